@@ -1,0 +1,58 @@
+"""Skyriver: an open AI cloud in one package. Applications say `import skyriver as sr`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from skyriver.core.app import App, Event, Gate, Time, field, precision_at
+    from skyriver.core.errors import SkyriverError
+    from skyriver.core.expr import count, mean
+    from skyriver.core.expr import total as sum
+    from skyriver.core.spec import CompressSpec as Compress
+    from skyriver.core.spec import ServiceSpec as Service
+    from skyriver.train.data import TrainingData
+
+__all__ = [
+    "App",
+    "Compress",
+    "Event",
+    "Gate",
+    "Service",
+    "SkyriverError",
+    "Time",
+    "TrainingData",
+    "count",
+    "field",
+    "mean",
+    "precision_at",
+    "sum",
+]
+
+# Loaded on first use, so that a process that needs only one room does not pay for all.
+_HOMES = {
+    "App": ("core.app", "App"),
+    "Compress": ("core.spec", "CompressSpec"),
+    "Event": ("core.app", "Event"),
+    "Gate": ("core.app", "Gate"),
+    "Service": ("core.spec", "ServiceSpec"),
+    "SkyriverError": ("core.errors", "SkyriverError"),
+    "Time": ("core.app", "Time"),
+    "TrainingData": ("train.data", "TrainingData"),
+    "count": ("core.expr", "count"),
+    "field": ("core.app", "field"),
+    "mean": ("core.expr", "mean"),
+    "precision_at": ("core.app", "precision_at"),
+    "sum": ("core.expr", "total"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'skyriver' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _HOMES[name]
+    return getattr(import_module(f"skyriver.{module}"), attribute)

@@ -1,0 +1,38 @@
+"""The port for the way in: one address, tokens checked, requests sent to replicas and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from skyriver.core.resources import RouteTable
+
+
+class Gateway(Protocol):
+    """Listens on loopback and forwards.
+
+    What a client meets, and every implementation MUST do:
+    - `/livez` and `/v2/health/live` answer 200 without a token while the gateway itself lives.
+    - anything else needs `Authorization: Bearer TOKEN` with a token of the table, else 401; errors are
+      `application/problem+json` with `code`, `detail`, `next_action`.
+    - `/api/...` goes to the control plane's socket (503 CONTROL_AWAY while it is away).
+    - `/v2/models/NAME/...`, `/predict/NAME` and `/streams/NAME/...` go by the routes of the token's tenant:
+      404 UNKNOWN_ROUTE without a route, 503 with `Retry-After` while its pools are empty or down;
+      `/v2/models/NAME/versions/V/...` goes straight to the pool `NAME:V`.
+    - the request carries `x-skyriver-tenant` with the token's tenant; one from outside is removed.
+    - `apply` changes running traffic without failing a request, and is on disk before it takes effect, so that a
+      gateway started anew without the control plane serves the same table. Applying the same table twice
+      changes nothing. A server that is taken out gets no new requests and ends those it has.
+    """
+
+    def start(self) -> None:
+        """Starts listening, or adopts the one that runs. Raises Conflict (PORT_IN_USE) naming the port."""
+        ...
+
+    def apply(self, table: RouteTable) -> None: ...
+
+    def sessions(self) -> Mapping[str, int]:
+        """Requests under way per server name, of all servers known to the gateway (also those being drained)."""
+        ...
+
+    def stop(self) -> None: ...

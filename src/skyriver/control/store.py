@@ -1,0 +1,49 @@
+"""The port for the control state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from skyriver.core.resources import AuditEntry, Change, Resource
+
+
+class Store(Protocol):
+    """Rows of resources, their audit trail, and the fence of the one control plane that may write.
+
+    MUST: `commit` is atomic and durable (it survives the end of the power) when it returns; it writes all
+    changes with their audit entries or, raising, none. StaleWrite when a row's revision is not the expected one
+    (expected 0: the row exists) or when `fence` is not the newest one that `acquire` gave. The store sets
+    revision (a counter over the whole store), generation (plus one when `spec` changed), created_* and updated_*.
+    Names, kinds and tenants compare exactly. Processes: many readers, one writer at a time.
+    """
+
+    def acquire(self, holder: str) -> int:
+        """A new fence, higher than all before; whoever holds an older one can no longer write."""
+        ...
+
+    def commit(
+        self, changes: Sequence[Change], *, audit: Sequence[AuditEntry], fence: int, actor: str, now: int
+    ) -> list[Resource]:
+        """The rows as written, in the order of the Puts among `changes`."""
+        ...
+
+    def get(self, tenant: str, kind: str, name: str) -> Resource:
+        """Raises NotFound."""
+        ...
+
+    def rows(
+        self, tenant: str | None = None, kind: str | None = None, *, after: str = "", limit: int | None = None
+    ) -> list[Resource]:
+        """Ordered by (tenant, kind, name); `after` is the last name of the page before, within one kind."""
+        ...
+
+    def audit(self, tenant: str, *, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
+        """Audit rows with seq > `after`, oldest first: seq, at, tenant, actor, permission, action, target, details."""
+        ...
+
+    def revision(self) -> int:
+        """The newest revision: unchanged means that nothing changed."""
+        ...
+
+    def close(self) -> None: ...

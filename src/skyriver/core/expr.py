@@ -1,0 +1,293 @@
+"""Feature expressions: what a feature is, as data.
+
+A *node* is one frozen pydantic model (it travels in the application's specification); an `Expression`
+wraps a node with Python's operators, so that `payments.at.hour() <= 6` builds a `Binary` node.
+
+Values are float64 while a feature is computed, rounded to float32 once at the end; true is 1, false 0.
+**Missing propagates**: an operation with a missing operand is missing, as is a division by zero;
+`is_missing()` tells. Calendar parts are of the event's own time, in the stream's zone (UTC unless named).
+Aggregates run over effective time, `(T - over, T]`, the current event included (DESIGN 6.1); over a label
+they run over the subjects in `(T - delay - over, T - delay]` (DESIGN 6.6). An empty mean is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from skyriver.core.errors import InvalidInput
+from skyriver.core.units import format_duration, parse_duration
+
+
+class _Node(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Column(_Node):
+    """A field of the event or row itself."""
+
+    op: Literal["column"] = "column"
+    name: str
+
+
+class Constant(_Node):
+    op: Literal["constant"] = "constant"
+    value: float
+
+
+class Calendar(_Node):
+    """`hour` 0-23, `weekday` 0 (Monday) - 6, `day` 1-31, `month` 1-12, `minute` 0-59, of a time field."""
+
+    op: Literal["calendar"] = "calendar"
+    part: Literal["minute", "hour", "weekday", "day", "month"]
+    of: Column
+
+
+BinaryOp = Literal["+", "-", "*", "/", "<", "<=", ">", ">=", "==", "!=", "and", "or"]
+AggregateOp = Literal["count", "sum", "mean"]
+
+
+class Binary(_Node):
+    op: Literal["binary"] = "binary"
+    kind: BinaryOp
+    left: Node
+    right: Node
+
+
+class Unary(_Node):
+    op: Literal["unary"] = "unary"
+    kind: Literal["not", "neg", "is_missing"]
+    of: Node
+
+
+class Aggregate(_Node):
+    """`kind` over the events of one key in a window.
+
+    `column` is the numeric field aggregated ("" with a label, and for a plain count); `label` the label's
+    name ("" without); `delay_us` is the label's delay (0 without). A count without label counts events,
+    with one it counts subjects; a sum or mean of a column leaves out missing values.
+    """
+
+    op: Literal["aggregate"] = "aggregate"
+    kind: AggregateOp
+    column: str = ""
+    label: str = ""
+    by: str
+    over_us: int = Field(gt=0)
+    delay_us: int = Field(default=0, ge=0)
+
+
+Node = Annotated[Column | Constant | Calendar | Binary | Unary | Aggregate, Field(discriminator="op")]
+Binary.model_rebuild()
+Unary.model_rebuild()
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """The node and all below it, depth first, left to right."""
+    yield node
+    match node:
+        case Binary(left=left, right=right):
+            yield from walk(left)
+            yield from walk(right)
+        case Unary(of=inner) | Calendar(of=inner):
+            yield from walk(inner)
+
+
+def render(node: Node) -> str:
+    """The expression as a person would write it, for plans, plots and error messages."""
+    match node:
+        case Column(name=name):
+            return name
+        case Constant(value=value):
+            return f"{value:g}"
+        case Calendar(part=part, of=of):
+            return f"{of.name}.{part}()"
+        case Binary(kind=kind, left=left, right=right):
+            return f"({render(left)} {kind} {render(right)})"
+        case Unary(kind="is_missing", of=of):
+            return f"{render(of)}.is_missing()"
+        case Unary(kind=kind, of=of):
+            return f"{'not ' if kind == 'not' else '-'}{render(of)}"
+        case Aggregate():
+            what = node.label or node.column
+            inner = f"{what}, " if what else ""
+            return f"{node.kind}({inner}by {node.by}, over {format_duration(node.over_us)})"
+
+
+class Expression:
+    """A node with operators. Comparisons build nodes, so an Expression has no truth value and no hash."""
+
+    __slots__ = ("node", "source")
+    __hash__ = None  # type: ignore[assignment]  # == builds an expression
+
+    def __init__(self, node: Node, source: str = "") -> None:
+        self.node = node
+        self.source = source
+        """Name of the stream or table whose fields stand in the expression; "" for aggregates alone."""
+
+    def __bool__(self) -> bool:
+        raise InvalidInput(
+            f"`{render(self.node)}` has no truth value while the application is declared.",
+            code="BAD_EXPRESSION",
+            next_action="Use & | ~ instead of and, or, not; compare twice instead of chaining (a < b < c).",
+        )
+
+    def _join(self, kind: BinaryOp, other: object, *, swapped: bool = False) -> Expression:
+        right = as_expression(other)
+        if self.source and right.source and self.source != right.source:
+            raise InvalidInput(
+                f"`{render(self.node)}` is of {self.source}, `{render(right.node)}` of {right.source}.",
+                code="BAD_EXPRESSION",
+                next_action="A feature is computed from one stream or table.",
+            )
+        first, second = (right.node, self.node) if swapped else (self.node, right.node)
+        return Expression(Binary(kind=kind, left=first, right=second), self.source or right.source)
+
+    def __add__(self, other: object) -> Expression:
+        return self._join("+", other)
+
+    def __radd__(self, other: object) -> Expression:
+        return self._join("+", other, swapped=True)
+
+    def __sub__(self, other: object) -> Expression:
+        return self._join("-", other)
+
+    def __rsub__(self, other: object) -> Expression:
+        return self._join("-", other, swapped=True)
+
+    def __mul__(self, other: object) -> Expression:
+        return self._join("*", other)
+
+    def __rmul__(self, other: object) -> Expression:
+        return self._join("*", other, swapped=True)
+
+    def __truediv__(self, other: object) -> Expression:
+        return self._join("/", other)
+
+    def __rtruediv__(self, other: object) -> Expression:
+        return self._join("/", other, swapped=True)
+
+    def __lt__(self, other: object) -> Expression:
+        return self._join("<", other)
+
+    def __le__(self, other: object) -> Expression:
+        return self._join("<=", other)
+
+    def __gt__(self, other: object) -> Expression:
+        return self._join(">", other)
+
+    def __ge__(self, other: object) -> Expression:
+        return self._join(">=", other)
+
+    def __eq__(self, other: object) -> Expression:  # type: ignore[override]  # builds an expression
+        return self._join("==", other)
+
+    def __ne__(self, other: object) -> Expression:  # type: ignore[override]  # builds an expression
+        return self._join("!=", other)
+
+    def __and__(self, other: object) -> Expression:
+        return self._join("and", other)
+
+    def __or__(self, other: object) -> Expression:
+        return self._join("or", other)
+
+    def __invert__(self) -> Expression:
+        return Expression(Unary(kind="not", of=self.node), self.source)
+
+    def __neg__(self) -> Expression:
+        return Expression(Unary(kind="neg", of=self.node), self.source)
+
+    def is_missing(self) -> Expression:
+        return Expression(Unary(kind="is_missing", of=self.node), self.source)
+
+    def _calendar(self, part: Literal["minute", "hour", "weekday", "day", "month"]) -> Expression:
+        if not isinstance(self.node, Column):
+            raise InvalidInput(f"`{render(self.node)}` is not a time field, it has no {part}.", code="BAD_EXPRESSION")
+        return Expression(Calendar(part=part, of=self.node), self.source)
+
+    def minute(self) -> Expression:
+        return self._calendar("minute")
+
+    def hour(self) -> Expression:
+        return self._calendar("hour")
+
+    def weekday(self) -> Expression:
+        """0 is Monday."""
+        return self._calendar("weekday")
+
+    def day(self) -> Expression:
+        return self._calendar("day")
+
+    def month(self) -> Expression:
+        return self._calendar("month")
+
+    def __repr__(self) -> str:
+        return f"<feature {render(self.node)}>"
+
+
+def as_expression(value: object) -> Expression:
+    """`value` as an expression: numbers and booleans become constants."""
+    if isinstance(value, Expression):
+        return value
+    if isinstance(value, bool | int | float):
+        return Expression(Constant(value=float(value)))
+    raise InvalidInput(
+        f"{value!r} cannot stand in a feature.",
+        code="BAD_EXPRESSION",
+        next_action="Use fields of the stream, numbers, and skyriver's functions such as sr.mean.",
+    )
+
+
+class Label:
+    """A truth that arrives late, as declared by `app.labels`."""
+
+    __slots__ = ("delay_us", "name", "of")
+
+    def __init__(self, name: str, of: str, delay_us: int) -> None:
+        self.name = name
+        self.of = of
+        self.delay_us = delay_us
+
+    def __repr__(self) -> str:
+        return f"<label {self.name} of {self.of}>"
+
+
+def _aggregate(kind: AggregateOp, what: str | Expression | Label | None, by: str, over: str) -> Expression:
+    over_us = parse_duration(over, "a window")
+    if over_us <= 0:
+        raise InvalidInput(f"{over!r} is an empty window.", code="BAD_DURATION", next_action='Write e.g. over="7d".')
+    match what:
+        case None:
+            node = Aggregate(kind=kind, by=by, over_us=over_us)
+            source = ""
+        case Label():
+            node = Aggregate(kind=kind, label=what.name, by=by, over_us=over_us, delay_us=what.delay_us)
+            source = what.of
+        case str():
+            node, source = Aggregate(kind=kind, column=what, by=by, over_us=over_us), ""
+        case Expression(node=Column(name=name), source=source):
+            node = Aggregate(kind=kind, column=name, by=by, over_us=over_us)
+        case _:
+            raise InvalidInput(
+                f"{kind}({what!r}) is not understood.",
+                code="BAD_EXPRESSION",
+                next_action="Aggregate a field (its name, or stream.field) or a label.",
+            )
+    return Expression(node, source)
+
+
+def count(what: Label | None = None, *, by: str, over: str) -> Expression:
+    """How many events (or, given a label, how many subjects whose delay has passed) of the key `by`."""
+    return _aggregate("count", what, by, over)
+
+
+def total(what: str | Expression | Label, *, by: str, over: str) -> Expression:
+    """The sum of a field or label over the window; public as `sr.sum`."""
+    return _aggregate("sum", what, by, over)
+
+
+def mean(what: str | Expression | Label, *, by: str, over: str) -> Expression:
+    """The mean of a field or label over the window; 0 where the window is empty."""
+    return _aggregate("mean", what, by, over)

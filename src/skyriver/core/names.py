@@ -1,0 +1,70 @@
+"""Names, references and content digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from skyriver.core.errors import InvalidInput
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+
+
+def check_name(name: object, what: str) -> str:
+    """`name` itself, if it may name a `what` (an app, stream, model, table, tenant ...).
+
+    Raises InvalidInput naming the rule.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{name!r} cannot name {what}: a name starts with a-z, goes on with a-z, 0-9, - or _,"
+            " and has at most 63 characters.",
+            code="BAD_NAME",
+        )
+    return name
+
+
+def check_field(name: str, what: str) -> str:
+    """`name` itself, if it may name a field, feature or label: a Python-like identifier, no leading _."""
+    if not isinstance(name, str) or not _FIELD.fullmatch(name):
+        raise InvalidInput(
+            f"{name!r} cannot name {what}: use letters, digits and _, starting with a letter.",
+            code="BAD_NAME",
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """`fraud`, `fraud@champion` or `fraud:3`."""
+
+    model: str
+    alias: str = ""
+    version: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> ModelRef:
+        name, sep, rest = text.partition("@") if "@" in text else text.partition(":")
+        check_name(name, "a model")
+        if not sep:
+            return cls(name)
+        if sep == "@":
+            return cls(name, alias=check_name(rest, "an alias"))
+        if not rest.isdigit() or int(rest) < 1:
+            raise InvalidInput(f"{text!r}: a version is a whole number from 1, as in {name}:3.", code="BAD_NAME")
+        return cls(name, version=int(rest))
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces: the same value always gives the same bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of bytes, or of the canonical JSON of anything else."""
+    data = value if isinstance(value, bytes) else canonical_json(value)
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,263 @@
+"""Desired and observed state as rows, and the pure plan that moves one to the other.
+
+Everything the cloud keeps is a `Resource`: `spec` is what is wanted, `status` what was seen, `state` a word of its
+kind's transition table. A *kind* is a table and a pure function `step(snapshot, resource) -> actions`; the control
+plane knows no more of it (DESIGN section 4). `reconcile` runs the steps of all kinds over one snapshot; the live
+loop, the dry run, `explain` and a simulator call it alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from skyriver.core.errors import Conflict, NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One row of the control state. `revision` changes with every write of the row, `generation` with its spec."""
+
+    tenant: str
+    kind: str
+    name: str
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    status: Mapping[str, Any] = field(default_factory=dict)
+    state: str = ""
+    reason: str = ""
+    """Closed word, empty in the happy state; with `message`, `since` and `next_action` for people."""
+    message: str = ""
+    next_action: str = ""
+    since: int = 0
+    """Wall time, microseconds, of the last change of `state`."""
+    parent: str = ""
+    """`kind/name` of the resource this one belongs to and ends with."""
+    attempts: int = 0
+    revision: int = 0
+    generation: int = 1
+    created_at: int = 0
+    created_by: str = ""
+    updated_at: int = 0
+    updated_by: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return (self.tenant, self.kind, self.name)
+
+    @property
+    def ref(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write a row. `expected` is the revision it was read at; 0 means that it MUST not exist yet."""
+
+    resource: Resource
+    expected: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    tenant: str
+    kind: str
+    name: str
+    expected: int
+
+
+Change = Put | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Who did what, under which permission; written in the transaction of the change itself."""
+
+    tenant: str
+    actor: str
+    permission: str
+    action: str
+    target: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """A process that should run: `python -m skyriver.wiring.<module> CONFIG`, with `config` written as its file.
+
+    `name` is unique in the cloud. Two specs with the same `name` and `config` are the same process; `live` is what
+    may change while it runs: a file beside the config, replaced atomically, that the process watches. A process
+    with `once` is started once and not again after it ended (a job); its end is told by `ProcessStatus`.
+    """
+
+    name: str
+    module: Literal["job", "replica", "worker"]
+    tenant: str
+    config: Mapping[str, Any]
+    live: Mapping[str, Any] = field(default_factory=dict)
+    once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """What is seen of a process. `report` is the last status file it wrote itself, {} before the first."""
+
+    name: str
+    alive: bool
+    pid: int = 0
+    exit_code: int | None = None
+    """Known only to the parent; negative is a signal."""
+    config_digest: str = ""
+    socket: str = ""
+    started_at: int = 0
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One replica or worker behind the gateway."""
+
+    name: str
+    socket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Requests of `tenant` for `kind`/`name` go to pools by weight. kind `model`: `/v2/models/NAME/...` and
+    `/predict/NAME`; kind `stream`: `/streams/NAME/...`. A pool's name is `model:version` or the stream's."""
+
+    tenant: str
+    kind: Literal["model", "stream"]
+    name: str
+    split: tuple[tuple[str, int], ...]
+    """(pool, weight); weights are whole numbers that add up to 100. Empty: known, but nothing serves it now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    tenant: str
+    name: str
+    servers: tuple[Server, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    routes: tuple[Route, ...] = ()
+    pools: tuple[Pool, ...] = ()
+    tokens: tuple[tuple[str, str], ...] = ()
+    """(SHA-256 hex of the token, tenant)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a step may know. Steps are pure: no clock, no disk, no randomness but what stands here."""
+
+    resources: Mapping[tuple[str, str, str], Resource]
+    processes: Mapping[str, ProcessStatus]
+    sessions: Mapping[str, int]
+    """Requests under way per gateway server name; a server that is not listed is not in the gateway."""
+    now: int
+
+    def find(self, tenant: str, kind: str, name: str) -> Resource | None:
+        return self.resources.get((tenant, kind, name))
+
+    def all(self, tenant: str, kind: str) -> list[Resource]:
+        return [r for (t, k, _), r in sorted(self.resources.items()) if t == tenant and k == kind]
+
+    def children(self, parent: Resource, kind: str) -> list[Resource]:
+        return [r for r in self.all(parent.tenant, kind) if r.parent == parent.ref]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """This process should run (level, not edge: said in every pass in which it holds)."""
+
+    process: ProcessSpec
+
+
+@dataclass(frozen=True, slots=True)
+class WantRoute:
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class WantPool:
+    pool: Pool
+
+
+Action = Put | Delete | Want | WantRoute | WantPool
+
+Step = Callable[[Snapshot, Resource], Iterable[Action]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of thing: its words, which event moves which state where, and its step."""
+
+    name: str
+    initial: str
+    transitions: Mapping[tuple[str, str], str]
+    final: frozenset[str]
+    step: Step
+
+    def move(self, resource: Resource, event: str, now: int, **changes: Any) -> Resource:
+        """The resource after `event`; an event that the table does not have in this state is refused and
+        changes nothing (Conflict). reason, message and next_action are cleared unless given."""
+        state = self.transitions.get((resource.state, event))
+        if state is None:
+            raise Conflict(
+                f"{resource.ref} is {resource.state}: {event} is not possible now.",
+                code="REFUSED_TRANSITION",
+            )
+        cleared = {"reason": "", "message": "", "next_action": ""} | changes
+        return replace(resource, state=state, since=now if state != resource.state else resource.since, **cleared)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one pass wants. Changes go to the store in one transaction; the rest is put right by difference."""
+
+    changes: tuple[Change, ...] = ()
+    processes: Mapping[str, ProcessSpec] = field(default_factory=dict)
+    routes: tuple[Route, ...] = ()
+    pools: tuple[Pool, ...] = ()
+    poisoned: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+    """Rows whose step raised, with the error: set aside, the rest went on."""
+
+
+def reconcile(snapshot: Snapshot, kinds: Mapping[str, Kind]) -> Plan:
+    """One pass over all resources: pure, and the same for the live loop, the dry run and the simulator."""
+    changes: dict[tuple[str, str, str], Change] = {}
+    processes: dict[str, ProcessSpec] = {}
+    routes: list[Route] = []
+    pools: list[Pool] = []
+    poisoned: dict[tuple[str, str, str], str] = {}
+    for key, resource in sorted(snapshot.resources.items()):
+        kind = kinds.get(resource.kind)
+        if kind is None:
+            continue
+        try:
+            actions = list(kind.step(snapshot, resource))
+        except Exception as error:  # a poisonous row must not stop the others
+            poisoned[key] = f"{type(error).__name__}: {error}"
+            continue
+        for action in actions:
+            match action:
+                case Put(resource=written):
+                    changes.setdefault(written.key, action)
+                case Delete():
+                    changes.setdefault((action.tenant, action.kind, action.name), action)
+                case Want(process=process):
+                    processes[process.name] = process
+                case WantRoute(route=route):
+                    routes.append(route)
+                case WantPool(pool=pool):
+                    pools.append(pool)
+    return Plan(tuple(changes.values()), processes, tuple(routes), tuple(pools), poisoned)
+
+
+def need(resource: Resource | None, kind: str, name: str) -> Resource:
+    """`resource`, or NotFound saying which `kind` named `name` is missing."""
+    if resource is None:
+        raise NotFound(f"There is no {kind} {name!r}.", next_action=f"`skyriver {kind} list` shows what there is.")
+    return resource

@@ -1,0 +1,215 @@
+"""The specification of an application: what Python, REST, CLI and the files on disk all speak.
+
+It is plain data. Its digest (SHA-256 of canonical JSON) identifies it; a job that imports the same source
+must arrive at the same digest, else it fails with SPEC_DRIFT.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from skyriver.core.expr import Aggregate, Column, Node, walk
+from skyriver.core.names import digest
+from skyriver.core.units import SECOND
+
+FieldType = Literal["int", "float", "text", "bool", "time"]
+Durability = Literal["process", "disk"]
+GRID_LIMIT = 2**22
+"""Absolute values of summed fields stay below this unless the field declares more (DESIGN 6.2)."""
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    def digest(self) -> str:
+        return digest(self.to_json())
+
+
+class FieldSpec(Spec):
+    """One field and its border cleaning, stateless, the same for files, streams and HTTP (DESIGN 6.3).
+
+    In this order: a value is converted to `type` (a text that spells a number counts only in CSV, where
+    everything is text), a number is multiplied by `scale` (given in cents, wanted in EUR: 0.01), missing (null,
+    absent, NaN) becomes `fill` if there is one, then `ge`..`one_of` are checked. Missing without `fill` is an
+    error unless `nullable`. A time is given as ISO 8601 (UTC unless it names an offset) or as a whole number
+    of `time_unit` since 1970, and becomes int64 microseconds.
+    """
+
+    name: str
+    type: FieldType
+    nullable: bool = False
+    fill: float | int | str | bool | None = None
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    one_of: tuple[str | int, ...] = ()
+    max_length: int = 4096
+    """Of a text, in characters."""
+    unit: str = ""
+    """What a number counts, e.g. "EUR": shown to people, carried into signatures."""
+    scale: float = 1.0
+    time_unit: Literal["s", "ms", "us", "ns"] = "us"
+
+
+class LabelSpec(Spec):
+    name: str
+    delay_us: int = Field(ge=0)
+
+
+class StreamSpec(Spec):
+    """A stream of events; it owns the table of its name (DESIGN 6.9)."""
+
+    name: str
+    fields: tuple[FieldSpec, ...]
+    id: str
+    time: str
+    key: str
+    labels: tuple[LabelSpec, ...] = ()
+    disorder_us: int = Field(default=5 * SECOND, ge=0)
+    ahead_us: int = Field(default=60 * SECOND, ge=0)
+    dedupe_us: int = Field(default=86_400 * SECOND, ge=0)
+    durability: Durability = "disk"
+    zone: str = "UTC"
+    max_bad: float = Field(default=0.05, ge=0, le=1)
+
+    def field(self, name: str) -> FieldSpec:
+        return next(f for f in self.fields if f.name == name)
+
+
+class TableSpec(Spec):
+    """A table without a stream, loaded from files."""
+
+    name: str
+    fields: tuple[FieldSpec, ...]
+    id: str
+    max_bad: float = Field(default=0.05, ge=0, le=1)
+
+    def field(self, name: str) -> FieldSpec:
+        return next(f for f in self.fields if f.name == name)
+
+
+class FeatureSpec(Spec):
+    name: str
+    expr: Node
+
+
+class FeatureSetSpec(Spec):
+    name: str
+    source: str
+    """A stream or a table."""
+    features: tuple[FeatureSpec, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f.name for f in self.features)
+
+    def aggregates(self) -> tuple[Aggregate, ...]:
+        """All different aggregates, in order of first use."""
+        found = (n for f in self.features for n in walk(f.expr) if isinstance(n, Aggregate))
+        return tuple(dict.fromkeys(found))
+
+    def columns(self) -> tuple[str, ...]:
+        """Fields of the current event that some feature reads directly, in order of first use."""
+        found = (n.name for f in self.features for n in walk(f.expr) if isinstance(n, Column))
+        return tuple(dict.fromkeys(found))
+
+
+class TrainSpec(Spec):
+    function: str
+    """Qualified name in the application file."""
+    features: str
+    label: str
+    """A label of the stream, or a column of the table."""
+    test_us: int = 0
+    """Streams: the last stretch of time that is held out; the gap before it is the label's delay."""
+    test_share: float = 0.3
+    """Tables: the share of rows held out, chosen by a hash of the id."""
+
+
+class MetricSpec(Spec):
+    """Precision among the `k` keys with the highest score a day, after the Fraud Detection Handbook."""
+
+    name: str
+    kind: Literal["precision_at"] = "precision_at"
+    k: int = Field(gt=0)
+    by: str
+    per_us: int = Field(gt=0)
+
+
+class GateRule(Spec):
+    metric: str
+    op: Literal[">=", "<=", ">", "<"]
+    value: float
+
+
+class GateSpec(Spec):
+    rules: tuple[GateRule, ...] = ()
+    against: Literal["", "champion"] = ""
+    """A candidate must not be worse than the champion on the gated metrics, on the same test rows."""
+    tolerance: float = 0.0
+
+
+class CompressSpec(Spec):
+    max_loss: float = Field(gt=0)
+    """The most that the gated metric (average precision) may fall, absolute."""
+
+
+class ServiceSpec(Spec):
+    replicas: int = Field(default=1, ge=1, le=64)
+    cpus: float = Field(default=1.0, gt=0)
+    memory_mb: int = Field(default=512, gt=0)
+
+
+class ModelSpec(Spec):
+    name: str
+    train: TrainSpec | None = None
+    onnx: str = ""
+    """Path, inside the application's folder, of a ready model; either this or `train`."""
+    metrics: tuple[MetricSpec, ...] = ()
+    gate: GateSpec = GateSpec()
+    compress: CompressSpec | None = None
+    serve: ServiceSpec = ServiceSpec()
+
+
+class DecisionRule(Spec):
+    decision: str
+    when: str
+
+
+class DecideSpec(Spec):
+    """The first rule that fires decides; a rule on something missing is false unless it asks `is missing`."""
+
+    stream: str
+    model: str
+    rules: tuple[DecisionRule, ...]
+    otherwise: str
+    fallback: str
+    """The decision when no score can be had in time (no version, model failed, event late)."""
+
+
+class AppSpec(Spec):
+    name: str
+    streams: tuple[StreamSpec, ...] = ()
+    tables: tuple[TableSpec, ...] = ()
+    feature_sets: tuple[FeatureSetSpec, ...] = ()
+    models: tuple[ModelSpec, ...] = ()
+    decides: tuple[DecideSpec, ...] = ()
+
+    def source(self, name: str) -> StreamSpec | TableSpec:
+        sources: tuple[StreamSpec | TableSpec, ...] = (*self.streams, *self.tables)
+        return next(s for s in sources if s.name == name)
+
+    def stream(self, name: str) -> StreamSpec:
+        return next(s for s in self.streams if s.name == name)
+
+    def feature_set(self, name: str) -> FeatureSetSpec:
+        return next(f for f in self.feature_sets if f.name == name)
+
+    def model(self, name: str) -> ModelSpec:
+        return next(m for m in self.models if m.name == name)

@@ -1,0 +1,44 @@
+"""Durations and sizes as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from skyriver.core.errors import InvalidInput
+
+SECOND = 1_000_000
+"""Times and durations are whole microseconds everywhere."""
+
+_UNITS = {
+    "us": 1,
+    "ms": 1_000,
+    "s": SECOND,
+    "m": 60 * SECOND,
+    "h": 3_600 * SECOND,
+    "d": 86_400 * SECOND,
+    "w": 7 * 86_400 * SECOND,
+}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d|w)\s*")
+
+
+def parse_duration(text: str, what: str = "a duration") -> int:
+    """Microseconds of `"7d"`, `"90m"`, `"5ms"`, `"1.5h"`.
+
+    Raises InvalidInput (BAD_DURATION) naming the value and the units there are.
+    """
+    found = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        raise InvalidInput(
+            f"{text!r} is not {what}.",
+            code="BAD_DURATION",
+            next_action='Write a number and a unit of us, ms, s, m, h, d or w, as in "7d" or "90m".',
+        )
+    return round(float(found[1]) * _UNITS[found[2]])
+
+
+def format_duration(microseconds: int) -> str:
+    """The shortest exact form: 604800000000 -> "7d" (weeks are written in days)."""
+    for unit in ("d", "h", "m", "s", "ms"):
+        if microseconds and microseconds % _UNITS[unit] == 0:
+            return f"{microseconds // _UNITS[unit]}{unit}"
+    return f"{microseconds}us"

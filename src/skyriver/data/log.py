@@ -1,0 +1,75 @@
+"""The port for events in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+
+class RecordKind(IntEnum):
+    """What a record is. Numbers are on disk: never change one."""
+
+    EVENT = 1
+    """One cleaned event, taken live; gets exactly one DECISION."""
+    LABEL = 2
+    CONTROL = 3
+    """A change of model, rules or features by the partition's holder: what comes after it used it."""
+    DECISION = 4
+    HISTORY = 5
+    """A block of many events and labels of a bulk load, in order: enters windows, is not decided."""
+    DEAD = 6
+    """A refused event with its reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """`time` is effective time T (microseconds); `count` is how many offsets the record covers (1, or the rows of a
+    HISTORY block: offset .. offset+count-1); `key_id` 0 means that the payload is plain (DESIGN 6.8)."""
+
+    kind: RecordKind
+    time: int
+    payload: bytes
+    count: int = 1
+    key_id: int = 0
+    offset: int = -1
+    epoch: int = 0
+    """offset and epoch are set by the log."""
+
+
+class LogReader(Protocol):
+    """Reading, also by other processes than the writer. Raises Corrupt naming file and byte position where a
+    record's checksum fails anywhere but in the torn tail, which simply is not there."""
+
+    def read(self, start: int = 0, *, end: int | None = None) -> Iterator[Record]:
+        """Records from the one that covers offset `start`, in order, up to (excluding) offset `end` or what was
+        there when the call was made."""
+        ...
+
+    @property
+    def next_offset(self) -> int:
+        """The offset after the last whole record."""
+        ...
+
+
+class Log(LogReader, Protocol):
+    """The one writer of a partition.
+
+    MUST: offsets are dense from 0, counted by `Record.count`; `append` gives records their place and returns the
+    first offset; after `sync` they are durable at the log's level ("process": they survive kill -9 of this
+    process; "disk": the end of the power); what was synced is there after any crash, whole, in order; a record
+    that was not may be missing, then all after it are missing too. Opening takes the partition from a holder that
+    is stopped or hung (SIGKILL of the recorded holder, then the lock), raises the epoch by one, cuts a
+    torn tail, and from then on no older holder can write. Raises Unavailable (DISK_FULL) when there is no room;
+    the log is then as it was before the append. One thread at a time.
+    """
+
+    @property
+    def epoch(self) -> int: ...
+
+    def append(self, records: Sequence[Record]) -> int: ...
+
+    def sync(self) -> None: ...
+
+    def close(self) -> None: ...
