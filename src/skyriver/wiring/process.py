@@ -1,0 +1,72 @@
+"""What every child process of the control plane does alike: its configuration, its report, its live settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from skyriver.core.errors import InvalidInput
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replaces `path`: a reader sees the old bytes or the new ones, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+@dataclass(slots=True)
+class ProcessContext:
+    """The configuration that the control plane wrote for this process, and the files they speak through."""
+
+    name: str
+    tenant: str
+    home: Path
+    socket: Path
+    status_file: Path
+    live_file: Path
+    work_dir: Path
+    token: str
+    config: Mapping[str, Any]
+    _seen: tuple[int, int] = field(default=(0, 0))
+
+    def report(self, status: Mapping[str, Any]) -> None:
+        """Replaces this process's report; the control plane reads it when it is there, and after it was away."""
+        body = {"pid": os.getpid(), "token": self.token, **status}
+        write_atomically(self.status_file, json.dumps(body).encode())
+
+    def live(self) -> dict[str, Any] | None:
+        """The live settings if they changed since the last call, else None."""
+        try:
+            stat = self.live_file.stat()
+        except FileNotFoundError:
+            return None
+        seen = (stat.st_mtime_ns, stat.st_ino)
+        if seen == self._seen:
+            return None
+        settings: dict[str, Any] = json.loads(self.live_file.read_bytes())
+        self._seen = seen
+        return settings
+
+
+def read_config(argv: Sequence[str] = sys.argv) -> ProcessContext:
+    if len(argv) != 2:
+        raise InvalidInput("This process is started by the control plane, with its configuration file.")
+    document = json.loads(Path(argv[1]).read_bytes())
+    process = document["process"]
+    return ProcessContext(
+        name=process["name"],
+        tenant=process["tenant"],
+        home=Path(process["home"]),
+        socket=Path(process["socket"]),
+        status_file=Path(process["status_file"]),
+        live_file=Path(process["live_file"]),
+        work_dir=Path(process["work_dir"]),
+        token=process["token"],
+        config=document["config"],
+    )
