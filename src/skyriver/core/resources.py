@@ -49,6 +49,11 @@ class Resource:
     def ref(self) -> str:
         return f"{self.kind}/{self.name}"
 
+    @property
+    def process(self) -> str:
+        """Name of the process that carries this resource, for kinds that have one (job, replica, worker)."""
+        return f"{self.tenant}.{self.kind}.{self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Put:
@@ -110,6 +115,8 @@ class ProcessStatus:
     config_digest: str = ""
     socket: str = ""
     started_at: int = 0
+    rss_mb: float = 0.0
+    cpu_seconds: float = 0.0
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -241,19 +248,25 @@ def reconcile(snapshot: Snapshot, kinds: Mapping[str, Kind]) -> Plan:
         except Exception as error:  # a poisonous row must not stop the others
             poisoned[key] = f"{type(error).__name__}: {error}"
             continue
+        # What a step writes goes together: if an earlier step has a row of it, this one waits for the next pass.
+        written = {_target(a): a for a in actions if isinstance(a, Put | Delete)}
+        if not written.keys() & changes.keys():
+            changes |= written
         for action in actions:
             match action:
-                case Put(resource=written):
-                    changes.setdefault(written.key, action)
-                case Delete():
-                    changes.setdefault((action.tenant, action.kind, action.name), action)
                 case Want(process=process):
                     processes[process.name] = process
                 case WantRoute(route=route):
                     routes.append(route)
                 case WantPool(pool=pool):
                     pools.append(pool)
+                case Put() | Delete():
+                    pass
     return Plan(tuple(changes.values()), processes, tuple(routes), tuple(pools), poisoned)
+
+
+def _target(change: Change) -> tuple[str, str, str]:
+    return change.resource.key if isinstance(change, Put) else (change.tenant, change.kind, change.name)
 
 
 def need(resource: Resource | None, kind: str, name: str) -> Resource:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,7 @@ class ProcessContext:
     socket: Path
     status_file: Path
     live_file: Path
+    run_file: Path | None
     work_dir: Path
     token: str
     config: Mapping[str, Any]
@@ -39,6 +42,19 @@ class ProcessContext:
         """Replaces this process's report; the control plane reads it when it is there, and after it was away."""
         body = {"pid": os.getpid(), "token": self.token, **status}
         write_atomically(self.status_file, json.dumps(body).encode())
+
+    def wait_until_recorded(self, seconds: float = 10.0) -> None:
+        """Returns once the run file names this very process. When it never does, the start was cut off half-way:
+        nobody knows of this process, so it ends itself (SystemExit)."""
+        if self.run_file is None:
+            return
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+                if json.loads(self.run_file.read_bytes())["token"] == self.token:
+                    return
+            time.sleep(0.01)
+        raise SystemExit(f"{self.name}: no run file names this process; the start was cut off. Ending.")
 
     def live(self) -> dict[str, Any] | None:
         """The live settings if they changed since the last call, else None."""
@@ -59,14 +75,17 @@ def read_config(argv: Sequence[str] = sys.argv) -> ProcessContext:
         raise InvalidInput("This process is started by the control plane, with its configuration file.")
     document = json.loads(Path(argv[1]).read_bytes())
     process = document["process"]
-    return ProcessContext(
+    context = ProcessContext(
         name=process["name"],
         tenant=process["tenant"],
         home=Path(process["home"]),
         socket=Path(process["socket"]),
         status_file=Path(process["status_file"]),
         live_file=Path(process["live_file"]),
+        run_file=Path(process["run_file"]) if "run_file" in process else None,
         work_dir=Path(process["work_dir"]),
         token=process["token"],
         config=document["config"],
     )
+    context.wait_until_recorded()
+    return context

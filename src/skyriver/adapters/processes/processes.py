@@ -1,0 +1,284 @@
+"""Processes as children of this machine, recorded in run files so that anyone can find and end them.
+
+A run file HOME/run/NAME.json names pid, start time, boot and token; it is written right after the start and
+removed when the process is ended and no longer wanted. A start that is cut off between fork and run file leaves a
+process that nobody knows: it finds no run file with its token and ends itself (skyriver.wiring.process).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from skyriver.adapters.processes.identity import Identity, cpu_seconds, identify, resident_mb
+from skyriver.core.names import digest
+from skyriver.core.resources import ProcessSpec, ProcessStatus
+
+GRACE_SECONDS = 10.0
+"""From SIGTERM to SIGKILL."""
+STEADY_SECONDS = 30.0
+"""A process that lived that long is started again at once; else pauses double up to MAX_PAUSE_SECONDS."""
+MAX_PAUSE_SECONDS = 10.0
+LOG_LIMIT = 16 * 1024 * 1024
+"""A log that is larger at a start is set aside as NAME.log.1 first."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run file."""
+
+    name: str
+    module: str
+    tenant: str
+    once: bool
+    pid: int
+    start_time: int
+    boot: str
+    token: str
+    config_digest: str
+    live_digest: str
+    socket: str
+    started_at: float
+    restarts: int = 0
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.pid, self.start_time, self.boot)
+
+
+class ChildProcesses:
+    """The `Processes` port on one machine."""
+
+    def __init__(self, home: Path, sockets: Path, *, environment: Mapping[str, str] | None = None) -> None:
+        self._home = home
+        self._run_dir = home / "run"
+        self._logs = home / "logs"
+        self._work = home / "work"
+        self._sockets = sockets
+        for directory in (self._run_dir, self._logs, self._work, sockets):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._environment = dict(environment or {})
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._exit_codes: dict[str, int] = {}
+        self._killing: dict[str, float] = {}
+        self._runs = {run.name: run for run in self._read_runs()}
+
+    def observe(self) -> Mapping[str, ProcessStatus]:
+        self._reap()
+        return {name: self._status(run) for name, run in sorted(self._runs.items())}
+
+    def ensure(self, wanted: Mapping[str, ProcessSpec]) -> None:
+        self._reap()
+        for name, run in list(self._runs.items()):
+            spec = wanted.get(name)
+            if spec is None or digest(dict(spec.config)) != run.config_digest:
+                self._end(run)
+        for name, spec in wanted.items():
+            current = self._runs.get(name)
+            if current is None:
+                self._start(spec, restarts=0)
+            elif name in self._killing:
+                continue
+            elif current.identity.alive():
+                self._hand_over(current, spec)
+            elif not spec.once and time.time() >= current.started_at + _pause(current):
+                lived = time.time() - current.started_at
+                self._start(spec, restarts=0 if lived > STEADY_SECONDS else current.restarts + 1)
+
+    def log(self, name: str, *, offset: int = 0, limit: int = 1 << 16) -> tuple[bytes, int]:
+        try:
+            with self._log_path(name).open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                start = min(size, offset if offset >= 0 else max(0, size + offset))
+                file.seek(start)
+                data = file.read(limit)
+        except FileNotFoundError:
+            return b"", 0
+        return data, start + len(data)
+
+    def stop_all(self) -> list[str]:
+        names = sorted(self._runs)
+        for run in list(self._runs.values()):
+            self._end(run)
+        deadline = time.monotonic() + GRACE_SECONDS + 5
+        while self._runs and time.monotonic() < deadline:
+            time.sleep(0.02)
+            self._reap()
+            for run in list(self._runs.values()):
+                self._end(run)
+        return names
+
+    # The rest is one process at a time.
+
+    def _start(self, spec: ProcessSpec, *, restarts: int) -> None:
+        token = secrets.token_hex(16)
+        socket = self._sockets / f"{digest(spec.name.encode())[:12]}.sock"
+        work = self._work / spec.name
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config = {
+            "process": {
+                "name": spec.name,
+                "tenant": spec.tenant,
+                "home": str(self._home),
+                "socket": str(socket),
+                "status_file": str(self._path(spec.name, "status")),
+                "live_file": str(self._path(spec.name, "live")),
+                "run_file": str(self._path(spec.name, "run")),
+                "work_dir": str(work),
+                "token": token,
+            },
+            "config": _with_paths(spec.config, self._home),
+        }
+        self._path(spec.name, "status").unlink(missing_ok=True)
+        _write(self._path(spec.name, "config"), config)
+        _write(self._path(spec.name, "live"), dict(spec.live))
+        child = self._spawn(spec)
+        identity = identify(child.pid) or Identity(child.pid, 0, "")
+        self._children[child.pid] = child
+        self._exit_codes.pop(spec.name, None)
+        run = _Run(
+            name=spec.name,
+            module=spec.module,
+            tenant=spec.tenant,
+            once=spec.once,
+            pid=child.pid,
+            start_time=identity.start_time,
+            boot=identity.boot,
+            token=token,
+            config_digest=digest(dict(spec.config)),
+            live_digest=digest(dict(spec.live)),
+            socket=str(socket),
+            started_at=time.time(),
+            restarts=restarts,
+        )
+        self._runs[spec.name] = run
+        _write(self._path(spec.name, "run"), asdict(run))
+
+    def _spawn(self, spec: ProcessSpec) -> subprocess.Popen[bytes]:
+        path = self._log_path(spec.name)
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size > LOG_LIMIT:
+                path.replace(path.with_suffix(".log.1"))
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", f"skyriver.wiring.{spec.module}", str(self._path(spec.name, "config"))],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._work / spec.name,
+                env=self._environment,
+                start_new_session=True,
+            )
+
+    def _hand_over(self, run: _Run, spec: ProcessSpec) -> None:
+        live = digest(dict(spec.live))
+        if live != run.live_digest:
+            _write(self._path(run.name, "live"), dict(spec.live))
+            run.live_digest = live
+            _write(self._path(run.name, "run"), asdict(run))
+
+    def _end(self, run: _Run) -> None:
+        """One step towards its end: ask, past the grace kill, once it is gone forget."""
+        if run.identity.alive():
+            deadline = self._killing.get(run.name)
+            if deadline is None:
+                self._killing[run.name] = time.monotonic() + GRACE_SECONDS
+                _signal(run.identity, signal.SIGTERM)
+            elif time.monotonic() > deadline:
+                _signal(run.identity, signal.SIGKILL)
+            return
+        self._killing.pop(run.name, None)
+        self._runs.pop(run.name, None)
+        if identify(run.pid) is None:  # else the number is somebody else's by now
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(run.pid, signal.SIGKILL)  # what a job started and left behind shares its group
+        Path(run.socket).unlink(missing_ok=True)
+        for part in ("run", "config", "live", "status"):
+            self._path(run.name, part).unlink(missing_ok=True)
+
+    def _status(self, run: _Run) -> ProcessStatus:
+        report: dict[str, Any] = {}
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            report = json.loads(self._path(run.name, "status").read_bytes())
+        return ProcessStatus(
+            name=run.name,
+            alive=run.identity.alive(),
+            pid=run.pid,
+            exit_code=self._exit_codes.get(run.name),
+            config_digest=run.config_digest,
+            socket=run.socket,
+            started_at=int(run.started_at * 1e6),
+            rss_mb=resident_mb(run.pid),
+            cpu_seconds=cpu_seconds(run.pid),
+            report=report if report.get("token") == run.token else {},
+        )
+
+    def _reap(self) -> None:
+        by_pid = {run.pid: run.name for run in self._runs.values()}
+        for pid, child in list(self._children.items()):
+            code = child.poll()
+            if code is not None:
+                del self._children[pid]
+                if pid in by_pid:
+                    self._exit_codes[by_pid[pid]] = code
+
+    def _read_runs(self) -> list[_Run]:
+        runs = []
+        for path in self._run_dir.glob("*.run.json"):
+            with contextlib.suppress(json.JSONDecodeError, TypeError, FileNotFoundError):
+                runs.append(_Run(**json.loads(path.read_bytes())))
+        return runs
+
+    def _path(self, name: str, part: str) -> Path:
+        return self._run_dir / f"{name}.{part}.json"
+
+    def _log_path(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+
+def _with_paths(value: Any, home: Path) -> Any:
+    """`value` with every text that starts with `{home}/` made a path of this machine."""
+    match value:
+        case str() if value.startswith("{home}/"):
+            return str(home / value.removeprefix("{home}/"))
+        case Mapping():
+            return {k: _with_paths(v, home) for k, v in value.items()}
+        case list() | tuple():
+            return [_with_paths(v, home) for v in value]
+        case _:
+            return value
+
+
+def _pause(run: _Run) -> float:
+    return min(0.1 * 2.0**run.restarts, MAX_PAUSE_SECONDS) if run.restarts else 0.0
+
+
+def _signal(identity: Identity, number: signal.Signals) -> None:
+    """Through a pid descriptor, so that the signal cannot hit another process that got the pid in between."""
+    try:
+        descriptor = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if identity.alive():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, number)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(json.dumps(document).encode())
+    temporary.replace(path)

@@ -1,0 +1,180 @@
+"""Streams and their workers as kinds: one worker process a partition, with the model that its service releases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from skyriver.core.jobs import new_job, next_number
+from skyriver.core.resources import (
+    Action,
+    Delete,
+    Kind,
+    Pool,
+    ProcessSpec,
+    ProcessStatus,
+    Put,
+    Resource,
+    Route,
+    Server,
+    Snapshot,
+    Want,
+    WantPool,
+    WantRoute,
+)
+
+MATERIALISE_EVERY_US = 60_000_000
+MATERIALISE_ROWS = 500_000
+"""Rows that wait for the table at most, before a job is started sooner."""
+KEPT_JOBS = 5
+
+STREAM_TRANSITIONS: Mapping[tuple[str, str], str] = {
+    (state, event): target
+    for state in ("PENDING", "STARTING", "READY", "UPDATING", "DEGRADED")
+    for event, target in (
+        ("starting", "STARTING"),
+        ("ready", "READY"),
+        ("updating", "UPDATING"),
+        ("degraded", "DEGRADED"),
+    )
+}
+
+WORKER_TRANSITIONS: Mapping[tuple[str, str], str] = {
+    ("STARTING", "ready"): "READY",
+    ("STARTING", "lost"): "LOST",
+    ("READY", "lost"): "LOST",
+    ("READY", "starting"): "STARTING",
+    ("LOST", "starting"): "STARTING",
+    ("LOST", "ready"): "READY",
+}
+
+
+def _step_stream(snapshot: Snapshot, stream: Resource) -> Iterator[Action]:
+    name = f"{stream.name}-0"
+    worker = snapshot.find(stream.tenant, "worker", name)
+    yield WantRoute(Route(stream.tenant, "stream", stream.name, ((stream.name, 100),)))
+    if worker is None:
+        yield Put(
+            Resource(stream.tenant, "worker", name, spec={"partition": 0}, state="STARTING", parent=stream.ref), 0
+        )
+        return
+    process = snapshot.processes.get(worker.process)
+    if worker.state == "READY" and process is not None:
+        yield WantPool(Pool(stream.tenant, stream.name, (Server(process.name, process.socket),)))
+    yield from _judge(snapshot, stream, worker, process)
+    if process is not None and process.report.get("ready"):
+        yield from _materialise(snapshot, stream, process)
+
+
+def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: ProcessStatus | None) -> Iterator[Action]:
+    report = process.report if process is not None else {}
+    using = (report.get("model") or {}).get("version") or 0
+    wanted = (_live(snapshot, stream).get("model") or {}).get("version") or 0
+    status = {**stream.status, "model_version": using, "worker": worker.state}
+    told: dict[str, str] = {}
+    match worker.state:
+        case "READY" if using == wanted:
+            event = "ready"
+        case "READY":
+            event = "updating"
+            message = str(report.get("message", ""))
+            told = {
+                "reason": "MODEL_CHANGES",
+                "message": f"It goes from version {using} to {wanted}. {message}".strip(),
+            }
+        case "LOST":
+            event = "degraded"
+            told = {"reason": worker.reason, "message": worker.message, "next_action": worker.next_action}
+        case _:
+            event = "starting"
+    after = STREAM.move(stream, event, snapshot.now, status=status, **told)
+    if after != stream:
+        yield Put(after, stream.revision)
+
+
+def _materialise(snapshot: Snapshot, stream: Resource, process: ProcessStatus) -> Iterator[Action]:
+    """Starts a job that brings the stream's tables up to date, now and then; forgets old ones."""
+    table = snapshot.find(stream.tenant, "table", stream.name)
+    app = snapshot.find(stream.tenant, *stream.parent.split("/", 1))
+    if table is None or app is None:
+        return
+    jobs = [j for j in snapshot.children(stream, "job") if j.spec["kind"] == "materialise"]
+    jobs.sort(key=lambda j: j.created_at)
+    final = [j for j in jobs if j.state in ("SUCCEEDED", "FAILED", "CANCELLED")]
+    for old in final[:-KEPT_JOBS]:
+        yield Delete(*old.key, old.revision)
+    if len(final) < len(jobs):
+        return
+    waiting = int(process.report.get("offset", 0)) - 1 - int(table.status.get("offset", -1))
+    last = max((j.since for j in final), default=process.started_at)
+    if waiting >= MATERIALISE_ROWS or (waiting > 0 and snapshot.now - last >= MATERIALISE_EVERY_US):
+        prefix = f"{stream.name}-materialise"
+        job = new_job(
+            snapshot,
+            app,
+            kind="materialise",
+            target=stream.name,
+            name=f"{prefix}-{next_number(snapshot, stream.tenant, 'job', prefix)}",
+            lane=f"table/{stream.name}",
+            tables=(stream.name,),
+            parent=stream.ref,
+        )
+        yield Put(job, 0)
+
+
+def _live(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
+    """What the worker decides with now: the version that its service sends traffic to, and the rules."""
+    decide = stream.spec.get("decide")
+    if not decide:
+        return {"model": None, "rules": [], "otherwise": "", "fallback": ""}
+    service = snapshot.find(stream.tenant, "service", decide["model"])
+    versions: Mapping[str, Any] = service.spec.get("versions", {}) if service is not None else {}
+    serving = max(versions, key=lambda v: (versions[v]["weight"], int(v)), default="")
+    version = snapshot.find(stream.tenant, "version", f"{decide['model']}:{serving}") if serving else None
+    model = None
+    if version is not None and versions[serving]["weight"] > 0:
+        model = {"name": decide["model"], "version": int(serving), "artifact": version.spec["artifact"]}
+    return {
+        "model": model,
+        "rules": [[r["decision"], r["when"]] for r in decide["rules"]],
+        "otherwise": decide["otherwise"],
+        "fallback": decide["fallback"],
+    }
+
+
+def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
+    stream = snapshot.find(worker.tenant, *worker.parent.split("/", 1))
+    if stream is None:
+        yield Delete(*worker.key, worker.revision)
+        return
+    name = worker.process
+    config = {
+        "stream": stream.spec["stream"],
+        "features": stream.spec.get("features"),
+        "decide": stream.spec.get("decide"),
+        "directory": f"{{home}}/streams/{worker.tenant}/{stream.name}",
+        "objects": "{home}/objects",
+        "kernel_cache": "{home}/cache/kernels",
+        "queue": 10_000,
+    }
+    yield Want(ProcessSpec(name, "worker", worker.tenant, config, live=_live(snapshot, stream)))
+    process = snapshot.processes.get(name)
+    if process is None:
+        return
+    if not process.alive:
+        if worker.state != "LOST":
+            told = {
+                "reason": "PROCESS_DIED",
+                "message": "Its process ended; what it acknowledged is in the log.",
+                "next_action": "It is started again and goes on from there.",
+            }
+            yield Put(WORKER.move(worker, "lost", snapshot.now, attempts=worker.attempts + 1, **told), worker.revision)
+    elif process.report.get("ready"):
+        if worker.state != "READY":
+            yield Put(WORKER.move(worker, "ready", snapshot.now, attempts=0), worker.revision)
+    elif worker.state != "STARTING":
+        yield Put(WORKER.move(worker, "starting", snapshot.now), worker.revision)
+
+
+STREAM = Kind("stream", "PENDING", STREAM_TRANSITIONS, frozenset({"STOPPED", "FAILED"}), _step_stream)
+WORKER = Kind("worker", "STARTING", WORKER_TRANSITIONS, frozenset(), _step_worker)

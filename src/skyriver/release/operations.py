@@ -1,0 +1,125 @@
+"""What a user can ask of models: a training run, taking in a ready file, going back to the version before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from skyriver.core.errors import Conflict, InvalidInput
+from skyriver.core.jobs import new_job, new_operation, next_number
+from skyriver.core.resources import Resource, Snapshot, need
+from skyriver.release.kinds import ROLLOUT_FINAL, champion, new_rollout
+
+
+def plan_train(
+    snapshot: Snapshot, tenant: str, target: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> list[Resource]:
+    """Bring the data up to date, train, compress; the version that comes of it goes through gate and rollout."""
+    model = need(snapshot.find(tenant, "model", target), "model", target)
+    app = need(snapshot.find(tenant, *model.parent.split("/", 1)), "app", model.parent)
+    spec = model.spec["model"]
+    if not spec["train"]:
+        raise InvalidInput(
+            f"The model {target} is a ready file ({spec['onnx']}), there is nothing to train.",
+            code="NOT_TRAINABLE",
+            next_action="`skyriver deploy` takes a changed file in.",
+        )
+    source = str(model.spec["source"])
+    run = f"{target}-run-{next_number(snapshot, tenant, 'operation', f'{target}-run')}"
+    jobs: list[Resource] = []
+    if model.spec["streams"]:
+        jobs.append(
+            new_job(
+                snapshot,
+                app,
+                kind="materialise",
+                target=source,
+                name=f"{run}-materialise",
+                lane=f"table/{source}",
+                tables=(source,),
+                parent=f"operation/{run}",
+            )
+        )
+    known = champion(model)
+    serving = snapshot.find(tenant, "version", f"{target}:{known}") if known else None
+    jobs.append(
+        new_job(
+            snapshot,
+            app,
+            kind="train",
+            target=target,
+            name=f"{run}-train",
+            lane=f"model/{target}",
+            params=params,
+            inputs={"champion": dict(serving.spec) if serving is not None else None},
+            needs=[j.name for j in jobs],
+            tables=(source,),
+            parent=f"operation/{run}",
+        )
+    )
+    jobs.append(
+        new_job(
+            snapshot,
+            app,
+            kind="compress",
+            target=target,
+            name=f"{run}-compress",
+            lane=f"model/{target}",
+            needs=[jobs[-1].name],
+            parent=f"operation/{run}",
+        )
+    )
+    return [new_operation(snapshot, tenant, run, action="train", target=target, jobs=[j.name for j in jobs]), *jobs]
+
+
+def plan_import(
+    snapshot: Snapshot, tenant: str, target: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> list[Resource]:
+    """Check the model file of the application's bundle and make it a version."""
+    model = need(snapshot.find(tenant, "model", target), "model", target)
+    app = need(snapshot.find(tenant, *model.parent.split("/", 1)), "app", model.parent)
+    run = f"{target}-import-{next_number(snapshot, tenant, 'operation', f'{target}-import')}"
+    job = new_job(
+        snapshot, app, kind="import", target=target, name=run, lane=f"model/{target}", parent=f"operation/{run}"
+    )
+    return [new_operation(snapshot, tenant, run, action="import", target=target, jobs=[run]), job]
+
+
+def plan_rollback(
+    snapshot: Snapshot, tenant: str, target: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> list[Resource]:
+    """Make the version that served before serve again (or `params["version"]`)."""
+    model = need(snapshot.find(tenant, "model", target), "model", target)
+    running = [r for r in snapshot.all(tenant, "rollout") if r.spec["model"] == target and r.state not in ROLLOUT_FINAL]
+    if running:
+        raise Conflict(
+            f"{target} is in the middle of the rollout {running[0].name}.",
+            code="ROLLOUT_RUNNING",
+            next_action=f"Wait for it: `skyriver explain {target}` shows how far it is.",
+        )
+    to = int(params.get("version") or 0) or _before(model)
+    if not to:
+        raise Conflict(
+            f"{target} has no earlier version to go back to.",
+            code="NO_EARLIER_VERSION",
+            next_action=f"`skyriver model history {target}` shows what served when.",
+        )
+    need(snapshot.find(tenant, "version", f"{target}:{to}"), "version", f"{target}:{to}")
+    if to == champion(model):
+        raise Conflict(f"{target}:{to} serves already.", code="ALREADY_SERVES")
+    run = f"{target}-rollback-{next_number(snapshot, tenant, 'operation', f'{target}-rollback')}"
+    rollout = new_rollout(snapshot, tenant, target, to, parent=f"operation/{run}", cause="rollback")
+    return [new_operation(snapshot, tenant, run, action="rollback", target=target, follow=[rollout.ref]), rollout]
+
+
+def _before(model: Resource) -> int:
+    """The version that was champion before the present one, by the history of releases; rollbacks undo, so that
+    going back twice goes back two releases rather than to and fro."""
+    stack: list[int] = []
+    for entry in model.status.get("history", ()):
+        version = int(entry["version"])
+        if entry["cause"] == "rollback" and version in stack:
+            del stack[stack.index(version) + 1 :]
+        else:
+            stack.append(version)
+    return stack[-2] if len(stack) > 1 else 0

@@ -1,0 +1,222 @@
+"""Services and replicas as kinds: how many processes serve which version, and who gets the requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from skyriver.core.resources import (
+    Action,
+    Delete,
+    Kind,
+    Pool,
+    ProcessSpec,
+    Put,
+    Resource,
+    Route,
+    Server,
+    Snapshot,
+    Want,
+    WantPool,
+    WantRoute,
+)
+
+GIVE_UP_STARTS = 5
+"""Starts in a row that ended before ready, after which a replica is FAILED."""
+DRAIN_LIMIT_US = 60_000_000
+
+SERVICE_TRANSITIONS: Mapping[tuple[str, str], str] = {
+    (state, event): target
+    for state in ("PENDING", "STARTING", "READY", "UPDATING", "DEGRADED")
+    for event, target in (
+        ("no_version", "PENDING"),
+        ("starting", "STARTING"),
+        ("ready", "READY"),
+        ("updating", "UPDATING"),
+        ("degraded", "DEGRADED"),
+    )
+}
+
+REPLICA_TRANSITIONS: Mapping[tuple[str, str], str] = {
+    ("STARTING", "ready"): "READY",
+    ("STARTING", "seen"): "STARTING",
+    ("STARTING", "lost"): "LOST",
+    ("STARTING", "failed"): "FAILED",
+    ("STARTING", "drain"): "DRAINING",
+    ("READY", "seen"): "READY",
+    ("READY", "lost"): "LOST",
+    ("READY", "drain"): "DRAINING",
+    ("LOST", "starting"): "STARTING",
+    ("LOST", "ready"): "READY",
+    ("LOST", "failed"): "FAILED",
+    ("LOST", "drain"): "DRAINING",
+    ("FAILED", "drain"): "DRAINING",
+    ("DRAINING", "drained"): "STOPPED",
+}
+
+
+def _step_service(snapshot: Snapshot, service: Resource) -> Iterator[Action]:
+    versions: Mapping[str, Any] = service.spec.get("versions", {})
+    replicas = snapshot.children(service, "replica")
+    count = int(service.spec["serve"]["replicas"])
+    yield from _fit_replicas(snapshot, service, versions, replicas, count)
+
+    ready = {v: [r for r in replicas if str(r.spec["version"]) == v and r.state == "READY"] for v in versions}
+    for version, members in ready.items():
+        servers = tuple(_server(snapshot, r) for r in members)
+        yield WantPool(Pool(service.tenant, f"{service.name}:{version}", servers))
+    split = tuple((f"{service.name}:{v}", int(w["weight"])) for v, w in sorted(versions.items()) if w["weight"])
+    yield WantRoute(Route(service.tenant, "model", service.name, split))
+
+    full = next((v for v, w in versions.items() if w["weight"] == 100), "")
+    broken = {v: r.message for v in versions for r in replicas if str(r.spec["version"]) == v and r.state == "FAILED"}
+    status = {
+        **service.status,
+        "ready": {v: len(members) for v, members in ready.items()},
+        "routed": full if full and ready.get(full) else "",
+        "broken": broken,
+    }
+    event, told = _judge(versions, ready, count, broken)
+    after = SERVICE.move(service, event, snapshot.now, status=status, **told)
+    if after != service:
+        yield Put(after, service.revision)
+
+
+def _judge(
+    versions: Mapping[str, Any], ready: Mapping[str, list[Resource]], count: int, broken: Mapping[str, str]
+) -> tuple[str, dict[str, str]]:
+    serving = [v for v, w in versions.items() if w["weight"]]
+    if not versions:
+        return "no_version", {
+            "reason": "NO_VERSION",
+            "message": "No version of the model is released yet.",
+            "next_action": "`skyriver run` trains one.",
+        }
+    if len(versions) > 1 or not serving:
+        return "updating", {}
+    have = sum(len(ready[v]) for v in serving)
+    if have >= count:
+        return "ready", {}
+    if have or any(v in broken for v in serving):
+        why = "; ".join(broken[v] for v in serving if v in broken)
+        return "degraded", {"reason": "REPLICAS_MISSING", "message": f"{have} of {count} replicas serve. {why}".strip()}
+    return "starting", {}
+
+
+def _fit_replicas(
+    snapshot: Snapshot, service: Resource, versions: Mapping[str, Any], replicas: list[Resource], count: int
+) -> Iterator[Action]:
+    """Makes missing replica rows, drains those that are too many or of a version that is gone."""
+    for version in versions:
+        source = snapshot.find(service.tenant, "version", f"{service.name}:{version}")
+        have = [r for r in replicas if str(r.spec["version"]) == version and r.state not in ("DRAINING", "STOPPED")]
+        if source is not None:
+            # A number that is still draining is not used again before its row is gone.
+            free = (n for n in range(1, 10_000) if f"{service.name}-{version}-{n}" not in {r.name for r in replicas})
+            for _ in range(count - len(have)):
+                yield Put(_new_replica(snapshot, service, source, next(free)), 0)
+        for extra in have[count:]:
+            yield Put(REPLICA.move(extra, "drain", snapshot.now), extra.revision)
+    for replica in replicas:
+        if str(replica.spec["version"]) not in versions and replica.state not in ("DRAINING", "STOPPED"):
+            yield Put(REPLICA.move(replica, "drain", snapshot.now), replica.revision)
+
+
+def _new_replica(snapshot: Snapshot, service: Resource, version: Resource, number: int) -> Resource:
+    return Resource(
+        tenant=service.tenant,
+        kind="replica",
+        name=f"{service.name}-{version.spec['version']}-{number}",
+        spec={
+            "model": service.name,
+            "version": int(version.spec["version"]),
+            "artifact": version.spec["artifact"],
+            "fields": version.spec.get("fields"),
+            "objects": "{home}/objects",
+        },
+        state="STARTING",
+        parent=service.ref,
+        since=snapshot.now,
+    )
+
+
+def _server(snapshot: Snapshot, replica: Resource) -> Server:
+    name = replica.process
+    return Server(name, snapshot.processes[name].socket if name in snapshot.processes else "")
+
+
+def _step_replica(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
+    name = replica.process
+    process = snapshot.processes.get(name)
+    want = Want(ProcessSpec(name, "replica", replica.tenant, replica.spec))
+    match replica.state:
+        case "DRAINING":
+            # Its server is out of the gateway's table already; it ends once no request is under way.
+            busy = snapshot.sessions.get(name, 0)
+            if busy and snapshot.now - replica.since < DRAIN_LIMIT_US:
+                yield want
+            else:
+                yield Put(REPLICA.move(replica, "drained", snapshot.now), replica.revision)
+        case "STOPPED":
+            if process is None or not process.alive:
+                yield Delete(*replica.key, replica.revision)
+        case "FAILED":
+            return
+        case _:
+            yield want
+            yield from _follow(snapshot, replica)
+
+
+def _follow(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
+    process = snapshot.processes.get(replica.process)
+    if process is None:
+        return
+    report = process.report
+    if report.get("failed"):
+        told = {"reason": str(report.get("reason", "FAILED")), "message": str(report.get("message", ""))}
+        if replica.state != "READY":
+            yield Put(REPLICA.move(replica, "failed", snapshot.now, **told), replica.revision)
+        return
+    if not process.alive:
+        if replica.state != "LOST":
+            attempts = replica.attempts + 1
+            if attempts >= GIVE_UP_STARTS and replica.state == "STARTING":
+                message = f"It ended {attempts} times before it was ready."
+                told = {"reason": "CRASH_LOOP", "message": message}
+                yield Put(REPLICA.move(replica, "failed", snapshot.now, **told), replica.revision)
+                return
+            ending = _ending(process.exit_code)
+            told = {"reason": "PROCESS_DIED", "message": ending, "next_action": "It is started again."}
+            yield Put(REPLICA.move(replica, "lost", snapshot.now, attempts=attempts, **told), replica.revision)
+        return
+    if replica.state == "LOST" and not report.get("ready"):
+        yield Put(REPLICA.move(replica, "starting", snapshot.now), replica.revision)
+    elif report.get("ready") and replica.state != "READY":
+        yield Put(REPLICA.move(replica, "ready", snapshot.now, attempts=0), replica.revision)
+
+
+def _ending(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "Its process ended."
+    return f"Its process was ended by signal {-exit_code}." if exit_code < 0 else f"It exited with status {exit_code}."
+
+
+def new_service(tenant: str, app: str, model: str, serve: Mapping[str, Any]) -> Resource:
+    return Resource(
+        tenant=tenant,
+        kind="service",
+        name=model,
+        spec={"model": model, "serve": dict(serve), "versions": {}},
+        state="PENDING",
+        parent=f"app/{app}",
+    )
+
+
+def update_service(service: Resource, serve: Mapping[str, Any]) -> Resource:
+    """The service with another declaration; which versions serve is the rollouts' business and stays."""
+    return replace(service, spec={**service.spec, "serve": dict(serve)})
+
+
+SERVICE = Kind("service", "PENDING", SERVICE_TRANSITIONS, frozenset({"STOPPED", "FAILED"}), _step_service)
+REPLICA = Kind("replica", "STARTING", REPLICA_TRANSITIONS, frozenset({"STOPPED"}), _step_replica)

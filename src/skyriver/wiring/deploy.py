@@ -1,0 +1,146 @@
+"""From an application's specification to the resources that carry it: the plan that `deploy` shows and does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from skyriver.core.errors import Conflict
+from skyriver.core.resources import Delete, Put, Resource, Snapshot
+from skyriver.core.spec import AppSpec, ModelSpec, StreamSpec
+from skyriver.data.operations import tables_of_stream
+from skyriver.release.operations import plan_import
+from skyriver.serve.kinds import new_service, update_service
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLine:
+    """`action` is create, update, keep or remove (only with prune; else orphan: no longer in the file)."""
+
+    action: str
+    kind: str
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeployPlan:
+    lines: tuple[PlanLine, ...]
+    changes: tuple[Put | Delete, ...]
+    operations: tuple[str, ...]
+    """Operations that the deployment starts: a ready model file that must be checked and released."""
+
+
+def plan_deploy(
+    snapshot: Snapshot, tenant: str, app: AppSpec, code: str, *, files: dict[str, str], prune: bool
+) -> DeployPlan:
+    """Idempotent: the same file again is a plan of `keep`. `files` are the digests of files that models name.
+
+    Raises Conflict (NAME_TAKEN) when a name belongs to another application of the tenant.
+    """
+    wanted = list(_resources(tenant, app, code, files))
+    lines: list[PlanLine] = []
+    changes: list[Put | Delete] = []
+    for resource in wanted:
+        current = snapshot.find(*resource.key)
+        if current is None:
+            lines.append(PlanLine("create", resource.kind, resource.name, ""))
+            changes.append(Put(resource, 0))
+        else:
+            _refuse_foreign(current, app)
+            after = _merge(current, resource)
+            changed = sorted(k for k in after.spec if after.spec[k] != current.spec.get(k))
+            lines.append(PlanLine("update" if changed else "keep", resource.kind, resource.name, ", ".join(changed)))
+            if changed:
+                changes.append(Put(after, current.revision))
+    for line, change in _orphans(snapshot, tenant, app, wanted, prune=prune):
+        lines.append(line)
+        if change is not None:
+            changes.append(change)
+    operations = [r for model in app.models if model.onnx for r in _take_in(snapshot, tenant, model, wanted, lines)]
+    changes += [Put(r, 0) for r in operations]
+    return DeployPlan(tuple(lines), tuple(changes), tuple(r.name for r in operations if r.kind == "operation"))
+
+
+def _resources(tenant: str, app: AppSpec, code: str, files: dict[str, str]) -> Iterator[Resource]:
+    """All resources of the application as they should be declared."""
+    parent = f"app/{app.name}"
+    body = app.to_json()
+    yield Resource(
+        tenant, "app", app.name, spec={"spec": body, "code": code, "spec_digest": app.digest()}, state="DEPLOYED"
+    )
+    for stream in app.streams:
+        yield _stream(tenant, app, stream)
+        for table in tables_of_stream(stream):
+            yield Resource(tenant, "table", table, spec={"source": "stream"}, state="EMPTY", parent=parent)
+    for plain in app.tables:
+        for table in (plain.name, f"{plain.name}.dead"):
+            yield Resource(tenant, "table", table, spec={"source": "files"}, state="EMPTY", parent=parent)
+    for model in app.models:
+        features = app.feature_set(model.train.features) if model.train else None
+        spec = {
+            "model": model.to_json(),
+            "features": features.to_json() if features else None,
+            "source": features.source if features else "",
+            "streams": bool(features and features.source in {s.name for s in app.streams}),
+            "file": files.get(model.onnx, ""),
+        }
+        yield Resource(tenant, "model", model.name, spec=spec, state="DECLARED", parent=parent)
+        yield new_service(tenant, app.name, model.name, model.serve.to_json())
+
+
+def _stream(tenant: str, app: AppSpec, stream: StreamSpec) -> Resource:
+    decide = next((d for d in app.decides if d.stream == stream.name), None)
+    features = None
+    if decide is not None:
+        train = app.model(decide.model).train
+        features = app.feature_set(train.features) if train else None
+    spec = {
+        "stream": stream.to_json(),
+        "features": features.to_json() if features else None,
+        "decide": decide.to_json() if decide else None,
+    }
+    return Resource(tenant, "stream", stream.name, spec=spec, state="PENDING", parent=f"app/{app.name}")
+
+
+def _refuse_foreign(current: Resource, app: AppSpec) -> None:
+    owner = current.parent or f"app/{current.name}"
+    if owner != f"app/{app.name}":
+        raise Conflict(
+            f"There is a {current.kind} {current.name!r} already, of {owner}.",
+            code="NAME_TAKEN",
+            next_action="Choose another name in the application file.",
+        )
+
+
+def _merge(current: Resource, wanted: Resource) -> Resource:
+    if wanted.kind == "service":
+        return update_service(current, wanted.spec["serve"])
+    return replace(current, spec=dict(wanted.spec))
+
+
+def _orphans(
+    snapshot: Snapshot, tenant: str, app: AppSpec, wanted: list[Resource], *, prune: bool
+) -> Iterator[tuple[PlanLine, Delete | None]]:
+    """What an earlier deployment made and the file no longer has. Tables stay: data is never pruned."""
+    keys = {r.key for r in wanted}
+    for kind in ("stream", "model", "service"):
+        for current in snapshot.all(tenant, kind):
+            if current.parent == f"app/{app.name}" and current.key not in keys:
+                if prune:
+                    yield PlanLine("remove", kind, current.name, ""), Delete(*current.key, current.revision)
+                else:
+                    yield PlanLine("orphan", kind, current.name, "no longer in the file; --prune removes it"), None
+
+
+def _take_in(
+    snapshot: Snapshot, tenant: str, model: ModelSpec, wanted: list[Resource], lines: list[PlanLine]
+) -> list[Resource]:
+    """The operation that makes a version of a ready model file, if it is new or changed."""
+    row = next(r for r in wanted if r.kind == "model" and r.name == model.name)
+    current = snapshot.find(*row.key)
+    if current is not None and current.spec.get("file") == row.spec["file"]:
+        return []
+    lines.append(PlanLine("create", "version", f"{model.name}:?", f"from {model.onnx}"))
+    after = {r.key: r for r in wanted}
+    return plan_import(replace(snapshot, resources={**snapshot.resources, **after}), tenant, model.name, {}, {})

@@ -1,0 +1,130 @@
+"""Where a cloud keeps what it has, on one machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skyriver.core.errors import InvalidInput
+
+DEFAULT_PORT = 7470
+_SOCKET_ROOM = 60
+"""A Unix socket's path has at most 107 bytes; what is below a home takes up to 45 of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The directory of one cloud (SKYRIVER_HOME)."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, path: str | Path | None) -> Home:
+        """`path`, else SKYRIVER_HOME, else the user's data directory (XDG)."""
+        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+        chosen = path or os.environ.get("SKYRIVER_HOME") or Path(data) / "skyriver"
+        return cls(Path(chosen).expanduser().absolute())
+
+    def make(self) -> None:
+        """Creates it, closed to others. Raises InvalidInput when something else is in its place."""
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise InvalidInput(
+                f"{self.root} cannot be the cloud's home: {error.strerror}.",
+                code="BAD_HOME",
+                next_action="Choose another place with --home or SKYRIVER_HOME.",
+            ) from error
+        for part in (self.run, self.logs, self.uploads):
+            part.mkdir(mode=0o700, exist_ok=True)
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state.db"
+
+    @property
+    def objects(self) -> Path:
+        return self.root / "objects"
+
+    @property
+    def tables(self) -> Path:
+        return self.root / "tables"
+
+    @property
+    def streams(self) -> Path:
+        return self.root / "streams"
+
+    @property
+    def kernels(self) -> Path:
+        return self.root / "cache" / "kernels"
+
+    @property
+    def gateway(self) -> Path:
+        return self.root / "gateway"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def uploads(self) -> Path:
+        return self.root / "uploads"
+
+    @property
+    def token(self) -> Path:
+        return self.root / "token"
+
+    @property
+    def lock(self) -> Path:
+        return self.run / "control.lock"
+
+    @property
+    def control_run(self) -> Path:
+        return self.run / "control.json"
+
+    @property
+    def sockets(self) -> Path:
+        """Where processes listen: inside the home, or, when its path is too long for a socket, in a directory of this
+        user's alone in the system's temporary one."""
+        if len(os.fsencode(self.run)) <= _SOCKET_ROOM:
+            return self.run / "s"
+        short = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"skyriver-{os.getuid()}-{short}"
+
+    def make_sockets(self) -> Path:
+        path = self.sockets
+        path.mkdir(mode=0o700, exist_ok=True)
+        stat = path.lstat()
+        if stat.st_uid != os.getuid() or stat.st_mode & 0o077 or path.is_symlink():
+            raise InvalidInput(
+                f"{path} is not this user's alone.",
+                code="BAD_SOCKET_DIRECTORY",
+                next_action=f"Remove it (rm -r {path}), or choose a home with a shorter path.",
+            )
+        return path
+
+    @property
+    def control_socket(self) -> Path:
+        return self.sockets / "control.sock"
+
+    def settings(self) -> dict[str, Any]:
+        """What `up` was told; empty before the first."""
+        try:
+            found: dict[str, Any] = json.loads((self.root / "cloud.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def write_settings(self, settings: dict[str, Any]) -> None:
+        temporary = self.root / "cloud.json.tmp"
+        temporary.write_text(json.dumps(settings))
+        temporary.replace(self.root / "cloud.json")
