@@ -1,0 +1,130 @@
+"""What is known of a version: from which data, code and parameters it came, how good it is, what it takes and gives.
+
+It is the spec of the resource kind `version`; the record a person reads before a release and an auditor after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import AfterValidator, Field
+
+from skyriver.core.errors import InvalidInput
+from skyriver.core.spec import Spec
+from skyriver.release.signature import ANY, Signature, TensorSpec
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Parameter = str | int | float | bool | None
+
+
+def _finite(metrics: Mapping[str, float]) -> Mapping[str, float]:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}: leave out a metric that could not be computed")
+    return metrics
+
+
+Metrics = Annotated[Mapping[str, float], AfterValidator(_finite)]
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesRef:
+    """The feature set a model reads, by the digest of its specification."""
+
+    set: str
+    digest: str
+    names: tuple[str, ...]
+
+
+class SourceRef(Spec):
+    """The table versions a model was trained on."""
+
+    name: str
+    table_version: int
+    labels_version: int | None = None
+    """None for a table, whose label is one of its columns."""
+    rows: int
+
+
+class Part(NamedTuple):
+    """A part of the split: rows with effective time in [from_us, to_us]; zeros for a table, which has no time."""
+
+    from_us: int
+    to_us: int
+    rows: int
+    positives: int
+
+
+class SplitRecord(Spec):
+    train: Part
+    test: Part
+
+
+class Candidate(Spec):
+    """One form of the model, measured on the test rows; `row_us` is the median time of scoring one row alone."""
+
+    name: str
+    artifact: Digest
+    bytes: int
+    metrics: Metrics
+    row_us: float
+    kept: bool
+    why: str
+
+
+class VersionManifest(Spec):
+    model: str
+    version: int = Field(ge=1)
+    artifact: Digest
+    bytes: int
+    features: FeaturesRef | None
+    source: SourceRef | None
+    """None for a model that came as a ready file; so are `features` and `split`."""
+    code: str
+    """Digest of the source bundle."""
+    spec_digest: str
+    params: Mapping[str, Parameter] = {}
+    split: SplitRecord | None
+    metrics: Metrics
+    champion_metrics: Metrics | None
+    """None: there was no champion; empty: there was one that could not be scored on these rows."""
+    candidates: tuple[Candidate, ...] = ()
+    signature: Signature
+    trained_at: int
+    job: str
+
+
+def scoring_signature(features: int) -> Signature:
+    """Of a trained model: `features` numbers a row in, the probability of the positive class out."""
+    return Signature((TensorSpec("features", "FP32", (ANY, features)),), (TensorSpec("score", "FP32", (ANY,)),))
+
+
+def with_candidates(manifest: VersionManifest, candidates: Sequence[Candidate]) -> VersionManifest:
+    """The manifest with its candidates, pointing at the last one that was kept: its artifact and its metrics.
+
+    Candidates are ordered from the model as trained to the most compressed one. Raises InvalidInput
+    (NO_CANDIDATE) when none was kept.
+    """
+    kept = [c for c in candidates if c.kept]
+    if not kept:
+        raise InvalidInput(f"No candidate of {manifest.model}:{manifest.version} was kept.", code="NO_CANDIDATE")
+    chosen = kept[-1]
+    return manifest.model_copy(
+        update={
+            "candidates": tuple(candidates),
+            "artifact": chosen.artifact,
+            "bytes": chosen.bytes,
+            "metrics": {**manifest.metrics, **chosen.metrics},
+        }
+    )
+
+
+def parse_manifest(data: Mapping[str, Any]) -> VersionManifest:
+    """A manifest as read from the store. Raises InvalidInput (BAD_MANIFEST) naming the field."""
+    try:
+        return VersionManifest.model_validate(data)
+    except ValueError as error:
+        raise InvalidInput(f"This is no version manifest: {error}", code="BAD_MANIFEST") from None
