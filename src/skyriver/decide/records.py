@@ -1,0 +1,184 @@
+"""What stands in a stream's log, as bytes (see `skyriver.data.log` for the kinds of records).
+
+All payloads are msgpack but CONTROL (JSON, for people) and HISTORY (Arrow IPC, `skyriver.decide.history`). They are on
+disk for years: fields are only ever added at the end, with a default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import msgspec
+
+from skyriver.core.errors import Corrupt
+
+Value = int | float | str | bool | None
+"""A cleaned value of a field; a time is whole microseconds."""
+Id = int | str
+
+LATE = 1
+"""Flag of an EVENT: later than the stream's disorder, so it enters the table and never the windows (DESIGN 6.1)."""
+RAW_LIMIT = 64 * 1024
+"""Bytes of a refused event that are kept."""
+
+
+class Status(StrEnum):
+    """What became of an event record. It gets exactly one (DESIGN 6.8)."""
+
+    DECIDED = "decided"
+    FALLBACK = "fallback"
+    """There was no score to be had: no version of the model yet."""
+    LATE = "late"
+    DUPLICATE = "duplicate"
+    FAILED = "failed"
+    """The model raised or gave no finite score."""
+    ERASED = "erased"
+
+
+class Reason(StrEnum):
+    """Why an event was not decided by its score; "" when it was."""
+
+    NONE = ""
+    NO_VERSION = "NO_VERSION"
+    """No version of the model is released yet."""
+    NO_DECISIONS = "NO_DECISIONS"
+    """The stream declares no decisions; it only takes events in."""
+    LATE = "LATE"
+    MODEL_FAILED = "MODEL_FAILED"
+    SCORE_NOT_FINITE = "SCORE_NOT_FINITE"
+
+
+class DecisionRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The outcome of one event. `features` is float32 little endian in feature order (missing is NaN), b"" if none."""
+
+    event_offset: int
+    id: Id
+    status: Status
+    decision: str
+    score: float | None
+    features: bytes
+    model: str
+    version: int
+    rules_digest: str
+    features_digest: str
+    reason: Reason
+    decided_at_us: int
+    latency_us: int
+    """From the event's arrival to its decision, before the log was synced."""
+
+
+class LabelRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """`subject_offset` is -1 when no event of that id is known; the label then enters the table alone."""
+
+    label_index: int
+    subject_id: Id
+    value: float
+    known_at_us: int
+    subject_offset: int
+
+
+class DeadRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A refused event: `reason` is a stable code, `field` the offending field ("" when it is the whole)."""
+
+    reason: str
+    field: str
+    message: str
+    raw: bytes
+
+
+class ModelInUse(msgspec.Struct, frozen=True):
+    name: str
+    version: int
+    artifact: str
+    """Digest of the ONNX file in Objects."""
+
+
+class LoadStep(msgspec.Struct, frozen=True):
+    """Announces the HISTORY record that follows it directly; without one it is void (the append was cut off)."""
+
+    load: str
+    sequence: int
+    duplicates: int
+    last: bool
+
+
+class ControlRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What every record after it was decided with, until the next (DESIGN 6.8)."""
+
+    model: ModelInUse | None
+    rules: tuple[tuple[str, str], ...]
+    """(decision, when), in order."""
+    otherwise: str
+    fallback: str
+    rules_digest: str
+    features_digest: str
+    disorder_us: int
+    ahead_us: int
+    at: int
+    """Wall time, microseconds."""
+    load: LoadStep | None = None
+
+
+_encoder = msgspec.msgpack.Encoder()
+_event = msgspec.msgpack.Decoder(list[int | float | str | bool | None])
+_decision = msgspec.msgpack.Decoder(DecisionRecord)
+_label = msgspec.msgpack.Decoder(LabelRecord)
+_dead = msgspec.msgpack.Decoder(DeadRecord)
+_control = msgspec.json.Decoder(ControlRecord)
+
+encode = _encoder.encode
+"""The payload of a DecisionRecord, LabelRecord or DeadRecord."""
+
+
+def encode_event(flags: int, values: Sequence[Value]) -> bytes:
+    """`values` in the order of the stream's fields."""
+    return _encoder.encode([flags, *values])
+
+
+def decode_event(payload: bytes) -> tuple[int, list[Value]]:
+    """(flags, values). Raises Corrupt for a payload that is no event."""
+    try:
+        flags, *values = _event.decode(payload)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise _unreadable("EVENT", error) from error
+    if not isinstance(flags, int):
+        raise _unreadable("EVENT", TypeError(f"flags are {flags!r}"))
+    return flags, values
+
+
+def decode_decision(payload: bytes) -> DecisionRecord:
+    try:
+        return _decision.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise _unreadable("DECISION", error) from error
+
+
+def decode_label(payload: bytes) -> LabelRecord:
+    try:
+        return _label.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise _unreadable("LABEL", error) from error
+
+
+def decode_dead(payload: bytes) -> DeadRecord:
+    try:
+        return _dead.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise _unreadable("DEAD", error) from error
+
+
+def encode_control(record: ControlRecord) -> bytes:
+    return msgspec.json.encode(record)
+
+
+def decode_control(payload: bytes) -> ControlRecord:
+    try:
+        return _control.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise _unreadable("CONTROL", error) from error
+
+
+def _unreadable(kind: str, error: Exception) -> Corrupt:
+    """Its checksum held, so another program version wrote it, or the wrong reader reads it."""
+    return Corrupt(f"A record of kind {kind} cannot be read: {error}.", code="UNREADABLE_RECORD")

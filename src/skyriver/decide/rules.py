@@ -1,0 +1,279 @@
+"""Decision rules: compiled to closures that are run for each event.
+
+A rule on something missing is false unless it asks `is missing` (DESIGN 6.3). So that this holds under `not` too,
+a condition on something missing is neither true nor false (None, Kleene's logic): `not amount > 100` does not fire
+either; `amount is missing or amount > 100` does. In the end only true fires.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from skyriver.core.errors import InvalidInput
+from skyriver.core.expr import Column
+from skyriver.core.names import digest
+from skyriver.core.spec import AppSpec, DecideSpec, FeatureSetSpec, FieldSpec, StreamSpec
+from skyriver.decide import language
+from skyriver.decide.language import Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
+
+Values = Sequence[int | float | str | bool | None]
+Operand = int | float | str | bool | None
+Evaluate = Callable[[float, Sequence[float], Values], Operand]
+"""(score, features, field values) -> value; None is missing, or a condition on something missing."""
+
+_TYPES: Mapping[str, language.Type] = {"int": "number", "float": "number", "text": "text", "bool": "truth"}
+_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """Rules in order; the first that fires decides, else `otherwise`."""
+
+    rules: tuple[tuple[str, Evaluate], ...]
+    otherwise: str
+    fallback: str
+    """The decision where there is no score to decide by."""
+    digest: str
+    needs_features: bool
+    """False lets the caller pass () as the features."""
+
+    def decide(self, score: float, features: Sequence[float], values: Values) -> str:
+        for decision, fires in self.rules:
+            if fires(score, features, values) is True:
+                return decision
+        return self.otherwise
+
+
+def compile_rules(
+    rules: Sequence[tuple[str, str]],
+    otherwise: str,
+    fallback: str,
+    stream: StreamSpec,
+    features: FeatureSetSpec | None,
+) -> RuleSet:
+    """`rules` are (decision, when). Raises InvalidInput (BAD_RULE) that lists all mistakes, each with its column."""
+    names = names_of(stream, features)
+    compiled: list[tuple[str, Evaluate]] = []
+    mistakes: list[InvalidInput] = []
+    needs_features = False
+    for decision, when in rules:
+        try:
+            tree = language.parse(when, names)
+        except InvalidInput as error:
+            where = f"rule {decision!r} of {stream.name}"
+            mistakes.append(InvalidInput(error.message, code=error.code, where=where, next_action=error.next_action))
+            continue
+        compiled.append((decision, _compile(tree)))
+        needs_features = needs_features or _reads_features(tree)
+    if mistakes:
+        raise _together(mistakes)
+    identity = {"rules": [list(r) for r in rules], "otherwise": otherwise, "fallback": fallback}
+    return RuleSet(tuple(compiled), otherwise, fallback, digest(identity), needs_features)
+
+
+def check_decisions(app: AppSpec) -> None:
+    """Refuses an application with a rule that cannot be run. Raises InvalidInput (BAD_RULE), all mistakes together."""
+    mistakes: list[InvalidInput] = []
+    for decide in app.decides:
+        train = app.model(decide.model).train
+        features = app.feature_set(train.features) if train is not None else None
+        try:
+            rules_of(decide, app.stream(decide.stream), features)
+        except InvalidInput as error:
+            mistakes.append(error)
+    if mistakes:
+        raise _together(mistakes)
+
+
+def rules_of(decide: DecideSpec, stream: StreamSpec, features: FeatureSetSpec | None) -> RuleSet:
+    pairs = [(r.decision, r.when) for r in decide.rules]
+    return compile_rules(pairs, decide.otherwise, decide.fallback, stream, features)
+
+
+def names_of(stream: StreamSpec, features: FeatureSetSpec | None) -> dict[str, Name | str]:
+    """What a rule may name: the score, the event's fields, the features. A text says why a name may not be used.
+
+    Where a feature is just the field of its name, the name means the field (not rounded to float32).
+    """
+    names: dict[str, Name | str] = {}
+    for index, field in enumerate(stream.fields):
+        names[field.name] = _name_of_field(field, index)
+    for index, feature in enumerate(features.features if features is not None else ()):
+        if feature.name not in names:
+            names[feature.name] = Name(feature.name, "number", "feature", index)
+        elif feature.expr != Column(name=feature.name):
+            names[feature.name] = f"{feature.name!r} is both a field and a different feature: rename the feature"
+    names["score"] = Name("score", "number", "score")
+    return names
+
+
+def _name_of_field(field: FieldSpec, index: int) -> Name | str:
+    if field.type not in _TYPES:
+        return f"{field.name!r} is a {field.type}; rules know numbers, texts and truths: make a feature of it"
+    return Name(field.name, _TYPES[field.type], "field", index)
+
+
+def _together(mistakes: Sequence[InvalidInput]) -> InvalidInput:
+    """One error for one mistake or many."""
+    if len(mistakes) == 1:
+        return mistakes[0]
+    details = tuple(d for m in mistakes for d in (m.details or ({"where": m.where, "message": m.message},)))
+    lines = "; ".join(f"{d['where']}: {d['message']}" for d in details)
+    return InvalidInput(f"{len(details)} rules cannot be read: {lines}", code="BAD_RULE", details=details)
+
+
+def _reads_features(tree: Tree) -> bool:
+    match tree:
+        case Name(place=place):
+            return place == "feature"
+        case Fixed():
+            return False
+        case Compare(left=left, right=right) | Calculate(left=left, right=right):
+            return _reads_features(left) or _reads_features(right)
+        case Join(parts=parts):
+            return any(_reads_features(p) for p in parts)
+        case Not(of=of) | Missing(of=of):
+            return _reads_features(of)
+        case _:
+            assert_never(tree)
+
+
+def _compile(tree: Tree) -> Evaluate:
+    match tree:
+        case Fixed(value=value):
+            return lambda score, features, values: value
+        case Name():
+            return _compile_name(tree)
+        case Compare():
+            return _compile_comparison(tree)
+        case Join(op="and", parts=parts):
+            return _all_of(tuple(_compile(p) for p in parts))
+        case Join(parts=parts):
+            return _any_of(tuple(_compile(p) for p in parts))
+        case Not(of=of):
+            return _not(_compile(of))
+        case Missing(of=of, wanted=wanted):
+            inner = _compile(of)
+            return lambda score, features, values: (inner(score, features, values) is None) is wanted
+        case Calculate():
+            return _compile_calculation(tree)
+        case _:
+            assert_never(tree)
+
+
+def _compile_name(name: Name) -> Evaluate:
+    index = name.index
+    match name.place:
+        case "score":
+            return lambda score, features, values: score
+        case "field":
+            return lambda score, features, values: values[index]
+        case "feature":
+
+            def feature(score: float, features: Sequence[float], values: Values) -> Operand:
+                value = features[index]
+                return value if value == value else None  # NaN is missing
+
+            return feature
+        case _:
+            assert_never(name.place)
+
+
+def _compile_comparison(tree: Compare) -> Evaluate:
+    compare = _COMPARE[tree.op]
+    if isinstance(tree.right, Fixed) and isinstance(tree.left, Name):
+        limit = tree.right.value
+        if tree.left.place == "score":  # never missing; by far the most frequent rule
+            return lambda score, features, values: compare(score, limit)
+        if tree.left.place == "field":
+            index = tree.left.index
+
+            def field_to_limit(score: float, features: Sequence[float], values: Values) -> Operand:
+                value = values[index]
+                return None if value is None else compare(value, limit)
+
+            return field_to_limit
+    left, right = _compile(tree.left), _compile(tree.right)
+
+    def both(score: float, features: Sequence[float], values: Values) -> Operand:
+        a = left(score, features, values)
+        b = right(score, features, values)
+        return None if a is None or b is None else compare(a, b)
+
+    return both
+
+
+def _calculate(op: language.Arithmetic, a: float, b: float) -> float:
+    match op:
+        case "+":
+            return a + b
+        case "-":
+            return a - b
+        case "*":
+            return a * b
+        case "/":
+            return a / b if b else math.nan  # as in features: a division by zero is missing
+        case _:
+            assert_never(op)
+
+
+def _compile_calculation(tree: Calculate) -> Evaluate:
+    left, right = _compile(tree.left), _compile(tree.right)
+    op = tree.op
+
+    def calculate(score: float, features: Sequence[float], values: Values) -> Operand:
+        a = left(score, features, values)
+        b = right(score, features, values)
+        if a is None or b is None:
+            return None
+        result = _calculate(op, float(a), float(b))
+        return result if result == result else None  # NaN (infinity less infinity) is missing
+
+    return calculate
+
+
+def _all_of(parts: tuple[Evaluate, ...]) -> Evaluate:
+    def every(score: float, features: Sequence[float], values: Values) -> Operand:
+        result: Operand = True
+        for part in parts:
+            value = part(score, features, values)
+            if value is None:
+                result = None
+            elif not value:
+                return False
+        return result
+
+    return every
+
+
+def _any_of(parts: tuple[Evaluate, ...]) -> Evaluate:
+    def some(score: float, features: Sequence[float], values: Values) -> Operand:
+        result: Operand = False
+        for part in parts:
+            value = part(score, features, values)
+            if value is None:
+                result = None
+            elif value:
+                return True
+        return result
+
+    return some
+
+
+def _not(inner: Evaluate) -> Evaluate:
+    def negated(score: float, features: Sequence[float], values: Values) -> Operand:
+        value = inner(score, features, values)
+        return None if value is None else not value
+
+    return negated
