@@ -59,6 +59,8 @@ class DeployRequest(_Body):
     spec_digest: str
     code: str
     """SHA-256 of the source bundle, uploaded before."""
+    main: str
+    """The application file's name in the bundle."""
     files: dict[str, str] = {}
     """Digests of the files in the bundle that models name."""
 

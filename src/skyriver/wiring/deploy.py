@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from skyriver.core.errors import Conflict
@@ -32,9 +32,10 @@ class DeployPlan:
 
 
 def plan_deploy(
-    snapshot: Snapshot, tenant: str, app: AppSpec, code: str, *, files: dict[str, str], prune: bool
+    snapshot: Snapshot, tenant: str, app: AppSpec, code: Mapping[str, str], *, files: Mapping[str, str], prune: bool
 ) -> DeployPlan:
-    """Idempotent: the same file again is a plan of `keep`. `files` are the digests of files that models name.
+    """Idempotent: the same file again is a plan of `keep`. `code` is the bundle's digest and the application
+    file's name in it; `files` are the digests of the files in it, by path.
 
     Raises Conflict (NAME_TAKEN) when a name belongs to another application of the tenant.
     """
@@ -62,12 +63,12 @@ def plan_deploy(
     return DeployPlan(tuple(lines), tuple(changes), tuple(r.name for r in operations if r.kind == "operation"))
 
 
-def _resources(tenant: str, app: AppSpec, code: str, files: dict[str, str]) -> Iterator[Resource]:
+def _resources(tenant: str, app: AppSpec, code: Mapping[str, str], files: Mapping[str, str]) -> Iterator[Resource]:
     """All resources of the application as they should be declared."""
     parent = f"app/{app.name}"
     body = app.to_json()
     yield Resource(
-        tenant, "app", app.name, spec={"spec": body, "code": code, "spec_digest": app.digest()}, state="DEPLOYED"
+        tenant, "app", app.name, spec={"spec": body, "code": dict(code), "spec_digest": app.digest()}, state="DEPLOYED"
     )
     for stream in app.streams:
         yield _stream(tenant, app, stream)

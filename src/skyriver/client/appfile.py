@@ -1,0 +1,127 @@
+"""The user's application file: executed where the user is, and packed for the jobs (DESIGN section 2)."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import sys
+import tarfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from skyriver.core.app import App
+from skyriver.core.errors import InvalidInput, SkyriverError
+
+BUNDLED = frozenset({".py", ".onnx", ".txt", ".toml", ".yaml", ".yml", ".json", ".sql"})
+BUNDLE_LIMIT = 256 * 1024**2
+MODULE_NAME = "skyriver_application"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The application's folder as one tar archive: same content, same bytes. `main` is the application file's name."""
+
+    data: bytes
+    main: str
+    files: dict[str, str]
+    """SHA-256 of every file, by its path in the folder."""
+
+
+def load_app(path: Path) -> App:
+    """Executes the file and returns the one App in it.
+
+    Raises InvalidInput with the line of the file where it went wrong.
+    """
+    if not path.is_file():
+        raise InvalidInput(f"There is no file {path}.", code="NO_APP_FILE", next_action="Give the application's file.")
+    module = _execute(path)
+    apps = [value for value in vars(module).values() if isinstance(value, App)]
+    if len(set(map(id, apps))) != 1:
+        raise InvalidInput(
+            f"It declares {len(apps)} applications.",
+            code="NO_APP",
+            where=str(path),
+            next_action='Write `app = sr.App("name")` once, at the top level.',
+        )
+    return apps[0]
+
+
+def _execute(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(MODULE_NAME, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[MODULE_NAME] = module  # annotations of its classes are resolved through it
+    folder = str(path.parent.absolute())
+    sys.path.insert(0, folder)  # files beside it can be imported
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise InvalidInput(
+            f"The file has a syntax error: {error.msg}.", code="SYNTAX_ERROR", where=f"{error.filename}:{error.lineno}"
+        ) from error
+    except SkyriverError as error:
+        if not error.where:
+            error.where = _place(error, path)
+        raise
+    except Exception as error:
+        raise InvalidInput(
+            f"Executing the file failed: {type(error).__name__}: {error}.",
+            code="APP_FILE_FAILED",
+            where=_place(error, path),
+        ) from error
+    finally:
+        sys.dont_write_bytecode = written
+        sys.path.remove(folder)
+    return module
+
+
+def _place(error: BaseException, path: Path) -> str:
+    """The last line of the traceback that is in the user's folder."""
+    frames = traceback.extract_tb(error.__traceback__)
+    folder = path.parent.absolute()
+    own = [f for f in frames if Path(f.filename).absolute().is_relative_to(folder)]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else str(path)
+
+
+def pack(path: Path) -> Bundle:
+    """The folder of the application file: sources, models, settings; no data, no hidden files, no environments.
+
+    Raises InvalidInput (BUNDLE_TOO_LARGE) naming the largest file.
+    """
+    folder = path.parent.absolute()
+    found = sorted(p for p in folder.rglob("*") if _belongs(p, folder))
+    sizes = {p: p.stat().st_size for p in found}
+    if sum(sizes.values()) > BUNDLE_LIMIT:
+        largest = max(found, key=lambda p: sizes[p])
+        raise InvalidInput(
+            f"The folder {folder} has {sum(sizes.values()) / 1e6:.0f} MB of sources, the largest is {largest.name}.",
+            code="BUNDLE_TOO_LARGE",
+            next_action=f"Keep the application in a folder of its own, of at most {BUNDLE_LIMIT // 10**6} MB.",
+        )
+    buffer = io.BytesIO()
+    digests = {}
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for file in found:
+            data = file.read_bytes()
+            entry = tarfile.TarInfo(str(file.relative_to(folder)))
+            entry.size, entry.mode = len(data), 0o644
+            archive.addfile(entry, io.BytesIO(data))
+            digests[entry.name] = hashlib.sha256(data).hexdigest()
+    return Bundle(buffer.getvalue(), path.name, digests)
+
+
+def _belongs(path: Path, folder: Path) -> bool:
+    parts = path.relative_to(folder).parts
+    hidden = any(part.startswith(".") or part in ("__pycache__", "node_modules") for part in parts)
+    return path.suffix in BUNDLED and not hidden and path.is_file() and not path.is_symlink()
+
+
+def unpack(data: bytes, folder: Path) -> None:
+    """Writes a bundle's files below `folder`; nothing can be written outside of it."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        archive.extractall(folder, filter="data")

@@ -1,0 +1,483 @@
+"""The command line: few verbs, nouns with the same verbs everywhere (DESIGN section 8).
+
+Exit codes: 0 ok, 1 internal, 2 usage, 3 not found, 4 not allowed, 5 quota, 6 conflict, 7 unavailable, 100 job failed,
+101 not finished. What starts and ends the cloud of this machine comes in as a `Machine`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from skyriver.client import show
+from skyriver.client.rows import read_rows
+from skyriver.client.screen import Screen, show_error
+from skyriver.core.errors import Conflict, InvalidInput, NotFound, SkyriverError
+from skyriver.core.names import ModelRef
+
+if TYPE_CHECKING:
+    from skyriver.client.api import Client
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+class Address(Protocol):
+    @property
+    def url(self) -> str: ...
+    @property
+    def token(self) -> str: ...
+    @property
+    def fresh(self) -> bool: ...
+    @property
+    def started(self) -> bool: ...
+
+
+class Machine(Protocol):
+    """This machine's cloud: its home, its start and its end, and the examples that the package carries."""
+
+    def up(self, home: Path | None, port: int | None) -> Address: ...
+
+    def down(self, home: Path | None) -> list[str]: ...
+
+    def address(self, home: Path | None) -> Address: ...
+
+    def examples(self) -> Path: ...
+
+    def demo(self, **options: Any) -> None: ...
+
+
+_state: dict[str, Any] = {"home": None}
+app = typer.Typer(
+    name="skyriver",
+    help="An open AI cloud: from raw data to live decisions, on a laptop and on a cluster.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _machine() -> Machine:
+    machine: Machine = _state["machine"]
+    return machine
+
+
+def _client() -> Client:
+    from skyriver.client.api import Client  # 0.1 s that help need not wait for
+
+    address = _machine().address(_state["home"])
+    return Client(address.url, address.token)
+
+
+@app.callback()
+def _global(
+    home: Annotated[
+        Path | None,
+        typer.Option(help="The cloud's directory (else SKYRIVER_HOME, else the user's data directory)."),
+    ] = None,
+) -> None:
+    _state["home"] = home
+
+
+@app.command()
+def init(
+    example: Annotated[str, typer.Argument(help="risk or diagnosis.")] = "risk",
+    folder: Annotated[Path | None, typer.Argument(help="Where to write it (default: ./EXAMPLE).")] = None,
+) -> None:
+    """Write an example application into a folder, to start from."""
+    source = _machine().examples() / example
+    known = sorted(p.name for p in _machine().examples().iterdir() if p.is_dir() and not p.name.startswith("_"))
+    if example not in known:
+        raise NotFound(f"There is no example {example!r}.", next_action=f"There are {', '.join(known)}.")
+    target = folder or Path(example)
+    if target.exists() and any(target.iterdir()):
+        raise Conflict(f"{target} exists and is not empty.", code="EXISTS", next_action="Name another folder.")
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    screen = Screen(as_json=False)
+    screen.say(f"Wrote {', '.join(sorted(p.name for p in target.iterdir()))} to {target}/.")
+    screen.say(f"Next: [bold]skyriver up[/], then follow {target}/README.md")
+
+
+@app.command()
+def up(
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Port of the gateway on loopback.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Start the cloud on this machine (nothing happens if it runs)."""
+    screen = Screen(as_json=as_json)
+    with screen.progress() as bars:
+        bars.tell("starting", 0, 0)
+        address = _machine().up(_state["home"], port)
+    document = {"url": address.url, "started": address.started} | ({"token": address.token} if address.fresh else {})
+
+    def text() -> None:
+        screen.say(f"The cloud {'runs' if address.started else 'runs already'} at [bold]{address.url}[/].")
+        if address.fresh:
+            screen.say(f"Its administrator's token, shown this once: [bold]{address.token}[/]")
+            screen.say("The command line keeps it; programs send it as `Authorization: Bearer TOKEN`.")
+            screen.say("Next: [bold]skyriver deploy APP.py[/] ([bold]skyriver init risk[/] writes an example).")
+
+    screen.data(document, text)
+
+
+@app.command()
+def down(as_json: Json = False) -> None:
+    """End everything that runs here; data, models and settings stay."""
+    screen = Screen(as_json=as_json)
+    with screen.progress() as bars:
+        bars.tell("ending", 0, 0)
+        ended = _machine().down(_state["home"])
+    screen.data({"ended": ended}, lambda: screen.say(f"Ended: {', '.join(ended) or 'nothing ran'}."))
+
+
+@app.command()
+def deploy(
+    file: Annotated[Path, typer.Argument(help="The application's Python file.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")] = False,
+    prune: Annotated[bool, typer.Option(help="Remove what is no longer in the file (never tables).")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the plan for an application file, ask, and carry it out."""
+    from skyriver.client.appfile import load_app, pack  # 0.1 s that help need not wait for
+
+    screen = Screen(as_json=as_json)
+    declared = load_app(file)
+    bundle = pack(file)
+    with _client() as client:
+        spec = declared.spec
+        body = {
+            "spec": spec.to_json(),
+            "spec_digest": spec.digest(),
+            "code": client.upload_bytes(bundle.data),
+            "main": bundle.main,
+            "files": {m.onnx: _file_digest(bundle.files, m.onnx, file) for m in spec.models if m.onnx},
+        }
+        plan = client.deploy(spec.name, body, dry_run=True, prune=prune)
+        if not as_json:
+            show.plan(screen, spec.name, plan["plan"])
+        changes = [line for line in plan["plan"] if line["action"] in ("create", "update", "remove")]
+        if dry_run or not changes:
+            screen.data(plan, lambda: screen.say("Nothing to do." if not changes else "Dry run: nothing was done."))
+            return
+        if not yes:
+            _confirm(f"Carry out {len(changes)} changes?")
+        done = client.deploy(spec.name, body, prune=prune)
+        with screen.progress() as bars:
+            for operation in done["operations"]:
+                client.wait(operation, told=bars.follow())
+        screen.data(done, lambda: show.deployed(screen, spec))
+
+
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise InvalidInput("Nobody is there to confirm.", code="NOT_CONFIRMED", next_action="Give -y to do it.")
+    if not typer.confirm(question, err=True):
+        raise InvalidInput("Not confirmed; nothing was done.", code="NOT_CONFIRMED")
+
+
+def _file_digest(files: Mapping[str, str], name: str, app_file: Path) -> str:
+    if name not in files:
+        raise InvalidInput(
+            f"The model file {name!r} is not in {app_file.parent}.",
+            code="NO_MODEL_FILE",
+            where=str(app_file),
+            next_action="Put the .onnx file into the application's folder and name it relative to that folder.",
+        )
+    return files[name]
+
+
+@app.command()
+def run(
+    model: Annotated[str | None, typer.Argument(help="The model to train (default: the only one).")] = None,
+    param: Annotated[list[str] | None, typer.Option("--param", "-p", help="NAME=VALUE for the function.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model: data, features, fit, compress, gate, rollout."""
+    screen = Screen(as_json=as_json)
+    with _client() as client:
+        name = model or _only(client, "models", "model")
+        operation = client.act("train", name, params=_parameters(param or []))
+        screen.say(f"Training [bold]{name}[/] as {operation}.")
+        with screen.progress() as bars:
+            done = client.wait(operation, told=bars.follow())
+        version = next(r for r in done["status"]["created"] if r.startswith("version/")).partition("/")[2]
+        found = client.get("versions", version)
+        screen.data({"operation": done, "version": found}, lambda: show.version(screen, found))
+
+
+def _only(client: Client, kinds: str, what: str) -> str:
+    names: list[str] = [r["name"] for r in client.list(kinds)]
+    if len(names) != 1:
+        raise InvalidInput(
+            f"There are {len(names)} {kinds}: {', '.join(names) or 'none'}.",
+            code="WHICH",
+            next_action=f"Name the {what}." if names else "`skyriver deploy APP.py` first.",
+        )
+    return names[0]
+
+
+def _parameters(given: Sequence[str]) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    for item in given:
+        name, sep, text = item.partition("=")
+        if not sep or not name:
+            raise InvalidInput(f"{item!r} is not NAME=VALUE.", code="BAD_PARAMETER")
+        parameters[name] = _value(text)
+    return parameters
+
+
+def _value(text: str) -> Any:
+    """JSON where it is JSON (numbers, true, null, quoted text), else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    values: Annotated[list[str] | None, typer.Argument(help="FIELD=VALUE ..., or nothing with --data.")] = None,
+    data: Annotated[str | None, typer.Option(help="A JSON object, @FILE, or - for standard input.")] = None,
+    as_json: Json = False,
+) -> None:
+    """One prediction from named fields."""
+    screen = Screen(as_json=as_json)
+    row = _json_argument(data) if data else _parameters(values or [])
+    with _client() as client:
+        answer = client.predict(ModelRef.parse(model).model, row)
+    screen.data(answer, lambda: show.prediction(screen, answer))
+
+
+def _json_argument(text: str) -> dict[str, Any]:
+    source = sys.stdin.read() if text == "-" else Path(text[1:]).read_text() if text.startswith("@") else text
+    try:
+        found = json.loads(source)
+    except ValueError as error:
+        raise InvalidInput(f"--data is not JSON: {error}.", code="BAD_JSON") from error
+    if not isinstance(found, dict):
+        raise InvalidInput("--data is not a JSON object.", code="BAD_JSON")
+    return found
+
+
+@app.command()
+def send(
+    stream: Annotated[str, typer.Argument(help="The stream's name.")],
+    file: Annotated[Path, typer.Argument(help="Events: JSON lines, CSV or Parquet; - for JSON lines on stdin.")],
+    labels: Annotated[bool, typer.Option("--labels", help="The file holds labels, not events.")] = False,
+    rate: Annotated[float, typer.Option(min=0, help="Events a second; 0 is as fast as it goes.")] = 0.0,
+    batch: Annotated[int, typer.Option(min=1, max=10_000, help="Events a request.")] = 100,
+    as_json: Json = False,
+) -> None:
+    """Send events to a stream and count its decisions."""
+    screen = Screen(as_json=as_json)
+    rows = read_rows(file)
+    result = show.Sent()
+    start = time.perf_counter()
+    with _client() as client, screen.progress() as bars:
+        for first in range(0, len(rows), batch):
+            if rate:
+                time.sleep(max(0.0, start + first / rate - time.perf_counter()))
+            part = rows[first : first + batch]
+            if labels:
+                result.add_labels(client.send_labels(stream, part))
+            else:
+                result.add(client.send(stream, part, wait=True))
+            bars.tell("sent", first + len(part), len(rows))
+    result.seconds = time.perf_counter() - start
+    screen.data(result.to_json(), lambda: show.sent(screen, result))
+    if result.rejected:
+        raise typer.Exit(2)
+
+
+@app.command()
+def rollback(
+    service: Annotated[str, typer.Argument(help="The service, named like its model; NAME:VERSION for a version.")],
+    as_json: Json = False,
+) -> None:
+    """Go back to the version that served before."""
+    screen = Screen(as_json=as_json)
+    ref = ModelRef.parse(service)
+    with _client() as client:
+        operation = client.act("rollback", ref.model, params={"version": ref.version} if ref.version else {})
+        with screen.progress() as bars:
+            done = client.wait(operation, told=bars.follow())
+        champion = client.get("models", ref.model)["status"]["aliases"]["champion"]
+    screen.data({"operation": done, "version": champion}, lambda: screen.say(f"{ref.model}:{champion} serves again."))
+
+
+@app.command()
+def ps(as_json: Json = False) -> None:
+    """What runs, and how it is."""
+    screen = Screen(as_json=as_json)
+    with _client() as client:
+        document = {
+            "streams": list(client.list("streams")),
+            "services": list(client.list("services")),
+            "processes": list(client.processes()),
+        }
+    screen.data(document, lambda: show.running(screen, document))
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(help="Any name, or kind/name.")],
+    as_json: Json = False,
+) -> None:
+    """Why something is as it is: state, reason, what to do, the last lines of its log."""
+    screen = Screen(as_json=as_json)
+    with _client() as client:
+        items = client.explain(name)
+    screen.data(items, lambda: show.explained(screen, items))
+
+
+@app.command()
+def logs(
+    name: Annotated[str, typer.Argument(help="A job, stream, service or replica.")],
+    tail: Annotated[int, typer.Option(min=1, help="Lines from the end.")] = 100,
+) -> None:
+    """What the processes of something printed."""
+    with _client() as client:
+        for item in client.logs(name, offset=-200 * tail):
+            lines = item["text"].splitlines()[-tail:]
+            for line in lines:
+                print(f"{item['name']} | {line}")
+
+
+@app.command()
+def demo(
+    scale: Annotated[str, typer.Option(help="small or full (183 days, 1.75 million payments).")] = "small",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the cloud running.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the simulated payments.")] = 0,
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Of the gateway (else a free one).")] = None,
+    as_json: Json = False,
+) -> None:
+    """The whole road on data it makes: raw payments to live decisions."""
+    if scale not in ("small", "full"):
+        raise InvalidInput(f"--scale {scale} is not known.", code="BAD_SCALE", next_action="Use small or full.")
+    _machine().demo(home=_state["home"], scale=scale, keep=keep, seed=seed, port=port, as_json=as_json)
+
+
+def _noun(name: str, kinds: str, help_text: str) -> typer.Typer:
+    """A noun with the verbs that all nouns have."""
+    noun = typer.Typer(help=help_text, no_args_is_help=True)
+
+    @noun.command("list")
+    def listed(as_json: Json = False) -> None:
+        """All there are."""
+        screen = Screen(as_json=as_json)
+        with _client() as client:
+            items = list(client.list(kinds))
+        screen.data(items, lambda: show.resources(screen, kinds, items))
+
+    @noun.command("get")
+    def got(item: Annotated[str, typer.Argument(metavar="NAME")], as_json: Json = False) -> None:
+        """One, with all that is known of it."""
+        screen = Screen(as_json=as_json)
+        with _client() as client:
+            found = client.get(kinds, item)
+        screen.data(found, lambda: show.resource(screen, found))
+
+    app.add_typer(noun, name=name)
+    return noun
+
+
+_noun("app", "apps", "Applications.")
+_noun("service", "services", "Services: which version gets the requests.")
+_noun("version", "versions", "Versions of models.")
+_noun("job", "jobs", "Jobs.")
+_models = _noun("model", "models", "Models.")
+_tables = _noun("table", "tables", "Tables.")
+_streams = _noun("stream", "streams", "Streams.")
+
+
+@_models.command("history")
+def model_history(name: str, as_json: Json = False) -> None:
+    """Which version served when, and why it changed."""
+    screen = Screen(as_json=as_json)
+    with _client() as client:
+        found = client.get("models", name)
+    screen.data(found["status"].get("history", []), lambda: show.history(screen, found))
+
+
+@_tables.command("load")
+def table_load(
+    name: Annotated[str, typer.Argument(help="The table, or the stream that owns it.")],
+    files: Annotated[list[Path], typer.Argument(help="CSV, Parquet or JSON lines, in any order.")],
+    labels: Annotated[list[str] | None, typer.Option("--labels", help="LABEL=FILE: a file of labels.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Load files: cleaned, de-duplicated, in order of time; bad rows set aside with their reason."""
+    screen = Screen(as_json=as_json)
+    wanted = [(path, "") for path in files]
+    for item in labels or []:
+        label, sep, path = item.partition("=")
+        if not sep:
+            raise InvalidInput(f"--labels {item} is not LABEL=FILE.", code="BAD_PARAMETER")
+        wanted.append((Path(path), label))
+    with _client() as client, screen.progress() as bars:
+        report = load_files(client, name, wanted, bars)
+    screen.data(report, lambda: show.loaded(screen, name, report))
+
+
+def load_files(client: Client, table: str, files: Sequence[tuple[Path, str]], bars: Any) -> dict[str, Any]:
+    """Uploads files (path, label or "") and loads them as one; returns the load's report."""
+    inputs = []
+    for path, label in files:
+        if not path.is_file():
+            raise InvalidInput(f"There is no file {path}.", code="NO_FILE")
+        name = f"upload {path.name}"
+        digest = client.upload(path, lambda done, total, name=name: bars.tell(name, done, total))  # type: ignore[misc]
+        bars.done(name)
+        inputs.append({"digest": digest, "name": path.name, "format": file_format(path), "label": label})
+    done = client.wait(client.act("load", table, inputs={"files": inputs}), told=bars.follow())
+    report: dict[str, Any] = done["status"]["result"]["load"]
+    return report
+
+
+def file_format(path: Path) -> str:
+    """By its ending."""
+    endings = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+    if path.suffix not in endings:
+        raise InvalidInput(
+            f"{path.name} is of no known format.",
+            code="UNKNOWN_FORMAT",
+            next_action=f"Give files that end in {', '.join(endings)}.",
+        )
+    return endings[path.suffix]
+
+
+@_streams.command("verify")
+def stream_verify(name: str, as_json: Json = False) -> None:
+    """Recompute every feature value that the stream recorded, and compare bit for bit."""
+    screen = Screen(as_json=as_json)
+    with _client() as client, screen.progress() as bars:
+        done = client.wait(client.act("verify", name), told=bars.follow())
+    report = done["status"]["result"]["verify"]
+    screen.data(report, lambda: show.verified(screen, report))
+    if report["different"]:
+        raise typer.Exit(1)
+
+
+def main(machine: Machine, arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code. No traceback reaches the user but for a mistake of ours."""
+    _state["machine"] = machine
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(given)
+    except SkyriverError as error:
+        show_error(error, as_json="--json" in given)
+        return 101 if error.code == "NOT_FINISHED" else error.exit_code
+    except SystemExit as ending:  # typer ends each command with one, and shows mistakes of usage itself
+        return ending.code if isinstance(ending.code, int) else 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

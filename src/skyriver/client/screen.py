@@ -1,0 +1,128 @@
+"""What the command line shows. Data goes to stdout, everything else to stderr; nothing moves without a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from skyriver.core.errors import SkyriverError
+
+_GOOD = frozenset({"READY", "SUCCEEDED", "DONE", "APPROVED", "DEPLOYED", "DECLARED", "RUNNING", "ACTIVE"})
+_BAD = frozenset({"FAILED", "REJECTED", "LOST", "DEGRADED", "ROLLED_BACK", "CANCELLED"})
+
+
+class Screen:
+    """Tables and progress for people, or one JSON document for programs."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self.out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.err = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+    def data(self, document: Any, show: Callable[[], None]) -> None:
+        """`document` as JSON where JSON was asked for, else whatever `show` prints."""
+        if self.as_json:
+            print(json.dumps(document, default=str))
+        else:
+            show()
+
+    def say(self, text: str) -> None:
+        """A line for the person, never data."""
+        if not self.as_json:
+            self.err.print(text)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+        for name in columns:
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            table.add_row(*(coloured(str(cell)) for cell in row))
+        self.out.print(table)
+
+    @contextmanager
+    def progress(self) -> Iterator[Bars]:
+        """Bars on stderr; plain lines, one a finished step, where there is no terminal."""
+        if self.as_json or not self.err.is_terminal:
+            yield Bars(None, self)
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+        with Progress(*columns, console=self.err, transient=True) as progress:
+            yield Bars(progress, self)
+
+
+class Bars:
+    """Named bars; a bar is made when it is first told of."""
+
+    def __init__(self, progress: Progress | None, screen: Screen) -> None:
+        self._progress = progress
+        self._screen = screen
+        self._bars: dict[str, TaskID] = {}
+
+    def tell(self, name: str, done: float, total: float) -> None:
+        if self._progress is None:
+            return
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(escape(name), total=None)
+        self._progress.update(self._bars[name], completed=done, total=total or None)
+
+    def done(self, name: str) -> None:
+        if self._progress is not None and name in self._bars:
+            self._progress.update(self._bars[name], visible=False)
+
+    def follow(self) -> Callable[[Mapping[str, Any]], None]:
+        """For `Client.wait`: one bar a step of the operation."""
+
+        def told(operation: Mapping[str, Any]) -> None:
+            for step in operation["status"].get("steps", ()):
+                at = step.get("progress") or {}
+                stage = f": {at['stage']}" if at.get("stage") else ""
+                name = step["title"]
+                if step["state"] in ("SUCCEEDED", "DONE", "APPROVED"):
+                    self.done(name)
+                elif step["state"] not in ("PENDING", "QUEUED"):
+                    self.tell(name, at.get("done", 0), at.get("total", 0))
+                    if self._progress is not None:
+                        self._progress.update(self._bars[name], description=escape(name + stage))
+
+        return told
+
+
+def coloured(text: str) -> str:
+    if text in _GOOD:
+        return f"[green]{text}[/]"
+    if text in _BAD:
+        return f"[red]{text}[/]"
+    return escape(text)
+
+
+def age(microseconds: int) -> str:
+    """How long ago a wall time was: "5 s", "3 min", "2 h", "4 d"."""
+    seconds = max(0.0, time.time() - microseconds / 1e6)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def show_error(error: SkyriverError, *, as_json: bool) -> None:
+    """One clear error on stderr: what, where, why, what to do."""
+    if as_json:
+        print(json.dumps(error.to_problem()), file=sys.stderr)
+        return
+    console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    where = f" [dim]{escape(error.where)}[/]" if error.where else ""
+    console.print(f"[bold red]error[/] {error.code}{where}")
+    console.print(f"  {escape(error.message)}")
+    for detail in error.details[:10]:
+        console.print(f"  - {escape(', '.join(f'{k}: {v}' for k, v in detail.items()))}")
+    if error.next_action:
+        console.print(f"  [bold]→[/] {escape(error.next_action)}")

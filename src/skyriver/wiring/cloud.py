@@ -1,0 +1,165 @@
+"""Starting and ending the cloud of a home: what `skyriver up` and `skyriver down` do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from skyriver.adapters.haproxy.gateway import HaproxyGateway
+from skyriver.adapters.processes.identity import Identity
+from skyriver.adapters.processes.processes import ChildProcesses
+from skyriver.core.errors import Conflict, Unavailable, from_problem
+from skyriver.trust.secretfile import read_secret
+from skyriver.wiring.home import DEFAULT_PORT, Home
+
+START_SECONDS = 30.0
+STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class CloudAddress:
+    url: str
+    token: str
+    home: Home
+    fresh: bool
+    """Whether the token was made just now, and so has to be shown."""
+    started: bool
+    """Whether the cloud was started now, rather than found running."""
+
+
+def up(home: Home, port: int | None) -> CloudAddress:
+    """Starts the cloud of `home` unless it runs; idempotent.
+
+    Raises Conflict (PORT_IN_USE), or Unavailable with the last lines of the control plane's log.
+    """
+    home.make()
+    known = home.settings()
+    chosen = port or int(known.get("port", DEFAULT_PORT))
+    running = _control(home)
+    if running is not None and running[1].get("ready"):
+        if port and port != known.get("port"):
+            raise Conflict(
+                f"The cloud in {home.root} runs on port {known.get('port')}.",
+                code="ALREADY_RUNNING",
+                next_action="`skyriver down` first, to start it on another port.",
+            )
+        return _address(home, fresh=False, started=False)
+    had_token = home.token.exists()
+    if running is None:
+        home.write_settings({**known, "port": chosen})
+        home.control_run.unlink(missing_ok=True)
+        _start_control(home)
+    _wait_ready(home)
+    return _address(home, fresh=not had_token, started=True)
+
+
+def address_of(home: Home) -> CloudAddress:
+    """How to reach a cloud that was started before. Raises Unavailable when there is none."""
+    if not home.token.exists() or "port" not in home.settings():
+        raise Unavailable(
+            f"There is no cloud in {home.root}.",
+            code="NO_CLOUD",
+            next_action="`skyriver up` starts one; --home or SKYRIVER_HOME names another place.",
+        )
+    return _address(home, fresh=False, started=False)
+
+
+def _address(home: Home, *, fresh: bool, started: bool) -> CloudAddress:
+    url = f"http://127.0.0.1:{home.settings()['port']}"
+    return CloudAddress(url, read_secret(home.token).decode(), home, fresh=fresh, started=started)
+
+
+def down(home: Home) -> list[str]:
+    """Ends everything that the home's run files record, the control plane dead or not; returns what was ended."""
+    ended = []
+    running = _control(home)
+    if running is not None:
+        identity = running[0]
+        os.kill(identity.pid, signal.SIGTERM)
+        _wait_gone(identity)
+        ended.append("control plane")
+    home.control_run.unlink(missing_ok=True)
+    if home.run.is_dir():
+        ended += ChildProcesses(home.root, home.sockets).stop_all()
+    settings = home.settings()
+    if "port" in settings and home.gateway.exists():
+        gateway = HaproxyGateway(home.gateway, port=settings["port"], control_socket=home.control_socket)
+        gateway.stop()
+        ended.append("gateway")
+    home.control_socket.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError, OSError):
+        home.sockets.rmdir()
+    return ended
+
+
+def _control(home: Home) -> tuple[Identity, dict[str, Any]] | None:
+    """The running control plane and what it says of itself."""
+    try:
+        status = json.loads(home.control_run.read_bytes())
+        identity = Identity(status["pid"], status["start_time"], status["boot"])
+    except (FileNotFoundError, KeyError, json.JSONDecodeError):
+        return None
+    return (identity, status) if identity.alive() else None
+
+
+def _start_control(home: Home) -> None:
+    log = os.open(home.logs / "control.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        subprocess.Popen(
+            [sys.executable, "-m", "skyriver.wiring.control", str(home.root)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=home.root,
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
+
+
+def _wait_ready(home: Home) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            status = json.loads(home.control_run.read_bytes())
+            if problem := status.get("problem"):
+                home.control_run.unlink(missing_ok=True)
+                raise from_problem(problem["status"], problem)
+            if status.get("ready") and _answers(home):
+                return
+        time.sleep(0.02)
+    tail = (home.logs / "control.log").read_text(errors="replace").splitlines()[-5:]
+    raise Unavailable(
+        f"The control plane did not get ready within {START_SECONDS:.0f} s: {' | '.join(tail)}",
+        code="CONTROL_NOT_READY",
+        next_action=f"Its log is {home.logs / 'control.log'}.",
+    )
+
+
+def _answers(home: Home) -> bool:
+    """Whether the control plane answers through the gateway, and the gateway knows the token."""
+    port = int(home.settings()["port"])
+    token = read_secret(home.token).decode()
+    request = f"GET /api/v1/whoami HTTP/1.0\r\nHost: skyriver\r\nAuthorization: Bearer {token}\r\n\r\n"
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            connection.sendall(request.encode())
+            return connection.recv(32).split(b" ")[1:2] == [b"200"]
+    except OSError:
+        return False
+
+
+def _wait_gone(identity: Identity) -> None:
+    deadline = time.monotonic() + STOP_SECONDS
+    while identity.alive():
+        if time.monotonic() > deadline:
+            os.kill(identity.pid, signal.SIGKILL)
+        time.sleep(0.02)

@@ -1,0 +1,194 @@
+"""The control plane's process: `python -m skyriver.wiring.control HOME`.
+
+The only process that opens the store. It may end at any moment: replicas answer, streams decide and jobs run on, and
+the next one adopts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from granian.constants import Interfaces
+from granian.server.embed import Server
+
+from skyriver.adapters.directory.objects import DirectoryObjects
+from skyriver.adapters.haproxy.gateway import HaproxyGateway
+from skyriver.adapters.processes.identity import identify
+from skyriver.adapters.processes.processes import ChildProcesses
+from skyriver.adapters.sqlite.store import SqliteStore
+from skyriver.control.api import Actions, Cloud, Deployment, DeployRequest, create_api
+from skyriver.control.jobs import JOB, OPERATION
+from skyriver.control.loop import ControlLoop
+from skyriver.control.store import Store
+from skyriver.core.errors import Conflict, InvalidInput, SkyriverError
+from skyriver.core.names import check_name
+from skyriver.core.resources import AuditEntry, Kind, Put, Resource, Snapshot
+from skyriver.core.spec import AppSpec
+from skyriver.data.operations import plan_load
+from skyriver.decide.kinds import STREAM, WORKER
+from skyriver.decide.operations import plan_verify
+from skyriver.decide.rules import check_decisions
+from skyriver.features.plan import check_features
+from skyriver.release.kinds import ROLLOUT, VERSION
+from skyriver.release.operations import plan_rollback, plan_train
+from skyriver.serve.kinds import REPLICA, SERVICE
+from skyriver.trust.permissions import Permission
+from skyriver.trust.secretfile import write_secret
+from skyriver.trust.tokens import new_token
+from skyriver.wiring.deploy import plan_deploy
+from skyriver.wiring.home import DEFAULT_PORT, Home
+from skyriver.wiring.process import write_atomically
+
+TENANT: Final = "default"
+KINDS: Mapping[str, Kind] = {k.name: k for k in (JOB, OPERATION, VERSION, ROLLOUT, SERVICE, REPLICA, STREAM, WORKER)}
+
+log = logging.getLogger("skyriver.control")
+
+
+class SystemClock:
+    def wall(self) -> int:
+        return time.time_ns() // 1_000
+
+    def monotonic(self) -> int:
+        return time.monotonic_ns() // 1_000
+
+
+def child_environment() -> dict[str, str]:
+    """What children see of our environment: nothing secret, one thread a numeric library unless they say else."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+    environment = {k: os.environ[k] for k in kept if k in os.environ}
+    return environment | {"OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *, prune: bool) -> Deployment:
+    """Checks the whole specification, stage by stage, and plans it."""
+    app = AppSpec.model_validate(request.spec)
+    check_name(app.name, "an application")
+    if app.name != name or app.digest() != request.spec_digest:
+        raise InvalidInput("The specification is not the one that was announced.", code="SPEC_MISMATCH")
+    check_features(app)
+    check_decisions(app)
+    plan = plan_deploy(
+        snapshot, tenant, app, {"bundle": request.code, "main": request.main}, files=request.files, prune=prune
+    )
+    return Deployment([asdict(line) for line in plan.lines], plan.changes, plan.operations)
+
+
+ACTIONS = Actions(
+    deploy=deploy,
+    named={
+        "load": (Permission.TABLES_WRITE, plan_load),
+        "train": (Permission.JOBS_RUN, plan_train),
+        "rollback": (Permission.SERVICES_WRITE, plan_rollback),
+        "verify": (Permission.JOBS_RUN, plan_verify),
+    },
+)
+
+
+def hold_lock(home: Home) -> int:
+    """The descriptor that makes this the only control plane of the home. Raises Conflict."""
+    descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise Conflict(f"A control plane runs already in {home.root}.", code="ALREADY_RUNNING") from error
+    return descriptor
+
+
+def ensure_first_token(store: Store, home: Home, fence: int, now: int) -> None:
+    """The administrator's token: made once, kept for the command line in a file of mode 0600. Its row is committed
+    first, so that a token file always names a token that counts; a lost file is replaced by a new token."""
+    rows = store.rows(TENANT, "token")
+    if rows and home.token.exists():
+        return
+    text, digest = new_token()
+    name = f"admin-{secrets.token_hex(3)}" if rows else "admin"
+    token = Resource(TENANT, "token", name, spec={"sha256": digest, "role": "admin"}, state="ACTIVE")
+    entry = AuditEntry(TENANT, "system", Permission.TOKENS_WRITE.value, "create", token.ref)
+    store.commit([Put(token, 0)], audit=[entry], fence=fence, actor="system", now=now)
+    write_secret(home.token, text.encode())
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    home = Home.at(sys.argv[1])
+    home.make()
+    try:
+        lock = hold_lock(home)
+        asyncio.run(_run(home))
+        os.close(lock)
+    except SkyriverError as error:
+        _tell(home, {"ready": False, "problem": error.to_problem()})
+        raise SystemExit(str(error)) from error
+
+
+async def _run(home: Home) -> None:
+    clock = SystemClock()
+    sockets = home.make_sockets()
+    store = SqliteStore(home.state)
+    fence = store.acquire(f"control-{os.getpid()}")
+    ensure_first_token(store, home, fence, clock.wall())
+    port = int(home.settings().get("port", DEFAULT_PORT))
+    gateway = HaproxyGateway(home.gateway, port=port, control_socket=home.control_socket)
+    gateway.start()
+    processes = ChildProcesses(home.root, sockets, environment=child_environment())
+    loop = ControlLoop(store=store, processes=processes, gateway=gateway, kinds=KINDS, clock=clock, fence=fence)
+    cloud = Cloud(
+        store=store,
+        objects=DirectoryObjects(home.objects),
+        processes=processes,
+        loop=loop,
+        clock=clock,
+        fence=fence,
+        actions=ACTIONS,
+        uploads=home.uploads,
+    )
+    for stale in home.uploads.iterdir():
+        stale.unlink()
+    server = _server(create_api(cloud), home.control_socket)
+    passes = threading.Thread(target=loop.run, name="reconcile")
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    serving = asyncio.create_task(server.serve())
+    passes.start()
+    _tell(home, {"ready": True, "port": port})
+    log.info("control plane ready, gateway on port %d", port)
+    await stopping.wait()
+    loop.stop()
+    await asyncio.to_thread(passes.join)
+    server.stop()  # type: ignore[no-untyped-call]  # of Granian
+    await serving
+    store.close()
+
+
+def _server(app: Any, socket: Path) -> Server:
+    """Granian inside this process: one process, one loop. The socket is this user's alone."""
+    socket.unlink(missing_ok=True)
+    os.umask(0o077)
+    return Server(app, uds=socket, interface=Interfaces.ASGI, log_enabled=False, websockets=False)
+
+
+def _tell(home: Home, status: Mapping[str, Any]) -> None:
+    """The run file: who the control plane is, and whether it is ready or why it is not."""
+    identity = identify(os.getpid())
+    known = asdict(identity) if identity else {}
+    write_atomically(home.control_run, json.dumps({**known, **status}).encode())
+
+
+if __name__ == "__main__":
+    main()
