@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from skyriver.core.errors import InvalidInput
+from skyriver.decide.scorer import OnnxScorer
+
+
+def model_file(path: Path, features: int | None = 3, *, output: str = "score", flat: bool = True) -> Path:
+    """score = sigmoid(sum of the features)."""
+    nodes = [
+        helper.make_node("ReduceSum", ["features", "axis"], ["total"], keepdims=0 if flat else 1),
+        helper.make_node("Sigmoid", ["total"], [output]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "sum",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", features if features else "f"])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+        [helper.make_tensor("axis", TensorProto.INT64, [1], [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    onnx.save(model, path)
+    return path
+
+
+def test_rows_are_scored(tmp_path: Path) -> None:
+    scorer = OnnxScorer.load(model_file(tmp_path / "m.onnx"), 3)
+    scores = scorer.score(np.array([[0, 0, 0], [1, 1, 1], [np.nan, 0, 0]], np.float32))
+    assert scores.dtype == np.float32
+    assert scores[:2] == pytest.approx([0.5, 0.95257413])
+    assert np.isnan(scores[2])
+
+
+@pytest.mark.parametrize(
+    ("model", "features", "why"),
+    [
+        ({"features": 3}, 4, "the stream computes 4"),
+        ({"output": "probability"}, 3, "not 'features' and 'score'"),
+        ({"flat": False}, 3, r"shape \[1, 1\]"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(
+    tmp_path: Path, model: dict[str, object], features: int, why: str
+) -> None:
+    path = model_file(tmp_path / "m.onnx", **model)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match=why) as caught:
+        OnnxScorer.load(path, features)
+    assert caught.value.code == "MODEL_REFUSED"
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"not a model")
+    with pytest.raises(InvalidInput, match="cannot be loaded"):
+        OnnxScorer.load(path, 3)
