@@ -39,7 +39,9 @@ def _step_job(snapshot: Snapshot, job: Resource) -> Iterator[Action]:
         case "QUEUED":
             if _admitted(snapshot, job):
                 status = {**job.status, "config": _config(snapshot, job)}
-                yield _put(JOB, job, "admitted", snapshot.now, status=status)
+                admitted = JOB.move(job, "admitted", snapshot.now, status=status)
+                yield Put(admitted, job.revision)
+                yield Want(_process(admitted))
         case "STARTING" | "RUNNING":
             yield from _follow_process(snapshot, job)
         case "CANCELLING":

@@ -1,0 +1,63 @@
+# One word runs everything. A fresh Linux machine needs Python >= 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+
+.PHONY: demo test setup setup-dev check fix bench faults clean
+
+demo: setup ## the whole road on data it makes
+	$(BIN)/skyriver demo
+
+test: setup-dev ## all tests, on two cores in minutes
+	$(BIN)/python -m pytest -n auto --dist worksteal tests
+
+check: setup-dev ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: setup-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## all measurements; each prints one JSON document
+	@for file in bench/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
+
+faults: setup-dev ## the tests that kill, corrupt and fill, many times
+	FAULT_ROUNDS=50 $(BIN)/python -m pytest tests/faults
+
+setup: $(VENV)/.base
+setup-dev: $(VENV)/.dev
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Skyriver needs Python >= 3.11; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
+ifdef UV
+	$(UV) venv -q --allow-existing --python $(PYTHON) $(VENV)
+else
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing. On Debian: apt install python3-venv"; exit 1; }
+endif
+	@touch $@
+
+$(VENV)/.base: $(VENV)/.python pyproject.toml
+	@echo "Installing the package into $(VENV) ..."
+ifdef UV
+	$(UV) pip install -q --python $(BIN)/python -e .
+else
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+endif
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	@echo "Installing what the tests need into $(VENV) ..."
+ifdef UV
+	$(UV) pip install -q --python $(BIN)/python -e '.[dev]'
+else
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+endif
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

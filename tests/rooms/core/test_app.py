@@ -1,0 +1,157 @@
+"""Declaring an application: what is understood, and what is refused with which words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import skyriver as sr
+from skyriver.core.errors import InvalidInput
+from skyriver.core.spec import AppSpec
+
+
+class Payment(sr.Event):
+    payment: int
+    at: sr.Time
+    customer: int
+    note: str | None
+    amount: float = sr.field(ge=0, unit="EUR")
+
+
+def declare() -> tuple[sr.App, object, object]:
+    app = sr.App("risk")
+    payments = app.stream("payments", Payment, id="payment", time="at", key="customer")
+    frauds = app.labels("fraud", of=payments, delay="7d")
+    return app, payments, frauds
+
+
+def test_the_specification_survives_json_and_its_digest_is_stable() -> None:
+    app, payments, frauds = declare()
+    features = app.features(
+        "behaviour",
+        payments,
+        {
+            "amount": payments.amount,
+            "night": (payments.at.hour() <= 6) | (payments.at.hour() >= 22),
+            "ratio": payments.amount / sr.mean("amount", by="customer", over="7d"),
+            "risk": sr.mean(frauds, by="customer", over="28d"),
+        },
+    )
+
+    @app.train(features, label=frauds)
+    def fit(data: sr.TrainingData) -> object:
+        return data
+
+    model = app.model("fraud", fit, gate=sr.Gate(average_precision=">= 0.6"))
+    app.decide(payments, model, {"block": "score >= 0.9"}, otherwise="approve")
+    spec = app.spec
+    again = AppSpec.model_validate_json(spec.model_dump_json())
+    assert again == spec
+    assert again.digest() == spec.digest()
+    assert [f.name for f in spec.streams[0].fields] == ["payment", "at", "customer", "note", "amount"]
+    assert spec.streams[0].field("note").nullable
+    assert spec.feature_set("behaviour").columns() == ("amount", "at")
+    assert fit("called as a plain function") == "called as a plain function"
+
+
+def test_a_label_declared_after_the_stream_belongs_to_it() -> None:
+    app, _, _ = declare()
+    assert [label.name for label in app.spec.streams[0].labels] == ["fraud"]
+
+
+REFUSED: dict[str, tuple[str, str, Callable[[], object]]] = {}
+
+
+def refused(code: str, words: str) -> Callable[[Callable[[], object]], Callable[[], object]]:
+    def note(declare: Callable[[], object]) -> Callable[[], object]:
+        REFUSED[declare.__name__] = (code, words, declare)
+        return declare
+
+    return note
+
+
+@refused("BAD_DURATION", "'7 parsecs' is not a window")
+def a_window_that_is_none() -> None:
+    sr.mean("amount", by="customer", over="7 parsecs")
+
+
+@refused("LABEL_LEAK", "reads the label 'malignant'")
+def a_label_among_the_features() -> None:
+    class Patient(sr.Event):
+        patient: int
+        radius: float
+        malignant: int
+
+    app = sr.App("diagnosis")
+    patients = app.table("patients", Patient, id="patient")
+    features = app.features("all", patients, {"radius": patients.radius, "truth": patients.malignant})
+    app.train(features, label=patients.malignant)
+
+
+@refused("LABEL_LEAK", "takes the label 'fraud' by name")
+def a_label_taken_by_its_name() -> None:
+    app, payments, _ = declare()
+    app.features("x", payments, {"risk": sr.mean("fraud", by="customer", over="7d")})
+
+
+@refused("LABEL_LEAK", "is also a field")
+def a_field_with_the_name_of_the_label() -> None:
+    class Told(sr.Event):
+        payment: int
+        at: sr.Time
+        customer: int
+        fraud: int
+
+    app = sr.App("risk")
+    told = app.stream("told", Told, id="payment", time="at", key="customer")
+    app.labels("fraud", of=told, delay="7d")
+
+
+@refused("UNKNOWN_FIELD", "has no field 'amonut'")
+def a_misspelt_field() -> None:
+    _, payments, _ = declare()
+    payments.amonut  # noqa: B018
+
+
+@refused("UNKNOWN_FIELD", "by='client' is not a field")
+def an_unknown_key() -> None:
+    app, payments, _ = declare()
+    app.features("x", payments, {"n": sr.count(by="client", over="1d")})
+
+
+@refused("BAD_FEATURE", "uses the text note as a number")
+def a_text_as_a_number() -> None:
+    app, payments, _ = declare()
+    app.features("x", payments, {"note": payments.note})
+
+
+@refused("BAD_EXPRESSION", "has no truth value")
+def python_and_between_features() -> None:
+    _, payments, _ = declare()
+    payments.amount > 1 and payments.amount < 2
+
+
+@refused("BAD_NAME", "cannot name an application")
+def a_name_with_spaces() -> None:
+    sr.App("My App")
+
+
+@refused("BAD_FIELD", "cannot be the key")
+def a_key_that_may_be_missing() -> None:
+    app = sr.App("risk")
+    app.stream("payments", Payment, id="payment", time="at", key="note")
+
+
+@refused("BAD_GATE", "is not understood")
+def a_gate_that_says_nothing() -> None:
+    sr.Gate(average_precision="good")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str) -> None:
+    code, words, declared = REFUSED[name]
+    with pytest.raises(InvalidInput) as caught:
+        declared()
+    assert caught.value.code == code
+    assert words in caught.value.message

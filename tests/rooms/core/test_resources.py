@@ -1,0 +1,54 @@
+"""The pure plan: a poisonous row is set aside, a step's writes go together, refused events change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from skyriver.core.errors import Conflict
+from skyriver.core.resources import Action, Kind, ProcessSpec, Put, Resource, Snapshot, Want, reconcile
+
+
+def resource(kind: str, name: str, **fields: object) -> Resource:
+    return Resource("t", kind, name, state="A", revision=1, **fields)  # type: ignore[arg-type]
+
+
+def snapshot(*resources: Resource) -> Snapshot:
+    return Snapshot({r.key: r for r in resources}, {}, {}, now=100)
+
+
+def test_a_row_whose_step_raises_is_set_aside_and_the_rest_goes_on() -> None:
+    def step(seen: Snapshot, row: Resource) -> Iterator[Action]:
+        if row.name == "bad":
+            raise ValueError("poison")
+        yield Want(ProcessSpec(row.name, "job", row.tenant, {}))
+
+    kind = Kind("thing", "A", {}, frozenset(), step)
+    plan = reconcile(snapshot(resource("thing", "bad"), resource("thing", "good")), {"thing": kind})
+    assert list(plan.processes) == ["good"]
+    assert plan.poisoned == {("t", "thing", "bad"): "ValueError: poison"}
+
+
+def test_writes_of_one_step_are_taken_whole_or_left_for_the_next_pass() -> None:
+    first, second, shared = resource("a", "x"), resource("b", "x"), resource("c", "x")
+
+    def writes_shared(seen: Snapshot, row: Resource) -> Iterator[Action]:
+        yield Put(replace(row, state="B"), 1)
+        yield Put(replace(shared, state=row.kind), 1)
+
+    kinds = {k: Kind(k, "A", {}, frozenset(), writes_shared) for k in ("a", "b")}
+    plan = reconcile(snapshot(first, second, shared), kinds)
+    written = {c.resource.ref: c.resource.state for c in plan.changes if isinstance(c, Put)}
+    assert written == {"a/x": "B", "c/x": "a"}
+
+
+def test_an_event_that_the_table_does_not_have_is_refused() -> None:
+    kind = Kind("job", "A", {("A", "go"): "B"}, frozenset({"B"}), lambda seen, row: ())
+    row = resource("job", "x", message="old", reason="OLD")
+    moved = kind.move(row, "go", 100)
+    assert (moved.state, moved.since, moved.message, moved.reason) == ("B", 100, "", "")
+    with pytest.raises(Conflict) as caught:
+        kind.move(moved, "go", 101)
+    assert caught.value.code == "REFUSED_TRANSITION"

@@ -1,0 +1,350 @@
+"""The life of an application in the real loop with in-memory parts: no process, no disk, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+import skyriver as sr
+from skyriver.adapters.memory.processes import MemoryProcesses
+from skyriver.adapters.memory.store import MemoryStore
+from skyriver.control.jobs import JOB, OPERATION
+from skyriver.control.loop import ControlLoop
+from skyriver.core.errors import Conflict, InvalidInput, NotFound
+from skyriver.core.resources import Delete, Kind, Put, Resource, RouteTable
+from skyriver.core.spec import AppSpec
+from skyriver.data.operations import plan_load
+from skyriver.decide.kinds import STREAM, WORKER
+from skyriver.release.kinds import ROLLOUT, VERSION
+from skyriver.release.operations import plan_rollback, plan_train
+from skyriver.serve.kinds import REPLICA, SERVICE
+from skyriver.wiring.deploy import plan_deploy
+
+KINDS: Mapping[str, Kind] = {k.name: k for k in (JOB, OPERATION, VERSION, ROLLOUT, SERVICE, REPLICA, STREAM, WORKER)}
+GOOD = {"average_precision": 0.7}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000
+
+    def wall(self) -> int:
+        return self.now
+
+    def monotonic(self) -> int:
+        return self.now
+
+
+class RecordingGateway:
+    def __init__(self) -> None:
+        self.table = RouteTable()
+        self.busy: dict[str, int] = {}
+
+    def start(self) -> None:
+        pass
+
+    def apply(self, table: RouteTable) -> None:
+        self.table = table
+
+    def sessions(self) -> Mapping[str, int]:
+        return self.busy
+
+    def stop(self) -> None:
+        pass
+
+    def split(self, name: str) -> tuple[tuple[str, int], ...]:
+        return next(r.split for r in self.table.routes if r.name == name)
+
+    def servers(self, pool: str) -> list[str]:
+        return [s.name for p in self.table.pools if p.name == pool for s in p.servers]
+
+
+class Cloud:
+    """The loop, and someone who plays the processes."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.processes = MemoryProcesses()
+        self.gateway = RecordingGateway()
+        self.clock = Clock()
+        self.fence = self.store.acquire("test")
+        self.loop = ControlLoop(
+            store=self.store,
+            processes=self.processes,
+            gateway=self.gateway,
+            kinds=KINDS,
+            clock=self.clock,
+            fence=self.fence,
+        )
+
+    def settle(self) -> None:
+        """Passes until nothing changes any more."""
+        for _ in range(50):
+            self.clock.now += 100_000
+            if not self.loop.run_pass():
+                return
+        raise AssertionError("it does not settle")
+
+    def commit(self, changes: list[Put | Delete]) -> None:
+        self.store.commit(changes, audit=(), fence=self.fence, actor="test", now=self.clock.now)
+        self.settle()
+
+    def deploy(self, spec: AppSpec) -> list[str]:
+        code = {"bundle": "0" * 64, "main": "app.py"}
+        plan = plan_deploy(self.loop.snapshot(), "t", spec, code, files={}, prune=False)
+        self.commit(list(plan.changes))
+        return [f"{line.action} {line.kind}/{line.name}" for line in plan.lines]
+
+    def ask(self, resources: list[Resource]) -> str:
+        self.commit([Put(r, 0) for r in resources])
+        return next(r.name for r in resources if r.kind == "operation")
+
+    def get(self, kind: str, name: str) -> Resource:
+        return self.store.get("t", kind, name)
+
+    def finish(self, job: str, **outputs: Any) -> None:
+        self.processes.report(f"t.job.{job}", outcome="succeeded", outputs=outputs)
+        self.settle()
+
+    def train(self, metrics: Mapping[str, float] = GOOD) -> str:
+        """A whole training run up to the new version; its process reports are played."""
+        run = self.ask(plan_train(self.loop.snapshot(), "t", "fraud", {}, {}))
+        self.finish(f"{run}-materialise", tables={"payments": {"version": 0, "offset": 10}})
+        self.finish(f"{run}-train", artifacts={"model": "a" * 64})
+        spec = {"model": "fraud", "artifact": "a" * 64, "metrics": dict(metrics)}
+        self.finish(
+            f"{run}-compress", resources=[{"kind": "version", "name": "fraud", "state": "CANDIDATE", "spec": spec}]
+        )
+        return run
+
+    def ready(self, *names: str, **report: Any) -> None:
+        for name in names:
+            self.processes.report(name, ready=True, **report)
+        self.settle()
+
+
+def risk(gate: str = ">= 0.6", extra: str = "") -> AppSpec:
+    class Payment(sr.Event):
+        payment: int
+        at: sr.Time
+        customer: int
+        amount: float
+
+    app = sr.App("risk")
+    payments = app.stream("payments", Payment, id="payment", time="at", key="customer")
+    frauds = app.labels("fraud", of=payments, delay="7d")
+    features = app.features("behaviour", payments, {"amount": payments.amount})
+
+    @app.train(features, label=frauds)
+    def fit(data: object) -> object:
+        return data
+
+    model = app.model("fraud", fit, gate=sr.Gate(average_precision=gate))
+    app.decide(payments, model, {"block": "score >= 0.9"}, otherwise="approve")
+    if extra:
+        app.model(extra, fit)
+    return app.spec
+
+
+@pytest.fixture
+def cloud() -> Cloud:
+    return Cloud()
+
+
+WORKER_NAME = "t.worker.payments-0"
+
+
+def released(cloud: Cloud) -> None:
+    """A cloud in which fraud:1 serves and the stream decides with it."""
+    cloud.deploy(risk())
+    cloud.ready(WORKER_NAME, model=None)
+    cloud.train()
+    cloud.ready("t.replica.fraud-1-1")
+    cloud.ready(WORKER_NAME, model={"name": "fraud", "version": 1})
+
+
+def test_deploying_twice_is_a_plan_of_nothing(cloud: Cloud) -> None:
+    first = cloud.deploy(risk())
+    assert {"create stream/payments", "create model/fraud", "create service/fraud"} <= set(first)
+    assert {line.split()[0] for line in cloud.deploy(risk())} == {"keep"}
+    assert cloud.get("service", "fraud").reason == "NO_VERSION"
+    assert WORKER_NAME in cloud.processes.running
+
+
+def test_what_is_no_longer_in_the_file_is_named_and_stays(cloud: Cloud) -> None:
+    cloud.deploy(risk(extra="second"))
+    assert "orphan model/second" in cloud.deploy(risk())
+    assert cloud.get("model", "second").state == "DECLARED"
+
+
+def test_a_name_of_another_application_is_refused(cloud: Cloud) -> None:
+    cloud.deploy(risk())
+    other = risk().model_copy(update={"name": "other"})
+    with pytest.raises(Conflict) as caught:
+        cloud.deploy(other)
+    assert caught.value.code == "NAME_TAKEN"
+
+
+def test_from_training_to_serving(cloud: Cloud) -> None:
+    released(cloud)
+    model = cloud.get("model", "fraud")
+    assert model.status["aliases"] == {"champion": 1}
+    assert cloud.get("version", "fraud:1").status["settled"] == "good"
+    assert cloud.get("operation", "fraud-run-1").state == "SUCCEEDED"
+    assert cloud.get("service", "fraud").state == "READY"
+    assert cloud.gateway.split("fraud") == (("fraud:1", 100),)
+    assert cloud.gateway.servers("fraud:1") == ["t.replica.fraud-1-1"]
+    assert cloud.processes.specs[WORKER_NAME].live["model"]["version"] == 1
+    assert cloud.get("table", "payments").status["version"] == 0
+
+
+def test_jobs_wait_for_their_inputs_and_get_their_outputs(cloud: Cloud) -> None:
+    cloud.deploy(risk())
+    run = cloud.ask(plan_train(cloud.loop.snapshot(), "t", "fraud", {"rounds": 9}, {}))
+    states = {j.name: j.state for j in cloud.store.rows("t", "job")}
+    assert states[f"{run}-materialise"] == "RUNNING"
+    assert states[f"{run}-train"] == "PENDING"
+    cloud.finish(f"{run}-materialise", rows=5)
+    config = cloud.processes.specs[f"t.job.{run}-train"].config
+    assert config["inputs"]["materialise"] == {"rows": 5}
+    assert config["params"] == {"rounds": 9}
+
+
+def test_a_failed_job_fails_what_needs_it_and_the_operation_says_why(cloud: Cloud) -> None:
+    cloud.deploy(risk())
+    run = cloud.ask(plan_train(cloud.loop.snapshot(), "t", "fraud", {}, {}))
+    cloud.finish(f"{run}-materialise")
+    cloud.processes.report(
+        f"t.job.{run}-train", outcome="failed", reason="USER_ERROR", message="ValueError: no", next_action="Mend it."
+    )
+    cloud.settle()
+    operation = cloud.get("operation", run)
+    assert (operation.state, operation.reason, operation.message) == ("FAILED", "USER_ERROR", "ValueError: no")
+    assert cloud.get("job", f"{run}-compress").reason == "INPUT_FAILED"
+
+
+def test_a_job_that_is_killed_is_failed_with_its_signal(cloud: Cloud) -> None:
+    cloud.deploy(risk())
+    run = cloud.ask(plan_train(cloud.loop.snapshot(), "t", "fraud", {}, {}))
+    cloud.processes.kill(f"t.job.{run}-materialise", -9)
+    cloud.settle()
+    job = cloud.get("job", f"{run}-materialise")
+    assert (job.state, job.reason) == ("FAILED", "KILLED")
+    assert "signal 9" in job.message
+
+
+def test_the_gate_refuses_and_what_served_before_still_serves(cloud: Cloud) -> None:
+    released(cloud)
+    run = cloud.train({"average_precision": 0.5})
+    version = cloud.get("version", "fraud:2")
+    assert (version.state, version.reason) == ("REJECTED", "GATE_FAILED")
+    assert cloud.get("operation", run).reason == "GATE_FAILED"
+    assert cloud.gateway.split("fraud") == (("fraud:1", 100),)
+
+
+def test_a_swap_waits_for_the_new_version_and_drains_the_old(cloud: Cloud) -> None:
+    released(cloud)
+    cloud.train()
+    assert cloud.gateway.split("fraud") == (("fraud:1", 100),)  # fraud:2 is not ready yet
+    cloud.gateway.busy = {"t.replica.fraud-1-1": 3}
+    cloud.ready("t.replica.fraud-2-1")
+    cloud.ready(WORKER_NAME, model={"name": "fraud", "version": 2})
+    assert cloud.gateway.split("fraud") == (("fraud:2", 100),)
+    assert cloud.gateway.servers("fraud:1") == []
+    assert "t.replica.fraud-1-1" in cloud.processes.running  # three requests still run there
+    cloud.gateway.busy = {}
+    cloud.settle()
+    assert "t.replica.fraud-1-1" not in cloud.processes.running
+    assert cloud.get("model", "fraud").status["aliases"] == {"champion": 2}
+
+
+def test_rollback_goes_back_and_back_again(cloud: Cloud) -> None:
+    released(cloud)
+    for version in (2, 3):
+        cloud.train()
+        cloud.ready(f"t.replica.fraud-{version}-1")
+        cloud.ready(WORKER_NAME, model={"name": "fraud", "version": version})
+    for version in (2, 1):
+        cloud.ask(plan_rollback(cloud.loop.snapshot(), "t", "fraud", {}, {}))
+        cloud.ready(f"t.replica.fraud-{version}-1")
+        cloud.ready(WORKER_NAME, model={"name": "fraud", "version": version})
+        assert cloud.get("model", "fraud").status["aliases"] == {"champion": version}
+        assert cloud.gateway.split("fraud") == ((f"fraud:{version}", 100),)
+    with pytest.raises(Conflict) as caught:
+        plan_rollback(cloud.loop.snapshot(), "t", "fraud", {}, {})
+    assert caught.value.code == "NO_EARLIER_VERSION"
+
+
+def test_a_version_that_does_not_load_is_taken_back(cloud: Cloud) -> None:
+    released(cloud)
+    cloud.train()
+    cloud.processes.report("t.replica.fraud-2-1", failed=True, reason="MODEL_BROKEN", message="It does not load.")
+    cloud.settle()
+    rollout = cloud.get("rollout", "fraud-2")
+    assert (rollout.state, rollout.reason) == ("ROLLED_BACK", "VERSION_FAILED")
+    assert "It does not load." in rollout.message
+    assert cloud.gateway.split("fraud") == (("fraud:1", 100),)
+    assert cloud.get("model", "fraud").status["aliases"] == {"champion": 1}
+    assert cloud.get("operation", "fraud-run-2").state == "FAILED"
+
+
+def test_a_version_that_never_gets_ready_is_taken_back(cloud: Cloud) -> None:
+    released(cloud)
+    cloud.train()
+    cloud.clock.now += 121_000_000
+    cloud.settle()
+    assert cloud.get("rollout", "fraud-2").reason == "TIMED_OUT"
+    assert cloud.gateway.split("fraud") == (("fraud:1", 100),)
+
+
+def test_killed_replicas_and_workers_are_started_again(cloud: Cloud) -> None:
+    released(cloud)
+    for name, kind, row in (("t.replica.fraud-1-1", "replica", "fraud-1-1"), (WORKER_NAME, "worker", "payments-0")):
+        cloud.processes.kill(name)
+        cloud.loop.run_pass()
+        assert cloud.processes.running[name].alive
+        cloud.settle()
+        cloud.ready(name, model={"name": "fraud", "version": 1})
+        assert cloud.get(kind, row).state == "READY"
+    assert cloud.get("service", "fraud").state == "READY"
+
+
+def test_loads_into_one_table_run_one_after_the_other(cloud: Cloud) -> None:
+    cloud.deploy(risk())
+    files = {"files": [{"digest": "0" * 64, "name": "a.csv", "format": "csv"}]}
+    for _ in range(2):
+        cloud.ask(plan_load(cloud.loop.snapshot(), "t", "payments", {}, files))
+    states = {j.name: j.state for j in cloud.store.rows("t", "job")}
+    assert states == {"payments-load-1": "RUNNING", "payments-load-2": "QUEUED"}
+    cloud.finish("payments-load-1")
+    assert cloud.get("job", "payments-load-2").state == "RUNNING"
+
+
+def test_a_load_of_nothing_or_of_an_unknown_format_is_refused(cloud: Cloud) -> None:
+    cloud.deploy(risk())
+    seen = cloud.loop.snapshot()
+    with pytest.raises(InvalidInput, match="at least one file"):
+        plan_load(seen, "t", "payments", {}, {"files": []})
+    with pytest.raises(InvalidInput, match="xlsx"):
+        plan_load(seen, "t", "payments", {}, {"files": [{"digest": "", "name": "a.xlsx", "format": "xlsx"}]})
+    with pytest.raises(NotFound, match="There is no table 'nothing'"):
+        plan_load(seen, "t", "nothing", {}, {"files": []})
+
+
+def test_the_table_follows_the_stream_by_jobs_that_are_forgotten(cloud: Cloud) -> None:
+    cloud.deploy(risk())
+    for round_ in range(1, 9):
+        cloud.ready(WORKER_NAME, offset=10 * round_, model=None)
+        cloud.clock.now += 61_000_000
+        cloud.settle()
+        job = f"payments-materialise-{round_}"
+        assert cloud.get("job", job).state == "RUNNING"
+        cloud.finish(job, tables={"payments": {"version": round_, "offset": 10 * round_ - 1}})
+    assert cloud.get("table", "payments").status["offset"] == 79
+    kept = [j.name for j in cloud.store.rows("t", "job")]
+    assert len(kept) <= 6
+    cloud.clock.now += 61_000_000
+    cloud.settle()  # nothing new in the log: no job
+    assert [j.name for j in cloud.store.rows("t", "job") if j.state == "RUNNING"] == []
