@@ -50,8 +50,6 @@ class Machine(Protocol):
 
     def examples(self) -> Path: ...
 
-    def demo(self, **options: Any) -> None: ...
-
 
 _state: dict[str, Any] = {"home": None}
 app = typer.Typer(
@@ -354,16 +352,18 @@ def logs(
 
 @app.command()
 def demo(
-    scale: Annotated[str, typer.Option(help="small or full (183 days, 1.75 million payments).")] = "small",
+    scale: Annotated[str, typer.Option(help="small, or full (183 days).")] = "small",
     keep: Annotated[bool, typer.Option("--keep", help="Leave the cloud running.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the simulated payments.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the simulated data.")] = 0,
     port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Of the gateway (else a free one).")] = None,
     as_json: Json = False,
 ) -> None:
-    """The whole road on data it makes: raw payments to live decisions."""
+    """The whole road on data it makes: raw events to live decisions."""
     if scale not in ("small", "full"):
         raise InvalidInput(f"--scale {scale} is not known.", code="BAD_SCALE", next_action="Use small or full.")
-    _machine().demo(home=_state["home"], scale=scale, keep=keep, seed=seed, port=port, as_json=as_json)
+    from skyriver.client.demo import Options, run_demo  # weight that help need not wait for
+
+    run_demo(_machine(), Options(_state["home"], scale=scale, keep=keep, seed=seed, port=port, as_json=as_json))
 
 
 def _noun(name: str, kinds: str, help_text: str) -> typer.Typer:

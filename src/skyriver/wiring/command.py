@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from skyriver.client import cli
 from skyriver.wiring import home as homes
@@ -33,11 +32,6 @@ class ThisMachine:
         package = Path(homes.__file__).parents[1]
         installed = package / "examples"
         return installed if installed.is_dir() else package.parents[1] / "examples"
-
-    def demo(self, **options: Any) -> None:
-        from skyriver.wiring.demo import run_demo
-
-        run_demo(self, **options)
 
 
 def main() -> None:
