@@ -121,19 +121,15 @@ class Cloud:
         self.loop.wake()
 
 
-def to_json(resource: Resource) -> dict[str, Any]:
-    return asdict(resource)
-
-
-Guard = Callable[[Request], Awaitable[Identity]]
-
-
 def create_api(cloud: Cloud) -> FastAPI:
     """The application. Raises Internal when a route declares no permission."""
     api = FastAPI(title="Skyriver", version="1", openapi_url="/api/v1/openapi.json", docs_url=None, redoc_url=None)
-    api.include_router(_public())
-    api.include_router(_reading(cloud))
-    api.include_router(_writing(cloud))
+    router = APIRouter(prefix="/api/v1")
+    routes = _Routes(router, cloud)
+    _add_reading(routes, cloud)
+    _add_writing(routes, cloud)
+    router.add_api_route("/livez", _live, methods=["GET"], openapi_extra={"x-permission": PUBLIC})
+    api.include_router(router)
     api.add_exception_handler(SkyriverError, _problem)
     api.add_exception_handler(RequestValidationError, _invalid_request)
     for route in api.routes:
@@ -142,10 +138,30 @@ def create_api(cloud: Cloud) -> FastAPI:
     return api
 
 
-def _guard(cloud: Cloud, permission: Permission) -> Guard:
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    """Adds routes, each with the permission that its guard checks; handlers find the caller with `_caller`."""
+
+    router: APIRouter
+    cloud: Cloud
+
+    def add(
+        self, method: str, path: str, permission: Permission, handler: Callable[..., Any], *, status: int = 200
+    ) -> None:
+        self.router.add_api_route(
+            path,
+            handler,
+            methods=[method],
+            status_code=status,
+            dependencies=[Depends(_guard(self.cloud, permission))],
+            openapi_extra={"x-permission": permission.value},
+        )
+
+
+def _guard(cloud: Cloud, permission: Permission) -> Callable[[Request], Awaitable[None]]:
     """Authenticates, compares the tenant of the path with the token's, and checks the permission."""
 
-    async def check(request: Request) -> Identity:
+    async def check(request: Request) -> None:
         table = await run_in_threadpool(cloud.tokens)
         identity = table.authenticate(request.headers.get("authorization"), cloud.clock.wall())
         tenant = request.path_params.get("tenant", identity.tenant)
@@ -156,138 +172,99 @@ def _guard(cloud: Cloud, permission: Permission) -> Guard:
                 next_action="Use a token of the tenant that the address names.",
             )
         require(identity, permission)
-        return identity
+        request.state.identity = identity
 
     return check
 
 
-def _needs(permission: Permission | str) -> dict[str, Any]:
-    return {"x-permission": str(permission)}
+def _caller(request: Request) -> Identity:
+    identity: Identity = request.state.identity
+    return identity
 
 
-def _public() -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/livez", openapi_extra=_needs(PUBLIC))
-    @router.get("/api/v1/livez", openapi_extra=_needs(PUBLIC))
-    async def live() -> dict[str, bool]:
-        return {"live": True}
-
-    return router
+async def _live() -> dict[str, bool]:
+    return {"live": True}
 
 
-def _reading(cloud: Cloud) -> APIRouter:
-    router = APIRouter(prefix="/api/v1")
+def _add_reading(routes: _Routes, cloud: Cloud) -> None:
     base = "/tenants/{tenant}"
 
-    @router.get("/whoami", openapi_extra=_needs(Permission.CLOUD_READ))
-    async def whoami(identity: Annotated[Identity, Depends(_guard(cloud, Permission.CLOUD_READ))]) -> dict[str, str]:
-        return {"tenant": identity.tenant, "name": identity.name, "role": identity.role}
+    async def whoami(request: Request) -> dict[str, str]:
+        who = _caller(request)
+        return {"tenant": who.tenant, "name": who.name, "role": who.role}
 
-    for segment, (kind, permission) in KINDS.items():
-        _add_lists(router, cloud, f"{base}/{segment}", kind, permission)
+    def processes(request: Request) -> dict[str, Any]:
+        return {"items": list_processes(cloud.loop.snapshot(), _caller(request).tenant)}
 
-    @router.get(f"{base}/processes", openapi_extra=_needs(Permission.CLOUD_READ))
-    def processes(
-        identity: Annotated[Identity, Depends(_guard(cloud, Permission.CLOUD_READ))],
-    ) -> dict[str, Any]:
-        return {"items": list_processes(cloud.loop.snapshot(), identity.tenant)}
+    def explained(request: Request, name: str) -> dict[str, Any]:
+        return {"items": explain(cloud.loop.snapshot(), cloud.processes, _caller(request).tenant, name)}
 
-    @router.get(f"{base}/explain/{{name}}", openapi_extra=_needs(Permission.CLOUD_READ))
-    def explained(
-        name: str, identity: Annotated[Identity, Depends(_guard(cloud, Permission.CLOUD_READ))]
-    ) -> dict[str, Any]:
-        return {"items": explain(cloud.loop.snapshot(), cloud.processes, identity.tenant, name)}
+    def logs(request: Request, name: str, offset: int = -16_384) -> dict[str, Any]:
+        return {"items": log_of(cloud.loop.snapshot(), cloud.processes, _caller(request).tenant, name, offset)}
 
-    @router.get(f"{base}/logs/{{name}}", openapi_extra=_needs(Permission.CLOUD_READ))
-    def logs(
-        name: str,
-        identity: Annotated[Identity, Depends(_guard(cloud, Permission.CLOUD_READ))],
-        offset: int = -16_384,
-    ) -> dict[str, Any]:
-        return {"items": log_of(cloud.loop.snapshot(), cloud.processes, identity.tenant, name, offset)}
+    def audit(request: Request, after: int = 0, limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = 100) -> Any:
+        return {"items": cloud.store.audit(_caller(request).tenant, after=after, limit=limit)}
 
-    @router.get(f"{base}/audit", openapi_extra=_needs(Permission.AUDIT_READ))
-    def audit(
-        identity: Annotated[Identity, Depends(_guard(cloud, Permission.AUDIT_READ))],
-        after: int = 0,
-        limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = 100,
-    ) -> dict[str, Any]:
-        return {"items": cloud.store.audit(identity.tenant, after=after, limit=limit)}
-
-    @router.get(f"{base}/objects/{{digest}}", openapi_extra=_needs(Permission.OBJECTS_READ))
-    def download(
-        digest: str, identity: Annotated[Identity, Depends(_guard(cloud, Permission.OBJECTS_READ))]
-    ) -> Response:
+    def download(digest: str) -> Response:
         return Response(cloud.objects.get(digest), media_type="application/octet-stream")
 
-    return router
+    routes.add("GET", "/whoami", Permission.CLOUD_READ, whoami)
+    routes.add("GET", f"{base}/processes", Permission.CLOUD_READ, processes)
+    routes.add("GET", f"{base}/explain/{{name:path}}", Permission.CLOUD_READ, explained)
+    routes.add("GET", f"{base}/logs/{{name:path}}", Permission.CLOUD_READ, logs)
+    routes.add("GET", f"{base}/audit", Permission.AUDIT_READ, audit)
+    routes.add("GET", f"{base}/objects/{{digest}}", Permission.OBJECTS_READ, download)
+    for segment, (kind, permission) in KINDS.items():
+        _add_lists(routes, cloud, f"{base}/{segment}", kind, permission)
 
 
-def _add_lists(router: APIRouter, cloud: Cloud, path: str, kind: str, permission: Permission) -> None:
-    guard = Annotated[Identity, Depends(_guard(cloud, permission))]
-
+def _add_lists(routes: _Routes, cloud: Cloud, path: str, kind: str, permission: Permission) -> None:
     def listed(
-        identity: guard,
-        after: str = "",
-        limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = 200,
+        request: Request, after: str = "", limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = 200
     ) -> dict[str, Any]:
-        rows = cloud.store.rows(identity.tenant, kind, after=after, limit=limit)
-        following = rows[-1].name if len(rows) == limit else None
-        return {"items": [to_json(r) for r in rows], "next": following}
+        rows = cloud.store.rows(_caller(request).tenant, kind, after=after, limit=limit)
+        return {"items": [asdict(r) for r in rows], "next": rows[-1].name if len(rows) == limit else None}
 
-    def one(name: str, identity: guard) -> dict[str, Any]:
-        return to_json(cloud.store.get(identity.tenant, kind, name))
+    def one(request: Request, name: str) -> dict[str, Any]:
+        return asdict(cloud.store.get(_caller(request).tenant, kind, name))
 
-    listed.__annotations__["identity"] = one.__annotations__["identity"] = guard
-    extra = _needs(permission)
-    router.add_api_route(path, listed, methods=["GET"], name=f"list_{kind}", openapi_extra=extra)
-    router.add_api_route(f"{path}/{{name}}", one, methods=["GET"], name=f"get_{kind}", openapi_extra=extra)
+    routes.add("GET", path, permission, listed)
+    routes.add("GET", f"{path}/{{name}}", permission, one)
 
 
-def _writing(cloud: Cloud) -> APIRouter:
-    router = APIRouter(prefix="/api/v1/tenants/{tenant}")
+def _add_writing(routes: _Routes, cloud: Cloud) -> None:
+    base = "/tenants/{tenant}"
 
-    @router.post("/objects", status_code=201, openapi_extra=_needs(Permission.OBJECTS_WRITE))
-    async def upload(
-        request: Request, identity: Annotated[Identity, Depends(_guard(cloud, Permission.OBJECTS_WRITE))]
-    ) -> dict[str, Any]:
+    async def upload(request: Request) -> dict[str, Any]:
         return await _take_upload(cloud, request.stream())
 
-    @router.put("/apps/{name}", openapi_extra=_needs(Permission.APPS_WRITE))
     def deploy(
-        name: str,
-        body: DeployRequest,
-        identity: Annotated[Identity, Depends(_guard(cloud, Permission.APPS_WRITE))],
-        dry_run: bool = False,
-        prune: bool = False,
+        request: Request, name: str, body: DeployRequest, dry_run: bool = False, prune: bool = False
     ) -> dict[str, Any]:
         if not cloud.objects.has(body.code):
             raise NotFound(f"The source bundle {body.code!r} is not here.", code="NO_BUNDLE", next_action="Upload it.")
-        plan = cloud.actions.deploy(cloud.loop.snapshot(), identity.tenant, name, body, prune=prune)
+        who = _caller(request)
+        plan = cloud.actions.deploy(cloud.loop.snapshot(), who.tenant, name, body, prune=prune)
         if plan.changes and not dry_run:
-            cloud.commit(identity, Permission.APPS_WRITE, "deploy", f"app/{name}", plan.changes)
+            cloud.commit(who, Permission.APPS_WRITE, "deploy", f"app/{name}", plan.changes)
         return {"plan": list(plan.lines), "applied": not dry_run, "operations": list(plan.operations)}
 
+    routes.add("POST", f"{base}/objects", Permission.OBJECTS_WRITE, upload, status=201)
+    routes.add("PUT", f"{base}/apps/{{name}}", Permission.APPS_WRITE, deploy)
     for action, (permission, plan) in cloud.actions.named.items():
-        _add_action(router, cloud, action, permission, plan)
-    return router
+        _add_action(routes, cloud, f"{base}/actions/{action}", action, permission, plan)
 
 
-def _add_action(router: APIRouter, cloud: Cloud, action: str, permission: Permission, plan: PlanAction) -> None:
-    guard = Annotated[Identity, Depends(_guard(cloud, permission))]
-
-    def act(body: ActionRequest, identity: guard) -> dict[str, Any]:
-        who: Identity = identity
+def _add_action(
+    routes: _Routes, cloud: Cloud, path: str, action: str, permission: Permission, plan: PlanAction
+) -> None:
+    def act(request: Request, body: ActionRequest) -> dict[str, Any]:
+        who = _caller(request)
         resources = plan(cloud.loop.snapshot(), who.tenant, body.target, body.params, body.inputs)
         cloud.commit(who, permission, action, body.target, [Put(r, 0) for r in resources])
-        operation = next(r for r in resources if r.kind == "operation")
-        return {"operation": operation.name}
+        return {"operation": next(r.name for r in resources if r.kind == "operation")}
 
-    act.__annotations__["identity"] = guard
-    router.add_api_route(
-        f"/actions/{action}", act, methods=["POST"], status_code=202, name=action, openapi_extra=_needs(permission)
-    )
+    routes.add("POST", path, permission, act, status=202)
 
 
 async def _take_upload(cloud: Cloud, chunks: AsyncIterator[bytes]) -> dict[str, Any]:

@@ -125,6 +125,7 @@ def ensure_first_token(store: Store, home: Home, fence: int, now: int) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     home = Home.at(sys.argv[1])
     home.make()
     try:
