@@ -15,7 +15,9 @@ class Store(Protocol):
     changes with their audit entries or, raising, none. StaleWrite when a row's revision is not the expected one
     (expected 0: the row exists) or when `fence` is not the newest one that `acquire` gave. The store sets
     revision (a counter over the whole store), generation (plus one when `spec` changed), created_* and updated_*.
-    Names, kinds and tenants compare exactly. Processes: many readers, one writer at a time.
+    Names, kinds and tenants compare exactly. Processes: many readers, one writer at a time. Threads: any number may use
+    one store. The changes of a commit are made one after the other; InvalidInput when one holds what JSON cannot.
+    Nothing that is given or returned is shared with the store. A reader sees a commit whole or not at all.
     """
 
     def acquire(self, holder: str) -> int:

@@ -1,0 +1,7 @@
+"""The way of a file from any version to this one: forward only, each step whole or not at all."""
+
+from __future__ import annotations
+
+REVISIONS = ("0001",)
+"""All revisions, oldest first. Stated here too, so that a file that is up to date is opened without Alembic, which
+costs 90 ms and 11 MB."""

@@ -1,0 +1,56 @@
+"""The exam of the objects, on each implementation."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from skyriver.adapters.directory.objects import DirectoryObjects
+from skyriver.adapters.memory.objects import MemoryObjects
+from skyriver.core.objects import Objects
+from skyriver.core.objects_exam import OBJECTS_CHECKS, Make, check_objects, damaged_bytes_are_never_given
+
+
+def damage_file(objects: Objects, digest: str) -> None:
+    path = objects.open_path(digest)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+def damage_memory(objects: Objects, digest: str) -> None:
+    assert isinstance(objects, MemoryObjects)
+    objects._objects[digest] = objects._objects[digest][:-1] + b"\xff"
+
+
+IMPLEMENTATIONS = {
+    "memory": (lambda path: MemoryObjects(), damage_memory),
+    "directory": (DirectoryObjects, damage_file),
+}
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def implementation(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Make, Callable[[Objects, str], None]]:
+    numbers = itertools.count()
+    build, damage = IMPLEMENTATIONS[request.param]
+    return lambda: build(tmp_path / f"objects-{next(numbers)}"), damage
+
+
+@pytest.mark.parametrize("check", OBJECTS_CHECKS, ids=lambda check: check.__name__)
+def test_law(check: Callable[[Make], None], implementation: tuple[Make, object]) -> None:
+    check(implementation[0])
+
+
+def test_damaged_bytes_are_never_given(implementation: tuple[Make, Callable[[Objects, str], None]]) -> None:
+    damaged_bytes_are_never_given(*implementation)
+
+
+def test_the_exam_finds_objects_that_break_a_law() -> None:
+    class Careless(MemoryObjects):
+        def put_stream(self, chunks: object, limit: int) -> str:
+            return super().put_stream(chunks, 1 << 40)  # type: ignore[arg-type]
+
+    with pytest.raises(AssertionError, match="broken law"):
+        check_objects(Careless)
