@@ -12,7 +12,7 @@ A clean frame costs some 0.1 us a value, a doubtful row some 10 us.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -52,6 +52,9 @@ BAD_SCHEMA = {
     "raw": pl.String(),
 }
 
+RAW_LIMIT = 64 * 1024
+"""Characters of a refused row that are kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class CleanFrame:
@@ -69,14 +72,20 @@ def schema_of(fields: Sequence[FieldSpec]) -> dict[str, pl.DataType]:
 
 def bad_rows(rows: Sequence[tuple[int, Rejection, str]]) -> pl.DataFrame:
     """(row number, rejection, raw text) as a frame of BAD_SCHEMA."""
+    return frame_of([(row, r.reason.value, r.field, r.message, raw) for row, r, raw in rows], BAD_SCHEMA)
+
+
+def frame_of(rows: Sequence[Sequence[object]], schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """Rows of clean values as a frame; by columns, which is several times faster than row by row."""
+    columns: Sequence[Sequence[object]] = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
     return pl.DataFrame(
-        [(row, r.reason.value, r.field, r.message, raw) for row, r, raw in rows], schema=BAD_SCHEMA, orient="row"
+        [pl.Series(name, column, dtype=dtype) for (name, dtype), column in zip(schema.items(), columns, strict=True)]
     )
 
 
 def encode_raw(row: object) -> str:
     """A refused row as JSON text, for the dead letters."""
-    return msgspec.json.encode(row, enc_hook=str).decode()
+    return msgspec.json.encode(row, enc_hook=str).decode()[:RAW_LIMIT]
 
 
 def clean_frame(
@@ -121,7 +130,7 @@ def clean_frame(
     )
     good, rows = good.filter(certain), rows.filter(certain)
     if kept:
-        late = pl.DataFrame(found, schema=schema_of(fields), orient="row")
+        late = frame_of(found, schema_of(fields))
         rows = pl.concat([rows, pl.Series("row", kept, dtype=pl.Int64)])
         order = rows.arg_sort()
         good, rows = pl.concat([good, late])[order], rows[order]
