@@ -1,0 +1,48 @@
+"""What goes into a model and what comes out, in the words of the Open Inference Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+ANY = -1
+"""An axis of any length in `TensorSpec.shape`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """`datatype` is BOOL, BYTES (texts), FP16, FP32, FP64, INT8..INT64 or UINT8..UINT64; BF16 and others have no
+    NumPy type and are not served."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def input(self, name: str) -> TensorSpec | None:
+        return next((t for t in self.inputs if t.name == name), None)
+
+    def output(self, name: str) -> TensorSpec | None:
+        return next((t for t in self.outputs if t.name == name), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a version's manifest."""
+        return {"inputs": [t.to_json() for t in self.inputs], "outputs": [t.to_json() for t in self.outputs]}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Sequence[Mapping[str, Any]]]) -> Signature:
+        return cls(
+            *(
+                tuple(TensorSpec(t["name"], t["datatype"], tuple(t["shape"])) for t in document[side])
+                for side in ("inputs", "outputs")
+            )
+        )

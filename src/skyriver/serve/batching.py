@@ -1,0 +1,190 @@
+"""Natural batching: whatever waits when the model is free runs together; nothing ever waits for company.
+
+Requests that arrive in one turn of the event loop are one batch; those that arrive while a run is under way are the
+next; one that finds the loop idle is run at once. A run that is expected to be short is made on the loop itself (a
+thread hop costs more than it); a long one on a thread of its own, so that the loop goes on taking requests, refusing
+what is too much, and saying that it lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+
+from skyriver.core.errors import Internal, SkyriverError, Unavailable
+from skyriver.serve.metrics import Counters
+from skyriver.serve.runner import Array, Tensors
+
+INLINE_US = 2000.0
+"""Longer runs go to the thread: 2 ms is what a health check or another request may be kept waiting by."""
+_ALONE_NS = 20_000
+"""A request that comes so long after the last answer finds the loop idle, and is run without waiting for the turn."""
+
+Answer = Callable[[Tensors | SkyriverError], None]
+
+_log = logging.getLogger(__name__)
+
+
+class Model(Protocol):
+    """What of a `Runner` is needed here."""
+
+    @property
+    def batching(self) -> bool: ...
+
+    def run(self, inputs: Tensors) -> dict[str, Array]: ...
+
+    def expected_us(self, rows: int) -> float: ...
+
+    def note(self, rows: int, nanoseconds: int) -> None: ...
+
+
+class Ask:
+    """One run that someone waits for. `answer` is called once, on the loop, with outputs for these rows or an error."""
+
+    __slots__ = ("answer", "inputs", "rows")
+
+    def __init__(self, inputs: dict[str, Array], answer: Answer) -> None:
+        self.inputs = inputs
+        self.answer = answer
+        first = next(iter(inputs.values())).shape if inputs else ()
+        self.rows = first[0] if first else 1
+
+    def fits(self, other: Ask) -> bool:
+        """Rows share a run only where everything behind the first axis has one shape."""
+        return all(array.shape[1:] == other.inputs[name].shape[1:] for name, array in self.inputs.items())
+
+
+class Batcher:
+    """Lives on one event loop. `limit` requests may wait; `max_rows` share a run (one request may bring more)."""
+
+    def __init__(
+        self,
+        model: Model,
+        loop: asyncio.AbstractEventLoop,
+        counters: Counters,
+        *,
+        max_rows: int = 256,
+        limit: int = 1024,
+        inline_us: float = INLINE_US,
+    ) -> None:
+        self._model = model
+        self._loop = loop
+        self._counters = counters
+        self._max_rows = max_rows
+        self._limit = limit
+        self._inline_us = inline_us
+        self._waiting: deque[Ask] = deque()
+        self._running = False
+        """A run is under way, or will be in this turn of the loop."""
+        self._ended_ns = 0
+        self._thread: ThreadPoolExecutor | None = None
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def check_room(self, asks: int = 1) -> None:
+        """Raises Unavailable (OVERLOADED) when so many more may not wait. One request alone always may: how much
+        it can ask for is bounded by the size of its body."""
+        if self._waiting and len(self._waiting) + asks > self._limit:
+            raise Unavailable(
+                f"{len(self._waiting)} requests wait already.",
+                code="OVERLOADED",
+                next_action="Try again in a second, or give the service more replicas.",
+            )
+
+    def submit(self, *asks: Ask) -> None:
+        """All or none. Raises Unavailable (OVERLOADED) when too many wait."""
+        self.check_room(len(asks))
+        self._waiting.extend(asks)
+        if self._running:
+            return
+        self._running = True
+        if time.perf_counter_ns() - self._ended_ns > _ALONE_NS:
+            self._turn()
+        else:
+            self._loop.call_soon(self._turn)
+
+    def close(self) -> None:
+        """After the last answer."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _turn(self) -> None:
+        batch = self._take()
+        if self._model.expected_us(sum([ask.rows for ask in batch])) <= self._inline_us:
+            self._done(batch, self._run(batch))
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        future = self._thread.submit(self._run, batch)
+        future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._done, batch, done.result()))
+
+    def _take(self) -> list[Ask]:
+        """The first that waits, and those behind it that may share its run, in their order."""
+        first = self._waiting.popleft()
+        batch = [first]
+        if not self._waiting or not self._model.batching:
+            return batch
+        rows = first.rows
+        while self._waiting:
+            ask = self._waiting[0]
+            if rows + ask.rows > self._max_rows or not ask.fits(first):
+                break
+            rows += ask.rows
+            batch.append(self._waiting.popleft())
+        return batch
+
+    def _run(self, batch: list[Ask]) -> list[Tensors | SkyriverError]:
+        """Results in the order of `batch`. A batch that fails is run again one by one: one request's values must
+        not fail the others."""
+        if len(batch) > 1:
+            together = {name: np.concatenate([ask.inputs[name] for ask in batch]) for name in batch[0].inputs}
+            rows = sum(ask.rows for ask in batch)
+            outputs = self._once(together, rows)
+            if not isinstance(outputs, SkyriverError) and all(
+                array.ndim and array.shape[0] == rows for array in outputs.values()
+            ):
+                return _split(outputs, batch)
+        return [self._once(ask.inputs, ask.rows) for ask in batch]
+
+    def _once(self, inputs: Tensors, rows: int) -> Tensors | SkyriverError:
+        started = time.perf_counter_ns()
+        try:
+            outputs: Tensors = self._model.run(inputs)
+        except SkyriverError as error:
+            return error
+        except Exception:
+            _log.exception("the model failed in an unforeseen way")
+            return Internal("The model failed on this input.", code="MODEL_FAILED")
+        took = time.perf_counter_ns() - started
+        self._model.note(max(rows, 1), took)
+        self._counters.batch_rows.add(rows)
+        self._counters.run_us.add(took // 1000)
+        return outputs
+
+    def _done(self, batch: list[Ask], results: list[Tensors | SkyriverError]) -> None:
+        for ask, result in zip(batch, results, strict=True):
+            ask.answer(result)
+        if self._waiting:
+            self._loop.call_soon(self._turn)
+        else:
+            self._running = False
+            self._ended_ns = time.perf_counter_ns()
+
+
+def _split(outputs: Tensors, batch: list[Ask]) -> list[Tensors | SkyriverError]:
+    parts: list[Tensors | SkyriverError] = []
+    start = 0
+    for ask in batch:
+        end = start + ask.rows
+        parts.append({name: array[start:end] for name, array in outputs.items()})
+        start = end
+    return parts

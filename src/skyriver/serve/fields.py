@@ -1,0 +1,318 @@
+"""`POST /predict`: named fields in, named answers out; pure.
+
+One object asks for one row, `{"rows": [...]}` for many (a model that itself takes an input named `rows` is asked by
+objects only). The fields are the declared ones, cleaned at the border like everything that comes in (a missing
+value reaches the model as NaN), or, for a model without a declaration, its own inputs: a number, or
+nested lists, of one row. An output of one value a row is answered as a value, others as lists; an output called
+`model`, `version` or `predictions` is answered with a `_` behind its name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from skyriver.core.errors import InvalidInput
+from skyriver.core.spec import FieldSpec
+from skyriver.data.border import Reason, Rejection, RowCleaner
+from skyriver.release.signature import ANY, Signature, TensorSpec
+from skyriver.serve.protocol import BadJson, decode_body, encode_json
+from skyriver.serve.runner import NUMPY_TYPES, Array, Tensors
+from skyriver.serve.tensors import array_of, flatten, show, values_of
+
+ROWS = "rows"
+_TAKEN = ("model", "version", "predictions")
+_ERRORS_SHOWN = 20
+
+Row = Mapping[str, object]
+
+_decoder = msgspec.json.Decoder()
+
+
+class Predict(Struct):
+    """A checked request: `runs` are to be run one by one, each for `rows` rows of the answer."""
+
+    runs: list[dict[str, Array]]
+    rows: int
+    single: bool
+
+
+class PredictCodec:
+    """`/predict` of one model: bytes to tensors, outputs to bytes. `batching`: rows may share a run.
+
+    Raises InvalidInput (FIELDS_MISMATCH) when the declared fields do not fit the model's inputs.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        version: int,
+        signature: Signature,
+        fields: Sequence[FieldSpec] | None = None,
+        *,
+        batching: bool,
+    ) -> None:
+        self._head: dict[str, object] = {"model": model, "version": version}
+        self._batching = batching
+        self._plan = _Inputs(signature) if fields is None else _declared(signature, tuple(fields))
+        self._takes_rows = ROWS in self._plan.names
+        self._outputs = [(f"{t.name}_" if t.name in _TAKEN else t.name, t.name) for t in signature.outputs]
+
+    def decode(self, body: bytes) -> Predict:
+        """Raises BadJson, or InvalidInput naming row, field, value and rule."""
+        given = decode_body(_decoder, body)
+        if not isinstance(given, dict):
+            raise BadJson(
+                f"The body is {show(given)}; an object of fields is wanted.",
+                code="BAD_REQUEST",
+                next_action='Send {"field": value, ...} or {"rows": [{...}, ...]}.',
+            )
+        single = ROWS not in given or self._takes_rows
+        rows = [given] if single else given[ROWS]
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise BadJson('"rows" is a list of objects of fields.', code="BAD_REQUEST")
+        if not single and len(given) > 1:
+            extra = next(name for name in given if name != ROWS)
+            raise BadJson(f'{extra!r} stands beside "rows": fields go into each row.', code="BAD_REQUEST")
+        if not rows:
+            raise BadJson('"rows" is empty.', code="BAD_REQUEST")
+        cleaned = self._clean(rows, single)
+        if self._batching:
+            return Predict([self._plan.tensors(cleaned)], len(rows), single)
+        return Predict([self._plan.tensors([row]) for row in cleaned], len(rows), single)
+
+    def encode(self, asked: Predict, results: Sequence[Tensors]) -> bytes:
+        """`results` are the outputs of `asked.runs`, in their order."""
+        if self._batching:
+            predictions = self._answers(results[0], asked.rows)
+        else:
+            predictions = [self._whole_answer(outputs) for outputs in results]
+        if asked.single:
+            return encode_json(self._head | predictions[0])
+        return encode_json(self._head | {"predictions": predictions})
+
+    def _clean(self, rows: list[Row], single: bool) -> list[list[object]]:
+        cleaned: list[list[object]] = []
+        errors: list[dict[str, Any]] = []
+        for index, row in enumerate(rows):
+            values = self._plan.clean(row)
+            if isinstance(values, list):
+                cleaned.append(values)
+                continue
+            error = {
+                "field": values.field,
+                "value": _short(values.value),
+                "reason": str(values.reason),
+                "message": values.message,
+            }
+            errors.append(error if single else {"row": index} | error)
+            if len(errors) == _ERRORS_SHOWN:
+                break
+        if errors:
+            first = errors[0]
+            raise InvalidInput(
+                first["message"],
+                code="INVALID_FIELD",
+                where=first["field"] if single else f"row {first['row']}, {first['field']}",
+                details=tuple(errors),
+            )
+        return cleaned
+
+    def _answers(self, outputs: Tensors, rows: int) -> list[dict[str, object]]:
+        columns = [(name, _by_row(outputs[source], rows)) for name, source in self._outputs]
+        return [{name: column[row] for name, column in columns} for row in range(rows)]
+
+    def _whole_answer(self, outputs: Tensors) -> dict[str, object]:
+        return {name: _scalar_or_list(outputs[source]) for name, source in self._outputs}
+
+
+def _short(value: object) -> object:
+    """A refused value as it goes back: a plain one as it is, what is long or nested cut."""
+    plain = value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 80)
+    return value if plain else show(value)
+
+
+def _by_row(output: Array, rows: int) -> list[Any]:
+    flat: list[Any] = (output.reshape(rows) if output.size == rows else output).tolist()
+    return flat
+
+
+def _scalar_or_list(output: Array) -> object:
+    """A value where there is one, else lists without the leading axis of length one."""
+    if output.size == 1:
+        return output.reshape(()).item() if output.dtype.kind != "O" else output.ravel()[0]
+    return (output[0] if output.shape[0] == 1 else output).tolist()
+
+
+class _Columns:
+    """Declared fields that are the columns of the model's one input [n, F]."""
+
+    def __init__(self, tensor: TensorSpec, fields: tuple[FieldSpec, ...]) -> None:
+        self.names = frozenset(f.name for f in fields)
+        self._tensor = tensor
+        self._cleaner = RowCleaner(fields)
+
+    def clean(self, row: Row) -> list[object] | Rejection:
+        return self._cleaner.clean(row)  # type: ignore[return-value]  # a list of narrower values
+
+    def tensors(self, rows: list[list[object]]) -> dict[str, Array]:
+        return {self._tensor.name: _numbers(self._tensor, rows, self._cleaner.fields)}
+
+
+class _Parts:
+    """Declared fields that each are an input of their name, [n] or [n, 1]."""
+
+    def __init__(self, tensors: tuple[TensorSpec, ...], fields: tuple[FieldSpec, ...]) -> None:
+        self.names = frozenset(f.name for f in fields)
+        self._fields = fields
+        self._tensors = {t.name: t for t in tensors}
+        self._cleaner = RowCleaner(fields)
+
+    def clean(self, row: Row) -> list[object] | Rejection:
+        return self._cleaner.clean(row)  # type: ignore[return-value]  # a list of narrower values
+
+    def tensors(self, rows: list[list[object]]) -> dict[str, Array]:
+        columns: dict[str, Array] = {}
+        for place, field in enumerate(self._fields):
+            spec = self._tensors[field.name]
+            values = [row[place] for row in rows]
+            column = _numbers(spec, [[value] for value in values], (field,))
+            columns[field.name] = column.reshape((len(rows), *(1 for _ in spec.shape[1:])))
+        return columns
+
+
+class _Inputs:
+    """No declared fields: the model's own inputs, each given for one row."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._tensors = signature.inputs
+        self.names = frozenset(t.name for t in signature.inputs)
+
+    def clean(self, row: Row) -> list[object] | Rejection:
+        for name in row:
+            if name not in self.names:
+                wanted = ", ".join(t.name for t in self._tensors)
+                message = f"{name!r} is not one of the model's inputs: {wanted}."
+                return Rejection(name, row[name], Reason.UNKNOWN_FIELD, message)
+        values: list[object] = []
+        for tensor in self._tensors:
+            if tensor.name not in row:
+                return Rejection(tensor.name, None, Reason.MISSING, f"{tensor.name} is missing.")
+            try:
+                values.append(_row_of(tensor, row[tensor.name]))
+            except InvalidInput as error:
+                return Rejection(tensor.name, row[tensor.name], Reason.WRONG_TYPE, error.message)
+        return values
+
+    def tensors(self, rows: list[list[object]]) -> dict[str, Array]:
+        together: dict[str, Array] = {}
+        for place, tensor in enumerate(self._tensors):
+            parts: list[Array] = [row[place] for row in rows]  # type: ignore[misc]  # _row_of made them
+            try:
+                together[tensor.name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            except ValueError as error:
+                shapes = sorted({str(list(part.shape[1:])) for part in parts})
+                raise InvalidInput(
+                    f"The rows give {tensor.name} in different shapes: {', '.join(shapes[:5])}.",
+                    code="WRONG_SHAPE",
+                    where=tensor.name,
+                ) from error
+        return together
+
+
+_Plan = _Columns | _Parts | _Inputs
+
+
+def _declared(signature: Signature, fields: tuple[FieldSpec, ...]) -> _Plan:
+    inputs = {t.name: t for t in signature.inputs}
+    if set(inputs) == {f.name for f in fields} and all(_one_value(t) for t in signature.inputs):
+        for field in fields:
+            if field.type not in _fits(inputs[field.name].datatype):
+                raise _mismatch(f"the field {field.name} is a {field.type}, the input {inputs[field.name].datatype}")
+        return _Parts(signature.inputs, fields)
+    if len(signature.inputs) != 1:
+        raise _mismatch(f"its inputs are {', '.join(inputs)}, the fields {', '.join(f.name for f in fields)}")
+    tensor = signature.inputs[0]
+    if len(tensor.shape) != 2 or tensor.shape[0] not in (ANY, 1) or tensor.shape[1] not in (ANY, len(fields)):
+        raise _mismatch(f"its input {tensor.name} has the shape {list(tensor.shape)}, there are {len(fields)} fields")
+    for field in fields:
+        if field.type not in _fits(tensor.datatype) or tensor.datatype == "BYTES":
+            raise _mismatch(f"the field {field.name} is a {field.type}, the input {tensor.name} {tensor.datatype}")
+    return _Columns(tensor, fields)
+
+
+def _fits(datatype: str) -> tuple[str, ...]:
+    """The types of fields whose values a datatype takes as they are."""
+    match datatype:
+        case "BYTES":
+            return ("text",)
+        case "BOOL":
+            return ("bool",)
+        case "FP16" | "FP32" | "FP64":
+            return ("float", "int", "bool", "time")
+        case _:
+            return ("int", "bool", "time")
+
+
+def _mismatch(why: str) -> InvalidInput:
+    return InvalidInput(f"The declared fields do not fit the model: {why}.", code="FIELDS_MISMATCH")
+
+
+def _one_value(tensor: TensorSpec) -> bool:
+    """A single value for each row."""
+    return bool(tensor.shape) and tensor.shape[0] in (ANY, 1) and all(axis in (ANY, 1) for axis in tensor.shape[1:])
+
+
+def _numbers(tensor: TensorSpec, rows: list[list[object]], fields: Sequence[FieldSpec]) -> Array:
+    """Clean values as a matrix; missing is NaN. Raises InvalidInput naming a value that the datatype cannot hold."""
+    kind = NUMPY_TYPES[tensor.datatype]
+    try:
+        if kind.kind != "f" and any(None in values for values in rows):
+            raise TypeError("only floats have a value for what is missing")
+        with np.errstate(over="raise"):
+            return np.array(rows, dtype=kind)
+    except (FloatingPointError, OverflowError, TypeError) as error:
+        for values in rows:
+            for field, value in zip(fields, values, strict=True):
+                if not _holds(kind, value):
+                    raise InvalidInput(
+                        f"{field.name} is {show(value)}: the model takes {tensor.datatype}, which has no such value.",
+                        code="WRONG_VALUE",
+                        where=field.name,
+                    ) from error
+        raise
+
+
+def _holds(kind: np.dtype[Any], value: object) -> bool:
+    if value is None:
+        return kind.kind == "f"
+    try:
+        with np.errstate(over="raise"):
+            np.array([value], dtype=kind)
+    except (FloatingPointError, OverflowError, TypeError):
+        return False
+    return True
+
+
+def _row_of(tensor: TensorSpec, value: object) -> Array:
+    """One row of an input: with a first axis of 1 if the model has one that is free or 1, else the whole tensor."""
+    leading = bool(tensor.shape) and tensor.shape[0] in (ANY, 1)
+    shape = tensor.shape[1:] if leading else tensor.shape
+    single = not isinstance(value, list) and math.prod(shape) == 1 and ANY not in shape
+    flat = values_of(tensor, [value] if single else flatten(tensor.name, value, shape))
+    lengths = shape if single else _lengths(value, len(shape))
+    return array_of(tensor, flat).reshape((1, *lengths) if leading else lengths)
+
+
+def _lengths(value: object, axes: int) -> tuple[int, ...]:
+    lengths: list[int] = []
+    for _ in range(axes):
+        assert isinstance(value, list)  # flatten has seen to it
+        lengths.append(len(value))
+        value = value[0] if value else []
+    return tuple(lengths)

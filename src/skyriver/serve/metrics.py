@@ -1,0 +1,149 @@
+"""What a replica counts of itself, cheap enough for every request, and its text form for Prometheus."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+_STEPS = 8
+"""Buckets between two powers of two: a quantile is off by at most 6%."""
+_OCTAVES = 28
+"""The last bucket starts at 2^28: 268 seconds, in microseconds."""
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Histogram:
+    """Whole numbers (microseconds, rows) in buckets that grow by an eighth of a power of two."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (_STEPS * (_OCTAVES - 2) + 1)
+        self.total = 0
+
+    def add(self, value: int) -> None:
+        self.total += value
+        bits = value.bit_length()
+        if bits < 4:
+            self.counts[value if value > 0 else 0] += 1
+        elif bits <= _OCTAVES:
+            self.counts[(bits - 3) * _STEPS + (value >> (bits - 4)) - _STEPS] += 1
+        else:
+            self.counts[-1] += 1
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+    def quantile(self, share: float, before: list[int] | None = None) -> float:
+        """The value that `share` of what was added (since the copy `before` of `counts`) lies below; 0 of nothing."""
+        counts = self.counts if before is None else [now - then for now, then in zip(self.counts, before, strict=True)]
+        rank = share * sum(counts)
+        if rank == 0:
+            return 0.0
+        passed = 0
+        for bucket, count in enumerate(counts):
+            if passed + count >= rank:
+                low, high = _bounds(bucket)
+                return low + (high - low) * (rank - passed) / count
+            passed += count
+        return float(_bounds(len(counts) - 1)[1])
+
+    def cumulative(self) -> list[tuple[int, int]]:
+        """(bound, how many are below it) at powers of two: exact, they are bounds of buckets."""
+        return [(1 << octave, sum(self.counts[: _first_from(octave)])) for octave in range(_OCTAVES)]
+
+
+def _first_from(octave: int) -> int:
+    """The bucket that starts at 2^octave."""
+    return 1 << octave if octave < 3 else (octave - 2) * _STEPS
+
+
+def _bounds(bucket: int) -> tuple[int, int]:
+    if bucket < _STEPS:
+        return bucket, bucket + 1
+    octave, step = divmod(bucket, _STEPS)
+    return (_STEPS + step) << (octave - 1), (_STEPS + step + 1) << (octave - 1)
+
+
+def resident_bytes() -> int:
+    """Of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+
+
+class Counters:
+    """Of the requests that ask for a prediction."""
+
+    def __init__(self) -> None:
+        self.by_status: dict[int, int] = {}
+        self.latency_us = Histogram()
+        """From the last byte of a request to the first of its answer."""
+        self.batch_rows = Histogram()
+        self.run_us = Histogram()
+
+    def answered(self, status: int, microseconds: int) -> None:
+        self.by_status[status] = self.by_status.get(status, 0) + 1
+        self.latency_us.add(microseconds)
+
+    @property
+    def requests(self) -> int:
+        return sum(self.by_status.values())
+
+    @property
+    def errors(self) -> int:
+        """What was our or the model's fault; being full (503) is counted apart, as `overloaded`."""
+        return sum(count for status, count in self.by_status.items() if status >= 500 and status not in (501, 503))
+
+    @property
+    def refused(self) -> int:
+        return sum(count for status, count in self.by_status.items() if 400 <= status < 500 or status == 501)
+
+    @property
+    def overloaded(self) -> int:
+        return self.by_status.get(503, 0)
+
+
+def prometheus(counters: Counters, labels: Mapping[str, str], *, waiting: int, connections: int) -> bytes:
+    """The text exposition format, version 0.0.4."""
+    common = ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items())
+    lines: list[str] = []
+    lines += _head("skyriver_requests_total", "counter", "Predictions asked for, by status of the answer.")
+    for status, count in sorted(counters.by_status.items()):
+        lines.append(f'skyriver_requests_total{{{common},code="{status}"}} {count}')
+    name = "skyriver_request_seconds"
+    lines += _head(name, "histogram", "From a whole request to its answer.")
+    lines += _histogram(name, common, counters.latency_us, 1e-6, range(6, 24))
+    lines += _head("skyriver_run_seconds", "histogram", "One run of the model.")
+    lines += _histogram("skyriver_run_seconds", common, counters.run_us, 1e-6, range(2, 24))
+    lines += _head("skyriver_batch_rows", "histogram", "Rows of one run of the model.")
+    lines += _histogram("skyriver_batch_rows", common, counters.batch_rows, 1, range(12))
+    for name, value, told in (
+        ("skyriver_waiting_requests", waiting, "Requests that wait for a run."),
+        ("skyriver_connections", connections, "Open connections."),
+        ("process_resident_memory_bytes", resident_bytes(), "Resident memory."),
+    ):
+        lines += _head(name, "gauge", told)
+        lines.append(f"{name}{{{common}}} {value}")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _head(name: str, kind: str, told: str) -> tuple[str, str]:
+    return f"# HELP {name} {told}", f"# TYPE {name} {kind}"
+
+
+def _histogram(name: str, common: str, histogram: Histogram, unit: float, octaves: Iterable[int]) -> list[str]:
+    """`le` is inclusive in Prometheus and our values are whole: below 2^n is at most 2^n - 1."""
+    below = dict(histogram.cumulative())
+    lines = [
+        f'{name}_bucket{{{common},le="{((1 << octave) - 1) * unit:.9g}"}} {below[1 << octave]}' for octave in octaves
+    ]
+    count = histogram.count
+    lines.append(f'{name}_bucket{{{common},le="+Inf"}} {count}')
+    lines.append(f"{name}_sum{{{common}}} {histogram.total * unit:.9g}")
+    lines.append(f"{name}_count{{{common}}} {count}")
+    return lines
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,373 @@
+"""A replica: one model version answering HTTP, in one process and on one core.
+
+    POST /v2/models/M[/versions/V]/infer      Open Inference Protocol (serve.protocol)
+    GET  /v2, /v2/models/M[/versions/V][/ready], /v2/health/live, /v2/health/ready
+    POST /predict, /predict/M                 named fields (serve.fields)
+    GET  /livez, /readyz, /metrics
+
+Another model's name, or another version than its own, is 404: the gateway never sends them here. Under `/v2` errors
+are the protocol's, elsewhere `application/problem+json`. There is no authentication: the socket's file mode and
+the gateway in front are it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from skyriver import __version__
+from skyriver.core.errors import Conflict, Internal, InvalidInput, NotFound, SkyriverError
+from skyriver.core.spec import FieldSpec
+from skyriver.serve.batching import INLINE_US, Ask, Batcher
+from skyriver.serve.fields import PredictCodec
+from skyriver.serve.http import JSON, PROBLEM, TEXT, HttpLimits, HttpServer, Request
+from skyriver.serve.metrics import Counters, prometheus, resident_bytes
+from skyriver.serve.protocol import (
+    BINARY_HEADER,
+    InferCodec,
+    NotSupported,
+    encode_json,
+    error_body,
+    error_status,
+    refuse_binary_body,
+    server_metadata,
+)
+from skyriver.serve.runner import Runner, Tensors
+
+GRACE_S = 9.0
+"""What is under way at the end may take so long; the control plane kills after ten."""
+_RETRY = ((b"retry-after", b"1"),)
+_SOCKET_PATH_LIMIT = 107
+"""Bytes, of the address of a Unix socket on Linux."""
+
+Action = Callable[[Request], None]
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSettings:
+    model: str
+    version: int
+    fields: tuple[FieldSpec, ...] | None = None
+    """What /predict takes; None: the model's own inputs."""
+    max_batch: int = 256
+    """Rows of one run."""
+    queue: int = 1024
+    """Requests that may wait; one more is answered 503."""
+    inline_us: float = INLINE_US
+    http: HttpLimits = field(default_factory=HttpLimits)
+
+
+class Replica:
+    """The routes over one loaded model. Made on the loop that serves it."""
+
+    def __init__(self, runner: Runner, settings: ReplicaSettings) -> None:
+        self.counters = Counters()
+        self._settings = settings
+        self._server = HttpServer(self._handle, settings.http)
+        self._batcher = Batcher(
+            runner,
+            asyncio.get_running_loop(),
+            self.counters,
+            max_rows=settings.max_batch,
+            limit=settings.queue,
+            inline_us=settings.inline_us,
+        )
+        self._infer = InferCodec(settings.model, settings.version, runner.signature)
+        self._predict = PredictCodec(
+            settings.model, settings.version, runner.signature, settings.fields, batching=runner.batching
+        )
+        self._routes = self._make_routes()
+        self._reported = self.counters.latency_us.counts.copy()
+
+    async def start(self, listening: socket.socket) -> None:
+        await self._server.start(listening)
+
+    async def stop(self, grace_s: float = GRACE_S) -> int:
+        """Accepts no more, answers what is there; returns how many connections had to be cut off."""
+        cut = await self._server.stop(grace_s)
+        self._batcher.close()
+        return cut
+
+    def report(self) -> dict[str, object]:
+        """What it says of itself; quantiles are of the requests since the last report."""
+        latency = self.counters.latency_us
+        before, self._reported = self._reported, latency.counts.copy()
+        batches = self.counters.batch_rows
+        return {
+            "version": self._settings.version,
+            "requests": self.counters.requests,
+            "errors": self.counters.errors,
+            "refused": self.counters.refused,
+            "overloaded": self.counters.overloaded,
+            "p50_us": round(latency.quantile(0.5, before)),
+            "p99_us": round(latency.quantile(0.99, before)),
+            "rss_mb": round(resident_bytes() / 1e6, 1),
+            "batch_mean": round(batches.total / max(1, batches.count), 2),
+        }
+
+    # Routing.
+
+    def _make_routes(self) -> dict[bytes, dict[bytes, Action]]:
+        name, version = self._settings.model.encode(), str(self._settings.version).encode()
+        model = b"/v2/models/" + name
+        routes: dict[bytes, dict[bytes, Action]] = {
+            b"/v2": _get(lambda r: r.answer(200, server_metadata(__version__))),
+            b"/v2/health/live": _get(lambda r: r.answer(200, b'{"live":true}')),
+            b"/v2/health/ready": _get(self._ready),
+            b"/livez": _get(lambda r: r.answer(200, b'{"live":true}')),
+            b"/readyz": _get(self._ready),
+            b"/metrics": _get(self._metrics),
+            b"/predict": {b"POST": self._on_predict},
+            b"/predict/" + name: {b"POST": self._on_predict},
+        }
+        for base in (model, b"%b/versions/%b" % (model, version)):
+            routes[base] = _get(lambda r: r.answer(200, self._infer.metadata()))
+            routes[base + b"/ready"] = _get(self._ready)
+            routes[base + b"/infer"] = {b"POST": self._on_infer}
+        return routes
+
+    def _handle(self, request: Request) -> None:
+        route = self._routes.get(request.path)
+        if route is None:
+            self._fail(request, self._unknown(request.path))
+            return
+        action = route.get(request.method)
+        if action is None:
+            allowed = b", ".join(route)
+            wrong = f"{request.method.decode()} is not possible here, {allowed.decode()} is."
+            body, content_type = self._error(request, InvalidInput(wrong, code="WRONG_METHOD"), 405)
+            request.answer(405, body, content_type, ((b"allow", allowed),))
+            return
+        action(request)
+
+    def _unknown(self, path: bytes) -> NotFound:
+        parts = path.decode("latin-1").split("/")[1:]
+        model, version = self._settings.model, str(self._settings.version)
+        named = parts[2] if parts[:2] == ["v2", "models"] and len(parts) > 2 else ""
+        named = parts[1] if parts[0] == "predict" and len(parts) == 2 else named
+        if named and named != model:
+            return NotFound(f"There is no model {named!r} here.", code="UNKNOWN_MODEL")
+        if named and len(parts) > 4 and parts[3] == "versions" and parts[4] != version:
+            return NotFound(f"There is no version {parts[4]!r} of {model} here.", code="UNKNOWN_VERSION")
+        return NotFound(
+            f"There is no {'/' + '/'.join(parts)}.",
+            code="UNKNOWN_ROUTE",
+            next_action=f"Predictions are asked for with POST /v2/models/{model}/infer or /predict/{model}.",
+        )
+
+    # Answers that need no model.
+
+    def _ready(self, request: Request) -> None:
+        ready = not self._server.draining
+        request.answer(200 if ready else 503, encode_json({"ready": ready}))
+
+    def _metrics(self, request: Request) -> None:
+        labels = {"model": self._settings.model, "version": str(self._settings.version)}
+        text = prometheus(
+            self.counters, labels, waiting=self._batcher.waiting, connections=len(self._server.connections)
+        )
+        request.answer(200, text, TEXT)
+
+    # Predictions. The way of one request: checked, queued, run with those that wait beside it, answered.
+
+    def _on_infer(self, request: Request) -> None:
+        try:
+            self._check(request)
+            refuse_binary_body(request.headers.get(BINARY_HEADER))
+            asked = self._infer.decode(request.body)
+            self._batcher.submit(
+                Ask(asked.inputs, lambda result: self._answer(request, result, partial(self._infer.encode, asked)))
+            )
+        except SkyriverError as error:
+            self._fail(request, error)
+
+    def _on_predict(self, request: Request) -> None:
+        try:
+            self._check(request)
+            asked = self._predict.decode(request.body)
+            gather = _Gather(
+                len(asked.runs),
+                lambda results: self._answer(request, results, partial(self._predict.encode, asked)),
+            )
+            self._batcher.submit(*(Ask(run, partial(gather.take, place)) for place, run in enumerate(asked.runs)))
+        except SkyriverError as error:
+            self._fail(request, error)
+
+    def _check(self, request: Request) -> None:
+        """What can be refused before the body is read."""
+        encoding = request.headers.get(b"content-encoding", b"identity").lower()
+        if encoding != b"identity":
+            raise NotSupported(f"A body in the encoding {encoding.decode('latin-1')} is not taken.")
+        self._batcher.check_room()
+
+    def _answer(self, request: Request, result: Result | SkyriverError, encode: Callable[[Result], bytes]) -> None:
+        """Runs in the batcher's turn, so nothing may be raised: the others of the batch want their answers."""
+        if isinstance(result, SkyriverError):
+            self._fail(request, result)
+            return
+        try:
+            body = encode(result)
+        except Exception:
+            _log.exception("an answer could not be written")
+            self._fail(request, Internal("The model's answer cannot be written.", code="MODEL_FAILED"))
+            return
+        request.answer(200, body)
+        self.counters.answered(200, (time.perf_counter_ns() - request.arrived_ns) // 1000)
+
+    def _fail(self, request: Request, error: SkyriverError) -> None:
+        if error.http_status >= 500 and error.code in ("MODEL_FAILED", "INTERNAL"):
+            _log.error("%s: %s", error.code, error, exc_info=error.__cause__)
+        is_v2 = request.path.startswith(b"/v2")
+        status = error_status(error) if is_v2 else error.http_status
+        body, content_type = self._error(request, error, status)
+        request.answer(status, body, content_type, _RETRY if status == 503 else ())
+        if request.method == b"POST":
+            self.counters.answered(status, (time.perf_counter_ns() - request.arrived_ns) // 1000)
+
+    def _error(self, request: Request, error: SkyriverError, status: int) -> tuple[bytes, bytes]:
+        if request.path.startswith(b"/v2"):
+            return error_body(error), JSON
+        return encode_json(error.to_problem() | {"status": status}), PROBLEM
+
+
+def _get(action: Action) -> dict[bytes, Action]:
+    return {b"GET": action, b"HEAD": action}
+
+
+class _Gather:
+    """Waits for all runs of one request; the first error stands for all."""
+
+    __slots__ = ("_done", "_left", "_results")
+
+    def __init__(self, runs: int, done: Callable[[list[Tensors] | SkyriverError], None]) -> None:
+        self._results: dict[int, Tensors] = {}
+        self._left = runs
+        self._done = done
+
+    def take(self, place: int, result: Tensors | SkyriverError) -> None:
+        if self._left == 0:
+            return
+        if isinstance(result, SkyriverError):
+            self._left = 0
+            self._done(result)
+            return
+        self._results[place] = result
+        self._left -= 1
+        if self._left == 0:
+            self._done([self._results[n] for n in range(len(self._results))])
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """Bound with file mode 0600. A socket file that nobody listens on is removed first.
+
+    Raises Conflict (ADDRESS_IN_USE) when someone listens or the file is something else, InvalidInput
+    (PATH_TOO_LONG).
+    """
+    if len(str(path).encode()) > _SOCKET_PATH_LIMIT:
+        raise InvalidInput(
+            f"The socket's path {path} is longer than {_SOCKET_PATH_LIMIT} bytes.",
+            code="PATH_TOO_LONG",
+            next_action="Choose a shorter directory.",
+        )
+    _remove_stale(path)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)  # the file has its mode from its first moment on
+    try:
+        listening.bind(str(path))
+    except OSError as error:
+        listening.close()
+        raise Conflict(f"Cannot listen on {path}: {error.strerror}.", code="ADDRESS_IN_USE") from error
+    finally:
+        os.umask(before)
+    listening.setblocking(False)
+    return listening
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """Raises Conflict (ADDRESS_IN_USE)."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise Conflict(f"Cannot listen on {host}:{port}: {error.strerror}.", code="ADDRESS_IN_USE") from error
+    listening.setblocking(False)
+    return listening
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise Conflict(f"{path} exists and is no socket.", code="ADDRESS_IN_USE")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:  # a full backlog, say: someone is there
+            raise Conflict(f"{path} is in use: {error}.", code="ADDRESS_IN_USE") from error
+    raise Conflict(f"Another process listens on {path}.", code="ADDRESS_IN_USE")
+
+
+@contextlib.contextmanager
+def unix_listener(path: Path) -> Iterator[socket.socket]:
+    """`listen_unix`, and the file is removed at the end unless another process has put its own there."""
+    listening = listen_unix(path)
+    identity = path.lstat().st_ino
+    try:
+        yield listening
+    finally:
+        listening.close()
+        with contextlib.suppress(FileNotFoundError):
+            if path.lstat().st_ino == identity:
+                path.unlink()
+
+
+async def serve_replica(
+    runner: Runner,
+    settings: ReplicaSettings,
+    listening: socket.socket,
+    *,
+    stop: asyncio.Event,
+    report: Callable[[dict[str, object]], None] | None = None,
+    report_s: float = 1.0,
+) -> int:
+    """Answers on `listening` until `stop` is set, then ends what is under way; returns how many connections
+    were cut off. `report` is given what to tell: at once, when something changed (every `report_s` at most), and at
+    the end."""
+    replica = Replica(runner, settings)
+    await replica.start(listening)
+    told = replica.report()
+    if report is not None:
+        report({"ready": True, **told})
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), report_s)
+        now = replica.report()
+        if report is not None and now != told:
+            report({"ready": not stop.is_set(), **now})
+        told = now
+    cut = await replica.stop()
+    if report is not None:
+        report({"ready": False, **replica.report()})
+    return cut

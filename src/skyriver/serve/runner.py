@@ -1,0 +1,214 @@
+"""One ONNX model in onnxruntime: what it takes, what it gives, whether its rows may share a run.
+
+Rows of different requests are run together only when that cannot change an answer. A first axis of any length is not
+enough (it may be a sequence, or the model may look across rows, as a softmax over the batch does), so a model is
+tried at start: rows run apart and together must give the same outputs. The last bits of floats may still depend
+on how many rows share a run where a matrix product is involved, as they do between machines.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as _state
+
+from skyriver.core.errors import Internal, InvalidInput, SkyriverError
+from skyriver.release.signature import ANY, Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+else:
+    Array = np.ndarray
+
+Tensors = Mapping[str, Array]
+
+OLDEST_RUNTIME = (1, 32)
+"""Older releases read some hostile model files past their end (DESIGN section 9)."""
+_PROBE_TOLERANCE = 1e-4
+_ORT_ERRORS = tuple(kind for kind in vars(_state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+
+NUMPY_TYPES: Mapping[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "BYTES": np.dtype(np.object_),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+    **{f"{kind.upper()}{bits}": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+}
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(string)": "BYTES",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    **{f"tensor({kind}{bits})": f"{kind.upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+}
+
+
+class Runner:
+    """A loaded model. One thread, no spinning: a replica is one core's work, and more cores are more replicas.
+
+    Raises InvalidInput (MODEL_UNREADABLE, MODEL_UNSUPPORTED) when the bytes are no model that can be served.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        if tuple(int(part) for part in ort.__version__.split(".")[:2]) < OLDEST_RUNTIME:
+            raise Internal(
+                f"onnxruntime {ort.__version__} is older than {'.'.join(map(str, OLDEST_RUNTIME))}.",
+                code="ONNXRUNTIME_TOO_OLD",
+                next_action="pip install --upgrade onnxruntime",
+            )
+        self._session = _open(model)
+        self.signature = Signature(
+            tuple(_spec(node, "input") for node in self._session.get_inputs()),
+            tuple(_spec(node, "output") for node in self._session.get_outputs()),
+        )
+        self.output_names = tuple(t.name for t in self.signature.outputs)
+        self._output_list = list(self.output_names)
+        self._row_us = 0.0
+        self._least_us = 0.0
+        self.batching = _first_axis_is_free(self._session) and self._rows_are_independent()
+        """Whether rows of several requests may share a run."""
+
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        """All outputs by name. Raises InvalidInput (MODEL_REFUSED_INPUT) when the values do not fit the model,
+        Internal (MODEL_FAILED) when it fails otherwise."""
+        try:
+            return dict(zip(self.output_names, self._session.run(self._output_list, inputs), strict=True))
+        except _state.InvalidArgument as error:
+            raise InvalidInput(
+                "The model cannot take these values.",
+                code="MODEL_REFUSED_INPUT",
+                next_action="Check shapes and ranges, e.g. of indexes, against what the model was trained on.",
+            ) from error
+        except _ORT_ERRORS as error:
+            raise Internal(
+                "The model failed on this input.",
+                code="MODEL_FAILED",
+                next_action="The replica's log has the reason.",
+            ) from error
+
+    def warm_up(self) -> bool:
+        """One timed run on made-up rows, after a first that pays for what is set up lazily; False if the model
+        does not take them (which says nothing about real ones)."""
+        try:
+            probe = self.probe(1, seed=0)
+            self.run(probe)
+            started = time.perf_counter_ns()
+            self.run(probe)
+        except SkyriverError:
+            return False
+        self.note(1, time.perf_counter_ns() - started)
+        return True
+
+    def note(self, rows: int, nanoseconds: int) -> None:
+        """Learns what a run costs: a mean per row (exponential, a tenth a run) and the least for any run, which
+        is forgotten by 1% a run."""
+        cost = nanoseconds / 1000
+        self._row_us += (cost / rows - self._row_us) * (0.1 if self._row_us else 1.0)
+        self._least_us = min(cost, self._least_us * 1.01) if self._least_us else cost
+
+    def expected_us(self, rows: int) -> float:
+        """What a run of so many rows will cost, in microseconds, by what was seen so far (0: nothing yet)."""
+        cost = self._row_us * rows
+        return cost if cost > self._least_us else self._least_us
+
+    def probe(self, rows: int, *, seed: int) -> dict[str, Array]:
+        """Made-up inputs: floats on several scales, whole numbers of 0 and 1 (which index anything)."""
+        source = np.random.default_rng(seed)
+        return {t.name: _made_up(t, rows, source) for t in self.signature.inputs}
+
+    def _rows_are_independent(self) -> bool:
+        """Runs rows apart and together: five sets of rows, of one to four."""
+        parts = [self.probe(rows, seed=seed) for seed, rows in enumerate((1, 2, 1, 3, 4))]
+        together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        try:
+            apart = [self.run(part) for part in parts]
+            merged = self.run(together)
+        except SkyriverError:
+            return False
+        return all(
+            all(
+                part[name].ndim > 0 and part[name].shape[0] == _rows(given)
+                for part, given in zip(apart, parts, strict=True)
+            )
+            and _equal(np.concatenate([part[name] for part in apart]), merged[name])
+            for name in self.output_names
+        )
+
+
+def load_runner(path: Path) -> Runner:
+    return Runner(path.read_bytes())
+
+
+def _open(model: bytes) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.enable_mem_pattern = False  # one pattern is kept per input shape, and batches come in all sizes
+    options.log_severity_level = 3  # errors; its warnings are about graph optimisation
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except _ORT_ERRORS as error:
+        raise InvalidInput(
+            f"onnxruntime {ort.__version__} cannot load the model: {str(error)[:300]}",
+            code="MODEL_UNREADABLE",
+            next_action="Export it again as ONNX, with an opset that this onnxruntime knows.",
+        ) from error
+
+
+def _spec(node: Any, side: str) -> TensorSpec:
+    if node.type not in _DATATYPES:
+        raise InvalidInput(
+            f"The {side} {node.name!r} of the model is a {node.type}; only tensors are served.",
+            code="MODEL_UNSUPPORTED",
+            next_action="A scikit-learn classifier is converted with options={'zipmap': False}."
+            if node.type.startswith("seq")
+            else "Cast it inside the model.",
+        )
+    shape = tuple(axis if isinstance(axis, int) and axis >= 0 else ANY for axis in node.shape)
+    return TensorSpec(node.name, _DATATYPES[node.type], shape)
+
+
+def _first_axis_is_free(session: Any) -> bool:
+    """Every input and output has a first axis without a fixed length, and all inputs the same one by name."""
+    nodes = [*session.get_inputs(), *session.get_outputs()]
+    if any(not node.shape or isinstance(node.shape[0], int) for node in nodes):
+        return False
+    return len({node.shape[0] for node in session.get_inputs() if node.shape[0] is not None}) <= 1
+
+
+def _made_up(tensor: TensorSpec, rows: int, source: np.random.Generator) -> Array:
+    shape = tuple(1 if axis == ANY else axis for axis in tensor.shape)
+    if tensor.shape and tensor.shape[0] == ANY:
+        shape = (rows, *shape[1:])
+    kind = NUMPY_TYPES[tensor.datatype]
+    match kind.kind:
+        case "f":
+            return (source.normal(size=shape) * 10.0 ** source.integers(-1, 3, size=shape)).astype(kind)
+        case "O":
+            return source.integers(0, 2, size=shape).astype(str).astype(np.object_)
+        case _:
+            return source.integers(0, 2, size=shape).astype(kind)
+
+
+def _rows(inputs: Tensors) -> int:
+    return int(next(iter(inputs.values())).shape[0])
+
+
+def _equal(apart: Array, merged: Array) -> bool:
+    if apart.shape != merged.shape:
+        return False
+    if apart.dtype.kind == "f":
+        return bool(np.allclose(apart, merged, rtol=_PROBE_TOLERANCE, atol=_PROBE_TOLERANCE, equal_nan=True))
+    return bool(np.array_equal(apart, merged))

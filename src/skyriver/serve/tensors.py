@@ -1,0 +1,166 @@
+"""From JSON to tensors: strict, naming what is wrong.
+
+A number stands for a number only (no texts, no booleans), whole where the datatype is whole, and inside its range: a
+value that FP32 cannot hold is refused rather than made infinite. `null` in a tensor of floats is a missing value
+and becomes NaN, as the model's border wants it (DESIGN 6.3); in any other tensor it is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from skyriver.core.errors import InvalidInput
+from skyriver.release.signature import ANY, TensorSpec
+from skyriver.serve.runner import NUMPY_TYPES, Array
+
+_FP16_MAX = 65504.0
+_FP32_MAX = 3.4028234663852886e38
+
+
+def _whole(low: int, high: int) -> Any:
+    return list[Annotated[int, Meta(ge=low, le=high)]]
+
+
+def _float(limit: float) -> Any:
+    return list[Annotated[float, Meta(ge=-limit, le=limit)] | None]
+
+
+_LISTS: Mapping[str, Any] = {
+    "BOOL": list[bool],
+    "BYTES": list[str],
+    "FP16": _float(_FP16_MAX),
+    "FP32": _float(_FP32_MAX),
+    "FP64": list[float | None],
+    **{f"INT{bits}": _whole(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
+    **{f"UINT{bits}": _whole(0, 2**bits - 1) for bits in (8, 16, 32)},
+    "UINT64": list[int],  # its end is beyond what a constraint can say; NumPy refuses the rest
+}
+_DECODERS = {datatype: msgspec.json.Decoder(kind) for datatype, kind in _LISTS.items()}
+_ANY = msgspec.json.Decoder()
+
+
+def tensor_of_json(spec: TensorSpec, shape: Sequence[int], data: msgspec.Raw) -> Array:
+    """The tensor of an Open Inference Protocol input; `data` is flat (row-major) or nested as `shape` says.
+
+    Raises InvalidInput naming the tensor, what was given and what is wanted.
+    """
+    check_shape(spec, shape)
+    try:
+        flat = _DECODERS[spec.datatype].decode(data)
+    except (msgspec.ValidationError, RecursionError):
+        flat = _flat_of_any(spec, shape, data)
+    if len(flat) != (wanted := math.prod(shape)):
+        raise InvalidInput(
+            f"Input {spec.name!r}: {len(flat)} values are given, the shape {list(shape)} has {wanted}.",
+            code="WRONG_SIZE",
+            where=spec.name,
+        )
+    return array_of(spec, flat).reshape(shape)
+
+
+def check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
+    fits = len(shape) == len(spec.shape)
+    if fits:
+        for given, wanted in zip(shape, spec.shape, strict=True):
+            if given < 0 or (given != wanted and wanted != ANY):
+                fits = False
+    if not fits:
+        raise InvalidInput(
+            f"Input {spec.name!r}: the shape {list(shape)} is given, {list(spec.shape)} is wanted"
+            f"{' (-1: any length)' if ANY in spec.shape else ''}.",
+            code="WRONG_SHAPE",
+            where=spec.name,
+        )
+
+
+def array_of(spec: TensorSpec, flat: Sequence[object]) -> Array:
+    """A one-dimensional array of checked values."""
+    try:
+        return np.array(flat, dtype=NUMPY_TYPES[spec.datatype])
+    except OverflowError as error:
+        raise InvalidInput(
+            f"Input {spec.name!r}: a value does not fit {spec.datatype}.", code="WRONG_VALUE", where=spec.name
+        ) from error
+
+
+def values_of(spec: TensorSpec, flat: list[object]) -> list[object]:
+    """`flat` with every value as the datatype wants it. Raises InvalidInput naming the first that is not."""
+    try:
+        checked: list[object] = msgspec.convert(flat, _LISTS[spec.datatype])
+    except msgspec.ValidationError as error:
+        position, given = _first_wrong(spec, flat)
+        raise InvalidInput(
+            f"Input {spec.name!r}: {show(given)} at position {position} is no {spec.datatype} value"
+            f" ({str(error).partition(' - at')[0]}).",
+            code="WRONG_VALUE",
+            where=spec.name,
+            next_action="A number is written without quotes."
+            if isinstance(given, str) and spec.datatype != "BYTES"
+            else "",
+        ) from error
+    return checked
+
+
+def flatten(name: str, value: object, shape: Sequence[int]) -> list[object]:
+    """The values of nested lists, row-major. Raises InvalidInput (WRONG_SHAPE) where the nesting is not `shape`
+    (-1: any length, but the same everywhere)."""
+    lengths = list(shape)
+    level: list[object] = [value]
+    for axis in range(len(lengths)):
+        below: list[object] = []
+        for part in level:
+            if not isinstance(part, list) or (lengths[axis] not in (ANY, len(part))):
+                given = f"a list of {len(part)}" if isinstance(part, list) else show(part)
+                wanted = "a list" if lengths[axis] == ANY else f"a list of {lengths[axis]}"
+                raise InvalidInput(
+                    f"Input {name!r}: {given} stands where {wanted} is wanted (shape {list(shape)}).",
+                    code="WRONG_SHAPE",
+                    where=name,
+                )
+            lengths[axis] = len(part)
+            below.extend(part)
+        level = below
+    for part in level:
+        if isinstance(part, list | dict):
+            raise InvalidInput(
+                f"Input {name!r}: {show(part)} stands where a single value is wanted (shape {list(shape)}).",
+                code="WRONG_SHAPE",
+                where=name,
+            )
+    return level
+
+
+def show(value: object) -> str:
+    """A value as JSON, cut: it is quoted in errors."""
+    try:
+        text = msgspec.json.encode(value).decode(errors="replace")
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
+        text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _flat_of_any(spec: TensorSpec, shape: Sequence[int], data: msgspec.Raw) -> list[object]:
+    if not bytes(data):
+        raise InvalidInput(f"Input {spec.name!r} has no data.", code="MISSING_DATA", where=spec.name)
+    value = _ANY.decode(data)
+    if not isinstance(value, list):
+        raise InvalidInput(
+            f"Input {spec.name!r}: data is {show(value)}, a list is wanted.", code="WRONG_VALUE", where=spec.name
+        )
+    nested = any(isinstance(part, list) for part in value)
+    return values_of(spec, flatten(spec.name, value, shape) if nested else value)
+
+
+def _first_wrong(spec: TensorSpec, flat: list[object]) -> tuple[int, object]:
+    for position, value in enumerate(flat):
+        try:
+            msgspec.convert([value], _LISTS[spec.datatype])
+        except msgspec.ValidationError:
+            return position, value
+    return 0, flat

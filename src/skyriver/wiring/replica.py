@@ -1,0 +1,86 @@
+"""The process of one replica: `python -m skyriver.wiring.replica CONFIG_FILE`.
+
+Its configuration: {"model", "version", "artifact": digest, "objects": directory, "fields": [...] or null,
+"max_batch": 256, "queue": 1024}. It reads the model, tries it, listens, and then says that it is ready. A model that
+cannot be served is said in the report ("failed", "reason", "message") and ends the process with 3: starting it
+again would not help. SIGTERM lets it finish what runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from pydantic import ValidationError
+
+from skyriver.adapters.directory.objects import DirectoryObjects
+from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavailable
+from skyriver.core.spec import FieldSpec
+from skyriver.serve.replica import ReplicaSettings, serve_replica, unix_listener
+from skyriver.serve.runner import Runner
+from skyriver.wiring.process import ProcessContext, read_config
+
+EXIT_FAILED = 3
+
+_log = logging.getLogger(__name__)
+
+
+def settings_of(config: Mapping[str, Any]) -> ReplicaSettings:
+    """Raises InvalidInput (BAD_CONFIG)."""
+    try:
+        fields = config.get("fields")
+        return ReplicaSettings(
+            model=config["model"],
+            version=int(config["version"]),
+            fields=None if fields is None else tuple(FieldSpec.model_validate(field) for field in fields),
+            max_batch=int(config.get("max_batch", 256)),
+            queue=int(config.get("queue", 1024)),
+        )
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise InvalidInput(f"The replica's configuration is wrong: {error!r}.", code="BAD_CONFIG") from error
+
+
+async def run(context: ProcessContext, runner: Runner, settings: ReplicaSettings, listening: socket.socket) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    cut = await serve_replica(runner, settings, listening, stop=stop, report=context.report)
+    if cut:
+        _log.warning("%d connections were cut off at the end", cut)
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    context = read_config(sys.argv)
+    try:
+        settings = settings_of(context.config)
+        path = DirectoryObjects(Path(context.config["objects"])).open_path(context.config["artifact"])
+        runner = Runner(path.read_bytes())
+        if not runner.warm_up():
+            _log.warning("the model does not take made-up rows, so the first request pays for its first run")
+        gc.collect()
+        gc.freeze()  # what was imported lives as long as the process: no collection needs to look at it again
+        with unix_listener(context.socket) as listening:
+            uvloop.run(run(context, runner, settings, listening))
+    except (Conflict, Unavailable) as error:  # may be over at the next start
+        _log.exception("the replica cannot serve now")
+        context.report({"ready": False, "reason": error.code, "message": str(error)})
+        return error.exit_code
+    except SkyriverError as error:
+        _log.exception("the replica cannot serve")
+        context.report({"ready": False, "failed": True, "reason": error.code, "message": str(error)})
+        return EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
