@@ -1,0 +1,1 @@
+"""Events in their order, in files: the segment log and its readers."""
