@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, delete, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from skyriver.adapters.sqlite.driver import newest_driver
@@ -223,8 +223,12 @@ class SqliteStore:
             self._writer.release()
 
 
+def _is(key: Key) -> list[ColumnElement[bool]]:
+    return [column == part for column, part in zip(_KEY, key, strict=True)]
+
+
 def _one(key: Key) -> Select[Any]:
-    return select(resources).where(*(column == part for column, part in zip(_KEY, key, strict=True)))
+    return select(resources).where(*_is(key))
 
 
 def _write(
@@ -233,7 +237,7 @@ def _write(
     """Carries out what was decided. `checks`: the checksums of the rows as they were."""
     written = {key: resource_values(row) for key, row in outcome.final.items() if row is not None}
     for key in outcome.final.keys() & checks.keys() - written.keys():
-        connection.execute(delete(resources).where(*(c == part for c, part in zip(_KEY, key, strict=True))))
+        connection.execute(delete(resources).where(*_is(key)))
     if written:
         by = {"created_at": now, "created_by": actor, "updated_at": now, "updated_by": actor}
         new = [{"name": tenant, **by} for tenant in dict.fromkeys(tenant for tenant, _, _ in written)]
