@@ -24,6 +24,8 @@ from skyriver.core.names import ModelRef
 
 if TYPE_CHECKING:
     from skyriver.client.api import Client
+    from skyriver.client.appfile import Bundle
+    from skyriver.core.app import App
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -151,13 +153,7 @@ def deploy(
     bundle = pack(file)
     with _client() as client:
         spec = declared.spec
-        body = {
-            "spec": spec.to_json(),
-            "spec_digest": spec.digest(),
-            "code": client.upload_bytes(bundle.data),
-            "main": bundle.main,
-            "files": {m.onnx: _file_digest(bundle.files, m.onnx, file) for m in spec.models if m.onnx},
-        }
+        body = deploy_request(client, declared, bundle, file)
         plan = client.deploy(spec.name, body, dry_run=True, prune=prune)
         if not as_json:
             show.plan(screen, spec.name, plan["plan"])
@@ -172,6 +168,18 @@ def deploy(
             for operation in done["operations"]:
                 client.wait(operation, told=bars.follow())
         screen.data(done, lambda: show.deployed(screen, spec))
+
+
+def deploy_request(client: Client, app: App, bundle: Bundle, file: Path) -> dict[str, Any]:
+    """What `Client.deploy` sends; the bundle is uploaded."""
+    spec = app.spec
+    return {
+        "spec": spec.to_json(),
+        "spec_digest": spec.digest(),
+        "code": client.upload_bytes(bundle.data),
+        "main": bundle.main,
+        "files": {m.onnx: _file_digest(bundle.files, m.onnx, file) for m in spec.models if m.onnx},
+    }
 
 
 def _confirm(question: str) -> None:

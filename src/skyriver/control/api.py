@@ -95,6 +95,22 @@ class Actions:
     named: Mapping[str, tuple[Permission, PlanAction]]
 
 
+class Tokens:
+    """The tokens that count now, read again only when the store has changed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known = (-1, TokenTable())
+
+    def table(self) -> TokenTable:
+        revision = self._store.revision()
+        if self._known[0] != revision:
+            rows = self._store.rows(kind="token")
+            table = TokenTable({r.spec["sha256"]: Identity(r.tenant, r.name, r.spec["role"]) for r in rows})
+            self._known = (revision, table)
+        return self._known[1]
+
+
 @dataclass(frozen=True, slots=True)
 class Cloud:
     """The parts that the API works on."""
@@ -109,10 +125,6 @@ class Cloud:
     uploads: Path
     """A directory for uploads on their way into the objects."""
 
-    def tokens(self) -> TokenTable:
-        rows = self.store.rows(kind="token")
-        return TokenTable({r.spec["sha256"]: Identity(r.tenant, r.name, r.spec["role"]) for r in rows})
-
     def commit(
         self, identity: Identity, permission: Permission, action: str, target: str, changes: Sequence[Change]
     ) -> None:
@@ -125,7 +137,7 @@ def create_api(cloud: Cloud) -> FastAPI:
     """The application. Raises Internal when a route declares no permission."""
     api = FastAPI(title="Skyriver", version="1", openapi_url="/api/v1/openapi.json", docs_url=None, redoc_url=None)
     router = APIRouter(prefix="/api/v1")
-    routes = _Routes(router, cloud)
+    routes = _Routes(router, Tokens(cloud.store), cloud.clock)
     _add_reading(routes, cloud)
     _add_writing(routes, cloud)
     router.add_api_route("/livez", _live, methods=["GET"], openapi_extra={"x-permission": PUBLIC})
@@ -143,7 +155,8 @@ class _Routes:
     """Adds routes, each with the permission that its guard checks; handlers find the caller with `_caller`."""
 
     router: APIRouter
-    cloud: Cloud
+    tokens: Tokens
+    clock: Clock
 
     def add(
         self, method: str, path: str, permission: Permission, handler: Callable[..., Any], *, status: int = 200
@@ -153,17 +166,17 @@ class _Routes:
             handler,
             methods=[method],
             status_code=status,
-            dependencies=[Depends(_guard(self.cloud, permission))],
+            dependencies=[Depends(_guard(self.tokens, self.clock, permission))],
             openapi_extra={"x-permission": permission.value},
         )
 
 
-def _guard(cloud: Cloud, permission: Permission) -> Callable[[Request], Awaitable[None]]:
+def _guard(tokens: Tokens, clock: Clock, permission: Permission) -> Callable[[Request], Awaitable[None]]:
     """Authenticates, compares the tenant of the path with the token's, and checks the permission."""
 
     async def check(request: Request) -> None:
-        table = await run_in_threadpool(cloud.tokens)
-        identity = table.authenticate(request.headers.get("authorization"), cloud.clock.wall())
+        table = await run_in_threadpool(tokens.table)
+        identity = table.authenticate(request.headers.get("authorization"), clock.wall())
         tenant = request.path_params.get("tenant", identity.tenant)
         if tenant != identity.tenant:
             raise NotAllowed(

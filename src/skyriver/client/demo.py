@@ -1,0 +1,418 @@
+"""`skyriver demo`: the whole road on data it makes, through the same commands and API that a user has.
+
+Every claim it prints is measured in the run; when one is not true, it says so and ends with a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from skyriver.client import show
+from skyriver.client.api import Client
+from skyriver.client.appfile import load_app, pack
+from skyriver.client.cli import deploy_request, load_files
+from skyriver.client.rows import read_rows
+from skyriver.client.screen import Screen
+from skyriver.core.errors import Internal, SkyriverError
+
+if TYPE_CHECKING:
+    from skyriver.client.cli import Machine
+
+STREAM, MODEL = "payments", "fraud"
+RATE = 1_000
+"""Events a second."""
+BATCH = 10
+SENDERS = 4
+PUBLISHED = {"auc": (0.862, 0.879), "average_precision": (0.639, 0.694), "card_precision_100": (0.273, 0.305)}
+"""The handbook's own results on its data: XGBoost as first tried, and the best of all its models and searches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    home: Path | None
+    scale: str
+    keep: bool
+    seed: int
+    port: int | None
+    as_json: bool
+
+
+@dataclass
+class Walk:
+    """What the steps share, and what they found."""
+
+    screen: Screen
+    machine: Machine
+    options: Options
+    home: Path
+    folder: Path
+    client: Client
+    seconds: dict[str, float] = field(default_factory=dict)
+    found: dict[str, Any] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, number: int, title: str, command: str = "") -> Iterator[None]:
+        typed = f"   [dim]$ {command}[/]" if command else ""
+        self.screen.say(f"\n[bold cyan]{number:>2}[/] [bold]{title}[/]{typed}")
+        start = time.perf_counter()
+        yield
+        self.seconds[title] = time.perf_counter() - start
+
+    def tell(self, text: str) -> None:
+        self.screen.say(f"   {text}")
+
+    def check(self, holds: bool, text: str) -> None:
+        """A claim: printed as it is, and kept if it does not hold."""
+        self.screen.say(f"   [green]✓[/] {text}" if holds else f"   [bold red]✗ {text}[/]")
+        if not holds:
+            self.failures.append(text)
+
+
+def run_demo(machine: Machine, options: Options) -> None:
+    """Raises Internal (DEMO_FAILED) naming what did not hold."""
+    screen = Screen(as_json=options.as_json)
+    home = options.home or Path(tempfile.mkdtemp(prefix="skyriver-demo-"))
+    begun = time.perf_counter()
+    try:
+        with screen.progress() as bars:
+            bars.tell("starting a cloud of its own", 0, 0)
+            address = machine.up(home, options.port or _free_port())
+        screen.say(f"A cloud of its own runs at {address.url}, in {home}")
+        with Client(address.url, address.token) as client:
+            walk = Walk(screen, machine, options, home, home / "demo", client)
+            walk.seconds["Start the cloud"] = time.perf_counter() - begun
+            _walk(walk)
+            total = time.perf_counter() - begun
+            _summary(walk, total)
+    finally:
+        if not options.keep:
+            machine.down(home)
+            if options.home is None:
+                shutil.rmtree(home, ignore_errors=True)
+    if walk.failures:
+        raise Internal(f"It did not hold that: {'; '.join(walk.failures)}.", code="DEMO_FAILED")
+
+
+def _walk(walk: Walk) -> None:
+    shutil.copytree(walk.machine.examples() / "risk", walk.folder, ignore=shutil.ignore_patterns("__pycache__"))
+    _make_data(walk)
+    _deploy(walk)
+    _load(walk)
+    _train(walk)
+    _predict(walk)
+    _decide(walk)
+    _prove(walk)
+    _swap_and_roll_back(walk)
+
+
+def _make_data(walk: Walk) -> None:
+    with walk.step(1, "Make data", f"python simulate.py --scale {walk.options.scale} --out data"):
+        command = [sys.executable, "simulate.py", "--scale", walk.options.scale, "--seed", str(walk.options.seed)]
+        with walk.screen.progress() as bars:
+            bars.tell("simulating payments", 0, 0)
+            done = subprocess.run(
+                [*command, "--out", "data"], cwd=walk.folder, capture_output=True, text=True, check=False, timeout=600
+            )
+        if done.returncode:
+            raise Internal(f"The simulator failed: {done.stderr[-500:]}")
+        for line in done.stdout.splitlines():
+            walk.tell(line)
+
+
+def _deploy(walk: Walk) -> None:
+    with walk.step(2, "Deploy the application", "skyriver deploy risk.py"):
+        path = walk.folder / "risk.py"
+        app = load_app(path)
+        bundle = pack(path)
+        body = deploy_request(walk.client, app, bundle, path)
+        done = walk.client.deploy(app.name, body)
+        created = [f"{line['kind']} {line['name']}" for line in done["plan"] if line["action"] == "create"]
+        walk.tell(f"created {', '.join(created)}")
+
+
+def _load(walk: Walk) -> None:
+    with walk.step(3, "Prepare", f"skyriver table load {STREAM} data/payments.parquet"):
+        with walk.screen.progress() as bars:
+            report = load_files(walk.client, STREAM, [(walk.folder / "data" / "payments.parquet", "")], bars)
+        walk.found["load"] = report
+        if not walk.options.as_json:
+            show.loaded(walk.screen, STREAM, report)
+
+
+def _train(walk: Walk) -> None:
+    with walk.step(4, "Train, compress, gate, release", f"skyriver run {MODEL}"):
+        version = _run(walk, {})
+        metrics = version["spec"]["metrics"]
+        walk.found |= {"version": version["name"], "metrics": metrics, "candidates": version["spec"]["candidates"]}
+        if not walk.options.as_json:
+            show.version(walk.screen, version)
+        walk.check(
+            metrics["onnx_max_difference"] <= 1e-5,
+            f"the ONNX model equals the trained one within {metrics['onnx_max_difference']:.1e} on the test rows",
+        )
+
+
+def _run(walk: Walk, params: Mapping[str, Any]) -> dict[str, Any]:
+    operation = walk.client.act("train", MODEL, params=params)
+    with walk.screen.progress() as bars:
+        done = walk.client.wait(operation, told=bars.follow())
+    created = next(r for r in done["status"]["created"] if r.startswith("version/"))
+    return walk.client.get("versions", created.partition("/")[2])
+
+
+def _predict(walk: Walk) -> None:
+    with walk.step(5, "Predict", f"skyriver predict {MODEL} amount=250 night=1 ..."):
+        names = [f["name"] for f in walk.client.get("models", MODEL)["spec"]["features"]["features"]]
+        row = {name: 250.0 if name == "amount" else 1.0 for name in names}
+        plain = walk.client.predict(MODEL, row)
+        tensor = {"name": "features", "datatype": "FP32", "shape": [1, len(names)], "data": list(row.values())}
+        protocol = walk.client.infer(MODEL, {"inputs": [tensor]})
+        walk.tell(f"plain named fields       -> {json.dumps(plain)}")
+        walk.tell(f"Open Inference Protocol  -> {json.dumps(protocol)}")
+        walk.found["prediction"] = {"plain": plain, "protocol": protocol}
+        same = abs(plain["score"] - protocol["outputs"][0]["data"][0]) < 1e-6
+        walk.check(same, "both give the same score")
+
+
+def _decide(walk: Walk) -> None:
+    events = read_rows(walk.folder / "data" / "stream.parquet")
+    with walk.step(
+        6, f"Decide: {len(events):,} events at {RATE:,} a second", f"skyriver send {STREAM} data/stream.parquet"
+    ):
+        sent = _send_open_loop(walk, events)
+        answered = sorted(sent.latencies)
+        walk.tell(
+            f"p50 {_quantile(answered, 0.5):.1f} ms, p99 {_quantile(answered, 0.99):.1f} ms from send to decision"
+        )
+        walk.tell(f"while the worker was dead: {len(sent.waited):,} events waited, the longest {sent.outage:.2f} s")
+        walk.tell("decisions: " + ", ".join(f"{d} {n:,}" for d, n in sorted(sent.total.decisions.items())))
+        walk.check(not sent.errors, f"no event was refused or lost on the way{_first(sent.errors)}")
+        answers = sum(sent.total.decisions.values())
+        walk.check(answers == len(events), f"{answers:,} of {len(events):,} events were answered with a decision")
+        walk.found["stream"] = {
+            "events": len(events),
+            "p50_ms": _quantile(answered, 0.5),
+            "p99_ms": _quantile(answered, 0.99),
+            "outage_seconds": sent.outage,
+            "decisions": dict(sent.total.decisions),
+            "statuses": dict(sent.total.statuses),
+        }
+
+
+def _first(errors: Sequence[str]) -> str:
+    return f" ({errors[0]})" if errors else ""
+
+
+class _Sending:
+    """What the senders share. A request's latency counts from the moment its last event was due."""
+
+    def __init__(self) -> None:
+        self.total = show.Sent()
+        self.latencies: list[float] = []
+        self.waited: list[float] = []
+        self.errors: list[str] = []
+        self.lock = threading.Lock()
+        self.killed_at = float("inf")
+
+    @property
+    def outage(self) -> float:
+        return max(self.waited, default=0.0)
+
+    def take(self, answer: Mapping[str, Any], due: float, now: float, events: int) -> None:
+        with self.lock:
+            self.total.add(answer)
+            self.errors += [str(r["message"]) for r in answer["rejected"]]
+            if now > self.killed_at and now - due > 0.25:
+                self.waited += [now - due] * events
+            else:
+                self.latencies += [(now - due) * 1e3] * events
+
+
+def _send_open_loop(walk: Walk, events: Sequence[Mapping[str, Any]]) -> _Sending:
+    """Batches of ten leave when they are due, whether those before were answered or not; the worker dies half-way."""
+    shared = _Sending()
+    queue: SimpleQueue[tuple[float, Sequence[Mapping[str, Any]]] | None] = SimpleQueue()
+    threads = [threading.Thread(target=_sender, args=(walk, queue, shared)) for _ in range(SENDERS)]
+    for thread in threads:
+        thread.start()
+    start = time.perf_counter()
+    killed = False
+    try:
+        with walk.screen.progress() as bars:
+            for first in range(0, len(events), BATCH):
+                due = start + (first + BATCH) / RATE
+                time.sleep(max(0.0, due - time.perf_counter()))
+                queue.put((due, events[first : first + BATCH]))
+                bars.tell("sending events", first + BATCH, len(events))
+                if not killed and first * 2 >= len(events):
+                    killed = True
+                    _kill_worker(walk)
+                    shared.killed_at = time.perf_counter()
+    finally:
+        for _ in threads:
+            queue.put(None)
+        for thread in threads:
+            thread.join(timeout=120)
+    return shared
+
+
+def _sender(walk: Walk, queue: SimpleQueue[Any], shared: _Sending) -> None:
+    with Client(walk.client.url, _token(walk)) as client:
+        while True:
+            try:
+                item = queue.get(timeout=120)
+            except Empty:
+                return
+            if item is None:
+                return
+            due, batch = item
+            try:
+                answer = client.send(STREAM, batch, wait=True)
+            except SkyriverError as error:
+                with shared.lock:
+                    shared.errors.append(str(error))
+                continue
+            shared.take(answer, due, time.perf_counter(), len(batch))
+
+
+def _token(walk: Walk) -> str:
+    return walk.machine.address(walk.home).token
+
+
+def _kill_worker(walk: Walk) -> None:
+    worker = next(p for p in walk.client.processes() if p["kind"] == "worker")
+    os.kill(worker["pid"], signal.SIGKILL)
+    walk.tell(f"[yellow]kill -9[/] of the stream's worker, pid {worker['pid']}, in full run")
+
+
+def _prove(walk: Walk) -> None:
+    with walk.step(7, "Prove", f"skyriver stream verify {STREAM}"):
+        with walk.screen.progress() as bars:
+            done = walk.client.wait(walk.client.act("verify", STREAM), told=bars.follow())
+        report = done["status"]["result"]["verify"]
+        walk.found["verify"] = report
+        walk.check(
+            report["events"] == walk.found["stream"]["events"] and not report["undecided"],
+            f"{report['events']:,} events are in the log, {report['undecided']} without a decision: nothing lost",
+        )
+        walk.check(not report["decided_twice"], f"{report['decided_twice']} were decided twice")
+        equal = report["compared"] > 0 and not report["different"]
+        walk.check(equal, f"{report['compared']:,} rows of feature values equal the backfill, bit for bit")
+
+
+def _swap_and_roll_back(walk: Walk) -> None:
+    with walk.step(8, "Swap and roll back under load", f"skyriver run {MODEL}; skyriver rollback {MODEL}"):
+        names = [f["name"] for f in walk.client.get("models", MODEL)["spec"]["features"]["features"]]
+        with _Load(walk, dict.fromkeys(names, 1.0)) as load:
+            second = _run(walk, {"seed": 1})
+            load.settle()
+            swapped = set(load.versions)
+            walk.client.wait(walk.client.act("rollback", MODEL))
+            load.settle()
+        champion = walk.client.get("models", MODEL)["status"]["aliases"]["champion"]
+        walk.tell(f"{second['name']} took over from {walk.found['version']}, then {MODEL}:{champion} was taken back")
+        walk.check(len(swapped) == 2, f"versions that answered: {', '.join(map(str, sorted(load.versions)))}")
+        walk.check(f"{MODEL}:{champion}" == walk.found["version"], "the version from before serves again")
+        walk.check(
+            not load.errors, f"{load.answered:,} requests ran meanwhile, {len(load.errors)} failed{_first(load.errors)}"
+        )
+        walk.found["swap"] = {"requests": load.answered, "failed": len(load.errors)}
+
+
+class _Load:
+    """Requests without pause from one client, as long as the block lasts."""
+
+    def __init__(self, walk: Walk, row: Mapping[str, float]) -> None:
+        self._walk = walk
+        self._row = row
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.answered = 0
+        self.versions: list[int] = []
+        self.errors: list[str] = []
+
+    def __enter__(self) -> _Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=60)
+
+    def settle(self, seconds: float = 0.3) -> None:
+        """Lets some requests meet what is new."""
+        before = self.answered
+        deadline = time.monotonic() + 10
+        while self.answered < before + 50 and time.monotonic() < deadline:
+            time.sleep(seconds / 10)
+
+    def _run(self) -> None:
+        with Client(self._walk.client.url, _token(self._walk)) as client:
+            while not self._stop.is_set():
+                try:
+                    version = int(client.predict(MODEL, self._row)["version"])
+                except SkyriverError as error:
+                    self.errors.append(str(error))
+                else:
+                    self.answered += 1
+                    if not self.versions or self.versions[-1] != version:
+                        self.versions.append(version)
+                self._stop.wait(0.002)  # one client among others: it leaves the cores to the training
+
+
+def _summary(walk: Walk, total: float) -> None:
+    document = {
+        "seconds": {**walk.seconds, "total": total},
+        "scale": walk.options.scale,
+        **walk.found,
+        "failures": walk.failures,
+        "home": str(walk.home) if walk.options.keep else None,
+    }
+    walk.screen.data(document, lambda: _show_summary(walk, total))
+
+
+def _show_summary(walk: Walk, total: float) -> None:
+    screen = walk.screen
+    screen.say("")
+    longest = max(walk.seconds.values())
+    rows = [(t, f"{s:5.1f} s", "█" * round(20 * s / longest)) for t, s in walk.seconds.items()]
+    screen.table(f"Where the {total:.0f} s went", ("step", "time", ""), rows)
+    metrics = walk.found["metrics"]
+    compared: list[Sequence[object]] = [
+        (name, f"{metrics[name]:.3f}", f"{first:.3f}", f"{best:.3f}") for name, (first, best) in PUBLISHED.items()
+    ]
+    screen.out.print()
+    title = "The model beside the handbook's published results on its own data"
+    screen.table(title, ("metric on the last 7 days", "here", "XGBoost", "best of all"), compared)
+    screen.out.print()
+    home = f" --home {walk.home}" if walk.options.keep else ""
+    if walk.options.keep:
+        screen.say(f"The cloud still runs. [bold]skyriver{home} ps[/] shows it, [bold]skyriver{home} down[/] ends it.")
+    else:
+        screen.say("Your own: [bold]skyriver init risk[/], [bold]skyriver up[/], [bold]skyriver deploy risk/risk.py[/]")
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
