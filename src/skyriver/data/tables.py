@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from skyriver.core.errors import InvalidInput
+from skyriver.core.names import check_name
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -27,8 +30,11 @@ class Tables(Protocol):
     reads; an append that fails or is killed leaves nothing that `latest` gives after the next writer has looked;
     one writer per table at a time (a second one gets Conflict). Appending with an `offset` that is not above
     the last version's changes nothing and returns that version: a writer that repeats its work does no harm.
+    Without rows, an append still is a version: its offset says that there was nothing up to there.
     The first append fixes the schema; a frame with another one is refused (InvalidInput, SCHEMA_MISMATCH). Raises
-    NotFound for an unknown table or version, Corrupt when a file is not what was written.
+    NotFound for an unknown table or version, Corrupt when a file is not what was written or a version that is
+    `known` is gone, InvalidInput for a bad name (BAD_NAME), an unknown column (UNKNOWN_COLUMN) or a first append
+    without a frame (NO_SCHEMA), Unavailable (DISK_FULL) when there is no room; the table is then as it was.
     """
 
     def append(self, name: str, frames: Sequence[pl.DataFrame], *, offset: int, known: int | None) -> TableVersion:
@@ -43,7 +49,21 @@ class Tables(Protocol):
     def describe(self, name: str, version: int) -> TableVersion: ...
 
     def scan(self, name: str, version: int, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
-        """The rows of a version, in bounded pieces, in the order in which they were appended."""
+        """The rows of a version, in bounded pieces, in the order in which they were appended, with the columns in
+        the order asked for; one piece without rows when there are none."""
         ...
 
-    def names(self, tenant: str) -> list[str]: ...
+    def names(self, tenant: str) -> list[str]:
+        """`tenant/table` of each table that has a version, sorted."""
+        ...
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(tenant, table) of `tenant/table`. Raises InvalidInput (BAD_NAME)."""
+    tenant, slash, table = name.partition("/")
+    if not slash:
+        raise InvalidInput(f"{name!r} cannot name a table: write tenant/table.", code="BAD_NAME")
+    check_name(tenant, "a tenant")
+    for part in table.split("."):
+        check_name(part, "a table")
+    return tenant, table

@@ -1,0 +1,1 @@
+"""`Tables` as Delta Lake tables on a disk."""

@@ -1,0 +1,115 @@
+"""`Tables` in memory: the twin that tests and trials run on. Instances given the same `shelf` are one store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from skyriver.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from skyriver.core.names import check_name
+from skyriver.data.tables import TableVersion, split_name
+
+PIECE_ROWS = 1 << 17
+
+
+@dataclass(slots=True)
+class _Table:
+    schema: pl.Schema
+    versions: list[TableVersion] = field(default_factory=list)
+    frames: list[tuple[pl.DataFrame, ...]] = field(default_factory=list)
+    """Of each version, what it added."""
+
+
+@dataclass(slots=True)
+class Shelf:
+    """What outlives an instance."""
+
+    tables: dict[str, _Table] = field(default_factory=dict)
+    locks: dict[str, threading.Lock] = field(default_factory=dict)
+
+
+class MemoryTables:
+    def __init__(self, shelf: Shelf | None = None) -> None:
+        self._shelf = shelf or Shelf()
+
+    def append(self, name: str, frames: Sequence[pl.DataFrame], *, offset: int, known: int | None) -> TableVersion:
+        split_name(name)
+        lock = self._shelf.locks.setdefault(name, threading.Lock())
+        if not lock.acquire(blocking=False):
+            raise Conflict(f"Another thread writes to {name} now.", code="TABLE_BUSY", where=name)
+        try:
+            return self._append(name, [frame.rechunk() for frame in frames], offset, known)
+        finally:
+            lock.release()
+
+    def _append(self, name: str, frames: list[pl.DataFrame], offset: int, known: int | None) -> TableVersion:
+        table = self._shelf.tables.get(name)
+        if known is not None and (table is None or known >= len(table.versions)):
+            raise Corrupt(f"Version {known} of {name} is gone.", code="TABLE_CORRUPT", where=name)
+        if table is not None and offset <= table.versions[-1].offset:
+            return table.versions[-1]
+        if table is None:
+            if not frames:
+                raise InvalidInput(f"The first append to {name} needs a frame.", code="NO_SCHEMA", where=name)
+            table = _Table(frames[0].schema)
+        for frame in frames:
+            if list(frame.schema.items()) != list(table.schema.items()):
+                raise InvalidInput(
+                    f"The rows do not fit the table {name}.",
+                    code="SCHEMA_MISMATCH",
+                    where=name,
+                    next_action=f"It has {', '.join(f'{c} {t}' for c, t in table.schema.items())}, in this order.",
+                )
+        last = table.versions[-1] if table.versions else TableVersion(-1, 0, 0, 0)
+        version = TableVersion(
+            version=last.version + 1,
+            rows=last.rows + sum(len(frame) for frame in frames),
+            bytes=last.bytes + sum(int(frame.estimated_size()) for frame in frames),
+            offset=offset,
+        )
+        table.versions.append(version)
+        table.frames.append(tuple(frames))
+        self._shelf.tables[name] = table
+        return version
+
+    def latest(self, name: str) -> TableVersion:
+        return self._table(name).versions[-1]
+
+    def describe(self, name: str, version: int) -> TableVersion:
+        table = self._table(name)
+        if not 0 <= version < len(table.versions):
+            raise NotFound(f"There is no version {version} of the table {name}.", code="UNKNOWN_VERSION", where=name)
+        return table.versions[version]
+
+    def scan(self, name: str, version: int, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+        self.describe(name, version)
+        table = self._table(name)
+        wanted = list(table.schema if columns is None else columns)
+        unknown = next((column for column in wanted if column not in table.schema), None)
+        if unknown is not None:
+            raise InvalidInput(
+                f"The table {name} has no column {unknown!r}.",
+                code="UNKNOWN_COLUMN",
+                where=name,
+                next_action=f"It has {', '.join(table.schema)}.",
+            )
+        frames = [frame.select(wanted) for added in table.frames[: version + 1] for frame in added if len(frame)]
+        return (
+            piece
+            for frame in frames or [pl.DataFrame(schema=table.schema).select(wanted)]
+            for piece in (frame.iter_slices(PIECE_ROWS) if len(frame) else (frame,))
+        )
+
+    def names(self, tenant: str) -> list[str]:
+        check_name(tenant, "a tenant")
+        return sorted(name for name in self._shelf.tables if name.startswith(f"{tenant}/"))
+
+    def _table(self, name: str) -> _Table:
+        split_name(name)
+        table = self._shelf.tables.get(name)
+        if table is None:
+            raise NotFound(f"There is no table {name}.", code="UNKNOWN_TABLE", where=name)
+        return table

@@ -1,0 +1,260 @@
+"""The exam of `Tables`: runs on every implementation, the twin in memory and one of your own too."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import polars as pl
+
+from skyriver.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from skyriver.core.exam import must, must_raise
+from skyriver.data.tables import Tables
+
+Open = Callable[[], Tables]
+Make = Callable[[], Open]
+Damage = Callable[[str, int], None]
+
+NAME = "acme/payments"
+SCHEMA: dict[str, pl.DataType] = {
+    "id": pl.Int64(),
+    "amount": pl.Float64(),
+    "note": pl.String(),
+    "late": pl.Boolean(),
+    "features": pl.List(pl.Float32()),
+}
+
+
+def check_tables(make: Make, damage: Damage | None = None) -> None:
+    """Raises AssertionError naming the law that does not hold.
+
+    `make` gives a new, empty place each time: a function that opens it, as another process would. `damage(name,
+    version)` changes the stored bytes of rows that this version of a table of the last made place added; without it the
+    law about damaged bytes is not examined.
+    """
+    for check in TABLES_CHECKS:
+        check(make)
+    if damage is not None:
+        damaged_rows_are_never_given(make, damage)
+
+
+def frame(start: int, rows: int) -> pl.DataFrame:
+    numbers = list(range(start, start + rows))
+    return pl.DataFrame(
+        {
+            "id": numbers,
+            "amount": [None if n % 7 == 0 else n / 3 for n in numbers],
+            "note": [None if n % 5 == 0 else f"n{n}, ü" for n in numbers],
+            "late": [n % 2 == 0 for n in numbers],
+            "features": [[n / 2, None] if n % 3 else [] for n in numbers],
+        },
+        schema=SCHEMA,
+    )
+
+
+def read(tables: Tables, version: int, name: str = NAME) -> pl.DataFrame:
+    return pl.concat(list(tables.scan(name, version)))
+
+
+def what_was_appended_is_read_in_order(make: Make) -> None:
+    tables = make()()
+    first = tables.append(NAME, [frame(0, 10), frame(10, 5)], offset=14, known=None)
+    second = tables.append(NAME, [frame(15, 3)], offset=20, known=first.version)
+    must((first.rows, second.rows) == (15, 18), "rows are those of the whole version")
+    must((first.offset, second.offset) == (14, 20), "a version keeps its writer's offset")
+    must(second.version == first.version + 1, "versions follow each other")
+    must(0 < first.bytes <= second.bytes, "bytes are those of the whole version")
+    must(tables.latest(NAME) == second, "latest is the newest version")
+    must(tables.describe(NAME, first.version) == first, "describe gives what append returned")
+    must(read(tables, first.version).equals(frame(0, 15)), "an older version is still as it was")
+    must(read(tables, second.version).equals(frame(0, 18)), "rows come in the order in which they were appended")
+    must(read(tables, second.version).schema == pl.Schema(SCHEMA), "columns keep their types")
+
+
+def columns_come_as_asked_for(make: Make) -> None:
+    tables = make()()
+    version = tables.append(NAME, [frame(0, 4)], offset=0, known=None).version
+    pieces = list(tables.scan(NAME, version, ["note", "id"]))
+    must(pl.concat(pieces).equals(frame(0, 4).select("note", "id")), "columns come in the order asked for")
+    must_raise(
+        InvalidInput, lambda: list(tables.scan(NAME, version, ["id", "no"])), "an unknown column", code="UNKNOWN_COLUMN"
+    )
+
+
+def pieces_are_bounded(make: Make) -> None:
+    tables = make()()
+    rows = 1_500_000
+    numbers = pl.DataFrame({"id": pl.Series(range(rows), dtype=pl.Int64)})
+    version = tables.append(NAME, [numbers], offset=0, known=None).version
+    sizes, seen = [], 0
+    for piece in tables.scan(NAME, version):
+        must(piece["id"][0] == seen, "pieces follow each other")
+        sizes.append(len(piece))
+        seen += len(piece)
+    must(seen == rows, "all rows are in some piece")
+    must(max(sizes) <= 1 << 20, "a piece has at most about a million rows")
+
+
+def a_repeated_append_changes_nothing(make: Make) -> None:
+    opened = make()
+    tables = opened()
+    first = tables.append(NAME, [frame(0, 10)], offset=9, known=None)
+    for again in (9, 3, -1):
+        must(tables.append(NAME, [frame(0, 10)], offset=again, known=None) == first, "an offset not above: no change")
+    must(opened().append(NAME, [frame(50, 1)], offset=9, known=0) == first, "also for another writer")
+    must(read(tables, first.version).equals(frame(0, 10)), "the rows are there once")
+
+
+def an_append_without_rows_is_a_version(make: Make) -> None:
+    tables = make()()
+    must_raise(InvalidInput, lambda: tables.append(NAME, [], offset=0, known=None), "nothing", code="NO_SCHEMA")
+    must_raise(NotFound, lambda: tables.latest(NAME), "a refused append made no table")
+    empty = tables.append(NAME, [frame(0, 0)], offset=5, known=None)
+    must((empty.rows, empty.offset) == (0, 5), "an append of no rows keeps its offset")
+    must(read(tables, empty.version).equals(frame(0, 0)), "a version without rows is one piece without rows")
+    later = tables.append(NAME, [], offset=7, known=empty.version)
+    must((later.rows, later.offset) == (0, 7), "once the schema is known, no frame is needed")
+
+
+def the_first_append_fixes_the_schema(make: Make) -> None:
+    tables = make()()
+    first = tables.append(NAME, [frame(0, 2)], offset=0, known=None)
+    wrong = [
+        frame(2, 2).drop("note"),
+        frame(2, 2).with_columns(more=pl.lit(1)),
+        frame(2, 2).with_columns(pl.col("id").cast(pl.Int32)),
+        frame(2, 2).select("amount", "id", "note", "late", "features"),
+    ]
+    for other in wrong:
+        must_raise(
+            InvalidInput,
+            partial(tables.append, NAME, [frame(2, 2), other], offset=9, known=None),
+            "a frame with another schema is refused",
+            code="SCHEMA_MISMATCH",
+        )
+    must(tables.latest(NAME) == first, "a refused append leaves the table as it was")
+    must(tables.append(NAME, [frame(2, 2)], offset=1, known=None).rows == 4, "and open for the next one")
+
+
+def what_is_not_there_is_not_found(make: Make) -> None:
+    tables = make()()
+    must_raise(NotFound, lambda: tables.latest(NAME), "latest of an unknown table")
+    must_raise(NotFound, lambda: tables.describe(NAME, 0), "describe of an unknown table")
+    must_raise(NotFound, lambda: list(tables.scan(NAME, 0)), "scan of an unknown table")
+    last = tables.append(NAME, [frame(0, 1)], offset=0, known=None).version
+    must_raise(NotFound, lambda: tables.describe(NAME, last + 1), "describe of an unknown version")
+    must_raise(NotFound, lambda: list(tables.scan(NAME, last + 1)), "scan of an unknown version")
+    must_raise(NotFound, lambda: tables.latest("other/payments"), "a table of another tenant")
+    must_raise(
+        Corrupt, lambda: tables.append(NAME, [frame(1, 1)], offset=9, known=last + 1), "a known version that is gone"
+    )
+    must(tables.latest(NAME).version == last, "nothing was appended then")
+
+
+def names_are_checked_and_listed(make: Make) -> None:
+    tables = make()()
+    must(tables.names("acme") == [], "a tenant without tables has none")
+    for name in ("acme/payments.labels", "acme/payments", "globex/payments", "acme/items"):
+        tables.append(name, [frame(0, 1)], offset=0, known=None)
+    must(tables.names("acme") == ["acme/items", "acme/payments", "acme/payments.labels"], "names of a tenant, sorted")
+    for bad in ("payments", "acme/", "acme/../globex", "acme/a/b", "acme/.hidden", "Acme/x", "acme/a..b"):
+        must_raise(
+            InvalidInput,
+            partial(tables.append, bad, [frame(0, 1)], offset=0, known=None),
+            "a bad name",
+            code="BAD_NAME",
+        )
+        must_raise(InvalidInput, partial(tables.latest, bad), "a bad name", code="BAD_NAME")
+
+
+def another_opening_sees_the_same(make: Make) -> None:
+    opened = make()
+    first = opened().append(NAME, [frame(0, 3)], offset=2, known=None)
+    second = opened().append(NAME, [frame(3, 3)], offset=5, known=first.version)
+    third = opened().append(NAME, [frame(6, 3)], offset=8, known=None)
+    reader = opened()
+    must(reader.latest(NAME) == third, "what one opening appended, another one reads")
+    must(reader.describe(NAME, 1) == second, "with the same versions")
+    must(read(reader, third.version).equals(frame(0, 9)), "and the same rows")
+
+
+def many_versions_are_one_table(make: Make) -> None:
+    opened = make()
+    tables = opened()
+    known = None
+    for number in range(105):
+        known = tables.append(NAME, [frame(number, 1)], offset=number, known=known).version
+    must(known == 104, "each append is one version")
+    must(read(opened(), 104).equals(frame(0, 105)), "all of them are read, in order")
+    must(read(opened(), 51).equals(frame(0, 52)), "and any older version too")
+
+
+def one_writer_at_a_time(make: Make) -> None:
+    opened = make()
+    opened().append(NAME, [frame(0, 1)], offset=0, known=None)
+    start = threading.Barrier(2)
+    outcomes: list[str] = []
+
+    def write(first: int) -> None:
+        tables = opened()
+        start.wait(timeout=30)
+        for number in range(20):
+            try:
+                tables.append(NAME, [frame(first + number, 1)], offset=first + number, known=None)
+                outcomes.append("written")
+            except Conflict as error:
+                outcomes.append(error.code)
+
+    threads = [threading.Thread(target=write, args=(first,)) for first in (1_000, 2_000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    must(len(outcomes) == 40, "two writers at a time get a version or a Conflict, nothing else")
+    last = opened().latest(NAME)
+    rows = read(opened(), last.version)
+    must(last.rows == len(rows) == rows["id"].n_unique(), "no version is lost and none is torn")
+    must(rows["id"].is_sorted(), "an offset not above the last one's changed nothing")
+
+
+def a_reader_is_not_disturbed_by_a_writer(make: Make) -> None:
+    opened = make()
+    writer, reader = opened(), opened()
+    known = writer.append(NAME, [frame(0, 3), frame(3, 3)], offset=5, known=None).version
+
+    def follow() -> Iterator[pl.DataFrame]:
+        pieces = reader.scan(NAME, known)
+        yield next(pieces)
+        writer.append(NAME, [frame(6, 3)], offset=8, known=known)
+        yield from pieces
+
+    must(pl.concat(list(follow())).equals(frame(0, 6)), "a version never changes, also while it is read")
+
+
+def damaged_rows_are_never_given(make: Make, damage: Damage) -> None:
+    opened = make()
+    writer = opened()
+    for number in range(3):
+        writer.append(NAME, [frame(number * 10, 10)], offset=number, known=None)
+    damage(NAME, 1)
+    reader = opened()
+    must_raise(Corrupt, lambda: list(reader.scan(NAME, 2)), "a file that is not what was written is Corrupt")
+    must_raise(Corrupt, lambda: list(reader.scan(NAME, 1)), "whichever version it is read for")
+    must(read(reader, 0).equals(frame(0, 10)), "versions without it are read")
+
+
+TABLES_CHECKS: tuple[Callable[[Make], None], ...] = (
+    what_was_appended_is_read_in_order,
+    columns_come_as_asked_for,
+    pieces_are_bounded,
+    a_repeated_append_changes_nothing,
+    an_append_without_rows_is_a_version,
+    the_first_append_fixes_the_schema,
+    what_is_not_there_is_not_found,
+    names_are_checked_and_listed,
+    another_opening_sees_the_same,
+    many_versions_are_one_table,
+    one_writer_at_a_time,
+    a_reader_is_not_disturbed_by_a_writer,
+)
