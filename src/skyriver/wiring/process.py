@@ -87,5 +87,6 @@ def read_config(argv: Sequence[str] = sys.argv) -> ProcessContext:
         token=process["token"],
         config=document["config"],
     )
+    os.chdir(context.work_dir)
     context.wait_until_recorded()
     return context

@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -68,7 +67,7 @@ class ChildProcesses:
         for directory in (self._run_dir, self._logs, self._work, sockets):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._environment = dict(environment or {})
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._children: set[int] = set()
         self._exit_codes: dict[str, int] = {}
         self._killing: dict[str, float] = {}
         self._runs = {run.name: run for run in self._read_runs()}
@@ -142,16 +141,16 @@ class ChildProcesses:
         self._path(spec.name, "status").unlink(missing_ok=True)
         _write(self._path(spec.name, "config"), config)
         _write(self._path(spec.name, "live"), dict(spec.live))
-        child = self._spawn(spec)
-        identity = identify(child.pid) or Identity(child.pid, 0, "")
-        self._children[child.pid] = child
+        pid = self._spawn(spec)
+        identity = identify(pid) or Identity(pid, 0, "")
+        self._children.add(pid)
         self._exit_codes.pop(spec.name, None)
         run = _Run(
             name=spec.name,
             module=spec.module,
             tenant=spec.tenant,
             once=spec.once,
-            pid=child.pid,
+            pid=pid,
             start_time=identity.start_time,
             boot=identity.boot,
             token=token,
@@ -164,21 +163,29 @@ class ChildProcesses:
         self._runs[spec.name] = run
         _write(self._path(spec.name, "run"), asdict(run))
 
-    def _spawn(self, spec: ProcessSpec) -> subprocess.Popen[bytes]:
+    def _spawn(self, spec: ProcessSpec) -> int:
+        """The pid of a new process in a session of its own. It outlives this one, so no handle of it is kept."""
         path = self._log_path(spec.name)
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_size > LOG_LIMIT:
                 path.replace(path.with_suffix(".log.1"))
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as log:
-            return subprocess.Popen(
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            return os.posix_spawn(
+                sys.executable,
                 [sys.executable, "-m", f"skyriver.wiring.{spec.module}", str(self._path(spec.name, "config"))],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self._work / spec.name,
-                env=self._environment,
-                start_new_session=True,
+                self._environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, log, 1),
+                    (os.POSIX_SPAWN_DUP2, log, 2),
+                ],
+                setsid=True,
+                setsigmask=(),
+                setsigdef=(signal.SIGTERM, signal.SIGINT, signal.SIGPIPE),
             )
+        finally:
+            os.close(log)
 
     def _hand_over(self, run: _Run, spec: ProcessSpec) -> None:
         live = digest(dict(spec.live))
@@ -225,12 +232,14 @@ class ChildProcesses:
 
     def _reap(self) -> None:
         by_pid = {run.pid: run.name for run in self._runs.values()}
-        for pid, child in list(self._children.items()):
-            code = child.poll()
-            if code is not None:
-                del self._children[pid]
+        for pid in list(self._children):
+            with contextlib.suppress(ChildProcessError):
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if not done:
+                    continue
                 if pid in by_pid:
-                    self._exit_codes[by_pid[pid]] = code
+                    self._exit_codes[by_pid[pid]] = os.waitstatus_to_exitcode(status)
+            self._children.discard(pid)
 
     def _read_runs(self) -> list[_Run]:
         runs = []

@@ -1,0 +1,169 @@
+"""Real processes: started, seen, adopted, ended; never by pid alone, and nothing stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from skyriver.adapters.processes.identity import Identity, boot_id, identify
+from skyriver.adapters.processes.processes import ChildProcesses
+from skyriver.core.resources import ProcessSpec, ProcessStatus
+
+CHILD = """
+import json, os, sys, time, pathlib
+process = json.loads(pathlib.Path(sys.argv[1]).read_text())
+def tell(**report):
+    path = pathlib.Path(process["process"]["status_file"])
+    path.with_suffix(".new").write_text(json.dumps({"token": process["process"]["token"], **report}))
+    path.with_suffix(".new").replace(path)
+tell(ready=True, config=process["config"])
+if process["config"].get("stubborn"):
+    import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if process["config"].get("ends"):
+    sys.exit(process["config"]["ends"])
+seen = None
+while True:
+    live = json.loads(pathlib.Path(process["process"]["live_file"]).read_text())
+    if live != seen:
+        seen = live
+        tell(ready=True, live=live)
+    time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package `skyriver.wiring.job` of the test's own stands in for the real one in the children."""
+    package = tmp_path / "fake" / "skyriver" / "wiring"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    (package / "job.py").write_text(CHILD)
+    (package / "replica.py").write_text(CHILD)
+    yield tmp_path
+    ChildProcesses(tmp_path, tmp_path / "s").stop_all()
+
+
+def processes(home: Path) -> ChildProcesses:
+    return ChildProcesses(home, home / "s", environment={"PYTHONPATH": str(home / "fake"), "PATH": os.environ["PATH"]})
+
+
+def spec(
+    name: str = "t.replica.x", *, once: bool = False, live: dict[str, int] | None = None, **config: object
+) -> ProcessSpec:
+    module = "job" if once else "replica"
+    return ProcessSpec(name, module, "t", config, live=live or {}, once=once)  # type: ignore[arg-type]
+
+
+def wait(seen: Callable[[], ProcessStatus | None], until: Callable[[ProcessStatus], bool]) -> ProcessStatus:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        status = seen()
+        if status is not None and until(status):
+            return status
+        time.sleep(0.01)
+    raise AssertionError(f"not seen within 10 s: {seen()}")
+
+
+def ready(parts: ChildProcesses, name: str = "t.replica.x") -> ProcessStatus:
+    return wait(lambda: parts.observe().get(name), lambda s: bool(s.report.get("ready")))
+
+
+def test_a_killed_process_is_seen_and_started_again(home: Path) -> None:
+    parts = processes(home)
+    wanted = {"t.replica.x": spec()}
+    parts.ensure(wanted)
+    first = ready(parts)
+    parts.ensure(wanted)
+    assert parts.observe()["t.replica.x"].pid == first.pid  # saying it again changes nothing
+    os.kill(first.pid, signal.SIGKILL)
+    gone = wait(lambda: parts.observe()["t.replica.x"], lambda s: not s.alive)
+    assert gone.exit_code == -9
+    parts.ensure(wanted)
+    assert ready(parts).pid != first.pid
+
+
+def test_a_job_that_ended_is_not_started_again(home: Path) -> None:
+    parts = processes(home)
+    wanted = {"t.job.x": spec("t.job.x", once=True, ends=3)}
+    parts.ensure(wanted)
+    ended = wait(lambda: parts.observe()["t.job.x"], lambda s: not s.alive)
+    assert ended.exit_code == 3
+    parts.ensure(wanted)
+    assert parts.observe()["t.job.x"].pid == ended.pid
+    parts.ensure({})
+    parts.ensure({})
+    assert parts.observe() == {}
+
+
+def test_live_settings_reach_a_running_process_and_a_new_config_restarts_it(home: Path) -> None:
+    parts = processes(home)
+    parts.ensure({"t.replica.x": spec(live={"model": 1})})
+    first = ready(parts)
+    parts.ensure({"t.replica.x": spec(live={"model": 2})})
+    status = wait(lambda: parts.observe()["t.replica.x"], lambda s: s.report.get("live") == {"model": 2})
+    assert status.pid == first.pid
+    changed = {"t.replica.x": spec(other=1)}
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and parts.observe().get("t.replica.x", first).pid == first.pid:
+        parts.ensure(changed)
+        time.sleep(0.01)
+    assert ready(parts).pid != first.pid
+    assert identify(first.pid) is None
+
+
+def test_another_control_plane_adopts_what_runs(home: Path) -> None:
+    first = processes(home)
+    first.ensure({"t.replica.x": spec()})
+    pid = ready(first).pid
+    second = processes(home)
+    second.ensure({"t.replica.x": spec()})
+    status = second.observe()["t.replica.x"]
+    assert (status.pid, status.alive) == (pid, True)
+    assert second.stop_all() == ["t.replica.x"]
+    wait(lambda: first.observe()["t.replica.x"], lambda s: not s.alive)
+    assert not list((home / "run").glob("*.run.json"))
+
+
+def test_a_process_that_does_not_listen_is_killed_past_its_grace(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skyriver.adapters.processes.processes.GRACE_SECONDS", 0.2)
+    parts = processes(home)
+    parts.ensure({"t.replica.x": spec(stubborn=True)})
+    pid = ready(parts).pid
+    parts.stop_all()
+    assert identify(pid) is None
+
+
+def test_a_pid_that_belongs_to_somebody_else_is_left_alone(home: Path) -> None:
+    parts = processes(home)
+    parts.ensure({"t.replica.x": spec()})
+    pid = ready(parts).pid
+    os.kill(pid, signal.SIGKILL)
+    wait(lambda: parts.observe()["t.replica.x"], lambda s: not s.alive)
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        run = next((home / "run").glob("*.run.json"))
+        run.write_text(run.read_text().replace(f'"pid": {pid}', f'"pid": {stranger.pid}'))
+        adopted = processes(home)
+        assert not adopted.observe()["t.replica.x"].alive
+        adopted.stop_all()
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_an_identity_of_another_boot_or_start_is_not_alive() -> None:
+    mine = identify(os.getpid())
+    assert mine is not None
+    assert mine.alive()
+    assert not Identity(mine.pid, mine.start_time + 1, boot_id()).alive()
+    assert not Identity(mine.pid, mine.start_time, "another boot").alive()
+    assert identify(2**22 - 1) is None

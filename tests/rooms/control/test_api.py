@@ -1,0 +1,176 @@
+"""The API's own duties: who may come in, what is refused, what is written with its audit row."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI
+
+from skyriver.adapters.memory.objects import MemoryObjects
+from skyriver.adapters.memory.processes import MemoryProcesses
+from skyriver.adapters.memory.store import MemoryStore
+from skyriver.control.api import Actions, Cloud, Deployment, DeployRequest, create_api
+from skyriver.control.loop import ControlLoop
+from skyriver.core.errors import Internal
+from skyriver.core.resources import Put, Resource, RouteTable, Snapshot
+from skyriver.trust.permissions import Permission
+from skyriver.trust.tokens import new_token
+
+BASE = "/api/v1/tenants/default"
+
+
+class Clock:
+    def wall(self) -> int:
+        return 1_000_000
+
+    def monotonic(self) -> int:
+        return 0
+
+
+class NoGateway:
+    def start(self) -> None: ...
+    def apply(self, table: RouteTable) -> None: ...
+    def stop(self) -> None: ...
+    def sessions(self) -> dict[str, int]:
+        return {}
+
+
+def plan_nothing(snapshot: Snapshot, tenant: str, target: str, params: Any, inputs: Any) -> list[Resource]:
+    return [Resource(tenant, "operation", f"{target}-1", state="ACCEPTED")]
+
+
+def plan_deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *, prune: bool) -> Deployment:
+    return Deployment([{"action": "create"}], [Put(Resource(tenant, "app", name, state="DEPLOYED"), 0)], [])
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Cloud:
+    store = MemoryStore()
+    fence = store.acquire("test")
+    processes, clock = MemoryProcesses(), Clock()
+    loop = ControlLoop(store=store, processes=processes, gateway=NoGateway(), kinds={}, clock=clock, fence=fence)
+    actions = Actions(plan_deploy, {"train": (Permission.JOBS_RUN, plan_nothing)})
+    return Cloud(store, MemoryObjects(), processes, loop, clock, fence, actions, tmp_path)
+
+
+def issue(cloud: Cloud, role: str, tenant: str = "default") -> dict[str, str]:
+    text, digest = new_token()
+    row = Resource(tenant, "token", f"{role}-token", spec={"sha256": digest, "role": role}, state="ACTIVE")
+    cloud.store.commit([Put(row, 0)], audit=(), fence=cloud.fence, actor="test", now=0)
+    return {"Authorization": f"Bearer {text}"}
+
+
+class Caller:
+    """Requests to the application in this process."""
+
+    def __init__(self, api: FastAPI) -> None:
+        self._transport = httpx.ASGITransport(api)
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def call() -> httpx.Response:
+            async with httpx.AsyncClient(transport=self._transport, base_url="http://test") as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(call())
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("POST", path, **options)
+
+    def put(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("PUT", path, **options)
+
+
+@pytest.fixture
+def client(cloud: Cloud) -> Caller:
+    return Caller(create_api(cloud))
+
+
+def test_every_route_declares_a_permission(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing() -> None: ...
+
+    def forgetful(routes: Any, cloud: Cloud) -> None:
+        router: APIRouter = routes.router
+        router.add_api_route("/open", nothing, methods=["GET"])
+
+    monkeypatch.setattr("skyriver.control.api._add_writing", forgetful)
+    with pytest.raises(Internal, match="/api/v1/open declares no permission"):
+        create_api(cloud)
+
+
+def test_nothing_is_told_without_a_token(client: Caller) -> None:
+    for path in ("/api/v1/whoami", f"{BASE}/jobs", f"{BASE}/explain/x", f"{BASE}/audit"):
+        answer = client.get(path)
+        assert answer.status_code == 401
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert client.get("/api/v1/livez").status_code == 200
+
+
+def test_a_token_opens_its_own_tenant_only(client: Caller, cloud: Cloud) -> None:
+    theirs = issue(cloud, "admin", tenant="other")
+    answer = client.get(f"{BASE}/jobs", headers=theirs)
+    assert (answer.status_code, answer.json()["code"]) == (403, "OTHER_TENANT")
+    assert client.get("/api/v1/tenants/other/jobs", headers=theirs).json() == {"items": [], "next": None}
+
+
+def test_a_role_does_what_it_may_and_no_more(client: Caller, cloud: Cloud) -> None:
+    viewer, operator = issue(cloud, "viewer"), issue(cloud, "operator")
+    body = {"target": "x"}
+    refused = client.post(f"{BASE}/actions/train", json=body, headers=viewer)
+    assert refused.status_code == 403
+    assert "jobs:run" in refused.json()["detail"]
+    done = client.post(f"{BASE}/actions/train", json=body, headers=operator)
+    assert (done.status_code, done.json()) == (202, {"operation": "x-1"})
+    entry = client.get(f"{BASE}/audit", headers=operator).json()["items"][-1]
+    assert (entry["actor"], entry["permission"], entry["action"]) == ("operator-token", "jobs:run", "train")
+
+
+def test_lists_come_in_pages(client: Caller, cloud: Cloud) -> None:
+    admin = issue(cloud, "admin")
+    rows = [Put(Resource("default", "job", f"job-{n:03}", state="PENDING"), 0) for n in range(25)]
+    cloud.store.commit(rows, audit=(), fence=cloud.fence, actor="test", now=0)
+    seen, after = [], ""
+    while after is not None:
+        page = client.get(f"{BASE}/jobs", params={"after": after, "limit": 10}, headers=admin).json()
+        seen += [item["name"] for item in page["items"]]
+        after = page["next"]
+    assert seen == [f"job-{n:03}" for n in range(25)]
+    assert client.get(f"{BASE}/jobs/job-007", headers=admin).json()["state"] == "PENDING"
+    missing = client.get(f"{BASE}/jobs/none", headers=admin)
+    assert (missing.status_code, missing.json()["code"]) == (404, "NOT_FOUND")
+
+
+def test_an_upload_is_known_by_its_content(client: Caller, cloud: Cloud) -> None:
+    admin = issue(cloud, "admin")
+    answer = client.post(f"{BASE}/objects", content=b"model", headers=admin)
+    assert answer.status_code == 201
+    digest = answer.json()["digest"]
+    assert cloud.objects.get(digest) == b"model"
+    assert client.get(f"{BASE}/objects/{digest}", headers=admin).content == b"model"
+
+
+def test_a_deployment_needs_its_bundle_and_may_be_tried_dry(client: Caller, cloud: Cloud) -> None:
+    admin = issue(cloud, "admin")
+    body = {"spec": {}, "spec_digest": "", "code": "0" * 64, "main": "app.py"}
+    missing = client.put(f"{BASE}/apps/risk", json=body, headers=admin)
+    assert (missing.status_code, missing.json()["code"]) == (404, "NO_BUNDLE")
+    body["code"] = cloud.objects.put(b"bundle")
+    dry = client.put(f"{BASE}/apps/risk", params={"dry_run": True}, json=body, headers=admin).json()
+    assert not dry["applied"]
+    assert client.get(f"{BASE}/apps/risk", headers=admin).status_code == 404
+    assert client.put(f"{BASE}/apps/risk", json=body, headers=admin).json()["applied"]
+    assert client.get(f"{BASE}/apps/risk", headers=admin).json()["state"] == "DEPLOYED"
+
+
+@pytest.mark.parametrize("body", [{}, {"target": "x", "unknown": 1}, {"target": 3}, [], "text"])
+def test_a_request_that_is_not_understood_names_the_field(client: Caller, cloud: Cloud, body: Any) -> None:
+    answer = client.post(f"{BASE}/actions/train", json=body, headers=issue(cloud, "admin"))
+    assert (answer.status_code, answer.json()["code"]) == (422, "BAD_REQUEST")
+    assert answer.json()["errors"]
