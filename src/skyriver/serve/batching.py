@@ -83,12 +83,18 @@ class Batcher:
         self._waiting: deque[Ask] = deque()
         self._running = False
         """A run is under way, or will be in this turn of the loop."""
+        self._under_way = 0
         self._ended_ns = 0
         self._thread: ThreadPoolExecutor | None = None
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Requests in the run that is under way on the thread."""
+        return self._under_way
 
     def check_room(self, asks: int = 1) -> None:
         """Raises Unavailable (OVERLOADED) when so many more may not wait. One request alone always may: how much
@@ -124,6 +130,7 @@ class Batcher:
             return
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._under_way = len(batch)
         future = self._thread.submit(self._run, batch)
         future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._done, batch, done.result()))
 
@@ -171,6 +178,7 @@ class Batcher:
         return outputs
 
     def _done(self, batch: list[Ask], results: list[Tensors | SkyriverError]) -> None:
+        self._under_way = 0
         for ask, result in zip(batch, results, strict=True):
             ask.answer(result)
         if self._waiting:

@@ -260,8 +260,6 @@ class _Connection(asyncio.Protocol):
             self._long_head = True  # else no head can be too long
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(501, BadRequest("Upgrades are not supported.", code="NOT_SUPPORTED", status=501))
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             if isinstance(cause, BadRequest):
@@ -304,6 +302,8 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._head_done = True
+        if self._parser is not None and self._parser.should_upgrade():
+            raise BadRequest("Upgrades are not supported.", code="NOT_SUPPORTED", status=501)
         headers = self._headers
         if self._long_head and _size(headers) + len(self._url) > self._limits.head:
             raise _too_long_head(self._limits)
@@ -369,15 +369,15 @@ class _Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or request is not self._busy:
             return
-        ending = (self._server.draining or self._eof) and not self._waiting
-        last = self._closing or ending or not request.keep_alive
+        ending = self._closing or self._eof or self._server.draining
+        last = not request.keep_alive or (ending and not self._waiting)
         transport.write(_response(status, body, content_type, headers, last=last, head=request.method == b"HEAD"))
         self._busy = None
         self._since = time.monotonic()
         size = len(request.body)
         self._held -= size
         self._server.bodies -= size
-        if self._closing:
+        if last and self._closing:
             self._linger(transport)
         elif last:
             self._closing = True
@@ -401,14 +401,13 @@ class _Connection(asyncio.Protocol):
         self._held = 0
 
     def _refuse(self, status: int, error: SkyriverError) -> None:
-        """Ends the connection. A request under way before the wrong one is answered, that one then is not."""
+        """Ends the connection. Requests before the wrong one are answered, then it is not."""
         transport = self._transport
         if transport is None or self._closing:
             return
         self._closing = True
         self._since = time.monotonic()
         if self._busy is not None:
-            self._waiting.clear()
             return
         headers = ((b"retry-after", b"1"),) if status == 503 else ()
         transport.write(_response(status, _problem(error, status), PROBLEM, headers, last=True, head=False))

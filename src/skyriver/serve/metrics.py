@@ -104,7 +104,7 @@ class Counters:
         return self.by_status.get(503, 0)
 
 
-def prometheus(counters: Counters, labels: Mapping[str, str], *, waiting: int, connections: int) -> bytes:
+def prometheus(counters: Counters, labels: Mapping[str, str], *, waiting: int, running: int, connections: int) -> bytes:
     """The text exposition format, version 0.0.4."""
     common = ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items())
     lines: list[str] = []
@@ -120,6 +120,7 @@ def prometheus(counters: Counters, labels: Mapping[str, str], *, waiting: int, c
     lines += _histogram("skyriver_batch_rows", common, counters.batch_rows, 1, range(12))
     for name, value, told in (
         ("skyriver_waiting_requests", waiting, "Requests that wait for a run."),
+        ("skyriver_running_requests", running, "Requests in a run that is under way."),
         ("skyriver_connections", connections, "Open connections."),
         ("process_resident_memory_bytes", resident_bytes(), "Resident memory."),
     ):

@@ -177,7 +177,11 @@ class Replica:
     def _metrics(self, request: Request) -> None:
         labels = {"model": self._settings.model, "version": str(self._settings.version)}
         text = prometheus(
-            self.counters, labels, waiting=self._batcher.waiting, connections=len(self._server.connections)
+            self.counters,
+            labels,
+            waiting=self._batcher.waiting,
+            running=self._batcher.running,
+            connections=len(self._server.connections),
         )
         request.answer(200, text, TEXT)
 

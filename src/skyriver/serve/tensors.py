@@ -19,8 +19,9 @@ from skyriver.core.errors import InvalidInput
 from skyriver.release.signature import ANY, TensorSpec
 from skyriver.serve.runner import NUMPY_TYPES, Array
 
-_FP16_MAX = 65504.0
-_FP32_MAX = 3.4028234663852886e38
+_FP16_MAX = math.nextafter(65520.0, 0.0)
+_FP32_MAX = math.nextafter(2.0**128 - 2.0**103, 0.0)
+"""The largest that is rounded to a finite number: 3.4028235e38, the largest FP32 as it is printed, lies above it."""
 
 
 def _whole(low: int, high: int) -> Any:
@@ -53,7 +54,7 @@ def tensor_of_json(spec: TensorSpec, shape: Sequence[int], data: msgspec.Raw) ->
     check_shape(spec, shape)
     try:
         flat = _DECODERS[spec.datatype].decode(data)
-    except (msgspec.ValidationError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         flat = _flat_of_any(spec, shape, data)
     if len(flat) != (wanted := math.prod(shape)):
         raise InvalidInput(
@@ -148,7 +149,10 @@ def show(value: object) -> str:
 def _flat_of_any(spec: TensorSpec, shape: Sequence[int], data: msgspec.Raw) -> list[object]:
     if not bytes(data):
         raise InvalidInput(f"Input {spec.name!r} has no data.", code="MISSING_DATA", where=spec.name)
-    value = _ANY.decode(data)
+    try:
+        value = _ANY.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"Input {spec.name!r}: {error}.", code="BAD_JSON", where=spec.name) from error
     if not isinstance(value, list):
         raise InvalidInput(
             f"Input {spec.name!r}: data is {show(value)}, a list is wanted.", code="WRONG_VALUE", where=spec.name

@@ -1,0 +1,438 @@
+"""A real replica process on a Unix socket, as the gateway meets it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import random
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from skyriver.adapters.directory.objects import DirectoryObjects
+
+DEADLINE = 20.0
+FIELDS = [
+    {"name": "amount", "type": "float", "ge": 0},
+    {"name": "night", "type": "bool"},
+    {"name": "risk", "type": "float", "nullable": True},
+]
+
+
+def model_of(nodes: list[onnx.NodeProto], inputs: list[Any], outputs: list[Any], constants: Mapping[str, Any]) -> bytes:
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [helper.make_tensor_value_info(*i) for i in inputs],
+        [helper.make_tensor_value_info(*o) for o in outputs],
+        tensors,
+    )
+    return bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    )
+
+
+def sums() -> bytes:
+    """score[n] = sum of features[n, 3]."""
+    return model_of(
+        [helper.make_node("ReduceSum", ["features", "axes"], ["score"], keepdims=0)],
+        [("features", TensorProto.FLOAT, ["n", 3])],
+        [("score", TensorProto.FLOAT, ["n"])],
+        {"axes": np.array([1], np.int64)},
+    )
+
+
+def counter() -> bytes:
+    """Counts to `turns`, one by one: as slow as one wishes."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["going"], ["go"]), helper.make_node("Add", ["before", "one"], ["after"])],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.INT64, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.INT64, [1]),
+        ],
+    )
+    return model_of(
+        [
+            helper.make_node("Squeeze", ["turns"], ["times"]),
+            helper.make_node("Loop", ["times", "yes", "zero"], ["count"], body=body),
+        ],
+        [("turns", TensorProto.INT64, [1])],
+        [("count", TensorProto.INT64, [1])],
+        {"yes": np.array(True), "zero": np.array([0], np.int64), "one": np.array([1], np.int64)},
+    )
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("replica", timeout=DEADLINE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(DEADLINE)
+        self.sock.connect(str(self._path))
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def wait_for(what: Callable[[], Any], told: str) -> Any:
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        if found := what():
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"{told} did not come")
+
+
+class ReplicaProcess:
+    """Its files, and it."""
+
+    def __init__(self, directory: Path, model: bytes, **config: Any) -> None:
+        self.socket = directory / "replica.sock"
+        self.status_file = directory / "status.json"
+        self._log = directory / "log"
+        artifact = DirectoryObjects(directory / "objects").put(model)
+        process = {
+            "name": "replica-1",
+            "tenant": "default",
+            "home": str(directory),
+            "socket": str(self.socket),
+            "status_file": str(self.status_file),
+            "live_file": str(directory / "live.json"),
+            "work_dir": str(directory),
+            "token": "secret",
+        }
+        serves = {"model": "fraud", "version": 3, "artifact": artifact, "objects": str(directory / "objects"), **config}
+        self._config = directory / "config.json"
+        self._config.write_text(json.dumps({"process": process, "config": serves}))
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> subprocess.Popen[bytes]:
+        self.status_file.unlink(missing_ok=True)
+        with self._log.open("ab") as log:
+            command = [sys.executable, "-m", "skyriver.wiring.replica", str(self._config)]
+            self.child = subprocess.Popen(command, stdout=log, stderr=log)
+        return self.child
+
+    def start_and_wait(self) -> ReplicaProcess:
+        child = self.start()
+        report = wait_for(lambda: self.report() or child.poll() is not None, "a report")
+        assert report is not True, self.log
+        assert self.report()["ready"], self.log
+        return self
+
+    def report(self) -> dict[str, Any]:
+        try:
+            report: dict[str, Any] = json.loads(self.status_file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        return report
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def kill(self) -> None:
+        if self.child is not None:
+            self.child.kill()
+            self.child.wait(DEADLINE)
+
+    def ask(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Answer:
+        with contextlib.closing(UnixConnection(self.socket)) as connection:
+            return exchange(connection, method, path, body, headers)
+
+
+def exchange(
+    connection: UnixConnection, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+) -> Answer:
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    connection.request(method, path, data, dict(headers or {}))
+    response = connection.getresponse()
+    return Answer(response.status, response.headers, response.read())
+
+
+def features(*rows: list[float | None]) -> dict[str, Any]:
+    data = [value for row in rows for value in row]
+    return {"inputs": [{"name": "features", "shape": [len(rows), 3], "datatype": "FP32", "data": data}]}
+
+
+@pytest.fixture(scope="module")
+def replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaProcess]:
+    process = ReplicaProcess(tmp_path_factory.mktemp("replica"), sums(), fields=FIELDS)
+    try:
+        yield process.start_and_wait()
+    finally:
+        process.kill()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., ReplicaProcess]]:
+    made: list[ReplicaProcess] = []
+
+    def make(model: bytes, **config: Any) -> ReplicaProcess:
+        made.append(ReplicaProcess(tmp_path, model, **config))
+        return made[-1]
+
+    yield make
+    for process in made:
+        process.kill()
+
+
+def test_it_says_that_it_is_ready(replica: ReplicaProcess) -> None:
+    report = replica.report()
+    assert (report["ready"], report["version"], report["token"]) == (True, 3, "secret")
+    assert 0 < report["rss_mb"] <= 150
+    for path in ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"):
+        assert replica.ask("GET", path).status == 200
+    assert replica.ask("GET", "/v2/models/fraud/versions/3/ready").json == {"ready": True}
+    assert replica.ask("GET", "/v2").json["name"] == "skyriver"
+    metadata = replica.ask("GET", "/v2/models/fraud").json
+    assert metadata["inputs"] == [{"name": "features", "datatype": "FP32", "shape": [-1, 3]}]
+
+
+def test_its_socket_is_its_owners_alone(replica: ReplicaProcess) -> None:
+    assert stat.S_IMODE(replica.socket.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("path", ["/v2/models/fraud/infer", "/v2/models/fraud/versions/3/infer"])
+def test_the_open_inference_protocol(replica: ReplicaProcess, path: str) -> None:
+    answer = replica.ask("POST", path, features([1, 2, 3], [4, None, 6]) | {"id": "42"})
+    assert answer.status == 200
+    assert answer.json == {
+        "model_name": "fraud",
+        "model_version": "3",
+        "id": "42",
+        "outputs": [{"name": "score", "shape": [2], "datatype": "FP32", "data": [6.0, None]}],
+    }
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/fraud"])
+def test_named_fields(replica: ReplicaProcess, path: str) -> None:
+    row = {"amount": 2.5, "night": True, "risk": 1}
+    assert replica.ask("POST", path, row).json == {"model": "fraud", "version": 3, "score": 4.5}
+    many = replica.ask("POST", path, {"rows": [row, row | {"risk": None}]})
+    assert many.json == {"model": "fraud", "version": 3, "predictions": [{"score": 4.5}, {"score": None}]}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("POST", "/predict", {"amount": "2", "night": True}, 422, "INVALID_FIELD"),
+        ("POST", "/predict", {"amount": 2}, 422, "INVALID_FIELD"),
+        ("POST", "/predict", b"{", 400, "BAD_JSON"),
+        ("POST", "/predict/other", {}, 404, "UNKNOWN_MODEL"),
+        ("POST", "/v2/models/other/infer", {}, 404, "UNKNOWN_MODEL"),
+        ("POST", "/v2/models/fraud/versions/2/infer", {}, 404, "UNKNOWN_VERSION"),
+        ("GET", "/v2/models/fraud/nothing", None, 404, "UNKNOWN_ROUTE"),
+        ("GET", "/", None, 404, "UNKNOWN_ROUTE"),
+        ("GET", "/v2/models/fraud/infer", None, 405, "WRONG_METHOD"),
+        ("POST", "/v2/models/fraud/infer", b"[]", 400, "BAD_REQUEST"),
+        ("POST", "/v2/models/fraud/infer", {"inputs": []}, 400, "MISSING_INPUT"),
+        ("POST", "/v2/models/fraud/infer", features([1, 2]), 400, "WRONG_SIZE"),
+        (
+            "POST",
+            "/v2/models/fraud/infer",
+            features([1, 2, 3]) | {"parameters": {"binary_data_output": True}},
+            501,
+            "NOT_SUPPORTED",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told(
+    replica: ReplicaProcess, method: str, path: str, body: object, status: int, code: str
+) -> None:
+    answer = replica.ask(method, path, body)
+    assert (answer.status, answer.json["code"]) == (status, code)
+    if path.startswith("/v2"):
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json["error"]
+    else:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json["status"] == status
+
+
+@pytest.mark.parametrize("headers", [{"inference-header-content-length": "20"}, {"content-encoding": "gzip"}])
+def test_bodies_that_are_no_plain_json_are_refused(replica: ReplicaProcess, headers: dict[str, str]) -> None:
+    answer = replica.ask("POST", "/v2/models/fraud/infer", features([1, 2, 3]), headers)
+    assert (answer.status, answer.json["code"]) == (501, "NOT_SUPPORTED")
+
+
+def test_a_body_over_the_limit_is_refused_and_one_below_is_not(replica: ReplicaProcess) -> None:
+    rows = json.dumps([0] * 3 * 1_500_000).encode()
+    head = b'{"inputs": [{"name": "features", "shape": [%d, 3], "datatype": "FP32", "data": '
+    body = head % 1_500_000 + rows + b"}]}"
+    assert 13_000_000 < len(body) < 16 * 1024 * 1024
+    assert replica.ask("POST", "/v2/models/fraud/infer", body).status == 200
+    answer = replica.ask("POST", "/v2/models/fraud/infer", body + b" " * 4_000_000)
+    assert (answer.status, answer.json["code"]) == (413, "BODY_TOO_LARGE")
+
+
+def test_every_answer_belongs_to_its_question(replica: ReplicaProcess) -> None:
+    """Eight clients at a time, in both protocols, one row or more: what they asked is what they are told."""
+    wrong: list[str] = []
+
+    def client(seed: int) -> None:
+        source = random.Random(seed)
+        with contextlib.closing(UnixConnection(replica.socket)) as connection:
+            for _ in range(150):
+                rows = [[float(source.randrange(1000)) for _ in range(3)] for _ in range(source.choice((1, 1, 1, 4)))]
+                if source.random() < 0.5:
+                    answer = exchange(connection, "POST", "/v2/models/fraud/infer", features(*rows))
+                    scores = answer.json["outputs"][0]["data"]
+                else:
+                    named = [{"amount": a, "night": False, "risk": b} for a, _, b in rows]
+                    rows = [[a, 0.0, b] for a, _, b in rows]
+                    answer = exchange(connection, "POST", "/predict/fraud", {"rows": named})
+                    scores = [prediction["score"] for prediction in answer.json["predictions"]]
+                if scores != [sum(row) for row in rows]:
+                    wrong.append(f"{rows}: {scores}")
+
+    threads = [threading.Thread(target=client, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert not wrong
+
+
+def test_it_counts_what_it_does(replica: ReplicaProcess) -> None:
+    before = replica.report()["requests"]
+    assert replica.ask("POST", "/predict", {"amount": 1, "night": True}).status == 200
+    wait_for(lambda: replica.report()["requests"] > before, "a report of the request")
+    answer = replica.ask("GET", "/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert 'skyriver_requests_total{model="fraud",version="3",code="200"}' in answer.body.decode()
+    assert "skyriver_batch_rows_count" in answer.body.decode()
+
+
+def test_at_the_end_what_runs_is_answered(start: Callable[..., ReplicaProcess]) -> None:
+    process = start(counter())
+    process.start_and_wait()
+    assert process.child is not None
+    turns = turns_of(process, 1.0)
+    answers: list[Answer] = []
+    client = threading.Thread(target=lambda: answers.append(process.ask("POST", "/predict", {"turns": turns})))
+    client.start()
+    # The long run is on its thread, and the loop goes on saying so.
+    wait_for(
+        lambda: b'\nskyriver_running_requests{model="fraud",version="3"} 1\n' in process.ask("GET", "/metrics").body,
+        "the run",
+    )
+    process.child.send_signal(signal.SIGTERM)
+    wait_for(lambda: refuses(process), "the end of accepting")
+    assert not answers
+    client.join(DEADLINE)
+    assert answers[0].status == 200
+    assert answers[0].json["count"] == turns
+    assert answers[0].headers["connection"] == "close"
+    assert process.child.wait(DEADLINE) == 0, process.log
+    assert not process.socket.exists()
+    assert process.report()["ready"] is False
+
+
+def turns_of(process: ReplicaProcess, seconds: float) -> int:
+    """How many turns take so long, found by trying; also teaches the replica that this model is slow."""
+    turns = 50_000
+    while True:
+        started = time.monotonic()
+        assert process.ask("POST", "/predict", {"turns": turns}).json["count"] == turns
+        took = time.monotonic() - started
+        if took > 0.1:
+            return int(turns * seconds / took)
+        turns *= 2
+
+
+def refuses(process: ReplicaProcess) -> bool:
+    try:
+        with contextlib.closing(UnixConnection(process.socket)) as connection:
+            connection.connect()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return True
+    return False
+
+
+def test_overload_is_answered_at_once(start: Callable[..., ReplicaProcess]) -> None:
+    process = start(counter(), queue=2)
+    process.start_and_wait()
+    turns = turns_of(process, 0.3)
+    answers: list[Answer] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(process.ask("POST", "/predict", {"turns": turns})))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    refused = wait_for(lambda: [a for a in answers if a.status == 503], "a refusal")
+    assert refused[0].headers["retry-after"] == "1"
+    assert refused[0].json["code"] == "OVERLOADED"
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert sorted({a.status for a in answers}) == [200, 503]
+    assert sum(a.status == 200 for a in answers) >= 3
+
+
+def test_a_socket_left_behind_is_taken_over_and_one_in_use_is_not(start: Callable[..., ReplicaProcess]) -> None:
+    process = start(sums())
+    process.start_and_wait()
+    process.kill()
+    assert process.socket.exists()
+    process.start_and_wait()
+    first = process.child
+    assert first is not None
+    second = process.start()
+    assert second.wait(DEADLINE) == 6
+    assert process.report()["reason"] == "ADDRESS_IN_USE"
+    assert "failed" not in process.report()
+    assert process.ask("GET", "/livez").status == 200
+    first.kill()
+    first.wait(DEADLINE)
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "reason"),
+    [
+        (b"no model", {}, "MODEL_UNREADABLE"),
+        (sums(), {"fields": FIELDS[:2]}, "FIELDS_MISMATCH"),
+        (sums(), {"fields": [{"name": "x"}]}, "BAD_CONFIG"),
+        (sums(), {"artifact": "0" * 64}, "NOT_FOUND"),
+    ],
+)
+def test_what_can_never_be_served_is_said_and_not_tried_again(
+    start: Callable[..., ReplicaProcess], model: bytes, config: dict[str, Any], reason: str
+) -> None:
+    process = start(model, **config)
+    assert process.start().wait(DEADLINE) == 3
+    report = process.report()
+    assert (report["ready"], report["failed"], report["reason"]) == (False, True, reason)
+    assert report["message"]
+    assert not process.socket.exists()

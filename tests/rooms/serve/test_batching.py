@@ -1,0 +1,197 @@
+"""Natural batching on a real loop with a model that is a function."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skyriver.core.errors import InvalidInput, SkyriverError, Unavailable
+from skyriver.serve.batching import Ask, Batcher
+from skyriver.serve.metrics import Counters
+from skyriver.serve.runner import Array, Tensors
+
+
+class Doubler:
+    """y = 2x; records the rows of its runs, refuses a 13, can be made to wait, and to cost as much as wanted."""
+
+    def __init__(self, batching: bool = True, cost_us: float = 0) -> None:
+        self.batching = batching
+        self.cost_us = cost_us
+        self.runs: list[int] = []
+        self.threads: set[int] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        assert self.gate.wait(10)
+        x = inputs["x"]
+        self.runs.append(len(x))
+        self.threads.add(threading.get_ident())
+        if (x == 13).any():
+            raise InvalidInput("thirteen", code="MODEL_REFUSED_INPUT")
+        return {"y": x * 2}
+
+    def expected_us(self, rows: int) -> float:
+        return self.cost_us
+
+    def note(self, rows: int, nanoseconds: int) -> None: ...
+
+
+Scene = Callable[[Doubler, Batcher], Coroutine[Any, Any, None]]
+
+
+def play(scene: Scene, model: Doubler | None = None, **options: Any) -> Doubler:
+    model = model or Doubler()
+
+    async def main() -> None:
+        batcher = Batcher(model, asyncio.get_running_loop(), Counters(), **options)
+        try:
+            await asyncio.wait_for(scene(model, batcher), 10)
+        finally:
+            batcher.close()
+
+    asyncio.run(main())
+    return model
+
+
+def ask(batcher: Batcher, *values: float) -> asyncio.Future[list[float] | SkyriverError]:
+    future: asyncio.Future[list[float] | SkyriverError] = asyncio.get_running_loop().create_future()
+
+    def answer(result: Tensors | SkyriverError) -> None:
+        future.set_result(result if isinstance(result, SkyriverError) else result["y"].tolist())
+
+    batcher.submit(Ask({"x": np.array(values, np.float32)}, answer))
+    return future
+
+
+def test_what_waits_runs_together_and_is_given_back_to_whom_it_belongs() -> None:
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        model.gate.clear()
+        model.cost_us = 1e9  # on the thread, so that others can come meanwhile
+        first = ask(batcher, 1)
+        others = [ask(batcher, k, k + 0.5) for k in range(2, 6)]
+        model.gate.set()
+        assert await first == [2]
+        for k, other in zip(range(2, 6), others, strict=True):
+            assert await other == [2 * k, 2 * k + 1]
+
+    assert play(scene).runs == [1, 8]
+
+
+def test_a_request_that_finds_the_loop_idle_is_run_at_once() -> None:
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        assert ask(batcher, 4).done()
+
+    assert play(scene).runs == [1]
+
+
+@pytest.mark.parametrize("cost_us", [0, 1e9])
+def test_long_runs_leave_the_loop_free_and_short_ones_do_not_leave_it(cost_us: float) -> None:
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        assert await ask(batcher, 4) == [8]
+
+    model = play(scene, Doubler(cost_us=cost_us))
+    assert (threading.get_ident() in model.threads) is (cost_us == 0)
+
+
+def test_a_batch_has_a_limit_of_rows_that_one_request_may_pass() -> None:
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        ask(batcher, 0)
+        waiting = [ask(batcher, *([1.0] * rows)) for rows in (3, 2, 9, 1)]
+        for future in waiting:
+            await future
+
+    assert play(scene, max_rows=4).runs == [1, 3, 2, 9, 1]
+
+
+def test_rows_of_different_shapes_do_not_share_a_run() -> None:
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        answers: list[object] = []
+        ask(batcher, 0)
+        for shape in ((1, 2), (1, 2), (1, 3)):
+            batcher.submit(Ask({"x": np.ones(shape, np.float32)}, answers.append))
+        while len(answers) < 3:
+            await asyncio.sleep(0)
+
+    assert play(scene).runs == [1, 2, 1]
+
+
+def test_a_model_that_does_not_batch_runs_one_by_one() -> None:
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        futures = [ask(batcher, k) for k in range(5)]
+        assert [await f for f in futures] == [[2 * k] for k in range(5)]
+
+    assert play(scene, Doubler(batching=False)).runs == [1] * 5
+
+
+def test_one_requests_values_do_not_fail_the_others() -> None:
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        ask(batcher, 0)
+        futures = [ask(batcher, k) for k in (1, 13, 3)]
+        first, unlucky, third = [await f for f in futures]
+        assert (first, third) == ([2], [6])
+        assert isinstance(unlucky, InvalidInput)
+
+    assert play(scene).runs == [1, 3, 1, 1, 1]
+
+
+def test_too_many_waiting_are_refused_and_those_that_wait_are_answered() -> None:
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        model.gate.clear()
+        model.cost_us = 1e9
+        under_way = ask(batcher, 0)
+        waiting = [ask(batcher, k) for k in range(3)]
+        with pytest.raises(Unavailable) as caught:
+            ask(batcher, 9)
+        assert caught.value.code == "OVERLOADED"
+        assert batcher.waiting == 3
+        model.gate.set()
+        await under_way
+        assert [await f for f in waiting] == [[0], [2], [4]]
+
+    play(scene, limit=3)
+
+
+def test_a_request_of_many_runs_is_taken_whole_or_not_at_all() -> None:
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        model.gate.clear()
+        model.cost_us = 1e9
+        done: list[object] = []
+        asks = [Ask({"x": np.ones(1, np.float32)}, done.append) for _ in range(5)]
+        batcher.submit(*asks)  # alone, a request may bring more than may wait
+        with pytest.raises(Unavailable):
+            batcher.submit(*asks)
+        assert batcher.waiting == 4
+        model.gate.set()
+        while len(done) < 5:
+            await asyncio.sleep(0.001)
+
+    play(scene, Doubler(batching=False), limit=3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 5), st.booleans(), st.booleans()), max_size=40), st.integers(1, 8))
+def test_every_answer_belongs_to_its_question(requests: list[tuple[int, bool, bool]], max_rows: int) -> None:
+    """Whatever comes in whatever sizes, with pauses or without, some of it wrong."""
+
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        futures = []
+        for number, (rows, wrong, pause) in enumerate(requests):
+            values = [1000.0 * number + row for row in range(rows)]
+            if wrong:
+                values[-1] = 13
+            futures.append((wrong, values, ask(batcher, *values)))
+            if pause:
+                await asyncio.sleep(0)
+        for wrong, values, future in futures:
+            result = await future
+            assert isinstance(result, SkyriverError) if wrong else result == [2 * v for v in values]
+
+    play(scene, max_rows=max_rows)
