@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -33,6 +33,7 @@ from skyriver.trust.tokens import Identity, TokenTable
 UPLOAD_LIMIT = 64 * 1024**3
 PAGE_LIMIT = 1_000
 PUBLIC = "public"
+PREFIX = "/api/v1"
 
 KINDS: Mapping[str, tuple[str, Permission]] = {
     "apps": ("app", Permission.APPS_READ),
@@ -135,18 +136,18 @@ class Cloud:
 
 def create_api(cloud: Cloud) -> FastAPI:
     """The application. Raises Internal when a route declares no permission."""
-    api = FastAPI(title="Skyriver", version="1", openapi_url="/api/v1/openapi.json", docs_url=None, redoc_url=None)
-    router = APIRouter(prefix="/api/v1")
-    routes = _Routes(router, Tokens(cloud.store), cloud.clock)
+    api = FastAPI(title="Skyriver", version="1", openapi_url=None, docs_url=None, redoc_url=None)
+    routes = _Routes(api, Tokens(cloud.store), cloud.clock)
     _add_reading(routes, cloud)
     _add_writing(routes, cloud)
-    router.add_api_route("/livez", _live, methods=["GET"], openapi_extra={"x-permission": PUBLIC})
-    api.include_router(router)
+    api.add_api_route(f"{PREFIX}/livez", _live, methods=["GET"], openapi_extra={"x-permission": PUBLIC})
     api.add_exception_handler(SkyriverError, _problem)
     api.add_exception_handler(RequestValidationError, _invalid_request)
     for route in api.routes:
-        if isinstance(route, APIRoute) and not (route.openapi_extra or {}).get("x-permission"):
-            raise Internal(f"The route {route.path} declares no permission.", code="ROUTE_WITHOUT_PERMISSION")
+        declared = route.openapi_extra or {} if isinstance(route, APIRoute) else {}
+        if not declared.get("x-permission"):
+            path = getattr(route, "path", repr(route))
+            raise Internal(f"The route {path} declares no permission.", code="ROUTE_WITHOUT_PERMISSION")
     return api
 
 
@@ -154,15 +155,15 @@ def create_api(cloud: Cloud) -> FastAPI:
 class _Routes:
     """Adds routes, each with the permission that its guard checks; handlers find the caller with `_caller`."""
 
-    router: APIRouter
+    api: FastAPI
     tokens: Tokens
     clock: Clock
 
     def add(
         self, method: str, path: str, permission: Permission, handler: Callable[..., Any], *, status: int = 200
     ) -> None:
-        self.router.add_api_route(
-            path,
+        self.api.add_api_route(
+            PREFIX + path,
             handler,
             methods=[method],
             status_code=status,
@@ -202,6 +203,9 @@ async def _live() -> dict[str, bool]:
 def _add_reading(routes: _Routes, cloud: Cloud) -> None:
     base = "/tenants/{tenant}"
 
+    async def openapi() -> dict[str, Any]:
+        return routes.api.openapi()
+
     async def whoami(request: Request) -> dict[str, str]:
         who = _caller(request)
         return {"tenant": who.tenant, "name": who.name, "role": who.role}
@@ -221,6 +225,7 @@ def _add_reading(routes: _Routes, cloud: Cloud) -> None:
     def download(digest: str) -> Response:
         return Response(cloud.objects.get(digest), media_type="application/octet-stream")
 
+    routes.add("GET", "/openapi.json", Permission.CLOUD_READ, openapi)
     routes.add("GET", "/whoami", Permission.CLOUD_READ, whoami)
     routes.add("GET", f"{base}/processes", Permission.CLOUD_READ, processes)
     routes.add("GET", f"{base}/explain/{{name:path}}", Permission.CLOUD_READ, explained)

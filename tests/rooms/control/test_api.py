@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
 from skyriver.adapters.memory.objects import MemoryObjects
 from skyriver.adapters.memory.processes import MemoryProcesses
@@ -96,8 +96,7 @@ def test_every_route_declares_a_permission(cloud: Cloud, monkeypatch: pytest.Mon
     def nothing() -> None: ...
 
     def forgetful(routes: Any, cloud: Cloud) -> None:
-        router: APIRouter = routes.router
-        router.add_api_route("/open", nothing, methods=["GET"])
+        routes.api.add_api_route("/api/v1/open", nothing, methods=["GET"])
 
     monkeypatch.setattr("skyriver.control.api._add_writing", forgetful)
     with pytest.raises(Internal, match="/api/v1/open declares no permission"):
