@@ -12,7 +12,7 @@ class Gateway(Protocol):
     """Listens on loopback and forwards.
 
     What a client meets, and every implementation MUST do:
-    - `/livez` and `/v2/health/live` answer 200 without a token while the gateway itself lives.
+    - `/livez`, `/v2/health/live` and `/v2/health/ready` answer 200 without a token while the gateway itself lives.
     - anything else needs `Authorization: Bearer TOKEN` with a token of the table, else 401; errors are
       `application/problem+json` with `code`, `detail`, `next_action`.
     - `/api/...` goes to the control plane's socket (503 CONTROL_AWAY while it is away).

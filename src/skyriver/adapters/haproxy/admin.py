@@ -1,0 +1,130 @@
+"""HAProxy's admin socket: one command a connection, answers as text, every wait bounded."""
+
+from __future__ import annotations
+
+import csv
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from skyriver.adapters.haproxy.config import ADMIN, map_text, server_line
+from skyriver.adapters.haproxy.layout import Place, Seen
+from skyriver.core.errors import Internal, Unavailable
+
+ANSWER_SECONDS = 10.0
+PAYLOAD_BYTES = 12_000
+"""Of one command; HAProxy takes what fits into one buffer of 16,384."""
+
+
+class Admin:
+    """Speaks to the HAProxy that runs in `directory`. Raises Unavailable (GATEWAY_AWAY) when it does not answer and
+    Internal (GATEWAY_REFUSED) when it does not do what it is told."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def pid(self) -> int:
+        for line in self._ask("show info").splitlines():
+            name, _, value = line.partition(": ")
+            if name == "Pid":
+                return int(value)
+        raise Internal("The gateway does not tell its pid.", code="GATEWAY_REFUSED")
+
+    def servers(self) -> dict[Place, Seen]:
+        rows = csv.DictReader(self._ask("show stat -1 4 -1").lstrip("# ").splitlines())
+        return {
+            Place(row["pxname"], row["svname"]): Seen(row["status"], int(row["scur"]) + int(row["qcur"]))
+            for row in rows
+            if row["pxname"].startswith("slot_")
+        }
+
+    def add(self, at: Place, path: str) -> None:
+        """Adds a server and lets it take requests at once; a failed check takes it out."""
+        self._tell(f"add server {at} {server_line(at, path)}", "New server registered.")
+        self.revive(at)
+
+    def revive(self, at: Place) -> None:
+        """Takes a retired server back, or one whose adding was cut off half-way."""
+        self._tell(f"enable health {at}")
+        self._tell(f"enable server {at}")
+
+    def retire(self, at: Place) -> None:
+        """No new requests; those under way go on to their end."""
+        self._tell(f"set server {at} state maint")
+
+    def remove(self, at: Place) -> bool:
+        """Forgets a retired server; False while it still has requests or idle connections."""
+        answer = self._ask(f"del server {at}")
+        if answer == "Server deleted." or answer == "No such server.":
+            return True
+        if "still has connections" in answer:
+            return False
+        raise _refused("del server", answer)
+
+    def settle(self) -> None:
+        """Returns when every request that had chosen its slot before the call has its server: HAProxy stops all its
+        threads for a moment to delete a server, also for one that does not exist."""
+        self._ask("del server slot_000/none")
+
+    def read_map(self, name: str) -> dict[str, str]:
+        rows = (line.split(" ") for line in self._ask(f"show map {name}").splitlines() if line)
+        return {key: value for _, key, value in rows}
+
+    def write_map(self, name: str, entries: Mapping[str, str]) -> None:
+        """Replaces the whole map at once: a request sees the old entries or the new ones."""
+        answer = self._ask(f"prepare map {name}")
+        version = answer.removeprefix("New version created: ")
+        if not version.isdigit():
+            raise _refused("prepare map", answer)
+        for payload in _chunks(map_text(entries)):
+            self._tell(f"add map @{version} {name} <<\n{payload}")
+        self._tell(f"commit map @{version} {name}")
+
+    def _tell(self, command: str, expected: str = "") -> None:
+        answer = self._ask(command)
+        if answer != expected:
+            raise _refused(command.partition("\n")[0], answer)
+
+    def _ask(self, command: str) -> str:
+        # Through the directory's descriptor the path is short wherever the directory lies (108 bytes at most).
+        deadline = time.monotonic() + ANSWER_SECONDS
+        try:
+            directory = os.open(self._directory, os.O_PATH | os.O_DIRECTORY)
+            try:
+                with socket.socket(socket.AF_UNIX) as connection:
+                    connection.settimeout(ANSWER_SECONDS)
+                    connection.connect(f"/proc/self/fd/{directory}/{ADMIN}")
+                    connection.sendall(command.encode() + b"\n")
+                    return b"".join(_read(connection, deadline)).decode().strip()
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise Unavailable(
+                f"The gateway does not answer on its admin socket: {error}.",
+                code="GATEWAY_AWAY",
+                next_action="`skyriver up` starts it again.",
+            ) from error
+
+
+def _read(connection: socket.socket, deadline: float) -> Iterator[bytes]:
+    while True:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        data = connection.recv(1 << 16)
+        if not data:
+            return
+        yield data
+
+
+def _chunks(text: str) -> Iterator[str]:
+    """Pieces of whole lines, each small enough for one command."""
+    start = 0
+    while start < len(text):
+        end = len(text) if len(text) - start <= PAYLOAD_BYTES else text.rindex("\n", start, start + PAYLOAD_BYTES) + 1
+        yield text[start:end]
+        start = end
+
+
+def _refused(command: str, answer: str) -> Internal:
+    return Internal(f"The gateway refused `{command}`: {answer}", code="GATEWAY_REFUSED")

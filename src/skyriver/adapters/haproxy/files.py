@@ -1,0 +1,63 @@
+"""Files that are whole or not there, also after the end of the power."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from skyriver.core.errors import Unavailable
+
+
+def replace_all(directory: Path, files: Mapping[str, str]) -> None:
+    """Replaces each file that differs, in the order given, and syncs them and their directory."""
+    changed = False
+    for name, text in files.items():
+        data = text.encode()
+        path = directory / name
+        with contextlib.suppress(FileNotFoundError):
+            if path.read_bytes() == data:
+                continue
+        temporary = directory / f".{name}.new"
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        changed = True
+    if changed:
+        sync_directory(directory)
+
+
+def sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def only_one(path: Path, seconds: float) -> Iterator[None]:
+    """Holds the file lock `path`: one process, and one thread of it, at a time. Raises Unavailable (GATEWAY_BUSY)."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Unavailable(
+                        f"Another process has been changing the gateway for {seconds:.0f} s.",
+                        code="GATEWAY_BUSY",
+                        next_action="Try again; `skyriver ps` shows what runs.",
+                    ) from None
+                time.sleep(0.005)
+        yield
+    finally:
+        os.close(descriptor)

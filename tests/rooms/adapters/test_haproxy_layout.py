@@ -1,0 +1,125 @@
+"""How a route table lies on HAProxy's slots."""
+
+import pytest
+
+from skyriver.adapters.haproxy import config
+from skyriver.adapters.haproxy.layout import (
+    SLOTS,
+    Moves,
+    Place,
+    Seen,
+    assign,
+    moves,
+    place,
+    routes_map,
+    servers,
+    tokens_map,
+)
+from skyriver.control.gateway_rules import check_table
+from skyriver.core.errors import Internal, InvalidInput, QuotaExceeded
+from skyriver.core.resources import Pool, Route, RouteTable, Server
+
+SETTINGS = config.Settings("127.0.0.1", 8080, "/run/control.sock", 1000, 2)
+
+
+def pools(*names: str) -> list[Pool]:
+    return [Pool("acme", name, ()) for name in names]
+
+
+def test_a_pool_keeps_its_slot_and_a_slot_is_free_again_once_it_is_empty() -> None:
+    first = assign({}, pools("a:1", "b:1"), ())
+    assert first == {("acme", "a:1"): 0, ("acme", "b:1"): 1}
+    second = assign(first, pools("b:1", "c:1"), {"slot_000", "slot_001"})  # a's servers still drain
+    assert second == {("acme", "b:1"): 1, ("acme", "c:1"): 2}
+    assert assign(second, pools("b:1", "c:1", "d:1"), {"slot_001"})["acme", "d:1"] == 0
+
+
+def test_too_many_pools_are_refused() -> None:
+    many = pools(*(f"m:{n}" for n in range(1, SLOTS + 1)))
+    slots = assign({}, many, ())
+    assert len(set(slots.values())) == SLOTS
+    with pytest.raises(QuotaExceeded, match="512"):
+        assign(slots, [*many, *pools("one:1")], ())
+
+
+def test_the_routes_of_a_split() -> None:
+    route = Route("acme", "model", "m", (("m:1", 60), ("m:2", 40), ("m:3", 0), ("m:4", 0)))
+    empty = Route("acme", "stream", "m", ())
+    slots = {("acme", "m:1"): 0, ("acme", "m:2"): 1, ("acme", "m:3"): 2}
+    entries = routes_map(RouteTable((route, empty)), slots)
+    assert entries["acme/model/m"] == "split"
+    assert [entries[f"acme/model/m/{bucket}"] for bucket in (0, 59, 60, 99)] == [
+        "slot_000:slot_001",
+        "slot_000:slot_001",
+        "slot_001:slot_000",
+        "slot_001:slot_000",
+    ]
+    assert entries["acme/stream/m"] == "none"
+    assert {k: v for k, v in entries.items() if "/version/" in k} == {
+        "acme/version/m/1": "slot_000",
+        "acme/version/m/2": "slot_001",
+        "acme/version/m/3": "slot_002",
+    }
+    assert len(entries) == 1 + 100 + 1 + 3
+
+
+def test_one_pool_with_all_the_weight_needs_no_buckets() -> None:
+    route = Route("acme", "model", "m", (("m:1", 0), ("m:2", 100)))
+    assert routes_map(RouteTable((route,)), {("acme", "m:2"): 7}) == {
+        "acme/model/m": "slot_007",
+        "acme/version/m/2": "slot_007",
+    }
+    assert routes_map(RouteTable((route,)), {}) == {"acme/model/m": "none"}
+
+
+def test_another_socket_under_the_same_name_is_another_server() -> None:
+    old, new = place(3, Server("one", "/run/a")), place(3, Server("one", "/run/b"))
+    assert old != new
+    assert old.name == new.name == "one"
+    seen = {
+        old: Seen("UP", 1),
+        Place("slot_004", "gone:1"): Seen("MAINT", 0),
+        Place("slot_004", "slow:1"): Seen("MAINT", 2),
+        Place("slot_004", "back:1"): Seen("MAINT", 0),
+    }
+    wanted = {new: "/run/b", Place("slot_004", "back:1"): "/run/c"}
+    assert moves(wanted, seen) == Moves(
+        add=((new, "/run/b"),),
+        revive=(Place("slot_004", "back:1"),),
+        retire=(old,),
+        remove=(Place("slot_004", "gone:1"),),
+    )
+
+
+def test_a_server_without_a_socket_is_not_placed() -> None:
+    table = RouteTable(pools=(Pool("acme", "m:1", (Server("here", "/run/a"), Server("nowhere", ""))),))
+    check_table(table)
+    assert [at.name for at in servers(table, {("acme", "m:1"): 0})] == ["here"]
+
+
+def test_tokens_are_written_as_haproxy_writes_hex() -> None:
+    assert tokens_map(RouteTable(tokens=(("ab" * 32, "acme"),))) == {"AB" * 32: "acme"}
+
+
+@pytest.mark.parametrize("value", ["a b", "a\nb", "", "a;b", "a\\b"])
+def test_nothing_odd_reaches_a_map_or_a_command(value: str) -> None:
+    with pytest.raises(Internal):
+        config.map_text({value: "slot_000"})
+    with pytest.raises(Internal):
+        config.map_text({"acme/model/m": value})
+    with pytest.raises((Internal, InvalidInput)):
+        config.server_line(Place("slot_000", "one:1"), f"/run/{value} x")
+    with pytest.raises(Internal):
+        config.server_line(Place("slot_000", f"{value} x"), "/run/a")
+
+
+def test_what_the_machine_allows_does_not_make_it_another_gateway() -> None:
+    digest = config.static_digest(SETTINGS)
+    assert digest == config.static_digest(config.Settings("127.0.0.1", 8080, "/run/control.sock", 500, 1))
+    assert digest != config.static_digest(config.Settings("127.0.0.1", 8081, "/run/control.sock", 1000, 2))
+
+
+@pytest.mark.parametrize(("descriptors", "connections"), [(256, 64), (1024, 256), (20_000, 8976), (1 << 20, 10_000)])
+def test_connections_fit_into_the_open_files(descriptors: int, connections: int) -> None:
+    assert config.connections_for(descriptors) == connections
+    assert 2 * connections < descriptors
