@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from hashlib import blake2b
 from pathlib import Path
 
@@ -83,3 +84,40 @@ def test_a_killed_writer_loses_nothing(tmp_path: Path, durability: str) -> None:
         epoch = record.epoch
     assert expected + 1 == log.next_offset
     log.close()
+
+
+@pytest.mark.parametrize("durability", ["process", "disk"])
+def test_a_reader_follows_a_writer_that_goes_on_and_changes_hands(tmp_path: Path, durability: str) -> None:
+    deadline = time.monotonic() + 60
+    position, lives = 0, 0
+    process: subprocess.Popen[bytes] | None = None
+    reader = SegmentReader(tmp_path)
+    try:
+        while lives < 4:
+            assert time.monotonic() < deadline
+            if process is None:
+                command = [sys.executable, "-c", WRITER, str(tmp_path), durability, str(lives)]
+                process = subprocess.Popen(command, stdout=subprocess.PIPE)
+                assert process.stdout is not None
+                assert process.stdout.read(8)
+                enough = position + 1000
+            for record in reader.read(position):
+                assert record.offset == position
+                assert record.payload == payload(position)
+                position += 1
+            if position > enough:
+                assert process.stdout is not None
+                process.kill()
+                process.stdout.close()
+                process.wait(10)
+                process, lives = None, lives + 1
+            elif process.stdout is not None:
+                os.read(process.stdout.fileno(), 1 << 16)
+    finally:
+        if process is not None:
+            process.kill()
+            process.wait(10)
+            assert process.stdout is not None
+            process.stdout.close()
+    assert len(list(tmp_path.glob("*.log"))) > 4
+    assert [record.offset for record in SegmentReader(tmp_path).read()][:position] == list(range(position))
