@@ -1,0 +1,136 @@
+"""Compression as a gated step: the smallest model that keeps the quality, with its price.
+
+One recipe so far: fewer trees. Boosting adds trees in order of their worth, so every prefix of the trees is a whole
+model. How many are enough is chosen on the validation part (the last of the training part), where all prefixes are
+scored in one walk; the model has seen those rows, which makes late trees look worth more than they are: the choice
+errs on the side of too many. Whether the loss is bearable is then judged on the test rows, which chose nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyriver.core.errors import InvalidInput
+from skyriver.core.jobs import Progress
+from skyriver.core.spec import ModelSpec
+from skyriver.train.evaluate import evaluate, row_microseconds, run_blocks, take
+from skyriver.train.metrics import average_precision
+from skyriver.train.run import MAX_DIFFERENCE, difference
+from skyriver.train.split import Rows, Split, split_rows
+from skyriver.train.trees_onnx import Trees, read_lightgbm, steps_to_onnx, to_onnx
+
+MAX_CHOICES: Final = 64
+"""Of more trees, this many prefix lengths are tried, evenly spaced."""
+VALIDATION_SCORED: Final = 100_000
+"""Of a longer validation part as many rows, evenly spaced, choose."""
+BLOCK_NUMBERS: Final = 4_000_000
+"""Rows x trees at a time: 16 MB from onnxruntime, 32 MB of running sums."""
+METRIC: Final = "average_precision"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One form of the model. `metrics` and `row_us` (one row alone, median microseconds) are of the test rows."""
+
+    name: str
+    onnx: bytes
+    trees: int
+    metrics: Mapping[str, float]
+    row_us: float
+    kept: bool
+    why: str
+
+
+def compress(
+    spec: ModelSpec,
+    rows: Rows,
+    *,
+    delay_us: int | None,
+    model_text: bytes,
+    metrics: Mapping[str, float],
+    gate: Callable[[Mapping[str, float]], str],
+    progress: Progress,
+) -> tuple[Candidate, ...]:
+    """The model as trained and what compression made of it, in this order; the last one kept is to be released.
+
+    `rows`, `delay_us`, `model_text` and `metrics` are those of the training; `gate` says why metrics do not pass, ""
+    when they do. Without `spec.compress`, and where every tree is needed, only the model as trained comes back.
+    """
+    if spec.train is None:
+        raise InvalidInput(f"The model {spec.name} is a ready file, it has no trees to cut.", code="NOT_TRAINABLE")
+    model = read_lightgbm(model_text.decode())
+    split = split_rows(spec.train, rows, delay_us)
+    test = take(rows.x, split.test)
+    whole = to_onnx(model)
+    progress("measure", 0, 0)
+    trained = Candidate(
+        "trained", whole, len(model.trees), dict(metrics), row_microseconds(whole, test), True, "the model as trained"
+    )
+    if spec.compress is None:
+        return (trained,)
+    progress("choose", 0, len(split.validation))
+    enough = fewest_trees(model, take(rows.x, split.validation), split, spec.compress.max_loss)
+    if enough == len(model.trees):
+        print(f"compress: all {enough} trees are needed", file=sys.stderr)
+        return (trained,)
+    progress("judge", 0, len(split.test))
+    smaller = _candidate(spec, rows, split, model.first(enough), model_text.decode())
+    judged = _judge(trained, smaller, spec.compress.max_loss, gate)
+    print(f"compress: {judged.name} {'kept' if judged.kept else 'not kept'}: {judged.why}", file=sys.stderr)
+    return (trained, judged)
+
+
+def fewest_trees(model: Trees, x: NDArray[np.float32], split: Split, max_loss: float) -> int:
+    """The length of the shortest prefix whose average precision on the validation rows `x` is at most `max_loss` below
+    that of the whole model; all trees where that cannot be told."""
+    total = len(model.trees)
+    every = max(1, math.ceil(len(split.validation) / VALIDATION_SCORED))
+    labels = split.labels[split.validation[::every]]
+    lengths = np.unique(np.ceil(np.linspace(1, total, min(MAX_CHOICES, total))).astype(np.int64))
+    # Per block the running sums over all trees, of which only the lengths in question are kept.
+    raw = np.empty((len(labels), len(lengths)))
+    done = 0
+    for steps in run_blocks(steps_to_onnx(model), x[::every], block=max(1, BLOCK_NUMBERS // total)):
+        raw[done : done + len(steps)] = np.cumsum(steps, axis=1, dtype=np.float64)[:, lengths - 1]
+        done += len(steps)
+    reached = np.array([average_precision(labels, raw[:, i]) for i in range(len(lengths))])
+    good = np.flatnonzero(reached >= reached[-1] - max_loss)  # nothing is: no positives there, NaN
+    return int(lengths[good[0]]) if len(good) else total
+
+
+def _candidate(spec: ModelSpec, rows: Rows, split: Split, model: Trees, text: str) -> Candidate:
+    import lightgbm  # 0.4 s and 60 MB that the other jobs of this process kind do not need
+
+    onnx = to_onnx(model)
+    test = take(rows.x, split.test)
+    metrics = evaluate(onnx, rows, split, spec.metrics)
+    count = len(model.trees)
+    metrics["onnx_max_difference"] = difference(lightgbm.Booster(model_str=text), onnx, test, count)
+    return Candidate("fewer-trees", onnx, count, metrics, row_microseconds(onnx, test), False, "")
+
+
+def _judge(
+    trained: Candidate, smaller: Candidate, max_loss: float, gate: Callable[[Mapping[str, float]], str]
+) -> Candidate:
+    """`smaller` with whether it is kept and why, the price told either way."""
+    loss = trained.metrics[METRIC] - smaller.metrics[METRIC]
+    price = (
+        f"{trained.trees} -> {smaller.trees} trees, average precision {-loss:+.4f},"
+        f" {len(trained.onnx) / len(smaller.onnx):.1f}x smaller, {trained.row_us / smaller.row_us:.1f}x faster"
+    )
+    refused = gate(smaller.metrics)
+    differs = smaller.metrics["onnx_max_difference"]
+    if loss > max_loss:
+        return replace(smaller, why=f"{price}; it may fall by at most {max_loss:g}")
+    if refused:
+        return replace(smaller, why=f"{price}; the gate: {refused}")
+    if differs > MAX_DIFFERENCE:
+        return replace(smaller, why=f"{price}; its ONNX form differs by {differs:.2g}")
+    return replace(smaller, kept=True, why=price)

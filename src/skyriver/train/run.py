@@ -1,0 +1,177 @@
+"""Training one model: split, the user's function, ONNX, and what the model is worth on rows it has not seen."""
+
+from __future__ import annotations
+
+import inspect
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyriver.core.errors import InvalidInput, JobFailed, SkyriverError
+from skyriver.core.jobs import Progress
+from skyriver.core.spec import ModelSpec, TrainSpec
+from skyriver.train.data import TrainingData
+from skyriver.train.evaluate import evaluate, judge, score, take
+from skyriver.train.split import Rows, Split, split_rows
+from skyriver.train.trees_onnx import read_lightgbm, to_onnx
+
+if TYPE_CHECKING:
+    import lightgbm
+
+MAX_DIFFERENCE: Final = 1e-5
+"""By how much the ONNX model may differ from the trained one on any test row."""
+
+PartSummary = tuple[int, int, int, int]
+"""(first effective time, last effective time, rows, positives); times in microseconds, 0 for a table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Champion:
+    """The version that serves now. `x` (n, F') float32 are its own features of the same rows, None where they cannot
+    be computed any more; then it cannot be compared, and its metrics are empty."""
+
+    onnx: bytes
+    x: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of it. `model_text` is the model in LightGBM's own text format, which compression starts from."""
+
+    onnx: bytes
+    model_text: bytes
+    metrics: Mapping[str, float]
+    champion_metrics: Mapping[str, float] | None
+    train: PartSummary
+    test: PartSummary
+    fit_seconds: float
+
+
+def train(
+    spec: ModelSpec,
+    rows: Rows,
+    fit: Callable[[TrainingData], Any],
+    *,
+    delay_us: int | None,
+    params: Mapping[str, Any],
+    seed: int,
+    champion: Champion | None,
+    progress: Progress,
+) -> Trained:
+    """Trains the model `spec` with the user's function `fit`; `delay_us` is the label's delay, None for a table.
+
+    Raises InvalidInput where the data does not allow it (see `split_rows`) or the model cannot be served exactly (see
+    `read_lightgbm`), JobFailed with USER_ERROR where the function failed or returned no model, ONNX_DIFFERS where the
+    ONNX model gives other scores than the trained one by more than 1e-5.
+    """
+    if spec.train is None:
+        raise InvalidInput(f"The model {spec.name} is a ready file, there is nothing to train.", code="NOT_TRAINABLE")
+    progress("split", 0, 0)
+    split = split_rows(spec.train, rows, delay_us)
+    progress("fit", 0, len(split.train))
+    begun = time.monotonic()
+    booster = _fit(spec.train, rows, split, fit, params, seed)
+    fit_seconds = time.monotonic() - begun
+    progress("convert", 0, 0)
+    text = booster.model_to_string()  # up to the best iteration, as `predict` does
+    onnx = to_onnx(read_lightgbm(text))
+    progress("evaluate", 0, len(split.test))
+    metrics = evaluate(onnx, rows, split, spec.metrics)
+    metrics["onnx_max_difference"] = difference(booster, onnx, take(rows.x, split.test))
+    if metrics["onnx_max_difference"] > MAX_DIFFERENCE:
+        raise JobFailed(
+            f"The ONNX model differs from the trained one by {metrics['onnx_max_difference']:.2g} on the test rows.",
+            code="ONNX_DIFFERS",
+            next_action="Report it, with the parameters of the training.",
+        )
+    return Trained(
+        onnx=onnx,
+        model_text=text.encode(),
+        metrics=metrics,
+        champion_metrics=None if champion is None else _champion_metrics(champion, spec, rows, split),
+        train=summarise(rows, split, split.train),
+        test=summarise(rows, split, split.test),
+        fit_seconds=fit_seconds,
+    )
+
+
+def summarise(rows: Rows, split: Split, part: NDArray[np.int64]) -> PartSummary:
+    times = rows.time[part]
+    return int(times.min()), int(times.max()), len(part), int(split.labels[part].sum())
+
+
+def difference(booster: lightgbm.Booster, onnx: bytes, x: NDArray[np.float32], trees: int | None = None) -> float:
+    """The largest distance between the scores of the ONNX model and of LightGBM (of its first `trees` trees)."""
+    expected = np.asarray(booster.predict(x, num_iteration=trees), dtype=np.float64)
+    return float(np.max(np.abs(score(onnx, x) - expected), initial=0.0))
+
+
+def _fit(
+    spec: TrainSpec,
+    rows: Rows,
+    split: Split,
+    fit: Callable[[TrainingData], Any],
+    params: Mapping[str, Any],
+    seed: int,
+) -> lightgbm.Booster:
+    import lightgbm  # 0.4 s and 60 MB that the other jobs of this process kind do not need
+
+    data = TrainingData(
+        x=_read_only(take(rows.x, split.train)),
+        y=_read_only(take(split.labels, split.train)),
+        names=rows.names,
+        time=rows.time[split.train],
+        params=dict(params),
+        seed=seed,
+    )
+    try:
+        model = fit(data)
+    except SkyriverError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's code throws is the user's to read
+        raise JobFailed(
+            f"{spec.function} failed: {traceback.format_exception_only(error)[-1].strip()}",
+            code="USER_ERROR",
+            where=_place(error, fit),
+            next_action="The job's log has the whole traceback.",
+        ) from error
+    if not isinstance(model, lightgbm.Booster):
+        raise JobFailed(
+            f"{spec.function} returned {type(model).__name__}, not a lightgbm.Booster.",
+            code="USER_ERROR",
+            next_action="Return what lightgbm.train(...) gives; of a scikit-learn estimator its `booster_`.",
+        )
+    if model.num_feature() != len(rows.names):
+        raise JobFailed(
+            f"{spec.function} returned a model of {model.num_feature()} features, the data has {len(rows.names)}.",
+            code="USER_ERROR",
+            next_action="Train on data.x with all its columns, in their order.",
+        )
+    return model
+
+
+def _read_only(column: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A view: what the function writes into its data must not reach the rows it is judged by."""
+    view = column[:]
+    view.flags.writeable = False
+    return view
+
+
+def _place(error: BaseException, fit: Callable[[TrainingData], Any]) -> str:
+    """The last line of the function's own file that the error went through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    code = getattr(inspect.unwrap(fit), "__code__", None)
+    own = [f for f in frames if code is not None and f.filename == code.co_filename] or frames
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno}"
+
+
+def _champion_metrics(champion: Champion, spec: ModelSpec, rows: Rows, split: Split) -> Mapping[str, float]:
+    if champion.x is None:
+        return {}
+    return judge(score(champion.onnx, take(champion.x, split.test)), rows, split, spec.metrics)

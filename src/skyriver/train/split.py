@@ -1,0 +1,161 @@
+"""Which rows a model is trained on and which it is judged by: never the same, and none that leaks the future.
+
+A stream is split by effective time, the way the model will live. T is the newest effective time, d the label's delay:
+
+    |<------------ train ------------->|<---- gap = d ---->|<------- test ------->|<- not yet known = d ->| T
+
+Labels of the last d are not known yet. A model that starts work with the test could, the day before, only know labels
+of events up to d earlier: hence the gap. A row without a label counts as 0 once its delay has passed (DESIGN 6.6).
+A table has no time: a hash of the id decides, so that a row keeps its side when the table grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyriver.core.errors import InvalidInput
+from skyriver.core.spec import TrainSpec
+from skyriver.core.units import format_duration
+
+VALIDATION_SHARE = 0.25
+"""What of the training part compression chooses by: a table's share, and of a stream's time at most this."""
+
+_DAY = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """n rows in log order (a table's in their order).
+
+    `x` (n, F) float32, missing is NaN; `y` (n,) float32, 0 or 1, NaN where no label is known; `time` (n,) int64
+    effective time in microseconds, ascending (zeros for a table); `ids` (n,) int64; `keys` the int64 columns (n,) that
+    the model's metrics are `by`.
+    """
+
+    names: tuple[str, ...]
+    x: NDArray[np.float32]
+    y: NDArray[np.float32]
+    time: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    keys: Mapping[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Row numbers, ascending. `labels` (n,) float32 is `y` with what counts as 0 filled in, NaN where not known.
+
+    `validation` is the last part of `train`: a model has seen it, so it may choose but not judge. For a stream `known`
+    are rows whose labels are looked up when a metric asks which keys are known already: those of the test and of an
+    equally long time before its gap, as in the handbook's protocol (older positives have been dealt with: a card
+    was replaced). The test lies in [start, end).
+    """
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+    labels: NDArray[np.float32]
+    known: NDArray[np.int64]
+    start: int
+    end: int
+    delay_us: int
+
+
+def split_rows(spec: TrainSpec, rows: Rows, delay_us: int | None) -> Split:
+    """`delay_us` is the label's delay, None for a table.
+
+    Raises InvalidInput: BAD_LABEL for a label that is neither 0 nor 1, NOT_ENOUGH_DATA and ONE_CLASS saying what is
+    there and what is needed.
+    """
+    wrong = np.flatnonzero(~np.isnan(rows.y) & (rows.y != 0) & (rows.y != 1))
+    if len(wrong):
+        raise InvalidInput(
+            f"The label {spec.label} must be 0 or 1; {len(wrong):,} of {len(rows.y):,} rows have another value,"
+            f" the first is {rows.y[wrong[0]]:g}.",
+            code="BAD_LABEL",
+        )
+    split = _by_hash(spec, rows) if delay_us is None else _by_time(spec, rows, delay_us)
+    for part, numbers in (("training", split.train), ("test", split.test)):
+        positives = int(split.labels[numbers].sum())
+        if positives in (0, len(numbers)):
+            raise InvalidInput(
+                f"All {len(numbers):,} rows of the {part} part have {spec.label} = {int(positives > 0)}.",
+                code="ONE_CLASS",
+                next_action="Load data with both outcomes, and labels that cover the whole period.",
+            )
+    return split
+
+
+def _by_time(spec: TrainSpec, rows: Rows, delay_us: int) -> Split:
+    last = int(rows.time[-1]) if len(rows.time) else 0
+    cut, opens = last - delay_us, last - delay_us - spec.test_us
+    learned, tested = np.searchsorted(rows.time, [opens - delay_us, opens], side="right")
+    ended = np.searchsorted(rows.time, cut, side="right")
+    if learned == 0 or tested == ended:
+        _too_short(spec, rows, delay_us)
+    labels = rows.y.copy()
+    settled = labels[:ended]
+    settled[np.isnan(settled)] = 0.0
+    span = min(spec.test_us, round(VALIDATION_SHARE * (opens - delay_us - int(rows.time[0]))))
+    chosen = np.searchsorted(rows.time, opens - delay_us - span, side="right")
+    before = np.searchsorted(rows.time, opens - delay_us - spec.test_us, side="right")
+    return Split(
+        train=np.arange(learned),
+        validation=np.arange(chosen, learned),
+        test=np.arange(tested, ended),
+        labels=labels,
+        known=np.arange(before, ended),
+        start=opens + 1,
+        end=cut + 1,
+        delay_us=delay_us,
+    )
+
+
+def _too_short(spec: TrainSpec, rows: Rows, delay_us: int) -> NoReturn:
+    days = (int(rows.time[-1]) - int(rows.time[0])) / _DAY if len(rows.time) else 0.0
+    needed = (2 * delay_us + spec.test_us) / _DAY
+    raise InvalidInput(
+        f"There are {days:.1f} days of events ({len(rows.time):,}), and more than {needed:g} are needed:"
+        f" {format_duration(spec.test_us)} for the test, {format_duration(delay_us)} until the label {spec.label} is"
+        f" known, as much between training and test, and what is left to train on.",
+        code="NOT_ENOUGH_DATA",
+        next_action="Load more history, or hold out less: @app.train(..., test=...).",
+    )
+
+
+def _by_hash(spec: TrainSpec, rows: Rows) -> Split:
+    labelled = ~np.isnan(rows.y)
+    place = hash_share(rows.ids)
+    test = np.flatnonzero(labelled & (place < spec.test_share))
+    train = np.flatnonzero(labelled & (place >= spec.test_share))
+    if not len(test) or not len(train):
+        raise InvalidInput(
+            f"There are {int(labelled.sum()):,} rows with {spec.label}: too few for a training and a test part.",
+            code="NOT_ENOUGH_DATA",
+            next_action="Load more rows.",
+        )
+    border = spec.test_share + VALIDATION_SHARE * (1 - spec.test_share)
+    return Split(
+        train=train,
+        validation=train[place[train] < border],
+        test=test,
+        labels=rows.y,
+        known=np.empty(0, dtype=np.int64),
+        start=0,
+        end=1,
+        delay_us=0,
+    )
+
+
+def hash_share(ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A fixed place in [0, 1) for each id (the finaliser of SplitMix64), even also for ids that count up."""
+    z = ids.astype(np.uint64)
+    with np.errstate(over="ignore"):
+        z = z + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53

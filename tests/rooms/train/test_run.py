@@ -1,0 +1,194 @@
+import io
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import lightgbm
+import numpy as np
+import onnxruntime
+import pytest
+
+from skyriver.core.app import App, Event, Time, precision_at
+from skyriver.core.errors import InvalidInput, JobFailed
+from skyriver.core.spec import ModelSpec
+from skyriver.train.data import TrainingData
+from skyriver.train.evaluate import score
+from skyriver.train.run import Champion, Trained, train
+from skyriver.train.split import Rows, split_rows
+
+DAY = 86_400_000_000
+DELAY = 2 * DAY
+
+
+def _fit(data: TrainingData) -> lightgbm.Booster:
+    settings = {"objective": "binary", "verbose": -1, "num_threads": 1, "num_leaves": 7, "seed": data.seed}
+    return lightgbm.train(settings, lightgbm.Dataset(data.x, data.y), int(data.params.get("trees", 10)))
+
+
+def _spec() -> ModelSpec:
+    app = App("shop")
+
+    class Sale(Event):
+        sale: int
+        at: Time
+        buyer: int
+        price: float
+
+    sales = app.stream("sales", Sale, id="sale", time="at", key="buyer")
+    returned = app.labels("returned", of=sales, delay="2d")
+    features = app.features("f", sales, {"a": sales.price, "b": sales.price * 2, "c": sales.price / 2})
+    fit = app.train(features, label=returned, test="3d")(_fit)
+    return app.model("returns", fit, metrics={"buyers": precision_at(5, by="buyer")})
+
+
+def _rows(n: int = 3000, days: int = 20) -> Rows:
+    luck = np.random.default_rng(3)
+    x = luck.normal(size=(n, 3)).astype(np.float32)
+    x[luck.random(x.shape) < 0.05] = np.nan
+    y = (np.nan_to_num(x[:, 0]) + 0.5 * luck.normal(size=n) > 1).astype(np.float32)
+    time = np.sort(luck.integers(0, days * DAY, n))
+    return Rows(("a", "b", "c"), x, y, time, np.arange(n), {"buyer": luck.integers(0, 200, n)})
+
+
+def _train(fit: Callable[[TrainingData], Any] = _fit, rows: Rows | None = None, **changes: Any) -> Trained:
+    given: dict[str, Any] = {"params": {}, "seed": 0, "champion": None, "progress": lambda *_: None, "delay_us": DELAY}
+    return train(_spec(), rows or _rows(), fit, **(given | changes))
+
+
+def test_gives_an_onnx_model_and_what_it_is_worth() -> None:
+    told: list[str] = []
+    trained = _train(progress=lambda stage, done, total: told.append(stage))
+    assert {
+        "auc", "average_precision", "train_auc", "train_average_precision", "log_loss", "brier", "positives_share",
+        "onnx_max_difference", "buyers",
+    } == set(trained.metrics)  # fmt: skip
+    assert 0.85 < trained.metrics["auc"] < 1
+    assert trained.metrics["onnx_max_difference"] < 1e-6
+    assert trained.champion_metrics is None
+    assert told == ["split", "fit", "convert", "evaluate"]
+    session = onnxruntime.InferenceSession(trained.onnx)
+    assert [(i.name, i.shape, i.type) for i in session.get_inputs()] == [("features", ["n", 3], "tensor(float)")]
+    assert [(o.name, o.shape, o.type) for o in session.get_outputs()] == [("score", ["n"], "tensor(float)")]
+    again = lightgbm.Booster(model_str=trained.model_text.decode())
+    rows = _rows()
+    np.testing.assert_allclose(score(trained.onnx, rows.x), again.predict(rows.x), atol=1e-6)
+
+
+def test_parts_are_told_and_lie_apart() -> None:
+    trained = _train()
+    (_, train_ends, train_rows, train_positives), (test_begins, test_ends, test_rows, _) = trained.train, trained.test
+    assert test_begins - train_ends > DELAY
+    assert test_ends <= 18 * DAY
+    assert 0 < train_positives < train_rows
+    assert test_rows == pytest.approx(450, abs=60)
+
+
+def test_the_function_sees_the_training_part_alone() -> None:
+    seen: list[TrainingData] = []
+
+    def fit(data: TrainingData) -> lightgbm.Booster:
+        seen.append(data)
+        return _fit(data)
+
+    rows = _rows()
+    trained = _train(fit, rows, params={"trees": 3}, seed=7)
+    data, split = seen[0], split_rows(_spec().train, rows, DELAY)  # type: ignore[arg-type]
+    assert len(data.x) == len(data.y) == len(data.time) == len(split.train) == trained.train[2]
+    assert (data.names, data.params, data.seed) == (("a", "b", "c"), {"trees": 3}, 7)
+    assert data.time.max() == trained.train[1]
+    with pytest.raises(ValueError, match="read-only"):
+        data.x[0, 0] = 1.0
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    assert _train().onnx == _train().onnx
+
+
+def test_a_champion_is_judged_on_the_same_rows() -> None:
+    first = _train()
+    rows = _rows()
+    trained = _train(champion=Champion(first.onnx, rows.x))
+    assert trained.champion_metrics == {k: first.metrics[k] for k in trained.champion_metrics or {}}
+    assert "average_precision" in (trained.champion_metrics or {})
+    assert _train(champion=Champion(first.onnx, None)).champion_metrics == {}
+
+
+def test_what_the_function_raises_is_told_with_its_line() -> None:
+    def fit(data: TrainingData) -> lightgbm.Booster:
+        raise ValueError("the moon is wrong")
+
+    with pytest.raises(JobFailed, match="_fit failed: ValueError: the moon is wrong") as failed:
+        _train(fit)
+    assert failed.value.code == "USER_ERROR"
+    assert failed.value.where.startswith("test_run.py:")
+    assert isinstance(failed.value.__cause__, ValueError), "the job's log gets the whole traceback"
+
+
+def test_an_error_inside_a_library_points_at_the_users_line() -> None:
+    def fit(data: TrainingData) -> lightgbm.Booster:
+        return lightgbm.train({"objective": "nonsense", "verbose": -1}, lightgbm.Dataset(data.x, data.y), 1)
+
+    with pytest.raises(JobFailed, match="nonsense") as failed:
+        _train(fit)
+    assert failed.value.where.startswith("test_run.py:")
+    log = io.StringIO()
+    traceback.print_exception(failed.value.__cause__, file=log)
+    assert "lightgbm" in log.getvalue()
+
+
+def test_leaving_the_process_is_a_failure_too() -> None:
+    def fit(data: TrainingData) -> lightgbm.Booster:
+        raise SystemExit(0)
+
+    with pytest.raises(JobFailed, match="SystemExit"):
+        _train(fit)
+
+
+@pytest.mark.parametrize(
+    ("result", "what"),
+    [
+        (None, "returned NoneType, not a lightgbm.Booster"),
+        ({"model": 1}, "returned dict"),
+    ],
+)
+def test_what_is_no_model_is_refused(result: object, what: str) -> None:
+    with pytest.raises(JobFailed, match=what) as failed:
+        _train(lambda data: result)
+    assert failed.value.code == "USER_ERROR"
+
+
+def test_a_model_of_fewer_features_is_refused() -> None:
+    def fit(data: TrainingData) -> lightgbm.Booster:
+        return lightgbm.train({"objective": "binary", "verbose": -1}, lightgbm.Dataset(data.x[:, :2], data.y), 2)
+
+    with pytest.raises(JobFailed, match="a model of 2 features, the data has 3"):
+        _train(fit)
+
+
+def test_an_early_stopped_model_is_served_as_it_predicts() -> None:
+    def fit(data: TrainingData) -> lightgbm.Booster:
+        part = len(data.y) * 2 // 3
+        known = lightgbm.Dataset(data.x[:part], data.y[:part])
+        check = lightgbm.Dataset(data.x[part:], data.y[part:], reference=known)
+        settings = {"objective": "binary", "verbose": -1, "num_threads": 1, "learning_rate": 0.5}
+        stop = lightgbm.early_stopping(3, verbose=False)
+        return lightgbm.train(settings, known, 200, valid_sets=[check], callbacks=[stop])
+
+    trained = _train(fit)
+    assert trained.metrics["onnx_max_difference"] < 1e-6
+    assert trained.model_text.count(b"\nTree=") < 100
+
+
+def test_a_metric_by_an_unknown_key_is_refused() -> None:
+    rows = _rows()
+    with pytest.raises(InvalidInput, match="by 'buyer'"):
+        _train(rows=Rows(rows.names, rows.x, rows.y, rows.time, rows.ids, {}))
+
+
+def test_a_table_has_no_time() -> None:
+    rows = _rows()
+    zeros = Rows(rows.names, rows.x, rows.y, np.zeros_like(rows.time), rows.ids, rows.keys)
+    trained = _train(rows=zeros, delay_us=None)
+    assert trained.train[:2] == trained.test[:2] == (0, 0)
+    assert trained.train[2] + trained.test[2] == 3000
+    assert trained.metrics["auc"] > 0.85
