@@ -18,6 +18,11 @@ def tables_of_stream(stream: StreamSpec) -> tuple[str, ...]:
     return (stream.name, *(f"{stream.name}.{part}" for part in PARTS))
 
 
+def rejected_table(stream: str) -> str:
+    """The table of rows that loads into a stream refused; what the stream itself refused is in its `.dead`."""
+    return f"{stream}.rejected"
+
+
 FORMATS = ("parquet", "csv", "jsonl")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from skyriver.core.errors import Conflict
 from skyriver.core.resources import Delete, Put, Resource, Snapshot
 from skyriver.core.spec import AppSpec, ModelSpec, StreamSpec
-from skyriver.data.operations import tables_of_stream
+from skyriver.data.operations import rejected_table, tables_of_stream
 from skyriver.release.operations import plan_import
 from skyriver.serve.kinds import new_service, update_service
 
@@ -72,7 +72,7 @@ def _resources(tenant: str, app: AppSpec, code: Mapping[str, str], files: Mappin
     )
     for stream in app.streams:
         yield _stream(tenant, app, stream)
-        for table in tables_of_stream(stream):
+        for table in (*tables_of_stream(stream), rejected_table(stream.name)):
             yield Resource(tenant, "table", table, spec={"source": "stream"}, state="EMPTY", parent=parent)
     for plain in app.tables:
         for table in (plain.name, f"{plain.name}.dead"):

@@ -121,7 +121,7 @@ class ChildProcesses:
 
     def _start(self, spec: ProcessSpec, *, restarts: int) -> None:
         token = secrets.token_hex(16)
-        socket = self._sockets / f"{digest(spec.name.encode())[:12]}.sock"
+        socket = socket_path(self._sockets, spec.name)
         work = self._work / spec.name
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = {
@@ -253,6 +253,11 @@ class ChildProcesses:
 
     def _log_path(self, name: str) -> Path:
         return self._logs / f"{name}.log"
+
+
+def socket_path(sockets: Path, name: str) -> Path:
+    """Where the process `name` listens: short, for a socket's path has at most 107 bytes."""
+    return sockets / f"{digest(name.encode())[:12]}.sock"
 
 
 def _with_paths(value: Any, home: Path) -> Any:

@@ -1,0 +1,91 @@
+"""A job's process: `python -m skyriver.wiring.job CONFIG`. Does one kind of work and reports its outcome.
+
+The control plane knows a job by its report: progress while it runs, then `outcome` with outputs, or with reason,
+message and next action. What the report says was done is durable before it is said. Details of a failure are in the log.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from skyriver.core.errors import SkyriverError
+from skyriver.wiring.process import ProcessContext, read_config
+from skyriver.wiring.work.job import Job
+
+REPORT_EVERY_SECONDS = 0.1
+WORK: Mapping[str, str] = {
+    "load": "load",
+    "materialise": "materialise",
+    "train": "train",
+    "compress": "compress",
+    "import": "take_in",
+    "verify": "verify",
+}
+"""Kind of work -> module of `skyriver.wiring.work`. Loaded by name: a load has no use for the weight of a trainer."""
+
+
+class Reporter:
+    """The job's progress as its report, replaced at most ten times a second; keeps how long each stage took."""
+
+    def __init__(self, context: ProcessContext) -> None:
+        self._context = context
+        self._last = 0.0
+        self._stage = ""
+        self._since = time.monotonic()
+        self.stages: dict[str, float] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage != self._stage:
+            self._close(now)
+            self._stage, self._since, self._last = stage, now, 0.0
+            print(f"{stage} ...", file=sys.stderr, flush=True)
+        if now - self._last >= REPORT_EVERY_SECONDS:
+            self._last = now
+            self._context.report({"progress": {"stage": stage, "done": done, "total": total}, "stages": self.stages})
+
+    def _close(self, now: float) -> None:
+        if self._stage:
+            self.stages[self._stage] = round(self.stages.get(self._stage, 0.0) + now - self._since, 3)
+
+    def finish(self, outcome: Mapping[str, Any]) -> None:
+        self._close(time.monotonic())
+        self._context.report({"stages": self.stages, **outcome})
+
+
+def main() -> int:
+    context = read_config()
+    reporter = Reporter(context)
+    config = context.config
+    print(f"job {config['job']}: {config['kind']} {config['target']}", file=sys.stderr, flush=True)
+    try:
+        module = import_module(f"skyriver.wiring.work.{WORK[config['kind']]}")
+        work: Callable[[Job], dict[str, Any]] = module.work
+        outputs = work(Job.of(context, reporter))
+    except SkyriverError as error:
+        if error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        print(f"failed: {error.code} {error}", file=sys.stderr)
+        place = f"{error.where}: " if error.where else ""
+        told = {"reason": error.code, "message": place + error.message, "next_action": error.next_action}
+        reporter.finish({"outcome": "failed", **told})
+        return 1
+    except Exception as error:  # our mistake: the log holds all of it, the report one line
+        traceback.print_exc()
+        told = {"reason": "INTERNAL", "message": f"{type(error).__name__}: {error}"}
+        reporter.finish(
+            {"outcome": "failed", **told, "next_action": f"`skyriver logs {config['job']}` has the details."}
+        )
+        return 1
+    reporter.finish({"outcome": "succeeded", "outputs": outputs})
+    print("done", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

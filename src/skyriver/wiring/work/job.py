@@ -1,0 +1,82 @@
+"""One job with what it may touch: its inputs, and this machine's objects, tables and streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skyriver.adapters.directory.objects import DirectoryObjects
+from skyriver.client.appfile import load_app, unpack
+from skyriver.core.app import App
+from skyriver.core.errors import Conflict
+from skyriver.core.jobs import Progress
+from skyriver.core.spec import AppSpec
+from skyriver.wiring.home import Home
+from skyriver.wiring.process import ProcessContext
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    name: str
+    tenant: str
+    target: str
+    app: AppSpec
+    code: Mapping[str, str]
+    params: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    known: Mapping[str, Mapping[str, Any]]
+    """Tables as the control plane has recorded them, by name."""
+    home: Home
+    work_dir: Path
+    objects: DirectoryObjects
+    progress: Progress
+
+    @classmethod
+    def of(cls, context: ProcessContext, progress: Progress) -> Job:
+        home, config = Home(context.home), context.config
+        return cls(
+            name=config["job"],
+            tenant=context.tenant,
+            target=config["target"],
+            app=AppSpec.model_validate(config["app"]),
+            code=config["code"],
+            params=config["params"],
+            inputs=config["inputs"],
+            known=config["tables"],
+            home=home,
+            work_dir=context.work_dir,
+            objects=DirectoryObjects(home.objects),
+            progress=progress,
+        )
+
+    def table(self, name: str) -> str:
+        """Its name for the `Tables` port."""
+        return f"{self.tenant}/{name}"
+
+    def known_version(self, name: str) -> int | None:
+        version = self.known.get(name, {}).get("version")
+        return None if version is None else int(version)
+
+    def stream_directory(self, stream: str) -> Path:
+        return self.home.streams / self.tenant / stream
+
+    def unpack(self) -> Path:
+        """The application's file, unpacked from its bundle."""
+        folder = self.work_dir / "app"
+        unpack(self.objects.get(self.code["bundle"]), folder)
+        return folder / self.code["main"]
+
+    def load_app(self) -> App:
+        """The application as its author declared it. Raises Conflict (SPEC_DRIFT) when executing the file again gives
+        another specification."""
+        app = load_app(self.unpack())
+        if app.spec.digest() != self.app.digest():
+            raise Conflict(
+                "The application file gives another specification here than it gave when it was deployed.",
+                code="SPEC_DRIFT",
+                where=self.code["main"],
+                next_action="Declare the same whatever the time, the environment and the machine; deploy again.",
+            )
+        return app

@@ -1,0 +1,121 @@
+"""The work of a load: files become rows of a plain table, or history of a stream and rows of its tables."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from skyriver.adapters.delta.tables import DeltaTables
+from skyriver.adapters.processes.processes import socket_path
+from skyriver.core.errors import SkyriverError, Unavailable, from_problem
+from skyriver.core.spec import AppSpec, StreamSpec, TableSpec
+from skyriver.data.files import LoadFile
+from skyriver.data.load import PreparedLoad, load_table, prepare_stream_load, store_dead
+from skyriver.data.operations import rejected_table
+from skyriver.data.tables import TableVersion
+from skyriver.wiring.work.job import Job
+from skyriver.wiring.work.materialise import bring_up_to_date
+
+WORKER_SECONDS = 60.0
+"""For how long the load waits for a worker that is away or starting."""
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Outputs: `counts`, `bad_by_reason`, `examples` of bad rows, `ignored_columns`, and the new `tables`."""
+    files = [
+        LoadFile(job.objects.open_path(f["digest"]), f["name"], f["format"], f.get("label") or "")
+        for f in job.inputs["files"]
+    ]
+    source = job.app.source(job.target)
+    return _load_table(job, source, files) if isinstance(source, TableSpec) else _load_stream(job, source, files)
+
+
+def _number(job: Job) -> int:
+    """Of the load among those of its table: its offset, so that a load that is repeated does nothing twice."""
+    return int(job.name.rpartition("-")[2])
+
+
+def _load_table(job: Job, table: TableSpec, files: list[LoadFile]) -> dict[str, Any]:
+    tables = DeltaTables(job.home.tables)
+    name, known = job.table(table.name), job.known_version(table.name)
+    report = load_table(table, files, tables, name, _number(job), known, job.progress, work_dir=job.work_dir)
+    made = {table.name: report.version} if report.version is not None else {}
+    return _outputs(report.to_json(), report.duplicates, made)
+
+
+def _load_stream(job: Job, stream: StreamSpec, files: list[LoadFile]) -> dict[str, Any]:
+    prepared = prepare_stream_load(stream, files, job.work_dir, summed_fields(job.app, stream), job.progress)
+    tables = DeltaTables(job.home.tables)
+    rejected = store_dead(prepared, tables, job.table(rejected_table(stream.name)), _number(job))
+    known_before = _hand_over(job, stream, prepared)
+    made = bring_up_to_date(job, stream)
+    if rejected is not None:
+        made[rejected_table(stream.name)] = rejected
+    report = prepared.report
+    return _outputs(report.to_json(), report.duplicates + known_before, made)
+
+
+def summed_fields(app: AppSpec, stream: StreamSpec) -> frozenset[str]:
+    """Fields of the stream that some feature sums or averages: their values have to fit its grid."""
+    sets = (f for f in app.feature_sets if f.source == stream.name)
+    return frozenset(a.column for f in sets for a in f.aggregates() if a.column)
+
+
+def _outputs(report: dict[str, Any], duplicates: int, made: dict[str, TableVersion]) -> dict[str, Any]:
+    counts = {
+        "rows_read": report["rows_read"],
+        "rows_good": report["rows_good"],
+        "rows_bad": sum(report["bad"].values()),
+        "duplicates": duplicates,
+        "labels": report["labels"],
+    }
+    return {
+        "counts": counts,
+        "bad_by_reason": report["bad"],
+        "examples": report["examples"],
+        "ignored_columns": sorted({c for columns in report["ignored"].values() for c in columns}),
+        "repeated": report["repeated"],
+        "tables": {name: as_json(version) for name, version in made.items()},
+    }
+
+
+def as_json(version: TableVersion) -> dict[str, int]:
+    return {"version": version.version, "rows": version.rows, "bytes": version.bytes, "offset": version.offset}
+
+
+def _hand_over(job: Job, stream: StreamSpec, prepared: PreparedLoad) -> int:
+    """Gives the blocks to the stream's worker, the only writer of its log, in order; returns how many of their rows the
+    stream had already. A block that was taken before is answered as then, so this can be repeated at any point."""
+    socket = socket_path(job.home.sockets, f"{job.tenant}.worker.{stream.name}-0")
+    duplicates = 0
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://worker", timeout=120) as http:
+        for sequence, block in enumerate(prepared.blocks):
+            last = sequence == len(prepared.blocks) - 1
+            headers = {"x-load": job.name, "x-sequence": str(sequence), "x-last": str(int(last))}
+            duplicates += int(_post(http, block, headers)["duplicates"])
+            job.progress("append to the log", sequence + 1, len(prepared.blocks))
+    return duplicates
+
+
+def _post(http: httpx.Client, block: Path, headers: dict[str, str]) -> dict[str, Any]:
+    deadline = time.monotonic() + WORKER_SECONDS
+    body = block.read_bytes()
+    while True:
+        try:
+            response = http.post("/internal/history", content=body, headers=headers)
+            if response.is_success:
+                answer: dict[str, Any] = response.json()
+                return answer
+            error: SkyriverError = from_problem(response.status_code, response.json())
+        except httpx.TransportError as away:
+            error = Unavailable(
+                f"The stream's worker does not answer: {away}.",
+                code="WORKER_AWAY",
+                next_action="`skyriver ps` shows its state; load again once it is READY: what was taken stays taken.",
+            )
+        if error.http_status not in (429, 503) or time.monotonic() > deadline:
+            raise error
+        time.sleep(0.2)

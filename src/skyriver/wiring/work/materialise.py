@@ -1,0 +1,29 @@
+"""The work that carries a stream's log into its tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from skyriver.adapters.delta.tables import DeltaTables
+from skyriver.adapters.segments.reader import SegmentReader
+from skyriver.core.spec import StreamSpec
+from skyriver.data.materialise import materialise
+from skyriver.data.tables import TableVersion
+from skyriver.wiring.work.job import Job
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Outputs: the new `tables`."""
+    made = bring_up_to_date(job, job.app.stream(job.target))
+    tables = {
+        name: {"version": v.version, "rows": v.rows, "bytes": v.bytes, "offset": v.offset} for name, v in made.items()
+    }
+    return {"tables": tables}
+
+
+def bring_up_to_date(job: Job, stream: StreamSpec) -> dict[str, TableVersion]:
+    """Appends what the log holds beyond the tables; the newest versions by table."""
+    reader = SegmentReader(job.stream_directory(stream.name) / "log")
+    known = {job.table(name): int(status["version"]) for name, status in job.known.items() if "version" in status}
+    made = materialise(stream, reader, DeltaTables(job.home.tables), job.tenant, known, job.progress)
+    return {name.partition("/")[2]: version for name, version in made}

@@ -1,0 +1,90 @@
+"""The work of a training job: features of the whole history, the user's function, the artifacts and their measures."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from skyriver.core.spec import ModelSpec, TrainSpec
+from skyriver.features.plan import plan_features
+from skyriver.release.inputs import input_fields
+from skyriver.release.manifest import (
+    FeaturesRef,
+    Part,
+    SourceRef,
+    SplitRecord,
+    VersionManifest,
+    parse_manifest,
+    scoring_signature,
+)
+from skyriver.train.run import Champion, Trained, train
+from skyriver.train.split import Rows
+from skyriver.wiring.work.history import History, delay_of, newest_history, rows_of
+from skyriver.wiring.work.job import Job
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Outputs: digests of `artifacts` by name, and the `manifest` of the version to be, without its candidates."""
+    model = job.app.model(job.target)
+    assert model.train is not None
+    features = job.app.feature_set(model.train.features)
+    source = job.app.source(features.source)
+    fit = job.load_app().functions[model.train.function]
+    history = newest_history(job, source)
+    rows = rows_of(job, model, history)
+    trained = train(
+        model,
+        rows,
+        fit,
+        delay_us=delay_of(model.train, source),
+        params=job.params,
+        seed=int(job.params.get("seed", 0)),
+        champion=_champion(job, plan_features(features, source).digest, rows),
+        progress=job.progress,
+    )
+    artifact = job.objects.put(trained.onnx)
+    return {
+        "artifacts": {"model.onnx": artifact, "model.txt": job.objects.put(trained.model_text)},
+        "manifest": _manifest(job, model, model.train, history, rows, trained, artifact).to_json(),
+        "fields": [f.to_json() for f in input_fields(features, source)],
+        "fit_seconds": round(trained.fit_seconds, 3),
+    }
+
+
+def _champion(job: Job, features_digest: str, rows: Rows) -> Champion | None:
+    """The version that serves, with its features of the same rows where they are computed alike."""
+    spec = job.inputs.get("champion")
+    if spec is None:
+        return None
+    champion = parse_manifest({k: v for k, v in spec.items() if k in VersionManifest.model_fields})
+    alike = champion.features is not None and champion.features.digest == features_digest
+    return Champion(job.objects.get(champion.artifact), rows.x if alike else None)
+
+
+def _manifest(
+    job: Job, model: ModelSpec, spec: TrainSpec, history: History, rows: Rows, trained: Trained, artifact: str
+) -> VersionManifest:
+    features = job.app.feature_set(spec.features)
+    plan = plan_features(features, history.source)
+    return VersionManifest(
+        model=model.name,
+        version=1,  # the control plane gives it its number when it takes it in
+        artifact=artifact,
+        bytes=len(trained.onnx),
+        features=FeaturesRef(features.name, plan.digest, features.names),
+        source=SourceRef(
+            name=history.source.name,
+            table_version=history.table.version,
+            labels_version=history.labels.version if history.labels is not None else None,
+            rows=history.table.rows,
+        ),
+        code=job.code["bundle"],
+        spec_digest=job.app.digest(),
+        params={k: v for k, v in job.params.items() if isinstance(v, str | int | float | bool | None)},
+        split=SplitRecord(train=Part(*trained.train), test=Part(*trained.test)),
+        metrics=trained.metrics,
+        champion_metrics=trained.champion_metrics,
+        signature=scoring_signature(len(rows.names)),
+        trained_at=time.time_ns() // 1_000,
+        job=job.name,
+    )

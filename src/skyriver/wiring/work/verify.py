@@ -1,0 +1,22 @@
+"""The work of a verification: the features of every decision, computed again from the log."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from skyriver.adapters.segments.reader import SegmentReader
+from skyriver.core.errors import InvalidInput
+from skyriver.decide.verify import verify_stream
+from skyriver.wiring.work.job import Job
+
+
+def work(job: Job) -> dict[str, Any]:
+    stream = job.app.stream(job.target)
+    decide = next((d for d in job.app.decides if d.stream == stream.name), None)
+    train = job.app.model(decide.model).train if decide is not None else None
+    if train is None:
+        raise InvalidInput(f"{stream.name} computes no features.", code="NO_FEATURES")
+    features = job.app.feature_set(train.features)
+    reader = SegmentReader(job.stream_directory(stream.name) / "log")
+    return asdict(verify_stream(reader, stream, features, job.home.kernels, job.progress))

@@ -1,0 +1,313 @@
+"""The process of a stream's partition: `python -m skyriver.wiring.worker CONFIG_FILE`.
+
+Its configuration: {"stream": StreamSpec, "features": FeatureSetSpec | null, "decide": DecideSpec | null, "directory",
+"objects", "kernel_cache": directories, "queue": rows that may wait}; live settings: {"model": {"name", "version",
+"artifact"} | null, "rules": [[decision, when], ...], "otherwise", "fallback"}.
+
+It takes the log (from a holder that is stopped or hung too), recovers, warms everything that the first event needs,
+listens, and then says that it is ready. A change of the live settings is loaded beside the running engine and written
+into the log before the first event that it decides; one that cannot be used (a model for other features) is told in
+the report, and what was used goes on. SIGTERM: it finishes what waits, takes a checkpoint and ends with 0. It ends
+with 1 when the log was lost or failed: the next start recovers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+from pydantic import ValidationError
+
+from skyriver.adapters.directory.objects import DirectoryObjects
+from skyriver.adapters.segments.log import SegmentLog, open_log
+from skyriver.core.errors import InvalidInput, SkyriverError
+from skyriver.core.objects import Objects
+from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
+from skyriver.decide.answers import DecisionWriter
+from skyriver.decide.border import EventBorder
+from skyriver.decide.deciding import Deciding
+from skyriver.decide.engine import Engine
+from skyriver.decide.metrics import prometheus
+from skyriver.decide.opening import Keeper, PartitionFiles
+from skyriver.decide.partition import NEVER
+from skyriver.decide.records import ModelInUse
+from skyriver.decide.routes import HISTORY_LIMIT, Routes
+from skyriver.decide.rules import compile_rules
+from skyriver.decide.scorer import OnnxScorer
+from skyriver.decide.station import Station, UseWork
+from skyriver.decide.windows import WindowsFiles
+from skyriver.serve.http import HttpLimits, HttpServer
+from skyriver.serve.metrics import resident_bytes
+from skyriver.serve.replica import unix_listener
+from skyriver.wiring.process import ProcessContext, read_config
+
+LIVE_EVERY_S = 0.05
+REPORT_EVERY_S = 0.5
+GRACE_S = 4.0
+"""For requests under way, and again for what waits; control kills after ten."""
+
+_log = logging.getLogger(__name__)
+
+
+class SystemClock:
+    def wall(self) -> int:
+        return time.time_ns() // 1000
+
+    def monotonic(self) -> int:
+        return time.monotonic_ns() // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    stream: StreamSpec
+    features: FeatureSetSpec | None
+    decide: DecideSpec | None
+    directory: Path
+    objects: Path
+    kernel_cache: Path
+    queue: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> WorkerSettings:
+        """Raises InvalidInput (BAD_CONFIG)."""
+        try:
+            features, decide = config.get("features"), config.get("decide")
+            return cls(
+                stream=StreamSpec.model_validate(config["stream"]),
+                features=FeatureSetSpec.model_validate(features) if features else None,
+                decide=DecideSpec.model_validate(decide) if decide else None,
+                directory=Path(config["directory"]),
+                objects=Path(config["objects"]),
+                kernel_cache=Path(config["kernel_cache"]),
+                queue=int(config.get("queue", 10_000)),
+            )
+        except (KeyError, TypeError, ValueError, ValidationError) as error:
+            raise InvalidInput(f"The worker's configuration is wrong: {error!r}.", code="BAD_CONFIG") from error
+
+
+class Choice:
+    """What is decided with, from the live settings."""
+
+    def __init__(self, settings: WorkerSettings, objects: Objects) -> None:
+        self._settings = settings
+        self._objects = objects
+        self.deciding = Deciding()
+        self.problem = ""
+
+    def load(self, live: Mapping[str, Any]) -> Deciding | None:
+        """The deciding by these settings, loaded and warm; None when it cannot be used, which `problem` tells."""
+        settings = self._settings
+        if settings.decide is None:
+            return Deciding()
+        try:
+            rules = compile_rules(
+                [(decision, when) for decision, when in live["rules"]],
+                live["otherwise"],
+                live["fallback"],
+                settings.stream,
+                settings.features,
+            )
+            wanted = live.get("model")
+            if wanted is None:
+                deciding = Deciding(rules)
+            else:
+                model = ModelInUse(wanted["name"], int(wanted["version"]), wanted["artifact"])
+                deciding = Deciding(rules, model, self._scorer(model))
+        except SkyriverError as error:
+            _log.error("the live settings cannot be used: %s", error)
+            self.problem = str(error)
+            return None
+        self.problem = ""
+        return deciding
+
+    def _scorer(self, model: ModelInUse) -> OnnxScorer:
+        features = self._settings.features
+        if features is None:
+            raise InvalidInput(f"{self._settings.stream.name} computes no features to decide with.", code="NO_FEATURES")
+        try:
+            return OnnxScorer.load(self._objects.open_path(model.artifact), len(features.features))
+        except SkyriverError as error:
+            message = f"Version {model.version} of {model.name}: {error.message}"
+            raise type(error)(message, code=error.code, next_action=error.next_action) from error
+
+
+class Worker:
+    """Joins the parts, for as long as the process lives."""
+
+    def __init__(self, context: ProcessContext, settings: WorkerSettings, log: SegmentLog) -> None:
+        self._context = context
+        self._settings = settings
+        self._log = log
+        clock = SystemClock()
+        windows = None
+        if settings.features is not None:
+            side = settings.directory / "side"
+            windows = WindowsFiles(settings.stream, settings.features, side, settings.kernel_cache)
+        self._files = PartitionFiles(settings.stream, settings.directory, log, windows, clock)
+        self._keeper = Keeper(self._files, clock)
+        self._choice = Choice(settings, DirectoryObjects(settings.objects))
+        self._station = Station(
+            log,
+            self._open_engine,
+            self._keeper,
+            to_disk=settings.stream.durability == "disk",
+            queue=settings.queue,
+        )
+        names = windows.plan.names if windows is not None else ()
+        summed = frozenset(v.field for v in windows.plan.values) if windows is not None else frozenset[str]()
+        self._routes = Routes(
+            settings.stream,
+            self._station,
+            EventBorder(settings.stream, summed),
+            DecisionWriter(names, self._files.features_digest),
+            self._files.receiving,
+            self._report,
+            self._metrics,
+        )
+        self._reported: list[int] = self._routes.latency_us.counts.copy()
+        self._quantiles = (0, 0)
+        self._told: dict[str, object] = {}
+        self._replay = ""
+        self._listening = False
+
+    async def run(self, listening: socket.socket, stop: asyncio.Event) -> SkyriverError | None:
+        """Until `stop`; what went wrong, if that is why it ends."""
+        live = self._context.live()
+        deciding = self._choice.load(live) if live is not None else None
+        self._choice.deciding = deciding if deciding is not None else self._choice.load(_NOTHING) or Deciding()
+        self._tell()
+        ticking = asyncio.create_task(self._tick())
+        await self._station.start()
+        server = HttpServer(self._routes.handle, HttpLimits(body=HISTORY_LIMIT, bodies=2 * HISTORY_LIMIT))
+        await server.start(listening)
+        gc.collect()
+        gc.freeze()  # what was made up to here lives as long as the process: no collection needs to look at it again
+        self._listening = True
+        self._tell()
+        watching = asyncio.create_task(self._watch_live())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((stopping, self._station.failed), return_when=asyncio.FIRST_COMPLETED)
+        error = self._station.failed.result() if self._station.failed.done() else None
+        watching.cancel()
+        self._routes.draining = True
+        self._tell()
+        await server.stop(GRACE_S)
+        await self._station.drain(GRACE_S)
+        ticking.cancel()
+        self._close()
+        return error
+
+    def _close(self) -> None:
+        engine = self._station.engine
+        if engine is not None and self._log.next_offset != self._keeper.offset:
+            self._keeper.begin(engine, self._log.next_offset)
+        self._keeper.close()
+        self._files.close()
+        self._context.report({**self._report(), "ready": False})
+
+    def _open_engine(self) -> Engine:
+        """In the log's thread."""
+        self._keeper.settle()
+        engine = self._files.open(self._choice.deciding, self._on_replay)
+        self._replay = ""
+        recovered = self._files.recovered
+        if recovered is not None:
+            self._keeper.opened(recovered.offset)
+            for why in recovered.passed_over:
+                _log.warning("%s", why)
+            _log.info("open at offset %d, replayed from %d", self._log.next_offset, recovered.offset)
+        return engine
+
+    def _on_replay(self, stage: str, done: int, total: int) -> None:
+        self._replay = f"{stage} {done} of {total} records"
+
+    # The live settings
+
+    async def _watch_live(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LIVE_EVERY_S)
+            live = self._context.live()
+            if live is None:
+                continue
+            deciding = await loop.run_in_executor(None, self._choice.load, live)
+            if deciding is not None:
+                await self._use(deciding)
+            self._tell()
+
+    async def _use(self, deciding: Deciding) -> None:
+        """Until it is in the log: an engine that is being recovered takes it from `Choice`."""
+        self._choice.deciding = deciding
+        done = asyncio.get_running_loop().create_future()
+        with contextlib.suppress(SkyriverError):
+            self._station.submit(UseWork(deciding, done.set_result))
+            await done
+
+    # What it tells
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            self._station.tick()
+            before, self._reported = self._reported, self._routes.latency_us.counts.copy()
+            if before != self._reported:
+                latency = self._routes.latency_us
+                self._quantiles = (round(latency.quantile(0.5, before)), round(latency.quantile(0.99, before)))
+            self._tell()
+
+    def _tell(self) -> None:
+        report = self._report()
+        if report != self._told:
+            self._told = report
+            self._context.report(report)
+
+    def _report(self) -> dict[str, object]:
+        engine = self._station.engine
+        counters = engine.partition.counters if engine is not None else None
+        time_now = engine.partition.time if engine is not None else NEVER
+        model = engine.deciding.model if engine is not None else None
+        counted = msgspec.to_builtins(counters) if counters is not None else {}
+        return {
+            "ready": engine is not None and self._listening and not self._routes.draining,
+            "offset": self._log.next_offset,
+            "effective_time": time_now if time_now > NEVER else None,
+            **counted,
+            "model": {"name": model.name, "version": model.version} if model is not None else None,
+            "p50_us": self._quantiles[0],
+            "p99_us": self._quantiles[1],
+            "rss_mb": round(resident_bytes() / 1e6),
+            "message": self._message(),
+            "features_digest": self._files.features_digest,
+            "epoch": self._log.epoch,
+        }
+
+    def _message(self) -> str:
+        step = self._files.receiving.step_us
+        parts = [self._station.problem, self._replay, self._choice.problem, self._keeper.problem]
+        if step:
+            parts.append(f"The machine's clock was set by {step / 1e6:+.1f} s.")
+        return " ".join(p for p in parts if p)
+
+    def _metrics(self) -> bytes:
+        engine = self._station.engine
+        counters = engine.partition.counters if engine is not None else None
+        return prometheus(
+            self._settings.stream.name,
+            counters,
+            self._routes.latency_us,
+            offset=self._log.next_offset,
+            waiting=self._station.waiting_rows,
+        )
