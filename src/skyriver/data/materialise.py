@@ -1,0 +1,313 @@
+"""From a stream's log to the stream's tables (DESIGN 6.9).
+
+Four tables, each row with the log offset that it stands at:
+
+- `<stream>`            the fields, `_offset`, `_effective` (T, microseconds), `_late`
+- `<stream>.labels`     `_offset`, `label`, `subject` (an id), `value`, `known_at`, `subject_offset` (-1: no such event)
+- `<stream>.decisions`  `_offset` and the fields of a decision record; `features` is null where there were none
+- `<stream>.dead`       `_offset`, `reason`, `field`, `message`, `raw`
+
+Each table remembers the last log offset that it covers, so that a job that is killed and done again adds nothing
+twice; they may be at different offsets then, and catch up each for itself.
+
+Payloads (msgpack arrays; HISTORY is an Arrow IPC stream) are read by their layout, not by the types that the deciding
+rooms downstream write them with. Fields are only ever added at an array's end, and such are passed over.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from skyriver.core.errors import Conflict, Corrupt, NotFound
+from skyriver.core.jobs import Progress
+from skyriver.core.spec import StreamSpec
+from skyriver.data.border_frame import DTYPES, schema_of
+from skyriver.data.log import LogReader, Record, RecordKind
+from skyriver.data.operations import tables_of_stream
+from skyriver.data.tables import Tables, TableVersion
+
+COMMIT_ROWS = 1_000_000
+"""Rows, of all tables, after which they are appended; a log of any length is read in such steps."""
+FRAME_ROWS = 65_536
+_LATE = 1
+
+Schema = Mapping[str, pl.DataType]
+
+
+def schemas_of_stream(stream: StreamSpec) -> dict[str, dict[str, pl.DataType]]:
+    """Columns of the tables that a stream owns, by the tables' names."""
+    id_type = DTYPES[stream.field(stream.id).type]
+    events, labels, decisions, dead = tables_of_stream(stream)
+    offset: dict[str, pl.DataType] = {"_offset": pl.Int64()}
+    return {
+        events: {**schema_of(stream.fields), **offset, "_effective": pl.Int64(), "_late": pl.Boolean()},
+        labels: {
+            **offset,
+            "label": pl.String(),
+            "subject": id_type,
+            "value": pl.Float64(),
+            "known_at": pl.Int64(),
+            "subject_offset": pl.Int64(),
+        },
+        decisions: {
+            **offset,
+            "event_offset": pl.Int64(),
+            "id": id_type,
+            "status": pl.String(),
+            "decision": pl.String(),
+            "score": pl.Float64(),
+            "features": pl.List(pl.Float32()),
+            "model": pl.String(),
+            "version": pl.Int64(),
+            "rules_digest": pl.String(),
+            "features_digest": pl.String(),
+            "reason": pl.String(),
+            "decided_at_us": pl.Int64(),
+            "latency_us": pl.Int64(),
+        },
+        dead: {**offset, **dict.fromkeys(("reason", "field", "message", "raw"), pl.String())},
+    }
+
+
+def materialise(
+    stream: StreamSpec,
+    reader: LogReader,
+    tables: Tables,
+    tenant: str,
+    known: Mapping[str, int],
+    progress: Progress,
+) -> list[tuple[str, TableVersion]]:
+    """Brings the stream's tables up to what the log holds when this is called; returns (table, its newest version).
+
+    `known`: the recorded version of each table, by its full name (`tenant/table`). Raises Corrupt (UNREADABLE_RECORD)
+    naming the offset, Corrupt (TABLE_AHEAD_OF_LOG), Conflict (ENCRYPTED_RECORD), and what the log and the tables raise;
+    what was appended until then stays.
+    """
+    parts = [
+        _Part(f"{tenant}/{name}", schema, _held(tables, f"{tenant}/{name}"))
+        for name, schema in schemas_of_stream(stream).items()
+    ]
+    decoder = _Decoder(stream, *parts)
+    end = reader.next_offset
+    ahead = next((part for part in parts if part.held is not None and part.held >= end), None)
+    if ahead is not None:
+        raise Corrupt(
+            f"{ahead.name} covers the log up to offset {ahead.held}, but the log ends before {end}: it lost its end.",
+            code="TABLE_AHEAD_OF_LOG",
+            where=ahead.name,
+            next_action="Remove the stream's tables and let them be made again from the log.",
+        )
+    start = 1 + min(part.held if part.held is not None else -1 for part in parts)
+    last = start - 1
+    for record in reader.read(start, end=end):
+        decoder.take(record)
+        last = record.offset + record.count - 1
+        if sum(part.rows for part in parts) >= COMMIT_ROWS:
+            _append(tables, parts, last, known)
+            progress("materialising", last + 1 - start, end - start)
+    _append(tables, parts, last, known)
+    progress("materialising", end - start, end - start)
+    return [(part.name, tables.latest(part.name)) for part in parts]
+
+
+def _held(tables: Tables, name: str) -> int | None:
+    try:
+        return tables.latest(name).offset
+    except NotFound:
+        return None
+
+
+def _append(tables: Tables, parts: Sequence[_Part], last: int, known: Mapping[str, int]) -> None:
+    for part in parts:
+        if part.held is None or last > part.held:
+            tables.append(part.name, part.drain(), offset=last, known=known.get(part.name))
+            part.held = last
+
+
+@dataclass(slots=True)
+class _Part:
+    """Rows on their way into one table. `held`: the last offset that the table covers, None before its first."""
+
+    name: str
+    schema: Schema
+    held: int | None
+    rows: int = 0
+    _waiting: list[tuple[object, ...]] = field(default_factory=list)
+    _frames: list[pl.DataFrame] = field(default_factory=list)
+
+    def wants(self, offset: int) -> bool:
+        return self.held is None or offset > self.held
+
+    def add(self, row: tuple[object, ...]) -> None:
+        """One row, in the order of the schema."""
+        self._waiting.append(row)
+        self.rows += 1
+        if len(self._waiting) >= FRAME_ROWS:
+            self._flush()
+
+    def add_frame(self, frame: pl.DataFrame) -> None:
+        """Many rows, with at least the columns of the schema."""
+        if self.held is not None:
+            frame = frame.filter(pl.col("_offset") > self.held)
+        if len(frame):
+            self._flush()
+            self._frames.append(frame.select(list(self.schema)))
+            self.rows += len(frame)
+
+    def drain(self) -> list[pl.DataFrame]:
+        """All that waits, at least one frame; nothing waits then."""
+        self._flush()
+        frames, self._frames, self.rows = self._frames, [], 0
+        return frames or [pl.DataFrame(schema=self.schema)]
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        columns = zip(*self._waiting, strict=True)
+        self._waiting = []
+        try:
+            self._frames.append(
+                pl.DataFrame(
+                    [_column(name, dtype, c) for (name, dtype), c in zip(self.schema.items(), columns, strict=True)]
+                )
+            )
+        except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+            raise Corrupt(
+                f"Records hold values that do not fit {self.name}: {str(error).splitlines()[0][:200]}.",
+                code="UNREADABLE_RECORD",
+                where=self.name,
+            ) from error
+
+
+def _column(name: str, dtype: pl.DataType, values: Sequence[object]) -> pl.Series:
+    if isinstance(dtype, pl.List):
+        return _float_lists(name, [value if isinstance(value, bytes) else b"" for value in values])
+    return pl.Series(name, values, dtype=dtype)
+
+
+def _float_lists(name: str, rows: Sequence[bytes]) -> pl.Series:
+    """Rows of float32 as lists, null for none; all rows of one length at a time, not row by row."""
+    lengths = np.array([len(row) for row in rows])
+    places: list[NDArray[np.int64]] = []
+    lists: list[pl.Series] = []
+    for length in np.unique(lengths):
+        place = np.flatnonzero(lengths == length)
+        if length:
+            numbers = np.frombuffer(b"".join([rows[i] for i in place.tolist()]), dtype="<f4").reshape(len(place), -1)
+            lists.append(pl.Series(name, numbers, dtype=pl.Array(pl.Float32, numbers.shape[1])).arr.to_list())
+        else:
+            lists.append(pl.Series(name, [None], dtype=pl.List(pl.Float32)).new_from_index(0, len(place)))
+        places.append(place)
+    return pl.concat(lists)[np.argsort(np.concatenate(places))]
+
+
+_array = msgspec.msgpack.Decoder(list[object])
+
+
+class _Decoder:
+    """Puts each record's rows where they belong."""
+
+    def __init__(self, stream: StreamSpec, events: _Part, labels: _Part, decisions: _Part, dead: _Part) -> None:
+        self._stream = stream
+        self._events, self._labels, self._decisions, self._dead = events, labels, decisions, dead
+        self._names = [label.name for label in stream.labels]
+
+    def take(self, record: Record) -> None:
+        if record.key_id:
+            raise Conflict(
+                f"The record at offset {record.offset} is encrypted under a subject's key: no table is made of it.",
+                code="ENCRYPTED_RECORD",
+                where=f"{self._stream.name}@{record.offset}",
+            )
+        match record.kind:
+            case RecordKind.EVENT:
+                self._event(record)
+            case RecordKind.LABEL:
+                self._label(record)
+            case RecordKind.DECISION:
+                self._decision(record)
+            case RecordKind.DEAD:
+                self._refused(record)
+            case RecordKind.HISTORY:
+                self._history(record)
+            case RecordKind.CONTROL:
+                pass
+
+    def _event(self, record: Record) -> None:
+        if self._events.wants(record.offset):
+            flags, *values = self._read(record, 1 + len(self._stream.fields))
+            self._events.add((*values, record.offset, record.time, self._flag(record, flags)))
+
+    def _flag(self, record: Record, flags: object) -> bool:
+        if not isinstance(flags, int):
+            raise self._unreadable(record, "its flags are no number")
+        return bool(flags & _LATE)
+
+    def _label(self, record: Record) -> None:
+        if self._labels.wants(record.offset):
+            index, *rest = self._read(record, 5)
+            if not isinstance(index, int) or not 0 <= index < len(self._names):
+                raise self._unreadable(record, f"the stream has no label {index}")
+            subject, value, known_at, subject_offset = rest
+            self._labels.add((record.offset, self._names[index], subject, value, known_at, subject_offset))
+
+    def _decision(self, record: Record) -> None:
+        if self._decisions.wants(record.offset):
+            values = self._read(record, 13)
+            features = values[5]
+            if not isinstance(features, bytes) or len(features) % 4:
+                raise self._unreadable(record, "its features are no row of float32")
+            self._decisions.add((record.offset, *values))
+
+    def _refused(self, record: Record) -> None:
+        if self._dead.wants(record.offset):
+            reason, name, message, raw = self._read(record, 4)
+            text = raw.decode(errors="replace") if isinstance(raw, bytes) else str(raw)
+            self._dead.add((record.offset, str(reason), str(name), str(message), text))
+
+    def _history(self, record: Record) -> None:
+        try:
+            frame = pl.read_ipc_stream(io.BytesIO(record.payload))
+            if len(frame) != record.count:
+                raise self._unreadable(record, f"it has {len(frame)} rows, its header says {record.count}")
+            frame = frame.with_columns(pl.int_range(record.offset, record.offset + record.count).alias("_offset"))
+            late = pl.lit(False).alias("_late")
+            self._events.add_frame(frame.filter(pl.col("_kind") == RecordKind.EVENT).with_columns(late))
+            names = pl.Series(self._names, dtype=pl.String)
+            labels = frame.filter(pl.col("_kind") == RecordKind.LABEL)
+            if len(labels):
+                self._labels.add_frame(
+                    labels.select(
+                        "_offset",
+                        label=pl.lit(names).gather(pl.col("_label").cast(pl.UInt32)),
+                        subject="_subject",
+                        value="_value",
+                        known_at="_time",
+                        subject_offset="_subject_offset",
+                    )
+                )
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise self._unreadable(record, str(error).splitlines()[0][:200]) from error
+
+    def _read(self, record: Record, length: int) -> list[object]:
+        try:
+            values = _array.decode(record.payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise self._unreadable(record, str(error)) from error
+        if len(values) < length or (record.kind is RecordKind.EVENT and len(values) != length):
+            raise self._unreadable(record, f"it has {len(values)} values instead of {length}")
+        return values[:length]
+
+    def _unreadable(self, record: Record, why: str) -> Corrupt:
+        return Corrupt(
+            f"The record of kind {record.kind.name} at offset {record.offset} cannot be read: {why}.",
+            code="UNREADABLE_RECORD",
+            where=f"{self._stream.name}@{record.offset}",
+        )

@@ -1,0 +1,279 @@
+"""From log to tables: each record in its table, with its offset, once."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+import pytest
+
+from skyriver.adapters.delta.tables import DeltaTables
+from skyriver.adapters.memory.log import MemoryLogStore
+from skyriver.adapters.memory.tables import MemoryTables
+from skyriver.core.errors import Conflict, Corrupt, Unavailable
+from skyriver.core.spec import FieldSpec, LabelSpec, StreamSpec
+from skyriver.data import materialise as module
+from skyriver.data.log import Record, RecordKind
+from skyriver.data.materialise import materialise, schemas_of_stream
+from skyriver.data.tables import Tables, TableVersion
+from skyriver.decide.records import DeadRecord, DecisionRecord, LabelRecord, Reason, Status, encode, encode_event
+
+STREAM = StreamSpec(
+    name="payments",
+    fields=(
+        FieldSpec(name="payment", type="text"),
+        FieldSpec(name="at", type="time"),
+        FieldSpec(name="amount", type="float", nullable=True),
+    ),
+    id="payment",
+    time="at",
+    key="payment",
+    labels=(LabelSpec(name="fraud", delay_us=10), LabelSpec(name="refund", delay_us=0)),
+)
+EVENTS, LABELS, DECISIONS, DEAD = (f"acme/{name}" for name in schemas_of_stream(STREAM))
+
+
+def event(number: int, *, late: bool = False) -> Record:
+    values = [f"p{number}", number * 10, None if number % 3 == 0 else number / 4]
+    return Record(RecordKind.EVENT, 1000 + number, encode_event(int(late), values))
+
+
+def label(number: int, place: int = 0, offset: int = -1) -> Record:
+    return Record(RecordKind.LABEL, 5, encode(LabelRecord(place, f"p{number}", 1.0, 77, offset)))
+
+
+def decision(number: int, features: Sequence[float] = (1.5, float("nan"))) -> Record:
+    record = DecisionRecord(
+        event_offset=number,
+        id=f"p{number}",
+        status=Status.DECIDED,
+        decision="block",
+        score=0.5 if features else None,
+        features=struct.pack(f"<{len(features)}f", *features),
+        model="fraud",
+        version=3,
+        rules_digest="r",
+        features_digest="f",
+        reason=Reason.NONE,
+        decided_at_us=99,
+        latency_us=4,
+    )
+    return Record(RecordKind.DECISION, 5, encode(record))
+
+
+def dead(raw: bytes = b"{\xff") -> Record:
+    return Record(RecordKind.DEAD, 5, encode(DeadRecord("MISSING", "amount", "amount is missing.", raw)))
+
+
+def control() -> Record:
+    return Record(RecordKind.CONTROL, 5, b"{}")
+
+
+def history(numbers: Sequence[int]) -> Record:
+    """An event and a label for each number."""
+    rows = [
+        row
+        for n in numbers
+        for row in (
+            (1, n, n + 1, f"h{n}", n, 2.5, None, None, None, -1),
+            (2, n, n + 1, None, None, None, 1, f"h{n}", 0.5, 7),
+        )
+    ]
+    columns = [
+        "_kind",
+        "_time",
+        "_effective",
+        "payment",
+        "at",
+        "amount",
+        "_label",
+        "_subject",
+        "_value",
+        "_subject_offset",
+    ]
+    frame = pl.DataFrame(rows, schema=columns, orient="row", infer_schema_length=None)
+    frame = frame.with_columns(pl.col("_kind", "_label").cast(pl.UInt8))
+    out = io.BytesIO()
+    frame.write_ipc_stream(out, compression="lz4")
+    return Record(RecordKind.HISTORY, 5, out.getvalue(), count=len(frame))
+
+
+def log_of(*records: Record) -> MemoryLogStore:
+    store = MemoryLogStore()
+    more(store, *records)
+    return store
+
+
+def more(store: MemoryLogStore, *records: Record) -> None:
+    log = store.open()
+    log.append(records)
+    log.sync()
+
+
+def quiet(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def run(store: MemoryLogStore, tables: Tables, known: dict[str, int] | None = None) -> dict[str, TableVersion]:
+    return dict(materialise(STREAM, store.reader(), tables, "acme", known or {}, quiet))
+
+
+def rows(tables: Tables, name: str) -> list[tuple[Any, ...]]:
+    return pl.concat(list(tables.scan(name, tables.latest(name).version))).rows()
+
+
+@pytest.fixture(params=["memory", "delta"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Tables]:
+    return MemoryTables if request.param == "memory" else lambda: DeltaTables(tmp_path)
+
+
+def test_each_record_goes_to_its_table(make: Callable[[], Tables]) -> None:
+    records = [
+        event(0),
+        control(),
+        event(1, late=True),
+        history([50, 60]),
+        label(0, 1, 0),
+        decision(2),
+        decision(3, ()),
+    ]
+    store = log_of(*records, dead())
+    tables = make()
+    versions = run(store, tables)
+    assert rows(tables, EVENTS) == [
+        ("p0", 0, None, 0, 1000, False),
+        ("p1", 10, 0.25, 2, 1001, True),
+        ("h50", 50, 2.5, 3, 51, False),
+        ("h60", 60, 2.5, 5, 61, False),
+    ]
+    assert rows(tables, LABELS) == [
+        (4, "refund", "h50", 0.5, 50, 7),
+        (6, "refund", "h60", 0.5, 60, 7),
+        (7, "refund", "p0", 1.0, 77, 0),
+    ]
+    first, second = rows(tables, DECISIONS)
+    assert first[:6] == (8, 2, "p2", "decided", "block", 0.5)
+    assert first[7:] == ("fraud", 3, "r", "f", "", 99, 4)
+    assert first[6][0] == 1.5
+    assert first[6][1] != first[6][1]  # a feature that is missing is NaN
+    assert second[5:7] == (None, None)
+    assert rows(tables, DEAD) == [(10, "MISSING", "amount", "amount is missing.", "{\ufffd")]
+    assert list(versions) == [EVENTS, LABELS, DECISIONS, DEAD]
+    assert {version.offset for version in versions.values()} == {10}
+    for name, schema in schemas_of_stream(STREAM).items():
+        assert dict(next(iter(tables.scan(f"acme/{name}", 0))).schema) == schema
+
+
+def test_an_empty_log_makes_empty_tables(make: Callable[[], Tables]) -> None:
+    tables = make()
+    store = MemoryLogStore()
+    assert {(v.rows, v.offset) for v in run(store, tables).values()} == {(0, -1)}
+    assert run(store, tables) == run(store, tables)
+    more(store, event(0))
+    assert run(store, tables)[EVENTS].rows == 1
+
+
+def test_only_what_is_new_is_appended(make: Callable[[], Tables]) -> None:
+    tables = make()
+    store = log_of(event(0), history([1]))
+    first = run(store, tables)
+    assert run(store, tables) == first
+    more(store, event(2), label(2))
+    second = run(store, tables, {name: version.version for name, version in first.items()})
+    assert [row[3] for row in rows(tables, EVENTS)] == [0, 1, 3]
+    assert {version.offset for version in second.values()} == {4}
+    assert second[DECISIONS].rows == 0
+
+
+def test_long_logs_are_appended_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COMMIT_ROWS", 10)
+    monkeypatch.setattr(module, "FRAME_ROWS", 3)
+    told: list[tuple[int, int]] = []
+    tables = MemoryTables()
+    store = log_of(*(r for n in range(20) for r in (event(n), history([n]), decision(n, [n] * (n % 3)))))
+    materialise(STREAM, store.reader(), tables, "acme", {}, lambda stage, done, total: told.append((done, total)))
+    assert tables.latest(EVENTS).version == 7
+    assert [row[3] for row in rows(tables, EVENTS)] == [n for n in range(80) if n % 4 < 2]
+    assert [row[0] for row in rows(tables, DECISIONS)] == [n for n in range(80) if n % 4 == 3]
+    assert [row[6] for row in rows(tables, DECISIONS)] == [[float(n)] * (n % 3) or None for n in range(20)]
+    assert told == sorted(told)
+    assert told[-1] == (80, 80)
+
+
+@pytest.mark.parametrize("after", range(9))
+def test_tables_at_different_offsets_catch_up(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job ends after some append, anywhere between two tables or two steps, and is done again."""
+    monkeypatch.setattr(module, "COMMIT_ROWS", 6)
+
+    class Ending(MemoryTables):
+        left = after
+
+        def append(self, *arguments: Any, **options: Any) -> TableVersion:
+            if not self.left:
+                raise Unavailable("ended here")
+            self.left -= 1
+            return super().append(*arguments, **options)
+
+    tables = Ending()
+    store = log_of(*(r for n in range(5) for r in (event(n), history([n]), decision(n), dead(), label(n))))
+    with pytest.raises(Unavailable):
+        run(store, tables)
+    tables.left = 1000
+    monkeypatch.setattr(module, "COMMIT_ROWS", 7)
+    more(store, event(9), dead())
+    run(store, tables)
+    expected = MemoryTables()
+    run(store, expected)
+    for name in (EVENTS, LABELS, DECISIONS, DEAD):
+        assert str(rows(tables, name)) == str(rows(expected, name))
+
+
+def test_a_log_that_lost_its_end_is_noticed() -> None:
+    tables = MemoryTables()
+    run(log_of(event(0), event(1)), tables)
+    with pytest.raises(Corrupt) as caught:
+        run(log_of(event(0)), tables)
+    assert caught.value.code == "TABLE_AHEAD_OF_LOG"
+
+
+def test_a_subject_key_is_refused() -> None:
+    record = Record(RecordKind.EVENT, 5, b"secret", key_id=4)
+    with pytest.raises(Conflict) as caught:
+        run(log_of(event(0), record), MemoryTables())
+    assert (caught.value.code, caught.value.where) == ("ENCRYPTED_RECORD", "payments@1")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record(RecordKind.EVENT, 5, b"\xc1"),
+        Record(RecordKind.EVENT, 5, encode_event(0, ["p", 1])),
+        Record(RecordKind.EVENT, 5, encode_event(0, ["p", 1, 2.0, 3.0])),
+        Record(RecordKind.EVENT, 5, encode_event(0, ["p", 1, "much"])),
+        Record(RecordKind.EVENT, 5, msgspec.msgpack.encode(["x", "p", 1, 2.0])),
+        Record(RecordKind.LABEL, 5, msgspec.msgpack.encode([2, "p", 1.0, 7, -1])),
+        Record(RecordKind.LABEL, 5, msgspec.msgpack.encode([0, "p", 1.0])),
+        Record(RecordKind.DECISION, 5, msgspec.msgpack.encode([0] * 13)),
+        Record(RecordKind.DEAD, 5, msgspec.msgpack.encode({"a": 1})),
+        Record(RecordKind.HISTORY, 5, b"ARROW1", count=3),
+        Record(RecordKind.HISTORY, 5, history([1]).payload, count=3),
+    ],
+    ids=lambda record: record.kind.name,
+)
+def test_a_record_that_cannot_be_read_is_named(record: Record) -> None:
+    tables = MemoryTables()
+    with pytest.raises(Corrupt) as caught:
+        run(log_of(event(0), record), tables)
+    assert caught.value.code == "UNREADABLE_RECORD"
+    assert tables.names("acme") == []
+
+
+def test_fields_added_at_the_end_of_a_record_are_passed_over() -> None:
+    tables = MemoryTables()
+    payload = msgspec.msgpack.encode([*msgspec.msgpack.decode(decision(0).payload), "new"])
+    assert run(log_of(Record(RecordKind.DECISION, 5, payload)), tables)[DECISIONS].rows == 1
