@@ -27,6 +27,10 @@ class ReceivingClock:
         self.step_us = 0
         """The last step over a second of the machine's clock, forwards or (negative) back; 0: none was seen."""
 
+    def restart(self, last: int | None) -> None:
+        """The partition was opened again, its effective time being `last`."""
+        self._last = last
+
     def now(self) -> int:
         """Microseconds since 1970."""
         wall = self._clock.wall()

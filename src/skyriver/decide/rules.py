@@ -44,6 +44,8 @@ class RuleSet:
     otherwise: str
     fallback: str
     """The decision where there is no score to decide by."""
+    texts: tuple[tuple[str, str], ...]
+    """(decision, when), as they were written."""
     digest: str
     needs_features: bool
     """False lets the caller pass () as the features."""
@@ -79,7 +81,8 @@ def compile_rules(
     if mistakes:
         raise _together(mistakes)
     identity = {"rules": [list(r) for r in rules], "otherwise": otherwise, "fallback": fallback}
-    return RuleSet(tuple(compiled), otherwise, fallback, digest(identity), needs_features)
+    texts = tuple((decision, when) for decision, when in rules)
+    return RuleSet(tuple(compiled), otherwise, fallback, texts, digest(identity), needs_features)
 
 
 def check_decisions(app: AppSpec) -> None:

@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import signal
 import socket
 import sys
@@ -38,6 +37,7 @@ from skyriver.core.objects import Objects
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
 from skyriver.decide.answers import DecisionWriter
 from skyriver.decide.border import EventBorder
+from skyriver.decide.checkpoint import Counters
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
 from skyriver.decide.metrics import prometheus
@@ -106,6 +106,18 @@ class Choice:
         self._objects = objects
         self.deciding = Deciding()
         self.problem = ""
+
+    def begin(self, live: Mapping[str, Any] | None) -> None:
+        """What the process starts with. Where the live settings cannot be used, events get the declared fallback."""
+        deciding = self.load(live) if live is not None else None
+        if deciding is None:
+            problem = self.problem
+            decide = self._settings.decide
+            rules = [[r.decision, r.when] for r in decide.rules] if decide is not None else []
+            words = {"otherwise": decide.otherwise, "fallback": decide.fallback} if decide is not None else {}
+            deciding = self.load({"model": None, "rules": rules, **words})
+            self.problem = problem or self.problem
+        self.deciding = deciding if deciding is not None else self.deciding
 
     def load(self, live: Mapping[str, Any]) -> Deciding | None:
         """The deciding by these settings, loaded and warm; None when it cannot be used, which `problem` tells."""
@@ -185,9 +197,7 @@ class Worker:
 
     async def run(self, listening: socket.socket, stop: asyncio.Event) -> SkyriverError | None:
         """Until `stop`; what went wrong, if that is why it ends."""
-        live = self._context.live()
-        deciding = self._choice.load(live) if live is not None else None
-        self._choice.deciding = deciding if deciding is not None else self._choice.load(_NOTHING) or Deciding()
+        self._choice.begin(self._context.live())
         self._tell()
         ticking = asyncio.create_task(self._tick())
         await self._station.start()
@@ -303,7 +313,7 @@ class Worker:
 
     def _metrics(self) -> bytes:
         engine = self._station.engine
-        counters = engine.partition.counters if engine is not None else None
+        counters = engine.partition.counters if engine is not None else Counters()
         return prometheus(
             self._settings.stream.name,
             counters,
@@ -311,3 +321,41 @@ class Worker:
             offset=self._log.next_offset,
             waiting=self._station.waiting_rows,
         )
+
+
+async def run(context: ProcessContext, settings: WorkerSettings, log: SegmentLog) -> SkyriverError | None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    worker = Worker(context, settings, log)
+    # Whoever listened here before had the log, and has ended.
+    with unix_listener(context.socket) as listening:
+        return await worker.run(listening, stop)
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    context = read_config(sys.argv)
+    try:
+        settings = WorkerSettings.of(context.config)
+        context.report({"ready": False, "message": "It opens its log and loads its features."})
+        log = open_log(
+            settings.directory / "log", durability=settings.stream.durability, holder=context.name, take_over=True
+        )
+        if log.torn is not None:
+            _log.warning("the log's end was torn: %s", log.torn)
+        failed = uvloop.run(run(context, settings, log))
+        if failed is None:
+            log.close()
+            return 0
+        log.abandon()
+    except SkyriverError as error:
+        failed = error
+    _log.error("the worker ends: %s", failed, exc_info=failed.__cause__)
+    context.report({"ready": False, "reason": failed.code, "message": str(failed)})
+    return failed.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""The border of a stream over HTTP: rows of JSON become submissions. Stateless, so it runs while a batch syncs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from skyriver.core.spec import GRID_LIMIT, FieldSpec, StreamSpec
+from skyriver.data.border import Reason, Rejection, RowCleaner
+from skyriver.decide.receipt import LabelRow, LabelSubmission, Refused, Submission, shown
+
+NOT_AN_OBJECT = "a JSON object is expected, with a field for each value"
+
+
+class EventBorder:
+    """`summed`: fields that features sum, whose values must fit the exact sums' grid."""
+
+    def __init__(self, stream: StreamSpec, summed: frozenset[str] = frozenset()) -> None:
+        self._clean = RowCleaner(stream.fields, summed).clean
+
+    def take(self, rows: Sequence[object], arrived: int, wants_decisions: bool) -> Submission:
+        """`arrived` in monotonic microseconds."""
+        clean = self._clean
+        cleaned = [
+            values if type(values) is list else refused(index, values)  # type: ignore[arg-type]
+            for index, row in enumerate(rows)
+            for values in (clean(row) if type(row) is dict else None,)
+        ]
+        return Submission(rows, cleaned, arrived, wants_decisions)
+
+
+def refused(index: int, rejection: Rejection | None) -> Refused:
+    if rejection is None:
+        return Refused(index, "", None, Reason.WRONG_TYPE, f"This is no event: {NOT_AN_OBJECT}.")
+    return Refused(index, rejection.field, shown(rejection.value), rejection.reason, rejection.message)
+
+
+class LabelBorder:
+    """Rows are {"<id field>": id, "<label>": value, ... ["known_at": time]}; a value is a number or a truth."""
+
+    def __init__(self, stream: StreamSpec) -> None:
+        self._id = stream.id
+        unit = stream.field(stream.time).time_unit  # as the events of this stream give their times
+        known_at = FieldSpec(name="known_at", type="time", nullable=True, time_unit=unit)
+        fields = [stream.field(stream.id), known_at]
+        self._cleaner = RowCleaner(fields)
+        self._labels = {label.name: index for index, label in enumerate(stream.labels)}
+
+    def take(self, rows: Sequence[object], now: int, limit: int) -> LabelSubmission:
+        """`now` is when labels are known that do not say it; `limit` the latest time that one may say."""
+        return LabelSubmission(rows, [self._clean(index, row, now, limit) for index, row in enumerate(rows)])
+
+    def _clean(self, index: int, row: object, now: int, limit: int) -> list[LabelRow] | Refused:
+        if not isinstance(row, dict):
+            return refused(index, None)
+        named = {name: row[name] for name in self._labels if name in row}
+        cleaned = self._cleaner.clean({name: value for name, value in row.items() if name not in named})
+        if isinstance(cleaned, Rejection):
+            return refused(index, cleaned)
+        subject, known_at = cleaned
+        assert isinstance(subject, int | str)  # an id is one of these and never missing
+        if not named:
+            expected = ", ".join(self._labels) or "none: the stream declares no labels"
+            return Refused(index, "", None, Reason.MISSING, f"The row names no label; there are {expected}.")
+        if isinstance(known_at, int) and known_at > limit:
+            message = f"known_at is {(known_at - now) / 1e6:.1f} s ahead of the clock."
+            return Refused(index, "known_at", row["known_at"], "AHEAD_OF_CLOCK", message)
+        at = known_at if isinstance(known_at, int) else now
+        labels = []
+        for name, value in named.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                message = f"{name} is {value!r:.80}, and a label is a number or a truth."
+                return Refused(index, name, shown(value), Reason.WRONG_TYPE, message)
+            if abs(value) >= GRID_LIMIT:
+                message = f"{name} is {value}: a label is less than {GRID_LIMIT} in absolute value."
+                return Refused(index, name, value, Reason.OUT_OF_GRID, message)
+            labels.append(LabelRow(subject, self._labels[name], float(value), at))
+        return labels

@@ -1,0 +1,144 @@
+"""Checkpoints: state and offset in one atomic write, so that a restart replays seconds of the log and not all of it.
+
+    DIR/<offset, 20 digits>.checkpoint    magic, SHA-256 of the body, the body (msgpack)
+
+The two newest are kept. One that is damaged is passed over for the older one, and without any the log is replayed
+from offset 0: a checkpoint only ever saves time, it never is the truth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from skyriver.core.errors import Unavailable
+from skyriver.decide.records import ControlRecord
+
+_MAGIC = b"SKYRCP1\n"
+KEPT = 2
+
+
+class BlockAnswer(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What the sender of one block of a load was told."""
+
+    sequence: int
+    appended: int
+    duplicates: int
+    last_offset: int
+
+
+class Load(msgspec.Struct, array_like=True):
+    """A bulk load as far as it has come, by its id."""
+
+    id: str
+    answers: dict[int, BlockAnswer]
+    ended: bool = False
+
+
+class Counters(msgspec.Struct):
+    """Of the whole life of the log, but for `duplicates`, which leave no record: those since it was last replayed
+    from its beginning."""
+
+    events: int = 0
+    decided: int = 0
+    """Decision records, of whatever status."""
+    by_status: dict[str, int] = msgspec.field(default_factory=dict)
+    by_decision: dict[str, int] = msgspec.field(default_factory=dict)
+    dead: int = 0
+    duplicates: int = 0
+    history_rows: int = 0
+    labels: int = 0
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """The state after all records below `offset`, every event of which has its decision.
+
+    `features`: a snapshot of the feature state of `features_digest` (b"": the stream has none); `ids`: the id index as
+    it described itself; `horizon`: (offset, T) pairs of the period in which ids are remembered.
+    """
+
+    offset: int
+    time: int
+    features_digest: str
+    features: bytes
+    ids: bytes
+    counters: Counters
+    horizon: tuple[tuple[int, int], ...]
+    control: ControlRecord | None
+    loads: tuple[Load, ...]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Checkpoint)
+
+
+class CheckpointFiles:
+    """The checkpoints in one directory, which is created if need be. One writer at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for leftover in directory.glob(".*.new"):
+            leftover.unlink()
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Durable when it returns; older ones beyond the newest KEPT are gone. Raises Unavailable (DISK_FULL)."""
+        body = _encoder.encode(checkpoint)
+        path = self._directory / f"{checkpoint.offset:020d}.checkpoint"
+        temporary = self._directory / f".{path.name}.new"
+        try:
+            with temporary.open("wb") as file:
+                file.writelines((_MAGIC, hashlib.sha256(body).digest(), body))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            self._sync_directory()
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise Unavailable(
+                f"A checkpoint cannot be written: {error.strerror}.",
+                code="DISK_FULL",
+                where=str(path),
+                next_action="Make room on this disk; until then a restart takes longer.",
+            ) from error
+        for old in self._files()[KEPT:]:
+            old.unlink()
+
+    def newest_first(self, log_end: int) -> Iterator[Checkpoint]:
+        """Those that are whole and lie within the log. One beyond its end is deleted: the power went before the log's
+        last records were on the disk, and others will take their offsets."""
+        for path in self._files():
+            if int(path.stem) > log_end:
+                path.unlink()
+                self._sync_directory()
+                continue
+            found = _read(path)
+            if found is not None:
+                yield found
+
+    def _files(self) -> list[Path]:
+        return sorted(self._directory.glob("[0-9]*.checkpoint"), reverse=True)
+
+    def _sync_directory(self) -> None:
+        folder = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _read(path: Path) -> Checkpoint | None:
+    """None when it is not what was written."""
+    data = path.read_bytes()
+    start = len(_MAGIC)
+    body = memoryview(data)[start + 32 :]
+    if data[:start] != _MAGIC or hashlib.sha256(body).digest() != data[start : start + 32]:
+        return None
+    try:
+        return _decoder.decode(body)
+    except msgspec.MsgspecError:
+        return None  # of a release whose checkpoints were different

@@ -1,0 +1,330 @@
+"""The engine of a partition: events in, decisions out, everything in the log between.
+
+Theory of operation
+===================
+A batch is what was waiting: some requests with their rows, cleaned. `decide` takes it in these steps:
+
+ 1. A row whose id was seen within the stream's dedupe period, or earlier in the batch, is a duplicate: it is not
+    appended, and answered with the first decision.
+ 2. A row with a time ahead of the receiving clock's limit is refused (DESIGN 6.1); refused rows become DEAD records.
+ 3. The others get their effective time; one later than the disorder is late.
+ 4. EVENT and DEAD records are appended. From here on the batch must be finished.
+ 5. Windows are folded over the events that are not late, and the model scores their features in one run.
+ 6. Each event gets its DECISION record: by the rules, or the fallback with a reason.
+
+Nothing of it may leave before `sync` of the log has returned. When a step from 4 on raises, or `sync` does, memory no
+longer is what the log says: the engine is then thrown away and a new one recovered from the log (`decide.recovery`),
+which decides what was appended and not decided. So an event is never lost, and never decided twice.
+
+Pure but for its ports: Log, Windows, Ids, Scorer, Clock. One thread at a time; `sync` of the log may run in another
+one while no other method is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from skyriver.data.keys import key_of_text
+from skyriver.data.log import Log, Record, RecordKind
+from skyriver.decide.checkpoint import BlockAnswer, Checkpoint
+from skyriver.decide.clock import ReceivingClock
+from skyriver.decide.deciding import Deciding, Undecided, decide_events
+from skyriver.decide.history import Block, complete, encode_frame
+from skyriver.decide.loading import check_times, effective_times, repeated
+from skyriver.decide.partition import Ids, Partition
+from skyriver.decide.receipt import LabelReceipt, LabelSubmission, Receipt, Refused, Submission
+from skyriver.decide.records import (
+    ControlRecord,
+    DecisionRecord,
+    Id,
+    LabelRecord,
+    LoadStep,
+    decode_decision,
+    encode,
+    encode_control,
+)
+from skyriver.decide.sorting import Batch, Fate, dead_record, sort_rows
+from skyriver.decide.windows import SavedWindows, Windows
+
+SEARCHED_RECORDS = 200_000
+"""A decision follows its event within a batch or a restart; it is not searched for further than this."""
+
+Ints = NDArray[np.int64]
+
+
+class Engine:
+    def __init__(
+        self, partition: Partition, log: Log, windows: Windows | None, ids: Ids, clock: ReceivingClock
+    ) -> None:
+        stream = partition.stream
+        self.partition = partition
+        self.deciding = Deciding()
+        self._stream = stream
+        self._log = log
+        self._windows = windows
+        self._ids = ids
+        self._clock = clock
+        self._id = next(place for place, f in enumerate(stream.fields) if f.name == stream.id)
+        self._text_id = stream.field(stream.id).type == "text"
+
+    @property
+    def features_digest(self) -> str:
+        return self._windows.digest if self._windows is not None else ""
+
+    def use(self, deciding: Deciding) -> None:
+        """From the next event on, decide with this; written to the log as a CONTROL record."""
+        self.deciding = deciding
+        control = self._control(None)
+        self._log.append([Record(RecordKind.CONTROL, self.partition.time, encode_control(control))])
+        self.partition.control = control
+
+    def take(self, submissions: Sequence[Submission]) -> list[Receipt]:
+        """`decide`, then `sync` of the log."""
+        receipts = self.decide(submissions)
+        self._log.sync()
+        return receipts
+
+    def decide(self, submissions: Sequence[Submission]) -> list[Receipt]:
+        """Appends and decides; the receipts may leave after the log's next `sync`."""
+        partition = self.partition
+        keys, known = self._known(submissions)
+        batch = sort_rows(
+            submissions,
+            keys,
+            known,
+            self._stream,
+            time=partition.time,
+            limit=self._clock.limit(self._clock.now()),
+            horizon=partition.horizon.first(partition.time),
+        )
+        decided: list[DecisionRecord] = []
+        if batch.events or batch.dead:
+            if self._windows is not None:
+                self._windows.reserve(len(batch.events))
+            first = self._log.append([*batch.events, *batch.dead])
+            partition.counters.dead += len(batch.dead)
+            if batch.events:
+                self._enter(batch, first)
+                offsets = range(first, first + len(batch.rows))
+                features = self._fold(batch, offsets)
+                decided = self.decide_events(Undecided(offsets, batch.rows, batch.late, batch.arrived, features))
+        return [self._receipt(s, f, decided) for s, f in zip(submissions, batch.fates, strict=True)]
+
+    def decide_events(self, events: Undecided) -> list[DecisionRecord]:
+        """Decides events that are in the log, and appends their DECISION records."""
+        partition = self.partition
+        records = decide_events(
+            events,
+            self.deciding,
+            id_place=self._id,
+            features_digest=self.features_digest,
+            now=self._clock.now(),
+            monotonic=self._clock.monotonic(),
+        )
+        payloads = [encode(record) for record in records]
+        self._log.append([Record(RecordKind.DECISION, partition.time, payload) for payload in payloads])
+        for record, payload in zip(records, payloads, strict=True):
+            partition.recent.put(record.event_offset, payload)
+            partition.count_decision(record.status, record.decision)
+        return records
+
+    def label(self, submissions: Sequence[LabelSubmission]) -> list[LabelReceipt]:
+        """Appends labels and folds them; the receipts may leave after the log's next `sync`."""
+        partition = self.partition
+        given = [label for s in submissions for row in s.rows if type(row) is list for label in row]
+        found = self._ids.find(self._keys([label.subject for label in given])).tolist() if given else []
+        labels = [
+            LabelRecord(label.label, label.subject, label.value, label.known_at, offset)
+            for label, offset in zip(given, found, strict=True)
+        ]
+        dead = [
+            dead_record(row, s.raw[row.index], partition.time)
+            for s in submissions
+            for row in s.rows
+            if isinstance(row, Refused)
+        ]
+        if not labels and not dead:
+            return [LabelReceipt() for _ in submissions]
+        if self._windows is not None:
+            self._windows.reserve(len(labels))
+        records = [Record(RecordKind.LABEL, partition.time, encode(label)) for label in labels]
+        first = self._log.append([*records, *dead])
+        partition.counters.dead += len(dead)
+        partition.counters.labels += len(labels)
+        if self._windows is not None and labels:
+            self._windows.fold_labels(range(first, first + len(labels)), labels)
+        offsets = iter(found)
+        return [_label_receipt(s, offsets) for s in submissions]
+
+    def load(self, block: Block, step: LoadStep) -> BlockAnswer:
+        """Appends a block of history and folds it; the answer may leave after the log's next `sync`.
+
+        Raises Conflict (LOAD_OUT_OF_ORDER, HISTORY_AFTER_LIVE) or InvalidInput (AHEAD_OF_CLOCK); nothing happened then.
+        """
+        partition = self.partition
+        before = partition.loads.answered(step.load, step.sequence)
+        if before is not None:
+            return before
+        now = self._clock.now()
+        check_times(block, self._stream, time=partition.time, now=now, limit=self._clock.limit(now))
+        effective = effective_times(block, partition.time)
+        keys = block.event_ids(self._stream.id)
+        known = self._ids.find(keys)
+        event_times = effective[block.events]
+        horizons = partition.horizon.first_of_each(event_times)
+        fresh = ~repeated(keys, event_times, known, horizons, self._stream.dedupe_us)
+        duplicates = int(np.count_nonzero(~fresh))
+        rows = np.ones(len(block), np.bool_)
+        rows[block.events] = fresh
+        step = LoadStep(step.load, step.sequence, duplicates, step.last)
+        appended = int(np.count_nonzero(rows))
+        if appended:
+            self._append_block(block.keep(rows), effective[rows], keys[fresh], step)
+        answer = BlockAnswer(step.sequence, appended, duplicates, self._log.next_offset - 1)
+        partition.loads.note(step, answer)
+        partition.counters.duplicates += duplicates
+        return answer
+
+    def first_decision(self, event_offset: int) -> DecisionRecord | None:
+        """The decision of the event at this offset; None when it is an event of history."""
+        payload = self.partition.recent.get(event_offset)
+        if payload is not None:
+            return decode_decision(payload)
+        for count, record in enumerate(self._log.read(event_offset)):
+            if record.kind is RecordKind.DECISION:
+                decision = decode_decision(record.payload)
+                if decision.event_offset == event_offset:
+                    return decision
+            if (count == 0 and record.kind is not RecordKind.EVENT) or count > SEARCHED_RECORDS:
+                break
+        return None
+
+    def find_decision(self, event_id: Id) -> DecisionRecord | None:
+        """The decision of the event with this id that came last; None when there is none."""
+        offset = int(self._ids.find(self._keys([event_id]))[0])
+        decision = self.first_decision(offset) if offset >= 0 else None
+        return decision if decision is not None and decision.id == event_id else None
+
+    def save(self, ids: bytes) -> tuple[Checkpoint, SavedWindows | None]:
+        """The state as it is now; `ids` is the description of the id index. Call it between batches, synced."""
+        partition = self.partition
+        saved = self._windows.save() if self._windows is not None else None
+        checkpoint = Checkpoint(
+            offset=self._log.next_offset,
+            time=partition.time,
+            features_digest=self.features_digest,
+            features=saved.state if saved is not None else b"",
+            ids=ids,
+            counters=msgspec.convert(msgspec.to_builtins(partition.counters), type(partition.counters)),
+            horizon=partition.horizon.points,
+            control=partition.control,
+            loads=partition.loads.all(),
+        )
+        return checkpoint, saved
+
+    def _keys(self, ids: Sequence[object]) -> Ints:
+        return np.array([key_of_text(i) for i in ids] if self._text_id else ids, np.int64)  # type: ignore[arg-type]
+
+    def _known(self, submissions: Sequence[Submission]) -> tuple[list[int], list[int]]:
+        """Of each row that was not refused: its id as a key, and the offset where that was seen last."""
+        place = self._id
+        keys = self._keys([row[place] for s in submissions for row in s.rows if type(row) is list])
+        return keys.tolist(), self._ids.find(keys).tolist()
+
+    def _enter(self, batch: Batch, first: int) -> None:
+        """The state after the events were appended."""
+        partition, count = self.partition, len(batch.rows)
+        self._ids.add(np.array(batch.keys, np.int64), np.arange(first, first + count, dtype=np.int64))
+        partition.enter(first, batch.time)
+        partition.counters.events += count
+
+    def _fold(self, batch: Batch, offsets: range) -> NDArray[np.float32] | None:
+        if self._windows is None:
+            return None
+        if True not in batch.late:
+            return self._windows.fold_events(offsets, batch.effective, batch.rows)
+        places = [place for place, late in enumerate(batch.late) if not late]
+        return self._windows.fold_events(
+            [offsets[place] for place in places],
+            [batch.effective[place] for place in places],
+            [batch.rows[place] for place in places],
+        )
+
+    def _receipt(
+        self, submission: Submission, fates: Sequence[tuple[Fate, int]], decided: Sequence[DecisionRecord]
+    ) -> Receipt:
+        receipt = Receipt()
+        wanted = submission.wants_decisions
+        for index, (fate, number) in enumerate(fates):
+            decision: DecisionRecord | None = None
+            if fate is Fate.NEW:
+                decision = decided[number]
+                receipt.accepted += 1
+                if receipt.first_offset < 0:
+                    receipt.first_offset = decision.event_offset
+            elif fate is Fate.REFUSED:
+                refused = submission.rows[index]
+                assert isinstance(refused, Refused)
+                receipt.rejected.append(refused)
+            else:
+                receipt.duplicates += 1
+                if wanted:
+                    decision = decided[number] if fate is Fate.REPEATED else self.first_decision(number)
+            if wanted:
+                receipt.decisions.append(decision)
+        self.partition.counters.duplicates += receipt.duplicates
+        return receipt
+
+    def _append_block(self, block: Block, effective: Ints, keys: Ints, step: LoadStep) -> None:
+        partition, count = self.partition, len(block)
+        if self._windows is not None:
+            self._windows.reserve(count)
+        first = self._log.next_offset + 1  # after the CONTROL record that announces it
+        offsets = np.arange(first, first + count, dtype=np.int64)
+        self._ids.add(keys, offsets[block.events])
+        found = self._ids.find(block.subjects())
+        subjects = np.full(count, -1, np.int64)
+        subjects[~block.events] = np.where(found < offsets[~block.events], found, -1)
+        frame = complete(block, effective, subjects)
+        end = int(effective[-1])
+        self._log.append(
+            [
+                Record(RecordKind.CONTROL, partition.time, encode_control(self._control(step))),
+                Record(RecordKind.HISTORY, end, encode_frame(frame), count=count),
+            ]
+        )
+        partition.enter_block(first, effective)
+        partition.counters.history_rows += count
+        if self._windows is not None:
+            self._windows.fold_block(first, frame)
+
+    def _control(self, step: LoadStep | None) -> ControlRecord:
+        deciding, rules = self.deciding, self.deciding.rules
+        return ControlRecord(
+            model=deciding.model,
+            rules=rules.texts if rules is not None else (),
+            otherwise=rules.otherwise if rules is not None else "",
+            fallback=rules.fallback if rules is not None else "",
+            rules_digest=rules.digest if rules is not None else "",
+            features_digest=self.features_digest,
+            disorder_us=self._stream.disorder_us,
+            ahead_us=self._stream.ahead_us,
+            at=self._clock.now(),
+            load=step,
+        )
+
+
+def _label_receipt(submission: LabelSubmission, offsets: Iterator[int]) -> LabelReceipt:
+    """`offsets` of the subjects of all labels, in order; takes its own."""
+    receipt = LabelReceipt()
+    for row in submission.rows:
+        if isinstance(row, Refused):
+            receipt.rejected.append(row)
+        else:
+            receipt.accepted += len(row)
+            receipt.unknown_subjects += sum(next(offsets) < 0 for _ in row)
+    return receipt

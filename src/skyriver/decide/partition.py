@@ -1,0 +1,172 @@
+"""What a partition knows after the last record of its log; all of it comes from the log alone."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyriver.core.errors import Conflict
+from skyriver.core.spec import StreamSpec
+from skyriver.decide.checkpoint import BlockAnswer, Counters, Load
+from skyriver.decide.records import ControlRecord, LoadStep
+
+NEVER = -(2**62)
+"""Effective time before the first event."""
+KEPT_DECISIONS = 20_000
+"""Last decisions in memory, some 400 bytes each, for duplicates of recent events; older ones are read from the log."""
+KEPT_LOADS = 4
+
+BEYOND = 2**62
+"""Above every offset."""
+
+Ints = NDArray[np.int64]
+
+
+class Ids(Protocol):
+    """Where each id was last seen: keys of ids to log offsets. One thread at a time."""
+
+    def find(self, keys: Ints) -> Ints:
+        """The highest offset added for each key, -1 where there is none."""
+        ...
+
+    def add(self, keys: Ints, offsets: Ints) -> None:
+        """Offsets ascend, within a call and from call to call."""
+        ...
+
+
+class Horizon:
+    """Which offsets lie within the last `period` of effective time, from some thousand points of it.
+
+    A point (offset, t) says that records from there on to the next point have times below t + 2 steps. So what is given
+    is at or before the exact offset: an id counts as seen for at least the period, and at most 1/2048 of it longer.
+    """
+
+    def __init__(self, period_us: int, points: Iterable[tuple[int, int]] = ()) -> None:
+        self._period = period_us
+        self._step = max(1, period_us // 4096)
+        self._points: deque[tuple[int, int]] = deque(points)
+
+    @property
+    def points(self) -> tuple[tuple[int, int], ...]:
+        return tuple(self._points)
+
+    def note(self, offset: int, time: int) -> None:
+        """Records from `offset` on brought effective time to `time`; calls come in order."""
+        if not self._points or time - self._points[-1][1] >= self._step:
+            self._points.append((offset, time))
+
+    def note_all(self, first_offset: int, times: Ints) -> None:
+        """As `note` for each record from `first_offset` on; `times` ascend."""
+        steps = times // self._step
+        for place in (0, *(np.flatnonzero(steps[1:] != steps[:-1]) + 1).tolist()):
+            self.note(first_offset + place, int(times[place]))
+
+    def first(self, now: int) -> int:
+        """All offsets whose effective time is within the period before `now` are at or above it."""
+        points, gone = self._points, now - self._period - 2 * self._step
+        while points and points[0][1] <= gone:
+            points.popleft()
+        return points[0][0] if points and self._period else BEYOND
+
+    def first_of_each(self, times: Ints) -> Ints:
+        """`first` at each of these times; forgets nothing."""
+        if not self._points or not self._period:
+            return np.full(len(times), BEYOND)
+        offsets, points = np.array(self._points, np.int64).T
+        places = np.searchsorted(points, times - self._period - 2 * self._step, side="right")
+        return np.append(offsets, BEYOND)[places]
+
+
+class Loads:
+    """Bulk loads and what their senders were told, so that a repeated block is answered and not appended again."""
+
+    def __init__(self, loads: Sequence[Load] = ()) -> None:
+        self._loads: OrderedDict[str, Load] = OrderedDict((load.id, load) for load in loads)
+
+    def all(self) -> tuple[Load, ...]:
+        return tuple(Load(load.id, dict(load.answers), load.ended) for load in self._loads.values())
+
+    def answered(self, load: str, sequence: int) -> BlockAnswer | None:
+        """What was answered to this block before, None for the next one of its load.
+
+        Raises Conflict (LOAD_OUT_OF_ORDER) when blocks before it are missing."""
+        known = self._loads.get(load)
+        if known is not None and sequence in known.answers:
+            return known.answers[sequence]
+        expected = len(known.answers) if known is not None else 0
+        if sequence != expected or (known is not None and known.ended):
+            raise Conflict(
+                f"Block {sequence} of load {load} cannot be taken: {expected} have come"
+                + (" and the load has ended." if known is not None and known.ended else "."),
+                code="LOAD_OUT_OF_ORDER",
+                next_action="Send the blocks of a load in order, from 0.",
+            )
+        return None
+
+    def note(self, step: LoadStep, answer: BlockAnswer) -> None:
+        load = self._loads.setdefault(step.load, Load(step.load, {}))
+        load.answers[step.sequence] = answer
+        load.ended = step.last
+        self._loads.move_to_end(step.load)
+        while len(self._loads) > KEPT_LOADS:
+            self._loads.popitem(last=False)
+
+
+class RecentDecisions:
+    """Encoded decisions of the last events by their offset, oldest out first."""
+
+    def __init__(self, limit: int = KEPT_DECISIONS) -> None:
+        self._limit = limit
+        self._known: dict[int, bytes] = {}
+
+    def get(self, event_offset: int) -> bytes | None:
+        return self._known.get(event_offset)
+
+    def put(self, event_offset: int, payload: bytes) -> None:
+        known = self._known
+        known[event_offset] = payload
+        if len(known) > self._limit:
+            del known[next(iter(known))]
+
+
+class Partition:
+    """State after the records so far, but for windows and ids, which are kept apart."""
+
+    def __init__(
+        self,
+        stream: StreamSpec,
+        *,
+        time: int = NEVER,
+        counters: Counters | None = None,
+        control: ControlRecord | None = None,
+        loads: Sequence[Load] = (),
+        horizon: Iterable[tuple[int, int]] = (),
+    ) -> None:
+        self.stream = stream
+        self.time = time
+        self.counters = counters if counters is not None else Counters()
+        self.control = control
+        self.loads = Loads(loads)
+        self.horizon = Horizon(stream.dedupe_us, horizon)
+        self.recent = RecentDecisions()
+
+    def enter(self, first_offset: int, time: int) -> None:
+        """Events from `first_offset` on brought effective time to `time`."""
+        if time > self.time:
+            self.horizon.note(first_offset, time)
+            self.time = time
+
+    def enter_block(self, first_offset: int, effective: Ints) -> None:
+        """A block of history whose rows have these times."""
+        self.horizon.note_all(first_offset, effective)
+        self.time = max(self.time, int(effective[-1]))
+
+    def count_decision(self, status: str, decision: str) -> None:
+        counters = self.counters
+        counters.decided += 1
+        counters.by_status[status] = counters.by_status.get(status, 0) + 1
+        counters.by_decision[decision] = counters.by_decision.get(decision, 0) + 1

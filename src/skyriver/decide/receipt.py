@@ -1,0 +1,109 @@
+"""What comes to an engine and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+from skyriver.decide.records import DecisionRecord, Id, Value
+
+RAW_SHOWN = 200
+"""Characters of a refused value in an answer; all of it is in the dead letters."""
+
+
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """A row that was not taken, by its place in the request. `value` is what was given for `field`."""
+
+    index: int
+    field: str
+    value: object
+    reason: str
+    message: str
+
+
+def shown(value: object) -> object:
+    """A value as an answer shows it: not longer than it helps."""
+    if isinstance(value, str) and len(value) > RAW_SHOWN:
+        return value[:RAW_SHOWN] + "…"
+    if isinstance(value, list | dict):
+        text = str(value)
+        return text if len(text) <= RAW_SHOWN else text[:RAW_SHOWN] + "…"
+    return value
+
+
+@dataclass(slots=True)
+class Submission:
+    """The events of one request or of a part of it, cleaned: a row is a list of values, or why it was refused.
+
+    `raw` is always the whole request; row i of `rows` is row `start` + i of it.
+    """
+
+    raw: Sequence[object]
+    rows: list[list[Value] | Refused]
+    arrived: int
+    """Monotonic microseconds."""
+    wants_decisions: bool = False
+    start: int = 0
+
+    def part(self, start: int, end: int) -> Submission:
+        if start == 0 and end == len(self.rows):
+            return self
+        return Submission(self.raw, self.rows[start:end], self.arrived, self.wants_decisions, start)
+
+
+@dataclass(slots=True)
+class Receipt:
+    """The answer to a Submission. `decisions` (only if wanted) has an entry a row: None for a refused one, and for a
+    duplicate of an event of history, which was never decided."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    first_offset: int = -1
+    """Of the first accepted event; -1: none was."""
+    rejected: list[Refused] = field(default_factory=list)
+    decisions: list[DecisionRecord | None] = field(default_factory=list)
+
+    def add(self, part: Receipt) -> None:
+        """Takes in the receipt of the next part of the same request."""
+        self.accepted += part.accepted
+        self.duplicates += part.duplicates
+        self.first_offset = self.first_offset if self.first_offset >= 0 else part.first_offset
+        self.rejected += part.rejected
+        self.decisions += part.decisions
+
+
+class LabelRow(NamedTuple):
+    """One label, cleaned: `label` is its place in the stream's labels."""
+
+    subject: Id
+    label: int
+    value: float
+    known_at: int
+
+
+@dataclass(slots=True)
+class LabelSubmission:
+    """The labels of one request or of a part of it: a row is its labels (several, perhaps), or why it was refused."""
+
+    raw: Sequence[object]
+    rows: list[list[LabelRow] | Refused]
+
+    def part(self, start: int, end: int) -> LabelSubmission:
+        return LabelSubmission(self.raw, self.rows[start:end])
+
+
+@dataclass(slots=True)
+class LabelReceipt:
+    """`unknown_subjects` counts accepted labels whose event this stream has not seen before them."""
+
+    accepted: int = 0
+    unknown_subjects: int = 0
+    rejected: list[Refused] = field(default_factory=list)
+
+    def add(self, part: LabelReceipt) -> None:
+        self.accepted += part.accepted
+        self.unknown_subjects += part.unknown_subjects
+        self.rejected += part.rejected

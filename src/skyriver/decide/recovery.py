@@ -1,0 +1,234 @@
+"""From the log to a partition: what a start does, and what follows an error half-way through a batch.
+
+The newest checkpoint that is whole is taken, windows are brought back to it, and the records after it are replayed:
+events and labels fold into windows, ids are added again, decisions are taken as they were. Without a checkpoint, or
+when the features changed (the digest of the plan), everything is replayed from offset 0. Events that have no decision
+at the end are given back: they are decided once the deciding is known (DESIGN 6.8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyriver.core.errors import Conflict, Corrupt
+from skyriver.core.jobs import Progress
+from skyriver.core.spec import StreamSpec
+from skyriver.data.keys import key_of_text, keys_of_column
+from skyriver.data.log import LogReader, Record, RecordKind
+from skyriver.decide.checkpoint import BlockAnswer, Checkpoint
+from skyriver.decide.deciding import Undecided
+from skyriver.decide.history import read_record
+from skyriver.decide.partition import Ids, Partition
+from skyriver.decide.records import (
+    LATE,
+    LabelRecord,
+    LoadStep,
+    Value,
+    decode_control,
+    decode_decision,
+    decode_event,
+    decode_label,
+)
+from skyriver.decide.windows import Windows
+
+CHUNK = 4096
+"""Records folded together."""
+
+
+@dataclass(slots=True)
+class _Event:
+    values: list[Value]
+    late: bool
+    features: NDArray[np.float32] | None = None
+
+
+class Replay:
+    """Applies records to a partition, its windows and ids, in log order."""
+
+    def __init__(self, partition: Partition, windows: Windows | None, ids: Ids) -> None:
+        self._partition = partition
+        self._windows = windows
+        self._ids = ids
+        self._waiting: dict[int, _Event] = {}
+        self._events: list[tuple[int, int, _Event]] = []
+        self._labels: list[tuple[int, LabelRecord]] = []
+        self._keys: list[int] = []
+        self._offsets: list[int] = []
+        self._step: LoadStep | None = None
+        stream = partition.stream
+        self._id = next(place for place, f in enumerate(stream.fields) if f.name == stream.id)
+        self._text_id = stream.field(stream.id).type == "text"
+
+    def apply(self, record: Record) -> None:
+        match record.kind:
+            case RecordKind.EVENT:
+                self._event(record)
+            case RecordKind.LABEL:
+                self._label(record)
+            case RecordKind.DECISION:
+                decision = decode_decision(record.payload)
+                self._waiting.pop(decision.event_offset, None)
+                self._partition.recent.put(decision.event_offset, record.payload)
+                self._partition.count_decision(decision.status, decision.decision)
+            case RecordKind.HISTORY:
+                self._history(record)
+            case RecordKind.DEAD:
+                self._partition.counters.dead += 1
+            case RecordKind.CONTROL:
+                control = decode_control(record.payload)
+                self._step = control.load
+                if control.load is None:
+                    self._partition.control = control
+
+    def finish(self) -> Undecided:
+        """Folds what is left; the events that have no decision, in order."""
+        self._fold()
+        waiting = sorted(self._waiting.items())
+        features = [event.features for _, event in waiting if event.features is not None]
+        return Undecided(
+            offsets=[offset for offset, _ in waiting],
+            rows=[event.values for _, event in waiting],
+            late=[event.late for _, event in waiting],
+            arrived=[-1] * len(waiting),
+            features=np.stack(features) if features else self._no_features(),
+        )
+
+    def _no_features(self) -> NDArray[np.float32] | None:
+        return np.empty((0, len(self._windows.names)), np.float32) if self._windows is not None else None
+
+    def _event(self, record: Record) -> None:
+        flags, values = decode_event(record.payload)
+        event = _Event(values, bool(flags & LATE))
+        self._waiting[record.offset] = event
+        own = values[self._id]
+        self._keys.append(key_of_text(own) if self._text_id else own)  # type: ignore[arg-type]  # an id is one of these
+        self._offsets.append(record.offset)
+        self._partition.counters.events += 1
+        if not event.late:
+            self._partition.enter(record.offset, record.time)
+            if self._labels:
+                self._fold()
+            self._events.append((record.offset, record.time, event))
+        if len(self._offsets) >= CHUNK:
+            self._fold()
+
+    def _label(self, record: Record) -> None:
+        self._partition.counters.labels += 1
+        if self._events:
+            self._fold()
+        self._labels.append((record.offset, decode_label(record.payload)))
+        if len(self._labels) >= CHUNK:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Everything collected so far: either events or labels."""
+        if self._offsets:
+            self._ids.add(np.array(self._keys, np.int64), np.array(self._offsets, np.int64))
+        if self._windows is not None and self._events:
+            offsets = [offset for offset, _, _ in self._events]
+            effective = [time for _, time, _ in self._events]
+            rows = [event.values for _, _, event in self._events]
+            for (_, _, event), features in zip(
+                self._events, self._windows.fold_events(offsets, effective, rows), strict=True
+            ):
+                event.features = features
+        if self._windows is not None and self._labels:
+            self._windows.fold_labels([o for o, _ in self._labels], [label for _, label in self._labels])
+        self._keys, self._offsets, self._events, self._labels = [], [], [], []
+
+    def _history(self, record: Record) -> None:
+        self._fold()
+        partition = self._partition
+        frame = read_record(record.payload)
+        kind = frame["_kind"].to_numpy()
+        offsets = np.arange(record.offset, record.offset + record.count, dtype=np.int64)
+        events = kind == RecordKind.EVENT
+        self._ids.add(keys_of_column(frame[partition.stream.id].drop_nulls()), offsets[events])
+        partition.enter_block(record.offset, frame["_effective"].to_numpy())
+        partition.counters.history_rows += record.count
+        if self._windows is not None:
+            self._windows.fold_block(record.offset, frame)
+        if self._step is not None:
+            last = record.offset + record.count - 1
+            answer = BlockAnswer(self._step.sequence, record.count, self._step.duplicates, last)
+            partition.loads.note(self._step, answer)
+            self._step = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """`offset` is where the replay began (0: no checkpoint could be used), `passed_over` why not a newer one."""
+
+    partition: Partition
+    windows: Windows | None
+    ids: Ids
+    undecided: Undecided
+    offset: int
+    passed_over: tuple[str, ...]
+
+
+def recover(
+    log: LogReader,
+    stream: StreamSpec,
+    *,
+    features_digest: str,
+    checkpoints: Iterator[Checkpoint],
+    open_windows: Callable[[bytes | None], Windows | None],
+    open_ids: Callable[[bytes | None], Ids],
+    progress: Progress,
+) -> Recovered:
+    """The partition as the log says it is. `open_windows` and `open_ids` give the state that a checkpoint saved, or an
+    empty one for None; they raise Corrupt or Conflict where that is not possible."""
+    passed_over: list[str] = []
+    for checkpoint in checkpoints:
+        if checkpoint.features_digest != features_digest:
+            passed_over.append(f"The checkpoint at {checkpoint.offset} is of other features.")
+            continue
+        try:
+            return _replay(log, stream, checkpoint, open_windows, open_ids, progress, tuple(passed_over))
+        except (Corrupt, Conflict) as error:
+            passed_over.append(f"The checkpoint at {checkpoint.offset} cannot be used: {error.message}")
+    return _replay(log, stream, None, open_windows, open_ids, progress, tuple(passed_over))
+
+
+def _replay(
+    log: LogReader,
+    stream: StreamSpec,
+    checkpoint: Checkpoint | None,
+    open_windows: Callable[[bytes | None], Windows | None],
+    open_ids: Callable[[bytes | None], Ids],
+    progress: Progress,
+    passed_over: tuple[str, ...],
+) -> Recovered:
+    partition = Partition(stream) if checkpoint is None else _partition_at(stream, checkpoint)
+    start = checkpoint.offset if checkpoint is not None else 0
+    ids = open_ids(checkpoint.ids if checkpoint is not None else None)
+    windows = open_windows(checkpoint.features if checkpoint is not None else None)
+    try:
+        replay = Replay(partition, windows, ids)
+        end = log.next_offset
+        for count, record in enumerate(log.read(start)):
+            replay.apply(record)
+            if count % CHUNK == 0:
+                progress("replay", record.offset - start, end - start)
+        undecided = replay.finish()
+    except BaseException:
+        if windows is not None:
+            windows.close()
+        raise
+    return Recovered(partition, windows, ids, undecided, start, passed_over)
+
+
+def _partition_at(stream: StreamSpec, checkpoint: Checkpoint) -> Partition:
+    return Partition(
+        stream,
+        time=checkpoint.time,
+        counters=checkpoint.counters,
+        control=checkpoint.control,
+        loads=checkpoint.loads,
+        horizon=checkpoint.horizon,
+    )

@@ -1,0 +1,225 @@
+"""The HTTP routes of a stream's worker.
+
+    POST /streams/S/events[?wait=decision]   events; answered once they (and their decisions) are durable
+    POST /streams/S/labels                   labels of events
+    GET  /streams/S                          the report
+    GET  /streams/S/decisions/ID             the decision of an event
+    POST /internal/history                   a block of a load (x-load, x-sequence, x-last: 1)
+    GET  /internal/ready, /v2/health/ready, /livez, /metrics
+
+Errors are `application/problem+json`. There is no authentication: the socket's file mode and the gateway in front are
+it; the gateway does not forward `/internal`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from urllib.parse import unquote
+
+from skyriver.core.errors import InvalidInput, NotFound, SkyriverError
+from skyriver.core.spec import StreamSpec
+from skyriver.decide.answers import DecisionWriter, encode_json, labels_answer, parse_rows, problem
+from skyriver.decide.border import EventBorder, LabelBorder
+from skyriver.decide.checkpoint import BlockAnswer
+from skyriver.decide.clock import ReceivingClock
+from skyriver.decide.history import read_block
+from skyriver.decide.receipt import LabelReceipt, Receipt
+from skyriver.decide.records import DecisionRecord, Id, LoadStep
+from skyriver.decide.station import EventWork, FindWork, LabelWork, LoadWork, Station
+from skyriver.serve.http import JSON, PROBLEM, TEXT, Request
+from skyriver.serve.metrics import Histogram
+
+BODY_LIMIT = 16 << 20
+HISTORY_LIMIT = 64 << 20
+"""65,536 rows of some 1,000 bytes."""
+
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
+_AGAIN = ((b"retry-after", b"1"),)
+
+
+class Routes:
+    """What the HTTP server calls. `report` gives the stream's report, `metrics` its text for Prometheus."""
+
+    def __init__(
+        self,
+        stream: StreamSpec,
+        station: Station,
+        border: EventBorder,
+        writer: DecisionWriter,
+        clock: ReceivingClock,
+        report: Callable[[], Mapping[str, object]],
+        metrics: Callable[[], bytes],
+    ) -> None:
+        self.latency_us = Histogram()
+        """Of requests with events, from their last byte to their answer."""
+        self.draining = False
+        self._stream = stream
+        self._station = station
+        self._border = border
+        self._labels = LabelBorder(stream)
+        self._writer = writer
+        self._clock = clock
+        self._report = report
+        self._metrics = metrics
+        self._text_id = stream.field(stream.id).type == "text"
+        base = b"/streams/" + stream.name.encode()
+        self._decisions = base + b"/decisions/"
+        self._routes: dict[tuple[bytes, bytes], Callable[[Request], None]] = {
+            (b"POST", base + b"/events"): self._on_events,
+            (b"POST", base + b"/labels"): self._on_labels,
+            (b"GET", base): self._on_status,
+            (b"POST", b"/internal/history"): self._on_history,
+            (b"GET", b"/internal/ready"): self._on_ready,
+            (b"GET", b"/v2/health/ready"): self._on_ready,
+            (b"GET", b"/livez"): self._on_live,
+            (b"GET", b"/metrics"): self._on_metrics,
+        }
+
+    def handle(self, request: Request) -> None:
+        route = self._routes.get((request.method, request.path))
+        try:
+            if route is not None:
+                route(request)
+            elif request.method == b"GET" and request.path.startswith(self._decisions):
+                self._on_decision(request)
+            else:
+                self._unknown(request)
+        except SkyriverError as error:
+            _fail(request, error)
+
+    def _unknown(self, request: Request) -> None:
+        allowed = [method for method, path in self._routes if path == request.path]
+        if allowed:
+            method = request.method.decode("latin-1")
+            error = InvalidInput(f"{method} is not possible here, {allowed[0].decode()} is.", code="WRONG_METHOD")
+            request.answer(405, problem(error), PROBLEM, ((b"allow", b", ".join(allowed)),))
+            return
+        raise NotFound(
+            f"There is no {request.path.decode('latin-1')}.",
+            code="UNKNOWN_ROUTE",
+            next_action=f"Events are sent with POST /streams/{self._stream.name}/events.",
+        )
+
+    # Events and labels
+
+    def _on_events(self, request: Request) -> None:
+        rows = self._rows(request)
+        wants = request.query == b"wait=decision"
+        if request.query and not wants:
+            raise InvalidInput(
+                f"?{request.query.decode('latin-1')} is not known.",
+                code="BAD_QUERY",
+                next_action="There is ?wait=decision.",
+            )
+        arrived = self._clock.monotonic()
+        submission = self._border.take(rows, arrived, wants)
+        self._station.submit(EventWork(submission, partial(self._answer_events, request, wants)))
+
+    def _answer_events(self, request: Request, wanted: bool, receipt: Receipt | SkyriverError) -> None:
+        if isinstance(receipt, SkyriverError):
+            _fail(request, receipt)
+            return
+        status, body = self._writer.events(receipt, with_decisions=wanted)
+        request.answer(status, body, JSON if status == 200 else PROBLEM)
+        self.latency_us.add((time.perf_counter_ns() - request.arrived_ns) // 1000)
+
+    def _on_labels(self, request: Request) -> None:
+        rows = self._rows(request)
+        now = self._clock.now()
+        submission = self._labels.take(rows, now, self._clock.limit(now))
+        self._station.submit(LabelWork(submission, partial(_answer_labels, request)))
+
+    def _rows(self, request: Request) -> list[object]:
+        if self.draining:
+            raise Stopping()
+        if len(request.body) > BODY_LIMIT:
+            raise TooLarge(BODY_LIMIT)
+        return parse_rows(request.body, request.headers.get(b"content-type", b""))
+
+    # Looking
+
+    def _on_decision(self, request: Request) -> None:
+        text = unquote(request.path[len(self._decisions) :].decode("latin-1"), errors="strict")
+        event_id: Id = text
+        if not self._text_id:
+            if not text.lstrip("-").isdecimal() or not -(2**63) <= int(text) < 2**63:
+                raise InvalidInput(
+                    f"{text[:80]!r} is no id of {self._stream.name}: they are whole numbers.", code="BAD_ID"
+                )
+            event_id = int(text)
+        self._station.submit(FindWork(event_id, partial(self._answer_decision, request, event_id)))
+
+    def _answer_decision(self, request: Request, event_id: Id, found: DecisionRecord | SkyriverError | None) -> None:
+        if isinstance(found, SkyriverError):
+            _fail(request, found)
+        elif found is None:
+            _fail(request, NotFound(f"{self._stream.name} has decided no event with the id {event_id!r}."))
+        else:
+            request.answer(200, encode_json(self._writer.to_json(found)))
+
+    def _on_status(self, request: Request) -> None:
+        request.answer(200, encode_json(self._report()))
+
+    def _on_ready(self, request: Request) -> None:
+        ready = self._station.engine is not None and not self.draining
+        request.answer(200 if ready else 503, b'{"ready":true}' if ready else b'{"ready":false}')
+
+    def _on_live(self, request: Request) -> None:
+        request.answer(200, b'{"live":true}')
+
+    def _on_metrics(self, request: Request) -> None:
+        request.answer(200, self._metrics(), TEXT)
+
+    # Loading
+
+    def _on_history(self, request: Request) -> None:
+        if self.draining:
+            raise Stopping()
+        load = request.headers.get(b"x-load", b"").decode("latin-1")
+        sequence = request.headers.get(b"x-sequence", b"").decode("latin-1")
+        if not load or len(load) > 200 or not sequence.isdecimal() or len(sequence) > 9:
+            raise InvalidInput("A block needs the headers x-load and x-sequence (from 0).", code="BAD_BLOCK")
+        block = read_block(request.body, self._stream)
+        step = LoadStep(load, int(sequence), 0, request.headers.get(b"x-last") == b"1")
+        self._station.submit(LoadWork(block, step, partial(_answer_load, request)))
+
+
+class TooLarge(InvalidInput):
+    http_status = 413
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"A body has at most {limit} bytes.", code="BODY_TOO_LARGE", next_action="Send several requests."
+        )
+
+
+class Stopping(SkyriverError):
+    default_code = "STOPPING"
+    http_status = 503
+
+    def __init__(self) -> None:
+        super().__init__("The worker is being stopped.", next_action="Try again in a second.")
+
+
+def _answer_labels(request: Request, receipt: LabelReceipt | SkyriverError) -> None:
+    if isinstance(receipt, SkyriverError):
+        _fail(request, receipt)
+        return
+    status, body = labels_answer(receipt)
+    request.answer(status, body, JSON if status == 200 else PROBLEM)
+
+
+def _answer_load(request: Request, answer: BlockAnswer | SkyriverError) -> None:
+    if isinstance(answer, SkyriverError):
+        _fail(request, answer)
+        return
+    body = {"appended": answer.appended, "duplicates": answer.duplicates, "last_offset": answer.last_offset}
+    request.answer(200, encode_json(body))
+
+
+def _fail(request: Request, error: SkyriverError) -> None:
+    status = error.http_status
+    request.answer(status, problem(error), PROBLEM, _AGAIN if status in (429, 503) else ())

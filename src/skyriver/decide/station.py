@@ -1,0 +1,374 @@
+"""The station of a partition: a bounded queue before the engine, and turns that empty it.
+
+Natural batching: a turn takes what waits, up to MAX_BATCH rows, runs the engine on it, syncs the log once, and
+answers. At durability "disk" the sync waits in a thread, and what comes meanwhile is parsed, cleaned and queued: it is
+the next batch (group commit). A request with more rows than fit goes on at the end of the queue, so that it does
+not hold up the others.
+
+When the engine or the sync fails half-way, those who wait get the error, and the engine is recovered from the log; as
+long as that does not work (a full disk) requests are refused with 503 and it is tried again every second. A log that
+was lost to another process, or refuses to write, ends the station: the process must end then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, assert_never
+
+from skyriver.core.errors import Internal, QuotaExceeded, SkyriverError, Unavailable
+from skyriver.data.log import Log
+from skyriver.decide.checkpoint import BlockAnswer
+from skyriver.decide.deciding import Deciding
+from skyriver.decide.engine import Engine
+from skyriver.decide.history import Block
+from skyriver.decide.receipt import LabelReceipt, LabelSubmission, Receipt, Submission
+from skyriver.decide.records import DecisionRecord, Id, LoadStep
+
+MAX_BATCH = 1024
+"""Rows of one batch: some 15 ms of work, and beyond it a row costs no less."""
+RETRY_SECONDS = 1.0
+LOADING_SECONDS = 30.0
+"""A load that sends no block for so long keeps live events waiting no longer."""
+REFUSED_LOADS = frozenset({"LOAD_OUT_OF_ORDER", "HISTORY_AFTER_LIVE", "AHEAD_OF_CLOCK"})
+"""Codes with which an engine refuses a block before it has changed anything."""
+FATAL = frozenset({"LOG_LOST", "LOG_FAILED", "LOG_CLOSED"})
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class EventWork:
+    submission: Submission
+    answer: Callable[[Receipt | SkyriverError], None]
+    taken: int = 0
+    """Rows that batches have taken."""
+    receipt: Receipt = field(default_factory=Receipt)
+
+
+@dataclass(slots=True)
+class LabelWork:
+    submission: LabelSubmission
+    answer: Callable[[LabelReceipt | SkyriverError], None]
+    taken: int = 0
+    receipt: LabelReceipt = field(default_factory=LabelReceipt)
+
+
+@dataclass(slots=True)
+class LoadWork:
+    block: Block
+    step: LoadStep
+    answer: Callable[[BlockAnswer | SkyriverError], None]
+
+
+@dataclass(slots=True)
+class FindWork:
+    id: Id
+    answer: Callable[[DecisionRecord | SkyriverError | None], None]
+
+
+@dataclass(slots=True)
+class UseWork:
+    """A change of what is decided with."""
+
+    deciding: Deciding
+    answer: Callable[[SkyriverError | None], None]
+
+
+Work = EventWork | LabelWork | LoadWork | FindWork | UseWork
+Reply = Callable[[], None]
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What one batch takes. Of rows, a part (from, to) of each request."""
+
+    works: list[Work] = field(default_factory=list)
+    events: list[tuple[EventWork, Submission]] = field(default_factory=list)
+    labels: list[tuple[LabelWork, LabelSubmission]] = field(default_factory=list)
+    others: list[LoadWork | FindWork | UseWork] = field(default_factory=list)
+
+
+class Checkpoints(Protocol):
+    """When and how a station takes checkpoints; `begin` is called in the log's thread, while no batch is under way."""
+
+    def due(self, offset: int) -> bool: ...
+
+    def begin(self, engine: Engine, offset: int) -> None: ...
+
+
+class Station:
+    """All methods on the loop's thread. `open_engine` recovers an engine from the log, in a thread."""
+
+    def __init__(
+        self,
+        log: Log,
+        open_engine: Callable[[], Engine],
+        checkpoints: Checkpoints,
+        *,
+        to_disk: bool,
+        queue: int,
+    ) -> None:
+        self._log = log
+        self._open_engine = open_engine
+        self._checkpoints = checkpoints
+        self._to_disk = to_disk
+        self._limit = queue
+        self._queue: deque[Work] = deque()
+        self._rows = 0
+        self._busy = False
+        self._threads = ThreadPoolExecutor(1, "log")
+        self._loading_until = 0.0
+        self.engine: Engine | None = None
+        self.problem = ""
+        """Why there is no engine now."""
+        self.failed: asyncio.Future[SkyriverError] = asyncio.get_running_loop().create_future()
+        """Done when the process must end."""
+
+    @property
+    def waiting_rows(self) -> int:
+        return self._rows
+
+    async def start(self) -> None:
+        """Returns once there is an engine, or nothing can be done (`failed`)."""
+        await self._recover()
+
+    def submit(self, work: Work) -> None:
+        """Queues it; `work.answer` is called once, in a later turn. Raises QuotaExceeded (QUEUE_FULL), Unavailable
+        (RECOVERING; LOADING for events while a load is under way)."""
+        if self.engine is None:
+            raise Unavailable(
+                f"The stream is not ready. {self.problem}", code="RECOVERING", next_action="Try again in a second."
+            )
+        self._check_room(work)
+        if isinstance(work, EventWork | LabelWork):
+            self._rows += len(work.submission.rows)
+        self._queue.append(work)
+        if not self._busy:
+            self._busy = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def tick(self) -> None:
+        """Now and then: takes a checkpoint that is due though nothing comes any more."""
+        if not self._busy and self.engine is not None and self._checkpoints.due(self._log.next_offset):
+            self._busy = True
+            self._save()
+
+    async def drain(self, seconds: float) -> None:
+        """Waits until all that was submitted is answered, at most so long."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while self._busy and loop.time() < deadline and not self.failed.done():
+            await asyncio.sleep(0.005)
+        self._give_up(Unavailable("The stream is being stopped.", code="STOPPING"))
+        self._threads.shutdown()
+
+    def _check_room(self, work: Work) -> None:
+        rows = len(work.submission.rows) if isinstance(work, EventWork | LabelWork) else 0
+        if (rows and self._rows and self._rows + rows > self._limit) or len(self._queue) >= self._limit:
+            message = f"{self._rows} rows wait in {len(self._queue)} requests, {self._limit} may."
+            raise QuotaExceeded(message, code="QUEUE_FULL", next_action="Try again in a second.")
+        if isinstance(work, EventWork) and asyncio.get_running_loop().time() < self._loading_until:
+            raise Unavailable(
+                "History is being loaded; live events come after it.",
+                code="LOADING",
+                next_action="Try again in a second.",
+            )
+
+    def _turn(self) -> None:
+        if self.engine is None or not self._queue:
+            self._busy = False
+            return
+        turn = self._gather()
+        try:
+            replies = self._work(self.engine, turn)
+            if not self._to_disk:
+                self._log.sync()
+        except Exception as error:  # whatever it was, memory is no longer what the log says
+            self._break_off(turn, error)
+            return
+        if not self._to_disk:
+            self._finish(turn, replies)
+            return
+        loop = asyncio.get_running_loop()
+        syncing = self._threads.submit(self._log.sync)
+        syncing.add_done_callback(lambda done: loop.call_soon_threadsafe(self._synced, turn, replies, done))
+
+    def _synced(self, turn: _Turn, replies: list[Reply], done: Future[None]) -> None:
+        error = done.exception()
+        if error is None:
+            self._finish(turn, replies)
+        elif isinstance(error, Exception):
+            self._break_off(turn, error)
+        else:
+            raise error
+
+    def _finish(self, turn: _Turn, replies: list[Reply]) -> None:
+        for reply in replies:
+            _answer(reply)
+        if self._checkpoints.due(self._log.next_offset):
+            self._save()
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._queue:
+            asyncio.get_running_loop().call_soon(self._turn)
+        else:
+            self._busy = False
+
+    def _save(self) -> None:
+        engine, loop = self.engine, asyncio.get_running_loop()
+        assert engine is not None
+        saving = self._threads.submit(self._checkpoints.begin, engine, self._log.next_offset)
+        saving.add_done_callback(lambda done: loop.call_soon_threadsafe(self._saved, done))
+
+    def _saved(self, done: Future[None]) -> None:
+        error = done.exception()
+        if error is not None:  # it only makes the next start longer; after the usual time it is tried again
+            _log.error("a checkpoint could not be taken", exc_info=error)
+        self._go_on()
+
+    def _gather(self) -> _Turn:
+        turn, room, again = _Turn(), MAX_BATCH, []
+        while self._queue and room > 0:
+            work = self._queue[0]
+            if isinstance(work, LoadWork) and turn.works:
+                break  # a block is a batch of its own
+            self._queue.popleft()
+            turn.works.append(work)
+            match work:
+                case EventWork() | LabelWork():
+                    start, rows = work.taken, len(work.submission.rows)
+                    work.taken = end = min(rows, start + room)
+                    room -= end - start
+                    self._rows -= end - start
+                    if end < rows:
+                        again.append(work)
+                    if isinstance(work, EventWork):
+                        turn.events.append((work, work.submission.part(start, end)))
+                    else:
+                        turn.labels.append((work, work.submission.part(start, end)))
+                case LoadWork():
+                    turn.others.append(work)
+                    room = 0
+                case FindWork() | UseWork():
+                    turn.others.append(work)
+        self._queue.extend(again)
+        return turn
+
+    def _work(self, engine: Engine, turn: _Turn) -> list[Reply]:
+        """Runs the engine; what it returns is to be called after the sync."""
+        replies: list[Reply] = []
+        if turn.events:
+            receipts = engine.decide([part for _, part in turn.events])
+            replies += [partial(_complete, work, r) for (work, _), r in zip(turn.events, receipts, strict=True)]
+        if turn.labels:
+            got = engine.label([part for _, part in turn.labels])
+            replies += [partial(_complete_labels, work, r) for (work, _), r in zip(turn.labels, got, strict=True)]
+        replies += [self._other(engine, work) for work in turn.others]
+        return replies
+
+    def _other(self, engine: Engine, work: LoadWork | FindWork | UseWork) -> Reply:
+        match work:
+            case UseWork():
+                engine.use(work.deciding)
+                return partial(work.answer, None)
+            case FindWork():
+                return partial(work.answer, engine.find_decision(work.id))
+            case LoadWork():
+                try:
+                    answer = engine.load(work.block, work.step)
+                except SkyriverError as error:
+                    if error.code not in REFUSED_LOADS:
+                        raise
+                    return partial(work.answer, error)
+                now = asyncio.get_running_loop().time()
+                self._loading_until = 0.0 if work.step.last else now + LOADING_SECONDS
+                return partial(work.answer, answer)
+            case _:
+                assert_never(work)
+
+    def _break_off(self, turn: _Turn, error: Exception) -> None:
+        told = error if isinstance(error, SkyriverError) else _internal()
+        _log.error("a batch failed: %s", told, exc_info=None if error is told else error)
+        self.engine = None
+        self.problem = str(told)
+        partly = [work for work in turn.works if work in self._queue]
+        self._queue = deque(work for work in self._queue if work not in partly)
+        self._rows -= sum(_rows_left(work) for work in partly)
+        for work in turn.works:
+            _answer(partial(work.answer, told))
+        if told.code in FATAL:
+            self._give_up(told)
+        else:
+            self._recovering = asyncio.get_running_loop().create_task(self._recover())
+
+    def _give_up(self, error: SkyriverError) -> None:
+        self._busy = False
+        waiting, self._queue, self._rows = self._queue, deque(), 0
+        for work in waiting:
+            _answer(partial(work.answer, error))
+        if not self.failed.done():
+            self.failed.set_result(error)
+
+    async def _recover(self) -> None:
+        """Tries until it works, or nothing can be done."""
+        loop = asyncio.get_running_loop()
+        while self.engine is None:
+            try:
+                self.engine = await loop.run_in_executor(self._threads, self._open_engine)
+            except Unavailable as error:
+                _log.warning("the stream cannot be opened now: %s", error)
+                self.problem = str(error)
+                if error.code in FATAL:
+                    self._give_up(error)
+                    return
+                await asyncio.sleep(RETRY_SECONDS)
+            except SkyriverError as error:
+                _log.error("the stream cannot be opened: %s", error)
+                self.problem = str(error)
+                self._give_up(error)
+                return
+            except Exception as error:
+                _log.exception("the stream cannot be opened")
+                self.problem = f"{type(error).__name__}: {error}"
+                self._give_up(_internal())
+                return
+        self.problem = ""
+        self._busy = True
+        loop.call_soon(self._turn)
+
+
+def _complete(work: EventWork, part: Receipt) -> None:
+    """Answers once all parts of the request are there: the one that was taken last is the last to come here."""
+    work.receipt.add(part)
+    if work.taken == len(work.submission.rows):
+        work.answer(work.receipt)
+
+
+def _complete_labels(work: LabelWork, part: LabelReceipt) -> None:
+    work.receipt.add(part)
+    if work.taken == len(work.submission.rows):
+        work.answer(work.receipt)
+
+
+def _rows_left(work: Work) -> int:
+    return len(work.submission.rows) - work.taken if isinstance(work, EventWork | LabelWork) else 0
+
+
+def _answer(reply: Reply) -> None:
+    """Nothing that goes wrong with one answer may keep the others from theirs."""
+    try:
+        reply()
+    except Exception:
+        _log.exception("an answer could not be given")
+
+
+def _internal() -> Internal:
+    return Internal("The batch failed; what was taken of it is in the log.", next_action="Send it again.")

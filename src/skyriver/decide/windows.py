@@ -1,0 +1,233 @@
+"""The features of a partition, as its engine uses them: rows of cleaned values in, float32 features out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyriver.core.errors import SkyriverError
+from skyriver.core.spec import FeatureSetSpec, StreamSpec
+from skyriver.data.keys import keys_of_column, keys_of_texts
+from skyriver.data.log import RecordKind
+from skyriver.decide.records import LabelRecord, Value
+from skyriver.features.kernel import Kernel, load_kernel
+from skyriver.features.layout import MISSING
+from skyriver.features.plan import FeaturePlan, plan_features
+from skyriver.features.side import disk_side, memory_side
+from skyriver.features.state import EventBatch, FeatureState
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+class Windows(Protocol):
+    """Features over all that was folded, in log order. One thread at a time.
+
+    What `fold_events` and `fold_block` return are the features of the events in their order, float32 [events, F].
+    Raises Corrupt or Unavailable (DISK_FULL); the state is then to be restored from a checkpoint, unless
+    `reserve` raised.
+    """
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def reserve(self, rows: int) -> None:
+        """Makes room for so many rows: folding them then cannot fail for want of it."""
+        ...
+
+    def fold_events(self, offsets: Sequence[int], effective: Sequence[int], rows: Sequence[Sequence[Value]]) -> Floats:
+        """Events that are not late."""
+        ...
+
+    def fold_labels(self, offsets: Sequence[int], labels: Sequence[LabelRecord]) -> None: ...
+
+    def fold_block(self, first_offset: int, block: pl.DataFrame) -> Floats:
+        """A block of history whose rows have the offsets from `first_offset` on (see `decide.history`)."""
+        ...
+
+    def save(self) -> SavedWindows: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SavedWindows:
+    """`state` is to be kept in a checkpoint; before it counts, `flush` must have returned, which may run in another
+    thread while folding goes on. Once no older checkpoint is kept, `release` gives back what only those needed."""
+
+    state: bytes
+    flush: Callable[[], None]
+    release: Callable[[], None]
+
+
+class KernelWindows:
+    """The compiled kernel over a side log on disk or in memory."""
+
+    def __init__(self, stream: StreamSpec, state: FeatureState) -> None:
+        self._state = state
+        self._plan = plan = state.plan
+        places = {f.name: (place, f.type) for place, f in enumerate(stream.fields)}
+        self._columns = [(name, places[name][0]) for name in plan.columns]
+        self._times = [(name, places[name][0]) for name in plan.times]
+        self._keys = [(name, *places[name]) for name in plan.key_fields]
+        self._width = len(plan.names)
+
+    @property
+    def digest(self) -> str:
+        return self._plan.digest
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._plan.names
+
+    def reserve(self, rows: int) -> None:
+        self._state.side.reserve(rows, rows)
+
+    def fold_events(self, offsets: Sequence[int], effective: Sequence[int], rows: Sequence[Sequence[Value]]) -> Floats:
+        n = len(rows)
+        columns: dict[str, NDArray[np.float64] | Ints] = {}
+        for name, place in self._columns:
+            columns[name] = np.array([row[place] for row in rows], np.float64)  # None becomes NaN
+        for name, place in self._times:
+            columns[name] = np.array([MISSING if row[place] is None else row[place] for row in rows], np.int64)
+        keys: dict[str, Ints] = {}
+        for name, place, kind in self._keys:
+            values = [row[place] for row in rows]
+            keys[name] = keys_of_texts(values) if kind == "text" else np.array(values, np.int64)  # type: ignore[arg-type]
+        out = np.empty((n, self._width), np.float32)
+        batch = EventBatch(
+            kind=np.full(n, RecordKind.EVENT, np.uint8),
+            effective=np.array(effective, np.int64),
+            offset=np.array(offsets, np.int64),
+            columns=columns,
+            keys=keys,
+        )
+        self._state.fold(batch, out)
+        return out
+
+    def fold_labels(self, offsets: Sequence[int], labels: Sequence[LabelRecord]) -> None:
+        n = len(labels)
+        nothing, zeros = np.full(n, np.nan), np.zeros(n, np.int64)
+        batch = EventBatch(
+            kind=np.full(n, RecordKind.LABEL, np.uint8),
+            effective=zeros,
+            offset=np.array(offsets, np.int64),
+            columns={**dict.fromkeys(self._plan.columns, nothing), **dict.fromkeys(self._plan.times, zeros)},
+            keys=dict.fromkeys(self._plan.key_fields, zeros),
+            subject_row=self._rows_of(np.array([label.subject_offset for label in labels], np.int64)),
+            label=np.array([label.label_index for label in labels], np.uint8),
+            value=np.array([label.value for label in labels], np.float64),
+        )
+        self._state.fold(batch, np.empty((0, self._width), np.float32))
+
+    def _rows_of(self, offsets: Ints) -> Ints:
+        """Side rows of the subjects with these offsets (-1: none)."""
+        rows = np.full(len(offsets), -1, np.int64)
+        known = offsets >= 0
+        rows[known] = self._state.side.rows_of(offsets[known])
+        return rows
+
+    def fold_block(self, first_offset: int, block: pl.DataFrame) -> Floats:
+        n = len(block)
+        kind = block["_kind"].to_numpy()
+        is_event = kind == RecordKind.EVENT
+        offsets = np.arange(first_offset, first_offset + n, dtype=np.int64)
+        columns: dict[str, NDArray[np.float64] | Ints] = {}
+        for name, _ in self._columns:
+            columns[name] = block[name].cast(float).fill_null(float("nan")).to_numpy()
+        for name, _ in self._times:
+            columns[name] = block[name].fill_null(MISSING).to_numpy()
+        keys: dict[str, Ints] = {}
+        for name, _, _ in self._keys:
+            keys[name] = np.zeros(n, np.int64)
+            keys[name][is_event] = keys_of_column(block[name].drop_nulls())
+        subject = block["_subject_offset"].fill_null(-1).to_numpy()
+        rows = self._rows_of(np.where(subject < first_offset, subject, -1))
+        inside = np.flatnonzero(subject >= first_offset)  # events of this very block, whose rows are still to be made
+        if len(inside):
+            row_in_block = np.cumsum(is_event) - 1
+            rows[inside] = self._state.side.row_count + row_in_block[subject[inside] - first_offset]
+        out = np.empty((int(np.count_nonzero(is_event)), self._width), np.float32)
+        batch = EventBatch(
+            kind=kind,
+            effective=block["_effective"].to_numpy(),
+            offset=offsets,
+            columns=columns,
+            keys=keys,
+            subject_row=rows,
+            label=block["_label"].fill_null(0).to_numpy(),
+            value=block["_value"].fill_null(float("nan")).to_numpy(),
+        )
+        self._state.fold(batch, out)
+        return out
+
+    def save(self) -> SavedWindows:
+        mark = self._state.mark()
+        side = self._state.side
+        return SavedWindows(self._state.snapshot(), side.flush, lambda: side.release(mark))
+
+    def forget(self) -> None:
+        """Gives back the space of rows that no window needs; there is no going back to a state saved before."""
+        self._state.side.release(self._state.mark())
+
+    def close(self) -> None:
+        self._state.side.close()
+
+
+class WindowsFiles:
+    """The side logs of one stream: DIR/<first 16 digits of the plan's digest>/, one for the features used now."""
+
+    def __init__(self, stream: StreamSpec, features: FeatureSetSpec, directory: Path, cache_dir: Path) -> None:
+        self._stream = stream
+        self._directory = directory
+        self.plan = plan_features(features, stream)
+        self.kernel = load_kernel(self.plan, cache_dir)
+        self._warm()
+
+    @property
+    def digest(self) -> str:
+        return self.plan.digest
+
+    def open(self, saved: bytes | None) -> KernelWindows:
+        """The windows as `saved` in a checkpoint, or empty ones. Raises Corrupt or Conflict."""
+        mine = self._directory / self.digest[:16]
+        if saved is None:
+            shutil.rmtree(mine, ignore_errors=True)
+        state = FeatureState(self.plan, disk_side(self.plan, mine), self.kernel)
+        if saved is not None:
+            try:
+                state.restore(saved)
+            except SkyriverError:
+                state.side.close()
+                raise
+        return KernelWindows(self._stream, state)
+
+    def remove_others(self) -> None:
+        """Side logs of features that were used before; call it once a checkpoint of these features is durable."""
+        for path in self._directory.iterdir():
+            if path.name != self.digest[:16]:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _warm(self) -> None:
+        """Runs the kernel once, on a state that is thrown away: the first event waits for nothing."""
+        windows = memory_windows(self._stream, self.plan, self.kernel)
+        sample: dict[str, Value] = {"int": 0, "float": 0.0, "text": "", "bool": False, "time": 0}
+        windows.fold_events([0], [0], [[sample[f.type] for f in self._stream.fields]])
+        windows.close()
+
+
+def memory_windows(stream: StreamSpec, plan: FeaturePlan, kernel: Kernel) -> KernelWindows:
+    """Windows whose side log ends with the process."""
+    return KernelWindows(stream, FeatureState(plan, memory_side(plan), kernel))

@@ -1,0 +1,243 @@
+"""A partition in memory: the log's twin, and fakes for windows, ids, the model and the clock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skyriver.adapters.memory.log import MemoryLog, MemoryLogStore
+from skyriver.core.errors import Unavailable
+from skyriver.core.spec import FieldSpec, LabelSpec, StreamSpec
+from skyriver.core.units import SECOND
+from skyriver.data.log import Record, RecordKind
+from skyriver.decide.border import EventBorder, LabelBorder
+from skyriver.decide.checkpoint import Checkpoint
+from skyriver.decide.clock import ReceivingClock
+from skyriver.decide.deciding import Deciding
+from skyriver.decide.engine import Engine
+from skyriver.decide.receipt import LabelReceipt, Receipt
+from skyriver.decide.records import DecisionRecord, LabelRecord, ModelInUse, Value, decode_decision
+from skyriver.decide.recovery import Recovered, recover
+from skyriver.decide.rules import compile_rules
+from skyriver.decide.windows import SavedWindows
+
+STREAM = StreamSpec(
+    name="payments",
+    fields=(
+        FieldSpec(name="payment", type="int"),
+        FieldSpec(name="at", type="time"),
+        FieldSpec(name="customer", type="int"),
+        FieldSpec(name="amount", type="float", ge=0),
+    ),
+    id="payment",
+    time="at",
+    key="customer",
+    labels=(LabelSpec(name="fraud", delay_us=0), LabelSpec(name="dispute", delay_us=0)),
+    disorder_us=5 * SECOND,
+    ahead_us=60 * SECOND,
+    dedupe_us=3600 * SECOND,
+)
+START = 1_000_000 * SECOND
+"""Wall time when a test begins."""
+MODEL = ModelInUse("fraud", 1, "digest")
+
+
+class HandClock:
+    """Moved by hand."""
+
+    def __init__(self) -> None:
+        self.wall_us = START
+        self.steady_us = 500
+
+    def wall(self) -> int:
+        return self.wall_us
+
+    def monotonic(self) -> int:
+        return self.steady_us
+
+    def pass_(self, us: int) -> None:
+        self.wall_us += us
+        self.steady_us += us
+
+
+class FakeIds:
+    def __init__(self, known: dict[int, int] | None = None) -> None:
+        self.known = dict(known or {})
+
+    def find(self, keys: Any) -> Any:
+        return np.array([self.known.get(k, -1) for k in keys.tolist()], np.int64)
+
+    def add(self, keys: Any, offsets: Any) -> None:
+        for key, offset in zip(keys.tolist(), offsets.tolist(), strict=True):
+            assert all(offset > o for o in list(self.known.values())[-1:]), "offsets ascend"
+            self.known[key] = offset
+
+
+class FakeWindows:
+    """Features: the amount, and how many events the customer has had, plus 1000 for each of their labels."""
+
+    names = ("amount", "count")
+
+    def __init__(self, digest: str = "features-1", saved: bytes | None = None) -> None:
+        self.digest = digest
+        self.counts: dict[str, int] = {}
+        self.customers: dict[int, int] = {}
+        if saved is not None:
+            self.digest, self.counts, customers = json.loads(saved)
+            self.customers = dict(customers)
+        self.folded: list[int] = []
+        self.room = 1_000_000
+        self.broken = False
+        self.closed = False
+
+    def reserve(self, rows: int) -> None:
+        if rows > self.room:
+            raise Unavailable("no room", code="DISK_FULL")
+
+    def fold_events(self, offsets: Sequence[int], effective: Sequence[int], rows: Sequence[Sequence[Value]]) -> Any:
+        if self.broken:
+            raise Unavailable("broken", code="DISK_FAILED")
+        out = []
+        for offset, row in zip(offsets, rows, strict=True):
+            key = str(row[2])
+            self.counts[key] = self.counts.get(key, 0) + 1
+            self.customers[offset] = row[2]  # type: ignore[assignment]
+            self.folded.append(offset)
+            out.append((row[3], self.counts[key]))
+        return np.array(out, np.float32).reshape(-1, 2)
+
+    def fold_labels(self, offsets: Sequence[int], labels: Sequence[LabelRecord]) -> None:
+        for label in labels:
+            if label.subject_offset in self.customers:
+                self.counts[str(self.customers[label.subject_offset])] += 1000
+
+    def fold_block(self, first_offset: int, block: Any) -> Any:
+        rows = block.rows(named=True)
+        found = []
+        for place, row in enumerate(rows):
+            if row["_kind"] == RecordKind.EVENT:
+                values = [row["payment"], row["at"], row["customer"], row["amount"]]
+                found.append(self.fold_events([first_offset + place], [row["_effective"]], [values])[0])
+            else:
+                self.fold_labels([first_offset + place], [LabelRecord(0, 0, row["_value"], 0, row["_subject_offset"])])
+        return np.array(found, np.float32).reshape(-1, 2)
+
+    def save(self) -> SavedWindows:
+        state = json.dumps([self.digest, self.counts, list(self.customers.items())]).encode()
+        return SavedWindows(state, lambda: None, lambda: None)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeModel:
+    """score = amount / 100; it raises for an amount of 13, gives NaN for 14 and infinity for 15."""
+
+    def __init__(self) -> None:
+        self.runs: list[int] = []
+
+    def score(self, features: Any) -> Any:
+        self.runs.append(len(features))
+        amounts = features[:, 0]
+        if 13 in amounts:
+            raise RuntimeError("unlucky")
+        scores = amounts / np.float32(100)
+        scores[amounts == 14] = np.nan
+        scores[amounts == 15] = np.inf
+        return scores
+
+
+@dataclass
+class House:
+    """One partition, with all that outlives its process."""
+
+    stream: StreamSpec = STREAM
+    store: MemoryLogStore = field(default_factory=MemoryLogStore)
+    clock: HandClock = field(default_factory=HandClock)
+    model: FakeModel = field(default_factory=FakeModel)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    """Newest first."""
+    features_digest: str = "features-1"
+    with_features: bool = True
+    log: MemoryLog = field(init=False)
+    engine: Engine = field(init=False)
+    windows: FakeWindows | None = None
+    recovered: Recovered = field(init=False)
+
+    def deciding(
+        self, *, model: bool = True, version: int = 1, rules: bool = True, when: str = "score >= 0.9"
+    ) -> Deciding:
+        if not rules:
+            return Deciding()
+        compiled = compile_rules([("block", when)], "approve", "review", self.stream, None)
+        if not model:
+            return Deciding(compiled)
+        return Deciding(compiled, ModelInUse("fraud", version, "digest"), self.model)
+
+    def start(self, deciding: Deciding | None = None) -> House:
+        """What a process does at its start; what it had not synced before is gone."""
+        self.log = self.store.open()
+        self.recovered = recover(
+            self.log,
+            self.stream,
+            features_digest=self.features_digest if self.with_features else "",
+            checkpoints=iter(self.checkpoints),
+            open_windows=self._open_windows,
+            open_ids=lambda saved: FakeIds({int(k): v for k, v in json.loads(saved).items()} if saved else None),
+            progress=lambda *_: None,
+        )
+        partition = self.recovered.partition
+        last = partition.time if partition.counters.events or partition.counters.history_rows else None
+        receiving = ReceivingClock(self.clock, self.stream.ahead_us, last)
+        self.engine = Engine(partition, self.log, self.recovered.windows, self.recovered.ids, receiving)
+        self.engine.use(deciding if deciding is not None else self.deciding())
+        self.engine.decide_events(self.recovered.undecided)
+        self.log.sync()
+        return self
+
+    def _open_windows(self, saved: bytes | None) -> FakeWindows | None:
+        if not self.with_features:
+            return None
+        self.windows = FakeWindows(self.features_digest, saved)
+        return self.windows
+
+    def save(self) -> None:
+        known = self.recovered.ids.known  # type: ignore[attr-defined]
+        checkpoint, _ = self.engine.save(json.dumps(known).encode())
+        self.checkpoints.insert(0, checkpoint)
+
+    def event(self, payment: Any, at: float = 0.0, customer: int = 1, amount: float = 10.0) -> dict[str, Any]:
+        """`at` in seconds after START."""
+        return {"payment": payment, "at": START + round(at * SECOND), "customer": customer, "amount": amount}
+
+    def send(self, *rows: object, wait: bool = True) -> Receipt:
+        border = EventBorder(self.stream)
+        return self.engine.take([border.take(list(rows), self.clock.monotonic(), wait)])[0]
+
+    def send_labels(self, *rows: object) -> LabelReceipt:
+        limit = self.clock.wall() + self.stream.ahead_us
+        submission = LabelBorder(self.stream).take(list(rows), self.clock.wall(), limit)
+        receipt = self.engine.label([submission])[0]
+        self.log.sync()
+        return receipt
+
+    def records(self, *kinds: RecordKind) -> list[Record]:
+        return [r for r in self.store.reader().read() if not kinds or r.kind in kinds]
+
+    def decisions(self) -> list[DecisionRecord]:
+        return [decode_decision(r.payload) for r in self.records(RecordKind.DECISION)]
+
+
+@pytest.fixture
+def house() -> House:
+    return House().start()
+
+
+@pytest.fixture
+def make_house() -> Callable[..., House]:
+    return House
