@@ -34,7 +34,7 @@ from skyriver.data.operations import tables_of_stream
 from skyriver.data.tables import Tables, TableVersion
 
 COMMIT_ROWS = 1_000_000
-"""Rows, of all tables, after which they are appended; a log of any length is read in such steps."""
+"""Offsets after which rows are appended; a log of any length is read in such steps."""
 FRAME_ROWS = 65_536
 _LATE = 1
 
@@ -106,11 +106,14 @@ def materialise(
         )
     start = 1 + min(part.held if part.held is not None else -1 for part in parts)
     last = start - 1
+    waiting = 0
     for record in reader.read(start, end=end):
         decoder.take(record)
         last = record.offset + record.count - 1
-        if sum(part.rows for part in parts) >= COMMIT_ROWS:
+        waiting += record.count
+        if waiting >= COMMIT_ROWS:
             _append(tables, parts, last, known)
+            waiting = 0
             progress("materialising", last + 1 - start, end - start)
     _append(tables, parts, last, known)
     progress("materialising", end - start, end - start)
@@ -138,7 +141,6 @@ class _Part:
     name: str
     schema: Schema
     held: int | None
-    rows: int = 0
     _waiting: list[tuple[object, ...]] = field(default_factory=list)
     _frames: list[pl.DataFrame] = field(default_factory=list)
 
@@ -148,7 +150,6 @@ class _Part:
     def add(self, row: tuple[object, ...]) -> None:
         """One row, in the order of the schema."""
         self._waiting.append(row)
-        self.rows += 1
         if len(self._waiting) >= FRAME_ROWS:
             self._flush()
 
@@ -159,12 +160,11 @@ class _Part:
         if len(frame):
             self._flush()
             self._frames.append(frame.select(list(self.schema)))
-            self.rows += len(frame)
 
     def drain(self) -> list[pl.DataFrame]:
         """All that waits, at least one frame; nothing waits then."""
         self._flush()
-        frames, self._frames, self.rows = self._frames, [], 0
+        frames, self._frames = self._frames, []
         return frames or [pl.DataFrame(schema=self.schema)]
 
     def _flush(self) -> None:

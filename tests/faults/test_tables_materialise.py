@@ -1,0 +1,88 @@
+"""The job that makes a stream's tables is killed, again and again: each row is there once, in its order."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+
+from skyriver.adapters.delta.tables import DeltaTables
+from skyriver.adapters.segments.log import open_log
+from skyriver.core.spec import FieldSpec, StreamSpec
+from skyriver.data.log import Record, RecordKind
+from skyriver.decide.records import DeadRecord, encode, encode_event
+
+DEADLINE_S = 60
+EVENTS = 400
+STREAM = StreamSpec(
+    name="payments",
+    fields=(FieldSpec(name="payment", type="int"), FieldSpec(name="at", type="time")),
+    id="payment",
+    time="at",
+    key="payment",
+)
+
+JOB = """
+import os, signal, sys
+from pathlib import Path
+from skyriver.adapters.delta import writing
+from skyriver.adapters.delta.tables import DeltaTables
+from skyriver.adapters.segments.log import SegmentReader
+from skyriver.core.spec import StreamSpec
+from skyriver.data import materialise
+
+home, spec, point, left = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+inner = getattr(writing, point)
+
+def dying(*arguments):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return inner(*arguments)
+
+setattr(writing, point, dying)
+materialise.COMMIT_ROWS = 100
+tables = DeltaTables(home / "tables")
+stream = StreamSpec.model_validate_json(spec)
+materialise.materialise(stream, SegmentReader(home / "log"), tables, "acme", {}, lambda stage, done, total: None)
+"""
+
+
+def run_job(home: Path, point: str, left: int) -> int:
+    arguments = [str(home), STREAM.model_dump_json(), point, str(left)]
+    done = subprocess.run(
+        [sys.executable, "-c", JOB, *arguments], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode
+
+
+def test_each_row_is_there_once(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    log = open_log(tmp_path / "log", durability="process", holder="test")
+    for number in range(EVENTS):
+        log.append([Record(RecordKind.EVENT, number, encode_event(0, [number, number]))])
+        if number % 5 == 0:
+            log.append([Record(RecordKind.DEAD, number, encode(DeadRecord("MISSING", "at", str(number), b"{}")))])
+    log.sync()
+    log.close()
+
+    killed = 0
+    for point, left in (("write_file", 2), ("commit", 3), ("sync_commit", 4), ("sync_folder", 9), ("commit", 9)):
+        killed += run_job(tmp_path, point, left) != 0
+    assert killed >= 4
+    assert run_job(tmp_path, "commit", 10_000) == 0
+
+    tables = DeltaTables(tmp_path / "tables")
+    version = tables.latest("acme/payments")
+    assert version.offset == EVENTS + EVENTS // 5 - 1
+    events = pl.concat(list(tables.scan("acme/payments", version.version)))
+    assert events["payment"].to_list() == list(range(EVENTS))
+    assert events["_offset"].is_sorted()
+    dead = tables.latest("acme/payments.dead")
+    refused = pl.concat(list(tables.scan("acme/payments.dead", dead.version)))
+    assert refused["message"].to_list() == [str(number) for number in range(0, EVENTS, 5)]
