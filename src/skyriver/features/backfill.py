@@ -1,0 +1,289 @@
+"""Features over history: the very kernel of the stream, folding tables instead of a log.
+
+Events and labels are merged by offset, so each event sees what was known at its place in the log. This module alone
+loads polars: the stream worker computes features without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from skyriver.core.errors import Internal
+from skyriver.core.jobs import Progress
+from skyriver.data.keys import keys_of_column
+from skyriver.data.log import RecordKind
+from skyriver.features.kernel import load_kernel
+from skyriver.features.layout import MISSING
+from skyriver.features.plan import FeaturePlan
+from skyriver.features.side import memory_side
+from skyriver.features.state import EventBatch, FeatureState, Ints
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+_NO_OFFSET = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """Of the events that were not late, in log order: offset int64 [n], effective time int64 [n] (microseconds),
+    features float32 [n, F] and, if asked for, the same before rounding, float64 [n, F] (else 0 rows). Of a table:
+    the rows in order, with their numbers as offsets and 0 as time."""
+
+    offsets: Ints
+    effective: Ints
+    features: NDArray[np.float32]
+    exact: NDArray[np.float64]
+    unknown_labels: int = 0
+    """Label records without an event of their subject's id before them; they count for nothing."""
+
+
+def backfill(
+    plan: FeaturePlan,
+    cache_dir: Path,
+    events: Iterable[pl.DataFrame],
+    labels: pl.DataFrame | None = None,
+    *,
+    exact: bool = False,
+    progress: Progress | None = None,
+    total: int = 0,
+) -> Backfill:
+    """The features of all `events`.
+
+    `events`: frames in offset order with the source's fields and, of a stream, `_offset` i64, `_effective` i64,
+    `_late` bool. `labels`, in any order: `_offset` i64, `label` text, `subject` (as the id), `value` f64, `known_at`.
+    `total` is the number of events, for `progress`. Raises Internal when the offsets go back.
+    """
+    if plan.of_stream:
+        state = FeatureState(plan, memory_side(plan), load_kernel(plan, cache_dir))
+        history = _History(plan, _Labels.of(plan, labels))
+        pieces = _released(state, history.fold(state, events, exact=exact))
+    else:
+        history = _History(plan, _Labels.of(plan, None))
+        pieces = _projected(plan, cache_dir, events, exact=exact)
+    parts: list[Backfill] = [_nothing(plan)]
+    done = 0
+    for part in pieces:
+        parts.append(part)
+        done += len(part.offsets)
+        if progress is not None:
+            progress("features", done, total)
+    return Backfill(
+        np.concatenate([p.offsets for p in parts]),
+        np.concatenate([p.effective for p in parts]),
+        np.concatenate([p.features for p in parts]),
+        np.concatenate([p.exact for p in parts]),
+        history.labels.unknown,
+    )
+
+
+def fold_history(
+    state: FeatureState, events: Iterable[pl.DataFrame], labels: pl.DataFrame | None = None, *, exact: bool = False
+) -> Iterator[Backfill]:
+    """Folds history into `state` and gives the features frame by frame; arguments as of `backfill`."""
+    return _History(state.plan, _Labels.of(state.plan, labels)).fold(state, events, exact=exact)
+
+
+def _released(state: FeatureState, parts: Iterator[Backfill]) -> Iterator[Backfill]:
+    for part in parts:
+        state.side.release(state.mark())  # no checkpoint: only the windows still need rows
+        yield part
+
+
+def _nothing(plan: FeaturePlan) -> Backfill:
+    none, width = np.empty(0, np.int64), len(plan.names)
+    return Backfill(none, none, np.empty((0, width), np.float32), np.empty((0, width), np.float64))
+
+
+@dataclass(slots=True)
+class _Labels:
+    """Label records in offset order, and what is known of their subjects so far."""
+
+    offsets: Ints
+    places: NDArray[np.uint8]
+    values: NDArray[np.float64]
+    subjects: Ints
+    """Place of each record's subject in the three below."""
+    ids: Ints
+    """Keys of the different subjects, ascending."""
+    first_offsets: Ints
+    """Offset of the first event with that id."""
+    rows: Ints
+    """Its side row; -1: late, or not met yet."""
+    unknown: int = 0
+    taken: int = 0
+
+    @classmethod
+    def of(cls, plan: FeaturePlan, frame: pl.DataFrame | None) -> _Labels:
+        places = {label.name: label.index for label in plan.labels}
+        if frame is None:
+            frame = pl.DataFrame(
+                schema={"_offset": pl.Int64, "label": pl.String, "subject": pl.Int64, "value": pl.Float64}
+            )
+        frame = frame.filter(pl.col("label").is_in(list(places))).sort("_offset")
+        ids, subjects = np.unique(keys_of_column(frame["subject"]), return_inverse=True)
+        indexes = np.array([places[name] for name in frame["label"].to_list()], np.uint8)
+        return cls(
+            _ints(frame["_offset"]),
+            indexes,
+            _floats(frame["value"]),
+            subjects.astype(np.int64),
+            ids,
+            np.full(len(ids), _NO_OFFSET),
+            np.full(len(ids), -1, np.int64),
+        )
+
+    def meet(self, ids: Ints, offsets: Ints, rows: Ints) -> None:
+        """Events: the first one with an id is the one its labels are about."""
+        if not len(self.ids):
+            return
+        at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        wanted = np.flatnonzero(self.ids[at] == ids)[::-1]  # backwards: of several assignments the last one stays
+        wanted = wanted[self.first_offsets[at[wanted]] == _NO_OFFSET]
+        self.first_offsets[at[wanted]] = offsets[wanted]
+        self.rows[at[wanted]] = rows[wanted]
+
+    def take(self, until: int) -> tuple[slice, Ints]:
+        """The records with offsets up to `until` that were not taken yet, and the side rows of their subjects."""
+        end = int(np.searchsorted(self.offsets, until, side="right"))
+        these = slice(self.taken, end)
+        self.taken = end
+        known = self.first_offsets[self.subjects[these]] < self.offsets[these]
+        self.unknown += int(np.count_nonzero(~known))
+        return these, np.where(known, self.rows[self.subjects[these]], -1)
+
+
+@dataclass(slots=True)
+class _History:
+    plan: FeaturePlan
+    labels: _Labels
+    last_offset: int = field(default=-1)
+
+    def fold(self, state: FeatureState, events: Iterable[pl.DataFrame], *, exact: bool) -> Iterator[Backfill]:
+        for frame in events:
+            yield self._fold_one(state, frame, exact=exact)
+        these, subjects = self.labels.take(_NO_OFFSET)  # after the last event: they change the state only
+        if len(subjects):
+            self._fold_batch(state, self._batch(None, these, subjects), 0, exact=False)
+
+    def _fold_one(self, state: FeatureState, frame: pl.DataFrame, *, exact: bool) -> Backfill:
+        offsets, in_time = _ints(frame["_offset"]), ~frame["_late"].to_numpy()
+        if not len(offsets):
+            return _nothing(self.plan)
+        if offsets[0] <= self.last_offset or bool(np.any(np.diff(offsets) <= 0)):
+            raise Internal(f"The history of {self.plan.spec.source} is not in the order of its offsets.")
+        self.last_offset = int(offsets[-1])
+        rows = np.where(in_time, state.side.row_count + np.cumsum(in_time) - 1, -1)
+        if len(self.labels.ids):
+            self.labels.meet(keys_of_column(frame[self.plan.id]), offsets, rows)
+        these, subjects = self.labels.take(self.last_offset)
+        kept = frame if bool(in_time.all()) else frame.filter(pl.Series(in_time))
+        return self._fold_batch(state, self._batch(kept, these, subjects), len(kept), exact=exact)
+
+    def _fold_batch(self, state: FeatureState, batch: EventBatch, events: int, *, exact: bool) -> Backfill:
+        width = len(self.plan.names)
+        features = np.empty((events, width), np.float32)
+        before = np.empty((events if exact else 0, width), np.float64)
+        state.fold(batch, features, before if exact else None)
+        of_event = batch.kind == RecordKind.EVENT
+        return Backfill(batch.offset[of_event], batch.effective[of_event], features, before)
+
+    def _batch(self, frame: pl.DataFrame | None, these: slice, subjects: Ints) -> EventBatch:
+        """The frame's events and `these` labels, merged by offset."""
+        plan, labels = self.plan, self.labels
+        events = _Events.of(plan, frame)
+        label_offsets = labels.offsets[these]
+        n, of_events = len(events.offset) + len(subjects), np.arange(len(events.offset))
+        if len(subjects):
+            of_events += np.searchsorted(label_offsets, events.offset)
+        of_labels = np.arange(len(subjects)) + np.searchsorted(events.offset, label_offsets)
+        kind = np.full(n, RecordKind.LABEL.value, np.uint8)
+        kind[of_events] = RecordKind.EVENT.value
+        offset = _spread(events.offset, of_events, n)
+        if len(subjects):
+            offset[of_labels] = label_offsets
+        numbers = {name: _spread(column, of_events, n) for name, column in events.numbers.items()}
+        times = {name: _spread(column, of_events, n) for name, column in events.times.items()}
+        return EventBatch(
+            kind=kind,
+            effective=_spread(events.effective, of_events, n),
+            offset=offset,
+            columns={**numbers, **times},
+            keys={name: _spread(column, of_events, n) for name, column in events.keys.items()},
+            subject_row=_spread(subjects, of_labels, n),
+            label=_spread(labels.places[these], of_labels, n),
+            value=_spread(labels.values[these], of_labels, n),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Events:
+    offset: Ints
+    effective: Ints
+    numbers: dict[str, NDArray[np.float64]]
+    times: dict[str, Ints]
+    keys: dict[str, Ints]
+
+    @classmethod
+    def of(cls, plan: FeaturePlan, frame: pl.DataFrame | None) -> _Events:
+        """Of no frame: no events."""
+        if frame is None:
+            none = np.empty(0, np.int64)
+            numbers = dict.fromkeys(plan.columns, np.empty(0, np.float64))
+            return cls(none, none, numbers, dict.fromkeys(plan.times, none), dict.fromkeys(plan.key_fields, none))
+        return cls(
+            _ints(frame["_offset"]),
+            _ints(frame["_effective"]),
+            {name: _floats(frame[name]) for name in plan.columns},
+            {name: _ints(frame[name]) for name in plan.times},
+            {name: keys_of_column(frame[name]) for name in plan.key_fields},
+        )
+
+
+def _projected(
+    plan: FeaturePlan, cache_dir: Path, frames: Iterable[pl.DataFrame], *, exact: bool
+) -> Iterator[Backfill]:
+    """Features of a table's rows: expressions of the row alone."""
+    project = load_kernel(plan, cache_dir).project
+    if project is None:
+        raise Internal("The features of a stream are not computed row by row.")
+    done, width = 0, len(plan.names)
+    line = np.empty(width, np.float64)
+    for frame in frames:
+        n = len(frame)
+        values = np.empty((len(plan.columns), n), np.float64)
+        for place, name in enumerate(plan.columns):
+            values[place] = _floats(frame[name])
+        times = np.empty((len(plan.times), n), np.int64)
+        for place, name in enumerate(plan.times):
+            times[place] = _ints(frame[name])
+        features = np.empty((n, width), np.float32)
+        before = np.empty((n if exact else 0, width), np.float64)
+        project(values, times, line, features, before)
+        yield Backfill(np.arange(done, done + n), np.zeros(n, np.int64), features, before)
+        done += n
+
+
+def _floats(series: pl.Series) -> NDArray[np.float64]:
+    numbers: NDArray[np.float64] = series.cast(pl.Float64).fill_null(np.nan).to_numpy()
+    return numbers
+
+
+def _ints(series: pl.Series) -> Ints:
+    numbers: Ints = series.cast(pl.Int64).fill_null(MISSING).to_numpy()
+    return numbers
+
+
+def _spread(values: NDArray[Scalar], at: Ints, n: int) -> NDArray[Scalar]:
+    """`values` at the places `at` of an array of `n`, zeros elsewhere."""
+    if len(values) == n:
+        return np.ascontiguousarray(values)
+    spread = np.zeros(n, values.dtype)
+    spread[at] = values
+    return spread

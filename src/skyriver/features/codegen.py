@@ -1,0 +1,382 @@
+"""From a plan to the Python source of its kernel, which numba compiles.
+
+The source holds numbers and places only, never a name or text of the specification. A plan of a stream gives
+`fold` (records in log order: cursors, the event's side row, its features) and `grow` (the index of a key table
+anew); a plan of a table gives `project` (rows to features). The laws of the windows are told in
+`skyriver.features.plan`; those of expressions in `skyriver.core.expr`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from skyriver.data.log import RecordKind
+from skyriver.features.expressions import feature_lines
+from skyriver.features.layout import (
+    DONE,
+    GROW,
+    JOURNAL_LABELS,
+    LABEL_SHIFT,
+    LOOK_AHEAD,
+    META_AT,
+    META_FAULT,
+    META_JOURNAL,
+    META_NOW,
+    META_OFF_GRID,
+    META_OUT,
+    META_ROWS,
+    META_SEED,
+    OUT_OF_ORDER,
+    UNKNOWN_KIND,
+    UNSOUND_ROW,
+    check_multipliers,
+    cursor_place,
+    table_place,
+    waiting_place,
+)
+from skyriver.features.plan import (
+    GRID_BITS,
+    ROW_OFFSET,
+    ROW_SLOTS,
+    ROW_TIME,
+    STATE_KEY,
+    STATE_REFERENCES,
+    FeaturePlan,
+    KeyTable,
+    Sum,
+    Window,
+)
+from skyriver.features.prelude import PRELUDE
+
+
+def kernel_source(plan: FeaturePlan) -> str:
+    """The same plan always gives the same text."""
+    if plan.of_stream:
+        return "\n".join([PRELUDE, *_soundness(plan), _Fold(plan).text()])
+    return "\n".join([PRELUDE, _project(plan)])
+
+
+def _checksum(words: Iterable[str]) -> str:
+    terms = list(words)
+    constants = check_multipliers(len(terms))
+    return " + ".join([f"({constants[0]})", *(f"{t} * ({m})" for t, m in zip(terms, constants[1:], strict=True))])
+
+
+def _soundness(plan: FeaturePlan) -> list[str]:
+    return [
+        "",
+        f"CHECK = {plan.row_check}",
+        "",
+        "",
+        "@njit(nogil=True)",
+        "def checksum(rows, r):",
+        f"    return {_checksum(f'rows[r, {i}]' for i in range(plan.row_check))}",
+        "",
+        "",
+        "@njit(nogil=True)",
+        "def time_of(rows, r, n):",
+        "    # Time of row r once its checksum is found right.",
+        "    if r >= n:",
+        "        return END",
+        "    if rows[r, CHECK] != checksum(rows, r):",
+        "        return UNSOUND",
+        f"    return rows[r, {ROW_TIME}]",
+        "",
+    ]
+
+
+def _indent(lines: Iterable[str], by: int) -> Iterator[str]:
+    return (" " * (4 * by) + line for line in lines)
+
+
+def _project(plan: FeaturePlan) -> str:
+    lines = [
+        "",
+        "def project(values, times, line, out, exact):",
+        "    for i in range(out.shape[0]):",
+        *_indent(feature_lines(plan, "i"), 2),
+        "    return 0",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """The text of `fold`. Variables: c, x: cursor of an edge and the time of the row it stands at; s: slot of a
+    key; g: grid value; l: label as held in the scratch; n: rows; m: journal entries; j: outputs.
+
+    The time numba takes grows with the number of statements, much more than the time the kernel takes falls: so
+    cursors live in `meta`, and what windows do is written once a shape, as functions that LLVM inlines.
+    """
+
+    plan: FeaturePlan
+
+    def text(self) -> str:
+        plan = self.plan
+        tables = "".join(f", index{k}, state{k}" for k in range(len(plan.keys)))
+        return "\n".join(
+            [
+                *self._shape_functions(),
+                "",
+                "def fold(kind, effective, offset, values, times, keys, subject, label, labelled,",
+                f"         rows, labels, journal, meta, slots, line, out, exact{tables}):",
+                f"    now, n, m = meta[{META_NOW}], meta[{META_ROWS}], meta[{META_JOURNAL}]",
+                f"    i, j = meta[{META_AT}], meta[{META_OUT}]",
+                f"    status, sound, seed = {DONE}, True, meta[{META_SEED}]",
+                "    o = n - n  # o + 5 is an int64 for numba, where 5 would be a type of its own, compiled for",
+                f"    for e in range({len(plan.edges)}):",
+                f"        meta[{waiting_place(plan, 0)} + e] = time_of(rows, meta[{cursor_place(0)} + e], n)",
+                "    base, known, end = i, i, kind.shape[0]",
+                "    while i < end:",
+                *_indent(self._look_up(), 2),
+                f"        if kind[i] == {RecordKind.EVENT.value}:",
+                *_indent(self._event(), 3),
+                f"        elif kind[i] == {RecordKind.LABEL.value}:",
+                *_indent(self._label(), 3),
+                "        else:",
+                f"            status = {UNKNOWN_KIND}",
+                "            break",
+                "        i += 1",
+                f"    meta[{META_NOW}], meta[{META_ROWS}], meta[{META_JOURNAL}] = now, n, m",
+                f"    meta[{META_AT}], meta[{META_OUT}] = i, j",
+                "    return status",
+                "",
+            ]
+        )
+
+    def _shape_functions(self) -> list[str]:
+        """`move_Q`: a row with values g and labels l enters (by 1) or leaves (by -1) the window at `at` of shape Q."""
+        lines: list[str] = []
+        for q, shape in enumerate(self._shapes()):
+            lines += ["", "@njit(nogil=True)", f"def move_{q}(state, s, at, by{_parameters(shape)}):"]
+            lines.append("    state[s, at] += by")
+            place = 1
+            for of_label, which, seen in shape:
+                value, none, amount = f"g{which}", "MISSING", f"g{which}"
+                if of_label:
+                    value, none, amount = f"l{which}", "0", f"(l{which} ^ MISSING)"
+                lines.append(f"    if {value} != {none}:")
+                if seen:
+                    lines.append(f"        state[s, at + {place + 2}] += by")
+                lines.append(f"        add(state, s, at + {place}, by * {amount})")
+                place += 3 if seen else 2
+            lines.append("")
+        return lines
+
+    def _shapes(self) -> list[Shape]:
+        return list(dict.fromkeys(w.shape for k in self.plan.keys for w in k.windows))
+
+    def _look_up(self) -> list[str]:
+        """Slots of the next records' keys, some ahead of their use: the processor finds them side by side, where
+        one at a time each would wait for memory twice (index, then state)."""
+        plan = self.plan
+        if not plan.keys:
+            return []
+        lines = [
+            "if i == known:",
+            f"    base, known, full = i, min(i + {LOOK_AHEAD}, end), -1",
+            "    for b in range(base, known):",
+            f"        if kind[b] != {RecordKind.EVENT.value}:",
+            "            continue",
+        ]
+        for k in range(len(plan.keys)):
+            lines += _indent(self._find(k), 2)
+        return [
+            *lines,
+            "    if known == i:",
+            f"        meta[{META_FAULT}] = full",
+            f"        status = {GROW}",
+            "        break",
+        ]
+
+    def _find(self, k: int) -> list[str]:
+        """The slot of key k of record b, a new one if need be, into `slots`. Written out, for numba counts references
+        around calls in a loop that take an array, at twice the price of the search itself."""
+        at = table_place(self.plan, k)
+        return [
+            f"key = keys[{k}, b]",
+            f"mask = U64(index{k}.shape[0] - 1)",
+            "p = mix(key, seed) & mask",
+            f"s = I64(index{k}[p]) - 1",
+            f"while s >= 0 and state{k}[U64(s), {STATE_KEY}] != key:",
+            "    p = (p + ONE) & mask",
+            f"    s = I64(index{k}[p]) - 1",
+            "if s < 0:",
+            f"    s = meta[{at + 1}]",
+            "    if s >= 0:",
+            f"        meta[{at + 1}] = state{k}[s, {STATE_KEY}]",
+            f"    elif meta[{at}] < state{k}.shape[0]:",
+            f"        s = meta[{at}]",
+            f"        meta[{at}] = s + 1",
+            "    else:",
+            f"        full, known = {k}, b",
+            "        break",
+            f"    state{k}[s, {STATE_KEY}] = key",
+            f"    state{k}[s, {STATE_REFERENCES}] = 0",
+            f"    index{k}[p] = s + 1",
+            f"slots[{k}, b - base] = U64(s)",
+        ]
+
+    def _event(self) -> list[str]:
+        plan = self.plan
+        lines = [
+            "t = effective[i]",
+            "if t < now:",
+            f"    status = {OUT_OF_ORDER}",
+            "    break",
+            "if t > now:",
+            "    now = t",
+            *(line for e in range(len(plan.edges)) for line in _indent(self._edge(e), 1)),
+            "    if not sound:",
+            f"        status = {UNSOUND_ROW}",
+            "        break",
+        ]
+        lines += [f"s{k} = slots[{k}, U64(i - base)]" for k in range(len(plan.keys))]
+        for place, value in enumerate(plan.values):
+            lines += [
+                f"g{place} = on_grid(values[{value.column}, i], {2.0**value.shift!r}, {value.limit!r})",
+                f"meta[{META_OFF_GRID}] += is_off_grid(values[{value.column}, i], g{place})",
+            ]
+        lines += self._write_row()
+        for k, table in enumerate(plan.keys):
+            lines.append(f"state{k}[s{k}, {STATE_REFERENCES}] += 1")
+            lines += self._enter(k, table)
+        return [*lines, *feature_lines(plan, "j"), "j += 1"]
+
+    def _enter(self, k: int, table: KeyTable) -> list[str]:
+        """The event enters the windows without delay; those of one shape stand side by side, in steps of one size.
+        It has no label yet."""
+        lines: list[str] = []
+        for q, shape in enumerate(self._shapes()):
+            starts = [w.count for w in table.windows if w.delay_us == 0 and w.shape == shape]
+            if starts:
+                step = 1 + sum(3 if seen else 2 for _, _, seen in shape)
+                given = "".join(", NONE" if of_label else f", g{which}" for of_label, which, _ in shape)
+                lines += [
+                    f"for at in range({starts[0]}, {starts[-1] + 1}, {step}):",
+                    f"    move_{q}(state{k}, s{k}, at, o + 1{given})",
+                ]
+        return lines
+
+    def _write_row(self) -> list[str]:
+        plan = self.plan
+        words = {ROW_TIME: "t", ROW_OFFSET: "offset[i]"}
+        for k in range(0, len(plan.keys), 2):
+            pair = f"I64(s{k} | (s{k + 1} << SHIFT32))" if k + 1 < len(plan.keys) else f"I64(s{k})"
+            words[ROW_SLOTS + k // 2] = pair
+        words |= {plan.row_values + place: f"g{place}" for place in range(len(plan.values))}
+        return [
+            *(f"rows[n, {at}] = {word}" for at, word in words.items()),
+            "rows[n, CHECK] = checksum(rows, n)",
+            f"for e in range({waiting_place(plan, 0)}, {waiting_place(plan, len(plan.edges))}):",
+            "    if meta[e] == END:",
+            "        meta[e] = t",
+            "n += 1",
+        ]
+
+    def _edge(self, e: int) -> list[str]:
+        """Rows that have become as old as the edge: they leave windows, enter those of labels, free their keys."""
+        plan, edge = self.plan, self.plan.edges[e]
+        shapes = self._shapes()
+        work: list[str] = []
+        for k, table in enumerate(plan.keys):
+            moves: list[str] = []
+            for window in table.windows:
+                given = _parameters(window.shape)
+                call = f"move_{shapes.index(window.shape)}(state{k}, s, o + {window.count}, o"
+                if window.edge == edge:
+                    moves.append(f"{call} - 1{given})")
+                if window.delay_us == edge:
+                    moves.append(f"{call} + 1{given})")
+            if table.last_edge == edge:
+                moves.append(f"state{k}[s, {STATE_REFERENCES}] -= 1")
+            if moves:
+                work += [self._slot(k, "c"), *moves]
+        loads = [f"g{p} = rows[c, {plan.row_values + p}]" for p in range(len(plan.values)) if _uses(work, f"g{p}")]
+        loads += [f"l{p} = labels[c, {p}]" for p in range(len(plan.labels)) if _uses(work, f"l{p}")]
+        return [
+            f"x = meta[{waiting_place(plan, e)}]",
+            f"if x <= t - {edge}:",
+            f"    c = meta[{cursor_place(e)}]",
+            f"    while x <= t - {edge}:",
+            "        if x == UNSOUND:",
+            f"            meta[{META_FAULT}], sound = c, False",
+            "            break",
+            *_indent([*loads, *work], 2),
+            "        c += 1",
+            "        x = time_of(rows, c, n)",
+            f"    meta[{cursor_place(e)}], meta[{waiting_place(plan, e)}] = c, x",
+        ]
+
+    def _slot(self, k: int, row: str) -> str:
+        word = f"rows[{row}, {ROW_SLOTS + k // 2}]"
+        return f"s = U64({word} >> 32)" if k % 2 else f"s = U64({word} & 4294967295)"
+
+    def _label(self) -> list[str]:
+        """A label replaces the one its subject had; it counts where a cursor has let the subject in and not out."""
+        plan = self.plan
+        if not plan.labels:
+            return ["pass"]
+        lines = ["r = subject[i]"]
+        for place, label in enumerate(plan.labels):
+            holders = [
+                (k, w, s)
+                for k, table in enumerate(plan.keys)
+                for w in table.windows
+                for s in w.sums
+                if s.of_label and s.which == place
+            ]
+            lines.append(f"{'el' if place else ''}if label[i] == {label.index}:")
+            lines += _indent(self._one_label(place, label.delay_us, holders), 1)
+        return lines
+
+    def _one_label(self, place: int, delay_us: int, holders: list[tuple[int, Window, Sum]]) -> list[str]:
+        if not holders:  # only counted: its values are not read
+            return ["pass"]
+        plan = self.plan
+        value = f"on_grid(labelled[i], {2.0**LABEL_SHIFT!r}, {2.0 ** (GRID_BITS - LABEL_SHIFT)!r})"
+        changes: list[str] = []
+        for k in range(len(plan.keys)):
+            mine = [(w, s) for key, w, s in holders if key == k]
+            if mine:
+                changes.append(self._slot(k, "r"))
+            for window, s in mine:
+                changes += [
+                    f"if r >= {self._cursor(window.edge)}:",
+                    f"    replace(state{k}, s, o + {s.at}, old, new)",
+                ]
+        return [
+            f"if {self._cursor(max(w.edge for _, w, _ in holders))} <= r < n:",
+            f"    g = {value}",
+            f"    meta[{META_OFF_GRID}] += is_off_grid(labelled[i], g)",
+            f"    old, new = labels[r, {place}], g ^ MISSING",
+            "    if old != new:",
+            "        if time_of(rows, r, n) == UNSOUND:",
+            f"            meta[{META_FAULT}] = r",
+            f"            status = {UNSOUND_ROW}",
+            "            break",
+            f"        labels[r, {place}] = new",
+            f"        entry = r * {JOURNAL_LABELS} + {place}",
+            "        journal[m, 0], journal[m, 1], journal[m, 2] = offset[i], entry, g",
+            f"        journal[m, 3] = {_checksum(['offset[i]', 'entry', 'g'])}",
+            "        m += 1",
+            f"        if {f'r < {self._cursor(delay_us)}' if delay_us else 'True'}:",
+            *_indent(changes, 3),
+        ]
+
+    def _cursor(self, edge: int) -> str:
+        return f"meta[{cursor_place(self.plan.edges.index(edge))}]"
+
+
+Shape = tuple[tuple[bool, int, bool], ...]
+"""`Window.shape`: of each sum, whether it is of a label, its place, whether it counts what is not missing."""
+
+
+def _parameters(shape: Shape) -> str:
+    return "".join(f", l{which}" if of_label else f", g{which}" for of_label, which, _ in shape)
+
+
+def _uses(lines: Iterable[str], name: str) -> bool:
+    return any(f", {name}," in line or f", {name})" in line for line in lines)

@@ -1,0 +1,302 @@
+"""The state of the features of one stream: folds records in log order, is saved and brought back.
+
+state = FeatureState(plan, disk_side(plan, directory), load_kernel(plan, cache))
+state.restore(saved)                      # or nothing: start empty
+state.fold(batch, out)                    # features of the batch's events
+saved, mark = state.snapshot(), state.mark()
+state.side.flush(); ...                   # make `saved` durable with the log offset, in one atomic write
+state.side.release(mark)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyriver.core.errors import Conflict, Corrupt, Internal
+from skyriver.data.log import RecordKind
+from skyriver.features import layout
+from skyriver.features.kernel import Kernel, load_kernel
+from skyriver.features.plan import STATE_REFERENCES, FeaturePlan
+from skyriver.features.side import Mark, Side, disk_side
+
+Ints = NDArray[np.int64]
+_NO_INTS: Ints = np.empty(0, np.int64)
+_NO_BYTES: NDArray[np.uint8] = np.empty(0, np.uint8)
+_NO_FLOATS: NDArray[np.float64] = np.empty(0, np.float64)
+FIRST_SLOTS = 1 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """`n` records in log order. Late events are left out: they never enter windows (DESIGN 6.1).
+
+    kind uint8 [n]: RecordKind.EVENT or LABEL; effective int64 [n]: effective time, never going back (of labels
+    not read); offset int64 [n]; columns: of the plan's number fields float64 [n], missing NaN, of its time fields
+    int64 [n], missing INT64_MIN (of labels not read); keys int64 [n] each.
+    For labels (may be empty when there are none): subject_row int64 [n]: the event's side row, -1 unknown or late;
+    label uint8 [n]: place in the stream's labels; value float64 [n], NaN takes the label back.
+    """
+
+    kind: NDArray[np.uint8]
+    effective: Ints
+    offset: Ints
+    columns: Mapping[str, NDArray[np.float64] | Ints]
+    keys: Mapping[str, Ints]
+    subject_row: Ints = field(default_factory=lambda: _NO_INTS)
+    label: NDArray[np.uint8] = field(default_factory=lambda: _NO_BYTES)
+    value: NDArray[np.float64] = field(default_factory=lambda: _NO_FLOATS)
+
+
+class FeatureState:
+    """Windows and keys of `plan` after the records folded so far. One thread at a time; `fold` lets others run."""
+
+    def __init__(self, plan: FeaturePlan, side: Side, kernel: Kernel) -> None:
+        if kernel.fold is None or kernel.grow is None or kernel.digest != plan.digest or side.plan != plan:
+            raise Internal("The kernel, the side log and the plan of features do not belong together.")
+        self.plan = plan
+        self.side = side
+        self._fold, self._grow = kernel.fold, kernel.grow
+        self._meta = np.zeros(layout.meta_length(plan), np.int64)
+        # Keys meet in the index by a hash that nobody outside can foresee: no one can make them collide.
+        self._meta[layout.META_SEED] = int.from_bytes(os.urandom(8), "little", signed=True)
+        self._tables = [_Table.empty(k.stride, FIRST_SLOTS) for k in plan.keys]
+        self._slots = np.zeros((len(plan.keys), layout.LOOK_AHEAD), np.uint64)
+        self._line = np.empty(len(plan.names), np.float64)
+        self._no_exact = np.empty((0, len(plan.names)), np.float64)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._meta[layout.META_NOW] = layout.NEVER
+        for key in range(len(self.plan.keys)):
+            at = layout.table_place(self.plan, key)
+            self._meta[at], self._meta[at + 1] = 0, -1
+
+    @property
+    def now(self) -> int:
+        """Effective time of the last event, microseconds; -2^62 before the first."""
+        return int(self._meta[layout.META_NOW])
+
+    @property
+    def off_grid(self) -> int:
+        """Values beyond their grid, which the border should have refused; they count as missing."""
+        return int(self._meta[layout.META_OFF_GRID])
+
+    @property
+    def active_keys(self) -> dict[str, int]:
+        """Of each key column, the keys that have events in some window."""
+        used = (self._used(key) for key in range(len(self._tables)))
+        return {
+            name: int(np.count_nonzero(table.state[:n, STATE_REFERENCES] > 0))
+            for name, table, n in zip(self.plan.key_fields, self._tables, used, strict=True)
+        }
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the key tables."""
+        return sum(t.state.nbytes + t.index.nbytes for t in self._tables)
+
+    def mark(self) -> Mark:
+        """The side log at this point: what a snapshot taken now needs of it."""
+        edges = len(self.plan.edges)
+        slowest = int(self._meta[layout.cursor_place(edges - 1)]) if edges else self.side.row_count
+        return self.side.mark(slowest)
+
+    def fold(self, batch: EventBatch, out: NDArray[np.float32], exact: NDArray[np.float64] | None = None) -> int:
+        """Takes in the records; row i of `out` float32 [>= events, features] gets the features of the i-th *event*
+        of the batch, and `exact` float64, if given, the same before rounding. Gives the number of events.
+
+        Raises Corrupt (a damaged side row), Internal (records out of order): the state is then not to be used
+        any more, restore it from a snapshot.
+        """
+        n = len(batch.kind)
+        self._check_shapes(batch, n, out, exact)
+        self.side.reserve(n, n)
+        values, times, keys = self._stack(batch, n)
+        meta, side = self._meta, self.side
+        meta[layout.META_AT] = meta[layout.META_OUT] = 0
+        meta[layout.META_ROWS], meta[layout.META_JOURNAL] = side.row_count, side.journal_count
+        while True:
+            status = self._fold(
+                batch.kind, batch.effective, batch.offset, values, times, keys,
+                batch.subject_row, batch.label, batch.value,
+                side.rows.array, side.labels.array, side.journal.array,
+                meta, self._slots, self._line, out, self._no_exact if exact is None else exact,
+                *(a for t in self._tables for a in (t.index, t.state)),
+            )  # fmt: skip
+            side.row_count, side.journal_count = int(meta[layout.META_ROWS]), int(meta[layout.META_JOURNAL])
+            if status == layout.DONE:
+                return int(meta[layout.META_OUT])
+            if status != layout.GROW:
+                raise self._failure(status)
+            self._make_room(int(meta[layout.META_FAULT]))  # at least one slot more, so the next round gets further
+
+    def snapshot(self) -> bytes:
+        """Tables, cursors, time and the side log's mark, with a checksum; the side log itself is not in it."""
+        plan, meta = self.plan, self._meta
+        mark = self.mark()
+        head = (self.now, self.off_grid, *astuple(mark))
+        cursors = meta[layout.META_CURSORS : layout.waiting_place(plan, 0)]
+        parts = [_MAGIC, bytes.fromhex(plan.digest), struct.pack(_HEAD, *head), cursors.astype("<i8").tobytes()]
+        parts += [_pack_table(t.state[: self._used(key)]) for key, t in enumerate(self._tables)]
+        body = b"".join(parts)
+        return body + hashlib.sha256(body).digest()
+
+    def restore(self, saved: bytes) -> None:
+        """The state that `snapshot` saved, with the side log cut to it. Raises Corrupt (damaged, or the side log
+        lacks what it needs) or Conflict (SNAPSHOT_OF_OTHER_FEATURES); this state is then as it was."""
+        body, plan = _checked(saved), self.plan
+        at = len(_MAGIC) + 32
+        if body[len(_MAGIC) : at] != bytes.fromhex(plan.digest):
+            raise Conflict(
+                "This snapshot is of another set of features.",
+                code="SNAPSHOT_OF_OTHER_FEATURES",
+                next_action="Build the state of the new features from the stream's history.",
+            )
+        now, off_grid, *mark = struct.unpack_from(_HEAD, body, at)
+        at += struct.calcsize(_HEAD)
+        cursors = np.frombuffer(body, "<i8", len(plan.edges), at)
+        at += cursors.nbytes
+        tables = []
+        for column in plan.keys:
+            table, used, at = _unpack_table(body, at, column.stride)
+            tables.append((table, used))
+        self.side.cut(Mark(*mark))
+        self._meta[layout.META_NOW], self._meta[layout.META_OFF_GRID] = now, off_grid
+        self._meta[layout.META_CURSORS : layout.waiting_place(plan, 0)] = cursors
+        self._tables = [table for table, _ in tables]
+        for key, (table, used) in enumerate(tables):
+            place = layout.table_place(plan, key)
+            self._meta[place] = used
+            self._grow(table.index, table.state, self._meta, place)
+
+    def _used(self, key: int) -> int:
+        return int(self._meta[layout.table_place(self.plan, key)])
+
+    def _check_shapes(
+        self, batch: EventBatch, n: int, out: NDArray[np.float32], exact: NDArray[np.float64] | None
+    ) -> None:
+        """The kernel trusts lengths: a wrong one would write into foreign memory."""
+        wide = len(self.plan.names)
+        for outputs in (out,) if exact is None else (out, exact):
+            if outputs.shape[1] != wide or (
+                len(outputs) < n and len(outputs) < np.count_nonzero(batch.kind == RecordKind.EVENT)
+            ):
+                raise Internal(f"The output {outputs.shape} has no room for {n} records of {wide} features.")
+        right = len(batch.effective) == n and len(batch.offset) == n
+        if len(batch.subject_row) != n or len(batch.label) != n or len(batch.value) != n:
+            right = right and not np.any(batch.kind == RecordKind.LABEL)
+        if not right:
+            raise Internal("The arrays of a batch differ in length.")
+
+    def _stack(self, batch: EventBatch, n: int) -> tuple[NDArray[np.float64], Ints, Ints]:
+        """Columns and keys side by side, in the plan's order and types."""
+        plan = self.plan
+        values = np.empty((len(plan.columns), n), np.float64)
+        for place, name in enumerate(plan.columns):
+            values[place] = batch.columns[name]
+        times = np.empty((len(plan.times), n), np.int64)
+        for place, name in enumerate(plan.times):
+            times[place] = batch.columns[name]
+        keys = np.empty((len(plan.keys), n), np.int64)
+        for place, table in enumerate(plan.keys):
+            keys[place] = batch.keys[table.field]
+        return values, times, keys
+
+    def _make_room(self, key: int) -> None:
+        """Keys without events in any window make room; where they are less than a quarter, the table doubles."""
+        table, used = self._tables[key], self._used(key)
+        idle = int(np.count_nonzero(table.state[:used, STATE_REFERENCES] <= 0))
+        slots = len(table.state) * (1 if 4 * idle >= len(table.state) else 2)
+        grown = _Table.empty(table.state.shape[1], slots)
+        if slots == len(table.state):
+            grown = _Table(grown.index, table.state)
+        else:
+            grown.state[: len(table.state)] = table.state
+        self._tables[key] = grown
+        self._grow(grown.index, grown.state, self._meta, layout.table_place(self.plan, key))
+
+    def _failure(self, status: int) -> Corrupt | Internal:
+        meta = self._meta
+        if status == layout.UNSOUND_ROW:
+            return self.side.damage_at(int(meta[layout.META_FAULT]))
+        at = int(meta[layout.META_AT])
+        if status == layout.OUT_OF_ORDER:
+            return Internal(f"Record {at} of the batch goes back in effective time, behind {self.now}.")
+        return Internal(f"Record {at} of the batch is neither an event nor a label.")
+
+
+def open_state(plan: FeaturePlan, directory: Path, cache_dir: Path, saved: bytes | None = None) -> FeatureState:
+    """The state with its side log in `directory`, as it was at the snapshot `saved`, or empty."""
+    kernel = load_kernel(plan, cache_dir)
+    state = FeatureState(plan, disk_side(plan, directory), kernel)
+    if saved is not None:
+        state.restore(saved)
+    return state
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """`state` int64 [slots, stride] and its `index` int32 [4 * slots]: slot + 1 near the hash of its key, 0 empty."""
+
+    index: NDArray[np.int32]
+    state: Ints
+
+    @classmethod
+    def empty(cls, stride: int, slots: int) -> _Table:
+        return cls(np.zeros(4 * slots, np.int32), np.zeros((slots, stride), np.int64))
+
+
+_MAGIC = b"skyriver features 1\n"
+_HEAD = "<8q"
+_WIDTHS = (0, 1, 2, 4, 8)
+
+
+def _pack_table(state: Ints) -> bytes:
+    """Slots of the active keys, then each column of their rows in as few bytes as its values need."""
+    slots = np.flatnonzero(state[:, STATE_REFERENCES] > 0)
+    columns = [slots, *state[slots].T] if len(slots) else []
+    packed = [struct.pack("<q", len(slots))]
+    for column in columns:
+        low, high = int(column.min()), int(column.max())
+        width = next(w for w in _WIDTHS if -(1 << 8 * w) <= 2 * low and 2 * high < 1 << 8 * w)
+        packed += [bytes([width]), column.astype(f"<i{width}").tobytes() if width else b""]
+    return b"".join(packed)
+
+
+def _unpack_table(body: bytes, at: int, stride: int) -> tuple[_Table, int, int]:
+    """The table (its index still empty), how many slots it has used, and where the next one begins."""
+    (count,) = struct.unpack_from("<q", body, at)
+    at += 8
+    if not count:
+        return _Table.empty(stride, FIRST_SLOTS), 0, at
+    columns = []
+    for _ in range(1 + stride):
+        width = body[at]
+        at += 1
+        columns.append(np.frombuffer(body, f"<i{width}", count, at) if width else np.zeros(count, np.int8))
+        at += count * width
+    slots = columns[0].astype(np.int64)
+    used = int(slots[-1]) + 1
+    table = _Table.empty(stride, max(FIRST_SLOTS, 1 << (used - 1).bit_length()))
+    for place, column in enumerate(columns[1:]):
+        table.state[slots, place] = column
+    return table, used, at
+
+
+def _checked(saved: bytes) -> bytes:
+    body, checksum = saved[:-32], saved[-32:]
+    if not body.startswith(_MAGIC) or hashlib.sha256(body).digest() != checksum:
+        raise Corrupt(
+            "The snapshot of the features is not what was written.",
+            code="SNAPSHOT_CORRUPT",
+            next_action="Take an older checkpoint, or build the state anew from the stream's history.",
+        )
+    return body

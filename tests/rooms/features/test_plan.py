@@ -1,0 +1,151 @@
+"""What is planned, what is shared, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import skyriver as sr
+from skyriver.core.errors import InvalidInput
+from skyriver.core.expr import Aggregate, Binary, Column, Constant, Node
+from skyriver.core.spec import AppSpec, FeatureSetSpec, FeatureSpec, FieldSpec, LabelSpec, StreamSpec, TableSpec
+from skyriver.features.plan import FeaturePlan, check_features, plan_features
+
+DAY = 86_400_000_000
+
+
+def stream(*fields: FieldSpec, labels: tuple[LabelSpec, ...] = ()) -> StreamSpec:
+    own = (FieldSpec(name="id", type="int"), FieldSpec(name="at", type="time"), FieldSpec(name="k", type="int"))
+    return StreamSpec(name="s", fields=(*own, *fields), id="id", time="at", key="k", labels=labels)
+
+
+def features(*nodes: Node) -> FeatureSetSpec:
+    return FeatureSetSpec(
+        name="f", source="s", features=tuple(FeatureSpec(name=f"f{i}", expr=n) for i, n in enumerate(nodes))
+    )
+
+
+def aggregate(kind: Any = "mean", **more: Any) -> Aggregate:
+    return Aggregate(kind=kind, **({"by": "k", "over_us": DAY} | more))
+
+
+def plan(node: Node, **field: Any) -> FeaturePlan:
+    return plan_features(features(node), stream(FieldSpec(**({"name": "x", "type": "float"} | field))))
+
+
+def shift(**field: Any) -> int:
+    return plan(aggregate(column="x"), **field).values[0].shift
+
+
+def test_the_grid_follows_the_declared_range() -> None:
+    assert shift() == 40
+    assert shift(ge=0, le=1000) == 40
+    assert shift(le=2.0**22) == 40
+    assert shift(le=2.0**22 + 1) == 39
+    assert shift(ge=-1e9) == 62 - 30
+    assert shift(lt=2.0**30) == 32
+    assert shift(type="int", one_of=(5, 2**40)) == 22
+    assert plan(aggregate(column="x"), le=2.0**30).limits == {"x": 2.0**30}
+
+
+def test_aggregates_of_one_window_share_state_and_edges_share_cursors() -> None:
+    late = LabelSpec(name="late", delay_us=7 * DAY)
+    spec = features(
+        aggregate("count", over_us=7 * DAY),
+        aggregate("mean", over_us=7 * DAY, column="x"),
+        aggregate("sum", over_us=7 * DAY, column="x"),
+        aggregate("mean", over_us=DAY, delay_us=7 * DAY, label="late"),
+    )
+    found = plan_features(spec, stream(FieldSpec(name="x", type="float"), labels=(late,)))
+    assert found.edges == (7 * DAY, 8 * DAY)
+    assert [(w.over_us, w.delay_us, len(w.sums)) for w in found.keys[0].windows] == [(7 * DAY, 0, 1), (DAY, 7 * DAY, 1)]
+    assert found.row_width == 5  # time, offset, slots, x, checksum: 40 bytes an event
+    assert found.columns == ("x",)
+
+
+def test_the_digest_follows_meaning() -> None:
+    one = plan(aggregate(column="x"))
+    assert plan(aggregate(column="x"), unit="EUR", ge=0.0).digest == one.digest
+    assert plan(aggregate("sum", column="x")).digest != one.digest
+    assert plan(aggregate(column="x"), le=2.0**30).digest != one.digest
+    assert plan(aggregate(column="x"), nullable=True).digest != one.digest
+
+
+@pytest.mark.parametrize(
+    ("node", "field", "code"),
+    [
+        (aggregate(column="x"), {"le": 2.0**63}, "RANGE_TOO_WIDE"),
+        (aggregate(column="x"), {"le": float("inf")}, "RANGE_TOO_WIDE"),
+        (aggregate(column="x"), {"fill": 1e7}, "RANGE_TOO_WIDE"),
+        (aggregate(column="x"), {"type": "text"}, "BAD_FEATURE"),
+        (aggregate(column="x"), {"type": "time"}, "BAD_FEATURE"),
+        (aggregate(column="z"), {}, "UNKNOWN_FIELD"),
+        (aggregate("count", by="z"), {}, "UNKNOWN_FIELD"),
+        (aggregate("count", by="x"), {}, "BAD_FEATURE"),
+        (aggregate("count", by="x"), {"type": "int", "nullable": True}, "BAD_FEATURE"),
+        (aggregate("count", column="x"), {}, "BAD_FEATURE"),
+        (aggregate("mean"), {}, "BAD_FEATURE"),
+        (aggregate("count", delay_us=5), {}, "BAD_FEATURE"),
+        (aggregate("count", over_us=2**62), {}, "BAD_DURATION"),
+        (aggregate("sum", label="late"), {}, "UNKNOWN_FIELD"),
+        (Column(name="z"), {}, "UNKNOWN_FIELD"),
+        (Column(name="x"), {"type": "text"}, "BAD_FEATURE"),
+        (Constant(value=float("inf")), {}, "BAD_FEATURE"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_by_name(node: Node, field: dict[str, Any], code: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        plan(node, **field)
+    assert raised.value.code == code
+    assert "f0" in raised.value.message
+
+
+def test_a_label_keeps_its_own_delay() -> None:
+    late = LabelSpec(name="late", delay_us=DAY)
+    with pytest.raises(InvalidInput) as raised:
+        plan_features(features(aggregate("sum", label="late", delay_us=5)), stream(labels=(late,)))
+    assert raised.value.code == "LABEL_LEAK"
+
+
+def test_size_and_depth_are_limited() -> None:
+    deep: Node = Column(name="x")
+    for _ in range(65):
+        deep = Binary(kind="+", left=deep, right=Constant(value=1.0))
+    with pytest.raises(InvalidInput, match="deep"):
+        plan(deep)
+    many = features(*(Constant(value=float(i)) for i in range(2_001)))
+    with pytest.raises(InvalidInput, match="2001 different parts"):
+        plan_features(many, stream())
+
+
+def test_an_application_is_checked_as_a_whole() -> None:
+    table = TableSpec(name="t", fields=(FieldSpec(name="id", type="int"),), id="id")
+    of_table = FeatureSetSpec(name="f", source="t", features=(FeatureSpec(name="c", expr=aggregate("count")),))
+    with pytest.raises(InvalidInput, match="needs a stream"):
+        check_features(AppSpec(name="a", tables=(table,), feature_sets=(of_table,)))
+    with pytest.raises(InvalidInput, match="no stream or table"):
+        check_features(AppSpec(name="a", feature_sets=(of_table,)))
+    check_features(AppSpec(name="a"))
+
+
+def test_what_the_application_declares_is_what_is_planned() -> None:
+    class Payment(sr.Event):
+        payment: int
+        at: sr.Time
+        customer: int
+        shop: str
+        amount: float = sr.field(ge=0)
+
+    app = sr.App("shop")
+    payments = app.stream("payments", Payment, id="payment", time="at", key="customer")
+    fraud = app.labels("fraud", of=payments, delay="7d")
+    found = app.features(
+        "behaviour",
+        payments,
+        {"night": payments.at.hour() <= 6, "risk": sr.mean(fraud, by="shop", over="1d")},
+    )
+    planned = plan_features(found.spec, app.spec.stream("payments"))
+    assert (planned.columns, planned.times, planned.key_fields) == ((), ("at",), ("shop",))
+    assert planned.names == ("night", "risk")
+    assert [(label.name, label.index, label.delay_us) for label in planned.labels] == [("fraud", 0, 7 * DAY)]
