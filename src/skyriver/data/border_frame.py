@@ -22,19 +22,8 @@ from numpy.typing import NDArray
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import FieldSpec, FieldType
-from skyriver.data.border import (
-    INT_HIGH,
-    INT_LOW,
-    NUMBER_LENGTH,
-    PER_UNIT,
-    TIME_HIGH,
-    TIME_LOW,
-    Rejection,
-    RowCleaner,
-    Rule,
-    Value,
-    compile_rule,
-)
+from skyriver.data.border import Rejection, RowCleaner, Rule, Value, compile_rule
+from skyriver.data.border_values import INT_HIGH, INT_LOW, NUMBER_LENGTH, PER_UNIT, TIME_HIGH, TIME_LOW
 
 DTYPES: dict[FieldType, pl.DataType] = {
     "int": pl.Int64(),
