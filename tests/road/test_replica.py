@@ -360,6 +360,29 @@ def test_at_the_end_what_runs_is_answered(start: Callable[..., ReplicaProcess]) 
     assert process.report()["ready"] is False
 
 
+def test_at_the_end_nothing_holds_it_up(start: Callable[..., ReplicaProcess]) -> None:
+    process = start(counter(), grace_s=0.2).start_and_wait()
+    assert process.child is not None
+    turns = turns_of(process, 60.0)
+    errors: list[Exception] = []
+
+    def client() -> None:
+        try:
+            process.ask("POST", "/predict", {"turns": turns})
+        except (OSError, http.client.HTTPException) as error:
+            errors.append(error)
+
+    asking = threading.Thread(target=client)
+    asking.start()
+    running = b'\nskyriver_running_requests{model="fraud",version="3"} 1\n'
+    wait_for(lambda: running in process.ask("GET", "/metrics").body, "the run")
+    process.child.terminate()
+    assert process.child.wait(5) == 0
+    asking.join(DEADLINE)
+    assert errors
+    assert not process.socket.exists()
+
+
 def turns_of(process: ReplicaProcess, seconds: float) -> int:
     """How many turns take so long, found by trying; also teaches the replica that this model is slow."""
     turns = 50_000

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -60,11 +61,16 @@ class PredictCodec:
         self._head: dict[str, object] = {"model": model, "version": version}
         self._batching = batching
         self._plan = _Inputs(signature) if fields is None else _declared(signature, tuple(fields))
+        self._quick = _QuickRows(fields) if isinstance(self._plan, _Columns) and fields and _plain(fields) else None
         self._takes_rows = ROWS in self._plan.names
         self._outputs = [(f"{t.name}_" if t.name in _TAKEN else t.name, t.name) for t in signature.outputs]
 
     def decode(self, body: bytes) -> Predict:
         """Raises BadJson, or InvalidInput naming row, field, value and rule."""
+        if self._quick is not None:
+            read = self._quick.read(body)
+            if read is not None:
+                return self._predict(*read)
         given = decode_body(_decoder, body)
         if not isinstance(given, dict):
             raise BadJson(
@@ -81,10 +87,7 @@ class PredictCodec:
             raise BadJson(f'{extra!r} stands beside "rows": fields go into each row.', code="BAD_REQUEST")
         if not rows:
             raise BadJson('"rows" is empty.', code="BAD_REQUEST")
-        cleaned = self._clean(rows, single)
-        if self._batching:
-            return Predict([self._plan.tensors(cleaned)], len(rows), single)
-        return Predict([self._plan.tensors([row]) for row in cleaned], len(rows), single)
+        return self._predict(self._clean(rows, single), single)
 
     def encode(self, asked: Predict, results: Sequence[Tensors]) -> bytes:
         """`results` are the outputs of `asked.runs`, in their order."""
@@ -96,8 +99,13 @@ class PredictCodec:
             return encode_json(self._head | predictions[0])
         return encode_json(self._head | {"predictions": predictions})
 
-    def _clean(self, rows: list[Row], single: bool) -> list[list[object]]:
-        cleaned: list[list[object]] = []
+    def _predict(self, cleaned: list[Sequence[object]], single: bool) -> Predict:
+        if self._batching:
+            return Predict([self._plan.tensors(cleaned)], len(cleaned), single)
+        return Predict([self._plan.tensors([row]) for row in cleaned], len(cleaned), single)
+
+    def _clean(self, rows: list[Row], single: bool) -> list[Sequence[object]]:
+        cleaned: list[Sequence[object]] = []
         errors: list[dict[str, Any]] = []
         for index, row in enumerate(rows):
             values = self._plan.clean(row)
@@ -160,8 +168,46 @@ class _Columns:
     def clean(self, row: Row) -> list[object] | Rejection:
         return self._cleaner.clean(row)  # type: ignore[return-value]  # a list of narrower values
 
-    def tensors(self, rows: list[list[object]]) -> dict[str, Array]:
+    def tensors(self, rows: Sequence[Sequence[object]]) -> dict[str, Array]:
         return {self._tensor.name: _numbers(self._tensor, rows, self._cleaner.fields)}
+
+
+def _plain(fields: Sequence[FieldSpec]) -> bool:
+    """Floats without rules, as the features of a trained model are: their types are all there is to check."""
+    return all(
+        field == FieldSpec(name=field.name, type="float", nullable=field.nullable, unit=field.unit)
+        and field.name.isidentifier()
+        and field.name != ROWS
+        for field in fields
+    )
+
+
+class _QuickRows:
+    """Reads rows of plain floats in one go, a fifth of the time of cleaning them one by one. What it does not take,
+    for whatever reason, goes the long way, which finds the words for what is wrong."""
+
+    def __init__(self, fields: Sequence[FieldSpec]) -> None:
+        members: list[Any] = [(f.name, float) for f in fields if not f.nullable]
+        members += [(f.name, float | None, None) for f in fields if f.nullable]
+        row = msgspec.defstruct("Row", members, forbid_unknown_fields=True, gc=False)
+        rows = msgspec.defstruct("Rows", [(ROWS, list[row])], forbid_unknown_fields=True)  # type: ignore[valid-type]
+        self._one = msgspec.json.Decoder(row)
+        self._many = msgspec.json.Decoder(rows)
+        self._values = attrgetter(*(f.name for f in fields)) if len(fields) > 1 else None
+        self._only = fields[0].name
+
+    def read(self, body: bytes) -> tuple[list[Sequence[object]], bool] | None:
+        """Rows of values in the order of the fields, and whether one row was asked for alone."""
+        single = not body.startswith(b'{"rows"')
+        try:
+            rows = [self._one.decode(body)] if single else getattr(self._many.decode(body), ROWS)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return None
+        if not rows:
+            return None
+        if self._values is None:
+            return [(getattr(row, self._only),) for row in rows], single
+        return [self._values(row) for row in rows], single
 
 
 class _Parts:
@@ -176,7 +222,7 @@ class _Parts:
     def clean(self, row: Row) -> list[object] | Rejection:
         return self._cleaner.clean(row)  # type: ignore[return-value]  # a list of narrower values
 
-    def tensors(self, rows: list[list[object]]) -> dict[str, Array]:
+    def tensors(self, rows: Sequence[Sequence[object]]) -> dict[str, Array]:
         columns: dict[str, Array] = {}
         for place, field in enumerate(self._fields):
             spec = self._tensors[field.name]
@@ -209,7 +255,7 @@ class _Inputs:
                 return Rejection(tensor.name, row[tensor.name], Reason.WRONG_TYPE, error.message)
         return values
 
-    def tensors(self, rows: list[list[object]]) -> dict[str, Array]:
+    def tensors(self, rows: Sequence[Sequence[object]]) -> dict[str, Array]:
         together: dict[str, Array] = {}
         for place, tensor in enumerate(self._tensors):
             parts: list[Array] = [row[place] for row in rows]  # type: ignore[misc]  # _row_of made them
@@ -268,7 +314,7 @@ def _one_value(tensor: TensorSpec) -> bool:
     return bool(tensor.shape) and tensor.shape[0] in (ANY, 1) and all(axis in (ANY, 1) for axis in tensor.shape[1:])
 
 
-def _numbers(tensor: TensorSpec, rows: list[list[object]], fields: Sequence[FieldSpec]) -> Array:
+def _numbers(tensor: TensorSpec, rows: Sequence[Sequence[object]], fields: Sequence[FieldSpec]) -> Array:
     """Clean values as a matrix; missing is NaN. Raises InvalidInput naming a value that the datatype cannot hold."""
     kind = NUMPY_TYPES[tensor.datatype]
     try:

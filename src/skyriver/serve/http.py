@@ -1,7 +1,7 @@
 """HTTP/1.1 for one process: an asyncio protocol around llhttp, for small JSON bodies at a high rate.
 
 Why not an ASGI or RSGI server: between the socket and the handler stand here one parser and no task, thread or
-future, which is two and a half times the requests a core (docs/decisions/replica_http.md); and the queue of
+future, which is more than twice the requests a core (docs/decisions/0005-http-of-replicas.md); and the queue of
 requests that wait, the limits and the end of connections are ours to decide.
 
 How it goes. Bytes come (`data_received`), llhttp finds the parts, a whole request is handed to `handler` as a

@@ -67,6 +67,7 @@ class ReplicaSettings:
     queue: int = 1024
     """Requests that may wait; one more is answered 503."""
     inline_us: float = INLINE_US
+    grace_s: float = GRACE_S
     http: HttpLimits = field(default_factory=HttpLimits)
 
 
@@ -95,9 +96,9 @@ class Replica:
     async def start(self, listening: socket.socket) -> None:
         await self._server.start(listening)
 
-    async def stop(self, grace_s: float = GRACE_S) -> int:
+    async def stop(self) -> int:
         """Accepts no more, answers what is there; returns how many connections had to be cut off."""
-        cut = await self._server.stop(grace_s)
+        cut = await self._server.stop(self._settings.grace_s)
         self._batcher.close()
         return cut
 

@@ -1,9 +1,9 @@
 """The process of one replica: `python -m skyriver.wiring.replica CONFIG_FILE`.
 
 Its configuration: {"model", "version", "artifact": digest, "objects": directory, "fields": [...] or null,
-"max_batch": 256, "queue": 1024}. It reads the model, tries it, listens, and then says that it is ready. A model that
-cannot be served is said in the report ("failed", "reason", "message") and ends the process with 3: starting it
-again would not help. SIGTERM lets it finish what runs.
+"max_batch": 256, "queue": 1024, "grace_s": 9}. It reads the model, tries it, listens, and then says that it is ready.
+A model that cannot be served is said in the report ("failed", "reason", "message") and ends the process with 3: starting
+it again would not help. SIGTERM lets it finish what runs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -24,7 +25,7 @@ from pydantic import ValidationError
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavailable
 from skyriver.core.spec import FieldSpec
-from skyriver.serve.replica import ReplicaSettings, serve_replica, unix_listener
+from skyriver.serve.replica import GRACE_S, ReplicaSettings, serve_replica, unix_listener
 from skyriver.serve.runner import Runner
 from skyriver.wiring.process import ProcessContext, read_config
 
@@ -43,19 +44,19 @@ def settings_of(config: Mapping[str, Any]) -> ReplicaSettings:
             fields=None if fields is None else tuple(FieldSpec.model_validate(field) for field in fields),
             max_batch=int(config.get("max_batch", 256)),
             queue=int(config.get("queue", 1024)),
+            grace_s=float(config.get("grace_s", GRACE_S)),
         )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise InvalidInput(f"The replica's configuration is wrong: {error!r}.", code="BAD_CONFIG") from error
 
 
-async def run(context: ProcessContext, runner: Runner, settings: ReplicaSettings, listening: socket.socket) -> None:
+async def run(context: ProcessContext, runner: Runner, settings: ReplicaSettings, listening: socket.socket) -> int:
+    """Returns how many connections were cut off at the end."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    cut = await serve_replica(runner, settings, listening, stop=stop, report=context.report)
-    if cut:
-        _log.warning("%d connections were cut off at the end", cut)
+    return await serve_replica(runner, settings, listening, stop=stop, report=context.report)
 
 
 def main() -> int:
@@ -70,7 +71,11 @@ def main() -> int:
         gc.collect()
         gc.freeze()  # what was imported lives as long as the process: no collection needs to look at it again
         with unix_listener(context.socket) as listening:
-            uvloop.run(run(context, runner, settings, listening))
+            cut = uvloop.run(run(context, runner, settings, listening))
+        if cut:
+            _log.warning("%d connections were cut off at the end", cut)
+            logging.shutdown()
+            os._exit(0)  # a run that has no end would hold the exit up: the interpreter waits for its thread
     except (Conflict, Unavailable) as error:  # may be over at the next start
         _log.exception("the replica cannot serve now")
         context.report({"ready": False, "reason": error.code, "message": str(error)})

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.spec import FieldSpec
@@ -217,3 +219,63 @@ def test_an_input_called_rows_is_not_mistaken() -> None:
     asked = codec(signature, None).decode(b'{"rows": [1, 2]}')
     assert asked.single
     assert asked.runs[0]["rows"].tolist() == [[1, 2]]
+
+
+# Plain floats are read by a shorter way, which must not show.
+
+PLAIN = (FieldSpec(name="a", type="float"), FieldSpec(name="b", type="float", nullable=True, unit="EUR"))
+WIDE = Signature((TensorSpec("features", "FP32", (-1, 2)),), ())
+ONE = Signature((TensorSpec("features", "FP32", (-1, 1)),), ())
+values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**40), 10**40),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(["", "1", "x"]),
+    st.lists(st.integers(), max_size=1),
+)
+rows_of_values = st.dictionaries(st.sampled_from(["a", "b", "c"]), values, max_size=3)
+
+
+def outcome(of: PredictCodec, body: bytes) -> object:
+    try:
+        asked = of.decode(body)
+    except SkyriverError as error:
+        return error.to_problem()
+    return asked.single, asked.rows, [run["features"].tobytes() for run in asked.runs]
+
+
+@given(st.one_of(rows_of_values, st.fixed_dictionaries({"rows": st.lists(rows_of_values, max_size=3)})))
+@example({"a": 1e300})
+@example({"a": 10**400})
+def test_the_short_way_gives_what_the_long_one_gives(given: dict[str, object]) -> None:
+    short, long = codec(WIDE, PLAIN), codec(WIDE, PLAIN)
+    assert short._quick is not None
+    long._quick = None
+    body = json.dumps(given).encode()
+    assert outcome(short, body) == outcome(long, body)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"a": NaN}', b'{"a": 1, "a": 2}', b' {"rows": [{"a": 1}]}', b'{"a": 1} ', b"{", b"3"]
+)
+def test_odd_bodies_go_the_long_way(body: bytes) -> None:
+    short, long = codec(WIDE, PLAIN), codec(WIDE, PLAIN)
+    long._quick = None
+    assert outcome(short, body) == outcome(long, body)
+
+
+def test_a_single_field_is_a_column_too() -> None:
+    asked = codec(ONE, PLAIN[:1]).decode(b'{"rows": [{"a": 1}, {"a": 2.5}]}')
+    assert asked.runs[0]["features"].tolist() == [[1.0], [2.5]]
+
+
+def test_fields_with_rules_go_the_long_way() -> None:
+    for ruled in (
+        FieldSpec(name="a", type="float", ge=0),
+        FieldSpec(name="a", type="float", fill=0.0),
+        FieldSpec(name="a", type="float", scale=0.01),
+        FieldSpec(name="a", type="int"),
+        FieldSpec(name="rows", type="float"),
+    ):
+        assert codec(ONE, (ruled,))._quick is None
