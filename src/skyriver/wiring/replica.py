@@ -2,8 +2,8 @@
 
 Its configuration: {"model", "version", "artifact": digest, "objects": directory, "fields": [...] or null,
 "max_batch": 256, "queue": 1024, "grace_s": 9}. It reads the model, tries it, listens, and then says that it is ready.
-A model that cannot be served is said in the report ("failed", "reason", "message") and ends the process with 3: starting
-it again would not help. SIGTERM lets it finish what runs.
+A model that cannot be served is said in the report ("failed", "reason", "message") and ends the process with 3:
+starting it again would not help. SIGTERM lets it finish what runs.
 """
 
 from __future__ import annotations
