@@ -1,9 +1,8 @@
 """Compression as a gated step: the smallest model that keeps the quality, with its price.
 
 One recipe so far: fewer trees. Boosting adds trees in order of their worth, so every prefix of the trees is a whole
-model. How many are enough is chosen on the validation part (the last of the training part), where all prefixes are
-scored in one walk; the model has seen those rows, which makes late trees look worth more than they are: the choice
-errs on the side of too many. Whether the loss is bearable is then judged on the test rows, which chose nothing.
+model. How many are enough is chosen on the validation part, rows that neither training nor test has seen, where all
+prefixes are scored in one walk. Whether the loss is bearable is then judged on the test rows, which chose nothing.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def compress(
     if spec.train is None:
         raise InvalidInput(f"The model {spec.name} is a ready file, it has no trees to cut.", code="NOT_TRAINABLE")
     model = read_lightgbm(model_text.decode())
-    split = split_rows(spec.train, rows, delay_us)
+    split = split_rows(spec.train, rows, delay_us, validate=spec.compress is not None)
     test = take(rows.x, split.test)
     whole = to_onnx(model)
     progress("measure", 0, 0)
@@ -76,6 +75,12 @@ def compress(
     if spec.compress is None:
         return (trained,)
     progress("choose", 0, len(split.validation))
+    positives = int(split.labels[split.validation].sum())
+    if positives * spec.compress.max_loss < 1:
+        # One positive found or missed moves average precision by up to 1 / positives: noise would choose.
+        needed = math.ceil(1 / spec.compress.max_loss)
+        print(f"compress: all trees kept: {positives} validation positives, {needed} are needed", file=sys.stderr)
+        return (trained,)
     enough = fewest_trees(model, take(rows.x, split.validation), split, spec.compress.max_loss)
     if enough == len(model.trees):
         print(f"compress: all {enough} trees are needed", file=sys.stderr)
@@ -88,8 +93,8 @@ def compress(
 
 
 def fewest_trees(model: Trees, x: NDArray[np.float32], split: Split, max_loss: float) -> int:
-    """The length of the shortest prefix whose average precision on the validation rows `x` is at most `max_loss` below
-    that of the whole model; all trees where that cannot be told."""
+    """The shortest prefix of the trees from which on average precision on the validation rows `x` stays within half of
+    `max_loss` below that of the whole model: half, so that other rows find no more than all of it."""
     total = len(model.trees)
     every = max(1, math.ceil(len(split.validation) / VALIDATION_SCORED))
     labels = split.labels[split.validation[::every]]
@@ -101,8 +106,8 @@ def fewest_trees(model: Trees, x: NDArray[np.float32], split: Split, max_loss: f
         raw[done : done + len(steps)] = np.cumsum(steps, axis=1, dtype=np.float64)[:, lengths - 1]
         done += len(steps)
     reached = np.array([average_precision(labels, raw[:, i]) for i in range(len(lengths))])
-    good = np.flatnonzero(reached >= reached[-1] - max_loss)  # nothing is: no positives there, NaN
-    return int(lengths[good[0]]) if len(good) else total
+    bad = np.flatnonzero(~(reached >= reached[-1] - max_loss / 2))
+    return int(lengths[min(bad[-1] + 1, len(lengths) - 1)]) if len(bad) else int(lengths[0])
 
 
 def _candidate(spec: ModelSpec, rows: Rows, split: Split, model: Trees, text: str) -> Candidate:

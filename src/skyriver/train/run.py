@@ -73,7 +73,7 @@ def train(
     if spec.train is None:
         raise InvalidInput(f"The model {spec.name} is a ready file, there is nothing to train.", code="NOT_TRAINABLE")
     progress("split", 0, 0)
-    split = split_rows(spec.train, rows, delay_us)
+    split = split_rows(spec.train, rows, delay_us, validate=spec.compress is not None)
     progress("fit", 0, len(split.train))
     begun = time.monotonic()
     booster = _fit(spec.train, rows, split, fit, params, seed)

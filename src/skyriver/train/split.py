@@ -7,6 +7,11 @@ A stream is split by effective time, the way the model will live. T is the newes
 Labels of the last d are not known yet. A model that starts work with the test could, the day before, only know labels
 of events up to d earlier: hence the gap. A row without a label counts as 0 once its delay has passed (DESIGN 6.6).
 A table has no time: a hash of the id decides, so that a row keeps its side when the table grows.
+
+Compression chooses by a third, the validation part, which neither training nor test has seen: a model knows its
+training rows by heart and looks perfect on them with a handful of trees. For a stream that is the gap, which costs
+nothing; a table, and a stream whose labels have no delay, give up a share of their training part if compression is
+asked for.
 """
 
 from __future__ import annotations
@@ -22,8 +27,8 @@ from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import TrainSpec
 from skyriver.core.units import format_duration
 
-VALIDATION_SHARE = 0.25
-"""What of the training part compression chooses by: a table's share, and of a stream's time at most this."""
+VALIDATION_SHARE = 0.15
+"""Of a training part without a gap behind it: what is kept back for compression (a stream's: of its time)."""
 
 _DAY = 86_400_000_000
 
@@ -49,10 +54,10 @@ class Rows:
 class Split:
     """Row numbers, ascending. `labels` (n,) float32 is `y` with what counts as 0 filled in, NaN where not known.
 
-    `validation` is the last part of `train`: a model has seen it, so it may choose but not judge. For a stream `known`
-    are rows whose labels are looked up when a metric asks which keys are known already: those of the test and of an
-    equally long time before its gap, as in the handbook's protocol (older positives have been dealt with: a card
-    was replaced). The test lies in [start, end).
+    `validation`, in neither of the others, may be empty. For a stream, `known` are the rows whose labels are looked up
+    when a metric asks which keys are known already: those of the test and of an equally long time before its gap, as
+    in the handbook's protocol (older positives have been dealt with: a card was replaced). The test lies in
+    [start, end).
     """
 
     train: NDArray[np.int64]
@@ -65,8 +70,8 @@ class Split:
     delay_us: int
 
 
-def split_rows(spec: TrainSpec, rows: Rows, delay_us: int | None) -> Split:
-    """`delay_us` is the label's delay, None for a table.
+def split_rows(spec: TrainSpec, rows: Rows, delay_us: int | None, *, validate: bool) -> Split:
+    """`delay_us` is the label's delay, None for a table; `validate`: a validation part is needed (for compression).
 
     Raises InvalidInput: BAD_LABEL for a label that is neither 0 nor 1, NOT_ENOUGH_DATA and ONE_CLASS saying what is
     there and what is needed.
@@ -78,7 +83,7 @@ def split_rows(spec: TrainSpec, rows: Rows, delay_us: int | None) -> Split:
             f" the first is {rows.y[wrong[0]]:g}.",
             code="BAD_LABEL",
         )
-    split = _by_hash(spec, rows) if delay_us is None else _by_time(spec, rows, delay_us)
+    split = _by_hash(spec, rows, validate) if delay_us is None else _by_time(spec, rows, delay_us, validate)
     for part, numbers in (("training", split.train), ("test", split.test)):
         positives = int(split.labels[numbers].sum())
         if positives in (0, len(numbers)):
@@ -90,7 +95,7 @@ def split_rows(spec: TrainSpec, rows: Rows, delay_us: int | None) -> Split:
     return split
 
 
-def _by_time(spec: TrainSpec, rows: Rows, delay_us: int) -> Split:
+def _by_time(spec: TrainSpec, rows: Rows, delay_us: int, validate: bool) -> Split:
     last = int(rows.time[-1]) if len(rows.time) else 0
     cut, opens = last - delay_us, last - delay_us - spec.test_us
     learned, tested = np.searchsorted(rows.time, [opens - delay_us, opens], side="right")
@@ -100,12 +105,13 @@ def _by_time(spec: TrainSpec, rows: Rows, delay_us: int) -> Split:
     labels = rows.y.copy()
     settled = labels[:ended]
     settled[np.isnan(settled)] = 0.0
-    span = min(spec.test_us, round(VALIDATION_SHARE * (opens - delay_us - int(rows.time[0]))))
-    chosen = np.searchsorted(rows.time, opens - delay_us - span, side="right")
+    if validate and learned == tested:
+        span = round(VALIDATION_SHARE * (opens - delay_us - int(rows.time[0])))
+        learned = np.searchsorted(rows.time, opens - delay_us - span, side="right")
     before = np.searchsorted(rows.time, opens - delay_us - spec.test_us, side="right")
     return Split(
         train=np.arange(learned),
-        validation=np.arange(chosen, learned),
+        validation=np.arange(learned, tested) if validate else np.empty(0, dtype=np.int64),
         test=np.arange(tested, ended),
         labels=labels,
         known=np.arange(before, ended),
@@ -127,21 +133,21 @@ def _too_short(spec: TrainSpec, rows: Rows, delay_us: int) -> NoReturn:
     )
 
 
-def _by_hash(spec: TrainSpec, rows: Rows) -> Split:
+def _by_hash(spec: TrainSpec, rows: Rows, validate: bool) -> Split:
     labelled = ~np.isnan(rows.y)
     place = hash_share(rows.ids)
+    border = spec.test_share + (VALIDATION_SHARE * (1 - spec.test_share) if validate else 0.0)
     test = np.flatnonzero(labelled & (place < spec.test_share))
-    train = np.flatnonzero(labelled & (place >= spec.test_share))
+    train = np.flatnonzero(labelled & (place >= border))
     if not len(test) or not len(train):
         raise InvalidInput(
             f"There are {int(labelled.sum()):,} rows with {spec.label}: too few for a training and a test part.",
             code="NOT_ENOUGH_DATA",
             next_action="Load more rows.",
         )
-    border = spec.test_share + VALIDATION_SHARE * (1 - spec.test_share)
     return Split(
         train=train,
-        validation=train[place[train] < border],
+        validation=np.flatnonzero(labelled & (place >= spec.test_share) & (place < border)),
         test=test,
         labels=rows.y,
         known=np.empty(0, dtype=np.int64),

@@ -16,11 +16,11 @@ from skyriver.train.trees_onnx import read_lightgbm, to_onnx
 SPEC = ModelSpec(
     name="model",
     train=TrainSpec(function="fit", features="f", label="y", test_share=0.3),
-    compress=CompressSpec(max_loss=0.005),
+    compress=CompressSpec(max_loss=0.02),
 )
 
 
-def _rows(n: int = 4000) -> Rows:
+def _rows(n: int = 20000) -> Rows:
     luck = np.random.default_rng(5)
     x = luck.normal(size=(n, 4)).astype(np.float32)
     y = (x[:, 0] + 0.3 * x[:, 1] + luck.normal(size=n) > 1.2).astype(np.float32)
@@ -28,14 +28,14 @@ def _rows(n: int = 4000) -> Rows:
 
 
 def _text(rows: Rows, trees: int = 80, **settings: Any) -> bytes:
-    split = split_rows(SPEC.train, rows, None)  # type: ignore[arg-type]
+    split = split_rows(SPEC.train, rows, None, validate=True)  # type: ignore[arg-type]
     data = TrainingData(rows.x[split.train], rows.y[split.train], rows.names, rows.time[split.train])
     given = {"objective": "binary", "verbose": -1, "num_threads": 1, "num_leaves": 4, "max_depth": 2, **settings}
     return lightgbm.train(given, lightgbm.Dataset(data.x, data.y), trees).model_to_string().encode()
 
 
 def _compress(rows: Rows, text: bytes, spec: ModelSpec = SPEC, gate: str = "") -> tuple[Candidate, ...]:
-    split = split_rows(SPEC.train, rows, None)  # type: ignore[arg-type]
+    split = split_rows(SPEC.train, rows, None, validate=True)  # type: ignore[arg-type]
     metrics = evaluate(to_onnx(read_lightgbm(text.decode())), rows, split, ())
     return compress(
         spec,
@@ -57,7 +57,7 @@ def test_fewer_trees_with_its_price(capsys: pytest.CaptureFixture[str]) -> None:
     assert smaller.trees < 80
     assert len(smaller.onnx) < len(trained.onnx)
     assert smaller.kept
-    assert trained.metrics["average_precision"] - smaller.metrics["average_precision"] <= 0.005
+    assert trained.metrics["average_precision"] - smaller.metrics["average_precision"] <= 0.02
     assert smaller.metrics["onnx_max_difference"] < 1e-6
     assert set(smaller.metrics) == set(trained.metrics)
     assert trained.row_us > 0
@@ -74,20 +74,19 @@ def test_fewer_trees_with_its_price(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_shortest_prefix_that_is_good_enough_on_validation_rows() -> None:
     rows = _rows()
     text = _text(rows)
-    split = split_rows(SPEC.train, rows, None)  # type: ignore[arg-type]
+    split = split_rows(SPEC.train, rows, None, validate=True)  # type: ignore[arg-type]
     x, y = rows.x[split.validation], rows.y[split.validation]
     booster = lightgbm.Booster(model_str=text.decode())
     reached = [average_precision(y, np.asarray(booster.predict(x, num_iteration=k))) for k in range(1, 81)]
-    allowed = [k for k in range(1, 81) if reached[k - 1] >= reached[-1] - 0.02]
+    needed = 1 + max((k for k in range(1, 81) if reached[k - 1] < reached[-1] - 0.01), default=0)
     found = fewest_trees(read_lightgbm(text.decode()), x, split, 0.02)
-    assert found in allowed
-    assert found - allowed[0] <= 1, "64 lengths are tried of 80"
+    assert 0 <= found - needed <= 1, "64 lengths are tried of 80"
 
 
 def test_the_test_rows_choose_nothing() -> None:
     rows = _rows()
     text = _text(rows)
-    split = split_rows(SPEC.train, rows, None)  # type: ignore[arg-type]
+    split = split_rows(SPEC.train, rows, None, validate=True)  # type: ignore[arg-type]
     spoiled = rows.x.copy()
     spoiled[split.test] = 0.0
     other = Rows(rows.names, spoiled, rows.y, rows.time, rows.ids, rows.keys)
@@ -108,7 +107,7 @@ def test_a_loss_on_the_test_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     smaller = _compress(rows, _text(rows))[1]
     assert smaller.trees == 1
     assert not smaller.kept
-    assert "may fall by at most 0.005" in smaller.why
+    assert "may fall by at most 0.02" in smaller.why
 
 
 def test_where_every_tree_is_needed_there_is_no_candidate(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,13 +119,18 @@ def test_where_every_tree_is_needed_there_is_no_candidate(capsys: pytest.Capture
 def test_validation_rows_that_cannot_tell_keep_every_tree() -> None:
     rows = _rows()
     text = _text(rows)
-    split = split_rows(SPEC.train, rows, None)  # type: ignore[arg-type]
+    split = split_rows(SPEC.train, rows, None, validate=True)  # type: ignore[arg-type]
     labels = split.labels.copy()
     labels[split.validation] = 0.0
-    blind = split_rows(SPEC.train, rows, None)  # type: ignore[arg-type]
+    blind = split_rows(SPEC.train, rows, None, validate=True)  # type: ignore[arg-type]
     object.__setattr__(blind, "labels", labels)
-    with np.errstate(invalid="ignore"):
-        assert fewest_trees(read_lightgbm(text.decode()), rows.x[split.validation], blind, 0.01) == 80
+    assert fewest_trees(read_lightgbm(text.decode()), rows.x[split.validation], blind, 0.01) == 80
+
+
+def test_too_few_positives_choose_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = _rows(1000)
+    assert len(_compress(rows, _text(rows))) == 1
+    assert "validation positives, 50 are needed" in capsys.readouterr().err
 
 
 def test_not_asked_for_is_not_done() -> None:

@@ -92,7 +92,7 @@ def test_the_function_sees_the_training_part_alone() -> None:
 
     rows = _rows()
     trained = _train(fit, rows, params={"trees": 3}, seed=7)
-    data, split = seen[0], split_rows(_spec().train, rows, DELAY)  # type: ignore[arg-type]
+    data, split = seen[0], split_rows(_spec().train, rows, DELAY, validate=True)  # type: ignore[arg-type]
     assert len(data.x) == len(data.y) == len(data.time) == len(split.train) == trained.train[2]
     assert (data.names, data.params, data.seed) == (("a", "b", "c"), {"trees": 3}, 7)
     assert data.time.max() == trained.train[1]

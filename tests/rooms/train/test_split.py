@@ -27,13 +27,12 @@ def _rows(time: list[int] | np.ndarray, y: list[float] | np.ndarray | None = Non
 
 def test_a_stream_is_split_by_time_with_the_delay_as_gap() -> None:
     rows = _rows(np.arange(61) * DAY // 2)  # twice a day for 30 days
-    split = split_rows(STREAM, rows, 7 * DAY)
+    split = split_rows(STREAM, rows, 7 * DAY, validate=True)
     days = rows.time / DAY
     assert (days[split.train].min(), days[split.train].max()) == (0, 9), "30 - 7 not known - 7 test - 7 gap"
     assert (days[split.test].min(), days[split.test].max()) == (16.5, 23)
     assert (split.start, split.end) == (16 * DAY + 1, 23 * DAY + 1)
-    assert days[split.validation].min() > 6.5
-    assert set(split.validation) < set(split.train)
+    assert (days[split.validation].min(), days[split.validation].max()) == (9.5, 16), "the gap, which nobody has seen"
     assert days[split.known].min() == 2.5, "an equally long time before the gap"
 
 
@@ -41,7 +40,7 @@ def test_without_a_label_a_row_counts_as_0_once_its_delay_has_passed() -> None:
     y = np.full(61, np.nan)
     y[[3, 40]] = 1.0
     y[60] = 1.0  # known early; it is not judged by, for its neighbours are not known
-    split = split_rows(STREAM, _rows(np.arange(61) * DAY // 2, y), 7 * DAY)
+    split = split_rows(STREAM, _rows(np.arange(61) * DAY // 2, y), 7 * DAY, validate=True)
     assert split.labels[split.train].sum() == 1
     assert split.labels[split.test].sum() == 1
     assert not np.isnan(split.labels[: split.test[-1] + 1]).any()
@@ -50,23 +49,23 @@ def test_without_a_label_a_row_counts_as_0_once_its_delay_has_passed() -> None:
 
 def test_too_short_a_history_says_what_is_needed() -> None:
     with pytest.raises(InvalidInput, match=r"12\.0 days of events \(13\), and more than 21 are needed") as refused:
-        split_rows(STREAM, _rows(np.arange(13) * DAY), 7 * DAY)
+        split_rows(STREAM, _rows(np.arange(13) * DAY), 7 * DAY, validate=True)
     assert refused.value.code == "NOT_ENOUGH_DATA"
     with pytest.raises(InvalidInput, match=r"0\.0 days of events \(0\)"):
-        split_rows(STREAM, _rows([]), 7 * DAY)
+        split_rows(STREAM, _rows([]), 7 * DAY, validate=True)
 
 
 @pytest.mark.parametrize(("part", "fraud_at"), [("training", 20.0), ("test", 3.0)])
 def test_one_class_only_is_refused(part: str, fraud_at: float) -> None:
     time = np.arange(61) * DAY // 2
     with pytest.raises(InvalidInput, match=rf"of the {part} part have fraud = 0") as refused:
-        split_rows(STREAM, _rows(time, time == fraud_at * DAY), 7 * DAY)
+        split_rows(STREAM, _rows(time, time == fraud_at * DAY), 7 * DAY, validate=True)
     assert refused.value.code == "ONE_CLASS"
 
 
 def test_a_label_that_is_neither_0_nor_1_is_refused() -> None:
     with pytest.raises(InvalidInput, match="1 of 3 rows have another value, the first is 2") as refused:
-        split_rows(TABLE, _rows([0, 0, 0], [0, 2, 1]), None)
+        split_rows(TABLE, _rows([0, 0, 0], [0, 2, 1]), None, validate=True)
     assert refused.value.code == "BAD_LABEL"
 
 
@@ -74,36 +73,50 @@ def test_a_label_that_is_neither_0_nor_1_is_refused() -> None:
 def test_no_training_row_knew_what_the_test_knows(times: list[int], delay: int, test: int) -> None:
     rows = _rows(sorted(times))
     try:
-        split = split_rows(STREAM.model_copy(update={"test_us": test}), rows, delay)
+        split = split_rows(STREAM.model_copy(update={"test_us": test}), rows, delay, validate=True)
     except InvalidInput:
         return  # too short, or one class only
     first_test = rows.time[split.test].min()
     assert (rows.time[split.train] + delay < first_test).all(), "every training label was known before the test began"
     assert (rows.time[split.test] + delay <= rows.time[-1]).all(), "every test label is known"
-    assert not set(split.train) & set(split.test)
+    parts = [*split.train, *split.validation, *split.test]
+    assert len(parts) == len(set(parts)), "no row is in two parts"
     assert (rows.time[split.test] >= split.start).all()
     assert (rows.time[split.test] < split.end).all()
 
 
 def test_a_table_is_split_by_its_ids_and_keeps_its_sides_as_it_grows() -> None:
     small, large = _rows([0] * 1000), _rows([0] * 3000)
-    first, grown = split_rows(TABLE, small, None), split_rows(TABLE, large, None)
+    first, grown = split_rows(TABLE, small, None, validate=True), split_rows(TABLE, large, None, validate=True)
     assert len(first.test) == pytest.approx(300, abs=45)
-    assert len(first.validation) == pytest.approx(175, abs=40)
-    assert len(first.train) + len(first.test) == 1000
-    assert set(first.test) == {i for i in grown.test if i < 1000}
-    assert set(first.validation) < set(first.train)
+    assert len(first.validation) == pytest.approx(105, abs=35)
+    assert sorted([*first.train, *first.validation, *first.test]) == list(range(1000))
+    for part in ("train", "validation", "test"):
+        assert set(getattr(first, part)) == {i for i in getattr(grown, part) if i < 1000}
 
 
 def test_table_rows_without_a_label_are_left_out() -> None:
     y = np.resize([0.0, 1.0, np.nan], 300)
-    split = split_rows(TABLE, _rows([0] * 300, y), None)
-    assert len(split.train) + len(split.test) == 200
+    split = split_rows(TABLE, _rows([0] * 300, y), None, validate=True)
+    assert len(split.train) + len(split.validation) + len(split.test) == 200
     with pytest.raises(InvalidInput, match="too few"):
-        split_rows(TABLE, _rows([0], [1.0]), None)
+        split_rows(TABLE, _rows([0], [1.0]), None, validate=True)
 
 
 def test_hash_is_even() -> None:
     counted = np.histogram(hash_share(np.arange(-50_000, 50_000)), bins=20, range=(0, 1))[0]
     assert counted.sum() == 100_000
     assert abs(counted - 5000).max() < 350  # 5 sigma
+
+
+def test_without_a_gap_validation_is_taken_from_the_training_part_if_needed() -> None:
+    rows = _rows(np.arange(61) * DAY // 2)
+    split = split_rows(STREAM, rows, 0, validate=True)
+    days = rows.time / DAY
+    assert days[split.train].max() == 19.5
+    assert (days[split.validation].min(), days[split.validation].max()) == (20, 23)
+    assert days[split.test].min() == 23.5
+    whole = split_rows(STREAM, rows, 0, validate=False)
+    assert days[whole.train].max() == 23
+    assert not len(whole.validation)
+    assert not len(split_rows(TABLE, _rows([0] * 300), None, validate=False).validation)
