@@ -23,6 +23,7 @@ _STATUS = {
     Reason.MODEL_FAILED: Status.FAILED,
     Reason.SCORE_NOT_FINITE: Status.FAILED,
 }
+_IS_LATE, _FINE = Reason.LATE, Reason.NONE
 _MODEL_RAN = frozenset({Reason.NONE, Reason.MODEL_FAILED, Reason.SCORE_NOT_FINITE})
 
 
@@ -65,7 +66,7 @@ def decide_events(
     at = 0
     for offset, values, late, arrived in zip(events.offsets, events.rows, events.late, events.arrived, strict=True):
         score: float | None = None
-        reason, vector, decision = Reason.LATE, b"", ""
+        reason, vector, decision = _IS_LATE, b"", ""
         if not late:
             score, reason = scored[at]
             vector = vectors[at * width : (at + 1) * width]
@@ -117,4 +118,4 @@ def _run(scorer: Scorer, features: Floats) -> list[tuple[float | None, Reason]]:
             return [(None, Reason.MODEL_FAILED)]
         return [outcome for row in range(len(features)) for outcome in _run(scorer, features[row : row + 1])]
     finite = math.isfinite
-    return [(s, Reason.NONE) if finite(s) else (None, Reason.SCORE_NOT_FINITE) for s in scores]
+    return [(s, _FINE) if finite(s) else (None, Reason.SCORE_NOT_FINITE) for s in scores]

@@ -47,13 +47,14 @@ from skyriver.decide.records import (
     encode,
     encode_control,
 )
-from skyriver.decide.sorting import Batch, Fate, dead_record, sort_rows
+from skyriver.decide.sorting import NEW, REFUSED, REPEATED, Batch, Fate, dead_record, sort_rows
 from skyriver.decide.windows import SavedWindows, Windows
 
 SEARCHED_RECORDS = 200_000
 """A decision follows its event within a batch or a restart; it is not searched for further than this."""
 
 Ints = NDArray[np.int64]
+_DECISION = RecordKind.DECISION
 
 
 class Engine:
@@ -126,7 +127,7 @@ class Engine:
             monotonic=self._clock.monotonic(),
         )
         payloads = [encode(record) for record in records]
-        self._log.append([Record(RecordKind.DECISION, partition.time, payload) for payload in payloads])
+        self._log.append([Record(_DECISION, partition.time, payload) for payload in payloads])
         for record, payload in zip(records, payloads, strict=True):
             partition.recent.put(record.event_offset, payload)
             partition.count_decision(record.status, record.decision)
@@ -261,19 +262,19 @@ class Engine:
         wanted = submission.wants_decisions
         for index, (fate, number) in enumerate(fates):
             decision: DecisionRecord | None = None
-            if fate is Fate.NEW:
+            if fate is NEW:
                 decision = decided[number]
                 receipt.accepted += 1
                 if receipt.first_offset < 0:
                     receipt.first_offset = decision.event_offset
-            elif fate is Fate.REFUSED:
+            elif fate is REFUSED:
                 refused = submission.rows[index]
                 assert isinstance(refused, Refused)
                 receipt.rejected.append(refused)
             else:
                 receipt.duplicates += 1
                 if wanted:
-                    decision = decided[number] if fate is Fate.REPEATED else self.first_decision(number)
+                    decision = decided[number] if fate is REPEATED else self.first_decision(number)
             if wanted:
                 receipt.decisions.append(decision)
         self.partition.counters.duplicates += receipt.duplicates

@@ -29,6 +29,11 @@ class Fate(IntEnum):
     REFUSED = 3
 
 
+NEW, REPEATED, KNOWN, REFUSED = Fate
+_EVENT, _DEAD = RecordKind.EVENT, RecordKind.DEAD
+# Names of the module: looking up a member of an enum takes longer than making a record of it.
+
+
 @dataclass(slots=True)
 class Batch:
     """The new events of some submissions in order (the lists belong together), and the records to append."""
@@ -70,33 +75,33 @@ def sort_rows(
         rows = submission.rows
         for index, row in enumerate(rows):
             if type(row) is not list:
-                fates.append((Fate.REFUSED, 0))
+                fates.append((REFUSED, 0))
                 continue
             key, first = keys[at], known[at]
             at += 1
             if first >= horizon:
-                fates.append((Fate.KNOWN, first))
+                fates.append((KNOWN, first))
                 continue
             before = seen.get(key) if remembers else None
             if before is not None:
-                fates.append((Fate.REPEATED, before))
+                fates.append((REPEATED, before))
                 continue
             own: int = row[at_time]  # type: ignore[assignment]  # the time of a stream is never missing
             if own > limit:
                 rows[index] = _ahead(submission.start + index, own, own - limit + stream.ahead_us, stream.time)
-                fates.append((Fate.REFUSED, 0))
+                fates.append((REFUSED, 0))
                 continue
             late = own < batch.time - disorder
             if own > batch.time:
                 batch.time = own
             place = seen[key] = len(batch.rows)
-            fates.append((Fate.NEW, place))
+            fates.append((NEW, place))
             batch.rows.append(row)
             batch.keys.append(key)
             batch.effective.append(batch.time)
             batch.late.append(late)
             batch.arrived.append(submission.arrived)
-            batch.events.append(Record(RecordKind.EVENT, batch.time, encode_event(LATE if late else 0, row)))
+            batch.events.append(Record(_EVENT, batch.time, encode_event(LATE if late else 0, row)))
     batch.dead = [
         dead_record(row, submission.raw[row.index], batch.time)
         for submission in submissions
@@ -108,7 +113,7 @@ def sort_rows(
 
 def dead_record(refused: Refused, raw: object, time: int) -> Record:
     given = msgspec.json.encode(raw)[:RAW_LIMIT]
-    return Record(RecordKind.DEAD, time, encode(DeadRecord(refused.reason, refused.field, refused.message, given)))
+    return Record(_DEAD, time, encode(DeadRecord(refused.reason, refused.field, refused.message, given)))
 
 
 def _ahead(index: int, own: int, by: int, field: str) -> Refused:

@@ -42,9 +42,13 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """`decisions` in the log; `compared` of them, whose features are of the plan that is verified; the others were
-    late, or decided with other features."""
+    """`events` in the log, of which `undecided` have no decision (they are being decided, or their worker is away) and
+    `decided_twice` have several; `decisions` in the log; `compared` of them, whose features are of the plan that is
+    verified; the others were late, or decided with other features."""
 
+    events: int
+    undecided: int
+    decided_twice: int
     decisions: int
     compared: int
     equal: int
@@ -68,9 +72,20 @@ class _Comparison:
     """Decisions of events that are collected and not folded yet."""
     others: list[int] = field(default_factory=list)
     """Events whose decision is not compared."""
+    events: int = 0
+    undecided: set[int] = field(default_factory=set)
+    decided_twice: int = 0
+
+    def event(self, offset: int) -> None:
+        self.events += 1
+        self.undecided.add(offset)
 
     def decision(self, record: DecisionRecord) -> None:
         self.decisions += 1
+        if record.event_offset in self.undecided:
+            self.undecided.remove(record.event_offset)
+        else:  # its first decision took it out
+            self.decided_twice += 1
         if record.features and record.features_digest == self.plan.digest:
             self.waiting[record.event_offset] = record
         else:
@@ -108,6 +123,7 @@ def verify_stream(
     for count, record in enumerate(reader.read(0, end=end)):
         match record.kind:
             case RecordKind.EVENT:
+                comparison.event(record.offset)
                 flags, values = decode_event(record.payload)
                 if not flags & LATE:
                     fold.event(record.offset, record.time, values)
@@ -127,6 +143,9 @@ def verify_stream(
     progress("verify", end, end)
     different = comparison.compared - comparison.equal
     return VerifyReport(
+        comparison.events,
+        len(comparison.undecided),
+        comparison.decided_twice,
         comparison.decisions,
         comparison.compared,
         comparison.equal,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
+_EVENT, _LABEL = int(RecordKind.EVENT), int(RecordKind.LABEL)
 
 
 class Windows(Protocol):
@@ -108,7 +109,7 @@ class KernelWindows:
             keys[name] = keys_of_texts(values) if kind == "text" else np.array(values, np.int64)  # type: ignore[arg-type]
         out = np.empty((n, self._width), np.float32)
         batch = EventBatch(
-            kind=np.full(n, RecordKind.EVENT, np.uint8),
+            kind=np.full(n, _EVENT, np.uint8),
             effective=np.array(effective, np.int64),
             offset=np.array(offsets, np.int64),
             columns=columns,
@@ -121,7 +122,7 @@ class KernelWindows:
         n = len(labels)
         nothing, zeros = np.full(n, np.nan), np.zeros(n, np.int64)
         batch = EventBatch(
-            kind=np.full(n, RecordKind.LABEL, np.uint8),
+            kind=np.full(n, _LABEL, np.uint8),
             effective=zeros,
             offset=np.array(offsets, np.int64),
             columns={**dict.fromkeys(self._plan.columns, nothing), **dict.fromkeys(self._plan.times, zeros)},
@@ -142,7 +143,7 @@ class KernelWindows:
     def fold_block(self, first_offset: int, block: pl.DataFrame) -> Floats:
         n = len(block)
         kind = block["_kind"].to_numpy()
-        is_event = kind == RecordKind.EVENT
+        is_event = kind == _EVENT
         offsets = np.arange(first_offset, first_offset + n, dtype=np.int64)
         columns: dict[str, NDArray[np.float64] | Ints] = {}
         for name, _ in self._columns:

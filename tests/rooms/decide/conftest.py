@@ -182,6 +182,10 @@ class House:
     def start(self, deciding: Deciding | None = None) -> House:
         """What a process does at its start; what it had not synced before is gone."""
         self.log = self.store.open()
+        return self.recover(deciding)
+
+    def recover(self, deciding: Deciding | None = None) -> House:
+        """What it does after an error, too."""
         self.recovered = recover(
             self.log,
             self.stream,

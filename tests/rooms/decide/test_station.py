@@ -1,0 +1,264 @@
+"""The queue before the engine: batches, order, limits, and what follows an error."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from skyriver.core.errors import Conflict, QuotaExceeded, SkyriverError, Unavailable
+from skyriver.data.log import RecordKind
+from skyriver.decide.border import EventBorder, LabelBorder
+from skyriver.decide.receipt import Receipt
+from skyriver.decide.station import MAX_BATCH, EventWork, FindWork, LabelWork, Station, UseWork
+
+House = Any
+
+
+class Checkpoints:
+    def __init__(self) -> None:
+        self.wanted = False
+        self.taken: list[int] = []
+
+    def due(self, offset: int) -> bool:
+        return self.wanted
+
+    def begin(self, engine: Any, offset: int) -> None:
+        self.wanted = False
+        self.taken.append(offset)
+
+
+class Post:
+    """A station over a house, and the answers it gave."""
+
+    def __init__(self, house: House, *, to_disk: bool = False, queue: int = 10_000) -> None:
+        self.house = house
+        self.answers: list[Any] = []
+        self.checkpoints = Checkpoints()
+        self.opened = 0
+        self.refuse_open: list[SkyriverError] = []
+        self.station = Station(house.log, self._open, self.checkpoints, to_disk=to_disk, queue=queue)
+        self.border = EventBorder(house.stream)
+
+    def _open(self) -> Any:
+        self.opened += 1
+        if self.refuse_open:
+            raise self.refuse_open.pop(0)
+        if self.opened > 1:
+            self.house.recover()
+        return self.house.engine
+
+    async def start(self) -> Post:
+        await self.station.start()
+        return self
+
+    def events(self, *rows: object, wait: bool = False) -> EventWork:
+        return EventWork(self.border.take(list(rows), 0, wait), self.answers.append)
+
+    def send(self, *rows: object, wait: bool = False) -> None:
+        self.station.submit(self.events(*rows, wait=wait))
+
+    async def settle(self, count: int) -> list[Any]:
+        """The answers, once there are so many."""
+        async with asyncio.timeout(5):
+            while len(self.answers) < count:
+                await asyncio.sleep(0.001)
+        return self.answers
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("to_disk", [False, True])
+def test_what_waits_is_one_batch(house: House, to_disk: bool) -> None:
+    async def test() -> None:
+        post = await Post(house, to_disk=to_disk).start()
+        for payment in range(5):
+            post.send(house.event(payment), wait=True)
+        answers = await post.settle(5)
+        assert house.model.runs == [5]
+        assert [a.decisions[0].id for a in answers] == [0, 1, 2, 3, 4]
+        assert len(house.decisions()) == 5
+        await post.station.drain(1)
+
+    run(test)
+
+
+def test_what_comes_during_a_sync_is_the_next_batch(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house, to_disk=True).start()
+        gate, syncing = threading.Event(), threading.Event()
+        sync = house.log.sync
+
+        def slow() -> None:
+            syncing.set()
+            assert gate.wait(5)
+            sync()
+
+        house.log.sync = slow
+        post.send(house.event(1))
+        await asyncio.to_thread(syncing.wait, 5)
+        assert not post.answers
+        post.send(house.event(2))
+        post.send(house.event(3))
+        gate.set()
+        await post.settle(3)
+        assert house.model.runs == [1, 2]
+        await post.station.drain(1)
+
+    run(test)
+
+
+def test_a_large_request_takes_turns_with_the_others(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house).start()
+        rows = [house.event(n) for n in range(2 * MAX_BATCH + 10)]
+        rows[MAX_BATCH + 5] = {"payment": 1}
+        post.send(*rows, wait=True)
+        post.send(house.event(100_000), wait=True)
+        small, large = await post.settle(2)
+        assert house.model.runs == [MAX_BATCH, MAX_BATCH - 1, 11]
+        assert small.decisions[0].id == 100_000
+        assert (large.accepted, len(large.decisions), large.first_offset) == (2 * MAX_BATCH + 9, len(rows), 1)
+        assert [r.index for r in large.rejected] == [MAX_BATCH + 5]
+        assert [d and d.id for d in large.decisions] == [n if n != MAX_BATCH + 5 else None for n in range(len(rows))]
+        assert post.station.waiting_rows == 0
+
+    run(test)
+
+
+def test_a_full_queue_refuses(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house, queue=10).start()
+        post.send(*[house.event(n) for n in range(8)])
+        with pytest.raises(QuotaExceeded) as caught:
+            post.send(*[house.event(n) for n in range(20, 23)])
+        assert caught.value.code == "QUEUE_FULL"
+        post.send(house.event(8), house.event(9))
+        assert [a.accepted for a in await post.settle(2)] == [8, 2]
+        post.send(*[house.event(n) for n in range(100, 150)])
+        assert (await post.settle(3))[2].accepted == 50
+
+    run(test)
+
+
+def test_labels_changes_and_look_ups_go_through_the_same_queue(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house).start()
+        post.send(house.event(1, amount=60.0), wait=True)
+        now = house.clock.wall()
+        labels = LabelBorder(house.stream).take([{"payment": 1, "fraud": 1}], now, now)
+        post.station.submit(LabelWork(labels, post.answers.append))
+        post.station.submit(FindWork(1, post.answers.append))
+        post.station.submit(UseWork(house.deciding(version=2, when="score > 0.5"), post.answers.append))
+        events, labelled, found, used = await post.settle(4)
+        assert (labelled.accepted, labelled.unknown_subjects, used) == (1, 0, None)
+        assert found == events.decisions[0]
+        post.send(house.event(2, amount=60.0), wait=True)
+        assert (await post.settle(5))[4].decisions[0].decision == "block"
+
+    run(test)
+
+
+def test_a_failed_batch_is_told_and_the_engine_recovered(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house).start()
+        house.windows.broken = True
+        post.send(house.event(1), wait=True)
+        post.send(*[house.event(100 + n) for n in range(MAX_BATCH)])
+        (first, second) = await post.settle(2)
+        assert (first.code, second.code) == ("DISK_FAILED", "DISK_FAILED")
+        assert post.station.waiting_rows == 0
+        with pytest.raises(Unavailable, match="not ready") as caught:
+            post.send(house.event(2))
+        assert caught.value.code == "RECOVERING"
+        await until(lambda: post.station.engine is not None)
+        post.send(house.event(1), wait=True)
+        again = (await post.settle(3))[2]
+        assert (again.accepted, again.duplicates, again.decisions[0].id) == (0, 1, 1)
+        assert len(house.decisions()) == len(house.records(RecordKind.EVENT))
+
+    run(test)
+
+
+def test_a_full_disk_is_waited_out(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skyriver.decide.station.RETRY_SECONDS", 0.01)
+
+    async def test() -> None:
+        post = await Post(house).start()
+        post.refuse_open = [Unavailable("full", code="DISK_FULL")] * 3
+        house.store.room = 10
+        post.send(house.event(1), wait=True)
+        assert (await post.settle(1))[0].code == "DISK_FULL"
+        house.store.room = None
+        await until(lambda: post.station.engine is not None)
+        assert post.opened == 5
+        post.send(house.event(1), wait=True)
+        assert (await post.settle(2))[1].accepted == 1
+
+    run(test)
+
+
+def test_a_lost_log_ends_the_station(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house).start()
+        house.store.open()
+        post.send(house.event(1))
+        post.send(*[house.event(n) for n in range(2, 2 * MAX_BATCH)])
+        answers = await post.settle(2)
+        assert isinstance(answers[0], Conflict)
+        assert answers[1].code == answers[0].code == (await post.station.failed).code
+        with pytest.raises(Unavailable):
+            post.send(house.event(9))
+
+    run(test)
+
+
+def test_an_unexpected_error_is_told_as_ours(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house).start()
+        decide, house.engine.decide = house.engine.decide, lambda submissions: 1 / 0
+        post.send(house.event(1))
+        assert (await post.settle(1))[0].code == "INTERNAL"
+        await until(lambda: post.station.engine is not None)
+        assert decide is not house.engine.decide
+
+    run(test)
+
+
+def test_checkpoints_are_taken_between_batches_and_when_it_is_quiet(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house).start()
+        post.checkpoints.wanted = True
+        post.send(house.event(1))
+        await until(lambda: post.checkpoints.taken == [3])
+        await until(lambda: not post.station._busy)
+        post.checkpoints.wanted = True
+        post.station.tick()
+        post.send(house.event(2))
+        assert isinstance((await post.settle(2))[1], Receipt)
+        assert post.checkpoints.taken == [3, 3]
+
+    run(test)
+
+
+def test_the_end_waits_for_what_was_taken_and_refuses_the_rest(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house, to_disk=True).start()
+        for payment in range(3):
+            post.send(house.event(payment))
+        await post.station.drain(5)
+        assert [a.accepted for a in post.answers] == [1, 1, 1]
+        assert len(house.decisions()) == 3
+
+    run(test)
+
+
+async def until(held: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not held():
+            await asyncio.sleep(0.001)

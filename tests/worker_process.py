@@ -1,0 +1,223 @@
+"""A stream's worker as a real process, for the tests that need one."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+import skyriver as sr
+from skyriver.adapters.directory.objects import DirectoryObjects
+from skyriver.core.spec import AppSpec, FeatureSetSpec, StreamSpec
+from skyriver.decide.verify import VerifyReport, verify_stream
+
+DEADLINE = 60.0
+
+
+class Payment(sr.Event):
+    payment: int
+    at: sr.Time
+    customer: int
+    channel: str
+    amount: float = sr.field(ge=0, le=10_000)
+
+
+def declare(durability: str = "process", *, more: bool = False) -> AppSpec:
+    """Few features, for each kernel is compiled; with `more`, another set of them."""
+    app = sr.App("risk")
+    payments = app.stream("payments", Payment, id="payment", time="at", key="customer", durability=durability)  # type: ignore[arg-type]
+    frauds = app.labels("fraud", of=payments, delay="0us")
+    found: dict[str, object] = {
+        "amount": payments.amount,
+        "mean_1d": sr.mean("amount", by="customer", over="1d"),
+        "frauds_30d": sr.sum(frauds, by="channel", over="30d"),
+    }
+    if more:
+        found["count_1h"] = sr.count(by="customer", over="1h")
+    features = app.features("behaviour", payments, found)
+
+    @app.train(features, label=frauds)
+    def fit(data: sr.TrainingData) -> Any: ...
+
+    model = app.model("fraud", fit)
+    app.decide(payments, model, {"block": "score >= 0.9", "review": "score >= 0.5"}, otherwise="approve")
+    return app.spec
+
+
+def model_bytes(features: int, factor: float = 0.01) -> bytes:
+    """score = amount * factor, whatever the other features."""
+    first = helper.make_node("Gather", ["features", "zero"], ["amount"], axis=1)
+    scale = helper.make_node("Mul", ["amount", "factor"], ["score"])
+    graph = helper.make_graph(
+        [first, scale],
+        "amount",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", features])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n"])],
+        [
+            helper.make_tensor("zero", TensorProto.INT64, [], [0]),
+            helper.make_tensor("factor", TensorProto.FLOAT, [], [factor]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+@dataclass
+class Worker:
+    """What the control plane would keep of one worker."""
+
+    directory: Path
+    kernels: Path
+    app: AppSpec
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.objects = DirectoryObjects(self.directory / "objects")
+        self.release(1)
+
+    @property
+    def stream(self) -> StreamSpec:
+        return self.app.streams[0]
+
+    @property
+    def features(self) -> FeatureSetSpec:
+        return self.app.feature_sets[0]
+
+    @property
+    def log_directory(self) -> Path:
+        return self.directory / "stream" / "log"
+
+    def release(self, version: int, *, factor: float = 0.01, features: int = 0) -> None:
+        """Writes the live settings, as a rollout would."""
+        data = model_bytes(features or len(self.features.features), factor)
+        model = {"name": "fraud", "version": version, "artifact": self.objects.put(data)}
+        self.write_live(model)
+
+    def write_live(self, model: dict[str, Any] | None) -> None:
+        decide = self.app.decides[0]
+        rules = [[r.decision, r.when] for r in decide.rules]
+        live = {"model": model, "rules": rules, "otherwise": decide.otherwise, "fallback": decide.fallback}
+        temporary = self.directory / "live.new"
+        temporary.write_text(json.dumps(live))
+        temporary.replace(self.directory / "live.json")
+
+    def start(self, *, wait: bool = True) -> subprocess.Popen[bytes]:
+        token = f"token-{len(self.processes)}"
+        process = {
+            "name": "t.worker.payments-0",
+            "tenant": "t",
+            "home": str(self.directory),
+            "socket": str(self.directory / "s"),
+            "status_file": str(self.directory / "status.json"),
+            "live_file": str(self.directory / "live.json"),
+            "token": token,
+            "work_dir": str(self.directory),
+        }
+        config = {
+            "stream": self.stream.to_json(),
+            "features": self.features.to_json(),
+            "decide": self.app.decides[0].to_json(),
+            "directory": str(self.directory / "stream"),
+            "objects": str(self.directory / "objects"),
+            "kernel_cache": str(self.kernels),
+            "queue": 10_000,
+        }
+        path = self.directory / "config.json"
+        path.write_text(json.dumps({"process": process, "config": config}))
+        with (self.directory / "log.txt").open("ab") as out:
+            started = subprocess.Popen([sys.executable, "-m", "skyriver.wiring.worker", path], stdout=out, stderr=out)
+        self.processes.append(started)
+        if wait:
+            self.wait_for(lambda report: report.get("token") == token and report.get("ready"))
+        return started
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.processes[-1].send_signal(signal.SIGTERM)
+        return self.processes[-1].wait(DEADLINE)
+
+    def kill(self) -> None:
+        self.processes[-1].kill()
+        self.processes[-1].wait(DEADLINE)
+
+    def close(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait(DEADLINE)
+
+    def report(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads((self.directory / "status.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def wait_for(self, held: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """The report, once this holds for it."""
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            report = self.report()
+            if held(report):
+                return report
+            if self.processes[-1].poll() is not None:
+                break
+            time.sleep(0.01)
+        raise AssertionError(f"{self.report()}\n{(self.directory / 'log.txt').read_text()[-4000:]}")
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        connection = Connection(self.directory / "s")
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def verify(self, reader: Any) -> VerifyReport:
+        return verify_stream(reader, self.stream, self.features, self.kernels, lambda *_: None)
+
+
+class Connection(http.client.HTTPConnection):
+    """HTTP on a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("worker", timeout=DEADLINE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+    def ask(
+        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """`body` is sent as it is if bytes, else as JSON. The answer's JSON."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        self.request(method, path, data, headers or {})
+        response = self.getresponse()
+        text = response.read()
+        return response.status, json.loads(text) if text.startswith((b"{", b"[")) else {"text": text.decode()}
+
+    def send_events(self, events: object, *, wait: bool = True) -> tuple[int, dict[str, Any]]:
+        return self.ask("POST", "/streams/payments/events" + ("?wait=decision" if wait else ""), events)
+
+
+def payment(number: int, *, customer: int = 1, amount: float = 10.0, at: int | None = None) -> dict[str, Any]:
+    """An event of now, unless `at` (microseconds) is given."""
+    when = at if at is not None else time.time_ns() // 1000
+    return {"payment": number, "at": when, "customer": customer, "channel": f"c{customer % 3}", "amount": amount}
