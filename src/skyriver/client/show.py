@@ -198,6 +198,8 @@ def _cell(value: object) -> str:
             return ""
         case int():
             return f"{value:,}"
+        case {"stage": stage, "done": int(done), "total": int(total)}:
+            return f"{stage} {100 * done // total}%" if total else str(stage)
         case dict():
             return ", ".join(f"{k} {v}" for k, v in value.items())
         case _:

@@ -67,10 +67,11 @@ class SystemClock:
 
 
 def child_environment() -> dict[str, str]:
-    """What children see of our environment: nothing secret, one thread a numeric library unless they say else."""
+    """What children see of our environment: nothing secret. Waiting threads of OpenMP sleep instead of spinning: on
+    shared cores a training was measured 6 to 11 times faster for it."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
     environment = {k: os.environ[k] for k in kept if k in os.environ}
-    return environment | {"OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return environment | {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *, prune: bool) -> Deployment:
