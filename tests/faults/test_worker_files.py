@@ -1,0 +1,229 @@
+"""What a partition keeps beside its log, damaged: a restart is right all the same, it only takes longer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skyriver.adapters.segments.log import SegmentReader, open_log
+from skyriver.core.errors import Unavailable
+from skyriver.decide.border import EventBorder, LabelBorder
+from skyriver.decide.checkpoint import CheckpointFiles
+from skyriver.decide.deciding import Deciding
+from skyriver.decide.opening import Keeper, PartitionFiles
+from skyriver.decide.records import ModelInUse
+from skyriver.decide.rules import rules_of
+from skyriver.decide.windows import WindowsFiles
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
+import worker_process as harness
+
+START = 1_700_000_000_000_000
+SECOND = 1_000_000
+
+
+class Clock:
+    us = START
+
+    def wall(self) -> int:
+        return self.us
+
+    def monotonic(self) -> int:
+        return self.us - START
+
+
+class Score:
+    def score(self, features: Any) -> Any:
+        return features[:, 0] / np.float32(100)
+
+
+class Life:
+    """A partition on disk, in this process."""
+
+    def __init__(self, directory: Path, kernels: Path) -> None:
+        self.app = harness.declare()
+        self.directory = directory
+        self.kernels = kernels
+        self.clock = Clock()
+        self.number = 0
+
+    @property
+    def stream(self) -> Any:
+        return self.app.streams[0]
+
+    def start(self) -> Life:
+        features = self.app.feature_sets[0]
+        self.log = open_log(self.directory / "log", durability="process", holder="test", take_over=True)
+        windows = WindowsFiles(self.stream, features, self.directory / "side", self.kernels)
+        self.files = PartitionFiles(self.stream, self.directory, self.log, windows, self.clock)
+        rules = rules_of(self.app.decides[0], self.stream, features)
+        self.keeper = Keeper(self.files, self.clock)
+        self.engine = self.files.open(Deciding(rules, ModelInUse("m", 1, "a"), Score()), lambda *_: None)
+        assert self.files.recovered is not None
+        self.replayed_from = self.files.recovered.offset
+        self.keeper.opened(self.replayed_from)
+        return self
+
+    def crash(self) -> None:
+        """As a kill: nothing is written any more."""
+        self.keeper.close()
+        self.files.close()
+        self.log.abandon()
+
+    def send(self, count: int) -> None:
+        """Events two hours apart, and a label for every fifth."""
+        for _ in range(count):
+            self.clock.us += 7200 * SECOND
+            self.number += 1
+            event = harness.payment(self.number, customer=self.number % 5, amount=self.number % 90, at=self.clock.us)
+            self.engine.take([EventBorder(self.stream).take([event], 0, False)])
+            if self.number % 5 == 0:
+                row = {"payment": self.number - 3, "fraud": 1}
+                self.engine.label([LabelBorder(self.stream).take([row], self.clock.us, self.clock.us)])
+                self.log.sync()
+
+    def save(self) -> int:
+        offset = self.log.next_offset
+        self.keeper.begin(self.engine, offset)
+        self.keeper.settle()
+        assert self.keeper.problem == ""
+        return offset
+
+    def verify(self) -> int:
+        """How many decisions were compared; all must be equal."""
+        reader = SegmentReader(self.directory / "log")
+        report = harness.verify_stream(reader, self.stream, self.app.feature_sets[0], self.kernels, lambda *_: None)
+        assert report.first_differences == ()
+        assert report.compared == report.decisions
+        return report.compared
+
+
+@pytest.fixture
+def life(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Life:
+    return Life(tmp_path, tmp_path_factory.getbasetemp() / "kernels").start()
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def checkpoints(life: Life) -> list[Path]:
+    return sorted((life.directory / "checkpoint").iterdir(), reverse=True)
+
+
+def test_a_restart_goes_on_from_the_newest_checkpoint(life: Life) -> None:
+    for _ in range(4):
+        life.send(30)
+        newest = life.save()
+    life.send(17)
+    life.crash()
+    assert len(checkpoints(life)) == 2
+    life.start()
+    assert life.replayed_from == newest
+    life.send(40)
+    assert life.verify() == 4 * 30 + 17 + 40
+
+
+def test_a_damaged_checkpoint_is_passed_over(life: Life) -> None:
+    offsets = []
+    for _ in range(2):
+        life.send(25)
+        offsets.append(life.save())
+    life.send(5)
+    life.crash()
+    flip(checkpoints(life)[0], -7)
+    life.start()
+    assert life.replayed_from == offsets[0]
+    life.send(20)
+    life.crash()
+    for path in checkpoints(life):
+        flip(path, 30)
+    life.start()
+    assert life.replayed_from == 0
+    life.send(20)
+    assert life.verify() == 95
+
+
+def test_a_checkpoint_beyond_the_end_of_the_log_is_deleted(life: Life) -> None:
+    life.send(10)
+    offset = life.save()
+    life.crash()
+    newest = checkpoints(life)[0]
+    beyond = newest.with_name(f"{offset + 1000:020d}.checkpoint")
+    beyond.write_bytes(newest.read_bytes())
+    life.start()
+    assert not beyond.exists()
+    assert life.replayed_from == offset
+    life.send(10)
+    assert life.verify() == 20
+
+
+def damage_side(life: Life) -> None:
+    rows = next((life.directory / "side").rglob("rows"))
+    flip(rows, 8 * 5)
+
+
+def lose_side(life: Life) -> None:
+    next((life.directory / "side").rglob("rows")).unlink()
+
+
+def damage_ids(life: Life) -> None:
+    for path in (life.directory / "ids").iterdir():
+        flip(path, 70)
+
+
+def lose_ids(life: Life) -> None:
+    for path in (life.directory / "ids").iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_side, lose_side, damage_ids, lose_ids])
+def test_damaged_helpers_are_built_anew_from_the_log(life: Life, damage: Callable[[Life], None]) -> None:
+    life.send(12)
+    life.save()
+    life.send(3)
+    life.crash()
+    damage(life)
+    life.start()
+    assert life.replayed_from == 0
+    receipt = life.engine.take([EventBorder(life.stream).take([harness.payment(4, at=life.clock.us)], 0, False)])[0]
+    assert receipt.duplicates == 1
+    life.send(10)
+    assert life.verify() == 25
+
+
+def test_a_checkpoint_that_fails_is_told_and_tried_again(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    life.send(5)
+    life.save()
+
+    def full(self: Any, checkpoint: Any) -> None:
+        raise Unavailable("The disk is full.", code="DISK_FULL")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointFiles, "write", full)
+        life.send(5)
+        life.keeper.begin(life.engine, life.log.next_offset)
+        life.keeper.settle()
+        assert "The disk is full" in life.keeper.problem
+    life.send(5)
+    newest = life.save()
+    life.crash()
+    life.start()
+    assert life.replayed_from == newest
+    assert life.verify() == 15
+
+
+def test_it_is_time_for_a_checkpoint_after_seconds_or_many_records(life: Life) -> None:
+    assert not life.keeper.due(life.replayed_from)
+    assert not life.keeper.due(life.replayed_from + 1)
+    assert life.keeper.due(life.replayed_from + 50_000)
+    life.clock.us += 5 * SECOND
+    assert life.keeper.due(life.replayed_from + 1)
+    assert not life.keeper.due(life.replayed_from)

@@ -1,0 +1,127 @@
+"""The kernel behind the engine: rows one by one, in batches and in blocks of history give the bits that tables give."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from skyriver.data.log import RecordKind
+from skyriver.decide.records import LabelRecord
+from skyriver.decide.windows import memory_windows
+from skyriver.features.backfill import backfill
+from skyriver.features.kernel import load_kernel
+from skyriver.features.plan import plan_features
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
+import worker_process as harness
+
+HOUR = 3_600_000_000
+APP = harness.declare()
+STREAM, FEATURES = APP.streams[0], APP.feature_sets[0]
+PLAN = plan_features(FEATURES, STREAM)
+Row = tuple[int, int, Any]
+"""(kind, T, values or a label record); its place is its offset."""
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.getbasetemp() / "kernels"
+
+
+def history(count: int, seed: int) -> list[Row]:
+    """Events with gaps from seconds to days, labels of events and of none."""
+    luck = random.Random(seed)
+    rows: list[Row] = []
+    at, events = 1_700_000_000_000_000, []
+    for offset in range(count):
+        if events and luck.random() < 0.3:
+            subject = luck.choice(events) if luck.random() < 0.9 else -1
+            value = luck.choice([0.0, 1.0, 0.25])
+            rows.append((RecordKind.LABEL, at, LabelRecord(0, subject, value, at, subject)))
+        else:
+            at += luck.choice([0, 1_000_000, HOUR, 30 * HOUR])
+            values = [offset, at, luck.randrange(5), f"c{luck.randrange(3)}", luck.random() * 1000]
+            rows.append((RecordKind.EVENT, at, values))
+            events.append(offset)
+    return rows
+
+
+def one_by_one(rows: list[Row], kernels: Path, sizes: list[int]) -> np.ndarray:
+    """Folded in batches of these sizes, as a worker does."""
+    windows = memory_windows(STREAM, PLAN, load_kernel(PLAN, kernels))
+    found: list[np.ndarray] = [np.empty((0, len(PLAN.names)), np.float32)]
+    start = 0
+    while start < len(rows):
+        kind, end = rows[start][0], start
+        limit = start + sizes[start % len(sizes)]
+        while end < min(limit, len(rows)) and rows[end][0] == kind:
+            end += 1
+        part, offsets = rows[start:end], list(range(start, end))
+        if kind is RecordKind.EVENT:
+            found.append(windows.fold_events(offsets, [t for _, t, _ in part], [v for _, _, v in part]))
+        else:
+            windows.fold_labels(offsets, [label for _, _, label in part])
+        start = end
+    return np.concatenate(found)
+
+
+def as_block(rows: list[Row]) -> pl.DataFrame:
+    columns: dict[str, list[Any]] = {f.name: [] for f in STREAM.fields}
+    more: dict[str, list[Any]] = {n: [] for n in ("_kind", "_effective", "_label", "_value", "_subject_offset")}
+    for kind, at, content in rows:
+        is_label = kind is RecordKind.LABEL
+        for place, name in enumerate(columns):
+            columns[name].append(None if is_label else content[place])
+        more["_kind"].append(int(kind))
+        more["_effective"].append(at)
+        more["_label"].append(content.label_index if is_label else None)
+        more["_value"].append(content.value if is_label else None)
+        more["_subject_offset"].append(content.subject_offset if is_label else -1)
+    schema = {"_kind": pl.UInt8, "_effective": pl.Int64, "_label": pl.UInt8, "_value": pl.Float64}
+    return pl.DataFrame({**columns, **more}, schema_overrides={**schema, "_subject_offset": pl.Int64})
+
+
+def in_blocks(rows: list[Row], kernels: Path, size: int) -> np.ndarray:
+    windows = memory_windows(STREAM, PLAN, load_kernel(PLAN, kernels))
+    starts = range(0, len(rows), size)
+    return np.concatenate([windows.fold_block(s, as_block(rows[s : s + size])) for s in starts])
+
+
+def from_tables(rows: list[Row], kernels: Path) -> np.ndarray:
+    frame = as_block(rows).with_row_index("_offset").cast({"_offset": pl.Int64})
+    events = frame.filter(pl.col("_kind") == 1).with_columns(_late=pl.lit(False))
+    labels = frame.filter(pl.col("_kind") == 2).select(
+        "_offset",
+        pl.lit("fraud").alias("label"),
+        pl.col("_subject_offset").alias("subject"),  # the ids of `history` are their offsets
+        pl.col("_value").alias("value"),
+    )
+    return backfill(PLAN, kernels, [events], labels).features
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_ways_give_the_same_bits(kernels: Path, seed: int) -> None:
+    rows = history(400, seed)
+    wanted = from_tables(rows, kernels)
+    assert wanted.any(axis=0).all(), "every feature has some value"
+    for found in (
+        one_by_one(rows, kernels, [1]),
+        one_by_one(rows, kernels, [7, 1, 50]),
+        in_blocks(rows, kernels, 400),
+        in_blocks(rows, kernels, 37),
+    ):
+        assert found.tobytes() == wanted.tobytes()
+
+
+def test_missing_values_and_texts_reach_the_kernel(kernels: Path) -> None:
+    windows = memory_windows(STREAM, PLAN, load_kernel(PLAN, kernels))
+    rows = [[1, 5, 1, "a", 10.0], [2, 5, 1, "b", 20.0]]
+    assert windows.fold_events([0, 1], [5, 5], rows).tolist() == [[10.0, 10.0, 0.0], [20.0, 15.0, 0.0]]
+    windows.fold_labels([2, 3], [LabelRecord(0, 1, 1.0, 5, 0), LabelRecord(0, 9, 1.0, 5, -1)])
+    assert windows.fold_events([4], [5], [[3, 5, 1, "a", 0.0]]).tolist() == [[0.0, 10.0, 1.0]]
