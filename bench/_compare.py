@@ -1,0 +1,91 @@
+"""The product's features of a stream's history beside those of the oracle (`_oracle.py`)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from _document import ROOT
+from _processes import Failed, run
+
+from skyriver.adapters.delta.tables import DeltaTables
+from skyriver.client.appfile import load_app
+from skyriver.features.backfill import Backfill, backfill
+from skyriver.features.plan import FeaturePlan, plan_features
+
+BENCH = ROOT / "bench"
+STREAM = "payments"
+TOLERANCE = 1e-9
+"""Absolute and relative, before rounding to float32."""
+
+
+def duckdb_python() -> str:
+    """A Python that has DuckDB: this one, or that of an environment made for it. Raises Failed."""
+    if run([sys.executable, "-c", "import duckdb"], timeout=60).code == 0:
+        return sys.executable
+    folder = BENCH / "peers" / ".venvs" / "duckdb"
+    python = str(folder / "bin" / "python")
+    if not Path(python).exists():
+        run([sys.executable, "-m", "venv", str(folder)], timeout=120).check()
+    wanted = BENCH / "peers" / "duckdb.txt"
+    run([python, "-m", "pip", "install", "-q", "-r", str(wanted)], timeout=300).check()
+    return python
+
+
+def compare(home: Path, example: Path, work: Path) -> dict[str, Any]:
+    """Computes both for the cloud in `home`, whose stream was made from the files in `example`/data; what differs."""
+    app = load_app(example / "risk.py")
+    plan = plan_features(app.spec.feature_sets[0], app.spec.stream(STREAM))
+    events, labels = _tables(home)
+    product = backfill(plan, home / "cache" / "kernels", [events], labels, exact=True)
+    data = example / "data"
+    sent = pl.read_parquet(data / "stream.parquet", columns=["payment"])
+    order = events.join(sent, on="payment", how="semi").select("payment", place="_offset")
+    order.write_parquet(work / "sent.parquet")
+    files = [str(p) for p in (data / "payments.parquet", data / "stream.parquet", work / "sent.parquet")]
+    done = run(
+        [duckdb_python(), str(BENCH / "_oracle.py"), *files, str(work / "oracle.parquet")], timeout=600, cwd=work
+    ).check()
+    oracle = pl.read_parquet(work / "oracle.parquet")
+    found = _difference(plan, product, events.filter(~pl.col("_late"))["payment"], oracle)
+    return {
+        **found,
+        "late": int(events["_late"].sum()),
+        "sent_in_table": len(order),
+        "labels": len(labels),
+        "oracle_seconds": round(done.seconds, 1),
+        "duckdb": done.stdout.strip(),
+    }
+
+
+def _tables(home: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    tables = DeltaTables(home / "tables")
+
+    def whole(name: str) -> pl.DataFrame:
+        return pl.concat(list(tables.scan(name, tables.latest(name).version)))
+
+    return whole(f"default/{STREAM}"), whole(f"default/{STREAM}.labels")
+
+
+def _difference(plan: FeaturePlan, product: Backfill, ids: pl.Series, oracle: pl.DataFrame) -> dict[str, Any]:
+    if set(plan.names) != set(oracle.columns) - {"payment", "effective"}:
+        raise Failed(f"the oracle is of other features than {', '.join(plan.names)}")
+    same_rows = ids.to_list() == oracle["payment"].to_list()
+    figures: dict[str, Any] = {"rows": len(ids), "oracle_rows": len(oracle), "features": len(plan.names)}
+    if not same_rows:
+        return {**figures, "equal": False, "different": "the payments that count, or their order"}
+    different, largest = [], 0.0
+    if not np.array_equal(product.effective, oracle["effective"].to_numpy()):
+        different.append("effective time")
+    for place, name in enumerate(plan.names):
+        ours = product.exact[:, place]
+        theirs = oracle[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+        if not np.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+            different.append(name)
+        largest = max(largest, float(np.nanmax(np.abs(ours - theirs), initial=0.0)))
+    if not np.array_equal(product.features, product.exact.astype(np.float32), equal_nan=True):
+        different.append("rounding to float32")
+    return {**figures, "equal": not different, "different": ", ".join(different), "largest_difference": largest}
