@@ -10,7 +10,7 @@ demo: setup ## the whole road on data it makes
 	$(BIN)/skyriver demo
 
 test: setup-dev ## all tests, on two cores in minutes
-	$(BIN)/python -m pytest -n auto --dist worksteal tests
+	$(BIN)/python -m pytest -n auto --dist loadfile tests
 
 check: setup-dev ## format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -64,7 +64,7 @@ def test_nothing_in_the_source_knows_the_examples() -> None:
         for line, word in words_of(path)
         if any(known in word.lower() for known in ("payment", "fraud", "patient", "diagnosis"))
     ]
-    assert found == ["client/cli.py:" + f.partition(":")[2] for f in found if "risk or diagnosis" in f]
+    assert [f for f in found if "risk or diagnosis" not in f] == []  # the command line names the examples it writes
 
 
 def test_every_room_has_its_essay() -> None:

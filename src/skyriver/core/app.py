@@ -108,7 +108,7 @@ def _field_specs(event: type[Event]) -> tuple[specs.FieldSpec, ...]:
         check_field(name, "a field")
         fields.append(specs.FieldSpec(name=name, type=_TYPES[hint], nullable=nullable, **declared.options))
     if not fields:
-        _refuse(f"{event.__name__} declares no fields.", "BAD_EVENT", "Annotate at least an id, as in `payment: int`.")
+        _refuse(f"{event.__name__} declares no fields.", "BAD_EVENT", "Annotate at least an id, as in `number: int`.")
     return tuple(fields)
 
 

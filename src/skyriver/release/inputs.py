@@ -1,4 +1,4 @@
-"""What a model asks of a caller: its features as named fields, with the border cleaning of the fields they come from."""
+"""What a model asks of a caller: its features as named fields, with the border cleaning of their origins."""
 
 from __future__ import annotations
 

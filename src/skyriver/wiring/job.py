@@ -1,7 +1,7 @@
 """A job's process: `python -m skyriver.wiring.job CONFIG`. Does one kind of work and reports its outcome.
 
 The control plane knows a job by its report: progress while it runs, then `outcome` with outputs, or with reason,
-message and next action. What the report says was done is durable before it is said. Details of a failure are in the log.
+message and next action. What the report says was done is durable before it is said. The log has a failure's details.
 """
 
 from __future__ import annotations

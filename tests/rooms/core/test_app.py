@@ -111,7 +111,7 @@ def a_field_with_the_name_of_the_label() -> None:
 @refused("UNKNOWN_FIELD", "has no field 'amonut'")
 def a_misspelt_field() -> None:
     _, payments, _ = declare()
-    payments.amonut  # noqa: B018
+    _ = payments.amonut
 
 
 @refused("UNKNOWN_FIELD", "by='client' is not a field")
@@ -129,7 +129,7 @@ def a_text_as_a_number() -> None:
 @refused("BAD_EXPRESSION", "has no truth value")
 def python_and_between_features() -> None:
     _, payments, _ = declare()
-    payments.amount > 1 and payments.amount < 2
+    _ = payments.amount > 1 and payments.amount < 2
 
 
 @refused("BAD_NAME", "cannot name an application")

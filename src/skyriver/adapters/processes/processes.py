@@ -73,8 +73,9 @@ class ChildProcesses:
         self._runs = {run.name: run for run in self._read_runs()}
 
     def observe(self) -> Mapping[str, ProcessStatus]:
-        self._reap()
-        return {name: self._status(run) for name, run in sorted(self._runs.items())}
+        alive = {name: run.identity.alive() for name, run in self._runs.items()}
+        self._reap()  # after the look: what was seen dead has its exit code now
+        return {name: self._status(run, alive=alive[name]) for name, run in sorted(self._runs.items())}
 
     def ensure(self, wanted: Mapping[str, ProcessSpec]) -> None:
         self._reap()
@@ -213,13 +214,13 @@ class ChildProcesses:
         for part in ("run", "config", "live", "status"):
             self._path(run.name, part).unlink(missing_ok=True)
 
-    def _status(self, run: _Run) -> ProcessStatus:
+    def _status(self, run: _Run, *, alive: bool) -> ProcessStatus:
         report: dict[str, Any] = {}
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             report = json.loads(self._path(run.name, "status").read_bytes())
         return ProcessStatus(
             name=run.name,
-            alive=run.identity.alive(),
+            alive=alive,
             pid=run.pid,
             exit_code=self._exit_codes.get(run.name),
             config_digest=run.config_digest,
