@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 
@@ -19,7 +20,9 @@ class Identity:
         return self.boot == boot_id() and _stat(self.pid) == (self.start_time, True)
 
 
+@cache
 def boot_id() -> str:
+    """Of the running system; it cannot change under a running process."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
