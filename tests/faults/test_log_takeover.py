@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from skyriver.adapters.segments.lock import read_holder, start_time
+from skyriver.adapters.processes.identity import identify
+from skyriver.adapters.segments.lock import read_holder
 from skyriver.adapters.segments.log import SegmentReader, open_log
 from skyriver.core.errors import Conflict
 from skyriver.data.log import Record, RecordKind
@@ -134,7 +135,7 @@ def test_only_the_recorded_process_is_ended_never_one_that_got_its_pid(tmp_path:
     open_log(tmp_path, durability="process", holder="first").close()
     with child(LOCKER, tmp_path / "lock") as innocent:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        start = start_time(innocent.pid)
+        start = identify(innocent.pid).start_time
         assert start is not None
         recorded = {"pid": innocent.pid, "start": start - 1, "boot": boot, "token": "t", "name": "gone"}
         for record in (recorded, recorded | {"start": start, "boot": boot[::-1]}):

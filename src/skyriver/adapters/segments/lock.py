@@ -20,6 +20,7 @@ import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from skyriver.adapters.processes import identity
 from skyriver.core.errors import Conflict
 
 _LOCK = "lock"
@@ -40,16 +41,7 @@ class Holder:
 
 def boot_id() -> bytes:
     """16 bytes that change when the machine starts."""
-    return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
-
-
-def start_time(pid: int) -> int | None:
-    """None when there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return int(stat[stat.rindex(b")") + 2 :].split()[19])  # field 22; the name before it may hold anything
+    return uuid.UUID(identity.boot_id()).bytes
 
 
 def read_holder(directory: Path) -> Holder | None:
@@ -93,9 +85,8 @@ def take_lock(directory: Path, name: str, *, take_over: bool, wait_us: int) -> D
     if fd is None:
         raise _held(directory, read_holder(directory))
     try:
-        holder = Holder(
-            os.getpid(), start_time(os.getpid()) or 0, str(uuid.UUID(bytes=boot_id())), secrets.token_hex(16), name
-        )
+        mine = identity.identify(os.getpid())
+        holder = Holder(os.getpid(), mine.start_time if mine else 0, identity.boot_id(), secrets.token_hex(16), name)
         temporary = directory / f".{_HOLDER}.{os.getpid()}"
         temporary.write_text(json.dumps(asdict(holder)))
         temporary.replace(directory / _HOLDER)
@@ -124,14 +115,12 @@ def _end(holder: Holder, directory: Path, deadline: float) -> None:
     """Ends the recorded process if it still is that process, and waits for its end."""
     if holder.pid == os.getpid():
         raise _held(directory, holder)
-    if holder.boot != str(uuid.UUID(bytes=boot_id())):
-        return
     try:
         process = os.pidfd_open(holder.pid)  # from here on the pid cannot come to mean another process
     except ProcessLookupError:
         return
     try:
-        if start_time(holder.pid) != holder.start:
+        if not identity.Identity(holder.pid, holder.start, holder.boot).alive():
             return
         signal.pidfd_send_signal(process, signal.SIGKILL)
         wait = select.poll()
