@@ -104,7 +104,8 @@ class Life:
 
 
 @pytest.fixture
-def life(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Life:
+def life(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Life:
+    monkeypatch.setattr("skyriver.decide.journal.FLUSH", 12)  # some ids in files, some in checkpoints
     return Life(tmp_path, tmp_path_factory.getbasetemp() / "kernels").start()
 
 

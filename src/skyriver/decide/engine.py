@@ -64,6 +64,8 @@ class Engine:
         stream = partition.stream
         self.partition = partition
         self.deciding = Deciding()
+        self.loading = partition.loads.unfinished_at(log.next_offset)
+        """A load is under way, and more of its blocks are to come."""
         self._stream = stream
         self._log = log
         self._windows = windows
@@ -188,6 +190,7 @@ class Engine:
         answer = BlockAnswer(step.sequence, appended, duplicates, self._log.next_offset - 1)
         partition.loads.note(step, answer)
         partition.counters.duplicates += duplicates
+        self.loading = not step.last
         return answer
 
     def first_decision(self, event_offset: int) -> DecisionRecord | None:

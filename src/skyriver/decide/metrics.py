@@ -8,7 +8,9 @@ from skyriver.decide.checkpoint import Counters
 from skyriver.serve.metrics import Histogram, resident_bytes
 
 
-def prometheus(stream: str, counters: Counters, latency_us: Histogram, *, offset: int, waiting: int) -> bytes:
+def prometheus(
+    stream: str, counters: Counters, latency_us: Histogram, *, offset: int, waiting: int, pause_us: int
+) -> bytes:
     """The text exposition format, version 0.0.4."""
     label = f'stream="{stream}"'
     lines: list[str] = []
@@ -33,5 +35,7 @@ def prometheus(stream: str, counters: Counters, latency_us: Histogram, *, offset
     lines.append(f"{name}_count{{{label}}} {latency_us.count}")
     family("skyriver_log_offset", "gauge", "The offset that the next record gets.", {"": offset})
     family("skyriver_waiting_rows", "gauge", "Rows that wait for the engine.", {"": waiting})
+    pause = "How long events waited for the last checkpoint."
+    family("skyriver_checkpoint_pause_seconds", "gauge", pause, {"": pause_us * 1e-6})
     family("process_resident_memory_bytes", "gauge", "Resident memory.", {"": resident_bytes()})
     return ("\n".join(lines) + "\n").encode()

@@ -17,12 +17,12 @@ from skyriver.core.errors import SkyriverError
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import StreamSpec
 from skyriver.core.units import SECOND
-from skyriver.data.ids import IdIndex
 from skyriver.data.log import Log
 from skyriver.decide.checkpoint import KEPT, Checkpoint, CheckpointFiles
 from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
+from skyriver.decide.journal import JournaledIds
 from skyriver.decide.partition import NEVER
 from skyriver.decide.recovery import Recovered, recover
 from skyriver.decide.windows import SavedWindows, Windows, WindowsFiles
@@ -48,9 +48,9 @@ class PartitionFiles:
         self._clock = clock
         self._checkpoints = CheckpointFiles(directory / "checkpoint")
         self._windows: Windows | None = None
-        self._ids: IdIndex | None = None
-        self._saved: list[tuple[bytes, SavedWindows | None]] = []
-        """Of the newest KEPT checkpoints that this process wrote: the ids' description and the windows."""
+        self._ids: JournaledIds | None = None
+        self._saved: list[tuple[bytes | None, SavedWindows | None]] = []
+        """Of the newest KEPT checkpoints that this process wrote: the files of the ids, and the windows."""
         self.recovered: Recovered | None = None
         self.receiving = ReceivingClock(clock, stream.ahead_us)
 
@@ -86,9 +86,9 @@ class PartitionFiles:
         """A checkpoint of the engine as it is now, between batches and synced. What is returned makes it durable; it
         may run in another thread while the engine goes on, and `written` is to be called after it."""
         assert self._ids is not None
-        description = self._ids.checkpoint()
-        checkpoint, windows = engine.save(description)
-        self._saved.append((description, windows))
+        ids, files = self._ids.describe()
+        checkpoint, windows = engine.save(ids)
+        self._saved.append((files, windows))
         return lambda: self._write(checkpoint, windows)
 
     def _write(self, checkpoint: Checkpoint, windows: SavedWindows | None) -> None:
@@ -103,7 +103,7 @@ class PartitionFiles:
         del self._saved[:-KEPT]
         if len(self._saved) < KEPT:
             return  # one of before this process is kept too, which may need all that is there
-        self._ids.release([description for description, _ in self._saved])
+        self._ids.release([files for files, _ in self._saved])
         oldest = self._saved[0][1]
         if oldest is not None:
             oldest.release()
@@ -128,10 +128,10 @@ class PartitionFiles:
         self._windows = self._windows_files.open(saved) if self._windows_files is not None else None
         return self._windows
 
-    def _open_ids(self, saved: bytes | None) -> IdIndex:
+    def _open_ids(self, saved: bytes | None) -> JournaledIds:
         if self._ids is not None:
             self._ids.close()
-        self._ids = IdIndex.open(self._directory / "ids", saved)
+        self._ids = JournaledIds.open(self._directory / "ids", saved)
         return self._ids
 
 
@@ -147,7 +147,8 @@ class Keeper:
         self._at = clock.monotonic()
         self.offset = -1
         """Of the last one that was begun."""
-        self._took = 0
+        self.pause_us = 0
+        """How long events waited for the last one."""
         self.problem = ""
         """Why the last one failed."""
 
@@ -161,14 +162,14 @@ class Keeper:
             return False
         passed = self._clock.monotonic() - self._at
         enough = offset - self.offset >= CHECKPOINT_RECORDS or passed >= CHECKPOINT_EVERY_US
-        return enough and passed >= CHECKPOINT_SHARE * self._took
+        return enough and passed >= CHECKPOINT_SHARE * self.pause_us
 
     def begin(self, engine: Engine, offset: int) -> None:
         """Between batches, synced. Raises Unavailable (a full disk); it is tried again after the usual time."""
         self.settle()
         self._at, self.offset = self._clock.monotonic(), offset
         self._writing = self._thread.submit(self._files.save(engine))
-        self._took = self._clock.monotonic() - self._at
+        self.pause_us = self._clock.monotonic() - self._at
 
     def settle(self) -> None:
         """Waits for the one that is being written; before another one, and before the partition is opened again."""

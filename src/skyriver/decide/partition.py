@@ -90,6 +90,13 @@ class Loads:
     def all(self) -> tuple[Load, ...]:
         return tuple(Load(load.id, dict(load.answers), load.ended) for load in self._loads.values())
 
+    def unfinished_at(self, offset: int) -> bool:
+        """Whether the record before `offset` is a block of a load that has not ended."""
+        last = next(reversed(self._loads.values()), None)
+        if last is None or last.ended:
+            return False
+        return last.answers[len(last.answers) - 1].last_offset == offset - 1
+
     def answered(self, load: str, sequence: int) -> BlockAnswer | None:
         """What was answered to this block before, None for the next one of its load.
 

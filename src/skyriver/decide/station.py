@@ -288,11 +288,13 @@ class Station:
                     if error.code not in REFUSED_LOADS:
                         raise
                     return partial(work.answer, error)
-                now = asyncio.get_running_loop().time()
-                self._loading_until = 0.0 if work.step.last else now + LOADING_SECONDS
+                self._note_loading(engine)
                 return partial(work.answer, answer)
             case _:
                 assert_never(work)
+
+    def _note_loading(self, engine: Engine) -> None:
+        self._loading_until = asyncio.get_running_loop().time() + LOADING_SECONDS if engine.loading else 0.0
 
     def _break_off(self, turn: _Turn, error: Exception) -> None:
         told = error if isinstance(error, SkyriverError) else _internal()
@@ -320,9 +322,10 @@ class Station:
     async def _recover(self) -> None:
         """Tries until it works, or nothing can be done."""
         loop = asyncio.get_running_loop()
-        while self.engine is None:
+        engine = None
+        while engine is None:
             try:
-                self.engine = await loop.run_in_executor(self._threads, self._open_engine)
+                engine = await loop.run_in_executor(self._threads, self._open_engine)
             except Unavailable as error:
                 _log.warning("the stream cannot be opened now: %s", error)
                 self.problem = str(error)
@@ -340,7 +343,9 @@ class Station:
                 self.problem = f"{type(error).__name__}: {error}"
                 self._give_up(_internal())
                 return
+        self.engine = engine
         self.problem = ""
+        self._note_loading(engine)
         self._busy = True
         loop.call_soon(self._turn)
 

@@ -14,7 +14,6 @@ with 1 when the log was lost or failed: the next start recovers.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import signal
@@ -142,6 +141,10 @@ class Choice:
             _log.error("the live settings cannot be used: %s", error)
             self.problem = str(error)
             return None
+        except (KeyError, TypeError, ValueError) as error:
+            _log.exception("the live settings are malformed")
+            self.problem = f"The live settings are malformed: {error!r}."
+            return None
         self.problem = ""
         return deciding
 
@@ -226,7 +229,7 @@ class Worker:
             self._keeper.begin(engine, self._log.next_offset)
         self._keeper.close()
         self._files.close()
-        self._context.report({**self._report(), "ready": False})
+        self._tell()
 
     def _open_engine(self) -> Engine:
         """In the log's thread."""
@@ -259,12 +262,17 @@ class Worker:
             self._tell()
 
     async def _use(self, deciding: Deciding) -> None:
-        """Until it is in the log: an engine that is being recovered takes it from `Choice`."""
+        """Returns when it is in the log. An engine that is being recovered may have missed it: then once more."""
         self._choice.deciding = deciding
-        done = asyncio.get_running_loop().create_future()
-        with contextlib.suppress(SkyriverError):
-            self._station.submit(UseWork(deciding, done.set_result))
-            await done
+        while not self._station.failed.done():
+            done: asyncio.Future[SkyriverError | None] = asyncio.get_running_loop().create_future()
+            try:
+                self._station.submit(UseWork(deciding, done.set_result))
+                if await done is None:
+                    return
+            except SkyriverError as error:
+                _log.info("the live settings wait: %s", error)
+            await asyncio.sleep(LIVE_EVERY_S)
 
     # What it tells
 
@@ -280,9 +288,13 @@ class Worker:
 
     def _tell(self) -> None:
         report = self._report()
-        if report != self._told:
-            self._told = report
+        if report == self._told:
+            return
+        try:
             self._context.report(report)
+            self._told = report
+        except OSError as error:  # a full disk: the stream goes on as long as its log does
+            _log.warning("the report cannot be written: %s", error)
 
     def _report(self) -> dict[str, object]:
         engine = self._station.engine
@@ -320,6 +332,7 @@ class Worker:
             self._routes.latency_us,
             offset=self._log.next_offset,
             waiting=self._station.waiting_rows,
+            pause_us=self._keeper.pause_us,
         )
 
 

@@ -191,3 +191,16 @@ def test_a_block_that_does_not_fit_is_refused(house: House, change: Callable[[pl
 def test_columns_may_come_in_any_order(house: House) -> None:
     frame = pl.DataFrame([event(1, -3)], schema=SCHEMA, orient="row")
     assert read_block(encoded(frame.select(sorted(frame.columns))), house.stream).frame.columns == list(SCHEMA)
+
+
+def test_a_load_that_was_interrupted_goes_on_before_live_events(house: House) -> None:
+    load(house, block(event(1, -10)), 0)
+    assert house.engine.loading
+    house.start()
+    assert house.engine.loading
+    house.start()
+    assert not house.engine.loading, "nobody came for it after the first start"
+    load(house, block(event(2, -9)), 1, last=True)
+    assert not house.engine.loading
+    house.start()
+    assert not house.engine.loading
