@@ -38,7 +38,8 @@ def duckdb_python() -> str:
 def compare(home: Path, example: Path, work: Path) -> dict[str, Any]:
     """Computes both for the cloud in `home`, whose stream was made from the files in `example`/data; what differs."""
     app = load_app(example / "risk.py")
-    plan = plan_features(app.spec.feature_sets[0], app.spec.stream(STREAM))
+    stream = app.spec.stream(STREAM)
+    plan = plan_features(app.spec.feature_sets[0], stream)
     events, labels = _tables(home)
     product = backfill(plan, home / "cache" / "kernels", [events], labels, exact=True)
     data = example / "data"
@@ -46,9 +47,8 @@ def compare(home: Path, example: Path, work: Path) -> dict[str, Any]:
     order = events.join(sent, on="payment", how="semi").select("payment", place="_offset")
     order.write_parquet(work / "sent.parquet")
     files = [str(p) for p in (data / "payments.parquet", data / "stream.parquet", work / "sent.parquet")]
-    done = run(
-        [duckdb_python(), str(BENCH / "_oracle.py"), *files, str(work / "oracle.parquet")], timeout=600, cwd=work
-    ).check()
+    arguments = [*files, str(stream.disorder_us), str(work / "oracle.parquet")]
+    done = run([duckdb_python(), str(BENCH / "_oracle.py"), *arguments], timeout=600, cwd=work).check()
     oracle = pl.read_parquet(work / "oracle.parquet")
     found = _difference(plan, product, events.filter(~pl.col("_late"))["payment"], oracle)
     return {
@@ -73,9 +73,12 @@ def _tables(home: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 def _difference(plan: FeaturePlan, product: Backfill, ids: pl.Series, oracle: pl.DataFrame) -> dict[str, Any]:
     if set(plan.names) != set(oracle.columns) - {"payment", "effective"}:
         raise Failed(f"the oracle is of other features than {', '.join(plan.names)}")
-    same_rows = ids.to_list() == oracle["payment"].to_list()
     figures: dict[str, Any] = {"rows": len(ids), "oracle_rows": len(oracle), "features": len(plan.names)}
-    if not same_rows:
+    if ids.to_list() != oracle["payment"].to_list():
+        ours_alone, oracles_alone = (
+            len(set(a) - set(b)) for a, b in ((ids, oracle["payment"]), (oracle["payment"], ids))
+        )
+        figures |= {"ours_alone": ours_alone, "oracles_alone": oracles_alone}
         return {**figures, "equal": False, "different": "the payments that count, or their order"}
     different, largest = [], 0.0
     if not np.array_equal(product.effective, oracle["effective"].to_numpy()):

@@ -1,15 +1,15 @@
 """The features of examples/risk a second time: their definitions written down in SQL, straight from the raw files.
 
-    python bench/_oracle.py HISTORY.parquet STREAM.parquet SENT.parquet OUT.parquet
+    python bench/_oracle.py HISTORY.parquet STREAM.parquet SENT.parquet DISORDER_US OUT.parquet
 
 It shares no code with the product and runs where only DuckDB is installed. HISTORY and STREAM are what the simulator
 wrote, unclean as it is. SENT (payment, place) says in which order the sent payments reached the stream's log, for that
 is chance; all else is worked out here: which rows count, their order, effective time, lateness, every window.
 
-The laws: an event's effective time T is the latest time seen so far, and what is more than five seconds older than
-that is late and left out. A window holds the same key's events in (T - over, T] up to the event itself. A label's
-window holds subjects in (T - 7d - over, T - 7d], with the value known before the event's place in the log, else 0. An
-empty mean is 0, a quotient by 0 is missing (null).
+The laws: an event's effective time T is the latest time seen so far, and what is older than that by more than
+DISORDER_US is late and left out. A window holds the same key's events in (T - over, T] up to the event itself. A
+label's window holds subjects in (T - 7d - over, T - 7d], with the value known before the event's place in the log, else
+0. An empty mean is 0, a quotient by 0 is missing (null).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import sys
 import duckdb
 
 DAY = 86_400_000_000
-DISORDER = 5_000_000
 DELAY = 7 * DAY
 DAYS = (1, 7, 30)
 TICKS = 4_096
@@ -50,7 +49,9 @@ WITH records AS (
 SELECT row_number() OVER (ORDER BY part, first, kind, second) AS pos, kind, payment, t, customer, terminal, amount,
        value
 FROM records;
+"""
 
+KEPT = """
 CREATE TABLE kept AS
 WITH before AS (
     SELECT pos, payment, t, customer, terminal, amount,
@@ -58,7 +59,7 @@ WITH before AS (
     FROM log WHERE kind = 0
 )
 SELECT pos, payment, t, customer, terminal, amount, greatest(t, coalesce(reached, t)) AS eff
-FROM before WHERE reached IS NULL OR t >= reached - {DISORDER};
+FROM before WHERE reached IS NULL OR t >= reached - {disorder};
 """
 
 SUBJECTS = """
@@ -124,11 +125,12 @@ COPY (
 
 
 def main() -> None:
-    history, stream, sent, out = sys.argv[1:]
+    history, stream, sent, disorder, out = sys.argv[1:]
     with duckdb.connect() as db:
         db.execute("SET memory_limit = '6GB'")
         db.execute(CLEAN.format(history=history, stream=stream, sent=sent))
         db.execute(LOG)
+        db.execute(KEPT.format(disorder=int(disorder)))
         db.execute(SUBJECTS)
         db.execute(customer_sql())
         nth = db.execute("SELECT max(nth) FROM customers").fetchone()

@@ -209,19 +209,20 @@ def _take_quality(document: Document, demo: Mapping[str, Any], note: str = "") -
 
 
 def _demo_row(document: Document, demo: Mapping[str, Any], case: str) -> None:
-    stream = demo["stream"]
     document.row(
         "skyriver",
         case,
-        seconds={step: round(s, 2) for step, s in demo["seconds"].items()},
-        metrics={name: round(demo["metrics"][name], 4) for name in QUALITY},
-        p50_ms=round(stream["p50_ms"], 2),
-        p99_ms=round(stream["p99_ms"], 2),
-        outage_seconds=round(stream["outage_seconds"], 2),
+        seconds=_rounded(demo["seconds"]),
+        metrics=_rounded({name: demo["metrics"][name] for name in QUALITY}),
+        stream=_rounded(demo["stream"]),
         verify=demo["verify"],
-        swap=demo["swap"],
+        swap=_rounded(demo["swap"]),
         failures=demo["failures"],
     )
+
+
+def _rounded(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
 
 
 def measure_full_demo(document: Document, options: Options) -> None:
