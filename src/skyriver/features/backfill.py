@@ -128,7 +128,7 @@ class _Labels:
             )
         frame = frame.filter(pl.col("label").is_in(list(places))).sort("_offset")
         ids, subjects = np.unique(keys_of_column(frame["subject"]), return_inverse=True)
-        indexes = np.array([places[name] for name in frame["label"].to_list()], np.uint8)
+        indexes: NDArray[np.uint8] = frame["label"].replace_strict(places, return_dtype=pl.UInt8).to_numpy()
         return cls(
             _ints(frame["_offset"]),
             indexes,

@@ -343,10 +343,8 @@ class _Fold:
             if mine:
                 changes.append(self._slot(k, "r"))
             for window, s in mine:
-                changes += [
-                    f"if r >= {self._cursor(window.edge)}:",
-                    f"    replace(state{k}, s, o + {s.at}, old, new)",
-                ]
+                inside = f"r >= {self._cursor(window.edge)}"
+                changes.append(f"replace(state{k}, s, o + {s.at}, old, new, {inside})")
         return [
             f"if {self._cursor(max(w.edge for _, w, _ in holders))} <= r < n:",
             f"    g = {value}",

@@ -60,16 +60,13 @@ def load_kernel(plan: FeaturePlan, cache_dir: Path) -> Kernel:
     file = cache_dir / plan.digest / f"kernel_{hashlib.sha256(source).hexdigest()[:16]}.py"
     try:
         if _is_whole(file, source):
-            return _load(plan, file, source, compiled=False)
+            return _load(plan, file, source)
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _lock(file.with_suffix(".lock")):
-            if _is_whole(file, source):
-                return _load(plan, file, source, compiled=False)
-            _clear(file)
-            _write(file, source)
-            kernel = _load(plan, file, source, compiled=True)
-            _write(file.with_suffix(".sums"), json.dumps(_sums(file)).encode())
-            return kernel
+            if not _is_whole(file, source):
+                _write(file, source)
+                _clear(file)
+            return _load(plan, file, source)
     except OSError as error:
         raise Unavailable(
             f"The compiled features cannot be kept in {cache_dir}: {error.strerror}.",
@@ -101,19 +98,22 @@ def _module(name: str, file: Path, source: bytes) -> ModuleType:
     return module
 
 
-def _load(plan: FeaturePlan, file: Path, source: bytes, *, compiled: bool) -> Kernel:
+def _load(plan: FeaturePlan, file: Path, source: bytes) -> Kernel:
+    """Compiles what the cache does not have for this processor and version of numba, and then sums it up anew."""
     module = _module(file.stem, file, source)
     made = {name: _compile(getattr(module, name), signature) for name, signature in _signatures(plan).items()}
+    compiled = any(function.stats.cache_misses for function in made.values())
+    if compiled:
+        _write(file.with_suffix(".sums"), json.dumps(_sums(file)).encode())
     return Kernel(plan.digest, made.get("fold"), made.get("grow"), made.get("project"), compiled)
 
 
-def _compile(function: Callable[..., Any], signature: tuple[Any, ...]) -> Function:
+def _compile(function: Callable[..., Any], signature: tuple[Any, ...]) -> Any:
     # error_model: a division by zero is told apart in the source, numba need not check it again.
     dispatcher = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     dispatcher.compile(signature)
     dispatcher.disable_compile()
-    compiled: Function = dispatcher
-    return compiled
+    return dispatcher
 
 
 def _signatures(plan: FeaturePlan) -> dict[str, tuple[Any, ...]]:
@@ -162,10 +162,8 @@ def _is_whole(file: Path, source: bytes) -> bool:
 
 
 def _clear(file: Path) -> None:
-    file.with_suffix(".sums").unlink(missing_ok=True)
-    if file.exists():
-        for path in _cache_files(file):
-            path.unlink(missing_ok=True)
+    for path in (file.with_suffix(".sums"), *_cache_files(file)):
+        path.unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:

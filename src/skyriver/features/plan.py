@@ -29,8 +29,9 @@ KERNEL_VERSION = 1
 GRID_BITS = 62
 """Grid values are whole numbers of at most 2^62: a field |x| < 2^22 has the grid 2^-40."""
 DEFAULT_SHIFT = GRID_BITS - (GRID_LIMIT.bit_length() - 1)
-MAX_NODES = 2_000
-"""Different nodes of a feature set. 2,000 compile in about half a minute."""
+MAX_NODES, MAX_AGGREGATES, MAX_KEYS, MAX_EDGES = 2_000, 400, 16, 64
+"""Different parts of a feature set, aggregates, key columns and ends of windows: a kernel at all of these limits takes
+numba about a minute; far beyond them its recursion ends."""
 MAX_DEPTH = 64
 MAX_LABELS = 256
 """A record names its label in one byte."""
@@ -160,8 +161,13 @@ class FeaturePlan:
 
     @property
     def row_width(self) -> int:
-        """Words of 8 bytes that an event takes in the side log; labels take one more each, in a scratch file."""
+        """Words of 8 bytes that an event takes in the side log."""
         return self.row_check + 1
+
+    @property
+    def row_bytes(self) -> int:
+        """Disk that an event takes for as long as a window needs it; a label record takes 32 bytes more."""
+        return 8 * (self.row_width + len(self.labels))
 
 
 def plan_features(features: FeatureSetSpec, source: StreamSpec | TableSpec) -> FeaturePlan:
@@ -191,6 +197,13 @@ def plan_features(features: FeatureSetSpec, source: StreamSpec | TableSpec) -> F
     )
     keys = tuple(_key_table(by, aggregates, values, label_columns) for by in dict.fromkeys(a.by for a in aggregates))
     edges = {edge for k in keys for w in k.windows for edge in (w.delay_us, w.edge)}
+    ends = tuple(sorted(edges - {0}))
+    for count, limit, what in (
+        (len(aggregates), MAX_AGGREGATES, "aggregates"),
+        (len(keys), MAX_KEYS, "key columns"),
+        (len(ends), MAX_EDGES, "ends of windows (over, delay, delay + over)"),
+    ):
+        _check_limit(features, count, limit, f"different {what}")
     return FeaturePlan(
         digest=_digest(features, of_stream, fields, values, label_columns),
         spec=features,
@@ -201,7 +214,7 @@ def plan_features(features: FeatureSetSpec, source: StreamSpec | TableSpec) -> F
         keys=keys,
         values=values,
         labels=label_columns,
-        edges=tuple(sorted(edges - {0})),
+        edges=ends,
     )
 
 
@@ -225,11 +238,15 @@ def _check_size(features: FeatureSetSpec) -> None:
         if _depth(feature.expr) > MAX_DEPTH:
             _refuse(f"Feature {feature.name} is nested more than {MAX_DEPTH} deep.", "TOO_LARGE")
     nodes = {node for feature in features.features for node in walk(feature.expr)}
-    if len(nodes) > MAX_NODES:
+    _check_limit(features, len(nodes), MAX_NODES, "different parts")
+
+
+def _check_limit(features: FeatureSetSpec, count: int, limit: int, what: str) -> None:
+    if count > limit:
         _refuse(
-            f"The feature set {features.name!r} has {len(nodes)} different parts, at most {MAX_NODES} are compiled.",
+            f"The feature set {features.name!r} has {count} {what}, at most {limit} are compiled.",
             "TOO_LARGE",
-            "Split it, or take out features that the model does not need.",
+            "Take out features that the model does not need.",
         )
 
 

@@ -46,11 +46,11 @@ def mean(state, slot, at, count, unit):
 
 
 @njit(nogil=True)
-def replace(state, slot, at, old, new):
-    # Of labels as the scratch holds them.
-    if old != 0:
+def replace(state, slot, at, old, new, inside):
+    # Of labels as the scratch holds them, where the subject is inside the window.
+    if inside and old != 0:
         add(state, slot, at, -(old ^ MISSING))
-    if new != 0:
+    if inside and new != 0:
         add(state, slot, at, new ^ MISSING)
 
 

@@ -138,6 +138,16 @@ class FeatureState:
                 raise self._failure(status)
             self._make_room(int(meta[layout.META_FAULT]))  # at least one slot more, so the next round gets further
 
+    def subject_rows(self, kind: NDArray[np.uint8], offset: Ints, subject_offset: Ints) -> Ints:
+        """`subject_row` of a batch to be folded next, from its `kind` and `offset` and the log offsets of the events
+        that its labels are about (-1: unknown): rows of earlier batches, and of the batch's own events."""
+        rows = self.side.rows_of(subject_offset)
+        own = offset[kind == RecordKind.EVENT]
+        at = np.searchsorted(own, subject_offset)
+        at[at == len(own)] = 0
+        inside = own[at] == subject_offset if len(own) else np.zeros(len(at), np.bool_)
+        return np.where(inside, self.side.row_count + at, rows)
+
     def snapshot(self) -> bytes:
         """Tables, cursors, time and the side log's mark, with a checksum; the side log itself is not in it."""
         plan, meta = self.plan, self._meta
@@ -150,8 +160,9 @@ class FeatureState:
         return body + hashlib.sha256(body).digest()
 
     def restore(self, saved: bytes) -> None:
-        """The state that `snapshot` saved, with the side log cut to it. Raises Corrupt (damaged, or the side log
-        lacks what it needs) or Conflict (SNAPSHOT_OF_OTHER_FEATURES); this state is then as it was."""
+        """The state that `snapshot` saved, with the side log cut to it. Raises Corrupt (SNAPSHOT_CORRUPT) or Conflict
+        (SNAPSHOT_OF_OTHER_FEATURES), changing nothing; Corrupt (SIDE_CORRUPT) where the side log lacks what the
+        snapshot needs: this state is then not to be used any more."""
         body, plan = _checked(saved), self.plan
         at = len(_MAGIC) + 32
         if body[len(_MAGIC) : at] != bytes.fromhex(plan.digest):

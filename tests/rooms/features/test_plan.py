@@ -117,6 +117,9 @@ def test_size_and_depth_are_limited() -> None:
     many = features(*(Constant(value=float(i)) for i in range(2_001)))
     with pytest.raises(InvalidInput, match="2001 different parts"):
         plan_features(many, stream())
+    ends = features(*(aggregate("count", over_us=i + 1) for i in range(65)))
+    with pytest.raises(InvalidInput, match="65 different ends of windows"):
+        plan_features(ends, stream())
 
 
 def test_an_application_is_checked_as_a_whole() -> None:
