@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -24,7 +24,7 @@ from skyriver.control.loop import ControlLoop
 from skyriver.control.processes import Processes
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
-from skyriver.core.errors import Internal, InvalidInput, NotAllowed, NotFound, SkyriverError
+from skyriver.core.errors import Internal, InvalidInput, NotAllowed, NotFound, SkyriverError, StaleWrite
 from skyriver.core.objects import Objects
 from skyriver.core.resources import AuditEntry, Change, Put, Resource, Snapshot
 from skyriver.trust.permissions import Permission, require
@@ -32,6 +32,8 @@ from skyriver.trust.tokens import Identity, TokenTable
 
 UPLOAD_LIMIT = 64 * 1024**3
 PAGE_LIMIT = 1_000
+COMMIT_TRIES = 5
+T = TypeVar("T")
 PUBLIC = "public"
 PREFIX = "/api/v1"
 
@@ -262,9 +264,14 @@ def _add_writing(routes: _Routes, cloud: Cloud) -> None:
         if not cloud.objects.has(body.code):
             raise NotFound(f"The source bundle {body.code!r} is not here.", code="NO_BUNDLE", next_action="Upload it.")
         who = _caller(request)
-        plan = cloud.actions.deploy(cloud.loop.snapshot(), who.tenant, name, body, prune=prune)
-        if plan.changes and not dry_run:
-            cloud.commit(who, Permission.APPS_WRITE, "deploy", f"app/{name}", plan.changes)
+
+        def plan_and_commit() -> Deployment:
+            plan = cloud.actions.deploy(cloud.loop.snapshot(), who.tenant, name, body, prune=prune)
+            if plan.changes and not dry_run:
+                cloud.commit(who, Permission.APPS_WRITE, "deploy", f"app/{name}", plan.changes)
+            return plan
+
+        plan = _repeated(plan_and_commit)
         return {"plan": list(plan.lines), "applied": not dry_run, "operations": list(plan.operations)}
 
     routes.add("POST", f"{base}/objects", Permission.OBJECTS_WRITE, upload, status=201)
@@ -278,11 +285,26 @@ def _add_action(
 ) -> None:
     def act(request: Request, body: ActionRequest) -> dict[str, Any]:
         who = _caller(request)
-        resources = plan(cloud.loop.snapshot(), who.tenant, body.target, body.params, body.inputs)
-        cloud.commit(who, permission, action, body.target, [Put(r, 0) for r in resources])
-        return {"operation": next(r.name for r in resources if r.kind == "operation")}
+
+        def plan_and_commit() -> str:
+            resources = plan(cloud.loop.snapshot(), who.tenant, body.target, body.params, body.inputs)
+            cloud.commit(who, permission, action, body.target, [Put(r, 0) for r in resources])
+            return next(r.name for r in resources if r.kind == "operation")
+
+        return {"operation": _repeated(plan_and_commit)}
 
     routes.add("POST", path, permission, act, status=202)
+
+
+def _repeated(attempt: Callable[[], T]) -> T:
+    """Plans again when a row moved between plan and commit, as the loop moves rows all the time."""
+    for _ in range(COMMIT_TRIES - 1):
+        try:
+            return attempt()
+        except StaleWrite as error:
+            if error.code == "FENCED":
+                raise
+    return attempt()
 
 
 async def _take_upload(cloud: Cloud, chunks: AsyncIterator[bytes]) -> dict[str, Any]:

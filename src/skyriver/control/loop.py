@@ -10,20 +10,34 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from skyriver.control.gateway import Gateway
 from skyriver.control.processes import Processes
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
 from skyriver.core.errors import SkyriverError, StaleWrite
-from skyriver.core.resources import Kind, Plan, Resource, RouteTable, Snapshot, reconcile
+from skyriver.core.resources import (
+    Key,
+    Kind,
+    Plan,
+    Resource,
+    RouteTable,
+    Snapshot,
+    Want,
+    WantAction,
+    WantPool,
+    WantRoute,
+    reconcile,
+)
 
 PASS_SECONDS = 0.1
 """The pause between passes; a request that changes something ends it at once."""
 SETTLE_PASSES = 20
 """Passes in a row without pause while each still changes something."""
 GATEWAY_CHECK_US = 1_000_000
+
+Rows = Mapping[Key, Resource]
 
 log = logging.getLogger("skyriver.control")
 
@@ -47,20 +61,22 @@ class ControlLoop:
         self._kinds = kinds
         self._clock = clock
         self._fence = fence
-        self._revision = -1
-        self._rows: dict[tuple[str, str, str], Resource] = {}
+        self._known: tuple[int, Rows] = (-1, {})
+        """(revision, rows), replaced as one: the API's threads read it too."""
         self._table: RouteTable | None = None
         self._leaving: set[str] = set()
         self._gateway_checked = 0
-        self._poisoned: dict[tuple[str, str, str], str] = {}
+        self._gateway_trouble = ""
+        self._aside: dict[Key, str] = {}
+        self._wants: dict[Key, tuple[WantAction, ...]] = {}
         self._snapshot = Snapshot({}, {}, {}, clock.wall())
         self._wake = threading.Event()
         self._stop = threading.Event()
 
     def snapshot(self) -> Snapshot:
         """What the last pass saw, with the rows as they are now."""
-        self._load()
-        return Snapshot(dict(self._rows), self._snapshot.processes, self._snapshot.sessions, self._clock.wall())
+        seen = self._snapshot
+        return Snapshot(self._load(), seen.processes, seen.sessions, self._clock.wall())
 
     def wake(self) -> None:
         self._wake.set()
@@ -85,41 +101,79 @@ class ControlLoop:
 
     def run_pass(self) -> bool:
         """One pass; whether it changed rows (then another one is due at once)."""
-        self._load()
+        rows = self._load()
         now = self._clock.wall()
-        self._check_gateway(now)
-        snapshot = Snapshot(dict(self._rows), self._processes.observe(), self._sessions(), now)
+        self._with_gateway(lambda: self._keep_gateway(now))
+        snapshot = Snapshot(rows, self._processes.observe(), self._sessions(), now)
         plan = reconcile(snapshot, self._kinds)
-        self._tell_poisoned(plan)
-        if plan.changes:
-            try:
-                self._store.commit(plan.changes, audit=(), fence=self._fence, actor="reconcile", now=now)
-            except StaleWrite:
-                if self._store.revision() == self._revision:
-                    raise  # no row moved: another control plane has taken the fence
-                return True
-        self._processes.ensure(plan.processes)
-        self._route(plan)
+        aside = dict(plan.poisoned)
+        if not self._commit(plan, aside, now):
+            return True
+        self._tell_aside(aside)
         self._snapshot = snapshot
-        return bool(plan.changes)
+        # A row that was set aside keeps what it had: its process runs on, its routes stay.
+        kept = {key: wants for key, wants in self._wants.items() if key in aside}
+        self._wants = {key: w for key, w in plan.wants.items() if key not in aside} | kept
+        wanted = {w.process.name: w.process for ws in self._wants.values() for w in ws if isinstance(w, Want)}
+        self._processes.ensure(wanted, keep={rows[key].process for key in aside if key in rows})
+        self._with_gateway(lambda: self._route(rows))
+        return len(plan.writes.keys() - aside.keys()) > 0
 
-    def _load(self) -> None:
+    def _load(self) -> Rows:
+        known, rows = self._known
         revision = self._store.revision()
-        if revision != self._revision:
-            self._rows = {r.key: r for r in self._store.rows()}
-            self._revision = revision
+        if revision != known:
+            rows = {r.key: r for r in self._store.rows()}
+            self._known = (revision, rows)
+        return rows
 
-    def _check_gateway(self, now: int) -> None:
+    def _commit(self, plan: Plan, aside: dict[Key, str], now: int) -> bool:
+        """Writes the plan's changes at once; whether the plan may be acted upon.
+
+        When a row moved meanwhile, the plan is dropped and made anew. When none did, some step writes what cannot
+        be written, now and in all passes to come: then each step is written alone, and the bad one set aside.
+        """
+        if not plan.writes:
+            return True
+        try:
+            self._store.commit(plan.changes, audit=(), fence=self._fence, actor="reconcile", now=now)
+        except StaleWrite as error:
+            if error.code == "FENCED":
+                raise  # another control plane has taken over
+            if self._store.revision() != self._known[0]:
+                return False
+            for key, changes in plan.writes.items():
+                try:
+                    self._store.commit(changes, audit=(), fence=self._fence, actor="reconcile", now=now)
+                except StaleWrite as again:
+                    aside[key] = str(again)
+        return True
+
+    def _with_gateway(self, act: Callable[[], None]) -> None:
+        """The gateway may be away: jobs and replicas are looked after all the same, and it is tried again."""
+        try:
+            act()
+        except SkyriverError as error:
+            if str(error) != self._gateway_trouble:
+                log.warning("gateway: %s %s", error.code, error)
+            self._gateway_trouble = str(error)
+        else:
+            self._gateway_trouble = ""
+
+    def _keep_gateway(self, now: int) -> None:
         """Brings the gateway back when it died; its files hold the last table, so that it serves at once."""
         if not 0 <= now - self._gateway_checked < GATEWAY_CHECK_US:
             self._gateway_checked = now
             self._gateway.start()
 
-    def _route(self, plan: Plan) -> None:
-        tokens = (r for r in self._rows.values() if r.kind == "token")
+    def _route(self, rows: Rows) -> None:
+        wants = [w for ws in self._wants.values() for w in ws]
+        routes = [w.route for w in wants if isinstance(w, WantRoute)]
+        pools = [w.pool for w in wants if isinstance(w, WantPool)]
+        tokens = (r for r in rows.values() if r.kind == "token")
         table = RouteTable(
-            routes=tuple(sorted(plan.routes, key=lambda r: (r.tenant, r.kind, r.name))),
-            pools=tuple(sorted(plan.pools, key=lambda p: (p.tenant, p.name))),
+            routes=tuple(sorted(routes, key=lambda r: (r.tenant, r.kind, r.name))),
+            pools=tuple(sorted(pools, key=lambda p: (p.tenant, p.name))),
             tokens=tuple(sorted((str(t.spec["sha256"]), t.tenant) for t in tokens)),
         )
         if table == self._table:
@@ -137,8 +191,8 @@ class ControlLoop:
         self._leaving &= {name for name, count in sessions.items() if count}
         return sessions
 
-    def _tell_poisoned(self, plan: Plan) -> None:
-        for key, why in plan.poisoned.items():
-            if self._poisoned.get(key) != why:
+    def _tell_aside(self, aside: dict[Key, str]) -> None:
+        for key, why in aside.items():
+            if self._aside.get(key) != why:
                 log.error("set aside %s: %s", "/".join(key), why)
-        self._poisoned = dict(plan.poisoned)
+        self._aside = aside

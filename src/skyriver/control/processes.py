@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Protocol
 
 from skyriver.core.resources import ProcessSpec, ProcessStatus
@@ -20,7 +20,9 @@ class Processes(Protocol):
 
     def observe(self) -> Mapping[str, ProcessStatus]: ...
 
-    def ensure(self, wanted: Mapping[str, ProcessSpec]) -> None: ...
+    def ensure(self, wanted: Mapping[str, ProcessSpec], *, keep: Set[str] = frozenset()) -> None:
+        """Processes in `keep` are left as they are, wanted or not."""
+        ...
 
     def log(self, name: str, *, offset: int = 0, limit: int = 1 << 16) -> tuple[bytes, int]:
         """A piece of what the process printed, from byte `offset` (negative: that many from the end), and the offset

@@ -220,25 +220,37 @@ class Kind:
         return replace(resource, state=state, since=now if state != resource.state else resource.since, **cleared)
 
 
+Key = tuple[str, str, str]
+"""(tenant, kind, name) of a row."""
+
+WantAction = Want | WantRoute | WantPool
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one pass wants. Changes go to the store in one transaction; the rest is put right by difference."""
+    """What one pass wants, by the row whose step said it."""
 
-    changes: tuple[Change, ...] = ()
-    processes: Mapping[str, ProcessSpec] = field(default_factory=dict)
-    routes: tuple[Route, ...] = ()
-    pools: tuple[Pool, ...] = ()
-    poisoned: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+    writes: Mapping[Key, tuple[Change, ...]] = field(default_factory=dict)
+    """What a step writes goes to the store together or not at all."""
+    wants: Mapping[Key, tuple[WantAction, ...]] = field(default_factory=dict)
+    """Levels, put right by difference."""
+    poisoned: Mapping[Key, str] = field(default_factory=dict)
     """Rows whose step raised, with the error: set aside, the rest went on."""
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        return tuple(change for written in self.writes.values() for change in written)
 
 
 def reconcile(snapshot: Snapshot, kinds: Mapping[str, Kind]) -> Plan:
-    """One pass over all resources: pure, and the same for the live loop, the dry run and the simulator."""
-    changes: dict[tuple[str, str, str], Change] = {}
-    processes: dict[str, ProcessSpec] = {}
-    routes: list[Route] = []
-    pools: list[Pool] = []
-    poisoned: dict[tuple[str, str, str], str] = {}
+    """One pass over all resources: pure, and the same for the live loop, the dry run and the simulator.
+
+    When two steps write the same row, the first one's writes are taken and the second step waits for the next pass.
+    """
+    writes: dict[Key, tuple[Change, ...]] = {}
+    wants: dict[Key, tuple[WantAction, ...]] = {}
+    poisoned: dict[Key, str] = {}
+    taken: set[Key] = set()
     for key, resource in sorted(snapshot.resources.items()):
         kind = kinds.get(resource.kind)
         if kind is None:
@@ -248,21 +260,13 @@ def reconcile(snapshot: Snapshot, kinds: Mapping[str, Kind]) -> Plan:
         except Exception as error:  # a poisonous row must not stop the others
             poisoned[key] = f"{type(error).__name__}: {error}"
             continue
-        # What a step writes goes together: if an earlier step has a row of it, this one waits for the next pass.
         written = {_target(a): a for a in actions if isinstance(a, Put | Delete)}
-        if not written.keys() & changes.keys():
-            changes |= written
-        for action in actions:
-            match action:
-                case Want(process=process):
-                    processes[process.name] = process
-                case WantRoute(route=route):
-                    routes.append(route)
-                case WantPool(pool=pool):
-                    pools.append(pool)
-                case Put() | Delete():
-                    pass
-    return Plan(tuple(changes.values()), processes, tuple(routes), tuple(pools), poisoned)
+        if written and not written.keys() & taken:
+            taken |= written.keys()
+            writes[key] = tuple(written.values())
+        if wanted := tuple(a for a in actions if isinstance(a, Want | WantRoute | WantPool)):
+            wants[key] = wanted
+    return Plan(writes, wants, poisoned)
 
 
 def _target(change: Change) -> tuple[str, str, str]:

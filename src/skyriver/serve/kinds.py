@@ -25,6 +25,7 @@ from skyriver.core.resources import (
 GIVE_UP_STARTS = 5
 """Starts in a row that ended before ready, after which a replica is FAILED."""
 DRAIN_LIMIT_US = 60_000_000
+_ENDING = ("DRAINING", "STOPPED")
 
 SERVICE_TRANSITIONS: Mapping[tuple[str, str], str] = {
     (state, event): target
@@ -110,7 +111,7 @@ def _fit_replicas(
     """Makes missing replica rows, drains those that are too many or of a version that is gone."""
     for version in versions:
         source = snapshot.find(service.tenant, "version", f"{service.name}:{version}")
-        have = [r for r in replicas if str(r.spec["version"]) == version and r.state not in ("DRAINING", "STOPPED")]
+        have = [r for r in replicas if str(r.spec["version"]) == version and r.state not in _ENDING]
         if source is not None:
             # A number that is still draining is not used again before its row is gone.
             free = (n for n in range(1, 10_000) if f"{service.name}-{version}-{n}" not in {r.name for r in replicas})
@@ -119,7 +120,7 @@ def _fit_replicas(
         for extra in have[count:]:
             yield Put(REPLICA.move(extra, "drain", snapshot.now), extra.revision)
     for replica in replicas:
-        if str(replica.spec["version"]) not in versions and replica.state not in ("DRAINING", "STOPPED"):
+        if str(replica.spec["version"]) not in versions and replica.state not in _ENDING:
             yield Put(REPLICA.move(replica, "drain", snapshot.now), replica.revision)
 
 
@@ -149,6 +150,9 @@ def _server(snapshot: Snapshot, replica: Resource) -> Server:
 def _step_replica(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
     name = replica.process
     process = snapshot.processes.get(name)
+    if snapshot.find(replica.tenant, *replica.parent.split("/", 1)) is None and replica.state not in _ENDING:
+        yield Put(REPLICA.move(replica, "drain", snapshot.now), replica.revision)  # its service was removed
+        return
     want = Want(ProcessSpec(name, "replica", replica.tenant, replica.spec))
     match replica.state:
         case "DRAINING":

@@ -27,7 +27,7 @@ def test_a_row_whose_step_raises_is_set_aside_and_the_rest_goes_on() -> None:
 
     kind = Kind("thing", "A", {}, frozenset(), step)
     plan = reconcile(snapshot(resource("thing", "bad"), resource("thing", "good")), {"thing": kind})
-    assert list(plan.processes) == ["good"]
+    assert list(plan.wants) == [("t", "thing", "good")]
     assert plan.poisoned == {("t", "thing", "bad"): "ValueError: poison"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from skyriver.adapters.memory.processes import MemoryProcesses
 from skyriver.adapters.memory.store import MemoryStore
 from skyriver.control.jobs import JOB, OPERATION
 from skyriver.control.loop import ControlLoop
-from skyriver.core.errors import Conflict, InvalidInput, NotFound
+from skyriver.core.errors import Conflict, InvalidInput, NotFound, StaleWrite
 from skyriver.core.resources import Delete, Kind, Put, Resource, RouteTable
 from skyriver.core.spec import AppSpec
 from skyriver.data.operations import plan_load
@@ -69,12 +70,17 @@ class Cloud:
         self.processes = MemoryProcesses()
         self.gateway = RecordingGateway()
         self.clock = Clock()
+        self.kinds = dict(KINDS)
+        self.start_loop()
+
+    def start_loop(self) -> None:
+        """A control plane that knows nothing but the store, and finds the processes that run."""
         self.fence = self.store.acquire("test")
         self.loop = ControlLoop(
             store=self.store,
             processes=self.processes,
             gateway=self.gateway,
-            kinds=KINDS,
+            kinds=self.kinds,
             clock=self.clock,
             fence=self.fence,
         )
@@ -348,3 +354,59 @@ def test_the_table_follows_the_stream_by_jobs_that_are_forgotten(cloud: Cloud) -
     cloud.clock.now += 61_000_000
     cloud.settle()  # nothing new in the log: no job
     assert [j.name for j in cloud.store.rows("t", "job") if j.state == "RUNNING"] == []
+
+
+def test_a_row_that_cannot_be_reconciled_keeps_what_it_has_and_stops_nobody(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released(cloud)
+    pid = cloud.processes.running[WORKER_NAME].pid
+
+    def poisonous(snapshot: object, row: Resource) -> list[Put]:
+        raise ValueError("a row from another time")
+
+    def unwritable(snapshot: object, row: Resource) -> list[Put]:
+        return [Put(row, 0)]  # it exists: this can never be written
+
+    for kind, step in (("worker", poisonous), ("service", unwritable)):
+        monkeypatch.setitem(cloud.kinds, kind, replace(KINDS[kind], step=step))
+        cloud.settle()
+        assert cloud.processes.running[WORKER_NAME].pid == pid
+        assert cloud.gateway.split("fraud") == (("fraud:1", 100),)
+        monkeypatch.setitem(cloud.kinds, kind, KINDS[kind])
+    # A control plane that starts anew leaves the process of such a row alone, too.
+    monkeypatch.setitem(cloud.kinds, "worker", replace(KINDS["worker"], step=poisonous))
+    cloud.start_loop()
+    cloud.train()  # and everything else goes on
+    assert cloud.processes.running[WORKER_NAME].pid == pid
+    cloud.ready("t.replica.fraud-2-1")
+    assert cloud.get("replica", "fraud-2-1").state == "READY"
+
+
+def test_replicas_of_a_removed_service_end(cloud: Cloud) -> None:
+    released(cloud)
+    service = cloud.get("service", "fraud")
+    cloud.commit([Delete(*service.key, service.revision)])
+    assert "t.replica.fraud-1-1" not in cloud.processes.running
+    assert cloud.store.rows("t", "replica") == []
+
+
+def test_a_plan_made_from_rows_that_moved_is_dropped(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    released(cloud)
+    commit = cloud.store.commit
+    moved = []
+
+    def overtaken(changes: Any, **options: Any) -> list[Resource]:
+        if not moved:
+            moved.append(True)
+            model = cloud.get("model", "fraud")
+            commit([Put(replace(model, message="moved"), model.revision)], **options)
+            raise StaleWrite("too late")
+        return commit(changes, **options)
+
+    monkeypatch.setattr(cloud.store, "commit", overtaken)
+    cloud.processes.kill("t.replica.fraud-1-1")
+    assert cloud.loop.run_pass()
+    assert not cloud.processes.running["t.replica.fraud-1-1"].alive  # nothing was done on the dropped plan
+    cloud.settle()
+    assert cloud.processes.running["t.replica.fraud-1-1"].alive

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +21,8 @@ class MemoryProcesses:
     def observe(self) -> Mapping[str, ProcessStatus]:
         return dict(self.running)
 
-    def ensure(self, wanted: Mapping[str, ProcessSpec]) -> None:
-        for name in list(self.running):
+    def ensure(self, wanted: Mapping[str, ProcessSpec], *, keep: Set[str] = frozenset()) -> None:
+        for name in self.running.keys() - keep:
             if name not in wanted or digest(dict(wanted[name].config)) != self.running[name].config_digest:
                 del self.running[name]
         for name, spec in wanted.items():

@@ -11,10 +11,11 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,12 @@ class ChildProcesses:
         self._reap()  # after the look: what was seen dead has its exit code now
         return {name: self._status(run, alive=alive[name]) for name, run in sorted(self._runs.items())}
 
-    def ensure(self, wanted: Mapping[str, ProcessSpec]) -> None:
+    def ensure(self, wanted: Mapping[str, ProcessSpec], *, keep: Set[str] = frozenset()) -> None:
         self._reap()
         for name, run in list(self._runs.items()):
             spec = wanted.get(name)
+            if name in keep:
+                continue
             if spec is None or digest(dict(spec.config)) != run.config_digest:
                 self._end(run)
         for name, spec in wanted.items():
@@ -211,6 +214,7 @@ class ChildProcesses:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(run.pid, signal.SIGKILL)  # what a job started and left behind shares its group
         Path(run.socket).unlink(missing_ok=True)
+        shutil.rmtree(self._work / run.name, ignore_errors=True)
         for part in ("run", "config", "live", "status"):
             self._path(run.name, part).unlink(missing_ok=True)
 
