@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -17,9 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 
 from skyriver.client import show
-from skyriver.client.rows import read_rows
-from skyriver.client.screen import Screen, show_error
-from skyriver.core.errors import Conflict, InvalidInput, NotFound, SkyriverError
+from skyriver.client.calling import call
+from skyriver.client.follow import LogReader, follow
+from skyriver.client.rows import read_rows, read_text
+from skyriver.client.screen import Bars, Screen
+from skyriver.client.sending import send_rows
+from skyriver.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from skyriver.core.names import ModelRef
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from skyriver.client.appfile import Bundle
     from skyriver.core.app import App
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; `-o json` is the same.")]
 
 
 class Address(Protocol):
@@ -97,8 +99,10 @@ def init(
     if example not in known:
         raise NotFound(f"There is no example {example!r}.", next_action=f"There are {', '.join(known)}.")
     target = folder or Path(example)
-    if target.exists() and any(target.iterdir()):
-        raise Conflict(f"{target} exists and is not empty.", code="EXISTS", next_action="Name another folder.")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        what = "is not empty" if target.is_dir() else "is not a folder"
+        action = f"Name another folder: `skyriver init {example} FOLDER`."
+        raise Conflict(f"{target} exists and {what}.", code="EXISTS", next_action=action)
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     screen = Screen(as_json=False)
     screen.say(f"Wrote {', '.join(sorted(p.name for p in target.iterdir()))} to {target}/.")
@@ -107,7 +111,9 @@ def init(
 
 @app.command()
 def up(
-    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Port of the gateway on loopback.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="On loopback (else SKYRIVER_PORT, the last, 7470).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start the cloud on this machine (nothing happens if it runs)."""
@@ -166,8 +172,20 @@ def deploy(
         done = client.deploy(spec.name, body, prune=prune)
         with screen.progress() as bars:
             for operation in done["operations"]:
-                client.wait(operation, told=bars.follow())
-        screen.data(done, lambda: show.deployed(screen, spec))
+                wait(client, operation, bars)
+        screen.data(done, lambda: show.deployed(screen, spec, changes))
+
+
+def wait(client: Client, operation: str, bars: Bars) -> dict[str, Any]:
+    """The operation once it succeeded. Ctrl-C ends the waiting alone: Unavailable (NOT_FINISHED)."""
+    try:
+        return client.wait(operation, told=bars.follow())
+    except KeyboardInterrupt as error:
+        raise Unavailable(
+            f"{operation} goes on; only the waiting for it has ended.",
+            code="NOT_FINISHED",
+            next_action=f"`skyriver explain {operation}` shows how far it is.",
+        ) from error
 
 
 def deploy_request(client: Client, app: App, bundle: Bundle, file: Path) -> dict[str, Any]:
@@ -213,7 +231,7 @@ def run(
         operation = client.act("train", name, params=_parameters(param or []))
         screen.say(f"Training [bold]{name}[/] as {operation}.")
         with screen.progress() as bars:
-            done = client.wait(operation, told=bars.follow())
+            done = wait(client, operation, bars)
         version = next(r for r in done["status"]["created"] if r.startswith("version/")).partition("/")[2]
         found = client.get("versions", version)
         screen.data({"operation": done, "version": found}, lambda: show.version(screen, found))
@@ -235,7 +253,9 @@ def _parameters(given: Sequence[str]) -> dict[str, Any]:
     for item in given:
         name, sep, text = item.partition("=")
         if not sep or not name:
-            raise InvalidInput(f"{item!r} is not NAME=VALUE.", code="BAD_PARAMETER")
+            raise InvalidInput(
+                f"{item!r} is not NAME=VALUE.", code="BAD_PARAMETER", next_action="Write e.g. amount=9.5."
+            )
         parameters[name] = _value(text)
     return parameters
 
@@ -264,13 +284,14 @@ def predict(
 
 
 def _json_argument(text: str) -> dict[str, Any]:
-    source = sys.stdin.read() if text == "-" else Path(text[1:]).read_text() if text.startswith("@") else text
+    source = sys.stdin.read() if text == "-" else read_text(Path(text[1:])) if text.startswith("@") else text
+    action = "Give an object of named fields, as in '{\"amount\": 9.5}'."
     try:
         found = json.loads(source)
     except ValueError as error:
-        raise InvalidInput(f"--data is not JSON: {error}.", code="BAD_JSON") from error
+        raise InvalidInput(f"--data is not JSON: {error}.", code="BAD_JSON", next_action=action) from error
     if not isinstance(found, dict):
-        raise InvalidInput("--data is not a JSON object.", code="BAD_JSON")
+        raise InvalidInput("--data is JSON, but not an object.", code="BAD_JSON", next_action=action)
     return found
 
 
@@ -286,19 +307,9 @@ def send(
     """Send events to a stream and count its decisions."""
     screen = Screen(as_json=as_json)
     rows = read_rows(file)
-    result = show.Sent()
-    start = time.perf_counter()
     with _client() as client, screen.progress() as bars:
-        for first in range(0, len(rows), batch):
-            if rate:
-                time.sleep(max(0.0, start + first / rate - time.perf_counter()))
-            part = rows[first : first + batch]
-            if labels:
-                result.add_labels(client.send_labels(stream, part))
-            else:
-                result.add(client.send(stream, part, wait=True))
-            bars.tell("sent", first + len(part), len(rows))
-    result.seconds = time.perf_counter() - start
+        told = lambda done: bars.tell("sent", done, len(rows))  # noqa: E731
+        result = send_rows(client, stream, rows, labels=labels, rate=rate, batch=batch, told=told)
     screen.data(result.to_json(), lambda: show.sent(screen, result))
     if result.rejected:
         raise typer.Exit(2)
@@ -315,7 +326,7 @@ def rollback(
     with _client() as client:
         operation = client.act("rollback", ref.model, params={"version": ref.version} if ref.version else {})
         with screen.progress() as bars:
-            done = client.wait(operation, told=bars.follow())
+            done = wait(client, operation, bars)
         champion = client.get("models", ref.model)["status"]["aliases"]["champion"]
     screen.data({"operation": done, "version": champion}, lambda: screen.say(f"{ref.model}:{champion} serves again."))
 
@@ -348,14 +359,18 @@ def explain(
 @app.command()
 def logs(
     name: Annotated[str, typer.Argument(help="A job, stream, service or replica.")],
-    tail: Annotated[int, typer.Option(min=1, help="Lines from the end.")] = 100,
+    tail: Annotated[int, typer.Option("--tail", "-n", min=0, help="Lines from the end.")] = 100,
+    following: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more is printed; Ctrl-C ends.")] = False,
+    as_json: Json = False,
 ) -> None:
     """What the processes of something printed."""
+    screen = Screen(as_json=as_json)
     with _client() as client:
-        for item in client.logs(name, offset=-200 * tail):
-            lines = item["text"].splitlines()[-tail:]
-            for line in lines:
-                print(f"{item['name']} | {line}")
+        reader = LogReader(client, name)
+        show.log_lines(screen, reader.last(tail))
+        if following:
+            for lines in follow(client, name, reader):
+                show.log_lines(screen, lines)
 
 
 @app.command()
@@ -429,7 +444,11 @@ def table_load(
     for item in labels or []:
         label, sep, path = item.partition("=")
         if not sep:
-            raise InvalidInput(f"--labels {item} is not LABEL=FILE.", code="BAD_PARAMETER")
+            raise InvalidInput(
+                f"--labels {item} is not LABEL=FILE.",
+                code="BAD_PARAMETER",
+                next_action="Write e.g. --labels fraud=known_frauds.csv.",
+            )
         wanted.append((Path(path), label))
     with _client() as client, screen.progress() as bars:
         report = load_files(client, name, wanted, bars)
@@ -441,12 +460,12 @@ def load_files(client: Client, table: str, files: Sequence[tuple[Path, str]], ba
     inputs = []
     for path, label in files:
         if not path.is_file():
-            raise InvalidInput(f"There is no file {path}.", code="NO_FILE")
+            raise InvalidInput(f"There is no file {path}.", code="NO_FILE", next_action="Check its path.")
         name = f"upload {path.name}"
         digest = client.upload(path, lambda done, total, name=name: bars.tell(name, done, total))  # type: ignore[misc]
         bars.done(name)
         inputs.append({"digest": digest, "name": path.name, "format": file_format(path), "label": label})
-    done = client.wait(client.act("load", table, inputs={"files": inputs}), told=bars.follow())
+    done = wait(client, client.act("load", table, inputs={"files": inputs}), bars)
     report: dict[str, Any] = done["status"]["result"]["load"]
     return report
 
@@ -468,7 +487,7 @@ def stream_verify(name: str, as_json: Json = False) -> None:
     """Recompute every feature value that the stream recorded, and compare bit for bit."""
     screen = Screen(as_json=as_json)
     with _client() as client, screen.progress() as bars:
-        done = client.wait(client.act("verify", name), told=bars.follow())
+        done = wait(client, client.act("verify", name), bars)
     report = done["status"]["result"]["verify"]
     screen.data(report, lambda: show.verified(screen, report))
     if report["different"]:
@@ -476,16 +495,6 @@ def stream_verify(name: str, as_json: Json = False) -> None:
 
 
 def main(machine: Machine, arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code. No traceback reaches the user but for a mistake of ours."""
+    """Runs one command; returns its exit code."""
     _state["machine"] = machine
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        app(given)
-    except SkyriverError as error:
-        show_error(error, as_json="--json" in given)
-        return 101 if error.code == "NOT_FINISHED" else error.exit_code
-    except SystemExit as ending:  # typer ends each command with one, and shows mistakes of usage itself
-        return ending.code if isinstance(ending.code, int) else 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return call(app, sys.argv[1:] if arguments is None else arguments)

@@ -52,7 +52,7 @@ UNAUTHENTICATED = Answer(
     401,
     "UNAUTHENTICATED",
     "The request carries no token, or one that nobody issued.",
-    "Send the header `Authorization: Bearer TOKEN`; `skyriver token` manages tokens.",
+    "Send the header `Authorization: Bearer TOKEN` with the token that the first `skyriver up` showed.",
     (("www-authenticate", "Bearer"),),
 )
 UNKNOWN_ROUTE = Answer(

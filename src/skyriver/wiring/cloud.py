@@ -18,7 +18,7 @@ from skyriver.adapters.processes.identity import Identity
 from skyriver.adapters.processes.processes import ChildProcesses
 from skyriver.core.errors import Conflict, Unavailable, from_problem
 from skyriver.trust.secretfile import read_secret
-from skyriver.wiring.home import DEFAULT_PORT, Home
+from skyriver.wiring.home import DEFAULT_PORT, Home, port_of_environment
 
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
@@ -36,12 +36,14 @@ class CloudAddress:
 
 
 def up(home: Home, port: int | None) -> CloudAddress:
-    """Starts the cloud of `home` unless it runs; idempotent.
+    """Starts the cloud of `home` unless it runs; idempotent. It listens on `port`, else SKYRIVER_PORT, else the port of
+    the last start, else DEFAULT_PORT.
 
     Raises Conflict (PORT_IN_USE), or Unavailable with the last lines of the control plane's log.
     """
     home.make()
     known = home.settings()
+    port = port or port_of_environment()
     chosen = port or int(known.get("port", DEFAULT_PORT))
     running = _control(home)
     if running is not None and running[1].get("ready"):

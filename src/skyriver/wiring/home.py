@@ -13,8 +13,23 @@ from typing import Any
 from skyriver.core.errors import InvalidInput
 
 DEFAULT_PORT = 7470
+PORT_VARIABLE = "SKYRIVER_PORT"
 _SOCKET_ROOM = 60
 """A Unix socket's path has at most 107 bytes; what is below a home takes up to 45 of them."""
+
+
+def port_of_environment() -> int | None:
+    """The gateway's port as SKYRIVER_PORT names it. Raises InvalidInput (BAD_PORT)."""
+    text = os.environ.get(PORT_VARIABLE, "")
+    if not text:
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= 65_535:
+        raise InvalidInput(
+            f"{PORT_VARIABLE} is {text!r}: a port is a number from 1 to 65535.",
+            code="BAD_PORT",
+            next_action=f"Set it to a free port, or unset it: then {DEFAULT_PORT} is taken.",
+        )
+    return int(text)
 
 
 @dataclass(frozen=True, slots=True)
