@@ -9,7 +9,7 @@ handbook's whole set (5,000 customers, 10,000 terminals, 183 days, about 1.75 mi
 What files have that simulators lack is added on the way to disk: a few payments written twice, rows nobody can read,
 amounts that are missing.
 
-    python examples/risk/simulate.py --out data --scale small
+    python simulate.py --out data --scale small
 """
 
 from __future__ import annotations
@@ -30,9 +30,14 @@ DAY_S: Final = 86_400
 LABEL_DELAY_DAYS: Final = 7
 """How long after a payment it is known whether it was a fraud."""
 
-SCALES: Final[Mapping[str, tuple[int, int]]] = {"small": (91, 1), "full": (183, 2)}
-"""Days of payments, and how many of them, the last ones, are kept back to be streamed. Customers and terminals are
-the handbook's in both: with fewer of them, two broken terminals a day would be another world."""
+SCALES: Final[Mapping[str, tuple[int, int, int, int]]] = {
+    "tiny": (42, 1, 500, 1_000),
+    "small": (91, 1, 5_000, 10_000),
+    "full": (183, 2, 5_000, 10_000),
+}
+"""Days of payments, how many of them, the last ones, are kept back to be streamed, customers and terminals. These are
+the handbook's in small and full. Tiny is another world, to try the commands in seconds: with so few terminals two
+broken ones a day make 6% of its payments frauds, and what a model reaches there says nothing of the others."""
 
 DUPLICATES: Final = 0.002
 """Share of payments that stand in the history file twice."""
@@ -193,13 +198,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--scale", choices=sorted(SCALES), default="small")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another world")
-    parser.add_argument("--stream-days", type=int, help="days at the end that are streamed (small: 1, full: 2)")
+    parser.add_argument("--stream-days", type=int, help="days at the end that are streamed (full: 2, else 1)")
     given = parser.parse_args()
-    days, last = SCALES[given.scale]
+    days, last, customers, terminals = SCALES[given.scale]
     stream_days = last if given.stream_days is None else given.stream_days
     if not 0 <= stream_days < days:
         parser.error(f"--stream-days must be 0 to {days - 1}")
-    payments = simulate(given.seed, days=days)
+    radius = 5.0 * (10_000 / terminals) ** 0.5  # so that everybody reaches as many terminals as in the handbook
+    payments = simulate(given.seed, customers, terminals, days, radius)
     rows = write(given.out, to_frame(payments), given.seed, stream_days)
     print(f"{days - stream_days} days of history: {rows['payments']:,} rows in {given.out / 'payments.parquet'}")
     print(f"{stream_days} days to stream: {rows['stream']:,} payments in {given.out / 'stream.parquet'}")

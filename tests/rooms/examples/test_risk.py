@@ -113,7 +113,7 @@ def test_files_have_what_real_ones_have(payments: object, tmp_path: Path) -> Non
 
 
 def test_the_command_writes_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
-    monkeypatch.setitem(simulator.SCALES, "small", (3, 1))
+    monkeypatch.setitem(simulator.SCALES, "small", (3, 1, 5_000, 10_000))
     monkeypatch.setattr("sys.argv", ["simulate.py", "--out", str(tmp_path / "data"), "--stream-days", "0"])
     simulator.main()
     assert {p.name for p in (tmp_path / "data").iterdir()} == {
