@@ -211,11 +211,14 @@ class Client:
             raise Unavailable(
                 f"{self.url} does not answer: {error}.",
                 code="CLOUD_AWAY",
-                next_action="`skyriver up` starts the cloud; `skyriver ps` shows what runs.",
+                next_action="`skyriver up` starts the cloud.",
             ) from error
         if response.is_success:
             return response
-        raise from_problem(response.status_code, _problem(response))
+        failed = from_problem(response.status_code, _problem(response))
+        if failed.code in ("UNKNOWN_ROUTE", "NO_CAPACITY"):  # the gateway knows no names
+            failed.where = path
+        raise failed
 
 
 def _problem(response: httpx.Response) -> dict[str, Any]:

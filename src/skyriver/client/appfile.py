@@ -36,17 +36,25 @@ def load_app(path: Path) -> App:
     Raises InvalidInput with the line of the file where it went wrong.
     """
     if not path.is_file():
-        raise InvalidInput(f"There is no file {path}.", code="NO_APP_FILE", next_action="Give the application's file.")
-    module = _execute(path)
-    apps = [value for value in vars(module).values() if isinstance(value, App)]
-    if len(set(map(id, apps))) != 1:
         raise InvalidInput(
-            f"It declares {len(apps)} applications.",
+            f"There is no file {path}.",
+            code="NO_APP_FILE",
+            next_action="Give the application's file; `skyriver init` writes an example.",
+        )
+    if path.suffix != ".py":
+        raise InvalidInput(
+            f"{path} is not a Python file.", code="NO_APP_FILE", next_action="Give the application's file, APP.py."
+        )
+    module = _execute(path)
+    apps = {id(value): value for value in vars(module).values() if isinstance(value, App)}
+    if len(apps) != 1:
+        raise InvalidInput(
+            f"The file declares {len(apps) or 'no'} application{'s' if apps else ''}.",
             code="NO_APP",
             where=str(path),
             next_action='Write `app = sr.App("name")` once, at the top level.',
         )
-    return apps[0]
+    return next(iter(apps.values()))
 
 
 def _execute(path: Path) -> ModuleType:
@@ -61,8 +69,20 @@ def _execute(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
+        text = (error.text or "").strip()
         raise InvalidInput(
-            f"The file has a syntax error: {error.msg}.", code="SYNTAX_ERROR", where=f"{error.filename}:{error.lineno}"
+            f"The file has a syntax error: {error.msg}{f', in `{text}`' if text else ''}.",
+            code="SYNTAX_ERROR",
+            where=f"{error.filename}:{error.lineno}",
+            next_action="Correct this line and deploy again; nothing was done.",
+        ) from error
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"The file imports {error.name}, and there is no such module.",
+            code="MISSING_MODULE",
+            where=_place(error, path),
+            next_action=f"Install it for {sys.executable}, which runs this command and the jobs; a module of your own"
+            f" belongs beside {path.name}.",
         ) from error
     except SkyriverError as error:
         if not error.where:
@@ -73,6 +93,7 @@ def _execute(path: Path) -> ModuleType:
             f"Executing the file failed: {type(error).__name__}: {error}.",
             code="APP_FILE_FAILED",
             where=_place(error, path),
+            next_action="Correct this line and deploy again; nothing was done.",
         ) from error
     finally:
         sys.dont_write_bytecode = written

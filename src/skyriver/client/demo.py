@@ -28,6 +28,7 @@ from skyriver.client.appfile import load_app, pack
 from skyriver.client.cli import deploy_request, load_files
 from skyriver.client.rows import read_rows
 from skyriver.client.screen import Screen
+from skyriver.client.sending import Sent
 from skyriver.core.errors import Internal, SkyriverError
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ class _Sending:
     """What the senders share. An event's latency counts from the moment its request was due."""
 
     def __init__(self) -> None:
-        self.total = show.Sent()
+        self.total = Sent()
         self.answered: list[tuple[float, float, int]] = []
         """(due, answered, events) of each request."""
         self.errors: list[str] = []

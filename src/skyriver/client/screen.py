@@ -17,7 +17,12 @@ from rich.table import Table
 from skyriver.core.errors import SkyriverError
 
 _GOOD = frozenset({"READY", "SUCCEEDED", "DONE", "APPROVED", "DEPLOYED", "DECLARED", "RUNNING", "ACTIVE"})
+DETAILS = 10
+"""Of an error, that are shown; JSON output has all."""
 _BAD = frozenset({"FAILED", "REJECTED", "LOST", "DEGRADED", "ROLLED_BACK", "CANCELLED"})
+
+
+PIPE_WIDTH = 1_000
 
 
 class Screen:
@@ -25,7 +30,9 @@ class Screen:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self.out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        # A pipe has no width: names there stay whole, whatever the terminal's.
+        width = None if sys.stdout.isatty() else PIPE_WIDTH
+        self.out = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
         self.err = Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
     def data(self, document: Any, show: Callable[[], None]) -> None:
@@ -43,7 +50,7 @@ class Screen:
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
         for name in columns:
-            table.add_column(name, overflow="fold")
+            table.add_column(name, overflow="fold", no_wrap=name == "NAME")
         for row in rows:
             table.add_row(*(coloured(str(cell)) for cell in row))
         self.out.print(table)
@@ -122,7 +129,18 @@ def show_error(error: SkyriverError, *, as_json: bool) -> None:
     where = f" [dim]{escape(error.where)}[/]" if error.where else ""
     console.print(f"[bold red]error[/] {error.code}{where}")
     console.print(f"  {escape(error.message)}")
-    for detail in error.details[:10]:
-        console.print(f"  - {escape(', '.join(f'{k}: {v}' for k, v in detail.items()))}")
+    if len(error.details) > 1:  # one alone is what the message says
+        for detail in error.details[:DETAILS]:
+            console.print(f"  - {escape(_detail(detail))}")
+        if len(error.details) > DETAILS:
+            console.print(f"  - and {len(error.details) - DETAILS} more")
     if error.next_action:
         console.print(f"  [bold]→[/] {escape(error.next_action)}")
+
+
+def _detail(detail: Mapping[str, Any]) -> str:
+    if "message" not in detail:
+        return ", ".join(f"{k}: {v}" for k, v in detail.items())
+    row = f"row {detail['index'] + 1}: " if isinstance(detail.get("index"), int) else ""
+    reason = f" ({detail['reason']})" if detail.get("reason") else ""
+    return f"{row}{detail['message']}{reason}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -13,8 +13,11 @@ from rich.markup import escape
 from skyriver.client.screen import Screen, age, coloured
 
 if TYPE_CHECKING:
+    from skyriver.client.sending import Sent
     from skyriver.core.spec import AppSpec
 
+EXAMPLES = 10
+"""Bad rows that are shown; JSON output has all."""
 _SIGNS = {"create": "[green]+[/]", "update": "[yellow]~[/]", "remove": "[red]-[/]", "keep": " ", "orphan": "[dim]?[/]"}
 
 
@@ -25,9 +28,13 @@ def plan(screen: Screen, app: str, lines: Sequence[Mapping[str, Any]]) -> None:
         screen.say(f"  {_SIGNS[line['action']]} {line['action']:<6} {line['kind']:<8} {line['name']}{detail}")
 
 
-def deployed(screen: Screen, spec: AppSpec) -> None:
+def deployed(screen: Screen, spec: AppSpec, changes: Sequence[Mapping[str, Any]]) -> None:
     screen.say("Done.")
-    if spec.streams:
+    created = {line["kind"] for line in changes if line["action"] == "create"}
+    if not created & {"stream", "table", "model"}:
+        if any(model.train for model in spec.models):
+            screen.say("Next: [bold]skyriver run[/] trains with it.")
+    elif spec.streams:
         screen.say(f"Next: [bold]skyriver table load {spec.streams[0].name} FILE[/], then [bold]skyriver run[/]")
     elif spec.tables:
         screen.say(f"Next: [bold]skyriver table load {spec.tables[0].name} FILE[/], then [bold]skyriver run[/]")
@@ -40,6 +47,8 @@ def loaded(screen: Screen, table: str, report: Mapping[str, Any]) -> None:
     screen.table(f"Loaded into {table}", ("what", "rows"), rows)
     for reason, count in report.get("bad_by_reason", {}).items():
         screen.say(f"  set aside: {count:,} x {reason}")
+    for bad in report.get("examples", ())[:EXAMPLES]:
+        screen.say(f"    {escape(bad['file'])}, row {bad['row']}: {escape(bad['message'])}")
     if ignored := report.get("ignored_columns"):
         screen.say(f"  columns not in the declaration, left out: {', '.join(ignored)}")
 
@@ -63,60 +72,33 @@ def prediction(screen: Screen, answer: Mapping[str, Any]) -> None:
         screen.out.print(f"{head}  {name} = [bold]{shown}[/]")
 
 
-@dataclass
-class Sent:
-    """What became of events that were sent."""
-
-    accepted: int = 0
-    duplicates: int = 0
-    decisions: Counter[str] = field(default_factory=Counter)
-    statuses: Counter[str] = field(default_factory=Counter)
-    rejected: list[Mapping[str, Any]] = field(default_factory=list)
-    labels: int = 0
-    seconds: float = 0.0
-
-    def add(self, answer: Mapping[str, Any]) -> None:
-        self.accepted += answer["accepted"]
-        self.duplicates += answer["duplicates"]
-        self.rejected += answer["rejected"]
-        for decision in answer.get("decisions", ()):
-            if decision is not None:
-                self.decisions[decision["decision"]] += 1
-                self.statuses[decision["status"]] += 1
-
-    def add_labels(self, answer: Mapping[str, Any]) -> None:
-        self.labels += answer["accepted"]
-        self.rejected += answer["rejected"]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "accepted": self.accepted,
-            "duplicates": self.duplicates,
-            "labels": self.labels,
-            "decisions": dict(self.decisions),
-            "statuses": dict(self.statuses),
-            "rejected": list(self.rejected),
-            "seconds": self.seconds,
-        }
-
-
 def sent(screen: Screen, result: Sent) -> None:
     if result.labels:
         screen.out.print(f"{result.labels:,} labels taken.")
     else:
         screen.out.print(f"{result.accepted:,} events taken and decided in {result.seconds:.1f} s.")
+        if result.duplicates:
+            screen.out.print(f"{result.duplicates:,} were sent before: answered with their first decision.")
         screen.table("", ("decision", "events"), [(d, f"{n:,}") for d, n in result.decisions.most_common()])
-    if result.duplicates:
-        screen.out.print(f"{result.duplicates:,} were sent before: answered with their first decision.")
-    for bad in result.rejected[:10]:
-        screen.out.print(f"[red]refused[/] row {bad['index']}: {escape(bad['message'])}")
+    if result.unknown_subjects:
+        screen.out.print(f"{result.unknown_subjects:,} are of events that the stream has not seen.")
+    if result.rejected:
+        screen.out.print(
+            f"[red]{len(result.rejected):,} refused[/], kept with their reasons in the stream's dead letters:"
+        )
+    for bad in result.rejected[:EXAMPLES]:
+        screen.out.print(f"  row {bad['index'] + 1}: {escape(bad['message'])}")
 
 
 def running(screen: Screen, document: Mapping[str, Any]) -> None:
-    rows = [("stream", s["name"], s["state"], _model_of(s), s["message"]) for s in document["streams"]]
+    if not document["streams"] and not document["services"]:
+        screen.say("The cloud runs, and nothing is deployed yet.")
+        screen.say("Next: [bold]skyriver deploy APP.py[/] ([bold]skyriver init[/] writes an example).")
+        return
+    rows = [("stream", s["name"], s["state"], _model_of(s), _message(s)) for s in document["streams"]]
     for service in document["services"]:
         split = ", ".join(f"v{v} {w['weight']}%" for v, w in service["spec"]["versions"].items())
-        rows.append(("service", service["name"], service["state"], split, service["message"]))
+        rows.append(("service", service["name"], service["state"], split, _message(service)))
     screen.table("", ("KIND", "NAME", "STATE", "SERVES", "MESSAGE"), rows)
     screen.out.print()
     processes = [
@@ -135,6 +117,10 @@ def running(screen: Screen, document: Mapping[str, Any]) -> None:
     screen.table("", ("PROCESS", "NAME", "STATE", "PID", "UP", "MEMORY", "CPU"), processes)
 
 
+def _message(item: Mapping[str, Any]) -> str:
+    return f"{item['message']} {item['next_action']}".strip()
+
+
 def _model_of(stream: Mapping[str, Any]) -> str:
     version = stream["status"].get("model_version")
     decide = stream["spec"].get("decide")
@@ -143,30 +129,58 @@ def _model_of(stream: Mapping[str, Any]) -> str:
 
 def explained(screen: Screen, items: Sequence[Mapping[str, Any]]) -> None:
     for item in items:
-        since = f" since {age(item['since'])}" if item["since"] else ""
-        screen.out.print(f"[bold]{item['kind']} {item['name']}[/] is {coloured(item['state'])}{since}")
-        if item["reason"]:
-            screen.out.print(f"  why   {item['reason']}: {escape(item['message'])}")
+        how_long = f" for {age(item['since'])}" if item["since"] else ""
+        screen.out.print(f"[bold]{item['kind']} {item['name']}[/] is {coloured(item['state'])}{how_long}")
+        if item["reason"] or item["message"]:
+            why = f"{item['reason']}: " if item["reason"] else ""
+            screen.out.print(f"  why   {why}{escape(item['message'])}")
         if item["next_action"]:
             screen.out.print(f"  next  {escape(item['next_action'])}")
-        for name, value in sorted(_facts(item)):
-            screen.out.print(f"  [dim]{name:<16}[/] {escape(str(value))}")
+        _print_facts(screen, _facts_of(item))
+        for name, report in item["processes"].items():
+            if report.get("alive"):
+                screen.out.print(f"  process {name}, pid {report['pid']}, up {age(report['started_at'])}")
+                _print_facts(screen, _plain(report))
         if item["log"]:
             screen.out.print("  last lines of its log:")
             for line in item["log"]:
                 screen.out.print(f"    [dim]{escape(line)}[/]")
 
 
-def _facts(item: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The small, telling values of a status and of what the process reports."""
-    facts: dict[str, Any] = {}
-    for source in (item["status"], *item["processes"].values()):
-        facts |= {k: v for k, v in source.items() if isinstance(v, str | int | float | bool) and v not in ("", None)}
-    if item["kind"] == "version":
-        facts |= {k: f"{v:.4f}" for k, v in item["spec"].get("metrics", {}).items()}
-    if item["kind"] == "model":
-        facts |= {f"@{alias}": v for alias, v in item["status"].get("aliases", {}).items()}
-    return list(facts.items())
+_TOLD = frozenset({"alive", "pid", "started_at", "ready", "routed", "worker", "settled"})
+"""What is said in other words, or says nothing to a person."""
+
+
+def _plain(source: Mapping[str, Any]) -> dict[str, Any]:
+    """The small, telling values."""
+    return {
+        k: v
+        for k, v in source.items()
+        if isinstance(v, str | int | float) and not isinstance(v, bool) and v != "" and k not in _TOLD
+    }
+
+
+def _facts_of(item: Mapping[str, Any]) -> dict[str, Any]:
+    facts = _plain(item["status"])
+    match item["kind"]:
+        case "version":
+            facts |= {k: f"{v:.4f}" for k, v in item["spec"].get("metrics", {}).items()}
+        case "model":
+            facts |= {f"@{alias}": v for alias, v in item["status"].get("aliases", {}).items()}
+        case "operation":
+            facts |= {step["ref"]: step["state"] for step in item["status"].get("steps", ())}
+    return facts
+
+
+def _print_facts(screen: Screen, facts: Mapping[str, Any]) -> None:
+    for name, value in sorted(facts.items()):
+        screen.out.print(f"    [dim]{name:<16}[/] {_fact(name, value)}")
+
+
+def _fact(name: str, value: object) -> str:
+    if name.endswith("_time") and isinstance(value, int):
+        return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(value / 1e6))} UTC"
+    return f"{value:,}" if isinstance(value, int) else escape(str(value))
 
 
 _COLUMNS = {
@@ -185,11 +199,25 @@ def resources(screen: Screen, kinds: str, items: Sequence[Mapping[str, Any]]) ->
             item["state"],
             item["reason"],
             age(item["updated_at"]),
-            *(_cell(item["status"].get(c)) for c in columns),
+            *(_cell(_value(item, c)) for c in columns),
         )
-        for item in items
+        for item in sorted(items, key=lambda i: _in_order(i["name"]))
     ]
+    if not rows:
+        screen.say(f"There are no {kinds}.")
+        return
     screen.table("", ("NAME", "STATE", "REASON", "UPDATED", *(c.upper() for c in columns)), rows)
+
+
+def _value(item: Mapping[str, Any], column: str) -> object:
+    if column == "progress" and item["state"] not in ("STARTING", "RUNNING", "CANCELLING"):
+        return None
+    return item["status"].get(column)
+
+
+def _in_order(name: str) -> list[tuple[int, str]]:
+    """Sorts `load-10` after `load-9`."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _cell(value: object) -> str:
@@ -223,9 +251,17 @@ def history(screen: Screen, model: Mapping[str, Any]) -> None:
 
 
 def verified(screen: Screen, report: Mapping[str, Any]) -> None:
-    if report["different"]:
+    if not report["compared"]:
+        screen.out.print("The stream has recorded no feature rows yet: nothing is decided by a model so far.")
+    elif report["different"]:
         screen.out.print(f"[red]{report['different']:,} of {report['compared']:,} feature rows differ.[/]")
         for difference in report["first_differences"]:
             screen.out.print(f"  {escape(str(difference))}")
     else:
         screen.out.print(f"[green]{report['compared']:,} recorded feature rows equal the backfill, bit for bit.[/]")
+
+
+def log_lines(screen: Screen, lines: Sequence[tuple[str, str]]) -> None:
+    """Straight to stdout, each at once: what processes print is no markup and is often piped."""
+    for name, line in lines:
+        print(json.dumps({"name": name, "line": line}) if screen.as_json else f"{name} | {line}", flush=True)

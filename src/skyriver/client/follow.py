@@ -1,0 +1,68 @@
+"""Reading what processes print, from the end and as it grows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from skyriver.client.api import Client
+
+POLL_SECONDS = 0.5
+LINE_BYTES = 400
+"""A line has at most that many bytes on average, or fewer lines are shown."""
+_ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+
+Lines = list[tuple[str, str]]
+"""(who printed it, the line)"""
+
+
+class LogReader:
+    """Where the reading stands in the log of each process of `name`."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client = client
+        self._name = name
+        self._next: dict[str, int] = {}
+        self._rest: dict[str, str] = {}
+
+    def last(self, lines: int) -> Lines:
+        """The last lines of each. Raises NotFound."""
+        found: Lines = []
+        for item in self._client.logs(self._name, offset=-LINE_BYTES * max(lines, 1)):
+            who = item["name"]
+            self._next[who] = item["next"]
+            read = self._take(who, item["text"]) + self._more(who)
+            found += read[-lines:] if lines else []
+        return found
+
+    def new(self) -> Lines:
+        """The lines that came since; of processes that came since, all."""
+        for item in self._client.logs(self._name, offset=-1):
+            self._next.setdefault(item["name"], 0)
+        return [line for who in list(self._next) for line in self._more(who)]
+
+    def _more(self, who: str) -> Lines:
+        """Up to the end of the log, page by page."""
+        found: Lines = []
+        while True:
+            item = next((i for i in self._client.logs(who, offset=self._next[who]) if i["name"] == who), None)
+            if item is None or item["next"] == self._next[who]:
+                return found
+            self._next[who] = item["next"]
+            found += self._take(who, item["text"])
+
+    def _take(self, who: str, text: str) -> Lines:
+        *whole, self._rest[who] = (self._rest.get(who, "") + text).split("\n")
+        return [(who, line) for line in whole]
+
+
+def follow(client: Client, name: str, reader: LogReader) -> Iterator[Lines]:
+    """New lines as they come, until all that is called `name` has ended (a job does, a stream does not)."""
+    while True:
+        ended = all(item["state"] in _ENDED for item in client.explain(name))
+        yield reader.new()
+        if ended:
+            return
+        time.sleep(POLL_SECONDS)

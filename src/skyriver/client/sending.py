@@ -1,0 +1,121 @@
+"""Sending the rows of a file to a stream, batch by batch, and what became of them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from skyriver.core.errors import InvalidInput, SkyriverError
+
+if TYPE_CHECKING:
+    from skyriver.client.api import Client
+
+
+@dataclass
+class Sent:
+    """What became of events or labels that were sent. `index` of a refused one counts from the first that was sent."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    decisions: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    rejected: list[Mapping[str, Any]] = field(default_factory=list)
+    labels: int = 0
+    unknown_subjects: int = 0
+    seconds: float = 0.0
+
+    def add(self, answer: Mapping[str, Any], first: int = 0) -> None:
+        self.accepted += answer["accepted"]
+        self.duplicates += answer["duplicates"]
+        self.reject(answer["rejected"], first)
+        for decision in answer.get("decisions", ()):
+            if decision is not None:
+                self.decisions[decision["decision"]] += 1
+                self.statuses[decision["status"]] += 1
+
+    def add_labels(self, answer: Mapping[str, Any], first: int = 0) -> None:
+        self.labels += answer["accepted"]
+        self.unknown_subjects += answer["unknown_subjects"]
+        self.reject(answer["rejected"], first)
+
+    def reject(self, refused: Sequence[Mapping[str, Any]], first: int) -> None:
+        self.rejected += [{**bad, "index": first + bad["index"]} for bad in refused]
+
+    @property
+    def taken(self) -> int:
+        return self.accepted + self.duplicates + self.labels
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "accepted": self.accepted,
+            "duplicates": self.duplicates,
+            "labels": self.labels,
+            "unknown_subjects": self.unknown_subjects,
+            "decisions": dict(self.decisions),
+            "statuses": dict(self.statuses),
+            "rejected": list(self.rejected),
+            "seconds": self.seconds,
+        }
+
+
+def send_rows(
+    client: Client,
+    stream: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    labels: bool = False,
+    rate: float = 0.0,
+    batch: int = 100,
+    told: Callable[[int], None] = lambda done: None,
+) -> Sent:
+    """Sends all rows, `rate` a second at most (0: as fast as it goes). Bad rows do not keep back the others.
+
+    Raises InvalidInput (ALL_REJECTED) when not one was taken; other errors say how far it came: sending again is safe.
+    """
+    result = Sent()
+    start = time.perf_counter()
+    refusal: SkyriverError | None = None
+    for first in range(0, len(rows), batch):
+        if rate:
+            time.sleep(max(0.0, start + first / rate - time.perf_counter()))
+        part = rows[first : first + batch]
+        try:
+            if labels:
+                result.add_labels(client.send_labels(stream, part), first)
+            else:
+                result.add(client.send(stream, part, wait=True), first)
+        except SkyriverError as error:
+            if error.code != "ALL_REJECTED":
+                raise _told_how_far(error, first, len(rows), labels) from error
+            refusal = refusal or error
+            result.reject(error.details, first)
+        told(first + len(part))
+    result.seconds = time.perf_counter() - start
+    if refusal is not None and not result.taken:
+        raise _nothing_taken(refusal, result)
+    return result
+
+
+def _nothing_taken(refusal: SkyriverError, result: Sent) -> InvalidInput:
+    count = len(result.rejected)
+    return InvalidInput(
+        f"None of {count} rows can be taken; the first: {result.rejected[0]['message']}"
+        if count > 1
+        else refusal.message,
+        code=refusal.code,
+        where=refusal.where,
+        next_action=refusal.next_action,
+        details=tuple(dict(bad) for bad in result.rejected),
+    )
+
+
+def _told_how_far(error: SkyriverError, done: int, total: int, labels: bool) -> SkyriverError:
+    if done:
+        action = f"The first {done:,} of {total:,} rows were sent."
+        if not labels:
+            action += " Send all of them again: what was taken is answered with its first decision."
+        error.next_action = f"{error.next_action} {action}".strip()
+    return error
