@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -22,6 +23,10 @@ from skyriver.wiring.home import DEFAULT_PORT, Home, port_of_environment
 
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
+SERVE_SECONDS = 20.0
+"""For how long `up` waits for what served before; what takes longer is told by `skyriver ps`."""
+
+_SERVING = ("streams", "services")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class CloudAddress:
 
 def up(home: Home, port: int | None) -> CloudAddress:
     """Starts the cloud of `home` unless it runs; idempotent. It listens on `port`, else SKYRIVER_PORT, else the port of
-    the last start, else DEFAULT_PORT.
+    the last start, else DEFAULT_PORT. What served before the last `down` serves again when this returns.
 
     Raises Conflict (PORT_IN_USE), or Unavailable with the last lines of the control plane's log.
     """
@@ -60,7 +65,9 @@ def up(home: Home, port: int | None) -> CloudAddress:
         home.control_run.unlink(missing_ok=True)
         _start_control(home)
     _wait_ready(home)
-    return _address(home, fresh=not had_token, started=True)
+    found = _address(home, fresh=not had_token, started=True)
+    _wait_serving(found)
+    return found
 
 
 def address_of(home: Home) -> CloudAddress:
@@ -157,6 +164,33 @@ def _answers(home: Home) -> bool:
             return connection.recv(32).split(b" ")[1:2] == [b"200"]
     except OSError:
         return False
+
+
+def _wait_serving(address: CloudAddress) -> None:
+    """Returns once every stream and every released model answers through the gateway, or SERVE_SECONDS have passed."""
+    port = int(address.home.settings()["port"])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
+    headers = {"Authorization": f"Bearer {address.token}"}
+
+    def get(path: str) -> tuple[int, dict[str, Any]]:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+    deadline = time.monotonic() + SERVE_SECONDS
+    waiting: list[str] | None = None
+    while waiting != [] and time.monotonic() < deadline:
+        try:
+            if waiting is None:
+                streams, services = (get(f"/api/v1/tenants/default/{kinds}")[1]["items"] for kinds in _SERVING)
+                waiting = [f"/streams/{row['name']}" for row in streams]
+                waiting += [f"/v2/models/{row['name']}/ready" for row in services if row["spec"]["versions"]]
+            waiting = [path for path in waiting if get(path)[0] >= 500]
+        except (OSError, http.client.HTTPException, ValueError, KeyError):
+            connection.close()  # the gateway or the control plane went away again: asked once more
+        if waiting != []:
+            time.sleep(0.05)
+    connection.close()
 
 
 def _wait_gone(identity: Identity) -> None:
