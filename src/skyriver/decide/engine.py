@@ -35,7 +35,7 @@ from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.deciding import Deciding, Undecided, decide_events
 from skyriver.decide.history import Block, complete, encode_frame
 from skyriver.decide.loading import check_times, effective_times, repeated
-from skyriver.decide.partition import Ids, Partition
+from skyriver.decide.partition import Ids, Partition, fields_of
 from skyriver.decide.receipt import LabelReceipt, LabelSubmission, Receipt, Refused, Submission
 from skyriver.decide.records import (
     ControlRecord,
@@ -318,6 +318,8 @@ class Engine:
             disorder_us=self._stream.disorder_us,
             ahead_us=self._stream.ahead_us,
             at=self._clock.now(),
+            fields=fields_of(self._stream),
+            labels=tuple(label.name for label in self._stream.labels),
             load=step,
         )
 

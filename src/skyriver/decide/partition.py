@@ -38,6 +38,24 @@ class Ids(Protocol):
         ...
 
 
+def fields_of(stream: StreamSpec) -> tuple[str, ...]:
+    """Names and types of the fields, as CONTROL records keep them."""
+    return tuple(f"{f.name} {f.type}" for f in stream.fields)
+
+
+def check_same_stream(control: ControlRecord, stream: StreamSpec) -> None:
+    """Raises Conflict (STREAM_CHANGED) when the values of a log written under `control` are not those of `stream`: its
+    events are read by their fields' places, its labels by their index (to which labels may be added)."""
+    now, labels = fields_of(stream), tuple(label.name for label in stream.labels)
+    if control.fields != now or control.labels != labels[: len(control.labels)]:
+        before = ", ".join((*control.fields, *control.labels))
+        raise Conflict(
+            f"The log of {stream.name} holds {before}; declared are {', '.join((*now, *labels))}.",
+            code="STREAM_CHANGED",
+            next_action="Declare the fields and labels as they were, or a stream of another name.",
+        )
+
+
 class Horizon:
     """Which offsets lie within the last `period` of effective time, from some thousand points of it.
 

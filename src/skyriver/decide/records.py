@@ -117,6 +117,10 @@ class ControlRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     ahead_us: int
     at: int
     """Wall time, microseconds."""
+    fields: tuple[str, ...] = ()
+    """`name type` of the stream's fields: what the values of an EVENT are, by their place."""
+    labels: tuple[str, ...] = ()
+    """Names of the stream's labels, by their index."""
     load: LoadStep | None = None
 
 

@@ -22,7 +22,7 @@ from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.decide.checkpoint import BlockAnswer, Checkpoint
 from skyriver.decide.deciding import Undecided
 from skyriver.decide.history import read_record
-from skyriver.decide.partition import Ids, Partition
+from skyriver.decide.partition import Ids, Partition, check_same_stream
 from skyriver.decide.records import (
     LATE,
     LabelRecord,
@@ -80,6 +80,7 @@ class Replay:
                 self._partition.counters.dead += 1
             case RecordKind.CONTROL:
                 control = decode_control(record.payload)
+                check_same_stream(control, self._partition.stream)
                 self._step = control.load
                 if control.load is None:
                     self._partition.control = control
@@ -182,7 +183,9 @@ def recover(
     progress: Progress,
 ) -> Recovered:
     """The partition as the log says it is. `open_windows` and `open_ids` give the state that a checkpoint saved, or an
-    empty one for None; they raise Corrupt or Conflict where that is not possible."""
+    empty one for None; they raise Corrupt or Conflict where that is not possible.
+
+    Raises Conflict (STREAM_CHANGED) when the log's events have other fields, Corrupt when the log is damaged."""
     passed_over: list[str] = []
     for checkpoint in checkpoints:
         if checkpoint.features_digest != features_digest:
@@ -224,6 +227,8 @@ def _replay(
 
 
 def _partition_at(stream: StreamSpec, checkpoint: Checkpoint) -> Partition:
+    if checkpoint.control is not None:
+        check_same_stream(checkpoint.control, stream)
     return Partition(
         stream,
         time=checkpoint.time,

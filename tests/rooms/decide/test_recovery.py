@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skyriver.core.errors import Corrupt, Unavailable
+from skyriver.core.errors import Conflict, Corrupt, Unavailable
 from skyriver.data.log import RecordKind
 from skyriver.decide.border import EventBorder
 from skyriver.decide.records import Status, decode_event, decode_label
@@ -136,6 +136,26 @@ def test_a_log_that_is_damaged_is_not_replayed_around(house: House) -> None:
     house.store.rotten.add(1)
     with pytest.raises(Corrupt):
         house.start()
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_log_of_other_fields_is_refused(house: House, saved: bool) -> None:
+    house.send(house.event(1))
+    if saved:
+        house.save()
+    stream = house.stream
+    more = stream.fields[0].model_copy(update={"name": "more"})
+    house.stream = stream.model_copy(update={"fields": (*stream.fields, more)})
+    with pytest.raises(Conflict, match="amount float, more int") as caught:
+        house.start()
+    assert caught.value.code == "STREAM_CHANGED"
+    house.stream = stream.model_copy(update={"labels": stream.labels[:1]})
+    with pytest.raises(Conflict):
+        house.start()
+    label = stream.labels[0].model_copy(update={"name": "theft"})
+    house.stream = stream.model_copy(update={"labels": (*stream.labels, label)})
+    house.start()
+    assert house.send(house.event(1)).duplicates == 1
 
 
 def test_windows_are_closed_when_a_replay_fails(house: House) -> None:
