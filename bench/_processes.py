@@ -59,7 +59,13 @@ def run(
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         begun = time.perf_counter()
         child = subprocess.Popen(
-            list(command), stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, env=env, start_new_session=True
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            cwd=cwd,
+            env=clean_environment() if env is None else env,
+            start_new_session=True,
         )
         try:
             code = child.wait(timeout)
@@ -89,9 +95,9 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """Ours without what would point a run to another home, environment or interpreter."""
-    hidden = ("SKYRIVER_HOME", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
-    kept = {k: v for k, v in os.environ.items() if k not in hidden}
+    """Ours without what would point a run to another cloud, environment or interpreter."""
+    hidden = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
+    kept = {k: v for k, v in os.environ.items() if k not in hidden and not k.startswith("SKYRIVER_")}
     own = str(Path(sys.executable).parent)
     kept["PATH"] = os.pathsep.join(p for p in kept.get("PATH", os.defpath).split(os.pathsep) if p != own)
     return {**kept, **more}
