@@ -87,6 +87,7 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
             told = {"reason": worker.reason, "message": worker.message, "next_action": worker.next_action}
         case _:
             event = "starting"
+            told = {k: str(report[k]) for k in ("reason", "message", "next_action") if report.get(k)}
     after = STREAM.move(stream, event, snapshot.now, status=status, **told)
     if after != stream:
         yield Put(after, stream.revision)
@@ -164,8 +165,8 @@ def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
     if not process.alive:
         if worker.state != "LOST":
             told = {
-                "reason": "PROCESS_DIED",
-                "message": "Its process ended; what it acknowledged is in the log.",
+                "reason": str(process.report.get("reason") or "PROCESS_DIED"),
+                "message": str(process.report.get("message") or "Its process ended; what it acknowledged is kept."),
                 "next_action": "It is started again and goes on from there.",
             }
             yield Put(WORKER.move(worker, "lost", snapshot.now, attempts=worker.attempts + 1, **told), worker.revision)

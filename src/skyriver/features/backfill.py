@@ -57,7 +57,8 @@ def backfill(
     """The features of all `events`.
 
     `events`: frames in offset order with the source's fields and, of a stream, `_offset` i64, `_effective` i64,
-    `_late` bool. `labels`, in any order: `_offset` i64, `label` text, `subject` (as the id), `value` f64, `known_at`.
+    `_late` bool. `labels`, in any order: `_offset` i64, `label` text, `subject` (as the id), `value` f64, and
+    `subject_offset` i64 where a stream recorded which event it meant; without it, it is the first one with that id.
     `total` is the number of events, for `progress`. Raises Internal when the offsets go back.
     """
     if plan.of_stream:
@@ -116,6 +117,8 @@ class _Labels:
     """Offset of the first event with that id."""
     rows: Ints
     """Its side row; -1: late, or not met yet."""
+    subject_offsets: Ints | None
+    """Offsets of the subjects' events as the stream found them (-1: none); None: they are found by id."""
     unknown: int = 0
     taken: int = 0
 
@@ -137,6 +140,7 @@ class _Labels:
             ids,
             np.full(len(ids), _NO_OFFSET),
             np.full(len(ids), -1, np.int64),
+            _ints(frame["subject_offset"]) if "subject_offset" in frame.columns else None,
         )
 
     def meet(self, ids: Ints, offsets: Ints, rows: Ints) -> None:
@@ -150,10 +154,15 @@ class _Labels:
         self.rows[at[wanted]] = rows[wanted]
 
     def take(self, until: int) -> tuple[slice, Ints]:
-        """The records with offsets up to `until` that were not taken yet, and the side rows of their subjects."""
+        """The records with offsets up to `until` that were not taken yet, and where their subjects are: side rows or,
+        where the stream recorded them, log offsets; -1 for unknown."""
         end = int(np.searchsorted(self.offsets, until, side="right"))
         these = slice(self.taken, end)
         self.taken = end
+        if self.subject_offsets is not None:
+            found = self.subject_offsets[these]
+            self.unknown += int(np.count_nonzero(found < 0))
+            return these, found
         known = self.first_offsets[self.subjects[these]] < self.offsets[these]
         self.unknown += int(np.count_nonzero(~known))
         return these, np.where(known, self.rows[self.subjects[these]], -1)
@@ -170,7 +179,7 @@ class _History:
             yield self._fold_one(state, frame, exact=exact)
         these, subjects = self.labels.take(_NO_OFFSET)  # after the last event: they change the state only
         if len(subjects):
-            self._fold_batch(state, self._batch(None, these, subjects), 0, exact=False)
+            self._fold_batch(state, self._batch(state, None, these, subjects), 0, exact=False)
 
     def _fold_one(self, state: FeatureState, frame: pl.DataFrame, *, exact: bool) -> Backfill:
         offsets, in_time = _ints(frame["_offset"]), ~frame["_late"].to_numpy()
@@ -180,11 +189,11 @@ class _History:
             raise Internal(f"The history of {self.plan.spec.source} is not in the order of its offsets.")
         self.last_offset = int(offsets[-1])
         rows = np.where(in_time, state.side.row_count + np.cumsum(in_time) - 1, -1)
-        if len(self.labels.ids):
+        if len(self.labels.ids) and self.labels.subject_offsets is None:
             self.labels.meet(keys_of_column(frame[self.plan.id]), offsets, rows)
         these, subjects = self.labels.take(self.last_offset)
         kept = frame if bool(in_time.all()) else frame.filter(pl.Series(in_time))
-        return self._fold_batch(state, self._batch(kept, these, subjects), len(kept), exact=exact)
+        return self._fold_batch(state, self._batch(state, kept, these, subjects), len(kept), exact=exact)
 
     def _fold_batch(self, state: FeatureState, batch: EventBatch, events: int, *, exact: bool) -> Backfill:
         width = len(self.plan.names)
@@ -194,7 +203,7 @@ class _History:
         of_event = batch.kind == RecordKind.EVENT
         return Backfill(batch.offset[of_event], batch.effective[of_event], features, before)
 
-    def _batch(self, frame: pl.DataFrame | None, these: slice, subjects: Ints) -> EventBatch:
+    def _batch(self, state: FeatureState, frame: pl.DataFrame | None, these: slice, subjects: Ints) -> EventBatch:
         """The frame's events and `these` labels, merged by offset."""
         plan, labels = self.plan, self.labels
         events = _Events.of(plan, frame)
@@ -208,6 +217,8 @@ class _History:
         offset = _spread(events.offset, of_events, n)
         if len(subjects):
             offset[of_labels] = label_offsets
+        if labels.subject_offsets is not None and len(subjects):
+            subjects = state.subject_rows(kind, offset, subjects)
         numbers = {name: _spread(column, of_events, n) for name, column in events.numbers.items()}
         times = {name: _spread(column, of_events, n) for name, column in events.times.items()}
         return EventBatch(

@@ -131,3 +131,12 @@ def test_a_table_is_projected_row_by_row(kernels: Path) -> None:
     nan = float("nan")
     np.testing.assert_array_equal(found.exact, [[25, 3, 1], [nan, nan, 0], [nan, 1, 1]])
     assert found.offsets.tolist() == [0, 1, 2]
+
+
+def test_a_label_means_the_event_that_the_stream_recorded(windows: Any, kernels: Path) -> None:
+    """An id may come again once its period of de-duplication is over: by id alone the first event would be meant."""
+    frame = events(4).with_columns(id=pl.Series([100, 101, 100, 102]))
+    known = labels((7, "now", 100, 1.0), (8, "now", 999, 1.0)).with_columns(subject_offset=pl.Series([6, -1]))
+    found = backfill(windows.plan, kernels, [frame[:1], frame[1:]], known)
+    assert column(windows, found, "now_sum") == [0, 0, 0, 1]
+    assert found.unknown_labels == 1
