@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
 
 from skyriver.control.explain import explain, list_processes, log_of
 from skyriver.control.loop import ControlLoop
@@ -145,6 +146,7 @@ def create_api(cloud: Cloud) -> FastAPI:
     api.add_api_route(f"{PREFIX}/livez", _live, methods=["GET"], openapi_extra={"x-permission": PUBLIC})
     api.add_exception_handler(SkyriverError, _problem)
     api.add_exception_handler(RequestValidationError, _invalid_request)
+    api.add_exception_handler(HTTPException, _unknown_request)
     for route in api.routes:
         declared = route.openapi_extra or {} if isinstance(route, APIRoute) else {}
         if not declared.get("x-permission"):
@@ -332,3 +334,14 @@ def _invalid_request(request: Request, error: Exception) -> Response:
     found = tuple({"field": ".".join(str(p) for p in e["loc"]), "message": e["msg"]} for e in error.errors())
     what = "; ".join(f"{f['field']}: {f['message']}" for f in found)
     return _problem(request, InvalidInput(f"The request is not understood: {what}", code="BAD_REQUEST", details=found))
+
+
+def _unknown_request(request: Request, error: Exception) -> Response:
+    """No route has this path, or none this method."""
+    assert isinstance(error, HTTPException)
+    problem = NotFound(
+        f"There is no {request.method} {request.url.path}.",
+        code="UNKNOWN_ROUTE",
+        next_action=f"GET {PREFIX}/openapi.json describes what there is.",
+    ).to_problem() | {"status": error.status_code}
+    return JSONResponse(problem, error.status_code, headers=error.headers, media_type="application/problem+json")

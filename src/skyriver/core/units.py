@@ -36,6 +36,15 @@ def parse_duration(text: str, what: str = "a duration") -> int:
     return round(float(found[1]) * _UNITS[found[2]])
 
 
+def format_span(microseconds: int) -> str:
+    """About how long, for people: "40 days", "3 hours", "61.5 s"."""
+    seconds = microseconds / SECOND
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if abs(seconds) >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.3g} s"
+
+
 def format_duration(microseconds: int) -> str:
     """The shortest exact form: 604800000000 -> "7d" (weeks are written in days)."""
     for unit in ("d", "h", "m", "s", "ms"):

@@ -47,6 +47,8 @@ class Reason(StrEnum):
     BAD_TEXT = "BAD_TEXT"
     """A NUL character or a lone surrogate."""
     BAD_TIME = "BAD_TIME"
+    AHEAD_OF_CLOCK = "AHEAD_OF_CLOCK"
+    """An event whose time lies further ahead than the stream's `ahead`."""
     UNKNOWN_FIELD = "UNKNOWN_FIELD"
     NOT_FINITE = "NOT_FINITE"
     OUT_OF_GRID = "OUT_OF_GRID"

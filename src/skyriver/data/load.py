@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from skyriver.core.errors import InvalidInput, NotFound
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import FieldSpec, LabelSpec, StreamSpec, TableSpec
+from skyriver.core.units import format_span
 from skyriver.data.border import Reason, Rejection
 from skyriver.data.border_frame import DTYPES, bad_rows, encode_raw, schema_of
 from skyriver.data.files import LoadFile, open_source
@@ -46,7 +47,13 @@ class PreparedLoad:
 
 
 def prepare_stream_load(
-    stream: StreamSpec, files: Sequence[LoadFile], work_dir: Path, summed: frozenset[str], progress: Progress
+    stream: StreamSpec,
+    files: Sequence[LoadFile],
+    work_dir: Path,
+    summed: frozenset[str],
+    progress: Progress,
+    *,
+    latest: int | None = None,
 ) -> PreparedLoad:
     """Cleans and orders the files of one load and writes its blocks into `work_dir`.
 
@@ -54,12 +61,13 @@ def prepare_stream_load(
     `known_at`; any other holds events, and may have a column per label: then it is known `delay` after its event. A
     label is known `delay` after its event too where `known_at` is missing; its event must then be in this load. An
     id that comes again within the stream's `dedupe` is a duplicate, so is a second value of a label: the first counts.
+    An event after `latest` is a bad row: one wrong clock must not move the stream's time.
 
     Raises InvalidInput: the codes of `data.files`, NO_FILES, UNKNOWN_LABEL, TOO_MANY_BAD_ROWS; Unavailable (DISK_FULL).
     """
     with disk(work_dir):
         intake = Intake(work_dir, progress)
-        events = _ordered(stream, list(_event_frames(stream, files, summed, intake)))
+        events = _ordered(stream, list(_event_frames(stream, files, summed, intake, latest)))
         kept = ~_duplicates(events, stream)
         duplicates = len(events) - int(kept.sum())
         if duplicates:
@@ -138,7 +146,7 @@ def _label_field(label: LabelSpec, *, nullable: bool) -> FieldSpec:
 
 
 def _event_frames(
-    stream: StreamSpec, files: Sequence[LoadFile], summed: frozenset[str], intake: Intake
+    stream: StreamSpec, files: Sequence[LoadFile], summed: frozenset[str], intake: Intake, latest: int | None
 ) -> Iterator[pl.DataFrame]:
     """Fields and a column for each label, null where it is not known; labels are summed, so they keep to the grid."""
     every = (*stream.fields, *(_label_field(label, nullable=True) for label in stream.labels))
@@ -151,7 +159,23 @@ def _event_frames(
         fields = (*stream.fields, *(_label_field(label, nullable=True) for label in labels))
         lacking = [pl.lit(None, pl.Float64).alias(label.name) for label in stream.labels if label not in labels]
         for cleaned in intake.clean(file, fields, summed | {label.name for label in labels}):
-            yield cleaned.good.with_columns(lacking).select([f.name for f in every])
+            good = cleaned.good
+            if latest is not None:
+                sound = good[stream.time] <= latest
+                rows = good.with_columns(cleaned.rows.alias("_row")).filter(~sound)
+                intake.refuse(file.name, _ahead_of_clock(rows, stream, latest))
+                good = good.filter(sound)
+            yield good.with_columns(lacking).select([f.name for f in every])
+
+
+def _ahead_of_clock(rows: pl.DataFrame, stream: StreamSpec, latest: int) -> pl.DataFrame:
+    bad = []
+    for row in rows.iter_rows(named=True):
+        ahead = format_span(row[stream.time] - latest + stream.ahead_us)
+        message = f"{stream.time} is {ahead} ahead of the clock here."
+        rejection = Rejection(stream.time, row[stream.time], Reason.AHEAD_OF_CLOCK, message)
+        bad.append((row.pop("_row"), rejection, encode_raw(row)))
+    return bad_rows(bad)
 
 
 def _ordered(stream: StreamSpec, frames: list[pl.DataFrame]) -> pl.DataFrame:

@@ -92,7 +92,7 @@ def all_rejected(rejected: Sequence[Refused]) -> tuple[int, bytes]:
         else rejected[0].message,
         code="ALL_REJECTED",
         where=rejected[0].field,
-        next_action="They are kept, with their reasons, in the stream's dead letters.",
+        next_action="Correct and send again; they are kept, with their reasons, in the stream's dead letters.",
     )
     return error.http_status, encode_json({**error.to_problem(), "errors": rejected})
 

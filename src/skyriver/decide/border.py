@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from skyriver.core.spec import GRID_LIMIT, FieldSpec, StreamSpec
+from skyriver.core.units import format_span
 from skyriver.data.border import Reason, Rejection, RowCleaner
 from skyriver.decide.receipt import LabelRow, LabelSubmission, Refused, Submission, shown
 
@@ -63,7 +64,7 @@ class LabelBorder:
             expected = ", ".join(self._labels) or "none: the stream declares no labels"
             return Refused(index, "", None, Reason.MISSING, f"The row names no label; there are {expected}.")
         if isinstance(known_at, int) and known_at > limit:
-            message = f"known_at is {(known_at - now) / 1e6:.1f} s ahead of the clock."
+            message = f"known_at is {format_span(known_at - now)} ahead of the clock here."
             return Refused(index, "known_at", row["known_at"], "AHEAD_OF_CLOCK", message)
         at = known_at if isinstance(known_at, int) else now
         labels = []

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.spec import StreamSpec
+from skyriver.core.units import format_span
 from skyriver.decide.history import Block
 
 Ints = NDArray[np.int64]
@@ -20,14 +21,15 @@ def check_times(block: Block, stream: StreamSpec, *, time: int, now: int, limit:
     first, last = int(times[0]), int(times[-1])
     if first < time - stream.disorder_us:
         raise Conflict(
-            f"The block begins {(time - first) / 1e6:.0f} s before the last event of {stream.name}, and windows only"
-            " move forward.",
+            f"The load begins {format_span(time - first)} before the last event of {stream.name}, and windows only move"
+            f" forward: at most {format_span(stream.disorder_us)}, its disorder, is taken.",
             code="HISTORY_AFTER_LIVE",
-            next_action="Load history before the first live event, or rebuild the stream from all of its history.",
+            next_action="Load history before the first live event; for older history, declare the stream under another"
+            " name and load all of it there.",
         )
     if last > limit:
         raise InvalidInput(
-            f"The block holds an event {(last - now) / 1e6:.0f} s ahead of the clock here.", code="AHEAD_OF_CLOCK"
+            f"The block holds an event {format_span(last - now)} ahead of the clock here.", code="AHEAD_OF_CLOCK"
         )
 
 

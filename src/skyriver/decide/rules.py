@@ -74,7 +74,8 @@ def compile_rules(
             tree = language.parse(when, names)
         except InvalidInput as error:
             where = f"rule {decision!r} of {stream.name}"
-            mistakes.append(InvalidInput(error.message, code=error.code, where=where, next_action=error.next_action))
+            action = f"{error.next_action} Correct {shown(when)} and deploy again.".strip()
+            mistakes.append(InvalidInput(error.message, code=error.code, where=where, next_action=action))
             continue
         compiled.append((decision, _compile(tree)))
         needs_features = needs_features or _reads_features(tree)
@@ -83,6 +84,11 @@ def compile_rules(
     identity = {"rules": [list(r) for r in rules], "otherwise": otherwise, "fallback": fallback}
     texts = tuple((decision, when) for decision, when in rules)
     return RuleSet(tuple(compiled), otherwise, fallback, texts, digest(identity), needs_features)
+
+
+def shown(when: str) -> str:
+    """A rule as it is told to people."""
+    return f"`{when}`" if len(when) <= 200 else f"`{when[:200]}...`"
 
 
 def check_decisions(app: AppSpec) -> None:

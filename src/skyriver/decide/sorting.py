@@ -12,6 +12,7 @@ from enum import IntEnum
 import msgspec
 
 from skyriver.core.spec import StreamSpec
+from skyriver.core.units import format_span
 from skyriver.data.log import Record, RecordKind
 from skyriver.decide.receipt import Refused, Submission
 from skyriver.decide.records import LATE, RAW_LIMIT, DeadRecord, Value, encode, encode_event
@@ -117,5 +118,5 @@ def dead_record(refused: Refused, raw: object, time: int) -> Record:
 
 
 def _ahead(index: int, own: int, by: int, field: str) -> Refused:
-    message = f"{field} is {by / 1e6:.1f} s ahead of the clock here."
+    message = f"{field} is {format_span(by)} ahead of the clock here."
     return Refused(index, field, own, "AHEAD_OF_CLOCK", message)

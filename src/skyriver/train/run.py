@@ -139,7 +139,6 @@ def _fit(
             f"{spec.function} failed: {traceback.format_exception_only(error)[-1].strip()}",
             code="USER_ERROR",
             where=_place(error, fit),
-            next_action="The job's log has the whole traceback.",
         ) from error
     if not isinstance(model, lightgbm.Booster):
         raise JobFailed(

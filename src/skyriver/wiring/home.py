@@ -49,14 +49,14 @@ class Home:
         """Creates it, closed to others. Raises InvalidInput when something else is in its place."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            for part in (self.run, self.logs, self.uploads):
+                part.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
             raise InvalidInput(
                 f"{self.root} cannot be the cloud's home: {error.strerror}.",
                 code="BAD_HOME",
                 next_action="Choose another place with --home or SKYRIVER_HOME.",
             ) from error
-        for part in (self.run, self.logs, self.uploads):
-            part.mkdir(mode=0o700, exist_ok=True)
 
     @property
     def state(self) -> Path:

@@ -72,7 +72,8 @@ def main() -> int:
             traceback.print_exception(error.__cause__)
         print(f"failed: {error.code} {error}", file=sys.stderr)
         place = f"{error.where}: " if error.where else ""
-        told = {"reason": error.code, "message": place + error.message, "next_action": error.next_action}
+        action = error.next_action or f"`skyriver logs {config['job']}` has the details."
+        told = {"reason": error.code, "message": place + error.message, "next_action": action}
         reporter.finish({"outcome": "failed", **told})
         return 1
     except Exception as error:  # our mistake: the log holds all of it, the report one line

@@ -83,6 +83,16 @@ def test_all_files_are_one_order(tmp_path: Path) -> None:
     assert (report.first_time, report.last_time) == (0, 5 * HOUR)
 
 
+def test_an_event_ahead_of_the_clock_is_a_bad_row(tmp_path: Path) -> None:
+    rows = [event(1, 1), event(2, 50), event(3, 2), event(4, 2)]
+    files = [lines(tmp_path, "a", rows)]
+    prepared = prepare_stream_load(STREAM, files, tmp_path, frozenset(), quiet, latest=2 * HOUR)
+    assert [row[2] for row in rows_of(prepared)] == [1, 3, 4]
+    assert prepared.report.bad == {"AHEAD_OF_CLOCK": 1}
+    example = prepared.report.examples[0]
+    assert (example["row"], example["field"], example["message"]) == (2, "at", "at is 2 days ahead of the clock here.")
+
+
 def test_a_label_column_is_known_after_the_delay(tmp_path: Path) -> None:
     rows = [
         event(1, 0, fraud=1, refund=None),

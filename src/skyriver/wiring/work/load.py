@@ -47,10 +47,13 @@ def _load_table(job: Job, table: TableSpec, files: list[LoadFile]) -> dict[str, 
 
 
 def _load_stream(job: Job, stream: StreamSpec, files: list[LoadFile]) -> dict[str, Any]:
-    prepared = prepare_stream_load(stream, files, job.work_dir, summed_fields(job.app, stream), job.progress)
+    latest = time.time_ns() // 1_000 + stream.ahead_us
+    prepared = prepare_stream_load(
+        stream, files, job.work_dir, summed_fields(job.app, stream), job.progress, latest=latest
+    )
     tables = DeltaTables(job.home.tables)
+    known_before = _hand_over(job, stream, prepared)  # first: what the worker refuses leaves nothing behind
     rejected = store_dead(prepared, tables, job.table(rejected_table(stream.name)), _number(job))
-    known_before = _hand_over(job, stream, prepared)
     made = bring_up_to_date(job, stream)
     if rejected is not None:
         made[rejected_table(stream.name)] = rejected
