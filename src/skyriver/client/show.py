@@ -81,7 +81,7 @@ def sent(screen: Screen, result: Sent) -> None:
             screen.out.print(f"{result.duplicates:,} were sent before: answered with their first decision.")
         screen.table("", ("decision", "events"), [(d, f"{n:,}") for d, n in result.decisions.most_common()])
     if result.unknown_subjects:
-        screen.out.print(f"{result.unknown_subjects:,} are of events that the stream has not seen.")
+        screen.out.print(f"Of them, {result.unknown_subjects:,} about events that the stream has not seen.")
     if result.rejected:
         screen.out.print(
             f"[red]{len(result.rejected):,} refused[/], kept with their reasons in the stream's dead letters:"

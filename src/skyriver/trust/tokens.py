@@ -33,6 +33,11 @@ def new_token() -> tuple[str, str]:
     return text, digest_of(text)
 
 
+def is_token(text: str) -> bool:
+    """Whether a text has the form of a token."""
+    return _TOKEN.fullmatch(text) is not None
+
+
 def digest_of(text: str) -> str:
     """SHA-256 (hex) of a token's text."""
     return hashlib.sha256(text.encode()).hexdigest()

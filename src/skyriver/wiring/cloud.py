@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
+from skyriver.adapters.haproxy.process import recorded
 from skyriver.adapters.processes.identity import Identity
 from skyriver.adapters.processes.processes import ChildProcesses
-from skyriver.core.errors import Conflict, Unavailable, from_problem
+from skyriver.core.errors import Conflict, NotAllowed, SkyriverError, Unavailable, from_problem
 from skyriver.trust.secretfile import read_secret
+from skyriver.trust.tokens import is_token
 from skyriver.wiring.home import DEFAULT_PORT, Home, port_of_environment
 
 START_SECONDS = 30.0
@@ -35,7 +37,7 @@ class CloudAddress:
     token: str
     home: Home
     fresh: bool
-    """Whether the token was made just now, and so has to be shown."""
+    """Whether the token was never shown before, and so has to be."""
     started: bool
     """Whether the cloud was started now, rather than found running."""
 
@@ -59,13 +61,15 @@ def up(home: Home, port: int | None) -> CloudAddress:
                 next_action="`skyriver down` first, to start it on another port.",
             )
         return _address(home, fresh=False, started=False)
-    had_token = home.token.exists()
+    shown = home.token.exists() and known.get("token_shown", False)
     if running is None:
         home.write_settings({**known, "port": chosen})
         home.control_run.unlink(missing_ok=True)
-        _start_control(home)
-    _wait_ready(home)
-    found = _address(home, fresh=not had_token, started=True)
+        _start(home, known)
+    else:
+        _wait_ready(home, None)
+    home.write_settings({**home.settings(), "token_shown": True})
+    found = _address(home, fresh=not shown, started=True)
     _wait_serving(found)
     return found
 
@@ -83,7 +87,23 @@ def address_of(home: Home) -> CloudAddress:
 
 def _address(home: Home, *, fresh: bool, started: bool) -> CloudAddress:
     url = f"http://127.0.0.1:{home.settings()['port']}"
-    return CloudAddress(url, read_secret(home.token).decode(), home, fresh=fresh, started=started)
+    return CloudAddress(url, _token(home), home, fresh=fresh, started=started)
+
+
+def _token(home: Home) -> str:
+    """Raises NotAllowed for a file that holds something else."""
+    try:
+        text = read_secret(home.token).decode("ascii").strip()
+    except UnicodeDecodeError:
+        text = ""
+    if not is_token(text):
+        raise NotAllowed(
+            "This file holds no token of this cloud.",
+            code="BAD_TOKEN_FILE",
+            where=str(home.token),
+            next_action="Remove it, then `skyriver down` and `skyriver up`: another token is made.",
+        )
+    return text
 
 
 def down(home: Home) -> list[str]:
@@ -97,12 +117,14 @@ def down(home: Home) -> list[str]:
         ended.append("control plane")
     home.control_run.unlink(missing_ok=True)
     if home.run.is_dir():
-        ended += ChildProcesses(home.root, home.sockets).stop_all()
+        names = ChildProcesses(home.root, home.sockets).stop_all()
+        ended += [" ".join(name.split(".", 2)[1:]) for name in names]
     settings = home.settings()
     if "port" in settings and home.gateway.exists():
-        gateway = HaproxyGateway(home.gateway, port=settings["port"], control_socket=home.control_socket)
-        gateway.stop()
-        ended.append("gateway")
+        gateway = recorded(home.gateway)
+        if gateway is not None and gateway.identity.alive():
+            ended.append("gateway")
+        HaproxyGateway(home.gateway, port=settings["port"], control_socket=home.control_socket).stop()
     home.control_socket.unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError, OSError):
         home.sockets.rmdir()
@@ -119,10 +141,21 @@ def _control(home: Home) -> tuple[Identity, dict[str, Any]] | None:
     return (identity, status) if identity.alive() else None
 
 
-def _start_control(home: Home) -> None:
+def _start(home: Home, before: dict[str, Any]) -> None:
+    """Starts the control plane; when that fails, the home's settings are as `before`."""
+    control = _start_control(home)
+    try:
+        _wait_ready(home, control)
+    except SkyriverError:
+        if control.poll() is not None:
+            home.write_settings(before)
+        raise
+
+
+def _start_control(home: Home) -> subprocess.Popen[bytes]:
     log = os.open(home.logs / "control.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "skyriver.wiring.control", str(home.root)],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -134,20 +167,27 @@ def _start_control(home: Home) -> None:
         os.close(log)
 
 
-def _wait_ready(home: Home) -> None:
+def _wait_ready(home: Home, control: subprocess.Popen[bytes] | None) -> None:
+    """`control` is the process if it was started here: one that ended is not waited for."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             status = json.loads(home.control_run.read_bytes())
             if problem := status.get("problem"):
                 home.control_run.unlink(missing_ok=True)
+                if control is not None:
+                    control.wait(STOP_SECONDS)
                 raise from_problem(problem["status"], problem)
             if status.get("ready") and _answers(home):
                 return
+        if control is not None and control.poll() is not None and not home.control_run.exists():
+            break
         time.sleep(0.02)
     tail = (home.logs / "control.log").read_text(errors="replace").splitlines()[-5:]
+    ended = control is not None and control.poll() is not None
     raise Unavailable(
-        f"The control plane did not get ready within {START_SECONDS:.0f} s: {' | '.join(tail)}",
+        f"The control plane {'ended' if ended else f'did not get ready within {START_SECONDS:.0f} s'}:"
+        f" {' | '.join(tail)}",
         code="CONTROL_NOT_READY",
         next_action=f"Its log is {home.logs / 'control.log'}.",
     )
@@ -156,7 +196,7 @@ def _wait_ready(home: Home) -> None:
 def _answers(home: Home) -> bool:
     """Whether the control plane answers through the gateway, and the gateway knows the token."""
     port = int(home.settings()["port"])
-    token = read_secret(home.token).decode()
+    token = _token(home)
     request = f"GET /api/v1/whoami HTTP/1.0\r\nHost: skyriver\r\nAuthorization: Bearer {token}\r\n\r\n"
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
