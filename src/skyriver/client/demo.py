@@ -29,7 +29,7 @@ from skyriver.client.cli import deploy_request, load_files
 from skyriver.client.rows import read_rows
 from skyriver.client.screen import Screen
 from skyriver.client.sending import Sent
-from skyriver.core.errors import Internal, SkyriverError
+from skyriver.core.errors import Conflict, Internal, SkyriverError
 
 if TYPE_CHECKING:
     from skyriver.client.cli import Machine
@@ -88,6 +88,10 @@ class Walk:
 def run_demo(machine: Machine, options: Options) -> None:
     """Raises Internal (DEMO_FAILED) naming what did not hold."""
     screen = Screen(as_json=options.as_json)
+    if options.home is not None and options.home.exists() and any(options.home.iterdir()):
+        raise Conflict(
+            f"{options.home} is not empty.", code="HOME_NOT_EMPTY", next_action="The demo needs a fresh home."
+        )
     home = options.home or Path(tempfile.mkdtemp(prefix="skyriver-demo-"))
     begun = time.perf_counter()
     walk: Walk | None = None
@@ -328,7 +332,7 @@ def _swap_and_roll_back(walk: Walk) -> None:
     with walk.step(8, "Swap and roll back under load", f"skyriver run {MODEL}; skyriver rollback {MODEL}"):
         names = [f["name"] for f in walk.client.get("models", MODEL)["spec"]["features"]["features"]]
         with _Load(walk, dict.fromkeys(names, 1.0)) as load:
-            second = _run(walk, {"seed": 1})
+            second = _run(walk, {"seed": 1, "trees": 60})
             load.settle()
             swapped = set(load.versions)
             walk.client.wait(walk.client.act("rollback", MODEL))

@@ -101,11 +101,12 @@ def _materialise(snapshot: Snapshot, stream: Resource, process: ProcessStatus) -
         return
     jobs = [j for j in snapshot.children(stream, "job") if j.spec["kind"] == "materialise"]
     jobs.sort(key=lambda j: j.created_at)
-    final = [j for j in jobs if j.state in ("SUCCEEDED", "FAILED", "CANCELLED")]
+    final = [j for j in jobs if _ended(j)]
     for old in final[:-KEPT_JOBS]:
         yield Delete(*old.key, old.revision)
-    if len(final) < len(jobs):
-        return
+    lane = f"table/{stream.name}"
+    if any(j.spec.get("lane") == lane and not _ended(j) for j in snapshot.all(stream.tenant, "job")):
+        return  # a load brings the tables up to date itself
     waiting = int(process.report.get("offset", 0)) - 1 - int(table.status.get("offset", -1))
     last = max((j.since for j in final), default=process.started_at)
     if waiting >= MATERIALISE_ROWS or (waiting > 0 and snapshot.now - last >= MATERIALISE_EVERY_US):
@@ -116,11 +117,15 @@ def _materialise(snapshot: Snapshot, stream: Resource, process: ProcessStatus) -
             kind="materialise",
             target=stream.name,
             name=f"{prefix}-{next_number(snapshot, stream.tenant, 'job', prefix)}",
-            lane=f"table/{stream.name}",
+            lane=lane,
             tables=(stream.name,),
             parent=stream.ref,
         )
         yield Put(job, 0)
+
+
+def _ended(job: Resource) -> bool:
+    return job.state in ("SUCCEEDED", "FAILED", "CANCELLED")
 
 
 def _live(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
