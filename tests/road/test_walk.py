@@ -1,0 +1,323 @@
+"""The whole road as a user walks it: from an empty machine to decisions, through kills, to an orderly end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from cloud_process import (
+    DEADLINE,
+    HISTORY,
+    ROW,
+    Cloud,
+    Ended,
+    history,
+    wait_for,
+    write_csv,
+    write_lines,
+    write_parquet,
+)
+
+# Each stage of the cloud, made once a file; what the commands said on the way is kept.
+
+
+@pytest.fixture(scope="module")
+def started(cloud: Cloud) -> Ended:
+    return cloud.command("up", "--port", cloud.port).succeeded()
+
+
+@pytest.fixture(scope="module")
+def deployed(cloud: Cloud, started: Ended) -> dict[str, Ended]:
+    tried = cloud.command("deploy", "shop.py", "--dry-run")
+    nothing = cloud.command("app", "list", "-o", "json")
+    unasked = cloud.command("deploy", "shop.py")
+    done = cloud.command("deploy", "shop.py", "-y").succeeded()
+    return {"tried": tried, "nothing": nothing, "unasked": unasked, "done": done}
+
+
+@pytest.fixture(scope="module")
+def loaded(cloud: Cloud, deployed: dict[str, Ended]) -> dict[str, Any]:
+    rows = history()
+    write_csv(cloud.folder / "a.csv", rows[1_000:2_000])
+    write_parquet(cloud.folder / "b.parquet", rows[2_000:])
+    write_lines(cloud.folder / "c.jsonl", [*rows[:1_000], rows[0]])
+    report: dict[str, Any] = cloud.json("table", "load", "orders", "a.csv", "b.parquet", "c.jsonl")
+    return report
+
+
+@pytest.fixture(scope="module")
+def released(cloud: Cloud, loaded: dict[str, Any]) -> dict[str, Any]:
+    """The first version, serving."""
+    version: dict[str, Any] = cloud.json("run")["version"]
+    cloud.wait_ready()
+    return version
+
+
+def send(cloud: Cloud, count: int) -> dict[str, Any]:
+    orders = cloud.next_orders(count)
+    sent: dict[str, Any] = cloud.json("send", "orders", write_lines(cloud.folder / "live.jsonl", orders))
+    assert (sent["accepted"], sent["rejected"]) == (count, [])
+    assert sum(sent["decisions"].values()) == count
+    return sent
+
+
+def predicted(cloud: Cloud) -> float:
+    status, answer = cloud.ask("POST", "/predict/comes_back", ROW)
+    assert status == 200, answer
+    return float(answer["score"])
+
+
+def test_up_shows_its_token_once_and_is_idempotent(cloud: Cloud, started: Ended) -> None:
+    assert f"http://127.0.0.1:{cloud.port}" in started.err
+    assert cloud.token in started.err
+    assert "skyriver deploy" in started.err
+    assert stat.S_IMODE((cloud.home / "token").stat().st_mode) == 0o600
+    before = cloud.control_pid()
+    again = cloud.command("up").succeeded()
+    assert "runs already" in again.err
+    assert cloud.token not in again.err + again.out
+    assert cloud.json("up") == {"url": f"http://127.0.0.1:{cloud.port}", "started": False}
+    assert cloud.control_pid() == before
+
+
+def test_deploy_shows_its_plan_and_does_it_once(cloud: Cloud, deployed: dict[str, Ended]) -> None:
+    for ended in (deployed["tried"], deployed["done"]):
+        assert "+ create stream   orders" in ended.err
+        assert "+ create model    comes_back" in ended.err
+    assert "nothing was done" in deployed["tried"].err
+    assert deployed["nothing"].json == []
+    deployed["unasked"].refused("NOT_CONFIRMED", 2, "-y")
+    again = cloud.json("deploy", "shop.py", "-y")
+    assert {line["action"] for line in again["plan"]} == {"keep"}
+    assert "Nothing to do" in cloud.command("deploy", "shop.py").succeeded().err
+
+
+def test_one_load_takes_files_of_three_formats(cloud: Cloud, loaded: dict[str, Any]) -> None:
+    assert loaded["counts"] == {
+        "rows_read": HISTORY + 1,
+        "rows_good": HISTORY + 1,
+        "rows_bad": 0,
+        "duplicates": 1,
+        "labels": HISTORY,
+    }
+    tables = {table["name"]: table for table in cloud.json("table", "list")}
+    assert tables["orders"]["status"]["rows"] >= HISTORY
+    assert tables["orders.labels"]["status"]["rows"] >= HISTORY
+    assert set(tables) == {"orders", "orders.labels", "orders.decisions", "orders.dead", "orders.rejected"}
+
+
+def test_a_run_gives_a_version_that_serves(cloud: Cloud, released: dict[str, Any]) -> None:
+    assert (released["name"], released["state"]) == ("comes_back:1", "APPROVED")
+    assert released["spec"]["metrics"]["auc"] >= 0.6
+    assert cloud.json("version", "get", "comes_back:1")["spec"]["artifact"] == released["spec"]["artifact"]
+    assert cloud.json("model", "history", "comes_back")[0]["version"] == 1
+    model = cloud.json("model", "get", "comes_back")
+    assert model["status"]["aliases"]["champion"] == 1
+    jobs = {job["name"]: job["state"] for job in cloud.json("job", "list")}
+    assert jobs["comes_back-run-1-train"] == "SUCCEEDED"
+    assert cloud.json("job", "get", "comes_back-run-1-train")["spec"]["kind"] == "train"
+    for noun in ("app", "model", "version", "service", "stream", "table", "job"):
+        listed = cloud.command(noun, "list").succeeded()
+        assert listed.out.startswith("NAME"), listed.out
+        assert len(listed.out.splitlines()) > 1
+    ps = cloud.command("ps").succeeded().out
+    assert "comes_back:1" in ps
+    assert "orders-0" in ps
+
+
+def test_both_protocols_predict_the_same(cloud: Cloud, released: dict[str, Any]) -> None:
+    fields = [f"{name}={value}" for name, value in ROW.items()]
+    typed = cloud.json("predict", "comes_back", *fields)
+    assert typed["model"] == "comes_back"
+    assert "score = " in cloud.command("predict", "comes_back", *fields).succeeded().out
+    piped = cloud.command("predict", "comes_back", "--data", "-", "--json", given=str(ROW).replace("'", '"'))
+    assert piped.succeeded().json["score"] == typed["score"] == predicted(cloud)
+    tensor = {"name": "features", "datatype": "FP32", "shape": [1, len(ROW)], "data": list(ROW.values())}
+    for path in ("/v2/models/comes_back/infer", "/v2/models/comes_back/versions/1/infer"):
+        status, answer = cloud.ask("POST", path, {"inputs": [tensor]})
+        assert status == 200, answer
+        assert answer["outputs"][0]["data"][0] == pytest.approx(typed["score"], abs=1e-6)
+
+
+def test_events_are_decided_and_duplicates_get_the_first_decision(cloud: Cloud, released: dict[str, Any]) -> None:
+    send(cloud, 250)
+    again = cloud.json("send", "orders", "live.jsonl")
+    assert (again["accepted"], again["duplicates"]) == (0, 250)
+    order = cloud.next_orders(1)[0]
+    status, first = cloud.ask("POST", "/streams/orders/events?wait=decision", order)
+    assert (status, first["accepted"]) == (200, 1)
+    decision = first["decisions"][0]
+    assert decision["status"] == "decided"
+    assert decision["decision"] == ("call" if decision["score"] >= 0.25 else "ship")
+    assert (decision["model"], decision["features"]["amount"]) == ("comes_back", pytest.approx(order["amount"]))
+    status, second = cloud.ask("POST", "/streams/orders/events?wait=decision", order | {"amount": 9_999})
+    assert (status, second["duplicates"], second["decisions"]) == (200, 1, [decision])
+    assert cloud.ask("GET", f"/streams/orders/decisions/{order['order']}") == (200, decision)
+    labels = [{"order": order["order"], "returned": 1}, {"order": 7, "returned": 0}]
+    taken = cloud.json("send", "orders", write_lines(cloud.folder / "labels.jsonl", labels), "--labels")
+    assert (taken["labels"], taken["unknown_subjects"], taken["rejected"]) == (2, 0, [])
+
+
+def test_what_was_recorded_equals_a_backfill(cloud: Cloud, released: dict[str, Any]) -> None:
+    send(cloud, 20)
+    report = cloud.json("stream", "verify", "orders")
+    assert report["compared"] >= 20
+    assert (report["different"], report["undecided"], report["decided_twice"]) == (0, 0, 0)
+    assert "bit for bit" in cloud.command("stream", "verify", "orders").succeeded().out
+
+
+def test_logs_and_explanations(cloud: Cloud, released: dict[str, Any]) -> None:
+    lines = cloud.command("logs", "comes_back-run-1-train", "--tail", 1).succeeded().out
+    assert lines == "job/comes_back-run-1-train | done\n"
+    followed = cloud.command("logs", "-f", "comes_back-run-1").succeeded().out  # ends with what is over
+    assert "job/comes_back-run-1-train | fit ..." in followed
+    explained = cloud.command("explain", "orders").succeeded().out
+    assert "stream orders is READY" in explained
+    assert "process orders-0, pid " in explained
+
+
+# Kills. None may lose what was acknowledged, or stop what does not hang on the killed.
+
+
+def test_a_killed_worker_is_started_again_and_nothing_is_lost(cloud: Cloud, released: dict[str, Any]) -> None:
+    send(cloud, 20)
+    before = cloud.processes()
+    os.kill(before["orders-0"], signal.SIGKILL)
+    send(cloud, 20)  # waits for the worker as a patient client does
+    cloud.wait_ready()
+    after = cloud.processes()
+    assert after["orders-0"] != before["orders-0"]
+    assert {k: v for k, v in after.items() if k != "orders-0"} == {k: v for k, v in before.items() if k != "orders-0"}
+    again = cloud.json("send", "orders", "live.jsonl")
+    assert again["duplicates"] == 20
+
+
+def test_a_killed_replica_is_not_missed(cloud: Cloud, released: dict[str, Any]) -> None:
+    before = cloud.processes()
+    victim = next(name for name in before if name.startswith("comes_back-"))
+    os.kill(before[victim], signal.SIGKILL)
+    for _ in range(50):
+        predicted(cloud)
+    wait_for(lambda: cloud.processes().get(victim, before[victim]) != before[victim], "another process")
+    cloud.wait_ready()
+
+
+def test_without_the_control_plane_everything_answers_and_up_adopts_it(cloud: Cloud, released: dict[str, Any]) -> None:
+    before = cloud.processes()
+    os.kill(cloud.control_pid(), signal.SIGKILL)
+    assert 0 <= predicted(cloud) <= 1
+    send(cloud, 20)
+    cloud.command("ps").refused("CONTROL_AWAY", 7, "predictions and streams go on")
+    back = cloud.command("up").succeeded()
+    assert cloud.token not in back.err
+    assert cloud.processes() == before
+    cloud.wait_ready()
+
+
+def test_a_killed_gateway_comes_back_by_itself(cloud: Cloud, released: dict[str, Any]) -> None:
+    processes, killed = cloud.processes(), cloud.gateway_pid()
+    os.kill(killed, signal.SIGKILL)
+
+    def answers() -> bool:
+        try:
+            return cloud.ask("POST", "/predict/comes_back", ROW)[0] == 200
+        except OSError:
+            return False
+
+    wait_for(answers, "the gateway answers")
+    assert cloud.gateway_pid() != killed
+    send(cloud, 5)
+    assert cloud.processes() == processes
+
+
+# A second version, while requests and events come without pause
+
+
+@contextmanager
+def asking(ask: Callable[[], None]) -> Iterator[list[BaseException]]:
+    """Calls `ask` again and again in a thread of its own; gives what it raised."""
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def go() -> None:
+        try:
+            while not stop.wait(0.005):
+                ask()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    try:
+        yield failures
+    finally:
+        stop.set()
+        thread.join(DEADLINE)
+
+
+def test_versions_change_without_a_failed_request(cloud: Cloud, released: dict[str, Any]) -> None:
+    versions: list[int] = []
+    with cloud.connected() as over_one, cloud.connected() as over_another:
+
+        def predict() -> None:
+            status, answer = over_one("POST", "/predict/comes_back", ROW)
+            assert status == 200, answer
+            versions.append(int(answer["version"]))
+
+        def decide() -> None:
+            status, answer = over_another("POST", "/streams/orders/events?wait=decision", cloud.next_orders(1))
+            assert status == 200, answer
+            assert answer["decisions"][0]["status"] == "decided"
+
+        with asking(predict) as failed_requests, asking(decide) as failed_events:
+            second = cloud.json("run", "comes_back", "-p", "trees=6", "-p", "seed=1")["version"]
+            assert second["name"] == "comes_back:2"
+            asked = len(versions)
+            wait_for(lambda: len(versions) > asked + 20, "requests go on")
+            assert set(versions[asked + 1 :]) == {2}
+            back = cloud.json("rollback", "comes_back")
+            asked = len(versions)
+            wait_for(lambda: len(versions) > asked + 20, "requests go on")
+    assert (failed_requests, failed_events) == ([], [])
+    assert back["version"] == 1
+    assert set(versions[asked + 1 :]) == {1}
+    changes = [(entry["version"], entry["cause"]) for entry in cloud.json("model", "history", "comes_back")]
+    assert changes == [(1, "release"), (2, "release"), (1, "rollback")]
+    cloud.wait_ready()
+    report = cloud.json("stream", "verify", "orders")
+    assert (report["different"], report["undecided"], report["decided_twice"]) == (0, 0, 0)
+
+
+# The end, and the next beginning
+
+
+def test_down_leaves_nothing_running_and_up_brings_all_of_it_back(cloud: Cloud, released: dict[str, Any]) -> None:
+    send(cloud, 10)
+    token, score = cloud.token, predicted(cloud)
+    champion = cloud.json("model", "get", "comes_back")["status"]["aliases"]["champion"]
+    rows = {t["name"]: t["status"].get("rows", 0) for t in cloud.json("table", "list")}
+    ended = cloud.json("down")["ended"]
+    assert {"control plane", "worker orders-0", "gateway"} <= set(ended)
+    assert (cloud.living(), cloud.sockets()) == ({}, [])
+    assert cloud.json("down") == {"ended": []}
+    cloud.command("ps").refused("CLOUD_AWAY", 7, f"127.0.0.1:{cloud.port}", "skyriver up")
+    start = time.monotonic()
+    again = cloud.command("up").succeeded()
+    assert cloud.token == token
+    assert token not in again.err
+    assert predicted(cloud) == score
+    cloud.wait_ready()
+    assert time.monotonic() - start < 30
+    assert cloud.json("model", "get", "comes_back")["status"]["aliases"]["champion"] == champion
+    after = {t["name"]: t["status"].get("rows", 0) for t in cloud.json("table", "list")}
+    assert all(after[name] >= rows[name] for name in rows)
+    assert cloud.json("send", "orders", "live.jsonl")["duplicates"] == 10
+    send(cloud, 10)
+    assert cloud.json("stream", "verify", "orders")["different"] == 0
