@@ -38,9 +38,13 @@ STREAM, MODEL = "payments", "fraud"
 RATE = 1_000
 """Events a second."""
 BATCH = 10
+LABEL_BATCH = 200
 SENDERS = 4
 PUBLISHED = {"auc": (0.862, 0.879), "average_precision": (0.639, 0.694), "card_precision_100": (0.273, 0.305)}
 """The handbook's own results on its data: XGBoost as first tried, and the best of all its models and searches."""
+
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +205,13 @@ def _decide(walk: Walk) -> None:
     with walk.step(
         6, f"Decide: {len(events):,} events at {RATE:,} a second", f"skyriver send {STREAM} data/stream.parquet"
     ):
-        sent = _send_open_loop(walk, events)
+        labels = read_rows(walk.folder / "data" / "stream_labels.parquet")
+        sent = _send_open_loop(walk, events, labels)
         normal, held = sent.latencies()
         p50, p99, longest = _quantile(normal, 0.5), _quantile(normal, 0.99), _quantile(held, 1.0)
         walk.tell(f"p50 {p50:.1f} ms, p99 {p99:.1f} ms from send to decision, {len(normal):,} events")
         walk.tell(f"{len(held):,} events were held up by the kill, the longest for {longest / 1e3:.2f} s")
+        walk.tell(f"{sent.total.labels:,} labels of earlier events became known meanwhile, and were sent")
         walk.tell("decisions: " + ", ".join(f"{d} {n:,}" for d, n in sorted(sent.total.decisions.items())))
         walk.check(not sent.errors, f"no event was refused or lost on the way{_first(sent.errors)}")
         answers = sum(sent.total.decisions.values())
@@ -242,6 +248,11 @@ class _Sending:
             self.errors += [str(r["message"]) for r in answer["rejected"]]
             self.answered.append((due, now, events))
 
+    def take_labels(self, answer: Mapping[str, Any]) -> None:
+        with self.lock:
+            self.total.add_labels(answer)
+            self.errors += [str(r["message"]) for r in answer["rejected"]]
+
     def latencies(self) -> tuple[list[float], list[float]]:
         """Milliseconds of every event, ascending: (in normal running, held up by the kill). Held up is what was due
         from the kill until a request was answered at the usual speed again."""
@@ -256,21 +267,25 @@ class _Sending:
         return sorted(normal), sorted(held)
 
 
-def _send_open_loop(walk: Walk, events: Sequence[Mapping[str, Any]]) -> _Sending:
-    """Batches of ten leave when they are due, whether those before were answered or not; the worker dies half-way."""
+def _send_open_loop(walk: Walk, events: Rows, labels: Rows) -> _Sending:
+    """Batches of ten leave when they are due, whether those before were answered or not; labels in proportion. Half-way
+    the worker dies."""
     shared = _Sending()
-    queue: SimpleQueue[tuple[float, Sequence[Mapping[str, Any]]] | None] = SimpleQueue()
+    queue: SimpleQueue[tuple[float, Rows, Rows] | None] = SimpleQueue()
     threads = [threading.Thread(target=_sender, args=(walk, queue, shared)) for _ in range(SENDERS)]
     for thread in threads:
         thread.start()
     start = time.perf_counter()
-    killed = False
+    killed, sent = False, 0
     try:
         with walk.screen.progress() as bars:
             for first in range(0, len(events), BATCH):
                 due = start + (first + BATCH) / RATE
                 time.sleep(max(0.0, due - time.perf_counter()))
-                queue.put((due, events[first : first + BATCH]))
+                known = min(len(labels), (first + BATCH) * len(labels) // len(events))
+                told = labels[sent:known] if known - sent >= LABEL_BATCH or first + BATCH >= len(events) else ()
+                sent += len(told)
+                queue.put((due, events[first : first + BATCH], told))
                 bars.tell("sending events", first + BATCH, len(events))
                 if not killed and first * 2 >= len(events):
                     killed = True
@@ -293,14 +308,15 @@ def _sender(walk: Walk, queue: SimpleQueue[Any], shared: _Sending) -> None:
                 return
             if item is None:
                 return
-            due, batch = item
+            due, batch, labels = item
             try:
                 answer = client.send(STREAM, batch, wait=True)
+                shared.take(answer, due, time.perf_counter(), len(batch))
+                if labels:
+                    shared.take_labels(client.send_labels(STREAM, labels))
             except SkyriverError as error:
                 with shared.lock:
                     shared.errors.append(str(error))
-                continue
-            shared.take(answer, due, time.perf_counter(), len(batch))
 
 
 def _token(walk: Walk) -> str:
