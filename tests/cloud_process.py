@@ -286,12 +286,13 @@ class Cloud:
         return {f"{kind[:-1]} {r['name']}": r["state"] for kind in ("streams", "services") for r in seen[kind]}
 
     def wait_ready(self) -> None:
-        """Until every stream, service, replica and worker is READY."""
+        """Until every stream and worker is READY, and every service and replica of a model that has a version."""
         wait_for(self._all_ready, "everything READY")
 
     def _all_ready(self) -> bool:
         seen = self.json("ps")
-        rows = [*seen["streams"], *seen["services"], *(p for p in seen["processes"] if p["kind"] != "job")]
+        services = [s for s in seen["services"] if s["reason"] != "NO_VERSION"]
+        rows = [*seen["streams"], *services, *(p for p in seen["processes"] if p["kind"] != "job")]
         return all(r["state"] == "READY" for r in rows)
 
     def next_orders(self, count: int) -> list[dict[str, Any]]:

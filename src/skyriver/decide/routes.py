@@ -94,8 +94,8 @@ class Routes:
         allowed = [method for method, path in self._routes if path == request.path]
         if allowed:
             method = request.method.decode("latin-1")
-            error = InvalidInput(f"{method} is not possible here, {allowed[0].decode()} is.", code="WRONG_METHOD")
-            request.answer(405, problem(error), PROBLEM, ((b"allow", b", ".join(allowed)),))
+            error = WrongMethod(f"{method} is not possible here, {allowed[0].decode()} is.")
+            request.answer(error.http_status, problem(error), PROBLEM, ((b"allow", b", ".join(allowed)),))
             return
         raise NotFound(
             f"There is no {request.path.decode('latin-1')}.",
@@ -185,6 +185,11 @@ class Routes:
         block = read_block(request.body, self._stream)
         step = LoadStep(load, int(sequence), 0, request.headers.get(b"x-last") == b"1")
         self._station.submit(LoadWork(block, step, partial(_answer_load, request)))
+
+
+class WrongMethod(InvalidInput):
+    default_code = "WRONG_METHOD"
+    http_status = 405
 
 
 class TooLarge(InvalidInput):

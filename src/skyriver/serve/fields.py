@@ -27,6 +27,8 @@ from skyriver.serve.runner import NUMPY_TYPES, Array, Tensors
 from skyriver.serve.tensors import array_of, flatten, show, values_of
 
 ROWS = "rows"
+_NAMED = 30
+"""Fields that an error lists."""
 _TAKEN = ("model", "version", "predictions")
 _ERRORS_SHOWN = 20
 
@@ -62,6 +64,7 @@ class PredictCodec:
         self._batching = batching
         self._plan = _Inputs(signature) if fields is None else _declared(signature, tuple(fields))
         self._quick = _QuickRows(fields) if isinstance(self._plan, _Columns) and fields and _plain(fields) else None
+        self._fields = _listed([f.name for f in fields] if fields else [t.name for t in signature.inputs])
         self._takes_rows = ROWS in self._plan.names
         self._outputs = [(f"{t.name}_" if t.name in _TAKEN else t.name, t.name) for t in signature.outputs]
 
@@ -127,6 +130,7 @@ class PredictCodec:
                 first["message"],
                 code="INVALID_FIELD",
                 where=first["field"] if single else f"row {first['row']}, {first['field']}",
+                next_action=f"Send {self._head['model']} its fields: {self._fields}.",
                 details=tuple(errors),
             )
         return cleaned
@@ -137,6 +141,10 @@ class PredictCodec:
 
     def _whole_answer(self, outputs: Tensors) -> dict[str, object]:
         return {name: _scalar_or_list(outputs[source]) for name, source in self._outputs}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _short(value: object) -> object:
