@@ -43,6 +43,9 @@ def _load_table(job: Job, table: TableSpec, files: list[LoadFile]) -> dict[str, 
     name, known = job.table(table.name), job.known_version(table.name)
     report = load_table(table, files, tables, name, _number(job), known, job.progress, work_dir=job.work_dir)
     made = {table.name: report.version} if report.version is not None else {}
+    if report.bad:
+        dead = f"{table.name}.dead"
+        made[dead] = tables.latest(job.table(dead))
     return _outputs(report.to_json(), report.duplicates, made)
 
 
