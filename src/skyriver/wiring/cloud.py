@@ -11,16 +11,14 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
 from skyriver.adapters.haproxy.process import recorded
 from skyriver.adapters.processes.identity import Identity
 from skyriver.adapters.processes.processes import ChildProcesses
-from skyriver.core.errors import Conflict, NotAllowed, SkyriverError, Unavailable, from_problem
-from skyriver.trust.secretfile import read_secret
-from skyriver.trust.tokens import is_token
+from skyriver.core.errors import Conflict, SkyriverError, Unavailable, from_problem
+from skyriver.wiring.address import CloudAddress, address, token_of
 from skyriver.wiring.home import DEFAULT_PORT, Home, port_of_environment
 
 START_SECONDS = 30.0
@@ -29,17 +27,6 @@ SERVE_SECONDS = 20.0
 """For how long `up` waits for what served before; what takes longer is told by `skyriver ps`."""
 
 _SERVING = ("streams", "services")
-
-
-@dataclass(frozen=True, slots=True)
-class CloudAddress:
-    url: str
-    token: str
-    home: Home
-    fresh: bool
-    """Whether the token was never shown before, and so has to be."""
-    started: bool
-    """Whether the cloud was started now, rather than found running."""
 
 
 def up(home: Home, port: int | None) -> CloudAddress:
@@ -60,7 +47,7 @@ def up(home: Home, port: int | None) -> CloudAddress:
                 code="ALREADY_RUNNING",
                 next_action="`skyriver down` first, to start it on another port.",
             )
-        return _address(home, fresh=False, started=False)
+        return address(home, fresh=False, started=False)
     shown = home.token.exists() and known.get("token_shown", False)
     if running is None:
         home.write_settings({**known, "port": chosen})
@@ -69,41 +56,9 @@ def up(home: Home, port: int | None) -> CloudAddress:
     else:
         _wait_ready(home, None)
     home.write_settings({**home.settings(), "token_shown": True})
-    found = _address(home, fresh=not shown, started=True)
+    found = address(home, fresh=not shown, started=True)
     _wait_serving(found)
     return found
-
-
-def address_of(home: Home) -> CloudAddress:
-    """How to reach a cloud that was started before. Raises Unavailable when there is none."""
-    if not home.token.exists() or "port" not in home.settings():
-        raise Unavailable(
-            f"There is no cloud in {home.root}.",
-            code="NO_CLOUD",
-            next_action="`skyriver up` starts one; --home or SKYRIVER_HOME names another place.",
-        )
-    return _address(home, fresh=False, started=False)
-
-
-def _address(home: Home, *, fresh: bool, started: bool) -> CloudAddress:
-    url = f"http://127.0.0.1:{home.settings()['port']}"
-    return CloudAddress(url, _token(home), home, fresh=fresh, started=started)
-
-
-def _token(home: Home) -> str:
-    """Raises NotAllowed for a file that holds something else."""
-    try:
-        text = read_secret(home.token).decode("ascii").strip()
-    except UnicodeDecodeError:
-        text = ""
-    if not is_token(text):
-        raise NotAllowed(
-            "This file holds no token of this cloud.",
-            code="BAD_TOKEN_FILE",
-            where=str(home.token),
-            next_action="Remove it, then `skyriver down` and `skyriver up`: another token is made.",
-        )
-    return text
 
 
 def down(home: Home) -> list[str]:
@@ -196,7 +151,7 @@ def _wait_ready(home: Home, control: subprocess.Popen[bytes] | None) -> None:
 def _answers(home: Home) -> bool:
     """Whether the control plane answers through the gateway, and the gateway knows the token."""
     port = int(home.settings()["port"])
-    token = _token(home)
+    token = token_of(home)
     request = f"GET /api/v1/whoami HTTP/1.0\r\nHost: skyriver\r\nAuthorization: Bearer {token}\r\n\r\n"
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:

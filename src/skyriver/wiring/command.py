@@ -23,7 +23,7 @@ class ThisMachine:
         return down(homes.Home.at(home))
 
     def address(self, home: Path | None) -> cli.Address:
-        from skyriver.wiring.cloud import address_of
+        from skyriver.wiring.address import address_of
 
         return address_of(homes.Home.at(home))
 
