@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -167,3 +168,27 @@ def test_an_identity_of_another_boot_or_start_is_not_alive() -> None:
     assert not Identity(mine.pid, mine.start_time + 1, boot_id()).alive()
     assert not Identity(mine.pid, mine.start_time, "another boot").alive()
     assert identify(2**22 - 1) is None
+
+
+def test_a_report_is_what_a_store_can_keep(home: Path) -> None:
+    parts = processes(home)
+    parts.ensure({"t.replica.x": spec()})
+    ready(parts)
+    status = home / "run" / "t.replica.x.status.json"
+    token = json.loads((home / "run" / "t.replica.x.run.json").read_text())["token"]
+    written = '{"token": "TOKEN", "value": NaN, "message": "half \\ud800 a character", "list": [Infinity]}'
+    status.write_text(written.replace("TOKEN", token))
+    report = parts.observe()["t.replica.x"].report
+    assert report == {"token": token, "value": None, "message": "half ? a character", "list": [None]}
+    status.write_text('["no", "object"]')
+    assert parts.observe()["t.replica.x"].report == {}
+
+
+def test_the_outcome_of_a_job_survives_the_end_of_the_cloud(home: Path) -> None:
+    parts = processes(home)
+    parts.ensure({"t.job.x": spec("t.job.x", once=True, ends=3)})
+    wait(lambda: parts.observe()["t.job.x"], lambda s: not s.alive)
+    parts.stop_all()
+    found = processes(home).observe()["t.job.x"]
+    assert not found.alive
+    assert found.report["ready"]

@@ -28,6 +28,7 @@ from skyriver.core.clock import Clock
 from skyriver.core.errors import Internal, InvalidInput, NotAllowed, NotFound, SkyriverError, StaleWrite
 from skyriver.core.objects import Objects
 from skyriver.core.resources import AuditEntry, Change, Put, Resource, Snapshot
+from skyriver.core.spec import InnerPath
 from skyriver.trust.permissions import Permission, require
 from skyriver.trust.tokens import Identity, TokenTable
 
@@ -63,7 +64,7 @@ class DeployRequest(_Body):
     spec_digest: str
     code: str
     """SHA-256 of the source bundle, uploaded before."""
-    main: str
+    main: InnerPath
     """The application file's name in the bundle."""
     files: dict[str, str] = {}
     """Digests of the files in the bundle that models name."""
@@ -146,6 +147,7 @@ def create_api(cloud: Cloud) -> FastAPI:
     api.add_api_route(f"{PREFIX}/livez", _live, methods=["GET"], openapi_extra={"x-permission": PUBLIC})
     api.add_exception_handler(SkyriverError, _problem)
     api.add_exception_handler(RequestValidationError, _invalid_request)
+    api.add_exception_handler(Exception, _our_mistake)
     api.add_exception_handler(HTTPException, _unknown_request)
     for route in api.routes:
         declared = route.openapi_extra or {} if isinstance(route, APIRoute) else {}
@@ -327,6 +329,11 @@ def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, SkyriverError)
     headers = {"WWW-Authenticate": "Bearer"} if error.http_status == 401 else {}
     return JSONResponse(error.to_problem(), error.http_status, headers=headers, media_type="application/problem+json")
+
+
+def _our_mistake(request: Request, error: Exception) -> Response:
+    """Says nothing of our insides; the control plane's log has it all."""
+    return _problem(request, Internal("The control plane failed on this request.", next_action="Its log has details."))
 
 
 def _invalid_request(request: Request, error: Exception) -> Response:

@@ -16,7 +16,7 @@ from skyriver.control.gateway import Gateway
 from skyriver.control.processes import Processes
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
-from skyriver.core.errors import SkyriverError, StaleWrite
+from skyriver.core.errors import Conflict, InvalidInput, SkyriverError
 from skyriver.core.resources import (
     Key,
     Kind,
@@ -69,7 +69,8 @@ class ControlLoop:
         self._gateway_trouble = ""
         self._aside: dict[Key, str] = {}
         self._wants: dict[Key, tuple[WantAction, ...]] = {}
-        self._snapshot = Snapshot({}, {}, {}, clock.wall())
+        self._started = clock.wall()
+        self._snapshot = Snapshot({}, {}, {}, self._started)
         self._wake = threading.Event()
         self._stop = threading.Event()
 
@@ -104,7 +105,7 @@ class ControlLoop:
         rows = self._load()
         now = self._clock.wall()
         self._with_gateway(lambda: self._keep_gateway(now))
-        snapshot = Snapshot(rows, self._processes.observe(), self._sessions(), now)
+        snapshot = Snapshot(rows, self._processes.observe(), self._sessions(), now, self._started)
         plan = reconcile(snapshot, self._kinds)
         aside = dict(plan.poisoned)
         if not self._commit(plan, aside, now):
@@ -115,8 +116,9 @@ class ControlLoop:
         kept = {key: wants for key, wants in self._wants.items() if key in aside}
         self._wants = {key: w for key, w in plan.wants.items() if key not in aside} | kept
         wanted = {w.process.name: w.process for ws in self._wants.values() for w in ws if isinstance(w, Want)}
-        self._processes.ensure(wanted, keep={rows[key].process for key in aside if key in rows})
+        # First the gateway: who is asked to end must have got its last request.
         self._with_gateway(lambda: self._route(rows))
+        self._processes.ensure(wanted, keep={rows[key].process for key in aside if key in rows})
         return len(plan.writes.keys() - aside.keys()) > 0
 
     def _load(self) -> Rows:
@@ -137,7 +139,7 @@ class ControlLoop:
             return True
         try:
             self._store.commit(plan.changes, audit=(), fence=self._fence, actor="reconcile", now=now)
-        except StaleWrite as error:
+        except (Conflict, InvalidInput) as error:
             if error.code == "FENCED":
                 raise  # another control plane has taken over
             if self._store.revision() != self._known[0]:
@@ -145,7 +147,7 @@ class ControlLoop:
             for key, changes in plan.writes.items():
                 try:
                     self._store.commit(changes, audit=(), fence=self._fence, actor="reconcile", now=now)
-                except StaleWrite as again:
+                except (Conflict, InvalidInput) as again:
                     aside[key] = str(again)
         return True
 

@@ -164,6 +164,9 @@ class Snapshot:
     sessions: Mapping[str, int]
     """Requests under way per gateway server name; a server that is not listed is not in the gateway."""
     now: int
+    started: int = 0
+    """When this control plane began to look, wall microseconds: time in which nobody looked does not count against
+    anyone."""
 
     def find(self, tenant: str, kind: str, name: str) -> Resource | None:
         return self.resources.get((tenant, kind, name))

@@ -6,13 +6,26 @@ must arrive at the same digest, else it fails with SPEC_DRIFT.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Aggregate, Column, Node, walk
-from skyriver.core.names import digest
+from skyriver.core.names import check_field, check_name, digest
 from skyriver.core.units import SECOND
+
+
+def _relative(path: str) -> str:
+    if path.startswith("/") or ".." in path.split("/") or "\\" in path or "\0" in path:
+        raise InvalidInput(f"{path!r} is no path inside the application's folder.", code="BAD_PATH")
+    return path
+
+
+Name = Annotated[str, AfterValidator(lambda name: check_name(name, "anything here"))]
+FieldName = Annotated[str, AfterValidator(lambda name: check_field(name, "a field, feature, label or metric"))]
+InnerPath = Annotated[str, AfterValidator(_relative)]
+"""Checked here too: a specification may come from anywhere, and names become file names and routes."""
 
 FieldType = Literal["int", "float", "text", "bool", "time"]
 Durability = Literal["process", "disk"]
@@ -40,7 +53,7 @@ class FieldSpec(Spec):
     of `time_unit` since 1970, and becomes int64 microseconds.
     """
 
-    name: str
+    name: FieldName
     type: FieldType
     nullable: bool = False
     fill: float | int | str | bool | None = None
@@ -58,14 +71,14 @@ class FieldSpec(Spec):
 
 
 class LabelSpec(Spec):
-    name: str
+    name: FieldName
     delay_us: int = Field(ge=0)
 
 
 class StreamSpec(Spec):
     """A stream of events; it owns the table of its name (DESIGN 6.9)."""
 
-    name: str
+    name: Name
     fields: tuple[FieldSpec, ...]
     id: str
     time: str
@@ -85,7 +98,7 @@ class StreamSpec(Spec):
 class TableSpec(Spec):
     """A table without a stream, loaded from files."""
 
-    name: str
+    name: Name
     fields: tuple[FieldSpec, ...]
     id: str
     max_bad: float = Field(default=0.05, ge=0, le=1)
@@ -95,12 +108,12 @@ class TableSpec(Spec):
 
 
 class FeatureSpec(Spec):
-    name: str
+    name: FieldName
     expr: Node
 
 
 class FeatureSetSpec(Spec):
-    name: str
+    name: Name
     source: str
     """A stream or a table."""
     features: tuple[FeatureSpec, ...]
@@ -135,7 +148,7 @@ class TrainSpec(Spec):
 class MetricSpec(Spec):
     """Precision among the `k` keys with the highest score a day, after the Fraud Detection Handbook."""
 
-    name: str
+    name: FieldName
     kind: Literal["precision_at"] = "precision_at"
     k: int = Field(gt=0)
     by: str
@@ -167,9 +180,9 @@ class ServiceSpec(Spec):
 
 
 class ModelSpec(Spec):
-    name: str
+    name: Name
     train: TrainSpec | None = None
-    onnx: str = ""
+    onnx: InnerPath = ""
     """Path, inside the application's folder, of a ready model; either this or `train`."""
     metrics: tuple[MetricSpec, ...] = ()
     gate: GateSpec = GateSpec()
@@ -178,7 +191,7 @@ class ModelSpec(Spec):
 
 
 class DecisionRule(Spec):
-    decision: str
+    decision: Name
     when: str
 
 
@@ -188,18 +201,35 @@ class DecideSpec(Spec):
     stream: str
     model: str
     rules: tuple[DecisionRule, ...]
-    otherwise: str
-    fallback: str
+    otherwise: Name
+    fallback: Name
     """The decision when no score can be had in time (no version, model failed, event late)."""
 
 
 class AppSpec(Spec):
-    name: str
+    name: Name
     streams: tuple[StreamSpec, ...] = ()
     tables: tuple[TableSpec, ...] = ()
     feature_sets: tuple[FeatureSetSpec, ...] = ()
     models: tuple[ModelSpec, ...] = ()
     decides: tuple[DecideSpec, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """Every name that is referred to is declared, and declared once."""
+        sources = [s.name for s in self.streams] + [t.name for t in self.tables]
+        sets, models = [f.name for f in self.feature_sets], [m.name for m in self.models]
+        for names in (sources, sets, models):
+            if len(set(names)) < len(names):
+                raise InvalidInput(f"A name is declared twice among {', '.join(names)}.", code="DUPLICATE_NAME")
+        wanted = [(f.source, sources) for f in self.feature_sets]
+        wanted += [(m.train.features, sets) for m in self.models if m.train]
+        for decide in self.decides:
+            wanted += [(decide.stream, [s.name for s in self.streams]), (decide.model, models)]
+        for name, known in wanted:
+            if name not in known:
+                raise InvalidInput(f"{name!r} is referred to, but not declared.", code="UNKNOWN_NAME")
+        return self
 
     def source(self, name: str) -> StreamSpec | TableSpec:
         sources: tuple[StreamSpec | TableSpec, ...] = (*self.streams, *self.tables)

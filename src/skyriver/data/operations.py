@@ -36,6 +36,8 @@ def plan_load(
     if not isinstance(files, list) or not files:
         raise InvalidInput("A load needs at least one file.", code="NO_FILES")
     for file in files:
+        if not isinstance(file, dict) or not isinstance(file.get("digest"), str):
+            raise InvalidInput(f"{file!r} names no uploaded file.", code="BAD_FILE", next_action="Give its digest.")
         if file.get("format") not in FORMATS:
             raise InvalidInput(
                 f"{file.get('name')!r} has the format {file.get('format')!r}.",

@@ -13,6 +13,8 @@ from skyriver.release.gate import evaluate_gate
 PROMOTE_LIMIT_US = 120_000_000
 """A version that does not serve within this time is rolled back."""
 
+_REMOVED = {"reason": "MODEL_REMOVED", "message": "The model is no longer in the application."}
+
 VERSION_TRANSITIONS: Mapping[tuple[str, str], str] = {
     ("CANDIDATE", "gate_passed"): "APPROVED",
     ("CANDIDATE", "gate_failed"): "REJECTED",
@@ -23,6 +25,8 @@ VERSION_TRANSITIONS: Mapping[tuple[str, str], str] = {
 ROLLOUT_TRANSITIONS: Mapping[tuple[str, str], str] = {
     ("PENDING", "promote"): "PROMOTING",
     ("PENDING", "abort"): "ABORTED",
+    ("PROMOTING", "abort"): "ABORTED",
+    ("ROLLING_BACK", "abort"): "ABORTED",
     ("PROMOTING", "progress"): "PROMOTING",
     ("PROMOTING", "done"): "DONE",
     ("PROMOTING", "breach"): "ROLLING_BACK",
@@ -42,8 +46,16 @@ def _step_version(snapshot: Snapshot, version: Resource) -> Iterator[Action]:
 def _judge(snapshot: Snapshot, version: Resource) -> Iterator[Action]:
     model = snapshot.find(version.tenant, "model", str(version.spec["model"]))
     if model is None:
+        status = {**version.status, "settled": "bad"}
+        yield _put(VERSION, version, "gate_failed", snapshot.now, status=status, **_REMOVED)
         return
     gate = ModelSpec.model_validate(model.spec["model"]).gate
+    if gate.against == "champion" and version.spec.get("champion", 0) != champion(model):
+        status = {**version.status, "settled": "bad"}
+        message = f"It was compared with version {version.spec.get('champion', 0)}, now {champion(model)} serves."
+        told = {"reason": "CHAMPION_CHANGED", "message": message, "next_action": "`skyriver run` compares anew."}
+        yield _put(VERSION, version, "gate_failed", snapshot.now, status=status, **told)
+        return
     result = evaluate_gate(gate, version.spec.get("metrics", {}), version.spec.get("champion_metrics"))
     checks = [
         {"rule": c.rule, "value": c.value, "target": c.target, "passed": c.passed, "why": c.why} for c in result.checks
@@ -102,7 +114,11 @@ def champion(model: Resource) -> int:
 def _step_rollout(snapshot: Snapshot, rollout: Resource) -> Iterator[Action]:
     model = snapshot.find(rollout.tenant, "model", str(rollout.spec["model"]))
     service = snapshot.find(rollout.tenant, "service", str(rollout.spec["model"]))
-    if rollout.state in ROLLOUT_FINAL or model is None or service is None:
+    if rollout.state in ROLLOUT_FINAL:
+        return
+    if model is None or service is None:
+        status = {**rollout.status, "settled": "bad"}
+        yield _put(ROLLOUT, rollout, "abort", snapshot.now, status=status, **_REMOVED)
         return
     to = str(rollout.spec["to"])
     match rollout.state:
@@ -143,14 +159,11 @@ def _promote(snapshot: Snapshot, rollout: Resource, model: Resource, service: Re
     broken = service.status.get("broken", {}).get(to)
     if broken:
         yield _breach(snapshot, rollout, "VERSION_FAILED", f"Version {to} does not serve: {broken}")
-    elif snapshot.now - rollout.since > PROMOTE_LIMIT_US:
-        yield _breach(snapshot, rollout, "TIMED_OUT", f"Version {to} did not serve within 120 s.")
     elif to not in versions:
         yield Put(replace(service, spec={**service.spec, "versions": beside}), service.revision)
-    elif versions[to]["weight"] == 0:
-        if int(ready.get(to, 0)) >= wanted:
-            yield Put(replace(service, spec={**service.spec, "versions": taken_over}), service.revision)
-    elif service.status.get("routed") == to and _streams_follow(snapshot, rollout, int(to)):
+    elif versions[to]["weight"] == 0 and int(ready.get(to, 0)) >= wanted:
+        yield Put(replace(service, spec={**service.spec, "versions": taken_over}), service.revision)
+    elif versions[to]["weight"] and service.status.get("routed") == to and _streams_follow(snapshot, rollout, int(to)):
         # The alias moves in the transaction in which the rollout is done (DESIGN 6.10).
         yield Put(replace(service, spec={**service.spec, "versions": {to: {"weight": 100}}}), service.revision)
         aliases = {**model.status.get("aliases", {}), "champion": int(to)}
@@ -163,6 +176,8 @@ def _promote(snapshot: Snapshot, rollout: Resource, model: Resource, service: Re
         )
         status = {**rollout.status, "settled": "good"}
         yield _put(ROLLOUT, rollout, "done", snapshot.now, status=status)
+    elif snapshot.now - max(rollout.since, snapshot.started) > PROMOTE_LIMIT_US:
+        yield _breach(snapshot, rollout, "TIMED_OUT", f"Version {to} did not serve within 120 s.")
 
 
 def _streams_follow(snapshot: Snapshot, rollout: Resource, to: int) -> bool:

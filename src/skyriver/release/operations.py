@@ -97,14 +97,23 @@ def plan_rollback(
             code="ROLLOUT_RUNNING",
             next_action=f"Wait for it: `skyriver explain {target}` shows how far it is.",
         )
-    to = int(params.get("version") or 0) or _before(model)
+    asked = params.get("version") or 0
+    if not isinstance(asked, int):
+        raise InvalidInput(f"{asked!r} is not the number of a version.", code="BAD_PARAMETER")
+    to = asked or _before(model)
     if not to:
         raise Conflict(
             f"{target} has no earlier version to go back to.",
             code="NO_EARLIER_VERSION",
             next_action=f"`skyriver model history {target}` shows what served when.",
         )
-    need(snapshot.find(tenant, "version", f"{target}:{to}"), "version", f"{target}:{to}")
+    version = need(snapshot.find(tenant, "version", f"{target}:{to}"), "version", f"{target}:{to}")
+    if version.state != "APPROVED":
+        raise Conflict(
+            f"{target}:{to} is {version.state}: it never passed the gate.",
+            code="NOT_APPROVED",
+            next_action=f"`skyriver explain {target}:{to}` tells why; `skyriver model history {target}` what served.",
+        )
     if to == champion(model):
         raise Conflict(f"{target}:{to} serves already.", code="ALREADY_SERVES")
     run = f"{target}-rollback-{next_number(snapshot, tenant, 'operation', f'{target}-rollback')}"

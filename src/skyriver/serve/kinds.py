@@ -25,6 +25,8 @@ from skyriver.core.resources import (
 GIVE_UP_STARTS = 5
 """Starts in a row that ended before ready, after which a replica is FAILED."""
 DRAIN_LIMIT_US = 60_000_000
+RETRY_FAILED_US = 60_000_000
+"""After which a replica that was given up is tried once more: what broke it may be mended."""
 _ENDING = ("DRAINING", "STOPPED")
 
 SERVICE_TRANSITIONS: Mapping[tuple[str, str], str] = {
@@ -47,12 +49,15 @@ REPLICA_TRANSITIONS: Mapping[tuple[str, str], str] = {
     ("STARTING", "drain"): "DRAINING",
     ("READY", "seen"): "READY",
     ("READY", "lost"): "LOST",
+    ("READY", "failed"): "FAILED",
     ("READY", "drain"): "DRAINING",
+    ("LOST", "lost"): "LOST",
     ("LOST", "starting"): "STARTING",
     ("LOST", "ready"): "READY",
     ("LOST", "failed"): "FAILED",
     ("LOST", "drain"): "DRAINING",
     ("FAILED", "drain"): "DRAINING",
+    ("FAILED", "starting"): "STARTING",
     ("DRAINING", "drained"): "STOPPED",
 }
 
@@ -63,7 +68,9 @@ def _step_service(snapshot: Snapshot, service: Resource) -> Iterator[Action]:
     count = int(service.spec["serve"]["replicas"])
     yield from _fit_replicas(snapshot, service, versions, replicas, count)
 
-    ready = {v: [r for r in replicas if str(r.spec["version"]) == v and r.state == "READY"] for v in versions}
+    leaving = {r.name for r in _surplus(versions, replicas, count)}
+    serving = [r for r in replicas if r.state == "READY" and r.name not in leaving]
+    ready = {v: [r for r in serving if str(r.spec["version"]) == v] for v in versions}
     for version, members in ready.items():
         servers = tuple(_server(snapshot, r) for r in members)
         yield WantPool(Pool(service.tenant, f"{service.name}:{version}", servers))
@@ -117,11 +124,18 @@ def _fit_replicas(
             free = (n for n in range(1, 10_000) if f"{service.name}-{version}-{n}" not in {r.name for r in replicas})
             for _ in range(count - len(have)):
                 yield Put(_new_replica(snapshot, service, source, next(free)), 0)
-        for extra in have[count:]:
-            yield Put(REPLICA.move(extra, "drain", snapshot.now), extra.revision)
-    for replica in replicas:
-        if str(replica.spec["version"]) not in versions and replica.state not in _ENDING:
-            yield Put(REPLICA.move(replica, "drain", snapshot.now), replica.revision)
+    for replica in _surplus(versions, replicas, count):
+        yield Put(REPLICA.move(replica, "drain", snapshot.now), replica.revision)
+
+
+def _surplus(versions: Mapping[str, Any], replicas: list[Resource], count: int) -> list[Resource]:
+    """Replicas to be drained: of a version that is gone, or more than `count` of one; those that serve stay first."""
+    surplus = []
+    for version in {str(r.spec["version"]) for r in replicas}:
+        have = [r for r in replicas if str(r.spec["version"]) == version and r.state not in _ENDING]
+        have.sort(key=lambda r: (r.state != "READY", r.name))
+        surplus += have[count if version in versions else 0 :]
+    return surplus
 
 
 def _new_replica(snapshot: Snapshot, service: Resource, version: Resource, number: int) -> Resource:
@@ -166,7 +180,8 @@ def _step_replica(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
             if process is None or not process.alive:
                 yield Delete(*replica.key, replica.revision)
         case "FAILED":
-            return
+            if snapshot.now - replica.since >= RETRY_FAILED_US:
+                yield Put(REPLICA.move(replica, "starting", snapshot.now, attempts=0), replica.revision)
         case _:
             yield want
             yield from _follow(snapshot, replica)
@@ -183,16 +198,18 @@ def _follow(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
             yield Put(REPLICA.move(replica, "failed", snapshot.now, **told), replica.revision)
         return
     if not process.alive:
-        if replica.state != "LOST":
+        if replica.status.get("dead_pid") != process.pid:
             attempts = replica.attempts + 1
-            if attempts >= GIVE_UP_STARTS and replica.state == "STARTING":
+            status = {**replica.status, "dead_pid": process.pid}
+            if attempts >= GIVE_UP_STARTS:
                 message = f"It ended {attempts} times before it was ready."
-                told = {"reason": "CRASH_LOOP", "message": message}
-                yield Put(REPLICA.move(replica, "failed", snapshot.now, **told), replica.revision)
+                told = {"reason": "CRASH_LOOP", "message": message, "next_action": "It is tried again in a minute."}
+                yield Put(REPLICA.move(replica, "failed", snapshot.now, status=status, **told), replica.revision)
                 return
             ending = _ending(process.exit_code)
             told = {"reason": "PROCESS_DIED", "message": ending, "next_action": "It is started again."}
-            yield Put(REPLICA.move(replica, "lost", snapshot.now, attempts=attempts, **told), replica.revision)
+            lost = REPLICA.move(replica, "lost", snapshot.now, attempts=attempts, status=status, **told)
+            yield Put(lost, replica.revision)
         return
     if replica.state == "LOST" and not report.get("ready"):
         yield Put(REPLICA.move(replica, "starting", snapshot.now), replica.revision)

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from granian.constants import Interfaces
 from granian.server.embed import Server
+from pydantic import ValidationError
 
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
@@ -76,7 +77,11 @@ def child_environment() -> dict[str, str]:
 
 def deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *, prune: bool) -> Deployment:
     """Checks the whole specification, stage by stage, and plans it."""
-    app = AppSpec.model_validate(request.spec)
+    try:
+        app = AppSpec.model_validate(request.spec)
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise InvalidInput(f"The specification is not understood: {found}.", code="BAD_SPEC") from error
     check_name(app.name, "an application")
     if app.name != name or app.digest() != request.spec_digest:
         raise InvalidInput("The specification is not the one that was announced.", code="SPEC_MISMATCH")
@@ -131,6 +136,9 @@ def main() -> None:
     home.make()
     try:
         lock = hold_lock(home)
+    except SkyriverError as error:
+        raise SystemExit(str(error)) from error  # the run file is the other one's
+    try:
         asyncio.run(_run(home))
         os.close(lock)
     except SkyriverError as error:

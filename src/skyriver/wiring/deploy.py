@@ -49,6 +49,8 @@ def plan_deploy(
             changes.append(Put(resource, 0))
         else:
             _refuse_foreign(current, app)
+            if resource.kind == "stream":
+                _refuse_other_events(current, resource)
             after = _merge(current, resource)
             changed = sorted(k for k in after.spec if after.spec[k] != current.spec.get(k))
             lines.append(PlanLine("update" if changed else "keep", resource.kind, resource.name, ", ".join(changed)))
@@ -111,6 +113,24 @@ def _refuse_foreign(current: Resource, app: AppSpec) -> None:
             f"There is a {current.kind} {current.name!r} already, of {owner}.",
             code="NAME_TAKEN",
             next_action="Choose another name in the application file.",
+        )
+
+
+def _refuse_other_events(current: Resource, wanted: Resource) -> None:
+    """A stream's log holds events of one shape: rules of the border may change, fields, roles and labels may not."""
+
+    def shape(resource: Resource) -> tuple[object, ...]:
+        stream = resource.spec["stream"]
+        return [(f["name"], f["type"]) for f in stream["fields"]], stream["id"], stream["time"]
+
+    before = [label["name"] for label in current.spec["stream"]["labels"]]
+    after = [label["name"] for label in wanted.spec["stream"]["labels"]]
+    if shape(current) != shape(wanted) or after[: len(before)] != before:
+        raise Conflict(
+            f"The stream {current.name} holds events with other fields, another id or time, or other labels.",
+            code="STREAM_CHANGED",
+            next_action="Declare the changed events as a stream of another name, and load its history there;"
+            " new labels may be added behind the others.",
         )
 
 

@@ -131,7 +131,10 @@ class Cloud:
         self.settle()
 
 
-def risk(gate: str = ">= 0.6", extra: str = "") -> AppSpec:
+GATE = sr.Gate(average_precision=">= 0.6")
+
+
+def risk(gate: sr.Gate = GATE, extra: str = "", replicas: int = 1) -> AppSpec:
     class Payment(sr.Event):
         payment: int
         at: sr.Time
@@ -147,7 +150,7 @@ def risk(gate: str = ">= 0.6", extra: str = "") -> AppSpec:
     def fit(data: object) -> object:
         return data
 
-    model = app.model("fraud", fit, gate=sr.Gate(average_precision=gate))
+    model = app.model("fraud", fit, gate=gate, serve=sr.Service(replicas=replicas))
     app.decide(payments, model, {"block": "score >= 0.9"}, otherwise="approve")
     if extra:
         app.model(extra, fit)
@@ -408,5 +411,118 @@ def test_a_plan_made_from_rows_that_moved_is_dropped(cloud: Cloud, monkeypatch: 
     cloud.processes.kill("t.replica.fraud-1-1")
     assert cloud.loop.run_pass()
     assert not cloud.processes.running["t.replica.fraud-1-1"].alive  # nothing was done on the dropped plan
+    cloud.settle()
+    assert cloud.processes.running["t.replica.fraud-1-1"].alive
+
+
+def test_a_version_that_the_gate_refused_cannot_be_rolled_back_to(cloud: Cloud) -> None:
+    released(cloud)
+    cloud.train({"average_precision": 0.5})
+    with pytest.raises(Conflict) as caught:
+        plan_rollback(cloud.loop.snapshot(), "t", "fraud", {"version": 2}, {})
+    assert caught.value.code == "NOT_APPROVED"
+    with pytest.raises(InvalidInput):
+        plan_rollback(cloud.loop.snapshot(), "t", "fraud", {"version": "two"}, {})
+
+
+def test_removing_a_model_ends_what_waits_for_it(cloud: Cloud) -> None:
+    released(cloud)
+    run = cloud.train()  # its rollout waits for a replica
+    for kind in ("model", "service"):
+        row = cloud.get(kind, "fraud")
+        cloud.commit([Delete(*row.key, row.revision)])
+    assert cloud.get("rollout", "fraud-2").state == "ABORTED"
+    assert (cloud.get("operation", run).state, cloud.get("operation", run).reason) == ("FAILED", "MODEL_REMOVED")
+
+
+def test_a_version_that_got_ready_while_control_was_away_is_released(cloud: Cloud) -> None:
+    released(cloud)
+    cloud.train()
+    cloud.processes.report("t.replica.fraud-2-1", ready=True)
+    cloud.processes.report(WORKER_NAME, model={"name": "fraud", "version": 2})
+    cloud.clock.now += 3_600_000_000
+    cloud.start_loop()
+    cloud.settle()
+    assert cloud.get("rollout", "fraud-2").state == "DONE"
+
+
+def test_a_champion_that_changed_during_a_run_is_not_compared_with(cloud: Cloud) -> None:
+    cloud.deploy(risk(gate=sr.Gate(average_precision=">= 0.6", against="champion")))
+    cloud.ready(WORKER_NAME, model=None)
+    cloud.train()
+    cloud.ready("t.replica.fraud-1-1")
+    cloud.ready(WORKER_NAME, model={"name": "fraud", "version": 1})
+    cloud.train()  # its proposal still says that there was no champion
+    assert cloud.get("version", "fraud:2").reason == "CHAMPION_CHANGED"
+
+
+def test_a_replica_too_many_leaves_the_gateway_before_it_is_asked_to_end(cloud: Cloud) -> None:
+    cloud.deploy(risk(replicas=2))
+    cloud.ready(WORKER_NAME, model=None)
+    cloud.train()
+    cloud.ready("t.replica.fraud-1-1", "t.replica.fraud-1-2")
+    cloud.ready(WORKER_NAME, model={"name": "fraud", "version": 1})
+    assert len(cloud.gateway.servers("fraud:1")) == 2
+    cloud.gateway.busy = {"t.replica.fraud-1-2": 1}
+    cloud.deploy(risk(replicas=1))
+    assert cloud.gateway.servers("fraud:1") == ["t.replica.fraud-1-1"]
+    assert "t.replica.fraud-1-2" in cloud.processes.running  # its last request still runs
+    cloud.gateway.busy = {}
+    cloud.settle()
+    assert "t.replica.fraud-1-2" not in cloud.processes.running
+
+
+def test_a_replica_that_was_given_up_is_tried_again(cloud: Cloud) -> None:
+    released(cloud)
+    name = "t.replica.fraud-1-1"
+    for _ in range(10):
+        if name in cloud.processes.running:
+            cloud.processes.kill(name, 1)
+        cloud.loop.run_pass()
+        cloud.clock.now += 1_000_000
+    assert cloud.get("replica", "fraud-1-1").reason == "CRASH_LOOP"
+    assert cloud.get("service", "fraud").state == "DEGRADED"
+    cloud.clock.now += 61_000_000
+    cloud.settle()
+    cloud.ready(name)
+    assert cloud.get("service", "fraud").state == "READY"
+
+
+def test_a_stream_keeps_the_shape_of_its_events(cloud: Cloud) -> None:
+    spec = risk()
+    cloud.deploy(spec)
+    stream = spec.streams[0]
+    looser = stream.fields[3].model_copy(update={"ge": 0.0})
+    cloud.deploy(
+        spec.model_copy(update={"streams": (stream.model_copy(update={"fields": (*stream.fields[:3], looser)}),)})
+    )
+    other = stream.model_copy(update={"fields": stream.fields[:3]})
+    with pytest.raises(Conflict) as caught:
+        cloud.deploy(spec.model_copy(update={"streams": (other,)}))
+    assert caught.value.code == "STREAM_CHANGED"
+
+
+@pytest.mark.parametrize("name", ["Payments", "../../tmp/pwn", "a b", ""])
+def test_names_of_a_specification_are_checked_wherever_it_comes_from(name: str) -> None:
+    body = risk().to_json()
+    body["streams"][0]["name"] = name
+    with pytest.raises(InvalidInput) as caught:
+        AppSpec.model_validate(body)
+    assert caught.value.code == "BAD_NAME"
+    body = risk().to_json()
+    body["decides"][0]["model"] = "nobody"
+    with pytest.raises(InvalidInput, match="'nobody' is referred to"):
+        AppSpec.model_validate(body)
+    body = risk().to_json()
+    body["models"][0]["onnx"] = "../../etc/passwd"
+    with pytest.raises(InvalidInput, match="no path inside"):
+        AppSpec.model_validate(body)
+
+
+def test_what_the_store_cannot_keep_stops_nothing_else(cloud: Cloud) -> None:
+    released(cloud)
+    run = cloud.ask(plan_train(cloud.loop.snapshot(), "t", "fraud", {}, {}))
+    cloud.processes.report(f"t.job.{run}-materialise", outcome="succeeded", outputs={"rows": float("nan")})
+    cloud.processes.kill("t.replica.fraud-1-1")
     cloud.settle()
     assert cloud.processes.running["t.replica.fraud-1-1"].alive

@@ -112,13 +112,13 @@ class ChildProcesses:
     def stop_all(self) -> list[str]:
         names = sorted(self._runs)
         for run in list(self._runs.values()):
-            self._end(run)
+            self._end(run, keep_outcome=True)
         deadline = time.monotonic() + GRACE_SECONDS + 5
         while self._runs and time.monotonic() < deadline:
             time.sleep(0.02)
             self._reap()
             for run in list(self._runs.values()):
-                self._end(run)
+                self._end(run, keep_outcome=True)
         return names
 
     # The rest is one process at a time.
@@ -198,8 +198,9 @@ class ChildProcesses:
             run.live_digest = live
             _write(self._path(run.name, "run"), asdict(run))
 
-    def _end(self, run: _Run) -> None:
-        """One step towards its end: ask, past the grace kill, once it is gone forget."""
+    def _end(self, run: _Run, *, keep_outcome: bool = False) -> None:
+        """One step towards its end: ask, past the grace kill, once it is gone forget. With `keep_outcome` the report of
+        a job stays for a control plane that has not seen it yet."""
         if run.identity.alive():
             deadline = self._killing.get(run.name)
             if deadline is None:
@@ -214,14 +215,16 @@ class ChildProcesses:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(run.pid, signal.SIGKILL)  # what a job started and left behind shares its group
         Path(run.socket).unlink(missing_ok=True)
+        if keep_outcome and run.once:
+            return
         shutil.rmtree(self._work / run.name, ignore_errors=True)
         for part in ("run", "config", "live", "status"):
             self._path(run.name, part).unlink(missing_ok=True)
 
     def _status(self, run: _Run, *, alive: bool) -> ProcessStatus:
         report: dict[str, Any] = {}
-        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-            report = json.loads(self._path(run.name, "status").read_bytes())
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            report = _as_json(self._path(run.name, "status").read_bytes())
         return ProcessStatus(
             name=run.name,
             alive=alive,
@@ -274,6 +277,26 @@ def _with_paths(value: Any, home: Path) -> Any:
             return {k: _with_paths(v, home) for k, v in value.items()}
         case list() | tuple():
             return [_with_paths(v, home) for v in value]
+        case _:
+            return value
+
+
+def _as_json(data: bytes) -> dict[str, Any]:
+    """A report as what every store can keep: no NaN, no halves of characters, whatever a user's error said."""
+    if b"\\ud" in data:
+        data = json.dumps(_whole_texts(json.loads(data))).encode()
+    found = json.loads(data, parse_constant=lambda _: None)
+    return found if isinstance(found, dict) else {}
+
+
+def _whole_texts(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case dict():
+            return {_whole_texts(k): _whole_texts(v) for k, v in value.items()}
+        case list():
+            return [_whole_texts(v) for v in value]
         case _:
             return value
 

@@ -36,7 +36,7 @@ def work(job: Job) -> dict[str, Any]:
         progress=job.progress,
     )
     version = with_candidates(manifest, [_record(job, c) for c in candidates])
-    spec = {**version.to_json(), "fields": trained["fields"]}
+    spec = {**version.to_json(), "fields": trained["fields"], "champion": trained["champion"]}
     return {"resources": [{"kind": "version", "name": model.name, "state": "CANDIDATE", "spec": spec}]}
 
 

@@ -47,6 +47,7 @@ def work(job: Job) -> dict[str, Any]:
         "artifacts": {"model.onnx": artifact, "model.txt": job.objects.put(trained.model_text)},
         "manifest": _manifest(job, model, model.train, history, rows, trained, artifact).to_json(),
         "fields": [f.to_json() for f in input_fields(features, source)],
+        "champion": int((job.inputs.get("champion") or {}).get("version", 0)),
         "fit_seconds": round(trained.fit_seconds, 3),
     }
 
