@@ -401,7 +401,7 @@ class _Load:
                     self.answered += 1
                     if not self.versions or self.versions[-1] != version:
                         self.versions.append(version)
-                self._stop.wait(0.002)  # one client among others: it leaves the cores to the training
+                self._stop.wait(0.01)  # it leaves the cores to the training
 
 
 def _summary(walk: Walk, total: float) -> None:
