@@ -183,10 +183,12 @@ class Engine:
         duplicates = int(np.count_nonzero(~fresh))
         rows = np.ones(len(block), np.bool_)
         rows[block.events] = fresh
-        step = LoadStep(step.load, step.sequence, duplicates, step.last)
         appended = int(np.count_nonzero(rows))
+        step = LoadStep(step.load, step.sequence, duplicates, step.last, not appended)
         if appended:
             self._append_block(block.keep(rows), effective[rows], keys[fresh], step)
+        else:  # a restart must know that the block came, and whether it was the last
+            self._log.append([self._announcement(step)])
         answer = BlockAnswer(step.sequence, appended, duplicates, self._log.next_offset - 1)
         partition.loads.note(step, answer)
         partition.counters.duplicates += duplicates
@@ -297,7 +299,7 @@ class Engine:
         end = int(effective[-1])
         self._log.append(
             [
-                Record(RecordKind.CONTROL, partition.time, encode_control(self._control(step))),
+                self._announcement(step),
                 Record(RecordKind.HISTORY, end, encode_frame(frame), count=count),
             ]
         )
@@ -305,6 +307,9 @@ class Engine:
         partition.counters.history_rows += count
         if self._windows is not None:
             self._windows.fold_block(first, frame)
+
+    def _announcement(self, step: LoadStep) -> Record:
+        return Record(RecordKind.CONTROL, self.partition.time, encode_control(self._control(step)))
 
     def _control(self, step: LoadStep | None) -> ControlRecord:
         deciding, rules = self.deciding, self.deciding.rules

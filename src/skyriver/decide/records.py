@@ -95,12 +95,14 @@ class ModelInUse(msgspec.Struct, frozen=True):
 
 
 class LoadStep(msgspec.Struct, frozen=True):
-    """Announces the HISTORY record that follows it directly; without one it is void (the append was cut off)."""
+    """Announces the HISTORY record that follows it directly; without one it is void (the append was cut off), unless
+    the block was `empty`: it held duplicates alone, and this is all that tells of it."""
 
     load: str
     sequence: int
     duplicates: int
     last: bool
+    empty: bool = False
 
 
 class ControlRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -84,6 +84,8 @@ class Replay:
                 self._step = control.load
                 if control.load is None:
                     self._partition.control = control
+                elif control.load.empty:
+                    self._note_step(0, record.offset)
 
     def finish(self) -> Undecided:
         """Folds what is left; the events that have no decision, in order."""
@@ -153,11 +155,14 @@ class Replay:
         partition.counters.history_rows += record.count
         if self._windows is not None:
             self._windows.fold_block(record.offset, frame)
-        if self._step is not None:
-            last = record.offset + record.count - 1
-            answer = BlockAnswer(self._step.sequence, record.count, self._step.duplicates, last)
-            partition.loads.note(self._step, answer)
-            self._step = None
+        self._note_step(record.count, record.offset + record.count - 1)
+
+    def _note_step(self, appended: int, last_offset: int) -> None:
+        """A block that was announced is there."""
+        step, self._step = self._step, None
+        if step is not None:
+            answer = BlockAnswer(step.sequence, appended, step.duplicates, last_offset)
+            self._partition.loads.note(step, answer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import pytest
 from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.units import SECOND
 from skyriver.data.log import RecordKind
+from skyriver.decide.checkpoint import BlockAnswer
 from skyriver.decide.history import read_block, read_record
 from skyriver.decide.records import LoadStep, Status, decode_control
 
@@ -100,7 +101,36 @@ def test_a_block_of_known_events_appends_nothing(house: House) -> None:
     house.send(house.event(1, at=-50))
     end = house.log.next_offset
     answer = load(house, block(event(1, -50)))
-    assert (answer.appended, answer.duplicates, house.log.next_offset) == (0, 1, end)
+    assert (answer.appended, answer.duplicates, answer.last_offset) == (0, 1, end)
+    assert [r.kind for r in house.records()[end:]] == [RecordKind.CONTROL]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_restart_knows_of_a_block_of_known_events(house: House, saved: bool) -> None:
+    """In the middle of a load, as the last block of the log, and as the last one of its load."""
+    first = load(house, block(event(1, -50)), 0)
+    second = load(house, block(event(1, -50)), 1)
+    if saved:
+        house.save()
+    house.start()
+    assert load(house, block(event(1, -50)), 1) == second
+    assert load(house, block(event(2, -49)), 2).appended == 1
+    house.start()
+    assert load(house, block(event(1, -50)), 0) == first
+    load(house, block(event(2, -49)), 3, last=True)
+    house.start()
+    with pytest.raises(Conflict, match="the load has ended"):
+        load(house, block(event(3, -48)), 4)
+
+
+def test_a_log_that_does_not_tell_of_such_a_block_is_opened(house: House) -> None:
+    """As it was written before the announcement said so."""
+    load(house, block(event(1, -50)), 0)
+    house.engine.partition.loads.note(LoadStep("load-1", 1, 1, False), BlockAnswer(1, 0, 1, house.log.next_offset - 1))
+    load(house, block(event(2, -49)), 2)
+    for _ in range(2):
+        house.start()
+    assert load(house, block(event(3, -48)), 3).appended == 1
 
 
 def test_history_before_the_last_event_is_refused(house: House) -> None:
