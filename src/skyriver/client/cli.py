@@ -471,15 +471,17 @@ def load_files(client: Client, table: str, files: Sequence[tuple[Path, str]], ba
 
 
 def file_format(path: Path) -> str:
-    """By its ending."""
+    """By its ending; text may be packed with gzip (`.csv.gz`)."""
     endings = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-    if path.suffix not in endings:
+    packed = path.suffix == ".gz"
+    found = endings.get(Path(path.stem).suffix if packed else path.suffix)
+    if found is None or (packed and found == "parquet"):
         raise InvalidInput(
             f"{path.name} is of no known format.",
             code="UNKNOWN_FORMAT",
-            next_action=f"Give files that end in {', '.join(endings)}.",
+            next_action=f"Give files that end in {', '.join(endings)}; text may be packed, as in .csv.gz.",
         )
-    return endings[path.suffix]
+    return found
 
 
 @_streams.command("verify")
