@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -198,6 +199,28 @@ def test_damaged_helpers_are_built_anew_from_the_log(life: Life, damage: Callabl
     assert receipt.duplicates == 1
     life.send(10)
     assert life.verify() == 25
+
+
+def test_after_a_replay_that_failed_files_of_others_stay_open(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    life.send(12)
+    life.save()
+
+    def broken(self: Any) -> None:
+        raise Unavailable("The disk does not answer.", code="DISK_FAILED")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("skyriver.decide.recovery.Replay.finish", broken)
+        with pytest.raises(Unavailable):
+            life.files.open(Deciding(), lambda *_: None)
+    others = [os.open(life.directory, os.O_RDONLY) for _ in range(8)]  # the numbers that the windows had
+    life.files.close()
+    for other in others:
+        os.close(other)
+    life.keeper.close()
+    life.log.abandon()
+    life.start()
+    life.send(5)
+    assert life.verify() == 17
 
 
 def test_a_checkpoint_that_fails_is_told_and_tried_again(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,9 @@ class Buffer(Protocol):
         """After opening or clearing: the first `rows` are there or not needed, room is wanted behind them only."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """May be called again."""
+        ...
 
 
 def _capacity(rows: int, width: int) -> int:
@@ -171,7 +173,10 @@ class FileBuffer:
         self._allocated = rows * 8 * self._width
 
     def close(self) -> None:
-        os.close(self._file)
+        # Once only: by then the number may be that of another file, of another thread even.
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
 
 @contextmanager
