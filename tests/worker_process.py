@@ -101,10 +101,12 @@ class Worker:
     def log_directory(self) -> Path:
         return self.directory / "stream" / "log"
 
-    def release(self, version: int, *, factor: float = 0.01, features: int = 0) -> None:
-        """Writes the live settings, as a rollout would."""
+    def release(self, version: int, *, factor: float = 0.01, features: int = 0, digest: str | None = None) -> None:
+        """Writes the live settings, as a rollout would; `digest` of the features that it was trained on, if known."""
         data = model_bytes(features or len(self.features.features), factor)
         model = {"name": "fraud", "version": version, "artifact": self.objects.put(data)}
+        if digest is not None:
+            model["features_digest"] = digest
         self.write_live(model)
 
     def write_live(self, model: dict[str, Any] | None) -> None:

@@ -137,6 +137,25 @@ def test_a_stopped_worker_is_taken_over(worker: Any) -> None:
     check(worker, {d["id"]: d for d in again["decisions"]})
 
 
+def test_changed_features_are_not_scored_by_a_model_of_others(worker: Any) -> None:
+    """As many inputs as there are features do not make it theirs."""
+    worker.start()
+    trained_on = worker.report()["features_digest"]
+    worker.kill()
+    worker.app = harness.declare(more=True)
+    worker.release(1, digest=trained_on)
+    worker.start()
+    assert "Version 1 of fraud is not used: it was trained on other features" in worker.report()["message"]
+    with worker.connection() as connection:
+        refused = connection.send_events(payment(1, amount=95.0))[1]["decisions"][0]
+        worker.release(2, digest=worker.report()["features_digest"])
+        worker.wait_for(lambda report: report["model"] == {"name": "fraud", "version": 2} and not report["message"])
+        decided = connection.send_events(payment(2, amount=95.0))[1]["decisions"][0]
+    fallback = worker.app.decides[0].fallback
+    assert (refused["status"], refused["reason"], refused["decision"]) == ("fallback", "NO_VERSION", fallback)
+    assert (decided["status"], decided["decision"]) == ("decided", "block")
+
+
 def test_changed_features_take_over_with_all_of_history(worker: Any) -> None:
     worker.start()
     with worker.connection() as connection:

@@ -213,11 +213,15 @@ def test_a_new_version_decides_from_then_on_and_one_that_does_not_fit_never(work
     assert "the stream computes 3" in report["message"]
     _, answer = http.send_events(payment(71))
     assert answer["decisions"][0]["version"] == 2
+    worker.release(3, digest="0" * 64)
+    report = worker.wait_for(lambda report: "other features" in report["message"])
+    assert f"(000000000000) than payments computes now ({report['features_digest'][:12]})" in report["message"]
+    assert http.send_events(payment(73))[1]["decisions"][0]["version"] == 2
     worker.write_live(None)
     worker.wait_for(lambda report: report["model"] is None)
     _, answer = http.send_events(payment(72))
     assert (answer["decisions"][0]["status"], answer["decisions"][0]["reason"]) == ("fallback", "NO_VERSION")
-    worker.release(4)
+    worker.release(4, digest=report["features_digest"])
     worker.wait_for(lambda report: report["model"] == {"name": "fraud", "version": 4})
     controls = [
         decode_control(r.payload) for r in SegmentReader(worker.log_directory).read() if r.kind is RecordKind.CONTROL

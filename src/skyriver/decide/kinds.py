@@ -139,7 +139,13 @@ def _live(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
     version = snapshot.find(stream.tenant, "version", f"{decide['model']}:{serving}") if serving else None
     model = None
     if version is not None and versions[serving]["weight"] > 0:
-        model = {"name": decide["model"], "version": int(serving), "artifact": version.spec["artifact"]}
+        features = version.spec.get("features")
+        model = {
+            "name": decide["model"],
+            "version": int(serving),
+            "artifact": version.spec["artifact"],
+            "features_digest": features["digest"] if features else "",
+        }
     return {
         "model": model,
         "rules": [[r["decision"], r["when"]] for r in decide["rules"]],

@@ -41,7 +41,7 @@ class Reason(StrEnum):
 
     NONE = ""
     NO_VERSION = "NO_VERSION"
-    """No version of the model is released yet."""
+    """No version of the model is released yet, or it cannot be used (trained on other features): the stream tells."""
     NO_DECISIONS = "NO_DECISIONS"
     """The stream declares no decisions; it only takes events in."""
     LATE = "LATE"

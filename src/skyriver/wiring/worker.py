@@ -2,7 +2,8 @@
 
 Its configuration: {"stream": StreamSpec, "features": FeatureSetSpec | null, "decide": DecideSpec | null, "directory",
 "objects", "kernel_cache": directories, "queue": rows that may wait}; live settings: {"model": {"name", "version",
-"artifact"} | null, "rules": [[decision, when], ...], "otherwise", "fallback"}.
+"artifact", "features_digest" ("" or none: not known)} | null, "rules": [[decision, when], ...], "otherwise",
+"fallback"}.
 
 It takes the log (from a holder that is stopped or hung too), recovers, warms everything that the first event needs,
 listens, and then says that it is ready. A change of the live settings is loaded beside the running engine and written
@@ -102,8 +103,9 @@ class WorkerSettings:
 class Choice:
     """What is decided with, from the live settings."""
 
-    def __init__(self, settings: WorkerSettings, objects: Objects) -> None:
+    def __init__(self, settings: WorkerSettings, objects: Objects, features_digest: str) -> None:
         self._settings = settings
+        self._features_digest = features_digest
         self._objects = objects
         self.deciding = Deciding()
         self.problem = ""
@@ -138,7 +140,7 @@ class Choice:
                 deciding = Deciding(rules)
             else:
                 model = ModelInUse(wanted["name"], int(wanted["version"]), wanted["artifact"])
-                deciding = Deciding(rules, model, self._scorer(model))
+                deciding = Deciding(rules, model, self._scorer(model, wanted.get("features_digest") or ""))
         except SkyriverError as error:
             _log.error("the live settings cannot be used: %s", error)
             self.problem = str(error)
@@ -150,10 +152,19 @@ class Choice:
         self.problem = ""
         return deciding
 
-    def _scorer(self, model: ModelInUse) -> OnnxScorer:
-        features = self._settings.features
+    def _scorer(self, model: ModelInUse, trained_on: str) -> OnnxScorer:
+        """`trained_on`: digest of the features that the model was trained on; "" where nobody knows: then their number
+        alone can be compared. As many others would be scored, and wrongly."""
+        stream, features = self._settings.stream.name, self._settings.features
         if features is None:
-            raise InvalidInput(f"{self._settings.stream.name} computes no features to decide with.", code="NO_FEATURES")
+            raise InvalidInput(f"{stream} computes no features to decide with.", code="NO_FEATURES")
+        if trained_on and trained_on != self._features_digest:
+            raise InvalidInput(
+                f"Version {model.version} of {model.name} is not used: it was trained on other features"
+                f" ({trained_on[:12]}) than {stream} computes now ({self._features_digest[:12]}).",
+                code="MODEL_OF_OTHER_FEATURES",
+                next_action=f"Train {model.name} on the features that the stream computes now, or deploy those again.",
+            )
         try:
             return OnnxScorer.load(self._objects.open_path(model.artifact), len(features.features))
         except SkyriverError as error:
@@ -175,7 +186,7 @@ class Worker:
             windows = WindowsFiles(settings.stream, settings.features, side, settings.kernel_cache)
         self._files = PartitionFiles(settings.stream, settings.directory, log, windows, clock)
         self._keeper = Keeper(self._files, clock)
-        self._choice = Choice(settings, DirectoryObjects(settings.objects))
+        self._choice = Choice(settings, DirectoryObjects(settings.objects), self._files.features_digest)
         self._station = Station(
             log,
             self._open_engine,

@@ -1,0 +1,31 @@
+"""What a worker is told to decide with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from skyriver.core.resources import Resource, Snapshot, Want
+from skyriver.decide.kinds import WORKER
+
+DECIDE = {"model": "fraud", "rules": [{"decision": "block", "when": "score > 0.9"}], "otherwise": "", "fallback": ""}
+
+
+@pytest.mark.parametrize(
+    ("features", "digest"), [({"set": "behaviour", "digest": "d" * 64, "names": ["a"]}, "d" * 64), (None, "")]
+)
+def test_the_model_comes_with_the_digest_of_its_features(features: dict[str, Any] | None, digest: str) -> None:
+    stream = Resource("t", "stream", "payments", spec={"stream": {}, "decide": DECIDE})
+    worker = Resource("t", "worker", "payments-0", state="STARTING", parent=stream.ref)
+    service = Resource("t", "service", "fraud", spec={"versions": {"1": {"weight": 100, "replicas": 1}}})
+    version = Resource("t", "version", "fraud:1", spec={"artifact": "a" * 64, "features": features})
+    resources = {r.key: r for r in (stream, worker, service, version)}
+    wanted = next(a for a in WORKER.step(Snapshot(resources, {}, {}, 0), worker) if isinstance(a, Want))
+    assert wanted.process.live is not None
+    assert wanted.process.live["model"] == {
+        "name": "fraud",
+        "version": 1,
+        "artifact": "a" * 64,
+        "features_digest": digest,
+    }
