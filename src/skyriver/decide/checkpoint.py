@@ -37,6 +37,8 @@ class Load(msgspec.Struct, array_like=True):
     id: str
     answers: dict[int, BlockAnswer]
     ended: bool = False
+    left: bool = False
+    """Live events came after its last block: nobody waits for its next one any more."""
 
 
 class Counters(msgspec.Struct):

@@ -64,8 +64,6 @@ class Engine:
         stream = partition.stream
         self.partition = partition
         self.deciding = Deciding()
-        self.loading = partition.loads.unfinished_at(log.next_offset)
-        """A load is under way, and more of its blocks are to come."""
         self._stream = stream
         self._log = log
         self._windows = windows
@@ -73,6 +71,11 @@ class Engine:
         self._clock = clock
         self._id = next(place for place, f in enumerate(stream.fields) if f.name == stream.id)
         self._text_id = stream.field(stream.id).type == "text"
+
+    @property
+    def loading(self) -> bool:
+        """A load is under way, and more of its blocks are to come."""
+        return self.partition.loads.open
 
     @property
     def features_digest(self) -> str:
@@ -192,7 +195,6 @@ class Engine:
         answer = BlockAnswer(step.sequence, appended, duplicates, self._log.next_offset - 1)
         partition.loads.note(step, answer)
         partition.counters.duplicates += duplicates
-        self.loading = not step.last
         return answer
 
     def first_decision(self, event_offset: int) -> DecisionRecord | None:
@@ -247,6 +249,7 @@ class Engine:
         self._ids.add(np.array(batch.keys, np.int64), np.arange(first, first + count, dtype=np.int64))
         partition.enter(first, batch.time)
         partition.counters.events += count
+        partition.loads.leave()
 
     def _fold(self, batch: Batch, offsets: range) -> NDArray[np.float32] | None:
         if self._windows is None:

@@ -106,14 +106,20 @@ class Loads:
         self._loads: OrderedDict[str, Load] = OrderedDict((load.id, load) for load in loads)
 
     def all(self) -> tuple[Load, ...]:
-        return tuple(Load(load.id, dict(load.answers), load.ended) for load in self._loads.values())
+        return tuple(Load(load.id, dict(load.answers), load.ended, load.left) for load in self._loads.values())
 
-    def unfinished_at(self, offset: int) -> bool:
-        """Whether the record before `offset` is a block of a load that has not ended."""
+    @property
+    def open(self) -> bool:
+        """Whether the load that came last has not ended, nor live events come after it. Labels and changes of what is
+        decided with come in between."""
         last = next(reversed(self._loads.values()), None)
-        if last is None or last.ended:
-            return False
-        return last.answers[max(last.answers)].last_offset == offset - 1
+        return last is not None and not last.ended and not last.left
+
+    def leave(self) -> None:
+        """Live events come: nobody waits for a load any more. It may go on all the same, if its times still fit."""
+        last = next(reversed(self._loads.values()), None)
+        if last is not None:
+            last.left = True
 
     def answered(self, load: str, sequence: int) -> BlockAnswer | None:
         """What was answered to this block before, None for the next one of its load.
@@ -136,7 +142,7 @@ class Loads:
     def note(self, step: LoadStep, answer: BlockAnswer) -> None:
         load = self._loads.setdefault(step.load, Load(step.load, {}))
         load.answers[step.sequence] = answer
-        load.ended = step.last
+        load.ended, load.left = step.last, False
         self._loads.move_to_end(step.load)
         while len(self._loads) > KEPT_LOADS:
             self._loads.popitem(last=False)

@@ -111,6 +111,7 @@ class Replay:
         self._keys.append(key_of_text(own) if self._text_id else own)  # type: ignore[arg-type]  # an id is one of these
         self._offsets.append(record.offset)
         self._partition.counters.events += 1
+        self._partition.loads.leave()
         if not event.late:
             self._partition.enter(record.offset, record.time)
             if self._labels:

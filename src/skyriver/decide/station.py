@@ -34,7 +34,7 @@ MAX_BATCH = 1024
 """Rows of one batch: some 15 ms of work, and beyond it a row costs no less."""
 RETRY_SECONDS = 1.0
 LOADING_SECONDS = 30.0
-"""A load that sends no block for so long keeps live events waiting no longer."""
+"""A load that sends no block for so long, since its last one or the start, keeps live events waiting no longer."""
 REFUSED_LOADS = frozenset({"LOAD_OUT_OF_ORDER", "HISTORY_AFTER_LIVE", "AHEAD_OF_CLOCK"})
 """Codes with which an engine refuses a block before it has changed anything."""
 FATAL = frozenset({"LOG_LOST", "LOG_FAILED", "LOG_CLOSED"})

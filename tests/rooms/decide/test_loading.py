@@ -223,14 +223,34 @@ def test_columns_may_come_in_any_order(house: House) -> None:
     assert read_block(encoded(frame.select(sorted(frame.columns))), house.stream).frame.columns == list(SCHEMA)
 
 
-def test_a_load_that_was_interrupted_goes_on_before_live_events(house: House) -> None:
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_load_that_was_interrupted_goes_on_before_live_events(house: House, saved: bool) -> None:
     load(house, block(event(1, -10)), 0)
     assert house.engine.loading
     house.start()
-    assert house.engine.loading
-    house.start()
-    assert not house.engine.loading, "nobody came for it after the first start"
+    house.engine.use(house.deciding(version=2))
+    house.send_labels({"payment": 1, "fraud": 1})
+    house.send({"payment": 2})
+    for _ in range(2):
+        if saved:
+            house.save()
+        house.start()
+        assert house.engine.loading, "neither labels nor models nor starts are its end"
     load(house, block(event(2, -9)), 1, last=True)
     assert not house.engine.loading
     house.start()
     assert not house.engine.loading
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_live_events_after_a_load_that_never_ended_wait_for_it_no_more(house: House, saved: bool) -> None:
+    load(house, block(event(1, -10)), 0)
+    house.send(house.event(2, at=-1000))
+    if saved:
+        house.save()
+    house.start()
+    assert not house.engine.loading
+    load(house, block(event(3, -9)), 1)
+    assert house.engine.loading, "it came back"
+    load(house, block(event(4, -8)), name="load-2", last=True)
+    assert not house.engine.loading, "another one took its place"

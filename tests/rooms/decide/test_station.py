@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 from skyriver.core.errors import Conflict, QuotaExceeded, SkyriverError, Unavailable
 from skyriver.data.log import RecordKind
 from skyriver.decide.border import EventBorder, LabelBorder
+from skyriver.decide.checkpoint import BlockAnswer
 from skyriver.decide.receipt import Receipt
+from skyriver.decide.records import LoadStep
 from skyriver.decide.station import MAX_BATCH, EventWork, FindWork, LabelWork, Station, UseWork
 
 House = Any
@@ -160,6 +163,42 @@ def test_labels_changes_and_look_ups_go_through_the_same_queue(house: House) -> 
         assert found == events.decisions[0]
         post.send(house.event(2, amount=60.0), wait=True)
         assert (await post.settle(5))[4].decisions[0].decision == "block"
+
+    run(test)
+
+
+def test_live_events_wait_for_a_load_that_was_under_way(house: House) -> None:
+    house.engine.partition.loads.note(LoadStep("load", 0, 0, False), BlockAnswer(0, 1, 0, 0))
+
+    async def test() -> None:
+        post = await Post(house).start()
+        with pytest.raises(Unavailable) as caught:
+            post.send(house.event(1))
+        assert caught.value.code == "LOADING"
+        now = house.clock.wall()
+        labels = LabelBorder(house.stream).take([{"payment": 1, "fraud": 1}], now, now)
+        post.station.submit(LabelWork(labels, post.answers.append))
+        post.station.submit(UseWork(house.deciding(version=2), post.answers.append))
+        await post.settle(2)
+        with pytest.raises(Unavailable):
+            post.send(house.event(1))
+
+    run(test)
+
+
+def test_live_events_wait_for_a_load_at_most_so_long(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skyriver.decide.station.LOADING_SECONDS", 0.05)
+    house.engine.partition.loads.note(LoadStep("load", 0, 0, False), BlockAnswer(0, 1, 0, 0))
+
+    async def test() -> None:
+        post = await Post(house).start()
+        async with asyncio.timeout(5):
+            while not post.answers:
+                with contextlib.suppress(Unavailable):
+                    post.send(house.event(1))
+                await asyncio.sleep(0.005)
+        assert post.answers[0].accepted == 1
+        assert not house.engine.loading
 
     run(test)
 
