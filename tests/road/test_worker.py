@@ -158,7 +158,24 @@ def test_a_decision_is_found_by_its_event(http: Any) -> None:
     _, answer = http.send_events(payment(50))
     assert http.ask("GET", "/streams/payments/decisions/50") == (200, answer["decisions"][0])
     assert http.ask("GET", "/streams/payments/decisions/51")[0] == 404
-    assert http.ask("GET", "/streams/payments/decisions/x")[1]["code"] == "BAD_ID"
+
+
+@pytest.mark.parametrize("text", ["x", "", "-", "--5", "5-", "1" * 5_000, "9" * 19, "-" * 5_000, "%ff", "%d9%a3", "%"])
+def test_what_is_no_id_is_told(http: Any, text: str) -> None:
+    status, problem = http.ask("GET", f"/streams/payments/decisions/{text}")
+    assert (status, problem["code"]) == (422, "BAD_ID")
+
+
+def test_numbers_beyond_all_floats_are_told(http: Any) -> None:
+    huge = 10**400
+    status, problem = http.ask("POST", "/streams/payments/labels", {"payment": 1, "fraud": huge})
+    assert (status, problem["code"], problem["errors"][0]["reason"]) == (422, "ALL_REJECTED", "OUT_OF_GRID")
+    for field in ("payment", "known_at"):
+        status, problem = http.ask("POST", "/streams/payments/labels", {"payment": 1, "fraud": 1, field: huge})
+        assert (status, problem["code"], problem["where"]) == (422, "ALL_REJECTED", field)
+    for field in ("payment", "at", "amount"):
+        status, problem = http.send_events({**payment(1), field: huge})
+        assert (status, problem["code"], problem["where"]) == (422, "ALL_REJECTED", field)
 
 
 def test_history_does_not_come_after_live_events(http: Any) -> None:

@@ -69,11 +69,12 @@ class LabelBorder:
         at = known_at if isinstance(known_at, int) else now
         labels = []
         for name, value in named.items():
-            if not isinstance(value, int | float) or not math.isfinite(value):
+            # A whole number of JSON may be beyond every float, for which isfinite would raise.
+            if not isinstance(value, int | float) or (isinstance(value, float) and not math.isfinite(value)):
                 message = f"{name} is {value!r:.80}, and a label is a number or a truth."
                 return Refused(index, name, shown(value), Reason.WRONG_TYPE, message)
             if abs(value) >= GRID_LIMIT:
-                message = f"{name} is {value}: a label is less than {GRID_LIMIT} in absolute value."
-                return Refused(index, name, value, Reason.OUT_OF_GRID, message)
+                message = f"{name} is {value!r:.80}: a label is less than {GRID_LIMIT} in absolute value."
+                return Refused(index, name, shown(value), Reason.OUT_OF_GRID, message)
             labels.append(LabelRow(subject, self._labels[name], float(value), at))
         return labels

@@ -28,7 +28,9 @@ def shown(value: object) -> object:
     """A value as an answer shows it: not longer than it helps."""
     if isinstance(value, str) and len(value) > RAW_SHOWN:
         return value[:RAW_SHOWN] + "…"
-    if isinstance(value, list | dict):
+    if isinstance(value, list | dict | int):
+        if isinstance(value, int) and value.bit_length() <= 64:
+            return value
         text = str(value)
         return text if len(text) <= RAW_SHOWN else text[:RAW_SHOWN] + "…"
     return value

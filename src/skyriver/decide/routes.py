@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 from skyriver.core.errors import InvalidInput, NotFound, SkyriverError
 from skyriver.core.spec import StreamSpec
@@ -142,15 +142,24 @@ class Routes:
     # Looking
 
     def _on_decision(self, request: Request) -> None:
-        text = unquote(request.path[len(self._decisions) :].decode("latin-1"), errors="strict")
-        event_id: Id = text
-        if not self._text_id:
-            if not text.lstrip("-").isdecimal() or not -(2**63) <= int(text) < 2**63:
-                raise InvalidInput(
-                    f"{text[:80]!r} is no id of {self._stream.name}: they are whole numbers.", code="BAD_ID"
-                )
-            event_id = int(text)
+        event_id = self._event_id(request.path[len(self._decisions) :])
         self._station.submit(FindWork(event_id, partial(self._answer_decision, request, event_id)))
+
+    def _event_id(self, quoted: bytes) -> Id:
+        try:
+            text = unquote_to_bytes(quoted).decode()
+        except UnicodeDecodeError as error:
+            shown = quoted[:80].decode("latin-1")
+            raise InvalidInput(
+                f"{shown!r} is no id of {self._stream.name}: it is not percent-encoded UTF-8.", code="BAD_ID"
+            ) from error
+        if self._text_id:
+            return text
+        if not _WHOLE_NUMBER.fullmatch(text) or not -(2**63) <= int(text) < 2**63:
+            raise InvalidInput(
+                f"{text[:80]!r} is no id of {self._stream.name}: they are whole numbers of 64 bits.", code="BAD_ID"
+            )
+        return int(text)
 
     def _answer_decision(self, request: Request, event_id: Id, found: DecisionRecord | SkyriverError | None) -> None:
         if isinstance(found, SkyriverError):

@@ -206,10 +206,13 @@ def test_labels_are_logged_with_their_subject_and_counted(house: Any) -> None:
         {"payment": 1, "fraud": 1, "other": 2},
         {"payment": 1, "fraud": 1, "known_at": house.clock.wall() + 61 * SECOND},
         {"payment": 1, "fraud": 5_000_000},
+        {"payment": 1, "fraud": -(10**400)},
     )
     assert (receipt.accepted, receipt.unknown_subjects) == (4, 1)
-    reasons = ["MISSING", "WRONG_TYPE", "UNKNOWN_FIELD", "AHEAD_OF_CLOCK", "OUT_OF_GRID"]
-    assert [(r.index, r.reason) for r in receipt.rejected] == list(zip(range(3, 8), reasons, strict=True))
+    reasons = ["MISSING", "WRONG_TYPE", "UNKNOWN_FIELD", "AHEAD_OF_CLOCK", "OUT_OF_GRID", "OUT_OF_GRID"]
+    assert [(r.index, r.reason) for r in receipt.rejected] == list(zip(range(3, 9), reasons, strict=True))
+    assert receipt.rejected[-1].value == "-1" + "0" * 198 + "…"
+    assert len(receipt.rejected[-1].message) < 200
     labels = [decode_label(r.payload) for r in house.records(LABEL)]
     assert [(x.label_index, x.subject_id, x.value, x.subject_offset) for x in labels] == [
         (0, 1, 1.0, 1),
