@@ -226,6 +226,21 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> 
     raise AssertionError(f"{what}: not within {seconds:g} s")
 
 
+def kill(pid: int) -> None:
+    """kill -9, and it is dead when this returns: before that it may still take a request and never answer it."""
+    os.kill(pid, signal.SIGKILL)
+
+    def dead() -> bool:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return state == "Z" and threads == 1  # the last thread to go closes its files
+
+    wait_for(dead, f"{pid} is dead")
+
+
 @dataclass
 class Cloud:
     """A cloud of its own, in a home with a short path: a socket's path has at most 107 bytes."""
@@ -277,22 +292,25 @@ class Cloud:
         finally:
             connection.close()
 
+    def rows(self, kinds: str) -> list[dict[str, Any]]:
+        """All of a kind, or the processes, as the API tells them."""
+        status, answer = self.ask("GET", f"/api/v1/tenants/default/{kinds}")
+        assert status == 200, answer
+        found: list[dict[str, Any]] = answer["items"]
+        return found
+
     def processes(self) -> dict[str, int]:
         """Name -> pid of the streams' workers and the services' replicas that live."""
-        return {p["name"]: p["pid"] for p in self.json("ps")["processes"] if p["alive"] and p["kind"] != "job"}
-
-    def states(self) -> dict[str, str]:
-        seen = self.json("ps")
-        return {f"{kind[:-1]} {r['name']}": r["state"] for kind in ("streams", "services") for r in seen[kind]}
+        return {p["name"]: p["pid"] for p in self.rows("processes") if p["alive"] and p["kind"] != "job"}
 
     def wait_ready(self) -> None:
         """Until every stream and worker is READY, and every service and replica of a model that has a version."""
         wait_for(self._all_ready, "everything READY")
 
     def _all_ready(self) -> bool:
-        seen = self.json("ps")
-        services = [s for s in seen["services"] if s["reason"] != "NO_VERSION"]
-        rows = [*seen["streams"], *services, *(p for p in seen["processes"] if p["kind"] != "job")]
+        services = [s for s in self.rows("services") if s["reason"] != "NO_VERSION"]
+        processes = [p for p in self.rows("processes") if p["kind"] != "job"]
+        rows = [*self.rows("streams"), *services, *processes]
         return all(r["state"] == "READY" for r in rows)
 
     def next_orders(self, count: int) -> list[dict[str, Any]]:

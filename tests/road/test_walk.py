@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import stat
 import threading
 import time
@@ -19,6 +17,7 @@ from cloud_process import (
     Cloud,
     Ended,
     history,
+    kill,
     wait_for,
     write_csv,
     write_lines,
@@ -189,7 +188,7 @@ def test_logs_and_explanations(cloud: Cloud, released: dict[str, Any]) -> None:
 def test_a_killed_worker_is_started_again_and_nothing_is_lost(cloud: Cloud, released: dict[str, Any]) -> None:
     send(cloud, 20)
     before = cloud.processes()
-    os.kill(before["orders-0"], signal.SIGKILL)
+    kill(before["orders-0"])
     send(cloud, 20)  # waits for the worker as a patient client does
     cloud.wait_ready()
     after = cloud.processes()
@@ -202,7 +201,7 @@ def test_a_killed_worker_is_started_again_and_nothing_is_lost(cloud: Cloud, rele
 def test_a_killed_replica_is_not_missed(cloud: Cloud, released: dict[str, Any]) -> None:
     before = cloud.processes()
     victim = next(name for name in before if name.startswith("comes_back-"))
-    os.kill(before[victim], signal.SIGKILL)
+    kill(before[victim])
     for _ in range(50):
         predicted(cloud)
     wait_for(lambda: cloud.processes().get(victim, before[victim]) != before[victim], "another process")
@@ -211,7 +210,7 @@ def test_a_killed_replica_is_not_missed(cloud: Cloud, released: dict[str, Any]) 
 
 def test_without_the_control_plane_everything_answers_and_up_adopts_it(cloud: Cloud, released: dict[str, Any]) -> None:
     before = cloud.processes()
-    os.kill(cloud.control_pid(), signal.SIGKILL)
+    kill(cloud.control_pid())
     assert 0 <= predicted(cloud) <= 1
     send(cloud, 20)
     cloud.command("ps").refused("CONTROL_AWAY", 7, "predictions and streams go on")
@@ -223,7 +222,7 @@ def test_without_the_control_plane_everything_answers_and_up_adopts_it(cloud: Cl
 
 def test_a_killed_gateway_comes_back_by_itself(cloud: Cloud, released: dict[str, Any]) -> None:
     processes, killed = cloud.processes(), cloud.gateway_pid()
-    os.kill(killed, signal.SIGKILL)
+    kill(killed)
 
     def answers() -> bool:
         try:
@@ -232,7 +231,7 @@ def test_a_killed_gateway_comes_back_by_itself(cloud: Cloud, released: dict[str,
             return False
 
     wait_for(answers, "the gateway answers")
-    assert cloud.gateway_pid() != killed
+    wait_for(lambda: cloud.gateway_pid() != killed, "its run file")
     send(cloud, 5)
     assert cloud.processes() == processes
 

@@ -1,0 +1,366 @@
+"""The command line by itself: its commands, how they end, and what it makes of answers. No cloud is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from cloud_process import COMMAND, commands, run_command, unknown_commands
+
+from skyriver.client import cli, show
+from skyriver.client.calling import call, with_output
+from skyriver.client.follow import LogReader, follow
+from skyriver.client.screen import Bars, Screen, show_error
+from skyriver.client.sending import send_rows
+from skyriver.core import errors
+from skyriver.core.errors import InvalidInput, JobFailed, SkyriverError, Unavailable
+
+SOURCE = Path(cli.__file__).parents[1]
+ALL = [[name] for name, verbs in commands().items() if not verbs]
+ALL += [[name, verb] for name, verbs in commands().items() for verb in sorted(verbs)]
+HEAVY = ("polars", "httpx", "numpy", "numba", "lightgbm", "onnxruntime", "fastapi", "sqlalchemy", "deltalake")
+
+
+# The commands there are
+
+
+def test_help_comes_at_once() -> None:
+    spent = []
+    for _ in range(3):
+        process = subprocess.Popen([str(COMMAND), "--help"], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        spent.append(usage.ru_utime + usage.ru_stime)
+    assert min(spent) < 0.3
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = f"""
+import sys
+sys.argv = ["skyriver", "--help"]
+from skyriver.wiring.command import main
+try:
+    main()
+except SystemExit as ended:
+    assert ended.code == 0, ended.code
+loaded = [name for name in {HEAVY!r} if name in sys.modules]
+assert not loaded, loaded
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("deploy", "run", "predict", "send", "rollback", "explain", "stream"):
+        assert f" {name} " in done.stdout
+
+
+@pytest.mark.parametrize("command", ALL, ids=" ".join)
+def test_every_command_tells_what_it_does_and_speaks_json(command: list[str]) -> None:
+    root: Any = typer.main.get_command(cli.app)
+    found = root.commands[command[0]]
+    found = found.commands[command[1]] if len(command) > 1 else found
+    assert found.help
+    options = {option for parameter in found.params for option in parameter.opts}
+    assert command == ["init"] or "--json" in options
+
+
+def test_nouns_have_the_same_verbs() -> None:
+    nouns = {name: verbs for name, verbs in commands().items() if verbs}
+    assert set(nouns) >= {"app", "model", "version", "service", "stream", "job", "table"}
+    assert all(verbs >= {"list", "get"} for verbs in nouns.values())
+
+
+def test_every_command_that_a_message_names_exists() -> None:
+    wrong = {path.name: unknown_commands(path.read_text()) for path in SOURCE.rglob("*.py")}
+    assert {name: found for name, found in wrong.items() if found} == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["ps"], ["ps"]),
+        (["ps", "-o", "json"], ["ps", "--json"]),
+        (["-o", "json", "ps"], ["--json", "ps"]),
+        (["ps", "--output", "json"], ["ps", "--json"]),
+        (["ps", "--output=json"], ["ps", "--json"]),
+        (["ps", "-o", "text"], ["ps"]),
+        (["predict", "m", "--", "-o", "json"], ["predict", "m", "--", "-o", "json"]),
+    ],
+)
+def test_the_forms_of_json_output(given: list[str], meant: list[str]) -> None:
+    assert with_output(given) == meant
+
+
+@pytest.mark.parametrize("given", [["ps", "-o", "yaml"], ["ps", "-o"], ["ps", "--output="]])
+def test_another_output_is_refused(given: list[str]) -> None:
+    with pytest.raises(InvalidInput, match="-o json") as refused:
+        with_output(given)
+    assert refused.value.code == "USAGE"
+
+
+# An example to start from
+
+
+def test_init_writes_an_example_and_nothing_over_another(tmp_path: Path) -> None:
+    written = run_command("init", cwd=tmp_path).succeeded()
+    assert "skyriver up" in written.err
+    assert {p.name for p in (tmp_path / "risk").iterdir()} >= {"risk.py", "simulate.py", "README.md"}
+    run_command("init", cwd=tmp_path).refused("EXISTS", 6, "risk", "not empty", "skyriver init risk FOLDER")
+    (tmp_path / "mine").mkdir()
+    run_command("init", "diagnosis", "mine", cwd=tmp_path).succeeded()
+    assert (tmp_path / "mine" / "biopsies.csv").is_file()
+    (tmp_path / "file").touch()
+    run_command("init", "risk", "file", cwd=tmp_path).refused("EXISTS", 6, "not a folder")
+    run_command("init", "tulips", cwd=tmp_path).refused("NOT_FOUND", 3, "'tulips'", "diagnosis, risk")
+    assert not (tmp_path / "tulips").exists()
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
+# How commands end
+
+
+def ending(raised: BaseException | None, *more: str) -> int:
+    """The exit code of a command that raises this."""
+    app = typer.Typer()
+
+    @app.command()
+    def command(as_json: cli.Json = False) -> None:
+        if raised is not None:
+            raise raised
+
+    return call(app, list(more))
+
+
+ENDINGS: dict[type[SkyriverError], int] = {
+    errors.InvalidInput: 2,
+    errors.NotFound: 3,
+    errors.NotAllowed: 4,
+    errors.Unauthenticated: 4,
+    errors.QuotaExceeded: 5,
+    errors.Conflict: 6,
+    errors.Unavailable: 7,
+    errors.JobFailed: 100,
+    errors.Corrupt: 1,
+    errors.Internal: 1,
+}
+
+
+@pytest.mark.parametrize("kind", ENDINGS, ids=lambda kind: kind.__name__)
+def test_exit_codes(kind: type[SkyriverError], capsys: pytest.CaptureFixture[str]) -> None:
+    error = kind("It is wrong.", where="file:3", next_action="Do this.")
+    assert ending(error) == ENDINGS[kind]
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"error {kind.default_code} file:3\n  It is wrong.\n  → Do this.\n")
+    assert ending(error, "--json") == ENDINGS[kind]
+    out, err = capsys.readouterr()
+    assert (out, json.loads(err)) == ("", error.to_problem())
+
+
+def test_other_endings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert ending(None) == 0
+    assert ending(typer.Exit(2)) == 2
+    assert ending(KeyboardInterrupt()) == 130
+    assert ending(Unavailable("It goes on.", code="NOT_FINISHED")) == 101
+    capsys.readouterr()
+    missing = PermissionError(13, "Permission denied", str(tmp_path))
+    assert ending(missing) == 2
+    assert capsys.readouterr().err.startswith(f"error FILE_ERROR {tmp_path}\n  Permission denied.\n  → ")
+    with pytest.raises(ZeroDivisionError):  # a mistake of ours is not dressed up
+        ending(ZeroDivisionError())
+
+
+def test_ctrl_c_ends_the_waiting_and_not_the_work() -> None:
+    class Waiting:
+        def wait(self, operation: str, *, told: object) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Unavailable) as interrupted:
+        cli.wait(Waiting(), "fraud-run-3", Bars(None, Screen(as_json=False)))  # type: ignore[arg-type]
+    assert interrupted.value.code == "NOT_FINISHED"
+    assert "`skyriver explain fraud-run-3`" in interrupted.value.next_action
+
+
+def test_many_details_are_cut_short(capsys: pytest.CaptureFixture[str]) -> None:
+    details = tuple({"index": n, "message": f"amount is {n}.", "reason": "OUT_OF_RANGE"} for n in range(14))
+    show_error(InvalidInput("All are wrong.", code="ALL_REJECTED", details=details), as_json=False)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[2] == "  - row 1: amount is 0. (OUT_OF_RANGE)"
+    assert lines[12:] == ["  - and 4 more"]
+
+
+# Sending
+
+
+class Stream:
+    """Refuses negative numbers; a batch of nothing else is a problem. Away for row 100 and later."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def send(self, stream: str, rows: Sequence[dict[str, int]], *, wait: bool) -> dict[str, Any]:
+        if rows[0]["n"] >= 100:
+            raise Unavailable("It is away.", next_action="Wait.")
+        rejected = [{"index": i, "message": f"n is {r['n']}"} for i, r in enumerate(rows) if r["n"] < 0]
+        if len(rejected) == len(rows):
+            raise InvalidInput("None can be taken.", code="ALL_REJECTED", where="n", details=tuple(rejected))
+        good = [r["n"] for r in rows if r["n"] >= 0]
+        self.taken += good
+        decisions = [{"decision": "ship", "status": "decided"} for _ in good]
+        return {"accepted": len(good), "duplicates": 0, "rejected": rejected, "decisions": decisions}
+
+
+def numbers(*values: int) -> list[dict[str, int]]:
+    return [{"n": n} for n in values]
+
+
+def test_bad_rows_do_not_keep_back_the_others() -> None:
+    stream: Any = Stream()
+    sent = send_rows(stream, "s", numbers(1, -2, -3, -4, 5, 6), batch=2)
+    assert stream.taken == [1, 5, 6]
+    assert (sent.accepted, dict(sent.decisions)) == (3, {"ship": 3})
+    assert [r["index"] for r in sent.rejected] == [1, 2, 3]
+
+
+def test_only_bad_rows_are_an_error() -> None:
+    stream: Any = Stream()
+    with pytest.raises(InvalidInput, match="None of 3 rows can be taken; the first: n is -1") as refused:
+        send_rows(stream, "s", numbers(-1, -2, -3), batch=2)
+    assert refused.value.code == "ALL_REJECTED"
+    assert [d["index"] for d in refused.value.details] == [0, 1, 2]
+
+
+def test_an_error_on_the_way_tells_how_far_it_came() -> None:
+    stream: Any = Stream()
+    with pytest.raises(Unavailable, match="The first 2 of 4 rows were sent") as away:
+        send_rows(stream, "s", numbers(1, 2, 100, 101), batch=2)
+    assert away.value.next_action.startswith("Wait. ")
+    with pytest.raises(Unavailable) as at_once:
+        send_rows(stream, "s", numbers(100, 101), batch=2)
+    assert at_once.value.next_action == "Wait."
+
+
+# Logs
+
+
+class Logs:
+    """Files that grow; a page has at most 8 bytes."""
+
+    def __init__(self, **files: str) -> None:
+        self.files = files
+        self.state = "RUNNING"
+
+    def logs(self, name: str, offset: int) -> list[dict[str, Any]]:
+        found = []
+        for who, text in self.files.items():
+            if name in ("all", who):
+                start = min(len(text), offset if offset >= 0 else max(0, len(text) + offset))
+                page = text[start : start + 8]
+                found.append({"name": who, "text": page, "next": start + len(page)})
+        return found
+
+    def explain(self, name: str) -> list[dict[str, str]]:
+        return [{"state": self.state}]
+
+
+def test_the_last_lines_are_the_last_however_long_the_log_is() -> None:
+    logs: Any = Logs(a="".join(f"line {n}\n" for n in range(100)), b="only\n")
+    assert LogReader(logs, "all").last(2) == [("a", "line 98"), ("a", "line 99"), ("b", "only")]
+    assert LogReader(logs, "all").last(0) == []
+
+
+def test_following_gives_each_whole_line_once_and_ends_with_the_job() -> None:
+    logs: Any = Logs(a="one\ntw")
+    reader = LogReader(logs, "all")
+    assert reader.last(10) == [("a", "one")]
+    logs.files["a"] += "o\nthree\n"
+    logs.files["b"] = "a second process\n"
+    assert reader.new() == [("a", "two"), ("a", "three"), ("b", "a second process")]
+    assert reader.new() == []
+    logs.files["a"] += "done\n"
+    logs.state = "SUCCEEDED"
+    assert list(follow(logs, "all", reader)) == [[("a", "done")]]
+
+
+# What is shown
+
+
+@pytest.fixture
+def shown(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    return lambda: capsys.readouterr().out
+
+
+def item(kind: str, name: str, state: str, **more: Any) -> dict[str, Any]:
+    empty = {"reason": "", "message": "", "next_action": "", "since": 0, "updated_at": 0, "processes": {}, "log": []}
+    return {"kind": kind, "name": name, "state": state, "spec": {}, "status": {}, **empty, **more}
+
+
+def test_an_empty_cloud_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    show.running(Screen(as_json=False), {"streams": [], "services": [], "processes": []})
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "skyriver deploy" in err
+    show.resources(Screen(as_json=False), "jobs", [])
+    assert capsys.readouterr() == ("", "There are no jobs.\n")
+
+
+def test_ps_tells_what_to_do_about_what_is_not_ready(shown: Callable[[], str]) -> None:
+    waits = {"message": "No version is released.", "next_action": "`skyriver run` trains one."}
+    service = item("service", "fraud", "PENDING", **waits) | {"spec": {"versions": {}}}
+    show.running(Screen(as_json=False), {"streams": [], "services": [service], "processes": []})
+    assert "No version is released. `skyriver run` trains one." in shown()
+
+
+def test_lists_count_as_people_do_and_keep_names_whole(shown: Callable[[], str]) -> None:
+    names = [f"{'a-very-long-name-' * 5}{n}" for n in (10, 9, 1)]
+    jobs = [
+        item("job", name, "SUCCEEDED", status={"progress": {"stage": "fit", "done": 0, "total": 1}}) for name in names
+    ]
+    show.resources(Screen(as_json=False), "jobs", jobs)
+    head, *lines = shown().splitlines()
+    assert head.startswith("NAME")
+    assert [line.split()[0] for line in lines] == names[::-1]
+    assert not any("fit" in line for line in lines), "what is over makes no progress"
+
+
+def test_an_explanation_names_each_process(shown: Callable[[], str]) -> None:
+    told = {"alive": True, "pid": 7, "started_at": 0, "ready": True, "requests": 1_000_000, "effective_time": 0}
+    failed = item(
+        "service",
+        "fraud",
+        "DEGRADED",
+        reason="REPLICAS_MISSING",
+        message="1 of 2 replicas serve.",
+        next_action="Wait.",
+        processes={"fraud-1-1": told, "fraud-1-2": told | {"pid": 8}, "fraud-1-3": {"alive": False}},
+        log=["[oops]"],
+    )
+    show.explained(Screen(as_json=False), [failed])
+    text = shown()
+    assert "service fraud is DEGRADED\n  why   REPLICAS_MISSING: 1 of 2 replicas serve.\n  next  Wait.\n" in text
+    assert "process fraud-1-1, pid 7" in text
+    assert "process fraud-1-2, pid 8" in text
+    assert "fraud-1-3" not in text
+    assert "1,000,000" in text
+    assert "1970-01-01 00:00:00 UTC" in text
+    assert "    [oops]\n" in text
+
+
+def test_a_load_shows_its_first_bad_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = [{"file": "a.csv", "row": n, "field": "at", "message": f"at is {n}."} for n in range(1, 30)]
+    report = {"counts": {"rows_read": 1_000, "rows_bad": 29}, "bad_by_reason": {"BAD_TIME": 29}, "examples": bad}
+    show.loaded(Screen(as_json=False), "orders", report)
+    out, err = capsys.readouterr()
+    assert "1,000" in out
+    assert err.startswith("  set aside: 29 x BAD_TIME\n    a.csv, row 1: at is 1.\n")
+    assert len(err.splitlines()) == 1 + show.EXAMPLES
+
+
+def test_a_failed_job_keeps_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    show_error(JobFailed("fit failed", code="USER_ERROR", where="job/fraud-run-1-train"), as_json=False)
+    assert capsys.readouterr().err == "error USER_ERROR job/fraud-run-1-train\n  fit failed\n"
