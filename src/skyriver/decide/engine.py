@@ -105,7 +105,7 @@ class Engine:
             self._stream,
             time=partition.time,
             limit=self._clock.limit(self._clock.now()),
-            horizon=partition.horizon.first(partition.time),
+            horizon=partition.horizon.look_ahead(),
         )
         decided: list[DecisionRecord] = []
         if batch.events or batch.dead:
@@ -247,7 +247,8 @@ class Engine:
         """The state after the events were appended."""
         partition, count = self.partition, len(batch.rows)
         self._ids.add(np.array(batch.keys, np.int64), np.arange(first, first + count, dtype=np.int64))
-        partition.enter(first, batch.time)
+        for offset, time in enumerate(batch.effective, first):  # one by one, as a replay does
+            partition.enter(offset, time)
         partition.counters.events += count
         partition.loads.leave()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -74,8 +75,12 @@ class Horizon:
 
     def note(self, offset: int, time: int) -> None:
         """Records from `offset` on brought effective time to `time`; calls come in order."""
-        if not self._points or time - self._points[-1][1] >= self._step:
-            self._points.append((offset, time))
+        points = self._points
+        if not points or time - points[-1][1] >= self._step:
+            points.append((offset, time))
+            gone = time - self._period - 2 * self._step
+            while points[0][1] <= gone:
+                points.popleft()
 
     def note_all(self, first_offset: int, times: Ints) -> None:
         """As `note` for each record from `first_offset` on; `times` ascend."""
@@ -83,20 +88,57 @@ class Horizon:
         for place in (0, *(np.flatnonzero(steps[1:] != steps[:-1]) + 1).tolist()):
             self.note(first_offset + place, int(times[place]))
 
-    def first(self, now: int) -> int:
-        """All offsets whose effective time is within the period before `now` are at or above it."""
-        points, gone = self._points, now - self._period - 2 * self._step
-        while points and points[0][1] <= gone:
-            points.popleft()
-        return points[0][0] if points and self._period else BEYOND
+    def look_ahead(self) -> Ahead:
+        """This horizon with the events of a batch, which are not in the log yet."""
+        return Ahead(self._points, self._period, self._step)
 
     def first_of_each(self, times: Ints) -> Ints:
-        """`first` at each of these times; forgets nothing."""
+        """For each of these times: all offsets with an effective time within the period before it are at or above
+        this."""
         if not self._points or not self._period:
             return np.full(len(times), BEYOND)
         offsets, points = np.array(self._points, np.int64).T
         places = np.searchsorted(points, times - self._period - 2 * self._step, side="right")
         return np.append(offsets, BEYOND)[places]
+
+
+class Ahead:
+    """A horizon while a batch is sorted: whether an id counts as seen at a time, be it of before or of the batch, so
+    that it is the same in whatever batches events come. Changes nothing of the horizon."""
+
+    def __init__(self, points: Sequence[tuple[int, int]], period_us: int, step_us: int) -> None:
+        self._points = points
+        self._period = period_us
+        self._step = step_us
+        self._own: list[tuple[int, int]] = []
+        """As points are, with the place in the batch for the offset."""
+        self._last = points[-1][1] if points else NEVER - step_us
+
+    def note(self, place: int, time: int) -> None:
+        """The new event at this place of the batch brings effective time to `time`; as `Horizon.note`."""
+        if time - self._last >= self._step:
+            self._own.append((place, time))
+            self._last = time
+
+    def saw(self, offset: int, time: int) -> bool:
+        """Whether a record of before the batch counts at `time`."""
+        if offset < 0 or not self._period:
+            return False
+        place = self._after(self._points, time)
+        return place < len(self._points) and offset >= self._points[place][0]
+
+    def saw_own(self, place: int, time: int) -> bool:
+        """Whether the new event at this place of the batch counts at `time`."""
+        if not self._period:
+            return False
+        if self._after(self._points, time) < len(self._points):
+            return True  # a point of before the batch lies within the period: so does all of the batch
+        first = self._after(self._own, time)
+        return first < len(self._own) and place >= self._own[first][0]
+
+    def _after(self, points: Sequence[tuple[int, int]], time: int) -> int:
+        """The first of the points that is not too long before `time`."""
+        return bisect_right(points, time - self._period - 2 * self._step, key=lambda point: point[1])
 
 
 class Loads:

@@ -14,6 +14,7 @@ import msgspec
 from skyriver.core.spec import StreamSpec
 from skyriver.core.units import format_span
 from skyriver.data.log import Record, RecordKind
+from skyriver.decide.partition import Ahead
 from skyriver.decide.receipt import Refused, Submission
 from skyriver.decide.records import LATE, RAW_LIMIT, DeadRecord, Value, encode, encode_event
 
@@ -60,13 +61,13 @@ def sort_rows(
     *,
     time: int,
     limit: int,
-    horizon: int,
+    horizon: Ahead,
 ) -> Batch:
     """`keys` and `known`: of each row that was not refused, its id as a key and the offset where that was seen last
-    (-1: nowhere); an offset below `horizon` is too long ago to count. `time`: effective time before the batch;
+    (-1: nowhere); `horizon` says which is too long ago to count. `time`: effective time before the batch;
     `limit`: the latest time that an event may have."""
     at_time = next(place for place, f in enumerate(stream.fields) if f.name == stream.time)
-    disorder, remembers = stream.disorder_us, stream.dedupe_us > 0
+    disorder = stream.disorder_us
     batch = Batch(time)
     seen: dict[int, int] = {}
     at = 0
@@ -80,22 +81,25 @@ def sort_rows(
                 continue
             key, first = keys[at], known[at]
             at += 1
-            if first >= horizon:
+            own: int = row[at_time]  # type: ignore[assignment]  # the time of a stream is never missing
+            now = max(own, batch.time)
+            before = seen.get(key)
+            if before is not None:
+                if horizon.saw_own(before, now):
+                    fates.append((REPEATED, before))
+                    continue
+            elif first >= 0 and horizon.saw(first, now):
                 fates.append((KNOWN, first))
                 continue
-            before = seen.get(key) if remembers else None
-            if before is not None:
-                fates.append((REPEATED, before))
-                continue
-            own: int = row[at_time]  # type: ignore[assignment]  # the time of a stream is never missing
             if own > limit:
                 rows[index] = _ahead(submission.start + index, own, own - limit + stream.ahead_us, stream.time)
                 fates.append((REFUSED, 0))
                 continue
             late = own < batch.time - disorder
+            place = seen[key] = len(batch.rows)
             if own > batch.time:
                 batch.time = own
-            place = seen[key] = len(batch.rows)
+                horizon.note(place, own)
             fates.append((NEW, place))
             batch.rows.append(row)
             batch.keys.append(key)

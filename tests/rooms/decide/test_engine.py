@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from skyriver.core.errors import Unavailable
 from skyriver.core.units import SECOND
@@ -277,3 +280,47 @@ def test_a_part_of_a_request_names_rows_by_their_place_in_the_whole(house: Any) 
 def test_a_decision_is_made_once_though_the_clock_jumps(house: Any) -> None:
     house.clock.wall_us -= 5_000 * SECOND
     assert house.send(house.event(1)).decisions[0].decided_at_us == house.clock.wall() + 5_000 * SECOND
+
+
+TIMES = st.lists(
+    st.tuples(st.integers(0, 3), st.floats(0, 5_000) | st.floats(3_599, 3_604) | st.floats(0, 3)),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(TIMES, st.lists(st.integers(0, 25), max_size=4), st.booleans())
+def test_what_is_a_duplicate_does_not_depend_on_batches(
+    make_house: Callable[..., Any], sent: list[tuple[int, float]], cuts: list[int], restarts: bool
+) -> None:
+    """One by one, all at once, and in some requests with restarts in between."""
+    whole = accepted(make_house(), sent, [])
+    assert accepted(make_house(), sent, range(len(sent))) == whole
+    assert accepted(make_house(), sent, [min(cut, len(sent)) for cut in cuts], restarts=restarts) == whole
+
+
+def accepted(
+    house: Any, sent: list[tuple[int, float]], cuts: Sequence[int], *, restarts: bool = False
+) -> list[list[Any]]:
+    house.start()
+    house.clock.pass_(10_000 * SECOND)
+    places = [0, *sorted(cuts), len(sent)]
+    for start, end in pairwise(places):
+        house.send(*[house.event(payment, at=at) for payment, at in sent[start:end]])
+        if restarts:
+            house.start()
+    return [decode_event(r.payload)[1] for r in house.records(EVENT)]
+
+
+def test_an_id_may_come_again_after_the_period_in_one_request(house: Any) -> None:
+    house.clock.pass_(10_000 * SECOND)
+    receipt = house.send(
+        house.event(1, at=0), house.event(1, at=3590), house.event(1, at=7200), house.event(1, at=7300)
+    )
+    assert (receipt.accepted, receipt.duplicates) == (2, 2)
+    assert receipt.decisions[1] == receipt.decisions[0] != receipt.decisions[2] == receipt.decisions[3]
+    assert house.send(house.event(1, at=7300)).decisions == [receipt.decisions[2]]
+    assert house.send(house.event(1, at=7200 + 7200)).accepted == 0, "ahead of the clock"
+    house.clock.pass_(10_000 * SECOND)
+    assert house.send(house.event(1, at=7200 + 7200)).accepted == 1
