@@ -447,7 +447,7 @@ def table_load(
             raise InvalidInput(
                 f"--labels {item} is not LABEL=FILE.",
                 code="BAD_PARAMETER",
-                next_action="Write e.g. --labels fraud=known_frauds.csv.",
+                next_action="Name the label, as in --labels LABEL=FILE.csv.",
             )
         wanted.append((Path(path), label))
     with _client() as client, screen.progress() as bars:

@@ -75,5 +75,5 @@ def _json_lines(text: str, name: str) -> list[dict[str, Any]]:
 
 
 def _bad_line(message: str, name: str, number: int) -> InvalidInput:
-    action = 'Write one object a line, as in {"payment": 1, "amount": 9.5}; nothing was sent.'
+    action = 'Write one object a line, as in {"id": 1, "amount": 9.5}; nothing was sent.'
     return InvalidInput(message, code="BAD_JSON", where=f"{name}:{number}", next_action=action)

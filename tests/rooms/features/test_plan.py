@@ -127,7 +127,7 @@ def test_an_application_is_checked_as_a_whole() -> None:
     of_table = FeatureSetSpec(name="f", source="t", features=(FeatureSpec(name="c", expr=aggregate("count")),))
     with pytest.raises(InvalidInput, match="needs a stream"):
         check_features(AppSpec(name="a", tables=(table,), feature_sets=(of_table,)))
-    with pytest.raises(InvalidInput, match="no stream or table"):
+    with pytest.raises(InvalidInput, match="not declared"):
         check_features(AppSpec(name="a", feature_sets=(of_table,)))
     check_features(AppSpec(name="a"))
 
