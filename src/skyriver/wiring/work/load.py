@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.processes.processes import socket_path
 from skyriver.core.errors import SkyriverError, Unavailable, from_problem
+from skyriver.core.names import digest
 from skyriver.core.spec import AppSpec, StreamSpec, TableSpec
 from skyriver.data.files import LoadFile
 from skyriver.data.load import PreparedLoad, load_table, prepare_stream_load, store_dead
@@ -92,15 +94,23 @@ def as_json(version: TableVersion) -> dict[str, int]:
     return {"version": version.version, "rows": version.rows, "bytes": version.bytes, "offset": version.offset}
 
 
+def load_id(stream: StreamSpec, files: Sequence[Mapping[str, Any]]) -> str:
+    """Names a load by what it brings: the same files into the same stream are the same load, whichever job brings
+    them. So a load that was cut off is finished by loading its files again, block by block as they were."""
+    told = [{k: f.get(k) or "" for k in ("digest", "format", "label")} for f in files]
+    return digest({"stream": stream.to_json(), "files": told})
+
+
 def _hand_over(job: Job, stream: StreamSpec, prepared: PreparedLoad) -> int:
     """Gives the blocks to the stream's worker, the only writer of its log, in order; returns how many of their rows the
     stream had already. A block that was taken before is answered as then, so this can be repeated at any point."""
     socket = socket_path(job.home.sockets, f"{job.tenant}.worker.{stream.name}-0")
+    load = load_id(stream, job.inputs["files"])
     duplicates = 0
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://worker", timeout=120) as http:
         for sequence, block in enumerate(prepared.blocks):
             last = sequence == len(prepared.blocks) - 1
-            headers = {"x-load": job.name, "x-sequence": str(sequence), "x-last": str(int(last))}
+            headers = {"x-load": load, "x-sequence": str(sequence), "x-last": str(int(last))}
             duplicates += int(_post(http, block, headers)["duplicates"])
             job.progress("append to the log", sequence + 1, len(prepared.blocks))
     return duplicates
