@@ -141,12 +141,15 @@ class Intake:
         )
 
 
-def append_dead(tables: Tables, name: str, dead: Sequence[Path], offset: int) -> TableVersion | None:
-    """Appends refused rows to the table `name`, whose offsets count loads; None when there are none."""
+def append_dead(
+    tables: Tables, name: str, dead: Sequence[Path], offset: int, *, version_offset: int | None = None
+) -> TableVersion | None:
+    """Appends refused rows of the load at `offset` to the table `name`; None when there are none. `version_offset` is
+    the table's own, where that of the load will not do."""
     if not dead:
         return None
     frames = [pl.read_ipc(path).select(pl.lit(offset, dtype=pl.Int64).alias("_offset"), pl.all()) for path in dead]
-    return tables.append(name, frames, offset=offset, known=None)
+    return tables.append(name, frames, offset=offset if version_offset is None else version_offset, known=None)
 
 
 @contextmanager

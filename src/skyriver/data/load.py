@@ -129,9 +129,20 @@ def load_table(
         return intake.report(duplicates=len(rows) - len(kept), version=version)
 
 
-def store_dead(load: PreparedLoad, tables: Tables, name: str, offset: int) -> TableVersion | None:
-    """Appends a load's bad rows to the table `name`, whose offsets count loads; None when there are none."""
-    return append_dead(tables, name, load.dead, offset)
+def store_dead(load: PreparedLoad, tables: Tables, name: str, position: int) -> TableVersion | None:
+    """Appends a load's bad rows to the table `name`, once, however often it is called; None when there are none.
+
+    `position`, their `_offset`, is the last log offset of the load and so its own. Whether its rows are there is
+    looked up and not told from the table's offset: a load that was cut off may come again after others.
+    """
+    if not load.dead:
+        return None
+    last = _latest(tables, name)
+    if last is None:
+        return append_dead(tables, name, load.dead, position, version_offset=max(0, position))
+    if any((piece["_offset"] == position).any() for piece in tables.scan(name, last.version, ["_offset"])):
+        return last
+    return append_dead(tables, name, load.dead, position, version_offset=max(position, last.offset + 1))
 
 
 def schema_frame(fields: Sequence[FieldSpec]) -> pl.DataFrame:

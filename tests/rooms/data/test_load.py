@@ -335,3 +335,27 @@ def test_dead_rows_of_a_stream_are_kept_in_a_table(tmp_path: Path) -> None:
     assert (
         store_dead(prepare(tmp_path, lines(tmp_path, "b", [event(1, 1)])), tables, "acme/payments.refused", 8) is None
     )
+
+
+def test_dead_rows_of_a_stream_are_there_once_whenever_their_load_comes_again(tmp_path: Path) -> None:
+    tables, name = MemoryTables(), "acme/payments.refused"
+    prepared = prepare(tmp_path, lines(tmp_path, "a", [event(1, 1), event(2, 2, amount=-1)]))
+    for position in (20, -7, 10, 20, 10, -7):  # 10 was cut off before its rows were stored, and comes after 20
+        assert store_dead(prepared, tables, name, position) == tables.latest(name)
+    rows = pl.concat(list(tables.scan(name, tables.latest(name).version)))
+    assert rows["_offset"].to_list() == [20, -7, 10]
+
+
+def test_the_same_files_give_the_same_blocks(tmp_path: Path) -> None:
+    numbers = [(n * 7919) % 1000 for n in range(1000)]
+    given = [
+        lines(tmp_path, "a", [event(n % 900, n % 97, fraud=n % 2, note=str(n) if n % 3 else None) for n in numbers]),
+        lines(tmp_path, "b", [{"payment": n % 500, "refund": n} for n in numbers], label="refund"),
+    ]
+    made = []
+    for attempt in ("first", "second"):
+        folder = tmp_path / attempt
+        folder.mkdir()
+        prepared = prepare(folder, *given)
+        made.append([path.read_bytes() for path in prepared.blocks])
+    assert made[0] == made[1]

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import polars as pl
 
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.processes.processes import socket_path
-from skyriver.core.errors import SkyriverError, Unavailable, from_problem
+from skyriver.adapters.segments.reader import SegmentReader
+from skyriver.core.errors import NotFound, SkyriverError, Unavailable, from_problem
 from skyriver.core.names import digest
 from skyriver.core.spec import AppSpec, StreamSpec, TableSpec
+from skyriver.data.border import Reason
 from skyriver.data.files import LoadFile
 from skyriver.data.load import PreparedLoad, load_table, prepare_stream_load, store_dead
+from skyriver.data.log import RecordKind
 from skyriver.data.operations import rejected_table
 from skyriver.data.tables import TableVersion
 from skyriver.wiring.work.job import Job
@@ -57,13 +62,14 @@ def _load_stream(job: Job, stream: StreamSpec, files: list[LoadFile]) -> dict[st
         stream, files, job.work_dir, summed_fields(job.app, stream), job.progress, latest=latest
     )
     tables = DeltaTables(job.home.tables)
-    known_before = _hand_over(job, stream, prepared)  # first: what the worker refuses leaves nothing behind
-    rejected = store_dead(prepared, tables, job.table(rejected_table(stream.name)), _number(job))
+    handed = _hand_over(job, stream, prepared)  # first: what the worker refuses leaves nothing behind
+    rejected = store_dead(prepared, tables, job.table(rejected_table(stream.name)), handed.position)
     made = bring_up_to_date(job, stream)
     if rejected is not None:
         made[rejected_table(stream.name)] = rejected
-    report = prepared.report
-    return _outputs(report.to_json(), report.duplicates + known_before, made)
+    report = prepared.report.to_json()
+    report |= {"labels": report["labels"] - handed.labels, "repeated": handed.repeated}
+    return _outputs(report, report["duplicates"] + handed.duplicates, made)
 
 
 def summed_fields(app: AppSpec, stream: StreamSpec) -> frozenset[str]:
@@ -94,26 +100,60 @@ def as_json(version: TableVersion) -> dict[str, int]:
     return {"version": version.version, "rows": version.rows, "bytes": version.bytes, "offset": version.offset}
 
 
-def load_id(stream: StreamSpec, files: Sequence[Mapping[str, Any]]) -> str:
+def load_id(
+    stream: StreamSpec, files: Sequence[Mapping[str, Any]], summed: frozenset[str] = frozenset(), ahead: int = 0
+) -> str:
     """Names a load by what it brings: the same files into the same stream are the same load, whichever job brings
-    them. So a load that was cut off is finished by loading its files again, block by block as they were."""
+    them. So a load that was cut off is finished by loading its files again, block by block as they were.
+
+    Beside the files, what decides on their rows counts: the declaration, the fields that are `summed`, and how many
+    rows were `ahead` of the clock, for these are the last in time and fewer later.
+    """
     told = [{k: f.get(k) or "" for k in ("digest", "format", "label")} for f in files]
-    return digest({"stream": stream.to_json(), "files": told})
+    return digest({"stream": stream.to_json(), "files": told, "summed": sorted(summed), "ahead": ahead})
 
 
-def _hand_over(job: Job, stream: StreamSpec, prepared: PreparedLoad) -> int:
-    """Gives the blocks to the stream's worker, the only writer of its log, in order; returns how many of their rows the
-    stream had already. A block that was taken before is answered as then, so this can be repeated at any point."""
+@dataclass(frozen=True, slots=True)
+class _Handed:
+    """What the worker made of a load. `duplicates`: events that the stream had already, `labels`: labels of blocks
+    that it had; `position` tells this load from every other, and is the same each time it is brought."""
+
+    duplicates: int
+    labels: int
+    position: int
+    repeated: bool
+
+
+def _hand_over(job: Job, stream: StreamSpec, prepared: PreparedLoad) -> _Handed:
+    """Gives the blocks to the stream's worker, the only writer of its log, in order. A block that was taken before is
+    answered as then, with an offset from before this load, so this can be repeated at any point."""
     socket = socket_path(job.home.sockets, f"{job.tenant}.worker.{stream.name}-0")
-    load = load_id(stream, job.inputs["files"])
-    duplicates = 0
+    ahead = prepared.report.bad.get(Reason.AHEAD_OF_CLOCK, 0)
+    load = load_id(stream, job.inputs["files"], summed_fields(job.app, stream), ahead)
+    position = -1 - int(load[:15], 16)  # of a load without a good row: it has no place in the log
+    begin = _end_of_log(job, stream)
+    duplicates = labels = known = 0
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://worker", timeout=120) as http:
         for sequence, block in enumerate(prepared.blocks):
             last = sequence == len(prepared.blocks) - 1
             headers = {"x-load": load, "x-sequence": str(sequence), "x-last": str(int(last))}
-            duplicates += int(_post(http, block, headers)["duplicates"])
+            answer = _post(http, block, headers)
+            position = int(answer["last_offset"])
+            if position < begin:
+                kinds = pl.read_ipc_stream(block, columns=["_kind"])["_kind"]
+                events = int((kinds == RecordKind.EVENT).sum())
+                duplicates, labels, known = duplicates + events, labels + len(kinds) - events, known + 1
+            else:
+                duplicates += int(answer["duplicates"])
             job.progress("append to the log", sequence + 1, len(prepared.blocks))
-    return duplicates
+    return _Handed(duplicates, labels, position, bool(prepared.blocks) and known == len(prepared.blocks))
+
+
+def _end_of_log(job: Job, stream: StreamSpec) -> int:
+    try:
+        return SegmentReader(job.stream_directory(stream.name) / "log").next_offset
+    except NotFound:  # the worker makes it
+        return 0
 
 
 def _post(http: httpx.Client, block: Path, headers: dict[str, str]) -> dict[str, Any]:
