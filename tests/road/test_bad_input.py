@@ -345,6 +345,7 @@ def test_a_prediction_that_cannot_be_made(serving: Cloud) -> None:
     serving.command("predict", "comes_back", "--data", '{"amount": ').refused("BAD_JSON", 2, "--data")
     serving.command("predict", "comes_back", "--data", "[1]").refused("BAD_JSON", 2, "object")
     serving.command("predict", "comes_back", "--data", "@nowhere").refused("NO_FILE", 2, "nowhere")
+    serving.command("predict", "comes_back:7", *fields).refused("NOT_THE_CHAMPION", 2, "comes_back:7", "/versions/N")
     serving.command("predict", "come_back", "a=1").refused("UNKNOWN_ROUTE", 3, "/predict/come_back", "service list")
     problem = serving.command("predict", "comes_back", *fields[:3], "--json").problem("INVALID_FIELD", 2)
     assert (problem["status"], problem["where"]) == (422, "returned_14d")

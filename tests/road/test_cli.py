@@ -227,6 +227,20 @@ def test_bad_rows_do_not_keep_back_the_others() -> None:
     assert [r["index"] for r in sent.rejected] == [1, 2, 3]
 
 
+def test_a_rate_is_kept_within_a_batch() -> None:
+    class Counting(Stream):
+        batches = 0
+
+        def send(self, stream: str, rows: Sequence[dict[str, int]], *, wait: bool) -> dict[str, Any]:
+            self.batches += 1
+            return super().send(stream, rows, wait=wait)
+
+    stream: Any = Counting()
+    sent = send_rows(stream, "s", numbers(*range(60)), rate=200, batch=100)
+    assert (stream.batches, sent.accepted) == (3, 60)
+    assert sent.seconds >= 0.2
+
+
 def test_only_bad_rows_are_an_error() -> None:
     stream: Any = Stream()
     with pytest.raises(InvalidInput, match="None of 3 rows can be taken; the first: n is -1") as refused:

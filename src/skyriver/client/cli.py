@@ -278,8 +278,16 @@ def predict(
     """One prediction from named fields."""
     screen = Screen(as_json=as_json)
     row = _json_argument(data) if data else _parameters(values or [])
+    ref = ModelRef.parse(model)
+    if ref.version or ref.alias not in ("", "champion"):
+        raise InvalidInput(
+            "Named fields are answered by the version that serves.",
+            code="NOT_THE_CHAMPION",
+            where=model,
+            next_action=f"Leave the version out, or ask POST /v2/models/{ref.model}/versions/N/infer.",
+        )
     with _client() as client:
-        answer = client.predict(ModelRef.parse(model).model, row)
+        answer = client.predict(ref.model, row)
     screen.data(answer, lambda: show.prediction(screen, answer))
 
 

@@ -17,6 +17,8 @@ from rich.table import Table
 from skyriver.core.errors import SkyriverError
 
 _GOOD = frozenset({"READY", "SUCCEEDED", "DONE", "APPROVED", "DEPLOYED", "DECLARED", "RUNNING", "ACTIVE"})
+_WHOLE = frozenset({"NAME", "KIND", "PROCESS", "STATE", "REASON"})
+"""Columns whose words stay on one line."""
 DETAILS = 10
 """Of an error, that are shown; JSON output has all."""
 _BAD = frozenset({"FAILED", "REJECTED", "LOST", "DEGRADED", "ROLLED_BACK", "CANCELLED"})
@@ -50,7 +52,7 @@ class Screen:
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
         for name in columns:
-            table.add_column(name, overflow="fold", no_wrap=name == "NAME")
+            table.add_column(name, overflow="fold", no_wrap=name in _WHOLE)
         for row in rows:
             table.add_row(*(coloured(str(cell)) for cell in row))
         self.out.print(table)

@@ -71,13 +71,16 @@ def send_rows(
     batch: int = 100,
     told: Callable[[int], None] = lambda done: None,
 ) -> Sent:
-    """Sends all rows, `rate` a second at most (0: as fast as it goes). Bad rows do not keep back the others.
+    """Sends all rows, `rate` a second (0: as fast as it goes) in steps of a tenth of a second at most. Bad rows do not
+    keep back the others.
 
     Raises InvalidInput (ALL_REJECTED) when not one was taken; other errors say how far it came: sending again is safe.
     """
     result = Sent()
     start = time.perf_counter()
     refusal: SkyriverError | None = None
+    if rate:
+        batch = max(1, min(batch, int(rate / 10)))
     for first in range(0, len(rows), batch):
         if rate:
             time.sleep(max(0.0, start + first / rate - time.perf_counter()))
