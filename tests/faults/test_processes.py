@@ -192,3 +192,26 @@ def test_the_outcome_of_a_job_survives_the_end_of_the_cloud(home: Path) -> None:
     found = processes(home).observe()["t.job.x"]
     assert not found.alive
     assert found.report["ready"]
+
+
+def test_the_logs_of_old_jobs_are_removed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skyriver.adapters.processes.processes.KEPT_JOB_LOGS", 2)
+    parts = processes(home)
+    lasting = {"t.job.runs": spec("t.job.runs", once=True), "t.replica.x": spec()}
+    parts.ensure(lasting)
+    for name in lasting:
+        ready(parts, name)
+    jobs = home / "logs" / "jobs"
+    for number in range(5):
+        name = f"t.job.{number}"
+        parts.ensure({**lasting, name: spec(name, once=True, ends=3)})
+        wait(lambda name=name: parts.observe().get(name), lambda s: not s.alive)  # type: ignore[misc]
+        (jobs / f"{name}.log").write_text(name)
+        (jobs / f"{name}.log.1").touch()
+        os.utime(jobs / f"{name}.log", (number, number))
+        parts.ensure(lasting)
+    assert {path.name for path in jobs.glob("*.log")} == {"t.job.3.log", "t.job.4.log", "t.job.runs.log"}
+    assert {path.name for path in jobs.glob("*.log.1")} == {"t.job.3.log.1", "t.job.4.log.1"}
+    assert (home / "logs" / "t.replica.x.log").exists()
+    assert parts.log("t.job.4") == (b"t.job.4", 7)
+    assert parts.log("t.job.0") == (b"", 0)

@@ -31,6 +31,8 @@ STEADY_SECONDS = 30.0
 MAX_PAUSE_SECONDS = 10.0
 LOG_LIMIT = 16 * 1024 * 1024
 """A log that is larger at a start is set aside as NAME.log.1 first."""
+KEPT_JOB_LOGS = 200
+"""Logs of jobs that were forgotten: a stream alone may start 1,440 jobs a day. Those of other processes stay."""
 
 
 @dataclass(slots=True)
@@ -63,9 +65,10 @@ class ChildProcesses:
         self._home = home
         self._run_dir = home / "run"
         self._logs = home / "logs"
+        self._job_logs = self._logs / "jobs"
         self._work = home / "work"
         self._sockets = sockets
-        for directory in (self._run_dir, self._logs, self._work, sockets):
+        for directory in (self._run_dir, self._logs, self._job_logs, self._work, sockets):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._environment = dict(environment or {})
         self._children: set[int] = set()
@@ -100,7 +103,8 @@ class ChildProcesses:
 
     def log(self, name: str, *, offset: int = 0, limit: int = 1 << 16) -> tuple[bytes, int]:
         try:
-            with self._log_path(name).open("rb") as file:
+            job = self._log_path(name, once=True)
+            with (job if job.is_file() else self._log_path(name, once=False)).open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 start = min(size, offset if offset >= 0 else max(0, size + offset))
                 file.seek(start)
@@ -169,7 +173,7 @@ class ChildProcesses:
 
     def _spawn(self, spec: ProcessSpec) -> int:
         """The pid of a new process in a session of its own. It outlives this one, so no handle of it is kept."""
-        path = self._log_path(spec.name)
+        path = self._log_path(spec.name, once=spec.once)
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_size > LOG_LIMIT:
                 path.replace(path.with_suffix(".log.1"))
@@ -220,6 +224,15 @@ class ChildProcesses:
         shutil.rmtree(self._work / run.name, ignore_errors=True)
         for part in ("run", "config", "live", "status"):
             self._path(run.name, part).unlink(missing_ok=True)
+        if run.once:
+            self._remove_old_logs()
+
+    def _remove_old_logs(self) -> None:
+        ended = [path for path in self._job_logs.glob("*.log") if path.stem not in self._runs]
+        ended.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
+        for path in ended[:-KEPT_JOB_LOGS]:
+            path.with_suffix(".log.1").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     def _status(self, run: _Run, *, alive: bool) -> ProcessStatus:
         report: dict[str, Any] = {}
@@ -259,8 +272,8 @@ class ChildProcesses:
     def _path(self, name: str, part: str) -> Path:
         return self._run_dir / f"{name}.{part}.json"
 
-    def _log_path(self, name: str) -> Path:
-        return self._logs / f"{name}.log"
+    def _log_path(self, name: str, *, once: bool) -> Path:
+        return (self._job_logs if once else self._logs) / f"{name}.log"
 
 
 def socket_path(sockets: Path, name: str) -> Path:
