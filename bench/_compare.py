@@ -46,7 +46,11 @@ def compare(home: Path, example: Path, work: Path) -> dict[str, Any]:
     sent = pl.read_parquet(data / "stream.parquet", columns=["payment"])
     order = events.join(sent, on="payment", how="semi").select("payment", place="_offset")
     order.write_parquet(work / "sent.parquet")
-    files = [str(p) for p in (data / "payments.parquet", data / "stream.parquet", work / "sent.parquet")]
+    late = pl.read_parquet(data / "stream_labels.parquet", columns=["payment"])
+    told = labels.join(late, left_on="subject", right_on="payment", how="semi")
+    told.select(payment="subject", place="_offset").write_parquet(work / "told.parquet")
+    written = (data / "payments.parquet", data / "stream.parquet", work / "sent.parquet")
+    files = [str(p) for p in (*written, data / "stream_labels.parquet", work / "told.parquet")]
     arguments = [*files, str(stream.disorder_us), str(work / "oracle.parquet")]
     done = run([duckdb_python(), str(BENCH / "_oracle.py"), *arguments], timeout=600, cwd=work).check()
     oracle = pl.read_parquet(work / "oracle.parquet")

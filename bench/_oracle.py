@@ -33,6 +33,9 @@ WHERE payment IS NOT NULL AND "at" IS NOT NULL AND customer IS NOT NULL AND term
 CREATE TABLE sent AS
 SELECT s.payment, epoch_us(s."at") AS t, s.customer, s.terminal, s.amount, o.place
 FROM read_parquet('{stream}') s JOIN read_parquet('{sent}') o USING (payment);
+
+CREATE TABLE told AS
+SELECT l.payment, l.fraud, o.place FROM read_parquet('{labels}') l JOIN read_parquet('{told}') o USING (payment);
 """
 
 # History: events by (time, id), a label behind the events of the time at which it became known, seven days later.
@@ -45,6 +48,8 @@ WITH records AS (
     SELECT 0, t + {DELAY}, 1, payment, payment, NULL, NULL, NULL, NULL, fraud FROM history WHERE fraud IS NOT NULL
     UNION ALL
     SELECT 1, place, 0, payment, payment, t, customer, terminal, amount, NULL FROM sent
+    UNION ALL
+    SELECT 1, place, 1, payment, payment, NULL, NULL, NULL, NULL, fraud FROM told
 )
 SELECT row_number() OVER (ORDER BY part, first, kind, second) AS pos, kind, payment, t, customer, terminal, amount,
        value
@@ -125,10 +130,10 @@ COPY (
 
 
 def main() -> None:
-    history, stream, sent, disorder, out = sys.argv[1:]
+    history, stream, sent, labels, told, disorder, out = sys.argv[1:]
     with duckdb.connect() as db:
         db.execute("SET memory_limit = '6GB'")
-        db.execute(CLEAN.format(history=history, stream=stream, sent=sent))
+        db.execute(CLEAN.format(history=history, stream=stream, sent=sent, labels=labels, told=told))
         db.execute(LOG)
         db.execute(KEPT.format(disorder=int(disorder)))
         db.execute(SUBJECTS)
