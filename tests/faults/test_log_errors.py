@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from skyriver.adapters import folders
 from skyriver.adapters.segments import log as log_module
 from skyriver.adapters.segments.log import SegmentLog, SegmentReader, open_log
 from skyriver.core.errors import Unavailable
@@ -40,6 +41,11 @@ class FailingDisk:
         return call
 
 
+def use(monkeypatch: pytest.MonkeyPatch, disk: Any) -> None:
+    for module in (log_module, folders):
+        monkeypatch.setattr(module, "os", disk)
+
+
 def batch(first: int, count: int = 3) -> list[Record]:
     return [Record(RecordKind.EVENT, n, n.to_bytes(8, "little") * 8) for n in range(first, first + count)]
 
@@ -57,7 +63,7 @@ def log(tmp_path: Path) -> SegmentLog:
 
 
 def reopened(log: SegmentLog, directory: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    monkeypatch.setattr(log_module, "os", os)
+    use(monkeypatch, os)
     log.abandon()
     again = open_log(directory, durability="disk", holder="test")
     found = times(again)
@@ -71,14 +77,14 @@ def reopened(log: SegmentLog, directory: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_without_room_the_log_goes_on_as_it_was(
     log: SegmentLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(log_module, "os", FailingDisk("pwrite", number))
+    use(monkeypatch, FailingDisk("pwrite", number))
     assert log.append(batch(3)) == 3
     assert log.append(batch(6)) == 6
     with pytest.raises(Unavailable) as full:
         log.sync()
     assert full.value.code == "DISK_FULL"
     assert log.next_offset == 3
-    monkeypatch.setattr(log_module, "os", os)
+    use(monkeypatch, os)
     assert log.append(batch(10)) == 3
     log.sync()
     assert times(log) == times(SegmentReader(tmp_path)) == [0, 1, 2, 10, 11, 12]
@@ -90,7 +96,7 @@ def test_an_append_that_finds_no_room_takes_back_itself_alone(
 ) -> None:
     monkeypatch.setattr(log_module, "_FLUSH_BYTES", 100)
     log.append(batch(3))
-    monkeypatch.setattr(log_module, "os", FailingDisk("pwrite", errno.ENOSPC, times=1))
+    use(monkeypatch, FailingDisk("pwrite", errno.ENOSPC, times=1))
     with pytest.raises(Unavailable):
         log.append(batch(6))
     assert log.next_offset == 6
@@ -104,10 +110,10 @@ def test_what_a_read_wrote_out_is_taken_back_too(log: SegmentLog, monkeypatch: p
     log.append(batch(3))
     assert times(log) == [0, 1, 2, 3, 4, 5]
     log.append(batch(6))
-    monkeypatch.setattr(log_module, "os", FailingDisk("pwrite", errno.ENOSPC))
+    use(monkeypatch, FailingDisk("pwrite", errno.ENOSPC))
     with pytest.raises(Unavailable):
         log.sync()
-    monkeypatch.setattr(log_module, "os", os)
+    use(monkeypatch, os)
     assert times(log) == [0, 1, 2]
     log.append(batch(20, 40))
     log.sync()
@@ -119,7 +125,7 @@ def test_what_a_read_wrote_out_is_taken_back_too(log: SegmentLog, monkeypatch: p
 def test_after_an_error_of_the_disk_the_log_refuses_until_it_is_opened_again(
     log: SegmentLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, number: int
 ) -> None:
-    monkeypatch.setattr(log_module, "os", FailingDisk(function, number, times=1))
+    use(monkeypatch, FailingDisk(function, number, times=1))
     log.append(batch(3))
     for _ in range(2):
         with pytest.raises(Unavailable) as failed:
@@ -137,7 +143,7 @@ def test_after_an_error_of_the_disk_the_log_refuses_until_it_is_opened_again(
 def test_fdatasync_without_room_is_an_error_of_the_disk(log: SegmentLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """After it nobody knows what the disk has."""
     log.append(batch(3))
-    monkeypatch.setattr(log_module, "os", FailingDisk("fdatasync", errno.ENOSPC, times=1))
+    use(monkeypatch, FailingDisk("fdatasync", errno.ENOSPC, times=1))
     with pytest.raises(Unavailable) as failed:
         log.sync()
     assert failed.value.code == "LOG_FAILED"
@@ -153,7 +159,7 @@ def test_a_file_that_cannot_be_cut_back_is_not_written_again(
         def ftruncate(self, fd: int, size: int) -> None:
             raise OSError(errno.EIO, "stuck")
 
-    monkeypatch.setattr(log_module, "os", Stuck("pwrite", errno.ENOSPC))
+    use(monkeypatch, Stuck("pwrite", errno.ENOSPC))
     log.append(batch(3))
     with pytest.raises(Unavailable) as failed:
         log.sync()
@@ -167,7 +173,7 @@ def test_no_room_for_a_new_segment(
 ) -> None:
     log.append(batch(3, 30))
     log.sync()  # the segment is full now
-    monkeypatch.setattr(log_module, "os", FailingDisk(function, errno.ENOSPC, times=2))
+    use(monkeypatch, FailingDisk(function, errno.ENOSPC, times=2))
     for _ in range(2):
         with pytest.raises(Unavailable) as full:
             log.append(batch(50))
@@ -187,7 +193,7 @@ def test_a_new_segment_whose_name_cannot_be_synced(
 ) -> None:
     log.append(batch(3, 30))
     log.sync()
-    monkeypatch.setattr(log_module, "os", FailingDisk("fsync", errno.EIO))
+    use(monkeypatch, FailingDisk("fsync", errno.EIO))
     with pytest.raises(Unavailable) as failed:
         log.append(batch(50))
     assert failed.value.code == "LOG_FAILED"
@@ -199,7 +205,7 @@ def test_an_open_that_fails_leaves_the_log_to_the_next_one(
     log: SegmentLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
     log.close()
-    monkeypatch.setattr(log_module, "os", FailingDisk(function, errno.ENOSPC))
+    use(monkeypatch, FailingDisk(function, errno.ENOSPC))
     with pytest.raises(Unavailable) as full:
         open_log(tmp_path, durability="disk", holder="test")
     assert full.value.code == "DISK_FULL"

@@ -32,6 +32,7 @@ from skyriver.adapters.delta.ledger import (
     read_ledger,
     versions,
 )
+from skyriver.adapters.folders import make_folder
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from skyriver.core.names import check_name
 from skyriver.data.tables import TableVersion, split_name
@@ -55,7 +56,7 @@ class DeltaTables:
 
         table = self._place(name)
         with writing.translated(name):
-            writing.make_folder(table, self._root)
+            make_folder(table)
             with self._lock(table, name):
                 last = self._recover(table, name, known)
                 if last is not None and offset <= last.offset:

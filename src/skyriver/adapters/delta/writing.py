@@ -21,6 +21,7 @@ from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from skyriver.adapters.delta.ledger import KEY, LOG, TXN, DataFile, Ledger, commit_path, schema_json
+from skyriver.adapters.folders import sync_folder
 from skyriver.core.errors import Unavailable
 
 FILE_ROWS = 1 << 20
@@ -181,26 +182,9 @@ def remove_leftovers(table: Path, newest: int) -> None:
         path.unlink()
 
 
-def make_folder(path: Path, root: Path) -> None:
-    """Makes a folder below `root`, and the folders between, so that they survive the end of the power."""
-    missing = [p for p in (path, *path.parents) if p == root or root in p.parents]
-    for folder in reversed(missing):
-        if not folder.is_dir():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            sync_folder(folder.parent)
-
-
 def sync_file(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

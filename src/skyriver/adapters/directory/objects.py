@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from skyriver.adapters.folders import make_folder, sync_folder
 from skyriver.core.errors import Corrupt, InvalidInput, NotFound, Unavailable
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -43,10 +44,10 @@ class DirectoryObjects:
         self._verified: dict[str, Stamp] = {}
         self._lock = threading.Lock()
         with self._translated("The objects cannot be opened"):
-            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._root)
             self._tmp.mkdir(mode=0o700, exist_ok=True)
-            _sync_folder(self._root)
-            _sync_folder(self._root.parent)
+            sync_folder(self._root)
+            sync_folder(self._root.parent)
             self._remove_stale()
 
     def put(self, data: bytes) -> str:
@@ -99,7 +100,7 @@ class DirectoryObjects:
                 path.unlink()
             except FileNotFoundError:
                 return
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def _place(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
@@ -132,9 +133,9 @@ class DirectoryObjects:
                 os.fsync(descriptor)
                 place.parent.mkdir(mode=0o700, exist_ok=True)
                 path.rename(place)
-                _sync_folder(place.parent)
+                sync_folder(place.parent)
                 # Also when the folder was there: another process may have made it and not synced it yet.
-                _sync_folder(self._root)
+                sync_folder(self._root)
         return digest
 
     @contextmanager
@@ -206,11 +207,3 @@ def _write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

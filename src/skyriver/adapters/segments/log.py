@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from zlib import crc32
 
+from skyriver.adapters.folders import make_folder, sync_folder
 from skyriver.adapters.segments.layout import (
     CRC,
     DURABILITY_CODE,
@@ -74,9 +75,7 @@ def open_log(
         raise InvalidInput(f"Segments of {segment_bytes} bytes: at most {MAX_SEGMENT // 2}.", code="BAD_SEGMENT_BYTES")
     lock: DirectoryLock | None = None
     try:
-        if not directory.is_dir():
-            directory.mkdir(parents=True, exist_ok=True)
-            _sync_directory(directory.parent)
+        make_folder(directory)
         lock = take_lock(directory, holder, take_over=take_over, wait_us=wait_us)
         boot = boot_id()
         found = recover(directory, boot=boot, read_disk=durability == "disk")
@@ -137,7 +136,7 @@ class SegmentLog:
                 segment.path.unlink()
             mark = Mark(self._log_id, self._boot, self._epoch, self._durability, self._next)
             self._mark = MarkWriter(self._directory, mark)
-            _sync_directory(self._directory)
+            sync_folder(self._directory)
         except OSError:
             os.close(self._fd)
             raise
@@ -358,7 +357,7 @@ class SegmentLog:
             raise self._refuse_or_cut(error, self._position) from error
         os.close(old)
         try:
-            _sync_directory(self._directory)
+            sync_folder(self._directory)
         except OSError as error:
             self._refused = _unavailable(error, self._directory, code="LOG_FAILED")
             raise self._refused from error
@@ -402,14 +401,6 @@ def _load_sync_file_range() -> Callable[[int, int, int, int], int] | None:
 
 
 _sync_file_range = _load_sync_file_range()
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _unavailable(error: OSError, path: Path, *, code: str = "") -> Unavailable:
