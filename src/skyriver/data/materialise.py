@@ -83,8 +83,11 @@ def materialise(
     tenant: str,
     known: Mapping[str, int],
     progress: Progress,
+    *,
+    end: int | None = None,
 ) -> list[tuple[str, TableVersion]]:
-    """Brings the stream's tables up to what the log holds when this is called; returns (table, its newest version).
+    """Brings the stream's tables up to what the log holds when this is called, or up to the offset `end` alone, which
+    is as far as it is durable; returns (table, its newest version).
 
     `known`: the recorded version of each table, by its full name (`tenant/table`). Raises Corrupt (UNREADABLE_RECORD)
     naming the offset, Corrupt (TABLE_AHEAD_OF_LOG), Conflict (ENCRYPTED_RECORD), and what the log and the tables raise;
@@ -95,7 +98,7 @@ def materialise(
         for name, schema in schemas_of_stream(stream).items()
     ]
     decoder = _Decoder(stream, *parts)
-    end = reader.next_offset
+    end = reader.next_offset if end is None else end
     ahead = next((part for part in parts if part.held is not None and part.held >= end), None)
     if ahead is not None:
         raise Corrupt(

@@ -168,7 +168,7 @@ class SegmentReader:
                 self._segments = []
             except OSError as error:
                 raise _unreadable(error, self._directory) from error
-        raise Unavailable("The log's segments change all the time.", code="LOG_FAILED", where=str(self._directory))
+        raise self._restless()
 
     def read(self, start: int = 0, *, end: int | None = None) -> Iterator[Record]:
         if start < 0:
@@ -178,6 +178,36 @@ class SegmentReader:
             self._segments = list_segments(self._directory)
             self._listed_for = limit
         return self._files.records(self._segments, start, limit if end is None else min(end, limit))
+
+    def sync(self) -> int:
+        """Puts on the disk what was acknowledged when this is called, whatever the log's durability; returns the
+        offset after it. Whoever makes something durable of records reads no further, or a power cut leaves more of
+        that than of the log.
+
+        Only the last segment can be in memory: those before it were sealed, on the disk, when it got its name.
+        """
+        end = self.next_offset
+        for _ in range(_LOOKS):
+            segments = list_segments(self._directory)
+            if not segments:
+                return end
+            try:
+                fd = os.open(segments[-1].path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:  # an empty segment, removed by the next open
+                continue
+            except OSError as error:
+                raise _unreadable(error, segments[-1].path) from error
+            try:
+                os.fdatasync(fd)
+            except OSError as error:
+                raise _unreadable(error, segments[-1].path) from error
+            finally:
+                os.close(fd)
+            return end
+        raise self._restless()
+
+    def _restless(self) -> Unavailable:
+        return Unavailable("The log's segments change all the time.", code="LOG_FAILED", where=str(self._directory))
 
     def _scan(self) -> int:
         """The end of the last segment, from its records: no mark can be trusted (a copy, or the machine was down)."""

@@ -25,5 +25,6 @@ def bring_up_to_date(job: Job, stream: StreamSpec) -> dict[str, TableVersion]:
     """Appends what the log holds beyond the tables; the newest versions by table."""
     reader = SegmentReader(job.stream_directory(stream.name) / "log")
     known = {job.table(name): int(status["version"]) for name, status in job.known.items() if "version" in status}
-    made = materialise(stream, reader, DeltaTables(job.home.tables), job.tenant, known, job.progress)
+    end = reader.sync()  # the tables are on the disk: they must not know more than the log does after a power cut
+    made = materialise(stream, reader, DeltaTables(job.home.tables), job.tenant, known, job.progress, end=end)
     return {name.partition("/")[2]: version for name, version in made}
