@@ -186,8 +186,24 @@ def test_only_what_is_new_is_appended(make: Callable[[], Tables]) -> None:
     more(store, event(2), label(2))
     second = run(store, tables, {name: version.version for name, version in first.items()})
     assert [row[3] for row in rows(tables, EVENTS)] == [0, 1, 3]
-    assert {version.offset for version in second.values()} == {4}
-    assert second[DECISIONS].rows == 0
+    assert (second[EVENTS].offset, second[LABELS].offset) == (4, 4)
+    assert (second[DECISIONS], second[DEAD]) == (first[DECISIONS], first[DEAD])
+
+
+def test_a_table_without_new_rows_is_left_for_a_while(
+    make: Callable[[], Tables], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EMPTY_AFTER", 10)
+    tables, store = make(), log_of(event(0))
+    run(store, tables)
+    for number in range(1, 30):
+        more(store, *([control()] if number % 3 else [event(number)]), *([dead()] if number == 15 else []))
+        made = run(store, tables)
+        assert made[EVENTS].offset == store.reader().next_offset - 1
+        assert all(made[EVENTS].offset - version.offset < 10 for version in made.values())
+    assert [row[3] for row in rows(tables, EVENTS)] == [0, 3, 6, 9, 12, 15, 19, 22, 25, 28]
+    assert [row[0] for row in rows(tables, DEAD)] == [16]
+    assert {name: version.version for name, version in made.items()} == {EVENTS: 29, LABELS: 3, DECISIONS: 3, DEAD: 3}
 
 
 def test_long_logs_are_appended_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
