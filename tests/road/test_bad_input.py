@@ -444,7 +444,8 @@ UNKNOWN_NAMES = (
     ["rollback", "nobody"],
     ["stream", "verify", "nobody"],
     ["model", "history", "nobody"],
-    *([noun, "get", "nobody"] for noun in ("app", "model", "version", "service", "stream", "table", "job")),
+    ["table", "get", "nobody"],
+    ["job", "get", "nobody"],
 )
 
 

@@ -33,7 +33,16 @@ class Client:
     def __init__(self, url: str, token: str, *, tenant: str = "default", timeout: httpx.Timeout = TIMEOUT) -> None:
         self.url = url
         self.tenant = tenant
-        self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=timeout)
+        # A proxy of the environment knows no way to this machine's loopback, and plain HTTP needs no certificates,
+        # whose loading takes 30 ms.
+        local = httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")
+        self._http = httpx.Client(
+            base_url=url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=timeout,
+            trust_env=not local,
+            verify=not url.startswith("http://"),
+        )
         self._base = f"/api/v1/tenants/{tenant}"
 
     def close(self) -> None:
