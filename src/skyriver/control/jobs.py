@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from skyriver.core.jobs import ENDED
 from skyriver.core.resources import Action, Kind, ProcessSpec, Put, Resource, Snapshot, Want
 
 RUNNING_LIMIT = 2
 """Jobs that run at a time in one cloud; the others wait in the order in which they were asked for."""
 
-_FINAL_JOB = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 _ACTIVE_JOB = frozenset({"STARTING", "RUNNING", "RECOVERING", "CANCELLING"})
 
 JOB_TRANSITIONS: Mapping[tuple[str, str], str] = {
@@ -211,7 +211,7 @@ OPERATION_TRANSITIONS: Mapping[tuple[str, str], str] = {
 
 def _step_operation(snapshot: Snapshot, operation: Resource) -> Iterator[Action]:
     """An operation is done when its jobs are, and all that they made has settled."""
-    if operation.state in ("SUCCEEDED", "FAILED", "CANCELLED"):
+    if operation.state in ENDED:
         return
     if operation.state == "ACCEPTED":
         yield _put(OPERATION, operation, "started", snapshot.now)
@@ -256,7 +256,5 @@ def _put(kind: Kind, resource: Resource, event: str, now: int, **changes: Any) -
     return Put(kind.move(resource, event, now, **changes), resource.revision)
 
 
-JOB = Kind("job", "PENDING", JOB_TRANSITIONS, _FINAL_JOB, _step_job)
-OPERATION = Kind(
-    "operation", "ACCEPTED", OPERATION_TRANSITIONS, frozenset({"SUCCEEDED", "FAILED", "CANCELLED"}), _step_operation
-)
+JOB = Kind("job", "PENDING", JOB_TRANSITIONS, ENDED, _step_job)
+OPERATION = Kind("operation", "ACCEPTED", OPERATION_TRANSITIONS, ENDED, _step_operation)

@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 from skyriver.core.resources import Resource, Snapshot
 
+ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+"""States that a job or an operation does not leave."""
+
 
 class Progress(Protocol):
     """Tells how far a step of a job is; `total` 0 means that it is not known. Cheap: call it as often as you like."""

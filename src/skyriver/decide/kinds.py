@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from skyriver.core.jobs import new_job, next_number
+from skyriver.core.jobs import ENDED, new_job, next_number
 from skyriver.core.resources import (
     Action,
     Delete,
@@ -101,11 +101,11 @@ def _materialise(snapshot: Snapshot, stream: Resource, process: ProcessStatus) -
         return
     jobs = [j for j in snapshot.children(stream, "job") if j.spec["kind"] == "materialise"]
     jobs.sort(key=lambda j: j.created_at)
-    final = [j for j in jobs if _ended(j)]
+    final = [j for j in jobs if j.state in ENDED]
     for old in final[:-KEPT_JOBS]:
         yield Delete(*old.key, old.revision)
     lane = f"table/{stream.name}"
-    if any(j.spec.get("lane") == lane and not _ended(j) for j in snapshot.all(stream.tenant, "job")):
+    if any(j.spec.get("lane") == lane and j.state not in ENDED for j in snapshot.all(stream.tenant, "job")):
         return  # a load brings the tables up to date itself
     waiting = int(process.report.get("offset", 0)) - 1 - int(table.status.get("offset", -1))
     last = max((j.since for j in final), default=process.started_at)
@@ -122,10 +122,6 @@ def _materialise(snapshot: Snapshot, stream: Resource, process: ProcessStatus) -
             parent=stream.ref,
         )
         yield Put(job, 0)
-
-
-def _ended(job: Resource) -> bool:
-    return job.state in ("SUCCEEDED", "FAILED", "CANCELLED")
 
 
 def _live(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +92,8 @@ def _outputs(report: dict[str, Any], duplicates: int, made: dict[str, TableVersi
         "examples": report["examples"],
         "ignored_columns": sorted({c for columns in report["ignored"].values() for c in columns}),
         "repeated": report["repeated"],
-        "tables": {name: as_json(version) for name, version in made.items()},
+        "tables": {name: asdict(version) for name, version in made.items()},
     }
-
-
-def as_json(version: TableVersion) -> dict[str, int]:
-    return {"version": version.version, "rows": version.rows, "bytes": version.bytes, "offset": version.offset}
 
 
 def load_id(

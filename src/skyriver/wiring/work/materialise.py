@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from skyriver.adapters.delta.tables import DeltaTables
@@ -15,10 +16,7 @@ from skyriver.wiring.work.job import Job
 def work(job: Job) -> dict[str, Any]:
     """Outputs: the new `tables`."""
     made = bring_up_to_date(job, job.app.stream(job.target))
-    tables = {
-        name: {"version": v.version, "rows": v.rows, "bytes": v.bytes, "offset": v.offset} for name, v in made.items()
-    }
-    return {"tables": tables}
+    return {"tables": {name: asdict(version) for name, version in made.items()}}
 
 
 def bring_up_to_date(job: Job, stream: StreamSpec) -> dict[str, TableVersion]:
