@@ -14,7 +14,7 @@ import pytest
 import typer
 from cloud_process import COMMAND, commands, run_command, unknown_commands
 
-from skyriver.client import cli, show
+from skyriver.client import cli, shell, show
 from skyriver.client.calling import call, with_output
 from skyriver.client.follow import LogReader, follow
 from skyriver.client.screen import Bars, Screen, show_error
@@ -130,7 +130,7 @@ def ending(raised: BaseException | None, *more: str) -> int:
     app = typer.Typer()
 
     @app.command()
-    def command(as_json: cli.Json = False) -> None:
+    def command(as_json: shell.Json = False) -> None:
         if raised is not None:
             raise raised
 
@@ -181,7 +181,7 @@ def test_ctrl_c_ends_the_waiting_and_not_the_work() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(Unavailable) as interrupted:
-        cli.wait(Waiting(), "fraud-run-3", Bars(None, Screen(as_json=False)))  # type: ignore[arg-type]
+        shell.wait(Waiting(), "fraud-run-3", Bars(None, Screen(as_json=False)))  # type: ignore[arg-type]
     assert interrupted.value.code == "NOT_FINISHED"
     assert "`skyriver explain fraud-run-3`" in interrupted.value.next_action
 

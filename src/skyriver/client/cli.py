@@ -1,7 +1,7 @@
 """The command line: few verbs, nouns with the same verbs everywhere (DESIGN section 8).
 
 Exit codes: 0 ok, 1 internal, 2 usage, 3 not found, 4 not allowed, 5 quota, 6 conflict, 7 unavailable, 100 job failed,
-101 not finished. What starts and ends the cloud of this machine comes in as a `Machine`.
+101 not finished. What starts and ends the cloud of this machine comes in as a `Machine` (skyriver.client.shell).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,73 +19,16 @@ from skyriver.client import show
 from skyriver.client.calling import call
 from skyriver.client.follow import LogReader, follow
 from skyriver.client.rows import read_rows, read_text
-from skyriver.client.screen import Bars, Screen
+from skyriver.client.screen import Screen
 from skyriver.client.sending import send_rows
-from skyriver.core.errors import Conflict, InvalidInput, NotFound, Unavailable
+from skyriver.client.shell import Json, Machine, app, confirm, connect, machine, noun, only, parameters_of, state, wait
+from skyriver.core.errors import Conflict, InvalidInput, NotFound
 from skyriver.core.names import ModelRef
 
 if TYPE_CHECKING:
     from skyriver.client.api import Client
     from skyriver.client.appfile import Bundle
     from skyriver.core.app import App
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; `-o json` is the same.")]
-
-
-class Address(Protocol):
-    @property
-    def url(self) -> str: ...
-    @property
-    def token(self) -> str: ...
-    @property
-    def fresh(self) -> bool: ...
-    @property
-    def started(self) -> bool: ...
-
-
-class Machine(Protocol):
-    """This machine's cloud: its home, its start and its end, and the examples that the package carries."""
-
-    def up(self, home: Path | None, port: int | None) -> Address: ...
-
-    def down(self, home: Path | None) -> list[str]: ...
-
-    def address(self, home: Path | None) -> Address: ...
-
-    def examples(self) -> Path: ...
-
-
-_state: dict[str, Any] = {"home": None}
-app = typer.Typer(
-    name="skyriver",
-    help="An open AI cloud: from raw data to live decisions, on a laptop and on a cluster.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _machine() -> Machine:
-    machine: Machine = _state["machine"]
-    return machine
-
-
-def _client() -> Client:
-    from skyriver.client.api import Client  # 0.1 s that help need not wait for
-
-    address = _machine().address(_state["home"])
-    return Client(address.url, address.token)
-
-
-@app.callback()
-def _global(
-    home: Annotated[
-        Path | None,
-        typer.Option(help="The cloud's directory (else SKYRIVER_HOME, else the user's data directory)."),
-    ] = None,
-) -> None:
-    _state["home"] = home
 
 
 @app.command()
@@ -94,8 +37,8 @@ def init(
     folder: Annotated[Path | None, typer.Argument(help="Where to write it (default: ./EXAMPLE).")] = None,
 ) -> None:
     """Write an example application into a folder, to start from."""
-    source = _machine().examples() / example
-    known = sorted(p.name for p in _machine().examples().iterdir() if p.is_dir() and not p.name.startswith("_"))
+    source = machine().examples() / example
+    known = sorted(p.name for p in machine().examples().iterdir() if p.is_dir() and not p.name.startswith("_"))
     if example not in known:
         raise NotFound(f"There is no example {example!r}.", next_action=f"There are {', '.join(known)}.")
     target = folder or Path(example)
@@ -120,7 +63,7 @@ def up(
     screen = Screen(as_json=as_json)
     with screen.progress() as bars:
         bars.tell("starting", 0, 0)
-        address = _machine().up(_state["home"], port)
+        address = machine().up(state["home"], port)
     document = {"url": address.url, "started": address.started} | ({"token": address.token} if address.fresh else {})
 
     def text() -> None:
@@ -139,7 +82,7 @@ def down(as_json: Json = False) -> None:
     screen = Screen(as_json=as_json)
     with screen.progress() as bars:
         bars.tell("ending", 0, 0)
-        ended = _machine().down(_state["home"])
+        ended = machine().down(state["home"])
     screen.data({"ended": ended}, lambda: screen.say(f"Ended: {', '.join(ended) or 'nothing ran'}."))
 
 
@@ -157,7 +100,7 @@ def deploy(
     screen = Screen(as_json=as_json)
     declared = load_app(file)
     bundle = pack(file)
-    with _client() as client:
+    with connect() as client:
         spec = declared.spec
         body = deploy_request(client, declared, bundle, file)
         plan = client.deploy(spec.name, body, dry_run=True, prune=prune)
@@ -168,24 +111,12 @@ def deploy(
             screen.data(plan, lambda: screen.say("Nothing to do." if not changes else "Dry run: nothing was done."))
             return
         if not yes:
-            _confirm(f"Carry out {len(changes)} changes?")
+            confirm(f"Carry out {len(changes)} changes?")
         done = client.deploy(spec.name, body, prune=prune)
         with screen.progress() as bars:
             for operation in done["operations"]:
                 wait(client, operation, bars)
         screen.data(done, lambda: show.deployed(screen, spec, changes))
-
-
-def wait(client: Client, operation: str, bars: Bars) -> dict[str, Any]:
-    """The operation once it succeeded. Ctrl-C ends the waiting alone: Unavailable (NOT_FINISHED)."""
-    try:
-        return client.wait(operation, told=bars.follow())
-    except KeyboardInterrupt as error:
-        raise Unavailable(
-            f"{operation} goes on; only the waiting for it has ended.",
-            code="NOT_FINISHED",
-            next_action=f"`skyriver explain {operation}` shows how far it is.",
-        ) from error
 
 
 def deploy_request(client: Client, app: App, bundle: Bundle, file: Path) -> dict[str, Any]:
@@ -198,13 +129,6 @@ def deploy_request(client: Client, app: App, bundle: Bundle, file: Path) -> dict
         "main": bundle.main,
         "files": {m.onnx: _file_digest(bundle.files, m.onnx, file) for m in spec.models if m.onnx},
     }
-
-
-def _confirm(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise InvalidInput("Nobody is there to confirm.", code="NOT_CONFIRMED", next_action="Give -y to do it.")
-    if not typer.confirm(question, err=True):
-        raise InvalidInput("Not confirmed; nothing was done.", code="NOT_CONFIRMED")
 
 
 def _file_digest(files: Mapping[str, str], name: str, app_file: Path) -> str:
@@ -226,46 +150,15 @@ def run(
 ) -> None:
     """Train a model: data, features, fit, compress, gate, rollout."""
     screen = Screen(as_json=as_json)
-    with _client() as client:
-        name = model or _only(client, "models", "model")
-        operation = client.act("train", name, params=_parameters(param or []))
+    with connect() as client:
+        name = model or only(client, "models", "model")
+        operation = client.act("train", name, params=parameters_of(param or []))
         screen.say(f"Training [bold]{name}[/] as {operation}.")
         with screen.progress() as bars:
             done = wait(client, operation, bars)
         version = next(r for r in done["status"]["created"] if r.startswith("version/")).partition("/")[2]
         found = client.get("versions", version)
         screen.data({"operation": done, "version": found}, lambda: show.version(screen, found))
-
-
-def _only(client: Client, kinds: str, what: str) -> str:
-    names: list[str] = [r["name"] for r in client.list(kinds)]
-    if len(names) != 1:
-        raise InvalidInput(
-            f"There are {len(names)} {kinds}: {', '.join(names) or 'none'}.",
-            code="WHICH",
-            next_action=f"Name the {what}." if names else "`skyriver deploy APP.py` first.",
-        )
-    return names[0]
-
-
-def _parameters(given: Sequence[str]) -> dict[str, Any]:
-    parameters: dict[str, Any] = {}
-    for item in given:
-        name, sep, text = item.partition("=")
-        if not sep or not name:
-            raise InvalidInput(
-                f"{item!r} is not NAME=VALUE.", code="BAD_PARAMETER", next_action="Write e.g. amount=9.5."
-            )
-        parameters[name] = _value(text)
-    return parameters
-
-
-def _value(text: str) -> Any:
-    """JSON where it is JSON (numbers, true, null, quoted text), else the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 @app.command()
@@ -277,7 +170,7 @@ def predict(
 ) -> None:
     """One prediction from named fields."""
     screen = Screen(as_json=as_json)
-    row = _json_argument(data) if data else _parameters(values or [])
+    row = _json_argument(data) if data else parameters_of(values or [])
     ref = ModelRef.parse(model)
     if ref.version or ref.alias not in ("", "champion"):
         raise InvalidInput(
@@ -286,7 +179,7 @@ def predict(
             where=model,
             next_action=f"Leave the version out, or ask POST /v2/models/{ref.model}/versions/N/infer.",
         )
-    with _client() as client:
+    with connect() as client:
         answer = client.predict(ref.model, row)
     screen.data(answer, lambda: show.prediction(screen, answer))
 
@@ -315,7 +208,7 @@ def send(
     """Send events to a stream and count its decisions."""
     screen = Screen(as_json=as_json)
     rows = read_rows(file)
-    with _client() as client, screen.progress() as bars:
+    with connect() as client, screen.progress() as bars:
         told = lambda done: bars.tell("sent", done, len(rows))  # noqa: E731
         result = send_rows(client, stream, rows, labels=labels, rate=rate, batch=batch, told=told)
     screen.data(result.to_json(), lambda: show.sent(screen, result))
@@ -331,7 +224,7 @@ def rollback(
     """Go back to the version that served before."""
     screen = Screen(as_json=as_json)
     ref = ModelRef.parse(service)
-    with _client() as client:
+    with connect() as client:
         operation = client.act("rollback", ref.model, params={"version": ref.version} if ref.version else {})
         with screen.progress() as bars:
             done = wait(client, operation, bars)
@@ -343,7 +236,7 @@ def rollback(
 def ps(as_json: Json = False) -> None:
     """What runs, and how it is."""
     screen = Screen(as_json=as_json)
-    with _client() as client:
+    with connect() as client:
         document = {
             "streams": list(client.list("streams")),
             "services": list(client.list("services")),
@@ -359,7 +252,7 @@ def explain(
 ) -> None:
     """Why something is as it is: state, reason, what to do, the last lines of its log."""
     screen = Screen(as_json=as_json)
-    with _client() as client:
+    with connect() as client:
         items = client.explain(name)
     screen.data(items, lambda: show.explained(screen, items))
 
@@ -373,7 +266,7 @@ def logs(
 ) -> None:
     """What the processes of something printed."""
     screen = Screen(as_json=as_json)
-    with _client() as client:
+    with connect() as client:
         reader = LogReader(client, name)
         show.log_lines(screen, reader.last(tail))
         if following:
@@ -394,47 +287,23 @@ def demo(
         raise InvalidInput(f"--scale {scale} is not known.", code="BAD_SCALE", next_action="Use small or full.")
     from skyriver.client.demo import Options, run_demo  # weight that help need not wait for
 
-    run_demo(_machine(), Options(_state["home"], scale=scale, keep=keep, seed=seed, port=port, as_json=as_json))
+    run_demo(machine(), Options(state["home"], scale=scale, keep=keep, seed=seed, port=port, as_json=as_json))
 
 
-def _noun(name: str, kinds: str, help_text: str) -> typer.Typer:
-    """A noun with the verbs that all nouns have."""
-    noun = typer.Typer(help=help_text, no_args_is_help=True)
-
-    @noun.command("list")
-    def listed(as_json: Json = False) -> None:
-        """All there are."""
-        screen = Screen(as_json=as_json)
-        with _client() as client:
-            items = list(client.list(kinds))
-        screen.data(items, lambda: show.resources(screen, kinds, items))
-
-    @noun.command("get")
-    def got(item: Annotated[str, typer.Argument(metavar="NAME")], as_json: Json = False) -> None:
-        """One, with all that is known of it."""
-        screen = Screen(as_json=as_json)
-        with _client() as client:
-            found = client.get(kinds, item)
-        screen.data(found, lambda: show.resource(screen, found))
-
-    app.add_typer(noun, name=name)
-    return noun
-
-
-_noun("app", "apps", "Applications.")
-_noun("service", "services", "Services: which version gets the requests.")
-_noun("version", "versions", "Versions of models.")
-_noun("job", "jobs", "Jobs.")
-_models = _noun("model", "models", "Models.")
-_tables = _noun("table", "tables", "Tables.")
-_streams = _noun("stream", "streams", "Streams.")
+noun("app", "apps", "Applications.")
+noun("service", "services", "Services: which version gets the requests.")
+noun("version", "versions", "Versions of models.")
+noun("job", "jobs", "Jobs.")
+_models = noun("model", "models", "Models.")
+_tables = noun("table", "tables", "Tables.")
+_streams = noun("stream", "streams", "Streams.")
 
 
 @_models.command("history")
 def model_history(name: str, as_json: Json = False) -> None:
     """Which version served when, and why it changed."""
     screen = Screen(as_json=as_json)
-    with _client() as client:
+    with connect() as client:
         found = client.get("models", name)
     screen.data(found["status"].get("history", []), lambda: show.history(screen, found))
 
@@ -458,7 +327,7 @@ def table_load(
                 next_action="Name the label, as in --labels LABEL=FILE.csv.",
             )
         wanted.append((Path(path), label))
-    with _client() as client, screen.progress() as bars:
+    with connect() as client, screen.progress() as bars:
         report = load_files(client, name, wanted, bars)
     screen.data(report, lambda: show.loaded(screen, name, report))
 
@@ -496,7 +365,7 @@ def file_format(path: Path) -> str:
 def stream_verify(name: str, as_json: Json = False) -> None:
     """Recompute every feature value that the stream recorded, and compare bit for bit."""
     screen = Screen(as_json=as_json)
-    with _client() as client, screen.progress() as bars:
+    with connect() as client, screen.progress() as bars:
         done = wait(client, client.act("verify", name), bars)
     report = done["status"]["result"]["verify"]
     screen.data(report, lambda: show.verified(screen, report))
@@ -504,7 +373,7 @@ def stream_verify(name: str, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def main(machine: Machine, arguments: Sequence[str] | None = None) -> int:
+def main(this: Machine, arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
-    _state["machine"] = machine
+    state["machine"] = this
     return call(app, sys.argv[1:] if arguments is None else arguments)

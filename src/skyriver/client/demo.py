@@ -32,7 +32,7 @@ from skyriver.client.sending import Sent
 from skyriver.core.errors import Conflict, Internal, SkyriverError
 
 if TYPE_CHECKING:
-    from skyriver.client.cli import Machine
+    from skyriver.client.shell import Machine
 
 STREAM, MODEL = "payments", "fraud"
 RATE = 1_000

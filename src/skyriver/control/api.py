@@ -20,9 +20,9 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
+from skyriver.control.compute import Compute
 from skyriver.control.explain import explain, list_processes, log_of
 from skyriver.control.loop import ControlLoop
-from skyriver.control.processes import Processes
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
 from skyriver.core.errors import Internal, InvalidInput, NotAllowed, NotFound, SkyriverError, StaleWrite
@@ -122,7 +122,7 @@ class Cloud:
 
     store: Store
     objects: Objects
-    processes: Processes
+    compute: Compute
     loop: ControlLoop
     clock: Clock
     fence: int
@@ -220,10 +220,10 @@ def _add_reading(routes: _Routes, cloud: Cloud) -> None:
         return {"items": list_processes(cloud.loop.snapshot(), _caller(request).tenant)}
 
     def explained(request: Request, name: str) -> dict[str, Any]:
-        return {"items": explain(cloud.loop.snapshot(), cloud.processes, _caller(request).tenant, name)}
+        return {"items": explain(cloud.loop.snapshot(), cloud.compute, _caller(request).tenant, name)}
 
     def logs(request: Request, name: str, offset: int = -16_384) -> dict[str, Any]:
-        return {"items": log_of(cloud.loop.snapshot(), cloud.processes, _caller(request).tenant, name, offset)}
+        return {"items": log_of(cloud.loop.snapshot(), cloud.compute, _caller(request).tenant, name, offset)}
 
     def audit(request: Request, after: int = 0, limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = 100) -> Any:
         return {"items": cloud.store.audit(_caller(request).tenant, after=after, limit=limit)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from skyriver.control.processes import Processes
+from skyriver.control.compute import Compute
 from skyriver.core.errors import NotFound
 from skyriver.core.resources import Resource, Snapshot
 
@@ -15,13 +15,13 @@ _CARRIED = ("job", "replica", "worker")
 _ORDER = ("app", "stream", "table", "model", "service", "version", "rollout", "replica", "worker", "operation", "job")
 
 
-def explain(snapshot: Snapshot, processes: Processes, tenant: str, name: str) -> list[dict[str, Any]]:
+def explain(snapshot: Snapshot, compute: Compute, tenant: str, name: str) -> list[dict[str, Any]]:
     """Everything called `name` (or `kind/name`), with what belongs to it: state, reason, next action, last log lines.
 
     Raises NotFound with names that are near.
     """
     found = _named(snapshot, tenant, name)
-    return [_story(snapshot, processes, resource) for resource in found]
+    return [_story(snapshot, compute, resource) for resource in found]
 
 
 def _named(snapshot: Snapshot, tenant: str, name: str) -> list[Resource]:
@@ -36,7 +36,7 @@ def _named(snapshot: Snapshot, tenant: str, name: str) -> list[Resource]:
     return sorted(found, key=lambda r: _ORDER.index(r.kind))
 
 
-def _story(snapshot: Snapshot, processes: Processes, resource: Resource) -> dict[str, Any]:
+def _story(snapshot: Snapshot, compute: Compute, resource: Resource) -> dict[str, Any]:
     carriers = list(_carriers(snapshot, resource))
     reports = {c.name: _told(snapshot, c) for c in carriers}
     return {
@@ -50,7 +50,7 @@ def _story(snapshot: Snapshot, processes: Processes, resource: Resource) -> dict
         "spec": dict(resource.spec),
         "status": dict(resource.status),
         "processes": reports,
-        "log": [line for c in carriers for line in _tail(processes, c)],
+        "log": [line for c in carriers for line in _tail(compute, c)],
     }
 
 
@@ -75,12 +75,12 @@ def _told(snapshot: Snapshot, carrier: Resource) -> dict[str, Any]:
     return {"alive": process.alive, "pid": process.pid, "started_at": process.started_at, **report}
 
 
-def _tail(processes: Processes, carrier: Resource) -> list[str]:
-    data, _ = processes.log(carrier.process, offset=-8_192)
+def _tail(compute: Compute, carrier: Resource) -> list[str]:
+    data, _ = compute.log(carrier.process, offset=-8_192)
     return data.decode(errors="replace").splitlines()[-LOG_LINES:]
 
 
-def log_of(snapshot: Snapshot, processes: Processes, tenant: str, name: str, offset: int) -> list[dict[str, Any]]:
+def log_of(snapshot: Snapshot, compute: Compute, tenant: str, name: str, offset: int) -> list[dict[str, Any]]:
     """What the processes of `name` printed, from byte `offset` (negative: from the end), and where to go on."""
     carriers: dict[str, Resource] = {}
     for resource in _named(snapshot, tenant, name):
@@ -90,7 +90,7 @@ def log_of(snapshot: Snapshot, processes: Processes, tenant: str, name: str, off
             carriers |= {c.process: c for c in snapshot.children(resource, kind)}
     items = []
     for process, carrier in carriers.items():
-        data, following = processes.log(process, offset=offset)
+        data, following = compute.log(process, offset=offset)
         items.append({"name": carrier.ref, "text": data.decode(errors="replace"), "next": following})
     return items
 

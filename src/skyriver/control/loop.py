@@ -12,8 +12,8 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 
+from skyriver.control.compute import Compute
 from skyriver.control.gateway import Gateway
-from skyriver.control.processes import Processes
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError
@@ -49,14 +49,14 @@ class ControlLoop:
         self,
         *,
         store: Store,
-        processes: Processes,
+        compute: Compute,
         gateway: Gateway,
         kinds: Mapping[str, Kind],
         clock: Clock,
         fence: int,
     ) -> None:
         self._store = store
-        self._processes = processes
+        self._compute = compute
         self._gateway = gateway
         self._kinds = kinds
         self._clock = clock
@@ -105,7 +105,7 @@ class ControlLoop:
         rows = self._load()
         now = self._clock.wall()
         self._with_gateway(lambda: self._keep_gateway(now))
-        snapshot = Snapshot(rows, self._processes.observe(), self._sessions(), now, self._started)
+        snapshot = Snapshot(rows, self._compute.observe(), self._sessions(), now, self._started)
         plan = reconcile(snapshot, self._kinds)
         aside = dict(plan.poisoned)
         if not self._commit(plan, aside, now):
@@ -118,7 +118,7 @@ class ControlLoop:
         wanted = {w.process.name: w.process for ws in self._wants.values() for w in ws if isinstance(w, Want)}
         # First the gateway: who is asked to end must have got its last request.
         self._with_gateway(lambda: self._route(rows))
-        self._processes.ensure(wanted, keep={rows[key].process for key in aside if key in rows})
+        self._compute.ensure(wanted, keep={rows[key].process for key in aside if key in rows})
         return len(plan.writes.keys() - aside.keys()) > 0
 
     def _load(self) -> Rows:

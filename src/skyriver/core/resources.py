@@ -87,6 +87,18 @@ class AuditEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a process is held to; 0 and {} are no limit. `seconds` is its wall time by a monotonic clock."""
+
+    cpus: float = 0.0
+    memory_mb: int = 0
+    """MB are 10^6 bytes."""
+    accelerators: Mapping[str, int] = field(default_factory=dict)
+    """How many by kind."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessSpec:
     """A process that should run: `python -m skyriver.wiring.<module> CONFIG`, with `config` written as its file.
 
@@ -101,6 +113,9 @@ class ProcessSpec:
     config: Mapping[str, Any]
     live: Mapping[str, Any] = field(default_factory=dict)
     once: bool = False
+    limits: Limits = Limits()
+    environment: str = ""
+    """Digest of the users' environment whose interpreter runs it; "" is the product's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +126,13 @@ class ProcessStatus:
     alive: bool
     pid: int = 0
     exit_code: int | None = None
-    """Known only to the parent; negative is a signal."""
+    """Negative is a signal. Of a process with `once` also known when it ended while nobody looked."""
+    out_of_memory: bool = False
+    """It was ended because it wanted more memory than its limit, or than the machine has."""
+    timed_out: bool = False
+    """It was ended because it ran longer than its limit."""
+    peak_mb: float = 0.0
+    """The most memory it ever held, once it has ended; 0 where that is not known."""
     config_digest: str = ""
     socket: str = ""
     started_at: int = 0

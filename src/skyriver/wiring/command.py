@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from skyriver.client import cli
+from skyriver.client import cli, shell
 from skyriver.wiring import home as homes
 
 
 class ThisMachine:
     """The cloud of this machine. Parts are loaded when a command needs them: help must come at once."""
 
-    def up(self, home: Path | None, port: int | None) -> cli.Address:
+    def up(self, home: Path | None, port: int | None) -> shell.Address:
         from skyriver.wiring.cloud import up
 
         return up(homes.Home.at(home), port)
@@ -22,7 +22,7 @@ class ThisMachine:
 
         return down(homes.Home.at(home))
 
-    def address(self, home: Path | None) -> cli.Address:
+    def address(self, home: Path | None) -> shell.Address:
         from skyriver.wiring.address import address_of
 
         return address_of(homes.Home.at(home))

@@ -155,12 +155,12 @@ async def _run(home: Home) -> None:
     port = int(home.settings().get("port", DEFAULT_PORT))
     gateway = HaproxyGateway(home.gateway, port=port, control_socket=home.control_socket)
     gateway.start()
-    processes = ChildProcesses(home.root, sockets, environment=child_environment())
-    loop = ControlLoop(store=store, processes=processes, gateway=gateway, kinds=KINDS, clock=clock, fence=fence)
+    compute = ChildProcesses(home.root, sockets, environment=child_environment())
+    loop = ControlLoop(store=store, compute=compute, gateway=gateway, kinds=KINDS, clock=clock, fence=fence)
     cloud = Cloud(
         store=store,
         objects=DirectoryObjects(home.objects),
-        processes=processes,
+        compute=compute,
         loop=loop,
         clock=clock,
         fence=fence,

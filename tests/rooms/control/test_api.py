@@ -10,8 +10,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from skyriver.adapters.memory.compute import MemoryCompute
 from skyriver.adapters.memory.objects import MemoryObjects
-from skyriver.adapters.memory.processes import MemoryProcesses
 from skyriver.adapters.memory.store import MemoryStore
 from skyriver.control.api import Actions, Cloud, Deployment, DeployRequest, create_api
 from skyriver.control.loop import ControlLoop
@@ -51,8 +51,8 @@ def plan_deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployReque
 def cloud(tmp_path: Path) -> Cloud:
     store = MemoryStore()
     fence = store.acquire("test")
-    processes, clock = MemoryProcesses(), Clock()
-    loop = ControlLoop(store=store, processes=processes, gateway=NoGateway(), kinds={}, clock=clock, fence=fence)
+    processes, clock = MemoryCompute(), Clock()
+    loop = ControlLoop(store=store, compute=processes, gateway=NoGateway(), kinds={}, clock=clock, fence=fence)
     actions = Actions(plan_deploy, {"train": (Permission.JOBS_RUN, plan_nothing)})
     return Cloud(store, MemoryObjects(), processes, loop, clock, fence, actions, tmp_path)
 

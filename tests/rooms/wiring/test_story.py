@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import skyriver as sr
-from skyriver.adapters.memory.processes import MemoryProcesses
+from skyriver.adapters.memory.compute import MemoryCompute
 from skyriver.adapters.memory.store import MemoryStore
 from skyriver.control.jobs import JOB, OPERATION
 from skyriver.control.loop import ControlLoop
@@ -67,7 +67,7 @@ class Cloud:
 
     def __init__(self) -> None:
         self.store = MemoryStore()
-        self.processes = MemoryProcesses()
+        self.processes = MemoryCompute()
         self.gateway = RecordingGateway()
         self.clock = Clock()
         self.kinds = dict(KINDS)
@@ -78,7 +78,7 @@ class Cloud:
         self.fence = self.store.acquire("test")
         self.loop = ControlLoop(
             store=self.store,
-            processes=self.processes,
+            compute=self.processes,
             gateway=self.gateway,
             kinds=self.kinds,
             clock=self.clock,

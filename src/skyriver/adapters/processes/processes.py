@@ -59,7 +59,7 @@ class _Run:
 
 
 class ChildProcesses:
-    """The `Processes` port on one machine."""
+    """The `Compute` port on one machine."""
 
     def __init__(self, home: Path, sockets: Path, *, environment: Mapping[str, str] | None = None) -> None:
         self._home = home

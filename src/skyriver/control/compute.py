@@ -8,7 +8,7 @@ from typing import Protocol
 from skyriver.core.resources import ProcessSpec, ProcessStatus
 
 
-class Processes(Protocol):
+class Compute(Protocol):
     """Starts, watches and ends processes. They live on when the control plane ends, and are adopted by the next one by
     identity (pid, start time, boot, and the token in their own report), never by pid alone.
 

@@ -1,4 +1,4 @@
-"""The in-memory twin of `Processes`: processes that exist only as rows, whose reports the caller writes."""
+"""The in-memory twin of `Compute`: processes that exist only as rows, whose reports the caller writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from skyriver.core.names import digest
 from skyriver.core.resources import ProcessSpec, ProcessStatus
 
 
-class MemoryProcesses:
+class MemoryCompute:
     """`running` is open to the caller, who plays the processes: `report`, `kill`."""
 
     def __init__(self) -> None:

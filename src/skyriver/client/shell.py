@@ -1,0 +1,150 @@
+"""What all commands of the command line share: the application, this machine, the client, waiting, asking."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from skyriver.client import show
+from skyriver.client.screen import Bars, Screen
+from skyriver.core.errors import InvalidInput, Unavailable
+
+if TYPE_CHECKING:
+    from skyriver.client.api import Client
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; `-o json` is the same.")]
+
+
+class Address(Protocol):
+    @property
+    def url(self) -> str: ...
+    @property
+    def token(self) -> str: ...
+    @property
+    def fresh(self) -> bool: ...
+    @property
+    def started(self) -> bool: ...
+
+
+class Machine(Protocol):
+    """This machine's cloud: its home, its start and its end, and the examples that the package carries."""
+
+    def up(self, home: Path | None, port: int | None) -> Address: ...
+
+    def down(self, home: Path | None) -> list[str]: ...
+
+    def address(self, home: Path | None) -> Address: ...
+
+    def examples(self) -> Path: ...
+
+
+state: dict[str, Any] = {"home": None}
+app = typer.Typer(
+    name="skyriver",
+    help="An open AI cloud: from raw data to live decisions, on a laptop and on a cluster.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def machine() -> Machine:
+    found: Machine = state["machine"]
+    return found
+
+
+def connect() -> Client:
+    from skyriver.client.api import Client  # 0.1 s that help need not wait for
+
+    address = machine().address(state["home"])
+    return Client(address.url, address.token)
+
+
+@app.callback()
+def _global(
+    home: Annotated[
+        Path | None,
+        typer.Option(help="The cloud's directory (else SKYRIVER_HOME, else the user's data directory)."),
+    ] = None,
+) -> None:
+    state["home"] = home
+
+
+def wait(client: Client, operation: str, bars: Bars) -> dict[str, Any]:
+    """The operation once it succeeded. Ctrl-C ends the waiting alone: Unavailable (NOT_FINISHED)."""
+    try:
+        return client.wait(operation, told=bars.follow())
+    except KeyboardInterrupt as error:
+        raise Unavailable(
+            f"{operation} goes on; only the waiting for it has ended.",
+            code="NOT_FINISHED",
+            next_action=f"`skyriver explain {operation}` shows how far it is.",
+        ) from error
+
+
+def confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise InvalidInput("Nobody is there to confirm.", code="NOT_CONFIRMED", next_action="Give -y to do it.")
+    if not typer.confirm(question, err=True):
+        raise InvalidInput("Not confirmed; nothing was done.", code="NOT_CONFIRMED")
+
+
+def only(client: Client, kinds: str, what: str) -> str:
+    names: list[str] = [r["name"] for r in client.list(kinds)]
+    if len(names) != 1:
+        raise InvalidInput(
+            f"There are {len(names)} {kinds}: {', '.join(names) or 'none'}.",
+            code="WHICH",
+            next_action=f"Name the {what}." if names else "`skyriver deploy APP.py` first.",
+        )
+    return names[0]
+
+
+def parameters_of(given: Sequence[str]) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    for item in given:
+        name, sep, text = item.partition("=")
+        if not sep or not name:
+            raise InvalidInput(
+                f"{item!r} is not NAME=VALUE.", code="BAD_PARAMETER", next_action="Write e.g. amount=9.5."
+            )
+        parameters[name] = _value(text)
+    return parameters
+
+
+def _value(text: str) -> Any:
+    """JSON where it is JSON (numbers, true, null, quoted text), else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def noun(name: str, kinds: str, help_text: str) -> typer.Typer:
+    """A noun with the verbs that all nouns have."""
+    nouns = typer.Typer(help=help_text, no_args_is_help=True)
+
+    @nouns.command("list")
+    def listed(as_json: Json = False) -> None:
+        """All there are."""
+        screen = Screen(as_json=as_json)
+        with connect() as client:
+            items = list(client.list(kinds))
+        screen.data(items, lambda: show.resources(screen, kinds, items))
+
+    @nouns.command("get")
+    def got(item: Annotated[str, typer.Argument(metavar="NAME")], as_json: Json = False) -> None:
+        """One, with all that is known of it."""
+        screen = Screen(as_json=as_json)
+        with connect() as client:
+            found = client.get(kinds, item)
+        screen.data(found, lambda: show.resource(screen, found))
+
+    app.add_typer(nouns, name=name)
+    return nouns
