@@ -8,11 +8,15 @@ loop, the dry run, `explain` and a simulator call it alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from skyriver.core.errors import Conflict, NotFound
+from skyriver.core.rows import Rows
+
+Key = tuple[str, str, str]
+"""(tenant, kind, name) of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,26 +181,57 @@ class RouteTable:
 
 
 @dataclass(frozen=True, slots=True)
+class Aside:
+    """A row whose step failed, or whose change could not be written: left as it is, while the others go on. It is
+    tried again when it changes, and with growing pauses."""
+
+    message: str
+    attempts: int
+    since: int
+    """Wall microseconds, of the first failure."""
+    again: int
+    """Wall microseconds, of the next try."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that a step may know. Steps are pure: no clock, no disk, no randomness but what stands here."""
 
-    resources: Mapping[tuple[str, str, str], Resource]
+    resources: Mapping[Key, Resource]
     processes: Mapping[str, ProcessStatus]
     sessions: Mapping[str, int]
     """Requests under way per gateway server name; a server that is not listed is not in the gateway."""
     now: int
     started: int = 0
     """When this control plane began to look, wall microseconds: time in which nobody looked does not count against
-    anyone."""
+    anyone. It begins to look anew when the wall clock was set."""
+    aside: Mapping[Key, Aside] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.resources, Rows):
+            object.__setattr__(self, "resources", Rows(self.resources.values()))
+
+    @property
+    def rows(self) -> Rows:
+        assert isinstance(self.resources, Rows)
+        return self.resources
 
     def find(self, tenant: str, kind: str, name: str) -> Resource | None:
         return self.resources.get((tenant, kind, name))
 
-    def all(self, tenant: str, kind: str) -> list[Resource]:
-        return [r for (t, k, _), r in sorted(self.resources.items()) if t == tenant and k == kind]
+    def all(self, tenant: str, kind: str) -> Sequence[Resource]:
+        """In the order of names."""
+        return self.rows.all(tenant, kind)
 
-    def children(self, parent: Resource, kind: str) -> list[Resource]:
-        return [r for r in self.all(parent.tenant, kind) if r.parent == parent.ref]
+    def children(self, parent: Resource, kind: str) -> Sequence[Resource]:
+        """What belongs to `parent`, in the order of names."""
+        return self.rows.children(parent.tenant, parent.ref, kind)
+
+    def elapsed(self, since: int) -> int:
+        """Microseconds in which somebody looked since the wall time `since`. A clock that was set makes it too
+        small, never too large: nothing is given up because a clock jumped."""
+        seen = self.started if since > self.now else max(since, self.started)
+        return max(0, self.now - seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +254,11 @@ class WantPool:
 Action = Put | Delete | Want | WantRoute | WantPool
 
 Step = Callable[[Snapshot, Resource], Iterable[Action]]
+Waits = Callable[[Snapshot, Resource], Iterable[str]]
+
+
+def _nothing(snapshot: Snapshot, resource: Resource) -> Iterable[str]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +267,20 @@ class Kind:
 
     name: str
     initial: str
+    """The state in which a step may make one."""
     transitions: Mapping[tuple[str, str], str]
+    """(state, event) -> state."""
     final: frozenset[str]
+    """States in which nothing happens any more: such a row is not stepped."""
     step: Step
+    waits: Waits = _nothing
+    """What a row waits for now, as kind/name, for `explain`."""
+    moves: frozenset[tuple[str, str]] = field(init=False)
+    """(state, state) that some event makes."""
+
+    def __post_init__(self) -> None:
+        moves = {(before, after) for (before, _), after in self.transitions.items()}
+        object.__setattr__(self, "moves", frozenset(moves))
 
     def move(self, resource: Resource, event: str, now: int, **changes: Any) -> Resource:
         """The resource after `event`; an event that the table does not have in this state is refused and
@@ -243,9 +294,6 @@ class Kind:
         cleared = {"reason": "", "message": "", "next_action": ""} | changes
         return replace(resource, state=state, since=now if state != resource.state else resource.since, **cleared)
 
-
-Key = tuple[str, str, str]
-"""(tenant, kind, name) of a row."""
 
 WantAction = Want | WantRoute | WantPool
 
@@ -266,31 +314,53 @@ class Plan:
         return tuple(change for written in self.writes.values() for change in written)
 
 
-def reconcile(snapshot: Snapshot, kinds: Mapping[str, Kind]) -> Plan:
-    """One pass over all resources: pure, and the same for the live loop, the dry run and the simulator.
+def reconcile(snapshot: Snapshot, kinds: Mapping[str, Kind], *, skip: Set[Key] = frozenset()) -> Plan:
+    """One pass over all resources but those in `skip`: pure, and the same for the live loop, the dry run, `explain` and
+    the simulator.
 
     When two steps write the same row, the first one's writes are taken and the second step waits for the next pass.
+    A step that makes a row in a state that its kind's table does not allow has failed like one that raises.
     """
     writes: dict[Key, tuple[Change, ...]] = {}
     wants: dict[Key, tuple[WantAction, ...]] = {}
     poisoned: dict[Key, str] = {}
     taken: set[Key] = set()
-    for key, resource in sorted(snapshot.resources.items()):
+    for resource in snapshot.rows.in_order():
         kind = kinds.get(resource.kind)
-        if kind is None:
+        if kind is None or resource.state in kind.final:
+            continue
+        key = resource.key
+        if key in skip:
             continue
         try:
             actions = list(kind.step(snapshot, resource))
+            written = {_target(a): a for a in actions if isinstance(a, Put | Delete)}
+            for change in written.values():
+                _check_move(snapshot, kinds, change)
         except Exception as error:  # a poisonous row must not stop the others
             poisoned[key] = f"{type(error).__name__}: {error}"
             continue
-        written = {_target(a): a for a in actions if isinstance(a, Put | Delete)}
         if written and not written.keys() & taken:
             taken |= written.keys()
             writes[key] = tuple(written.values())
         if wanted := tuple(a for a in actions if isinstance(a, Want | WantRoute | WantPool)):
             wants[key] = wanted
     return Plan(writes, wants, poisoned)
+
+
+def _check_move(snapshot: Snapshot, kinds: Mapping[str, Kind], change: Change) -> None:
+    """Raises Conflict (REFUSED_TRANSITION) for a state that no event of the table leads to."""
+    if isinstance(change, Delete) or change.resource.kind not in kinds:
+        return
+    after, kind = change.resource, kinds[change.resource.kind]
+    before = snapshot.resources.get(after.key)
+    if before is None:
+        allowed = after.state == kind.initial
+    else:
+        allowed = after.state == before.state or (before.state, after.state) in kind.moves
+    if not allowed:
+        was = before.state if before is not None else "not there"
+        raise Conflict(f"{after.ref} was {was} and cannot become {after.state}.", code="REFUSED_TRANSITION")
 
 
 def _target(change: Change) -> tuple[str, str, str]:

@@ -109,7 +109,7 @@ def _materialise(snapshot: Snapshot, stream: Resource, process: ProcessStatus) -
         return  # a load brings the tables up to date itself
     waiting = int(process.report.get("offset", 0)) - 1 - int(table.status.get("offset", -1))
     last = max((j.since for j in final), default=process.started_at)
-    if waiting >= MATERIALISE_ROWS or (waiting > 0 and snapshot.now - last >= MATERIALISE_EVERY_US):
+    if waiting >= MATERIALISE_ROWS or (waiting > 0 and snapshot.elapsed(last) >= MATERIALISE_EVERY_US):
         prefix = f"{stream.name}-materialise"
         job = new_job(
             snapshot,

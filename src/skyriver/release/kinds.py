@@ -176,7 +176,7 @@ def _promote(snapshot: Snapshot, rollout: Resource, model: Resource, service: Re
         )
         status = {**rollout.status, "settled": "good"}
         yield _put(ROLLOUT, rollout, "done", snapshot.now, status=status)
-    elif snapshot.now - max(rollout.since, snapshot.started) > PROMOTE_LIMIT_US:
+    elif snapshot.elapsed(rollout.since) > PROMOTE_LIMIT_US:
         yield _breach(snapshot, rollout, "TIMED_OUT", f"Version {to} did not serve within 120 s.")
 
 

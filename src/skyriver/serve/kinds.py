@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -113,7 +113,7 @@ def _judge(
 
 
 def _fit_replicas(
-    snapshot: Snapshot, service: Resource, versions: Mapping[str, Any], replicas: list[Resource], count: int
+    snapshot: Snapshot, service: Resource, versions: Mapping[str, Any], replicas: Sequence[Resource], count: int
 ) -> Iterator[Action]:
     """Makes missing replica rows, drains those that are too many or of a version that is gone."""
     for version in versions:
@@ -128,7 +128,7 @@ def _fit_replicas(
         yield Put(REPLICA.move(replica, "drain", snapshot.now), replica.revision)
 
 
-def _surplus(versions: Mapping[str, Any], replicas: list[Resource], count: int) -> list[Resource]:
+def _surplus(versions: Mapping[str, Any], replicas: Sequence[Resource], count: int) -> list[Resource]:
     """Replicas to be drained: of a version that is gone, or more than `count` of one; those that serve stay first."""
     surplus = []
     for version in {str(r.spec["version"]) for r in replicas}:
@@ -172,7 +172,7 @@ def _step_replica(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
         case "DRAINING":
             # Its server is out of the gateway's table already; it ends once no request is under way.
             busy = snapshot.sessions.get(name, 0)
-            if busy and snapshot.now - replica.since < DRAIN_LIMIT_US:
+            if busy and snapshot.elapsed(replica.since) < DRAIN_LIMIT_US:
                 yield want
             else:
                 yield Put(REPLICA.move(replica, "drained", snapshot.now), replica.revision)
@@ -180,7 +180,7 @@ def _step_replica(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
             if process is None or not process.alive:
                 yield Delete(*replica.key, replica.revision)
         case "FAILED":
-            if snapshot.now - replica.since >= RETRY_FAILED_US:
+            if snapshot.elapsed(replica.since) >= RETRY_FAILED_US:
                 yield Put(REPLICA.move(replica, "starting", snapshot.now, attempts=0), replica.revision)
         case _:
             yield want
@@ -240,4 +240,4 @@ def update_service(service: Resource, serve: Mapping[str, Any]) -> Resource:
 
 
 SERVICE = Kind("service", "PENDING", SERVICE_TRANSITIONS, frozenset({"STOPPED", "FAILED"}), _step_service)
-REPLICA = Kind("replica", "STARTING", REPLICA_TRANSITIONS, frozenset({"STOPPED"}), _step_replica)
+REPLICA = Kind("replica", "STARTING", REPLICA_TRANSITIONS, frozenset(), _step_replica)

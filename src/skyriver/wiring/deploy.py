@@ -163,5 +163,4 @@ def _take_in(
     if current is not None and current.spec.get("file") == row.spec["file"]:
         return []
     lines.append(PlanLine("create", "version", f"{model.name}:?", f"from {model.onnx}"))
-    after = {r.key: r for r in wanted}
-    return plan_import(replace(snapshot, resources={**snapshot.resources, **after}), tenant, model.name, {}, {})
+    return plan_import(replace(snapshot, resources=snapshot.rows.changed(wanted)), tenant, model.name, {}, {})

@@ -38,10 +38,50 @@ def test_writes_of_one_step_are_taken_whole_or_left_for_the_next_pass() -> None:
         yield Put(replace(row, state="B"), 1)
         yield Put(replace(shared, state=row.kind), 1)
 
-    kinds = {k: Kind(k, "A", {}, frozenset(), writes_shared) for k in ("a", "b")}
+    kinds = {k: Kind(k, "A", {("A", "go"): "B"}, frozenset(), writes_shared) for k in ("a", "b")}
     plan = reconcile(snapshot(first, second, shared), kinds)
     written = {c.resource.ref: c.resource.state for c in plan.changes if isinstance(c, Put)}
     assert written == {"a/x": "B", "c/x": "a"}
+
+
+@pytest.mark.parametrize(
+    ("state", "expected", "what"),
+    [("C", 1, "was A and cannot become C"), ("B", 0, "was not there and cannot become B")],
+)
+def test_a_step_that_leaves_the_table_has_failed(state: str, expected: int, what: str) -> None:
+    def step(seen: Snapshot, row: Resource) -> Iterator[Action]:
+        yield Put(replace(row, name=row.name if expected else "new", state=state), expected)
+
+    kind = Kind("thing", "A", {("A", "go"): "B", ("B", "on"): "C"}, frozenset(), step)
+    plan = reconcile(snapshot(resource("thing", "x")), {"thing": kind})
+    assert not plan.changes
+    assert what in plan.poisoned["t", "thing", "x"]
+
+
+def test_a_row_in_a_final_state_is_not_stepped() -> None:
+    kind = Kind("thing", "A", {}, frozenset({"A"}), lambda seen, row: 1 / 0)  # type: ignore[arg-type,return-value]
+    assert not reconcile(snapshot(resource("thing", "x")), {"thing": kind}).poisoned
+
+
+def test_rows_that_are_skipped_are_not_stepped_and_the_others_are() -> None:
+    kind = Kind("thing", "A", {}, frozenset(), lambda seen, row: (Want(ProcessSpec(row.name, "job", "t", {})),))
+    plan = reconcile(
+        snapshot(resource("thing", "x"), resource("thing", "y")), {"thing": kind}, skip={("t", "thing", "x")}
+    )
+    assert list(plan.wants) == [("t", "thing", "y")]
+
+
+@pytest.mark.parametrize(
+    ("now", "started", "since", "elapsed"),
+    [
+        (100, 0, 40, 60),
+        (100, 90, 40, 10),  # nobody looked before 90
+        (100, 90, 5_000, 10),  # since was written before the clock was set back
+        (100, 100, 40, 0),
+    ],
+)
+def test_time_counts_only_while_somebody_looks(now: int, started: int, since: int, elapsed: int) -> None:
+    assert Snapshot({}, {}, {}, now=now, started=started).elapsed(since) == elapsed
 
 
 def test_an_event_that_the_table_does_not_have_is_refused() -> None:
