@@ -31,6 +31,10 @@ class Gateway(Protocol):
 
     def apply(self, table: RouteTable) -> None: ...
 
+    def table(self) -> RouteTable:
+        """The last table that was applied, by whichever control plane; empty before the first."""
+        ...
+
     def sessions(self) -> Mapping[str, int]:
         """Requests under way per server name, of all servers known to the gateway (also those being drained)."""
         ...

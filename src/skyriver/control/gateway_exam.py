@@ -347,8 +347,10 @@ def check_restart(stage: Stage) -> None:
             split=(("fraud:1", 0), ("fraud:2", 100)),
             routes=(Route("acme", "stream", "payments", (("payments", 100),)),),
         )
+        assert stage.gateway.table() == RouteTable(), "a table that nobody applied"
         stage.gateway.apply(wanted)
         stage.gateway.start()  # it runs already
+        assert stage.gateway.table() == wanted
 
         def same() -> bool:
             return (
@@ -363,6 +365,7 @@ def check_restart(stage: Stage) -> None:
             end()
             with contextlib.suppress(ConnectionError), contextlib.closing(Client(stage)) as client:
                 assert client.send("/livez").status != 200, "it still answers"
+            assert stage.gateway.table() == wanted, "another table while it is away"
             stage.gateway.start()
             assert same(), "another table than before its end"
         stage.gateway.apply(wanted)

@@ -3,15 +3,18 @@
 One pass: take a snapshot (rows from the store, what is seen of processes and gateway), compute the plan with the pure
 `reconcile`, commit its changes in one fenced transaction, and only then bring processes and gateway to what the plan
 wants. Nothing is acted upon whose reason was not committed; what a crash cut off is put right by the next pass,
-for wants are levels, not edges.
+for wants are levels, not edges. While the store cannot be read or written, what was committed last goes on being put
+right: a replica that dies then is started again.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, replace
 
+from skyriver.control.aside import AsideRows
 from skyriver.control.compute import Compute
 from skyriver.control.gateway import Gateway
 from skyriver.control.store import Store
@@ -21,7 +24,9 @@ from skyriver.core.resources import (
     Key,
     Kind,
     Plan,
-    Resource,
+    Pool,
+    ProcessSpec,
+    Route,
     RouteTable,
     Snapshot,
     Want,
@@ -30,20 +35,36 @@ from skyriver.core.resources import (
     WantRoute,
     reconcile,
 )
+from skyriver.core.rows import Rows
 
 PASS_SECONDS = 0.1
 """The pause between passes; a request that changes something ends it at once."""
 SETTLE_PASSES = 20
 """Passes in a row without pause while each still changes something."""
 GATEWAY_CHECK_US = 1_000_000
-
-Rows = Mapping[Key, Resource]
+CLOCK_STEP_US = 1_000_000
+"""A wall clock that moved by this much more or less than the monotonic one between two passes was set."""
 
 log = logging.getLogger("skyriver.control")
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the loop is: what `doctor` and the API tell of it. Times are wall microseconds, 0 for never."""
+
+    passes: int
+    last_pass: int
+    trouble: str
+    """Why the last pass was given up; "" when it was not."""
+    gateway_trouble: str
+    clock_step_us: int
+    """By how much the clock was last set, and when."""
+    clock_step_at: int
+
+
 class ControlLoop:
-    """Runs passes in one thread; `snapshot()` and `wake()` may be called from any."""
+    """Runs passes in one thread; `snapshot()`, `health()` and `wake()` may be called from any. `on_lost` is called, in
+    the loop's thread, when another control plane has taken over: then the loop has ended."""
 
     def __init__(
         self,
@@ -54,6 +75,7 @@ class ControlLoop:
         kinds: Mapping[str, Kind],
         clock: Clock,
         fence: int,
+        on_lost: Callable[[SkyriverError], None] = lambda error: None,
     ) -> None:
         self._store = store
         self._compute = compute
@@ -61,23 +83,27 @@ class ControlLoop:
         self._kinds = kinds
         self._clock = clock
         self._fence = fence
-        self._known: tuple[int, Rows] = (-1, {})
+        self._on_lost = on_lost
+        self._known: tuple[int, Rows] = (-1, Rows())
         """(revision, rows), replaced as one: the API's threads read it too."""
         self._table: RouteTable | None = None
         self._leaving: set[str] = set()
         self._gateway_checked = 0
-        self._gateway_trouble = ""
-        self._aside: dict[Key, str] = {}
+        self._aside = AsideRows()
         self._wants: dict[Key, tuple[WantAction, ...]] = {}
         self._started = clock.wall()
+        self._offset = self._started - clock.monotonic()
         self._snapshot = Snapshot({}, {}, {}, self._started)
+        self._health = Health(0, 0, "", "", 0, 0)
         self._wake = threading.Event()
         self._stop = threading.Event()
 
     def snapshot(self) -> Snapshot:
         """What the last pass saw, with the rows as they are now."""
-        seen = self._snapshot
-        return Snapshot(self._load(), seen.processes, seen.sessions, self._clock.wall())
+        return replace(self._snapshot, resources=self._load(), now=self._clock.wall())
+
+    def health(self) -> Health:
+        return self._health
 
     def wake(self) -> None:
         self._wake.set()
@@ -87,80 +113,110 @@ class ControlLoop:
         self._wake.set()
 
     def run(self) -> None:
-        """Passes until `stop`. A part that is away is logged and tried again with the next pass."""
+        """Passes until `stop`. A part that is away is told once and tried again with the next pass."""
         while not self._stop.is_set():
             self._wake.clear()
             try:
                 for _ in range(SETTLE_PASSES):
                     if not self.run_pass() or self._stop.is_set():
                         break
+                self._tell(trouble="")
             except SkyriverError as error:
-                log.warning("pass given up: %s %s", error.code, error)
-            except Exception:  # the loop must outlive a mistake in one pass
-                log.exception("pass failed")
+                self._tell(trouble=f"{error.code}: {error}")
+                if error.code == "FENCED":
+                    self.stop()
+                    self._on_lost(error)
+            except Exception as error:  # the loop must outlive a mistake in one pass
+                if f"{type(error).__name__}: {error}" != self._health.trouble:
+                    log.exception("pass failed")
+                self._health = replace(self._health, trouble=f"{type(error).__name__}: {error}")
             self._wake.wait(PASS_SECONDS)
 
     def run_pass(self) -> bool:
         """One pass; whether it changed rows (then another one is due at once)."""
-        rows = self._load()
-        now = self._clock.wall()
+        now = self._look_at_clock()
         self._with_gateway(lambda: self._keep_gateway(now))
-        snapshot = Snapshot(rows, self._compute.observe(), self._sessions(), now, self._started)
-        plan = reconcile(snapshot, self._kinds)
-        aside = dict(plan.poisoned)
-        if not self._commit(plan, aside, now):
+        try:
+            rows = self._load()
+            seen = Snapshot(rows, self._compute.observe(), self._sessions(), now, self._started, self._aside.told())
+            plan = reconcile(seen, self._kinds, skip=self._aside.resting(rows, now))
+            committed = self._commit(plan, now)
+        except SkyriverError as error:
+            if self._health.passes and error.code != "FENCED":  # what was committed before still holds
+                self._put_right(self._known[1], self._aside.keys())
+            raise
+        if committed is None:
             return True
-        self._tell_aside(aside)
-        self._snapshot = snapshot
+        self._aside.settle(rows, {**plan.poisoned, **committed}, now)
+        self._snapshot = replace(seen, aside=self._aside.told())
+        aside = self._aside.keys()
         # A row that was set aside keeps what it had: its process runs on, its routes stay.
         kept = {key: wants for key, wants in self._wants.items() if key in aside}
         self._wants = {key: w for key, w in plan.wants.items() if key not in aside} | kept
-        wanted = {w.process.name: w.process for ws in self._wants.values() for w in ws if isinstance(w, Want)}
-        # First the gateway: who is asked to end must have got its last request.
-        self._with_gateway(lambda: self._route(rows))
-        self._compute.ensure(wanted, keep={rows[key].process for key in aside if key in rows})
-        return len(plan.writes.keys() - aside.keys()) > 0
+        self._put_right(rows, aside)
+        self._health = replace(self._health, passes=self._health.passes + 1, last_pass=now)
+        return len(plan.writes.keys() - aside) > 0
+
+    def _look_at_clock(self) -> int:
+        """Wall time. When the clock was set since the last pass, nothing that waited counts as having waited long."""
+        now = self._clock.wall()
+        offset = now - self._clock.monotonic()
+        step, self._offset = offset - self._offset, offset
+        if abs(step) >= CLOCK_STEP_US:
+            log.warning("the machine's clock was set by %+.1f s", step / 1e6)
+            self._started = now
+            self._health = replace(self._health, clock_step_us=step, clock_step_at=now)
+        return now
 
     def _load(self) -> Rows:
         known, rows = self._known
         revision = self._store.revision()
         if revision != known:
-            rows = {r.key: r for r in self._store.rows()}
+            rows = Rows(self._store.rows())
             self._known = (revision, rows)
         return rows
 
-    def _commit(self, plan: Plan, aside: dict[Key, str], now: int) -> bool:
-        """Writes the plan's changes at once; whether the plan may be acted upon.
+    def _commit(self, plan: Plan, now: int) -> dict[Key, str] | None:
+        """Writes the plan's changes at once; the rows whose changes cannot be written, with why. None when the plan
+        may not be acted upon.
 
         When a row moved meanwhile, the plan is dropped and made anew. When none did, some step writes what cannot
         be written, now and in all passes to come: then each step is written alone, and the bad one set aside.
         """
+        refused: dict[Key, str] = {}
         if not plan.writes:
-            return True
+            return refused
         try:
             self._store.commit(plan.changes, audit=(), fence=self._fence, actor="reconcile", now=now)
         except (Conflict, InvalidInput) as error:
             if error.code == "FENCED":
                 raise  # another control plane has taken over
             if self._store.revision() != self._known[0]:
-                return False
+                return None
             for key, changes in plan.writes.items():
                 try:
                     self._store.commit(changes, audit=(), fence=self._fence, actor="reconcile", now=now)
                 except (Conflict, InvalidInput) as again:
-                    aside[key] = str(again)
-        return True
+                    refused[key] = str(again)
+        return refused
+
+    def _put_right(self, rows: Rows, aside: Set[Key]) -> None:
+        """Brings processes and gateway to what is wanted; those of rows in `aside` are left as they are."""
+        # First the gateway: who is asked to end must have got its last request.
+        self._with_gateway(lambda: self._route(rows, aside))
+        self._compute.ensure(self._wanted(), keep={rows[key].process for key in aside if key in rows})
+
+    def _wanted(self) -> dict[str, ProcessSpec]:
+        return {w.process.name: w.process for ws in self._wants.values() for w in ws if isinstance(w, Want)}
 
     def _with_gateway(self, act: Callable[[], None]) -> None:
         """The gateway may be away: jobs and replicas are looked after all the same, and it is tried again."""
         try:
             act()
         except SkyriverError as error:
-            if str(error) != self._gateway_trouble:
-                log.warning("gateway: %s %s", error.code, error)
-            self._gateway_trouble = str(error)
+            self._tell(gateway_trouble=f"{error.code}: {error}")
         else:
-            self._gateway_trouble = ""
+            self._tell(gateway_trouble="")
 
     def _keep_gateway(self, now: int) -> None:
         """Brings the gateway back when it died; its files hold the last table, so that it serves at once."""
@@ -168,22 +224,31 @@ class ControlLoop:
             self._gateway_checked = now
             self._gateway.start()
 
-    def _route(self, rows: Rows) -> None:
-        wants = [w for ws in self._wants.values() for w in ws]
-        routes = [w.route for w in wants if isinstance(w, WantRoute)]
-        pools = [w.pool for w in wants if isinstance(w, WantPool)]
-        tokens = (r for r in rows.values() if r.kind == "token")
+    def _route(self, rows: Rows, aside: Set[Key]) -> None:
+        routes: list[Route] = []
+        pools: list[Pool] = []
+        for key, wants in self._wants.items():
+            owner = f"{key[1]}/{key[2]}"
+            routes += [replace(w.route, owner=owner) for w in wants if isinstance(w, WantRoute)]
+            pools += [replace(w.pool, owner=owner) for w in wants if isinstance(w, WantPool)]
+        if (
+            lost := aside - self._wants.keys()
+        ):  # set aside since this control plane began: what it had, the gateway knows
+            before = self._gateway.table()
+            owners = {(tenant, f"{kind}/{name}") for tenant, kind, name in lost}
+            routes += [r for r in before.routes if (r.tenant, r.owner) in owners]
+            pools += [p for p in before.pools if (p.tenant, p.owner) in owners]
         table = RouteTable(
             routes=tuple(sorted(routes, key=lambda r: (r.tenant, r.kind, r.name))),
             pools=tuple(sorted(pools, key=lambda p: (p.tenant, p.name))),
-            tokens=tuple(sorted((str(t.spec["sha256"]), t.tenant) for t in tokens)),
+            tokens=tuple(sorted((str(t.spec["sha256"]), t.tenant) for t in rows.every("token"))),
         )
         if table == self._table:
             return
-        before = {s.name for p in self._table.pools for s in p.servers} if self._table else set()
+        before_servers = {s.name for p in self._table.pools for s in p.servers} if self._table else set()
         self._gateway.apply(table)
         self._table = table
-        self._leaving |= before - {s.name for p in table.pools for s in p.servers}
+        self._leaving |= before_servers - {s.name for p in table.pools for s in p.servers}
 
     def _sessions(self) -> Mapping[str, int]:
         """Asks the gateway only while a server is on its way out."""
@@ -193,8 +258,17 @@ class ControlLoop:
         self._leaving &= {name for name, count in sessions.items() if count}
         return sessions
 
-    def _tell_aside(self, aside: dict[Key, str]) -> None:
-        for key, why in aside.items():
-            if self._aside.get(key) != why:
-                log.error("set aside %s: %s", "/".join(key), why)
-        self._aside = aside
+    def _tell(self, *, trouble: str | None = None, gateway_trouble: str | None = None) -> None:
+        """Keeps what is wrong, and says it in the log when it is news: a full disk must not fill its log."""
+        before = self._health
+        self._health = replace(
+            before,
+            trouble=before.trouble if trouble is None else trouble,
+            gateway_trouble=before.gateway_trouble if gateway_trouble is None else gateway_trouble,
+        )
+        for part, was, now in (
+            ("pass given up", before.trouble, self._health.trouble),
+            ("gateway", before.gateway_trouble, self._health.gateway_trouble),
+        ):
+            if now != was:
+                log.warning("%s: %s", part, now or "it works again")

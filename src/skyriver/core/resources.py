@@ -163,6 +163,8 @@ class Route:
     name: str
     split: tuple[tuple[str, int], ...]
     """(pool, weight); weights are whole numbers that add up to 100. Empty: known, but nothing serves it now."""
+    owner: str = ""
+    """`kind/name` of the row that wants it; the gateway keeps it and makes nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ class Pool:
     tenant: str
     name: str
     servers: tuple[Server, ...]
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,30 +31,26 @@ from skyriver.adapters.processes.identity import identify
 from skyriver.adapters.processes.processes import ChildProcesses
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.control.api import Actions, Cloud, Deployment, DeployRequest, create_api
-from skyriver.control.jobs import JOB, OPERATION
 from skyriver.control.loop import ControlLoop
 from skyriver.control.store import Store
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError
 from skyriver.core.names import check_name
-from skyriver.core.resources import AuditEntry, Kind, Put, Resource, Snapshot
+from skyriver.core.resources import AuditEntry, Put, Resource, Snapshot
 from skyriver.core.spec import AppSpec
 from skyriver.data.operations import plan_load
-from skyriver.decide.kinds import STREAM, WORKER
 from skyriver.decide.operations import plan_verify
 from skyriver.decide.rules import check_decisions
 from skyriver.features.plan import check_features
-from skyriver.release.kinds import ROLLOUT, VERSION
 from skyriver.release.operations import plan_rollback, plan_train
-from skyriver.serve.kinds import REPLICA, SERVICE
 from skyriver.trust.permissions import Permission
 from skyriver.trust.secretfile import write_secret
 from skyriver.trust.tokens import new_token
 from skyriver.wiring.deploy import plan_deploy
 from skyriver.wiring.home import DEFAULT_PORT, Home
+from skyriver.wiring.kinds import KINDS
 from skyriver.wiring.process import write_atomically
 
 TENANT: Final = "default"
-KINDS: Mapping[str, Kind] = {k.name: k for k in (JOB, OPERATION, VERSION, ROLLOUT, SERVICE, REPLICA, STREAM, WORKER)}
 
 log = logging.getLogger("skyriver.control")
 
@@ -156,7 +152,17 @@ async def _run(home: Home) -> None:
     gateway = HaproxyGateway(home.gateway, port=port, control_socket=home.control_socket)
     gateway.start()
     compute = ChildProcesses(home.root, sockets, environment=child_environment())
-    loop = ControlLoop(store=store, compute=compute, gateway=gateway, kinds=KINDS, clock=clock, fence=fence)
+    stopping = asyncio.Event()
+    lost: list[SkyriverError] = []
+    events = asyncio.get_running_loop()
+
+    def give_up(error: SkyriverError) -> None:
+        lost.append(error)
+        events.call_soon_threadsafe(stopping.set)
+
+    loop = ControlLoop(
+        store=store, compute=compute, gateway=gateway, kinds=KINDS, clock=clock, fence=fence, on_lost=give_up
+    )
     cloud = Cloud(
         store=store,
         objects=DirectoryObjects(home.objects),
@@ -171,9 +177,8 @@ async def _run(home: Home) -> None:
         stale.unlink()
     server = _server(create_api(cloud), home.control_socket)
     passes = threading.Thread(target=loop.run, name="reconcile")
-    stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        events.add_signal_handler(number, stopping.set)
     serving = asyncio.create_task(server.serve())
     passes.start()
     _tell(home, {"ready": True, "port": port})
@@ -184,6 +189,8 @@ async def _run(home: Home) -> None:
     server.stop()  # type: ignore[no-untyped-call]  # of Granian
     await serving
     store.close()
+    if lost:
+        raise lost[0]
 
 
 def _server(app: Any, socket: Path) -> Server:

@@ -35,6 +35,9 @@ class NoGateway:
     def start(self) -> None: ...
     def apply(self, table: RouteTable) -> None: ...
     def stop(self) -> None: ...
+    def table(self) -> RouteTable:
+        return RouteTable()
+
     def sessions(self) -> dict[str, int]:
         return {}
 

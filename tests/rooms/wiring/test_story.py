@@ -9,93 +9,20 @@ from typing import Any
 import pytest
 
 import skyriver as sr
-from skyriver.adapters.memory.compute import MemoryCompute
-from skyriver.adapters.memory.store import MemoryStore
-from skyriver.control.jobs import JOB, OPERATION
-from skyriver.control.loop import ControlLoop
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, StaleWrite
-from skyriver.core.resources import Delete, Kind, Put, Resource, RouteTable
+from skyriver.core.resources import Delete, Put, Resource
 from skyriver.core.spec import AppSpec
 from skyriver.data.operations import plan_load
-from skyriver.decide.kinds import STREAM, WORKER
-from skyriver.release.kinds import ROLLOUT, VERSION
 from skyriver.release.operations import plan_rollback, plan_train
-from skyriver.serve.kinds import REPLICA, SERVICE
 from skyriver.wiring.deploy import plan_deploy
+from skyriver.wiring.kinds import KINDS
+from skyriver.wiring.simulation import Simulation
 
-KINDS: Mapping[str, Kind] = {k.name: k for k in (JOB, OPERATION, VERSION, ROLLOUT, SERVICE, REPLICA, STREAM, WORKER)}
 GOOD = {"average_precision": 0.7}
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000
-
-    def wall(self) -> int:
-        return self.now
-
-    def monotonic(self) -> int:
-        return self.now
-
-
-class RecordingGateway:
-    def __init__(self) -> None:
-        self.table = RouteTable()
-        self.busy: dict[str, int] = {}
-
-    def start(self) -> None:
-        pass
-
-    def apply(self, table: RouteTable) -> None:
-        self.table = table
-
-    def sessions(self) -> Mapping[str, int]:
-        return self.busy
-
-    def stop(self) -> None:
-        pass
-
-    def split(self, name: str) -> tuple[tuple[str, int], ...]:
-        return next(r.split for r in self.table.routes if r.name == name)
-
-    def servers(self, pool: str) -> list[str]:
-        return [s.name for p in self.table.pools if p.name == pool for s in p.servers]
-
-
-class Cloud:
-    """The loop, and someone who plays the processes."""
-
-    def __init__(self) -> None:
-        self.store = MemoryStore()
-        self.processes = MemoryCompute()
-        self.gateway = RecordingGateway()
-        self.clock = Clock()
-        self.kinds = dict(KINDS)
-        self.start_loop()
-
-    def start_loop(self) -> None:
-        """A control plane that knows nothing but the store, and finds the processes that run."""
-        self.fence = self.store.acquire("test")
-        self.loop = ControlLoop(
-            store=self.store,
-            compute=self.processes,
-            gateway=self.gateway,
-            kinds=self.kinds,
-            clock=self.clock,
-            fence=self.fence,
-        )
-
-    def settle(self) -> None:
-        """Passes until nothing changes any more."""
-        for _ in range(50):
-            self.clock.now += 100_000
-            if not self.loop.run_pass():
-                return
-        raise AssertionError("it does not settle")
-
-    def commit(self, changes: list[Put | Delete]) -> None:
-        self.store.commit(changes, audit=(), fence=self.fence, actor="test", now=self.clock.now)
-        self.settle()
+class Cloud(Simulation):
+    """The simulated cloud, and someone who asks it for things and plays its processes."""
 
     def deploy(self, spec: AppSpec) -> list[str]:
         code = {"bundle": "0" * 64, "main": "app.py"}
@@ -111,7 +38,7 @@ class Cloud:
         return self.store.get("t", kind, name)
 
     def finish(self, job: str, **outputs: Any) -> None:
-        self.processes.report(f"t.job.{job}", outcome="succeeded", outputs=outputs)
+        self.compute.report(f"t.job.{job}", outcome="succeeded", outputs=outputs)
         self.settle()
 
     def train(self, metrics: Mapping[str, float] = GOOD) -> str:
@@ -127,7 +54,7 @@ class Cloud:
 
     def ready(self, *names: str, **report: Any) -> None:
         for name in names:
-            self.processes.report(name, ready=True, **report)
+            self.compute.report(name, ready=True, **report)
         self.settle()
 
 
@@ -179,7 +106,7 @@ def test_deploying_twice_is_a_plan_of_nothing(cloud: Cloud) -> None:
     assert {"create stream/payments", "create model/fraud", "create service/fraud"} <= set(first)
     assert {line.split()[0] for line in cloud.deploy(risk())} == {"keep"}
     assert cloud.get("service", "fraud").reason == "NO_VERSION"
-    assert WORKER_NAME in cloud.processes.running
+    assert WORKER_NAME in cloud.compute.running
 
 
 def test_what_is_no_longer_in_the_file_is_named_and_stays(cloud: Cloud) -> None:
@@ -205,7 +132,7 @@ def test_from_training_to_serving(cloud: Cloud) -> None:
     assert cloud.get("service", "fraud").state == "READY"
     assert cloud.gateway.split("fraud") == (("fraud:1", 100),)
     assert cloud.gateway.servers("fraud:1") == ["t.replica.fraud-1-1"]
-    assert cloud.processes.specs[WORKER_NAME].live["model"]["version"] == 1
+    assert cloud.compute.specs[WORKER_NAME].live["model"]["version"] == 1
     assert cloud.get("table", "payments").status["version"] == 0
 
 
@@ -216,7 +143,7 @@ def test_jobs_wait_for_their_inputs_and_get_their_outputs(cloud: Cloud) -> None:
     assert states[f"{run}-materialise"] == "RUNNING"
     assert states[f"{run}-train"] == "PENDING"
     cloud.finish(f"{run}-materialise", rows=5)
-    config = cloud.processes.specs[f"t.job.{run}-train"].config
+    config = cloud.compute.specs[f"t.job.{run}-train"].config
     assert config["inputs"]["materialise"] == {"rows": 5}
     assert config["params"] == {"rounds": 9}
 
@@ -225,7 +152,7 @@ def test_a_failed_job_fails_what_needs_it_and_the_operation_says_why(cloud: Clou
     cloud.deploy(risk())
     run = cloud.ask(plan_train(cloud.loop.snapshot(), "t", "fraud", {}, {}))
     cloud.finish(f"{run}-materialise")
-    cloud.processes.report(
+    cloud.compute.report(
         f"t.job.{run}-train", outcome="failed", reason="USER_ERROR", message="ValueError: no", next_action="Mend it."
     )
     cloud.settle()
@@ -237,7 +164,7 @@ def test_a_failed_job_fails_what_needs_it_and_the_operation_says_why(cloud: Clou
 def test_a_job_that_is_killed_is_failed_with_its_signal(cloud: Cloud) -> None:
     cloud.deploy(risk())
     run = cloud.ask(plan_train(cloud.loop.snapshot(), "t", "fraud", {}, {}))
-    cloud.processes.kill(f"t.job.{run}-materialise", -9)
+    cloud.compute.kill(f"t.job.{run}-materialise", -9)
     cloud.settle()
     job = cloud.get("job", f"{run}-materialise")
     assert (job.state, job.reason) == ("FAILED", "KILLED")
@@ -262,10 +189,10 @@ def test_a_swap_waits_for_the_new_version_and_drains_the_old(cloud: Cloud) -> No
     cloud.ready(WORKER_NAME, model={"name": "fraud", "version": 2})
     assert cloud.gateway.split("fraud") == (("fraud:2", 100),)
     assert cloud.gateway.servers("fraud:1") == []
-    assert "t.replica.fraud-1-1" in cloud.processes.running  # three requests still run there
+    assert "t.replica.fraud-1-1" in cloud.compute.running  # three requests still run there
     cloud.gateway.busy = {}
     cloud.settle()
-    assert "t.replica.fraud-1-1" not in cloud.processes.running
+    assert "t.replica.fraud-1-1" not in cloud.compute.running
     assert cloud.get("model", "fraud").status["aliases"] == {"champion": 2}
 
 
@@ -289,7 +216,7 @@ def test_rollback_goes_back_and_back_again(cloud: Cloud) -> None:
 def test_a_version_that_does_not_load_is_taken_back(cloud: Cloud) -> None:
     released(cloud)
     cloud.train()
-    cloud.processes.report("t.replica.fraud-2-1", failed=True, reason="MODEL_BROKEN", message="It does not load.")
+    cloud.compute.report("t.replica.fraud-2-1", failed=True, reason="MODEL_BROKEN", message="It does not load.")
     cloud.settle()
     rollout = cloud.get("rollout", "fraud-2")
     assert (rollout.state, rollout.reason) == ("ROLLED_BACK", "VERSION_FAILED")
@@ -302,7 +229,7 @@ def test_a_version_that_does_not_load_is_taken_back(cloud: Cloud) -> None:
 def test_a_version_that_never_gets_ready_is_taken_back(cloud: Cloud) -> None:
     released(cloud)
     cloud.train()
-    cloud.clock.now += 121_000_000
+    cloud.clock.advance(121_000_000)
     cloud.settle()
     assert cloud.get("rollout", "fraud-2").reason == "TIMED_OUT"
     assert cloud.gateway.split("fraud") == (("fraud:1", 100),)
@@ -311,9 +238,9 @@ def test_a_version_that_never_gets_ready_is_taken_back(cloud: Cloud) -> None:
 def test_killed_replicas_and_workers_are_started_again(cloud: Cloud) -> None:
     released(cloud)
     for name, kind, row in (("t.replica.fraud-1-1", "replica", "fraud-1-1"), (WORKER_NAME, "worker", "payments-0")):
-        cloud.processes.kill(name)
+        cloud.compute.kill(name)
         cloud.loop.run_pass()
-        assert cloud.processes.running[name].alive
+        assert cloud.compute.running[name].alive
         cloud.settle()
         cloud.ready(name, model={"name": "fraud", "version": 1})
         assert cloud.get(kind, row).state == "READY"
@@ -346,7 +273,7 @@ def test_the_table_follows_the_stream_by_jobs_that_are_forgotten(cloud: Cloud) -
     cloud.deploy(risk())
     for round_ in range(1, 9):
         cloud.ready(WORKER_NAME, offset=10 * round_, model=None)
-        cloud.clock.now += 61_000_000
+        cloud.clock.advance(61_000_000)
         cloud.settle()
         job = f"payments-materialise-{round_}"
         assert cloud.get("job", job).state == "RUNNING"
@@ -354,7 +281,7 @@ def test_the_table_follows_the_stream_by_jobs_that_are_forgotten(cloud: Cloud) -
     assert cloud.get("table", "payments").status["offset"] == 79
     kept = [j.name for j in cloud.store.rows("t", "job")]
     assert len(kept) <= 6
-    cloud.clock.now += 61_000_000
+    cloud.clock.advance(61_000_000)
     cloud.settle()  # nothing new in the log: no job
     assert [j.name for j in cloud.store.rows("t", "job") if j.state == "RUNNING"] == []
 
@@ -363,7 +290,7 @@ def test_a_row_that_cannot_be_reconciled_keeps_what_it_has_and_stops_nobody(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released(cloud)
-    pid = cloud.processes.running[WORKER_NAME].pid
+    pid = cloud.compute.running[WORKER_NAME].pid
 
     def poisonous(snapshot: object, row: Resource) -> list[Put]:
         raise ValueError("a row from another time")
@@ -374,14 +301,14 @@ def test_a_row_that_cannot_be_reconciled_keeps_what_it_has_and_stops_nobody(
     for kind, step in (("worker", poisonous), ("service", unwritable)):
         monkeypatch.setitem(cloud.kinds, kind, replace(KINDS[kind], step=step))
         cloud.settle()
-        assert cloud.processes.running[WORKER_NAME].pid == pid
+        assert cloud.compute.running[WORKER_NAME].pid == pid
         assert cloud.gateway.split("fraud") == (("fraud:1", 100),)
         monkeypatch.setitem(cloud.kinds, kind, KINDS[kind])
     # A control plane that starts anew leaves the process of such a row alone, too.
     monkeypatch.setitem(cloud.kinds, "worker", replace(KINDS["worker"], step=poisonous))
-    cloud.start_loop()
+    cloud.start_control()
     cloud.train()  # and everything else goes on
-    assert cloud.processes.running[WORKER_NAME].pid == pid
+    assert cloud.compute.running[WORKER_NAME].pid == pid
     cloud.ready("t.replica.fraud-2-1")
     assert cloud.get("replica", "fraud-2-1").state == "READY"
 
@@ -390,7 +317,7 @@ def test_replicas_of_a_removed_service_end(cloud: Cloud) -> None:
     released(cloud)
     service = cloud.get("service", "fraud")
     cloud.commit([Delete(*service.key, service.revision)])
-    assert "t.replica.fraud-1-1" not in cloud.processes.running
+    assert "t.replica.fraud-1-1" not in cloud.compute.running
     assert cloud.store.rows("t", "replica") == []
 
 
@@ -408,11 +335,11 @@ def test_a_plan_made_from_rows_that_moved_is_dropped(cloud: Cloud, monkeypatch: 
         return commit(changes, **options)
 
     monkeypatch.setattr(cloud.store, "commit", overtaken)
-    cloud.processes.kill("t.replica.fraud-1-1")
+    cloud.compute.kill("t.replica.fraud-1-1")
     assert cloud.loop.run_pass()
-    assert not cloud.processes.running["t.replica.fraud-1-1"].alive  # nothing was done on the dropped plan
+    assert not cloud.compute.running["t.replica.fraud-1-1"].alive  # nothing was done on the dropped plan
     cloud.settle()
-    assert cloud.processes.running["t.replica.fraud-1-1"].alive
+    assert cloud.compute.running["t.replica.fraud-1-1"].alive
 
 
 def test_a_version_that_the_gate_refused_cannot_be_rolled_back_to(cloud: Cloud) -> None:
@@ -438,10 +365,10 @@ def test_removing_a_model_ends_what_waits_for_it(cloud: Cloud) -> None:
 def test_a_version_that_got_ready_while_control_was_away_is_released(cloud: Cloud) -> None:
     released(cloud)
     cloud.train()
-    cloud.processes.report("t.replica.fraud-2-1", ready=True)
-    cloud.processes.report(WORKER_NAME, model={"name": "fraud", "version": 2})
-    cloud.clock.now += 3_600_000_000
-    cloud.start_loop()
+    cloud.compute.report("t.replica.fraud-2-1", ready=True)
+    cloud.compute.report(WORKER_NAME, model={"name": "fraud", "version": 2})
+    cloud.clock.advance(3_600_000_000)
+    cloud.start_control()
     cloud.settle()
     assert cloud.get("rollout", "fraud-2").state == "DONE"
 
@@ -466,23 +393,23 @@ def test_a_replica_too_many_leaves_the_gateway_before_it_is_asked_to_end(cloud: 
     cloud.gateway.busy = {"t.replica.fraud-1-2": 1}
     cloud.deploy(risk(replicas=1))
     assert cloud.gateway.servers("fraud:1") == ["t.replica.fraud-1-1"]
-    assert "t.replica.fraud-1-2" in cloud.processes.running  # its last request still runs
+    assert "t.replica.fraud-1-2" in cloud.compute.running  # its last request still runs
     cloud.gateway.busy = {}
     cloud.settle()
-    assert "t.replica.fraud-1-2" not in cloud.processes.running
+    assert "t.replica.fraud-1-2" not in cloud.compute.running
 
 
 def test_a_replica_that_was_given_up_is_tried_again(cloud: Cloud) -> None:
     released(cloud)
     name = "t.replica.fraud-1-1"
     for _ in range(10):
-        if name in cloud.processes.running:
-            cloud.processes.kill(name, 1)
+        if name in cloud.compute.running:
+            cloud.compute.kill(name, 1)
         cloud.loop.run_pass()
-        cloud.clock.now += 1_000_000
+        cloud.clock.advance(1_000_000)
     assert cloud.get("replica", "fraud-1-1").reason == "CRASH_LOOP"
     assert cloud.get("service", "fraud").state == "DEGRADED"
-    cloud.clock.now += 61_000_000
+    cloud.clock.advance(61_000_000)
     cloud.settle()
     cloud.ready(name)
     assert cloud.get("service", "fraud").state == "READY"
@@ -522,7 +449,7 @@ def test_names_of_a_specification_are_checked_wherever_it_comes_from(name: str) 
 def test_what_the_store_cannot_keep_stops_nothing_else(cloud: Cloud) -> None:
     released(cloud)
     run = cloud.ask(plan_train(cloud.loop.snapshot(), "t", "fraud", {}, {}))
-    cloud.processes.report(f"t.job.{run}-materialise", outcome="succeeded", outputs={"rows": float("nan")})
-    cloud.processes.kill("t.replica.fraud-1-1")
+    cloud.compute.report(f"t.job.{run}-materialise", outcome="succeeded", outputs={"rows": float("nan")})
+    cloud.compute.kill("t.replica.fraud-1-1")
     cloud.settle()
-    assert cloud.processes.running["t.replica.fraud-1-1"].alive
+    assert cloud.compute.running["t.replica.fraud-1-1"].alive

@@ -98,6 +98,10 @@ class HaproxyGateway:
             self._bring_over(table, slots)
             self._applied = table
 
+    def table(self) -> RouteTable:
+        with self._lock():
+            return self._read()[0]
+
     def sessions(self) -> Mapping[str, int]:
         running = process.recorded(self._directory)
         if running is None or not running.identity.alive():

@@ -73,6 +73,10 @@ class MemoryGateway:
             under_way = {server: count for server, count in self._requests.items() if count}
             self._requests = dict.fromkeys(listed, 0) | under_way
 
+    def table(self) -> RouteTable:
+        with self._lock:
+            return self._table
+
     def sessions(self) -> Mapping[str, int]:
         with self._lock:
             counts: dict[str, int] = {}

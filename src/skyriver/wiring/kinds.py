@@ -1,0 +1,13 @@
+"""All kinds of things that the cloud knows: what the live loop, the dry run, `explain` and the simulation step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from skyriver.control.jobs import JOB, OPERATION
+from skyriver.core.resources import Kind
+from skyriver.decide.kinds import STREAM, WORKER
+from skyriver.release.kinds import ROLLOUT, VERSION
+from skyriver.serve.kinds import REPLICA, SERVICE
+
+KINDS: Mapping[str, Kind] = {k.name: k for k in (JOB, OPERATION, VERSION, ROLLOUT, SERVICE, REPLICA, STREAM, WORKER)}

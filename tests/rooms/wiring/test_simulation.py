@@ -1,0 +1,203 @@
+"""The loop when something is wrong: a poisonous row, a store that is away, a clock that was set, a successor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from skyriver.control.aside import FIRST_PAUSE_US, LONGEST_PAUSE_US
+from skyriver.core.errors import StaleWrite, Unavailable
+from skyriver.core.resources import (
+    Action,
+    Delete,
+    Kind,
+    Pool,
+    ProcessSpec,
+    Put,
+    Resource,
+    Route,
+    Server,
+    Snapshot,
+    Want,
+    WantPool,
+    WantRoute,
+)
+from skyriver.wiring.simulation import Simulation
+
+TABLE = {("NEW", "start"): "ON", ("ON", "seen"): "ON"}
+
+
+def step(snapshot: Snapshot, row: Resource) -> Iterator[Action]:
+    """Wants a process and a route; counts what it sees."""
+    if row.spec.get("poison"):
+        raise ValueError(str(row.spec["poison"]))
+    if row.state == "NEW":
+        yield Put(replace(row, state="ON", since=snapshot.now), row.revision)
+    yield Want(ProcessSpec(row.process, "replica", row.tenant, {}))
+    yield WantRoute(Route(row.tenant, "model", row.name, ((f"{row.name}:1", 100),)))
+    yield WantPool(Pool(row.tenant, f"{row.name}:1", (Server(row.process, row.process),)))
+
+
+THING = Kind("thing", "NEW", TABLE, frozenset(), step)
+
+
+@pytest.fixture
+def cloud() -> Simulation:
+    found = Simulation({"thing": THING})
+    found.commit([Put(Resource("t", "thing", name, state="NEW"), 0) for name in ("good", "bad")])
+    return found
+
+
+def poison(cloud: Simulation, text: str = "broken") -> None:
+    row = cloud.store.get("t", "thing", "bad")
+    cloud.commit([Put(replace(row, spec={"poison": text}), row.revision)])
+
+
+def test_a_poisonous_row_is_told_and_tried_again_with_growing_pauses(cloud: Simulation) -> None:
+    poison(cloud)
+    aside = cloud.loop.snapshot().aside["t", "thing", "bad"]
+    assert (aside.message, aside.attempts) == ("ValueError: broken", 1)
+    assert aside.again - aside.since == FIRST_PAUSE_US
+    tried = []
+    for _ in range(2_000):
+        cloud.run(0.1)
+        attempts = cloud.loop.snapshot().aside["t", "thing", "bad"].attempts
+        if not tried or attempts != tried[-1][1]:
+            tried.append((cloud.clock.wall(), attempts))
+    pauses = [after[0] - before[0] for before, after in pairwise(tried)]
+    assert pauses == sorted(pauses)
+    assert LONGEST_PAUSE_US <= pauses[-1] <= LONGEST_PAUSE_US + 200_000
+    assert [n for _, n in tried] == list(range(1, len(tried) + 1))
+
+
+def test_a_row_that_was_mended_is_taken_up_at_once(cloud: Simulation) -> None:
+    poison(cloud)
+    row = cloud.store.get("t", "thing", "bad")
+    cloud.commit([Put(replace(row, spec={}), row.revision)])
+    assert not cloud.loop.snapshot().aside
+
+
+def test_a_clock_that_was_set_back_does_not_make_a_row_rest_for_longer(cloud: Simulation) -> None:
+    poison(cloud)
+    cloud.run(200)
+    cloud.clock.set(-86_400_000_000)
+    before = cloud.loop.snapshot().aside["t", "thing", "bad"].attempts
+    cloud.run(1)
+    assert cloud.loop.snapshot().aside["t", "thing", "bad"].attempts == before + 1
+
+
+def test_a_poisonous_row_keeps_process_and_routes_when_another_control_plane_begins(cloud: Simulation) -> None:
+    poison(cloud)
+    before = cloud.gateway.applied
+    assert {r.owner for r in before.routes} == {"thing/good", "thing/bad"}
+    cloud.start_control()
+    cloud.settle()
+    cloud.run(5)
+    assert cloud.gateway.applied == before
+    assert cloud.compute.running["t.thing.bad"].alive
+
+
+def test_routes_of_a_removed_row_go_while_another_is_set_aside(cloud: Simulation) -> None:
+    poison(cloud)
+    cloud.start_control()
+    good = cloud.store.get("t", "thing", "good")
+    cloud.commit([Delete(*good.key, good.revision)])
+    assert [r.name for r in cloud.gateway.applied.routes] == ["bad"]
+
+
+def test_while_the_store_is_away_what_was_wanted_is_started_again(
+    cloud: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> Any:
+        raise Unavailable("The disk is full.", code="DISK_FULL")
+
+    monkeypatch.setattr(cloud.store, "revision", away)
+    cloud.compute.kill("t.thing.good")
+    with pytest.raises(Unavailable):
+        cloud.loop.run_pass()
+    assert cloud.compute.running["t.thing.good"].alive
+    assert len(cloud.gateway.applied.routes) == 2
+
+
+def test_a_control_plane_that_cannot_read_at_first_ends_nothing(
+    cloud: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> Any:
+        raise Unavailable("The disk is full.", code="DISK_FULL")
+
+    cloud.start_control()
+    monkeypatch.setattr(cloud.store, "rows", away)
+    with pytest.raises(Unavailable):
+        cloud.loop.run_pass()
+    assert cloud.compute.running["t.thing.good"].alive
+    assert len(cloud.gateway.applied.routes) == 2
+
+
+def test_trouble_is_told_once_and_its_end_too(
+    cloud: Simulation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the loop's own thread's function, whose waiting is taken over."""
+    passes = 0
+
+    def wait(_: float) -> bool:
+        nonlocal passes
+        passes += 1
+        if passes == 5:
+            monkeypatch.undo()
+            monkeypatch.setattr(cloud.loop._wake, "wait", wait)
+        if passes == 8:
+            cloud.loop.stop()
+        return True
+
+    def away() -> int:
+        raise Unavailable("The disk is full.", code="DISK_FULL")
+
+    monkeypatch.setattr(cloud.store, "revision", away)
+    monkeypatch.setattr(cloud.loop._wake, "wait", wait)
+    cloud.loop.run()
+    assert [r.message for r in caplog.records if "pass given up" in r.message] == [
+        "pass given up: DISK_FULL: The disk is full.",
+        "pass given up: it works again",
+    ]
+    assert cloud.loop.health().trouble == ""
+
+
+def test_a_control_plane_that_was_followed_by_another_ends(cloud: Simulation) -> None:
+    first, fence = cloud.loop, cloud.fence
+    cloud.start_control()
+    before = cloud.store.rows()
+    row = cloud.store.get("t", "thing", "good")
+    with pytest.raises(StaleWrite):
+        cloud.store.commit([Put(row, row.revision)], audit=(), fence=fence, actor="old", now=0)
+    # It notices with its next write, and that is none of what was to be done.
+    cloud.store.commit(
+        [Put(Resource("t", "thing", "new", state="NEW"), 0)], audit=(), fence=cloud.fence, actor="x", now=0
+    )
+    first.run()
+    assert [e.code for e in cloud.lost] == ["FENCED"]
+    assert "t.thing.new" not in cloud.compute.running
+    assert [r for r in cloud.store.rows() if r.name != "new"] == before
+
+
+def test_time_that_nobody_saw_is_not_counted_when_the_clock_is_set(cloud: Simulation) -> None:
+    seen = []
+
+    def watch(snapshot: Snapshot, row: Resource) -> Iterator[Action]:
+        seen.append(snapshot.elapsed(row.since))
+        yield from ()
+
+    cloud.kinds["thing"] = replace(THING, step=watch)
+    cloud.start_control()
+    cloud.run(10)
+    assert seen[-1] == pytest.approx(10_000_000, abs=200_000)
+    for step_us in (365 * 86_400_000_000, -86_400_000_000):
+        cloud.clock.set(step_us)
+        cloud.run(0.1)
+        assert seen[-1] == 0
+        assert cloud.loop.health().clock_step_us == step_us
+        cloud.run(5)
+        assert seen[-1] == pytest.approx(5_000_000, abs=200_000)
