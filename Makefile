@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test setup setup-dev check fix bench faults clean
+.PHONY: demo test setup setup-dev check fix docs bench faults clean
 
 demo: setup ## the whole road on data it makes
 	$(BIN)/skyriver demo
@@ -21,6 +21,9 @@ check: setup-dev ## format, lint, types, layers
 fix: setup-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup ## what the documents take from the code: state diagrams
+	$(BIN)/python -m skyriver.wiring.diagrams > docs/states.md
 
 bench: setup ## all measurements; each prints one JSON document
 	@for file in bench/[a-z]*.py; do $(BIN)/python $$file || exit 1; done

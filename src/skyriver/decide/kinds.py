@@ -184,5 +184,5 @@ def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
         yield Put(WORKER.move(worker, "starting", snapshot.now), worker.revision)
 
 
-STREAM = Kind("stream", "PENDING", STREAM_TRANSITIONS, frozenset({"STOPPED", "FAILED"}), _step_stream)
+STREAM = Kind("stream", "PENDING", STREAM_TRANSITIONS, frozenset(), _step_stream)
 WORKER = Kind("worker", "STARTING", WORKER_TRANSITIONS, frozenset(), _step_worker)

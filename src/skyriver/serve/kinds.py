@@ -239,5 +239,5 @@ def update_service(service: Resource, serve: Mapping[str, Any]) -> Resource:
     return replace(service, spec={**service.spec, "serve": dict(serve)})
 
 
-SERVICE = Kind("service", "PENDING", SERVICE_TRANSITIONS, frozenset({"STOPPED", "FAILED"}), _step_service)
+SERVICE = Kind("service", "PENDING", SERVICE_TRANSITIONS, frozenset(), _step_service)
 REPLICA = Kind("replica", "STARTING", REPLICA_TRANSITIONS, frozenset(), _step_replica)
