@@ -353,13 +353,24 @@ def test_an_explanation_names_each_process(shown: Callable[[], str]) -> None:
         next_action="Wait.",
         processes={"fraud-1-1": told, "fraud-1-2": told | {"pid": 8}, "fraud-1-3": {"alive": False}},
         log=["[oops]"],
+        waits_for=[
+            {"ref": "replica/fraud-1-3", "by": "service/fraud", "state": "LOST", "progress": None}
+            | {"reason": "PROCESS_DIED", "message": "Ended by [signal] 9.", "next_action": "Wait."},
+        ],
+        tried=[{"attempt": 2, "reason": "PROCESS_DIED", "message": "gone"}],
+        next_pass=["starts the process replica.fraud-1-3"],
+        helps=["Wait.", "More memory."],
     )
     show.explained(Screen(as_json=False), [failed])
     text = shown()
     assert "service fraud is DEGRADED\n  why   REPLICAS_MISSING: 1 of 2 replicas serve.\n  next  Wait.\n" in text
     assert "process fraud-1-1, pid 7" in text
     assert "process fraud-1-2, pid 8" in text
-    assert "fraud-1-3" not in text
+    assert "process fraud-1-3," not in text
+    assert "  waits for replica/fraud-1-3, LOST: PROCESS_DIED Ended by [signal] 9.\n" in text
+    assert "  tried attempt 2: PROCESS_DIED: gone\n" in text
+    assert "  now   it starts the process replica.fraud-1-3\n" in text
+    assert "  would help: More memory.\n" in text
     assert "1,000,000" in text
     assert "1970-01-01 00:00:00 UTC" in text
     assert "    [oops]\n" in text

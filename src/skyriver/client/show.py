@@ -136,6 +136,15 @@ def explained(screen: Screen, items: Sequence[Mapping[str, Any]]) -> None:
             screen.out.print(f"  why   {why}{escape(item['message'])}")
         if item["next_action"]:
             screen.out.print(f"  next  {escape(item['next_action'])}")
+        for waiting in item["waits_for"]:
+            screen.out.print(f"  waits {_waiting(waiting)}")
+        for attempt in item["tried"]:
+            why = f"{attempt.get('reason', '')}: {attempt.get('message', '')}".strip(": ")
+            screen.out.print(f"  tried attempt {attempt.get('attempt', '?')}: {escape(why or 'under way')}")
+        for text in item["next_pass"]:
+            screen.out.print(f"  now   it {escape(text)}")
+        if helps := [h for h in item["helps"] if h != item["next_action"]]:
+            screen.out.print(f"  would help: {escape(' '.join(helps))}")
         _print_facts(screen, _facts_of(item))
         for name, report in item["processes"].items():
             if report.get("alive"):
@@ -145,6 +154,16 @@ def explained(screen: Screen, items: Sequence[Mapping[str, Any]]) -> None:
             screen.out.print("  last lines of its log:")
             for line in item["log"]:
                 screen.out.print(f"    [dim]{escape(line)}[/]")
+
+
+def _waiting(waiting: Mapping[str, Any]) -> str:
+    """`for job/x, RUNNING (fit 40%): why`."""
+    progress = _cell(waiting["progress"]) if waiting["state"] in ("STARTING", "RUNNING") else ""
+    why = f"{waiting['reason']} {waiting['message']}".strip()
+    return (
+        f"for {waiting['ref']}, {coloured(waiting['state'] or 'gone')}"
+        f"{f' ({escape(progress)})' if progress else ''}{f': {escape(why)}' if why else ''}"
+    )
 
 
 _TOLD = frozenset({"alive", "pid", "started_at", "ready", "routed", "worker", "settled"})

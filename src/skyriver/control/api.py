@@ -220,7 +220,7 @@ def _add_reading(routes: _Routes, cloud: Cloud) -> None:
         return {"items": list_processes(cloud.loop.snapshot(), _caller(request).tenant)}
 
     def explained(request: Request, name: str) -> dict[str, Any]:
-        return {"items": explain(cloud.loop.snapshot(), cloud.compute, _caller(request).tenant, name)}
+        return {"items": explain(cloud.loop.snapshot(), cloud.loop.kinds, cloud.compute, _caller(request).tenant, name)}
 
     def logs(request: Request, name: str, offset: int = -16_384) -> dict[str, Any]:
         return {"items": log_of(cloud.loop.snapshot(), cloud.compute, _caller(request).tenant, name, offset)}

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from skyriver.control.compute import Compute
 from skyriver.core.errors import NotFound
-from skyriver.core.resources import Resource, Snapshot
+from skyriver.core.resources import Action, Delete, Kind, Put, Resource, Snapshot, Want
 
 LOG_LINES = 12
+WAITS_DEPTH = 8
+WAITS_LIMIT = 50
+"""Of one explanation: so many steps down, and so many rows at all."""
+_MISSING = {"state": "", "reason": "NOT_THERE", "message": "It is not there (any more).", "next_action": ""}
 _CARRIED = ("job", "replica", "worker")
 """Kinds with a process of their own."""
 _ORDER = ("app", "stream", "table", "model", "service", "version", "rollout", "replica", "worker", "operation", "job")
 
 
-def explain(snapshot: Snapshot, compute: Compute, tenant: str, name: str) -> list[dict[str, Any]]:
-    """Everything called `name` (or `kind/name`), with what belongs to it: state, reason, next action, last log lines.
+def explain(
+    snapshot: Snapshot, kinds: Mapping[str, Kind], compute: Compute, tenant: str, name: str
+) -> list[dict[str, Any]]:
+    """Everything called `name` (or `kind/name`), with what belongs to it: state, reason, next action, what it waits for
+    down to the cause, what was tried, what the next pass does about it (by the step that the loop itself runs), and
+    the last log lines.
 
     Raises NotFound with names that are near.
     """
     found = _named(snapshot, tenant, name)
-    return [_story(snapshot, compute, resource) for resource in found]
+    return [_story(snapshot, kinds, compute, resource) for resource in found]
 
 
 def _named(snapshot: Snapshot, tenant: str, name: str) -> list[Resource]:
-    rows = [r for r in snapshot.resources.values() if r.tenant == tenant and r.kind in _ORDER]
+    rows = [r for kind in _ORDER for r in snapshot.all(tenant, kind)]
     found = [r for r in rows if name in (r.name, r.ref)]
     if not found:
         near = sorted({r.name for r in rows if name in r.name or r.name in name})[:5]
@@ -36,22 +44,95 @@ def _named(snapshot: Snapshot, tenant: str, name: str) -> list[Resource]:
     return sorted(found, key=lambda r: _ORDER.index(r.kind))
 
 
-def _story(snapshot: Snapshot, compute: Compute, resource: Resource) -> dict[str, Any]:
+def _story(snapshot: Snapshot, kinds: Mapping[str, Kind], compute: Compute, resource: Resource) -> dict[str, Any]:
     carriers = list(_carriers(snapshot, resource))
     reports = {c.name: _told(snapshot, c) for c in carriers}
+    waits = list(_waits(snapshot, kinds, resource))
+    told = _state(snapshot, resource)
     return {
         "kind": resource.kind,
         "name": resource.name,
-        "state": resource.state,
-        "reason": resource.reason,
-        "message": resource.message,
+        **told,
         "since": resource.since,
-        "next_action": resource.next_action,
         "spec": dict(resource.spec),
         "status": dict(resource.status),
+        "waits_for": waits,
+        "tried": list(_tried(resource)),
+        "next_pass": _next_pass(snapshot, kinds, resource),
+        "helps": list(dict.fromkeys(w["next_action"] for w in (told, *waits) if w["next_action"])),
         "processes": reports,
         "log": [line for c in carriers for line in _tail(compute, c)],
     }
+
+
+def _state(snapshot: Snapshot, resource: Resource) -> dict[str, str]:
+    """Its state with why; of a row that was set aside, that it was."""
+    aside = snapshot.aside.get(resource.key)
+    if aside is None:
+        told = {"reason": resource.reason, "message": resource.message, "next_action": resource.next_action}
+        return {"state": resource.state, **told}
+    tries = "once" if aside.attempts == 1 else f"{aside.attempts} times"
+    return {
+        "state": resource.state,
+        "reason": "SET_ASIDE",
+        "message": f"It is left as it is: it could not be looked after, tried {tries}. {aside.message}",
+        "next_action": "This is a fault of Skyriver: report it with control.log. It is tried again by itself.",
+    }
+
+
+def _waits(snapshot: Snapshot, kinds: Mapping[str, Kind], resource: Resource) -> Iterator[dict[str, Any]]:
+    """What it waits for, and what that waits for, each once: the last ones are the cause."""
+    seen, front = {resource.ref}, [(resource, 1)]
+    while front:
+        waiting, depth = front.pop(0)
+        kind = kinds.get(waiting.kind)
+        if kind is None or depth > WAITS_DEPTH:
+            continue
+        for ref in kind.waits(snapshot, waiting):
+            if ref in seen or len(seen) > WAITS_LIMIT:
+                continue
+            seen.add(ref)
+            found = snapshot.find(resource.tenant, *ref.split("/", 1))
+            told = _state(snapshot, found) if found is not None else _MISSING
+            yield {"ref": ref, "by": waiting.ref, "progress": found.status.get("progress") if found else None, **told}
+            if found is not None:
+                front.append((found, depth + 1))
+
+
+def _tried(resource: Resource) -> Iterator[dict[str, Any]]:
+    """Earlier attempts as the row keeps them."""
+    yield from resource.status.get("attempts", ())
+    if resource.attempts and not resource.status.get("attempts"):
+        yield {"attempt": resource.attempts, "reason": resource.reason, "message": resource.message}
+
+
+def _next_pass(snapshot: Snapshot, kinds: Mapping[str, Kind], resource: Resource) -> list[str]:
+    """What its step does now, in words; nothing where all is as it should be."""
+    kind = kinds.get(resource.kind)
+    if kind is None or resource.state in kind.final:
+        return []
+    try:
+        return [text for action in kind.step(snapshot, resource) if (text := _in_words(snapshot, resource, action))]
+    except Exception as error:  # the loop sets such a row aside, and so says `_state`
+        return [f"fails: {type(error).__name__}: {error}"]
+
+
+def _in_words(snapshot: Snapshot, resource: Resource, action: Action) -> str:
+    match action:
+        case Put(resource=after, expected=0):
+            return f"makes {after.ref}"
+        case Put(resource=after) if after.key != resource.key:
+            return f"changes {after.ref}"
+        case Put(resource=after) if after.state != resource.state:
+            return f"becomes {after.state}"
+        case Delete():
+            return f"forgets {action.kind}/{action.name}"
+        case Want(process=wanted) if wanted.name not in snapshot.processes or (
+            not snapshot.processes[wanted.name].alive and not wanted.once
+        ):
+            return f"starts the process {wanted.name.partition('.')[2]}"
+        case _:
+            return ""
 
 
 def _carriers(snapshot: Snapshot, resource: Resource) -> Iterator[Resource]:
@@ -98,9 +179,9 @@ def log_of(snapshot: Snapshot, compute: Compute, tenant: str, name: str, offset:
 def list_processes(snapshot: Snapshot, tenant: str) -> list[dict[str, Any]]:
     """The tenant's processes with the state of what they carry."""
     items = []
-    for resource in snapshot.resources.values():
-        process = snapshot.processes.get(resource.process) if resource.kind in _CARRIED else None
-        if process is None or resource.tenant != tenant:
+    for resource in (r for kind in _CARRIED for r in snapshot.all(tenant, kind)):
+        process = snapshot.processes.get(resource.process)
+        if process is None:
             continue
         items.append(
             {

@@ -98,6 +98,10 @@ class ControlLoop:
         self._wake = threading.Event()
         self._stop = threading.Event()
 
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        return self._kinds
+
     def snapshot(self) -> Snapshot:
         """What the last pass saw, with the rows as they are now."""
         return replace(self._snapshot, resources=self._load(), now=self._clock.wall())

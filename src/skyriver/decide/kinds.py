@@ -184,5 +184,9 @@ def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
         yield Put(WORKER.move(worker, "starting", snapshot.now), worker.revision)
 
 
-STREAM = Kind("stream", "PENDING", STREAM_TRANSITIONS, frozenset(), _step_stream)
+def _stream_waits(snapshot: Snapshot, stream: Resource) -> Iterator[str]:
+    yield from (w.ref for w in snapshot.children(stream, "worker") if w.state != "READY")
+
+
+STREAM = Kind("stream", "PENDING", STREAM_TRANSITIONS, frozenset(), _step_stream, _stream_waits)
 WORKER = Kind("worker", "STARTING", WORKER_TRANSITIONS, frozenset(), _step_worker)

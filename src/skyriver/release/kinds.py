@@ -123,7 +123,7 @@ def _step_rollout(snapshot: Snapshot, rollout: Resource) -> Iterator[Action]:
     to = str(rollout.spec["to"])
     match rollout.state:
         case "PENDING":
-            if not _others_before(snapshot, rollout):
+            if not _running_before(snapshot, rollout):
                 status = {**rollout.status, "from": champion(model)}
                 yield _put(ROLLOUT, rollout, "promote", snapshot.now, status=status)
         case "PROMOTING":
@@ -138,14 +138,16 @@ def _step_rollout(snapshot: Snapshot, rollout: Resource) -> Iterator[Action]:
             yield _put(ROLLOUT, rollout, "rolled_back", snapshot.now, status=status, **told)
 
 
-def _others_before(snapshot: Snapshot, rollout: Resource) -> bool:
+def _running_before(snapshot: Snapshot, rollout: Resource) -> list[Resource]:
+    """Rollouts of the same model that were asked for earlier and have not ended."""
     number = int(rollout.name.rpartition("-")[2])
-    return any(
-        r.spec["model"] == rollout.spec["model"]
+    return [
+        r
+        for r in snapshot.all(rollout.tenant, "rollout")
+        if r.spec["model"] == rollout.spec["model"]
         and r.state not in ROLLOUT_FINAL
         and int(r.name.rpartition("-")[2]) < number
-        for r in snapshot.all(rollout.tenant, "rollout")
-    )
+    ]
 
 
 def _promote(snapshot: Snapshot, rollout: Resource, model: Resource, service: Resource, to: str) -> Iterator[Action]:
@@ -182,12 +184,17 @@ def _promote(snapshot: Snapshot, rollout: Resource, model: Resource, service: Re
 
 def _streams_follow(snapshot: Snapshot, rollout: Resource, to: int) -> bool:
     """Whether every stream that decides with this model uses the version already."""
-    deciding = [
-        s
-        for s in snapshot.all(rollout.tenant, "stream")
-        if (s.spec.get("decide") or {}).get("model") == rollout.spec["model"]
-    ]
-    return all(s.status.get("model_version") == to for s in deciding)
+    return all(_follows(stream, to) for stream in _deciding(snapshot, rollout))
+
+
+def _deciding(snapshot: Snapshot, rollout: Resource) -> list[Resource]:
+    """The streams that decide with the model of `rollout`."""
+    streams = snapshot.all(rollout.tenant, "stream")
+    return [s for s in streams if (s.spec.get("decide") or {}).get("model") == rollout.spec["model"]]
+
+
+def _follows(stream: Resource, version: int) -> bool:
+    return bool(stream.status.get("model_version") == version)
 
 
 def _breach(snapshot: Snapshot, rollout: Resource, reason: str, message: str) -> Put:
@@ -199,5 +206,25 @@ def _put(kind: Kind, resource: Resource, event: str, now: int, **changes: Any) -
     return Put(kind.move(resource, event, now, **changes), resource.revision)
 
 
-VERSION = Kind("version", "CANDIDATE", VERSION_TRANSITIONS, frozenset({"REJECTED", "RETIRED"}), _step_version)
-ROLLOUT = Kind("rollout", "PENDING", ROLLOUT_TRANSITIONS, ROLLOUT_FINAL, _step_rollout)
+def _version_waits(snapshot: Snapshot, version: Resource) -> Iterator[str]:
+    yield from (r.ref for r in snapshot.children(version, "rollout") if r.state not in ROLLOUT_FINAL)
+
+
+def _rollout_waits(snapshot: Snapshot, rollout: Resource) -> Iterator[str]:
+    """PENDING: earlier rollouts of the model; then the service, and the streams that do not use the version yet."""
+    model = rollout.spec["model"]
+    match rollout.state:
+        case "PENDING":
+            yield from (r.ref for r in _running_before(snapshot, rollout))
+        case "PROMOTING":
+            service = snapshot.find(rollout.tenant, "service", str(model))
+            if service is not None and service.status.get("routed") != str(rollout.spec["to"]):
+                yield service.ref
+            else:
+                yield from (s.ref for s in _deciding(snapshot, rollout) if not _follows(s, int(rollout.spec["to"])))
+
+
+VERSION = Kind(
+    "version", "CANDIDATE", VERSION_TRANSITIONS, frozenset({"REJECTED", "RETIRED"}), _step_version, _version_waits
+)
+ROLLOUT = Kind("rollout", "PENDING", ROLLOUT_TRANSITIONS, ROLLOUT_FINAL, _step_rollout, _rollout_waits)

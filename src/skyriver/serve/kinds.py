@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from skyriver.core.jobs import ENDED
 from skyriver.core.resources import (
     Action,
     Delete,
@@ -239,5 +240,13 @@ def update_service(service: Resource, serve: Mapping[str, Any]) -> Resource:
     return replace(service, spec={**service.spec, "serve": dict(serve)})
 
 
-SERVICE = Kind("service", "PENDING", SERVICE_TRANSITIONS, frozenset(), _step_service)
+def _service_waits(snapshot: Snapshot, service: Resource) -> Iterator[str]:
+    """Replicas that do not serve; without a version, what is under way to make one."""
+    yield from (r.ref for r in snapshot.children(service, "replica") if r.state not in ("READY", *_ENDING))
+    if not service.spec.get("versions"):
+        operations = snapshot.all(service.tenant, "operation")
+        yield from (o.ref for o in operations if o.spec["target"] == service.name and o.state not in ENDED)
+
+
+SERVICE = Kind("service", "PENDING", SERVICE_TRANSITIONS, frozenset(), _step_service, _service_waits)
 REPLICA = Kind("replica", "STARTING", REPLICA_TRANSITIONS, frozenset(), _step_replica)
