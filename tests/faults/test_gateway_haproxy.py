@@ -353,3 +353,22 @@ def test_its_own_files_may_lie_deep_and_have_odd_names(tmp_path: Path, one: Upst
     gateway.start()
     gateway.apply(table(pool("fraud:1", one)))
     assert send(home.stage(gateway), "/predict/fraud").status == 200
+
+
+def test_what_a_stale_control_plane_applied_is_put_right_by_the_next_apply() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        home = Home(Path(name))
+        current, stale = home.gateway(), home.gateway()
+        current.start()
+        stage = home.stage(current)
+        try:
+            with upstream(stage, "one") as one, upstream(stage, "two") as two:
+                wanted = table(pool("fraud:1", one))
+                current.apply(wanted)
+                stale.apply(table(pool("fraud:1", two)))
+                assert send(stage, "/predict/fraud").body["upstream"] == "two"
+                current.apply(wanted)
+                assert send(stage, "/predict/fraud").body["upstream"] == "one"
+                assert current.table() == wanted
+        finally:
+            current.stop()

@@ -21,8 +21,9 @@ class Gateway(Protocol):
       `/v2/models/NAME/versions/V/...` goes straight to the pool `NAME:V`.
     - the request carries `x-skyriver-tenant` with the token's tenant; one from outside is removed.
     - `apply` changes running traffic without failing a request, and is on disk before it takes effect, so that a
-      gateway started anew without the control plane serves the same table. Applying the same table twice
-      changes nothing. A server that is taken out gets no new requests and ends those it has.
+      gateway started anew without the control plane serves the same table. Applying the same table again
+      changes nothing and is cheap, for it is done in every pass; unless somebody else applied another one in between:
+      then it is put right. A server that is taken out gets no new requests and ends those it has.
     """
 
     def start(self) -> None:

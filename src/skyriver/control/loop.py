@@ -247,10 +247,8 @@ class ControlLoop:
             pools=tuple(sorted(pools, key=lambda p: (p.tenant, p.name))),
             tokens=tuple(sorted((str(t.spec["sha256"]), t.tenant) for t in rows.every("token"))),
         )
-        if table == self._table:
-            return
         before_servers = {s.name for p in self._table.pools for s in p.servers} if self._table else set()
-        self._gateway.apply(table)
+        self._gateway.apply(table)  # in each pass: another one, now stale, may have had the last word
         self._table = table
         self._leaving |= before_servers - {s.name for p in table.pools for s in p.servers}
 

@@ -65,6 +65,8 @@ class HaproxyGateway:
         self._running: Running | None = None
         self._applied: RouteTable | None = None
         """The table that `_running` is known to serve; None when that is not known."""
+        self._applied_stamp = (0, 0)
+        """Of the table's file then: another one means that somebody else applied another table since."""
 
     def start(self) -> None:
         digest = static_digest(self._settings)
@@ -79,12 +81,12 @@ class HaproxyGateway:
             self._know(running)
 
     def apply(self, table: RouteTable) -> None:
-        check_table(table)
         with self._lock():
             self._know(process.recorded(self._directory))
             alive = self._running is not None and self._running.identity.alive()
-            if alive and table == self._applied:
+            if alive and table == self._applied and self._stamp() == self._applied_stamp:
                 return
+            check_table(table)
             self._applied = None
             seen = self._admin.servers() if alive else {}
             slots = layout.assign(self._read()[1], table.pools, {at.slot for at in seen})
@@ -96,7 +98,7 @@ class HaproxyGateway:
                     next_action="`skyriver up` starts it again.",
                 )
             self._bring_over(table, slots)
-            self._applied = table
+            self._applied, self._applied_stamp = table, self._stamp()
 
     def table(self) -> RouteTable:
         with self._lock():
@@ -149,6 +151,13 @@ class HaproxyGateway:
             admin.retire(at)
         for at in moves.remove:
             admin.remove(at)
+
+    def _stamp(self) -> tuple[int, int]:
+        try:
+            stat = (self._directory / TABLE).stat()
+        except FileNotFoundError:
+            return (0, 0)
+        return (stat.st_ino, stat.st_mtime_ns)
 
     def _read(self) -> tuple[RouteTable, dict[PoolKey, int]]:
         """The table on disk and its slots; both empty before the first."""
