@@ -11,7 +11,7 @@ import pytest
 from skyriver.adapters.sqlite.driver import newest_driver
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.core.errors import Corrupt
-from skyriver.core.resources import AuditEntry, Put, Resource
+from skyriver.core.resources import AuditEntry, Delete, Put, Resource
 
 TENANTS = ("acme", "beta", "gamma")
 
@@ -22,6 +22,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[Any]]:
     path = tmp_path_factory.mktemp("whole") / "home" / "state.db"
     store = SqliteStore(path)
     fence = store.acquire("me")
+    for name in ("j0", "gone"):
+        (row,) = store.commit([Put(Resource("acme", "job", name), 0)], audit=(), fence=fence, actor="me", now=1)
+        store.commit([Delete("acme", "job", name, row.revision)], audit=(), fence=fence, actor="me", now=1)
     for number in range(45):
         tenant = TENANTS[number % 3]
         row = Resource(tenant, "job", f"j{number}", {"n": number, "text": "marker" + "y" * number * 5}, {"k": [1, 2.5]})
@@ -41,6 +44,8 @@ def read_all(store: SqliteStore) -> list[Any]:
         [store.audit(tenant, limit=1000) for tenant in TENANTS],
         store.verify_audit(),
         store.revision(),
+        store.since(0),
+        store.since(40),
     ]
 
 
@@ -112,6 +117,11 @@ def test_a_damaged_row_is_not_written_over(tmp_path: Path) -> None:
         "DELETE FROM audit WHERE seq = 3",
         "DELETE FROM audit WHERE seq = 45",
         "UPDATE audit SET seq = 99 WHERE seq = 3",
+        "DELETE FROM steps WHERE revision = 4",
+        "DELETE FROM steps WHERE revision = 49",
+        "UPDATE steps SET deleted = 0 WHERE revision = 4",
+        "UPDATE steps SET name = 'j1' WHERE revision = 49",
+        "UPDATE counters SET value = value + 1 WHERE name = 'logged'",
         "DELETE FROM alembic_version",
         "DROP TABLE fences",
     ],

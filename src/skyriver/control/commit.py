@@ -9,21 +9,34 @@ from typing import Any, assert_never
 
 from skyriver.core.errors import InvalidInput, NotFound, StaleWrite
 from skyriver.core.names import canonical_json
-from skyriver.core.resources import AuditEntry, Change, Delete, Put, Resource
+from skyriver.core.resources import AuditEntry, Change, Delete, Key, Put, Resource
 from skyriver.trust.audit import AuditHead, AuditRow, link
 
-Key = tuple[str, str, str]
+KEPT_CHANGES = 10_000
+"""How many of the newest changes a store knows one by one. A reader further behind reads all rows, which for a store of
+ten thousand rows costs no more than reading that many changes."""
 
 _INT64 = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One change that was made: the change number `revision` of the store wrote this row, or deleted it."""
+
+    revision: int
+    key: Key
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """`puts`: the rows in the order of the Puts; `final`: what each touched key holds afterwards, None for nothing;
-    `revision`: the newest one; `audit`: the rows to add, `head` the last of the chain."""
+    `steps`: all changes, one for each revision up to `revision`, the newest one; `audit`: the rows to add, `head` the
+    last of the chain."""
 
     puts: tuple[Resource, ...]
     final: Mapping[Key, Resource | None]
+    steps: tuple[Step, ...]
     revision: int
     audit: tuple[AuditRow, ...]
     head: AuditHead
@@ -57,7 +70,7 @@ def decide(
     rows: dict[Key, Resource | None] = {key_of(change): None for change in changes}
     rows.update(current)
     touched: dict[Key, Resource | None] = {}
-    puts = []
+    puts, steps = [], []
     for change in changes:
         key = key_of(change)
         before = rows[key]
@@ -70,12 +83,13 @@ def decide(
             after = _written(change.resource, before, revision, actor, now)
             puts.append(after)
         rows[key] = touched[key] = after
+        steps.append(Step(revision, key, deleted=after is None))
     linked = []
     for entry in audit:
         row = _linked(head, entry, now)
         linked.append(row)
         head = row.head
-    return Outcome(tuple(puts), touched, revision, tuple(linked), head)
+    return Outcome(tuple(puts), touched, tuple(steps), revision, tuple(linked), head)
 
 
 def check_page(tenant: str | None, kind: str | None, after: str, limit: int | None) -> None:
@@ -88,6 +102,16 @@ def check_page(tenant: str | None, kind: str | None, after: str, limit: int | No
         )
     if limit is not None and limit < 0:
         raise InvalidInput(f"limit={limit} is below 0.", code="BAD_PAGE")
+
+
+def is_known(since: int, revision: int, logged: int) -> bool:
+    """Whether all changes after `since` are known, when those after `logged` are and `revision` is the newest one."""
+    return logged <= since <= revision
+
+
+def logged_after(logged: int, revision: int) -> int:
+    """The revision after which all changes are kept, once `revision` is the newest one."""
+    return max(logged, revision - KEPT_CHANGES)
 
 
 def missing(tenant: str, kind: str, name: str) -> NotFound:

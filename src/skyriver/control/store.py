@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from skyriver.core.resources import AuditEntry, Change, Resource
+from skyriver.core.resources import AuditEntry, Change, Key, Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened to the rows after a revision, up to `revision`."""
+
+    revision: int
+    rows: list[Resource]
+    """Those that were written and are there, as they are now, ordered by (tenant, kind, name)."""
+    gone: list[Key]
+    """Those that were deleted and are not there now; a reader that never knew one leaves it."""
 
 
 class Store(Protocol):
@@ -46,6 +58,11 @@ class Store(Protocol):
 
     def revision(self) -> int:
         """The newest revision: unchanged means that nothing changed."""
+        ...
+
+    def since(self, revision: int) -> Changes | None:
+        """What happened after `revision`, read at one moment. None when not all of it is known any more, then `rows`
+        tells; the last 1,000 changes are always known. Costs no more than what changed."""
         ...
 
     def close(self) -> None: ...

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from skyriver.control.store import Store
 from skyriver.core.errors import Corrupt, InvalidInput, NotFound, SkyriverError, StaleWrite
 from skyriver.core.exam import must, must_raise
-from skyriver.core.resources import AuditEntry, Change, Delete, Put, Resource
+from skyriver.core.resources import AuditEntry, Change, Delete, Key, Put, Resource
 from skyriver.trust.audit import EMPTY, AuditHead, VerifiableAudit
 
 Make = Callable[[], Store]
@@ -217,6 +217,68 @@ def the_revision_tells_of_every_change(make: Make) -> None:
         must(store.revision() == seen[-1], "reading and an empty commit leave it")
 
 
+def _after(before: list[Resource], store: Store, revision: int, law: str) -> dict[Key, Resource]:
+    """The rows `before`, which were those at `revision`, with what `since` says."""
+    changes = store.since(revision)
+    if changes is None:
+        raise AssertionError(f"broken law: {law}: the last changes are known")
+    keys = [row.key for row in changes.rows]
+    must(keys == sorted(set(keys)), f"{law}: rows come once, ordered by (tenant, kind, name)")
+    must(len(changes.gone) == len(set(changes.gone)), f"{law}: what is gone is told once")
+    must(not set(changes.gone) & set(keys), f"{law}: a row is there or gone")
+    must(all(row.revision > revision for row in changes.rows), f"{law}: no row is told that did not change")
+    must(changes.revision == store.revision(), f"{law}: it tells up to the newest revision")
+    rows = {row.key: row for row in before} | {row.key: row for row in changes.rows}
+    return {key: row for key, row in rows.items() if key not in changes.gone}
+
+
+def what_happened_since_is_told(make: Make) -> None:
+    with closing(make()) as store:
+        fence = store.acquire("exam")
+        seen: list[tuple[int, list[Resource]]] = [(store.revision(), store.rows())]
+
+        def commit(*changes: Change) -> list[Resource]:
+            rows: list[Resource] = _commit(store, fence, *changes)
+            seen.append((store.revision(), store.rows()))
+            return rows
+
+        a, b, c = commit(_put("a"), _put("b"), _put("b", tenant="beta"))
+        (a,) = commit(Put(replace(a, spec={"n": 1}), a.revision))
+        commit(Delete("acme", "job", "b", b.revision), _put("d"))
+        must(store.since(seen[2][0]) is not None, "the last changes are known")
+        (b,) = commit(_put("b", spec={"anew": True}))
+        (a,) = commit(Delete("acme", "job", "a", a.revision), _put("a", spec={"anew": True}))
+        commit(Put(replace(b, spec={"n": 2}), b.revision), Delete("beta", "job", "b", c.revision))
+        passing = Put(Resource("acme", "job", "passing"), 0)
+        commit(passing, Delete("acme", "job", "passing", store.revision() + 1))
+        commit(Delete("acme", "job", "a", a.revision))
+        for revision, before in seen:
+            found = _after(before, store, revision, "what happened since a commit")
+            must(sorted(found.items()) == [(row.key, row) for row in store.rows()], "it makes old rows those of now")
+        gone = store.since(seen[-2][0])
+        must(gone is not None and (gone.rows, gone.gone) == ([], [("acme", "job", "a")]), "a deletion is told")
+        newest = store.since(store.revision())
+        must(newest is not None and not newest.rows and not newest.gone, "after the newest revision nothing happened")
+        for unknown in (-1, store.revision() + 1):
+            must(store.since(unknown) is None, "of a revision that never was nothing is known")
+
+
+def the_last_thousand_changes_are_known(make: Make) -> None:
+    with closing(make()) as store:
+        fence = store.acquire("exam")
+        rows = _commit(store, fence, *(_put(f"j{number:04}") for number in range(600)))
+        start, before = store.revision(), store.rows()
+        _commit(store, fence, *(Delete(row.tenant, row.kind, row.name, row.revision) for row in rows))
+        _commit(store, fence, *(_put(f"j{number:04}") for number in range(400)))
+        found = _after(before, store, start, "1,000 changes")
+        must(sorted(found) == [row.key for row in store.rows()], "1,000 changes are told")
+        # How many more it knows is the store's own choice; what it tells is whole.
+        _commit(store, fence, *(_put(f"k{number:05}") for number in range(11_000)))
+        if store.since(start) is not None:
+            found = _after(before, store, start, "12,000 changes")
+            must(sorted(found) == [row.key for row in store.rows()], "what is told is whole")
+
+
 def rows_are_ordered_and_paged(make: Make) -> None:
     with closing(make()) as store:
         fence = store.acquire("exam")
@@ -380,6 +442,8 @@ STORE_CHECKS: tuple[Callable[[Make], None], ...] = (
     changes_are_made_in_order,
     the_newest_fence_alone_may_write,
     the_revision_tells_of_every_change,
+    what_happened_since_is_told,
+    the_last_thousand_changes_are_known,
     rows_are_ordered_and_paged,
     names_compare_exactly,
     the_audit_trail_is_written_with_the_change,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from skyriver.control.commit import Key, check_fence, check_page, decide, key_of, missing
-from skyriver.core.resources import AuditEntry, Change, Resource
+from skyriver.control.commit import KEPT_CHANGES, Step, check_fence, check_page, decide, is_known, key_of, missing
+from skyriver.control.store import Changes
+from skyriver.core.resources import AuditEntry, Change, Key, Resource
 from skyriver.trust.audit import EMPTY, AuditHead, AuditRow, verify
 
 
@@ -20,6 +23,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._rows: dict[Key, Resource] = {}
         self._audit: list[AuditRow] = []
+        self._steps: deque[Step] = deque(maxlen=KEPT_CHANGES)
         self._revision = 0
         self._fence = 0
 
@@ -42,6 +46,7 @@ class MemoryStore:
                 else:
                     self._rows[key] = row
             self._audit.extend(outcome.audit)
+            self._steps.extend(outcome.steps)
             self._revision = outcome.revision
             return [_copy(row) for row in outcome.puts]
 
@@ -89,6 +94,15 @@ class MemoryStore:
     def revision(self) -> int:
         with self._lock:
             return self._revision
+
+    def since(self, revision: int) -> Changes | None:
+        with self._lock:
+            if not is_known(revision, self._revision, self._revision - len(self._steps)):
+                return None
+            new = self._revision - revision
+            keys = sorted({step.key for step in islice(reversed(self._steps), new)})
+            rows = [_copy(self._rows[key]) for key in keys if key in self._rows]
+            return Changes(self._revision, rows, [key for key in keys if key not in self._rows])
 
     def close(self) -> None:
         """Nothing is held open."""

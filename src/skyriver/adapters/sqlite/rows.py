@@ -10,8 +10,10 @@ from typing import Any
 
 from skyriver.adapters.sqlite.faults import damaged
 from skyriver.adapters.sqlite.schema import checksum
+from skyriver.control.commit import Step
+from skyriver.control.store import Changes
 from skyriver.core.names import canonical_json
-from skyriver.core.resources import Resource
+from skyriver.core.resources import Key, Resource
 from skyriver.trust.audit import EMPTY, AuditHead, AuditRow
 
 Values = dict[str, Any]
@@ -76,6 +78,40 @@ def audit_of(row: Sequence[Any], path: Path) -> AuditRow:
         raise damaged(path, f"the details of audit row {seq} are not JSON") from error
 
 
+def step_values(step: Step) -> Values:
+    tenant, kind, name = step.key
+    plain: dict[str, str | int] = {
+        "revision": step.revision,
+        "tenant": tenant,
+        "kind": kind,
+        "name": name,
+        "deleted": int(step.deleted),
+    }
+    return {**plain, "checksum": checksum(*plain.values())}
+
+
+def changes_of(found: Sequence[Sequence[Any]], since: int, revision: int, path: Path) -> Changes:
+    """What the steps after `since`, each with the columns of the row as it is now (None: there is none), tell.
+
+    Raises Corrupt when one of them is missing, or when a row is not the one that its last step wrote.
+    """
+    last: dict[Key, Step] = {}
+    rows: dict[Key, Resource] = {}
+    for number, (at, tenant, kind, name, deleted, check, *row) in enumerate(found, since + 1):
+        if at != number or checksum(at, tenant, kind, name, deleted) != check:
+            raise damaged(path, f"its change {number} is missing or fails its checksum")
+        key = (tenant, kind, name)
+        last[key] = Step(at, key, bool(deleted))
+        if row[0] is not None and key not in rows:
+            rows[key] = resource_of(row, path)
+    if len(found) != revision - since:
+        raise damaged(path, f"its change {since + len(found) + 1} is missing")
+    for key, step in last.items():
+        if (rows[key].revision if key in rows else None) != (None if step.deleted else step.revision):
+            raise damaged(path, f"the row {'/'.join(key)} is not the one that change {step.revision} left")
+    return Changes(revision, [rows[key] for key in sorted(rows)], sorted(last.keys() - rows.keys()))
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """The counters of a file: what is known of it as a whole."""
@@ -86,6 +122,8 @@ class Totals:
     count: int = 0
     """Of the resources there are, with the sum of their checksums, modulo 2^128."""
     total: int = 0
+    logged: int = 0
+    """The revision after which all changes are in the table of steps."""
 
     def changed(self, removed: Iterable[bytes], added: Iterable[bytes]) -> tuple[int, int]:
         """(count, total) after rows with these checksums went and came."""
@@ -104,6 +142,7 @@ def totals_values(totals: Totals) -> list[Values]:
         ("fence", totals.fence, ""),
         ("audit", totals.audit.seq, totals.audit.digest),
         ("resources", totals.count, f"{totals.total:032x}"),
+        ("logged", totals.logged, ""),
     ]
     return [
         {"name": name, "value": value, "digest": digest, "checksum": checksum(name, value, digest)}
@@ -118,7 +157,7 @@ def totals_of(rows: Iterable[Sequence[Any]], path: Path) -> Totals:
     }
     try:
         (revision, _), (fence, _) = found["revision"], found["fence"]
-        count, total = found["resources"]
-        return Totals(revision, fence, AuditHead(*found["audit"]), count, int(total, 16))
+        (count, total), (logged, _) = found["resources"], found["logged"]
+        return Totals(revision, fence, AuditHead(*found["audit"]), count, int(total, 16), logged)
     except KeyError as error:
         raise damaged(path, f"the counter {error} is missing or fails its checksum") from error

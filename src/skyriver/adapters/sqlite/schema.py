@@ -47,9 +47,20 @@ resources = Table(
     Column("updated_by", Text, nullable=False),
     Column("checksum", LargeBinary, nullable=False),
     Index("resources_by_state", "kind", "state"),
-    Index("resources_by_revision", "revision", unique=True),
 )
 """Columns in the order of `Resource`; `spec` and `status` are canonical JSON."""
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("tenant", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("deleted", Integer, nullable=False),
+    Column("checksum", LargeBinary, nullable=False),
+)
+"""The newest changes, one for each revision without gaps: which row it wrote (`deleted` 0) or deleted (1)."""
 
 audit = Table(
     "audit",
@@ -86,7 +97,8 @@ counters = Table(
     Column("checksum", LargeBinary, nullable=False),
 )
 """What is known of the whole, so that a row that got lost is missed. `revision`: the newest one; `fence`: the newest
-one; `audit`: the head of the chain (seq, digest); `resources`: how many there are, and the sum of their checksums."""
+one; `audit`: the head of the chain (seq, digest); `resources`: how many there are, and the sum of their checksums;
+`logged`: the revision after which all changes are in `steps`."""
 
 
 def checksum(*values: str | int) -> bytes:

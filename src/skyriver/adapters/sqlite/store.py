@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from skyriver.adapters.sqlite.driver import newest_driver
@@ -27,16 +27,28 @@ from skyriver.adapters.sqlite.rows import (
     Totals,
     audit_of,
     audit_values,
+    changes_of,
     resource_of,
     resource_values,
+    step_values,
     totals_of,
     totals_values,
 )
 from skyriver.adapters.sqlite.schema import audit as audit_table
-from skyriver.adapters.sqlite.schema import counters, fences, resources, tenants
-from skyriver.control.commit import Key, Outcome, check_fence, check_page, decide, key_of, missing
+from skyriver.adapters.sqlite.schema import counters, fences, resources, steps, tenants
+from skyriver.control.commit import (
+    Outcome,
+    check_fence,
+    check_page,
+    decide,
+    is_known,
+    key_of,
+    logged_after,
+    missing,
+)
+from skyriver.control.store import Changes
 from skyriver.core.errors import Corrupt, Unavailable
-from skyriver.core.resources import AuditEntry, Change, Resource
+from skyriver.core.resources import AuditEntry, Change, Key, Resource
 from skyriver.trust.audit import AuditHead, check_row, verify
 
 _KEY = (resources.c.tenant, resources.c.kind, resources.c.name)
@@ -49,6 +61,12 @@ _SET_COUNTER = upsert(counters)
 _SET_COUNTER = _SET_COUNTER.on_conflict_do_update(
     index_elements=[counters.c.name],
     set_={name: _SET_COUNTER.excluded[name] for name in ("value", "digest", "checksum")},
+)
+_STEPS_AFTER = (
+    select(steps, resources)
+    .outerjoin(resources, and_(*(steps.c[column.name] == column for column in _KEY)))
+    .where(steps.c.revision > bindparam("since"))
+    .order_by(steps.c.revision)
 )
 _KEPT_FENCES = 100
 _AUDIT_PAGE = 1000
@@ -177,6 +195,16 @@ class SqliteStore:
         with self._reading() as connection:
             return self._totals(connection).revision
 
+    def since(self, revision: int) -> Changes | None:
+        with self._reading() as connection:
+            totals = self._totals(connection)
+            if not is_known(revision, totals.revision, totals.logged):
+                return None
+            if revision == totals.revision:
+                return Changes(revision, [], [])
+            found = connection.execute(_STEPS_AFTER, {"since": revision}).all()
+        return changes_of(found, revision, totals.revision, self._path)
+
     def close(self) -> None:
         """Ends the use of the file; calls after it raise Unavailable (STORE_CLOSED)."""
         self._closed = True
@@ -245,9 +273,13 @@ def _write(
         connection.execute(_SET_RESOURCE, list(written.values()))
     if outcome.audit:
         connection.execute(insert(audit_table), [audit_values(row) for row in outcome.audit])
+    logged = logged_after(totals.logged, outcome.revision)
+    if outcome.steps:
+        connection.execute(insert(steps), [step_values(step) for step in outcome.steps])
+        connection.execute(delete(steps).where(steps.c.revision <= logged))
     count, total = totals.changed(
         [checks[key] for key in outcome.final if key in checks],
         [values["checksum"] for values in written.values()],
     )
-    after = replace(totals, revision=outcome.revision, audit=outcome.head, count=count, total=total)
+    after = replace(totals, revision=outcome.revision, audit=outcome.head, count=count, total=total, logged=logged)
     connection.execute(_SET_COUNTER, totals_values(after))
