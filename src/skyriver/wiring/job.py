@@ -76,6 +76,11 @@ def main() -> int:
         told = {"reason": error.code, "message": place + error.message, "next_action": action}
         reporter.finish({"outcome": "failed", **told})
         return 1
+    except MemoryError as error:
+        traceback.print_exc()
+        message = "It wanted more memory than it may have" + (f": {error}." if str(error) else ".")
+        reporter.finish({"outcome": "failed", "reason": "OUT_OF_MEMORY", "message": message})
+        return 1
     except Exception as error:  # our mistake: the log holds all of it, the report one line
         traceback.print_exc()
         told = {"reason": "INTERNAL", "message": f"{type(error).__name__}: {error}"}

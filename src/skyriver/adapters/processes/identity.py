@@ -17,7 +17,18 @@ class Identity:
 
     def alive(self) -> bool:
         """Whether this very process still runs; a zombie does not."""
-        return self.boot == boot_id() and _stat(self.pid) == (self.start_time, True)
+        return look(self) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A running process at one moment."""
+
+    parent: int
+    start_time: int
+    cpu_seconds: float
+    rss_mb: float
+    """MB are 10^6 bytes."""
 
 
 @cache
@@ -26,36 +37,52 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _stat(pid: int) -> tuple[int, bool] | None:
-    """(start time, runs) of a pid, None when there is no such process."""
+def look(identity: Identity) -> Look | None:
+    """None when this very process does not run any more."""
+    seen = look_at(identity.pid) if identity.boot == boot_id() else None
+    return seen if seen is not None and seen.start_time == identity.start_time else None
+
+
+def look_at(pid: int) -> Look | None:
+    """Of whichever process has the number now; None when none has, or a zombie. One read of one file, since it is done
+    for every process in every pass."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = text[text.rindex(")") + 2 :].split()  # the command before it may hold spaces and brackets
-    return int(fields[19]), fields[0] not in "ZX"
+    try:
+        text = os.read(descriptor, 4096)
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(descriptor)
+    fields = text[text.rindex(b")") + 2 :].split()  # the command before it may hold spaces and brackets
+    if fields[0] in b"ZX":
+        return None
+    cpu = (int(fields[11]) + int(fields[12])) / _TICKS
+    return Look(int(fields[1]), int(fields[19]), cpu, int(fields[21]) * _PAGE_MB)
+
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def identify(pid: int) -> Identity | None:
     """The identity of a running process, None when it is gone."""
-    seen = _stat(pid)
-    return Identity(pid, seen[0], boot_id()) if seen is not None and seen[1] else None
+    seen = look_at(pid)
+    return Identity(pid, seen.start_time, boot_id()) if seen is not None else None
 
 
 def resident_mb(pid: int) -> float:
-    """Resident memory in MB (10^6 bytes); 0 when the process is gone."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    """Resident memory in MB; 0 when the process is gone."""
+    seen = look_at(pid)
+    return seen.rss_mb if seen is not None else 0.0
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor time used so far; 0 when the process is gone."""
+def child_of(identity: Identity) -> int:
+    """The first child of a process of one thread; 0 where there is none."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    fields = text[text.rindex(")") + 2 :].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        children = Path(f"/proc/{identity.pid}/task/{identity.pid}/children").read_text().split()
+    except OSError:
+        return 0
+    return int(children[0]) if children and identity.alive() else 0

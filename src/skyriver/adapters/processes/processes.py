@@ -2,87 +2,83 @@
 
 A run file HOME/run/NAME.json names pid, start time, boot and token; it is written right after the start and
 removed when the process is ended and no longer wanted. A start that is cut off between fork and run file leaves a
-process that nobody knows: it finds no run file with its token and ends itself (skyriver.wiring.process).
+process that nobody knows: it finds no run file with its token and ends itself (skyriver.wiring.process), and the next
+control plane ends it at its start.
+
+A process with `once` or limits has a watcher above it (watcher.py), whose pid is the one recorded: it knows how the
+process ended also when nobody else looked.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import secrets
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Mapping, Set
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from skyriver.adapters.processes.identity import Identity, cpu_seconds, identify, resident_mb
+from skyriver.adapters.processes.identity import Identity, Look, child_of, identify, look, look_at
+from skyriver.adapters.processes.runs import Run, RunFiles
+from skyriver.adapters.processes.starting import Places, Starter
+from skyriver.core.errors import SkyriverError
 from skyriver.core.names import digest
 from skyriver.core.resources import ProcessSpec, ProcessStatus
 
 GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL."""
+WATCHER_SECONDS = 3.0
+"""More for a watcher, which kills its process past the grace and writes down how it ended."""
 STEADY_SECONDS = 30.0
 """A process that lived that long is started again at once; else pauses double up to MAX_PAUSE_SECONDS."""
 MAX_PAUSE_SECONDS = 10.0
-LOG_LIMIT = 16 * 1024 * 1024
-"""A log that is larger at a start is set aside as NAME.log.1 first."""
 KEPT_JOB_LOGS = 200
 """Logs of jobs that were forgotten: a stream alone may start 1,440 jobs a day. Those of other processes stay."""
 
 
 @dataclass(slots=True)
-class _Run:
-    """One run file."""
+class _Refused:
+    """A process that could not be started."""
 
-    name: str
-    module: str
-    tenant: str
-    once: bool
-    pid: int
-    start_time: int
-    boot: str
-    token: str
+    error: SkyriverError
     config_digest: str
-    live_digest: str
-    socket: str
-    started_at: float
-    restarts: int = 0
-
-    @property
-    def identity(self) -> Identity:
-        return Identity(self.pid, self.start_time, self.boot)
+    attempts: int
+    at: float
 
 
 class ChildProcesses:
     """The `Compute` port on one machine."""
 
     def __init__(self, home: Path, sockets: Path, *, environment: Mapping[str, str] | None = None) -> None:
-        self._home = home
-        self._run_dir = home / "run"
-        self._logs = home / "logs"
-        self._job_logs = self._logs / "jobs"
-        self._work = home / "work"
-        self._sockets = sockets
-        for directory in (self._run_dir, self._logs, self._job_logs, self._work, sockets):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._environment = dict(environment or {})
+        self._places = Places(home, sockets)
+        self._places.make()
+        self._files = RunFiles(self._places.run)
+        self._starter = Starter(self._places, self._files, dict(environment or {}))
         self._children: set[int] = set()
         self._exit_codes: dict[str, int] = {}
         self._killing: dict[str, float] = {}
-        self._runs = {run.name: run for run in self._read_runs()}
+        self._workers: dict[int, int] = {}
+        self._refused: dict[str, _Refused] = {}
+        self._runs = {run.name: run for run in self._files.all()}
 
     def observe(self) -> Mapping[str, ProcessStatus]:
-        alive = {name: run.identity.alive() for name, run in self._runs.items()}
+        looks = {name: look(run.identity) for name, run in self._runs.items()}
         self._reap()  # after the look: what was seen dead has its exit code now
-        return {name: self._status(run, alive=alive[name]) for name, run in sorted(self._runs.items())}
+        seen = {name: self._status(run, looks[name]) for name, run in self._runs.items()}
+        for name, refused in self._refused.items():
+            error = refused.error
+            report = {"reason": error.code, "message": error.message, "next_action": error.next_action}
+            known = seen.get(name, ProcessStatus(name, False, config_digest=refused.config_digest))
+            seen[name] = replace(known, report=report)
+        return dict(sorted(seen.items()))
 
     def ensure(self, wanted: Mapping[str, ProcessSpec], *, keep: Set[str] = frozenset()) -> None:
         self._reap()
+        for name in self._refused.keys() - wanted.keys() - keep:
+            del self._refused[name]
         for name, run in list(self._runs.items()):
             spec = wanted.get(name)
             if name in keep:
@@ -97,14 +93,14 @@ class ChildProcesses:
                 continue
             elif current.identity.alive():
                 self._hand_over(current, spec)
-            elif not spec.once and time.time() >= current.started_at + _pause(current):
+            elif not spec.once and time.time() >= current.started_at + _pause(current.restarts):
                 lived = time.time() - current.started_at
                 self._start(spec, restarts=0 if lived > STEADY_SECONDS else current.restarts + 1)
 
     def log(self, name: str, *, offset: int = 0, limit: int = 1 << 16) -> tuple[bytes, int]:
         try:
-            job = self._log_path(name, once=True)
-            with (job if job.is_file() else self._log_path(name, once=False)).open("rb") as file:
+            job = self._places.log(name, once=True)
+            with (job if job.is_file() else self._places.log(name, once=False)).open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 start = min(size, offset if offset >= 0 else max(0, size + offset))
                 file.seek(start)
@@ -117,7 +113,7 @@ class ChildProcesses:
         names = sorted(self._runs)
         for run in list(self._runs.values()):
             self._end(run, keep_outcome=True)
-        deadline = time.monotonic() + GRACE_SECONDS + 5
+        deadline = time.monotonic() + GRACE_SECONDS + WATCHER_SECONDS + 5
         while self._runs and time.monotonic() < deadline:
             time.sleep(0.02)
             self._reap()
@@ -128,128 +124,101 @@ class ChildProcesses:
     # The rest is one process at a time.
 
     def _start(self, spec: ProcessSpec, *, restarts: int) -> None:
-        token = secrets.token_hex(16)
-        socket = socket_path(self._sockets, spec.name)
-        work = self._work / spec.name
-        work.mkdir(mode=0o700, parents=True, exist_ok=True)
-        config = {
-            "process": {
-                "name": spec.name,
-                "tenant": spec.tenant,
-                "home": str(self._home),
-                "socket": str(socket),
-                "status_file": str(self._path(spec.name, "status")),
-                "live_file": str(self._path(spec.name, "live")),
-                "run_file": str(self._path(spec.name, "run")),
-                "work_dir": str(work),
-                "token": token,
-            },
-            "config": _with_paths(spec.config, self._home),
-        }
-        self._path(spec.name, "status").unlink(missing_ok=True)
-        _write(self._path(spec.name, "config"), config)
-        _write(self._path(spec.name, "live"), dict(spec.live))
-        pid = self._spawn(spec)
-        identity = identify(pid) or Identity(pid, 0, "")
-        self._children.add(pid)
-        self._exit_codes.pop(spec.name, None)
-        run = _Run(
-            name=spec.name,
-            module=spec.module,
-            tenant=spec.tenant,
-            once=spec.once,
-            pid=pid,
-            start_time=identity.start_time,
-            boot=identity.boot,
-            token=token,
-            config_digest=digest(dict(spec.config)),
-            live_digest=digest(dict(spec.live)),
-            socket=str(socket),
-            started_at=time.time(),
-            restarts=restarts,
-        )
-        self._runs[spec.name] = run
-        _write(self._path(spec.name, "run"), asdict(run))
-
-    def _spawn(self, spec: ProcessSpec) -> int:
-        """The pid of a new process in a session of its own. It outlives this one, so no handle of it is kept."""
-        path = self._log_path(spec.name, once=spec.once)
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_size > LOG_LIMIT:
-                path.replace(path.with_suffix(".log.1"))
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        """What goes wrong with one process is told of that one, and the others are started all the same."""
+        refused = self._refused.get(spec.name)
+        if refused is not None and time.monotonic() < refused.at + _pause(refused.attempts):
+            return
         try:
-            return os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-m", f"skyriver.wiring.{spec.module}", str(self._path(spec.name, "config"))],
-                self._environment,
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, log, 1),
-                    (os.POSIX_SPAWN_DUP2, log, 2),
-                ],
-                setsid=True,
-                setsigmask=(),
-                setsigdef=(signal.SIGTERM, signal.SIGINT, signal.SIGPIPE),
-            )
-        finally:
-            os.close(log)
+            run = self._starter.start(spec, restarts=restarts, grace_s=GRACE_SECONDS)
+        except SkyriverError as error:
+            attempts = refused.attempts + 1 if refused is not None else 1
+            self._refused[spec.name] = _Refused(error, digest(dict(spec.config)), attempts, time.monotonic())
+            return
+        self._refused.pop(spec.name, None)
+        self._exit_codes.pop(spec.name, None)
+        self._children.add(run.pid)
+        self._runs[spec.name] = run
 
-    def _hand_over(self, run: _Run, spec: ProcessSpec) -> None:
+    def _hand_over(self, run: Run, spec: ProcessSpec) -> None:
         live = digest(dict(spec.live))
         if live != run.live_digest:
-            _write(self._path(run.name, "live"), dict(spec.live))
-            run.live_digest = live
-            _write(self._path(run.name, "run"), asdict(run))
+            with contextlib.suppress(OSError):  # a full disk: tried again in the next pass
+                self._files.write(run.name, "live", dict(spec.live))
+                self._files.record(replace(run, live_digest=live))
+                run.live_digest = live
 
-    def _end(self, run: _Run, *, keep_outcome: bool = False) -> None:
+    def _end(self, run: Run, *, keep_outcome: bool = False) -> None:
         """One step towards its end: ask, past the grace kill, once it is gone forget. With `keep_outcome` the report of
         a job stays for a control plane that has not seen it yet."""
         if run.identity.alive():
             deadline = self._killing.get(run.name)
             if deadline is None:
-                self._killing[run.name] = time.monotonic() + GRACE_SECONDS
+                grace = GRACE_SECONDS + (WATCHER_SECONDS if run.watched else 0.0)
+                self._killing[run.name] = time.monotonic() + grace
                 _signal(run.identity, signal.SIGTERM)
             elif time.monotonic() > deadline:
                 _signal(run.identity, signal.SIGKILL)
             return
         self._killing.pop(run.name, None)
         self._runs.pop(run.name, None)
+        self._workers.pop(run.pid, None)
         if identify(run.pid) is None:  # else the number is somebody else's by now
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(run.pid, signal.SIGKILL)  # what a job started and left behind shares its group
         Path(run.socket).unlink(missing_ok=True)
         if keep_outcome and run.once:
             return
-        shutil.rmtree(self._work / run.name, ignore_errors=True)
-        for part in ("run", "config", "live", "status"):
-            self._path(run.name, part).unlink(missing_ok=True)
+        shutil.rmtree(self._places.work(run.name), ignore_errors=True)
+        self._files.remove(run.name)
         if run.once:
             self._remove_old_logs()
 
     def _remove_old_logs(self) -> None:
-        ended = [path for path in self._job_logs.glob("*.log") if path.stem not in self._runs]
+        ended = [path for path in self._places.job_logs.glob("*.log") if path.stem not in self._runs]
         ended.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
         for path in ended[:-KEPT_JOB_LOGS]:
             path.with_suffix(".log.1").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
 
-    def _status(self, run: _Run, *, alive: bool) -> ProcessStatus:
-        report: dict[str, Any] = {}
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            report = _as_json(self._path(run.name, "status").read_bytes())
+    def _status(self, run: Run, seen: Look | None) -> ProcessStatus:
+        report = self._of_this(run, "status")
+        used = self._used(run, seen)
+        ending: Mapping[str, Any] = self._of_this(run, "ending") if run.watched and seen is None else {}
+        if ending.get("problem"):
+            message = f"{run.name} cannot be started: {ending['problem']}."
+            report = {"reason": "START_FAILED", "message": message, **report}
         return ProcessStatus(
             name=run.name,
-            alive=alive,
+            alive=seen is not None,
             pid=run.pid,
-            exit_code=self._exit_codes.get(run.name),
+            exit_code=ending.get("exit_code", self._exit_codes.get(run.name)),
+            out_of_memory=bool(ending.get("out_of_memory")) or report.get("reason") == "OUT_OF_MEMORY",
+            timed_out=bool(ending.get("timed_out")),
+            peak_mb=float(ending.get("peak_mb", 0.0)),
             config_digest=run.config_digest,
             socket=run.socket,
             started_at=int(run.started_at * 1e6),
-            rss_mb=resident_mb(run.pid),
-            cpu_seconds=cpu_seconds(run.pid),
-            report=report if report.get("token") == run.token else {},
+            rss_mb=used.rss_mb if used is not None else 0.0,
+            cpu_seconds=used.cpu_seconds if used is not None else 0.0,
+            report=report,
         )
+
+    def _used(self, run: Run, seen: Look | None) -> Look | None:
+        """What does the work: under a watcher its child."""
+        if seen is None or not run.watched:
+            return seen
+        pid = self._workers.get(run.pid) or child_of(run.identity)
+        found = look_at(pid) if pid else None
+        if found is None or found.parent != run.pid:
+            self._workers.pop(run.pid, None)
+            return seen
+        self._workers[run.pid] = pid
+        return found
+
+    def _of_this(self, run: Run, part: str) -> Mapping[str, Any]:
+        """What the process, and not one that had its name before, wrote."""
+        found = self._files.read(run.name, part)
+        return found if found.get("token") == run.token else {}
 
     def _reap(self) -> None:
         by_pid = {run.pid: run.name for run in self._runs.values()}
@@ -262,60 +231,9 @@ class ChildProcesses:
                     self._exit_codes[by_pid[pid]] = os.waitstatus_to_exitcode(status)
             self._children.discard(pid)
 
-    def _read_runs(self) -> list[_Run]:
-        runs = []
-        for path in self._run_dir.glob("*.run.json"):
-            with contextlib.suppress(json.JSONDecodeError, TypeError, FileNotFoundError):
-                runs.append(_Run(**json.loads(path.read_bytes())))
-        return runs
 
-    def _path(self, name: str, part: str) -> Path:
-        return self._run_dir / f"{name}.{part}.json"
-
-    def _log_path(self, name: str, *, once: bool) -> Path:
-        return (self._job_logs if once else self._logs) / f"{name}.log"
-
-
-def socket_path(sockets: Path, name: str) -> Path:
-    """Where the process `name` listens: short, for a socket's path has at most 107 bytes."""
-    return sockets / f"{digest(name.encode())[:12]}.sock"
-
-
-def _with_paths(value: Any, home: Path) -> Any:
-    """`value` with every text that starts with `{home}/` made a path of this machine."""
-    match value:
-        case str() if value.startswith("{home}/"):
-            return str(home / value.removeprefix("{home}/"))
-        case Mapping():
-            return {k: _with_paths(v, home) for k, v in value.items()}
-        case list() | tuple():
-            return [_with_paths(v, home) for v in value]
-        case _:
-            return value
-
-
-def _as_json(data: bytes) -> dict[str, Any]:
-    """A report as what every store can keep: no NaN, no halves of characters, whatever a user's error said."""
-    if b"\\ud" in data:
-        data = json.dumps(_whole_texts(json.loads(data))).encode()
-    found = json.loads(data, parse_constant=lambda _: None)
-    return found if isinstance(found, dict) else {}
-
-
-def _whole_texts(value: Any) -> Any:
-    match value:
-        case str():
-            return value.encode("utf-8", "replace").decode()
-        case dict():
-            return {_whole_texts(k): _whole_texts(v) for k, v in value.items()}
-        case list():
-            return [_whole_texts(v) for v in value]
-        case _:
-            return value
-
-
-def _pause(run: _Run) -> float:
-    return min(0.1 * 2.0**run.restarts, MAX_PAUSE_SECONDS) if run.restarts else 0.0
+def _pause(failures: int) -> float:
+    return min(0.1 * 2.0**failures, MAX_PAUSE_SECONDS) if failures else 0.0
 
 
 def _signal(identity: Identity, number: signal.Signals) -> None:
@@ -330,10 +248,3 @@ def _signal(identity: Identity, number: signal.Signals) -> None:
                 signal.pidfd_send_signal(descriptor, number)
     finally:
         os.close(descriptor)
-
-
-def _write(path: Path, document: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(json.dumps(document).encode())
-    temporary.replace(path)

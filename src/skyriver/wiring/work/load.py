@@ -12,7 +12,7 @@ import httpx
 import polars as pl
 
 from skyriver.adapters.delta.tables import DeltaTables
-from skyriver.adapters.processes.processes import socket_path
+from skyriver.adapters.processes.starting import socket_path
 from skyriver.adapters.segments.reader import SegmentReader
 from skyriver.core.errors import NotFound, SkyriverError, Unavailable, from_problem
 from skyriver.core.names import digest
