@@ -195,7 +195,7 @@ def _failed(spec: ProcessSpec, why: str) -> SkyriverError:
     return Unavailable(
         f"{spec.name} cannot be started: {why}",
         code="START_FAILED",
-        next_action="It is tried again by itself; `skyriver doctor` looks for the cause.",
+        next_action="Mend that; it is tried again by itself.",
     )
 
 
