@@ -10,6 +10,7 @@ from zlib import crc32
 
 import pytest
 
+from skyriver.adapters.flock.lock import boot_id
 from skyriver.adapters.segments import recovery, tail
 from skyriver.adapters.segments.layout import (
     CRC,
@@ -19,7 +20,6 @@ from skyriver.adapters.segments.layout import (
     SEGMENT_HEADER_BYTES,
     pack_frame,
 )
-from skyriver.adapters.segments.lock import boot_id
 from skyriver.adapters.segments.log import SegmentLog, SegmentReader, open_log
 from skyriver.adapters.segments.recovery import TornTail
 from skyriver.core.errors import Corrupt

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from skyriver.adapters.flock.lock import read_holder
 from skyriver.adapters.processes.identity import identify
-from skyriver.adapters.segments.lock import read_holder
 from skyriver.adapters.segments.log import SegmentReader, open_log
 from skyriver.core.errors import Conflict
 from skyriver.data.log import Record, RecordKind

@@ -7,7 +7,6 @@ the next one adopts them.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ from granian.server.embed import Server
 from pydantic import ValidationError
 
 from skyriver.adapters.directory.objects import DirectoryObjects
+from skyriver.adapters.flock.leases import FileLeases
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
 from skyriver.adapters.processes.identity import identify
 from skyriver.adapters.processes.processes import ChildProcesses
@@ -51,6 +51,8 @@ from skyriver.wiring.kinds import KINDS
 from skyriver.wiring.process import write_atomically
 
 TENANT: Final = "default"
+CONTROL: Final = "control"
+CONTROL_TTL_US: Final = 4_000_000
 
 log = logging.getLogger("skyriver.control")
 
@@ -100,15 +102,20 @@ ACTIONS = Actions(
 )
 
 
-def hold_lock(home: Home) -> int:
-    """The descriptor that makes this the only control plane of the home. Raises Conflict."""
-    descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def hold_home(home: Home, *, take_over: bool = False) -> FileLeases:
+    """What makes this the only control plane of the home. `take_over`: one that is there, be it stopped or hung, is
+    ended. Raises Conflict (ALREADY_RUNNING)."""
+    leases = FileLeases(home.leases)
+    take = leases.take_over if take_over else leases.acquire
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise Conflict(f"A control plane runs already in {home.root}.", code="ALREADY_RUNNING") from error
-    return descriptor
+        take(CONTROL, "the control plane", ttl_us=CONTROL_TTL_US)
+    except Conflict as error:
+        raise Conflict(
+            f"A control plane runs already in {home.root}: {error.message}",
+            code="ALREADY_RUNNING",
+            next_action="End it with `skyriver down`.",
+        ) from error
+    return leases
 
 
 def ensure_first_token(store: Store, home: Home, fence: int, now: int) -> None:
@@ -131,12 +138,12 @@ def main() -> None:
     home = Home.at(sys.argv[1])
     home.make()
     try:
-        lock = hold_lock(home)
+        held = hold_home(home)
     except SkyriverError as error:
         raise SystemExit(str(error)) from error  # the run file is the other one's
     try:
         asyncio.run(_run(home))
-        os.close(lock)
+        held.close()
     except SkyriverError as error:
         _tell(home, {"ready": False, "problem": error.to_problem()})
         raise SystemExit(str(error)) from error

@@ -99,8 +99,8 @@ class Home:
         return self.root / "token"
 
     @property
-    def lock(self) -> Path:
-        return self.run / "control.lock"
+    def leases(self) -> Path:
+        return self.run / "leases"
 
     @property
     def control_run(self) -> Path:

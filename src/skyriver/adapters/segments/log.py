@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from zlib import crc32
 
+from skyriver.adapters.flock.lock import DirectoryLock, LockHeld, boot_id, take_lock
 from skyriver.adapters.folders import make_folder, sync_folder
 from skyriver.adapters.segments.layout import (
     CRC,
@@ -39,7 +40,6 @@ from skyriver.adapters.segments.layout import (
     pack_seal,
     segment_name,
 )
-from skyriver.adapters.segments.lock import DirectoryLock, boot_id, take_lock
 from skyriver.adapters.segments.mark import Mark, MarkWriter
 from skyriver.adapters.segments.reader import SegmentFiles, SegmentReader
 from skyriver.adapters.segments.recovery import Recovered, TornTail, recover
@@ -76,7 +76,7 @@ def open_log(
     lock: DirectoryLock | None = None
     try:
         make_folder(directory)
-        lock = take_lock(directory, holder, take_over=take_over, wait_us=wait_us)
+        lock = _take_lock(directory, holder, take_over, wait_us)
         boot = boot_id()
         found = recover(directory, boot=boot, read_disk=durability == "disk")
         log = SegmentLog(directory, lock, found, boot=boot, durability=durability, segment_bytes=segment_bytes)
@@ -88,6 +88,18 @@ def open_log(
     except SkyriverError:
         _release(lock)
         raise
+
+
+def _take_lock(directory: Path, holder: str, take_over: bool, wait_us: int) -> DirectoryLock:
+    try:
+        return take_lock(directory, holder, take_over=take_over, wait_us=wait_us)
+    except LockHeld as error:
+        raise Conflict(
+            f"The log is held by {error}.",
+            code="LOG_HELD",
+            where=str(directory),
+            next_action="Stop that process, or take the log over.",
+        ) from error
 
 
 def _release(lock: DirectoryLock | None) -> None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from itertools import pairwise, zip_longest
 from pathlib import Path
 
+from skyriver.adapters.flock.lock import boot_id
 from skyriver.adapters.segments.layout import (
     SEAL_END_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -26,7 +27,6 @@ from skyriver.adapters.segments.layout import (
     unpack_seal,
     unpack_segment_header,
 )
-from skyriver.adapters.segments.lock import boot_id
 from skyriver.adapters.segments.mark import read_mark
 from skyriver.adapters.segments.tail import scan_tail
 from skyriver.core.errors import InvalidInput, NotFound, Unavailable

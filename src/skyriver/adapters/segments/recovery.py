@@ -49,7 +49,7 @@ def recover(directory: Path, *, boot: bytes, read_disk: bool) -> Recovered:
 
     `read_disk`: what the disk has counts, not what the cache has. Raises Corrupt for bit rot, OSError.
     """
-    for leftover in [*directory.glob("*.new"), *directory.glob(".holder.json.*")]:
+    for leftover in directory.glob("*.new"):
         leftover.unlink(missing_ok=True)
     files = sorted(filter(None, map(segment_of, directory.iterdir())), key=lambda segment: segment.path.name)
     segments = list_segments(directory)

@@ -1,9 +1,9 @@
-"""Who may write: one process at a time, taken over from a dead, stopped or hung one.
+"""A folder that one process at a time holds, taken over from a dead, stopped or hung one.
 
 The kernel's lock (flock) is the truth: it goes with the process, however it ends, and a stopped process keeps it. The
 run file beside it (pid, start time, boot id, token) only says whom to end when the lock is to be taken over: pid
 and start time together name one process, so a pid that was given to another one since is never signalled.
-A lock descriptor is close-on-exec; a forked child inherits it, but `SegmentLog` refuses to write in another process.
+A lock descriptor is close-on-exec; a forked child inherits it, and must not act under it: see `DirectoryLock.held`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from skyriver.adapters.processes import identity
-from skyriver.core.errors import Conflict
 
 _LOCK = "lock"
 _HOLDER = "holder.json"
@@ -52,6 +51,15 @@ def read_holder(directory: Path) -> Holder | None:
         return None
 
 
+class LockHeld(Exception):
+    """Another one holds the folder; `holder` is its record, if it left one. Callers say it in words of their own."""
+
+    def __init__(self, holder: Holder | None) -> None:
+        who = f"process {holder.pid} ({holder.name})" if holder else "a process that left no record"
+        super().__init__(who)
+        self.holder = holder
+
+
 class DirectoryLock:
     """Held from `take_lock` until `release` or the end of the process."""
 
@@ -59,6 +67,15 @@ class DirectoryLock:
         self._directory = directory
         self._fd = fd
         self.holder = holder
+
+    def held(self) -> bool:
+        """Whether this process holds it, and no careless hand removed the lock's file from under it."""
+        if os.getpid() != self.holder.pid:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._fd), (self._directory / _LOCK).stat())
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         if os.getpid() == self.holder.pid and read_holder(self._directory) == self.holder:
@@ -70,21 +87,23 @@ def take_lock(directory: Path, name: str, *, take_over: bool, wait_us: int) -> D
     """The lock of `directory` for this process, called `name` in its run file.
 
     `take_over`: a recorded holder that lives is ended (SIGKILL), then the lock is waited for, at most `wait_us`.
-    Raises Conflict (LOG_HELD) when another one holds it.
+    Raises LockHeld when another one holds it, OSError.
     """
     deadline = time.monotonic() + wait_us / 1e6
     recorded = read_holder(directory)
     fd = _try_lock(directory)
     if fd is None and take_over:
         if recorded is not None:
-            _end(recorded, directory, deadline)
+            _end(recorded, deadline)
         while fd is None and time.monotonic() < deadline:
             fd = _try_lock(directory)
             if fd is None:
                 time.sleep(_PAUSE_S)
     if fd is None:
-        raise _held(directory, read_holder(directory))
+        raise LockHeld(read_holder(directory))
     try:
+        for leftover in directory.glob(f".{_HOLDER}.*"):  # of one that was killed here
+            leftover.unlink(missing_ok=True)
         mine = identity.identify(os.getpid())
         holder = Holder(os.getpid(), mine.start_time if mine else 0, identity.boot_id(), secrets.token_hex(16), name)
         temporary = directory / f".{_HOLDER}.{os.getpid()}"
@@ -111,10 +130,10 @@ def _try_lock(directory: Path) -> int | None:
     return None
 
 
-def _end(holder: Holder, directory: Path, deadline: float) -> None:
+def _end(holder: Holder, deadline: float) -> None:
     """Ends the recorded process if it still is that process, and waits for its end."""
     if holder.pid == os.getpid():
-        raise _held(directory, holder)
+        raise LockHeld(holder)
     try:
         process = os.pidfd_open(holder.pid)  # from here on the pid cannot come to mean another process
     except ProcessLookupError:
@@ -129,16 +148,6 @@ def _end(holder: Holder, directory: Path, deadline: float) -> None:
     except ProcessLookupError:
         return
     except PermissionError:
-        raise _held(directory, holder) from None
+        raise LockHeld(holder) from None
     finally:
         os.close(process)
-
-
-def _held(directory: Path, holder: Holder | None) -> Conflict:
-    who = f"process {holder.pid} ({holder.name})" if holder else "a process that left no record"
-    return Conflict(
-        f"The log is held by {who}.",
-        code="LOG_HELD",
-        where=str(directory),
-        next_action="Stop that process, or take the log over.",
-    )
