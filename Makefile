@@ -22,8 +22,9 @@ fix: setup-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup ## what the documents take from the code: state diagrams
+docs: setup ## what the documents take from the code: state diagrams, the API's contract
 	$(BIN)/python -m skyriver.wiring.diagrams > docs/states.md
+	$(BIN)/python -m skyriver.wiring.contract > docs/openapi.json
 
 bench: setup ## all measurements; each prints one JSON document
 	@for file in bench/[a-z]*.py; do $(BIN)/python $$file || exit 1; done

@@ -128,11 +128,11 @@ class Client:
 
     def list(self, kinds: str) -> Iterator[dict[str, Any]]:
         """All of a kind (plural, as in "jobs"), page by page."""
-        after = ""
-        while after is not None:
-            page = self._json("GET", f"{self._base}/{kinds}", params={"after": after})
+        cursor = ""
+        while cursor is not None:
+            page = self._json("GET", f"{self._base}/{kinds}", params={"cursor": cursor})
             yield from page["items"]
-            after = page["next"]
+            cursor = page["next"]
 
     def explain(self, name: str) -> Sequence[dict[str, Any]]:
         found: Sequence[dict[str, Any]] = self._json("GET", f"{self._base}/explain/{name}")["items"]

@@ -117,6 +117,13 @@ class Unavailable(SkyriverError):
     http_status = 503
 
 
+class PreconditionFailed(Conflict):
+    """The resource is not at the revision that the caller named."""
+
+    default_code = "PRECONDITION_FAILED"
+    http_status = 412
+
+
 class JobFailed(SkyriverError):
     default_code = "JOB_FAILED"
     exit_code = 100
@@ -138,6 +145,7 @@ _BY_CODE: dict[int, type[SkyriverError]] = {
     403: NotAllowed,
     404: NotFound,
     409: Conflict,
+    412: PreconditionFailed,
     413: InvalidInput,
     422: InvalidInput,
     400: InvalidInput,

@@ -47,7 +47,8 @@ def plan_nothing(snapshot: Snapshot, tenant: str, target: str, params: Any, inpu
 
 
 def plan_deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *, prune: bool) -> Deployment:
-    return Deployment([{"action": "create"}], [Put(Resource(tenant, "app", name, state="DEPLOYED"), 0)], [])
+    line = {"action": "create", "kind": "app", "name": name, "detail": ""}
+    return Deployment([line], [Put(Resource(tenant, "app", name, state="DEPLOYED"), 0)], [])
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_every_route_declares_a_permission(cloud: Cloud, monkeypatch: pytest.Mon
     def forgetful(routes: Any, cloud: Cloud) -> None:
         routes.api.add_api_route("/api/v1/open", nothing, methods=["GET"])
 
-    monkeypatch.setattr("skyriver.control.api._add_writing", forgetful)
+    monkeypatch.setattr("skyriver.control.api.add_writing", forgetful)
     with pytest.raises(Internal, match="/api/v1/open declares no permission"):
         create_api(cloud)
 
@@ -129,7 +130,7 @@ def test_a_role_does_what_it_may_and_no_more(client: Caller, cloud: Cloud) -> No
     assert refused.status_code == 403
     assert "jobs:run" in refused.json()["detail"]
     done = client.post(f"{BASE}/actions/train", json=body, headers=operator)
-    assert (done.status_code, done.json()) == (202, {"operation": "x-1"})
+    assert (done.status_code, done.json()) == (202, {"operation": "x-1", "action": "train", "target": "x"})
     entry = client.get(f"{BASE}/audit", headers=operator).json()["items"][-1]
     assert (entry["actor"], entry["permission"], entry["action"]) == ("operator-token", "jobs:run", "train")
 
@@ -138,11 +139,11 @@ def test_lists_come_in_pages(client: Caller, cloud: Cloud) -> None:
     admin = issue(cloud, "admin")
     rows = [Put(Resource("default", "job", f"job-{n:03}", state="PENDING"), 0) for n in range(25)]
     cloud.store.commit(rows, audit=(), fence=cloud.fence, actor="test", now=0)
-    seen, after = [], ""
-    while after is not None:
-        page = client.get(f"{BASE}/jobs", params={"after": after, "limit": 10}, headers=admin).json()
+    seen, cursor = [], ""
+    while cursor is not None:
+        page = client.get(f"{BASE}/jobs", params={"cursor": cursor, "limit": 10}, headers=admin).json()
         seen += [item["name"] for item in page["items"]]
-        after = page["next"]
+        cursor = page["next"]
     assert seen == [f"job-{n:03}" for n in range(25)]
     assert client.get(f"{BASE}/jobs/job-007", headers=admin).json()["state"] == "PENDING"
     missing = client.get(f"{BASE}/jobs/none", headers=admin)

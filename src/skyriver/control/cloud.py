@@ -1,0 +1,99 @@
+"""The parts that the API works on, and what the stages of the river put into it: deployments and actions by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from skyriver.control.compute import Compute
+from skyriver.control.loop import ControlLoop
+from skyriver.control.store import Store
+from skyriver.core.clock import Clock
+from skyriver.core.objects import Objects
+from skyriver.core.resources import AuditEntry, Change, Resource, Snapshot
+from skyriver.core.spec import InnerPath
+from skyriver.trust.permissions import Permission
+from skyriver.trust.tokens import Identity
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class DeployRequest(_Body):
+    """An application as its file declares it."""
+
+    spec: dict[str, Any]
+    spec_digest: str
+    code: str
+    """SHA-256 of the source bundle, uploaded before."""
+    main: InnerPath
+    """The application file's name in the bundle."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """Digests of the files in the bundle that models name."""
+    plan_digest: str = ""
+    """Of the plan that was looked at and confirmed: any other is refused (PLAN_CHANGED). Empty: any plan will do."""
+
+
+class ActionRequest(_Body):
+    target: str
+    """What it is done to: a table, stream, model or service."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    inputs: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    lines: Sequence[Mapping[str, Any]]
+    changes: Sequence[Change]
+    operations: Sequence[str]
+
+
+class PlanDeploy(Protocol):
+    def __call__(
+        self, snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *, prune: bool
+    ) -> Deployment: ...
+
+
+PlanAction = Callable[[Snapshot, str, str, Mapping[str, Any], Mapping[str, Any]], list[Resource]]
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    """What the stages of the river offer: how an application is deployed, and what can be asked for by name."""
+
+    deploy: PlanDeploy
+    named: Mapping[str, tuple[Permission, PlanAction]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """The parts that the API works on."""
+
+    store: Store
+    objects: Objects
+    compute: Compute
+    loop: ControlLoop
+    clock: Clock
+    fence: int
+    actions: Actions
+    uploads: Path
+    """A directory for uploads on their way into the objects."""
+
+    def commit(
+        self,
+        identity: Identity,
+        permission: Permission,
+        action: str,
+        target: str,
+        changes: Sequence[Change],
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes `changes` and who made them, together or not at all."""
+        entry = AuditEntry(identity.tenant, identity.name, permission.value, action, target, details or {})
+        self.store.commit(changes, audit=[entry], fence=self.fence, actor=identity.name, now=self.clock.wall())
+        self.loop.wake()

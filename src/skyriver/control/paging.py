@@ -1,0 +1,96 @@
+"""Pages of lists: an opaque cursor names the last row that was given, so that rows that come or go between two pages
+make no other row come twice or be left out."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import Query, Request, Response
+
+from skyriver.core.contract import Resource as ResourceDocument
+from skyriver.core.contract import ResourcePage
+from skyriver.core.errors import InvalidInput
+from skyriver.core.resources import Resource
+
+PAGE_LIMIT = 1_000
+LOOKED_AT = 5_000
+"""Rows that one request looks at when it filters; a page may then hold few though there is a next one."""
+
+Cursor = Annotated[str, Query(max_length=1_000, description="`next` of the page before.")]
+Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT, description="The most that a page holds.")]
+
+
+def encode(place: str | int) -> str:
+    return base64.urlsafe_b64encode(json.dumps([place]).encode()).rstrip(b"=").decode()
+
+
+def decode(cursor: str, kind: type[str] | type[int]) -> Any:
+    """The place; "" or 0 for no cursor. Raises InvalidInput (BAD_CURSOR)."""
+    if not cursor:
+        return kind()
+    try:
+        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+        [place] = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        if type(place) is not kind:
+            raise ValueError(place)
+        if isinstance(place, str):
+            place.encode()
+        elif not 0 <= place < 1 << 63:
+            raise ValueError(place)
+    except (ValueError, TypeError, binascii.Error) as error:
+        raise InvalidInput(
+            "This is no cursor of this list.",
+            code="BAD_CURSOR",
+            where="cursor",
+            next_action="Give `next` of the page before as it came, or none to begin.",
+        ) from error
+    return place
+
+
+def link(request: Request, response: Response, following: str | None) -> None:
+    """The header that names the next page."""
+    if following is not None:
+        query = urlencode([*((k, v) for k, v in request.query_params.multi_items() if k != "cursor")])
+        joined = f"{query}&" if query else ""
+        response.headers["Link"] = f'<{request.url.path}?{joined}cursor={following}>; rel="next"'
+
+
+def page_of(rows: list[Resource], limit: int, wanted: Mapping[str, str], asked: int) -> ResourcePage:
+    """`rows` are the next `asked` ones of a list, or all that are left; `wanted` says which fields must be what."""
+    found: list[Resource] = []
+    for row in rows:
+        if all(getattr(row, field) == value for field, value in wanted.items()):
+            found.append(row)
+        if len(found) == limit:
+            following = encode(row.name) if row is not rows[-1] or len(rows) == asked else None
+            return {"items": [document(r) for r in found], "next": following}
+    following = encode(rows[-1].name) if len(rows) == asked else None
+    return {"items": [document(r) for r in found], "next": following}
+
+
+def document(row: Resource) -> ResourceDocument:
+    return {
+        "tenant": row.tenant,
+        "kind": row.kind,
+        "name": row.name,
+        "spec": row.spec,
+        "status": row.status,
+        "state": row.state,
+        "reason": row.reason,
+        "message": row.message,
+        "next_action": row.next_action,
+        "since": row.since,
+        "parent": row.parent,
+        "attempts": row.attempts,
+        "revision": row.revision,
+        "generation": row.generation,
+        "created_at": row.created_at,
+        "created_by": row.created_by,
+        "updated_at": row.updated_at,
+        "updated_by": row.updated_by,
+    }

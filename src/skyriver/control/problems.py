@@ -1,0 +1,53 @@
+"""Every answer that is an error is a problem document (RFC 9457) with a stable code."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError, Unavailable
+
+MEDIA = "application/problem+json"
+RETRY_SECONDS = 1
+"""After which a refusal of the moment is worth another try."""
+
+
+def add_problems(api: FastAPI, contract: str) -> None:
+    """`contract` is the path that describes what there is."""
+
+    def unknown(request: Request, error: Exception) -> Response:
+        """No route has this path, or none this method."""
+        assert isinstance(error, HTTPException)
+        problem = NotFound(
+            f"There is no {request.method} {request.url.path}.",
+            code="UNKNOWN_ROUTE",
+            next_action=f"GET {contract} describes what there is.",
+        ).to_problem() | {"status": error.status_code}
+        return JSONResponse(problem, error.status_code, headers=error.headers, media_type=MEDIA)
+
+    api.add_exception_handler(SkyriverError, _problem)
+    api.add_exception_handler(RequestValidationError, _invalid_request)
+    api.add_exception_handler(Exception, _our_mistake)
+    api.add_exception_handler(HTTPException, unknown)
+
+
+def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, SkyriverError)
+    headers = {"WWW-Authenticate": "Bearer"} if error.http_status == 401 else {}
+    if isinstance(error, Unavailable) or error.http_status == 429:
+        headers["Retry-After"] = str(RETRY_SECONDS)
+    return JSONResponse(error.to_problem(), error.http_status, headers=headers, media_type=MEDIA)
+
+
+def _our_mistake(request: Request, error: Exception) -> Response:
+    """Says nothing of our insides; the control plane's log has it all."""
+    return _problem(request, Internal("The control plane failed on this request.", next_action="Its log has details."))
+
+
+def _invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = tuple({"field": ".".join(str(p) for p in e["loc"]), "message": e["msg"]} for e in error.errors())
+    what = "; ".join(f"{f['field']}: {f['message']}" for f in found)
+    return _problem(request, InvalidInput(f"The request is not understood: {what}", code="BAD_REQUEST", details=found))

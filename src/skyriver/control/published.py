@@ -1,0 +1,65 @@
+"""The contract as OpenAPI 3.1: what FastAPI says of the routes, with what it cannot know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from typing_extensions import is_typeddict
+
+from skyriver.control.problems import MEDIA
+from skyriver.control.routes import SCHEME
+from skyriver.core import contract
+
+_PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
+_TEXT = (
+    "The control plane's API. Errors are problem documents (RFC 9457) with a stable `code`. A request that changes"
+    " something may carry an `Idempotency-Key`, and is then safe to repeat. `x-permission` is what the role of the"
+    " token must hold. Callers must bear fields that are not described here."
+)
+
+
+def describe_answers() -> None:
+    """Lets pydantic read the docstrings of the contract's fields, and let through those that it does not have."""
+    for found in vars(contract).values():
+        if is_typeddict(found) and "__pydantic_config__" not in vars(found):
+            found.__pydantic_config__ = {"use_attribute_docstrings": True, "extra": "allow"}
+
+
+def publish(api: FastAPI) -> None:
+    """`api.openapi()` gives the whole document, made at the first call."""
+    made: dict[str, Any] = {}
+
+    def openapi() -> dict[str, Any]:
+        if not made:
+            made.update(_document(api))
+        return made
+
+    api.openapi = openapi  # type: ignore[method-assign]
+
+
+def _document(api: FastAPI) -> dict[str, Any]:
+    found = get_openapi(
+        title=api.title,
+        version=api.version,
+        openapi_version="3.1.0",
+        description=_TEXT,
+        routes=api.routes,
+    )
+    refusals: dict[str, Any] = {}
+    for operation in (operation for path in found["paths"].values() for operation in path.values()):
+        for status, answer in operation["responses"].items():
+            answer["description"] = answer["description"].replace("Successful Response", "Done.")
+            if int(status) >= 400:
+                name = f"Refused{status}"
+                refusals[name] = {"description": answer["description"], "content": {MEDIA: _PROBLEM}}
+                operation["responses"][status] = {"$ref": f"#/components/responses/{name}"}
+    found["components"]["responses"] = dict(sorted(refusals.items()))
+    schemas = found["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    found["components"]["securitySchemes"] = {
+        SCHEME: {"type": "http", "scheme": "bearer", "description": "A token: sky_ and 43 more characters."}
+    }
+    return found

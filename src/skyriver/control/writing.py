@@ -1,0 +1,127 @@
+"""The routes that change something."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import Depends, Header, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+
+from skyriver.control import deploying
+from skyriver.control.cloud import ActionRequest, Cloud, DeployRequest, PlanAction
+from skyriver.control.mutations import Key, Mutations, Planned, fingerprint, make_call
+from skyriver.control.routes import PREFIX, TENANT, Routes, caller
+from skyriver.core import contract
+from skyriver.core.errors import InvalidInput, NotFound
+from skyriver.core.names import digest
+from skyriver.core.resources import Put, Snapshot
+from skyriver.trust.permissions import Permission
+
+UPLOAD_LIMIT = 64 * 1024**3
+_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_REFUSALS = (404, 409)
+
+Fingerprint = Annotated[str, Depends(fingerprint)]
+IfMatch = Annotated[str, Header(description="ETag of the resource as it must be, or *: that it must exist.")]
+IfNoneMatch = Annotated[str, Header(description="*: that it must not exist yet.")]
+DryRun = Annotated[bool, Query(description="Only the plan; nothing is done.")]
+
+
+def add_writing(routes: Routes, cloud: Cloud) -> None:
+    mutations = Mutations(cloud)
+    _add_upload(routes, cloud, mutations)
+    _add_apps(routes, cloud, mutations)
+    for action, (permission, plan) in cloud.actions.named.items():
+        _add_action(routes, mutations, action, permission, plan)
+
+
+def _add_upload(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:
+    async def upload(request: Request, key: Key = "") -> contract.Uploaded:
+        """Keeps a body of any size as an object; the same content is the same object."""
+        kept, size = await _take_upload(cloud, request.stream())
+        answer: contract.Uploaded = {"digest": kept, "bytes": size}
+        asked = digest([request.method, request.url.path, kept])
+        call = make_call(request, Permission.OBJECTS_WRITE, "upload", f"object/{kept}", key, asked)
+        done: Any = await run_in_threadpool(
+            mutations.carry_out, call, lambda snapshot: Planned([], {**answer}, {"bytes": size})
+        )
+        return done  # type: ignore[no-any-return]
+
+    path = f"{TENANT}/objects"
+    routes.add(
+        "POST", path, Permission.OBJECTS_WRITE, upload, "upload_object", status=201, errors=_REFUSALS, body=_BYTES
+    )
+
+
+def _add_apps(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:
+    def deploy(
+        request: Request,
+        name: str,
+        body: DeployRequest,
+        asked: Fingerprint,
+        dry_run: DryRun = False,
+        prune: Annotated[bool, Query(description="Remove what the file no longer has (never tables).")] = False,
+        key: Key = "",
+        if_match: IfMatch = "",
+        if_none_match: IfNoneMatch = "",
+    ) -> contract.Deployed:
+        """The plan for an application and, unless `dry_run`, its doing: whole or not at all."""
+        if not cloud.objects.has(body.code):
+            raise NotFound(f"The source bundle {body.code!r} is not here.", code="NO_BUNDLE", next_action="Upload it.")
+        tenant = caller(request).tenant
+
+        def plan(snapshot: Snapshot) -> Planned:
+            deploying.check_match(snapshot.find(tenant, "app", name), name, if_match, if_none_match)
+            return deploying.plan(cloud, snapshot, tenant, name, body, prune=prune, dry_run=dry_run)
+
+        done: Any = mutations.carry_out(
+            make_call(request, Permission.APPS_WRITE, "deploy", f"app/{name}", "" if dry_run else key, asked), plan
+        )
+        return done  # type: ignore[no-any-return]
+
+    errors = (*_REFUSALS, 412)
+    routes.add("PUT", f"{TENANT}/apps/{{name}}", Permission.APPS_WRITE, deploy, "deploy_app", errors=errors)
+
+
+def _add_action(routes: Routes, mutations: Mutations, action: str, permission: Permission, plan: PlanAction) -> None:
+    def act(
+        request: Request, response: Response, body: ActionRequest, asked: Fingerprint, key: Key = ""
+    ) -> contract.Accepted:
+        tenant = caller(request).tenant
+
+        def planned(snapshot: Snapshot) -> Planned:
+            rows = plan(snapshot, tenant, body.target, body.params, body.inputs)
+            operation = next(r.name for r in rows if r.kind == "operation")
+            answer: contract.Accepted = {"operation": operation, "action": action, "target": body.target}
+            return Planned([Put(r, 0) for r in rows], {**answer}, {"operation": operation})
+
+        done: Any = mutations.carry_out(make_call(request, permission, action, body.target, key, asked), planned)
+        response.headers["Location"] = operation_path(tenant, done["operation"])
+        return done  # type: ignore[no-any-return]
+
+    act.__doc__ = f"Asks for a {action}; answers with the operation that goes on, before it has ended."
+    path = f"{TENANT}/actions/{action}"
+    routes.add("POST", path, permission, act, f"start_{action}", status=202, errors=_REFUSALS, headers=["Location"])
+
+
+def operation_path(tenant: str, operation: str) -> str:
+    return f"{PREFIX}/tenants/{tenant}/operations/{quote(operation, safe='')}"
+
+
+async def _take_upload(cloud: Cloud, chunks: AsyncIterator[bytes]) -> tuple[str, int]:
+    """Streams a body of any size to disk, then into the objects; its digest and size."""
+    with tempfile.NamedTemporaryFile(dir=cloud.uploads) as file:
+        size = 0
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > UPLOAD_LIMIT:
+                raise InvalidInput(f"The upload has over {UPLOAD_LIMIT} bytes.", code="TOO_LARGE")
+            await run_in_threadpool(file.write, chunk)
+        file.flush()
+        digest_ = await run_in_threadpool(cloud.objects.put_file, Path(file.name))
+    return digest_, size
