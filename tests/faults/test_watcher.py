@@ -6,68 +6,14 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from small_jobs import NAME, log, processes, run, spec, told, until
 
 from skyriver.adapters.processes import watcher
 from skyriver.adapters.processes.identity import identify, look_at, resident_mb
-from skyriver.adapters.processes.processes import ChildProcesses
-from skyriver.core.resources import Limits, ProcessSpec, ProcessStatus
-
-JOB = """
-import json, os, signal, subprocess, sys, time, pathlib
-process = json.loads(pathlib.Path(sys.argv[1]).read_text())
-def tell(**report):
-    path = pathlib.Path(process["process"]["status_file"])
-    path.with_suffix(".new").write_text(json.dumps({"token": process["process"]["token"], **report}))
-    path.with_suffix(".new").replace(path)
-exec(process["config"]["code"])
-"""
-NAME = "t.job.x"
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    package = tmp_path / "fake" / "skyriver" / "wiring"
-    package.mkdir(parents=True)
-    for folder in (package.parent, package):
-        (folder / "__init__.py").touch()
-    for module in ("job", "replica"):
-        (package / f"{module}.py").write_text(JOB)
-    yield tmp_path
-    processes(tmp_path).stop_all()
-
-
-def processes(home: Path) -> ChildProcesses:
-    return ChildProcesses(home, home / "s", environment={"PYTHONPATH": str(home / "fake"), "PATH": os.environ["PATH"]})
-
-
-def spec(code: str, **limits: float) -> ProcessSpec:
-    return ProcessSpec(NAME, "job", "t", {"code": code}, once=True, limits=Limits(**limits))  # type: ignore[arg-type]
-
-
-def until(law: str, holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, law
-        time.sleep(0.01)
-
-
-def run(home: Path, code: str, **limits: float) -> ProcessStatus:
-    """Starts it, and looks again only when it has ended, as a control plane that was away does."""
-    processes(home).ensure({NAME: spec(code, **limits)})
-    later = processes(home)
-    until("it ends", lambda: not later.observe()[NAME].alive)
-    return later.observe()[NAME]
-
-
-def told(home: Path) -> dict[str, int]:
-    """What the job tells, once it does."""
-    parts = processes(home)
-    until("it tells something", lambda: bool(parts.observe()[NAME].report))
-    return dict(parts.observe()[NAME].report)
+from skyriver.core.resources import ProcessSpec
 
 
 @pytest.mark.parametrize(
@@ -169,10 +115,6 @@ def test_the_attempts_of_a_job_share_its_log(home: Path) -> None:
     lines = log(home).decode().splitlines()
     assert (lines[0], lines[2]) == ("one", "two")
     assert lines[1].startswith("--- started again 2")
-
-
-def log(home: Path) -> bytes:
-    return processes(home).log(NAME)[0]
 
 
 def test_a_watcher_whose_name_went_to_another_process_ends(home: Path) -> None:

@@ -137,6 +137,8 @@ class ProcessStatus:
     """It was ended because it ran longer than its limit."""
     peak_mb: float = 0.0
     """The most memory it ever held, once it has ended; 0 where that is not known."""
+    held_by: str = ""
+    """How it is held to its limits, in words; "" where it has none."""
     config_digest: str = ""
     socket: str = ""
     started_at: int = 0

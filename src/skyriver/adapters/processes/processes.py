@@ -21,9 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from skyriver.adapters.processes.groups import ControlGroups
 from skyriver.adapters.processes.identity import Identity, Look, child_of, identify, look, look_at
 from skyriver.adapters.processes.runs import Run, RunFiles
 from skyriver.adapters.processes.starting import Places, Starter
+from skyriver.adapters.processes.strays import end_strays
 from skyriver.core.errors import SkyriverError
 from skyriver.core.names import digest
 from skyriver.core.resources import ProcessSpec, ProcessStatus
@@ -56,13 +58,18 @@ class ChildProcesses:
         self._places = Places(home, sockets)
         self._places.make()
         self._files = RunFiles(self._places.run)
-        self._starter = Starter(self._places, self._files, dict(environment or {}))
+        self._groups = ControlGroups(home)
+        self._starter = Starter(self._places, self._files, self._groups, dict(environment or {}))
         self._children: set[int] = set()
         self._exit_codes: dict[str, int] = {}
         self._killing: dict[str, float] = {}
         self._workers: dict[int, int] = {}
         self._refused: dict[str, _Refused] = {}
         self._runs = {run.name: run for run in self._files.all()}
+        self._leftovers = set(self._groups.all()).difference(*(run.groups for run in self._runs.values()))
+        """Groups to be removed, once what was in them is gone."""
+        self._look_for_strays = True
+        """At the start, and when a watcher was killed."""
 
     def observe(self) -> Mapping[str, ProcessStatus]:
         looks = {name: look(run.identity) for name, run in self._runs.items()}
@@ -77,6 +84,7 @@ class ChildProcesses:
 
     def ensure(self, wanted: Mapping[str, ProcessSpec], *, keep: Set[str] = frozenset()) -> None:
         self._reap()
+        self._end_leftovers()
         for name in self._refused.keys() - wanted.keys() - keep:
             del self._refused[name]
         for name, run in list(self._runs.items()):
@@ -111,6 +119,7 @@ class ChildProcesses:
 
     def stop_all(self) -> list[str]:
         names = sorted(self._runs)
+        self._look_for_strays = True
         for run in list(self._runs.values()):
             self._end(run, keep_outcome=True)
         deadline = time.monotonic() + GRACE_SECONDS + WATCHER_SECONDS + 5
@@ -119,6 +128,9 @@ class ChildProcesses:
             self._reap()
             for run in list(self._runs.values()):
                 self._end(run, keep_outcome=True)
+        while self._end_leftovers() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self._groups.remove_top()
         return names
 
     # The rest is one process at a time.
@@ -165,6 +177,8 @@ class ChildProcesses:
         if identify(run.pid) is None:  # else the number is somebody else's by now
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(run.pid, signal.SIGKILL)  # what a job started and left behind shares its group
+        self._look_for_strays |= run.watched and not self._of_this(run, "ending")
+        self._leftovers |= set(run.groups)
         Path(run.socket).unlink(missing_ok=True)
         if keep_outcome and run.once:
             return
@@ -172,6 +186,15 @@ class ChildProcesses:
         self._files.remove(run.name)
         if run.once:
             self._remove_old_logs()
+
+    def _end_leftovers(self) -> bool:
+        """Ends what no run file names. Whether something of it may still be there."""
+        strays = 0
+        if self._look_for_strays:
+            strays = end_strays(self._places.run, {run.token for run in self._runs.values()})
+            self._look_for_strays = strays > 0
+        self._leftovers = self._groups.remove(self._leftovers)
+        return strays > 0 or bool(self._leftovers)
 
     def _remove_old_logs(self) -> None:
         ended = [path for path in self._places.job_logs.glob("*.log") if path.stem not in self._runs]
@@ -195,6 +218,7 @@ class ChildProcesses:
             out_of_memory=bool(ending.get("out_of_memory")) or report.get("reason") == "OUT_OF_MEMORY",
             timed_out=bool(ending.get("timed_out")),
             peak_mb=float(ending.get("peak_mb", 0.0)),
+            held_by=run.held_by,
             config_digest=run.config_digest,
             socket=run.socket,
             started_at=int(run.started_at * 1e6),

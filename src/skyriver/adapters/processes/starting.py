@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from skyriver.adapters.processes import watcher
+from skyriver.adapters.processes.groups import ControlGroups, Hold
 from skyriver.adapters.processes.identity import Identity, identify
 from skyriver.adapters.processes.runs import Run, RunFiles
+from skyriver.adapters.processes.strays import MARK, mark
 from skyriver.core.errors import SkyriverError, Unavailable
 from skyriver.core.names import digest
 from skyriver.core.resources import Limits, ProcessSpec
 
 LOG_LIMIT = 16 * 1024 * 1024
 """A log that is larger at a start is set aside as NAME.log.1 first."""
-MARK = "SKYRIVER_PROCESS"
-"""In the environment of every process and of all that it starts: whose it is, for one that no run file names."""
+RESERVED_BYTES = 1_000_000_000
+"""Libraries take 0.2 GB and more of address space that they never touch. Where the watcher alone holds the memory, the
+kernel refuses only what is far above the limit: that is the most that can be taken between two of its looks."""
 _THREADS = ("OMP", "OPENBLAS", "MKL", "NUMBA", "RAYON")
 
 
@@ -70,9 +73,10 @@ def socket_path(sockets: Path, name: str) -> Path:
 
 
 class Starter:
-    def __init__(self, places: Places, files: RunFiles, environment: Mapping[str, str]) -> None:
+    def __init__(self, places: Places, files: RunFiles, groups: ControlGroups, environment: Mapping[str, str]) -> None:
         self._places = places
         self._files = files
+        self._groups = groups
         self._environment = environment
 
     def start(self, spec: ProcessSpec, *, restarts: int, grace_s: float) -> Run:
@@ -87,16 +91,23 @@ class Starter:
         if not os.access(interpreter, os.X_OK):
             raise _failed(spec, f"its environment has no interpreter: {interpreter} is not there.")
         token = secrets.token_hex(16)
-        socket = self._places.socket(spec.name)
         watched = spec.once or spec.limits != Limits()
-        self._write_config(spec, token, socket)
-        environment = {**self._environment, **_thread_limits(spec.limits.cpus)}
-        environment[MARK] = f"{self._files.path(spec.name, 'run')}#{token}"
+        self._write_config(spec, token)
         command = [interpreter, "-m", f"skyriver.wiring.{spec.module}", str(self._files.path(spec.name, "config"))]
-        if watched:
-            self._files.write(spec.name, "watch", self._watch(spec, token, command, grace_s))
-            command = [sys.executable, "-I", "-S", watcher.__file__, str(self._files.path(spec.name, "watch"))]
-        pid = self._spawn(command, environment, self._open_log(spec))
+        hold = self._groups.hold(f"{spec.name}-{token[:8]}", spec.limits)
+        try:
+            if watched:
+                self._files.write(spec.name, "watch", self._watch(spec, token, command, grace_s, hold))
+                command = [sys.executable, "-I", "-S", watcher.__file__, str(self._files.path(spec.name, "watch"))]
+            environment = {**self._environment, **_thread_limits(spec.limits.cpus)}
+            environment[MARK] = mark(self._files.path(spec.name, "run"), token)
+            pid = self._spawn(command, environment, self._open_log(spec))
+            return self._record(spec, restarts, token, pid, watched, hold)
+        except OSError:
+            self._groups.remove(hold.groups)
+            raise
+
+    def _record(self, spec: ProcessSpec, restarts: int, token: str, pid: int, watched: bool, hold: Hold) -> Run:
         identity = identify(pid) or Identity(pid, 0, "")
         run = Run(
             name=spec.name,
@@ -109,10 +120,12 @@ class Starter:
             token=token,
             config_digest=digest(dict(spec.config)),
             live_digest=digest(dict(spec.live)),
-            socket=str(socket),
+            socket=str(self._places.socket(spec.name)),
             started_at=time.time(),
             restarts=restarts,
             watched=watched,
+            groups=list(hold.groups),
+            held_by=_held_by(spec.limits, hold),
         )
         try:
             self._files.record(run)
@@ -122,7 +135,7 @@ class Starter:
             raise
         return run
 
-    def _write_config(self, spec: ProcessSpec, token: str, socket: Path) -> None:
+    def _write_config(self, spec: ProcessSpec, token: str) -> None:
         work = self._places.work(spec.name)
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
         for part in ("status", "ending"):
@@ -131,7 +144,7 @@ class Starter:
             "name": spec.name,
             "tenant": spec.tenant,
             "home": str(self._places.home),
-            "socket": str(socket),
+            "socket": str(self._places.socket(spec.name)),
             "status_file": str(self._files.path(spec.name, "status")),
             "live_file": str(self._files.path(spec.name, "live")),
             "run_file": str(self._files.path(spec.name, "run")),
@@ -142,20 +155,20 @@ class Starter:
         self._files.write(spec.name, "config", {"process": process, "config": config})
         self._files.write(spec.name, "live", dict(spec.live))
 
-    def _watch(self, spec: ProcessSpec, token: str, command: list[str], grace_s: float) -> dict[str, Any]:
+    def _watch(self, spec: ProcessSpec, token: str, command: list[str], grace_s: float, hold: Hold) -> dict[str, Any]:
+        memory = spec.limits.memory_mb * 1_000_000
         return {
             "home": str(self._places.home),
             "run_file": str(self._files.path(spec.name, "run")),
             "ending_file": str(self._files.path(spec.name, "ending")),
             "token": token,
             "command": command,
-            "environment": {},
             "grace_s": grace_s,
             "seconds": spec.limits.seconds,
-            "memory_bytes": spec.limits.memory_mb * 1_000_000,
-            "data_bytes": 0,
-            "groups": [],
-            "oom_counter": "",
+            "memory_bytes": memory,
+            "data_bytes": 2 * memory + RESERVED_BYTES if memory and not hold.oom_counter else 0,
+            "groups": hold.groups,
+            "oom_counter": hold.oom_counter,
         }
 
     def _open_log(self, spec: ProcessSpec) -> int:
@@ -197,6 +210,13 @@ def _failed(spec: ProcessSpec, why: str) -> SkyriverError:
         code="START_FAILED",
         next_action="Mend that; it is tried again by itself.",
     )
+
+
+def _held_by(limits: Limits, hold: Hold) -> str:
+    """In words for people; "" without limits of these kinds."""
+    ways = {"memory": "control group" if hold.oom_counter else "watcher"} if limits.memory_mb else {}
+    ways |= {"cores": "control group" if hold.cores else "threads"} if limits.cpus else {}
+    return ", ".join(f"{what}: {way}" for what, way in ways.items())
 
 
 def _thread_limits(cpus: float) -> dict[str, str]:

@@ -225,9 +225,11 @@ class Watch:
     def _see_oom(self) -> None:
         """A kernel that kills for want of memory counts it: in the group, else for the whole system."""
         kills = _counter(self._oom_counter)
-        if self._group_counter:
-            self.out_of_memory |= kills > 0 and self.exit_code != 0
-        else:
+        if self._group_counter and kills and self.exit_code != 0:
+            self.out_of_memory = True
+            self._peak = max(self._peak, self._memory)
+            _say(f"it wanted more memory than its limit of {self._memory / 1e6:.0f} MB: it was ended")
+        elif not self._group_counter:
             self.out_of_memory |= kills > self._oom_kills and self.exit_code == -signal.SIGKILL and not self._killed
 
     def _look(self) -> None:
@@ -240,8 +242,10 @@ class Watch:
                 _say(f"it holds {held / 1e6:.0f} MB of memory, its limit is {self._memory / 1e6:.0f} MB: it is ended")
                 self._kill()
         self._peak = max(self._peak, held)
-        if not self._group_counter:
-            self._oom_kills = _counter(self._oom_counter)
+        kills = _counter(self._oom_counter)
+        if self._group_counter and kills:
+            self._kill()  # version 1 kills one of them, and the others would wait for it
+        self._oom_kills = kills
         if not self.stray and self._run_file.lost():
             self.stray = True
             _say("the cloud does not know this process any more: it is ended")
@@ -291,7 +295,7 @@ def _become(settings: dict[str, Any], parent: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (wanted, wanted))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     command = settings["command"]
-    os.execve(command[0], command, {**os.environ, **settings["environment"]})
+    os.execv(command[0], command)
 
 
 def _family(pid: int) -> Iterator[tuple[int, int]]:
