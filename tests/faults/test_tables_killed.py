@@ -260,6 +260,7 @@ def test_everything_is_synced_in_its_order(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(writing, "FILE_ROWS", 5)
     tables.append(NAME, [frame(30, 10)], offset=3, known=2)
     assert done == [
+        str(Path(NAME).parent),
         f"{NAME}/part-0000000003-00000.parquet",
         f"{NAME}/part-0000000003-00001.parquet",
         NAME,

@@ -25,6 +25,7 @@ def write_secret(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
+        missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -37,11 +38,8 @@ def write_secret(path: Path, data: bytes) -> None:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        for folder in (path.parent, *(made.parent for made in missing)):
+            _sync_folder(folder)
     except OSError as error:
         full = error.errno in _FULL
         raise Unavailable(
@@ -50,6 +48,14 @@ def write_secret(path: Path, data: bytes) -> None:
             where=str(path),
             next_action="Free space on this disk." if full else "Check the folder and its owner.",
         ) from error
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_secret(path: Path) -> bytes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skyriver.adapters.folders import make_folder, replace_file
 from skyriver.core.errors import InvalidInput
 
 DEFAULT_PORT = 7470
@@ -48,7 +49,7 @@ class Home:
     def make(self) -> None:
         """Creates it, closed to others. Raises InvalidInput when something else is in its place."""
         try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.root)
             for part in (self.run, self.logs, self.uploads):
                 part.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
@@ -140,6 +141,4 @@ class Home:
         return found
 
     def write_settings(self, settings: dict[str, Any]) -> None:
-        temporary = self.root / "cloud.json.tmp"
-        temporary.write_text(json.dumps(settings))
-        temporary.replace(self.root / "cloud.json")
+        replace_file(self.root / "cloud.json", json.dumps(settings).encode())

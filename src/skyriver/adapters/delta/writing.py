@@ -45,9 +45,6 @@ def write_version(
         for number, frame in enumerate(_cut(frames))
     )
     sync_folder(table)
-    if version == 0:  # whoever made these folders may not have come to it
-        sync_folder(table.parent)
-        sync_folder(table.parent.parent)
     ledger = Ledger(
         version=version,
         offset=offset,

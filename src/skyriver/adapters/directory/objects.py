@@ -47,7 +47,6 @@ class DirectoryObjects:
             make_folder(self._root)
             self._tmp.mkdir(mode=0o700, exist_ok=True)
             sync_folder(self._root)
-            sync_folder(self._root.parent)
             self._remove_stale()
 
     def put(self, data: bytes) -> str:

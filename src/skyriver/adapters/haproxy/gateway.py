@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from skyriver.adapters.folders import make_folder
 from skyriver.adapters.haproxy import layout, process
 from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.binary import Binary, find
@@ -51,7 +52,7 @@ class HaproxyGateway:
         address: str = "127.0.0.1",
         binary: Callable[[], Binary] = find,
     ) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(directory)
         self._directory = directory
         self._settings = Settings(
             address=_checked(address),

@@ -144,6 +144,8 @@ class SegmentLog:
         """Starts the epoch, once: its first segment, then the mark that fences older ones off. Raises OSError."""
         self._start_segment(lambda: None)
         try:
+            if empty:  # the highest of their epochs must not go before the new one is on the disk
+                sync_folder(self._directory)
             for segment in empty:
                 segment.path.unlink()
             mark = Mark(self._log_id, self._boot, self._epoch, self._durability, self._next)

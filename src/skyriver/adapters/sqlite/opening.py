@@ -14,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, te
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from skyriver.adapters.folders import make_folder, sync_folder
 from skyriver.adapters.sqlite.driver import SAFE_WAL, journal_for, set_up
 from skyriver.adapters.sqlite.faults import damaged
 from skyriver.adapters.sqlite.migrations import REVISIONS
@@ -37,7 +38,7 @@ def prepare_file(path: Path) -> None:
     """Makes the file, 0600, in a folder 0700, unless they are there. Raises NotAllowed (OPEN_FOLDER) for a folder that
     others may write: they could put another file in the place of this one."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent)
         if path.parent.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise NotAllowed(
                 "The folder of the control state may be written by others.",
@@ -50,15 +51,10 @@ def prepare_file(path: Path) -> None:
             for suffix in ("", "-wal", "-shm", "-journal"):
                 with suppress(FileNotFoundError):
                     path.with_name(path.name + suffix).chmod(0o600)
-            return
-        with suppress(FileExistsError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        for folder in (path.parent, path.parent.parent):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        else:
+            with suppress(FileExistsError):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        sync_folder(path.parent)  # also when it was there: who made it may have been killed before this
     except OSError as error:
         raise Unavailable(
             f"The control state cannot be opened: {error.strerror}.",
