@@ -1,0 +1,232 @@
+"""Cutting the power: a part works under the recording layer, and what each cut leaves is opened and looked at.
+
+`examine` starts a child with the layer preloaded (`python -m powercut.examine LAYER`), which gets tasks and gives
+reports as JSON. One recorded piece of work gives many cuts: the disk is led through the trace once and leaves a tree at
+each place. Every check is recorded too, and a share of the cuts is followed by a second one, into the recovery from the
+first.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from powercut.disk import Disk
+from powercut.fate import Fate
+from powercut.layer import Event, Kind, Lie, environment, mark, read_trace, recording
+from powercut.part import Lost, Part, Wrong
+
+AGAIN = 0.25
+"""Share of the cuts that are followed by a second one."""
+_NEAR = {Kind.MARK: 6, Kind.SYNC: 4, Kind.DATASYNC: 4, Kind.RANGESYNC: 4, Kind.RENAME: 4, Kind.UNLINK: 3, Kind.LINK: 3}
+"""How much likelier a cut falls right after such an event, or right before it, than elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One law that one cut broke. `what`: "lost", "wrong" (shown without an error), or "stuck" (it does not open)."""
+
+    what: str
+    message: str
+    at: int
+    fate: int
+    way: str
+    second: bool
+
+
+@dataclass(slots=True)
+class Report:
+    part: str
+    seed: int
+    cuts: int = 0
+    second_cuts: int = 0
+    events: int = 0
+    syncs: int = 0
+    acknowledged: int = 0
+    """Words said, at the cuts all together: what each check had to find."""
+    seconds: float = 0.0
+    findings: list[Finding] = field(default_factory=list)
+
+    def count(self, what: str) -> int:
+        return sum(finding.what == what for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    part: str
+    seed: int
+    cuts: int
+    """Without the second ones."""
+    lie: Lie = "none"
+    ordered: bool = False
+    """On the lenient disk."""
+
+
+def examine(tasks: Sequence[Task], library: Path, *, timeout: float = 600.0) -> list[Report]:
+    """A report a task. Raises AssertionError when the child fails, as it does when the layer missed an operation."""
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, "-m", "powercut.examine", str(library)],
+        env={**environment(library), "PYTHONPATH": os.pathsep.join(paths)},
+        input=json.dumps([asdict(task) for task in tasks]),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, f"the examination ended with {done.returncode}:\n{done.stderr[-4000:]}"
+    reports = json.loads(done.stdout)
+    return [Report(**{**r, "findings": [Finding(**finding) for finding in r["findings"]]}) for r in reports]
+
+
+# From here on in the child
+
+
+class Examination:
+    def __init__(self, part: Part, library: Path, place: Path, task: Task) -> None:
+        self._part, self._library, self._place, self._task = part, library, place, task
+
+    def run(self) -> Report:
+        begun, seed = time.perf_counter(), self._task.seed
+        report = Report(self._part.name, seed)
+        luck = random.Random(f"{self._part.name} {seed}")
+        root = self._place / "root"
+        root.mkdir()
+        disk, running = self._disk(root), self._disk(root)
+        events = self._record(root, lambda: self._part.work(root, random.Random(seed), self._say))
+        self._nothing_missed(running, events, root)
+        report.events = len(events)
+        report.syncs = sum(e.kind in (Kind.SYNC, Kind.DATASYNC, Kind.RANGESYNC) for e in events)
+        at = 0
+        for cut in _positions(events, self._task.cuts, luck):
+            for event in events[at:cut]:
+                disk.take(event)
+            at = cut
+            told = _words(events[:cut])
+            self._cut(disk, cut, told, luck.getrandbits(32), report, second=False)
+        report.seconds = round(time.perf_counter() - begun, 2)
+        return report
+
+    def _cut(self, disk: Disk, at: int, told: list[Any], seed: int, report: Report, *, second: bool) -> None:
+        """Looks at what one cut leaves, and perhaps cuts into that."""
+        fate = Fate(seed)
+        left = self._place / ("second" if second else "first")
+        shutil.rmtree(left, ignore_errors=True)
+        disk.leave(left, fate)
+        after = self._disk(left)
+        report.cuts += 1
+        report.second_cuts += second
+        report.acknowledged += len(told)
+        failed: Finding | None = None
+
+        def check() -> None:
+            nonlocal failed
+            try:
+                self._part.check(left, told, self._say)
+            except Exception as error:
+                what = "lost" if isinstance(error, Lost) else "wrong" if isinstance(error, Wrong) else "stuck"
+                message = f"{type(error).__name__}: {error}"[:400]
+                failed = Finding(what, message, at, seed, fate.way, second)
+
+        events = self._record(left, check)
+        if failed is not None:
+            report.findings.append(failed)
+        elif not second and random.Random(seed).random() < AGAIN:
+            luck = random.Random(seed + 1)
+            (again,) = _positions(events, 1, luck)
+            for event in events[:again]:
+                after.take(event)
+            self._cut(after, at, told + _words(events[:again]), seed + 1, report, second=True)
+
+    def _disk(self, root: Path) -> Disk:
+        return Disk(root, ordered=self._task.ordered)
+
+    def _say(self, *words: Any) -> None:
+        mark(self._library, words)
+
+    def _record(self, root: Path, work: Callable[[], None]) -> list[Event]:
+        trace = self._place / "trace"
+        _new_boot()
+        with recording(self._library, root, trace, lie=self._task.lie):
+            work()
+        return read_trace(trace)
+
+    def _nothing_missed(self, running: Disk, events: Sequence[Event], root: Path) -> None:
+        """The layer saw everything: what it recorded gives the very tree that lies there."""
+        for event in events:
+            running.take(event)
+        shown = self._place / "shown"
+        running.show(shown)
+        differs = differences(shown, root)
+        assert not differs, f"the layer missed operations: {differs}"
+        shutil.rmtree(shown)
+
+
+def differences(one: Path, two: Path) -> list[str]:
+    """Where two trees differ, in names, kinds, modes or bytes (those of a -shm, which is memory, left out)."""
+    found = []
+    names = {path.relative_to(one) for path in one.rglob("*")} | {path.relative_to(two) for path in two.rglob("*")}
+    for name in sorted(names):
+        left, right = one / name, two / name
+        if left.is_symlink() or right.is_symlink():
+            same = left.is_symlink() and right.is_symlink() and left.readlink() == right.readlink()
+        elif not (left.exists() and right.exists()) or left.is_dir() != right.is_dir():
+            same = False
+        else:
+            same = left.stat().st_mode == right.stat().st_mode
+            if same and left.is_file() and left.suffix != ".db-shm":
+                same = filecmp.cmp(left, right, shallow=False)
+        if not same:
+            found.append(str(name))
+    return found
+
+
+def _positions(events: Sequence[Event], count: int, luck: random.Random) -> list[int]:
+    """Ascending places between events: 0 is before the first."""
+    weights = [1] * (len(events) + 1)
+    for place, event in enumerate(events):
+        weights[place] += _NEAR.get(event.kind, 0) // 2
+        weights[place + 1] += _NEAR.get(event.kind, 0)
+    return sorted(luck.choices(range(len(events) + 1), weights, k=count))
+
+
+def _words(events: Sequence[Event]) -> list[Any]:
+    return [json.loads(event.one) for event in events if event.kind is Kind.MARK]
+
+
+def _new_boot() -> None:
+    """From here on this process takes the machine for newly started."""
+    from skyriver.adapters.processes import identity
+
+    boot = str(uuid.uuid4())
+    identity.boot_id = lambda: boot  # type: ignore[assignment]
+
+
+def main() -> int:
+    from powercut.parts import make_parts
+
+    library = Path(sys.argv[1])
+    parts = make_parts(library.parent / "kernels")
+    reports = []
+    for given in json.load(sys.stdin):
+        task = Task(**given)
+        with tempfile.TemporaryDirectory(prefix="powercut-") as place:
+            reports.append(Examination(parts[task.part], library, Path(place), task).run())
+    print(json.dumps([asdict(report) for report in reports]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
