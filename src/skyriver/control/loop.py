@@ -146,8 +146,8 @@ class ControlLoop:
             plan = reconcile(seen, self._kinds, skip=self._aside.resting(rows, now))
             committed = self._commit(plan, now)
         except SkyriverError as error:
-            if self._health.passes and error.code != "FENCED":  # what was committed before still holds
-                self._put_right(self._known[1], self._aside.keys())
+            if self._health.passes and error.code != "FENCED":
+                self._hold()
             raise
         if committed is None:
             return True
@@ -203,6 +203,13 @@ class ControlLoop:
                 except (Conflict, InvalidInput) as again:
                     refused[key] = str(again)
         return refused
+
+    def _hold(self) -> None:
+        """What was committed before still holds. What cannot be done about it now (the same disk is full) waits."""
+        try:
+            self._put_right(self._known[1], self._aside.keys())
+        except (OSError, SkyriverError) as error:
+            self._tell(gateway_trouble=f"while the store is away: {error}")
 
     def _put_right(self, rows: Rows, aside: Set[Key]) -> None:
         """Brings processes and gateway to what is wanted; those of rows in `aside` are left as they are."""

@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError, Unavailable
+from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError, Unavailable, disk_error
 
 MEDIA = "application/problem+json"
 RETRY_SECONDS = 1
@@ -28,6 +28,7 @@ def add_problems(api: FastAPI, contract: str) -> None:
         return JSONResponse(problem, error.status_code, headers=error.headers, media_type=MEDIA)
 
     api.add_exception_handler(SkyriverError, _problem)
+    api.add_exception_handler(OSError, _of_the_disk)
     api.add_exception_handler(RequestValidationError, _invalid_request)
     api.add_exception_handler(Exception, _our_mistake)
     api.add_exception_handler(HTTPException, unknown)
@@ -39,6 +40,12 @@ def _problem(request: Request, error: Exception) -> Response:
     if isinstance(error, Unavailable) or error.http_status == 429:
         headers["Retry-After"] = str(RETRY_SECONDS)
     return JSONResponse(error.to_problem(), error.http_status, headers=headers, media_type=MEDIA)
+
+
+def _of_the_disk(request: Request, error: Exception) -> Response:
+    """A full or read-only disk is no mistake of ours, and has a way out."""
+    assert isinstance(error, OSError)
+    return _problem(request, disk_error(error, "The control plane cannot write what this request needs"))
 
 
 def _our_mistake(request: Request, error: Exception) -> Response:

@@ -17,6 +17,7 @@ offset) and `next_action` (what to do). Exceptions of libraries are translated a
 
 from __future__ import annotations
 
+import errno
 from typing import Any, ClassVar
 
 
@@ -154,6 +155,22 @@ _BY_CODE: dict[int, type[SkyriverError]] = {
     502: Unavailable,
     504: Unavailable,
 }
+
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+def disk_error(error: OSError, what: str, where: str = "") -> Unavailable:
+    """What the file system said as what a user can do: DISK_FULL, DISK_READ_ONLY or DISK_FAILED. `what` did not
+    happen, as in "A checkpoint cannot be written"."""
+    if error.errno in _NO_ROOM:
+        code, action = "DISK_FULL", "Free space on this disk and try again."
+    elif error.errno in _READ_ONLY:
+        code, action = "DISK_READ_ONLY", "Check how this disk is mounted, and the folder's owner and mode."
+    else:
+        code, action = "DISK_FAILED", "Look at the system's log for errors of this disk."
+    return Unavailable(f"{what}: {error.strerror or error}.", code=code, where=where, next_action=action)
 
 
 def from_problem(status: int, problem: dict[str, Any]) -> SkyriverError:

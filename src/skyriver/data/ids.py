@@ -19,7 +19,6 @@ description which is still wanted names. A crash between leaves files that the n
 
 from __future__ import annotations
 
-import errno
 import json
 import mmap
 import os
@@ -37,7 +36,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from skyriver.core.errors import Corrupt, Unavailable
+from skyriver.core.errors import Corrupt, Unavailable, disk_error
 
 Ints = NDArray[np.int64]
 
@@ -363,10 +362,4 @@ def _corrupt(path: Path, what: str) -> Corrupt:
 
 
 def _unavailable(error: OSError, directory: Path) -> Unavailable:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return Unavailable(
-        f"The id index cannot be written: {error.strerror}.",
-        code="DISK_FULL" if full else "DISK_FAILED",
-        where=str(directory),
-        next_action="Make room on the disk, then try again." if full else "Check the disk.",
-    )
+    return disk_error(error, "The id index cannot be written", str(directory))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from skyriver.core.errors import InvalidInput, Unavailable
+from skyriver.core.errors import InvalidInput, disk_error
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import FieldSpec
 from skyriver.data.border_frame import BAD_SCHEMA, CleanFrame
@@ -157,11 +156,4 @@ def disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise Unavailable(
-            "The disk is full.",
-            code="DISK_FULL",
-            where=str(folder),
-            next_action="Free space on this disk and try again.",
-        ) from error
+        raise disk_error(error, "The files cannot be written", str(folder)) from error

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from skyriver.core.errors import Unavailable
+from skyriver.core.errors import disk_error
 from skyriver.decide.records import ControlRecord
 
 _MAGIC = b"SKYRCP1\n"
@@ -101,12 +101,7 @@ class CheckpointFiles:
             self._sync_directory()
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise Unavailable(
-                f"A checkpoint cannot be written: {error.strerror}.",
-                code="DISK_FULL",
-                where=str(path),
-                next_action="Make room on this disk; until then a restart takes longer.",
-            ) from error
+            raise disk_error(error, "A checkpoint cannot be written, so a restart takes longer", str(path)) from error
         for old in self._files()[KEPT:]:
             old.unlink()
 

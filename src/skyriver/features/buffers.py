@@ -7,7 +7,6 @@ taken before still shows the same rows.
 from __future__ import annotations
 
 import ctypes
-import errno
 import mmap
 import os
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from skyriver.core.errors import Unavailable
+from skyriver.core.errors import disk_error
 
 FIRST_BYTES = 1 << 16
 RESERVE_BYTES = 4 << 20
@@ -185,13 +184,7 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise Unavailable(
-            f"{path.name} cannot be written: {error.strerror}.",
-            code="DISK_FULL" if full else "DISK_FAILED",
-            where=str(path),
-            next_action="Make room on this disk." if full else "Look at the system's log for this disk.",
-        ) from error
+        raise disk_error(error, f"{path.name} cannot be written", str(path)) from error
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

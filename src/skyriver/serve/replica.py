@@ -359,20 +359,28 @@ async def serve_replica(
 ) -> int:
     """Answers on `listening` until `stop` is set, then ends what is under way; returns how many connections
     were cut off. `report` is given what to tell: at once, when something changed (every `report_s` at most), and at
-    the end."""
+    the end. A report that cannot be written (a full disk) is tried again: answers need no disk."""
     replica = Replica(runner, settings)
     await replica.start(listening)
-    told = replica.report()
-    if report is not None:
-        report({"ready": True, **told})
+    told: dict[str, object] = {}
     while not stop.is_set():
+        now = {"ready": True, **replica.report()}
+        if now != told and _told(report, now):
+            told = now
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), report_s)
-        now = replica.report()
-        if report is not None and now != told:
-            report({"ready": not stop.is_set(), **now})
-        told = now
+    _told(report, {"ready": False, **replica.report()})
     cut = await replica.stop()
-    if report is not None:
-        report({"ready": False, **replica.report()})
+    _told(report, {"ready": False, **replica.report()})
     return cut
+
+
+def _told(report: Callable[[dict[str, object]], None] | None, document: dict[str, object]) -> bool:
+    if report is None:
+        return True
+    try:
+        report(document)
+    except OSError as error:
+        _log.warning("the report cannot be written: %s", error)
+        return False
+    return True
