@@ -174,10 +174,14 @@ class ControlLoop:
 
     def _load(self) -> Rows:
         known, rows = self._known
-        revision = self._store.revision()
-        if revision != known:
+        changes = self._store.since(known) if known >= 0 else None
+        if changes is None:  # too much happened since, or nothing is known yet
+            revision = self._store.revision()
             rows = Rows(self._store.rows())
             self._known = (revision, rows)
+        elif changes.revision != known:
+            rows = rows.changed(changes.rows, changes.gone)
+            self._known = (changes.revision, rows)
         return rows
 
     def _commit(self, plan: Plan, now: int) -> dict[Key, str] | None:

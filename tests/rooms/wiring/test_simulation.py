@@ -115,7 +115,7 @@ def test_while_the_store_is_away_what_was_wanted_is_started_again(
     def away(*_: Any, **__: Any) -> Any:
         raise Unavailable("The disk is full.", code="DISK_FULL")
 
-    monkeypatch.setattr(cloud.store, "revision", away)
+    monkeypatch.setattr(cloud.store, "since", away)
     cloud.compute.kill("t.thing.good")
     with pytest.raises(Unavailable):
         cloud.loop.run_pass()
@@ -153,10 +153,10 @@ def test_trouble_is_told_once_and_its_end_too(
             cloud.loop.stop()
         return True
 
-    def away() -> int:
+    def away(_: int) -> int:
         raise Unavailable("The disk is full.", code="DISK_FULL")
 
-    monkeypatch.setattr(cloud.store, "revision", away)
+    monkeypatch.setattr(cloud.store, "since", away)
     monkeypatch.setattr(cloud.loop._wake, "wait", wait)
     cloud.loop.run()
     assert [r.message for r in caplog.records if "pass given up" in r.message] == [
