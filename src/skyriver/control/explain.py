@@ -102,7 +102,7 @@ def _waits(snapshot: Snapshot, kinds: Mapping[str, Kind], resource: Resource) ->
 def _tried(resource: Resource) -> Iterator[dict[str, Any]]:
     """Earlier attempts as the row keeps them."""
     yield from resource.status.get("attempts", ())
-    if resource.attempts and not resource.status.get("attempts"):
+    if resource.attempts and resource.reason and not resource.status.get("attempts"):
         yield {"attempt": resource.attempts, "reason": resource.reason, "message": resource.message}
 
 

@@ -1,158 +1,206 @@
-"""Jobs and operations: work that ends. A job is opaque here: a kind of work, its inputs by digest, its outcome."""
+"""Jobs: work that ends. A job is opaque here: a kind of work, its inputs by digest, its outcome.
+
+It waits for its inputs (PENDING) and for its turn (QUEUED), and runs in a process of its own (STARTING, RUNNING). What
+ends an attempt without its outcome may be tried again after a pause (RECOVERING), and then waits for its turn anew.
+Each attempt gets its own configuration, so that nothing of one is taken for the other.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from skyriver.core.jobs import ENDED
-from skyriver.core.resources import Action, Kind, ProcessSpec, Put, Resource, Snapshot, Want
+from skyriver.control.admission import Queue
+from skyriver.control.endings import Ended, as_attempt, how_it_failed, retries_left
+from skyriver.core.jobs import ENDED, Capacity, Ending, asks_for, outputs_by_title, pause_before_retry
+from skyriver.core.resources import Action, Kind, Limits, ProcessSpec, ProcessStatus, Put, Resource, Snapshot, Want
 
-RUNNING_LIMIT = 2
-"""Jobs that run at a time in one cloud; the others wait in the order in which they were asked for."""
-
-_ACTIVE_JOB = frozenset({"STARTING", "RUNNING", "RECOVERING", "CANCELLING"})
+KEPT_ATTEMPTS = 20
 
 JOB_TRANSITIONS: Mapping[tuple[str, str], str] = {
+    ("PENDING", "waits"): "PENDING",
     ("PENDING", "inputs_ready"): "QUEUED",
     ("PENDING", "inputs_failed"): "FAILED",
     ("PENDING", "cancel"): "CANCELLED",
+    ("QUEUED", "waits"): "QUEUED",
     ("QUEUED", "admitted"): "STARTING",
+    ("QUEUED", "refused"): "FAILED",
     ("QUEUED", "cancel"): "CANCELLED",
     ("STARTING", "seen"): "RUNNING",
     ("STARTING", "succeeded"): "SUCCEEDED",
+    ("STARTING", "retry"): "RECOVERING",
     ("STARTING", "failed"): "FAILED",
     ("STARTING", "cancel"): "CANCELLING",
     ("RUNNING", "progress"): "RUNNING",
     ("RUNNING", "succeeded"): "SUCCEEDED",
+    ("RUNNING", "retry"): "RECOVERING",
     ("RUNNING", "failed"): "FAILED",
     ("RUNNING", "cancel"): "CANCELLING",
+    ("RECOVERING", "again"): "QUEUED",
+    ("RECOVERING", "cancel"): "CANCELLED",
     ("CANCELLING", "gone"): "CANCELLED",
 }
 
 
-def _step_job(snapshot: Snapshot, job: Resource) -> Iterator[Action]:
-    match job.state:
-        case "PENDING":
-            yield from _wait_for_inputs(snapshot, job)
-        case "QUEUED":
-            if _admitted(snapshot, job):
-                status = {**job.status, "config": _config(snapshot, job)}
-                admitted = JOB.move(job, "admitted", snapshot.now, status=status)
-                yield Put(admitted, job.revision)
-                yield Want(_process(admitted))
-        case "STARTING" | "RUNNING":
-            yield from _follow_process(snapshot, job)
-        case "CANCELLING":
-            process = snapshot.processes.get(job.process)
-            if process is None or not process.alive:  # not wanted any more, so it is being ended
-                yield _put(JOB, job, "gone", snapshot.now, reason="CANCELLED", message="Cancelled on request.")
+def job_kind(capacity: Capacity) -> Kind:
+    """Jobs of a machine that gives them so much."""
+    queue = Queue(capacity)
+
+    def step(snapshot: Snapshot, job: Resource) -> Iterator[Action]:
+        match job.state:
+            case "PENDING":
+                yield from _wait_for_inputs(snapshot, job)
+            case "QUEUED":
+                yield from _wait_for_turn(snapshot, job, queue)
+            case "STARTING" | "RUNNING":
+                yield from _follow_process(snapshot, job)
+            case "RECOVERING":
+                pause = int(job.status.get("pause", 0))
+                if snapshot.elapsed(job.since) >= pause and job.process not in snapshot.processes:
+                    yield _put(job, "again", snapshot.now)
+            case "CANCELLING":
+                process = snapshot.processes.get(job.process)
+                if process is None or not process.alive:  # not wanted any more, so it is being ended
+                    told = {"reason": Ending.CANCELLED.value, "message": "Cancelled on request."}
+                    yield _put(job, "gone", snapshot.now, status=_without(job.status, "config"), **told)
+
+    def waits(snapshot: Snapshot, job: Resource) -> Iterator[str]:
+        match job.state:
+            case "PENDING":
+                needed = ((name, snapshot.find(job.tenant, "job", name)) for name in job.spec.get("needs", ()))
+                yield from (f"job/{name}" for name, row in needed if row is None or row.state != "SUCCEEDED")
+                if job.spec.get("environment"):
+                    yield _environment(job)
+            case "QUEUED":
+                yield from queue.decide(snapshot).waits.get(job.key, ())
+
+    return Kind("job", "PENDING", JOB_TRANSITIONS, ENDED, step, waits)
 
 
 def _wait_for_inputs(snapshot: Snapshot, job: Resource) -> Iterator[Action]:
     needed = [snapshot.find(job.tenant, "job", name) for name in job.spec.get("needs", ())]
     failed = [n.name for n in needed if n is not None and n.state in ("FAILED", "CANCELLED")]
     if failed or any(n is None for n in needed):
-        which = ", ".join(failed) or "a job that is no longer there"
-        yield _put(
-            JOB,
-            job,
-            "inputs_failed",
-            snapshot.now,
-            reason="INPUT_FAILED",
-            message=f"It needs the outputs of {which}.",
-            next_action=f"`skyriver explain {failed[0]}` tells why." if failed else "",
-        )
+        which = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if len(failed) > 3 else "")
+        told = {
+            "reason": Ending.INPUT_FAILED.value,
+            "message": f"It needs the outputs of {which or 'a job that is no longer there'}.",
+            "next_action": f"`skyriver explain {failed[0]}` tells why." if failed else "",
+        }
+        yield _put(job, "inputs_failed", snapshot.now, **told)
     elif all(n is not None and n.state == "SUCCEEDED" for n in needed):
-        yield _put(JOB, job, "inputs_ready", snapshot.now)
+        yield from _wait_for_environment(snapshot, job)
 
 
-def _admitted(snapshot: Snapshot, job: Resource) -> bool:
-    """First in, first out; one job at a time in a lane (the thing it writes to)."""
-    others = [r for (_, kind, _), r in snapshot.resources.items() if kind == "job" and r.key != job.key]
-    active = [r for r in others if r.state in _ACTIVE_JOB]
-    ahead = [r for r in others if r.state == "QUEUED" and (r.created_at, r.name) < (job.created_at, job.name)]
-    lane = (job.tenant, job.spec.get("lane", job.name))
-    if any((r.tenant, r.spec.get("lane", r.name)) == lane for r in (*active, *ahead)):
-        return False
-    return len(active) + len(ahead) < RUNNING_LIMIT
+def _wait_for_environment(snapshot: Snapshot, job: Resource) -> Iterator[Action]:
+    ref = _environment(job) if job.spec.get("environment") else ""
+    row = snapshot.find(job.tenant, *ref.split("/", 1)) if ref else None
+    if not ref or (row is not None and row.state == "READY"):
+        yield _put(job, "inputs_ready", snapshot.now)
+    elif row is not None and row.state == "FAILED":
+        told = {"reason": Ending.ENVIRONMENT_FAILED.value, "message": row.message, "next_action": row.next_action}
+        yield _put(job, "inputs_failed", snapshot.now, **told)
+    else:
+        yield from _told(snapshot, job, reason="ENVIRONMENT", message=f"It waits for its {ref.replace('/', ' ')}.")
+
+
+def _environment(job: Resource) -> str:
+    return f"environment/{str(job.spec['environment'])[:16]}"
+
+
+def _wait_for_turn(snapshot: Snapshot, job: Resource, queue: Queue) -> Iterator[Action]:
+    asked = asks_for(job.spec.get("limits", {}))
+    if not queue.capacity.fits(asked):
+        told = {
+            "reason": Ending.NEVER_FITS.value,
+            "message": f"It asks for {asked}; this machine gives jobs {queue.capacity} in all.",
+            "next_action": "Ask for less with cpus= and memory=, or run it on a larger machine.",
+        }
+        yield _put(job, "refused", snapshot.now, **told)
+        return
+    decision = queue.decide(snapshot)
+    if job.key not in decision.admitted:
+        yield from _told(snapshot, job, reason="WAITS_FOR_ITS_TURN", message=decision.told.get(job.key, ""))
+        return
+    begun = replace(job, attempts=job.attempts + 1)
+    status = {**job.status, "config": _config(snapshot, begun), "started": snapshot.now}
+    admitted = JOB.move(begun, "admitted", snapshot.now, status=status)
+    yield Put(admitted, job.revision)
+    yield Want(_process(admitted))
+
+
+def _told(snapshot: Snapshot, job: Resource, *, reason: str, message: str) -> Iterator[Action]:
+    if (job.reason, job.message) != (reason, message):
+        yield _put(job, "waits", snapshot.now, reason=reason, message=message)
 
 
 def _config(snapshot: Snapshot, job: Resource) -> dict[str, Any]:
     """What the process gets: settled once, when the job is admitted, so that it cannot change while it runs."""
-    inputs = dict(job.spec.get("inputs", {}))
-    for name in job.spec.get("needs", ()):
-        needed = snapshot.find(job.tenant, "job", name)
-        if needed is not None:
-            inputs[str(needed.spec["kind"])] = needed.status.get("outputs", {})
+    needed = [snapshot.find(job.tenant, "job", name) for name in job.spec.get("needs", ())]
+    inputs = {**job.spec.get("inputs", {}), **outputs_by_title([n for n in needed if n is not None])}
     tables = {
         r.name: dict(r.status)
         for r in snapshot.all(job.tenant, "table")
         if r.name.partition(".")[0] in job.spec.get("tables", ())
     }
-    told = {k: job.spec.get(k) for k in ("kind", "app", "code", "target", "params")}
-    return {"job": job.name, **told, "inputs": inputs, "tables": tables}
+    told = {k: job.spec.get(k) for k in ("kind", "app", "code", "target", "params", "index", "slot")}
+    return {"job": job.name, "attempt": job.attempts, **told, "inputs": inputs, "tables": tables}
 
 
 def _process(job: Resource) -> ProcessSpec:
-    return ProcessSpec(name=job.process, module="job", tenant=job.tenant, config=job.status["config"], once=True)
+    return ProcessSpec(
+        name=job.process,
+        module="job",
+        tenant=job.tenant,
+        config=job.status["config"],
+        once=True,
+        limits=Limits(**job.spec.get("limits", {})),
+        environment=str(job.spec.get("environment", "")),
+    )
 
 
 def _follow_process(snapshot: Snapshot, job: Resource) -> Iterator[Action]:
     process = snapshot.processes.get(job.process)
-    if process is None:
-        if job.state == "RUNNING":
-            yield _put(
-                JOB,
-                job,
-                "failed",
-                snapshot.now,
-                reason="LOST",
-                message="Its process is gone without a word: the machine was restarted, or its run file removed.",
-                next_action="Run it again.",
-            )
-        else:
-            yield Want(_process(job))
+    if process is None and job.state == "STARTING":
+        yield Want(_process(job))
         return
-    report = process.report
-    match report.get("outcome"):
-        case "succeeded":
-            yield from _succeed(snapshot, job, report)
-        case "failed":
-            told = {k: str(report.get(k, "")) for k in ("reason", "message", "next_action")}
-            yield _put(JOB, job, "failed", snapshot.now, status=_status(job, report), **told)
-        case _ if not process.alive:
-            reason, message = _ending(process.exit_code)
-            yield _put(
-                JOB,
-                job,
-                "failed",
-                snapshot.now,
-                reason=reason,
-                message=message,
-                next_action=f"`skyriver logs {job.name}` shows its last lines.",
-                status=_status(job, report),
-            )
-        case _:
-            yield Want(_process(job))
-            status = _status(job, report)
-            if job.state == "STARTING":
-                yield _put(JOB, job, "seen", snapshot.now, status=status)
-            elif status != job.status:
-                yield _put(JOB, job, "progress", snapshot.now, status=status)
+    if process is not None and process.report.get("outcome") == "succeeded":
+        yield from _succeed(snapshot, job, process)
+        return
+    ended = how_it_failed(job, process)
+    report = process.report if process is not None else {}
+    if ended is not None:
+        yield _end_attempt(snapshot, replace(job, status=_status(job, report)), ended)
+        return
+    yield Want(_process(job))
+    status = _status(job, report)
+    if job.state == "STARTING":
+        yield _put(job, "seen", snapshot.now, status=status)
+    elif status != job.status:
+        yield _put(job, "progress", snapshot.now, status=status)
 
 
-def _ending(exit_code: int | None) -> tuple[str, str]:
-    match exit_code:
-        case None:
-            return "ENDED_UNSEEN", "Its process ended without an outcome while the control plane was away."
-        case code if code < 0:
-            return "KILLED", f"Its process was ended by signal {-code}" + (
-                " (SIGKILL: often the machine was out of memory)." if code == -9 else "."
-            )
-        case code:
-            return "EXITED", f"Its process ended with exit status {code} before its work was done."
+def _end_attempt(snapshot: Snapshot, job: Resource, ended: Ended) -> Put:
+    """The job is tried again after a pause, where that may help and it has not been tried too often; else it failed."""
+    attempts = [*job.status.get("attempts", ()), as_attempt(job, ended, snapshot.now)][-KEPT_ATTEMPTS:]
+    failures = dict(job.status.get("failures", {}))
+    left = retries_left(job, ended.fault)
+    failures[ended.fault.value] = failures.get(ended.fault.value, 0) + 1
+    status = {**_without(job.status, "config"), "attempts": attempts, "failures": failures}
+    told = {"reason": ended.reason, "message": ended.message, "next_action": ended.next_action}
+    if left == 0:
+        if job.attempts > 1:
+            told["message"] = f"{ended.message} This was attempt {job.attempts}, the last one."
+        return _put(job, "failed", snapshot.now, status=status, **told)
+    pause = pause_before_retry(job.attempts)
+    when = time.strftime("%H:%M:%S", time.gmtime((snapshot.now + pause) / 1e6))
+    told["message"] = (
+        f"Attempt {job.attempts} of at most {job.attempts + left}: {ended.message} The next one begins at {when} UTC."
+    )
+    told["next_action"] = ended.next_action or f"`skyriver logs {job.name}` shows what it printed."
+    return _put(job, "retry", snapshot.now, status={**_without(status, "progress"), "pause": pause}, **told)
 
 
 def _status(job: Resource, report: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,9 +208,13 @@ def _status(job: Resource, report: Mapping[str, Any]) -> dict[str, Any]:
     return {**job.status, **kept}
 
 
-def _succeed(snapshot: Snapshot, job: Resource, report: Mapping[str, Any]) -> Iterator[Action]:
+def _without(status: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {k: v for k, v in status.items() if k != key}
+
+
+def _succeed(snapshot: Snapshot, job: Resource, process: ProcessStatus) -> Iterator[Action]:
     """Records the outcome together with what the job made: table versions, and resources it proposes."""
-    outputs = dict(report.get("outputs", {}))
+    outputs = dict(process.report.get("outputs", {}))
     created = []
     for proposal in outputs.pop("resources", ()):
         resource = _numbered(snapshot, job, proposal)
@@ -177,8 +229,8 @@ def _succeed(snapshot: Snapshot, job: Resource, report: Mapping[str, Any]) -> It
                 ),
                 table.revision,
             )
-    status = {**_status(job, report), "outputs": outputs, "created": created}
-    yield _put(JOB, job, "succeeded", snapshot.now, status=status)
+    status = _without(_status(job, process.report), "config")
+    yield _put(job, "succeeded", snapshot.now, status={**status, "outputs": outputs, "created": created})
 
 
 def _numbered(snapshot: Snapshot, job: Resource, proposal: Mapping[str, Any]) -> Resource:
@@ -199,62 +251,10 @@ def _numbered(snapshot: Snapshot, job: Resource, proposal: Mapping[str, Any]) ->
     )
 
 
-OPERATION_TRANSITIONS: Mapping[tuple[str, str], str] = {
-    ("ACCEPTED", "started"): "RUNNING",
-    ("RUNNING", "progress"): "RUNNING",
-    ("RUNNING", "succeeded"): "SUCCEEDED",
-    ("RUNNING", "failed"): "FAILED",
-    ("ACCEPTED", "failed"): "FAILED",
-    ("RUNNING", "cancelled"): "CANCELLED",
-}
+def _put(job: Resource, event: str, now: int, **changes: Any) -> Put:
+    return Put(JOB.move(job, event, now, **changes), job.revision)
 
 
-def _step_operation(snapshot: Snapshot, operation: Resource) -> Iterator[Action]:
-    """An operation is done when its jobs are, and all that they made has settled."""
-    if operation.state in ENDED:
-        return
-    if operation.state == "ACCEPTED":
-        yield _put(OPERATION, operation, "started", snapshot.now)
-        return
-    jobs = [snapshot.find(operation.tenant, "job", name) for name in operation.spec.get("jobs", ())]
-    followed = [*operation.spec.get("follow", ())]
-    for job in jobs:
-        followed += job.status.get("created", ()) if job is not None else ()
-    made = [snapshot.find(operation.tenant, *ref.split("/", 1)) for ref in followed]
-    steps = [_as_step(r) for r in (*jobs, *made) if r is not None]
-    status = {**operation.status, "steps": steps}
-    bad = next((r for r in jobs if r is not None and r.state in ("FAILED", "CANCELLED")), None)
-    if bad is None:
-        bad = next((r for r in made if r is not None and r.status.get("settled") == "bad"), None)
-    if bad is not None:
-        told = {"reason": bad.reason, "message": bad.message, "next_action": bad.next_action}
-        status |= {"failed": bad.ref}
-        event = "cancelled" if bad.state == "CANCELLED" else "failed"
-        yield _put(OPERATION, operation, event, snapshot.now, status=status, **told)
-    elif all(j is not None and j.state == "SUCCEEDED" for j in jobs) and all(
-        r is not None and r.status.get("settled") == "good" for r in made
-    ):
-        result = {j.spec["kind"]: j.status.get("outputs", {}) for j in jobs if j is not None}
-        status |= {"result": result, "created": followed}
-        yield _put(OPERATION, operation, "succeeded", snapshot.now, status=status)
-    elif status != operation.status:
-        yield _put(OPERATION, operation, "progress", snapshot.now, status=status)
-
-
-def _as_step(resource: Resource) -> dict[str, Any]:
-    title = resource.spec.get("kind", resource.kind) if resource.kind == "job" else resource.kind
-    return {
-        "ref": resource.ref,
-        "title": title,
-        "state": resource.state,
-        "progress": resource.status.get("progress"),
-        "message": resource.message,
-    }
-
-
-def _put(kind: Kind, resource: Resource, event: str, now: int, **changes: Any) -> Put:
-    return Put(kind.move(resource, event, now, **changes), resource.revision)
-
-
-JOB = Kind("job", "PENDING", JOB_TRANSITIONS, ENDED, _step_job)
-OPERATION = Kind("operation", "ACCEPTED", OPERATION_TRANSITIONS, ENDED, _step_operation)
+SMALL_MACHINE = Capacity(2.0, 4_000)
+JOB = job_kind(SMALL_MACHINE)
+"""The kind, as it is on a small machine; the words and moves are the same on all."""

@@ -98,7 +98,7 @@ def _add_action(routes: Routes, mutations: Mutations, action: str, permission: P
             rows = plan(snapshot, tenant, body.target, body.params, body.inputs)
             operation = next(r.name for r in rows if r.kind == "operation")
             answer: contract.Accepted = {"operation": operation, "action": action, "target": body.target}
-            return Planned([Put(r, 0) for r in rows], {**answer}, {"operation": operation})
+            return Planned([Put(r, r.revision) for r in rows], {**answer}, {"operation": operation})
 
         done: Any = mutations.carry_out(make_call(request, permission, action, body.target, key, asked), planned)
         response.headers["Location"] = operation_path(tenant, done["operation"])

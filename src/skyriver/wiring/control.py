@@ -31,6 +31,8 @@ from skyriver.adapters.processes.identity import identify
 from skyriver.adapters.processes.processes import ChildProcesses
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.control.api import Actions, Cloud, Deployment, DeployRequest, create_api
+from skyriver.control.cancelling import plan_cancel
+from skyriver.control.jobs import job_kind
 from skyriver.control.loop import ControlLoop
 from skyriver.control.store import Store
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError
@@ -45,6 +47,7 @@ from skyriver.release.operations import plan_rollback, plan_train
 from skyriver.trust.permissions import Permission
 from skyriver.trust.secretfile import write_secret
 from skyriver.trust.tokens import new_token
+from skyriver.wiring.capacity import machine_capacity
 from skyriver.wiring.deploy import plan_deploy
 from skyriver.wiring.home import DEFAULT_PORT, Home
 from skyriver.wiring.kinds import KINDS
@@ -94,6 +97,7 @@ def deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *
 ACTIONS = Actions(
     deploy=deploy,
     named={
+        "cancel": (Permission.JOBS_RUN, plan_cancel),
         "load": (Permission.TABLES_WRITE, plan_load),
         "train": (Permission.JOBS_RUN, plan_train),
         "rollback": (Permission.SERVICES_WRITE, plan_rollback),
@@ -167,8 +171,9 @@ async def _run(home: Home) -> None:
         lost.append(error)
         events.call_soon_threadsafe(stopping.set)
 
+    kinds = {**KINDS, "job": job_kind(machine_capacity())}
     loop = ControlLoop(
-        store=store, compute=compute, gateway=gateway, kinds=KINDS, clock=clock, fence=fence, on_lost=give_up
+        store=store, compute=compute, gateway=gateway, kinds=kinds, clock=clock, fence=fence, on_lost=give_up
     )
     cloud = Cloud(
         store=store,

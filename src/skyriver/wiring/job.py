@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-from skyriver.core.errors import SkyriverError
+from skyriver.core.errors import SkyriverError, Unavailable
+from skyriver.core.jobs import Fault
 from skyriver.wiring.process import ProcessContext, read_config
 from skyriver.wiring.work.job import Job
 
@@ -74,6 +75,8 @@ def main() -> int:
         place = f"{error.where}: " if error.where else ""
         action = error.next_action or f"`skyriver logs {config['job']}` has the details."
         told = {"reason": error.code, "message": place + error.message, "next_action": action}
+        if isinstance(error, Unavailable):
+            told["fault"] = Fault.MACHINE.value
         reporter.finish({"outcome": "failed", **told})
         return 1
     except MemoryError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from skyriver.control.jobs import JOB, OPERATION
+from skyriver.control.jobs import JOB
+from skyriver.control.operations import OPERATION
 from skyriver.core.resources import Kind
 from skyriver.decide.kinds import STREAM, WORKER
 from skyriver.release.kinds import ROLLOUT, VERSION

@@ -161,14 +161,18 @@ def test_a_failed_job_fails_what_needs_it_and_the_operation_says_why(cloud: Clou
     assert cloud.get("job", f"{run}-compress").reason == "INPUT_FAILED"
 
 
-def test_a_job_that_is_killed_is_failed_with_its_signal(cloud: Cloud) -> None:
+def test_a_training_whose_process_is_killed_goes_on_by_itself(cloud: Cloud) -> None:
     cloud.deploy(risk())
     run = cloud.ask(plan_train(cloud.loop.snapshot(), "t", "fraud", {}, {}))
     cloud.compute.kill(f"t.job.{run}-materialise", -9)
     cloud.settle()
     job = cloud.get("job", f"{run}-materialise")
-    assert (job.state, job.reason) == ("FAILED", "KILLED")
+    assert (job.state, job.reason) == ("RECOVERING", "SIGNALLED")
     assert "signal 9" in job.message
+    cloud.run(1.5)
+    cloud.finish(f"{run}-materialise")
+    assert cloud.get("job", f"{run}-materialise").state == "SUCCEEDED"
+    assert cloud.get("job", f"{run}-train").state == "RUNNING"
 
 
 def test_the_gate_refuses_and_what_served_before_still_serves(cloud: Cloud) -> None:
