@@ -29,8 +29,9 @@ docs: setup ## what the documents take from the code: state diagrams, the API's 
 bench: setup ## all measurements; each prints one JSON document
 	@for file in bench/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
 
-faults: setup-dev ## the tests that kill, corrupt and fill, many times
+faults: setup-dev ## the tests that kill, corrupt and fill, many times; then a thousand kills of a cloud at work
 	FAULT_ROUNDS=50 $(BIN)/python -m pytest tests/faults
+	$(BIN)/python bench/faults.py
 
 setup: $(VENV)/.base
 setup-dev: $(VENV)/.dev

@@ -1,0 +1,110 @@
+"""Kills: a cloud at work whose processes die at any moment, and what is lost of it.
+
+    python bench/faults.py [--kills 1000] [--seed N] [--quick] [--stop]
+
+Prints one JSON document; progress goes to stderr. --quick kills 100 times. --stop ends at the first thing that is
+wrong. Exit code 1: a goal does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from _document import ROOT, Document, Goal, tell
+
+sys.path.insert(0, str(ROOT / "tests"))  # the cloud of the tests, and those who kill it
+from cloud_process import Cloud
+from kills.campaign import Campaign, Outcome
+from kills.journal import quantile
+from kills.victims import KINDS
+
+GOALS = (
+    Goal("kills", ">=", 1_000, "kills"),
+    Goal("acknowledged_lost", "<=", 0, "writes"),
+    Goal("decided_twice", "<=", 0, "events"),
+    Goal("actions_twice", "<=", 0, "actions"),
+    Goal("failed_requests_control_dead", "<=", 0, "requests"),
+    Goal("failed_requests_nothing_dead", "<=", 0, "requests"),
+    Goal("not_ready_again", "<=", 0, "things"),
+    Goal("left_or_wrong", "<=", 0, "things"),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=0, help="how many (1000; with --quick 100)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is killed when (default: another one every time)")
+    parser.add_argument("--quick", action="store_true", help="a tenth of it")
+    parser.add_argument("--stop", action="store_true", help="end at the first thing that is wrong")
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything started here is ended
+    document = Document("faults", GOALS)
+    kills = given.kills or (100 if given.quick else 1_000)
+    seed = given.seed or random.randrange(1, 1 << 31)
+    names = [goal.name for goal in GOALS]
+    document.part(names, lambda: measure(document, kills, seed, stop=given.stop, quick=given.quick))
+    return 0 if document.print() else 1
+
+
+def measure(document: Document, kills: int, seed: int, *, stop: bool, quick: bool) -> None:
+    tell(f"{kills} kills with --seed {seed}")
+    folder = Path(tempfile.mkdtemp(prefix="srb-"))
+    cloud = Cloud(folder)
+    try:
+        outcome = Campaign(cloud, seed, stop=stop).run(kills)
+    finally:
+        cloud.close()
+    _rows(document, outcome, seed)
+    journal = outcome.journal
+    few = quick and len(journal.kills) >= kills
+    if few:
+        document.missed("kills", f"--quick: {len(journal.kills)} of them", wanted=False)
+    else:
+        document.measured("kills", len(journal.kills))
+    for name, found in (
+        ("acknowledged_lost", journal.lost),
+        ("decided_twice", journal.decided_twice),
+        ("actions_twice", journal.twice),
+        ("failed_requests_control_dead", outcome.failed("control")),
+        ("failed_requests_nothing_dead", outcome.failed("nothing")),
+        ("not_ready_again", outcome.not_ready_again),
+        ("left_or_wrong", journal.wrong),
+    ):
+        document.measured(name, len(found), note="; ".join(found[:3])[:1_000])
+
+
+def _rows(document: Document, outcome: Outcome, seed: int) -> None:
+    journal = outcome.journal
+    for kind in KINDS:
+        for stopped in (False, True):
+            killed = [k for k in journal.kills if k.kind == kind and k.stopped == stopped]
+            found = journal.recoveries(kind, stopped=stopped)
+            alone = journal.recoveries(kind, stopped=stopped, alone=True)
+            if not killed:
+                continue
+            figures = {"kills": len(killed), "over": sum(bool(k.over) for k in killed)}
+            for case, times in (("", found), ("alone_", alone)):
+                if times:
+                    quantiles = {f"{case}p50_seconds": 0.5, f"{case}p95_seconds": 0.95, f"{case}max_seconds": 1.0}
+                    figures |= {name: round(quantile(times, share), 2) for name, share in quantiles.items()}
+            case = f"recovery of a {'stopped' if stopped else 'killed'} {kind}"
+            document.row("skyriver", case, alone=len(alone), **figures)
+    moments = {m: sum(k.moment == m for k in journal.kills) for m in sorted({k.moment for k in journal.kills})}
+    document.row("skyriver", "kills by moment", seed=seed, seconds=round(outcome.seconds), ups=outcome.ups, **moments)
+    for what in ("prediction", "event", "api"):
+        failed = journal.failed_by(what)
+        slowest = round(journal.slowest.get(what, 0.0), 2)
+        asked = journal.asked[what]
+        document.row(
+            "skyriver", f"{what}s, failed by what was dead", asked=asked, slowest_seconds=slowest, failed=failed
+        )
+    document.row("skyriver", "examined", **outcome.checked)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

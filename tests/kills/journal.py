@@ -1,0 +1,153 @@
+"""What happened, with times of one clock: what was killed and when it was back, what was asked and what failed."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+What = Literal["prediction", "event", "api"]
+
+SETTLE_SECONDS = 1.0
+"""After what was killed is back, so long a failure still counts as its: the gateway's next check finds it then."""
+WAY: Mapping[What, frozenset[str]] = {
+    "prediction": frozenset({"gateway", "replica"}),
+    "event": frozenset({"gateway", "worker"}),
+    "api": frozenset({"gateway", "control", "supervisor"}),
+}
+"""What a request goes through; the death of anything else excuses no failure."""
+
+
+@dataclass
+class Kill:
+    """One process, killed or stopped."""
+
+    number: int
+    kind: str
+    name: str
+    pid: int
+    stopped: bool
+    """SIGSTOP: it lives and does nothing, which is worse."""
+    moment: str
+    at: float
+    """Right before the signal."""
+    dead_at: float | None = None
+    """When the signal had done its work."""
+    back_at: float | None = None
+    over: str = ""
+    """Why it does not come back: its job ended, its version was replaced."""
+    lost: bool = False
+    """Not back within the deadline."""
+
+    def overlaps(self, start: float, end: float) -> bool:
+        return self.at <= end and (self.back_at is None or start <= self.back_at + SETTLE_SECONDS)
+
+    def __str__(self) -> str:
+        how = "stopped" if self.stopped else "killed"
+        return f"#{self.number} {self.kind} {self.name} (pid {self.pid}) {how} {self.moment}"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    what: What
+    start: float
+    end: float
+    why: str
+
+
+@dataclass
+class Journal:
+    """May be used from any thread."""
+
+    kills: list[Kill] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    asked: Counter[str] = field(default_factory=Counter)
+    """How often by what; the failed ones too."""
+    slowest: dict[str, float] = field(default_factory=dict)
+    changes: list[tuple[float, float]] = field(default_factory=list)
+    """When a deployed change had the stream's worker started anew: events wait then."""
+    lost: list[str] = field(default_factory=list)
+    """Acknowledged and not there."""
+    twice: list[str] = field(default_factory=list)
+    """Done twice."""
+    decided_twice: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    """What else must not be."""
+    _answers: dict[str, deque[tuple[float, float]]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answered(self, what: What, start: float) -> None:
+        end = time.monotonic()
+        with self._lock:
+            self.asked[what] += 1
+            self.slowest[what] = max(self.slowest.get(what, 0.0), end - start)
+            self._answers.setdefault(what, deque(maxlen=4_000)).append((start, end))
+
+    def failed(self, what: What, start: float, why: str) -> None:
+        with self._lock:
+            self.asked[what] += 1
+            self.failures.append(Failure(what, start, time.monotonic(), why))
+
+    def first_answer(self, kinds: Iterable[What], after: float) -> float | None:
+        """When the first request of these that was sent after `after` was answered well."""
+        with self._lock:
+            ends = [end for what in kinds for start, end in self._answers.get(what, ()) if start > after]
+        return min(ends, default=None)
+
+    def open_kills(self) -> list[Kill]:
+        with self._lock:
+            return [k for k in self.kills if k.back_at is None and not k.lost]
+
+    def add(self, kill: Kill) -> None:
+        with self._lock:
+            self.kills.append(kill)
+
+    def dead_during(self, start: float, end: float) -> frozenset[str]:
+        """The kinds of which something was dead at some time in between."""
+        with self._lock:
+            return frozenset(k.kind for k in self.kills if k.overlaps(start, end))
+
+    def blame(self, failure: Failure) -> str:
+        """What on its way was dead when it failed: kinds, joined by "+"; else "control" when the control plane or its
+        supervisor was, else "nothing"."""
+        dead = self.dead_during(failure.start, failure.end)
+        if excuses := dead & WAY[failure.what]:
+            return "+".join(sorted(excuses))
+        if failure.what == "event" and any(
+            start <= failure.end and failure.start <= end + SETTLE_SECONDS for start, end in self.changes
+        ):
+            return "deploy"
+        return "control" if dead & {"control", "supervisor"} else "nothing"
+
+    def failed_by(self, *what: What) -> dict[str, int]:
+        """How many failed, by what was dead."""
+        return dict(Counter(self.blame(f) for f in self.failures if f.what in what))
+
+    def recoveries(self, kind: str, *, alone: bool = False, stopped: bool = False) -> list[float]:
+        """Seconds from the kill to being back, ascending; `alone`: nothing else was dead meanwhile."""
+        with self._lock:
+            kills = list(self.kills)
+        found = [
+            k.back_at - k.at
+            for k in kills
+            if k.kind == kind
+            and k.back_at is not None
+            and k.stopped == stopped
+            and (not k.over or kind == "job")
+            and not (alone and any(o is not k and o.overlaps(k.at, k.back_at) for o in kills))
+        ]
+        return sorted(found)
+
+
+def quantile(ascending: Sequence[float], share: float) -> float:
+    """The smallest value that `share` of all do not exceed."""
+    return ascending[max(0, -(-len(ascending) * round(share * 100) // 100) - 1)]
+
+
+def tell(text: str) -> None:
+    """For people, on stderr."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,127 @@
+"""Chooses what dies and when: at random, and aimed at the moments at which most could go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from cloud_process import Cloud
+
+from kills.changes import Operator
+from kills.journal import Journal, Kill
+from kills.load import Probe
+from kills.victims import Victim, below, kill, living
+
+WAIT_SECONDS = 4.0
+"""For a moment that is aimed at; then the present one is taken."""
+AT_ONCE = 3
+"""So many kills may be open at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How it is killed. Shares are of all kills."""
+
+    weights: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "supervisor": 0.12,
+            "control": 0.2,
+            "gateway": 0.12,
+            "replica": 0.24,
+            "worker": 0.14,
+            "job": 0.18,
+        }
+    )
+    pause: float = 1.0
+    """Seconds between two kills, on average."""
+    aimed: float = 0.3
+    pairs: float = 0.08
+    stops: float = 0.05
+
+
+class Killer:
+    def __init__(
+        self, cloud: Cloud, journal: Journal, probe: Probe, operator: Operator, seed: int, manner: Manner
+    ) -> None:
+        self._cloud = cloud
+        self._journal = journal
+        self._probe = probe
+        self._operator = operator
+        self._luck = random.Random(seed)
+        self._manner = manner
+        self._aims: Mapping[str, Callable[[], bool]] = {
+            "right after a deploy": self._operator.deployed.is_set,
+            "in the first 200 ms of a job": self._job_began,
+            "in the middle of a rollout": self._rolls,
+        }
+        self._jobs: set[int] = set()
+
+    def turn(self) -> list[Kill]:
+        """Waits, and kills: one, or two at once. Those of before may still be away."""
+        time.sleep(min(self._luck.expovariate(1 / self._manner.pause), 4 * self._manner.pause))
+        while len(self._journal.open_kills()) >= AT_ONCE:
+            time.sleep(0.02)
+        moment = self._wait_for_moment()
+        count = 2 if self._luck.random() < self._manner.pairs else 1
+        done: list[Kill] = []
+        for _ in range(count):
+            victim = self._choose(moment)
+            if victim is not None:
+                done += self._kill(victim, moment)
+        return done
+
+    def _wait_for_moment(self) -> str:
+        if self._luck.random() >= self._manner.aimed:
+            return "at random"
+        name = self._luck.choice(list(self._aims))
+        self._operator.deployed.clear()
+        self._job_began()
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not self._aims[name]():
+            if time.monotonic() > deadline:
+                return "at random"
+            time.sleep(0.005)
+        time.sleep(self._luck.random() * (0.2 if "job" in name else 0.05))  # the moment is the case
+        return name
+
+    def _job_began(self) -> bool:
+        now = {v.pid for v in living(self._cloud, "job")}
+        began = now - self._jobs
+        self._jobs = now
+        return bool(began)
+
+    def _rolls(self) -> bool:
+        versions = {name.rpartition("-")[0] for kind, name in self._probe.seen[1] if kind == "replica"}
+        return len(versions) > 1
+
+    def _choose(self, moment: str) -> Victim | None:
+        """One that lives and is not being waited for; where there is none of the first choice, of another kind."""
+        away = {(k.kind, k.name) for k in self._journal.open_kills()}
+        weights = dict(self._manner.weights)
+        if "job" in moment and "job" in weights:
+            weights["job"] = 2.0
+        while weights:
+            kind = self._luck.choices(list(weights), list(weights.values()))[0]
+            found = [v for v in living(self._cloud, kind) if (v.kind, v.name) not in away]
+            if found:
+                return self._luck.choice(found)
+            del weights[kind]
+        return None
+
+    def _kill(self, victim: Victim, moment: str) -> list[Kill]:
+        stop = victim.kind != "job" and self._luck.random() < self._manner.stops
+        pid = victim.pid
+        if victim.kind == "job" and self._luck.random() < 0.5:
+            pid = next(iter(below(pid)), pid)  # what works, and not the one that watches it
+        number = len(self._journal.kills) + 1
+        done = Kill(number, victim.kind, victim.name, victim.pid, stop, moment, time.monotonic())
+        self._journal.add(done)  # before it: what fails in the very moment of the kill is the kill's
+        with contextlib.suppress(ProcessLookupError):
+            kill(pid, stop=stop)
+            done.dead_at = time.monotonic()
+            return [done]
+        self._journal.kills.remove(done)
+        return []
