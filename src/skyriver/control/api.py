@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 
 from skyriver.control.cloud import Actions, Cloud, Deployment, DeployRequest
 from skyriver.control.deploying import etag, matches
+from skyriver.control.events import Watch, add_events
 from skyriver.control.explain import explain, list_processes, log_of
 from skyriver.control.paging import LOOKED_AT, Cursor, Limit, decode, document, encode, link, page_of
 from skyriver.control.problems import add_problems
@@ -46,12 +47,15 @@ _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "b
 
 
 def create_api(cloud: Cloud) -> FastAPI:
-    """The application. Raises Internal when a route declares no permission."""
+    """The application; `state.watch` is to be closed before its server. Raises Internal when a route declares no
+    permission."""
     describe_answers()
     api = FastAPI(title="Skyriver", version="1", openapi_url=None, docs_url=None, redoc_url=None)
     routes = Routes(api, Tokens(cloud.store), cloud.clock)
     _add_reading(routes, cloud)
     add_writing(routes, cloud)
+    api.state.watch = Watch(cloud.store)
+    add_events(routes, cloud.store, api.state.watch)
     api.add_api_route(
         f"{PREFIX}/livez",
         _live,

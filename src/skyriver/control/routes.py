@@ -25,6 +25,7 @@ SCHEME = "token"
 _ALWAYS = (401, 403, 422, 500, 503)
 """A guarded route may be refused so whatever it does; 503 is the gateway's or the store's."""
 _MEANING = {
+    204: "Nothing more will come.",
     304: "It is as it was: its ETag is the one that was given.",
     401: "No token, or one that nobody issued.",
     403: "The token does not allow this.",

@@ -187,7 +187,8 @@ async def _run(home: Home) -> None:
     )
     for stale in home.uploads.iterdir():
         stale.unlink()
-    server = _server(create_api(cloud), home.control_socket)
+    api = create_api(cloud)
+    server = _server(api, home.control_socket)
     passes = threading.Thread(target=loop.run, name="reconcile")
     for number in (signal.SIGTERM, signal.SIGINT):
         events.add_signal_handler(number, stopping.set)
@@ -198,6 +199,7 @@ async def _run(home: Home) -> None:
     await stopping.wait()
     loop.stop()
     await asyncio.to_thread(passes.join)
+    api.state.watch.close()
     server.stop()  # type: ignore[no-untyped-call]  # of Granian
     await serving
     store.close()
