@@ -91,6 +91,27 @@ def test_a_killed_process_is_seen_and_started_again(home: Path) -> None:
     assert ready(parts).pid != first.pid
 
 
+def test_a_stopped_process_is_killed_and_started_again_and_a_job_may_be_paused(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skyriver.adapters.processes.processes.STOPPED_SECONDS", 0.2)
+    parts = processes(home)
+    wanted = {"t.replica.x": spec(), "t.job.y": spec("t.job.y", once=True)}
+    parts.ensure(wanted)
+    replica, job = ready(parts), ready(parts, "t.job.y")
+    for status in (replica, job):
+        os.kill(status.pid, signal.SIGSTOP)
+
+    def seen() -> ProcessStatus | None:
+        parts.ensure(wanted)
+        return parts.observe().get("t.replica.x")
+
+    wait(seen, lambda s: s.pid != replica.pid and bool(s.report.get("ready")))
+    assert parts.observe()["t.job.y"].pid == job.pid
+    assert parts.observe()["t.job.y"].alive
+    os.kill(job.pid, signal.SIGCONT)
+
+
 def test_a_job_that_ended_is_not_started_again(home: Path) -> None:
     parts = processes(home)
     wanted = {"t.job.x": spec("t.job.x", once=True, ends=3)}

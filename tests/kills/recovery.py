@@ -17,6 +17,8 @@ from kills.victims import living, state_of
 
 DEADLINE_SECONDS = 60.0
 """What is not back by then is lost; the road's slowest part is a worker that recovers a long log."""
+UP_SECONDS = 5.0
+"""So long a `skyriver up` is given to start something; then it is called again."""
 LINES = 15
 _ANSWERS: Mapping[str, Sequence[What]] = {
     "control": ("api",),
@@ -69,10 +71,13 @@ class Recovery(Background):
         return now if kill.kind == "job" or (row["state"] == "READY" and row["report"].get("ready")) else None
 
     def _help(self) -> None:
-        if self._up is not None and self._up.poll() is None:
-            return
         if living(self._cloud, "control") or living(self._cloud, "supervisor"):
             return
+        if self._up is not None and self._up.poll() is None:
+            if time.monotonic() - self.ups[-1] < UP_SECONDS:
+                return
+            self._up.kill()  # what it had started is dead again, and it waits for what served before
+            self._up.wait()
         self.ups.append(time.monotonic())
         log = (self._cloud.folder / "up.log").open("ab")
         with log:

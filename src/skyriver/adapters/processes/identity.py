@@ -29,6 +29,8 @@ class Look:
     cpu_seconds: float
     rss_mb: float
     """MB are 10^6 bytes."""
+    stopped: bool
+    """By SIGSTOP; a debugger's hold is another thing."""
 
 
 @cache
@@ -60,7 +62,7 @@ def look_at(pid: int) -> Look | None:
     if fields[0] in b"ZX":
         return None
     cpu = (int(fields[11]) + int(fields[12])) / _TICKS
-    return Look(int(fields[1]), int(fields[19]), cpu, int(fields[21]) * _PAGE_MB)
+    return Look(int(fields[1]), int(fields[19]), cpu, int(fields[21]) * _PAGE_MB, fields[0] == b"T")
 
 
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -12,6 +12,7 @@ process ended also when nobody else looked.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -37,6 +38,9 @@ WATCHER_SECONDS = 3.0
 STEADY_SECONDS = 30.0
 """A process that lived that long is started again at once; else pauses double up to MAX_PAUSE_SECONDS."""
 MAX_PAUSE_SECONDS = 10.0
+STOPPED_SECONDS = 3.0
+"""A replica or worker that is stopped (SIGSTOP) for so long is killed, and started again: it keeps its socket and its
+lock, and answers nobody. A job may be paused."""
 KEPT_JOB_LOGS = 200
 """Logs of jobs that were forgotten: a stream alone may start 1,440 jobs a day. Those of other processes stay."""
 
@@ -63,6 +67,7 @@ class ChildProcesses:
         self._children: set[int] = set()
         self._exit_codes: dict[str, int] = {}
         self._killing: dict[str, float] = {}
+        self._stopped: dict[str, float] = {}
         self._workers: dict[int, int] = {}
         self._refused: dict[str, _Refused] = {}
         self._runs = {run.name: run for run in self._files.all()}
@@ -73,6 +78,9 @@ class ChildProcesses:
 
     def observe(self) -> Mapping[str, ProcessStatus]:
         looks = {name: look(run.identity) for name, run in self._runs.items()}
+        now = time.monotonic()
+        stopped = [name for name, seen in looks.items() if seen is not None and seen.stopped]
+        self._stopped = {name: self._stopped.get(name, now) for name in stopped if not self._runs[name].once}
         self._reap()  # after the look: what was seen dead has its exit code now
         seen = {name: self._status(run, looks[name]) for name, run in self._runs.items()}
         for name, refused in self._refused.items():
@@ -101,6 +109,8 @@ class ChildProcesses:
                 continue
             elif current.identity.alive():
                 self._hand_over(current, spec)
+                if time.monotonic() - self._stopped.get(name, math.inf) > STOPPED_SECONDS:
+                    _signal(current.identity, signal.SIGKILL)
             elif not spec.once and time.time() >= current.started_at + _pause(current.restarts):
                 lived = time.time() - current.started_at
                 self._start(spec, restarts=0 if lived > STEADY_SECONDS else current.restarts + 1)
