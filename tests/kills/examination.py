@@ -191,7 +191,7 @@ class Examination:
             with contextlib.suppress(OSError):
                 begun = sum(line.startswith(f"job {name}: ") for line in path.read_text(errors="replace").splitlines())
                 self.checked["job_logs"] += 1
-                attempts = max(1, int(job["attempts"]), int(job["status"].get("attempt", 1)))
+                attempts = max(1, int(job["attempts"]))
                 if begun > attempts:
                     self._journal.twice.append(f"the job {name} began {begun} times in {attempts} attempts")
 
