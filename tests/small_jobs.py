@@ -32,8 +32,9 @@ def make_home(root: Path) -> None:
         (package / f"{module}.py").write_text(JOB)
 
 
-def processes(home: Path) -> ChildProcesses:
-    return ChildProcesses(home, home / "s", environment={"PYTHONPATH": str(home / "fake"), "PATH": os.environ["PATH"]})
+def processes(home: Path, fence: int = 0) -> ChildProcesses:
+    environment = {"PYTHONPATH": str(home / "fake"), "PATH": os.environ["PATH"]}
+    return ChildProcesses(home, home / "s", environment=environment, fence=fence)
 
 
 def spec(code: str, **limits: float) -> ProcessSpec:

@@ -162,7 +162,7 @@ async def _run(home: Home) -> None:
     port = int(home.settings().get("port", DEFAULT_PORT))
     gateway = HaproxyGateway(home.gateway, port=port, control_socket=home.control_socket)
     gateway.start()
-    compute = ChildProcesses(home.root, sockets, environment=child_environment())
+    compute = ChildProcesses(home.root, sockets, environment=child_environment(), fence=fence)
     stopping = asyncio.Event()
     lost: list[SkyriverError] = []
     events = asyncio.get_running_loop()

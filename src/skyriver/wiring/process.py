@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from skyriver.core.errors import InvalidInput
+
+LOOK_SECONDS = 2.0
+"""Between two looks at the run file."""
+STRAY_SECONDS = 5.0
+"""For so long the run file must name another process: the control plane may be putting it right."""
+END_SECONDS = 12.0
+"""From asking itself to end to doing so."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -36,6 +45,8 @@ class ProcessContext:
     work_dir: Path
     token: str
     config: Mapping[str, Any]
+    watched: bool = False
+    """A watcher above it looks at the run file."""
     _seen: tuple[int, int] = field(default=(0, 0))
 
     def report(self, status: Mapping[str, Any]) -> None:
@@ -50,11 +61,35 @@ class ProcessContext:
             return
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-                if json.loads(self.run_file.read_bytes())["token"] == self.token:
-                    return
+            if self._recorded_token() == self.token:
+                return
             time.sleep(0.01)
         raise SystemExit(f"{self.name}: no run file names this process; the start was cut off. Ending.")
+
+    def end_when_unknown(self) -> None:
+        """From now on this process ends itself when for STRAY_SECONDS its run file names another one, or the home is
+        gone: a control plane that had outlived its term may have started it."""
+        if self.run_file is not None and not self.watched:
+            threading.Thread(target=self._follow_run_file, name="run file", daemon=True).start()
+
+    def _follow_run_file(self) -> None:
+        since = 0.0
+        while not since or time.monotonic() < since + STRAY_SECONDS:
+            time.sleep(LOOK_SECONDS)
+            token = self._recorded_token()
+            stray = token not in ("", self.token) or not self.home.exists()
+            since = (since or time.monotonic()) if stray else 0.0
+        print(f"{self.name}: the cloud does not know this process any more. Ending.", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(END_SECONDS)
+        os._exit(1)
+
+    def _recorded_token(self) -> str:
+        """ "" where there is no run file, or none that can be read."""
+        if self.run_file is not None:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                return str(json.loads(self.run_file.read_bytes())["token"])
+        return ""
 
     def live(self) -> dict[str, Any] | None:
         """The live settings if they changed since the last call, else None."""
@@ -86,7 +121,9 @@ def read_config(argv: Sequence[str] = sys.argv) -> ProcessContext:
         work_dir=Path(process["work_dir"]),
         token=process["token"],
         config=document["config"],
+        watched=process.get("watched", False),
     )
     os.chdir(context.work_dir)
     context.wait_until_recorded()
+    context.end_when_unknown()
     return context

@@ -12,10 +12,12 @@ process ended also when nobody else looked.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
@@ -41,6 +43,8 @@ MAX_PAUSE_SECONDS = 10.0
 STOPPED_SECONDS = 3.0
 """A replica or worker that is stopped (SIGSTOP) for so long is killed, and started again: it keeps its socket and its
 lock, and answers nobody. A job may be paused."""
+LIST_SECONDS = 0.5
+"""Between two looks for run files that nobody here wrote."""
 KEPT_JOB_LOGS = 200
 """Logs of jobs that were forgotten: a stream alone may start 1,440 jobs a day. Those of other processes stay."""
 
@@ -56,14 +60,17 @@ class _Refused:
 
 
 class ChildProcesses:
-    """The `Compute` port on one machine."""
+    """The `Compute` port on one machine. `fence` is that of the control plane whose it is: a later one has a higher."""
 
-    def __init__(self, home: Path, sockets: Path, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, home: Path, sockets: Path, *, environment: Mapping[str, str] | None = None, fence: int = 0
+    ) -> None:
         self._places = Places(home, sockets)
         self._places.make()
         self._files = RunFiles(self._places.run)
         self._groups = ControlGroups(home)
-        self._starter = Starter(self._places, self._files, self._groups, dict(environment or {}))
+        self._starter = Starter(self._places, self._files, self._groups, dict(environment or {}), fence)
+        self._fence = fence
         self._children: set[int] = set()
         self._exit_codes: dict[str, int] = {}
         self._killing: dict[str, float] = {}
@@ -75,8 +82,13 @@ class ChildProcesses:
         """Groups to be removed, once what was in them is gone."""
         self._look_for_strays = True
         """At the start, and when a watcher was killed."""
+        self._digests: dict[tuple[str, str], tuple[str, str]] = {}
+        self._robbed: dict[str, Identity] = {}
+        """Processes whose files and socket another one may have taken, with that one."""
+        self._listed = time.monotonic()
 
     def observe(self) -> Mapping[str, ProcessStatus]:
+        self._meet_others()
         looks = {name: look(run.identity) for name, run in self._runs.items()}
         now = time.monotonic()
         stopped = [name for name, seen in looks.items() if seen is not None and seen.stopped]
@@ -99,7 +111,7 @@ class ChildProcesses:
             spec = wanted.get(name)
             if name in keep:
                 continue
-            if spec is None or digest(dict(spec.config)) != run.config_digest:
+            if spec is None or self._digest(name, "config", spec.config) != run.config_digest:
                 self._end(run)
         for name, spec in wanted.items():
             current = self._runs.get(name)
@@ -113,6 +125,7 @@ class ChildProcesses:
                     _signal(current.identity, signal.SIGKILL)
             elif not spec.once and time.time() >= current.started_at + _pause(current.restarts):
                 lived = time.time() - current.started_at
+                self._leave(current)
                 self._start(spec, restarts=0 if lived > STEADY_SECONDS else current.restarts + 1)
 
     def log(self, name: str, *, offset: int = 0, limit: int = 1 << 16) -> tuple[bytes, int]:
@@ -143,12 +156,56 @@ class ChildProcesses:
         self._groups.remove_top()
         return names
 
+    # Another control plane may write run files too: one that was stopped, outlived its term and goes on, or the one
+    # that has taken over from this. The higher fence is right, and of what the other one started nothing stays.
+
+    def _meet_others(self) -> None:
+        for name, run in list(self._runs.items()):
+            if not self._files.changed(name):
+                continue
+            theirs = self._files.run(name)
+            if theirs is None or theirs.fence < self._fence:
+                if theirs is not None and theirs.token != run.token:
+                    self._kill(theirs)
+                    self._robbed[name] = theirs.identity
+                if theirs is not None or run.identity.alive():
+                    with contextlib.suppress(OSError):
+                        self._files.record(run)
+            else:
+                if theirs.token != run.token:
+                    self._kill(run)
+                self._runs[name] = theirs
+        if time.monotonic() > self._listed + LIST_SECONDS:
+            self._listed = time.monotonic()
+            self._runs = {run.name: run for run in self._files.all() if run.name not in self._runs} | self._runs
+        self._mend()
+
+    def _kill(self, run: Run) -> None:
+        _signal(run.identity, signal.SIGKILL)
+        self._leave(run)
+
+    def _mend(self) -> None:
+        """Who lost its report or its socket to another one is started again: it cannot be reached any more."""
+        for name, other in list(self._robbed.items()):
+            run = self._runs.get(name)
+            if run is not None and other.alive():
+                continue
+            del self._robbed[name]
+            if run is None or run.once:
+                continue
+            if not self._of_this(run, "status") or not _listens(run.socket):
+                _signal(run.identity, signal.SIGTERM)
+
     # The rest is one process at a time.
 
     def _start(self, spec: ProcessSpec, *, restarts: int) -> None:
         """What goes wrong with one process is told of that one, and the others are started all the same."""
         refused = self._refused.get(spec.name)
         if refused is not None and time.monotonic() < refused.at + _pause(refused.attempts):
+            return
+        theirs = self._files.run(spec.name) if self._files.changed(spec.name) else None
+        if theirs is not None and theirs.identity.alive():  # another control plane was first
+            self._runs[spec.name] = theirs
             return
         try:
             run = self._starter.start(spec, restarts=restarts, grace_s=GRACE_SECONDS)
@@ -162,7 +219,7 @@ class ChildProcesses:
         self._runs[spec.name] = run
 
     def _hand_over(self, run: Run, spec: ProcessSpec) -> None:
-        live = digest(dict(spec.live))
+        live = self._digest(run.name, "live", spec.live)
         if live != run.live_digest:
             with contextlib.suppress(OSError):  # a full disk: tried again in the next pass
                 self._files.write(run.name, "live", dict(spec.live))
@@ -187,8 +244,9 @@ class ChildProcesses:
         if identify(run.pid) is None:  # else the number is somebody else's by now
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(run.pid, signal.SIGKILL)  # what a job started and left behind shares its group
-        self._look_for_strays |= run.watched and not self._of_this(run, "ending")
-        self._leftovers |= set(run.groups)
+        self._leave(run)
+        for part in ("config", "live"):
+            self._digests.pop((run.name, part), None)
         Path(run.socket).unlink(missing_ok=True)
         if keep_outcome and run.once:
             return
@@ -197,11 +255,16 @@ class ChildProcesses:
         if run.once:
             self._remove_old_logs()
 
+    def _leave(self, run: Run) -> None:
+        """What a process that is gone, or is being killed, may leave behind is ended in the next pass."""
+        self._look_for_strays |= run.watched and not self._of_this(run, "ending")
+        self._leftovers |= set(run.groups)
+
     def _end_leftovers(self) -> bool:
         """Ends what no run file names. Whether something of it may still be there."""
         strays = 0
         if self._look_for_strays:
-            strays = end_strays(self._places.run, {run.token for run in self._runs.values()})
+            strays = end_strays(self._places.run, lambda: self._files.tokens() | {r.token for r in self._runs.values()})
             self._look_for_strays = strays > 0
         self._leftovers = self._groups.remove(self._leftovers)
         return strays > 0 or bool(self._leftovers)
@@ -249,6 +312,14 @@ class ChildProcesses:
         self._workers[run.pid] = pid
         return found
 
+    def _digest(self, name: str, part: str, document: Mapping[str, Any]) -> str:
+        """The digest, which is made anew only where the document is another one: it is asked for in every pass."""
+        text = json.dumps(dict(document))
+        known = self._digests.get((name, part))
+        if known is None or known[0] != text:
+            known = self._digests[name, part] = (text, digest(dict(document)))
+        return known[1]
+
     def _of_this(self, run: Run, part: str) -> Mapping[str, Any]:
         """What the process, and not one that had its name before, wrote."""
         found = self._files.read(run.name, part)
@@ -264,6 +335,17 @@ class ChildProcesses:
                 if pid in by_pid:
                     self._exit_codes[by_pid[pid]] = os.waitstatus_to_exitcode(status)
             self._children.discard(pid)
+
+
+def _listens(socket_file: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
+        try:
+            client.connect(socket_file)
+        except BlockingIOError:
+            return True  # its queue is full
+        except OSError:
+            return False
+    return True
 
 
 def _pause(failures: int) -> float:

@@ -6,7 +6,6 @@ NAME.watch.json what its watcher is given; NAME.status.json is its own report, N
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -41,28 +40,54 @@ class Run:
     groups: list[str] = field(default_factory=list)
     """Control groups that hold it."""
     held_by: str = ""
+    fence: int = 0
+    """Of the control plane that started it."""
 
     @property
     def identity(self) -> Identity:
         return Identity(self.pid, self.start_time, self.boot)
 
 
+Signature = tuple[int, int, int, int]
+
+
 class RunFiles:
+    """Reads a file again only when it is another one: all of them are looked at in every pass."""
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._kept: dict[str, tuple[Signature, dict[str, Any]]] = {}
+        self._recorded: dict[str, Signature | None] = {}
 
     def path(self, name: str, part: str) -> Path:
-        return self.directory / f"{name}.{part}.json"
+        return Path(self._path(name, part))
+
+    def _path(self, name: str, part: str) -> str:
+        return f"{self.directory}/{name}.{part}.json"
 
     def all(self) -> list[Run]:
-        runs = []
-        for path in self.directory.glob("*.run.json"):
-            with contextlib.suppress(ValueError, TypeError, FileNotFoundError):
-                runs.append(Run(**json.loads(path.read_bytes())))
-        return runs
+        found = (self.run(path.name.removesuffix(".run.json")) for path in self.directory.glob("*.run.json"))
+        return [run for run in found if run is not None]
+
+    def run(self, name: str) -> Run | None:
+        """None where there is no run file, or no whole one."""
+        self._recorded[name] = self.signature(name, "run")
+        try:
+            return Run(**json.loads(self.path(name, "run").read_bytes()))
+        except (ValueError, TypeError, FileNotFoundError):
+            return None
+
+    def tokens(self) -> frozenset[str]:
+        """Of all processes that are recorded now."""
+        return frozenset(run.token for run in RunFiles(self.directory).all())
 
     def record(self, run: Run) -> None:
         self.write(run.name, "run", asdict(run))
+        self._recorded[run.name] = self.signature(run.name, "run")
+
+    def changed(self, name: str) -> bool:
+        """Whether somebody else has written the run file since it was read or recorded here."""
+        return self.signature(name, "run") != self._recorded.get(name)
 
     def write(self, name: str, part: str, document: Mapping[str, Any]) -> None:
         path = self.path(name, part)
@@ -71,15 +96,35 @@ class RunFiles:
             file.write(json.dumps(document).encode())
         temporary.replace(path)
 
-    def read(self, name: str, part: str) -> dict[str, Any]:
-        """{} where there is none, or no whole one."""
+    def signature(self, name: str, part: str) -> Signature | None:
+        """Another one, when the file is; None when there is none."""
         try:
-            return as_json(self.path(name, part).read_bytes())
+            stat = os.stat(self._path(name, part))  # noqa: PTH116  # a thousand times in a pass
+        except FileNotFoundError:
+            return None
+        return (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size)
+
+    def read(self, name: str, part: str) -> Mapping[str, Any]:
+        """{} where there is none, or no whole one."""
+        path = self._path(name, part)
+        signature = self.signature(name, part)
+        kept = self._kept.get(path)
+        if signature is None:
+            self._kept.pop(path, None)
+            return {}
+        if kept is not None and kept[0] == signature:
+            return kept[1]
+        try:
+            found = as_json(Path(path).read_bytes())
         except (FileNotFoundError, ValueError):
             return {}
+        self._kept[path] = (signature, found)
+        return found
 
     def remove(self, name: str) -> None:
+        self._recorded.pop(name, None)
         for part in PARTS:
+            self._kept.pop(self._path(name, part), None)
             self.path(name, part).unlink(missing_ok=True)
         self.path(name, "ending").with_suffix(".json.new").unlink(missing_ok=True)
 

@@ -73,11 +73,14 @@ def socket_path(sockets: Path, name: str) -> Path:
 
 
 class Starter:
-    def __init__(self, places: Places, files: RunFiles, groups: ControlGroups, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, places: Places, files: RunFiles, groups: ControlGroups, environment: Mapping[str, str], fence: int
+    ) -> None:
         self._places = places
         self._files = files
         self._groups = groups
         self._environment = environment
+        self._fence = fence
 
     def start(self, spec: ProcessSpec, *, restarts: int, grace_s: float) -> Run:
         """Starts the process and records it. Raises Unavailable (START_FAILED): then nothing of it runs."""
@@ -91,7 +94,7 @@ class Starter:
         if not os.access(interpreter, os.X_OK):
             raise _failed(spec, f"its environment has no interpreter: {interpreter} is not there.")
         token = secrets.token_hex(16)
-        watched = spec.once or spec.limits != Limits()
+        watched = _watched(spec)
         self._write_config(spec, token)
         command = [interpreter, "-m", f"skyriver.wiring.{spec.module}", str(self._files.path(spec.name, "config"))]
         hold = self._groups.hold(f"{spec.name}-{token[:8]}", spec.limits)
@@ -126,6 +129,7 @@ class Starter:
             watched=watched,
             groups=list(hold.groups),
             held_by=_held_by(spec.limits, hold),
+            fence=self._fence,
         )
         try:
             self._files.record(run)
@@ -150,6 +154,7 @@ class Starter:
             "run_file": str(self._files.path(spec.name, "run")),
             "work_dir": str(work),
             "token": token,
+            "watched": _watched(spec),
         }
         config = _with_paths(spec.config, self._places.home)
         self._files.write(spec.name, "config", {"process": process, "config": config})
@@ -210,6 +215,11 @@ def _failed(spec: ProcessSpec, why: str) -> SkyriverError:
         code="START_FAILED",
         next_action="Mend that; it is tried again by itself.",
     )
+
+
+def _watched(spec: ProcessSpec) -> bool:
+    """A process that ends, or is held to something, needs somebody who is always there."""
+    return spec.once or spec.limits != Limits()
 
 
 def _held_by(limits: Limits, hold: Hold) -> str:

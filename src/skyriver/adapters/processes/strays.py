@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 MARK = "SKYRIVER_PROCESS"
@@ -16,11 +16,14 @@ def mark(run_file: Path, token: str) -> str:
     return f"{run_file}#{token}"
 
 
-def end_strays(run_directory: Path, tokens: Set[str]) -> int:
-    """Kills the processes of this home whose token is not among `tokens`; how many there were. Does not wait."""
+def end_strays(run_directory: Path, tokens: Callable[[], Set[str]]) -> int:
+    """Kills the processes of this home whose token is not among `tokens`; how many there were. Does not wait.
+    `tokens` is asked last, so that it knows of what another control plane started meanwhile."""
+    marked = list(_marked(run_directory))
+    known = tokens() if marked else frozenset()
     ended = 0
-    for pid, token in _marked(run_directory):
-        if token in tokens:
+    for pid, token in marked:
+        if token in known:
             continue
         with contextlib.suppress(OSError):
             descriptor = os.pidfd_open(pid)
