@@ -5,26 +5,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from postgres_server import PostgresServer
 
 from skyriver.adapters.flock.leases import FileLeases
 from skyriver.adapters.memory.leases import MemoryKeeper, MemoryLeases
+from skyriver.adapters.postgres.leases import PostgresLeases
 from skyriver.core.leases import Lease
 from skyriver.core.leases_exam import LEASES_CHECKS, Make, Open, check_leases
 
 
-def in_memory(path: Path) -> Open:
+def in_memory(path: Path, server: Callable[[], PostgresServer]) -> Open:
     keeper = MemoryKeeper()
     return lambda: MemoryLeases(keeper)
 
 
-def in_files(path: Path) -> Open:
+def in_files(path: Path, server: Callable[[], PostgresServer]) -> Open:
     return lambda: FileLeases(path)
 
 
-@pytest.fixture(params=[in_memory, in_files])
+def in_postgres(path: Path, server: Callable[[], PostgresServer]) -> Open:
+    address = server().prepared()
+    return lambda: PostgresLeases(address)
+
+
+@pytest.fixture(params=[in_memory, in_files, in_postgres])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     numbers = itertools.count()
-    return lambda: request.param(tmp_path / f"leases-{next(numbers)}")
+    return lambda: request.param(tmp_path / f"leases-{next(numbers)}", lambda: request.getfixturevalue("postgres"))
 
 
 @pytest.mark.parametrize("check", LEASES_CHECKS, ids=lambda check: check.__name__)

@@ -7,23 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres_server import PostgresServer
 
 from skyriver.adapters.memory.store import MemoryStore
+from skyriver.adapters.postgres.store import PostgresStore
 from skyriver.adapters.sqlite.driver import newest_driver
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.control.store_exam import STORE_CHECKS, Make, check_store, check_verifiable_audit
 
-IMPLEMENTATIONS: dict[str, Callable[[Path], Any]] = {
-    "memory": lambda path: MemoryStore(),
-    "sqlite": lambda path: SqliteStore(path, driver=newest_driver()),
-    "sqlite-of-python": lambda path: SqliteStore(path, driver=sqlite3),
+Open = Callable[[Path, Callable[[], PostgresServer]], Any]
+
+IMPLEMENTATIONS: dict[str, Open] = {
+    "memory": lambda path, server: MemoryStore(),
+    "sqlite": lambda path, server: SqliteStore(path, driver=newest_driver()),
+    "sqlite-of-python": lambda path, server: SqliteStore(path, driver=sqlite3),
+    "postgres": lambda path, server: PostgresStore(server().prepared()),
 }
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     numbers = itertools.count()
-    return lambda: IMPLEMENTATIONS[request.param](tmp_path / f"home-{next(numbers)}" / "state.db")
+    return lambda: IMPLEMENTATIONS[request.param](
+        tmp_path / f"home-{next(numbers)}" / "state.db", lambda: request.getfixturevalue("postgres")
+    )
 
 
 @pytest.mark.parametrize("check", STORE_CHECKS, ids=lambda check: check.__name__)

@@ -13,10 +13,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from skyriver.adapters.sql.migrating import configuration
+from skyriver.adapters.sql.schema import metadata
 from skyriver.adapters.sqlite.driver import SAFE_WAL, journal_for, newest_driver, settings_of
-from skyriver.adapters.sqlite.migrating import configuration
 from skyriver.adapters.sqlite.migrations import REVISIONS
-from skyriver.adapters.sqlite.schema import metadata
+from skyriver.adapters.sqlite.opening import SCRIPTS
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.core.errors import Conflict, NotAllowed, Unavailable
 from skyriver.core.resources import Put, Resource
@@ -41,13 +42,13 @@ def path(tmp_path: Path) -> Path:
 
 def test_the_tables_are_those_that_the_migrations_make(path: Path) -> None:
     store = SqliteStore(path)
-    with store._reading() as connection:
+    with store._reading(None) as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     store.close()
 
 
 def test_the_revisions_are_those_of_the_scripts() -> None:
-    scripts = ScriptDirectory.from_config(configuration())
+    scripts = ScriptDirectory.from_config(configuration(SCRIPTS))
     assert tuple(s.revision for s in reversed(list(scripts.walk_revisions()))) == REVISIONS
 
 
@@ -109,7 +110,7 @@ def test_every_connection_is_durable(path: Path, driver: object, caplog: pytest.
         store = SqliteStore(path, driver=driver)  # type: ignore[arg-type]
     old = journal_for(driver.sqlite_version_info) == "delete"  # type: ignore[attr-defined]
     assert len(caplog.records) == (1 if old else 0)
-    with store._reading() as first, store._reading() as second:
+    with store._reading(None) as first, store._reading(None) as second:
         for connection in (first, second):
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == ("delete" if old else "wal")
             assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == (3 if old else 2)

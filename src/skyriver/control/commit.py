@@ -188,6 +188,10 @@ def _check(resource: Resource, where: str) -> None:
         raise InvalidInput("A row needs a kind and a name.", code="BAD_ROW", where=where)
     if not all(_is_text(text) for text in texts):
         raise InvalidInput("A row holds text with half characters.", code="BAD_ROW", where=ascii(where))
+    if any(
+        "\0" in text for text in texts
+    ):  # PostgreSQL cannot keep it; in documents JSON writes it in other characters
+        raise InvalidInput("A row holds text with the character 0.", code="BAD_ROW", where=ascii(where))
     if not all(-_INT64 <= number < _INT64 for number in numbers):
         raise InvalidInput("A row holds a number of more than 64 bits.", code="BAD_ROW", where=where)
 
@@ -203,6 +207,8 @@ def _is_text(text: str) -> bool:
 def _linked(head: AuditHead, entry: AuditEntry, now: int) -> AuditRow:
     where = f"audit entry {entry.action!a}"
     plain = replace(entry, details=as_document(entry.details, where))
+    if "\0" in "".join((entry.tenant, entry.actor, entry.permission, entry.action, entry.target)):
+        raise InvalidInput("An audit entry holds the character 0.", code="BAD_AUDIT_ENTRY", where=where)
     try:
         return link(head, plain, now)
     except (TypeError, ValueError) as error:

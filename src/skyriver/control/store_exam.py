@@ -162,6 +162,12 @@ def a_commit_is_whole_or_nothing(make: Make) -> None:
                 InvalidInput,
                 "a spec that is not JSON",
             )
+        refused = (_put("new"), _put("bad", message="nothing\0"))
+        _stays(store, lambda: _commit(store, fence, *refused), InvalidInput, "text with the character 0")
+        refused_entry = _entry("nothing\0")
+        _stays(store, lambda: _commit(store, fence, audit=(refused_entry,)), InvalidInput, "such an audit entry")
+        (kept,) = _commit(store, fence, _put("zero", spec={"text": "in a document\0"}))
+        must(store.get("acme", "job", "zero").spec == kept.spec, "documents hold any character")
         _stays(
             store,
             lambda: _commit(store, fence, _put("new"), audit=(_entry("good"), _entry("bad", x=object()))),

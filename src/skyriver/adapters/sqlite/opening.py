@@ -15,14 +15,16 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from skyriver.adapters.folders import make_folder, sync_folder
+from skyriver.adapters.sql.faults import damaged, newer
+from skyriver.adapters.sql.rows import Totals, totals_values
+from skyriver.adapters.sql.schema import counters
 from skyriver.adapters.sqlite.driver import SAFE_WAL, journal_for, set_up
-from skyriver.adapters.sqlite.faults import damaged
 from skyriver.adapters.sqlite.migrations import REVISIONS
-from skyriver.adapters.sqlite.rows import Totals, totals_values
-from skyriver.adapters.sqlite.schema import counters
 from skyriver.core.errors import Conflict, NotAllowed, Unavailable
 
 _log = logging.getLogger("skyriver.store")
+
+SCRIPTS = Path(__file__).parent / "migrations"
 
 _KEPT, _EXTRA = 4, 12
 """Connections kept open, and more at need. A reader has one for the time of one statement; one costs up to 2 MB."""
@@ -122,15 +124,9 @@ def migrated(connection: Connection, path: Path) -> bool:
         )
     found = connection.scalars(text("SELECT version_num FROM alembic_version")).all()
     if len(found) != 1:
-        raise damaged(path, f"it names {len(found)} versions of itself")
+        raise damaged(str(path), f"it names {len(found)} versions of itself")
     if found[0] not in REVISIONS:
-        raise Conflict(
-            f"The control state was written by a newer Skyriver (its revision is {found[0]!r},"
-            f" this Skyriver knows up to {REVISIONS[-1]!r}).",
-            code="NEWER_STORE",
-            where=str(path),
-            next_action="Install the newer Skyriver again; a file is never migrated backwards.",
-        )
+        raise newer(str(path), found[0], REVISIONS[-1])
     return bool(found[0] == REVISIONS[-1])
 
 
@@ -140,16 +136,16 @@ def examine(connection: Connection, path: Path) -> None:
         return
     found = connection.scalars(text("PRAGMA integrity_check(1)")).first()
     if found != "ok":
-        raise damaged(path, str(found))
+        raise damaged(str(path), str(found))
 
 
 def migrate(connection: Connection, path: Path) -> None:
     """Brings the file to the newest revision, inside the writing transaction that `connection` is in."""
     if migrated(connection, path):
         return  # another process did, while this one waited
-    from skyriver.adapters.sqlite.migrating import upgrade  # weight: Alembic is 90 ms and 11 MB, and seldom needed
+    from skyriver.adapters.sql.migrating import upgrade  # weight: Alembic is 90 ms and 11 MB, and seldom needed
 
     fresh = not connection.scalar(text("SELECT count(*) FROM sqlite_master"))
-    upgrade(connection)
+    upgrade(SCRIPTS, connection)
     if fresh:
         connection.execute(insert(counters), totals_values(Totals()))

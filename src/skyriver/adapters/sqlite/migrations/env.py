@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from skyriver.adapters.sqlite.schema import metadata
+from skyriver.adapters.sql.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -1,15 +1,14 @@
-"""Rows of the file as the words of `core`, and back; what comes back is checked."""
+"""Rows of the database as the words of `core`, and back; what comes back is checked."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from skyriver.adapters.sqlite.faults import damaged
-from skyriver.adapters.sqlite.schema import checksum
+from skyriver.adapters.sql.faults import damaged
+from skyriver.adapters.sql.schema import checksum
 from skyriver.control.commit import Step
 from skyriver.control.store import Changes
 from skyriver.core.names import canonical_json
@@ -45,11 +44,11 @@ def resource_values(row: Resource) -> Values:
     return {**plain, "checksum": checksum(*plain.values())}
 
 
-def resource_of(row: Sequence[Any], path: Path) -> Resource:
+def resource_of(row: Sequence[Any], where: str) -> Resource:
     """Raises Corrupt when the row is not what was written."""
     *values, found = row
     if checksum(*values) != found:
-        raise damaged(path, f"a row fails its checksum, it seems to be {values[0]!r}/{values[1]!r}/{values[2]!r}")
+        raise damaged(where, f"a row fails its checksum, it seems to be {values[0]!r}/{values[1]!r}/{values[2]!r}")
     tenant, kind, name, spec, status, *rest = values
     return Resource(tenant, kind, name, json.loads(spec), json.loads(status), *rest)
 
@@ -69,13 +68,13 @@ def audit_values(row: AuditRow) -> Values:
     }
 
 
-def audit_of(row: Sequence[Any], path: Path) -> AuditRow:
+def audit_of(row: Sequence[Any], where: str) -> AuditRow:
     """The row as it stands; whether it is what was written, its chain tells."""
     seq, at, tenant, actor, permission, action, target, details, previous, digest = row
     try:
         return AuditRow(seq, at, tenant, actor, permission, action, target, json.loads(details), previous, digest)
     except (TypeError, ValueError) as error:
-        raise damaged(path, f"the details of audit row {seq} are not JSON") from error
+        raise damaged(where, f"the details of audit row {seq} are not JSON") from error
 
 
 def step_values(step: Step) -> Values:
@@ -90,7 +89,7 @@ def step_values(step: Step) -> Values:
     return {**plain, "checksum": checksum(*plain.values())}
 
 
-def changes_of(found: Sequence[Sequence[Any]], since: int, revision: int, path: Path) -> Changes:
+def changes_of(found: Sequence[Sequence[Any]], since: int, revision: int, where: str) -> Changes:
     """What the steps after `since`, each with the columns of the row as it is now (None: there is none), tell.
 
     Raises Corrupt when one of them is missing, or when a row is not the one that its last step wrote.
@@ -99,22 +98,22 @@ def changes_of(found: Sequence[Sequence[Any]], since: int, revision: int, path: 
     rows: dict[Key, Resource] = {}
     for number, (at, tenant, kind, name, deleted, check, *row) in enumerate(found, since + 1):
         if at != number or checksum(at, tenant, kind, name, deleted) != check:
-            raise damaged(path, f"its change {number} is missing or fails its checksum")
+            raise damaged(where, f"its change {number} is missing or fails its checksum")
         key = (tenant, kind, name)
         last[key] = Step(at, key, bool(deleted))
         if row[0] is not None and key not in rows:
-            rows[key] = resource_of(row, path)
+            rows[key] = resource_of(row, where)
     if len(found) != revision - since:
-        raise damaged(path, f"its change {since + len(found) + 1} is missing")
+        raise damaged(where, f"its change {since + len(found) + 1} is missing")
     for key, step in last.items():
         if (rows[key].revision if key in rows else None) != (None if step.deleted else step.revision):
-            raise damaged(path, f"the row {'/'.join(key)} is not the one that change {step.revision} left")
+            raise damaged(where, f"the row {'/'.join(key)} is not the one that change {step.revision} left")
     return Changes(revision, [rows[key] for key in sorted(rows)], sorted(last.keys() - rows.keys()))
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The counters of a file: what is known of it as a whole."""
+    """The counters: what is known of it as a whole."""
 
     revision: int = 0
     fence: int = 0
@@ -150,7 +149,7 @@ def totals_values(totals: Totals) -> list[Values]:
     ]
 
 
-def totals_of(rows: Iterable[Sequence[Any]], path: Path) -> Totals:
+def totals_of(rows: Iterable[Sequence[Any]], where: str) -> Totals:
     """Raises Corrupt when a counter is missing or not what was written."""
     found: Mapping[str, tuple[int, str]] = {
         name: (value, digest) for name, value, digest, check in rows if checksum(name, value, digest) == check
@@ -160,4 +159,4 @@ def totals_of(rows: Iterable[Sequence[Any]], path: Path) -> Totals:
         (count, total), (logged, _) = found["resources"], found["logged"]
         return Totals(revision, fence, AuditHead(*found["audit"]), count, int(total, 16), logged)
     except KeyError as error:
-        raise damaged(path, f"the counter {error} is missing or fails its checksum") from error
+        raise damaged(where, f"the counter {error} is missing or fails its checksum") from error

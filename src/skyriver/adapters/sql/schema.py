@@ -1,4 +1,4 @@
-"""The tables of the control state as they are now; the migrations say how a file gets there.
+"""The tables of the control state as they are now; the migrations of each database say how it gets there.
 
 Bits of a file flip unseen: of 200 single flips in a plain SQLite file 162 gave wrong data without an error. So every
 row carries a checksum over its columns, and audit rows the digest of their chain. What is read is checked.
@@ -9,9 +9,16 @@ from __future__ import annotations
 import hashlib
 
 import msgspec
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, LargeBinary, MetaData, Table
+from sqlalchemy import Integer as SmallInteger
+from sqlalchemy import Text as AnyText
 
 metadata = MetaData()
+
+Text = AnyText().with_variant(AnyText(collation="C"), "postgresql")
+"""Compares exactly and sorts by code point, in every database."""
+Integer = SmallInteger().with_variant(BigInteger, "postgresql")
+"""64 bits; a primary key of SQLite must have this name to be the row's own number."""
 
 tenants = Table(
     "tenants",

@@ -1,0 +1,26 @@
+"""What tests of several folders share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests are no package
+from postgres_server import PostgresServer
+
+
+@pytest.fixture(scope="module")
+def postgres_of_the_file() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def postgres(postgres_of_the_file: PostgresServer) -> Iterator[PostgresServer]:
+    """A PostgreSQL server that runs; one file shares it, and each test makes databases of its own."""
+    yield postgres_of_the_file
+    postgres_of_the_file.drop_databases()
