@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from skyriver.client.screen import show_error
-from skyriver.core.errors import InvalidInput, SkyriverError
+from skyriver.core.errors import InvalidInput, SkyriverError, disk_error
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -79,7 +80,9 @@ def _misused(error: Exception, as_json: bool) -> int:
     return _fail(InvalidInput(what, code="USAGE", next_action=f"`{command} --help` shows how it is used."), as_json)
 
 
-def _of_file(error: OSError) -> InvalidInput:
+def _of_file(error: OSError) -> SkyriverError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # nothing is wrong with what was given
+        return disk_error(error, "This command cannot write what it needs", str(error.filename or ""))
     return InvalidInput(
         f"{error.strerror or error}.",
         code="FILE_ERROR",

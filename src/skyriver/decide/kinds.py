@@ -27,6 +27,8 @@ MATERIALISE_EVERY_US = 60_000_000
 MATERIALISE_ROWS = 500_000
 """Rows that wait for the table at most, before a job is started sooner."""
 KEPT_JOBS = 5
+FIRST_RECORDS = 1
+"""Records that a worker writes by itself into a new log: what it decides with."""
 
 STREAM_TRANSITIONS: Mapping[tuple[str, str], str] = {
     (state, event): target
@@ -44,6 +46,7 @@ WORKER_TRANSITIONS: Mapping[tuple[str, str], str] = {
     ("STARTING", "lost"): "LOST",
     ("READY", "lost"): "LOST",
     ("READY", "starting"): "STARTING",
+    ("LOST", "lost"): "LOST",
     ("LOST", "starting"): "STARTING",
     ("LOST", "ready"): "READY",
 }
@@ -71,6 +74,8 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
     using = (report.get("model") or {}).get("version") or 0
     wanted = (_live(snapshot, stream).get("model") or {}).get("version") or 0
     status = {**stream.status, "model_version": using, "worker": worker.state}
+    if int(report.get("offset", 0)) > FIRST_RECORDS:
+        status["began"] = True
     told: dict[str, str] = {}
     match worker.state:
         case "READY" if using == wanted:
@@ -87,7 +92,8 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
             told = {"reason": worker.reason, "message": worker.message, "next_action": worker.next_action}
         case _:
             event = "starting"
-            told = {k: str(report[k]) for k in ("reason", "message", "next_action") if report.get(k)}
+            told = {"reason": worker.reason, "message": worker.message, "next_action": worker.next_action}
+            told |= {k: str(report[k]) for k in ("reason", "message", "next_action") if report.get(k)}
     after = STREAM.move(stream, event, snapshot.now, status=status, **told)
     if after != stream:
         yield Put(after, stream.revision)
@@ -126,9 +132,10 @@ def _materialise(snapshot: Snapshot, stream: Resource, process: ProcessStatus) -
 
 def _live(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
     """What the worker decides with now: the version that its service sends traffic to, and the rules."""
+    began = bool(stream.status.get("began"))
     decide = stream.spec.get("decide")
     if not decide:
-        return {"model": None, "rules": [], "otherwise": "", "fallback": ""}
+        return {"model": None, "rules": [], "otherwise": "", "fallback": "", "began": began}
     service = snapshot.find(stream.tenant, "service", decide["model"])
     versions: Mapping[str, Any] = service.spec.get("versions", {}) if service is not None else {}
     serving = max(versions, key=lambda v: (versions[v]["weight"], int(v)), default="")
@@ -147,6 +154,7 @@ def _live(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
         "rules": [[r["decision"], r["when"]] for r in decide["rules"]],
         "otherwise": decide["otherwise"],
         "fallback": decide["fallback"],
+        "began": began,
     }
 
 
@@ -170,18 +178,19 @@ def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
     if process is None:
         return
     if not process.alive:
-        if worker.state != "LOST":
-            told = {
-                "reason": str(process.report.get("reason") or "PROCESS_DIED"),
-                "message": str(process.report.get("message") or "Its process ended; what it acknowledged is kept."),
-                "next_action": "It is started again and goes on from there.",
-            }
+        told = {
+            "reason": str(process.report.get("reason") or "PROCESS_DIED"),
+            "message": str(process.report.get("message") or "Its process ended; what it acknowledged is kept."),
+            "next_action": str(process.report.get("next_action") or "It is started again and goes on from there."),
+        }
+        if worker.state != "LOST" or (process.report and told["reason"] != worker.reason):
             yield Put(WORKER.move(worker, "lost", snapshot.now, attempts=worker.attempts + 1, **told), worker.revision)
     elif process.report.get("ready"):
         if worker.state != "READY":
             yield Put(WORKER.move(worker, "ready", snapshot.now, attempts=0), worker.revision)
-    elif worker.state != "STARTING":
-        yield Put(WORKER.move(worker, "starting", snapshot.now), worker.revision)
+    elif worker.state != "STARTING":  # why it is started again is told until it is ready
+        why = {"reason": worker.reason, "message": worker.message, "next_action": worker.next_action}
+        yield Put(WORKER.move(worker, "starting", snapshot.now, **why), worker.revision)
 
 
 def _stream_waits(snapshot: Snapshot, stream: Resource) -> Iterator[str]:

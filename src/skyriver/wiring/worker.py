@@ -3,7 +3,7 @@
 Its configuration: {"stream": StreamSpec, "features": FeatureSetSpec | null, "decide": DecideSpec | null, "directory",
 "objects", "kernel_cache": directories, "queue": rows that may wait}; live settings: {"model": {"name", "version",
 "artifact", "features_digest" ("" or none: not known)} | null, "rules": [[decision, when], ...], "otherwise",
-"fallback"}.
+"fallback", "began": whether the stream has a log already (absent: not known)}.
 
 It takes the log (from a holder that is stopped or hung too), recovers, warms everything that the first event needs,
 listens, and then says that it is ready. A change of the live settings is loaded beside the running engine and written
@@ -33,7 +33,7 @@ import uvloop
 from pydantic import ValidationError
 
 from skyriver.adapters.directory.objects import DirectoryObjects
-from skyriver.adapters.segments.log import SegmentLog, open_log
+from skyriver.adapters.segments.log import SegmentLog, log_gone, open_log
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.objects import Objects
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
@@ -175,8 +175,11 @@ class Choice:
 class Worker:
     """Joins the parts, for as long as the process lives."""
 
-    def __init__(self, context: ProcessContext, settings: WorkerSettings, log: SegmentLog) -> None:
+    def __init__(
+        self, context: ProcessContext, settings: WorkerSettings, log: SegmentLog, live: Mapping[str, Any] | None
+    ) -> None:
         self._context = context
+        self._live = live
         self._settings = settings
         self._log = log
         clock = SystemClock()
@@ -214,7 +217,7 @@ class Worker:
 
     async def run(self, listening: socket.socket, stop: asyncio.Event) -> SkyriverError | None:
         """Until `stop`; what went wrong, if that is why it ends."""
-        self._choice.begin(self._context.live())
+        self._choice.begin(self._live)
         self._tell()
         ticking = asyncio.create_task(self._tick())
         await self._station.start()
@@ -264,12 +267,14 @@ class Worker:
     # The live settings
 
     async def _watch_live(self) -> None:
+        """What is decided with, when it changes."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LIVE_EVERY_S)
             live = self._context.live()
-            if live is None:
+            if live is None or _without_began(live) == _without_began(self._live):
                 continue
+            self._live = live
             deciding = await loop.run_in_executor(None, self._choice.load, live)
             if deciding is not None:
                 await self._use(deciding)
@@ -354,12 +359,27 @@ class Worker:
         )
 
 
-async def run(context: ProcessContext, settings: WorkerSettings, log: SegmentLog) -> SkyriverError | None:
+def check_log_there(directory: Path, *, began: bool) -> None:
+    """Raises Unavailable (LOG_GONE) where the log of a stream that has begun is missing: a new one in its place would
+    give old offsets to new events and decide known events again. `began`: the control plane has seen it begin."""
+    if any((directory / "log").glob("*.log")):
+        return
+    if began or any((directory / "checkpoint").glob("*")):
+        raise log_gone(directory / "log", "is missing")
+
+
+def _without_began(live: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {k: v for k, v in (live or {}).items() if k != "began"}
+
+
+async def run(
+    context: ProcessContext, settings: WorkerSettings, log: SegmentLog, live: Mapping[str, Any] | None
+) -> SkyriverError | None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    worker = Worker(context, settings, log)
+    worker = Worker(context, settings, log, live)
     # Whoever listened here before had the log, and has ended.
     with unix_listener(context.socket) as listening:
         return await worker.run(listening, stop)
@@ -378,12 +398,14 @@ def main() -> int:
     try:
         settings = WorkerSettings.of(context.config)
         context.report({"ready": False, "message": "It opens its log and loads its features."})
+        live = context.live()
+        check_log_there(settings.directory, began=bool((live or {}).get("began")))
         log = open_log(
             settings.directory / "log", durability=settings.stream.durability, holder=context.name, take_over=True
         )
         if log.torn is not None:
             _log.warning("the log's end was torn: %s", log.torn)
-        failed = uvloop.run(run(context, settings, log))
+        failed = uvloop.run(run(context, settings, log, live))
         if failed is None:
             log.close()
             return 0
@@ -391,7 +413,9 @@ def main() -> int:
     except SkyriverError as error:
         failed = error
     _log.error("the worker ends: %s", failed, exc_info=failed.__cause__)
-    context.report({"ready": False, "reason": failed.code, "message": str(failed)})
+    told = {"reason": failed.code, "message": failed.message, "next_action": failed.next_action}
+    with contextlib.suppress(OSError):  # a full disk: the log has it, if anything
+        context.report({"ready": False, **told})
     return failed.exit_code
 
 

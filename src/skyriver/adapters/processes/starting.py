@@ -93,6 +93,7 @@ class Starter:
         interpreter = self._places.interpreter(spec.environment)
         if not os.access(interpreter, os.X_OK):
             raise _failed(spec, f"its environment has no interpreter: {interpreter} is not there.")
+        self._places.make()  # a directory that somebody removed must not keep everything from starting
         token = secrets.token_hex(16)
         watched = _watched(spec)
         self._write_config(spec, token)

@@ -189,8 +189,8 @@ class SegmentLog:
     def sync(self) -> None:
         """Makes everything appended durable, else takes back everything since the last good sync.
 
-        Raises Unavailable: DISK_FULL (the log goes on), LOG_FAILED (open it again); Conflict (LOG_LOST) when the log
-        was taken over.
+        Raises Unavailable: DISK_FULL (the log goes on), LOG_FAILED (open it again), LOG_GONE (its file was removed);
+        Conflict (LOG_LOST) when the log was taken over.
         """
         self._ready()
         if self._next == self._synced_offset:
@@ -202,6 +202,7 @@ class SegmentLog:
             raise
         if self._to_disk:
             self._sync_file()
+        self._check_there()
         self._synced_position, self._synced_offset = self._position, self._next
         self._synced_time = self._time
         if self._mark is not None:
@@ -340,6 +341,14 @@ class SegmentLog:
             raise self._refused from error
         self._on_disk = self._position
 
+    def _check_there(self) -> None:
+        """A file that was removed takes writes as before, and loses them: nothing in it may be acknowledged."""
+        if os.fstat(self._fd).st_nlink:
+            return
+        self._refused = log_gone(self._directory, "was removed while it was written")
+        self._take_back()
+        raise self._refused
+
     def _start_write_back(self) -> None:
         """Tells the kernel to begin writing to the disk what it has of this segment, and does not wait."""
         if _sync_file_range is not None and not self._to_disk:
@@ -427,6 +436,16 @@ def _unavailable(error: OSError, path: Path, *, code: str = "") -> Unavailable:
         next_action="Make room on the disk, then try again."
         if code == "DISK_FULL"
         else "Check the disk; open it again.",
+    )
+
+
+def log_gone(directory: Path, what: str) -> Unavailable:
+    return Unavailable(
+        f"The stream's log {what}: what it acknowledged is not here.",
+        code="LOG_GONE",
+        where=str(directory),
+        next_action="Put the directory back, from a backup if need be: it goes on by itself then. To begin with"
+        " nothing, deploy a stream of another name.",
     )
 
 
