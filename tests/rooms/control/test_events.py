@@ -169,7 +169,9 @@ def test_a_slow_reader_holds_nobody_up_and_gets_the_end(stage: Stage) -> None:
         slow.free.clear()
         for number in range(20):
             step(stage, "RUNNING", number)
-            await quick.until(lambda number=number: quick.events[-1][1]["status"] == {"done": number})  # type: ignore[misc]
+            await quick.until(
+                lambda number=number: bool(quick.events) and quick.events[-1][1]["status"] == {"done": number}
+            )  # type: ignore[misc]
         step(stage, "SUCCEEDED")
         await quick.task
         assert not slow.task.done()
