@@ -24,14 +24,14 @@ class Store(Protocol):
     """Rows of resources, their audit trail, and the fence of the one control plane that may write.
 
     MUST: `commit` is atomic and durable (it survives the end of the power) when it returns; it writes all
-    changes with their audit entries or, raising, none (but see STORE_UNSURE). StaleWrite when a row's revision is not the expected one
-    (expected 0: the row exists) or when `fence` is not the newest one that `acquire` gave. The store sets
-    revision (a counter over the whole store), generation (plus one when `spec` changed), created_* and updated_*.
+    changes with their audit entries or, raising, none (but see STORE_UNSURE). StaleWrite when a row's revision is not
+    the expected one (expected 0: the row exists) or when `fence` is not the newest one that `acquire` gave. The store
+    sets revision (a counter over the whole store), generation (plus one when `spec` changed), created_* and updated_*.
     Names, kinds and tenants compare exactly. Processes: many readers, one writer at a time. Threads: any number may use
     one store. The changes of a commit are made one after the other; InvalidInput when one holds what JSON cannot.
     Nothing that is given or returned is shared with the store. A reader sees a commit whole or not at all.
-    A store that is away raises Unavailable and works again when it is back; when it goes away in the moment of a commit,
-    the code is STORE_UNSURE: the commit was made whole or not at all, and only reading tells.
+    A store that is away raises Unavailable and works again when it is back; when it goes away in the very moment of a
+    commit, the code is STORE_UNSURE: the commit was made whole or not at all, and only reading tells.
     """
 
     def acquire(self, holder: str) -> int:
