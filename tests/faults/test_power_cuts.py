@@ -12,22 +12,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 from powercut.examine import Report, Task, differences, examine
 from powercut.layer import NoCompiler, build, environment, read_trace
+from powercut.part import PARTS, PROMISE_FOLDERS
 
 SEED = 20_261_126
 CUTS = 5
 """Of each part; with the second ones some 55 in all. `bench/power_cuts.py` makes a thousand."""
 LIES = 8
-PARTS = (
-    "store",
-    "store, Python's SQLite",
-    "log, disk",
-    "log, process",
-    "objects",
-    "tables",
-    "home",
-    "stream, disk",
-    "stream, process",
-)
 TESTS = str(Path(__file__).parents[1])
 
 
@@ -55,8 +45,9 @@ def test_what_was_acknowledged_survives(part: str, reports: dict[str, Report]) -
     assert report.acknowledged > report.cuts, "there was something to lose"
 
 
-def test_cuts_fall_into_recoveries_too(reports: dict[str, Report]) -> None:
+def test_cuts_fall_into_recoveries_and_follow_kills_too(reports: dict[str, Report]) -> None:
     assert sum(report.second_cuts for report in reports.values()) >= 3
+    assert sum(report.kills for report in reports.values()) >= 3
 
 
 def test_on_the_lenient_disk(library: Path) -> None:
@@ -67,8 +58,7 @@ def test_on_the_lenient_disk(library: Path) -> None:
 def test_a_disk_that_only_says_it_has_synced_is_found_out(library: Path) -> None:
     """The negative control: where syncs of files, or of folders, do nothing, each part loses something."""
     tasks = [Task(part, SEED, LIES, "files") for part in PARTS]
-    tasks += [Task(part, SEED, LIES, "folders") for part in PARTS if part != "stream, process"]
-    # At "process" a stream promises to be right after the end of the power, not to have all.
+    tasks += [Task(part, SEED, LIES, "folders") for part in PROMISE_FOLDERS]
     blind = [(r.part, t.lie) for t, r in zip(tasks, examine(tasks, library), strict=True) if not r.findings]
     assert blind == []
 

@@ -25,6 +25,7 @@ between files that a file system gives beyond POSIX (as ext4's flush before a re
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -259,6 +260,20 @@ class Disk:
     def show(self, place: Path) -> None:
         """Writes into the new folder `place` what the running system sees: everything recorded, nothing lost."""
         _write_tree(self._root, place, lambda folder: folder.now, lambda file: bytes(file.now))
+
+    def go_on(self, place: Path) -> Disk:
+        """This disk under another process: what it shows lies in the new folder `place`, with all that is pending."""
+        other = copy.deepcopy(self)
+        other.show(place)
+        other._number(other._root, place)
+        return other
+
+    def _number(self, folder: Folder, path: Path) -> None:
+        self._nodes[path.stat().st_ino] = folder
+        for name, node in folder.now.items():
+            self._nodes[(path / name).lstat().st_ino] = node
+            if isinstance(node, Folder):
+                self._number(node, path / name)
 
 
 def change_content(content: bytearray, change: tuple[int, int, bytes | None]) -> None:

@@ -3,7 +3,7 @@
 `examine` starts a child with the layer preloaded (`python -m powercut.examine LAYER`), which gets tasks and gives
 reports as JSON. One recorded piece of work gives many cuts: the disk is led through the trace once and leaves a tree at
 each place. Every check is recorded too, and a share of the cuts is followed by a second one, into the recovery from the
-first.
+first. At some places the process is killed before, so that what it left unsynced meets its successor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,13 @@ from powercut.fate import Fate
 from powercut.layer import Event, Kind, Lie, environment, mark, read_trace, recording
 from powercut.part import Lost, Part, Wrong
 
+KILLED = 0.2
+"""Share of the places at which the process is killed, and the power is cut while the next one goes on."""
 AGAIN = 0.25
 """Share of the cuts that are followed by a second one."""
+YOUNG, _BEGINNING = 0.3, 60
+"""So much likelier, all together, are places among the first events: folders, files and schemas are made there."""
+_SYNCS, _FIRST_SYNCS = (Kind.SYNC, Kind.DATASYNC, Kind.RANGESYNC), 8
 _NEAR = {Kind.MARK: 6, Kind.SYNC: 4, Kind.DATASYNC: 4, Kind.RANGESYNC: 4, Kind.RENAME: 4, Kind.UNLINK: 3, Kind.LINK: 3}
 """How much likelier a cut falls right after such an event, or right before it, than elsewhere."""
 
@@ -52,6 +57,8 @@ class Report:
     seed: int
     cuts: int = 0
     second_cuts: int = 0
+    """Of these, into what followed a cut or a kill."""
+    kills: int = 0
     events: int = 0
     syncs: int = 0
     acknowledged: int = 0
@@ -108,47 +115,67 @@ class Examination:
         events = self._record(root, lambda: self._part.work(root, random.Random(seed), self._say))
         self._nothing_missed(running, events, root)
         report.events = len(events)
-        report.syncs = sum(e.kind in (Kind.SYNC, Kind.DATASYNC, Kind.RANGESYNC) for e in events)
+        report.syncs = sum(e.kind in _SYNCS for e in events)
+        kills = round(self._task.cuts * KILLED)
+        places = [(place, self._kill) for place in _before_syncs(events, kills, luck)]
+        places += [(place, self._cut) for place in _positions(events, self._task.cuts - kills, luck)]
         at = 0
-        for cut in _positions(events, self._task.cuts, luck):
-            for event in events[at:cut]:
+        for place, what_follows in sorted(places, key=lambda pair: pair[0]):
+            for event in events[at:place]:
                 disk.take(event)
-            at = cut
-            told = _words(events[:cut])
-            self._cut(disk, cut, told, luck.getrandbits(32), report, second=False)
+            at = place
+            what_follows(disk, place, _words(events[:place]), luck.getrandbits(32), report)
         report.seconds = round(time.perf_counter() - begun, 2)
         return report
 
-    def _cut(self, disk: Disk, at: int, told: list[Any], seed: int, report: Report, *, second: bool) -> None:
+    def _cut(self, disk: Disk, at: int, told: list[Any], seed: int, report: Report, *, second: bool = False) -> None:
         """Looks at what one cut leaves, and perhaps cuts into that."""
-        fate = Fate(seed)
+        fate, luck = Fate(seed), random.Random(seed + 1)
         left = self._place / ("second" if second else "first")
         shutil.rmtree(left, ignore_errors=True)
         disk.leave(left, fate)
-        after = self._disk(left)
         report.cuts += 1
         report.second_cuts += second
         report.acknowledged += len(told)
-        failed: Finding | None = None
+        after = self._disk(left)
+        _new_boot()
+        events = self._check(left, told, Finding("", "", at, seed, fate.way, second), report)
+        if events and not second and luck.random() < AGAIN:
+            self._cut_into(after, events, at, told, luck, report)
+
+    def _kill(self, disk: Disk, at: int, told: list[Any], seed: int, report: Report) -> None:
+        """The process is killed, which loses nothing; the next one goes on, and then the power is cut."""
+        left = self._place / "first"
+        shutil.rmtree(left, ignore_errors=True)
+        after = disk.go_on(left)
+        report.kills += 1
+        events = self._check(left, told, Finding("", "", at, seed, "kill", second=False), report)
+        self._cut_into(after, events, at, told, random.Random(seed), report)
+
+    def _cut_into(
+        self, disk: Disk, events: list[Event], at: int, told: list[Any], luck: random.Random, report: Report
+    ) -> None:
+        (again,) = _positions(events, 1, luck)
+        for event in events[:again]:
+            disk.take(event)
+        self._cut(disk, at, told + _words(events[:again]), luck.getrandbits(32), report, second=True)
+
+    def _check(self, left: Path, told: list[Any], finding: Finding, report: Report) -> list[Event]:
+        """What the part did in it; nothing when it failed."""
+        failed = False
 
         def check() -> None:
             nonlocal failed
             try:
                 self._part.check(left, told, self._say)
             except Exception as error:
+                failed = True
                 what = "lost" if isinstance(error, Lost) else "wrong" if isinstance(error, Wrong) else "stuck"
                 message = f"{type(error).__name__}: {error}"[:400]
-                failed = Finding(what, message, at, seed, fate.way, second)
+                report.findings.append(replace(finding, what=what, message=message))
 
         events = self._record(left, check)
-        if failed is not None:
-            report.findings.append(failed)
-        elif not second and random.Random(seed).random() < AGAIN:
-            luck = random.Random(seed + 1)
-            (again,) = _positions(events, 1, luck)
-            for event in events[:again]:
-                after.take(event)
-            self._cut(after, at, told + _words(events[:again]), seed + 1, report, second=True)
+        return [] if failed else events
 
     def _disk(self, root: Path) -> Disk:
         return Disk(root, ordered=self._task.ordered)
@@ -158,7 +185,6 @@ class Examination:
 
     def _record(self, root: Path, work: Callable[[], None]) -> list[Event]:
         trace = self._place / "trace"
-        _new_boot()
         with recording(self._library, root, trace, lie=self._task.lie):
             work()
         return read_trace(trace)
@@ -194,12 +220,20 @@ def differences(one: Path, two: Path) -> list[str]:
 
 
 def _positions(events: Sequence[Event], count: int, luck: random.Random) -> list[int]:
-    """Ascending places between events: 0 is before the first."""
-    weights = [1] * (len(events) + 1)
+    """Ascending places between events: 0 is before the first. The beginning, where all is made, comes up often."""
+    weights = [1.0] * (len(events) + 1)
     for place, event in enumerate(events):
         weights[place] += _NEAR.get(event.kind, 0) // 2
         weights[place + 1] += _NEAR.get(event.kind, 0)
+    young = sum(weights) * YOUNG / _BEGINNING
+    weights[:_BEGINNING] = [weight + young for weight in weights[:_BEGINNING]]
     return sorted(luck.choices(range(len(events) + 1), weights, k=count))
+
+
+def _before_syncs(events: Sequence[Event], count: int, luck: random.Random) -> list[int]:
+    """Places where something was done and its sync was not: half of them at the first syncs."""
+    places = [place for place, event in enumerate(events) if event.kind in _SYNCS] or [0]
+    return [luck.choice(places[: _FIRST_SYNCS if luck.random() < 0.5 else None]) for _ in range(count)]
 
 
 def _words(events: Sequence[Event]) -> list[Any]:

@@ -12,6 +12,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+PARTS = (
+    "store",
+    "store, Python's SQLite",
+    "log, disk",
+    "log, process",
+    "objects",
+    "tables",
+    "home",
+    "stream, disk",
+    "stream, process",
+)
+"""By their names; `parts` makes them."""
+PROMISE_FOLDERS = tuple(part for part in PARTS if part != "stream, process")
+"""Those that lose something when names are lost: at "process" a stream promises to be right after the end of the power,
+not to have all."""
+
 Say = Callable[..., None]
 Told = Sequence[Sequence[Any]]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from powercut.home_part import HomePart
 from powercut.log_part import LogPart
 from powercut.objects_part import ObjectsPart
-from powercut.part import Part
+from powercut.part import PARTS, Part
 from powercut.store_part import StorePart
 from powercut.stream_part import StreamPart
 from powercut.tables_part import TablesPart
@@ -28,4 +28,6 @@ def make_parts(kernels: Path) -> dict[str, Part]:
         StreamPart("stream, disk", "disk", kernels),
         StreamPart("stream, process", "process", kernels),
     ]
-    return {part.name: part for part in parts}
+    found = {part.name: part for part in parts}
+    assert tuple(found) == PARTS
+    return found
