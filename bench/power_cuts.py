@@ -32,8 +32,8 @@ GOALS = (
     Goal("not_recovered", "<=", 0, "cuts"),
     Goal("lying_disks_found", ">=", 1, "share"),
 )
-PLACES = 25
-"""Places of the cuts in one recorded piece of work."""
+PLACES = 26
+"""Places of the cuts in one recorded piece of work; each gives one cut or two."""
 LENIENT_PLACES = 10
 LIE_PLACES = 12
 CHILD_SECONDS = 900.0
@@ -82,7 +82,7 @@ def measure_cuts(document: Document, folder: Path, seed: int, cuts: int) -> None
 def cut_power(document: Document, folder: Path, seed: int, cuts: int) -> Found:
     """At least so many cuts on the strict disk, the same share for each part, and some on the lenient one beside."""
     library, found, lenient = build(folder), Found(), Found()
-    works = -(-cuts // (PLACES * len(PARTS)))  # a place gives one cut or two
+    works = -(-cuts // (PLACES * len(PARTS)))
     for part in PARTS:
         begun = time.perf_counter()
         tasks = [Task(part, seed + number, PLACES) for number in range(works)]

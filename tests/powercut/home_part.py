@@ -1,7 +1,8 @@
-"""The home under power cuts: its settings, its token, and the gateway's table."""
+"""The home under power cuts: its settings, a secret, the gateway's table, and what processes tell of themselves."""
 
 from __future__ import annotations
 
+import json
 import random
 from contextlib import suppress
 from hashlib import sha256
@@ -9,10 +10,13 @@ from pathlib import Path
 
 from powercut.part import Say, Told, most, need, right
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
+from skyriver.adapters.processes.runs import Run, RunFiles
 from skyriver.core.errors import Unavailable
 from skyriver.core.resources import RouteTable
 from skyriver.trust.secretfile import read_secret, write_secret
+from skyriver.wiring import cloud
 from skyriver.wiring.home import Home
+from skyriver.wiring.process import write_atomically
 
 
 class HomePart:
@@ -32,6 +36,8 @@ class HomePart:
             need(n >= most(told, word, -1), f"{word} {most(told, word, -1)} was acknowledged, {n} is there")
             right(n == -1 or n in numbers, f"{word} {n} was never written")
         after = 1 + max(numbers, default=-1)
+        right(cloud._control(home) is None, "a control plane is taken to run")
+        right(all(run == _run(run.pid) for run in RunFiles(home.run).all()), "a run file is not what was written")
         for which, shown in enumerate((self._settings, self._secret, self._table)):
             self._write(home, after, which, say)
             need(shown(self._open(root)) == after, "what was written after the cut is not there")
@@ -43,6 +49,9 @@ class HomePart:
 
     def _write(self, home: Home, n: int, which: int, say: Say) -> None:
         say("begin", n)
+        # These need not survive; what is left of them must be in nobody's way.
+        write_atomically(home.control_run, json.dumps({"pid": n, "start_time": n, "boot": _text(n)}).encode())
+        RunFiles(home.run).record(_run(n))
         if which == 0:
             home.write_settings({"n": n, "more": _text(n)})
             say("settings", n)
@@ -78,6 +87,10 @@ class HomePart:
         n = int(table.tokens[0][1].removeprefix("t")) if table.tokens else -1
         right(not table.tokens or table == _table(n), "the gateway's table is not what was written")
         return n
+
+
+def _run(n: int) -> Run:
+    return Run("acme.worker.a", "worker", "acme", False, n, n, "boot", _text(n), "", "", "", float(n))
 
 
 def _text(n: int) -> str:

@@ -20,6 +20,7 @@ PARTS = (
     "objects",
     "tables",
     "home",
+    "leases",
     "stream, disk",
     "stream, process",
 )

@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from powercut.home_part import HomePart
+from powercut.leases_part import LeasesPart
 from powercut.log_part import LogPart
 from powercut.objects_part import ObjectsPart
 from powercut.part import PARTS, Part
@@ -25,6 +26,7 @@ def make_parts(kernels: Path) -> dict[str, Part]:
         ObjectsPart(),
         TablesPart(),
         HomePart(),
+        LeasesPart(),
         StreamPart("stream, disk", "disk", kernels),
         StreamPart("stream, process", "process", kernels),
     ]

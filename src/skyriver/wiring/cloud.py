@@ -91,7 +91,7 @@ def _control(home: Home) -> tuple[Identity, dict[str, Any]] | None:
     try:
         status = json.loads(home.control_run.read_bytes())
         identity = Identity(status["pid"], status["start_time"], status["boot"])
-    except (FileNotFoundError, KeyError, json.JSONDecodeError):
+    except (FileNotFoundError, KeyError, TypeError, ValueError):  # not synced: any bytes after a power cut
         return None
     return (identity, status) if identity.alive() else None
 
@@ -126,7 +126,7 @@ def _wait_ready(home: Home, control: subprocess.Popen[bytes] | None) -> None:
     """`control` is the process if it was started here: one that ended is not waited for."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        with contextlib.suppress(FileNotFoundError, ValueError):
             status = json.loads(home.control_run.read_bytes())
             if problem := status.get("problem"):
                 home.control_run.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from skyriver.core.errors import InvalidInput
+from skyriver.wiring import cloud
 from skyriver.wiring.home import Home, port_of_environment
 
 
@@ -30,3 +31,11 @@ def test_a_port_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: s
         port_of_environment()
     assert refused.value.code == "BAD_PORT"
     assert text in refused.value.message
+
+
+@pytest.mark.parametrize("left", [b"", bytes(600), bytes(512) + b'"boot": "b"}', b"[1]", b"null", b'{"pid": 1}'])
+def test_what_a_power_cut_left_of_the_control_planes_run_file_is_in_nobodys_way(left: bytes, tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.make()
+    home.control_run.write_bytes(left)
+    assert cloud._control(home) is None
