@@ -324,6 +324,9 @@ class Cloud:
     def control_pid(self) -> int:
         return int(json.loads((self.home / "run" / "control.json").read_bytes())["pid"])
 
+    def supervisor_pid(self) -> int:
+        return int(json.loads((self.home / "run" / "supervisor.json").read_bytes())["pid"])
+
     def gateway_pid(self) -> int:
         return int(json.loads((self.home / "gateway" / "haproxy.json").read_bytes())["pid"])
 
@@ -343,7 +346,8 @@ class Cloud:
         """Ends it, whatever state a test left it in."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.command("down")
-        for pid in self.living():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        while living := self.living():  # more than once: they start each other again
+            for pid in living:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.home, ignore_errors=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skyriver.client import machine as _machine  # noqa: F401  # its commands
 from skyriver.client import show
 from skyriver.client.calling import call
 from skyriver.client.follow import LogReader, follow
@@ -50,40 +51,6 @@ def init(
     screen = Screen(as_json=False)
     screen.say(f"Wrote {', '.join(sorted(p.name for p in target.iterdir()))} to {target}/.")
     screen.say(f"Next: [bold]skyriver up[/], then follow {target}/README.md")
-
-
-@app.command()
-def up(
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65_535, help="On loopback (else SKYRIVER_PORT, the last, 7470).")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Start the cloud on this machine (nothing happens if it runs)."""
-    screen = Screen(as_json=as_json)
-    with screen.progress() as bars:
-        bars.tell("starting", 0, 0)
-        address = machine().up(state["home"], port)
-    document = {"url": address.url, "started": address.started} | ({"token": address.token} if address.fresh else {})
-
-    def text() -> None:
-        screen.say(f"The cloud {'runs' if address.started else 'runs already'} at [bold]{address.url}[/].")
-        if address.fresh:
-            screen.say(f"Its administrator's token, shown this once: [bold]{address.token}[/]")
-            screen.say("The command line keeps it; programs send it as `Authorization: Bearer TOKEN`.")
-            screen.say("Next: [bold]skyriver deploy APP.py[/] ([bold]skyriver init risk[/] writes an example).")
-
-    screen.data(document, text)
-
-
-@app.command()
-def down(as_json: Json = False) -> None:
-    """End everything that runs here; data, models and settings stay."""
-    screen = Screen(as_json=as_json)
-    with screen.progress() as bars:
-        bars.tell("ending", 0, 0)
-        ended = machine().down(state["home"])
-    screen.data({"ended": ended}, lambda: screen.say(f"Ended: {', '.join(ended) or 'nothing ran'}."))
 
 
 @app.command()

@@ -102,7 +102,7 @@ def run_demo(machine: Machine, options: Options) -> None:
     try:
         with screen.progress() as bars:
             bars.tell("starting a cloud of its own", 0, 0)
-            address = machine.up(home, options.port or _free_port())
+            address = machine.up(home, options.port or _free_port(), screen.say)
         screen.say(f"A cloud of its own runs at {address.url}, in {home}")
         with Client(address.url, address.token) as client:
             walk = Walk(screen, machine, options, home, home / "demo", client)
@@ -112,7 +112,7 @@ def run_demo(machine: Machine, options: Options) -> None:
             _summary(walk, total)
     finally:
         if not options.keep:
-            machine.down(home)
+            machine.down(home, screen.say)
             if options.home is None:
                 shutil.rmtree(home, ignore_errors=True)
     if walk is not None and walk.failures:

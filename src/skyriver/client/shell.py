@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol
 
 import typer
 
@@ -34,9 +34,15 @@ class Address(Protocol):
 class Machine(Protocol):
     """This machine's cloud: its home, its start and its end, and the examples that the package carries."""
 
-    def up(self, home: Path | None, port: int | None) -> Address: ...
+    def up(self, home: Path | None, port: int | None, told: Callable[[str], None]) -> Address: ...
 
-    def down(self, home: Path | None) -> list[str]: ...
+    def serve_in_foreground(self, home: Path | None, port: int | None, told: Callable[[str], None]) -> NoReturn: ...
+
+    def units(self, home: Path | None) -> Mapping[str, str]:
+        """systemd units that start the cloud with the machine: where each is to be written -> its text."""
+        ...
+
+    def down(self, home: Path | None, told: Callable[[str], None]) -> list[str]: ...
 
     def address(self, home: Path | None) -> Address: ...
 

@@ -41,7 +41,6 @@ PASS_SECONDS = 0.1
 """The pause between passes; a request that changes something ends it at once."""
 SETTLE_PASSES = 20
 """Passes in a row without pause while each still changes something."""
-GATEWAY_CHECK_US = 1_000_000
 CLOCK_STEP_US = 1_000_000
 """A wall clock that moved by this much more or less than the monotonic one between two passes was set."""
 
@@ -88,7 +87,6 @@ class ControlLoop:
         """(revision, rows), replaced as one: the API's threads read it too."""
         self._table: RouteTable | None = None
         self._leaving: set[str] = set()
-        self._gateway_checked = 0
         self._aside = AsideRows()
         self._wants: dict[Key, tuple[WantAction, ...]] = {}
         self._started = clock.wall()
@@ -139,7 +137,6 @@ class ControlLoop:
     def run_pass(self) -> bool:
         """One pass; whether it changed rows (then another one is due at once)."""
         now = self._look_at_clock()
-        self._with_gateway(lambda: self._keep_gateway(now))
         try:
             rows = self._load()
             seen = Snapshot(rows, self._compute.observe(), self._sessions(), now, self._started, self._aside.told())
@@ -232,12 +229,6 @@ class ControlLoop:
             self._tell(gateway_trouble=f"{error.code}: {error}")
         else:
             self._tell(gateway_trouble="")
-
-    def _keep_gateway(self, now: int) -> None:
-        """Brings the gateway back when it died; its files hold the last table, so that it serves at once."""
-        if not 0 <= now - self._gateway_checked < GATEWAY_CHECK_US:
-            self._gateway_checked = now
-            self._gateway.start()
 
     def _route(self, rows: Rows, aside: Set[Key]) -> None:
         routes: list[Route] = []

@@ -1,4 +1,4 @@
-"""Starting and ending the cloud of a home: what `skyriver up` and `skyriver down` do."""
+"""Starting the cloud of a home: what `skyriver up` does."""
 
 from __future__ import annotations
 
@@ -6,146 +6,151 @@ import contextlib
 import http.client
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
-from skyriver.adapters.haproxy.gateway import HaproxyGateway
+from skyriver.adapters.haproxy import port as ports
 from skyriver.adapters.haproxy.process import recorded
 from skyriver.adapters.processes.identity import Identity
-from skyriver.adapters.processes.processes import ChildProcesses
-from skyriver.core.errors import Conflict, SkyriverError, Unavailable, from_problem
+from skyriver.core.errors import Conflict, Unavailable, from_problem
 from skyriver.wiring.address import CloudAddress, address, token_of
+from skyriver.wiring.ending import end_everything, end_supervision, only_command
 from skyriver.wiring.home import DEFAULT_PORT, Home, port_of_environment
+from skyriver.wiring.living import is_stopped, processes_of, terminate
+from skyriver.wiring.supervisor import FOREGROUND, SUPERVISOR, read_parts, running_supervisor, start_module
 
-START_SECONDS = 30.0
-STOP_SECONDS = 15.0
+START_SECONDS = 60.0
 SERVE_SECONDS = 20.0
 """For how long `up` waits for what served before; what takes longer is told by `skyriver ps`."""
+CRASHES = 3
+"""Ends of a control plane that tells no reason, in one `up`, until that is a failed start."""
 
 _SERVING = ("streams", "services")
 
 
-def up(home: Home, port: int | None) -> CloudAddress:
-    """Starts the cloud of `home` unless it runs; idempotent. It listens on `port`, else SKYRIVER_PORT, else the port of
-    the last start, else DEFAULT_PORT. What served before the last `down` serves again when this returns.
+def up(home: Home, port: int | None, told: Callable[[str], None] = lambda text: None) -> CloudAddress:
+    """Starts the cloud of `home` unless it runs; idempotent, and what is missing of one that runs is brought back. It
+    listens on `port`, else SKYRIVER_PORT, else the port of the last start, else DEFAULT_PORT. What served before the
+    last `down` serves again when this returns.
 
-    Raises Conflict (PORT_IN_USE), or Unavailable with the last lines of the control plane's log.
+    Raises Conflict (PORT_IN_USE), what the control plane could not mend, or Unavailable with the last lines of its log;
+    then nothing runs that did not before.
     """
     home.make()
-    known = home.settings()
-    port = port or port_of_environment()
-    chosen = port or int(known.get("port", DEFAULT_PORT))
-    running = _control(home)
-    if running is not None and running[1].get("ready"):
-        if port and port != known.get("port"):
-            raise Conflict(
-                f"The cloud in {home.root} runs on port {known.get('port')}.",
-                code="ALREADY_RUNNING",
-                next_action="`skyriver down` first, to start it on another port.",
-            )
-        return address(home, fresh=False, started=False)
-    shown = home.token.exists() and known.get("token_shown", False)
-    if running is None:
-        home.write_settings({**known, "port": chosen})
-        home.control_run.unlink(missing_ok=True)
-        _start(home, known)
-    else:
-        _wait_ready(home, None)
-    home.write_settings({**home.settings(), "token_shown": True})
+    with only_command(home, "skyriver up", told):
+        home.stopping.unlink(missing_ok=True)
+        before = home.settings()
+        supervisor = _supervisor(home)
+        _choose_port(home, port)
+        shown = home.token.exists() and before.get("token_shown", False)
+        if supervisor is not None and _control_ready(home) and _answers(home):
+            return address(home, fresh=False, started=False)
+        if supervisor is None:
+            _start(home, before)
+        else:
+            _wait_ready(home, None, time.time_ns() // 1_000)
+        home.write_settings({**home.settings(), "token_shown": True})
     found = address(home, fresh=not shown, started=True)
     _wait_serving(found)
     return found
 
 
-def down(home: Home) -> list[str]:
-    """Ends everything that the home's run files record, the control plane dead or not; returns what was ended."""
-    ended = []
-    running = _control(home)
-    if running is not None:
-        identity = running[0]
-        os.kill(identity.pid, signal.SIGTERM)
-        _wait_gone(identity)
-        ended.append("control plane")
-    home.control_run.unlink(missing_ok=True)
-    if home.run.is_dir():
-        names = ChildProcesses(home.root, home.sockets).stop_all()
-        ended += [" ".join(name.split(".", 2)[1:]) for name in names]
-    settings = home.settings()
-    if "port" in settings and home.gateway.exists():
+def serve_in_foreground(home: Home, port: int | None, told: Callable[[str], None]) -> NoReturn:
+    """This process becomes the supervisor. What runs is adopted; a supervisor that runs is replaced.
+
+    Raises Conflict (PORT_IN_USE).
+    """
+    home.make()
+    with only_command(home, "skyriver up --foreground", told):
+        home.stopping.unlink(missing_ok=True)
+        chosen = _choose_port(home, port)
         gateway = recorded(home.gateway)
-        if gateway is not None and gateway.identity.alive():
-            ended.append("gateway")
-        HaproxyGateway(home.gateway, port=settings["port"], control_socket=home.control_socket).stop()
-    home.control_socket.unlink(missing_ok=True)
-    with contextlib.suppress(FileNotFoundError, OSError):
-        home.sockets.rmdir()
-    return ended
+        if gateway is None or not gateway.identity.alive():
+            ports.check_free("127.0.0.1", chosen)
+    told(f"The cloud in {home.root} comes up at http://127.0.0.1:{chosen}; Ctrl-C ends it.")
+    told(f"Its administrator's token is in {home.token}.")
+    command = [sys.executable, "-m", f"skyriver.wiring.{SUPERVISOR}", str(home.root), FOREGROUND]
+    os.execv(sys.executable, command)
 
 
-def _control(home: Home) -> tuple[Identity, dict[str, Any]] | None:
-    """The running control plane and what it says of itself."""
-    try:
-        status = json.loads(home.control_run.read_bytes())
-        identity = Identity(status["pid"], status["start_time"], status["boot"])
-    except (FileNotFoundError, KeyError, TypeError, ValueError):  # not synced: any bytes after a power cut
+def _choose_port(home: Home, port: int | None) -> int:
+    """The port that the cloud listens on from now on, written into its settings."""
+    known = home.settings()
+    port = port or port_of_environment()
+    chosen = port or int(known.get("port", DEFAULT_PORT))
+    if chosen != known.get("port") and "port" in known and processes_of(home):
+        raise Conflict(
+            f"The cloud in {home.root} runs on port {known['port']}.",
+            code="ALREADY_RUNNING",
+            next_action="`skyriver down` first, to start it on another port.",
+        )
+    if known.get("port") != chosen:
+        home.write_settings({**known, "port": chosen})
+    return chosen
+
+
+def _supervisor(home: Home) -> Identity | None:
+    """The one that runs and can work."""
+    found = running_supervisor(home)
+    if found is not None and is_stopped(found):
+        terminate(found, 0.0)
         return None
-    return (identity, status) if identity.alive() else None
+    return found
+
+
+def _control_ready(home: Home) -> bool:
+    try:
+        told = json.loads(home.control_run.read_bytes())
+        return bool(told["ready"]) and Identity(told["pid"], told["start_time"], told["boot"]).alive()
+    except (OSError, KeyError, TypeError, ValueError):  # not synced: any bytes after a power cut
+        return False
 
 
 def _start(home: Home, before: dict[str, Any]) -> None:
-    """Starts the control plane; when that fails, the home's settings are as `before`."""
-    control = _start_control(home)
+    """Starts a supervisor; when the cloud does not get ready, what runs and the settings are as before."""
+    found = processes_of(home)
+    begun = time.time_ns() // 1_000
+    child = start_module(home, SUPERVISOR)
     try:
-        _wait_ready(home, control)
-    except SkyriverError:
-        if control.poll() is not None:
-            home.write_settings(before)
+        _wait_ready(home, child, begun)
+    except BaseException:  # Ctrl-C too
+        if found:
+            end_supervision(home)
+        else:
+            end_everything(home)
+        home.write_settings(before)
         raise
 
 
-def _start_control(home: Home) -> subprocess.Popen[bytes]:
-    log = os.open(home.logs / "control.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "skyriver.wiring.control", str(home.root)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=home.root,
-            start_new_session=True,
-        )
-    finally:
-        os.close(log)
-
-
-def _wait_ready(home: Home, control: subprocess.Popen[bytes] | None) -> None:
-    """`control` is the process if it was started here: one that ended is not waited for."""
+def _wait_ready(home: Home, supervisor: subprocess.Popen[bytes] | None, begun: int) -> None:
+    """`supervisor` is the process if it was started here; what failed before `begun` (wall microseconds) does not
+    count."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            status = json.loads(home.control_run.read_bytes())
-            if problem := status.get("problem"):
-                home.control_run.unlink(missing_ok=True)
-                if control is not None:
-                    control.wait(STOP_SECONDS)
-                raise from_problem(problem["status"], problem)
-            if status.get("ready") and _answers(home):
-                return
-        if control is not None and control.poll() is not None and not home.control_run.exists():
-            break
+        if _control_ready(home) and _answers(home):
+            return
+        parts = read_parts(home)
+        for part in parts.values():
+            if part.problem is not None and part.problem_at >= begun:
+                raise from_problem(part.problem["status"], part.problem)
+        if sum(end["at"] >= begun for end in parts["control"].ends) >= CRASHES:
+            raise _not_ready(home, "control", f"The control plane ended {CRASHES} times")
+        if supervisor is not None and supervisor.poll() is not None and running_supervisor(home) is None:
+            raise _not_ready(home, SUPERVISOR, "The supervisor ended")
         time.sleep(0.02)
-    tail = (home.logs / "control.log").read_text(errors="replace").splitlines()[-5:]
-    ended = control is not None and control.poll() is not None
-    raise Unavailable(
-        f"The control plane {'ended' if ended else f'did not get ready within {START_SECONDS:.0f} s'}:"
-        f" {' | '.join(tail)}",
-        code="CONTROL_NOT_READY",
-        next_action=f"Its log is {home.logs / 'control.log'}.",
-    )
+    raise _not_ready(home, "control", f"The control plane did not get ready within {START_SECONDS:.0f} s")
+
+
+def _not_ready(home: Home, module: str, what: str) -> Unavailable:
+    path = home.logs / f"{module}.log"
+    with contextlib.suppress(OSError):
+        if tail := path.read_text(errors="replace").splitlines()[-5:]:
+            what += f": {' | '.join(tail)}"
+    return Unavailable(f"{what}.", code="CONTROL_NOT_READY", next_action=f"Its log is {path}; `skyriver ps` tells more.")
 
 
 def _answers(home: Home) -> bool:
@@ -174,7 +179,7 @@ def _wait_serving(address: CloudAddress) -> None:
 
     deadline = time.monotonic() + SERVE_SECONDS
     waiting: list[str] | None = None
-    while waiting != [] and time.monotonic() < deadline:
+    while waiting != [] and time.monotonic() < deadline and not address.home.stopping.exists():
         try:
             if waiting is None:
                 streams, services = (get(f"/api/v1/tenants/default/{kinds}")[1]["items"] for kinds in _SERVING)
@@ -186,11 +191,3 @@ def _wait_serving(address: CloudAddress) -> None:
         if waiting != []:
             time.sleep(0.05)
     connection.close()
-
-
-def _wait_gone(identity: Identity) -> None:
-    deadline = time.monotonic() + STOP_SECONDS
-    while identity.alive():
-        if time.monotonic() > deadline:
-            os.kill(identity.pid, signal.SIGKILL)
-        time.sleep(0.02)

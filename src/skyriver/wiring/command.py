@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from skyriver.client import cli, shell
 from skyriver.wiring import home as homes
@@ -12,15 +14,25 @@ from skyriver.wiring import home as homes
 class ThisMachine:
     """The cloud of this machine. Parts are loaded when a command needs them: help must come at once."""
 
-    def up(self, home: Path | None, port: int | None) -> shell.Address:
+    def up(self, home: Path | None, port: int | None, told: Callable[[str], None]) -> shell.Address:
         from skyriver.wiring.cloud import up
 
-        return up(homes.Home.at(home), port)
+        return up(homes.Home.at(home), port, told)
 
-    def down(self, home: Path | None) -> list[str]:
-        from skyriver.wiring.cloud import down
+    def serve_in_foreground(self, home: Path | None, port: int | None, told: Callable[[str], None]) -> NoReturn:
+        from skyriver.wiring.cloud import serve_in_foreground
 
-        return down(homes.Home.at(home))
+        serve_in_foreground(homes.Home.at(home), port, told)
+
+    def units(self, home: Path | None) -> Mapping[str, str]:
+        from skyriver.wiring.units import units
+
+        return units(homes.Home.at(home))
+
+    def down(self, home: Path | None, told: Callable[[str], None]) -> list[str]:
+        from skyriver.wiring.ending import down
+
+        return down(homes.Home.at(home), told)
 
     def address(self, home: Path | None) -> shell.Address:
         from skyriver.wiring.address import address_of
@@ -36,3 +48,7 @@ class ThisMachine:
 
 def main() -> None:
     sys.exit(cli.main(ThisMachine()))
+
+
+if __name__ == "__main__":
+    main()

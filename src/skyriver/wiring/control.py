@@ -7,6 +7,7 @@ the next one adopts them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -52,10 +53,11 @@ from skyriver.wiring.deploy import plan_deploy
 from skyriver.wiring.home import DEFAULT_PORT, Home
 from skyriver.wiring.kinds import KINDS
 from skyriver.wiring.process import write_atomically
+from skyriver.wiring.supervisor import CONTROL, SupervisorKeeper
 
 TENANT: Final = "default"
-CONTROL: Final = "control"
 CONTROL_TTL_US: Final = 4_000_000
+SUPERVISOR_CHECK_SECONDS: Final = 1.0
 
 log = logging.getLogger("skyriver.control")
 
@@ -144,7 +146,11 @@ def main() -> None:
     try:
         held = hold_home(home)
     except SkyriverError as error:
-        raise SystemExit(str(error)) from error  # the run file is the other one's
+        log.error("%s", error)  # the run file is the other one's
+        raise SystemExit(error.exit_code) from error
+    if home.stopping.exists():
+        raise SystemExit("`skyriver down` is ending this cloud.")
+    _tell(home, {"ready": False})
     try:
         asyncio.run(_run(home))
         held.close()
@@ -161,7 +167,6 @@ async def _run(home: Home) -> None:
     ensure_first_token(store, home, fence, clock.wall())
     port = int(home.settings().get("port", DEFAULT_PORT))
     gateway = HaproxyGateway(home.gateway, port=port, control_socket=home.control_socket)
-    gateway.start()
     compute = ChildProcesses(home.root, sockets, environment=child_environment(), fence=fence)
     stopping = asyncio.Event()
     lost: list[SkyriverError] = []
@@ -195,8 +200,8 @@ async def _run(home: Home) -> None:
     serving = asyncio.create_task(server.serve())
     passes.start()
     _tell(home, {"ready": True, "port": port})
-    log.info("control plane ready, gateway on port %d", port)
-    await stopping.wait()
+    log.info("control plane ready")
+    await _keep_supervisor(home, stopping)
     loop.stop()
     await asyncio.to_thread(passes.join)
     api.state.watch.close()
@@ -205,6 +210,16 @@ async def _run(home: Home) -> None:
     store.close()
     if lost:
         raise lost[0]
+
+
+async def _keep_supervisor(home: Home, stopping: asyncio.Event) -> None:
+    """Until `stopping`."""
+    keeper = SupervisorKeeper(home)
+    while not stopping.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), SUPERVISOR_CHECK_SECONDS)
+            return
+        await asyncio.to_thread(keeper.look)
 
 
 def _server(app: Any, socket: Path) -> Server:

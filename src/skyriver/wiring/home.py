@@ -108,6 +108,16 @@ class Home:
         return self.run / "control.json"
 
     @property
+    def supervisor_run(self) -> Path:
+        return self.run / "supervisor.json"
+
+    @property
+    def stopping(self) -> Path:
+        """There from the moment `down` begins until it is done: then nobody starts anything. `up` removes what a `down`
+        that was cut off left of it."""
+        return self.run / "stopping"
+
+    @property
     def sockets(self) -> Path:
         """Where processes listen: inside the home, or, when its path is too long for a socket, in a directory of this
         user's alone in the system's temporary one."""

@@ -22,8 +22,9 @@ class Admin:
     """Speaks to the HAProxy that runs in `directory`. Raises Unavailable (GATEWAY_AWAY) when it does not answer and
     Internal (GATEWAY_REFUSED) when it does not do what it is told."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._directory = directory
+        self._seconds = answer_seconds
 
     def pid(self) -> int:
         for line in self._ask("show info").splitlines():
@@ -89,12 +90,12 @@ class Admin:
 
     def _ask(self, command: str) -> str:
         # Through the directory's descriptor the path is short wherever the directory lies (108 bytes at most).
-        deadline = time.monotonic() + ANSWER_SECONDS
+        deadline = time.monotonic() + self._seconds
         try:
             directory = os.open(self._directory, os.O_PATH | os.O_DIRECTORY)
             try:
                 with socket.socket(socket.AF_UNIX) as connection:
-                    connection.settimeout(ANSWER_SECONDS)
+                    connection.settimeout(self._seconds)
                     connection.connect(f"/proc/self/fd/{directory}/{ADMIN}")
                     connection.sendall(command.encode() + b"\n")
                     return b"".join(_read(connection, deadline)).decode().strip()

@@ -1,0 +1,54 @@
+"""Commands about this machine's cloud: starting and ending it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from skyriver.client.screen import Screen
+from skyriver.client.shell import Json, app, machine, state
+
+
+@app.command()
+def up(
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="On loopback (else SKYRIVER_PORT, the last, 7470).")
+    ] = None,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay, and show the log; Ctrl-C ends it all.")
+    ] = False,
+    systemd: Annotated[bool, typer.Option("--systemd", help="Print units that start it at boot; do nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start the cloud on this machine (nothing happens if it runs)."""
+    screen = Screen(as_json=as_json)
+    if systemd:
+        units = machine().units(state["home"])
+        screen.data(units, lambda: print("\n".join(f"# {path}\n{text}" for path, text in units.items()), end=""))
+        return
+    if foreground:
+        machine().serve_in_foreground(state["home"], port, screen.say)
+    with screen.progress() as bars:
+        bars.tell("starting", 0, 0)
+        address = machine().up(state["home"], port, screen.say)
+    document = {"url": address.url, "started": address.started} | ({"token": address.token} if address.fresh else {})
+
+    def text() -> None:
+        screen.say(f"The cloud {'runs' if address.started else 'runs already'} at [bold]{address.url}[/].")
+        if address.fresh:
+            screen.say(f"Its administrator's token, shown this once: [bold]{address.token}[/]")
+            screen.say("The command line keeps it; programs send it as `Authorization: Bearer TOKEN`.")
+            screen.say("Next: [bold]skyriver deploy APP.py[/] ([bold]skyriver init risk[/] writes an example).")
+
+    screen.data(document, text)
+
+
+@app.command()
+def down(as_json: Json = False) -> None:
+    """End everything that runs here; data, models and settings stay."""
+    screen = Screen(as_json=as_json)
+    with screen.progress() as bars:
+        bars.tell("ending", 0, 0)
+        ended = machine().down(state["home"], screen.say)
+    screen.data({"ended": ended}, lambda: screen.say(f"Ended: {', '.join(ended) or 'nothing ran'}."))

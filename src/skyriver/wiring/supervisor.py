@@ -1,0 +1,424 @@
+"""The supervisor: `python -m skyriver.wiring.supervisor HOME [foreground]`.
+
+Starts the control plane and the gateway, sees each one's end at once by its pid descriptor and starts it again. One
+that runs and does not answer (stopped, dead-locked) is ended first: a stopped process keeps its lock. What runs already
+is adopted by identity. It knows nothing else, so that there is little that could end it; when it is gone all the same,
+the control plane starts another (`SupervisorKeeper`). The lease SUPERVISOR makes it the only one of its home.
+
+SIGTERM ends the supervisor alone; everything else runs on. In the foreground SIGTERM and SIGINT end the whole cloud, as
+`skyriver down` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Protocol
+
+from skyriver.adapters.flock.leases import FileLeases
+from skyriver.adapters.flock.lock import read_holder
+from skyriver.adapters.haproxy.admin import Admin
+from skyriver.adapters.haproxy.gateway import HaproxyGateway
+from skyriver.adapters.haproxy.process import recorded
+from skyriver.adapters.processes.identity import Identity, identify
+from skyriver.core.errors import Conflict, Internal, SkyriverError
+from skyriver.core.leases import Lease
+from skyriver.wiring.home import DEFAULT_PORT, Home
+from skyriver.wiring.process import write_atomically
+
+SUPERVISOR: Final = "supervisor"
+CONTROL: Final = "control"
+LEASE_US: Final = 4_000_000
+TAKE_OVER_TRIES: Final = 3
+FOREGROUND: Final = "foreground"
+
+CHECK_SECONDS = 1.0
+"""Between two questions to a part whether it answers; its end is seen at once, without asking."""
+ANSWER_SECONDS = 2.0
+HUNG_SECONDS = 6.0
+"""A part that answered before and has not since for so long is ended; twice as long after each time that it was."""
+SLOW_START_SECONDS = 60.0
+"""The same for one that has not answered yet: a migration may be under way."""
+STEADY_SECONDS = 3.0
+"""One that lived so long is started again at once; else pauses double, from FIRST_ up to MAX_PAUSE_SECONDS."""
+FIRST_PAUSE_SECONDS = 0.25
+MAX_PAUSE_SECONDS = 5.0
+PROBLEM_PAUSE_SECONDS = 10.0
+"""After a start that failed for a reason which stays until somebody mends it: a port in use, a full disk."""
+KEPT_ENDS = 100
+LOG_LIMIT = 16 * 1024 * 1024
+"""A log that is larger at a start is set aside as NAME.log.1 first."""
+
+log = logging.getLogger("skyriver.supervisor")
+
+
+@dataclass(slots=True)
+class PartState:
+    """What the supervisor's run file tells of one part. Times are wall microseconds."""
+
+    pid: int = 0
+    since: int = 0
+    restarts: int = 0
+    """Since the supervisor of this home was first started."""
+    ends: list[dict[str, Any]] = field(default_factory=list)
+    """The last KEPT_ENDS that were seen: {"at", "why"}."""
+    problem: dict[str, Any] | None = None
+    """Why the last start failed, as an error's document; None once it answered."""
+    problem_at: int = 0
+
+
+class Part(Protocol):
+    """Something that is started and watched."""
+
+    name: str
+
+    def start(self) -> Identity:
+        """Starts it, or adopts the one that runs. Raises SkyriverError or OSError."""
+        ...
+
+    def answers(self) -> bool: ...
+
+    def ended(self, identity: Identity) -> tuple[str, dict[str, Any] | None]:
+        """How it ended, in words, and the problem that it could not mend itself, if it told one."""
+        ...
+
+
+class ControlPlane:
+    name = "control"
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Identity:
+        holder = read_holder(self._home.leases / CONTROL)
+        if holder is not None:
+            running = Identity(holder.pid, holder.start, holder.boot)
+            if running.alive():
+                return running
+        self._child = start_module(self._home, "control")
+        identity = identify(self._child.pid)
+        if identity is None:
+            raise Internal("The control plane ended at once.", code="CONTROL_NOT_READY")
+        return identity
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(ANSWER_SECONDS)
+            connection.connect(str(self._home.control_socket))
+            connection.sendall(b"GET /api/v1/livez HTTP/1.0\r\nHost: skyriver\r\n\r\n")
+            return connection.recv(32).split(b" ")[1:2] == [b"200"]
+        return False
+
+    def ended(self, identity: Identity) -> tuple[str, dict[str, Any] | None]:
+        why = "ended"
+        if self._child is not None and self._child.pid == identity.pid:
+            code = self._child.wait()
+            why = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+            self._child = None
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            told = json.loads(self._home.control_run.read_bytes())
+            if (told["pid"], told["start_time"]) == (identity.pid, identity.start_time) and told.get("problem"):
+                return why, dict(told["problem"])
+        return why, None
+
+
+class Gateway:
+    name = "gateway"
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def start(self) -> Identity:
+        port = int(self._home.settings().get("port", DEFAULT_PORT))
+        HaproxyGateway(self._home.gateway, port=port, control_socket=self._home.control_socket).start()
+        running = recorded(self._home.gateway)
+        if running is None:
+            raise Internal("The gateway left no run file.", code="GATEWAY_NOT_STARTED")
+        return running.identity
+
+    def answers(self) -> bool:
+        try:
+            return Admin(self._home.gateway, answer_seconds=ANSWER_SECONDS).pid() > 0
+        except SkyriverError:
+            return False
+
+    def ended(self, identity: Identity) -> tuple[str, dict[str, Any] | None]:
+        return "ended", None
+
+
+class Watch:
+    """One part, kept running by a thread of its own until `stop`."""
+
+    def __init__(self, part: Part, state: PartState, stop: Stop, home: Home, tell: Callable[[], None]) -> None:
+        self._part = part
+        self._state = state
+        self._stop = stop
+        self._home = home
+        self._tell = tell
+        self._failures = 0
+        """Ends in a row that came soon after the start."""
+        self._hung = 0
+
+    def run(self) -> None:
+        while not self._stop.wait(0.0):
+            if self._home.stopping.exists():
+                self._stop.wait(CHECK_SECONDS)
+                continue
+            started = time.monotonic()
+            try:
+                identity = self._part.start()
+            except SkyriverError as error:
+                self._keep_problem(error.to_problem())
+                self._stop.wait(PROBLEM_PAUSE_SECONDS)
+                continue
+            except OSError as error:
+                told = Internal(f"The {self._part.name} could not be started: {error}.", code="NOT_STARTED")
+                self._keep_problem(told.to_problem())
+                self._stop.wait(PROBLEM_PAUSE_SECONDS)
+                continue
+            self._state.pid, self._state.since = identity.pid, _now()
+            log.info("%s runs as pid %d", self._part.name, identity.pid)
+            self._tell()
+            hung = self._until_end(identity)
+            if not self._stop.wait(0.0):
+                self._stop.wait(self._note_end(identity, hung=hung, lived=time.monotonic() - started))
+
+    def _until_end(self, identity: Identity) -> bool:
+        """Returns when it ended, or `stop` was called; whether it was ended here because it did not answer."""
+        try:
+            descriptor = os.pidfd_open(identity.pid)
+        except ProcessLookupError:
+            return False
+        try:
+            if not identity.alive():  # the number is another process's by now
+                return False
+            answered, ever = time.monotonic(), False
+            while not self._stop.wait(CHECK_SECONDS if ever else 0.1, descriptor):
+                if _readable(descriptor):
+                    return False
+                patience = (HUNG_SECONDS if ever else SLOW_START_SECONDS) * 2**self._hung
+                if self._part.answers():
+                    answered = time.monotonic()
+                    ever = ever or self._answered_first()
+                elif time.monotonic() - answered > patience and not _readable(descriptor):
+                    log.warning("%s (pid %d) has not answered for %.0f s", self._part.name, identity.pid, patience)
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                    select.select([descriptor], [], [], 10.0)
+                    return True
+            return False
+        finally:
+            os.close(descriptor)
+
+    def _answered_first(self) -> bool:
+        if self._state.problem is not None:
+            self._state.problem = None
+            self._tell()
+        return True
+
+    def _note_end(self, identity: Identity, *, hung: bool, lived: float) -> float:
+        """Keeps that and how it ended; the pause until it is started again."""
+        why, problem = self._part.ended(identity)
+        if hung:
+            why = "did not answer, was ended"
+        self._hung = min(self._hung + 1, 4) if hung else 0
+        self._failures = self._failures + 1 if lived < STEADY_SECONDS else 0
+        state = self._state
+        state.pid, state.since = 0, _now()
+        state.restarts += 1
+        state.ends = [*state.ends[1 - KEPT_ENDS :], {"at": _now(), "why": why}]
+        log.warning("%s (pid %d) %s after %.1f s", self._part.name, identity.pid, why, lived)
+        if problem is not None:
+            self._keep_problem(problem)
+            return PROBLEM_PAUSE_SECONDS
+        self._tell()
+        if self._failures < 2:
+            return 0.0
+        return min(FIRST_PAUSE_SECONDS * 2.0 ** (self._failures - 2), MAX_PAUSE_SECONDS)
+
+    def _keep_problem(self, document: dict[str, Any]) -> None:
+        if self._state.problem != document:
+            log.error("%s: %s %s", self._part.name, document["code"], document["detail"])
+        self._state.pid, self._state.problem, self._state.problem_at = 0, document, _now()
+        self._tell()
+
+
+class Stop:
+    """Set once, by a signal's handler too; waiting for it and for a process at once is possible."""
+
+    def __init__(self) -> None:
+        self._event = os.eventfd(0)
+
+    def set(self) -> None:
+        os.eventfd_write(self._event, 1)
+
+    def wait(self, seconds: float | None, descriptor: int | None = None) -> bool:
+        """Whether it is set; returns after `seconds` too, and when `descriptor` can be read."""
+        wanted = [self._event] if descriptor is None else [self._event, descriptor]
+        return self._event in select.select(wanted, [], [], seconds)[0]
+
+
+class Supervisor:
+    def __init__(self, home: Home, *, foreground: bool) -> None:
+        self._home = home
+        self._foreground = foreground
+        self._started = _now()
+        self._stop = Stop()
+        self._states = read_parts(home)
+        for state in self._states.values():
+            state.problem = None
+        self._telling = threading.Lock()
+
+    def run(self) -> None:
+        """Until a signal."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        self._tell()
+        parts: list[Part] = [Gateway(self._home), ControlPlane(self._home)]
+        watches = [Watch(p, self._states[p.name], self._stop, self._home, self._tell) for p in parts]
+        work = [w.run for w in watches] + ([self._show_control_log] if self._foreground else [])
+        threads = [threading.Thread(target=target, daemon=True) for target in work]
+        for thread in threads:
+            thread.start()
+        self._stop.wait(None)
+        for thread in threads:
+            thread.join(ANSWER_SECONDS)  # one that is starting something may take longer, and is not waited for
+
+    def _tell(self) -> None:
+        """The run file. A full disk does not end the supervisor: what it keeps running matters more."""
+        mine = identify(os.getpid())
+        with self._telling:
+            document = {
+                **(asdict(mine) if mine else {}),
+                "started_at": self._started,
+                "foreground": self._foreground,
+                "parts": {name: asdict(state) for name, state in self._states.items()},
+            }
+            try:
+                write_atomically(self._home.supervisor_run, json.dumps(document).encode())
+            except OSError as error:
+                log.warning("the run file could not be written: %s", error)
+
+    def _show_control_log(self) -> None:
+        path = self._home.logs / "control.log"
+        at = path.stat().st_size if path.exists() else 0
+        while not self._stop.wait(0.25):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                at = at if file.seek(0, os.SEEK_END) >= at else 0  # it was set aside and begun anew
+                file.seek(at)
+                os.write(2, file.read())
+                at = file.tell()
+
+
+def read_parts(home: Home) -> dict[str, PartState]:
+    """What the last supervisor knew of its parts: a new one goes on counting."""
+    try:
+        told = json.loads(home.supervisor_run.read_bytes())["parts"]
+        return {name: PartState(**told[name]) for name in (Gateway.name, ControlPlane.name)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {Gateway.name: PartState(), ControlPlane.name: PartState()}
+
+
+def start_module(home: Home, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """`python -m skyriver.wiring.MODULE HOME` in a session of its own; what it prints goes to its log."""
+    path = home.logs / f"{module}.log"
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > LOG_LIMIT:
+            path.replace(path.with_suffix(".log.1"))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"skyriver.wiring.{module}", str(home.root), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            cwd=home.root,
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
+
+
+def running_supervisor(home: Home) -> Identity | None:
+    """The one that holds the lease now."""
+    holder = read_holder(home.leases / SUPERVISOR)
+    if holder is None:
+        return None
+    identity = Identity(holder.pid, holder.start, holder.boot)
+    return identity if identity.alive() else None
+
+
+class SupervisorKeeper:
+    """The control plane's part: a supervisor that is gone is started again; `look` is called once a second."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def look(self) -> None:
+        if self._child is not None and self._child.poll() is None:
+            return  # it runs, or is about to find that another one does
+        if running_supervisor(self._home) is None and not self._home.stopping.exists():
+            with contextlib.suppress(OSError):  # tried again with the next look
+                self._child = start_module(self._home, SUPERVISOR)
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    home = Home.at(sys.argv[1])
+    foreground = FOREGROUND in sys.argv[2:]
+    home.make()
+    os.chdir(home.root)
+    leases = FileLeases(home.leases)
+    try:
+        lease = _become_the_only_one(leases, foreground=foreground)
+    except Conflict:
+        return 0  # another one is there
+    except SkyriverError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    if home.stopping.exists():
+        return 0
+    Supervisor(home, foreground=foreground).run()
+    if foreground and not home.stopping.exists():
+        from skyriver.wiring.ending import down  # weight that watching does without
+
+        log.info("ended: %s", ", ".join(down(home)))
+    leases.release(lease)
+    return 0
+
+
+def _become_the_only_one(leases: FileLeases, *, foreground: bool) -> Lease:
+    """In the foreground it takes the place of one that runs: an init system started it, or a person did. The control
+    plane may start another in between, which is ended then."""
+    for left in reversed(range(TAKE_OVER_TRIES if foreground else 1)):
+        try:
+            take = leases.take_over if foreground else leases.acquire
+            return take(SUPERVISOR, "the supervisor", ttl_us=LEASE_US)
+        except Conflict:
+            if not left:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _readable(descriptor: int) -> bool:
+    return bool(select.select([descriptor], [], [], 0.0)[0])
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000
+
+
+if __name__ == "__main__":
+    sys.exit(main())
