@@ -90,7 +90,7 @@ def test_a_killed_gateway_is_back_with_its_routes(shop: Cloud) -> None:
     before, control = shop.gateway_pid(), shop.control_pid()
     kill(before)
     wait_for(lambda: answers(shop), "it answers", SECONDS)
-    assert shop.gateway_pid() != before
+    wait_for(lambda: shop.gateway_pid() != before, "its run file", SECONDS)
     assert shop.control_pid() == control
     assert shop.ask("POST", "/streams/orders/events", shop.next_orders(1))[0] == 200
 

@@ -150,7 +150,9 @@ def _not_ready(home: Home, module: str, what: str) -> Unavailable:
     with contextlib.suppress(OSError):
         if tail := path.read_text(errors="replace").splitlines()[-5:]:
             what += f": {' | '.join(tail)}"
-    return Unavailable(f"{what}.", code="CONTROL_NOT_READY", next_action=f"Its log is {path}; `skyriver ps` tells more.")
+    return Unavailable(
+        f"{what}.", code="CONTROL_NOT_READY", next_action=f"Its log is {path}; `skyriver ps` tells more."
+    )
 
 
 def _answers(home: Home) -> bool:
