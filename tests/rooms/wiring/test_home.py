@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from skyriver.adapters.processes.identity import Identity
 from skyriver.core.errors import InvalidInput
-from skyriver.wiring import cloud
+from skyriver.wiring import cloud, supervisor
 from skyriver.wiring.home import Home, port_of_environment
 
 
@@ -34,8 +35,11 @@ def test_a_port_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: s
 
 
 @pytest.mark.parametrize("left", [b"", bytes(600), bytes(512) + b'"boot": "b"}', b"[1]", b"null", b'{"pid": 1}'])
-def test_what_a_power_cut_left_of_the_control_planes_run_file_is_in_nobodys_way(left: bytes, tmp_path: Path) -> None:
+def test_what_a_power_cut_left_of_run_files_is_in_nobodys_way(left: bytes, tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     home.make()
     home.control_run.write_bytes(left)
-    assert cloud._control(home) is None
+    home.supervisor_run.write_bytes(left)
+    assert not cloud._control_ready(home)
+    assert supervisor.ControlPlane(home).ended(Identity(1, 1, "b")) == ("ended", None)
+    assert supervisor.read_parts(home) == {"gateway": supervisor.PartState(), "control": supervisor.PartState()}
