@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,16 +21,17 @@ from skyriver.client import show
 from skyriver.client.calling import call
 from skyriver.client.follow import LogReader, follow
 from skyriver.client.rows import read_rows, read_text
-from skyriver.client.screen import Screen
+from skyriver.client.screen import Bars, Screen
 from skyriver.client.sending import send_rows
 from skyriver.client.shell import Json, Machine, app, confirm, connect, machine, noun, only, parameters_of, state, wait
-from skyriver.core.errors import Conflict, InvalidInput, NotFound
+from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound
 from skyriver.core.names import ModelRef
 
 if TYPE_CHECKING:
     from skyriver.client.api import Client
     from skyriver.client.appfile import Bundle
     from skyriver.core.app import App
+    from skyriver.core.contract import Deployed
 
 
 @app.command()
@@ -59,6 +61,7 @@ def deploy(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")] = False,
     prune: Annotated[bool, typer.Option(help="Remove what is no longer in the file (never tables).")] = False,
+    queue: Annotated[bool, typer.Option("--wait", help="Wait for the deployment before, if it still runs.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the plan for an application file, ask, and carry it out."""
@@ -77,13 +80,33 @@ def deploy(
         if dry_run or not changes:
             screen.data(plan, lambda: screen.say("Nothing to do." if not changes else "Dry run: nothing was done."))
             return
+        confirmed = ""
         if not yes:
             confirm(f"Carry out {len(changes)} changes?")
-        done = client.deploy(spec.name, body, prune=prune)
+            confirmed = plan["plan_digest"]
         with screen.progress() as bars:
+            try:
+                done = _carry_out(client, bars, spec.name, {**body, "plan_digest": confirmed}, prune=prune, queue=queue)
+            except Conflict as error:
+                if error.code == "PLAN_CHANGED":
+                    show.plan_difference(screen, changes, error.details)
+                raise
             for operation in done["operations"]:
                 wait(client, operation, bars)
         screen.data(done, lambda: show.deployed(screen, spec, changes))
+
+
+def _carry_out(client: Client, bars: Bars, app: str, body: Mapping[str, Any], *, prune: bool, queue: bool) -> Deployed:
+    """Deploys; with `queue` after the deployment before it, however that ended."""
+    while True:
+        try:
+            return client.deploy(app, body, prune=prune)
+        except Conflict as error:
+            if error.code != "DEPLOY_RUNNING" or not queue:
+                raise
+            running = str(error.details[0]["operation"])
+        with suppress(JobFailed):
+            wait(client, running, bars)
 
 
 def deploy_request(client: Client, app: App, bundle: Bundle, file: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from skyriver.client.cli import deploy_request, load_files
 from skyriver.client.rows import read_rows
 from skyriver.client.screen import Screen
 from skyriver.client.sending import Sent
+from skyriver.core.contract import Resource
 from skyriver.core.errors import Conflict, Internal, SkyriverError
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _train(walk: Walk) -> None:
         )
 
 
-def _run(walk: Walk, params: Mapping[str, Any]) -> dict[str, Any]:
+def _run(walk: Walk, params: Mapping[str, Any]) -> Resource:
     operation = walk.client.act("train", MODEL, params=params)
     with walk.screen.progress() as bars:
         done = walk.client.wait(operation, told=bars.follow())

@@ -16,6 +16,7 @@ from skyriver.core.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
     from skyriver.client.api import Client
+    from skyriver.core.contract import Resource
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; `-o json` is the same.")]
 
@@ -82,7 +83,7 @@ def _global(
     state["home"] = home
 
 
-def wait(client: Client, operation: str, bars: Bars) -> dict[str, Any]:
+def wait(client: Client, operation: str, bars: Bars) -> Resource:
     """The operation once it succeeded. Ctrl-C ends the waiting alone: Unavailable (NOT_FINISHED)."""
     try:
         return client.wait(operation, told=bars.follow())

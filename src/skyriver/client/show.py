@@ -28,6 +28,19 @@ def plan(screen: Screen, app: str, lines: Sequence[Mapping[str, Any]]) -> None:
         screen.say(f"  {_SIGNS[line['action']]} {line['action']:<6} {line['kind']:<8} {line['name']}{detail}")
 
 
+def plan_difference(screen: Screen, before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> None:
+    """What a plan that was confirmed has and the one of now has not, and the other way round."""
+    screen.say("The plan has changed since it was shown:")
+    differs = False
+    for what, lines, others in (("no longer", before, now), ("now", now, before)):
+        for line in (line for line in lines if line not in others):
+            differs = True
+            detail = f"  [dim]{escape(line['detail'])}[/]" if line["detail"] else ""
+            screen.say(f"  {what:<9} {line['action']:<6} {line['kind']:<8} {line['name']}{detail}")
+    if not differs:
+        screen.say("  the same steps, on what somebody else has written since.")
+
+
 def deployed(screen: Screen, spec: AppSpec, changes: Sequence[Mapping[str, Any]]) -> None:
     screen.say("Done.")
     created = {line["kind"] for line in changes if line["action"] == "create"}
