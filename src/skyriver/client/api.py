@@ -40,7 +40,7 @@ from skyriver.client.flows import (
     call,
     each,
 )
-from skyriver.client.waiting import Waiting, changed, patient, repeated
+from skyriver.client.waiting import Waiting, answered, changed, repeated
 from skyriver.core.contract import (
     AuditPage,
     AuditRow,
@@ -131,7 +131,7 @@ class Calls:
     @call
     def get(self, kinds: str, name: str) -> Flow[Resource]:
         """One of a kind (plural, as in "jobs")."""
-        answer: Resource = yield from patient(Request("GET", f"{self._base}/{_part(kinds)}/{_part(name)}"))
+        answer: Resource = yield from answered(Request("GET", f"{self._base}/{_part(kinds)}/{_part(name)}"))
         return answer
 
     @each
@@ -141,7 +141,7 @@ class Calls:
         following: str | None = ""
         while following is not None:
             request = Request("GET", f"{self._base}/{_part(kinds)}", params={**wanted, "cursor": following})
-            page: ResourcePage = yield from patient(request)
+            page: ResourcePage = yield from answered(request)
             for item in page["items"]:
                 yield Item(item)
             following = page["next"]
@@ -152,7 +152,7 @@ class Calls:
         following: str | None = ""
         while following is not None:
             request = Request("GET", f"{self._base}/audit", params={"cursor": following})
-            page: AuditPage = yield from patient(request)
+            page: AuditPage = yield from answered(request)
             for item in page["items"]:
                 yield Item(item)
             following = page["next"]
@@ -160,26 +160,26 @@ class Calls:
     @call
     def explain(self, name: str) -> Flow[Sequence[Explained]]:
         """Why everything of this name (or kind/name) is as it is."""
-        answer: ExplainedList = yield from patient(Request("GET", f"{self._base}/explain/{_part(name, '/')}"))
+        answer: ExplainedList = yield from answered(Request("GET", f"{self._base}/explain/{_part(name, '/')}"))
         return answer["items"]
 
     @call
     def processes(self) -> Flow[Sequence[Process]]:
         """What runs."""
-        answer: ProcessList = yield from patient(Request("GET", f"{self._base}/processes"))
+        answer: ProcessList = yield from answered(Request("GET", f"{self._base}/processes"))
         return answer["items"]
 
     @call
     def logs(self, name: str, offset: int = -16_384) -> Flow[Sequence[LogPart]]:
         """What the processes of this name printed, from byte `offset` (negative: from the end)."""
         request = Request("GET", f"{self._base}/logs/{_part(name, '/')}", params={"offset": offset})
-        answer: LogParts = yield from patient(request)
+        answer: LogParts = yield from answered(request)
         return answer["items"]
 
     @call
     def whoami(self) -> Flow[WhoAmI]:
         """Whose token this is."""
-        answer: WhoAmI = yield from patient(Request("GET", "/api/v1/whoami"))
+        answer: WhoAmI = yield from answered(Request("GET", "/api/v1/whoami"))
         return answer
 
     @call
@@ -197,7 +197,7 @@ class Calls:
     @call
     def openapi(self) -> Flow[dict[str, Any]]:
         """The contract of this cloud."""
-        answer: dict[str, Any] = yield from patient(Request("GET", "/api/v1/openapi.json"))
+        answer: dict[str, Any] = yield from answered(Request("GET", "/api/v1/openapi.json"))
         return answer
 
     # Predictions, events and labels
@@ -226,7 +226,7 @@ class Calls:
         queue is full it tries again with growing pauses, for at most `retry_seconds`."""
         request = _json_request("POST", f"/streams/{_part(stream)}/events", [*events])
         request = replace(request, params={"wait": "decision"} if wait else {})
-        return (yield from patient(request, retry_seconds, retry_seconds))  # type: ignore[no-any-return]
+        return (yield from answered(request, retry_seconds, retry_seconds))  # type: ignore[no-any-return]
 
     @call
     def send_labels(
@@ -234,7 +234,7 @@ class Calls:
     ) -> Flow[dict[str, Any]]:
         """Sends what turned out to be true: [{"payment": 17, "fraud": 1}]; repeated as `send` is."""
         request = _json_request("POST", f"/streams/{_part(stream)}/labels", [*labels])
-        return (yield from patient(request, retry_seconds, retry_seconds))  # type: ignore[no-any-return]
+        return (yield from answered(request, retry_seconds, retry_seconds))  # type: ignore[no-any-return]
 
     @call
     def stream_status(self, stream: str) -> Flow[dict[str, Any]]:

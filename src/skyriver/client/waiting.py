@@ -32,10 +32,12 @@ _AGAIN = frozenset({429, 503})
 def changed(request: Request) -> Flow[Any]:
     """What changes something carries a key, so that it can be repeated and is done once."""
     keyed = {**request.headers, "Idempotency-Key": secrets.token_hex(16)}
-    return (yield from patient(replace(request, headers=keyed)))
+    return (yield from answered(replace(request, headers=keyed)))
 
 
-def patient(request: Request, seconds: float = PATIENCE_SECONDS, connect_seconds: float = CONNECT_SECONDS) -> Flow[Any]:
+def answered(
+    request: Request, seconds: float = PATIENCE_SECONDS, connect_seconds: float = CONNECT_SECONDS
+) -> Flow[Any]:
     return (yield from repeated(request, seconds, connect_seconds)).json()
 
 

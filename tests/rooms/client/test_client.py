@@ -255,7 +255,7 @@ def test_a_change_is_repeated_with_its_key(kind: type[Any]) -> None:
 @BOTH
 def test_it_gives_up_in_time(kind: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting.repeated, "__defaults__", (0.3, 0.1))
-    monkeypatch.setattr(waiting.patient, "__defaults__", (0.3, 0.1))
+    monkeypatch.setattr(waiting.answered, "__defaults__", (0.3, 0.1))
     for failure, code in ((control_away, "CONTROL_AWAY"), (broken, "CLOUD_AWAY"), (silent, "TIMED_OUT")):
         asked = refusing(1_000, failure)
         with pytest.raises(Unavailable) as given_up:
