@@ -36,7 +36,7 @@ class HomePart:
             need(n >= most(told, word, -1), f"{word} {most(told, word, -1)} was acknowledged, {n} is there")
             right(n == -1 or n in numbers, f"{word} {n} was never written")
         after = 1 + max(numbers, default=-1)
-        right(cloud._control(home) is None, "a control plane is taken to run")
+        right(not cloud._control_ready(home), "a control plane is taken to run")
         right(all(run == _run(run.pid) for run in RunFiles(home.run).all()), "a run file is not what was written")
         for which, shown in enumerate((self._settings, self._secret, self._table)):
             self._write(home, after, which, say)
