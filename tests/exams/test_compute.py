@@ -60,6 +60,7 @@ def child_stage() -> Iterator[Stage]:
 @contextmanager
 def memory_stage() -> Iterator[Stage]:
     compute = MemoryCompute(play, time.monotonic)
+    compute.environments = set()
     yield Stage(compute, lambda: compute, compute.kill, compute.environments.add)
 
 
@@ -128,11 +129,11 @@ class Silent(MemoryCompute):
 
 
 class Mixing(MemoryCompute):
-    """Takes another configuration for the same process."""
+    """Takes another configuration of a replica for the same process."""
 
     def ensure(self, wanted: Any, **keep: Any) -> None:
         first = getattr(self, "first", {})
-        self.first = {n: first.get(n, s) for n, s in wanted.items()}
+        self.first = {n: s if s.once else first.get(n, s) for n, s in wanted.items()}
         super().ensure(self.first, **keep)
 
 
@@ -151,7 +152,7 @@ def test_the_exam_finds_what_is_wrong(kind: type[MemoryCompute], law: str, monke
     @contextmanager
     def wrong() -> Iterator[Stage]:
         compute = kind(play, time.monotonic)
-        yield Stage(compute, lambda: compute, compute.kill, compute.environments.add)
+        yield Stage(compute, lambda: compute, compute.kill, lambda _: None)
 
     with pytest.raises(AssertionError, match=f"broken law: {law}"):
         check_compute(wrong)

@@ -72,15 +72,16 @@ class MemoryCompute:
         self.specs: dict[str, ProcessSpec] = {}
         self.starts: list[str] = []
         self.logs: dict[str, bytearray] = {}
-        self.environments = {""}
+        self.environments: set[str] | None = None
+        """Digests of those that are there; None: whichever is wanted."""
         self._processes: dict[str, MemoryProcess] = {}
         self._play = play
         self._clock = clock
 
     def observe(self) -> Mapping[str, ProcessStatus]:
-        for name, process in list(self._processes.items()):
-            seconds = process.spec.limits.seconds
-            if self.running[name].alive and 0 < seconds < self._now() - process.since:
+        for name, status in list(self.running.items()):
+            process = self._processes[name]
+            if status.alive and 0 < process.spec.limits.seconds < self._now() - process.since:
                 process.end(-15, timed_out=True)
             if self.running[name].alive and self._play is not None:
                 self._play(process)
@@ -92,7 +93,7 @@ class MemoryCompute:
                 self._end(name)
         for name, spec in wanted.items():
             current = self._processes.get(name)
-            if current is None:
+            if current is None or name not in self.running:
                 self._start(spec, 0)
             elif not self.running[name].alive and not (spec.once and self.running[name].pid) and self._due(current):
                 lived = self._now() - current.since
@@ -126,7 +127,7 @@ class MemoryCompute:
         process = MemoryProcess(self, spec, self._now(), restarts=restarts)
         self._processes[spec.name] = process
         self.specs[spec.name] = spec
-        if spec.environment not in self.environments:
+        if spec.environment and self.environments is not None and spec.environment not in self.environments:
             told = {"reason": "START_FAILED", "message": f"There is no environment {spec.environment}."}
             self.running[spec.name] = ProcessStatus(spec.name, False, config_digest=config, report=told)
             return
