@@ -15,6 +15,7 @@ from typing import Any, Protocol
 PARTS = (
     "store",
     "store, Python's SQLite",
+    "store, migrated",
     "log, disk",
     "log, process",
     "objects",

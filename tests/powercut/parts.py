@@ -8,6 +8,7 @@ from pathlib import Path
 from powercut.home_part import HomePart
 from powercut.leases_part import LeasesPart
 from powercut.log_part import LogPart
+from powercut.migration_part import MigrationPart
 from powercut.objects_part import ObjectsPart
 from powercut.part import PARTS, Part
 from powercut.store_part import StorePart
@@ -21,6 +22,7 @@ def make_parts(kernels: Path) -> dict[str, Part]:
     parts: list[Part] = [
         StorePart("store", newest_driver()),
         StorePart("store, Python's SQLite", sqlite3),
+        MigrationPart(),
         LogPart("log, disk", "disk"),
         LogPart("log, process", "process"),
         ObjectsPart(),

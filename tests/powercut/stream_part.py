@@ -1,18 +1,21 @@
-"""A stream's partition under power cuts: its log with decisions, checkpoints, ids and the side log of its windows."""
+"""A stream under power cuts: its log with decisions, checkpoints, ids, the side log of its windows, its tables."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
+import polars as pl
 import worker_process as harness
 
 from powercut.part import Say, Told, most, need, right
+from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.segments.layout import Durability
-from skyriver.adapters.segments.log import SegmentLog, open_log
+from skyriver.adapters.segments.log import SegmentLog, SegmentReader, open_log
 from skyriver.core.units import SECOND
 from skyriver.data import ids
 from skyriver.data.log import RecordKind
+from skyriver.data.materialise import materialise
 from skyriver.decide import journal
 from skyriver.decide.border import EventBorder, LabelBorder
 from skyriver.decide.deciding import Deciding
@@ -29,7 +32,7 @@ START = 1_700_000_000 * SECOND
 
 class StreamPart:
     """Event n follows from n. Whatever the recovery took from checkpoints, the features of all decisions are those that
-    a fold of the whole log gives."""
+    a fold of the whole log gives; and the tables, once brought up to date, have what the log has."""
 
     def __init__(self, name: str, durability: Durability, kernels: Path) -> None:
         self.name = name
@@ -51,6 +54,8 @@ class StreamPart:
                     station.label(luck.randrange(n), say)
                 if luck.random() < 0.4:
                     station.checkpoint()
+                if luck.random() < 0.1:
+                    self._materialise(root, say)
             station.close(seal=bool(life % 2))
 
     def check(self, root: Path, told: Told, say: Say) -> None:
@@ -59,6 +64,7 @@ class StreamPart:
             n = self._look(station, told)
             if n:
                 right(station.repeat(n - 1) == 1, f"event {n - 1}, sent again, is no duplicate")
+            self._materialise(root, say, told)
             n = station.take(n, 7, say)
             station.checkpoint()
             n = station.take(n, 1, say)
@@ -69,6 +75,20 @@ class StreamPart:
             need(self._look(station, [("begin", n), ("events", n)]) == n, "it does not go on")
         finally:
             station.close(seal=True)
+
+    def _materialise(self, root: Path, say: Say, told: Told = ()) -> None:
+        reader, tables = SegmentReader(_place(root) / "log"), DeltaTables(root / "home" / "tables")
+        known = {words[1]: words[2] for words in told if words[0] == "named"}
+        made = materialise(self._stream, reader, tables, "acme", known, lambda *_: None, end=reader.sync())
+        for name, version in made:
+            say("named", name, version.version)
+        name, version = made[0]
+        rows = pl.concat(list(tables.scan(name, version.version, ["_offset", "payment"]))).rows()
+        events = [r for r in reader.read(end=version.offset + 1) if r.kind is RecordKind.EVENT]
+        right(
+            rows == [(r.offset, decode_event(r.payload)[1][0]) for r in events],
+            "the table of the events has other rows than the log",
+        )
 
     def _look(self, station: _Station, told: Told) -> int:
         """How many events there are, each with its decision."""
@@ -102,7 +122,7 @@ class _Station:
 
     def __init__(self, part: StreamPart, root: Path) -> None:
         self._stream = part._stream
-        place = root / "home" / "streams" / "payments"
+        place = _place(root)
         self.log: SegmentLog = open_log(
             place / "log", durability=self._stream.durability, segment_bytes=6_000, holder="examiner"
         )
@@ -141,6 +161,10 @@ class _Station:
             self.log.close()
         else:
             self.log.abandon()
+
+
+def _place(root: Path) -> Path:
+    return root / "home" / "streams" / "payments"
 
 
 def _event(n: int) -> dict[str, object]:
