@@ -10,6 +10,7 @@ which it happens again.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -58,6 +59,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a quarter of the cuts")
     parser.add_argument("--seed", type=int, default=0, help="of the first piece of work; others follow")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the child that was started here is ended
     document = Document("power_cuts", GOALS)
     with tempfile.TemporaryDirectory(prefix="powercut-") as place:
         folder = Path(place)
