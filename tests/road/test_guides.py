@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wheels import from_folder, write_wheel
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
 FIRST = "first-application"
-ORDER = ("streams", "release", "operations", "python-client", "serving", "data", "features")
+ORDER = ("streams", "release", "environments", "operations", "python-client", "serving", "data", "features")
 COMMAND_SECONDS = 120.0
 _FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"[+-]?\d(?:[\d.,:]*\d)?(?:e[+-]?\d+)?(?:x|%| (?:s|min|h|d|ms|MB)\b)?")
@@ -183,7 +184,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         "SKYRIVER_PORT": str(port),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "COLUMNS": "120",
+        **from_folder(folder / "packages"),
     }
+    write_wheel(folder / "packages", "humanize", "4.0", "intcomma = str\n")  # what the guide names, without a network
     yield Desk(folder, environment)
     subprocess.run(["skyriver", "down"], env=environment, check=True, capture_output=True, timeout=60)
 

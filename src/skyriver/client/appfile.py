@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from skyriver.core.app import App
+from skyriver.core.environments import REQUIREMENTS
 from skyriver.core.errors import InvalidInput, SkyriverError
 
 BUNDLED = frozenset({".py", ".onnx", ".txt", ".toml", ".yaml", ".yml", ".json", ".sql"})
@@ -81,8 +82,8 @@ def _execute(path: Path) -> ModuleType:
             f"The file imports {error.name}, and there is no such module.",
             code="MISSING_MODULE",
             where=_place(error, path),
-            next_action=f"Install it for {sys.executable}, which runs this command and the jobs; a module of your own"
-            f" belongs beside {path.name}.",
+            next_action=f"Name its package in {REQUIREMENTS} beside {path.name}; a module of your own belongs there"
+            " too.",
         ) from error
     except SkyriverError as error:
         if not error.where:

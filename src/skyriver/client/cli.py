@@ -30,8 +30,8 @@ from skyriver.core.names import ModelRef
 if TYPE_CHECKING:
     from skyriver.client.api import Client
     from skyriver.client.appfile import Bundle
-    from skyriver.core.app import App
     from skyriver.core.contract import Deployed
+    from skyriver.core.spec import AppSpec
 
 
 @app.command()
@@ -62,17 +62,19 @@ def deploy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")] = False,
     prune: Annotated[bool, typer.Option(help="Remove what is no longer in the file (never tables).")] = False,
     queue: Annotated[bool, typer.Option("--wait", help="Wait for the deployment before, if it still runs.")] = False,
+    upgrade: Annotated[bool, typer.Option("--upgrade", help="Choose the versions of its requirements anew.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the plan for an application file, ask, and carry it out."""
-    from skyriver.client.appfile import load_app, pack  # 0.1 s that help need not wait for
+    from skyriver.client.appfile import pack  # 0.1 s that help need not wait for
+    from skyriver.client.requirements import declare
 
     screen = Screen(as_json=as_json)
-    declared = load_app(file)
+    with screen.progress() as bars:
+        spec, lock = declare(machine(), state["home"], file, bars.tell, upgrade=upgrade)
     bundle = pack(file)
     with connect() as client:
-        spec = declared.spec
-        body = deploy_request(client, declared, bundle, file)
+        body = deploy_request(client, spec, bundle, file, lock)
         plan = client.deploy(spec.name, body, dry_run=True, prune=prune)
         if not as_json:
             show.plan(screen, spec.name, plan["plan"])
@@ -109,15 +111,15 @@ def _carry_out(client: Client, bars: Bars, app: str, body: Mapping[str, Any], *,
             wait(client, running, bars)
 
 
-def deploy_request(client: Client, app: App, bundle: Bundle, file: Path) -> dict[str, Any]:
-    """What `Client.deploy` sends; the bundle is uploaded."""
-    spec = app.spec
+def deploy_request(client: Client, spec: AppSpec, bundle: Bundle, file: Path, lock: bytes = b"") -> dict[str, Any]:
+    """What `Client.deploy` sends; the bundle, and the lock of its requirements, are uploaded."""
     return {
         "spec": spec.to_json(),
         "spec_digest": spec.digest(),
         "code": client.upload_bytes(bundle.data),
         "main": bundle.main,
         "files": {m.onnx: _file_digest(bundle.files, m.onnx, file) for m in spec.models if m.onnx},
+        "environment": client.upload_bytes(lock) if lock else "",
     }
 
 
@@ -281,6 +283,7 @@ def demo(
 
 
 noun("app", "apps", "Applications.")
+noun("environment", "environments", "Packages that applications brought with them.")
 noun("service", "services", "Services: which version gets the requests.")
 noun("version", "versions", "Versions of models.")
 noun("job", "jobs", "Jobs.")

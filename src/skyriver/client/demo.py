@@ -151,7 +151,7 @@ def _deploy(walk: Walk) -> None:
         path = walk.folder / "risk.py"
         app = load_app(path)
         bundle = pack(path)
-        body = deploy_request(walk.client, app, bundle, path)
+        body = deploy_request(walk.client, app.spec, bundle, path)
         done = walk.client.deploy(app.name, body)
         created = [f"{line['kind']} {line['name']}" for line in done["plan"] if line["action"] == "create"]
         walk.tell(f"created {', '.join(created)}")

@@ -17,6 +17,7 @@ from skyriver.core.errors import InvalidInput, Unavailable
 if TYPE_CHECKING:
     from skyriver.client.api import Client
     from skyriver.core.contract import Resource
+    from skyriver.core.jobs import Progress
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; `-o json` is the same.")]
 
@@ -48,6 +49,13 @@ class Machine(Protocol):
     def address(self, home: Path | None) -> Address: ...
 
     def examples(self) -> Path: ...
+
+    def declare(
+        self, file: Path, home: Path | None, told: Progress, *, upgrade: bool
+    ) -> tuple[Mapping[str, Any], bytes]:
+        """What an application's file with a requirements.txt beside it declares (as JSON), executed with what that
+        asks for; and the lock of it."""
+        ...
 
 
 state: dict[str, Any] = {"home": None}

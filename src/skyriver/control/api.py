@@ -30,6 +30,7 @@ __all__ = ["Actions", "Cloud", "DeployRequest", "Deployment", "create_api"]
 
 KINDS: Mapping[str, tuple[str, Permission]] = {
     "apps": ("app", Permission.APPS_READ),
+    "environments": ("environment", Permission.APPS_READ),
     "tables": ("table", Permission.TABLES_READ),
     "streams": ("stream", Permission.STREAMS_READ),
     "workers": ("worker", Permission.STREAMS_READ),

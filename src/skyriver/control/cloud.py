@@ -35,6 +35,8 @@ class DeployRequest(_Body):
     """The application file's name in the bundle."""
     files: dict[str, str] = Field(default_factory=dict)
     """Digests of the files in the bundle that models name."""
+    environment: str = ""
+    """Digest of the lock of its requirements, uploaded before. Empty: its jobs have what Skyriver has."""
     plan_digest: str = ""
     """Of the plan that was looked at and confirmed: any other is refused (PLAN_CHANGED). Empty: any plan will do."""
 

@@ -39,7 +39,7 @@ def plan_digest(snapshot: Snapshot, body: DeployRequest, planned: Deployment, *,
     not count: it moves all the time, and no plan rests on it."""
     keys = [c.resource.key if isinstance(c, Put) else (c.tenant, c.kind, c.name) for c in planned.changes]
     rests_on = [[*key, row.generation] for key in keys if (row := snapshot.find(*key)) is not None]
-    wanted = [body.spec_digest, body.code, body.main, dict(body.files), prune]
+    wanted = [body.spec_digest, body.code, body.main, dict(body.files), body.environment, prune]
     return digest([wanted, [dict(line) for line in planned.lines], sorted(rests_on)])
 
 

@@ -16,7 +16,20 @@ WAITS_LIMIT = 50
 _MISSING = {"state": "", "reason": "NOT_THERE", "message": "It is not there (any more).", "next_action": ""}
 _CARRIED = ("job", "replica", "worker")
 """Kinds with a process of their own."""
-_ORDER = ("app", "stream", "table", "model", "service", "version", "rollout", "replica", "worker", "operation", "job")
+_ORDER = (
+    "app",
+    "environment",
+    "stream",
+    "table",
+    "model",
+    "service",
+    "version",
+    "rollout",
+    "replica",
+    "worker",
+    "operation",
+    "job",
+)
 
 
 def explain(

@@ -14,6 +14,7 @@ from typing import Any
 
 from skyriver.control.admission import Queue
 from skyriver.control.endings import Ended, as_attempt, how_it_failed, retries_left
+from skyriver.core.environments import environment_name, readiness
 from skyriver.core.jobs import ENDED, Capacity, Ending, asks_for, outputs_by_title, pause_before_retry
 from skyriver.core.resources import Action, Kind, Limits, ProcessSpec, ProcessStatus, Put, Resource, Snapshot, Want
 
@@ -71,8 +72,8 @@ def job_kind(capacity: Capacity) -> Kind:
             case "PENDING":
                 needed = ((name, snapshot.find(job.tenant, "job", name)) for name in job.spec.get("needs", ()))
                 yield from (f"job/{name}" for name, row in needed if row is None or row.state != "SUCCEEDED")
-                if job.spec.get("environment"):
-                    yield _environment(job)
+                if environment := job.spec.get("environment"):
+                    yield f"environment/{environment_name(environment)}"
             case "QUEUED":
                 yield from queue.decide(snapshot).waits.get(job.key, ())
 
@@ -95,19 +96,15 @@ def _wait_for_inputs(snapshot: Snapshot, job: Resource) -> Iterator[Action]:
 
 
 def _wait_for_environment(snapshot: Snapshot, job: Resource) -> Iterator[Action]:
-    ref = _environment(job) if job.spec.get("environment") else ""
-    row = snapshot.find(job.tenant, *ref.split("/", 1)) if ref else None
-    if not ref or (row is not None and row.state == "READY"):
-        yield _put(job, "inputs_ready", snapshot.now)
-    elif row is not None and row.state == "FAILED":
-        told = {"reason": Ending.ENVIRONMENT_FAILED.value, "message": row.message, "next_action": row.next_action}
-        yield _put(job, "inputs_failed", snapshot.now, **told)
-    else:
-        yield from _told(snapshot, job, reason="ENVIRONMENT", message=f"It waits for its {ref.replace('/', ' ')}.")
-
-
-def _environment(job: Resource) -> str:
-    return f"environment/{str(job.spec['environment'])[:16]}"
+    found = readiness(snapshot, job)
+    match found.verdict:
+        case "go":
+            yield _put(job, "inputs_ready", snapshot.now)
+        case "wait":
+            yield from _told(snapshot, job, reason=found.reason, message=found.message)
+        case "refuse":
+            told = {"reason": found.reason, "message": found.message, "next_action": found.next_action}
+            yield _put(job, "inputs_failed", snapshot.now, **told)
 
 
 def _wait_for_turn(snapshot: Snapshot, job: Resource, queue: Queue) -> Iterator[Action]:

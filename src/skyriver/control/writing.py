@@ -73,6 +73,8 @@ def _add_apps(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:
         """The plan for an application and, unless `dry_run`, its doing: whole or not at all."""
         if not cloud.objects.has(body.code):
             raise NotFound(f"The source bundle {body.code!r} is not here.", code="NO_BUNDLE", next_action="Upload it.")
+        if body.environment and not cloud.objects.has(body.environment):
+            raise NotFound(f"The lock {body.environment!r} is not here.", code="NO_LOCK", next_action="Upload it.")
         tenant = caller(request).tenant
 
         def plan(snapshot: Snapshot) -> Planned:

@@ -55,6 +55,7 @@ def plan_train(
             needs=[j.name for j in jobs],
             tables=(source,),
             parent=f"operation/{run}",
+            runs_code=True,
         )
     )
     jobs.append(

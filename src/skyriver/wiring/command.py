@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from skyriver.client import cli, shell
 from skyriver.wiring import home as homes
+
+if TYPE_CHECKING:
+    from skyriver.core.jobs import Progress
 
 
 class ThisMachine:
@@ -44,6 +47,13 @@ class ThisMachine:
         package = Path(homes.__file__).parents[1]
         installed = package / "examples"
         return installed if installed.is_dir() else package.parents[1] / "examples"
+
+    def declare(
+        self, file: Path, home: Path | None, told: Progress, *, upgrade: bool
+    ) -> tuple[Mapping[str, Any], bytes]:
+        from skyriver.wiring.environments import declare
+
+        return declare(file, homes.Home.at(home), told, upgrade=upgrade)
 
 
 def main() -> None:

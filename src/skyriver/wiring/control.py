@@ -50,6 +50,7 @@ from skyriver.trust.secretfile import write_secret
 from skyriver.trust.tokens import new_token
 from skyriver.wiring.capacity import machine_capacity
 from skyriver.wiring.deploy import plan_deploy
+from skyriver.wiring.environments import keep_package_settings, mend_environments
 from skyriver.wiring.home import DEFAULT_PORT, Home
 from skyriver.wiring.kinds import KINDS
 from skyriver.wiring.process import write_atomically
@@ -91,7 +92,13 @@ def deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *
     check_features(app)
     check_decisions(app)
     plan = plan_deploy(
-        snapshot, tenant, app, {"bundle": request.code, "main": request.main}, files=request.files, prune=prune
+        snapshot,
+        tenant,
+        app,
+        {"bundle": request.code, "main": request.main},
+        files=request.files,
+        environment=request.environment,
+        prune=prune,
     )
     return Deployment([asdict(line) for line in plan.lines], plan.changes, plan.operations)
 
@@ -165,6 +172,7 @@ async def _run(home: Home) -> None:
     store = SqliteStore(home.state)
     fence = store.acquire(f"control-{os.getpid()}")
     ensure_first_token(store, home, fence, clock.wall())
+    keep_package_settings(home)
     port = int(home.settings().get("port", DEFAULT_PORT))
     gateway = HaproxyGateway(home.gateway, port=port, control_socket=home.control_socket)
     compute = ChildProcesses(home.root, sockets, environment=child_environment(), fence=fence)
@@ -201,6 +209,7 @@ async def _run(home: Home) -> None:
     passes.start()
     _tell(home, {"ready": True, "port": port})
     log.info("control plane ready")
+    await asyncio.to_thread(mend_environments, store, home, fence, clock.wall())
     await _keep_supervisor(home, stopping)
     loop.stop()
     await asyncio.to_thread(passes.join)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from skyriver.control.environments import again, new_environment
+from skyriver.core.environments import environment_name
 from skyriver.core.errors import Conflict
 from skyriver.core.resources import Delete, Put, Resource, Snapshot
 from skyriver.core.spec import AppSpec, ModelSpec, StreamSpec
@@ -32,14 +34,21 @@ class DeployPlan:
 
 
 def plan_deploy(
-    snapshot: Snapshot, tenant: str, app: AppSpec, code: Mapping[str, str], *, files: Mapping[str, str], prune: bool
+    snapshot: Snapshot,
+    tenant: str,
+    app: AppSpec,
+    code: Mapping[str, str],
+    *,
+    files: Mapping[str, str],
+    environment: str = "",
+    prune: bool,
 ) -> DeployPlan:
     """Idempotent: the same file again is a plan of `keep`. `code` is the bundle's digest and the application
-    file's name in it; `files` are the digests of the files in it, by path.
+    file's name in it; `files` are the digests of the files in it, by path; `environment` that of its lock.
 
     Raises Conflict (NAME_TAKEN) when a name belongs to another application of the tenant.
     """
-    wanted = list(_resources(tenant, app, code, files))
+    wanted = list(_resources(tenant, app, code, files, environment))
     lines: list[PlanLine] = []
     changes: list[Put | Delete] = []
     for resource in wanted:
@@ -56,6 +65,9 @@ def plan_deploy(
             lines.append(PlanLine("update" if changed else "keep", resource.kind, resource.name, ", ".join(changed)))
             if changed:
                 changes.append(Put(after, current.revision))
+    for line, built in _environment(snapshot, tenant, environment):
+        lines.append(line)
+        changes += [built] if built is not None else []
     for line, change in _orphans(snapshot, tenant, app, wanted, prune=prune):
         lines.append(line)
         if change is not None:
@@ -65,13 +77,14 @@ def plan_deploy(
     return DeployPlan(tuple(lines), tuple(changes), tuple(r.name for r in operations if r.kind == "operation"))
 
 
-def _resources(tenant: str, app: AppSpec, code: Mapping[str, str], files: Mapping[str, str]) -> Iterator[Resource]:
+def _resources(
+    tenant: str, app: AppSpec, code: Mapping[str, str], files: Mapping[str, str], environment: str
+) -> Iterator[Resource]:
     """All resources of the application as they should be declared."""
     parent = f"app/{app.name}"
     body = app.to_json()
-    yield Resource(
-        tenant, "app", app.name, spec={"spec": body, "code": dict(code), "spec_digest": app.digest()}, state="DEPLOYED"
-    )
+    declared = {"spec": body, "code": dict(code), "spec_digest": app.digest(), "environment": environment}
+    yield Resource(tenant, "app", app.name, spec=declared, state="DEPLOYED")
     for stream in app.streams:
         yield _stream(tenant, app, stream)
         for table in (*tables_of_stream(stream), rejected_table(stream.name)):
@@ -90,6 +103,20 @@ def _resources(tenant: str, app: AppSpec, code: Mapping[str, str], files: Mappin
         }
         yield Resource(tenant, "model", model.name, spec=spec, state="DECLARED", parent=parent)
         yield new_service(tenant, app.name, model.name, model.serve.to_json())
+
+
+def _environment(snapshot: Snapshot, tenant: str, lock: str) -> Iterator[tuple[PlanLine, Put | None]]:
+    """The environment that the application's requirements are built into, shared by all with the same lock."""
+    if not lock:
+        return
+    name = environment_name(lock)
+    current = snapshot.find(tenant, "environment", name)
+    if current is None:
+        yield PlanLine("create", "environment", name, ""), Put(new_environment(snapshot, tenant, lock), 0)
+    elif current.state == "FAILED":
+        yield PlanLine("update", "environment", name, "built again"), again(snapshot, current)
+    else:
+        yield PlanLine("keep", "environment", name, ""), None
 
 
 def _stream(tenant: str, app: AppSpec, stream: StreamSpec) -> Resource:

@@ -80,6 +80,20 @@ class Home:
         return self.root / "cache" / "kernels"
 
     @property
+    def environments(self) -> Path:
+        return self.root / "environments"
+
+    @property
+    def packages(self) -> Path:
+        """uv's cache. On the disk of the environments, which are hard links into it."""
+        return self.root / "cache" / "uv"
+
+    @property
+    def package_settings(self) -> Path:
+        """From where packages come, as the control plane was told when it started; it may hold credentials."""
+        return self.root / "packages.json"
+
+    @property
     def gateway(self) -> Path:
         return self.root / "gateway"
 

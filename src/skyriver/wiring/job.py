@@ -26,6 +26,7 @@ WORK: Mapping[str, str] = {
     "compress": "compress",
     "import": "take_in",
     "verify": "verify",
+    "environment": "environment",
 }
 """Kind of work -> module of `skyriver.wiring.work`. Loaded by name: a load has no use for the weight of a trainer."""
 

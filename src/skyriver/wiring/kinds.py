@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from skyriver.control.environments import ENVIRONMENT
 from skyriver.control.jobs import JOB
 from skyriver.control.operations import OPERATION
 from skyriver.core.resources import Kind
@@ -11,4 +12,6 @@ from skyriver.decide.kinds import STREAM, WORKER
 from skyriver.release.kinds import ROLLOUT, VERSION
 from skyriver.serve.kinds import REPLICA, SERVICE
 
-KINDS: Mapping[str, Kind] = {k.name: k for k in (JOB, OPERATION, VERSION, ROLLOUT, SERVICE, REPLICA, STREAM, WORKER)}
+KINDS: Mapping[str, Kind] = {
+    k.name: k for k in (JOB, OPERATION, ENVIRONMENT, VERSION, ROLLOUT, SERVICE, REPLICA, STREAM, WORKER)
+}

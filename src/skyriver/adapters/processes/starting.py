@@ -19,6 +19,7 @@ from skyriver.adapters.processes.groups import ControlGroups, Hold
 from skyriver.adapters.processes.identity import Identity, identify
 from skyriver.adapters.processes.runs import Run, RunFiles
 from skyriver.adapters.processes.strays import MARK, mark
+from skyriver.core.environments import apart
 from skyriver.core.errors import SkyriverError, Unavailable
 from skyriver.core.names import digest
 from skyriver.core.resources import Limits, ProcessSpec
@@ -103,7 +104,8 @@ class Starter:
             if watched:
                 self._files.write(spec.name, "watch", self._watch(spec, token, command, grace_s, hold))
                 command = [sys.executable, "-I", "-S", watcher.__file__, str(self._files.path(spec.name, "watch"))]
-            environment = {**self._environment, **_thread_limits(spec.limits.cpus)}
+            own = apart(self._environment) if spec.environment else self._environment
+            environment = {**own, **_thread_limits(spec.limits.cpus)}
             environment[MARK] = mark(self._files.path(spec.name, "run"), token)
             pid = self._spawn(command, environment, self._open_log(spec))
             return self._record(spec, restarts, token, pid, watched, hold)
