@@ -246,7 +246,6 @@ def test_a_deployment_whose_work_runs_keeps_the_next_one_out(stage: Stage, admin
 FILE = {"digest": "0" * 64, "name": "a.csv", "format": "csv", "label": ""}
 REQUESTS: dict[str, dict[str, Any]] = {
     "upload_object": {"content": b"some bytes"},
-    "start_cancel": {"json": {"target": "orders-verify-1"}},
     "start_load": {"json": {"target": "orders", "inputs": {"files": [FILE]}}},
     "start_train": {"json": {"target": "comes_back"}},
     "start_rollback": {"json": {"target": "comes_back"}},
@@ -264,7 +263,6 @@ def prepared(stage: Stage, admin: dict[str, str]) -> None:
     """A cloud in which each of them has something to do."""
     assert deploy(stage, admin, json=stage.body(5)).status_code == 200
     stage.world.settle()
-    assert stage.caller.post(VERIFY, json={"target": "orders"}, headers=admin).json()["operation"] == "orders-verify-1"
     champions = {"aliases": {"champion": 2}, "history": [{"version": n, "cause": "release"} for n in (1, 2)]}
     stage.put(replace_status(stage.store.get("default", "model", "comes_back"), champions))
     stage.put(Resource("default", "job", "idle", spec={"kind": "verify"}, state="QUEUED"))
