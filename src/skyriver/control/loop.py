@@ -19,7 +19,7 @@ from skyriver.control.compute import Compute
 from skyriver.control.gateway import Gateway
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
-from skyriver.core.errors import Conflict, InvalidInput, SkyriverError
+from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavailable
 from skyriver.core.resources import (
     Key,
     Kind,
@@ -63,7 +63,8 @@ class Health:
 
 class ControlLoop:
     """Runs passes in one thread; `snapshot()`, `health()` and `wake()` may be called from any. `on_lost` is called, in
-    the loop's thread, when another control plane has taken over: then the loop has ended."""
+    the loop's thread, when another control plane has taken over: then the loop has ended. Nothing is done to processes
+    and gateway unless `holds()`: whether this control plane is (still) the one that may."""
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class ControlLoop:
         clock: Clock,
         fence: int,
         on_lost: Callable[[SkyriverError], None] = lambda error: None,
+        holds: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._compute = compute
@@ -83,6 +85,7 @@ class ControlLoop:
         self._clock = clock
         self._fence = fence
         self._on_lost = on_lost
+        self._holds = holds
         self._known: tuple[int, Rows] = (-1, Rows())
         """(revision, rows), replaced as one: the API's threads read it too."""
         self._table: RouteTable | None = None
@@ -137,6 +140,7 @@ class ControlLoop:
     def run_pass(self) -> bool:
         """One pass; whether it changed rows (then another one is due at once)."""
         now = self._look_at_clock()
+        self._check_lease()
         try:
             rows = self._load()
             seen = Snapshot(rows, self._compute.observe(), self._sessions(), now, self._started, self._aside.told())
@@ -215,8 +219,19 @@ class ControlLoop:
     def _put_right(self, rows: Rows, aside: Set[Key]) -> None:
         """Brings processes and gateway to what is wanted; those of rows in `aside` are left as they are."""
         # First the gateway: who is asked to end must have got its last request.
+        self._check_lease()
         self._with_gateway(lambda: self._route(rows, aside))
+        self._check_lease()
         self._compute.ensure(self._wanted(), keep={rows[key].process for key in aside if key in rows})
+
+    def _check_lease(self) -> None:
+        """Asked right before each act: a plane may be stopped at any line, and go on after it was replaced."""
+        if not self._holds():
+            raise Unavailable(
+                "The time of this control plane's lease is over: another one may have taken over.",
+                code="LEASE_OVER",
+                next_action="Nothing: it goes on when the lease is renewed, and ends when another one has it.",
+            )
 
     def _wanted(self) -> dict[str, ProcessSpec]:
         return {w.process.name: w.process for ws in self._wants.values() for w in ws if isinstance(w, Want)}

@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 import time
@@ -34,10 +35,11 @@ from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.control.api import Actions, Cloud, Deployment, DeployRequest, create_api
 from skyriver.control.cancelling import plan_cancel
 from skyriver.control.jobs import job_kind
+from skyriver.control.leader import CONTROL_TTL_US, Leader
 from skyriver.control.loop import ControlLoop
 from skyriver.control.store import Store
-from skyriver.core.errors import Conflict, InvalidInput, SkyriverError
-from skyriver.core.names import check_name
+from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, StaleWrite
+from skyriver.core.names import check_name, digest
 from skyriver.core.resources import AuditEntry, Put, Resource, Snapshot
 from skyriver.core.spec import AppSpec
 from skyriver.data.operations import plan_load
@@ -49,6 +51,7 @@ from skyriver.trust.permissions import Permission
 from skyriver.trust.secretfile import write_secret
 from skyriver.trust.tokens import new_token
 from skyriver.wiring.capacity import machine_capacity
+from skyriver.wiring.database import store_address
 from skyriver.wiring.deploy import plan_deploy
 from skyriver.wiring.environments import keep_package_settings, mend_environments
 from skyriver.wiring.home import DEFAULT_PORT, Home
@@ -57,7 +60,6 @@ from skyriver.wiring.process import write_atomically
 from skyriver.wiring.supervisor import CONTROL, SupervisorKeeper
 
 TENANT: Final = "default"
-CONTROL_TTL_US: Final = 4_000_000
 SUPERVISOR_CHECK_SECONDS: Final = 1.0
 
 log = logging.getLogger("skyriver.control")
@@ -115,13 +117,16 @@ ACTIONS = Actions(
 )
 
 
-def hold_home(home: Home, *, take_over: bool = False) -> FileLeases:
-    """What makes this the only control plane of the home. `take_over`: one that is there, be it stopped or hung, is
-    ended. Raises Conflict (ALREADY_RUNNING)."""
+def hold_home(home: Home, store: str = "") -> FileLeases:
+    """What makes this the only control plane of the home. `store`: the address of the database whose active plane this
+    is: another plane of that database is not active any more, and if it is still in the home it was stopped or hangs:
+    it is ended. Raises Conflict (ALREADY_RUNNING)."""
     leases = FileLeases(home.leases)
-    take = leases.take_over if take_over else leases.acquire
+    word = f"control plane of store {digest(store)[:12]}" if store else "control plane"
+    before = leases.holder(CONTROL)
+    take = leases.take_over if store and before is not None and before.holder == word else leases.acquire
     try:
-        take(CONTROL, "the control plane", ttl_us=CONTROL_TTL_US)
+        take(CONTROL, word, ttl_us=CONTROL_TTL_US)
     except Conflict as error:
         raise Conflict(
             f"A control plane runs already in {home.root}: {error.message}",
@@ -129,6 +134,26 @@ def hold_home(home: Home, *, take_over: bool = False) -> FileLeases:
             next_action="End it with `skyriver down`.",
         ) from error
     return leases
+
+
+def stand_by(home: Home, address: str) -> Leader:
+    """Waits until this is the active one of the control planes on the database at `address`. Until then it is in no
+    run file, so it ends by itself when the cloud does, or who started it."""
+    from skyriver.adapters.postgres.leases import PostgresLeases  # needs a driver that not everybody has
+
+    leader = Leader(PostgresLeases(address), f"process {os.getpid()} on {socket.gethostname()}")
+    starter = os.getppid()
+    if not leader.wait(lambda: home.stopping.exists() or os.getppid() != starter):
+        raise SystemExit("Ended while standing by: the cloud, or what started this control plane, has ended.")
+    return leader
+
+
+def open_store(home: Home, address: str) -> Store:
+    if not address:
+        return SqliteStore(home.state)
+    from skyriver.adapters.postgres.store import PostgresStore  # needs a driver that not everybody has
+
+    return PostgresStore(address)
 
 
 def ensure_first_token(store: Store, home: Home, fence: int, now: int) -> None:
@@ -151,7 +176,9 @@ def main() -> None:
     home = Home.at(sys.argv[1])
     home.make()
     try:
-        held = hold_home(home)
+        address = store_address()
+        leader = stand_by(home, address) if address else None
+        held = hold_home(home, address)
     except SkyriverError as error:
         log.error("%s", error)  # the run file is the other one's
         raise SystemExit(error.exit_code) from error
@@ -159,17 +186,22 @@ def main() -> None:
         raise SystemExit("`skyriver down` is ending this cloud.")
     _tell(home, {"ready": False})
     try:
-        asyncio.run(_run(home))
+        asyncio.run(_run(home, address, leader))
         held.close()
+    except StaleWrite as error:
+        raise SystemExit(str(error)) from error  # another one is the control plane now, and the run file is its
     except SkyriverError as error:
         _tell(home, {"ready": False, "problem": error.to_problem()})
         raise SystemExit(str(error)) from error
+    finally:
+        if leader is not None:
+            leader.close()
 
 
-async def _run(home: Home) -> None:
+async def _run(home: Home, address: str, leader: Leader | None) -> None:
     clock = SystemClock()
     sockets = home.make_sockets()
-    store = SqliteStore(home.state)
+    store = open_store(home, address)
     fence = store.acquire(f"control-{os.getpid()}")
     ensure_first_token(store, home, fence, clock.wall())
     keep_package_settings(home)
@@ -186,8 +218,17 @@ async def _run(home: Home) -> None:
 
     kinds = {**KINDS, "job": job_kind(machine_capacity())}
     loop = ControlLoop(
-        store=store, compute=compute, gateway=gateway, kinds=kinds, clock=clock, fence=fence, on_lost=give_up
+        store=store,
+        compute=compute,
+        gateway=gateway,
+        kinds=kinds,
+        clock=clock,
+        fence=fence,
+        on_lost=give_up,
+        holds=leader.holds if leader is not None else lambda: True,
     )
+    if leader is not None:
+        leader.tell(give_up)
     cloud = Cloud(
         store=store,
         objects=DirectoryObjects(home.objects),
@@ -231,11 +272,11 @@ async def _keep_supervisor(home: Home, stopping: asyncio.Event) -> None:
         await asyncio.to_thread(keeper.look)
 
 
-def _server(app: Any, socket: Path) -> Server:
+def _server(app: Any, path: Path) -> Server:
     """Granian inside this process: one process, one loop. The socket is this user's alone."""
-    socket.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
     os.umask(0o077)
-    return Server(app, uds=socket, interface=Interfaces.ASGI, log_enabled=False, websockets=False)
+    return Server(app, uds=path, interface=Interfaces.ASGI, log_enabled=False, websockets=False)
 
 
 def _tell(home: Home, status: Mapping[str, Any]) -> None:
