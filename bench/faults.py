@@ -103,6 +103,7 @@ def _rows(document: Document, outcome: Outcome, seed: int) -> None:
         document.row(
             "skyriver", f"{what}s, failed by what was dead", asked=asked, slowest_seconds=slowest, failed=failed
         )
+        document.row("skyriver", f"why {what}s failed", **{blame: journal.whys(what, blame) for blame in failed})
     document.row("skyriver", "examined", **outcome.checked)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import time
@@ -97,8 +98,7 @@ class Campaign:
             sender.end()
         examination = Examination(self.cloud, self.journal, senders, operator)
         self._examine(examination, watching)
-        left = set(Path("/dev/shm").iterdir()) - shared_memory
-        if left:
+        if left := _left_in_shared_memory(shared_memory):
             self.journal.wrong.append(f"left in /dev/shm: {sorted(map(str, left))}")
         outcome = Outcome(
             self.journal,
@@ -144,6 +144,8 @@ class Campaign:
             self.journal.wrong.append(f"the examination of the home broke off: {type(error).__name__}: {error}")
 
     def _tidy(self, outcome: Outcome) -> None:
+        for text in self.journal.bursts("control", "nothing"):
+            tell(f"FAILED: {text}")
         if outcome.problems:
             for text in outcome.problems[:20]:
                 tell(f"WRONG: {text}"[:1_000])
@@ -166,3 +168,13 @@ class Campaign:
 
 def _no_sockets(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if (Path(folder) / name).is_socket()]
+
+
+def _left_in_shared_memory(before: set[Path]) -> set[Path]:
+    """What is new there and nobody has mapped: what is mapped belongs to another one who lives."""
+    new = set(Path("/dev/shm").iterdir()) - before
+    for maps in Path("/proc").glob("[0-9]*/maps") if new else ():
+        with contextlib.suppress(OSError):
+            text = maps.read_text()
+            new = {path for path in new if str(path) not in text}
+    return new

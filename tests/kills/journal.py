@@ -14,6 +14,7 @@ What = Literal["prediction", "event", "api"]
 
 SETTLE_SECONDS = 1.0
 """After what was killed is back, so long a failure still counts as its: the gateway's next check finds it then."""
+LOOK_BACK_SECONDS = 10.0
 WAY: Mapping[What, frozenset[str]] = {
     "prediction": frozenset({"gateway", "replica"}),
     "event": frozenset({"gateway", "worker"}),
@@ -122,6 +123,37 @@ class Journal:
         ):
             return "deploy"
         return "control" if dead & {"control", "supervisor"} else "nothing"
+
+    def whys(self, what: What, blame: str) -> dict[str, int]:
+        """The failures of `what` while `blame` was dead, by what was said and how many were dead."""
+        found: Counter[str] = Counter()
+        for failure in self.failures:
+            if failure.what == what and self.blame(failure) == blame:
+                dead = sum(k.kind in WAY[what] and k.overlaps(failure.start, failure.end) for k in self.kills)
+                found[f"{failure.why[:60]} ({dead} dead)"] += 1
+        return dict(found.most_common(8))
+
+    def bursts(self, *blames: str) -> list[str]:
+        """The failures of users' requests while `blames` were dead, those of one second as one; with what had been
+        killed within LOOK_BACK_SECONDS before, in seconds before the first failure."""
+        found: list[list[Failure]] = []
+        for failure in sorted(self.failures, key=lambda f: f.start):
+            if failure.what == "api" or self.blame(failure) not in blames:
+                continue
+            if not found or failure.start - found[-1][-1].end > 1.0:
+                found.append([])
+            found[-1].append(failure)
+        return [self._burst(burst) for burst in found]
+
+    def _burst(self, burst: list[Failure]) -> str:
+        start, end = burst[0].start, burst[-1].end
+        asked = ", ".join(f"{n} {what}s" for what, n in Counter(f.what for f in burst).items())
+        before = []
+        for kill in self.kills:
+            if kill.overlaps(start - LOOK_BACK_SECONDS, end):
+                back = "never" if kill.back_at is None else f"{kill.over or 'back'} at {kill.back_at - start:+.1f} s"
+                before.append(f"{kill} at {kill.at - start:+.1f} s, {back}")
+        return f"{asked} within {end - start:.2f} s: {burst[0].why}; {'; '.join(before)}"
 
     def failed_by(self, *what: What) -> dict[str, int]:
         """How many failed, by what was dead."""
