@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import shutil
 import time
@@ -72,7 +71,6 @@ class Campaign:
     def run(self, kills: int, until: Callable[[], bool] = lambda: False) -> Outcome:
         """Kills until there were so many or `until`, then examines and ends the cloud. The home stays when something
         is wrong."""
-        shared_memory = set(Path("/dev/shm").iterdir())
         self.prepare()
         began = time.monotonic()
         probe = Probe(self.cloud, self.journal, 0.1)
@@ -85,7 +83,8 @@ class Campaign:
         operator = Operator(self.cloud, self.journal, orders, luck.randrange(1 << 30), trains=self.trains)
         recovery = Recovery(self.cloud, self.journal, probe, deadline=self.deadline)
         predictors = [Predictor(self.cloud, self.journal, 0.04) for _ in range(2)]
-        watching: list[Background] = [probe, recovery, Doubles(self.cloud, self.journal), *predictors]
+        doubles = Doubles(self.cloud, self.journal)
+        watching: list[Background] = [probe, recovery, doubles, *predictors]
         for thread in (*watching, *senders, operator):
             thread.start()
         killer = Killer(self.cloud, self.journal, probe, operator, luck.randrange(1 << 30), self.manner)
@@ -97,9 +96,7 @@ class Campaign:
         for sender in senders:
             sender.end()
         examination = Examination(self.cloud, self.journal, senders, operator)
-        self._examine(examination, watching)
-        if left := _left_in_shared_memory(shared_memory):
-            self.journal.wrong.append(f"left in /dev/shm: {sorted(map(str, left))}")
+        self._examine(examination, watching, doubles.shared)
         outcome = Outcome(
             self.journal,
             dict(examination.checked),
@@ -124,7 +121,7 @@ class Campaign:
         journal = self.journal
         return [*journal.lost, *journal.twice, *journal.decided_twice, *journal.wrong]
 
-    def _examine(self, examination: Examination, watching: list[Background]) -> None:
+    def _examine(self, examination: Examination, watching: list[Background], shared: set[Path]) -> None:
         tell("examining ...")
         try:
             examination.settle()
@@ -139,7 +136,7 @@ class Campaign:
         if down.code:
             self.journal.wrong.append(f"down: {down.err}")
         try:
-            examination.ended()
+            examination.ended(shared)
         except Exception as error:
             self.journal.wrong.append(f"the examination of the home broke off: {type(error).__name__}: {error}")
 
@@ -168,13 +165,3 @@ class Campaign:
 
 def _no_sockets(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if (Path(folder) / name).is_socket()]
-
-
-def _left_in_shared_memory(before: set[Path]) -> set[Path]:
-    """What is new there and nobody has mapped: what is mapped belongs to another one who lives."""
-    new = set(Path("/dev/shm").iterdir()) - before
-    for maps in Path("/proc").glob("[0-9]*/maps") if new else ():
-        with contextlib.suppress(OSError):
-            text = maps.read_text()
-            new = {path for path in new if str(path) not in text}
-    return new

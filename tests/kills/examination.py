@@ -19,6 +19,7 @@ from skyriver.adapters.segments.log import SegmentReader
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.client.api import Client
 from skyriver.core.errors import SkyriverError
+from skyriver.core.names import digest
 from skyriver.data.log import RecordKind
 from skyriver.decide.records import decode_decision, decode_event, decode_label
 
@@ -34,6 +35,8 @@ class Doubles(Background):
     def __init__(self, cloud: Cloud, journal: Journal) -> None:
         super().__init__(journal, 0.2)
         self.looked = 0
+        self.shared: set[Path] = set()
+        """Every file of shared memory that one of them ever had."""
         self._cloud = cloud
         self._since: dict[tuple[str, int], float] = {}
         self._told: set[tuple[str, int]] = set()
@@ -42,6 +45,8 @@ class Doubles(Background):
         self.looked += 1
         by_name: dict[str, list[int]] = {}
         for pid, command in self._cloud.living().items():
+            if self.looked % 10 == 0:
+                self.shared |= _shared_memory(pid)
             if name := process_name(command):
                 by_name.setdefault(name, []).append(pid)
         seen: dict[tuple[str, int], float] = {}
@@ -68,6 +73,13 @@ class Doubles(Background):
     def _file(self, name: str, part: str) -> Mapping[str, Any]:
         run = self._cloud.home / "run"
         return read_json(run / (f"{name}.json" if "." not in name else f"{name}.{part}.json"))
+
+
+def _shared_memory(pid: int) -> set[Path]:
+    with contextlib.suppress(OSError):
+        words = (line.split(maxsplit=5) for line in Path(f"/proc/{pid}/maps").read_text().splitlines())
+        return {Path(w[5].removesuffix(" (deleted)")) for w in words if len(w) > 5 and w[5].startswith("/dev/shm/")}
+    return set()
 
 
 def process_name(command: str) -> str:
@@ -195,8 +207,8 @@ class Examination:
                 if begun > attempts:
                     self._journal.twice.append(f"the job {name} began {begun} times in {attempts} attempts")
 
-    def ended(self) -> None:
-        """After `down`, on what is on disk, with the product's own readers."""
+    def ended(self, shared: Iterable[Path]) -> None:
+        """After `down`, on what is on disk, with the product's own readers; `shared` memory must be gone."""
         self._log_has_all()
         store = SqliteStore(self._cloud.home / "state.db")
         try:
@@ -209,7 +221,9 @@ class Examination:
         self.checked["audit_rows"] = head.seq
         for action in ("deploy", "train", "rollback", "load"):
             self._count(f"audit rows of {action}", action, sum(r["action"] == action for r in rows))
-        if left := {**self._cloud.living(), **{str(s): "socket" for s in self._cloud.sockets()}}:
+        group = f"skyriver-{digest(str(self._cloud.home).encode())[:12]}"
+        files = [*self._cloud.sockets(), *(p for p in shared if p.exists()), *Path("/sys/fs/cgroup").rglob(group)]
+        if left := [*self._cloud.living().values(), *map(str, files)]:
             self._journal.wrong.append(f"left behind by down: {left}")
 
     def _log_has_all(self) -> None:

@@ -71,7 +71,7 @@ class Recovery(Background):
         return now if kill.kind == "job" or (row["state"] == "READY" and row["report"].get("ready")) else None
 
     def _help(self) -> None:
-        if living(self._cloud, "control") or living(self._cloud, "supervisor"):
+        if any(state_of(v.pid) != "T" for kind in ("control", "supervisor") for v in living(self._cloud, kind)):
             return
         if self._up is not None and self._up.poll() is None:
             if time.monotonic() - self.ups[-1] < UP_SECONDS:

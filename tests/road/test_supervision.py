@@ -116,6 +116,14 @@ def test_a_stopped_part_is_ended_and_started(shop: Cloud, part: str) -> None:
     assert any(end["why"] == "did not answer, was ended" for end in parts(shop)[part.removesuffix("_pid")]["ends"])
 
 
+def test_a_stopped_supervisor_is_ended_and_started(shop: Cloud) -> None:
+    running(shop)
+    before = shop.supervisor_pid()
+    os.kill(before, signal.SIGSTOP)
+    wait_for(lambda: shop.supervisor_pid() != before, "there is another", SECONDS)
+    wait_for(lambda: modules(shop) == ALL, "and no other", SECONDS)
+
+
 def test_up_brings_back_all_that_was_killed_and_adopts_the_rest(shop: Cloud) -> None:
     running(shop)
     worker = shop.processes()

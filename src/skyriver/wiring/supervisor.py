@@ -35,6 +35,7 @@ from skyriver.adapters.processes.identity import Identity, identify
 from skyriver.core.errors import Conflict, Internal, SkyriverError
 from skyriver.core.leases import Lease
 from skyriver.wiring.home import DEFAULT_PORT, Home
+from skyriver.wiring.living import is_stopped, terminate
 from skyriver.wiring.process import write_atomically
 
 SUPERVISOR: Final = "supervisor"
@@ -56,6 +57,7 @@ FIRST_PAUSE_SECONDS = 0.25
 MAX_PAUSE_SECONDS = 5.0
 PROBLEM_PAUSE_SECONDS = 10.0
 """After a start that failed for a reason which stays until somebody mends it: a port in use, a full disk."""
+STOPPED_LOOKS = 3
 KEPT_ENDS = 100
 LOG_LIMIT = 16 * 1024 * 1024
 """A log that is larger at a start is set aside as NAME.log.1 first."""
@@ -360,13 +362,21 @@ def running_supervisor(home: Home) -> Identity | None:
 
 
 class SupervisorKeeper:
-    """The control plane's part: a supervisor that is gone is started again; `look` is called once a second."""
+    """The control plane's part: a supervisor that is gone is started again, and one that was stopped (SIGSTOP) is ended
+    first; `look` is called once a second."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._child: subprocess.Popen[bytes] | None = None
+        self._stopped = 0
+        """Looks in a row at which it was found stopped."""
 
     def look(self) -> None:
+        running = running_supervisor(self._home)
+        self._stopped = self._stopped + 1 if running is not None and is_stopped(running) else 0
+        if running is not None and self._stopped >= STOPPED_LOOKS:
+            log.warning("the supervisor (pid %d) is stopped, and is ended", running.pid)
+            terminate(running, 0.0)
         if self._child is not None and self._child.poll() is None:
             return  # it runs, or is about to find that another one does
         if running_supervisor(self._home) is None and not self._home.stopping.exists():
