@@ -250,7 +250,6 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_train": {"json": {"target": "comes_back"}},
     "start_rollback": {"json": {"target": "comes_back"}},
     "start_verify": {"json": {"target": "orders"}},
-    "start_cancel": {"json": {"target": "job/idle"}},
 }
 """One that is carried out, for each route that changes something."""
 
@@ -265,7 +264,6 @@ def prepared(stage: Stage, admin: dict[str, str]) -> None:
     stage.world.settle()
     champions = {"aliases": {"champion": 2}, "history": [{"version": n, "cause": "release"} for n in (1, 2)]}
     stage.put(replace_status(stage.store.get("default", "model", "comes_back"), champions))
-    stage.put(Resource("default", "job", "idle", spec={"kind": "verify"}, state="QUEUED"))
     for number in (1, 2):
         spec = {"model": "comes_back", "version": number}
         stage.put(Resource("default", "version", f"comes_back:{number}", spec=spec, state="APPROVED"))
