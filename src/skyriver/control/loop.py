@@ -19,7 +19,7 @@ from skyriver.control.compute import Compute
 from skyriver.control.gateway import Gateway
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
-from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavailable
+from skyriver.core.errors import Conflict, Internal, InvalidInput, SkyriverError, Unavailable
 from skyriver.core.resources import (
     Key,
     Kind,
@@ -53,9 +53,8 @@ class Health:
 
     passes: int
     last_pass: int
-    trouble: str
-    """Why the last pass was given up; "" when it was not."""
-    gateway_trouble: str
+    problems: Mapping[str, SkyriverError]
+    """What is wrong now, by the part that it is wrong with: `pass` (the last one was given up), `gateway`."""
     clock_step_us: int
     """By how much the clock was last set, and when."""
     clock_step_at: int
@@ -95,7 +94,7 @@ class ControlLoop:
         self._started = clock.wall()
         self._offset = self._started - clock.monotonic()
         self._snapshot = Snapshot({}, {}, {}, self._started)
-        self._health = Health(0, 0, "", "", 0, 0)
+        self._health = Health(0, 0, {}, 0, 0)
         self._wake = threading.Event()
         self._stop = threading.Event()
 
@@ -125,16 +124,16 @@ class ControlLoop:
                 for _ in range(SETTLE_PASSES):
                     if not self.run_pass() or self._stop.is_set():
                         break
-                self._tell(trouble="")
+                self._tell("pass", None)
             except SkyriverError as error:
-                self._tell(trouble=f"{error.code}: {error}")
+                self._tell("pass", error)
                 if error.code == "FENCED":
                     self.stop()
                     self._on_lost(error)
             except Exception as error:  # the loop must outlive a mistake in one pass
-                if f"{type(error).__name__}: {error}" != self._health.trouble:
+                failed = Internal(f"{type(error).__name__}: {error}", next_action="Report it with control.log.")
+                if self._tell("pass", failed):
                     log.exception("pass failed")
-                self._health = replace(self._health, trouble=f"{type(error).__name__}: {error}")
             self._wake.wait(PASS_SECONDS)
 
     def run_pass(self) -> bool:
@@ -214,7 +213,7 @@ class ControlLoop:
         try:
             self._put_right(self._known[1], self._aside.keys())
         except (OSError, SkyriverError) as error:
-            self._tell(gateway_trouble=f"while the store is away: {error}")
+            log.debug("while the store is away: %s", error)
 
     def _put_right(self, rows: Rows, aside: Set[Key]) -> None:
         """Brings processes and gateway to what is wanted; those of rows in `aside` are left as they are."""
@@ -241,9 +240,9 @@ class ControlLoop:
         try:
             act()
         except SkyriverError as error:
-            self._tell(gateway_trouble=f"{error.code}: {error}")
+            self._tell("gateway", error)
         else:
-            self._tell(gateway_trouble="")
+            self._tell("gateway", None)
 
     def _route(self, rows: Rows, aside: Set[Key]) -> None:
         routes: list[Route] = []
@@ -277,17 +276,14 @@ class ControlLoop:
         self._leaving &= {name for name, count in sessions.items() if count}
         return sessions
 
-    def _tell(self, *, trouble: str | None = None, gateway_trouble: str | None = None) -> None:
-        """Keeps what is wrong, and says it in the log when it is news: a full disk must not fill its log."""
-        before = self._health
-        self._health = replace(
-            before,
-            trouble=before.trouble if trouble is None else trouble,
-            gateway_trouble=before.gateway_trouble if gateway_trouble is None else gateway_trouble,
-        )
-        for part, was, now in (
-            ("pass given up", before.trouble, self._health.trouble),
-            ("gateway", before.gateway_trouble, self._health.gateway_trouble),
-        ):
-            if now != was:
-                log.warning("%s: %s", part, now or "it works again")
+    def _tell(self, part: str, error: SkyriverError | None) -> bool:
+        """Keeps what is wrong, and says it in the log when it is news: a full disk must not fill its log. Whether it
+        was."""
+        before = self._health.problems.get(part)
+        if (str(before), before is None) == (str(error), error is None):
+            return False
+        others = {name: problem for name, problem in self._health.problems.items() if name != part}
+        problems = others if error is None else {**others, part: error}
+        self._health = replace(self._health, problems=problems)
+        log.warning("%s: %s", part, f"{error.code}: {error}" if error is not None else "it works again")
+        return True

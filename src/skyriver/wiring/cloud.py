@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from skyriver import __version__
 from skyriver.adapters.haproxy import port as ports
 from skyriver.adapters.haproxy.process import recorded
 from skyriver.adapters.processes.identity import Identity
@@ -47,6 +48,10 @@ def up(home: Home, port: int | None, told: Callable[[str], None] = lambda text: 
         supervisor = _supervisor(home)
         _choose_port(home, port)
         shown = home.token.exists() and before.get("token_shown", False)
+        if supervisor is not None and (other := _other_version(home)):
+            told(f"Version {other} runs here and becomes {__version__}; what it serves goes on meanwhile.")
+            end_supervision(home)
+            supervisor = None
         if supervisor is not None and _control_ready(home) and _answers(home):
             return address(home, fresh=False, started=False)
         if supervisor is None:
@@ -100,6 +105,16 @@ def _supervisor(home: Home) -> Identity | None:
         terminate(found, 0.0)
         return None
     return found
+
+
+def _other_version(home: Home) -> str:
+    """The version of the package that the running control plane is of; "" when it is this one, or none runs."""
+    try:
+        told = json.loads(home.control_run.read_bytes())
+        version = str(told.get("version") or "before 0.1.0")
+    except (OSError, AttributeError, ValueError):
+        return ""
+    return version if version != __version__ else ""
 
 
 def _control_ready(home: Home) -> bool:

@@ -26,6 +26,7 @@ from granian.constants import Interfaces
 from granian.server.embed import Server
 from pydantic import ValidationError
 
+from skyriver import __version__
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.adapters.flock.leases import FileLeases
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
@@ -283,7 +284,7 @@ def _tell(home: Home, status: Mapping[str, Any]) -> None:
     """The run file: who the control plane is, and whether it is ready or why it is not."""
     identity = identify(os.getpid())
     known = asdict(identity) if identity else {}
-    write_atomically(home.control_run, json.dumps({**known, **status}).encode())
+    write_atomically(home.control_run, json.dumps({**known, "version": __version__, **status}).encode())
 
 
 if __name__ == "__main__":
