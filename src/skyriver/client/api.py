@@ -51,6 +51,7 @@ from skyriver.core.contract import (
     LogParts,
     Process,
     ProcessList,
+    Removed,
     Resource,
     ResourcePage,
     WhoAmI,
@@ -103,6 +104,14 @@ class Calls:
         request = _json_request("PUT", f"{self._base}/apps/{_part(app)}", {**body, **confirmed})
         request = replace(request, params={"dry_run": dry_run, "prune": prune})
         answer: Deployed = yield from changed(request)
+        return answer
+
+    @call
+    def remove(self, app: str, *, dry_run: bool = False) -> Flow[Removed]:
+        """Removes an application with its streams, models and services; tables stay. Conflict (APP_BUSY) while a job of
+        it goes on."""
+        request = Request("DELETE", f"{self._base}/apps/{_part(app)}", params={"dry_run": dry_run})
+        answer: Removed = yield from changed(request)
         return answer
 
     @call

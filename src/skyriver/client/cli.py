@@ -282,7 +282,7 @@ def demo(
     run_demo(machine(), Options(state["home"], scale=scale, keep=keep, seed=seed, port=port, as_json=as_json))
 
 
-noun("app", "apps", "Applications.")
+_apps = noun("app", "apps", "Applications.")
 noun("environment", "environments", "Packages that applications brought with them.")
 noun("service", "services", "Services: which version gets the requests.")
 noun("version", "versions", "Versions of models.")
@@ -290,6 +290,28 @@ noun("job", "jobs", "Jobs.")
 _models = noun("model", "models", "Models.")
 _tables = noun("table", "tables", "Tables.")
 _streams = noun("stream", "streams", "Streams.")
+
+
+@_apps.command("delete")
+def app_delete(
+    name: str,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove an application with its streams, models and services; tables stay."""
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        plan = client.remove(name, dry_run=True)
+        if not as_json:
+            show.plan(screen, name, plan["plan"])
+        if dry_run:
+            screen.data(plan, lambda: screen.say("Dry run: nothing was done."))
+            return
+        if not yes:
+            confirm(f"Remove the application {name}?")
+        done = client.remove(name)
+    screen.data(done, lambda: screen.say("Done."))
 
 
 @_models.command("history")

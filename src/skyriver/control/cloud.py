@@ -61,14 +61,18 @@ class PlanDeploy(Protocol):
     ) -> Deployment: ...
 
 
+PlanRemoval = Callable[[Snapshot, str, str], Deployment]
+"""Of an application: (snapshot, tenant, name)."""
 PlanAction = Callable[[Snapshot, str, str, Mapping[str, Any], Mapping[str, Any]], list[Resource]]
 
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """What the stages of the river offer: how an application is deployed, and what can be asked for by name."""
+    """What the stages of the river offer: how an application is deployed and removed, and what can be asked for by
+    name."""
 
     deploy: PlanDeploy
+    remove: PlanRemoval
     named: Mapping[str, tuple[Permission, PlanAction]]
 
 

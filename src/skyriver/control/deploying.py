@@ -31,7 +31,7 @@ def plan(
         "operations": list(planned.operations),
     }
     changes = [_with_operations(change, planned.operations) for change in planned.changes]
-    return Planned(changes, answer, _told(planned.lines), commit=not dry_run)
+    return Planned(changes, answer, told(planned.lines), commit=not dry_run)
 
 
 def plan_digest(snapshot: Snapshot, body: DeployRequest, planned: Deployment, *, prune: bool) -> str:
@@ -108,6 +108,7 @@ def _with_operations(change: Change, operations: Sequence[str]) -> Change:
     return replace(change, resource=replace(row, status={**row.status, "operations": list(operations)}))
 
 
-def _told(lines: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def told(lines: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """For the audit row: how many lines of each action."""
     actions = [line["action"] for line in lines]
     return {action: actions.count(action) for action in sorted({*actions})}

@@ -86,7 +86,29 @@ def _add_apps(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:
         )
         return done  # type: ignore[no-any-return]
 
+    def remove(
+        request: Request,
+        name: str,
+        asked: Fingerprint,
+        dry_run: DryRun = False,
+        key: Key = "",
+        if_match: IfMatch = "",
+    ) -> contract.Removed:
+        """Removes an application with its streams, models and services. Tables, versions and what was recorded stay."""
+        tenant = caller(request).tenant
+
+        def plan(snapshot: Snapshot) -> Planned:
+            deploying.check_match(snapshot.find(tenant, "app", name), name, if_match, "")
+            planned = cloud.actions.remove(snapshot, tenant, name)
+            answer = {"plan": list(planned.lines), "applied": not dry_run}
+            return Planned(planned.changes, answer, deploying.told(planned.lines), commit=not dry_run)
+
+        call = make_call(request, Permission.APPS_WRITE, "delete", f"app/{name}", "" if dry_run else key, asked)
+        done: Any = mutations.carry_out(call, plan)
+        return done  # type: ignore[no-any-return]
+
     errors = (*_REFUSALS, 412)
+    routes.add("DELETE", f"{TENANT}/apps/{{name}}", Permission.APPS_WRITE, remove, "delete_app", errors=errors)
     routes.add("PUT", f"{TENANT}/apps/{{name}}", Permission.APPS_WRITE, deploy, "deploy_app", errors=errors)
 
 

@@ -53,7 +53,7 @@ from skyriver.trust.secretfile import write_secret
 from skyriver.trust.tokens import new_token
 from skyriver.wiring.capacity import machine_capacity
 from skyriver.wiring.database import store_address
-from skyriver.wiring.deploy import plan_deploy
+from skyriver.wiring.deploy import plan_deploy, plan_removal
 from skyriver.wiring.environments import keep_package_settings, mend_environments
 from skyriver.wiring.home import DEFAULT_PORT, Home
 from skyriver.wiring.kinds import KINDS
@@ -106,8 +106,14 @@ def deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *
     return Deployment([asdict(line) for line in plan.lines], plan.changes, plan.operations)
 
 
+def remove(snapshot: Snapshot, tenant: str, name: str) -> Deployment:
+    plan = plan_removal(snapshot, tenant, name)
+    return Deployment([asdict(line) for line in plan.lines], plan.changes, plan.operations)
+
+
 ACTIONS = Actions(
     deploy=deploy,
+    remove=remove,
     named={
         "cancel": (Permission.JOBS_RUN, plan_cancel),
         "load": (Permission.TABLES_WRITE, plan_load),

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from skyriver.control.environments import again, new_environment
 from skyriver.core.environments import environment_name
 from skyriver.core.errors import Conflict
-from skyriver.core.resources import Delete, Put, Resource, Snapshot
+from skyriver.core.jobs import ENDED
+from skyriver.core.resources import Delete, Put, Resource, Snapshot, need
 from skyriver.core.spec import AppSpec, ModelSpec, StreamSpec
 from skyriver.data.operations import rejected_table, tables_of_stream
 from skyriver.release.operations import plan_import
@@ -179,6 +180,28 @@ def _orphans(
                     yield PlanLine("remove", kind, current.name, ""), Delete(*current.key, current.revision)
                 else:
                     yield PlanLine("orphan", kind, current.name, "no longer in the file; --prune removes it"), None
+
+
+def plan_removal(snapshot: Snapshot, tenant: str, name: str) -> DeployPlan:
+    """An application goes with its streams, models and services, whose processes and routes end with them. Tables stay,
+    and so do versions and what streams recorded: deploying it again finds them.
+
+    Raises NotFound, and Conflict (APP_BUSY) while a job of it goes on.
+    """
+    app = need(snapshot.find(tenant, "app", name), "app", name)
+    jobs = snapshot.all(tenant, "job")
+    busy = [j.name for j in jobs if j.state not in ENDED and j.spec.get("app", {}).get("name") == name]
+    if busy:
+        raise Conflict(
+            f"The job {busy[0]} of {name!r} goes on.",
+            code="APP_BUSY",
+            where=f"job/{busy[0]}",
+            next_action=f"Wait for it: `skyriver explain {busy[0]}` shows how far it is.",
+        )
+    gone = [app, *(r for kind in ("stream", "model", "service") for r in snapshot.children(app, kind))]
+    lines = [PlanLine("remove", r.kind, r.name, "") for r in gone]
+    lines += [PlanLine("keep", "table", r.name, "data is never removed") for r in snapshot.children(app, "table")]
+    return DeployPlan(tuple(lines), tuple(Delete(*r.key, r.revision) for r in gone), ())
 
 
 def _take_in(

@@ -85,6 +85,7 @@ CALLS: list[Act] = [
     *(lambda c, k=k: c.get(k, "fraud:1") for k in KINDS),
     lambda c: c.upload_bytes(b"x"),
     lambda c: c.deploy("shop", {}),
+    lambda c: c.remove("shop"),
     *(lambda c, n=n: c.act(n.removeprefix("start_"), "x") for n in NAMES if n.startswith("start_")),
     lambda c: c.wait("x"),
     lambda c: c.audit(),

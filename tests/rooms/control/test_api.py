@@ -51,13 +51,17 @@ def plan_deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployReque
     return Deployment([line], [Put(Resource(tenant, "app", name, state="DEPLOYED"), 0)], [])
 
 
+def plan_removal(snapshot: Snapshot, tenant: str, name: str) -> Deployment:
+    return Deployment([], [], [])
+
+
 @pytest.fixture
 def cloud(tmp_path: Path) -> Cloud:
     store = MemoryStore()
     fence = store.acquire("test")
     processes, clock = MemoryCompute(), Clock()
     loop = ControlLoop(store=store, compute=processes, gateway=NoGateway(), kinds={}, clock=clock, fence=fence)
-    actions = Actions(plan_deploy, {"train": (Permission.JOBS_RUN, plan_nothing)})
+    actions = Actions(plan_deploy, plan_removal, {"train": (Permission.JOBS_RUN, plan_nothing)})
     return Cloud(store, MemoryObjects(), processes, loop, clock, fence, actions, tmp_path)
 
 

@@ -245,7 +245,9 @@ def test_a_deployment_whose_work_runs_keeps_the_next_one_out(stage: Stage, admin
 
 FILE = {"digest": "0" * 64, "name": "a.csv", "format": "csv", "label": ""}
 REQUESTS: dict[str, dict[str, Any]] = {
+    "delete_app": {},
     "upload_object": {"content": b"some bytes"},
+    "start_cancel": {"json": {"target": "job/idle"}},
     "start_load": {"json": {"target": "orders", "inputs": {"files": [FILE]}}},
     "start_train": {"json": {"target": "comes_back"}},
     "start_rollback": {"json": {"target": "comes_back"}},
@@ -255,7 +257,9 @@ REQUESTS: dict[str, dict[str, Any]] = {
 
 
 def changing(stage: Stage) -> list[APIRoute]:
-    return [r for r in stage.api.routes if isinstance(r, APIRoute) and not r.methods <= {"GET", "HEAD"}]
+    """What takes away comes last."""
+    routes = [r for r in stage.api.routes if isinstance(r, APIRoute) and not r.methods <= {"GET", "HEAD"}]
+    return sorted(routes, key=lambda route: "DELETE" in route.methods)
 
 
 def prepared(stage: Stage, admin: dict[str, str]) -> None:
@@ -264,6 +268,7 @@ def prepared(stage: Stage, admin: dict[str, str]) -> None:
     stage.world.settle()
     champions = {"aliases": {"champion": 2}, "history": [{"version": n, "cause": "release"} for n in (1, 2)]}
     stage.put(replace_status(stage.store.get("default", "model", "comes_back"), champions))
+    stage.put(Resource("default", "job", "idle", spec={"kind": "verify"}, state="QUEUED"))
     for number in (1, 2):
         spec = {"model": "comes_back", "version": number}
         stage.put(Resource("default", "version", f"comes_back:{number}", spec=spec, state="APPROVED"))
@@ -274,6 +279,8 @@ def test_nothing_changes_without_its_audit_row(stage: Stage, admin: dict[str, st
     for route in changing(stage):
         options = {"json": stage.body()} if route.operation_id == "deploy_app" else REQUESTS[str(route.operation_id)]
         path = route.path.format(tenant="default", name="shop")
+        if route.operation_id == "delete_app":
+            end_jobs(stage)
         before, known = stage.store.revision(), len(stage.store.audit("default", limit=1_000))
         [method] = route.methods
         answer = stage.caller.request(method, path, headers=keyed(admin, f"k-{route.operation_id}"), **options)
@@ -283,6 +290,36 @@ def test_nothing_changes_without_its_audit_row(stage: Stage, admin: dict[str, st
         assert (entry["actor"], entry["permission"]) == ("admin-token", (route.openapi_extra or {})["x-permission"])
         assert entry["action"]
         assert entry["target"]
+
+
+def end_jobs(stage: Stage) -> None:
+    for job in stage.store.rows("default", "job"):
+        stage.put(replace_state(job, "SUCCEEDED"))
+
+
+def test_an_application_goes_with_what_belongs_to_it_and_its_tables_stay(stage: Stage, admin: dict[str, str]) -> None:
+    assert stage.caller.request("DELETE", APP, headers=admin).status_code == 404
+    deploy(stage, admin)
+    stage.world.settle()
+    stage.caller.post(VERIFY, json={"target": "orders"}, headers=admin)
+    busy = stage.caller.request("DELETE", APP, headers=admin)
+    assert (busy.status_code, busy.json()["code"]) == (409, "APP_BUSY")
+    end_jobs(stage)
+    dry = stage.caller.request("DELETE", APP, params={"dry_run": True}, headers=admin).json()
+    assert not dry["applied"]
+    tables = stage.store.rows("default", "table")
+    assert {line["name"] for line in dry["plan"] if line["action"] == "keep"} == {t.name for t in tables}
+    stale = stage.caller.request("DELETE", APP, headers={**admin, "If-Match": '"1"'})
+    assert stale.status_code == 412
+    asked = {"headers": keyed(admin, "gone")}
+    done = stage.caller.request("DELETE", APP, **asked)
+    assert done.json() == {"plan": dry["plan"], "applied": True}
+    assert stage.caller.request("DELETE", APP, **asked).json() == done.json(), "the first answer, not a 404"
+    stage.world.settle()
+    left = {r.kind for r in stage.store.rows("default")}
+    assert not left & {"app", "stream", "model", "service", "worker", "replica"}
+    assert stage.store.rows("default", "table") == tables
+    assert deploy(stage, admin).status_code == 200, "and it can come back"
 
 
 class NoAudit(MemoryStore):
