@@ -103,6 +103,8 @@ def examine(tasks: Sequence[Task], library: Path, *, timeout: float = 600.0) -> 
 class Examination:
     def __init__(self, part: Part, library: Path, place: Path, task: Task) -> None:
         self._part, self._library, self._place, self._task = part, library, place, task
+        self._boot = uuid.uuid4()
+        """Of the machine while the part works."""
 
     def run(self) -> Report:
         begun, seed = time.perf_counter(), self._task.seed
@@ -111,6 +113,7 @@ class Examination:
         root = self._place / "root"
         root.mkdir()
         disk, running = self._disk(root), self._disk(root)
+        _boot(self._boot)
         events = self._record(root, lambda: self._part.work(root, random.Random(seed), self._say))
         self._nothing_missed(running, events, root)
         report.events = len(events)
@@ -137,7 +140,7 @@ class Examination:
         report.second_cuts += second
         report.acknowledged += len(told)
         after = self._disk(left)
-        _new_boot()
+        _boot(uuid.uuid4())
         events = self._check(left, told, Finding("", "", at, seed, fate.way, second), report)
         if events and not second and luck.random() < AGAIN:
             self._cut_into(after, events, at, told, luck, report)
@@ -148,6 +151,7 @@ class Examination:
         shutil.rmtree(left, ignore_errors=True)
         after = disk.go_on(left)
         report.kills += 1
+        _boot(self._boot)
         events = self._check(left, told, Finding("", "", at, seed, "kill", second=False), report)
         self._cut_into(after, events, at, told, random.Random(seed), report)
 
@@ -239,12 +243,11 @@ def _words(events: Sequence[Event]) -> list[Any]:
     return [json.loads(event.one) for event in events if event.kind is Kind.MARK]
 
 
-def _new_boot() -> None:
-    """From here on this process takes the machine for newly started."""
+def _boot(boot: uuid.UUID) -> None:
+    """From here on this process takes the machine to have been started as `boot`."""
     from skyriver.adapters.processes import identity
 
-    boot = str(uuid.uuid4())
-    identity.boot_id = lambda: boot  # type: ignore[assignment]
+    identity.boot_id = lambda: str(boot)  # type: ignore[assignment]
 
 
 def main() -> int:
