@@ -17,7 +17,6 @@ from kills.load import Background, Orders
 from kills.victims import living
 from skyriver.client.api import Client
 from skyriver.client.appfile import load_app, pack
-from skyriver.client.cli import deploy_request
 from skyriver.core.errors import SkyriverError
 
 AWAY = frozenset({"CLOUD_AWAY", "TIMED_OUT", "CONTROL_AWAY", "GATEWAY_FAILED", "UPSTREAM_FAILED", "UPSTREAM_TIMEOUT"})
@@ -77,7 +76,8 @@ class Operator(Background):
             text = text.replace(old, new)
         path = folder / "shop.py"
         path.write_text(text)
-        return deploy_request(self._client, load_app(path), pack(path), path)
+        spec, code = load_app(path).spec, self._client.upload_bytes(pack(path).data)
+        return {"spec": spec.to_json(), "spec_digest": spec.digest(), "code": code, "main": path.name}
 
     def turn(self) -> None:
         luck = self._luck.random()

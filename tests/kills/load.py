@@ -56,13 +56,18 @@ class Asker(Background):
         super().__init__(journal, pause)
         self._token = cloud.token
         self._connection = http.client.HTTPConnection("127.0.0.1", cloud.port, timeout=PATIENCE_SECONDS)
+        self.idle_since = 0.0
+        """When the connection was last used: it may have been broken since, and nobody saw it before the next use."""
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         try:
+            self.idle_since = time.monotonic() if self._connection.sock is None else self.idle_since
             self._connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = self._connection.getresponse()
-            return answer.status, json.loads(answer.read() or b"null")
+            found = answer.status, json.loads(answer.read() or b"null")
+            self.idle_since = time.monotonic()
+            return found
         except BaseException:
             self._connection.close()
             raise
@@ -78,7 +83,7 @@ class Predictor(Asker):
         try:
             status, answer = self.ask("POST", "/predict/comes_back", ROW)
         except (OSError, http.client.HTTPException) as error:
-            self.journal.failed("prediction", start, f"{type(error).__name__}: {error}")
+            self.journal.failed("prediction", self.idle_since, f"{type(error).__name__}: {error}")
             return
         if status != 200:
             self.journal.failed("prediction", start, f"{status} {answer}"[:200])
@@ -100,7 +105,7 @@ class Probe(Asker):
         try:
             status, answer = self.ask("GET", "/api/v1/tenants/default/processes")
         except (OSError, http.client.HTTPException) as error:
-            self.journal.failed("api", start, f"{type(error).__name__}: {error}")
+            self.journal.failed("api", self.idle_since, f"{type(error).__name__}: {error}")
             return
         if status != 200:
             self.journal.failed("api", start, f"{status} {answer}"[:200])

@@ -62,7 +62,9 @@ def _step_stream(snapshot: Snapshot, stream: Resource) -> Iterator[Action]:
         )
         return
     process = snapshot.processes.get(worker.process)
-    if worker.state == "READY" and process is not None:
+    # Also when the row is about to follow its process: a control plane that comes back must not take what works out of
+    # the gateway because the one before it did not live to write it down.
+    if process is not None and (worker.state == "READY" or (process.alive and process.report.get("ready"))):
         yield WantPool(Pool(stream.tenant, stream.name, (Server(process.name, process.socket),)))
     yield from _judge(snapshot, stream, worker, process)
     if process is not None and process.report.get("ready"):

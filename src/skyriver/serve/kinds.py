@@ -70,7 +70,7 @@ def _step_service(snapshot: Snapshot, service: Resource) -> Iterator[Action]:
     yield from _fit_replicas(snapshot, service, versions, replicas, count)
 
     leaving = {r.name for r in _surplus(versions, replicas, count)}
-    serving = [r for r in replicas if r.state == "READY" and r.name not in leaving]
+    serving = [r for r in replicas if _serves(snapshot, r) and r.name not in leaving]
     ready = {v: [r for r in serving if str(r.spec["version"]) == v] for v in versions}
     for version, members in ready.items():
         servers = tuple(_server(snapshot, r) for r in members)
@@ -155,6 +155,14 @@ def _new_replica(snapshot: Snapshot, service: Resource, version: Resource, numbe
         parent=service.ref,
         since=snapshot.now,
     )
+
+
+def _serves(snapshot: Snapshot, replica: Resource) -> bool:
+    """READY, or its process is and the row is about to follow: a control plane that comes back must not take what
+    works out of the gateway because the one before it did not live to write it down."""
+    process = snapshot.processes.get(replica.process)
+    ready = process is not None and process.alive and bool(process.report.get("ready"))
+    return replica.state == "READY" or (ready and replica.state in ("STARTING", "LOST"))
 
 
 def _server(snapshot: Snapshot, replica: Resource) -> Server:

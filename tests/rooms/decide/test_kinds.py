@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from skyriver.core.resources import Resource, Snapshot, Want
-from skyriver.decide.kinds import WORKER
+from skyriver.core.resources import Pool, ProcessStatus, Resource, Server, Snapshot, Want, WantPool
+from skyriver.decide.kinds import STREAM, WORKER
 
 DECIDE = {"model": "fraud", "rules": [{"decision": "block", "when": "score > 0.9"}], "otherwise": "", "fallback": ""}
 
@@ -29,3 +29,13 @@ def test_the_model_comes_with_the_digest_of_its_features(features: dict[str, Any
         "artifact": "a" * 64,
         "features_digest": digest,
     }
+
+
+@pytest.mark.parametrize("state", ["STARTING", "READY", "LOST"])
+def test_a_worker_that_is_ready_stays_in_the_gateway_whatever_its_row_says_yet(state: str) -> None:
+    stream = Resource("t", "stream", "payments", spec={"stream": {}, "decide": DECIDE}, state="READY")
+    worker = Resource("t", "worker", "payments-0", state=state, parent=stream.ref)
+    process = ProcessStatus(worker.process, alive=True, socket="/s", report={"ready": True})
+    snapshot = Snapshot({r.key: r for r in (stream, worker)}, {process.name: process}, {}, 0)
+    pools = [a.pool for a in STREAM.step(snapshot, stream) if isinstance(a, WantPool)]
+    assert pools == [Pool("t", "payments", (Server(process.name, "/s"),))]

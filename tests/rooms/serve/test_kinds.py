@@ -1,0 +1,37 @@
+"""Who gets the requests."""
+
+from __future__ import annotations
+
+import pytest
+
+from skyriver.core.resources import ProcessStatus, Resource, Snapshot, WantPool
+from skyriver.serve.kinds import SERVICE
+
+
+def pool_of(state: str, process: ProcessStatus) -> list[str]:
+    """The servers of the one version, whose only replica is in `state`."""
+    spec = {"serve": {"replicas": 1}, "versions": {"1": {"weight": 100}}}
+    service = Resource("t", "service", "fraud", spec=spec, state="READY")
+    replica = Resource("t", "replica", "fraud-1-1", spec={"version": 1}, state=state, parent=service.ref)
+    rows = {r.key: r for r in (service, replica)}
+    actions = SERVICE.step(Snapshot(rows, {process.name: process}, {}, 0), service)
+    return [server.name for a in actions if isinstance(a, WantPool) for server in a.pool.servers]
+
+
+NAME = "t.replica.fraud-1-1"
+
+
+@pytest.mark.parametrize(
+    ("state", "serves"), [("STARTING", True), ("READY", True), ("LOST", True), ("DRAINING", False)]
+)
+def test_a_replica_that_is_ready_serves_whatever_its_row_says_yet(state: str, serves: bool) -> None:
+    process = ProcessStatus(NAME, alive=True, socket="/s", report={"ready": True})
+    assert pool_of(state, process) == ([NAME] if serves else [])
+
+
+@pytest.mark.parametrize(
+    "process", [ProcessStatus(NAME, alive=True), ProcessStatus(NAME, False, report={"ready": True})]
+)
+def test_a_replica_that_is_not_ready_serves_only_as_long_as_its_row_says_so(process: ProcessStatus) -> None:
+    assert pool_of("LOST", process) == []
+    assert pool_of("READY", process) == [NAME]
