@@ -99,7 +99,7 @@ def _build(uv: Uv, lock: Lock, own: list[Locked], folder: Path, told: Progress, 
     started = time.monotonic()
     new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
-    with cache_in_use(uv.cache):
+    with cache_in_use(uv.cache, settle=True):
         told("make the environment", 0, 0)
         made = ["venv", str(new), "--python", sys.executable, "--no-project", "--relocatable", "--no-python-downloads"]
         _run(uv, made, folder.parent, held)

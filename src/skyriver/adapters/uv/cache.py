@@ -18,9 +18,9 @@ from skyriver.adapters.processes.identity import boot_id
 
 
 @contextlib.contextmanager
-def cache_in_use(cache: Path) -> Iterator[None]:
-    """While it is held, uv may use the cache; several processes at a time. On return all that was written is on the
-    disk, here and elsewhere. Raises OSError."""
+def cache_in_use(cache: Path, *, settle: bool) -> Iterator[None]:
+    """While it is held, uv may use the cache; several processes at a time. With `settle` all that was written, here and
+    elsewhere, is on the disk on return: that takes a second and more on a busy machine. Raises OSError."""
     make_folder(cache)
     descriptor = os.open(cache.with_name(f"{cache.name}.using"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -34,9 +34,10 @@ def cache_in_use(cache: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            os.sync()
-            if alone(descriptor):
-                os.ftruncate(descriptor, 0)
+            if settle:
+                os.sync()
+                if alone(descriptor):
+                    os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 

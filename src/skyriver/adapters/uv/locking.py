@@ -30,7 +30,7 @@ def lock_requirements(uv: Uv, file: Path, kept: Path, told: Progress, *, anew: b
         with contextlib.suppress(FileNotFoundError, InvalidInput):
             return parse_lock(place.read_bytes())
     told("choose versions", 0, 0)
-    with tempfile.TemporaryDirectory(prefix="skyriver-") as folder, cache_in_use(uv.cache):
+    with tempfile.TemporaryDirectory(prefix="skyriver-") as folder, cache_in_use(uv.cache, settle=False):
         held = Path(folder) / "held.txt"
         held.write_text("".join(f"{name}=={version}\n" for name, version in product.held.items()))
         asked = Path(folder) / "requirements.txt"
