@@ -33,7 +33,8 @@ def test_the_model_comes_with_the_digest_of_its_features(features: dict[str, Any
 
 @pytest.mark.parametrize("state", ["STARTING", "READY", "LOST"])
 def test_a_worker_that_is_ready_stays_in_the_gateway_whatever_its_row_says_yet(state: str) -> None:
-    stream = Resource("t", "stream", "payments", spec={"stream": {}, "decide": DECIDE}, state="READY")
+    spec = {"stream": {}, "decide": DECIDE}
+    stream = Resource("t", "stream", "payments", spec=spec, state="READY", parent="app/risk")
     worker = Resource("t", "worker", "payments-0", state=state, parent=stream.ref)
     process = ProcessStatus(worker.process, alive=True, socket="/s", report={"ready": True})
     snapshot = Snapshot({r.key: r for r in (stream, worker)}, {process.name: process}, {}, 0)
