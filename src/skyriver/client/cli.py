@@ -225,19 +225,6 @@ def rollback(
 
 
 @app.command()
-def ps(as_json: Json = False) -> None:
-    """What runs, and how it is."""
-    screen = Screen(as_json=as_json)
-    with connect() as client:
-        document = {
-            "streams": list(client.list("streams")),
-            "services": list(client.list("services")),
-            "processes": list(client.processes()),
-        }
-    screen.data(document, lambda: show.running(screen, document))
-
-
-@app.command()
 def explain(
     name: Annotated[str, typer.Argument(help="Any name, or kind/name.")],
     as_json: Json = False,

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from skyriver.client import show
 from skyriver.client.screen import Screen
-from skyriver.client.shell import Json, app, machine, state
+from skyriver.client.shell import Json, app, connect, machine, state
+from skyriver.core.errors import Unavailable
 
 
 @app.command()
@@ -52,3 +54,38 @@ def down(as_json: Json = False) -> None:
         bars.tell("ending", 0, 0)
         ended = machine().down(state["home"], screen.say)
     screen.data({"ended": ended}, lambda: screen.say(f"Ended: {', '.join(ended) or 'nothing ran'}."))
+
+
+@app.command()
+def ps(as_json: Json = False) -> None:
+    """What runs, and how it is."""
+    screen = Screen(as_json=as_json)
+    parts = machine().parts(state["home"])
+    try:
+        with connect() as client:
+            document = {
+                "streams": list(client.list("streams")),
+                "services": list(client.list("services")),
+                "processes": list(client.processes()),
+                "parts": list(machine().parts(state["home"])),
+            }
+    except Unavailable:
+        if parts and not as_json:
+            show.parts(screen, machine().parts(state["home"]))
+        raise
+    screen.data(document, lambda: show.running(screen, document))
+
+
+@app.command()
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Remove what an unclean end left, if nothing runs.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Examine this machine and its cloud, and say what to mend; changes nothing. Exit code 7 if something fails."""
+    screen = Screen(as_json=as_json)
+    found = machine().examine(state["home"], fix=fix)
+    fields = ("name", "result", "seen", "meaning", "action")
+    document = {"checks": [{name: getattr(finding, name) for name in fields} for finding in found]}
+    screen.data(document, lambda: show.findings(screen, found))
+    if any(finding.result == "fail" for finding in found):
+        raise typer.Exit(7)

@@ -33,6 +33,24 @@ class Address(Protocol):
     def started(self) -> bool: ...
 
 
+class Finding(Protocol):
+    """What one check of the machine or the cloud saw."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def result(self) -> str:
+        """ok, warn or fail."""
+        ...
+
+    @property
+    def seen(self) -> str: ...
+    @property
+    def meaning(self) -> str: ...
+    @property
+    def action(self) -> str: ...
+
+
 class Machine(Protocol):
     """This machine's cloud: its home, its start and its end, and the examples that the package carries."""
 
@@ -45,6 +63,14 @@ class Machine(Protocol):
         ...
 
     def down(self, home: Path | None, told: Callable[[str], None]) -> list[str]: ...
+
+    def parts(self, home: Path | None) -> Sequence[dict[str, Any]]:
+        """The supervisor, the control plane and the gateway: how each is, whether the cloud answers or not."""
+        ...
+
+    def examine(self, home: Path | None, *, fix: bool) -> Sequence[Finding]:
+        """Machine and cloud, examined. With `fix` what an unclean end left is removed, if nothing runs."""
+        ...
 
     def address(self, home: Path | None) -> Address: ...
 

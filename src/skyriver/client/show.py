@@ -14,6 +14,7 @@ from skyriver.client.screen import Screen, age, coloured
 
 if TYPE_CHECKING:
     from skyriver.client.sending import Sent
+    from skyriver.client.shell import Finding
     from skyriver.core.spec import AppSpec
 
 EXAMPLES = 10
@@ -105,6 +106,8 @@ def sent(screen: Screen, result: Sent) -> None:
 
 def running(screen: Screen, document: Mapping[str, Any]) -> None:
     if not document["streams"] and not document["services"]:
+        if document["parts"]:
+            parts(screen, document["parts"])
         screen.say("The cloud runs, and nothing is deployed yet.")
         screen.say("Next: [bold]skyriver deploy APP.py[/] ([bold]skyriver init[/] writes an example).")
         return
@@ -114,20 +117,39 @@ def running(screen: Screen, document: Mapping[str, Any]) -> None:
         rows.append(("service", service["name"], service["state"], split, _message(service)))
     screen.table("", ("KIND", "NAME", "STATE", "SERVES", "MESSAGE"), rows)
     screen.out.print()
-    processes = [
+    parts(screen, [*document["parts"], *(p for p in document["processes"] if p["alive"])])
+
+
+def parts(screen: Screen, processes: Sequence[Mapping[str, Any]]) -> None:
+    """A table of processes, those of the cloud itself among them, and what is wrong with one of these."""
+    rows = [
         (
             p["kind"],
             p["name"],
             p["state"],
-            p["pid"],
-            age(p["started_at"]),
-            f"{p['rss_mb']:.0f} MB",
-            f"{p['cpu_seconds']:.1f} s",
+            p["pid"] or "",
+            age(p["started_at"]) if p["pid"] and p["started_at"] else "",
+            f"{p['rss_mb']:.0f} MB" if p["pid"] else "",
+            f"{p['cpu_seconds']:.1f} s" if p["pid"] else "",
         )
-        for p in document["processes"]
-        if p["alive"]
+        for p in processes
     ]
-    screen.table("", ("PROCESS", "NAME", "STATE", "PID", "UP", "MEMORY", "CPU"), processes)
+    screen.table("", ("PROCESS", "NAME", "STATE", "PID", "UP", "MEMORY", "CPU"), rows)
+    for p in processes:
+        if p["kind"] == "part" and p["message"]:
+            screen.out.print(f"{p['name']}: {p['reason']}: {escape(_message(p))}")
+
+
+def findings(screen: Screen, found: Sequence[Finding]) -> None:
+    signs = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
+    for finding in found:
+        screen.out.print(f"{signs[finding.result]}  [bold]{finding.name}[/]  {escape(finding.seen)}")
+        if finding.result != "ok":
+            screen.out.print(f"      {escape(finding.meaning)}")
+            screen.out.print(f"      → {escape(finding.action)}")
+    bad = [f for f in found if f.result != "ok"]
+    count = f"{len(bad)} of {len(found)} checks have something to mend" if bad else f"All {len(found)} checks are fine"
+    screen.say(f"{count}.")
 
 
 def _message(item: Mapping[str, Any]) -> str:

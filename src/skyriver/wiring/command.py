@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -36,6 +36,16 @@ class ThisMachine:
         from skyriver.wiring.ending import down
 
         return down(homes.Home.at(home), told)
+
+    def parts(self, home: Path | None) -> Sequence[dict[str, Any]]:
+        from skyriver.wiring.parts import parts_of
+
+        return parts_of(homes.Home.at(home))
+
+    def examine(self, home: Path | None, *, fix: bool) -> Sequence[shell.Finding]:
+        from skyriver.wiring.doctor import examine
+
+        return examine(homes.Home.at(home), fix=fix)
 
     def address(self, home: Path | None) -> shell.Address:
         from skyriver.wiring.address import address_of

@@ -58,15 +58,6 @@ def _has_terminal(entry: Path) -> bool:
     return text[text.rindex(")") + 2 :].split()[4] != "0"
 
 
-def is_stopped(identity: Identity) -> bool:
-    """Whether SIGSTOP, or a debugger, holds it."""
-    try:
-        text = Path(f"/proc/{identity.pid}/stat").read_text()
-    except OSError:
-        return False
-    return text[text.rindex(")") + 2] in "Tt" and identity.alive()
-
-
 def terminate(identity: Identity, grace: float) -> None:
     """SIGTERM, and past `grace` seconds SIGKILL; it has ended when this returns."""
     try:

@@ -104,11 +104,8 @@ class ControlPlane:
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Identity:
-        holder = read_holder(self._home.leases / CONTROL)
-        if holder is not None:
-            running = Identity(holder.pid, holder.start, holder.boot)
-            if running.alive():
-                return running
+        if (running := control_of(self._home)) is not None:
+            return running
         self._child = start_module(self._home, "control")
         identity = identify(self._child.pid)
         if identity is None:
@@ -353,8 +350,16 @@ def start_module(home: Home, module: str, *arguments: str) -> subprocess.Popen[b
 
 
 def running_supervisor(home: Home) -> Identity | None:
-    """The one that holds the lease now."""
-    holder = read_holder(home.leases / SUPERVISOR)
+    return _holder(home, SUPERVISOR)
+
+
+def control_of(home: Home) -> Identity | None:
+    """The control plane that runs now, ready or not."""
+    return _holder(home, CONTROL)
+
+
+def _holder(home: Home, lease: str) -> Identity | None:
+    holder = read_holder(home.leases / lease)
     if holder is None:
         return None
     identity = Identity(holder.pid, holder.start, holder.boot)

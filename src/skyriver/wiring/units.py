@@ -26,6 +26,8 @@ RestartSec=1
 # Replicas, stream workers and jobs outlive the supervisor; `systemctl stop` ends them through it.
 KillMode=process
 TimeoutStopSec=90
+# Control groups of its own, by which jobs are held to their cores and memory.
+Delegate=yes
 LimitNOFILE=65536
 UMask=0077
 

@@ -1,0 +1,70 @@
+"""How the cloud's own parts are: supervisor, control plane and gateway, as their run files and the machine tell."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from skyriver.adapters.haproxy.process import recorded
+from skyriver.adapters.processes.identity import Identity, Look, look
+from skyriver.wiring.home import Home
+from skyriver.wiring.supervisor import PartState, control_of, read_parts, running_supervisor
+
+_NAMES = {"supervisor": "supervisor", "control": "control plane", "gateway": "gateway"}
+
+
+def parts_of(home: Home) -> list[dict[str, Any]]:
+    """One entry a part, in the words of a resource; none when this home has never had a cloud."""
+    if not home.run.is_dir() or "port" not in home.settings():
+        return []
+    states = read_parts(home)
+    gateway = recorded(home.gateway)
+    supervisor = running_supervisor(home)
+    return [
+        _told("supervisor", supervisor, PartState(since=_started(home)), watched=True),
+        _told("control", control_of(home), states["control"], watched=supervisor is not None),
+        _told("gateway", gateway.identity if gateway else None, states["gateway"], watched=supervisor is not None),
+    ]
+
+
+def _told(part: str, identity: Identity | None, state: PartState, *, watched: bool) -> dict[str, Any]:
+    seen = look(identity) if identity is not None else None
+    word, reason, message, action = _state(part, seen, state, watched=watched)
+    return {
+        "kind": "part",
+        "name": _NAMES[part],
+        "state": word,
+        "reason": reason,
+        "message": message,
+        "next_action": action,
+        "alive": seen is not None,
+        "pid": identity.pid if identity is not None and seen is not None else 0,
+        "started_at": state.since,
+        "rss_mb": seen.rss_mb if seen else 0.0,
+        "cpu_seconds": seen.cpu_seconds if seen else 0.0,
+        "restarts": state.restarts,
+        "ends": state.ends,
+        "report": {},
+    }
+
+
+def _state(part: str, seen: Look | None, state: PartState, *, watched: bool) -> tuple[str, str, str, str]:
+    """(state, reason, message, next action)."""
+    if state.problem is not None:
+        problem = state.problem
+        return "FAILED", problem["code"], problem["detail"], problem.get("next_action", "")
+    if seen is None and watched and part != "supervisor":
+        return "STARTING", "ENDED", "It ended and is being started again.", ""
+    if seen is None:
+        return "LOST", "AWAY", "It does not run.", "`skyriver up` starts it."
+    if seen.stopped:
+        action = "`skyriver up` starts another." if part == "supervisor" else "The supervisor ends it soon."
+        return "DEGRADED", "STOPPED", "It is stopped (SIGSTOP) and does nothing.", action
+    return "READY", "", "", ""
+
+
+def _started(home: Home) -> int:
+    try:
+        return int(json.loads(home.supervisor_run.read_bytes())["started_at"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0

@@ -1,0 +1,165 @@
+"""`skyriver doctor` on a machine without a cloud, with one, with a dead one, and with a home that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cloud_process import Cloud, kill, run_command, unknown_commands, wait_for
+
+from skyriver.core.errors import Unavailable
+from skyriver.wiring import doctor, doctor_machine
+from skyriver.wiring.finding import Finding
+from skyriver.wiring.home import Home
+
+CHECKS = [
+    *("versions", "sqlite", "haproxy", "port", "descriptors", "memory", "shared memory", "limits", "clock", "home"),
+    *("disk", "disk writes", "file locks", "cloud", "restarts", "clock steps", "leftovers", "database", "deployed"),
+]
+
+
+def checks(home: Path, *arguments: str) -> dict[str, dict[str, Any]]:
+    ended = run_command("--home", home, "doctor", "--json", *arguments)
+    found: list[dict[str, Any]] = ended.json["checks"]
+    assert [c["name"] for c in found] == CHECKS
+    for check in found:
+        assert check["seen"], check
+        assert check["result"] == "ok" or (check["meaning"] and check["action"]), check
+        assert unknown_commands(check["action"]) == []
+    assert ended.code == (7 if any(c["result"] == "fail" for c in found) else 0)
+    return {c["name"]: c for c in found}
+
+
+@pytest.fixture(scope="module")
+def up(cloud: Cloud) -> Iterator[Cloud]:
+    cloud.command("up", "--port", cloud.port).succeeded()
+    cloud.command("deploy", "shop.py", "-y").succeeded()
+    wait_for(lambda: cloud.rows("streams")[0]["state"] == "READY", "the stream is READY", 90.0)
+    return cloud
+
+
+def test_without_a_cloud_it_looks_at_the_machine_and_makes_nothing(tmp_path: Path) -> None:
+    found = checks(tmp_path / "none")
+    assert found["cloud"]["seen"] == "none runs in this home"
+    assert found["home"]["result"] == found["database"]["result"] == found["leftovers"]["result"] == "ok"
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_cloud_that_is_well(up: Cloud) -> None:
+    before = sorted(p for p in up.home.rglob("*") if "leases" not in p.parts)
+    found = checks(up.home)
+    wrong = {n: c for n, c in found.items() if c["result"] != "ok" and n not in ("clock", "limits", "disk writes")}
+    assert wrong == {}
+    for words in ("supervisor (pid", f"control plane (pid {up.control_pid()}", f"gateway (pid {up.gateway_pid()}"):
+        assert words in found["cloud"]["seen"]
+    assert "chain unbroken" in found["database"]["seen"]
+    assert sorted(p for p in up.home.rglob("*") if "leases" not in p.parts) == before
+    text = up.command("doctor")
+    assert "ok    cloud  supervisor" in text.out
+    assert "checks" in text.err
+
+
+def test_parts_that_are_dead_or_stopped_and_what_lives_on(up: Cloud) -> None:
+    os.kill(up.supervisor_pid(), signal.SIGSTOP)
+    kill(up.control_pid())
+    found = checks(up.home)
+    assert found["cloud"]["result"] == "fail"
+    assert "the supervisor is DEGRADED (STOPPED)" in found["cloud"]["seen"]
+    assert "skyriver up" in found["cloud"]["action"]
+    kill(up.supervisor_pid())
+    found = checks(up.home)
+    assert "the control plane is LOST (AWAY)" in found["cloud"]["seen"]
+    assert f"worker default.worker.orders-0 (pid {worker_of(up)}) runs on alone" in found["leftovers"]["seen"]
+    assert checks(up.home, "--fix")["leftovers"]["result"] == "warn", "nothing is removed while something runs"
+    up.command("up").succeeded()
+    assert checks(up.home)["cloud"]["result"] == "ok"
+
+
+def worker_of(cloud: Cloud) -> int:
+    return next(pid for pid, line in cloud.living().items() if "wiring.worker" in line)
+
+
+def test_what_an_unclean_end_left_is_told_and_removed(up: Cloud) -> None:
+    while living := up.living():
+        for pid in living:
+            os.kill(pid, signal.SIGKILL)
+    found = checks(up.home)
+    assert found["leftovers"]["result"] == "warn"
+    for words in ("the run file of default.worker.orders-0", "control.json", "--fix"):
+        assert words in found["leftovers"]["seen"] + found["leftovers"]["action"]
+    assert checks(up.home, "--fix")["leftovers"]["result"] == "ok"
+    assert up.sockets() == []
+
+
+def test_a_damaged_database_and_a_port_that_another_has(up: Cloud) -> None:
+    up.command("down").succeeded()
+    whole = up.home.joinpath("state.db").read_bytes()
+    with sqlite3.connect(up.home / "state.db") as connection:
+        connection.execute("UPDATE audit SET actor = 'nobody' WHERE seq = 1")
+    connection.close()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", up.port))
+        taken.listen()
+        found = checks(up.home)
+    assert found["database"]["result"] == "fail", found["database"]
+    assert (found["port"]["result"], str(up.port) in found["port"]["seen"]) == ("fail", True)
+    up.home.joinpath("state.db").write_bytes(b"no database at all" * 100)
+    assert checks(up.home)["database"]["result"] == "fail"
+    up.home.joinpath("state.db").write_bytes(whole)
+    assert checks(up.home)["database"]["result"] == "ok"
+
+
+# One check alone
+
+
+def failing(error: Exception) -> Callable[[Home], Finding]:
+    def check(home: Home) -> Finding:
+        raise error
+
+    return check
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Unavailable("It is away.")])
+def test_a_check_that_fails_is_a_finding(error: Exception, tmp_path: Path) -> None:
+    found = doctor._looked("thing", failing(error), Home(tmp_path))
+    assert (found.name, found.result) == ("thing", "fail")
+    assert found.meaning
+    assert found.action
+
+
+def test_a_full_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(doctor_machine.os, "fsync", full)
+    found = doctor_machine.disk_writes(Home(tmp_path))
+    assert (found.result, "No space left on device" in found.seen) == ("fail", True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_that_others_may_read(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    found = doctor_machine.permissions(Home(tmp_path))
+    assert (found.result, found.action) == ("fail", f"`chmod go= {tmp_path}`")
+    tmp_path.chmod(0o700)
+    assert doctor_machine.permissions(Home(tmp_path)).result == "ok"
+    (tmp_path / "file").write_text("")
+    assert doctor_machine.permissions(Home(tmp_path / "file")).result == "fail"
+
+
+def test_locks_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor_machine.locks(Home(tmp_path)).result == "ok"
+    monkeypatch.setattr(doctor_machine.fcntl, "flock", lambda descriptor, how: None)
+    assert doctor_machine.locks(Home(tmp_path)).result == "fail"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_findings_are_json(tmp_path: Path) -> None:
+    assert json.loads(run_command("--home", tmp_path / "none", "doctor", "-o", "json").out)["checks"]
