@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cloud_process import Cloud, kill, run_command, unknown_commands, wait_for
 
+from skyriver.client import top
 from skyriver.core.errors import Unavailable
 from skyriver.wiring import doctor, doctor_machine
 from skyriver.wiring.finding import Finding
@@ -53,17 +54,50 @@ def test_without_a_cloud_it_looks_at_the_machine_and_makes_nothing(tmp_path: Pat
 
 
 def test_a_cloud_that_is_well(up: Cloud) -> None:
-    before = sorted(p for p in up.home.rglob("*") if "leases" not in p.parts)
+
     found = checks(up.home)
     wrong = {n: c for n, c in found.items() if c["result"] != "ok" and n not in ("clock", "limits", "disk writes")}
     assert wrong == {}
     for words in ("supervisor (pid", f"control plane (pid {up.control_pid()}", f"gateway (pid {up.gateway_pid()}"):
         assert words in found["cloud"]["seen"]
     assert "chain unbroken" in found["database"]["seen"]
-    assert sorted(p for p in up.home.rglob("*") if "leases" not in p.parts) == before
+    assert list(up.home.glob(".doctor*")) == []
     text = up.command("doctor")
     assert "ok    cloud  supervisor" in text.out
     assert "checks" in text.err
+
+
+def test_top_and_ps_tell_a_stranger_what_runs(up: Cloud) -> None:
+    document = up.json("top")
+    found = {p["name"]: p for p in document["processes"]}
+    assert {"supervisor", "control plane", "gateway", "orders-0"} <= found.keys()
+    for process in found.values():
+        assert process["state"] == "READY"
+        assert process["pid"] in up.living()
+        assert process["cpu_percent"] is not None
+        assert process["memory_mb"] > 5
+    assert found["orders-0"]["per_second"] == 0.0
+    text = up.command("top").succeeded().out
+    assert text.splitlines()[0].split() == ["PROCESS", "NAME", "STATE", "PID", "UP", "CPU", "MEMORY", *top._COLUMNS[7:]]
+    assert "jobs at work" in text
+    parts = {p["name"]: p["pid"] for p in up.json("ps")["parts"]}
+    gateway, control = up.gateway_pid(), up.control_pid()
+    assert parts == {"supervisor": up.supervisor_pid(), "control plane": control, "gateway": gateway}
+
+
+def test_top_counts_between_two_looks() -> None:
+    def seen(requests: int, cpu: float) -> dict[str, Any]:
+        report = {"requests": requests, "p50_us": 900, "p99_us": 2_500}
+        words = {"kind": "replica", "name": "m-1-1", "state": "READY", "pid": 7, "started_at": 1}
+        return {**words, "cpu_seconds": cpu, "rss_mb": 80.0, "report": report}
+
+    job = {"name": "j", "state": "RUNNING", "since": 1, "message": "", "status": {"progress": {"done": 1, "total": 4}}}
+    document = top.told(top.Look(10.0, [seen(100, 1.0)], []), top.Look(12.0, [seen(300, 2.0)], [job]))
+    told = document["processes"][0]
+    assert (told["per_second"], told["cpu_percent"], told["p99_us"]) == (100.0, 50.0, 2_500)
+    assert document["jobs"][0]["percent"] == 25.0
+    begun = top.told(top.Look(10.0, [], []), top.Look(12.0, [seen(300, 2.0)], []))
+    assert begun["processes"][0]["per_second"] is None, "nothing to compare with"
 
 
 def test_parts_that_are_dead_or_stopped_and_what_lives_on(up: Cloud) -> None:

@@ -18,6 +18,7 @@ import typer
 
 from skyriver.client import machine as _machine  # noqa: F401  # its commands
 from skyriver.client import show
+from skyriver.client import top as _top  # noqa: F401
 from skyriver.client.calling import call
 from skyriver.client.follow import LogReader, follow
 from skyriver.client.rows import read_rows, read_text
