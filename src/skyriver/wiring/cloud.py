@@ -16,12 +16,12 @@ from typing import Any, NoReturn
 from skyriver import __version__
 from skyriver.adapters.haproxy import port as ports
 from skyriver.adapters.haproxy.process import recorded
-from skyriver.adapters.processes.identity import Identity, look
+from skyriver.adapters.processes.identity import Identity
 from skyriver.core.errors import Conflict, Unavailable, from_problem
 from skyriver.wiring.address import CloudAddress, address, token_of
 from skyriver.wiring.ending import end_everything, end_supervision, only_command
 from skyriver.wiring.home import DEFAULT_PORT, Home, port_of_environment
-from skyriver.wiring.living import processes_of, terminate
+from skyriver.wiring.living import is_stopped, processes_of, terminate
 from skyriver.wiring.supervisor import FOREGROUND, SUPERVISOR, read_parts, running_supervisor, start_module
 
 START_SECONDS = 60.0
@@ -101,8 +101,7 @@ def _choose_port(home: Home, port: int | None) -> int:
 def _supervisor(home: Home) -> Identity | None:
     """The one that runs and can work."""
     found = running_supervisor(home)
-    seen = look(found) if found is not None else None
-    if found is not None and seen is not None and seen.stopped:
+    if found is not None and is_stopped(found):
         terminate(found, 0.0)
         return None
     return found

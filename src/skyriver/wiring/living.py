@@ -9,7 +9,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from skyriver.adapters.processes.identity import Identity, identify
+from skyriver.adapters.processes.identity import Identity, identify, look
 from skyriver.wiring.home import Home
 
 _MODULES = "skyriver.wiring."
@@ -56,6 +56,12 @@ def _what(entry: Path, root: Path) -> tuple[str | None, str]:
 def _has_terminal(entry: Path) -> bool:
     text = (entry / "stat").read_text()
     return text[text.rindex(")") + 2 :].split()[4] != "0"
+
+
+def is_stopped(identity: Identity) -> bool:
+    """Whether SIGSTOP holds it."""
+    seen = look(identity)
+    return seen is not None and seen.stopped
 
 
 def terminate(identity: Identity, grace: float) -> None:
