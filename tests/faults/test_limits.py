@@ -72,6 +72,28 @@ def test_a_leap_far_over_the_limit_is_refused(home: Path, way: str) -> None:
         assert ended.out_of_memory
 
 
+def test_the_systems_own_want_of_memory_is_told(home: Path) -> None:
+    """A group above the cloud's has no memory left: the kernel kills, and nobody here had set that limit."""
+    tree = next((t for t in trees_of_this_machine() if "memory" in t.controllers), None)
+    if tree is None:
+        pytest.skip("no control group can be written here")
+    above = tree.base / f"skyriver-test-{os.getpid()}"
+    above.mkdir()
+    try:
+        limit = "memory.limit_in_bytes" if tree.version == 1 else "memory.max"
+        (above / limit).write_text("100000000")
+        code = f"pathlib.Path('{above}/cgroup.procs').write_text(str(os.getpid()))\n{GREEDY}"
+        ended = run(home, code)
+    finally:
+        above.rmdir()
+    assert (ended.exit_code, ended.out_of_memory, ended.held_by) == (-signal.SIGKILL, True, "")
+
+
+def test_jobs_go_first_when_the_machine_has_no_memory_left(home: Path) -> None:
+    code = "tell(score=int(pathlib.Path('/proc/self/oom_score_adj').read_text()))"
+    assert run(home, code).report["score"] == 500
+
+
 def test_cores_are_held(home: Path) -> None:
     if not any("cpu" in tree.controllers for tree in trees_of_this_machine()):
         pytest.skip("no control group can be written here")

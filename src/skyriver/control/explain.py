@@ -207,6 +207,7 @@ def list_processes(snapshot: Snapshot, tenant: str) -> list[dict[str, Any]]:
                 "started_at": process.started_at,
                 "rss_mb": process.rss_mb,
                 "cpu_seconds": process.cpu_seconds,
+                "held_by": process.held_by,
                 "report": {k: v for k, v in process.report.items() if k != "token"},
             }
         )

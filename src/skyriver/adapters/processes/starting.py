@@ -29,6 +29,8 @@ LOG_LIMIT = 16 * 1024 * 1024
 RESERVED_BYTES = 1_000_000_000
 """Libraries take 0.2 GB and more of address space that they never touch. Where the watcher alone holds the memory, the
 kernel refuses only what is far above the limit: that is the most that can be taken between two of its looks."""
+OOM_SCORE = 500
+"""When the machine has no memory left, a job goes before what serves, decides and steers: it can be done again."""
 _THREADS = ("OMP", "OPENBLAS", "MKL", "NUMBA", "RAYON")
 
 
@@ -176,6 +178,7 @@ class Starter:
             "memory_bytes": memory,
             "data_bytes": 2 * memory + RESERVED_BYTES if memory and not hold.oom_counter else 0,
             "groups": hold.groups,
+            "oom_score": OOM_SCORE if spec.once else 0,
             "oom_counter": hold.oom_counter,
         }
 

@@ -5,8 +5,7 @@ own stands above it that does nothing else: it starts the process, hands SIGTERM
 control group does) the memory, ends what the process leaves behind, and writes down durably how it ended. When the
 watcher itself is killed, the kernel kills the process with it; what that left behind is found by the control plane.
 
-There is one for every job, so it must be small: it is run as a file, by the bare interpreter, and imports neither
-this package nor anything else that is large.
+There is one for every job: it is run as a file, by the bare interpreter, and imports nothing that is large.
 """
 
 from __future__ import annotations
@@ -80,9 +79,8 @@ class RunFile:
 
     def _token_in_it(self) -> str | None:
         try:
-            with open(self._path, "rb") as file:
-                return str(json.load(file)["token"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return str(json.loads(_read(self._path))["token"])
+        except (ValueError, KeyError, TypeError):
             return None
 
 
@@ -93,16 +91,11 @@ class Ending:
         self._path = path
         self._new = path + ".new"
         try:
-            self._reserve()
+            descriptor = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.posix_fallocate(descriptor, 0, ROOM)
+            os.close(descriptor)
         except OSError as error:
             _say(f"no room to write down how it ends: {error}")
-
-    def _reserve(self) -> None:
-        descriptor = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(descriptor, 0, ROOM)
-        finally:
-            os.close(descriptor)
 
     def write(self, document: dict[str, Any]) -> bool:
         """Whether it is durable; tried for a while, unless told to end (SIGTERM)."""
@@ -143,7 +136,7 @@ class Watch:
         self._grace = float(settings["grace_s"])
         self._group_counter = settings["oom_counter"]
         self._oom_counter = self._group_counter or "/proc/vmstat"
-        self._oom_kills = 0 if self._group_counter else _counter(self._oom_counter)
+        self._oom_kills = _counter(self._oom_counter)
         self._holds = self._memory > 0 and not self._group_counter
         self._every = HOLD_SECONDS if self._holds else LOOK_SECONDS
         self._child = 0
@@ -272,11 +265,11 @@ class Watch:
             except ChildProcessError:
                 break
             signal.sigtimedwait((signal.SIGCHLD,), 0.05)
-        for group in self._settings["groups"]:
-            try:
+        try:
+            for group in self._settings["groups"]:
                 os.rmdir(group)
-            except OSError:
-                pass  # the control plane tries again
+        except OSError:
+            pass  # the control plane tries again
 
 
 def _become(settings: dict[str, Any], parent: int) -> None:
@@ -285,8 +278,9 @@ def _become(settings: dict[str, Any], parent: int) -> None:
     if os.getppid() != parent:
         os._exit(127)
     for group in settings["groups"]:
-        with open(f"{group}/cgroup.procs", "w") as file:
-            file.write("0")
+        _write(f"{group}/cgroup.procs", "0")
+    if settings["oom_score"]:
+        _write("/proc/self/oom_score_adj", str(settings["oom_score"]))
     if settings["data_bytes"]:
         import resource
 
@@ -356,6 +350,11 @@ def _read(path: str) -> str:
         return ""
 
 
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+
+
 def _prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, value, 0, 0, 0) != 0:
@@ -366,7 +365,7 @@ def _say(message: str) -> None:
     try:
         os.write(2, f"skyriver: {message}\n".encode())
     except OSError:
-        pass
+        pass  # a full disk
 
 
 def _end_alike(exit_code: int | None) -> int:
@@ -375,14 +374,14 @@ def _end_alike(exit_code: int | None) -> int:
         return 1 if exit_code is None else exit_code
     _prctl(_PR_SET_DUMPABLE, 0)  # the core file, if there is one, is the process's
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    signal.signal(-exit_code, signal.SIG_DFL) if -exit_code not in (signal.SIGKILL, signal.SIGSTOP) else None
+    if -exit_code != signal.SIGKILL:
+        signal.signal(-exit_code, signal.SIG_DFL)
     os.kill(os.getpid(), -exit_code)
     return 128 - exit_code
 
 
 def main(path: str) -> int:
-    with open(path, "rb") as file:
-        settings = json.load(file)
+    settings = json.loads(_read(path))
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     run_file = RunFile(settings)
