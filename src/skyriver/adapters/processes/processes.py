@@ -177,7 +177,7 @@ class ChildProcesses:
                 self._runs[name] = theirs
         if time.monotonic() > self._listed + LIST_SECONDS:
             self._listed = time.monotonic()
-            self._runs = {run.name: run for run in self._files.all() if run.name not in self._runs} | self._runs
+            self._runs |= {run.name: run for run in self._files.all(but=self._runs.keys())}
         self._mend()
 
     def _kill(self, run: Run) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class RunFiles:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._folder = str(directory)
         self._kept: dict[str, tuple[Signature, dict[str, Any]]] = {}
         self._recorded: dict[str, Signature | None] = {}
 
@@ -63,10 +64,13 @@ class RunFiles:
         return Path(self._path(name, part))
 
     def _path(self, name: str, part: str) -> str:
-        return f"{self.directory}/{name}.{part}.json"
+        return f"{self._folder}/{name}.{part}.json"
 
-    def all(self) -> list[Run]:
-        found = (self.run(path.name.removesuffix(".run.json")) for path in self.directory.glob("*.run.json"))
+    def all(self, *, but: Set[str] = frozenset()) -> list[Run]:
+        """Those that are recorded, without the names in `but`."""
+        with os.scandir(self.directory) as files:
+            names = {file.name.removesuffix(".run.json") for file in files if file.name.endswith(".run.json")}
+        found = (self.run(name) for name in sorted(names - but))
         return [run for run in found if run is not None]
 
     def run(self, name: str) -> Run | None:
