@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,3 +66,11 @@ def told(home: Path) -> dict[str, int]:
 
 def log(home: Path) -> bytes:
     return processes(home).log(NAME)[0]
+
+
+def add_environment(home: Path, digest: str) -> None:
+    """One with the small jobs in it: the PYTHONPATH of others does not reach into an environment."""
+    python = home / "environments" / digest / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={home}/fake exec {sys.executable} "$@"\n')
+    python.chmod(0o755)

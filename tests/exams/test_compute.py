@@ -11,10 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
+from small_jobs import add_environment
 
 from skyriver.adapters.memory import compute as memory
 from skyriver.adapters.memory.compute import MemoryCompute, MemoryProcess
@@ -46,13 +50,8 @@ def child_stage() -> Iterator[Stage]:
             identity = Identity(run["pid"], run["start_time"], run["boot"])
             os.kill(child_of(identity) if run["watched"] else identity.pid, signal.SIGKILL)
 
-        def add_environment(digest: str) -> None:
-            python = home / "environments" / digest / "bin" / "python"
-            python.parent.mkdir(parents=True)
-            python.symlink_to(Path(sys.executable).resolve())
-
         try:
-            yield Stage(make(), make, kill, add_environment)
+            yield Stage(make(), make, kill, partial(add_environment, home))
         finally:
             make().stop_all()
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small_jobs import NAME, log, processes, run, spec, told, until
+from small_jobs import NAME, add_environment, log, processes, run, spec, told, until
 
 from skyriver.adapters.processes import watcher
 from skyriver.adapters.processes.identity import identify, look_at, resident_mb
@@ -136,9 +136,7 @@ def test_a_missing_interpreter_is_told_and_keeps_nobody_else_from_starting(home:
     assert (refused.alive, refused.report["reason"]) == (False, "START_FAILED")
     assert "environments" in refused.report["message"]
     until("the other one ran", lambda: parts.observe()[NAME].exit_code == 3)
-    python = home / "environments" / ("0" * 64) / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.symlink_to(os.path.realpath("/proc/self/exe"))
+    add_environment(home, "0" * 64)
     wanted = {"t.job.a": bad}
     until("it is tried again", lambda: parts.ensure(wanted) or parts.observe()["t.job.a"].exit_code == 0)
     parts.ensure({})
