@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from skyriver.core.app import App, Event, Gate, Time, field, precision_at
+    from skyriver.core.app import App, Cron, Event, Gate, Time, field, precision_at
     from skyriver.core.errors import SkyriverError
     from skyriver.core.expr import count, mean
     from skyriver.core.expr import total as sum
     from skyriver.core.spec import CompressSpec as Compress
     from skyriver.core.spec import ServiceSpec as Service
+    from skyriver.core.work import Job
     from skyriver.train.data import TrainingData
 
 __all__ = [
     "App",
     "Compress",
+    "Cron",
     "Event",
     "Gate",
+    "Job",
     "Service",
     "SkyriverError",
     "Time",
@@ -35,8 +38,10 @@ __all__ = [
 _HOMES = {
     "App": ("core.app", "App"),
     "Compress": ("core.spec", "CompressSpec"),
+    "Cron": ("core.app", "Cron"),
     "Event": ("core.app", "Event"),
     "Gate": ("core.app", "Gate"),
+    "Job": ("core.work", "Job"),
     "Service": ("core.spec", "ServiceSpec"),
     "SkyriverError": ("core.errors", "SkyriverError"),
     "Time": ("core.app", "Time"),

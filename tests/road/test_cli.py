@@ -14,9 +14,10 @@ import pytest
 import typer
 from cloud_process import COMMAND, commands, run_command, unknown_commands
 
-from skyriver.client import cli, shell, show
+from skyriver.client import cli, patience, shell, show
 from skyriver.client.calling import call, with_output
 from skyriver.client.follow import LogReader, follow
+from skyriver.client.patience import Patience
 from skyriver.client.screen import Bars, Screen, show_error
 from skyriver.client.sending import send_rows
 from skyriver.core import errors
@@ -186,7 +187,7 @@ def test_other_endings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
 
 def test_ctrl_c_ends_the_waiting_and_not_the_work() -> None:
     class Waiting:
-        def wait(self, operation: str, *, told: object) -> None:
+        def wait(self, operation: str, *, timeout: float, told: object) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(Unavailable) as interrupted:
@@ -271,14 +272,20 @@ def test_an_error_on_the_way_tells_how_far_it_came() -> None:
 # Logs
 
 
+QUIET = Patience(lambda text: None)
+
+
 class Logs:
     """Files that grow; a page has at most 8 bytes."""
 
     def __init__(self, **files: str) -> None:
         self.files = files
         self.state = "RUNNING"
+        self.away = 0
+        """For so many answers the control plane is away."""
 
     def logs(self, name: str, offset: int) -> list[dict[str, Any]]:
+        self.answer()
         found = []
         for who, text in self.files.items():
             if name in ("all", who):
@@ -288,18 +295,24 @@ class Logs:
         return found
 
     def explain(self, name: str) -> list[dict[str, str]]:
+        self.answer()
         return [{"state": self.state}]
+
+    def answer(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise Unavailable("Away.", code="CONTROL_AWAY")
 
 
 def test_the_last_lines_are_the_last_however_long_the_log_is() -> None:
     logs: Any = Logs(a="".join(f"line {n}\n" for n in range(100)), b="only\n")
-    assert LogReader(logs, "all").last(2) == [("a", "line 98"), ("a", "line 99"), ("b", "only")]
-    assert LogReader(logs, "all").last(0) == []
+    assert LogReader(logs, "all", QUIET).last(2) == [("a", "line 98"), ("a", "line 99"), ("b", "only")]
+    assert LogReader(logs, "all", QUIET).last(0) == []
 
 
 def test_following_gives_each_whole_line_once_and_ends_with_the_job() -> None:
     logs: Any = Logs(a="one\ntw")
-    reader = LogReader(logs, "all")
+    reader = LogReader(logs, "all", QUIET)
     assert reader.last(10) == [("a", "one")]
     logs.files["a"] += "o\nthree\n"
     logs.files["b"] = "a second process\n"
@@ -307,7 +320,35 @@ def test_following_gives_each_whole_line_once_and_ends_with_the_job() -> None:
     assert reader.new() == []
     logs.files["a"] += "done\n"
     logs.state = "SUCCEEDED"
-    assert list(follow(logs, "all", reader)) == [[("a", "done")]]
+    assert list(follow(logs, "all", reader, QUIET)) == [[("a", "done")]]
+
+
+def test_following_bears_a_control_plane_that_is_away_and_leaves_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.0)
+    said: list[str] = []
+    logs: Any = Logs(a="one\n")
+    bearing = Patience(said.append)
+    reader = LogReader(logs, "all", bearing)
+    logs.away = 2
+    assert reader.last(10) == [("a", "one")]
+    logs.files["a"] += "two\nthree\nfour\n"
+    logs.state, logs.away = "SUCCEEDED", 3
+    assert list(follow(logs, "all", reader, bearing)) == [[("a", "two"), ("a", "three"), ("a", "four")]]
+    assert [text.split(" (")[0] for text in said] == ["The control plane is away", "The control plane is back."] * 2
+
+
+def test_patience_ends_and_other_errors_are_not_borne(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.0)
+    logs: Any = Logs(a="")
+    logs.away = 10**9
+    with pytest.raises(Unavailable):
+        Patience(lambda text: None, seconds=0.05).call(lambda: logs.explain("a"))
+
+    def refuse() -> None:
+        raise Unavailable("Busy.", code="OVERLOADED")
+
+    with pytest.raises(Unavailable, match="Busy"):
+        QUIET.call(refuse)
 
 
 # What is shown

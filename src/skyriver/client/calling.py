@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from skyriver.client.screen import show_error
-from skyriver.core.errors import InvalidInput, SkyriverError, disk_error
+from skyriver.core.errors import InvalidInput, JobFailed, SkyriverError, disk_error
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -66,6 +66,8 @@ def with_output(given: Sequence[str]) -> list[str]:
 
 def _fail(error: SkyriverError, as_json: bool) -> int:
     show_error(error, as_json=as_json)
+    if isinstance(error, JobFailed) and error.code == "CANCELLED":
+        return 103
     return 101 if error.code == "NOT_FINISHED" else error.exit_code
 
 

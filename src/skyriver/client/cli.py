@@ -1,7 +1,8 @@
 """The command line: few verbs, nouns with the same verbs everywhere (DESIGN section 8).
 
 Exit codes: 0 ok, 1 internal, 2 usage, 3 not found, 4 not allowed, 5 quota, 6 conflict, 7 unavailable, 100 job failed,
-101 not finished. What starts and ends the cloud of this machine comes in as a `Machine` (skyriver.client.shell).
+101 not finished, 103 cancelled. What starts and ends the cloud of this machine comes in as a `Machine`
+(skyriver.client.shell).
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skyriver.client import jobs as _jobs  # noqa: F401  # its commands
 from skyriver.client import machine as _machine  # noqa: F401  # its commands
 from skyriver.client import show
 from skyriver.client import top as _top  # noqa: F401
 from skyriver.client.calling import call
 from skyriver.client.follow import LogReader, follow
+from skyriver.client.patience import Patience
 from skyriver.client.rows import read_rows, read_text
 from skyriver.client.screen import Bars, Screen
 from skyriver.client.sending import send_rows
-from skyriver.client.shell import Json, Machine, app, confirm, connect, machine, noun, only, parameters_of, state, wait
+from skyriver.client.shell import Json, Machine, app, confirm, connect, machine, noun, parameters_of, state, wait
 from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound
 from skyriver.core.names import ModelRef
 
@@ -136,25 +139,6 @@ def _file_digest(files: Mapping[str, str], name: str, app_file: Path) -> str:
 
 
 @app.command()
-def run(
-    model: Annotated[str | None, typer.Argument(help="The model to train (default: the only one).")] = None,
-    param: Annotated[list[str] | None, typer.Option("--param", "-p", help="NAME=VALUE for the function.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Train a model: data, features, fit, compress, gate, rollout."""
-    screen = Screen(as_json=as_json)
-    with connect() as client:
-        name = model or only(client, "models", "model")
-        operation = client.act("train", name, params=parameters_of(param or []))
-        screen.say(f"Training [bold]{name}[/] as {operation}.")
-        with screen.progress() as bars:
-            done = wait(client, operation, bars)
-        version = next(r for r in done["status"]["created"] if r.startswith("version/")).partition("/")[2]
-        found = client.get("versions", version)
-        screen.data({"operation": done, "version": found}, lambda: show.version(screen, found))
-
-
-@app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="The model's name.")],
     values: Annotated[list[str] | None, typer.Argument(help="FIELD=VALUE ..., or nothing with --data.")] = None,
@@ -247,10 +231,11 @@ def logs(
     """What the processes of something printed."""
     screen = Screen(as_json=as_json)
     with connect() as client:
-        reader = LogReader(client, name)
+        patience = Patience(lambda text: print(text, file=sys.stderr))
+        reader = LogReader(client, name, patience)
         show.log_lines(screen, reader.last(tail))
         if following:
-            for lines in follow(client, name, reader):
+            for lines in follow(client, name, reader, patience):
                 show.log_lines(screen, lines)
 
 
@@ -274,7 +259,6 @@ _apps = noun("app", "apps", "Applications.")
 noun("environment", "environments", "Packages that applications brought with them.")
 noun("service", "services", "Services: which version gets the requests.")
 noun("version", "versions", "Versions of models.")
-noun("job", "jobs", "Jobs.")
 _models = noun("model", "models", "Models.")
 _tables = noun("table", "tables", "Tables.")
 _streams = noun("stream", "streams", "Streams.")

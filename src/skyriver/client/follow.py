@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from skyriver.client.patience import Patience
 
 if TYPE_CHECKING:
     from skyriver.client.api import Client
@@ -21,8 +23,9 @@ Lines = list[tuple[str, str]]
 class LogReader:
     """Where the reading stands in the log of each process of `name`."""
 
-    def __init__(self, client: Client, name: str) -> None:
+    def __init__(self, client: Client, name: str, patience: Patience) -> None:
         self._client = client
+        self._patience = patience
         self._name = name
         self._next: dict[str, int] = {}
         self._rest: dict[str, str] = {}
@@ -30,7 +33,7 @@ class LogReader:
     def last(self, lines: int) -> Lines:
         """The last lines of each. Raises NotFound."""
         found: Lines = []
-        for item in self._client.logs(self._name, offset=-LINE_BYTES * max(lines, 1)):
+        for item in self._read(self._name, -LINE_BYTES * max(lines, 1)):
             who = item["name"]
             self._next[who] = item["next"]
             read = self._take(who, item["text"]) + self._more(who)
@@ -39,7 +42,7 @@ class LogReader:
 
     def new(self) -> Lines:
         """The lines that came since; of processes that came since, all."""
-        for item in self._client.logs(self._name, offset=-1):
+        for item in self._read(self._name, -1):
             self._next.setdefault(item["name"], 0)
         return [line for who in list(self._next) for line in self._more(who)]
 
@@ -47,21 +50,25 @@ class LogReader:
         """Up to the end of the log, page by page."""
         found: Lines = []
         while True:
-            item = next((i for i in self._client.logs(who, offset=self._next[who]) if i["name"] == who), None)
+            item = next((i for i in self._read(who, self._next[who]) if i["name"] == who), None)
             if item is None or item["next"] == self._next[who]:
                 return found
             self._next[who] = item["next"]
             found += self._take(who, item["text"])
+
+    def _read(self, name: str, offset: int) -> Sequence[Mapping[str, Any]]:
+        return self._patience.call(lambda: self._client.logs(name, offset=offset))
 
     def _take(self, who: str, text: str) -> Lines:
         *whole, self._rest[who] = (self._rest.get(who, "") + text).split("\n")
         return [(who, line) for line in whole]
 
 
-def follow(client: Client, name: str, reader: LogReader) -> Iterator[Lines]:
-    """New lines as they come, until all that is called `name` has ended (a job does, a stream does not)."""
+def follow(client: Client, name: str, reader: LogReader, patience: Patience) -> Iterator[Lines]:
+    """New lines as they come, until all that is called `name` has ended (a job does, after its last attempt, a stream
+    does not). A control plane that is away is waited for; nothing is told twice or left out."""
     while True:
-        ended = all(item["state"] in _ENDED for item in client.explain(name))
+        ended = all(item["state"] in _ENDED for item in patience.call(lambda: client.explain(name)))
         yield reader.new()
         if ended:
             return

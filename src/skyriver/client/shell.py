@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from skyriver.core.contract import Resource
     from skyriver.core.jobs import Progress
 
+_LONGEST_WAIT = 30 * 86_400.0
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; `-o json` is the same.")]
 
 
@@ -117,10 +118,11 @@ def _global(
     state["home"] = home
 
 
-def wait(client: Client, operation: str, bars: Bars) -> Resource:
-    """The operation once it succeeded. Ctrl-C ends the waiting alone: Unavailable (NOT_FINISHED)."""
+def wait(client: Client, operation: str, bars: Bars, *, timeout: float | None = None) -> Resource:
+    """The operation once it succeeded. Ctrl-C, or `timeout` seconds, end the waiting alone: Unavailable
+    (NOT_FINISHED)."""
     try:
-        return client.wait(operation, told=bars.follow())
+        return client.wait(operation, timeout=_LONGEST_WAIT if timeout is None else timeout, told=bars.follow())
     except KeyboardInterrupt as error:
         raise Unavailable(
             f"{operation} goes on; only the waiting for it has ended.",

@@ -241,7 +241,8 @@ _COLUMNS = {
     "tables": ("version", "rows", "bytes"),
     "models": ("aliases",),
     "versions": ("settled",),
-    "jobs": ("progress",),
+    "jobs": ("progress", "message"),
+    "schedules": ("cron", "next_time", "last_time"),
 }
 
 
@@ -260,13 +261,18 @@ def resources(screen: Screen, kinds: str, items: Sequence[Mapping[str, Any]]) ->
     if not rows:
         screen.say(f"There are no {kinds}.")
         return
-    screen.table("", ("NAME", "STATE", "REASON", "UPDATED", *(c.upper() for c in columns)), rows)
+    screen.table("", ("NAME", "STATE", "REASON", "UPDATED", *(c.removesuffix("_time").upper() for c in columns)), rows)
 
 
 def _value(item: Mapping[str, Any], column: str) -> object:
     if column == "progress" and item["state"] not in ("STARTING", "RUNNING", "CANCELLING"):
         return None
-    return item["status"].get(column)
+    if column == "cron":
+        return f"{item['spec']['cron']['expression']} {item['spec']['cron']['zone']}"
+    if column == "message":
+        return item["message"]
+    found = item["status"].get(column)
+    return _fact(column, found) if column.endswith("_time") and found else found
 
 
 def _in_order(name: str) -> list[tuple[int, str]]:

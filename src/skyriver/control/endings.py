@@ -133,6 +133,6 @@ def as_attempt(job: Resource, ended: Ended, now: int) -> dict[str, Any]:
         "message": ended.message,
         "exit_code": ended.exit_code,
         "peak_mb": round(ended.peak_mb, 1),
-        "started": job.status.get("started", 0),
+        "started": job.status.get("start_time", 0),
         "ended": now,
     }

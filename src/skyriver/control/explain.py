@@ -27,6 +27,8 @@ _ORDER = (
     "rollout",
     "replica",
     "worker",
+    "task",
+    "schedule",
     "operation",
     "job",
 )

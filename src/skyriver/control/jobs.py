@@ -122,7 +122,7 @@ def _wait_for_turn(snapshot: Snapshot, job: Resource, queue: Queue) -> Iterator[
         yield from _told(snapshot, job, reason="WAITS_FOR_ITS_TURN", message=decision.told.get(job.key, ""))
         return
     begun = replace(job, attempts=job.attempts + 1)
-    status = {**job.status, "config": _config(snapshot, begun), "started": snapshot.now}
+    status = {**job.status, "config": _config(snapshot, begun), "start_time": snapshot.now}
     admitted = JOB.move(begun, "admitted", snapshot.now, status=status)
     yield Put(admitted, job.revision)
     yield Want(_process(admitted))

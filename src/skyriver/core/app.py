@@ -32,21 +32,30 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
+
+from pydantic import ValidationError
 
 from skyriver.core import spec as specs
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.expr import Aggregate, Column, Expression, Label, as_expression, render, walk
-from skyriver.core.names import check_field, check_name
-from skyriver.core.units import parse_duration
+from skyriver.core.names import canonical_json, check_field, check_name
+from skyriver.core.units import parse_duration, parse_memory
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _refuse(message: str, code: str, next_action: str = "") -> NoReturn:
     raise InvalidInput(message, code=code, next_action=next_action)
+
+
+def _check_json(value: object, what: str) -> None:
+    try:
+        canonical_json(value)
+    except (TypeError, ValueError) as error:
+        _refuse(f"{what} cannot be told as JSON: {error}.", "BAD_JOB")
 
 
 class Time:
@@ -159,6 +168,19 @@ class Gate:
         object.__setattr__(self, "spec", gate)
 
 
+@dataclass(frozen=True)
+class Cron:
+    """When a job runs by itself: `Cron("0 3 * * *", zone="Europe/Berlin", missed="once")`."""
+
+    spec: specs.CronSpec
+
+    def __init__(self, expression: str, *, zone: str = "UTC", missed: str = "once", overlap: bool = False) -> None:
+        if missed not in ("skip", "once", "all"):
+            _refuse(f"missed={missed!r} is not known.", "BAD_SCHEDULE", 'Write "skip", "once" or "all".')
+        cron = specs.CronSpec(expression=expression, zone=zone, missed=missed, overlap=overlap)  # type: ignore[arg-type]
+        object.__setattr__(self, "spec", cron)
+
+
 def precision_at(k: int, *, by: str, per: str = "1d") -> specs.MetricSpec:
     """Precision among the `k` keys with the highest score in each `per`; keys known as positive before are left out."""
     return specs.MetricSpec(name=f"precision_at_{k}", k=k, by=by, per_us=parse_duration(per, "a period"))
@@ -176,6 +198,7 @@ class App:
         self._trains: dict[str, specs.TrainSpec] = {}
         self._models: dict[str, specs.ModelSpec] = {}
         self._decides: dict[str, specs.DecideSpec] = {}
+        self._jobs: dict[str, specs.JobSpec] = {}
 
     @property
     def spec(self) -> specs.AppSpec:
@@ -187,6 +210,7 @@ class App:
             feature_sets=tuple(self._features.values()),
             models=tuple(self._models.values()),
             decides=tuple(self._decides.values()),
+            jobs=tuple(self._jobs.values()),
         )
 
     def stream(
@@ -329,6 +353,64 @@ class App:
 
         return declare
 
+    def job(
+        self,
+        *,
+        name: str = "",
+        needs: Sequence[Callable[..., Any]] = (),
+        params: Mapping[str, Any] | None = None,
+        cpus: float = 0,
+        memory: str = "",
+        timeout: str = "",
+        retries: int = 0,
+        repeatable: bool = True,
+        priority: int = 0,
+        array: int = 0,
+        schedule: Cron | None = None,
+    ) -> Callable[[Function], Function]:
+        """Declares the decorated function as a job: it gets a `Job`, and returns what can be told as JSON, or None.
+
+        `needs` are functions of `@app.job` that run before it, whose outputs it gets; see
+        `skyriver.core.spec.JobSpec` for what the others say. It is called like the function unless it has a `name`.
+        """
+        held = {
+            "cpus": cpus,
+            "memory_mb": parse_memory(memory, "a size of memory") if memory else 0,
+            "timeout_us": parse_duration(timeout, "a time limit") if timeout else 0,
+        }
+        _check_json(params or {}, "The value of a parameter")
+        settings = {"retries": retries, "repeatable": repeatable, "priority": priority, "array": array}
+
+        def declare(function: Function) -> Function:
+            called = name or function.__name__.replace("_", "-")
+            check_name(called, "a job")
+            if called in self._jobs or called in self._models:
+                _refuse(f"There is a job or model {called!r} already.", "DUPLICATE_NAME", "Give it a name=.")
+            self.functions[function.__qualname__] = function
+            try:
+                self._jobs[called] = specs.JobSpec(
+                    name=called,
+                    function=function.__qualname__,
+                    needs=tuple(self._job_of(need) for need in needs),
+                    params=dict(params or {}),
+                    schedule=schedule.spec if schedule is not None else None,
+                    **held,  # type: ignore[arg-type]
+                    **settings,  # type: ignore[arg-type]
+                )
+            except ValidationError as error:
+                found = error.errors()[0]
+                _refuse(f"{'.'.join(map(str, found['loc']))}={found['input']!r}: {found['msg']}.", "BAD_JOB")
+            return function
+
+        return declare
+
+    def _job_of(self, function: Callable[..., Any]) -> str:
+        qualified = getattr(function, "__qualname__", "")
+        for known in self._jobs.values():
+            if known.function == qualified:
+                return known.name
+        _refuse(f"{function!r} is not a job.", "BAD_JOB", "Decorate it with @app.job(...), above this one.")
+
     def model(
         self,
         name: str,
@@ -342,8 +424,8 @@ class App:
     ) -> specs.ModelSpec:
         """A model: trained by a function of `@app.train`, or a ready ONNX file in the application's folder."""
         check_name(name, "a model")
-        if name in self._models:
-            _refuse(f"There is a model {name!r} already.", "DUPLICATE_NAME")
+        if name in self._models or name in self._jobs:
+            _refuse(f"There is a model or job {name!r} already.", "DUPLICATE_NAME")
         if (train is None) == (not onnx):
             _refuse(f"The model {name!r} needs a training function or onnx=, one of the two.", "BAD_MODEL")
         trained = None

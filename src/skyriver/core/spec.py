@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from skyriver.core.cron import check_cron
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Aggregate, Column, Node, walk
 from skyriver.core.names import check_field, check_name, digest
@@ -190,6 +191,48 @@ class ModelSpec(Spec):
     serve: ServiceSpec = ServiceSpec()
 
 
+class CronSpec(Spec):
+    """When a job runs by itself: `expression` has the five fields of cron, in the time of `zone`."""
+
+    expression: str
+    zone: str = "UTC"
+    missed: Literal["skip", "once", "all"] = "once"
+    """Of the times that passed while nobody was there, or while the run before still ran: run none of them, the last
+    one, or each, one after the other (the last 100)."""
+    overlap: bool = False
+    """Whether a run may begin while the one before still runs."""
+
+    @model_validator(mode="after")
+    def _comes(self) -> Self:
+        check_cron(self.expression, self.zone)
+        return self
+
+
+class JobSpec(Spec):
+    """A function that is run as a job: when it is asked for, by a schedule, or because another job needs it."""
+
+    name: Name
+    function: str
+    """Qualified name in the application file."""
+    needs: tuple[str, ...] = ()
+    """Jobs that run before it in the same run, whose outputs are its inputs."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """The parameters there are, with their values unless another is given; {}: any may be given."""
+    cpus: float = Field(default=0, ge=0, le=1_024)
+    memory_mb: int = Field(default=0, ge=0)
+    """What it is held to; 0 is nothing, and counts as one core and 512 MB when jobs are given their turn."""
+    timeout_us: int = Field(default=0, ge=0)
+    """Of each attempt; 0 is none."""
+    retries: int = Field(default=0, ge=0, le=100)
+    """How often it is tried again after its own errors."""
+    repeatable: bool = True
+    """False: it is never begun a second time by itself, not even when the machine failed."""
+    priority: int = Field(default=0, ge=-100, le=100)
+    array: int = Field(default=0, ge=0, le=1_000)
+    """It runs so often in one run, side by side, each with its own index; 0 is once, without one."""
+    schedule: CronSpec | None = None
+
+
 class DecisionRule(Spec):
     decision: Name
     when: str
@@ -213,19 +256,23 @@ class AppSpec(Spec):
     feature_sets: tuple[FeatureSetSpec, ...] = ()
     models: tuple[ModelSpec, ...] = ()
     decides: tuple[DecideSpec, ...] = ()
+    jobs: tuple[JobSpec, ...] = ()
+    """Each after those that it needs."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         """Every name that is referred to is declared, and declared once."""
         sources = [s.name for s in self.streams] + [t.name for t in self.tables]
         sets, models = [f.name for f in self.feature_sets], [m.name for m in self.models]
-        for names in (sources, sets, models):
+        jobs = [j.name for j in self.jobs]
+        for names in (sources, sets, [*models, *jobs]):  # `run NAME` runs a model's training or a job
             if len(set(names)) < len(names):
                 raise InvalidInput(f"A name is declared twice among {', '.join(names)}.", code="DUPLICATE_NAME")
         wanted = [(f.source, sources) for f in self.feature_sets]
         wanted += [(m.train.features, sets) for m in self.models if m.train]
         for decide in self.decides:
             wanted += [(decide.stream, [s.name for s in self.streams]), (decide.model, models)]
+        wanted += [(need, jobs[:place]) for place, job in enumerate(self.jobs) for need in job.needs]
         for name, known in wanted:
             if name not in known:
                 raise InvalidInput(f"{name!r} is referred to, but not declared.", code="UNKNOWN_NAME")
@@ -240,6 +287,9 @@ class AppSpec(Spec):
 
     def feature_set(self, name: str) -> FeatureSetSpec:
         return next(f for f in self.feature_sets if f.name == name)
+
+    def job(self, name: str) -> JobSpec:
+        return next(j for j in self.jobs if j.name == name)
 
     def model(self, name: str) -> ModelSpec:
         return next(m for m in self.models if m.name == name)

@@ -36,6 +36,22 @@ def parse_duration(text: str, what: str = "a duration") -> int:
     return round(float(found[1]) * _UNITS[found[2]])
 
 
+_SIZES = {"MB": 1, "GB": 1_000, "TB": 1_000_000}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(MB|GB|TB)\s*")
+
+
+def parse_memory(text: str, what: str = "a size") -> int:
+    """MB (10^6 bytes) of `"512MB"`, `"1.5GB"`. Raises InvalidInput (BAD_SIZE)."""
+    found = _SIZE.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        raise InvalidInput(
+            f"{text!r} is not {what}.",
+            code="BAD_SIZE",
+            next_action='Write a number and a unit of MB, GB or TB, as in "512MB" or "2GB".',
+        )
+    return round(float(found[1]) * _SIZES[found[2]])
+
+
 def format_span(microseconds: int) -> str:
     """About how long, for people: "40 days", "3 hours", "61.5 s"."""
     seconds = microseconds / SECOND

@@ -38,6 +38,8 @@ from skyriver.control.cancelling import plan_cancel
 from skyriver.control.jobs import job_kind
 from skyriver.control.leader import CONTROL_TTL_US, Leader
 from skyriver.control.loop import ControlLoop
+from skyriver.control.running import check_jobs, plan_run
+from skyriver.control.schedules import plan_pause, plan_resume
 from skyriver.control.store import Store
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, StaleWrite
 from skyriver.core.names import check_name, digest
@@ -94,6 +96,7 @@ def deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *
         raise InvalidInput("The specification is not the one that was announced.", code="SPEC_MISMATCH")
     check_features(app)
     check_decisions(app)
+    check_jobs(app, machine_capacity())
     plan = plan_deploy(
         snapshot,
         tenant,
@@ -117,6 +120,9 @@ ACTIONS = Actions(
     named={
         "cancel": (Permission.JOBS_RUN, plan_cancel),
         "load": (Permission.TABLES_WRITE, plan_load),
+        "run": (Permission.JOBS_RUN, plan_run),
+        "pause": (Permission.JOBS_RUN, plan_pause),
+        "resume": (Permission.JOBS_RUN, plan_resume),
         "train": (Permission.JOBS_RUN, plan_train),
         "rollback": (Permission.SERVICES_WRITE, plan_rollback),
         "verify": (Permission.JOBS_RUN, plan_verify),

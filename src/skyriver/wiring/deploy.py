@@ -16,6 +16,10 @@ from skyriver.release.operations import plan_import
 from skyriver.serve.kinds import new_service, update_service
 
 
+OWNED = ("stream", "model", "service", "task", "schedule")
+"""Kinds that end with their application."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlanLine:
     """`action` is create, update, keep or remove (only with prune; else orphan: no longer in the file)."""
@@ -104,6 +108,11 @@ def _resources(
         }
         yield Resource(tenant, "model", model.name, spec=spec, state="DECLARED", parent=parent)
         yield new_service(tenant, app.name, model.name, model.serve.to_json())
+    for job in app.jobs:
+        yield Resource(tenant, "task", job.name, spec={"job": job.to_json()}, state="DECLARED", parent=parent)
+        if job.schedule is not None:
+            spec = {"cron": job.schedule.to_json()}
+            yield Resource(tenant, "schedule", job.name, spec=spec, state="ACTIVE", parent=parent)
 
 
 def _environment(snapshot: Snapshot, tenant: str, lock: str) -> Iterator[tuple[PlanLine, Put | None]]:
@@ -173,17 +182,17 @@ def _orphans(
 ) -> Iterator[tuple[PlanLine, Delete | None]]:
     """What an earlier deployment made and the file no longer has. Tables stay: data is never pruned."""
     keys = {r.key for r in wanted}
-    for kind in ("stream", "model", "service"):
+    for kind in OWNED:
         for current in snapshot.all(tenant, kind):
             if current.parent == f"app/{app.name}" and current.key not in keys:
-                if prune:
+                if prune or kind == "schedule":  # what no file declares must not begin by itself
                     yield PlanLine("remove", kind, current.name, ""), Delete(*current.key, current.revision)
                 else:
                     yield PlanLine("orphan", kind, current.name, "no longer in the file; --prune removes it"), None
 
 
 def plan_removal(snapshot: Snapshot, tenant: str, name: str) -> DeployPlan:
-    """An application goes with its streams, models and services, whose processes and routes end with them. Tables stay,
+    """An application goes with its streams, models, services and jobs; processes and routes end with them. Tables stay,
     and so do versions and what streams recorded: deploying it again finds them.
 
     Raises NotFound, and Conflict (APP_BUSY) while a job of it goes on.
@@ -198,7 +207,7 @@ def plan_removal(snapshot: Snapshot, tenant: str, name: str) -> DeployPlan:
             where=f"job/{busy[0]}",
             next_action=f"Wait for it: `skyriver explain {busy[0]}` shows how far it is.",
         )
-    gone = [app, *(r for kind in ("stream", "model", "service") for r in snapshot.children(app, kind))]
+    gone = [app, *(r for kind in OWNED for r in snapshot.children(app, kind))]
     lines = [PlanLine("remove", r.kind, r.name, "") for r in gone]
     lines += [PlanLine("keep", "table", r.name, "data is never removed") for r in snapshot.children(app, "table")]
     return DeployPlan(tuple(lines), tuple(Delete(*r.key, r.revision) for r in gone), ())

@@ -27,6 +27,7 @@ WORK: Mapping[str, str] = {
     "import": "take_in",
     "verify": "verify",
     "environment": "environment",
+    "call": "call",
 }
 """Kind of work -> module of `skyriver.wiring.work`. Loaded by name: a load has no use for the weight of a trainer."""
 

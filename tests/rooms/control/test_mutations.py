@@ -252,6 +252,9 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_train": {"json": {"target": "comes_back"}},
     "start_rollback": {"json": {"target": "comes_back"}},
     "start_verify": {"json": {"target": "orders"}},
+    "start_run": {"json": {"target": "tidy"}},
+    "start_pause": {"json": {"target": "tidy"}},
+    "start_resume": {"json": {"target": "resting"}},
 }
 """One that is carried out, for each route that changes something."""
 
@@ -272,6 +275,12 @@ def prepared(stage: Stage, admin: dict[str, str]) -> None:
     for number in (1, 2):
         spec = {"model": "comes_back", "version": number}
         stage.put(Resource("default", "version", f"comes_back:{number}", spec=spec, state="APPROVED"))
+    declared = {"spec": {"name": "chores", "jobs": [{"name": "tidy", "function": "tidy"}]}, "code": {}}
+    cron = {"cron": {"expression": "0 3 * * *", "zone": "UTC", "missed": "once", "overlap": False}}
+    stage.put(Resource("default", "app", "chores", spec=declared, state="DEPLOYED"))
+    stage.put(Resource("default", "task", "tidy", state="DECLARED", parent="app/chores"))
+    stage.put(Resource("default", "schedule", "tidy", spec=cron, state="ACTIVE", parent="app/chores"))
+    stage.put(Resource("default", "schedule", "resting", spec=cron, state="PAUSED", parent="app/chores"))
 
 
 def test_nothing_changes_without_its_audit_row(stage: Stage, admin: dict[str, str]) -> None:

@@ -32,6 +32,9 @@ class Job:
     work_dir: Path
     objects: DirectoryObjects
     progress: Progress
+    index: int | None = None
+    attempt: int = 1
+    slot: str = ""
 
     @classmethod
     def of(cls, context: ProcessContext, progress: Progress) -> Job:
@@ -49,6 +52,9 @@ class Job:
             work_dir=context.work_dir,
             objects=DirectoryObjects(home.objects),
             progress=progress,
+            index=config.get("index"),
+            attempt=config.get("attempt", 1),
+            slot=config.get("slot") or "",
         )
 
     def table(self, name: str) -> str:

@@ -1,0 +1,133 @@
+"""What a user can ask of the jobs that an application declares: that one runs, with those that it needs.
+
+What is declared is a `task`; each time it runs there is an operation with the `job`s of that run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from skyriver.core.errors import InvalidInput, QuotaExceeded
+from skyriver.core.jobs import Capacity, asks_for, new_job, new_operation, next_number
+from skyriver.core.names import canonical_json
+from skyriver.core.resources import Limits, Resource, Snapshot, need
+from skyriver.core.spec import AppSpec, JobSpec
+from skyriver.core.units import SECOND
+
+PARAMS_LIMIT = 100_000
+
+
+def plan_run(
+    snapshot: Snapshot,
+    tenant: str,
+    target: str,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    *,
+    parent: str = "",
+    slot: str = "",
+) -> list[Resource]:
+    """Run a job that an application declares, and before it those that it needs."""
+    task = need(snapshot.find(tenant, "task", target), "task", target)
+    app = need(snapshot.find(tenant, *task.parent.split("/", 1)), "app", task.parent)
+    declared = {spec["name"]: JobSpec.model_validate(spec) for spec in app.spec["spec"].get("jobs", ())}
+    if target not in declared:
+        raise InvalidInput(
+            f"The application does not declare {target} any more.",
+            code="NOT_DECLARED",
+            next_action=f"`skyriver deploy APP.py --prune` forgets it, or declare {target} again.",
+        )
+    order = _with_needed(declared, target)
+    _check_params(order, params, inputs)
+    run = f"{target}-run-{next_number(snapshot, tenant, 'operation', f'{target}-run')}"
+    jobs: dict[str, list[Resource]] = {}
+    for spec in order:
+        name = run if len(order) == 1 else f"{run}-{spec.name}"
+        needs = [job.name for needed in spec.needs for job in jobs[needed]]
+        chosen = params if spec.name == target and not spec.params else _known(params, spec)
+        jobs[spec.name] = [
+            _job(snapshot, app, spec, name if index is None else f"{name}-{index}", index, chosen, needs, run, slot)
+            for index in (range(spec.array) if spec.array else (None,))
+        ]
+    made = [job for group in jobs.values() for job in group]
+    operation = new_operation(
+        snapshot, tenant, run, action="run", target=target, jobs=[j.name for j in made], parent=parent
+    )
+    return [operation, *made]
+
+
+def check_jobs(app: AppSpec, capacity: Capacity) -> None:
+    """Raises QuotaExceeded (NEVER_FITS) for a job that asks for more than the machine gives all jobs together."""
+    for spec in app.jobs:
+        asked = asks_for({"cpus": spec.cpus, "memory_mb": spec.memory_mb})
+        if not capacity.fits(asked):
+            raise QuotaExceeded(
+                f"The job {spec.name} asks for {asked}; this machine gives jobs {capacity} in all.",
+                code="NEVER_FITS",
+                where=spec.function,
+                next_action="Ask for less with cpus= and memory=, or run it on a larger machine.",
+            )
+
+
+def _with_needed(declared: Mapping[str, JobSpec], target: str) -> list[JobSpec]:
+    """The job and all that it needs, in the order of the file: that has each after those that it needs."""
+    wanted, front = {target}, [target]
+    while front:
+        new = set(declared[front.pop()].needs) - wanted
+        wanted |= new
+        front += sorted(new)
+    return [spec for name, spec in declared.items() if name in wanted]
+
+
+def _check_params(order: list[JobSpec], params: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    """A parameter goes to each job of the run that declares it; the last one takes any unless it declares some."""
+    if inputs:
+        raise InvalidInput("A job takes no inputs but those of jobs that it needs.", code="BAD_INPUT")
+    known = {name for spec in order for name in spec.params}
+    unknown = sorted(params.keys() - known)
+    if unknown and order[-1].params:
+        raise InvalidInput(
+            f"{order[-1].name} has no parameter {unknown[0]!r}.",
+            code="BAD_PARAMETER",
+            where=unknown[0],
+            next_action=f"There are {', '.join(sorted(known))}.",
+        )
+    if len(canonical_json(dict(params))) > PARAMS_LIMIT:
+        raise InvalidInput(f"The parameters have over {PARAMS_LIMIT:,} bytes.", code="TOO_LARGE")
+
+
+def _known(params: Mapping[str, Any], spec: JobSpec) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if name in spec.params}
+
+
+def _job(
+    snapshot: Snapshot,
+    app: Resource,
+    spec: JobSpec,
+    name: str,
+    index: int | None,
+    params: Mapping[str, Any],
+    needs: list[str],
+    run: str,
+    slot: str,
+) -> Resource:
+    return new_job(
+        snapshot,
+        app,
+        kind="call",
+        target=spec.name,
+        name=name,
+        lane=f"job/{name}",
+        params=params,
+        needs=needs,
+        parent=f"operation/{run}",
+        title=spec.name,
+        index=index,
+        limits=Limits(cpus=spec.cpus, memory_mb=spec.memory_mb, seconds=spec.timeout_us / SECOND),
+        retries=spec.retries,
+        repeatable=spec.repeatable,
+        priority=spec.priority,
+        slot=slot,
+        runs_code=True,
+    )
