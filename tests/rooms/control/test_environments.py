@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from skyriver.control.environments import BUILD_TRIES, ENVIRONMENT, UNUSED_US, again, new_environment
-from skyriver.core.resources import Delete, Key, Kind, Put, Resource, Snapshot, reconcile
+from skyriver.core.resources import Delete, Key, Kind, Put, Resource, Snapshot, Want, reconcile
+from skyriver.serve.kinds import REPLICA, new_service
 
 LOCK = "c" * 64
 NAME = LOCK[:16]
@@ -216,3 +217,11 @@ def test_the_folder_of_a_lock_that_another_tenant_has_too_stays() -> None:
     assert ("t", "environment", NAME) not in world.rows
     assert world.rows[other.key].state == "READY"
     assert len(world.jobs) == jobs
+
+
+def test_replicas_run_with_skyriver_s_own_whatever_their_application_brings() -> None:
+    service = new_service("t", "shop", "taste", {"replicas": 1, "cpus": 1.0, "memory_mb": 512})
+    replica = Resource("t", "replica", "taste-1-1", spec={"version": 1}, state="STARTING", parent=service.ref)
+    rows = {r.key: r for r in (APP, service, replica)}
+    (want,) = [a for a in REPLICA.step(Snapshot(rows, {}, {}, 0), replica) if isinstance(a, Want)]
+    assert want.process.environment == ""
