@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Set
 
+from skyriver.core.errors import Internal, SkyriverError
 from skyriver.core.resources import Aside, Key
 from skyriver.core.rows import Rows
 
@@ -31,6 +32,18 @@ class AsideRows:
 
     def keys(self) -> Set[Key]:
         return self._rows.keys()
+
+    def problem(self) -> SkyriverError | None:
+        """What to tell of them all; None when there are none."""
+        if not self._rows:
+            return None
+        (_, kind, name), first = next(iter(sorted(self._rows.items())))
+        others = f", and {len(self._rows) - 1} others" if len(self._rows) > 1 else ""
+        return Internal(
+            f"{kind}/{name}{others} cannot be looked after and keeps what it has: {first.message}",
+            code="SET_ASIDE",
+            next_action=f"`skyriver explain {kind}/{name}` tells more; it is tried again by itself.",
+        )
 
     def resting(self, rows: Rows, now: int) -> frozenset[Key]:
         """Those that need not be tried in a pass over `rows` at `now`."""

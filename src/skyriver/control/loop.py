@@ -54,7 +54,8 @@ class Health:
     passes: int
     last_pass: int
     problems: Mapping[str, SkyriverError]
-    """What is wrong now, by the part that it is wrong with: `pass` (the last one was given up), `gateway`."""
+    """What is wrong now, by the part that it is wrong with: `pass` (the last one was given up), `gateway`, `rows` (some
+    are set aside)."""
     clock_step_us: int
     """By how much the clock was last set, and when."""
     clock_step_at: int
@@ -62,7 +63,8 @@ class Health:
 
 class ControlLoop:
     """Runs passes in one thread; `snapshot()`, `health()` and `wake()` may be called from any. `on_lost` is called, in
-    the loop's thread, when another control plane has taken over: then the loop has ended. Nothing is done to processes
+    the loop's thread, when another control plane has taken over: then the loop has ended. `on_problems` is called with
+    what is wrong whenever that has changed. Nothing is done to processes
     and gateway unless `holds()`: whether this control plane is (still) the one that may."""
 
     def __init__(
@@ -75,6 +77,7 @@ class ControlLoop:
         clock: Clock,
         fence: int,
         on_lost: Callable[[SkyriverError], None] = lambda error: None,
+        on_problems: Callable[[Mapping[str, SkyriverError]], None] = lambda problems: None,
         holds: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
@@ -84,6 +87,7 @@ class ControlLoop:
         self._clock = clock
         self._fence = fence
         self._on_lost = on_lost
+        self._on_problems = on_problems
         self._holds = holds
         self._known: tuple[int, Rows] = (-1, Rows())
         """(revision, rows), replaced as one: the API's threads read it too."""
@@ -152,6 +156,7 @@ class ControlLoop:
         if committed is None:
             return True
         self._aside.settle(rows, {**plan.poisoned, **committed}, now)
+        self._tell("rows", self._aside.problem())
         self._snapshot = replace(seen, aside=self._aside.told())
         aside = self._aside.keys()
         # A row that was set aside keeps what it had: its process runs on, its routes stay.
@@ -285,5 +290,6 @@ class ControlLoop:
         others = {name: problem for name, problem in self._health.problems.items() if name != part}
         problems = others if error is None else {**others, part: error}
         self._health = replace(self._health, problems=problems)
+        self._on_problems(problems)
         log.warning("%s: %s", part, f"{error.code}: {error}" if error is not None else "it works again")
         return True

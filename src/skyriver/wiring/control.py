@@ -230,6 +230,14 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         events.call_soon_threadsafe(stopping.set)
 
     kinds = {**KINDS, "job": job_kind(machine_capacity())}
+    ready: dict[str, Any] = {}
+
+    def told(problems: Mapping[str, SkyriverError]) -> None:
+        if ready:
+            ready["troubles"] = [p.to_problem() for p in problems.values()]
+            with contextlib.suppress(OSError):  # a full disk, say; the log of it has been tried too
+                _tell(home, ready)
+
     loop = ControlLoop(
         store=store,
         compute=compute,
@@ -238,6 +246,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         clock=clock,
         fence=fence,
         on_lost=give_up,
+        on_problems=told,
         holds=leader.holds if leader is not None else lambda: True,
     )
     if leader is not None:
@@ -261,7 +270,8 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         events.add_signal_handler(number, stopping.set)
     serving = asyncio.create_task(server.serve())
     passes.start()
-    _tell(home, {"ready": True, "port": port})
+    ready |= {"ready": True, "port": port, "troubles": [p.to_problem() for p in loop.health().problems.values()]}
+    _tell(home, ready)
     log.info("control plane ready")
     await asyncio.to_thread(mend_environments, store, home, fence, clock.wall())
     await _keep_supervisor(home, stopping)

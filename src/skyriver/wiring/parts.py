@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from skyriver.adapters.haproxy.process import recorded
@@ -22,14 +23,19 @@ def parts_of(home: Home) -> list[dict[str, Any]]:
     supervisor = running_supervisor(home)
     return [
         _told("supervisor", supervisor, PartState(since=_started(home)), watched=True),
-        _told("control", control_of(home), states["control"], watched=supervisor is not None),
+        _told("control", control_of(home), states["control"], watched=supervisor is not None, trouble=_trouble(home)),
         _told("gateway", gateway.identity if gateway else None, states["gateway"], watched=supervisor is not None),
     ]
 
 
-def _told(part: str, identity: Identity | None, state: PartState, *, watched: bool) -> dict[str, Any]:
+def _told(
+    part: str, identity: Identity | None, state: PartState, *, watched: bool, trouble: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     seen = look(identity) if identity is not None else None
     word, reason, message, action = _state(part, seen, state, watched=watched)
+    if word == "READY" and trouble is not None:
+        word, reason = "DEGRADED", trouble["code"]
+        message, action = trouble["detail"], trouble.get("next_action", "")
     return {
         "kind": "part",
         "name": _NAMES[part],
@@ -61,6 +67,15 @@ def _state(part: str, seen: Look | None, state: PartState, *, watched: bool) -> 
         action = "`skyriver up` starts another." if part == "supervisor" else "The supervisor ends it soon."
         return "DEGRADED", "STOPPED", "It is stopped (SIGSTOP) and does nothing.", action
     return "READY", "", "", ""
+
+
+def _trouble(home: Home) -> Mapping[str, Any] | None:
+    """What the control plane cannot do now, by its own word."""
+    try:
+        found = json.loads(home.control_run.read_bytes())["troubles"]
+        return dict(found[0]) if found else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _started(home: Home) -> int:
