@@ -29,7 +29,7 @@ from wheels import from_folder, write_wheel
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
 FIRST = "first-application"
-ORDER = ("streams", "release", "environments", "operations", "python-client", "serving", "data", "features")
+ORDER = ("streams", "release", "environments", "jobs", "operations", "python-client", "serving", "data", "features")
 COMMAND_SECONDS = 120.0
 _FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"[+-]?\d(?:[\d.,:]*\d)?(?:e[+-]?\d+)?(?:x|%| (?:s|min|h|d|ms|MB)\b)?")

@@ -29,7 +29,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME")]
 
 @app.command()
 def run(
-    name: Annotated[str | None, typer.Argument(help="A model or a declared job (default: the only one).")] = None,
+    name: Annotated[str | None, typer.Argument(help="A model or a declared job (default: the only model).")] = None,
     param: Annotated[list[str] | None, typer.Option("--param", "-p", help="NAME=VALUE for the function.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for its end.")] = False,
     timeout: Annotated[str, typer.Option(help='Wait no longer than, e.g. "10m"; it goes on.')] = "",
@@ -59,15 +59,16 @@ def run(
 def _target(client: Client, name: str | None) -> tuple[str, str]:
     """What is run, and the action for it."""
     if name is None:
-        known = [(r["name"], "train") for r in client.list("models")]
-        known += [(r["name"], "run") for r in client.list("tasks")]
-        if len(known) != 1:
-            raise InvalidInput(
-                f"There are {len(known)} models and jobs: {', '.join(n for n, _ in known) or 'none'}.",
-                code="WHICH",
-                next_action="Name the one to run." if known else "`skyriver deploy APP.py` first.",
-            )
-        return known[0]
+        models = [(r["name"], "train") for r in client.list("models")]
+        tasks = [(r["name"], "run") for r in client.list("tasks")]
+        for known in (models, [*models, *tasks]):
+            if len(known) == 1:
+                return known[0]
+        raise InvalidInput(
+            f"There are {len(models)} models and {len(tasks)} jobs: {', '.join(n for n, _ in known) or 'none'}.",
+            code="WHICH",
+            next_action="Name the one to run." if known else "`skyriver deploy APP.py` first.",
+        )
     try:
         client.get("tasks", name)
     except NotFound:

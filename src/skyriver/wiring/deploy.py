@@ -15,7 +15,6 @@ from skyriver.data.operations import rejected_table, tables_of_stream
 from skyriver.release.operations import plan_import
 from skyriver.serve.kinds import new_service, update_service
 
-
 OWNED = ("stream", "model", "service", "task", "schedule")
 """Kinds that end with their application."""
 
