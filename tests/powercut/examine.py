@@ -37,6 +37,7 @@ YOUNG, _BEGINNING = 0.3, 60
 _MEMORY = Path("/dev/shm")
 """The trees lie in memory where that can be: the disk is the model, and the real one need not wait for anything."""
 _SYNCS, _FIRST_SYNCS = (Kind.SYNC, Kind.DATASYNC, Kind.RANGESYNC), 8
+_NAMES = (Kind.RENAME, Kind.LINK, Kind.MKDIR)
 _NEAR = {Kind.MARK: 6, Kind.SYNC: 4, Kind.DATASYNC: 4, Kind.RANGESYNC: 4, Kind.RENAME: 4, Kind.UNLINK: 3, Kind.LINK: 3}
 """How much likelier a cut falls right after such an event, or right before it, than elsewhere."""
 
@@ -234,9 +235,10 @@ def _positions(events: Sequence[Event], count: int, luck: random.Random) -> list
 
 
 def _before_syncs(events: Sequence[Event], count: int, luck: random.Random) -> list[int]:
-    """Places where something was done and its sync was not: half of them at the first syncs."""
+    """Places where something was done and its sync was not: a third at the first syncs, a third where it got a name."""
     places = [place for place, event in enumerate(events) if event.kind in _SYNCS] or [0]
-    return [luck.choice(places[: _FIRST_SYNCS if luck.random() < 0.5 else None]) for _ in range(count)]
+    named = [place for place in places if any(e.kind in _NAMES for e in events[max(0, place - 3) : place])]
+    return [luck.choice(luck.choice((places[:_FIRST_SYNCS], named or places, places))) for _ in range(count)]
 
 
 def _words(events: Sequence[Event]) -> list[Any]:
