@@ -180,14 +180,16 @@ def measure_lists(document: Document, cloud: Simulation, folder: Path, times: in
             transport=httpx.ASGITransport(api), base_url="http://bench", headers=headers
         ) as http:
             for _ in range(times):
-                after: str | None = ""
-                count = 0
-                while after is not None:
+                cursor: str | None = None
+                count, more = 0, True
+                while more:
                     begin = time.perf_counter()
-                    answer = await http.get("/api/v1/tenants/t/jobs", params={"after": after, "limit": PAGE})
+                    at = {"cursor": cursor} if cursor else {}
+                    answer = await http.get("/api/v1/tenants/t/jobs", params={"limit": PAGE, **at})
                     found.append((time.perf_counter() - begin) * 1e3)
                     answer.raise_for_status()
-                    count, after = count + len(answer.json()["items"]), answer.json()["next"]
+                    count, cursor = count + len(answer.json()["items"]), answer.json()["next"]
+                    more = cursor is not None
                 if count != JOBS:
                     raise RuntimeError(f"{count} jobs were listed")
         return found
