@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from fastapi import FastAPI
 from granian.constants import Interfaces
 from granian.server.embed import Server
 from pydantic import ValidationError
@@ -263,26 +264,33 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
     )
     for stale in home.uploads.iterdir():
         stale.unlink()
-    api = create_api(cloud)
-    server = _server(api, home.control_socket)
-    passes = threading.Thread(target=loop.run, name="reconcile")
     for number in (signal.SIGTERM, signal.SIGINT):
         events.add_signal_handler(number, stopping.set)
-    serving = asyncio.create_task(server.serve())
-    passes.start()
-    ready |= {"ready": True, "port": port, "troubles": [p.to_problem() for p in loop.health().problems.values()]}
-    _tell(home, ready)
-    log.info("control plane ready")
-    await asyncio.to_thread(mend_environments, store, home, fence, clock.wall())
-    await _keep_supervisor(home, stopping)
-    loop.stop()
-    await asyncio.to_thread(passes.join)
-    api.state.watch.close()
-    server.stop()  # type: ignore[no-untyped-call]  # of Granian
-    await serving
+    passes = threading.Thread(target=loop.run, name="reconcile")
+    passes.start()  # before the API is built, which takes a second: what runs is looked after at once
+    try:
+        api = create_api(cloud)
+        ready |= {"ready": True, "port": port, "troubles": [p.to_problem() for p in loop.health().problems.values()]}
+        await _serve(api, home, ready, cloud, stopping)
+    finally:
+        loop.stop()
+        await asyncio.to_thread(passes.join)
     store.close()
     if lost:
         raise lost[0]
+
+
+async def _serve(api: FastAPI, home: Home, ready: Mapping[str, Any], cloud: Cloud, stopping: asyncio.Event) -> None:
+    """Until `stopping`."""
+    server = _server(api, home.control_socket)
+    serving = asyncio.create_task(server.serve())
+    _tell(home, ready)
+    log.info("control plane ready")
+    await asyncio.to_thread(mend_environments, cloud.store, home, cloud.fence, cloud.clock.wall())
+    await _keep_supervisor(home, stopping)
+    api.state.watch.close()
+    server.stop()  # type: ignore[no-untyped-call]  # of Granian
+    await serving
 
 
 async def _keep_supervisor(home: Home, stopping: asyncio.Event) -> None:
