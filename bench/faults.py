@@ -1,9 +1,9 @@
 """Kills: a cloud at work whose processes die at any moment, and what is lost of it.
 
-    python bench/faults.py [--kills 1000] [--seed N] [--quick] [--stop]
+    python bench/faults.py [--kills 1000] [--minutes N] [--seed N] [--quick] [--stop]
 
-Prints one JSON document; progress goes to stderr. --quick kills 100 times. --stop ends at the first thing that is
-wrong. Exit code 1: a goal does not hold.
+Prints one JSON document; progress goes to stderr. --quick kills 100 times. --minutes ends the killing after so long,
+however many were killed by then. --stop ends at the first thing that is wrong. Exit code 1: a goal does not hold.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from _document import ROOT, Document, Goal, tell
@@ -38,6 +39,7 @@ GOALS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=0, help="how many (1000; with --quick 100)")
+    parser.add_argument("--minutes", type=float, default=90.0, help="for how long at most")
     parser.add_argument("--seed", type=int, default=0, help="of what is killed when (default: another one every time)")
     parser.add_argument("--quick", action="store_true", help="a tenth of it")
     parser.add_argument("--stop", action="store_true", help="end at the first thing that is wrong")
@@ -47,21 +49,22 @@ def main() -> int:
     kills = given.kills or (100 if given.quick else 1_000)
     seed = given.seed or random.randrange(1, 1 << 31)
     names = [goal.name for goal in GOALS]
-    document.part(names, lambda: measure(document, kills, seed, stop=given.stop, quick=given.quick))
+    document.part(names, lambda: measure(document, kills, seed, given))
     return 0 if document.print() else 1
 
 
-def measure(document: Document, kills: int, seed: int, *, stop: bool, quick: bool) -> None:
+def measure(document: Document, kills: int, seed: int, given: argparse.Namespace) -> None:
     tell(f"{kills} kills with --seed {seed}")
     folder = Path(tempfile.mkdtemp(prefix="srb-"))
     cloud = Cloud(folder)
     try:
-        outcome = Campaign(cloud, seed, stop=stop).run(kills)
+        until = time.monotonic() + 60 * given.minutes
+        outcome = Campaign(cloud, seed, stop=given.stop).run(kills, lambda: time.monotonic() > until)
     finally:
         cloud.close()
     _rows(document, outcome, seed)
     journal = outcome.journal
-    few = quick and len(journal.kills) >= kills
+    few = given.quick and len(journal.kills) >= kills
     if few:
         document.missed("kills", f"--quick: {len(journal.kills)} of them", wanted=False)
     else:

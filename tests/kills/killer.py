@@ -17,7 +17,7 @@ from kills.victims import Victim, below, kill, living
 
 WAIT_SECONDS = 4.0
 """For a moment that is aimed at; then the present one is taken."""
-AT_ONCE = 3
+AT_ONCE = 4
 """So many kills may be open at a time."""
 
 
@@ -35,7 +35,7 @@ class Manner:
             "job": 0.18,
         }
     )
-    pause: float = 1.0
+    pause: float = 0.8
     """Seconds between two kills, on average."""
     aimed: float = 0.3
     pairs: float = 0.08
