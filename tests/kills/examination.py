@@ -159,7 +159,11 @@ class Examination:
             self._journal.wrong.append(f"stream verify: {report}")
 
     def _operations_are_there(self, operations: Mapping[str, Mapping[str, Any]]) -> None:
-        acknowledged = [c for c in self._operator.changes if c.operation]
+        changes = self._operator.changes
+        self.checked["changes_acknowledged"] = sum(c.acknowledged for c in changes)
+        self.checked["changes_without_an_answer"] = sum(not c.acknowledged for c in changes)
+        self.checked["changes_refused"] = self._operator.refused
+        acknowledged = [c for c in changes if c.operation]
         for change in acknowledged:
             if change.operation not in operations:
                 self._journal.lost.append(f"{change.action} {change.operation} was acknowledged and is not there")

@@ -47,6 +47,10 @@ class Kill:
     def overlaps(self, start: float, end: float) -> bool:
         return self.at <= end and (self.back_at is None or start <= self.back_at + SETTLE_SECONDS)
 
+    def when(self, zero: float) -> str:
+        back = "never" if self.back_at is None else f"{self.over or 'back'} at {self.back_at - zero:+.1f} s"
+        return f"{self} at {self.at - zero:+.1f} s, {back}"
+
     def __str__(self) -> str:
         how = "stopped" if self.stopped else "killed"
         return f"#{self.number} {self.kind} {self.name} (pid {self.pid}) {how} {self.moment}"
@@ -145,14 +149,15 @@ class Journal:
             found[-1].append(failure)
         return [self._burst(burst) for burst in found]
 
+    def around(self, kill: Kill) -> list[str]:
+        """What else was killed shortly before it and since, and when that was back."""
+        near = [k for k in self.kills if k is not kill and k.overlaps(kill.at - LOOK_BACK_SECONDS, time.monotonic())]
+        return [k.when(kill.at) for k in near]
+
     def _burst(self, burst: list[Failure]) -> str:
         start, end = burst[0].start, burst[-1].end
         asked = ", ".join(f"{n} {what}s" for what, n in Counter(f.what for f in burst).items())
-        before = []
-        for kill in self.kills:
-            if kill.overlaps(start - LOOK_BACK_SECONDS, end):
-                back = "never" if kill.back_at is None else f"{kill.over or 'back'} at {kill.back_at - start:+.1f} s"
-                before.append(f"{kill} at {kill.at - start:+.1f} s, {back}")
+        before = [k.when(start) for k in self.kills if k.overlaps(start - LOOK_BACK_SECONDS, end)]
         return f"{asked} within {end - start:.2f} s: {burst[0].why}; {'; '.join(before)}"
 
     def failed_by(self, *what: What) -> dict[str, int]:

@@ -19,6 +19,8 @@ WAIT_SECONDS = 4.0
 """For a moment that is aimed at; then the present one is taken."""
 AT_ONCE = 4
 """So many kills may be open at a time."""
+REST_SECONDS = 12.0
+"""While something has been away for so long, nothing else is killed: who brings it back must live to do so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Killer:
     def turn(self) -> list[Kill]:
         """Waits, and kills: one, or two at once. Those of before may still be away."""
         time.sleep(min(self._luck.expovariate(1 / self._manner.pause), 4 * self._manner.pause))
-        while len(self._journal.open_kills()) >= AT_ONCE:
+        while not self._may_kill():
             time.sleep(0.02)
         moment = self._wait_for_moment()
         count = 2 if self._luck.random() < self._manner.pairs else 1
@@ -72,6 +74,10 @@ class Killer:
             if victim is not None:
                 done += self._kill(victim, moment)
         return done
+
+    def _may_kill(self) -> bool:
+        away = self._journal.open_kills()
+        return len(away) < AT_ONCE and all(time.monotonic() - k.at < REST_SECONDS for k in away)
 
     def _wait_for_moment(self) -> str:
         if self._luck.random() >= self._manner.aimed:

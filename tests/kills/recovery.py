@@ -114,7 +114,7 @@ class Recovery(Background):
                 lines = (logs / name).read_text(errors="replace").splitlines()[-LINES:]
                 found += [f"{name}: {line}" for line in lines]
         row = self._probe.seen[1].get((kill.kind, kill.name))
-        return [*found, f"the API's row: {row}"]
+        return [*found, f"the API's row: {row}"[:600], *(f"  {text}" for text in self.journal.around(kill))]
 
     def end(self, seconds: float = 60.0) -> None:
         super().end(seconds)
