@@ -34,13 +34,12 @@ VARIANTS = {
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One that was asked for."""
+    """One that was asked for, and that had something to change: a deploy of what is there leaves no trace."""
 
     action: str
     operation: str
     """"" for a deploy, and for one of which no answer came."""
     acknowledged: bool
-    """And changed something: a deploy of what is there already leaves no trace."""
     digest: str = ""
     """Of what was deployed."""
 
@@ -171,8 +170,8 @@ class Operator(Background):
             else:
                 self.refused += 1
             return None
-        operation, changed = (found, True) if isinstance(found, str) else ("", _changed(found))
-        self.changes.append(Change(action, operation, changed, digest))
+        if isinstance(found, str) or _changed(found):
+            self.changes.append(Change(action, found if isinstance(found, str) else "", True, digest))
         return found
 
     def end(self, seconds: float = CHANGING_SECONDS + 60) -> None:
