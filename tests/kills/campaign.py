@@ -48,6 +48,39 @@ class Outcome:
 
 
 @dataclass
+class Crew:
+    """All that goes on beside the kills."""
+
+    probe: Probe
+    recovery: Recovery
+    doubles: Doubles
+    predictors: list[Predictor]
+    senders: list[Sender]
+    operator: Operator
+
+    @classmethod
+    def of(cls, campaign: Campaign, luck: random.Random) -> Crew:
+        cloud, journal, orders = campaign.cloud, campaign.journal, Orders()
+        probe = Probe(cloud, journal, 0.1)
+        return cls(
+            probe=probe,
+            recovery=Recovery(cloud, journal, probe, deadline=campaign.deadline),
+            doubles=Doubles(cloud, journal),
+            predictors=[Predictor(cloud, journal, 0.04) for _ in range(2)],
+            senders=[Sender(cloud, journal, orders, luck.randrange(1 << 30), patient=p) for p in (False, True)],
+            operator=Operator(cloud, journal, orders, luck.randrange(1 << 30), trains=campaign.trains),
+        )
+
+    @property
+    def watching(self) -> list[Background]:
+        return [self.probe, self.recovery, self.doubles, *self.predictors]
+
+    @property
+    def all(self) -> list[Background]:
+        return [*self.watching, *self.senders, self.operator]
+
+
+@dataclass
 class Campaign:
     """Prepares the cloud; then `run`."""
 
@@ -73,37 +106,27 @@ class Campaign:
         is wrong."""
         self.prepare()
         began = time.monotonic()
-        probe = Probe(self.cloud, self.journal, 0.1)
-        orders = Orders()
         luck = random.Random(self.seed)
-        senders = [
-            Sender(self.cloud, self.journal, orders, luck.randrange(1 << 30), patient=patient)
-            for patient in (False, True)
-        ]
-        operator = Operator(self.cloud, self.journal, orders, luck.randrange(1 << 30), trains=self.trains)
-        recovery = Recovery(self.cloud, self.journal, probe, deadline=self.deadline)
-        predictors = [Predictor(self.cloud, self.journal, 0.04) for _ in range(2)]
-        doubles = Doubles(self.cloud, self.journal)
-        watching: list[Background] = [probe, recovery, doubles, *predictors]
-        for thread in (*watching, *senders, operator):
-            thread.start()
-        killer = Killer(self.cloud, self.journal, probe, operator, luck.randrange(1 << 30), self.manner)
-        self._kill(killer, kills, until)
-        tell("the last are coming back ...")
-        while self.journal.open_kills():
-            time.sleep(0.05)
-        operator.end()
-        for sender in senders:
-            sender.end()
-        examination = Examination(self.cloud, self.journal, senders, operator)
-        self._examine(examination, watching, doubles.shared)
-        outcome = Outcome(
-            self.journal,
-            dict(examination.checked),
-            time.monotonic() - began,
-            examination.unsettled,
-            len(recovery.ups),
-        )
+        crew = Crew.of(self, luck)
+        killer = Killer(self.cloud, self.journal, crew.probe, crew.operator, luck.randrange(1 << 30), self.manner)
+        try:
+            for thread in crew.all:
+                thread.start()
+            self._kill(killer, kills, until)
+            tell("the last are coming back ...")
+            while self.journal.open_kills():
+                time.sleep(0.05)
+            for changing in (crew.operator, *crew.senders):
+                changing.end()
+            examination = Examination(self.cloud, self.journal, crew.senders, crew.operator)
+            self._examine(examination, crew)
+        finally:
+            for thread in crew.all:  # or one of them would call `up` again, after the end
+                thread.ending.set()
+            for thread in crew.all:
+                thread.join(5.0)
+        unsettled, ups = examination.unsettled, len(crew.recovery.ups)
+        outcome = Outcome(self.journal, dict(examination.checked), time.monotonic() - began, unsettled, ups)
         self._tidy(outcome)
         return outcome
 
@@ -121,11 +144,11 @@ class Campaign:
         journal = self.journal
         return [*journal.lost, *journal.twice, *journal.decided_twice, *journal.wrong]
 
-    def _examine(self, examination: Examination, watching: list[Background], shared: set[Path]) -> None:
+    def _examine(self, examination: Examination, crew: Crew) -> None:
         tell("examining ...")
         try:
             examination.settle()
-            for thread in watching:
+            for thread in crew.watching:
                 thread.end()
             examination.running()
         except Exception as error:  # what is on disk can be examined all the same
@@ -136,7 +159,7 @@ class Campaign:
         if down.code:
             self.journal.wrong.append(f"down: {down.err}")
         try:
-            examination.ended(shared)
+            examination.ended(crew.doubles.shared)
         except Exception as error:
             self.journal.wrong.append(f"the examination of the home broke off: {type(error).__name__}: {error}")
 
