@@ -1,9 +1,10 @@
-"""Kills: a cloud at work whose processes die at any moment, and what is lost of it.
+"""Kills: a cloud at work whose processes die at any moment, and what is lost of it; then simulated power cuts.
 
-    python bench/faults.py [--kills 1000] [--minutes N] [--seed N] [--quick] [--stop]
+    python bench/faults.py [--kills 1000] [--minutes N] [--seed N] [--quick] [--stop] [--kills-only]
 
-Prints one JSON document; progress goes to stderr. --quick kills 100 times. --minutes ends the killing after so long,
-however many were killed by then. --stop ends at the first thing that is wrong. Exit code 1: a goal does not hold.
+Prints one JSON document; progress goes to stderr. --quick kills 100 times and cuts a quarter of the times. --minutes
+ends the killing after so long, however many were killed by then. --stop ends it at the first thing that is wrong.
+Exit code 1: a goal does not hold.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import power_cuts
 from _document import ROOT, Document, Goal, tell
 
 sys.path.insert(0, str(ROOT / "tests"))  # the cloud of the tests, and those who kill it
@@ -33,7 +35,10 @@ GOALS = (
     Goal("failed_requests_nothing_dead", "<=", 0, "requests"),
     Goal("not_ready_again", "<=", 0, "things"),
     Goal("left_or_wrong", "<=", 0, "things"),
+    Goal("power_cuts", ">=", power_cuts.CUTS, "cuts"),
+    Goal("power_cuts_broken", "<=", 0, "cuts"),
 )
+CUTS = ("power_cuts", "power_cuts_broken")
 
 
 def main() -> int:
@@ -42,15 +47,31 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=90.0, help="for how long at most")
     parser.add_argument("--seed", type=int, default=0, help="of what is killed when (default: another one every time)")
     parser.add_argument("--quick", action="store_true", help="a tenth of it")
+    parser.add_argument("--kills-only", action="store_true", help="no power cuts")
     parser.add_argument("--stop", action="store_true", help="end at the first thing that is wrong")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything started here is ended
     document = Document("faults", GOALS)
     kills = given.kills or (100 if given.quick else 1_000)
     seed = given.seed or random.randrange(1, 1 << 31)
-    names = [goal.name for goal in GOALS]
+    names = [goal.name for goal in GOALS if goal.name not in CUTS]
     document.part(names, lambda: measure(document, kills, seed, given))
+    if given.kills_only:
+        for name in CUTS:
+            document.missed(name, "--kills-only leaves them out", wanted=False)
+    else:
+        document.part(CUTS, lambda: cut_power(document, quick=given.quick))
     return 0 if document.print() else 1
+
+
+def cut_power(document: Document, *, quick: bool) -> None:
+    with tempfile.TemporaryDirectory(prefix="powercut-") as folder:
+        found = power_cuts.cut_power(document, Path(folder), 0, power_cuts.CUTS // 4 if quick else power_cuts.CUTS)
+    if quick:
+        document.missed("power_cuts", f"--quick: {found.cuts} of them", wanted=False)
+    else:
+        document.measured("power_cuts", found.cuts)
+    document.measured("power_cuts_broken", found.broken.total())
 
 
 def measure(document: Document, kills: int, seed: int, given: argparse.Namespace) -> None:

@@ -124,6 +124,15 @@ def test_a_stopped_supervisor_is_ended_and_started(shop: Cloud) -> None:
     wait_for(lambda: modules(shop) == ALL, "and no other", SECONDS)
 
 
+def test_a_part_that_was_stopped_before_its_supervisor_came_is_ended_as_soon(shop: Cloud) -> None:
+    running(shop)
+    supervisor, control = shop.supervisor_pid(), shop.control_pid()
+    kill(supervisor)
+    wait_for(lambda: shop.supervisor_pid() != supervisor, "there is another", SECONDS)
+    os.kill(control, signal.SIGSTOP)  # it has hardly asked it whether it answers
+    wait_for(lambda: shop.control_pid() != control and answers(shop), "another one answers", 45.0)
+
+
 def test_up_brings_back_all_that_was_killed_and_adopts_the_rest(shop: Cloud) -> None:
     running(shop)
     worker = shop.processes()

@@ -207,7 +207,8 @@ class Watch:
             while not self._stop.wait(CHECK_SECONDS if ever else 0.1, descriptor):
                 if _readable(descriptor):
                     return False
-                patience = (HUNG_SECONDS if ever else SLOW_START_SECONDS) * 2**self._hung
+                slow = not ever and not is_stopped(identity)  # a stopped one is not on its way
+                patience = (SLOW_START_SECONDS if slow else HUNG_SECONDS) * 2**self._hung
                 if self._part.answers():
                     answered = time.monotonic()
                     ever = ever or self._answered_first()
