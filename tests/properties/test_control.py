@@ -19,8 +19,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import skyriver as sr
 from skyriver.adapters.memory.store import MemoryStore
+from skyriver.control.cancelling import plan_cancel
 from skyriver.control.loop import ControlLoop
+from skyriver.control.running import plan_run
+from skyriver.control.schedules import plan_pause, plan_resume
 from skyriver.core.errors import SkyriverError, Unavailable
+from skyriver.core.jobs import ENDED
 from skyriver.core.resources import (
     AuditEntry,
     Change,
@@ -62,6 +66,16 @@ def risk(replicas: int, floor: float) -> AppSpec:
     gate = sr.Gate(average_precision=f">= {floor}")
     model = app.model("fraud", fit, gate=gate, serve=sr.Service(replicas=replicas))
     app.decide(payments, model, {"block": "score >= 0.9"}, otherwise="approve")
+
+    @app.job(retries=replicas, priority=replicas)
+    def extract(job: sr.Job) -> None: ...
+
+    @app.job(needs=[extract], array=3)
+    def count(job: sr.Job) -> None: ...
+
+    @app.job(needs=[count], schedule=sr.Cron("*/2 * * * *", missed="all" if replicas > 1 else "once"))
+    def report(job: sr.Job) -> None: ...
+
     return app.spec
 
 
@@ -108,7 +122,10 @@ class ControlPlane(RuleBasedStateMachine):
         """What the API does with an action; what is refused changes nothing."""
         with suppress(SkyriverError):
             resources = plan(self.cloud.loop.snapshot(), TENANT, target, params, {})
-            self.commit([Put(r, 0) for r in resources])
+            self.commit([Put(r, r.revision) for r in resources])
+
+    def change(self, plan: Any, target: str) -> None:
+        self.ask(plan, target, {})
 
     def commit(self, changes: Sequence[Put | Delete]) -> None:
         self.store.commit(changes, audit=(), fence=self.cloud.fence, actor="user", now=self.cloud.clock.wall())
@@ -136,6 +153,20 @@ class ControlPlane(RuleBasedStateMachine):
     @rule()
     def verify(self) -> None:
         self.ask(plan_verify, "payments", {})
+
+    @rule(name=st.sampled_from(("extract", "count", "report")))
+    def run_a_job(self, name: str) -> None:
+        self.ask(plan_run, name, {})
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        names = [r.name for kind in ("operation", "job") for r in self.store.rows(TENANT, kind) if r.state not in ENDED]
+        if names:
+            self.change(plan_cancel, data.draw(st.sampled_from(sorted(names))))
+
+    @rule(paused=st.booleans())
+    def pause_or_resume(self, paused: bool) -> None:
+        self.change(plan_pause if paused else plan_resume, "report")
 
     # What processes do
 
