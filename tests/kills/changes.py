@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from cloud_process import SHOP, Cloud, write_lines
 
 from kills.journal import Journal
 from kills.load import Background, Orders
-from kills.victims import living
 from skyriver.client.api import Client
 from skyriver.client.appfile import load_app, pack
 from skyriver.core.errors import SkyriverError
@@ -22,14 +20,13 @@ from skyriver.core.errors import SkyriverError
 AWAY = frozenset({"CLOUD_AWAY", "TIMED_OUT", "CONTROL_AWAY", "GATEWAY_FAILED", "UPSTREAM_FAILED", "UPSTREAM_TIMEOUT"})
 """The answer got lost: whether it was done, nobody knows."""
 LOAD_ROWS = 50
-CHANGING_SECONDS = 60.0
-"""At most so long the worker takes for a change of the rules."""
+ENDING_SECONDS = 120.0
 VARIANTS = {
     "plain": (),
     "gate": (('auc=">= 0.6"', 'auc=">= 0.55"'),),
     "rules": (("score >= 0.25", "score >= 0.3"),),
 }
-"""How the application file is changed, by a name for it. `rules` has the worker started anew."""
+"""How the application file is changed, by a name for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,34 +89,13 @@ class Operator(Background):
 
     def _deploy(self) -> None:
         self._check_deployed()
-        variants = {"plain": 0.45, "gate": 0.45, "rules": 0.1}
-        variants.pop(self._deployed, None)  # the same again changes nothing
-        variant = self._luck.choices(list(variants), list(variants.values()))[0]
+        variant = self._luck.choice([v for v in VARIANTS if v != self._deployed])  # the same again changes nothing
         body = self._bodies[variant]
-        before, self._deployed = self._deployed, ""
-        start = time.monotonic()
+        self._deployed = ""
         done = self._ask("deploy", lambda: self._client.deploy("shop", body), body["spec_digest"])
         if done is not None:
             self._deployed = variant
             self.deployed.set()
-        if "rules" in (variant, before) or not before:
-            self._wait_changed(start)
-
-    def _wait_changed(self, start: float) -> None:
-        """A changed rule is a changed worker: until another process of it has listened, events may have to wait."""
-        self.journal.changes.append((start, start + CHANGING_SECONDS))
-        place = len(self.journal.changes) - 1
-        worker = next(iter(living(self._cloud, "worker")), None)
-        deadline = start + CHANGING_SECONDS / 6
-        while time.monotonic() < deadline and not self.ending.is_set():
-            now = next(iter(living(self._cloud, "worker")), None)
-            if now is not None and worker is not None and now.identity != worker.identity:
-                break
-            time.sleep(0.1)
-        began = time.monotonic()
-        while self.journal.first_answer(("event",), began) is None and time.monotonic() < start + CHANGING_SECONDS:
-            time.sleep(0.1)
-        self.journal.changes[place] = (start, time.monotonic())
 
     def _check_deployed(self) -> None:
         if not self._deployed:
@@ -174,7 +150,7 @@ class Operator(Background):
             self.changes.append(Change(action, found if isinstance(found, str) else "", True, digest))
         return found
 
-    def end(self, seconds: float = CHANGING_SECONDS + 60) -> None:
+    def end(self, seconds: float = ENDING_SECONDS) -> None:
         super().end(seconds)
         self._client.close()
 

@@ -73,8 +73,6 @@ class Journal:
     asked: Counter[str] = field(default_factory=Counter)
     """How often by what; the failed ones too."""
     slowest: dict[str, float] = field(default_factory=dict)
-    changes: list[tuple[float, float]] = field(default_factory=list)
-    """When a deployed change had the stream's worker started anew: events wait then."""
     lost: list[str] = field(default_factory=list)
     """Acknowledged and not there."""
     twice: list[str] = field(default_factory=list)
@@ -122,10 +120,6 @@ class Journal:
         dead = self.dead_during(failure.start, failure.end)
         if excuses := dead & WAY[failure.what]:
             return "+".join(sorted(excuses))
-        if failure.what == "event" and any(
-            start <= failure.end and failure.start <= end + SETTLE_SECONDS for start, end in self.changes
-        ):
-            return "deploy"
         return "control" if dead & {"control", "supervisor"} else "nothing"
 
     def whys(self, what: What, blame: str) -> dict[str, int]:

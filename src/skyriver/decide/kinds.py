@@ -160,6 +160,12 @@ def _live(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
     }
 
 
+def _lasting(decide: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a worker is started with of it. The rules come with its live settings: a changed one needs no new worker,
+    for which events would have to wait."""
+    return {**decide, "rules": [], "otherwise": decide["fallback"]} if decide else None
+
+
 def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
     stream = snapshot.find(worker.tenant, *worker.parent.split("/", 1))
     if stream is None:
@@ -169,7 +175,7 @@ def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
     config = {
         "stream": stream.spec["stream"],
         "features": stream.spec.get("features"),
-        "decide": stream.spec.get("decide"),
+        "decide": _lasting(stream.spec.get("decide")),
         "directory": f"{{home}}/streams/{worker.tenant}/{stream.name}",
         "objects": "{home}/objects",
         "kernel_cache": "{home}/cache/kernels",

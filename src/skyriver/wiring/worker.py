@@ -112,15 +112,19 @@ class Choice:
 
     def begin(self, live: Mapping[str, Any] | None) -> None:
         """What the process starts with. Where the live settings cannot be used, events get the declared fallback."""
-        deciding = self.load(live) if live is not None else None
-        if deciding is None:
-            problem = self.problem
-            decide = self._settings.decide
-            rules = [[r.decision, r.when] for r in decide.rules] if decide is not None else []
-            words = {"otherwise": decide.otherwise, "fallback": decide.fallback} if decide is not None else {}
-            deciding = self.load({"model": None, "rules": rules, **words})
-            self.problem = problem or self.problem
-        self.deciding = deciding if deciding is not None else self.deciding
+        decide = self._settings.decide
+        declared: dict[str, Any] = {"model": None, "rules": []}
+        if decide is not None:
+            rules = [[r.decision, r.when] for r in decide.rules]
+            declared |= {"rules": rules, "otherwise": decide.otherwise, "fallback": decide.fallback}
+        problem = ""
+        for choice in (declared,) if live is None else (live, {**live, "model": None}, declared):
+            deciding = self.load(choice)
+            problem = problem or self.problem
+            if deciding is not None:
+                self.deciding = deciding
+                break
+        self.problem = problem
 
     def load(self, live: Mapping[str, Any]) -> Deciding | None:
         """The deciding by these settings, loaded and warm; None when it cannot be used, which `problem` tells."""

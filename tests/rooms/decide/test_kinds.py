@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from skyriver.core.resources import Pool, ProcessStatus, Resource, Server, Snapshot, Want, WantPool
+from skyriver.core.resources import Pool, ProcessSpec, ProcessStatus, Resource, Server, Snapshot, Want, WantPool
 from skyriver.decide.kinds import STREAM, WORKER
 
 DECIDE = {"model": "fraud", "rules": [{"decision": "block", "when": "score > 0.9"}], "otherwise": "", "fallback": ""}
@@ -40,3 +40,16 @@ def test_a_worker_that_is_ready_stays_in_the_gateway_whatever_its_row_says_yet(s
     snapshot = Snapshot({r.key: r for r in (stream, worker)}, {process.name: process}, {}, 0)
     pools = [a.pool for a in STREAM.step(snapshot, stream) if isinstance(a, WantPool)]
     assert pools == [Pool("t", "payments", (Server(process.name, "/s"),))]
+
+
+def test_a_changed_rule_reaches_the_worker_that_runs() -> None:
+    def process(when: str) -> ProcessSpec:
+        decide = {**DECIDE, "rules": [{"decision": "block", "when": when}]}
+        stream = Resource("t", "stream", "payments", spec={"stream": {}, "decide": decide})
+        worker = Resource("t", "worker", "payments-0", state="READY", parent=stream.ref)
+        snapshot = Snapshot({r.key: r for r in (stream, worker)}, {}, {}, 0)
+        return next(a.process for a in WORKER.step(snapshot, worker) if isinstance(a, Want))
+
+    before, after = process("score > 0.9"), process("score > 0.8")
+    assert before.config == after.config, "another configuration is another process"
+    assert (before.live["rules"], after.live["rules"]) == ([["block", "score > 0.9"]], [["block", "score > 0.8"]])
