@@ -135,8 +135,8 @@ class Examination:
             jobs = {r["name"]: r for r in client.list("jobs")}
             history = client.get("models", "comes_back")["status"].get("history", [])
             self._verify(client)
-        self._operations_are_there(operations)
-        self._made_once(versions, rollouts, history)
+        self.operations_are_there(operations)
+        self.made_once(versions, rollouts, history)
         self._started_once(jobs)
 
     def _decisions_are_the_first(self, client: Client) -> None:
@@ -158,7 +158,7 @@ class Examination:
         if report["different"] or report["undecided"]:
             self._journal.wrong.append(f"stream verify: {report}")
 
-    def _operations_are_there(self, operations: Mapping[str, Mapping[str, Any]]) -> None:
+    def operations_are_there(self, operations: Mapping[str, Mapping[str, Any]]) -> None:
         changes = self._operator.changes
         self.checked["changes_acknowledged"] = sum(c.acknowledged for c in changes)
         self.checked["changes_without_an_answer"] = sum(not c.acknowledged for c in changes)
@@ -187,7 +187,7 @@ class Examination:
         if found > before + len(asked):
             self._journal.twice.append(f"{what}: {found}, and {before + len(asked)} were asked for")
 
-    def _made_once(
+    def made_once(
         self, versions: Sequence[Mapping[str, Any]], rollouts: Sequence[Mapping[str, Any]], history: Sequence[Any]
     ) -> None:
         by_job = Counter(v["spec"]["job"] for v in versions)
@@ -244,12 +244,12 @@ class Examination:
                 case RecordKind.LABEL:
                     label = decode_label(record.payload)
                     labels.add((int(label.subject_id), label.value))
-        self._compare(events, decisions)
+        self.compare(events, decisions)
         missing = [order for order, value in self._labels.items() if (order, float(value)) not in labels]
         self._journal.lost.extend(f"the label of {order} is not in the log" for order in missing)
         self.checked["events"], self.checked["labels"] = len(self._answers), len(self._labels)
 
-    def _compare(self, events: Counter[int], decisions: Mapping[int, Sequence[Any]]) -> None:
+    def compare(self, events: Counter[int], decisions: Mapping[int, Sequence[Any]]) -> None:
         for order, answer in self._answers.items():
             found = decisions.get(order, ())
             if not events[order] or not found:
