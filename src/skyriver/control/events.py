@@ -19,7 +19,7 @@ from fastapi.responses import Response, StreamingResponse
 from skyriver.control.paging import document
 from skyriver.control.routes import TENANT, Routes, caller
 from skyriver.control.store import Store
-from skyriver.core.errors import NotFound, QuotaExceeded, Unavailable
+from skyriver.core.errors import NotFound, QuotaExceeded, SkyriverError, Unavailable
 from skyriver.core.jobs import ENDED
 from skyriver.core.resources import Key, Resource
 from skyriver.trust.permissions import Permission
@@ -30,6 +30,9 @@ LOOK_SECONDS = 0.025
 HEARTBEAT_SECONDS = 5.0
 """Of silence, after which a comment is sent: whoever waits sees that somebody is there."""
 _STREAM = {"text/event-stream": {"schema": {"type": "string", "description": "Events `state` and `progress`."}}}
+
+
+Found = tuple[Key, Resource | None]
 
 
 class Place:
@@ -51,7 +54,6 @@ class Watch:
         self._store = store
         self._places: dict[Key, set[Place]] = {}
         self._looking: asyncio.Task[None] | None = None
-        self._seen = 0
         self._closed = False
 
     @property
@@ -61,6 +63,9 @@ class Watch:
     def close(self) -> None:
         """Ends all streams, so that the server can end."""
         self._closed = True
+        self._end_all()
+
+    def _end_all(self) -> None:
         for places in self._places.values():
             for place in places:
                 place.put(None)
@@ -70,10 +75,9 @@ class Watch:
         HEARTBEAT_SECONDS of silence. Ends with a final state, and when the row is gone."""
         place = Place()
         self._places.setdefault(key, set()).add(place)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
         try:
-            if self._looking is None or self._looking.done():
-                self._seen = await run_in_threadpool(self._store.revision)
-                self._looking = asyncio.create_task(self._look())
             row: Resource | None = await run_in_threadpool(self._find, key)
             while row is not None and not self._closed:
                 if row.revision > seen:
@@ -91,26 +95,39 @@ class Watch:
                 del self._places[key]
 
     async def _look(self) -> None:
+        """Tells each place what changes. A place that is made meanwhile misses nothing: it is there before its listener
+        reads the row, and who has a place is looked up after the changes were read."""
+        seen = -1
         while self._places:
-            await asyncio.sleep(LOOK_SECONDS)
             try:
-                changed = await run_in_threadpool(self._changed, frozenset(self._places))
+                after, changed = await run_in_threadpool(self._changed, seen)
+                if changed is None:  # of all who listen by now; who comes later reads its row after that revision too
+                    changed = await run_in_threadpool(self._find_all, list(self._places))
             except Unavailable:  # the store is away: what changed is seen when it is back
-                continue
-            for key, row in changed:
-                for place in self._places.get(key, ()):
-                    place.put(row)
+                pass
+            except SkyriverError:  # whoever asks again is told what is wrong
+                self._end_all()
+                return
+            else:
+                seen = after
+                for key, row in changed:
+                    for place in self._places.get(key, ()):
+                        place.put(row)
+            await asyncio.sleep(LOOK_SECONDS)
 
-    def _changed(self, keys: frozenset[Key]) -> list[tuple[Key, Resource | None]]:
-        if self._store.revision() == self._seen:
-            return []
-        changes = self._store.since(self._seen)
-        if changes is None:  # more than is kept
-            self._seen = self._store.revision()
-            return [(key, self._find(key)) for key in keys]
-        self._seen = changes.revision
-        gone: list[tuple[Key, Resource | None]] = [(key, None) for key in changes.gone if key in keys]
-        return [(row.key, row) for row in changes.rows if row.key in keys] + gone
+    def _changed(self, seen: int) -> tuple[int, list[Found] | None]:
+        """What changed after revision `seen`, and up to which; None when more did than is kept, or nothing was seen."""
+        revision = self._store.revision()
+        if revision == seen:
+            return seen, []
+        changes = self._store.since(seen) if seen >= 0 else None
+        if changes is None:
+            return revision, None
+        gone: list[Found] = [(key, None) for key in changes.gone]
+        return changes.revision, [*((row.key, row) for row in changes.rows), *gone]
+
+    def _find_all(self, keys: list[Key]) -> list[Found]:
+        return [(key, self._find(key)) for key in keys]
 
     def _find(self, key: Key) -> Resource | None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from skyriver.control import events
-from skyriver.core.resources import Delete, Resource
+from skyriver.core.resources import Delete, Key, Resource
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
 from api_stage import BASE, Stage
@@ -215,6 +216,46 @@ def test_an_operation_that_is_deleted_and_a_cloud_that_ends(stage: Stage) -> Non
         await listener.task
         assert not other.task.done()
         stage.api.state.watch.close()
+        await other.task
+
+    run(act)
+
+
+def test_an_end_that_comes_between_the_look_and_the_new_listener_is_told(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listener comes while one look is under way, and reads its row right before the last change of it."""
+    admin = stage.issue()
+    stage.put(Resource("default", "operation", "op-2", state="RUNNING"))
+    revision, find = stage.store.revision, stage.api.state.watch._find
+    armed, looking, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def slow_revision() -> int:
+        if armed.is_set() and threading.current_thread() is not threading.main_thread():
+            armed.clear()
+            looking.set()
+            assert ended.wait(30)
+        return revision()
+
+    def find_then_end(key: Key) -> Resource | None:
+        row: Resource | None = find(key)
+        if key == KEY and not ended.is_set():
+            step(stage, "SUCCEEDED")
+            ended.set()
+        return row
+
+    async def act() -> None:
+        other = Listener(stage, admin, EVENTS.replace("op-1", "op-2"))
+        await other.until(lambda: len(other.events) == 1)
+        monkeypatch.setattr(stage.api.state.watch, "_find", find_then_end)
+        watch = stage.api.state.watch
+        monkeypatch.setattr(watch._store, "revision", slow_revision)
+        armed.set()
+        await wait_until(looking.is_set)
+        following = watch.follow(KEY, 0)
+        found = [row.state async for row in following if row is not None]
+        assert found == ["ACCEPTED", "SUCCEEDED"]
+        other.gone.set()
         await other.task
 
     run(act)
