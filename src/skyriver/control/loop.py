@@ -108,7 +108,7 @@ class ControlLoop:
 
     def snapshot(self) -> Snapshot:
         """What the last pass saw, with the rows as they are now."""
-        return replace(self._snapshot, resources=self._load(), now=self._clock.wall())
+        return replace(self._snapshot, resources=self._load()[1], now=self._clock.wall())
 
     def health(self) -> Health:
         return self._health
@@ -145,10 +145,10 @@ class ControlLoop:
         now = self._look_at_clock()
         self._check_lease()
         try:
-            rows = self._load()
+            revision, rows = self._load()
             seen = Snapshot(rows, self._compute.observe(), self._sessions(), now, self._started, self._aside.told())
             plan = reconcile(seen, self._kinds, skip=self._aside.resting(rows, now))
-            committed = self._commit(plan, now)
+            committed = self._commit(plan, now, revision)
         except SkyriverError as error:
             if self._health.passes and error.code != "FENCED":
                 self._hold()
@@ -177,21 +177,24 @@ class ControlLoop:
             self._health = replace(self._health, clock_step_us=step, clock_step_at=now)
         return now
 
-    def _load(self) -> Rows:
+    def _load(self) -> tuple[int, Rows]:
+        """The rows, and the revision that they are at (or past). The API's threads load too: what this pass found need
+        not be what is known by now."""
         known, rows = self._known
         changes = self._store.since(known) if known >= 0 else None
         if changes is None:  # too much happened since, or nothing is known yet
             revision = self._store.revision()
-            rows = Rows(self._store.rows())
-            self._known = (revision, rows)
+            found = (revision, Rows(self._store.rows()))
         elif changes.revision != known:
-            rows = rows.changed(changes.rows, changes.gone)
-            self._known = (changes.revision, rows)
-        return rows
+            found = (changes.revision, rows.changed(changes.rows, changes.gone))
+        else:
+            return known, rows
+        self._known = found
+        return found
 
-    def _commit(self, plan: Plan, now: int) -> dict[Key, str] | None:
-        """Writes the plan's changes at once; the rows whose changes cannot be written, with why. None when the plan
-        may not be acted upon.
+    def _commit(self, plan: Plan, now: int, revision: int) -> dict[Key, str] | None:
+        """Writes the changes of a plan that was made at `revision`, at once; the rows whose changes cannot be written,
+        with why. None when the plan may not be acted upon.
 
         When a row moved meanwhile, the plan is dropped and made anew. When none did, some step writes what cannot
         be written, now and in all passes to come: then each step is written alone, and the bad one set aside.
@@ -204,7 +207,7 @@ class ControlLoop:
         except (Conflict, InvalidInput) as error:
             if error.code == "FENCED":
                 raise  # another control plane has taken over
-            if self._store.revision() != self._known[0]:
+            if self._store.revision() != revision:
                 return None
             for key, changes in plan.writes.items():
                 try:

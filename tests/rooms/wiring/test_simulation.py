@@ -199,3 +199,27 @@ def test_time_that_nobody_saw_is_not_counted_when_the_clock_is_set(cloud: Simula
         assert cloud.loop.health().clock_step_us == step_us
         cloud.run(5)
         assert seen[-1] == pytest.approx(5_000_000, abs=200_000)
+
+
+def test_a_row_that_the_api_wrote_meanwhile_is_not_set_aside(
+    cloud: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the loop's look and its commit a request writes a row, and another request reads all rows."""
+    put, key = cloud.store.commit, ("t", "thing", "new")
+
+    def write(row: Resource) -> None:
+        put([Put(row, row.revision)], audit=(), fence=cloud.fence, actor="api", now=cloud.clock.wall())
+
+    def after_a_request(changes: Any, **named: Any) -> list[Resource]:
+        monkeypatch.undo()
+        write(replace(cloud.store.get(*key), message="written meanwhile"))
+        cloud.loop.snapshot()
+        return put(changes, **named)
+
+    write(Resource(*key, state="NEW"))
+    monkeypatch.setattr(cloud.store, "commit", after_a_request)
+    assert cloud.loop.run_pass()
+    assert not cloud.loop.snapshot().aside
+    assert cloud.loop.health().problems == {}
+    cloud.settle()
+    assert cloud.store.get(*key).state == "ON"
