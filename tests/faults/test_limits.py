@@ -232,3 +232,14 @@ def test_a_full_tree_is_no_reason_not_to_start(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     held = ControlGroups(tmp_path, lambda: [Tree(1, ("memory",), tmp_path / "gone")])
     assert held.hold("x", Limits(memory_mb=100)).groups == ()
+
+
+def test_a_process_that_cannot_be_seen_from_here_is_no_number_to_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells it as 0, and a signal to 0 goes to all of one's own process group."""
+    killed: list[int] = []
+    monkeypatch.setattr(groups.os, "kill", lambda pid, number: killed.append(pid))
+    (tmp_path / "cgroup.procs").write_text("0\n17\n")
+    assert ControlGroups(tmp_path).remove([str(tmp_path)]) == {str(tmp_path)}
+    assert killed == [17]

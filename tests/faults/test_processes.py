@@ -91,6 +91,21 @@ def test_a_killed_process_is_seen_and_started_again(home: Path) -> None:
     assert ready(parts).pid != first.pid
 
 
+def test_a_clock_that_was_set_back_keeps_nothing_from_being_started_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = processes(home)
+    wanted = {"t.replica.x": spec()}
+    parts.ensure(wanted)
+    first = ready(parts)
+    now = time.time()
+    monkeypatch.setattr("skyriver.adapters.processes.processes.time.time", lambda: now - 86_400)
+    os.kill(first.pid, signal.SIGKILL)
+    wait(lambda: parts.observe()["t.replica.x"], lambda s: not s.alive)
+    parts.ensure(wanted)
+    assert ready(parts).pid != first.pid
+
+
 def test_a_stopped_process_is_killed_and_started_again_and_a_job_may_be_paused(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,8 +216,9 @@ def test_a_report_is_what_a_store_can_keep(home: Path) -> None:
     status.write_text(written.replace("TOKEN", token))
     report = parts.observe()["t.replica.x"].report
     assert report == {"token": token, "value": None, "message": "half ? a character", "list": [None]}
-    status.write_text('["no", "object"]')
-    assert parts.observe()["t.replica.x"].report == {}
+    for unusable in ('["no", "object"]', "[" * 200_000, f'{{"token": "{token}"}}' + " " * 16_000_000):
+        status.write_text(unusable)
+        assert parts.observe()["t.replica.x"].report == {}
 
 
 def test_the_outcome_of_a_job_survives_the_end_of_the_cloud(home: Path) -> None:

@@ -223,7 +223,8 @@ def _limit(group: Path, version: int, controller: str, limits: Limits) -> None:
 
 
 def _pids(group: str) -> list[int]:
+    """Without 0: that is one that cannot be seen from here, and to `kill` it means all of its own process group."""
     try:
-        return [int(pid) for pid in Path(group, "cgroup.procs").read_text().split()]
+        return [pid for pid in map(int, Path(group, "cgroup.procs").read_text().split()) if pid]
     except OSError:
         return []

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from skyriver.adapters.processes.groups import ControlGroups
-from skyriver.adapters.processes.identity import Identity, Look, child_of, identify, look, look_at
+from skyriver.adapters.processes.identity import Identity, Look, boot_id, child_of, identify, look, look_at
 from skyriver.adapters.processes.runs import Run, RunFiles
 from skyriver.adapters.processes.starting import Places, Starter
 from skyriver.adapters.processes.strays import end_strays
@@ -123,10 +123,11 @@ class ChildProcesses:
                 self._hand_over(current, spec)
                 if time.monotonic() - self._stopped.get(name, math.inf) > STOPPED_SECONDS:
                     _signal(current.identity, signal.SIGKILL)
-            elif not spec.once and time.time() >= current.started_at + _pause(current.restarts):
-                lived = time.time() - current.started_at
-                self._leave(current)
-                self._start(spec, restarts=0 if lived > STEADY_SECONDS else current.restarts + 1)
+            elif not spec.once:
+                age = time.time() - current.started_at
+                if not 0 <= age < _pause(current.restarts):  # below 0 the clock was set back: that is no reason to wait
+                    self._leave(current)
+                    self._start(spec, restarts=0 if age > STEADY_SECONDS else current.restarts + 1)
 
     def log(self, name: str, *, offset: int = 0, limit: int = 1 << 16) -> tuple[bytes, int]:
         try:
@@ -241,7 +242,7 @@ class ChildProcesses:
         self._killing.pop(run.name, None)
         self._runs.pop(run.name, None)
         self._workers.pop(run.pid, None)
-        if identify(run.pid) is None:  # else the number is somebody else's by now
+        if run.boot == boot_id() and identify(run.pid) is None:  # else the number is somebody else's by now
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(run.pid, signal.SIGKILL)  # what a job started and left behind shares its group
         self._leave(run)

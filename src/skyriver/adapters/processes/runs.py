@@ -15,6 +15,8 @@ from typing import Any
 
 from skyriver.adapters.processes.identity import Identity
 
+REPORT_LIMIT = 16_000_000
+"""Bytes of a file that is read as a whole: one that is larger was not written by what should write it."""
 PARTS = ("run", "config", "live", "watch", "status", "ending")
 
 
@@ -118,9 +120,11 @@ class RunFiles:
             return {}
         if kept is not None and kept[0] == signature:
             return kept[1]
+        if signature[-1] > REPORT_LIMIT:
+            return {}
         try:
             found = as_json(Path(path).read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):  # the last one: brackets a thousand deep
             return {}
         self._kept[path] = (signature, found)
         return found
