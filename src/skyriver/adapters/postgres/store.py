@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, bindparam, select, true
 from sqlalchemy.dialects.postgresql import Insert
 from sqlalchemy.exc import DBAPIError
 
 from skyriver.adapters.postgres.faults import UNSURE, is_away, translated
 from skyriver.adapters.postgres.opening import become, check_prepared, open_engine, parse_address, place_of
 from skyriver.adapters.sql.faults import error_of
+from skyriver.adapters.sql.schema import resources, steps
 from skyriver.adapters.sql.store import SqlStore
+
+_KEY = ("tenant", "kind", "name")
 
 
 class PostgresStore(SqlStore):
@@ -27,6 +30,16 @@ class PostgresStore(SqlStore):
     moment of a commit, nobody can know what became of that: Unavailable (STORE_UNSURE). Opening raises Conflict for
     a database that is not prepared or of a newer version, NotAllowed for a role that may see too much.
     """
+
+    # The row of each step on its own, by its key: before PostgreSQL has gathered statistics, it would join by reading
+    # both tables from end to end. The range has two ends for the same reason: one with one end is taken to be long.
+    _row = select(resources).where(*(resources.c[part] == steps.c[part] for part in _KEY)).limit(1).lateral("now")
+    _steps_after = (
+        select(steps, _row)
+        .outerjoin(_row, true())
+        .where(steps.c.revision > bindparam("since"), steps.c.revision <= bindparam("until"))
+        .order_by(steps.c.revision)
+    )
 
     def __init__(self, address: str, *, patience_us: int = 5_000_000) -> None:
         url = parse_address(address)

@@ -53,12 +53,6 @@ Upsert = type[sqlite.Insert] | type[postgresql.Insert]
 _KEY = (resources.c.tenant, resources.c.kind, resources.c.name)
 _ONE = select(resources).where(*(column == bindparam(f"of_{column.name}") for column in _KEY))
 _DELETE_ONE = delete(resources).where(*(column == bindparam(f"of_{column.name}") for column in _KEY))
-_STEPS_AFTER = (
-    select(steps, resources)
-    .outerjoin(resources, and_(*(steps.c[column.name] == column for column in _KEY)))
-    .where(steps.c.revision > bindparam("since"))
-    .order_by(steps.c.revision)
-)
 _COUNTERS_HELD = select(counters).order_by(counters.c.name).with_for_update()
 """SQLite has no such clause and needs none: there one transaction writes at a time."""
 _KEPT_FENCES = 100
@@ -70,6 +64,14 @@ _KEYS_AT_ONCE = 500
 class SqlStore(ABC):
     """`Store` and `VerifiableAudit`. `where`: the database as messages name it; `patience_us`: how long a call waits
     for another writer before it raises Unavailable (STORE_LOCKED). Any number of threads may use one store."""
+
+    _steps_after: Select[Any] = (
+        select(steps, resources)
+        .outerjoin(resources, and_(*(steps.c[column.name] == column for column in _KEY)))
+        .where(steps.c.revision > bindparam("since"), steps.c.revision <= bindparam("until"))
+        .order_by(steps.c.revision)
+    )
+    """The steps after a revision, each with the row as it is now."""
 
     def __init__(self, where: str, *, upsert: Upsert, patience_us: int) -> None:
         self._where = where
@@ -205,7 +207,7 @@ class SqlStore(ABC):
                 return None
             if revision == totals.revision:
                 return Changes(revision, [], [])
-            found = connection.execute(_STEPS_AFTER, {"since": revision}).all()
+            found = connection.execute(self._steps_after, {"since": revision, "until": totals.revision}).all()
         return changes_of(found, revision, totals.revision, self._where)
 
     def close(self) -> None:
