@@ -124,7 +124,7 @@ class ControlPlane:
         why = "ended"
         if self._child is not None and self._child.pid == identity.pid:
             code = self._child.wait()
-            why = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+            why = f"ended by {_signal_name(-code)}" if code < 0 else f"exited with {code}"
             self._child = None
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             told = json.loads(self._home.control_run.read_bytes())
@@ -172,27 +172,38 @@ class Watch:
 
     def run(self) -> None:
         while not self._stop.wait(0.0):
-            if self._home.stopping.exists():
-                self._stop.wait(CHECK_SECONDS)
-                continue
-            started = time.monotonic()
             try:
-                identity = self._part.start()
+                self._keep_running()
             except SkyriverError as error:
                 self._keep_problem(error.to_problem())
-                self._stop.wait(PROBLEM_PAUSE_SECONDS)
-                continue
             except OSError as error:
-                told = Internal(f"The {self._part.name} could not be started: {error}.", code="NOT_STARTED")
-                self._keep_problem(told.to_problem())
-                self._stop.wait(PROBLEM_PAUSE_SECONDS)
+                self._keep_problem(self._not_started(str(error)))
+            except Exception as error:  # without this thread nobody would look after the part any more
+                log.exception("the %s could not be looked after", self._part.name)
+                self._keep_problem(self._not_started(f"{type(error).__name__}: {error}"))
+            else:
                 continue
-            self._state.pid, self._state.since = identity.pid, _now()
-            log.info("%s runs as pid %d", self._part.name, identity.pid)
-            self._tell()
-            hung = self._until_end(identity)
-            if not self._stop.wait(0.0):
-                self._stop.wait(self._note_end(identity, hung=hung, lived=time.monotonic() - started))
+            self._stop.wait(PROBLEM_PAUSE_SECONDS)
+
+    def _keep_running(self) -> None:
+        """From its start to its end, and the pause after it."""
+        if self._home.stopping.exists():
+            self._stop.wait(CHECK_SECONDS)
+            return
+        started = time.monotonic()
+        identity = self._part.start()
+        self._state.pid, self._state.since = identity.pid, _now()
+        log.info("%s runs as pid %d", self._part.name, identity.pid)
+        self._tell()
+        hung = self._until_end(identity)
+        if not self._stop.wait(0.0):
+            self._stop.wait(self._note_end(identity, hung=hung, lived=time.monotonic() - started))
+
+    def _not_started(self, why: str) -> dict[str, Any]:
+        action = f"Mend that; it is tried again by itself. The log is {self._home.logs / 'supervisor.log'}."
+        return Internal(
+            f"The {self._part.name} could not be started: {why}.", code="NOT_STARTED", next_action=action
+        ).to_problem()
 
     def _until_end(self, identity: Identity) -> bool:
         """Returns when it ended, or `stop` was called; whether it was ended here because it did not answer."""
@@ -430,6 +441,13 @@ def _become_the_only_one(leases: FileLeases, *, foreground: bool) -> Lease:
 
 def _readable(descriptor: int) -> bool:
     return bool(select.select([descriptor], [], [], 0.0)[0])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals have none
+        return f"signal {number}"
 
 
 def _now() -> int:
