@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from cloud_process import Cloud, kill, run_command, unknown_commands, wait_for
 
+from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.client import top
 from skyriver.core.errors import Unavailable
-from skyriver.wiring import doctor, doctor_machine
+from skyriver.wiring import doctor, doctor_cloud, doctor_machine
 from skyriver.wiring.finding import Finding
 from skyriver.wiring.home import Home
 
@@ -166,6 +167,21 @@ def test_a_check_that_fails_is_a_finding(error: Exception, tmp_path: Path) -> No
     assert (found.name, found.result) == ("thing", "fail")
     assert found.meaning
     assert found.action
+
+
+def test_a_database_that_cannot_be_opened_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind("state.db")
+        found = doctor_cloud.database(Home(tmp_path))
+    assert (found.result, found.seen) == ("fail", "unable to open database file")
+
+
+def test_a_home_may_have_any_name(tmp_path: Path) -> None:
+    home = Home(tmp_path / "100% mine? #1")
+    home.make()
+    SqliteStore(home.state).close()
+    assert doctor_cloud.database(home).result == "ok"
 
 
 def test_a_full_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

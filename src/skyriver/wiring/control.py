@@ -263,7 +263,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         uploads=home.uploads,
     )
     for stale in home.uploads.iterdir():
-        stale.unlink()
+        stale.unlink(missing_ok=True)  # another control plane, stopped and gone on, may be at it
     for number in (signal.SIGTERM, signal.SIGINT):
         events.add_signal_handler(number, stopping.set)
     passes = threading.Thread(target=loop.run, name="reconcile")

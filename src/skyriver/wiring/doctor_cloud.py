@@ -127,12 +127,13 @@ def database(home: Home) -> Finding:
     if not home.state.exists():
         return Finding("database", "ok", "there is none yet")
     driver = newest_driver()
-    with contextlib.closing(driver.connect(f"file:{home.state}?mode=ro", uri=True, timeout=5.0)) as connection:
-        try:
+    address = f"{home.state.as_uri()}?mode=ro"
+    try:
+        with contextlib.closing(driver.connect(address, uri=True, timeout=5.0)) as connection:
             told = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
-            revision = str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
-        except driver.DatabaseError as error:
-            told, revision = [str(error)], ""
+            revision = next((str(row[0]) for row in connection.execute("SELECT version_num FROM alembic_version")), "")
+    except driver.DatabaseError as error:
+        told, revision = [str(error)], ""
     if told != ["ok"]:
         action = "`skyriver down`, keep a copy of the folder, and restore a backup."
         return Finding("database", "fail", "; ".join(told), "The control state is damaged.", action)
