@@ -14,6 +14,7 @@ from skyriver.client import show
 from skyriver.client.screen import Screen
 from skyriver.client.shell import Json, app, connect, noun, parameters_of, wait
 from skyriver.core.errors import InvalidInput, JobFailed, NotFound
+from skyriver.core.names import check_artifact
 from skyriver.core.units import SECOND, parse_duration
 
 if TYPE_CHECKING:
@@ -153,8 +154,9 @@ def job_artifacts(
             assert download is not None
             folder = download / item["job"] if several else download
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / item["name"]).write_bytes(client.object(item["digest"]))
-            item["file"] = str(folder / item["name"])
+            file = folder / check_artifact(item["name"])  # as the job's process told it: it must not lead out of here
+            file.write_bytes(client.object(item["digest"]))
+            item["file"] = str(file)
     screen.data(found, lambda: _show_artifacts(screen, name, found))
 
 

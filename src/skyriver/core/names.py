@@ -12,6 +12,7 @@ from skyriver.core.errors import InvalidInput
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+_ARTIFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def check_name(name: object, what: str) -> str:
@@ -34,6 +35,15 @@ def check_field(name: str, what: str) -> str:
         raise InvalidInput(
             f"{name!r} cannot name {what}: use letters, digits and _, starting with a letter.",
             code="BAD_NAME",
+        )
+    return name
+
+
+def check_artifact(name: object) -> str:
+    """`name` itself, if it may name an artifact, and so a file in a folder."""
+    if not isinstance(name, str) or not _ARTIFACT.fullmatch(name):
+        raise InvalidInput(
+            f"{name!r} cannot name an artifact: use letters, digits, ., - and _, at most 128.", code="BAD_NAME"
         )
     return name
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any, BinaryIO
 
 from skyriver.core.errors import InvalidInput, NotFound
 from skyriver.core.jobs import Progress
+from skyriver.core.names import check_artifact
 from skyriver.core.objects import Objects
 
 ARTIFACT_LIMIT = 1_000
-_ARTIFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class Job:
@@ -59,10 +58,7 @@ class Job:
     def save(self, name: str, data: bytes | str | Path) -> str:
         """Keeps bytes, a text or a file as an artifact of this job; returns its SHA-256. The same name again is another
         artifact in its place."""
-        if not isinstance(name, str) or not _ARTIFACT.fullmatch(name):
-            raise InvalidInput(
-                f"{name!r} cannot name an artifact: use letters, digits, ., - and _, at most 128.", code="BAD_NAME"
-            )
+        check_artifact(name)
         if name not in self.artifacts and len(self.artifacts) >= ARTIFACT_LIMIT:
             raise InvalidInput(f"A job has at most {ARTIFACT_LIMIT} artifacts.", code="TOO_MANY_ARTIFACTS")
         if not isinstance(data, bytes | str | Path):
