@@ -12,11 +12,13 @@ from typing import Any
 
 from skyriver.core.environments import KIND, environment_name, users
 from skyriver.core.jobs import new_job, next_number
-from skyriver.core.resources import Action, Delete, Kind, Put, Resource, Snapshot
+from skyriver.core.resources import Action, Delete, Kind, Limits, Put, Resource, Snapshot
 from skyriver.core.spec import AppSpec
 
 UNUSED_US = 24 * 3_600_000_000
 """How long an environment that nobody names is kept: a deployment that was taken back finds it again."""
+BUILD_SECONDS = 3_600.0
+"""A build that takes longer hangs: what a package does while it is built is its author's own."""
 BUILD_TRIES = 5
 """In a row, of a build that failed for a reason that may go by itself."""
 FIRST_PAUSE_US = 5_000_000
@@ -79,6 +81,7 @@ def _start(snapshot: Snapshot, environment: Resource, event: str, work: str) -> 
         lane=environment.ref,
         inputs={"lock": environment.spec["lock"], "work": work},
         parent=environment.ref,
+        limits=Limits(seconds=BUILD_SECONDS),
     )
     status = {**environment.status, "job": name}
     yield Put(ENVIRONMENT.move(environment, event, snapshot.now, status=status), environment.revision)

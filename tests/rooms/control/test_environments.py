@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from skyriver.control.environments import BUILD_TRIES, ENVIRONMENT, UNUSED_US, again, new_environment
+from skyriver.control.environments import BUILD_SECONDS, BUILD_TRIES, ENVIRONMENT, UNUSED_US, again, new_environment
 from skyriver.core.resources import Delete, Key, Kind, Put, Resource, Snapshot, Want, reconcile
 from skyriver.serve.kinds import REPLICA, new_service
 
@@ -80,6 +80,7 @@ def test_it_is_built_once_by_a_job() -> None:
     assert (job.state, job.spec["kind"], job.parent) == ("PENDING", "environment", f"environment/{NAME}")
     assert job.spec["inputs"] == {"lock": LOCK, "work": "build"}
     assert not job.spec.get("environment")
+    assert job.spec["limits"]["seconds"] == BUILD_SECONDS, "a build that hangs ends"
     world.step()
     assert len(world.jobs) == 1
     world.end_job("SUCCEEDED", outputs={"mb": 1.5, "packages": {"pebble": "1.0"}})
