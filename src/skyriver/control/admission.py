@@ -55,7 +55,8 @@ def admit(snapshot: Snapshot, capacity: Capacity) -> Admission:
         else:
             first = first or job
             told[job.key] = _place(job, first, place - len(admitted), asked, free)
-            waits[job.key] = tuple(j.ref for j in running) if first is job else (first.ref,)
+            before_it = running if first is job else [first]
+            waits[job.key] = tuple(j.ref for j in before_it if j.tenant == job.tenant)
     return Admission(frozenset(admitted), told, waits)
 
 
@@ -72,7 +73,8 @@ def _place(job: Resource, first: Resource, place: int, asked: Capacity, free: Ca
     if job is first:
         return f"It is the next one. It asks for {asked}; free are {free}."
     if place < TOLD:
-        return f"It is number {place + 1} in the queue, behind {first.name}."
+        head = first.name if first.tenant == job.tenant else "another tenant's"  # whose names are its own
+        return f"It is number {place + 1} in the queue, behind {head}."
     return f"More than {TOLD} jobs are before it in the queue."
 
 

@@ -31,7 +31,8 @@ def plan_cancel(
         )
     cancelled = [_cancelled(job, snapshot.now) for job in left if job.state != "CANCELLING"]
     if operation is None:
-        name = f"{target}-cancel-{next_number(snapshot, tenant, 'operation', f'{target}-cancel')}"
+        base = f"{jobs[0].name}-cancel"
+        name = f"{base}-{next_number(snapshot, tenant, 'operation', base)}"
         return [new_operation(snapshot, tenant, name, action="cancel", target=target), *cancelled]
     if len(left) == len([job for job in _jobs(snapshot, operation) if job.state not in ENDED]):
         operation = replace(operation, status={**operation.status, "cancelled": True})

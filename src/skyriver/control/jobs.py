@@ -15,7 +15,7 @@ from typing import Any
 from skyriver.control.admission import Queue
 from skyriver.control.endings import Ended, as_attempt, how_it_failed, retries_left
 from skyriver.core.environments import environment_name, readiness
-from skyriver.core.jobs import ENDED, Capacity, Ending, asks_for, outputs_by_title, pause_before_retry
+from skyriver.core.jobs import ENDED, PROPOSABLE, Capacity, Ending, asks_for, outputs_by_title, pause_before_retry
 from skyriver.core.resources import Action, Kind, Limits, ProcessSpec, ProcessStatus, Put, Resource, Snapshot, Want
 
 KEPT_ATTEMPTS = 20
@@ -212,6 +212,10 @@ def _without(status: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _succeed(snapshot: Snapshot, job: Resource, process: ProcessStatus) -> Iterator[Action]:
     """Records the outcome together with what the job made: table versions, and resources it proposes."""
     outputs = dict(process.report.get("outputs", {}))
+    if foreign := [p["kind"] for p in outputs.get("resources", ()) if p["kind"] not in PROPOSABLE]:
+        told = {"reason": Ending.USER_ERROR.value, "message": f"It proposed what no job may make: a {foreign[0]}."}
+        yield _put(job, "failed", snapshot.now, status=_without(job.status, "config"), **told)
+        return
     created = []
     for proposal in outputs.pop("resources", ()):
         resource = _numbered(snapshot, job, proposal)

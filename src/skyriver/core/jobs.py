@@ -76,6 +76,9 @@ FAULTS: Mapping[Ending, Fault] = MappingProxyType(
     }
 )
 
+PROPOSABLE = frozenset({"version"})
+"""Kinds of rows that a job may propose with its outputs. Its report comes from a process that runs users' code: nobody
+must get a token by one."""
 MACHINE_RETRIES = 3
 FIRST_PAUSE_US = 1_000_000
 LONGEST_PAUSE_US = 300_000_000

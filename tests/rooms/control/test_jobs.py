@@ -100,6 +100,28 @@ def test_jobs_together_never_take_more_than_the_machine_gives() -> None:
     assert cloud.compute.specs["t.job.large"].limits == Limits(cpus=1, memory_mb=3_000)
 
 
+def test_who_waits_for_another_tenants_job_is_not_told_its_name(cloud: Cloud) -> None:
+    cloud.add("half", limits=Limits(cpus=1))
+    cloud.add("large", limits=Limits(cpus=2))
+    theirs = [replace(job(name, limits=Limits(cpus=2)), tenant="u") for name in ("first", "second")]
+    cloud.commit([Put(row, 0) for row in theirs])
+    waiting = cloud.store.get("u", "job", "second")
+    assert waiting.message == "It is number 3 in the queue, behind another tenant's."
+    decision = admit(cloud.loop.snapshot(), Capacity(2, 4_000))
+    assert decision.waits["u", "job", "second"] == ()
+    assert decision.waits["t", "job", "large"] == ("job/half",)
+
+
+def test_a_job_proposes_versions_and_nothing_else(cloud: Cloud) -> None:
+    cloud.add("a")
+    token = {"kind": "token", "name": "mine", "state": "ACTIVE", "spec": {"sha256": "0" * 64, "role": "admin"}}
+    cloud.say("a", outcome="succeeded", outputs={"resources": [token]})
+    assert (cloud.get("a").state, cloud.get("a").reason) == ("FAILED", "USER_ERROR")
+    assert "a token" in cloud.get("a").message
+    assert cloud.store.rows(kind="token") == []
+    assert cloud.loop.snapshot().aside == {}
+
+
 def test_what_can_never_fit_is_refused_with_the_numbers(cloud: Cloud) -> None:
     cloud.add("huge", limits=Limits(cpus=64, memory_mb=1))
     huge = cloud.get("huge")
@@ -362,6 +384,8 @@ def test_a_job_of_no_operation_and_one_that_rests_are_cancelled_too(cloud: Cloud
     cloud.run(5)
     assert (cloud.get("a").state, cloud.get("a").reason) == ("CANCELLED", "CANCELLED")
     assert cloud.get("a-cancel-1", "operation").state == "SUCCEEDED"
+    cloud.add("b")
+    assert cloud.cancel("job/b") == "b-cancel-1", "a name that an address can hold"
 
 
 def test_a_process_that_is_slow_to_end_is_waited_for(cloud: Cloud) -> None:
