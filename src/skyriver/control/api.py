@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Path, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import FileResponse, Response
 from fastapi.routing import APIRoute
 
 from skyriver.control.cloud import Actions, Cloud, Deployment, DeployRequest
@@ -102,7 +102,8 @@ def _add_reading(routes: Routes, cloud: Cloud) -> None:
 
     def download(digest: Annotated[str, Path(pattern="^[0-9a-f]{64}$")]) -> Response:
         """An object by the SHA-256 of its content."""
-        return Response(cloud.objects.get(digest), media_type="application/octet-stream")
+        path = cloud.objects.open_path(digest)  # piece by piece: it may be larger than the memory
+        return FileResponse(path, media_type="application/octet-stream")
 
     routes.add("GET", "/openapi.json", Permission.CLOUD_READ, openapi, "get_openapi")
     routes.add("GET", "/whoami", Permission.CLOUD_READ, whoami, "get_whoami")
