@@ -185,6 +185,7 @@ def ensure_first_token(store: Store, home: Home, fence: int, now: int) -> None:
 
 
 def main() -> None:
+    os.umask(0o077)  # of all that this process makes, and those that it starts
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     home = Home.at(sys.argv[1])
@@ -304,9 +305,8 @@ async def _keep_supervisor(home: Home, stopping: asyncio.Event) -> None:
 
 
 def _server(app: Any, path: Path) -> Server:
-    """Granian inside this process: one process, one loop. The socket is this user's alone."""
+    """Granian inside this process: one process, one loop. By the umask the socket is this user's alone."""
     path.unlink(missing_ok=True)
-    os.umask(0o077)
     return Server(app, uds=path, interface=Interfaces.ASGI, log_enabled=False, websockets=False)
 
 
