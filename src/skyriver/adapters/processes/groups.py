@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from skyriver.adapters.folders import replace_file
 from skyriver.core.names import digest
 from skyriver.core.resources import Limits
 
@@ -124,7 +125,7 @@ class ControlGroups:
         top = group.parent
         if not top.is_dir():
             if top not in self._tops():  # first the record: a group that nobody knows would stay
-                self._record.write_text(json.dumps([*map(str, self._tops()), str(top)]))
+                replace_file(self._record, json.dumps([*map(str, self._tops()), str(top)]).encode())
             top.mkdir(exist_ok=True)
         if tree.version == 2:
             _enable(top, tree.controllers)
