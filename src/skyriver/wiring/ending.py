@@ -19,6 +19,8 @@ COMMAND_SECONDS = 120.0
 """How long one `up` or `down` waits for another one to be done."""
 SUPERVISOR_SECONDS = 3.0
 CONTROL_SECONDS = 10.0
+HELD_SECONDS = 30.0
+"""Past its grace and SIGKILL, after which a process is given up that the kernel does not let go."""
 
 # In this order: who could start the other one goes first.
 _PARTS = (("supervisor", "supervisor", SUPERVISOR_SECONDS), ("control", "control plane", CONTROL_SECONDS))
@@ -103,8 +105,16 @@ def _end_module(home: Home, module: str, grace: float) -> bool:
     """Ends every process of `module`; whether there was one. It is looked for until none is left: one may have been
     about to start another."""
     found = False
+    deadline = time.monotonic() + grace + HELD_SECONDS
     while processes := [p for p in processes_of(home) if p.module == module]:
         found = True
+        if time.monotonic() > deadline:
+            pids = ", ".join(str(p.identity.pid) for p in processes)
+            raise Unavailable(
+                f"The {module} (pid {pids}) does not end, not even by SIGKILL: the kernel holds it.",
+                code="NOT_ENDED",
+                next_action="Look what it waits for (`ps -o pid,stat,wchan`), often a disk that is away; then again.",
+            )
         for process in processes:
             terminate(process.identity, grace)
     return found

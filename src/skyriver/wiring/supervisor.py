@@ -421,7 +421,11 @@ def main() -> int:
     if foreground and not home.stopping.exists():
         from skyriver.wiring.ending import down  # weight that watching does without
 
-        log.info("ended: %s", ", ".join(down(home)))
+        try:
+            log.info("ended: %s", ", ".join(down(home)))
+        except SkyriverError as error:
+            log.error("%s: %s %s", error.code, error, error.next_action)
+            return error.exit_code
     leases.release(lease)
     return 0
 
