@@ -19,7 +19,7 @@ from skyriver.control.compute import Compute
 from skyriver.control.gateway import Gateway
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
-from skyriver.core.errors import Conflict, Internal, InvalidInput, SkyriverError, Unavailable
+from skyriver.core.errors import Conflict, Internal, InvalidInput, SkyriverError, Unavailable, disk_error
 from skyriver.core.resources import (
     Key,
     Kind,
@@ -134,6 +134,8 @@ class ControlLoop:
                 if error.code == "FENCED":
                     self.stop()
                     self._on_lost(error)
+            except OSError as error:  # of the home's disk: full, read-only, failing
+                self._tell("pass", disk_error(error, "What is wanted cannot be brought about"))
             except Exception as error:  # the loop must outlive a mistake in one pass
                 failed = Internal(f"{type(error).__name__}: {error}", next_action="Report it with control.log.")
                 if self._tell("pass", failed):
@@ -213,6 +215,8 @@ class ControlLoop:
                 try:
                     self._store.commit(changes, audit=(), fence=self._fence, actor="reconcile", now=now)
                 except (Conflict, InvalidInput) as again:
+                    if again.code == "FENCED":
+                        raise
                     refused[key] = str(again)
         return refused
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from skyriver.control.aside import FIRST_PAUSE_US, LONGEST_PAUSE_US
-from skyriver.core.errors import StaleWrite, Unavailable
+from skyriver.core.errors import InvalidInput, StaleWrite, Unavailable
 from skyriver.core.resources import (
     Action,
     Delete,
@@ -223,3 +224,37 @@ def test_a_row_that_the_api_wrote_meanwhile_is_not_set_aside(
     assert cloud.loop.health().problems == {}
     cloud.settle()
     assert cloud.store.get(*key).state == "ON"
+
+
+def test_a_successor_that_comes_between_two_writes_ends_the_pass(
+    cloud: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan as a whole was refused for another reason; then each step is written alone, under a stale fence."""
+    put, calls = cloud.store.commit, 0
+
+    def refused(changes: Any, **named: Any) -> list[Resource]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise InvalidInput("It holds what cannot be kept.")
+        cloud.store.acquire("successor")
+        return put(changes, **named)
+
+    put([Put(Resource("t", "thing", "new", state="NEW"), 0)], audit=(), fence=cloud.fence, actor="t", now=1)
+    monkeypatch.setattr(cloud.store, "commit", refused)
+    started = list(cloud.compute.starts)
+    with pytest.raises(StaleWrite) as caught:
+        cloud.loop.run_pass()
+    assert caught.value.code == "FENCED"
+    assert cloud.compute.starts == started
+
+
+def test_a_disk_that_refuses_is_told_with_what_to_do(cloud: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        cloud.loop.stop()
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(cloud.compute, "ensure", refuse)
+    cloud.loop.run()
+    told = cloud.loop.health().problems["pass"]
+    assert (told.code, bool(told.next_action)) == ("DISK_READ_ONLY", True)
