@@ -19,7 +19,7 @@ from skyriver.control.events import Watch, add_events
 from skyriver.control.explain import explain, list_processes, log_of
 from skyriver.control.paging import LOOKED_AT, Cursor, Limit, decode, document, encode, link, page_of
 from skyriver.control.problems import add_problems
-from skyriver.control.published import describe_answers, publish
+from skyriver.control.published import publish
 from skyriver.control.routes import PREFIX, PUBLIC, TENANT, Routes, Tokens, caller
 from skyriver.control.writing import add_writing
 from skyriver.core import contract
@@ -52,7 +52,12 @@ _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "b
 def create_api(cloud: Cloud) -> FastAPI:
     """The application; `state.watch` is to be closed before its server. Raises Internal when a route declares no
     permission."""
-    describe_answers()
+    api = _routed(cloud)
+    publish(api, lambda: _routed(cloud))
+    return api
+
+
+def _routed(cloud: Cloud) -> FastAPI:
     api = FastAPI(title="Skyriver", version="1", openapi_url=None, docs_url=None, redoc_url=None)
     routes = Routes(api, Tokens(cloud.store), cloud.clock)
     _add_reading(routes, cloud)
@@ -73,7 +78,6 @@ def create_api(cloud: Cloud) -> FastAPI:
         if not declared.get("x-permission"):
             path = getattr(route, "path", repr(route))
             raise Internal(f"The route {path} declares no permission.", code="ROUTE_WITHOUT_PERMISSION")
-    publish(api)
     return api
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
 from typing_extensions import is_typeddict
 
 from skyriver.control.problems import MEDIA
@@ -20,23 +23,33 @@ _TEXT = (
 )
 
 
-def describe_answers() -> None:
-    """Lets pydantic read the docstrings of the contract's fields, and let through those that it does not have."""
-    for found in vars(contract).values():
-        if is_typeddict(found) and "__pydantic_config__" not in vars(found):
-            found.__pydantic_config__ = {"use_attribute_docstrings": True, "extra": "allow"}
-
-
-def publish(api: FastAPI) -> None:
-    """`api.openapi()` gives the whole document, made at the first call."""
+def publish(api: FastAPI, again: Callable[[], FastAPI]) -> None:
+    """`api.openapi()` gives the whole document, made at the first call: from the same routes, made by `again` with the
+    docstrings of all fields. Reading those takes half a second, for which a start shall not wait."""
     made: dict[str, Any] = {}
+    one_at_a_time = threading.Lock()
 
     def openapi() -> dict[str, Any]:
-        if not made:
-            made.update(_document(api))
+        with one_at_a_time:
+            if not made:
+                _answer(described=True)
+                try:
+                    made.update(_document(again()))
+                finally:
+                    _answer(described=False)
         return made
 
     api.openapi = openapi  # type: ignore[method-assign]
+
+
+def _answer(*, described: bool) -> None:
+    """How pydantic takes the contract: fields that it does not have are let through; `described`: with docstrings."""
+    for found in vars(contract).values():
+        if is_typeddict(found):
+            found.__pydantic_config__ = {"use_attribute_docstrings": described, "extra": "allow"}
+
+
+_answer(described=False)
 
 
 def _document(api: FastAPI) -> dict[str, Any]:
@@ -57,9 +70,17 @@ def _document(api: FastAPI) -> dict[str, Any]:
                 operation["responses"][status] = {"$ref": f"#/components/responses/{name}"}
     found["components"]["responses"] = dict(sorted(refusals.items()))
     schemas = found["components"]["schemas"]
+    schemas |= _schema_of(contract.Problem)
+    found["components"]["schemas"] = schemas = dict(sorted(schemas.items()))
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     found["components"]["securitySchemes"] = {
         SCHEME: {"type": "http", "scheme": "bearer", "description": "A token: sky_ and 43 more characters."}
     }
     return found
+
+
+def _schema_of(answer: type) -> dict[str, Any]:
+    """Its schema by name, with those that it refers to."""
+    found = TypeAdapter(answer).json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
+    return {**found.pop("$defs", {}), answer.__name__: found}

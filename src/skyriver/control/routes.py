@@ -13,7 +13,6 @@ from fastapi.responses import JSONResponse, Response
 from skyriver.control.problems import MEDIA
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
-from skyriver.core.contract import Problem
 from skyriver.core.errors import NotAllowed
 from skyriver.trust.permissions import Permission, require
 from skyriver.trust.tokens import Identity, TokenTable
@@ -103,7 +102,7 @@ class Routes:
 def described(code: int) -> dict[str, Any]:
     if code < 400:
         return {"description": _MEANING[code]}
-    return {"description": _MEANING[code], "model": Problem, "content": {MEDIA: {}}}
+    return {"description": _MEANING[code], "content": {MEDIA: {}}}
 
 
 _HEADERS = {
