@@ -242,6 +242,7 @@ class ChildProcesses:
         self._killing.pop(run.name, None)
         self._runs.pop(run.name, None)
         self._workers.pop(run.pid, None)
+        self._exit_codes.pop(run.name, None)
         if run.boot == boot_id() and identify(run.pid) is None:  # else the number is somebody else's by now
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(run.pid, signal.SIGKILL)  # what a job started and left behind shares its group
