@@ -13,6 +13,7 @@ from fastapi import FastAPI, Header, Path, Query, Request
 from fastapi.responses import FileResponse, Response
 from fastapi.routing import APIRoute
 
+from skyriver.control.bodies import BodyLimit
 from skyriver.control.cloud import Actions, Cloud, Deployment, DeployRequest
 from skyriver.control.deploying import etag, matches
 from skyriver.control.events import Watch, add_events
@@ -73,6 +74,7 @@ def _routed(cloud: Cloud) -> FastAPI:
         openapi_extra={"x-permission": PUBLIC, "security": []},
     )
     add_problems(api, f"{PREFIX}/openapi.json")
+    api.add_middleware(BodyLimit, but="/objects")
     for route in api.routes:
         declared = route.openapi_extra or {} if isinstance(route, APIRoute) else {}
         if not declared.get("x-permission"):

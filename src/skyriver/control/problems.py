@@ -17,9 +17,13 @@ RETRY_SECONDS = 1
 def add_problems(api: FastAPI, contract: str) -> None:
     """`contract` is the path that describes what there is."""
 
-    def unknown(request: Request, error: Exception) -> Response:
-        """No route has this path, or none this method."""
+    def of_http(request: Request, error: Exception) -> Response:
+        """No route has this path, or none this method; or its body could not be read."""
         assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, SkyriverError):
+            return _problem(request, error.__cause__)
+        if error.status_code not in (404, 405):
+            return _problem(request, InvalidInput("The body of the request cannot be read.", code="BAD_REQUEST"))
         problem = NotFound(
             f"There is no {request.method} {request.url.path}.",
             code="UNKNOWN_ROUTE",
@@ -31,7 +35,7 @@ def add_problems(api: FastAPI, contract: str) -> None:
     api.add_exception_handler(OSError, _of_the_disk)
     api.add_exception_handler(RequestValidationError, _invalid_request)
     api.add_exception_handler(Exception, _our_mistake)
-    api.add_exception_handler(HTTPException, unknown)
+    api.add_exception_handler(HTTPException, of_http)
 
 
 def _problem(request: Request, error: Exception) -> Response:

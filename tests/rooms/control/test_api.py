@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from skyriver.adapters.memory.compute import MemoryCompute
 from skyriver.adapters.memory.objects import MemoryObjects
 from skyriver.adapters.memory.store import MemoryStore
+from skyriver.control import bodies
 from skyriver.control.api import Actions, Cloud, Deployment, DeployRequest, create_api
 from skyriver.control.loop import ControlLoop
 from skyriver.core.errors import Internal
@@ -181,3 +182,22 @@ def test_a_request_that_is_not_understood_names_the_field(client: Caller, cloud:
     answer = client.post(f"{BASE}/actions/train", json=body, headers=issue(cloud, "admin"))
     assert (answer.status_code, answer.json()["code"]) == (422, "BAD_REQUEST")
     assert answer.json()["errors"]
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe\x00", b"[" * 100_000], ids=["no text", "too deep"])
+def test_a_body_that_cannot_be_read_is_told_as_such(client: Caller, cloud: Cloud, body: bytes) -> None:
+    headers = {**issue(cloud, "admin"), "content-type": "application/json"}
+    answer = client.put(f"{BASE}/apps/shop", headers=headers, content=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "BAD_REQUEST")
+    assert "cannot be read" in answer.json()["detail"]
+
+
+def test_a_body_is_read_up_to_its_limit_and_an_upload_has_another(
+    client: Caller, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "BODY_LIMIT", 1_000)
+    admin = issue(cloud, "admin")
+    answer = client.put(f"{BASE}/apps/shop", headers=admin, json={"spec": {"text": "x" * 1_000}})
+    assert (answer.status_code, answer.json()["code"]) == (422, "TOO_LARGE")
+    assert "1,000 bytes" in answer.json()["detail"]
+    assert client.post(f"{BASE}/objects", headers=admin, content=b"x" * 2_000).status_code == 201
