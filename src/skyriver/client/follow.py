@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.5
 LINE_BYTES = 400
 """A line has at most that many bytes on average, or fewer lines are shown."""
+PAGES = 16
+"""Read of one log at once: what prints faster than it is read must not be kept from the screen."""
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 
 Lines = list[tuple[str, str]]
@@ -36,25 +38,28 @@ class LogReader:
         for item in self._read(self._name, -LINE_BYTES * max(lines, 1)):
             who = item["name"]
             self._next[who] = item["next"]
-            read = self._take(who, item["text"]) + self._more(who)
+            read = self._take(who, item["text"])
+            while more := self._more(who):
+                read = [*read, *more][-max(lines, 1) :]
             found += read[-lines:] if lines else []
         return found
 
     def new(self) -> Lines:
-        """The lines that came since; of processes that came since, all."""
+        """The next lines that came since, of processes that came since too; none once all are told."""
         for item in self._read(self._name, -1):
             self._next.setdefault(item["name"], 0)
         return [line for who in list(self._next) for line in self._more(who)]
 
     def _more(self, who: str) -> Lines:
-        """Up to the end of the log, page by page."""
+        """Some pages, at most up to the end of the log."""
         found: Lines = []
-        while True:
+        for _ in range(PAGES):
             item = next((i for i in self._read(who, self._next[who]) if i["name"] == who), None)
             if item is None or item["next"] == self._next[who]:
-                return found
+                break
             self._next[who] = item["next"]
             found += self._take(who, item["text"])
+        return found
 
     def _read(self, name: str, offset: int) -> Sequence[Mapping[str, Any]]:
         return self._patience.call(lambda: self._client.logs(name, offset=offset))
@@ -69,7 +74,8 @@ def follow(client: Client, name: str, reader: LogReader, patience: Patience) -> 
     does not). A control plane that is away is waited for; nothing is told twice or left out."""
     while True:
         ended = all(item["state"] in _ENDED for item in patience.call(lambda: client.explain(name)))
-        yield reader.new()
+        while lines := reader.new():
+            yield lines
         if ended:
             return
         time.sleep(POLL_SECONDS)
