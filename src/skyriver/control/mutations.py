@@ -89,15 +89,17 @@ class Mutations:
     def carry_out(self, call: Call, plan: Callable[[Snapshot], Planned]) -> Mapping[str, Any]:
         """The answer: of `plan` once it is committed, or the first one to the call's key. The plan is made anew when
         the loop moved a row between plan and commit. Raises what `plan` raises, InvalidInput
-        (IDEMPOTENCY_KEY_REUSED), and Unavailable (BUSY)."""
+        (IDEMPOTENCY_KEY_REUSED), and Unavailable (BUSY, CONTROL_AWAY)."""
         with self._in_turn():
-            for _ in range(TRIES - 1):
+            for left in reversed(range(TRIES)):
                 try:
                     return self._attempt(call, plan)
                 except StaleWrite as error:
                     if error.code == "FENCED":
+                        raise _followed() from error
+                    if not left:
                         raise
-            return self._attempt(call, plan)
+        raise AssertionError("unreachable")
 
     def _attempt(self, call: Call, plan: Callable[[Snapshot], Planned]) -> Mapping[str, Any]:
         snapshot = self._cloud.loop.snapshot()
@@ -123,6 +125,15 @@ class Mutations:
             yield
         finally:
             self._turn.release()
+
+
+def _followed() -> Unavailable:
+    """Nothing was done, and the next control plane will do it: for the caller this one is away."""
+    return Unavailable(
+        "Another control plane has taken over from this one.",
+        code="CONTROL_AWAY",
+        next_action="Send the request again: the other one answers.",
+    )
 
 
 def make_call(request: Request, permission: Permission, action: str, target: str, key: str, asked: str) -> Call:

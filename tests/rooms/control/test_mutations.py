@@ -87,6 +87,14 @@ def test_a_key_that_cannot_be_one(stage: Stage, admin: dict[str, str], key: str)
     assert (answer.status_code, answer.json()["code"]) == (422, "BAD_REQUEST")
 
 
+def test_a_control_plane_that_was_followed_is_away_for_who_asks(stage: Stage, admin: dict[str, str]) -> None:
+    stage.store.acquire("the next one")
+    answer = deploy(stage, admin)
+    assert (answer.status_code, answer.json()["code"]) == (503, "CONTROL_AWAY")
+    assert answer.headers["retry-after"]
+    assert stage.store.rows("default", "app") == []
+
+
 def test_an_upload_with_a_key(stage: Stage, admin: dict[str, str]) -> None:
     path = f"{BASE}/objects"
     first = stage.caller.post(path, content=b"one", headers=keyed(admin, "u"))
