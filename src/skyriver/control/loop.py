@@ -149,6 +149,7 @@ class ControlLoop:
         try:
             revision, rows = self._load()
             seen = Snapshot(rows, self._compute.observe(), self._sessions(), now, self._started, self._aside.told())
+            self._snapshot = seen  # also of a pass that is given up: whoever asks is told what is
             plan = reconcile(seen, self._kinds, skip=self._aside.resting(rows, now))
             committed = self._commit(plan, now, revision)
         except SkyriverError as error:

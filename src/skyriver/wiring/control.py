@@ -60,7 +60,7 @@ from skyriver.wiring.deploy import plan_deploy, plan_removal
 from skyriver.wiring.environments import keep_package_settings, mend_environments
 from skyriver.wiring.home import DEFAULT_PORT, Home
 from skyriver.wiring.kinds import KINDS
-from skyriver.wiring.process import write_atomically
+from skyriver.wiring.process import keep_log, write_atomically
 from skyriver.wiring.supervisor import CONTROL, SupervisorKeeper
 
 TENANT: Final = "default"
@@ -295,13 +295,14 @@ async def _serve(api: FastAPI, home: Home, ready: Mapping[str, Any], cloud: Clou
 
 
 async def _keep_supervisor(home: Home, stopping: asyncio.Event) -> None:
-    """Until `stopping`."""
+    """Until `stopping`: there is a supervisor, and a file that this process prints into."""
     keeper = SupervisorKeeper(home)
     while not stopping.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), SUPERVISOR_CHECK_SECONDS)
             return
         await asyncio.to_thread(keeper.look)
+        keep_log(home.logs / "control.log")
 
 
 def _server(app: Any, path: Path) -> Server:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -29,6 +30,19 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(data)
     temporary.replace(path)
+
+
+def keep_log(path: Path) -> None:
+    """Goes on in a new file `path` where the one that this process prints into was removed."""
+    with contextlib.suppress(OSError):
+        seen = os.fstat(sys.stderr.fileno())
+        if not stat.S_ISREG(seen.st_mode) or seen.st_nlink:
+            return
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
+            os.dup2(log, descriptor)
+        os.close(log)
 
 
 @dataclass(slots=True)
