@@ -15,6 +15,7 @@ import pytest
 
 from skyriver.adapters.processes.identity import Identity, boot_id, identify
 from skyriver.adapters.processes.processes import ChildProcesses
+from skyriver.adapters.processes.runs import RunFiles
 from skyriver.core.resources import ProcessSpec, ProcessStatus
 
 CHILD = """
@@ -219,6 +220,16 @@ def test_a_report_is_what_a_store_can_keep(home: Path) -> None:
     for unusable in ('["no", "object"]', "[" * 200_000, f'{{"token": "{token}"}}' + " " * 16_000_000):
         status.write_text(unusable)
         assert parts.observe()["t.replica.x"].report == {}
+
+
+def test_a_writer_that_was_stopped_half_way_does_not_write_into_the_file_of_the_next(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path)
+    stopped = os.open(tmp_path / "t.replica.x.live.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    files.write("t.replica.x", "live", {"written": "by the next one"})
+    os.write(stopped, b'{"written": "by the one before, which goes on"}')
+    os.close(stopped)
+    assert files.read("t.replica.x", "live") == {"written": "by the next one"}
+    assert files.path("t.replica.x", "live").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_outcome_of_a_job_survives_the_end_of_the_cloud(home: Path) -> None:

@@ -98,7 +98,10 @@ class RunFiles:
     def write(self, name: str, part: str, document: Mapping[str, Any]) -> None:
         path = self.path(name, part)
         temporary = path.with_suffix(".tmp")
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        # Always a new file: another control plane may have been stopped while it wrote one of this name, and what it
+        # goes on to write must not get into what is renamed here.
+        temporary.unlink(missing_ok=True)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(json.dumps(document).encode())
         temporary.replace(path)
 
