@@ -211,7 +211,10 @@ def _decide(walk: Walk) -> None:
         normal, held = sent.latencies()
         p50, p99, longest = _quantile(normal, 0.5), _quantile(normal, 0.99), _quantile(held, 1.0)
         walk.tell(f"p50 {p50:.1f} ms, p99 {p99:.1f} ms from send to decision, {len(normal):,} events")
-        walk.tell(f"{len(held):,} events were held up by the kill, the longest for {longest / 1e3:.2f} s")
+        if held:
+            walk.tell(f"{len(held):,} events were held up by the kill, the longest for {longest / 1e3:.2f} s")
+        else:
+            walk.tell("no event could be told apart as held up by the kill: this machine is busy")
         walk.tell(f"{sent.total.labels:,} labels of earlier events became known meanwhile, and were sent")
         walk.tell("decisions: " + ", ".join(f"{d} {n:,}" for d, n in sorted(sent.total.decisions.items())))
         walk.check(not sent.errors, f"no event was refused or lost on the way{_first(sent.errors)}")
@@ -222,7 +225,7 @@ def _decide(walk: Walk) -> None:
             "p50_ms": p50,
             "p99_ms": p99,
             "held_up_events": len(held),
-            "held_up_seconds": longest / 1e3,
+            "held_up_seconds": longest / 1e3 if held else 0.0,
             "decisions": dict(sent.total.decisions),
             "statuses": dict(sent.total.statuses),
         }

@@ -94,6 +94,8 @@ def sent(screen: Screen, result: Sent) -> None:
         if result.duplicates:
             screen.out.print(f"{result.duplicates:,} were sent before: answered with their first decision.")
         screen.table("", ("decision", "events"), [(d, f"{n:,}") for d, n in result.decisions.most_common()])
+        if fallbacks := result.statuses["fallback"]:
+            screen.out.print(f"[yellow]{fallbacks:,} by the fallback[/], not by a model: `skyriver ps` says why.")
     if result.unknown_subjects:
         screen.out.print(f"Of them, {result.unknown_subjects:,} about events that the stream has not seen.")
     if result.rejected:

@@ -82,6 +82,8 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
     match worker.state:
         case "READY" if using == wanted:
             event = "ready"
+            if not using and stream.spec.get("decide"):
+                told = _undecided(stream.spec["decide"])
         case "READY":
             event = "updating"
             message = str(report.get("message", ""))
@@ -99,6 +101,15 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
     after = STREAM.move(stream, event, snapshot.now, status=status, **told)
     if after != stream:
         yield Put(after, stream.revision)
+
+
+def _undecided(decide: Mapping[str, Any]) -> dict[str, str]:
+    """A stream may begin before its model; nobody must take its fallback for the model's word."""
+    return {
+        "reason": "NO_VERSION",
+        "message": f"Each event gets the fallback {decide['fallback']!r}: no version of {decide['model']} serves.",
+        "next_action": f"`skyriver run {decide['model']}` trains one.",
+    }
 
 
 def _materialise(snapshot: Snapshot, stream: Resource, process: ProcessStatus) -> Iterator[Action]:

@@ -52,7 +52,9 @@ def _judge(snapshot: Snapshot, version: Resource) -> Iterator[Action]:
     gate = ModelSpec.model_validate(model.spec["model"]).gate
     if gate.against == "champion" and version.spec.get("champion", 0) != champion(model):
         status = {**version.status, "settled": "bad"}
-        message = f"It was compared with version {version.spec.get('champion', 0)}, now {champion(model)} serves."
+        message = (
+            f"It was compared with {_named(version.spec.get('champion', 0))}, and now {_named(champion(model))} serves."
+        )
         told = {"reason": "CHAMPION_CHANGED", "message": message, "next_action": "`skyriver run` compares anew."}
         yield _put(VERSION, version, "gate_failed", snapshot.now, status=status, **told)
         return
@@ -75,6 +77,10 @@ def _judge(snapshot: Snapshot, version: Resource) -> Iterator[Action]:
         message=f"The gate refused it: {failed}.",
         next_action="Improve the training or lower the gate in the application file; what served before still serves.",
     )
+
+
+def _named(version: int) -> str:
+    return f"version {version}" if version else "no version"
 
 
 def _release(snapshot: Snapshot, version: Resource) -> Iterator[Action]:

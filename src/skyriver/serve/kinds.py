@@ -86,22 +86,36 @@ def _step_service(snapshot: Snapshot, service: Resource) -> Iterator[Action]:
         "routed": full if full and ready.get(full) else "",
         "broken": broken,
     }
-    event, told = _judge(versions, ready, count, broken)
+    event, told = _judge(versions, ready, count, broken) if versions else ("no_version", _no_version(snapshot, service))
     after = SERVICE.move(service, event, snapshot.now, status=status, **told)
     if after != service:
         yield Put(after, service.revision)
+
+
+def _no_version(snapshot: Snapshot, service: Resource) -> dict[str, str]:
+    """Why none serves: a training that failed, one that served before the model was removed, or there was none yet."""
+    name = service.name
+    of_model = (v for v in snapshot.all(service.tenant, "version") if v.spec["model"] == name and v.state == "APPROVED")
+    approved = max((int(v.spec["version"]) for v in of_model), default=0)
+    trainings = [
+        o for o in snapshot.all(service.tenant, "operation") if (o.spec["action"], o.spec["target"]) == ("train", name)
+    ]
+    last = max(trainings, key=lambda o: (o.created_at, o.name), default=None)
+    if approved:
+        message = f"No version serves; {name}:{approved} passed the gate earlier."
+        action = f"`skyriver rollback {name}:{approved}` makes it serve again; `skyriver run {name}` trains another."
+    elif last is not None and last.state == "FAILED":
+        message = f"No version of the model is released yet: {last.name} failed, {last.reason}."
+        action = f"`skyriver explain {last.name}` tells why; `skyriver run {name}` trains again."
+    else:
+        message, action = "No version of the model is released yet.", "`skyriver run` trains one."
+    return {"reason": "NO_VERSION", "message": message, "next_action": action}
 
 
 def _judge(
     versions: Mapping[str, Any], ready: Mapping[str, list[Resource]], count: int, broken: Mapping[str, str]
 ) -> tuple[str, dict[str, str]]:
     serving = [v for v, w in versions.items() if w["weight"]]
-    if not versions:
-        return "no_version", {
-            "reason": "NO_VERSION",
-            "message": "No version of the model is released yet.",
-            "next_action": "`skyriver run` trains one.",
-        }
     if len(versions) > 1 or not serving:
         return "updating", {}
     have = sum(len(ready[v]) for v in serving)

@@ -209,6 +209,9 @@ def plan_removal(snapshot: Snapshot, tenant: str, name: str) -> DeployPlan:
     gone = [app, *(r for kind in OWNED for r in snapshot.children(app, kind))]
     lines = [PlanLine("remove", r.kind, r.name, "") for r in gone]
     lines += [PlanLine("keep", "table", r.name, "data is never removed") for r in snapshot.children(app, "table")]
+    models = {r.name for r in gone if r.kind == "model"}
+    versions = [v for v in snapshot.all(tenant, "version") if v.spec["model"] in models and v.state == "APPROVED"]
+    lines += [PlanLine("keep", "version", v.name, "it can serve again") for v in versions]
     return DeployPlan(tuple(lines), tuple(Delete(*r.key, r.revision) for r in gone), ())
 
 
