@@ -235,6 +235,15 @@ class TestOpening:
             prepare(admin, product)
             assert store.rows() == [written]
 
+    def test_the_login_of_another_cloud_on_the_same_server_does_not_get_in(self, postgres: PostgresServer) -> None:
+        one, two = postgres.new_database(), postgres.new_database()
+        prepare(postgres.address(one), postgres.address(one, "cloud_one"))
+        prepare(postgres.address(two), postgres.address(two, "cloud_two"))
+        PostgresStore(postgres.address(one, "cloud_one")).close()
+        with pytest.raises(Unavailable) as refused:
+            PostgresStore(postgres.address(one, "cloud_two"))
+        assert refused.value.code in ("STORE_DENIED", "STORE_MISSING")
+
     def test_a_password_is_set_and_not_logged(self, postgres: PostgresServer) -> None:
         database = postgres.new_database()
         prepare(postgres.address(database), f"postgresql://guarded:pass%20word@/{database}?host={postgres.folder}")

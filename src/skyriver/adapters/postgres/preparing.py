@@ -55,6 +55,10 @@ def _make_roles(connection: Connection, login: str, password: str) -> None:
     for role in GROUPS:
         _run(connection, sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(login)))
     _run(connection, sql.SQL("GRANT skyriver_owner TO CURRENT_USER"))
+    # Roles are those of the whole server: without this the login of one cloud would get into the database of another.
+    database = sql.Identifier(str(connection.scalar(text("SELECT current_database()"))))
+    _run(connection, sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(database))
+    _run(connection, sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, sql.Identifier(login)))
 
 
 def _migrate(connection: Connection, where: str) -> None:
