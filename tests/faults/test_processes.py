@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from skyriver.adapters.processes.identity import Identity, boot_id, identify
+from skyriver.adapters.processes.logs import LOG_LIMIT
 from skyriver.adapters.processes.processes import ChildProcesses
 from skyriver.adapters.processes.runs import RunFiles
 from skyriver.core.resources import ProcessSpec, ProcessStatus
@@ -90,6 +91,29 @@ def test_a_killed_process_is_seen_and_started_again(home: Path) -> None:
     assert gone.exit_code == -9
     parts.ensure(wanted)
     assert ready(parts).pid != first.pid
+
+
+def test_a_process_that_prints_for_ever_does_not_fill_the_disk(home: Path) -> None:
+    parts = processes(home)
+    wanted = {"t.replica.x": spec()}
+    parts.ensure(wanted)
+    pid = ready(parts).pid
+    log = home / "logs" / "t.replica.x.log"
+    printed = os.open(f"/proc/{pid}/fd/1", os.O_WRONLY | os.O_APPEND)  # as the process itself has it
+    try:
+        for _ in range(LOG_LIMIT // (1 << 20) + 1):
+            os.write(printed, b"x" * ((1 << 20) - 1) + b"\n")
+        deadline = time.monotonic() + 10
+        while log.stat().st_size and time.monotonic() < deadline:
+            parts.ensure(wanted)
+            time.sleep(0.05)
+        assert log.stat().st_size == 0
+        assert log.with_suffix(".log.1").stat().st_size == LOG_LIMIT
+        os.write(printed, b"and on\n")
+        assert log.read_bytes() == b"and on\n"
+        assert parts.log("t.replica.x", offset=1 << 30) == (b"", 7)
+    finally:
+        os.close(printed)
 
 
 def test_a_clock_that_was_set_back_keeps_nothing_from_being_started_again(

@@ -26,6 +26,7 @@ from typing import Any
 
 from skyriver.adapters.processes.groups import ControlGroups
 from skyriver.adapters.processes.identity import Identity, Look, boot_id, child_of, identify, look, look_at
+from skyriver.adapters.processes.logs import trim
 from skyriver.adapters.processes.runs import Run, RunFiles
 from skyriver.adapters.processes.starting import Places, Starter
 from skyriver.adapters.processes.strays import end_strays
@@ -43,6 +44,8 @@ MAX_PAUSE_SECONDS = 10.0
 STOPPED_SECONDS = 3.0
 """A replica or worker that is stopped (SIGSTOP) for so long is killed, and started again: it keeps its socket and its
 lock, and answers nobody. A job may be paused."""
+TRIM_SECONDS = 1.0
+"""Between two looks at how long the logs are."""
 LIST_SECONDS = 0.5
 """Between two looks for run files that nobody here wrote."""
 KEPT_JOB_LOGS = 200
@@ -86,6 +89,7 @@ class ChildProcesses:
         self._robbed: dict[str, Identity] = {}
         """Processes whose files and socket another one may have taken, with that one."""
         self._listed = time.monotonic()
+        self._trimmed = 0.0
 
     def observe(self) -> Mapping[str, ProcessStatus]:
         self._meet_others()
@@ -105,6 +109,7 @@ class ChildProcesses:
     def ensure(self, wanted: Mapping[str, ProcessSpec], *, keep: Set[str] = frozenset()) -> None:
         self._reap()
         self._end_leftovers()
+        self._trim_logs()
         for name in self._refused.keys() - wanted.keys() - keep:
             del self._refused[name]
         for name, run in list(self._runs.items()):
@@ -270,6 +275,14 @@ class ChildProcesses:
             self._look_for_strays = strays > 0
         self._leftovers = self._groups.remove(self._leftovers)
         return strays > 0 or bool(self._leftovers)
+
+    def _trim_logs(self) -> None:
+        """At most once a second: a process that prints for ever must not fill the disk."""
+        if time.monotonic() - self._trimmed < TRIM_SECONDS:
+            return
+        self._trimmed = time.monotonic()
+        for name, run in self._runs.items():
+            trim(self._places.log(name, once=run.once))
 
     def _remove_old_logs(self) -> None:
         ended = [path for path in self._places.job_logs.glob("*.log") if path.stem not in self._runs]

@@ -17,6 +17,7 @@ from typing import Any
 from skyriver.adapters.processes import watcher
 from skyriver.adapters.processes.groups import ControlGroups, Hold
 from skyriver.adapters.processes.identity import Identity, identify
+from skyriver.adapters.processes.logs import set_aside
 from skyriver.adapters.processes.runs import Run, RunFiles
 from skyriver.adapters.processes.strays import MARK, mark
 from skyriver.core.environments import apart
@@ -24,8 +25,6 @@ from skyriver.core.errors import SkyriverError, Unavailable
 from skyriver.core.names import digest
 from skyriver.core.resources import Limits, ProcessSpec
 
-LOG_LIMIT = 16 * 1024 * 1024
-"""A log that is larger at a start is set aside as NAME.log.1 first."""
 RESERVED_BYTES = 1_000_000_000
 """Libraries take 0.2 GB and more of address space that they never touch. Where the watcher alone holds the memory, the
 kernel refuses only what is far above the limit: that is the most that can be taken between two of its looks."""
@@ -184,11 +183,7 @@ class Starter:
 
     def _open_log(self, spec: ProcessSpec) -> int:
         path = self._places.log(spec.name, once=spec.once)
-        size = 0
-        with contextlib.suppress(FileNotFoundError):
-            size = path.stat().st_size
-            if size > LOG_LIMIT:
-                path.replace(path.with_suffix(".log.1"))
+        size = set_aside(path)
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         if spec.once and size:
             with contextlib.suppress(OSError):  # a full disk: the process itself may still do its work
