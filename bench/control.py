@@ -105,6 +105,8 @@ def filled(folder: Path) -> Simulation:
                 changed = True
         if not changed:
             break
+    gc.collect()
+    gc.freeze()  # as the control plane does once it is ready
     states = {r.state for r in cloud.store.rows("t", "service")}
     if states != {"READY"}:
         raise RuntimeError(f"the services did not get READY: {states}")

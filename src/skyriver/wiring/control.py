@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -287,6 +288,8 @@ async def _serve(api: FastAPI, home: Home, ready: Mapping[str, Any], cloud: Clou
     serving = asyncio.create_task(server.serve())
     _tell(home, ready)
     log.info("control plane ready")
+    gc.collect()
+    gc.freeze()  # rows and code live long: to look through all of them cost a pass or a list 0.1 s now and then
     await asyncio.to_thread(mend_environments, cloud.store, home, cloud.fence, cloud.clock.wall())
     await _keep_supervisor(home, stopping)
     api.state.watch.close()
