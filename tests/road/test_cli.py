@@ -337,6 +337,32 @@ def test_following_bears_a_control_plane_that_is_away_and_leaves_nothing_out(mon
     assert [text.split(" (")[0] for text in said] == ["The control plane is away", "The control plane is back."] * 2
 
 
+@pytest.mark.parametrize(("options", "asked"), [((), 1), (("-f",), 3)])
+def test_only_following_waits_for_a_control_plane_that_is_away(
+    options: Sequence[str], asked: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Away:
+        calls = 0
+
+        def __enter__(self) -> Away:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def logs(self, name: str, offset: int) -> None:
+            self.calls += 1
+            code = "CONTROL_AWAY" if self.calls < 3 else "OVERLOADED"
+            raise Unavailable("Away.", code=code, next_action="Wait.")
+
+    client = Away()
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(cli, "connect", lambda: client)
+    machine: Any = None
+    assert cli.main(machine, ["logs", "orders", *options]) == Unavailable.exit_code
+    assert client.calls == asked
+    assert ("waiting for it" in capsys.readouterr().err) == bool(options)
+
+
 def test_patience_ends_and_other_errors_are_not_borne(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.0)
     logs: Any = Logs(a="")

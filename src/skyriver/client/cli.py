@@ -23,7 +23,7 @@ from skyriver.client import show
 from skyriver.client import top as _top  # noqa: F401
 from skyriver.client.calling import call
 from skyriver.client.follow import LogReader, follow
-from skyriver.client.patience import Patience
+from skyriver.client.patience import AWAY_SECONDS, Patience
 from skyriver.client.rows import read_rows, read_text
 from skyriver.client.screen import Bars, Screen
 from skyriver.client.sending import send_rows
@@ -231,7 +231,8 @@ def logs(
     """What the processes of something printed."""
     screen = Screen(as_json=as_json)
     with connect() as client:
-        patience = Patience(lambda text: print(text, file=sys.stderr))
+        say = lambda text: print(text, file=sys.stderr)  # noqa: E731
+        patience = Patience(say, AWAY_SECONDS if following else 0.0)  # one look fails at once, as other commands do
         reader = LogReader(client, name, patience)
         show.log_lines(screen, reader.last(tail))
         if following:

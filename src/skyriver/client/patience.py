@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 
 class Patience:
-    """Tries again while the control plane is away, for at most `seconds` at a time, and says so once each time."""
+    """Tries again while the control plane is away, for at most `seconds` at a time, and says so once each time; not at
+    all with 0."""
 
     def __init__(self, say: Callable[[str], None], seconds: float = AWAY_SECONDS) -> None:
         self._say = say
@@ -28,7 +29,7 @@ class Patience:
             try:
                 found = attempt()
             except Unavailable as error:
-                if error.code not in AWAY:
+                if error.code not in AWAY or not self._seconds:
                     raise
                 now = time.monotonic()
                 if self._since is None:
