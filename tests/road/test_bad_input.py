@@ -30,6 +30,9 @@ from cloud_process import (
 
 from skyriver.client.api import Client
 from skyriver.core.errors import NotAllowed
+from skyriver.trust.secretfile import write_secret
+from skyriver.trust.tokens import new_token
+from skyriver.wiring.home import Home
 
 MOON = """\
 import skyriver as sr
@@ -126,6 +129,17 @@ def test_no_cloud_at_all(tmp_path: Path) -> None:
     assert problem["status"] == 503
     assert not (tmp_path / "none").exists()
     assert run_command("--home", tmp_path / "none", "down").succeeded().err == "Ended: nothing ran.\n"
+
+
+def test_a_cloud_that_is_down_is_no_crash(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.make()
+    home.write_settings({"port": free_port()})
+    write_secret(home.token, new_token()[0].encode())
+    for command in (["ps"], ["top"], ["logs", "orders"], ["predict", "m", "a=1"]):
+        ended = run_command("--home", home.root, *command)
+        ended.refused("CLOUD_AWAY", 7, f"The cloud in {home.root} is down.", "`skyriver up` starts it.")
+        assert (ended.out, len(ended.err.splitlines())) == ("", 3), "what was not started is not lost"
 
 
 def test_a_port_in_use_leaves_no_cloud_and_the_token_is_shown_later(tmp_path: Path) -> None:

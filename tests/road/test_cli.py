@@ -14,7 +14,7 @@ import pytest
 import typer
 from cloud_process import COMMAND, commands, run_command, unknown_commands
 
-from skyriver.client import cli, patience, shell, show
+from skyriver.client import cli, patience, shell, show, top
 from skyriver.client.calling import call, with_output
 from skyriver.client.follow import LogReader, follow
 from skyriver.client.patience import Patience
@@ -397,6 +397,24 @@ def test_an_empty_cloud_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> N
     assert "skyriver deploy" in err
     show.resources(Screen(as_json=False), "jobs", [])
     assert capsys.readouterr() == ("", "There are no jobs.\n")
+
+
+@pytest.mark.parametrize("left", [["gateway"], []])
+def test_top_keeps_what_it_saw_only_while_something_runs(left: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Machine:
+        def parts(self, home: object) -> list[dict[str, Any]]:
+            return [{"kind": "part", "name": name} for name in left]
+
+    class Away:
+        def processes(self) -> None:
+            raise Unavailable("Away.", code="CLOUD_AWAY")
+
+    monkeypatch.setitem(shell.state, "machine", Machine())
+    client: Any = Away()
+    before = top.Look(0.0, [{"kind": "part", "name": "gateway"}, {"kind": "worker", "name": "w"}], [{"name": "j"}])
+    now = top.look(client, before)
+    assert [p["name"] for p in now.processes] == (["gateway", "w"] if left else [])
+    assert ("`skyriver up` starts it." in now.trouble, bool(now.jobs)) == (not left, bool(left))
 
 
 def test_ps_tells_what_to_do_about_what_is_not_ready(shown: Callable[[], str]) -> None:

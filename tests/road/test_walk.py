@@ -309,7 +309,7 @@ def test_down_leaves_nothing_running_and_up_brings_all_of_it_back(cloud: Cloud, 
     assert {"control plane", "worker orders-0", "gateway"} <= set(ended)
     assert (cloud.living(), cloud.sockets()) == ({}, [])
     assert cloud.json("down") == {"ended": []}
-    cloud.command("ps").refused("CLOUD_AWAY", 7, f"127.0.0.1:{cloud.port}", "skyriver up")
+    cloud.command("ps").refused("CLOUD_AWAY", 7, f"The cloud in {cloud.home} is down.", "skyriver up")
     start = time.monotonic()
     again = cloud.command("up").succeeded()
     assert cloud.token == token

@@ -66,7 +66,8 @@ class Machine(Protocol):
     def down(self, home: Path | None, told: Callable[[str], None]) -> list[str]: ...
 
     def parts(self, home: Path | None) -> Sequence[dict[str, Any]]:
-        """The supervisor, the control plane and the gateway: how each is, whether the cloud answers or not."""
+        """The supervisor, the control plane and the gateway: how each is, whether the cloud answers or not; none
+        when nothing of it runs."""
         ...
 
     def examine(self, home: Path | None, *, fix: bool) -> Sequence[Finding]:

@@ -66,15 +66,18 @@ def top(as_json: Json = False) -> None:
 
 
 def look(client: Client, before: Look | None) -> Look:
-    """Without the control plane: its parts as they are now, and the rest as it was seen last."""
+    """Without the control plane: its parts as they are now, and the rest as it was seen last; nothing once all of
+    it is down."""
     try:
         processes = [p for p in client.processes() if p["alive"]]
         jobs = [job for wanted in (*_WORKING, *_WAITING) for job in client.list("jobs", state=wanted)]
     except Unavailable as error:
         if before is None:
             raise
+        if not (parts := machine().parts(state["home"])):
+            return Look(time.monotonic(), [], [], "The cloud is down. `skyriver up` starts it.")
         kept = [p for p in before.processes if p["kind"] != "part"]
-        return Look(time.monotonic(), [*machine().parts(state["home"]), *kept], before.jobs, error.message)
+        return Look(time.monotonic(), [*parts, *kept], before.jobs, error.message)
     return Look(time.monotonic(), [*machine().parts(state["home"]), *processes], jobs)
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Final
 
+from skyriver.adapters.processes.identity import Identity
 from skyriver.core.errors import NotAllowed, Unavailable
 from skyriver.trust.secretfile import read_secret
 from skyriver.trust.tokens import is_token
 from skyriver.wiring.home import Home
+from skyriver.wiring.living import processes_of
+
+_PARTS: Final = frozenset({"supervisor", "control", "gateway"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +28,45 @@ class CloudAddress:
 
 
 def address_of(home: Home) -> CloudAddress:
-    """How to reach a cloud that was started before. Raises Unavailable when there is none."""
+    """How to reach a cloud that was started before. Raises Unavailable when there is none (NO_CLOUD), or nothing of it
+    runs that would answer (CLOUD_AWAY)."""
     if not home.token.exists() or "port" not in home.settings():
         raise Unavailable(
             f"There is no cloud in {home.root}.",
             code="NO_CLOUD",
             next_action="`skyriver up` starts one; --home or SKYRIVER_HOME names another place.",
         )
+    _check_up(home)
     return address(home, fresh=False, started=False)
+
+
+def _check_up(home: Home) -> None:
+    """Nobody is asked where nobody can answer: it would take seconds, and who has the port now would see the token."""
+    if _control_runs(home):
+        return
+    running = processes_of(home)
+    if any(process.module in _PARTS for process in running):
+        return  # it answers, or brings back what does
+    if not running:
+        raise Unavailable(
+            f"The cloud in {home.root} is down.", code="CLOUD_AWAY", next_action="`skyriver up` starts it."
+        )
+    names = sorted({" ".join(process.name.split(".", 2)[1:]) for process in running if process.name and process.module})
+    raise Unavailable(
+        f"Supervisor, control plane and gateway of the cloud in {home.root} are gone; "
+        f"{', '.join(names) or 'what a job had started'} {'runs' if len(names) <= 1 else 'run'} on.",
+        code="CLOUD_AWAY",
+        next_action="`skyriver up` brings them back and takes over what runs.",
+    )
+
+
+def _control_runs(home: Home) -> bool:
+    """By its run file alone: to look through all processes of the machine takes longer."""
+    try:
+        told = json.loads(home.control_run.read_bytes())
+        return Identity(told["pid"], told["start_time"], told["boot"]).alive()
+    except (OSError, KeyError, TypeError, ValueError):  # not synced: any bytes after a power cut
+        return False
 
 
 def address(home: Home, *, fresh: bool, started: bool) -> CloudAddress:

@@ -9,14 +9,15 @@ from typing import Any
 from skyriver.adapters.haproxy.process import recorded
 from skyriver.adapters.processes.identity import Identity, Look, look
 from skyriver.wiring.home import Home
+from skyriver.wiring.living import processes_of
 from skyriver.wiring.supervisor import PartState, control_of, read_parts, running_supervisor
 
 _NAMES = {"supervisor": "supervisor", "control": "control plane", "gateway": "gateway"}
 
 
 def parts_of(home: Home) -> list[dict[str, Any]]:
-    """One entry a part, in the words of a resource; none when this home has never had a cloud."""
-    if not home.run.is_dir() or "port" not in home.settings():
+    """One entry a part, in the words of a resource; none when nothing of this home runs."""
+    if not home.run.is_dir() or "port" not in home.settings() or not processes_of(home):
         return []
     states = read_parts(home)
     gateway = recorded(home.gateway)
