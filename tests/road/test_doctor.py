@@ -84,6 +84,9 @@ def test_top_and_ps_tell_a_stranger_what_runs(up: Cloud) -> None:
     parts = {p["name"]: p["pid"] for p in up.json("ps")["parts"]}
     gateway, control = up.gateway_pid(), up.control_pid()
     assert parts == {"supervisor": up.supervisor_pid(), "control plane": control, "gateway": gateway}
+    for name, pid in parts.items():
+        assert up.json("explain", name)[0]["pid"] == pid
+    assert "control plane ready" in up.command("logs", "control").succeeded().out
 
 
 def test_top_counts_between_two_looks() -> None:

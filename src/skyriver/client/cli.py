@@ -23,6 +23,7 @@ from skyriver.client import show
 from skyriver.client import top as _top  # noqa: F401
 from skyriver.client.calling import call
 from skyriver.client.follow import LogReader, follow
+from skyriver.client.parts import explain_part, part_lines, part_named
 from skyriver.client.patience import AWAY_SECONDS, Patience
 from skyriver.client.rows import read_rows, read_text
 from skyriver.client.screen import Bars, Screen
@@ -211,11 +212,15 @@ def rollback(
 
 @app.command()
 def explain(
-    name: Annotated[str, typer.Argument(help="Any name, or kind/name.")],
+    name: Annotated[str, typer.Argument(help="Any name, or kind/name; or supervisor, control, gateway.")],
     as_json: Json = False,
 ) -> None:
     """Why something is as it is: state, reason, what to do, the last lines of its log."""
     screen = Screen(as_json=as_json)
+    if part := part_named(name):
+        told = explain_part(part)
+        screen.data([told], lambda: show.part(screen, told))
+        return
     with connect() as client:
         items = client.explain(name)
     screen.data(items, lambda: show.explained(screen, items))
@@ -223,13 +228,16 @@ def explain(
 
 @app.command()
 def logs(
-    name: Annotated[str, typer.Argument(help="A job, stream, service or replica.")],
+    name: Annotated[str, typer.Argument(help="A job, stream, service, replica; or supervisor, control, gateway.")],
     tail: Annotated[int, typer.Option("--tail", "-n", min=0, help="Lines from the end.")] = 100,
     following: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more is printed; Ctrl-C ends.")] = False,
     as_json: Json = False,
 ) -> None:
     """What the processes of something printed."""
     screen = Screen(as_json=as_json)
+    if part := part_named(name):
+        show.log_lines(screen, part_lines(part, tail, following=following))
+        return
     with connect() as client:
         say = lambda text: print(text, file=sys.stderr)  # noqa: E731
         patience = Patience(say, AWAY_SECONDS if following else 0.0)  # one look fails at once, as other commands do

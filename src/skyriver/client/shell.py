@@ -70,6 +70,11 @@ class Machine(Protocol):
         when nothing of it runs."""
         ...
 
+    def part_log(self, home: Path | None, part: str, lines: int) -> list[str]:
+        """The last `lines` of what the supervisor, the control plane or the gateway printed (`part` as in `parts`).
+        Raises NotFound when it has no log."""
+        ...
+
     def examine(self, home: Path | None, *, fix: bool) -> Sequence[Finding]:
         """Machine and cloud, examined. With `fix` what an unclean end left is removed, if nothing runs."""
         ...

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = 10
 """Bad rows that are shown; JSON output has all."""
+ENDS = 5
+"""Of a part, that are shown; JSON output has all."""
 _SIGNS = {"create": "[green]+[/]", "update": "[yellow]~[/]", "remove": "[red]-[/]", "keep": " ", "orphan": "[dim]?[/]"}
 
 
@@ -187,10 +189,29 @@ def explained(screen: Screen, items: Sequence[Mapping[str, Any]]) -> None:
             if report.get("alive"):
                 screen.out.print(f"  process {name}, pid {report['pid']}, up {age(report['started_at'])}")
                 _print_facts(screen, _plain(report))
-        if item["log"]:
-            screen.out.print("  last lines of its log:")
-            for line in item["log"]:
-                screen.out.print(f"    [dim]{escape(line)}[/]")
+        _print_log(screen, item["log"])
+
+
+def _print_log(screen: Screen, lines: Sequence[str]) -> None:
+    if lines:
+        screen.out.print("  last lines of its log:")
+        for line in lines:
+            screen.out.print(f"    [dim]{escape(line)}[/]")
+
+
+def part(screen: Screen, row: Mapping[str, Any]) -> None:
+    """A part of the cloud itself, and how it ended before."""
+    how_long = f" for {age(row['started_at'])}" if row["started_at"] else ""
+    screen.out.print(f"[bold]{row['kind']} {row['name']}[/] is {coloured(row['state'])}{how_long}")
+    if row["message"]:
+        screen.out.print(f"  why   {row['reason']}: {escape(row['message'])}")
+    if row["next_action"]:
+        screen.out.print(f"  next  {escape(row['next_action'])}")
+    for end in row["ends"][-ENDS:]:
+        screen.out.print(f"  ended {age(end['at'])} ago: {escape(end['why'])}")
+    if row["pid"]:
+        screen.out.print(f"  process {row['name']}, pid {row['pid']}, {row['rss_mb']:.0f} MB")
+    _print_log(screen, row["log"])
 
 
 def _waiting(waiting: Mapping[str, Any]) -> str:

@@ -42,6 +42,11 @@ class ThisMachine:
 
         return parts_of(homes.Home.at(home))
 
+    def part_log(self, home: Path | None, part: str, lines: int) -> list[str]:
+        from skyriver.wiring.parts import part_log
+
+        return part_log(homes.Home.at(home), part, lines)
+
     def examine(self, home: Path | None, *, fix: bool) -> Sequence[shell.Finding]:
         from skyriver.wiring.doctor import examine
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from skyriver.adapters.haproxy.process import recorded
+from skyriver.adapters.haproxy.process import LOG, recorded
 from skyriver.adapters.processes.identity import Identity, Look, look
+from skyriver.core.errors import NotFound
 from skyriver.wiring.home import Home
 from skyriver.wiring.living import processes_of
 from skyriver.wiring.supervisor import PartState, control_of, read_parts, running_supervisor
 
 _NAMES = {"supervisor": "supervisor", "control": "control plane", "gateway": "gateway"}
+_LINE_BYTES = 400
+"""A line has at most that many bytes on average, or fewer lines are shown."""
 
 
 def parts_of(home: Home) -> list[dict[str, Any]]:
@@ -27,6 +31,24 @@ def parts_of(home: Home) -> list[dict[str, Any]]:
         _told("control", control_of(home), states["control"], watched=supervisor is not None, trouble=_trouble(home)),
         _told("gateway", gateway.identity if gateway else None, states["gateway"], watched=supervisor is not None),
     ]
+
+
+def part_log(home: Home, part: str, lines: int) -> list[str]:
+    """The last `lines` of what it printed; `part` as `parts_of` names it. Raises NotFound when it has no log."""
+    logs = {"supervisor": home.logs / "supervisor.log", "control plane": home.logs / "control.log"}
+    path = logs.get(part, home.gateway / LOG)
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = max(0, size - _LINE_BYTES * max(lines, 1))
+            file.seek(start)
+            found = file.read().decode(errors="replace").splitlines()
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"The {part} has printed nothing.", code="NO_LOG", where=str(path), next_action="`skyriver up` starts it."
+        ) from error
+    whole = found[1:] if start else found  # the first one was begun before
+    return whole[-lines:] if lines else []
 
 
 def _told(
