@@ -490,6 +490,11 @@ def test_an_unknown_token(shop: Cloud) -> None:
         assert shop.command("ps", "--json").problem("UNAUTHENTICATED", 4)["status"] == 401
         (shop.home / "token").write_text("nonsense")
         shop.command("ps").refused("BAD_TOKEN_FILE", 4, str(shop.home / "token"))
+        (shop.home / "token").unlink()
+        for command in ("ps", "up"):
+            shop.command(command).refused("NO_TOKEN_FILE", 4, "is gone", "`skyriver down`, then `skyriver up`")
+        token = next(c for c in shop.command("doctor", "--json").json["checks"] if c["name"] == "deployed")
+        assert (token["result"], "`skyriver up`" in token["action"]) == ("fail", True)
         (shop.home / "token").write_text(kept)
         (shop.home / "token").chmod(0o644)
         shop.command("ps").refused("SECRET_EXPOSED", 4, str(shop.home / "token"), "chmod 600")

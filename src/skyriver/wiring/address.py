@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from skyriver.adapters.processes.identity import Identity
-from skyriver.core.errors import NotAllowed, Unavailable
+from skyriver.core.errors import NotAllowed, NotFound, Unavailable
 from skyriver.trust.secretfile import read_secret
 from skyriver.trust.tokens import is_token
 from skyriver.wiring.home import Home
@@ -29,8 +29,8 @@ class CloudAddress:
 
 def address_of(home: Home) -> CloudAddress:
     """How to reach a cloud that was started before. Raises Unavailable when there is none (NO_CLOUD), or nothing of it
-    runs that would answer (CLOUD_AWAY)."""
-    if not home.token.exists() or "port" not in home.settings():
+    runs that would answer (CLOUD_AWAY), and what `token_of` raises."""
+    if "port" not in home.settings() or not (home.token.exists() or processes_of(home)):
         raise Unavailable(
             f"There is no cloud in {home.root}.",
             code="NO_CLOUD",
@@ -75,9 +75,16 @@ def address(home: Home, *, fresh: bool, started: bool) -> CloudAddress:
 
 
 def token_of(home: Home) -> str:
-    """Raises NotAllowed for a file that holds something else."""
+    """Raises NotAllowed when the file is gone (NO_TOKEN_FILE), or holds something else (BAD_TOKEN_FILE)."""
     try:
         text = read_secret(home.token).decode("ascii").strip()
+    except NotFound as error:
+        raise NotAllowed(
+            "The file with the token of this cloud is gone.",
+            code="NO_TOKEN_FILE",
+            where=str(home.token),
+            next_action="`skyriver down`, then `skyriver up`: another token is made.",
+        ) from error
     except UnicodeDecodeError:
         text = ""
     if not is_token(text):

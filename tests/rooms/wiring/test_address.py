@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from skyriver.adapters.processes.identity import Identity, identify
-from skyriver.core.errors import Unavailable
+from skyriver.core.errors import NotAllowed, Unavailable
 from skyriver.trust.secretfile import write_secret
 from skyriver.trust.tokens import new_token
 from skyriver.wiring import address
-from skyriver.wiring.address import address_of
+from skyriver.wiring.address import address_of, token_of
 from skyriver.wiring.home import Home
 from skyriver.wiring.living import Living
 
@@ -73,3 +73,17 @@ def test_a_control_plane_that_lives_is_known_by_its_run_file(home: Home, monkeyp
         home.control_run.write_text(text)
         with pytest.raises(Unavailable, match="is down"):
             address_of(home)
+
+
+def test_a_token_file_that_is_gone_while_the_cloud_runs(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.token.unlink()
+    runs(monkeypatch, Living(Identity(2, 1, "boot"), "gateway", ""))
+    for ask in (address_of, token_of):
+        with pytest.raises(NotAllowed) as gone:
+            ask(home)
+        assert (gone.value.code, gone.value.where) == ("NO_TOKEN_FILE", str(home.token))
+        assert "`skyriver down`, then `skyriver up`" in gone.value.next_action
+    runs(monkeypatch)
+    with pytest.raises(Unavailable) as none:
+        address_of(home)
+    assert none.value.code == "NO_CLOUD"
