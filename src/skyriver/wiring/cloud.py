@@ -22,7 +22,7 @@ from skyriver.wiring.address import CloudAddress, address, token_of
 from skyriver.wiring.ending import end_everything, end_supervision, only_command
 from skyriver.wiring.home import DEFAULT_PORT, Home, port_of_environment
 from skyriver.wiring.living import is_stopped, processes_of, terminate
-from skyriver.wiring.supervisor import FOREGROUND, SUPERVISOR, read_parts, running_supervisor, start_module
+from skyriver.wiring.supervisor import FOREGROUND, SUPERVISOR, UNSEEN, read_parts, running_supervisor, start_module
 
 START_SECONDS = 60.0
 SERVE_SECONDS = 20.0
@@ -152,7 +152,8 @@ def _wait_ready(home: Home, supervisor: subprocess.Popen[bytes] | None, begun: i
         for part in parts.values():
             if part.problem is not None and part.problem_at >= begun:
                 raise from_problem(part.problem["status"], part.problem)
-        if sum(end["at"] >= begun for end in parts["control"].ends) >= CRASHES:
+        ends = [end for end in parts["control"].ends if end["at"] >= begun and end["why"] != UNSEEN]
+        if len(ends) >= CRASHES:
             raise _not_ready(home, "control", f"The control plane ended {CRASHES} times")
         if supervisor is not None and supervisor.poll() is not None and running_supervisor(home) is None:
             raise _not_ready(home, SUPERVISOR, "The supervisor ended")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from skyriver.adapters.processes.identity import Identity
+from skyriver.adapters.processes.identity import Identity, age_seconds
 from skyriver.adapters.processes.runs import RunFiles
 from skyriver.adapters.sqlite.driver import newest_driver
 from skyriver.adapters.sqlite.migrations import REVISIONS
@@ -62,8 +61,7 @@ def clock_steps(home: Home) -> Finding:
     if identity is None:
         return Finding("clock steps", "ok", "nothing runs that they could disturb")
     told = next(p["started_at"] for p in parts_of(home) if p["name"] == "supervisor") / 1e6
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - identity.start_time / os.sysconf("SC_CLK_TCK")
-    step = time.time() - age - told
+    step = time.time() - age_seconds(identity) - told
     if abs(step) > CLOCK_STEP_SECONDS:
         meaning = "Ages and schedules are off; what waits by a monotonic clock is not."
         return Finding("clock steps", "warn", f"set by {step:+.0f} s since the cloud began", meaning, "Keep it by NTP.")

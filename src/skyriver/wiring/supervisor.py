@@ -31,7 +31,7 @@ from skyriver.adapters.flock.lock import read_holder
 from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
 from skyriver.adapters.haproxy.process import recorded
-from skyriver.adapters.processes.identity import Identity, identify
+from skyriver.adapters.processes.identity import Identity, age_seconds, identify
 from skyriver.core.errors import Conflict, Internal, SkyriverError
 from skyriver.core.leases import Lease
 from skyriver.wiring.home import DEFAULT_PORT, Home
@@ -59,6 +59,8 @@ PROBLEM_PAUSE_SECONDS = 10.0
 """After a start that failed for a reason which stays until somebody mends it: a port in use, a full disk."""
 STOPPED_LOOKS = 3
 KEPT_ENDS = 100
+UNSEEN: Final = "ended while no supervisor looked"
+"""Why a part is another process than the supervisor before knew; it is counted when that is found."""
 LOG_LIMIT = 16 * 1024 * 1024
 """A log that is larger at a start is set aside as NAME.log.1 first."""
 
@@ -192,7 +194,10 @@ class Watch:
             return
         started = time.monotonic()
         identity = self._part.start()
-        self._state.pid, self._state.since = identity.pid, _now()
+        if self._state.pid not in (0, identity.pid):
+            self._count_end(UNSEEN)
+        self._state.pid = identity.pid
+        self._state.since = _now() - int(age_seconds(identity) * 1e6)  # one that is adopted is older than its adoption
         log.info("%s runs as pid %d", self._part.name, identity.pid)
         self._tell()
         hung = self._until_end(identity)
@@ -245,10 +250,8 @@ class Watch:
             why = "did not answer, was ended"
         self._hung = min(self._hung + 1, 4) if hung else 0
         self._failures = self._failures + 1 if lived < STEADY_SECONDS else 0
-        state = self._state
-        state.pid, state.since = 0, _now()
-        state.restarts += 1
-        state.ends = [*state.ends[1 - KEPT_ENDS :], {"at": _now(), "why": why}]
+        self._count_end(why)
+        self._state.pid, self._state.since = 0, _now()
         log.warning("%s (pid %d) %s after %.1f s", self._part.name, identity.pid, why, lived)
         if problem is not None:
             self._keep_problem(problem)
@@ -257,6 +260,10 @@ class Watch:
         if self._failures < 2:
             return 0.0
         return min(FIRST_PAUSE_SECONDS * 2.0 ** (self._failures - 2), MAX_PAUSE_SECONDS)
+
+    def _count_end(self, why: str) -> None:
+        self._state.restarts += 1
+        self._state.ends = [*self._state.ends[1 - KEPT_ENDS :], {"at": _now(), "why": why}]
 
     def _keep_problem(self, document: dict[str, Any]) -> None:
         if self._state.problem != document:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -73,6 +74,11 @@ def identify(pid: int) -> Identity | None:
     """The identity of a running process, None when it is gone."""
     seen = look_at(pid)
     return Identity(pid, seen.start_time, boot_id()) if seen is not None else None
+
+
+def age_seconds(identity: Identity) -> float:
+    """How long ago it was started, by the clock that nobody sets."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - identity.start_time / _TICKS
 
 
 def resident_mb(pid: int) -> float:
