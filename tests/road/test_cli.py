@@ -417,6 +417,37 @@ def test_top_keeps_what_it_saw_only_while_something_runs(left: list[str], monkey
     assert ("`skyriver up` starts it." in now.trouble, bool(now.jobs)) == (not left, bool(left))
 
 
+@pytest.mark.parametrize(
+    ("supervisor", "control", "action"),
+    [
+        ("READY", "STARTING", "The supervisor starts it again; ask again in some seconds."),
+        ("READY", "FAILED", "`skyriver up` starts it."),
+        ("DEGRADED", "STARTING", "`skyriver up` starts it."),
+        ("LOST", "LOST", "`skyriver up` starts it."),
+    ],
+)
+def test_ps_names_up_only_where_nobody_else_starts_it(
+    supervisor: str, control: str, action: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away() -> None:
+        raise Unavailable("Away.", code="CONTROL_AWAY", next_action="`skyriver up` starts it.")
+
+    class Machine:
+        def parts(self, home: object) -> list[dict[str, Any]]:
+            empty = {"kind": "part", "pid": 0, "message": "", "next_action": ""}
+            states = {"supervisor": supervisor, "control plane": control}
+            return [{**empty, "name": name, "state": state} for name, state in states.items()]
+
+    this: Any = Machine()
+    monkeypatch.setattr("skyriver.client.machine.connect", away)
+    assert cli.main(this, ["ps"]) == Unavailable.exit_code
+    out, err = capsys.readouterr()
+    assert (control in out, err.splitlines()[-1].strip()) == (True, f"→ {action}")
+    assert cli.main(this, ["ps", "--json"]) == Unavailable.exit_code
+    out, err = capsys.readouterr()
+    assert (out, json.loads(err)["next_action"]) == ("", action)
+
+
 def test_ps_tells_what_to_do_about_what_is_not_ready(shown: Callable[[], str]) -> None:
     waits = {"message": "No version is released.", "next_action": "`skyriver run` trains one."}
     service = item("service", "fraud", "PENDING", **waits) | {"spec": {"versions": {}}}

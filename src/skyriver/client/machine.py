@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
 from skyriver.client import show
+from skyriver.client.patience import AWAY
 from skyriver.client.screen import Screen
 from skyriver.client.shell import Json, app, connect, machine, state
 from skyriver.core.errors import Unavailable
@@ -60,7 +62,6 @@ def down(as_json: Json = False) -> None:
 def ps(as_json: Json = False) -> None:
     """What runs, and how it is."""
     screen = Screen(as_json=as_json)
-    parts = machine().parts(state["home"])
     try:
         with connect() as client:
             document = {
@@ -69,11 +70,20 @@ def ps(as_json: Json = False) -> None:
                 "processes": list(client.processes()),
                 "parts": list(machine().parts(state["home"])),
             }
-    except Unavailable:
+    except Unavailable as error:
+        parts = machine().parts(state["home"])
         if parts and not as_json:
-            show.parts(screen, machine().parts(state["home"]))
+            show.parts(screen, parts)
+        if error.code in AWAY and comes_back(parts):
+            error.next_action = "The supervisor starts it again; ask again in some seconds."
         raise
     screen.data(document, lambda: show.running(screen, document))
+
+
+def comes_back(parts: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the supervisor is at work, and knows of nothing that somebody else has to mend."""
+    well = any(part["name"] == "supervisor" and part["state"] == "READY" for part in parts)
+    return well and all(part["state"] != "FAILED" for part in parts)
 
 
 @app.command()
