@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cloud_process import Cloud, kill, run_command, unknown_commands, wait_for
+from cloud_process import Cloud, free_port, kill, run_command, unknown_commands, wait_for
 
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.client import top
@@ -205,6 +205,24 @@ def test_a_home_that_others_may_read(tmp_path: Path) -> None:
     assert doctor_machine.permissions(Home(tmp_path)).result == "ok"
     (tmp_path / "file").write_text("")
     assert doctor_machine.permissions(Home(tmp_path / "file")).result == "fail"
+
+
+def test_the_port_is_the_one_that_up_would_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        monkeypatch.setenv("SKYRIVER_PORT", str(number))
+        found = doctor_machine.listening(home)
+        assert (found.result, str(number) in found.seen) == ("fail", True)
+        free = free_port()
+        home.write_settings({"port": free})
+        assert doctor_machine.listening(home).result == "fail", "the environment's goes before that of the last start"
+    monkeypatch.delenv("SKYRIVER_PORT")
+    assert doctor_machine.listening(home).seen == f"{free} is free"
+    monkeypatch.setenv("SKYRIVER_PORT", "none")
+    assert doctor._looked("port", doctor_machine.listening, home).result == "fail"
 
 
 def test_locks_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from skyriver.adapters.processes.groups import ControlGroups
 from skyriver.adapters.sqlite.driver import SAFE_WAL, newest_driver
 from skyriver.core.errors import SkyriverError
 from skyriver.wiring.finding import Finding
-from skyriver.wiring.home import DEFAULT_PORT, Home
+from skyriver.wiring.home import DEFAULT_PORT, Home, port_of_environment
 
 DESCRIPTORS = 4_096
 """A gateway has two a request, a stream's worker some for its log."""
@@ -63,10 +63,11 @@ def haproxy(home: Home) -> Finding:
 
 
 def listening(home: Home) -> Finding:
-    number = int(home.settings().get("port", DEFAULT_PORT))
+    known = home.settings().get("port")
     gateway = recorded(home.gateway)
-    if gateway is not None and gateway.identity.alive() and gateway.port == number:
-        return Finding("port", "ok", f"{number} is this cloud's")
+    if gateway is not None and gateway.identity.alive() and gateway.port == known:
+        return Finding("port", "ok", f"{known} is this cloud's")
+    number = port_of_environment() or int(known or DEFAULT_PORT)  # as `skyriver up` chooses it
     try:
         port.check_free("127.0.0.1", number)
     except SkyriverError as error:
