@@ -76,7 +76,11 @@ def serve_in_foreground(home: Home, port: int | None, told: Callable[[str], None
         gateway = recorded(home.gateway)
         if gateway is None or not gateway.identity.alive():
             ports.check_free("127.0.0.1", chosen)
-    told(f"The cloud in {home.root} comes up at http://127.0.0.1:{chosen}; Ctrl-C ends it.")
+    if processes_of(home):
+        told(f"The cloud in {home.root} runs already, at http://127.0.0.1:{chosen}: this takes over what runs.")
+        told("Ctrl-C ends it all.")
+    else:
+        told(f"The cloud in {home.root} comes up at http://127.0.0.1:{chosen}; Ctrl-C ends it.")
     told(f"Its administrator's token is in {home.token}.")
     command = [sys.executable, "-m", f"skyriver.wiring.{SUPERVISOR}", str(home.root), FOREGROUND]
     os.execv(sys.executable, command)
