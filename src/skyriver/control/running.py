@@ -5,7 +5,9 @@ What is declared is a `task`; each time it runs there is an operation with the `
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from skyriver.core.errors import InvalidInput, QuotaExceeded
@@ -16,6 +18,9 @@ from skyriver.core.spec import AppSpec, JobSpec
 from skyriver.core.units import SECOND
 
 PARAMS_LIMIT = 100_000
+SHOWN = 80
+"""Characters of a value that a message shows."""
+_TYPES = {bool: "a bool", int: "an int", float: "a float", str: "a text", list: "a list", dict: "an object"}
 
 
 def plan_run(
@@ -45,7 +50,7 @@ def plan_run(
     for spec in order:
         name = run if len(order) == 1 else f"{run}-{spec.name}"
         needs = [job.name for needed in spec.needs for job in jobs[needed]]
-        chosen = params if spec.name == target and not spec.params else _known(params, spec)
+        chosen = _known(params, spec)
         jobs[spec.name] = [
             _job(snapshot, app, spec, name if index is None else f"{name}-{index}", index, chosen, needs, run, slot)
             for index in (range(spec.array) if spec.array else (None,))
@@ -81,20 +86,40 @@ def _with_needed(declared: Mapping[str, JobSpec], target: str) -> list[JobSpec]:
 
 
 def _check_params(order: list[JobSpec], params: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-    """A parameter goes to each job of the run that declares it; the last one takes any unless it declares some."""
+    """A parameter goes to each job of the run that declares it, and is of the type that its value has there."""
+    target = order[-1].name
     if inputs:
         raise InvalidInput("A job takes no inputs but those of jobs that it needs.", code="BAD_INPUT")
-    known = {name for spec in order for name in spec.params}
-    unknown = sorted(params.keys() - known)
-    if unknown and order[-1].params:
-        raise InvalidInput(
-            f"{order[-1].name} has no parameter {unknown[0]!r}.",
-            code="BAD_PARAMETER",
-            where=unknown[0],
-            next_action=f"There are {', '.join(sorted(known))}.",
-        )
     if len(canonical_json(dict(params))) > PARAMS_LIMIT:
         raise InvalidInput(f"The parameters have over {PARAMS_LIMIT:,} bytes.", code="TOO_LARGE")
+    known = sorted({name for spec in order for name in spec.params})
+    for name in sorted(params.keys() - set(known)):
+        close = get_close_matches(name, known, n=1)
+        raise InvalidInput(
+            f"{target} has no parameter {name!r}.{f' Is {close[0]!r} meant?' if close else ''}",
+            code="UNKNOWN_PARAMETER",
+            where=name,
+            next_action=f"There are {', '.join(known)}." if known else "Declare it: @app.job(params={...}).",
+        )
+    for spec in order:
+        for name, value in _known(params, spec).items():
+            if not _is_like(spec.params[name], value):
+                raise InvalidInput(
+                    f"The parameter {name} of {spec.name} is {_type(spec.params[name])}; "
+                    f"{json.dumps(value)[:SHOWN]} is {_type(value)}.",
+                    code="BAD_PARAMETER",
+                    where=name,
+                    next_action=f"Give a value like {json.dumps(spec.params[name])[:SHOWN]}.",
+                )
+
+
+def _is_like(declared: object, value: object) -> bool:
+    """Where null is declared nothing is said of the type; a whole number is good for a float."""
+    return declared is None or type(value) is type(declared) or (type(declared) is float and type(value) is int)
+
+
+def _type(value: object) -> str:
+    return _TYPES.get(type(value), "null")
 
 
 def _known(params: Mapping[str, Any], spec: JobSpec) -> dict[str, Any]:

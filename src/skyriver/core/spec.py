@@ -217,7 +217,7 @@ class JobSpec(Spec):
     needs: tuple[str, ...] = ()
     """Jobs that run before it in the same run, whose outputs are its inputs."""
     params: dict[str, Any] = Field(default_factory=dict)
-    """The parameters there are, with their values unless another is given; {}: any may be given."""
+    """The parameters there are, with their values unless another, of the same type, is given; null: of any type."""
     cpus: float = Field(default=0, ge=0, le=1_024)
     memory_mb: int = Field(default=0, ge=0)
     """What it is held to; 0 is nothing, and counts as one core and 512 MB when jobs are given their turn."""

@@ -237,13 +237,13 @@ def pipeline() -> AppSpec:
 
 def test_a_run_brings_what_it_needs(cloud: Cloud) -> None:
     cloud.deploy(pipeline())
-    assert cloud.ask(plan_run, "report", day="monday", extra=1) == "report-run-1"
+    assert cloud.ask(plan_run, "report", day="monday") == "report-run-1"
     jobs = {j.name: j for j in cloud.store.rows("t", "job")}
     works = [f"report-run-1-work-{n}" for n in range(3)]
     assert set(jobs) == {"report-run-1-extract", *works, "report-run-1-report"}
     extract, report = jobs["report-run-1-extract"], jobs["report-run-1-report"]
     assert extract.spec["params"] == {"day": "monday"}
-    assert report.spec["params"] == {"day": "monday", "extra": 1}
+    assert report.spec["params"] == {}
     assert report.spec["needs"] == [*works, "report-run-1-extract"]
     assert extract.spec["limits"] == {"cpus": 0.5, "memory_mb": 200, "accelerators": {}, "seconds": 3_600}
     assert (extract.spec["retries"], extract.spec["priority"]) == (2, 3)
@@ -262,13 +262,55 @@ def test_a_run_that_cannot_be_is_refused(cloud: Cloud) -> None:
     cloud.deploy(pipeline())
     with pytest.raises(NotFound, match="There is no task 'nothing'"):
         cloud.ask(plan_run, "nothing")
-    with pytest.raises(InvalidInput) as caught:
-        cloud.ask(plan_run, "extract", dya="monday")
-    assert (caught.value.code, caught.value.next_action) == ("BAD_PARAMETER", "There are day.")
+    for target in ("extract", "report"):
+        with pytest.raises(InvalidInput, match=r"has no parameter 'dya'\. Is 'day' meant\?") as caught:
+            cloud.ask(plan_run, target, dya="monday")
+        assert (caught.value.code, caught.value.next_action) == ("UNKNOWN_PARAMETER", "There are day.")
+    with pytest.raises(InvalidInput, match="other has no parameter 'day'") as caught:
+        cloud.ask(plan_run, "other", day="monday")
+    assert caught.value.code == "UNKNOWN_PARAMETER"
     with pytest.raises(InvalidInput):
         plan_run(cloud.loop.snapshot(), "t", "extract", {}, {"files": []})
     with pytest.raises(QuotaExceeded, match=r"0\.5 cores and 200 MB; this machine gives jobs 2 cores and 100 MB"):
         check_jobs(pipeline(), Capacity(2, 100))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "taken"),
+    [
+        ("whole", 5, True),
+        ("whole", 5.0, False),
+        ("whole", "5", False),
+        ("whole", True, False),
+        ("whole", None, False),
+        ("share", 1, True),
+        ("share", 0.5, True),
+        ("share", True, False),
+        ("day", "monday", True),
+        ("day", 2026, False),
+        ("strict", False, True),
+        ("strict", 0, False),
+        ("rows", [3], True),
+        ("rows", "3", False),
+        ("open", None, True),
+        ("open", 3, True),
+    ],
+)
+def test_a_parameter_is_of_the_type_that_was_declared(cloud: Cloud, name: str, value: Any, taken: bool) -> None:
+    app = sr.App("shop")
+
+    @app.job(params={"whole": 3, "share": 0.1, "day": "today", "strict": True, "rows": [1], "open": None})
+    def count(job: sr.Job) -> None: ...
+
+    cloud.deploy(app.spec)
+    if taken:
+        cloud.ask(plan_run, "count", **{name: value})
+        assert cloud.get("job", "count-run-1").spec["params"] == {name: value}
+        return
+    with pytest.raises(InvalidInput, match=f"The parameter {name} of count is") as caught:
+        cloud.ask(plan_run, "count", **{name: value})
+    assert (caught.value.code, caught.value.where) == ("BAD_PARAMETER", name)
+    assert cloud.store.rows("t", "job") == []
 
 
 def test_names_of_models_and_jobs_are_one_set() -> None:
