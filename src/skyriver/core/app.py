@@ -30,6 +30,8 @@ can be called and tested.
 
 from __future__ import annotations
 
+import inspect
+import json
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +58,25 @@ def _check_json(value: object, what: str) -> None:
         canonical_json(value)
     except (TypeError, ValueError) as error:
         _refuse(f"{what} cannot be told as JSON: {error}.", "BAD_JOB")
+
+
+def _as_cron(schedule: object) -> str:
+    return f"Write sr.Cron({json.dumps(schedule)})." if isinstance(schedule, str) else 'Write sr.Cron("0 3 * * *").'
+
+
+def _check_takes_job(function: Callable[..., Any]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a function that is not of Python does not say
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        _refuse(
+            f"{function.__name__} cannot be called with a job alone.",
+            "BAD_JOB",
+            f"Write `def {function.__name__}(job: sr.Job)`; parameters come in job.params.",
+        )
 
 
 class Time:
@@ -378,12 +399,15 @@ class App:
             "memory_mb": parse_memory(memory, "a size of memory") if memory else 0,
             "timeout_us": parse_duration(timeout, "a time limit") if timeout else 0,
         }
+        if schedule is not None and not isinstance(schedule, Cron):
+            _refuse(f"schedule={schedule!r} is no sr.Cron.", "BAD_SCHEDULE", _as_cron(schedule))
         _check_json(params or {}, "The value of a parameter")
         settings = {"retries": retries, "repeatable": repeatable, "priority": priority, "array": array}
 
         def declare(function: Function) -> Function:
             called = name or function.__name__.replace("_", "-")
             check_name(called, "a job")
+            _check_takes_job(function)
             if called in self._jobs or called in self._models:
                 _refuse(f"There is a job or model {called!r} already.", "DUPLICATE_NAME", "Give it a name=.")
             self.functions[function.__qualname__] = function

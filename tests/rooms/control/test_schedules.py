@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import skyriver as sr
+from skyriver.client.appfile import load_app
 from skyriver.control.running import check_jobs, plan_run
 from skyriver.control.schedules import KEPT_RUNS, plan_pause, plan_resume
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, QuotaExceeded
@@ -334,12 +336,37 @@ def test_names_of_models_and_jobs_are_one_set() -> None:
         ({"params": {"x": object()}}, "cannot be told as JSON"),
         ({"needs": [len]}, "is not a job"),
         ({"name": "Not A Name"}, "cannot name a job"),
+        ({"schedule": "* * * * *"}, 'Write sr.Cron("* * * * *").'),
+        ({"schedule": 3}, 'Write sr.Cron("0 3 * * *").'),
     ],
 )
 def test_a_declaration_that_is_wrong_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         sr.App("shop").job(**options)(_named("clean"))
-    assert words in caught.value.message
+    assert words in str(caught.value)
+
+
+def test_a_function_that_takes_no_job_is_refused_where_it_is_declared(tmp_path: Path) -> None:
+    file = tmp_path / "shop.py"
+    file.write_text("import skyriver as sr\n\napp = sr.App('shop')\n\n\n@app.job()\ndef tidy():\n    return 1\n")
+    with pytest.raises(
+        InvalidInput, match=r"tidy cannot be called with a job alone\..*def tidy\(job: sr\.Job\)"
+    ) as caught:
+        load_app(file)
+    assert (caught.value.code, caught.value.where) == ("BAD_JOB", f"{file}:6")
+
+
+@pytest.mark.parametrize("function", [lambda: 1, lambda job, day: day, lambda *, job: job])
+def test_a_function_that_a_job_alone_cannot_call_is_refused(function: Any) -> None:
+    with pytest.raises(InvalidInput, match="cannot be called with a job alone"):
+        sr.App("shop").job(name="tidy")(function)
+
+
+@pytest.mark.parametrize("function", [lambda job: job, lambda job, day="today": day, lambda *given: given])
+def test_a_function_that_a_job_alone_can_call_is_taken(function: Any) -> None:
+    app = sr.App("shop")
+    app.job(name="tidy")(function)
+    assert app.spec.jobs[0].name == "tidy"
 
 
 def _named(name: str) -> Any:
