@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,11 +72,20 @@ def _target(client: Client, name: str | None) -> tuple[str, str]:
             code="WHICH",
             next_action="Name the one to run." if known else "`skyriver deploy APP.py` first.",
         )
-    try:
-        client.get("tasks", name)
-    except NotFound:
-        return name, "train"
-    return name, "run"
+    for kinds, action in (("tasks", "run"), ("models", "train")):
+        with suppress(NotFound):
+            client.get(kinds, name)
+            return name, action
+    raise NotFound(
+        f"There is no model or job {name!r}.",
+        next_action=f"`skyriver task list` and `skyriver model list` show what there is."
+        f"{_near(name, [r['name'] for kinds in ('tasks', 'models') for r in client.list(kinds)])}",
+    )
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    close = get_close_matches(name, known, n=3)
+    return f" Near to it: {', '.join(close)}." if close else ""
 
 
 def _show_outputs(screen: Screen, outputs: Any) -> None:
@@ -102,19 +113,34 @@ def job_cancel(name: Name, as_json: Json = False) -> None:
 
 @_jobs.command("history")
 def job_history(name: Name, as_json: Json = False) -> None:
-    """The runs of a declared job, or the attempts of one job."""
+    """The runs of a declared job, or the attempts of one job or of all jobs of a run."""
     screen = Screen(as_json=as_json)
     with connect() as client:
-        try:
-            attempts = client.get("jobs", name)["status"].get("attempts", [])
-        except NotFound:
-            client.get("tasks", name)
+        kinds, found = _job_task_or_run(client, name)
+        if kinds == "tasks":
             runs = [
                 r for r in client.list("operations") if r["spec"]["target"] == name and r["spec"]["action"] == "run"
             ]
             screen.data(runs, lambda: show.resources(screen, "operations", runs))
             return
+        jobs = [found] if kinds == "jobs" else _jobs_of(client, name)
+    attempts = [
+        attempt if kinds == "jobs" else {"job": job["name"], **attempt}
+        for job in jobs
+        for attempt in job["status"].get("attempts", [])
+    ]
     screen.data(attempts, lambda: _show_attempts(screen, name, attempts))
+
+
+def _job_task_or_run(client: Client, name: str) -> tuple[str, Resource]:
+    for kinds in ("jobs", "tasks", "operations"):
+        with suppress(NotFound):
+            return kinds, client.get(kinds, name)
+    raise NotFound(
+        f"There is no job or run {name!r}.",
+        next_action="`skyriver job list` shows the jobs that ran, `skyriver task list` those that are declared."
+        f"{_near(name, [r['name'] for kinds in ('jobs', 'tasks', 'operations') for r in client.list(kinds)])}",
+    )
 
 
 def _show_attempts(screen: Screen, name: str, attempts: Sequence[Mapping[str, Any]]) -> None:
@@ -123,6 +149,7 @@ def _show_attempts(screen: Screen, name: str, attempts: Sequence[Mapping[str, An
         return
     rows = [
         (
+            *((a["job"],) if "job" in a else ()),
             a["attempt"],
             a["reason"],
             "" if a["exit_code"] is None else a["exit_code"],
@@ -132,7 +159,8 @@ def _show_attempts(screen: Screen, name: str, attempts: Sequence[Mapping[str, An
         )
         for a in attempts
     ]
-    screen.table("", ("ATTEMPT", "REASON", "EXIT", "RAN", "MEMORY", "MESSAGE"), rows)
+    first = ("JOB",) if "job" in attempts[0] else ()
+    screen.table("", (*first, "ATTEMPT", "REASON", "EXIT", "RAN", "MEMORY", "MESSAGE"), rows)
 
 
 @_jobs.command("artifacts")
