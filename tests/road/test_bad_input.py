@@ -341,7 +341,7 @@ def test_what_the_control_plane_refuses_to_deploy(shop: Cloud) -> None:
 
 @pytest.fixture(scope="module")
 def serving(filled: Cloud) -> Cloud:
-    filled.command("predict", "comes_back", "amount=1").refused("NO_CAPACITY", 7, "skyriver ps")
+    filled.command("predict", "comes_back", "amount=1").refused("NO_VERSION", 7, "skyriver run")
     assert "skyriver run" in filled.command("ps").succeeded().out
     filled.command("run", "comes_back").succeeded()
     filled.wait_ready()

@@ -29,7 +29,7 @@ from skyriver.client.rows import read_rows, read_text
 from skyriver.client.screen import Bars, Screen
 from skyriver.client.sending import send_rows
 from skyriver.client.shell import Json, Machine, app, confirm, connect, machine, noun, parameters_of, state, wait
-from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound
+from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound, SkyriverError, Unavailable
 from skyriver.core.names import ModelRef
 
 if TYPE_CHECKING:
@@ -158,8 +158,26 @@ def predict(
             next_action=f"Leave the version out, or ask POST /v2/models/{ref.model}/versions/N/infer.",
         )
     with connect() as client:
-        answer = client.predict(ref.model, row)
+        try:
+            answer = client.predict(ref.model, row)
+        except Unavailable as error:
+            if (known := _without_version(client, ref.model, error)) is None:
+                raise
+            raise known from error
     screen.data(answer, lambda: show.prediction(screen, answer))
+
+
+def _without_version(client: Client, model: str, error: Unavailable) -> Unavailable | None:
+    """The gateway does not know whether there is nothing yet, or nothing now; the service does."""
+    if error.code != "NO_CAPACITY":
+        return None
+    try:
+        service = client.get("services", model)
+    except SkyriverError:
+        return None
+    if service["reason"] != "NO_VERSION":
+        return None
+    return Unavailable(service["message"], code="NO_VERSION", where=error.where, next_action=service["next_action"])
 
 
 def _json_argument(text: str) -> dict[str, Any]:
