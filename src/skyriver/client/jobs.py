@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from skyriver.client.api import Client
     from skyriver.core.contract import Resource
 
-_jobs = noun("job", "jobs", "Jobs: each is one piece of a run.")
+_jobs = noun("job", "jobs", "Jobs: each is one piece of a run.", lists=False)
 _schedules = noun("schedule", "schedules", "Schedules: jobs that begin by the clock.")
 noun("task", "tasks", "Tasks: the jobs that applications declare.")
 
@@ -94,6 +94,24 @@ def _show_outputs(screen: Screen, outputs: Any) -> None:
             screen.out.print(escape(json.dumps(one["result"])))
         for name, kept in one.get("artifacts", {}).items():
             screen.say(f"  artifact {escape(name)}, {kept['bytes']:,} bytes")
+
+
+@_jobs.command("list")
+def job_list(
+    everything: Annotated[bool, typer.Option("--all", help="Those too by which streams write their tables.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The jobs there are, newest first."""
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        found = [job for job in client.list("jobs") if everything or not _of_a_stream(job)]
+    found.sort(key=lambda job: (-job["created_at"], show.in_order(job["name"])))
+    screen.data(found, lambda: show.resources(screen, "jobs", found, as_given=True))
+
+
+def _of_a_stream(job: Resource) -> bool:
+    """Nobody asked for it: the stream brings its table up to date from time to time."""
+    return job["spec"]["kind"] == "materialise" and job["parent"].startswith("stream/")
 
 
 @_jobs.command("cancel")

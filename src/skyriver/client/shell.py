@@ -175,17 +175,19 @@ def _value(text: str) -> Any:
         return text
 
 
-def noun(name: str, kinds: str, help_text: str) -> typer.Typer:
-    """A noun with the verbs that all nouns have."""
+def noun(name: str, kinds: str, help_text: str, *, lists: bool = True) -> typer.Typer:
+    """A noun with the verbs that all nouns have; without `lists` it brings a `list` of its own."""
     nouns = typer.Typer(help=help_text, no_args_is_help=True)
 
-    @nouns.command("list")
     def listed(as_json: Json = False) -> None:
         """All there are."""
         screen = Screen(as_json=as_json)
         with connect() as client:
             items = list(client.list(kinds))
         screen.data(items, lambda: show.resources(screen, kinds, items))
+
+    if lists:
+        nouns.command("list")(listed)
 
     @nouns.command("get")
     def got(item: Annotated[str, typer.Argument(metavar="NAME")], as_json: Json = False) -> None:

@@ -269,7 +269,8 @@ _COLUMNS = {
 }
 
 
-def resources(screen: Screen, kinds: str, items: Sequence[Mapping[str, Any]]) -> None:
+def resources(screen: Screen, kinds: str, items: Sequence[Mapping[str, Any]], *, as_given: bool = False) -> None:
+    """In the order of names, or `as_given`."""
     columns = _COLUMNS.get(kinds, ())
     rows = [
         (
@@ -279,7 +280,7 @@ def resources(screen: Screen, kinds: str, items: Sequence[Mapping[str, Any]]) ->
             age(item["updated_at"]),
             *(_cell(_value(item, c)) for c in columns),
         )
-        for item in sorted(items, key=lambda i: _in_order(i["name"]))
+        for item in (items if as_given else sorted(items, key=lambda i: in_order(i["name"])))
     ]
     if not rows:
         screen.say(f"There are no {kinds}.")
@@ -298,7 +299,7 @@ def _value(item: Mapping[str, Any], column: str) -> object:
     return _fact(column, found) if column.endswith("_time") and found else found
 
 
-def _in_order(name: str) -> list[tuple[int, str]]:
+def in_order(name: str) -> list[tuple[int, str]]:
     """Sorts `load-10` after `load-9`."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
