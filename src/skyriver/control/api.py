@@ -18,7 +18,18 @@ from skyriver.control.cloud import Actions, Cloud, Deployment, DeployRequest
 from skyriver.control.deploying import etag, matches
 from skyriver.control.events import Watch, add_events
 from skyriver.control.explain import explain, list_processes, log_of
-from skyriver.control.paging import LOOKED_AT, Cursor, Limit, decode, document, encode, link, page_of
+from skyriver.control.paging import (
+    LOOKED_AT,
+    Cursor,
+    Limit,
+    check_query,
+    check_state,
+    decode,
+    document,
+    encode,
+    link,
+    page_of,
+)
 from skyriver.control.problems import add_problems
 from skyriver.control.published import publish
 from skyriver.control.routes import PREFIX, PUBLIC, TENANT, Routes, Tokens, caller
@@ -100,6 +111,7 @@ def _add_reading(routes: Routes, cloud: Cloud) -> None:
 
     def audit(request: Request, response: Response, cursor: Cursor = "", limit: Limit = 100) -> contract.AuditPage:
         """Who did what, oldest first. Only of this tenant."""
+        check_query(request, ("cursor", "limit"))
         rows = cloud.store.audit(caller(request).tenant, after=decode(cursor, int), limit=limit)
         following = encode(rows[-1]["seq"]) if len(rows) == limit else None
         link(request, response, following)
@@ -160,6 +172,9 @@ def _add_lists(routes: Routes, cloud: Cloud, segment: str, kind: str, permission
     ) -> contract.ResourcePage:
         """A page of all there are, in the order of names; with a filter it may hold fewer than `limit` though more
         follow: `next` tells."""
+        check_query(request, ("cursor", "limit", "state", "parent"))
+        if state is not None and kind in cloud.loop.kinds:
+            check_state(state, cloud.loop.kinds[kind])
         wanted = {k: v for k, v in (("state", state), ("parent", parent)) if v is not None}
         asked = LOOKED_AT if wanted else limit
         rows = cloud.store.rows(caller(request).tenant, kind, after=decode(cursor, str), limit=asked)

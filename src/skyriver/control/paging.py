@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -15,7 +15,7 @@ from fastapi import Query, Request, Response
 from skyriver.core.contract import Resource as ResourceDocument
 from skyriver.core.contract import ResourcePage
 from skyriver.core.errors import InvalidInput
-from skyriver.core.resources import Resource
+from skyriver.core.resources import Kind, Resource
 
 PAGE_LIMIT = 1_000
 LOOKED_AT = 5_000
@@ -50,6 +50,29 @@ def decode(cursor: str, kind: type[str] | type[int]) -> Any:
             next_action="Give `next` of the page before as it came, or none to begin.",
         ) from error
     return place
+
+
+def check_query(request: Request, known: Collection[str]) -> None:
+    """A filter that is misspelt would else give all there is. Raises InvalidInput (BAD_REQUEST)."""
+    for name in sorted(request.query_params.keys() - set(known)):
+        raise InvalidInput(
+            f"This list has no parameter {name!r}.",
+            code="BAD_REQUEST",
+            where=name,
+            next_action=f"There are {', '.join(known)}.",
+        )
+
+
+def check_state(state: str, kind: Kind) -> None:
+    """Raises InvalidInput (BAD_REQUEST) for a state in which nothing of this kind ever is."""
+    states = {kind.initial, *kind.final, *(state for move in kind.moves for state in move)}
+    if state not in states:
+        raise InvalidInput(
+            f"A {kind.name} is never {state!r}.",
+            code="BAD_REQUEST",
+            where="state",
+            next_action=f"There are {', '.join(sorted(states))}.",
+        )
 
 
 def link(request: Request, response: Response, following: str | None) -> None:

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError, Unavailable, disk_error
 
 MEDIA = "application/problem+json"
+_JSON = "Send the body as JSON, with the header Content-Type: application/json."
 RETRY_SECONDS = 1
 """After which a refusal of the moment is worth another try."""
 
@@ -23,7 +24,8 @@ def add_problems(api: FastAPI, contract: str) -> None:
         if isinstance(error.__cause__, SkyriverError):
             return _problem(request, error.__cause__)
         if error.status_code not in (404, 405):
-            return _problem(request, InvalidInput("The body of the request cannot be read.", code="BAD_REQUEST"))
+            message = "The body of the request cannot be read."
+            return _problem(request, InvalidInput(message, code="BAD_REQUEST", next_action=_JSON))
         problem = NotFound(
             f"There is no {request.method} {request.url.path}.",
             code="UNKNOWN_ROUTE",
@@ -31,9 +33,13 @@ def add_problems(api: FastAPI, contract: str) -> None:
         ).to_problem() | {"status": error.status_code}
         return JSONResponse(problem, error.status_code, headers=error.headers, media_type=MEDIA)
 
+    def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return _problem(request, _bad_request(request, error, contract))
+
     api.add_exception_handler(SkyriverError, _problem)
     api.add_exception_handler(OSError, _of_the_disk)
-    api.add_exception_handler(RequestValidationError, _invalid_request)
+    api.add_exception_handler(RequestValidationError, invalid)
     api.add_exception_handler(Exception, _our_mistake)
     api.add_exception_handler(HTTPException, of_http)
 
@@ -57,8 +63,13 @@ def _our_mistake(request: Request, error: Exception) -> Response:
     return _problem(request, Internal("The control plane failed on this request.", next_action="Its log has details."))
 
 
-def _invalid_request(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
+def _bad_request(request: Request, error: RequestValidationError, contract: str) -> InvalidInput:
     found = tuple({"field": ".".join(str(p) for p in e["loc"]), "message": e["msg"]} for e in error.errors())
     what = "; ".join(f"{f['field']}: {f['message']}" for f in found)
-    return _problem(request, InvalidInput(f"The request is not understood: {what}", code="BAD_REQUEST", details=found))
+    of_body = any(e["loc"][:1] == ("body",) for e in error.errors())
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if of_body and kind != "application/json" and not kind.endswith("+json"):
+        action = _JSON
+    else:
+        action = f"GET {contract} describes what this request takes."
+    return InvalidInput(f"The request is not understood: {what}", code="BAD_REQUEST", next_action=action, details=found)

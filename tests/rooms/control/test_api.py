@@ -182,6 +182,15 @@ def test_a_request_that_is_not_understood_names_the_field(client: Caller, cloud:
     answer = client.post(f"{BASE}/actions/train", json=body, headers=issue(cloud, "admin"))
     assert (answer.status_code, answer.json()["code"]) == (422, "BAD_REQUEST")
     assert answer.json()["errors"]
+    assert answer.json()["next_action"] == "GET /api/v1/openapi.json describes what this request takes."
+
+
+@pytest.mark.parametrize("media", ["", "text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_that_is_not_said_to_be_json_tells_the_header(client: Caller, cloud: Cloud, media: str) -> None:
+    headers = issue(cloud, "admin") | ({"content-type": media} if media else {})
+    answer = client.post(f"{BASE}/actions/train", content=b'{"target": "x"}', headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "BAD_REQUEST")
+    assert "Content-Type: application/json" in answer.json()["next_action"]
 
 
 @pytest.mark.parametrize("body", [b"\xff\xfe\x00", b"[" * 100_000], ids=["no text", "too deep"])
@@ -190,6 +199,7 @@ def test_a_body_that_cannot_be_read_is_told_as_such(client: Caller, cloud: Cloud
     answer = client.put(f"{BASE}/apps/shop", headers=headers, content=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "BAD_REQUEST")
     assert "cannot be read" in answer.json()["detail"]
+    assert answer.json()["next_action"]
 
 
 def test_a_body_is_read_up_to_its_limit_and_an_upload_has_another(

@@ -59,7 +59,34 @@ def test_filters(stage: Stage, looked_at: int, monkeypatch: pytest.MonkeyPatch) 
         assert names(failed) == [f"job-{n:03}" for n in range(1, 60, 2)]
         both = walk(stage, admin, f"{BASE}/jobs", limit=limit, state="FAILED", parent="app/0")
         assert names(both) == [f"job-{n:03}" for n in range(60) if n % 2 == 1 and n % 3 == 0]
-    assert walk(stage, admin, f"{BASE}/jobs", state="NEVER") == []
+    assert walk(stage, admin, f"{BASE}/jobs", state="RUNNING") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "where", "action"),
+    [
+        ("jobs", {"sate": "FAILED"}, "sate", "There are cursor, limit, state, parent."),
+        ("apps", {"stat": "READY", "limit": 3}, "stat", "There are cursor, limit, state, parent."),
+        ("audit", {"state": "FAILED"}, "state", "There are cursor, limit."),
+        ("jobs", {"state": "DONE"}, "state", "CANCELLED, CANCELLING, FAILED, PENDING"),
+        ("jobs", {"state": ""}, "state", "CANCELLED, CANCELLING, FAILED, PENDING"),
+    ],
+)
+def test_a_filter_that_there_is_not_is_refused(
+    stage: Stage, path: str, query: dict[str, Any], where: str, action: str
+) -> None:
+    answer = stage.caller.get(f"{BASE}/{path}", params=query, headers=stage.issue())
+    told = answer.json()
+    assert (answer.status_code, told["code"], told["where"]) == (422, "BAD_REQUEST", where)
+    assert action in told["next_action"]
+
+
+def test_every_state_of_a_kind_may_be_asked_for(stage: Stage) -> None:
+    admin = stage.issue()
+    for kind in stage.cloud.loop.kinds.values():
+        for state in {kind.initial, *kind.final, *(s for move in kind.moves for s in move)}:
+            assert stage.caller.get(f"{BASE}/{kind.name}s", params={"state": state}, headers=admin).status_code == 200
+    assert names(walk(stage, admin, f"{BASE}/apps", state="whatever")) == []  # it has no table of states
 
 
 def test_rows_that_come_and_go_between_pages(stage: Stage) -> None:
