@@ -93,6 +93,21 @@ def test_a_killed_process_is_seen_and_started_again(home: Path) -> None:
     assert ready(parts).pid != first.pid
 
 
+def test_one_that_was_ready_is_not_kept_waiting_however_often_it_is_killed(home: Path) -> None:
+    parts = processes(home)
+    wanted = {"t.replica.x": spec()}
+    parts.ensure(wanted)
+    for _ in range(6):
+        pid = ready(parts).pid
+        os.kill(pid, signal.SIGKILL)
+        wait(lambda: parts.observe()["t.replica.x"], lambda s: not s.alive)
+        begun = time.monotonic()
+        while parts.observe()["t.replica.x"].pid == pid:
+            parts.ensure(wanted)
+            assert time.monotonic() - begun < 5, "it is kept waiting"
+            time.sleep(0.01)
+
+
 def test_a_process_that_prints_for_ever_does_not_fill_the_disk(home: Path) -> None:
     parts = processes(home)
     wanted = {"t.replica.x": spec()}

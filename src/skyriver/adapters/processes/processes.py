@@ -41,6 +41,8 @@ WATCHER_SECONDS = 3.0
 STEADY_SECONDS = 30.0
 """A process that lived that long is started again at once; else pauses double up to MAX_PAUSE_SECONDS."""
 MAX_PAUSE_SECONDS = 10.0
+READY_RESTARTS = 3
+"""One that had got ready can do its work, so its pauses end at 0.8 s however often it is killed."""
 STOPPED_SECONDS = 3.0
 """A replica or worker that is stopped (SIGSTOP) for so long is killed, and started again: it keeps its socket and its
 lock, and answers nobody. A job may be paused."""
@@ -131,8 +133,11 @@ class ChildProcesses:
             elif not spec.once:
                 age = time.time() - current.started_at
                 if not 0 <= age < _pause(current.restarts):  # below 0 the clock was set back: that is no reason to wait
+                    restarts = 0 if age > STEADY_SECONDS else current.restarts + 1
+                    if self._of_this(current, "status").get("ready"):
+                        restarts = min(restarts, READY_RESTARTS)
                     self._leave(current)
-                    self._start(spec, restarts=0 if age > STEADY_SECONDS else current.restarts + 1)
+                    self._start(spec, restarts=restarts)
 
     def log(self, name: str, *, offset: int = 0, limit: int = 1 << 16) -> tuple[bytes, int]:
         try:
