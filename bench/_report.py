@@ -23,7 +23,8 @@ def report(documents: list[dict[str, Any]]) -> str:
         for goal in document["goals"]:
             value = goal["value"]
             shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-            holds = "yes" if goal["holds"] else f"no {goal.get('reason', '')}".strip()
+            word = {True: "yes", False: "no", None: "left out:"}[goal["holds"]]
+            holds = "yes" if goal["holds"] else f"{word} {goal.get('reason', '')}".strip()
             lines.append(f"| {goal['name']} | {shown} | {goal['target']} | {goal['unit']} | {holds} |")
         lines.append("")
     return "\n".join(lines)
