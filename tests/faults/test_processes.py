@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from skyriver.adapters.processes.identity import Identity, boot_id, identify
+from skyriver.adapters.processes.identity import Identity, boot_id, identify, readable
 from skyriver.adapters.processes.logs import LOG_LIMIT
 from skyriver.adapters.processes.processes import ChildProcesses
 from skyriver.adapters.processes.runs import RunFiles
@@ -302,3 +304,18 @@ def test_the_logs_of_old_jobs_are_removed(home: Path, monkeypatch: pytest.Monkey
     assert (home / "logs" / "t.replica.x.log").exists()
     assert parts.log("t.job.4") == (b"t.job.4", 7)
     assert parts.log("t.job.0") == (b"", 0)
+
+
+def test_descriptors_above_1023_can_be_waited_for() -> None:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limit[0], 2_048), limit[1]))
+    reading, writing = os.pipe()
+    high = fcntl.fcntl(reading, fcntl.F_DUPFD, 1_500)
+    try:
+        assert readable(0.0, high) == set()
+        os.write(writing, b"x")
+        assert readable(None, high, reading) == {high, reading}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        for descriptor in (high, reading, writing):
+            os.close(descriptor)

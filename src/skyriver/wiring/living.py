@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from skyriver.adapters.processes.identity import Identity, identify, look
+from skyriver.adapters.processes.identity import Identity, identify, look, readable
 from skyriver.wiring.home import Home
 
 _MODULES = "skyriver.wiring."
@@ -77,9 +76,9 @@ def terminate(identity: Identity, grace: float) -> None:
             if grace:
                 signal.pidfd_send_signal(descriptor, signal.SIGTERM)
                 signal.pidfd_send_signal(descriptor, signal.SIGCONT)  # a stopped one gets its signals only then
-                if select.select([descriptor], [], [], grace)[0]:
+                if readable(grace, descriptor):
                     return
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            select.select([descriptor], [], [], 10.0)
+            readable(10.0, descriptor)
     finally:
         os.close(descriptor)

@@ -15,7 +15,6 @@ import contextlib
 import json
 import logging
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -31,7 +30,7 @@ from skyriver.adapters.flock.lock import read_holder
 from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
 from skyriver.adapters.haproxy.process import recorded
-from skyriver.adapters.processes.identity import Identity, age_seconds, identify
+from skyriver.adapters.processes.identity import Identity, age_seconds, identify, readable
 from skyriver.core.errors import Conflict, Internal, SkyriverError
 from skyriver.core.leases import Lease
 from skyriver.wiring.home import DEFAULT_PORT, Home
@@ -221,17 +220,17 @@ class Watch:
                 return False
             answered, ever = time.monotonic(), False
             while not self._stop.wait(CHECK_SECONDS if ever else 0.1, descriptor):
-                if _readable(descriptor):
+                if readable(0.0, descriptor):
                     return False
                 slow = not ever and not is_stopped(identity)  # a stopped one is not on its way
                 patience = (SLOW_START_SECONDS if slow else HUNG_SECONDS) * 2**self._hung
                 if self._part.answers():
                     answered = time.monotonic()
                     ever = ever or self._answered_first()
-                elif time.monotonic() - answered > patience and not _readable(descriptor):
+                elif time.monotonic() - answered > patience and not readable(0.0, descriptor):
                     log.warning("%s (pid %d) has not answered for %.0f s", self._part.name, identity.pid, patience)
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                    select.select([descriptor], [], [], 10.0)
+                    readable(10.0, descriptor)
                     return True
             return False
         finally:
@@ -284,7 +283,7 @@ class Stop:
     def wait(self, seconds: float | None, descriptor: int | None = None) -> bool:
         """Whether it is set; returns after `seconds` too, and when `descriptor` can be read."""
         wanted = [self._event] if descriptor is None else [self._event, descriptor]
-        return self._event in select.select(wanted, [], [], seconds)[0]
+        return self._event in readable(seconds, *wanted)
 
 
 class Supervisor:
@@ -448,10 +447,6 @@ def _become_the_only_one(leases: FileLeases, *, foreground: bool) -> Lease:
             if not left:
                 raise
     raise AssertionError("unreachable")
-
-
-def _readable(descriptor: int) -> bool:
-    return bool(select.select([descriptor], [], [], 0.0)[0])
 
 
 def _signal_name(number: int) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import time
@@ -22,7 +21,7 @@ from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.binary import Binary
 from skyriver.adapters.haproxy.config import ADMIN, CONFIG
 from skyriver.adapters.haproxy.files import replace_all
-from skyriver.adapters.processes.identity import Identity, identify
+from skyriver.adapters.processes.identity import Identity, identify, readable
 from skyriver.core.errors import Internal, SkyriverError, Unavailable
 
 RUN_FILE = "haproxy.json"
@@ -150,4 +149,4 @@ def end(identity: Identity, grace: float) -> None:
 
 def _wait(descriptor: int, seconds: float) -> None:
     """Until the process ended: its descriptor becomes readable then."""
-    select.select([descriptor], [], [], seconds)
+    readable(seconds, descriptor)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import select
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +34,15 @@ class Look:
     """MB are 10^6 bytes."""
     stopped: bool
     """By SIGSTOP; a debugger's hold is another thing."""
+
+
+def readable(seconds: float | None, *descriptors: int) -> set[int]:
+    """Those that can be read, waiting for one for at most `seconds` (None: for ever); a pid descriptor can when its
+    process has ended. Not `select`: that one knows no descriptor above 1023."""
+    waiting = select.poll()
+    for descriptor in descriptors:
+        waiting.register(descriptor, select.POLLIN)
+    return {found for found, _ in waiting.poll(None if seconds is None else math.ceil(seconds * 1e3))}
 
 
 @cache
