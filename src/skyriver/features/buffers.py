@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,6 +132,8 @@ class FileBuffer:
         self._released = 0
         with _told(path):
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Also when the rest fails, or nobody closes it: a full disk is tried again every second.
+            self._close = weakref.finalize(self, os.close, self._file)
             self._map(_capacity(os.fstat(self._file).st_size // (8 * width), width))
 
     def _map(self, capacity: int) -> None:
@@ -172,10 +175,8 @@ class FileBuffer:
         self._allocated = rows * 8 * self._width
 
     def close(self) -> None:
-        # Once only: by then the number may be that of another file, of another thread even.
-        file, self._file = self._file, -1
-        if file >= 0:
-            os.close(file)
+        self._file = -1  # by now the number may be that of another file, of another thread even
+        self._close()  # once only
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -163,3 +164,17 @@ def test_a_new_log_in_an_old_directory_begins_without_old_labels(windows: Any, t
     windows.exact(history(100), windows.state(disk_side(windows.plan, tmp_path)))
     fresh = windows.state(disk_side(windows.plan, tmp_path))
     assert windows.exact([{"t": 0}, {"t": 6}], fresh)[1, windows.plan.names.index("late_sum")] == 0
+
+
+def test_files_that_nobody_closes_are_closed_with_what_holds_them(windows: Any, tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    disk_side(windows.plan, tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_side_log_that_cannot_be_opened_holds_no_files(windows: Any, tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(Unavailable):
+        disk_side(windows.plan, tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before

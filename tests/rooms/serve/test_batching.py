@@ -71,6 +71,13 @@ def ask(batcher: Batcher, *values: float) -> asyncio.Future[list[float] | Skyriv
     return future
 
 
+def hold(model: Doubler, batcher: Batcher) -> None:
+    """A run is under way on the thread until `model.gate` is set: what comes meanwhile waits, however slow this is."""
+    model.gate.clear()
+    model.cost_us = 1e9
+    ask(batcher, 0)
+
+
 def test_what_waits_runs_together_and_is_given_back_to_whom_it_belongs() -> None:
     async def scene(model: Doubler, batcher: Batcher) -> None:
         model.gate.clear()
@@ -103,8 +110,9 @@ def test_long_runs_leave_the_loop_free_and_short_ones_do_not_leave_it(cost_us: f
 
 def test_a_batch_has_a_limit_of_rows_that_one_request_may_pass() -> None:
     async def scene(model: Doubler, batcher: Batcher) -> None:
-        ask(batcher, 0)
+        hold(model, batcher)
         waiting = [ask(batcher, *([1.0] * rows)) for rows in (3, 2, 9, 1)]
+        model.gate.set()
         for future in waiting:
             await future
 
@@ -114,9 +122,10 @@ def test_a_batch_has_a_limit_of_rows_that_one_request_may_pass() -> None:
 def test_rows_of_different_shapes_do_not_share_a_run() -> None:
     async def scene(model: Doubler, batcher: Batcher) -> None:
         answers: list[object] = []
-        ask(batcher, 0)
+        hold(model, batcher)
         for shape in ((1, 2), (1, 2), (1, 3)):
             batcher.submit(Ask({"x": np.ones(shape, np.float32)}, answers.append))
+        model.gate.set()
         while len(answers) < 3:
             await asyncio.sleep(0)
 
@@ -133,8 +142,9 @@ def test_a_model_that_does_not_batch_runs_one_by_one() -> None:
 
 def test_one_requests_values_do_not_fail_the_others() -> None:
     async def scene(model: Doubler, batcher: Batcher) -> None:
-        ask(batcher, 0)
+        hold(model, batcher)
         futures = [ask(batcher, k) for k in (1, 13, 3)]
+        model.gate.set()
         first, unlucky, third = [await f for f in futures]
         assert (first, third) == ([2], [6])
         assert isinstance(unlucky, InvalidInput)
