@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -167,14 +166,14 @@ def test_a_new_log_in_an_old_directory_begins_without_old_labels(windows: Any, t
 
 
 def test_files_that_nobody_closes_are_closed_with_what_holds_them(windows: Any, tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     disk_side(windows.plan, tmp_path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_side_log_that_cannot_be_opened_holds_no_files(windows: Any, tmp_path: Path) -> None:
     (tmp_path / "journal").mkdir()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(Unavailable):
         disk_side(windows.plan, tmp_path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
