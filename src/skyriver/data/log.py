@@ -21,12 +21,16 @@ class RecordKind(IntEnum):
     """A block of many events and labels of a bulk load, in order: enters windows, is not decided."""
     DEAD = 6
     """A refused event with its reason."""
+    EVENTS = 7
+    """A block of cleaned events, taken live together: each of its offsets is an event, as EVENT is one."""
+    DECISIONS = 8
+    """The decisions of a block of events, one for each, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """`time` is effective time T (microseconds); `count` is how many offsets the record covers (1, or the rows of a
-    HISTORY block: offset .. offset+count-1); `key_id` 0 means that the payload is plain (DESIGN 6.8)."""
+    block: offset .. offset+count-1); `key_id` 0 means that the payload is plain (DESIGN 6.8)."""
 
     kind: RecordKind
     time: int
