@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package
 from postgres_server import PostgresServer
+from s3_server import S3Server
 
 
 @pytest.fixture(scope="module")
@@ -24,3 +25,11 @@ def postgres(postgres_of_the_file: PostgresServer) -> Iterator[PostgresServer]:
     """A PostgreSQL server that runs; one file shares it, and each test makes databases of its own."""
     yield postgres_of_the_file
     postgres_of_the_file.drop_databases()
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    """An S3 server that runs; one file shares it, and each test takes a prefix of its own."""
+    server = S3Server()
+    yield server
+    server.close()

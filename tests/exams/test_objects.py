@@ -1,15 +1,26 @@
 """The exam of the objects, on each implementation."""
 
 import itertools
+import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import obstore
 import pytest
+from s3_server import S3Server
 
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.adapters.memory.objects import MemoryObjects
+from skyriver.adapters.s3.objects import S3Objects
 from skyriver.core.objects import Objects
-from skyriver.core.objects_exam import OBJECTS_CHECKS, Make, check_objects, damaged_bytes_are_never_given
+from skyriver.core.objects_exam import (
+    OBJECTS_CHECKS,
+    Make,
+    check_objects,
+    check_verifiable_objects,
+    damaged_bytes_are_never_given,
+)
 
 
 def damage_file(objects: Objects, digest: str) -> None:
@@ -25,15 +36,33 @@ def damage_memory(objects: Objects, digest: str) -> None:
     objects._objects[digest] = objects._objects[digest][:-1] + b"\xff"
 
 
-IMPLEMENTATIONS = {
+def damage_s3(objects: Objects, digest: str) -> None:
+    """In the bucket, and in the copy that was read into the cache."""
+    assert isinstance(objects, S3Objects)
+    damage_file(objects._cache, digest)
+    key = f"{digest[:2]}/{digest}"
+    data = bytearray(obstore.get(objects._store, key).bytes())
+    data[len(data) // 2] ^= 1
+    obstore.put(objects._store, key, bytes(data))
+
+
+IMPLEMENTATIONS: dict[str, tuple[Callable[[Path], Objects], Callable[[Any, str], None]]] = {
     "memory": (lambda path: MemoryObjects(), damage_memory),
     "directory": (DirectoryObjects, damage_file),
 }
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
-def implementation(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Make, Callable[[Objects, str], None]]:
+@pytest.fixture(params=[*IMPLEMENTATIONS, "s3"])
+def implementation(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Make, Callable[[Any, str], None]]:
     numbers = itertools.count()
+    if request.param == "s3":
+        server: S3Server = request.getfixturevalue("s3")
+
+        def bucket() -> S3Objects:
+            place = server.place(secrets.token_hex(8))
+            return S3Objects(place, tmp_path / f"cache-{next(numbers)}", cache_bytes=64 << 20)
+
+        return bucket, damage_s3
     build, damage = IMPLEMENTATIONS[request.param]
     return lambda: build(tmp_path / f"objects-{next(numbers)}"), damage
 
@@ -45,6 +74,10 @@ def test_law(check: Callable[[Make], None], implementation: tuple[Make, object])
 
 def test_damaged_bytes_are_never_given(implementation: tuple[Make, Callable[[Objects, str], None]]) -> None:
     damaged_bytes_are_never_given(*implementation)
+
+
+def test_what_is_verified_is_what_is_kept(implementation: tuple[Any, Callable[[Any, str], None]]) -> None:
+    check_verifiable_objects(*implementation)
 
 
 def test_the_exam_finds_objects_that_break_a_law() -> None:

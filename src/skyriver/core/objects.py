@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
+
+from skyriver.core.errors import InvalidInput
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Objects(Protocol):
@@ -38,3 +43,24 @@ class Objects(Protocol):
     def delete(self, digest: str) -> None:
         """Silent when there is nothing to delete."""
         ...
+
+
+class VerifiableObjects(Objects, Protocol):
+    """A store that can say whether it holds an object whole, without giving it.
+
+    MUST: `verify` reads all bytes from where the store keeps them, not a copy that is nearer, and returns only if they
+    have the digest. Raises Corrupt, NotFound, Unavailable, InvalidInput as `get` does.
+    """
+
+    def verify(self, digest: str) -> None: ...
+
+
+def check_digest(digest: str) -> str:
+    """The digest itself. Raises InvalidInput (BAD_DIGEST) for what is none."""
+    if not _DIGEST.fullmatch(digest):
+        raise InvalidInput(
+            f"{digest[:80]!r} is not a digest.",
+            code="BAD_DIGEST",
+            next_action="A digest is the SHA-256 of the content, as 64 digits of 0-9 and a-f.",
+        )
+    return digest

@@ -8,7 +8,7 @@ from functools import partial
 
 from skyriver.core.errors import Corrupt, InvalidInput, NotFound
 from skyriver.core.exam import must, must_raise
-from skyriver.core.objects import Objects
+from skyriver.core.objects import Objects, VerifiableObjects
 
 Make = Callable[[], Objects]
 Damage = Callable[[Objects, str], None]
@@ -142,6 +142,23 @@ def damaged_bytes_are_never_given(make: Make, damage: Damage) -> None:
         objects.put(data)
         must(objects.get(digest) == data, "putting the same bytes again heals it")
         must(objects.open_path(digest).read_bytes() == data, "putting the same bytes again heals it")
+
+
+def check_verifiable_objects(
+    make: Callable[[], VerifiableObjects], damage: Callable[[VerifiableObjects, str], None]
+) -> None:
+    """The laws of `VerifiableObjects`, beyond those of `check_objects`; arguments as there."""
+    objects = make()
+    for data in (b"", b"whole", b"y" * 3_000_000):
+        objects.verify(objects.put(data))
+    must_raise(NotFound, lambda: objects.verify(hashlib.sha256(b"never put").hexdigest()), "verify of nothing")
+    must_raise(InvalidInput, lambda: objects.verify("../etc"), "verify of what is no digest")
+    digest = objects.put(b"z" * 3_000_000)
+    objects.open_path(digest)
+    damage(objects, digest)
+    must_raise(Corrupt, lambda: objects.verify(digest), "verify of damaged bytes, whatever was read before")
+    objects.put(b"z" * 3_000_000)
+    objects.verify(digest)
 
 
 OBJECTS_CHECKS: tuple[Callable[[Make], None], ...] = (

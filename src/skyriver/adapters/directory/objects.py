@@ -15,7 +15,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import re
 import secrets
 import threading
 from collections.abc import Iterator
@@ -25,8 +24,8 @@ from typing import BinaryIO
 
 from skyriver.adapters.folders import make_folder, sync_folder
 from skyriver.core.errors import Corrupt, InvalidInput, NotFound, Unavailable
+from skyriver.core.objects import check_digest
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _TRIES = 8
@@ -87,6 +86,12 @@ class DirectoryObjects:
                     self._verified[digest] = stamp
         return path
 
+    def verify(self, digest: str) -> None:
+        path = self._place(digest)
+        with self._translated("The object cannot be read", digest), path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise _damaged(digest, path)
+
     def has(self, digest: str) -> bool:
         return self._place(digest).exists()
 
@@ -102,12 +107,7 @@ class DirectoryObjects:
             sync_folder(path.parent)
 
     def _place(self, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):
-            raise InvalidInput(
-                f"{digest[:80]!r} is not a digest.",
-                code="BAD_DIGEST",
-                next_action="A digest is the SHA-256 of the content, as 64 digits of 0-9 and a-f.",
-            )
+        check_digest(digest)
         return self._root / digest[:2] / digest
 
     def _write(self, chunks: Iterator[bytes], limit: int | None) -> str:

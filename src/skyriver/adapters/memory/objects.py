@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 import tempfile
 import threading
@@ -12,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from skyriver.core.errors import Corrupt, InvalidInput, NotFound
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+from skyriver.core.objects import check_digest
 
 
 class MemoryObjects:
@@ -53,7 +51,7 @@ class MemoryObjects:
         return self.put(bytes(data))
 
     def get(self, digest: str) -> bytes:
-        _check(digest)
+        check_digest(digest)
         with self._lock:
             data = self._objects.get(digest)
         if data is None:
@@ -75,23 +73,17 @@ class MemoryObjects:
                 path.chmod(0o400)
         return path
 
+    def verify(self, digest: str) -> None:
+        self.get(digest)
+
     def has(self, digest: str) -> bool:
-        _check(digest)
+        check_digest(digest)
         with self._lock:
             return digest in self._objects
 
     def delete(self, digest: str) -> None:
-        _check(digest)
+        check_digest(digest)
         with self._lock:
             self._objects.pop(digest, None)
             if self._folder is not None:
                 (self._folder / digest).unlink(missing_ok=True)
-
-
-def _check(digest: str) -> None:
-    if not _DIGEST.fullmatch(digest):
-        raise InvalidInput(
-            f"{digest[:80]!r} is not a digest.",
-            code="BAD_DIGEST",
-            next_action="A digest is the SHA-256 of the content, as 64 digits of 0-9 and a-f.",
-        )

