@@ -7,8 +7,10 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from skyriver.core.errors import Conflict, Corrupt, InvalidInput, SkyriverError, Unavailable
+from skyriver.core.errors import Conflict, Corrupt, InvalidInput, NotFound, SkyriverError, Unavailable
+from skyriver.core.objects import VerifiableObjects
 from skyriver.data.log import Record, RecordKind
+from skyriver.data.retention import Part
 
 _TIMES = range(-(2**63), 2**63)
 _COUNTS = range(1, 2**32)
@@ -17,10 +19,16 @@ _KEY_IDS = range(2**64)
 
 class MemoryLogStore:
     """What outlives a writer: the synced records and the newest epoch. `room` is how many payload bytes still fit
-    (None: any number); offsets in `rotten` are of records whose bytes went bad."""
+    (None: any number); offsets in `rotten` are of records whose bytes went bad. A part of the log is closed when it has
+    `part_records` records and more come; `tier` is where parts can go, as digests by their base in `tiered`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, part_records: int = 1000, tier: VerifiableObjects | None = None) -> None:
         self.lock = threading.Lock()
+        self.part_records = part_records
+        self.tier = tier
+        self.tiered: dict[int, str] = {}
+        self.away: set[int] = set()
+        self.first_offset = 0
         self.records: list[Record] = []
         self.offsets: list[int] = []
         self.next_offset = 0
@@ -37,23 +45,50 @@ class MemoryLogStore:
     def reader(self) -> MemoryLogReader:
         return MemoryLogReader(self)
 
+    def groups(self) -> list[list[Record]]:
+        """The records of each part; the last one is not closed."""
+        size = self.part_records
+        return [self.records[at : at + size] for at in range(0, len(self.records), size)]
+
+    def fetch(self, offset: int) -> None:
+        """Of a record that is only in the tier: raises what the tier does."""
+        if self.away and offset < self.next_offset:
+            place = bisect_right(self.offsets, offset) - 1
+            base = self.offsets[place - place % self.part_records]
+            if base in self.away and self.tier is not None:
+                self.tier.verify(self.tiered[base])
+
 
 def _read(store: MemoryLogStore, unsynced: Sequence[Record], start: int, end: int | None) -> Iterator[Record]:
     if start < 0:
         raise InvalidInput(f"Offset {start} is below 0.", code="BAD_OFFSET")
+    if start < store.first_offset:
+        raise NotFound(
+            f"Offset {start} of the log is gone; the first that is there is {store.first_offset}.",
+            code="OFFSET_GONE",
+            where="memory",
+            next_action=f"Read from offset {store.first_offset} on.",
+        )
     with store.lock:
         first = max(0, bisect_right(store.offsets, start) - 1)
         records = [*store.records[first:], *unsynced]
         rotten = frozenset(store.rotten)
-    return _serve(records, rotten, start, end)
+    return _serve(store, records, rotten, start, end)
 
 
-def _serve(records: Sequence[Record], rotten: frozenset[int], start: int, end: int | None) -> Iterator[Record]:
+def _serve(
+    store: MemoryLogStore,
+    records: Sequence[Record],
+    rotten: frozenset[int],
+    start: int,
+    end: int | None,
+) -> Iterator[Record]:
     for record in records:
         if end is not None and record.offset >= end:
             return
         if record.offset + record.count <= start:
             continue
+        store.fetch(record.offset)
         if record.offset in rotten:
             raise Corrupt(f"The record with offset {record.offset} is not what was written.", where="memory")
         yield record
@@ -71,6 +106,10 @@ class MemoryLogReader:
     @property
     def next_offset(self) -> int:
         return self._store.next_offset
+
+    @property
+    def first_offset(self) -> int:
+        return self._store.first_offset
 
 
 class MemoryLog:
@@ -123,6 +162,60 @@ class MemoryLog:
         """All that was appended, synced or not."""
         return _read(self._store, self._unsynced, start, end)
 
+    # What TieredLog adds
+
+    @property
+    def first_offset(self) -> int:
+        return self._store.first_offset
+
+    @property
+    def open_bytes(self) -> int:
+        groups = self._store.groups()
+        return sum(len(record.payload) for record in groups[-1]) if groups else 0
+
+    def parts(self) -> list[Part]:
+        store, found = self._store, []
+        for records in store.groups()[:-1]:
+            base, last = records[0].offset, records[-1]
+            size = sum(len(record.payload) for record in records)
+            there = {"local": base not in store.away, "tiered": base in store.tiered}
+            found.append(Part(base, last.offset + last.count, last.time, size, **there))
+        return found
+
+    def remove_before(self, offset: int) -> int:
+        self._ready_and_ours()
+        store = self._store
+        for part in self.parts():
+            if part.end > offset:
+                break
+            with store.lock:
+                del store.records[: store.part_records], store.offsets[: store.part_records]
+                store.first_offset = part.end
+                digest = store.tiered.pop(part.base, None)
+                store.away.discard(part.base)
+            if digest is not None and store.tier is not None:
+                store.tier.delete(digest)
+        return store.first_offset
+
+    def tier_next(self) -> bool:
+        self._ready_and_ours()
+        store = self._store
+        part = next((part for part in self.parts() if not part.tiered), None)
+        if store.tier is None or part is None:
+            return False
+        held = [record for record in store.records if part.base <= record.offset < part.end]
+        digest = store.tier.put(repr((part, held)).encode())
+        store.tier.verify(digest)
+        store.tiered[part.base] = digest
+        return True
+
+    def drop_local(self, limit: int) -> None:
+        local = self.open_bytes + sum(part.bytes for part in self.parts() if part.local)
+        for part in self.parts():
+            if local > limit and part.local and part.tiered:
+                self._store.away.add(part.base)
+                local -= part.bytes
+
     def close(self) -> None:
         if not self._closed:
             try:
@@ -133,6 +226,11 @@ class MemoryLog:
     def abandon(self) -> None:
         """The end of this writer without a word, as the end of its process would be."""
         self._closed = True
+
+    def _ready_and_ours(self) -> None:
+        self._ready()
+        if self._store.epoch != self._epoch:
+            raise _lost(self._epoch)
 
     def _ready(self) -> None:
         if self._closed:

@@ -57,7 +57,12 @@ class MemoryObjects:
         if data is None:
             raise NotFound(f"There is no object {digest}.", where=digest)
         if hashlib.sha256(data).hexdigest() != digest:
-            raise Corrupt(f"The object {digest} is damaged: its bytes are not what was put.", code="OBJECT_CORRUPT")
+            raise Corrupt(
+                f"The object {digest} is damaged: its bytes are not what was put.",
+                code="OBJECT_CORRUPT",
+                where=digest,
+                next_action="Put the same bytes again.",
+            )
         return data
 
     def open_path(self, digest: str) -> Path:

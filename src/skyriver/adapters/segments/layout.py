@@ -7,6 +7,7 @@ A log is a directory. All numbers are little endian.
     lock          held with flock by the writer; never removed
     holder.json   who holds it: pid, start time, boot id, token, name
     mark          the fence and the acknowledged offset (mark.py); a help, not a truth: a copy of a log leaves it out
+    manifest      where the log begins and which segments are in the tier (manifest.py); none: at 0, and none are
     BASE-EPOCH.log    segments: 20 digits of the first offset, 10 digits of the epoch; sorted by name they are in order
 
 A segment is a header and frames without gaps. Each open of the log raises the epoch and starts a new segment, so all
@@ -240,17 +241,19 @@ SEAL_END_BYTES = _SEAL_END.size
 class Seal:
     end_offset: int
     index: SparseIndex
+    time: int
+    """T of the segment's last record."""
 
 
 def unpack_seal(frame: bytes, header: SegmentHeader) -> Seal | None:
     """None if these bytes are not a whole seal of that segment."""
     if len(frame) < FRAME_HEADER_BYTES + SEAL_END_BYTES + 16:
         return None
-    crc, length, offset, _, _, epoch, count, _, tag = FRAME.unpack_from(frame)
+    crc, length, offset, time, _, epoch, count, _, tag = FRAME.unpack_from(frame)
     whole = tag == SEAL_TAG and epoch == header.epoch and count == 0 and len(frame) == FRAME_HEADER_BYTES + length
     if not whole or crc32(memoryview(frame)[4:], header.seed) != crc:
         return None
-    return Seal(offset, SparseIndex.unpack(frame[FRAME_HEADER_BYTES:-SEAL_END_BYTES]))
+    return Seal(offset, SparseIndex.unpack(frame[FRAME_HEADER_BYTES:-SEAL_END_BYTES]), time)
 
 
 class Stop(Enum):

@@ -25,6 +25,7 @@ from zlib import crc32
 
 from skyriver.adapters.flock.lock import DirectoryLock, LockHeld, boot_id, take_lock
 from skyriver.adapters.folders import make_folder, sync_folder
+from skyriver.adapters.segments.keeping import Keeping
 from skyriver.adapters.segments.layout import (
     CRC,
     DURABILITY_CODE,
@@ -40,11 +41,14 @@ from skyriver.adapters.segments.layout import (
     pack_seal,
     segment_name,
 )
+from skyriver.adapters.segments.manifest import ManifestWriter
 from skyriver.adapters.segments.mark import Mark, MarkWriter
-from skyriver.adapters.segments.reader import SegmentFiles, SegmentReader
+from skyriver.adapters.segments.reader import SegmentFiles, SegmentReader, offset_gone
 from skyriver.adapters.segments.recovery import Recovered, TornTail, recover
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavailable
+from skyriver.core.objects import VerifiableObjects
 from skyriver.data.log import Record
+from skyriver.data.retention import Part
 
 __all__ = ["SegmentLog", "SegmentReader", "TornTail", "open_log"]
 
@@ -63,11 +67,12 @@ def open_log(
     holder: str,
     take_over: bool = False,
     wait_us: int = 10_000_000,
+    tier: VerifiableObjects | None = None,
 ) -> SegmentLog:
     """Opens the log in `directory` (made if need be) for writing, with a new epoch.
 
     `holder` names this process in the run file. `take_over`: a process that holds the log, stopped, hung or well, is
-    ended with SIGKILL and its lock awaited, at most `wait_us`.
+    ended with SIGKILL and its lock awaited, at most `wait_us`. `tier`: where closed segments go (`tier_next`).
     Raises Conflict (LOG_HELD) naming the pid when another process holds it, Corrupt for bit rot in the last
     segment, Unavailable (DISK_FULL) without room for a new segment, InvalidInput for segment_bytes out of range.
     """
@@ -79,7 +84,9 @@ def open_log(
         lock = _take_lock(directory, holder, take_over, wait_us)
         boot = boot_id()
         found = recover(directory, boot=boot, read_disk=durability == "disk")
-        log = SegmentLog(directory, lock, found, boot=boot, durability=durability, segment_bytes=segment_bytes)
+        log = SegmentLog(
+            directory, lock, found, boot=boot, durability=durability, segment_bytes=segment_bytes, tier=tier
+        )
         log._begin(found.empty)
         return log
     except OSError as error:
@@ -108,7 +115,8 @@ def _release(lock: DirectoryLock | None) -> None:
 
 
 class SegmentLog:
-    """The Log port on files; made by `open_log`. One thread at a time, in the process that opened it."""
+    """The Log port on files, and TieredLog; made by `open_log`. One thread at a time, in the process that opened it,
+    and one more for what TieredLog adds."""
 
     def __init__(
         self,
@@ -119,6 +127,7 @@ class SegmentLog:
         boot: bytes,
         durability: Durability,
         segment_bytes: int,
+        tier: VerifiableObjects | None = None,
     ) -> None:
         self.torn: TornTail | None = found.torn
         """What this open cut off; None when the log ended with a whole record."""
@@ -126,9 +135,10 @@ class SegmentLog:
         self._to_disk = durability == "disk"
         self._durability, self._boot, self._pid = DURABILITY_CODE[durability], boot, os.getpid()
         self._refused: SkyriverError | None = None
-        self._files = SegmentFiles()
+        self._files = SegmentFiles(directory, tier)
         self._log_id, self._epoch, self._seed = found.log_id, found.epoch, crc32(found.log_id)
-        self._segments: list[Segment] = list(found.segments)
+        manifest = ManifestWriter(directory, found.log_id)
+        self._keeping = Keeping(directory, found.segments, manifest, tier=tier, check=self._check_ours)
         self._mark: MarkWriter | None = None
 
         # The segment that is written, from _begin on; positions are bytes from its start.
@@ -219,7 +229,31 @@ class SegmentLog:
         if self._refused is None and self._buffer:
             self._flush()
         limit = self._next if self._refused is None else self._synced_offset
-        return self._files.records(self._segments, start, limit if end is None else min(end, limit))
+        if start < self.first_offset:
+            raise offset_gone(start, self.first_offset, self._directory)
+        return self._files.records(self._keeping.segments, start, limit if end is None else min(end, limit))
+
+    # What TieredLog adds
+
+    @property
+    def first_offset(self) -> int:
+        return self._keeping.first_offset
+
+    @property
+    def open_bytes(self) -> int:
+        return self._position
+
+    def parts(self) -> Sequence[Part]:
+        return self._keeping.parts()
+
+    def remove_before(self, offset: int) -> int:
+        return self._keeping.remove_before(offset)
+
+    def tier_next(self) -> bool:
+        return self._keeping.tier_next()
+
+    def drop_local(self, limit: int) -> None:
+        self._keeping.drop_local(limit, self._position)
 
     def close(self) -> None:
         """Syncs, seals and gives the log up; a second call does nothing. Raises as `sync`, given up all the same."""
@@ -239,6 +273,7 @@ class SegmentLog:
         """Lets go of the files and the lock as they are, as the end of the process would."""
         if self._fd < 0:
             return
+        self._keeping.close()
         os.close(self._fd)
         self._fd = -1
         self._buffer.clear()
@@ -310,12 +345,12 @@ class SegmentLog:
 
     def _refuse_or_cut(self, error: OSError, position: int) -> Unavailable:
         """What to raise after a failed write: the file is cut back to `position`, or the log refuses from now on."""
-        failed = _unavailable(error, self._segments[-1].path)
+        failed = _unavailable(error, self._keeping.segments[-1].path)
         if failed.code == "DISK_FULL":
             try:
                 os.ftruncate(self._fd, position)
             except OSError as second:
-                failed = _unavailable(second, self._segments[-1].path, code="LOG_FAILED")
+                failed = _unavailable(second, self._keeping.segments[-1].path, code="LOG_FAILED")
         if failed.code != "DISK_FULL":
             self._refused = failed
         return failed
@@ -329,14 +364,14 @@ class SegmentLog:
             try:
                 os.ftruncate(self._fd, self._synced_position)
             except OSError as error:
-                self._refused = _unavailable(error, self._segments[-1].path, code="LOG_FAILED")
+                self._refused = _unavailable(error, self._keeping.segments[-1].path, code="LOG_FAILED")
         self._position = self._synced_position
 
     def _sync_file(self) -> None:
         try:
             os.fdatasync(self._fd)
         except OSError as error:
-            self._refused = _unavailable(error, self._segments[-1].path, code="LOG_FAILED")
+            self._refused = _unavailable(error, self._keeping.segments[-1].path, code="LOG_FAILED")
             self._take_back()
             raise self._refused from error
         self._on_disk = self._position
@@ -367,7 +402,7 @@ class SegmentLog:
         try:
             os.fdatasync(self._fd)
         except OSError as error:
-            self._refused = _unavailable(error, self._segments[-1].path, code="LOG_FAILED")
+            self._refused = _unavailable(error, self._keeping.segments[-1].path, code="LOG_FAILED")
             raise self._refused from error
 
     def _change_segment(self) -> None:
@@ -405,7 +440,7 @@ class SegmentLog:
             raise
         segment = Segment(path, self._next, self._epoch)
         self._fd = fd
-        self._segments.append(segment)
+        self._keeping.add(segment)
         self._index = SparseIndex(self._next)
         self._files.adopt(segment, self._index)
         self._position = self._synced_position = self._on_disk = self._written_back = SEGMENT_HEADER_BYTES

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise, zip_longest
 from pathlib import Path
 
@@ -23,13 +24,16 @@ from skyriver.adapters.segments.layout import (
     corrupt,
     parse,
     seal_length,
+    segment_name,
     segment_of,
     unpack_seal,
     unpack_segment_header,
 )
+from skyriver.adapters.segments.manifest import Manifest, Tiered, read_manifest
 from skyriver.adapters.segments.mark import read_mark
 from skyriver.adapters.segments.tail import scan_tail
-from skyriver.core.errors import InvalidInput, NotFound, Unavailable
+from skyriver.core.errors import Corrupt, InvalidInput, NotFound, SkyriverError, Unavailable
+from skyriver.core.objects import Objects
 from skyriver.data.log import Record
 
 _FIRST_READ = 32 << 10
@@ -40,18 +44,39 @@ _INDEXES = 64
 
 
 def list_segments(directory: Path) -> list[Segment]:
-    """The segments in order, without those that were left empty. Raises NotFound, or Corrupt when some are missing."""
+    """The segments in order, here or in the tier, from the log's beginning on, without those that were left empty.
+    Raises NotFound, or Corrupt when some are missing."""
+    return list_with_manifest(directory)[0]
+
+
+def list_with_manifest(directory: Path) -> tuple[list[Segment], Manifest]:
     try:
-        found = [segment for path in directory.iterdir() if (segment := segment_of(path))]
+        here = [segment for path in directory.iterdir() if (segment := segment_of(path))]
     except FileNotFoundError:
         raise NotFound(f"There is no log in {directory}.", code="LOG_NOT_FOUND", where=str(directory)) from None
-    found.sort(key=lambda segment: (segment.base, segment.epoch))
-    if found and found[0].base != 0:
-        raise corrupt(found[0].path, 0, f"The log begins with offset {found[0].base}, segments are missing")
-    for before, after in pairwise(found):
+    # After the files: what it says is there before a file of it goes.
+    manifest = read_manifest(directory)
+    found = {segment.path.name: segment for segment in here if segment.base >= manifest.begin}
+    for tiered in manifest.tiered.values():
+        name = segment_name(tiered.base, tiered.epoch)
+        found.setdefault(name, Segment(directory / name, tiered.base, tiered.epoch))
+    segments = sorted(found.values(), key=lambda segment: (segment.base, segment.epoch))
+    _check_order(segments, manifest)
+    whole = [segment for segment, after in zip_longest(segments, segments[1:]) if not _is_empty(segment, after)]
+    return whole, manifest
+
+
+def _check_order(segments: Sequence[Segment], manifest: Manifest) -> None:
+    """Raises Corrupt where the names alone say that something is missing."""
+    if segments and segments[0].base != manifest.begin:
+        first = segments[0]
+        raise corrupt(first.path, 0, f"The log begins with offset {first.base}, segments are missing")
+    for before, after in pairwise(segments):
         if after.epoch < before.epoch:
             raise corrupt(after.path, 0, f"The epoch falls from {before.epoch} to {after.epoch}")
-    return [segment for segment, after in zip_longest(found, found[1:]) if not _is_empty(segment, after)]
+        tiered = manifest.tiered.get(before.base)
+        if tiered is not None and after.base not in (tiered.base, tiered.end):
+            raise corrupt(after.path, 0, f"Offsets {tiered.end} to {after.base - 1} are missing before it,")
 
 
 def _is_empty(segment: Segment, after: Segment | None) -> bool:
@@ -78,9 +103,11 @@ def read_seal(fd: int, header: SegmentHeader) -> Seal | None:
 
 
 class SegmentFiles:
-    """Reads records of segments that are known to be whole up to some offset; keeps indexes of some segments."""
+    """Reads records of segments that are known to be whole up to some offset, from the tier where they are not here;
+    keeps indexes of some segments."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path, tier: Objects | None = None) -> None:
+        self._directory, self._tier = directory, tier
         self._indexes: OrderedDict[str, tuple[SparseIndex, bool]] = OrderedDict()
 
     def adopt(self, segment: Segment, index: SparseIndex) -> None:
@@ -95,16 +122,62 @@ class SegmentFiles:
                 return
             until = limit if after is None else min(limit, after.base)
             try:
-                fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+                fd, opened, log_id = self._open(segment)
                 try:
-                    yield from self._segment_records(fd, segment, start, until)
+                    header = read_header(fd, opened)
+                    if log_id and header.log_id != log_id:
+                        raise corrupt(opened.path, 16, "This segment is of another log")
+                    yield from self._segment_records(fd, opened, header, start, until)
                 finally:
                     os.close(fd)
             except OSError as error:
                 raise _unreadable(error, segment.path) from error
 
-    def _segment_records(self, fd: int, segment: Segment, start: int, until: int) -> Iterator[Record]:
-        header = read_header(fd, segment)
+    def _open(self, segment: Segment) -> tuple[int, Segment, bytes]:
+        """Its descriptor, with the path that it has there; and the log's id if it came from the tier. Raises NotFound
+        (OFFSET_GONE) for what was given up meanwhile."""
+        with suppress(FileNotFoundError):
+            return os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC), segment, b""
+        manifest = read_manifest(self._directory)
+        if segment.base < manifest.begin:
+            raise offset_gone(segment.base, manifest.begin, self._directory)
+        tiered = manifest.tiered.get(segment.base)
+        if tiered is None:  # it may not have been in the tier before, and have been removed since by nobody of us
+            raise corrupt(segment.path, 0, f"The segment from offset {segment.base} on is missing")
+        for _ in range(_LOOKS):
+            path = self._fetch(tiered)
+            with suppress(FileNotFoundError):  # others read as well, and the copies that are kept here are limited
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                return fd, replace(segment, path=path), manifest.log_id
+        raise Unavailable("Copies of the tier's objects vanish.", code="LOG_FAILED", where=str(self._directory))
+
+    def _fetch(self, tiered: Tiered) -> Path:
+        what = f"Offsets {tiered.base} to {tiered.end - 1} of the log are in the tier"
+        if self._tier is None:
+            raise Unavailable(
+                f"{what}, and none is set.",
+                code="TIER_NOT_SET",
+                where=str(self._directory),
+                next_action="Set SKYRIVER_TIER to the place that it had, and start the cloud again.",
+            )
+        try:
+            return self._tier.open_path(tiered.digest)
+        except (NotFound, Corrupt) as error:
+            gone = "is missing" if isinstance(error, NotFound) else "is not what was written"
+            raise Corrupt(
+                f"{what}, as the object {tiered.digest}, which {gone}; nothing from offset {tiered.base} on is served.",
+                code="TIER_CORRUPT",
+                where=f"{error.where or tiered.digest}:0",
+                next_action="Restore the object from a backup of the tier.",
+            ) from error
+        except SkyriverError as error:
+            raise type(error)(
+                f"{what}. {error.message}", code=error.code, where=error.where, next_action=error.next_action
+            ) from error
+
+    def _segment_records(
+        self, fd: int, segment: Segment, header: SegmentHeader, start: int, until: int
+    ) -> Iterator[Record]:
         index, complete = self._index(fd, segment, header)
         offset, at = index.floor(start)
         place, size = Place(0, offset), _FIRST_READ
@@ -142,15 +215,30 @@ class SegmentFiles:
 class SegmentReader:
     """A LogReader on the log in `directory`, beside its writer. Sees what was acknowledged (`sync`), nothing else.
 
-    Raises NotFound when the directory is not there. One thread at a time.
+    `tier`: where segments are that are not here. Raises NotFound when the directory is not there. One thread at a
+    time.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, tier: Objects | None = None) -> None:
         self._directory = directory
         self._boot = boot_id()
-        self._files = SegmentFiles()
+        self._files = SegmentFiles(directory, tier)
         self._segments: list[Segment] = []
+        self._begin = 0
         self._listed_for = -1
+
+    @property
+    def first_offset(self) -> int:
+        """The offset from which on all is there."""
+        return self.begin()[0]
+
+    def begin(self) -> tuple[int, int]:
+        """The first offset, and T of the last record that was given up before it (0: none was)."""
+        try:
+            manifest = read_manifest(self._directory)
+        except OSError as error:
+            raise _unreadable(error, self._directory) from error
+        return manifest.begin, manifest.begin_time
 
     @property
     def next_offset(self) -> int:
@@ -161,11 +249,11 @@ class SegmentReader:
                 return 0
             try:
                 mark = read_mark(self._directory)
-                if mark is not None and mark.trusted(_header_of(self._segments[0]).log_id, self._boot):
+                if mark is not None and mark.trusted(_header_of(self._segments[-1]).log_id, self._boot):
                     return mark.acknowledged
                 return self._scan()
-            except FileNotFoundError:  # an empty segment, removed by the next open
-                self._segments = []
+            except FileNotFoundError:  # an empty segment, removed by the next open; or it is in the tier since
+                self._segments, self._listed_for = [], -1
             except OSError as error:
                 raise _unreadable(error, self._directory) from error
         raise self._restless()
@@ -174,9 +262,11 @@ class SegmentReader:
         if start < 0:
             raise InvalidInput(f"Offset {start} is below 0.", code="BAD_OFFSET")
         limit = self.next_offset
-        if limit > self._listed_for:  # segments only come: the list holds all up to that offset
-            self._segments = list_segments(self._directory)
-            self._listed_for = limit
+        if limit > self._listed_for:  # segments come at the end: the list holds all up to that offset
+            self._segments, manifest = list_with_manifest(self._directory)
+            self._begin, self._listed_for = manifest.begin, limit
+        if start < self._begin:
+            raise offset_gone(start, self._begin, self._directory)
         return self._files.records(self._segments, start, limit if end is None else min(end, limit))
 
     def sync(self) -> int:
@@ -224,6 +314,16 @@ class SegmentReader:
             return scan_tail(fd, segment, header, boot=self._boot, acknowledged=0).offset
         finally:
             os.close(fd)
+
+
+def offset_gone(offset: int, first: int, directory: Path) -> NotFound:
+    return NotFound(
+        f"Offset {offset} of the log is gone: it was given up after the stream's retention. The first that is there is"
+        f" {first}.",
+        code="OFFSET_GONE",
+        where=str(directory),
+        next_action=f"Read from offset {first} on; what was before it is in the stream's tables.",
+    )
 
 
 def _header_of(segment: Segment) -> SegmentHeader:

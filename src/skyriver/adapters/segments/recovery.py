@@ -15,6 +15,8 @@ from skyriver.adapters.segments.layout import (
     pack_seal,
     segment_of,
 )
+from skyriver.adapters.segments.manifest import NAME as MANIFEST
+from skyriver.adapters.segments.manifest import read_manifest
 from skyriver.adapters.segments.mark import read_mark
 from skyriver.adapters.segments.reader import list_segments, read_header, read_seal
 from skyriver.adapters.segments.tail import Tail, scan_tail
@@ -53,8 +55,10 @@ def recover(directory: Path, *, boot: bytes, read_disk: bool) -> Recovered:
         leftover.unlink(missing_ok=True)
     files = sorted(filter(None, map(segment_of, directory.iterdir())), key=lambda segment: segment.path.name)
     segments = list_segments(directory)
-    if not segments:
+    if not segments and not read_manifest(directory).entries:
         return Recovered((), (), 0, 1, os.urandom(_LOG_ID_BYTES), None)
+    if not segments or segments[-1] not in files:  # the last one never leaves this disk
+        raise corrupt(directory / MANIFEST, 0, "The log's last segment, which follows those named here, is missing")
     last = segments[-1]
     fd = os.open(last.path, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -64,6 +68,7 @@ def recover(directory: Path, *, boot: bytes, read_disk: bool) -> Recovered:
     finally:
         os.close(fd)
     kept = tuple(segments[:-1]) if is_empty else tuple(segments)
+    # Also what was given up by a writer that did not live to remove it.
     empty = tuple(segment for segment in files if segment not in kept)
     return Recovered(kept, empty, next_offset, files[-1].epoch + 1, header.log_id, torn)
 

@@ -1,0 +1,168 @@
+"""What becomes of the old part of a log: given up after a time or beyond a size, and kept elsewhere before that.
+
+A log gives up only closed parts of it, whole ones, from its beginning; what it holds stays one piece without holes,
+that begins at `first_offset`. What may go is decided here, purely; the log's own thread is never waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from skyriver.core.errors import SkyriverError, Unavailable
+from skyriver.data.log import LogReader
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A closed part of a log: offsets from `base` up to (excluding) `end`, the last of which has effective time
+    `time`. `local`: it lies on this machine's disk; `tiered`: its whole bytes are in the tier, as they were read back
+    from there."""
+
+    base: int
+    end: int
+    time: int
+    bytes: int
+    local: bool = True
+    tiered: bool = False
+
+
+class RetainedLog(LogReader, Protocol):
+    """A log whose beginning can be given up. For its writer.
+
+    MUST: `remove_before` removes parts that end at or below `offset`, oldest first, and never the one that is being
+    written; it returns the new first offset, from which on all is there, also when the process is killed in the middle
+    of it, and after the end of the power. Reading below the first offset raises NotFound (OFFSET_GONE) naming it.
+    `parts`, `remove_before` and what stands at `first_offset` may be used from one other thread than the log's own,
+    while that goes on.
+    """
+
+    @property
+    def first_offset(self) -> int:
+        """The offset of the first record that is there, or that will be."""
+        ...
+
+    @property
+    def open_bytes(self) -> int:
+        """Of the part that is being written."""
+        ...
+
+    def parts(self) -> Sequence[Part]:
+        """The closed ones, in order, without gaps, from `first_offset` on."""
+        ...
+
+    def remove_before(self, offset: int) -> int: ...
+
+
+class TieredLog(RetainedLog, Protocol):
+    """A log whose closed parts can lie elsewhere, and are read from there.
+
+    MUST: `tier_next` copies the oldest part that is not in the tier into it and reads it back; only then is it
+    `tiered`. `drop_local` removes tiered parts from this disk, oldest first, until at most `limit` bytes of the log lie
+    on it or nothing more may go; readers go on. Killed at any point, nothing is lost, and nothing is named that is
+    not there. `tier_next` raises what the tier raises; all is as before then, and the log itself goes on.
+    As with `remove_before`, one other thread may call them.
+    """
+
+    def tier_next(self) -> bool:
+        """False when there was nothing to do."""
+        ...
+
+    def drop_local(self, limit: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What a stream declares. 0: no limit."""
+
+    us: int = 0
+    """How long a record is kept, in the time of the events."""
+    bytes: int = 0
+    """How large the log may be, wherever its parts lie."""
+    local_bytes: int = 0
+    """How much of it may lie on this disk, where there is a tier."""
+
+
+MOST_SEGMENT, LEAST_SEGMENT = 64 << 20, 1 << 20
+
+
+def segment_bytes(keep: Keep, *, tier: bool) -> int:
+    """Of a part: small enough that a limit is kept to an eighth of it."""
+    limits = [limit for limit in (keep.bytes, keep.local_bytes if tier else 0) if limit]
+    return max(LEAST_SEGMENT, min(MOST_SEGMENT, *(limit // 8 for limit in limits))) if limits else MOST_SEGMENT
+
+
+def removable(parts: Sequence[Part], keep: Keep, *, open_bytes: int, time: int, needed: int) -> int:
+    """The offset below which the log can go: what is too old or too much, but nothing at or above `needed`.
+    `time` is the log's effective time now."""
+    total = open_bytes + sum(part.bytes for part in parts)
+    offset = parts[0].base if parts else 0
+    for part in parts:
+        too_old = keep.us and part.time < time - keep.us
+        too_much = keep.bytes and total > keep.bytes
+        if part.end > needed or not (too_old or too_much):
+            break
+        offset, total = part.end, total - part.bytes
+    return offset
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How it stands."""
+
+    first_offset: int = 0
+    bytes: int = 0
+    local_bytes: int = 0
+    lag_bytes: int = 0
+    """Closed and not in the tier yet; 0 without a tier."""
+    problem: str = ""
+    full: SkyriverError | None = None
+    """The disk's share is used up by what the tier does not take: nothing may be appended until it does."""
+
+
+class Upkeep:
+    """Gives up and tiers what is to go, a step at a time, on a thread of its own. `tier`: the log has one."""
+
+    def __init__(self, log: TieredLog, keep: Keep, *, tier: bool) -> None:
+        self._log, self._keep, self._tier = log, keep, tier
+        self.kept = Kept(first_offset=log.first_offset)
+
+    def step(self, *, time: int, needed: int) -> None:
+        """One part goes to the tier at most: what it needs of the network and the disk is taken in small pieces."""
+        problem = ""
+        try:
+            self._remove(time, needed)
+            if self._tier:
+                self._log.tier_next()
+        except SkyriverError as error:
+            problem = str(error)
+        if self._tier and self._keep.local_bytes:
+            try:
+                self._log.drop_local(self._keep.local_bytes // 2)
+            except SkyriverError as error:
+                problem = problem or str(error)
+        self.kept = self._look(problem)
+
+    def _remove(self, time: int, needed: int) -> None:
+        if not (self._keep.us or self._keep.bytes):
+            return
+        log = self._log
+        offset = removable(log.parts(), self._keep, open_bytes=log.open_bytes, time=time, needed=needed)
+        if offset > log.first_offset:
+            log.remove_before(offset)
+
+    def _look(self, problem: str) -> Kept:
+        parts, open_bytes = self._log.parts(), self._log.open_bytes
+        local = open_bytes + sum(part.bytes for part in parts if part.local)
+        total = open_bytes + sum(part.bytes for part in parts)
+        lag = sum(part.bytes for part in parts if not part.tiered) if self._tier else 0
+        full = None
+        if lag and self._keep.local_bytes and local > self._keep.local_bytes:
+            full = Unavailable(
+                f"{local / 1e6:.0f} MB of the log lie on this disk, {self._keep.local_bytes / 1e6:.0f} MB may, and"
+                f" {lag / 1e6:.0f} MB of them are not in the tier yet. {problem}".strip(),
+                code="TIER_BEHIND",
+                next_action="Events are taken again once the tier has them. Mend the tier, or raise local_bytes.",
+            )
+        return Kept(self._log.first_offset, total, local, lag, problem, full)

@@ -1,0 +1,233 @@
+"""The exam of `RetainedLog` and `TieredLog`: runs on every implementation, beside that of `Log`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from itertools import pairwise
+from typing import Protocol
+
+from skyriver.core.errors import Conflict, Corrupt, NotFound, SkyriverError, Unavailable
+from skyriver.core.exam import must, must_raise
+from skyriver.data.log import Log, LogReader, Record, RecordKind
+from skyriver.data.retention import TieredLog
+
+RECORDS = 60
+
+
+class WritableLog(Log, TieredLog, Protocol):
+    """Both sides of it."""
+
+
+class Reader(LogReader, Protocol):
+    @property
+    def first_offset(self) -> int: ...
+
+
+class RetentionHarness(Protocol):
+    """One log that closes a part every few records of 100 bytes, with a tier."""
+
+    def open(self) -> WritableLog: ...
+
+    def reader(self) -> Reader: ...
+
+    def crash(self) -> None: ...
+
+    def usurp(self) -> WritableLog: ...
+
+    def tier_away(self) -> AbstractContextManager[None]:
+        """While it lasts, the tier raises Unavailable."""
+        ...
+
+    def rot_in_tier(self, base: int) -> None:
+        """Changes a byte of the tier's object of the part that begins with `base`."""
+        ...
+
+    def objects(self) -> int:
+        """How many there are in the tier."""
+        ...
+
+
+Make = Callable[[], RetentionHarness]
+
+
+def check_retained_log(make: Make) -> None:
+    """Raises AssertionError naming the law that does not hold. `make` gives a new log each time."""
+    for check in RETENTION_CHECKS:
+        check(make)
+
+
+def _record(number: int) -> Record:
+    return Record(RecordKind.EVENT, 1000 + number, number.to_bytes(4, "little") * 25)
+
+
+def _fill(log: WritableLog, start: int = 0, count: int = RECORDS) -> None:
+    for number in range(start, start + count):
+        log.append([_record(number)])
+        log.sync()
+
+
+def _whole(source: LogReader, first: int, end: int, what: str) -> None:
+    found = [(r.offset, r.time, r.payload) for r in source.read(first)]
+    must(found == [(n, 1000 + n, _record(n).payload) for n in range(first, end)], what)
+
+
+def _read(source: LogReader, start: int) -> list[Record]:
+    return list(source.read(start))
+
+
+def parts_are_what_is_closed(make: Make) -> None:
+    log = make().open()
+    must(list(log.parts()) == [] and log.first_offset == 0, "an empty log has no closed part, and begins at 0")
+    _fill(log)
+    parts = log.parts()
+    must(len(parts) > 3, "the exam needs a log that closes parts")
+    must(parts[0].base == 0 and all(a.end == b.base for a, b in pairwise(parts)), "without gaps")
+    must(parts[-1].end <= log.next_offset, "up to the part that is being written")
+    must(all(part.time == 1000 + part.end - 1 for part in parts), "a part's time is that of its last record")
+    must(all(part.bytes >= 100 * (part.end - part.base) for part in parts), "a part has at least its records' bytes")
+    must(all(part.local and not part.tiered for part in parts), "nothing leaves by itself")
+    log.close()
+
+
+def whole_parts_are_given_up(make: Make) -> None:
+    harness = make()
+    log = harness.open()
+    _fill(log)
+    parts = log.parts()
+    reader = harness.reader()
+    _whole(reader, 0, RECORDS, "all is there")
+    must(log.remove_before(parts[1].end - 1) == parts[1].base, "a part that is needed in part stays whole")
+    must(log.first_offset == reader.first_offset == parts[1].base, "writer and reader know where it begins")
+    must(log.remove_before(0) == parts[1].base, "what is gone is gone")
+    first = parts[1].base
+    for source in (log, reader, harness.reader()):
+        _whole(source, first, RECORDS, "the rest is whole")
+        for gone in (0, first - 1):
+            told = must_raise(NotFound, partial(_read, source, gone), "gone is told", code="OFFSET_GONE")
+            must(str(first) in told.message and bool(told.next_action), "naming the first that is there")
+    _fill(log, RECORDS, 10)
+    harness.crash()
+    _whole(harness.reader(), first, RECORDS + 10, "a crash changes nothing")
+    log = harness.open()
+    must(log.first_offset == first and log.next_offset == RECORDS + 10, "the next writer begins where it begins")
+    _whole(log, first, RECORDS + 10, "and has all of it")
+    log.close()
+    must_raise(Conflict, lambda: log.remove_before(RECORDS), "a closed log gives up nothing")
+    _whole(harness.reader(), first, RECORDS + 10, "and is whole")
+
+
+def what_is_being_written_stays(make: Make) -> None:
+    harness = make()
+    log = harness.open()
+    _fill(log)
+    last = log.parts()[-1].end
+    must(log.remove_before(10**9) == last, "all that is closed can go")
+    _whole(harness.reader(), last, RECORDS, "what is being written stays")
+    _fill(log, RECORDS)
+    _whole(log, last, 2 * RECORDS, "and goes on")
+    log.close()
+    again = harness.open()
+    _whole(again, last, 2 * RECORDS, "and is found by the next writer")
+    again.close()
+
+
+def an_older_holder_gives_up_nothing(make: Make) -> None:
+    harness = make()
+    old = harness.open()
+    _fill(old)
+    new = harness.usurp()
+    must_raise(Conflict, lambda: old.remove_before(10**9), "who has lost the log gives up nothing of it")
+    must_raise(Conflict, old.tier_next, "and tiers nothing")
+    _whole(new, 0, RECORDS, "it is whole")
+    new.close()
+
+
+def what_is_in_the_tier_is_read_from_there(make: Make) -> None:
+    harness = make()
+    log = harness.open()
+    must(not log.tier_next(), "of an empty log nothing goes to the tier")
+    _fill(log)
+    reader, during = harness.reader(), log.read()
+    next(during)
+    while log.tier_next():
+        pass
+    parts = log.parts()
+    must(all(part.tiered and part.local for part in parts), "all that is closed is in the tier, and still here")
+    must(harness.objects() == len(parts), "as one object a part")
+    log.drop_local(sum(part.bytes for part in parts[2:]) + log.open_bytes)
+    must([part.local for part in log.parts()] == [n >= 2 for n in range(len(parts))], "the oldest leave the disk")
+    log.drop_local(0)
+    must(not any(part.local for part in log.parts()), "and all that is closed, if there is no room for it")
+    must(len(list(during)) == RECORDS - 1, "a reading that is under way goes on")
+    for source in (log, reader, harness.reader()):
+        _whole(source, 0, RECORDS, "all is read as before")
+        for start in (0, 7, parts[1].base, RECORDS - 1):
+            _whole(source, start, RECORDS, "from any offset")
+    _fill(log, RECORDS, 10)
+    harness.crash()
+    log = harness.open()
+    _whole(log, 0, RECORDS + 10, "a crash changes nothing")
+    first = log.remove_before(parts[2].end)
+    must(first == parts[2].end, "what is in the tier can be given up")
+    while log.tier_next():
+        pass
+    must(harness.objects() == len(log.parts()), "its objects go too, and no others")
+    _whole(harness.reader(), first, RECORDS + 10, "the rest is whole")
+    log.close()
+
+
+def without_the_tier_the_log_goes_on(make: Make) -> None:
+    harness = make()
+    log = harness.open()
+    _fill(log)
+    must(log.tier_next(), "one part is there")
+    with harness.tier_away():
+        must_raise(Unavailable, log.tier_next, "a tier that is away is told")
+        must([part.tiered for part in log.parts()][:2] == [True, False], "nothing is named that is not there")
+        _fill(log, RECORDS)
+        log.drop_local(0)
+        must([part.local for part in log.parts()][:2] == [False, True], "what it has not stays here")
+        told = must_raise(SkyriverError, lambda: list(harness.reader().read()), "what is there alone is away")
+        must(not isinstance(told, NotFound | Corrupt), "away is neither gone nor damaged")
+        _whole(harness.reader(), log.parts()[1].base, 2 * RECORDS, "what is here is read")
+    while log.tier_next():
+        pass
+    must(all(part.tiered for part in log.parts()), "it goes on when the tier is back")
+    _whole(harness.reader(), log.first_offset, 2 * RECORDS, "all is there")
+    log.close()
+
+
+def rot_in_the_tier_is_told_and_never_served(make: Make) -> None:
+    harness = make()
+    log = harness.open()
+    _fill(log)
+    while log.tier_next():
+        pass
+    log.drop_local(0)
+    parts = log.parts()
+    harness.rot_in_tier(parts[1].base)
+    for source in (log, harness.reader()):
+        served: list[Record] = []
+
+        def serve(source: LogReader = source, served: list[Record] = served) -> None:
+            served.extend(source.read())
+
+        error = must_raise(Corrupt, serve, "an object that is not what was put is told")
+        must(bool(error.where) and bool(error.next_action), "with the place, and what to do")
+        must([r.payload for r in served] == [_record(n).payload for n in range(len(served))], "what is served is right")
+        must(len(served) <= parts[1].end, "and ends before it")
+        _whole(source, parts[2].base, RECORDS, "what is behind it can be read")
+    log.close()
+
+
+RETENTION_CHECKS: tuple[Callable[[Make], None], ...] = (
+    parts_are_what_is_closed,
+    whole_parts_are_given_up,
+    what_is_being_written_stays,
+    an_older_holder_gives_up_nothing,
+    what_is_in_the_tier_is_read_from_there,
+    without_the_tier_the_log_goes_on,
+    rot_in_the_tier_is_told_and_never_served,
+)
