@@ -45,5 +45,6 @@ class Compute(Protocol):
 
     def stop_all(self) -> list[str]:
         """Ends everything recorded, waits for it, and returns the names. Nothing stays: no process, no socket file, no
-        group of the kernel's. What a job told, and how it ended, is there for the next control plane."""
+        group of the kernel's. What a job told, and how it ended, is there for the next control plane: `stopped` for
+        one that this call ended."""
         ...

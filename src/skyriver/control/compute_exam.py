@@ -282,7 +282,20 @@ def everything_can_be_stopped(stage: Stage) -> None:
     left = stage.again().observe()
     must(REPLICA not in left, "nothing of a replica stays")
     must(not left[JOB].alive and left[JOB].report["done"] == 1, "what a job told is there for the next")
-    must(left[JOB].exit_code == 4, "and how it ended")
+    must((left[JOB].exit_code, left[JOB].stopped) == (4, False), "and how it ended")
+
+
+def what_is_stopped_with_everything_is_told_so(stage: Stage) -> None:
+    stage.compute.ensure(_spec(JOB, *READY))
+    _reported(stage.compute, JOB)
+    stage.compute.stop_all()
+    left = stage.again().observe()[JOB]
+    must(
+        (left.alive, left.stopped) == (False, True),
+        "a job that was taken down with everything is told from a failed one",
+    )
+    stage.again().ensure(_spec(JOB, ("exit", 4), attempt=2))
+    must(not _ended(stage.again(), JOB).stopped, "its next attempt is not")
 
 
 COMPUTE_CHECKS: tuple[Callable[[Stage], None], ...] = (
@@ -306,4 +319,5 @@ COMPUTE_CHECKS: tuple[Callable[[Stage], None], ...] = (
     a_failed_start_is_told,
     a_failed_start_is_forgotten,
     everything_can_be_stopped,
+    what_is_stopped_with_everything_is_told_so,
 )

@@ -61,6 +61,8 @@ def _how(job: Resource, process: ProcessStatus) -> Ended | None:
         return Ended(str(report.get("reason", "")), *told, _fault(report))
     if report.get("reason") == Ending.START_FAILED:
         return _ended(Ending.START_FAILED, *told)
+    if process.stopped:
+        return _ended(Ending.CLOUD_DOWN, "The cloud was taken down while it ran.")
     reason, message = _by_exit_code(process.exit_code)
     return _ended(reason, message, f"`skyriver logs {job.name}` shows its last lines.")
 
@@ -68,9 +70,12 @@ def _how(job: Resource, process: ProcessStatus) -> Ended | None:
 def retries_left(job: Resource, fault: Fault) -> int:
     """How many more attempts a failure of this kind is given, before the one that is decided on now."""
     failed = int(job.status.get("failures", {}).get(fault, 0))
+    repeatable = job.spec.get("repeatable", True)
     match fault:
+        case Fault.NOBODY:
+            allowed = failed + 1 if repeatable else 0
         case Fault.MACHINE:
-            allowed = MACHINE_RETRIES if job.spec.get("repeatable", True) else 0
+            allowed = MACHINE_RETRIES if repeatable else 0
         case Fault.OWN:
             allowed = int(job.spec.get("retries", 0))
         case Fault.FINAL:

@@ -15,7 +15,16 @@ from typing import Any
 from skyriver.control.admission import Queue
 from skyriver.control.endings import Ended, as_attempt, how_it_failed, retries_left
 from skyriver.core.environments import environment_name, readiness
-from skyriver.core.jobs import ENDED, PROPOSABLE, Capacity, Ending, asks_for, outputs_by_title, pause_before_retry
+from skyriver.core.jobs import (
+    ENDED,
+    PROPOSABLE,
+    Capacity,
+    Ending,
+    Fault,
+    asks_for,
+    outputs_by_title,
+    pause_before_retry,
+)
 from skyriver.core.resources import Action, Kind, Limits, ProcessSpec, ProcessStatus, Put, Resource, Snapshot, Want
 
 KEPT_ATTEMPTS = 20
@@ -191,11 +200,11 @@ def _end_attempt(snapshot: Snapshot, job: Resource, ended: Ended) -> Put:
         if job.attempts > 1:
             told["message"] = f"{ended.message} This was attempt {job.attempts}, the last one."
         return _put(job, "failed", snapshot.now, status=status, **told)
-    pause = pause_before_retry(job.attempts)
-    when = time.strftime("%H:%M:%S", time.gmtime((snapshot.now + pause) / 1e6))
-    told["message"] = (
-        f"Attempt {job.attempts} of at most {job.attempts + left}: {ended.message} The next one begins at {when} UTC."
-    )
+    pause = 0 if ended.fault is Fault.NOBODY else pause_before_retry(job.attempts)
+    if pause:
+        when = time.strftime("%H:%M:%S", time.gmtime((snapshot.now + pause) / 1e6))
+        which = f"Attempt {job.attempts} of at most {job.attempts + left}"
+        told["message"] = f"{which}: {ended.message} The next one begins at {when} UTC."
     told["next_action"] = ended.next_action or f"`skyriver logs {job.name}` shows what it printed."
     return _put(job, "retry", snapshot.now, status={**_without(status, "progress"), "pause": pause}, **told)
 

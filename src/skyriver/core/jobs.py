@@ -27,6 +27,8 @@ class Fault(StrEnum):
     """Nothing in the job: it is tried again up to MACHINE_RETRIES times, unless its author said it must not be."""
     OWN = "own"
     """Its author's code: it is tried again as often as the author declared."""
+    NOBODY = "nobody"
+    """Somebody took the cloud down while it ran: it begins again, and that counts for nothing."""
     FINAL = "final"
     """It would end like that again."""
 
@@ -43,6 +45,8 @@ class Ending(StrEnum):
     TIMED_OUT = "TIMED_OUT"
     EXITED = "EXITED"
     """By itself, before its work was done."""
+    CLOUD_DOWN = "CLOUD_DOWN"
+    """The cloud was taken down while it ran."""
     LOST = "LOST"
     """Its process is gone without a word: the machine was restarted, or its run file removed."""
     ENDED_UNSEEN = "ENDED_UNSEEN"
@@ -61,6 +65,7 @@ class Ending(StrEnum):
 FAULTS: Mapping[Ending, Fault] = MappingProxyType(
     {
         Ending.SIGNALLED: Fault.MACHINE,
+        Ending.CLOUD_DOWN: Fault.NOBODY,
         Ending.CRASHED: Fault.OWN,
         Ending.OUT_OF_MEMORY: Fault.OWN,
         Ending.TIMED_OUT: Fault.OWN,

@@ -135,6 +135,8 @@ class ProcessStatus:
     """It was ended because it wanted more memory than its limit, or than the machine has."""
     timed_out: bool = False
     """It was ended because it ran longer than its limit."""
+    stopped: bool = False
+    """It was ended with everything else, because somebody took the cloud down."""
     peak_mb: float = 0.0
     """The most memory it ever held, once it has ended; 0 where that is not known."""
     held_by: str = ""

@@ -199,6 +199,18 @@ def test_how_a_process_ended_is_told(cloud: Cloud, seen: dict[str, Any], reason:
     assert row.state == ("RECOVERING" if again else "FAILED")
 
 
+def test_a_job_that_was_taken_down_with_the_cloud_begins_again_and_nothing_is_counted(cloud: Cloud) -> None:
+    cloud.add("a")
+    cloud.add("once", repeatable=False)
+    for attempt in range(1, 7):  # more often than a machine may fail
+        assert (cloud.get("a").state, cloud.get("a").attempts) == ("RUNNING", attempt)
+        cloud.end("a", exit_code=-15, stopped=True)
+        assert "at most" not in cloud.get("a").message
+        cloud.settle()
+    cloud.end("once", exit_code=-15, stopped=True)
+    assert (cloud.get("once").state, cloud.get("once").reason) == ("FAILED", "CLOUD_DOWN")
+
+
 def test_a_process_that_is_gone_or_could_not_be_started_is_tried_again(cloud: Cloud) -> None:
     cloud.add("a")
     del cloud.compute.running["t.job.a"]

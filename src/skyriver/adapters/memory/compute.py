@@ -116,7 +116,9 @@ class MemoryCompute:
     def stop_all(self) -> list[str]:
         names = sorted(name for name, status in self.running.items() if status.pid)
         for name in names:
-            self._processes[name].end(-15)
+            if self.running[name].alive:
+                self._processes[name].end(-15)
+                self.running[name] = replace(self.running[name], stopped=True)
         for name in list(self.running):
             if not self.specs[name].once:
                 self._forget(name)

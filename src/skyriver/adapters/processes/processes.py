@@ -249,7 +249,7 @@ class ChildProcesses:
             elif time.monotonic() > deadline:
                 _signal(run.identity, signal.SIGKILL)
             return
-        self._killing.pop(run.name, None)
+        asked = self._killing.pop(run.name, None) is not None
         self._runs.pop(run.name, None)
         self._workers.pop(run.pid, None)
         self._exit_codes.pop(run.name, None)
@@ -261,6 +261,9 @@ class ChildProcesses:
             self._digests.pop((run.name, part), None)
         Path(run.socket).unlink(missing_ok=True)
         if keep_outcome and run.once:
+            if asked:
+                with contextlib.suppress(OSError):  # a full disk: then it is told as ended by our signal
+                    self._files.write(run.name, "ending", {**self._of_this(run, "ending"), **_stopped(run)})
             return
         shutil.rmtree(self._places.work(run.name), ignore_errors=True)
         self._files.remove(run.name)
@@ -310,6 +313,7 @@ class ChildProcesses:
             exit_code=ending.get("exit_code", self._exit_codes.get(run.name)),
             out_of_memory=bool(ending.get("out_of_memory")) or report.get("reason") == "OUT_OF_MEMORY",
             timed_out=bool(ending.get("timed_out")),
+            stopped=bool(ending.get("stopped")),
             peak_mb=float(ending.get("peak_mb", 0.0)),
             held_by=run.held_by,
             config_digest=run.config_digest,
@@ -355,6 +359,11 @@ class ChildProcesses:
                 if pid in by_pid:
                     self._exit_codes[by_pid[pid]] = os.waitstatus_to_exitcode(status)
             self._children.discard(pid)
+
+
+def _stopped(run: Run) -> dict[str, Any]:
+    """What the next control plane must know of a process that `stop_all` ended."""
+    return {"token": run.token, "stopped": True}
 
 
 def _listens(socket_file: str) -> bool:
