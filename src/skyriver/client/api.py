@@ -44,6 +44,7 @@ from skyriver.client.waiting import Waiting, answered, changed, repeated
 from skyriver.core.contract import (
     AuditPage,
     AuditRow,
+    DeadLetter,
     Deployed,
     Explained,
     ExplainedList,
@@ -54,6 +55,8 @@ from skyriver.core.contract import (
     Removed,
     Resource,
     ResourcePage,
+    StreamNow,
+    StreamNowList,
     WhoAmI,
 )
 
@@ -249,6 +252,26 @@ class Calls:
     def stream_status(self, stream: str) -> Flow[dict[str, Any]]:
         """Counts, offset and model of a stream."""
         return (yield Request("GET", f"/streams/{_part(stream)}")).json()  # type: ignore[no-any-return]
+
+    @call
+    def stream_now(self, stream: str) -> Flow[StreamNow]:
+        """What a stream is and does now: throughput, latency, lag, dead letters, sizes."""
+        answer: StreamNow = yield from answered(Request("GET", f"{self._base}/now/streams/{_part(stream)}"))
+        return answer
+
+    @call
+    def streams_now(self) -> Flow[Sequence[StreamNow]]:
+        """The same of every stream."""
+        answer: StreamNowList = yield from answered(Request("GET", f"{self._base}/now/streams"))
+        return answer["items"]
+
+    @call
+    def dead_letters(self, stream: str) -> Flow[Sequence[DeadLetter]]:
+        """The last events and labels that a stream refused, the newest first; all of them are in its table
+        STREAM.dead."""
+        answer = yield from answered(Request("GET", f"/streams/{_part(stream)}/dead"))
+        items: Sequence[DeadLetter] = answer["items"]
+        return items
 
     @call
     def decision(self, stream: str, event: int | str) -> Flow[dict[str, Any]]:

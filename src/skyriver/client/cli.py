@@ -20,6 +20,7 @@ import typer
 from skyriver.client import jobs as _jobs  # noqa: F401  # its commands
 from skyriver.client import machine as _machine  # noqa: F401  # its commands
 from skyriver.client import show
+from skyriver.client import streams as _streams  # noqa: F401
 from skyriver.client import top as _top  # noqa: F401
 from skyriver.client.calling import call
 from skyriver.client.follow import LogReader, follow
@@ -288,7 +289,6 @@ noun("service", "services", "Services: which version gets the requests.")
 noun("version", "versions", "Versions of models.")
 _models = noun("model", "models", "Models.")
 _tables = noun("table", "tables", "Tables.")
-_streams = noun("stream", "streams", "Streams.")
 
 
 @_apps.command("delete")
@@ -373,18 +373,6 @@ def file_format(path: Path) -> str:
             next_action=f"Give files that end in {', '.join(endings)}; text may be packed, as in .csv.gz.",
         )
     return found
-
-
-@_streams.command("verify")
-def stream_verify(name: str, as_json: Json = False) -> None:
-    """Recompute every feature value that the stream recorded, and compare bit for bit."""
-    screen = Screen(as_json=as_json)
-    with connect() as client, screen.progress() as bars:
-        done = wait(client, client.act("verify", name), bars)
-    report = done["status"]["result"]["verify"]
-    screen.data(report, lambda: show.verified(screen, report))
-    if report["different"]:
-        raise typer.Exit(1)
 
 
 def main(this: Machine, arguments: Sequence[str] | None = None) -> int:

@@ -175,8 +175,8 @@ def _value(text: str) -> Any:
         return text
 
 
-def noun(name: str, kinds: str, help_text: str, *, lists: bool = True) -> typer.Typer:
-    """A noun with the verbs that all nouns have; without `lists` it brings a `list` of its own."""
+def noun(name: str, kinds: str, help_text: str, *, lists: bool = True, gets: bool = True) -> typer.Typer:
+    """A noun with the verbs that all nouns have; without `lists` or `gets` it brings a `list` or `get` of its own."""
     nouns = typer.Typer(help=help_text, no_args_is_help=True)
 
     def listed(as_json: Json = False) -> None:
@@ -189,13 +189,15 @@ def noun(name: str, kinds: str, help_text: str, *, lists: bool = True) -> typer.
     if lists:
         nouns.command("list")(listed)
 
-    @nouns.command("get")
     def got(item: Annotated[str, typer.Argument(metavar="NAME")], as_json: Json = False) -> None:
         """One, with all that is known of it."""
         screen = Screen(as_json=as_json)
         with connect() as client:
             found = client.get(kinds, item)
         screen.data(found, lambda: show.resource(screen, found))
+
+    if gets:
+        nouns.command("get")(got)
 
     app.add_typer(nouns, name=name)
     return nouns

@@ -58,8 +58,8 @@ def top(as_json: Json = False) -> None:
             document = told(before, look(client, before))
             screen.data(document, lambda: screen.out.print(shown(document)))
             return
-        with contextlib.suppress(KeyboardInterrupt), _keys(), Live(console=screen.out, screen=True) as live:
-            while not _quit(EVERY_SECONDS):
+        with contextlib.suppress(KeyboardInterrupt), keys_one_by_one(), Live(console=screen.out, screen=True) as live:
+            while not quit_pressed(EVERY_SECONDS):
                 now = look(client, before)
                 live.update(shown(told(before, now)), refresh=True)
                 before = now
@@ -193,7 +193,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 @contextmanager
-def _keys() -> Iterator[None]:
+def keys_one_by_one() -> Iterator[None]:
     """Keys come one by one, and are not shown; Ctrl-C stays what it is."""
     before = termios.tcgetattr(sys.stdin)
     tty.setcbreak(sys.stdin)
@@ -203,6 +203,6 @@ def _keys() -> Iterator[None]:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
-def _quit(seconds: float) -> bool:
+def quit_pressed(seconds: float) -> bool:
     """Whether q was pressed; returns after `seconds` at the latest."""
     return bool(select.select([sys.stdin], [], [], seconds)[0]) and os.read(sys.stdin.fileno(), 1) in (b"q", b"Q", b"")

@@ -36,6 +36,7 @@ from skyriver.control.routes import PREFIX, PUBLIC, TENANT, Routes, Tokens, call
 from skyriver.control.writing import add_writing
 from skyriver.core import contract
 from skyriver.core.errors import Internal
+from skyriver.core.resources import need
 from skyriver.trust.permissions import Permission
 
 __all__ = ["Actions", "Cloud", "DeployRequest", "Deployment", "create_api"]
@@ -129,6 +130,7 @@ def _add_reading(routes: Routes, cloud: Cloud) -> None:
     path = f"{TENANT}/objects/{{digest}}"
     routes.add("GET", path, Permission.OBJECTS_READ, download, "get_object", errors=[404], content=_BYTES)
     _add_views(routes, cloud)
+    _add_streams(routes, cloud)
     for segment, (kind, permission) in KINDS.items():
         _add_lists(routes, cloud, segment, kind, permission)
 
@@ -159,6 +161,25 @@ def _add_views(routes: Routes, cloud: Cloud) -> None:
     add("processes", processes, "list_processes")
     add("explain/{name:path}", explained, "explain_name", 404)
     add("logs/{name:path}", logs, "read_logs", 404)
+
+
+def _add_streams(routes: Routes, cloud: Cloud) -> None:
+    def all_now(request: Request) -> contract.StreamNowList:
+        """What each stream does now, in the order of names."""
+        snapshot = cloud.loop.snapshot()
+        streams = snapshot.all(caller(request).tenant, "stream")
+        return {"items": [cloud.actions.stream_now(snapshot, stream) for stream in streams]}
+
+    def now(request: Request, name: str) -> contract.StreamNow:
+        """What one stream does now: throughput, latency, lag, dead letters, sizes; a second old at most."""
+        snapshot = cloud.loop.snapshot()
+        return cloud.actions.stream_now(
+            snapshot, need(snapshot.find(caller(request).tenant, "stream", name), "stream", name)
+        )
+
+    path, permission = f"{TENANT}/now/streams", Permission.STREAMS_READ
+    routes.add("GET", path, permission, all_now, "watch_streams")
+    routes.add("GET", f"{path}/{{name}}", permission, now, "watch_stream", errors=[404])
 
 
 def _add_lists(routes: Routes, cloud: Cloud, segment: str, kind: str, permission: Permission) -> None:

@@ -13,6 +13,7 @@ from skyriver.control.compute import Compute
 from skyriver.control.loop import ControlLoop
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
+from skyriver.core.contract import StreamNow
 from skyriver.core.objects import Objects
 from skyriver.core.resources import AuditEntry, Change, Resource, Snapshot
 from skyriver.core.spec import InnerPath
@@ -63,6 +64,8 @@ class PlanDeploy(Protocol):
 
 PlanRemoval = Callable[[Snapshot, str, str], Deployment]
 """Of an application: (snapshot, tenant, name)."""
+ViewStream = Callable[[Snapshot, Resource], StreamNow]
+"""What a stream does now."""
 PlanAction = Callable[[Snapshot, str, str, Mapping[str, Any], Mapping[str, Any]], list[Resource]]
 
 
@@ -74,6 +77,7 @@ class Actions:
     deploy: PlanDeploy
     remove: PlanRemoval
     named: Mapping[str, tuple[Permission, PlanAction]]
+    stream_now: ViewStream
 
 
 @dataclass(frozen=True, slots=True)

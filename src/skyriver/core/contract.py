@@ -140,6 +140,117 @@ class ProcessList(TypedDict):
     items: Sequence[Process]
 
 
+class DeadLetter(TypedDict):
+    """A refused event or label, as it came: `message` and `raw` are cut; all of it is in the table NAME.dead."""
+
+    offset: int
+    """Where it stands in the log."""
+    time: int
+    """The stream's time then."""
+    reason: str
+    field: str
+    message: str
+    raw: str
+
+
+class Quantiles(TypedDict):
+    """Of the last 10 s, in microseconds; 0 where nothing came."""
+
+    p50: int
+    p99: int
+    p999: int
+
+
+class PartitionNow(TypedDict):
+    """What one partition of a stream does now, by the word of its worker: up to a second old."""
+
+    partition: int
+    worker: str
+    state: str
+    reason: str
+    message: str
+    pid: int
+    started_at: int
+    rss_mb: float
+    cpu_seconds: float
+    epoch: int
+    """How often its log was opened."""
+    offset: int
+    """That the next record gets."""
+    effective_time: int | None
+    """The stream's own time; null before its first event."""
+    behind_seconds: float | None
+    """How far the stream's time is behind the wall clock."""
+    events: int
+    decided: int
+    by_status: Mapping[str, int]
+    by_decision: Mapping[str, int]
+    by_reason: Mapping[str, int]
+    """Events that no score decided."""
+    dead: int
+    dead_by_reason: Mapping[str, int]
+    duplicates: int
+    history_rows: int
+    labels: int
+    waiting_rows: int
+    """That came and are not in the log yet."""
+    undecided: int
+    """Events in the log that have no decision yet."""
+    not_materialised: int
+    """Records in the log that the tables do not have yet."""
+    events_per_second: float
+    """Over the last 10 s."""
+    decisions_per_second: float
+    decision_us: Quantiles
+    """From an event's append to its durable decision."""
+    answer_us: Quantiles
+    """From a whole request to its answer."""
+    checkpoint_offset: int
+    checkpoint_at: int
+    """When the newest one on the disk was begun."""
+    checkpoint_pause_us: int
+    """How long events waited for it."""
+    stored_bytes: Mapping[str, int]
+    """On the disk, by part: log, side, ids, checkpoint."""
+    feature_keys: int
+    feature_bytes: int
+    """Of their state in memory."""
+    last_dead: Sequence[DeadLetter]
+    """The newest first, a few."""
+
+
+class TableNow(TypedDict):
+    """A table that the stream writes, at its newest version."""
+
+    name: str
+    version: int
+    rows: int
+    bytes: int
+    updated_at: int
+
+
+class StreamNow(TypedDict):
+    """What a stream is and what it does now."""
+
+    name: str
+    state: str
+    reason: str
+    message: str
+    next_action: str
+    since: int
+    at: int
+    """When this was told."""
+    durability: str
+    decides: Mapping[str, Any] | None
+    """`model`, `version` in use (0: none), `rules`, `otherwise`, `fallback`; null for a stream that decides nothing."""
+    partitions: Sequence[PartitionNow]
+    tables: Sequence[TableNow]
+
+
+class StreamNowList(TypedDict):
+    items: Sequence[StreamNow]
+
+
 class Wait(TypedDict):
     """Something that is waited for, with why it is not there yet."""
 

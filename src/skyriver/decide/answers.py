@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from skyriver.core.errors import InvalidInput, SkyriverError
+from skyriver.decide.checkpoint import DeadLetter
 from skyriver.decide.receipt import LabelReceipt, Receipt, Refused
 from skyriver.decide.records import DecisionRecord
 
@@ -71,6 +72,10 @@ class DecisionWriter:
         if with_decisions:
             answer["decisions"] = [self.to_json(d) if d is not None else None for d in receipt.decisions]
         return 200, encode_json(answer)
+
+
+def dead_letter_json(letter: DeadLetter) -> dict[str, object]:
+    return {name: getattr(letter, name) for name in letter.__struct_fields__}
 
 
 def labels_answer(receipt: LabelReceipt) -> tuple[int, bytes]:

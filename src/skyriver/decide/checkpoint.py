@@ -41,9 +41,20 @@ class Load(msgspec.Struct, array_like=True):
     """Live events came after its last block: nobody waits for its next one any more."""
 
 
+class DeadLetter(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A refused event or label as it is shown: `message` and `raw` are cut to what helps; `time` is effective time."""
+
+    offset: int
+    time: int
+    reason: str
+    field: str
+    message: str
+    raw: str
+
+
 class Counters(msgspec.Struct):
     """Of the whole life of the log, but for `duplicates`, which leave no record: those since it was last replayed
-    from its beginning."""
+    from its beginning. What is counted by reason is counted from the release on that began to."""
 
     events: int = 0
     decided: int = 0
@@ -54,6 +65,9 @@ class Counters(msgspec.Struct):
     duplicates: int = 0
     history_rows: int = 0
     labels: int = 0
+    by_reason: dict[str, int] = msgspec.field(default_factory=dict)
+    """Events that no score decided."""
+    dead_by_reason: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -72,6 +86,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     horizon: tuple[tuple[int, int], ...]
     control: ControlRecord | None
     loads: tuple[Load, ...]
+    dead_letters: tuple[DeadLetter, ...] = ()
+    """The last ones."""
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -81,6 +81,11 @@ class Engine:
     def features_digest(self) -> str:
         return self._windows.digest if self._windows is not None else ""
 
+    @property
+    def feature_size(self) -> tuple[int, int]:
+        """(keys, bytes of their state in memory)."""
+        return self._windows.size if self._windows is not None else (0, 0)
+
     def use(self, deciding: Deciding) -> None:
         """From the next event on, decide with this; written to the log as a CONTROL record."""
         self.deciding = deciding
@@ -112,7 +117,7 @@ class Engine:
             if self._windows is not None:
                 self._windows.reserve(len(batch.events))
             first = self._log.append([*batch.events, *batch.dead])
-            partition.counters.dead += len(batch.dead)
+            partition.enter_dead(first + len(batch.events), batch.dead)
             if batch.events:
                 self._enter(batch, first)
                 offsets = range(first, first + len(batch.rows))
@@ -135,7 +140,7 @@ class Engine:
         self._log.append([Record(_DECISION, partition.time, payload) for payload in payloads])
         for record, payload in zip(records, payloads, strict=True):
             partition.recent.put(record.event_offset, payload)
-            partition.count_decision(record.status, record.decision)
+            partition.count_decision(record.status, record.decision, record.reason)
         return records
 
     def label(self, submissions: Sequence[LabelSubmission]) -> list[LabelReceipt]:
@@ -159,7 +164,7 @@ class Engine:
             self._windows.reserve(len(labels))
         records = [Record(RecordKind.LABEL, partition.time, encode(label)) for label in labels]
         first = self._log.append([*records, *dead])
-        partition.counters.dead += len(dead)
+        partition.enter_dead(first + len(records), dead)
         partition.counters.labels += len(labels)
         if self._windows is not None and labels:
             self._windows.fold_labels(range(first, first + len(labels)), labels)
@@ -231,6 +236,7 @@ class Engine:
             horizon=partition.horizon.points,
             control=partition.control,
             loads=partition.loads.all(),
+            dead_letters=tuple(partition.dead_letters),
         )
         return checkpoint, saved
 

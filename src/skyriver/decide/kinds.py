@@ -145,10 +145,12 @@ def _materialise(snapshot: Snapshot, stream: Resource, process: ProcessStatus) -
 
 def _live(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
     """What the worker decides with now: the version that its service sends traffic to, and the rules."""
-    began = bool(stream.status.get("began"))
+    table = snapshot.find(stream.tenant, "table", stream.name)
+    materialised = int(table.status.get("offset", -1)) if table is not None else None
+    told = {"began": bool(stream.status.get("began")), "materialised": materialised}
     decide = stream.spec.get("decide")
     if not decide:
-        return {"model": None, "rules": [], "otherwise": "", "fallback": "", "began": began}
+        return {"model": None, "rules": [], "otherwise": "", "fallback": "", **told}
     service = snapshot.find(stream.tenant, "service", decide["model"])
     versions: Mapping[str, Any] = service.spec.get("versions", {}) if service is not None else {}
     serving = max(versions, key=lambda v: (versions[v]["weight"], int(v)), default="")
@@ -167,7 +169,7 @@ def _live(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
         "rules": [[r["decision"], r["when"]] for r in decide["rules"]],
         "otherwise": decide["otherwise"],
         "fallback": decide["fallback"],
-        "began": began,
+        **told,
     }
 
 

@@ -1,41 +1,239 @@
-"""What a worker tells of itself: its report, and the text for Prometheus."""
+"""What a worker measures and tells of itself: rates and latencies of the last seconds, sizes, and the text for
+Prometheus. All of it in fixed memory: histograms of fixed buckets, and copies of them over a window that goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from skyriver.decide.checkpoint import Counters
-from skyriver.serve.metrics import Histogram, resident_bytes
+from skyriver.serve.metrics import Histogram, escape, resident_bytes
+
+WINDOW_US = 10_000_000
+"""What is said of now is said of so long."""
+LOOK_US = 500_000
+"""Between two looks at the counters."""
+QUANTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
+PARTITION = "0"
+STORED = ("log", "side", "ids", "checkpoint")
+"""Folders of a partition."""
 
 
-def prometheus(
-    stream: str, counters: Counters, latency_us: Histogram, *, offset: int, waiting: int, pause_us: int
-) -> bytes:
-    """The text exposition format, version 0.0.4."""
-    label = f'stream="{stream}"'
-    lines: list[str] = []
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The last WINDOW_US, or as long as there is something to look back on. Quantiles by the names of QUANTILES,
+    microseconds, 0 where nothing came."""
 
-    def family(name: str, kind: str, told: str, values: Mapping[str, float]) -> None:
-        lines.extend((f"# HELP {name} {told}", f"# TYPE {name} {kind}"))
-        lines.extend(f"{name}{{{label}{more}}} {value:g}" for more, value in values.items())
+    events_per_second: float = 0.0
+    decisions_per_second: float = 0.0
+    decision_us: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(QUANTILES, 0))
+    answer_us: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(QUANTILES, 0))
 
-    family("skyriver_events_total", "counter", "Events taken.", {"": counters.events})
-    by_status = {f',status="{status}"': count for status, count in sorted(counters.by_status.items())}
-    family("skyriver_event_outcomes_total", "counter", "Decision records, by status.", by_status)
-    by_decision = {f',decision="{decision}"': count for decision, count in sorted(counters.by_decision.items())}
-    family("skyriver_decisions_total", "counter", "Decision records, by decision.", by_decision)
-    family("skyriver_dead_letters_total", "counter", "Refused events and labels.", {"": counters.dead})
-    family("skyriver_duplicates_total", "counter", "Events that were known already.", {"": counters.duplicates})
-    family("skyriver_history_rows_total", "counter", "Rows of bulk loads.", {"": counters.history_rows})
-    family("skyriver_labels_total", "counter", "Labels taken.", {"": counters.labels})
-    quantiles = {f',quantile="{share}"': latency_us.quantile(share) * 1e-6 for share in (0.5, 0.9, 0.99, 0.999)}
-    name = "skyriver_event_request_seconds"
-    family(name, "summary", "From a whole request to its answer.", quantiles)
-    lines.append(f"{name}_sum{{{label}}} {latency_us.total * 1e-6:.9g}")
-    lines.append(f"{name}_count{{{label}}} {latency_us.count}")
-    family("skyriver_log_offset", "gauge", "The offset that the next record gets.", {"": offset})
-    family("skyriver_waiting_rows", "gauge", "Rows that wait for the engine.", {"": waiting})
-    pause = "How long events waited for the last checkpoint."
-    family("skyriver_checkpoint_pause_seconds", "gauge", pause, {"": pause_us * 1e-6})
-    family("process_resident_memory_bytes", "gauge", "Resident memory.", {"": resident_bytes()})
-    return ("\n".join(lines) + "\n").encode()
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    at: int
+    events: int
+    decisions: int
+    decision_counts: list[int]
+    answer_counts: list[int]
+
+
+class Meter:
+    """Latencies since the start, and looks back over the last seconds. One thread."""
+
+    def __init__(self) -> None:
+        self.decision_us = Histogram()
+        """Of events: from their append to the log to the moment at which their decision is durable."""
+        self.answer_us = Histogram()
+        """Of requests with events: from their last byte to their answer."""
+        self._looks: deque[_Look] = deque(maxlen=WINDOW_US // LOOK_US + 1)
+
+    def look(self, now: int, counters: Counters | None) -> None:
+        """Call it every LOOK_US; `now` is monotonic, microseconds. Without an engine there are no counters."""
+        last = self._looks[-1] if self._looks else None
+        events = counters.events if counters is not None else last.events if last is not None else 0
+        decided = counters.decided if counters is not None else last.decisions if last is not None else 0
+        if last is None or events < last.events or decided < last.decisions:  # a new engine counts the log anew
+            self._looks.clear()
+        self._looks.append(_Look(now, events, decided, self.decision_us.counts.copy(), self.answer_us.counts.copy()))
+
+    def recent(self) -> Recent:
+        if len(self._looks) < 2:
+            return Recent()
+        first, last = self._looks[0], self._looks[-1]
+        seconds = max(last.at - first.at, 1) / 1e6
+        return Recent(
+            events_per_second=round((last.events - first.events) / seconds, 1),
+            decisions_per_second=round((last.decisions - first.decisions) / seconds, 1),
+            decision_us=_quantiles(self.decision_us, first.decision_counts),
+            answer_us=_quantiles(self.answer_us, first.answer_counts),
+        )
+
+
+def _quantiles(histogram: Histogram, before: list[int]) -> dict[str, int]:
+    return {name: round(histogram.quantile(share, before)) for name, share in QUANTILES.items()}
+
+
+def stored_bytes(partition: Path) -> dict[str, int]:
+    """What each folder of a partition takes on the disk."""
+    return {name: sum(_allocated(partition / name)) for name in STORED}
+
+
+def _allocated(folder: Path) -> Iterator[int]:
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _allocated(Path(entry.path))
+            else:
+                yield entry.stat(follow_symlinks=False).st_blocks * 512
+        except FileNotFoundError:
+            pass  # removed meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """All that a worker tells of its partition at one moment. Times are wall microseconds."""
+
+    counters: Counters
+    recent: Recent
+    offset: int
+    """That the next record gets."""
+    waiting_rows: int
+    effective_time: int | None
+    materialised: int | None
+    """The last offset that the stream's tables cover; None where nobody has told."""
+    checkpoint_offset: int
+    checkpoint_at: int
+    checkpoint_pause_us: int
+    stored: Mapping[str, int]
+    feature_keys: int
+    feature_bytes: int
+    epoch: int
+
+    @property
+    def undecided(self) -> int:
+        """Events in the log that have no decision yet: in a restart only, or half-way through a batch."""
+        return self.counters.events - self.counters.decided
+
+    @property
+    def not_materialised(self) -> int | None:
+        return None if self.materialised is None else max(0, self.offset - 1 - self.materialised)
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "offset": self.offset,
+            "effective_time": self.effective_time,
+            "events": self.counters.events,
+            "decided": self.counters.decided,
+            "by_status": dict(self.counters.by_status),
+            "by_decision": dict(self.counters.by_decision),
+            "by_reason": dict(self.counters.by_reason),
+            "dead": self.counters.dead,
+            "dead_by_reason": dict(self.counters.dead_by_reason),
+            "duplicates": self.counters.duplicates,
+            "history_rows": self.counters.history_rows,
+            "labels": self.counters.labels,
+            "waiting_rows": self.waiting_rows,
+            "undecided": self.undecided,
+            "not_materialised": self.not_materialised,
+            "events_per_second": self.recent.events_per_second,
+            "decisions_per_second": self.recent.decisions_per_second,
+            "decision_us": self.recent.decision_us,
+            "answer_us": self.recent.answer_us,
+            "p50_us": self.recent.answer_us["p50"],
+            "p99_us": self.recent.answer_us["p99"],
+            "checkpoint_offset": self.checkpoint_offset,
+            "checkpoint_at": self.checkpoint_at,
+            "checkpoint_pause_us": self.checkpoint_pause_us,
+            "stored_bytes": self.stored,
+            "feature_keys": self.feature_keys,
+            "feature_bytes": self.feature_bytes,
+            "epoch": self.epoch,
+        }
+
+
+def prometheus(stream: str, seen: Seen, meter: Meter, *, now: int) -> bytes:
+    """The text exposition format, version 0.0.4. `now`: wall microseconds."""
+    text = _Text(f'stream="{escape(stream)}",partition="{PARTITION}"')
+    counters, recent = seen.counters, seen.recent
+    text.add("skyriver_events_total", "counter", "Events taken.", counters.events)
+    text.by("skyriver_event_outcomes_total", "Decision records, by status.", "status", counters.by_status)
+    text.by("skyriver_event_reasons_total", "Events that no score decided, by reason.", "reason", counters.by_reason)
+    text.by("skyriver_decisions_total", "Decision records, by decision.", "decision", counters.by_decision)
+    dead = {**counters.dead_by_reason}
+    if (untold := counters.dead - sum(dead.values())) > 0:
+        dead["UNTOLD"] = untold  # counted by a release that did not tell them apart
+    text.by("skyriver_dead_letters_total", "Refused events and labels, by reason.", "reason", dead)
+    text.add("skyriver_duplicates_total", "counter", "Events that were known already.", counters.duplicates)
+    text.add("skyriver_history_rows_total", "counter", "Rows of bulk loads.", counters.history_rows)
+    text.add("skyriver_labels_total", "counter", "Labels taken.", counters.labels)
+    text.add("skyriver_events_per_second", "gauge", "Events taken, over the last 10 s.", recent.events_per_second)
+    told = "Decisions made, over the last 10 s."
+    text.add("skyriver_decisions_per_second", "gauge", told, recent.decisions_per_second)
+    told = "From an event's append to its durable decision; quantiles of the last 10 s."
+    text.summary("skyriver_append_to_decision_seconds", told, recent.decision_us, meter.decision_us)
+    told = "From a whole request with events to its answer; quantiles of the last 10 s."
+    text.summary("skyriver_event_request_seconds", told, recent.answer_us, meter.answer_us)
+    text.add("skyriver_log_offset", "gauge", "The offset that the next record gets.", seen.offset)
+    text.add("skyriver_waiting_rows", "gauge", "Rows that wait for the engine.", seen.waiting_rows)
+    text.add("skyriver_undecided_events", "gauge", "Events in the log without a decision.", seen.undecided)
+    if seen.not_materialised is not None:
+        told = "Records in the log that the tables do not have yet."
+        text.add("skyriver_not_materialised_records", "gauge", told, seen.not_materialised)
+    if seen.effective_time is not None:
+        told = "The stream's time, since 1970."
+        text.add("skyriver_effective_time_seconds", "gauge", told, seen.effective_time / 1e6)
+        told = "The stream's time behind the wall clock."
+        text.add("skyriver_effective_time_behind_seconds", "gauge", told, (now - seen.effective_time) / 1e6)
+    told = "Since the last checkpoint began."
+    text.add("skyriver_checkpoint_age_seconds", "gauge", told, max(0, now - seen.checkpoint_at) / 1e6)
+    told = "How long events waited for the last checkpoint."
+    text.add("skyriver_checkpoint_pause_seconds", "gauge", told, seen.checkpoint_pause_us / 1e6)
+    told = "Records that a restart would replay."
+    text.add("skyriver_checkpoint_behind_records", "gauge", told, max(0, seen.offset - seen.checkpoint_offset))
+    text.by("skyriver_stored_bytes", "Taken on the disk.", "part", seen.stored, kind="gauge")
+    text.add("skyriver_feature_keys", "gauge", "Keys whose feature state is held.", seen.feature_keys)
+    text.add("skyriver_feature_state_bytes", "gauge", "Feature state in memory, of all keys.", seen.feature_bytes)
+    text.add("process_resident_memory_bytes", "gauge", "Resident memory.", resident_bytes())
+    return text.encoded()
+
+
+class _Text:
+    """Families of samples that all carry the same labels."""
+
+    def __init__(self, common: str) -> None:
+        self._common = common
+        self._lines: list[str] = []
+
+    def add(self, name: str, kind: str, told: str, value: float) -> None:
+        self._head(name, kind, told)
+        self._sample(name, "", value)
+
+    def by(self, name: str, told: str, label: str, values: Mapping[str, float], *, kind: str = "counter") -> None:
+        self._head(name, kind, told)
+        for key, value in sorted(values.items()):
+            self._sample(name, f',{label}="{escape(key)}"', value)
+
+    def summary(self, name: str, told: str, recent_us: Mapping[str, int], whole: Histogram) -> None:
+        self._head(name, "summary", told)
+        for key, share in QUANTILES.items():
+            self._sample(name, f',quantile="{share}"', recent_us[key] / 1e6)
+        self._sample(f"{name}_sum", "", whole.total / 1e6)
+        self._sample(f"{name}_count", "", whole.count)
+
+    def encoded(self) -> bytes:
+        return ("\n".join(self._lines) + "\n").encode()
+
+    def _head(self, name: str, kind: str, told: str) -> None:
+        self._lines += (f"# HELP {name} {told}", f"# TYPE {name} {kind}")
+
+    def _sample(self, name: str, more: str, value: float) -> None:
+        self._lines.append(f"{name}{{{self._common}{more}}} {value!r}")

@@ -147,6 +147,9 @@ class Keeper:
         self._at = clock.monotonic()
         self.offset = -1
         """Of the last one that was begun."""
+        self.durable = (0, clock.wall())
+        """Of the last one that is on the disk: its offset, and when it was begun (of one of before this process: when
+        it was opened), wall microseconds."""
         self.pause_us = 0
         """How long events waited for the last one."""
         self.problem = ""
@@ -156,6 +159,7 @@ class Keeper:
         """An engine was opened, by a replay that began at `offset`."""
         self.offset = offset
         self._at = self._clock.monotonic()
+        self.durable = (offset, self._clock.wall())
 
     def due(self, offset: int) -> bool:
         if offset == self.offset or (self._writing is not None and not self._writing.done()):
@@ -168,8 +172,12 @@ class Keeper:
         """Between batches, synced. Raises Unavailable (a full disk); it is tried again after the usual time."""
         self.settle()
         self._at, self.offset = self._clock.monotonic(), offset
-        self._writing = self._thread.submit(self._files.save(engine))
+        self._writing = self._thread.submit(self._write, self._files.save(engine), (offset, self._clock.wall()))
         self.pause_us = self._clock.monotonic() - self._at
+
+    def _write(self, write: Callable[[], None], durable: tuple[int, int]) -> None:
+        write()
+        self.durable = durable
 
     def settle(self) -> None:
         """Waits for the one that is being written; before another one, and before the partition is opened again."""

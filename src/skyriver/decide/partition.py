@@ -12,14 +12,20 @@ from numpy.typing import NDArray
 
 from skyriver.core.errors import Conflict
 from skyriver.core.spec import StreamSpec
-from skyriver.decide.checkpoint import BlockAnswer, Counters, Load
-from skyriver.decide.records import ControlRecord, LoadStep
+from skyriver.data.log import Record
+from skyriver.decide.checkpoint import BlockAnswer, Counters, DeadLetter, Load
+from skyriver.decide.records import ControlRecord, LoadStep, decode_dead
 
 NEVER = -(2**62)
 """Effective time before the first event."""
 KEPT_DECISIONS = 20_000
 """Last decisions in memory, some 400 bytes each, for duplicates of recent events; older ones are read from the log."""
 KEPT_LOADS = 4
+KEPT_DEAD = 50
+"""Last dead letters in memory and in checkpoints; all of them are in the stream's table of them."""
+SHOWN_MESSAGE = 300
+SHOWN_RAW = 500
+"""Characters of a dead letter that are kept so."""
 
 BEYOND = 2**62
 """Above every offset."""
@@ -219,6 +225,7 @@ class Partition:
         control: ControlRecord | None = None,
         loads: Sequence[Load] = (),
         horizon: Iterable[tuple[int, int]] = (),
+        dead_letters: Iterable[DeadLetter] = (),
     ) -> None:
         self.stream = stream
         self.time = time
@@ -227,6 +234,7 @@ class Partition:
         self.loads = Loads(loads)
         self.horizon = Horizon(stream.dedupe_us, horizon)
         self.recent = RecentDecisions()
+        self.dead_letters = deque(dead_letters, KEPT_DEAD)
 
     def enter(self, first_offset: int, time: int) -> None:
         """Events from `first_offset` on brought effective time to `time`."""
@@ -239,8 +247,20 @@ class Partition:
         self.horizon.note_all(first_offset, effective)
         self.time = max(self.time, int(effective[-1]))
 
-    def count_decision(self, status: str, decision: str) -> None:
+    def enter_dead(self, first_offset: int, records: Sequence[Record]) -> None:
+        """Refused events or labels, in the log from `first_offset` on."""
         counters = self.counters
+        for offset, record in enumerate(records, first_offset):
+            dead = decode_dead(record.payload)
+            counters.dead += 1
+            counters.dead_by_reason[dead.reason] = counters.dead_by_reason.get(dead.reason, 0) + 1
+            message, raw = dead.message[:SHOWN_MESSAGE], dead.raw[: 4 * SHOWN_RAW].decode(errors="replace")[:SHOWN_RAW]
+            self.dead_letters.append(DeadLetter(offset, record.time, dead.reason, dead.field, message, raw))
+
+    def count_decision(self, status: str, decision: str, reason: str) -> None:
+        counters = self.counters
+        if reason:
+            counters.by_reason[reason] = counters.by_reason.get(reason, 0) + 1
         counters.decided += 1
         counters.by_status[status] = counters.by_status.get(status, 0) + 1
         counters.by_decision[decision] = counters.by_decision.get(decision, 0) + 1

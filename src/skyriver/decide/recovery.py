@@ -73,11 +73,11 @@ class Replay:
                 decision = decode_decision(record.payload)
                 self._waiting.pop(decision.event_offset, None)
                 self._partition.recent.put(decision.event_offset, record.payload)
-                self._partition.count_decision(decision.status, decision.decision)
+                self._partition.count_decision(decision.status, decision.decision, decision.reason)
             case RecordKind.HISTORY:
                 self._history(record)
             case RecordKind.DEAD:
-                self._partition.counters.dead += 1
+                self._partition.enter_dead(record.offset, [record])
             case RecordKind.CONTROL:
                 control = decode_control(record.payload)
                 check_same_stream(control, self._partition.stream)
@@ -242,4 +242,5 @@ def _partition_at(stream: StreamSpec, checkpoint: Checkpoint) -> Partition:
         control=checkpoint.control,
         loads=checkpoint.loads,
         horizon=checkpoint.horizon,
+        dead_letters=checkpoint.dead_letters,
     )

@@ -3,6 +3,8 @@
     POST /streams/S/events[?wait=decision]   events; answered once they (and their decisions) are durable
     POST /streams/S/labels                   labels of events
     GET  /streams/S                          the report
+    GET  /streams/S/dead                     the last dead letters, newest first
+    GET  /streams/S/metrics                  as /metrics, which the gateway does not forward
     GET  /streams/S/decisions/ID             the decision of an event
     POST /internal/history                   a block of a load (x-load, x-sequence, x-last: 1)
     GET  /internal/ready, /v2/health/ready, /livez, /metrics
@@ -21,7 +23,14 @@ from urllib.parse import unquote_to_bytes
 
 from skyriver.core.errors import InvalidInput, NotFound, SkyriverError
 from skyriver.core.spec import StreamSpec
-from skyriver.decide.answers import DecisionWriter, encode_json, labels_answer, parse_rows, problem
+from skyriver.decide.answers import (
+    DecisionWriter,
+    dead_letter_json,
+    encode_json,
+    labels_answer,
+    parse_rows,
+    problem,
+)
 from skyriver.decide.border import EventBorder, LabelBorder
 from skyriver.decide.checkpoint import BlockAnswer
 from skyriver.decide.clock import ReceivingClock
@@ -30,7 +39,6 @@ from skyriver.decide.receipt import LabelReceipt, Receipt
 from skyriver.decide.records import DecisionRecord, Id, LoadStep
 from skyriver.decide.station import EventWork, FindWork, LabelWork, LoadWork, Station
 from skyriver.serve.http import JSON, PROBLEM, TEXT, Request
-from skyriver.serve.metrics import Histogram
 
 BODY_LIMIT = 16 << 20
 HISTORY_LIMIT = 64 << 20
@@ -53,8 +61,6 @@ class Routes:
         report: Callable[[], Mapping[str, object]],
         metrics: Callable[[], bytes],
     ) -> None:
-        self.latency_us = Histogram()
-        """Of requests with events, from their last byte to their answer."""
         self.draining = False
         self._stream = stream
         self._station = station
@@ -71,6 +77,8 @@ class Routes:
             (b"POST", base + b"/events"): self._on_events,
             (b"POST", base + b"/labels"): self._on_labels,
             (b"GET", base): self._on_status,
+            (b"GET", base + b"/dead"): self._on_dead,
+            (b"GET", base + b"/metrics"): self._on_metrics,
             (b"POST", b"/internal/history"): self._on_history,
             (b"GET", b"/internal/ready"): self._on_ready,
             (b"GET", b"/v2/health/ready"): self._on_ready,
@@ -124,7 +132,7 @@ class Routes:
             return
         status, body = self._writer.events(receipt, with_decisions=wanted)
         request.answer(status, body, JSON if status == 200 else PROBLEM)
-        self.latency_us.add((time.perf_counter_ns() - request.arrived_ns) // 1000)
+        self._station.meter.answer_us.add((time.perf_counter_ns() - request.arrived_ns) // 1000)
 
     def _on_labels(self, request: Request) -> None:
         rows = self._rows(request)
@@ -171,6 +179,11 @@ class Routes:
 
     def _on_status(self, request: Request) -> None:
         request.answer(200, encode_json(self._report()))
+
+    def _on_dead(self, request: Request) -> None:
+        engine = self._station.engine
+        letters = reversed(engine.partition.dead_letters) if engine is not None else ()
+        request.answer(200, encode_json({"items": [dead_letter_json(letter) for letter in letters]}))
 
     def _on_ready(self, request: Request) -> None:
         ready = self._station.engine is not None and not self.draining

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,7 @@ from skyriver.decide.checkpoint import BlockAnswer
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
 from skyriver.decide.history import Block
+from skyriver.decide.metrics import Meter
 from skyriver.decide.receipt import LabelReceipt, LabelSubmission, Receipt, Submission
 from skyriver.decide.records import DecisionRecord, Id, LoadStep
 
@@ -92,6 +94,7 @@ class _Turn:
     events: list[tuple[EventWork, Submission]] = field(default_factory=list)
     labels: list[tuple[LabelWork, LabelSubmission]] = field(default_factory=list)
     others: list[LoadWork | FindWork | UseWork] = field(default_factory=list)
+    began_ns: int = field(default_factory=time.perf_counter_ns)
 
 
 class Checkpoints(Protocol):
@@ -113,7 +116,9 @@ class Station:
         *,
         to_disk: bool,
         queue: int,
+        meter: Meter | None = None,
     ) -> None:
+        self.meter = meter if meter is not None else Meter()
         self._log = log
         self._open_engine = open_engine
         self._checkpoints = checkpoints
@@ -209,6 +214,8 @@ class Station:
             raise error
 
     def _finish(self, turn: _Turn, replies: list[Reply]) -> None:
+        if rows := sum(len(part.rows) for _, part in turn.events):
+            self.meter.decision_us.add((time.perf_counter_ns() - turn.began_ns) // 1000, rows)
         for reply in replies:
             _answer(reply)
         if self._checkpoints.due(self._log.next_offset):

@@ -44,6 +44,11 @@ class Windows(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(keys that are held, bytes of their state in memory), told without looking at each."""
+        ...
+
     def reserve(self, rows: int) -> None:
         """Makes room for so many rows: folding them then cannot fail for want of it."""
         ...
@@ -92,6 +97,10 @@ class KernelWindows:
     @property
     def names(self) -> tuple[str, ...]:
         return self._plan.names
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._state.held_keys, self._state.memory_bytes
 
     def reserve(self, rows: int) -> None:
         self._state.side.reserve(rows, rows)

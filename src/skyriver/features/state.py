@@ -99,6 +99,11 @@ class FeatureState:
         }
 
     @property
+    def held_keys(self) -> int:
+        """Keys with a place in the tables, those that went idle since it last made room among them."""
+        return sum(self._used(key) for key in range(len(self._tables)))
+
+    @property
     def memory_bytes(self) -> int:
         """Of the key tables."""
         return sum(t.state.nbytes + t.index.nbytes for t in self._tables)

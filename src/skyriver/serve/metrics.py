@@ -22,15 +22,15 @@ class Histogram:
         self.counts = [0] * (_STEPS * (_OCTAVES - 2) + 1)
         self.total = 0
 
-    def add(self, value: int) -> None:
-        self.total += value
+    def add(self, value: int, times: int = 1) -> None:
+        self.total += value * times
         bits = value.bit_length()
         if bits < 4:
-            self.counts[value if value > 0 else 0] += 1
+            self.counts[value if value > 0 else 0] += times
         elif bits <= _OCTAVES:
-            self.counts[(bits - 3) * _STEPS + (value >> (bits - 4)) - _STEPS] += 1
+            self.counts[(bits - 3) * _STEPS + (value >> (bits - 4)) - _STEPS] += times
         else:
-            self.counts[-1] += 1
+            self.counts[-1] += times
 
     @property
     def count(self) -> int:
@@ -106,7 +106,7 @@ class Counters:
 
 def prometheus(counters: Counters, labels: Mapping[str, str], *, waiting: int, running: int, connections: int) -> bytes:
     """The text exposition format, version 0.0.4."""
-    common = ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items())
+    common = ",".join(f'{name}="{escape(value)}"' for name, value in labels.items())
     lines: list[str] = []
     lines += _head("skyriver_requests_total", "counter", "Predictions asked for, by status of the answer.")
     for status, count in sorted(counters.by_status.items()):
@@ -146,5 +146,5 @@ def _histogram(name: str, common: str, histogram: Histogram, unit: float, octave
     return lines
 
 
-def _escape(value: str) -> str:
+def escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -48,6 +48,7 @@ from skyriver.core.names import check_name, digest
 from skyriver.core.resources import AuditEntry, Put, Resource, Snapshot
 from skyriver.core.spec import AppSpec
 from skyriver.data.operations import plan_load
+from skyriver.decide.now import stream_now
 from skyriver.decide.operations import plan_verify
 from skyriver.decide.rules import check_decisions
 from skyriver.features.plan import check_features
@@ -129,6 +130,7 @@ ACTIONS = Actions(
         "rollback": (Permission.SERVICES_WRITE, plan_rollback),
         "verify": (Permission.JOBS_RUN, plan_verify),
     },
+    stream_now=stream_now,
 )
 
 

@@ -3,7 +3,8 @@
 Its configuration: {"stream": StreamSpec, "features": FeatureSetSpec | null, "decide": DecideSpec | null, "directory",
 "objects", "kernel_cache": directories, "queue": rows that may wait}; live settings: {"model": {"name", "version",
 "artifact", "features_digest" ("" or none: not known)} | null, "rules": [[decision, when], ...], "otherwise",
-"fallback", "began": whether the stream has a log already (absent: not known)}.
+"fallback", "began": whether the stream has a log already (absent: not known), "materialised": the last offset that
+the stream's tables cover (absent: not known)}. The last two change nothing of what is decided with.
 
 It takes the log (from a holder that is stopped or hung too), recovers, warms everything that the first event needs,
 listens, and then says that it is ready. A change of the live settings is loaded beside the running engine and written
@@ -28,7 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import uvloop
 from pydantic import ValidationError
 
@@ -37,12 +37,12 @@ from skyriver.adapters.segments.log import SegmentLog, log_gone, open_log
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.objects import Objects
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
-from skyriver.decide.answers import DecisionWriter
+from skyriver.decide.answers import DecisionWriter, dead_letter_json
 from skyriver.decide.border import EventBorder
 from skyriver.decide.checkpoint import Counters
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
-from skyriver.decide.metrics import prometheus
+from skyriver.decide.metrics import LOOK_US, Meter, Seen, prometheus, stored_bytes
 from skyriver.decide.opening import Keeper, PartitionFiles
 from skyriver.decide.partition import NEVER
 from skyriver.decide.records import ModelInUse
@@ -57,7 +57,11 @@ from skyriver.serve.replica import unix_listener
 from skyriver.wiring.process import ProcessContext, read_config
 
 LIVE_EVERY_S = 0.05
-REPORT_EVERY_S = 0.5
+REPORT_EVERY_S = LOOK_US / 1e6
+STORED_EVERY_S = 10.0
+"""Between two looks at how much there is on the disk."""
+TOLD_DEAD = 5
+"""Dead letters that the report holds."""
 GRACE_S = 4.0
 """For requests under way, and again for what waits; control kills after ten."""
 
@@ -186,7 +190,7 @@ class Worker:
         self._live = live
         self._settings = settings
         self._log = log
-        clock = SystemClock()
+        self._clock = clock = SystemClock()
         windows = None
         if settings.features is not None:
             side = settings.directory / "side"
@@ -200,7 +204,9 @@ class Worker:
             self._keeper,
             to_disk=settings.stream.durability == "disk",
             queue=settings.queue,
+            meter=Meter(),
         )
+        self._stored: Mapping[str, int] = {}
         names = windows.plan.names if windows is not None else ()
         summed = frozenset(v.field for v in windows.plan.values) if windows is not None else frozenset[str]()
         self._routes = Routes(
@@ -212,8 +218,6 @@ class Worker:
             self._report,
             self._metrics,
         )
-        self._reported: list[int] = self._routes.latency_us.counts.copy()
-        self._quantiles = (0, 0)
         self._loading = False
         self._told: dict[str, object] = {}
         self._replay = ""
@@ -224,6 +228,7 @@ class Worker:
         self._choice.begin(self._live)
         self._tell()
         ticking = asyncio.create_task(self._tick())
+        weighing = asyncio.create_task(self._weigh())
         await self._station.start()
         server = HttpServer(self._routes.handle, HttpLimits(body=HISTORY_LIMIT, bodies=2 * HISTORY_LIMIT))
         await server.start(listening)
@@ -241,6 +246,7 @@ class Worker:
         await server.stop(GRACE_S)
         await self._station.drain(GRACE_S)
         ticking.cancel()
+        weighing.cancel()
         self._close()
         return error
 
@@ -276,9 +282,11 @@ class Worker:
         while True:
             await asyncio.sleep(LIVE_EVERY_S)
             live = self._context.live()
-            if live is None or _without_began(live) == _without_began(self._live):
+            if live is None or live == self._live:
                 continue
-            self._live = live
+            before, self._live = self._live, live
+            if _decided_with(live) == _decided_with(before):
+                continue
             deciding = await loop.run_in_executor(None, self._choice.load, live)
             if deciding is not None:
                 await self._use(deciding)
@@ -307,11 +315,13 @@ class Worker:
             self._loading = engine is not None and engine.loading
             if loading and not self._loading:
                 _give_back_memory()
-            before, self._reported = self._reported, self._routes.latency_us.counts.copy()
-            if before != self._reported:
-                latency = self._routes.latency_us
-                self._quantiles = (round(latency.quantile(0.5, before)), round(latency.quantile(0.99, before)))
+            self._station.meter.look(self._clock.monotonic(), engine.partition.counters if engine is not None else None)
             self._tell()
+
+    async def _weigh(self) -> None:
+        while True:
+            self._stored = await asyncio.to_thread(stored_bytes, self._settings.directory)
+            await asyncio.sleep(STORED_EVERY_S)
 
     def _tell(self) -> None:
         report = self._report()
@@ -325,23 +335,38 @@ class Worker:
 
     def _report(self) -> dict[str, object]:
         engine = self._station.engine
-        counters = engine.partition.counters if engine is not None else None
-        time_now = engine.partition.time if engine is not None else NEVER
         model = engine.deciding.model if engine is not None else None
-        counted = msgspec.to_builtins(counters) if counters is not None else {}
+        letters = [*engine.partition.dead_letters][-TOLD_DEAD:] if engine is not None else []
         return {
             "ready": engine is not None and self._listening and not self._routes.draining,
-            "offset": self._log.next_offset,
-            "effective_time": time_now if time_now > NEVER else None,
-            **counted,
+            **self._seen().to_json(),
+            "last_dead": [dead_letter_json(letter) for letter in reversed(letters)],
             "model": {"name": model.name, "version": model.version} if model is not None else None,
-            "p50_us": self._quantiles[0],
-            "p99_us": self._quantiles[1],
             "rss_mb": round(resident_bytes() / 1e6),
             "message": self._message(),
             "features_digest": self._files.features_digest,
-            "epoch": self._log.epoch,
         }
+
+    def _seen(self) -> Seen:
+        engine = self._station.engine
+        time_now = engine.partition.time if engine is not None else NEVER
+        checkpoint_offset, checkpoint_at = self._keeper.durable
+        keys, size = engine.feature_size if engine is not None else (0, 0)
+        return Seen(
+            counters=engine.partition.counters if engine is not None else Counters(),
+            recent=self._station.meter.recent(),
+            offset=self._log.next_offset,
+            waiting_rows=self._station.waiting_rows,
+            effective_time=time_now if time_now > NEVER else None,
+            materialised=(self._live or {}).get("materialised"),
+            checkpoint_offset=checkpoint_offset,
+            checkpoint_at=checkpoint_at,
+            checkpoint_pause_us=self._keeper.pause_us,
+            stored=self._stored,
+            feature_keys=keys,
+            feature_bytes=size,
+            epoch=self._log.epoch,
+        )
 
     def _message(self) -> str:
         step = self._files.receiving.step_us
@@ -351,16 +376,7 @@ class Worker:
         return " ".join(p for p in parts if p)
 
     def _metrics(self) -> bytes:
-        engine = self._station.engine
-        counters = engine.partition.counters if engine is not None else Counters()
-        return prometheus(
-            self._settings.stream.name,
-            counters,
-            self._routes.latency_us,
-            offset=self._log.next_offset,
-            waiting=self._station.waiting_rows,
-            pause_us=self._keeper.pause_us,
-        )
+        return prometheus(self._settings.stream.name, self._seen(), self._station.meter, now=self._clock.wall())
 
 
 def check_log_there(directory: Path, *, began: bool) -> None:
@@ -372,8 +388,8 @@ def check_log_there(directory: Path, *, began: bool) -> None:
         raise log_gone(directory / "log", "is missing")
 
 
-def _without_began(live: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {k: v for k, v in (live or {}).items() if k != "began"}
+def _decided_with(live: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {k: v for k, v in (live or {}).items() if k not in ("began", "materialised")}
 
 
 async def run(

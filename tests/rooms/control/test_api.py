@@ -18,6 +18,7 @@ from skyriver.control.api import Actions, Cloud, Deployment, DeployRequest, crea
 from skyriver.control.loop import ControlLoop
 from skyriver.core.errors import Internal
 from skyriver.core.resources import Put, Resource, RouteTable, Snapshot
+from skyriver.decide.now import stream_now
 from skyriver.trust.permissions import Permission
 from skyriver.trust.tokens import new_token
 
@@ -62,7 +63,7 @@ def cloud(tmp_path: Path) -> Cloud:
     fence = store.acquire("test")
     processes, clock = MemoryCompute(), Clock()
     loop = ControlLoop(store=store, compute=processes, gateway=NoGateway(), kinds={}, clock=clock, fence=fence)
-    actions = Actions(plan_deploy, plan_removal, {"train": (Permission.JOBS_RUN, plan_nothing)})
+    actions = Actions(plan_deploy, plan_removal, {"train": (Permission.JOBS_RUN, plan_nothing)}, stream_now)
     return Cloud(store, MemoryObjects(), processes, loop, clock, fence, actions, tmp_path)
 
 

@@ -95,6 +95,10 @@ class FakeWindows:
         self.broken = False
         self.closed = False
 
+    @property
+    def size(self) -> tuple[int, int]:
+        return len(self.counts), 100 * len(self.counts)
+
     def reserve(self, rows: int) -> None:
         if rows > self.room:
             raise Unavailable("no room", code="DISK_FULL")

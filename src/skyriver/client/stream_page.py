@@ -1,0 +1,227 @@
+"""How a stream looks to a person: one page of one stream, one line of many."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from skyriver.client.screen import age, coloured
+from skyriver.core.contract import DeadLetter, PartitionNow, Quantiles, StreamNow
+
+_BARS = "▁▂▃▄▅▆▇█"
+_RIGHT = (
+    "EVENTS/S",
+    "P50",
+    "P99",
+    "P99.9",
+    "ANSWER P99",
+    "WAIT",
+    "LATE",
+    "FALLBACK",
+    "DEAD",
+    "NOT IN TABLES",
+    "MEMORY",
+)
+COLUMNS = ("STREAM", "STATE", *_RIGHT[:-1], "TIME BEHIND", "MEMORY")
+RAW_SHOWN = 100
+
+
+def page(now: StreamNow, *, rates: Sequence[float] = (), trouble: str = "") -> RenderableType:
+    """All of one stream. `rates`: events a second at the looks before, for a small curve."""
+    parts: list[RenderableType] = [Text.from_markup(_head(now))]
+    if now["reason"] or now["message"]:
+        why = f"{now['reason']}: " if now["reason"] else ""
+        parts.append(Text.from_markup(f"  why        [yellow]{why}{escape(now['message'])}[/]"))
+    if now["next_action"]:
+        parts.append(Text.from_markup(f"  next       {escape(now['next_action'])}"))
+    parts.append(Text.from_markup(f"  decides    {_decides(now)}"))
+    for partition in now["partitions"]:
+        parts += [Text.from_markup(f"  {name:<10} {told}") for name, told in _partition(now, partition, rates)]
+    if not now["partitions"]:
+        parts.append(Text("  no worker yet: it is being started"))
+    parts += [
+        Text.from_markup(f"  {'tables':<10} {told}" if n == 0 else f"  {'':<10} {told}") for n, told in _tables(now)
+    ]
+    if letters := [letter for partition in now["partitions"] for letter in partition["last_dead"]]:
+        parts += [Text.from_markup("\n[bold]Last dead letters[/], the newest first:"), dead_table(letters)]
+        parts.append(Text.from_markup(f"[dim]`skyriver stream dead {now['name']}` shows more.[/]"))
+    if trouble:
+        parts.append(Text.from_markup(f"\n[yellow]{escape(trouble)}[/]"))
+    return Group(*parts)
+
+
+def lines(streams: Sequence[StreamNow], rates: Mapping[str, Sequence[float]], trouble: str = "") -> RenderableType:
+    """A line a partition."""
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    for name in COLUMNS:
+        table.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=True)
+    if any(len(looks) > 1 for looks in rates.values()):
+        table.add_column("LAST MINUTE", no_wrap=True)
+    for now in streams:
+        for partition in now["partitions"]:
+            table.add_row(*_line(now, partition), curve(rates.get(now["name"], ())))
+        if not now["partitions"]:
+            table.add_row(now["name"], coloured(now["state"]))
+    parts: list[RenderableType] = [table]
+    parts += [
+        Text.from_markup(f"{now['name']}: [yellow]{escape(now['message'])}[/] {escape(now['next_action'])}")
+        for now in streams
+        if now["message"]
+    ]
+    if not streams:
+        parts.append(Text("There are no streams."))
+    if trouble:
+        parts.append(Text.from_markup(f"[yellow]{escape(trouble)}[/]"))
+    return Group(*parts)
+
+
+def dead_table(letters: Sequence[DeadLetter]) -> Table:
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    for name in ("OFFSET", "REASON", "MESSAGE", "AS IT CAME"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("OFFSET", "REASON"))
+    for letter in letters:
+        raw = letter["raw"] if len(letter["raw"]) <= RAW_SHOWN else letter["raw"][:RAW_SHOWN] + "…"
+        table.add_row(str(letter["offset"]), letter["reason"], escape(letter["message"]), escape(raw))
+    return table
+
+
+def curve(rates: Sequence[float]) -> str:
+    """A bar a look, the highest as high as there is."""
+    top = max(rates, default=0.0)
+    if len(rates) < 2:
+        return ""
+    return "".join(_BARS[min(len(_BARS) - 1, int(rate / top * len(_BARS)))] if top else _BARS[0] for rate in rates)
+
+
+def _head(now: StreamNow) -> str:
+    return f"[bold]stream {now['name']}[/] is {coloured(now['state'])} for {age(now['since'])}"
+
+
+def _decides(now: StreamNow) -> str:
+    decides = now["decides"]
+    if decides is None:
+        return "nothing: it takes events in and keeps them"
+    model = (
+        f"{decides['model']}:{decides['version']}" if decides["version"] else f"no version of {decides['model']} yet"
+    )
+    rules = ", ".join(f"{rule['decision']} if {rule['when']}" for rule in decides["rules"])
+    rest = f"{rules}, otherwise {decides['otherwise']}" if rules else f"always {decides['otherwise']}"
+    return f"{escape(model)}: {escape(rest)}; without a score {escape(decides['fallback'])}"
+
+
+def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Iterator[tuple[str, str]]:
+    """(name, what) of each line."""
+    yield (
+        "now",
+        (
+            f"{p['events_per_second']:,.0f} events/s, {p['decisions_per_second']:,.0f} decisions/s"
+            f" [dim](last 10 s)[/] {curve(rates)}".rstrip()
+        ),
+    )
+    durable = "on the disk" if now["durability"] == "disk" else "safe from the end of the process"
+    yield "latency", f"append to decision {durable}: {_latency(p['decision_us'])}"
+    yield "", f"request to answer: {_latency(p['answer_us'])}"
+    yield (
+        "lag",
+        (
+            f"{p['waiting_rows']:,} rows wait, {p['undecided']:,} events without a decision,"
+            f" {p['not_materialised']:,} records not in the tables yet"
+        ),
+    )
+    yield "time", _time(p)
+    yield "events", f"{p['events']:,} taken: {_counts(p['by_status']) or 'none decided'}"
+    if p["by_reason"]:
+        yield "", f"no score because: {_counts(p['by_reason'])}"
+    if p["by_decision"]:
+        yield "decisions", _counts(p["by_decision"])
+    yield (
+        "besides",
+        (f"{p['duplicates']:,} duplicates, {p['labels']:,} labels, {p['history_rows']:,} rows of loaded history"),
+    )
+    reasons = f": {_counts(p['dead_by_reason'])}" if p["dead_by_reason"] else ""
+    yield "dead", f"{p['dead']:,} refused{reasons}"
+    yield "checkpoint", _checkpoint(now, p)
+    parts = ", ".join(f"{name} {size(of)}" for name, of in p["stored_bytes"].items())
+    yield "disk", parts or "not measured yet"
+    each = f", {p['feature_bytes'] / p['feature_keys']:,.0f} bytes a key" if p["feature_keys"] else ""
+    yield "memory", (f"{p['rss_mb']:,.0f} MB; features {size(p['feature_bytes'])} for {p['feature_keys']:,} keys{each}")
+    up = f", pid {p['pid']}, up {age(p['started_at'])}" if p["pid"] else ""
+    yield "worker", f"{p['worker']} {coloured(p['state'])}{up}; its log was opened {p['epoch']:,} times"
+    if p["message"]:
+        yield "", f"[yellow]{escape(p['message'])}[/]"
+
+
+def _tables(now: StreamNow) -> Iterator[tuple[int, str]]:
+    for place, table in enumerate(now["tables"]):
+        told = f"{table['rows']:,} rows, {size(table['bytes'])}, version {table['version']}"
+        yield place, f"{table['name']}: {told}, {age(table['updated_at'])} ago"
+
+
+def _line(now: StreamNow, p: PartitionNow) -> Iterator[str]:
+    latency = p["decision_us"]
+    yield now["name"]
+    yield coloured(now["state"])
+    yield f"{p['events_per_second']:,.0f}"
+    yield from (_milliseconds(latency["p50"]), _milliseconds(latency["p99"]), _milliseconds(latency["p999"]))
+    yield _milliseconds(p["answer_us"]["p99"])
+    yield f"{p['waiting_rows'] + p['undecided']:,}"
+    yield f"{p['by_status'].get('late', 0):,}"
+    yield f"{p['by_status'].get('fallback', 0) + p['by_status'].get('failed', 0):,}"
+    yield f"{p['dead']:,}"
+    yield f"{p['not_materialised']:,}"
+    yield _span(p["behind_seconds"]) if p["behind_seconds"] is not None else ""
+    yield f"{p['rss_mb']:,.0f} MB"
+
+
+def _latency(found: Quantiles) -> str:
+    if not found["p999"]:
+        return "[dim]nothing came in the last 10 s[/]"
+    return f"p50 {_milliseconds(found['p50'])}, p99 {_milliseconds(found['p99'])}, p99.9 {_milliseconds(found['p999'])}"
+
+
+def _milliseconds(microseconds: int) -> str:
+    return f"{microseconds / 1000:.2f} ms" if microseconds else "-"
+
+
+def _time(p: PartitionNow) -> str:
+    """The stream's own time: its windows end there."""
+    if p["effective_time"] is None or p["behind_seconds"] is None:
+        return "not begun: no event has come"
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(p["effective_time"] / 1e6))
+    return f"{at} UTC by its events, {_span(p['behind_seconds'])} behind the clock"
+
+
+def _checkpoint(now: StreamNow, p: PartitionNow) -> str:
+    if not p["checkpoint_at"]:
+        return "none yet"
+    seconds = max(0, now["at"] - p["checkpoint_at"]) / 1e6
+    behind = max(0, p["offset"] - p["checkpoint_offset"])
+    return (
+        f"{_span(seconds)} ago; a restart replays {behind:,} records;"
+        f" events waited {_milliseconds(p['checkpoint_pause_us'])} for it"
+    )
+
+
+def _counts(counts: Mapping[str, Any]) -> str:
+    ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return escape(", ".join(f"{count:,} {name}" for name, count in ranked))
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def size(number: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= factor:
+            return f"{number / factor:,.1f} {unit}"
+    return f"{number:,} bytes"

@@ -1,0 +1,104 @@
+"""What a stream is and does now, for people and programs: its rows and the last word of its worker, joined. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from skyriver.core.contract import PartitionNow, Quantiles, StreamNow, TableNow
+from skyriver.core.resources import ProcessStatus, Resource, Snapshot
+from skyriver.core.spec import StreamSpec
+from skyriver.data.operations import rejected_table, tables_of_stream
+
+
+def stream_now(snapshot: Snapshot, stream: Resource) -> StreamNow:
+    spec = StreamSpec.model_validate(stream.spec["stream"])
+    names = (*tables_of_stream(spec), rejected_table(spec.name))
+    tables = [snapshot.find(stream.tenant, "table", name) for name in names]
+    held = next((int(t.status.get("offset", -1)) for t in tables if t is not None and t.name == stream.name), -1)
+    workers = snapshot.children(stream, "worker")
+    return {
+        "name": stream.name,
+        "state": stream.state,
+        "reason": stream.reason,
+        "message": stream.message,
+        "next_action": stream.next_action,
+        "since": stream.since,
+        "at": snapshot.now,
+        "durability": spec.durability,
+        "decides": _decides(stream),
+        "partitions": [_partition(w, snapshot.processes.get(w.process), held, snapshot.now) for w in workers],
+        "tables": [_table(table) for table in tables if table is not None and "version" in table.status],
+    }
+
+
+def _decides(stream: Resource) -> Mapping[str, Any] | None:
+    decide = stream.spec.get("decide")
+    if not decide:
+        return None
+    return {
+        "model": decide["model"],
+        "version": int(stream.status.get("model_version") or 0),
+        "rules": decide["rules"],
+        "otherwise": decide["otherwise"],
+        "fallback": decide["fallback"],
+    }
+
+
+def _partition(worker: Resource, process: ProcessStatus | None, held: int, now: int) -> PartitionNow:
+    report = process.report if process is not None else {}
+    offset, time = int(report.get("offset", 0)), report.get("effective_time")
+    return {
+        "partition": int(worker.spec.get("partition", 0)),
+        "worker": worker.name,
+        "state": worker.state,
+        "reason": worker.reason,
+        "message": f"{worker.message} {report.get('message', '')}".strip(),
+        "pid": process.pid if process is not None and process.alive else 0,
+        "started_at": process.started_at if process is not None else 0,
+        "rss_mb": process.rss_mb if process is not None else 0.0,
+        "cpu_seconds": process.cpu_seconds if process is not None else 0.0,
+        "epoch": int(report.get("epoch", 0)),
+        "offset": offset,
+        "effective_time": time,
+        "behind_seconds": round((now - time) / 1e6, 3) if time is not None else None,
+        "events": int(report.get("events", 0)),
+        "decided": int(report.get("decided", 0)),
+        "by_status": report.get("by_status", {}),
+        "by_decision": report.get("by_decision", {}),
+        "by_reason": report.get("by_reason", {}),
+        "dead": int(report.get("dead", 0)),
+        "dead_by_reason": report.get("dead_by_reason", {}),
+        "duplicates": int(report.get("duplicates", 0)),
+        "history_rows": int(report.get("history_rows", 0)),
+        "labels": int(report.get("labels", 0)),
+        "waiting_rows": int(report.get("waiting_rows", 0)),
+        "undecided": int(report.get("undecided", 0)),
+        "not_materialised": max(0, offset - 1 - held),
+        "events_per_second": float(report.get("events_per_second", 0.0)),
+        "decisions_per_second": float(report.get("decisions_per_second", 0.0)),
+        "decision_us": report.get("decision_us") or _nothing(),
+        "answer_us": report.get("answer_us") or _nothing(),
+        "checkpoint_offset": int(report.get("checkpoint_offset", 0)),
+        "checkpoint_at": int(report.get("checkpoint_at", 0)),
+        "checkpoint_pause_us": int(report.get("checkpoint_pause_us", 0)),
+        "stored_bytes": report.get("stored_bytes", {}),
+        "feature_keys": int(report.get("feature_keys", 0)),
+        "feature_bytes": int(report.get("feature_bytes", 0)),
+        "last_dead": report.get("last_dead", []),
+    }
+
+
+def _nothing() -> Quantiles:
+    return {"p50": 0, "p99": 0, "p999": 0}
+
+
+def _table(table: Resource) -> TableNow:
+    status = table.status
+    return {
+        "name": table.name,
+        "version": int(status["version"]),
+        "rows": int(status.get("rows", 0)),
+        "bytes": int(status.get("bytes", 0)),
+        "updated_at": table.updated_at,
+    }
