@@ -214,7 +214,16 @@ def test_it_tells_of_itself(worker: Any, http: Any) -> None:
     assert report["decided"] == sum(report["by_decision"].values())
     assert (report["history_rows"], report["model"]) == (4, {"name": "fraud", "version": 1})
     _, metrics = http.ask("GET", "/metrics")
-    assert f'skyriver_events_total{{stream="payments"}} {report["events"]}' in metrics["text"]
+    assert f'skyriver_events_total{{stream="payments",partition="0"}} {report["events"]}' in metrics["text"]
+    measured = ("_seconds", "_per_second", "_bytes")  # while it is asked for
+    through = http.ask("GET", "/streams/payments/metrics")[1]["text"]
+    assert [line for line in through.splitlines() if not any(word in line for word in measured)] == [
+        line for line in metrics["text"].splitlines() if not any(word in line for word in measured)
+    ]
+    letters = http.ask("GET", "/streams/payments/dead")[1]["items"]
+    assert len(letters) == min(report["dead"], 50)
+    assert letters[:5] == report["last_dead"]
+    assert sum(report["dead_by_reason"].values()) == report["dead"]
     assert stat.S_IMODE((worker.directory / "s").stat().st_mode) == 0o600
     worker.wait_for(lambda r: r["p50_us"] > 0 or r["offset"] == report["offset"])
 
@@ -256,7 +265,8 @@ def test_it_ends_in_order_goes_on_and_equals_the_backfill(worker: Any) -> None:
     worker.start()
     after = worker.report()
     assert after["epoch"] == before["epoch"] + 1
-    same = ("events", "decided", "by_status", "by_decision", "dead", "history_rows", "labels", "effective_time")
+    same = ("events", "decided", "by_status", "by_decision", "by_reason", "dead", "dead_by_reason", "last_dead")
+    same += ("history_rows", "labels", "effective_time")
     assert {k: after[k] for k in same} == {k: before[k] for k in same}
     with worker.connection() as http:
         assert http.send_events(payment(1))[1]["duplicates"] == 1

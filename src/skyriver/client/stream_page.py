@@ -74,7 +74,9 @@ def lines(streams: Sequence[StreamNow], rates: Mapping[str, Sequence[float]], tr
         for now in streams
         if now["message"]
     ]
-    if not streams:
+    if streams:
+        parts.append(Text("\nP50 to P99.9: from an event's append to its durable decision, over the last 10 s.", "dim"))
+    else:
         parts.append(Text("There are no streams."))
     if trouble:
         parts.append(Text.from_markup(f"[yellow]{escape(trouble)}[/]"))
@@ -107,9 +109,11 @@ def _decides(now: StreamNow) -> str:
     decides = now["decides"]
     if decides is None:
         return "nothing: it takes events in and keeps them"
-    model = (
-        f"{decides['model']}:{decides['version']}" if decides["version"] else f"no version of {decides['model']} yet"
-    )
+    version, model = decides["version"], decides["model"]
+    if version == 0:
+        model = f"no version of {model} yet"
+    elif version:
+        model = f"{model}:{version}"
     rules = ", ".join(f"{rule['decision']} if {rule['when']}" for rule in decides["rules"])
     rest = f"{rules}, otherwise {decides['otherwise']}" if rules else f"always {decides['otherwise']}"
     return f"{escape(model)}: {escape(rest)}; without a score {escape(decides['fallback'])}"

@@ -242,7 +242,8 @@ class StreamNow(TypedDict):
     """When this was told."""
     durability: str
     decides: Mapping[str, Any] | None
-    """`model`, `version` in use (0: none), `rules`, `otherwise`, `fallback`; null for a stream that decides nothing."""
+    """`model`, `version` in use (0: none; null: its worker is away), `rules`, `otherwise`, `fallback`; null where
+    nothing is decided."""
     partitions: Sequence[PartitionNow]
     tables: Sequence[TableNow]
 

@@ -26,19 +26,19 @@ def stream_now(snapshot: Snapshot, stream: Resource) -> StreamNow:
         "since": stream.since,
         "at": snapshot.now,
         "durability": spec.durability,
-        "decides": _decides(stream),
+        "decides": _decides(stream, ready=any(worker.state == "READY" for worker in workers)),
         "partitions": [_partition(w, snapshot.processes.get(w.process), held, snapshot.now) for w in workers],
         "tables": [_table(table) for table in tables if table is not None and "version" in table.status],
     }
 
 
-def _decides(stream: Resource) -> Mapping[str, Any] | None:
+def _decides(stream: Resource, *, ready: bool) -> Mapping[str, Any] | None:
     decide = stream.spec.get("decide")
     if not decide:
         return None
     return {
         "model": decide["model"],
-        "version": int(stream.status.get("model_version") or 0),
+        "version": int(stream.status.get("model_version") or 0) if ready else None,
         "rules": decide["rules"],
         "otherwise": decide["otherwise"],
         "fallback": decide["fallback"],

@@ -84,6 +84,8 @@ CALLS: list[Act] = [
     *(lambda c, k=k: c.list(k) for k in KINDS),
     *(lambda c, k=k: c.get(k, "fraud:1") for k in KINDS),
     lambda c: c.upload_bytes(b"x"),
+    lambda c: c.stream_now("payments"),
+    lambda c: c.streams_now(),
     lambda c: c.deploy("shop", {}),
     lambda c: c.remove("shop"),
     *(lambda c, n=n: c.act(n.removeprefix("start_"), "x") for n in NAMES if n.startswith("start_")),

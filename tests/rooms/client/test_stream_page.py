@@ -1,0 +1,133 @@
+"""What a person sees of a stream."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from rich.console import Console
+
+from skyriver.client.stream_page import curve, lines, page
+from skyriver.core import contract
+from skyriver.core.resources import ProcessStatus, Resource, Snapshot
+from skyriver.core.units import SECOND
+from skyriver.decide.now import stream_now
+
+HOUR = 3_600 * SECOND
+
+STREAM = {
+    "name": "payments",
+    "fields": [{"name": "payment", "type": "int"}, {"name": "at", "type": "time"}],
+    "id": "payment",
+    "time": "at",
+    "key": "payment",
+}
+REPORT = {
+    "offset": 1_000,
+    "effective_time": 5 * HOUR,
+    "events": 500,
+    "decided": 500,
+    "by_status": {"decided": 480, "late": 20},
+    "by_reason": {"LATE": 20},
+    "by_decision": {"approve": 500},
+    "dead": 2,
+    "dead_by_reason": {"MISSING": 2},
+    "events_per_second": 998.4,
+    "decision_us": {"p50": 400, "p99": 2_100, "p999": 4_000},
+    "stored_bytes": {"log": 8_100_000},
+    "feature_keys": 10,
+    "feature_bytes": 2_000,
+    "checkpoint_offset": 990,
+    "checkpoint_at": 8 * HOUR - 3_000_000,
+    "last_dead": [
+        {
+            "offset": 7,
+            "time": 0,
+            "reason": "MISSING",
+            "field": "at",
+            "message": "at is missing.",
+            "raw": '{"payment":[1]}',
+        }
+    ],
+}
+
+
+def now(state: str = "READY", report: dict[str, Any] = REPORT, **row: Any) -> contract.StreamNow:
+    decide = {"model": "fraud", "rules": [{"decision": "block", "when": "score >= 0.9"}]}
+    spec = {"stream": STREAM, "decide": {**decide, "otherwise": "approve", "fallback": "review"}}
+    status = {"model_version": 3}
+    since = (time.time_ns() - 9_000_000_000) // 1_000
+    stream = Resource("t", "stream", "payments", spec, status, state, since=since, **row)
+    worker = Resource("t", "worker", "payments-0", {"partition": 0}, {}, state, parent=stream.ref)
+    table = Resource("t", "table", "payments", status={"version": 2, "rows": 480, "bytes": 9_000, "offset": 899})
+    process = ProcessStatus(worker.process, alive=state == "READY", pid=77, report=report)
+    rows = {r.key: r for r in (stream, worker, table)}
+    return stream_now(Snapshot(rows, {worker.process: process}, {}, now=8 * HOUR), stream)
+
+
+def printed(renderable: Any, width: int = 200) -> str:
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(renderable)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def test_a_page_says_what_it_does() -> None:
+    text = printed(page(now()))
+    for line in (
+        "stream payments is READY for 9 s",
+        "decides    fraud:3: block if score >= 0.9, otherwise approve; without a score review",
+        "now        998 events/s, 0 decisions/s (last 10 s)",
+        "append to decision on the disk: p50 0.40 ms, p99 2.10 ms, p99.9 4.00 ms",
+        "request to answer: nothing came in the last 10 s",
+        "lag        0 rows wait, 0 events without a decision, 100 records not in the tables yet",
+        "1970-01-01 05:00:00 UTC by its events, 3 h behind the clock",
+        "500 taken: 480 decided, 20 late",
+        "no score because: 20 LATE",
+        "2 refused: 2 MISSING",
+        "3.0 s ago; a restart replays 10 records",
+        "log 8.1 MB",
+        "features 2.0 kB for 10 keys, 200 bytes a key",
+        "payments: 480 rows, 9.0 kB, version 2",
+        '7       MISSING  at is missing.  {"payment":[1]}',
+    ):
+        assert line in text
+
+
+def test_why_it_is_not_ready_comes_first() -> None:
+    died = {"reason": "PROCESS_DIED", "message": "Its process [ended].", "next_action": "Wait."}
+    text = printed(page(now("STARTING", {}, **died)))
+    head, why, action, decides, *_ = text.splitlines()
+    assert head.startswith("stream payments is STARTING")
+    assert why.strip() == "why        PROCESS_DIED: Its process [ended]."
+    assert action.strip() == "next       Wait."
+    assert decides.strip().startswith("decides    fraud: block"), "which version is not known while the worker is away"
+    assert "not begun: no event has come" in text
+
+
+def test_many_are_a_line_each() -> None:
+    text = printed(lines([now(), now("DEGRADED", message="Lost.")], {"payments": [1.0, 8.0]}, "Away."), 300)
+    head, first, second, *rest = text.splitlines()
+    assert head.split()[:3] == ["STREAM", "STATE", "EVENTS/S"]
+    assert head.endswith("LAST MINUTE")
+    assert first.split()[:3] == ["payments", "READY", "998"]
+    assert first.endswith("▂█")
+    assert second.split()[1] == "DEGRADED"
+    assert "payments: Lost." in text
+    assert rest[-1] == "Away."
+    assert printed(lines([], {})).startswith("STREAM"), "no stream is no error"
+
+
+def test_a_curve_is_as_high_as_its_highest() -> None:
+    assert curve([5.0]) == ""
+    assert curve([0.0, 0.0]) == "▁▁"
+    assert curve([0.0, 2.5, 5.0, 10.0]) == "▁▃▅█"
+
+
+def test_all_that_the_contract_has_is_told() -> None:
+    found = now()
+    assert set(found) == set(contract.StreamNow.__annotations__)
+    assert set(found["partitions"][0]) == set(contract.PartitionNow.__annotations__)
+    assert set(found["tables"][0]) == set(contract.TableNow.__annotations__)
+    json.dumps(found)
