@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from skyriver.adapters.segments.log import SegmentReader
-from skyriver.data.log import RecordKind
-from skyriver.decide.records import decode_decision, decode_event
+from skyriver.decide.blocks import decisions_of, events_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 import worker_process as harness
@@ -107,10 +106,10 @@ def test_kill_9_in_mid_stream(worker: Any) -> None:
 def check(worker: Any, answers: dict[int, dict[str, Any]]) -> None:
     """Each answered event is in the log once, decided once, as it was answered; all features equal the backfill."""
     records = list(SegmentReader(worker.log_directory).read())
-    events = Counter(decode_event(r.payload)[1][0] for r in records if r.kind is RecordKind.EVENT)
+    events = Counter(values[0] for r in records for _, values in events_of(r))
     assert set(events) == set(answers)
     assert set(events.values()) == {1}
-    decisions = [decode_decision(r.payload) for r in records if r.kind is RecordKind.DECISION]
+    decisions = [decision for r in records for decision in decisions_of(r)]
     assert Counter(d.id for d in decisions) == events
     for decision in decisions:
         answer = answers[decision.id]

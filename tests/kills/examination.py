@@ -21,7 +21,8 @@ from skyriver.client.api import Client
 from skyriver.core.errors import SkyriverError
 from skyriver.core.names import digest
 from skyriver.data.log import RecordKind
-from skyriver.decide.records import decode_decision, decode_event, decode_label
+from skyriver.decide.blocks import decisions_of, events_of
+from skyriver.decide.records import decode_label
 
 ORPHAN_SECONDS = 12.0
 """A process whose start was cut off before anybody knew of it waits ten seconds for its run file, and ends."""
@@ -235,15 +236,13 @@ class Examination:
         decisions: dict[int, list[Any]] = {}
         labels: set[tuple[int, float]] = set()
         for record in SegmentReader(self._cloud.home / "streams" / "default" / "orders" / "log").read():
-            match record.kind:
-                case RecordKind.EVENT:
-                    events[int(decode_event(record.payload)[1][0])] += 1  # type: ignore[arg-type]
-                case RecordKind.DECISION:
-                    decision = decode_decision(record.payload)
-                    decisions.setdefault(int(decision.id), []).append(decision)
-                case RecordKind.LABEL:
-                    label = decode_label(record.payload)
-                    labels.add((int(label.subject_id), label.value))
+            for _, values in events_of(record):
+                events[int(values[0])] += 1  # type: ignore[arg-type]
+            for decision in decisions_of(record):
+                decisions.setdefault(int(decision.id), []).append(decision)
+            if record.kind is RecordKind.LABEL:
+                label = decode_label(record.payload)
+                labels.add((int(label.subject_id), label.value))
         self.compare(events, decisions)
         missing = [order for order, value in self._labels.items() if (order, float(value)) not in labels]
         self._journal.lost.extend(f"the label of {order} is not in the log" for order in missing)

@@ -14,14 +14,13 @@ from skyriver.adapters.segments.layout import Durability
 from skyriver.adapters.segments.log import SegmentLog, SegmentReader, open_log
 from skyriver.core.units import SECOND
 from skyriver.data import ids
-from skyriver.data.log import RecordKind
 from skyriver.data.materialise import materialise
 from skyriver.decide import journal
+from skyriver.decide.blocks import events_of
 from skyriver.decide.border import EventBorder, LabelBorder
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
 from skyriver.decide.opening import PartitionFiles
-from skyriver.decide.records import decode_event
 from skyriver.decide.rules import compile_rules
 from skyriver.decide.verify import verify_stream
 from skyriver.decide.windows import WindowsFiles
@@ -84,15 +83,19 @@ class StreamPart:
             say("named", name, version.version)
         name, version = made[0]
         rows = pl.concat(list(tables.scan(name, version.version, ["_offset", "payment"]))).rows()
-        events = [r for r in reader.read(end=version.offset + 1) if r.kind is RecordKind.EVENT]
+        events = [
+            (r.offset + place, values[0])
+            for r in reader.read(end=version.offset + 1)
+            for place, (_, values) in enumerate(events_of(r))
+        ]
         right(
-            rows == [(r.offset, decode_event(r.payload)[1][0]) for r in events],
+            rows == events,
             "the table of the events has other rows than the log",
         )
 
     def _look(self, station: _Station, told: Told) -> int:
         """How many events there are, each with its decision."""
-        numbers = [decode_event(r.payload)[1][0] for r in station.log.read() if r.kind is RecordKind.EVENT]
+        numbers = [values[0] for r in station.log.read() for _, values in events_of(r)]
         n = len(numbers)
         right(numbers == list(range(n)), "the events are not those that were sent, in their order")
         right(n <= most(told, "begin", 0), f"event {n - 1} was never sent")

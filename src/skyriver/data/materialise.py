@@ -31,6 +31,7 @@ from skyriver.core.errors import Conflict, Corrupt, NotFound
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import StreamSpec
 from skyriver.data.border_frame import DTYPES, schema_of
+from skyriver.data.columns import Column, decode_events, unpack_bits
 from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.data.operations import tables_of_stream
 from skyriver.data.tables import Tables, TableVersion
@@ -223,6 +224,57 @@ def _float_lists(name: str, rows: Sequence[bytes]) -> pl.Series:
 _array = msgspec.msgpack.Decoder(list[object])
 
 
+class _Decided(msgspec.Struct, array_like=True, gc=False):
+    """A DECISIONS record, as `skyriver.decide.blocks` writes it."""
+
+    first: int
+    ids: bytes | list[str]
+    outcomes: list[list[object]]
+    codes: bytes
+    scores: bytes
+    without: bytes
+    features: bytes
+    decided_at_us: int
+    latency_us: bytes
+
+
+_decided = msgspec.msgpack.Decoder(_Decided)
+_OUTCOME: Schema = {
+    "status": pl.String(),
+    "decision": pl.String(),
+    "model": pl.String(),
+    "version": pl.Int64(),
+    "rules_digest": pl.String(),
+    "features_digest": pl.String(),
+    "reason": pl.String(),
+}
+
+
+def _places(record: Record) -> pl.Series:
+    return pl.Series("_offset", np.arange(record.offset, record.offset + record.count))
+
+
+def _series(name: str, dtype: pl.DataType, column: Column) -> pl.Series:
+    series = pl.Series(name, column.values, dtype=dtype)
+    if column.missing is None or isinstance(column.values, list):
+        return series
+    return series.zip_with(pl.Series(~column.missing), pl.Series([None], dtype=dtype))
+
+
+def _vectors(features: NDArray[np.float32], without: NDArray[np.bool_] | None, count: int) -> pl.Series:
+    """Lists of float32, null for the events without."""
+    having = np.flatnonzero(~without) if without is not None else np.arange(count)
+    if not len(having):
+        return pl.Series("features", [None], dtype=pl.List(pl.Float32)).new_from_index(0, count)
+    numbers = features.reshape(len(having), -1)
+    lists = pl.Series("features", numbers, dtype=pl.Array(pl.Float32, numbers.shape[1])).arr.to_list()
+    if len(having) == count:
+        return lists
+    places = np.full(count, None, object)
+    places[having] = np.arange(len(having))
+    return lists.gather(pl.Series(places.tolist(), dtype=pl.UInt32))
+
+
 class _Decoder:
     """Puts each record's rows where they belong."""
 
@@ -249,6 +301,10 @@ class _Decoder:
                 self._refused(record)
             case RecordKind.HISTORY:
                 self._history(record)
+            case RecordKind.EVENTS:
+                self._block(record)
+            case RecordKind.DECISIONS:
+                self._decided_block(record)
             case RecordKind.CONTROL:
                 pass
 
@@ -307,6 +363,55 @@ class _Decoder:
                 )
         except (pl.exceptions.PolarsError, OSError) as error:
             raise self._unreadable(record, str(error).splitlines()[0][:200]) from error
+
+    def _block(self, record: Record) -> None:
+        last = record.offset + record.count - 1
+        if not self._events.wants(last):
+            return
+        block = decode_events(record.payload, record.count)
+        if [column.type for column in block.columns.columns] != [field.type for field in self._stream.fields]:
+            raise self._unreadable(record, "its columns are not the fields of the stream")
+        late = block.late if block.late is not None else np.zeros(record.count, np.bool_)
+        self._events.add_frame(
+            pl.DataFrame(
+                [
+                    *(
+                        _series(name, dtype, column)
+                        for (name, dtype), column in zip(
+                            schema_of(self._stream.fields).items(), block.columns.columns, strict=True
+                        )
+                    ),
+                    _places(record),
+                    pl.Series("_effective", block.effective),
+                    pl.Series("_late", late),
+                ]
+            )
+        )
+
+    def _decided_block(self, record: Record) -> None:
+        if not self._decisions.wants(record.offset + record.count - 1):
+            return
+        n = record.count
+        try:
+            found = _decided.decode(record.payload)
+            outcomes = pl.DataFrame([list(o[:7]) for o in found.outcomes], schema=_OUTCOME, orient="row")
+            codes = np.frombuffer(found.codes, "<u2")
+            scores = np.frombuffer(found.scores, "<f4").astype(np.float64)
+            without = unpack_bits(found.without, n)
+            id_type = self._decisions.schema["id"]
+            ids = found.ids if isinstance(found.ids, list) else np.frombuffer(found.ids, "<i8")
+            frame = outcomes[codes.astype(np.uint32)].with_columns(
+                _places(record),
+                pl.Series("event_offset", np.arange(found.first, found.first + n)),
+                pl.Series("id", ids, dtype=id_type),
+                pl.Series("score", scores).fill_nan(None),
+                _vectors(np.frombuffer(found.features, "<f4"), without, n),
+                pl.Series("decided_at_us", np.full(n, found.decided_at_us)),
+                pl.Series("latency_us", np.frombuffer(found.latency_us, "<i8")),
+            )
+        except (msgspec.MsgspecError, ValueError, TypeError, IndexError, pl.exceptions.PolarsError) as error:
+            raise self._unreadable(record, str(error).splitlines()[0][:200]) from error
+        self._decisions.add_frame(frame)
 
     def _read(self, record: Record, length: int) -> list[object]:
         try:

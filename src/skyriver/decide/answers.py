@@ -1,8 +1,11 @@
-"""Bodies of a stream's requests and answers, as JSON."""
+"""Bodies of a stream's requests, as JSON or MessagePack, and of its answers, as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
+from enum import Enum
+from typing import NoReturn, overload
 
 import msgspec
 import numpy as np
@@ -13,34 +16,89 @@ from skyriver.decide.receipt import LabelReceipt, Receipt, Refused
 from skyriver.decide.records import DecisionRecord
 
 _decoder = msgspec.json.Decoder()
+_unpacker = msgspec.msgpack.Decoder()
 _encoder = msgspec.json.Encoder(enc_hook=str)
 encode_json = _encoder.encode
 
 
-def parse_rows(body: bytes, content_type: bytes) -> list[object]:
-    """The rows of a body: one JSON value, an array of them, or a line for each (application/x-ndjson).
-
-    Raises InvalidInput (NOT_JSON, HTTP 400): nothing of the body is taken then.
-    """
-    kind = content_type.partition(b";")[0].strip().lower()
+def parse_rows(body: bytes, form: Form) -> list[object]:
+    """The rows of a body. Raises InvalidInput (NOT_JSON, NOT_MSGPACK; HTTP 400): nothing of the body is taken then."""
     try:
-        if kind == b"application/x-ndjson":
-            return list(_decoder.decode_lines(body))
-        found = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NotJson(str(error)) from error
+        match form:
+            case Form.LINES:
+                return list(_decoder.decode_lines(body))
+            case Form.MSGPACK:
+                found = msgspec.to_builtins(
+                    _unpacker.decode(body), builtin_types=(bytes, datetime), str_keys=True, enc_hook=_no_extension
+                )
+            case _:
+                found = _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as error:
+        raise Unread(str(error), form) from error
     return found if isinstance(found, list) else [found]
 
 
-class NotJson(InvalidInput):
+class Form(Enum):
+    """How the rows of a body are written."""
+
+    JSON = "JSON"
+    """One value, or an array of them."""
+    LINES = "lines of JSON"
+    MSGPACK = "MessagePack"
+    """One map, or an array of them; values are what JSON has too, and bytes and times, which no field takes."""
+
+    @classmethod
+    def of(cls, content_type: bytes) -> Form:
+        return _FORMS.get(content_type.partition(b";")[0].strip().lower(), cls.JSON)
+
+
+_FORMS = {
+    b"application/x-ndjson": Form.LINES,
+    b"application/msgpack": Form.MSGPACK,
+    b"application/x-msgpack": Form.MSGPACK,
+    b"application/vnd.msgpack": Form.MSGPACK,
+}
+
+
+def _no_extension(value: object) -> NoReturn:
+    raise TypeError(f"a {type(value).__name__} is no value of an event")
+
+
+class Unread(InvalidInput):
     http_status = 400
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, why: str, form: Form) -> None:
         super().__init__(
             f"The body is not read: {why}.",
-            code="NOT_JSON",
-            next_action="Send a JSON object, an array of them, or lines of JSON as application/x-ndjson.",
+            code="NOT_MSGPACK" if form is Form.MSGPACK else "NOT_JSON",
+            next_action="Send a JSON object, an array of them, lines of JSON as application/x-ndjson, or an array of"
+            " maps as application/msgpack.",
         )
+
+
+class RawRows(Sequence[object]):
+    """The rows of a body as they were given, parsed when the first of them is asked for: only what is refused is kept
+    as it came, and most bodies are taken whole."""
+
+    def __init__(self, body: bytes, form: Form) -> None:
+        self._body = body
+        self._form = form
+        self._rows: list[object] | None = None
+
+    def _parsed(self) -> list[object]:
+        if self._rows is None:
+            self._rows = parse_rows(self._body, self._form)
+        return self._rows
+
+    def __len__(self) -> int:
+        return len(self._parsed())
+
+    @overload
+    def __getitem__(self, index: int) -> object: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[object]: ...
+    def __getitem__(self, index: int | slice) -> object:
+        return self._parsed()[index]
 
 
 class DecisionWriter:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from skyriver.core.errors import Conflict
 from skyriver.core.spec import StreamSpec
 from skyriver.data.log import Record
+from skyriver.decide.blocks import DecisionBlock
 from skyriver.decide.checkpoint import BlockAnswer, Counters, DeadLetter, Load
-from skyriver.decide.records import ControlRecord, LoadStep, decode_dead
+from skyriver.decide.records import ControlRecord, DecisionRecord, LoadStep, decode_dead, decode_decision
 
 NEVER = -(2**62)
 """Effective time before the first event."""
@@ -82,6 +83,8 @@ class Horizon:
     def note(self, offset: int, time: int) -> None:
         """Records from `offset` on brought effective time to `time`; calls come in order."""
         points = self._points
+        if not self._period:
+            return  # no id is remembered
         if not points or time - points[-1][1] >= self._step:
             points.append((offset, time))
             gone = time - self._period - 2 * self._step
@@ -90,9 +93,15 @@ class Horizon:
 
     def note_all(self, first_offset: int, times: Ints) -> None:
         """As `note` for each record from `first_offset` on; `times` ascend."""
-        steps = times // self._step
-        for place in (0, *(np.flatnonzero(steps[1:] != steps[:-1]) + 1).tolist()):
-            self.note(first_offset + place, int(times[place]))
+        if not self._period:
+            return
+        if not self._points:
+            self.note(first_offset, int(times[0]))
+        at, due = 0, self._points[-1][1] + self._step
+        while due <= times[-1]:
+            at += int(np.searchsorted(times[at:], due))
+            self.note(first_offset + at, int(times[at]))
+            due = self._points[-1][1] + self._step
 
     def look_ahead(self) -> Ahead:
         """This horizon with the events of a batch, which are not in the log yet."""
@@ -197,20 +206,48 @@ class Loads:
 
 
 class RecentDecisions:
-    """Encoded decisions of the last events by their offset, oldest out first."""
+    """The decisions of the last events by their offset, oldest out first: encoded, or a block of them."""
 
     def __init__(self, limit: int = KEPT_DECISIONS) -> None:
         self._limit = limit
-        self._known: dict[int, bytes] = {}
+        self._known: dict[int, bytes | DecisionBlock] = {}
+        """By the offset of the first event; offsets ascend but for events that a restart found undecided."""
+        self._blocks: list[int] = []
+        """First offsets of the blocks, ascending."""
+        self._held = 0
 
-    def get(self, event_offset: int) -> bytes | None:
-        return self._known.get(event_offset)
+    def get(self, event_offset: int) -> DecisionRecord | None:
+        found = self._known.get(event_offset)
+        if isinstance(found, bytes):
+            return decode_decision(found)
+        place = bisect_right(self._blocks, event_offset) - 1
+        if place < 0:
+            return None
+        block = self._known[self._blocks[place]]
+        assert isinstance(block, DecisionBlock)
+        at = event_offset - block.first
+        return block.record(at) if at < len(block) else None
 
     def put(self, event_offset: int, payload: bytes) -> None:
-        known = self._known
-        known[event_offset] = payload
-        if len(known) > self._limit:
-            del known[next(iter(known))]
+        self._known[event_offset] = payload
+        self._held += 1
+        if self._held > self._limit:
+            self._forget()
+
+    def put_block(self, block: DecisionBlock) -> None:
+        self._known[block.first] = block
+        self._blocks.append(block.first)
+        self._held += len(block)
+        while self._held > self._limit and len(self._known) > 1:
+            self._forget()
+
+    def _forget(self) -> None:
+        gone = self._known.pop(next(iter(self._known)))
+        if isinstance(gone, bytes):
+            self._held -= 1
+        else:
+            self._held -= len(gone)
+            self._blocks.pop(0)
 
 
 class Partition:
@@ -243,7 +280,7 @@ class Partition:
             self.time = time
 
     def enter_block(self, first_offset: int, effective: Ints) -> None:
-        """A block of history whose rows have these times."""
+        """A block whose rows have these times: as `enter` for each of them."""
         self.horizon.note_all(first_offset, effective)
         self.time = max(self.time, int(effective[-1]))
 
@@ -257,10 +294,16 @@ class Partition:
             message, raw = dead.message[:SHOWN_MESSAGE], dead.raw[: 4 * SHOWN_RAW].decode(errors="replace")[:SHOWN_RAW]
             self.dead_letters.append(DeadLetter(offset, record.time, dead.reason, dead.field, message, raw))
 
-    def count_decision(self, status: str, decision: str, reason: str) -> None:
+    def count_decisions(self, status: str, decision: str, reason: str, count: int = 1) -> None:
         counters = self.counters
         if reason:
-            counters.by_reason[reason] = counters.by_reason.get(reason, 0) + 1
-        counters.decided += 1
-        counters.by_status[status] = counters.by_status.get(status, 0) + 1
-        counters.by_decision[decision] = counters.by_decision.get(decision, 0) + 1
+            counters.by_reason[reason] = counters.by_reason.get(reason, 0) + count
+        counters.decided += count
+        counters.by_status[status] = counters.by_status.get(status, 0) + count
+        counters.by_decision[decision] = counters.by_decision.get(decision, 0) + count
+
+    def enter_decisions(self, block: DecisionBlock) -> None:
+        """The state after these decisions were appended."""
+        self.recent.put_block(block)
+        for outcome, count in block.counts():
+            self.count_decisions(outcome.status, outcome.decision, outcome.reason, count)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from skyriver.data.columns import Columns
 from skyriver.decide.records import DecisionRecord, Id, Value
 
 RAW_SHOWN = 200
@@ -38,7 +39,8 @@ def shown(value: object) -> object:
 
 @dataclass(slots=True)
 class Submission:
-    """The events of one request or of a part of it, cleaned: a row is a list of values, or why it was refused.
+    """The events of one request or of a part of it, cleaned: a row is a list of values, or why it was refused. Where
+    all rows of a request with many are good, they are `columns` instead, and `rows` is empty.
 
     `raw` is always the whole request; row i of `rows` is row `start` + i of it.
     """
@@ -49,11 +51,23 @@ class Submission:
     """Monotonic microseconds."""
     wants_decisions: bool = False
     start: int = 0
+    columns: Columns | None = None
+
+    def __len__(self) -> int:
+        return len(self.columns) if self.columns is not None else len(self.rows)
 
     def part(self, start: int, end: int) -> Submission:
-        if start == 0 and end == len(self.rows):
+        if start == 0 and end == len(self):
             return self
-        return Submission(self.raw, self.rows[start:end], self.arrived, self.wants_decisions, start)
+        columns = self.columns.part(start, end) if self.columns is not None else None
+        return Submission(self.raw, self.rows[start:end], self.arrived, self.wants_decisions, start, columns)
+
+    def by_rows(self) -> Submission:
+        """The same without columns."""
+        if self.columns is None:
+            return self
+        rows: list[list[Value] | Refused] = [*self.columns.rows()]
+        return Submission(self.raw, rows, self.arrived, self.wants_decisions, self.start)
 
 
 @dataclass(slots=True)
@@ -92,6 +106,9 @@ class LabelSubmission:
 
     raw: Sequence[object]
     rows: list[list[LabelRow] | Refused]
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def part(self, start: int, end: int) -> LabelSubmission:
         return LabelSubmission(self.raw, self.rows[start:end])

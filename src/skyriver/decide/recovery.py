@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from skyriver.core.errors import Conflict, Corrupt
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import StreamSpec
+from skyriver.data.columns import EventBlock, decode_events
 from skyriver.data.keys import key_of_text, keys_of_column
 from skyriver.data.log import LogReader, Record, RecordKind
+from skyriver.decide.blocks import decode_decisions
 from skyriver.decide.checkpoint import BlockAnswer, Checkpoint
 from skyriver.decide.deciding import Undecided
 from skyriver.decide.history import read_record
@@ -46,6 +48,14 @@ class _Event:
     features: NDArray[np.float32] | None = None
 
 
+@dataclass(slots=True)
+class _Block:
+    """`features` of those that are not late."""
+
+    events: EventBlock
+    features: NDArray[np.float32] | None
+
+
 class Replay:
     """Applies records to a partition, its windows and ids, in log order."""
 
@@ -54,6 +64,8 @@ class Replay:
         self._windows = windows
         self._ids = ids
         self._waiting: dict[int, _Event] = {}
+        self._blocks: dict[int, _Block] = {}
+        """Undecided ones, by the offset of their first event."""
         self._events: list[tuple[int, int, _Event]] = []
         self._labels: list[tuple[int, LabelRecord]] = []
         self._keys: list[int] = []
@@ -69,11 +81,19 @@ class Replay:
                 self._event(record)
             case RecordKind.LABEL:
                 self._label(record)
+            case RecordKind.EVENTS:
+                self._block(record)
             case RecordKind.DECISION:
                 decision = decode_decision(record.payload)
+                if self._blocks:
+                    self._take_apart(decision.event_offset)
                 self._waiting.pop(decision.event_offset, None)
                 self._partition.recent.put(decision.event_offset, record.payload)
-                self._partition.count_decision(decision.status, decision.decision, decision.reason)
+                self._partition.count_decisions(decision.status, decision.decision, decision.reason)
+            case RecordKind.DECISIONS:
+                block = decode_decisions(record.payload, record.count)
+                self._blocks.pop(block.first, None)
+                self._partition.enter_decisions(block)
             case RecordKind.HISTORY:
                 self._history(record)
             case RecordKind.DEAD:
@@ -90,6 +110,8 @@ class Replay:
     def finish(self) -> Undecided:
         """Folds what is left; the events that have no decision, in order."""
         self._fold()
+        for first in list(self._blocks):
+            self._take_apart(first)
         waiting = sorted(self._waiting.items())
         features = [event.features for _, event in waiting if event.features is not None]
         return Undecided(
@@ -119,6 +141,31 @@ class Replay:
             self._events.append((record.offset, record.time, event))
         if len(self._offsets) >= CHUNK:
             self._fold()
+
+    def _block(self, record: Record) -> None:
+        self._fold()
+        partition = self._partition
+        events = decode_events(record.payload, record.count)
+        offsets = np.arange(record.offset, record.offset + record.count, dtype=np.int64)
+        self._ids.add(events.columns.keys(self._id), offsets)
+        partition.counters.events += record.count
+        partition.loads.leave()
+        partition.enter_block(record.offset, events.effective)
+        features = self._windows.fold_columns(*events.on_time(offsets)) if self._windows is not None else None
+        self._blocks[record.offset] = _Block(events, features)
+
+    def _take_apart(self, offset: int) -> None:
+        """Puts the events of the undecided block with this offset among the single ones: a restart decided them one by
+        one, or is about to."""
+        first = next((f for f, block in self._blocks.items() if f <= offset < f + len(block.events)), None)
+        if first is None:
+            return
+        block = self._blocks.pop(first)
+        late = block.events.late.tolist() if block.events.late is not None else [False] * len(block.events)
+        features = iter(block.features) if block.features is not None else None
+        for place, (values, is_late) in enumerate(zip(block.events.columns.rows(), late, strict=True)):
+            own = next(features) if features is not None and not is_late else None
+            self._waiting[first + place] = _Event(values, is_late, own)
 
     def _label(self, record: Record) -> None:
         self._partition.counters.labels += 1

@@ -25,6 +25,7 @@ from skyriver.core.errors import InvalidInput, NotFound, SkyriverError
 from skyriver.core.spec import StreamSpec
 from skyriver.decide.answers import (
     DecisionWriter,
+    Form,
     dead_letter_json,
     encode_json,
     labels_answer,
@@ -114,7 +115,7 @@ class Routes:
     # Events and labels
 
     def _on_events(self, request: Request) -> None:
-        rows = self._rows(request)
+        self._check(request)
         wants = request.query == b"wait=decision"
         if request.query and not wants:
             raise InvalidInput(
@@ -123,7 +124,7 @@ class Routes:
                 next_action="There is ?wait=decision.",
             )
         arrived = self._clock.monotonic()
-        submission = self._border.take(rows, arrived, wants)
+        submission = self._border.read(request.body, _form(request), arrived, wants)
         self._station.submit(EventWork(submission, partial(self._answer_events, request, wants)))
 
     def _answer_events(self, request: Request, wanted: bool, receipt: Receipt | SkyriverError) -> None:
@@ -135,17 +136,17 @@ class Routes:
         self._station.meter.answer_us.add((time.perf_counter_ns() - request.arrived_ns) // 1000)
 
     def _on_labels(self, request: Request) -> None:
-        rows = self._rows(request)
+        self._check(request)
+        rows = parse_rows(request.body, _form(request))
         now = self._clock.now()
         submission = self._labels.take(rows, now, self._clock.limit(now))
         self._station.submit(LabelWork(submission, partial(_answer_labels, request)))
 
-    def _rows(self, request: Request) -> list[object]:
+    def _check(self, request: Request) -> None:
         if self.draining:
             raise Stopping()
         if len(request.body) > BODY_LIMIT:
             raise TooLarge(BODY_LIMIT)
-        return parse_rows(request.body, request.headers.get(b"content-type", b""))
 
     # Looking
 
@@ -229,6 +230,10 @@ class Stopping(SkyriverError):
 
     def __init__(self) -> None:
         super().__init__("The worker is being stopped.", next_action="Try again in a second.")
+
+
+def _form(request: Request) -> Form:
+    return Form.of(request.headers.get(b"content-type", b""))
 
 
 def _answer_labels(request: Request, receipt: LabelReceipt | SkyriverError) -> None:

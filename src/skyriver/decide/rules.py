@@ -13,12 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+import numpy as np
+from numpy.typing import NDArray
+
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Column
 from skyriver.core.names import digest
 from skyriver.core.spec import AppSpec, DecideSpec, FeatureSetSpec, FieldSpec, StreamSpec
-from skyriver.decide import language
+from skyriver.decide import language, rules_columns
 from skyriver.decide.language import Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
+from skyriver.decide.rules_columns import Rows, compile_columns, first_that_fires
 
 Values = Sequence[int | float | str | bool | None]
 Operand = int | float | str | bool | None
@@ -49,6 +53,17 @@ class RuleSet:
     digest: str
     needs_features: bool
     """False lets the caller pass () as the features."""
+    of_columns: tuple[rules_columns.Evaluate, ...]
+    """The rules once more, for many events at once."""
+
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """Of the rules in order, then `otherwise`: what `decide_columns` gives the places of."""
+        return (*(decision for decision, _ in self.rules), self.otherwise)
+
+    def decide_columns(self, rows: Rows) -> NDArray[np.int64]:
+        """As `decide` for each of many events; the place of its decision in `decisions`."""
+        return first_that_fires(self.of_columns, rows)
 
     def decide(self, score: float, features: Sequence[float], values: Values) -> str:
         for decision, fires in self.rules:
@@ -67,6 +82,7 @@ def compile_rules(
     """`rules` are (decision, when). Raises InvalidInput (BAD_RULE) that lists all mistakes, each with its column."""
     names = names_of(stream, features)
     compiled: list[tuple[str, Evaluate]] = []
+    of_columns: list[rules_columns.Evaluate] = []
     mistakes: list[InvalidInput] = []
     needs_features = False
     for decision, when in rules:
@@ -78,12 +94,13 @@ def compile_rules(
             mistakes.append(InvalidInput(error.message, code=error.code, where=where, next_action=action))
             continue
         compiled.append((decision, _compile(tree)))
+        of_columns.append(compile_columns(tree))
         needs_features = needs_features or _reads_features(tree)
     if mistakes:
         raise _together(mistakes)
     identity = {"rules": [list(r) for r in rules], "otherwise": otherwise, "fallback": fallback}
     texts = tuple((decision, when) for decision, when in rules)
-    return RuleSet(tuple(compiled), otherwise, fallback, texts, digest(identity), needs_features)
+    return RuleSet(tuple(compiled), otherwise, fallback, texts, digest(identity), needs_features, tuple(of_columns))
 
 
 def shown(when: str) -> str:

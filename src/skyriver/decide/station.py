@@ -152,7 +152,7 @@ class Station:
             )
         self._check_room(work)
         if isinstance(work, EventWork | LabelWork):
-            self._rows += len(work.submission.rows)
+            self._rows += len(work.submission)
         self._queue.append(work)
         if not self._busy:
             self._busy = True
@@ -174,7 +174,7 @@ class Station:
         self._threads.shutdown()
 
     def _check_room(self, work: Work) -> None:
-        rows = len(work.submission.rows) if isinstance(work, EventWork | LabelWork) else 0
+        rows = len(work.submission) if isinstance(work, EventWork | LabelWork) else 0
         if (rows and self._rows and self._rows + rows > self._limit) or len(self._queue) >= self._limit:
             message = f"{self._rows} rows wait in {len(self._queue)} requests, {self._limit} may."
             raise QuotaExceeded(message, code="QUEUE_FULL", next_action="Try again in a second.")
@@ -214,7 +214,7 @@ class Station:
             raise error
 
     def _finish(self, turn: _Turn, replies: list[Reply]) -> None:
-        if rows := sum(len(part.rows) for _, part in turn.events):
+        if rows := sum(len(part) for _, part in turn.events):
             self.meter.decision_us.add((time.perf_counter_ns() - turn.began_ns) // 1000, rows)
         for reply in replies:
             _answer(reply)
@@ -251,7 +251,7 @@ class Station:
             turn.works.append(work)
             match work:
                 case EventWork() | LabelWork():
-                    start, rows = work.taken, len(work.submission.rows)
+                    start, rows = work.taken, len(work.submission)
                     work.taken = end = min(rows, start + room)
                     room -= end - start
                     self._rows -= end - start
@@ -360,18 +360,18 @@ class Station:
 def _complete(work: EventWork, part: Receipt) -> None:
     """Answers once all parts of the request are there: the one that was taken last is the last to come here."""
     work.receipt.add(part)
-    if work.taken == len(work.submission.rows):
+    if work.taken == len(work.submission):
         work.answer(work.receipt)
 
 
 def _complete_labels(work: LabelWork, part: LabelReceipt) -> None:
     work.receipt.add(part)
-    if work.taken == len(work.submission.rows):
+    if work.taken == len(work.submission):
         work.answer(work.receipt)
 
 
 def _rows_left(work: Work) -> int:
-    return len(work.submission.rows) - work.taken if isinstance(work, EventWork | LabelWork) else 0
+    return len(work.submission) - work.taken if isinstance(work, EventWork | LabelWork) else 0
 
 
 def _answer(reply: Reply) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
+from skyriver.data.columns import EventBlock, decode_events
 from skyriver.data.log import LogReader, RecordKind
+from skyriver.decide.blocks import decode_decisions
 from skyriver.decide.history import read_record
 from skyriver.decide.records import (
     LATE,
@@ -127,6 +131,10 @@ def verify_stream(
                 flags, values = decode_event(record.payload)
                 if not flags & LATE:
                     fold.event(record.offset, record.time, values)
+            case RecordKind.EVENTS:
+                for offset in range(record.offset, record.offset + record.count):
+                    comparison.event(offset)
+                fold.block(record.offset, decode_events(record.payload, record.count))
             case RecordKind.LABEL:
                 fold.label(record.offset, decode_label(record.payload))
             case RecordKind.HISTORY:
@@ -134,6 +142,10 @@ def verify_stream(
                 windows.fold_block(record.offset, read_record(record.payload))
             case RecordKind.DECISION:
                 comparison.decision(decode_decision(record.payload))
+            case RecordKind.DECISIONS:
+                for decision in decode_decisions(record.payload, record.count).records():
+                    comparison.decision(decision)
+                fold.settle()
             case RecordKind.CONTROL | RecordKind.DEAD:
                 pass
         if count % 10_000 == 0:
@@ -175,14 +187,26 @@ class _Fold:
             self.flush()
         self._labels.append((offset, label))
 
+    def block(self, first: int, events: EventBlock) -> None:
+        self.flush()
+        offsets, effective, columns = events.on_time(np.arange(first, first + len(events), dtype=np.int64))
+        self._note(offsets.tolist(), self._windows.fold_columns(offsets, effective, columns))
+
+    def _note(self, offsets: Sequence[int], features: NDArray[np.float32]) -> None:
+        data, width = features.tobytes(), 4 * features.shape[1]
+        for place, offset in enumerate(offsets):
+            self._comparison.computed[offset] = data[place * width : (place + 1) * width]
+
+    def settle(self) -> None:
+        """Compares what has both sides, where nothing waits to be folded."""
+        if not self._events:
+            self._comparison.match()
+
     def flush(self) -> None:
         if self._events:
             offsets = [offset for offset, _, _ in self._events]
             rows = [values for _, _, values in self._events]
-            found = self._windows.fold_events(offsets, [time for _, time, _ in self._events], rows)
-            data, width = found.tobytes(), 4 * found.shape[1]
-            for place, offset in enumerate(offsets):
-                self._comparison.computed[offset] = data[place * width : (place + 1) * width]
+            self._note(offsets, self._windows.fold_events(offsets, [time for _, time, _ in self._events], rows))
         if self._labels:
             self._windows.fold_labels([o for o, _ in self._labels], [label for _, label in self._labels])
         self._events, self._labels = [], []

@@ -6,13 +6,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.core.errors import SkyriverError
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
+from skyriver.data.columns import Column, Columns
 from skyriver.data.keys import keys_of_column, keys_of_texts
 from skyriver.data.log import RecordKind
 from skyriver.decide.records import LabelRecord, Value
@@ -55,6 +56,10 @@ class Windows(Protocol):
 
     def fold_events(self, offsets: Sequence[int], effective: Sequence[int], rows: Sequence[Sequence[Value]]) -> Floats:
         """Events that are not late."""
+        ...
+
+    def fold_columns(self, offsets: Ints, effective: Ints, columns: Columns) -> Floats:
+        """The same events in columns, with the same features."""
         ...
 
     def fold_labels(self, offsets: Sequence[int], labels: Sequence[LabelRecord]) -> None: ...
@@ -125,6 +130,21 @@ class KernelWindows:
             keys=keys,
         )
         self._state.fold(batch, out)
+        return out
+
+    def fold_columns(self, offsets: Ints, effective: Ints, columns: Columns) -> Floats:
+        of = columns.columns
+        found: dict[str, NDArray[np.float64] | Ints] = {}
+        for name, place in self._columns:
+            found[name] = _with_missing(of[place], np.float64, np.nan)
+        for name, place in self._times:
+            found[name] = _with_missing(of[place], np.int64, MISSING)
+        keys: dict[str, Ints] = {}
+        for name, place, _ in self._keys:
+            keys[name] = columns.keys(place)
+        out = np.empty((len(columns), self._width), np.float32)
+        kind = np.full(len(columns), _EVENT, np.uint8)
+        self._state.fold(EventBatch(kind=kind, effective=effective, offset=offsets, columns=found, keys=keys), out)
         return out
 
     def fold_labels(self, offsets: Sequence[int], labels: Sequence[LabelRecord]) -> None:
@@ -236,6 +256,14 @@ class WindowsFiles:
         sample: dict[str, Value] = {"int": 0, "float": 0.0, "text": "", "bool": False, "time": 0}
         windows.fold_events([0], [0], [[sample[f.type] for f in self._stream.fields]])
         windows.close()
+
+
+def _with_missing(column: Column, dtype: type[np.float64] | type[np.int64], missing: float) -> NDArray[Any]:
+    """The values, with `missing` where there is none."""
+    values = cast("NDArray[Any]", column.values).astype(dtype)
+    if column.missing is not None:
+        values[column.missing] = missing
+    return values
 
 
 def memory_windows(stream: StreamSpec, plan: FeaturePlan, kernel: Kernel) -> KernelWindows:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 import pytest
 
@@ -18,9 +19,11 @@ from skyriver.adapters.memory.tables import MemoryTables
 from skyriver.core.errors import Conflict, Corrupt, Unavailable
 from skyriver.core.spec import FieldSpec, LabelSpec, StreamSpec
 from skyriver.data import materialise as module
+from skyriver.data.columns import Columns, EventBlock
 from skyriver.data.log import Record, RecordKind
 from skyriver.data.materialise import materialise, schemas_of_stream
 from skyriver.data.tables import Tables, TableVersion
+from skyriver.decide.blocks import DecisionBlock, Outcome
 from skyriver.decide.records import DeadRecord, DecisionRecord, LabelRecord, Reason, Status, encode, encode_event
 
 STREAM = StreamSpec(
@@ -167,6 +170,70 @@ def test_each_record_goes_to_its_table(make: Callable[[], Tables]) -> None:
     assert {version.offset for version in versions.values()} == {10}
     for name, schema in schemas_of_stream(STREAM).items():
         assert dict(next(iter(tables.scan(f"acme/{name}", 0))).schema) == schema
+
+
+def blocks(numbers: Sequence[int], first: int) -> list[Record]:
+    """What `event` and `decision` are of these numbers, as blocks; those below 0 are late and have no features."""
+    late = np.array([n < 0 for n in numbers])
+    values = [[f"p{n}", n * 10, None if n % 3 == 0 else n / 4] for n in numbers]
+    columns = Columns.of_rows(STREAM.fields, values)
+    events = EventBlock(columns, np.array([1000 + n for n in numbers]), late)
+    outcomes = [
+        Outcome(Status.DECIDED, "block", "fraud", 3, "r", "f", Reason.NONE),
+        Outcome(Status.LATE, "review", "", 0, "r", "f", Reason.LATE),
+    ]
+    decided = DecisionBlock(
+        first,
+        [f"p{n}" for n in numbers],
+        outcomes,
+        late.astype(np.uint16),
+        np.where(late, np.nan, 0.5).astype(np.float32),
+        late,
+        np.array([[1.5, np.nan]] * int((~late).sum()), np.float32),
+        99,
+        np.full(len(numbers), 4),
+    )
+    count = len(numbers)
+    return [
+        Record(RecordKind.EVENTS, 1000 + numbers[-1], events.encode(), count=count),
+        Record(RecordKind.DECISIONS, 5, decided.encode(), count=count),
+    ]
+
+
+@pytest.mark.parametrize("numbers", [[1, 2, 3], [1, -2, 3], [-1, -2, -3]])
+def test_blocks_fill_the_tables_as_their_events_do(make: Callable[[], Tables], numbers: list[int]) -> None:
+    tables = make()
+    run(log_of(event(7), *blocks(numbers, 1)), tables)
+    assert rows(tables, EVENTS) == [
+        ("p7", 70, 1.75, 0, 1007, False),
+        *((f"p{n}", n * 10, None if n % 3 == 0 else n / 4, 1 + i, 1000 + n, n < 0) for i, n in enumerate(numbers)),
+    ]
+    for i, row in enumerate(rows(tables, DECISIONS)):
+        assert row[:3] == (4 + i, 1 + i, f"p{numbers[i]}")
+        if numbers[i] < 0:
+            assert row[3:] == ("late", "review", None, None, "", 0, "r", "f", "LATE", 99, 4)
+        else:
+            assert (*row[3:6], *row[7:]) == ("decided", "block", 0.5, "fraud", 3, "r", "f", "", 99, 4)
+            assert row[6][0] == 1.5
+            assert row[6][1] != row[6][1]
+
+
+def test_a_table_that_ends_within_a_block_gets_the_rest_of_it(make: Callable[[], Tables]) -> None:
+    tables = make()
+    store = log_of(*blocks([1, 2, 3], 0))
+    dict(materialise(STREAM, store.reader(), tables, "acme", {}, quiet, end=2))
+    run(store, tables)
+    assert [row[3] for row in rows(tables, EVENTS)] == [0, 1, 2]
+    assert [row[0] for row in rows(tables, DECISIONS)] == [3, 4, 5]
+
+
+def test_a_block_of_other_fields_is_refused(make: Callable[[], Tables]) -> None:
+    other = Columns.of_rows(STREAM.fields[:2], [["p1", 1]])
+    record = Record(RecordKind.EVENTS, 5, EventBlock(other, np.array([1]), None).encode())
+    with pytest.raises(Corrupt, match="not the fields"):
+        run(log_of(record), make())
+    with pytest.raises(Corrupt, match="DECISIONS at offset 0"):
+        run(log_of(Record(RecordKind.DECISIONS, 5, b"\x91\x01", count=3)), make())
 
 
 def test_an_empty_log_makes_empty_tables(make: Callable[[], Tables]) -> None:

@@ -14,14 +14,16 @@ from skyriver.adapters.memory.log import MemoryLog, MemoryLogStore
 from skyriver.core.errors import Unavailable
 from skyriver.core.spec import FieldSpec, LabelSpec, StreamSpec
 from skyriver.core.units import SECOND
+from skyriver.data.columns import Columns
 from skyriver.data.log import Record, RecordKind
+from skyriver.decide.blocks import decisions_of, events_of
 from skyriver.decide.border import EventBorder, LabelBorder
 from skyriver.decide.checkpoint import Checkpoint
 from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
 from skyriver.decide.receipt import LabelReceipt, Receipt
-from skyriver.decide.records import DecisionRecord, LabelRecord, ModelInUse, Value, decode_decision
+from skyriver.decide.records import DecisionRecord, LabelRecord, ModelInUse, Value
 from skyriver.decide.recovery import Recovered, recover
 from skyriver.decide.rules import compile_rules
 from skyriver.decide.windows import SavedWindows
@@ -115,6 +117,9 @@ class FakeWindows:
             out.append((row[3], self.counts[key]))
         return np.array(out, np.float32).reshape(-1, 2)
 
+    def fold_columns(self, offsets: Any, effective: Any, columns: Columns) -> Any:
+        return self.fold_events(offsets.tolist(), effective.tolist(), columns.rows())
+
     def fold_labels(self, offsets: Sequence[int], labels: Sequence[LabelRecord]) -> None:
         for label in labels:
             if label.subject_offset in self.customers:
@@ -168,6 +173,8 @@ class House:
     """Newest first."""
     features_digest: str = "features-1"
     with_features: bool = True
+    block_rows: int = 0
+    """From how many rows on a batch is a block; 0: as the product has it."""
     log: MemoryLog = field(init=False)
     engine: Engine = field(init=False)
     windows: FakeWindows | None = None
@@ -203,6 +210,8 @@ class House:
         last = partition.time if partition.counters.events or partition.counters.history_rows else None
         receiving = ReceivingClock(self.clock, self.stream.ahead_us, last)
         self.engine = Engine(partition, self.log, self.recovered.windows, self.recovered.ids, receiving)
+        if self.block_rows:
+            self.engine._block_rows = self.block_rows
         self.engine.use(deciding if deciding is not None else self.deciding())
         self.engine.decide_events(self.recovered.undecided)
         self.log.sync()
@@ -238,7 +247,11 @@ class House:
         return [r for r in self.store.reader().read() if not kinds or r.kind in kinds]
 
     def decisions(self) -> list[DecisionRecord]:
-        return [decode_decision(r.payload) for r in self.records(RecordKind.DECISION)]
+        return [decision for record in self.records() for decision in decisions_of(record)]
+
+    def events(self) -> list[tuple[int, list[Value]]]:
+        """(flags, values) of all that were taken."""
+        return [event for record in self.records() for event in events_of(record)]
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from skyriver.core.errors import Conflict, Corrupt, Unavailable
 from skyriver.data.log import RecordKind
+from skyriver.decide.blocks import events_of
 from skyriver.decide.border import EventBorder
-from skyriver.decide.records import Status, decode_event, decode_label
+from skyriver.decide.records import Status, decode_label
 
 House = Any
 MakeHouse = Callable[..., Any]
@@ -40,7 +41,7 @@ class BreaksAtDecisions:
         self._log = log
 
     def append(self, records: Any) -> int:
-        if records[0].kind is RecordKind.DECISION:
+        if records[0].kind in (RecordKind.DECISION, RecordKind.DECISIONS):
             raise Unavailable("killed")
         return self._log.append(records)
 
@@ -49,7 +50,9 @@ class BreaksAtDecisions:
 
 
 @pytest.mark.parametrize("fold", [True, False])
-def test_what_was_appended_and_not_decided_is_decided_once(house: House, fold: bool) -> None:
+@pytest.mark.parametrize("block_rows", [2, 1000])
+def test_what_was_appended_and_not_decided_is_decided_once(make_house: MakeHouse, fold: bool, block_rows: int) -> None:
+    house = make_house(block_rows=block_rows).start()
     house.send(house.event(1, amount=20))
     decide_half_way(house, house.event(2, amount=95), house.event(3, amount=5), house.event(4, at=-60), fold=fold)
     assert len(house.decisions()) == 1
@@ -176,11 +179,12 @@ def test_windows_are_closed_when_a_replay_fails(house: House) -> None:
             st.tuples(st.just("label"), st.integers(0, 30)),
         ),
         max_size=14,
-    )
+    ),
+    st.sampled_from([2, 4, 1000]),
 )
-def test_kills_lose_nothing_and_decide_nothing_twice(make_house: MakeHouse, steps: list[Any]) -> None:
+def test_kills_lose_nothing_and_decide_nothing_twice(make_house: MakeHouse, steps: list[Any], block_rows: int) -> None:
     """Whatever is killed when: each acknowledged event has one decision, with the features of an undisturbed life."""
-    house = make_house().start()
+    house = make_house(block_rows=block_rows).start()
     acknowledged: set[int] = set()
     last: list[Any] = []
     for step, what in steps:
@@ -196,11 +200,11 @@ def test_kills_lose_nothing_and_decide_nothing_twice(make_house: MakeHouse, step
             house.engine.decide([EventBorder(house.stream).take([house.event(1000)], 0, False)])
             house.start()
         else:
-            new = 2000 + len(house.records())
-            decide_half_way(house, house.event(new), fold=what == "deciding")
-            acknowledged.add(new)
+            new = 2000 + 10 * len(house.records())
+            decide_half_way(house, *[house.event(new + n) for n in range(3)], fold=what == "deciding")
+            acknowledged |= {new, new + 1, new + 2}
             house.start()
-    events = {r.offset for r in house.records(RecordKind.EVENT)}
+    events = {r.offset + place for r in house.records() for place, _ in enumerate(events_of(r))}
     decided = Counter(d.event_offset for d in house.decisions())
     assert set(decided) == events
     assert all(count == 1 for count in decided.values())
@@ -217,10 +221,9 @@ def replayed(house: House) -> dict[int, list[float]]:
     windows = type(house.windows)()
     found = {}
     for record in house.records():
-        if record.kind is RecordKind.EVENT:
-            flags, values = decode_event(record.payload)
+        for place, (flags, values) in enumerate(events_of(record)):
             if not flags:
-                found[values[0]] = windows.fold_events([record.offset], [record.time], [values])[0].tolist()
-        elif record.kind is RecordKind.LABEL:
+                found[values[0]] = windows.fold_events([record.offset + place], [record.time], [values])[0].tolist()
+        if record.kind is RecordKind.LABEL:
             windows.fold_labels([record.offset], [decode_label(record.payload)])
     return found

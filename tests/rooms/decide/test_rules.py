@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import math
 import string
+from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyriver.core.errors import InvalidInput
@@ -20,7 +22,9 @@ from skyriver.core.spec import (
     StreamSpec,
     TrainSpec,
 )
+from skyriver.data.columns import Columns
 from skyriver.decide.rules import RuleSet, check_decisions, compile_rules
+from skyriver.decide.rules_columns import Rows
 
 STREAM = StreamSpec(
     name="payments",
@@ -245,3 +249,62 @@ def test_no_text_breaks_the_parser(text: str) -> None:
 )
 def test_a_rule_and_its_negation_never_both_fire(when: str, values: list[object]) -> None:
     assert not (fires(when, values=values) and fires(f"not ({when})", values=values))
+
+
+NUMBERS = ("score", "amount", "payment", "mean", "1.5", "0", "9007199254740992", "2")
+TEXTS = ("channel", '"web"', '"a"', '""')
+TRUTHS = ("online", "true", "false")
+
+
+def sums() -> st.SearchStrategy[str]:
+    name = st.sampled_from(NUMBERS)
+    return st.recursive(
+        name,
+        lambda inner: st.tuples(inner, st.sampled_from("+-*/"), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
+        max_leaves=3,
+    )
+
+
+def conditions() -> st.SearchStrategy[str]:
+    comparisons = st.tuples(sums(), st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), sums())
+    texts = st.tuples(st.sampled_from(TEXTS), st.sampled_from(["==", "!=", "<", ">="]), st.sampled_from(TEXTS))
+    truths = st.tuples(st.sampled_from(TRUTHS), st.sampled_from(["==", "!="]), st.sampled_from(TRUTHS))
+    asked = st.tuples(
+        st.sampled_from(["amount", "channel", "online", "mean", "score", "(amount / payment)"]),
+        st.sampled_from(["is missing", "is not missing"]),
+    )
+    leaf = st.one_of(st.sampled_from(TRUTHS), *(s.map(" ".join) for s in (comparisons, texts, truths, asked)))
+    joined = lambda inner: st.one_of(  # noqa: E731
+        st.tuples(inner, st.sampled_from(["and", "or"]), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
+        inner.map(lambda text: f"not ({text})"),
+    )
+    return st.recursive(leaf, joined, max_leaves=5)
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.5, 1.5, 2.0]),  # score
+        st.sampled_from([math.nan, 0.0, 1.5, math.inf, -math.inf]),  # mean, a feature
+        st.sampled_from([0, 2, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1]),  # payment
+        st.sampled_from([None, 0.0, 1.5, 1e308, -2.0]),  # amount
+        st.sampled_from([None, "", "a", "web"]),
+        st.sampled_from([None, True, False]),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(conditions(), min_size=1, max_size=3), EVENTS)
+def test_many_events_are_decided_as_each_alone(whens: list[str], events: list[tuple[Any, ...]]) -> None:
+    decided = rules(*whens)
+    rows = [[payment, 0, 1, amount, channel, online] for _, _, payment, amount, channel, online in events]
+    features = np.array([[0.0, mean, 0.0] for _, mean, *_ in events], np.float32)
+    scores = np.array([score for score, *_ in events], np.float64)
+    alone = [
+        decided.decide(float(score), vector, row)
+        for score, vector, row in zip(scores, features.tolist(), rows, strict=True)
+    ]
+    places = decided.decide_columns(Rows(scores, features, Columns.of_rows(STREAM.fields, rows)))
+    assert [decided.decisions[place] for place in places] == alone

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from skyriver.core.errors import Conflict, QuotaExceeded, SkyriverError, Unavailable
-from skyriver.data.log import RecordKind
 from skyriver.decide.border import EventBorder, LabelBorder
 from skyriver.decide.checkpoint import BlockAnswer
 from skyriver.decide.receipt import Receipt
@@ -219,7 +218,7 @@ def test_a_failed_batch_is_told_and_the_engine_recovered(house: House) -> None:
         post.send(house.event(1), wait=True)
         again = (await post.settle(3))[2]
         assert (again.accepted, again.duplicates, again.decisions[0].id) == (0, 1, 1)
-        assert len(house.decisions()) == len(house.records(RecordKind.EVENT))
+        assert len(house.decisions()) == len(house.events())
 
     run(test)
 

@@ -1,0 +1,178 @@
+"""Decision rules over many events at once: the same trees as `decide.rules`, evaluated a column at a time.
+
+A value is an array (or a constant) and where it is missing (None: nowhere); what stands there is any value. A condition
+on something missing is neither true nor false, as for a single event: examined equal, event by event.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyriver.data.columns import Bools, Column, Columns
+from skyriver.decide.language import Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
+
+EXACT = 2**53
+"""Whole numbers up to here are floats without loss."""
+
+Given = tuple[Any, Bools | None]
+"""Values [n] or one for all, and which are missing."""
+Evaluate = Callable[["Rows"], Given]
+_COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What rules see of n events: float64 [n], float32 [n, F] (or None), and their fields."""
+
+    scores: NDArray[np.float64]
+    features: NDArray[np.float32] | None
+    columns: Columns
+
+
+def first_that_fires(rules: tuple[Evaluate, ...], rows: Rows) -> NDArray[np.int64]:
+    """Of each event, the place of the first rule that fires; their number where none does."""
+    n = len(rows.columns)
+    found = np.full(n, len(rules), np.int64)
+    for place in range(len(rules) - 1, -1, -1):  # the first one has the last word
+        values, missing = rules[place](rows)
+        fires = values if isinstance(values, np.ndarray) else np.full(n, bool(values))
+        if fires.dtype != np.bool_:
+            fires = fires.astype(np.bool_)
+        found[fires if missing is None else fires & ~missing] = place
+    return found
+
+
+def compile_columns(tree: Tree) -> Evaluate:
+    match tree:
+        case Fixed(value=value):
+            return lambda rows: (value, None)
+        case Name():
+            return _name(tree)
+        case Compare(op=op, left=left, right=right):
+            return _comparison(_COMPARE[op], compile_columns(left), compile_columns(right))
+        case Join(op=word, parts=parts):
+            return _join(word == "and", tuple(compile_columns(part) for part in parts))
+        case Not(of=of):
+            inner = compile_columns(of)
+            return lambda rows: _negated(inner(rows))
+        case Missing(of=of, wanted=wanted):
+            return _is_missing(compile_columns(of), wanted)
+        case Calculate(op=op, left=left, right=right):
+            return _calculation(op, compile_columns(left), compile_columns(right))
+        case _:
+            assert_never(tree)
+
+
+def _name(name: Name) -> Evaluate:
+    index = name.index
+    match name.place:
+        case "score":
+            return lambda rows: (rows.scores, None)
+        case "field":
+            return lambda rows: _field(rows.columns.columns[index])
+        case "feature":
+
+            def feature(rows: Rows) -> Given:
+                assert rows.features is not None
+                values = rows.features[:, index].astype(np.float64)
+                return values, np.isnan(values)
+
+            return feature
+        case _:
+            assert_never(name.place)
+
+
+def _field(column: Column) -> Given:
+    if isinstance(column.values, list):
+        texts = column.values if column.missing is None else [text or "" for text in column.values]
+        return np.array(texts, object), column.missing
+    return column.values, column.missing
+
+
+def _comparison(compare: Callable[[Any, Any], Any], left: Evaluate, right: Evaluate) -> Evaluate:
+    def both(rows: Rows) -> Given:
+        (a, gone), (b, gone_too) = left(rows), right(rows)
+        if _is_beyond_floats(a) or _is_beyond_floats(b):  # one by one, as Python compares whole numbers with floats
+            a, b = np.asarray(a).astype(object), np.asarray(b).astype(object)
+        with np.errstate(invalid="ignore"):  # NaN stands where a value is missing
+            return compare(a, b), _either(gone, gone_too)
+
+    return both
+
+
+def _is_beyond_floats(values: Any) -> bool:
+    if not isinstance(values, np.ndarray) or values.dtype != np.int64 or not len(values):
+        return False
+    return int(values.max()) > EXACT or int(values.min()) < -EXACT
+
+
+def _either(one: Bools | None, other: Bools | None) -> Bools | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one | other
+
+
+def _calculation(op: str, left: Evaluate, right: Evaluate) -> Evaluate:
+    def calculate(rows: Rows) -> Given:
+        (a, gone), (b, gone_too) = left(rows), right(rows)
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        with np.errstate(all="ignore"):
+            match op:
+                case "+":
+                    found = a + b
+                case "-":
+                    found = a - b
+                case "*":
+                    found = a * b
+                case _:
+                    found = np.where(b != 0, a / b, np.nan)
+        none = np.isnan(found)
+        if not found.ndim:  # of constants alone
+            none = np.full(len(rows.columns), none)
+        return found, _either(_either(gone, gone_too), none)
+
+    return calculate
+
+
+def _join(every: bool, parts: tuple[Evaluate, ...]) -> Evaluate:
+    """`and` where `every`, else `or`. One part that is sure decides: a false one of `and`, a true one of `or`."""
+
+    def joined(rows: Rows) -> Given:
+        n = len(rows.columns)
+        decided, missing = np.zeros(n, np.bool_), None
+        for part in parts:
+            values, gone = part(rows)
+            sure = np.broadcast_to(values, n).astype(np.bool_) ^ every
+            decided |= sure if gone is None else sure & ~gone
+            missing = _either(missing, gone)
+        return decided ^ every, None if missing is None else missing & ~decided
+
+    return joined
+
+
+def _negated(given: Given) -> Given:
+    values, missing = given
+    return np.logical_not(np.asarray(values).astype(np.bool_)), missing
+
+
+def _is_missing(inner: Evaluate, wanted: bool) -> Evaluate:
+    def ask(rows: Rows) -> Given:
+        missing = inner(rows)[1]
+        if missing is None:
+            return not wanted, None
+        return missing if wanted else ~missing, None
+
+    return ask
