@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from skyriver.core.app import App, Cron, Event, Gate, Time, field, precision_at
     from skyriver.core.errors import SkyriverError
-    from skyriver.core.expr import count, mean
+    from skyriver.core.expr import count, decayed_mean, distinct, last, maximum, mean, minimum, since, std
     from skyriver.core.expr import total as sum
     from skyriver.core.spec import CompressSpec as Compress
     from skyriver.core.spec import ServiceSpec as Service
@@ -28,9 +28,16 @@ __all__ = [
     "Time",
     "TrainingData",
     "count",
+    "decayed_mean",
+    "distinct",
     "field",
+    "last",
+    "maximum",
     "mean",
+    "minimum",
     "precision_at",
+    "since",
+    "std",
     "sum",
 ]
 
@@ -47,9 +54,16 @@ _HOMES = {
     "Time": ("core.app", "Time"),
     "TrainingData": ("train.data", "TrainingData"),
     "count": ("core.expr", "count"),
+    "decayed_mean": ("core.expr", "decayed_mean"),
+    "distinct": ("core.expr", "distinct"),
     "field": ("core.app", "field"),
+    "last": ("core.expr", "last"),
+    "maximum": ("core.expr", "maximum"),
     "mean": ("core.expr", "mean"),
+    "minimum": ("core.expr", "minimum"),
     "precision_at": ("core.app", "precision_at"),
+    "since": ("core.expr", "since"),
+    "std": ("core.expr", "std"),
     "sum": ("core.expr", "total"),
 }
 

@@ -536,7 +536,7 @@ class App:
                     _refuse(
                         f"Feature {feature}: {render(node)} needs a stream, {source.name} is a table.", "BAD_FEATURE"
                     )
-                case Aggregate(by=by, column=column, label=label):
+                case Aggregate(kind=kind, by=by, column=column, label=label):
                     if by not in types_of:
                         _refuse(
                             f"Feature {feature}: by={by!r} is not a field of {source.name}.",
@@ -558,7 +558,13 @@ class App:
                             "UNKNOWN_FIELD",
                             f"It has {', '.join(types_of)}.",
                         )
-                    if column and types_of[column] not in ("int", "float", "bool"):
+                    if column and kind == "distinct" and types_of[column] not in ("int", "text"):
+                        _refuse(
+                            f"Feature {feature}: the different values of {column!r} cannot be counted.",
+                            "BAD_FEATURE",
+                            "They can of int and text fields.",
+                        )
+                    if column and kind != "distinct" and types_of[column] not in ("int", "float", "bool"):
                         _refuse(f"Feature {feature}: {column!r} is not a number.", "BAD_FEATURE")
                     if label and not any(known.name == label for known in source.labels):  # type: ignore[union-attr]
                         _refuse(f"Feature {feature}: {label!r} is not a label of {source.name}.", "UNKNOWN_FIELD")

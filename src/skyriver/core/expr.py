@@ -7,13 +7,14 @@ Values are float64 while a feature is computed, rounded to float32 once at the e
 **Missing propagates**: an operation with a missing operand is missing, as is a division by zero;
 `is_missing()` tells. Calendar parts are of the event's own time, in the stream's zone (UTC unless named).
 Aggregates run over effective time, `(T - over, T]`, the current event included (DESIGN 6.1); over a label
-they run over the subjects in `(T - delay - over, T - delay]` (DESIGN 6.6). An empty mean is 0.
+they run over the subjects in `(T - delay - over, T - delay]` (DESIGN 6.6). Empty means and deviations are 0; empty
+minima, maxima and last values are missing (DESIGN 6.3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -46,7 +47,10 @@ class Calendar(_Node):
 
 
 BinaryOp = Literal["+", "-", "*", "/", "<", "<=", ">", ">=", "==", "!=", "and", "or"]
-AggregateOp = Literal["count", "sum", "mean"]
+AggregateOp = Literal["count", "sum", "mean", "std", "minimum", "maximum", "last", "since", "distinct", "decayed_mean"]
+MAX_EVENTS = 1_000
+"""Of one key, unless a minimum, maximum or distinct count says otherwise; it may say at most:"""
+MOST_EVENTS = 65_536
 
 
 class Binary(_Node):
@@ -65,9 +69,10 @@ class Unary(_Node):
 class Aggregate(_Node):
     """`kind` over the events of one key in a window.
 
-    `column` is the numeric field aggregated ("" with a label, and for a plain count); `label` the label's
+    `column` is the field aggregated ("" with a label, for a plain count, and for `since`); `label` the label's
     name ("" without); `delay_us` is the label's delay (0 without). A count without label counts events,
-    with one it counts subjects; a sum or mean of a column leaves out missing values.
+    with one it counts subjects; all others leave out missing values. `last` and `since` are about the events before
+    the current one.
     """
 
     op: Literal["aggregate"] = "aggregate"
@@ -77,6 +82,12 @@ class Aggregate(_Node):
     by: str
     over_us: int = Field(gt=0)
     delay_us: int = Field(default=0, ge=0)
+    # Left out where they say nothing, so that a specification from before they existed keeps its digest.
+    max_events: int = Field(default=0, ge=0, exclude_if=lambda value: not value)
+    """Exact minimum, maximum: over so many of the newest values in the window; distinct: it counts up to there."""
+    half_life_us: int = Field(default=0, ge=0, exclude_if=lambda value: not value)
+    approximate: bool = Field(default=False, exclude_if=lambda value: not value)
+    """Minimum, maximum: over whole panes of the window, any number of events."""
 
 
 Node = Annotated[Column | Constant | Calendar | Binary | Unary | Aggregate, Field(discriminator="op")]
@@ -113,7 +124,8 @@ def render(node: Node) -> str:
         case Aggregate():
             what = node.label or node.column
             inner = f"{what}, " if what else ""
-            return f"{node.kind}({inner}by {node.by}, over {format_duration(node.over_us)})"
+            half_life = f", half-life {format_duration(node.half_life_us)}" if node.half_life_us else ""
+            return f"{node.kind}({inner}by {node.by}, over {format_duration(node.over_us)}{half_life})"
 
 
 class Expression:
@@ -254,28 +266,32 @@ class Label:
         return f"<label {self.name} of {self.of}>"
 
 
-def _aggregate(kind: AggregateOp, what: str | Expression | Label | None, by: str, over: str) -> Expression:
+def _aggregate(
+    kind: AggregateOp, what: str | Expression | Label | None, by: str, over: str, **options: Any
+) -> Expression:
     over_us = parse_duration(over, "a window")
     if over_us <= 0:
         raise InvalidInput(f"{over!r} is an empty window.", code="BAD_DURATION", next_action='Write e.g. over="7d".')
+    column = label = source = ""
+    delay_us = 0
     match what:
         case None:
-            node = Aggregate(kind=kind, by=by, over_us=over_us)
-            source = ""
-        case Label():
-            node = Aggregate(kind=kind, label=what.name, by=by, over_us=over_us, delay_us=what.delay_us)
-            source = what.of
-        case str():
-            node, source = Aggregate(kind=kind, column=what, by=by, over_us=over_us), ""
-        case Expression(node=Column(name=name), source=source):
-            node = Aggregate(kind=kind, column=name, by=by, over_us=over_us)
+            pass
+        case Label(name=label, of=source, delay_us=delay_us):
+            pass
+        case str(column):
+            pass
+        case Expression(node=Column(name=column), source=source):
+            pass
         case _:
             raise InvalidInput(
                 f"{kind}({what!r}) is not understood.",
                 code="BAD_EXPRESSION",
                 next_action="Aggregate a field (its name, or stream.field) or a label.",
             )
-    return Expression(node, source)
+    return Expression(
+        Aggregate(kind=kind, column=column, label=label, by=by, over_us=over_us, delay_us=delay_us, **options), source
+    )
 
 
 def count(what: Label | None = None, *, by: str, over: str) -> Expression:
@@ -291,3 +307,69 @@ def total(what: str | Expression | Label, *, by: str, over: str) -> Expression:
 def mean(what: str | Expression | Label, *, by: str, over: str) -> Expression:
     """The mean of a field or label over the window; 0 where the window is empty."""
     return _aggregate("mean", what, by, over)
+
+
+def std(what: str | Expression | Label, *, by: str, over: str) -> Expression:
+    """The standard deviation of a field or label over the window, as of a whole population (divided by n); 0 where
+    there are less than two values."""
+    return _aggregate("std", what, by, over)
+
+
+def minimum(
+    what: str | Expression, *, by: str, over: str, max_events: int | None = None, approximate: bool = False
+) -> Expression:
+    """The smallest value of a field in the window; missing where there is none.
+
+    Exact over the newest `max_events` values in the window (1,000 unless given). `approximate=True`: over any number
+    of them, where the window is up to a sixtieth shorter: it begins with a whole pane of `over / 60`.
+    """
+    return _aggregate("minimum", what, by, over, **_bounded("minimum", max_events, approximate))
+
+
+def maximum(
+    what: str | Expression, *, by: str, over: str, max_events: int | None = None, approximate: bool = False
+) -> Expression:
+    """The largest value of a field in the window; see `minimum`."""
+    return _aggregate("maximum", what, by, over, **_bounded("maximum", max_events, approximate))
+
+
+def last(what: str | Expression, *, by: str, over: str) -> Expression:
+    """The newest value of a field before the current event, if it is in the window; else missing."""
+    return _aggregate("last", what, by, over)
+
+
+def since(*, by: str, over: str) -> Expression:
+    """Seconds since the key's event before the current one, if that is in the window; else missing."""
+    return _aggregate("since", None, by, over)
+
+
+def distinct(what: str | Expression, *, by: str, over: str, max_events: int | None = None) -> Expression:
+    """How many different values an int or text field has in the window, up to `max_events` (1,000 unless given)."""
+    return _aggregate("distinct", what, by, over, **_bounded("distinct", max_events, approximate=False))
+
+
+def decayed_mean(what: str | Expression, *, by: str, over: str, half_life: str) -> Expression:
+    """The mean of a field in the window, where what is older by `half_life` weighs half; 0 where it is empty.
+
+    Ages are counted in panes of `over / 60`, as is the window, which is up to one pane shorter.
+    """
+    half_life_us = parse_duration(half_life, "a half-life")
+    if half_life_us <= 0:
+        raise InvalidInput(f"{half_life!r} is no half-life.", code="BAD_DURATION", next_action='Write e.g. "1d".')
+    return _aggregate("decayed_mean", what, by, over, half_life_us=half_life_us)
+
+
+def _bounded(kind: str, max_events: int | None, approximate: bool) -> dict[str, Any]:
+    if approximate and max_events is not None:
+        raise InvalidInput(f"An approximate {kind} has no max_events: it takes any number.", code="BAD_EXPRESSION")
+    if approximate:
+        return {"approximate": True}
+    wanted = MAX_EVENTS if max_events is None else max_events
+    if not 1 <= wanted <= MOST_EVENTS:
+        hint = f"Give it at most {MOST_EVENTS}"
+        raise InvalidInput(
+            f"max_events={wanted} of a {kind} is not between 1 and {MOST_EVENTS}.",
+            code="BAD_EXPRESSION",
+            next_action=f"{hint}." if kind == "distinct" else f"{hint}, or approximate=True for any number of events.",
+        )
+    return {"max_events": wanted}

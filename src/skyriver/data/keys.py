@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from skyriver.core.errors import InvalidInput
 if TYPE_CHECKING:
     import polars as pl  # the stream worker holds this module and must not load polars
 
+NO_KEY = -(2**63)
+"""Of a missing value, where one may be missing."""
 _INTEGERS = frozenset({"Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64"})
 
 
@@ -57,6 +60,27 @@ def keys_of_column(series: pl.Series) -> NDArray[np.int64]:
         return keys_of_texts(series.to_list())
     keys: NDArray[np.int64] = series.replace_strict(uniques, keys_of_texts(uniques.to_list()).tolist()).to_numpy()
     return keys.astype(np.int64, copy=False)
+
+
+def codes_of_column(series: pl.Series) -> NDArray[np.int64]:
+    """`keys_of_column` of a column that may have missing values: they are NO_KEY."""
+    if not series.null_count():
+        return keys_of_column(series)
+    codes = np.full(len(series), NO_KEY, np.int64)
+    codes[series.is_not_null().to_numpy()] = keys_of_column(series.drop_nulls())
+    return codes
+
+
+def codes_of_values(values: Sequence[object]) -> NDArray[np.int64]:
+    """The same of values that are texts, or whole numbers of 64 bits, or None."""
+    known = [value for value in values if value is not None]
+    of_text = bool(known) and isinstance(known[0], str)
+    keys = keys_of_texts(known) if of_text else np.array(known, np.int64)  # type: ignore[arg-type]  # all are of a kind
+    if len(known) == len(values):
+        return keys
+    codes = np.full(len(values), NO_KEY, np.int64)
+    codes[[value is not None for value in values]] = keys
+    return codes
 
 
 def _bad_key(series: pl.Series, why: str) -> InvalidInput:

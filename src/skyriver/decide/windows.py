@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from skyriver.core.errors import SkyriverError
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.data.columns import Column, Columns
-from skyriver.data.keys import keys_of_column, keys_of_texts
+from skyriver.data.keys import codes_of_column, codes_of_values, keys_of_column, keys_of_texts
 from skyriver.data.log import RecordKind
 from skyriver.decide.records import LabelRecord, Value
 from skyriver.features.kernel import Kernel, load_kernel
@@ -93,6 +93,7 @@ class KernelWindows:
         self._columns = [(name, places[name][0]) for name in plan.columns]
         self._times = [(name, places[name][0]) for name in plan.times]
         self._keys = [(name, *places[name]) for name in plan.key_fields]
+        self._codes = [(name, places[name][0]) for name in plan.codes]
         self._width = len(plan.names)
 
     @property
@@ -128,6 +129,7 @@ class KernelWindows:
             offset=np.array(offsets, np.int64),
             columns=columns,
             keys=keys,
+            codes={name: codes_of_values([row[place] for row in rows]) for name, place in self._codes},
         )
         self._state.fold(batch, out)
         return out
@@ -144,7 +146,9 @@ class KernelWindows:
             keys[name] = columns.keys(place)
         out = np.empty((len(columns), self._width), np.float32)
         kind = np.full(len(columns), _EVENT, np.uint8)
-        self._state.fold(EventBatch(kind=kind, effective=effective, offset=offsets, columns=found, keys=keys), out)
+        codes = {name: _codes(of[place]) for name, place in self._codes}
+        batch = EventBatch(kind=kind, effective=effective, offset=offsets, columns=found, keys=keys, codes=codes)
+        self._state.fold(batch, out)
         return out
 
     def fold_labels(self, offsets: Sequence[int], labels: Sequence[LabelRecord]) -> None:
@@ -159,6 +163,7 @@ class KernelWindows:
             subject_row=self._rows_of(np.array([label.subject_offset for label in labels], np.int64)),
             label=np.array([label.label_index for label in labels], np.uint8),
             value=np.array([label.value for label in labels], np.float64),
+            codes=dict.fromkeys(self._plan.codes, zeros),
         )
         self._state.fold(batch, np.empty((0, self._width), np.float32))
 
@@ -199,6 +204,7 @@ class KernelWindows:
             subject_row=rows,
             label=block["_label"].fill_null(0).to_numpy(),
             value=block["_value"].fill_null(float("nan")).to_numpy(),
+            codes={name: codes_of_column(block[name]) for name, _ in self._codes},
         )
         self._state.fold(batch, out)
         return out
@@ -256,6 +262,12 @@ class WindowsFiles:
         sample: dict[str, Value] = {"int": 0, "float": 0.0, "text": "", "bool": False, "time": 0}
         windows.fold_events([0], [0], [[sample[f.type] for f in self._stream.fields]])
         windows.close()
+
+
+def _codes(column: Column) -> Ints:
+    if isinstance(column.values, list):
+        return codes_of_values(column.values)
+    return _with_missing(column, np.int64, MISSING)
 
 
 def _with_missing(column: Column, dtype: type[np.float64] | type[np.int64], missing: float) -> NDArray[Any]:

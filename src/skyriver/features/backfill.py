@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from skyriver.core.errors import Internal
 from skyriver.core.jobs import Progress
-from skyriver.data.keys import keys_of_column
+from skyriver.data.keys import codes_of_column, keys_of_column
 from skyriver.data.log import RecordKind
 from skyriver.features.kernel import load_kernel
 from skyriver.features.layout import MISSING
@@ -230,6 +230,7 @@ class _History:
             subject_row=_spread(subjects, of_labels, n),
             label=_spread(labels.places[these], of_labels, n),
             value=_spread(labels.values[these], of_labels, n),
+            codes={name: _spread(column, of_events, n) for name, column in events.codes.items()},
         )
 
 
@@ -240,6 +241,7 @@ class _Events:
     numbers: dict[str, NDArray[np.float64]]
     times: dict[str, Ints]
     keys: dict[str, Ints]
+    codes: dict[str, Ints]
 
     @classmethod
     def of(cls, plan: FeaturePlan, frame: pl.DataFrame | None) -> _Events:
@@ -247,13 +249,15 @@ class _Events:
         if frame is None:
             none = np.empty(0, np.int64)
             numbers = dict.fromkeys(plan.columns, np.empty(0, np.float64))
-            return cls(none, none, numbers, dict.fromkeys(plan.times, none), dict.fromkeys(plan.key_fields, none))
+            times, keys, codes = (dict.fromkeys(n, none) for n in (plan.times, plan.key_fields, plan.codes))
+            return cls(none, none, numbers, times, keys, codes)
         return cls(
             _ints(frame["_offset"]),
             _ints(frame["_effective"]),
             {name: _floats(frame[name]) for name in plan.columns},
             {name: _ints(frame[name]) for name in plan.times},
             {name: keys_of_column(frame[name]) for name in plan.key_fields},
+            {name: codes_of_column(frame[name]) for name in plan.codes},
         )
 
 

@@ -1,9 +1,10 @@
 """From a plan to the Python source of its kernel, which numba compiles.
 
 The source holds numbers and places only, never a name or text of the specification. A plan of a stream gives
-`fold` (records in log order: cursors, the event's side row, its features) and `grow` (the index of a key table
-anew); a plan of a table gives `project` (rows to features). The laws of the windows are told in
-`skyriver.features.plan`; those of expressions in `skyriver.core.expr`.
+`fold` (records in log order: cursors, the event's side row, its features), `grow` (the index of a key table anew)
+and, if it has trails, `thread` (the index and the free ones of their nodes anew); a plan of a table gives `project`
+(rows to features). The laws of windows and trails are told in `skyriver.features.plan`; those of expressions in
+`skyriver.core.expr`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from skyriver.data.log import RecordKind
-from skyriver.features.expressions import feature_lines
+from skyriver.features.checks import GRID_BITS
+from skyriver.features.expressions import feature_lines, weight_lines
 from skyriver.features.layout import (
     DONE,
     GROW,
@@ -27,33 +29,29 @@ from skyriver.features.layout import (
     META_OUT,
     META_ROWS,
     META_SEED,
+    NEVER,
+    NODE_NEXT,
     OUT_OF_ORDER,
+    OWNERS,
     UNKNOWN_KIND,
     UNSOUND_ROW,
     check_multipliers,
     cursor_place,
+    nodes_place,
     table_place,
     waiting_place,
 )
-from skyriver.features.plan import (
-    GRID_BITS,
-    ROW_OFFSET,
-    ROW_SLOTS,
-    ROW_TIME,
-    STATE_KEY,
-    STATE_REFERENCES,
-    FeaturePlan,
-    KeyTable,
-    Sum,
-    Window,
-)
+from skyriver.features.plan import ROW_OFFSET, ROW_SLOTS, ROW_TIME, FeaturePlan
 from skyriver.features.prelude import PRELUDE
+from skyriver.features.tables import SQUARES, STATE_KEY, STATE_REFERENCES, KeyTable, Shape, Sum, Trail, Window
+from skyriver.features.trails import trail_functions
 
 
 def kernel_source(plan: FeaturePlan) -> str:
     """The same plan always gives the same text."""
     if plan.of_stream:
-        return "\n".join([PRELUDE, *_soundness(plan), _Fold(plan).text()])
+        trails = [trail_functions(nodes_place(plan)), *_constants(plan), _thread(plan)] if plan.trails else []
+        return "\n".join([PRELUDE, *trails, *_soundness(plan), _Fold(plan).text()])
     return "\n".join([PRELUDE, _project(plan)])
 
 
@@ -86,6 +84,41 @@ def _soundness(plan: FeaturePlan) -> list[str]:
     ]
 
 
+def _constants(plan: FeaturePlan) -> Iterator[str]:
+    """Of each trail, by its place in the plan: its spans. Weights are as the expressions ask for them."""
+    for place, trail in enumerate(plan.trails):
+        yield f"SPANS_{place} = np.array({list(trail.spans)}, np.int64)"
+    yield from weight_lines(plan)
+
+
+def _thread(plan: FeaturePlan) -> str:
+    """`chains`, all zeros, gets the nodes of distinct counts; free ones are those that no trail has."""
+    lines = ["", "", "def thread(nodes, chains, meta" + _states(plan) + "):", "    find_free(nodes, meta)"]
+    for k, _, trail in _placed(plan):
+        if trail.kind == "distinct":
+            lines += [
+                f"    for s in range(meta[{table_place(plan, k)}]):",
+                f"        m = state{k}[s, {trail.oldest(trail.spans[-1])}]",
+                "        while m != 0:",
+                "            chain(nodes, chains, meta, m)",
+                f"            m = nodes[m, {NODE_NEXT}]",
+            ]
+    return "\n".join([*lines, "    return 0", ""])
+
+
+def _states(plan: FeaturePlan) -> str:
+    return "".join(f", state{k}" for k in range(len(plan.keys)))
+
+
+def _placed(plan: FeaturePlan) -> Iterator[tuple[int, int, Trail]]:
+    """Each trail with the place of its key and its own."""
+    place = 0
+    for k, table in enumerate(plan.keys):
+        for trail in table.trails:
+            yield k, place, trail
+            place += 1
+
+
 def _indent(lines: Iterable[str], by: int) -> Iterator[str]:
     return (" " * (4 * by) + line for line in lines)
 
@@ -116,6 +149,7 @@ class _Fold:
     def text(self) -> str:
         plan = self.plan
         tables = "".join(f", index{k}, state{k}" for k in range(len(plan.keys)))
+        tables += ", nodes, chains, codes" if plan.trails else ""
         return "\n".join(
             [
                 *self._shape_functions(),
@@ -153,7 +187,7 @@ class _Fold:
             lines += ["", "@njit(nogil=True)", f"def move_{q}(state, s, at, by{_parameters(shape)}):"]
             lines.append("    state[s, at] += by")
             place = 1
-            for of_label, which, seen in shape:
+            for of_label, which, seen, squared in shape:
                 value, none, amount = f"g{which}", "MISSING", f"g{which}"
                 if of_label:
                     value, none, amount = f"l{which}", "0", f"(l{which} ^ MISSING)"
@@ -162,6 +196,9 @@ class _Fold:
                     lines.append(f"        state[s, at + {place + 2}] += by")
                 lines.append(f"        add(state, s, at + {place}, by * {amount})")
                 place += 3 if seen else 2
+                if squared:
+                    lines.append(f"        add_square(state, s, at + {place}, {amount}, by)")
+                    place += SQUARES
             lines.append("")
         return lines
 
@@ -222,6 +259,7 @@ class _Fold:
     def _event(self) -> list[str]:
         plan = self.plan
         lines = [
+            *self._nodes_left(),
             "t = effective[i]",
             "if t < now:",
             f"    status = {OUT_OF_ORDER}",
@@ -241,9 +279,55 @@ class _Fold:
             ]
         lines += self._write_row()
         for k, table in enumerate(plan.keys):
+            lines += self._follow(k, table)
             lines.append(f"state{k}[s{k}, {STATE_REFERENCES}] += 1")
             lines += self._enter(k, table)
+        lines += [line for k, place, trail in _placed(plan) for line in self._trail(k, place, trail)]
         return [*lines, *feature_lines(plan, "j"), "j += 1"]
+
+    def _nodes_left(self) -> list[str]:
+        """An event takes at most one node a trail: they are there before anything of it is done."""
+        plan, used = self.plan, nodes_place(self.plan)
+        if not plan.trails:
+            return []
+        return [
+            f"if meta[{used}] - meta[{used + 2}] + {len(plan.trails)} > nodes.shape[0]:",
+            f"    meta[{META_FAULT}], status = {len(plan.keys)}, {GROW}",
+            "    break",
+        ]
+
+    def _follow(self, k: int, table: KeyTable) -> list[str]:
+        """What the events before this one left, for the features; then it takes their place."""
+        lines: list[str] = []
+        if table.lasts or table.since >= 0:
+            times = [last.at for last in table.lasts] + ([table.since] if table.since >= 0 else [])
+            lines.append(f"if state{k}[s{k}, {STATE_REFERENCES}] == 0:")
+            lines += [f"    state{k}[s{k}, {at}] = {NEVER}" for at in times]
+        for last in table.lasts:
+            lines += [
+                f"time_{k}_{last.at}, value_{k}_{last.at} ="
+                f" state{k}[s{k}, {last.at}], float_of(state{k}[s{k}, {last.at + 1}])",
+                f"x = values[{last.column}, i]",
+                "if x == x:",
+                f"    state{k}[s{k}, {last.at}], state{k}[s{k}, {last.at + 1}] = t, bits_of(x)",
+            ]
+        if table.since >= 0:
+            lines += [f"before_{k} = state{k}[s{k}, {table.since}]", f"state{k}[s{k}, {table.since}] = t"]
+        return lines
+
+    def _trail(self, k: int, place: int, trail: Trail) -> list[str]:
+        now = "t" if trail.pane_us == 1 else f"t // {trail.pane_us}"
+        where = f"state{k}, s{k}, o + {trail.at}, {now}, SPANS_{place}"
+        match trail.kind:
+            case "minimum" | "maximum":
+                sign = "-" if trail.kind == "maximum" else ""
+                return [f"lower(nodes, meta, {where}, o + {trail.limit}, {sign}values[{trail.source}, i])"]
+            case "distinct":
+                owner = f"I64(s{k}) * {OWNERS} + {place}"
+                value = f"codes[{trail.source}, i], {owner}"
+                return [f"differ(nodes, chains, meta, {where}, o + {trail.limit}, {value})"]
+            case "decayed_mean":
+                return [f"collect(nodes, meta, {where}, g{trail.source})"]
 
     def _enter(self, k: int, table: KeyTable) -> list[str]:
         """The event enters the windows without delay; those of one shape stand side by side, in steps of one size.
@@ -252,8 +336,8 @@ class _Fold:
         for q, shape in enumerate(self._shapes()):
             starts = [w.count for w in table.windows if w.delay_us == 0 and w.shape == shape]
             if starts:
-                step = 1 + sum(3 if seen else 2 for _, _, seen in shape)
-                given = "".join(", NONE" if of_label else f", g{which}" for of_label, which, _ in shape)
+                step = next(w.words for w in table.windows if w.shape == shape)
+                given = "".join(", NONE" if of_label else f", g{which}" for of_label, which, _, _ in shape)
                 lines += [
                     f"for at in range({starts[0]}, {starts[-1] + 1}, {step}):",
                     f"    move_{q}(state{k}, s{k}, at, o + 1{given})",
@@ -292,6 +376,7 @@ class _Fold:
                     moves.append(f"{call} + 1{given})")
             if table.last_edge == edge:
                 moves.append(f"state{k}[s, {STATE_REFERENCES}] -= 1")
+                moves += self._clear(k, table)
             if moves:
                 work += [self._slot(k, "c"), *moves]
         loads = [f"g{p} = rows[c, {plan.row_values + p}]" for p in range(len(plan.values)) if _uses(work, f"g{p}")]
@@ -309,6 +394,17 @@ class _Fold:
             "        x = time_of(rows, c, n)",
             f"    meta[{cursor_place(e)}], meta[{waiting_place(plan, e)}] = c, x",
         ]
+
+    def _clear(self, k: int, table: KeyTable) -> list[str]:
+        """A key without events gives its nodes back."""
+        if not table.trails:
+            return []
+        lines = [f"if state{k}[s, {STATE_REFERENCES}] == 0:"]
+        for trail in table.trails:
+            name, chains = ("clear_distinct", "chains, ") if trail.kind == "distinct" else ("clear", "")
+            longest = trail.oldest(trail.spans[-1])
+            lines.append(f"    {name}(nodes, {chains}meta, state{k}, s, o + {trail.at}, o + {longest})")
+        return lines
 
     def _slot(self, k: int, row: str) -> str:
         word = f"rows[{row}, {ROW_SLOTS + k // 2}]"
@@ -345,6 +441,8 @@ class _Fold:
             for window, s in mine:
                 inside = f"r >= {self._cursor(window.edge)}"
                 changes.append(f"replace(state{k}, s, o + {s.at}, old, new, {inside})")
+                if s.squares >= 0:
+                    changes.append(f"replace_square(state{k}, s, o + {s.squares}, old, new, {inside})")
         return [
             f"if {self._cursor(max(w.edge for _, w, _ in holders))} <= r < n:",
             f"    g = {value}",
@@ -368,12 +466,8 @@ class _Fold:
         return f"meta[{cursor_place(self.plan.edges.index(edge))}]"
 
 
-Shape = tuple[tuple[bool, int, bool], ...]
-"""`Window.shape`: of each sum, whether it is of a label, its place, whether it counts what is not missing."""
-
-
 def _parameters(shape: Shape) -> str:
-    return "".join(f", l{which}" if of_label else f", g{which}" for of_label, which, _ in shape)
+    return "".join(f", l{which}" if of_label else f", g{which}" for of_label, which, _, _ in shape)
 
 
 def _uses(lines: Iterable[str], name: str) -> bool:

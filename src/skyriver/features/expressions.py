@@ -8,6 +8,7 @@ from typing import assert_never
 from skyriver.core.expr import Aggregate, Binary, Calendar, Column, Constant, Node, Unary
 from skyriver.features.layout import LABEL_SHIFT
 from skyriver.features.plan import FeaturePlan
+from skyriver.features.tables import KeyTable, Trail, span_of, trail_of
 
 
 @dataclass(slots=True)
@@ -79,7 +80,23 @@ class Expressions:
     def _aggregate(self, node: Aggregate) -> str:
         plan = self.plan
         k = plan.key_fields.index(node.by)
-        window = plan.keys[k].find(node.over_us, node.delay_us)
+        table = plan.keys[k]
+        match node.kind:
+            case "count" | "sum" | "mean" | "std":
+                return self._windowed(node, k, table)
+            case "last":
+                at = next(last.at for last in table.lasts if plan.columns[last.column] == node.column)
+                return f"recent(value_{k}_{at}, time_{k}_{at}, t, {node.over_us})"
+            case "since":
+                return f"recent(F64(t - before_{k}) / 1000000.0, before_{k}, t, {node.over_us})"
+            case "minimum" | "maximum" | "distinct" | "decayed_mean":
+                return self._of_trail(node, k, table)
+            case _:
+                assert_never(node.kind)
+
+    def _windowed(self, node: Aggregate, k: int, table: KeyTable) -> str:
+        plan = self.plan
+        window = table.find(node.over_us, node.delay_us)
         if node.kind == "count":
             return f"F64(state{k}[s{k}, {window.count}])"
         if node.label:
@@ -89,10 +106,54 @@ class Expressions:
             which = next(place for place, v in enumerate(plan.values) if v.field == node.column)
             shift = plan.values[which].shift
         found = window.find(bool(node.label), which)
-        unit = repr(2.0**-shift)
-        if node.kind == "sum":
-            return f"total(state{k}, s{k}, o + {found.at}, {unit})"
-        return f"mean(state{k}, s{k}, o + {found.at}, o + {window.count if found.seen < 0 else found.seen}, {unit})"
+        unit, count = repr(2.0**-shift), window.count if found.seen < 0 else found.seen
+        match node.kind:
+            case "sum":
+                return f"total(state{k}, s{k}, o + {found.at}, {unit})"
+            case "mean":
+                return f"mean(state{k}, s{k}, o + {found.at}, o + {count}, {unit})"
+            case _:
+                return f"deviation(state{k}, s{k}, o + {found.at}, o + {found.squares}, o + {count}, {unit})"
+
+    def _of_trail(self, node: Aggregate, k: int, table: KeyTable) -> str:
+        trail = _trail_of(self.plan, table, node)
+        oldest = f"state{k}[s{k}, {trail.oldest(span_of(node))}]"
+        match node.kind:
+            case "distinct":
+                return f"F64(state{k}[s{k}, {trail.oldest(span_of(node)) + 1}])"
+            case "minimum":
+                return f"lowest(nodes, {oldest})"
+            case "maximum":
+                return f"-lowest(nodes, {oldest})"
+            case _:
+                unit = repr(2.0 ** -self.plan.values[trail.source].shift)
+                weights = f"WEIGHTS_{_weighted(self.plan).index(_weights(trail, node))}"
+                return f"decayed(nodes, {oldest}, t // {trail.pane_us}, {weights}, {unit})"
+
+
+def _trail_of(plan: FeaturePlan, table: KeyTable, node: Aggregate) -> Trail:
+    names = {"distinct": plan.codes, "decayed_mean": tuple(v.field for v in plan.values)}
+    return next(
+        t
+        for t in table.trails
+        if (t.kind, names.get(t.kind, plan.columns)[t.source], t.pane_us, t.limit) == trail_of(node)
+    )
+
+
+def _weights(trail: Trail, node: Aggregate) -> tuple[float, ...]:
+    """Of each age in panes."""
+    return tuple(2.0 ** (-age * trail.pane_us / node.half_life_us) for age in range(trail.spans[-1]))
+
+
+def _weighted(plan: FeaturePlan) -> list[tuple[float, ...]]:
+    tables = {table.field: table for table in plan.keys}
+    nodes = [a for a in plan.spec.aggregates() if a.kind == "decayed_mean"]
+    return list(dict.fromkeys(_weights(_trail_of(plan, tables[a.by], a), a) for a in nodes))
+
+
+def weight_lines(plan: FeaturePlan) -> list[str]:
+    """Constants that the decayed means refer to."""
+    return [f"WEIGHTS_{place} = np.array({list(weights)}, np.float64)" for place, weights in enumerate(_weighted(plan))]
 
 
 def feature_lines(plan: FeaturePlan, row: str) -> list[str]:

@@ -41,11 +41,13 @@ Function = Callable[..., int]
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Machine code of one plan: `fold` and `grow` for a stream, `project` for a table (see `codegen`)."""
+    """Machine code of one plan: `fold` and `grow` for a stream, `thread` if it has trails, `project` for a table (see
+    `codegen`)."""
 
     digest: str
     fold: Function | None
     grow: Function | None
+    thread: Function | None
     project: Function | None
     compiled: bool
     """Whether this call had to compile; else it came from the cache."""
@@ -105,7 +107,7 @@ def _load(plan: FeaturePlan, file: Path, source: bytes) -> Kernel:
     compiled = any(function.stats.cache_misses for function in made.values())
     if compiled:
         _write(file.with_suffix(".sums"), json.dumps(_sums(file)).encode())
-    return Kernel(plan.digest, made.get("fold"), made.get("grow"), made.get("project"), compiled)
+    return Kernel(plan.digest, made.get("fold"), made.get("grow"), made.get("thread"), made.get("project"), compiled)
 
 
 def _compile(function: Callable[..., Any], signature: tuple[Any, ...]) -> Any:
@@ -131,10 +133,15 @@ def _signatures(plan: FeaturePlan) -> dict[str, tuple[Any, ...]]:
     labels = (read(types.int64), read(types.uint8), read(types.float64))
     side, scratch = (words, words, words), (types.uint64[:, ::1], types.float64[::1])
     tables = [index, words] * len(plan.keys)
-    return {
-        "fold": (*record, *labels, *side, meta, *scratch, *outputs, *tables),
+    nodes = (words, types.int32[:, ::1]) if plan.trails else ()
+    codes = (read(types.int64, 2),) if plan.trails else ()
+    signatures: dict[str, tuple[Any, ...]] = {
+        "fold": (*record, *labels, *side, meta, *scratch, *outputs, *tables, *nodes, *codes),
         "grow": (index, words, meta, types.int64),
     }
+    if plan.trails:
+        signatures["thread"] = (*nodes, meta, *([words] * len(plan.keys)))
+    return signatures
 
 
 def _cache_files(file: Path) -> list[Path]:

@@ -9,7 +9,16 @@ from skyriver.features.plan import FeaturePlan
 META_NOW, META_ROWS, META_JOURNAL, META_AT, META_OUT, META_OFF_GRID, META_FAULT, META_SEED = range(8)
 META_CURSORS = 8
 # After the cursors, the times of the rows they stand at; then, for each key table: slots in use or free, first free
-# slot (-1: none).
+# slot (-1: none); then of the nodes of trails: nodes in use or free, first free one (0: none), how many are free.
+
+# Places in a node of a trail. Nodes are numbered from 1, 0 is none.
+NODE_NEXT, NODE_BEFORE, NODE_TIME, NODE_VALUE, NODE_NUMBER, NODE_COUNT = range(6)
+"""`before` of a free node is -1. By kind: minimum and maximum have the bits of a float64 as their value, and a running
+number; distinct has the value's key and its owner (slot and trail); decayed_mean has the high and low word of a pane's
+sum behind its time, and the number of its values."""
+NODE_WIDTH = 6
+OWNERS = 1 << 10
+"""An owner is slot * OWNERS + place of the trail."""
 
 DONE, GROW, OUT_OF_ORDER, UNSOUND_ROW, UNKNOWN_KIND = range(5)
 """What `fold` returns."""
@@ -57,5 +66,9 @@ def table_place(plan: FeaturePlan, key: int) -> int:
     return META_CURSORS + 2 * len(plan.edges) + 2 * key
 
 
-def meta_length(plan: FeaturePlan) -> int:
+def nodes_place(plan: FeaturePlan) -> int:
     return table_place(plan, len(plan.keys))
+
+
+def meta_length(plan: FeaturePlan) -> int:
+    return nodes_place(plan) + 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skyriver.features.layout import META_SEED, MISSING
-from skyriver.features.plan import STATE_KEY, STATE_REFERENCES
+from skyriver.features.tables import STATE_KEY, STATE_REFERENCES
 
 PRELUDE = f'''\
 """Made by skyriver.features.codegen; made anew when it is lost or damaged."""
@@ -17,8 +17,9 @@ NONE = np.int64(0)
 MISSING = np.int64({MISSING})
 UNSOUND = np.int64({MISSING})
 END = np.int64({2**63 - 1})
-ONE = np.uint64(1)
-SHIFT32 = np.uint64(32)
+ZERO, ONE = np.uint64(0), np.uint64(1)
+SHIFT31, SHIFT32, SHIFT33, SHIFT63 = np.uint64(31), np.uint64(32), np.uint64(33), np.uint64(63)
+LOW31, LOW32 = np.uint64(2**31 - 1), np.uint64(2**32 - 1)
 LOW53 = np.int64({2**53 - 1})
 
 
@@ -43,6 +44,103 @@ def mean(state, slot, at, count, unit):
     if number == 0:
         return 0.0
     return total(state, slot, at, unit) / np.float64(number)
+
+
+@njit(nogil=True)
+def square(value):
+    # The 128 bits of value^2, value up to 2^62.
+    magnitude = U64(abs(value))
+    low, high = magnitude & LOW32, magnitude >> SHIFT32
+    middle = low * high
+    first = low * low
+    below = first + ((middle & LOW31) << SHIFT33)
+    return high * high + (middle >> SHIFT31) + U64(below < first), below
+
+
+@njit(nogil=True)
+def add_square(state, slot, at, value, by):
+    # 192 bits, the highest word first.
+    high, low = square(value)
+    a, b = U64(state[slot, at + 2]), U64(state[slot, at + 1])
+    if by > 0:
+        c = a + low
+        carry = U64(c < a)
+        d = b + high
+        over = U64(d < b)
+        e = d + carry
+        state[slot, at] += I64(over + U64(e < d))
+    else:
+        c = a - low
+        carry = U64(c > a)
+        d = b - high
+        over = U64(d > b)
+        e = d - carry
+        state[slot, at] -= I64(over + U64(e > d))
+    state[slot, at + 2], state[slot, at + 1] = I64(c), I64(e)
+
+
+@njit(nogil=True)
+def product(a, b):
+    # The 128 bits of a * b, unsigned.
+    low_a, high_a, low_b, high_b = a & LOW32, a >> SHIFT32, b & LOW32, b >> SHIFT32
+    first = low_a * low_b
+    middle = high_a * low_b + (first >> SHIFT32)
+    other = low_a * high_b + (middle & LOW32)
+    return high_a * high_b + (middle >> SHIFT32) + (other >> SHIFT32), (other << SHIFT32) | (first & LOW32)
+
+
+@njit(nogil=True)
+def deviation(state, slot, at, squares, count, unit):
+    # n * sum(x^2) - sum(x)^2 in 256 bits: what is rounded is the difference alone, which two large sums may leave.
+    number = state[slot, count]
+    if number < 2:
+        return 0.0
+    n = U64(number)
+    h0, l0 = product(n, U64(state[slot, squares + 2]))
+    h1, l1 = product(n, U64(state[slot, squares + 1]))
+    h2, l2 = product(n, U64(state[slot, squares]))
+    p0 = l0
+    p1 = l1 + h0
+    carry = U64(p1 < l1)
+    p2 = l2 + h1
+    p3 = h2 + U64(p2 < l2)
+    p2 += carry
+    p3 += U64(p2 < carry)
+    low, high = U64(state[slot, at + 1]), U64(state[slot, at])
+    if state[slot, at] < 0:
+        low = ~low + ONE
+        high = ~high + U64(low == ZERO)
+    h0, l0 = product(low, low)
+    h1, l1 = product(low, high)
+    h2, l2 = product(high, high)
+    # l0, then 2 * (h1, l1) one word up, then (h2, l2) two words up.
+    q0 = l0
+    twice_low, twice_high, twice_over = l1 << ONE, (h1 << ONE) | (l1 >> SHIFT63), h1 >> SHIFT63
+    q1 = h0 + twice_low
+    carry = U64(q1 < h0)
+    q2 = l2 + twice_high
+    q3 = h2 + twice_over + U64(q2 < l2)
+    q2 += carry
+    q3 += U64(q2 < carry)
+    d0 = p0 - q0
+    borrow = U64(p0 < q0)
+    d1 = p1 - q1
+    next_borrow = U64(p1 < q1) | U64(d1 < borrow)
+    d1 -= borrow
+    d2 = p2 - q2
+    last_borrow = U64(p2 < q2) | U64(d2 < next_borrow)
+    d2 -= next_borrow
+    d3 = p3 - q3 - last_borrow
+    difference = ((F64(d3) * {2.0**64!r} + F64(d2)) * {2.0**64!r} + F64(d1)) * {2.0**64!r} + F64(d0)
+    return np.sqrt(difference) / F64(number) * unit
+
+
+@njit(nogil=True)
+def replace_square(state, slot, at, old, new, inside):
+    if inside and old != 0:
+        add_square(state, slot, at, old ^ MISSING, -1)
+    if inside and new != 0:
+        add_square(state, slot, at, new ^ MISSING, 1)
 
 
 @njit(nogil=True)
@@ -77,6 +175,21 @@ def when(truth, a, b):
 @njit(nogil=True)
 def divide(a, b):
     return NAN if b == 0.0 else a / b
+
+
+@njit(nogil=True)
+def bits_of(x):
+    return np.float64(x).view(np.int64)
+
+
+@njit(nogil=True)
+def float_of(bits):
+    return np.int64(bits).view(np.float64)
+
+
+@njit(nogil=True)
+def recent(value, time, now, span):
+    return value if time > now - span else NAN
 
 
 @njit(nogil=True)

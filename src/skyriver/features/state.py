@@ -23,15 +23,16 @@ from numpy.typing import NDArray
 from skyriver.core.errors import Conflict, Corrupt, Internal
 from skyriver.data.log import RecordKind
 from skyriver.features import layout
+from skyriver.features.arrays import FIRST_SLOTS, Nodes, Table, pack_rows, unpack_rows
 from skyriver.features.kernel import Kernel, load_kernel
-from skyriver.features.plan import STATE_REFERENCES, FeaturePlan
+from skyriver.features.plan import FeaturePlan
 from skyriver.features.side import Mark, Side, disk_side
+from skyriver.features.tables import STATE_REFERENCES
 
 Ints = NDArray[np.int64]
 _NO_INTS: Ints = np.empty(0, np.int64)
 _NO_BYTES: NDArray[np.uint8] = np.empty(0, np.uint8)
 _NO_FLOATS: NDArray[np.float64] = np.empty(0, np.float64)
-FIRST_SLOTS = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class EventBatch:
 
     kind uint8 [n]: RecordKind.EVENT or LABEL; effective int64 [n]: effective time, never going back (of labels
     not read); offset int64 [n]; columns: of the plan's number fields float64 [n], missing NaN, of its time fields
-    int64 [n], missing INT64_MIN (of labels not read); keys int64 [n] each.
+    int64 [n], missing INT64_MIN (of labels not read); keys int64 [n] each; codes int64 [n] each of the plan's codes,
+    missing INT64_MIN.
     For labels (may be empty when there are none): subject_row int64 [n]: the event's side row, -1 unknown or late;
     label uint8 [n]: place in the stream's labels; value float64 [n], NaN takes the label back.
     """
@@ -53,6 +55,7 @@ class EventBatch:
     subject_row: Ints = field(default_factory=lambda: _NO_INTS)
     label: NDArray[np.uint8] = field(default_factory=lambda: _NO_BYTES)
     value: NDArray[np.float64] = field(default_factory=lambda: _NO_FLOATS)
+    codes: Mapping[str, Ints] = field(default_factory=dict)
 
 
 class FeatureState:
@@ -63,11 +66,12 @@ class FeatureState:
             raise Internal("The kernel, the side log and the plan of features do not belong together.")
         self.plan = plan
         self.side = side
-        self._fold, self._grow = kernel.fold, kernel.grow
+        self._fold, self._grow, self._thread = kernel.fold, kernel.grow, kernel.thread
         self._meta = np.zeros(layout.meta_length(plan), np.int64)
         # Keys meet in the index by a hash that nobody outside can foresee: no one can make them collide.
         self._meta[layout.META_SEED] = int.from_bytes(os.urandom(8), "little", signed=True)
-        self._tables = [_Table.empty(k.stride, FIRST_SLOTS) for k in plan.keys]
+        self._tables = [Table.empty(k.stride, FIRST_SLOTS) for k in plan.keys]
+        self._nodes = Nodes.empty(FIRST_SLOTS)
         self._slots = np.zeros((len(plan.keys), layout.LOOK_AHEAD), np.uint64)
         self._line = np.empty(len(plan.names), np.float64)
         self._no_exact = np.empty((0, len(plan.names)), np.float64)
@@ -78,6 +82,7 @@ class FeatureState:
         for key in range(len(self.plan.keys)):
             at = layout.table_place(self.plan, key)
             self._meta[at], self._meta[at + 1] = 0, -1
+        self._meta[layout.nodes_place(self.plan)] = 1
 
     @property
     def now(self) -> int:
@@ -105,8 +110,9 @@ class FeatureState:
 
     @property
     def memory_bytes(self) -> int:
-        """Of the key tables."""
-        return sum(t.state.nbytes + t.index.nbytes for t in self._tables)
+        """Of the key tables and the nodes of their trails."""
+        tables = sum(t.state.nbytes + t.index.nbytes for t in self._tables)
+        return tables + self._nodes.nodes.nbytes + self._nodes.chains.nbytes
 
     def mark(self) -> Mark:
         """The side log at this point: what a snapshot taken now needs of it."""
@@ -124,7 +130,7 @@ class FeatureState:
         n = len(batch.kind)
         self._check_shapes(batch, n, out, exact)
         self.side.reserve(n, n)
-        values, times, keys = self._stack(batch, n)
+        values, times, keys, codes = self._stack(batch, n)
         meta, side = self._meta, self.side
         meta[layout.META_AT] = meta[layout.META_OUT] = 0
         meta[layout.META_ROWS], meta[layout.META_JOURNAL] = side.row_count, side.journal_count
@@ -135,6 +141,7 @@ class FeatureState:
                 side.rows.array, side.labels.array, side.journal.array,
                 meta, self._slots, self._line, out, self._no_exact if exact is None else exact,
                 *(a for t in self._tables for a in (t.index, t.state)),
+                *((self._nodes.nodes, self._nodes.chains, codes) if self.plan.trails else ()),
             )  # fmt: skip
             side.row_count, side.journal_count = int(meta[layout.META_ROWS]), int(meta[layout.META_JOURNAL])
             if status == layout.DONE:
@@ -160,7 +167,12 @@ class FeatureState:
         head = (self.now, self.off_grid, *astuple(mark))
         cursors = meta[layout.META_CURSORS : layout.waiting_place(plan, 0)]
         parts = [_MAGIC, bytes.fromhex(plan.digest), struct.pack(_HEAD, *head), cursors.astype("<i8").tobytes()]
-        parts += [_pack_table(t.state[: self._used(key)]) for key, t in enumerate(self._tables)]
+        for key, table in enumerate(self._tables):
+            state = table.state[: self._used(key)]
+            parts.append(pack_rows(state, state[:, STATE_REFERENCES] > 0))
+        if plan.trails:
+            nodes = self._nodes.nodes[: meta[layout.nodes_place(plan)]]
+            parts.append(pack_rows(nodes, nodes[:, layout.NODE_BEFORE] >= 0))
         body = b"".join(parts)
         return body + hashlib.sha256(body).digest()
 
@@ -182,8 +194,11 @@ class FeatureState:
         at += cursors.nbytes
         tables = []
         for column in plan.keys:
-            table, used, at = _unpack_table(body, at, column.stride)
-            tables.append((table, used))
+            rows, used, at = unpack_rows(body, at, column.stride)
+            tables.append((Table.of(rows), used))
+        nodes, nodes_used = np.zeros((0, layout.NODE_WIDTH), np.int64), 1
+        if plan.trails:
+            nodes, nodes_used, at = unpack_rows(body, at, layout.NODE_WIDTH, free=(layout.NODE_BEFORE, -1))
         self.side.cut(Mark(*mark))
         self._meta[layout.META_NOW], self._meta[layout.META_OFF_GRID] = now, off_grid
         self._meta[layout.META_CURSORS : layout.waiting_place(plan, 0)] = cursors
@@ -192,6 +207,13 @@ class FeatureState:
             place = layout.table_place(plan, key)
             self._meta[place] = used
             self._grow(table.index, table.state, self._meta, place)
+        self._meta[layout.nodes_place(plan)] = max(1, nodes_used)
+        self._thread_nodes(Nodes.of(nodes))
+
+    def _thread_nodes(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        if self._thread is not None:
+            self._thread(nodes.nodes, nodes.chains, self._meta, *(t.state for t in self._tables))
 
     def _used(self, key: int) -> int:
         return int(self._meta[layout.table_place(self.plan, key)])
@@ -212,8 +234,8 @@ class FeatureState:
         if not right:
             raise Internal("The arrays of a batch differ in length.")
 
-    def _stack(self, batch: EventBatch, n: int) -> tuple[NDArray[np.float64], Ints, Ints]:
-        """Columns and keys side by side, in the plan's order and types."""
+    def _stack(self, batch: EventBatch, n: int) -> tuple[NDArray[np.float64], Ints, Ints, Ints]:
+        """Columns, keys and codes side by side, in the plan's order and types."""
         plan = self.plan
         values = np.empty((len(plan.columns), n), np.float64)
         for place, name in enumerate(plan.columns):
@@ -224,16 +246,23 @@ class FeatureState:
         keys = np.empty((len(plan.keys), n), np.int64)
         for place, table in enumerate(plan.keys):
             keys[place] = batch.keys[table.field]
-        return values, times, keys
+        codes = np.empty((len(plan.codes), n), np.int64)
+        for place, name in enumerate(plan.codes):
+            codes[place] = batch.codes[name]
+        return values, times, keys, codes
 
     def _make_room(self, key: int) -> None:
-        """Keys without events in any window make room; where they are less than a quarter, the table doubles."""
+        """Keys without events in any window make room; where they are less than a quarter, the table doubles. Behind
+        the keys: nodes, which all have a use when there are none left."""
+        if key == len(self._tables):
+            self._thread_nodes(self._nodes.doubled(len(self.plan.trails)))
+            return
         table, used = self._tables[key], self._used(key)
         idle = int(np.count_nonzero(table.state[:used, STATE_REFERENCES] <= 0))
         slots = len(table.state) * (1 if 4 * idle >= len(table.state) else 2)
-        grown = _Table.empty(table.state.shape[1], slots)
+        grown = Table.empty(table.state.shape[1], slots)
         if slots == len(table.state):
-            grown = _Table(grown.index, table.state)
+            grown = Table(grown.index, table.state)
         else:
             grown.state[: len(table.state)] = table.state
         self._tables[key] = grown
@@ -258,53 +287,8 @@ def open_state(plan: FeaturePlan, directory: Path, cache_dir: Path, saved: bytes
     return state
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """`state` int64 [slots, stride] and its `index` int32 [4 * slots]: slot + 1 near the hash of its key, 0 empty."""
-
-    index: NDArray[np.int32]
-    state: Ints
-
-    @classmethod
-    def empty(cls, stride: int, slots: int) -> _Table:
-        return cls(np.zeros(4 * slots, np.int32), np.zeros((slots, stride), np.int64))
-
-
 _MAGIC = b"skyriver features 1\n"
 _HEAD = "<8q"
-_WIDTHS = (0, 1, 2, 4, 8)
-
-
-def _pack_table(state: Ints) -> bytes:
-    """Slots of the active keys, then each column of their rows in as few bytes as its values need."""
-    slots = np.flatnonzero(state[:, STATE_REFERENCES] > 0)
-    columns = [slots, *state[slots].T] if len(slots) else []
-    packed = [struct.pack("<q", len(slots))]
-    for column in columns:
-        low, high = int(column.min()), int(column.max())
-        width = next(w for w in _WIDTHS if -(1 << 8 * w) <= 2 * low and 2 * high < 1 << 8 * w)
-        packed += [bytes([width]), column.astype(f"<i{width}").tobytes() if width else b""]
-    return b"".join(packed)
-
-
-def _unpack_table(body: bytes, at: int, stride: int) -> tuple[_Table, int, int]:
-    """The table (its index still empty), how many slots it has used, and where the next one begins."""
-    (count,) = struct.unpack_from("<q", body, at)
-    at += 8
-    if not count:
-        return _Table.empty(stride, FIRST_SLOTS), 0, at
-    columns = []
-    for _ in range(1 + stride):
-        width = body[at]
-        at += 1
-        columns.append(np.frombuffer(body, f"<i{width}", count, at) if width else np.zeros(count, np.int8))
-        at += count * width
-    slots = columns[0].astype(np.int64)
-    used = int(slots[-1]) + 1
-    table = _Table.empty(stride, max(FIRST_SLOTS, 1 << (used - 1).bit_length()))
-    for place, column in enumerate(columns[1:]):
-        table.state[slots, place] = column
-    return table, used, at
 
 
 def _checked(saved: bytes) -> bytes:

@@ -31,6 +31,8 @@ def _may_miss(node: Node, declared: dict[str, FieldSpec]) -> bool:
     match node:
         case Column(name=name) | Calendar(of=Column(name=name)):
             return declared[name].nullable and declared[name].fill is None
+        case Aggregate(kind="minimum" | "maximum" | "last" | "since"):
+            return True
         case Constant() | Unary(kind="is_missing") | Aggregate():
             return False
         case Unary(of=inner):

@@ -11,6 +11,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+import skyriver as sr
+from skyriver.core.spec import FeatureSpec
+from skyriver.data.columns import Columns
 from skyriver.data.log import RecordKind
 from skyriver.decide.records import LabelRecord
 from skyriver.decide.windows import memory_windows
@@ -24,7 +27,17 @@ import worker_process as harness
 HOUR = 3_600_000_000
 APP = harness.declare()
 STREAM, FEATURES = APP.streams[0], APP.feature_sets[0]
-PLAN = plan_features(FEATURES, STREAM)
+WITH_TRAILS = {
+    "channels": sr.distinct("channel", by="customer", over="3d"),
+    "least": sr.minimum("amount", by="channel", over="1d"),
+    "last": sr.last("amount", by="customer", over="3d"),
+    "since": sr.since(by="customer", over="3d"),
+    "decayed": sr.decayed_mean("amount", by="channel", over="3d", half_life="1d"),
+}
+MORE = FEATURES.model_copy(
+    update={"features": (*FEATURES.features, *(FeatureSpec(name=n, expr=e.node) for n, e in WITH_TRAILS.items()))}
+)
+PLAN, FEW = plan_features(MORE, STREAM), plan_features(FEATURES, STREAM)
 Row = tuple[int, int, Any]
 """(kind, T, values or a label record); its place is its offset."""
 
@@ -52,7 +65,7 @@ def history(count: int, seed: int) -> list[Row]:
     return rows
 
 
-def one_by_one(rows: list[Row], kernels: Path, sizes: list[int]) -> np.ndarray:
+def one_by_one(rows: list[Row], kernels: Path, sizes: list[int], *, in_columns: bool = False) -> np.ndarray:
     """Folded in batches of these sizes, as a worker does."""
     windows = memory_windows(STREAM, PLAN, load_kernel(PLAN, kernels))
     found: list[np.ndarray] = [np.empty((0, len(PLAN.names)), np.float32)]
@@ -63,7 +76,10 @@ def one_by_one(rows: list[Row], kernels: Path, sizes: list[int]) -> np.ndarray:
         while end < min(limit, len(rows)) and rows[end][0] == kind:
             end += 1
         part, offsets = rows[start:end], list(range(start, end))
-        if kind is RecordKind.EVENT:
+        if kind is RecordKind.EVENT and in_columns:
+            columns = Columns.of_rows(STREAM.fields, [v for _, _, v in part])
+            found.append(windows.fold_columns(np.array(offsets), np.array([t for _, t, _ in part]), columns))
+        elif kind is RecordKind.EVENT:
             found.append(windows.fold_events(offsets, [t for _, t, _ in part], [v for _, _, v in part]))
         else:
             windows.fold_labels(offsets, [label for _, _, label in part])
@@ -113,6 +129,7 @@ def test_all_ways_give_the_same_bits(kernels: Path, seed: int) -> None:
     for found in (
         one_by_one(rows, kernels, [1]),
         one_by_one(rows, kernels, [7, 1, 50]),
+        one_by_one(rows, kernels, [7, 1, 50], in_columns=True),
         in_blocks(rows, kernels, 400),
         in_blocks(rows, kernels, 37),
     ):
@@ -120,7 +137,7 @@ def test_all_ways_give_the_same_bits(kernels: Path, seed: int) -> None:
 
 
 def test_missing_values_and_texts_reach_the_kernel(kernels: Path) -> None:
-    windows = memory_windows(STREAM, PLAN, load_kernel(PLAN, kernels))
+    windows = memory_windows(STREAM, FEW, load_kernel(FEW, kernels))
     rows = [[1, 5, 1, "a", 10.0], [2, 5, 1, "b", 20.0]]
     assert windows.fold_events([0, 1], [5, 5], rows).tolist() == [[10.0, 10.0, 0.0], [20.0, 15.0, 0.0]]
     windows.fold_labels([2, 3], [LabelRecord(0, 1, 1.0, 5, 0), LabelRecord(0, 9, 1.0, 5, -1)])

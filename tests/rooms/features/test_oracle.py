@@ -27,6 +27,7 @@ class Payment(sr.Event):
     at: sr.Time
     customer: int
     shop: str
+    cashier: str | None
     amount: float
     tip: float | None
 
@@ -53,6 +54,15 @@ def plan() -> FeaturePlan:
             features[f"{by}_{over}_fraud_count"] = sr.count(fraud, by=by, over=over)
             features[f"{by}_{over}_fraud_mean"] = sr.mean(fraud, by=by, over=over)
             features[f"{by}_{over}_complaint_sum"] = sr.sum(complaint, by=by, over=over)
+            features[f"{by}_{over}_complaint_std"] = sr.std(complaint, by=by, over=over)
+            features[f"{by}_{over}_tip_std"] = sr.std("tip", by=by, over=over)
+            features[f"{by}_{over}_tip_min"] = sr.minimum("tip", by=by, over=over)
+            features[f"{by}_{over}_amount_max"] = sr.maximum("amount", by=by, over=over)
+            features[f"{by}_{over}_tip_last"] = sr.last("tip", by=by, over=over)
+            features[f"{by}_{over}_since"] = sr.since(by=by, over=over)
+            features[f"{by}_{over}_cashiers"] = sr.distinct("cashier", by=by, over=over)
+            features[f"{by}_{over}_about_min"] = sr.minimum("tip", by=by, over=over, approximate=True)
+            features[f"{by}_{over}_decayed"] = sr.decayed_mean("tip", by=by, over=over, half_life="5h")
     found = app.features("behaviour", payments, features)
     return plan_features(found.spec, app.spec.stream("payments"))
 
@@ -70,6 +80,7 @@ def make(rng: np.random.Generator, n: int) -> tuple[pl.DataFrame, pl.DataFrame]:
             "at": at,
             "customer": rng.integers(0, 12, n) - 5,
             "shop": [f"shop {s}" for s in rng.integers(0, 7, n)],
+            "cashier": [None if c == 0 else f"cashier {c}" for c in rng.integers(0, 20, n)],
             "amount": np.round(rng.lognormal(3, 2, n), 2),
             "tip": pl.Series(np.round(rng.normal(0, 5, n), 2)).scatter(np.flatnonzero(rng.random(n) < 0.3), None),
         }
@@ -119,6 +130,33 @@ GROUP BY i._offset ORDER BY i._offset
 """
 
 
+def trail_sql(by: str, over: int) -> str:
+    """Over the same events: what sums do not tell."""
+    return f"""
+SELECT i._offset, coalesce(stddev_pop(j.tip), 0) AS tip_std, min(j.tip) AS tip_min, max(j.amount) AS amount_max,
+       count(DISTINCT j.cashier) AS cashiers,
+       arg_max(j.tip, j._offset) FILTER (j._offset < i._offset AND j.tip IS NOT NULL) AS tip_last,
+       (i._effective - max(j._effective) FILTER (j._offset < i._offset)) / 1e6 AS since
+FROM kept i JOIN kept j
+  ON j.{by} = i.{by} AND j._offset <= i._offset
+ AND j._effective > i._effective - {over} AND j._effective <= i._effective
+GROUP BY i._offset, i._effective ORDER BY i._offset
+"""
+
+
+def paned_sql(by: str, over: int) -> str:
+    """Over the last 60 panes, the running one included."""
+    pane = over // 60
+    weight = f"pow(2, -(i._effective // {pane} - j._effective // {pane}) * {pane} / {5 * HOUR}.0)"
+    return f"""
+SELECT i._offset, min(j.tip) AS about_min,
+       coalesce(sum(j.tip * {weight}) / sum({weight}) FILTER (j.tip IS NOT NULL), 0) AS decayed
+FROM kept i JOIN kept j
+  ON j.{by} = i.{by} AND j._offset <= i._offset AND j._effective // {pane} > i._effective // {pane} - 60
+GROUP BY i._offset ORDER BY i._offset
+"""
+
+
 def label_sql(by: str, over: int, label: str) -> str:
     """Over subjects in (T - delay - over, T - delay]; the last value known at the event's offset, else 0."""
     delay = DELAYS[label]
@@ -133,7 +171,8 @@ WITH subjects AS (
     FROM subjects s LEFT JOIN known k ON k.of = s.of AND k._offset < s.at AND k.label = '{label}'
     GROUP BY s.at, s.of
 )
-SELECT i._offset, count(v.of) AS "count", coalesce(sum(v.value), 0) AS "sum", coalesce(avg(v.value), 0) AS mean
+SELECT i._offset, count(v.of) AS "count", coalesce(sum(v.value), 0) AS "sum", coalesce(avg(v.value), 0) AS mean,
+       coalesce(stddev_pop(v.value), 0) AS std
 FROM kept i LEFT JOIN valued v ON v.at = i._offset
 GROUP BY i._offset ORDER BY i._offset
 """
@@ -165,7 +204,10 @@ def oracle(db: duckdb.DuckDBPyConnection) -> dict[str, np.ndarray]:
                 f"{by}_{name}_fraud_count": fraud["count"],
                 f"{by}_{name}_fraud_mean": fraud["mean"],
                 f"{by}_{name}_complaint_sum": complaint["sum"],
+                f"{by}_{name}_complaint_std": complaint["std"],
             }
+            for query in (trail_sql(by, over), paned_sql(by, over)):
+                expected |= {f"{by}_{name}_{what}": c for what, c in columns(query).items() if what != "_offset"}
     return expected
 
 

@@ -30,8 +30,8 @@ def aggregate(kind: Any = "mean", **more: Any) -> Aggregate:
     return Aggregate(kind=kind, **({"by": "k", "over_us": DAY} | more))
 
 
-def plan(node: Node, **field: Any) -> FeaturePlan:
-    return plan_features(features(node), stream(FieldSpec(**({"name": "x", "type": "float"} | field))))
+def plan(*nodes: Node, **field: Any) -> FeaturePlan:
+    return plan_features(features(*nodes), stream(FieldSpec(**({"name": "x", "type": "float"} | field))))
 
 
 def shift(**field: Any) -> int:
@@ -89,6 +89,20 @@ def test_the_digest_follows_meaning() -> None:
         (aggregate("count", delay_us=5), {}, "BAD_FEATURE"),
         (aggregate("count", over_us=2**62), {}, "BAD_DURATION"),
         (aggregate("sum", label="late"), {}, "UNKNOWN_FIELD"),
+        (aggregate("std", column="x"), {"le": 2.0**63}, "RANGE_TOO_WIDE"),
+        (aggregate("since", column="x"), {}, "BAD_FEATURE"),
+        (aggregate("last"), {}, "BAD_FEATURE"),
+        (aggregate("last", column="x"), {"type": "text"}, "BAD_FEATURE"),
+        (aggregate("distinct", column="x", max_events=5), {}, "BAD_FEATURE"),
+        (aggregate("distinct", column="k"), {}, "BAD_FEATURE"),
+        (aggregate("distinct", column="k", max_events=65_537), {}, "TOO_LARGE"),
+        (aggregate("distinct", column="k", max_events=5, approximate=True), {}, "BAD_FEATURE"),
+        (aggregate("minimum", column="x"), {}, "BAD_FEATURE"),
+        (aggregate("minimum", column="x", max_events=5, approximate=True), {}, "BAD_FEATURE"),
+        (aggregate("mean", column="x", max_events=5), {}, "BAD_FEATURE"),
+        (aggregate("mean", column="x", half_life_us=5), {}, "BAD_FEATURE"),
+        (aggregate("decayed_mean", column="x"), {}, "BAD_FEATURE"),
+        (aggregate("decayed_mean", column="x", half_life_us=DAY // 61), {}, "BAD_DURATION"),
         (Column(name="z"), {}, "UNKNOWN_FIELD"),
         (Column(name="x"), {"type": "text"}, "BAD_FEATURE"),
         (Constant(value=float("inf")), {}, "BAD_FEATURE"),
@@ -106,6 +120,31 @@ def test_a_label_keeps_its_own_delay() -> None:
     with pytest.raises(InvalidInput) as raised:
         plan_features(features(aggregate("sum", label="late", delay_us=5)), stream(labels=(late,)))
     assert raised.value.code == "LABEL_LEAK"
+
+
+@pytest.mark.parametrize("kind", ["minimum", "distinct", "last", "decayed_mean"])
+def test_of_a_label_there_are_sums_only(kind: str) -> None:
+    late = LabelSpec(name="late", delay_us=DAY)
+    options = {"minimum": {"max_events": 5}, "distinct": {"max_events": 5}, "decayed_mean": {"half_life_us": DAY}}
+    node = aggregate(kind, label="late", delay_us=DAY, **options.get(kind, {}))
+    with pytest.raises(InvalidInput, match="labels come late"):
+        plan_features(features(node), stream(labels=(late,)))
+
+
+def test_what_is_alike_shares_a_trail() -> None:
+    extremes = [aggregate("minimum", column="x", over_us=over * DAY, max_events=9) for over in (30, 1, 7)]
+    found = plan(*extremes, aggregate("minimum", column="x", over_us=7 * DAY, approximate=True))
+    exact, about = found.trails
+    assert (exact.spans, exact.pane_us, exact.nodes) == ((DAY, 7 * DAY, 30 * DAY), 1, 9)
+    assert (about.spans, about.pane_us, about.nodes) == ((60,), 7 * DAY // 60, 60)
+    assert found.edges == (30 * DAY,)
+    assert found.row_width == 4  # time, offset, slots, checksum: values of trails are in the state
+    assert found.key_bytes == {"k": (8 * (2 + 4 + 2) + 16, 8 * (2 + 4 + 2) + 16 + 56 * 69)}
+
+
+def test_what_is_said_without_what_came_later_keeps_its_digest() -> None:
+    """Models are bound to it: with another one they would not be used any more."""
+    assert plan(aggregate(column="x")).digest.startswith("eb897039eb8457c1")
 
 
 def test_size_and_depth_are_limited() -> None:
