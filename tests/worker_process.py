@@ -22,6 +22,7 @@ import skyriver as sr
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.spec import AppSpec, FeatureSetSpec, StreamSpec
 from skyriver.decide.verify import VerifyReport, verify_stream
+from skyriver.features.plan import plan_features
 
 DEADLINE = 60.0
 
@@ -101,18 +102,32 @@ class Worker:
     def log_directory(self) -> Path:
         return self.directory / "stream" / "log"
 
-    def release(self, version: int, *, factor: float = 0.01, features: int = 0, digest: str | None = None) -> None:
-        """Writes the live settings, as a rollout would; `digest` of the features that it was trained on, if known."""
-        data = model_bytes(features or len(self.features.features), factor)
-        model = {"name": "fraud", "version": version, "artifact": self.objects.put(data)}
+    def release(
+        self,
+        version: int,
+        *,
+        factor: float = 0.01,
+        features: int = 0,
+        digest: str | None = None,
+        trained_on: FeatureSetSpec | None = None,
+    ) -> None:
+        """Writes the live settings, as a rollout would; `digest` of the features that it was trained on, if known, or
+        these features themselves."""
+        spec = trained_on or self.features
+        data = model_bytes(features or len(spec.features), factor)
+        model: dict[str, Any] = {"name": "fraud", "version": version, "artifact": self.objects.put(data)}
         if digest is not None:
             model["features_digest"] = digest
+        if trained_on is not None:
+            model["features_digest"] = plan_features(trained_on, self.stream).digest
+            model["features"] = trained_on.to_json()
         self.write_live(model)
 
     def write_live(self, model: dict[str, Any] | None) -> None:
         decide = self.app.decides[0]
         rules = [[r.decision, r.when] for r in decide.rules]
         live = {"model": model, "rules": rules, "otherwise": decide.otherwise, "fallback": decide.fallback}
+        live["features"] = self.features.to_json()
         temporary = self.directory / "live.new"
         temporary.write_text(json.dumps(live))
         temporary.replace(self.directory / "live.json")
@@ -131,7 +146,6 @@ class Worker:
         }
         config = {
             "stream": self.stream.to_json(),
-            "features": self.features.to_json(),
             "decide": self.app.decides[0].to_json(),
             "directory": str(self.directory / "stream"),
             "objects": str(self.directory / "objects"),
@@ -217,6 +231,10 @@ class Connection(http.client.HTTPConnection):
 
     def send_events(self, events: object, *, wait: bool = True) -> tuple[int, dict[str, Any]]:
         return self.ask("POST", "/streams/payments/events" + ("?wait=decision" if wait else ""), events)
+
+
+def digest_of(worker: Worker, features: FeatureSetSpec) -> str:
+    return plan_features(features, worker.stream).digest
 
 
 def payment(number: int, *, customer: int = 1, amount: float = 10.0, at: int | None = None) -> dict[str, Any]:

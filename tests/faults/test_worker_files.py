@@ -60,11 +60,11 @@ class Life:
     def start(self) -> Life:
         features = self.app.feature_sets[0]
         self.log = open_log(self.directory / "log", durability="process", holder="test", take_over=True)
-        windows = WindowsFiles(self.stream, features, self.directory / "side", self.kernels)
-        self.files = PartitionFiles(self.stream, self.directory, self.log, windows, self.clock)
+        windows = WindowsFiles(self.stream, self.directory / "side", self.kernels)
+        self.files = PartitionFiles(self.stream, self.directory, self.log, windows, self.clock, features)
         rules = rules_of(self.app.decides[0], self.stream, features)
         self.keeper = Keeper(self.files, self.clock)
-        self.engine = self.files.open(Deciding(rules, ModelInUse("m", 1, "a"), Score()), lambda *_: None)
+        self.engine = self.files.open(lambda *_: Deciding(rules, ModelInUse("m", 1, "a"), Score()), lambda *_: None)
         assert self.files.recovered is not None
         self.replayed_from = self.files.recovered.offset
         self.keeper.opened(self.replayed_from)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import os
 import random
 import signal
@@ -14,10 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from skyriver.adapters.segments.log import SegmentReader
+from skyriver.data.log import RecordKind
 from skyriver.decide.blocks import decisions_of, events_of
+from skyriver.decide.records import decode_control
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 import worker_process as harness
@@ -42,8 +46,9 @@ def worker(tmp_path: Path, kernels: Path, request: pytest.FixtureRequest) -> Ite
 class Sender(threading.Thread):
     """Sends events in small batches, and each batch again until it is answered; keeps the answers."""
 
-    def __init__(self, worker: Any, number: int) -> None:
+    def __init__(self, worker: Any, number: int, pause: float = 0.0) -> None:
         super().__init__(daemon=True)
+        self.pause = pause
         self.worker = worker
         self.number = number
         self.stopping = threading.Event()
@@ -61,6 +66,7 @@ class Sender(threading.Thread):
             following += len(batch)
             for decision in self.deliver(batch):
                 self.answers[decision["id"]] = decision
+            self.stopping.wait(self.pause)
 
     def deliver(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
         deadline = time.monotonic() + harness.DEADLINE
@@ -136,41 +142,150 @@ def test_a_stopped_worker_is_taken_over(worker: Any) -> None:
     check(worker, {d["id"]: d for d in again["decisions"]})
 
 
-def test_changed_features_are_not_scored_by_a_model_of_others(worker: Any) -> None:
+def history_block(first: int, rows: int) -> bytes:
+    """Past payments, as a bulk load brings them."""
+    start = time.time_ns() // 1000 - 40 * 86_400_000_000
+    numbers = range(10_000_000 + first, 10_000_000 + first + rows)
+    at = [start + (first + n) * 1_000_000 for n in range(rows)]
+    schema = {"_kind": pl.UInt8, "_label": pl.UInt8, "_subject": pl.Int64, "_value": pl.Float64}
+    frame = pl.DataFrame(
+        {
+            "_kind": [1] * rows,
+            "_time": at,
+            "payment": numbers,
+            "at": at,
+            "customer": [n % 50 for n in numbers],
+            "channel": [f"c{n % 3}" for n in numbers],
+            "amount": [float(n % 100) for n in numbers],
+            "_label": [None] * rows,
+            "_subject": [None] * rows,
+            "_value": [None] * rows,
+        },
+        schema_overrides=schema,
+    )
+    out = io.BytesIO()
+    frame.write_ipc_stream(out)
+    return out.getvalue()
+
+
+def load_history(worker: Any, blocks: int = 4, rows: int = 5_000) -> None:
+    with worker.connection() as http_:
+        for sequence in range(blocks):
+            headers = {"x-load": "l", "x-sequence": str(sequence), "x-last": str(int(sequence == blocks - 1))}
+            block = history_block(sequence * rows, rows)
+            status, answer = http_.ask("POST", "/internal/history", block, headers)
+            assert status == 200, answer
+
+
+def change_features(worker: Any) -> tuple[Any, Any]:
+    """Deploys another feature set; what was trained on the one before is still released."""
+    before = worker.features
+    worker.app = harness.declare(more=True)
+    worker.release(1, trained_on=before)
+    return before, worker.features
+
+
+def ready(report: dict[str, Any]) -> bool:
+    return bool(report["ready"] and report["features"] and report["features"]["state"] == "ready")
+
+
+def test_changed_features_are_built_beside_those_that_decide_and_take_over_at_once(worker: Any) -> None:
+    worker.start()
+    load_history(worker)
+    sender = Sender(worker, 1, pause=0.02)
+    sender.start()
+    worker.wait_for(lambda report: report["events"] >= 200)
+    _, after = change_features(worker)
+    report = worker.wait_for(ready)
+    assert report["features"]["disk_mb"] > 0
+    assert (report["model"]["version"], report["message"]) == (1, "")
+    worker.release(2, trained_on=after)
+    report = worker.wait_for(lambda report: report["model"] == {"name": "fraud", "version": 2})
+    assert (report["features_digest"], report["epoch"]) == (harness.digest_of(worker, after), 1)
+    decided = worker.report()["events"]
+    worker.wait_for(lambda report: report["events"] >= decided + 200 and report["features"] is None)
+    side = worker.directory / "stream" / "side"
+    kept = [report["features_digest"][:16]]
+    worker.wait_for(lambda _: [p.name for p in side.iterdir()] == kept)  # two checkpoints later
+    sender.stopping.set()
+    sender.join(harness.DEADLINE)
+    assert {d["status"] for d in sender.answers.values()} == {"decided"}
+    assert worker.stop() == 0
+    check(worker, sender.answers)
+    assert len(switches(worker)) == 2
+
+
+def switches(worker: Any) -> list[tuple[str, int]]:
+    """The digests of the features that decided, one after the other, with the version that decided first by them; no
+    decision has others than the CONTROL record before it says."""
+    found: list[tuple[str, int]] = []
+    digest = ""
+    for record in SegmentReader(worker.log_directory).read():
+        if record.kind is RecordKind.CONTROL and (control := decode_control(record.payload)).load is None:
+            digest = control.features_digest
+        for decision in decisions_of(record):
+            assert decision.features_digest == digest
+            if not found or found[-1][0] != digest:
+                found.append((digest, decision.version))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_kill_9_at_any_moment_of_a_change_of_features(worker: Any, seed: int) -> None:
+    worker.start()
+    load_history(worker)
+    sender = Sender(worker, 1, pause=0.02)
+    sender.start()
+    worker.wait_for(lambda report: report["events"] >= 200)
+    luck = random.Random(seed)
+    _, after = change_features(worker)
+    moments = [
+        lambda report: report["features"] is not None,
+        lambda report: report["features"] and report["features"]["state"] != "building",
+        ready,
+        lambda report: report["model"] == {"name": "fraud", "version": 2},
+    ]
+    for moment in moments:
+        worker.wait_for(lambda report, held=moment: report["ready"] and held(report))
+        if moment is ready:
+            worker.release(2, trained_on=after)
+        time.sleep(luck.random() * 0.2)  # not a wait for anything: the moment is the case
+        worker.kill()
+        worker.start()
+    worker.wait_for(lambda report: report["model"] == {"name": "fraud", "version": 2})
+    sender.stopping.set()
+    sender.join(harness.DEADLINE)
+    assert {d["status"] for d in sender.answers.values()} == {"decided"}
+    assert worker.stop() == 0
+    check(worker, sender.answers)
+    assert [version for _, version in switches(worker)] == [1, 2]
+
+
+def test_a_version_of_unknown_features_is_not_used(worker: Any) -> None:
     """As many inputs as there are features do not make it theirs."""
     worker.start()
-    trained_on = worker.report()["features_digest"]
-    worker.kill()
-    worker.app = harness.declare(more=True)
-    worker.release(1, digest=trained_on)
-    worker.start()
-    assert "Version 1 of fraud is not used: it was trained on other features" in worker.report()["message"]
+    worker.release(2, digest="0" * 64)
+    report = worker.wait_for(lambda report: report["message"])
+    assert "Version 2 of fraud is not used: it was trained on other features" in report["message"]
     with worker.connection() as connection:
-        refused = connection.send_events(payment(1, amount=95.0))[1]["decisions"][0]
-        worker.release(2, digest=worker.report()["features_digest"])
-        worker.wait_for(lambda report: report["model"] == {"name": "fraud", "version": 2} and not report["message"])
-        decided = connection.send_events(payment(2, amount=95.0))[1]["decisions"][0]
-    fallback = worker.app.decides[0].fallback
-    assert (refused["status"], refused["reason"], refused["decision"]) == ("fallback", "NO_VERSION", fallback)
-    assert (decided["status"], decided["decision"]) == ("decided", "block")
+        assert connection.send_events(payment(1, amount=95.0))[1]["decisions"][0]["version"] == 1
 
 
-def test_changed_features_take_over_with_all_of_history(worker: Any) -> None:
+def test_features_may_go_back_to_those_of_before(worker: Any) -> None:
     worker.start()
     with worker.connection() as connection:
-        _, before = connection.send_events([payment(n, customer=n % 3, amount=n) for n in range(60)])
-    worker.kill()
-    worker.app = harness.declare(more=True)
-    worker.release(2)
-    worker.start()
-    with worker.connection() as connection:
-        _, after = connection.send_events([payment(100), payment(5)])
-    decided, duplicate = after["decisions"]
-    assert decided["features"]["count_1h"] == 21.0
-    assert decided["version"] == 2
-    assert duplicate["features"] is None
-    assert duplicate["score"] == before["decisions"][5]["score"]
+        connection.send_events([payment(n, customer=n % 3, amount=n) for n in range(60)])
+        before, after = change_features(worker)
+        worker.wait_for(ready)
+        worker.release(2, trained_on=after)
+        worker.wait_for(lambda report: report["model"]["version"] == 2)
+        decided = connection.send_events(payment(100, customer=1))[1]["decisions"][0]
+        assert decided["features"]["count_1h"] == 21.0
+        worker.release(1, trained_on=before)
+        worker.wait_for(lambda report: report["model"]["version"] == 1)
+        _, after_it = connection.send_events([payment(101, customer=1), payment(100)])
+        assert set(after_it["decisions"][0]["features"]) == set(before.names)
+        assert after_it["decisions"][1]["score"] == decided["score"]
     assert worker.stop() == 0
     report = worker.verify(SegmentReader(worker.log_directory))
-    assert (report.decisions, report.compared, report.equal) == (61, 1, 1)
-    assert len(list((worker.directory / "stream" / "side").iterdir())) <= 2
+    assert (report.compared, report.equal, report.unknown, report.feature_sets) == (62, 62, 0, 2)

@@ -130,9 +130,9 @@ class _Station:
             place / "log", durability=self._stream.durability, segment_bytes=6_000, holder="examiner"
         )
         self._clock = _Clock()
-        windows = WindowsFiles(self._stream, part._features, place / "side", part._kernels)
-        self._files = PartitionFiles(self._stream, place, self.log, windows, self._clock)
-        self.engine: Engine = self._files.open(part._deciding, lambda *_: None)
+        windows = WindowsFiles(self._stream, place / "side", part._kernels)
+        self._files = PartitionFiles(self._stream, place, self.log, windows, self._clock, part._features)
+        self.engine: Engine = self._files.open(lambda *_: part._deciding, lambda *_: None)
 
     def take(self, n: int, count: int, say: Say) -> int:
         say("begin", n + count)

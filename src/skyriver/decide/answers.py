@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import NoReturn, overload
@@ -102,18 +102,18 @@ class RawRows(Sequence[object]):
 
 
 class DecisionWriter:
-    """`names` and `digest` of the features that are computed now: values of others are not named any more."""
+    """`names` of the features that are computed now, by digest: values of others are not named any more."""
 
-    def __init__(self, names: Sequence[str], digest: str) -> None:
-        self._names = names
-        self._digest = digest
+    def __init__(self, names: Mapping[str, Sequence[str]]) -> None:
+        self.names = names
 
     def to_json(self, record: DecisionRecord) -> dict[str, object]:
         found: dict[str, object] = {name: getattr(record, name) for name in record.__struct_fields__}
         features = None
-        if record.features and record.features_digest == self._digest:
+        names = self.names.get(record.features_digest)
+        if record.features and names is not None:
             values = np.frombuffer(record.features, "<f4").tolist()
-            features = dict(zip(self._names, values, strict=True))  # NaN is written as null
+            features = dict(zip(names, values, strict=True))  # NaN is written as null
         found["features"] = features
         return found
 

@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -70,6 +71,15 @@ class Counters(msgspec.Struct):
     dead_by_reason: dict[str, int] = msgspec.field(default_factory=dict)
 
 
+class SavedSet(msgspec.Struct, frozen=True):
+    """The state of a feature set that is folded beside those that decide, and how it is computed."""
+
+    digest: str
+    spec: dict[str, Any]
+    """Its FeatureSetSpec, as JSON."""
+    state: bytes
+
+
 class Checkpoint(msgspec.Struct, frozen=True):
     """The state after all records below `offset`, every event of which has its decision.
 
@@ -88,6 +98,13 @@ class Checkpoint(msgspec.Struct, frozen=True):
     loads: tuple[Load, ...]
     dead_letters: tuple[DeadLetter, ...] = ()
     """The last ones."""
+    beside: SavedSet | None = None
+
+    @property
+    def sets(self) -> frozenset[str]:
+        """Digests of the feature sets whose state it has."""
+        beside = {self.beside.digest} if self.beside is not None else set()
+        return frozenset({self.features_digest} - {""} | beside)
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -120,6 +137,11 @@ class CheckpointFiles:
             raise disk_error(error, "A checkpoint cannot be written, so a restart takes longer", str(path)) from error
         for old in self._files()[KEPT:]:
             old.unlink()
+
+    def clear(self) -> None:
+        """Removes all."""
+        for path in self._files():
+            path.unlink()
 
     def newest_first(self, log_end: int) -> Iterator[Checkpoint]:
         """Those that are whole and lie within the log. One beyond its end is deleted: the power went before the log's

@@ -39,6 +39,8 @@ class Deciding:
     rules: RuleSet | None = None
     model: ModelInUse | None = None
     scorer: Scorer | None = None
+    features_digest: str = ""
+    """The features that the rules and the model read; "": those that decide when it comes, whichever they are."""
 
 
 @dataclass(frozen=True, slots=True)

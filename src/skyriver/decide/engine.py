@@ -107,7 +107,10 @@ class Engine:
         return self._windows.size if self._windows is not None else (0, 0)
 
     def use(self, deciding: Deciding) -> None:
-        """From the next event on, decide with this; written to the log as a CONTROL record."""
+        """From the next event on, decide with this; written to the log as a CONTROL record. Raises Conflict
+        (FEATURES_NOT_BUILT), changing nothing, where its features are not folded."""
+        if deciding.features_digest and self._windows is not None:
+            self._windows.switch(deciding.features_digest)
         self.deciding = deciding
         control = self._control(None)
         self._log.append([Record(RecordKind.CONTROL, self.partition.time, encode_control(control))])
@@ -327,6 +330,7 @@ class Engine:
             control=partition.control,
             loads=partition.loads.all(),
             dead_letters=tuple(partition.dead_letters),
+            beside=saved.beside if saved is not None else None,
         )
         return checkpoint, saved
 
@@ -413,6 +417,7 @@ class Engine:
 
     def _control(self, step: LoadStep | None) -> ControlRecord:
         deciding, rules = self.deciding, self.deciding.rules
+        spec = self._windows.spec if self._windows is not None else None
         return ControlRecord(
             model=deciding.model,
             rules=rules.texts if rules is not None else (),
@@ -426,6 +431,7 @@ class Engine:
             fields=fields_of(self._stream),
             labels=tuple(label.name for label in self._stream.labels),
             load=step,
+            features=spec.to_json() if spec is not None and step is None else None,
         )
 
 

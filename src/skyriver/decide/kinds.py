@@ -75,7 +75,8 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
     report = process.report if process is not None else {}
     using = (report.get("model") or {}).get("version") or 0
     wanted = (_live(snapshot, stream).get("model") or {}).get("version") or 0
-    status = {**stream.status, "model_version": using, "worker": worker.state}
+    changing = _coarse(report.get("features"))
+    status = {**stream.status, "model_version": using, "worker": worker.state, "features": changing}
     if int(report.get("offset", 0)) > FIRST_RECORDS:
         status["began"] = True
     told: dict[str, str] = {}
@@ -84,6 +85,8 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
             event = "ready"
             if not using and stream.spec.get("decide"):
                 told = _undecided(stream.spec["decide"])
+            elif changing:
+                told = _features_change(stream, changing)
         case "READY":
             event = "updating"
             message = str(report.get("message", ""))
@@ -91,6 +94,8 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
                 "reason": "MODEL_CHANGES",
                 "message": f"It goes from version {using} to {wanted}. {message}".strip(),
             }
+            if changing:
+                told["message"] += " " + _features_change(stream, changing)["message"]
         case "LOST":
             event = "degraded"
             told = {"reason": worker.reason, "message": worker.message, "next_action": worker.next_action}
@@ -109,6 +114,38 @@ def _undecided(decide: Mapping[str, Any]) -> dict[str, str]:
         "reason": "NO_VERSION",
         "message": f"Each event gets the fallback {decide['fallback']!r}: no version of {decide['model']} serves.",
         "next_action": f"`skyriver run {decide['model']}` trains one.",
+    }
+
+
+def _coarse(changing: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a worker tells of features that change, in steps: a row is not written for each event."""
+    if changing is None:
+        return None
+    return {
+        "digest": changing["digest"],
+        "state": changing["state"],
+        "percent": 100 * int(changing["offset"]) // max(1, int(changing["end"])),
+        "memory_mb": -(-int(changing["memory_mb"]) // 10) * 10,
+        "disk_mb": -(-int(changing["disk_mb"]) // 10) * 10,
+    }
+
+
+def _features_change(stream: Resource, changing: Mapping[str, Any]) -> dict[str, str]:
+    """Of features that are built or folded beside those that decide, and what that costs."""
+    cost = f"{changing['memory_mb']} MB of memory and {changing['disk_mb']} MB of disk"
+    model = stream.spec["decide"]["model"]
+    if changing["state"] == "ready":
+        return {
+            "reason": "FEATURES_READY",
+            "message": "Its changed features are computed beside those that decide, until a version trained on them is"
+            f" released; they take up to {cost}.",
+            "next_action": f"`skyriver run {model}` trains one.",
+        }
+    return {
+        "reason": "FEATURES_BUILD",
+        "message": f"Its changed features are built from its history, {changing['percent']}% of it, with up to {cost};"
+        " those of before go on deciding.",
+        "next_action": f"`skyriver run {model}` trains on them meanwhile; the version decides once they are built.",
     }
 
 
@@ -149,8 +186,9 @@ def _live(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
     materialised = int(table.status.get("offset", -1)) if table is not None else None
     told = {"began": bool(stream.status.get("began")), "materialised": materialised}
     decide = stream.spec.get("decide")
+    declared = stream.spec.get("features")
     if not decide:
-        return {"model": None, "rules": [], "otherwise": "", "fallback": "", **told}
+        return {"model": None, "features": None, "rules": [], "otherwise": "", "fallback": "", **told}
     service = snapshot.find(stream.tenant, "service", decide["model"])
     versions: Mapping[str, Any] = service.spec.get("versions", {}) if service is not None else {}
     serving = max(versions, key=lambda v: (versions[v]["weight"], int(v)), default="")
@@ -163,9 +201,11 @@ def _live(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
             "version": int(serving),
             "artifact": version.spec["artifact"],
             "features_digest": features["digest"] if features else "",
+            "features": features.get("spec") if features else None,
         }
     return {
         "model": model,
+        "features": declared,
         "rules": [[r["decision"], r["when"]] for r in decide["rules"]],
         "otherwise": decide["otherwise"],
         "fallback": decide["fallback"],
@@ -174,8 +214,8 @@ def _live(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
 
 
 def _lasting(decide: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What a worker is started with of it. The rules come with its live settings: a changed one needs no new worker,
-    for which events would have to wait."""
+    """What a worker is started with of it. The rules come with its live settings, as the features do: changed ones need
+    no new worker, for which events would have to wait."""
     return {**decide, "rules": [], "otherwise": decide["fallback"]} if decide else None
 
 
@@ -187,7 +227,6 @@ def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
     name = worker.process
     config = {
         "stream": stream.spec["stream"],
-        "features": stream.spec.get("features"),
         "decide": _lasting(stream.spec.get("decide")),
         "directory": f"{{home}}/streams/{worker.tenant}/{stream.name}",
         "objects": "{home}/objects",

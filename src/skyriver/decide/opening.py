@@ -1,31 +1,37 @@
 """A partition on disk: opening its engine from what is there, and taking checkpoints.
 
 DIR/log/          the segment log: the truth
-DIR/side/         side logs of the features (decide.windows)
+DIR/side/         side logs of the features (decide.windows), one for each set
+DIR/building/     checkpoints of a set that is being built (decide.building)
 DIR/ids/          the id index
 DIR/checkpoint/   the two newest checkpoints
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from skyriver.core.clock import Clock
-from skyriver.core.errors import SkyriverError
+from skyriver.core.errors import Conflict, Corrupt, SkyriverError
 from skyriver.core.jobs import Progress
-from skyriver.core.spec import StreamSpec
+from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.core.units import SECOND
-from skyriver.data.log import Log
+from skyriver.data.log import Log, RecordKind
 from skyriver.decide.checkpoint import KEPT, Checkpoint, CheckpointFiles
 from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
 from skyriver.decide.journal import JournaledIds
 from skyriver.decide.partition import NEVER
+from skyriver.decide.records import ControlRecord, decode_control
 from skyriver.decide.recovery import Recovered, recover
-from skyriver.decide.windows import SavedWindows, Windows, WindowsFiles
+from skyriver.decide.windows import FeatureSets, SavedWindows, Windows, WindowsFiles
+
+_log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY_US = 5 * SECOND
 CHECKPOINT_RECORDS = 50_000
@@ -34,12 +40,32 @@ CHECKPOINT_SHARE = 200
 time, however large the state."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """What a checkpoint holds on to: the files of the ids, and the windows with the digests of their features."""
+
+    offset: int
+    ids: bytes | None
+    windows: SavedWindows | None
+    sets: frozenset[str]
+
+
+Choose = Callable[[ControlRecord | None, FeatureSets | None], Deciding]
+"""What to decide with, from what the log says was decided with last (None: a new log) and the features there are."""
+
+
 class PartitionFiles:
     """One partition in `directory`, whose log is open. One thread at a time, but for `write`, which a checkpoint
-    leaves to another one."""
+    leaves to another one. `windows` is None where the stream decides nothing, and so needs no features."""
 
     def __init__(
-        self, stream: StreamSpec, directory: Path, log: Log, windows: WindowsFiles | None, clock: Clock
+        self,
+        stream: StreamSpec,
+        directory: Path,
+        log: Log,
+        windows: WindowsFiles | None,
+        clock: Clock,
+        declared: FeatureSetSpec | None = None,
     ) -> None:
         self._stream = stream
         self._directory = directory
@@ -47,18 +73,31 @@ class PartitionFiles:
         self._windows_files = windows
         self._clock = clock
         self._checkpoints = CheckpointFiles(directory / "checkpoint")
-        self._windows: Windows | None = None
+        self._sets: FeatureSets | None = None
         self._ids: JournaledIds | None = None
-        self._saved: list[tuple[bytes | None, SavedWindows | None]] = []
-        """Of the newest KEPT checkpoints that this process wrote: the files of the ids, and the windows."""
+        self._saved: list[_Saved] = []
+        """The newest KEPT checkpoints that this process wrote."""
+        self.declared = declared
+        """The features that the application declares now: those that a new log begins with."""
+        self.building = ""
+        """Digest of the features whose side log another process writes."""
+        self._durable: tuple[int, frozenset[str]] = (0, frozenset())
+        """Of the newest checkpoint: the sets' generation, and the digests of the features in it."""
         self.recovered: Recovered | None = None
         self.receiving = ReceivingClock(clock, stream.ahead_us)
 
     @property
-    def features_digest(self) -> str:
-        return self._windows_files.digest if self._windows_files is not None else ""
+    def sets(self) -> FeatureSets | None:
+        """The features that are folded."""
+        return self._sets
 
-    def open(self, deciding: Deciding, progress: Progress) -> Engine:
+    @property
+    def durable(self) -> frozenset[str]:
+        """Digests of the features that are folded and that the newest checkpoint has: these survive the process."""
+        generation, digests = self._durable
+        return digests if self._sets is not None and self._sets.generation == generation else frozenset()
+
+    def open(self, choose: Choose, progress: Progress) -> Engine:
         """Recovers the partition from its log, notes what is decided with, decides what was left undecided, and syncs.
 
         May be called again after an error. Raises Corrupt (the log), Unavailable (a full disk).
@@ -67,7 +106,6 @@ class PartitionFiles:
         recovered = recover(
             self._log,
             self._stream,
-            features_digest=self.features_digest,
             checkpoints=self._checkpoints.newest_first(self._log.next_offset),
             open_windows=self._open_windows,
             open_ids=self._open_ids,
@@ -77,10 +115,16 @@ class PartitionFiles:
         time = recovered.partition.time
         self.receiving.restart(time if time > NEVER else None)
         engine = Engine(recovered.partition, self._log, recovered.windows, recovered.ids, self.receiving)
-        engine.use(deciding)
+        engine.use(choose(recovered.partition.control, self._sets))
         engine.decide_events(recovered.undecided)
         self._log.sync()
         return engine
+
+    def fold_beside(self, windows: Windows) -> None:
+        """From now on these are folded too; they must stand where the engine's do. They survive the process from the
+        next checkpoint on."""
+        assert self._sets is not None
+        self._sets.add(windows)
 
     def save(self, engine: Engine) -> Callable[[], None]:
         """A checkpoint of the engine as it is now, between batches and synced. What is returned makes it durable; it
@@ -88,14 +132,18 @@ class PartitionFiles:
         assert self._ids is not None
         ids, files = self._ids.describe()
         checkpoint, windows = engine.save(ids)
-        self._saved.append((files, windows))
-        return lambda: self._write(checkpoint, windows)
+        if self._saved and self._saved[-1].offset == checkpoint.offset:
+            self._saved.pop()  # its file is replaced
+        self._saved.append(_Saved(checkpoint.offset, files, windows, checkpoint.sets))
+        generation = self._sets.generation if self._sets is not None else 0
+        return lambda: self._write(checkpoint, windows, generation)
 
-    def _write(self, checkpoint: Checkpoint, windows: SavedWindows | None) -> None:
+    def _write(self, checkpoint: Checkpoint, windows: SavedWindows | None, generation: int) -> None:
         # The order is the law: what the checkpoint names must be on the disk before it is.
         if windows is not None:
             windows.flush()
         self._checkpoints.write(checkpoint)
+        self._durable = generation, checkpoint.sets
 
     def written(self) -> None:
         """The last checkpoint is durable: what only older ones needed goes."""
@@ -103,12 +151,13 @@ class PartitionFiles:
         del self._saved[:-KEPT]
         if len(self._saved) < KEPT:
             return  # one of before this process is kept too, which may need all that is there
-        self._ids.release([files for files, _ in self._saved])
-        oldest = self._saved[0][1]
+        self._ids.release([saved.ids for saved in self._saved])
+        oldest = self._saved[0].windows
         if oldest is not None:
             oldest.release()
         if self._windows_files is not None:
-            self._windows_files.remove_others()
+            folded = self._sets.specs.keys() if self._sets is not None else ()
+            self._windows_files.keep_only({self.building, *folded, *(d for saved in self._saved for d in saved.sets)})
 
     def failed(self) -> None:
         """The last checkpoint could not be written."""
@@ -117,16 +166,56 @@ class PartitionFiles:
     def close(self) -> None:
         """Lets go of windows and ids; what no checkpoint has is gone from them, not from the log."""
         self._saved.clear()
-        if self._windows is not None:
-            self._windows.close()
-            self._windows = None
+        if self._sets is not None:
+            self._sets.close()
+            self._sets = None
         if self._ids is not None:
             self._ids.close()
             self._ids = None
 
-    def _open_windows(self, saved: bytes | None) -> Windows | None:
-        self._windows = self._windows_files.open(saved) if self._windows_files is not None else None
-        return self._windows
+    def _open_windows(self, checkpoint: Checkpoint | None) -> FeatureSets | None:
+        """The sets of the checkpoint; without one, the set that decides at the end of the log, empty."""
+        files = self._windows_files
+        if files is None:
+            return None
+        if self._sets is not None:
+            self._sets.close()
+        if checkpoint is None:
+            spec = self._last_spec(files) or self.declared
+            self._sets = FeatureSets(files.open(spec, None) if spec is not None else None)
+            return self._sets
+        deciding = None
+        if checkpoint.features_digest:
+            spec = self._spec_of(checkpoint.features_digest, checkpoint.control, files)
+            deciding = files.open(spec, checkpoint.features)
+        self._sets = FeatureSets(deciding)
+        if checkpoint.beside is not None:
+            beside = FeatureSetSpec.model_validate(checkpoint.beside.spec)
+            try:
+                self._sets.add(files.open(beside, checkpoint.beside.state))
+            except (Corrupt, Conflict):
+                _log.warning("the features beside those that decide are built anew", exc_info=True)
+        self._durable = self._sets.generation, frozenset(self._sets.specs)
+        return self._sets
+
+    def _spec_of(self, digest: str, control: ControlRecord | None, files: WindowsFiles) -> FeatureSetSpec:
+        told = FeatureSetSpec.model_validate(control.features) if control is not None and control.features else None
+        for spec in (told, self.declared):
+            if spec is not None and files.digest_of(spec) == digest:
+                return spec
+        raise Conflict(f"It is of other features ({digest[:12]}), and how these are computed is not known.")
+
+    def _last_spec(self, files: WindowsFiles) -> FeatureSetSpec | None:
+        """Of the features that decide at the end of the log; None where nothing was decided yet or it is not known."""
+        last: ControlRecord | None = None
+        for record in self._log.read(0):
+            if record.kind is RecordKind.CONTROL:
+                control = decode_control(record.payload)
+                last = control if control.load is None else last
+        if last is None or last.features is None:
+            return None
+        spec = FeatureSetSpec.model_validate(last.features)
+        return spec if files.digest_of(spec) == last.features_digest else None
 
     def _open_ids(self, saved: bytes | None) -> JournaledIds:
         if self._ids is not None:
@@ -145,6 +234,7 @@ class Keeper:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         self._at = clock.monotonic()
+        self._demanded = False
         self.offset = -1
         """Of the last one that was begun."""
         self.durable = (0, clock.wall())
@@ -161,9 +251,15 @@ class Keeper:
         self._at = self._clock.monotonic()
         self.durable = (offset, self._clock.wall())
 
+    def demand(self) -> None:
+        """The next one is due at once."""
+        self._demanded = True
+
     def due(self, offset: int) -> bool:
-        if offset == self.offset or (self._writing is not None and not self._writing.done()):
+        if self._writing is not None and not self._writing.done():
             return False
+        if self._demanded or offset == self.offset:
+            return self._demanded
         passed = self._clock.monotonic() - self._at
         enough = offset - self.offset >= CHECKPOINT_RECORDS or passed >= CHECKPOINT_EVERY_US
         return enough and passed >= CHECKPOINT_SHARE * self.pause_us
@@ -171,6 +267,7 @@ class Keeper:
     def begin(self, engine: Engine, offset: int) -> None:
         """Between batches, synced. Raises Unavailable (a full disk); it is tried again after the usual time."""
         self.settle()
+        self._demanded = False
         self._at, self.offset = self._clock.monotonic(), offset
         self._writing = self._thread.submit(self._write, self._files.save(engine), (offset, self._clock.wall()))
         self.pause_us = self._clock.monotonic() - self._at

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -124,6 +125,9 @@ class ControlRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: tuple[str, ...] = ()
     """Names of the stream's labels, by their index."""
     load: LoadStep | None = None
+    features: dict[str, Any] | None = None
+    """FeatureSetSpec, as JSON, of `features_digest`: how the features of the decisions after it were computed. None
+    where there are none, beside a load, and in logs of before it was kept."""
 
 
 _encoder = msgspec.msgpack.Encoder()

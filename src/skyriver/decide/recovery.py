@@ -1,9 +1,10 @@
 """From the log to a partition: what a start does, and what follows an error half-way through a batch.
 
 The newest checkpoint that is whole is taken, windows are brought back to it, and the records after it are replayed:
-events and labels fold into windows, ids are added again, decisions are taken as they were. Without a checkpoint, or
-when the features changed (the digest of the plan), everything is replayed from offset 0. Events that have no decision
-at the end are given back: they are decided once the deciding is known (DESIGN 6.8).
+events and labels fold into windows, ids are added again, decisions are taken as they were; where a record says that
+other features took over, the windows change too. Without a checkpoint everything is replayed from offset 0, by the
+features that decide at the end. Events that have no decision at the end are given back: they are decided once the
+deciding is known (DESIGN 6.8).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from skyriver.decide.history import read_record
 from skyriver.decide.partition import Ids, Partition, check_same_stream
 from skyriver.decide.records import (
     LATE,
+    ControlRecord,
     LabelRecord,
     LoadStep,
     Value,
@@ -57,9 +59,12 @@ class _Block:
 
 
 class Replay:
-    """Applies records to a partition, its windows and ids, in log order."""
+    """Applies records to a partition, its windows and ids, in log order.
 
-    def __init__(self, partition: Partition, windows: Windows | None, ids: Ids) -> None:
+    `follow`: whether windows change where the log says so; else they are those of its end from the start."""
+
+    def __init__(self, partition: Partition, windows: Windows | None, ids: Ids, *, follow: bool) -> None:
+        self._follow = follow
         self._partition = partition
         self._windows = windows
         self._ids = ids
@@ -103,7 +108,7 @@ class Replay:
                 check_same_stream(control, self._partition.stream)
                 self._step = control.load
                 if control.load is None:
-                    self._partition.control = control
+                    self._control(control)
                 elif control.load.empty:
                     self._note_step(0, record.offset)
 
@@ -124,6 +129,12 @@ class Replay:
 
     def _no_features(self) -> NDArray[np.float32] | None:
         return np.empty((0, len(self._windows.names)), np.float32) if self._windows is not None else None
+
+    def _control(self, control: ControlRecord) -> None:
+        if self._windows is not None and self._follow and control.features_digest != self._windows.digest:
+            self._fold()
+            self._windows.switch(control.features_digest)
+        self._partition.control = control
 
     def _event(self, record: Record) -> None:
         flags, values = decode_event(record.payload)
@@ -229,21 +240,18 @@ def recover(
     log: LogReader,
     stream: StreamSpec,
     *,
-    features_digest: str,
     checkpoints: Iterator[Checkpoint],
-    open_windows: Callable[[bytes | None], Windows | None],
+    open_windows: Callable[[Checkpoint | None], Windows | None],
     open_ids: Callable[[bytes | None], Ids],
     progress: Progress,
 ) -> Recovered:
     """The partition as the log says it is. `open_windows` and `open_ids` give the state that a checkpoint saved, or an
-    empty one for None; they raise Corrupt or Conflict where that is not possible.
+    empty one for None (windows then of the features that the log ends with); they raise Corrupt or Conflict where
+    that is not possible.
 
     Raises Conflict (STREAM_CHANGED) when the log's events have other fields, Corrupt when the log is damaged."""
     passed_over: list[str] = []
     for checkpoint in checkpoints:
-        if checkpoint.features_digest != features_digest:
-            passed_over.append(f"The checkpoint at {checkpoint.offset} is of other features.")
-            continue
         try:
             return _replay(log, stream, checkpoint, open_windows, open_ids, progress, tuple(passed_over))
         except (Corrupt, Conflict) as error:
@@ -255,7 +263,7 @@ def _replay(
     log: LogReader,
     stream: StreamSpec,
     checkpoint: Checkpoint | None,
-    open_windows: Callable[[bytes | None], Windows | None],
+    open_windows: Callable[[Checkpoint | None], Windows | None],
     open_ids: Callable[[bytes | None], Ids],
     progress: Progress,
     passed_over: tuple[str, ...],
@@ -263,9 +271,9 @@ def _replay(
     partition = Partition(stream) if checkpoint is None else _partition_at(stream, checkpoint)
     start = checkpoint.offset if checkpoint is not None else 0
     ids = open_ids(checkpoint.ids if checkpoint is not None else None)
-    windows = open_windows(checkpoint.features if checkpoint is not None else None)
+    windows = open_windows(checkpoint)
     try:
-        replay = Replay(partition, windows, ids)
+        replay = Replay(partition, windows, ids, follow=checkpoint is not None)
         end = log.next_offset
         for count, record in enumerate(log.read(start)):
             replay.apply(record)

@@ -65,7 +65,7 @@ class Routes:
         self.draining = False
         self._stream = stream
         self._station = station
-        self._border = border
+        self.border = border
         self._labels = LabelBorder(stream)
         self._writer = writer
         self._clock = clock
@@ -124,7 +124,7 @@ class Routes:
                 next_action="There is ?wait=decision.",
             )
         arrived = self._clock.monotonic()
-        submission = self._border.read(request.body, _form(request), arrived, wants)
+        submission = self.border.read(request.body, _form(request), arrived, wants)
         self._station.submit(EventWork(submission, partial(self._answer_events, request, wants)))
 
     def _answer_events(self, request: Request, wanted: bool, receipt: Receipt | SkyriverError) -> None:

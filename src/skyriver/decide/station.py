@@ -22,10 +22,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, assert_never
 
-from skyriver.core.errors import Internal, QuotaExceeded, SkyriverError, Unavailable
+from skyriver.core.errors import Conflict, Internal, QuotaExceeded, SkyriverError, Unavailable
 from skyriver.data.log import Log
 from skyriver.decide.checkpoint import BlockAnswer
-from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
 from skyriver.decide.history import Block
 from skyriver.decide.metrics import Meter
@@ -75,14 +74,15 @@ class FindWork:
 
 
 @dataclass(slots=True)
-class UseWork:
-    """A change of what is decided with."""
+class ChangeWork:
+    """A change of the engine between two batches: of what is decided with, or of the features that are folded. A
+    Conflict that it raises has changed nothing, and is answered; anything else breaks the engine off."""
 
-    deciding: Deciding
+    change: Callable[[Engine], None]
     answer: Callable[[SkyriverError | None], None]
 
 
-Work = EventWork | LabelWork | LoadWork | FindWork | UseWork
+Work = EventWork | LabelWork | LoadWork | FindWork | ChangeWork
 Reply = Callable[[], None]
 
 
@@ -93,7 +93,7 @@ class _Turn:
     works: list[Work] = field(default_factory=list)
     events: list[tuple[EventWork, Submission]] = field(default_factory=list)
     labels: list[tuple[LabelWork, LabelSubmission]] = field(default_factory=list)
-    others: list[LoadWork | FindWork | UseWork] = field(default_factory=list)
+    others: list[LoadWork | FindWork | ChangeWork] = field(default_factory=list)
     began_ns: int = field(default_factory=time.perf_counter_ns)
 
 
@@ -264,7 +264,7 @@ class Station:
                 case LoadWork():
                     turn.others.append(work)
                     room = 0
-                case FindWork() | UseWork():
+                case FindWork() | ChangeWork():
                     turn.others.append(work)
         self._queue.extend(again)
         return turn
@@ -281,10 +281,13 @@ class Station:
         replies += [self._other(engine, work) for work in turn.others]
         return replies
 
-    def _other(self, engine: Engine, work: LoadWork | FindWork | UseWork) -> Reply:
+    def _other(self, engine: Engine, work: LoadWork | FindWork | ChangeWork) -> Reply:
         match work:
-            case UseWork():
-                engine.use(work.deciding)
+            case ChangeWork():
+                try:
+                    work.change(engine)
+                except Conflict as refusal:
+                    return partial(work.answer, refusal)
                 return partial(work.answer, None)
             case FindWork():
                 return partial(work.answer, engine.find_decision(work.id))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from skyriver.core.errors import SkyriverError
+from skyriver.core.errors import Conflict, SkyriverError
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.data.columns import Column, Columns
 from skyriver.data.keys import codes_of_column, codes_of_values, keys_of_column, keys_of_texts
 from skyriver.data.log import RecordKind
+from skyriver.decide.checkpoint import SavedSet
 from skyriver.decide.records import LabelRecord, Value
 from skyriver.features.kernel import Kernel, load_kernel
 from skyriver.features.layout import MISSING
@@ -50,6 +52,16 @@ class Windows(Protocol):
         """(keys that are held, bytes of their state in memory), told without looking at each."""
         ...
 
+    @property
+    def spec(self) -> FeatureSetSpec | None:
+        """What is computed; None where nothing is."""
+        ...
+
+    def switch(self, digest: str) -> None:
+        """From the next event on the features of `digest` are given back. Raises Conflict (FEATURES_NOT_BUILT),
+        changing nothing, where they are not folded."""
+        ...
+
     def reserve(self, rows: int) -> None:
         """Makes room for so many rows: folding them then cannot fail for want of it."""
         ...
@@ -81,6 +93,8 @@ class SavedWindows:
     state: bytes
     flush: Callable[[], None]
     release: Callable[[], None]
+    beside: SavedSet | None = None
+    """The state of the features that are folded beside those that decide."""
 
 
 class KernelWindows:
@@ -107,6 +121,18 @@ class KernelWindows:
     @property
     def size(self) -> tuple[int, int]:
         return self._state.held_keys, self._state.memory_bytes
+
+    @property
+    def spec(self) -> FeatureSetSpec | None:
+        return self._plan.spec
+
+    @property
+    def plan(self) -> FeaturePlan:
+        return self._plan
+
+    def switch(self, digest: str) -> None:
+        if digest != self.digest:
+            raise not_built(digest)
 
     def reserve(self, rows: int) -> None:
         self._state.side.reserve(rows, rows)
@@ -222,26 +248,184 @@ class KernelWindows:
         self._state.side.close()
 
 
-class WindowsFiles:
-    """The side logs of one stream: DIR/<first 16 digits of the plan's digest>/, one for the features used now."""
+def not_built(digest: str) -> Conflict:
+    return Conflict(
+        f"The features {digest[:12]} are not folded here.",
+        code="FEATURES_NOT_BUILT",
+        next_action="Wait until the stream has built them.",
+    )
 
-    def __init__(self, stream: StreamSpec, features: FeatureSetSpec, directory: Path, cache_dir: Path) -> None:
-        self._stream = stream
-        self._directory = directory
-        self.plan = plan_features(features, stream)
-        self.kernel = load_kernel(self.plan, cache_dir)
-        self._warm()
+
+_generations = itertools.count(1)
+
+
+class FeatureSets:
+    """The features that decide, and others that are folded beside them until they take over (DESIGN 6.8).
+
+    Without features that decide (a stream that declares none yet) events get vectors of no features.
+    """
+
+    def __init__(self, deciding: Windows | None, beside: Windows | None = None) -> None:
+        self._deciding = deciding
+        self._beside = beside
+        self.generation = next(_generations)
+        """Another one with each change of what is folded."""
+        self._gone: list[Windows] = []
+        """Let go, but a checkpoint that is being written may still flush them."""
 
     @property
     def digest(self) -> str:
-        return self.plan.digest
+        return self._deciding.digest if self._deciding is not None else ""
 
-    def open(self, saved: bytes | None) -> KernelWindows:
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._deciding.names if self._deciding is not None else ()
+
+    @property
+    def spec(self) -> FeatureSetSpec | None:
+        return self._deciding.spec if self._deciding is not None else None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Of all sets together."""
+        sizes = [windows.size for windows in self._all()]
+        return sum(keys for keys, _ in sizes), sum(bytes_ for _, bytes_ in sizes)
+
+    @property
+    def beside(self) -> Windows | None:
+        return self._beside
+
+    @property
+    def specs(self) -> dict[str, FeatureSetSpec]:
+        """What is folded, by its digest; those that decide are first."""
+        return {w.digest: w.spec for w in self._all() if w.spec is not None}
+
+    def add(self, beside: Windows) -> None:
+        """Folds these from now on too; they must stand where the others do. What was beside before is let go."""
+        self.drop()
+        self._beside = beside
+        self.generation = next(_generations)
+
+    def drop(self) -> None:
+        """Lets go of the features beside."""
+        if self._beside is not None:
+            self._gone.append(self._beside)
+            self.generation = next(_generations)
+        self._beside = None
+
+    def switch(self, digest: str) -> None:
+        """The features beside take over, and those that decided are let go. "": nothing is folded any more."""
+        if digest == self.digest:
+            return
+        if not digest:
+            self.drop()
+        elif self._beside is None or self._beside.digest != digest:
+            raise not_built(digest)
+        before, self._deciding, self._beside = self._deciding, self._beside, None
+        self.generation = next(_generations)
+        if before is not None:
+            self._gone.append(before)
+
+    def reserve(self, rows: int) -> None:
+        for windows in self._all():
+            windows.reserve(rows)
+
+    def fold_events(self, offsets: Sequence[int], effective: Sequence[int], rows: Sequence[Sequence[Value]]) -> Floats:
+        if self._beside is not None:
+            self._beside.fold_events(offsets, effective, rows)
+        if self._deciding is None:
+            return np.empty((len(rows), 0), np.float32)
+        return self._deciding.fold_events(offsets, effective, rows)
+
+    def fold_columns(self, offsets: Ints, effective: Ints, columns: Columns) -> Floats:
+        if self._beside is not None:
+            self._beside.fold_columns(offsets, effective, columns)
+        if self._deciding is None:
+            return np.empty((len(columns), 0), np.float32)
+        return self._deciding.fold_columns(offsets, effective, columns)
+
+    def fold_labels(self, offsets: Sequence[int], labels: Sequence[LabelRecord]) -> None:
+        for windows in self._all():
+            windows.fold_labels(offsets, labels)
+
+    def fold_block(self, first_offset: int, block: pl.DataFrame) -> Floats:
+        if self._beside is not None:
+            self._beside.fold_block(first_offset, block)
+        if self._deciding is None:
+            return np.empty((int(np.count_nonzero(block["_kind"].to_numpy() == _EVENT)), 0), np.float32)
+        return self._deciding.fold_block(first_offset, block)
+
+    def save(self) -> SavedWindows:
+        """While no other one is being written."""
+        self._close_gone()
+        folded = self._all()
+        saved = {windows.digest: windows.save() for windows in folded}
+        own = saved.get(self.digest)
+        beside = None
+        if self._beside is not None and self._beside.spec is not None:
+            beside = SavedSet(self._beside.digest, self._beside.spec.to_json(), saved[self._beside.digest].state)
+
+        def flush() -> None:
+            for each in saved.values():
+                each.flush()
+
+        def release() -> None:
+            for windows in folded:
+                if windows in self._all():
+                    saved[windows.digest].release()
+
+        return SavedWindows(own.state if own is not None else b"", flush, release, beside)
+
+    def close(self) -> None:
+        self._close_gone()
+        for windows in self._all():
+            windows.close()
+
+    def _close_gone(self) -> None:
+        gone, self._gone = self._gone, []
+        for windows in gone:
+            windows.close()
+
+    def _all(self) -> list[Windows]:
+        return [w for w in (self._deciding, self._beside) if w is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A feature set that can be folded at once: planned, compiled and run once."""
+
+    plan: FeaturePlan
+    kernel: Kernel
+
+
+class WindowsFiles:
+    """The side logs of one stream: DIR/<first 16 digits of the plan's digest>/, one for each set of features."""
+
+    def __init__(self, stream: StreamSpec, directory: Path, cache_dir: Path) -> None:
+        self._stream = stream
+        self._directory = directory
+        self._cache_dir = cache_dir
+        self._prepared: dict[str, Prepared] = {}
+
+    def digest_of(self, features: FeatureSetSpec) -> str:
+        return plan_features(features, self._stream).digest
+
+    def prepare(self, features: FeatureSetSpec) -> Prepared:
+        """May take long: a set that this machine has not seen before is compiled."""
+        plan = plan_features(features, self._stream)
+        if plan.digest not in self._prepared:
+            prepared = Prepared(plan, load_kernel(plan, self._cache_dir))
+            self._warm(prepared)
+            self._prepared[plan.digest] = prepared
+        return self._prepared[plan.digest]
+
+    def open(self, features: FeatureSetSpec, saved: bytes | None) -> KernelWindows:
         """The windows as `saved` in a checkpoint, or empty ones. Raises Corrupt or Conflict."""
-        mine = self._directory / self.digest[:16]
+        prepared = self.prepare(features)
+        mine = self.directory_of(prepared.plan.digest)
         if saved is None:
             shutil.rmtree(mine, ignore_errors=True)
-        state = FeatureState(self.plan, disk_side(self.plan, mine), self.kernel)
+        state = FeatureState(prepared.plan, disk_side(prepared.plan, mine), prepared.kernel)
         if saved is not None:
             try:
                 state.restore(saved)
@@ -250,15 +434,30 @@ class WindowsFiles:
                 raise
         return KernelWindows(self._stream, state)
 
-    def remove_others(self) -> None:
-        """Side logs of features that were used before; call it once a checkpoint of these features is durable."""
-        for path in self._directory.iterdir():
-            if path.name != self.digest[:16]:
-                shutil.rmtree(path, ignore_errors=True)
+    def directory_of(self, digest: str) -> Path:
+        return self._directory / digest[:16]
 
-    def _warm(self) -> None:
+    def disk_bytes(self, digest: str) -> int:
+        """What its side log takes."""
+        try:
+            return sum(path.stat().st_blocks * 512 for path in self.directory_of(digest).iterdir())
+        except FileNotFoundError:
+            return 0
+
+    def keep_only(self, digests: Collection[str]) -> None:
+        """Removes the side logs of all other sets; call it once no checkpoint that is kept needs them."""
+        kept = {digest[:16] for digest in digests}
+        if not self._directory.is_dir():
+            return
+        for path in self._directory.iterdir():
+            if path.name not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+        for digest in self._prepared.keys() - set(digests):
+            del self._prepared[digest]
+
+    def _warm(self, prepared: Prepared) -> None:
         """Runs the kernel once, on a state that is thrown away: the first event waits for nothing."""
-        windows = memory_windows(self._stream, self.plan, self.kernel)
+        windows = memory_windows(self._stream, prepared.plan, prepared.kernel)
         sample: dict[str, Value] = {"int": 0, "float": 0.0, "text": "", "bool": False, "time": 0}
         windows.fold_events([0], [0], [[sample[f.type] for f in self._stream.fields]])
         windows.close()

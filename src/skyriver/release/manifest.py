@@ -32,11 +32,13 @@ Metrics = Annotated[Mapping[str, float], AfterValidator(_finite)]
 
 @dataclass(frozen=True, slots=True)
 class FeaturesRef:
-    """The feature set a model reads, by the digest of its specification."""
+    """The feature set a model reads, by the digest of its plan. `spec` is the FeatureSetSpec, as JSON; None in versions
+    of before it was kept."""
 
     set: str
     digest: str
     names: tuple[str, ...]
+    spec: Mapping[str, Any] | None = None
 
 
 class SourceRef(Spec):

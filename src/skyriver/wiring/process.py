@@ -25,6 +25,14 @@ END_SECONDS = 12.0
 """From asking itself to end to doing so."""
 
 
+class SystemClock:
+    def wall(self) -> int:
+        return time.time_ns() // 1000
+
+    def monotonic(self) -> int:
+        return time.monotonic_ns() // 1000
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replaces `path`: a reader sees the old bytes or the new ones, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,16 +1,17 @@
 """The process of a stream's partition: `python -m skyriver.wiring.worker CONFIG_FILE`.
 
-Its configuration: {"stream": StreamSpec, "features": FeatureSetSpec | null, "decide": DecideSpec | null, "directory",
-"objects", "kernel_cache": directories, "queue": rows that may wait}; live settings: {"model": {"name", "version",
-"artifact", "features_digest" ("" or none: not known)} | null, "rules": [[decision, when], ...], "otherwise",
-"fallback", "began": whether the stream has a log already (absent: not known), "materialised": the last offset that
-the stream's tables cover (absent: not known)}. The last two change nothing of what is decided with.
+Its configuration: {"stream": StreamSpec, "decide": DecideSpec | null, "directory", "objects", "kernel_cache":
+directories, "queue": rows that may wait}; live settings: {"model": {"name", "version", "artifact", "features_digest"
+("" or none: not known), "features": FeatureSetSpec that it was trained on | null} | null, "features": FeatureSetSpec
+that is declared now | null, "rules": [[decision, when], ...], "otherwise", "fallback", "began": whether the stream has
+a log already (absent: not known), "materialised": the last offset that the stream's tables cover (absent: not known)}.
+The last two change nothing of what is decided with.
 
 It takes the log (from a holder that is stopped or hung too), recovers, warms everything that the first event needs,
 listens, and then says that it is ready. A change of the live settings is loaded beside the running engine and written
-into the log before the first event that it decides; one that cannot be used (a model for other features) is told in
-the report, and what was used goes on. SIGTERM: it finishes what waits, takes a checkpoint and ends with 0. It ends
-with 1 when the log was lost or failed: the next start recovers.
+into the log before the first event that it decides; one that cannot be used is told in the report, and what was used
+goes on. Changed features are built beside those that decide (`wiring.feature_changes`). SIGTERM: it finishes what
+waits, takes a checkpoint and ends with 0. It ends with 1 when the log was lost or failed: the next start recovers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import logging
 import signal
 import socket
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,26 +35,27 @@ from pydantic import ValidationError
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.adapters.segments.log import SegmentLog, log_gone, open_log
 from skyriver.core.errors import InvalidInput, SkyriverError
-from skyriver.core.objects import Objects
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
 from skyriver.decide.answers import DecisionWriter, dead_letter_json
 from skyriver.decide.border import EventBorder
 from skyriver.decide.checkpoint import Counters
+from skyriver.decide.choice import Choice
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
 from skyriver.decide.metrics import LOOK_US, Meter, Seen, prometheus, stored_bytes
 from skyriver.decide.opening import Keeper, PartitionFiles
 from skyriver.decide.partition import NEVER
-from skyriver.decide.records import ModelInUse
+from skyriver.decide.records import ControlRecord
 from skyriver.decide.routes import HISTORY_LIMIT, Routes
-from skyriver.decide.rules import compile_rules
 from skyriver.decide.scorer import OnnxScorer
-from skyriver.decide.station import Station, UseWork
-from skyriver.decide.windows import WindowsFiles
+from skyriver.decide.station import ChangeWork, Station
+from skyriver.decide.windows import FeatureSets, WindowsFiles
+from skyriver.features.plan import plan_features
 from skyriver.serve.http import HttpLimits, HttpServer
 from skyriver.serve.metrics import resident_bytes
 from skyriver.serve.replica import unix_listener
-from skyriver.wiring.process import ProcessContext, read_config
+from skyriver.wiring.feature_changes import BuilderPlace, FeatureChanges
+from skyriver.wiring.process import ProcessContext, SystemClock, read_config
 
 LIVE_EVERY_S = 0.05
 REPORT_EVERY_S = LOOK_US / 1e6
@@ -68,18 +69,9 @@ GRACE_S = 4.0
 _log = logging.getLogger(__name__)
 
 
-class SystemClock:
-    def wall(self) -> int:
-        return time.time_ns() // 1000
-
-    def monotonic(self) -> int:
-        return time.monotonic_ns() // 1000
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
     stream: StreamSpec
-    features: FeatureSetSpec | None
     decide: DecideSpec | None
     directory: Path
     objects: Path
@@ -90,10 +82,9 @@ class WorkerSettings:
     def of(cls, config: Mapping[str, Any]) -> WorkerSettings:
         """Raises InvalidInput (BAD_CONFIG)."""
         try:
-            features, decide = config.get("features"), config.get("decide")
+            decide = config.get("decide")
             return cls(
                 stream=StreamSpec.model_validate(config["stream"]),
-                features=FeatureSetSpec.model_validate(features) if features else None,
                 decide=DecideSpec.model_validate(decide) if decide else None,
                 directory=Path(config["directory"]),
                 objects=Path(config["objects"]),
@@ -102,82 +93,6 @@ class WorkerSettings:
             )
         except (KeyError, TypeError, ValueError, ValidationError) as error:
             raise InvalidInput(f"The worker's configuration is wrong: {error!r}.", code="BAD_CONFIG") from error
-
-
-class Choice:
-    """What is decided with, from the live settings."""
-
-    def __init__(self, settings: WorkerSettings, objects: Objects, features_digest: str) -> None:
-        self._settings = settings
-        self._features_digest = features_digest
-        self._objects = objects
-        self.deciding = Deciding()
-        self.problem = ""
-
-    def begin(self, live: Mapping[str, Any] | None) -> None:
-        """What the process starts with. Where the live settings cannot be used, events get the declared fallback."""
-        decide = self._settings.decide
-        declared: dict[str, Any] = {"model": None, "rules": []}
-        if decide is not None:
-            rules = [[r.decision, r.when] for r in decide.rules]
-            declared |= {"rules": rules, "otherwise": decide.otherwise, "fallback": decide.fallback}
-        problem = ""
-        for choice in (declared,) if live is None else (live, {**live, "model": None}, declared):
-            deciding = self.load(choice)
-            problem = problem or self.problem
-            if deciding is not None:
-                self.deciding = deciding
-                break
-        self.problem = problem
-
-    def load(self, live: Mapping[str, Any]) -> Deciding | None:
-        """The deciding by these settings, loaded and warm; None when it cannot be used, which `problem` tells."""
-        settings = self._settings
-        if settings.decide is None:
-            return Deciding()
-        try:
-            rules = compile_rules(
-                [(decision, when) for decision, when in live["rules"]],
-                live["otherwise"],
-                live["fallback"],
-                settings.stream,
-                settings.features,
-            )
-            wanted = live.get("model")
-            if wanted is None:
-                deciding = Deciding(rules)
-            else:
-                model = ModelInUse(wanted["name"], int(wanted["version"]), wanted["artifact"])
-                deciding = Deciding(rules, model, self._scorer(model, wanted.get("features_digest") or ""))
-        except SkyriverError as error:
-            _log.error("the live settings cannot be used: %s", error)
-            self.problem = str(error)
-            return None
-        except (KeyError, TypeError, ValueError) as error:
-            _log.exception("the live settings are malformed")
-            self.problem = f"The live settings are malformed: {error!r}."
-            return None
-        self.problem = ""
-        return deciding
-
-    def _scorer(self, model: ModelInUse, trained_on: str) -> OnnxScorer:
-        """`trained_on`: digest of the features that the model was trained on; "" where nobody knows: then their number
-        alone can be compared. As many others would be scored, and wrongly."""
-        stream, features = self._settings.stream.name, self._settings.features
-        if features is None:
-            raise InvalidInput(f"{stream} computes no features to decide with.", code="NO_FEATURES")
-        if trained_on and trained_on != self._features_digest:
-            raise InvalidInput(
-                f"Version {model.version} of {model.name} is not used: it was trained on other features"
-                f" ({trained_on[:12]}) than {stream} computes now ({self._features_digest[:12]}).",
-                code="MODEL_OF_OTHER_FEATURES",
-                next_action=f"Train {model.name} on the features that the stream computes now, or deploy those again.",
-            )
-        try:
-            return OnnxScorer.load(self._objects.open_path(model.artifact), len(features.features))
-        except SkyriverError as error:
-            message = f"Version {model.version} of {model.name}: {error.message}"
-            raise type(error)(message, code=error.code, next_action=error.next_action) from error
 
 
 class Worker:
@@ -191,13 +106,18 @@ class Worker:
         self._settings = settings
         self._log = log
         self._clock = clock = SystemClock()
-        windows = None
-        if settings.features is not None:
-            side = settings.directory / "side"
-            windows = WindowsFiles(settings.stream, settings.features, side, settings.kernel_cache)
-        self._files = PartitionFiles(settings.stream, settings.directory, log, windows, clock)
+        windows = WindowsFiles(settings.stream, settings.directory / "side", settings.kernel_cache)
+        self._windows = windows
+        decides = settings.decide is not None
+        self._files = PartitionFiles(settings.stream, settings.directory, log, windows if decides else None, clock)
         self._keeper = Keeper(self._files, clock)
-        self._choice = Choice(settings, DirectoryObjects(settings.objects), self._files.features_digest)
+        objects = DirectoryObjects(settings.objects)
+        self._choice = Choice(
+            settings.stream,
+            settings.decide,
+            lambda artifact, features: OnnxScorer.load(objects.open_path(artifact), features),
+            windows.digest_of,
+        )
         self._station = Station(
             log,
             self._open_engine,
@@ -207,17 +127,19 @@ class Worker:
             meter=Meter(),
         )
         self._stored: Mapping[str, int] = {}
-        names = windows.plan.names if windows is not None else ()
-        summed = frozenset(v.field for v in windows.plan.values) if windows is not None else frozenset[str]()
+        self._writer = DecisionWriter({})
         self._routes = Routes(
             settings.stream,
             self._station,
-            EventBorder(settings.stream, summed),
-            DecisionWriter(names, self._files.features_digest),
+            EventBorder(settings.stream),
+            self._writer,
             self._files.receiving,
             self._report,
             self._metrics,
         )
+        place = BuilderPlace(settings.stream, settings.directory, settings.kernel_cache)
+        self._changes = FeatureChanges(place, log, windows, self._files, self._keeper, self._station)
+        self._folded: tuple[str, ...] = ()
         self._loading = False
         self._told: dict[str, object] = {}
         self._replay = ""
@@ -225,11 +147,12 @@ class Worker:
 
     async def run(self, listening: socket.socket, stop: asyncio.Event) -> SkyriverError | None:
         """Until `stop`; what went wrong, if that is why it ends."""
-        self._choice.begin(self._live)
+        self._files.declared = declared_features(self._live)
         self._tell()
         ticking = asyncio.create_task(self._tick())
         weighing = asyncio.create_task(self._weigh())
         await self._station.start()
+        self._follow_features()
         server = HttpServer(self._routes.handle, HttpLimits(body=HISTORY_LIMIT, bodies=2 * HISTORY_LIMIT))
         await server.start(listening)
         gc.collect()
@@ -237,12 +160,15 @@ class Worker:
         self._listening = True
         self._tell()
         watching = asyncio.create_task(self._watch_live())
+        changing = asyncio.create_task(self._changes.run())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((stopping, self._station.failed), return_when=asyncio.FIRST_COMPLETED)
         error = self._station.failed.result() if self._station.failed.done() else None
         watching.cancel()
+        changing.cancel()
         self._routes.draining = True
         self._tell()
+        await asyncio.wait((changing,))
         await server.stop(GRACE_S)
         await self._station.drain(GRACE_S)
         ticking.cancel()
@@ -261,7 +187,7 @@ class Worker:
     def _open_engine(self) -> Engine:
         """In the log's thread."""
         self._keeper.settle()
-        engine = self._files.open(self._choice.deciding, self._on_replay)
+        engine = self._files.open(self._choose, self._on_replay)
         self._replay = ""
         recovered = self._files.recovered
         if recovered is not None:
@@ -271,39 +197,68 @@ class Worker:
             _log.info("open at offset %d, replayed from %d", self._log.next_offset, recovered.offset)
         return engine
 
+    def _choose(self, control: ControlRecord | None, sets: FeatureSets | None) -> Deciding:
+        specs, digest = (sets.specs, sets.digest) if sets is not None else ({}, "")
+        return self._choice.begin(self._live, control, specs, digest)
+
     def _on_replay(self, stage: str, done: int, total: int) -> None:
         self._replay = f"{stage} {done} of {total} records"
 
     # The live settings
 
     async def _watch_live(self) -> None:
-        """What is decided with, when it changes."""
-        loop = asyncio.get_running_loop()
+        """What is decided with, when it changes, or the features that it needs are there."""
+        tried: object = None
         while True:
             await asyncio.sleep(LIVE_EVERY_S)
             live = self._context.live()
-            if live is None or live == self._live:
-                continue
-            before, self._live = self._live, live
-            if _decided_with(live) == _decided_with(before):
-                continue
-            deciding = await loop.run_in_executor(None, self._choice.load, live)
-            if deciding is not None:
-                await self._use(deciding)
-            self._tell()
+            if live is not None:
+                self._live = live
+                self._files.declared = declared_features(live)
+            sets, engine = self._files.sets, self._station.engine
+            folded = (sets.digest, *sets.specs) if sets is not None else ()
+            state = (_decided_with(self._live), engine, folded, self._files.durable)
+            if engine is not None and self._live is not None and state != tried:
+                self._follow_features()
+                tried = state if await self._choose_again(self._live, sets) else None
 
-    async def _use(self, deciding: Deciding) -> None:
-        """Returns when it is in the log. An engine that is being recovered may have missed it: then once more."""
-        self._choice.deciding = deciding
-        while not self._station.failed.done():
-            done: asyncio.Future[SkyriverError | None] = asyncio.get_running_loop().create_future()
-            try:
-                self._station.submit(UseWork(deciding, done.set_result))
-                if await done is None:
-                    return
-            except SkyriverError as error:
-                _log.info("the live settings wait: %s", error)
-            await asyncio.sleep(LIVE_EVERY_S)
+    async def _choose_again(self, live: Mapping[str, Any], sets: FeatureSets | None) -> bool:
+        """With the features that a checkpoint has: what the log names, a restart must find. False: try again."""
+        specs, digest = (sets.specs, sets.digest) if sets is not None else ({}, "")
+        usable = {d: spec for d, spec in specs.items() if d == digest or d in self._files.durable}
+        loop = asyncio.get_running_loop()
+        deciding = await loop.run_in_executor(None, self._choice.load, live, usable, digest)
+        used = deciding is None or await self._use(deciding)
+        self._tell()
+        return used
+
+    async def _use(self, deciding: Deciding) -> bool:
+        """Whether it is in the log now."""
+        done: asyncio.Future[SkyriverError | None] = asyncio.get_running_loop().create_future()
+        try:
+            self._station.submit(ChangeWork(lambda engine: engine.use(deciding), done.set_result))
+            error = await done
+        except SkyriverError as refused:
+            error = refused
+        if error is None:
+            self._choice.deciding = deciding
+        else:
+            _log.info("the live settings wait: %s", error)
+        return error is None
+
+    def _follow_features(self) -> None:
+        """What the border, the answers and the builder need to know of the features."""
+        sets = self._files.sets
+        target = self._choice.target(self._live, sets.digest if sets is not None else "")
+        self._changes.want(target)
+        specs = [*(sets.specs.values() if sets is not None else ()), *([target] if target is not None else [])]
+        plans = [plan_features(spec, self._settings.stream) for spec in specs]
+        folded = tuple(plan.digest for plan in plans)
+        if folded != self._folded:
+            self._folded = folded
+            self._writer.names = {plan.digest: plan.names for plan in plans}
+            summed = frozenset(value.field for plan in plans for value in plan.values)
+            self._routes.border = EventBorder(self._settings.stream, summed)
 
     # What it tells
 
@@ -344,7 +299,8 @@ class Worker:
             "model": {"name": model.name, "version": model.version} if model is not None else None,
             "rss_mb": round(resident_bytes() / 1e6),
             "message": self._message(),
-            "features_digest": self._files.features_digest,
+            "features_digest": self._files.sets.digest if self._files.sets is not None else "",
+            "features": self._changes.report(),
         }
 
     def _seen(self) -> Seen:
@@ -370,7 +326,7 @@ class Worker:
 
     def _message(self) -> str:
         step = self._files.receiving.step_us
-        parts = [self._station.problem, self._replay, self._choice.problem, self._keeper.problem]
+        parts = [self._station.problem, self._replay, self._choice.problem, self._keeper.problem, self._changes.problem]
         if step:
             parts.append(f"The machine's clock was set by {step / 1e6:+.1f} s.")
         return " ".join(p for p in parts if p)
@@ -386,6 +342,11 @@ def check_log_there(directory: Path, *, began: bool) -> None:
         return
     if began or any((directory / "checkpoint").glob("*")):
         raise log_gone(directory / "log", "is missing")
+
+
+def declared_features(live: Mapping[str, Any] | None) -> FeatureSetSpec | None:
+    found = (live or {}).get("features")
+    return FeatureSetSpec.model_validate(found) if found else None
 
 
 def _decided_with(live: Mapping[str, Any] | None) -> dict[str, Any]:

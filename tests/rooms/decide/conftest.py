@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from skyriver.adapters.memory.log import MemoryLog, MemoryLogStore
-from skyriver.core.errors import Unavailable
+from skyriver.core.errors import Conflict, Unavailable
 from skyriver.core.spec import FieldSpec, LabelSpec, StreamSpec
 from skyriver.core.units import SECOND
 from skyriver.data.columns import Columns
@@ -84,6 +84,7 @@ class FakeWindows:
     """Features: the amount, and how many events the customer has had, plus 1000 for each of their labels."""
 
     names = ("amount", "count")
+    spec = None
 
     def __init__(self, digest: str = "features-1", saved: bytes | None = None) -> None:
         self.digest = digest
@@ -100,6 +101,10 @@ class FakeWindows:
     @property
     def size(self) -> tuple[int, int]:
         return len(self.counts), 100 * len(self.counts)
+
+    def switch(self, digest: str) -> None:
+        if digest != self.digest:
+            raise Conflict("They are not folded.")
 
     def reserve(self, rows: int) -> None:
         if rows > self.room:
@@ -200,7 +205,6 @@ class House:
         self.recovered = recover(
             self.log,
             self.stream,
-            features_digest=self.features_digest if self.with_features else "",
             checkpoints=iter(self.checkpoints),
             open_windows=self._open_windows,
             open_ids=lambda saved: FakeIds({int(k): v for k, v in json.loads(saved).items()} if saved else None),
@@ -217,10 +221,12 @@ class House:
         self.log.sync()
         return self
 
-    def _open_windows(self, saved: bytes | None) -> FakeWindows | None:
+    def _open_windows(self, checkpoint: Checkpoint | None) -> FakeWindows | None:
         if not self.with_features:
             return None
-        self.windows = FakeWindows(self.features_digest, saved)
+        if checkpoint is not None and checkpoint.features_digest != self.features_digest:
+            raise Conflict("It is of other features.")
+        self.windows = FakeWindows(self.features_digest, checkpoint.features if checkpoint is not None else None)
         return self.windows
 
     def save(self) -> None:

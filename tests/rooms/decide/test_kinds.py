@@ -13,9 +13,10 @@ DECIDE = {"model": "fraud", "rules": [{"decision": "block", "when": "score > 0.9
 
 
 @pytest.mark.parametrize(
-    ("features", "digest"), [({"set": "behaviour", "digest": "d" * 64, "names": ["a"]}, "d" * 64), (None, "")]
+    ("features", "digest"),
+    [({"set": "behaviour", "digest": "d" * 64, "names": ["a"], "spec": {"name": "behaviour"}}, "d" * 64), (None, "")],
 )
-def test_the_model_comes_with_the_digest_of_its_features(features: dict[str, Any] | None, digest: str) -> None:
+def test_the_model_comes_with_its_features(features: dict[str, Any] | None, digest: str) -> None:
     stream = Resource("t", "stream", "payments", spec={"stream": {}, "decide": DECIDE})
     worker = Resource("t", "worker", "payments-0", state="STARTING", parent=stream.ref)
     service = Resource("t", "service", "fraud", spec={"versions": {"1": {"weight": 100, "replicas": 1}}})
@@ -28,6 +29,7 @@ def test_the_model_comes_with_the_digest_of_its_features(features: dict[str, Any
         "version": 1,
         "artifact": "a" * 64,
         "features_digest": digest,
+        "features": features and features["spec"],
     }
 
 

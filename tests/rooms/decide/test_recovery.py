@@ -107,10 +107,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_older_one(house: House) -> None:
 
     opened = house._open_windows
 
-    def open_windows(saved: bytes | None) -> Any:
-        if saved == house.checkpoints[0].features:
+    def open_windows(checkpoint: Any) -> Any:
+        if checkpoint is house.checkpoints[0]:
             raise Corrupt("The snapshot is damaged.")
-        return opened(saved)
+        return opened(checkpoint)
 
     house._open_windows = open_windows
     house.start()

@@ -15,7 +15,7 @@ from skyriver.decide.border import EventBorder, LabelBorder
 from skyriver.decide.checkpoint import BlockAnswer
 from skyriver.decide.receipt import Receipt
 from skyriver.decide.records import LoadStep
-from skyriver.decide.station import MAX_BATCH, EventWork, FindWork, LabelWork, Station, UseWork
+from skyriver.decide.station import MAX_BATCH, ChangeWork, EventWork, FindWork, LabelWork, Station
 
 House = Any
 
@@ -69,6 +69,10 @@ class Post:
             while len(self.answers) < count:
                 await asyncio.sleep(0.001)
         return self.answers
+
+
+def _use(deciding: Any, answer: Callable[[Any], None]) -> ChangeWork:
+    return ChangeWork(lambda engine: engine.use(deciding), answer)
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -156,7 +160,7 @@ def test_labels_changes_and_look_ups_go_through_the_same_queue(house: House) -> 
         labels = LabelBorder(house.stream).take([{"payment": 1, "fraud": 1}], now, now)
         post.station.submit(LabelWork(labels, post.answers.append))
         post.station.submit(FindWork(1, post.answers.append))
-        post.station.submit(UseWork(house.deciding(version=2, when="score > 0.5"), post.answers.append))
+        post.station.submit(_use(house.deciding(version=2, when="score > 0.5"), post.answers.append))
         events, labelled, found, used = await post.settle(4)
         assert (labelled.accepted, labelled.unknown_subjects, used) == (1, 0, None)
         assert found == events.decisions[0]
@@ -177,7 +181,7 @@ def test_live_events_wait_for_a_load_that_was_under_way(house: House) -> None:
         now = house.clock.wall()
         labels = LabelBorder(house.stream).take([{"payment": 1, "fraud": 1}], now, now)
         post.station.submit(LabelWork(labels, post.answers.append))
-        post.station.submit(UseWork(house.deciding(version=2), post.answers.append))
+        post.station.submit(_use(house.deciding(version=2), post.answers.append))
         await post.settle(2)
         with pytest.raises(Unavailable):
             post.send(house.event(1))

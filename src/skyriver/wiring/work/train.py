@@ -72,7 +72,7 @@ def _manifest(
         version=1,  # the control plane gives it its number when it takes it in
         artifact=artifact,
         bytes=len(trained.onnx),
-        features=FeaturesRef(features.name, plan.digest, features.names),
+        features=FeaturesRef(features.name, plan.digest, features.names, features.to_json()),
         source=SourceRef(
             name=history.source.name,
             table_version=history.table.version,

@@ -1,0 +1,143 @@
+"""Building the state of a changed feature set from the log, beside the worker that decides by the set before.
+
+It folds the log from its beginning in large batches and keeps checkpoints of its own, so that it goes on where it
+was when it is begun again. It ends when it is close behind the log's end: the worker opens what was built, folds the
+rest, and goes on with both sets (DESIGN 6.8).
+
+Cost: one core for a `share` of the time, the memory of the set's key tables and of one batch, the disk of its side log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from skyriver.core.clock import Clock
+from skyriver.core.errors import Conflict, Corrupt
+from skyriver.core.spec import FeatureSetSpec
+from skyriver.core.units import SECOND
+from skyriver.data.log import LogReader
+from skyriver.decide.checkpoint import Checkpoint, CheckpointFiles, Counters
+from skyriver.decide.folding import Folding
+from skyriver.decide.partition import NEVER
+from skyriver.decide.windows import KernelWindows, SavedWindows, WindowsFiles
+
+CLOSE_RECORDS = 5_000
+"""So far behind the log's end a set is handed over: a tenth of a second of folding."""
+SLICE_US = 20_000
+"""It rests after each of these, as its share asks."""
+SAVE_EVERY_US = 30 * SECOND
+
+Tell = Callable[[int, int], None]
+"""(offset that it has come to, the log's end)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """How the share of a core is kept. `sleep` takes microseconds."""
+
+    share: float
+    clock: Clock
+    sleep: Callable[[int], None]
+
+
+def build(
+    reader: LogReader, files: WindowsFiles, features: FeatureSetSpec, directory: Path, resting: Resting, tell: Tell
+) -> int:
+    """Folds `features` until they are close to the log's end; checkpoints are kept in `directory`. Returns the offset
+    of the last one, which has the state of all records below it. Raises Corrupt (the log), Unavailable."""
+    checkpoints = CheckpointFiles(directory)
+    windows, start = _resume(checkpoints, files, features, reader.next_offset)
+    try:
+        return _Build(reader, windows, checkpoints, resting, tell).run(start)
+    finally:
+        windows.close()
+
+
+def _resume(
+    checkpoints: CheckpointFiles, files: WindowsFiles, features: FeatureSetSpec, log_end: int
+) -> tuple[KernelWindows, int]:
+    saved = built(checkpoints, files.digest_of(features), log_end)
+    if saved is not None:
+        try:
+            return files.open(features, saved.features), saved.offset
+        except (Corrupt, Conflict):
+            pass  # it is built from the beginning
+    checkpoints.clear()
+    return files.open(features, None), 0
+
+
+def built(checkpoints: CheckpointFiles, digest: str, log_end: int) -> Checkpoint | None:
+    """The newest checkpoint of this feature set."""
+    return next((c for c in checkpoints.newest_first(log_end) if c.features_digest == digest), None)
+
+
+class _Build:
+    def __init__(
+        self, reader: LogReader, windows: KernelWindows, checkpoints: CheckpointFiles, resting: Resting, tell: Tell
+    ) -> None:
+        self._reader = reader
+        self._windows = windows
+        self._checkpoints = checkpoints
+        self._resting = resting
+        self._tell = tell
+        self._saved_at = self._woke = resting.clock.monotonic()
+        self._hurry = False
+        self._saved: SavedWindows | None = None
+
+    def run(self, start: int) -> int:
+        at, end = start, self._reader.next_offset
+        while end - at > CLOSE_RECORDS:
+            folded = end - at
+            at = self._fold(at, end)
+            came = self._reader.next_offset - end
+            self._hurry = came > folded // 2  # else it would not get there at its share
+            end += came
+        self._save(at)
+        self._tell(at, end)
+        return at
+
+    def _fold(self, start: int, end: int) -> int:
+        """All records from `start` up to `end`."""
+        folding = Folding(self._windows)
+        clock = self._resting.clock
+        at = start
+        for record in self._reader.read(start, end=end):
+            folding.apply(record)
+            at = record.offset + record.count
+            now = clock.monotonic()
+            if now - self._woke >= SLICE_US:
+                self._tell(at, end)
+                if now - self._saved_at >= SAVE_EVERY_US:
+                    folding.flush()
+                    self._save(at)
+                    now = clock.monotonic()
+                self._rest(now - self._woke)
+        folding.flush()
+        return at
+
+    def _rest(self, worked_us: int) -> None:
+        share = self._resting.share
+        self._resting.sleep(0 if self._hurry else round(worked_us * (1 - share) / share))
+        self._woke = self._resting.clock.monotonic()
+
+    def _save(self, offset: int) -> None:
+        saved = self._windows.save()
+        saved.flush()
+        checkpoint = Checkpoint(
+            offset=offset,
+            time=NEVER,
+            features_digest=self._windows.digest,
+            features=saved.state,
+            ids=b"",
+            counters=Counters(),
+            horizon=(),
+            control=None,
+            loads=(),
+        )
+        self._checkpoints.write(checkpoint)
+        if self._saved is not None:
+            self._saved.release()
+        self._saved = saved
+        self._saved_at = self._resting.clock.monotonic()

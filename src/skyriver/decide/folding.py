@@ -1,0 +1,68 @@
+"""Folding the records of a log into windows, in log order and large batches, where nothing is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from skyriver.data.columns import decode_events
+from skyriver.data.log import Record, RecordKind
+from skyriver.decide.history import read_record
+from skyriver.decide.records import LATE, LabelRecord, Value, decode_event, decode_label
+from skyriver.decide.windows import Floats, Windows
+
+CHUNK = 4096
+"""Events or labels folded together."""
+
+
+class Folding:
+    """`flush` brings the windows to the last record applied. `folded` is told the offsets of events and their
+    features, in order."""
+
+    def __init__(
+        self, windows: Windows, *, chunk: int = CHUNK, folded: Callable[[list[int], Floats], None] | None = None
+    ) -> None:
+        self._windows = windows
+        self._chunk = chunk
+        self._folded = folded
+        self._events: list[tuple[int, int, list[Value]]] = []
+        self._labels: list[tuple[int, LabelRecord]] = []
+
+    def apply(self, record: Record) -> None:
+        match record.kind:
+            case RecordKind.EVENT:
+                flags, values = decode_event(record.payload)
+                if flags & LATE:
+                    return
+                if self._labels or len(self._events) >= self._chunk:
+                    self.flush()
+                self._events.append((record.offset, record.time, values))
+            case RecordKind.EVENTS:
+                self.flush()
+                block = decode_events(record.payload, record.count)
+                offsets = np.arange(record.offset, record.offset + record.count, dtype=np.int64)
+                own, effective, columns = block.on_time(offsets)
+                self._note(own.tolist(), self._windows.fold_columns(own, effective, columns))
+            case RecordKind.LABEL:
+                if self._events or len(self._labels) >= self._chunk:
+                    self.flush()
+                self._labels.append((record.offset, decode_label(record.payload)))
+            case RecordKind.HISTORY:
+                self.flush()
+                self._windows.fold_block(record.offset, read_record(record.payload))
+            case RecordKind.DECISION | RecordKind.DECISIONS | RecordKind.CONTROL | RecordKind.DEAD:
+                pass
+
+    def flush(self) -> None:
+        if self._events:
+            offsets = [offset for offset, _, _ in self._events]
+            times, rows = [time for _, time, _ in self._events], [values for _, _, values in self._events]
+            self._note(offsets, self._windows.fold_events(offsets, times, rows))
+        if self._labels:
+            self._windows.fold_labels([o for o, _ in self._labels], [label for _, label in self._labels])
+        self._events, self._labels = [], []
+
+    def _note(self, offsets: list[int], features: Floats) -> None:
+        if self._folded is not None:
+            self._folded(offsets, features)

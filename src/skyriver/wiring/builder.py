@@ -1,0 +1,95 @@
+"""The process that builds the state of changed features beside a worker: `python -m skyriver.wiring.builder`.
+
+The worker that begins it writes one line of JSON to its standard input, {"stream": StreamSpec, "features":
+FeatureSetSpec, "log", "side", "building", "kernel_cache": directories, "share": of a core}, and keeps that open: when
+it ends, for whatever reason, this process ends too. On its standard output stand lines {"offset", "end",
+"seconds": of CPU, "rss_mb"}; the last one has "built": true. What went wrong is one line {"problem"}, and exit code 1.
+
+It runs at a lower priority. Only one process at a time writes into "building" and the set's side log: a lock sees
+to it that one of a worker before has ended.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from skyriver.adapters.segments.reader import SegmentReader
+from skyriver.core.errors import SkyriverError
+from skyriver.core.spec import FeatureSetSpec, StreamSpec
+from skyriver.decide.building import Resting, build
+from skyriver.decide.windows import WindowsFiles
+from skyriver.serve.metrics import resident_bytes
+from skyriver.wiring.process import SystemClock
+
+TELL_EVERY_S = 0.25
+NICE = 5
+"""A third of what a worker gets where both want the same core: enough to get on under a load that never ends."""
+
+
+class Left(Exception):
+    """The worker has ended."""
+
+
+def _run(config: dict[str, Any]) -> None:
+    stream = StreamSpec.model_validate(config["stream"])
+    features = FeatureSetSpec.model_validate(config["features"])
+    directory = Path(config["building"])
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    told = 0.0
+
+    def tell(offset: int, end: int, *, built: bool = False) -> None:
+        nonlocal told
+        if not built and time.monotonic() - told < TELL_EVERY_S:
+            return
+        told = time.monotonic()
+        line = {"offset": offset, "end": end, "seconds": round(time.process_time(), 2)}
+        print(json.dumps({**line, "rss_mb": round(resident_bytes() / 1e6), "built": built}), flush=True)
+
+    with (directory / "lock").open("ab") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                _sleep(100_000)
+        reader = SegmentReader(Path(config["log"]))
+        files = WindowsFiles(stream, Path(config["side"]), Path(config["kernel_cache"]))
+        resting = Resting(float(config["share"]), SystemClock(), _sleep)
+        offset = build(reader, files, features, directory, resting, tell)
+        tell(offset, reader.next_offset, built=True)
+
+
+def _sleep(us: int) -> None:
+    """Raises Left when the worker has let go of the standard input."""
+    ready, _, _ = select.select([sys.stdin.fileno()], [], [], us / 1e6)
+    if ready and not os.read(sys.stdin.fileno(), 1):
+        raise Left
+
+
+def main() -> int:
+    os.nice(NICE)
+    line = b""
+    while not line.endswith(b"\n"):  # not by sys.stdin: what it buffers, select would not see
+        part = os.read(sys.stdin.fileno(), 1 << 16)
+        if not part:
+            return 1
+        line += part
+    try:
+        _run(json.loads(line))
+    except Left:
+        return 1
+    except SkyriverError as error:
+        print(json.dumps({"problem": str(error)}), flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+"""Changed features beside those that decide: a process builds their state, the worker opens it and folds both.
+
+IDLE -> BUILDING (`wiring.builder` folds the log) -> JOINING (the worker opens what was built, and folds what came since
+between batches) -> SAVING (a checkpoint with both) -> READY: a model version that was trained on them may decide.
+Whatever ends half-way is begun again from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from skyriver.adapters.segments.log import SegmentLog
+from skyriver.core.errors import SkyriverError
+from skyriver.core.spec import FeatureSetSpec, StreamSpec
+from skyriver.decide.building import built
+from skyriver.decide.checkpoint import CheckpointFiles
+from skyriver.decide.engine import Engine
+from skyriver.decide.folding import Folding
+from skyriver.decide.opening import Keeper, PartitionFiles
+from skyriver.decide.station import ChangeWork, Station
+from skyriver.decide.windows import KernelWindows, WindowsFiles
+
+SHARE = 0.5
+"""Of a core, that a builder takes (at a lower priority than the worker) while it gets on."""
+LOOK_S = 0.05
+AGAIN_S = 5.0
+"""After a builder failed."""
+STEP_S = 0.002
+"""So long live events wait at most for one step of the joining, unless it gets nowhere in such steps."""
+
+_log = logging.getLogger(__name__)
+
+
+class Phase(StrEnum):
+    IDLE = "idle"
+    BUILDING = "building"
+    JOINING = "joining"
+    SAVING = "saving"
+    READY = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class BuilderPlace:
+    """What a builder needs besides the features."""
+
+    stream: StreamSpec
+    directory: Path
+    """Of the partition."""
+    kernel_cache: Path
+
+
+class FeatureChanges:
+    """All on the loop's thread."""
+
+    def __init__(
+        self,
+        place: BuilderPlace,
+        log: SegmentLog,
+        windows: WindowsFiles,
+        files: PartitionFiles,
+        keeper: Keeper,
+        station: Station,
+    ) -> None:
+        self._place = place
+        self._log = log
+        self._windows = windows
+        self._files = files
+        self._keeper = keeper
+        self._station = station
+        self._process: asyncio.subprocess.Process | None = None
+        self._told: dict[str, Any] = {}
+        self._began = 0.0
+        self._wanted: FeatureSetSpec | None = None
+        self._digest = ""
+        self.phase = Phase.IDLE
+        self.problem = ""
+
+    def want(self, features: FeatureSetSpec | None) -> None:
+        """From now on these are to be folded beside the features that decide; None: nothing."""
+        self._wanted = features
+        self._digest = self._windows.digest_of(features) if features is not None else ""
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(LOOK_S)
+                try:
+                    await self._look()
+                except Exception as error:  # whatever it was, the features of before go on deciding
+                    _log.exception("the changed features are not built")
+                    self.problem = f"The changed features are not built: {error}"
+                    await asyncio.sleep(AGAIN_S)
+        finally:
+            await self._stop()
+
+    def report(self) -> dict[str, Any] | None:
+        """How far it is, and what it costs; None where no features change."""
+        if self._wanted is None or self.phase is Phase.IDLE:
+            return None
+        beside = self._files.sets.beside if self._files.sets is not None else None
+        memory = beside.size[1] if beside is not None else 0
+        told = self._told
+        return {
+            "digest": self._digest,
+            "state": str(self.phase),
+            "offset": told.get("offset", 0) if self.phase is Phase.BUILDING else self._log.next_offset,
+            "end": self._log.next_offset,
+            "cpu_seconds": told.get("seconds", 0.0),
+            "memory_mb": told.get("rss_mb", 0) if self.phase is Phase.BUILDING else round(memory / 1e6, 1),
+            "disk_mb": round(self._windows.disk_bytes(self._digest) / 1e6, 1),
+        }
+
+    async def _look(self) -> None:
+        sets = self._files.sets
+        if self._station.engine is None or sets is None:
+            return
+        wanted, digest = self._wanted, self._digest
+        if digest != self._files.building:
+            await self._stop()
+            self._files.building = digest
+        if sets.beside is not None and sets.beside.digest != digest:
+            await self._change(lambda engine: sets.drop())
+        if wanted is None:
+            self.phase, self.problem = Phase.IDLE, ""
+            return
+        if digest in sets.specs:
+            self._look_for_checkpoint(digest)
+        elif await self._is_built(wanted):
+            await self._join(wanted, digest)
+
+    def _look_for_checkpoint(self, digest: str) -> None:
+        if self.phase is Phase.READY:
+            return
+        self.phase = Phase.READY if digest in self._files.durable else Phase.SAVING
+        if self.phase is Phase.READY:
+            _log.info("the features %s are ready to decide", digest[:12])
+            self.problem = ""
+            shutil.rmtree(self._directory, ignore_errors=True)
+        else:
+            self._keeper.demand()
+
+    @property
+    def _directory(self) -> Path:
+        return self._place.directory / "building"
+
+    async def _is_built(self, features: FeatureSetSpec) -> bool:
+        """Whether a builder has done its work; begins one if none is at it."""
+        self.phase = Phase.BUILDING
+        if self._process is None:
+            await self._begin(features)
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        if line:
+            self._told = json.loads(line)
+            return False
+        code = await self._process.wait()
+        self._process = None
+        if code == 0 and self._told.get("built"):
+            return True
+        self.problem = f"The changed features are not built: {self._told.get('problem', f'it ended with {code}')}"
+        _log.error("%s", self.problem)
+        await asyncio.sleep(AGAIN_S)
+        return False
+
+    async def _begin(self, features: FeatureSetSpec) -> None:
+        place, self.problem, self._told = self._place, "", {}
+        config = {
+            "stream": place.stream.to_json(),
+            "features": features.to_json(),
+            "log": str(place.directory / "log"),
+            "side": str(place.directory / "side"),
+            "building": str(self._directory),
+            "kernel_cache": str(place.kernel_cache),
+            "share": SHARE,
+        }
+        pipe = asyncio.subprocess.PIPE
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "skyriver.wiring.builder", stdin=pipe, stdout=pipe
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(config).encode() + b"\n")
+        await self._process.stdin.drain()
+
+    async def _stop(self) -> None:
+        process, self._process = self._process, None
+        self.phase = Phase.IDLE
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def _join(self, features: FeatureSetSpec, digest: str) -> None:
+        """Opens what was built, folds what came since, and goes on with it beside."""
+        self.phase = Phase.JOINING
+        loop = asyncio.get_running_loop()
+        windows, offset = await loop.run_in_executor(None, self._open, features, digest)
+        joining = _Joining(self._log, self._files, windows, offset)
+        try:
+            while not joining.done:
+                await self._change(joining.step)
+            self._keeper.demand()
+        finally:
+            if not joining.done:
+                windows.close()
+
+    def _open(self, features: FeatureSetSpec, digest: str) -> tuple[KernelWindows, int]:
+        saved = built(CheckpointFiles(self._directory), digest, self._log.next_offset)
+        if saved is None:
+            return self._windows.open(features, None), 0
+        return self._windows.open(features, saved.features), saved.offset
+
+    async def _change(self, change: Callable[[Engine], None]) -> None:
+        done: asyncio.Future[SkyriverError | None] = asyncio.get_running_loop().create_future()
+        self._station.submit(ChangeWork(change, done.set_result))
+        error = await done
+        if error is not None:
+            raise error
+
+
+class _Joining:
+    """Brings windows to the log's end in steps between batches, and then has the engine fold them."""
+
+    def __init__(self, log: SegmentLog, files: PartitionFiles, windows: KernelWindows, offset: int) -> None:
+        self._log = log
+        self._files = files
+        self._windows = windows
+        self._offset = offset
+        self._behind = log.next_offset - offset
+        self._seconds = STEP_S
+        self.done = False
+
+    def step(self, _engine: Engine) -> None:
+        folding = Folding(self._windows, chunk=256)
+        until = time.monotonic() + self._seconds
+        for record in self._log.read(self._offset):
+            folding.apply(record)
+            self._offset = record.offset + record.count
+            if time.monotonic() >= until:
+                break
+        folding.flush()
+        behind = self._log.next_offset - self._offset
+        if not behind and self._files.sets is not None:
+            self._files.fold_beside(self._windows)
+            self.done = True
+        elif behind >= self._behind:
+            self._seconds *= 2
+        self._behind = behind
