@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from skyriver.core.spec import FieldSpec
 from skyriver.data.border import Rejection, RowCleaner, Value
-from skyriver.data.border_columns import ColumnCleaner
+from skyriver.data.border_columns import TypedCleaner
 
 EXACT = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -102,24 +102,28 @@ def test_what_is_clean_in_columns_is_clean_in_rows(
 ) -> None:
     specs = [first, second]
     sums = frozenset(f.name for f in specs if summed and f.type in ("int", "float", "bool"))
-    cleaner, columns = RowCleaner(specs, sums), ColumnCleaner(specs, sums)
+    cleaner, typed = RowCleaner(specs, sums), TypedCleaner(specs, sums)
     rows = rows_of(data, specs, count)
     if packed:
         try:
             body = msgspec.msgpack.encode(rows)
         except OverflowError:  # MessagePack has no larger whole numbers
             return
-        given_, found = msgspec.msgpack.decode(body), columns.msgpack(body)
+        given_, decoded = msgspec.msgpack.decode(body), typed.msgpack(body)
     else:
         body = msgspec.json.encode(rows)
-        given_, found = msgspec.json.decode(body), columns.json(body)
-        lines = columns.lines(b"\n".join(map(msgspec.json.encode, rows)))
-        assert (lines is None) == (found is None)
+        given_, decoded = msgspec.json.decode(body), typed.json(body)
+        assert (typed.lines(b"\n".join(map(msgspec.json.encode, rows))) is None) == (decoded is None)
+    found = typed.columns(decoded) if decoded is not None else None
+    by_rows = typed.rows(decoded) if decoded is not None and not packed else None
     one_by_one: list[Any] = [cleaner.clean(row) for row in given_]
     if found is not None:
         assert [[bits(v) for v in row] for row in found.rows()] == [[bits(v) for v in row] for row in one_by_one]
+    if by_rows is not None:
+        assert [[bits(v) for v in row] for row in by_rows] == [[bits(v) for v in row] for row in one_by_one]
     if not any(isinstance(row, Rejection) for row in one_by_one) and usual(rows, specs):
         assert found is not None, "all rows are good, so columns take them"
+        assert packed or by_rows is not None
 
 
 def usual(rows: list[dict[str, object]], specs: list[FieldSpec]) -> bool:
@@ -140,4 +144,4 @@ def usual(rows: list[dict[str, object]], specs: list[FieldSpec]) -> bool:
 
 @pytest.mark.parametrize("body", [b"[", b"[1]", b"{}", b"[]", b'[{"a":1}] x', b'[{"a":"\\ud800"}]', b'[{"a":"\xff"}]'])
 def test_what_is_no_array_of_events_is_left_to_the_long_way(body: bytes) -> None:
-    assert ColumnCleaner([FieldSpec(name="a", type="text")]).json(body) is None
+    assert not TypedCleaner([FieldSpec(name="a", type="text")]).json(body)

@@ -42,7 +42,18 @@ from skyriver.data.border_values import (
     show,
 )
 
-__all__ = ["Reason", "Rejection", "RowCleaner", "Rule", "Value", "compile_rule", "parse_time", "show", "summed_limit"]
+__all__ = [
+    "Reason",
+    "Rejection",
+    "RowCleaner",
+    "Rule",
+    "Value",
+    "compile_check",
+    "compile_rule",
+    "parse_time",
+    "show",
+    "summed_limit",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +180,9 @@ class RowCleaner:
         self, fields: Sequence[FieldSpec], summed: frozenset[str] = frozenset(), *, text_numbers: bool = False
     ) -> None:
         self.fields = tuple(fields)
-        self._checks = tuple((f.name, _compile(compile_rule(f, f.name in summed), text_numbers)) for f in self.fields)
+        self._checks = tuple(
+            (f.name, compile_check(compile_rule(f, f.name in summed), text_numbers)) for f in self.fields
+        )
         self._names = frozenset(f.name for f in self.fields)
 
     def clean(self, row: Mapping[str, object]) -> list[Value] | Rejection:
@@ -186,7 +199,8 @@ class RowCleaner:
         return values
 
 
-def _compile(rule: Rule, text_numbers: bool) -> Check:
+def compile_check(rule: Rule, text_numbers: bool = False) -> Check:
+    """Takes what was given for the field (None: missing) and returns the clean value, or raises Refused."""
     convert = converter(rule.spec, text_numbers)
     test = _tester(rule)
     name, fill, nullable = rule.name, rule.fill, rule.spec.nullable

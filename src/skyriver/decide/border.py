@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from skyriver.core.spec import GRID_LIMIT, FieldSpec, StreamSpec
 from skyriver.core.units import format_span
 from skyriver.data.border import Reason, Rejection, RowCleaner
-from skyriver.data.border_columns import ColumnCleaner
+from skyriver.data.border_columns import TypedCleaner
 from skyriver.decide.answers import Form, RawRows, parse_rows
 from skyriver.decide.gathering import block_rows
 from skyriver.decide.receipt import LabelRow, LabelSubmission, Refused, Submission, shown
 
-ROW_BYTES = 4
-"""A row has more: a small body is not looked at for a block."""
 NOT_AN_OBJECT = "a JSON object is expected, with a field for each value"
 
 
@@ -23,19 +21,25 @@ class EventBorder:
 
     def __init__(self, stream: StreamSpec, summed: frozenset[str] = frozenset()) -> None:
         self._clean = RowCleaner(stream.fields, summed).clean
-        columns = ColumnCleaner(stream.fields, summed)
-        self._columns = {Form.JSON: columns.json, Form.LINES: columns.lines, Form.MSGPACK: columns.msgpack}
+        self._typed = typed = TypedCleaner(stream.fields, summed)
+        self._decoders = {Form.JSON: typed.json, Form.LINES: typed.lines, Form.MSGPACK: typed.msgpack}
         self._least = block_rows(len(stream.fields))
-        self._least_bytes = ROW_BYTES * self._least
 
     def read(self, body: bytes, form: Form, arrived: int, wants_decisions: bool) -> Submission:
         """The rows of a body. Many good ones become columns right away. `arrived` in monotonic microseconds.
 
         Raises InvalidInput (NOT_JSON, NOT_MSGPACK)."""
-        if len(body) >= self._least_bytes and _is_array(body, form):
-            columns = self._columns[form](body, self._least)
-            if columns is not None:
-                return Submission(RawRows(body, form), [], arrived, wants_decisions, columns=columns)
+        single = form is Form.JSON and body[:1] == b"{"
+        typed = self._typed.one(body) if single else self._decoders[form](body)
+        if typed is not None:
+            if len(typed) >= self._least:
+                columns = self._typed.columns(typed)
+                if columns is not None:
+                    return Submission(RawRows(body, form), [], arrived, wants_decisions, columns=columns)
+            elif form is not Form.MSGPACK:
+                rows = self._typed.rows(typed)
+                if rows is not None:
+                    return Submission(RawRows(body, form), [*rows], arrived, wants_decisions)
         return self.take(parse_rows(body, form), arrived, wants_decisions)
 
     def take(self, rows: Sequence[object], arrived: int, wants_decisions: bool) -> Submission:
@@ -47,11 +51,6 @@ class EventBorder:
             for values in (clean(row) if type(row) is dict else None,)
         ]
         return Submission(rows, cleaned, arrived, wants_decisions)
-
-
-def _is_array(body: bytes, form: Form) -> bool:
-    """Whether it can be many rows at all: a large single one is not read twice."""
-    return form is not Form.JSON or body[:64].lstrip()[:1] == b"["
 
 
 def refused(index: int, rejection: Rejection | None) -> Refused:

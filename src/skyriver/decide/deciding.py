@@ -188,7 +188,7 @@ def _outcomes(
     return outcomes, (np.cumsum(there) - 1).astype(np.uint16)[both]
 
 
-def _score(deciding: Deciding, features: Floats | None, count: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def _score(deciding: Deciding, features: Floats | None, count: int) -> tuple[Floats, NDArray[np.uint8]]:
     """Of each of `count` events that are not late: its score, NaN for none, and the place of the reason in _REASONS."""
     if deciding.rules is None:
         return _none(count, Reason.NO_DECISIONS)
@@ -199,19 +199,24 @@ def _score(deciding: Deciding, features: Floats | None, count: int) -> tuple[NDA
     return _run(deciding.scorer, features)
 
 
-def _none(count: int, reason: Reason) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def _none(count: int, reason: Reason) -> tuple[Floats, NDArray[np.uint8]]:
     return np.full(count, np.nan, np.float32), np.full(count, _CODE[reason], np.uint8)
 
 
-def _run(scorer: Scorer, features: Floats) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def _run(scorer: Scorer, features: Floats) -> tuple[Floats, NDArray[np.uint8]]:
     """One run over all. If the model raises, one run a row: an event must not fail for what stands beside it."""
     try:
-        scores = np.asarray(scorer.score(features), np.float32).reshape(len(features))
+        scores = scorer.score(features)
+        finite = np.isfinite(scores)
+        if finite.shape != (len(features),):
+            raise ValueError(f"scores of shape {finite.shape}")
     except Exception:  # a user's model: whatever it raises, the event gets its fallback
         if len(features) == 1:
             return _none(1, Reason.MODEL_FAILED)
         alone = [_run(scorer, features[row : row + 1]) for row in range(len(features))]
         return np.concatenate([score for score, _ in alone]), np.concatenate([reason for _, reason in alone])
-    finite = np.isfinite(scores)
-    reasons = np.where(finite, np.uint8(_CODE[_FINE]), np.uint8(_CODE[Reason.SCORE_NOT_FINITE]))
-    return (scores if finite.all() else np.where(finite, scores, np.float32(np.nan))), reasons
+    reasons = np.zeros(len(features), np.uint8)  # the first reason is that there is none
+    if not finite.all():
+        reasons[~finite] = _CODE[Reason.SCORE_NOT_FINITE]
+        scores = np.where(finite, scores, np.float32(np.nan))
+    return scores, reasons

@@ -47,7 +47,6 @@ def receipts_of(house: Any, sent: list[Any], cuts: list[int]) -> list[Receipt]:
     for number, (start, end) in enumerate(pairwise(places)):
         body = msgspec.json.encode(rows[start:end])
         border._least = 1 if number % 2 else 1000
-        border._least_bytes = 1
         submissions.append(border.read(body, Form.JSON, 400 + number, True))
     found: list[Receipt] = house.engine.take(submissions)
     return found
