@@ -48,6 +48,7 @@ def compare(home: Path, example: Path, work: Path) -> dict[str, Any]:
     order.write_parquet(work / "sent.parquet")
     late = pl.read_parquet(data / "stream_labels.parquet", columns=["payment"])
     told = labels.join(late, left_on="subject", right_on="payment", how="semi")
+    told = told.unique("subject", keep="first", maintain_order=True)  # one whose answer got lost was sent twice
     told.select(payment="subject", place="_offset").write_parquet(work / "told.parquet")
     written = (data / "payments.parquet", data / "stream.parquet", work / "sent.parquet")
     files = [str(p) for p in (*written, data / "stream_labels.parquet", work / "told.parquet")]
@@ -83,16 +84,31 @@ def _difference(plan: FeaturePlan, product: Backfill, ids: pl.Series, oracle: pl
             len(set(a) - set(b)) for a, b in ((ids, oracle["payment"]), (oracle["payment"], ids))
         )
         figures |= {"ours_alone": ours_alone, "oracles_alone": oracles_alone}
-        return {**figures, "equal": False, "different": "the payments that count, or their order"}
+        return {
+            **figures,
+            "equal": False,
+            "differences": max(1, ours_alone + oracles_alone),
+            "different": "the payments that count, or their order",
+        }
     different, largest = [], 0.0
-    if not np.array_equal(product.effective, oracle["effective"].to_numpy()):
+    values = int(np.count_nonzero(product.effective != oracle["effective"].to_numpy()))
+    if values:
         different.append("effective time")
     for place, name in enumerate(plan.names):
         ours = product.exact[:, place]
         theirs = oracle[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
-        if not np.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+        unequal = np.count_nonzero(~np.isclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True))
+        if unequal:
             different.append(name)
+            values += int(unequal)
         largest = max(largest, float(np.nanmax(np.abs(ours - theirs), initial=0.0)))
     if not np.array_equal(product.features, product.exact.astype(np.float32), equal_nan=True):
         different.append("rounding to float32")
-    return {**figures, "equal": not different, "different": ", ".join(different), "largest_difference": largest}
+        values += 1
+    return {
+        **figures,
+        "equal": not different,
+        "differences": values,
+        "different": ", ".join(different),
+        "largest_difference": largest,
+    }

@@ -1,9 +1,11 @@
-"""Kills: a cloud at work whose processes die at any moment, and what is lost of it; then simulated power cuts.
+"""Kills: a cloud at work whose processes die at any moment, and what is lost of it; then a stream, through which all
+the simulated payments go while every part of it dies, and which is disturbed otherwise; then simulated power cuts.
 
-    python bench/faults.py [--kills 1000] [--minutes N] [--seed N] [--quick] [--stop] [--kills-only]
+    python bench/faults.py [--kills 1000] [--minutes N] [--seed N] [--quick] [--stop] [--kills-only] [--streams]
 
-Prints one JSON document; progress goes to stderr. --quick kills 100 times and cuts a quarter of the times. --minutes
-ends the killing after so long, however many were killed by then. --stop ends it at the first thing that is wrong.
+Prints one JSON document; progress goes to stderr. --quick kills 100 times each and cuts a quarter of the times.
+--streams does the part with the stream alone, --kills-only leaves out the power cuts. --minutes ends each killing after
+so long, however many were killed by then. --stop ends that of the cloud at the first thing that is wrong.
 Exit code 1: a goal does not hold.
 """
 
@@ -15,8 +17,10 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import _stream_faults
 import power_cuts
 from _document import ROOT, Document, Goal, tell
 
@@ -35,10 +39,13 @@ GOALS = (
     Goal("failed_requests_nothing_dead", "<=", 0, "requests"),
     Goal("not_ready_again", "<=", 0, "things"),
     Goal("left_or_wrong", "<=", 0, "things"),
+    *_stream_faults.GOALS,
     Goal("power_cuts", ">=", power_cuts.CUTS, "cuts"),
     Goal("power_cuts_broken", "<=", 0, "cuts"),
 )
 CUTS = ("power_cuts", "power_cuts_broken")
+BOTH = ("acknowledged_lost", "decided_twice")
+"""Goals that hold for the cloud and for the stream together."""
 
 
 def main() -> int:
@@ -48,20 +55,51 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of what is killed when (default: another one every time)")
     parser.add_argument("--quick", action="store_true", help="a tenth of it")
     parser.add_argument("--kills-only", action="store_true", help="no power cuts")
+    parser.add_argument("--streams", action="store_true", help="the part with the stream alone")
     parser.add_argument("--stop", action="store_true", help="end at the first thing that is wrong")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything started here is ended
     document = Document("faults", GOALS)
     kills = given.kills or (100 if given.quick else 1_000)
     seed = given.seed or random.randrange(1, 1 << 31)
-    names = [goal.name for goal in GOALS if goal.name not in CUTS]
-    document.part(names, lambda: measure(document, kills, seed, given))
-    if given.kills_only:
-        for name in CUTS:
-            document.missed(name, "--kills-only leaves them out", wanted=False)
+    others = {*CUTS, *BOTH, *(goal.name for goal in _stream_faults.GOALS)}
+    of_cloud = [goal.name for goal in GOALS if goal.name not in others]
+    counted = Counted(document)
+    if given.streams:
+        leave_out(document, of_cloud, "--streams leaves it out")
+    else:
+        document.part([*of_cloud, *BOTH], lambda: measure(document, counted, kills, seed, given))
+    document.part([*_stream_faults.KILLED, *BOTH], lambda: measure_streams(document, counted, kills, seed, given))
+    document.part(["disturbances_wrong"], lambda: _stream_faults.disturb(document, quick=given.quick))
+    if given.kills_only or given.streams:
+        leave_out(document, CUTS, "power cuts are left out")
     else:
         document.part(CUTS, lambda: cut_power(document, quick=given.quick))
     return 0 if document.print() else 1
+
+
+def leave_out(document: Document, names: Sequence[str], reason: str) -> None:
+    for name in names:
+        document.missed(name, reason, wanted=False)
+
+
+class Counted:
+    """What was lost and what was decided twice, over all campaigns."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._found: dict[str, list[str]] = {name: [] for name in BOTH}
+
+    def add(self, lost: Sequence[str], decided_twice: Sequence[str]) -> None:
+        for name, found in zip(BOTH, (lost, decided_twice), strict=True):
+            total = self._found[name]
+            total += found
+            self._document.measured(name, len(total), note="; ".join(total[:3])[:1_000])
+
+
+def measure_streams(document: Document, counted: Counted, kills: int, seed: int, given: argparse.Namespace) -> None:
+    outcome = _stream_faults.kill_stream(document, kills, seed, minutes=given.minutes, quick=given.quick)
+    counted.add(outcome.lost, outcome.decided_twice)
 
 
 def cut_power(document: Document, *, quick: bool) -> None:
@@ -74,7 +112,7 @@ def cut_power(document: Document, *, quick: bool) -> None:
     document.measured("power_cuts_broken", found.broken.total())
 
 
-def measure(document: Document, kills: int, seed: int, given: argparse.Namespace) -> None:
+def measure(document: Document, counted: Counted, kills: int, seed: int, given: argparse.Namespace) -> None:
     tell(f"{kills} kills with --seed {seed}")
     folder = Path(tempfile.mkdtemp(prefix="srb-"))
     cloud = Cloud(folder)
@@ -90,9 +128,8 @@ def measure(document: Document, kills: int, seed: int, given: argparse.Namespace
         document.missed("kills", f"--quick: {len(journal.kills)} of them", wanted=False)
     else:
         document.measured("kills", len(journal.kills))
+    counted.add(journal.lost, journal.decided_twice)
     for name, found in (
-        ("acknowledged_lost", journal.lost),
-        ("decided_twice", journal.decided_twice),
         ("actions_twice", journal.twice),
         ("failed_requests_control_dead", outcome.failed("control")),
         ("failed_requests_nothing_dead", outcome.failed("nothing")),
@@ -111,7 +148,7 @@ def _rows(document: Document, outcome: Outcome, seed: int) -> None:
             alone = journal.recoveries(kind, stopped=stopped, alone=True)
             if not killed:
                 continue
-            figures = {"kills": len(killed), "over": sum(bool(k.over) for k in killed)}
+            figures: dict[str, float] = {"kills": len(killed), "over": sum(bool(k.over) for k in killed)}
             for case, times in (("", found), ("alone_", alone)):
                 if times:
                     quantiles = {f"{case}p50_seconds": 0.5, f"{case}p95_seconds": 0.95, f"{case}max_seconds": 1.0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -84,6 +85,8 @@ class Worker:
     kernels: Path
     app: AppSpec
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    """What its processes have beside ours."""
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -155,7 +158,8 @@ class Worker:
         path = self.directory / "config.json"
         path.write_text(json.dumps({"process": process, "config": config}))
         with (self.directory / "log.txt").open("ab") as out:
-            started = subprocess.Popen([sys.executable, "-m", "skyriver.wiring.worker", path], stdout=out, stderr=out)
+            command = [sys.executable, "-m", "skyriver.wiring.worker", str(path)]
+            started = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **self.environment})
         self.processes.append(started)
         if wait:
             self.wait_for(lambda report: report.get("token") == token and report.get("ready"))
@@ -213,6 +217,8 @@ class Connection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
         super().__init__("worker", timeout=DEADLINE)
         self._path = path
+        self.answered_with: Any = {}
+        """The headers of the last answer."""
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -227,6 +233,7 @@ class Connection(http.client.HTTPConnection):
         self.request(method, path, data, headers or {})
         response = self.getresponse()
         text = response.read()
+        self.answered_with = response.headers
         return response.status, json.loads(text) if text.startswith((b"{", b"[")) else {"text": text.decode()}
 
     def send_events(self, events: object, *, wait: bool = True) -> tuple[int, dict[str, Any]]:

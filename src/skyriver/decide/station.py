@@ -132,6 +132,8 @@ class Station:
         self.engine: Engine | None = None
         self.problem = ""
         """Why there is no engine now."""
+        self._why: Unavailable | None = None
+        """What the recovery wants, and is tried again for: room on a full disk."""
         self.failed: asyncio.Future[SkyriverError] = asyncio.get_running_loop().create_future()
         """Done when the process must end."""
 
@@ -145,11 +147,9 @@ class Station:
 
     def submit(self, work: Work) -> None:
         """Queues it; `work.answer` is called once, in a later turn. Raises QuotaExceeded (QUEUE_FULL), Unavailable
-        (RECOVERING; LOADING for events while a load is under way)."""
+        (RECOVERING, or what the recovery wants: DISK_FULL; LOADING for events while a load is under way)."""
         if self.engine is None:
-            raise Unavailable(
-                f"The stream is not ready. {self.problem}", code="RECOVERING", next_action="Try again in a second."
-            )
+            raise self._not_ready()
         self._check_room(work)
         if isinstance(work, EventWork | LabelWork):
             self._rows += len(work.submission)
@@ -321,6 +321,14 @@ class Station:
         else:
             self._recovering = asyncio.get_running_loop().create_task(self._recover())
 
+    def _not_ready(self) -> Unavailable:
+        why = self._why
+        if why is not None:
+            message = f"The stream is not ready. {why.message}"
+            return Unavailable(message, code=why.code, next_action=why.next_action)
+        message = f"The stream is not ready. {self.problem}"
+        return Unavailable(message, code="RECOVERING", next_action="Try again in a second.")
+
     def _give_up(self, error: SkyriverError) -> None:
         self._busy = False
         waiting, self._queue, self._rows = self._queue, deque(), 0
@@ -338,7 +346,7 @@ class Station:
                 engine = await loop.run_in_executor(self._threads, self._open_engine)
             except Unavailable as error:
                 _log.warning("the stream cannot be opened now: %s", error)
-                self.problem = str(error)
+                self.problem, self._why = str(error), error
                 if error.code in FATAL:
                     self._give_up(error)
                     return
@@ -354,7 +362,7 @@ class Station:
                 self._give_up(_internal())
                 return
         self.engine = engine
-        self.problem = ""
+        self.problem, self._why = "", None
         self._note_loading(engine)
         self._busy = True
         loop.call_soon(self._turn)

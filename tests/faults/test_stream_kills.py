@@ -1,0 +1,119 @@
+"""A stream whose producers, worker, jobs and control plane are killed at aimed moments (`make faults` kills a thousand
+times)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
+from cloud_process import Cloud
+from kills.stream_campaign import StreamCampaign
+from kills.stream_examination import Findings, compare_answers, differences
+from kills.stream_killer import StreamManner
+from kills.stream_log import LogContent
+from kills.stream_plan import make_plan
+from kills.stream_producer import read_answers
+
+KILLS = 100 if os.environ.get("FAULT_ROUNDS") else 25
+
+
+def test_kills_at_aimed_moments_lose_no_payment_and_decide_none_twice(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "plan", scale="tiny", stream_days=20, chunks=5, seed=3)
+    cloud = Cloud(tmp_path)
+    try:
+        outcome = StreamCampaign(cloud, plan, 3, StreamManner(pause=0.3, stops=0.0)).run(KILLS)
+    finally:
+        cloud.close()
+    assert outcome.problems == []
+    checked = outcome.found.checked
+    assert len(outcome.journal.kills) >= KILLS
+    assert checked["acknowledged"] == checked["events_live"] > 10_000
+    assert checked["compared_with_replay"] == checked["compared_with_tables"] > 10_000
+    assert checked["compared_with_oracle"] + checked["late"] == checked["events"] == checked["rows_of_payments"]
+
+
+# That the examination is not blind: what is planted is found.
+
+
+def content(events: list[tuple[int, int]], decisions: list[tuple[int, int, float]]) -> LogContent:
+    """A log with these (offset, payment) and (event offset, payment, score)."""
+    first = 1 + max((offset for offset, _ in events), default=-1)
+    return LogContent(
+        events=pl.DataFrame(events, schema=["_offset", "payment"], orient="row"),
+        live=np.ones(len(events), np.bool_),
+        labels=pl.DataFrame({"_offset": []}),
+        decisions=pl.DataFrame(
+            [(first + n, o, p, "decided", "approve", score, 1) for n, (o, p, score) in enumerate(decisions)],
+            schema=["_offset", "event_offset", "id", "status", "decision", "score", "version"],
+            orient="row",
+        ),
+        others=[],
+        end=first + len(decisions),
+        problems=[],
+    )
+
+
+def answer(payment: int, offset: int, score: float = 0.5) -> dict[str, Any]:
+    return {"rows": 1, "decisions": [[payment, offset, "decided", "approve", score, 1]]}
+
+
+WHOLE = content([(0, 7), (1, 8)], [(0, 7, 0.5), (1, 8, 0.5)])
+BOTH = [answer(7, 0), answer(8, 1)]
+
+
+@pytest.mark.parametrize(
+    ("log", "answers", "lost", "twice", "told"),
+    [
+        (WHOLE, BOTH, 0, 0, 0),
+        (WHOLE, [*BOTH, answer(7, 0)], 0, 0, 0),
+        (WHOLE, [*BOTH, answer(7, 1)], 1, 0, 0),  # answered with a place that is another's
+        (WHOLE, [*BOTH, answer(7, 0, 0.6)], 0, 1, 0),
+        (WHOLE, [*BOTH, answer(9, 5)], 1, 0, 0),
+        (WHOLE, BOTH[:1], 0, 0, 1),  # taken, and nobody was told
+        (WHOLE, [*BOTH, {"wrong": "rejected"}], 0, 0, 1),
+        (WHOLE, [*BOTH, {"decisions": [None]}], 1, 0, 0),
+        (content([(0, 7), (1, 8)], [(0, 7, 0.5)]), BOTH, 1, 0, 1),  # no decision
+        (content([(0, 7), (1, 7)], [(0, 7, 0.5), (1, 7, 0.5)]), BOTH[:1], 0, 1, 0),
+        (content([(0, 7), (1, 8)], [(0, 7, 0.5), (1, 8, 0.5), (1, 8, 0.5)]), BOTH, 0, 1, 0),
+        (content([(0, 7), (1, 8)], [(0, 7, 0.5), (1, 7, 0.5)]), BOTH, 0, 1, 1),
+    ],
+)
+def test_a_lost_or_second_decision_is_found(
+    log: LogContent, answers: list[dict[str, Any]], lost: int, twice: int, told: int
+) -> None:
+    found = Findings()
+    compare_answers(log, answers, found)
+    assert (len(found.lost), len(found.decided_twice), len(found.told)) == (lost, twice, told)
+
+
+FRAME = pl.DataFrame({"_offset": [3, 5, 6], "amount": [1.0, None, 2.0], "features": [[1.0], None, [2.0]]})
+
+
+@pytest.mark.parametrize(
+    ("table", "number"),
+    [
+        (FRAME, 0),
+        (FRAME[:2], 1),
+        (pl.concat([FRAME, FRAME[1:2]]), 1),
+        (FRAME[[1, 0, 2]], 1),
+        (FRAME.with_columns(amount=pl.Series([1.0, 0.0, 2.5])), 2),
+        (FRAME.with_columns(features=pl.Series([[1.0], None, [2.5]])), 1),
+        (FRAME.with_columns(_offset=pl.Series([3, 5, 7])), 2),
+    ],
+)
+def test_a_row_of_a_table_that_is_not_the_logs_is_found(table: pl.DataFrame, number: int) -> None:
+    assert differences(FRAME, table) == number
+
+
+def test_a_line_that_a_kill_tore_is_not_an_answer(tmp_path: Path) -> None:
+    path = tmp_path / "answers"
+    assert read_answers(path) == []
+    path.write_text('{"rows":1}\n{"rows":2')
+    assert read_answers(path) == [{"rows": 1}]
