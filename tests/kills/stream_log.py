@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from skyriver.adapters.segments.log import SegmentReader
 from skyriver.core.spec import StreamSpec
+from skyriver.data.columns import decode_events
 from skyriver.data.log import Record, RecordKind
 from skyriver.data.materialise import schemas_of_stream
-from skyriver.decide.records import LATE, DecisionRecord, decode_decision, decode_event, decode_label
+from skyriver.decide.blocks import decisions_of, events_of
+from skyriver.decide.records import LATE, DecisionRecord, decode_label
 
 EVENT, LABEL = int(RecordKind.EVENT), int(RecordKind.LABEL)
 
@@ -50,11 +52,15 @@ class _Collector:
 
     def take(self, record: Record) -> None:
         match record.kind:
-            case RecordKind.EVENT:
-                flags, values = decode_event(record.payload)
-                self._add("events", (*values, record.offset, record.time, bool(flags & LATE)))
-            case RecordKind.DECISION:
-                self._decision(record.offset, decode_decision(record.payload))
+            case RecordKind.EVENT | RecordKind.EVENTS:
+                times = [record.time]
+                if record.kind is RecordKind.EVENTS:
+                    times = decode_events(record.payload, record.count).effective.tolist()
+                for place, ((flags, values), time) in enumerate(zip(events_of(record), times, strict=True)):
+                    self._add("events", (*values, record.offset + place, time, bool(flags & LATE)))
+            case RecordKind.DECISION | RecordKind.DECISIONS:
+                for place, decision in enumerate(decisions_of(record)):
+                    self._decision(record.offset + place, decision)
             case RecordKind.LABEL:
                 found = decode_label(record.payload)
                 name = self._label_names[found.label_index]
@@ -124,7 +130,7 @@ def read_log(directory: Path, stream: StreamSpec) -> LogContent:
             problems.append(f"offset {record.offset} follows {expected - 1}")
         if record.epoch < epoch:
             problems.append(f"offset {record.offset} is of epoch {record.epoch}, after one of {epoch}")
-        if record.kind in (RecordKind.EVENT, RecordKind.HISTORY):
+        if record.kind in (RecordKind.EVENT, RecordKind.EVENTS, RecordKind.HISTORY):
             if time is not None and record.time < time:
                 problems.append(f"time goes back at offset {record.offset}")
             time = record.time
