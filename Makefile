@@ -9,8 +9,14 @@ UV := $(shell command -v uv 2>/dev/null)
 demo: setup ## the whole road on data it makes
 	$(BIN)/skyriver demo
 
-test: setup-dev ## all tests, on two cores in minutes
+test: setup-dev mosquitto ## all tests, on two cores in minutes
 	$(BIN)/python -m pytest -n auto --dist loadfile tests
+
+.PHONY: mosquitto
+mosquitto: # a broker that the tests need and no wheel brings; without it, and without CI, they are skipped
+	@PATH="$$PATH:/usr/sbin" command -v mosquitto >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mosquitto; } \
+	  || echo "mosquitto is not installed: its tests are skipped. On Debian: apt install mosquitto"
 
 check: setup-dev ## format, lint, types, layers
 	$(BIN)/ruff format --check .
@@ -29,7 +35,7 @@ docs: setup ## what the documents take from the code: state diagrams, the API's 
 bench: setup ## all measurements; each prints one JSON document
 	@for file in bench/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
 
-faults: setup-dev ## the tests that kill, corrupt and fill, many times; then a thousand kills of a cloud at work
+faults: setup-dev mosquitto ## the tests that kill, corrupt and fill, many times; then a thousand kills of a cloud at work
 	FAULT_ROUNDS=50 $(BIN)/python -m pytest tests/faults
 	$(BIN)/python bench/faults.py
 

@@ -36,10 +36,18 @@ class Payment(sr.Event):
     amount: float = sr.field(ge=0, le=10_000)
 
 
-def declare(durability: str = "process", *, more: bool = False) -> AppSpec:
+def declare(durability: str = "process", *, more: bool = False, source: sr.Mqtt | sr.Nats | None = None) -> AppSpec:
     """Few features, for each kernel is compiled; with `more`, another set of them."""
     app = sr.App("risk")
-    payments = app.stream("payments", Payment, id="payment", time="at", key="customer", durability=durability)  # type: ignore[arg-type]
+    payments = app.stream(
+        "payments",
+        Payment,
+        id="payment",
+        time="at",
+        key="customer",
+        durability=durability,
+        source=source,  # type: ignore[arg-type]
+    )
     frauds = app.labels("fraud", of=payments, delay="0us")
     found: dict[str, object] = {
         "amount": payments.amount,

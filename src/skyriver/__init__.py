@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from skyriver.core.errors import SkyriverError
     from skyriver.core.expr import count, decayed_mean, distinct, last, maximum, mean, minimum, since, std
     from skyriver.core.expr import total as sum
+    from skyriver.core.sources import Mqtt, Nats
     from skyriver.core.spec import CompressSpec as Compress
     from skyriver.core.spec import ServiceSpec as Service
     from skyriver.core.work import Job
@@ -23,6 +24,8 @@ __all__ = [
     "Event",
     "Gate",
     "Job",
+    "Mqtt",
+    "Nats",
     "Service",
     "SkyriverError",
     "Time",
@@ -49,6 +52,8 @@ _HOMES = {
     "Event": ("core.app", "Event"),
     "Gate": ("core.app", "Gate"),
     "Job": ("core.work", "Job"),
+    "Mqtt": ("core.sources", "Mqtt"),
+    "Nats": ("core.sources", "Nats"),
     "Service": ("core.spec", "ServiceSpec"),
     "SkyriverError": ("core.errors", "SkyriverError"),
     "Time": ("core.app", "Time"),

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skyriver.client.screen import age, coloured
-from skyriver.core.contract import DeadLetter, PartitionNow, Quantiles, StreamNow
+from skyriver.core.contract import DeadLetter, PartitionNow, Quantiles, SourceNow, StreamNow
 
 _BARS = "▁▂▃▄▅▆▇█"
 _RIGHT = (
@@ -119,6 +119,12 @@ def _decides(now: StreamNow) -> str:
     return f"{escape(model)}: {escape(rest)}; without a score {escape(decides['fallback'])}"
 
 
+def _source(source: SourceNow) -> str:
+    lag = "" if source["lag"] is None else f", {source['lag']:,} wait there"
+    counts = f"{source['messages']:,} messages, {source['dead']:,} dead letters{lag}"
+    return f"{escape(source['name'])} is {coloured(source['state'])} for {age(source['since'])}: {counts}"
+
+
 def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Iterator[tuple[str, str]]:
     """(name, what) of each line."""
     yield (
@@ -138,6 +144,8 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
             f" {p['not_materialised']:,} records not in the tables yet"
         ),
     )
+    if p["source"] is not None:
+        yield "source", _source(p["source"])
     yield "time", _time(p)
     yield "events", f"{p['events']:,} taken: {_counts(p['by_status']) or 'none decided'}"
     if p["by_reason"]:

@@ -44,6 +44,7 @@ from skyriver.core import spec as specs
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.expr import Aggregate, Column, Expression, Label, as_expression, render, walk
 from skyriver.core.names import canonical_json, check_field, check_name
+from skyriver.core.sources import Mqtt, Nats
 from skyriver.core.units import parse_duration, parse_memory
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -248,12 +249,14 @@ class App:
         durability: specs.Durability = "disk",
         zone: str = "UTC",
         max_bad: float = 0.05,
+        source: Mqtt | Nats | None = None,
     ) -> Source:
         """A stream of events, which owns the table of its name.
 
         `disorder`: how late an event may come and still count; `ahead`: how far in front of our clock its
         time may be; `dedupe`: for how long an id is remembered; `durability`: an event is acknowledged once
-        it survives the end of the process ("process") or of the power ("disk").
+        it survives the end of the process ("process") or of the power ("disk"); `source`: a broker from which events
+        come too, `sr.Mqtt(...)` or `sr.Nats(...)`.
         """
         fields = self._new_source(name, event)
         self._check_role(fields, id, "id", ("int", "text"))
@@ -261,6 +264,8 @@ class App:
         self._check_role(fields, key, "key", ("int", "text"))
         if durability not in ("process", "disk"):
             _refuse(f"durability={durability!r} is not known.", "BAD_STREAM", 'Use "disk" or "process".')
+        if not isinstance(source, Mqtt | Nats | None):
+            _refuse("source= is no source.", "BAD_SOURCE", "Write sr.Mqtt(...) or sr.Nats(...).")
         self._streams[name] = specs.StreamSpec(
             name=name,
             fields=fields,
@@ -273,6 +278,7 @@ class App:
             durability=durability,
             zone=self._check_zone(zone),
             max_bad=max_bad,
+            source=source.spec if source is not None else None,
         )
         return Source(name, self._streams)
 

@@ -161,6 +161,26 @@ class Quantiles(TypedDict):
     p999: int
 
 
+class SourceNow(TypedDict):
+    """What comes from a broker, counted since the worker's start."""
+
+    name: str
+    state: Literal["STARTING", "READY", "DEGRADED"]
+    reason: str
+    message: str
+    next_action: str
+    since: int
+    lag: int | None
+    """Messages that the broker holds undelivered; null where it cannot tell."""
+    messages: int
+    """That are in the log and acknowledged to the broker."""
+    redelivered: int
+    events: int
+    duplicates: int
+    dead: int
+    connections: int
+
+
 class PartitionNow(TypedDict):
     """What one partition of a stream does now, by the word of its worker: up to a second old."""
 
@@ -215,6 +235,8 @@ class PartitionNow(TypedDict):
     feature_keys: int
     feature_bytes: int
     """Of their state in memory."""
+    source: SourceNow | None
+    """The broker from which events come beside HTTP; null for none."""
     last_dead: Sequence[DeadLetter]
     """The newest first, a few."""
 

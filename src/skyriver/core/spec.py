@@ -6,10 +6,12 @@ must arrive at the same digest, else it fails with SPEC_DRIFT.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from skyriver.core.brokers import check_broker, check_credentials, check_subject, check_topic
 from skyriver.core.cron import check_cron
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Aggregate, Column, Node, walk
@@ -76,6 +78,37 @@ class LabelSpec(Spec):
     delay_us: int = Field(ge=0)
 
 
+class MqttSpec(Spec):
+    """Topics of an MQTT broker, taken with QoS 1 in a session that the broker keeps while the worker is away."""
+
+    kind: Literal["mqtt"] = "mqtt"
+    url: Annotated[str, AfterValidator(partial(check_broker, ports={"mqtt": 1883, "mqtts": 8883}))]
+    topic: Annotated[str, AfterValidator(check_topic)]
+    durable: Name
+    """The client's id: the broker knows by it what was taken. No two clouds may have the same one at one broker."""
+    credentials: Annotated[str, AfterValidator(check_credentials)] = ""
+    """The name of a file of the worker's machine, HOME/brokers/TENANT/NAME.toml; "": none are needed."""
+    in_flight: int = Field(default=1_000, ge=1, le=65_535)
+    """Messages that are held at most before they are in the log; the broker waits with the others."""
+    version: Literal["5", "3.1.1"] = "5"
+    """Of the protocol."""
+
+
+class NatsSpec(Spec):
+    """Subjects of a stream of NATS JetStream, taken by a durable consumer with explicit acknowledgement."""
+
+    kind: Literal["nats"] = "nats"
+    url: Annotated[str, AfterValidator(partial(check_broker, ports={"nats": 4222, "tls": 4222}))]
+    subject: Annotated[str, AfterValidator(check_subject)]
+    durable: Name
+    """The consumer's name: the server knows by it what was taken."""
+    credentials: Annotated[str, AfterValidator(check_credentials)] = ""
+    in_flight: int = Field(default=1_000, ge=1, le=65_535)
+
+
+SourceSpec = Annotated[MqttSpec | NatsSpec, Field(discriminator="kind")]
+
+
 class StreamSpec(Spec):
     """A stream of events; it owns the table of its name (DESIGN 6.9)."""
 
@@ -91,6 +124,8 @@ class StreamSpec(Spec):
     durability: Durability = "disk"
     zone: str = "UTC"
     max_bad: float = Field(default=0.05, ge=0, le=1)
+    source: SourceSpec | None = None
+    """A broker from which events come, beside HTTP."""
 
     def field(self, name: str) -> FieldSpec:
         return next(f for f in self.fields if f.name == name)

@@ -87,6 +87,7 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
                 told = _undecided(stream.spec["decide"])
             elif changing:
                 told = _features_change(stream, changing)
+            told = _source_trouble(report) or told
         case "READY":
             event = "updating"
             message = str(report.get("message", ""))
@@ -106,6 +107,15 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
     after = STREAM.move(stream, event, snapshot.now, status=status, **told)
     if after != stream:
         yield Put(after, stream.revision)
+
+
+def _source_trouble(report: Mapping[str, Any]) -> dict[str, str]:
+    """A stream whose broker is away is ready all the same: it takes events over HTTP."""
+    source = report.get("source") or {}
+    if source.get("state") != "DEGRADED":
+        return {}
+    message = f"Nothing comes from {source['name']}: {source['message']} Events over HTTP are taken."
+    return {"reason": source["reason"], "message": message, "next_action": source["next_action"]}
 
 
 def _undecided(decide: Mapping[str, Any]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -160,8 +160,10 @@ class Seen:
         }
 
 
-def prometheus(stream: str, seen: Seen, meter: Meter, *, now: int) -> bytes:
-    """The text exposition format, version 0.0.4. `now`: wall microseconds."""
+def prometheus(
+    stream: str, seen: Seen, meter: Meter, more: Sequence[tuple[str, str, str, float]] = (), *, now: int
+) -> bytes:
+    """The text exposition format, version 0.0.4. `more`: (name, kind, what it is, value); `now`: wall microseconds."""
     text = _Text(f'stream="{escape(stream)}",partition="{PARTITION}"')
     counters, recent = seen.counters, seen.recent
     text.add("skyriver_events_total", "counter", "Events taken.", counters.events)
@@ -202,6 +204,8 @@ def prometheus(stream: str, seen: Seen, meter: Meter, *, now: int) -> bytes:
     text.by("skyriver_stored_bytes", "Taken on the disk.", "part", seen.stored, kind="gauge")
     text.add("skyriver_feature_keys", "gauge", "Keys whose feature state is held.", seen.feature_keys)
     text.add("skyriver_feature_state_bytes", "gauge", "Feature state in memory, of all keys.", seen.feature_bytes)
+    for name, kind, told, value in more:
+        text.add(name, kind, told, value)
     text.add("process_resident_memory_bytes", "gauge", "Resident memory.", resident_bytes())
     return text.encoded()
 

@@ -85,6 +85,7 @@ def _partition(worker: Resource, process: ProcessStatus | None, held: int, now: 
         "stored_bytes": report.get("stored_bytes", {}),
         "feature_keys": int(report.get("feature_keys", 0)),
         "feature_bytes": int(report.get("feature_bytes", 0)),
+        "source": report.get("source"),
         "last_dead": report.get("last_dead", []),
     }
 

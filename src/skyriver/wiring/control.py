@@ -63,6 +63,7 @@ from skyriver.wiring.environments import keep_package_settings, mend_environment
 from skyriver.wiring.home import DEFAULT_PORT, Home
 from skyriver.wiring.kinds import KINDS
 from skyriver.wiring.process import keep_log, write_atomically
+from skyriver.wiring.sources import check_sources
 from skyriver.wiring.supervisor import CONTROL, SupervisorKeeper
 
 TENANT: Final = "default"
@@ -100,6 +101,7 @@ def deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *
     check_features(app)
     check_decisions(app)
     check_jobs(app, machine_capacity())
+    check_sources(app)
     plan = plan_deploy(
         snapshot,
         tenant,

@@ -42,6 +42,7 @@ from skyriver.decide.checkpoint import Counters
 from skyriver.decide.choice import Choice
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
+from skyriver.decide.feeding import Feed
 from skyriver.decide.metrics import LOOK_US, Meter, Seen, prometheus, stored_bytes
 from skyriver.decide.opening import Keeper, PartitionFiles
 from skyriver.decide.partition import NEVER
@@ -56,6 +57,7 @@ from skyriver.serve.metrics import resident_bytes
 from skyriver.serve.replica import unix_listener
 from skyriver.wiring.feature_changes import BuilderPlace, FeatureChanges
 from skyriver.wiring.process import ProcessContext, SystemClock, read_config
+from skyriver.wiring.sources import open_source, source_name
 
 LIVE_EVERY_S = 0.05
 REPORT_EVERY_S = LOOK_US / 1e6
@@ -140,6 +142,7 @@ class Worker:
         place = BuilderPlace(settings.stream, settings.directory, settings.kernel_cache)
         self._changes = FeatureChanges(place, log, windows, self._files, self._keeper, self._station)
         self._folded: tuple[str, ...] = ()
+        self._feed = self._make_feed()
         self._loading = False
         self._told: dict[str, object] = {}
         self._replay = ""
@@ -161,6 +164,7 @@ class Worker:
         self._tell()
         watching = asyncio.create_task(self._watch_live())
         changing = asyncio.create_task(self._changes.run())
+        feeding = asyncio.create_task(self._feed.run()) if self._feed is not None else None
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((stopping, self._station.failed), return_when=asyncio.FIRST_COMPLETED)
         error = self._station.failed.result() if self._station.failed.done() else None
@@ -169,12 +173,23 @@ class Worker:
         self._routes.draining = True
         self._tell()
         await asyncio.wait((changing,))
+        if feeding is not None:
+            feeding.cancel()
+            await asyncio.wait((feeding,), timeout=GRACE_S)
         await server.stop(GRACE_S)
         await self._station.drain(GRACE_S)
         ticking.cancel()
         weighing.cancel()
         self._close()
         return error
+
+    def _make_feed(self) -> Feed | None:
+        """What takes the events of the stream's broker, if it names one."""
+        stream = self._settings.stream
+        if stream.source is None:
+            return None
+        source = open_source(stream.source, self._context.home, self._context.tenant)
+        return Feed(source, source_name(stream.source), self._station, lambda: self._routes.border, self._clock)
 
     def _close(self) -> None:
         engine = self._station.engine
@@ -295,6 +310,7 @@ class Worker:
         return {
             "ready": engine is not None and self._listening and not self._routes.draining,
             **self._seen().to_json(),
+            "source": self._feed.report() if self._feed is not None else None,
             "last_dead": [dead_letter_json(letter) for letter in reversed(letters)],
             "model": {"name": model.name, "version": model.version} if model is not None else None,
             "rss_mb": round(resident_bytes() / 1e6),
@@ -332,7 +348,8 @@ class Worker:
         return " ".join(p for p in parts if p)
 
     def _metrics(self) -> bytes:
-        return prometheus(self._settings.stream.name, self._seen(), self._station.meter, now=self._clock.wall())
+        feed = self._feed.metrics() if self._feed is not None else ()
+        return prometheus(self._settings.stream.name, self._seen(), self._station.meter, feed, now=self._clock.wall())
 
 
 def check_log_there(directory: Path, *, began: bool) -> None:

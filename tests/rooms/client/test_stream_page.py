@@ -40,6 +40,7 @@ REPORT = {
     "feature_bytes": 2_000,
     "checkpoint_offset": 990,
     "checkpoint_at": 8 * HOUR - 3_000_000,
+    "source": None,
     "last_dead": [
         {
             "offset": 7,

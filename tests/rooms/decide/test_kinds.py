@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from skyriver.core.resources import Pool, ProcessSpec, ProcessStatus, Resource, Server, Snapshot, Want, WantPool
+from skyriver.core.resources import Pool, ProcessSpec, ProcessStatus, Put, Resource, Server, Snapshot, Want, WantPool
 from skyriver.decide.kinds import STREAM, WORKER
 
 DECIDE = {"model": "fraud", "rules": [{"decision": "block", "when": "score > 0.9"}], "otherwise": "", "fallback": ""}
@@ -55,3 +55,25 @@ def test_a_changed_rule_reaches_the_worker_that_runs() -> None:
     before, after = process("score > 0.9"), process("score > 0.8")
     assert before.config == after.config, "another configuration is another process"
     assert (before.live["rules"], after.live["rules"]) == ([["block", "score > 0.9"]], [["block", "score > 0.8"]])
+
+
+@pytest.mark.parametrize("state", ["STARTING", "READY", "DEGRADED"])
+def test_a_stream_whose_broker_is_away_is_ready_and_says_so(state: str) -> None:
+    stream = Resource("t", "stream", "payments", spec={"stream": {}, "decide": None}, state="READY", parent="app/risk")
+    worker = Resource("t", "worker", "payments-0", state="READY", parent=stream.ref)
+    source = {
+        "name": "nats://h a",
+        "state": state,
+        "reason": "BROKER_AWAY",
+        "message": "It is away.",
+        "next_action": "Look.",
+    }
+    process = ProcessStatus(worker.process, alive=True, socket="/s", report={"ready": True, "source": source})
+    snapshot = Snapshot({r.key: r for r in (stream, worker)}, {process.name: process}, {}, 0)
+    after = next((a.resource for a in STREAM.step(snapshot, stream) if isinstance(a, Put)), stream)
+    assert after.state == "READY"
+    if state == "DEGRADED":
+        assert (after.reason, after.next_action) == ("BROKER_AWAY", "Look.")
+        assert "nats://h a: It is away." in after.message
+    else:
+        assert after.reason == ""
