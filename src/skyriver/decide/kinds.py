@@ -75,7 +75,7 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
     report = process.report if process is not None else {}
     using = (report.get("model") or {}).get("version") or 0
     wanted = (_live(snapshot, stream).get("model") or {}).get("version") or 0
-    changing = _coarse(report.get("features"))
+    changing = _coarse(report.get("features"), stream.status.get("features"), snapshot.now)
     status = {**stream.status, "model_version": using, "worker": worker.state, "features": changing}
     if int(report.get("offset", 0)) > FIRST_RECORDS:
         status["began"] = True
@@ -127,13 +127,16 @@ def _undecided(decide: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _coarse(changing: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What a worker tells of features that change, in steps: a row is not written for each event."""
+def _coarse(changing: Mapping[str, Any] | None, before: Mapping[str, Any] | None, now: int) -> dict[str, Any] | None:
+    """What a worker tells of features that change, in steps: a row is not written for each event. `since` when they
+    are in this state."""
     if changing is None:
         return None
+    same = before is not None and all(before[k] == changing[k] for k in ("digest", "state"))
     return {
         "digest": changing["digest"],
         "state": changing["state"],
+        "since": before["since"] if before is not None and same else now,
         "percent": 100 * int(changing["offset"]) // max(1, int(changing["end"])),
         "memory_mb": -(-int(changing["memory_mb"]) // 10) * 10,
         "disk_mb": -(-int(changing["disk_mb"]) // 10) * 10,

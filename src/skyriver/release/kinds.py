@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from skyriver.core.errors import SkyriverError
 from skyriver.core.resources import Action, Kind, Put, Resource, Snapshot
-from skyriver.core.spec import ModelSpec
+from skyriver.core.spec import FeatureSetSpec, ModelSpec, StreamSpec
+from skyriver.features.plan import plan_features
 from skyriver.release.gate import evaluate_gate
 
 PROMOTE_LIMIT_US = 120_000_000
@@ -129,7 +131,11 @@ def _step_rollout(snapshot: Snapshot, rollout: Resource) -> Iterator[Action]:
     to = str(rollout.spec["to"])
     match rollout.state:
         case "PENDING":
-            if not _running_before(snapshot, rollout):
+            misfit = unfit(snapshot, rollout.tenant, str(rollout.spec["model"]), int(to))
+            if misfit:
+                status = {**rollout.status, "settled": "bad"}
+                yield _put(ROLLOUT, rollout, "abort", snapshot.now, status=status, **misfit)
+            elif not _running_before(snapshot, rollout):
                 status = {**rollout.status, "from": champion(model)}
                 yield _put(ROLLOUT, rollout, "promote", snapshot.now, status=status)
         case "PROMOTING":
@@ -184,7 +190,7 @@ def _promote(snapshot: Snapshot, rollout: Resource, model: Resource, service: Re
         )
         status = {**rollout.status, "settled": "good"}
         yield _put(ROLLOUT, rollout, "done", snapshot.now, status=status)
-    elif snapshot.elapsed(rollout.since) > PROMOTE_LIMIT_US:
+    elif _elapsed(snapshot, rollout, int(to)) > PROMOTE_LIMIT_US:
         yield _breach(snapshot, rollout, "TIMED_OUT", f"Version {to} did not serve within 120 s.")
 
 
@@ -195,8 +201,47 @@ def _streams_follow(snapshot: Snapshot, rollout: Resource, to: int) -> bool:
 
 def _deciding(snapshot: Snapshot, rollout: Resource) -> list[Resource]:
     """The streams that decide with the model of `rollout`."""
-    streams = snapshot.all(rollout.tenant, "stream")
-    return [s for s in streams if (s.spec.get("decide") or {}).get("model") == rollout.spec["model"]]
+    return _streams_of(snapshot, rollout.tenant, str(rollout.spec["model"]))
+
+
+def _streams_of(snapshot: Snapshot, tenant: str, model: str) -> list[Resource]:
+    return [s for s in snapshot.all(tenant, "stream") if (s.spec.get("decide") or {}).get("model") == model]
+
+
+def unfit(snapshot: Snapshot, tenant: str, model: str, number: int) -> dict[str, str]:
+    """Why a version cannot decide in a stream that decides with its model, and what to do; empty where it can: the
+    stream computes the features that it was trained on, or can build them."""
+    version = snapshot.find(tenant, "version", f"{model}:{number}")
+    trained_on = version.spec.get("features") if version is not None else None
+    if not trained_on:
+        return {}
+    for stream in _streams_of(snapshot, tenant, model):
+        source = StreamSpec.model_validate(stream.spec["stream"])
+        known = [spec for spec in (trained_on.get("spec"), stream.spec.get("features")) if spec]
+        try:
+            digests = [plan_features(FeatureSetSpec.model_validate(spec), source).digest for spec in known]
+        except (SkyriverError, ValueError):
+            digests = []  # a feature set of before that this release does not know any more
+        if trained_on["digest"] not in digests:
+            return {
+                "reason": "MODEL_OF_OTHER_FEATURES",
+                "message": f"Version {number} of {model} was trained on features ({trained_on['digest'][:12]}) that"
+                f" {stream.name} neither computes nor can build.",
+                "next_action": f"`skyriver run {model}` trains one on those that are declared now.",
+            }
+    return {}
+
+
+def _elapsed(snapshot: Snapshot, rollout: Resource, to: int) -> int:
+    """Since the new version could serve: no time counts while a stream builds the features that it reads."""
+    version = snapshot.find(rollout.tenant, "version", f"{rollout.spec['model']}:{to}")
+    trained_on = (version.spec.get("features") or {}).get("digest") if version is not None else None
+    since = rollout.since
+    for stream in _deciding(snapshot, rollout):
+        changing = stream.status.get("features") or {}
+        if trained_on and changing.get("digest") == trained_on and not _follows(stream, to):
+            since = max(since, int(changing["since"]) if changing["state"] == "ready" else snapshot.now)
+    return snapshot.elapsed(since)
 
 
 def _follows(stream: Resource, version: int) -> bool:

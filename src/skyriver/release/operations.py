@@ -8,7 +8,7 @@ from typing import Any
 from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.jobs import new_job, new_operation, next_number
 from skyriver.core.resources import Resource, Snapshot, need
-from skyriver.release.kinds import ROLLOUT_FINAL, champion, new_rollout
+from skyriver.release.kinds import ROLLOUT_FINAL, champion, new_rollout, unfit
 
 
 def plan_train(
@@ -117,6 +117,9 @@ def plan_rollback(
         )
     if to == champion(model):
         raise Conflict(f"{target}:{to} serves already.", code="ALREADY_SERVES")
+    misfit = unfit(snapshot, tenant, target, to)
+    if misfit:
+        raise Conflict(misfit["message"], code=misfit["reason"], next_action=misfit["next_action"])
     run = f"{target}-rollback-{next_number(snapshot, tenant, 'operation', f'{target}-rollback')}"
     rollout = new_rollout(snapshot, tenant, target, to, parent=f"operation/{run}", cause="rollback")
     return [new_operation(snapshot, tenant, run, action="rollback", target=target, follow=[rollout.ref]), rollout]

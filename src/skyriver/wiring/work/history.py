@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.core.errors import InvalidInput, NotFound
-from skyriver.core.spec import ModelSpec, StreamSpec, TableSpec, TrainSpec
+from skyriver.core.spec import FeatureSetSpec, ModelSpec, StreamSpec, TableSpec, TrainSpec
 from skyriver.data.keys import keys_of_column
 from skyriver.data.tables import TableVersion
 from skyriver.features.backfill import backfill
@@ -72,14 +72,15 @@ def delay_of(spec: TrainSpec, source: StreamSpec | TableSpec) -> int | None:
     return next(label.delay_us for label in source.labels if label.name == spec.label)
 
 
-def rows_of(job: Job, model: ModelSpec, history: History) -> Rows:
-    """Features, labels, times and the keys that the model's metrics need, of all events that were not late."""
+def rows_of(job: Job, model: ModelSpec, history: History, features: FeatureSetSpec | None = None) -> Rows:
+    """Features, labels, times and the keys that the model's metrics need, of all events that were not late; `features`
+    are those that the model is trained on unless given."""
     assert model.train is not None
     source, tables = history.source, DeltaTables(job.home.tables)
     name = job.table(source.name)
     frames = list(tables.scan(name, history.table.version))
     labels = _labels(job, tables, history)
-    plan = plan_features(job.app.feature_set(model.train.features), source)
+    plan = plan_features(features or job.app.feature_set(model.train.features), source)
     filled = backfill(plan, job.home.kernels, frames, labels, progress=job.progress, total=history.table.rows)
     if isinstance(source, StreamSpec):
         frames = [f.filter(~pl.col("_late")) for f in frames]

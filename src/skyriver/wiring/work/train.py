@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from skyriver.core.spec import ModelSpec, TrainSpec
+import numpy as np
+from numpy.typing import NDArray
+
+from skyriver.core.spec import FeatureSetSpec, ModelSpec, TrainSpec
 from skyriver.features.plan import plan_features
 from skyriver.release.inputs import input_fields
 from skyriver.release.manifest import (
@@ -39,7 +42,7 @@ def work(job: Job) -> dict[str, Any]:
         delay_us=delay_of(model.train, source),
         params=job.params,
         seed=int(job.params.get("seed", 0)),
-        champion=_champion(job, plan_features(features, source).digest, rows),
+        champion=_champion(job, model, history, rows),
         progress=job.progress,
     )
     artifact = job.objects.put(trained.onnx)
@@ -52,14 +55,29 @@ def work(job: Job) -> dict[str, Any]:
     }
 
 
-def _champion(job: Job, features_digest: str, rows: Rows) -> Champion | None:
-    """The version that serves, with its features of the same rows where they are computed alike."""
+def _champion(job: Job, model: ModelSpec, history: History, rows: Rows) -> Champion | None:
+    """The version that serves, with its own features of the same rows, where it is known how they are computed."""
     spec = job.inputs.get("champion")
     if spec is None:
         return None
     champion = parse_manifest({k: v for k, v in spec.items() if k in VersionManifest.model_fields})
-    alike = champion.features is not None and champion.features.digest == features_digest
-    return Champion(job.objects.get(champion.artifact), rows.x if alike else None)
+    return Champion(job.objects.get(champion.artifact), _features_of(champion, job, model, history, rows))
+
+
+def _features_of(
+    champion: VersionManifest, job: Job, model: ModelSpec, history: History, rows: Rows
+) -> NDArray[np.float32] | None:
+    assert model.train is not None
+    if champion.features is None:
+        return None
+    if champion.features.digest == plan_features(job.app.feature_set(model.train.features), history.source).digest:
+        return rows.x
+    if champion.features.spec is None:
+        return None
+    features = FeatureSetSpec.model_validate(champion.features.spec)
+    if plan_features(features, history.source).digest != champion.features.digest:
+        return None  # computed otherwise than this release does
+    return rows_of(job, model, history, features).x
 
 
 def _manifest(
