@@ -215,8 +215,8 @@ class Worker:
         finally:
             connection.close()
 
-    def verify(self, reader: Any) -> VerifyReport:
-        return verify_stream(reader, self.stream, self.features, self.kernels, lambda *_: None)
+    def verify(self, reader: Any, **more: Any) -> VerifyReport:
+        return verify_stream(reader, self.stream, self.features, self.kernels, lambda *_: None, **more)
 
 
 class Connection(http.client.HTTPConnection):

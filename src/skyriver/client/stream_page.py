@@ -161,6 +161,7 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
     yield "checkpoint", _checkpoint(now, p)
     parts = ", ".join(f"{name} {size(of)}" for name, of in p["stored_bytes"].items())
     yield "disk", parts or "not measured yet"
+    yield "log", _log(p)
     each = f", {p['feature_bytes'] / p['feature_keys']:,.0f} bytes a key" if p["feature_keys"] else ""
     yield "memory", (f"{p['rss_mb']:,.0f} MB; features {size(p['feature_bytes'])} for {p['feature_keys']:,} keys{each}")
     up = f", pid {p['pid']}, up {age(p['started_at'])}" if p["pid"] else ""
@@ -207,6 +208,13 @@ def _time(p: PartitionNow) -> str:
         return "not begun: no event has come"
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(p["effective_time"] / 1e6))
     return f"{at} UTC by its events, {_span(p['behind_seconds'])} behind the clock"
+
+
+def _log(p: PartitionNow) -> str:
+    text = f"offsets {p['first_offset']:,} to {max(p['offset'] - 1, 0):,}, {size(p['log_bytes'])}"
+    if p["local_log_bytes"] < p["log_bytes"] or p["tier_lag_bytes"]:
+        text += f", {size(p['local_log_bytes'])} of it here, {size(p['tier_lag_bytes'])} not in the tier yet"
+    return text
 
 
 def _checkpoint(now: StreamNow, p: PartitionNow) -> str:

@@ -45,13 +45,35 @@ from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.expr import Aggregate, Column, Expression, Label, as_expression, render, walk
 from skyriver.core.names import canonical_json, check_field, check_name
 from skyriver.core.sources import Mqtt, Nats
-from skyriver.core.units import parse_duration, parse_memory
+from skyriver.core.units import format_duration, parse_duration, parse_memory
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _refuse(message: str, code: str, next_action: str = "") -> NoReturn:
     raise InvalidInput(message, code=code, next_action=next_action)
+
+
+LEAST_LOG = 16_000_000
+"""Bytes. A log is given up, and leaves the disk, in segments of an eighth of its limit; smaller ones cost too much."""
+
+
+def _kept(retention: str | None, retention_bytes: str | None, local_bytes: str, dedupe_us: int) -> tuple[int, int, int]:
+    """How long, up to which size, and up to which size on the local disk a stream keeps its log."""
+    kept_us = parse_duration(retention, "a retention") if retention is not None else 0
+    if retention is not None and kept_us < max(1, dedupe_us):
+        _refuse(
+            f"retention={retention!r} is shorter than dedupe={format_duration(dedupe_us)!r}: an event that comes again"
+            " within that time is answered with its first decision, which the log must have.",
+            "BAD_STREAM",
+            "Declare a longer retention, or a shorter dedupe.",
+        )
+    kept_bytes = parse_memory(retention_bytes, "a size of a log") * 1_000_000 if retention_bytes is not None else 0
+    local = parse_memory(local_bytes, "a size of a log") * 1_000_000
+    for name, size in (("local_bytes", local), ("retention_bytes", kept_bytes if retention_bytes else LEAST_LOG)):
+        if size < LEAST_LOG:
+            _refuse(f"{name} is {size / 1e6:g} MB: at least {LEAST_LOG / 1e6:g} MB.", "BAD_STREAM")
+    return kept_us, kept_bytes, local
 
 
 def _check_json(value: object, what: str) -> None:
@@ -250,6 +272,9 @@ class App:
         zone: str = "UTC",
         max_bad: float = 0.05,
         source: Mqtt | Nats | None = None,
+        retention: str | None = None,
+        retention_bytes: str | None = None,
+        local_bytes: str = "10GB",
     ) -> Source:
         """A stream of events, which owns the table of its name.
 
@@ -266,6 +291,8 @@ class App:
             _refuse(f"durability={durability!r} is not known.", "BAD_STREAM", 'Use "disk" or "process".')
         if not isinstance(source, Mqtt | Nats | None):
             _refuse("source= is no source.", "BAD_SOURCE", "Write sr.Mqtt(...) or sr.Nats(...).")
+        dedupe_us = parse_duration(dedupe, "a period")
+        kept = _kept(retention, retention_bytes, local_bytes, dedupe_us)
         self._streams[name] = specs.StreamSpec(
             name=name,
             fields=fields,
@@ -274,11 +301,14 @@ class App:
             key=key,
             disorder_us=parse_duration(disorder, "a disorder"),
             ahead_us=parse_duration(ahead, "a limit ahead of the clock"),
-            dedupe_us=parse_duration(dedupe, "a period"),
+            dedupe_us=dedupe_us,
             durability=durability,
             zone=self._check_zone(zone),
             max_bad=max_bad,
             source=source.spec if source is not None else None,
+            retention_us=kept[0],
+            retention_bytes=kept[1],
+            local_bytes=kept[2],
         )
         return Source(name, self._streams)
 

@@ -197,6 +197,14 @@ class PartitionNow(TypedDict):
     """How often its log was opened."""
     offset: int
     """That the next record gets."""
+    first_offset: int
+    """The first one that the log has: what was before it was given up after the stream's retention."""
+    log_bytes: int
+    """Of the whole log, wherever it lies."""
+    local_log_bytes: int
+    """Of it on the worker's disk."""
+    tier_lag_bytes: int
+    """Closed segments of the log that are not in the tier yet; 0 without one."""
     effective_time: int | None
     """The stream's own time; null before its first event."""
     behind_seconds: float | None

@@ -126,6 +126,12 @@ class StreamSpec(Spec):
     max_bad: float = Field(default=0.05, ge=0, le=1)
     source: SourceSpec | None = None
     """A broker from which events come, beside HTTP."""
+    retention_us: int = Field(default=0, ge=0)
+    """How long the log keeps a record, in the time of the events. 0: for ever."""
+    retention_bytes: int = Field(default=0, ge=0)
+    """How large the log may become. 0: as large as it does."""
+    local_bytes: int = Field(default=10_000_000_000, ge=0)
+    """How much of the log lies on the worker's disk, where the cloud has a tier for the rest."""
 
     def field(self, name: str) -> FieldSpec:
         return next(f for f in self.fields if f.name == name)

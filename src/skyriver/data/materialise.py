@@ -89,14 +89,15 @@ def materialise(
     known: Mapping[str, int],
     progress: Progress,
     *,
+    begin: int = 0,
     end: int | None = None,
 ) -> list[tuple[str, TableVersion]]:
     """Brings the stream's tables up to what the log holds when this is called, or up to the offset `end` alone, which
-    is as far as it is durable; returns (table, its newest version).
+    is as far as it is durable; returns (table, its newest version). `begin` is the log's first offset.
 
     `known`: the recorded version of each table, by its full name (`tenant/table`). Raises Corrupt (UNREADABLE_RECORD)
-    naming the offset, Corrupt (TABLE_AHEAD_OF_LOG), Conflict (ENCRYPTED_RECORD), and what the log and the tables raise;
-    what was appended until then stays.
+    naming the offset, Corrupt (TABLE_AHEAD_OF_LOG, TABLE_BEHIND_LOG), Conflict (ENCRYPTED_RECORD), and what the log and
+    the tables raise; what was appended until then stays.
     """
     parts = [
         _Part(f"{tenant}/{name}", schema, _held(tables, f"{tenant}/{name}"))
@@ -112,7 +113,17 @@ def materialise(
             where=ahead.name,
             next_action="Remove the stream's tables and let them be made again from the log.",
         )
-    start = 1 + min(part.held if part.held is not None else -1 for part in parts)
+    covered = parts[0].held if parts[0].held is not None else -1
+    if covered + 1 < begin:
+        raise Corrupt(
+            f"{parts[0].name} covers the log up to offset {covered}, but the log begins with {begin}: what is between"
+            " them was given up when the table had it, and the table has lost it.",
+            code="TABLE_BEHIND_LOG",
+            where=parts[0].name,
+            next_action="Restore the stream's tables from a backup.",
+        )
+    # A table that got no rows for a while stands before the events'; of what the log gave up it has all.
+    start = max(begin, 1 + min(part.held if part.held is not None else -1 for part in parts))
     last = start - 1
     waiting = 0
     for record in reader.read(start, end=end):

@@ -126,33 +126,28 @@ class Upkeep:
 
     def __init__(self, log: TieredLog, keep: Keep, *, tier: bool) -> None:
         self._log, self._keep, self._tier = log, keep, tier
-        self.kept = Kept(first_offset=log.first_offset)
+        self.problem = ""
+        """What went wrong in the last step."""
 
-    def step(self, *, time: int, needed: int) -> None:
-        """One part goes to the tier at most: what it needs of the network and the disk is taken in small pieces."""
-        problem = ""
+    def step(self, *, time: int, needed: int) -> bool:
+        """Whether there is more to do at once: one part goes to the tier at most. What goes wrong is the `problem`."""
+        problem, more = "", False
         try:
             self._remove(time, needed)
             if self._tier:
-                self._log.tier_next()
+                more = self._log.tier_next()
         except SkyriverError as error:
-            problem = str(error)
+            problem = f"The log's old part stays where it is: {error}"
         if self._tier and self._keep.local_bytes:
             try:
                 self._log.drop_local(self._keep.local_bytes // 2)
             except SkyriverError as error:
-                problem = problem or str(error)
-        self.kept = self._look(problem)
+                problem = problem or f"The log's old part stays on this disk: {error}"
+        self.problem = problem
+        return more
 
-    def _remove(self, time: int, needed: int) -> None:
-        if not (self._keep.us or self._keep.bytes):
-            return
-        log = self._log
-        offset = removable(log.parts(), self._keep, open_bytes=log.open_bytes, time=time, needed=needed)
-        if offset > log.first_offset:
-            log.remove_before(offset)
-
-    def _look(self, problem: str) -> Kept:
+    def look(self) -> Kept:
+        """How it stands now. On any thread: a step may wait for the tier for long."""
         parts, open_bytes = self._log.parts(), self._log.open_bytes
         local = open_bytes + sum(part.bytes for part in parts if part.local)
         total = open_bytes + sum(part.bytes for part in parts)
@@ -161,8 +156,16 @@ class Upkeep:
         if lag and self._keep.local_bytes and local > self._keep.local_bytes:
             full = Unavailable(
                 f"{local / 1e6:.0f} MB of the log lie on this disk, {self._keep.local_bytes / 1e6:.0f} MB may, and"
-                f" {lag / 1e6:.0f} MB of them are not in the tier yet. {problem}".strip(),
+                f" {lag / 1e6:.0f} MB of them are not in the tier yet. {self.problem}".strip(),
                 code="TIER_BEHIND",
                 next_action="Events are taken again once the tier has them. Mend the tier, or raise local_bytes.",
             )
-        return Kept(self._log.first_offset, total, local, lag, problem, full)
+        return Kept(self._log.first_offset, total, local, lag, self.problem, full)
+
+    def _remove(self, time: int, needed: int) -> None:
+        if not (self._keep.us or self._keep.bytes):
+            return
+        log = self._log
+        offset = removable(log.parts(), self._keep, open_bytes=log.open_bytes, time=time, needed=needed)
+        if offset > log.first_offset:
+            log.remove_before(offset)

@@ -292,7 +292,9 @@ class Engine:
         return answer
 
     def first_decision(self, event_offset: int) -> DecisionRecord | None:
-        """The decision of the event at this offset; None when it is an event of history."""
+        """The decision of the event at this offset; None when it is an event of history.
+
+        Raises NotFound (OFFSET_GONE) when the log has given it up, which it does not within the period of ids."""
         recent = self.partition.recent.get(event_offset)
         if recent is not None:
             return recent

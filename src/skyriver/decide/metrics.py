@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from skyriver.data.retention import Kept
 from skyriver.decide.checkpoint import Counters
 from skyriver.serve.metrics import Histogram, escape, resident_bytes
 
@@ -117,6 +118,7 @@ class Seen:
     feature_keys: int
     feature_bytes: int
     epoch: int
+    kept: Kept = field(default_factory=Kept)
 
     @property
     def undecided(self) -> int:
@@ -157,6 +159,10 @@ class Seen:
             "feature_keys": self.feature_keys,
             "feature_bytes": self.feature_bytes,
             "epoch": self.epoch,
+            "first_offset": self.kept.first_offset,
+            "log_bytes": self.kept.bytes,
+            "local_log_bytes": self.kept.local_bytes,
+            "tier_lag_bytes": self.kept.lag_bytes,
         }
 
 
@@ -185,6 +191,10 @@ def prometheus(
     told = "From a whole request with events to its answer; quantiles of the last 10 s."
     text.summary("skyriver_event_request_seconds", told, recent.answer_us, meter.answer_us)
     text.add("skyriver_log_offset", "gauge", "The offset that the next record gets.", seen.offset)
+    text.add("skyriver_log_first_offset", "gauge", "The first offset that the log has.", seen.kept.first_offset)
+    text.add("skyriver_log_bytes", "gauge", "Of the whole log, in the tier too.", seen.kept.bytes)
+    text.add("skyriver_log_local_bytes", "gauge", "Of the log on this disk.", seen.kept.local_bytes)
+    text.add("skyriver_tier_lag_bytes", "gauge", "Of closed segments that are not in the tier.", seen.kept.lag_bytes)
     text.add("skyriver_waiting_rows", "gauge", "Rows that wait for the engine.", seen.waiting_rows)
     text.add("skyriver_undecided_events", "gauge", "Events in the log without a decision.", seen.undecided)
     if seen.not_materialised is not None:

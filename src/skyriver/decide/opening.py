@@ -48,6 +48,8 @@ class _Saved:
     ids: bytes | None
     windows: SavedWindows | None
     sets: frozenset[str]
+    needed: int
+    """From this offset on the log is needed to go on from it."""
 
 
 Choose = Callable[[ControlRecord | None, FeatureSets | None], Deciding]
@@ -77,6 +79,9 @@ class PartitionFiles:
         self._ids: JournaledIds | None = None
         self._saved: list[_Saved] = []
         """The newest KEPT checkpoints that this process wrote."""
+        self.needed = 0
+        """From this offset on the log is needed to go on from a checkpoint that is kept, and to answer ids that are
+        remembered with their first decisions."""
         self.declared = declared
         """The features that the application declares now: those that a new log begins with."""
         self.building = ""
@@ -134,7 +139,8 @@ class PartitionFiles:
         checkpoint, windows = engine.save(ids)
         if self._saved and self._saved[-1].offset == checkpoint.offset:
             self._saved.pop()  # its file is replaced
-        self._saved.append(_Saved(checkpoint.offset, files, windows, checkpoint.sets))
+        needed = min((checkpoint.offset, *(offset for offset, _ in checkpoint.horizon[:1])))
+        self._saved.append(_Saved(checkpoint.offset, files, windows, checkpoint.sets, needed))
         generation = self._sets.generation if self._sets is not None else 0
         return lambda: self._write(checkpoint, windows, generation)
 
@@ -152,7 +158,7 @@ class PartitionFiles:
         if len(self._saved) < KEPT:
             return  # one of before this process is kept too, which may need all that is there
         self._ids.release([saved.ids for saved in self._saved])
-        oldest = self._saved[0].windows
+        oldest, self.needed = self._saved[0].windows, self._saved[0].needed
         if oldest is not None:
             oldest.release()
         if self._windows_files is not None:
@@ -166,6 +172,7 @@ class PartitionFiles:
     def close(self) -> None:
         """Lets go of windows and ids; what no checkpoint has is gone from them, not from the log."""
         self._saved.clear()
+        self.needed = 0
         if self._sets is not None:
             self._sets.close()
             self._sets = None

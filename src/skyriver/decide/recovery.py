@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skyriver.core.errors import Conflict, Corrupt
+from skyriver.core.errors import Conflict, Corrupt, NotFound
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import StreamSpec
 from skyriver.data.columns import EventBlock, decode_events
@@ -249,14 +249,24 @@ def recover(
     empty one for None (windows then of the features that the log ends with); they raise Corrupt or Conflict where
     that is not possible.
 
-    Raises Conflict (STREAM_CHANGED) when the log's events have other fields, Corrupt when the log is damaged."""
+    Raises Conflict: STREAM_CHANGED when the log's events have other fields, HISTORY_GONE when no checkpoint can be used
+    and the log's beginning was given up; Corrupt when the log is damaged."""
     passed_over: list[str] = []
     for checkpoint in checkpoints:
         try:
             return _replay(log, stream, checkpoint, open_windows, open_ids, progress, tuple(passed_over))
-        except (Corrupt, Conflict) as error:
+        except (Corrupt, Conflict, NotFound) as error:  # NotFound: the log begins later
             passed_over.append(f"The checkpoint at {checkpoint.offset} cannot be used: {error.message}")
-    return _replay(log, stream, None, open_windows, open_ids, progress, tuple(passed_over))
+    try:
+        return _replay(log, stream, None, open_windows, open_ids, progress, tuple(passed_over))
+    except NotFound as error:
+        raise Conflict(
+            f"{stream.name} cannot be built anew from its log: {error.message} {' '.join(passed_over)}".strip(),
+            code="HISTORY_GONE",
+            where=error.where,
+            next_action="Restore its checkpoints from a backup. Else declare a stream of another name, and load the"
+            f" history from the table {stream.name} there.",
+        ) from error
 
 
 def _replay(

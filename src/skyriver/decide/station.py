@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, assert_never
 
-from skyriver.core.errors import Conflict, Internal, QuotaExceeded, SkyriverError, Unavailable
+from skyriver.core.errors import Conflict, Internal, NotFound, QuotaExceeded, SkyriverError, Unavailable
 from skyriver.data.log import Log
 from skyriver.decide.checkpoint import BlockAnswer
 from skyriver.decide.engine import Engine
@@ -134,6 +134,8 @@ class Station:
         """Why there is no engine now."""
         self._why: Unavailable | None = None
         """What the recovery wants, and is tried again for: room on a full disk."""
+        self.full: SkyriverError | None = None
+        """Why nothing may be appended now, though there is one."""
         self.failed: asyncio.Future[SkyriverError] = asyncio.get_running_loop().create_future()
         """Done when the process must end."""
 
@@ -174,6 +176,8 @@ class Station:
         self._threads.shutdown()
 
     def _check_room(self, work: Work) -> None:
+        if self.full is not None and isinstance(work, EventWork | LabelWork | LoadWork):
+            raise Unavailable(self.full.message, code=self.full.code, next_action=self.full.next_action)
         rows = len(work.submission) if isinstance(work, EventWork | LabelWork) else 0
         if (rows and self._rows and self._rows + rows > self._limit) or len(self._queue) >= self._limit:
             message = f"{self._rows} rows wait in {len(self._queue)} requests, {self._limit} may."
@@ -290,7 +294,11 @@ class Station:
                     return partial(work.answer, refusal)
                 return partial(work.answer, None)
             case FindWork():
-                return partial(work.answer, engine.find_decision(work.id))
+                try:
+                    found = engine.find_decision(work.id)
+                except NotFound as error:  # the log has given it up
+                    return partial(work.answer, error)
+                return partial(work.answer, found)
             case LoadWork():
                 try:
                     answer = engine.load(work.block, work.step)

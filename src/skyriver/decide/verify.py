@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from skyriver.core.errors import Conflict
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
+from skyriver.core.units import format_duration
 from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.decide.blocks import decisions_of
 from skyriver.decide.folding import Folding
@@ -38,8 +40,8 @@ class Difference:
 class VerifyReport:
     """`events` in the log, of which `undecided` have no decision (they are being decided, or their worker is away) and
     `decided_twice` have several; `decisions` in the log; `compared` of them, by features that the log describes or that
-    are declared now; `unknown` were decided with features that nobody can compute any more; the others were late or
-    had none."""
+    are declared now; `unknown` were decided with features that nobody can compute any more; the windows of `cut` reach
+    back to what the log has given up; the others were late or had none."""
 
     events: int
     undecided: int
@@ -56,15 +58,24 @@ class VerifyReport:
     unknown: int = 0
     feature_sets: int = 1
     """How many different ones were computed."""
+    first_offset: int = 0
+    """From where on the log was read: its first offset."""
+    cut: int = 0
 
 
 class _Set:
     """One feature set: its values as they are computed and as they are recorded, until both are there."""
 
-    def __init__(self, plan: FeaturePlan, stream: StreamSpec, cache_dir: Path) -> None:
+    def __init__(self, plan: FeaturePlan, stream: StreamSpec, cache_dir: Path, begin: tuple[int, int]) -> None:
         self.plan = plan
         self.compared = 0
         self.equal = 0
+        self.cut = 0
+        first, gone = begin
+        self._whole_from = gone + max(plan.edges, default=0)
+        """Windows of events with a T from this on lie in the log as a whole."""
+        self._whole_at = None if first else 0
+        """The offset behind the first record that has such a T, once it has come."""
         self.first: list[Difference] = []
         self._windows = memory_windows(stream, plan, load_kernel(plan, cache_dir))
         self._folding = Folding(self._windows, chunk=CHUNK, folded=self._folded)
@@ -76,10 +87,16 @@ class _Set:
         """Events whose decision is not compared."""
 
     def apply(self, record: Record) -> None:
+        if self._whole_at is None and record.time >= self._whole_from and record.kind is not RecordKind.DEAD:
+            self._whole_at = record.offset + record.count
         self._folding.apply(record)
 
     def decision(self, record: DecisionRecord) -> None:
         if record.features and record.features_digest == self.plan.digest:
+            if self._whole_at is None or record.event_offset < self._whole_at:
+                self.cut += 1
+                self._others.append(record.event_offset)
+                return
             self._waiting[record.event_offset] = record
         else:
             self._others.append(record.event_offset)
@@ -115,6 +132,7 @@ class _Set:
 
 @dataclass(slots=True)
 class _Counts:
+    begin: int
     events: int = 0
     undecided: set[int] = field(default_factory=set)
     decided_twice: int = 0
@@ -125,25 +143,33 @@ class _Counts:
         self.decisions += 1
         if record.event_offset in self.undecided:
             self.undecided.remove(record.event_offset)
-        else:  # its first decision took it out
+        elif record.event_offset >= self.begin:  # its first decision took it out
             self.decided_twice += 1
         if record.features and record.features_digest not in known:
             self.unknown += 1
 
 
 def verify_stream(
-    reader: LogReader, stream: StreamSpec, features: FeatureSetSpec, cache_dir: Path, progress: Progress
+    reader: LogReader,
+    stream: StreamSpec,
+    features: FeatureSetSpec,
+    cache_dir: Path,
+    progress: Progress,
+    *,
+    begin: tuple[int, int] = (0, 0),
 ) -> VerifyReport:
-    """Folds the log from offset 0 in large batches, with each feature set that it was decided by, and compares what
-    each DECISION record holds with what comes out. `features` are those declared now. Raises Corrupt, Unavailable
-    (KERNEL_CACHE)."""
+    """Folds the log from its beginning in large batches, with each feature set that it was decided by, and compares
+    what each DECISION record holds with what comes out. `features` are those declared now. `begin`: the log's first
+    offset, and T of the last record that was given up before it; compared are events whose windows begin after that.
+
+    Raises Corrupt, Unavailable (KERNEL_CACHE), Conflict (WINDOWS_CUT) when there are no such events."""
     end = reader.next_offset
     declared = plan_features(features, stream)
-    plans = {declared.digest: declared} | _plans_in(reader, stream, end)
-    sets = [_Set(plan, stream, cache_dir) for plan in plans.values()]
-    counts = _Counts()
+    plans = {declared.digest: declared} | _plans_in(reader, stream, begin[0], end)
+    sets = [_Set(plan, stream, cache_dir, begin) for plan in plans.values()]
+    counts = _Counts(begin[0])
     since = 0
-    for count, record in enumerate(reader.read(0, end=end)):
+    for count, record in enumerate(reader.read(begin[0], end=end)):
         if record.kind in (RecordKind.DECISION, RecordKind.DECISIONS):
             for decision in decisions_of(record):
                 counts.decision(decision, plans)
@@ -167,6 +193,14 @@ def verify_stream(
         each.close()
     progress("verify", end, end)
     compared, equal = sum(s.compared for s in sets), sum(s.equal for s in sets)
+    cut = sum(s.cut for s in sets)
+    if cut and not compared:
+        raise Conflict(
+            f"The log of {stream.name} begins with offset {begin[0]}: no decision in it has windows"
+            f" ({format_duration(max(declared.edges, default=0))} back) that lie in the log as a whole.",
+            code="WINDOWS_CUT",
+            next_action="Keep the log for longer than the widest window (retention) to verify it.",
+        )
     first = sorted((d for each in sets for d in each.first), key=lambda d: d.offset)
     return VerifyReport(
         counts.events,
@@ -181,13 +215,15 @@ def verify_stream(
         end,
         counts.unknown,
         len(sets),
+        begin[0],
+        cut,
     )
 
 
-def _plans_in(reader: LogReader, stream: StreamSpec, end: int) -> dict[str, FeaturePlan]:
+def _plans_in(reader: LogReader, stream: StreamSpec, begin: int, end: int) -> dict[str, FeaturePlan]:
     """The feature sets that the log says were decided by, as far as it says how they are computed."""
     found: dict[str, FeaturePlan] = {}
-    for record in reader.read(0, end=end):
+    for record in reader.read(begin, end=end):
         if record.kind is not RecordKind.CONTROL:
             continue
         control = decode_control(record.payload)

@@ -1,8 +1,8 @@
 """The process that builds the state of changed features beside a worker: `python -m skyriver.wiring.builder`.
 
 The worker that begins it writes one line of JSON to its standard input, {"stream": StreamSpec, "features":
-FeatureSetSpec, "log", "side", "building", "kernel_cache": directories, "share": of a core}, and keeps that open: when
-it ends, for whatever reason, this process ends too. On its standard output stand lines {"offset", "end",
+FeatureSetSpec, "home", "log", "side", "building", "kernel_cache": directories, "share": of a core}, and keeps that
+open: when it ends, for whatever reason, this process ends too. On its standard output stand lines {"offset", "end",
 "seconds": of CPU, "rss_mb"}; the last one has "built": true. What went wrong is one line {"problem"}, and exit code 1.
 
 It runs at a lower priority. Only one process at a time writes into "building" and the set's side log: a lock sees
@@ -26,7 +26,9 @@ from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.decide.building import Resting, build
 from skyriver.decide.windows import WindowsFiles
 from skyriver.serve.metrics import resident_bytes
+from skyriver.wiring.home import Home
 from skyriver.wiring.process import SystemClock
+from skyriver.wiring.tier import open_tier
 
 TELL_EVERY_S = 0.25
 NICE = 5
@@ -59,7 +61,7 @@ def _run(config: dict[str, Any]) -> None:
                 break
             except BlockingIOError:
                 _sleep(100_000)
-        reader = SegmentReader(Path(config["log"]))
+        reader = SegmentReader(Path(config["log"]), open_tier(Home(Path(config["home"]))))
         files = WindowsFiles(stream, Path(config["side"]), Path(config["kernel_cache"]))
         resting = Resting(float(config["share"]), SystemClock(), _sleep)
         offset = build(reader, files, features, directory, resting, tell)

@@ -58,6 +58,7 @@ class BuilderPlace:
     directory: Path
     """Of the partition."""
     kernel_cache: Path
+    home: Path
 
 
 class FeatureChanges:
@@ -180,6 +181,7 @@ class FeatureChanges:
         config = {
             "stream": place.stream.to_json(),
             "features": features.to_json(),
+            "home": str(place.home),
             "log": str(place.directory / "log"),
             "side": str(place.directory / "side"),
             "building": str(self._directory),

@@ -94,6 +94,15 @@ class Home:
         return self.root / "packages.json"
 
     @property
+    def tier_settings(self) -> Path:
+        """Where closed segments of logs go, as the control plane was told; it may hold keys."""
+        return self.root / "tier.json"
+
+    @property
+    def tier_cache(self) -> Path:
+        return self.root / "cache" / "tier"
+
+    @property
     def gateway(self) -> Path:
         return self.root / "gateway"
 

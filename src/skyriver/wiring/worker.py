@@ -35,7 +35,9 @@ from pydantic import ValidationError
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.adapters.segments.log import SegmentLog, log_gone, open_log
 from skyriver.core.errors import InvalidInput, SkyriverError
+from skyriver.core.objects import VerifiableObjects
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
+from skyriver.data.retention import segment_bytes
 from skyriver.decide.answers import DecisionWriter, dead_letter_json
 from skyriver.decide.border import EventBorder
 from skyriver.decide.checkpoint import Counters
@@ -58,6 +60,7 @@ from skyriver.serve.replica import unix_listener
 from skyriver.wiring.feature_changes import BuilderPlace, FeatureChanges
 from skyriver.wiring.process import ProcessContext, SystemClock, read_config
 from skyriver.wiring.sources import open_source, source_name
+from skyriver.wiring.upkeep import LogUpkeep, keep_of, tier_of
 
 LIVE_EVERY_S = 0.05
 REPORT_EVERY_S = LOOK_US / 1e6
@@ -101,7 +104,12 @@ class Worker:
     """Joins the parts, for as long as the process lives."""
 
     def __init__(
-        self, context: ProcessContext, settings: WorkerSettings, log: SegmentLog, live: Mapping[str, Any] | None
+        self,
+        context: ProcessContext,
+        settings: WorkerSettings,
+        log: SegmentLog,
+        live: Mapping[str, Any] | None,
+        tier: tuple[VerifiableObjects | None, str],
     ) -> None:
         self._context = context
         self._live = live
@@ -113,6 +121,7 @@ class Worker:
         decides = settings.decide is not None
         self._files = PartitionFiles(settings.stream, settings.directory, log, windows if decides else None, clock)
         self._keeper = Keeper(self._files, clock)
+        self._upkeep = LogUpkeep(log, keep_of(settings.stream), *tier, self._old_part)
         objects = DirectoryObjects(settings.objects)
         self._choice = Choice(
             settings.stream,
@@ -139,7 +148,7 @@ class Worker:
             self._report,
             self._metrics,
         )
-        place = BuilderPlace(settings.stream, settings.directory, settings.kernel_cache)
+        place = BuilderPlace(settings.stream, settings.directory, settings.kernel_cache, context.home)
         self._changes = FeatureChanges(place, log, windows, self._files, self._keeper, self._station)
         self._folded: tuple[str, ...] = ()
         self._feed = self._make_feed()
@@ -161,6 +170,7 @@ class Worker:
         gc.collect()
         gc.freeze()  # what was made up to here lives as long as the process: no collection needs to look at it again
         self._listening = True
+        self._upkeep.start()
         self._tell()
         watching = asyncio.create_task(self._watch_live())
         changing = asyncio.create_task(self._changes.run())
@@ -170,6 +180,7 @@ class Worker:
         error = self._station.failed.result() if self._station.failed.done() else None
         watching.cancel()
         changing.cancel()
+        self._upkeep.stop()
         self._routes.draining = True
         self._tell()
         await asyncio.wait((changing,))
@@ -215,6 +226,15 @@ class Worker:
     def _choose(self, control: ControlRecord | None, sets: FeatureSets | None) -> Deciding:
         specs, digest = (sets.specs, sets.digest) if sets is not None else ({}, "")
         return self._choice.begin(self._live, control, specs, digest)
+
+    def _old_part(self) -> tuple[int, int]:
+        """Effective time, and the offset below which nothing of the log is needed: for a restart, for the ids that are
+        remembered, for the tables."""
+        engine = self._station.engine
+        if engine is None:
+            return NEVER, 0
+        materialised = (self._live or {}).get("materialised")
+        return engine.partition.time, min(self._files.needed, -1 if materialised is None else int(materialised) + 1)
 
     def _on_replay(self, stage: str, done: int, total: int) -> None:
         self._replay = f"{stage} {done} of {total} records"
@@ -281,6 +301,7 @@ class Worker:
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
             self._station.tick()
+            self._station.full = self._upkeep.look().full
             loading, engine = self._loading, self._station.engine
             self._loading = engine is not None and engine.loading
             if loading and not self._loading:
@@ -338,11 +359,13 @@ class Worker:
             feature_keys=keys,
             feature_bytes=size,
             epoch=self._log.epoch,
+            kept=self._upkeep.kept,
         )
 
     def _message(self) -> str:
         step = self._files.receiving.step_us
-        parts = [self._station.problem, self._replay, self._choice.problem, self._keeper.problem, self._changes.problem]
+        parts = [self._station.problem, self._replay, self._choice.problem, self._keeper.problem]
+        parts += [self._changes.problem, self._upkeep.problem]
         if step:
             parts.append(f"The machine's clock was set by {step / 1e6:+.1f} s.")
         return " ".join(p for p in parts if p)
@@ -371,13 +394,17 @@ def _decided_with(live: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 async def run(
-    context: ProcessContext, settings: WorkerSettings, log: SegmentLog, live: Mapping[str, Any] | None
+    context: ProcessContext,
+    settings: WorkerSettings,
+    log: SegmentLog,
+    live: Mapping[str, Any] | None,
+    tier: tuple[VerifiableObjects | None, str],
 ) -> SkyriverError | None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    worker = Worker(context, settings, log, live)
+    worker = Worker(context, settings, log, live, tier)
     # Whoever listened here before had the log, and has ended.
     with unix_listener(context.socket) as listening:
         return await worker.run(listening, stop)
@@ -398,12 +425,18 @@ def main() -> int:
         context.report({"ready": False, "message": "It opens its log and loads its features."})
         live = context.live()
         check_log_there(settings.directory, began=bool((live or {}).get("began")))
+        tier = tier_of(context.home)
         log = open_log(
-            settings.directory / "log", durability=settings.stream.durability, holder=context.name, take_over=True
+            settings.directory / "log",
+            durability=settings.stream.durability,
+            segment_bytes=segment_bytes(keep_of(settings.stream), tier=tier[0] is not None),
+            holder=context.name,
+            take_over=True,
+            tier=tier[0],
         )
         if log.torn is not None:
             _log.warning("the log's end was torn: %s", log.torn)
-        failed = uvloop.run(run(context, settings, log, live))
+        failed = uvloop.run(run(context, settings, log, live, tier))
         if failed is None:
             log.close()
             return 0

@@ -88,9 +88,10 @@ class S3Objects:
         self._cache = DirectoryObjects(cache)
         self._cache_root, self._cache_bytes = cache, cache_bytes
         self._evicting = threading.Lock()
+        self._probed = False
 
     def probe(self) -> None:
-        """To be called once, before anything is trusted to the store.
+        """Whether the store can be trusted with anything; the first put asks it too.
 
         Raises Conflict (NO_CONDITIONAL_PUTS) for a store that ignores `If-None-Match`, with which two writers would
         overwrite each other; Unavailable (BUCKET_MISSING, OBJECTS_UNREACHABLE), NotAllowed (OBJECTS_DENIED)."""
@@ -107,13 +108,13 @@ class S3Objects:
             with self._translated():
                 obstore.delete(self._store, key)
             if first:
+                self._probed = True
                 return  # else its answer was lost and the repetition found the key: nothing is proved
         raise self._unreachable("it answered no plain put")
 
     def put(self, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()
-        with self._translated():
-            self._upload(digest, data)
+        self._upload(digest, data)
         return digest
 
     def put_file(self, path: Path) -> str:
@@ -121,11 +122,9 @@ class S3Objects:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 file.seek(0)
-                with self._translated():
-                    if os.fstat(file.fileno()).st_size <= PART_BYTES:
-                        data = file.read()
-                        return self.put(data)
-                    self._upload(digest, _unchanged(iter(lambda: file.read(_CHUNK), b""), digest, path))
+                if os.fstat(file.fileno()).st_size <= PART_BYTES:
+                    return self.put(file.read())
+                self._upload(digest, _unchanged(iter(lambda: file.read(_CHUNK), b""), digest, path))
         except FileNotFoundError as error:
             raise NotFound("There is no such file.", where=str(path)) from error
         except OSError as error:
@@ -185,10 +184,14 @@ class S3Objects:
             obstore.delete(self._store, key)
 
     def _upload(self, digest: str, content: bytes | Iterator[bytes]) -> None:
-        if isinstance(content, bytes) and len(content) <= PART_BYTES:
-            obstore.put(self._store, _key(digest), content, use_multipart=False)
-        else:
-            obstore.put(self._store, _key(digest), content, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
+        if not self._probed:
+            self.probe()
+        key = _key(digest)
+        with self._translated():
+            if isinstance(content, bytes) and len(content) <= PART_BYTES:
+                obstore.put(self._store, key, content, use_multipart=False)
+            else:
+                obstore.put(self._store, key, content, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
 
     def _read(self, digest: str) -> Iterator[bytes]:
         with self._translated(digest):

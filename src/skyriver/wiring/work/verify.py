@@ -8,6 +8,7 @@ from typing import Any
 from skyriver.adapters.segments.reader import SegmentReader
 from skyriver.core.errors import InvalidInput
 from skyriver.decide.verify import verify_stream
+from skyriver.wiring.tier import open_tier
 from skyriver.wiring.work.job import Job
 
 
@@ -18,5 +19,5 @@ def work(job: Job) -> dict[str, Any]:
     if train is None:
         raise InvalidInput(f"{stream.name} computes no features.", code="NO_FEATURES")
     features = job.app.feature_set(train.features)
-    reader = SegmentReader(job.stream_directory(stream.name) / "log")
-    return asdict(verify_stream(reader, stream, features, job.home.kernels, job.progress))
+    reader = SegmentReader(job.stream_directory(stream.name) / "log", open_tier(job.home))
+    return asdict(verify_stream(reader, stream, features, job.home.kernels, job.progress, begin=reader.begin()))

@@ -1,0 +1,83 @@
+"""The thread of a worker that looks after the old part of its log, as the stream and the cloud's settings want it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Thread
+
+from skyriver.adapters.segments.log import SegmentLog
+from skyriver.core.errors import SkyriverError
+from skyriver.core.objects import VerifiableObjects
+from skyriver.core.spec import StreamSpec
+from skyriver.data.retention import Keep, Kept, Upkeep
+from skyriver.wiring.home import Home
+from skyriver.wiring.tier import open_tier
+
+EVERY_S = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+def keep_of(stream: StreamSpec) -> Keep:
+    return Keep(stream.retention_us, stream.retention_bytes, stream.local_bytes)
+
+
+def tier_of(home: Path) -> tuple[VerifiableObjects | None, str]:
+    """The cloud's tier, and why it cannot be used: a stream goes on without."""
+    try:
+        return open_tier(Home(home)), ""
+    except SkyriverError as error:
+        _log.error("the tier cannot be used: %s", error)
+        return None, f"The tier cannot be used, so the log stays on this disk: {error}"
+
+
+class LogUpkeep:
+    """`now` tells the log's effective time and from which offset on it is needed."""
+
+    def __init__(
+        self,
+        log: SegmentLog,
+        keep: Keep,
+        tier: VerifiableObjects | None,
+        problem: str,
+        now: Callable[[], tuple[int, int]],
+    ) -> None:
+        self._upkeep = Upkeep(log, keep, tier=tier is not None)
+        self._problem = problem
+        self.kept = self._upkeep.look()
+        """As it stood when it was looked at last."""
+        self._now = now
+        self._stop = Event()
+        # A daemon: an upload under way must not hold up the end of the process; killed, it has not happened.
+        self._thread = Thread(target=self._run, name="upkeep", daemon=True)
+
+    @property
+    def problem(self) -> str:
+        return self._upkeep.problem or self._problem
+
+    def look(self) -> Kept:
+        self.kept = self._upkeep.look()
+        return self.kept
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        told = ""
+        while not self._stop.is_set():
+            try:
+                time, needed = self._now()
+                more = self._upkeep.step(time=time, needed=needed)
+            except Exception:
+                _log.exception("the old part of the log is not looked after")
+                more = False
+            if self.problem != told:
+                told = self.problem
+                _log.warning("the old part of the log: %s", told or "all is well again")
+            if not more:
+                self._stop.wait(EVERY_S)

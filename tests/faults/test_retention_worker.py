@@ -1,0 +1,264 @@
+"""A worker that gives up the old part of its log and tiers it: under a steady stream, killed, cut off from the tier."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from s3_server import S3Server
+
+from skyriver.adapters.segments.log import SegmentLog, SegmentReader, open_log
+from skyriver.core.errors import Conflict
+from skyriver.core.exam import must_raise
+from skyriver.data.log import RecordKind
+from skyriver.wiring.home import Home
+from skyriver.wiring.tier import keep_tier_settings, open_tier
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
+import worker_process as harness
+
+MB = 1_000_000
+DAY = 86_400 * MB
+START = 1_700_000_000 * MB
+NOTE = "x" * 3_000
+
+
+class Worker(harness.Worker):
+    """With a stream of large events, ten days apart in each batch."""
+
+    materialised = -1
+
+    def declare(self, **kept: Any) -> None:
+        stream = self.app.streams[0].model_copy(update={"dedupe_us": 60 * MB, **kept})
+        self.app = self.app.model_copy(update={"streams": (stream,)})
+
+    def write_live(self, model: dict[str, Any] | None) -> None:
+        super().write_live(model)
+        path = self.directory / "live.json"
+        live = {**json.loads(path.read_bytes()), "materialised": self.materialised}
+        temporary = path.with_suffix(".newer")
+        temporary.write_text(json.dumps(live))
+        temporary.replace(path)
+
+    def materialise(self, offset: int) -> None:
+        """The tables have the log up to there."""
+        self.materialised = offset
+        self.release(1)
+
+    def send(self, http: Any, first: int, batches: int, *, step_us: int = MB) -> int:
+        """Batches of 100 events; the number of the next event."""
+        for _ in range(batches):
+            events = [self.event(first + n, step_us) for n in range(100)]
+            status, answer = http.send_events(events, wait=False)
+            assert status == 200, answer
+            first += 100
+        return first
+
+    def send_until(self, http: Any, first: int, held: Callable[[dict[str, Any]], object]) -> int:
+        """A trickle, for checkpoints are taken of a stream that moves."""
+        deadline = time.monotonic() + 2 * harness.DEADLINE
+        while not held(self.report()):
+            assert time.monotonic() < deadline, self.report()
+            status, _ = http.send_events([self.event(first)], wait=False)
+            assert status == 200
+            first += 1
+            time.sleep(0.01)
+        return first
+
+    @staticmethod
+    def event(number: int, step_us: int = MB) -> dict[str, Any]:
+        at = START + number * step_us
+        return {"payment": number, "at": at, "customer": number % 7, "channel": f"{number % 3}{NOTE}", "amount": 1.0}
+
+    def on_disk(self) -> int:
+        total = 0
+        for path in self.log_directory.glob("*.log"):
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
+
+
+@pytest.fixture
+def worker(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    found = Worker(tmp_path / "w", tmp_path_factory.getbasetemp() / "kernels", harness.declare("process"))
+    yield found
+    found.close()
+
+
+def test_the_disk_stays_bounded_and_nothing_goes_that_is_needed(worker: Worker) -> None:
+    worker.declare(retention_bytes=16 * MB)
+    worker.start()
+    number, most = 0, 0
+    with worker.connection() as http:
+        number = worker.send(http, number, 100)  # 30 MB that no table has
+        report = worker.wait_for(lambda r: r["log_bytes"] > 28 * MB)
+        assert report["first_offset"] == 0
+        for turn in range(4):
+            number = worker.send(http, number, 40)
+            worker.materialise(2 * number)
+            most = max(most, worker.on_disk()) if turn else 0
+            number = worker.send_until(http, number, lambda r: r["log_bytes"] < 22 * MB)
+        report = worker.report()
+        assert report["first_offset"] > 0
+        assert worker.on_disk() < 22 * MB
+        assert most < 40 * MB
+        status, answer = http.ask("GET", "/streams/payments/decisions/5")
+        assert (status, answer["code"]) == (404, "OFFSET_GONE")
+        assert "The first that is there is" in answer["detail"]
+        status, answer = http.ask("GET", f"/streams/payments/decisions/{number - 1}")
+        assert (status, answer["id"]) == (200, number - 1)
+
+    # Killed and started again it goes on from its checkpoint, though the log's beginning is gone.
+    worker.kill()
+    worker.start()
+    with worker.connection() as http:
+        status, answer = http.send_events([worker.event(number - 1), worker.event(number)])
+        assert (answer["accepted"], answer["duplicates"]) == (1, 1)
+        assert answer["decisions"][0]["id"] == number - 1
+    reader = SegmentReader(worker.log_directory)
+    offsets = [record.offset for record in reader.read(reader.first_offset)]
+    assert offsets[0] == reader.first_offset >= report["first_offset"]
+
+    # Without a checkpoint its features cannot be built: it says so, and what to do.
+    worker.stop()
+    for path in (worker.directory / "stream" / "checkpoint").iterdir():
+        path.unlink()
+    failed = worker.start(wait=False)
+    assert failed.wait(harness.DEADLINE) == 6
+    told = worker.report()
+    assert told["reason"] == "HISTORY_GONE"
+    assert str(reader.first_offset) in told["message"]
+    assert told["next_action"]
+
+
+def test_verify_begins_where_windows_are_whole_or_says_why_not(worker: Worker) -> None:
+    """Windows reach 30 days back. Three months of events, some hours apart, in small segments; then the oldest
+    are given up, as the worker would."""
+    worker.declare(local_bytes=0)
+    worker.start()
+    hour = 3_600 * MB
+    with worker.connection() as http:
+        worker.send(http, 0, 24, step_us=hour)
+    worker.stop()
+    log = open_log(worker.log_directory, durability="process", segment_bytes=400_000, holder="test")
+    whole = worker.verify(log)
+    assert (whole.compared, whole.different, whole.first_offset, whole.cut) == (2400, 0, 0, 0)
+    log.close()
+
+    cut = rewritten(worker.log_directory, worker.directory / "smaller")
+    parts = cut.parts()
+    first = cut.remove_before(parts[1].end)
+    assert 0 < first < cut.next_offset
+    report = worker.verify(cut, begin=SegmentReader(worker.directory / "smaller").begin())
+    there = sum(r.count for r in cut.read(first) if r.kind in (RecordKind.EVENT, RecordKind.EVENTS))
+    assert report.different == 0
+    assert 1000 < report.compared < there < 2400
+    assert report.cut + report.compared == report.decisions
+    assert report.decided_twice == 0
+
+    cut.remove_before(parts[-1].end)
+    begin = SegmentReader(worker.directory / "smaller").begin()
+    error = must_raise(Conflict, lambda: worker.verify(cut, begin=begin), "nothing is whole", code="WINDOWS_CUT")
+    assert str(begin[0]) in error.message
+    cut.close()
+
+
+def rewritten(source: Path, to: Path) -> SegmentLog:
+    """The same records in small segments."""
+    log = open_log(to, durability="process", segment_bytes=400_000, holder="test")
+    for record in SegmentReader(source).read():
+        log.append([record])
+        log.sync()
+    return log
+
+
+@pytest.fixture(params=["directory", "s3"])
+def tier(request: pytest.FixtureRequest, worker: Worker, tmp_path: Path) -> S3Server | None:
+    """The worker's cloud has a tier."""
+    if request.param == "directory":
+        place, keys = str(tmp_path / "tier"), {}
+        server = None
+    else:
+        server = request.getfixturevalue("s3")
+        place, keys = f"s3://exam/{tmp_path.name}", server.settings()
+    keep_tier_settings(Home(worker.directory), {"SKYRIVER_TIER": place, **keys})
+    return server
+
+
+def test_the_log_leaves_the_disk_for_the_tier_and_is_read_from_there(worker: Worker, tier: S3Server | None) -> None:
+    worker.declare(local_bytes=16 * MB)
+    worker.start()
+    home = Home(worker.directory)
+    assert home.tier_settings.stat().st_mode & 0o777 == 0o600
+    with worker.connection() as http:
+        number, most = 0, 0
+        for _ in range(8):
+            number = worker.send(http, number, 25)
+            worker.wait_for(lambda r: r["tier_lag_bytes"] == 0 and r["local_log_bytes"] <= 16 * MB)
+            most = max(most, worker.on_disk())
+        report = worker.wait_for(lambda r: r["log_bytes"] > 55 * MB)
+        assert most < 17 * MB
+        assert (report["first_offset"], report["message"]) == (0, "")
+        worker.kill()
+        worker.start()
+    with worker.connection() as http:
+        assert http.ask("GET", "/streams/payments/decisions/5")[1]["id"] == 5
+        worker.send(http, number, 1)
+    report = worker.verify(SegmentReader(worker.log_directory, open_tier(home)))
+    assert (report.events, report.different, report.decided_twice) == (number + 100, 0, 0)
+    cache = sum(path.stat().st_size for path in home.tier_cache.glob("??/*"))
+    assert cache < 600 * MB
+    assert "exam-secret" not in (worker.directory / "log.txt").read_text()
+
+
+def test_a_tier_that_is_away_is_told_and_the_disk_is_bounded_all_the_same(worker: Worker, tmp_path: Path) -> None:
+    worker.declare(local_bytes=16 * MB)
+    server = S3Server()
+    try:
+        settings = {"SKYRIVER_TIER": "s3://exam/away", **server.settings()}
+        keep_tier_settings(Home(worker.directory), settings)
+        worker.start()
+        with worker.connection() as http:
+            number = worker.send(http, 0, 20)
+            server.kill()
+            refused, deadline = None, time.monotonic() + harness.DEADLINE
+            while refused is None and time.monotonic() < deadline:
+                status, answer = http.send_events([worker.event(number + n) for n in range(100)], wait=False)
+                if status == 503:
+                    refused = answer
+                else:
+                    number += 100
+                time.sleep(0.01)
+            assert refused is not None
+            assert (refused["code"], "not in the tier" in refused["detail"]) == ("TIER_BEHIND", True)
+            assert refused["next_action"]
+            assert worker.on_disk() < 22 * MB
+            told = worker.wait_for(lambda r: "OBJECTS" in r["message"] or "does not answer" in r["message"])
+            assert told["ready"]
+            assert told["tier_lag_bytes"] > 0
+            assert http.ask("GET", f"/streams/payments/decisions/{number - 1}")[0] == 200  # reading goes on
+            server.start()
+            worker.wait_for(lambda r: r["tier_lag_bytes"] == 0 and r["local_log_bytes"] <= 16 * MB)
+            number = worker.send(http, number, 20)
+        report = worker.verify(SegmentReader(worker.log_directory, open_tier(Home(worker.directory))))
+        assert (report.events, report.different, report.undecided) == (number, 0, 0)
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("place", ["s3://exam?x", "s3://not/there", "/proc/none/here", "relative"])
+def test_a_tier_that_cannot_be_used_does_not_keep_the_stream_from_its_work(worker: Worker, place: str) -> None:
+    settings = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+    keep_tier_settings(Home(worker.directory), {"SKYRIVER_TIER": place, **settings})
+    worker.declare(local_bytes=16 * MB)
+    worker.start()
+    with worker.connection() as http:
+        worker.send(http, 0, 20)
+        told = worker.wait_for(lambda r: "tier" in r["message"] or "stays where it is" in r["message"])
+        assert told["ready"]
