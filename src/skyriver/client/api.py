@@ -40,6 +40,7 @@ from skyriver.client.flows import (
     call,
     each,
 )
+from skyriver.client.producing import AsyncProducer, Producer, Producing, Told
 from skyriver.client.waiting import Waiting, answered, changed, repeated
 from skyriver.core.contract import (
     AuditPage,
@@ -295,6 +296,13 @@ class Client(Calls, Blocking):
         super().__init__(url, {**_options(url, token, timeout), "transport": transport})
         self.tenant = tenant
 
+    def producer(
+        self, stream: str, settings: Producing | None = None, *, told: Callable[[Told], None] | None = None
+    ) -> Producer:
+        """Sends single events in batches, in a thread of its own; `told` hears what became of each. Close it (or use
+        it in `with`): what it still holds is sent then."""
+        return Producer(self, stream, settings or Producing(), told)
+
     def close(self) -> None:
         self._http.close()
 
@@ -321,6 +329,12 @@ class AsyncClient(Calls, Awaiting):
     ) -> None:
         super().__init__(url, {**_options(url, token, timeout), "transport": transport})
         self.tenant = tenant
+
+    def producer(
+        self, stream: str, settings: Producing | None = None, *, told: Callable[[Told], None] | None = None
+    ) -> AsyncProducer:
+        """As `Client.producer`, in a task of the running loop."""
+        return AsyncProducer(self, stream, settings or Producing(), told)
 
     async def close(self) -> None:
         await self._http.aclose()
