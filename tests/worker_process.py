@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 
 import skyriver as sr
 from skyriver.adapters.directory.objects import DirectoryObjects
+from skyriver.adapters.segments.log import SegmentReader
 from skyriver.core.spec import AppSpec, FeatureSetSpec, StreamSpec
 from skyriver.decide.verify import VerifyReport, verify_stream
 from skyriver.features.plan import plan_features
@@ -93,6 +94,7 @@ class Worker:
     kernels: Path
     app: AppSpec
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    queue: int = 10_000
     environment: dict[str, str] = field(default_factory=dict)
     """What its processes have beside ours."""
 
@@ -161,7 +163,7 @@ class Worker:
             "directory": str(self.directory / "stream"),
             "objects": str(self.directory / "objects"),
             "kernel_cache": str(self.kernels),
-            "queue": 10_000,
+            "queue": self.queue,
         }
         path = self.directory / "config.json"
         path.write_text(json.dumps({"process": process, "config": config}))
@@ -246,6 +248,10 @@ class Connection(http.client.HTTPConnection):
 
     def send_events(self, events: object, *, wait: bool = True) -> tuple[int, dict[str, Any]]:
         return self.ask("POST", "/streams/payments/events" + ("?wait=decision" if wait else ""), events)
+
+
+def reader(worker: Worker) -> SegmentReader:
+    return SegmentReader(worker.log_directory)
 
 
 def digest_of(worker: Worker, features: FeatureSetSpec) -> str:

@@ -152,6 +152,40 @@ def test_a_full_queue_refuses(house: House) -> None:
     run(test)
 
 
+def test_behind_a_slow_disk_the_queue_fills_and_nothing_acknowledged_is_lost(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house, to_disk=True, queue=100).start()
+        gate, syncing = threading.Event(), threading.Event()
+        sync = house.log.sync
+
+        def slow() -> None:
+            syncing.set()
+            assert gate.wait(5)
+            sync()
+
+        house.log.sync = slow
+        post.send(house.event(0))
+        await asyncio.to_thread(syncing.wait, 5)
+        taken, refused = 1, []
+        for first in range(1, 1000, 30):
+            try:
+                post.send(*[house.event(n) for n in range(first, first + 30)])
+                taken += 30
+            except QuotaExceeded as error:
+                refused.append(error.http_status)
+        assert (taken, refused) == (91, [429] * 31)
+        assert post.station.waiting_rows == 90
+        assert not post.answers, "nothing is acknowledged before it is on the disk"
+        gate.set()
+        await post.settle(4)
+        assert sum(a.accepted for a in post.answers) == taken == len(house.decisions())
+        post.send(*[house.event(n) for n in range(500, 530)])
+        assert (await post.settle(5))[4].accepted == 30
+        await post.station.drain(1)
+
+    run(test)
+
+
 def test_labels_changes_and_look_ups_go_through_the_same_queue(house: House) -> None:
     async def test() -> None:
         post = await Post(house).start()
