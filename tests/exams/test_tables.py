@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -14,6 +15,7 @@ from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.memory.tables import MemoryTables, Shelf
 from skyriver.data.tables import Tables, TableVersion
 from skyriver.data.tables_exam import (
+    COMPACTING_CHECKS,
     NAME,
     TABLES_CHECKS,
     Make,
@@ -42,6 +44,11 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
 
 @pytest.mark.parametrize("check", TABLES_CHECKS, ids=lambda check: check.__name__)
 def test_law(check: Callable[[Make], None], make: Make) -> None:
+    check(make)
+
+
+@pytest.mark.parametrize("check", COMPACTING_CHECKS, ids=lambda check: check.__name__)
+def test_law_of_compacting(check: Callable[[Any], None], make: Any) -> None:
     check(make)
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 import polars as pl
 
 from powercut.part import Say, Told, most, need, right
-from skyriver.adapters.delta import writing
+from skyriver.adapters.delta import compacting, writing
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.core.errors import NotFound
+from skyriver.data.tables import TableVersion
 
 
 class TablesPart:
-    """Version v of a table adds rows that follow from v. The store names a version some time after it was made."""
+    """Append n of a table, at offset 10 n, adds rows that follow from n; now and then a version puts files together and
+    removes old ones. The store names a version some time after it was made."""
 
     name = "tables"
     _TABLES = ("acme/payments", "acme/payments.labels")
@@ -23,12 +25,16 @@ class TablesPart:
     def __init__(self) -> None:
         writing.FILE_ROWS = 40
         writing.CHECKPOINT_EVERY = 4
+        compacting.EVERY = 3
+        compacting.TARGET_ROWS = 150
+        compacting.KEPT_SECONDS = -1.0
 
     def work(self, root: Path, luck: random.Random, say: Say) -> None:
         tables = self._open(root)
-        for version in range(11):
+        named: dict[str, int | None] = dict.fromkeys(self._TABLES)
+        for number in range(11):
             for name in self._TABLES:
-                self._append(tables, name, version, version - 1 if version else None, say)
+                named[name] = self._append(tables, name, number, named[name], say)
             if luck.random() < 0.3:
                 tables = self._open(root)
 
@@ -36,39 +42,44 @@ class TablesPart:
         for name in self._TABLES:
             of_table = [words for words in told if words[1] == name]
             done, begun, named = (most(of_table, word, -1) for word in ("appended", "appending", "named"))
-            self._look(self._open(root), name, done, begun)
+            self._look(self._open(root), name, done, begun, named)
             tables = self._open(root)
             held = -1
             with suppress(NotFound):
-                held = tables.latest(name).version
+                held = tables.latest(name).offset // 10
             self._append(tables, name, held + 1, named if named >= 0 else None, say)
-            self._look(self._open(root), name, held + 1, held + 1)
+            self._look(self._open(root), name, held + 1, held + 1, named)
             found = pl.scan_delta(str(root / "home" / "tables" / name)).sort("n").collect()
             right(found.equals(_rows(0, held + 2)), f"another reader sees other rows in {name}")
 
     def _open(self, root: Path) -> DeltaTables:
         return DeltaTables(root / "home" / "tables")
 
-    def _append(self, tables: DeltaTables, name: str, version: int, known: int | None, say: Say) -> None:
-        say("appending", name, version)
-        rows = _rows(version, version + 1)
-        made = tables.append(name, [rows[:30], rows[30:]], offset=version * 10, known=known)
-        right(made.version == version, f"version {version} of {name} became {made.version}")
-        say("appended", name, version)
-        say("named", name, version)
+    def _append(self, tables: DeltaTables, name: str, number: int, known: int | None, say: Say) -> int:
+        say("appending", name, number)
+        rows = _rows(number, number + 1)
+        made = tables.append(name, [rows[:30], rows[30:]], offset=number * 10, known=known)
+        right(made.offset == number * 10, f"append {number} of {name} came to the offset {made.offset}")
+        say("appended", name, number)
+        say("named", name, made.version)
+        made = tables.compact(name, known=made.version)
+        say("named", name, made.version)
+        return made.version
 
-    def _look(self, tables: DeltaTables, name: str, done: int, begun: int) -> None:
+    def _look(self, tables: DeltaTables, name: str, done: int, begun: int, named: int) -> None:
         try:
-            latest = tables.latest(name).version
+            latest = tables.latest(name)
         except NotFound:
-            latest = -1
-        need(latest >= done, f"version {done} of {name} was made, the newest is {latest}")
-        right(latest <= begun, f"version {latest} of {name} was never made")
-        right((name in tables.names("acme")) == (latest >= 0), f"{name} is not listed rightly")
-        for version in range(latest + 1):
-            rows = _rows(0, version + 1)
+            latest = TableVersion(-1, 0, 0, -10)
+        held = latest.offset // 10
+        need(held >= done, f"append {done} of {name} was done, the newest is {held}")
+        need(latest.version >= named, f"version {named} of {name} was made, the newest is {latest.version}")
+        right(held <= begun, f"append {held} of {name} was never made")
+        right((name in tables.names("acme")) == (held >= 0), f"{name} is not listed rightly")
+        for version in range(latest.version + 1):
             seen = tables.describe(name, version)
-            right((seen.rows, seen.offset) == (len(rows), version * 10), f"{name}@{version} is described wrongly")
+            rows = _rows(0, seen.offset // 10 + 1)
+            right(seen.rows == len(rows) and seen.offset <= latest.offset, f"{name}@{version} is described wrongly")
             right(pl.concat(list(tables.scan(name, version))).equals(rows), f"{name}@{version} has other rows")
 
 

@@ -34,7 +34,7 @@ from skyriver.data.border_frame import DTYPES, schema_of
 from skyriver.data.columns import Column, decode_events, unpack_bits
 from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.data.operations import tables_of_stream
-from skyriver.data.tables import Tables, TableVersion
+from skyriver.data.tables import CompactingTables, Tables, TableVersion
 
 COMMIT_ROWS = 1_000_000
 """Offsets after which rows are appended; a log of any length is read in such steps."""
@@ -84,7 +84,7 @@ def schemas_of_stream(stream: StreamSpec) -> dict[str, dict[str, pl.DataType]]:
 def materialise(
     stream: StreamSpec,
     reader: LogReader,
-    tables: Tables,
+    tables: CompactingTables,
     tenant: str,
     known: Mapping[str, int],
     progress: Progress,
@@ -93,7 +93,8 @@ def materialise(
     end: int | None = None,
 ) -> list[tuple[str, TableVersion]]:
     """Brings the stream's tables up to what the log holds when this is called, or up to the offset `end` alone, which
-    is as far as it is durable; returns (table, its newest version). `begin` is the log's first offset.
+    is as far as it is durable, and puts small files together; returns (table, its newest version). `begin` is the log's
+    first offset.
 
     `known`: the recorded version of each table, by its full name (`tenant/table`). Raises Corrupt (UNREADABLE_RECORD)
     naming the offset, Corrupt (TABLE_AHEAD_OF_LOG, TABLE_BEHIND_LOG), Conflict (ENCRYPTED_RECORD), and what the log and
@@ -136,7 +137,7 @@ def materialise(
             progress("materialising", last + 1 - start, end - start)
     _append(tables, parts, last, known)
     progress("materialising", end - start, end - start)
-    return [(part.name, tables.latest(part.name)) for part in parts]
+    return [(part.name, tables.compact(part.name, known=known.get(part.name))) for part in parts]
 
 
 def _held(tables: Tables, name: str) -> int | None:

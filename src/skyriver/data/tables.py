@@ -58,6 +58,20 @@ class Tables(Protocol):
         ...
 
 
+class CompactingTables(Tables, Protocol):
+    """Tables in which many small appends stay fast to open and to read.
+
+    MUST: `compact` changes no row, nor their order, of any version; where there is much to put together it makes a new
+    version with the rows and the offset of the last one, else it gives the last one; versions are described and read as
+    before, also while it works and long after. Laws of `append` about killed writers, several writers and `known` hold
+    for it too. Raises NotFound for an unknown table.
+    """
+
+    def compact(self, name: str, *, known: int | None) -> TableVersion:
+        """The newest version, put together where that is worth it."""
+        ...
+
+
 def split_name(name: str) -> tuple[str, str]:
     """(tenant, table) of `tenant/table`. Raises InvalidInput (BAD_NAME)."""
     tenant, slash, table = name.partition("/")

@@ -10,7 +10,7 @@ import polars as pl
 
 from skyriver.core.errors import Conflict, Corrupt, InvalidInput, NotFound
 from skyriver.core.exam import must, must_raise
-from skyriver.data.tables import Tables
+from skyriver.data.tables import CompactingTables, Tables, TableVersion
 
 Open = Callable[[], Tables]
 Make = Callable[[], Open]
@@ -242,6 +242,102 @@ def damaged_rows_are_never_given(make: Make, damage: Damage) -> None:
     must_raise(Corrupt, lambda: list(reader.scan(NAME, 2)), "a file that is not what was written is Corrupt")
     must_raise(Corrupt, lambda: list(reader.scan(NAME, 1)), "whichever version it is read for")
     must(read(reader, 0).equals(frame(0, 10)), "versions without it are read")
+
+
+# Tables that put small appends together
+
+CompactOpen = Callable[[], CompactingTables]
+CompactMake = Callable[[], CompactOpen]
+MANY = 300
+"""Appends after which there surely is something to put together."""
+
+
+def check_compacting(make: CompactMake) -> None:
+    """As `check_tables`; runs the checks of that too."""
+    check_tables(make)
+    for check in COMPACTING_CHECKS:
+        check(make)
+
+
+def _append_until_compacted(tables: CompactingTables, first: int = 0) -> TableVersion:
+    """Row n is appended at offset n; gives the version that put them together."""
+    for number in range(first, first + MANY):
+        last = tables.append(NAME, [frame(number, 1)], offset=number, known=None)
+        made = tables.compact(NAME, known=last.version)
+        must((made.rows, made.offset) == (last.rows, last.offset), "putting together changes neither rows nor offset")
+        if made.version != last.version:
+            must(made.version == last.version + 1, "it is one version")
+            return made
+        must(made == last, "without much to do it gives the last version")
+    raise AssertionError(f"broken law: {MANY} appends are put together at some time")
+
+
+def every_version_reads_as_before(make: CompactMake) -> None:
+    opened = make()
+    tables = opened()
+    made = _append_until_compacted(tables)
+    reader = opened()
+    must(reader.latest(NAME) == made, "it is the latest")
+    for version in range(0, made.version, 7):
+        must(reader.describe(NAME, version).rows == version + 1, "older versions are described as before")
+        must(read(reader, version).equals(frame(0, version + 1)), "and read as before")
+    must(read(reader, made.version).equals(frame(0, made.rows)), "the new one has the same rows in the same order")
+    must(read(reader, made.version).schema == pl.Schema(SCHEMA), "and the same types")
+
+
+def appends_go_on_after_it(make: CompactMake) -> None:
+    opened = make()
+    made = _append_until_compacted(opened())
+    tables = opened()
+    must(tables.append(NAME, [frame(500, 1)], offset=made.offset, known=None) == made, "what was there is not repeated")
+    rows = made.rows
+    last = tables.append(NAME, [frame(rows, 2)], offset=made.offset + 1, known=made.version)
+    must((last.version, last.rows) == (made.version + 1, rows + 2), "the next append follows it")
+    must(read(opened(), last.version).equals(frame(0, rows + 2)), "with its rows behind the others")
+    must_raise(
+        InvalidInput,
+        lambda: tables.append(NAME, [frame(0, 1).select("id")], offset=last.offset + 1, known=None),
+        "the schema stays fixed",
+        code="SCHEMA_MISMATCH",
+    )
+
+
+def it_may_be_done_again_and_again(make: CompactMake) -> None:
+    opened = make()
+    first = _append_until_compacted(opened())
+    again = opened().compact(NAME, known=first.version)
+    must(again == first, "at once there is nothing more to do")
+    second = _append_until_compacted(opened(), first=first.rows)
+    reader = opened()
+    for version in (first.version - 1, first.version, first.version + 1, second.version):
+        rows = reader.describe(NAME, version).rows
+        must(read(reader, version).equals(frame(0, rows)), "versions of all times are read")
+
+
+def a_reader_is_not_disturbed_by_it(make: CompactMake) -> None:
+    opened = make()
+    tables, reader = opened(), opened()
+    last = tables.append(NAME, [frame(0, 3), frame(3, 3)], offset=5, known=None)
+    pieces = reader.scan(NAME, last.version)
+    first = next(pieces)
+    _append_until_compacted(tables, first=6)
+    must(pl.concat([first, *pieces]).equals(frame(0, 6)), "a version never changes, also while it is read")
+
+
+def what_is_not_there_is_not_put_together(make: CompactMake) -> None:
+    tables = make()()
+    must_raise(NotFound, lambda: tables.compact(NAME, known=None), "an unknown table")
+    last = tables.append(NAME, [frame(0, 1)], offset=0, known=None)
+    must_raise(Corrupt, lambda: tables.compact(NAME, known=last.version + 1), "a known version that is gone")
+
+
+COMPACTING_CHECKS: tuple[Callable[[CompactMake], None], ...] = (
+    every_version_reads_as_before,
+    appends_go_on_after_it,
+    it_may_be_done_again_and_again,
+    a_reader_is_not_disturbed_by_it,
+    what_is_not_there_is_not_put_together,
+)
 
 
 TABLES_CHECKS: tuple[Callable[[Make], None], ...] = (

@@ -54,7 +54,9 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """`files` are those that this commit added; rows and bytes are of the whole version."""
+    """`files` are those that this commit added; rows and bytes are of the whole version. `base` is the newest version,
+    this one or one before, that lists all files of the table: `whole`, in the order of their rows. The first version is
+    one, and those that put files together (see `compacting`), which have `removed` files too."""
 
     version: int
     offset: int
@@ -64,27 +66,39 @@ class Ledger:
     files: tuple[DataFile, ...]
     previous: str
     """Digest of the ledger before, "" for the first."""
+    base: int = 0
+    whole: tuple[DataFile, ...] = ()
+    removed: tuple[str, ...] = ()
 
     @property
     def of_version(self) -> TableVersion:
         return TableVersion(self.version, self.rows, self.bytes, self.offset)
 
     def body(self) -> dict[str, Any]:
-        return {
+        body = {
             "version": self.version,
             "offset": self.offset,
             "rows": self.rows,
             "bytes": self.bytes,
             "schema": [list(column) for column in self.schema],
-            "files": [[f.path, f.bytes, f.rows, f.sha256] for f in self.files],
+            "files": _listed(self.files),
             "previous": self.previous,
         }
+        if self.base:  # tables that were never put together keep the digests that they had
+            body["base"] = self.base
+        if self.base and self.base == self.version:
+            body |= {"whole": _listed(self.whole), "removed": list(self.removed)}
+        return body
 
     def digest(self) -> str:
         return digest(self.body())
 
     def to_json(self) -> dict[str, Any]:
         return {**self.body(), "digest": self.digest()}
+
+
+def _listed(files: tuple[DataFile, ...]) -> list[list[Any]]:
+    return [[f.path, f.bytes, f.rows, f.sha256] for f in files]
 
 
 class NotWhole(Exception):
@@ -118,15 +132,22 @@ def read_ledger(table: Path, version: int) -> Ledger:
             schema=tuple((name, kind) for name, kind in written["schema"]),
             files=tuple(DataFile(*file) for file in written["files"]),
             previous=written["previous"],
+            base=written.get("base", 0),
+            whole=tuple(DataFile(*file) for file in written.get("whole", () if version else written["files"])),
+            removed=tuple(written.get("removed", ())),
         )
         added = [(a["add"]["path"], a["add"]["size"]) for a in actions if "add" in a]
+        removed = [a["remove"]["path"] for a in actions if "remove" in a]
         offsets = [a["txn"]["version"] for a in actions if "txn" in a]
         sound = ledger.digest() == written["digest"] and ledger.version == version
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise NotWhole(f"{type(error).__name__} in reading it") from error
     if not sound:
         raise NotWhole("its digest is another")
-    if sorted(added) != sorted((f.path, f.bytes) for f in ledger.files) or offsets != [ledger.offset]:
+    same = sorted(added) == sorted((f.path, f.bytes) for f in ledger.files) and sorted(removed) == sorted(
+        ledger.removed
+    )
+    if not same or offsets != [ledger.offset]:
         raise NotWhole("its actions are not those of its ledger")
     return ledger
 

@@ -7,7 +7,8 @@ The laws that need more than that:
   own before it returns. So a commit that is not whole is taken back when it is the newest and above `known`, and
   is damage (Corrupt, nothing touched) anywhere else.
 - A commit that a killed writer left whole is adopted: synced once more, for its writer may not have come to it.
-- Readers take no lock. They name versions, whose files never change; `latest` passes over a torn newest commit.
+- Readers take no lock. They name versions, whose rows never change; `latest` passes over a torn newest commit. Which
+  files hold those rows may change (`compacting`): they are looked up in the newest base.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +34,7 @@ from skyriver.adapters.delta.ledger import (
     read_ledger,
     versions,
 )
+from skyriver.adapters.delta.past import Past, read_past
 from skyriver.adapters.folders import make_folder
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from skyriver.core.names import check_name
@@ -72,26 +75,44 @@ class DeltaTables:
         return ledger.of_version
 
     def latest(self, name: str) -> TableVersion:
+        return self._newest(self._place(name), name).of_version
+
+    def compact(self, name: str, *, known: int | None) -> TableVersion:
+        from skyriver.adapters.delta import compacting, writing  # as in append
+
         table = self._place(name)
-        found = versions(table)
-        for version in found[-1:]:
+        if not table.is_dir():
+            raise _unknown(name)
+        with writing.translated(name), self._lock(table, name):
+            last = self._recover(table, name, known)
+            if last is None:
+                raise _unknown(name)
             try:
-                ledger = read_ledger(table, version)
-                for file in ledger.files:
-                    check_file(table, file, content=False)
-                return ledger.of_version
-            except (NotWhole, FileNotFoundError):
-                pass  # being taken back, or torn: the one before is whole
-        if len(found) > 1:
-            return self._ledger(table, name, found[-2]).of_version
-        raise _unknown(name)
+                if last.version - last.base >= compacting.EVERY:
+                    writing.remove_leftovers(table, last.version)
+                    last = compacting.write_base(table, last)
+                    self._looked[name] = last.version
+                compacting.remove_old(table, last, read_past(table), now=time.time())
+            except NotWhole as error:
+                raise damaged(name, last.version, str(error)) from error
+        return last.of_version
 
     def describe(self, name: str, version: int) -> TableVersion:
-        return self._ledger(self._place(name), name, version).of_version
+        table = self._place(name)
+        try:
+            return self._ledger(table, name, version).of_version
+        except NotFound:
+            past = self._past(table, name)
+            if not 0 <= version < past.end:
+                raise
+            return past.describe(version)
 
     def scan(self, name: str, version: int, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
         table = self._place(name)
-        newest = self._ledger(table, name, version)
+        described = self.describe(name, version)
+        newest = self._newest(table, name)
+        if newest.version < version:  # torn: reading it tells how
+            newest = self._ledger(table, name, version)
         known = [column for column, _ in newest.schema]
         wanted = list(known if columns is None else columns)
         unknown = next((column for column in wanted if column not in known), None)
@@ -102,7 +123,7 @@ class DeltaTables:
                 where=name,
                 next_action=f"It has {', '.join(known[:50])}.",
             )
-        return self._pieces(table, name, newest, wanted)
+        return self._pieces(table, name, described, newest, wanted)
 
     def names(self, tenant: str) -> list[str]:
         folder = self._root / check_name(tenant, "a tenant")
@@ -120,6 +141,27 @@ class DeltaTables:
         tenant, table = split_name(name)
         return self._root / tenant / table
 
+    def _newest(self, table: Path, name: str) -> Ledger:
+        """The newest whole one."""
+        found = versions(table)
+        for version in found[-1:]:
+            try:
+                ledger = read_ledger(table, version)
+                for file in ledger.files:
+                    check_file(table, file, content=False)
+                return ledger
+            except (NotWhole, FileNotFoundError):
+                pass  # being taken back, or torn: the one before is whole
+        if len(found) > 1:
+            return self._ledger(table, name, found[-2])
+        raise _unknown(name)
+
+    def _past(self, table: Path, name: str) -> Past:
+        try:
+            return read_past(table)
+        except NotWhole as error:
+            raise damaged(name, -1, str(error)) from error
+
     def _ledger(self, table: Path, name: str, version: int) -> Ledger:
         """The ledger of a version that is to be there."""
         try:
@@ -133,15 +175,16 @@ class DeltaTables:
         """The newest whole ledger, after a torn one was taken back and those above `known` were looked at."""
         from skyriver.adapters.delta import writing  # as in append
 
-        found = versions(table)
+        past = self._past(table, name)
+        found = [version for version in versions(table) if version >= past.end]
         newest = found[-1] if found else -1
         looked = max(-1 if known is None else known, self._looked.get(name, -1))
         if newest < looked:
             raise damaged(name, looked, "its commit is gone")
-        if found != list(range(newest + 1)):
+        if found != list(range(past.end, newest + 1)) or newest < past.end - 1:
             raise damaged(name, newest, "commits before it are gone")
         ledger: Ledger | None = None
-        for version in range(max(looked, 0), newest + 1):
+        for version in range(max(looked, past.end), newest + 1):
             try:
                 ledger = self._whole(table, version, content=version > looked)
             except NotWhole as error:
@@ -161,21 +204,32 @@ class DeltaTables:
             check_file(table, file, content=content)
         return ledger
 
-    def _pieces(self, table: Path, name: str, newest: Ledger, columns: list[str]) -> Iterator[pl.DataFrame]:
-        empty = True
-        previous = ""
-        for version in range(newest.version + 1):
-            ledger = self._ledger(table, name, version)
-            if ledger.previous != previous:
-                raise damaged(name, version, "it does not follow the version before it")
-            previous = ledger.digest()
-            for file in ledger.files:
-                yield from self._file(table, name, version, file, columns)
-                empty = False
-        if previous != newest.digest():
-            raise damaged(name, newest.version, "it changed while it was read")
+    def _pieces(
+        self, table: Path, name: str, described: TableVersion, newest: Ledger, columns: list[str]
+    ) -> Iterator[pl.DataFrame]:
+        base = newest if newest.version == newest.base else self._ledger(table, name, newest.base)
+        left, empty = described.rows, True
+        for file in self._files(table, name, described.version, base):
+            if not left:
+                break  # the base holds what came after this version too
+            for piece in self._file(table, name, described.version, file, columns):
+                yield piece.head(left)
+                left, empty = left - min(left, len(piece)), False
+        if left and columns:
+            raise damaged(name, described.version, f"it has {left} rows less than were written")
         if empty:
             yield empty_frame(newest.schema).select(columns)
+
+    def _files(self, table: Path, name: str, version: int, base: Ledger) -> Iterator[DataFile]:
+        """Files that hold at least the rows of the version, in their order."""
+        yield from base.whole
+        previous = base.digest()
+        for number in range(base.version + 1, version + 1):
+            ledger = self._ledger(table, name, number)
+            if ledger.previous != previous:
+                raise damaged(name, number, "it does not follow the version before it")
+            previous = ledger.digest()
+            yield from ledger.files
 
     def _file(self, table: Path, name: str, version: int, file: DataFile, columns: list[str]) -> Iterator[pl.DataFrame]:
         rows = 0

@@ -53,6 +53,8 @@ def write_version(
         schema=schema,
         files=files,
         previous=last.digest() if last else "",
+        base=last.base if last else 0,
+        whole=() if last else files,
     )
     commit(table, ledger)
     sync_commit(table, version)
@@ -80,12 +82,16 @@ def _cut(frames: Sequence[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 
 def write_file(table: Path, name: str, frame: pl.DataFrame) -> DataFile:
     """One data file, synced (its folder is not)."""
-    path = table / name
-    frame.write_parquet(path, compression="zstd", row_group_size=GROUP_ROWS)
-    with path.open("rb") as written:
+    frame.write_parquet(table / name, compression="zstd", row_group_size=GROUP_ROWS)
+    return written_file(table, name, len(frame))
+
+
+def written_file(table: Path, name: str, rows: int) -> DataFile:
+    """A data file that was written, synced now."""
+    with (table / name).open("rb") as written:
         sha256 = hashlib.file_digest(written, "sha256").hexdigest()
         os.fsync(written.fileno())
-        return DataFile(name, os.fstat(written.fileno()).st_size, len(frame), sha256)
+        return DataFile(name, os.fstat(written.fileno()).st_size, rows, sha256)
 
 
 def commit(table: Path, ledger: Ledger) -> None:

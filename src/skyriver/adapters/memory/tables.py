@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -13,6 +13,7 @@ from skyriver.core.names import check_name
 from skyriver.data.tables import TableVersion, split_name
 
 PIECE_ROWS = 1 << 17
+COMPACT_EVERY = 50
 
 
 @dataclass(slots=True)
@@ -21,6 +22,7 @@ class _Table:
     versions: list[TableVersion] = field(default_factory=list)
     frames: list[tuple[pl.DataFrame, ...]] = field(default_factory=list)
     """Of each version, what it added."""
+    base: int = 0
 
 
 @dataclass(slots=True)
@@ -74,6 +76,19 @@ class MemoryTables:
         table.frames.append(tuple(frames))
         self._shelf.tables[name] = table
         return version
+
+    def compact(self, name: str, *, known: int | None) -> TableVersion:
+        """Memory has no files to put together: a version now and then, as others make them."""
+        table = self._table(name)
+        last = table.versions[-1]
+        if known is not None and known > last.version:
+            raise Corrupt(f"Version {known} of {name} is gone.", code="TABLE_CORRUPT", where=name)
+        if last.version - table.base < COMPACT_EVERY:
+            return last
+        table.base = last.version + 1
+        table.versions.append(replace(last, version=table.base))
+        table.frames.append(())
+        return table.versions[-1]
 
     def latest(self, name: str) -> TableVersion:
         return self._table(name).versions[-1]
