@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from skyriver.adapters.delta.ledger import read_ledger
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.segments.log import open_log
 from skyriver.core.spec import FieldSpec, StreamSpec
@@ -28,23 +29,25 @@ STREAM = StreamSpec(
 JOB = """
 import os, signal, sys
 from pathlib import Path
-from skyriver.adapters.delta import writing
+from skyriver.adapters.delta import compacting, writing
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.segments.log import SegmentReader
 from skyriver.core.spec import StreamSpec
 from skyriver.data import materialise
 
 home, spec, point, left = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
-inner = getattr(writing, point)
+place = compacting if point in ("_merge", "_commit", "remove_old") else writing
+inner = getattr(place, point)
 
-def dying(*arguments):
+def dying(*given, **named):
     global left
     left -= 1
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
-    return inner(*arguments)
+    return inner(*given, **named)
 
-setattr(writing, point, dying)
+setattr(place, point, dying)
+compacting.EVERY, compacting.KEPT_SECONDS, compacting.TARGET_ROWS = 2, -1.0, 1_000
 materialise.COMMIT_ROWS = 100
 tables = DeltaTables(home / "tables")
 stream = StreamSpec.model_validate_json(spec)
@@ -72,15 +75,17 @@ def test_each_row_is_there_once(tmp_path: Path) -> None:
     log.close()
 
     killed = 0
-    for point, left in (("write_file", 2), ("commit", 3), ("sync_commit", 4), ("sync_folder", 9), ("commit", 9)):
+    points = (("write_file", 2), ("commit", 3), ("sync_commit", 4), ("sync_folder", 9))
+    for point, left in (*points, ("_merge", 1), ("_commit", 1), ("checkpoint", 1), ("remove_old", 2)):
         killed += run_job(tmp_path, point, left) != 0
-    assert killed >= 4
+    assert killed >= 7
     assert run_job(tmp_path, "commit", 10_000) == 0
 
     tables = DeltaTables(tmp_path / "tables")
     version = tables.latest("acme/payments")
     assert version.offset == EVENTS + EVENTS // 5 - 1
     events = pl.concat(list(tables.scan("acme/payments", version.version)))
+    assert read_ledger(tmp_path / "tables/acme/payments", version.version).base > 0, "small files were put together"
     assert events["payment"].to_list() == list(range(EVENTS))
     assert events["_offset"].is_sorted()
     dead = tables.latest("acme/payments.dead")
