@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from _document import ROOT
+from _environments import duckdb_python
 from _processes import Failed, run
 
 from skyriver.adapters.delta.tables import DeltaTables
@@ -20,19 +20,6 @@ BENCH = ROOT / "bench"
 STREAM = "payments"
 TOLERANCE = 1e-9
 """Absolute and relative, before rounding to float32."""
-
-
-def duckdb_python() -> str:
-    """A Python that has DuckDB: this one, or that of an environment made for it. Raises Failed."""
-    if run([sys.executable, "-c", "import duckdb"], timeout=60).code == 0:
-        return sys.executable
-    folder = BENCH / "peers" / ".venvs" / "duckdb"
-    python = str(folder / "bin" / "python")
-    if not Path(python).exists():
-        run([sys.executable, "-m", "venv", str(folder)], timeout=120).check()
-    wanted = BENCH / "peers" / "duckdb.txt"
-    run([python, "-m", "pip", "install", "-q", "-r", str(wanted)], timeout=300).check()
-    return python
 
 
 def compare(home: Path, example: Path, work: Path) -> dict[str, Any]:

@@ -56,6 +56,12 @@ class Document:
         self._goal(name)
         self._found[name] = {"value": None, "holds": False if wanted else None, "reason": reason}
 
+    def value(self, name: str) -> float | None:
+        """What was measured; None where there is nothing (yet)."""
+        self._goal(name)
+        found: float | None = self._found.get(name, {}).get("value")
+        return found
+
     def part(self, names: Sequence[str], work: Callable[[], None]) -> None:
         """Does `work`, which measures the goals `names`. What breaks it becomes their reason; the bench goes on."""
         tell(f"measuring {', '.join(names)} ...")
