@@ -80,13 +80,13 @@ class StreamCampaign:
     deadline: float = DEADLINE_SECONDS
     journal: Journal = field(default_factory=Journal)
 
-    def run(self, kills: int, until: Callable[[], bool] = lambda: False) -> StreamOutcome:
-        """Sends all payments, killing until there were so many kills or `until`; examines; ends the cloud."""
+    def run(self, kills: int, seconds: float = 3_600.0) -> StreamOutcome:
+        """Sends all payments, killing so often, or for so long; examines; ends the cloud."""
         began = time.monotonic()
         cloud, journal, luck = self.cloud, self.journal, random.Random(self.seed)
         cloud.command("up", "--port", cloud.port).succeeded()
         cloud.command("deploy", self.plan.app, "-y").succeeded()
-        self._until = until
+        self._until = began + seconds
         self._a_kill = FIRST_SECONDS
         self._client = Client(f"http://127.0.0.1:{cloud.port}", cloud.token)
         self._producers = producers = Producers(cloud, journal, self.plan.folder / "sent")
@@ -123,7 +123,8 @@ class StreamCampaign:
         return outcome
 
     def _all_payments(self, kills: int) -> None:
-        self._load(self.plan.history, round(kills * LOAD_SHARE))
+        share = LOAD_SHARE * (self._until - time.monotonic())
+        self._load(self.plan.history, round(kills * LOAD_SHARE), time.monotonic() + share)
         tell(f"the history is loaded; {self.tell()}")
         while self.journal.open_kills():
             time.sleep(0.05)
@@ -131,21 +132,23 @@ class StreamCampaign:
         chunks = self.plan.chunks
         parts = [2 if chunk.how == "live" else 1 for chunk in chunks]
         for place, chunk in enumerate(chunks):
-            left = kills - len(self.journal.kills)
-            quota = 0 if self._until() else max(0, round(left * parts[place] / sum(parts[place:])))
+            part = parts[place] / sum(parts[place:])
+            quota = max(0, round((kills - len(self.journal.kills)) * part))
+            now = time.monotonic()
+            until = now + max(0.0, self._until - now) * part
             if chunk.how == "live":
-                self._send(chunk, quota)
+                self._send(chunk, quota, until)
             else:
-                self._load(chunk.payments, quota)
+                self._load(chunk.payments, quota, until)
             tell(f"{chunk.how} chunk {place + 1} of {len(chunks)}: {self.tell()}")
 
     # The parts of the work
 
     def _train(self) -> None:
         operation = self._patient(lambda: self._client.act("train", "fraud", params={"trees": TREES}))
-        done = self._ended(operation, 0)
+        done = self._ended(operation, 0, 0.0)
         if done["state"] != "SUCCEEDED":
-            raise AssertionError(f"no model: {done}")
+            raise AssertionError(f"no model: {done['message']}")
 
         def decides() -> bool:
             stream = self._client.get("streams", STREAM)
@@ -157,7 +160,7 @@ class StreamCampaign:
                 raise AssertionError("the model does not decide")
             time.sleep(0.2)
 
-    def _load(self, path: Path, quota: int) -> None:
+    def _load(self, path: Path, quota: int, until: float) -> None:
         """A load that fails, for what it needs was killed too often, is asked for again: it goes on where it was."""
         digest = self._patient(lambda: self._client.upload(path))
         files = [{"digest": digest, "name": path.name, "format": "parquet"}]
@@ -165,35 +168,36 @@ class StreamCampaign:
         deadline = time.monotonic() + LOADING_SECONDS
         while True:
             operation = self._patient(lambda: self._client.act("load", STREAM, inputs={"files": files}))
-            done = self._ended(operation, end)
+            done = self._ended(operation, end, until)
             if done["state"] == "SUCCEEDED":
                 return
             if time.monotonic() > deadline:
-                raise AssertionError(f"the load of {path.name} does not come to an end: {done}")
+                raise AssertionError(f"the load of {path.name} does not come to an end: {done['message']}")
 
-    def _ended(self, operation: str, kills: int) -> Mapping[str, Any]:
-        """The operation at its end; until then it is killed, up to `kills` in all."""
+    def _ended(self, operation: str, kills: int, until: float) -> Mapping[str, Any]:
+        """The operation at its end; meanwhile there are kills, up to `kills` in all and `until` then."""
         deadline = time.monotonic() + LOADING_SECONDS
         while time.monotonic() < deadline:
             found = self._patient(lambda: self._client.get("operations", operation))
             if found["state"] in ENDED:
                 return found
-            if len(self.journal.kills) < kills and not self._until():
+            if len(self.journal.kills) < kills and time.monotonic() < until:
                 self._killer.turn()
             else:
                 time.sleep(0.1)
         raise AssertionError(f"the operation {operation} does not end: {found}")
 
-    def _send(self, chunk: Chunk, quota: int) -> None:
+    def _send(self, chunk: Chunk, quota: int, until: float) -> None:
         at = pl.read_parquet(chunk.payments, columns=["at"])["at"].dt.epoch("us").to_numpy()
         producers = self._producers
         producers.begin(chunk, int(at.max() - at.min()))
         began, started = len(self.journal.kills), time.monotonic()
         deadline = started + SENDING_SECONDS
         while not producers.done:
-            killed = len(self.journal.kills) - began
-            if killed < quota and not self._until():
-                producers.share, producers.seconds = (killed + 1) / quota, (quota - killed) * self._a_kill
+            killed, now = len(self.journal.kills) - began, time.monotonic()
+            if killed < quota and now < until:
+                producers.share = max((killed + 1) / quota, (now - started) / (until - started))
+                producers.seconds = min((quota - killed) * self._a_kill, until - now)
                 self._killer.turn()
             else:
                 producers.share, producers.seconds = 1.0, 0.0
