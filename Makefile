@@ -35,7 +35,7 @@ docs: setup ## what the documents take from the code: state diagrams, the API's 
 bench: setup ## all measurements; each prints one JSON document
 	@for file in bench/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
 
-faults: setup-dev mosquitto ## the tests that kill, corrupt and fill, many times; then a thousand kills of a cloud at work
+faults: setup-dev mosquitto ## the tests that kill, corrupt and fill, many times; then a thousand kills each of a cloud and of a stream
 	FAULT_ROUNDS=50 $(BIN)/python -m pytest tests/faults
 	$(BIN)/python bench/faults.py
 

@@ -23,30 +23,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 from cloud_process import ROW, Cloud, history, kill, wait_for, write_csv
+from kills.stream_disturbances import CLOCK
 
 DISK_MB = 64
 LOCKED_SECONDS = 60 if os.environ.get("FAULT_ROUNDS") else 8
 """Longer than the control plane waits for the file (5 s)."""
 DAY = 86_400
-CLOCK = '''\
-"""The clock as an administrator sets it: the file beside this one says by how many seconds."""
-import pathlib
-import time
-
-_file = pathlib.Path(__file__).with_name("offset")
-_time_ns = time.time_ns
-
-
-def _shifted():
-    try:
-        return _time_ns() + int(_file.read_text() or 0) * 1_000_000_000
-    except (OSError, ValueError):
-        return _time_ns()
-
-
-time.time_ns = _shifted
-time.time = lambda: _shifted() / 1e9
-'''
 
 
 def mounted(path: Path, *options: str) -> None:

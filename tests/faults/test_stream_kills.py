@@ -4,6 +4,7 @@ times)."""
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 from cloud_process import Cloud
+from kills.stream_aims import CREATED, MODIFIED, MOVED, file_event, waits_for_disk
 from kills.stream_campaign import StreamCampaign
 from kills.stream_examination import Findings, compare_answers, differences
 from kills.stream_killer import StreamManner
@@ -110,6 +112,34 @@ FRAME = pl.DataFrame({"_offset": [3, 5, 6], "amount": [1.0, None, 2.0], "feature
 )
 def test_a_row_of_a_table_that_is_not_the_logs_is_found(table: pl.DataFrame, number: int) -> None:
     assert differences(FRAME, table) == number
+
+
+SYNCING = """
+import os, sys
+file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+while True:
+    os.write(file, b"x" * 100_000)
+    os.fdatasync(file)
+    os.ftruncate(file, 0)
+"""
+
+
+def test_a_moment_is_seen_when_it_comes_and_only_then(tmp_path: Path) -> None:
+    log, other = tmp_path / "log", tmp_path / "other"
+    log.mkdir()
+    other.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", SYNCING, str(log / "1.log")])
+    try:
+        assert file_event({log: MODIFIED}, lambda name: name == "1.log", 30.0)
+        assert not file_event({log: CREATED | MOVED, other: MODIFIED}, lambda _: True, 0.2)
+        assert not file_event({log: MODIFIED}, lambda name: name == "2.log", 0.2)
+        assert waits_for_disk(process.pid, log, 30.0)
+        assert not waits_for_disk(process.pid, other, 0.2)
+    finally:
+        process.kill()
+        process.wait()
+    assert not file_event({log: MODIFIED}, lambda _: True, 0.2)
+    assert not waits_for_disk(process.pid, log, 0.2)
 
 
 def test_a_line_that_a_kill_tore_is_not_an_answer(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from kills.stream_load import Producers, Watcher, all_answers
 from kills.stream_plan import Chunk, Plan
 from skyriver.client.api import Client
 from skyriver.core.errors import SkyriverError
+from skyriver.core.names import digest
 
 LOAD_SHARE = 0.06
 """Of all kills, those while the history is loaded."""
@@ -242,8 +243,8 @@ class StreamCampaign:
             self.journal.wrong.append(f"down: {down.err}")
         left = [*self.cloud.living().values(), *map(str, self.cloud.sockets())]
         left += [str(path) for path in doubles.shared if path.exists()]
-        streams = self.cloud.home / "streams" / "default" / STREAM
-        left += [str(path) for path in streams.rglob(".*.new")]
+        group = f"skyriver-{digest(str(self.cloud.home).encode())[:12]}"
+        left += map(str, Path("/sys/fs/cgroup").rglob(group))
         if left:
             self.journal.wrong.append(f"left behind by down: {left}")
 
