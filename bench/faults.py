@@ -1,11 +1,14 @@
 """Kills: a cloud at work whose processes die at any moment, and what is lost of it; then a stream, through which all
-the simulated payments go while every part of it dies, and which is disturbed otherwise; then simulated power cuts.
+the simulated payments go while every part of it dies, and which is disturbed otherwise; then simulated power cuts; then
+bits that flip in what a stream keeps.
 
     python bench/faults.py [--kills 1000] [--minutes N] [--seed N] [--quick] [--stop] [--kills-only] [--streams]
+        [--flips 10000]
 
 Prints one JSON document; progress goes to stderr. --quick kills 100 times each and cuts a quarter of the times.
 --streams does the part with the stream alone, --kills-only leaves out the power cuts. --minutes ends each killing after
-so long, however many were killed by then. --stop ends that of the cloud at the first thing that is wrong.
+so long, however many were killed by then. --stop ends that of the cloud at the first thing that is wrong. --flips says
+how many bits flip (`bit_flips.py` does it alone).
 Exit code 1: a goal does not hold.
 """
 
@@ -21,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import _stream_faults
+import bit_flips
 import power_cuts
 from _document import ROOT, Document, Goal, tell
 
@@ -42,7 +46,9 @@ GOALS = (
     *_stream_faults.GOALS,
     Goal("power_cuts", ">=", power_cuts.CUTS, "cuts"),
     Goal("power_cuts_broken", "<=", 0, "cuts"),
+    *bit_flips.GOALS,
 )
+FLIPS = tuple(goal.name for goal in bit_flips.GOALS)
 CUTS = ("power_cuts", "power_cuts_broken")
 BOTH = ("acknowledged_lost", "decided_twice")
 """Goals that hold for the cloud and for the stream together."""
@@ -56,13 +62,15 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a tenth of it")
     parser.add_argument("--kills-only", action="store_true", help="no power cuts")
     parser.add_argument("--streams", action="store_true", help="the part with the stream alone")
+    parser.add_argument("--flips", type=int, default=0, help="how many bits flip (10000; with --quick 300)")
     parser.add_argument("--stop", action="store_true", help="end at the first thing that is wrong")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything started here is ended
     document = Document("faults", GOALS)
     kills = given.kills or (100 if given.quick else 1_000)
     seed = given.seed or random.randrange(1, 1 << 31)
-    others = {*CUTS, *BOTH, *(goal.name for goal in _stream_faults.GOALS)}
+    flips = given.flips or (bit_flips.QUICK if given.quick else bit_flips.FLIPS)
+    others = {*CUTS, *BOTH, *FLIPS, *(goal.name for goal in _stream_faults.GOALS)}
     of_cloud = [goal.name for goal in GOALS if goal.name not in others]
     counted = Counted(document)
     if given.streams:
@@ -75,6 +83,10 @@ def main() -> int:
         leave_out(document, CUTS, "power cuts are left out")
     else:
         document.part(CUTS, lambda: cut_power(document, quick=given.quick))
+    if given.kills_only:
+        leave_out(document, FLIPS, "--kills-only leaves them out")
+    else:
+        document.part(FLIPS, lambda: bit_flips.flip(document, flips, seed, quick=flips < bit_flips.FLIPS))
     return 0 if document.print() else 1
 
 
