@@ -37,7 +37,7 @@ class Payment(sr.Event):
     amount: float = sr.field(ge=0, le=10_000)
 
 
-def declare(durability: str = "process", *, more: bool = False, source: sr.Mqtt | sr.Nats | None = None) -> AppSpec:
+def declare(durability: str = "process", *, more: bool = False, source: Any = None, log: Any = None) -> AppSpec:
     """Few features, for each kernel is compiled; with `more`, another set of them."""
     app = sr.App("risk")
     payments = app.stream(
@@ -46,8 +46,9 @@ def declare(durability: str = "process", *, more: bool = False, source: sr.Mqtt 
         id="payment",
         time="at",
         key="customer",
-        durability=durability,
-        source=source,  # type: ignore[arg-type]
+        durability=durability,  # type: ignore[arg-type]
+        source=source,
+        log=log,
     )
     frauds = app.labels("fraud", of=payments, delay="0us")
     found: dict[str, object] = {

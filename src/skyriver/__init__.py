@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from skyriver.core.errors import SkyriverError
     from skyriver.core.expr import count, decayed_mean, distinct, last, maximum, mean, minimum, since, std
     from skyriver.core.expr import total as sum
-    from skyriver.core.sources import Mqtt, Nats
+    from skyriver.core.sources import Mqtt, Nats, NatsLog
     from skyriver.core.spec import CompressSpec as Compress
     from skyriver.core.spec import ServiceSpec as Service
     from skyriver.core.work import Job
@@ -26,6 +26,7 @@ __all__ = [
     "Job",
     "Mqtt",
     "Nats",
+    "NatsLog",
     "Service",
     "SkyriverError",
     "Time",
@@ -54,6 +55,7 @@ _HOMES = {
     "Job": ("core.work", "Job"),
     "Mqtt": ("core.sources", "Mqtt"),
     "Nats": ("core.sources", "Nats"),
+    "NatsLog": ("core.sources", "NatsLog"),
     "Service": ("core.spec", "ServiceSpec"),
     "SkyriverError": ("core.errors", "SkyriverError"),
     "Time": ("core.app", "Time"),

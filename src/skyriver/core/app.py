@@ -44,7 +44,7 @@ from skyriver.core import spec as specs
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.expr import Aggregate, Column, Expression, Label, as_expression, render, walk
 from skyriver.core.names import canonical_json, check_field, check_name
-from skyriver.core.sources import Mqtt, Nats
+from skyriver.core.sources import Mqtt, Nats, NatsLog
 from skyriver.core.units import format_duration, parse_duration, parse_memory
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -272,6 +272,7 @@ class App:
         zone: str = "UTC",
         max_bad: float = 0.05,
         source: Mqtt | Nats | None = None,
+        log: NatsLog | None = None,
         retention: str | None = None,
         retention_bytes: str | None = None,
         local_bytes: str = "10GB",
@@ -281,7 +282,7 @@ class App:
         `disorder`: how late an event may come and still count; `ahead`: how far in front of our clock its
         time may be; `dedupe`: for how long an id is remembered; `durability`: an event is acknowledged once
         it survives the end of the process ("process") or of the power ("disk"); `source`: a broker from which events
-        come too, `sr.Mqtt(...)` or `sr.Nats(...)`.
+        come too, `sr.Mqtt(...)` or `sr.Nats(...)`; `log`: `sr.NatsLog(...)`, where it is not to be in files.
         """
         fields = self._new_source(name, event)
         self._check_role(fields, id, "id", ("int", "text"))
@@ -293,6 +294,14 @@ class App:
             _refuse("source= is no source.", "BAD_SOURCE", "Write sr.Mqtt(...) or sr.Nats(...).")
         dedupe_us = parse_duration(dedupe, "a period")
         kept = _kept(retention, retention_bytes, local_bytes, dedupe_us)
+        if not isinstance(log, NatsLog | None):
+            _refuse("log= is no log.", "BAD_STREAM", "Write sr.NatsLog(...), or leave it out.")
+        if log is not None and (durability != "disk" or retention or retention_bytes):
+            _refuse(
+                "A log in NATS is always on the disk, and kept whole.",
+                "BAD_STREAM",
+                "Leave out durability=, retention= and retention_bytes=, or log=.",
+            )
         self._streams[name] = specs.StreamSpec(
             name=name,
             fields=fields,
@@ -306,6 +315,7 @@ class App:
             zone=self._check_zone(zone),
             max_bad=max_bad,
             source=source.spec if source is not None else None,
+            log=log.spec if log is not None else None,
             retention_us=kept[0],
             retention_bytes=kept[1],
             local_bytes=kept[2],

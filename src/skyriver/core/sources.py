@@ -1,4 +1,5 @@
-"""Declaring where a stream's events come from, beside HTTP: `app.stream(..., source=sr.Mqtt(...))`."""
+"""Declaring where a stream's events come from, beside HTTP: `app.stream(..., source=sr.Mqtt(...))`; and where its log
+is: `app.stream(..., log=sr.NatsLog(...))`."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from skyriver.core.errors import InvalidInput
-from skyriver.core.spec import MqttSpec, NatsSpec
+from skyriver.core.spec import MqttSpec, NatsLogSpec, NatsSpec
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,21 @@ class Nats:
     def __init__(self, url: str, *, subject: str, durable: str, credentials: str = "", in_flight: int = 1_000) -> None:
         with _told_as("sr.Nats"):
             spec = NatsSpec(url=url, subject=subject, durable=durable, credentials=credentials, in_flight=in_flight)
+        object.__setattr__(self, "spec", spec)
+
+
+@dataclass(frozen=True)
+class NatsLog:
+    """A log that NATS JetStream holds: `NatsLog("nats://broker.plant", name="risk", credentials="bus")`.
+
+    See `skyriver.core.spec.NatsLogSpec` for what each option does.
+    """
+
+    spec: NatsLogSpec
+
+    def __init__(self, url: str, *, name: str, credentials: str) -> None:
+        with _told_as("sr.NatsLog"):
+            spec = NatsLogSpec(url=url, name=name, credentials=credentials)
         object.__setattr__(self, "spec", spec)
 
 

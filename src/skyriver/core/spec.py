@@ -106,6 +106,16 @@ class NatsSpec(Spec):
     in_flight: int = Field(default=1_000, ge=1, le=65_535)
 
 
+class NatsLogSpec(Spec):
+    """A log that NATS JetStream holds, in place of files of the worker's machine."""
+
+    url: Annotated[str, AfterValidator(partial(check_broker, ports={"nats": 4222, "tls": 4222}))]
+    name: Name
+    """The stream of JetStream: no two logs may have the same one at one server."""
+    credentials: Name
+    """They must be there: they also show that the server syncs before it acknowledges."""
+
+
 SourceSpec = Annotated[MqttSpec | NatsSpec, Field(discriminator="kind")]
 
 
@@ -126,6 +136,8 @@ class StreamSpec(Spec):
     max_bad: float = Field(default=0.05, ge=0, le=1)
     source: SourceSpec | None = None
     """A broker from which events come, beside HTTP."""
+    log: NatsLogSpec | None = None
+    """Where the log is; None: in files of the worker's machine."""
     retention_us: int = Field(default=0, ge=0)
     """How long the log keeps a record, in the time of the events. 0: for ever."""
     retention_bytes: int = Field(default=0, ge=0)

@@ -62,13 +62,18 @@ class Access:
     key: str = ""
     creds: str = ""
     """A file of NATS with a JWT and its seed."""
+    monitor: str = ""
+    """The monitoring address of a NATS server that holds a log, or a user of its system account: see
+    `skyriver.adapters.nats.proof`."""
+    system_user: str = ""
+    system_password: str = field(default="", repr=False)
 
     @classmethod
     def of(cls, document: Mapping[str, Any], where: str) -> Access:
         """Raises InvalidInput (BAD_CREDENTIALS), which names no value."""
         hosts = document.get("hosts")
         texts = {key: value for key, value in document.items() if key != "hosts"}
-        unknown = sorted(set(texts) - {"user", "password", "token", "ca", "certificate", "key", "creds"})
+        unknown = sorted(set(texts) - set(cls.__slots__))
         if unknown:
             raise _bad(f"{unknown[0]!r} is not known", where)
         wrong = [key for key, value in texts.items() if not isinstance(value, str)]
@@ -84,5 +89,6 @@ def _bad(why: str, where: str) -> InvalidInput:
         f"The file of credentials is wrong: {why}.",
         code="BAD_CREDENTIALS",
         where=where,
-        next_action='Write TOML: hosts = ["broker.plant:1883"], user, password, token, ca, certificate, key, creds.',
+        next_action='Write TOML: hosts = ["broker.plant:1883"], user, password, token, ca, certificate, key, creds,'
+        " monitor, system_user, system_password.",
     )

@@ -20,13 +20,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from skyriver.adapters.segments.reader import SegmentReader
 from skyriver.core.errors import SkyriverError
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.decide.building import Resting, build
 from skyriver.decide.windows import WindowsFiles
 from skyriver.serve.metrics import resident_bytes
 from skyriver.wiring.home import Home
+from skyriver.wiring.logs import log_reader
 from skyriver.wiring.process import SystemClock
 from skyriver.wiring.tier import open_tier
 
@@ -61,11 +61,12 @@ def _run(config: dict[str, Any]) -> None:
                 break
             except BlockingIOError:
                 _sleep(100_000)
-        reader = SegmentReader(Path(config["log"]), open_tier(Home(Path(config["home"]))))
+        home = Path(config["home"])
         files = WindowsFiles(stream, Path(config["side"]), Path(config["kernel_cache"]))
         resting = Resting(float(config["share"]), SystemClock(), _sleep)
-        offset = build(reader, files, features, directory, resting, tell)
-        tell(offset, reader.next_offset, built=True)
+        with log_reader(stream, Path(config["directory"]), home, config["tenant"], open_tier(Home(home))) as reader:
+            offset = build(reader, files, features, directory, resting, tell)
+            tell(offset, reader.next_offset, built=True)
 
 
 def _sleep(us: int) -> None:

@@ -157,13 +157,15 @@ def _refuse_other_events(current: Resource, wanted: Resource) -> None:
 
     def shape(resource: Resource) -> tuple[object, ...]:
         stream = resource.spec["stream"]
-        return [(f["name"], f["type"]) for f in stream["fields"]], stream["id"], stream["time"]
+        fields = [(f["name"], f["type"]) for f in stream["fields"]]
+        return fields, stream["id"], stream["time"], stream.get("log")
 
     before = [label["name"] for label in current.spec["stream"]["labels"]]
     after = [label["name"] for label in wanted.spec["stream"]["labels"]]
     if shape(current) != shape(wanted) or after[: len(before)] != before:
         raise Conflict(
-            f"The stream {current.name} holds events with other fields, another id or time, or other labels.",
+            f"The stream {current.name} holds events with other fields, another id or time, other labels, or in another"
+            " log.",
             code="STREAM_CHANGED",
             next_action="Declare the changed events as a stream of another name, and load its history there;"
             " new labels may be added behind the others.",

@@ -20,9 +20,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from skyriver.adapters.segments.log import SegmentLog
 from skyriver.core.errors import SkyriverError
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
+from skyriver.data.log import Log
 from skyriver.decide.building import built
 from skyriver.decide.checkpoint import CheckpointFiles
 from skyriver.decide.engine import Engine
@@ -59,6 +59,7 @@ class BuilderPlace:
     """Of the partition."""
     kernel_cache: Path
     home: Path
+    tenant: str
 
 
 class FeatureChanges:
@@ -67,7 +68,7 @@ class FeatureChanges:
     def __init__(
         self,
         place: BuilderPlace,
-        log: SegmentLog,
+        log: Log,
         windows: WindowsFiles,
         files: PartitionFiles,
         keeper: Keeper,
@@ -182,7 +183,8 @@ class FeatureChanges:
             "stream": place.stream.to_json(),
             "features": features.to_json(),
             "home": str(place.home),
-            "log": str(place.directory / "log"),
+            "tenant": place.tenant,
+            "directory": str(place.directory),
             "side": str(place.directory / "side"),
             "building": str(self._directory),
             "kernel_cache": str(place.kernel_cache),
@@ -235,7 +237,7 @@ class FeatureChanges:
 class _Joining:
     """Brings windows to the log's end in steps between batches, and then has the engine fold them."""
 
-    def __init__(self, log: SegmentLog, files: PartitionFiles, windows: KernelWindows, offset: int) -> None:
+    def __init__(self, log: Log, files: PartitionFiles, windows: KernelWindows, offset: int) -> None:
         self._log = log
         self._files = files
         self._windows = windows

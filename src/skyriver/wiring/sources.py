@@ -9,7 +9,7 @@ from typing import assert_never
 
 from skyriver.core.brokers import host_of
 from skyriver.core.errors import InvalidInput, NotAllowed, NotFound
-from skyriver.core.spec import AppSpec, MqttSpec, NatsSpec, SourceSpec
+from skyriver.core.spec import AppSpec, MqttSpec, NatsLogSpec, NatsSpec, SourceSpec
 from skyriver.decide.sources import Access, Source
 from skyriver.trust.secretfile import read_secret
 
@@ -19,12 +19,15 @@ _MODULES = {"mqtt": "paho.mqtt", "nats": "nats"}
 def check_sources(app: AppSpec) -> None:
     """Raises InvalidInput (NO_DRIVER) when the client of a broker that the application names is not installed here."""
     for stream in app.streams:
-        if stream.source is not None and not _installed(_MODULES[stream.source.kind]):
-            extra = stream.source.kind
+        needed = [(stream.source.kind, stream.source.url, "source")] if stream.source is not None else []
+        needed += [("nats", stream.log.url, "log")] if stream.log is not None else []
+        for extra, url, what in needed:
+            if _installed(_MODULES[extra]):
+                continue
             raise InvalidInput(
-                f"The stream {stream.name} has a source, and the client for it is not installed.",
+                f"The stream {stream.name} has a {what} in a broker, and the client for it is not installed.",
                 code="NO_DRIVER",
-                where=stream.source.url,
+                where=url,
                 next_action=f"Run `pip install 'skyriver[{extra}]'` where the cloud runs, and deploy again.",
             )
 
@@ -60,7 +63,7 @@ def source_name(spec: SourceSpec) -> str:
     return f"{spec.url} {spec.topic if isinstance(spec, MqttSpec) else spec.subject}"
 
 
-def read_access(spec: SourceSpec, home: Path, tenant: str) -> Access:
+def read_access(spec: SourceSpec | NatsLogSpec, home: Path, tenant: str) -> Access:
     """What the credentials that the source names say, now. Raises NotFound (NO_CREDENTIALS), NotAllowed
     (SECRET_EXPOSED, CREDENTIALS_OF_OTHER_HOST), InvalidInput (BAD_CREDENTIALS), Unavailable (SECRET_UNREADABLE)."""
     if not spec.credentials:

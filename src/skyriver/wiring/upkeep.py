@@ -7,21 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 
-from skyriver.adapters.segments.log import SegmentLog
 from skyriver.core.errors import SkyriverError
 from skyriver.core.objects import VerifiableObjects
-from skyriver.core.spec import StreamSpec
-from skyriver.data.retention import Keep, Kept, Upkeep
+from skyriver.data.retention import Keep, Kept, TieredLog, Upkeep
 from skyriver.wiring.home import Home
 from skyriver.wiring.tier import open_tier
 
 EVERY_S = 0.5
 
 _log = logging.getLogger(__name__)
-
-
-def keep_of(stream: StreamSpec) -> Keep:
-    return Keep(stream.retention_us, stream.retention_bytes, stream.local_bytes)
 
 
 def tier_of(home: Path) -> tuple[VerifiableObjects | None, str]:
@@ -38,7 +32,7 @@ class LogUpkeep:
 
     def __init__(
         self,
-        log: SegmentLog,
+        log: TieredLog,
         keep: Keep,
         tier: VerifiableObjects | None,
         problem: str,

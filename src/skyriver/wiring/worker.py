@@ -33,11 +33,9 @@ import uvloop
 from pydantic import ValidationError
 
 from skyriver.adapters.directory.objects import DirectoryObjects
-from skyriver.adapters.segments.log import SegmentLog, log_gone, open_log
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.objects import VerifiableObjects
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
-from skyriver.data.retention import segment_bytes
 from skyriver.decide.answers import DecisionWriter, dead_letter_json
 from skyriver.decide.border import EventBorder
 from skyriver.decide.checkpoint import Counters
@@ -58,9 +56,10 @@ from skyriver.serve.http import HttpLimits, HttpServer
 from skyriver.serve.metrics import resident_bytes
 from skyriver.serve.replica import unix_listener
 from skyriver.wiring.feature_changes import BuilderPlace, FeatureChanges
+from skyriver.wiring.logs import WorkerLog, keep_of, on_disk, take_log
 from skyriver.wiring.process import ProcessContext, SystemClock, read_config
 from skyriver.wiring.sources import open_source, source_name
-from skyriver.wiring.upkeep import LogUpkeep, keep_of, tier_of
+from skyriver.wiring.upkeep import LogUpkeep, tier_of
 
 LIVE_EVERY_S = 0.05
 REPORT_EVERY_S = LOOK_US / 1e6
@@ -107,7 +106,7 @@ class Worker:
         self,
         context: ProcessContext,
         settings: WorkerSettings,
-        log: SegmentLog,
+        log: WorkerLog,
         live: Mapping[str, Any] | None,
         tier: tuple[VerifiableObjects | None, str],
     ) -> None:
@@ -133,7 +132,7 @@ class Worker:
             log,
             self._open_engine,
             self._keeper,
-            to_disk=settings.stream.durability == "disk",
+            to_disk=on_disk(settings.stream),
             queue=settings.queue,
             meter=Meter(),
         )
@@ -148,7 +147,7 @@ class Worker:
             self._report,
             self._metrics,
         )
-        place = BuilderPlace(settings.stream, settings.directory, settings.kernel_cache, context.home)
+        place = BuilderPlace(settings.stream, settings.directory, settings.kernel_cache, context.home, context.tenant)
         self._changes = FeatureChanges(place, log, windows, self._files, self._keeper, self._station)
         self._folded: tuple[str, ...] = ()
         self._feed = self._make_feed()
@@ -375,15 +374,6 @@ class Worker:
         return prometheus(self._settings.stream.name, self._seen(), self._station.meter, feed, now=self._clock.wall())
 
 
-def check_log_there(directory: Path, *, began: bool) -> None:
-    """Raises Unavailable (LOG_GONE) where the log of a stream that has begun is missing: a new one in its place would
-    give old offsets to new events and decide known events again. `began`: the control plane has seen it begin."""
-    if any((directory / "log").glob("*.log")):
-        return
-    if began or any((directory / "checkpoint").glob("*")):
-        raise log_gone(directory / "log", "is missing")
-
-
 def declared_features(live: Mapping[str, Any] | None) -> FeatureSetSpec | None:
     found = (live or {}).get("features")
     return FeatureSetSpec.model_validate(found) if found else None
@@ -396,7 +386,7 @@ def _decided_with(live: Mapping[str, Any] | None) -> dict[str, Any]:
 async def run(
     context: ProcessContext,
     settings: WorkerSettings,
-    log: SegmentLog,
+    log: WorkerLog,
     live: Mapping[str, Any] | None,
     tier: tuple[VerifiableObjects | None, str],
 ) -> SkyriverError | None:
@@ -424,18 +414,16 @@ def main() -> int:
         settings = WorkerSettings.of(context.config)
         context.report({"ready": False, "message": "It opens its log and loads its features."})
         live = context.live()
-        check_log_there(settings.directory, began=bool((live or {}).get("began")))
         tier = tier_of(context.home)
-        log = open_log(
-            settings.directory / "log",
-            durability=settings.stream.durability,
-            segment_bytes=segment_bytes(keep_of(settings.stream), tier=tier[0] is not None),
+        log = take_log(
+            settings.stream,
+            settings.directory,
+            context.home,
+            context.tenant,
             holder=context.name,
-            take_over=True,
+            began=bool((live or {}).get("began")),
             tier=tier[0],
         )
-        if log.torn is not None:
-            _log.warning("the log's end was torn: %s", log.torn)
         failed = uvloop.run(run(context, settings, log, live, tier))
         if failed is None:
             log.close()

@@ -121,3 +121,26 @@ def test_what_is_no_source() -> None:
         declare("mqtt://h")
     assert refused.value.code == "BAD_SOURCE"
     assert declare(None).source is None
+
+
+def test_a_log_in_nats_is_declared_with_what_shows_that_it_syncs() -> None:
+    log = sr.NatsLog("nats://h", name="risk", credentials="bus")
+    app = sr.App("plant")
+    app.stream("readings", Reading, id="number", time="at", key="machine", log=log)
+    assert app.spec.streams[0].log == log.spec
+    assert log.spec.url == "nats://h:4222"
+
+
+@pytest.mark.parametrize("wrong", [{"durability": "process"}, {"retention": "30d"}, {"log": "nats://h"}])
+def test_what_a_log_in_nats_cannot_be(wrong: dict[str, Any]) -> None:
+    given = {"log": sr.NatsLog("nats://h", name="risk", credentials="bus"), **wrong}
+    with pytest.raises(sr.SkyriverError) as refused:
+        sr.App("plant").stream("readings", Reading, id="number", time="at", key="machine", **given)
+    assert refused.value.code == "BAD_STREAM"
+
+
+@pytest.mark.parametrize("wrong", [{"name": ""}, {"credentials": ""}, {"url": "nats://u:p@h"}])
+def test_what_is_no_log(wrong: dict[str, Any]) -> None:
+    given = {"url": "nats://h", "name": "risk", "credentials": "bus", **wrong}
+    with pytest.raises(sr.SkyriverError):
+        sr.NatsLog(given.pop("url"), **given)

@@ -13,7 +13,6 @@ import polars as pl
 
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.processes.starting import socket_path
-from skyriver.adapters.segments.reader import SegmentReader
 from skyriver.core.errors import NotFound, SkyriverError, Unavailable, from_problem
 from skyriver.core.names import digest
 from skyriver.core.spec import AppSpec, StreamSpec, TableSpec
@@ -23,6 +22,7 @@ from skyriver.data.load import PreparedLoad, load_table, prepare_stream_load, st
 from skyriver.data.log import RecordKind
 from skyriver.data.operations import rejected_table
 from skyriver.data.tables import TableVersion
+from skyriver.wiring.logs import log_reader
 from skyriver.wiring.work.job import Job
 from skyriver.wiring.work.materialise import bring_up_to_date
 
@@ -147,7 +147,8 @@ def _hand_over(job: Job, stream: StreamSpec, prepared: PreparedLoad) -> _Handed:
 
 def _end_of_log(job: Job, stream: StreamSpec) -> int:
     try:
-        return SegmentReader(job.stream_directory(stream.name) / "log").next_offset
+        with log_reader(stream, job.stream_directory(stream.name), job.home.root, job.tenant) as reader:
+            return reader.next_offset
     except NotFound:  # the worker makes it
         return 0
 

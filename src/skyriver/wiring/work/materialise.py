@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 from skyriver.adapters.delta.tables import DeltaTables
-from skyriver.adapters.segments.reader import SegmentReader
 from skyriver.core.spec import StreamSpec
 from skyriver.data.materialise import materialise
 from skyriver.data.tables import TableVersion
+from skyriver.wiring.logs import log_reader
 from skyriver.wiring.tier import open_tier
 from skyriver.wiring.work.job import Job
 
@@ -22,10 +22,12 @@ def work(job: Job) -> dict[str, Any]:
 
 def bring_up_to_date(job: Job, stream: StreamSpec) -> dict[str, TableVersion]:
     """Appends what the log holds beyond the tables; the newest versions by table."""
-    reader = SegmentReader(job.stream_directory(stream.name) / "log", open_tier(job.home))
     known = {job.table(name): int(status["version"]) for name, status in job.known.items() if "version" in status}
-    end = reader.sync()  # the tables are on the disk: they must not know more than the log does after a power cut
     tables = DeltaTables(job.home.tables)
-    begin = reader.first_offset
-    made = materialise(stream, reader, tables, job.tenant, known, job.progress, begin=begin, end=end)
+    with log_reader(
+        stream, job.stream_directory(stream.name), job.home.root, job.tenant, open_tier(job.home)
+    ) as reader:
+        end = reader.sync()  # the tables are on the disk: they must not know more than the log does after a power cut
+        begin = reader.first_offset
+        made = materialise(stream, reader, tables, job.tenant, known, job.progress, begin=begin, end=end)
     return {name.partition("/")[2]: version for name, version in made}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from skyriver.adapters.segments.reader import SegmentReader
 from skyriver.core.errors import InvalidInput
 from skyriver.decide.verify import verify_stream
+from skyriver.wiring.logs import log_reader
 from skyriver.wiring.tier import open_tier
 from skyriver.wiring.work.job import Job
 
@@ -19,5 +19,7 @@ def work(job: Job) -> dict[str, Any]:
     if train is None:
         raise InvalidInput(f"{stream.name} computes no features.", code="NO_FEATURES")
     features = job.app.feature_set(train.features)
-    reader = SegmentReader(job.stream_directory(stream.name) / "log", open_tier(job.home))
-    return asdict(verify_stream(reader, stream, features, job.home.kernels, job.progress, begin=reader.begin()))
+    with log_reader(
+        stream, job.stream_directory(stream.name), job.home.root, job.tenant, open_tier(job.home)
+    ) as reader:
+        return asdict(verify_stream(reader, stream, features, job.home.kernels, job.progress, begin=reader.begin()))
