@@ -107,18 +107,19 @@ class Worker:
         app, clock = declare(), SystemClock()
         stream, features = app.streams[0], app.feature_sets[0]
         self.log: SegmentLog = open_log(directory / "log", durability="process", holder="bench")
-        windows = WindowsFiles(stream, features, directory / "side", directory / "kernels")
-        self.files = PartitionFiles(stream, directory, self.log, windows, clock)
+        windows = WindowsFiles(stream, directory / "side", directory / "kernels")
+        plan = windows.prepare(features).plan
+        self.files = PartitionFiles(stream, directory, self.log, windows, clock, features)
         model = directory / "model.onnx"
         model.write_bytes(model_bytes())
         deciding = Deciding(
             rules_of(app.decides[0], stream, features),
             ModelInUse("fraud", 1, "digest"),
-            OnnxScorer.load(model, len(windows.plan.names)),
+            OnnxScorer.load(model, len(plan.names)),
         )
-        self.engine: Engine = self.files.open(deciding, lambda *_: None)
-        self.border = EventBorder(stream, frozenset(v.field for v in windows.plan.values))
-        self.writer = DecisionWriter(windows.plan.names, windows.digest)
+        self.engine: Engine = self.files.open(lambda *_: deciding, lambda *_: None)
+        self.border = EventBorder(stream, frozenset(v.field for v in plan.values))
+        self.writer = DecisionWriter({plan.digest: plan.names})
         self.spent: dict[str, float] = {}
 
     def take(self, body: bytes, wants: bool = False) -> None:

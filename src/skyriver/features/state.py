@@ -30,6 +30,7 @@ from skyriver.features.side import Mark, Side, disk_side
 from skyriver.features.tables import STATE_REFERENCES
 
 Ints = NDArray[np.int64]
+_EVENT, _LABEL = int(RecordKind.EVENT), int(RecordKind.LABEL)  # NumPy takes 8 us to see that a member is a number
 _NO_INTS: Ints = np.empty(0, np.int64)
 _NO_BYTES: NDArray[np.uint8] = np.empty(0, np.uint8)
 _NO_FLOATS: NDArray[np.float64] = np.empty(0, np.float64)
@@ -225,12 +226,12 @@ class FeatureState:
         wide = len(self.plan.names)
         for outputs in (out,) if exact is None else (out, exact):
             if outputs.shape[1] != wide or (
-                len(outputs) < n and len(outputs) < np.count_nonzero(batch.kind == RecordKind.EVENT)
+                len(outputs) < n and len(outputs) < np.count_nonzero(batch.kind == _EVENT)
             ):
                 raise Internal(f"The output {outputs.shape} has no room for {n} records of {wide} features.")
         right = len(batch.effective) == n and len(batch.offset) == n
         if len(batch.subject_row) != n or len(batch.label) != n or len(batch.value) != n:
-            right = right and not np.any(batch.kind == RecordKind.LABEL)
+            right = right and not (batch.kind == _LABEL).any()
         if not right:
             raise Internal("The arrays of a batch differ in length.")
 
