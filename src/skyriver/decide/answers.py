@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
-from typing import NoReturn, overload
+from typing import Any, NoReturn, overload
 
 import msgspec
-import numpy as np
+from msgspec import defstruct
+from msgspec.structs import astuple
 
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.decide.checkpoint import DeadLetter
@@ -17,6 +19,8 @@ from skyriver.decide.records import DecisionRecord
 
 _decoder = msgspec.json.Decoder()
 _unpacker = msgspec.msgpack.Decoder()
+_FEATURES = DecisionRecord.__struct_fields__.index("features")
+_Shown = defstruct("Decision", [(name, object) for name in DecisionRecord.__struct_fields__], gc=False)
 _encoder = msgspec.json.Encoder(enc_hook=str)
 encode_json = _encoder.encode
 
@@ -104,17 +108,29 @@ class RawRows(Sequence[object]):
 class DecisionWriter:
     """`names` of the features that are computed now, by digest: values of others are not named any more."""
 
-    def __init__(self, names: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, names: Mapping[str, tuple[str, ...]]) -> None:
         self.names = names
+        self._named: dict[tuple[str, ...], tuple[Callable[[bytes], tuple[float, ...]], type[Any]]] = {}
 
-    def to_json(self, record: DecisionRecord) -> dict[str, object]:
-        found: dict[str, object] = {name: getattr(record, name) for name in record.__struct_fields__}
-        features = None
+    def to_json(self, record: DecisionRecord) -> object:
+        """What is encoded as its object; a struct is encoded in half the time of a dict."""
+        values = list(astuple(record))
+        values[_FEATURES] = self._features(record)
+        return _Shown(*values)
+
+    def _features(self, record: DecisionRecord) -> object:
         names = self.names.get(record.features_digest)
-        if record.features and names is not None:
-            values = np.frombuffer(record.features, "<f4").tolist()
-            features = dict(zip(names, values, strict=True))  # NaN is written as null
-        found["features"] = features
+        if not record.features or names is None:
+            return None
+        unpack, named = self._named.get(names) or self._prepare(names)
+        return named(*unpack(record.features))  # NaN is written as null
+
+    def _prepare(self, names: tuple[str, ...]) -> tuple[Callable[[bytes], tuple[float, ...]], type[Any]]:
+        places = [f"f{place}" for place in range(len(names))]  # a feature may be named as a method is
+        named = defstruct(
+            "Features", [(place, float) for place in places], rename=dict(zip(places, names, strict=True)), gc=False
+        )
+        self._named[names] = found = struct.Struct(f"<{len(names)}f").unpack, named
         return found
 
     def events(self, receipt: Receipt, *, with_decisions: bool) -> tuple[int, bytes]:

@@ -225,9 +225,7 @@ class FeatureState:
         """The kernel trusts lengths: a wrong one would write into foreign memory."""
         wide = len(self.plan.names)
         for outputs in (out,) if exact is None else (out, exact):
-            if outputs.shape[1] != wide or (
-                len(outputs) < n and len(outputs) < np.count_nonzero(batch.kind == _EVENT)
-            ):
+            if outputs.shape[1] != wide or (len(outputs) < n and len(outputs) < np.count_nonzero(batch.kind == _EVENT)):
                 raise Internal(f"The output {outputs.shape} has no room for {n} records of {wide} features.")
         right = len(batch.effective) == n and len(batch.offset) == n
         if len(batch.subject_row) != n or len(batch.label) != n or len(batch.value) != n:
