@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from skyriver.adapters.memory.tables import MemoryTables
 from skyriver.core.errors import InvalidInput, Unavailable
 from skyriver.core.spec import FieldSpec, LabelSpec, StreamSpec, TableSpec
-from skyriver.data import load
+from skyriver.data import ordering, stream_load
 from skyriver.data.files import LoadFile
-from skyriver.data.load import PreparedLoad, load_table, prepare_stream_load, store_dead
+from skyriver.data.intake import LoadReport
+from skyriver.data.load import load_table, store_dead
+from skyriver.data.stream_load import PreparedLoad, prepare_stream_load
 from skyriver.decide.history import read_block
 
 HOUR = 3_600_000_000
@@ -214,7 +217,12 @@ def test_ignored_columns_and_progress_are_told(tmp_path: Path) -> None:
         STREAM, [file], tmp_path, frozenset(), lambda stage, done, total: told.append((stage, done, total))
     )
     assert prepared.report.ignored == {"a": ("colour", "size")}
-    assert told == [("cleaning a", 2, 0), ("writing blocks", 2, 2)]
+    assert told == [
+        ("cleaning a", 2, 0),
+        ("sorting", 2, 2),
+        ("looking for duplicates", 1, 1),
+        ("writing blocks", 2, 2),
+    ]
     assert json.loads(json.dumps(prepared.report.to_json()))["ignored"] == {"a": ["colour", "size"]}
 
 
@@ -263,7 +271,12 @@ def test_the_order_is_that_of_the_definition(
                 labels.setdefault((number, place), ((hour + delay) * HOUR, 2, number, place, float(value)))
     merged = sorted([*expected, *labels.values()], key=lambda row: (row[0], row[1], row[2] if row[1] == 2 else 0))
     flat = [(r[0], "event", r[3]) if r[1] == 1 else (r[0], r[3], r[2], r[4]) for r in merged]
-    monkeypatch.setattr(load, "BLOCK_ROWS", size)
+    monkeypatch.setattr(stream_load, "BLOCK_ROWS", size)
+    monkeypatch.setattr(stream_load, "PART_ROWS", size)
+    monkeypatch.setattr(stream_load, "CHUNK_ROWS", size)
+    monkeypatch.setattr(ordering, "CHUNK_ROWS", size)
+    monkeypatch.setattr(ordering, "RUN_BYTES", 40 * size)
+    monkeypatch.setattr(ordering, "PARTS_BYTES", 40 * size)
     prepared = prepare(tmp_path, *given_files)
     assert rows_of(prepared) == flat
     assert len(prepared.blocks) == -(-len(flat) // size)
@@ -277,7 +290,7 @@ TABLE = TableSpec(
 )
 
 
-def into_table(tables: MemoryTables, folder: Path, offset: int, *rows: Row) -> load.LoadReport:
+def into_table(tables: MemoryTables, folder: Path, offset: int, *rows: Row) -> LoadReport:
     file = lines(folder, f"load-{offset}", rows)
     return load_table(TABLE, [file], tables, "acme/items", offset, None, quiet, work_dir=folder)
 
@@ -344,6 +357,38 @@ def test_dead_rows_of_a_stream_are_there_once_whenever_their_load_comes_again(tm
         assert store_dead(prepared, tables, name, position) == tables.latest(name)
     rows = pl.concat(list(tables.scan(name, tables.latest(name).version)))
     assert rows["_offset"].to_list() == [20, -7, 10]
+
+
+def test_memory_is_no_part_of_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs and parts of a few rows give the blocks that one of everything gives; files of labels and bad rows too."""
+    luck = random.Random(5)
+    events = [
+        [event(luck.randrange(300), luck.randrange(90), fraud=luck.choice([None, 0, 1])) for _ in range(200)]
+        for _ in range(3)
+    ]
+    labels = [
+        {"payment": luck.randrange(400), "refund": 1.5, "known_at": luck.choice([None, luck.randrange(200) * HOUR])}
+        for _ in range(150)
+    ]
+    found = []
+    for run_bytes in (ordering.RUN_BYTES, 900):
+        folder = tmp_path / str(run_bytes)
+        folder.mkdir()
+        monkeypatch.setattr(ordering, "RUN_BYTES", run_bytes)
+        if run_bytes == 900:
+            for module, name in ((ordering, "CHUNK_ROWS"), (stream_load, "CHUNK_ROWS"), (stream_load, "PART_ROWS")):
+                monkeypatch.setattr(module, name, 7)
+            monkeypatch.setattr(ordering, "PARTS_BYTES", 500)
+        files = [lines(folder, f"e{n}", rows) for n, rows in enumerate(events)]
+        prepared = prepare(folder, *files, lines(folder, "l", labels, "refund"), lines(folder, "m", labels, "refund"))
+        left = {path.name for path in folder.iterdir()} - {path.name for path in (*prepared.blocks, *prepared.dead)}
+        assert all(name.startswith("given-") for name in left), "nothing else stays on the disk"
+        report = prepared.report
+        counts = (report.duplicates, report.labels, report.label_duplicates, dict(report.bad), report.last_time)
+        found.append((counts, [path.read_bytes() for path in prepared.blocks]))
+    assert found[0] == found[1]
+    assert min(found[0][0][:3]) > 0
+    assert set(found[0][0][3]) == {"MISSING", "BAD_TIME"}
 
 
 def test_the_same_files_give_the_same_blocks(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from skyriver.core.names import digest
 from skyriver.core.spec import AppSpec, StreamSpec, TableSpec
 from skyriver.data.border import Reason
 from skyriver.data.files import LoadFile
-from skyriver.data.load import PreparedLoad, load_table, prepare_stream_load, store_dead
+from skyriver.data.load import load_table, store_dead
 from skyriver.data.log import RecordKind
 from skyriver.data.operations import rejected_table
+from skyriver.data.stream_load import PreparedLoad, prepare_stream_load
 from skyriver.data.tables import TableVersion
 from skyriver.wiring.logs import log_reader
 from skyriver.wiring.work.job import Job
