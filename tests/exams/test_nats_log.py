@@ -12,6 +12,7 @@ import nats
 import pytest
 from broker_servers import NatsServer
 
+from skyriver.adapters.nats import reader
 from skyriver.adapters.nats.log import NatsLog, nats_reader, open_nats_log
 from skyriver.adapters.nats.proof import check_version
 from skyriver.adapters.nats.reader import NatsReader
@@ -91,8 +92,11 @@ def server() -> Iterator[NatsServer]:
 _numbers = itertools.count()
 
 
-@pytest.fixture
-def make(server: NatsServer) -> Iterator[Make]:
+@pytest.fixture(params=["2.15", "2.10"])
+def make(server: NatsServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Servers before 2.11 give one message a request."""
+    if request.param == "2.10":
+        monkeypatch.setattr(reader, "BATCHES_SINCE", 1_000)
     made: list[NatsLogHarness] = []
 
     def build() -> LogHarness:

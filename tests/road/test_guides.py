@@ -24,12 +24,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from broker_servers import program
 from wheels import from_folder, write_wheel
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
 FIRST = "first-application"
-ORDER = ("streams", "release", "environments", "jobs", "operations", "python-client", "serving", "data", "features")
+ORDER = (
+    "streams",
+    "release",
+    "environments",
+    "jobs",
+    "operations",
+    "python-client",
+    "serving",
+    "data",
+    "features",
+    "sources",
+)
 COMMAND_SECONDS = 120.0
 _FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"[+-]?\d(?:[\d.,:]*\d)?(?:e[+-]?\d+)?(?:x|%| (?:s|min|h|d|ms|MB)\b)?")
@@ -203,6 +215,8 @@ def test_the_first_application(after_the_first: Desk) -> None:
 
 @pytest.mark.parametrize("guide", ORDER)
 def test_a_guide(guide: str, after_the_first: Desk) -> None:
+    if guide == "sources":
+        program("mosquitto", "apt install mosquitto")
     walk(GUIDES / f"{guide}.md", after_the_first.folder, after_the_first.environment)
 
 

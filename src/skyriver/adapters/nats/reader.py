@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,12 @@ from skyriver.core.errors import Corrupt, InvalidInput
 from skyriver.data.log import Record
 
 WINDOW = 64
-"""Messages asked for at once."""
+"""Messages asked for at once, one by one: of a server before 2.11."""
+BATCH = 2048
+BATCH_BYTES = 8 << 20
+"""Of one request to a later server, at least one message."""
+BATCHES_SINCE = 1
+"""The level of JetStream's interface, that of 2.11."""
 ANSWER_S = 10.0
 
 
@@ -140,13 +145,14 @@ class NatsReader:
     def _messages(self, first: int, last: int) -> Iterator[Found]:
         number = first
         while number <= last:
-            numbers = range(number, min(number + WINDOW, last + 1))
-            got = self._caller.call(lambda client, wanted=numbers: self._get_all(client, wanted), 60.0)  # type: ignore[misc]
+            got = self._caller.call(lambda client, begin=number: self._get_some(client, begin, last), 60.0)  # type: ignore[misc]
+            if not got:
+                return
             for found in got:
-                if found.number >= number:
+                if number <= found.number <= last:
                     number = found.number + 1
                     yield found
-            number = max(number, numbers.stop)
+            number = max(number, got[-1].number + 1)
 
     def _find(self, start: int, last: int) -> int:
         """The number from which reading comes to the record that covers `start`."""
@@ -174,9 +180,37 @@ class NatsReader:
             return None
         return self._found(message.seq or 0, message.headers or {}, message.data or b"")
 
-    async def _get_all(self, client: Client, numbers: Sequence[int]) -> list[Found]:
-        got = await asyncio.gather(*(self._get(client, number) for number in numbers))
-        return [found for found in got if found is not None]
+    async def _get_some(self, client: Client, begin: int, last: int) -> list[Found]:
+        """The next messages from the number `begin` on, in order; none where there are none up to `last`."""
+        if int(client._server_info.get("api_lvl") or 0) >= BATCHES_SINCE:
+            got = await self._get_batch(client, begin, min(BATCH, last + 1 - begin))
+            if got:
+                return got
+        numbers = range(begin, min(begin + WINDOW, last + 1))
+        found = await asyncio.gather(*(self._get(client, number) for number in numbers))
+        return [one for one in found if one is not None]
+
+    async def _get_batch(self, client: Client, begin: int, count: int) -> list[Found]:
+        """Fewer where a follower that is behind answers; what it lacks is asked of the leader, one by one."""
+        got: list[tuple[dict[str, str], bytes]] = []
+        whole = asyncio.Event()
+
+        async def take(answer: Msg) -> None:
+            headers = answer.headers or {}
+            if headers.get("Status"):
+                whole.set()
+            else:
+                got.append((headers, answer.data))
+
+        inbox = client.new_inbox()
+        answers = await client.subscribe(inbox, cb=take)
+        request = {"seq": begin, "batch": count, "max_bytes": BATCH_BYTES, "next_by_subj": self._place.subject}
+        try:
+            await client.publish(f"$JS.API.DIRECT.GET.{self._place.stream}", json.dumps(request).encode(), inbox)
+            await asyncio.wait_for(whole.wait(), ANSWER_S)
+        finally:
+            await answers.unsubscribe()
+        return [self._found(int(headers["Nats-Sequence"]), headers, content) for headers, content in got]
 
     async def _get(self, client: Client, number: int) -> Found | None:
         """The message with this number, or the next one that there is."""
