@@ -16,8 +16,12 @@ from numpy.typing import NDArray
 
 from skyriver.core.errors import Corrupt
 from skyriver.data.columns import Bools, Ints, decode_events, pack_bits, unpack_bits
-from skyriver.data.log import Record, RecordKind
+from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.decide.records import LATE, DecisionRecord, Id, Reason, Status, Value, decode_decision, decode_event
+
+SEARCHED_RECORDS = 200_000
+"""A decision follows its event within a batch or a restart; it is not searched for further than this."""
+_OF_EVENTS = frozenset({RecordKind.EVENT, RecordKind.EVENTS})
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint16]
@@ -149,6 +153,23 @@ def decisions_of(record: Record) -> Iterator[DecisionRecord]:
         yield decode_decision(record.payload)
     elif record.kind is RecordKind.DECISIONS:
         yield from decode_decisions(record.payload, record.count).records()
+
+
+def decision_in_log(log: LogReader, event_offset: int) -> DecisionRecord | None:
+    """The decision of the event at this offset; None when it is no live event, or has none within SEARCHED_RECORDS.
+    Raises NotFound (OFFSET_GONE), Corrupt."""
+    for count, record in enumerate(log.read(event_offset)):
+        if record.kind is RecordKind.DECISION:
+            decision = decode_decision(record.payload)
+            if decision.event_offset == event_offset:
+                return decision
+        elif record.kind is RecordKind.DECISIONS:
+            block = decode_decisions(record.payload, record.count)
+            if 0 <= event_offset - block.first < len(block):
+                return block.record(event_offset - block.first)
+        if (count == 0 and record.kind not in _OF_EVENTS) or count > SEARCHED_RECORDS:
+            break
+    return None
 
 
 def events_of(record: Record) -> Iterator[tuple[int, list[Value]]]:

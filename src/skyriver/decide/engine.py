@@ -25,7 +25,7 @@ one while no other method is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import msgspec
@@ -35,11 +35,11 @@ from numpy.typing import NDArray
 from skyriver.data.columns import EventBlock
 from skyriver.data.keys import key_of_text
 from skyriver.data.log import Log, Record, RecordKind
-from skyriver.decide.blocks import DecisionBlock, decode_decisions
+from skyriver.decide.blocks import DecisionBlock, decision_in_log
 from skyriver.decide.checkpoint import BlockAnswer, Checkpoint
 from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.deciding import Deciding, Undecided, UndecidedBlock, decide_block, decide_events
-from skyriver.decide.gathering import block_rows, gather
+from skyriver.decide.gathering import block_rows, gather, receipt_of_labels, receipts_of_rows
 from skyriver.decide.history import Block, complete, encode_frame
 from skyriver.decide.loading import check_times, effective_times, repeated
 from skyriver.decide.partition import Ids, Partition, fields_of
@@ -50,17 +50,12 @@ from skyriver.decide.records import (
     Id,
     LabelRecord,
     LoadStep,
-    decode_decision,
     encode,
     encode_control,
 )
 from skyriver.decide.sorting import (
-    NEW,
     NOTHING_NEW,
-    REFUSED,
-    REPEATED,
     Batch,
-    Fate,
     dead_record,
     order_block,
     place_of,
@@ -68,12 +63,8 @@ from skyriver.decide.sorting import (
 )
 from skyriver.decide.windows import SavedWindows, Windows
 
-SEARCHED_RECORDS = 200_000
-"""A decision follows its event within a batch or a restart; it is not searched for further than this."""
-
 Ints = NDArray[np.int64]
 _DECISION, _EVENTS, _DECISIONS = RecordKind.DECISION, RecordKind.EVENTS, RecordKind.DECISIONS
-_OF_EVENTS = frozenset({RecordKind.EVENT, RecordKind.EVENTS})
 
 
 class Engine:
@@ -151,7 +142,7 @@ class Engine:
                 offsets = range(first, first + len(batch.rows))
                 features = self._fold(batch, offsets)
                 decided = self.decide_events(Undecided(offsets, batch.rows, batch.late, batch.arrived, features))
-        return [self._receipt(s, f, decided) for s, f in zip(submissions, batch.fates, strict=True)]
+        return self._counted(receipts_of_rows(submissions, batch.fates, decided, self.first_decision))
 
     def decide_events(self, events: Undecided) -> list[DecisionRecord]:
         """Decides events that are in the log, and appends their DECISION records."""
@@ -205,8 +196,10 @@ class Engine:
             decided = self._enter_block(events, first, keys, arrived)
         elif dead:
             partition.enter_dead(self._log.append(dead), dead)
-        receipts = gathered.receipts(submissions, order, decided, self.first_decision)
-        partition.counters.duplicates += sum(receipt.duplicates for receipt in receipts)
+        return self._counted(gathered.receipts(submissions, order, decided, self.first_decision))
+
+    def _counted(self, receipts: list[Receipt]) -> list[Receipt]:
+        self.partition.counters.duplicates += sum(receipt.duplicates for receipt in receipts)
         return receipts
 
     def _enter_block(self, events: EventBlock, first: int, keys: Ints, arrived: Ints) -> DecisionBlock:
@@ -258,7 +251,7 @@ class Engine:
         if self._windows is not None and labels:
             self._windows.fold_labels(range(first, first + len(labels)), labels)
         offsets = iter(found)
-        return [_label_receipt(s, offsets) for s in submissions]
+        return [receipt_of_labels(s, offsets) for s in submissions]
 
     def load(self, block: Block, step: LoadStep) -> BlockAnswer:
         """Appends a block of history and folds it; the answer may leave after the log's next `sync`.
@@ -296,20 +289,7 @@ class Engine:
 
         Raises NotFound (OFFSET_GONE) when the log has given it up, which it does not within the period of ids."""
         recent = self.partition.recent.get(event_offset)
-        if recent is not None:
-            return recent
-        for count, record in enumerate(self._log.read(event_offset)):
-            if record.kind is RecordKind.DECISION:
-                decision = decode_decision(record.payload)
-                if decision.event_offset == event_offset:
-                    return decision
-            elif record.kind is RecordKind.DECISIONS:
-                block = decode_decisions(record.payload, record.count)
-                if 0 <= event_offset - block.first < len(block):
-                    return block.record(event_offset - block.first)
-            if (count == 0 and record.kind not in _OF_EVENTS) or count > SEARCHED_RECORDS:
-                break
-        return None
+        return recent if recent is not None else decision_in_log(self._log, event_offset)
 
     def find_decision(self, event_id: Id) -> DecisionRecord | None:
         """The decision of the event with this id that came last; None when there is none."""
@@ -366,31 +346,6 @@ class Engine:
             [batch.rows[place] for place in places],
         )
 
-    def _receipt(
-        self, submission: Submission, fates: Sequence[tuple[Fate, int]], decided: Sequence[DecisionRecord]
-    ) -> Receipt:
-        receipt = Receipt()
-        wanted = submission.wants_decisions
-        for index, (fate, number) in enumerate(fates):
-            decision: DecisionRecord | None = None
-            if fate is NEW:
-                decision = decided[number]
-                receipt.accepted += 1
-                if receipt.first_offset < 0:
-                    receipt.first_offset = decision.event_offset
-            elif fate is REFUSED:
-                refused = submission.rows[index]
-                assert isinstance(refused, Refused)
-                receipt.rejected.append(refused)
-            else:
-                receipt.duplicates += 1
-                if wanted:
-                    decision = decided[number] if fate is REPEATED else self.first_decision(number)
-            if wanted:
-                receipt.decisions.append(decision)
-        self.partition.counters.duplicates += receipt.duplicates
-        return receipt
-
     def _append_block(self, block: Block, effective: Ints, keys: Ints, step: LoadStep) -> None:
         partition, count = self.partition, len(block)
         if self._windows is not None:
@@ -435,15 +390,3 @@ class Engine:
             load=step,
             features=spec.to_json() if spec is not None and step is None else None,
         )
-
-
-def _label_receipt(submission: LabelSubmission, offsets: Iterator[int]) -> LabelReceipt:
-    """`offsets` of the subjects of all labels, in order; takes its own."""
-    receipt = LabelReceipt()
-    for row in submission.rows:
-        if isinstance(row, Refused):
-            receipt.rejected.append(row)
-        else:
-            receipt.accepted += len(row)
-            receipt.unknown_subjects += sum(next(offsets) < 0 for _ in row)
-    return receipt

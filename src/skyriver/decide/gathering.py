@@ -1,8 +1,8 @@
-"""The rows of a turn brought together into one block, and told apart again for their receipts."""
+"""The rows of a turn brought together into one block, and all of them told apart again for their receipts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -12,9 +12,9 @@ from skyriver.core.spec import StreamSpec
 from skyriver.data.columns import Columns, Ints, join
 from skyriver.data.log import Record
 from skyriver.decide.blocks import DecisionBlock
-from skyriver.decide.receipt import Receipt, Refused, Submission
+from skyriver.decide.receipt import LabelReceipt, LabelSubmission, Receipt, Refused, Submission
 from skyriver.decide.records import DecisionRecord, Value
-from skyriver.decide.sorting import NEW, REFUSED, REPEATED, BlockOrder, ahead, dead_record
+from skyriver.decide.sorting import NEW, REFUSED, REPEATED, BlockOrder, Fate, ahead, dead_record
 
 BLOCK_ROWS = 16
 FIELDS_A_ROW = 4
@@ -124,3 +124,54 @@ def gather(submissions: Sequence[Submission], stream: StreamSpec) -> Gathered:
     if waiting or not parts:
         parts.append(Columns.of_rows(stream.fields, waiting))
     return Gathered(join(parts), [0, *accumulate(counts)], indices, refused)
+
+
+def receipts_of_rows(
+    submissions: Sequence[Submission],
+    fates: Sequence[Sequence[tuple[Fate, int]]],
+    decided: Sequence[DecisionRecord],
+    find: Callable[[int], DecisionRecord | None],
+) -> list[Receipt]:
+    """Of what went row by row: `fates` of each row of each submission, `decided` the decisions of the new events,
+    `find` gives those of before by the event's offset."""
+    return [_receipt_of_rows(s, f, decided, find) for s, f in zip(submissions, fates, strict=True)]
+
+
+def _receipt_of_rows(
+    submission: Submission,
+    fates: Sequence[tuple[Fate, int]],
+    decided: Sequence[DecisionRecord],
+    find: Callable[[int], DecisionRecord | None],
+) -> Receipt:
+    receipt = Receipt()
+    wanted = submission.wants_decisions
+    for index, (fate, number) in enumerate(fates):
+        decision: DecisionRecord | None = None
+        if fate is NEW:
+            decision = decided[number]
+            receipt.accepted += 1
+            if receipt.first_offset < 0:
+                receipt.first_offset = decision.event_offset
+        elif fate is REFUSED:
+            refused = submission.rows[index]
+            assert isinstance(refused, Refused)
+            receipt.rejected.append(refused)
+        else:
+            receipt.duplicates += 1
+            if wanted:
+                decision = decided[number] if fate is REPEATED else find(number)
+        if wanted:
+            receipt.decisions.append(decision)
+    return receipt
+
+
+def receipt_of_labels(submission: LabelSubmission, offsets: Iterator[int]) -> LabelReceipt:
+    """`offsets` of the subjects of all labels, in order; takes its own."""
+    receipt = LabelReceipt()
+    for row in submission.rows:
+        if isinstance(row, Refused):
+            receipt.rejected.append(row)
+        else:
+            receipt.accepted += len(row)
+            receipt.unknown_subjects += sum(next(offsets) < 0 for _ in row)
+    return receipt
