@@ -141,6 +141,15 @@ def test_a_binary_batch_is_taken_as_its_json_is(worker: Any, http: Any) -> None:
             assert (status, answer["errors"][0]["reason"]) == (422, "NOT_FINITE")
 
 
+def test_a_refused_value_is_not_sent_back_whole(worker: Any, http: Any) -> None:
+    for value in (b"x" * 1_000_000, "x" * 1_000_000, [1] * 100_000, {"a": "x" * 1_000_000}):
+        body = msgspec.msgpack.encode([payment(next(NUMBERS)) | {"amount": value}])
+        status, answer = http.ask("POST", PATH, body, MSGPACK)
+        assert (status, answer["errors"][0]["reason"]) == (422, "WRONG_TYPE")
+        assert len(json.dumps(answer)) < 2_000
+    goes_on(worker)
+
+
 def test_an_event_of_50_megabytes(worker: Any, http: Any) -> None:
     body = b'{"payment": 1, "channel": "' + b"x" * (50 << 20) + b'"}'
     status, answer = http.ask("POST", PATH, body)

@@ -29,6 +29,8 @@ def shown(value: object) -> object:
     """A value as an answer shows it: not longer than it helps."""
     if isinstance(value, str) and len(value) > RAW_SHOWN:
         return value[:RAW_SHOWN] + "…"
+    if isinstance(value, bytes):  # of MessagePack
+        return value[:RAW_SHOWN]
     if isinstance(value, list | dict | int):
         if isinstance(value, int) and value.bit_length() <= 64:
             return value

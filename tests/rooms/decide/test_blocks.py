@@ -17,7 +17,7 @@ from skyriver.core.spec import FieldSpec
 from skyriver.core.units import SECOND
 from skyriver.data.columns import Columns, EventBlock, decode_events
 from skyriver.data.log import Record, RecordKind
-from skyriver.decide.answers import Form
+from skyriver.decide.answers import Form, Unread
 from skyriver.decide.blocks import DecisionBlock, Outcome, decisions_of, decode_decisions
 from skyriver.decide.border import EventBorder
 from skyriver.decide.partition import Horizon, RecentDecisions
@@ -217,3 +217,44 @@ def test_a_horizon_is_the_same_by_blocks_and_one_by_one(steps: list[int], cuts: 
         if end > start:
             many.note_all(start, times[start:end])
     assert many.points == one.points
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=3)
+    | st.binary(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = (
+    st.sampled_from(["payment", "at", "customer", "amount"])
+    | st.text(max_size=2)
+    | st.integers(-9, 9)
+    | st.binary(max_size=2)
+)
+BODIES = st.one_of(
+    st.binary(max_size=60),
+    st.lists(st.dictionaries(KEYS, ANYTHING, max_size=5) | ANYTHING, max_size=20).map(msgspec.msgpack.encode),
+    st.lists(st.dictionaries(st.text(max_size=2), ANYTHING, max_size=3), max_size=20).map(msgspec.json.encode),
+    st.tuples(st.binary(max_size=3), st.integers(1, 40)).map(lambda t: b"[" + b'{"payment":1}' * t[1] + t[0] + b"]"),
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(BODIES, st.sampled_from(list(Form)))
+def test_no_body_breaks_the_border_or_the_engine(make_house: Callable[..., Any], body: bytes, form: Form) -> None:
+    house = make_house(block_rows=4).start()
+    border = EventBorder(house.stream)
+    border._least = 4
+    try:
+        submission = border.read(body, form, 0, True)
+    except Unread:
+        return
+    rows = len(submission)
+    receipt = house.engine.take([submission])[0]
+    assert receipt.accepted + receipt.duplicates + len(receipt.rejected) == rows == len(receipt.decisions)
+    assert len(house.records(RecordKind.DEAD)) == len(receipt.rejected)
+    assert len(house.decisions()) == len(house.events()) == receipt.accepted
