@@ -15,6 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from skyriver.adapters.memory.source import MemoryBroker, MemorySource
 from skyriver.adapters.mqtt.source import MqttSource
+from skyriver.adapters.nats import source as nats_source
 from skyriver.adapters.nats.source import NatsSource
 from skyriver.core.spec import MqttSpec, NatsSpec
 from skyriver.decide.sources import Access, Source
@@ -153,6 +154,36 @@ def make(request: pytest.FixtureRequest) -> Make:
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
 def test_law(check: Callable[[Make], None], make: Make) -> None:
     check(make)
+
+
+def test_what_is_held_for_longer_than_the_servers_patience_comes_once(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_source, "ACK_WAIT_S", 0.5)
+
+    async def check() -> None:
+        harness = NatsHarness(nats_server, next(_numbers))
+        source = harness.source()
+        await source.connect()
+        await harness.publish([b"1", b"2", b"3"])
+        held: list[Any] = []
+        while len(held) < 3:
+            held += await source.receive()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2):
+                await source.receive()
+        info = await source._connection.context.consumer_info(  # type: ignore[union-attr]
+            harness.subject.split(".")[0], "exam"
+        )
+        assert info.num_redelivered, "the server has sent them again"
+        await source.acknowledge(held)
+        await source.close()
+        await source.connect()
+        await harness.publish([b"4"])
+        assert [m.payload for m in await source.receive()] == [b"4"]
+        await source.close()
+
+    asyncio.run(check())
 
 
 def test_the_exam_finds_a_source_that_breaks_a_law() -> None:

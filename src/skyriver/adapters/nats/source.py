@@ -51,6 +51,8 @@ class _Connection:
     asked: int = 0
     """Messages that the open request may still bring."""
     waiting: deque[Message] = field(default_factory=deque)
+    open: set[int] = field(default_factory=set)
+    """Numbers of messages that came and are not acknowledged: held for longer than `ack_wait`, they come once more."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
     lost: SkyriverError | None = None
 
@@ -110,10 +112,11 @@ class NatsSource:
     async def acknowledge(self, messages: Sequence[Message]) -> None:
         connection = self._connection
         for message in messages:
-            of, given = message.handle
+            of, given, number = message.handle
             if of is connection and connection is not None and connection.lost is None:
                 try:
                     await given.ack()
+                    connection.open.discard(number)
                 except _ERRORS as error:
                     connection.lose(told(error, self._spec.url))
 
@@ -209,9 +212,11 @@ class NatsSource:
             return
         status = (given.headers or {}).get("Status", "")
         if given.reply.startswith("$JS.ACK."):
-            delivered = given.metadata.num_delivered or 1
-            connection.waiting.append(Message(given.data, delivered > 1, (connection, given)))
             connection.asked -= 1
+            delivered, number = given.metadata.num_delivered or 1, given.metadata.sequence.stream
+            if number not in connection.open:
+                connection.open.add(number)
+                connection.waiting.append(Message(given.data, delivered > 1, (connection, given, number)))
         elif status in _ENDED:
             connection.asked = 0
         elif status != "100":
