@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from skyriver.core.expr import count, decayed_mean, distinct, last, maximum, mean, minimum, since, std
     from skyriver.core.expr import total as sum
     from skyriver.core.sources import Mqtt, Nats, NatsLog
+    from skyriver.core.spec import CleanSpec as Clean
     from skyriver.core.spec import CompressSpec as Compress
     from skyriver.core.spec import ServiceSpec as Service
     from skyriver.core.work import Job
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "App",
+    "Clean",
     "Compress",
     "Cron",
     "Event",
@@ -48,6 +50,7 @@ __all__ = [
 # Loaded on first use, so that a process that needs only one room does not pay for all.
 _HOMES = {
     "App": ("core.app", "App"),
+    "Clean": ("core.spec", "CleanSpec"),
     "Compress": ("core.spec", "CompressSpec"),
     "Cron": ("core.app", "Cron"),
     "Event": ("core.app", "Event"),

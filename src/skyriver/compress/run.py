@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from skyriver.core.errors import InvalidInput
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import ModelSpec
+from skyriver.train.cleaning import Cleaning, fit_cleaning
 from skyriver.train.evaluate import evaluate, row_microseconds, run_blocks, take
 from skyriver.train.metrics import average_precision
 from skyriver.train.run import MAX_DIFFERENCE, difference
@@ -67,7 +68,8 @@ def compress(
     model = read_lightgbm(model_text.decode())
     split = split_rows(spec.train, rows, delay_us, validate=spec.compress is not None)
     test = take(rows.x, split.test)
-    whole = to_onnx(model)
+    cleaning = fit_cleaning(spec.train.clean, take(rows.x, split.train))  # the same rows as the training: the same
+    whole = cleaning.before(to_onnx(model))
     progress("measure", 0, 0)
     trained = Candidate(
         "trained", whole, len(model.trees), dict(metrics), row_microseconds(whole, test), True, "the model as trained"
@@ -81,12 +83,12 @@ def compress(
         needed = math.ceil(1 / spec.compress.max_loss)
         print(f"compress: all trees kept: {positives} validation positives, {needed} are needed", file=sys.stderr)
         return (trained,)
-    enough = fewest_trees(model, take(rows.x, split.validation), split, spec.compress.max_loss)
+    enough = fewest_trees(model, cleaning.apply(take(rows.x, split.validation)), split, spec.compress.max_loss)
     if enough == len(model.trees):
         print(f"compress: all {enough} trees are needed", file=sys.stderr)
         return (trained,)
     progress("judge", 0, len(split.test))
-    smaller = _candidate(spec, rows, split, model.first(enough), model_text.decode())
+    smaller = _candidate(spec, rows, split, model.first(enough), model_text.decode(), cleaning)
     judged = _judge(trained, smaller, spec.compress.max_loss, gate)
     print(f"compress: {judged.name} {'kept' if judged.kept else 'not kept'}: {judged.why}", file=sys.stderr)
     return (trained, judged)
@@ -110,14 +112,14 @@ def fewest_trees(model: Trees, x: NDArray[np.float32], split: Split, max_loss: f
     return int(lengths[min(bad[-1] + 1, len(lengths) - 1)]) if len(bad) else int(lengths[0])
 
 
-def _candidate(spec: ModelSpec, rows: Rows, split: Split, model: Trees, text: str) -> Candidate:
+def _candidate(spec: ModelSpec, rows: Rows, split: Split, model: Trees, text: str, cleaning: Cleaning) -> Candidate:
     import lightgbm  # 0.4 s and 60 MB that the other jobs of this process kind do not need
 
-    onnx = to_onnx(model)
+    onnx = cleaning.before(to_onnx(model))
     test = take(rows.x, split.test)
     metrics = evaluate(onnx, rows, split, spec.metrics)
     count = len(model.trees)
-    metrics["onnx_max_difference"] = difference(lightgbm.Booster(model_str=text), onnx, test, count)
+    metrics["onnx_max_difference"] = difference(lightgbm.Booster(model_str=text), onnx, test, count, cleaning=cleaning)
     return Candidate("fewer-trees", onnx, count, metrics, row_microseconds(onnx, test), False, "")
 
 

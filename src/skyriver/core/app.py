@@ -373,12 +373,18 @@ class App:
         return Features(self._features[name])
 
     def train(
-        self, features: Features, *, label: Label | Expression, test: str | float | None = None
+        self,
+        features: Features,
+        *,
+        label: Label | Expression,
+        test: str | float | None = None,
+        clean: specs.CleanSpec | None = None,
     ) -> Callable[[Function], Function]:
         """Declares the decorated function as the training of a model.
 
         It gets the training part as `TrainingData` and returns a fitted model. `test` is what is held out:
-        for a stream the last stretch of time ("7d"), for a table a share (0.3).
+        for a stream the last stretch of time ("7d"), for a table a share (0.3). `clean` is fitted on the training part
+        and travels with the model; the function gets cleaned rows.
         """
         source = features.spec.source
         if isinstance(label, Label):
@@ -414,7 +420,7 @@ class App:
             qualified = function.__qualname__
             self.functions[qualified] = function
             self._trains[qualified] = specs.TrainSpec(
-                function=qualified, features=features.spec.name, label=name, **held
+                function=qualified, features=features.spec.name, label=name, clean=clean, **held
             )
             return function
 

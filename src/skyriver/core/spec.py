@@ -187,6 +187,23 @@ class FeatureSetSpec(Spec):
         return tuple(dict.fromkeys(found))
 
 
+class CleanSpec(Spec):
+    """Cleaning that is fitted on the training rows, and travels with the model."""
+
+    fill: Literal["median", "mean"] | None = None
+    """What stands for a missing feature."""
+    clip: tuple[float, float] | None = None
+    """Shares (0.001, 0.999): what lies beyond these quantiles of the training rows is set to them."""
+    scale: bool = False
+    """Subtract the mean, divide by the standard deviation."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.clip is not None and not 0 <= self.clip[0] < self.clip[1] <= 1:
+            raise ValueError(f"clip={self.clip!r}: two shares from 0 to 1, the lower one first")
+        return self
+
+
 class TrainSpec(Spec):
     function: str
     """Qualified name in the application file."""
@@ -197,6 +214,7 @@ class TrainSpec(Spec):
     """Streams: the last stretch of time that is held out; the gap before it is the label's delay."""
     test_share: float = 0.3
     """Tables: the share of rows held out, chosen by a hash of the id."""
+    clean: CleanSpec | None = None
 
 
 class MetricSpec(Spec):

@@ -10,7 +10,8 @@ import pytest
 
 from skyriver.core.app import App, Event, Time, precision_at
 from skyriver.core.errors import InvalidInput, JobFailed
-from skyriver.core.spec import ModelSpec
+from skyriver.core.spec import CleanSpec, ModelSpec
+from skyriver.train.cleaning import fit_cleaning
 from skyriver.train.data import TrainingData
 from skyriver.train.evaluate import score
 from skyriver.train.run import Champion, Trained, train
@@ -25,7 +26,7 @@ def _fit(data: TrainingData) -> lightgbm.Booster:
     return lightgbm.train(settings, lightgbm.Dataset(data.x, data.y), int(data.params.get("trees", 10)))
 
 
-def _spec() -> ModelSpec:
+def _spec(clean: CleanSpec | None = None) -> ModelSpec:
     app = App("shop")
 
     class Sale(Event):
@@ -37,7 +38,7 @@ def _spec() -> ModelSpec:
     sales = app.stream("sales", Sale, id="sale", time="at", key="buyer")
     returned = app.labels("returned", of=sales, delay="2d")
     features = app.features("f", sales, {"a": sales.price, "b": sales.price * 2, "c": sales.price / 2})
-    fit = app.train(features, label=returned, test="3d")(_fit)
+    fit = app.train(features, label=returned, test="3d", clean=clean)(_fit)
     return app.model("returns", fit, metrics={"buyers": precision_at(5, by="buyer")})
 
 
@@ -192,3 +193,28 @@ def test_a_table_has_no_time() -> None:
     assert trained.train[:2] == trained.test[:2] == (0, 0)
     assert trained.train[2] + trained.test[2] == 3000
     assert trained.metrics["auc"] > 0.85
+
+
+def test_fitted_cleaning_travels_with_the_model_and_knows_the_training_rows_alone() -> None:
+    rows = _rows()
+    held_out = split_rows(_spec().train, rows, DELAY, validate=False).test  # type: ignore[arg-type]
+    rows.x[held_out] *= 50  # what the test rows are like must not be known
+    seen: list[np.ndarray] = []
+
+    def fit(data: TrainingData) -> lightgbm.Booster:
+        seen.append(np.array(data.x))
+        return _fit(data)
+
+    spec = _spec(CleanSpec(fill="median", clip=(0.01, 0.99), scale=True))
+    given: dict[str, Any] = {"params": {}, "seed": 0, "champion": None, "progress": lambda *_: None}
+    trained = train(spec, rows, fit, delay_us=DELAY, **given)
+    (x,) = seen
+    assert not np.isnan(x).any()
+    assert np.abs(x.mean(axis=0)).max() < 1e-5
+    assert np.abs(x).max() < 4
+    assert trained.metrics["onnx_max_difference"] < 1e-6
+    raw = score(trained.onnx, rows.x[held_out])
+    assert np.isfinite(raw).all()
+    cleaned = fit_cleaning(spec.train.clean, rows.x[split_rows(spec.train, rows, DELAY, validate=False).train])  # type: ignore[union-attr, arg-type]
+    booster = lightgbm.Booster(model_str=trained.model_text.decode())
+    np.testing.assert_allclose(raw, booster.predict(cleaned.apply(rows.x[held_out])), atol=1e-6)
