@@ -95,12 +95,18 @@ class Feed:
             "name": self._name,
             "state": self._state,
             "reason": error.code if error is not None else "",
-            "message": error.message if error is not None else "",
+            "message": self._message(),
             "next_action": error.next_action if error is not None else "",
             "since": self._since,
             "lag": self.lag,
             **msgspec.to_builtins(self.counts),
         }
+
+    def _message(self) -> str:
+        error = self._problem
+        if error is None:
+            return ""
+        return error.message if not error.where or error.where in self._name else f"{error.where}: {error.message}"
 
     def metrics(self) -> list[tuple[str, str, str, float]]:
         """(name, kind, what it is, value)."""

@@ -11,7 +11,7 @@ import pytest
 from broker_servers import wait_for
 
 from skyriver.adapters.memory.source import MemoryBroker, MemorySource
-from skyriver.core.errors import Unavailable
+from skyriver.core.errors import NotAllowed, Unavailable
 from skyriver.data.log import RecordKind
 from skyriver.decide import feeding
 from skyriver.decide.border import EventBorder
@@ -155,13 +155,32 @@ def test_a_broker_that_is_away_is_told_and_taken_up_again(house: House) -> None:
         line.broker.stop()
         await line.until(lambda: line.feed.report()["state"] == "DEGRADED")
         report = line.feed.report()
-        assert (report["reason"], bool(report["message"]), bool(report["next_action"])) == ("BROKER_AWAY", True, True)
+        assert (report["reason"], report["message"]) == ("BROKER_AWAY", "The broker is away.")
+        assert report["next_action"]
         line.publish(house.event(2))
         line.broker.away = False
         await line.until(lambda: not line.broker.kept)
         assert [d.id for d in house.decisions()] == [1, 2]
         report = line.feed.report()
         assert (report["state"], report["reason"], report["connections"]) == ("READY", "", 2)
+        await line.stop()
+
+    run(check)
+
+
+def test_what_is_wrong_on_this_machine_is_told_with_its_place(house: House) -> None:
+    async def check() -> None:
+        line = Line(house)
+
+        async def refuse() -> None:
+            raise NotAllowed(
+                "It is open to others.", code="SECRET_EXPOSED", where="/home/b.toml", next_action="Close it."
+            )
+
+        line.feed._source.connect = refuse  # type: ignore[method-assign]
+        await line.start()
+        await line.until(lambda: line.feed.report()["reason"] == "SECRET_EXPOSED")
+        assert line.feed.report()["message"] == "/home/b.toml: It is open to others."
         await line.stop()
 
     run(check)

@@ -11,7 +11,7 @@ import pytest
 import skyriver as sr
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, StaleWrite
 from skyriver.core.resources import Delete, Put, Resource
-from skyriver.core.spec import AppSpec
+from skyriver.core.spec import AppSpec, NatsLogSpec
 from skyriver.data.operations import plan_load
 from skyriver.release.operations import plan_rollback, plan_train
 from skyriver.wiring.deploy import plan_deploy
@@ -427,10 +427,11 @@ def test_a_stream_keeps_the_shape_of_its_events(cloud: Cloud) -> None:
     cloud.deploy(
         spec.model_copy(update={"streams": (stream.model_copy(update={"fields": (*stream.fields[:3], looser)}),)})
     )
-    other = stream.model_copy(update={"fields": stream.fields[:3]})
-    with pytest.raises(Conflict) as caught:
-        cloud.deploy(spec.model_copy(update={"streams": (other,)}))
-    assert caught.value.code == "STREAM_CHANGED"
+    log = NatsLogSpec(url="nats://bus", name="risk", credentials="bus")
+    for changed in ({"fields": stream.fields[:3]}, {"log": log}):
+        with pytest.raises(Conflict) as caught:
+            cloud.deploy(spec.model_copy(update={"streams": (stream.model_copy(update=changed),)}))
+        assert caught.value.code == "STREAM_CHANGED"
 
 
 @pytest.mark.parametrize("name", ["Payments", "../../tmp/pwn", "a b", ""])
