@@ -2,7 +2,8 @@
 
 It is fitted on the training rows alone, acts after the features and travels inside the ONNX graph (DESIGN 6.3): whoever
 has the model cleans as the training did, be it a replica, a stream or a backfill. Cleaning is float32 throughout and
-element by element, in NumPy and in ONNX alike, so both give the same bits.
+element by element, in NumPy and in ONNX alike, so both give the same numbers, to the last bit (only the sign of a zero
+may get lost in ONNX Runtime, which no comparison sees).
 """
 
 from __future__ import annotations
