@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import polars as pl
 
@@ -15,6 +17,7 @@ from skyriver.adapters.segments.log import open_log
 from skyriver.core.spec import FieldSpec, StreamSpec
 from skyriver.data.log import Record, RecordKind
 from skyriver.decide.records import DeadRecord, encode, encode_event
+from skyriver.wiring.work.history import newest_history
 
 DEADLINE_S = 60
 EVENTS = 400
@@ -91,3 +94,22 @@ def test_each_row_is_there_once(tmp_path: Path) -> None:
     dead = tables.latest("acme/payments.dead")
     refused = pl.concat(list(tables.scan("acme/payments.dead", dead.version)))
     assert refused["message"].to_list() == [str(number) for number in range(0, EVENTS, 5)]
+
+
+def test_training_sees_the_events_of_the_minutes_before(tmp_path: Path) -> None:
+    """Whoever trains takes the newest version; what came since the one before is in it, once."""
+    (tmp_path / "log").mkdir()
+    log = open_log(tmp_path / "log", durability="process", holder="test")
+    job: Any = SimpleNamespace(home=SimpleNamespace(tables=tmp_path / "tables"), table=lambda name: f"acme/{name}")
+    seen = []
+    for minute in range(3):
+        for number in range(100 * minute, 100 * minute + 100):
+            log.append([Record(RecordKind.EVENT, number, encode_event(0, [number, number]))])
+        log.sync()
+        assert run_job(tmp_path, "commit", 10_000) == 0
+        history = newest_history(job, STREAM)
+        seen.append(history.table.rows)
+        rows = pl.concat(list(DeltaTables(tmp_path / "tables").scan("acme/payments", history.table.version)))
+        assert rows["payment"].to_list() == list(range(100 * minute + 100))
+    log.close()
+    assert seen == [100, 200, 300]

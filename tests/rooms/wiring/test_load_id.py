@@ -86,7 +86,7 @@ def test_a_load_that_was_cut_off_is_finished_by_the_next_job(tmp_path: Path, mon
     app = sr.App("risk")
     app.stream("payments", Payment, id="payment", time="at", key="customer", max_bad=0.9)
     stream, worker = app.spec.streams[0], Worker()
-    monkeypatch.setattr("skyriver.data.load.BLOCK_ROWS", 4)
+    monkeypatch.setattr("skyriver.data.stream_load.BLOCK_ROWS", 4)
     monkeypatch.setattr(module, "_post", worker.post)
     monkeypatch.setattr(module, "_end_of_log", lambda job, stream: worker.end)
     monkeypatch.setattr(module, "bring_up_to_date", lambda job, stream: {})
