@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 from cloud_process import Cloud
 from kills.stream_aims import CREATED, MODIFIED, MOVED, file_event, waits_for_disk
 from kills.stream_campaign import StreamCampaign
-from kills.stream_examination import Findings, compare_answers, differences
+from kills.stream_examination import Findings, compare_answers, compare_rules, differences
 from kills.stream_killer import StreamManner
 from kills.stream_log import LogContent
 from kills.stream_plan import make_plan
 from kills.stream_producer import read_answers
+
+from skyriver.decide.records import ControlRecord, ModelInUse
 
 KILLS = 100 if os.environ.get("FAULT_ROUNDS") else 25
 
@@ -37,6 +40,7 @@ def test_kills_at_aimed_moments_lose_no_payment_and_decide_none_twice(tmp_path: 
     checked = outcome.found.checked
     assert len(outcome.journal.kills) >= KILLS
     assert checked["acknowledged"] == checked["events_live"] > 10_000
+    assert checked["rules_used"] > 1
     assert checked["compared_with_replay"] == checked["compared_with_tables"] > 10_000
     assert checked["compared_with_oracle"] + checked["late"] == checked["events"] == checked["rows_of_payments"]
 
@@ -56,7 +60,8 @@ def content(events: list[tuple[int, int]], decisions: list[tuple[int, int, float
             schema=["_offset", "event_offset", "id", "status", "decision", "score", "version"],
             orient="row",
         ),
-        others=[],
+        controls=[],
+        refused=[],
         end=first + len(decisions),
         problems=[],
     )
@@ -93,6 +98,42 @@ def test_a_lost_or_second_decision_is_found(
     found = Findings()
     compare_answers(log, answers, found)
     assert (len(found.lost), len(found.decided_twice), len(found.told)) == (lost, twice, told)
+
+
+def by_rules(*records: tuple[int, str, float, str, int]) -> LogContent:
+    """Decisions (offset, rules digest, score, decision, version) after the CONTROL records at offsets 0 and 10."""
+    controls = [
+        (
+            offset,
+            ControlRecord(ModelInUse("m", version, ""), rules, "approve", "ask", digest, "", 0, 0, 0),
+        )
+        for offset, version, digest, rules in (
+            (0, 1, "r", (("block", "score >= 0.9"), ("review", "score >= 0.5"))),
+            (10, 2, "s", (("block", "score >= 0.7"),)),
+        )
+    ]
+    decisions = pl.DataFrame(records, schema=["_offset", "rules_digest", "score", "decision", "version"], orient="row")
+    log = content([], [])
+    return replace(log, controls=controls, decisions=decisions.with_columns(status=pl.lit("decided")))
+
+
+@pytest.mark.parametrize(
+    ("record", "wrong"),
+    [
+        ((1, "r", 0.95, "block", 1), 0),
+        ((2, "r", 0.75, "review", 1), 0),
+        ((3, "r", 0.1, "approve", 1), 0),
+        ((11, "s", 0.75, "block", 2), 0),
+        ((4, "r", 0.75, "block", 1), 1),  # by the rules that came later
+        ((11, "r", 0.75, "review", 2), 1),  # by those of before
+        ((11, "s", 0.75, "block", 1), 1),
+        ((12, "s", 0.75, "approve", 2), 1),
+    ],
+)
+def test_a_decision_by_other_rules_than_the_logs_is_found(record: tuple[int, str, float, str, int], wrong: int) -> None:
+    found = Findings()
+    compare_rules(by_rules((1, "r", 0.5, "review", 1), record), found)
+    assert (found.replay, len(found.told)) == (wrong, wrong)
 
 
 FRAME = pl.DataFrame({"_offset": [3, 5, 6], "amount": [1.0, None, 2.0], "features": [[1.0], None, [2.0]]})

@@ -18,6 +18,7 @@ from kills.examination import SETTLING_SECONDS, Doubles
 from kills.journal import Journal, quantile, tell
 from kills.load import Probe
 from kills.recovery import DEADLINE_SECONDS, Recovery
+from kills.stream_changes import Ruler
 from kills.stream_examination import Findings, examine
 from kills.stream_killer import STREAM, StreamKiller, StreamManner
 from kills.stream_load import Producers, Watcher, all_answers
@@ -94,9 +95,10 @@ class StreamCampaign:
         probe, doubles = Probe(cloud, journal, 0.1), Doubles(cloud, journal)
         recovery = Recovery(cloud, journal, probe, deadline=self.deadline)
         watcher = Watcher(cloud, journal, producers, luck.randrange(1 << 30))
+        ruler = Ruler(cloud, journal, self.plan, producers)
         seed = luck.randrange(1 << 30)
         self._killer = StreamKiller(cloud, journal, producers.living, seed, self.manner)
-        crew = [probe, recovery, doubles, producers, watcher]
+        crew = [probe, recovery, doubles, producers, watcher, ruler]
         try:
             for thread in crew:
                 thread.start()
@@ -104,6 +106,7 @@ class StreamCampaign:
             tell("the last are coming back ...")
             while journal.open_kills():
                 time.sleep(0.05)
+            ruler.end()
             unsettled = self._settle()
             for thread in (producers, watcher, probe, recovery, doubles):
                 thread.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -57,6 +58,7 @@ def examine(home: Path, example: Path, work: Path, answers: Iterable[Mapping[str
     log = read_log(home / "streams" / TENANT / app.streams[0].name / "log", app.streams[0])
     found.told += log.problems[:_FIRST]
     compare_answers(log, answers, found)
+    compare_rules(log, found)
     _bring_up_to_date(home, app)
     compare_tables(log, home, app, found)
     _replay(home, app, found)
@@ -103,6 +105,35 @@ def compare_answers(log: LogContent, answers: Iterable[Mapping[str, Any]], found
     found.checked.update({f"status_{status}": count for status, count in statuses})
     if never := set(ids) - acknowledged:
         found.told.append(f"{len(never)} events are in the log and were never answered, as {sorted(never)[:3]}")
+
+
+def compare_rules(log: LogContent, found: Findings) -> None:
+    """Each decision against the CONTROL record before it: by its model and rules, and what they say of the score."""
+    place = np.searchsorted([offset for offset, _ in log.controls], log.decisions["_offset"].to_numpy())
+    decisions = log.decisions.with_columns(place=pl.Series(place - 1))
+    for (number,), part in decisions.group_by("place"):
+        if number < 0:
+            found.told.append("there are decisions before what they were made with")
+            continue
+        control = log.controls[int(number)][1]
+        version = control.model.version if control.model is not None else 0
+        by_rules = pl.lit(control.otherwise)
+        for decision, when in reversed(control.rules):
+            least = re.fullmatch(r"score >= ([0-9.]+)", when)
+            assert least is not None, when
+            by_rules = pl.when(pl.col("score") >= float(least[1])).then(pl.lit(decision)).otherwise(by_rules)
+        wanted = pl.when(pl.col("status") == "decided").then(by_rules).otherwise(pl.lit(control.fallback))
+        right = (pl.col("decision") == wanted) & (pl.col("rules_digest") == control.rules_digest)
+        right &= (pl.col("status") != "decided") | (pl.col("version") == version)
+        wrong = part.filter(~right)
+        found.replay += len(wrong)
+        if len(wrong):
+            found.told.append(f"{len(wrong)} decisions are not by {control.rules}, as {wrong.rows()[0]}"[:400])
+    found.checked["rules_used"] = len({control.rules_digest for _, control in log.controls})
+    found.checked["changes_of_rules"] = sum(
+        after.rules_digest != before.rules_digest
+        for (_, before), (_, after) in zip(log.controls, log.controls[1:], strict=False)
+    )
 
 
 def _bring_up_to_date(home: Path, app: AppSpec) -> None:

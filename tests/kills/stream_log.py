@@ -18,7 +18,7 @@ from skyriver.data.columns import decode_events
 from skyriver.data.log import Record, RecordKind
 from skyriver.data.materialise import schemas_of_stream
 from skyriver.decide.blocks import decisions_of, events_of
-from skyriver.decide.records import LATE, DecisionRecord, decode_label
+from skyriver.decide.records import LATE, ControlRecord, DecisionRecord, decode_control, decode_label
 
 EVENT, LABEL = int(RecordKind.EVENT), int(RecordKind.LABEL)
 
@@ -32,8 +32,10 @@ class LogContent:
     live: NDArray[np.bool_]
     labels: pl.DataFrame
     decisions: pl.DataFrame
-    others: list[int]
-    """Offsets of what enters no table, and of refused events."""
+    controls: list[tuple[int, ControlRecord]]
+    """By their offsets: what the decisions after each were made with."""
+    refused: list[int]
+    """Offsets of refused events."""
     end: int
     problems: list[str]
 
@@ -48,7 +50,8 @@ class _Collector:
         self.rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in self.schemas}
         self.frames: dict[str, list[pl.DataFrame]] = {name: [] for name in self.schemas}
         self.live: list[NDArray[np.bool_]] = []
-        self.others: list[int] = []
+        self.controls: list[tuple[int, ControlRecord]] = []
+        self.refused: list[int] = []
 
     def take(self, record: Record) -> None:
         match record.kind:
@@ -68,8 +71,10 @@ class _Collector:
                 self._add("labels", (record.offset, name, subject, value, known, found.subject_offset))
             case RecordKind.HISTORY:
                 self._history(record)
-            case RecordKind.CONTROL | RecordKind.DEAD:
-                self.others.append(record.offset)
+            case RecordKind.CONTROL:
+                self.controls.append((record.offset, decode_control(record.payload)))
+            case RecordKind.DEAD:
+                self.refused.append(record.offset)
             case _:
                 raise AssertionError(f"{record.kind!r} at offset {record.offset}: nobody told me what it is")
 
@@ -139,7 +144,8 @@ def read_log(directory: Path, stream: StreamSpec) -> LogContent:
     events = collector.whole("events")
     live = np.concatenate([*collector.live, np.empty(0, np.bool_)])
     labels, decisions = collector.whole("labels"), collector.whole("decisions")
-    found = LogContent(events, live, labels, decisions, collector.others, expected, problems)
+    controls, refused = collector.controls, collector.refused
+    found = LogContent(events, live, labels, decisions, controls, refused, expected, problems)
     problems += _gaps(found)
     return found
 
@@ -147,7 +153,8 @@ def read_log(directory: Path, stream: StreamSpec) -> LogContent:
 def _gaps(found: LogContent) -> list[str]:
     """Every offset is one thing."""
     frames: Sequence[pl.DataFrame] = (found.events, found.labels, found.decisions)
-    offsets = np.concatenate([*(f["_offset"].to_numpy() for f in frames), np.array(found.others, np.int64)])
+    others = [*found.refused, *(offset for offset, _ in found.controls)]
+    offsets = np.concatenate([*(f["_offset"].to_numpy() for f in frames), np.array(others, np.int64)])
     offsets.sort()
     if np.array_equal(offsets, np.arange(found.end)):
         return []
