@@ -58,6 +58,7 @@ def batch_of(records: Sequence[Record], first_offset: int = 0) -> EventBatch:
             "at": np.array([r.get("at", r.get("t", 0)) for r in records], np.int64),
         },
         keys={"k": k, "k2": k // 2},
+        codes={"k": k},
         subject_row=numbers("of", -1, np.int64),
         label=numbers("label", 0, np.uint8),
         value=numbers("value", 0, np.float64),
