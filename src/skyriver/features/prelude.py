@@ -26,7 +26,9 @@ LOW53 = np.int64({2**53 - 1})
 @njit(nogil=True)
 def add(state, slot, at, value):
     low = state[slot, at + 1] + value
-    state[slot, at] += (value >> 63) + np.int64(np.uint64(low) < np.uint64(value))
+    carry = (value >> 63) + np.int64(np.uint64(low) < np.uint64(value))
+    if carry != 0:  # seldom: without it a window would touch a word more
+        state[slot, at] += carry
     state[slot, at + 1] = low
 
 
