@@ -15,7 +15,7 @@ from _document import Document
 from _full_event import EVENT_BYTES, full_event, tails, write_templates
 from _load import quantiles_ms
 from _processes import Failed
-from _stream_worker import StreamWorker, Usage, running, sender, server_of_nothing
+from _stream_worker import StreamWorker, Usage, cores, on_core, running, sender, server_of_nothing
 
 if TYPE_CHECKING:
     from streams import Bench
@@ -73,9 +73,9 @@ def measure_flagship(bench: Bench) -> None:
         document.measured("flagship_rss_growth_percent", round(watch.growth_percent(), 2))
     except Failed as error:
         document.missed("flagship_rss_growth_percent", str(error))
-    appends = append_and_sync(bench.folder / "control", CONTROL_APPENDS)
+    appends = append_and_sync(bench)
     figures, _ = _run(bench, templates, "disk", bench.sizes.disk_seconds)
-    appends += append_and_sync(bench.folder / "control", CONTROL_APPENDS)
+    appends += append_and_sync(bench)
     control = quantiles_ms(appends)
     document.row("control", f"append and fdatasync of {EVENT_BYTES} bytes, one after another", latency_ms=control)
     document.measured("control_fdatasync_p99_ms", control["p99"], note="a control: how fast this disk is")
@@ -90,31 +90,28 @@ def _allow(document: Document, target: float) -> None:
     )
 
 
-def append_and_sync(path: Path, times: int) -> list[float]:
-    """Seconds of each."""
+def append_and_sync(bench: Bench) -> list[float]:
+    """Seconds of each of CONTROL_APPENDS."""
     payload, found = os.urandom(EVENT_BYTES), []
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        for _ in range(times):
+    with on_core(cores()[0], realtime=bench.sizes.realtime), (bench.folder / "control").open("ab", 0) as file:
+        for _ in range(CONTROL_APPENDS):
             began = time.perf_counter()
-            os.write(descriptor, payload)
-            os.fdatasync(descriptor)
+            file.write(payload)
+            os.fdatasync(file.fileno())
             found.append(time.perf_counter() - began)
-    finally:
-        os.close(descriptor)
     return found
 
 
-def _schedule(socket: str, templates: Path, seconds: float) -> dict[str, Any]:
-    return sender(
-        "schedule", socket, str(templates), "--rate", str(RATE), "--seconds", str(seconds), timeout=seconds + 120
-    )
+def _schedule(bench: Bench, socket: str, templates: Path, seconds: float) -> dict[str, Any]:
+    options = ("--rate", str(RATE), "--seconds", str(seconds))
+    realtime = bench.sizes.realtime
+    return sender("schedule", socket, str(templates), *options, timeout=seconds + 120, realtime=realtime)
 
 
 def _to_nothing(bench: Bench, templates: Path) -> None:
     """What of the latency is the sender's, and the machine's."""
-    with server_of_nothing(bench.folder) as (socket, _):
-        found = _schedule(socket, templates, bench.sizes.nothing_seconds)
+    with server_of_nothing(bench.folder, realtime=bench.sizes.realtime) as (socket, _):
+        found = _schedule(bench, socket, templates, bench.sizes.nothing_seconds)
     bench.document.row("control", "the flagship's sender and a server that does nothing", **_sender_figures(found))
 
 
@@ -131,11 +128,12 @@ def _sender_figures(found: dict[str, Any]) -> dict[str, Any]:
 
 def _run(bench: Bench, templates: Path, durability: str, seconds: float) -> tuple[dict[str, Any], Watch]:
     app = _payments.declare(full_event(), durability)
-    with running(bench.folder / f"flagship-{durability}", bench.kernels, app, bench.model) as worker:
-        _schedule(worker.socket, templates, WARM_SECONDS)
+    folder = bench.folder / f"flagship-{durability}"
+    with running(folder, bench.kernels, app, bench.model, realtime=bench.sizes.realtime) as worker:
+        _schedule(bench, worker.socket, templates, WARM_SECONDS)
         with Watch(worker.pid) as watch:
             before = worker.usage()
-            found = _schedule(worker.socket, templates, seconds)
+            found = _schedule(bench, worker.socket, templates, seconds)
             used = worker.usage()
         figures = _sender_figures(found) | {
             "cpu_share": round(used.since(before) / found["wall_seconds"], 3),

@@ -27,38 +27,43 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-_LENGTH = struct.Struct("<HIQ")
+_LENGTH = struct.Struct("<II")
 MOST_CONNECTIONS = 512
 GIVE_UP_S = 60.0
 """After the last event was due, or after the last answer."""
 
 
-def write_requests(path: Path, requests: Iterable[tuple[str, bytes, int]]) -> int:
-    """(path, JSON, events) each, ready to be sent; how many events in all."""
-    total = 0
+class Sending(NamedTuple):
+    """A request with some events (0: with labels)."""
+
+    url: str
+    kind: str
+    body: bytes
+    events: int
+
+
+def write_requests(path: Path, requests: Iterable[Sending]) -> None:
+    """Ready to be sent."""
     with path.open("wb") as file:
-        for url, body, events in requests:
-            message = _message(url, body)
-            file.write(_LENGTH.pack(events, len(message), 0) + message)
-            total += events
-    return total
+        for request in requests:
+            message = _message(request.url, request.kind, request.body)
+            file.write(_LENGTH.pack(request.events, len(message)) + message)
 
 
 def _read_requests(path: Path) -> list[tuple[bytes, int]]:
     data, at, found = path.read_bytes(), 0, []
     while at < len(data):
-        events, length, _ = _LENGTH.unpack_from(data, at)
+        events, length = _LENGTH.unpack_from(data, at)
         at += _LENGTH.size
         found.append((data[at : at + length], events))
         at += length
     return found
 
 
-def _message(url: str, body: bytes) -> bytes:
-    head = (
-        f"POST {url} HTTP/1.1\r\nhost: worker\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
+def _message(url: str, kind: str, body: bytes) -> bytes:
+    head = f"POST {url} HTTP/1.1\r\nhost: worker\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
@@ -153,7 +158,7 @@ class Events:
         head = (
             f'{{"payment":{self._id},"at":{at},"customer":{customer},"terminal":{terminal},"amount":{luck() * 300:.2f}'
         )
-        return _message(self._url, head.encode() + self._tails[self._id % len(self._tails)])
+        return _message(self._url, "application/json", head.encode() + self._tails[self._id % len(self._tails)])
 
 
 @dataclass(slots=True)

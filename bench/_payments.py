@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import polars as pl
 from _document import ROOT
+from _load import Sending
 from numpy.typing import NDArray
 
 import skyriver as sr
@@ -136,12 +137,15 @@ def blocks(app: AppSpec, payments: pl.DataFrame, rows: int = 60_000) -> Iterator
         yield block.write_ipc_stream(None).getvalue()
 
 
-def requests(payments: pl.DataFrame, rows: int) -> Iterator[tuple[str, bytes, int]]:
-    """(path, JSON, events) of the same as live events: `rows` a request, behind it the labels of its frauds."""
-    encode = msgspec.json.encode
+def requests(payments: pl.DataFrame, rows: int, form: str = "msgpack") -> Iterator[Sending]:
+    """The same as live events: `rows` a request, behind it the labels of its frauds. `form`: msgpack, or lines of JSON
+    (x-ndjson)."""
+    kind = f"application/{form}"
     for start in range(0, len(payments), rows):
         part = payments[start : start + rows]
-        yield "/streams/payments/events", encode(part.drop("fraud").to_dicts()), len(part)
+        events = part.drop("fraud").to_dicts()
+        body = msgspec.msgpack.encode(events) if form == "msgpack" else b"\n".join(map(msgspec.json.encode, events))
+        yield Sending("/streams/payments/events", kind, body, len(part))
         frauds = part.filter(pl.col("fraud") == 1).select("payment", "fraud")
         if len(frauds):
-            yield "/streams/payments/labels", encode(frauds.to_dicts()), 0
+            yield Sending("/streams/payments/labels", "application/json", msgspec.json.encode(frauds.to_dicts()), 0)

@@ -31,20 +31,17 @@ def cores() -> tuple[int, int]:
     return found[0], found[min(1, len(found) - 1)]
 
 
-priority = 0
-"""Niceness of all that is started on a core (`streams.py --priority`)."""
-
-
 @contextmanager
-def on_core(number: int) -> Iterator[None]:
-    """What is started in it runs there, threads too."""
-    before, nice = os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)
+def on_core(number: int, *, realtime: bool = False) -> Iterator[None]:
+    """What is started in it runs there, threads too. `realtime`: before everything else there (for root)."""
+    before, policy, given = os.sched_getaffinity(0), os.sched_getscheduler(0), os.sched_getparam(0)
     os.sched_setaffinity(0, {number})
-    os.setpriority(os.PRIO_PROCESS, 0, priority)
     try:
+        if realtime:
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
         yield
     finally:
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
+        os.sched_setscheduler(0, policy, given)
         os.sched_setaffinity(0, before)
 
 
@@ -114,12 +111,14 @@ class StreamWorker(worker_process.Worker):
 
 
 @contextmanager
-def running(folder: Path, kernels: Path, app: AppSpec, onnx: bytes) -> Iterator[StreamWorker]:
+def running(
+    folder: Path, kernels: Path, app: AppSpec, onnx: bytes, *, realtime: bool = False
+) -> Iterator[StreamWorker]:
     """A worker on the core of what is measured, ready and deciding with `onnx`."""
     worker = StreamWorker(folder, kernels, app)
     worker.use(onnx)
     try:
-        with on_core(cores()[0]):
+        with on_core(cores()[0], realtime=realtime):
             worker.start()
         worker.wait_for(lambda report: (report.get("model") or {}).get("version") == 2)
         yield worker
@@ -127,10 +126,10 @@ def running(folder: Path, kernels: Path, app: AppSpec, onnx: bytes) -> Iterator[
         worker.close()
 
 
-def sender(*arguments: str, timeout: float) -> dict[str, Any]:
+def sender(*arguments: str, timeout: float, realtime: bool = False) -> dict[str, Any]:
     """What `_load.py` found, run on the core of who sends. Raises Failed."""
     command = [sys.executable, str(BENCH / "_load.py"), *arguments]
-    with on_core(cores()[1]):
+    with on_core(cores()[1], realtime=realtime):
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         out, err = child.communicate(timeout=timeout)
@@ -147,10 +146,10 @@ def sender(*arguments: str, timeout: float) -> dict[str, Any]:
 
 
 @contextmanager
-def server_of_nothing(folder: Path) -> Iterator[tuple[str, int]]:
+def server_of_nothing(folder: Path, *, realtime: bool = False) -> Iterator[tuple[str, int]]:
     """Socket and pid of a server that answers at once, on the core of what is measured."""
     path = folder / "nothing"
-    with on_core(cores()[0]):
+    with on_core(cores()[0], realtime=realtime):
         child = subprocess.Popen([sys.executable, str(BENCH / "_load.py"), "nothing", str(path)])
     try:
         deadline = time.monotonic() + 30

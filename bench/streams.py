@@ -1,6 +1,6 @@
 """Streams beside their peers: the same twelve features of the same payments, on one core each; then the flagship.
 
-    python bench/streams.py [--quick] [--part NAME ...] [--priority -15]
+    python bench/streams.py [--quick] [--part NAME ...] [--realtime]
 
 Prints one JSON document; progress goes to stderr. --part: only that (kernel, peers, decisions, keys, flagship).
 Exit code 1: a goal does not hold.
@@ -12,19 +12,19 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import _kernel
 import _payments
-import _stream_worker
 import polars as pl
 from _decisions import measure_decisions, measure_keys
 from _document import Document, Goal
 from _flagship import measure_flagship
 from _peers import ALWAYS, BYTEWAX_RECOVERY, DUCKDB, FLINK_SQL, IN_FULL, Files, measure_peer, rate
 from _processes import Failed, workplace
+from _stream_worker import cores
 
 GOALS = (
     Goal("events_per_second_core", ">=", 130_000, "events/s"),
@@ -62,6 +62,8 @@ class Sizes:
     disk_seconds: float = 300.0
     nothing_seconds: float = 30.0
     full: bool = True
+    realtime: bool = False
+    """Whether the flagship and its controls go before all other work of the machine."""
 
 
 QUICK = Sizes(
@@ -188,13 +190,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="at most ten minutes in all, once the peers are installed")
     parser.add_argument("--part", action="append", choices=sorted(PARTS), help="only this (may be given several times)")
-    parser.add_argument("--priority", type=int, default=0, help="niceness of all that is measured, on a shared machine")
+    parser.add_argument(
+        "--realtime", action="store_true", help="the flagship and its controls go before all other work of the machine"
+    )
     given = parser.parse_args()
-    _stream_worker.priority = given.priority
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything started here is ended
     document = Document("streams", GOALS)
-    document.row("all", "how they ran", priority=given.priority, cores=_stream_worker.cores())
-    document.part((), lambda: measure(document, QUICK if given.quick else Sizes(), given.part or list(PARTS)))
+    document.row("all", "how they ran", flagship_in_realtime=given.realtime, cores=cores())
+    sizes = replace(QUICK if given.quick else Sizes(), realtime=given.realtime)
+    document.part((), lambda: measure(document, sizes, given.part or list(PARTS)))
     return 0 if document.print() else 1
 
 

@@ -38,6 +38,7 @@ def test_the_parts_of_streams_without_peers(bench: Any, capsys: pytest.CaptureFi
     assert broken == []
     values = {goal.name: document.value(goal.name) for goal in bench.GOALS}
     assert (values["replay_equal"], values["decided_equal_to_duckdb"]) == (1, 1)
+    assert [row["compared"] for row in document.rows if "compared" in row] == [40_000, 40_000]
     left_out = {name for name, value in values.items() if value is None}
     assert left_out == {"ratio_to_flink_sql", "ratio_to_bytewax_recovery", "flagship_rss_growth_percent"}
     assert "replay" in capsys.readouterr().err
