@@ -1,8 +1,9 @@
 """Sends events to a stream's worker from a process of its own; or is a server that does nothing, to measure the sender.
 
-    python bench/_load.py batches SOCKET REQUESTS [--depth N]     all requests of a file, N on the way at a time
-    python bench/_load.py schedule SOCKET TEMPLATES --rate 1000 --seconds 60
-    python bench/_load.py nothing SOCKET                          answers all with 200, until it is ended
+    python bench/_load.py batches SOCKET REQUESTS                            all requests of a file
+    python bench/_load.py many SOCKET TEMPLATES --events N --rows R          N new events, R lines of JSON a request
+    python bench/_load.py schedule SOCKET TEMPLATES --rate N --seconds N     new events, each sent when it is due
+    python bench/_load.py nothing SOCKET                                     answers all with 200, until it is ended
 
 Prints one JSON document. `schedule` is an open loop: event n is due at n / rate, whatever became of those before it,
 and its latency is counted from when it was due. Where it waits for a free connection, or the sender was late, that is
@@ -112,27 +113,30 @@ def _cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def send_batches(path: str, file: Path, depth: int) -> dict[str, object]:
-    """In order on one connection, `depth` requests on their way. One that is refused for want of room ends it."""
-    requests = _read_requests(file)
+def send_batches(path: str, requests: Iterable[tuple[bytes, int]], depth: int) -> dict[str, object]:
+    """In order on one connection, `depth` requests on their way."""
     connection = Connection.to(path)
     statuses: Counter[int] = Counter()
     wrong = ""
-    sent = answered = 0
+    sent = answered = events = size = 0
+    waiting = iter(requests)
+    following = next(waiting, None)
     began, cpu = time.perf_counter(), _cpu()
-    while answered < len(requests):
-        while sent < len(requests) and sent - answered < depth:
-            connection.sock.sendall(requests[sent][0])
-            sent += 1
+    while following is not None or answered < sent:
+        while following is not None and sent - answered < depth:
+            message, rows = following
+            connection.sock.sendall(message)
+            sent, events, size = sent + 1, events + rows, size + len(message)
+            following = next(waiting, None)  # while the worker works
         for status, body in connection.read():
             statuses[status] += 1
             answered += 1
             if status != 200:
                 wrong = wrong or body[:300].decode(errors="replace")
     return {
-        "events": sum(events for _, events in requests),
-        "bytes": sum(len(message) for message, _ in requests),
-        "requests": len(requests),
+        "events": events,
+        "bytes": size,
+        "requests": sent,
         "wall_seconds": time.perf_counter() - began,
         "cpu_seconds": _cpu() - cpu,
         "statuses": statuses,
@@ -152,13 +156,21 @@ class Events:
         self._url = given["url"]
 
     def next(self) -> bytes:
+        """A request with one event."""
+        return _message(self._url, "application/json", self._one())
+
+    def many(self, rows: int) -> bytes:
+        """A request with so many, as lines of JSON."""
+        return _message(self._url, "application/x-ndjson", b"\n".join([self._one() for _ in range(rows)]))
+
+    def _one(self) -> bytes:
         luck, self._id = self._luck.random, self._id + 1
         at = time.time_ns() // 1000
         customer, terminal = int(luck() * self._keys), int(luck() * self._keys)
         head = (
             f'{{"payment":{self._id},"at":{at},"customer":{customer},"terminal":{terminal},"amount":{luck() * 300:.2f}'
         )
-        return _message(self._url, "application/json", head.encode() + self._tails[self._id % len(self._tails)])
+        return head.encode() + self._tails[self._id % len(self._tails)]
 
 
 @dataclass(slots=True)
@@ -287,10 +299,12 @@ async def do_nothing(path: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("batches", "schedule", "nothing"))
+    parser.add_argument("what", choices=("batches", "schedule", "many", "nothing"))
     parser.add_argument("socket")
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--depth", type=int, default=2)
+    parser.add_argument("--events", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=1_000)
     parser.add_argument("--rate", type=float, default=1_000.0)
     parser.add_argument("--seconds", type=float, default=60.0)
     given = parser.parse_args()
@@ -299,7 +313,11 @@ def main() -> int:
             asyncio.run(do_nothing(given.socket))
         return 0
     if given.what == "batches":
-        found = send_batches(given.socket, given.file, given.depth)
+        found = send_batches(given.socket, _read_requests(given.file), given.depth)
+    elif given.what == "many":
+        events = Events(given.file)
+        sizes = (min(given.rows, given.events - at) for at in range(0, given.events, given.rows))
+        found = send_batches(given.socket, ((events.many(rows), rows) for rows in sizes), given.depth)
     else:
         found = Schedule(given.socket, Events(given.file), given.rate, given.seconds).run()
     print(json.dumps(found))

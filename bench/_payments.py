@@ -47,12 +47,13 @@ class Payment(sr.Event):
     amount: float = sr.field(ge=0, le=1_000_000)
 
 
-def declare(event: type[sr.Event] = Payment, durability: Durability = "process") -> AppSpec:
-    """The application: stream, labels, the twelve features, a model and two rules."""
+def declare(event: type[sr.Event] = Payment, durability: Durability = "process", **kept: Any) -> AppSpec:
+    """The application: stream, labels, the twelve features, a model and two rules. `kept`: how the stream keeps its
+    log."""
     app = sr.App("risk")
     # Nothing is to be late: a machine that is busy with others may hold a sender up for seconds.
     payments = app.stream(
-        "payments", event, id="payment", time="at", key="customer", disorder="1m", durability=durability
+        "payments", event, id="payment", time="at", key="customer", disorder="1m", durability=durability, **kept
     )
     frauds = app.labels("fraud", of=payments, delay="7d")
     found: dict[str, Any] = {}

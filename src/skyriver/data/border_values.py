@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from enum import StrEnum
 from typing import assert_never
 
@@ -32,6 +32,11 @@ _TIME_TEXT = re.compile(
     r"(?:[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,9}))?)?"
     r"(?:[Zz]|([+-])([0-9]{2})(?::?([0-9]{2}))?)?)?"
 )
+
+
+_PLAIN_LENGTHS = frozenset({19, 23, 26})
+_DOT_OR_END = ("", ".")
+_EPOCH = datetime(1970, 1, 1)
 
 
 class Reason(StrEnum):
@@ -230,6 +235,10 @@ def _time_converter(field: FieldSpec, text_numbers: bool) -> Check:
 
 def parse_time(text: str) -> int | None:
     """Microseconds since 1970 of an ISO 8601 text in the form of this module's head; None when it has none."""
+    at = _plain_time(text)
+    if at is not None:
+        since = at - _EPOCH
+        return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     found = _TIME_TEXT.fullmatch(text)
     if found is None:
         return None
@@ -253,6 +262,21 @@ def parse_time(text: str) -> int | None:
     if fraction is not None:
         value += int(fraction[:6].ljust(6, "0"))
     return value if TIME_LOW <= value <= TIME_HIGH else None
+
+
+def _plain_time(text: str) -> datetime | None:
+    """Of the form that programs write most, 2026-01-31T12:30:00[.000[000]][Z], in less than half the time; None: it may
+    have another one. The places of the signs are checked here, for `fromisoformat` takes much more than we do."""
+    plain = text[:-1] if text[-1:] == "Z" else text
+    if len(plain) not in _PLAIN_LENGTHS or plain[19:20] not in _DOT_OR_END:
+        return None
+    if not (plain[4] == "-" == plain[7] and plain[10] == "T" and plain[13] == ":" == plain[16]):
+        return None
+    try:
+        at = datetime.fromisoformat(plain)
+    except ValueError:
+        return None
+    return at if at.tzinfo is None else None
 
 
 def wrong_type(name: str, given: object, wanted: str) -> Refused:
