@@ -63,8 +63,8 @@ class Usage:
         return cls(int(words[11]) / _TICKS, int(words[12]) / _TICKS, int(words[21]) * page / 1e6)
 
     def since(self, before: Usage) -> float:
-        """CPU seconds."""
-        return self.user + self.system - before.user - before.system
+        """CPU seconds; one tick at least."""
+        return max(1 / _TICKS, self.user + self.system - before.user - before.system)
 
 
 class StreamWorker(worker_process.Worker):

@@ -25,15 +25,17 @@ def test_the_parts_of_streams_without_peers(bench: Any, capsys: pytest.CaptureFi
         live=20_000,
         live_disk=5_000,
         keys=(100, 10_000),
-        kernel_key_events=60_000,
+        kernel_key_events=200_000,
         keys_live=5_000,
         process_seconds=2.0,
         disk_seconds=2.0,
         nothing_seconds=1.0,
+        volume_gb=0.05,
+        day_events=5_000,
         full=False,
     )
     document = bench.Document("streams", bench.GOALS)
-    bench.measure(document, sizes, ["kernel", "decisions", "keys", "flagship"])
+    bench.measure(document, sizes, ["kernel", "decisions", "keys", "flagship", "volume", "day"])
     broken = [row for row in document.rows if "reason" in row or "wrong" in row]
     assert broken == []
     values = {goal.name: document.value(goal.name) for goal in bench.GOALS}
@@ -41,6 +43,7 @@ def test_the_parts_of_streams_without_peers(bench: Any, capsys: pytest.CaptureFi
     assert [row["compared"] for row in document.rows if "compared" in row] == [40_000, 40_000]
     left_out = {name for name, value in values.items() if value is None}
     assert left_out == {"ratio_to_flink_sql", "ratio_to_bytewax_recovery", "flagship_rss_growth_percent"}
+    assert (values["volume_not_decided"], values["day_events"]) == (0, 5_000)
     assert "replay" in capsys.readouterr().err
 
 
