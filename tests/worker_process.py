@@ -87,6 +87,50 @@ def model_bytes(features: int, factor: float = 0.01) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def slow_model_bytes(features: int, loops: int) -> bytes:
+    """score = amount, after `loops` products of 256 x 256 numbers."""
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["before", "square"], ["product"]),
+            helper.make_node("Identity", ["going"], ["goes_on"]),
+            helper.make_node("Mul", ["product", "nothing"], ["after"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("n", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, [256, 256]),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, [256, 256]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Gather", ["features", "zero"], ["amount"], axis=1),
+        helper.make_node("Loop", ["loops", "yes", "square"], ["last"], body=body),
+        helper.make_node("ReduceSum", ["last"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["amount", "sum"], ["score"]),
+    ]
+    square = [0.0] * (256 * 256)
+    graph = helper.make_graph(
+        nodes,
+        "slow",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", features])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n"])],
+        [
+            helper.make_tensor("zero", TensorProto.INT64, [], [0]),
+            helper.make_tensor("loops", TensorProto.INT64, [], [loops]),
+            helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
+            helper.make_tensor("nothing", TensorProto.FLOAT, [], [0.0]),
+            helper.make_tensor("square", TensorProto.FLOAT, [256, 256], square),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
 @dataclass
 class Worker:
     """What the control plane would keep of one worker."""
@@ -128,8 +172,7 @@ class Worker:
         """Writes the live settings, as a rollout would; `digest` of the features that it was trained on, if known, or
         these features themselves."""
         spec = trained_on or self.features
-        data = model_bytes(features or len(spec.features), factor)
-        model: dict[str, Any] = {"name": "fraud", "version": version, "artifact": self.objects.put(data)}
+        model = self.model(version, data=model_bytes(features or len(spec.features), factor))
         if digest is not None:
             model["features_digest"] = digest
         if trained_on is not None:
@@ -137,11 +180,16 @@ class Worker:
             model["features"] = trained_on.to_json()
         self.write_live(model)
 
-    def write_live(self, model: dict[str, Any] | None) -> None:
+    def model(self, version: int, *, factor: float = 0.01, data: bytes | None = None) -> dict[str, Any]:
+        """A version, as live settings name it."""
+        data = model_bytes(len(self.features.features), factor) if data is None else data
+        return {"name": "fraud", "version": version, "artifact": self.objects.put(data)}
+
+    def write_live(self, model: dict[str, Any] | None, **more: Any) -> None:
         decide = self.app.decides[0]
         rules = [[r.decision, r.when] for r in decide.rules]
         live = {"model": model, "rules": rules, "otherwise": decide.otherwise, "fallback": decide.fallback}
-        live["features"] = self.features.to_json()
+        live |= {"features": self.features.to_json(), **more}
         temporary = self.directory / "live.new"
         temporary.write_text(json.dumps(live))
         temporary.replace(self.directory / "live.json")
@@ -253,6 +301,16 @@ class Connection(http.client.HTTPConnection):
 
 def reader(worker: Worker) -> SegmentReader:
     return SegmentReader(worker.log_directory)
+
+
+def until(held: Callable[[], object]) -> bool:
+    """Whether it holds before the deadline."""
+    deadline = time.monotonic() + DEADLINE
+    while time.monotonic() < deadline:
+        if held():
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def digest_of(worker: Worker, features: FeatureSetSpec) -> str:

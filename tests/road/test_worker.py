@@ -255,6 +255,52 @@ def test_a_new_version_decides_from_then_on_and_one_that_does_not_fit_never(work
     assert [c.model and c.model.version for c in controls if c.load is None] == [1, 2, None, 4]
 
 
+def test_a_canary_and_a_shadow_on_a_real_model(worker: Any, http: Any) -> None:
+    released = worker.model(4)
+    arms = {"canary": {**worker.model(5, factor=0.02), "percent": 50}, "shadow": worker.model(6, factor=0.5)}
+    worker.write_live(released, **arms)
+    worker.wait_for(lambda report: report["canary"] and report["shadow"])
+    _, answer = http.send_events([payment(200 + n, customer=n, amount=10.0) for n in range(40)])
+    by_arm = {arm: {d["version"] for d in answer["decisions"] if d["arm"] == arm} for arm in ("", "canary")}
+    assert by_arm == {"": {4}, "canary": {5}}
+    assert {round(d["shadow_score"], 4) for d in answer["decisions"]} <= {5.0}
+    report = worker.wait_for(lambda report: sum(arm["events"] for arm in report["arms"][:2]) == 40)
+    assert [arm["arm"] for arm in report["arms"]] == ["released", "canary", "shadow"]
+    assert report["canary"] == {"name": "fraud", "version": 5, "percent": 50.0}
+    _, metrics = http.ask("GET", "/metrics")
+    assert 'skyriver_arm_share{stream="payments",partition="0",arm="canary",version="5"} 50.0' in metrics["text"]
+    worker.write_live(released)
+    worker.wait_for(lambda report: not report["canary"] and not report["shadow"])
+
+
+def test_a_model_that_is_slow_past_its_deadline_is_not_waited_for(worker: Any, http: Any) -> None:
+    """ONNX Runtime computes for a second and more; the event is decided long before."""
+    slow = worker.model(7, data=harness.slow_model_bytes(3, 1_500))
+    worker.write_live(slow, deadline_us=400_000, fallback_by=["last_version"])
+    worker.wait_for(lambda report: report["model"] == {"name": "fraud", "version": 7})
+    _, answer = http.send_events(payment(300, amount=95.0))
+    first = answer["decisions"][0]
+    assert (first["reason"], first["status"], first["version"], first["decision"]) == (
+        "MODEL_LATE",
+        "fallback",
+        4,
+        "block",
+    )
+    numbers = iter(range(301, 10_000))
+
+    def send() -> str:
+        return str(http.send_events(payment(next(numbers), amount=95.0))[1]["decisions"][0]["reason"])
+
+    assert harness.until(lambda: send() == "MODEL_ASIDE")
+    report = worker.wait_for(lambda r: "is not asked for" in r["message"] and r["by_reason"].get("MODEL_ASIDE"))
+    assert report["arms"][0]["by_reason"]["MODEL_LATE"] >= 1
+    worker.write_live(worker.model(4))
+    worker.wait_for(lambda report: report["model"]["version"] == 4)
+    assert send() == ""
+    events = http.ask("GET", "/streams/payments")[1]["events"]
+    worker.wait_for(lambda report: report["events"] == events)
+
+
 def test_it_ends_in_order_goes_on_and_equals_the_backfill(worker: Any) -> None:
     before = worker.report()
     started = time.monotonic()

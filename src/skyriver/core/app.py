@@ -529,11 +529,15 @@ class App:
         *,
         otherwise: str,
         fallback: str | None = None,
+        fallback_by: Sequence[str] = (),
+        deadline: str | None = None,
     ) -> None:
         """What is done with each event: the first rule that is true decides, else `otherwise`.
 
-        `fallback` (`otherwise` unless given) is decided when there is no score: no version yet, the model
-        failed, or the event came too late to count.
+        `fallback` (`otherwise` unless given) is decided when there is no score: no version yet, the model failed or
+        took longer than its `deadline` ("5ms"), or the event came too late to count. Before that word come, as
+        `fallback_by` names them, the score of the version that was released before ("last_version") and the rules that
+        do not read the score ("rules").
         """
         name = stream._spec.name
         if name not in self._streams:
@@ -544,12 +548,17 @@ class App:
             _refuse(f"{name} has its decisions already.", "DUPLICATE_NAME")
         for decision in (*rules, otherwise, fallback or otherwise):
             check_name(decision, "a decision")
+        unknown = [by for by in fallback_by if by not in ("last_version", "rules")]
+        if unknown or len(set(fallback_by)) < len(fallback_by):
+            _refuse(f"fallback_by={list(fallback_by)} holds other words than last_version and rules.", "BAD_DECISION")
         self._decides[name] = specs.DecideSpec(
             stream=name,
             model=model.name,
             rules=tuple(specs.DecisionRule(decision=d, when=w) for d, w in rules.items()),
             otherwise=otherwise,
             fallback=fallback or otherwise,
+            fallback_by=tuple(by for by in ("last_version", "rules") if by in fallback_by),
+            deadline_us=parse_duration(deadline, "a deadline") if deadline is not None else 0,
         )
 
     def _new_source(self, name: str, event: type[Event]) -> tuple[specs.FieldSpec, ...]:

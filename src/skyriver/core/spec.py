@@ -317,7 +317,12 @@ class DecideSpec(Spec):
     rules: tuple[DecisionRule, ...]
     otherwise: Name
     fallback: Name
-    """The decision when no score can be had in time (no version, model failed, event late)."""
+    """The decision when no score can be had in time (no version, model failed or slow, event late)."""
+    fallback_by: tuple[Literal["last_version", "rules"], ...] = ()
+    """What decides before that word: the score of the version before the released one, then the rules that do not read
+    the score. A late event gets the word."""
+    deadline_us: int = Field(default=0, ge=0)
+    """The time that the model may take for a batch of events; 0 is no limit."""
 
 
 class AppSpec(Spec):

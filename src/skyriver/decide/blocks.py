@@ -37,6 +37,7 @@ class Outcome(msgspec.Struct, array_like=True, frozen=True, gc=False):
     rules_digest: str
     features_digest: str
     reason: Reason
+    arm: str = ""
 
 
 class _Payload(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -56,6 +57,9 @@ class _Payload(msgspec.Struct, array_like=True, frozen=True, gc=False):
     decided_at_us: int
     latency_us: bytes
     """int64 [n]."""
+    shadow_version: int = 0
+    shadow: bytes = b""
+    """float32 [n], NaN for none; empty without a shadow."""
 
 
 _decoder = msgspec.msgpack.Decoder(_Payload)
@@ -74,6 +78,8 @@ class DecisionBlock:
     features: Floats
     decided_at_us: int
     latency_us: Ints
+    shadow_version: int = 0
+    shadow: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -90,6 +96,8 @@ class DecisionBlock:
                 self.features.tobytes(),
                 self.decided_at_us,
                 self.latency_us.tobytes(),
+                self.shadow_version,
+                self.shadow.tobytes() if self.shadow is not None else b"",
             )
         )
 
@@ -144,7 +152,14 @@ class DecisionBlock:
             outcome.reason,
             self.decided_at_us,
             latency,
+            outcome.arm,
+            self.shadow_version,
+            _known(self.shadow[place]) if self.shadow is not None else None,
         )
+
+
+def _known(score: np.float32) -> float | None:
+    return None if np.isnan(score) else float(score)
 
 
 def decisions_of(record: Record) -> Iterator[DecisionRecord]:
@@ -199,8 +214,11 @@ def decode_decisions(payload: bytes, count: int) -> DecisionBlock:
             features,
             found.decided_at_us,
             np.frombuffer(found.latency_us, "<i8"),
+            found.shadow_version,
+            np.frombuffer(found.shadow, "<f4") if found.shadow else None,
         )
-        lengths = {len(column) for column in (block.ids, block.codes, block.scores, block.latency_us)}
+        columns = (block.ids, block.codes, block.scores, block.latency_us, *((block.shadow,) if found.shadow else ()))
+        lengths = {len(column) for column in columns if column is not None}
         if lengths != {count} or int(block.codes.max()) >= len(block.outcomes):
             raise ValueError(f"its columns do not fit {count} decisions")
     except (msgspec.MsgspecError, ValueError) as error:

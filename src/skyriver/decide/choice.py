@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,12 +17,17 @@ from pydantic import ValidationError
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
 from skyriver.decide.deciding import Deciding
+from skyriver.decide.model_run import ModelRun
 from skyriver.decide.records import ControlRecord, ModelInUse
 from skyriver.decide.rules import compile_rules
 from skyriver.decide.scorer import Scorer
+from skyriver.decide.scoring import Canary, Lane
 
-LoadScorer = Callable[[str, int], Scorer]
-"""The scorer of an artifact, for so many features. Raises SkyriverError."""
+LoadScorer = Callable[[str, int, int], Scorer]
+"""The scorer of an artifact, for so many features, with a deadline in microseconds (0: none). Raises SkyriverError."""
+
+SHADOW_US = 5_000
+"""So long a batch waits at most for a shadow, unless a deadline is declared."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +51,13 @@ class Wanted:
     fallback: str
     model: WantedModel | None
     declared: FeatureSetSpec | None
+    canary: WantedModel | None = None
+    canary_percent: float = 0.0
+    shadow: WantedModel | None = None
+    last: WantedModel | None = None
+    """The version before, where the log tells of it."""
+    deadline_us: int = 0
+    fallback_by: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, live: Mapping[str, Any]) -> Wanted:
@@ -57,6 +69,11 @@ class Wanted:
                 str(live["fallback"]),
                 _model(live["model"]) if live.get("model") else None,
                 _features(live.get("features")),
+                canary=_model(live["canary"]) if live.get("canary") else None,
+                canary_percent=float(live["canary"]["percent"]) if live.get("canary") else 0.0,
+                shadow=_model(live["shadow"]) if live.get("shadow") else None,
+                deadline_us=int(live.get("deadline_us") or 0),
+                fallback_by=tuple(live.get("fallback_by") or ()),
             )
         except (KeyError, TypeError, ValueError, ValidationError) as error:
             raise InvalidInput(f"The live settings are malformed: {error!r}.", code="BAD_LIVE_SETTINGS") from error
@@ -64,10 +81,24 @@ class Wanted:
     @classmethod
     def of_control(cls, control: ControlRecord) -> Wanted:
         """What the log says was decided with."""
-        model = control.model
         features = _features(control.features)
-        wanted = WantedModel(model, control.features_digest, features) if model is not None else None
-        return cls(control.rules, control.otherwise, control.fallback, wanted, features)
+
+        def of(model: ModelInUse | None) -> WantedModel | None:
+            return WantedModel(model, control.features_digest, features) if model is not None else None
+
+        return cls(
+            control.rules,
+            control.otherwise,
+            control.fallback,
+            of(control.model),
+            features,
+            of(control.canary),
+            control.canary_percent,
+            of(control.shadow),
+            of(control.last),
+            control.deadline_us,
+            control.fallback_by,
+        )
 
 
 def _model(told: Mapping[str, Any]) -> WantedModel:
@@ -161,7 +192,7 @@ class Choice:
         before = self.deciding
         model = WantedModel(before.model, digest, spec) if before.model is not None else None
         try:
-            return self._build(wanted, model, digest, spec)
+            return self._build(replace(wanted, canary=None), model, digest, spec)
         except SkyriverError as error:
             self.problem = f"The changed rules wait for the features that they were written for: {error}"
             return None
@@ -191,24 +222,101 @@ class Choice:
             _log.warning("what was decided with before cannot be used: %s", error)
 
     def _build(self, wanted: Wanted, model: WantedModel | None, digest: str, spec: FeatureSetSpec | None) -> Deciding:
-        rules = compile_rules(wanted.rules, wanted.otherwise, wanted.fallback, self._stream, spec)
+        rules = compile_rules(
+            wanted.rules,
+            wanted.otherwise,
+            wanted.fallback,
+            self._stream,
+            spec,
+            without_score="rules" in wanted.fallback_by,
+        )
+        found = Deciding(rules, features_digest=digest, deadline_us=wanted.deadline_us, fallback_by=wanted.fallback_by)
         if model is None:
-            return Deciding(rules, features_digest=digest)
-        in_use = model.in_use
+            return found
         if spec is None:
             raise InvalidInput(f"{self._stream.name} computes no features to decide with.", code="NO_FEATURES")
-        before = self.deciding
-        if before.model == in_use and before.scorer is not None and before.features_digest == digest:
-            return Deciding(rules, in_use, before.scorer, digest)
+        # With the version before to stand in, each of them has half of the time.
+        share = wanted.deadline_us // (2 if "last_version" in wanted.fallback_by else 1)
+        main = self._lane(model.in_use, digest, spec, share)
+        return replace(
+            found,
+            model=main.model,
+            scorer=main.scorer,
+            canary=self._canary(wanted, digest, spec, share),
+            shadow=self._beside("shadow", wanted.shadow, digest, spec, wanted.deadline_us or SHADOW_US),
+            last=self._last(wanted, model.in_use, digest, spec, share),
+        )
+
+    def _canary(self, wanted: Wanted, digest: str, spec: FeatureSetSpec, share: int) -> Canary | None:
+        lane = self._beside("canary", wanted.canary, digest, spec, share)
+        return Canary(lane, wanted.canary_percent) if lane is not None else None
+
+    def _beside(
+        self, what: str, wanted: WantedModel | None, digest: str, spec: FeatureSetSpec, deadline_us: int
+    ) -> Lane | None:
+        """A version beside the released one; what is wrong with it keeps nobody from deciding."""
+        if wanted is None:
+            return None
+        if wanted.features_digest and wanted.features_digest != digest:
+            version = f"version {wanted.in_use.version} of {wanted.in_use.name}"
+            self.problem = f"The {what}, {version}, is not used: it reads other features than those that decide."
+            return None
         try:
-            return Deciding(rules, in_use, self._load_scorer(in_use.artifact, len(spec.features)), digest)
+            return self._lane(wanted.in_use, digest, spec, deadline_us)
+        except SkyriverError as error:
+            self.problem = f"The {what} is not used: {error}"
+            return None
+
+    def _last(self, wanted: Wanted, released: ModelInUse, digest: str, spec: FeatureSetSpec, share: int) -> Lane | None:
+        """The version that decided before the released one, by the same features, where it may stand in."""
+        if "last_version" not in wanted.fallback_by:
+            return None
+        before = self.deciding
+        last = wanted.last.in_use if wanted.last is not None else None
+        if last is None and before.features_digest == digest and before.model is not None:
+            if before.model == released:
+                last = before.last.model if before.last is not None else None
+            elif before.model.version < released.version:  # who goes back does so because the later one is not good
+                last = before.model
+        if last is None or last == released:
+            return None
+        return self._beside("version before", WantedModel(last, digest, spec), digest, spec, share)
+
+    def _lane(self, in_use: ModelInUse, digest: str, spec: FeatureSetSpec, deadline_us: int) -> Lane:
+        """Loaded, or taken over from what decides now."""
+        before = self.deciding
+        if before.features_digest == digest:
+            lanes = (before.lanes.main, before.canary.lane if before.canary else None, before.shadow, before.last)
+            for lane in lanes:
+                if lane is not None and lane.model == in_use and _deadline(lane.scorer) == deadline_us:
+                    return lane
+        try:
+            return Lane(in_use, self._load_scorer(in_use.artifact, len(spec.features), deadline_us))
         except SkyriverError as error:
             message = f"Version {in_use.version} of {in_use.name}: {error.message}"
             raise type(error)(message, code=error.code, next_action=error.next_action) from error
 
 
+def _deadline(scorer: Scorer) -> int:
+    return scorer.deadline_us if isinstance(scorer, ModelRun) else 0
+
+
 def _alike(one: Deciding, other: Deciding) -> bool:
     if one.rules is None or other.rules is None:
         return one.rules is other.rules
-    same = one.rules.digest == other.rules.digest and one.features_digest == other.features_digest
-    return same and one.model == other.model
+    return _identity(one) == _identity(other)
+
+
+def _identity(deciding: Deciding) -> tuple[object, ...]:
+    assert deciding.rules is not None
+    canary, shadow, last = deciding.canary, deciding.shadow, deciding.last
+    return (
+        deciding.rules.digest,
+        deciding.features_digest,
+        deciding.model,
+        (canary.lane.model, canary.percent) if canary is not None else None,
+        shadow.model if shadow is not None else None,
+        last.model if last is not None else None,
+        deciding.deadline_us,
+        deciding.fallback_by,
+    )

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.data.columns import Bools, Columns, Ints
+from skyriver.data.keys import key_of_text
 from skyriver.decide.blocks import DecisionBlock, Outcome
+from skyriver.decide.model_run import CODES, REASONS, Floats, none_of
 from skyriver.decide.records import DecisionRecord, Id, ModelInUse, Reason, Status, Value
 from skyriver.decide.rules import RuleSet
 from skyriver.decide.rules_columns import Rows
 from skyriver.decide.scorer import Scorer
-
-Floats = NDArray[np.float32]
+from skyriver.decide.scoring import MAIN, Canary, Codes, Lane, Lanes, Scored, score_lanes
 
 _STATUS = {
     Reason.NONE: Status.DECIDED,
@@ -25,22 +26,34 @@ _STATUS = {
     Reason.LATE: Status.LATE,
     Reason.MODEL_FAILED: Status.FAILED,
     Reason.SCORE_NOT_FINITE: Status.FAILED,
+    Reason.MODEL_LATE: Status.FALLBACK,
+    Reason.MODEL_ASIDE: Status.FALLBACK,
 }
-_IS_LATE, _FINE = Reason.LATE, Reason.NONE
-_REASONS = tuple(Reason)
-_CODE = {reason: code for code, reason in enumerate(_REASONS)}
-_MODEL_RAN = frozenset({Reason.NONE, Reason.MODEL_FAILED, Reason.SCORE_NOT_FINITE})
+_IS_LATE, _FINE, _NO_DECISIONS = Reason.LATE, Reason.NONE, Reason.NO_DECISIONS
+_MODEL_RAN = frozenset({Reason.NONE, Reason.MODEL_FAILED, Reason.SCORE_NOT_FINITE, Reason.MODEL_LATE})
 
 
 @dataclass(frozen=True, slots=True)
 class Deciding:
-    """What events are decided with now. `rules` is None in a stream that declares no decisions."""
+    """What events are decided with now. `rules` is None in a stream that declares no decisions. `deadline_us` and
+    `fallback_by` are as they were declared; the scorers keep the one, `stand_in` and the rules do the other."""
 
     rules: RuleSet | None = None
     model: ModelInUse | None = None
     scorer: Scorer | None = None
     features_digest: str = ""
-    """The features that the rules and the model read; "": those that decide when it comes, whichever they are."""
+    """The features that the rules and the models read; "": those that decide when it comes, whichever they are."""
+    canary: Canary | None = None
+    shadow: Lane | None = None
+    last: Lane | None = None
+    """The version that decided before this one."""
+    deadline_us: int = 0
+    fallback_by: tuple[str, ...] = ()
+
+    @property
+    def lanes(self) -> Lanes:
+        main = Lane(self.model, self.scorer) if self.model is not None and self.scorer is not None else None
+        return Lanes(main, self.canary, self.shadow, self.last, "last_version" in self.fallback_by)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,77 +80,104 @@ class UndecidedBlock:
 
 
 def decide_events(
-    events: Undecided, deciding: Deciding, *, id_place: int, features_digest: str, now: int, monotonic: int
+    events: Undecided,
+    deciding: Deciding,
+    *,
+    id_place: int,
+    key_place: int,
+    features_digest: str,
+    now: int,
+    monotonic: int,
 ) -> list[DecisionRecord]:
     """One record for each event, in their order."""
-    rules, model = deciding.rules, deciding.model
+    rules = deciding.rules
     rules_digest = rules.digest if rules is not None else ""
-    name, version = (model.name, model.version) if model is not None else ("", 0)
-    on_time = len(events.late) - sum(events.late)
-    all_scores, all_reasons = _score(deciding, events.features, on_time)
-    scores, reasons = all_scores.tolist(), all_reasons.tolist()
+    on_time = [place for place, late in enumerate(events.late) if not late]
+    keys = _NO_KEYS
+    if deciding.canary is not None:
+        keys = np.array([_key(events.rows[place][key_place]) for place in on_time], np.int64)
+    scored = _score(deciding, events.features, len(on_time), keys)
+    who = [deciding.lanes.who(place) for place in range(4)]
+    scores, reasons, lanes = scored.scores.tolist(), scored.reasons.tolist(), scored.lanes.tolist()
+    shadows = scored.shadow.tolist() if scored.shadow is not None else None
     vectors = events.features.tobytes() if events.features is not None else b""
-    width = len(vectors) // on_time if on_time else 0
+    width = len(vectors) // len(on_time) if on_time else 0
     numbers: Sequence[Sequence[float]] | None = None
     if rules is not None and rules.needs_features and events.features is not None:
         numbers = events.features.tolist()
     records: list[DecisionRecord] = []
-    at = 0
+    at = -1
     for offset, values, late, arrived in zip(events.offsets, events.rows, events.late, events.arrived, strict=True):
         score: float | None = None
         reason, vector, decision = _IS_LATE, b"", ""
+        model, arm, stood_in = None, "", False
+        shadow: float | None = None
         if not late:
-            reason = _REASONS[reasons[at]]
-            if reason is _FINE:
-                score = scores[at]
-            vector = vectors[at * width : (at + 1) * width]
             at += 1
+            reason = REASONS[reasons[at]]
+            score = scores[at] if scores[at] == scores[at] else None
+            vector = vectors[at * width : (at + 1) * width]
+            model, arm, stood_in = who[lanes[at]]
+            if shadows is not None and shadows[at] == shadows[at]:
+                shadow = shadows[at]
         if rules is not None:
-            if score is None:
-                decision = rules.fallback
+            features = numbers[at] if numbers is not None and not late else ()
+            if score is not None:
+                decision = rules.decide(score, features, values)
             else:
-                decision = rules.decide(score, numbers[at - 1] if numbers is not None else (), values)
-        ran = reason in _MODEL_RAN
+                decision = rules.fallback if late else rules.decide_without(features, values)
+        ran = model is not None and (stood_in or reason in _MODEL_RAN)
         own: Id = values[id_place]  # type: ignore[assignment]  # an id is a whole number or a text, never missing
         records.append(
             DecisionRecord(
                 offset,
                 own,
-                _STATUS[reason],
+                Status.FALLBACK if stood_in else _STATUS[reason],
                 decision,
                 score,
                 vector,
-                name if ran else "",
-                version if ran else 0,
+                model.name if model is not None and ran else "",
+                model.version if model is not None and ran else 0,
                 rules_digest,
                 features_digest,
                 reason,
                 now,
                 monotonic - arrived if arrived >= 0 else 0,
+                arm,
+                deciding.shadow.model.version if shadow is not None and deciding.shadow is not None else 0,
+                shadow,
             )
         )
     return records
 
 
 def decide_block(
-    events: UndecidedBlock, deciding: Deciding, *, id_place: int, features_digest: str, now: int, monotonic: int
+    events: UndecidedBlock,
+    deciding: Deciding,
+    *,
+    id_place: int,
+    key_place: int,
+    features_digest: str,
+    now: int,
+    monotonic: int,
 ) -> DecisionBlock:
     """What `decide_events` says of each of these events."""
     n, late, rules = len(events.columns), events.late, deciding.rules
     on_time = np.flatnonzero(~late) if late is not None else None
     columns = events.columns if on_time is None else events.columns.take(on_time)
-    scores, reasons = _score(deciding, events.features, len(columns))
+    keys = columns.keys(key_place) if deciding.canary is not None else _NO_KEYS
+    scored = _score(deciding, events.features, len(columns), keys)
+    scores, reasons, lanes, shadow = scored.scores, scored.reasons, scored.lanes, scored.shadow
     decisions = np.zeros(len(columns), np.int64)
     if rules is not None:
-        fine = reasons == _CODE[_FINE]
-        if fine.any():
-            decisions = rules.decide_columns(Rows(scores.astype(np.float64), events.features, columns))
-        decisions[~fine] = len(rules.decisions)  # stands for the fallback
+        decisions = _decide_columns(rules, scores, events.features, columns)
     if on_time is not None:
         scores = _spread(scores, on_time, n, np.float32(np.nan))
-        reasons = _spread(reasons, on_time, n, np.uint8(_CODE[_IS_LATE]))
+        reasons = _spread(reasons, on_time, n, np.uint8(CODES[_IS_LATE]))
+        lanes = _spread(lanes, on_time, n, np.uint8(MAIN))
         decisions = _spread(decisions, on_time, n, np.int64(len(rules.decisions) if rules is not None else 0))
-    outcomes, codes = _outcomes(deciding, decisions, reasons, features_digest)
+        shadow = _spread(shadow, on_time, n, np.float32(np.nan)) if shadow is not None else None
+    outcomes, codes = _outcomes(deciding, decisions, reasons, lanes, features_digest)
     without = late if events.features is not None else np.ones(n, np.bool_)
     ids = events.columns.columns[id_place].values
     return DecisionBlock(
@@ -150,7 +190,20 @@ def decide_block(
         events.features if events.features is not None else np.empty((0, 0), np.float32),
         now,
         np.where(events.arrived >= 0, monotonic - events.arrived, 0),
+        deciding.shadow.model.version if shadow is not None and deciding.shadow is not None else 0,
+        shadow,
     )
+
+
+def _decide_columns(rules: RuleSet, scores: Floats, features: Floats | None, columns: Columns) -> Ints:
+    """The places of the decisions in those of the rules; after them comes the fallback."""
+    none = np.isnan(scores)
+    rows = Rows(scores.astype(np.float64), features, columns)
+    if not none.any():
+        return rules.decide_columns(rows)
+    decisions = rules.decide_columns(rows) if not none.all() else np.zeros(len(columns), np.int64)
+    decisions[none] = rules.decide_columns_without(rows)[none] if rules.without_score else len(rules.decisions)
+    return decisions
 
 
 def _spread(values: NDArray[Any], places: Ints, count: int, other: Any) -> NDArray[Any]:
@@ -161,62 +214,51 @@ def _spread(values: NDArray[Any], places: Ints, count: int, other: Any) -> NDArr
 
 
 def _outcomes(
-    deciding: Deciding, decisions: Ints, reasons: NDArray[np.uint8], features_digest: str
+    deciding: Deciding, decisions: Ints, reasons: Codes, lanes: Codes, features_digest: str
 ) -> tuple[list[Outcome], NDArray[np.uint16]]:
     """Each different one once, and which of them each event has. `decisions` are places in those of the rules, and
     after them the fallback."""
-    rules, model = deciding.rules, deciding.model
+    rules = deciding.rules
     names = (*rules.decisions, rules.fallback) if rules is not None else ("",)
-    name, version = (model.name, model.version) if model is not None else ("", 0)
-    both = decisions * len(_REASONS) + reasons
-    there = np.bincount(both) > 0
+    who = [deciding.lanes.who(place) for place in range(4)]
+    all_of = (decisions * len(REASONS) + reasons) * len(who) + lanes
+    there = np.bincount(all_of) > 0
     outcomes = []
-    for decision, code in (divmod(value, len(_REASONS)) for value in np.flatnonzero(there).tolist()):
-        reason = _REASONS[code]
-        ran = reason in _MODEL_RAN
+    for value in np.flatnonzero(there).tolist():
+        rest, lane = divmod(value, len(who))
+        decision, code = divmod(rest, len(REASONS))
+        reason = REASONS[code]
+        model, arm, stood_in = who[lane]
+        ran = model is not None and (stood_in or reason in _MODEL_RAN)
         outcomes.append(
             Outcome(
-                _STATUS[reason],
+                Status.FALLBACK if stood_in else _STATUS[reason],
                 names[decision],
-                name if ran else "",
-                version if ran else 0,
+                model.name if model is not None and ran else "",
+                model.version if model is not None and ran else 0,
                 rules.digest if rules is not None else "",
                 features_digest,
                 reason,
+                arm if reason is not _IS_LATE else "",
             )
         )
-    return outcomes, (np.cumsum(there) - 1).astype(np.uint16)[both]
+    return outcomes, (np.cumsum(there) - 1).astype(np.uint16)[all_of]
 
 
-def _score(deciding: Deciding, features: Floats | None, count: int) -> tuple[Floats, NDArray[np.uint8]]:
-    """Of each of `count` events that are not late: its score, NaN for none, and the place of the reason in _REASONS."""
+_NO_KEYS: Ints = np.empty(0, np.int64)
+
+
+def _key(value: Value) -> int:
+    return key_of_text(value) if isinstance(value, str) else int(value)  # type: ignore[arg-type]  # never missing
+
+
+def _score(deciding: Deciding, features: Floats | None, count: int, keys: Ints) -> Scored:
+    """Of each of `count` events that are not late."""
+    reason = _FINE
     if deciding.rules is None:
-        return _none(count, Reason.NO_DECISIONS)
-    if deciding.scorer is None or features is None:
-        return _none(count, Reason.NO_VERSION)
-    if not count:
-        return _none(count, _FINE)
-    return _run(deciding.scorer, features)
-
-
-def _none(count: int, reason: Reason) -> tuple[Floats, NDArray[np.uint8]]:
-    return np.full(count, np.nan, np.float32), np.full(count, _CODE[reason], np.uint8)
-
-
-def _run(scorer: Scorer, features: Floats) -> tuple[Floats, NDArray[np.uint8]]:
-    """One run over all. If the model raises, one run a row: an event must not fail for what stands beside it."""
-    try:
-        scores = scorer.score(features)
-        finite = np.isfinite(scores)
-        if finite.shape != (len(features),):
-            raise ValueError(f"scores of shape {finite.shape}")
-    except Exception:  # a user's model: whatever it raises, the event gets its fallback
-        if len(features) == 1:
-            return _none(1, Reason.MODEL_FAILED)
-        alone = [_run(scorer, features[row : row + 1]) for row in range(len(features))]
-        return np.concatenate([score for score, _ in alone]), np.concatenate([reason for _, reason in alone])
-    reasons = np.zeros(len(features), np.uint8)  # the first reason is that there is none
-    if not finite.all():
-        reasons[~finite] = _CODE[Reason.SCORE_NOT_FINITE]
-        scores = np.where(finite, scores, np.float32(np.nan))
-    return scores, reasons
+        reason = _NO_DECISIONS
+    elif deciding.scorer is None or features is None:
+        reason = Reason.NO_VERSION
+    elif count:
+        return score_lanes(deciding.lanes, features, keys)
+    return Scored(*none_of(count, reason), np.zeros(count, np.uint8))

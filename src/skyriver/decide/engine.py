@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from skyriver.data.columns import EventBlock
 from skyriver.data.keys import key_of_text
 from skyriver.data.log import Log, Record, RecordKind
+from skyriver.decide.arms import Arms
 from skyriver.decide.blocks import DecisionBlock, decision_in_log
 from skyriver.decide.checkpoint import BlockAnswer, Checkpoint
 from skyriver.decide.clock import ReceivingClock
@@ -74,12 +75,13 @@ class Engine:
         stream = partition.stream
         self.partition = partition
         self.deciding = Deciding()
+        self.arms = Arms()
         self._stream = stream
         self._log = log
         self._windows = windows
         self._ids = ids
         self._clock = clock
-        self._id = place_of(stream, stream.id)
+        self._id, self._key = place_of(stream, stream.id), place_of(stream, stream.key)
         self._block_rows = block_rows(len(stream.fields))
         self._text_id = stream.field(stream.id).type == "text"
 
@@ -103,6 +105,7 @@ class Engine:
         if deciding.features_digest and self._windows is not None:
             self._windows.switch(deciding.features_digest)
         self.deciding = deciding
+        self.arms.use(deciding)
         control = self._control(None)
         self._log.append([Record(RecordKind.CONTROL, self.partition.time, encode_control(control))])
         self.partition.control = control
@@ -151,6 +154,7 @@ class Engine:
             events,
             self.deciding,
             id_place=self._id,
+            key_place=self._key,
             features_digest=self.features_digest,
             now=self._clock.now(),
             monotonic=self._clock.monotonic(),
@@ -160,6 +164,7 @@ class Engine:
         for record, payload in zip(records, payloads, strict=True):
             partition.recent.put(record.event_offset, payload)
             partition.count_decisions(record.status, record.decision, record.reason)
+        self.arms.note(records)
         return records
 
     def _decide_block(self, submissions: Sequence[Submission]) -> list[Receipt]:
@@ -217,12 +222,14 @@ class Engine:
             UndecidedBlock(first, events.columns, events.late, arrived, features),
             self.deciding,
             id_place=self._id,
+            key_place=self._key,
             features_digest=self.features_digest,
             now=self._clock.now(),
             monotonic=self._clock.monotonic(),
         )
         self._log.append([Record(_DECISIONS, partition.time, block.encode(), count=count)])
         partition.enter_decisions(block)
+        self.arms.note_block(block)
         return block
 
     def label(self, submissions: Sequence[LabelSubmission]) -> list[LabelReceipt]:
@@ -388,5 +395,11 @@ class Engine:
             fields=fields_of(self._stream),
             labels=tuple(label.name for label in self._stream.labels),
             load=step,
+            canary=deciding.canary.lane.model if deciding.canary is not None else None,
+            canary_percent=deciding.canary.percent if deciding.canary is not None else 0.0,
+            shadow=deciding.shadow.model if deciding.shadow is not None else None,
+            last=deciding.last.model if deciding.last is not None else None,
+            deadline_us=deciding.deadline_us,
+            fallback_by=deciding.fallback_by,
             features=spec.to_json() if spec is not None and step is None else None,
         )

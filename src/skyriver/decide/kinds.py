@@ -22,6 +22,7 @@ from skyriver.core.resources import (
     WantPool,
     WantRoute,
 )
+from skyriver.decide.live import lasting, live_settings
 
 MATERIALISE_EVERY_US = 60_000_000
 MATERIALISE_ROWS = 500_000
@@ -74,14 +75,17 @@ def _step_stream(snapshot: Snapshot, stream: Resource) -> Iterator[Action]:
 def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: ProcessStatus | None) -> Iterator[Action]:
     report = process.report if process is not None else {}
     using = (report.get("model") or {}).get("version") or 0
-    wanted = (_live(snapshot, stream).get("model") or {}).get("version") or 0
+    live = live_settings(snapshot, stream)
+    wanted = (live.get("model") or {}).get("version") or 0
+    arms = {what: (report.get(what) or {}).get("version") or 0 for what in ("canary", "shadow")}
+    wanted_arms = {what: (live.get(what) or {}).get("version") or 0 for what in arms}
     changing = _coarse(report.get("features"), stream.status.get("features"), snapshot.now)
-    status = {**stream.status, "model_version": using, "worker": worker.state, "features": changing}
+    status = {**stream.status, "model_version": using, "worker": worker.state, "features": changing, **arms}
     if int(report.get("offset", 0)) > FIRST_RECORDS:
         status["began"] = True
     told: dict[str, str] = {}
     match worker.state:
-        case "READY" if using == wanted:
+        case "READY" if using == wanted and arms == wanted_arms:
             event = "ready"
             if not using and stream.spec.get("decide"):
                 told = _undecided(stream.spec["decide"])
@@ -93,7 +97,8 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
             message = str(report.get("message", ""))
             told = {
                 "reason": "MODEL_CHANGES",
-                "message": f"It goes from version {using} to {wanted}. {message}".strip(),
+                "message": f"It goes from {_versions(using, arms)} to {_versions(wanted, wanted_arms)}."
+                f" {message}".rstrip(),
             }
             if changing:
                 told["message"] += " " + _features_change(stream, changing)["message"]
@@ -107,6 +112,10 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
     after = STREAM.move(stream, event, snapshot.now, status=status, **told)
     if after != stream:
         yield Put(after, stream.revision)
+
+
+def _versions(main: int, arms: Mapping[str, int]) -> str:
+    return " with ".join([f"version {main}", *(f"{version} as {what}" for what, version in arms.items() if version)])
 
 
 def _source_trouble(report: Mapping[str, Any]) -> dict[str, str]:
@@ -193,45 +202,6 @@ def _materialise(snapshot: Snapshot, stream: Resource, process: ProcessStatus) -
         yield Put(job, 0)
 
 
-def _live(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
-    """What the worker decides with now: the version that its service sends traffic to, and the rules."""
-    table = snapshot.find(stream.tenant, "table", stream.name)
-    materialised = int(table.status.get("offset", -1)) if table is not None else None
-    told = {"began": bool(stream.status.get("began")), "materialised": materialised}
-    decide = stream.spec.get("decide")
-    declared = stream.spec.get("features")
-    if not decide:
-        return {"model": None, "features": None, "rules": [], "otherwise": "", "fallback": "", **told}
-    service = snapshot.find(stream.tenant, "service", decide["model"])
-    versions: Mapping[str, Any] = service.spec.get("versions", {}) if service is not None else {}
-    serving = max(versions, key=lambda v: (versions[v]["weight"], int(v)), default="")
-    version = snapshot.find(stream.tenant, "version", f"{decide['model']}:{serving}") if serving else None
-    model = None
-    if version is not None and versions[serving]["weight"] > 0:
-        features = version.spec.get("features")
-        model = {
-            "name": decide["model"],
-            "version": int(serving),
-            "artifact": version.spec["artifact"],
-            "features_digest": features["digest"] if features else "",
-            "features": features.get("spec") if features else None,
-        }
-    return {
-        "model": model,
-        "features": declared,
-        "rules": [[r["decision"], r["when"]] for r in decide["rules"]],
-        "otherwise": decide["otherwise"],
-        "fallback": decide["fallback"],
-        **told,
-    }
-
-
-def _lasting(decide: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What a worker is started with of it. The rules come with its live settings, as the features do: changed ones need
-    no new worker, for which events would have to wait."""
-    return {**decide, "rules": [], "otherwise": decide["fallback"]} if decide else None
-
-
 def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
     stream = snapshot.find(worker.tenant, *worker.parent.split("/", 1))
     if stream is None:
@@ -240,13 +210,13 @@ def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
     name = worker.process
     config = {
         "stream": stream.spec["stream"],
-        "decide": _lasting(stream.spec.get("decide")),
+        "decide": lasting(stream.spec.get("decide")),
         "directory": f"{{home}}/streams/{worker.tenant}/{stream.name}",
         "objects": "{home}/objects",
         "kernel_cache": "{home}/cache/kernels",
         "queue": 10_000,
     }
-    yield Want(ProcessSpec(name, "worker", worker.tenant, config, live=_live(snapshot, stream)))
+    yield Want(ProcessSpec(name, "worker", worker.tenant, config, live=live_settings(snapshot, stream)))
     process = snapshot.processes.get(name)
     if process is None:
         return

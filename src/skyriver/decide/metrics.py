@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from skyriver.data.retention import Kept
 from skyriver.decide.checkpoint import Counters
@@ -167,9 +168,16 @@ class Seen:
 
 
 def prometheus(
-    stream: str, seen: Seen, meter: Meter, more: Sequence[tuple[str, str, str, float]] = (), *, now: int
+    stream: str,
+    seen: Seen,
+    meter: Meter,
+    more: Sequence[tuple[str, str, str, float]] = (),
+    arms: Sequence[Mapping[str, Any]] = (),
+    *,
+    now: int,
 ) -> bytes:
-    """The text exposition format, version 0.0.4. `more`: (name, kind, what it is, value); `now`: wall microseconds."""
+    """The text exposition format, version 0.0.4. `more`: (name, kind, what it is, value); `arms`: what each of them did
+    (see `skyriver.decide.arms`); `now`: wall microseconds."""
     text = _Text(f'stream="{escape(stream)}",partition="{PARTITION}"')
     counters, recent = seen.counters, seen.recent
     text.add("skyriver_events_total", "counter", "Events taken.", counters.events)
@@ -216,6 +224,7 @@ def prometheus(
     text.add("skyriver_feature_state_bytes", "gauge", "Feature state in memory, of all keys.", seen.feature_bytes)
     for name, kind, told, value in more:
         text.add(name, kind, told, value)
+    text.arms(arms)
     text.add("process_resident_memory_bytes", "gauge", "Resident memory.", resident_bytes())
     return text.encoded()
 
@@ -242,6 +251,47 @@ class _Text:
             self._sample(name, f',quantile="{share}"', recent_us[key] / 1e6)
         self._sample(f"{name}_sum", "", whole.total / 1e6)
         self._sample(f"{name}_count", "", whole.count)
+
+    def arms(self, arms: Sequence[Mapping[str, Any]]) -> None:
+        def family(name: str, kind: str, told: str, of: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> None:
+            samples = [
+                (f',arm="{escape(arm["arm"])}",version="{arm["version"]}"{more}', value)
+                for arm in arms
+                for more, value in of(arm).items()
+            ]
+            if samples:
+                self._head(name, kind, told)
+            for more, value in samples:
+                self._sample(name, more, value)
+
+        def failed(arm: Mapping[str, Any]) -> dict[str, float]:
+            return {f',reason="{escape(r)}"': n for r, n in sorted(arm["by_reason"].items()) if r}
+
+        def decided(arm: Mapping[str, Any]) -> dict[str, float]:
+            return {f',decision="{escape(d)}"': n for d, n in sorted(arm["by_decision"].items())}
+
+        def scored(arm: Mapping[str, Any]) -> dict[str, float]:
+            bins = arm["scores"]
+            below = {f',le="{(n + 1) / len(bins):g}"': sum(bins[: n + 1]) for n in range(len(bins))}
+            return below | {',le="+Inf"': sum(bins)}
+
+        family("skyriver_arm_share", "gauge", "Share of the keys, in percent.", lambda arm: {"": arm["percent"]})
+        family("skyriver_arm_events_total", "counter", "Events it was asked for.", lambda arm: {"": arm["events"]})
+        family("skyriver_arm_failures_total", "counter", "Events without its score, by reason.", failed)
+        family("skyriver_arm_decisions_total", "counter", "Its events, by decision.", decided)
+        family("skyriver_arm_scores_bucket", "counter", "Its scores, at or below a bound.", scored)
+        told = "A run of the model over a batch, since it is used."
+        family(
+            "skyriver_arm_run_seconds",
+            "gauge",
+            told,
+            lambda arm: {
+                f',quantile="{share}"': arm["run_us"][key] / 1e6 for key, share in (("p50", 0.5), ("p99", 0.99))
+            },
+        )
+        family("skyriver_arm_late_runs_total", "counter", "Runs past the deadline.", lambda arm: {"": arm["late_runs"]})
+        told = "For so long it is not asked, for it was late."
+        family("skyriver_arm_aside_seconds", "gauge", told, lambda arm: {"": arm["aside_seconds"]})
 
     def encoded(self) -> bytes:
         return ("\n".join(self._lines) + "\n").encode()

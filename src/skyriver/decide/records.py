@@ -29,7 +29,8 @@ class Status(StrEnum):
 
     DECIDED = "decided"
     FALLBACK = "fallback"
-    """There was no score to be had: no version of the model yet."""
+    """There was no score to be had: no version of the model yet, or the released one was late; or the version before
+    gave one in its place (then there is a score)."""
     LATE = "late"
     DUPLICATE = "duplicate"
     FAILED = "failed"
@@ -38,7 +39,7 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an event was not decided by its score; "" when it was."""
+    """Why an event was not decided by the score of the version that was asked; "" when it was."""
 
     NONE = ""
     NO_VERSION = "NO_VERSION"
@@ -48,6 +49,10 @@ class Reason(StrEnum):
     LATE = "LATE"
     MODEL_FAILED = "MODEL_FAILED"
     SCORE_NOT_FINITE = "SCORE_NOT_FINITE"
+    MODEL_LATE = "MODEL_LATE"
+    """No score within the deadline."""
+    MODEL_ASIDE = "MODEL_ASIDE"
+    """It was late again and again, and is not asked for some seconds."""
 
 
 class DecisionRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -67,6 +72,11 @@ class DecisionRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     decided_at_us: int
     latency_us: int
     """From the event's arrival to its decision, before the log was synced."""
+    arm: str = ""
+    """"canary" where a canary's version was asked."""
+    shadow_version: int = 0
+    shadow_score: float | None = None
+    """What a version that decides nothing yet says; None where it said nothing in time."""
 
 
 class LabelRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -125,6 +135,14 @@ class ControlRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: tuple[str, ...] = ()
     """Names of the stream's labels, by their index."""
     load: LoadStep | None = None
+    canary: ModelInUse | None = None
+    canary_percent: float = 0.0
+    """Of the keys of the stream (see `skyriver.decide.scoring`)."""
+    shadow: ModelInUse | None = None
+    last: ModelInUse | None = None
+    """The version before, where it stands in for the released one."""
+    deadline_us: int = 0
+    fallback_by: tuple[str, ...] = ()
     features: dict[str, Any] | None = None
     """FeatureSetSpec, as JSON, of `features_digest`: how the features of the decisions after it were computed. None
     where there are none, beside a load, and in logs of before it was kept."""

@@ -55,6 +55,8 @@ class RuleSet:
     """False lets the caller pass () as the features."""
     of_columns: tuple[rules_columns.Evaluate, ...]
     """The rules once more, for many events at once."""
+    without_score: tuple[int, ...] = ()
+    """Places of the rules that do not read the score, where these decide before the fallback."""
 
     @property
     def decisions(self) -> tuple[str, ...]:
@@ -64,6 +66,19 @@ class RuleSet:
     def decide_columns(self, rows: Rows) -> NDArray[np.int64]:
         """As `decide` for each of many events; the place of its decision in `decisions`."""
         return first_that_fires(self.of_columns, rows)
+
+    def decide_without(self, features: Sequence[float], values: Values) -> str:
+        """Where there is no score: the rules that read none, as declared, else the fallback."""
+        for place in self.without_score:
+            decision, fires = self.rules[place]
+            if fires(math.nan, features, values) is True:
+                return decision
+        return self.fallback
+
+    def decide_columns_without(self, rows: Rows) -> NDArray[np.int64]:
+        """As `decide_without` for each of many events; `len(decisions)` stands for the fallback."""
+        found = first_that_fires(tuple(self.of_columns[place] for place in self.without_score), rows)
+        return np.array([*self.without_score, len(self.decisions)], np.int64)[found]
 
     def decide(self, score: float, features: Sequence[float], values: Values) -> str:
         for decision, fires in self.rules:
@@ -78,14 +93,19 @@ def compile_rules(
     fallback: str,
     stream: StreamSpec,
     features: FeatureSetSpec | None,
+    *,
+    without_score: bool = False,
 ) -> RuleSet:
-    """`rules` are (decision, when). Raises InvalidInput (BAD_RULE) that lists all mistakes, each with its column."""
+    """`rules` are (decision, when); `without_score`: those that do not read the score decide where there is none.
+
+    Raises InvalidInput (BAD_RULE) that lists all mistakes, each with its column."""
     names = names_of(stream, features)
     compiled: list[tuple[str, Evaluate]] = []
     of_columns: list[rules_columns.Evaluate] = []
     mistakes: list[InvalidInput] = []
     needs_features = False
-    for decision, when in rules:
+    scoreless: list[int] = []
+    for place, (decision, when) in enumerate(rules):
         try:
             tree = language.parse(when, names)
         except InvalidInput as error:
@@ -95,12 +115,25 @@ def compile_rules(
             continue
         compiled.append((decision, _compile(tree)))
         of_columns.append(compile_columns(tree))
-        needs_features = needs_features or _reads_features(tree)
+        needs_features = needs_features or _reads(tree, "feature")
+        if without_score and not _reads(tree, "score"):
+            scoreless.append(place)
     if mistakes:
         raise _together(mistakes)
-    identity = {"rules": [list(r) for r in rules], "otherwise": otherwise, "fallback": fallback}
+    identity: dict[str, object] = {"rules": [list(r) for r in rules], "otherwise": otherwise, "fallback": fallback}
+    if without_score:
+        identity["without_score"] = True
     texts = tuple((decision, when) for decision, when in rules)
-    return RuleSet(tuple(compiled), otherwise, fallback, texts, digest(identity), needs_features, tuple(of_columns))
+    return RuleSet(
+        tuple(compiled),
+        otherwise,
+        fallback,
+        texts,
+        digest(identity),
+        needs_features,
+        tuple(of_columns),
+        tuple(scoreless),
+    )
 
 
 def shown(when: str) -> str:
@@ -124,7 +157,8 @@ def check_decisions(app: AppSpec) -> None:
 
 def rules_of(decide: DecideSpec, stream: StreamSpec, features: FeatureSetSpec | None) -> RuleSet:
     pairs = [(r.decision, r.when) for r in decide.rules]
-    return compile_rules(pairs, decide.otherwise, decide.fallback, stream, features)
+    by_rules = "rules" in decide.fallback_by
+    return compile_rules(pairs, decide.otherwise, decide.fallback, stream, features, without_score=by_rules)
 
 
 def names_of(stream: StreamSpec, features: FeatureSetSpec | None) -> dict[str, Name | str]:
@@ -159,18 +193,18 @@ def _together(mistakes: Sequence[InvalidInput]) -> InvalidInput:
     return InvalidInput(f"{len(details)} rules cannot be read: {lines}", code="BAD_RULE", details=details)
 
 
-def _reads_features(tree: Tree) -> bool:
+def _reads(tree: Tree, what: str) -> bool:
     match tree:
         case Name(place=place):
-            return place == "feature"
+            return place == what
         case Fixed():
             return False
         case Compare(left=left, right=right) | Calculate(left=left, right=right):
-            return _reads_features(left) or _reads_features(right)
+            return _reads(left, what) or _reads(right, what)
         case Join(parts=parts):
-            return any(_reads_features(p) for p in parts)
+            return any(_reads(p, what) for p in parts)
         case Not(of=of) | Missing(of=of):
-            return _reads_features(of)
+            return _reads(of, what)
         case _:
             assert_never(tree)
 

@@ -21,6 +21,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -37,6 +38,7 @@ from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.objects import VerifiableObjects
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
 from skyriver.decide.answers import DecisionWriter, dead_letter_json
+from skyriver.decide.arms import in_use
 from skyriver.decide.border import EventBorder
 from skyriver.decide.checkpoint import Counters
 from skyriver.decide.choice import Choice
@@ -44,6 +46,7 @@ from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
 from skyriver.decide.feeding import Feed
 from skyriver.decide.metrics import LOOK_US, Meter, Seen, prometheus, stored_bytes
+from skyriver.decide.model_run import ModelRun
 from skyriver.decide.opening import Keeper, PartitionFiles
 from skyriver.decide.partition import NEVER
 from skyriver.decide.records import ControlRecord
@@ -125,7 +128,9 @@ class Worker:
         self._choice = Choice(
             settings.stream,
             settings.decide,
-            lambda artifact, features: OnnxScorer.load(objects.open_path(artifact), features),
+            lambda artifact, features, deadline_us: ModelRun(
+                OnnxScorer.load(objects.open_path(artifact), features), deadline_us, clock.monotonic
+            ),
             windows.digest_of,
         )
         self._station = Station(
@@ -325,19 +330,23 @@ class Worker:
 
     def _report(self) -> dict[str, object]:
         engine = self._station.engine
-        model = engine.deciding.model if engine is not None else None
+        deciding = engine.deciding if engine is not None else Deciding()
         letters = [*engine.partition.dead_letters][-TOLD_DEAD:] if engine is not None else []
         return {
             "ready": engine is not None and self._listening and not self._routes.draining,
             **self._seen().to_json(),
             "source": self._feed.report() if self._feed is not None else None,
             "last_dead": [dead_letter_json(letter) for letter in reversed(letters)],
-            "model": {"name": model.name, "version": model.version} if model is not None else None,
+            **in_use(deciding),
+            "arms": self._arms(),
             "rss_mb": round(resident_bytes() / 1e6),
             "message": self._message(),
             "features_digest": self._files.sets.digest if self._files.sets is not None else "",
             "features": self._changes.report(),
         }
+
+    def _arms(self) -> list[dict[str, Any]]:
+        return self._station.engine.arms.to_json() if self._station.engine is not None else []
 
     def _seen(self) -> Seen:
         engine = self._station.engine
@@ -365,13 +374,21 @@ class Worker:
         step = self._files.receiving.step_us
         parts = [self._station.problem, self._replay, self._choice.problem, self._keeper.problem]
         parts += [self._changes.problem, self._upkeep.problem]
+        parts += [
+            f"Version {arm['version']} of {arm['model']} was late again and again: it is not asked for"
+            f" {arm['aside_seconds']:.0f} s."
+            for arm in self._arms()
+            if arm["aside_seconds"]
+        ]
         if step:
             parts.append(f"The machine's clock was set by {step / 1e6:+.1f} s.")
         return " ".join(p for p in parts if p)
 
     def _metrics(self) -> bytes:
         feed = self._feed.metrics() if self._feed is not None else ()
-        return prometheus(self._settings.stream.name, self._seen(), self._station.meter, feed, now=self._clock.wall())
+        return prometheus(
+            self._settings.stream.name, self._seen(), self._station.meter, feed, self._arms(), now=self._clock.wall()
+        )
 
 
 def declared_features(live: Mapping[str, Any] | None) -> FeatureSetSpec | None:
@@ -439,4 +456,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)  # a late model may still run in a thread, and would abort the interpreter's orderly end

@@ -8,6 +8,7 @@ import pytest
 
 from skyriver.core.resources import Pool, ProcessSpec, ProcessStatus, Put, Resource, Server, Snapshot, Want, WantPool
 from skyriver.decide.kinds import STREAM, WORKER
+from skyriver.decide.live import lasting, live_settings
 
 DECIDE = {"model": "fraud", "rules": [{"decision": "block", "when": "score > 0.9"}], "otherwise": "", "fallback": ""}
 
@@ -77,3 +78,79 @@ def test_a_stream_whose_broker_is_away_is_ready_and_says_so(state: str) -> None:
         assert "nats://h a: It is away." in after.message
     else:
         assert after.reason == ""
+
+
+VERSION = {"artifact": "a" * 64, "features": None}
+
+
+def live(versions: dict[str, Any], **decide: Any) -> dict[str, Any]:
+    stream = Resource("t", "stream", "payments", spec={"stream": {}, "decide": {**DECIDE, **decide}})
+    service = Resource("t", "service", "fraud", spec={"versions": versions})
+    rows = [stream, service, *(Resource("t", "version", f"fraud:{n}", spec=VERSION) for n in (1, 2, 3))]
+    return live_settings(Snapshot({r.key: r for r in rows}, {}, {}, 0), stream)
+
+
+@pytest.mark.parametrize(
+    ("versions", "model", "canary"),
+    [
+        ({"1": {"weight": 100}}, 1, None),
+        ({"1": {"weight": 0}}, None, None),
+        ({"1": {"weight": 100}, "2": {"weight": 0}}, 1, None),
+        ({"1": {"weight": 0}, "2": {"weight": 100}}, 2, None),
+        ({"1": {"weight": 90}, "2": {"weight": 10}}, 1, (2, 10.0)),
+        ({"1": {"weight": 40}, "2": {"weight": 60}}, 1, (2, 60.0)),  # its keys stay its own
+        ({"1": {"weight": 1}, "2": {"weight": 2}}, 1, (2, 66.67)),
+        ({"1": {"weight": 5}, "2": {"weight": 45}, "3": {"weight": 50}}, 2, (3, 52.63)),
+    ],
+)
+def test_weights_become_arms(versions: dict[str, Any], model: int | None, canary: tuple[int, float] | None) -> None:
+    found = live(versions)
+    assert (found["model"] or {}).get("version") == model
+    assert (found["canary"] and (found["canary"]["version"], found["canary"]["percent"])) == canary
+    assert found["shadow"] is None
+
+
+def test_a_version_may_be_a_shadow_without_weight() -> None:
+    found = live({"1": {"weight": 100}, "2": {"weight": 0, "shadow": True}})
+    assert (found["model"]["version"], found["canary"], found["shadow"]["version"]) == (1, None, 2)
+
+
+def test_a_changed_deadline_needs_no_new_worker() -> None:
+    found = live({}, deadline_us=5_000, fallback_by=["rules"])
+    assert (found["deadline_us"], found["fallback_by"]) == (5_000, ["rules"])
+    assert lasting({**DECIDE, "deadline_us": 5_000, "fallback_by": ["rules"]}) == lasting(
+        {**DECIDE, "deadline_us": 0, "fallback_by": []}
+    )
+
+
+@pytest.mark.parametrize(
+    ("report", "reason"),
+    [
+        (
+            {"state": "building", "digest": "d", "offset": 41, "end": 100, "memory_mb": 258, "disk_mb": 21.5},
+            "FEATURES_BUILD",
+        ),
+        ({"state": "ready", "digest": "d", "offset": 100, "end": 100, "memory_mb": 1, "disk_mb": 22}, "FEATURES_READY"),
+    ],
+)
+def test_features_that_change_are_told_with_what_they_cost(report: dict[str, Any], reason: str) -> None:
+    def step(status: dict[str, Any], now: int) -> Resource:
+        spec = {"stream": {}, "decide": DECIDE}
+        stream = Resource("t", "stream", "payments", spec=spec, status=status, state="READY", parent="app/risk")
+        worker = Resource("t", "worker", "payments-0", state="READY", parent=stream.ref)
+        service = Resource("t", "service", "fraud", spec={"versions": {"1": {"weight": 100}}})
+        version = Resource("t", "version", "fraud:1", spec=VERSION)
+        told = {"ready": True, "model": {"version": 1}, "features": report}
+        process = ProcessStatus(worker.process, alive=True, socket="/s", report=told)
+        rows = {r.key: r for r in (stream, worker, service, version)}
+        puts = STREAM.step(Snapshot(rows, {process.name: process}, {}, now), stream)
+        return next(a.resource for a in puts if isinstance(a, Put))
+
+    after = step({}, 7)
+    assert (after.state, after.reason, after.status["features"]["since"]) == ("READY", reason, 7)
+    assert "MB of memory and 30 MB of disk" in after.message
+    assert "skyriver run fraud" in after.next_action
+    if reason == "FEATURES_BUILD":
+        assert "41%" in after.message
+    report["offset"] = report["end"] = 101 if reason == "FEATURES_READY" else 99
+    assert step(after.status, 8).status["features"]["since"] == 7

@@ -1,0 +1,140 @@
+"""What each arm of a stream does, for those who judge a rollout: the released version, its canary and its shadow, since
+they are used together in this process."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyriver.decide.blocks import DecisionBlock
+from skyriver.decide.deciding import Deciding
+from skyriver.decide.model_run import ModelRun
+from skyriver.decide.records import DecisionRecord, ModelInUse
+from skyriver.decide.scorer import Scorer
+from skyriver.decide.scoring import CANARY
+
+SCORE_BINS = 20
+"""Of [0, 1]; what is outside counts at its end."""
+MAIN, SHADOW = "released", "shadow"
+
+
+@dataclass(slots=True)
+class ArmStats:
+    """`events` it was asked for; `by_decision` and `by_reason` ("" when its score decided) are empty for a shadow."""
+
+    model: ModelInUse
+    scorer: Scorer
+    percent: float
+    events: int = 0
+    by_decision: Counter[str] = field(default_factory=Counter)
+    by_reason: Counter[str] = field(default_factory=Counter)
+    scores: list[int] = field(default_factory=lambda: [0] * SCORE_BINS)
+
+    def add_scores(self, scores: NDArray[np.float32]) -> None:
+        known = scores[~np.isnan(scores)]
+        places = np.clip(known * SCORE_BINS, 0, SCORE_BINS - 1).astype(np.int64)
+        for place, count in enumerate(np.bincount(places, minlength=SCORE_BINS).tolist()):
+            self.scores[place] += count
+
+    def to_json(self, arm: str) -> dict[str, Any]:
+        run = self.scorer if isinstance(self.scorer, ModelRun) else None
+        return {
+            "arm": arm,
+            "model": self.model.name,
+            "version": self.model.version,
+            "percent": self.percent,
+            "events": self.events,
+            "scored": sum(self.scores),
+            "by_decision": dict(self.by_decision),
+            "by_reason": dict(self.by_reason),
+            "scores": list(self.scores),
+            "run_us": {
+                "p50": round(run.run_us.quantile(0.5)) if run is not None else 0,
+                "p99": round(run.run_us.quantile(0.99)) if run is not None else 0,
+            },
+            "late_runs": run.late_runs if run is not None else 0,
+            "aside_seconds": round(run.aside_us / 1e6, 1) if run is not None else 0.0,
+        }
+
+
+class Arms:
+    """Counts decisions by arm. One thread."""
+
+    def __init__(self) -> None:
+        self.stats: dict[str, ArmStats] = {}
+
+    def use(self, deciding: Deciding) -> None:
+        """From now on; arms whose version or share stays go on counting."""
+        lanes = deciding.lanes
+        wanted: dict[str, ArmStats] = {}
+        percent = lanes.canary.percent if lanes.canary is not None else 0.0
+        if lanes.main is not None:
+            wanted[MAIN] = ArmStats(lanes.main.model, lanes.main.scorer, round(100 - percent, 2))
+        if lanes.canary is not None:
+            wanted[CANARY] = ArmStats(lanes.canary.lane.model, lanes.canary.lane.scorer, percent)
+        if lanes.shadow is not None:
+            wanted[SHADOW] = ArmStats(lanes.shadow.model, lanes.shadow.scorer, 0.0)
+        for arm, stats in wanted.items():
+            before = self.stats.get(arm)
+            if before is not None and (before.model, before.percent) == (stats.model, stats.percent):
+                before.scorer = stats.scorer
+                wanted[arm] = before
+        self.stats = wanted
+
+    def note(self, records: Sequence[DecisionRecord]) -> None:
+        for arm, stats in self.stats.items():
+            if arm == SHADOW:
+                own = [r.shadow_score for r in records if r.shadow_version == stats.model.version]
+                stats.events += len(own)
+            else:
+                mine = [r for r in records if r.arm == _mark(arm) and r.status != "late"]
+                stats.events += len(mine)
+                stats.by_decision.update(r.decision for r in mine)
+                stats.by_reason.update(r.reason for r in mine)
+                own = [r.score for r in mine]
+            stats.add_scores(np.array([s for s in own if s is not None], np.float32))
+
+    def note_block(self, block: DecisionBlock) -> None:
+        for arm, stats in self.stats.items():
+            if arm == SHADOW:
+                if block.shadow is not None and block.shadow_version == stats.model.version:
+                    stats.events += len(block)
+                    stats.add_scores(block.shadow)
+                continue
+            mine = np.array([o.arm == _mark(arm) and o.status != "late" for o in block.outcomes], np.bool_)
+            for outcome, count in block.counts():
+                if outcome.arm == _mark(arm) and outcome.status != "late":
+                    stats.events += count
+                    stats.by_decision[outcome.decision] += count
+                    stats.by_reason[outcome.reason] += count
+            stats.add_scores(block.scores if mine.all() else block.scores[mine[block.codes]])
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [stats.to_json(arm) for arm, stats in self.stats.items()]
+
+
+def _mark(arm: str) -> str:
+    """How records name it."""
+    return "" if arm == MAIN else arm
+
+
+def in_use(deciding: Deciding) -> dict[str, Any]:
+    """The versions of the arms, by name."""
+    canary, shadow = deciding.canary, deciding.shadow
+    found: dict[str, Any] = {"model": _named(deciding.model), "canary": None}
+    if canary is not None:
+        found["canary"] = {
+            "name": canary.lane.model.name,
+            "version": canary.lane.model.version,
+            "percent": canary.percent,
+        }
+    return found | {"shadow": _named(shadow.model if shadow is not None else None)}
+
+
+def _named(model: ModelInUse | None) -> dict[str, Any] | None:
+    return {"name": model.name, "version": model.version} if model is not None else None

@@ -1,0 +1,66 @@
+"""What the control plane tells a worker to decide with: its live settings, from the rows of its stream, of its model's
+service and of the versions. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from skyriver.core.resources import Resource, Snapshot
+
+
+def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
+    """Weights of the service become arms: of two versions with a weight the older one is released and the newer one
+    is its canary, for its percent of the keys, whichever weighs more; so a key stays with its version while the weights
+    move, and over them all. A version with `shadow` scores beside, and decides nothing."""
+    table = snapshot.find(stream.tenant, "table", stream.name)
+    materialised = int(table.status.get("offset", -1)) if table is not None else None
+    told = {"began": bool(stream.status.get("began")), "materialised": materialised}
+    decide = stream.spec.get("decide")
+    if not decide:
+        return {"model": None, "features": None, "rules": [], "otherwise": "", "fallback": "", **told}
+    name = decide["model"]
+    service = snapshot.find(stream.tenant, "service", name)
+    versions: Mapping[str, Any] = service.spec.get("versions", {}) if service is not None else {}
+    weighty = sorted((v for v in versions if versions[v]["weight"] > 0), key=int)
+    if len(weighty) > 2:  # an arm for each is not built: the two that weigh most
+        weighty = sorted(sorted(weighty, key=lambda v: (versions[v]["weight"], int(v)))[-2:], key=int)
+    shadow = max((v for v in versions if versions[v].get("shadow")), key=int, default="")
+    canary = None
+    if len(weighty) == 2 and (canary := _model(snapshot, stream, name, weighty[1])) is not None:
+        total = sum(versions[v]["weight"] for v in weighty)
+        canary["percent"] = round(100 * versions[weighty[1]]["weight"] / total, 2)
+    return {
+        "model": _model(snapshot, stream, name, weighty[0]) if weighty else None,
+        "canary": canary,
+        "shadow": _model(snapshot, stream, name, shadow) if shadow else None,
+        "features": stream.spec.get("features"),
+        "rules": [[r["decision"], r["when"]] for r in decide["rules"]],
+        "otherwise": decide["otherwise"],
+        "fallback": decide["fallback"],
+        "fallback_by": list(decide.get("fallback_by") or ()),
+        "deadline_us": decide.get("deadline_us") or 0,
+        **told,
+    }
+
+
+def _model(snapshot: Snapshot, stream: Resource, name: str, number: str) -> dict[str, Any] | None:
+    version = snapshot.find(stream.tenant, "version", f"{name}:{number}")
+    if version is None:
+        return None
+    features = version.spec.get("features")
+    return {
+        "name": name,
+        "version": int(number),
+        "artifact": version.spec["artifact"],
+        "features_digest": features["digest"] if features else "",
+        "features": features.get("spec") if features else None,
+    }
+
+
+def lasting(decide: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a worker is started with of it. The rules come with its live settings, as the features, the deadline and
+    what stands in do: changed ones need no new worker, for which events would have to wait."""
+    if not decide:
+        return None
+    return {**decide, "rules": [], "otherwise": decide["fallback"], "fallback_by": [], "deadline_us": 0}
