@@ -62,9 +62,9 @@ class Worker(harness.Worker):
 
     def send_until(self, http: Any, first: int, held: Callable[[dict[str, Any]], object]) -> int:
         """A trickle, for checkpoints are taken of a stream that moves."""
-        deadline = time.monotonic() + 2 * harness.DEADLINE
-        while not held(self.report()):
-            assert time.monotonic() < deadline, self.report()
+        deadline, sent = time.monotonic() + 2 * harness.DEADLINE, first
+        while not (held(report := self.report()) and report["events"] >= sent):  # one of before says nothing
+            assert time.monotonic() < deadline, report
             status, _ = http.send_events([self.event(first)], wait=False)
             assert status == 200
             first += 1
