@@ -11,18 +11,20 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, assert_never
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, assert_never
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Column
 from skyriver.core.names import digest
 from skyriver.core.spec import AppSpec, DecideSpec, FeatureSetSpec, FieldSpec, StreamSpec
-from skyriver.decide import language, rules_columns
+from skyriver.decide import language
 from skyriver.decide.language import Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
-from skyriver.decide.rules_columns import Rows, compile_columns, first_that_fires
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from skyriver.decide.rules_columns import Rows
 
 Values = Sequence[int | float | str | bool | None]
 Operand = int | float | str | bool | None
@@ -53,7 +55,7 @@ class RuleSet:
     digest: str
     needs_features: bool
     """False lets the caller pass () as the features."""
-    of_columns: tuple[rules_columns.Evaluate, ...]
+    trees: tuple[Tree, ...]
     """The rules once more, for many events at once."""
     without_score: tuple[int, ...] = ()
     """Places of the rules that do not read the score, where these decide before the fallback."""
@@ -65,7 +67,9 @@ class RuleSet:
 
     def decide_columns(self, rows: Rows) -> NDArray[np.int64]:
         """As `decide` for each of many events; the place of its decision in `decisions`."""
-        return first_that_fires(self.of_columns, rows)
+        from skyriver.decide.rules_columns import compiled, first_that_fires  # numpy: who only checks rules has it not
+
+        return first_that_fires(compiled(self.trees), rows)
 
     def decide_without(self, features: Sequence[float], values: Values) -> str:
         """Where there is no score: the rules that read none, as declared, else the fallback."""
@@ -77,8 +81,10 @@ class RuleSet:
 
     def decide_columns_without(self, rows: Rows) -> NDArray[np.int64]:
         """As `decide_without` for each of many events; `len(decisions)` stands for the fallback."""
-        found = first_that_fires(tuple(self.of_columns[place] for place in self.without_score), rows)
-        return np.array([*self.without_score, len(self.decisions)], np.int64)[found]
+        from skyriver.decide.rules_columns import at_places, compiled, first_that_fires  # numpy: as above
+
+        found = first_that_fires(compiled(tuple(self.trees[place] for place in self.without_score)), rows)
+        return at_places((*self.without_score, len(self.decisions)), found)
 
     def decide(self, score: float, features: Sequence[float], values: Values) -> str:
         for decision, fires in self.rules:
@@ -101,7 +107,7 @@ def compile_rules(
     Raises InvalidInput (BAD_RULE) that lists all mistakes, each with its column."""
     names = names_of(stream, features)
     compiled: list[tuple[str, Evaluate]] = []
-    of_columns: list[rules_columns.Evaluate] = []
+    trees: list[Tree] = []
     mistakes: list[InvalidInput] = []
     needs_features = False
     scoreless: list[int] = []
@@ -114,7 +120,7 @@ def compile_rules(
             mistakes.append(InvalidInput(error.message, code=error.code, where=where, next_action=action))
             continue
         compiled.append((decision, _compile(tree)))
-        of_columns.append(compile_columns(tree))
+        trees.append(tree)
         needs_features = needs_features or _reads(tree, "feature")
         if without_score and not _reads(tree, "score"):
             scoreless.append(place)
@@ -131,7 +137,7 @@ def compile_rules(
         texts,
         digest(identity),
         needs_features,
-        tuple(of_columns),
+        tuple(trees),
         tuple(scoreless),
     )
 

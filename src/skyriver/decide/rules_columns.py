@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, assert_never
 
 import numpy as np
@@ -42,6 +43,11 @@ class Rows:
     columns: Columns
 
 
+@lru_cache(16)
+def compiled(rules: tuple[Tree, ...]) -> tuple[Evaluate, ...]:
+    return tuple(compile_columns(rule) for rule in rules)
+
+
 def first_that_fires(rules: tuple[Evaluate, ...], rows: Rows) -> NDArray[np.int64]:
     """Of each event, the place of the first rule that fires; their number where none does."""
     n = len(rows.columns)
@@ -53,6 +59,10 @@ def first_that_fires(rules: tuple[Evaluate, ...], rows: Rows) -> NDArray[np.int6
             fires = fires.astype(np.bool_)
         found[fires if missing is None else fires & ~missing] = place
     return found
+
+
+def at_places(values: tuple[int, ...], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.array(values, np.int64)[places]
 
 
 def compile_columns(tree: Tree) -> Evaluate:
