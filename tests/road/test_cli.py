@@ -259,6 +259,33 @@ def test_only_bad_rows_are_an_error() -> None:
     assert [d["index"] for d in refused.value.details] == [0, 1, 2]
 
 
+class Starting(Stream):
+    """Nothing answers for the first few times; its row is in `state`."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__()
+        self._state = state
+        self.asked = 0
+
+    def get(self, kinds: str, name: str) -> dict[str, str]:
+        return {"state": self._state}
+
+    def send(self, stream: str, rows: Sequence[dict[str, int]], *, wait: bool) -> dict[str, Any]:
+        self.asked += 1
+        if self.asked < 4:
+            raise Unavailable("Nothing is up.", code="NO_CAPACITY")
+        return super().send(stream, rows, wait=wait)
+
+
+def test_a_stream_that_starts_is_waited_for() -> None:
+    stream: Any = Starting("STARTING")
+    assert send_rows(stream, "s", numbers(1, 2)).accepted == 2
+    lost: Any = Starting("DEGRADED")
+    with pytest.raises(Unavailable):
+        send_rows(lost, "s", numbers(1, 2))
+    assert lost.asked == 1
+
+
 def test_an_error_on_the_way_tells_how_far_it_came() -> None:
     stream: Any = Stream()
     with pytest.raises(Unavailable, match="The first 2 of 4 rows were sent") as away:

@@ -6,12 +6,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from skyriver.core.errors import InvalidInput, SkyriverError
+from skyriver.core.errors import InvalidInput, SkyriverError, Unavailable
 
 if TYPE_CHECKING:
     from skyriver.client.api import Client
+
+STARTING_SECONDS = 300.0
+"""For how long a stream is waited for that starts: its worker compiles its features first, or replays its log, and how
+long that takes is the machine's matter."""
 
 
 @dataclass
@@ -87,9 +92,9 @@ def send_rows(
         part = rows[first : first + batch]
         try:
             if labels:
-                result.add_labels(client.send_labels(stream, part), first)
+                result.add_labels(_once_ready(client, stream, partial(client.send_labels, stream, part)), first)
             else:
-                result.add(client.send(stream, part, wait=True), first)
+                result.add(_once_ready(client, stream, partial(client.send, stream, part, wait=True)), first)
         except SkyriverError as error:
             if error.code != "ALL_REJECTED":
                 raise _told_how_far(error, first, len(rows), labels) from error
@@ -100,6 +105,23 @@ def send_rows(
     if refusal is not None and not result.taken:
         raise _nothing_taken(refusal, result)
     return result
+
+
+def _once_ready(client: Client, stream: str, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    deadline = time.monotonic() + STARTING_SECONDS
+    while True:
+        try:
+            return ask()
+        except Unavailable as error:
+            if error.code != "NO_CAPACITY" or time.monotonic() > deadline or not _starts(client, stream):
+                raise
+
+
+def _starts(client: Client, stream: str) -> bool:
+    try:
+        return client.get("streams", stream)["state"] in ("PENDING", "STARTING")
+    except SkyriverError:
+        return False
 
 
 def _nothing_taken(refusal: SkyriverError, result: Sent) -> InvalidInput:
