@@ -7,7 +7,7 @@ loads polars: the stream worker computes features without it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,7 +41,7 @@ class Backfill:
     features: NDArray[np.float32]
     exact: NDArray[np.float64]
     unknown_labels: int = 0
-    """Label records without an event of their subject's id before them; they count for nothing."""
+    """Label records without an event of their subject's id before them; they count for nothing. Of a part: so far."""
 
 
 def backfill(
@@ -61,6 +61,31 @@ def backfill(
     `subject_offset` i64 where a stream recorded which event it meant; without it, it is the first one with that id.
     `total` is the number of events, for `progress`. Raises Internal when the offsets go back.
     """
+    parts = [
+        _nothing(plan),
+        *backfill_parts(plan, cache_dir, events, labels, exact=exact, progress=progress, total=total),
+    ]
+    return Backfill(
+        np.concatenate([p.offsets for p in parts]),
+        np.concatenate([p.effective for p in parts]),
+        np.concatenate([p.features for p in parts]),
+        np.concatenate([p.exact for p in parts]),
+        parts[-1].unknown_labels,
+    )
+
+
+def backfill_parts(
+    plan: FeaturePlan,
+    cache_dir: Path,
+    events: Iterable[pl.DataFrame],
+    labels: pl.DataFrame | None = None,
+    *,
+    exact: bool = False,
+    progress: Progress | None = None,
+    total: int = 0,
+) -> Iterator[Backfill]:
+    """As `backfill`, a part a frame, each with the unknown labels so far, and an empty one at the end: of all events
+    only one frame is held."""
     if plan.of_stream:
         state = FeatureState(plan, memory_side(plan), load_kernel(plan, cache_dir))
         history = _History(plan, _Labels.of(plan, labels))
@@ -68,20 +93,13 @@ def backfill(
     else:
         history = _History(plan, _Labels.of(plan, None))
         pieces = _projected(plan, cache_dir, events, exact=exact)
-    parts: list[Backfill] = [_nothing(plan)]
     done = 0
     for part in pieces:
-        parts.append(part)
         done += len(part.offsets)
         if progress is not None:
             progress("features", done, total)
-    return Backfill(
-        np.concatenate([p.offsets for p in parts]),
-        np.concatenate([p.effective for p in parts]),
-        np.concatenate([p.features for p in parts]),
-        np.concatenate([p.exact for p in parts]),
-        history.labels.unknown,
-    )
+        yield replace(part, unknown_labels=history.labels.unknown)
+    yield replace(_nothing(plan), unknown_labels=history.labels.unknown)
 
 
 def fold_history(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 import skyriver as sr
 from skyriver.core.errors import Internal
-from skyriver.features.backfill import backfill, fold_history
+from skyriver.features.backfill import backfill, backfill_parts, fold_history
 from skyriver.features.plan import plan_features
 
 
@@ -140,3 +142,19 @@ def test_a_label_means_the_event_that_the_stream_recorded(windows: Any, kernels:
     found = backfill(windows.plan, kernels, [frame[:1], frame[1:]], known)
     assert column(windows, found, "now_sum") == [0, 0, 0, 1]
     assert found.unknown_labels == 1
+
+
+def test_of_all_history_one_frame_is_held(windows: Any, kernels: Path) -> None:
+    held: list[weakref.ref[pl.DataFrame]] = []
+
+    def frames() -> Iterator[pl.DataFrame]:
+        for number in range(6):
+            assert sum(ref() is not None for ref in held) <= 1
+            frame = events(3, 3 * number)
+            held.append(weakref.ref(frame))
+            yield frame
+
+    parts = list(backfill_parts(windows.plan, kernels, frames()))
+    assert [len(part.offsets) for part in parts] == [3] * 6 + [0]
+    whole = backfill(windows.plan, kernels, frames())
+    np.testing.assert_array_equal(np.concatenate([part.features for part in parts]), whole.features)

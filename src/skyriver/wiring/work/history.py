@@ -5,19 +5,22 @@ Whoever names the same versions gets the same bits, so later steps compute rows 
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from skyriver.adapters.delta.tables import DeltaTables
-from skyriver.core.errors import InvalidInput, NotFound
+from skyriver.core.errors import InvalidInput, NotFound, disk_error
 from skyriver.core.spec import FeatureSetSpec, ModelSpec, StreamSpec, TableSpec, TrainSpec
 from skyriver.data.keys import keys_of_column
 from skyriver.data.tables import TableVersion
-from skyriver.features.backfill import backfill
-from skyriver.features.plan import plan_features
+from skyriver.features.backfill import backfill_parts
+from skyriver.features.plan import FeaturePlan, plan_features
 from skyriver.train.split import Rows
 from skyriver.wiring.work.job import Job
 
@@ -74,54 +77,98 @@ def delay_of(spec: TrainSpec, source: StreamSpec | TableSpec) -> int | None:
 
 def rows_of(job: Job, model: ModelSpec, history: History, features: FeatureSetSpec | None = None) -> Rows:
     """Features, labels, times and the keys that the model's metrics need, of all events that were not late; `features`
-    are those that the model is trained on unless given."""
+    are those that the model is trained on unless given.
+
+    The history may be larger than the memory: it is read piece by piece, in the columns that are needed, and the
+    features are a file that the rows' `x` maps. What is held of an event is its id, time and keys.
+    Raises Unavailable (DISK_FULL).
+    """
     assert model.train is not None
     source, tables = history.source, DeltaTables(job.home.tables)
-    name = job.table(source.name)
-    frames = list(tables.scan(name, history.table.version))
     labels = _labels(job, tables, history)
     plan = plan_features(features or job.app.feature_set(model.train.features), source)
-    filled = backfill(plan, job.home.kernels, frames, labels, progress=job.progress, total=history.table.rows)
-    if isinstance(source, StreamSpec):
-        frames = [f.filter(~pl.col("_late")) for f in frames]
-    ids = _joined(frames, source.id)
-    return Rows(
-        names=plan.names,
-        x=filled.features,
-        y=_truth(model.train, source, frames, labels, ids),
-        time=filled.effective,
-        ids=ids,
-        keys={m.by: _joined(frames, m.by) for m in model.metrics},
+    gathered = _Gathered(source, model.train, tuple(m.by for m in model.metrics), labels is not None)
+    pieces = tables.scan(job.table(source.name), history.table.version, gathered.columns(plan))
+    parts = backfill_parts(
+        plan, job.home.kernels, gathered.passing(pieces), labels, progress=job.progress, total=history.table.rows
     )
+    times: list[NDArray[np.int64]] = []
+    try:
+        with tempfile.TemporaryFile(dir=job.work_dir) as file:  # it is gone with the last array that maps it
+            for part in parts:
+                times.append(part.effective)
+                file.write(part.features.tobytes())
+            file.flush()
+            time = np.concatenate(times)
+            x = _mapped(file, (len(time), len(plan.names)))
+    except OSError as error:
+        raise disk_error(error, "The features of the history cannot be kept", str(job.work_dir)) from error
+    ids = gathered.ids
+    return Rows(names=plan.names, x=x, y=gathered.truth(labels), time=time, ids=ids, keys=gathered.keys)
+
+
+def _mapped(file: IO[bytes], shape: tuple[int, int]) -> NDArray[np.float32]:
+    if 0 in shape:
+        return np.empty(shape, np.float32)
+    return np.memmap(file, np.float32, "r", shape=shape).view(np.ndarray)
+
+
+class _Gathered:
+    """What is wanted of each event beside its features, gathered while its frame goes by."""
+
+    def __init__(self, source: StreamSpec | TableSpec, spec: TrainSpec, by: tuple[str, ...], has_labels: bool) -> None:
+        self._source, self._spec, self._by = source, spec, by
+        self._labelled = isinstance(source, TableSpec) or not has_labels
+        """The label is a column of the events' own."""
+        self._parts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in (source.id, *by)}
+        self._labels: list[NDArray[np.float32]] = []
+
+    def columns(self, plan: FeaturePlan) -> list[str]:
+        """Those of the table that are read."""
+        own = ("_offset", "_effective", "_late") if isinstance(self._source, StreamSpec) else ()
+        label = (self._spec.label,) if self._labelled else ()
+        read = (*plan.columns, *plan.times, *plan.key_fields, *plan.codes)
+        return list(dict.fromkeys((self._source.id, *read, *self._by, *label, *own)))
+
+    def passing(self, frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+        for frame in frames:
+            kept = frame.filter(~pl.col("_late")) if isinstance(self._source, StreamSpec) else frame
+            for name, parts in self._parts.items():
+                parts.append(keys_of_column(kept[name]))
+            if self._labelled:
+                column = kept[self._spec.label].cast(pl.Float32).fill_null(float("nan"))
+                self._labels.append(column.to_numpy())
+            yield frame
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        return self.keys_of(self._source.id)
+
+    @property
+    def keys(self) -> dict[str, NDArray[np.int64]]:
+        return {name: self.keys_of(name) for name in self._by}
+
+    def keys_of(self, name: str) -> NDArray[np.int64]:
+        return np.concatenate([np.empty(0, np.int64), *self._parts[name]])
+
+    def truth(self, labels: pl.DataFrame | None) -> NDArray[np.float32]:
+        """The label of each row, NaN where none is known; of several for one subject the last one in the log counts."""
+        if self._labelled or labels is None:
+            return np.concatenate([np.empty(0, np.float32), *self._labels])
+        known = labels.filter(pl.col("label") == self._spec.label).sort("_offset").unique("subject", keep="last")
+        subjects = keys_of_column(known["subject"])
+        values = known["value"].cast(pl.Float32).to_numpy()
+        ids = self.ids
+        truth = np.full(len(ids), np.nan, np.float32)
+        if len(subjects):
+            order = np.argsort(subjects)
+            at = np.minimum(np.searchsorted(subjects[order], ids), len(subjects) - 1)
+            found = subjects[order][at] == ids
+            truth[found] = values[order][at[found]]
+        return truth
 
 
 def _labels(job: Job, tables: DeltaTables, history: History) -> pl.DataFrame | None:
     if history.labels is None:
         return None
     return pl.concat(list(tables.scan(job.table(f"{history.source.name}.labels"), history.labels.version)))
-
-
-def _joined(frames: list[pl.DataFrame], column: str) -> NDArray[np.int64]:
-    return np.concatenate([keys_of_column(f[column]) for f in frames])
-
-
-def _truth(
-    spec: TrainSpec,
-    source: StreamSpec | TableSpec,
-    frames: list[pl.DataFrame],
-    labels: pl.DataFrame | None,
-    ids: NDArray[np.int64],
-) -> NDArray[np.float32]:
-    """The label of each row, NaN where none is known; of several for one subject the last one in the log counts."""
-    if isinstance(source, TableSpec) or labels is None:
-        return np.concatenate([f[spec.label].cast(pl.Float32).fill_null(float("nan")).to_numpy() for f in frames])
-    known = labels.filter(pl.col("label") == spec.label).sort("_offset").unique("subject", keep="last")
-    subjects = keys_of_column(known["subject"])
-    values = known["value"].cast(pl.Float32).to_numpy()
-    truth = np.full(len(ids), np.nan, np.float32)
-    if len(subjects):
-        order = np.argsort(subjects)
-        at = np.minimum(np.searchsorted(subjects[order], ids), len(subjects) - 1)
-        found = subjects[order][at] == ids
-        truth[found] = values[order][at[found]]
-    return truth
