@@ -6,6 +6,7 @@ import math
 import struct
 from datetime import UTC, date, datetime, timedelta, timezone
 
+import numpy as np
 import polars as pl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from skyriver.core.spec import FieldSpec
 from skyriver.data.border import Rejection, RowCleaner, Value, parse_time
 from skyriver.data.border_frame import BAD_SCHEMA, DTYPES, CleanFrame, clean_frame, encode_raw
+from skyriver.data.border_times import parse_times
+from skyriver.data.border_values import plain_time
 
 UNITS = ("s", "ms", "us", "ns")
 EXACT = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -186,6 +189,25 @@ def test_a_time_is_what_the_standard_library_reads(moment: datetime) -> None:
     expected = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
     assert parse_time(moment.isoformat()) == expected
     assert parse_time(moment.isoformat(sep=" ")) == expected
+
+
+@EXACT
+@given(
+    moment=MOMENTS, zone=st.sampled_from(["", "Z", "z", "+00:00", "-00:00", "+0000", "ZZ", "Z+00:00"]), data=st.data()
+)
+def test_a_time_of_the_common_form_is_read_as_a_column_reads_it(
+    moment: datetime, zone: str, data: st.DataObject
+) -> None:
+    unit = data.draw(st.sampled_from(["seconds", "milliseconds", "microseconds"]))
+    text = moment.replace(tzinfo=None).isoformat(timespec=unit) + zone
+    if data.draw(st.booleans()):
+        place = data.draw(st.integers(0, len(text) - 1))
+        text = text[:place] + data.draw(st.sampled_from("0-+:.,TZ /9")) + text[place + data.draw(st.integers(0, 1)) :]
+    (read,), (clear,) = parse_times(np.frombuffer(text.encode(), np.uint8).reshape(1, -1))
+    if clear:
+        assert parse_time(text) == read
+    assert plain_time(text) in ((None, read) if clear else (None,))
+    assert plain_time(moment.replace(tzinfo=None).isoformat(timespec=unit) + "+00:00") is not None
 
 
 @EXACT

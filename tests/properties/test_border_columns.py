@@ -115,7 +115,7 @@ def test_what_is_clean_in_columns_is_clean_in_rows(
         given_, decoded = msgspec.json.decode(body), typed.json(body)
         assert (typed.lines(b"\n".join(map(msgspec.json.encode, rows))) is None) == (decoded is None)
     found = typed.columns(decoded) if decoded is not None else None
-    by_rows = typed.rows(decoded) if decoded is not None and not packed else None
+    by_rows = typed.rows(decoded, body) if decoded is not None and not packed else None
     one_by_one: list[Any] = [cleaner.clean(row) for row in given_]
     if found is not None:
         assert [[bits(v) for v in row] for row in found.rows()] == [[bits(v) for v in row] for row in one_by_one]

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 import numpy as np
@@ -25,7 +25,17 @@ from numpy.typing import NDArray
 from skyriver.core.spec import FieldSpec
 from skyriver.data.border import Rule, compile_check, compile_rule
 from skyriver.data.border_times import parse_times
-from skyriver.data.border_values import INT_HIGH, INT_LOW, PER_UNIT, TIME_HIGH, TIME_LOW, Refused, Value
+from skyriver.data.border_values import (
+    INT_HIGH,
+    INT_LOW,
+    PER_UNIT,
+    TIME_HIGH,
+    TIME_LOW,
+    Check,
+    Refused,
+    Value,
+    plain_time,
+)
 from skyriver.data.columns import Column, Columns
 
 _LAYOUTS = 8
@@ -40,7 +50,7 @@ class TypedCleaner:
     """Compiled once per set of fields; `summed` names the fields that some feature sums. Raises InvalidInput
     (BAD_FIELD)."""
 
-    __slots__ = ("_checks", "_columns", "_json", "_lines", "_msgpack", "_one", "_texts")
+    __slots__ = ("_checks", "_columns", "_json", "_lines", "_msgpack", "_one")
 
     def __init__(self, fields: Sequence[FieldSpec], summed: frozenset[str] = frozenset()) -> None:
         names = [f"f{place}" for place in range(len(fields))]  # a field may be named as a method is
@@ -65,8 +75,7 @@ class TypedCleaner:
             (rule.spec.type, attrgetter(name), _CLEANERS[rule.spec.type], _without_bounds(rule) if done else rule)
             for name, rule, (_, _, done) in zip(names, rules, types, strict=True)
         ]
-        self._checks = [(place, compile_check(rules[place])) for place, (_, _, done) in enumerate(types) if not done]
-        self._texts = [place for place, f in enumerate(fields) if f.type == "text"]
+        self._checks = [(place, _row_check(rules[place])) for place, (_, _, done) in enumerate(types) if not done]
 
     def one(self, body: bytes) -> list[Any] | None:
         """The rows of a body that is one object of JSON; None: take the long way. So for the others."""
@@ -94,17 +103,16 @@ class TypedCleaner:
             return None
         return Columns(columns, len(rows))
 
-    def rows(self, rows: list[Any]) -> list[list[Value]] | None:
-        """As `columns`, for a few rows of JSON."""
+    def rows(self, rows: list[Any], body: bytes) -> list[list[Value]] | None:
+        """As `columns`, for a few rows of this JSON."""
+        if b"\\u0000" in body:  # no decoder of JSON takes a NUL but as this escape, and no text may hold one
+            return None
         found = []
         try:
             for row in rows:
                 values = list(astuple(row))
                 for place, check in self._checks:
                     values[place] = check(values[place])
-                for place in self._texts:
-                    if values[place] is not None and "\0" in values[place]:
-                        return None
                 found.append(values)
         except Refused:
             return None
@@ -122,6 +130,27 @@ def _decoded(decode: Callable[[bytes], list[Any]], body: bytes) -> list[Any] | N
         return None
 
 
+def _row_check(rule: Rule) -> Check:
+    """What is left to check of a value that the decoder took."""
+    check = compile_check(rule)
+    if rule.spec.type != "time" or rule.low is not None or rule.high is not None or rule.spec.one_of:
+        return check
+
+    def check_time(given: object) -> Value:
+        at = plain_time(given) if type(given) is str else None
+        return at if at is not None else check(given)
+
+    return check_time
+
+
+def _one_of(rule: Rule) -> Any:
+    """The decoder's type of a text that is one of some; None where it has none."""
+    texts = [text for text in rule.spec.one_of if isinstance(text, str) and len(text) <= rule.spec.max_length]
+    if not texts or not "".join(texts).isascii():
+        return None
+    return cast("Any", Literal)[tuple(texts)]
+
+
 def _typed(rule: Rule) -> tuple[Any, bool, bool]:
     """The type that the decoder checks, whether a value must be there, and whether nothing is left to check then."""
     spec = rule.spec
@@ -129,6 +158,9 @@ def _typed(rule: Rule) -> tuple[Any, bool, bool]:
     done = rule.scale == 1 and rule.fill is None and not spec.one_of
     match spec.type:
         case "text":
+            chosen = _one_of(rule) if rule.fill is None else None
+            if chosen is not None:
+                return chosen, required, True
             return Annotated[str, msgspec.Meta(max_length=spec.max_length)], required, done
         case "time":
             return int | str, required, False

@@ -37,7 +37,7 @@ class EventBorder:
                 if columns is not None:
                     return Submission(RawRows(body, form), [], arrived, wants_decisions, columns=columns)
             elif form is not Form.MSGPACK:
-                rows = self._typed.rows(typed)
+                rows = self._typed.rows(typed, body)
                 if rows is not None:
                     return Submission(RawRows(body, form), [*rows], arrived, wants_decisions)
         return self.take(parse_rows(body, form), arrived, wants_decisions)
