@@ -36,10 +36,13 @@ class ArmStats:
     scores: list[int] = field(default_factory=lambda: [0] * SCORE_BINS)
 
     def add_scores(self, scores: NDArray[np.float32]) -> None:
-        known = scores[~np.isnan(scores)]
+        known = scores[~np.isnan(scores)].astype(np.float64)  # as `add_score` computes
         places = np.clip(known * SCORE_BINS, 0, SCORE_BINS - 1).astype(np.int64)
         for place, count in enumerate(np.bincount(places, minlength=SCORE_BINS).tolist()):
             self.scores[place] += count
+
+    def add_score(self, score: float) -> None:
+        self.scores[int(min(max(score * SCORE_BINS, 0), SCORE_BINS - 1))] += 1
 
     def to_json(self, arm: str) -> dict[str, Any]:
         run = self.scorer if isinstance(self.scorer, ModelRun) else None
@@ -87,17 +90,23 @@ class Arms:
         self.stats = wanted
 
     def note(self, records: Sequence[DecisionRecord]) -> None:
+        """Mostly of one record, so nothing here is done in columns."""
         for arm, stats in self.stats.items():
-            if arm == SHADOW:
-                own = [r.shadow_score for r in records if r.shadow_version == stats.model.version]
-                stats.events += len(own)
-            else:
-                mine = [r for r in records if r.arm == _mark(arm) and r.status != "late"]
-                stats.events += len(mine)
-                stats.by_decision.update(r.decision for r in mine)
-                stats.by_reason.update(r.reason for r in mine)
-                own = [r.score for r in mine]
-            stats.add_scores(np.array([s for s in own if s is not None], np.float32))
+            mark, version = _mark(arm), stats.model.version
+            for record in records:
+                if arm == SHADOW:
+                    if record.shadow_version != version:
+                        continue
+                    score = record.shadow_score
+                else:
+                    if record.arm != mark or record.status == "late":
+                        continue
+                    score = record.score
+                    stats.by_decision[record.decision] += 1
+                    stats.by_reason[record.reason] += 1
+                stats.events += 1
+                if score is not None:
+                    stats.add_score(score)
 
     def note_block(self, block: DecisionBlock) -> None:
         for arm, stats in self.stats.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -50,10 +50,15 @@ class Deciding:
     deadline_us: int = 0
     fallback_by: tuple[str, ...] = ()
 
-    @property
-    def lanes(self) -> Lanes:
+    lanes: Lanes = field(init=False, repr=False, compare=False)
+    who: tuple[tuple[ModelInUse | None, str, bool], ...] = field(init=False, repr=False, compare=False)
+    """`Lanes.who` of each place: made once, and read for each event."""
+
+    def __post_init__(self) -> None:
         main = Lane(self.model, self.scorer) if self.model is not None and self.scorer is not None else None
-        return Lanes(main, self.canary, self.shadow, self.last, "last_version" in self.fallback_by)
+        lanes = Lanes(main, self.canary, self.shadow, self.last, "last_version" in self.fallback_by)
+        object.__setattr__(self, "lanes", lanes)
+        object.__setattr__(self, "who", tuple(lanes.who(place) for place in range(4)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,7 @@ def decide_events(
     if deciding.canary is not None:
         keys = np.array([_key(events.rows[place][key_place]) for place in on_time], np.int64)
     scored = _score(deciding, events.features, len(on_time), keys)
-    who = [deciding.lanes.who(place) for place in range(4)]
+    who = deciding.who
     scores, reasons, lanes = scored.scores.tolist(), scored.reasons.tolist(), scored.lanes.tolist()
     shadows = scored.shadow.tolist() if scored.shadow is not None else None
     vectors = events.features.tobytes() if events.features is not None else b""
@@ -220,7 +225,7 @@ def _outcomes(
     after them the fallback."""
     rules = deciding.rules
     names = (*rules.decisions, rules.fallback) if rules is not None else ("",)
-    who = [deciding.lanes.who(place) for place in range(4)]
+    who = deciding.who
     all_of = (decisions * len(REASONS) + reasons) * len(who) + lanes
     there = np.bincount(all_of) > 0
     outcomes = []

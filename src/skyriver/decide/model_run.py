@@ -8,6 +8,7 @@ aside for ASIDE_US: what is slow for long costs some deadlines then, and not one
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
@@ -27,6 +28,8 @@ Outcomes = tuple[Floats, NDArray[np.uint8]]
 
 REASONS = tuple(Reason)
 CODES = {reason: code for code, reason in enumerate(REASONS)}
+_FINE_ALONE = np.array([CODES[Reason.NONE]], np.uint8)
+_FINE_ALONE.flags.writeable = False
 LATE_LIMIT = 3
 HUNG_US = 1_000_000
 ASIDE_US = 10_000_000
@@ -46,6 +49,8 @@ def score_rows(scorer: Scorer, features: Floats) -> Outcomes:
         half = len(features) // 2
         parts = [score_rows(scorer, part) for part in (features[:half], features[half:])]
         return np.concatenate([scores for scores, _ in parts]), np.concatenate([reasons for _, reasons in parts])
+    if len(scores) == 1 and math.isfinite(scores[0]):  # most events come alone
+        return scores, _FINE_ALONE
     finite = np.isfinite(scores)
     reasons = np.where(finite, np.uint8(CODES[Reason.NONE]), np.uint8(CODES[Reason.SCORE_NOT_FINITE]))
     return (scores if finite.all() else np.where(finite, scores, np.float32(np.nan))), reasons

@@ -223,13 +223,13 @@ class FeatureState:
         self, batch: EventBatch, n: int, out: NDArray[np.float32], exact: NDArray[np.float64] | None
     ) -> None:
         """The kernel trusts lengths: a wrong one would write into foreign memory."""
-        wide = len(self.plan.names)
+        wide = len(self._line)
         for outputs in (out,) if exact is None else (out, exact):
             if outputs.shape[1] != wide or (len(outputs) < n and len(outputs) < np.count_nonzero(batch.kind == _EVENT)):
                 raise Internal(f"The output {outputs.shape} has no room for {n} records of {wide} features.")
         right = len(batch.effective) == n and len(batch.offset) == n
         if len(batch.subject_row) != n or len(batch.label) != n or len(batch.value) != n:
-            right = right and not (batch.kind == _LABEL).any()
+            right = right and _LABEL not in batch.kind.tobytes()
         if not right:
             raise Internal("The arrays of a batch differ in length.")
 
