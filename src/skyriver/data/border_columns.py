@@ -105,7 +105,9 @@ class TypedCleaner:
 
     def rows(self, rows: list[Any], body: bytes) -> list[list[Value]] | None:
         """As `columns`, for a few rows of this JSON."""
-        if b"\\u0000" in body:  # no decoder of JSON takes a NUL but as this escape, and no text may hold one
+        if (
+            b"\\" in body and b"\\u0000" in body
+        ):  # no decoder of JSON takes a NUL but as this escape, and no text may hold one
             return None
         found = []
         try:

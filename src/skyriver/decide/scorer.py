@@ -25,12 +25,18 @@ class Scorer(Protocol):
 class OnnxScorer:
     """A trained model (see the manifest of a version): input `features` float32 [n, F], output `score` float32 [n]."""
 
-    __slots__ = ("_outputs", "_run", "_session")
+    __slots__ = ("_bound", "_outputs", "_row", "_run", "_run_bound", "_score")
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
-        self._session = session
+    def __init__(self, session: onnxruntime.InferenceSession, features: int) -> None:
         self._run = session.run
         self._outputs = [OUTPUT]
+        # Most events come alone. With one row bound once, a run finds its input and its output, and makes nothing.
+        self._row = np.zeros((1, features), np.float32)
+        self._score = np.zeros(1, np.float32)
+        self._bound = bound = session.io_binding()
+        bound.bind_input(INPUT, "cpu", 0, np.float32, self._row.shape, self._row.ctypes.data)
+        bound.bind_output(OUTPUT, "cpu", 0, np.float32, self._score.shape, self._score.ctypes.data)
+        self._run_bound = session.run_with_iobinding
 
     @classmethod
     def load(cls, path: Path, features: int) -> OnnxScorer:
@@ -50,17 +56,25 @@ class OnnxScorer:
         except Exception as error:  # onnxruntime's errors share no base but Exception
             raise _refuse(f"it cannot be loaded: {_first_line(error)}") from error
         _check_signature(session, features)
-        scorer = cls(session)
         for rows in (1, 2):
             try:
-                found = scorer.score(np.zeros((rows, features), np.float32))
+                found = session.run([OUTPUT], {INPUT: np.zeros((rows, features), np.float32)})[0]
             except Exception as error:  # as above
                 raise _refuse(f"it cannot be run: {_first_line(error)}") from error
             if found.shape != (rows,):
                 raise _refuse(f"for {rows} rows it gives scores of shape {list(found.shape)}")
+        try:
+            scorer = cls(session, features)
+            scorer.score(np.zeros((1, features), np.float32))
+        except Exception as error:  # as above
+            raise _refuse(f"it cannot be run: {_first_line(error)}") from error
         return scorer
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        if len(features) == 1:
+            self._row[:] = features
+            self._run_bound(self._bound)
+            return self._score.copy()
         scores: NDArray[np.float32] = self._run(self._outputs, {INPUT: features})[0]
         return scores
 

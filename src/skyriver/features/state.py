@@ -73,6 +73,7 @@ class FeatureState:
         self._meta[layout.META_SEED] = int.from_bytes(os.urandom(8), "little", signed=True)
         self._tables = [Table.empty(k.stride, FIRST_SLOTS) for k in plan.keys]
         self._nodes = Nodes.empty(FIRST_SLOTS)
+        self._trails = bool(plan.trails)
         self._slots = np.zeros((len(plan.keys), layout.LOOK_AHEAD), np.uint64)
         self._line = np.empty(len(plan.names), np.float64)
         self._no_exact = np.empty((0, len(plan.names)), np.float64)
@@ -142,7 +143,7 @@ class FeatureState:
                 side.rows.array, side.labels.array, side.journal.array,
                 meta, self._slots, self._line, out, self._no_exact if exact is None else exact,
                 *(a for t in self._tables for a in (t.index, t.state)),
-                *((self._nodes.nodes, self._nodes.chains, codes) if self.plan.trails else ()),
+                *((self._nodes.nodes, self._nodes.chains, codes) if self._trails else ()),
             )  # fmt: skip
             side.row_count, side.journal_count = int(meta[layout.META_ROWS]), int(meta[layout.META_JOURNAL])
             if status == layout.DONE:

@@ -37,6 +37,14 @@ def test_rows_are_scored(tmp_path: Path) -> None:
     assert np.isnan(scores[2])
 
 
+def test_one_row_is_scored_as_among_others_and_its_score_stays(tmp_path: Path) -> None:
+    scorer = OnnxScorer.load(model_file(tmp_path / "m.onnx"), 3)
+    rows = np.array([[1, 2, 3], [np.nan, 0, 0], [-1, 0.5, 0]], np.float32)
+    alone = [scorer.score(rows[place : place + 1]) for place in range(3)]
+    assert all(score.shape == (1,) and score.dtype == np.float32 for score in alone)
+    assert np.array_equal(np.concatenate(alone), scorer.score(rows), equal_nan=True)
+
+
 @pytest.mark.parametrize(
     ("model", "features", "why"),
     [
