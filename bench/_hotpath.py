@@ -36,16 +36,9 @@ from skyriver.decide.rules import rules_of
 from skyriver.decide.scorer import OnnxScorer
 from skyriver.decide.windows import WindowsFiles
 from skyriver.train.trees_onnx import read_lightgbm, to_onnx
+from skyriver.wiring.process import SystemClock
 
 EVENTS = 40_000
-
-
-class SystemClock:
-    def wall(self) -> int:
-        return time.time_ns() // 1000
-
-    def monotonic(self) -> int:
-        return time.monotonic_ns() // 1000
 
 
 class Payment(sr.Event):

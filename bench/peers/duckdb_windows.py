@@ -16,31 +16,11 @@ import time
 from pathlib import Path
 
 import duckdb
-
-DAY = 86_400_000
-DAYS = (1, 7, 30)
-DELAY = 7 * DAY
+from _windows import query as windows_of
 
 
 def query(source: str) -> str:
-    windows, columns = [], []
-    for d in DAYS:
-        windows.append(
-            f"c{d} AS (PARTITION BY customer ORDER BY t RANGE BETWEEN {d * DAY - 1} PRECEDING AND CURRENT ROW)"
-        )
-        columns.append(f"count(*) OVER c{d} AS customer_count_{d}d, avg(amount) OVER c{d} AS customer_mean_{d}d")
-    for d in DAYS:
-        first, last = DELAY + d * DAY - 1, DELAY
-        windows.append(
-            f"t{d} AS (PARTITION BY terminal ORDER BY t RANGE BETWEEN {first} PRECEDING AND {last} PRECEDING)"
-        )
-        columns.append(
-            f"count(*) OVER t{d} AS terminal_count_{d}d, coalesce(avg(fraud) OVER t{d}, 0) AS terminal_fraud_{d}d"
-        )
-    return (
-        f"SELECT payment, {', '.join(columns)} FROM (SELECT *, \"at\" // 1000 AS t FROM read_parquet('{source}'))"
-        f" WINDOW {', '.join(windows)}"
-    )
+    return windows_of(f"(SELECT *, \"at\" // 1000 AS t FROM read_parquet('{source}'))")
 
 
 def main() -> None:

@@ -13,34 +13,13 @@ import argparse
 
 import pyspark
 from _jvm import timed
+from _windows import query
 from pyspark.sql import SparkSession
-
-DAY = 86_400_000
-DAYS = (1, 7, 30)
-DELAY = 7 * DAY
-
-
-def query(view: str) -> str:
-    windows, columns = [], []
-    for d in DAYS:
-        windows.append(
-            f"c{d} AS (PARTITION BY customer ORDER BY t RANGE BETWEEN {d * DAY - 1} PRECEDING AND CURRENT ROW)"
-        )
-        columns.append(f"count(*) OVER c{d} AS customer_count_{d}d, avg(amount) OVER c{d} AS customer_mean_{d}d")
-    for d in DAYS:
-        first, last = DELAY + d * DAY - 1, DELAY
-        windows.append(
-            f"t{d} AS (PARTITION BY terminal ORDER BY t RANGE BETWEEN {first} PRECEDING AND {last} PRECEDING)"
-        )
-        columns.append(
-            f"count(*) OVER t{d} AS terminal_count_{d}d, coalesce(avg(fraud) OVER t{d}, 0D) AS terminal_fraud_{d}d"
-        )
-    return f"SELECT payment, {', '.join(columns)} FROM {view} WINDOW {', '.join(windows)}"
 
 
 def run(spark: SparkSession, file: str, out: str) -> None:
     spark.sql(f"SELECT *, `at` DIV 1000 AS t FROM parquet.`{file}`").createOrReplaceTempView("payments")
-    found = spark.sql(query("payments"))
+    found = spark.sql(query("payments", "0D"))
     if out:
         found.write.csv(out)
     else:
