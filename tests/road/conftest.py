@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
+import worker_process
 from cloud_process import Cloud
 
 
@@ -18,3 +20,19 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     made = Cloud(tmp_path_factory.mktemp("shop"))
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[worker_process.Worker]:
+    """A stream's worker that runs, without a cloud."""
+    kernels = tmp_path_factory.getbasetemp() / "kernels"
+    found = worker_process.Worker(tmp_path_factory.mktemp("w"), kernels, worker_process.declare())
+    found.start()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def http(worker: worker_process.Worker) -> Iterator[Any]:
+    with worker.connection() as connection:
+        yield connection

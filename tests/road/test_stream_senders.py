@@ -6,7 +6,6 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,6 @@ NUMBERS = count(1_000_000)
 PATH = "/streams/payments/events"
 MSGPACK = {"content-type": "application/msgpack"}
 LINES = {"content-type": "application/x-ndjson"}
-
-
-@pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    kernels = tmp_path_factory.getbasetemp() / "kernels"
-    found = harness.Worker(tmp_path_factory.mktemp("w"), kernels, harness.declare())
-    found.start()
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def http(worker: Any) -> Iterator[Any]:
-    with worker.connection() as connection:
-        yield connection
 
 
 def goes_on(worker: Any) -> None:

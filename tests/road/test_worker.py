@@ -6,7 +6,6 @@ import json
 import stat
 import sys
 import time
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,21 +22,6 @@ import worker_process as harness
 from worker_process import payment
 
 HOUR = 3_600_000_000
-
-
-@pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    kernels = tmp_path_factory.getbasetemp() / "kernels"
-    found = harness.Worker(tmp_path_factory.mktemp("w"), kernels, harness.declare())
-    found.start()
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def http(worker: Any) -> Iterator[Any]:
-    with worker.connection() as connection:
-        yield connection
 
 
 def block(rows: list[dict[str, Any]]) -> bytes:
