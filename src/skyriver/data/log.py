@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Protocol
+
+from skyriver.core.errors import InvalidInput
 
 
 class RecordKind(IntEnum):
@@ -40,6 +42,21 @@ class Record:
     offset: int = -1
     epoch: int = 0
     """offset and epoch are set by the log."""
+
+
+_TIMES, _COUNTS, _KEY_IDS = range(-(2**63), 2**63), range(1, 2**32), range(2**64)
+
+
+def place(records: Sequence[Record], first: int, epoch: int) -> list[Record]:
+    """The records with offsets from `first` on. Raises InvalidInput (BAD_RECORD) for one that has no place in a log."""
+    placed, offset = [], first
+    for record in records:
+        fits = record.time in _TIMES and record.count in _COUNTS and record.key_id in _KEY_IDS
+        if not fits or record.kind not in RecordKind._value2member_map_:
+            raise InvalidInput(f"A record of kind {record.kind!r} has no place in a log.", code="BAD_RECORD")
+        placed.append(replace(record, offset=offset, epoch=epoch))
+        offset += record.count
+    return placed
 
 
 class LogReader(Protocol):

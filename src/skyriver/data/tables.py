@@ -72,6 +72,20 @@ class CompactingTables(Tables, Protocol):
         ...
 
 
+def columns_of(name: str, known: Sequence[str], asked: Sequence[str] | None) -> list[str]:
+    """The columns to read: all `known`, or those asked for. Raises InvalidInput (UNKNOWN_COLUMN)."""
+    wanted = list(known if asked is None else asked)
+    unknown = next((column for column in wanted if column not in known), None)
+    if unknown is not None:
+        raise InvalidInput(
+            f"The table {name} has no column {unknown!r}.",
+            code="UNKNOWN_COLUMN",
+            where=name,
+            next_action=f"It has {', '.join(known[:50])}.",
+        )
+    return wanted
+
+
 def split_name(name: str) -> tuple[str, str]:
     """(tenant, table) of `tenant/table`. Raises InvalidInput (BAD_NAME)."""
     tenant, slash, table = name.partition("/")

@@ -131,7 +131,7 @@ def decide_events(
                 decision = rules.decide(score, features, values)
             else:
                 decision = rules.fallback if late else rules.decide_without(features, values)
-        ran = model is not None and (stood_in or reason in _MODEL_RAN)
+        ran = model if stood_in or reason in _MODEL_RAN else None
         own: Id = values[id_place]  # type: ignore[assignment]  # an id is a whole number or a text, never missing
         records.append(
             DecisionRecord(
@@ -141,8 +141,8 @@ def decide_events(
                 decision,
                 score,
                 vector,
-                model.name if model is not None and ran else "",
-                model.version if model is not None and ran else 0,
+                ran.name if ran is not None else "",
+                ran.version if ran is not None else 0,
                 rules_digest,
                 features_digest,
                 reason,
@@ -234,13 +234,13 @@ def _outcomes(
         decision, code = divmod(rest, len(REASONS))
         reason = REASONS[code]
         model, arm, stood_in = who[lane]
-        ran = model is not None and (stood_in or reason in _MODEL_RAN)
+        ran = model if stood_in or reason in _MODEL_RAN else None
         outcomes.append(
             Outcome(
                 Status.FALLBACK if stood_in else _STATUS[reason],
                 names[decision],
-                model.name if model is not None and ran else "",
-                model.version if model is not None and ran else 0,
+                ran.name if ran is not None else "",
+                ran.version if ran is not None else 0,
                 rules.digest if rules is not None else "",
                 features_digest,
                 reason,

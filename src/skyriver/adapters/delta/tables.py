@@ -38,7 +38,7 @@ from skyriver.adapters.delta.past import Past, read_past
 from skyriver.adapters.folders import make_folder
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from skyriver.core.names import check_name
-from skyriver.data.tables import TableVersion, split_name
+from skyriver.data.tables import TableVersion, columns_of, split_name
 
 PIECE_ROWS = 1 << 17
 _LOCK = ".writer"
@@ -113,16 +113,7 @@ class DeltaTables:
         newest = self._newest(table, name)
         if newest.version < version:  # torn: reading it tells how
             newest = self._ledger(table, name, version)
-        known = [column for column, _ in newest.schema]
-        wanted = list(known if columns is None else columns)
-        unknown = next((column for column in wanted if column not in known), None)
-        if unknown is not None:
-            raise InvalidInput(
-                f"The table {name} has no column {unknown!r}.",
-                code="UNKNOWN_COLUMN",
-                where=name,
-                next_action=f"It has {', '.join(known[:50])}.",
-            )
+        wanted = columns_of(name, [column for column, _ in newest.schema], columns)
         return self._pieces(table, name, described, newest, wanted)
 
     def names(self, tenant: str) -> list[str]:

@@ -5,16 +5,11 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from skyriver.core.errors import Conflict, Corrupt, InvalidInput, NotFound, SkyriverError, Unavailable
 from skyriver.core.objects import VerifiableObjects
-from skyriver.data.log import Record, RecordKind
+from skyriver.data.log import Record, place
 from skyriver.data.retention import Part
-
-_TIMES = range(-(2**63), 2**63)
-_COUNTS = range(1, 2**32)
-_KEY_IDS = range(2**64)
 
 
 class MemoryLogStore:
@@ -131,14 +126,9 @@ class MemoryLog:
 
     def append(self, records: Sequence[Record]) -> int:
         self._ready()
-        first = offset = self._next
-        placed = []
-        for record in records:
-            _check(record)
-            placed.append(replace(record, offset=offset, epoch=self._epoch))
-            offset += record.count
-        self._unsynced += placed
-        self._next = offset
+        first = self._next
+        self._unsynced += place(records, first, self._epoch)
+        self._next += sum(record.count for record in records)
         return first
 
     def sync(self) -> None:
@@ -235,12 +225,6 @@ class MemoryLog:
     def _ready(self) -> None:
         if self._closed:
             raise Conflict("This log is closed.", code="LOG_CLOSED", where="memory")
-
-
-def _check(record: Record) -> None:
-    fits = record.time in _TIMES and record.count in _COUNTS and record.key_id in _KEY_IDS
-    if not fits or record.kind not in RecordKind._value2member_map_:
-        raise InvalidInput(f"A record of kind {record.kind!r} has no place in a log.", code="BAD_RECORD")
 
 
 def _lost(epoch: int) -> SkyriverError:

@@ -10,7 +10,7 @@ import polars as pl
 
 from skyriver.core.errors import Conflict, Corrupt, InvalidInput, NotFound
 from skyriver.core.names import check_name
-from skyriver.data.tables import TableVersion, split_name
+from skyriver.data.tables import TableVersion, columns_of, split_name
 
 PIECE_ROWS = 1 << 17
 COMPACT_EVERY = 50
@@ -102,15 +102,7 @@ class MemoryTables:
     def scan(self, name: str, version: int, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
         self.describe(name, version)
         table = self._table(name)
-        wanted = list(table.schema if columns is None else columns)
-        unknown = next((column for column in wanted if column not in table.schema), None)
-        if unknown is not None:
-            raise InvalidInput(
-                f"The table {name} has no column {unknown!r}.",
-                code="UNKNOWN_COLUMN",
-                where=name,
-                next_action=f"It has {', '.join(table.schema)}.",
-            )
+        wanted = columns_of(name, list(table.schema), columns)
         frames = [frame.select(wanted) for added in table.frames[: version + 1] for frame in added if len(frame)]
         return (
             piece

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from nats.aio.client import Client
 from nats.js.api import DiscardPolicy, PubAck, RetentionPolicy, StorageType, StreamConfig
@@ -27,8 +26,8 @@ from skyriver.adapters.nats.calling import NatsCaller
 from skyriver.adapters.nats.frames import FRAME, HEADER, Head, messages_of
 from skyriver.adapters.nats.proof import check_syncs
 from skyriver.adapters.nats.reader import Found, NatsReader, Place
-from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavailable
-from skyriver.data.log import Record, RecordKind
+from skyriver.core.errors import Conflict, SkyriverError, Unavailable
+from skyriver.data.log import Record, place
 from skyriver.data.retention import Part
 from skyriver.decide.sources import Access
 
@@ -43,7 +42,6 @@ TRIES = 5
 WRONG_LAST = frozenset({10071, 10164})
 NO_ROOM = frozenset({10077, 10047, 10023, 10122})
 """Maximum bytes exceeded, insufficient storage, insufficient resources, the stream's maximum messages."""
-_TIMES, _COUNTS, _KEY_IDS = range(-(2**63), 2**63), range(1, 2**32), range(2**64)
 
 
 def open_nats_log(url: str, name: str, access: Callable[[], Access], *, holder: str, began: bool = False) -> NatsLog:
@@ -94,13 +92,8 @@ class NatsLog:
 
     def append(self, records: Sequence[Record]) -> int:
         self._ready()
-        first = offset = self.next_offset
-        placed = []
-        for record in records:
-            _check(record)
-            placed.append(replace(record, offset=offset, epoch=self._epoch))
-            offset += record.count
-        self._held += placed
+        first = self.next_offset
+        self._held += place(records, first, self._epoch)
         return first
 
     def sync(self) -> None:
@@ -274,12 +267,6 @@ class _Late(Exception):
 def _both(synced: Iterator[Record], held: Sequence[Record]) -> Iterator[Record]:
     yield from synced
     yield from held
-
-
-def _check(record: Record) -> None:
-    fits = record.time in _TIMES and record.count in _COUNTS and record.key_id in _KEY_IDS
-    if not fits or record.kind not in RecordKind._value2member_map_:
-        raise InvalidInput(f"A record of kind {record.kind!r} has no place in a log.", code="BAD_RECORD")
 
 
 def log_gone(url: str, stream: str) -> Unavailable:
