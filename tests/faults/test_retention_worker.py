@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 import worker_process as harness
 
 MB = 1_000_000
-DAY = 86_400 * MB
+HOUR = 3_600 * MB
+DAY = 24 * HOUR
 START = 1_700_000_000 * MB
 NOTE = "x" * 3_000
 
@@ -33,6 +34,7 @@ class Worker(harness.Worker):
     """With a stream of large events, ten days apart in each batch."""
 
     materialised = -1
+    sent = 0
 
     def declare(self, **kept: Any) -> None:
         stream = self.app.streams[0].model_copy(update={"dedupe_us": 60 * MB, **kept})
@@ -270,3 +272,120 @@ def test_a_tier_that_cannot_be_used_does_not_keep_the_stream_from_its_work(worke
         worker.send(http, 0, 20)
         told = worker.wait_for(lambda r: "tier" in r["message"] or "stays where it is" in r["message"])
         assert told["ready"]
+
+
+# Features over a log that has given up its beginning; windows look 30 days back.
+
+
+def cut(worker: Worker, http: Any, step_us: int) -> int:
+    """Sends events in such steps until the log's beginning is gone; the number of the next one."""
+    number = worker.send(http, 0, 80, step_us=step_us)
+    worker.materialise(2 * number)
+    deadline = harness.until(lambda: trickle(worker, http, step_us) and worker.report()["first_offset"] > 0)
+    assert deadline, worker.report()
+    return worker.sent
+
+
+def trickle(worker: Worker, http: Any, step_us: int) -> bool:
+    """One event more: checkpoints are taken of a stream that moves."""
+    worker.sent = max(worker.sent, worker.report()["events"])
+    status, _ = http.send_events([worker.event(worker.sent, step_us)], wait=False)
+    worker.sent += 1
+    return bool(status == 200)
+
+
+def change_features(worker: Worker) -> tuple[Any, Any]:
+    before, kept = worker.features, worker.app.streams
+    worker.app = harness.declare("process", more=True).model_copy(update={"streams": kept})
+    worker.release(1, trained_on=before)
+    return before, worker.features
+
+
+def in_state(worker: Worker, state: str) -> dict[str, Any]:
+    return worker.wait_for(lambda r: r.get("ready") and r["features"] and r["features"]["state"] == state)
+
+
+def check(worker: Worker) -> Any:
+    reader = SegmentReader(worker.log_directory)
+    assert reader.first_offset > 0
+    report = worker.verify(reader, begin=reader.begin())
+    assert (report.different, report.undecided, report.decided_twice, report.unknown) == (0, 0, 0, 0)
+    assert report.compared > 0
+    return report
+
+
+def test_changed_features_are_built_from_what_a_cut_log_has(worker: Worker) -> None:
+    worker.declare(retention_bytes=16 * MB)
+    worker.start()
+    with worker.connection() as http:
+        number = cut(worker, http, HOUR)
+        _, after = change_features(worker)
+        report = in_state(worker, "ready")
+        assert (report["message"], report["features"]["whole_from"]) == ("", None)
+        worker.release(2, trained_on=after)
+        worker.wait_for(lambda r: r["model"]["version"] == 2)
+        number = worker.send(http, number, 3, step_us=HOUR)
+    assert worker.stop() == 0
+    assert check(worker).feature_sets == 2
+
+    # Without a checkpoint they are built anew from what there is.
+    for path in (worker.directory / "stream" / "checkpoint").iterdir():
+        path.unlink()
+    worker.start()
+    with worker.connection() as http:
+        assert http.send_events([worker.event(number - 1, HOUR)])[1]["duplicates"] == 1
+        number = worker.send(http, number, 3, step_us=HOUR)
+    worker.wait_for(lambda r: r["checkpoint_offset"] > SegmentReader(worker.log_directory).first_offset)
+    assert worker.stop() == 0
+    check(worker)
+
+    # A damaged side log costs that too; a damaged word about it nothing.
+    side = worker.directory / "stream" / "side" / harness.digest_of(worker, after)[:16]
+    (side / "side.json").write_bytes(b'{"format": 1, "feat')
+    worker.start()
+    assert "replayed from" in (worker.directory / "log.txt").read_text()
+    assert worker.stop() == 0
+    assert "cannot be used" not in (worker.directory / "log.txt").read_text()
+    (side / "rows").unlink()
+    worker.start()
+    assert "cannot be used" in (worker.directory / "log.txt").read_text()
+    with worker.connection() as http:
+        worker.send(http, number, 3, step_us=HOUR)
+    assert worker.stop() == 0
+    check(worker)
+
+
+def test_changed_features_wait_until_a_cut_log_has_all_that_they_look_back_to(worker: Worker) -> None:
+    worker.declare(retention_bytes=16 * MB)
+    worker.start()
+    step = 10 * MB
+    with worker.connection() as http:
+        number = cut(worker, http, step)
+        _, after = change_features(worker)
+        report = in_state(worker, "waiting")
+        whole_from = report["features"]["whole_from"]
+        gone = whole_from - 30 * DAY
+        assert START < gone < report["effective_time"]
+        worker.release(2, trained_on=after)
+        worker.kill()
+        worker.start()
+    report = in_state(worker, "waiting")
+    assert report["features"]["whole_from"] == whole_from, "kept in the checkpoint"
+    with worker.connection() as http:
+
+        def send(at: int) -> dict[str, Any]:
+            nonlocal number
+            number += 1
+            status, answer = http.send_events([{**worker.event(number), "at": at}])
+            assert status == 200
+            return dict(answer["decisions"][0])
+
+        number += 10
+        assert send(whole_from - 1)["version"] == 1
+        assert in_state(worker, "waiting")["model"]["version"] == 1
+        assert send(whole_from)["version"] == 1
+        worker.wait_for(lambda r: r["model"]["version"] == 2)
+        decided = send(whole_from + HOUR)
+        assert (decided["version"], set(decided["features"])) == (2, set(after.names))
+    assert worker.stop() == 0
+    assert check(worker).feature_sets == 2

@@ -73,6 +73,10 @@ class LogReader(Protocol):
         """The offset after the last whole record."""
         ...
 
+    def begin(self) -> tuple[int, int]:
+        """(The first offset that is there, T of the last record that was given up before it); (0, 0): all is there."""
+        ...
+
 
 class Log(LogReader, Protocol):
     """The one writer of a partition.

@@ -80,6 +80,7 @@ def _read(source: LogReader, start: int) -> list[Record]:
 def parts_are_what_is_closed(make: Make) -> None:
     log = make().open()
     must(list(log.parts()) == [] and log.first_offset == 0, "an empty log has no closed part, and begins at 0")
+    must(log.begin() == (0, 0), "it is whole")
     _fill(log)
     parts = log.parts()
     must(len(parts) > 3, "the exam needs a log that closes parts")
@@ -100,6 +101,8 @@ def whole_parts_are_given_up(make: Make) -> None:
     _whole(reader, 0, RECORDS, "all is there")
     must(log.remove_before(parts[1].end - 1) == parts[1].base, "a part that is needed in part stays whole")
     must(log.first_offset == reader.first_offset == parts[1].base, "writer and reader know where it begins")
+    begin = (parts[1].base, parts[0].time)
+    must(log.begin() == reader.begin() == begin, "and the time of the last record before it")
     must(log.remove_before(0) == parts[1].base, "what is gone is gone")
     first = parts[1].base
     for source in (log, reader, harness.reader()):

@@ -1,8 +1,10 @@
 """Building the state of a changed feature set from the log, beside the worker that decides by the set before.
 
-It folds the log from its beginning in large batches and keeps checkpoints of its own, so that it goes on where it
-was when it is begun again. It ends when it is close behind the log's end: the worker opens what was built, folds the
-rest, and goes on with both sets (DESIGN 6.8).
+It folds the log in large batches, from its first offset on, and keeps checkpoints of its own, so that it goes on where
+it was when it is begun again. Of a log that has given up its beginning the features are whole from the time on at which
+they look back no further than the log does: what was built says so (`whole_from`), and decides from then on. It ends
+when it is close behind the log's end: the worker opens what was built, folds the rest, and goes on with both sets
+(DESIGN 6.8).
 
 Cost: one core for a `share` of the time, the memory of the set's key tables and of one batch, the disk of its side log.
 """
@@ -18,9 +20,8 @@ from skyriver.core.errors import Conflict, Corrupt
 from skyriver.core.spec import FeatureSetSpec
 from skyriver.core.units import SECOND
 from skyriver.data.log import LogReader
-from skyriver.decide.checkpoint import Checkpoint, CheckpointFiles, Counters
+from skyriver.decide.checkpoint import NEVER, Checkpoint, CheckpointFiles, Counters
 from skyriver.decide.folding import Folding
-from skyriver.decide.partition import NEVER
 from skyriver.decide.windows import KernelWindows, SavedWindows, WindowsFiles
 
 CLOSE_RECORDS = 5_000
@@ -46,9 +47,10 @@ def build(
     reader: LogReader, files: WindowsFiles, features: FeatureSetSpec, directory: Path, resting: Resting, tell: Tell
 ) -> int:
     """Folds `features` until they are close to the log's end; checkpoints are kept in `directory`. Returns the offset
-    of the last one, which has the state of all records below it. Raises Corrupt (the log), Unavailable."""
+    of the last one, which has the state of all records below it. Raises Corrupt (the log), Unavailable, NotFound
+    (OFFSET_GONE) where the log gave up what it was about to read: it is to be begun again."""
     checkpoints = CheckpointFiles(directory)
-    windows, start = _resume(checkpoints, files, features, reader.next_offset)
+    windows, start = _resume(checkpoints, files, features, reader)
     try:
         return _Build(reader, windows, checkpoints, resting, tell).run(start)
     finally:
@@ -56,16 +58,18 @@ def build(
 
 
 def _resume(
-    checkpoints: CheckpointFiles, files: WindowsFiles, features: FeatureSetSpec, log_end: int
+    checkpoints: CheckpointFiles, files: WindowsFiles, features: FeatureSetSpec, reader: LogReader
 ) -> tuple[KernelWindows, int]:
-    saved = built(checkpoints, files.digest_of(features), log_end)
-    if saved is not None:
+    first, gone = reader.begin()
+    saved = built(checkpoints, files.digest_of(features), reader.next_offset)
+    if saved is not None and saved.offset >= first:
         try:
-            return files.open(features, saved.features), saved.offset
+            return files.open(features, saved.features, saved.whole_from), saved.offset
         except (Corrupt, Conflict):
             pass  # it is built from the beginning
     checkpoints.clear()
-    return files.open(features, None), 0
+    reach = files.prepare(features).plan.reach
+    return files.open(features, None, gone + reach if first else NEVER), first
 
 
 def built(checkpoints: CheckpointFiles, digest: str, log_end: int) -> Checkpoint | None:
@@ -135,6 +139,7 @@ class _Build:
             horizon=(),
             control=None,
             loads=(),
+            whole_from=self._windows.whole_from,
         )
         self._checkpoints.write(checkpoint)
         if self._saved is not None:

@@ -21,6 +21,8 @@ from skyriver.decide.records import ControlRecord
 
 _MAGIC = b"SKYRCP1\n"
 KEPT = 2
+NEVER = -(2**62)
+"""Effective time before the first event."""
 
 
 class BlockAnswer(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -78,6 +80,8 @@ class SavedSet(msgspec.Struct, frozen=True):
     spec: dict[str, Any]
     """Its FeatureSetSpec, as JSON."""
     state: bytes
+    whole_from: int = NEVER
+    """See `Windows`."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -99,6 +103,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     dead_letters: tuple[DeadLetter, ...] = ()
     """The last ones."""
     beside: SavedSet | None = None
+    whole_from: int = NEVER
+    """Of `features`, while they are built; those that decide are whole."""
 
     @property
     def sets(self) -> frozenset[str]:

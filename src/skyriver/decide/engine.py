@@ -76,6 +76,8 @@ class Engine:
         self.partition = partition
         self.deciding = Deciding()
         self.arms = Arms()
+        self.control_offset = 0
+        """Of the CONTROL record that tells what is decided with now; the log must not give it up."""
         self._stream = stream
         self._log = log
         self._windows = windows
@@ -102,12 +104,17 @@ class Engine:
     def use(self, deciding: Deciding) -> None:
         """From the next event on, decide with this; written to the log as a CONTROL record. Raises Conflict
         (FEATURES_NOT_BUILT), changing nothing, where its features are not folded."""
+        before = self._windows.spec if self._windows is not None else None
         if deciding.features_digest and self._windows is not None:
             self._windows.switch(deciding.features_digest)
         self.deciding = deciding
         self.arms.use(deciding)
         control = self._control(None)
-        self._log.append([Record(RecordKind.CONTROL, self.partition.time, encode_control(control))])
+        if before is not None and control.features != (told := before.to_json()):
+            control = msgspec.structs.replace(control, features_before=told)
+        self.control_offset = self._log.append(
+            [Record(RecordKind.CONTROL, self.partition.time, encode_control(control))]
+        )
         self.partition.control = control
 
     def take(self, submissions: Sequence[Submission]) -> list[Receipt]:

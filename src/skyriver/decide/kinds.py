@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from skyriver.core.jobs import ENDED, new_job, next_number
@@ -149,6 +150,7 @@ def _coarse(changing: Mapping[str, Any] | None, before: Mapping[str, Any] | None
         "percent": 100 * int(changing["offset"]) // max(1, int(changing["end"])),
         "memory_mb": -(-int(changing["memory_mb"]) // 10) * 10,
         "disk_mb": -(-int(changing["disk_mb"]) // 10) * 10,
+        "whole_from": changing.get("whole_from"),
     }
 
 
@@ -162,6 +164,16 @@ def _features_change(stream: Resource, changing: Mapping[str, Any]) -> dict[str,
             "message": "Its changed features are computed beside those that decide, until a version trained on them is"
             f" released; they take up to {cost}.",
             "next_action": f"`skyriver run {model}` trains one.",
+        }
+    if changing["state"] == "waiting":
+        at = datetime.fromtimestamp(int(changing["whole_from"]) / 1e6, UTC)
+        return {
+            "reason": "FEATURES_WAIT",
+            "message": "Its log has given up a part of what its changed features look back to. They are computed beside"
+            f" those that decide, and may decide from {at:%Y-%m-%d %H:%M} UTC on, by its events' time; until then they"
+            f" take up to {cost}.",
+            "next_action": f"`skyriver run {model}` trains on them meanwhile. To have them sooner, declare a stream of"
+            f" another name and load the history from the table {stream.name} there.",
         }
     return {
         "reason": "FEATURES_BUILD",

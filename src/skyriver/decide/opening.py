@@ -21,12 +21,11 @@ from skyriver.core.jobs import Progress
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.core.units import SECOND
 from skyriver.data.log import Log, RecordKind
-from skyriver.decide.checkpoint import KEPT, Checkpoint, CheckpointFiles
+from skyriver.decide.checkpoint import KEPT, NEVER, Checkpoint, CheckpointFiles
 from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
 from skyriver.decide.journal import JournaledIds
-from skyriver.decide.partition import NEVER
 from skyriver.decide.records import ControlRecord, decode_control
 from skyriver.decide.recovery import Recovered, recover
 from skyriver.decide.windows import FeatureSets, SavedWindows, Windows, WindowsFiles
@@ -101,6 +100,11 @@ class PartitionFiles:
         """Digests of the features that are folded and that the newest checkpoint has: these survive the process."""
         generation, digests = self._durable
         return digests if self._sets is not None and self._sets.generation == generation else frozenset()
+
+    def usable(self, time: int) -> frozenset[str]:
+        """Digests of the features that may take over at this effective time: what the log names then, a restart must
+        find, and they have folded all that they look back to."""
+        return self.durable & self._sets.whole_at(time) if self._sets is not None else frozenset()
 
     def open(self, choose: Choose, progress: Progress) -> Engine:
         """Recovers the partition from its log, notes what is decided with, decides what was left undecided, and syncs.
@@ -199,7 +203,7 @@ class PartitionFiles:
         if checkpoint.beside is not None:
             beside = FeatureSetSpec.model_validate(checkpoint.beside.spec)
             try:
-                self._sets.add(files.open(beside, checkpoint.beside.state))
+                self._sets.add(files.open(beside, checkpoint.beside.state, checkpoint.beside.whole_from))
             except (Corrupt, Conflict):
                 _log.warning("the features beside those that decide are built anew", exc_info=True)
         self._durable = self._sets.generation, frozenset(self._sets.specs)
@@ -215,7 +219,7 @@ class PartitionFiles:
     def _last_spec(self, files: WindowsFiles) -> FeatureSetSpec | None:
         """Of the features that decide at the end of the log; None where nothing was decided yet or it is not known."""
         last: ControlRecord | None = None
-        for record in self._log.read(0):
+        for record in self._log.read(self._log.begin()[0]):
             if record.kind is RecordKind.CONTROL:
                 control = decode_control(record.payload)
                 last = control if control.load is None else last

@@ -14,11 +14,9 @@ from skyriver.core.errors import Conflict
 from skyriver.core.spec import StreamSpec
 from skyriver.data.log import Record
 from skyriver.decide.blocks import DecisionBlock
-from skyriver.decide.checkpoint import BlockAnswer, Counters, DeadLetter, Load
+from skyriver.decide.checkpoint import NEVER, BlockAnswer, Counters, DeadLetter, Load
 from skyriver.decide.records import ControlRecord, DecisionRecord, LoadStep, decode_dead, decode_decision
 
-NEVER = -(2**62)
-"""Effective time before the first event."""
 KEPT_DECISIONS = 20_000
 """Last decisions in memory, some 400 bytes each, for duplicates of recent events; older ones are read from the log."""
 KEPT_LOADS = 4

@@ -146,6 +146,8 @@ class ControlRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     features: dict[str, Any] | None = None
     """FeatureSetSpec, as JSON, of `features_digest`: how the features of the decisions after it were computed. None
     where there are none, beside a load, and in logs of before it was kept."""
+    features_before: dict[str, Any] | None = None
+    """Those of the decisions before it, where it changes them: the log may give up what told of them."""
 
 
 _encoder = msgspec.msgpack.Encoder()

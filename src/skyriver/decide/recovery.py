@@ -2,9 +2,9 @@
 
 The newest checkpoint that is whole is taken, windows are brought back to it, and the records after it are replayed:
 events and labels fold into windows, ids are added again, decisions are taken as they were; where a record says that
-other features took over, the windows change too. Without a checkpoint everything is replayed from offset 0, by the
-features that decide at the end. Events that have no decision at the end are given back: they are decided once the
-deciding is known (DESIGN 6.8).
+other features took over, the windows change too. Without a checkpoint all that the log has is replayed, by the
+features that decide at the end; where it has given up its beginning, it must have all that these look back to. Events
+that have no decision at the end are given back: they are decided once the deciding is known (DESIGN 6.8).
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from skyriver.core.errors import Conflict, Corrupt, NotFound
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import StreamSpec
+from skyriver.core.units import format_duration
 from skyriver.data.columns import EventBlock, decode_events
 from skyriver.data.keys import key_of_text, keys_of_column
 from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.decide.blocks import decode_decisions
-from skyriver.decide.checkpoint import BlockAnswer, Checkpoint
+from skyriver.decide.checkpoint import NEVER, BlockAnswer, Checkpoint
 from skyriver.decide.deciding import Undecided
 from skyriver.decide.history import read_record
 from skyriver.decide.partition import Ids, Partition, check_same_stream
@@ -47,6 +48,7 @@ CHUNK = 4096
 class _Event:
     values: list[Value]
     late: bool
+    time: int
     features: NDArray[np.float32] | None = None
 
 
@@ -76,6 +78,8 @@ class Replay:
         self._keys: list[int] = []
         self._offsets: list[int] = []
         self._step: LoadStep | None = None
+        self.decides_from = NEVER
+        """The effective time of the first event that is still to be decided, once it has finished."""
         stream = partition.stream
         self._id = next(place for place, f in enumerate(stream.fields) if f.name == stream.id)
         self._text_id = stream.field(stream.id).type == "text"
@@ -118,6 +122,7 @@ class Replay:
         for first in list(self._blocks):
             self._take_apart(first)
         waiting = sorted(self._waiting.items())
+        self.decides_from = min((event.time for _, event in waiting if not event.late), default=self._partition.time)
         features = [event.features for _, event in waiting if event.features is not None]
         return Undecided(
             offsets=[offset for offset, _ in waiting],
@@ -138,7 +143,7 @@ class Replay:
 
     def _event(self, record: Record) -> None:
         flags, values = decode_event(record.payload)
-        event = _Event(values, bool(flags & LATE))
+        event = _Event(values, bool(flags & LATE), record.time)
         self._waiting[record.offset] = event
         own = values[self._id]
         self._keys.append(key_of_text(own) if self._text_id else own)  # type: ignore[arg-type]  # an id is one of these
@@ -174,9 +179,10 @@ class Replay:
         block = self._blocks.pop(first)
         late = block.events.late.tolist() if block.events.late is not None else [False] * len(block.events)
         features = iter(block.features) if block.features is not None else None
+        times = block.events.effective.tolist()
         for place, (values, is_late) in enumerate(zip(block.events.columns.rows(), late, strict=True)):
             own = next(features) if features is not None and not is_late else None
-            self._waiting[first + place] = _Event(values, is_late, own)
+            self._waiting[first + place] = _Event(values, is_late, times[place], own)
 
     def _label(self, record: Record) -> None:
         self._partition.counters.labels += 1
@@ -226,7 +232,8 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """`offset` is where the replay began (0: no checkpoint could be used), `passed_over` why not a newer one."""
+    """`offset` is where the replay began (the log's first one: no checkpoint could be used), `passed_over` why not
+    later."""
 
     partition: Partition
     windows: Windows | None
@@ -250,23 +257,14 @@ def recover(
     that is not possible.
 
     Raises Conflict: STREAM_CHANGED when the log's events have other fields, HISTORY_GONE when no checkpoint can be used
-    and the log's beginning was given up; Corrupt when the log is damaged."""
+    and the log has given up what its features look back to; Corrupt when the log is damaged."""
     passed_over: list[str] = []
     for checkpoint in checkpoints:
         try:
             return _replay(log, stream, checkpoint, open_windows, open_ids, progress, tuple(passed_over))
         except (Corrupt, Conflict, NotFound) as error:  # NotFound: the log begins later
             passed_over.append(f"The checkpoint at {checkpoint.offset} cannot be used: {error.message}")
-    try:
-        return _replay(log, stream, None, open_windows, open_ids, progress, tuple(passed_over))
-    except NotFound as error:
-        raise Conflict(
-            f"{stream.name} cannot be built anew from its log: {error.message} {' '.join(passed_over)}".strip(),
-            code="HISTORY_GONE",
-            where=error.where,
-            next_action="Restore its checkpoints from a backup. Else declare a stream of another name, and load the"
-            f" history from the table {stream.name} there.",
-        ) from error
+    return _replay(log, stream, None, open_windows, open_ids, progress, tuple(passed_over))
 
 
 def _replay(
@@ -278,8 +276,9 @@ def _replay(
     progress: Progress,
     passed_over: tuple[str, ...],
 ) -> Recovered:
-    partition = Partition(stream) if checkpoint is None else _partition_at(stream, checkpoint)
-    start = checkpoint.offset if checkpoint is not None else 0
+    first, gone = log.begin()
+    partition = _partition_behind(log, stream, first, gone) if checkpoint is None else _partition_at(stream, checkpoint)
+    start = checkpoint.offset if checkpoint is not None else first
     ids = open_ids(checkpoint.ids if checkpoint is not None else None)
     windows = open_windows(checkpoint)
     try:
@@ -290,11 +289,32 @@ def _replay(
             if count % CHUNK == 0:
                 progress("replay", record.offset - start, end - start)
         undecided = replay.finish()
+        if checkpoint is None and first and windows is not None and replay.decides_from < gone + windows.reach:
+            raise _history_gone(stream, first, windows.reach, passed_over)
     except BaseException:
         if windows is not None:
             windows.close()
         raise
     return Recovered(partition, windows, ids, undecided, start, passed_over)
+
+
+def _history_gone(stream: StreamSpec, first: int, reach: int, passed_over: tuple[str, ...]) -> Conflict:
+    return Conflict(
+        f"{stream.name} cannot be built anew from its log: the first offset that is there is {first}, what was before"
+        f" was given up, and its features look {format_duration(reach)} back. {' '.join(passed_over)}".strip(),
+        code="HISTORY_GONE",
+        next_action="Restore its checkpoints from a backup. Else declare a stream of another name, and load the history"
+        f" from the table {stream.name} there. A retention of {format_duration(reach)} or more saves from this.",
+    )
+
+
+def _partition_behind(log: LogReader, stream: StreamSpec, first: int, gone: int) -> Partition:
+    """At the beginning of the log. Where that was given up: T, and from where on ids are remembered; counted is what
+    comes after it."""
+    if not first:
+        return Partition(stream)
+    time = min(gone, *(record.time for record in log.read(first, end=first + 1)))
+    return Partition(stream, time=time, horizon=[(first, time)])
 
 
 def _partition_at(stream: StreamSpec, checkpoint: Checkpoint) -> Partition:

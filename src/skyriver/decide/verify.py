@@ -72,7 +72,7 @@ class _Set:
         self.equal = 0
         self.cut = 0
         first, gone = begin
-        self._whole_from = gone + max(plan.edges, default=0)
+        self._whole_from = gone + plan.reach
         """Windows of events with a T from this on lie in the log as a whole."""
         self._whole_at = None if first else 0
         """The offset behind the first record that has such a T, once it has come."""
@@ -197,7 +197,7 @@ def verify_stream(
     if cut and not compared:
         raise Conflict(
             f"The log of {stream.name} begins with offset {begin[0]}: no decision in it has windows"
-            f" ({format_duration(max(declared.edges, default=0))} back) that lie in the log as a whole.",
+            f" ({format_duration(declared.reach)} back) that lie in the log as a whole.",
             code="WINDOWS_CUT",
             next_action="Keep the log for longer than the widest window (retention) to verify it.",
         )
@@ -227,8 +227,8 @@ def _plans_in(reader: LogReader, stream: StreamSpec, begin: int, end: int) -> di
         if record.kind is not RecordKind.CONTROL:
             continue
         control = decode_control(record.payload)
-        if control.features is not None and control.features_digest not in found:
-            plan = plan_features(FeatureSetSpec.model_validate(control.features), stream)
-            if plan.digest == control.features_digest:
+        for features in (control.features, control.features_before):
+            if features is not None:
+                plan = plan_features(FeatureSetSpec.model_validate(features), stream)
                 found[plan.digest] = plan
     return found

@@ -17,7 +17,7 @@ from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.data.columns import Column, Columns
 from skyriver.data.keys import codes_of_column, codes_of_values, keys_of_column, keys_of_texts
 from skyriver.data.log import RecordKind
-from skyriver.decide.checkpoint import SavedSet
+from skyriver.decide.checkpoint import NEVER, SavedSet
 from skyriver.decide.records import LabelRecord, Value
 from skyriver.features.kernel import Kernel, load_kernel
 from skyriver.features.layout import MISSING
@@ -55,6 +55,16 @@ class Windows(Protocol):
     @property
     def spec(self) -> FeatureSetSpec | None:
         """What is computed; None where nothing is."""
+        ...
+
+    @property
+    def reach(self) -> int:
+        """How far back from an event its features look, microseconds."""
+        ...
+
+    @property
+    def whole_from(self) -> int:
+        """From this effective time on they have folded all that they look back to."""
         ...
 
     def switch(self, digest: str) -> None:
@@ -100,8 +110,9 @@ class SavedWindows:
 class KernelWindows:
     """The compiled kernel over a side log on disk or in memory."""
 
-    def __init__(self, stream: StreamSpec, state: FeatureState) -> None:
+    def __init__(self, stream: StreamSpec, state: FeatureState, whole_from: int = NEVER) -> None:
         self._state = state
+        self.whole_from = whole_from
         self._plan = plan = state.plan
         places = {f.name: (place, f.type) for place, f in enumerate(stream.fields)}
         self._columns = [(name, places[name][0]) for name in plan.columns]
@@ -125,6 +136,10 @@ class KernelWindows:
     @property
     def spec(self) -> FeatureSetSpec | None:
         return self._plan.spec
+
+    @property
+    def reach(self) -> int:
+        return self._plan.reach
 
     @property
     def plan(self) -> FeaturePlan:
@@ -286,6 +301,18 @@ class FeatureSets:
         return self._deciding.spec if self._deciding is not None else None
 
     @property
+    def reach(self) -> int:
+        return self._deciding.reach if self._deciding is not None else 0
+
+    @property
+    def whole_from(self) -> int:
+        return self._deciding.whole_from if self._deciding is not None else NEVER
+
+    def whole_at(self, time: int) -> frozenset[str]:
+        """Digests of what may decide at this effective time: it has folded all that it looks back to."""
+        return frozenset(windows.digest for windows in self._all() if windows.whole_from <= time)
+
+    @property
     def size(self) -> tuple[int, int]:
         """Of all sets together."""
         sizes = [windows.size for windows in self._all()]
@@ -363,7 +390,8 @@ class FeatureSets:
         own = saved.get(self.digest)
         beside = None
         if self._beside is not None and self._beside.spec is not None:
-            beside = SavedSet(self._beside.digest, self._beside.spec.to_json(), saved[self._beside.digest].state)
+            state = saved[self._beside.digest].state
+            beside = SavedSet(self._beside.digest, self._beside.spec.to_json(), state, self._beside.whole_from)
 
         def flush() -> None:
             for each in saved.values():
@@ -419,7 +447,7 @@ class WindowsFiles:
             self._prepared[plan.digest] = prepared
         return self._prepared[plan.digest]
 
-    def open(self, features: FeatureSetSpec, saved: bytes | None) -> KernelWindows:
+    def open(self, features: FeatureSetSpec, saved: bytes | None, whole_from: int = NEVER) -> KernelWindows:
         """The windows as `saved` in a checkpoint, or empty ones. Raises Corrupt or Conflict."""
         prepared = self.prepare(features)
         mine = self.directory_of(prepared.plan.digest)
@@ -432,7 +460,7 @@ class WindowsFiles:
             except SkyriverError:
                 state.side.close()
                 raise
-        return KernelWindows(self._stream, state)
+        return KernelWindows(self._stream, state, whole_from)
 
     def directory_of(self, digest: str) -> Path:
         return self._directory / digest[:16]

@@ -81,6 +81,11 @@ class FeaturePlan:
         return {v.field: v.limit for v in self.values}
 
     @property
+    def reach(self) -> int:
+        """How far back from an event its features look, microseconds."""
+        return max(self.edges, default=0)
+
+    @property
     def row_values(self) -> int:
         """Place of the first value in a side row; two slots share a word."""
         return ROW_SLOTS + (len(self.keys) + 1) // 2

@@ -2,7 +2,8 @@
 
 IDLE -> BUILDING (`wiring.builder` folds the log) -> JOINING (the worker opens what was built, and folds what came since
 between batches) -> SAVING (a checkpoint with both) -> READY: a model version that was trained on them may decide.
-Whatever ends half-way is begun again from its last checkpoint.
+Where the log has given up what they look back to, WAITING comes before READY: both are folded until they have all of
+it. Whatever ends half-way is begun again from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from skyriver.core.errors import SkyriverError
+from skyriver.core.errors import Corrupt, SkyriverError
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.data.log import Log
 from skyriver.decide.building import built
-from skyriver.decide.checkpoint import CheckpointFiles
+from skyriver.decide.checkpoint import NEVER, CheckpointFiles
 from skyriver.decide.engine import Engine
 from skyriver.decide.folding import Folding
 from skyriver.decide.opening import Keeper, PartitionFiles
+from skyriver.decide.partition import BEYOND
 from skyriver.decide.station import ChangeWork, Station
 from skyriver.decide.windows import KernelWindows, WindowsFiles
 
@@ -47,6 +49,7 @@ class Phase(StrEnum):
     BUILDING = "building"
     JOINING = "joining"
     SAVING = "saving"
+    WAITING = "waiting"
     READY = "ready"
 
 
@@ -87,6 +90,8 @@ class FeatureChanges:
         self._digest = ""
         self.phase = Phase.IDLE
         self.problem = ""
+        self.needed = BEYOND
+        """From this offset on the log is read by what is under way."""
 
     def want(self, features: FeatureSetSpec | None) -> None:
         """From now on these are to be folded beside the features that decide; None: nothing."""
@@ -120,6 +125,7 @@ class FeatureChanges:
             "offset": told.get("offset", 0) if self.phase is Phase.BUILDING else self._log.next_offset,
             "end": self._log.next_offset,
             "cpu_seconds": told.get("seconds", 0.0),
+            "whole_from": beside.whole_from if self.phase is Phase.WAITING and beside is not None else None,
             "memory_mb": told.get("rss_mb", 0) if self.phase is Phase.BUILDING else round(memory / 1e6, 1),
             "disk_mb": round(self._windows.disk_bytes(self._digest) / 1e6, 1),
         }
@@ -145,13 +151,19 @@ class FeatureChanges:
     def _look_for_checkpoint(self, digest: str) -> None:
         if self.phase is Phase.READY:
             return
-        self.phase = Phase.READY if digest in self._files.durable else Phase.SAVING
+        if digest not in self._files.durable:
+            self.phase = Phase.SAVING
+            self._keeper.demand()
+            return
+        self.phase = Phase.READY if digest in self._files.usable(self._time) else Phase.WAITING
+        self.problem = ""
+        shutil.rmtree(self._directory, ignore_errors=True)
         if self.phase is Phase.READY:
             _log.info("the features %s are ready to decide", digest[:12])
-            self.problem = ""
-            shutil.rmtree(self._directory, ignore_errors=True)
-        else:
-            self._keeper.demand()
+
+    @property
+    def _time(self) -> int:
+        return self._station.engine.partition.time if self._station.engine is not None else NEVER
 
     @property
     def _directory(self) -> Path:
@@ -167,6 +179,7 @@ class FeatureChanges:
         line = await self._process.stdout.readline()
         if line:
             self._told = json.loads(line)
+            self.needed = self._told.get("offset", self.needed)
             return False
         code = await self._process.wait()
         self._process = None
@@ -174,11 +187,13 @@ class FeatureChanges:
             return True
         self.problem = f"The changed features are not built: {self._told.get('problem', f'it ended with {code}')}"
         _log.error("%s", self.problem)
+        self.needed = BEYOND
         await asyncio.sleep(AGAIN_S)
         return False
 
     async def _begin(self, features: FeatureSetSpec) -> None:
         place, self.problem, self._told = self._place, "", {}
+        self.needed = self._log.begin()[0]
         config = {
             "stream": place.stream.to_json(),
             "features": features.to_json(),
@@ -200,7 +215,7 @@ class FeatureChanges:
 
     async def _stop(self) -> None:
         process, self._process = self._process, None
-        self.phase = Phase.IDLE
+        self.phase, self.needed = Phase.IDLE, BEYOND
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -217,14 +232,15 @@ class FeatureChanges:
                 await self._change(joining.step)
             self._keeper.demand()
         finally:
+            self.needed = BEYOND
             if not joining.done:
                 windows.close()
 
     def _open(self, features: FeatureSetSpec, digest: str) -> tuple[KernelWindows, int]:
         saved = built(CheckpointFiles(self._directory), digest, self._log.next_offset)
         if saved is None:
-            return self._windows.open(features, None), 0
-        return self._windows.open(features, saved.features), saved.offset
+            raise Corrupt("What was built of them is damaged.", code="CHECKPOINT_CORRUPT", where=str(self._directory))
+        return self._windows.open(features, saved.features, saved.whole_from), saved.offset
 
     async def _change(self, change: Callable[[Engine], None]) -> None:
         done: asyncio.Future[SkyriverError | None] = asyncio.get_running_loop().create_future()

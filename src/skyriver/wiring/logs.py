@@ -33,10 +33,6 @@ class WholeReader(LogReader, Protocol):
     @property
     def first_offset(self) -> int: ...
 
-    def begin(self) -> tuple[int, int]:
-        """The first offset, and T of the last record that was given up before it (0: none was)."""
-        ...
-
     def sync(self) -> int:
         """Puts on the disk what was acknowledged when this is called; the offset after it."""
         ...

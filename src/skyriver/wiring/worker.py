@@ -25,7 +25,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
 from skyriver.decide.answers import DecisionWriter, dead_letter_json
 from skyriver.decide.arms import in_use
 from skyriver.decide.border import EventBorder
-from skyriver.decide.checkpoint import Counters
+from skyriver.decide.checkpoint import NEVER, Counters
 from skyriver.decide.choice import Choice
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
@@ -48,7 +48,6 @@ from skyriver.decide.feeding import Feed
 from skyriver.decide.metrics import LOOK_US, Meter, Seen, prometheus, stored_bytes
 from skyriver.decide.model_run import ModelRun
 from skyriver.decide.opening import Keeper, PartitionFiles
-from skyriver.decide.partition import NEVER
 from skyriver.decide.records import ControlRecord
 from skyriver.decide.routes import HISTORY_LIMIT, Routes
 from skyriver.decide.scorer import OnnxScorer
@@ -233,12 +232,22 @@ class Worker:
 
     def _old_part(self) -> tuple[int, int]:
         """Effective time, and the offset below which nothing of the log is needed: for a restart, for the ids that are
-        remembered, for the tables."""
+        remembered, for the tables, for features that are built, for what is decided with."""
         engine = self._station.engine
         if engine is None:
             return NEVER, 0
         materialised = (self._live or {}).get("materialised")
-        return engine.partition.time, min(self._files.needed, -1 if materialised is None else int(materialised) + 1)
+        tables = -1 if materialised is None else int(materialised) + 1
+        needed = min(self._files.needed, self._changes.needed, engine.control_offset, tables)
+        return engine.partition.time, needed
+
+    def _tell_again(self, engine: Engine) -> None:
+        """What is decided with, at the log's end, before the log gives up the part that told of it."""
+        oldest = next(iter(self._log.parts()), None)
+        keep = keep_of(self._settings.stream)
+        if (keep.us or keep.bytes) and oldest is not None and engine.control_offset < oldest.end:
+            with contextlib.suppress(SkyriverError):  # a full queue: it is tried again
+                self._station.submit(ChangeWork(lambda engine: engine.use(engine.deciding), lambda _: None))
 
     def _on_replay(self, stage: str, done: int, total: int) -> None:
         self._replay = f"{stage} {done} of {total} records"
@@ -256,17 +265,18 @@ class Worker:
                 self._files.declared = declared_features(live)
             sets, engine = self._files.sets, self._station.engine
             folded = (sets.digest, *sets.specs) if sets is not None else ()
-            state = (_decided_with(self._live), engine, folded, self._files.durable)
+            usable = self._files.usable(engine.partition.time) if engine is not None else frozenset()
+            state = (_decided_with(self._live), engine, folded, usable)
             if engine is not None and self._live is not None and state != tried:
                 self._follow_features()
-                tried = state if await self._choose_again(self._live, sets) else None
+                tried = state if await self._choose_again(self._live, sets, usable) else None
 
-    async def _choose_again(self, live: Mapping[str, Any], sets: FeatureSets | None) -> bool:
-        """With the features that a checkpoint has: what the log names, a restart must find. False: try again."""
+    async def _choose_again(self, live: Mapping[str, Any], sets: FeatureSets | None, usable: Set[str]) -> bool:
+        """With the features that decide or that are `usable`. False: try again."""
         specs, digest = (sets.specs, sets.digest) if sets is not None else ({}, "")
-        usable = {d: spec for d, spec in specs.items() if d == digest or d in self._files.durable}
+        found = {d: spec for d, spec in specs.items() if d == digest or d in usable}
         loop = asyncio.get_running_loop()
-        deciding = await loop.run_in_executor(None, self._choice.load, live, usable, digest)
+        deciding = await loop.run_in_executor(None, self._choice.load, live, found, digest)
         used = deciding is None or await self._use(deciding)
         self._tell()
         return used
@@ -308,6 +318,8 @@ class Worker:
             self._station.full = self._upkeep.look().full
             loading, engine = self._loading, self._station.engine
             self._loading = engine is not None and engine.loading
+            if engine is not None and not self._loading:
+                self._tell_again(engine)
             if loading and not self._loading:
                 _give_back_memory()
             self._station.meter.look(self._clock.monotonic(), engine.partition.counters if engine is not None else None)

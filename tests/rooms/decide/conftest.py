@@ -85,6 +85,8 @@ class FakeWindows:
 
     names = ("amount", "count")
     spec = None
+    reach = 0
+    whole_from = -(2**62)
 
     def __init__(self, digest: str = "features-1", saved: bytes | None = None) -> None:
         self.digest = digest
@@ -178,6 +180,8 @@ class House:
     """Newest first."""
     features_digest: str = "features-1"
     with_features: bool = True
+    reach: int = 0
+    """How far back its features look."""
     block_rows: int = 0
     """From how many rows on a batch is a block; 0: as the product has it."""
     log: MemoryLog = field(init=False)
@@ -227,6 +231,7 @@ class House:
         if checkpoint is not None and checkpoint.features_digest != self.features_digest:
             raise Conflict("It is of other features.")
         self.windows = FakeWindows(self.features_digest, checkpoint.features if checkpoint is not None else None)
+        self.windows.reach = self.reach
         return self.windows
 
     def save(self) -> None:
@@ -250,7 +255,7 @@ class House:
         return receipt
 
     def records(self, *kinds: RecordKind) -> list[Record]:
-        return [r for r in self.store.reader().read() if not kinds or r.kind in kinds]
+        return [r for r in self.store.reader().read(self.store.first_offset) if not kinds or r.kind in kinds]
 
     def decisions(self) -> list[DecisionRecord]:
         return [decision for record in self.records() for decision in decisions_of(record)]

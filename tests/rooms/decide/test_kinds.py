@@ -131,6 +131,11 @@ def test_a_changed_deadline_needs_no_new_worker() -> None:
             "FEATURES_BUILD",
         ),
         ({"state": "ready", "digest": "d", "offset": 100, "end": 100, "memory_mb": 1, "disk_mb": 22}, "FEATURES_READY"),
+        (
+            {"state": "waiting", "digest": "d", "offset": 100, "end": 100, "memory_mb": 1, "disk_mb": 22}
+            | {"whole_from": 1_700_000_000_000_000},
+            "FEATURES_WAIT",
+        ),
     ],
 )
 def test_features_that_change_are_told_with_what_they_cost(report: dict[str, Any], reason: str) -> None:
@@ -152,5 +157,8 @@ def test_features_that_change_are_told_with_what_they_cost(report: dict[str, Any
     assert "skyriver run fraud" in after.next_action
     if reason == "FEATURES_BUILD":
         assert "41%" in after.message
-    report["offset"] = report["end"] = 101 if reason == "FEATURES_READY" else 99
+    if reason == "FEATURES_WAIT":
+        assert "from 2023-11-14 22:13 UTC on" in after.message
+        assert "another name" in after.next_action
+    report["offset"] = report["end"] = 99 if reason == "FEATURES_BUILD" else 101
     assert step(after.status, 8).status["features"]["since"] == 7

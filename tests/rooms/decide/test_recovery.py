@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skyriver.core.errors import Conflict, Corrupt, Unavailable
+from skyriver.core.units import SECOND
 from skyriver.data.log import RecordKind
 from skyriver.decide.blocks import events_of
 from skyriver.decide.border import EventBorder
@@ -138,6 +139,56 @@ def test_a_log_that_is_damaged_is_not_replayed_around(house: House) -> None:
     house.send(house.event(1))
     house.store.rotten.add(1)
     with pytest.raises(Corrupt):
+        house.start()
+
+
+def cut(house: House, events: int) -> tuple[int, int]:
+    """Gives up the log but for the last few events; where it begins then, and T of what is gone."""
+    parts = [part for part in house.log.parts() if part.end <= house.log.next_offset - 2 * events]
+    assert house.log.remove_before(parts[-1].end) > 0
+    begin: tuple[int, int] = house.log.begin()
+    return begin
+
+
+@pytest.mark.parametrize("looks_back", [30, 31])
+def test_a_cut_log_is_replayed_where_it_has_all_that_the_features_look_back_to(
+    make_house: MakeHouse, looks_back: int
+) -> None:
+    house = make_house(reach=looks_back * SECOND)
+    house.store.part_records = 4
+    house.start()
+    for n in range(40):
+        house.send(house.event(n, at=n))
+    known = house.engine.partition
+    first, gone = cut(house, 30)
+    assert gone == known.time - 30 * SECOND, "the test knows where the border is"
+    if looks_back > 30:
+        with pytest.raises(Conflict, match=f"first offset that is there is {first}.* 31s back") as caught:
+            house.start()
+        assert caught.value.code == "HISTORY_GONE"
+        assert house.windows.closed
+        return
+    house.start()
+    after = house.engine.partition
+    assert (house.recovered.offset, after.time, after.control) == (first, known.time, known.control)
+    assert after.counters.events < known.counters.events
+    assert house.send(house.event(39), house.event(12, at=39)).duplicates == 2, "ids that it has are known"
+    assert house.send(house.event(1, at=39)).duplicates == 0, "the period of ids is the retention's matter"
+
+
+def test_an_event_that_is_undecided_at_the_end_of_a_cut_log_needs_whole_features(make_house: MakeHouse) -> None:
+    house = make_house(reach=30 * SECOND)
+    house.store.part_records = 4
+    house.start()
+    for n in range(40):
+        house.send(house.event(n, at=n))
+    cut(house, 30)
+    decide_half_way(house, house.event(100, at=39), fold=True)
+    house.start()
+    assert house.decisions()[-1].id == 100
+    decide_half_way(house, house.event(101, at=38), house.event(102, at=50), fold=True)
+    house.reach = 31 * SECOND  # whole for the second alone
+    with pytest.raises(Conflict, match="cannot be built anew"):
         house.start()
 
 

@@ -24,6 +24,8 @@ class MemoryLogStore:
         self.tiered: dict[int, str] = {}
         self.away: set[int] = set()
         self.first_offset = 0
+        self.gone_time = 0
+        """T of the last record that was given up."""
         self.records: list[Record] = []
         self.offsets: list[int] = []
         self.next_offset = 0
@@ -106,6 +108,9 @@ class MemoryLogReader:
     def first_offset(self) -> int:
         return self._store.first_offset
 
+    def begin(self) -> tuple[int, int]:
+        return self._store.first_offset, self._store.gone_time
+
 
 class MemoryLog:
     """`Log` on a store; made by `MemoryLogStore.open`."""
@@ -123,6 +128,9 @@ class MemoryLog:
     @property
     def next_offset(self) -> int:
         return self._next
+
+    def begin(self) -> tuple[int, int]:
+        return self._store.first_offset, self._store.gone_time
 
     def append(self, records: Sequence[Record]) -> int:
         self._ready()
@@ -180,7 +188,7 @@ class MemoryLog:
                 break
             with store.lock:
                 del store.records[: store.part_records], store.offsets[: store.part_records]
-                store.first_offset = part.end
+                store.first_offset, store.gone_time = part.end, part.time
                 digest = store.tiered.pop(part.base, None)
                 store.away.discard(part.base)
             if digest is not None and store.tier is not None:

@@ -52,6 +52,10 @@ class Keeping:
     def first_offset(self) -> int:
         return self._writer.manifest.begin
 
+    def begin(self) -> tuple[int, int]:
+        with self._lock:
+            return self._writer.manifest.begin, self._writer.manifest.begin_time
+
     def add(self, segment: Segment) -> None:
         with self._lock:
             self.segments = (*self.segments, segment)

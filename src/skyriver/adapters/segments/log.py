@@ -233,6 +233,9 @@ class SegmentLog:
             raise offset_gone(start, self.first_offset, self._directory)
         return self._files.records(self._keeping.segments, start, limit if end is None else min(end, limit))
 
+    def begin(self) -> tuple[int, int]:
+        return self._keeping.begin()
+
     # What TieredLog adds
 
     @property
