@@ -70,8 +70,8 @@ class Usage:
 class StreamWorker(worker_process.Worker):
     """`app`'s worker, with a model that was trained."""
 
-    def use(self, onnx: bytes) -> None:
-        self.write_live({"name": "fraud", "version": 2, "artifact": self.objects.put(onnx)})
+    def use(self, onnx: bytes, **more: Any) -> None:
+        self.write_live({"name": "fraud", "version": 2, "artifact": self.objects.put(onnx)}, **more)
 
     @property
     def socket(self) -> str:

@@ -84,6 +84,15 @@ class Keep:
     """How much of it may lie on this disk, where there is a tier."""
 
 
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """Nothing goes at or above `offset`."""
+
+    offset: int
+    by: str = ""
+    remedy: str = ""
+
+
 MOST_SEGMENT, LEAST_SEGMENT = 64 << 20, 1 << 20
 
 
@@ -129,11 +138,11 @@ class Upkeep:
         self.problem = ""
         """What went wrong in the last step."""
 
-    def step(self, *, time: int, needed: int) -> bool:
+    def step(self, *, time: int, needed: Needed) -> bool:
         """Whether there is more to do at once: one part goes to the tier at most. What goes wrong is the `problem`."""
         problem, more = "", False
         try:
-            self._remove(time, needed)
+            problem = self._remove(time, needed)
             if self._tier:
                 more = self._log.tier_next()
         except SkyriverError as error:
@@ -162,10 +171,22 @@ class Upkeep:
             )
         return Kept(self._log.first_offset, total, local, lag, self.problem, full)
 
-    def _remove(self, time: int, needed: int) -> None:
+    def _remove(self, time: int, needed: Needed) -> str:
+        """Tells if much of what is too old or too much is still needed."""
         if not (self._keep.us or self._keep.bytes):
-            return
+            return ""
         log = self._log
-        offset = removable(log.parts(), self._keep, open_bytes=log.open_bytes, time=time, needed=needed)
+        parts, open_bytes = log.parts(), log.open_bytes
+        unneeded = parts[-1].end if parts else 0
+        due = removable(parts, self._keep, open_bytes=open_bytes, time=time, needed=unneeded)
+        offset = removable(parts, self._keep, open_bytes=open_bytes, time=time, needed=needed.offset)
         if offset > log.first_offset:
             log.remove_before(offset)
+        total = open_bytes + sum(part.bytes for part in parts if part.base >= offset)
+        held = sum(part.bytes for part in parts if offset <= part.base < due)
+        if 2 * held <= total or held < LEAST_SEGMENT:
+            return ""
+        return (
+            f"{held / 1e6:.0f} MB of the log's {total / 1e6:.0f} MB are older, or more, than its retention says, and"
+            f" stay: {needed.by} still needs them. {needed.remedy}"
+        )

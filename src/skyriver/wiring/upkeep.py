@@ -9,7 +9,7 @@ from threading import Event, Thread
 
 from skyriver.core.errors import SkyriverError
 from skyriver.core.objects import VerifiableObjects
-from skyriver.data.retention import Keep, Kept, TieredLog, Upkeep
+from skyriver.data.retention import Keep, Kept, Needed, TieredLog, Upkeep
 from skyriver.wiring.home import Home
 from skyriver.wiring.tier import open_tier
 
@@ -28,7 +28,7 @@ def tier_of(home: Path) -> tuple[VerifiableObjects | None, str]:
 
 
 class LogUpkeep:
-    """`now` tells the log's effective time and from which offset on it is needed."""
+    """`now` tells the log's effective time and what is needed of it."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class LogUpkeep:
         keep: Keep,
         tier: VerifiableObjects | None,
         problem: str,
-        now: Callable[[], tuple[int, int]],
+        now: Callable[[], tuple[int, Needed]],
     ) -> None:
         self._upkeep = Upkeep(log, keep, tier=tier is not None)
         self._problem = problem

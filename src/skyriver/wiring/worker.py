@@ -37,6 +37,7 @@ from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.objects import VerifiableObjects
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
+from skyriver.data.retention import Needed
 from skyriver.decide.answers import DecisionWriter, dead_letter_json
 from skyriver.decide.arms import in_use
 from skyriver.decide.border import EventBorder
@@ -66,6 +67,9 @@ from skyriver.wiring.upkeep import LogUpkeep, tier_of
 LIVE_EVERY_S = 0.05
 REPORT_EVERY_S = LOOK_US / 1e6
 STORED_EVERY_S = 10.0
+FOR_TABLES = "the next materialisation", "The tables are behind: `skyriver jobs` shows how theirs went."
+FOR_FEATURES = "the building of changed features", "It ends by itself: `skyriver stream get` shows how far it has come."
+FOR_IDS = "`dedupe`", "The first decision of an id that comes again is read from the log. Declare a shorter dedupe."
 """Between two looks at how much there is on the disk."""
 TOLD_DEAD = 5
 """Dead letters that the report holds."""
@@ -230,16 +234,20 @@ class Worker:
         specs, digest = (sets.specs, sets.digest) if sets is not None else ({}, "")
         return self._choice.begin(self._live, control, specs, digest)
 
-    def _old_part(self) -> tuple[int, int]:
+    def _old_part(self) -> tuple[int, Needed]:
         """Effective time, and the offset below which nothing of the log is needed: for a restart, for the ids that are
         remembered, for the tables, for features that are built, for what is decided with."""
         engine = self._station.engine
         if engine is None:
-            return NEVER, 0
+            return NEVER, Needed(0, "the start of the worker")
         materialised = (self._live or {}).get("materialised")
-        tables = -1 if materialised is None else int(materialised) + 1
-        needed = min(self._files.needed, self._changes.needed, engine.control_offset, tables)
-        return engine.partition.time, needed
+        needs = (
+            Needed(0 if materialised is None else int(materialised) + 1, *FOR_TABLES),
+            Needed(self._files.needed, *FOR_IDS),
+            Needed(self._changes.needed, *FOR_FEATURES),
+            Needed(engine.control_offset, "what is decided with"),
+        )
+        return engine.partition.time, min(needs, key=lambda need: need.offset)
 
     def _tell_again(self, engine: Engine) -> None:
         """What is decided with, at the log's end, before the log gives up the part that told of it."""
