@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from _processes import Failed, run
 
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.client.appfile import load_app
+from skyriver.core.spec import FeatureSetSpec
 from skyriver.features.backfill import Backfill, backfill
 from skyriver.features.plan import FeaturePlan, plan_features
 
@@ -22,13 +25,13 @@ TOLERANCE = 1e-9
 """Absolute and relative, before rounding to float32."""
 
 
-def compare(home: Path, example: Path, work: Path) -> dict[str, Any]:
-    """Computes both for the cloud in `home`, whose stream was made from the files in `example`/data; what differs."""
+def compare(home: Path, example: Path, work: Path, sets: Sequence[FeatureSetSpec] = ()) -> dict[str, Any]:
+    """Computes both for the cloud in `home`, whose stream was made from the files in `example`/data; what differs.
+    `sets`: of these features, instead of those of the application."""
     app = load_app(example / "risk.py")
     stream = app.spec.stream(STREAM)
-    plan = plan_features(app.spec.feature_sets[0], stream)
+    plans = [plan_features(features, stream) for features in sets or app.spec.feature_sets[:1]]
     events, labels = _tables(home)
-    product = backfill(plan, home / "cache" / "kernels", [events], labels, exact=True)
     data = example / "data"
     sent = pl.read_parquet(data / "stream.parquet", columns=["payment"])
     order = events.join(sent, on="payment", how="semi").select("payment", place="_offset")
@@ -39,10 +42,18 @@ def compare(home: Path, example: Path, work: Path) -> dict[str, Any]:
     told.select(payment="subject", place="_offset").write_parquet(work / "told.parquet")
     written = (data / "payments.parquet", data / "stream.parquet", work / "sent.parquet")
     files = [str(p) for p in (*written, data / "stream_labels.parquet", work / "told.parquet")]
-    arguments = [*files, str(stream.disorder_us), str(work / "oracle.parquet")]
+    days = {d for plan in plans for name in plan.names for d in re.findall(r"^(?:customer|terminal)_.*_(\d+)d$", name)}
+    arguments = [*files, str(stream.disorder_us), str(work / "oracle.parquet"), *([",".join(days)] if days else [])]
     done = run([duckdb_python(), str(BENCH / "_oracle.py"), *arguments], timeout=600, cwd=work).check()
     oracle = pl.read_parquet(work / "oracle.parquet")
-    found = _difference(plan, product, events.filter(~pl.col("_late"))["payment"], oracle)
+    ids = events.filter(~pl.col("_late"))["payment"]
+    found: dict[str, Any] = {"differences": 0, "equal": True, "different": ""}
+    for plan in plans:
+        product = backfill(plan, home / "cache" / "kernels", [events], labels, exact=True)
+        one = _difference(plan, product, ids, oracle)
+        differences = found["differences"] + one["differences"]
+        different = ", ".join(text for text in (found["different"], one["different"]) if text)
+        found = {**one, "differences": differences, "equal": not different, "different": different}
     return {
         **found,
         "late": int(events["_late"].sum()),
@@ -63,7 +74,7 @@ def _tables(home: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _difference(plan: FeaturePlan, product: Backfill, ids: pl.Series, oracle: pl.DataFrame) -> dict[str, Any]:
-    if set(plan.names) != set(oracle.columns) - {"payment", "effective"}:
+    if not set(plan.names) <= set(oracle.columns) - {"payment", "effective"}:
         raise Failed(f"the oracle is of other features than {', '.join(plan.names)}")
     figures: dict[str, Any] = {"rows": len(ids), "oracle_rows": len(oracle), "features": len(plan.names)}
     if ids.to_list() != oracle["payment"].to_list():

@@ -1,10 +1,12 @@
 """The features of examples/risk a second time: their definitions written down in SQL, straight from the raw files.
 
-    python bench/_oracle.py HISTORY.parquet STREAM.parquet SENT.parquet DISORDER_US OUT.parquet
+    python bench/_oracle.py HISTORY.parquet STREAM.parquet SENT.parquet LABELS.parquet TOLD.parquet DISORDER_US
+        OUT.parquet [DAYS]
 
 It shares no code with the product and runs where only DuckDB is installed. HISTORY and STREAM are what the simulator
 wrote, unclean as it is. SENT (payment, place) says in which order the sent payments reached the stream's log, for that
-is chance; all else is worked out here: which rows count, their order, effective time, lateness, every window.
+is chance, and TOLD so of the labels; all else is worked out here: which rows count, their order, effective time,
+lateness, every window. DAYS (as 2,14): windows that are computed besides those of examples/risk.
 
 The laws: an event's effective time T is the latest time seen so far, and what is older than that by more than
 DISORDER_US is late and left out. A window holds the same key's events in (T - over, T] up to the event itself. A
@@ -15,12 +17,14 @@ label's window holds subjects in (T - 7d - over, T - 7d], with the value known b
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import duckdb
 
 DAY = 86_400_000_000
 DELAY = 7 * DAY
 DAYS = (1, 7, 30)
+"""The ratios are of these; all else is of more, where more are named."""
 TICKS = 4_096
 """Events of one customer at one effective time are told apart by ticks below the microsecond."""
 
@@ -74,15 +78,15 @@ FROM kept k LEFT JOIN (SELECT pos, payment, value FROM log WHERE kind = 1) l USI
 """
 
 
-def customer_sql() -> str:
+def customer_sql(windowed: Sequence[int]) -> str:
     """Counts and means by window, for every event; RANGE over ticks keeps events of the same time apart."""
     windows = ", ".join(
         f"w{d} AS (PARTITION BY customer ORDER BY tick "
         f"RANGE BETWEEN ({d * DAY} - 1) * {TICKS} + nth PRECEDING AND CURRENT ROW)"
-        for d in DAYS
+        for d in windowed
     )
     columns = ", ".join(
-        f"count(*) OVER w{d} AS count_{d}, coalesce(avg(amount) OVER w{d}, 0) AS mean_{d}" for d in DAYS
+        f"count(*) OVER w{d} AS count_{d}, coalesce(avg(amount) OVER w{d}, 0) AS mean_{d}" for d in windowed
     )
     return f"""
 CREATE TABLE customers AS
@@ -95,27 +99,27 @@ SELECT pos, nth, {columns} FROM ticking WINDOW {windows}
 """
 
 
-def terminal_sql() -> str:
+def terminal_sql(windowed: Sequence[int]) -> str:
     """Every event beside every subject that its longest window holds; the shorter ones count those they hold."""
     value = "CASE WHEN j.known_pos < i.pos THEN j.value ELSE 0 END"
-    inside = {d: f"j.eff > i.eff - {DELAY + d * DAY}" for d in DAYS}
+    inside = {d: f"j.eff > i.eff - {DELAY + d * DAY}" for d in windowed}
     columns = ", ".join(
         f"count(*) FILTER ({inside[d]}) AS count_{d}, coalesce(avg({value}) FILTER ({inside[d]}), 0) AS fraud_{d}"
-        for d in DAYS
+        for d in windowed
     )
     return f"""
 CREATE TABLE terminals AS
 SELECT i.pos, {columns}
-FROM kept i JOIN subjects j ON j.terminal = i.terminal AND {inside[max(DAYS)]} AND j.eff <= i.eff - {DELAY}
+FROM kept i JOIN subjects j ON j.terminal = i.terminal AND {inside[max(windowed)]} AND j.eff <= i.eff - {DELAY}
 GROUP BY i.pos
 """
 
 
-def features_sql(out: str) -> str:
-    counts = ", ".join(f"c.count_{d} AS customer_count_{d}d, c.mean_{d} AS customer_mean_{d}d" for d in DAYS)
+def features_sql(out: str, windowed: Sequence[int]) -> str:
+    counts = ", ".join(f"c.count_{d} AS customer_count_{d}d, c.mean_{d} AS customer_mean_{d}d" for d in windowed)
     frauds = ", ".join(
         f"coalesce(f.count_{d}, 0) AS terminal_count_{d}d, coalesce(f.fraud_{d}, 0) AS terminal_fraud_{d}d"
-        for d in DAYS
+        for d in windowed
     )
     return f"""
 COPY (
@@ -130,19 +134,20 @@ COPY (
 
 
 def main() -> None:
-    history, stream, sent, labels, told, disorder, out = sys.argv[1:]
+    history, stream, sent, labels, told, disorder, out, *days = sys.argv[1:]
+    windowed = sorted({*DAYS, *(int(d) for text in days for d in text.split(","))})
     with duckdb.connect() as db:
         db.execute("SET memory_limit = '6GB'")
         db.execute(CLEAN.format(history=history, stream=stream, sent=sent, labels=labels, told=told))
         db.execute(LOG)
         db.execute(KEPT.format(disorder=int(disorder)))
         db.execute(SUBJECTS)
-        db.execute(customer_sql())
+        db.execute(customer_sql(windowed))
         nth = db.execute("SELECT max(nth) FROM customers").fetchone()
         if nth is None or nth[0] is None or nth[0] >= TICKS:
             raise SystemExit(f"{nth}: no events, or too many of one customer at one time to tell apart")
-        db.execute(terminal_sql())
-        db.execute(features_sql(out))
+        db.execute(terminal_sql(windowed))
+        db.execute(features_sql(out, windowed))
     print(duckdb.__version__)
 
 

@@ -7,8 +7,8 @@ bits that flip in what a stream keeps.
 
 Prints one JSON document; progress goes to stderr. --quick kills 100 times each and cuts a quarter of the times.
 --streams does the part with the stream alone, --kills-only leaves out the power cuts. --minutes ends each killing after
-so long, however many were killed by then. --stop ends that of the cloud at the first thing that is wrong. --flips says
-how many bits flip (`bit_flips.py` does it alone).
+so long, however many were killed by then; what came of them is examined all the same. --stop ends that of the cloud at
+the first thing that is wrong. --flips says how many bits flip (`bit_flips.py` does it alone).
 Exit code 1: a goal does not hold.
 """
 
@@ -70,6 +70,14 @@ def main() -> int:
     kills = given.kills or (100 if given.quick else 1_000)
     seed = given.seed or random.randrange(1, 1 << 31)
     flips = given.flips or (bit_flips.QUICK if given.quick else bit_flips.FLIPS)
+    try:
+        measure_all(document, kills, seed, flips, given)
+    finally:
+        held = document.print()  # also when it is ended half-way
+    return 0 if held else 1
+
+
+def measure_all(document: Document, kills: int, seed: int, flips: int, given: argparse.Namespace) -> None:
     others = {*CUTS, *BOTH, *FLIPS, *(goal.name for goal in _stream_faults.GOALS)}
     of_cloud = [goal.name for goal in GOALS if goal.name not in others]
     counted = Counted(document)
@@ -87,7 +95,6 @@ def main() -> int:
         leave_out(document, FLIPS, "--kills-only leaves them out")
     else:
         document.part(FLIPS, lambda: bit_flips.flip(document, flips, seed, quick=flips < bit_flips.FLIPS))
-    return 0 if document.print() else 1
 
 
 def leave_out(document: Document, names: Sequence[str], reason: str) -> None:

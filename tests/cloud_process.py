@@ -252,9 +252,14 @@ class Cloud:
     home: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="road-")))
     port: int = field(default_factory=free_port)
     sent: int = 0
+    kernels: Path | None = None
+    """Compiled features that it shares with others."""
 
     def __post_init__(self) -> None:
         (self.folder / "shop.py").write_text(SHOP)
+        if self.kernels is not None:
+            (self.home / "cache").mkdir(mode=0o700)
+            (self.home / "cache" / "kernels").symlink_to(self.kernels)
 
     @property
     def app(self) -> Path:

@@ -18,6 +18,13 @@ settings.register_profile("shared machine", deadline=None, suppress_health_check
 settings.load_profile("shared machine")
 
 
+@pytest.fixture(scope="session")
+def kernels(pytestconfig: pytest.Config) -> Path:
+    """Compiled features. They outlive the run: only the first one compiles."""
+    assert pytestconfig.cache is not None
+    return pytestconfig.cache.mkdir("kernels")
+
+
 @pytest.fixture(scope="module")
 def postgres_of_the_file() -> Iterator[PostgresServer]:
     server = PostgresServer()

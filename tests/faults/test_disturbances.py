@@ -50,7 +50,7 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory, clock: Path) -> Iterator[Cloud]:
+def cloud(tmp_path_factory: pytest.TempPathFactory, clock: Path, kernels: Path) -> Iterator[Cloud]:
     """With a home on a small disk of its own, a model that serves and a stream that decides."""
     home = Path(tempfile.mkdtemp(prefix="dist-"))
     try:
@@ -59,7 +59,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory, clock: Path) -> Iterator[Clo
         if os.environ.get("CI"):
             raise
         pytest.skip(f"no disk of its own can be mounted here (it takes root): {error}")
-    made = Cloud(tmp_path_factory.mktemp("shop"), home=home)
+    made = Cloud(tmp_path_factory.mktemp("shop"), home=home, kernels=kernels)
     try:
         made.command("up", "--port", made.port).succeeded()
         made.command("deploy", made.app, "-y").succeeded()

@@ -15,12 +15,10 @@ from flips.campaign import CLASSES, Campaign
 FLIPS = 6 * int(os.environ.get("FAULT_ROUNDS", "50"))
 
 
-def test_whatever_rots_is_told_or_mended_and_never_served(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whatever_rots_is_told_or_mended_and_never_served(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Path("/dev/shm")  # nothing of this is about the disk
     with tempfile.TemporaryDirectory(prefix="flips-", dir=memory if memory.is_dir() else None) as folder:
-        outcome = Campaign(Path(folder), tmp_path_factory.getbasetemp() / "kernels", seed=11).run(FLIPS)
+        outcome = Campaign(Path(folder), kernels, seed=11).run(FLIPS)
     assert outcome.silent == []
     assert outcome.unnamed == []
     assert set(outcome.done) == set(CLASSES)

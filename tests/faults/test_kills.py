@@ -24,8 +24,8 @@ CHEAP = {"supervisor": 0.12, "control": 0.12, "gateway": 0.26, "replica": 0.28, 
 """Without trainings and rollouts: those take their time on two cores."""
 
 
-def test_kills_at_random_moments_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:
-    cloud = Cloud(tmp_path)
+def test_kills_at_random_moments_lose_nothing_and_do_nothing_twice(tmp_path: Path, kernels: Path) -> None:
+    cloud = Cloud(tmp_path, kernels=kernels)
     manner = Manner(weights=CHEAP, pause=0.4, aimed=0.1, stops=0.0)
     try:
         outcome = Campaign(cloud, seed=7, manner=manner, trains=False).run(KILLS)

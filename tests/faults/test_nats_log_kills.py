@@ -37,9 +37,9 @@ def server() -> Iterator[NatsServer]:
 
 
 @pytest.fixture
-def worker(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, server: NatsServer) -> Iterator[Worker]:
+def worker(tmp_path: Path, kernels: Path, server: NatsServer) -> Iterator[Worker]:
     app = declare("disk", log=sr.NatsLog(server.url, name=NAME, credentials="bus"))
-    made = Worker(tmp_path / "w", tmp_path_factory.mktemp("kernels"), app)
+    made = Worker(tmp_path / "w", kernels, app)
     text = f'hosts = ["127.0.0.1:{server.port}"]\nmonitor = "http://127.0.0.1:{server.monitor}"\n'
     write_secret(made.directory / "brokers" / "t" / "bus.toml", text.encode())
     yield made

@@ -95,8 +95,8 @@ def drained(report: dict[str, Any]) -> bool:
 
 
 @pytest.fixture
-def worker(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    found = Worker(tmp_path / "w", tmp_path_factory.getbasetemp() / "kernels", harness.declare("process"))
+def worker(tmp_path: Path, kernels: Path) -> Iterator[Worker]:
+    found = Worker(tmp_path / "w", kernels, harness.declare("process"))
     yield found
     found.close()
 

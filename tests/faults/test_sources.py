@@ -112,11 +112,6 @@ class MqttSending(Sending):
             self._number += 1
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kernels")
-
-
 @pytest.fixture
 def nats_server() -> Iterator[NatsServer]:
     server = NatsServer()

@@ -24,8 +24,8 @@ TAKEOVER_S = 10.0
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[Cloud]:
-    made = Cloud(tmp_path)
+def cloud(tmp_path: Path, kernels: Path) -> Iterator[Cloud]:
+    made = Cloud(tmp_path, kernels=kernels)
     yield made
     made.close()
 

@@ -22,11 +22,6 @@ ROUNDS = 3 if os.environ.get("FAULT_ROUNDS") else 1
 
 
 @pytest.fixture
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.getbasetemp() / "kernels"
-
-
-@pytest.fixture
 def worker(tmp_path: Path, kernels: Path) -> Iterator[harness.Worker]:
     found = harness.Worker(tmp_path / "w", kernels, harness.declare("process"))
     yield found

@@ -29,11 +29,11 @@ from skyriver.decide.records import ControlRecord, ModelInUse
 KILLS = 100 if os.environ.get("FAULT_ROUNDS") else 25
 
 
-def test_kills_at_aimed_moments_lose_no_payment_and_decide_none_twice(tmp_path: Path) -> None:
+def test_kills_at_aimed_moments_lose_no_payment_and_decide_none_twice(tmp_path: Path, kernels: Path) -> None:
     plan = make_plan(tmp_path / "plan", scale="tiny", stream_days=20, chunks=5, seed=3)
-    cloud = Cloud(tmp_path)
+    cloud = Cloud(tmp_path, kernels=kernels)
     try:
-        outcome = StreamCampaign(cloud, plan, 3, StreamManner(pause=0.3, stops=0.0)).run(KILLS)
+        outcome = StreamCampaign(cloud, plan, 3, StreamManner(pause=0.5, stops=0.0)).run(KILLS)
     finally:
         cloud.close()
     assert outcome.problems == []
@@ -41,6 +41,7 @@ def test_kills_at_aimed_moments_lose_no_payment_and_decide_none_twice(tmp_path: 
     assert len(outcome.journal.kills) >= KILLS
     assert checked["acknowledged"] == checked["events_live"] > 10_000
     assert checked["rules_used"] > 1
+    assert checked["features_used"] > 1
     assert checked["compared_with_replay"] == checked["compared_with_tables"] > 10_000
     assert checked["compared_with_oracle"] + checked["late"] == checked["events"] == checked["rows_of_payments"]
 
@@ -100,39 +101,43 @@ def test_a_lost_or_second_decision_is_found(
     assert (len(found.lost), len(found.decided_twice), len(found.told)) == (lost, twice, told)
 
 
-def by_rules(*records: tuple[int, str, float, str, int]) -> LogContent:
-    """Decisions (offset, rules digest, score, decision, version) after the CONTROL records at offsets 0 and 10."""
+def by_rules(*records: tuple[int, str, float, str, int, str]) -> LogContent:
+    """Decisions (offset, rules digest, score, decision, version, features digest) after the CONTROL records at offsets
+    0 and 10."""
     controls = [
         (
             offset,
-            ControlRecord(ModelInUse("m", version, ""), rules, "approve", "ask", digest, "", 0, 0, 0),
+            ControlRecord(ModelInUse("m", version, ""), rules, "approve", "ask", digest, features, 0, 0, 0),
         )
-        for offset, version, digest, rules in (
-            (0, 1, "r", (("block", "score >= 0.9"), ("review", "score >= 0.5"))),
-            (10, 2, "s", (("block", "score >= 0.7"),)),
+        for offset, version, digest, features, rules in (
+            (0, 1, "r", "f", (("block", "score >= 0.9"), ("review", "score >= 0.5"))),
+            (10, 2, "s", "g", (("block", "score >= 0.7"),)),
         )
     ]
-    decisions = pl.DataFrame(records, schema=["_offset", "rules_digest", "score", "decision", "version"], orient="row")
-    log = content([], [])
-    return replace(log, controls=controls, decisions=decisions.with_columns(status=pl.lit("decided")))
+    names = ["_offset", "rules_digest", "score", "decision", "version", "features_digest"]
+    decisions = pl.DataFrame(records, schema=names, orient="row").with_columns(status=pl.lit("decided"))
+    return replace(content([], []), controls=controls, decisions=decisions)
 
 
 @pytest.mark.parametrize(
     ("record", "wrong"),
     [
-        ((1, "r", 0.95, "block", 1), 0),
-        ((2, "r", 0.75, "review", 1), 0),
-        ((3, "r", 0.1, "approve", 1), 0),
-        ((11, "s", 0.75, "block", 2), 0),
-        ((4, "r", 0.75, "block", 1), 1),  # by the rules that came later
-        ((11, "r", 0.75, "review", 2), 1),  # by those of before
-        ((11, "s", 0.75, "block", 1), 1),
-        ((12, "s", 0.75, "approve", 2), 1),
+        ((1, "r", 0.95, "block", 1, "f"), 0),
+        ((2, "r", 0.75, "review", 1, "f"), 0),
+        ((3, "r", 0.1, "approve", 1, "f"), 0),
+        ((11, "s", 0.75, "block", 2, "g"), 0),
+        ((4, "r", 0.75, "block", 1, "f"), 1),  # by the rules that came later
+        ((11, "r", 0.75, "review", 2, "g"), 1),  # by those of before
+        ((11, "s", 0.75, "block", 1, "g"), 1),
+        ((12, "s", 0.75, "approve", 2, "g"), 1),
+        ((12, "s", 0.75, "block", 2, "f"), 1),  # by the features of before
     ],
 )
-def test_a_decision_by_other_rules_than_the_logs_is_found(record: tuple[int, str, float, str, int], wrong: int) -> None:
+def test_a_decision_by_other_rules_or_features_than_the_logs_is_found(
+    record: tuple[int, str, float, str, int, str], wrong: int
+) -> None:
     found = Findings()
-    compare_rules(by_rules((1, "r", 0.5, "review", 1), record), found)
+    compare_rules(by_rules((1, "r", 0.5, "review", 1, "f"), record), found)
     assert (found.replay, len(found.told)) == (wrong, wrong)
 
 

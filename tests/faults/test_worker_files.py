@@ -105,9 +105,9 @@ class Life:
 
 
 @pytest.fixture
-def life(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Life:
+def life(tmp_path: Path, kernels: Path, monkeypatch: pytest.MonkeyPatch) -> Life:
     monkeypatch.setattr("skyriver.decide.journal.FLUSH", 12)  # some ids in files, some in checkpoints
-    return Life(tmp_path, tmp_path_factory.getbasetemp() / "kernels").start()
+    return Life(tmp_path, kernels).start()
 
 
 def flip(path: Path, place: int) -> None:

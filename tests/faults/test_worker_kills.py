@@ -32,11 +32,6 @@ SENDERS = 3
 
 
 @pytest.fixture
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.getbasetemp() / "kernels"
-
-
-@pytest.fixture
 def worker(tmp_path: Path, kernels: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
     found = harness.Worker(tmp_path / "w", kernels, harness.declare(getattr(request, "param", "process")))
     yield found

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-MODIFIED, MOVED, CREATED = 0x2, 0x80, 0x100
+MODIFIED, MOVED, CREATED, DELETED = 0x2, 0x80, 0x100, 0x200
 _NONBLOCK, _CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 _HEADER = struct.Struct("iIII")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -84,15 +84,19 @@ class Moment:
     after: float = 0.0
 
 
-def worker_moments(stream: Path) -> list[Moment]:
-    """Of the worker whose partition is in `stream`."""
+def _changes(folder: Path, mask: int, ending: str) -> Callable[[int, float], bool]:
+    return lambda _, seconds: (
+        folder.is_dir() and file_event({folder: mask}, lambda name: name.endswith(ending), seconds)
+    )
+
+
+def _syncs_in(below: Path) -> Callable[[int, float], bool]:
+    return lambda pid, seconds: waits_for_disk(pid, below, seconds)
+
+
+def worker_moments(stream: Path, run: Path) -> list[Moment]:
+    """Of the worker whose partition is in `stream`; its run files are in `run`."""
     log, checkpoints = stream / "log", stream / "checkpoint"
-
-    def changes(folder: Path, mask: int, ending: str) -> Callable[[int, float], bool]:
-        return lambda _, seconds: file_event({folder: mask}, lambda name: name.endswith(ending), seconds)
-
-    def syncs(below: Path) -> Callable[[int, float], bool]:
-        return lambda pid, seconds: waits_for_disk(pid, below, seconds)
 
     def begins(_: int, seconds: float) -> bool:
         """A checkpoint is due five seconds after the one before it."""
@@ -104,14 +108,36 @@ def worker_moments(stream: Path) -> list[Moment]:
         return True
 
     return [
-        Moment("in an append", changes(log, MODIFIED, ".log"), 0.0005),
-        Moment("behind an append", changes(log, MODIFIED, ".log"), 0.01),
-        Moment("in a sync of the log", syncs(log)),
+        Moment("in an append", _changes(log, MODIFIED, ".log"), 0.0005),
+        Moment("behind an append", _changes(log, MODIFIED, ".log"), 0.01),
+        Moment("in a sync of the log", _syncs_in(log)),
         Moment("about when a checkpoint begins", begins, 0.6),
-        Moment("in a flush of the side log", syncs(stream / "side")),
-        Moment("as a checkpoint is made", changes(checkpoints, CREATED, ".new"), 0.002),
-        Moment("in a sync of a checkpoint", syncs(checkpoints)),
-        Moment("as a checkpoint is renamed", changes(checkpoints, MOVED, ".checkpoint"), 0.002),
+        Moment("in a flush of the side log", _syncs_in(stream / "side")),
+        Moment("as a checkpoint is made", _changes(checkpoints, CREATED, ".new"), 0.002),
+        Moment("in a sync of a checkpoint", _syncs_in(checkpoints)),
+        Moment("as a checkpoint is renamed", _changes(checkpoints, MOVED, ".checkpoint"), 0.002),
+        Moment("as what decides changes", _changes(run, MOVED, f".worker.{stream.name}-0.live.json"), 0.15),
+    ]
+
+
+def building_moments(stream: Path) -> list[Moment]:
+    """Of a worker beside which features are built."""
+    building = stream / "building"
+    return [
+        Moment("as built features are joined", _changes(building, MOVED, ".checkpoint"), 0.3),
+        Moment("as built features are ready", _changes(stream, DELETED, building.name), 0.02),
+        Moment("as built features take over", _changes(stream, DELETED, building.name), 0.2),
+    ]
+
+
+def builder_moments(stream: Path) -> list[Moment]:
+    """Of the process that builds changed features."""
+    building = stream / "building"
+    return [
+        Moment("as a builder makes a checkpoint", _changes(building, CREATED, ".new"), 0.002),
+        Moment("in a sync of a builder's checkpoint", _syncs_in(building)),
+        Moment("in a flush of a builder's side log", _syncs_in(stream / "side")),
+        Moment("as a builder's checkpoint is renamed", _changes(building, MOVED, ".checkpoint"), 0.002),
     ]
 
 

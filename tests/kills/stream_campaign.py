@@ -18,7 +18,7 @@ from kills.examination import SETTLING_SECONDS, Doubles
 from kills.journal import Journal, quantile, tell
 from kills.load import Probe
 from kills.recovery import DEADLINE_SECONDS, Recovery
-from kills.stream_changes import Ruler
+from kills.stream_changes import ENDED, TREES, Changer
 from kills.stream_examination import Findings, examine
 from kills.stream_killer import STREAM, StreamKiller, StreamManner
 from kills.stream_load import Producers, Watcher, all_answers
@@ -31,10 +31,8 @@ LOAD_SHARE = 0.06
 """Of all kills, those while the history is loaded."""
 LOADING_SECONDS = 600.0
 SENDING_SECONDS = 1_800.0
-TREES = 20
 FIRST_SECONDS = 2.0
 """Between two kills, as long as nothing is known: so fast are the payments sent that they last for all kills."""
-ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 T = TypeVar("T")
 
 
@@ -95,18 +93,22 @@ class StreamCampaign:
         probe, doubles = Probe(cloud, journal, 0.1), Doubles(cloud, journal)
         recovery = Recovery(cloud, journal, probe, deadline=self.deadline)
         watcher = Watcher(cloud, journal, producers, luck.randrange(1 << 30))
-        ruler = Ruler(cloud, journal, self.plan, producers)
+        changer = Changer(cloud, journal, self.plan, producers, luck.randrange(1 << 30))
         seed = luck.randrange(1 << 30)
         self._killer = StreamKiller(cloud, journal, producers.living, seed, self.manner)
-        crew = [probe, recovery, doubles, producers, watcher, ruler]
+        crew = [probe, recovery, doubles, producers, watcher, changer]
         try:
             for thread in crew:
                 thread.start()
-            self._all_payments(kills)
+            try:
+                self._all_payments(kills)
+            except (AssertionError, SkyriverError) as error:  # what was found so far is told, and examined
+                journal.wrong.append(f"the campaign broke off: {error}")
+            self._killer.end()
             tell("the last are coming back ...")
             while journal.open_kills():
                 time.sleep(0.05)
-            ruler.end()
+            changer.end()
             unsettled = self._settle()
             for thread in (producers, watcher, probe, recovery, doubles):
                 thread.end()
@@ -276,7 +278,7 @@ class StreamCampaign:
     def tell(self) -> str:
         journal = self.journal
         parts = []
-        for kind in ("worker", "producer", "job", "control", "supervisor", "gateway"):
+        for kind in ("worker", "builder", "producer", "job", "control", "supervisor", "gateway"):
             times = journal.recoveries(kind)
             killed = sum(k.kind == kind for k in journal.kills)
             how = f" ({quantile(times, 0.5):.1f}/{quantile(times, 0.95):.1f} s)" if times and kind != "job" else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from collections import Counter
@@ -17,12 +18,12 @@ from kills.stream_log import LogContent, read_log
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.segments.log import SegmentReader
 from skyriver.client.appfile import load_app
-from skyriver.core.spec import AppSpec
+from skyriver.core.spec import AppSpec, FeatureSetSpec
 from skyriver.data.materialise import materialise
 from skyriver.data.operations import tables_of_stream
 from skyriver.decide.verify import verify_stream
-from skyriver.features.backfill import backfill
-from skyriver.features.plan import plan_features
+from skyriver.features.backfill import Backfill, backfill
+from skyriver.features.plan import FeaturePlan, plan_features
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))  # where the oracle is
 from _compare import compare
@@ -61,8 +62,8 @@ def examine(home: Path, example: Path, work: Path, answers: Iterable[Mapping[str
     compare_rules(log, found)
     _bring_up_to_date(home, app)
     compare_tables(log, home, app, found)
-    _replay(home, app, found)
-    _oracle(home, example, work, found)
+    _replay(log, home, app, found)
+    _oracle(log, home, example, work, found)
     return found
 
 
@@ -108,7 +109,8 @@ def compare_answers(log: LogContent, answers: Iterable[Mapping[str, Any]], found
 
 
 def compare_rules(log: LogContent, found: Findings) -> None:
-    """Each decision against the CONTROL record before it: by its model and rules, and what they say of the score."""
+    """Each decision against the CONTROL record before it: by its model, features and rules, and what these say of the
+    score."""
     place = np.searchsorted([offset for offset, _ in log.controls], log.decisions["_offset"].to_numpy())
     decisions = log.decisions.with_columns(place=pl.Series(place - 1))
     for (number,), part in decisions.group_by("place"):
@@ -124,16 +126,16 @@ def compare_rules(log: LogContent, found: Findings) -> None:
             by_rules = pl.when(pl.col("score") >= float(least[1])).then(pl.lit(decision)).otherwise(by_rules)
         wanted = pl.when(pl.col("status") == "decided").then(by_rules).otherwise(pl.lit(control.fallback))
         right = (pl.col("decision") == wanted) & (pl.col("rules_digest") == control.rules_digest)
-        right &= (pl.col("status") != "decided") | (pl.col("version") == version)
+        by_control = (pl.col("version") == version) & (pl.col("features_digest") == control.features_digest)
+        right &= (pl.col("status") != "decided") | by_control
         wrong = part.filter(~right)
         found.replay += len(wrong)
         if len(wrong):
             found.told.append(f"{len(wrong)} decisions are not by {control.rules}, as {wrong.rows()[0]}"[:400])
-    found.checked["rules_used"] = len({control.rules_digest for _, control in log.controls})
-    found.checked["changes_of_rules"] = sum(
-        after.rules_digest != before.rules_digest
-        for (_, before), (_, after) in zip(log.controls, log.controls[1:], strict=False)
-    )
+    for what in ("rules", "features"):
+        digests = [getattr(control, f"{what}_digest") for _, control in log.controls]
+        found.checked[f"{what}_used"] = len(set(digests))
+        found.checked[f"changes_of_{what}"] = sum(a != b for a, b in itertools.pairwise(digests))
 
 
 def _bring_up_to_date(home: Path, app: AppSpec) -> None:
@@ -171,8 +173,15 @@ def differences(wanted: pl.DataFrame, table: pl.DataFrame) -> int:
     return missing + both.filter(unequal).height + (not missing and ours != theirs)
 
 
-def _replay(home: Path, app: AppSpec, found: Findings) -> None:
-    """The features of every decision, to the last bit: replayed from the log, and computed from the tables."""
+def feature_sets(log: LogContent) -> list[FeatureSetSpec]:
+    """All that the log says was decided by."""
+    specs = {control.features_digest: control.features for _, control in log.controls if control.features}
+    return [FeatureSetSpec.model_validate(spec) for spec in specs.values()]
+
+
+def _replay(log: LogContent, home: Path, app: AppSpec, found: Findings) -> None:
+    """The features of every decision, to the last bit: replayed from the log, and computed from the tables; those of
+    the set that its record names."""
     stream, features = app.streams[0], app.feature_sets[0]
     reader = SegmentReader(home / "streams" / TENANT / stream.name / "log")
     report = verify_stream(reader, stream, features, home / "cache" / "kernels", lambda *_: None)
@@ -182,26 +191,35 @@ def _replay(home: Path, app: AppSpec, found: Findings) -> None:
         found.told.append(f"replay: {report.first_differences[:2]}")
     if report.undecided or report.decided_twice:
         found.told.append(f"verify: {report.undecided} undecided, {report.decided_twice} decided twice")
+    if report.unknown:
+        found.replay += report.unknown
+        found.told.append(f"verify: {report.unknown} decisions are by features that the log does not tell of")
     tables = DeltaTables(home / "tables")
     events, labels, decisions = (
         pl.concat(list(tables.scan(f"{TENANT}/{name}", tables.latest(f"{TENANT}/{name}").version)))
         for name in tables_of_stream(stream)[:3]
     )
-    plan = plan_features(features, stream)
-    computed = backfill(plan, home / "cache" / "kernels", [events], labels)
-    found.checked["computed_from_tables"] = len(computed.offsets)
+    for spec in feature_sets(log):
+        plan = plan_features(spec, stream)
+        computed = backfill(plan, home / "cache" / "kernels", [events], labels)
+        compare_recorded(plan, computed, decisions, found)
+
+
+def compare_recorded(plan: FeaturePlan, computed: Backfill, decisions: pl.DataFrame, found: Findings) -> None:
+    """What was recorded by this plan, to the last bit."""
     recorded = decisions.filter(pl.col("features").is_not_null() & (pl.col("features_digest") == plan.digest))
     place = np.searchsorted(computed.offsets, recorded["event_offset"].to_numpy())
     theirs = recorded["features"].list.to_array(len(plan.names)).to_numpy()
     unequal = (computed.features[place].view(np.uint32) != np.ascontiguousarray(theirs).view(np.uint32)).any(axis=1)
-    found.checked["compared_with_tables"] = len(recorded)
+    found.checked["computed_from_tables"] = len(computed.offsets)
+    found.checked["compared_with_tables"] += len(recorded)
     found.replay += int(unequal.sum())
     if unequal.any():
         found.told.append(f"{int(unequal.sum())} decisions hold other features than their tables give")
 
 
-def _oracle(home: Path, example: Path, work: Path, found: Findings) -> None:
-    told = compare(home, example, work)
+def _oracle(log: LogContent, home: Path, example: Path, work: Path, found: Findings) -> None:
+    told = compare(home, example, work, feature_sets(log))
     found.checked["compared_with_oracle"] = told["rows"]
     found.checked["late"] = told["late"]
     found.oracle += told["differences"]

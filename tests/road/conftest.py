@@ -15,17 +15,16 @@ from cloud_process import Cloud
 
 
 @pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+def cloud(tmp_path_factory: pytest.TempPathFactory, kernels: Path) -> Iterator[Cloud]:
     """A cloud that is not started yet."""
-    made = Cloud(tmp_path_factory.mktemp("shop"))
+    made = Cloud(tmp_path_factory.mktemp("shop"), kernels=kernels)
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[worker_process.Worker]:
+def worker(tmp_path_factory: pytest.TempPathFactory, kernels: Path) -> Iterator[worker_process.Worker]:
     """A stream's worker that runs, without a cloud."""
-    kernels = tmp_path_factory.getbasetemp() / "kernels"
     found = worker_process.Worker(tmp_path_factory.mktemp("w"), kernels, worker_process.declare())
     found.start()
     yield found

@@ -40,8 +40,7 @@ class Watched(httpx.HTTPTransport):
 
 
 @pytest.fixture
-def worker(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    kernels = tmp_path_factory.getbasetemp() / "kernels"
+def worker(tmp_path: Path, kernels: Path) -> Iterator[Any]:
     found = harness.Worker(tmp_path, kernels, harness.declare(), queue=250)
     found.start()
     yield found

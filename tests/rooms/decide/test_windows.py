@@ -42,11 +42,6 @@ Row = tuple[int, int, Any]
 """(kind, T, values or a label record); its place is its offset."""
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.getbasetemp() / "kernels"
-
-
 def history(count: int, seed: int) -> list[Row]:
     """Events with gaps from seconds to days, labels of events and of none."""
     luck = random.Random(seed)

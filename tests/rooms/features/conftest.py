@@ -94,13 +94,6 @@ class Folder:
 
 
 @pytest.fixture(scope="session")
-def kernels(pytestconfig: pytest.Config) -> Path:
-    """A cache that outlives the run: only the first one compiles."""
-    assert pytestconfig.cache is not None
-    return pytestconfig.cache.mkdir("kernels")
-
-
-@pytest.fixture(scope="session")
 def folder(kernels: Path) -> Callable[..., Folder]:
     def make(features: Callable[[object, object, object], Mapping[str, object]]) -> Folder:
         plan = plan_features(*declare(features))
