@@ -257,6 +257,16 @@ def test_a_canary_and_a_shadow_on_a_real_model(worker: Any, http: Any) -> None:
     worker.wait_for(lambda report: not report["canary"] and not report["shadow"])
 
 
+def test_features_that_do_not_fit_the_stream_keep_no_release_from_being_followed(worker: Any) -> None:
+    unfit = json.loads(json.dumps(worker.features.to_json()).replace('"amount"', '"amount_eur"'))
+    worker.write_live(worker.model(4), features=unfit)
+    worker.wait_for(lambda report: "amount_eur" in report["message"])
+    worker.write_live(worker.model(5), features=unfit)
+    worker.wait_for(lambda report: report["model"] == {"name": "fraud", "version": 5})
+    worker.write_live(worker.model(4))
+    worker.wait_for(lambda report: report["model"] == {"name": "fraud", "version": 4} and not report["message"])
+
+
 def test_a_model_that_is_slow_past_its_deadline_is_not_waited_for(worker: Any, http: Any) -> None:
     """ONNX Runtime computes for a second and more; the event is decided long before."""
     slow = worker.model(7, data=harness.slow_model_bytes(3, 1_500))

@@ -157,6 +157,19 @@ _BY_CODE: dict[int, type[SkyriverError]] = {
 }
 
 
+def told(what_not: str, error: Exception) -> SkyriverError:
+    """Why something goes on without what it should do, as a report shows it: "WHAT_NOT: why"; code and next action
+    are those of the error, and our own where it is none that users know."""
+    if isinstance(error, SkyriverError):
+        return SkyriverError(
+            f"{what_not}: {error.message}", code=error.code, where=error.where, next_action=error.next_action
+        )
+    return Internal(
+        f"{what_not}: {type(error).__name__}: {error}.",
+        next_action="It is tried again by itself; the log of the process says more.",
+    )
+
+
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 

@@ -127,6 +127,8 @@ class Choice:
         self.deciding = Deciding()
         self.problem = ""
         """Why the live settings, or a part of them, are not used."""
+        self.target_problem = ""
+        """Why the features that they name cannot be folded."""
 
     def begin(
         self,
@@ -174,15 +176,21 @@ class Choice:
         return found if found is not None and not _alike(found, self.deciding) else None
 
     def target(self, live: Mapping[str, Any] | None, deciding: str) -> FeatureSetSpec | None:
-        """The features to fold beside those that decide: of the released version, else the declared ones."""
+        """The features to fold beside those that decide: of the released version, else the declared ones. None too
+        where they do not fit the stream, which `target_problem` tells."""
+        self.target_problem = ""
         if self._decide is None or live is None:
             return None
         try:
             wanted = Wanted.of(live)
-        except InvalidInput:
+        except InvalidInput:  # `load` tells of it
             return None
         specs = (wanted.model.features if wanted.model is not None else None, wanted.declared)
-        return next((s for s in specs if s is not None and self._digest_of(s) != deciding), None)
+        try:
+            return next((s for s in specs if s is not None and self._digest_of(s) != deciding), None)
+        except SkyriverError as error:
+            self.target_problem = f"The features that the live settings name cannot be folded: {error}"
+            return None
 
     def _set_of(self, model: WantedModel | None, deciding: str) -> str:
         return model.features_digest or deciding if model is not None else deciding

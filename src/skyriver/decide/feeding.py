@@ -148,7 +148,13 @@ class Feed:
             if watching is not None:
                 watching.cancel()
             self.lag = None
+            await self._close()
+
+    async def _close(self) -> None:
+        try:
             await self._source.close()
+        except Exception as error:  # there is a reason already why the connection ends
+            _log.warning("the connection to %s was not closed: %s", self._name, error)
 
     async def _take(self, messages: Sequence[Message]) -> None:
         receipt = await self._submit(messages)
@@ -184,8 +190,10 @@ class Feed:
 
     async def _watch_lag(self) -> None:
         while True:
-            with contextlib.suppress(SkyriverError):
+            try:
                 self.lag = await self._source.lag()
+            except Exception as error:  # what the connection suffers from, it tells itself
+                _log.debug("the lag is not known: %r", error)
             await asyncio.sleep(LAG_EVERY_S)
 
     def _tell(self, state: str, error: SkyriverError | None) -> None:

@@ -61,6 +61,7 @@ from skyriver.serve.replica import unix_listener
 from skyriver.wiring.feature_changes import BuilderPlace, FeatureChanges
 from skyriver.wiring.logs import WorkerLog, keep_of, on_disk, take_log
 from skyriver.wiring.process import ProcessContext, SystemClock, read_config
+from skyriver.wiring.rounds import Rounds
 from skyriver.wiring.sources import open_source, source_name
 from skyriver.wiring.upkeep import LogUpkeep, tier_of
 
@@ -159,6 +160,9 @@ class Worker:
         self._changes = FeatureChanges(place, log, windows, self._files, self._keeper, self._station)
         self._folded: tuple[str, ...] = ()
         self._feed = self._make_feed()
+        self._rounds = Rounds()
+        self._tried: object = None
+        """The live settings, and what there was for them, that were chosen from last."""
         self._loading = False
         self._told: dict[str, object] = {}
         self._replay = ""
@@ -168,8 +172,9 @@ class Worker:
         """Until `stop`; what went wrong, if that is why it ends."""
         self._files.declared = declared_features(self._live)
         self._tell()
-        ticking = asyncio.create_task(self._tick())
-        weighing = asyncio.create_task(self._weigh())
+        rounds = self._rounds
+        ticking = rounds.start("The report is not renewed", self._tick, REPORT_EVERY_S)
+        weighing = rounds.start("What lies on the disk is not counted", self._weigh, STORED_EVERY_S)
         await self._station.start()
         self._follow_features()
         server = HttpServer(self._routes.handle, HttpLimits(body=HISTORY_LIMIT, bodies=2 * HISTORY_LIMIT))
@@ -179,9 +184,9 @@ class Worker:
         self._listening = True
         self._upkeep.start()
         self._tell()
-        watching = asyncio.create_task(self._watch_live())
-        changing = asyncio.create_task(self._changes.run())
-        feeding = asyncio.create_task(self._feed.run()) if self._feed is not None else None
+        watching = rounds.start("Releases and rules are not followed", self._watch_live, LIVE_EVERY_S)
+        changing = rounds.start("Changed features are not built", self._changes.run)
+        feeding = rounds.start("Nothing is taken from the broker", self._feed.run) if self._feed is not None else None
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((stopping, self._station.failed), return_when=asyncio.FIRST_COMPLETED)
         error = self._station.failed.result() if self._station.failed.done() else None
@@ -264,20 +269,17 @@ class Worker:
 
     async def _watch_live(self) -> None:
         """What is decided with, when it changes, or the features that it needs are there."""
-        tried: object = None
-        while True:
-            await asyncio.sleep(LIVE_EVERY_S)
-            live = self._context.live()
-            if live is not None:
-                self._live = live
-                self._files.declared = declared_features(live)
-            sets, engine = self._files.sets, self._station.engine
-            folded = (sets.digest, *sets.specs) if sets is not None else ()
-            usable = self._files.usable(engine.partition.time) if engine is not None else frozenset()
-            state = (_decided_with(self._live), engine, folded, usable)
-            if engine is not None and self._live is not None and state != tried:
-                self._follow_features()
-                tried = state if await self._choose_again(self._live, sets, usable) else None
+        live = self._context.live()
+        if live is not None:
+            self._live = live
+            self._files.declared = declared_features(live)
+        sets, engine = self._files.sets, self._station.engine
+        folded = (sets.digest, *sets.specs) if sets is not None else ()
+        usable = self._files.usable(engine.partition.time) if engine is not None else frozenset()
+        state = (_decided_with(self._live), engine, folded, usable)
+        if engine is not None and self._live is not None and state != self._tried:
+            self._follow_features()
+            self._tried = state if await self._choose_again(self._live, sets, usable) else None
 
     async def _choose_again(self, live: Mapping[str, Any], sets: FeatureSets | None, usable: Set[str]) -> bool:
         """With the features that decide or that are `usable`. False: try again."""
@@ -320,23 +322,19 @@ class Worker:
     # What it tells
 
     async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(REPORT_EVERY_S)
-            self._station.tick()
-            self._station.full = self._upkeep.look().full
-            loading, engine = self._loading, self._station.engine
-            self._loading = engine is not None and engine.loading
-            if engine is not None and not self._loading:
-                self._tell_again(engine)
-            if loading and not self._loading:
-                _give_back_memory()
-            self._station.meter.look(self._clock.monotonic(), engine.partition.counters if engine is not None else None)
-            self._tell()
+        self._station.tick()
+        self._station.full = self._upkeep.look().full
+        loading, engine = self._loading, self._station.engine
+        self._loading = engine is not None and engine.loading
+        if engine is not None and not self._loading:
+            self._tell_again(engine)
+        if loading and not self._loading:
+            _give_back_memory()
+        self._station.meter.look(self._clock.monotonic(), engine.partition.counters if engine is not None else None)
+        self._tell()
 
     async def _weigh(self) -> None:
-        while True:
-            self._stored = await asyncio.to_thread(stored_bytes, self._settings.directory)
-            await asyncio.sleep(STORED_EVERY_S)
+        self._stored = await asyncio.to_thread(stored_bytes, self._settings.directory)
 
     def _tell(self) -> None:
         report = self._report()
@@ -393,7 +391,8 @@ class Worker:
     def _message(self) -> str:
         step = self._files.receiving.step_us
         parts = [self._station.problem, self._replay, self._choice.problem, self._keeper.problem]
-        parts += [self._changes.problem, self._upkeep.problem]
+        parts += [self._choice.target_problem, self._changes.problem, self._upkeep.problem]
+        parts += [str(problem) for problem in self._rounds.problems.values()]
         parts += [
             f"Version {arm['version']} of {arm['model']} was late again and again: it is not asked for"
             f" {arm['aside_seconds']:.0f} s."
@@ -413,7 +412,10 @@ class Worker:
 
 def declared_features(live: Mapping[str, Any] | None) -> FeatureSetSpec | None:
     found = (live or {}).get("features")
-    return FeatureSetSpec.model_validate(found) if found else None
+    try:
+        return FeatureSetSpec.model_validate(found) if found else None
+    except ValidationError:  # the choice tells of it
+        return None
 
 
 def _decided_with(live: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -174,3 +175,15 @@ def test_the_version_before_stands_in_but_not_one_that_was_gone_back_from() -> N
     used = ModelInUse("fraud", 1, "v1")
     begun = House().choice.begin(None, control(2, last=used, fallback_by=("last_version",)), FOLDED, OLD_DIGEST)
     assert begun.last.model == used
+
+
+def test_features_that_do_not_fit_the_stream_are_told_and_keep_no_version_from_deciding() -> None:
+    house = House()
+    told = json.loads(json.dumps(OLD_SET.to_json()).replace('"amount"', '"amount_eur"'))
+    unfit = {**live(1), "features": told}
+    assert house.choice.target(unfit, "others") == OLD_SET
+    assert house.choice.target(unfit, OLD_DIGEST) is None
+    assert "amount_eur" in house.choice.target_problem
+    assert house.use({**live(2), "features": told}).model.version == 2
+    assert house.choice.target(live(2), OLD_DIGEST) is None
+    assert house.choice.target_problem == ""

@@ -245,3 +245,29 @@ def test_a_fault_of_ours_is_told_and_tried_again(house: House) -> None:
         await line.stop()
 
     run(check)
+
+
+def test_a_connection_that_cannot_be_closed_does_not_end_the_feed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def closed_already(source: MemorySource) -> None:
+        raise RuntimeError("closed already")
+
+    async def no_lag(source: MemorySource) -> int:
+        raise OSError("no connection")
+
+    monkeypatch.setattr(MemorySource, "close", closed_already)
+    monkeypatch.setattr(MemorySource, "lag", no_lag)
+
+    async def check() -> None:
+        line = await Line(house).start()
+        await line.until(lambda: line.feed.report()["state"] == "READY")
+        line.broker.stop()
+        await line.until(lambda: line.feed.report()["reason"] == "BROKER_AWAY")
+        line.broker.away = False
+        line.publish(house.event(1))
+        await line.until(lambda: not line.broker.kept)
+        assert [d.id for d in house.decisions()] == [1]
+        await line.stop()
+
+    run(check)
