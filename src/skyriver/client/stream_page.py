@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skyriver.client.screen import age, coloured
-from skyriver.core.contract import DeadLetter, PartitionNow, Quantiles, SourceNow, StreamNow
+from skyriver.core.contract import DeadLetter, FeatureChangeNow, PartitionNow, Quantiles, SourceNow, StreamNow
 
 _BARS = "▁▂▃▄▅▆▇█"
 _RIGHT = (
@@ -26,9 +26,10 @@ _RIGHT = (
     "FALLBACK",
     "DEAD",
     "NOT IN TABLES",
+    "KEYS",
     "MEMORY",
 )
-COLUMNS = ("STREAM", "STATE", *_RIGHT[:-1], "TIME BEHIND", "MEMORY")
+COLUMNS = ("STREAM", "STATE", *_RIGHT[:-2], "TIME BEHIND", *_RIGHT[-2:])
 RAW_SHOWN = 100
 
 
@@ -164,10 +165,33 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
     yield "log", _log(p)
     each = f", {p['feature_bytes'] / p['feature_keys']:,.0f} bytes a key" if p["feature_keys"] else ""
     yield "memory", (f"{p['rss_mb']:,.0f} MB; features {size(p['feature_bytes'])} for {p['feature_keys']:,} keys{each}")
+    for keys in p["keys"]:
+        yield "", f"{keys['held']:,} keys of {escape(keys['by'])}, {_each(keys['least_bytes'], keys['most_bytes'])}"
+    if p["feature_change"] is not None:
+        yield "change", _change(p["feature_change"])
     up = f", pid {p['pid']}, up {age(p['started_at'])}" if p["pid"] else ""
     yield "worker", f"{p['worker']} {coloured(p['state'])}{up}; its log was opened {p['epoch']:,} times"
     if p["message"]:
         yield "", f"[yellow]{escape(p['message'])}[/]"
+
+
+def _each(least: int, most: int) -> str:
+    return f"{least:,} bytes each" if least == most else f"{least:,} to {most:,} bytes each"
+
+
+def _change(change: FeatureChangeNow) -> str:
+    """Of changed features: how far they are, and what they cost."""
+    cost = f"{change['memory_mb']:,.0f} MB of memory, {change['disk_mb']:,.0f} MB of disk"
+    built = f"{change['cpu_seconds']:,.1f} s of CPU, {change['events_per_second']:,.0f} events/s"
+    match change["state"]:
+        case "ready":
+            return f"features {change['digest'][:12]} are ready beside those that decide: {cost}; built with {built}"
+        case "waiting":
+            at = time.strftime("%Y-%m-%d %H:%M", time.gmtime((change["whole_from"] or 0) / 1e6))
+            return f"features {change['digest'][:12]} may decide from {at} UTC of the stream's time on: {cost}"
+        case _:
+            done = f"{change['offset']:,} of {change['end']:,} records"
+            return f"features {change['digest'][:12]} are {change['state']}: {done}, {built}, {cost}"
 
 
 def _tables(now: StreamNow) -> Iterator[tuple[int, str]]:
@@ -189,6 +213,7 @@ def _line(now: StreamNow, p: PartitionNow) -> Iterator[str]:
     yield f"{p['dead']:,}"
     yield f"{p['not_materialised']:,}"
     yield _span(p["behind_seconds"]) if p["behind_seconds"] is not None else ""
+    yield f"{p['feature_keys']:,}"
     yield f"{p['rss_mb']:,.0f} MB"
 
 

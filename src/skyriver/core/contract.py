@@ -181,6 +181,41 @@ class SourceNow(TypedDict):
     connections: int
 
 
+class KeysNow(TypedDict):
+    """The keys of one field by which features are computed."""
+
+    by: str
+    held: int
+    """That have a place in memory: those with an event in their longest window, and idle ones until others need it."""
+    least_bytes: int
+    """What one takes in memory."""
+    most_bytes: int
+    """With as many values to remember as a minimum, distinct count or decayed mean may have."""
+
+
+class FeatureChangeNow(TypedDict):
+    """Changed features, computed beside those that decide."""
+
+    digest: str
+    state: Literal["building", "joining", "saving", "waiting", "ready"]
+    """`building`: a process of its own reads the log; `joining`: the worker reads what came since; `saving`: a
+    checkpoint is taken; `waiting`: until they have seen all that they look back to; `ready`: a version trained on them
+    may decide."""
+    offset: int
+    """How far the log was read."""
+    end: int
+    events: int
+    """Read by the process that builds, since it was begun."""
+    events_per_second: float
+    """That it gets on with; it takes half of a core at most."""
+    cpu_seconds: float
+    """That it took."""
+    memory_mb: float
+    disk_mb: float
+    whole_from: int | None
+    """The stream's time at which `waiting` ends."""
+
+
 class PartitionNow(TypedDict):
     """What one partition of a stream does now, by the word of its worker: up to a second old."""
 
@@ -243,6 +278,9 @@ class PartitionNow(TypedDict):
     feature_keys: int
     feature_bytes: int
     """Of their state in memory."""
+    keys: Sequence[KeysNow]
+    """Of the features that decide, by field."""
+    feature_change: FeatureChangeNow | None
     source: SourceNow | None
     """The broker from which events come beside HTTP; null for none."""
     last_dead: Sequence[DeadLetter]

@@ -30,8 +30,8 @@ SLICE_US = 20_000
 """It rests after each of these, as its share asks."""
 SAVE_EVERY_US = 30 * SECOND
 
-Tell = Callable[[int, int], None]
-"""(offset that it has come to, the log's end)."""
+Tell = Callable[[int, int, int], None]
+"""(offset that it has come to, the log's end, events that it has read)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ class _Build:
         self._tell = tell
         self._saved_at = self._woke = resting.clock.monotonic()
         self._hurry = False
+        self.events = 0
         self._saved: SavedWindows | None = None
 
     def run(self, start: int) -> int:
@@ -99,12 +100,12 @@ class _Build:
             self._hurry = came > folded // 2  # else it would not get there at its share
             end += came
         self._save(at)
-        self._tell(at, end)
+        self._tell(at, end, self.events)
         return at
 
     def _fold(self, start: int, end: int) -> int:
         """All records from `start` up to `end`."""
-        folding = Folding(self._windows)
+        folding, before = Folding(self._windows), self.events
         clock = self._resting.clock
         at = start
         for record in self._reader.read(start, end=end):
@@ -112,13 +113,14 @@ class _Build:
             at = record.offset + record.count
             now = clock.monotonic()
             if now - self._woke >= SLICE_US:
-                self._tell(at, end)
+                self._tell(at, end, before + folding.events)
                 if now - self._saved_at >= SAVE_EVERY_US:
                     folding.flush()
                     self._save(at)
                     now = clock.monotonic()
                 self._rest(now - self._woke)
         folding.flush()
+        self.events = before + folding.events
         return at
 
     def _rest(self, worked_us: int) -> None:

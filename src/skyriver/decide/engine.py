@@ -63,6 +63,7 @@ from skyriver.decide.sorting import (
     sort_rows,
 )
 from skyriver.decide.windows import SavedWindows, Windows
+from skyriver.features.state import KeyMemory
 
 Ints = NDArray[np.int64]
 _DECISION, _EVENTS, _DECISIONS = RecordKind.DECISION, RecordKind.EVENTS, RecordKind.DECISIONS
@@ -100,6 +101,10 @@ class Engine:
     def feature_size(self) -> tuple[int, int]:
         """(keys, bytes of their state in memory)."""
         return self._windows.size if self._windows is not None else (0, 0)
+
+    @property
+    def feature_keys(self) -> tuple[KeyMemory, ...]:
+        return self._windows.keys if self._windows is not None else ()
 
     def use(self, deciding: Deciding) -> None:
         """From the next event on, decide with this; written to the log as a CONTROL record. Raises Conflict

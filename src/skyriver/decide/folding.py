@@ -14,6 +14,7 @@ from skyriver.decide.windows import Floats, Windows
 
 CHUNK = 4096
 """Events or labels folded together."""
+_OF_EVENTS = frozenset({RecordKind.EVENT, RecordKind.EVENTS, RecordKind.HISTORY})
 
 
 class Folding:
@@ -28,8 +29,12 @@ class Folding:
         self._folded = folded
         self._events: list[tuple[int, int, list[Value]]] = []
         self._labels: list[tuple[int, LabelRecord]] = []
+        self.events = 0
+        """Applied, and rows of loaded history."""
 
     def apply(self, record: Record) -> None:
+        if record.kind in _OF_EVENTS:
+            self.events += record.count
         match record.kind:
             case RecordKind.EVENT:
                 flags, values = decode_event(record.payload)

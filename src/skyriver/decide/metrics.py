@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from skyriver.data.retention import Kept
 from skyriver.decide.checkpoint import Counters
+from skyriver.features.state import KeyMemory
 from skyriver.serve.metrics import Histogram, escape, resident_bytes
 
 WINDOW_US = 10_000_000
@@ -119,6 +120,7 @@ class Seen:
     feature_keys: int
     feature_bytes: int
     epoch: int
+    keys: tuple[KeyMemory, ...] = ()
     kept: Kept = field(default_factory=Kept)
 
     @property
@@ -159,6 +161,7 @@ class Seen:
             "stored_bytes": self.stored,
             "feature_keys": self.feature_keys,
             "feature_bytes": self.feature_bytes,
+            "keys": [asdict(key) for key in self.keys],
             "epoch": self.epoch,
             "first_offset": self.kept.first_offset,
             "log_bytes": self.kept.bytes,
@@ -222,6 +225,13 @@ def prometheus(
     text.by("skyriver_stored_bytes", "Taken on the disk.", "part", seen.stored, kind="gauge")
     text.add("skyriver_feature_keys", "gauge", "Keys whose feature state is held.", seen.feature_keys)
     text.add("skyriver_feature_state_bytes", "gauge", "Feature state in memory, of all keys.", seen.feature_bytes)
+    if keys := seen.keys:
+        told = "Keys whose feature state is held, by their field."
+        text.by("skyriver_feature_field_keys", told, "field", {k.by: k.held for k in keys}, kind="gauge")
+        told = "Feature state of one key in memory, at least."
+        text.by("skyriver_feature_key_least_bytes", told, "field", {k.by: k.least_bytes for k in keys}, kind="gauge")
+        told = "Feature state of one key in memory, at most."
+        text.by("skyriver_feature_key_most_bytes", told, "field", {k.by: k.most_bytes for k in keys}, kind="gauge")
     for name, kind, told, value in more:
         text.add(name, kind, told, value)
     text.arms(arms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from skyriver.core.contract import PartitionNow, Quantiles, StreamNow, TableNow
+from skyriver.core.contract import FeatureChangeNow, PartitionNow, Quantiles, StreamNow, TableNow
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import StreamSpec
 from skyriver.data.operations import rejected_table, tables_of_stream
@@ -89,8 +89,27 @@ def _partition(worker: Resource, process: ProcessStatus | None, held: int, now: 
         "stored_bytes": report.get("stored_bytes", {}),
         "feature_keys": int(report.get("feature_keys", 0)),
         "feature_bytes": int(report.get("feature_bytes", 0)),
+        "keys": report.get("keys", []),
+        "feature_change": _change(report.get("features")),
         "source": report.get("source"),
         "last_dead": report.get("last_dead", []),
+    }
+
+
+def _change(told: Mapping[str, Any] | None) -> FeatureChangeNow | None:
+    if not told:
+        return None
+    return {
+        "digest": str(told["digest"]),
+        "state": told["state"],
+        "offset": int(told["offset"]),
+        "end": int(told["end"]),
+        "events": int(told.get("events", 0)),
+        "events_per_second": float(told.get("events_per_second", 0.0)),
+        "cpu_seconds": float(told.get("cpu_seconds", 0.0)),
+        "memory_mb": float(told["memory_mb"]),
+        "disk_mb": float(told["disk_mb"]),
+        "whole_from": told.get("whole_from"),
     }
 
 

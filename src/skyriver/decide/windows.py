@@ -23,7 +23,7 @@ from skyriver.features.kernel import Kernel, load_kernel
 from skyriver.features.layout import MISSING
 from skyriver.features.plan import FeaturePlan, plan_features
 from skyriver.features.side import disk_side, memory_side
-from skyriver.features.state import EventBatch, FeatureState
+from skyriver.features.state import EventBatch, FeatureState, KeyMemory
 
 if TYPE_CHECKING:
     import polars as pl
@@ -50,6 +50,11 @@ class Windows(Protocol):
     @property
     def size(self) -> tuple[int, int]:
         """(keys that are held, bytes of their state in memory), told without looking at each."""
+        ...
+
+    @property
+    def keys(self) -> tuple[KeyMemory, ...]:
+        """The same by key column; of several sets, of that which decides."""
         ...
 
     @property
@@ -132,6 +137,10 @@ class KernelWindows:
     @property
     def size(self) -> tuple[int, int]:
         return self._state.held_keys, self._state.memory_bytes
+
+    @property
+    def keys(self) -> tuple[KeyMemory, ...]:
+        return self._state.keys
 
     @property
     def spec(self) -> FeatureSetSpec | None:
@@ -317,6 +326,10 @@ class FeatureSets:
         """Of all sets together."""
         sizes = [windows.size for windows in self._all()]
         return sum(keys for keys, _ in sizes), sum(bytes_ for _, bytes_ in sizes)
+
+    @property
+    def keys(self) -> tuple[KeyMemory, ...]:
+        return self._deciding.keys if self._deciding is not None else ()
 
     @property
     def beside(self) -> Windows | None:

@@ -59,6 +59,16 @@ class EventBatch:
     codes: Mapping[str, Ints] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class KeyMemory:
+    """The keys of one column: those that are `held`, and the memory that one of them takes, at least and at most."""
+
+    by: str
+    held: int
+    least_bytes: int
+    most_bytes: int
+
+
 class FeatureState:
     """Windows and keys of `plan` after the records folded so far. One thread at a time; `fold` lets others run."""
 
@@ -109,6 +119,14 @@ class FeatureState:
     def held_keys(self) -> int:
         """Keys with a place in the tables, those that went idle since it last made room among them."""
         return sum(self._used(key) for key in range(len(self._tables)))
+
+    @property
+    def keys(self) -> tuple[KeyMemory, ...]:
+        """By key column."""
+        return tuple(
+            KeyMemory(column.field, self._used(key), column.least_bytes, column.most_bytes)
+            for key, column in enumerate(self.plan.keys)
+        )
 
     @property
     def memory_bytes(self) -> int:

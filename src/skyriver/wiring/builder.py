@@ -3,7 +3,8 @@
 The worker that begins it writes one line of JSON to its standard input, {"stream": StreamSpec, "features":
 FeatureSetSpec, "home", "log", "side", "building", "kernel_cache": directories, "share": of a core}, and keeps that
 open: when it ends, for whatever reason, this process ends too. On its standard output stand lines {"offset", "end",
-"seconds": of CPU, "rss_mb"}; the last one has "built": true. What went wrong is one line {"problem"}, and exit code 1.
+"events": read so far, "events_per_second", "seconds": of CPU, "rss_mb"}; the last one has "built": true. What went
+wrong is one line {"problem"}, and exit code 1.
 
 It runs at a lower priority. Only one process at a time writes into "building" and the set's side log: a lock sees
 to it that one of a worker before has ended.
@@ -44,15 +45,21 @@ def _run(config: dict[str, Any]) -> None:
     features = FeatureSetSpec.model_validate(config["features"])
     directory = Path(config["building"])
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    told = 0.0
+    began, told = time.monotonic(), 0.0
+    line: dict[str, object] = {}
 
-    def tell(offset: int, end: int, *, built: bool = False) -> None:
+    def tell(offset: int, end: int, events: int) -> None:
         nonlocal told
-        if not built and time.monotonic() - told < TELL_EVERY_S:
-            return
-        told = time.monotonic()
-        line = {"offset": offset, "end": end, "seconds": round(time.process_time(), 2)}
-        print(json.dumps({**line, "rss_mb": round(resident_bytes() / 1e6), "built": built}), flush=True)
+        now = time.monotonic()
+        rate = round(events / max(now - began, 1e-3), 1)
+        line.update(offset=offset, end=end, events=events, events_per_second=rate)
+        if now - told >= TELL_EVERY_S:
+            told = now
+            say()
+
+    def say(**more: object) -> None:
+        cost = {"seconds": round(time.process_time(), 2), "rss_mb": round(resident_bytes() / 1e6)}
+        print(json.dumps({**line, **cost, **more}), flush=True)
 
     with (directory / "lock").open("ab") as lock:
         while True:
@@ -65,8 +72,10 @@ def _run(config: dict[str, Any]) -> None:
         files = WindowsFiles(stream, Path(config["side"]), Path(config["kernel_cache"]))
         resting = Resting(float(config["share"]), SystemClock(), _sleep)
         with log_reader(stream, Path(config["directory"]), home, config["tenant"], open_tier(Home(home))) as reader:
-            offset = build(reader, files, features, directory, resting, tell)
-            tell(offset, reader.next_offset, built=True)
+            files.prepare(features)
+            began = time.monotonic()
+            build(reader, files, features, directory, resting, tell)
+            say(built=True)
 
 
 def _sleep(us: int) -> None:

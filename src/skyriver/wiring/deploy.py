@@ -10,8 +10,10 @@ from skyriver.core.environments import environment_name
 from skyriver.core.errors import Conflict
 from skyriver.core.jobs import ENDED
 from skyriver.core.resources import Delete, Put, Resource, Snapshot, need
-from skyriver.core.spec import AppSpec, ModelSpec, StreamSpec
+from skyriver.core.spec import AppSpec, FeatureSetSpec, ModelSpec, StreamSpec
+from skyriver.core.units import SECOND, format_duration
 from skyriver.data.operations import rejected_table, tables_of_stream
+from skyriver.features.plan import plan_features
 from skyriver.release.operations import plan_import
 from skyriver.serve.kinds import new_service, update_service
 
@@ -58,7 +60,7 @@ def plan_deploy(
     for resource in wanted:
         current = snapshot.find(*resource.key)
         if current is None:
-            lines.append(PlanLine("create", resource.kind, resource.name, ""))
+            lines.append(PlanLine("create", resource.kind, resource.name, _cost(resource)))
             changes.append(Put(resource, 0))
         else:
             _refuse_foreign(current, app)
@@ -66,7 +68,8 @@ def plan_deploy(
                 _refuse_other_events(current, resource)
             after = _merge(current, resource)
             changed = sorted(k for k in after.spec if after.spec[k] != current.spec.get(k))
-            lines.append(PlanLine("update" if changed else "keep", resource.kind, resource.name, ", ".join(changed)))
+            detail = "; ".join(d for d in (", ".join(changed), _cost(resource) if changed else "") if d)
+            lines.append(PlanLine("update" if changed else "keep", resource.kind, resource.name, detail))
             if changed:
                 changes.append(Put(after, current.revision))
     for line, built in _environment(snapshot, tenant, environment):
@@ -140,6 +143,27 @@ def _stream(tenant: str, app: AppSpec, stream: StreamSpec) -> Resource:
         "decide": decide.to_json() if decide else None,
     }
     return Resource(tenant, "stream", stream.name, spec=spec, state="PENDING", parent=f"app/{app.name}")
+
+
+def _cost(resource: Resource) -> str:
+    """What the features of a stream that decides take."""
+    if resource.kind != "stream" or not resource.spec["features"]:
+        return ""
+    stream = StreamSpec.model_validate(resource.spec["stream"])
+    plan = plan_features(FeatureSetSpec.model_validate(resource.spec["features"]), stream)
+    keys = [
+        f"{least:,} bytes a {field}" if least == most else f"{least:,} to {most:,} bytes a {field}"
+        for field, (least, most) in plan.key_bytes.items()
+    ]
+    if not keys:
+        return ""
+    told = f"features take {', '.join(keys)} of memory, {plan.row_bytes} bytes an event of disk"
+    reach = -(-plan.reach // (60 * SECOND)) * 60 * SECOND
+    told += f" for {format_duration(reach)}"
+    if 0 < stream.retention_us < reach:
+        wait = format_duration(reach - stream.retention_us)
+        told += f"; changed ones wait {wait}, for the log keeps {format_duration(stream.retention_us)} of it"
+    return told
 
 
 def _refuse_foreign(current: Resource, app: AppSpec) -> None:

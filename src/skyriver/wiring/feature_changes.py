@@ -15,7 +15,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -112,6 +112,24 @@ class FeatureChanges:
         finally:
             await self._stop()
 
+    def metrics(self) -> Iterator[tuple[str, str, str, float]]:
+        """For Prometheus: (name, kind, what it is, value)."""
+        found = self.report()
+        if found is None:
+            return
+        told = "Changed features are computed beside those that decide; 1: a version trained on them may decide."
+        yield "skyriver_feature_change_ready", "gauge", told, float(found["state"] == Phase.READY)
+        told = "Records of the log that they have not seen."
+        yield "skyriver_feature_change_behind_records", "gauge", told, found["end"] - found["offset"]
+        told = "Events that building them read."
+        yield "skyriver_feature_change_events_total", "counter", told, found["events"]
+        told = "Events a second that building them gets on with."
+        yield "skyriver_feature_change_events_per_second", "gauge", told, found["events_per_second"]
+        told = "Of CPU, that building them took."
+        yield "skyriver_feature_change_cpu_seconds_total", "counter", told, found["cpu_seconds"]
+        yield "skyriver_feature_change_memory_bytes", "gauge", "That they take.", found["memory_mb"] * 1e6
+        yield "skyriver_feature_change_disk_bytes", "gauge", "That they take.", found["disk_mb"] * 1e6
+
     def report(self) -> dict[str, Any] | None:
         """How far it is, and what it costs; None where no features change."""
         if self._wanted is None or self.phase is Phase.IDLE:
@@ -124,6 +142,8 @@ class FeatureChanges:
             "state": str(self.phase),
             "offset": told.get("offset", 0) if self.phase is Phase.BUILDING else self._log.next_offset,
             "end": self._log.next_offset,
+            "events": told.get("events", 0),
+            "events_per_second": told.get("events_per_second", 0.0),
             "cpu_seconds": told.get("seconds", 0.0),
             "whole_from": beside.whole_from if self.phase is Phase.WAITING and beside is not None else None,
             "memory_mb": told.get("rss_mb", 0) if self.phase is Phase.BUILDING else round(memory / 1e6, 1),

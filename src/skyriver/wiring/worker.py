@@ -384,6 +384,7 @@ class Worker:
             stored=self._stored,
             feature_keys=keys,
             feature_bytes=size,
+            keys=engine.feature_keys if engine is not None else (),
             epoch=self._log.epoch,
             kept=self._upkeep.kept,
         )
@@ -404,9 +405,9 @@ class Worker:
         return " ".join(p for p in parts if p)
 
     def _metrics(self) -> bytes:
-        feed = self._feed.metrics() if self._feed is not None else ()
+        more = [*(self._feed.metrics() if self._feed is not None else ()), *self._changes.metrics()]
         return prometheus(
-            self._settings.stream.name, self._seen(), self._station.meter, feed, self._arms(), now=self._clock.wall()
+            self._settings.stream.name, self._seen(), self._station.meter, more, self._arms(), now=self._clock.wall()
         )
 
 

@@ -6,6 +6,7 @@ import json
 import time
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from skyriver.client.stream_page import curve, lines, page
@@ -136,3 +137,30 @@ def test_all_that_the_contract_has_is_told() -> None:
     assert set(found["partitions"][0]) == set(contract.PartitionNow.__annotations__)
     assert set(found["tables"][0]) == set(contract.TableNow.__annotations__)
     json.dumps(found)
+
+
+def test_keys_are_told_with_what_one_takes() -> None:
+    keys = [
+        {"by": "customer", "held": 7, "least_bytes": 96, "most_bytes": 96},
+        {"by": "terminal", "held": 3, "least_bytes": 136, "most_bytes": 56_136},
+    ]
+    text = printed(page(now(report={**REPORT, "keys": keys})))
+    assert "7 keys of customer, 96 bytes each" in text
+    assert "3 keys of terminal, 136 to 56,136 bytes each" in text
+    assert "KEYS" in printed(lines([now()], {}))
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("building", "features abcdefabcdef are building: 41 of 100 records, 12.5 s of CPU, 40,100 events/s, 258 MB"),
+        ("waiting", "may decide from 1970-01-01 06:00 UTC of the stream's time on: 258 MB of memory, 22 MB of disk"),
+        ("ready", "are ready beside those that decide: 258 MB of memory, 22 MB of disk; built with 12.5 s of CPU"),
+    ],
+)
+def test_changed_features_are_told_with_how_far_they_are_and_what_they_cost(state: str, told: str) -> None:
+    change = {"digest": "abcdef" * 10, "state": state, "offset": 41, "end": 100, "events": 30}
+    change |= {"events_per_second": 40_100.2, "cpu_seconds": 12.5, "memory_mb": 258, "disk_mb": 21.5}
+    found = now(report={**REPORT, "features": {**change, "whole_from": 6 * HOUR if state == "waiting" else None}})
+    assert found["partitions"][0]["feature_change"] is not None
+    assert told in printed(page(found))

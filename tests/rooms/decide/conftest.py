@@ -87,6 +87,7 @@ class FakeWindows:
     spec = None
     reach = 0
     whole_from = -(2**62)
+    keys = ()
 
     def __init__(self, digest: str = "features-1", saved: bytes | None = None) -> None:
         self.digest = digest

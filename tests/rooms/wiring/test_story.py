@@ -458,3 +458,42 @@ def test_what_the_store_cannot_keep_stops_nothing_else(cloud: Cloud) -> None:
     cloud.compute.kill("t.replica.fraud-1-1")
     cloud.settle()
     assert cloud.compute.running["t.replica.fraud-1-1"].alive
+
+
+def test_a_plan_says_what_the_features_of_a_stream_take() -> None:
+    class Payment(sr.Event):
+        payment: int
+        at: sr.Time
+        customer: int
+        amount: float
+
+    def planned(cloud: Cloud, over: str, retention: str | None = None) -> str:
+        app = sr.App("risk")
+        payments = app.stream("payments", Payment, id="payment", time="at", key="customer", retention=retention)
+        frauds = app.labels("fraud", of=payments, delay="7d")
+        found = {
+            "sum": sr.sum("amount", by="customer", over=over),
+            "least": sr.minimum("amount", by="payment", over="1d"),
+        }
+        features = app.features("behaviour", payments, found)
+
+        @app.train(features, label=frauds)
+        def fit(data: object) -> object:
+            return data
+
+        app.decide(payments, app.model("fraud", fit), {"block": "score >= 0.9"}, otherwise="approve")
+        plan = plan_deploy(
+            cloud.loop.snapshot(), "t", app.spec, {"bundle": "0" * 64, "main": "app.py"}, files={}, prune=False
+        )
+        cloud.commit(list(plan.changes))
+        return next(line.detail for line in plan.lines if line.kind == "stream")
+
+    cloud = Cloud()
+    first = planned(cloud, "28d")
+    assert first == (
+        "features take 56 bytes a customer, 48 to 56,048 bytes a payment of memory, 40 bytes an event of disk for 28d"
+    )
+    assert planned(cloud, "28d") == "", "nothing changes"
+    changed = planned(cloud, "30d", retention="20d")
+    assert changed.startswith("features, stream; features take 56 bytes a customer")
+    assert changed.endswith("for 30d; changed ones wait 10d, for the log keeps 20d of it")
