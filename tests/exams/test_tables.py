@@ -16,6 +16,7 @@ from skyriver.adapters.memory.tables import MemoryTables, Shelf
 from skyriver.data.tables import Tables, TableVersion
 from skyriver.data.tables_exam import (
     COMPACTING_CHECKS,
+    GROWING_CHECKS,
     NAME,
     TABLES_CHECKS,
     Make,
@@ -49,6 +50,11 @@ def test_law(check: Callable[[Make], None], make: Make) -> None:
 
 @pytest.mark.parametrize("check", COMPACTING_CHECKS, ids=lambda check: check.__name__)
 def test_law_of_compacting(check: Callable[[Any], None], make: Any) -> None:
+    check(make)
+
+
+@pytest.mark.parametrize("check", GROWING_CHECKS, ids=lambda check: check.__name__)
+def test_law_of_growing(check: Callable[[Any], None], make: Any) -> None:
     check(make)
 
 

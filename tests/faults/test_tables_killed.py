@@ -17,7 +17,7 @@ from skyriver.adapters.delta import writing
 from skyriver.adapters.delta.ledger import commit_path, read_ledger
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.core.errors import Conflict, Corrupt, NotFound, Unavailable
-from skyriver.data.tables_exam import NAME, frame, read
+from skyriver.data.tables_exam import MORE, NAME, SCHEMA, frame, read
 
 DEADLINE_S = 60
 
@@ -295,3 +295,48 @@ DeltaTables(Path(sys.argv[1])).append(NAME, [frame(0, 10)], offset=0, known=None
             child.kill()
         child.wait(timeout=DEADLINE_S)
     assert DeltaTables(tmp_path).append(NAME, [frame(0, 10)], offset=0, known=None).rows == 10
+
+
+WIDENING = """
+import os, signal, sys
+from pathlib import Path
+from skyriver.adapters.delta import writing
+from skyriver.adapters.delta.tables import DeltaTables
+from skyriver.data.tables_exam import MORE, NAME
+
+root, point, when = sys.argv[1:]
+inner = getattr(writing, point)
+
+def dying(*arguments):
+    if when == "after":
+        inner(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(writing, point, dying)
+DeltaTables(Path(root)).widen(NAME, MORE, known=0)
+"""
+
+
+@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("point", [("widen", "before"), ("sync_commit", "before"), ("sync_commit", "after")])
+def test_a_table_that_was_about_to_get_more_columns_is_whole(
+    tmp_path: Path, point: tuple[str, str], torn: bool
+) -> None:
+    DeltaTables(tmp_path).append(NAME, [frame(0, 10)], offset=0, known=None)
+    done = subprocess.run(
+        [sys.executable, "-c", WIDENING, str(tmp_path), *point], capture_output=True, timeout=DEADLINE_S, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    commit = commit_path(tmp_path / NAME, 1)
+    assert commit.exists() == (point[0] == "sync_commit")
+    if torn and commit.exists():
+        commit.write_bytes(commit.read_bytes()[:40])
+    reader = DeltaTables(tmp_path)
+    assert read(reader, reader.latest(NAME).version).select(*SCHEMA).equals(frame(0, 10))
+    writer = DeltaTables(tmp_path)
+    assert writer.widen(NAME, MORE, known=0).version == 1
+    rows = frame(10, 5).with_columns(arm=pl.lit("a"), weight=pl.lit(1.0))
+    version = writer.append(NAME, [rows], offset=1, known=1)
+    assert (version.version, version.rows) == (2, 15)
+    assert read(DeltaTables(tmp_path), 2).select(*SCHEMA).equals(frame(0, 15))
+    assert pl.scan_delta(str(tmp_path / NAME)).sort("id").collect()["arm"].to_list() == [None] * 10 + ["a"] * 5

@@ -34,7 +34,7 @@ from skyriver.data.border_frame import DTYPES, schema_of
 from skyriver.data.columns import Column, decode_events, unpack_bits
 from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.data.operations import tables_of_stream
-from skyriver.data.tables import CompactingTables, Tables, TableVersion
+from skyriver.data.tables import StreamTables, Tables, TableVersion
 
 COMMIT_ROWS = 1_000_000
 """Offsets after which rows are appended; a log of any length is read in such steps."""
@@ -76,6 +76,9 @@ def schemas_of_stream(stream: StreamSpec) -> dict[str, dict[str, pl.DataType]]:
             "reason": pl.String(),
             "decided_at_us": pl.Int64(),
             "latency_us": pl.Int64(),
+            "arm": pl.String(),
+            "shadow_version": pl.Int64(),
+            "shadow_score": pl.Float64(),
         },
         dead: {**offset, **dict.fromkeys(("reason", "field", "message", "raw"), pl.String())},
     }
@@ -84,7 +87,7 @@ def schemas_of_stream(stream: StreamSpec) -> dict[str, dict[str, pl.DataType]]:
 def materialise(
     stream: StreamSpec,
     reader: LogReader,
-    tables: CompactingTables,
+    tables: StreamTables,
     tenant: str,
     known: Mapping[str, int],
     progress: Progress,
@@ -125,6 +128,9 @@ def materialise(
         )
     # A table that got no rows for a while stands before the events'; of what the log gave up it has all.
     start = max(begin, 1 + min(part.held if part.held is not None else -1 for part in parts))
+    for part in parts:
+        if part.held is not None:  # a table of a release before may lack columns
+            tables.widen(part.name, part.schema, known=known.get(part.name))
     last = start - 1
     waiting = 0
     for record in reader.read(start, end=end):
@@ -248,6 +254,8 @@ class _Decided(msgspec.Struct, array_like=True, gc=False):
     features: bytes
     decided_at_us: int
     latency_us: bytes
+    shadow_version: int = 0
+    shadow: bytes = b""
 
 
 _decided = msgspec.msgpack.Decoder(_Decided)
@@ -259,7 +267,10 @@ _OUTCOME: Schema = {
     "rules_digest": pl.String(),
     "features_digest": pl.String(),
     "reason": pl.String(),
+    "arm": pl.String(),
 }
+_ADDED = ("", 0, None)
+"""arm, shadow_version and shadow_score of a DECISION record of before they were written."""
 
 
 def _places(record: Record) -> pl.Series:
@@ -285,6 +296,11 @@ def _vectors(features: NDArray[np.float32], without: NDArray[np.bool_] | None, c
     places = np.full(count, None, object)
     places[having] = np.arange(len(having))
     return lists.gather(pl.Series(places.tolist(), dtype=pl.UInt32))
+
+
+def _shadow(found: _Decided, count: int) -> pl.Series:
+    scores = np.frombuffer(found.shadow, "<f4") if found.shadow else np.full(count, np.nan)
+    return pl.Series("shadow_score", scores.astype(np.float64)).fill_nan(None)
 
 
 class _Decoder:
@@ -340,7 +356,7 @@ class _Decoder:
 
     def _decision(self, record: Record) -> None:
         if self._decisions.wants(record.offset):
-            values = self._read(record, 13)
+            values = self._read(record, 13, added=_ADDED)
             features = values[5]
             if not isinstance(features, bytes) or len(features) % 4:
                 raise self._unreadable(record, "its features are no row of float32")
@@ -406,7 +422,7 @@ class _Decoder:
         n = record.count
         try:
             found = _decided.decode(record.payload)
-            outcomes = pl.DataFrame([list(o[:7]) for o in found.outcomes], schema=_OUTCOME, orient="row")
+            outcomes = pl.DataFrame([[*o[:8], ""][:8] for o in found.outcomes], schema=_OUTCOME, orient="row")
             codes = np.frombuffer(found.codes, "<u2")
             scores = np.frombuffer(found.scores, "<f4").astype(np.float64)
             without = unpack_bits(found.without, n)
@@ -420,19 +436,22 @@ class _Decoder:
                 _vectors(np.frombuffer(found.features, "<f4"), without, n),
                 pl.Series("decided_at_us", np.full(n, found.decided_at_us)),
                 pl.Series("latency_us", np.frombuffer(found.latency_us, "<i8")),
+                pl.Series("shadow_version", np.full(n, found.shadow_version)),
+                _shadow(found, n),
             )
         except (msgspec.MsgspecError, ValueError, TypeError, IndexError, pl.exceptions.PolarsError) as error:
             raise self._unreadable(record, str(error).splitlines()[0][:200]) from error
         self._decisions.add_frame(frame)
 
-    def _read(self, record: Record, length: int) -> list[object]:
+    def _read(self, record: Record, length: int, added: Sequence[object] = ()) -> list[object]:
+        """At least `length` values, and those that later releases `added` behind them, by what they are before that."""
         try:
             values = _array.decode(record.payload)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise self._unreadable(record, str(error)) from error
         if len(values) < length or (record.kind is RecordKind.EVENT and len(values) != length):
             raise self._unreadable(record, f"it has {len(values)} values instead of {length}")
-        return values[:length]
+        return [*values[: length + len(added)], *added[max(0, len(values) - length) :]]
 
     def _unreadable(self, record: Record, why: str) -> Corrupt:
         return Corrupt(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -70,6 +70,23 @@ class CompactingTables(Tables, Protocol):
     def compact(self, name: str, *, known: int | None) -> TableVersion:
         """The newest version, put together where that is worth it."""
         ...
+
+
+class GrowingTables(Tables, Protocol):
+    """Tables that may get more columns.
+
+    MUST: after `widen` the table has the columns of `schema`, those that it had not behind the others, and null in each
+    row that was there, also when an older version is read; that is a new version with the rows and the offset of the
+    last one. A table that has them all stays as it is, and its last version is given. Laws of `append` about killed
+    writers, several writers and `known` hold for it too. Raises NotFound for an unknown table, InvalidInput
+    (SCHEMA_MISMATCH) where `schema` does not begin with what the table has.
+    """
+
+    def widen(self, name: str, schema: Mapping[str, pl.DataType], *, known: int | None) -> TableVersion: ...
+
+
+class StreamTables(CompactingTables, GrowingTables, Protocol):
+    """What a stream's log is carried into."""
 
 
 def columns_of(name: str, known: Sequence[str], asked: Sequence[str] | None) -> list[str]:

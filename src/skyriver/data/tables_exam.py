@@ -10,7 +10,7 @@ import polars as pl
 
 from skyriver.core.errors import Conflict, Corrupt, InvalidInput, NotFound
 from skyriver.core.exam import must, must_raise
-from skyriver.data.tables import CompactingTables, Tables, TableVersion
+from skyriver.data.tables import CompactingTables, StreamTables, Tables, TableVersion
 
 Open = Callable[[], Tables]
 Make = Callable[[], Open]
@@ -330,6 +330,80 @@ def what_is_not_there_is_not_put_together(make: CompactMake) -> None:
     last = tables.append(NAME, [frame(0, 1)], offset=0, known=None)
     must_raise(Corrupt, lambda: tables.compact(NAME, known=last.version + 1), "a known version that is gone")
 
+
+# Tables that may get more columns
+
+GrowOpen = Callable[[], StreamTables]
+GrowMake = Callable[[], GrowOpen]
+MORE: dict[str, pl.DataType] = {**SCHEMA, "arm": pl.String(), "weight": pl.Float64()}
+
+
+def check_growing(make: GrowMake) -> None:
+    for check in GROWING_CHECKS:
+        check(make)
+
+
+def _wider(rows: pl.DataFrame, arm: str | None = None) -> pl.DataFrame:
+    weight = pl.lit(None if arm is None else 0.5, pl.Float64())
+    return rows.with_columns(arm=pl.lit(arm, pl.String()), weight=weight)
+
+
+def columns_are_added_behind_the_others(make: GrowMake) -> None:
+    opened = make()
+    tables = opened()
+    must_raise(NotFound, lambda: tables.widen(NAME, MORE, known=None), "an unknown table")
+    last = tables.append(NAME, [frame(0, 3)], offset=4, known=None)
+    must(tables.widen(NAME, SCHEMA, known=last.version) == last, "a table that has them all stays as it is")
+    for wrong in ({"arm": pl.String(), **SCHEMA}, {**SCHEMA, "id": pl.String()}, {"id": pl.Int64()}):
+        must_raise(
+            InvalidInput,
+            partial(tables.widen, NAME, wrong, known=None),
+            "columns that it has stay as they are",
+            code="SCHEMA_MISMATCH",
+        )
+    must(tables.latest(NAME) == last, "a refused change leaves the table as it was")
+    wide = tables.widen(NAME, MORE, known=last.version)
+    must((wide.version, wide.rows, wide.offset) == (last.version + 1, 3, 4), "it is a version with the same rows")
+    must(opened().widen(NAME, MORE, known=None) == wide, "once is enough")
+    must(read(opened(), wide.version).equals(_wider(frame(0, 3))), "they are null in the rows that were there")
+    must(read(opened(), last.version).equals(_wider(frame(0, 3))), "also where an older version is read")
+    must_raise(
+        InvalidInput,
+        lambda: tables.append(NAME, [frame(3, 1)], offset=5, known=None),
+        "from now on rows have them",
+        code="SCHEMA_MISMATCH",
+    )
+    tables.append(NAME, [_wider(frame(3, 2), "canary")], offset=6, known=wide.version)
+    expected = pl.concat([_wider(frame(0, 3)), _wider(frame(3, 2), "canary")])
+    reader = opened()
+    newest = reader.latest(NAME).version
+    must(read(reader, newest).equals(expected), "old and new rows are one table")
+    found = pl.concat(list(reader.scan(NAME, newest, ["weight", "id"])))
+    must(found.equals(expected.select("weight", "id")), "read by the columns asked for")
+    must_raise(Corrupt, lambda: tables.widen(NAME, MORE, known=newest + 1), "a known version that is gone")
+
+
+def old_and_new_rows_are_put_together(make: GrowMake) -> None:
+    opened = make()
+    tables = opened()
+    tables.append(NAME, [frame(0, 2)], offset=1, known=None)
+    tables.append(NAME, [frame(2, 1)], offset=2, known=None)
+    tables.widen(NAME, MORE, known=None)
+    for number in range(3, MANY):
+        last = tables.append(NAME, [_wider(frame(number, 1), "a")], offset=number, known=None)
+        made = tables.compact(NAME, known=last.version)
+        if made.version != last.version:
+            break
+    must(made.version != last.version, "many appends are put together at some time")
+    expected = pl.concat([_wider(frame(0, 3)), _wider(frame(3, made.rows - 3), "a")])
+    must(read(opened(), made.version).equals(expected), "with the same rows")
+    must(read(opened(), 0).equals(_wider(frame(0, 2))), "and versions of before are read")
+
+
+GROWING_CHECKS: tuple[Callable[[GrowMake], None], ...] = (
+    columns_are_added_behind_the_others,
+    old_and_new_rows_are_put_together,
+)
 
 COMPACTING_CHECKS: tuple[Callable[[CompactMake], None], ...] = (
     every_version_reads_as_before,

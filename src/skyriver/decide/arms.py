@@ -1,10 +1,11 @@
-"""What each arm of a stream does, for those who judge a rollout: the released version, its canary and its shadow, since
-they are used together in this process."""
+"""What each arm of a stream does, for those who judge a rollout: the released version, its canary and its shadow, each
+since it got its version and share. Counted by the records of the log alone, so a restart knows it; how long the models
+take and how often they are late is of this process."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.decide.blocks import DecisionBlock
+from skyriver.decide.checkpoint import SavedArm
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.model_run import ModelRun
-from skyriver.decide.records import DecisionRecord, ModelInUse
+from skyriver.decide.records import ControlRecord, DecisionRecord, ModelInUse
 from skyriver.decide.scorer import Scorer
 from skyriver.decide.scoring import CANARY
 
@@ -28,8 +30,9 @@ class ArmStats:
     """`events` it was asked for; `by_decision` and `by_reason` ("" when its score decided) are empty for a shadow."""
 
     model: ModelInUse
-    scorer: Scorer
     percent: float
+    scorer: Scorer | None = None
+    """None while the log is replayed."""
     events: int = 0
     by_decision: Counter[str] = field(default_factory=Counter)
     by_reason: Counter[str] = field(default_factory=Counter)
@@ -68,24 +71,40 @@ class ArmStats:
 class Arms:
     """Counts decisions by arm. One thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, saved: Sequence[SavedArm] = ()) -> None:
         self.stats: dict[str, ArmStats] = {}
+        for arm in saved:
+            decided, reasons = Counter(arm.by_decision), Counter(arm.by_reason)
+            self.stats[arm.arm] = ArmStats(arm.model, arm.percent, None, arm.events, decided, reasons, list(arm.scores))
 
     def use(self, deciding: Deciding) -> None:
         """From now on; arms whose version or share stays go on counting."""
         lanes = deciding.lanes
-        wanted: dict[str, ArmStats] = {}
+        canary = lanes.canary.lane if lanes.canary is not None else None
         percent = lanes.canary.percent if lanes.canary is not None else 0.0
-        if lanes.main is not None:
-            wanted[MAIN] = ArmStats(lanes.main.model, lanes.main.scorer, round(100 - percent, 2))
-        if lanes.canary is not None:
-            wanted[CANARY] = ArmStats(lanes.canary.lane.model, lanes.canary.lane.scorer, percent)
-        if lanes.shadow is not None:
-            wanted[SHADOW] = ArmStats(lanes.shadow.model, lanes.shadow.scorer, 0.0)
+        used = {arm: lane for arm, lane in ((MAIN, lanes.main), (CANARY, canary), (SHADOW, lanes.shadow)) if lane}
+        self._change({arm: lane.model for arm, lane in used.items()}, percent)
+        for arm, lane in used.items():
+            self.stats[arm].scorer = lane.scorer
+
+    def follow(self, control: ControlRecord) -> None:
+        """The same, as the log tells it."""
+        told = {MAIN: control.model, CANARY: control.canary, SHADOW: control.shadow}
+        self._change({arm: model for arm, model in told.items() if model is not None}, control.canary_percent)
+
+    def saved(self) -> tuple[SavedArm, ...]:
+        """A copy, for a checkpoint."""
+        return tuple(
+            SavedArm(arm, s.model, s.percent, s.events, dict(s.by_decision), dict(s.by_reason), list(s.scores))
+            for arm, s in self.stats.items()
+        )
+
+    def _change(self, models: Mapping[str, ModelInUse], percent: float) -> None:
+        shares = {MAIN: round(100 - percent, 2), CANARY: percent, SHADOW: 0.0}
+        wanted = {arm: ArmStats(model, shares[arm]) for arm, model in models.items()}
         for arm, stats in wanted.items():
             before = self.stats.get(arm)
             if before is not None and (before.model, before.percent) == (stats.model, stats.percent):
-                before.scorer = stats.scorer
                 wanted[arm] = before
         self.stats = wanted
 

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from skyriver.core.errors import disk_error
-from skyriver.decide.records import ControlRecord
+from skyriver.decide.records import ControlRecord, ModelInUse
 
 _MAGIC = b"SKYRCP1\n"
 KEPT = 2
@@ -73,6 +73,18 @@ class Counters(msgspec.Struct):
     dead_by_reason: dict[str, int] = msgspec.field(default_factory=dict)
 
 
+class SavedArm(msgspec.Struct, frozen=True):
+    """What an arm has done since it got its version and share (see `skyriver.decide.arms`)."""
+
+    arm: str
+    model: ModelInUse
+    percent: float
+    events: int
+    by_decision: dict[str, int]
+    by_reason: dict[str, int]
+    scores: list[int]
+
+
 class SavedSet(msgspec.Struct, frozen=True):
     """The state of a feature set that is folded beside those that decide, and how it is computed."""
 
@@ -103,6 +115,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     dead_letters: tuple[DeadLetter, ...] = ()
     """The last ones."""
     beside: SavedSet | None = None
+    arms: tuple[SavedArm, ...] = ()
     whole_from: int = NEVER
     """Of `features`, while they are built; those that decide are whole."""
 

@@ -35,7 +35,6 @@ from numpy.typing import NDArray
 from skyriver.data.columns import EventBlock
 from skyriver.data.keys import key_of_text
 from skyriver.data.log import Log, Record, RecordKind
-from skyriver.decide.arms import Arms
 from skyriver.decide.blocks import DecisionBlock, decision_in_log
 from skyriver.decide.checkpoint import BlockAnswer, Checkpoint
 from skyriver.decide.clock import ReceivingClock
@@ -76,7 +75,7 @@ class Engine:
         stream = partition.stream
         self.partition = partition
         self.deciding = Deciding()
-        self.arms = Arms()
+        self.arms = partition.arms
         self.control_offset = 0
         """Of the CONTROL record that tells what is decided with now; the log must not give it up."""
         self._stream = stream
@@ -332,6 +331,7 @@ class Engine:
             loads=partition.loads.all(),
             dead_letters=tuple(partition.dead_letters),
             beside=saved.beside if saved is not None else None,
+            arms=self.arms.saved(),
         )
         return checkpoint, saved
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from skyriver.core.errors import Conflict
 from skyriver.core.spec import StreamSpec
 from skyriver.data.log import Record
+from skyriver.decide.arms import Arms
 from skyriver.decide.blocks import DecisionBlock
-from skyriver.decide.checkpoint import NEVER, BlockAnswer, Counters, DeadLetter, Load
+from skyriver.decide.checkpoint import NEVER, BlockAnswer, Counters, DeadLetter, Load, SavedArm
 from skyriver.decide.records import ControlRecord, DecisionRecord, LoadStep, decode_dead, decode_decision
 
 KEPT_DECISIONS = 20_000
@@ -261,6 +262,7 @@ class Partition:
         loads: Sequence[Load] = (),
         horizon: Iterable[tuple[int, int]] = (),
         dead_letters: Iterable[DeadLetter] = (),
+        arms: Sequence[SavedArm] = (),
     ) -> None:
         self.stream = stream
         self.time = time
@@ -270,6 +272,7 @@ class Partition:
         self.horizon = Horizon(stream.dedupe_us, horizon)
         self.recent = RecentDecisions()
         self.dead_letters = deque(dead_letters, KEPT_DEAD)
+        self.arms = Arms(arms)
 
     def enter(self, first_offset: int, time: int) -> None:
         """Events from `first_offset` on brought effective time to `time`."""

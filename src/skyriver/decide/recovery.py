@@ -99,10 +99,12 @@ class Replay:
                 self._waiting.pop(decision.event_offset, None)
                 self._partition.recent.put(decision.event_offset, record.payload)
                 self._partition.count_decisions(decision.status, decision.decision, decision.reason)
+                self._partition.arms.note([decision])
             case RecordKind.DECISIONS:
                 block = decode_decisions(record.payload, record.count)
                 self._blocks.pop(block.first, None)
                 self._partition.enter_decisions(block)
+                self._partition.arms.note_block(block)
             case RecordKind.HISTORY:
                 self._history(record)
             case RecordKind.DEAD:
@@ -140,6 +142,7 @@ class Replay:
             self._fold()
             self._windows.switch(control.features_digest)
         self._partition.control = control
+        self._partition.arms.follow(control)
 
     def _event(self, record: Record) -> None:
         flags, values = decode_event(record.payload)
@@ -328,4 +331,5 @@ def _partition_at(stream: StreamSpec, checkpoint: Checkpoint) -> Partition:
         loads=checkpoint.loads,
         horizon=checkpoint.horizon,
         dead_letters=checkpoint.dead_letters,
+        arms=checkpoint.arms,
     )

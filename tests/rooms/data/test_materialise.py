@@ -161,7 +161,7 @@ def test_each_record_goes_to_its_table(make: Callable[[], Tables]) -> None:
     ]
     first, second = rows(tables, DECISIONS)
     assert first[:6] == (8, 2, "p2", "decided", "block", 0.5)
-    assert first[7:] == ("fraud", 3, "r", "f", "", 99, 4)
+    assert first[7:] == ("fraud", 3, "r", "f", "", 99, 4, "", 0, None)
     assert first[6][0] == 1.5
     assert first[6][1] != first[6][1]  # a feature that is missing is NaN
     assert second[5:7] == (None, None)
@@ -211,11 +211,59 @@ def test_blocks_fill_the_tables_as_their_events_do(make: Callable[[], Tables], n
     for i, row in enumerate(rows(tables, DECISIONS)):
         assert row[:3] == (4 + i, 1 + i, f"p{numbers[i]}")
         if numbers[i] < 0:
-            assert row[3:] == ("late", "review", None, None, "", 0, "r", "f", "LATE", 99, 4)
+            assert row[3:] == ("late", "review", None, None, "", 0, "r", "f", "LATE", 99, 4, "", 0, None)
         else:
-            assert (*row[3:6], *row[7:]) == ("decided", "block", 0.5, "fraud", 3, "r", "f", "", 99, 4)
+            assert (*row[3:6], *row[7:]) == ("decided", "block", 0.5, "fraud", 3, "r", "f", "", 99, 4, "", 0, None)
             assert row[6][0] == 1.5
             assert row[6][1] != row[6][1]
+
+
+ARMS = ("arm", "shadow_version", "shadow_score")
+
+
+def with_arm(record: Record, arm: str, shadow: float | None) -> Record:
+    """The same decision, of this arm, with what a shadow of version 9 said."""
+    values = msgspec.msgpack.decode(record.payload)
+    return Record(RecordKind.DECISION, 5, msgspec.msgpack.encode([*values[:13], arm, 9, shadow]))
+
+
+def test_arms_and_what_a_shadow_said_are_told_of_one_event_and_of_many(make: Callable[[], Tables]) -> None:
+    _, many = blocks([1, 2], 3)
+    payload = msgspec.msgpack.decode(many.payload)
+    payload[2] = [[*outcome[:7], "canary"] for outcome in payload[2]]
+    payload[9:] = [9, np.array([0.25, np.nan], np.float32).tobytes()]
+    block = Record(RecordKind.DECISIONS, 5, msgspec.msgpack.encode(payload), count=2)
+    tables = make()
+    run(log_of(with_arm(decision(0), "canary", 0.5), with_arm(decision(1), "", None), block), tables)
+    assert [row[-3:] for row in rows(tables, DECISIONS)] == [
+        ("canary", 9, 0.5),
+        ("", 9, None),
+        ("canary", 9, 0.25),
+        ("canary", 9, None),
+    ]
+
+
+def test_records_and_tables_of_before_there_were_arms(make: Callable[[], Tables]) -> None:
+    """Records lack them, and so does the table that is there: it gets them."""
+    tables = make()
+    before = {
+        name: dtype for name, dtype in schemas_of_stream(STREAM)["payments.decisions"].items() if name not in ARMS
+    }
+    old = Record(RecordKind.DECISION, 5, msgspec.msgpack.encode(msgspec.msgpack.decode(decision(1).payload)[:13]))
+    _, many = blocks([2], 3)
+    payload = msgspec.msgpack.decode(many.payload)
+    payload[2] = [outcome[:7] for outcome in payload[2]]
+    older = Record(RecordKind.DECISIONS, 5, msgspec.msgpack.encode(payload[:9]), count=1)
+    row = (0, 0, "p0", "decided", "block", 0.5, None, "fraud", 3, "r", "f", "", 99, 4)
+    tables.append(DECISIONS, [pl.DataFrame([row], schema=before, orient="row")], offset=0, known=None)
+    store = log_of(control(), old, older)
+    versions = run(store, tables)
+    assert versions[DECISIONS].version == 2, "one that widens it, one with the rows"
+    assert [row[-3:] for row in rows(tables, DECISIONS)] == [(None, None, None), ("", 0, None), ("", 0, None)]
+    more(store, with_arm(decision(3), "canary", 0.75))
+    versions = run(store, tables, {name: version.version for name, version in versions.items()})
+    assert versions[DECISIONS].version == 3
+    assert rows(tables, DECISIONS)[-1][-3:] == ("canary", 9, 0.75)
 
 
 def test_a_table_that_ends_within_a_block_gets_the_rest_of_it(make: Callable[[], Tables]) -> None:

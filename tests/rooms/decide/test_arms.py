@@ -135,6 +135,42 @@ def test_what_stands_in_for_a_model_that_fails(make_house: Any, rows: int, fallb
     assert (found[4].status, found[4].decision) == ("late", "review")
 
 
+@pytest.mark.parametrize("rows", [1, 10_000])
+@pytest.mark.parametrize("saved", [False, True])
+def test_what_arms_did_is_known_after_a_restart(make_house: Any, rows: int, saved: bool) -> None:
+    house = make_house()
+
+    def decide(percent: float = 40.0) -> Any:
+        return deciding(house, canary=Canary(lane(2, 0.1), percent), shadow=lane(3, 0.2))
+
+    def send(first: int, count: int = 50) -> None:
+        house.engine._block_rows = rows
+        house.send(*(house.event(n, customer=n % 20, amount=10.0) for n in range(first, first + count)))
+
+    def counted() -> list[Any]:
+        process = ("run_us", "late_runs", "aside_seconds")
+        return [{k: v for k, v in arm.items() if k not in process} for arm in house.engine.arms.to_json()]
+
+    house.start(decide())
+    send(0)
+    if saved:
+        house.save()
+    send(50)
+    before = counted()
+    assert before[0]["events"] + before[1]["events"] == 100 == before[2]["events"]
+    house.start(decide())
+    assert counted() == before
+    send(100)
+    assert counted()[2]["events"] == 150
+    house.start(decide(percent=60.0))
+    assert [arm["events"] for arm in counted()] == [0, 0, 150], "another share counts anew"
+    send(150)
+    house.start(decide(percent=60.0))
+    released, canary, shadow = counted()
+    assert (released["events"] + canary["events"], shadow["events"]) == (50, 200)
+    assert canary["by_decision"] == {"block": canary["events"]}
+
+
 def test_the_released_version_stands_in_for_a_canary_that_fails(make_house: Any) -> None:
     house = make_house()
     canary = Canary(lane(2, 0.1, 50.0), 100.0)

@@ -36,6 +36,7 @@ from skyriver.adapters.delta.ledger import (
     commit_path,
     read_ledger,
     versions,
+    with_columns,
 )
 from skyriver.adapters.delta.past import Past, write_past
 from skyriver.adapters.folders import sync_folder
@@ -83,7 +84,7 @@ def write_base(table: Path, last: Ledger) -> Ledger:
     files = files_of(table, last)
     whole, made, removed, at = [], [], [], 0
     for number, (first, end) in enumerate(runs(files)):
-        merged = _merge(table, f"part-{version:010d}-{number:05d}.parquet", files[first:end])
+        merged = _merge(table, f"part-{version:010d}-{number:05d}.parquet", files[first:end], last.schema)
         whole += [*files[at:first], merged]
         made.append(merged)
         removed += files[first:end]
@@ -105,11 +106,13 @@ def write_base(table: Path, last: Ledger) -> Ledger:
     return ledger
 
 
-def _merge(table: Path, name: str, files: Sequence[DataFile]) -> DataFile:
-    """One file with the rows of these, in order. Raises NotWhole where one of them is not what was written."""
+def _merge(table: Path, name: str, files: Sequence[DataFile], schema: tuple[tuple[str, str], ...]) -> DataFile:
+    """One file with the rows of these, in order, and all columns. Raises NotWhole where one of them is not what was
+    written."""
     for file in files:
         check_file(table, file, content=True)
-    frame = pl.scan_parquet([table / file.path for file in files], glob=False, hive_partitioning=False)
+    scans = [pl.scan_parquet(table / file.path, glob=False, hive_partitioning=False) for file in files]
+    frame = pl.concat([with_columns(scan, schema) for scan in scans])
     frame.sink_parquet(table / name, compression="zstd", row_group_size=writing.GROUP_ROWS, maintain_order=True)
     rows = sum(file.rows for file in files)
     found = pl.scan_parquet(table / name, glob=False).select(pl.len()).collect().item()

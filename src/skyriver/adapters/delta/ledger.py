@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,18 @@ def empty_frame(schema: tuple[tuple[str, str], ...]) -> pl.DataFrame:
 
 def _polars_type(kind: str) -> pl.DataType:
     return pl.List(_polars_type(kind[:-2])) if kind.endswith("[]") else _TYPES[kind]
+
+
+def typed_schema(schema: Mapping[str, pl.DataType]) -> tuple[tuple[str, str], ...]:
+    """As `delta_schema`, of names and types."""
+    return tuple((name, _delta_type(name, dtype)) for name, dtype in schema.items())
+
+
+def with_columns(frame: pl.LazyFrame, schema: tuple[tuple[str, str], ...]) -> pl.LazyFrame:
+    """The rows of a file with all columns: null in those that came later."""
+    there = frame.collect_schema().names()
+    later = [pl.lit(None, _polars_type(kind)).alias(name) for name, kind in schema if name not in there]
+    return frame.with_columns(later).select([name for name, _ in schema]) if later else frame
 
 
 def schema_json(schema: tuple[tuple[str, str], ...]) -> str:

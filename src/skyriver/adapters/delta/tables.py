@@ -17,7 +17,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,7 +32,9 @@ from skyriver.adapters.delta.ledger import (
     delta_schema,
     empty_frame,
     read_ledger,
+    typed_schema,
     versions,
+    with_columns,
 )
 from skyriver.adapters.delta.past import Past, read_past
 from skyriver.adapters.folders import make_folder
@@ -73,6 +75,25 @@ class DeltaTables:
                     with suppress(Unavailable), writing.translated(name):
                         writing.checkpoint(table, ledger.version)
         return ledger.of_version
+
+    def widen(self, name: str, schema: Mapping[str, pl.DataType], *, known: int | None) -> TableVersion:
+        from skyriver.adapters.delta import writing  # as in append
+
+        table = self._place(name)
+        if not table.is_dir():
+            raise _unknown(name)
+        with writing.translated(name), self._lock(table, name):
+            last = self._recover(table, name, known)
+            if last is None:
+                raise _unknown(name)
+            wanted = typed_schema(schema)
+            if wanted[: len(last.schema)] != last.schema:
+                raise _mismatch(name, wanted, last.schema)
+            if wanted != last.schema:
+                writing.remove_leftovers(table, last.version)
+                last = writing.widen(table, last, wanted)
+                self._looked[name] = last.version
+        return last.of_version
 
     def latest(self, name: str) -> TableVersion:
         return self._newest(self._place(name), name).of_version
@@ -203,7 +224,7 @@ class DeltaTables:
         for file in self._files(table, name, described.version, base):
             if not left:
                 break  # the base holds what came after this version too
-            for piece in self._file(table, name, described.version, file, columns):
+            for piece in self._file(table, name, described.version, file, newest.schema, columns):
                 yield piece.head(left)
                 left, empty = left - min(left, len(piece)), False
         if left and columns:
@@ -222,11 +243,20 @@ class DeltaTables:
             previous = ledger.digest()
             yield from ledger.files
 
-    def _file(self, table: Path, name: str, version: int, file: DataFile, columns: list[str]) -> Iterator[pl.DataFrame]:
+    def _file(
+        self,
+        table: Path,
+        name: str,
+        version: int,
+        file: DataFile,
+        schema: tuple[tuple[str, str], ...],
+        columns: list[str],
+    ) -> Iterator[pl.DataFrame]:
         rows = 0
         try:
             check_file(table, file, content=self._verify)
-            frame = pl.scan_parquet(table / file.path, glob=False, hive_partitioning=False).select(columns)
+            frame = pl.scan_parquet(table / file.path, glob=False, hive_partitioning=False)
+            frame = with_columns(frame, schema).select(columns)
             for piece in frame.collect_batches(chunk_size=PIECE_ROWS, maintain_order=True):
                 yield piece
                 rows += len(piece)
@@ -264,14 +294,18 @@ def _check_schema(name: str, frames: Sequence[pl.DataFrame], last: Ledger | None
     for frame in frames:
         given = delta_schema(frame)
         if given != schema:
-            differs = sorted(set(given) ^ set(schema)) or list(given)
-            raise InvalidInput(
-                f"The rows do not fit the table {name}: {', '.join(f'{c} {t}' for c, t in differs[:6])} differ.",
-                code="SCHEMA_MISMATCH",
-                where=name,
-                next_action=f"It has {', '.join(f'{c} {t}' for c, t in schema[:50])}, in this order.",
-            )
+            raise _mismatch(name, given, schema)
     return schema
+
+
+def _mismatch(name: str, given: tuple[tuple[str, str], ...], schema: tuple[tuple[str, str], ...]) -> InvalidInput:
+    differs = sorted(set(given) ^ set(schema)) or list(given)
+    return InvalidInput(
+        f"The rows do not fit the table {name}: {', '.join(f'{c} {t}' for c, t in differs[:6])} differ.",
+        code="SCHEMA_MISMATCH",
+        where=name,
+        next_action=f"It has {', '.join(f'{c} {t}' for c, t in schema[:50])}, in this order.",
+    )
 
 
 def _unknown(name: str, version: int | None = None) -> NotFound:

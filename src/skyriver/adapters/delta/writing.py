@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -32,6 +33,7 @@ GROUP_ROWS = 1 << 17
 CHECKPOINT_EVERY = 50
 """Commits between checkpoints: another Delta reader opens the table by the newest one and what came after."""
 _SCRATCH = ".checkpoint"
+_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -107,12 +109,6 @@ def commit(table: Path, ledger: Ledger) -> None:
         )
         for file in ledger.files
     ]
-    properties = CommitProperties(
-        custom_metadata={KEY: ledger.to_json()},
-        max_commit_retries=0,  # there is one writer: a version that is taken is an error, not a race
-        app_transactions=[Transaction(TXN, ledger.offset)],
-    )
-    hooks = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
     schema = Schema.from_json(schema_json(ledger.schema))
     if ledger.version == 0:
         create_table_with_add_actions(
@@ -121,20 +117,51 @@ def commit(table: Path, ledger: Ledger) -> None:
             added,
             mode="error",
             configuration={"delta.enableExpiredLogCleanup": "false"},
-            commit_properties=properties,
-            post_commithook_properties=hooks,
+            commit_properties=_properties(ledger),
+            post_commithook_properties=_HOOKS,
         )
         return
+    _opened(table, ledger.version).create_write_transaction(
+        [*added],
+        mode="append",
+        schema=schema,
+        commit_properties=_properties(ledger),
+        post_commithook_properties=_HOOKS,
+    )
+
+
+def _properties(ledger: Ledger) -> CommitProperties:
+    return CommitProperties(
+        custom_metadata={KEY: ledger.to_json()},
+        max_commit_retries=0,  # there is one writer: a version that is taken is an error, not a race
+        app_transactions=[Transaction(TXN, ledger.offset)],
+    )
+
+
+def _opened(table: Path, version: int) -> DeltaTable:
+    """The table, about to get this version."""
     opened = DeltaTable(str(table))
-    if opened.version() != ledger.version - 1:
+    if opened.version() != version - 1:
         raise Unavailable(
             f"Another program wrote to {table.name} meanwhile.",
             code="TABLE_CHANGED",
             next_action="Let nobody else write to this folder, and try again.",
         )
-    opened.create_write_transaction(
-        [*added], mode="append", schema=schema, commit_properties=properties, post_commithook_properties=hooks
+    return opened
+
+
+def widen(table: Path, last: Ledger, schema: tuple[tuple[str, str], ...]) -> Ledger:
+    """Commits the version after `last`: the same rows, with more columns; it is durable when this returns."""
+    version = last.version + 1
+    ledger = replace(last, version=version, schema=schema, files=(), previous=last.digest(), whole=(), removed=())
+    fields = Schema.from_json(schema_json(schema[len(last.schema) :])).fields
+    _opened(table, version).alter.add_columns(
+        fields,
+        commit_properties=_properties(ledger),
+        post_commithook_properties=_HOOKS,
     )
+    sync_commit(table, version)
+    return ledger
 
 
 def sync_commit(table: Path, version: int) -> None:

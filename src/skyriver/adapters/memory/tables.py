@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import polars as pl
@@ -90,6 +90,21 @@ class MemoryTables:
         table.frames.append(())
         return table.versions[-1]
 
+    def widen(self, name: str, schema: Mapping[str, pl.DataType], *, known: int | None) -> TableVersion:
+        table = self._table(name)
+        last = table.versions[-1]
+        if known is not None and known > last.version:
+            raise Corrupt(f"Version {known} of {name} is gone.", code="TABLE_CORRUPT", where=name)
+        had, wanted = list(table.schema.items()), list(schema.items())
+        if wanted[: len(had)] != had:
+            raise InvalidInput(f"The table {name} has other columns.", code="SCHEMA_MISMATCH", where=name)
+        if wanted == had:
+            return last
+        table.schema = pl.Schema(schema)
+        table.versions.append(replace(last, version=last.version + 1))
+        table.frames.append(())
+        return table.versions[-1]
+
     def latest(self, name: str) -> TableVersion:
         return self._table(name).versions[-1]
 
@@ -103,7 +118,11 @@ class MemoryTables:
         self.describe(name, version)
         table = self._table(name)
         wanted = columns_of(name, list(table.schema), columns)
-        frames = [frame.select(wanted) for added in table.frames[: version + 1] for frame in added if len(frame)]
+        there = [frame for added in table.frames[: version + 1] for frame in added if len(frame)]
+        later = [
+            [pl.lit(None, d).alias(n) for n, d in table.schema.items() if n not in frame.columns] for frame in there
+        ]
+        frames = [frame.with_columns(more).select(wanted) for frame, more in zip(there, later, strict=True)]
         return (
             piece
             for frame in frames or [pl.DataFrame(schema=table.schema).select(wanted)]
