@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -153,7 +154,7 @@ def test_a_damaged_checkpoint_is_passed_over(life: Life) -> None:
     assert life.verify() == 95
 
 
-def test_a_checkpoint_beyond_the_end_of_the_log_is_deleted(life: Life) -> None:
+def test_a_checkpoint_beyond_the_end_of_the_log_is_set_aside_until_the_next_one(life: Life) -> None:
     life.send(10)
     offset = life.save()
     life.crash()
@@ -162,9 +163,59 @@ def test_a_checkpoint_beyond_the_end_of_the_log_is_deleted(life: Life) -> None:
     beyond.write_bytes(newest.read_bytes())
     life.start()
     assert not beyond.exists()
+    assert beyond.with_suffix(".beyond").read_bytes() == newest.read_bytes()
     assert life.replayed_from == offset
     life.send(10)
+    second = life.save()
+    assert [path.name for path in checkpoints(life)] == [f"{at:020d}.checkpoint" for at in (second, offset)]
     assert life.verify() == 20
+
+
+def test_a_checkpoint_stands_on_what_the_disk_has_of_the_log(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At "process" too: the log's last records are put on the disk before the checkpoint gets its name."""
+    life.send(10)
+    done: list[tuple[str, int]] = []
+    synced, named = os.fdatasync, Path.replace
+    log_file = max((life.directory / "log").glob("*.log"))
+
+    def fdatasync(fd: int) -> None:
+        synced(fd)
+        if os.fstat(fd).st_ino == log_file.stat().st_ino:
+            done.append(("log", os.fstat(fd).st_size))
+
+    def replace(self: Path, target: Path) -> Path:
+        if target.suffix == ".checkpoint":
+            done.append(("checkpoint", log_file.stat().st_size))
+        return named(self, target)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    monkeypatch.setattr(Path, "replace", replace)
+    life.save()
+    size = log_file.stat().st_size
+    assert done == [("log", size), ("checkpoint", size)]
+
+
+def test_a_disk_that_fails_under_a_checkpoint_ends_the_log(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    life.send(10)
+    offset = life.save()
+    life.send(10)
+
+    synced, log_file = os.fdatasync, max((life.directory / "log").glob("*.log"))
+
+    def broken(fd: int) -> None:
+        if os.fstat(fd).st_ino == log_file.stat().st_ino:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        synced(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", broken)
+        life.keeper.begin(life.engine, life.log.next_offset)
+        life.keeper.settle()
+    assert "cannot be written" in life.keeper.problem
+    assert [path.name for path in checkpoints(life)] == [f"{offset:020d}.checkpoint"]
+    with pytest.raises(Unavailable) as caught:  # the kernel tells of it once: what the disk has nobody knows
+        life.send(1)
+    assert caught.value.code == "LOG_FAILED"
 
 
 def damage_side(life: Life) -> None:

@@ -24,9 +24,10 @@ PARTS = (
     "leases",
     "stream, disk",
     "stream, process",
+    "stream, process, retention",
 )
 """By their names; `parts` makes them."""
-PROMISE_FOLDERS = tuple(part for part in PARTS if part != "stream, process")
+PROMISE_FOLDERS = tuple(part for part in PARTS if not part.startswith("stream, process"))
 """Those that lose something when names are lost: at "process" a stream promises to be right after the end of the power,
 not to have all."""
 

@@ -31,6 +31,7 @@ def make_parts(kernels: Path) -> dict[str, Part]:
         LeasesPart(),
         StreamPart("stream, disk", "disk", kernels),
         StreamPart("stream, process", "process", kernels),
+        StreamPart("stream, process, retention", "process", kernels, retention=True),
     ]
     found = {part.name: part for part in parts}
     assert tuple(found) == PARTS

@@ -16,14 +16,14 @@ from skyriver.core.units import SECOND
 from skyriver.data import ids
 from skyriver.data.materialise import materialise
 from skyriver.decide import journal
-from skyriver.decide.blocks import events_of
+from skyriver.decide.blocks import decisions_of, events_of
 from skyriver.decide.border import EventBorder, LabelBorder
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
 from skyriver.decide.opening import PartitionFiles
 from skyriver.decide.rules import compile_rules
 from skyriver.decide.verify import verify_stream
-from skyriver.decide.windows import WindowsFiles
+from skyriver.decide.windows import WindowsFiles, memory_windows
 from skyriver.features import buffers
 
 START = 1_700_000_000 * SECOND
@@ -31,13 +31,19 @@ START = 1_700_000_000 * SECOND
 
 class StreamPart:
     """Event n follows from n. Whatever the recovery took from checkpoints, the features of all decisions are those that
-    a fold of the whole log gives; and the tables, once brought up to date, have what the log has."""
+    a fold of the whole log gives; and the tables, once brought up to date, have what the log has.
 
-    def __init__(self, name: str, durability: Durability, kernels: Path) -> None:
+    With `retention` the log gives up all that a start from a checkpoint does not need, though its features look back
+    to its very beginning: without a checkpoint it could not go on. Then it has no labels and no tables."""
+
+    def __init__(self, name: str, durability: Durability, kernels: Path, *, retention: bool = False) -> None:
         self.name = name
         self._kernels = kernels
+        self._retention = retention
         spec = harness.declare(durability)
         self._stream, self._features = spec.streams[0], spec.feature_sets[0]
+        if retention:
+            self._stream = self._stream.model_copy(update={"dedupe_us": 20 * SECOND})
         rules = [(rule.decision, rule.when) for rule in spec.decides[0].rules]
         self._deciding = Deciding(compile_rules(rules, "approve", "review", self._stream, self._features))
         # So small that a few events fill files.
@@ -49,11 +55,11 @@ class StreamPart:
             station = _Station(self, root)
             for _ in range(luck.randrange(4, 14)):
                 n = station.take(n, luck.randrange(1, 9), say)
-                if luck.random() < 0.3:
+                if luck.random() < 0.3 and not self._retention:
                     station.label(luck.randrange(n), say)
                 if luck.random() < 0.4:
                     station.checkpoint()
-                if luck.random() < 0.1:
+                if luck.random() < 0.1 and not self._retention:
                     self._materialise(root, say)
             station.close(seal=bool(life % 2))
 
@@ -63,7 +69,8 @@ class StreamPart:
             n = self._look(station, told)
             if n:
                 right(station.repeat(n - 1) == 1, f"event {n - 1}, sent again, is no duplicate")
-            self._materialise(root, say, told)
+            if not self._retention:
+                self._materialise(root, say, told)
             n = station.take(n, 7, say)
             station.checkpoint()
             n = station.take(n, 1, say)
@@ -95,18 +102,37 @@ class StreamPart:
 
     def _look(self, station: _Station, told: Told) -> int:
         """How many events there are, each with its decision."""
-        numbers = [values[0] for r in station.log.read() for _, values in events_of(r)]
-        n = len(numbers)
-        right(numbers == list(range(n)), "the events are not those that were sent, in their order")
+        first, _ = station.log.begin()
+        numbers = [values[0] for r in station.log.read(first) for _, values in events_of(r)]
+        begin = numbers[0] if numbers and first else 0
+        n = begin + len(numbers)
+        right(numbers == list(range(begin, n)), "the events are not those that were sent, in their order")
         right(n <= most(told, "begin", 0), f"event {n - 1} was never sent")
         if self._stream.durability == "disk":
             need(n >= most(told, "events", 0), f"{most(told, 'events', 0)} events were acknowledged, {n} are there")
         right(station.engine.partition.counters.events == n, "the partition counts other events than its log has")
+        if self._retention:
+            self._look_at_decisions(station, range(begin, n))
+            return n
         found = verify_stream(station.log, self._stream, self._features, self._kernels, lambda *_: None)
         need(not found.undecided, f"{found.undecided} events have no decision")
         right(not found.decided_twice, f"{found.decided_twice} events are decided twice")
         right(not found.different, f"other features than the log gives: {found.first_differences}")
         return n
+
+    def _look_at_decisions(self, station: _Station, events: range) -> None:
+        """Each event has one, with the features that a fold of all events gives, those that were given up too."""
+        first, _ = station.log.begin()
+        found = [d for r in station.log.read(first) for d in decisions_of(r) if d.id in events]
+        need([d.id for d in found] == list(events), "the events are not decided, each once")
+        prepared = WindowsFiles(self._stream, Path(), self._kernels).prepare(self._features)
+        windows = memory_windows(self._stream, prepared.plan, prepared.kernel)
+        rows = [list(_event(n).values()) for n in range(events.stop)]
+        times = [row[1] for row in rows]
+        features = windows.fold_events(range(events.stop), times, rows)  # type: ignore[arg-type]
+        windows.close()
+        different = [d.id for d in found if d.features != features[d.id].tobytes()]  # type: ignore[call-overload]
+        right(not different, f"other features than the events give: {different}")
 
 
 class _Clock:
@@ -124,7 +150,7 @@ class _Station:
     """One life of the partition's worker, without its process."""
 
     def __init__(self, part: StreamPart, root: Path) -> None:
-        self._stream = part._stream
+        self._stream, self._part = part._stream, part
         place = _place(root)
         self.log: SegmentLog = open_log(
             place / "log", durability=self._stream.durability, segment_bytes=6_000, holder="examiner"
@@ -155,8 +181,13 @@ class _Station:
         self.log.sync()
 
     def checkpoint(self) -> None:
+        if self._part._retention:  # what is decided with is told at the log's end, as the worker does
+            self.engine.use(self._part._deciding)
+            self.log.sync()
         self._files.save(self.engine)()
         self._files.written()
+        if self._part._retention:
+            self.log.remove_before(min(self._files.needed, self.engine.control_offset))
 
     def close(self, *, seal: bool) -> None:
         self._files.close()

@@ -97,4 +97,10 @@ class Log(LogReader, Protocol):
 
     def sync(self) -> None: ...
 
+    def sync_to_disk(self) -> None:
+        """MUST: what was synced before is on the disk when this returns, whatever the log's level, before anything that
+        follows from it is made durable. It may be called from one other thread, while the log goes on. Raises
+        Unavailable."""
+        ...
+
     def close(self) -> None: ...

@@ -1,6 +1,7 @@
 """Checkpoints: state and offset in one atomic write, so that a restart replays seconds of the log and not all of it.
 
     DIR/<offset, 20 digits>.checkpoint    magic, SHA-256 of the body, the body (msgpack)
+    DIR/<offset, 20 digits>.beyond        one that was found beyond the log's end
 
 The two newest are kept. One that is damaged is passed over for the older one, and without any the log is replayed
 from offset 0: a checkpoint only ever saves time, it never is the truth.
@@ -9,6 +10,7 @@ from offset 0: a checkpoint only ever saves time, it never is the truth.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,8 @@ import msgspec
 
 from skyriver.core.errors import disk_error
 from skyriver.decide.records import ControlRecord, ModelInUse
+
+_log = logging.getLogger(__name__)
 
 _MAGIC = b"SKYRCP1\n"
 KEPT = 2
@@ -150,11 +154,11 @@ class CheckpointFiles:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            self._sync_directory()
+            sync_folder(self._directory)
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise disk_error(error, "A checkpoint cannot be written, so a restart takes longer", str(path)) from error
-        for old in self._files()[KEPT:]:
+        for old in (*self._files()[KEPT:], *self._directory.glob("*.beyond")):
             old.unlink()
 
     def clear(self) -> None:
@@ -163,12 +167,13 @@ class CheckpointFiles:
             path.unlink()
 
     def newest_first(self, log_end: int) -> Iterator[Checkpoint]:
-        """Those that are whole and lie within the log. One beyond its end is deleted: the power went before the log's
-        last records were on the disk, and others will take their offsets."""
+        """Those that are whole and lie within the log. One beyond its end is set aside, until another one is written:
+        the log has lost its last records, and others will take their offsets."""
         for path in self._files():
             if int(path.stem) > log_end:
-                path.unlink()
-                self._sync_directory()
+                _log.warning("%s lies beyond the log's end, offset %d: it is set aside", path, log_end)
+                path.replace(path.with_suffix(".beyond"))
+                sync_folder(self._directory)
                 continue
             found = _read(path)
             if found is not None:
@@ -177,12 +182,14 @@ class CheckpointFiles:
     def _files(self) -> list[Path]:
         return sorted(self._directory.glob("[0-9]*.checkpoint"), reverse=True)
 
-    def _sync_directory(self) -> None:
-        folder = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+
+def sync_folder(path: Path) -> None:
+    """Puts the names in a folder on the disk."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _read(path: Path) -> Checkpoint | None:

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skyriver.core.clock import Clock
-from skyriver.core.errors import Conflict, Corrupt, SkyriverError
+from skyriver.core.errors import Conflict, Corrupt, SkyriverError, disk_error
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.core.units import SECOND
 from skyriver.data.log import Log, RecordKind
-from skyriver.decide.checkpoint import KEPT, NEVER, Checkpoint, CheckpointFiles
+from skyriver.decide.checkpoint import KEPT, NEVER, Checkpoint, CheckpointFiles, sync_folder
 from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
@@ -87,6 +87,8 @@ class PartitionFiles:
         """Digest of the features whose side log another process writes."""
         self._durable: tuple[int, frozenset[str]] = (0, frozenset())
         """Of the newest checkpoint: the sets' generation, and the digests of the features in it."""
+        self._named = -1
+        """The sets' generation whose folders have their names on the disk."""
         self.recovered: Recovered | None = None
         self.receiving = ReceivingClock(clock, stream.ahead_us)
 
@@ -152,8 +154,21 @@ class PartitionFiles:
         # The order is the law: what the checkpoint names must be on the disk before it is.
         if windows is not None:
             windows.flush()
+        self._log.sync_to_disk()  # else a power cut leaves checkpoints beyond the log's end, which nobody can use
+        self._sync_folders(generation)
         self._checkpoints.write(checkpoint)
         self._durable = generation, checkpoint.sets
+
+    def _sync_folders(self, generation: int) -> None:
+        """The names of what a checkpoint needs, once for each change of what is folded."""
+        if generation == self._named:
+            return
+        try:
+            for folder in filter(Path.is_dir, (self._directory, self._directory / "side")):
+                sync_folder(folder)
+        except OSError as error:
+            raise disk_error(error, "A checkpoint cannot be written", str(self._directory)) from error
+        self._named = generation
 
     def written(self) -> None:
         """The last checkpoint is durable: what only older ones needed goes."""

@@ -156,6 +156,9 @@ class MemoryLog:
             store.next_offset = self._next
         self._unsynced = []
 
+    def sync_to_disk(self) -> None:
+        """There is none."""
+
     def read(self, start: int = 0, *, end: int | None = None) -> Iterator[Record]:
         """All that was appended, synced or not."""
         return _read(self._store, self._unsynced, start, end)

@@ -111,6 +111,9 @@ class NatsLog:
             raise
         self._synced = held[-1].offset + held[-1].count
 
+    def sync_to_disk(self) -> None:
+        """What the server has acknowledged is as safe as it keeps it."""
+
     def read(self, start: int = 0, *, end: int | None = None) -> Iterator[Record]:
         """All that was appended, synced or not."""
         self._ready()

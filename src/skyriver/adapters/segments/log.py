@@ -220,6 +220,24 @@ class SegmentLog:
         if self._position - self._written_back > _WRITE_BACK_BYTES:
             self._start_write_back()
 
+    def sync_to_disk(self) -> None:
+        """By a descriptor of its own: the log may change to another segment meanwhile, which seals this one, on the
+        disk. Raises Unavailable (LOG_FAILED); when it was the disk that failed, the log refuses from then on."""
+        if self._to_disk:
+            return
+        path = self._keeping.segments[-1].path
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _unavailable(error, path, code="LOG_FAILED") from error
+        try:
+            os.fdatasync(fd)
+        except OSError as error:  # the next one would be told nothing of it
+            self._refused = _unavailable(error, path, code="LOG_FAILED")
+            raise self._refused from error
+        finally:
+            os.close(fd)
+
     def read(self, start: int = 0, *, end: int | None = None) -> Iterator[Record]:
         """All that was appended, synced or not. Of a log that refuses to write: what was synced."""
         if start < 0:
