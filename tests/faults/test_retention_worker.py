@@ -227,6 +227,30 @@ def test_the_log_leaves_the_disk_for_the_tier_and_is_read_from_there(worker: Wor
     assert "exam-secret" not in (worker.directory / "log.txt").read_text()
 
 
+def test_who_asks_for_a_decision_that_the_tier_has_lost_is_told_alone(worker: Worker, tmp_path: Path) -> None:
+    keep_tier_settings(Home(worker.directory), {"SKYRIVER_TIER": str(tmp_path / "tier")})
+    worker.declare(local_bytes=16 * MB)
+    worker.start()
+    with worker.connection() as http:
+        number = worker.send(http, 0, 40)
+        worker.wait_for(lambda r: r["events"] >= number and drained(r))
+        assert worker.stop() == 0  # what it has in memory would answer
+        worker.start()
+        for path in (tmp_path / "tier").glob("??/*"):
+            path.unlink()
+    with worker.connection() as http, worker.connection() as other:
+        epoch = worker.report()["epoch"]
+        for _ in range(3):
+            status, answer = http.ask("GET", "/streams/payments/decisions/5")
+            assert (status, answer["code"]) == (500, "TIER_CORRUPT")
+            status, answer = other.send_events([worker.event(number)])
+            assert (status, answer["accepted"]) == (200, 1)
+            number += 1
+        report = worker.wait_for(lambda r: r["events"] >= number)
+        assert (report["ready"], report["epoch"]) == (True, epoch)
+        assert "open at" not in (worker.directory / "log.txt").read_text().split("an old decision was not found")[1]
+
+
 def test_a_tier_that_is_away_is_told_and_the_disk_is_bounded_all_the_same(worker: Worker, tmp_path: Path) -> None:
     worker.declare(local_bytes=16 * MB)
     server = S3Server()

@@ -15,9 +15,11 @@ from skyriver.core.units import SECOND
 from skyriver.data import ids
 from skyriver.data.log import Record
 from skyriver.decide import journal
+from skyriver.decide.blocks import decisions_in_log
 from skyriver.decide.border import EventBorder, LabelBorder
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
+from skyriver.decide.looking import fill
 from skyriver.decide.opening import PartitionFiles
 from skyriver.decide.receipt import Receipt
 from skyriver.decide.rules import compile_rules
@@ -87,7 +89,7 @@ class Partition:
         newest = max(int(str(event["at"])) for event in events)
         self.clock.now = max(self.clock.now, newest)
         (receipt,) = self.engine.take([EventBorder(self.stream).take(events, self.clock.now, True)])
-        return receipt
+        return fill(receipt, decisions_in_log(self.log, [offset for _, offset in receipt.sought or ()]))
 
     def label(self, n: int, value: int) -> None:
         assert self.engine is not None

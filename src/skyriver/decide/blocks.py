@@ -7,7 +7,8 @@ that an event on its own would have got.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -170,21 +171,31 @@ def decisions_of(record: Record) -> Iterator[DecisionRecord]:
         yield from decode_decisions(record.payload, record.count).records()
 
 
-def decision_in_log(log: LogReader, event_offset: int) -> DecisionRecord | None:
-    """The decision of the event at this offset; None when it is no live event, or has none within SEARCHED_RECORDS.
-    Raises NotFound (OFFSET_GONE), Corrupt."""
-    for count, record in enumerate(log.read(event_offset)):
-        if record.kind is RecordKind.DECISION:
-            decision = decode_decision(record.payload)
-            if decision.event_offset == event_offset:
-                return decision
-        elif record.kind is RecordKind.DECISIONS:
-            block = decode_decisions(record.payload, record.count)
-            if 0 <= event_offset - block.first < len(block):
-                return block.record(event_offset - block.first)
-        if (count == 0 and record.kind not in _OF_EVENTS) or count > SEARCHED_RECORDS:
-            break
-    return None
+def decisions_in_log(log: LogReader, event_offsets: Iterable[int]) -> dict[int, DecisionRecord]:
+    """The decisions of the events at these offsets. One that is no live event, or has none within SEARCHED_RECORDS, is
+    left out. Raises NotFound (OFFSET_GONE), Corrupt, Unavailable."""
+    found: dict[int, DecisionRecord] = {}
+    wanted = sorted(set(event_offsets))
+    beyond = 0
+    """Of a record without live events, its end."""
+    for offset in wanted:
+        if offset in found or offset < beyond:
+            continue
+        for count, record in enumerate(log.read(offset)):
+            if record.kind is RecordKind.DECISION:
+                decision = decode_decision(record.payload)
+                if decision.event_offset == offset:
+                    found[offset] = decision
+            elif record.kind is RecordKind.DECISIONS:
+                block = decode_decisions(record.payload, record.count)
+                first = bisect_left(wanted, block.first)
+                among = wanted[first : bisect_left(wanted, block.first + len(block))]
+                found |= {own: block.record(own - block.first) for own in among}
+            if count == 0 and record.kind not in _OF_EVENTS:
+                beyond = record.offset + record.count
+            if offset in found or beyond > offset or count > SEARCHED_RECORDS:
+                break
+    return found
 
 
 def events_of(record: Record) -> Iterator[tuple[int, list[Value]]]:

@@ -5,7 +5,7 @@ Theory of operation
 A batch is what was waiting: some requests with their rows, cleaned. `decide` takes it in these steps:
 
  1. A row whose id was seen within the stream's dedupe period, or earlier in the batch, is a duplicate: it is not
-    appended, and answered with the first decision.
+    appended, and answered with the first decision (one that is no longer in memory: `decide.looking`).
  2. A row with a time ahead of the receiving clock's limit is refused (DESIGN 6.1); refused rows become DEAD records.
  3. The others get their effective time; one later than the disorder is late.
  4. EVENT and DEAD records are appended. From here on the batch must be finished.
@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from skyriver.data.columns import EventBlock
 from skyriver.data.keys import key_of_text
 from skyriver.data.log import Log, Record, RecordKind
-from skyriver.decide.blocks import DecisionBlock, decision_in_log
+from skyriver.decide.blocks import DecisionBlock
 from skyriver.decide.checkpoint import BlockAnswer, Checkpoint
 from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.deciding import Deciding, Undecided, UndecidedBlock, decide_block, decide_events
@@ -156,7 +156,7 @@ class Engine:
                 offsets = range(first, first + len(batch.rows))
                 features = self._fold(batch, offsets)
                 decided = self.decide_events(Undecided(offsets, batch.rows, batch.late, batch.arrived, features))
-        return self._counted(receipts_of_rows(submissions, batch.fates, decided, self.first_decision))
+        return self._counted(receipts_of_rows(submissions, batch.fates, decided, partition.recent.get))
 
     def decide_events(self, events: Undecided) -> list[DecisionRecord]:
         """Decides events that are in the log, and appends their DECISION records."""
@@ -212,7 +212,7 @@ class Engine:
             decided = self._enter_block(events, first, keys, arrived)
         elif dead:
             partition.enter_dead(self._log.append(dead), dead)
-        return self._counted(gathered.receipts(submissions, order, decided, self.first_decision))
+        return self._counted(gathered.receipts(submissions, order, decided, partition.recent.get))
 
     def _counted(self, receipts: list[Receipt]) -> list[Receipt]:
         self.partition.counters.duplicates += sum(receipt.duplicates for receipt in receipts)
@@ -302,18 +302,11 @@ class Engine:
         partition.counters.duplicates += duplicates
         return answer
 
-    def first_decision(self, event_offset: int) -> DecisionRecord | None:
-        """The decision of the event at this offset; None when it is an event of history.
-
-        Raises NotFound (OFFSET_GONE) when the log has given it up, which it does not within the period of ids."""
-        recent = self.partition.recent.get(event_offset)
-        return recent if recent is not None else decision_in_log(self._log, event_offset)
-
-    def find_decision(self, event_id: Id) -> DecisionRecord | None:
-        """The decision of the event with this id that came last; None when there is none."""
+    def find(self, event_id: Id) -> tuple[int, DecisionRecord | None]:
+        """(The offset of the event that came last with this id, or with another of the same key; its decision where
+        that is in memory); -1: there is none."""
         offset = int(self._ids.find(self._keys([event_id]))[0])
-        decision = self.first_decision(offset) if offset >= 0 else None
-        return decision if decision is not None and decision.id == event_id else None
+        return offset, self.partition.recent.get(offset)
 
     def save(self, ids: bytes) -> tuple[Checkpoint, SavedWindows | None]:
         """The state as it is now; `ids` is the description of the id index. Call it between batches, synced."""

@@ -71,9 +71,10 @@ class Gathered:
         submissions: Sequence[Submission],
         order: BlockOrder,
         decided: DecisionBlock | None,
-        find: Callable[[int], DecisionRecord | None],
+        recent: Callable[[int], DecisionRecord | None],
     ) -> list[Receipt]:
-        """`decided` are the decisions of the new events, `find` gives those of before by the event's offset."""
+        """`decided` are the decisions of the new events, `recent` gives those of before that are in memory, by the
+        event's offset."""
         found = []
         for which, submission in enumerate(submissions):
             start, end = self.starts[which : which + 2]
@@ -92,8 +93,10 @@ class Gathered:
                         continue
                     if fate is NEW:
                         decision: DecisionRecord | None = next(new)
-                    else:
-                        decision = decided.record(number) if fate is REPEATED and decided is not None else find(number)
+                    elif fate is REPEATED and decided is not None:
+                        decision = decided.record(number)
+                    elif (decision := recent(number)) is None:
+                        receipt.seek(self.index_of(which, place), number)
                     receipt.decisions[self.index_of(which, place)] = decision
             found.append(receipt)
         return found
@@ -130,18 +133,18 @@ def receipts_of_rows(
     submissions: Sequence[Submission],
     fates: Sequence[Sequence[tuple[Fate, int]]],
     decided: Sequence[DecisionRecord],
-    find: Callable[[int], DecisionRecord | None],
+    recent: Callable[[int], DecisionRecord | None],
 ) -> list[Receipt]:
     """Of what went row by row: `fates` of each row of each submission, `decided` the decisions of the new events,
-    `find` gives those of before by the event's offset."""
-    return [_receipt_of_rows(s, f, decided, find) for s, f in zip(submissions, fates, strict=True)]
+    `recent` gives those of before that are in memory, by the event's offset."""
+    return [_receipt_of_rows(s, f, decided, recent) for s, f in zip(submissions, fates, strict=True)]
 
 
 def _receipt_of_rows(
     submission: Submission,
     fates: Sequence[tuple[Fate, int]],
     decided: Sequence[DecisionRecord],
-    find: Callable[[int], DecisionRecord | None],
+    recent: Callable[[int], DecisionRecord | None],
 ) -> Receipt:
     receipt = Receipt()
     wanted = submission.wants_decisions
@@ -159,7 +162,9 @@ def _receipt_of_rows(
         else:
             receipt.duplicates += 1
             if wanted:
-                decision = decided[number] if fate is REPEATED else find(number)
+                decision = decided[number] if fate is REPEATED else recent(number)
+                if decision is None:
+                    receipt.seek(index, number)
         if wanted:
             receipt.decisions.append(decision)
     return receipt

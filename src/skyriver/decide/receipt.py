@@ -75,7 +75,8 @@ class Submission:
 @dataclass(slots=True)
 class Receipt:
     """The answer to a Submission. `decisions` (only if wanted) has an entry a row: None for a refused one, and for a
-    duplicate of an event of history, which was never decided."""
+    duplicate of an event of history, which was never decided. `sought`: places in `decisions` of those that are not in
+    memory any more, with the offset of the event; None: there are none."""
 
     accepted: int = 0
     duplicates: int = 0
@@ -83,6 +84,12 @@ class Receipt:
     """Of the first accepted event; -1: none was."""
     rejected: list[Refused] = field(default_factory=list)
     decisions: list[DecisionRecord | None] = field(default_factory=list)
+    sought: list[tuple[int, int]] | None = None
+
+    def seek(self, place: int, event_offset: int) -> None:
+        if self.sought is None:
+            self.sought = []
+        self.sought.append((place, event_offset))
 
     def add(self, part: Receipt) -> None:
         """Takes in the receipt of the next part of the same request."""
@@ -90,6 +97,9 @@ class Receipt:
         self.duplicates += part.duplicates
         self.first_offset = self.first_offset if self.first_offset >= 0 else part.first_offset
         self.rejected += part.rejected
+        if part.sought:
+            before = len(self.decisions)
+            self.sought = [*(self.sought or ()), *((before + place, offset) for place, offset in part.sought)]
         self.decisions += part.decisions
 
 

@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, assert_never
 
-from skyriver.core.errors import Conflict, Internal, NotFound, QuotaExceeded, SkyriverError, Unavailable
+from skyriver.core.errors import Conflict, Internal, QuotaExceeded, SkyriverError, Unavailable
 from skyriver.data.log import Log
 from skyriver.decide.checkpoint import BlockAnswer
 from skyriver.decide.engine import Engine
 from skyriver.decide.history import Block
+from skyriver.decide.looking import Found, Looks, fill
 from skyriver.decide.metrics import Meter
 from skyriver.decide.receipt import LabelReceipt, LabelSubmission, Receipt, Submission
 from skyriver.decide.records import DecisionRecord, Id, LoadStep
@@ -114,6 +115,7 @@ class Station:
         log: Log,
         open_engine: Callable[[], Engine],
         checkpoints: Checkpoints,
+        looks: Looks,
         *,
         to_disk: bool,
         queue: int,
@@ -123,6 +125,7 @@ class Station:
         self._log = log
         self._open_engine = open_engine
         self._checkpoints = checkpoints
+        self._looks = looks
         self._to_disk = to_disk
         self._limit = queue
         self._queue: deque[Work] = deque()
@@ -174,6 +177,7 @@ class Station:
         while self._busy and loop.time() < deadline and not self.failed.done():
             await asyncio.sleep(0.005)
         self._give_up(Unavailable("The stream is being stopped.", code="STOPPING"))
+        self._looks.close()
         self._threads.shutdown()
 
     def _check_room(self, work: Work) -> None:
@@ -279,7 +283,7 @@ class Station:
         replies: list[Reply] = []
         if turn.events:
             receipts = engine.decide([part for _, part in turn.events])
-            replies += [partial(_complete, work, r) for (work, _), r in zip(turn.events, receipts, strict=True)]
+            replies += [partial(self._complete, work, r) for (work, _), r in zip(turn.events, receipts, strict=True)]
         if turn.labels:
             got = engine.label([part for _, part in turn.labels])
             replies += [partial(_complete_labels, work, r) for (work, _), r in zip(turn.labels, got, strict=True)]
@@ -295,11 +299,7 @@ class Station:
                     return partial(work.answer, refusal)
                 return partial(work.answer, None)
             case FindWork():
-                try:
-                    found = engine.find_decision(work.id)
-                except NotFound as error:  # the log has given it up
-                    return partial(work.answer, error)
-                return partial(work.answer, found)
+                return self._find(engine, work)
             case LoadWork():
                 try:
                     answer = engine.load(work.block, work.step)
@@ -311,6 +311,33 @@ class Station:
                 return partial(work.answer, answer)
             case _:
                 assert_never(work)
+
+    def _find(self, engine: Engine, work: FindWork) -> Reply:
+        offset, recent = engine.find(work.id)
+
+        def answer(found: Found | SkyriverError) -> None:
+            decision = found if isinstance(found, SkyriverError) else found.get(offset)
+            other = isinstance(decision, DecisionRecord) and decision.id != work.id
+            work.answer(None if other else decision)
+
+        if offset < 0 or recent is not None:
+            return partial(answer, {offset: recent} if recent is not None else {})
+        return partial(self._looks.begin, [offset], answer)
+
+    def _complete(self, work: EventWork, part: Receipt) -> None:
+        """Answers once all parts of the request are there: the one that was taken last is the last to come here."""
+        receipt = work.receipt
+        receipt.add(part)
+        if work.taken < len(work.submission):
+            return
+        if receipt.sought is None:
+            work.answer(receipt)
+            return
+
+        def answer(found: Found | SkyriverError) -> None:
+            work.answer(found if isinstance(found, SkyriverError) else fill(receipt, found))
+
+        self._looks.begin([offset for _, offset in receipt.sought], answer)
 
     def _note_loading(self, engine: Engine) -> None:
         self._loading_until = asyncio.get_running_loop().time() + LOADING_SECONDS if engine.loading else 0.0
@@ -375,13 +402,6 @@ class Station:
         self._note_loading(engine)
         self._busy = True
         loop.call_soon(self._turn)
-
-
-def _complete(work: EventWork, part: Receipt) -> None:
-    """Answers once all parts of the request are there: the one that was taken last is the last to come here."""
-    work.receipt.add(part)
-    if work.taken == len(work.submission):
-        work.answer(work.receipt)
 
 
 def _complete_labels(work: LabelWork, part: LabelReceipt) -> None:

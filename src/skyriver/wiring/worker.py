@@ -27,6 +27,7 @@ import socket
 import sys
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from skyriver.decide.choice import Choice
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
 from skyriver.decide.feeding import Feed
+from skyriver.decide.looking import Looks
 from skyriver.decide.metrics import LOOK_US, Meter, Seen, prometheus, stored_bytes
 from skyriver.decide.model_run import ModelRun
 from skyriver.decide.opening import Keeper, PartitionFiles
@@ -59,7 +61,7 @@ from skyriver.serve.http import HttpLimits, HttpServer
 from skyriver.serve.metrics import resident_bytes
 from skyriver.serve.replica import unix_listener
 from skyriver.wiring.feature_changes import BuilderPlace, FeatureChanges
-from skyriver.wiring.logs import WorkerLog, keep_of, on_disk, take_log
+from skyriver.wiring.logs import WorkerLog, keep_of, log_reader, on_disk, take_log
 from skyriver.wiring.process import ProcessContext, SystemClock, read_config
 from skyriver.wiring.rounds import Rounds
 from skyriver.wiring.sources import open_source, source_name
@@ -141,6 +143,7 @@ class Worker:
             log,
             self._open_engine,
             self._keeper,
+            Looks(partial(log_reader, settings.stream, settings.directory, context.home, context.tenant, tier[0])),
             to_disk=on_disk(settings.stream),
             queue=settings.queue,
             meter=Meter(),

@@ -16,14 +16,15 @@ from skyriver.core.spec import FieldSpec, LabelSpec, StreamSpec
 from skyriver.core.units import SECOND
 from skyriver.data.columns import Columns
 from skyriver.data.log import Record, RecordKind
-from skyriver.decide.blocks import decisions_of, events_of
+from skyriver.decide.blocks import decisions_in_log, decisions_of, events_of
 from skyriver.decide.border import EventBorder, LabelBorder
 from skyriver.decide.checkpoint import Checkpoint
 from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
+from skyriver.decide.looking import fill
 from skyriver.decide.receipt import LabelReceipt, Receipt
-from skyriver.decide.records import DecisionRecord, LabelRecord, ModelInUse, Value
+from skyriver.decide.records import DecisionRecord, Id, LabelRecord, ModelInUse, Value
 from skyriver.decide.recovery import Recovered, recover
 from skyriver.decide.rules import compile_rules
 from skyriver.decide.windows import SavedWindows
@@ -246,7 +247,15 @@ class House:
 
     def send(self, *rows: object, wait: bool = True) -> Receipt:
         border = EventBorder(self.stream)
-        return self.engine.take([border.take(list(rows), self.clock.monotonic(), wait)])[0]
+        return self.look(self.engine.take([border.take(list(rows), self.clock.monotonic(), wait)])[0])
+
+    def look(self, receipt: Receipt) -> Receipt:
+        """With the decisions that are only in the log."""
+        return fill(receipt, decisions_in_log(self.store.reader(), [offset for _, offset in receipt.sought or ()]))
+
+    def find(self, event_id: Id) -> DecisionRecord | None:
+        offset, recent = self.engine.find(event_id)
+        return recent or (decisions_in_log(self.store.reader(), [offset]).get(offset) if offset >= 0 else None)
 
     def send_labels(self, *rows: object) -> LabelReceipt:
         limit = self.clock.wall() + self.stream.ahead_us

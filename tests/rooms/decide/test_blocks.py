@@ -87,7 +87,7 @@ def test_a_block_is_one_record_and_its_decisions_are_one(make_house: Callable[..
     assert house.model.runs == [100]
     assert receipt.decisions == house.decisions()
     assert house.log.next_offset == 201
-    assert house.engine.find_decision(42) == receipt.decisions[42]
+    assert house.find(42) == receipt.decisions[42]
 
 
 def test_a_decision_of_a_block_is_found_in_the_log_too(make_house: Callable[..., Any]) -> None:
@@ -95,9 +95,9 @@ def test_a_decision_of_a_block_is_found_in_the_log_too(make_house: Callable[...,
     decisions = house.send(*[house.event(n) for n in range(50)]).decisions
     house.send(house.event(50))
     house.engine.partition.recent = RecentDecisions()
-    assert house.engine.find_decision(7) == decisions[7]
-    assert house.engine.find_decision(50).event_offset == 101
-    assert house.engine.find_decision(99) is None
+    assert house.find(7) == decisions[7]
+    assert house.find(50).event_offset == 101
+    assert house.find(99) is None
 
 
 def test_decisions_in_memory_are_bounded() -> None:

@@ -126,8 +126,8 @@ def test_a_duplicate_of_an_old_event_is_answered_from_the_log(house: Any) -> Non
     house.engine.partition.recent.__init__(limit=1)
     house.send(house.event(2))
     assert house.send(house.event(1)).decisions == [first]
-    assert house.engine.find_decision(1) == first
-    assert house.engine.find_decision(99) is None
+    assert house.find(1) == first
+    assert house.find(99) is None
 
 
 def test_an_id_counts_for_the_dedupe_period(make_house: Callable[..., Any]) -> None:
@@ -262,7 +262,7 @@ def test_text_ids_are_told_apart(make_house: Callable[..., Any]) -> None:
     house.start()
     receipt = house.send(house.event("a"), house.event("b"), house.event("a"))
     assert (receipt.accepted, receipt.duplicates) == (2, 1)
-    assert house.engine.find_decision("b").id == "b"
+    assert house.find("b").id == "b"
 
 
 def replace_type(field: Any) -> Any:

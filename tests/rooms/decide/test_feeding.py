@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from skyriver.data.log import RecordKind
 from skyriver.decide import feeding
 from skyriver.decide.border import EventBorder
 from skyriver.decide.feeding import Feed, read_messages
+from skyriver.decide.looking import Looks
 from skyriver.decide.metrics import Meter
 from skyriver.decide.receipt import Refused
 from skyriver.decide.records import RAW_LIMIT, decode_dead
@@ -40,7 +42,8 @@ class Line:
         self.broken = False
         self.border = EventBorder(house.stream)
         self.broker = MemoryBroker()
-        self.station = Station(house.log, self._open, Checkpoints(), to_disk=False, queue=queue, meter=Meter())
+        looks = Looks(lambda: nullcontext(house.store.reader()))
+        self.station = Station(house.log, self._open, Checkpoints(), looks, to_disk=False, queue=queue, meter=Meter())
         self.feed = Feed(MemorySource(self.broker), "memory", self.station, lambda: self.border, house.clock)
         self.task: asyncio.Task[None] | None = None
 

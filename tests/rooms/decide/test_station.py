@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 
-from skyriver.core.errors import Conflict, QuotaExceeded, SkyriverError, Unavailable
+from skyriver.core.errors import Conflict, Corrupt, QuotaExceeded, SkyriverError, Unavailable
 from skyriver.decide.border import EventBorder, LabelBorder
 from skyriver.decide.checkpoint import BlockAnswer
+from skyriver.decide.looking import Looks
+from skyriver.decide.partition import RecentDecisions
 from skyriver.decide.receipt import Receipt
 from skyriver.decide.records import LoadStep
 from skyriver.decide.station import MAX_BATCH, ChangeWork, EventWork, FindWork, LabelWork, Station
@@ -42,8 +44,22 @@ class Post:
         self.checkpoints = Checkpoints()
         self.opened = 0
         self.refuse_open: list[SkyriverError] = []
-        self.station = Station(house.log, self._open, self.checkpoints, to_disk=to_disk, queue=queue)
+        self.gate = threading.Event()
+        """Closed: who reads the log hangs."""
+        self.gate.set()
+        self.unreadable: SkyriverError | None = None
+        self.late: list[Any] = []
+        """Answers that may come out of order."""
+        self.looks = Looks(self._read)
+        self.station = Station(house.log, self._open, self.checkpoints, self.looks, to_disk=to_disk, queue=queue)
         self.border = EventBorder(house.stream)
+
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[Any]:
+        assert self.gate.wait(60)
+        if self.unreadable is not None:
+            raise self.unreadable
+        yield self.house.store.reader()
 
     def _open(self) -> Any:
         self.opened += 1
@@ -62,6 +78,11 @@ class Post:
 
     def send(self, *rows: object, wait: bool = False) -> None:
         self.station.submit(self.events(*rows, wait=wait))
+
+    def late_send(self, *rows: object, wait: bool = False) -> None:
+        work = self.events(*rows, wait=wait)
+        work.answer = self.late.append
+        self.station.submit(work)
 
     async def settle(self, count: int) -> list[Any]:
         """The answers, once there are so many."""
@@ -290,6 +311,83 @@ def test_a_lost_log_ends_the_station(house: House) -> None:
         assert answers[1].code == answers[0].code == (await post.station.failed).code
         with pytest.raises(Unavailable):
             post.send(house.event(9))
+
+    run(test)
+
+
+def test_an_old_decision_is_looked_up_while_batches_go_on(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house).start()
+        post.send(house.event(1, amount=95.0), house.event(2), wait=True)
+        first, second = (await post.settle(1))[0].decisions
+        house.engine.partition.recent = RecentDecisions()
+        post.gate.clear()
+        post.station.submit(FindWork(2, post.late.append))
+        post.late_send(house.event(3), house.event(1), {"payment": 4}, wait=True)
+        post.send(house.event(5), wait=True)
+        await post.settle(2)
+        assert (post.answers[1].accepted, post.late) == (1, [])
+        post.gate.set()
+        await until(lambda: len(post.late) == 2)
+        receipt = next(a for a in post.late if isinstance(a, Receipt))
+        assert (receipt.accepted, receipt.duplicates, len(receipt.rejected)) == (1, 1, 1)
+        assert [d and d.id for d in receipt.decisions] == [3, 1, None]
+        assert receipt.decisions[1] == first
+        assert second in post.late
+        post.station.submit(FindWork(99, post.answers.append))
+        assert (await post.settle(3))[2] is None
+        await post.station.drain(1)
+
+    run(test)
+
+
+@pytest.mark.parametrize("error", [Unavailable("The tier is away.", code="TIER_AWAY"), Corrupt("It is damaged."), None])
+def test_what_goes_wrong_with_a_look_up_is_answered_to_its_asker_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch, error: SkyriverError | None
+) -> None:
+    """None: it takes too long."""
+    monkeypatch.setattr("skyriver.decide.looking.LOOK_S", 60 if error else 0.05)
+
+    async def test() -> None:
+        post = await Post(house).start()
+        post.send(*[house.event(n) for n in range(50)])
+        await post.settle(1)
+        house.engine.partition.recent = RecentDecisions()
+        post.unreadable = error
+        if error is None:
+            post.gate.clear()
+        post.late_send(house.event(60), house.event(1), wait=True)
+        post.station.submit(FindWork(7, post.late.append))
+        post.send(house.event(61), wait=True)
+        await until(lambda: len(post.late) == 2)
+        assert {answer.code for answer in post.late} == {error.code if error else "LOOK_LATE"}
+        post.send(house.event(60), wait=True)
+        _, other, again = await post.settle(3)
+        assert (other.accepted, again.duplicates, again.decisions[0].id) == (1, 1, 60)
+        assert post.opened == 1
+        post.gate.set()
+        await post.station.drain(1)
+
+    run(test)
+
+
+def test_only_so_many_look_up_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skyriver.decide.looking.MOST", 3)
+
+    async def test() -> None:
+        post = await Post(house).start()
+        post.send(house.event(1))
+        await post.settle(1)
+        house.engine.partition.recent = RecentDecisions()
+        post.gate.clear()
+        for _ in range(5):
+            post.station.submit(FindWork(1, post.late.append))
+        await until(lambda: len(post.late) == 2)
+        assert [answer.code for answer in post.late] == ["LOOKS_FULL"] * 2
+        post.gate.set()
+        await until(lambda: len(post.late) == 5)
+        assert [answer.id for answer in post.late[2:]] == [1] * 3
+        await post.station.drain(1)
 
     run(test)
 
