@@ -47,8 +47,12 @@ def kill_stream(document: Document, kills: int, seed: int, *, minutes: float, qu
     scale, days, chunks = ("tiny", 20, 6) if quick else ("full", 92, 24)
     plan = make_plan(folder / "plan", scale=scale, stream_days=days, chunks=chunks, seed=seed)
     cloud = Cloud(folder)
+    campaign = StreamCampaign(cloud, plan, seed)
     try:
-        outcome = StreamCampaign(cloud, plan, seed).run(kills, 60 * minutes)
+        outcome = campaign.run(kills, 60 * minutes)
+    except BaseException as error:
+        document.measured("stream_kills", len(campaign.journal.kills), broken=f"broken off: {error!r}"[:600])
+        raise
     finally:
         cloud.close()
     _rows(document, outcome, seed)

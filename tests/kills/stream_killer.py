@@ -40,7 +40,7 @@ class StreamManner:
             "gateway": 0.06,
         }
     )
-    pause: float = 2.0
+    pause: float = 1.5
     """Seconds between two kills, on average."""
     aimed: float = 0.75
     again: float = 0.25

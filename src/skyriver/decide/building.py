@@ -28,7 +28,10 @@ CLOSE_RECORDS = 5_000
 """So far behind the log's end a set is handed over: a tenth of a second of folding."""
 SLICE_US = 20_000
 """It rests after each of these, as its share asks."""
-SAVE_EVERY_US = 30 * SECOND
+SAVE_EVERY_US = SECOND
+SAVE_SHARE = 20
+"""A checkpoint that took t is followed by none for 20 t, nor for SAVE_EVERY_US. What was folded since the last one is
+lost with the worker, and a worker that dies often must get its features built all the same."""
 
 Tell = Callable[[int, int, int], None]
 """(offset that it has come to, the log's end, events that it has read)."""
@@ -86,7 +89,8 @@ class _Build:
         self._checkpoints = checkpoints
         self._resting = resting
         self._tell = tell
-        self._saved_at = self._woke = resting.clock.monotonic()
+        self._woke = resting.clock.monotonic()
+        self._save_at = self._woke + SAVE_EVERY_US
         self._hurry = False
         self.events = 0
         self._saved: SavedWindows | None = None
@@ -114,7 +118,7 @@ class _Build:
             now = clock.monotonic()
             if now - self._woke >= SLICE_US:
                 self._tell(at, end, before + folding.events)
-                if now - self._saved_at >= SAVE_EVERY_US:
+                if now >= self._save_at:
                     folding.flush()
                     self._save(at)
                     now = clock.monotonic()
@@ -129,6 +133,7 @@ class _Build:
         self._woke = self._resting.clock.monotonic()
 
     def _save(self, offset: int) -> None:
+        began = self._resting.clock.monotonic()
         saved = self._windows.save()
         saved.flush()
         checkpoint = Checkpoint(
@@ -147,4 +152,5 @@ class _Build:
         if self._saved is not None:
             self._saved.release()
         self._saved = saved
-        self._saved_at = self._resting.clock.monotonic()
+        now = self._resting.clock.monotonic()
+        self._save_at = now + max(SAVE_EVERY_US, SAVE_SHARE * (now - began))
