@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,15 +9,17 @@ from dataclasses import dataclass, field
 
 from cloud_process import Cloud
 
-from kills.journal import Journal, Kill
-from kills.killer import AT_ONCE, REST_SECONDS
+from kills.journal import Journal
+from kills.killer import Killing
 from kills.stream_aims import Moment, builder_moments, building_moments, job_moments, worker_moments
-from kills.victims import Victim, below, kill, living
+from kills.victims import Victim, below, living
 from skyriver.adapters.processes.identity import identify
 
 STREAM = "payments"
 WAIT_SECONDS = 5.5
 """For a moment that is aimed at: a checkpoint comes every five seconds. Then the present one is taken."""
+BUILDING_SECONDS = 12.0
+"""The same while features are built: so long that takes."""
 SUCCESSOR_SECONDS = 12.0
 RECOVERING_SECONDS = 2.0
 """After its start, a worker is killed once more within so long: it recovers then, or has just done so."""
@@ -47,7 +47,7 @@ class StreamManner:
     stops: float = 0.04
 
 
-class StreamKiller:
+class StreamKiller(Killing):
     def __init__(
         self,
         cloud: Cloud,
@@ -56,10 +56,8 @@ class StreamKiller:
         seed: int,
         manner: StreamManner,
     ) -> None:
-        self._cloud = cloud
-        self._journal = journal
+        super().__init__(cloud, journal, seed, manner.pause)
         self._producers = producers
-        self._luck = random.Random(seed)
         self._manner = manner
         self._partition = cloud.home / "streams" / "default" / STREAM
         self._of_building = building_moments(self._partition)
@@ -74,10 +72,8 @@ class StreamKiller:
     def turn(self) -> None:
         """Waits, and kills one. Who dies at a moment of its own is aimed at by another thread, one at a time, and the
         others die meanwhile."""
-        time.sleep(min(self._luck.expovariate(1 / self._manner.pause), 4 * self._manner.pause))
-        while not self._may_kill():
-            time.sleep(0.02)
-        victim = self._choose()
+        self._rest()
+        victim = self._choose(self._weights())
         if victim is None:
             return
         if victim.kind in self._aims:
@@ -92,28 +88,18 @@ class StreamKiller:
 
     def _aim_at(self, victim: Victim) -> None:
         """Kills it, or a worker and its successor."""
-        done = self._kill(victim, self._wait_for_moment(victim))
+        stop = victim.kind == "worker" and self._luck.random() < self._manner.stops
+        done = self._kill(victim, self._wait_for_moment(victim), stop=stop)
         if done and victim.kind == "worker" and not done.stopped and self._luck.random() < self._manner.again:
             self._kill_successor(victim)
 
-    def _may_kill(self) -> bool:
-        away = self._journal.open_kills()
-        return len(away) < AT_ONCE and all(time.monotonic() - k.at < REST_SECONDS for k in away)
-
-    def _choose(self) -> Victim | None:
-        away = {(k.kind, k.name) for k in self._journal.open_kills()}
+    def _weights(self) -> Mapping[str, float]:
         aiming = self._aiming.is_alive()
         weights = {k: w for k, w in self._manner.weights.items() if not (aiming and k in self._aims)}
         for kind in ("job", "builder"):
             if kind in weights and self._living(kind):
                 weights[kind] *= 6  # one lives for moments only
-        while weights:
-            kind = self._luck.choices(list(weights), list(weights.values()))[0]
-            found = [v for v in self._living(kind) if (v.kind, v.name) not in away]
-            if found:
-                return self._luck.choice(found)
-            del weights[kind]
-        return None
+        return weights
 
     def _living(self, kind: str) -> Sequence[Victim]:
         if kind == "producer":
@@ -122,17 +108,17 @@ class StreamKiller:
             workers = living(self._cloud, "worker")
             born = [(v, identify(pid)) for v in workers for pid in below(v.pid)]
             return [Victim(kind, v.name, identity, v.record) for v, identity in born if identity is not None]
-        found = living(self._cloud, kind)
+        found = super()._living(kind)
         return [v for v in found if v.name.startswith(f"{STREAM}-")] if kind == "job" else found
 
     def _wait_for_moment(self, victim: Victim) -> str:
-        moments = self._aims.get(victim.kind, ())
+        moments, seconds = self._aims[victim.kind], WAIT_SECONDS
         if victim.kind == "worker" and (self._partition / "building").is_dir() and self._luck.random() < 0.5:
-            moments = self._of_building
-        if not moments or self._luck.random() >= self._manner.aimed:
+            moments, seconds = self._of_building, BUILDING_SECONDS
+        if self._luck.random() >= self._manner.aimed:
             return "at random"
         moment = self._luck.choice(moments)
-        if not moment.wait(victim.pid, WAIT_SECONDS):
+        if not moment.wait(victim.pid, seconds):
             return "at random"
         if moment.after:
             time.sleep(self._luck.random() * moment.after)
@@ -143,24 +129,6 @@ class StreamKiller:
         while time.monotonic() < deadline:
             if found := [v for v in living(self._cloud, "worker") if v.pid != before.pid and v.name == before.name]:
                 time.sleep(self._luck.random() * RECOVERING_SECONDS)
-                self._kill(found[0], "in recovery", stop=False)
+                self._kill(found[0], "in recovery")
                 return
             time.sleep(0.01)
-
-    def _kill(self, victim: Victim, moment: str, *, stop: bool | None = None) -> Kill | None:
-        if not victim.identity.alive():
-            return None
-        if stop is None:
-            stop = victim.kind == "worker" and self._luck.random() < self._manner.stops
-        pid = victim.pid
-        if victim.kind == "job" and self._luck.random() < 0.6:
-            pid = next(iter(below(pid)), pid)  # what works, and not the one that watches it
-        number = len(self._journal.kills) + 1
-        done = Kill(number, victim.kind, victim.name, victim.pid, stop, moment, time.monotonic())
-        self._journal.add(done)
-        with contextlib.suppress(ProcessLookupError):
-            kill(pid, stop=stop)
-            done.dead_at = time.monotonic()
-            return done
-        self._journal.kills.remove(done)
-        return None
