@@ -236,8 +236,10 @@ class StreamCampaign:
                 wrong = [
                     f"{r['kind']} {r['name']} is {r['state']} {r['reason']}" for r in rows if r["state"] != "READY"
                 ]
-                open_jobs = [r for r in self._client.list("jobs") if r["state"] not in ENDED]
-                wrong += [f"job {r['name']} is {r['state']} {r['reason']}" for r in open_jobs]
+                work = [r for kinds in ("jobs", "operations") for r in self._client.list(kinds)]
+                wrong += [
+                    f"{r['kind']} {r['name']} is {r['state']} {r['reason']}" for r in work if r["state"] not in ENDED
+                ]
             except SkyriverError as error:
                 wrong = [f"the cloud does not answer: {error}"]
         return wrong

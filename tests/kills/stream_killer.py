@@ -33,14 +33,14 @@ class StreamManner:
         default_factory=lambda: {
             "worker": 0.42,
             "builder": 0.04,
-            "producer": 0.16,
+            "producer": 0.1,
             "job": 0.16,
             "control": 0.12,
             "supervisor": 0.04,
             "gateway": 0.06,
         }
     )
-    pause: float = 1.5
+    pause: float = 2.0
     """Seconds between two kills, on average."""
     aimed: float = 0.75
     again: float = 0.25
