@@ -39,6 +39,8 @@ STEADY_S = 5.0
 """A connection that held for so long was a good one: the next one is tried at once."""
 HELD_S = 0.2
 """Before a batch that the station did not take is given to it again."""
+TRIES = 2
+"""So often a batch that deciding failed with is tried with nothing beside it."""
 LAG_EVERY_S = 2.0
 
 _log = logging.getLogger(__name__)
@@ -167,25 +169,54 @@ class Feed:
         counts.dead += len(receipt.rejected)
 
     async def _submit(self, messages: Sequence[Message]) -> Receipt:
-        """What became of them, once it is durable. The batch is held for as long as it takes."""
+        """What became of them, once it is durable. The batch is held for as long as it takes; if deciding fails with
+        it, and not for what stood beside it, the messages are tried in halves, down to the one that it fails with,
+        which becomes a dead letter."""
+        taken = await self._hold(lambda: read_messages(messages, self._border(), self._clock.monotonic()))
+        if isinstance(taken, Receipt):
+            return taken
+        if len(messages) > 1:
+            half = len(messages) // 2
+            receipt = await self._submit(messages[:half])
+            receipt.add(await self._submit(messages[half:]))
+            return receipt
+        why = f"Deciding failed with this message, {TRIES} times: {_cause(taken)}"
+        _log.error("a message of %s becomes a dead letter. %s", self._name, why)
+        found = await self._hold(lambda: _dead(messages[0], why, self._clock.monotonic()))
+        if isinstance(found, SkyriverError):
+            raise found
+        return found
+
+    async def _hold(self, read: Callable[[], Submission]) -> Receipt | Internal:
+        """Until they are taken, or deciding has failed TRIES times with nothing beside them."""
+        failures = 0
         while True:
-            answer = await self._try(messages)
+            answer = await self._try(read, alone=failures > 0)
             if isinstance(answer, Receipt):
                 if self._state != "READY":
                     self._tell("READY", None)
                 return answer
             self._tell("DEGRADED", answer)
+            if isinstance(answer, Internal):
+                failures += 1
+                if failures > TRIES:
+                    return answer
             await asyncio.sleep(HELD_S)
 
-    async def _try(self, messages: Sequence[Message]) -> Receipt | SkyriverError:
+    async def _try(self, read: Callable[[], Submission], *, alone: bool) -> Receipt | SkyriverError:
         done: asyncio.Future[Receipt | SkyriverError] = asyncio.get_running_loop().create_future()
-        submission = read_messages(messages, self._border(), self._clock.monotonic())
-        if not len(submission):
-            return Receipt()
         try:
-            self._station.submit(EventWork(submission, partial(_settle, done)))
+            submission = read()
+            if not len(submission):
+                return Receipt()
+            self._station.submit(EventWork(submission, partial(_settle, done), alone=alone))
         except SkyriverError as error:
             return error
+        except Exception as error:
+            _log.exception("a batch of messages cannot be read")
+            failed = Internal("The messages cannot be read.", next_action="The worker's log says why.")
+            failed.__cause__ = error
+            return failed
         return await done
 
     async def _watch_lag(self) -> None:
@@ -223,6 +254,16 @@ def read_messages(messages: Sequence[Message], border: EventBorder, arrived: int
     for refused in broken:
         submission.rows[refused.index] = refused
     return submission
+
+
+def _dead(message: Message, why: str, arrived: int) -> Submission:
+    raw = msgspec.Raw(message.payload[:RAW_LIMIT])
+    return Submission([raw], [Refused(0, "", None, "INTERNAL", why)], arrived)
+
+
+def _cause(error: Internal) -> str:
+    cause = error.__cause__
+    return f"{type(cause).__name__}: {cause}." if cause is not None else error.message
 
 
 def _rows_of(payload: bytes) -> list[object] | SkyriverError:

@@ -52,6 +52,8 @@ class EventWork:
     taken: int = 0
     """Rows that batches have taken."""
     receipt: Receipt = field(default_factory=Receipt)
+    alone: bool = False
+    """A batch of its own: what goes wrong with it is its own fault."""
 
 
 @dataclass(slots=True)
@@ -254,8 +256,9 @@ class Station:
         turn, room, again = _Turn(), MAX_BATCH, []
         while self._queue and room > 0:
             work = self._queue[0]
-            if isinstance(work, LoadWork) and turn.works:
-                break  # a block is a batch of its own
+            alone = isinstance(work, LoadWork) or (isinstance(work, EventWork) and work.alone)
+            if alone and turn.works:
+                break
             self._queue.popleft()
             turn.works.append(work)
             match work:
@@ -270,11 +273,10 @@ class Station:
                         turn.events.append((work, work.submission.part(start, end)))
                     else:
                         turn.labels.append((work, work.submission.part(start, end)))
-                case LoadWork():
+                case LoadWork() | FindWork() | ChangeWork():
                     turn.others.append(work)
-                    room = 0
-                case FindWork() | ChangeWork():
-                    turn.others.append(work)
+            if alone:
+                break
         self._queue.extend(again)
         return turn
 
@@ -343,7 +345,7 @@ class Station:
         self._loading_until = asyncio.get_running_loop().time() + LOADING_SECONDS if engine.loading else 0.0
 
     def _break_off(self, turn: _Turn, error: Exception) -> None:
-        told = error if isinstance(error, SkyriverError) else _internal()
+        told = error if isinstance(error, SkyriverError) else _internal(error)
         _log.error("a batch failed: %s", told, exc_info=None if error is told else error)
         self.engine = None
         self.problem = str(told)
@@ -395,7 +397,7 @@ class Station:
             except Exception as error:
                 _log.exception("the stream cannot be opened")
                 self.problem = f"{type(error).__name__}: {error}"
-                self._give_up(_internal())
+                self._give_up(_internal(error))
                 return
         self.engine = engine
         self.problem, self._why = "", None
@@ -422,5 +424,7 @@ def _answer(reply: Reply) -> None:
         _log.exception("an answer could not be given")
 
 
-def _internal() -> Internal:
-    return Internal("The batch failed; what was taken of it is in the log.", next_action="Send it again.")
+def _internal(cause: Exception) -> Internal:
+    error = Internal("The batch failed; what was taken of it is in the log.", next_action="Send it again.")
+    error.__cause__ = cause
+    return error

@@ -22,7 +22,7 @@ from skyriver.decide.metrics import Meter
 from skyriver.decide.receipt import Refused
 from skyriver.decide.records import RAW_LIMIT, decode_dead
 from skyriver.decide.sources import Message
-from skyriver.decide.station import Station
+from skyriver.decide.station import EventWork, Station
 
 House = Any
 
@@ -274,3 +274,93 @@ def test_a_connection_that_cannot_be_closed_does_not_end_the_feed(
         await line.stop()
 
     run(check)
+
+
+def test_a_message_that_deciding_fails_with_becomes_a_dead_letter(house: House) -> None:
+    """The batch is tried alone, then in halves, down to that message; the others are decided in their order."""
+
+    async def check() -> None:
+        line = await Line(house).start()
+        sizes = poison(line, 13)
+        line.publish(*[house.event(n) for n in range(1, 8)], [house.event(13), house.event(14)], house.event(20))
+        await line.until(lambda: line.feed.counts.dead)
+        line.publish(house.event(21))
+        await line.until(lambda: not line.broker.kept)
+        dead = [decode_dead(r.payload) for r in house.records(RecordKind.DEAD)]
+        assert [(d.reason, json.loads(d.raw)[0]["payment"]) for d in dead] == [("INTERNAL", 13)]
+        assert dead[0].message == "Deciding failed with this message, 2 times: ZeroDivisionError: unlucky."
+        assert [d.id for d in house.decisions()] == [1, 2, 3, 4, 5, 6, 7, 20, 21]
+        assert sizes[:3] == [[10], [10], [10]]
+        await line.until(lambda: line.feed.report()["state"] == "READY")
+        assert line.feed.counts.messages == 10
+        await line.stop()
+
+    run(check)
+
+
+def test_a_message_is_not_to_blame_for_what_stands_beside_it(house: House) -> None:
+    answers: list[Any] = []
+
+    async def check() -> None:
+        line = await Line(house).start()
+        sizes = poison(line, 13)
+        submit = line.station.submit
+
+        def submit_with_a_bad_one(work: EventWork) -> None:
+            submit(EventWork(line.border.take([house.event(13)], 0, False), answers.append))
+            submit(work)
+
+        line.station.submit = submit_with_a_bad_one  # type: ignore[method-assign, assignment]
+        line.publish(house.event(1))
+        await line.until(lambda: not line.broker.kept)
+        assert sizes == [[1, 1], [1], [1]]
+        assert [answer.code for answer in answers] == ["INTERNAL"] * 2
+        assert [d.id for d in house.decisions()] == [1]
+        assert house.records(RecordKind.DEAD) == []
+        await line.stop()
+
+    run(check)
+
+
+def test_messages_that_the_border_fails_with_are_dead_letters_too(house: House) -> None:
+    async def check() -> None:
+        line = await Line(house).start()
+        read = line.border.read
+
+        def unlucky(body: bytes, *more: Any) -> Any:
+            if b'"payment": 13' in body:
+                raise RecursionError
+            return read(body, *more)
+
+        line.border.read = unlucky  # type: ignore[method-assign]
+        line.publish(house.event(1), house.event(13), house.event(2))
+        await line.until(lambda: not line.broker.kept)
+        assert [d.id for d in house.decisions()] == [1, 2]
+        assert [decode_dead(r.payload).reason for r in house.records(RecordKind.DEAD)] == ["INTERNAL"]
+        await line.stop()
+
+    run(check)
+
+
+def poison(line: Line, payment: int) -> list[list[int]]:
+    """From now on the engine fails with that payment, before anything is appended. The rows of each batch, by
+    request."""
+    sizes: list[list[int]] = []
+
+    def spoil(engine: Any) -> Any:
+        decide = engine.decide
+
+        def unlucky(submissions: Any) -> Any:
+            sizes.append([len(s) for s in submissions])
+            ids = [row[0] for s in submissions for row in s.by_rows().rows if isinstance(row, list)]
+            if payment in ids:
+                raise ZeroDivisionError("unlucky")
+            return decide(submissions)
+
+        engine.decide = unlucky
+        return engine
+
+    spoil(line.station.engine)
+    open_engine = line.station._open_engine
+    line.station._open_engine = lambda: spoil(open_engine())
+    return sizes
