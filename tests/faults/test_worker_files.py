@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skyriver.adapters.segments.layout import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES
 from skyriver.adapters.segments.log import SegmentReader, open_log
 from skyriver.core.errors import Unavailable
 from skyriver.decide.border import EventBorder, LabelBorder
@@ -216,6 +217,39 @@ def test_a_disk_that_fails_under_a_checkpoint_ends_the_log(life: Life, monkeypat
     with pytest.raises(Unavailable) as caught:  # the kernel tells of it once: what the disk has nobody knows
         life.send(1)
     assert caught.value.code == "LOG_FAILED"
+
+
+def test_a_checkpoint_of_records_that_a_power_cut_took_is_passed_over(life: Life) -> None:
+    life.send(20)
+    life.save()
+    life.send(20)
+    life.save()
+    life.crash()
+    stale = checkpoints(life)[0]
+    cut_log(life.directory / "log", int(checkpoints(life)[1].stem) + 3)
+    life.start()
+    kept = stale.with_suffix(".beyond").read_bytes()
+    life.send(30)  # others take the offsets
+    life.crash()
+    stale.write_bytes(kept)
+    for path in checkpoints(life):
+        if path != stale:
+            path.unlink()
+    life.start()
+    assert life.replayed_from == 0
+    assert life.files.recovered is not None
+    assert "another record" in life.files.recovered.passed_over[0]
+    life.send(10)
+    life.verify()
+
+
+def cut_log(log: Path, end: int) -> None:
+    """As a power cut that leaves the open segment's records below this offset."""
+    segment = max(log.glob("*.log"))
+    base = int(segment.name.split("-")[0])
+    records = list(SegmentReader(log).read(base, end=end))
+    os.truncate(segment, SEGMENT_HEADER_BYTES + sum(FRAME_HEADER_BYTES + len(r.payload) for r in records))
+    (log / "mark").unlink()
 
 
 def damage_side(life: Life) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Protocol
+from zlib import crc32
 
 from skyriver.core.errors import InvalidInput
 
@@ -59,6 +60,12 @@ def place(records: Sequence[Record], first: int, epoch: int) -> list[Record]:
     return placed
 
 
+def check_of(record: Record) -> int:
+    """A checksum that tells a record from another one that was to have its place, before a power cut or after it."""
+    head = (record.offset, record.epoch, record.kind, record.time, record.count)
+    return crc32(record.payload, crc32(b"%d %d %d %d %d" % head))
+
+
 class LogReader(Protocol):
     """Reading, also by other processes than the writer. Raises Corrupt naming file and byte position where a
     record's checksum fails anywhere but in the torn tail, which simply is not there."""
@@ -75,6 +82,18 @@ class LogReader(Protocol):
 
     def begin(self) -> tuple[int, int]:
         """(The first offset that is there, T of the last record that was given up before it); (0, 0): all is there."""
+        ...
+
+
+class WholeReader(LogReader, Protocol):
+    """What jobs read that make something durable of records."""
+
+    @property
+    def first_offset(self) -> int: ...
+
+    def sync(self) -> int:
+        """Puts on the disk what was acknowledged when this is called; the offset after it. Who makes something durable
+        of records reads no further, or a power cut leaves more of that than of the log."""
         ...
 
 

@@ -19,8 +19,8 @@ from skyriver.core.clock import Clock
 from skyriver.core.errors import Conflict, Corrupt
 from skyriver.core.spec import FeatureSetSpec
 from skyriver.core.units import SECOND
-from skyriver.data.log import LogReader
-from skyriver.decide.checkpoint import NEVER, Checkpoint, CheckpointFiles, Counters
+from skyriver.data.log import WholeReader
+from skyriver.decide.checkpoint import NEVER, Checkpoint, CheckpointFiles, Counters, is_of, last_before
 from skyriver.decide.folding import Folding
 from skyriver.decide.windows import KernelWindows, SavedWindows, WindowsFiles
 
@@ -47,7 +47,7 @@ class Resting:
 
 
 def build(
-    reader: LogReader, files: WindowsFiles, features: FeatureSetSpec, directory: Path, resting: Resting, tell: Tell
+    reader: WholeReader, files: WindowsFiles, features: FeatureSetSpec, directory: Path, resting: Resting, tell: Tell
 ) -> int:
     """Folds `features` until they are close to the log's end; checkpoints are kept in `directory`. Returns the offset
     of the last one, which has the state of all records below it. Raises Corrupt (the log), Unavailable, NotFound
@@ -61,11 +61,12 @@ def build(
 
 
 def _resume(
-    checkpoints: CheckpointFiles, files: WindowsFiles, features: FeatureSetSpec, reader: LogReader
+    checkpoints: CheckpointFiles, files: WindowsFiles, features: FeatureSetSpec, reader: WholeReader
 ) -> tuple[KernelWindows, int]:
     first, gone = reader.begin()
     saved = built(checkpoints, files.digest_of(features), reader.next_offset)
-    if saved is not None and saved.offset >= first:
+    # Only one that surely is of this log: a wrong one would decide wrongly, and another one only takes time.
+    if saved is not None and saved.last is not None and saved.last.offset >= first and is_of(saved, reader):
         try:
             return files.open(features, saved.features, saved.whole_from), saved.offset
         except (Corrupt, Conflict):
@@ -82,7 +83,7 @@ def built(checkpoints: CheckpointFiles, digest: str, log_end: int) -> Checkpoint
 
 class _Build:
     def __init__(
-        self, reader: LogReader, windows: KernelWindows, checkpoints: CheckpointFiles, resting: Resting, tell: Tell
+        self, reader: WholeReader, windows: KernelWindows, checkpoints: CheckpointFiles, resting: Resting, tell: Tell
     ) -> None:
         self._reader = reader
         self._windows = windows
@@ -96,11 +97,11 @@ class _Build:
         self._saved: SavedWindows | None = None
 
     def run(self, start: int) -> int:
-        at, end = start, self._reader.next_offset
+        at, end = start, self._reader.sync()  # no further: what is saved must not outlive its records
         while end - at > CLOSE_RECORDS:
             folded = end - at
             at = self._fold(at, end)
-            came = self._reader.next_offset - end
+            came = self._reader.sync() - end
             self._hurry = came > folded // 2  # else it would not get there at its share
             end += came
         self._save(at)
@@ -147,6 +148,7 @@ class _Build:
             control=None,
             loads=(),
             whole_from=self._windows.whole_from,
+            last=last_before(offset, self._reader),
         )
         self._checkpoints.write(checkpoint)
         if self._saved is not None:

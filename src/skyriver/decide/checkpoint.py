@@ -18,7 +18,8 @@ from typing import Any
 
 import msgspec
 
-from skyriver.core.errors import disk_error
+from skyriver.core.errors import Corrupt, Unavailable, disk_error
+from skyriver.data.log import LogReader, check_of
 from skyriver.decide.records import ControlRecord, ModelInUse
 
 _log = logging.getLogger(__name__)
@@ -100,6 +101,14 @@ class SavedSet(msgspec.Struct, frozen=True):
     """See `Windows`."""
 
 
+class LastRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The record that a state was brought to, and its checksum: where a power cut took the log's end, others have
+    its offset."""
+
+    offset: int
+    check: int
+
+
 class Checkpoint(msgspec.Struct, frozen=True):
     """The state after all records below `offset`, every event of which has its decision.
 
@@ -122,12 +131,31 @@ class Checkpoint(msgspec.Struct, frozen=True):
     arms: tuple[SavedArm, ...] = ()
     whole_from: int = NEVER
     """Of `features`, while they are built; those that decide are whole."""
+    last: LastRecord | None = None
+    """None: there was none in the log, or it is of a release that did not note it."""
 
     @property
     def sets(self) -> frozenset[str]:
         """Digests of the feature sets whose state it has."""
         beside = {self.beside.digest} if self.beside is not None else set()
         return frozenset({self.features_digest} - {""} | beside)
+
+
+def last_before(offset: int, log: LogReader) -> LastRecord | None:
+    record = next(log.read(offset - 1, end=offset), None) if offset > log.begin()[0] else None
+    return LastRecord(record.offset, check_of(record)) if record is not None else None
+
+
+def is_of(checkpoint: Checkpoint, log: LogReader) -> bool:
+    """Whether its last record is the log's; True as well where that cannot be known."""
+    last = checkpoint.last
+    if last is None or last.offset < log.begin()[0]:
+        return True
+    try:
+        record = next(log.read(last.offset, end=last.offset + 1), None)
+    except (Corrupt, Unavailable):  # what was folded before is not needed: it keeps nothing from going on
+        return True
+    return record is not None and check_of(record) == last.check
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -36,7 +36,7 @@ from skyriver.data.columns import EventBlock
 from skyriver.data.keys import key_of_text
 from skyriver.data.log import Log, Record, RecordKind
 from skyriver.decide.blocks import DecisionBlock
-from skyriver.decide.checkpoint import BlockAnswer, Checkpoint
+from skyriver.decide.checkpoint import BlockAnswer, Checkpoint, last_before
 from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.deciding import Deciding, Undecided, UndecidedBlock, decide_block, decide_events
 from skyriver.decide.gathering import block_rows, gather, receipt_of_labels, receipts_of_rows
@@ -324,6 +324,7 @@ class Engine:
             loads=partition.loads.all(),
             dead_letters=tuple(partition.dead_letters),
             beside=saved.beside if saved is not None else None,
+            last=last_before(self._log.next_offset, self._log),
             arms=self.arms.saved(),
         )
         return checkpoint, saved

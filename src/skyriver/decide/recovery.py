@@ -23,7 +23,7 @@ from skyriver.data.columns import EventBlock, decode_events
 from skyriver.data.keys import key_of_text, keys_of_column
 from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.decide.blocks import decode_decisions
-from skyriver.decide.checkpoint import NEVER, BlockAnswer, Checkpoint
+from skyriver.decide.checkpoint import NEVER, BlockAnswer, Checkpoint, is_of
 from skyriver.decide.deciding import Undecided
 from skyriver.decide.history import read_record
 from skyriver.decide.partition import Ids, Partition, check_same_stream
@@ -280,6 +280,8 @@ def _replay(
     passed_over: tuple[str, ...],
 ) -> Recovered:
     first, gone = log.begin()
+    if checkpoint is not None and not is_of(checkpoint, log):
+        raise Conflict("The log has another record before it: a power cut took the one that it was made after.")
     partition = _partition_behind(log, stream, first, gone) if checkpoint is None else _partition_at(stream, checkpoint)
     start = checkpoint.offset if checkpoint is not None else first
     ids = open_ids(checkpoint.ids if checkpoint is not None else None)

@@ -12,7 +12,7 @@ from skyriver.adapters.segments.log import log_gone, open_log
 from skyriver.adapters.segments.reader import SegmentReader
 from skyriver.core.objects import VerifiableObjects
 from skyriver.core.spec import StreamSpec
-from skyriver.data.log import Log, LogReader
+from skyriver.data.log import Log, WholeReader
 from skyriver.data.retention import Keep, TieredLog, segment_bytes
 from skyriver.wiring.sources import read_access
 
@@ -24,17 +24,6 @@ class WorkerLog(Log, TieredLog, Protocol):
 
     def abandon(self) -> None:
         """Lets go of it as the end of the process would."""
-        ...
-
-
-class WholeReader(LogReader, Protocol):
-    """What jobs read."""
-
-    @property
-    def first_offset(self) -> int: ...
-
-    def sync(self) -> int:
-        """Puts on the disk what was acknowledged when this is called; the offset after it."""
         ...
 
 
