@@ -287,7 +287,6 @@ def _projected(
     if project is None:
         raise Internal("The features of a stream are not computed row by row.")
     done, width = 0, len(plan.names)
-    line = np.empty(width, np.float64)
     for frame in frames:
         n = len(frame)
         values = np.empty((len(plan.columns), n), np.float64)
@@ -298,7 +297,7 @@ def _projected(
             times[place] = _ints(frame[name])
         features = np.empty((n, width), np.float32)
         before = np.empty((n if exact else 0, width), np.float64)
-        project(values, times, line, features, before)
+        project(values, times, features, before)
         yield Backfill(np.arange(done, done + n), np.zeros(n, np.int64), features, before)
         done += n
 

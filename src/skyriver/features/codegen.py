@@ -35,9 +35,11 @@ from skyriver.features.layout import (
     OWNERS,
     UNKNOWN_KIND,
     UNSOUND_ROW,
+    WORDS_A_LINE,
     check_multipliers,
     cursor_place,
     nodes_place,
+    sound_place,
     table_place,
     waiting_place,
 )
@@ -51,7 +53,7 @@ def kernel_source(plan: FeaturePlan) -> str:
     """The same plan always gives the same text."""
     if plan.of_stream:
         trails = [trail_functions(nodes_place(plan)), *_constants(plan), _thread(plan)] if plan.trails else []
-        return "\n".join([PRELUDE, *trails, *_soundness(plan), _Fold(plan).text()])
+        return "\n".join([PRELUDE, *trails, *_soundness(plan), *_passed(plan), _Fold(plan).text()])
     return "\n".join([PRELUDE, _project(plan)])
 
 
@@ -73,6 +75,20 @@ def _soundness(plan: FeaturePlan) -> list[str]:
         "",
         "",
         "@njit(nogil=True)",
+        "def sound_until(rows, c, end):",
+        "    # The first row from c on whose checksum is wrong, or end. Without a branch a row it costs a fourth.",
+        "    wrong = NONE",
+        "    for r in range(U64(c), U64(end)):",
+        "        wrong |= rows[r, CHECK] ^ checksum(rows, r)",
+        "    r = U64(end)",
+        "    if wrong != 0:",
+        "        r = U64(c)",
+        "        while rows[r, CHECK] == checksum(rows, r):",
+        "            r += ONE",
+        "    return I64(r)",
+        "",
+        "",
+        "@njit(nogil=True)",
         "def time_of(rows, r, n):",
         "    # Time of row r once its checksum is found right.",
         "    if r >= n:",
@@ -82,6 +98,21 @@ def _soundness(plan: FeaturePlan) -> list[str]:
         f"    return rows[r, {ROW_TIME}]",
         "",
     ]
+
+
+def _passed(plan: FeaturePlan) -> Iterator[str]:
+    """`PASSED_K`: of each cursor that changes what key K has, its place and that of what it has found sound, then the
+    first and the last word that it changes."""
+    for k, table in enumerate(plan.keys):
+        passed = []
+        for e, edge in enumerate(plan.edges):
+            words = [STATE_REFERENCES] if edge == table.last_edge else []
+            for window in table.windows:
+                if edge in (window.edge, window.delay_us):
+                    words += [window.count, window.count + window.words - 1]
+            if words:
+                passed.append((cursor_place(e), sound_place(plan, e), min(words), max(words)))
+        yield f"PASSED_{k} = np.array({passed}, np.int64)"
 
 
 def _constants(plan: FeaturePlan) -> Iterator[str]:
@@ -126,7 +157,7 @@ def _indent(lines: Iterable[str], by: int) -> Iterator[str]:
 def _project(plan: FeaturePlan) -> str:
     lines = [
         "",
-        "def project(values, times, line, out, exact):",
+        "def project(values, times, out, exact):",
         "    for i in range(out.shape[0]):",
         *_indent(feature_lines(plan, "i"), 2),
         "    return 0",
@@ -155,13 +186,11 @@ class _Fold:
                 *self._shape_functions(),
                 "",
                 "def fold(kind, effective, offset, values, times, keys, subject, label, labelled,",
-                f"         rows, labels, journal, meta, slots, line, out, exact{tables}):",
+                f"         rows, labels, journal, meta, slots, out, exact{tables}):",
                 f"    now, n, m = meta[{META_NOW}], meta[{META_ROWS}], meta[{META_JOURNAL}]",
                 f"    i, j = meta[{META_AT}], meta[{META_OUT}]",
                 f"    status, sound, seed = {DONE}, True, meta[{META_SEED}]",
                 "    o = n - n  # o + 5 is an int64 for numba, where 5 would be a type of its own, compiled for",
-                f"    for e in range({len(plan.edges)}):",
-                f"        meta[{waiting_place(plan, 0)} + e] = time_of(rows, meta[{cursor_place(0)} + e], n)",
                 "    base, known, end = i, i, kind.shape[0]",
                 "    while i < end:",
                 *_indent(self._look_up(), 2),
@@ -207,13 +236,22 @@ class _Fold:
 
     def _look_up(self) -> list[str]:
         """Slots of the next records' keys, some ahead of their use: the processor finds them side by side, where
-        one at a time each would wait for memory twice (index, then state)."""
+        one at a time each would wait for memory twice (index, then state). So, too, the rows that the cursors are
+        to pass with these records are checked, and the state of their keys is fetched."""
         plan = self.plan
         if not plan.keys:
             return []
         lines = [
             "if i == known:",
             f"    base, known, full = i, min(i + {LOOK_AHEAD}, end), -1",
+            f"    for e in range({len(plan.edges)}):",
+            f"        c = meta[{cursor_place(0)} + e]",
+            f"        meta[{sound_place(plan, 0)} + e] = sound_until(rows, c, min(c + known - i, n))",
+            f"        meta[{waiting_place(plan, 0)} + e] = time_of(rows, c, n)",
+            *(
+                f"    fetch_slots(rows, meta, state{k}, PASSED_{k}, o + {ROW_SLOTS + k // 2}, SHIFT{32 * (k % 2)})"
+                for k in range(len(plan.keys))
+            ),
             "    for b in range(base, known):",
             f"        if kind[b] != {RecordKind.EVENT.value}:",
             "            continue",
@@ -254,6 +292,10 @@ class _Fold:
             f"    state{k}[s, {STATE_REFERENCES}] = 0",
             f"    index{k}[p] = s + 1",
             f"slots[{k}, b - base] = U64(s)",
+            *(
+                f"fetch(state{k}, U64(s), U64({at}))"
+                for at in range(WORDS_A_LINE, self.plan.keys[k].stride, WORDS_A_LINE)
+            ),
         ]
 
     def _event(self) -> list[str]:
@@ -384,14 +426,14 @@ class _Fold:
         return [
             f"x = meta[{waiting_place(plan, e)}]",
             f"if x <= t - {edge}:",
-            f"    c = meta[{cursor_place(e)}]",
+            f"    c, v = meta[{cursor_place(e)}], meta[{sound_place(plan, e)}]",
             f"    while x <= t - {edge}:",
             "        if x == UNSOUND:",
             f"            meta[{META_FAULT}], sound = c, False",
             "            break",
             *_indent([*loads, *work], 2),
             "        c += 1",
-            "        x = time_of(rows, c, n)",
+            f"        x = rows[U64(c), {ROW_TIME}] if c < v else time_of(rows, c, n)",
             f"    meta[{cursor_place(e)}], meta[{waiting_place(plan, e)}] = c, x",
         ]
 
@@ -449,7 +491,7 @@ class _Fold:
             f"    meta[{META_OFF_GRID}] += is_off_grid(labelled[i], g)",
             f"    old, new = labels[r, {place}], g ^ MISSING",
             "    if old != new:",
-            "        if time_of(rows, r, n) == UNSOUND:",
+            "        if rows[r, CHECK] != checksum(rows, r):",
             f"            meta[{META_FAULT}] = r",
             f"            status = {UNSOUND_ROW}",
             "            break",

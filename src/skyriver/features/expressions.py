@@ -162,6 +162,7 @@ def feature_lines(plan: FeaturePlan, row: str) -> list[str]:
     found = [expressions.value(feature.expr) for feature in plan.spec.features]
     return [
         *expressions.lines,
-        *(f"line[{place}] = {v}" for place, v in enumerate(found)),
-        f"put(line, out, exact, {row})",
+        *(f"out[U64({row}), {place}] = {v}" for place, v in enumerate(found)),
+        "if exact.shape[0] > 0:",
+        *(f"    exact[U64({row}), {place}] = {v}" for place, v in enumerate(found)),
     ]

@@ -128,15 +128,15 @@ def _signatures(plan: FeaturePlan) -> dict[str, tuple[Any, ...]]:
     outputs = (types.float32[:, ::1], types.float64[:, ::1])
     columns = (read(types.float64, 2), read(types.int64, 2))
     if not plan.of_stream:
-        return {"project": (*columns, types.float64[::1], *outputs)}
+        return {"project": (*columns, *outputs)}
     record = (read(types.uint8), read(types.int64), read(types.int64), *columns, read(types.int64, 2))
     labels = (read(types.int64), read(types.uint8), read(types.float64))
-    side, scratch = (words, words, words), (types.uint64[:, ::1], types.float64[::1])
+    side, slots = (words, words, words), types.uint64[:, ::1]
     tables = [index, words] * len(plan.keys)
     nodes = (words, types.int32[:, ::1]) if plan.trails else ()
     codes = (read(types.int64, 2),) if plan.trails else ()
     signatures: dict[str, tuple[Any, ...]] = {
-        "fold": (*record, *labels, *side, meta, *scratch, *outputs, *tables, *nodes, *codes),
+        "fold": (*record, *labels, *side, meta, slots, *outputs, *tables, *nodes, *codes),
         "grow": (index, words, meta, types.int64),
     }
     if plan.trails:

@@ -9,7 +9,8 @@ from skyriver.features.plan import FeaturePlan
 META_NOW, META_ROWS, META_JOURNAL, META_AT, META_OUT, META_OFF_GRID, META_FAULT, META_SEED = range(8)
 META_CURSORS = 8
 # After the cursors, the times of the rows they stand at; then, for each key table: slots in use or free, first free
-# slot (-1: none); then of the nodes of trails: nodes in use or free, first free one (0: none), how many are free.
+# slot (-1: none); then of the nodes of trails: nodes in use or free, first free one (0: none), how many are free;
+# then, for each cursor, up to where rows have been found sound in this call.
 
 # Places in a node of a trail. Nodes are numbered from 1, 0 is none.
 NODE_NEXT, NODE_BEFORE, NODE_TIME, NODE_VALUE, NODE_NUMBER, NODE_COUNT = range(6)
@@ -30,7 +31,9 @@ MISSING = -(2**63)
 missing."""
 LABEL_SHIFT = 40
 LOOK_AHEAD = 64
-"""Records whose keys are looked up together."""
+"""Records whose keys are looked up together, and rows that are checked together."""
+WORDS_A_LINE = 8
+"""Of the processor's cache."""
 JOURNAL_WIDTH = 4
 """Words of a journal entry: offset, row * 256 + place of the label, grid value, checksum."""
 JOURNAL_LABELS = 256
@@ -70,5 +73,9 @@ def nodes_place(plan: FeaturePlan) -> int:
     return table_place(plan, len(plan.keys))
 
 
+def sound_place(plan: FeaturePlan, edge: int) -> int:
+    return nodes_place(plan) + 3 + edge
+
+
 def meta_length(plan: FeaturePlan) -> int:
-    return nodes_place(plan) + 3
+    return sound_place(plan, len(plan.edges))

@@ -9,7 +9,10 @@ PRELUDE = f'''\
 """Made by skyriver.features.codegen; made anew when it is lost or damaged."""
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 U64, I64, F64 = np.uint64, np.int64, np.float64
 NAN = np.nan
@@ -18,9 +21,35 @@ MISSING = np.int64({MISSING})
 UNSOUND = np.int64({MISSING})
 END = np.int64({2**63 - 1})
 ZERO, ONE = np.uint64(0), np.uint64(1)
-SHIFT31, SHIFT32, SHIFT33, SHIFT63 = np.uint64(31), np.uint64(32), np.uint64(33), np.uint64(63)
+SHIFT0, SHIFT31, SHIFT32, SHIFT33, SHIFT63 = np.uint64(0), np.uint64(31), np.uint64(32), np.uint64(33), np.uint64(63)
 LOW31, LOW32 = np.uint64(2**31 - 1), np.uint64(2**32 - 1)
 LOW53 = np.int64({2**53 - 1})
+
+
+@intrinsic
+def fetch(typing, array, row, column):
+    # Tells the processor that this word will be written: it comes near while others are worked on.
+    def lines(context, builder, signature, given):
+        kind = signature.args[0]
+        words = context.make_array(kind)(context, builder, given[0])
+        at = cgutils.get_item_pointer(context, builder, kind, words, given[1:], wraparound=False)
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        taken = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], taken)
+        builder.call(prefetch, [builder.bitcast(at, byte), number(1), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, row, column), lines
+
+
+@njit(nogil=True)
+def fetch_slots(rows, meta, state, passed, word, shift):
+    # What the cursors will change when they pass the rows that were found sound.
+    for p in range(passed.shape[0]):
+        for r in range(U64(meta[passed[p, 0]]), U64(meta[passed[p, 1]])):
+            s = (U64(rows[r, word]) >> shift) & LOW32
+            fetch(state, s, U64(passed[p, 2]))
+            fetch(state, s, U64(passed[p, 3]))
 
 
 @njit(nogil=True)
@@ -197,15 +226,6 @@ def recent(value, time, now, span):
 @njit(nogil=True)
 def number_of(time):
     return NAN if time == MISSING else np.float64(time)
-
-
-@njit(nogil=True)
-def put(line, out, exact, row):
-    for place in range(line.shape[0]):
-        out[row, place] = line[place]
-    if exact.shape[0] > 0:
-        for place in range(line.shape[0]):
-            exact[row, place] = line[place]
 
 
 @njit(nogil=True)

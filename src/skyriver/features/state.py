@@ -85,7 +85,6 @@ class FeatureState:
         self._nodes = Nodes.empty(FIRST_SLOTS)
         self._trails = bool(plan.trails)
         self._slots = np.zeros((len(plan.keys), layout.LOOK_AHEAD), np.uint64)
-        self._line = np.empty(len(plan.names), np.float64)
         self._no_exact = np.empty((0, len(plan.names)), np.float64)
         self._reset()
 
@@ -159,7 +158,7 @@ class FeatureState:
                 batch.kind, batch.effective, batch.offset, values, times, keys,
                 batch.subject_row, batch.label, batch.value,
                 side.rows.array, side.labels.array, side.journal.array,
-                meta, self._slots, self._line, out, self._no_exact if exact is None else exact,
+                meta, self._slots, out, self._no_exact if exact is None else exact,
                 *(a for t in self._tables for a in (t.index, t.state)),
                 *((self._nodes.nodes, self._nodes.chains, codes) if self._trails else ()),
             )  # fmt: skip
@@ -242,7 +241,7 @@ class FeatureState:
         self, batch: EventBatch, n: int, out: NDArray[np.float32], exact: NDArray[np.float64] | None
     ) -> None:
         """The kernel trusts lengths: a wrong one would write into foreign memory."""
-        wide = len(self._line)
+        wide = len(self.plan.names)
         for outputs in (out,) if exact is None else (out, exact):
             if outputs.shape[1] != wide or (len(outputs) < n and len(outputs) < np.count_nonzero(batch.kind == _EVENT)):
                 raise Internal(f"The output {outputs.shape} has no room for {n} records of {wide} features.")

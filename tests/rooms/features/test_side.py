@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import skyriver as sr
 from skyriver.core.errors import Conflict, Corrupt, Unavailable
 from skyriver.features import buffers
 from skyriver.features.side import Side, disk_side, memory_side
@@ -186,3 +187,20 @@ def test_a_side_log_that_cannot_be_opened_holds_no_files(windows: Any, tmp_path:
     with pytest.raises(Unavailable):
         disk_side(windows.plan, tmp_path)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("row", [201, 263, 264, 265, 299])
+@pytest.mark.parametrize("together", [1, 70, 1_000])
+def test_a_damaged_row_is_found_by_the_event_that_reads_it(folder: Callable[..., Any], row: int, together: int) -> None:
+    """However many events come together, and wherever the row stands among those that are checked with it."""
+    counts = folder(lambda s, late, now: {"count": sr.count(by="k", over="100us")})
+    records = [{"t": t, "k": t % 3} for t in range(600)]
+    reader = row + 99  # takes the row before out of the window, and looks at what is next
+    for word in range(counts.plan.row_width):
+        state = counts.state()
+        counts.exact(records[:300], state)
+        state.side.rows.array[row, word] ^= 1 << 40
+        for start in range(300, reader, together):
+            counts.exact(records[start : min(start + together, reader)], state, start)
+        with pytest.raises(Corrupt, match=f"entry {row} of its rows"):
+            counts.exact(records[reader : reader + together], state, reader)
