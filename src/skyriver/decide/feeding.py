@@ -172,7 +172,8 @@ class Feed:
         """What became of them, once it is durable. The batch is held for as long as it takes; if deciding fails with
         it, and not for what stood beside it, the messages are tried in halves, down to the one that it fails with,
         which becomes a dead letter."""
-        taken = await self._hold(lambda: read_messages(messages, self._border(), self._clock.monotonic()))
+        size = sum(len(message.payload) for message in messages)
+        taken = await self._hold(lambda: read_messages(messages, self._border(), self._clock.monotonic()), size)
         if isinstance(taken, Receipt):
             return taken
         if len(messages) > 1:
@@ -182,16 +183,16 @@ class Feed:
             return receipt
         why = f"Deciding failed with this message, {TRIES} times: {_cause(taken)}"
         _log.error("a message of %s becomes a dead letter. %s", self._name, why)
-        found = await self._hold(lambda: _dead(messages[0], why, self._clock.monotonic()))
+        found = await self._hold(lambda: _dead(messages[0], why, self._clock.monotonic()), 0)
         if isinstance(found, SkyriverError):
             raise found
         return found
 
-    async def _hold(self, read: Callable[[], Submission]) -> Receipt | Internal:
+    async def _hold(self, read: Callable[[], Submission], size: int) -> Receipt | Internal:
         """Until they are taken, or deciding has failed TRIES times with nothing beside them."""
         failures = 0
         while True:
-            answer = await self._try(read, alone=failures > 0)
+            answer = await self._try(read, size, alone=failures > 0)
             if isinstance(answer, Receipt):
                 if self._state != "READY":
                     self._tell("READY", None)
@@ -203,13 +204,13 @@ class Feed:
                     return answer
             await asyncio.sleep(HELD_S)
 
-    async def _try(self, read: Callable[[], Submission], *, alone: bool) -> Receipt | SkyriverError:
+    async def _try(self, read: Callable[[], Submission], size: int, *, alone: bool) -> Receipt | SkyriverError:
         done: asyncio.Future[Receipt | SkyriverError] = asyncio.get_running_loop().create_future()
         try:
             submission = read()
             if not len(submission):
                 return Receipt()
-            self._station.submit(EventWork(submission, partial(_settle, done), alone=alone))
+            self._station.submit(EventWork(submission, partial(_settle, done), alone=alone, size=size))
         except SkyriverError as error:
             return error
         except Exception as error:

@@ -125,7 +125,9 @@ class Routes:
             )
         arrived = self._clock.monotonic()
         submission = self.border.read(request.body, _form(request), arrived, wants)
-        self._station.submit(EventWork(submission, partial(self._answer_events, request, wants)))
+        self._station.submit(
+            EventWork(submission, partial(self._answer_events, request, wants), size=len(request.body))
+        )
 
     def _answer_events(self, request: Request, wanted: bool, receipt: Receipt | SkyriverError) -> None:
         if isinstance(receipt, SkyriverError):
@@ -140,7 +142,7 @@ class Routes:
         rows = parse_rows(request.body, _form(request))
         now = self._clock.now()
         submission = self._labels.take(rows, now, self._clock.limit(now))
-        self._station.submit(LabelWork(submission, partial(_answer_labels, request)))
+        self._station.submit(LabelWork(submission, partial(_answer_labels, request), size=len(request.body)))
 
     def _check(self, request: Request) -> None:
         if self.draining:
@@ -207,7 +209,7 @@ class Routes:
             raise InvalidInput("A block needs the headers x-load and x-sequence (from 0).", code="BAD_BLOCK")
         block = read_block(request.body, self._stream)
         step = LoadStep(load, int(sequence), 0, request.headers.get(b"x-last") == b"1")
-        self._station.submit(LoadWork(block, step, partial(_answer_load, request)))
+        self._station.submit(LoadWork(block, step, partial(_answer_load, request), len(request.body)))
 
 
 class WrongMethod(InvalidInput):

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, assert_never
+from typing import Any, Protocol, assert_never
 
 from skyriver.core.errors import Conflict, Internal, QuotaExceeded, SkyriverError, Unavailable
 from skyriver.data.log import Log
@@ -35,6 +35,8 @@ from skyriver.decide.records import DecisionRecord, Id, LoadStep
 MAX_BATCH = 1024
 """Rows of one batch: some 4 ms of work for small events, 60 ms for those of 300 fields; beyond it a row costs hardly
 less."""
+QUEUE_BYTES = 128 << 20
+"""Of all requests that wait for their answer, also when their clients are gone; one alone may be larger."""
 RETRY_SECONDS = 1.0
 LOADING_SECONDS = 30.0
 """A load that sends no block for so long, since its last one or the start, keeps live events waiting no longer."""
@@ -54,6 +56,8 @@ class EventWork:
     receipt: Receipt = field(default_factory=Receipt)
     alone: bool = False
     """A batch of its own: what goes wrong with it is its own fault."""
+    size: int = 0
+    """Bytes that it holds until it is answered."""
 
 
 @dataclass(slots=True)
@@ -62,6 +66,7 @@ class LabelWork:
     answer: Callable[[LabelReceipt | SkyriverError], None]
     taken: int = 0
     receipt: LabelReceipt = field(default_factory=LabelReceipt)
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -69,6 +74,7 @@ class LoadWork:
     block: Block
     step: LoadStep
     answer: Callable[[BlockAnswer | SkyriverError], None]
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -132,6 +138,7 @@ class Station:
         self._limit = queue
         self._queue: deque[Work] = deque()
         self._rows = 0
+        self._bytes = 0
         self._busy = False
         self._threads = ThreadPoolExecutor(1, "log")
         self._loading_until = 0.0
@@ -161,6 +168,9 @@ class Station:
         self._check_room(work)
         if isinstance(work, EventWork | LabelWork):
             self._rows += len(work.submission)
+        if isinstance(work, EventWork | LabelWork | LoadWork) and work.size:
+            self._bytes += work.size
+            work.answer = partial(self._release, work.size, work.answer)
         self._queue.append(work)
         if not self._busy:
             self._busy = True
@@ -189,12 +199,20 @@ class Station:
         if (rows and self._rows and self._rows + rows > self._limit) or len(self._queue) >= self._limit:
             message = f"{self._rows} rows wait in {len(self._queue)} requests, {self._limit} may."
             raise QuotaExceeded(message, code="QUEUE_FULL", next_action="Try again in a second.")
+        size = work.size if isinstance(work, EventWork | LabelWork | LoadWork) else 0
+        if size and self._bytes and self._bytes + size > QUEUE_BYTES:
+            message = f"Requests of {self._bytes} bytes wait, {QUEUE_BYTES} may."
+            raise QuotaExceeded(message, code="QUEUE_FULL", next_action="Try again in a second.")
         if isinstance(work, EventWork) and asyncio.get_running_loop().time() < self._loading_until:
             raise Unavailable(
                 "History is being loaded; live events come after it.",
                 code="LOADING",
                 next_action="Try again in a second.",
             )
+
+    def _release(self, size: int, answer: Callable[[Any], None], given: object) -> None:
+        self._bytes -= size
+        answer(given)
 
     def _turn(self) -> None:
         if self.engine is None or not self._queue:

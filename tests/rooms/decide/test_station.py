@@ -173,6 +173,34 @@ def test_a_full_queue_refuses(house: House) -> None:
     run(test)
 
 
+def test_the_bytes_that_wait_are_bounded_whoever_is_gone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skyriver.decide.station.QUEUE_BYTES", 1000)
+
+    async def test() -> None:
+        post = await Post(house).start()
+
+        def submit(payment: object, size: int) -> None:
+            work = post.events(house.event(payment))
+            work.size = size
+            post.station.submit(work)
+
+        for first in (0, 10):  # what was answered, or failed, has room again
+            house.windows.broken = first == 0
+            submit(first + 1, 600)
+            submit(first + 2, 400)
+            with pytest.raises(QuotaExceeded, match="1000 bytes") as caught:
+                submit(first + 3, 1)
+            assert (caught.value.code, caught.value.http_status) == ("QUEUE_FULL", 429)
+            await post.settle(2 if first == 0 else 4)
+            await until(lambda: post.station.engine is not None)
+        submit(20, 5000)  # one that is alone may be of any size
+        with pytest.raises(QuotaExceeded):
+            submit(21, 1)
+        assert [getattr(a, "accepted", None) for a in await post.settle(5)] == [None, None, 1, 1, 1]
+
+    run(test)
+
+
 def test_behind_a_slow_disk_the_queue_fills_and_nothing_acknowledged_is_lost(house: House) -> None:
     async def test() -> None:
         post = await Post(house, to_disk=True, queue=100).start()
