@@ -30,6 +30,7 @@ from cloud_process import (
 
 from skyriver.client.api import Client
 from skyriver.core.errors import NotAllowed
+from skyriver.core.names import digest
 from skyriver.trust.secretfile import write_secret
 from skyriver.trust.tokens import new_token
 from skyriver.wiring.home import Home
@@ -89,6 +90,51 @@ BAD_APPS: Mapping[str, tuple[str, str, str, str, list[str]]] = {
     "missing module": ("import lightgbm\n", "import astrology\n", "MISSING_MODULE", "import astrology", ["astrology"]),
     "failing": ("app = sr.App", "app = 1 / 0, sr.App", "APP_FILE_FAILED", "1 / 0", ["ZeroDivisionError"]),
     "unknown field": ('r", over="14d"', 'rs", over="14d"', "UNKNOWN_FIELD", "habits = app.features", ["'customers'"]),
+    "model of another stream": (
+        "model = app.model",
+        """calls = app.stream("calls", Order, id="order", time="at", key="customer")
+asked = app.labels("asked", of=calls, delay="2d")
+of_calls = app.features("of_calls", calls, {"amount": calls.amount})
+
+
+@app.train(of_calls, label=asked)
+def fit(data: sr.TrainingData):
+    return None
+
+
+model = app.model""",
+        "BAD_DECISION",
+        "app.decide(orders",
+        ["orders cannot decide with the model comes_back", "trained on features of calls", "@app.train"],
+    ),
+    "ready model": (
+        'app.model("comes_back", fit, gate=sr.Gate(auc=">= 0.6"), serve',
+        'app.model("comes_back", onnx="model.onnx", serve',
+        "BAD_DECISION",
+        "app.decide(orders",
+        ["orders cannot decide with the model comes_back", "ready file"],
+    ),
+    "decisions on a table": (
+        "app.decide(orders, model",
+        'old = app.table("old", Order, id="order")\napp.decide(old, model',
+        "BAD_DECISION",
+        "app.decide(old",
+        ["old is not a stream"],
+    ),
+    "fallbacks": (
+        'otherwise="ship"',
+        'otherwise="ship", fallback_by=["hope"]',
+        "BAD_DECISION",
+        "app.decide(orders",
+        ["['hope']", "last_version"],
+    ),
+    "retention of a log in NATS": (
+        'disorder="1h")',
+        'disorder="1h", retention="30d", log=sr.NatsLog("nats://bus", name="orders", credentials="bus"))',
+        "BAD_STREAM",
+        "orders = app.stream",
+        ["kept whole", "retention="],
+    ),
     "gate": ('">= 0.6"', '"good"', "BAD_GATE", "model = app.model", ["'good'", '">= 0.6"']),
 }
 """What is there, what stands there instead, the code, the line that is shown, and words of the error."""
@@ -333,6 +379,16 @@ def test_what_the_control_plane_refuses_to_deploy(shop: Cloud) -> None:
     shop.command("deploy", file, "-y").refused("BAD_RULE", 2, "rule 'call' of orders", "column 8", "score >>= 0.25")
     file.write_text(SHOP.replace('sr.App("shop")', 'sr.App("another")'))
     shop.command("deploy", file, "-y").refused("NAME_TAKEN", 6, "'orders'", "app/shop")
+    # What no application file says, a program may: a model whose inputs are not what the stream computes.
+    deployed = shop.json("app", "get", "shop")["spec"]
+    spec = deployed["spec"]
+    spec["models"][0] |= {"train": None, "onnx": "model.onnx"}
+    body = {"spec": spec, "spec_digest": digest(spec), "code": deployed["code"]["bundle"], "main": "shop.py"}
+    for path in ("", "?dry_run=true"):
+        status, told = shop.ask("PUT", f"/api/v1/tenants/default/apps/shop{path}", body)
+        assert (status, told["code"]) == (422, "BAD_DECISION"), told
+        assert "orders cannot decide with the model comes_back" in told["detail"]
+        assert told["next_action"]
     assert {kinds: shop.rows(kinds) for kinds in before} == before
 
 

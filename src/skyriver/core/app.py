@@ -296,12 +296,6 @@ class App:
         kept = _kept(retention, retention_bytes, local_bytes, dedupe_us)
         if not isinstance(log, NatsLog | None):
             _refuse("log= is no log.", "BAD_STREAM", "Write sr.NatsLog(...), or leave it out.")
-        if log is not None and (durability != "disk" or retention or retention_bytes):
-            _refuse(
-                "A log in NATS is always on the disk, and kept whole.",
-                "BAD_STREAM",
-                "Leave out durability=, retention= and retention_bytes=, or log=.",
-            )
         self._streams[name] = specs.StreamSpec(
             name=name,
             fields=fields,
@@ -541,16 +535,19 @@ class App:
         """
         name = stream._spec.name
         if name not in self._streams:
-            _refuse(f"{name} is not a stream.", "BAD_DECISION")
-        if model.train is None or self._features[model.train.features].source != name:
-            _refuse(f"The model {model.name} is not trained on features of {name}.", "BAD_DECISION")
+            _refuse(f"{name} is not a stream.", "BAD_DECISION", "Rows of a table are scored with `skyriver predict`.")
+        specs.check_decides(name, model.name, self._features[model.train.features].source if model.train else "")
         if name in self._decides:
             _refuse(f"{name} has its decisions already.", "DUPLICATE_NAME")
         for decision in (*rules, otherwise, fallback or otherwise):
             check_name(decision, "a decision")
         unknown = [by for by in fallback_by if by not in ("last_version", "rules")]
         if unknown or len(set(fallback_by)) < len(fallback_by):
-            _refuse(f"fallback_by={list(fallback_by)} holds other words than last_version and rules.", "BAD_DECISION")
+            _refuse(
+                f"fallback_by={list(fallback_by)} holds other words than last_version and rules.",
+                "BAD_DECISION",
+                'Name each at most once: "last_version", "rules".',
+            )
         self._decides[name] = specs.DecideSpec(
             stream=name,
             model=model.name,

@@ -145,6 +145,16 @@ class StreamSpec(Spec):
     local_bytes: int = Field(default=10_000_000_000, ge=0)
     """How much of the log lies on the worker's disk, where the cloud has a tier for the rest."""
 
+    @model_validator(mode="after")
+    def _kept(self) -> Self:
+        if self.log is not None and (self.durability != "disk" or self.retention_us or self.retention_bytes):
+            raise InvalidInput(
+                f"The log of {self.name} is in NATS: it is always on the disk, and kept whole.",
+                code="BAD_STREAM",
+                next_action="Leave out durability=, retention= and retention_bytes=, or log=.",
+            )
+        return self
+
     def field(self, name: str) -> FieldSpec:
         return next(f for f in self.fields if f.name == name)
 
@@ -325,6 +335,19 @@ class DecideSpec(Spec):
     """The time that the model may take for a batch of events; 0 is no limit."""
 
 
+def check_decides(stream: str, model: str, source: str) -> None:
+    """`source` of the features that the model is trained on; "": it is a ready file. Raises InvalidInput (BAD_DECISION)
+    where the model's inputs are not what the stream computes."""
+    if source == stream:
+        return
+    reads = f"is trained on features of {source}" if source else "is a ready file"
+    raise InvalidInput(
+        f"{stream} cannot decide with the model {model}: it {reads}, and not of {stream}.",
+        code="BAD_DECISION",
+        next_action=f"Decide with a model that is trained on features of {stream}: @app.train(FEATURES, label=...).",
+    )
+
+
 class AppSpec(Spec):
     name: Name
     streams: tuple[StreamSpec, ...] = ()
@@ -352,6 +375,9 @@ class AppSpec(Spec):
         for name, known in wanted:
             if name not in known:
                 raise InvalidInput(f"{name!r} is referred to, but not declared.", code="UNKNOWN_NAME")
+        for decide in self.decides:
+            train = self.model(decide.model).train
+            check_decides(decide.stream, decide.model, self.feature_set(train.features).source if train else "")
         return self
 
     def source(self, name: str) -> StreamSpec | TableSpec:

@@ -7,14 +7,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import lightgbm
 import numpy as np
 import polars as pl
 import pytest
 
+import skyriver as sr
 from skyriver.adapters.delta.tables import DeltaTables
+from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import Unavailable
 from skyriver.core.expr import Aggregate, Column
 from skyriver.core.spec import (
+    AppSpec,
     FeatureSetSpec,
     FeatureSpec,
     FieldSpec,
@@ -24,7 +28,10 @@ from skyriver.core.spec import (
     StreamSpec,
     TrainSpec,
 )
+from skyriver.release.gate import evaluate_gate
+from skyriver.release.manifest import VersionManifest, parse_manifest
 from skyriver.wiring.home import Home
+from skyriver.wiring.work import train
 from skyriver.wiring.work.history import newest_history, rows_of
 from skyriver.wiring.work.job import Job
 
@@ -134,3 +141,65 @@ def test_without_room_for_the_features_the_job_says_so(tmp_path: Path, monkeypat
     with pytest.raises(Unavailable) as refused:
         rows_of(work, MODEL, history)
     assert refused.value.code == "DISK_FULL"
+
+
+# The gate against the champion
+
+
+OTHER = FeatureSetSpec(
+    name="behaviour",
+    source="payments",
+    features=(
+        FeatureSpec(name="frauds", expr=Aggregate(kind="sum", label="fraud", by="customer", over_us=40, delay_us=5)),
+        FeatureSpec(name="amount", expr=Column(name="amount")),
+    ),
+)
+
+
+def trained(work: Job, features: FeatureSetSpec, champion: dict[str, Any] | None = None) -> VersionManifest:
+    """What a training job of an application with these features proposes."""
+
+    def fit(data: Any) -> lightgbm.Booster:
+        settings = {"objective": "binary", "verbose": -1, "num_threads": 1, "min_data_in_leaf": 5, "seed": 1}
+        return lightgbm.train(settings, lightgbm.Dataset(data.x, data.y), 8)
+
+    app = AppSpec(
+        name="risk",
+        streams=(STREAM,),
+        feature_sets=(features,),
+        models=(ModelSpec(name="fraud", train=TEST),),
+    )
+    given = SimpleNamespace(
+        **{**vars(work), "app": app, "target": "fraud", "name": "fraud-run-1-train", "params": {}, "code": CODE},
+        inputs={"champion": champion},
+        objects=DirectoryObjects(work.home.objects),
+        load_app=lambda: SimpleNamespace(functions={"fit": fit}),
+    )
+    made: dict[str, Any] = train.work(cast(Job, given))
+    return parse_manifest(made["manifest"])
+
+
+TEST = TrainSpec(function="fit", features="behaviour", label="fraud", test_us=150)
+CODE = {"bundle": "0" * 64, "main": "app.py"}
+
+
+def test_a_champion_of_other_features_is_judged_by_its_own_of_the_same_rows(tmp_path: Path) -> None:
+    work = loaded(tmp_path)
+    first = trained(work, FEATURES)
+    assert first.champion_metrics is None
+    told = first.to_json()
+    second = trained(work, OTHER, {**told, "version": 1, "fields": None})
+    assert second.features is not None
+    assert first.features is not None
+    assert second.features.digest != first.features.digest
+    assert second.champion_metrics == {name: first.metrics[name] for name in second.champion_metrics or {}}
+    assert "auc" in (second.champion_metrics or {})
+    assert second.metrics["auc"] != first.metrics["auc"], "the test would not see them exchanged"
+    better = sr.Gate(against="champion", auc=">= 0").spec
+    judged = evaluate_gate(better, second.metrics, second.champion_metrics).checks[-1]
+    assert judged.passed == (second.metrics["auc"] >= first.metrics["auc"])
+
+    unknown = {**told, "version": 1, "fields": None, "features": {**told["features"], "spec": None}}
+    blind = trained(work, OTHER, unknown)
+    assert blind.champion_metrics == {}, "a version of a release that did not keep how its features are computed"
+    assert "is not known" in evaluate_gate(better, blind.metrics, blind.champion_metrics).failures
