@@ -15,11 +15,13 @@ import pytest
 from skyriver.adapters.segments.layout import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES
 from skyriver.adapters.segments.log import SegmentReader, open_log
 from skyriver.core.errors import Unavailable
+from skyriver.data.log import Record, RecordKind
 from skyriver.decide.border import EventBorder, LabelBorder
 from skyriver.decide.checkpoint import CheckpointFiles
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.opening import Keeper, PartitionFiles
 from skyriver.decide.records import ModelInUse
+from skyriver.decide.recovery import recover
 from skyriver.decide.rules import rules_of
 from skyriver.decide.windows import WindowsFiles
 
@@ -250,6 +252,30 @@ def cut_log(log: Path, end: int) -> None:
     records = list(SegmentReader(log).read(base, end=end))
     os.truncate(segment, SEGMENT_HEADER_BYTES + sum(FRAME_HEADER_BYTES + len(r.payload) for r in records))
     (log / "mark").unlink()
+
+
+def test_a_log_that_begins_at_its_own_end_is_opened(tmp_path: Path) -> None:
+    stream = harness.declare().streams[0]
+    for _ in range(2):  # closed, so that nothing is in the segment that is written
+        log = open_log(tmp_path / "log", durability="process", segment_bytes=2000, holder="test")
+        for n in range(9):
+            log.append([Record(RecordKind.DEAD, START + n, b"x" * 1000)])
+            log.sync()
+        log.close()
+    log = open_log(tmp_path / "log", durability="process", segment_bytes=2000, holder="test")
+    log.remove_before(log.next_offset)
+    assert log.begin() == (18, START + 8)
+    nothing: Any = None
+    found = recover(
+        log,
+        stream,
+        checkpoints=iter(()),
+        open_windows=lambda _: nothing,
+        open_ids=lambda _: nothing,
+        progress=lambda *_: None,
+    )
+    log.close()
+    assert (found.offset, found.partition.time) == (18, START + 8)
 
 
 def damage_side(life: Life) -> None:

@@ -318,7 +318,7 @@ def _partition_behind(log: LogReader, stream: StreamSpec, first: int, gone: int)
     comes after it."""
     if not first:
         return Partition(stream)
-    time = min(gone, *(record.time for record in log.read(first, end=first + 1)))
+    time = min((gone, *(record.time for record in log.read(first, end=first + 1))))  # it may begin at its end
     return Partition(stream, time=time, horizon=[(first, time)])
 
 
