@@ -17,7 +17,7 @@ from skyriver.adapters.segments.log import SegmentReader, open_log
 from skyriver.core.errors import Unavailable
 from skyriver.data.log import Record, RecordKind
 from skyriver.decide.border import EventBorder, LabelBorder
-from skyriver.decide.checkpoint import CheckpointFiles
+from skyriver.decide.checkpoint import Checkpoint, CheckpointFiles, Counters, SavedSet
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.opening import Keeper, PartitionFiles
 from skyriver.decide.records import ModelInUse
@@ -353,6 +353,63 @@ def test_a_checkpoint_that_fails_is_told_and_tried_again(life: Life, monkeypatch
     life.start()
     assert life.replayed_from == newest
     assert life.verify() == 15
+
+
+def test_a_checkpoint_that_fails_for_whatever_reason_leaves_what_the_older_one_needs(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life.send(5)
+    life.save()
+    life.send(25)
+    older = life.save()
+
+    def refuse(self: Any, checkpoint: Any) -> None:
+        raise ValueError("It cannot be encoded.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointFiles, "write", refuse)
+        life.send(30)
+        life.keeper.begin(life.engine, life.log.next_offset)
+        life.keeper.settle()
+    assert "cannot be encoded" in life.keeper.problem
+    needed = life.files.needed
+    life.send(30)
+    newest = life.save()
+    assert life.files.needed >= needed
+    assert [int(path.stem) for path in checkpoints(life)] == [newest, older]
+    life.crash()
+    flip(checkpoints(life)[0], -7)
+    life.start()
+    assert life.replayed_from == older, "all that it needs is there"
+    life.send(5)
+    assert life.verify() == 95
+
+
+def test_states_of_any_size_are_saved(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skyriver.decide.checkpoint.LARGE_BYTES", 1)
+    life.send(20)
+    offset = life.save()
+    newest = checkpoints(life)[0]
+    assert newest.read_bytes().startswith(b"SKYRCP2")
+    life.crash()
+    life.start()
+    assert life.replayed_from == offset
+    life.send(20)
+    assert life.verify() == 40
+    life.crash()
+    flip(newest, -7)
+    life.start()
+    assert life.replayed_from == 0
+
+
+@pytest.mark.parametrize("large", [1, 1 << 30])
+def test_states_come_back_as_they_were_saved(large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skyriver.decide.checkpoint.LARGE_BYTES", large)
+    files = CheckpointFiles(tmp_path)
+    for offset, beside in enumerate((None, SavedSet("b", {"name": "beside"}, b"of those beside" * 9))):
+        saved = Checkpoint(offset, 7, "a", b"state" * 100, b"ids", Counters(), ((3, 4),), None, (), beside=beside)
+        files.write(saved)
+        assert next(files.newest_first(offset)) == saved
 
 
 def test_it_is_time_for_a_checkpoint_after_seconds_or_many_records(life: Life) -> None:

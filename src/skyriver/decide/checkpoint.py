@@ -1,6 +1,8 @@
 """Checkpoints: state and offset in one atomic write, so that a restart replays seconds of the log and not all of it.
 
-    DIR/<offset, 20 digits>.checkpoint    magic, SHA-256 of the body, the body (msgpack)
+    DIR/<offset, 20 digits>.checkpoint    magic, SHA-256 of the body, the body (msgpack); of large states: another
+                                          magic, SHA-256 of what follows, three lengths of 8 bytes, the body without
+                                          states, the state of the features, that of those beside
     DIR/<offset, 20 digits>.beyond        one that was found beyond the log's end
 
 The two newest are kept. One that is damaged is passed over for the older one, and without any the log is replayed
@@ -12,7 +14,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,10 @@ from skyriver.decide.records import ControlRecord, ModelInUse
 
 _log = logging.getLogger(__name__)
 
-_MAGIC = b"SKYRCP1\n"
+_MAGIC, _LARGE = b"SKYRCP1\n", b"SKYRCP2\n"
+LARGE_BYTES = 1 << 30
+"""States from this size on stand behind the body: what is inside of it ends at 4 GiB."""
+_LENGTHS = struct.Struct("<3Q")
 KEPT = 2
 NEVER = -(2**62)
 """Effective time before the first event."""
@@ -173,21 +180,25 @@ class CheckpointFiles:
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Durable when it returns; older ones beyond the newest KEPT are gone. Raises Unavailable (DISK_FULL)."""
-        body = _encoder.encode(checkpoint)
+        magic, parts = _parts(checkpoint)
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
         path = self._directory / f"{checkpoint.offset:020d}.checkpoint"
         temporary = self._directory / f".{path.name}.new"
         try:
             with temporary.open("wb") as file:
-                file.writelines((_MAGIC, hashlib.sha256(body).digest(), body))
+                file.writelines((magic, digest.digest(), *parts))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
             sync_folder(self._directory)
+            for old in (*self._files()[KEPT:], *self._directory.glob("*.beyond")):
+                old.unlink()
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise disk_error(error, "A checkpoint cannot be written, so a restart takes longer", str(path)) from error
-        for old in (*self._files()[KEPT:], *self._directory.glob("*.beyond")):
-            old.unlink()
 
     def clear(self) -> None:
         """Removes all."""
@@ -220,14 +231,36 @@ def sync_folder(path: Path) -> None:
         os.close(folder)
 
 
+def _parts(checkpoint: Checkpoint) -> tuple[bytes, Sequence[bytes]]:
+    """The magic, and what the file has behind its checksum."""
+    beside = checkpoint.beside
+    states = (checkpoint.features, beside.state if beside is not None else b"")
+    if sum(map(len, states)) < LARGE_BYTES:
+        return _MAGIC, [_encoder.encode(checkpoint)]
+    body = _encoder.encode(_with_states(checkpoint, b"", b""))
+    return _LARGE, [_LENGTHS.pack(len(body), *map(len, states)), body, *states]
+
+
+def _with_states(checkpoint: Checkpoint, features: bytes, of_beside: bytes) -> Checkpoint:
+    beside = checkpoint.beside
+    if beside is not None:
+        beside = msgspec.structs.replace(beside, state=of_beside)
+    return msgspec.structs.replace(checkpoint, features=features, beside=beside)
+
+
 def _read(path: Path) -> Checkpoint | None:
     """None when it is not what was written."""
     data = path.read_bytes()
     start = len(_MAGIC)
-    body = memoryview(data)[start + 32 :]
-    if data[:start] != _MAGIC or hashlib.sha256(body).digest() != data[start : start + 32]:
+    magic, body = data[:start], memoryview(data)[start + 32 :]
+    if magic not in (_MAGIC, _LARGE) or hashlib.sha256(body).digest() != data[start : start + 32]:
         return None
     try:
-        return _decoder.decode(body)
+        if magic == _MAGIC:
+            return _decoder.decode(body)
+        length, features, _ = _LENGTHS.unpack_from(body)
+        states = body[_LENGTHS.size + length :]
+        saved = _decoder.decode(body[_LENGTHS.size : _LENGTHS.size + length])
+        return _with_states(saved, bytes(states[:features]), bytes(states[features:]))
     except msgspec.MsgspecError:
         return None  # of a release whose checkpoints were different

@@ -309,8 +309,10 @@ class Keeper:
         writing, self._writing = self._writing, None
         try:
             writing.result()
-        except SkyriverError as error:
-            self.problem = f"The last checkpoint failed: {error}"
+        except Exception as error:  # whatever it was, there is none: nothing that it was to stand for may go
+            if not isinstance(error, SkyriverError):
+                _log.exception("a checkpoint could not be written")
+            self.problem = f"The last checkpoint failed: {error or type(error).__name__}"
             self._files.failed()
         else:
             self.problem = ""
