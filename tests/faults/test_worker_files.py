@@ -254,6 +254,30 @@ def cut_log(log: Path, end: int) -> None:
     (log / "mark").unlink()
 
 
+def test_a_checkpoint_that_cannot_be_read_is_passed_over(
+    life: Life, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    life.send(25)
+    offset = life.save()
+    life.send(25)
+    life.save()
+    life.crash()
+    newest, read = checkpoints(life)[0], Path.read_bytes
+
+    def broken(self: Path) -> bytes:
+        if self == newest:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+        return read(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", broken)
+        life.start()
+    assert life.replayed_from == offset
+    assert f"{newest} cannot be read" in caplog.text
+    life.send(10)
+    assert life.verify() == 60
+
+
 def test_a_log_that_begins_at_its_own_end_is_opened(tmp_path: Path) -> None:
     stream = harness.declare().streams[0]
     for _ in range(2):  # closed, so that nothing is in the segment that is written

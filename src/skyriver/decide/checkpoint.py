@@ -214,9 +214,15 @@ class CheckpointFiles:
                 path.replace(path.with_suffix(".beyond"))
                 sync_folder(self._directory)
                 continue
-            found = _read(path)
-            if found is not None:
-                yield found
+            try:
+                found = _read(path)
+            except OSError as error:
+                _log.warning("%s cannot be read, and is passed over: %s", path, error.strerror)
+                continue
+            if found is None:
+                _log.warning("%s is not what was written, and is passed over", path)
+                continue
+            yield found
 
     def _files(self) -> list[Path]:
         return sorted(self._directory.glob("[0-9]*.checkpoint"), reverse=True)
