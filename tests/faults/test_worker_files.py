@@ -278,6 +278,23 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(
     assert life.verify() == 60
 
 
+def test_an_engine_that_is_opened_again_moves_no_limit(life: Life) -> None:
+    """A sender whose clock is fast sends the latest time that is taken, before each of five errors."""
+    life.send(1)
+    ahead = life.stream.ahead_us
+    for _ in range(5):
+        latest = life.files.receiving.limit(life.clock.us)
+        life.number += 1
+        event = harness.payment(life.number, at=latest)
+        (receipt,) = life.engine.take([EventBorder(life.stream).take([event], 0, False)])
+        assert receipt.accepted == 1
+        life.engine = life.files.open(lambda *_: Deciding(), lambda *_: None)
+    assert life.files.receiving.limit(life.clock.us) == life.clock.us + ahead
+    life.crash()
+    life.start()  # of a process that is started, the clock may have been behind
+    assert life.files.receiving.limit(life.clock.us) == life.clock.us + 2 * ahead
+
+
 def test_a_log_that_begins_at_its_own_end_is_opened(tmp_path: Path) -> None:
     stream = harness.declare().streams[0]
     for _ in range(2):  # closed, so that nothing is in the segment that is written

@@ -28,7 +28,7 @@ class ReceivingClock:
         """The last step over a second of the machine's clock, forwards or (negative) back; 0: none was seen."""
 
     def restart(self, last: int | None) -> None:
-        """The partition was opened again, its effective time being `last`."""
+        """The process was started again, and has opened the partition, its effective time being `last`."""
         self._last = last
 
     def now(self) -> int:

@@ -122,9 +122,10 @@ class PartitionFiles:
             open_ids=self._open_ids,
             progress=progress,
         )
-        self.recovered = recovered
         time = recovered.partition.time
-        self.receiving.restart(time if time > NEVER else None)
+        if self.recovered is None:  # not at each opening after an error: a sender's clock would move time by that
+            self.receiving.restart(time if time > NEVER else None)
+        self.recovered = recovered
         engine = Engine(recovered.partition, self._log, recovered.windows, recovered.ids, self.receiving)
         engine.use(choose(recovered.partition.control, self._sets))
         engine.decide_events(recovered.undecided)
