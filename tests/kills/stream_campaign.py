@@ -136,9 +136,9 @@ class StreamCampaign:
             time.sleep(0.05)
         self._train()
         chunks = self.plan.chunks
-        parts = [2 if chunk.how == "live" else 1 for chunk in chunks]
         for place, chunk in enumerate(chunks):
-            part = parts[place] / sum(parts[place:])
+            # A load may be over before its part of the kills: the live ones after it have them all.
+            part = 1 / sum(other.how == "live" or other is chunk for other in chunks[place:])
             quota = max(0, round((kills - len(self.journal.kills)) * part))
             now = time.monotonic()
             until = now + max(0.0, self._until - now) * part
