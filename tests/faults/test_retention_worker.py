@@ -307,6 +307,7 @@ def cut(worker: Worker, http: Any, step_us: int) -> int:
     worker.materialise(2 * number)
     deadline = harness.until(lambda: trickle(worker, http, step_us) and worker.report()["first_offset"] > 0)
     assert deadline, worker.report()
+    worker.materialise(worker.report()["first_offset"])  # no more is given up
     return worker.sent
 
 
