@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from skyriver.core.app import App, Cron, Event, Gate, Time, field, precision_at
     from skyriver.core.errors import SkyriverError
-    from skyriver.core.expr import count, decayed_mean, distinct, last, maximum, mean, minimum, since, std
+    from skyriver.core.expr import count, decayed_mean, distinct, last, lookup, maximum, mean, minimum, since, std
     from skyriver.core.expr import total as sum
     from skyriver.core.sources import Mqtt, Nats, NatsLog
     from skyriver.core.spec import CleanSpec as Clean
@@ -38,6 +38,7 @@ __all__ = [
     "distinct",
     "field",
     "last",
+    "lookup",
     "maximum",
     "mean",
     "minimum",
@@ -68,6 +69,7 @@ _HOMES = {
     "distinct": ("core.expr", "distinct"),
     "field": ("core.app", "field"),
     "last": ("core.expr", "last"),
+    "lookup": ("core.expr", "lookup"),
     "maximum": ("core.expr", "maximum"),
     "mean": ("core.expr", "mean"),
     "minimum": ("core.expr", "minimum"),

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import skyriver as sr
 from skyriver.features.kernel import Kernel, load_kernel
 from skyriver.features.plan import FeaturePlan, plan_features
+from skyriver.features.references import Given
 from skyriver.features.side import disk_side, memory_side
 from skyriver.features.state import EventBatch, FeatureState
 
@@ -36,8 +37,22 @@ class Event(sr.Event):
     a: int
     b: int
     c: int
+    d: int
     x: float = sr.field(ge=-1e9, le=1e9)
     y: float | None
+
+
+class Wide(sr.Event):
+    v: bool
+    id: int
+    u: float | None
+    at: sr.Time
+
+
+class Narrow(sr.Event):
+    id: int
+    at: sr.Time
+    w: int | None
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +71,11 @@ def plan() -> FeaturePlan:
             features[f"count_slow__{by}__{span}"] = sr.count(slow, by=by, over=over)
             features[f"mean_slow__{by}__{span}"] = sr.mean(slow, by=by, over=over)
             features[f"sum_quick__{by}__{span}"] = sr.sum(quick, by=by, over=over)
+    p = app.reference("p", Wide, of=stream, id="id", time="at")
+    q = app.reference("q", Narrow, of=stream, id="id", time="at")
+    for field, bys in ((p.u, ("a", "d")), (p.v, ("a",)), (q.w, ("b",))):
+        for by in bys:
+            features[f"look__{field.reference}_{field.name}__{by}"] = sr.lookup(field, by=by)
     return plan_features(app.features("set", stream, features).spec, app.spec.stream("events"))
 
 
@@ -65,7 +85,8 @@ def kernel(plan: FeaturePlan, pytestconfig: pytest.Config) -> Kernel:
     return load_kernel(plan, pytestconfig.cache.mkdir("kernels"))
 
 
-# A record is (0, step of time, a, b, x, y) of an event or (1, how far back its subject, label, value) of a label.
+# A record is (0, step of time, a, b, x, y) of an event, (1, how far back its subject, label, value) of a label, or
+# (2, reference, id, its time after the last event's, value) of a row of a reference.
 NUMBERS = st.one_of(st.integers(-50, 50).map(lambda i: i / 8), st.floats(-1e9, 1e9))
 EVENTS = st.tuples(
     st.just(0),
@@ -78,7 +99,14 @@ EVENTS = st.tuples(
 LABELS = st.tuples(
     st.just(1), st.integers(1, 12), st.integers(0, 1), st.one_of(st.just(float("nan")), st.integers(-9, 9).map(float))
 )
-STREAMS = st.lists(st.one_of(EVENTS, EVENTS, LABELS), max_size=60)
+ROWS = st.tuples(
+    st.just(2),
+    st.sampled_from("pq"),
+    st.integers(-2, 2),
+    st.integers(-15, 15),
+    st.one_of(st.just(float("nan")), st.integers(-9, 9).map(float)),
+)
+STREAMS = st.lists(st.one_of(EVENTS, EVENTS, LABELS, ROWS), max_size=60)
 
 
 def log_of(records: list[Any]) -> list[dict[str, Any]]:
@@ -88,8 +116,12 @@ def log_of(records: list[Any]) -> list[dict[str, Any]]:
     for record in records:
         if record[0] == 0:
             now, events = now + record[1], events + 1
-            keys = {"a": record[2], "b": record[3], "c": record[2] * record[3]}
+            keys = {"a": record[2], "b": record[3], "c": record[2] * record[3], "d": record[2] - record[3]}
             found.append({"t": now, **keys, "x": record[4], "y": record[5]})
+        elif record[0] == 2:
+            value = record[4]
+            found.append({"row": record[1], "id": record[2], "at": now + record[3], "u": value, "w": -value})
+            found[-1]["v"] = float(record[3] % 2)
         else:
             of = events - record[1]
             found.append({"of": max(of, -1), "label": record[2], "value": record[3]})
@@ -102,20 +134,31 @@ def batch_of(log: list[dict[str, Any]], offset: int, dropped: int = 0) -> EventB
     def numbers(name: str, dtype: type, none: float = 0) -> Any:
         return np.array([r.get(name, none) for r in log], dtype)
 
+    rows = [r for r in log if "row" in r]
+    values = np.full((len(rows), 2), np.nan)
+    for place, r in enumerate(rows):
+        values[place] = (r["u"], r["v"]) if r["row"] == "p" else (r["w"], np.nan)
+    places = iter(range(len(rows)))
+    subject_row = [next(places) if "row" in r else r.get("of", -1) - dropped for r in log]
     return EventBatch(
-        kind=np.array([2 if "of" in r else 1 for r in log], np.uint8),
+        kind=np.array([9 if "row" in r else 2 if "of" in r else 1 for r in log], np.uint8),
         effective=numbers("t", np.int64),
         offset=np.arange(offset, offset + len(log)),
         columns={"x": numbers("x", np.float64), "y": numbers("y", np.float64)},
-        keys={name: numbers(name, np.int64) for name in ("a", "b", "c")},
-        subject_row=numbers("of", np.int64, -1) - dropped,
-        label=numbers("label", np.uint8),
+        keys={name: numbers(name, np.int64) for name in ("a", "b", "c", "d")},
+        subject_row=np.array(subject_row, np.int64),
+        label=np.array([r["row"] == "q" if "row" in r else r.get("label", 0) for r in log], np.uint8),
         value=numbers("value", np.float64),
+        given=Given(np.array([r["id"] for r in rows], np.int64), np.array([r["at"] for r in rows], np.int64), values),
     )
 
 
+def is_event(record: dict[str, Any]) -> bool:
+    return "t" in record
+
+
 def fold(state: FeatureState, log: list[dict[str, Any]], offset: int = 0, dropped: int = 0) -> Any:
-    events = sum("of" not in r for r in log)
+    events = sum(map(is_event, log))
     out = np.empty((events, len(state.plan.names)), np.float32)
     exact = np.empty((events, len(state.plan.names)), np.float64)
     assert state.fold(batch_of(log, offset, dropped), out, exact) == events
@@ -130,22 +173,31 @@ def grid(value: float, shift: int) -> Fraction:
     return Fraction(round(Fraction(value) * 2**shift), 2**shift)
 
 
+def looked_up(before: list[dict[str, Any]], event: dict[str, Any], reference: str, field: str, by: str) -> float:
+    """What the newest row says whose time has come; of several with one time the last one in the log."""
+    rows = [r for r in before if r.get("row") == reference and r["id"] == event[by] and r["at"] <= event["t"]]
+    newest = max((r["at"] for r in rows), default=0)
+    return next((float(r[field]) for r in reversed(rows) if r["at"] == newest), float("nan"))
+
+
 def by_definition(log: list[dict[str, Any]], name: str, upto: int) -> float:
     """The feature of the event at place `upto`, straight from DESIGN 6."""
     event = log[upto]
     if name == "x":
         return float(event["x"])
     what, by, span_text = name.split("__")
+    if what == "look":
+        return looked_up(log[:upto], event, *by.split("_"), span_text)
     kind, _, column = what.partition("_")
     delay, span = DELAYS.get(column, 0), int(span_text)
     inside = [
         number
-        for number, (place, r) in enumerate((p, r) for p, r in enumerate(log) if "of" not in r)
+        for number, (place, r) in enumerate((p, r) for p, r in enumerate(log) if is_event(r))
         if place <= upto and r[by] == event[by] and event["t"] - delay - span < r["t"] <= event["t"] - delay
     ]
     if kind == "count":
         return float(len(inside))
-    events = [r for r in log if "of" not in r]
+    events = [r for r in log if is_event(r)]
     values: list[Fraction] = []
     for number in inside:
         if column in DELAYS:
@@ -162,7 +214,7 @@ def by_definition(log: list[dict[str, Any]], name: str, upto: int) -> float:
 def test_every_feature_is_what_its_definition_gives(plan: FeaturePlan, kernel: Kernel, records: list[Any]) -> None:
     log = log_of(records)
     found = fold(fresh(plan, kernel), log)
-    places = [place for place, r in enumerate(log) if "of" not in r]
+    places = [place for place, r in enumerate(log) if is_event(r)]
     expected = [[by_definition(log, name, place) for name in plan.names] for place in places]
     np.testing.assert_array_equal(found, np.array(expected).reshape(found.shape))
 
@@ -187,9 +239,10 @@ def test_a_value_does_not_depend_on_where_the_computation_began(
     log = log_of(records)
     whole = fold(fresh(plan, kernel), log)
     start = min(start, len(log))
-    dropped = sum("of" not in r for r in log[:start])
-    late = fold(fresh(plan, kernel), log[start:], start, dropped)
-    times = [r["t"] for r in log if "of" not in r]
+    dropped = sum(map(is_event, log[:start]))
+    rows = [r for r in log[:start] if "row" in r]  # a row is current for as long as no other one comes
+    late = fold(fresh(plan, kernel), [*rows, *log[start:]], start - len(rows), dropped)
+    times = [r["t"] for r in log if is_event(r)]
     warm = [i for i in range(dropped, len(times)) if not dropped or times[i] - times[dropped - 1] >= LONGEST]
     np.testing.assert_array_equal(late[[i - dropped for i in warm]], whole[warm])
 

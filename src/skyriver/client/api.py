@@ -250,6 +250,16 @@ class Calls:
         return (yield from answered(request, retry_seconds, retry_seconds))  # type: ignore[no-any-return]
 
     @call
+    def send_references(
+        self, stream: str, reference: str, rows: Sequence[Mapping[str, Any]], *, retry_seconds: float = RETRY_SECONDS
+    ) -> Flow[dict[str, Any]]:
+        """Sends rows that events look up: [{"shop": 7, "at": "2024-03-01T08:00:00", "risk": 0.2}]; all are taken or
+        none; repeated as `send` is."""
+        path = f"/streams/{_part(stream)}/references/{_part(reference)}"
+        request = _json_request("POST", path, [*rows])
+        return (yield from answered(request, retry_seconds, retry_seconds))  # type: ignore[no-any-return]
+
+    @call
     def stream_status(self, stream: str) -> Flow[dict[str, Any]]:
         """Counts, offset and model of a stream."""
         return (yield Request("GET", f"/streams/{_part(stream)}")).json()  # type: ignore[no-any-return]

@@ -24,6 +24,7 @@ from skyriver.client import streams as _streams  # noqa: F401
 from skyriver.client import top as _top  # noqa: F401
 from skyriver.client.calling import call
 from skyriver.client.follow import LogReader, follow
+from skyriver.client.loading import GivenFile, load_files, named_files
 from skyriver.client.parts import explain_part, part_lines, part_named
 from skyriver.client.patience import AWAY_SECONDS, Patience
 from skyriver.client.rows import read_rows, read_text
@@ -198,16 +199,23 @@ def send(
     stream: Annotated[str, typer.Argument(help="The stream's name.")],
     file: Annotated[Path, typer.Argument(help="Events: JSON lines, CSV or Parquet; - for JSON lines on stdin.")],
     labels: Annotated[bool, typer.Option("--labels", help="The file holds labels, not events.")] = False,
+    reference: Annotated[str, typer.Option(help="The file holds rows of this reference, not events.")] = "",
     rate: Annotated[float, typer.Option(min=0, help="Events a second; 0 is as fast as it goes.")] = 0.0,
     batch: Annotated[int, typer.Option(min=1, max=10_000, help="Events a request.")] = 100,
     as_json: Json = False,
 ) -> None:
     """Send events to a stream and count its decisions."""
     screen = Screen(as_json=as_json)
+    if labels and reference:
+        raise InvalidInput(
+            "A file holds labels, or rows of a reference.",
+            code="BAD_PARAMETER",
+            next_action="Give --labels or --reference, one of the two.",
+        )
     rows = read_rows(file)
     with connect() as client, screen.progress() as bars:
         told = lambda done: bars.tell("sent", done, len(rows))  # noqa: E731
-        result = send_rows(client, stream, rows, labels=labels, rate=rate, batch=batch, told=told)
+        result = send_rows(client, stream, rows, labels=labels, reference=reference, rate=rate, batch=batch, told=told)
     screen.data(result.to_json(), lambda: show.sent(screen, result))
     if result.rejected:
         raise typer.Exit(2)
@@ -325,54 +333,21 @@ def model_history(name: str, as_json: Json = False) -> None:
 @_tables.command("load")
 def table_load(
     name: Annotated[str, typer.Argument(help="The table, or the stream that owns it.")],
-    files: Annotated[list[Path], typer.Argument(help="CSV, Parquet or JSON lines, in any order.")],
+    files: Annotated[list[Path] | None, typer.Argument(help="CSV, Parquet or JSON lines, in any order.")] = None,
     labels: Annotated[list[str] | None, typer.Option("--labels", help="LABEL=FILE: a file of labels.")] = None,
+    references: Annotated[
+        list[str] | None, typer.Option("--reference", help="REFERENCE=FILE: a file of rows of a reference.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Load files: cleaned, de-duplicated, in order of time; bad rows set aside with their reason."""
     screen = Screen(as_json=as_json)
-    wanted = [(path, "") for path in files]
-    for item in labels or []:
-        label, sep, path = item.partition("=")
-        if not sep:
-            raise InvalidInput(
-                f"--labels {item} is not LABEL=FILE.",
-                code="BAD_PARAMETER",
-                next_action="Name the label, as in --labels LABEL=FILE.csv.",
-            )
-        wanted.append((Path(path), label))
+    wanted = [GivenFile(path) for path in files or []]
+    wanted += [GivenFile(path, label=label) for label, path in named_files("--labels", "label", labels)]
+    wanted += [GivenFile(path, reference=name) for name, path in named_files("--reference", "reference", references)]
     with connect() as client, screen.progress() as bars:
         report = load_files(client, name, wanted, bars)
     screen.data(report, lambda: show.loaded(screen, name, report))
-
-
-def load_files(client: Client, table: str, files: Sequence[tuple[Path, str]], bars: Any) -> dict[str, Any]:
-    """Uploads files (path, label or "") and loads them as one; returns the load's report."""
-    inputs = []
-    for path, label in files:
-        if not path.is_file():
-            raise InvalidInput(f"There is no file {path}.", code="NO_FILE", next_action="Check its path.")
-        name = f"upload {path.name}"
-        digest = client.upload(path, lambda done, total, name=name: bars.tell(name, done, total))  # type: ignore[misc]
-        bars.done(name)
-        inputs.append({"digest": digest, "name": path.name, "format": file_format(path), "label": label})
-    done = wait(client, client.act("load", table, inputs={"files": inputs}), bars)
-    report: dict[str, Any] = done["status"]["result"]["load"]
-    return report
-
-
-def file_format(path: Path) -> str:
-    """By its ending; text may be packed with gzip (`.csv.gz`)."""
-    endings = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-    packed = path.suffix == ".gz"
-    found = endings.get(Path(path.stem).suffix if packed else path.suffix)
-    if found is None or (packed and found == "parquet"):
-        raise InvalidInput(
-            f"{path.name} is of no known format.",
-            code="UNKNOWN_FORMAT",
-            next_action=f"Give files that end in {', '.join(endings)}; text may be packed, as in .csv.gz.",
-        )
-    return found
 
 
 def main(this: Machine, arguments: Sequence[str] | None = None) -> int:

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 from skyriver.client import show
 from skyriver.client.api import Client
 from skyriver.client.appfile import load_app, pack
-from skyriver.client.cli import deploy_request, load_files
+from skyriver.client.cli import deploy_request
+from skyriver.client.loading import GivenFile, load_files
 from skyriver.client.rows import read_rows
 from skyriver.client.screen import Screen
 from skyriver.client.sending import Sent
@@ -160,7 +161,7 @@ def _deploy(walk: Walk) -> None:
 def _load(walk: Walk) -> None:
     with walk.step(3, "Prepare", f"skyriver table load {STREAM} data/payments.parquet"):
         with walk.screen.progress() as bars:
-            report = load_files(walk.client, STREAM, [(walk.folder / "data" / "payments.parquet", "")], bars)
+            report = load_files(walk.client, STREAM, [GivenFile(walk.folder / "data" / "payments.parquet")], bars)
         walk.found["load"] = report
         if not walk.options.as_json:
             show.loaded(walk.screen, STREAM, report)

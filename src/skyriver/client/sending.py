@@ -29,6 +29,7 @@ class Sent:
     statuses: Counter[str] = field(default_factory=Counter)
     rejected: list[Mapping[str, Any]] = field(default_factory=list)
     labels: int = 0
+    reference_rows: int = 0
     unknown_subjects: int = 0
     seconds: float = 0.0
 
@@ -51,13 +52,14 @@ class Sent:
 
     @property
     def taken(self) -> int:
-        return self.accepted + self.duplicates + self.labels
+        return self.accepted + self.duplicates + self.labels + self.reference_rows
 
     def to_json(self) -> dict[str, Any]:
         return {
             "accepted": self.accepted,
             "duplicates": self.duplicates,
             "labels": self.labels,
+            "reference_rows": self.reference_rows,
             "unknown_subjects": self.unknown_subjects,
             "decisions": dict(self.decisions),
             "statuses": dict(self.statuses),
@@ -72,12 +74,13 @@ def send_rows(
     rows: Sequence[Mapping[str, Any]],
     *,
     labels: bool = False,
+    reference: str = "",
     rate: float = 0.0,
     batch: int = 100,
     told: Callable[[int], None] = lambda done: None,
 ) -> Sent:
     """Sends all rows, `rate` a second (0: as fast as it goes) in steps of a tenth of a second at most. Bad rows do not
-    keep back the others.
+    keep back the others, but those of a `reference`: they end it.
 
     Raises InvalidInput (ALL_REJECTED) when not one was taken; other errors say how far it came: sending again is safe.
     """
@@ -91,13 +94,16 @@ def send_rows(
             time.sleep(max(0.0, start + first / rate - time.perf_counter()))
         part = rows[first : first + batch]
         try:
-            if labels:
+            if reference:
+                send = partial(client.send_references, stream, reference, part)
+                result.reference_rows += _once_ready(client, stream, send)["accepted"]
+            elif labels:
                 result.add_labels(_once_ready(client, stream, partial(client.send_labels, stream, part)), first)
             else:
                 result.add(_once_ready(client, stream, partial(client.send, stream, part, wait=True)), first)
         except SkyriverError as error:
             if error.code != "ALL_REJECTED":
-                raise _told_how_far(error, first, len(rows), labels) from error
+                raise _told_how_far(error, first, len(rows), events=not labels and not reference) from error
             refusal = refusal or error
             result.reject(error.details, first)
         told(first + len(part))
@@ -137,10 +143,10 @@ def _nothing_taken(refusal: SkyriverError, result: Sent) -> InvalidInput:
     )
 
 
-def _told_how_far(error: SkyriverError, done: int, total: int, labels: bool) -> SkyriverError:
+def _told_how_far(error: SkyriverError, done: int, total: int, *, events: bool) -> SkyriverError:
     if done:
         action = f"The first {done:,} of {total:,} rows were sent."
-        if not labels:
+        if events:
             action += " Send all of them again: what was taken is answered with its first decision."
         error.next_action = f"{error.next_action} {action}".strip()
     return error

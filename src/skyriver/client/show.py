@@ -91,6 +91,8 @@ def prediction(screen: Screen, answer: Mapping[str, Any]) -> None:
 def sent(screen: Screen, result: Sent) -> None:
     if result.labels:
         screen.out.print(f"{result.labels:,} labels taken.")
+    elif result.reference_rows:
+        screen.out.print(f"{result.reference_rows:,} rows of a reference taken.")
     else:
         screen.out.print(f"{result.accepted:,} events taken and decided in {result.seconds:.1f} s.")
         if result.duplicates:

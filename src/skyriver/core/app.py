@@ -42,7 +42,17 @@ from pydantic import ValidationError
 
 from skyriver.core import spec as specs
 from skyriver.core.errors import InvalidInput, SkyriverError
-from skyriver.core.expr import Aggregate, Column, Expression, Label, as_expression, render, walk
+from skyriver.core.expr import (
+    Aggregate,
+    Column,
+    Expression,
+    Label,
+    Lookup,
+    ReferenceField,
+    as_expression,
+    render,
+    walk,
+)
 from skyriver.core.names import canonical_json, check_field, check_name
 from skyriver.core.sources import Mqtt, Nats, NatsLog
 from skyriver.core.units import format_duration, parse_duration, parse_memory
@@ -183,6 +193,22 @@ class Source:
         if name not in known:
             _refuse(f"{self._spec.name} has no field {name!r}.", "UNKNOWN_FIELD", f"It has {', '.join(known)}.")
         return Expression(Column(name=name), self._spec.name)
+
+
+class Reference:
+    """A declared reference: its attributes are its fields, for `sr.lookup`."""
+
+    def __init__(self, spec: specs.ReferenceSpec, of: str) -> None:
+        self._spec = spec
+        self._of = of
+
+    def __getattr__(self, name: str) -> ReferenceField:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        known = [f.name for f in self._spec.fields]
+        if name not in known:
+            _refuse(f"{self._spec.name} has no field {name!r}.", "UNKNOWN_FIELD", f"It has {', '.join(known)}.")
+        return ReferenceField(self._spec.name, name, self._of)
 
 
 @dataclass(frozen=True)
@@ -340,6 +366,31 @@ class App:
         label = specs.LabelSpec(name=name, delay_us=parse_duration(delay, "a delay"))
         self._streams[stream.name] = stream.model_copy(update={"labels": (*stream.labels, label)})
         return Label(name, stream.name, label.delay_us)
+
+    def reference(self, name: str, row: type[Event], *, of: Source, id: str, time: str) -> Reference:
+        """Rows about what events of a stream name by its id, such as the shop of a payment, for `sr.lookup`.
+
+        A row is current from its field `time` on, until the next one of the same `id`; it is sent to the stream, or
+        loaded with its history, and belongs to it as labels do.
+        """
+        check_field(name, "a reference")
+        stream = self._streams.get(of._spec.name)
+        if stream is None:
+            _refuse(f"{of._spec.name} is not a stream.", "BAD_REFERENCE", "A reference is of a stream's events.")
+        if any(known.name == name for known in stream.references):
+            _refuse(f"{stream.name} has a reference {name!r} already.", "DUPLICATE_NAME")
+        if name in specs.PARTS_OF_STREAMS:
+            _refuse(
+                f"{name!r} cannot name a reference: {stream.name}.{name} is a table that every stream has.",
+                "BAD_REFERENCE",
+                "Give it another name.",
+            )
+        fields = _field_specs(row)
+        self._check_role(fields, id, "id", ("int", "text"))
+        self._check_role(fields, time, "time", ("time",))
+        spec = specs.ReferenceSpec(name=name, fields=fields, id=id, time=time)
+        self._streams[stream.name] = stream.model_copy(update={"references": (*stream.references, spec)})
+        return Reference(spec, stream.name)
 
     def features(self, name: str, source: Source, features: Mapping[str, object]) -> Features:
         """Named expressions over one stream or table; order matters, it is the model's input order."""
@@ -594,15 +645,26 @@ class App:
                     _refuse(
                         f"Feature {feature}: {render(node)} needs a stream, {source.name} is a table.", "BAD_FEATURE"
                     )
-                case Aggregate(kind=kind, by=by, column=column, label=label):
-                    if by not in types_of:
+                case Aggregate(by=by) | Lookup(by=by) if by not in types_of:
+                    _refuse(
+                        f"Feature {feature}: by={by!r} is not a field of {source.name}.",
+                        "UNKNOWN_FIELD",
+                        f"It has {', '.join(types_of)}.",
+                    )
+                case Aggregate(by=by) | Lookup(by=by) if types_of[by] not in ("int", "text"):
+                    _refuse(f"Feature {feature}: by={by!r} must be an int or text field.", "BAD_FEATURE")
+                case Lookup(reference=name, column=column, by=by):
+                    reference = next(r for r in source.references if r.name == name)  # type: ignore[union-attr]
+                    if reference.field(reference.id).type != types_of[by]:
                         _refuse(
-                            f"Feature {feature}: by={by!r} is not a field of {source.name}.",
-                            "UNKNOWN_FIELD",
-                            f"It has {', '.join(types_of)}.",
+                            f"Feature {feature}: {render(node)}: {name} is looked up by {reference.id}, of type"
+                            f" {reference.field(reference.id).type}, and {by} is of type {types_of[by]}.",
+                            "BAD_FEATURE",
+                            f"Give both the same type, or look it up by another field of {source.name}.",
                         )
-                    if types_of[by] not in ("int", "text"):
-                        _refuse(f"Feature {feature}: by={by!r} must be an int or text field.", "BAD_FEATURE")
+                    if reference.field(column).type == "text":
+                        _refuse(f"Feature {feature} uses the text {name}.{column} as a number.", "BAD_FEATURE")
+                case Aggregate(kind=kind, column=column, label=label):
                     if column and column not in types_of:
                         known_labels = getattr(source, "labels", ())
                         if any(known.name == column for known in known_labels):

@@ -255,6 +255,8 @@ class PartitionNow(TypedDict):
     duplicates: int
     history_rows: int
     labels: int
+    reference_rows: int
+    """Rows of references that were sent; those of loads are among `history_rows`."""
     waiting_rows: int
     """That came and are not in the log yet."""
     undecided: int

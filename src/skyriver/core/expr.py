@@ -8,12 +8,14 @@ Values are float64 while a feature is computed, rounded to float32 once at the e
 `is_missing()` tells. Calendar parts are of the event's own time, in the stream's zone (UTC unless named).
 Aggregates run over effective time, `(T - over, T]`, the current event included (DESIGN 6.1); over a label
 they run over the subjects in `(T - delay - over, T - delay]` (DESIGN 6.6). Empty means and deviations are 0; empty
-minima, maxima and last values are missing (DESIGN 6.3).
+minima, maxima and last values are missing (DESIGN 6.3). A lookup is what a reference's row says at T: of the rows of
+that id that stand before the event in the log, the one with the newest time up to T.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -90,7 +92,16 @@ class Aggregate(_Node):
     """Minimum, maximum: over whole panes of the window, any number of events."""
 
 
-Node = Annotated[Column | Constant | Calendar | Binary | Unary | Aggregate, Field(discriminator="op")]
+class Lookup(_Node):
+    """A field of the row that a reference of the stream has for the event's field `by`; missing where it has none."""
+
+    op: Literal["lookup"] = "lookup"
+    reference: str
+    column: str
+    by: str
+
+
+Node = Annotated[Column | Constant | Calendar | Binary | Unary | Aggregate | Lookup, Field(discriminator="op")]
 Binary.model_rebuild()
 Unary.model_rebuild()
 
@@ -126,6 +137,8 @@ def render(node: Node) -> str:
             inner = f"{what}, " if what else ""
             half_life = f", half-life {format_duration(node.half_life_us)}" if node.half_life_us else ""
             return f"{node.kind}({inner}by {node.by}, over {format_duration(node.over_us)}{half_life})"
+        case Lookup(reference=reference, column=column, by=by):
+            return f"lookup({reference}.{column}, by {by})"
 
 
 class Expression:
@@ -245,11 +258,43 @@ def as_expression(value: object) -> Expression:
         return value
     if isinstance(value, bool | int | float):
         return Expression(Constant(value=float(value)))
+    if isinstance(value, ReferenceField):
+        raise InvalidInput(
+            f"{value} is a field of a reference: which of its rows is meant?",
+            code="BAD_EXPRESSION",
+            next_action=f'Write sr.lookup({value}, by="..."), with the field of {value.of} that holds its id.',
+        )
     raise InvalidInput(
         f"{value!r} cannot stand in a feature.",
         code="BAD_EXPRESSION",
         next_action="Use fields of the stream, numbers, and skyriver's functions such as sr.mean.",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceField:
+    """A field of the rows of a reference of the stream `of`, as its attributes give them."""
+
+    reference: str
+    name: str
+    of: str
+
+    def __str__(self) -> str:
+        return f"{self.reference}.{self.name}"
+
+
+def lookup(what: ReferenceField, *, by: str) -> Expression:
+    """What the reference's row says as of the event's time; missing where there is no row of that id yet.
+
+    `by` is the field of the event that holds the row's id."""
+    if not isinstance(what, ReferenceField):
+        raise InvalidInput(
+            f"lookup({what!r}) is not understood.",
+            code="BAD_EXPRESSION",
+            next_action="Look up a field of a reference, as in sr.lookup(shops.risk, by=...) after shops ="
+            " app.reference(...).",
+        )
+    return Expression(Lookup(reference=what.reference, column=what.name, by=by), what.of)
 
 
 class Label:

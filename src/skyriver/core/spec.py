@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from skyriver.core.brokers import check_broker, check_credentials, check_subject, check_topic
 from skyriver.core.cron import check_cron
 from skyriver.core.errors import InvalidInput
-from skyriver.core.expr import Aggregate, Column, Node, walk
+from skyriver.core.expr import Aggregate, Column, Lookup, Node, walk
 from skyriver.core.names import check_field, check_name, digest
 from skyriver.core.units import SECOND
 
@@ -78,6 +78,19 @@ class LabelSpec(Spec):
     delay_us: int = Field(ge=0)
 
 
+class ReferenceSpec(Spec):
+    """Rows about something that events name by its id, such as a shop: each is current from its time on, until the
+    next one of the same id."""
+
+    name: FieldName
+    fields: tuple[FieldSpec, ...]
+    id: str
+    time: str
+
+    def field(self, name: str) -> FieldSpec:
+        return next(f for f in self.fields if f.name == name)
+
+
 class MqttSpec(Spec):
     """Topics of an MQTT broker, taken with QoS 1 in a session that the broker keeps while the worker is away."""
 
@@ -119,6 +132,10 @@ class NatsLogSpec(Spec):
 SourceSpec = Annotated[MqttSpec | NatsSpec, Field(discriminator="kind")]
 
 
+PARTS_OF_STREAMS = ("labels", "decisions", "dead", "rejected")
+"""Tables of every stream, `<stream>.<part>`; a reference's table is `<stream>.<reference>`."""
+
+
 class StreamSpec(Spec):
     """A stream of events; it owns the table of its name (DESIGN 6.9)."""
 
@@ -144,6 +161,8 @@ class StreamSpec(Spec):
     """How large the log may become. 0: as large as it does."""
     local_bytes: int = Field(default=10_000_000_000, ge=0)
     """How much of the log lies on the worker's disk, where the cloud has a tier for the rest."""
+    # Left out where there are none, so that a specification from before there were any keeps its digest.
+    references: tuple[ReferenceSpec, ...] = Field(default=(), exclude_if=lambda value: not value)
 
     @model_validator(mode="after")
     def _kept(self) -> Self:
@@ -189,6 +208,11 @@ class FeatureSetSpec(Spec):
     def aggregates(self) -> tuple[Aggregate, ...]:
         """All different aggregates, in order of first use."""
         found = (n for f in self.features for n in walk(f.expr) if isinstance(n, Aggregate))
+        return tuple(dict.fromkeys(found))
+
+    def lookups(self) -> tuple[Lookup, ...]:
+        """All different lookups, in order of first use."""
+        found = (n for f in self.features for n in walk(f.expr) if isinstance(n, Lookup))
         return tuple(dict.fromkeys(found))
 
     def columns(self) -> tuple[str, ...]:

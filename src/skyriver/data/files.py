@@ -47,12 +47,14 @@ _NAMED = 20
 
 @dataclass(frozen=True, slots=True)
 class LoadFile:
-    """A file of a load. `name` is what its owner calls it, `label` the label that it holds ("": rows of the source)."""
+    """A file of a load. `name` is what its owner calls it, `label` the label that it holds, `reference` the
+    reference whose rows it holds (both "": rows of the source)."""
 
     path: Path
     name: str
     format: str
     label: str = ""
+    reference: str = ""
 
 
 class SourceFile(Protocol):

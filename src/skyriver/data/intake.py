@@ -45,6 +45,8 @@ class LoadReport:
     """This load had been done before; nothing was read."""
     version: TableVersion | None = None
     """Of a plain table."""
+    references: int = 0
+    """Rows of references."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -54,6 +56,7 @@ class LoadReport:
             "examples": list(self.examples),
             "duplicates": self.duplicates,
             "labels": self.labels,
+            "references": self.references,
             "label_duplicates": self.label_duplicates,
             "first_time": self.first_time,
             "last_time": self.last_time,
@@ -120,6 +123,7 @@ class Intake:
         *,
         duplicates: int,
         labels: int = 0,
+        references: int = 0,
         label_duplicates: int = 0,
         first_time: int | None = None,
         last_time: int | None = None,
@@ -132,6 +136,7 @@ class Intake:
             examples=tuple(self.examples),
             duplicates=duplicates,
             labels=labels,
+            references=references,
             label_duplicates=label_duplicates,
             first_time=first_time,
             last_time=last_time,

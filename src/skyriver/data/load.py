@@ -43,6 +43,8 @@ def load_table(
         for file in files:
             if file.label:
                 _refuse(file.name, "UNKNOWN_LABEL", f"{table.name} is a table: labels are columns of it.", "")
+            if file.reference:
+                _refuse(file.name, "UNKNOWN_REFERENCE", f"{table.name} is a table: streams have references.", "")
             frames.extend(cleaned.good for cleaned in intake.clean(file, table.fields, frozenset()))
         intake.check(table.max_bad)
         rows = pl.concat(frames)

@@ -28,6 +28,8 @@ class RecordKind(IntEnum):
     """A block of cleaned events, taken live together: each of its offsets is an event, as EVENT is one."""
     DECISIONS = 8
     """The decisions of a block of events, one for each, in their order."""
+    REFERENCE = 9
+    """One cleaned row of a reference: features of events after it may look it up, from its own time on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
 """From a stream's log to the stream's tables (DESIGN 6.9).
 
-Four tables, each row with the log offset that it stands at:
+Four tables, and one for each reference of the stream, each row with the log offset that it stands at:
 
 - `<stream>`            the fields, `_offset`, `_effective` (T, microseconds), `_late`
 - `<stream>.labels`     `_offset`, `label`, `subject` (an id), `value`, `known_at`, `subject_offset` (-1: no such event)
 - `<stream>.decisions`  `_offset` and the fields of a decision record; `features` is null where there were none
 - `<stream>.dead`       `_offset`, `reason`, `field`, `message`, `raw`
+- `<stream>.<reference>`  the reference's fields, `_offset`
 
 Each table remembers the last log offset that it covers, so that a job that is killed and done again adds nothing
 twice; they may be at different offsets then, and catch up each for itself. A table that got no row for a while is left
@@ -42,6 +43,8 @@ EMPTY_AFTER = 250_000
 """Offsets after which a table without new rows gets an empty version: reading them again takes 0.4 s (1.7 us each)."""
 FRAME_ROWS = 65_536
 _LATE = 1
+_OF_RECORDS = 4
+"""Tables that every stream has; behind them are those of its references."""
 
 Schema = Mapping[str, pl.DataType]
 
@@ -49,7 +52,7 @@ Schema = Mapping[str, pl.DataType]
 def schemas_of_stream(stream: StreamSpec) -> dict[str, dict[str, pl.DataType]]:
     """Columns of the tables that a stream owns, by the tables' names."""
     id_type = DTYPES[stream.field(stream.id).type]
-    events, labels, decisions, dead = tables_of_stream(stream)
+    events, labels, decisions, dead, *references = tables_of_stream(stream)
     offset: dict[str, pl.DataType] = {"_offset": pl.Int64()}
     return {
         events: {**schema_of(stream.fields), **offset, "_effective": pl.Int64(), "_late": pl.Boolean()},
@@ -81,6 +84,10 @@ def schemas_of_stream(stream: StreamSpec) -> dict[str, dict[str, pl.DataType]]:
             "shadow_score": pl.Float64(),
         },
         dead: {**offset, **dict.fromkeys(("reason", "field", "message", "raw"), pl.String())},
+        **{
+            name: {**schema_of(reference.fields), **offset}
+            for name, reference in zip(references, stream.references, strict=True)
+        },
     }
 
 
@@ -154,8 +161,14 @@ def _held(tables: Tables, name: str) -> int | None:
 
 
 def _append(tables: Tables, parts: Sequence[_Part], last: int, known: Mapping[str, int]) -> None:
-    for place, part in enumerate(parts):
-        if part.held is None or last - part.held >= EMPTY_AFTER or (last > part.held and (place == 0 or part.waits)):
+    """References come first: whoever reads events finds the rows there that stand before them in the log."""
+    events = parts[0]
+    for part in (*parts[_OF_RECORDS:], *parts[:_OF_RECORDS]):
+        if (
+            part.held is None
+            or last - part.held >= EMPTY_AFTER
+            or (last > part.held and (part is events or part.waits))
+        ):
             tables.append(part.name, part.drain(), offset=last, known=known.get(part.name))
             part.held = last
 
@@ -306,9 +319,12 @@ def _shadow(found: _Decided, count: int) -> pl.Series:
 class _Decoder:
     """Puts each record's rows where they belong."""
 
-    def __init__(self, stream: StreamSpec, events: _Part, labels: _Part, decisions: _Part, dead: _Part) -> None:
+    def __init__(
+        self, stream: StreamSpec, events: _Part, labels: _Part, decisions: _Part, dead: _Part, *references: _Part
+    ) -> None:
         self._stream = stream
         self._events, self._labels, self._decisions, self._dead = events, labels, decisions, dead
+        self._references = references
         self._names = [label.name for label in stream.labels]
 
     def take(self, record: Record) -> None:
@@ -323,6 +339,8 @@ class _Decoder:
                 self._event(record)
             case RecordKind.LABEL:
                 self._label(record)
+            case RecordKind.REFERENCE:
+                self._reference(record, record.offset, record.payload)
             case RecordKind.DECISION:
                 self._decision(record)
             case RecordKind.DEAD:
@@ -354,6 +372,16 @@ class _Decoder:
             subject, value, known_at, subject_offset = rest
             self._labels.add((record.offset, self._names[index], subject, value, known_at, subject_offset))
 
+    def _reference(self, record: Record, offset: int, payload: bytes) -> None:
+        index, *values = self._values(record, payload)
+        if not isinstance(index, int) or not 0 <= index < len(self._references):
+            raise self._unreadable(record, f"the stream has no reference {index!r}")
+        part = self._references[index]
+        if len(values) < len(part.schema) - 1:
+            raise self._unreadable(record, f"a row of {part.name} has {len(values)} values")
+        if part.wants(offset):
+            part.add((*values[: len(part.schema) - 1], offset))
+
     def _decision(self, record: Record) -> None:
         if self._decisions.wants(record.offset):
             values = self._read(record, 13, added=_ADDED)
@@ -376,6 +404,9 @@ class _Decoder:
             frame = frame.with_columns(pl.int_range(record.offset, record.offset + record.count).alias("_offset"))
             late = pl.lit(False).alias("_late")
             self._events.add_frame(frame.filter(pl.col("_kind") == RecordKind.EVENT).with_columns(late))
+            rows = frame.filter(pl.col("_kind") == RecordKind.REFERENCE)
+            for offset, payload in rows.select("_offset", "_reference").iter_rows() if len(rows) else ():
+                self._reference(record, offset, payload)
             names = pl.Series(self._names, dtype=pl.String)
             labels = frame.filter(pl.col("_kind") == RecordKind.LABEL)
             if len(labels):
@@ -443,12 +474,15 @@ class _Decoder:
             raise self._unreadable(record, str(error).splitlines()[0][:200]) from error
         self._decisions.add_frame(frame)
 
-    def _read(self, record: Record, length: int, added: Sequence[object] = ()) -> list[object]:
-        """At least `length` values, and those that later releases `added` behind them, by what they are before that."""
+    def _values(self, record: Record, payload: bytes) -> list[object]:
         try:
-            values = _array.decode(record.payload)
+            return _array.decode(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise self._unreadable(record, str(error)) from error
+
+    def _read(self, record: Record, length: int, added: Sequence[object] = ()) -> list[object]:
+        """At least `length` values, and those that later releases `added` behind them, by what they are before that."""
+        values = self._values(record, record.payload)
         if len(values) < length or (record.kind is RecordKind.EVENT and len(values) != length):
             raise self._unreadable(record, f"it has {len(values)} values instead of {length}")
         return [*values[: length + len(added)], *added[max(0, len(values) - length) :]]

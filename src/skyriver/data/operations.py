@@ -14,8 +14,15 @@ PARTS = ("labels", "decisions", "dead")
 
 
 def tables_of_stream(stream: StreamSpec) -> tuple[str, ...]:
-    """The tables that a stream owns: its events, and a table for each other kind of record (DESIGN 6.9)."""
-    return (stream.name, *(f"{stream.name}.{part}" for part in PARTS))
+    """The tables that a stream owns: its events, and a table for each other kind of record (DESIGN 6.9), then one for
+    each of its references."""
+    references = (reference_table(stream.name, r.name) for r in stream.references)
+    return (stream.name, *(f"{stream.name}.{part}" for part in PARTS), *references)
+
+
+def reference_table(stream: str, reference: str) -> str:
+    """The table of the rows of a reference."""
+    return f"{stream}.{reference}"
 
 
 def rejected_table(stream: str) -> str:

@@ -2,8 +2,8 @@
 
 A load is prepared here and brought into the stream's log by its worker (DESIGN 6.1, 6.9): all rows of all files,
 ordered by time and id, in blocks of HISTORY rows (see `decide.history`). Labels stand where they became known, after
-the events of that time. Nothing is written to the log before all files were read to their ends and few enough rows
-were bad.
+the events of that time; rows of references where they become current, before the events of that time. Nothing is
+written to the log before all files were read to their ends and few enough rows were bad.
 
 Nothing here holds all rows (`ordering`):
 
@@ -12,7 +12,7 @@ Nothing here holds all rows (`ordering`):
     tells duplicates (id, time, place in the order) and the labels, those from columns and those from files.
  3. Part by part, where all rows of an id are together: which events are duplicates, when each label was known, which
     came before. The labels are sorted outside memory.
- 4. Events without duplicates and labels are merged into blocks.
+ 4. Events without duplicates, labels and rows of references, sorted outside memory too, are merged into blocks.
 
 On the disk it takes two to three times the packed rows; a byte an event is held in memory (whether it is a duplicate).
 """
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ BLOCK_ROWS = 65_536
 PART_ROWS = 1 << 20
 KNOWN_AT = "known_at"
 """The column of a file of labels that says when each became known."""
+encode_row = msgspec.msgpack.encode
 _FROM_FILE = -1
 """The place of the event of a label that came in a file of labels."""
 
@@ -73,9 +75,11 @@ def prepare_stream_load(
     `known_at`; any other holds events, and may have a column per label: then it is known `delay` after its event. A
     label is known `delay` after its event too where `known_at` is missing; its event must then be in this load. An
     id that comes again within the stream's `dedupe` is a duplicate, so is a second value of a label: the first counts.
-    An event after `latest` is a bad row: one wrong clock must not move the stream's time.
+    A file with `reference` holds rows of that reference. An event or such a row after `latest` is a bad row: one wrong
+    clock must not move the stream's time.
 
-    Raises InvalidInput: the codes of `data.files`, NO_FILES, UNKNOWN_LABEL, TOO_MANY_BAD_ROWS; Unavailable (DISK_FULL).
+    Raises InvalidInput: the codes of `data.files`, NO_FILES, UNKNOWN_LABEL, UNKNOWN_REFERENCE, TOO_MANY_BAD_ROWS;
+    Unavailable (DISK_FULL).
     """
     with disk(work_dir):
         load = _Load(stream, files, work_dir, Intake(work_dir, progress), summed)
@@ -100,6 +104,8 @@ class _Load:
         id_type = DTYPES[stream.field(stream.id).type]
         self._sorter = Sorter(work_dir, "events", [stream.time, stream.id])
         self._known = Sorter(work_dir, "known", ["_time", "_subject", "_label"])
+        self._given_rows = Sorter(work_dir, "references", ["_time"])
+        self._references = 0
         self._label_chunks: list[Path] = []
         self._ordered: list[Path] = []
         self._subjects = {"_subject": id_type, "_event": pl.Int64(), "_place": pl.Int64()}
@@ -129,6 +135,10 @@ class _Load:
                         pl.lit(_FROM_FILE, pl.Int64).alias("_place"), pl.lit(number, pl.Int64).alias("_file")
                     )
                     self._label_chunks.append(write_chunk(path, given.select(list(self._given))))
+            elif file.reference:
+                for frame in _reference_file(self._stream, file, self.intake, latest):
+                    self._given_rows.add(frame)
+                    self._references += len(frame)
 
     def order(self) -> None:
         """Events in their order, and what is to be seen id by id."""
@@ -190,8 +200,8 @@ class _Load:
         return pl.concat([columns.select(wanted), rows.filter(good).select(wanted)])
 
     def write(self) -> PreparedLoad:
-        merged = merge([self._event_rows(), self._label_rows()], ["_time", "_kind"])
-        rows = int(self._kept.sum()) + self._labels
+        merged = self._merged()
+        rows = int(self._kept.sum()) + self._labels + self._references
         blocks: list[Path] = []
         for frame in _cut(merged, BLOCK_ROWS):
             path = self._work_dir / f"block-{len(blocks):06d}.arrow"
@@ -201,11 +211,24 @@ class _Load:
         report = self.intake.report(
             duplicates=len(self._kept) - int(self._kept.sum()),
             labels=self._labels,
+            references=self._references,
             label_duplicates=self._label_duplicates,
             first_time=self._first_time,
             last_time=self._last_time,
         )
         return PreparedLoad(tuple(blocks), rows, tuple(self.intake.dead), report)
+
+    def _merged(self) -> Iterator[pl.DataFrame]:
+        if not self._stream.references:
+            return merge([self._event_rows(), self._label_rows()], ["_time", "_kind"])
+        rank = pl.when(pl.col("_kind") == RecordKind.REFERENCE).then(0).otherwise(pl.col("_kind")).alias("_rank")
+        sources = (self._reference_rows(), self._event_rows(), self._label_rows())
+        ranked = [(_as_row(frame, self._stream).with_columns(rank) for frame in frames) for frames in sources]
+        return (frame.drop("_rank") for frame in merge(ranked, ["_time", "_rank"]))
+
+    def _reference_rows(self) -> Iterator[pl.DataFrame]:
+        for frame in self._given_rows.sorted():
+            yield frame.with_columns(pl.lit(int(RecordKind.REFERENCE), dtype=pl.UInt8).alias("_kind"))
 
     def _event_rows(self) -> Iterator[pl.DataFrame]:
         """As they stand in blocks."""
@@ -240,6 +263,23 @@ class _Load:
                 "_subject",
                 "_value",
             )
+
+
+def _as_row(frame: pl.DataFrame, stream: StreamSpec) -> pl.DataFrame:
+    """With all columns of a block of a stream that has references; those that it lacks are null."""
+    fields = schema_of(stream.fields)
+    schema: dict[str, pl.DataType] = {
+        "_kind": pl.UInt8(),
+        "_time": pl.Int64(),
+        **fields,
+        "_label": pl.UInt8(),
+        "_subject": fields[stream.id],
+        "_value": pl.Float64(),
+        "_reference": pl.Binary(),
+    }
+    return frame.select(
+        pl.col(name) if name in frame.columns else pl.lit(None, dtype).alias(name) for name, dtype in schema.items()
+    )
 
 
 def _cut(frames: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
@@ -281,7 +321,7 @@ def _event_frames(
     """Fields and a column for each label, null where it is not known; labels are summed, so they keep to the grid."""
     every = (*stream.fields, *(_label_field(label, nullable=True) for label in stream.labels))
     for file in files:
-        if file.label:
+        if file.label or file.reference:
             continue
         source = open_source(file.path, file.name, file.format)
         labels = [label for label in stream.labels if source.has(label.name)]
@@ -292,17 +332,39 @@ def _event_frames(
             if latest is not None:
                 sound = good[stream.time] <= latest
                 rows = good.with_columns(cleaned.rows.alias("_row")).filter(~sound)
-                intake.refuse(file.name, _ahead_of_clock(rows, stream, latest))
+                intake.refuse(file.name, _ahead_of_clock(rows, stream, latest, stream.time))
                 good = good.filter(sound)
             yield good.with_columns(lacking).select([f.name for f in every])
 
 
-def _ahead_of_clock(rows: pl.DataFrame, stream: StreamSpec, latest: int) -> pl.DataFrame:
+def _reference_file(stream: StreamSpec, file: LoadFile, intake: Intake, latest: int | None) -> Iterator[pl.DataFrame]:
+    """Its good rows: `_time`, and `_reference` as a record of that kind holds them."""
+    index = next((n for n, r in enumerate(stream.references) if r.name == file.reference), None)
+    if index is None:
+        known = ", ".join(r.name for r in stream.references) or "none"
+        message = f"{stream.name} has no reference {file.reference!r}."
+        _refuse(file.name, "UNKNOWN_REFERENCE", message, f"It has {known}.")
+    reference = stream.references[index]
+    fields = schema_of(reference.fields)
+    for cleaned in intake.clean(file, reference.fields, frozenset()):
+        good = cleaned.good.with_columns(
+            pl.lit(None, dtype).alias(name) for name, dtype in fields.items() if name not in cleaned.good.columns
+        )
+        if latest is not None:
+            sound = good[reference.time] <= latest
+            rows = good.with_columns(cleaned.rows.alias("_row")).filter(~sound)
+            intake.refuse(file.name, _ahead_of_clock(rows, stream, latest, reference.time))
+            good = good.filter(sound)
+        payloads = [encode_row([index, *row]) for row in good.select(list(fields)).iter_rows()]
+        yield pl.DataFrame({"_time": good[reference.time], "_reference": pl.Series(payloads, dtype=pl.Binary)})
+
+
+def _ahead_of_clock(rows: pl.DataFrame, stream: StreamSpec, latest: int, field: str) -> pl.DataFrame:
     bad = []
     for row in rows.iter_rows(named=True):
-        ahead = format_span(row[stream.time] - latest + stream.ahead_us)
-        message = f"{stream.time} is {ahead} ahead of the clock here."
-        rejection = Rejection(stream.time, row[stream.time], Reason.AHEAD_OF_CLOCK, message)
+        ahead = format_span(row[field] - latest + stream.ahead_us)
+        message = f"{field} is {ahead} ahead of the clock here."
+        rejection = Rejection(field, row[field], Reason.AHEAD_OF_CLOCK, message)
         bad.append((row.pop("_row"), rejection, encode_raw(row)))
     return bad_rows(bad)
 

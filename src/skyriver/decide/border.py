@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from msgspec.structs import asdict
+
+from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import GRID_LIMIT, FieldSpec, StreamSpec
 from skyriver.core.units import format_span
 from skyriver.data.border import Reason, Rejection, RowCleaner
 from skyriver.data.border_columns import TypedCleaner
 from skyriver.decide.answers import Form, RawRows, parse_rows
 from skyriver.decide.gathering import block_rows
-from skyriver.decide.receipt import LabelRow, LabelSubmission, Refused, Submission, shown
+from skyriver.decide.receipt import LabelRow, LabelSubmission, ReferenceSubmission, Refused, Submission, shown
+from skyriver.decide.records import Value
 
+SHOWN_ROWS = 20
+"""Refused rows of a reference that an answer names."""
 NOT_AN_OBJECT = "a JSON object is expected, with a field for each value"
 
 
@@ -57,6 +63,53 @@ def refused(index: int, rejection: Rejection | None) -> Refused:
     if rejection is None:
         return Refused(index, "", None, Reason.WRONG_TYPE, f"This is no event: {NOT_AN_OBJECT}.")
     return Refused(index, rejection.field, shown(rejection.value), rejection.reason, rejection.message)
+
+
+class ReferenceBorder:
+    """Rows of the stream's reference `index`. A request is taken whole or not at all: its rows are of one table that
+    somebody keeps, and half of a change is not what it was."""
+
+    def __init__(self, stream: StreamSpec, index: int) -> None:
+        self._index = index
+        self._reference = reference = stream.references[index]
+        self._clean = RowCleaner(reference.fields).clean
+        self._time = next(place for place, f in enumerate(reference.fields) if f.name == reference.time)
+
+    def take(self, rows: Sequence[object], now: int, limit: int) -> ReferenceSubmission:
+        """`limit` is the latest time that a row may have.
+
+        Raises InvalidInput (REFERENCE_REFUSED) that names the rows that are not as declared."""
+        cleaned: list[list[Value]] = []
+        bad: list[Refused] = []
+        for index, row in enumerate(rows):
+            values = self._row(index, row, now, limit)
+            if isinstance(values, Refused):
+                bad.append(values)
+            else:
+                cleaned.append(values)
+        if bad:
+            raise InvalidInput(
+                f"{len(bad)} of {len(rows)} rows of {self._reference.name} are refused, and so none is taken; row"
+                f" {bad[0].index + 1}: {bad[0].message}",
+                code="REFERENCE_REFUSED",
+                where=bad[0].field,
+                next_action="Correct and send again: a row that was taken before may be sent again.",
+                details=tuple(asdict(refusal) for refusal in bad[:SHOWN_ROWS]),
+            )
+        return ReferenceSubmission(self._index, cleaned)
+
+    def _row(self, index: int, row: object, now: int, limit: int) -> list[Value] | Refused:
+        if not isinstance(row, dict):
+            return Refused(index, "", None, Reason.WRONG_TYPE, f"This is no row: {NOT_AN_OBJECT}.")
+        values = self._clean(row)
+        if isinstance(values, Rejection):
+            return refused(index, values)
+        time = values[self._time]
+        if isinstance(time, int) and time > limit:
+            name = self._reference.time
+            message = f"{name} is {format_span(time - now)} ahead of the clock here."
+            return Refused(index, name, shown(row[name]), Reason.AHEAD_OF_CLOCK, message)
+        return values
 
 
 class LabelBorder:

@@ -23,6 +23,7 @@ from skyriver.data.log import WholeReader
 from skyriver.decide.checkpoint import NEVER, Checkpoint, CheckpointFiles, Counters, is_of, last_before
 from skyriver.decide.folding import Folding
 from skyriver.decide.windows import KernelWindows, SavedWindows, WindowsFiles
+from skyriver.features.plan import EVER
 
 CLOSE_RECORDS = 5_000
 """So far behind the log's end a set is handed over: a tenth of a second of folding."""
@@ -51,7 +52,8 @@ def build(
 ) -> int:
     """Folds `features` until they are close to the log's end; checkpoints are kept in `directory`. Returns the offset
     of the last one, which has the state of all records below it. Raises Corrupt (the log), Unavailable, NotFound
-    (OFFSET_GONE) where the log gave up what it was about to read: it is to be begun again."""
+    (OFFSET_GONE) where the log gave up what it was about to read: it is to be begun again; Conflict (REFERENCES_GONE)
+    where it gave up rows that the features may look up."""
     checkpoints = CheckpointFiles(directory)
     windows, start = _resume(checkpoints, files, features, reader)
     try:
@@ -73,6 +75,14 @@ def _resume(
             pass  # it is built from the beginning
     checkpoints.clear()
     reach = files.prepare(features).plan.reach
+    if first and reach == EVER:
+        raise Conflict(
+            f"The features {features.name} look up references, whose rows may be of any age, and the log has given up"
+            f" what was before its offset {first}.",
+            code="REFERENCES_GONE",
+            next_action="Declare a stream of another name with these features, and load events, labels and references"
+            " there from this stream's tables.",
+        )
     return files.open(features, None, gone + reach if first else NEVER), first
 
 

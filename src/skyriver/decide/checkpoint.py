@@ -83,6 +83,7 @@ class Counters(msgspec.Struct):
     by_reason: dict[str, int] = msgspec.field(default_factory=dict)
     """Events that no score decided."""
     dead_by_reason: dict[str, int] = msgspec.field(default_factory=dict)
+    reference_rows: int = 0
 
 
 class SavedArm(msgspec.Struct, frozen=True):

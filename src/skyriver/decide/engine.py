@@ -42,8 +42,15 @@ from skyriver.decide.deciding import Deciding, Undecided, UndecidedBlock, decide
 from skyriver.decide.gathering import block_rows, gather, receipt_of_labels, receipts_of_rows
 from skyriver.decide.history import Block, complete, encode_frame
 from skyriver.decide.loading import check_times, effective_times, repeated
-from skyriver.decide.partition import Ids, Partition, fields_of
-from skyriver.decide.receipt import LabelReceipt, LabelSubmission, Receipt, Refused, Submission
+from skyriver.decide.partition import Ids, Partition, fields_of, references_of
+from skyriver.decide.receipt import (
+    LabelReceipt,
+    LabelSubmission,
+    Receipt,
+    ReferenceSubmission,
+    Refused,
+    Submission,
+)
 from skyriver.decide.records import (
     ControlRecord,
     DecisionRecord,
@@ -52,6 +59,7 @@ from skyriver.decide.records import (
     LoadStep,
     encode,
     encode_control,
+    encode_reference,
 )
 from skyriver.decide.sorting import (
     NOTHING_NEW,
@@ -66,6 +74,7 @@ from skyriver.features.state import KeyMemory
 
 Ints = NDArray[np.int64]
 _DECISION, _EVENTS, _DECISIONS = RecordKind.DECISION, RecordKind.EVENTS, RecordKind.DECISIONS
+_REFERENCE = RecordKind.REFERENCE
 
 
 class Engine:
@@ -271,6 +280,19 @@ class Engine:
         offsets = iter(found)
         return [receipt_of_labels(s, offsets) for s in submissions]
 
+    def learn(self, submissions: Sequence[ReferenceSubmission]) -> None:
+        """Appends rows of references and folds them; the answers may leave after the log's next `sync`."""
+        rows = [(s.index, row) for s in submissions for row in s.rows]
+        if not rows:
+            return
+        partition = self.partition
+        if self._windows is not None:
+            self._windows.reserve(len(rows))
+        first = self._log.append([Record(_REFERENCE, partition.time, encode_reference(*row)) for row in rows])
+        partition.counters.reference_rows += len(rows)
+        if self._windows is not None:
+            self._windows.fold_references(range(first, first + len(rows)), rows)
+
     def load(self, block: Block, step: LoadStep) -> BlockAnswer:
         """Appends a block of history and folds it; the answer may leave after the log's next `sync`.
 
@@ -366,9 +388,9 @@ class Engine:
         first = self._log.next_offset + 1  # after the CONTROL record that announces it
         offsets = np.arange(first, first + count, dtype=np.int64)
         self._ids.add(keys, offsets[block.events])
-        found = self._ids.find(block.subjects())
+        found, of_labels = self._ids.find(block.subjects()), block.of_labels
         subjects = np.full(count, -1, np.int64)
-        subjects[~block.events] = np.where(found < offsets[~block.events], found, -1)
+        subjects[of_labels] = np.where(found < offsets[of_labels], found, -1)
         frame = complete(block, effective, subjects)
         end = int(effective[-1])
         self._log.append(
@@ -400,6 +422,7 @@ class Engine:
             at=self._clock.now(),
             fields=fields_of(self._stream),
             labels=tuple(label.name for label in self._stream.labels),
+            references=references_of(self._stream),
             load=step,
             canary=deciding.canary.lane.model if deciding.canary is not None else None,
             canary_percent=deciding.canary.percent if deciding.canary is not None else 0.0,

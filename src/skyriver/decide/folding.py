@@ -9,11 +9,11 @@ import numpy as np
 from skyriver.data.columns import decode_events
 from skyriver.data.log import Record, RecordKind
 from skyriver.decide.history import read_record
-from skyriver.decide.records import LATE, LabelRecord, Value, decode_event, decode_label
+from skyriver.decide.records import LATE, LabelRecord, Value, decode_event, decode_label, decode_reference
 from skyriver.decide.windows import Floats, Windows
 
 CHUNK = 4096
-"""Events or labels folded together."""
+"""Events, labels or rows of references folded together."""
 _OF_EVENTS = frozenset({RecordKind.EVENT, RecordKind.EVENTS, RecordKind.HISTORY})
 
 
@@ -29,6 +29,7 @@ class Folding:
         self._folded = folded
         self._events: list[tuple[int, int, list[Value]]] = []
         self._labels: list[tuple[int, LabelRecord]] = []
+        self._references: list[tuple[int, tuple[int, list[Value]]]] = []
         self.events = 0
         """Applied, and rows of loaded history."""
 
@@ -40,7 +41,7 @@ class Folding:
                 flags, values = decode_event(record.payload)
                 if flags & LATE:
                     return
-                if self._labels or len(self._events) >= self._chunk:
+                if self._labels or self._references or len(self._events) >= self._chunk:
                     self.flush()
                 self._events.append((record.offset, record.time, values))
             case RecordKind.EVENTS:
@@ -50,9 +51,13 @@ class Folding:
                 own, effective, columns = block.on_time(offsets)
                 self._note(own.tolist(), self._windows.fold_columns(own, effective, columns))
             case RecordKind.LABEL:
-                if self._events or len(self._labels) >= self._chunk:
+                if self._events or self._references or len(self._labels) >= self._chunk:
                     self.flush()
                 self._labels.append((record.offset, decode_label(record.payload)))
+            case RecordKind.REFERENCE:
+                if self._events or self._labels or len(self._references) >= self._chunk:
+                    self.flush()
+                self._references.append((record.offset, decode_reference(record.payload)))
             case RecordKind.HISTORY:
                 self.flush()
                 self._windows.fold_block(record.offset, read_record(record.payload))
@@ -66,7 +71,9 @@ class Folding:
             self._note(offsets, self._windows.fold_events(offsets, times, rows))
         if self._labels:
             self._windows.fold_labels([o for o, _ in self._labels], [label for _, label in self._labels])
-        self._events, self._labels = [], []
+        if self._references:
+            self._windows.fold_references([o for o, _ in self._references], [row for _, row in self._references])
+        self._events, self._labels, self._references = [], [], []
 
     def _note(self, offsets: list[int], features: Floats) -> None:
         if self._folded is not None:

@@ -1,8 +1,10 @@
 """Blocks of history: what a bulk load brings into a stream's log, many rows a record, as an Arrow IPC stream.
 
-Columns of a block as it comes from a load, in order of time: `_kind` u8 (RecordKind.EVENT or LABEL), `_time` i64 (the
-event's own time, the label's known_at), the stream's fields (null in labels), `_label` u8 (place in the stream's
-labels), `_subject` (id type: the event that the label is about), `_value` f64 (all three null in events). The worker
+Columns of a block as it comes from a load, in order of time: `_kind` u8 (RecordKind.EVENT, LABEL or REFERENCE), `_time`
+i64 (the event's own time, the label's known_at, the row's own time), the stream's fields (null but in events), `_label`
+u8 (place in the stream's labels), `_subject` (id type: the event that the label is about), `_value` f64 (all three null
+but in labels); where the stream has references, `_reference` binary (what a REFERENCE record holds, null but in those
+rows). The worker
 adds what only it knows: `_effective` i64 (T) and `_subject_offset` i64 (-1: no such event before the label), so that
 the record in the log says all that a replay needs.
 
@@ -22,6 +24,7 @@ from skyriver.core.errors import Corrupt, InvalidInput
 from skyriver.core.spec import StreamSpec
 from skyriver.data.keys import keys_of_column
 from skyriver.data.log import RecordKind
+from skyriver.decide.records import decode_reference
 
 if TYPE_CHECKING:
     import polars as pl
@@ -34,7 +37,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block that was checked. `events`, bool [n], tells events from labels."""
+    """A block that was checked. `events`, bool [n], tells events from labels and rows of references."""
 
     frame: pl.DataFrame
     events: NDArray[np.bool_]
@@ -55,6 +58,11 @@ class Block:
         """Ids of the events as keys."""
         return keys_of_column(self.frame[field].filter(self.frame["_kind"] == RecordKind.EVENT))
 
+    @property
+    def of_labels(self) -> NDArray[np.bool_]:
+        labels: NDArray[np.bool_] = self.frame["_kind"].to_numpy() == RecordKind.LABEL
+        return labels
+
     def subjects(self) -> Ints:
         """Ids of the labels' subjects as keys."""
         return keys_of_column(self.frame["_subject"].filter(self.frame["_kind"] == RecordKind.LABEL))
@@ -74,9 +82,12 @@ def read_block(data: bytes, stream: StreamSpec) -> Block:
         raise _refuse(stream, f"it has {len(frame)} rows, at most {MAX_ROWS} are taken")
     kind = frame["_kind"].to_numpy()
     events = kind == RecordKind.EVENT
-    if not np.all(events | (kind == RecordKind.LABEL)):
-        raise _refuse(stream, "_kind is neither that of an event nor that of a label")
-    _check_nulls(frame, events, stream)
+    labels, references = kind == RecordKind.LABEL, kind == RecordKind.REFERENCE
+    if not np.all(events | labels | references) or (references.any() and not stream.references):
+        raise _refuse(stream, "_kind is neither that of an event nor that of a label or a reference")
+    _check_nulls(frame, int(np.count_nonzero(events)), int(np.count_nonzero(labels)), stream)
+    if references.any():
+        _check_references(frame, stream)
     times = frame["_time"].to_numpy()
     if np.any(times[1:] < times[:-1]):
         raise _refuse(stream, "its rows are not in the order of _time")
@@ -84,12 +95,12 @@ def read_block(data: bytes, stream: StreamSpec) -> Block:
 
 
 def complete(block: Block, effective: Ints, subject_offset: Ints) -> pl.DataFrame:
-    """The rows as they are logged. `subject_offset` int64 [n] is not read for events."""
+    """The rows as they are logged. `subject_offset` int64 [n] is read for labels alone."""
     import polars as pl  # its weight: see the module
 
     return block.frame.with_columns(
         pl.Series("_effective", effective),
-        pl.Series("_subject_offset", np.where(block.events, -1, subject_offset)),
+        pl.Series("_subject_offset", np.where(block.of_labels, subject_offset, -1)),
     )
 
 
@@ -130,21 +141,35 @@ def _schema(stream: StreamSpec) -> dict[str, pl.DataType]:
         "_label": pl.UInt8(),
         "_subject": fields[stream.id],
         "_value": pl.Float64(),
+        **({"_reference": pl.Binary()} if stream.references else {}),
     }
 
 
-def _check_nulls(frame: pl.DataFrame, events: NDArray[np.bool_], stream: StreamSpec) -> None:
-    labels = len(events) - int(np.count_nonzero(events))
+def _check_nulls(frame: pl.DataFrame, events: int, labels: int, stream: StreamSpec) -> None:
     nulls = {name: frame[name].null_count() for name in frame.columns}
     always = ["_kind", "_time"]
     of_events = [f.name for f in stream.fields if not f.nullable]
     of_labels = ["_label", "_subject", "_value"]
-    for names, expected in ((always, 0), (of_events, labels), (of_labels, len(events) - labels)):
+    of_references = ["_reference"] if stream.references else []
+    rows = len(frame)
+    for names, expected in (
+        (always, 0),
+        (of_events, rows - events),
+        (of_labels, rows - labels),
+        (of_references, events + labels),
+    ):
         for name in names:
             if nulls[name] != expected:
                 raise _refuse(stream, f"{name} has {nulls[name]} missing values where {expected} rows have none")
     if labels and (named := int(frame["_label"].drop_nulls().to_numpy().max())) >= len(stream.labels):
         raise _refuse(stream, f"it names label {named}, the stream has {len(stream.labels)}")
+
+
+def _check_references(frame: pl.DataFrame, stream: StreamSpec) -> None:
+    for payload in frame["_reference"].drop_nulls().to_list():
+        index, values = decode_reference(payload)
+        if not 0 <= index < len(stream.references) or len(values) != len(stream.references[index].fields):
+            raise _refuse(stream, f"it holds a row of reference {index}, the stream has {len(stream.references)}")
 
 
 def _refuse(stream: StreamSpec, why: str) -> InvalidInput:

@@ -146,6 +146,7 @@ class Seen:
             "duplicates": self.counters.duplicates,
             "history_rows": self.counters.history_rows,
             "labels": self.counters.labels,
+            "reference_rows": self.counters.reference_rows,
             "waiting_rows": self.waiting_rows,
             "undecided": self.undecided,
             "not_materialised": self.not_materialised,
@@ -194,6 +195,7 @@ def prometheus(
     text.add("skyriver_duplicates_total", "counter", "Events that were known already.", counters.duplicates)
     text.add("skyriver_history_rows_total", "counter", "Rows of bulk loads.", counters.history_rows)
     text.add("skyriver_labels_total", "counter", "Labels taken.", counters.labels)
+    text.add("skyriver_reference_rows_total", "counter", "Rows of references taken.", counters.reference_rows)
     text.add("skyriver_events_per_second", "gauge", "Events taken, over the last 10 s.", recent.events_per_second)
     told = "Decisions made, over the last 10 s."
     text.add("skyriver_decisions_per_second", "gauge", told, recent.decisions_per_second)

@@ -50,10 +50,24 @@ def fields_of(stream: StreamSpec) -> tuple[str, ...]:
     return tuple(f"{f.name} {f.type}" for f in stream.fields)
 
 
+def references_of(stream: StreamSpec) -> tuple[tuple[str, ...], ...]:
+    """Names of the references with those and the types of their fields, as CONTROL records keep them."""
+    return tuple((r.name, *(f"{f.name} {f.type}" for f in r.fields)) for r in stream.references)
+
+
 def check_same_stream(control: ControlRecord, stream: StreamSpec) -> None:
     """Raises Conflict (STREAM_CHANGED) when the values of a log written under `control` are not those of `stream`: its
-    events are read by their fields' places, its labels by their index (to which labels may be added)."""
+    events are read by their fields' places, its labels and references by their index (to which others may be
+    added)."""
     now, labels = fields_of(stream), tuple(label.name for label in stream.labels)
+    references = references_of(stream)
+    if control.references != references[: len(control.references)]:
+        before = "; ".join(f"{name}: {', '.join(fields)}" for name, *fields in control.references)
+        raise Conflict(
+            f"The log of {stream.name} holds rows of other references, or in another order: {before}.",
+            code="STREAM_CHANGED",
+            next_action="Declare the references as they were; new ones may be added behind them.",
+        )
     if control.fields != now or control.labels != labels[: len(control.labels)]:
         before = ", ".join((*control.fields, *control.labels))
         raise Conflict(

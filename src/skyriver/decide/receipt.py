@@ -103,6 +103,20 @@ class Receipt:
         self.decisions += part.decisions
 
 
+@dataclass(slots=True)
+class ReferenceSubmission:
+    """Cleaned rows of the stream's reference `index`, of one request or of a part of it: all of them are good."""
+
+    index: int
+    rows: list[list[Value]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, start: int, end: int) -> ReferenceSubmission:
+        return ReferenceSubmission(self.index, self.rows[start:end])
+
+
 class LabelRow(NamedTuple):
     """One label, cleaned: `label` is its place in the stream's labels."""
 

@@ -148,6 +148,8 @@ class ControlRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     where there are none, beside a load, and in logs of before it was kept."""
     features_before: dict[str, Any] | None = None
     """Those of the decisions before it, where it changes them: the log may give up what told of them."""
+    references: tuple[tuple[str, ...], ...] = ()
+    """Of each reference of the stream, by its index: its name and `name type` of its fields."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -175,6 +177,22 @@ def decode_event(payload: bytes) -> tuple[int, list[Value]]:
     if not isinstance(flags, int):
         raise _unreadable("EVENT", TypeError(f"flags are {flags!r}"))
     return flags, values
+
+
+def encode_reference(index: int, values: Sequence[Value]) -> bytes:
+    """A row of the stream's reference `index`; `values` in the order of its fields."""
+    return _encoder.encode([index, *values])
+
+
+def decode_reference(payload: bytes) -> tuple[int, list[Value]]:
+    """(index, values). Raises Corrupt for a payload that is no row of a reference."""
+    try:
+        index, *values = _event.decode(payload)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise _unreadable("REFERENCE", error) from error
+    if not isinstance(index, int):
+        raise _unreadable("REFERENCE", TypeError(f"its reference is {index!r}"))
+    return index, values
 
 
 def decode_decision(payload: bytes) -> DecisionRecord:

@@ -1,10 +1,11 @@
 """From the log to a partition: what a start does, and what follows an error half-way through a batch.
 
 The newest checkpoint that is whole is taken, windows are brought back to it, and the records after it are replayed:
-events and labels fold into windows, ids are added again, decisions are taken as they were; where a record says that
-other features took over, the windows change too. Without a checkpoint all that the log has is replayed, by the
-features that decide at the end; where it has given up its beginning, it must have all that these look back to. Events
-that have no decision at the end are given back: they are decided once the deciding is known (DESIGN 6.8).
+events, labels and rows of references fold into windows, ids are added again, decisions are taken as they were; where
+a record says that other features took over, the windows change too. Without a checkpoint all that the log has is
+replayed, by the features that decide at the end; where it has given up its beginning, it must have all that these look
+back to. Events that have no decision at the end are given back: they are decided once the deciding is known (DESIGN
+6.8).
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ from skyriver.decide.records import (
     decode_decision,
     decode_event,
     decode_label,
+    decode_reference,
 )
 from skyriver.decide.windows import Windows
+from skyriver.features.plan import EVER
 
 CHUNK = 4096
 """Records folded together."""
@@ -75,6 +78,7 @@ class Replay:
         """Undecided ones, by the offset of their first event."""
         self._events: list[tuple[int, int, _Event]] = []
         self._labels: list[tuple[int, LabelRecord]] = []
+        self._references: list[tuple[int, tuple[int, list[Value]]]] = []
         self._keys: list[int] = []
         self._offsets: list[int] = []
         self._step: LoadStep | None = None
@@ -90,6 +94,8 @@ class Replay:
                 self._event(record)
             case RecordKind.LABEL:
                 self._label(record)
+            case RecordKind.REFERENCE:
+                self._reference(record)
             case RecordKind.EVENTS:
                 self._block(record)
             case RecordKind.DECISION:
@@ -155,7 +161,7 @@ class Replay:
         self._partition.loads.leave()
         if not event.late:
             self._partition.enter(record.offset, record.time)
-            if self._labels:
+            if self._labels or self._references:
                 self._fold()
             self._events.append((record.offset, record.time, event))
         if len(self._offsets) >= CHUNK:
@@ -189,14 +195,22 @@ class Replay:
 
     def _label(self, record: Record) -> None:
         self._partition.counters.labels += 1
-        if self._events:
+        if self._events or self._references:
             self._fold()
         self._labels.append((record.offset, decode_label(record.payload)))
         if len(self._labels) >= CHUNK:
             self._fold()
 
+    def _reference(self, record: Record) -> None:
+        self._partition.counters.reference_rows += 1
+        if self._events or self._labels:
+            self._fold()
+        self._references.append((record.offset, decode_reference(record.payload)))
+        if len(self._references) >= CHUNK:
+            self._fold()
+
     def _fold(self) -> None:
-        """Everything collected so far: either events or labels."""
+        """Everything collected so far: either events or labels or rows of references."""
         if self._offsets:
             self._ids.add(np.array(self._keys, np.int64), np.array(self._offsets, np.int64))
         if self._windows is not None and self._events:
@@ -209,7 +223,9 @@ class Replay:
                 event.features = features
         if self._windows is not None and self._labels:
             self._windows.fold_labels([o for o, _ in self._labels], [label for _, label in self._labels])
-        self._keys, self._offsets, self._events, self._labels = [], [], [], []
+        if self._windows is not None and self._references:
+            self._windows.fold_references([o for o, _ in self._references], [row for _, row in self._references])
+        self._keys, self._offsets, self._events, self._labels, self._references = [], [], [], [], []
 
     def _history(self, record: Record) -> None:
         self._fold()
@@ -304,12 +320,15 @@ def _replay(
 
 
 def _history_gone(stream: StreamSpec, first: int, reach: int, passed_over: tuple[str, ...]) -> Conflict:
+    looks, kept = f"look {format_duration(reach)} back", f"A retention of {format_duration(reach)} or more"
+    if reach == EVER:
+        looks, kept = "look up references, whose rows may be of any age", "A log without retention"
     return Conflict(
         f"{stream.name} cannot be built anew from its log: the first offset that is there is {first}, what was before"
-        f" was given up, and its features look {format_duration(reach)} back. {' '.join(passed_over)}".strip(),
+        f" was given up, and its features {looks}. {' '.join(passed_over)}".strip(),
         code="HISTORY_GONE",
         next_action="Restore its checkpoints from a backup. Else declare a stream of another name, and load the history"
-        f" from the table {stream.name} there. A retention of {format_duration(reach)} or more saves from this.",
+        f" from the table {stream.name} there. {kept} saves from this.",
     )
 
 

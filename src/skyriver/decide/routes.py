@@ -2,6 +2,7 @@
 
     POST /streams/S/events[?wait=decision]   events; answered once they (and their decisions) are durable
     POST /streams/S/labels                   labels of events
+    POST /streams/S/references/R             rows of a reference: all of a request, or none
     GET  /streams/S                          the report
     GET  /streams/S/dead                     the last dead letters, newest first
     GET  /streams/S/metrics                  as /metrics, which the gateway does not forward
@@ -32,13 +33,13 @@ from skyriver.decide.answers import (
     parse_rows,
     problem,
 )
-from skyriver.decide.border import EventBorder, LabelBorder
+from skyriver.decide.border import EventBorder, LabelBorder, ReferenceBorder
 from skyriver.decide.checkpoint import BlockAnswer
 from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.history import read_block
 from skyriver.decide.receipt import LabelReceipt, Receipt
 from skyriver.decide.records import DecisionRecord, Id, LoadStep
-from skyriver.decide.station import EventWork, FindWork, LabelWork, LoadWork, Station
+from skyriver.decide.station import EventWork, FindWork, LabelWork, LoadWork, ReferenceWork, Station
 from skyriver.serve.http import JSON, PROBLEM, TEXT, Request
 
 BODY_LIMIT = 16 << 20
@@ -67,6 +68,7 @@ class Routes:
         self._station = station
         self.border = border
         self._labels = LabelBorder(stream)
+        self._references = {r.name.encode(): ReferenceBorder(stream, i) for i, r in enumerate(stream.references)}
         self._writer = writer
         self._clock = clock
         self._report = report
@@ -74,6 +76,7 @@ class Routes:
         self._text_id = stream.field(stream.id).type == "text"
         base = b"/streams/" + stream.name.encode()
         self._decisions = base + b"/decisions/"
+        self._reference = base + b"/references/"
         self._routes: dict[tuple[bytes, bytes], Callable[[Request], None]] = {
             (b"POST", base + b"/events"): self._on_events,
             (b"POST", base + b"/labels"): self._on_labels,
@@ -94,6 +97,8 @@ class Routes:
                 route(request)
             elif request.method == b"GET" and request.path.startswith(self._decisions):
                 self._on_decision(request)
+            elif request.method == b"POST" and request.path.startswith(self._reference):
+                self._on_references(request)
             else:
                 self._unknown(request)
         except SkyriverError as error:
@@ -143,6 +148,22 @@ class Routes:
         now = self._clock.now()
         submission = self._labels.take(rows, now, self._clock.limit(now))
         self._station.submit(LabelWork(submission, partial(_answer_labels, request), size=len(request.body)))
+
+    def _on_references(self, request: Request) -> None:
+        self._check(request)
+        name = request.path[len(self._reference) :]
+        border = self._references.get(name)
+        if border is None:
+            known = ", ".join(r.name for r in self._stream.references)
+            raise NotFound(
+                f"{self._stream.name} has no reference {name[:80].decode('latin-1')!r}.",
+                code="UNKNOWN_REFERENCE",
+                next_action=f"It has {known}." if known else "It declares none: app.reference(...) does.",
+            )
+        rows = parse_rows(request.body, _form(request))
+        now = self._clock.now()
+        submission = border.take(rows, now, self._clock.limit(now))
+        self._station.submit(ReferenceWork(submission, partial(_answer_references, request)))
 
     def _check(self, request: Request) -> None:
         if self.draining:
@@ -244,6 +265,13 @@ def _answer_labels(request: Request, receipt: LabelReceipt | SkyriverError) -> N
         return
     status, body = labels_answer(receipt)
     request.answer(status, body, JSON if status == 200 else PROBLEM)
+
+
+def _answer_references(request: Request, taken: int | SkyriverError) -> None:
+    if isinstance(taken, SkyriverError):
+        _fail(request, taken)
+        return
+    request.answer(200, encode_json({"accepted": taken}))
 
 
 def _answer_load(request: Request, answer: BlockAnswer | SkyriverError) -> None:

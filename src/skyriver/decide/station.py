@@ -29,7 +29,7 @@ from skyriver.decide.engine import Engine
 from skyriver.decide.history import Block
 from skyriver.decide.looking import Found, Looks, fill
 from skyriver.decide.metrics import Meter
-from skyriver.decide.receipt import LabelReceipt, LabelSubmission, Receipt, Submission
+from skyriver.decide.receipt import LabelReceipt, LabelSubmission, Receipt, ReferenceSubmission, Submission
 from skyriver.decide.records import DecisionRecord, Id, LoadStep
 
 MAX_BATCH = 1024
@@ -70,6 +70,15 @@ class LabelWork:
 
 
 @dataclass(slots=True)
+class ReferenceWork:
+    """`answer` gets the number of rows that were taken: all of them."""
+
+    submission: ReferenceSubmission
+    answer: Callable[[int | SkyriverError], None]
+    taken: int = 0
+
+
+@dataclass(slots=True)
 class LoadWork:
     block: Block
     step: LoadStep
@@ -92,7 +101,8 @@ class ChangeWork:
     answer: Callable[[SkyriverError | None], None]
 
 
-Work = EventWork | LabelWork | LoadWork | FindWork | ChangeWork
+RowWork = EventWork | LabelWork | ReferenceWork
+Work = RowWork | LoadWork | FindWork | ChangeWork
 Reply = Callable[[], None]
 
 
@@ -103,6 +113,7 @@ class _Turn:
     works: list[Work] = field(default_factory=list)
     events: list[tuple[EventWork, Submission]] = field(default_factory=list)
     labels: list[tuple[LabelWork, LabelSubmission]] = field(default_factory=list)
+    references: list[tuple[ReferenceWork, ReferenceSubmission]] = field(default_factory=list)
     others: list[LoadWork | FindWork | ChangeWork] = field(default_factory=list)
     began_ns: int = field(default_factory=time.perf_counter_ns)
 
@@ -166,7 +177,7 @@ class Station:
         if self.engine is None:
             raise self._not_ready()
         self._check_room(work)
-        if isinstance(work, EventWork | LabelWork):
+        if isinstance(work, RowWork):
             self._rows += len(work.submission)
         if isinstance(work, EventWork | LabelWork | LoadWork) and work.size:
             self._bytes += work.size
@@ -193,9 +204,9 @@ class Station:
         self._threads.shutdown()
 
     def _check_room(self, work: Work) -> None:
-        if self.full is not None and isinstance(work, EventWork | LabelWork | LoadWork):
+        if self.full is not None and isinstance(work, RowWork | LoadWork):
             raise Unavailable(self.full.message, code=self.full.code, next_action=self.full.next_action)
-        rows = len(work.submission) if isinstance(work, EventWork | LabelWork) else 0
+        rows = len(work.submission) if isinstance(work, RowWork) else 0
         if (rows and self._rows and self._rows + rows > self._limit) or len(self._queue) >= self._limit:
             message = f"{self._rows} rows wait in {len(self._queue)} requests, {self._limit} may."
             raise QuotaExceeded(message, code="QUEUE_FULL", next_action="Try again in a second.")
@@ -280,17 +291,20 @@ class Station:
             self._queue.popleft()
             turn.works.append(work)
             match work:
-                case EventWork() | LabelWork():
+                case EventWork() | LabelWork() | ReferenceWork():
                     start, rows = work.taken, len(work.submission)
                     work.taken = end = min(rows, start + room)
                     room -= end - start
                     self._rows -= end - start
                     if end < rows:
                         again.append(work)
-                    if isinstance(work, EventWork):
-                        turn.events.append((work, work.submission.part(start, end)))
-                    else:
-                        turn.labels.append((work, work.submission.part(start, end)))
+                    match work:
+                        case EventWork():
+                            turn.events.append((work, work.submission.part(start, end)))
+                        case LabelWork():
+                            turn.labels.append((work, work.submission.part(start, end)))
+                        case ReferenceWork():
+                            turn.references.append((work, work.submission.part(start, end)))
                 case LoadWork() | FindWork() | ChangeWork():
                     turn.others.append(work)
             if alone:
@@ -307,6 +321,9 @@ class Station:
         if turn.labels:
             got = engine.label([part for _, part in turn.labels])
             replies += [partial(_complete_labels, work, r) for (work, _), r in zip(turn.labels, got, strict=True)]
+        if turn.references:
+            engine.learn([part for _, part in turn.references])
+            replies += [partial(_complete_references, work) for work, _ in turn.references]
         replies += [self._other(engine, work) for work in turn.others]
         return replies
 
@@ -430,8 +447,13 @@ def _complete_labels(work: LabelWork, part: LabelReceipt) -> None:
         work.answer(work.receipt)
 
 
+def _complete_references(work: ReferenceWork) -> None:
+    if work.taken == len(work.submission):
+        work.answer(work.taken)
+
+
 def _rows_left(work: Work) -> int:
-    return len(work.submission) - work.taken if isinstance(work, EventWork | LabelWork) else 0
+    return len(work.submission) - work.taken if isinstance(work, RowWork) else 0
 
 
 def _answer(reply: Reply) -> None:

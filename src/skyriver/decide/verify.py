@@ -41,7 +41,7 @@ class VerifyReport:
     """`events` in the log, of which `undecided` have no decision (they are being decided, or their worker is away) and
     `decided_twice` have several; `decisions` in the log; `compared` of them, by features that the log describes or that
     are declared now; `unknown` were decided with features that nobody can compute any more; the windows of `cut` reach
-    back to what the log has given up; the others were late or had none."""
+    back to what the log has given up, or they look up rows that may be there; the others were late or had none."""
 
     events: int
     undecided: int
@@ -197,9 +197,10 @@ def verify_stream(
     if cut and not compared:
         raise Conflict(
             f"The log of {stream.name} begins with offset {begin[0]}: no decision in it has windows"
-            f" ({format_duration(declared.reach)} back) that lie in the log as a whole.",
+            f" ({_looks(declared)}) that lie in the log as a whole.",
             code="WINDOWS_CUT",
-            next_action="Keep the log for longer than the widest window (retention) to verify it.",
+            next_action="Keep the log for longer than the widest window (retention) to verify it; whole, where features"
+            " look up references.",
         )
     first = sorted((d for each in sets for d in each.first), key=lambda d: d.offset)
     return VerifyReport(
@@ -218,6 +219,10 @@ def verify_stream(
         begin[0],
         cut,
     )
+
+
+def _looks(plan: FeaturePlan) -> str:
+    return "with rows of references of any age" if plan.references else f"{format_duration(plan.reach)} back"
 
 
 def _plans_in(reader: LogReader, stream: StreamSpec, begin: int, end: int) -> dict[str, FeaturePlan]:

@@ -18,10 +18,11 @@ from skyriver.data.columns import Column, Columns
 from skyriver.data.keys import codes_of_column, codes_of_values, keys_of_column, keys_of_texts
 from skyriver.data.log import RecordKind
 from skyriver.decide.checkpoint import NEVER, SavedSet
-from skyriver.decide.records import LabelRecord, Value
+from skyriver.decide.records import LabelRecord, Value, decode_reference
 from skyriver.features.kernel import Kernel, load_kernel
 from skyriver.features.layout import MISSING
 from skyriver.features.plan import FeaturePlan, plan_features
+from skyriver.features.references import Given
 from skyriver.features.side import disk_side, memory_side
 from skyriver.features.state import EventBatch, FeatureState, KeyMemory
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
-_EVENT, _LABEL = int(RecordKind.EVENT), int(RecordKind.LABEL)
+_EVENT, _LABEL, _REFERENCE = int(RecordKind.EVENT), int(RecordKind.LABEL), int(RecordKind.REFERENCE)
 
 
 class Windows(Protocol):
@@ -91,6 +92,10 @@ class Windows(Protocol):
 
     def fold_labels(self, offsets: Sequence[int], labels: Sequence[LabelRecord]) -> None: ...
 
+    def fold_references(self, offsets: Sequence[int], rows: Sequence[tuple[int, list[Value]]]) -> None:
+        """Rows of references: (the reference's place in the stream's, its values)."""
+        ...
+
     def fold_block(self, first_offset: int, block: pl.DataFrame) -> Floats:
         """A block of history whose rows have the offsets from `first_offset` on (see `decide.history`)."""
         ...
@@ -122,7 +127,8 @@ class KernelWindows:
         places = {f.name: (place, f.type) for place, f in enumerate(stream.fields)}
         self._columns = [(name, places[name][0]) for name in plan.columns]
         self._times = [(name, places[name][0]) for name in plan.times]
-        self._keys = [(name, *places[name]) for name in plan.key_fields]
+        self._keys = [(name, *places[name]) for name in plan.key_columns]
+        self._references = {table.index: place for place, table in enumerate(plan.references)}
         self._codes = [(name, places[name][0]) for name in plan.codes]
         self._width = len(plan.names)
 
@@ -209,11 +215,32 @@ class KernelWindows:
             effective=zeros,
             offset=np.array(offsets, np.int64),
             columns={**dict.fromkeys(self._plan.columns, nothing), **dict.fromkeys(self._plan.times, zeros)},
-            keys=dict.fromkeys(self._plan.key_fields, zeros),
+            keys=dict.fromkeys(self._plan.key_columns, zeros),
             subject_row=self._rows_of(np.array([label.subject_offset for label in labels], np.int64)),
             label=np.array([label.label_index for label in labels], np.uint8),
             value=np.array([label.value for label in labels], np.float64),
             codes=dict.fromkeys(self._plan.codes, zeros),
+        )
+        self._state.fold(batch, np.empty((0, self._width), np.float32))
+
+    def fold_references(self, offsets: Sequence[int], rows: Sequence[tuple[int, list[Value]]]) -> None:
+        kept = [(offset, row) for offset, row in zip(offsets, rows, strict=True) if row[0] in self._references]
+        if not kept:
+            return
+        n = len(kept)
+        nothing, zeros = np.full(n, np.nan), np.zeros(n, np.int64)
+        given = [(self._references[index], values) for _, (index, values) in kept]
+        batch = EventBatch(
+            kind=np.full(n, _REFERENCE, np.uint8),
+            effective=zeros,
+            offset=np.array([offset for offset, _ in kept], np.int64),
+            columns={**dict.fromkeys(self._plan.columns, nothing), **dict.fromkeys(self._plan.times, zeros)},
+            keys=dict.fromkeys(self._plan.key_columns, zeros),
+            subject_row=np.arange(n, dtype=np.int64),
+            label=np.array([place for place, _ in given], np.uint8),
+            value=nothing,
+            codes=dict.fromkeys(self._plan.codes, zeros),
+            given=Given.of(self._plan.references, given),
         )
         self._state.fold(batch, np.empty((0, self._width), np.float32))
 
@@ -225,10 +252,12 @@ class KernelWindows:
         return rows
 
     def fold_block(self, first_offset: int, block: pl.DataFrame) -> Floats:
+        offsets = np.arange(first_offset, first_offset + len(block), dtype=np.int64)
+        row_in_block = np.cumsum(block["_kind"].to_numpy() == _EVENT) - 1
+        block, offsets, given, places = self._references_in(block, offsets)
         n = len(block)
         kind = block["_kind"].to_numpy()
         is_event = kind == _EVENT
-        offsets = np.arange(first_offset, first_offset + n, dtype=np.int64)
         columns: dict[str, NDArray[np.float64] | Ints] = {}
         for name, _ in self._columns:
             columns[name] = block[name].cast(float).fill_null(float("nan")).to_numpy()
@@ -242,8 +271,11 @@ class KernelWindows:
         rows = self._rows_of(np.where(subject < first_offset, subject, -1))
         inside = np.flatnonzero(subject >= first_offset)  # events of this very block, whose rows are still to be made
         if len(inside):
-            row_in_block = np.cumsum(is_event) - 1
             rows[inside] = self._state.side.row_count + row_in_block[subject[inside] - first_offset]
+        label = block["_label"].fill_null(0).to_numpy()
+        if len(places):
+            of_references, label = kind == _REFERENCE, label.copy()
+            rows[of_references], label[of_references] = np.arange(len(places)), places
         out = np.empty((int(np.count_nonzero(is_event)), self._width), np.float32)
         batch = EventBatch(
             kind=kind,
@@ -252,12 +284,30 @@ class KernelWindows:
             columns=columns,
             keys=keys,
             subject_row=rows,
-            label=block["_label"].fill_null(0).to_numpy(),
+            label=label,
             value=block["_value"].fill_null(float("nan")).to_numpy(),
             codes={name: codes_of_column(block[name]) for name, _ in self._codes},
+            given=given,
         )
         self._state.fold(batch, out)
         return out
+
+    def _references_in(
+        self, block: pl.DataFrame, offsets: Ints
+    ) -> tuple[pl.DataFrame, Ints, Given | None, NDArray[np.uint8]]:
+        """The block without rows of references that nothing is looked up in, the others, and which these are of."""
+        none = np.empty(0, np.uint8)
+        if "_reference" not in block.columns or not (block["_kind"] == _REFERENCE).any():
+            return block, offsets, None, none
+        found = [decode_reference(row) if row is not None else None for row in block["_reference"].to_list()]
+        kept = np.array([row is None or row[0] in self._references for row in found])
+        rows = [(self._references[row[0]], row[1]) for row in found if row is not None and row[0] in self._references]
+        if not kept.all():
+            import polars as pl  # its weight: see `decide.history`
+
+            block, offsets = block.filter(pl.Series(kept)), offsets[kept]
+        given = Given.of(self._plan.references, rows) if rows else None
+        return block, offsets, given, np.array([place for place, _ in rows], np.uint8)
 
     def save(self) -> SavedWindows:
         mark = self._state.mark()
@@ -387,6 +437,10 @@ class FeatureSets:
     def fold_labels(self, offsets: Sequence[int], labels: Sequence[LabelRecord]) -> None:
         for windows in self._all():
             windows.fold_labels(offsets, labels)
+
+    def fold_references(self, offsets: Sequence[int], rows: Sequence[tuple[int, list[Value]]]) -> None:
+        for windows in self._all():
+            windows.fold_references(offsets, rows)
 
     def fold_block(self, first_offset: int, block: pl.DataFrame) -> Floats:
         if self._beside is not None:

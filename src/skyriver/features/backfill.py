@@ -1,12 +1,12 @@
 """Features over history: the very kernel of the stream, folding tables instead of a log.
 
-Events and labels are merged by offset, so each event sees what was known at its place in the log. This module alone
-loads polars: the stream worker computes features without it.
+Events, labels and rows of references are merged by offset, so each event sees what was known at its place in the log.
+This module alone loads polars: the stream worker computes features without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,7 @@ from skyriver.data.log import RecordKind
 from skyriver.features.kernel import load_kernel
 from skyriver.features.layout import MISSING
 from skyriver.features.plan import FeaturePlan
+from skyriver.features.references import Given
 from skyriver.features.side import memory_side
 from skyriver.features.state import EventBatch, FeatureState, Ints
 
@@ -50,6 +51,7 @@ def backfill(
     events: Iterable[pl.DataFrame],
     labels: pl.DataFrame | None = None,
     *,
+    references: Mapping[str, pl.DataFrame] | None = None,
     exact: bool = False,
     progress: Progress | None = None,
     total: int = 0,
@@ -59,11 +61,14 @@ def backfill(
     `events`: frames in offset order with the source's fields and, of a stream, `_offset` i64, `_effective` i64,
     `_late` bool. `labels`, in any order: `_offset` i64, `label` text, `subject` (as the id), `value` f64, and
     `subject_offset` i64 where a stream recorded which event it meant; without it, it is the first one with that id.
+    `references`: of each reference that the plan looks something up in, `_offset` i64 and its fields, in any order.
     `total` is the number of events, for `progress`. Raises Internal when the offsets go back.
     """
     parts = [
         _nothing(plan),
-        *backfill_parts(plan, cache_dir, events, labels, exact=exact, progress=progress, total=total),
+        *backfill_parts(
+            plan, cache_dir, events, labels, references=references, exact=exact, progress=progress, total=total
+        ),
     ]
     return Backfill(
         np.concatenate([p.offsets for p in parts]),
@@ -80,6 +85,7 @@ def backfill_parts(
     events: Iterable[pl.DataFrame],
     labels: pl.DataFrame | None = None,
     *,
+    references: Mapping[str, pl.DataFrame] | None = None,
     exact: bool = False,
     progress: Progress | None = None,
     total: int = 0,
@@ -88,10 +94,10 @@ def backfill_parts(
     only one frame is held."""
     if plan.of_stream:
         state = FeatureState(plan, memory_side(plan), load_kernel(plan, cache_dir))
-        history = _History(plan, _Labels.of(plan, labels))
+        history = _History(plan, _Labels.of(plan, labels), _References.of(plan, references or {}))
         pieces = _released(state, history.fold(state, events, exact=exact))
     else:
-        history = _History(plan, _Labels.of(plan, None))
+        history = _History(plan, _Labels.of(plan, None), _References.of(plan, {}))
         pieces = _projected(plan, cache_dir, events, exact=exact)
     done = 0
     for part in pieces:
@@ -103,10 +109,17 @@ def backfill_parts(
 
 
 def fold_history(
-    state: FeatureState, events: Iterable[pl.DataFrame], labels: pl.DataFrame | None = None, *, exact: bool = False
+    state: FeatureState,
+    events: Iterable[pl.DataFrame],
+    labels: pl.DataFrame | None = None,
+    *,
+    references: Mapping[str, pl.DataFrame] | None = None,
+    exact: bool = False,
 ) -> Iterator[Backfill]:
     """Folds history into `state` and gives the features frame by frame; arguments as of `backfill`."""
-    return _History(state.plan, _Labels.of(state.plan, labels)).fold(state, events, exact=exact)
+    plan = state.plan
+    history = _History(plan, _Labels.of(plan, labels), _References.of(plan, references or {}))
+    return history.fold(state, events, exact=exact)
 
 
 def _released(state: FeatureState, parts: Iterator[Backfill]) -> Iterator[Backfill]:
@@ -149,7 +162,9 @@ class _Labels:
             )
         frame = frame.filter(pl.col("label").is_in(list(places))).sort("_offset")
         ids, subjects = np.unique(keys_of_column(frame["subject"]), return_inverse=True)
-        indexes: NDArray[np.uint8] = frame["label"].replace_strict(places, return_dtype=pl.UInt8).to_numpy()
+        indexes: NDArray[np.uint8] = np.empty(0, np.uint8)
+        if places:
+            indexes = frame["label"].replace_strict(places, return_dtype=pl.UInt8).to_numpy()
         return cls(
             _ints(frame["_offset"]),
             indexes,
@@ -187,17 +202,59 @@ class _Labels:
 
 
 @dataclass(slots=True)
+class _References:
+    """Rows of references in offset order. `places`: of their references in the plan."""
+
+    offsets: Ints
+    places: NDArray[np.uint8]
+    given: Given
+    taken: int = 0
+
+    @classmethod
+    def of(cls, plan: FeaturePlan, frames: Mapping[str, pl.DataFrame]) -> _References:
+        if missing := [table.name for table in plan.references if table.name not in frames]:
+            raise Internal(f"Features look up {missing[0]}, whose rows are not given.")
+        tables = [(place, table, frames[table.name]) for place, table in enumerate(plan.references)]
+        offsets = np.concatenate([np.empty(0, np.int64), *(_ints(frame["_offset"]) for _, _, frame in tables)])
+        places = [np.empty(0, np.uint8), *(np.full(len(frame), place, np.uint8) for place, _, frame in tables)]
+        order = np.argsort(offsets, kind="stable")
+        parts = [
+            Given(
+                keys_of_column(frame[table.id]),
+                _ints(frame[table.time]),
+                table.wide([_floats(frame[name]) for name in table.fields], plan.references),
+            )
+            for _, table, frame in tables
+        ]
+        none = Given.none(plan.references)
+        given = Given(
+            np.concatenate([none.keys, *(part.keys for part in parts)])[order],
+            np.concatenate([none.times, *(part.times for part in parts)])[order],
+            np.concatenate([none.values, *(part.values for part in parts)])[order],
+        )
+        return cls(offsets[order], np.concatenate(places)[order], given)
+
+    def take(self, until: int) -> slice:
+        """The rows with offsets up to `until` that were not taken yet."""
+        these = slice(self.taken, int(np.searchsorted(self.offsets, until, side="right")))
+        self.taken = these.stop
+        return these
+
+
+@dataclass(slots=True)
 class _History:
     plan: FeaturePlan
     labels: _Labels
+    references: _References
     last_offset: int = field(default=-1)
 
     def fold(self, state: FeatureState, events: Iterable[pl.DataFrame], *, exact: bool) -> Iterator[Backfill]:
         for frame in events:
             yield self._fold_one(state, frame, exact=exact)
         these, subjects = self.labels.take(_NO_OFFSET)  # after the last event: they change the state only
-        if len(subjects):
-            self._fold_batch(state, self._batch(state, None, these, subjects), 0, exact=False)
+        rows = self.references.take(_NO_OFFSET)
+        if len(subjects) or rows.stop > rows.start:
+            self._fold_batch(state, self._batch(state, None, these, subjects, rows), 0, exact=False)
 
     def _fold_one(self, state: FeatureState, frame: pl.DataFrame, *, exact: bool) -> Backfill:
         offsets, in_time = _ints(frame["_offset"]), ~frame["_late"].to_numpy()
@@ -210,8 +267,9 @@ class _History:
         if len(self.labels.ids) and self.labels.subject_offsets is None:
             self.labels.meet(keys_of_column(frame[self.plan.id]), offsets, rows)
         these, subjects = self.labels.take(self.last_offset)
+        given = self.references.take(self.last_offset)
         kept = frame if bool(in_time.all()) else frame.filter(pl.Series(in_time))
-        return self._fold_batch(state, self._batch(state, kept, these, subjects), len(kept), exact=exact)
+        return self._fold_batch(state, self._batch(state, kept, these, subjects, given), len(kept), exact=exact)
 
     def _fold_batch(self, state: FeatureState, batch: EventBatch, events: int, *, exact: bool) -> Backfill:
         width = len(self.plan.names)
@@ -221,22 +279,37 @@ class _History:
         of_event = batch.kind == RecordKind.EVENT
         return Backfill(batch.offset[of_event], batch.effective[of_event], features, before)
 
-    def _batch(self, state: FeatureState, frame: pl.DataFrame | None, these: slice, subjects: Ints) -> EventBatch:
-        """The frame's events and `these` labels, merged by offset."""
-        plan, labels = self.plan, self.labels
+    def _batch(
+        self, state: FeatureState, frame: pl.DataFrame | None, these: slice, subjects: Ints, rows: slice
+    ) -> EventBatch:
+        """The frame's events, `these` labels and these `rows` of references, merged by offset."""
+        plan, labels, references = self.plan, self.labels, self.references
         events = _Events.of(plan, frame)
-        label_offsets = labels.offsets[these]
-        n, of_events = len(events.offset) + len(subjects), np.arange(len(events.offset))
-        if len(subjects):
-            of_events += np.searchsorted(label_offsets, events.offset)
+        label_offsets, row_offsets = labels.offsets[these], references.offsets[rows]
+        of_events = np.arange(len(events.offset))
+        for others in (label_offsets, row_offsets):
+            if len(others):
+                of_events += np.searchsorted(others, events.offset)
         of_labels = np.arange(len(subjects)) + np.searchsorted(events.offset, label_offsets)
+        of_rows = np.arange(len(row_offsets)) + np.searchsorted(events.offset, row_offsets)
+        if len(subjects) and len(row_offsets):
+            of_labels += np.searchsorted(row_offsets, label_offsets)
+            of_rows += np.searchsorted(label_offsets, row_offsets)
+        n = len(events.offset) + len(subjects) + len(row_offsets)
         kind = np.full(n, RecordKind.LABEL.value, np.uint8)
-        kind[of_events] = RecordKind.EVENT.value
+        kind[of_events], kind[of_rows] = RecordKind.EVENT.value, RecordKind.REFERENCE.value
         offset = _spread(events.offset, of_events, n)
         if len(subjects):
             offset[of_labels] = label_offsets
+        if len(row_offsets):
+            offset[of_rows] = row_offsets
         if labels.subject_offsets is not None and len(subjects):
             subjects = state.subject_rows(kind, offset, subjects)
+        subject_row = _spread(subjects, of_labels, n)
+        label = _spread(labels.places[these], of_labels, n)
+        if len(row_offsets):
+            subject_row, label = subject_row.copy(), label.copy()
+            subject_row[of_rows], label[of_rows] = np.arange(rows.start, rows.stop), references.places[rows]
         numbers = {name: _spread(column, of_events, n) for name, column in events.numbers.items()}
         times = {name: _spread(column, of_events, n) for name, column in events.times.items()}
         return EventBatch(
@@ -245,10 +318,11 @@ class _History:
             offset=offset,
             columns={**numbers, **times},
             keys={name: _spread(column, of_events, n) for name, column in events.keys.items()},
-            subject_row=_spread(subjects, of_labels, n),
-            label=_spread(labels.places[these], of_labels, n),
+            subject_row=subject_row,
+            label=label,
             value=_spread(labels.values[these], of_labels, n),
             codes={name: _spread(column, of_events, n) for name, column in events.codes.items()},
+            given=references.given,
         )
 
 
@@ -267,14 +341,14 @@ class _Events:
         if frame is None:
             none = np.empty(0, np.int64)
             numbers = dict.fromkeys(plan.columns, np.empty(0, np.float64))
-            times, keys, codes = (dict.fromkeys(n, none) for n in (plan.times, plan.key_fields, plan.codes))
+            times, keys, codes = (dict.fromkeys(n, none) for n in (plan.times, plan.key_columns, plan.codes))
             return cls(none, none, numbers, times, keys, codes)
         return cls(
             _ints(frame["_offset"]),
             _ints(frame["_effective"]),
             {name: _floats(frame[name]) for name in plan.columns},
             {name: _ints(frame[name]) for name in plan.times},
-            {name: keys_of_column(frame[name]) for name in plan.key_fields},
+            {name: keys_of_column(frame[name]) for name in plan.key_columns},
             {name: codes_of_column(frame[name]) for name in plan.codes},
         )
 

@@ -7,8 +7,20 @@ from collections.abc import Mapping
 from typing import NoReturn, assert_never
 
 from skyriver.core.errors import InvalidInput
-from skyriver.core.expr import MOST_EVENTS, Aggregate, Binary, Calendar, Column, Constant, Node, Unary, render, walk
-from skyriver.core.spec import GRID_LIMIT, FeatureSetSpec, FieldSpec, LabelSpec, StreamSpec, TableSpec
+from skyriver.core.expr import (
+    MOST_EVENTS,
+    Aggregate,
+    Binary,
+    Calendar,
+    Column,
+    Constant,
+    Lookup,
+    Node,
+    Unary,
+    render,
+    walk,
+)
+from skyriver.core.spec import GRID_LIMIT, FeatureSetSpec, FieldSpec, LabelSpec, ReferenceSpec, StreamSpec, TableSpec
 
 GRID_BITS = 62
 """Grid values are whole numbers of at most 2^62: a field |x| < 2^22 has the grid 2^-40."""
@@ -18,7 +30,7 @@ MAX_NODES, MAX_AGGREGATES, MAX_KEYS, MAX_EDGES = 2_000, 400, 16, 64
 numba about a minute; far beyond them its recursion ends."""
 MAX_DEPTH = 64
 MAX_LABELS = 256
-"""A record names its label in one byte."""
+"""A record names its label, or its reference, in one byte."""
 MAX_SPAN_US = 100 * 366 * 86_400 * 1_000_000
 """A window with its delay is at most about a hundred years, so that T - edge stays far inside 64 bits."""
 PANES = 60
@@ -47,9 +59,15 @@ def check_set(features: FeatureSetSpec, source: StreamSpec | TableSpec) -> None:
     check_limit(features, len(nodes), MAX_NODES, "different parts")
     if len(labels) > MAX_LABELS:
         refuse(f"{source.name} has more than {MAX_LABELS} labels.", "TOO_LARGE")
+    references = {r.name: r for r in source.references} if isinstance(source, StreamSpec) else {}
+    if len(references) > MAX_LABELS:
+        refuse(f"{source.name} has more than {MAX_LABELS} references.", "TOO_LARGE")
     for feature in features.features:
         for node in walk(feature.expr):
-            _check_node(node, fields, labels, of_stream, f"Feature {feature.name}")
+            if isinstance(node, Lookup):
+                _check_lookup(node, fields, references, f"Feature {feature.name}: {render(node)}")
+            else:
+                _check_node(node, fields, labels, of_stream, f"Feature {feature.name}")
 
 
 def check_limit(features: FeatureSetSpec, count: int, limit: int, what: str) -> None:
@@ -74,6 +92,39 @@ def _depth(root: Node) -> int:
     return deepest
 
 
+def _check_lookup(
+    node: Lookup, fields: Mapping[str, FieldSpec], references: Mapping[str, ReferenceSpec], where: str
+) -> None:
+    reference = references.get(node.reference)
+    if reference is None:
+        known = ", ".join(references) or "none"
+        refuse(f"{where}: there is no reference {node.reference!r}.", "UNKNOWN_REFERENCE", f"There is {known}.")
+    column = next((f for f in reference.fields if f.name == node.column), None)
+    if column is None:
+        known = ", ".join(f.name for f in reference.fields)
+        refuse(f"{where}: {node.column!r} is not a field of {node.reference}.", "UNKNOWN_FIELD", f"There is {known}.")
+    if column.type == "text":
+        refuse(f"{where} uses the text {node.column} as a number.")
+    by, key = _key(node, fields, where), reference.field(reference.id)
+    if by.type != key.type:
+        refuse(
+            f"{where}: {node.by} is of type {by.type}, and the id {key.name} of {node.reference} of type {key.type}.",
+            next_action="Give both the same type, or look it up by another field.",
+        )
+
+
+def _key(node: Aggregate | Lookup, fields: Mapping[str, FieldSpec], where: str) -> FieldSpec:
+    """The field that it is by."""
+    by = fields.get(node.by)
+    if by is None:
+        refuse(f"{where}: by={node.by!r} is not a field.", "UNKNOWN_FIELD", f"There is {', '.join(fields)}.")
+    if by.type not in ("int", "text"):
+        refuse(f"{where}: by={node.by!r} must be an int or text field.")
+    if may_be_missing(by):
+        refuse(f"{where}: the key {node.by!r} may be missing.", "BAD_FEATURE", "Give the field a fill value.")
+    return by
+
+
 def _check_node(
     node: Node, fields: Mapping[str, FieldSpec], labels: Mapping[str, LabelSpec], of_stream: bool, where: str
 ) -> None:
@@ -93,7 +144,7 @@ def _check_node(
             if not of_stream:
                 refuse(f"{where}: {render(node)} needs a stream; a table has no order of time.")
             _check_aggregate(node, fields, labels, f"{where}: {render(node)}")
-        case Binary() | Unary():
+        case Binary() | Unary() | Lookup():
             pass
         case _:
             assert_never(node)
@@ -102,13 +153,7 @@ def _check_node(
 def _check_aggregate(
     node: Aggregate, fields: Mapping[str, FieldSpec], labels: Mapping[str, LabelSpec], where: str
 ) -> None:
-    by = fields.get(node.by)
-    if by is None:
-        refuse(f"{where}: by={node.by!r} is not a field.", "UNKNOWN_FIELD", f"There is {', '.join(fields)}.")
-    if by.type not in ("int", "text"):
-        refuse(f"{where}: by={node.by!r} must be an int or text field.")
-    if may_be_missing(by):
-        refuse(f"{where}: the key {node.by!r} may be missing.", "BAD_FEATURE", "Give the field a fill value.")
+    _key(node, fields, where)
     if node.delay_us + node.over_us > MAX_SPAN_US:
         refuse(f"{where}: the window is longer than a hundred years.", "BAD_DURATION")
     if node.column and node.label:

@@ -39,12 +39,14 @@ from skyriver.features.layout import (
     check_multipliers,
     cursor_place,
     nodes_place,
+    reference_place,
     sound_place,
     table_place,
     waiting_place,
 )
 from skyriver.features.plan import ROW_OFFSET, ROW_SLOTS, ROW_TIME, FeaturePlan
 from skyriver.features.prelude import PRELUDE
+from skyriver.features.references import REFERENCE_FUNCTIONS
 from skyriver.features.tables import SQUARES, STATE_KEY, STATE_REFERENCES, KeyTable, Shape, Sum, Trail, Window
 from skyriver.features.trails import trail_functions
 
@@ -53,7 +55,8 @@ def kernel_source(plan: FeaturePlan) -> str:
     """The same plan always gives the same text."""
     if plan.of_stream:
         trails = [trail_functions(nodes_place(plan)), *_constants(plan), _thread(plan)] if plan.trails else []
-        return "\n".join([PRELUDE, *trails, *_soundness(plan), *_passed(plan), _Fold(plan).text()])
+        references = [_of_references()] if plan.references else []
+        return "\n".join([PRELUDE, *trails, *references, *_soundness(plan), *_passed(plan), _Fold(plan).text()])
     return "\n".join([PRELUDE, _project(plan)])
 
 
@@ -137,6 +140,10 @@ def _thread(plan: FeaturePlan) -> str:
     return "\n".join([*lines, "    return 0", ""])
 
 
+def _of_references() -> str:
+    return REFERENCE_FUNCTIONS.replace("SEED", str(META_SEED))
+
+
 def _states(plan: FeaturePlan) -> str:
     return "".join(f", state{k}" for k in range(len(plan.keys)))
 
@@ -181,6 +188,8 @@ class _Fold:
         plan = self.plan
         tables = "".join(f", index{k}, state{k}" for k in range(len(plan.keys)))
         tables += ", nodes, chains, codes" if plan.trails else ""
+        tables += ", given_keys, given_times, given" if plan.references else ""
+        tables += "".join(f", found{r}, table{r}" for r in range(len(plan.references)))
         return "\n".join(
             [
                 *self._shape_functions(),
@@ -198,6 +207,7 @@ class _Fold:
                 *_indent(self._event(), 3),
                 f"        elif kind[i] == {RecordKind.LABEL.value}:",
                 *_indent(self._label(), 3),
+                *_indent(self._reference(), 2),
                 "        else:",
                 f"            status = {UNKNOWN_KIND}",
                 "            break",
@@ -469,6 +479,27 @@ class _Fold:
             lines.append(f"{'el' if place else ''}if label[i] == {label.index}:")
             lines += _indent(self._one_label(place, label.delay_us, holders), 1)
         return lines
+
+    def _reference(self) -> list[str]:
+        """A row of a reference: `label` says of which, `subject` is its place among those that are given."""
+        plan = self.plan
+        if not plan.references:
+            return []
+        lines = [f"elif kind[i] == {RecordKind.REFERENCE.value}:", "    r, full = subject[i], -1"]
+        for place in range(len(plan.references)):
+            where = f"found{place}, table{place}, meta, o + {reference_place(plan, place)}"
+            row = "given_keys[r], given_times[r], now, given, r, seed"
+            lines += [
+                f"    {'el' if place else ''}if label[i] == {place}:",
+                f"        if not learn({where}, {row}):",
+                f"            full = {len(plan.keys) + 1 + place}",
+            ]
+        return [
+            *lines,
+            "    if full >= 0:",
+            f"        meta[{META_FAULT}], status = full, {GROW}",
+            "        break",
+        ]
 
     def _one_label(self, place: int, delay_us: int, holders: list[tuple[int, Window, Sum]]) -> list[str]:
         if not holders:  # only counted: its values are not read

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from skyriver.core.expr import Aggregate, Binary, Calendar, Column, Constant, Node, Unary
+from skyriver.core.expr import Aggregate, Binary, Calendar, Column, Constant, Lookup, Node, Unary
 from skyriver.features.layout import LABEL_SHIFT
 from skyriver.features.plan import FeaturePlan
 from skyriver.features.tables import KeyTable, Trail, span_of, trail_of
@@ -21,6 +21,8 @@ class Expressions:
     plan: FeaturePlan
     lines: list[str] = field(default_factory=list)
     known: dict[Node, str] = field(default_factory=dict)
+    rows: set[str] = field(default_factory=set)
+    """Variables that hold which row of a reference is current."""
 
     def value(self, node: Node) -> str:
         """The variable that holds `node`."""
@@ -57,8 +59,20 @@ class Expressions:
                 return self._binary(node)
             case Aggregate():
                 return self._aggregate(node)
+            case Lookup():
+                return self._lookup(node)
             case _:
                 assert_never(node)
+
+    def _lookup(self, node: Lookup) -> str:
+        plan = self.plan
+        r = next(place for place, table in enumerate(plan.references) if table.name == node.reference)
+        k = plan.key_columns.index(node.by)
+        row = f"row_{r}_{k}"
+        if row not in self.rows:
+            self.rows.add(row)
+            self.lines.append(f"{row} = as_of(found{r}, table{r}, keys[{k}, i], t, seed)")
+        return f"looked_up(table{r}, {row}, o + {plan.references[r].word(node.column)})"
 
     def _binary(self, node: Binary) -> str:
         a, b = self.value(node.left), self.value(node.right)

@@ -41,14 +41,15 @@ Function = Callable[..., int]
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Machine code of one plan: `fold` and `grow` for a stream, `thread` if it has trails, `project` for a table (see
-    `codegen`)."""
+    """Machine code of one plan: `fold` and `grow` for a stream, `thread` if it has trails, `find_rows` if it
+    looks up references; `project` for a table (see `codegen`)."""
 
     digest: str
     fold: Function | None
     grow: Function | None
     thread: Function | None
     project: Function | None
+    find_rows: Function | None
     compiled: bool
     """Whether this call had to compile; else it came from the cache."""
 
@@ -107,7 +108,10 @@ def _load(plan: FeaturePlan, file: Path, source: bytes) -> Kernel:
     compiled = any(function.stats.cache_misses for function in made.values())
     if compiled:
         _write(file.with_suffix(".sums"), json.dumps(_sums(file)).encode())
-    return Kernel(plan.digest, made.get("fold"), made.get("grow"), made.get("thread"), made.get("project"), compiled)
+    get = made.get
+    return Kernel(
+        plan.digest, get("fold"), get("grow"), get("thread"), get("project"), get("find_rows"), compiled=compiled
+    )
 
 
 def _compile(function: Callable[..., Any], signature: tuple[Any, ...]) -> Any:
@@ -135,10 +139,14 @@ def _signatures(plan: FeaturePlan) -> dict[str, tuple[Any, ...]]:
     tables = [index, words] * len(plan.keys)
     nodes = (words, types.int32[:, ::1]) if plan.trails else ()
     codes = (read(types.int64, 2),) if plan.trails else ()
+    given = (read(types.int64), read(types.int64), read(types.float64, 2)) if plan.references else ()
+    references = [index, words] * len(plan.references)
     signatures: dict[str, tuple[Any, ...]] = {
-        "fold": (*record, *labels, *side, meta, slots, *outputs, *tables, *nodes, *codes),
+        "fold": (*record, *labels, *side, meta, slots, *outputs, *tables, *nodes, *codes, *given, *references),
         "grow": (index, words, meta, types.int64),
     }
+    if plan.references:
+        signatures["find_rows"] = (index, words, meta, types.int64)
     if plan.trails:
         signatures["thread"] = (*nodes, meta, *([words] * len(plan.keys)))
     return signatures

@@ -77,5 +77,10 @@ def sound_place(plan: FeaturePlan, edge: int) -> int:
     return nodes_place(plan) + 3 + edge
 
 
+def reference_place(plan: FeaturePlan, reference: int) -> int:
+    """Of each reference: rows in use or free, first free one (-1: none)."""
+    return sound_place(plan, len(plan.edges)) + 2 * reference
+
+
 def meta_length(plan: FeaturePlan) -> int:
-    return sound_place(plan, len(plan.edges))
+    return reference_place(plan, len(plan.references))

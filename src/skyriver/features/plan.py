@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from skyriver.core.names import digest
-from skyriver.core.spec import AppSpec, FeatureSetSpec, FieldSpec, StreamSpec, TableSpec
+from skyriver.core.spec import AppSpec, FeatureSetSpec, FieldSpec, ReferenceSpec, StreamSpec, TableSpec
 from skyriver.features.checks import (
     MAX_AGGREGATES,
     MAX_EDGES,
@@ -34,12 +34,16 @@ from skyriver.features.checks import (
     may_be_missing,
     refuse,
 )
+from skyriver.features.references import ReferenceTable, reference_tables
 from skyriver.features.tables import KeyTable, LabelColumn, Places, Trail, ValueColumn, key_table
 
 KERNEL_VERSION = 1
 """Part of the digest: raise it with any change of what the kernel computes of the same features. Models are bound to
 the digest, so a change of how rows and state are laid out raises the formats of `side` and `state` instead: then
 the features are built anew from the log, and the models go on."""
+
+EVER = 2**61
+"""Longer than any log: some 73,000 years, microseconds."""
 
 # Places in a side row, before the slots.
 ROW_TIME, ROW_OFFSET, ROW_SLOTS = 0, 1, 2
@@ -66,6 +70,9 @@ class FeaturePlan:
     labels: tuple[LabelColumn, ...]
     edges: tuple[int, ...]
     """Ascending, above 0: one cursor each."""
+    references: tuple[ReferenceTable, ...] = ()
+    looked_up_by: tuple[str, ...] = ()
+    """Fields of the event that a reference is looked up by, and that no key table has."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,14 +83,20 @@ class FeaturePlan:
         return tuple(k.field for k in self.keys)
 
     @property
+    def key_columns(self) -> tuple[str, ...]:
+        """What the kernel is given as keys: those of the key tables are the first."""
+        return (*self.key_fields, *self.looked_up_by)
+
+    @property
     def limits(self) -> dict[str, float]:
         """Of the summed fields: the border refuses what is larger in absolute value (DESIGN 6.2)."""
         return {v.field: v.limit for v in self.values}
 
     @property
     def reach(self) -> int:
-        """How far back from an event its features look, microseconds."""
-        return max(self.edges, default=0)
+        """How far back from an event its features look, microseconds. A row of a reference is current for as long as
+        no other one comes: EVER."""
+        return EVER if self.references else max(self.edges, default=0)
 
     @property
     def row_values(self) -> int:
@@ -145,8 +158,12 @@ def plan_features(features: FeatureSetSpec, source: StreamSpec | TableSpec) -> F
         (len(ends), MAX_EDGES, "ends of windows (over, delay, delay + over)"),
     ):
         check_limit(features, count, limit, f"different {what}")
+    key_fields = tuple(k.field for k in keys)
+    looked_up_by = tuple(dict.fromkeys(n.by for n in features.lookups() if n.by not in key_fields))
+    check_limit(features, len(keys) + len(looked_up_by), MAX_KEYS, "different key columns")
+    references = source.references if isinstance(source, StreamSpec) else ()
     return FeaturePlan(
-        digest=_digest(features, of_stream, fields, values, label_columns),
+        digest=_digest(features, of_stream, fields, values, label_columns, references),
         spec=features,
         of_stream=of_stream,
         id=source.id,
@@ -157,6 +174,8 @@ def plan_features(features: FeatureSetSpec, source: StreamSpec | TableSpec) -> F
         values=values,
         labels=label_columns,
         edges=ends,
+        references=reference_tables(features, references),
+        looked_up_by=looked_up_by,
     )
 
 
@@ -175,6 +194,7 @@ def _digest(
     fields: Mapping[str, FieldSpec],
     values: tuple[ValueColumn, ...],
     labels: tuple[LabelColumn, ...],
+    references: tuple[ReferenceSpec, ...],
 ) -> str:
     """The same digest means the same numbers from the same events: names, expressions, grids, labels, kernel."""
     used = dict.fromkeys((*features.columns(), *(name for a in features.aggregates() for name in (a.column, a.by))))
@@ -186,4 +206,13 @@ def _digest(
         "fields": {name: [fields[name].type, grids.get(name)] for name in used if name},
         "labels": [[label.name, label.index, label.delay_us] for label in labels],
     }
+    if lookups := features.lookups():
+        used_by = {n.by: fields[n.by].type for n in lookups}
+        named = dict.fromkeys(n.reference for n in lookups)
+        content["references"] = [
+            [r.name, index, r.id, r.time, [[f.name, f.type] for f in r.fields]]
+            for index, r in enumerate(references)
+            if r.name in named
+        ]
+        content["looked_up_by"] = used_by
     return digest(content)

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +27,13 @@ from skyriver.features import layout
 from skyriver.features.arrays import FIRST_SLOTS, Nodes, Table, pack_rows, unpack_rows
 from skyriver.features.kernel import Kernel, load_kernel
 from skyriver.features.plan import FeaturePlan
+from skyriver.features.references import ROW_ROLE, Given
 from skyriver.features.side import Mark, Side, disk_side
 from skyriver.features.tables import STATE_REFERENCES
 
 Ints = NDArray[np.int64]
-_EVENT, _LABEL = int(RecordKind.EVENT), int(RecordKind.LABEL)  # NumPy takes 8 us to see that a member is a number
+_EVENT, _LABEL, _REFERENCE = int(RecordKind.EVENT), int(RecordKind.LABEL), int(RecordKind.REFERENCE)
+"""NumPy takes 8 us to see that a member is a number."""
 _NO_INTS: Ints = np.empty(0, np.int64)
 _NO_BYTES: NDArray[np.uint8] = np.empty(0, np.uint8)
 _NO_FLOATS: NDArray[np.float64] = np.empty(0, np.float64)
@@ -40,12 +43,13 @@ _NO_FLOATS: NDArray[np.float64] = np.empty(0, np.float64)
 class EventBatch:
     """`n` records in log order. Late events are left out: they never enter windows (DESIGN 6.1).
 
-    kind uint8 [n]: RecordKind.EVENT or LABEL; effective int64 [n]: effective time, never going back (of labels
-    not read); offset int64 [n]; columns: of the plan's number fields float64 [n], missing NaN, of its time fields
-    int64 [n], missing INT64_MIN (of labels not read); keys int64 [n] each; codes int64 [n] each of the plan's codes,
-    missing INT64_MIN.
+    kind uint8 [n]: RecordKind.EVENT, LABEL or REFERENCE; effective int64 [n]: effective time, never going back (only
+    of events read); offset int64 [n]; columns: of the plan's number fields float64 [n], missing NaN, of its time fields
+    int64 [n], missing INT64_MIN (only of events read); keys int64 [n] each of the plan's key columns; codes int64 [n]
+    each of the plan's codes, missing INT64_MIN.
     For labels (may be empty when there are none): subject_row int64 [n]: the event's side row, -1 unknown or late;
     label uint8 [n]: place in the stream's labels; value float64 [n], NaN takes the label back.
+    For rows of references: subject_row, their place in `given`; label, that of the reference in the plan.
     """
 
     kind: NDArray[np.uint8]
@@ -57,6 +61,7 @@ class EventBatch:
     label: NDArray[np.uint8] = field(default_factory=lambda: _NO_BYTES)
     value: NDArray[np.float64] = field(default_factory=lambda: _NO_FLOATS)
     codes: Mapping[str, Ints] = field(default_factory=dict)
+    given: Given | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,9 @@ class FeatureState:
         self._tables = [Table.empty(k.stride, FIRST_SLOTS) for k in plan.keys]
         self._nodes = Nodes.empty(FIRST_SLOTS)
         self._trails = bool(plan.trails)
+        self._find_rows = kernel.find_rows
+        self._references = [Table.empty(r.stride, FIRST_SLOTS) for r in plan.references]
+        self._nothing_given = Given.none(plan.references)
         self._slots = np.zeros((len(plan.keys), layout.LOOK_AHEAD), np.uint64)
         self._no_exact = np.empty((0, len(plan.names)), np.float64)
         self._reset()
@@ -92,6 +100,9 @@ class FeatureState:
         self._meta[layout.META_NOW] = layout.NEVER
         for key in range(len(self.plan.keys)):
             at = layout.table_place(self.plan, key)
+            self._meta[at], self._meta[at + 1] = 0, -1
+        for reference in range(len(self.plan.references)):
+            at = layout.reference_place(self.plan, reference)
             self._meta[at], self._meta[at + 1] = 0, -1
         self._meta[layout.nodes_place(self.plan)] = 1
 
@@ -129,8 +140,8 @@ class FeatureState:
 
     @property
     def memory_bytes(self) -> int:
-        """Of the key tables and the nodes of their trails."""
-        tables = sum(t.state.nbytes + t.index.nbytes for t in self._tables)
+        """Of the key tables and the nodes of their trails, and of the rows of references."""
+        tables = sum(t.state.nbytes + t.index.nbytes for t in (*self._tables, *self._references))
         return tables + self._nodes.nodes.nbytes + self._nodes.chains.nbytes
 
     def mark(self) -> Mark:
@@ -161,6 +172,7 @@ class FeatureState:
                 meta, self._slots, out, self._no_exact if exact is None else exact,
                 *(a for t in self._tables for a in (t.index, t.state)),
                 *((self._nodes.nodes, self._nodes.chains, codes) if self._trails else ()),
+                *self._of_references(batch),
             )  # fmt: skip
             side.row_count, side.journal_count = int(meta[layout.META_ROWS]), int(meta[layout.META_JOURNAL])
             if status == layout.DONE:
@@ -168,6 +180,12 @@ class FeatureState:
             if status != layout.GROW:
                 raise self._failure(status)
             self._make_room(int(meta[layout.META_FAULT]))  # at least one slot more, so the next round gets further
+
+    def _of_references(self, batch: EventBatch) -> tuple[NDArray[Any], ...]:
+        if not self._references:
+            return ()
+        given = batch.given if batch.given is not None else self._nothing_given
+        return given.keys, given.times, given.values, *(a for t in self._references for a in (t.index, t.state))
 
     def subject_rows(self, kind: NDArray[np.uint8], offset: Ints, subject_offset: Ints) -> Ints:
         """`subject_row` of a batch to be folded next, from its `kind` and `offset` and the log offsets of the events
@@ -192,6 +210,9 @@ class FeatureState:
         if plan.trails:
             nodes = self._nodes.nodes[: meta[layout.nodes_place(plan)]]
             parts.append(pack_rows(nodes, nodes[:, layout.NODE_BEFORE] >= 0))
+        for place, table in enumerate(self._references):
+            rows = table.state[: meta[layout.reference_place(plan, place)]]
+            parts.append(pack_rows(rows, rows[:, ROW_ROLE] > 0))
         body = b"".join(parts)
         return body + hashlib.sha256(body).digest()
 
@@ -218,6 +239,10 @@ class FeatureState:
         nodes, nodes_used = np.zeros((0, layout.NODE_WIDTH), np.int64), 1
         if plan.trails:
             nodes, nodes_used, at = unpack_rows(body, at, layout.NODE_WIDTH, free=(layout.NODE_BEFORE, -1))
+        references = []
+        for reference in plan.references:
+            rows, used, at = unpack_rows(body, at, reference.stride)
+            references.append((Table.of(rows), used))
         self.side.cut(Mark(*mark))
         self._meta[layout.META_NOW], self._meta[layout.META_OFF_GRID] = now, off_grid
         self._meta[layout.META_CURSORS : layout.waiting_place(plan, 0)] = cursors
@@ -226,6 +251,10 @@ class FeatureState:
             place = layout.table_place(plan, key)
             self._meta[place] = used
             self._grow(table.index, table.state, self._meta, place)
+        self._references = [table for table, _ in references]
+        for place, (_, used) in enumerate(references):
+            self._meta[layout.reference_place(plan, place)] = used
+            self._find(place)
         self._meta[layout.nodes_place(plan)] = max(1, nodes_used)
         self._thread_nodes(Nodes.of(nodes))
 
@@ -233,6 +262,12 @@ class FeatureState:
         self._nodes = nodes
         if self._thread is not None:
             self._thread(nodes.nodes, nodes.chains, self._meta, *(t.state for t in self._tables))
+
+    def _find(self, reference: int) -> None:
+        """The index of a reference, which is empty, anew."""
+        assert self._find_rows is not None
+        table = self._references[reference]
+        self._find_rows(table.index, table.state, self._meta, layout.reference_place(self.plan, reference))
 
     def _used(self, key: int) -> int:
         return int(self._meta[layout.table_place(self.plan, key)])
@@ -247,9 +282,21 @@ class FeatureState:
                 raise Internal(f"The output {outputs.shape} has no room for {n} records of {wide} features.")
         right = len(batch.effective) == n and len(batch.offset) == n
         if len(batch.subject_row) != n or len(batch.label) != n or len(batch.value) != n:
-            right = right and _LABEL not in batch.kind.tobytes()
+            kinds = batch.kind.tobytes()
+            right = right and _LABEL not in kinds and _REFERENCE not in kinds
+        elif self._references and _REFERENCE in batch.kind.tobytes():
+            right = right and self._fits(batch)
         if not right:
             raise Internal("The arrays of a batch differ in length.")
+
+    def _fits(self, batch: EventBatch) -> bool:
+        """Whether what is given is there, in the width of the tables."""
+        given, of_references = batch.given, batch.kind == _REFERENCE
+        if given is None or given.values.shape[1] != self._nothing_given.values.shape[1]:
+            return False
+        places = batch.subject_row[of_references]
+        known = int(places.min()) >= 0 and int(places.max()) < min(len(given.keys), len(given.times), len(given.values))
+        return known and int(batch.label[of_references].max()) < len(self._references)
 
     def _stack(self, batch: EventBatch, n: int) -> tuple[NDArray[np.float64], Ints, Ints, Ints]:
         """Columns, keys and codes side by side, in the plan's order and types."""
@@ -260,9 +307,9 @@ class FeatureState:
         times = np.empty((len(plan.times), n), np.int64)
         for place, name in enumerate(plan.times):
             times[place] = batch.columns[name]
-        keys = np.empty((len(plan.keys), n), np.int64)
-        for place, table in enumerate(plan.keys):
-            keys[place] = batch.keys[table.field]
+        keys = np.empty((len(plan.key_columns), n), np.int64)
+        for place, name in enumerate(plan.key_columns):
+            keys[place] = batch.keys[name]
         codes = np.empty((len(plan.codes), n), np.int64)
         for place, name in enumerate(plan.codes):
             codes[place] = batch.codes[name]
@@ -270,7 +317,15 @@ class FeatureState:
 
     def _make_room(self, key: int) -> None:
         """Keys without events in any window make room; where they are less than a quarter, the table doubles. Behind
-        the keys: nodes, which all have a use when there are none left."""
+        the keys: nodes, which all have a use when there are none left, then references, as do their rows."""
+        if key > len(self._tables):
+            place = key - len(self._tables) - 1
+            full = self._references[place].state
+            more = Table.empty(full.shape[1], 2 * len(full))
+            more.state[: len(full)] = full
+            self._references[place] = more
+            self._find(place)
+            return
         if key == len(self._tables):
             self._thread_nodes(self._nodes.doubled(len(self.plan.trails)))
             return
@@ -292,7 +347,7 @@ class FeatureState:
         at = int(meta[layout.META_AT])
         if status == layout.OUT_OF_ORDER:
             return Internal(f"Record {at} of the batch goes back in effective time, behind {self.now}.")
-        return Internal(f"Record {at} of the batch is neither an event nor a label.")
+        return Internal(f"Record {at} of the batch is neither an event nor a label nor a row of a reference.")
 
 
 def open_state(plan: FeaturePlan, directory: Path, cache_dir: Path, saved: bytes | None = None) -> FeatureState:

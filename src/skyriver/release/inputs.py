@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skyriver.core.expr import Aggregate, Binary, Calendar, Column, Constant, Node, Unary
+from skyriver.core.expr import Aggregate, Binary, Calendar, Column, Constant, Lookup, Node, Unary
 from skyriver.core.spec import FeatureSetSpec, FieldSpec, StreamSpec, TableSpec
 
 
@@ -31,7 +31,7 @@ def _may_miss(node: Node, declared: dict[str, FieldSpec]) -> bool:
     match node:
         case Column(name=name) | Calendar(of=Column(name=name)):
             return declared[name].nullable and declared[name].fill is None
-        case Aggregate(kind="minimum" | "maximum" | "last" | "since"):
+        case Aggregate(kind="minimum" | "maximum" | "last" | "since") | Lookup():
             return True
         case Constant() | Unary(kind="is_missing") | Aggregate():
             return False

@@ -49,6 +49,8 @@ class SourceRef(Spec):
     labels_version: int | None = None
     """None for a table, whose label is one of its columns."""
     rows: int
+    reference_versions: Mapping[str, int] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """Of the tables of the stream's references, by the references' names."""
 
 
 class Part(NamedTuple):

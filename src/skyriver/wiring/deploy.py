@@ -177,22 +177,32 @@ def _refuse_foreign(current: Resource, app: AppSpec) -> None:
 
 
 def _refuse_other_events(current: Resource, wanted: Resource) -> None:
-    """A stream's log holds events of one shape: rules of the border may change, fields, roles and labels may not."""
+    """A stream's log holds events of one shape: rules of the border may change, fields, roles, labels and references
+    may not."""
 
     def shape(resource: Resource) -> tuple[object, ...]:
         stream = resource.spec["stream"]
         fields = [(f["name"], f["type"]) for f in stream["fields"]]
         return fields, stream["id"], stream["time"], stream.get("log")
 
-    before = [label["name"] for label in current.spec["stream"]["labels"]]
-    after = [label["name"] for label in wanted.spec["stream"]["labels"]]
-    if shape(current) != shape(wanted) or after[: len(before)] != before:
+    def added_to(resource: Resource) -> tuple[list[object], list[object]]:
+        stream = resource.spec["stream"]
+        references = [
+            (r["name"], r["id"], r["time"], [(f["name"], f["type"]) for f in r["fields"]])
+            for r in stream.get("references", ())
+        ]
+        return [label["name"] for label in stream["labels"]], [*references]
+
+    kept = all(
+        after[: len(before)] == before for before, after in zip(added_to(current), added_to(wanted), strict=True)
+    )
+    if shape(current) != shape(wanted) or not kept:
         raise Conflict(
-            f"The stream {current.name} holds events with other fields, another id or time, other labels, or in another"
-            " log.",
+            f"The stream {current.name} holds events with other fields, another id or time, other labels or references,"
+            " or in another log.",
             code="STREAM_CHANGED",
             next_action="Declare the changed events as a stream of another name, and load its history there;"
-            " new labels may be added behind the others.",
+            " new labels and references may be added behind the others.",
         )
 
 

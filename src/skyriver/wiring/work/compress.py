@@ -21,7 +21,7 @@ def work(job: Job) -> dict[str, Any]:
     manifest = parse_manifest(trained["manifest"])
     assert manifest.source is not None
     source = job.app.source(manifest.source.name)
-    history = history_at(job, source, manifest.source.table_version, manifest.source.labels_version)
+    history = history_at(job, source, manifest.source)
 
     def refused(metrics: Mapping[str, float]) -> str:
         return evaluate_gate(model.gate, metrics, manifest.champion_metrics).failures

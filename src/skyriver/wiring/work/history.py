@@ -6,8 +6,8 @@ Whoever names the same versions gets the same bits, so later steps compute rows 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import IO
 
 import numpy as np
@@ -17,21 +17,26 @@ from numpy.typing import NDArray
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.core.errors import InvalidInput, NotFound, disk_error
 from skyriver.core.spec import FeatureSetSpec, ModelSpec, StreamSpec, TableSpec, TrainSpec
+from skyriver.data.border_frame import schema_of
 from skyriver.data.keys import keys_of_column
+from skyriver.data.operations import reference_table
 from skyriver.data.tables import TableVersion
 from skyriver.features.backfill import backfill_parts
 from skyriver.features.plan import FeaturePlan, plan_features
+from skyriver.release.manifest import SourceRef
 from skyriver.train.split import Rows
 from skyriver.wiring.work.job import Job
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A source at a version; `labels` is the version of a stream's labels, None where there are none."""
+    """A source at a version; `labels` is the version of a stream's labels, None where there are none; `references` are
+    those of its references' tables."""
 
     source: StreamSpec | TableSpec
     table: TableVersion
     labels: TableVersion | None
+    references: Mapping[str, TableVersion] = field(default_factory=dict)
 
 
 def newest_history(job: Job, source: StreamSpec | TableSpec) -> History:
@@ -55,17 +60,35 @@ def newest_history(job: Job, source: StreamSpec | TableSpec) -> History:
                 code="NO_LABELS",
                 next_action=f"Load a file that has a column named like the label ({_names(source)}), or send labels.",
             ) from error
-    return History(source, table, labels)
+    return History(source, table, labels, _newest_references(job, tables, source))
+
+
+def _newest_references(job: Job, tables: DeltaTables, source: StreamSpec | TableSpec) -> dict[str, TableVersion]:
+    """After the events' own: what stands before these is in them, and more does no harm."""
+    found = {}
+    for reference in source.references if isinstance(source, StreamSpec) else ():
+        try:
+            found[reference.name] = tables.latest(job.table(reference_table(source.name, reference.name)))
+        except NotFound:  # nothing was materialised since it was declared, so no row of it stands before an event
+            continue
+    return found
 
 
 def _names(stream: StreamSpec) -> str:
     return ", ".join(label.name for label in stream.labels)
 
 
-def history_at(job: Job, source: StreamSpec | TableSpec, version: int, labels_version: int | None) -> History:
+def history_at(job: Job, source: StreamSpec | TableSpec, ref: SourceRef) -> History:
+    """The history that a version was trained on."""
     tables = DeltaTables(job.home.tables)
-    labels = None if labels_version is None else tables.describe(job.table(f"{source.name}.labels"), labels_version)
-    return History(source, tables.describe(job.table(source.name), version), labels)
+    labels = None
+    if ref.labels_version is not None:
+        labels = tables.describe(job.table(f"{source.name}.labels"), ref.labels_version)
+    references = {
+        name: tables.describe(job.table(reference_table(source.name, name)), version)
+        for name, version in ref.reference_versions.items()
+    }
+    return History(source, tables.describe(job.table(source.name), ref.table_version), labels, references)
 
 
 def delay_of(spec: TrainSpec, source: StreamSpec | TableSpec) -> int | None:
@@ -90,7 +113,13 @@ def rows_of(job: Job, model: ModelSpec, history: History, features: FeatureSetSp
     gathered = _Gathered(source, model.train, tuple(m.by for m in model.metrics), labels is not None)
     pieces = tables.scan(job.table(source.name), history.table.version, gathered.columns(plan))
     parts = backfill_parts(
-        plan, job.home.kernels, gathered.passing(pieces), labels, progress=job.progress, total=history.table.rows
+        plan,
+        job.home.kernels,
+        gathered.passing(pieces),
+        labels,
+        references=_references(job, tables, history, plan),
+        progress=job.progress,
+        total=history.table.rows,
     )
     times: list[NDArray[np.int64]] = []
     try:
@@ -127,7 +156,7 @@ class _Gathered:
         """Those of the table that are read."""
         own = ("_offset", "_effective", "_late") if isinstance(self._source, StreamSpec) else ()
         label = (self._spec.label,) if self._labelled else ()
-        read = (*plan.columns, *plan.times, *plan.key_fields, *plan.codes)
+        read = (*plan.columns, *plan.times, *plan.key_columns, *plan.codes)
         return list(dict.fromkeys((self._source.id, *read, *self._by, *label, *own)))
 
     def passing(self, frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -166,6 +195,23 @@ class _Gathered:
             found = subjects[order][at] == ids
             truth[found] = values[order][at[found]]
         return truth
+
+
+def _references(job: Job, tables: DeltaTables, history: History, plan: FeaturePlan) -> dict[str, pl.DataFrame]:
+    """The rows of those that are looked up, in the columns that are needed."""
+    frames = {}
+    for place, table in enumerate(plan.references):
+        source = history.source
+        assert isinstance(source, StreamSpec)
+        spec, version = source.references[table.index], history.references.get(table.name)
+        columns = list(dict.fromkeys(("_offset", table.id, table.time, *plan.references[place].fields)))
+        schema = {**schema_of(spec.fields), "_offset": pl.Int64()}
+        parts = [pl.DataFrame(schema={name: schema[name] for name in columns})]
+        if version is not None:
+            name = job.table(reference_table(source.name, table.name))
+            parts += tables.scan(name, version.version, columns)
+        frames[table.name] = pl.concat(parts)
+    return frames
 
 
 def _labels(job: Job, tables: DeltaTables, history: History) -> pl.DataFrame | None:

@@ -34,7 +34,9 @@ WORKER_SECONDS = 60.0
 def work(job: Job) -> dict[str, Any]:
     """Outputs: `counts`, `bad_by_reason`, `examples` of bad rows, `ignored_columns`, and the new `tables`."""
     files = [
-        LoadFile(job.objects.open_path(f["digest"]), f["name"], f["format"], f.get("label") or "")
+        LoadFile(
+            job.objects.open_path(f["digest"]), f["name"], f["format"], f.get("label") or "", f.get("reference") or ""
+        )
         for f in job.inputs["files"]
     ]
     source = job.app.source(job.target)
@@ -70,6 +72,7 @@ def _load_stream(job: Job, stream: StreamSpec, files: list[LoadFile]) -> dict[st
         made[rejected_table(stream.name)] = rejected
     report = prepared.report.to_json()
     report |= {"labels": report["labels"] - handed.labels, "repeated": handed.repeated}
+    report["references"] -= handed.references
     return _outputs(report, report["duplicates"] + handed.duplicates, made)
 
 
@@ -86,6 +89,7 @@ def _outputs(report: dict[str, Any], duplicates: int, made: dict[str, TableVersi
         "rows_bad": sum(report["bad"].values()),
         "duplicates": duplicates,
         "labels": report["labels"],
+        **({"references": report["references"]} if report.get("references") else {}),
     }
     return {
         "counts": counts,
@@ -107,16 +111,21 @@ def load_id(
     rows were `ahead` of the clock, for these are the last in time and fewer later.
     """
     told = [{k: f.get(k) or "" for k in ("digest", "format", "label")} for f in files]
+    for file, given in zip(told, files, strict=True):
+        if given.get("reference"):
+            file["reference"] = given["reference"]
     return digest({"stream": stream.to_json(), "files": told, "summed": sorted(summed), "ahead": ahead})
 
 
 @dataclass(frozen=True, slots=True)
 class _Handed:
-    """What the worker made of a load. `duplicates`: events that the stream had already, `labels`: labels of blocks
-    that it had; `position` tells this load from every other, and is the same each time it is brought."""
+    """What the worker made of a load. `duplicates`: events that the stream had already; `labels`, `references`: labels
+    and rows of references in blocks that it had; `position` tells this load from every other, and is the same each time
+    it is brought."""
 
     duplicates: int
     labels: int
+    references: int
     position: int
     repeated: bool
 
@@ -129,7 +138,7 @@ def _hand_over(job: Job, stream: StreamSpec, prepared: PreparedLoad) -> _Handed:
     load = load_id(stream, job.inputs["files"], summed_fields(job.app, stream), ahead)
     position = -1 - int(load[:15], 16)  # of a load without a good row: it has no place in the log
     begin = _end_of_log(job, stream)
-    duplicates = labels = known = 0
+    duplicates = labels = references = known = 0
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://worker", timeout=120) as http:
         for sequence, block in enumerate(prepared.blocks):
             last = sequence == len(prepared.blocks) - 1
@@ -138,12 +147,14 @@ def _hand_over(job: Job, stream: StreamSpec, prepared: PreparedLoad) -> _Handed:
             position = int(answer["last_offset"])
             if position < begin:
                 kinds = pl.read_ipc_stream(block, columns=["_kind"])["_kind"]
-                events = int((kinds == RecordKind.EVENT).sum())
-                duplicates, labels, known = duplicates + events, labels + len(kinds) - events, known + 1
+                duplicates += int((kinds == RecordKind.EVENT).sum())
+                labels += int((kinds == RecordKind.LABEL).sum())
+                references += int((kinds == RecordKind.REFERENCE).sum())
+                known += 1
             else:
                 duplicates += int(answer["duplicates"])
             job.progress("append to the log", sequence + 1, len(prepared.blocks))
-    return _Handed(duplicates, labels, position, bool(prepared.blocks) and known == len(prepared.blocks))
+    return _Handed(duplicates, labels, references, position, bool(prepared.blocks) and known == len(prepared.blocks))
 
 
 def _end_of_log(job: Job, stream: StreamSpec) -> int:

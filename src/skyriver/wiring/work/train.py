@@ -96,6 +96,7 @@ def _manifest(
             table_version=history.table.version,
             labels_version=history.labels.version if history.labels is not None else None,
             rows=history.table.rows,
+            reference_versions={name: version.version for name, version in history.references.items()},
         ),
         code=job.code["bundle"],
         spec_digest=job.app.digest(),
