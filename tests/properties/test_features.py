@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import skyriver as sr
+from skyriver.features.given import Given
 from skyriver.features.kernel import Kernel, load_kernel
 from skyriver.features.plan import FeaturePlan, plan_features
-from skyriver.features.references import Given
 from skyriver.features.side import disk_side, memory_side
 from skyriver.features.state import EventBatch, FeatureState
 

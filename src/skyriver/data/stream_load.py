@@ -345,17 +345,14 @@ def _reference_file(stream: StreamSpec, file: LoadFile, intake: Intake, latest: 
         message = f"{stream.name} has no reference {file.reference!r}."
         _refuse(file.name, "UNKNOWN_REFERENCE", message, f"It has {known}.")
     reference = stream.references[index]
-    fields = schema_of(reference.fields)
     for cleaned in intake.clean(file, reference.fields, frozenset()):
-        good = cleaned.good.with_columns(
-            pl.lit(None, dtype).alias(name) for name, dtype in fields.items() if name not in cleaned.good.columns
-        )
+        good = cleaned.good
         if latest is not None:
             sound = good[reference.time] <= latest
             rows = good.with_columns(cleaned.rows.alias("_row")).filter(~sound)
             intake.refuse(file.name, _ahead_of_clock(rows, stream, latest, reference.time))
             good = good.filter(sound)
-        payloads = [encode_row([index, *row]) for row in good.select(list(fields)).iter_rows()]
+        payloads = [encode_row([index, *row]) for row in good.select([f.name for f in reference.fields]).iter_rows()]
         yield pl.DataFrame({"_time": good[reference.time], "_reference": pl.Series(payloads, dtype=pl.Binary)})
 
 

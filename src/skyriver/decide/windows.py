@@ -19,10 +19,10 @@ from skyriver.data.keys import codes_of_column, codes_of_values, keys_of_column,
 from skyriver.data.log import RecordKind
 from skyriver.decide.checkpoint import NEVER, SavedSet
 from skyriver.decide.records import LabelRecord, Value, decode_reference
+from skyriver.features.given import Given
 from skyriver.features.kernel import Kernel, load_kernel
 from skyriver.features.layout import MISSING
 from skyriver.features.plan import FeaturePlan, plan_features
-from skyriver.features.references import Given
 from skyriver.features.side import disk_side, memory_side
 from skyriver.features.state import EventBatch, FeatureState, KeyMemory
 

@@ -19,10 +19,10 @@ from skyriver.core.errors import Internal
 from skyriver.core.jobs import Progress
 from skyriver.data.keys import codes_of_column, keys_of_column
 from skyriver.data.log import RecordKind
+from skyriver.features.given import Given
 from skyriver.features.kernel import load_kernel
 from skyriver.features.layout import MISSING
 from skyriver.features.plan import FeaturePlan
-from skyriver.features.references import Given
 from skyriver.features.side import memory_side
 from skyriver.features.state import EventBatch, FeatureState, Ints
 
@@ -219,19 +219,15 @@ class _References:
         places = [np.empty(0, np.uint8), *(np.full(len(frame), place, np.uint8) for place, _, frame in tables)]
         order = np.argsort(offsets, kind="stable")
         parts = [
-            Given(
+            Given.of_columns(
+                plan.references,
                 keys_of_column(frame[table.id]),
                 _ints(frame[table.time]),
-                table.wide([_floats(frame[name]) for name in table.fields], plan.references),
+                [_floats(frame[name]) for name in table.fields],
             )
             for _, table, frame in tables
         ]
-        none = Given.none(plan.references)
-        given = Given(
-            np.concatenate([none.keys, *(part.keys for part in parts)])[order],
-            np.concatenate([none.times, *(part.times for part in parts)])[order],
-            np.concatenate([none.values, *(part.values for part in parts)])[order],
-        )
+        given = Given.in_order([Given.none(plan.references), *parts], order)
         return cls(offsets[order], np.concatenate(places)[order], given)
 
     def take(self, until: int) -> slice:

@@ -11,19 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from skyriver.core.spec import FeatureSetSpec, ReferenceSpec
-from skyriver.data.keys import key_of_text
 
 ROW_KEY, ROW_ROLE, ROW_AT, ROW_NEXT, ROW_VALUES = range(5)
 """Places in a row: the next one is older, -1 for none; of a free row the key is the next free one."""
 NEWEST, OLDER, FREE = 1, 2, -1
 """Roles. The index knows the newest row of each id."""
 INDEX_BYTES = 16
-
-Values = Sequence[int | float | str | bool | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +49,6 @@ class ReferenceTable:
     def word(self, field: str) -> int:
         return ROW_VALUES + self.fields.index(field)
 
-    def wide(self, columns: Sequence[NDArray[np.float64]], tables: Sequence[ReferenceTable]) -> NDArray[np.float64]:
-        """Its fields, in their order, as rows of what is given for `tables`."""
-        values = np.full((len(columns[0]), _width(tables)), np.nan)
-        for place, column in enumerate(columns):
-            values[:, place] = column
-        return values
-
 
 def reference_tables(features: FeatureSetSpec, references: Sequence[ReferenceSpec]) -> tuple[ReferenceTable, ...]:
     """Those that `features` look something up in, in the order of the stream's references."""
@@ -88,39 +75,6 @@ def reference_tables(features: FeatureSetSpec, references: Sequence[ReferenceSpe
             )
         )
     return tuple(tables)
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """Rows of references that come with a batch: keys and times int64 [m], values float64 [m, the most fields that are
-    looked up in one], missing NaN."""
-
-    keys: NDArray[np.int64]
-    times: NDArray[np.int64]
-    values: NDArray[np.float64]
-
-    @classmethod
-    def none(cls, tables: Sequence[ReferenceTable]) -> Given:
-        return cls.of(tables, [])
-
-    @classmethod
-    def of(cls, tables: Sequence[ReferenceTable], rows: Sequence[tuple[int, Values]]) -> Given:
-        """`rows`: (place among `tables`, the row as it is logged)."""
-        values = np.full((len(rows), _width(tables)), np.nan)
-        keys, times = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
-        for number, (place, row) in enumerate(rows):
-            table = tables[place]
-            own = row[table.id_place]
-            keys[number] = key_of_text(own) if isinstance(own, str) else own  # type: ignore[assignment]  # an id is one
-            times[number] = row[table.time_place]  # type: ignore[assignment]  # and a time is whole
-            for word, at in enumerate(table.field_places):
-                if (value := row[at]) is not None:
-                    values[number, word] = value
-        return cls(keys, times, values)
-
-
-def _width(tables: Sequence[ReferenceTable]) -> int:
-    return max((len(t.fields) for t in tables), default=0)
 
 
 REFERENCE_FUNCTIONS = f"""\

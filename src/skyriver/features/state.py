@@ -25,9 +25,10 @@ from skyriver.core.errors import Conflict, Corrupt, Internal
 from skyriver.data.log import RecordKind
 from skyriver.features import layout
 from skyriver.features.arrays import FIRST_SLOTS, Nodes, Table, pack_rows, unpack_rows
+from skyriver.features.given import Given
 from skyriver.features.kernel import Kernel, load_kernel
 from skyriver.features.plan import FeaturePlan
-from skyriver.features.references import ROW_ROLE, Given
+from skyriver.features.references import ROW_ROLE
 from skyriver.features.side import Mark, Side, disk_side
 from skyriver.features.tables import STATE_REFERENCES
 

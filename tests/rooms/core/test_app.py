@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 
 import skyriver as sr
+from skyriver.core.app import Reference, Source
 from skyriver.core.errors import InvalidInput
+from skyriver.core.expr import Label, render
 from skyriver.core.spec import AppSpec
 
 
@@ -19,7 +21,7 @@ class Payment(sr.Event):
     amount: float = sr.field(ge=0, unit="EUR")
 
 
-def declare() -> tuple[sr.App, object, object]:
+def declare() -> tuple[sr.App, Source, Label]:
     app = sr.App("risk")
     payments = app.stream("payments", Payment, id="payment", time="at", key="customer")
     frauds = app.labels("fraud", of=payments, delay="7d")
@@ -58,6 +60,32 @@ def test_the_specification_survives_json_and_its_digest_is_stable() -> None:
 def test_a_label_declared_after_the_stream_belongs_to_it() -> None:
     app, _, _ = declare()
     assert [label.name for label in app.spec.streams[0].labels] == ["fraud"]
+
+
+class Shop(sr.Event):
+    shop: int
+    since: sr.Time
+    risk: float | None
+    name: str
+
+
+def declare_shops() -> tuple[sr.App, Source, Reference]:
+    app, payments, _ = declare()
+    return app, payments, app.reference("shops", Shop, of=payments, id="shop", time="since")
+
+
+def test_a_reference_belongs_to_its_stream() -> None:
+    app, payments, _ = declare()
+    before = app.spec.digest()
+    assert "references" not in app.spec.streams[0].to_json()
+    shops = app.reference("shops", Shop, of=payments, id="shop", time="since")
+    risk = sr.lookup(shops.risk, by="customer")
+    app.features("behaviour", payments, {"risk": payments.amount * risk})
+    spec = app.spec
+    assert spec.digest() != before
+    assert AppSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert [(r.name, r.id, r.time) for r in spec.streams[0].references] == [("shops", "shop", "since")]
+    assert [render(n) for n in spec.feature_set("behaviour").lookups()] == ["lookup(shops.risk, by customer)"]
 
 
 REFUSED: dict[str, tuple[str, str, Callable[[], object]]] = {}
@@ -130,6 +158,65 @@ def a_text_as_a_number() -> None:
 def python_and_between_features() -> None:
     _, payments, _ = declare()
     _ = payments.amount > 1 and payments.amount < 2
+
+
+@refused("BAD_EXPRESSION", "which of its rows is meant")
+def a_field_of_a_reference_alone() -> None:
+    app, payments, shops = declare_shops()
+    app.features("x", payments, {"risk": shops.risk})
+
+
+@refused("BAD_EXPRESSION", "lookup('risk') is not understood")
+def a_lookup_by_name() -> None:
+    sr.lookup("risk", by="customer")  # type: ignore[arg-type]
+
+
+@refused("UNKNOWN_FIELD", "shops has no field 'rsik'")
+def a_misspelt_field_of_a_reference() -> None:
+    _ = declare_shops()[2].rsik
+
+
+@refused("UNKNOWN_FIELD", "by='terminal' is not a field of payments")
+def a_lookup_by_an_unknown_field() -> None:
+    app, payments, shops = declare_shops()
+    app.features("x", payments, {"risk": sr.lookup(shops.risk, by="terminal")})
+
+
+@refused("BAD_FEATURE", "looked up by shop, of type int, and note is of type text")
+def a_lookup_by_a_field_of_another_type() -> None:
+    app, payments, shops = declare_shops()
+    app.features("x", payments, {"risk": sr.lookup(shops.risk, by="note")})
+
+
+@refused("BAD_FEATURE", "uses the text shops.name as a number")
+def a_text_that_is_looked_up() -> None:
+    app, payments, shops = declare_shops()
+    app.features("x", payments, {"name": sr.lookup(shops.name, by="customer")})
+
+
+@refused("BAD_FEATURE", "uses payments, but 'x' is computed from others")
+def a_lookup_in_another_stream() -> None:
+    app, _, shops = declare_shops()
+    others = app.stream("others", Payment, id="payment", time="at", key="customer")
+    app.features("x", others, {"risk": sr.lookup(shops.risk, by="customer")})
+
+
+@refused("BAD_REFERENCE", "'labels' cannot name a reference")
+def a_reference_with_the_name_of_a_table() -> None:
+    app, payments, _ = declare()
+    app.reference("labels", Shop, of=payments, id="shop", time="since")
+
+
+@refused("DUPLICATE_NAME", "has a reference 'shops' already")
+def a_reference_twice() -> None:
+    app, payments, _ = declare_shops()
+    app.reference("shops", Shop, of=payments, id="shop", time="since")
+
+
+@refused("BAD_FIELD", "'risk' cannot be the id")
+def an_id_of_a_reference_that_may_be_missing() -> None:
+    app, payments, _ = declare()
+    app.reference("shops", Shop, of=payments, id="risk", time="since")
 
 
 @refused("BAD_NAME", "cannot name an application")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from hypothesis import strategies as st
 
 from skyriver.adapters.memory.tables import MemoryTables
 from skyriver.core.errors import InvalidInput, Unavailable
-from skyriver.core.spec import FieldSpec, LabelSpec, StreamSpec, TableSpec
+from skyriver.core.spec import FieldSpec, LabelSpec, ReferenceSpec, StreamSpec, TableSpec
 from skyriver.data import ordering, stream_load
 from skyriver.data.files import LoadFile
 from skyriver.data.intake import LoadReport
 from skyriver.data.load import load_table, store_dead
 from skyriver.data.stream_load import PreparedLoad, prepare_stream_load
 from skyriver.decide.history import read_block
+from skyriver.decide.records import decode_reference
 
 HOUR = 3_600_000_000
 STREAM = StreamSpec(
@@ -74,6 +76,67 @@ def rows_of(prepared: PreparedLoad, stream: StreamSpec = STREAM) -> list[tuple[A
 
 def event(number: int, hour: float, **more: Any) -> Row:
     return {"payment": number, "at": int(hour * HOUR), "amount": 1, **more}
+
+
+SHOPS = ReferenceSpec(
+    name="shops",
+    fields=(
+        FieldSpec(name="shop", type="text"),
+        FieldSpec(name="since", type="time"),
+        FieldSpec(name="risk", type="float", nullable=True, le=1),
+    ),
+    id="shop",
+    time="since",
+)
+
+
+def test_rows_of_references_stand_where_they_become_current(tmp_path: Path) -> None:
+    stream = STREAM.model_copy(update={"references": (SHOPS.model_copy(update={"name": "malls"}), SHOPS)})
+    events = lines(tmp_path, "events", [event(n, n, fraud=n) for n in range(1, 5)])
+    rows: list[Row] = [
+        {"shop": "b", "since": 3 * HOUR, "risk": 0.5},
+        {"shop": "a", "since": 2 * HOUR},
+        {"shop": "a", "since": -HOUR, "risk": 1},
+        {"shop": "a", "since": 2 * HOUR, "risk": 2},
+        {"shop": "c", "since": 99 * HOUR, "risk": 1},
+    ]
+    shops = replace(lines(tmp_path, "shops", rows), reference="shops")
+    other = tmp_path / "other.csv"
+    other.write_text("shop,since,risk\nd,1970-01-01T02:00:00,\n")
+    csv = LoadFile(other, "other.csv", "csv", reference="shops")
+    files = (events, shops, csv)
+    prepared = prepare_stream_load(stream, files, tmp_path, frozenset({"amount"}), quiet, latest=50 * HOUR)
+    frame = pl.concat([read_block(path.read_bytes(), stream).frame for path in prepared.blocks])
+    found = [
+        (row["_kind"], row["_time"] // HOUR, row["payment"] if row["_kind"] == 1 else row["_subject"])
+        if row["_reference"] is None
+        else decode_reference(row["_reference"])
+        for row in frame.iter_rows(named=True)
+    ]
+    assert found == [
+        (1, ["a", -HOUR, 1.0]),
+        (1, 1, 1),
+        (1, ["a", 2 * HOUR, None]),
+        (1, ["d", 2 * HOUR, None]),
+        (1, 2, 2),
+        (1, ["b", 3 * HOUR, 0.5]),
+        (1, 3, 3),
+        (1, 4, 4),
+        *((2, 10 + n, n) for n in range(1, 5)),
+    ]
+    report = prepared.report
+    assert (report.rows_read, report.rows_good, report.references, report.labels) == (10, 8, 4, 4)
+    assert dict(report.bad) == {"OUT_OF_RANGE": 1, "AHEAD_OF_CLOCK": 1}
+    assert (report.first_time, report.last_time) == (HOUR, 4 * HOUR)
+    alone = prepare_stream_load(stream, (csv,), tmp_path, frozenset({"amount"}), quiet)
+    assert (alone.rows, alone.report.references) == (1, 1)
+
+
+def test_rows_of_a_reference_that_nobody_declared_are_refused(tmp_path: Path) -> None:
+    file = replace(lines(tmp_path, "shops", [{"shop": "a"}]), reference="shops")
+    with pytest.raises(InvalidInput, match="no reference 'shops'") as caught:
+        prepare(tmp_path, file)
+    assert caught.value.code == "UNKNOWN_REFERENCE"
 
 
 def test_all_files_are_one_order(tmp_path: Path) -> None:

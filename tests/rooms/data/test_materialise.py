@@ -17,14 +17,23 @@ from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.memory.log import MemoryLogStore
 from skyriver.adapters.memory.tables import MemoryTables
 from skyriver.core.errors import Conflict, Corrupt, Unavailable
-from skyriver.core.spec import FieldSpec, LabelSpec, StreamSpec
+from skyriver.core.spec import FieldSpec, LabelSpec, ReferenceSpec, StreamSpec
 from skyriver.data import materialise as module
 from skyriver.data.columns import Columns, EventBlock
 from skyriver.data.log import Record, RecordKind
 from skyriver.data.materialise import materialise, schemas_of_stream
 from skyriver.data.tables import Tables, TableVersion
 from skyriver.decide.blocks import DecisionBlock, Outcome
-from skyriver.decide.records import DeadRecord, DecisionRecord, LabelRecord, Reason, Status, encode, encode_event
+from skyriver.decide.records import (
+    DeadRecord,
+    DecisionRecord,
+    LabelRecord,
+    Reason,
+    Status,
+    encode,
+    encode_event,
+    encode_reference,
+)
 
 STREAM = StreamSpec(
     name="payments",
@@ -170,6 +179,78 @@ def test_each_record_goes_to_its_table(make: Callable[[], Tables]) -> None:
     assert {version.offset for version in versions.values()} == {10}
     for name, schema in schemas_of_stream(STREAM).items():
         assert dict(next(iter(tables.scan(f"acme/{name}", 0))).schema) == schema
+
+
+SHOPS = ReferenceSpec(
+    name="shops",
+    fields=(
+        FieldSpec(name="shop", type="text"),
+        FieldSpec(name="since", type="time"),
+        FieldSpec(name="risk", type="float", nullable=True),
+        FieldSpec(name="open", type="bool"),
+    ),
+    id="shop",
+    time="since",
+)
+WITH_SHOPS = STREAM.model_copy(update={"references": (SHOPS,)})
+
+
+def shop(name: str, risk: float | None, index: int = 0) -> bytes:
+    return encode_reference(index, [name, 7, risk, True])
+
+
+def run_with_shops(store: MemoryLogStore, tables: Tables, known: dict[str, int] | None = None) -> list[str]:
+    return [name for name, _ in materialise(WITH_SHOPS, store.reader(), tables, "acme", known or {}, quiet)]
+
+
+def test_rows_of_a_reference_have_a_table_of_their_own(make: Callable[[], Tables]) -> None:
+    loaded = pl.read_ipc_stream(io.BytesIO(history([50]).payload)).with_columns(
+        pl.lit(None, pl.Binary).alias("_reference")
+    )
+    row = loaded[:1].with_columns(
+        pl.lit(9, pl.UInt8).alias("_kind"),
+        pl.lit(None, pl.String).alias("payment"),
+        pl.lit(shop("c", 0.75)).alias("_reference"),
+    )
+    out = io.BytesIO()
+    pl.concat([row, loaded]).write_ipc_stream(out)
+    store = log_of(
+        event(0),
+        Record(RecordKind.REFERENCE, 5, shop("a", 0.5)),
+        Record(RecordKind.REFERENCE, 5, shop("b", None)),
+        Record(RecordKind.HISTORY, 5, out.getvalue(), count=3),
+    )
+    tables = make()
+    assert run_with_shops(store, tables)[-1] == "acme/payments.shops"
+    expected = [("a", 7, 0.5, True, 1), ("b", 7, None, True, 2), ("c", 7, 0.75, True, 3)]
+    assert rows(tables, "acme/payments.shops") == expected
+    assert [row[:2] for row in rows(tables, EVENTS)] == [("p0", 0), ("h50", 50)]
+    assert len(rows(tables, LABELS)) == 1
+    known = dict.fromkeys((EVENTS, LABELS, DECISIONS, DEAD, "acme/payments.shops"), 0)
+    more(store, Record(RecordKind.REFERENCE, 5, shop("d", 1.0)))
+    run_with_shops(store, tables, known)
+    run_with_shops(store, tables, {**known, EVENTS: 1, "acme/payments.shops": 1})
+    assert rows(tables, "acme/payments.shops") == [*expected, ("d", 7, 1.0, True, 6)]
+
+
+def test_the_rows_before_an_event_are_there_when_it_is() -> None:
+    """A job may be killed after any of its appends."""
+    appended: list[str] = []
+
+    class Told(MemoryTables):
+        def append(self, name: str, *args: Any, **more: Any) -> TableVersion:
+            appended.append(name)
+            return super().append(name, *args, **more)
+
+    run_with_shops(log_of(Record(RecordKind.REFERENCE, 5, shop("a", 0.5)), event(0)), Told())
+    assert appended.index("acme/payments.shops") < appended.index(EVENTS)
+
+
+@pytest.mark.parametrize("payload", [b"\xc1", shop("a", 0.5, 1), encode_reference(0, ["a", 7])])
+def test_a_row_of_a_reference_that_cannot_be_read_is_named(payload: bytes) -> None:
+    with pytest.raises(Corrupt, match="REFERENCE at offset 1") as caught:
+        run_with_shops(log_of(event(0), Record(RecordKind.REFERENCE, 5, payload)), MemoryTables())
+    assert caught.value.code == "UNREADABLE_RECORD"
 
 
 def blocks(numbers: Sequence[int], first: int) -> list[Record]:

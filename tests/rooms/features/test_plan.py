@@ -8,9 +8,19 @@ import pytest
 
 import skyriver as sr
 from skyriver.core.errors import InvalidInput
-from skyriver.core.expr import Aggregate, Binary, Column, Constant, Node
-from skyriver.core.spec import AppSpec, FeatureSetSpec, FeatureSpec, FieldSpec, LabelSpec, StreamSpec, TableSpec
-from skyriver.features.plan import FeaturePlan, check_features, plan_features
+from skyriver.core.expr import Aggregate, Binary, Column, Constant, Lookup, Node
+from skyriver.core.spec import (
+    AppSpec,
+    FeatureSetSpec,
+    FeatureSpec,
+    FieldSpec,
+    LabelSpec,
+    ReferenceSpec,
+    StreamSpec,
+    TableSpec,
+)
+from skyriver.features.codegen import kernel_source
+from skyriver.features.plan import EVER, FeaturePlan, check_features, plan_features
 
 DAY = 86_400_000_000
 
@@ -120,6 +130,60 @@ def test_a_label_keeps_its_own_delay() -> None:
     with pytest.raises(InvalidInput) as raised:
         plan_features(features(aggregate("sum", label="late", delay_us=5)), stream(labels=(late,)))
     assert raised.value.code == "LABEL_LEAK"
+
+
+SHOPS = ReferenceSpec(
+    name="shops",
+    fields=(
+        FieldSpec(name="shop", type="int"),
+        FieldSpec(name="since", type="time"),
+        FieldSpec(name="risk", type="float"),
+        FieldSpec(name="name", type="text"),
+    ),
+    id="shop",
+    time="since",
+)
+
+
+def looking(*nodes: Node, **field: Any) -> FeaturePlan:
+    source = stream(FieldSpec(**({"name": "x", "type": "float"} | field)))
+    return plan_features(features(*nodes), source.model_copy(update={"references": (SHOPS,)}))
+
+
+def lookup(column: str = "risk", by: str = "k", reference: str = "shops") -> Lookup:
+    return Lookup(reference=reference, column=column, by=by)
+
+
+def test_what_is_looked_up_is_kept_once() -> None:
+    found = looking(lookup(), lookup("since"), lookup(by="id"), aggregate("count"))
+    assert [(r.name, r.fields, r.field_places, r.row_bytes) for r in found.references] == [
+        ("shops", ("risk", "since"), (2, 1), 64)
+    ]
+    assert found.key_columns == ("k", "id")
+    assert found.reach == EVER
+    assert found.digest != looking(lookup()).digest
+    assert looking(aggregate("count")).digest == plan(aggregate("count")).digest
+    assert kernel_source(looking(aggregate("count"))) == kernel_source(plan(aggregate("count")))
+
+
+@pytest.mark.parametrize(
+    ("node", "field", "code"),
+    [
+        (lookup(reference="malls"), {}, "UNKNOWN_REFERENCE"),
+        (lookup("rsik"), {}, "UNKNOWN_FIELD"),
+        (lookup("name"), {}, "BAD_FEATURE"),
+        (lookup(by="z"), {}, "UNKNOWN_FIELD"),
+        (lookup(by="x"), {}, "BAD_FEATURE"),
+        (lookup(by="x"), {"type": "text"}, "BAD_FEATURE"),
+        (lookup(by="x"), {"type": "int", "nullable": True}, "BAD_FEATURE"),
+    ],
+)
+def test_a_lookup_that_cannot_be_is_refused(node: Lookup, field: dict[str, Any], code: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        looking(node, **field)
+    assert caught.value.code == code
+    with pytest.raises(InvalidInput):
+        plan(lookup())
 
 
 @pytest.mark.parametrize("kind", ["minimum", "distinct", "last", "decayed_mean"])

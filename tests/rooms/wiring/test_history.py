@@ -16,7 +16,7 @@ import skyriver as sr
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import Unavailable
-from skyriver.core.expr import Aggregate, Column
+from skyriver.core.expr import Aggregate, Column, Lookup
 from skyriver.core.spec import (
     AppSpec,
     FeatureSetSpec,
@@ -25,14 +25,15 @@ from skyriver.core.spec import (
     LabelSpec,
     MetricSpec,
     ModelSpec,
+    ReferenceSpec,
     StreamSpec,
     TrainSpec,
 )
 from skyriver.release.gate import evaluate_gate
-from skyriver.release.manifest import VersionManifest, parse_manifest
+from skyriver.release.manifest import SourceRef, VersionManifest, parse_manifest
 from skyriver.wiring.home import Home
 from skyriver.wiring.work import train
-from skyriver.wiring.work.history import newest_history, rows_of
+from skyriver.wiring.work.history import history_at, newest_history, rows_of
 from skyriver.wiring.work.job import Job
 
 STREAM = StreamSpec(
@@ -123,6 +124,47 @@ def test_the_rows_are_those_that_were_not_late(tmp_path: Path) -> None:
     counts = [sum(m % 4 == n % 4 and n - 10 < m <= n for m in wanted) for n in wanted]
     assert rows.x[:, 1].tolist() == counts
     assert rows.x[:, 2].any()
+
+
+SHOPS = ReferenceSpec(
+    name="shops",
+    fields=(
+        FieldSpec(name="customer", type="int"),
+        FieldSpec(name="since", type="time"),
+        FieldSpec(name="name", type="text", nullable=True),
+        FieldSpec(name="risk", type="float", nullable=True),
+    ),
+    id="customer",
+    time="since",
+)
+
+
+def test_what_is_looked_up_is_as_of_each_event(tmp_path: Path) -> None:
+    stream = STREAM.model_copy(update={"references": (SHOPS,)})
+    lookup = FeatureSpec(name="risk", expr=Lookup(reference="shops", column="risk", by="customer"))
+    looking = FEATURES.model_copy(update={"features": (*FEATURES.features, lookup)})
+    work = loaded(tmp_path)
+    events_alone = newest_history(work, stream)
+    assert not events_alone.references
+    assert np.isnan(rows_of(work, MODEL, events_alone, looking).x[:, 3]).all()
+    tables = DeltaTables(Home(tmp_path).tables)
+    given = {"customer": [1, 1, 2], "since": [0, 200, 50], "name": ["a"] * 3, "risk": [0.25, 0.5, None]}
+    frame = pl.DataFrame({**given, "_offset": [5, 6, 2001]})
+    tables.append("acme/payments.shops", [frame], offset=10**6, known=None)
+    history = newest_history(work, stream)
+    tables.append("acme/payments.shops", [frame.with_columns(risk=pl.lit(0.125))], offset=10**6 + 1, known=0)
+    ref = SourceRef(
+        name="payments",
+        table_version=history.table.version,
+        labels_version=0,
+        rows=0,
+        reference_versions={name: version.version for name, version in history.references.items()},
+    )
+    assert ref.reference_versions == {"shops": 0}
+    for pinned in (history, history_at(work, stream, ref)):
+        rows = rows_of(work, MODEL, pinned, looking)
+        wanted = [(0.25 if n < 200 else 0.5) if n % 4 == 1 else np.nan for n in rows.ids.tolist()]
+        np.testing.assert_array_equal(rows.x[:, 3], np.array(wanted, np.float32))
 
 
 def test_the_features_are_a_file_that_goes_with_them(tmp_path: Path) -> None:

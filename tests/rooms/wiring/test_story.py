@@ -11,7 +11,7 @@ import pytest
 import skyriver as sr
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, StaleWrite
 from skyriver.core.resources import Delete, Put, Resource
-from skyriver.core.spec import AppSpec, NatsLogSpec
+from skyriver.core.spec import AppSpec, NatsLogSpec, ReferenceSpec
 from skyriver.data.operations import plan_load
 from skyriver.release.operations import plan_rollback, plan_train
 from skyriver.wiring.deploy import plan_deploy
@@ -428,7 +428,12 @@ def test_a_stream_keeps_the_shape_of_its_events(cloud: Cloud) -> None:
         spec.model_copy(update={"streams": (stream.model_copy(update={"fields": (*stream.fields[:3], looser)}),)})
     )
     log = NatsLogSpec(url="nats://bus", name="risk", credentials="bus")
-    for changed in ({"fields": stream.fields[:3]}, {"log": log}):
+    shops = ReferenceSpec(name="shops", fields=stream.fields, id=stream.id, time=stream.time)
+    grown = stream.model_copy(update={"references": (shops,)})
+    cloud.deploy(spec.model_copy(update={"streams": (grown,)}))
+    assert cloud.get("table", f"{stream.name}.shops").parent == "app/risk"
+    fewer = shops.model_copy(update={"fields": stream.fields[:3]})
+    for changed in ({"fields": stream.fields[:3]}, {"log": log}, {"references": ()}, {"references": (fewer,)}):
         with pytest.raises(Conflict) as caught:
             cloud.deploy(spec.model_copy(update={"streams": (stream.model_copy(update=changed),)}))
         assert caught.value.code == "STREAM_CHANGED"
