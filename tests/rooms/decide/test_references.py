@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from skyriver.core.errors import Conflict, Corrupt, InvalidInput
 from skyriver.data.columns import Columns
 from skyriver.data.log import Record, RecordKind
 from skyriver.decide.border import ReferenceBorder
+from skyriver.decide.building import Resting, build
 from skyriver.decide.folding import Folding
 from skyriver.decide.history import read_block, read_record
 from skyriver.decide.records import LoadStep, decode_control, decode_reference, encode_event, encode_reference
-from skyriver.decide.windows import FeatureSets, KernelWindows, memory_windows
+from skyriver.decide.verify import VerifyReport, verify_stream
+from skyriver.decide.windows import FeatureSets, KernelWindows, WindowsFiles, memory_windows
 from skyriver.features.backfill import backfill
 from skyriver.features.kernel import load_kernel
 from skyriver.features.plan import plan_features
@@ -347,3 +350,46 @@ def test_a_record_that_is_no_row_is_told() -> None:
         decode_reference(b"\xc1")
     with pytest.raises(Corrupt, match="REFERENCE"):
         decode_reference(b"\x91\xa1x")
+
+
+class Steady:
+    def wall(self) -> int:
+        return START
+
+    def monotonic(self) -> int:
+        return 0
+
+
+def test_a_log_that_gave_up_rows_is_not_folded_as_if_it_had_them(
+    make_house: Callable[..., Any], kernels: Path, tmp_path: Path
+) -> None:
+    """They may still be current: nobody can tell from what is left."""
+    house = real_house(make_house, kernels)
+    house.store.part_records = 4
+    house.start(house.deciding(model=False))
+    learn(house, SHOP, shop(0, 0.5))
+    for n in range(20):
+        house.send(payment(n, n))
+    files = WindowsFiles(STREAM, tmp_path / "side", kernels)
+
+    def built() -> int:
+        resting = Resting(1.0, Steady(), lambda _: None)
+        return build(house.store.reader(), files, FEATURES, tmp_path / "building", resting, lambda *_: None)
+
+    def verified() -> VerifyReport:
+        reader = house.store.reader()
+        return verify_stream(reader, STREAM, FEATURES, kernels, lambda *_: None, begin=reader.begin())
+
+    assert built() == 0, "it is close behind the end"
+    assert (verified().compared, verified().cut) == (20, 0)
+    assert house.log.remove_before(house.log.parts()[1].end) > 0
+    shutil.rmtree(tmp_path / "building")
+    with pytest.raises(Conflict, match="look up references") as caught:
+        built()
+    assert caught.value.code == "REFERENCES_GONE"
+    with pytest.raises(Conflict, match="rows of references of any age") as caught:
+        verified()
+    assert caught.value.code == "WINDOWS_CUT"
+    with pytest.raises(Conflict, match="look up references") as caught:
+        house.start(house.deciding(model=False))
+    assert caught.value.code == "HISTORY_GONE"
