@@ -153,9 +153,10 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
         yield "", f"no score because: {_counts(p['by_reason'])}"
     if p["by_decision"]:
         yield "decisions", _counts(p["by_decision"])
+    rows = f", {p['reference_rows']:,} rows of references" if p["reference_rows"] else ""
     yield (
         "besides",
-        (f"{p['duplicates']:,} duplicates, {p['labels']:,} labels, {p['history_rows']:,} rows of loaded history"),
+        f"{p['duplicates']:,} duplicates, {p['labels']:,} labels, {p['history_rows']:,} rows of loaded history{rows}",
     )
     reasons = f": {_counts(p['dead_by_reason'])}" if p["dead_by_reason"] else ""
     yield "dead", f"{p['dead']:,} refused{reasons}"

@@ -90,6 +90,7 @@ class FeatureState:
         self._tables = [Table.empty(k.stride, FIRST_SLOTS) for k in plan.keys]
         self._nodes = Nodes.empty(FIRST_SLOTS)
         self._trails = bool(plan.trails)
+        self._key_columns = plan.key_columns
         self._find_rows = kernel.find_rows
         self._references = [Table.empty(r.stride, FIRST_SLOTS) for r in plan.references]
         self._nothing_given = Given.none(plan.references)
@@ -308,8 +309,8 @@ class FeatureState:
         times = np.empty((len(plan.times), n), np.int64)
         for place, name in enumerate(plan.times):
             times[place] = batch.columns[name]
-        keys = np.empty((len(plan.key_columns), n), np.int64)
-        for place, name in enumerate(plan.key_columns):
+        keys = np.empty((len(self._key_columns), n), np.int64)
+        for place, name in enumerate(self._key_columns):
             keys[place] = batch.keys[name]
         codes = np.empty((len(plan.codes), n), np.int64)
         for place, name in enumerate(plan.codes):
