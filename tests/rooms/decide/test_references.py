@@ -374,7 +374,9 @@ def test_a_log_that_gave_up_rows_is_not_folded_as_if_it_had_them(
 
     def built() -> int:
         resting = Resting(1.0, Steady(), lambda _: None)
-        return build(house.store.reader(), files, FEATURES, tmp_path / "building", resting, lambda *_: None)
+        reader = house.store.reader()
+        reader.sync = lambda: reader.next_offset
+        return build(reader, files, FEATURES, tmp_path / "building", resting, lambda *_: None)
 
     def verified() -> VerifyReport:
         reader = house.store.reader()
