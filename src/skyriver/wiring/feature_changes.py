@@ -254,6 +254,7 @@ class FeatureChanges:
         finally:
             self.needed = BEYOND
             if not joining.done:
+                joining.cancelled = True
                 windows.close()
 
     def _open(self, features: FeatureSetSpec, digest: str) -> tuple[KernelWindows, int]:
@@ -264,7 +265,12 @@ class FeatureChanges:
 
     async def _change(self, change: Callable[[Engine], None]) -> None:
         done: asyncio.Future[SkyriverError | None] = asyncio.get_running_loop().create_future()
-        self._station.submit(ChangeWork(change, done.set_result))
+
+        def answer(error: SkyriverError | None) -> None:
+            if not done.done():  # cancelled: nobody waits for it any more
+                done.set_result(error)
+
+        self._station.submit(ChangeWork(change, answer))
         error = await done
         if error is not None:
             raise error
@@ -281,8 +287,12 @@ class _Joining:
         self._behind = log.next_offset - offset
         self._seconds = STEP_S
         self.done = False
+        self.cancelled = False
+        """Its windows are closed: a step that waits in the station does nothing any more."""
 
     def step(self, _engine: Engine) -> None:
+        if self.cancelled:
+            return
         folding = Folding(self._windows, chunk=256)
         until = time.monotonic() + self._seconds
         for record in self._log.read(self._offset):
