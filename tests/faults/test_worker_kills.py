@@ -81,6 +81,21 @@ class Sender(threading.Thread):
         raise AssertionError("not delivered")
 
 
+def test_it_is_stopped_while_it_cannot_open(worker: Any) -> None:
+    """A disk that takes nothing is tried again for ever; whoever stops the stream does not wait for that."""
+    worker.start()
+    assert worker.stop() == 0
+    side = next((worker.directory / "stream" / "side").iterdir())
+    elsewhere = side.rename(worker.directory / "elsewhere")
+    side.symlink_to(elsewhere)  # else it would be made anew
+    for path in (elsewhere / "rows", *(worker.directory / "stream" / "checkpoint").iterdir()):
+        path.unlink()
+    (elsewhere / "rows").mkdir()
+    worker.start(wait=False)
+    worker.wait_for(lambda report: "rows cannot be written" in report["message"])
+    assert worker.stop() == 0
+
+
 @pytest.mark.parametrize("worker", ["disk"], indirect=True)
 def test_kill_9_in_mid_stream(worker: Any) -> None:
     worker.start()

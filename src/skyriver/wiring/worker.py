@@ -35,7 +35,7 @@ import uvloop
 from pydantic import ValidationError
 
 from skyriver.adapters.directory.objects import DirectoryObjects
-from skyriver.core.errors import InvalidInput, SkyriverError
+from skyriver.core.errors import InvalidInput, SkyriverError, Unavailable
 from skyriver.core.objects import VerifiableObjects
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
 from skyriver.data.retention import Needed
@@ -169,6 +169,8 @@ class Worker:
         self._loading = False
         self._told: dict[str, object] = {}
         self._replay = ""
+        self._leaving = False
+        """It is being stopped before it has opened: the replay under way ends."""
         self._listening = False
 
     async def run(self, listening: socket.socket, stop: asyncio.Event) -> SkyriverError | None:
@@ -178,7 +180,15 @@ class Worker:
         rounds = self._rounds
         ticking = rounds.start("The report is not renewed", self._tick, REPORT_EVERY_S)
         weighing = rounds.start("What lies on the disk is not counted", self._weigh, STORED_EVERY_S)
-        await self._station.start()
+        stopping = asyncio.create_task(stop.wait())
+        opening = asyncio.create_task(self._station.start())
+        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            self._leaving = True
+            opening.cancel()
+            await self._end(ticking, weighing)
+            return None
+        opening.result()
         self._follow_features()
         server = HttpServer(self._routes.handle, HttpLimits(body=HISTORY_LIMIT, bodies=2 * HISTORY_LIMIT))
         await server.start(listening)
@@ -190,7 +200,6 @@ class Worker:
         watching = rounds.start("Releases and rules are not followed", self._watch_live, LIVE_EVERY_S)
         changing = rounds.start("Changed features are not built", self._changes.run)
         feeding = rounds.start("Nothing is taken from the broker", self._feed.run) if self._feed is not None else None
-        stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((stopping, self._station.failed), return_when=asyncio.FIRST_COMPLETED)
         error = self._station.failed.result() if self._station.failed.done() else None
         watching.cancel()
@@ -203,11 +212,14 @@ class Worker:
             feeding.cancel()
             await asyncio.wait((feeding,), timeout=GRACE_S)
         await server.stop(GRACE_S)
-        await self._station.drain(GRACE_S)
-        ticking.cancel()
-        weighing.cancel()
-        self._close()
+        await self._end(ticking, weighing)
         return error
+
+    async def _end(self, *tasks: asyncio.Task[None]) -> None:
+        await self._station.drain(GRACE_S)
+        for task in tasks:
+            task.cancel()
+        self._close()
 
     def _make_feed(self) -> Feed | None:
         """What takes the events of the stream's broker, if it names one."""
@@ -266,6 +278,8 @@ class Worker:
                 self._station.submit(ChangeWork(lambda engine: engine.use(engine.deciding), lambda _: None))
 
     def _on_replay(self, stage: str, done: int, total: int) -> None:
+        if self._leaving:
+            raise Unavailable("The stream is being stopped.", code="STOPPING")
         self._replay = f"{stage} {done} of {total} records"
 
     # The live settings
