@@ -131,6 +131,47 @@ def slow_model_bytes(features: int, loops: int) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def endless_model_bytes(features: int, begins_at: float = 5_000.0) -> bytes:
+    """score = amount, after a million steps for each unit of it above `begins_at`."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["going"], ["goes_on"]), helper.make_node("Identity", ["before"], ["after"])],
+        "body",
+        [
+            helper.make_tensor_value_info("n", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, ["n"]),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, ["n"]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Gather", ["features", "zero"], ["amount"], axis=1),
+        helper.make_node("ReduceMax", ["amount"], ["most"], keepdims=0),
+        helper.make_node("Sub", ["most", "begins_at"], ["above"]),
+        helper.make_node("Relu", ["above"], ["units"]),
+        helper.make_node("Mul", ["units", "million"], ["steps"]),
+        helper.make_node("Cast", ["steps"], ["loops"], to=TensorProto.INT64),
+        helper.make_node("Loop", ["loops", "yes", "amount"], ["score"], body=body),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "endless",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", features])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n"])],
+        [
+            helper.make_tensor("zero", TensorProto.INT64, [], [0]),
+            helper.make_tensor("begins_at", TensorProto.FLOAT, [], [begins_at]),
+            helper.make_tensor("million", TensorProto.FLOAT, [], [1e6]),
+            helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
 @dataclass
 class Worker:
     """What the control plane would keep of one worker."""

@@ -295,6 +295,23 @@ def test_a_model_that_is_slow_past_its_deadline_is_not_waited_for(worker: Any, h
     worker.wait_for(lambda report: report["events"] == events)
 
 
+def test_a_model_without_a_deadline_that_does_not_end_does_not_stop_the_stream(worker: Any, http: Any) -> None:
+    worker.write_live(worker.model(9, data=harness.endless_model_bytes(3)))
+    worker.wait_for(lambda report: report["model"] == {"name": "fraud", "version": 9})
+    _, answer = http.send_events(payment(900, amount=10.0))
+    assert answer["decisions"][0]["score"] == 10.0
+    _, answer = http.send_events(payment(901, amount=9_000.0))
+    assert (answer["decisions"][0]["status"], answer["decisions"][0]["reason"]) == ("fallback", "MODEL_LATE")
+    _, answer = http.send_events(payment(902, amount=10.0))
+    assert answer["decisions"][0]["reason"] == "MODEL_ASIDE"
+    worker.wait_for(lambda report: "Version 9 of fraud" in report["message"])
+    worker.release(10)
+    worker.wait_for(lambda report: report["model"] == {"name": "fraud", "version": 10} and not report["message"])
+    _, answer = http.send_events(payment(903, amount=10.0))
+    assert answer["decisions"][0]["version"] == 10
+    worker.wait_for(lambda report: report["offset"] > answer["decisions"][0]["event_offset"] + 1)
+
+
 def test_it_ends_in_order_goes_on_and_equals_the_backfill(worker: Any) -> None:
     before = worker.report()
     started = time.monotonic()

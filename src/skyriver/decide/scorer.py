@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +15,12 @@ from numpy.typing import NDArray
 from skyriver.core.errors import InvalidInput
 
 INPUT, OUTPUT = "features", "score"
+LOAD_S = 30.0
+"""So long the runs with which a model is tried may take."""
+
+
+class Ended(Exception):
+    """A run was ended by `EndableScorer.end`."""
 
 
 class Scorer(Protocol):
@@ -22,13 +31,22 @@ class Scorer(Protocol):
         ...
 
 
+class EndableScorer(Scorer, Protocol):
+    def end(self) -> None:
+        """From another thread: has the run under way raise Ended soon, or, when it has just ended, the next one."""
+        ...
+
+
 class OnnxScorer:
     """A trained model (see the manifest of a version): input `features` float32 [n, F], output `score` float32 [n]."""
 
-    __slots__ = ("_bound", "_outputs", "_row", "_run", "_run_bound", "_score")
+    __slots__ = ("_bound", "_options", "_outputs", "_row", "_run", "_run_bound", "_score")
 
-    def __init__(self, session: onnxruntime.InferenceSession, features: int) -> None:
+    def __init__(
+        self, session: onnxruntime.InferenceSession, features: int, options: onnxruntime.RunOptions | None = None
+    ) -> None:
         self._run = session.run
+        self._options = options if options is not None else _run_options()
         self._outputs = [OUTPUT]
         # Most events come alone. With one row bound once, a run finds its input and its output, and makes nothing.
         self._row = np.zeros((1, features), np.float32)
@@ -56,27 +74,64 @@ class OnnxScorer:
         except Exception as error:  # onnxruntime's errors share no base but Exception
             raise _refuse(f"it cannot be loaded: {_first_line(error)}") from error
         _check_signature(session, features)
-        for rows in (1, 2):
-            try:
-                found = session.run([OUTPUT], {INPUT: np.zeros((rows, features), np.float32)})[0]
-            except Exception as error:  # as above
-                raise _refuse(f"it cannot be run: {_first_line(error)}") from error
-            if found.shape != (rows,):
-                raise _refuse(f"for {rows} rows it gives scores of shape {list(found.shape)}")
-        try:
-            scorer = cls(session, features)
+        run_options = _run_options()
+        with _tried(run_options):
+            for rows in (1, 2):
+                found = session.run([OUTPUT], {INPUT: np.zeros((rows, features), np.float32)}, run_options)[0]
+                if found.shape != (rows,):
+                    raise _refuse(f"for {rows} rows it gives scores of shape {list(found.shape)}")
+            scorer = cls(session, features, run_options)
             scorer.score(np.zeros((1, features), np.float32))
-        except Exception as error:  # as above
-            raise _refuse(f"it cannot be run: {_first_line(error)}") from error
         return scorer
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        if len(features) == 1:
-            self._row[:] = features
-            self._run_bound(self._bound)
-            return self._score.copy()
-        scores: NDArray[np.float32] = self._run(self._outputs, {INPUT: features})[0]
-        return scores
+        try:
+            if len(features) == 1:
+                self._row[:] = features
+                self._run_bound(self._bound, self._options)
+                return self._score.copy()
+            scores: NDArray[np.float32] = self._run(self._outputs, {INPUT: features}, self._options)[0]
+            return scores
+        except Exception as error:
+            if self._options.terminate:
+                self._options.terminate = False
+                raise Ended from error
+            raise
+
+    def end(self) -> None:
+        self._options.terminate = True
+
+
+def _run_options() -> onnxruntime.RunOptions:
+    options = onnxruntime.RunOptions()
+    # Python's side of a bound run looks for it, and an option that is not there costs ten times the run.
+    options.add_run_config_entry("gpu_graph_id", "-1")
+    return options
+
+
+@contextmanager
+def _tried(options: onnxruntime.RunOptions) -> Iterator[None]:
+    """Runs under these options; raises InvalidInput (MODEL_REFUSED) when one fails, or they take longer than LOAD_S."""
+
+    def end() -> None:
+        options.terminate = True
+
+    ending = threading.Timer(LOAD_S, end)
+    ending.daemon = True
+    ending.start()
+    try:
+        yield
+    except InvalidInput:
+        raise
+    except Ended as error:
+        raise _refuse(f"it was not done within {LOAD_S:g} s") from error
+    except Exception as error:  # onnxruntime's errors share no base but Exception
+        why = f"it was not done within {LOAD_S:g} s" if options.terminate else f"it cannot be run: {_first_line(error)}"
+        raise _refuse(why) from error
+    finally:
+        ending.cancel()
+        ending.join()
+        options.terminate = False
 
 
 def _check_signature(session: Any, features: int) -> None:

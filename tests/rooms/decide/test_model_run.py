@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skyriver.decide.model_run import ASIDE_US, HUNG_US, LATE_LIMIT, REASONS, ModelRun, score_rows
+from skyriver.decide import model_run
+from skyriver.decide.model_run import ASIDE_US, ENDED_ASIDE_US, HUNG_US, LATE_LIMIT, REASONS, ModelRun, score_rows
 from skyriver.decide.records import Reason
+from skyriver.decide.scorer import Ended
 
 DEADLINE_US = 20_000
 PATIENCE = 60.0
@@ -24,11 +26,19 @@ class Gated:
         self.began = threading.Semaphore(0)
         self.ended = threading.Semaphore(0)
         self.runs = 0
+        self.to_end = False
+
+    def end(self) -> None:
+        self.to_end = True
+        self.gate.set()
 
     def score(self, features: Any) -> Any:
         self.runs += 1
         self.began.release()
         assert self.gate.wait(PATIENCE)
+        if self.to_end:
+            self.to_end = False
+            raise Ended
         if (features[:, 0] == 13).any():
             raise RuntimeError("unlucky")
         self.ended.release()
@@ -104,6 +114,48 @@ def test_one_that_hangs_is_put_aside_without_another_deadline() -> None:
     assert reasons(run.run(rows(1))) == [Reason.MODEL_LATE]
     assert reasons(run.run(rows(1))) == [Reason.MODEL_ASIDE]
     model.gate.set()
+
+
+@pytest.fixture
+def _short_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_run, "CEILING_S", 0.05)
+    monkeypatch.setattr(model_run, "LOOK_S", 0.01)
+
+
+@pytest.mark.usefixtures("_short_ceiling")
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_run_without_end_is_ended_and_the_model_put_aside(count: int) -> None:
+    model, hand = Gated(), Hand()
+    run = ModelRun(model, 0, hand.now)
+    assert reasons(run.run(rows(1))) == [Reason.NONE]
+    model.gate.clear()
+    assert reasons(run.run(rows(*range(count)))) == [Reason.MODEL_LATE] * count
+    assert (run.aside_us, run.late_runs, model.runs) == (ENDED_ASIDE_US, 1, 2)
+    assert reasons(run.run(rows(1, 2))) == [Reason.MODEL_ASIDE] * 2
+    hand.us += ENDED_ASIDE_US
+    assert reasons(run.run(rows(1))) == [Reason.NONE]
+    assert run.aside_us == 0
+
+
+@pytest.mark.usefixtures("_short_ceiling")
+def test_a_late_run_without_end_is_ended_too() -> None:
+    model, hand = Gated(), Hand()
+    run = ModelRun(model, 1_000, hand.now)
+    model.gate.clear()
+    assert reasons(run.run(rows(1))) == [Reason.MODEL_LATE]
+    assert run._late is not None
+    assert run._late.done.wait(PATIENCE)
+    assert run.aside_us == ENDED_ASIDE_US
+    assert reasons(run.run(rows(1))) == [Reason.MODEL_ASIDE]
+
+
+def test_a_run_that_was_over_when_it_was_to_be_ended_costs_the_next_one_its_score_and_no_more() -> None:
+    model = Gated()
+    run = ModelRun(model, 0, Hand().now)
+    model.end()
+    assert reasons(run.run(rows(1, 2))) == [Reason.MODEL_LATE] * 2
+    assert run.aside_us == 0
+    assert reasons(run.run(rows(1, 2))) == [Reason.NONE] * 2
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 64])

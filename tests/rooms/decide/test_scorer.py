@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from skyriver.core.errors import InvalidInput
-from skyriver.decide.scorer import OnnxScorer
+from skyriver.decide import scorer as module
+from skyriver.decide.scorer import Ended, OnnxScorer
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
+from worker_process import endless_model_bytes
 
 
 def model_file(path: Path, features: int | None = 3, *, output: str = "score", flat: bool = True) -> Path:
@@ -66,4 +72,29 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(b"not a model")
     with pytest.raises(InvalidInput, match="cannot be loaded"):
+        OnnxScorer.load(path, 3)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_run_without_end_is_ended_and_the_next_one_is_well(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(endless_model_bytes(3))
+    scorer = OnnxScorer.load(path, 3)
+    rows = np.full((count, 3), 10, np.float32)
+    assert scorer.score(rows).tolist() == [10.0] * count
+    ending = threading.Timer(0.05, scorer.end)
+    ending.start()
+    with pytest.raises(Ended):
+        scorer.score(rows * 1000)
+    ending.join()
+    assert scorer.score(rows).tolist() == [10.0] * count
+
+
+def test_a_model_that_does_not_get_done_when_it_is_tried_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOAD_S", 0.2)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(endless_model_bytes(3, begins_at=-5_000))
+    with pytest.raises(InvalidInput, match=r"not done within 0\.2 s"):
         OnnxScorer.load(path, 3)
