@@ -64,7 +64,7 @@ class Sizes:
     keys: tuple[int, ...] = KEYS
     kernel_key_events: int = 15_000_000
     """In 45 days: in 30 of them all of 10 million keys are met."""
-    keys_live: int = 400_000
+    keys_live: int = 1_100_000
     process_seconds: float = 300.0
     disk_seconds: float = 300.0
     nothing_seconds: float = 30.0
@@ -80,7 +80,7 @@ QUICK = Sizes(
     live_disk=100_000,
     peers=200_000,
     keys=(KEYS[0], KEYS[-1]),
-    keys_live=150_000,
+    keys_live=550_000,
     process_seconds=100.0,
     disk_seconds=40.0,
     nothing_seconds=10.0,
