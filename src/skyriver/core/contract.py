@@ -182,7 +182,7 @@ class SourceNow(TypedDict):
 
 
 class KeysNow(TypedDict):
-    """The keys of one field by which features are computed."""
+    """The keys of one field by which features are computed, or the rows of a reference that they look up."""
 
     by: str
     held: int

@@ -67,7 +67,8 @@ class EventBatch:
 
 @dataclass(frozen=True, slots=True)
 class KeyMemory:
-    """The keys of one column: those that are `held`, and the memory that one of them takes, at least and at most."""
+    """The keys of one column, or the rows of a reference: those that are `held`, and the memory that one of them takes,
+    at least and at most."""
 
     by: str
     held: int
@@ -134,11 +135,17 @@ class FeatureState:
 
     @property
     def keys(self) -> tuple[KeyMemory, ...]:
-        """By key column."""
-        return tuple(
+        """By key column, then by reference, whose keys are its rows."""
+        plan, meta = self.plan, self._meta
+        columns = (
             KeyMemory(column.field, self._used(key), column.least_bytes, column.most_bytes)
-            for key, column in enumerate(self.plan.keys)
+            for key, column in enumerate(plan.keys)
         )
+        references = (
+            KeyMemory(table.name, int(meta[layout.reference_place(plan, place)]), table.row_bytes, table.row_bytes)
+            for place, table in enumerate(plan.references)
+        )
+        return (*columns, *references)
 
     @property
     def memory_bytes(self) -> int:

@@ -155,12 +155,16 @@ def _cost(resource: Resource) -> str:
         f"{least:,} bytes a {field}" if least == most else f"{least:,} to {most:,} bytes a {field}"
         for field, (least, most) in plan.key_bytes.items()
     ]
+    keys += [f"{table.row_bytes:,} bytes a row of {table.name}" for table in plan.references]
     if not keys:
         return ""
-    told = f"features take {', '.join(keys)} of memory, {plan.row_bytes} bytes an event of disk"
-    reach = -(-plan.reach // (60 * SECOND)) * 60 * SECOND
-    told += f" for {format_duration(reach)}"
-    if 0 < stream.retention_us < reach:
+    told = f"features take {', '.join(keys)} of memory"
+    reach = -(-max(plan.edges, default=0) // (60 * SECOND)) * 60 * SECOND
+    if plan.keys:
+        told += f", {plan.row_bytes} bytes an event of disk for {format_duration(reach)}"
+    if plan.references and (stream.retention_us or stream.retention_bytes):
+        told += "; changed ones cannot be built once the log has given up its beginning, for they look up references"
+    elif 0 < stream.retention_us < reach:
         wait = format_duration(reach - stream.retention_us)
         told += f"; changed ones wait {wait}, for the log keeps {format_duration(stream.retention_us)} of it"
     return told

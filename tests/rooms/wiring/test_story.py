@@ -502,3 +502,29 @@ def test_a_plan_says_what_the_features_of_a_stream_take() -> None:
     changed = planned(cloud, "30d", retention="20d")
     assert changed.startswith("features, stream; features take 56 bytes a customer")
     assert changed.endswith("for 30d; changed ones wait 10d, for the log keeps 20d of it")
+
+
+@pytest.mark.parametrize("retention", [None, "20d"])
+def test_what_rows_of_references_take_is_told_at_deploy(retention: str | None) -> None:
+    class Payment(sr.Event):
+        payment: int
+        at: sr.Time
+        customer: int
+
+    app = sr.App("risk")
+    payments = app.stream("payments", Payment, id="payment", time="at", key="customer", retention=retention)
+    frauds = app.labels("fraud", of=payments, delay="7d")
+    customers = app.reference("customers", Payment, of=payments, id="customer", time="at")
+    known = {"since": sr.lookup(customers.at, by="customer"), "last": sr.lookup(customers.payment, by="customer")}
+
+    @app.train(app.features("behaviour", payments, known), label=frauds)
+    def fit(data: object) -> object:
+        return data
+
+    app.decide(payments, app.model("fraud", fit), {"block": "score >= 0.9"}, otherwise="approve")
+    cloud = Cloud()
+    code = {"bundle": "0" * 64, "main": "app.py"}
+    plan = plan_deploy(cloud.loop.snapshot(), "t", app.spec, code, files={}, prune=False)
+    told = next(line.detail for line in plan.lines if line.kind == "stream")
+    lasting = "; changed ones cannot be built once the log has given up its beginning, for they look up references"
+    assert told == "features take 64 bytes a row of customers of memory" + (lasting if retention else "")
