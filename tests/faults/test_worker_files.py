@@ -137,6 +137,22 @@ def test_a_restart_goes_on_from_the_newest_checkpoint(life: Life) -> None:
     assert life.verify() == 4 * 30 + 17 + 40
 
 
+def test_ids_that_neither_log_nor_labels_can_reach_are_forgotten(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    life.send(600)  # fifty days; a label counts for thirty, some days late
+    life.save()
+    assert life.engine.find(1)[0] >= 0, "the log has it"
+    first_of_last = life.engine.find(590)[0]
+    monkeypatch.setattr(type(life.log), "begin", lambda log: (first_of_last, 0))  # as if all before were given up
+    life.save()
+    found = [life.engine.find(number)[0] for number in range(1, 601)]
+    forgotten = found.index(next(offset for offset in found if offset >= 0))
+    assert forgotten >= 120, "what is older than all windows"
+    assert 30 * 12 <= 600 - forgotten <= 480, "what a label may still be for is found"
+    assert min(found[forgotten:]) >= 0
+    life.send(20)
+    assert life.verify() == 620
+
+
 def test_a_damaged_checkpoint_is_passed_over(life: Life) -> None:
     offsets = []
     for _ in range(2):

@@ -64,6 +64,10 @@ class JournaledIds:
         self._keys.frombytes(keys.tobytes())
         self._offsets.frombytes(offsets.tobytes())
 
+    def forget(self, before_offset: int) -> None:
+        """Entries with an offset below are not found any more. They may be again after a restart."""
+        self._index.forget(before_offset)
+
     def describe(self) -> tuple[bytes, bytes | None]:
         """What `open` needs, and the part of it that names files. Raises Unavailable (DISK_FULL), changing nothing."""
         if len(self._keys) >= FLUSH:

@@ -28,7 +28,7 @@ from skyriver.decide.engine import Engine
 from skyriver.decide.journal import JournaledIds
 from skyriver.decide.records import ControlRecord, decode_control
 from skyriver.decide.recovery import Recovered, recover
-from skyriver.decide.windows import FeatureSets, SavedWindows, Windows, WindowsFiles
+from skyriver.decide.windows import NOTHING_NEEDED, FeatureSets, SavedWindows, Windows, WindowsFiles
 
 _log = logging.getLogger(__name__)
 
@@ -144,6 +144,8 @@ class PartitionFiles:
         assert self._ids is not None
         ids, files = self._ids.describe()
         checkpoint, windows = engine.save(ids)
+        # What neither the log has nor a label can reach: its id would be found for nothing, and take room for ever.
+        self._ids.forget(min(self._log.begin()[0], windows.oldest if windows is not None else NOTHING_NEEDED))
         if self._saved and self._saved[-1].offset == checkpoint.offset:
             self._saved.pop()  # its file is replaced
         needed = min((checkpoint.offset, *(offset for offset, _ in checkpoint.horizon[:1])))

@@ -197,7 +197,10 @@ class Routes:
         if isinstance(found, SkyriverError):
             _fail(request, found)
         elif found is None:
-            _fail(request, NotFound(f"{self._stream.name} has decided no event with the id {event_id!r}."))
+            stream = self._stream
+            gone = f" Or its log gave it up: the table {stream.name}.decisions has it then."
+            cut = gone if stream.retention_us or stream.retention_bytes else ""
+            _fail(request, NotFound(f"{stream.name} has decided no event with the id {event_id!r}.{cut}"))
         else:
             request.answer(200, encode_json(self._writer.to_json(found)))
 

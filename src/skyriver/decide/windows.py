@@ -22,7 +22,7 @@ from skyriver.decide.records import LabelRecord, Value, decode_reference
 from skyriver.features.given import Given
 from skyriver.features.kernel import Kernel, load_kernel
 from skyriver.features.layout import MISSING
-from skyriver.features.plan import FeaturePlan, plan_features
+from skyriver.features.plan import ROW_OFFSET, FeaturePlan, plan_features
 from skyriver.features.side import disk_side, memory_side
 from skyriver.features.state import EventBatch, FeatureState, KeyMemory
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 _EVENT, _LABEL, _REFERENCE = int(RecordKind.EVENT), int(RecordKind.LABEL), int(RecordKind.REFERENCE)
+
+
+NOTHING_NEEDED = 2**63 - 1
 
 
 class Windows(Protocol):
@@ -115,6 +118,8 @@ class SavedWindows:
     release: Callable[[], None]
     beside: SavedSet | None = None
     """The state of the features that are folded beside those that decide."""
+    oldest: int = NOTHING_NEEDED
+    """Offset of the oldest event that a label could still change a feature through."""
 
 
 class KernelWindows:
@@ -312,7 +317,9 @@ class KernelWindows:
     def save(self) -> SavedWindows:
         mark = self._state.mark()
         side = self._state.side
-        return SavedWindows(self._state.snapshot(), side.flush, lambda: side.release(mark))
+        there = mark.first_row < side.row_count
+        oldest = int(side.rows.array[mark.first_row, ROW_OFFSET]) if there else NOTHING_NEEDED
+        return SavedWindows(self._state.snapshot(), side.flush, lambda: side.release(mark), oldest=oldest)
 
     def forget(self) -> None:
         """Gives back the space of rows that no window needs; there is no going back to a state saved before."""
@@ -469,7 +476,8 @@ class FeatureSets:
                 if windows in self._all():
                     saved[windows.digest].release()
 
-        return SavedWindows(own.state if own is not None else b"", flush, release, beside)
+        oldest = min((windows.oldest for windows in saved.values()), default=NOTHING_NEEDED)
+        return SavedWindows(own.state if own is not None else b"", flush, release, beside, oldest)
 
     def close(self) -> None:
         self._close_gone()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyriver.core.errors import Corrupt, Unavailable
-from skyriver.data import ids
+from skyriver.data import id_runs, ids
 from skyriver.data.ids import IdIndex
 
 
@@ -28,6 +28,7 @@ def small_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"RECENT": 8, "LARGE": 6, "SINGLY": 3, "ON_DISK": 20, "RATIO": 2, "MOST_RUNS": 4}.items():
             patch.setattr(ids, name, value)
+        patch.setattr(id_runs, "STEP", 7)
         yield
 
 
@@ -167,6 +168,34 @@ def test_many_additions_become_few_runs(tmp_path: Path) -> None:
         named = {run[0] for description in descriptions for run in json.loads(description)["runs"]}
         assert named <= set(files(tmp_path))
         assert len(files(tmp_path)) <= len(named) + 3
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(-30, 30), min_size=1, max_size=40, unique=True), min_size=1, max_size=6),
+    st.integers(0, 120),
+    st.integers(1, 50),
+)
+def test_a_merge_piece_by_piece_is_the_merge_of_all(
+    tmp_path_factory: pytest.TempPathFactory, keys: list[list[int]], floor: int, step: int
+) -> None:
+    runs, offset, newest = [], 0, dict[int, int]()
+    for some in keys:
+        runs.append(id_runs.sorted_run(ints(some), np.arange(offset, offset + len(some))))
+        newest |= {key: offset + place for place, key in enumerate(some)}
+        offset += len(some)
+    expected = sorted((key, at) for key, at in newest.items() if at >= floor)
+    path = tmp_path_factory.mktemp("ids") / "run-0000000001"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(id_runs, "STEP", step)
+        merged = id_runs.merge_into_file([run for run in runs if run is not None], floor, path)
+    if merged is None:
+        assert not expected
+        assert not path.exists()
+        return
+    opened = id_runs.open_run(path.parent, path.name, len(merged), merged.crc, merged.first, merged.last)
+    assert list(zip(opened.keys.tolist(), opened.offsets.tolist(), strict=True)) == expected
+    assert (merged.first, merged.last) == (min(at for _, at in expected), max(at for _, at in expected))
 
 
 def test_what_is_forgotten_leaves_the_disk(tmp_path: Path) -> None:
