@@ -16,7 +16,7 @@ from powercut.part import PARTS, PROMISE_FOLDERS
 
 SEED = 20_261_126
 CUTS = 5
-"""Of each part; with the second ones some 55 in all. `bench/power_cuts.py` makes a thousand."""
+"""Of each part; with the second ones some 60 in all. `bench/power_cuts.py` makes a thousand."""
 LIES = 8
 TESTS = str(Path(__file__).parents[1])
 
