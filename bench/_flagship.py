@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 URL = "/streams/payments/events?wait=decision"
 RATE = 1_000
+LINGER = "2ms"
 KEYS = 10_000
 WARM_SECONDS = 5.0
 FIRST_MINUTE = 60.0
@@ -65,6 +66,7 @@ def measure_flagship(bench: Bench) -> None:
     templates = bench.folder / "templates.json"
     write_templates(templates, URL, tails(500), KEYS)
     _to_nothing(bench, templates)
+    _run(bench, templates, "process", bench.sizes.nothing_seconds, linger="0ms")
     figures, watch = _run(bench, templates, "process", bench.sizes.process_seconds)
     document = bench.document
     document.measured("flagship_p99_ms_process", figures["latency_ms"]["p99"], broken=figures.get("wrong", ""))
@@ -126,9 +128,11 @@ def _sender_figures(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _run(bench: Bench, templates: Path, durability: str, seconds: float) -> tuple[dict[str, Any], Watch]:
-    app = _payments.declare(full_event(), durability)
-    folder = bench.folder / f"flagship-{durability}"
+def _run(
+    bench: Bench, templates: Path, durability: str, seconds: float, *, linger: str = LINGER
+) -> tuple[dict[str, Any], Watch]:
+    app = _payments.declare(full_event(), durability, linger=linger)
+    folder = bench.folder / f"flagship-{durability}-{linger}"
     with running(folder, bench.kernels, app, bench.model, realtime=bench.sizes.realtime) as worker:
         _schedule(bench, worker.socket, templates, WARM_SECONDS)
         with Watch(worker.pid) as watch:
@@ -143,7 +147,8 @@ def _run(bench: Bench, templates: Path, durability: str, seconds: float) -> tupl
         wrong = _wrong(found, worker)
     if wrong:
         figures["wrong"] = wrong
-    bench.document.row("skyriver", f"flagship, {RATE} events/s, durability {durability}", **figures)
+    what = f"flagship, {RATE} events/s, durability {durability}, linger {linger}"
+    bench.document.row("skyriver", what, **figures)
     return figures, watch
 
 

@@ -15,7 +15,7 @@ from skyriver.core.spec import FieldSpec
 from skyriver.data.border import Rejection, RowCleaner, Value, parse_time
 from skyriver.data.border_frame import BAD_SCHEMA, DTYPES, CleanFrame, clean_frame, encode_raw
 from skyriver.data.border_times import parse_times
-from skyriver.data.border_values import plain_time
+from skyriver.data.border_values import plain_time, plain_times
 
 UNITS = ("s", "ms", "us", "ns")
 EXACT = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -208,6 +208,25 @@ def test_a_time_of_the_common_form_is_read_as_a_column_reads_it(
         assert parse_time(text) == read
     assert plain_time(text) in ((None, read) if clear else (None,))
     assert plain_time(moment.replace(tzinfo=None).isoformat(timespec=unit) + "+00:00") is not None
+
+
+@EXACT
+@given(moments=st.lists(MOMENTS, max_size=4), data=st.data())
+def test_times_read_together_are_those_read_one_by_one(moments: list[datetime], data: st.DataObject) -> None:
+    texts = []
+    for moment in moments:
+        unit = data.draw(st.sampled_from(["seconds", "milliseconds", "microseconds"]))
+        text = moment.replace(tzinfo=None).isoformat(timespec=unit)
+        texts.append(text + data.draw(st.sampled_from(["Z", "Z", "+00:00", "+00:00", "", "+0000", "z"])))
+    if texts and data.draw(st.booleans()):
+        place, text = data.draw(st.integers(0, len(texts) - 1)), texts[-1]
+        at = data.draw(st.integers(0, len(text)))
+        texts[place] = text[:at] + data.draw(st.sampled_from(["\n", f"\n{text}", "9", "٣", " ", ""])) + text[at + 1 :]
+    read = plain_times(texts)
+    if read is None:
+        assert not all(text.endswith(("Z", "+00:00")) and plain_time(text) is not None for text in texts)
+    else:
+        assert read == [plain_time(text) for text in texts]
 
 
 @EXACT

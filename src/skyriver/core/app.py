@@ -68,6 +68,13 @@ LEAST_LOG = 16_000_000
 """Bytes. A log is given up, and leaves the disk, in segments of an eighth of its limit; smaller ones cost too much."""
 
 
+def _lingered(linger: str) -> int:
+    found = parse_duration(linger, "a time to linger")
+    if found > specs.MOST_LINGER:
+        _refuse(f"linger={linger!r} is too long.", "BAD_STREAM", "An event waits for others 10 ms at most.")
+    return found
+
+
 def _kept(retention: str | None, retention_bytes: str | None, local_bytes: str, dedupe_us: int) -> tuple[int, int, int]:
     """How long, up to which size, and up to which size on the local disk a stream keeps its log."""
     kept_us = parse_duration(retention, "a retention") if retention is not None else 0
@@ -302,13 +309,15 @@ class App:
         retention: str | None = None,
         retention_bytes: str | None = None,
         local_bytes: str = "10GB",
+        linger: str = "0ms",
     ) -> Source:
         """A stream of events, which owns the table of its name.
 
         `disorder`: how late an event may come and still count; `ahead`: how far in front of our clock its
         time may be; `dedupe`: for how long an id is remembered; `durability`: an event is acknowledged once
         it survives the end of the process ("process") or of the power ("disk"); `source`: a broker from which events
-        come too, `sr.Mqtt(...)` or `sr.Nats(...)`; `log`: `sr.NatsLog(...)`, where it is not to be in files.
+        come too, `sr.Mqtt(...)` or `sr.Nats(...)`; `log`: `sr.NatsLog(...)`, where it is not to be in files; `linger`:
+        how long an event may wait for others (at most 10 ms), to be decided and written with them for less CPU time.
         """
         fields = self._new_source(name, event)
         self._check_role(fields, id, "id", ("int", "text"))
@@ -339,6 +348,7 @@ class App:
             retention_us=kept[0],
             retention_bytes=kept[1],
             local_bytes=kept[2],
+            linger_us=_lingered(linger),
         )
         return Source(name, self._streams)
 

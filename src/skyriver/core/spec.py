@@ -35,6 +35,9 @@ Durability = Literal["process", "disk"]
 GRID_LIMIT = 2**22
 """Absolute values of summed fields stay below this unless the field declares more (DESIGN 6.2)."""
 
+MOST_LINGER = 10_000
+"""Microseconds: meanwhile a stream's worker does nothing else."""
+
 
 class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -161,8 +164,10 @@ class StreamSpec(Spec):
     """How large the log may become. 0: as large as it does."""
     local_bytes: int = Field(default=10_000_000_000, ge=0)
     """How much of the log lies on the worker's disk, where the cloud has a tier for the rest."""
-    # Left out where there are none, so that a specification from before there were any keeps its digest.
+    # These two are left out where there are none, so that a specification from before there were any keeps its digest.
     references: tuple[ReferenceSpec, ...] = Field(default=(), exclude_if=lambda value: not value)
+    linger_us: int = Field(default=0, ge=0, le=MOST_LINGER, exclude_if=lambda value: not value)
+    """How long an event may wait for others, to be worked on and written together with them."""
 
     @model_validator(mode="after")
     def _kept(self) -> Self:

@@ -35,6 +35,7 @@ from skyriver.data.border_values import (
     Refused,
     Value,
     plain_time,
+    plain_times,
 )
 from skyriver.data.columns import Column, Columns
 
@@ -50,7 +51,7 @@ class TypedCleaner:
     """Compiled once per set of fields; `summed` names the fields that some feature sums. Raises InvalidInput
     (BAD_FIELD)."""
 
-    __slots__ = ("_checks", "_columns", "_json", "_lines", "_msgpack", "_one")
+    __slots__ = ("_checks", "_columns", "_json", "_lines", "_msgpack", "_one", "_times")
 
     def __init__(self, fields: Sequence[FieldSpec], summed: frozenset[str] = frozenset()) -> None:
         names = [f"f{place}" for place in range(len(fields))]  # a field may be named as a method is
@@ -75,7 +76,9 @@ class TypedCleaner:
             (rule.spec.type, attrgetter(name), _CLEANERS[rule.spec.type], _without_bounds(rule) if done else rule)
             for name, rule, (_, _, done) in zip(names, rules, types, strict=True)
         ]
-        self._checks = [(place, _row_check(rules[place])) for place, (_, _, done) in enumerate(types) if not done]
+        todo = [(place, _row_check(rules[place])) for place, (_, _, done) in enumerate(types) if not done]
+        self._times = {place: check for place, check in todo if _bare_time(rules[place])}
+        self._checks = [(place, check) for place, check in todo if not _bare_time(rules[place])]
 
     def one(self, body: bytes) -> list[Any] | None:
         """The rows of a body that is one object of JSON; None: take the long way. So for the others."""
@@ -115,10 +118,25 @@ class TypedCleaner:
                 values = list(astuple(row))
                 for place, check in self._checks:
                     values[place] = check(values[place])
+                self._read_times(values)
                 found.append(values)
         except Refused:
             return None
         return found
+
+    def _read_times(self, values: list[Any]) -> None:
+        """The times of a row, all at once where they are written as programs write them most. Raises Refused."""
+        written = []
+        for place, check in self._times.items():
+            if type(values[place]) is str:
+                written.append(place)
+            else:
+                values[place] = check(values[place])
+        read = plain_times([values[place] for place in written])
+        if read is None:
+            read = [self._times[place](values[place]) for place in written]
+        for place, at in zip(written, read, strict=True):
+            values[place] = at
 
 
 def _zip(names: list[str], others: list[Any]) -> Any:
@@ -132,10 +150,15 @@ def _decoded(decode: Callable[[bytes], list[Any]], body: bytes) -> list[Any] | N
         return None
 
 
+def _bare_time(rule: Rule) -> bool:
+    """Nothing is asked of it but that it is one."""
+    return rule.spec.type == "time" and rule.low is None and rule.high is None and not rule.spec.one_of
+
+
 def _row_check(rule: Rule) -> Check:
     """What is left to check of a value that the decoder took."""
     check = compile_check(rule)
-    if rule.spec.type != "time" or rule.low is not None or rule.high is not None or rule.spec.one_of:
+    if not _bare_time(rule):
         return check
 
     def check_time(given: object) -> Value:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from skyriver.core.errors import InvalidInput
 
 INPUT, OUTPUT = "features", "score"
+BOUND_ROWS = 8
+"""Up to so many rows have buffers of their own."""
 LOAD_S = 30.0
 """So long the runs with which a model is tried may take."""
 
@@ -40,7 +42,7 @@ class EndableScorer(Scorer, Protocol):
 class OnnxScorer:
     """A trained model (see the manifest of a version): input `features` float32 [n, F], output `score` float32 [n]."""
 
-    __slots__ = ("_bound", "_options", "_outputs", "_row", "_run", "_run_bound", "_score")
+    __slots__ = ("_bound", "_options", "_outputs", "_run")
 
     def __init__(
         self, session: onnxruntime.InferenceSession, features: int, options: onnxruntime.RunOptions | None = None
@@ -48,13 +50,7 @@ class OnnxScorer:
         self._run = session.run
         self._options = options if options is not None else _run_options()
         self._outputs = [OUTPUT]
-        # Most events come alone. With one row bound once, a run finds its input and its output, and makes nothing.
-        self._row = np.zeros((1, features), np.float32)
-        self._score = np.zeros(1, np.float32)
-        self._bound = bound = session.io_binding()
-        bound.bind_input(INPUT, "cpu", 0, np.float32, self._row.shape, self._row.ctypes.data)
-        bound.bind_output(OUTPUT, "cpu", 0, np.float32, self._score.shape, self._score.ctypes.data)
-        self._run_bound = session.run_with_iobinding
+        self._bound = [_Bound(session, rows, features) for rows in range(1, BOUND_ROWS + 1)]
 
     @classmethod
     def load(cls, path: Path, features: int) -> OnnxScorer:
@@ -86,10 +82,8 @@ class OnnxScorer:
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
-            if len(features) == 1:
-                self._row[:] = features
-                self._run_bound(self._bound, self._options)
-                return self._score.copy()
+            if 0 < len(features) <= BOUND_ROWS:
+                return self._bound[len(features) - 1].score(features, self._options)
             scores: NDArray[np.float32] = self._run(self._outputs, {INPUT: features}, self._options)[0]
             return scores
         except Exception as error:
@@ -100,6 +94,26 @@ class OnnxScorer:
 
     def end(self) -> None:
         self._options.terminate = True
+
+
+class _Bound:
+    """Most events come alone or a few together. With rows bound once, a run finds its input and its output, and makes
+    nothing."""
+
+    __slots__ = ("_binding", "_rows", "_run", "_scores")
+
+    def __init__(self, session: onnxruntime.InferenceSession, rows: int, features: int) -> None:
+        self._rows = np.zeros((rows, features), np.float32)
+        self._scores = np.zeros(rows, np.float32)
+        self._binding = binding = session.io_binding()
+        binding.bind_input(INPUT, "cpu", 0, np.float32, self._rows.shape, self._rows.ctypes.data)
+        binding.bind_output(OUTPUT, "cpu", 0, np.float32, self._scores.shape, self._scores.ctypes.data)
+        self._run = session.run_with_iobinding
+
+    def score(self, features: NDArray[np.float32], options: onnxruntime.RunOptions) -> NDArray[np.float32]:
+        self._rows[:] = features
+        self._run(self._binding, options)
+        return self._scores.copy()
 
 
 def _run_options() -> onnxruntime.RunOptions:

@@ -27,6 +27,7 @@ from skyriver.data.log import Log
 from skyriver.decide.checkpoint import BlockAnswer
 from skyriver.decide.engine import Engine
 from skyriver.decide.history import Block
+from skyriver.decide.lingering import Linger
 from skyriver.decide.looking import Found, Looks, fill
 from skyriver.decide.metrics import Meter
 from skyriver.decide.receipt import LabelReceipt, LabelSubmission, Receipt, ReferenceSubmission, Submission
@@ -138,6 +139,7 @@ class Station:
         *,
         to_disk: bool,
         queue: int,
+        linger_us: int = 0,
         meter: Meter | None = None,
     ) -> None:
         self.meter = meter if meter is not None else Meter()
@@ -147,6 +149,9 @@ class Station:
         self._looks = looks
         self._to_disk = to_disk
         self._limit = queue
+        self._linger = Linger(linger_us)
+        self._waiting_since = 0
+        """When the queue was empty last, in ns."""
         self._queue: deque[Work] = deque()
         self._rows = 0
         self._bytes = 0
@@ -182,10 +187,12 @@ class Station:
         if isinstance(work, EventWork | LabelWork | LoadWork) and work.size:
             self._bytes += work.size
             work.answer = partial(self._release, work.size, work.answer)
+        if not self._queue:
+            self._waiting_since = time.perf_counter_ns()
         self._queue.append(work)
         if not self._busy:
             self._busy = True
-            asyncio.get_running_loop().call_soon(self._turn)
+            self._begin()
 
     def tick(self) -> None:
         """Now and then: takes a checkpoint that is due though nothing comes any more."""
@@ -225,11 +232,24 @@ class Station:
         self._bytes -= size
         answer(given)
 
+    def _begin(self) -> None:
+        asyncio.get_running_loop().call_soon(self._wait if self._linger.waits else self._turn)
+
+    def _wait(self) -> None:
+        """The thread itself stands still: what comes meanwhile is read in one go then. Read as it came, each request
+        would wake the process and find the caches cold, which costs as much as the turn that it is to share."""
+        waited = (time.perf_counter_ns() - self._waiting_since) // 1000
+        first = self._queue[0] if self._queue else None
+        if isinstance(first, EventWork) and (more := self._linger.wait_us(waited, self._rows)):
+            time.sleep(more / 1e6)
+        asyncio.get_running_loop().call_soon(self._turn)  # not at once: first the loop reads
+
     def _turn(self) -> None:
         if self.engine is None or not self._queue:
             self._busy = False
             return
         turn = self._gather()
+        self._linger.note(len(turn.events), turn.began_ns // 1000)
         try:
             replies = self._work(self.engine, turn)
             if not self._to_disk:
@@ -265,7 +285,7 @@ class Station:
 
     def _go_on(self) -> None:
         if self._queue:
-            asyncio.get_running_loop().call_soon(self._turn)
+            self._begin()
         else:
             self._busy = False
 

@@ -146,6 +146,7 @@ class Worker:
             Looks(partial(log_reader, settings.stream, settings.directory, context.home, context.tenant, tier[0])),
             to_disk=on_disk(settings.stream),
             queue=settings.queue,
+            linger_us=settings.stream.linger_us,
             meter=Meter(),
         )
         self._stored: Mapping[str, int] = {}

@@ -88,6 +88,16 @@ def test_a_reference_belongs_to_its_stream() -> None:
     assert [render(n) for n in spec.feature_set("behaviour").lookups()] == ["lookup(shops.risk, by customer)"]
 
 
+def test_a_stream_that_lingers_and_one_that_does_not() -> None:
+    app = sr.App("risk")
+    app.stream("payments", Payment, id="payment", time="at", key="customer", linger="2ms")
+    assert app.spec.streams[0].linger_us == 2_000
+    assert AppSpec.model_validate(app.spec.to_json()) == app.spec
+    plain, _, _ = declare()
+    assert plain.spec.streams[0].linger_us == 0
+    assert "linger_us" not in plain.spec.streams[0].to_json()  # as before there was such
+
+
 REFUSED: dict[str, tuple[str, str, Callable[[], object]]] = {}
 
 
@@ -233,6 +243,11 @@ def a_key_that_may_be_missing() -> None:
 @refused("BAD_GATE", "is not understood")
 def a_gate_that_says_nothing() -> None:
     sr.Gate(average_precision="good")
+
+
+@refused("BAD_STREAM", "linger='1s' is too long")
+def a_stream_that_lingers_for_long() -> None:
+    sr.App("risk").stream("payments", Payment, id="payment", time="at", key="customer", linger="1s")
 
 
 @pytest.mark.parametrize("name", REFUSED)

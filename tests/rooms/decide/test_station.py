@@ -38,7 +38,7 @@ class Checkpoints:
 class Post:
     """A station over a house, and the answers it gave."""
 
-    def __init__(self, house: House, *, to_disk: bool = False, queue: int = 10_000) -> None:
+    def __init__(self, house: House, *, to_disk: bool = False, queue: int = 10_000, linger_us: int = 0) -> None:
         self.house = house
         self.answers: list[Any] = []
         self.checkpoints = Checkpoints()
@@ -51,7 +51,9 @@ class Post:
         self.late: list[Any] = []
         """Answers that may come out of order."""
         self.looks = Looks(self._read)
-        self.station = Station(house.log, self._open, self.checkpoints, self.looks, to_disk=to_disk, queue=queue)
+        self.station = Station(
+            house.log, self._open, self.checkpoints, self.looks, to_disk=to_disk, queue=queue, linger_us=linger_us
+        )
         self.border = EventBorder(house.stream)
 
     @contextlib.contextmanager
@@ -135,6 +137,31 @@ def test_what_comes_during_a_sync_is_the_next_batch(house: House) -> None:
         gate.set()
         await post.settle(3)
         assert house.model.runs == [1, 2]
+        await post.station.drain(1)
+
+    run(test)
+
+
+def test_what_comes_while_a_turn_lingers_is_taken_with_it(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        loop, slept = asyncio.get_running_loop(), []
+        post = await Post(house, linger_us=20_000).start()
+        await asyncio.sleep(0)  # its first turn, with nothing in it
+        post.station._linger.waits = True
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            loop.call_soon(post.send, house.event(2))  # as the loop reads it after the sleep
+
+        monkeypatch.setattr("skyriver.decide.station.time.sleep", sleep)
+        post.send(house.event(1))
+        await post.settle(2)
+        assert house.model.runs == [2]
+        assert len(slept) == 1
+        assert 0 < slept[0] <= 0.02
+        post.station.submit(FindWork(1, post.answers.append))  # who only looks waits for nobody
+        await post.settle(3)
+        assert len(slept) == 1
         await post.station.drain(1)
 
     run(test)
