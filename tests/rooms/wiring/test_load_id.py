@@ -16,7 +16,7 @@ from skyriver.data.tables import TableVersion
 from skyriver.wiring.home import Home
 from skyriver.wiring.work import load as module
 from skyriver.wiring.work.job import Job
-from skyriver.wiring.work.load import load_id
+from skyriver.wiring.work.load import load_id, summed_fields
 
 
 class Payment(sr.Event):
@@ -107,3 +107,24 @@ def test_a_load_that_was_cut_off_is_finished_by_the_next_job(tmp_path: Path, mon
 
 def killed(job: Job, stream: StreamSpec) -> dict[str, TableVersion]:
     raise KeyboardInterrupt
+
+
+def test_only_what_is_summed_must_fit_the_grid() -> None:
+    app = sr.App("risk")
+
+    class Sale(sr.Event):
+        sale: int
+        at: sr.Time
+        card: str
+        shop: str | None
+        amount: float
+        points: int
+
+    sales = app.stream("sales", Sale, id="sale", time="at", key="card")
+    windows = {
+        "shops": sr.distinct("shop", by="card", over="1d"),
+        "most": sr.maximum("points", by="card", over="1d"),
+        "mean": sr.mean("amount", by="card", over="1d"),
+    }
+    app.features("habits", sales, windows)
+    assert summed_fields(app.spec, app.spec.streams[0]) == {"amount"}

@@ -23,6 +23,7 @@ from skyriver.data.log import RecordKind
 from skyriver.data.operations import rejected_table
 from skyriver.data.stream_load import PreparedLoad, prepare_stream_load
 from skyriver.data.tables import TableVersion
+from skyriver.features.checks import SUMMED
 from skyriver.wiring.logs import log_reader
 from skyriver.wiring.work.job import Job
 from skyriver.wiring.work.materialise import bring_up_to_date
@@ -79,7 +80,7 @@ def _load_stream(job: Job, stream: StreamSpec, files: list[LoadFile]) -> dict[st
 def summed_fields(app: AppSpec, stream: StreamSpec) -> frozenset[str]:
     """Fields of the stream that some feature sums or averages: their values have to fit its grid."""
     sets = (f for f in app.feature_sets if f.source == stream.name)
-    return frozenset(a.column for f in sets for a in f.aggregates() if a.column)
+    return frozenset(a.column for f in sets for a in f.aggregates() if a.column and a.kind in SUMMED)
 
 
 def _outputs(report: dict[str, Any], duplicates: int, made: dict[str, TableVersion]) -> dict[str, Any]:

@@ -1,0 +1,65 @@
+"""What somebody meets who brings a stream of their own: texts in it, events that come late, times of another unit."""
+
+from __future__ import annotations
+
+import pytest
+from cloud_process import START, Cloud, iso, write_csv, write_lines
+
+CARDS = """\
+import lightgbm
+
+import skyriver as sr
+
+app = sr.App("cards")
+
+
+class Payment(sr.Event):
+    payment: int
+    at: sr.Time
+    card: str
+    merchant: str | None
+    country: str
+    amount: float
+
+
+cardpay = app.stream("cardpay", Payment, id="payment", time="at", key="card", disorder="1h")
+frauds = app.labels("fraud", of=cardpay, delay="1d")
+habits = app.features("habits", cardpay, {
+    "amount": cardpay.amount,
+    "merchants_1d": sr.distinct("merchant", by="card", over="1d"),
+    "countries_1d": sr.distinct("country", by="card", over="1d"),
+})
+
+
+@app.train(habits, label=frauds)
+def fit(data: sr.TrainingData) -> lightgbm.Booster:
+    return lightgbm.train({"objective": "binary", "verbose": -1}, lightgbm.Dataset(data.x, data.y), 5)
+
+
+app.decide(cardpay, app.model("fraud", fit), {"block": "score >= 0.9"}, otherwise="approve")
+"""
+
+
+def payment(number: int, at: object, **others: object) -> dict[str, object]:
+    merchant = None if number % 3 == 0 else f"m{number % 7}"
+    row: dict[str, object] = {"payment": number, "at": at, "card": "a", "merchant": merchant, "country": "DE"}
+    return row | {"amount": 1.5} | others
+
+
+@pytest.fixture(scope="module")
+def cards(cloud: Cloud) -> Cloud:
+    """A cloud with a stream of cards, and its history."""
+    (cloud.folder / "cards.py").write_text(CARDS)
+    cloud.command("up", "--port", cloud.port).succeeded()
+    cloud.command("deploy", "cards.py", "-y").succeeded()
+    history = [payment(n, iso(START + 60 * n)) for n in range(100)]
+    report = cloud.json("table", "load", "cardpay", write_csv(cloud.folder / "history.csv", history))
+    assert report["counts"]["rows_good"] == 100
+    return cloud
+
+
+def test_history_is_loaded_with_texts_whose_different_values_are_counted(cards: Cloud) -> None:
+    sent = write_lines(cards.folder / "one.jsonl", [payment(1_000, iso(START + 6_000), country="FR")])
+    cards.command("send", "cardpay", sent).succeeded()
+    features = cards.ask("GET", "/streams/cardpay/decisions/1000")[1]["features"]
+    assert (features["merchants_1d"], features["countries_1d"]) == (7, 2)
