@@ -221,6 +221,9 @@ def test_a_new_version_decides_from_then_on_and_one_that_does_not_fit_never(work
     report = worker.wait_for(lambda report: report["message"])
     assert "Version 3 of fraud" in report["message"]
     assert "the stream computes 3" in report["message"]
+    assert report["reason"] == "MODEL_REFUSED"
+    assert report["next_action"].startswith("Train it on the features")
+    assert report["next_action"] not in report["message"]
     _, answer = http.send_events(payment(71))
     assert answer["decisions"][0]["version"] == 2
     worker.release(3, digest="0" * 64)

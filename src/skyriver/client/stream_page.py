@@ -173,7 +173,8 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
     up = f", pid {p['pid']}, up {age(p['started_at'])}" if p["pid"] else ""
     yield "worker", f"{p['worker']} {coloured(p['state'])}{up}; its log was opened {p['epoch']:,} times"
     if p["message"]:
-        yield "", f"[yellow]{escape(p['message'])}[/]"
+        why = f"{p['reason']}: " if p["reason"] else ""
+        yield "", f"[yellow]{escape(why + p['message'])} {escape(p['next_action'])}".rstrip() + "[/]"
 
 
 def _each(least: int, most: int) -> str:

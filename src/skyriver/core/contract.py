@@ -224,6 +224,7 @@ class PartitionNow(TypedDict):
     state: str
     reason: str
     message: str
+    next_action: str
     pid: int
     started_at: int
     rss_mb: float

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from skyriver.core.errors import SkyriverError, Unavailable
+from skyriver.core.errors import SkyriverError, Unavailable, told
 from skyriver.data.log import LogReader
 
 
@@ -125,7 +125,7 @@ class Kept:
     local_bytes: int = 0
     lag_bytes: int = 0
     """Closed and not in the tier yet; 0 without a tier."""
-    problem: str = ""
+    problem: SkyriverError | None = None
     full: SkyriverError | None = None
     """The disk's share is used up by what the tier does not take: nothing may be appended until it does."""
 
@@ -135,23 +135,24 @@ class Upkeep:
 
     def __init__(self, log: TieredLog, keep: Keep, *, tier: bool) -> None:
         self._log, self._keep, self._tier = log, keep, tier
-        self.problem = ""
+        self.problem: SkyriverError | None = None
         """What went wrong in the last step."""
 
     def step(self, *, time: int, needed: Needed) -> bool:
         """Whether there is more to do at once: one part goes to the tier at most. What goes wrong is the `problem`."""
-        problem, more = "", False
+        problem: SkyriverError | None = None
+        more = False
         try:
             problem = self._remove(time, needed)
             if self._tier:
                 more = self._log.tier_next()
         except SkyriverError as error:
-            problem = f"The log's old part stays where it is: {error}"
+            problem = told("The log's old part stays where it is", error)
         if self._tier and self._keep.local_bytes:
             try:
                 self._log.drop_local(self._keep.local_bytes // 2)
             except SkyriverError as error:
-                problem = problem or f"The log's old part stays on this disk: {error}"
+                problem = problem or told("The log's old part stays on this disk", error)
         self.problem = problem
         return more
 
@@ -165,16 +166,16 @@ class Upkeep:
         if lag and self._keep.local_bytes and local > self._keep.local_bytes:
             full = Unavailable(
                 f"{local / 1e6:.0f} MB of the log lie on this disk, {self._keep.local_bytes / 1e6:.0f} MB may, and"
-                f" {lag / 1e6:.0f} MB of them are not in the tier yet. {self.problem}".strip(),
+                f" {lag / 1e6:.0f} MB of them are not in the tier yet. {self.problem or ''}".strip(),
                 code="TIER_BEHIND",
                 next_action="Events are taken again once the tier has them. Mend the tier, or raise local_bytes.",
             )
         return Kept(self._log.first_offset, total, local, lag, self.problem, full)
 
-    def _remove(self, time: int, needed: Needed) -> str:
+    def _remove(self, time: int, needed: Needed) -> SkyriverError | None:
         """Tells if much of what is too old or too much is still needed."""
         if not (self._keep.us or self._keep.bytes):
-            return ""
+            return None
         log = self._log
         parts, open_bytes = log.parts(), log.open_bytes
         unneeded = parts[-1].end if parts else 0
@@ -185,8 +186,10 @@ class Upkeep:
         total = open_bytes + sum(part.bytes for part in parts if part.base >= offset)
         held = sum(part.bytes for part in parts if offset <= part.base < due)
         if 2 * held <= total or held < LEAST_SEGMENT:
-            return ""
-        return (
+            return None
+        return SkyriverError(
             f"{held / 1e6:.0f} MB of the log's {total / 1e6:.0f} MB are older, or more, than its retention says, and"
-            f" stay: {needed.by} still needs them. {needed.remedy}"
+            f" stay: {needed.by} still needs them.",
+            code="RETENTION_WAITS",
+            next_action=needed.remedy,
         )

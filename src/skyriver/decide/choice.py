@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from skyriver.core.errors import InvalidInput, SkyriverError
+from skyriver.core.errors import InvalidInput, SkyriverError, told
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.model_run import ModelRun
@@ -125,9 +125,9 @@ class Choice:
         self._load_scorer = load_scorer
         self._digest_of = digest_of
         self.deciding = Deciding()
-        self.problem = ""
+        self.problem: SkyriverError | None = None
         """Why the live settings, or a part of them, are not used."""
-        self.target_problem = ""
+        self.target_problem: SkyriverError | None = None
         """Why the features that they name cannot be folded."""
 
     def begin(
@@ -158,7 +158,7 @@ class Choice:
     def load(self, live: Mapping[str, Any], sets: Mapping[str, FeatureSetSpec], deciding: str) -> Deciding | None:
         """The deciding by these settings, loaded and warm, with one of the feature `sets` that are folded, of which
         `deciding` decides now; None when that is used already, or when they cannot be used, which `problem` tells."""
-        self.problem = ""
+        self.problem = None
         if self._decide is None:
             return None
         try:
@@ -171,14 +171,14 @@ class Choice:
                 found = self._meanwhile(wanted, deciding, sets.get(deciding))
         except SkyriverError as error:
             _log.error("the live settings cannot be used: %s", error)
-            self.problem = str(error)
+            self.problem = error
             return None
         return found if found is not None and not _alike(found, self.deciding) else None
 
     def target(self, live: Mapping[str, Any] | None, deciding: str) -> FeatureSetSpec | None:
         """The features to fold beside those that decide: of the released version, else the declared ones. None too
         where they do not fit the stream, which `target_problem` tells."""
-        self.target_problem = ""
+        self.target_problem = None
         if self._decide is None or live is None:
             return None
         try:
@@ -189,7 +189,7 @@ class Choice:
         try:
             return next((s for s in specs if s is not None and self._digest_of(s) != deciding), None)
         except SkyriverError as error:
-            self.target_problem = f"The features that the live settings name cannot be folded: {error}"
+            self.target_problem = told("The features that the live settings name cannot be folded", error)
             return None
 
     def _set_of(self, model: WantedModel | None, deciding: str) -> str:
@@ -202,7 +202,7 @@ class Choice:
         try:
             return self._build(replace(wanted, canary=None), model, digest, spec)
         except SkyriverError as error:
-            self.problem = f"The changed rules wait for the features that they were written for: {error}"
+            self.problem = told("The changed rules wait for the features that they were written for", error)
             return None
 
     def _refuse_unknown(self, wanted: Wanted, digest: str, deciding: str) -> None:
@@ -267,12 +267,13 @@ class Choice:
             return None
         if wanted.features_digest and wanted.features_digest != digest:
             version = f"version {wanted.in_use.version} of {wanted.in_use.name}"
-            self.problem = f"The {what}, {version}, is not used: it reads other features than those that decide."
+            message = f"The {what}, {version}, is not used: it reads other features than those that decide."
+            self.problem = InvalidInput(message, code="MODEL_OF_OTHER_FEATURES")
             return None
         try:
             return self._lane(wanted.in_use, digest, spec, deadline_us)
         except SkyriverError as error:
-            self.problem = f"The {what} is not used: {error}"
+            self.problem = told(f"The {what} is not used", error)
             return None
 
     def _last(self, wanted: Wanted, released: ModelInUse, digest: str, spec: FeatureSetSpec, share: int) -> Lane | None:

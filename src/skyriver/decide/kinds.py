@@ -100,6 +100,7 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
                 "reason": "MODEL_CHANGES",
                 "message": f"It goes from {_versions(using, arms)} to {_versions(wanted, wanted_arms)}."
                 f" {message}".rstrip(),
+                "next_action": str(report.get("next_action", "")),
             }
             if changing:
                 told["message"] += " " + _features_change(stream, changing)["message"]

@@ -1,10 +1,11 @@
 """The process that builds the state of changed features beside a worker: `python -m skyriver.wiring.builder`.
 
 The worker that begins it writes one line of JSON to its standard input, {"stream": StreamSpec, "features":
-FeatureSetSpec, "home", "log", "side", "building", "kernel_cache": directories, "share": of a core}, and keeps that
-open: when it ends, for whatever reason, this process ends too. On its standard output stand lines {"offset", "end",
-"events": read so far, "events_per_second", "seconds": of CPU, "rss_mb"}; the last one has "built": true. What went
-wrong is one line {"problem"}, and exit code 1.
+FeatureSetSpec, "home", "tenant": its name, "directory": of the partition, "side", "building", "kernel_cache":
+directories, "share": of a core}, and keeps that open: when it ends, for whatever reason, this process ends too. On its
+standard output stand lines {"offset", "end", "events": read so far, "events_per_second", "seconds": of CPU, "rss_mb"};
+the last one has "built": true. What went wrong is one line {"problem": as an answer of the API tells it}, and exit
+code 1.
 
 It runs at a lower priority. Only one process at a time writes into "building" and the set's side log: a lock sees
 to it that one of a worker before has ended.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import select
 import sys
@@ -21,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from skyriver.core.errors import SkyriverError
+from skyriver.core.errors import Internal, SkyriverError
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.decide.building import Resting, build
 from skyriver.decide.windows import WindowsFiles
@@ -34,6 +36,9 @@ from skyriver.wiring.tier import open_tier
 TELL_EVERY_S = 0.25
 NICE = 5
 """A third of what a worker gets where both want the same core: enough to get on under a load that never ends."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class Left(Exception):
@@ -85,6 +90,11 @@ def _sleep(us: int) -> None:
         raise Left
 
 
+def _problem(error: Exception) -> dict[str, Any]:
+    found = error if isinstance(error, SkyriverError) else Internal(f"{type(error).__name__}: {error}.")
+    return found.to_problem()
+
+
 def main() -> int:
     os.nice(NICE)
     line = b""
@@ -97,8 +107,10 @@ def main() -> int:
         _run(json.loads(line))
     except Left:
         return 1
-    except SkyriverError as error:
-        print(json.dumps({"problem": str(error)}), flush=True)
+    except Exception as error:  # whatever it was: the worker tells it, and its log has the rest
+        if not isinstance(error, SkyriverError):
+            _log.exception("the features are not built")
+        print(json.dumps({"problem": _problem(error)}), flush=True)
         return 1
     return 0
 

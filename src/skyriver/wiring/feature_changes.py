@@ -21,7 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from skyriver.core.errors import Corrupt, SkyriverError
+from skyriver.core.errors import Corrupt, Internal, SkyriverError, from_problem, told
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.data.log import Log
 from skyriver.decide.building import built
@@ -36,6 +36,7 @@ from skyriver.decide.windows import KernelWindows, WindowsFiles
 SHARE = 0.5
 """Of a core, that a builder takes (at a lower priority than the worker) while it gets on."""
 LOOK_S = 0.05
+NOT_BUILT = "The changed features are not built"
 AGAIN_S = 5.0
 """After a builder failed."""
 STEP_S = 0.002
@@ -89,7 +90,7 @@ class FeatureChanges:
         self._wanted: FeatureSetSpec | None = None
         self._digest = ""
         self.phase = Phase.IDLE
-        self.problem = ""
+        self.problem: SkyriverError | None = None
         self.needed = BEYOND
         """From this offset on the log is read by what is under way."""
 
@@ -107,7 +108,7 @@ class FeatureChanges:
                     await self._look()
                 except Exception as error:  # whatever it was, the features of before go on deciding
                     _log.exception("the changed features are not built")
-                    self.problem = f"The changed features are not built: {error}"
+                    self.problem = told(NOT_BUILT, error)
                     await asyncio.sleep(AGAIN_S)
         finally:
             await self._stop()
@@ -161,7 +162,7 @@ class FeatureChanges:
         if sets.beside is not None and sets.beside.digest != digest:
             await self._change(lambda engine: sets.drop())
         if wanted is None:
-            self.phase, self.problem = Phase.IDLE, ""
+            self.phase, self.problem = Phase.IDLE, None
             return
         if digest in sets.specs:
             self._look_for_checkpoint(digest)
@@ -176,7 +177,7 @@ class FeatureChanges:
             self._keeper.demand()
             return
         self.phase = Phase.READY if digest in self._files.usable(self._time) else Phase.WAITING
-        self.problem = ""
+        self.problem = None
         shutil.rmtree(self._directory, ignore_errors=True)
         if self.phase is Phase.READY:
             _log.info("the features %s are ready to decide", digest[:12])
@@ -205,14 +206,15 @@ class FeatureChanges:
         self._process = None
         if code == 0 and self._told.get("built"):
             return True
-        self.problem = f"The changed features are not built: {self._told.get('problem', f'it ended with {code}')}"
+        problem = self._told.get("problem") or Internal(f"Its process ended with {code}.").to_problem()
+        self.problem = told(NOT_BUILT, from_problem(problem["status"], problem))
         _log.error("%s", self.problem)
         self.needed = BEYOND
         await asyncio.sleep(AGAIN_S)
         return False
 
     async def _begin(self, features: FeatureSetSpec) -> None:
-        place, self.problem, self._told = self._place, "", {}
+        place, self.problem, self._told = self._place, None, {}
         self.needed = self._log.begin()[0]
         config = {
             "stream": place.stream.to_json(),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 
-from skyriver.core.errors import SkyriverError
+from skyriver.core.errors import SkyriverError, told
 from skyriver.core.objects import VerifiableObjects
 from skyriver.data.retention import Keep, Kept, Needed, TieredLog, Upkeep
 from skyriver.wiring.home import Home
@@ -18,13 +18,13 @@ EVERY_S = 0.5
 _log = logging.getLogger(__name__)
 
 
-def tier_of(home: Path) -> tuple[VerifiableObjects | None, str]:
+def tier_of(home: Path) -> tuple[VerifiableObjects | None, SkyriverError | None]:
     """The cloud's tier, and why it cannot be used: a stream goes on without."""
     try:
-        return open_tier(Home(home)), ""
+        return open_tier(Home(home)), None
     except SkyriverError as error:
         _log.error("the tier cannot be used: %s", error)
-        return None, f"The tier cannot be used, so the log stays on this disk: {error}"
+        return None, told("The tier cannot be used, so the log stays on this disk", error)
 
 
 class LogUpkeep:
@@ -35,7 +35,7 @@ class LogUpkeep:
         log: TieredLog,
         keep: Keep,
         tier: VerifiableObjects | None,
-        problem: str,
+        problem: SkyriverError | None,
         now: Callable[[], tuple[int, Needed]],
     ) -> None:
         self._upkeep = Upkeep(log, keep, tier=tier is not None)
@@ -48,7 +48,7 @@ class LogUpkeep:
         self._thread = Thread(target=self._run, name="upkeep", daemon=True)
 
     @property
-    def problem(self) -> str:
+    def problem(self) -> SkyriverError | None:
         return self._upkeep.problem or self._problem
 
     def look(self) -> Kept:
@@ -62,7 +62,7 @@ class LogUpkeep:
         self._stop.set()
 
     def _run(self) -> None:
-        told = ""
+        before = "all is well again"
         while not self._stop.is_set():
             try:
                 time, needed = self._now()
@@ -70,8 +70,9 @@ class LogUpkeep:
             except Exception:
                 _log.exception("the old part of the log is not looked after")
                 more = False
-            if self.problem != told:
-                told = self.problem
-                _log.warning("the old part of the log: %s", told or "all is well again")
+            problem = str(self.problem or "all is well again")
+            if problem != before:
+                before = problem
+                _log.warning("the old part of the log: %s", problem)
             if not more:
                 self._stop.wait(EVERY_S)

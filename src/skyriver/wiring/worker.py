@@ -117,7 +117,7 @@ class Worker:
         settings: WorkerSettings,
         log: WorkerLog,
         live: Mapping[str, Any] | None,
-        tier: tuple[VerifiableObjects | None, str],
+        tier: tuple[VerifiableObjects | None, SkyriverError | None],
     ) -> None:
         self._context = context
         self._live = live
@@ -376,7 +376,7 @@ class Worker:
             **in_use(deciding),
             "arms": self._arms(),
             "rss_mb": round(resident_bytes() / 1e6),
-            "message": self._message(),
+            **self._told_problems(),
             "features_digest": self._files.sets.digest if self._files.sets is not None else "",
             "features": self._changes.report(),
         }
@@ -407,12 +407,23 @@ class Worker:
             kept=self._upkeep.kept,
         )
 
-    def _message(self) -> str:
+    def _told_problems(self) -> dict[str, str]:
+        """Code and next action are those of the first problem that has them; the message has the others' in it."""
+        known = [self._choice.problem, self._choice.target_problem, self._changes.problem, self._upkeep.problem]
+        problems = [p for p in (*known, *self._rounds.problems.values()) if p is not None]
+        first, others = problems[0] if problems else None, problems[1:]
+        place = f"{first.where}: " if first is not None and first.where else ""
+        parts = [self._station.problem, self._replay, self._keeper.problem]
+        parts += [f"{place}{first.message}" if first is not None else "", *map(str, others), *self._remarks()]
+        return {
+            "reason": first.code if first is not None else "",
+            "message": " ".join(p for p in parts if p),
+            "next_action": first.next_action if first is not None else "",
+        }
+
+    def _remarks(self) -> list[str]:
         step = self._files.receiving.step_us
-        parts = [self._station.problem, self._replay, self._choice.problem, self._keeper.problem]
-        parts += [self._choice.target_problem, self._changes.problem, self._upkeep.problem]
-        parts += [str(problem) for problem in self._rounds.problems.values()]
-        parts += [
+        parts = [
             f"Version {arm['version']} of {arm['model']} was late again and again: it is not asked for"
             f" {arm['aside_seconds']:.0f} s."
             for arm in self._arms()
@@ -420,7 +431,7 @@ class Worker:
         ]
         if step:
             parts.append(f"The machine's clock was set by {step / 1e6:+.1f} s.")
-        return " ".join(p for p in parts if p)
+        return parts
 
     def _metrics(self) -> bytes:
         more = [*(self._feed.metrics() if self._feed is not None else ()), *self._changes.metrics()]
@@ -446,7 +457,7 @@ async def run(
     settings: WorkerSettings,
     log: WorkerLog,
     live: Mapping[str, Any] | None,
-    tier: tuple[VerifiableObjects | None, str],
+    tier: tuple[VerifiableObjects | None, SkyriverError | None],
 ) -> SkyriverError | None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

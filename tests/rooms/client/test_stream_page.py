@@ -112,6 +112,13 @@ def test_why_it_is_not_ready_comes_first() -> None:
     assert "not begun: no event has come" in text
 
 
+def test_what_a_worker_goes_on_without_is_told_with_its_code_and_what_to_do() -> None:
+    wrong = {"reason": "MODEL_REFUSED", "message": "Version 3 is not used.", "next_action": "Train it again."}
+    found = now(report={**REPORT, **wrong})
+    assert {k: found["partitions"][0][k] for k in wrong} == wrong  # type: ignore[literal-required]
+    assert "MODEL_REFUSED: Version 3 is not used. Train it again." in printed(page(found))
+
+
 def test_many_are_a_line_each() -> None:
     text = printed(lines([now(), now("DEGRADED", message="Lost.")], {"payments": [1.0, 8.0]}, "Away."), 300)
     head, first, second, *rest = text.splitlines()

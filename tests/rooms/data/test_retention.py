@@ -36,8 +36,8 @@ def test_what_is_still_needed_stays_and_is_told_once_it_is_more_than_half(needed
     upkeep = Upkeep(cast(TieredLog, log), Keep(bytes=30 * MB), tier=False)
     assert upkeep.step(time=100, needed=Needed(needed, "the next materialisation", "Look at the jobs.")) is False
     assert log.first_offset == first
-    assert ("the next materialisation still needs them. Look at the jobs." in upkeep.problem) is told
-    assert (f"{70 - first} MB of the log's {100 - first} MB" in upkeep.problem) is told
+    assert ("the next materialisation still needs them. Look at the jobs." in str(upkeep.problem)) is told
+    assert (f"{70 - first} MB of the log's {100 - first} MB" in str(upkeep.problem)) is told
     assert upkeep.look().problem == upkeep.problem
     assert upkeep.step(time=100, needed=Needed(100)) is False
-    assert upkeep.problem == ""
+    assert upkeep.problem is None
