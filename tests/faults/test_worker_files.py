@@ -14,7 +14,7 @@ import pytest
 
 from skyriver.adapters.segments.layout import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES
 from skyriver.adapters.segments.log import SegmentReader, open_log
-from skyriver.core.errors import Unavailable
+from skyriver.core.errors import Conflict, Unavailable
 from skyriver.data.log import Record, RecordKind
 from skyriver.decide.border import EventBorder, LabelBorder
 from skyriver.decide.checkpoint import Checkpoint, CheckpointFiles, Counters, SavedSet
@@ -50,6 +50,8 @@ class Score:
 class Life:
     """A partition on disk, in this process."""
 
+    segment_bytes = 64 << 20
+
     def __init__(self, directory: Path, kernels: Path) -> None:
         self.app = harness.declare()
         self.directory = directory
@@ -63,7 +65,13 @@ class Life:
 
     def start(self) -> Life:
         features = self.app.feature_sets[0]
-        self.log = open_log(self.directory / "log", durability="process", holder="test", take_over=True)
+        self.log = open_log(
+            self.directory / "log",
+            durability="process",
+            segment_bytes=self.segment_bytes,
+            holder="test",
+            take_over=True,
+        )
         windows = WindowsFiles(self.stream, self.directory / "side", self.kernels)
         self.files = PartitionFiles(self.stream, self.directory, self.log, windows, self.clock, features)
         rules = rules_of(self.app.decides[0], self.stream, features)
@@ -292,6 +300,40 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(
     assert f"{newest} cannot be read" in caplog.text
     life.send(10)
     assert life.verify() == 60
+
+
+def test_a_start_that_cannot_go_on_leaves_what_the_next_one_needs(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log has given up what the features look back to, and the disk does not give the checkpoints, once."""
+    life.crash()
+    life.segment_bytes = 4_000
+    life.start()
+    for _ in range(3):
+        life.send(40)
+        life.engine.use(life.engine.deciding)
+        life.log.sync()
+        newest = life.save()
+    assert life.log.remove_before(min(life.files.needed, life.engine.control_offset)) > 0
+    life.crash()
+    read = Path.read_bytes
+
+    def broken(self: Path) -> bytes:
+        if self.suffix == ".checkpoint":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+        return read(self)
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", broken)
+            with pytest.raises(Conflict) as caught:
+                life.start()
+        assert caught.value.code == "HISTORY_GONE"
+        life.crash()
+    life.start()
+    assert life.replayed_from == newest
+    for _ in range(2):
+        life.send(5)
+        life.save()
+    assert len(list((life.directory / "side").iterdir())) == 1
 
 
 def test_an_engine_that_is_opened_again_moves_no_limit(life: Life) -> None:

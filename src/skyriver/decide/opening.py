@@ -211,6 +211,8 @@ class PartitionFiles:
             self._sets.close()
         if checkpoint is None:
             spec = self._last_spec(files) or self.declared
+            if spec is not None and self._log.begin()[0]:  # it may not do without a checkpoint, whatever this one finds
+                files.set_aside(spec)
             self._sets = FeatureSets(files.open(spec, None) if spec is not None else None)
             return self._sets
         deciding = None

@@ -534,8 +534,26 @@ class WindowsFiles:
                 state.restore(saved)
             except SkyriverError:
                 state.side.close()
-                raise
+                if not self._put_back(mine):
+                    raise
+                return self.open(features, saved, whole_from)
         return KernelWindows(self._stream, state, whole_from)
+
+    def set_aside(self, features: FeatureSetSpec) -> None:
+        """Keeps the set's side log, for checkpoints that cannot be read now, while `open` makes another one; until
+        `keep_only`."""
+        mine = self.directory_of(self.digest_of(features))
+        aside = mine.with_suffix(".aside")
+        if mine.is_dir() and not aside.exists():
+            mine.rename(aside)
+
+    def _put_back(self, mine: Path) -> bool:
+        aside = mine.with_suffix(".aside")
+        if not aside.is_dir():
+            return False
+        shutil.rmtree(mine, ignore_errors=True)
+        aside.rename(mine)
+        return True
 
     def directory_of(self, digest: str) -> Path:
         return self._directory / digest[:16]
