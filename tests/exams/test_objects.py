@@ -13,10 +13,12 @@ from s3_server import S3Server
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.adapters.memory.objects import MemoryObjects
 from skyriver.adapters.s3.objects import S3Objects
+from skyriver.core.errors import Corrupt
 from skyriver.core.objects import Objects
 from skyriver.core.objects_exam import (
     OBJECTS_CHECKS,
     Make,
+    check_identified_objects,
     check_objects,
     check_verifiable_objects,
     damaged_bytes_are_never_given,
@@ -78,6 +80,26 @@ def test_damaged_bytes_are_never_given(implementation: tuple[Make, Callable[[Obj
 
 def test_what_is_verified_is_what_is_kept(implementation: tuple[Any, Callable[[Any, str], None]]) -> None:
     check_verifiable_objects(*implementation)
+
+
+def test_a_place_is_told_from_every_other(implementation: tuple[Any, object]) -> None:
+    def again(objects: Any) -> Any:
+        if isinstance(objects, S3Objects):
+            return S3Objects(objects._place, objects._cache_root, cache_bytes=64 << 20)
+        return DirectoryObjects(objects._root) if isinstance(objects, DirectoryObjects) else objects
+
+    check_identified_objects(implementation[0], again)
+
+
+def test_an_id_that_rotted_is_told(tmp_path: Path) -> None:
+    objects = DirectoryObjects(tmp_path)
+    objects.identity()
+    path = tmp_path / "identity"
+    path.chmod(0o600)
+    path.write_text("neither")
+    with pytest.raises(Corrupt) as told:
+        objects.identity()
+    assert told.value.where == str(path)
 
 
 def test_the_exam_finds_objects_that_break_a_law() -> None:

@@ -20,16 +20,19 @@ from skyriver.adapters.s3.objects import Patience, S3Objects
 from skyriver.adapters.segments.log import SegmentLog, SegmentReader, open_log
 from skyriver.adapters.segments.manifest import read_manifest
 from skyriver.core.errors import Unavailable
-from skyriver.core.objects import VerifiableObjects
+from skyriver.core.objects import IdentifiedObjects
 from skyriver.data.retention_exam import RETENTION_CHECKS, Make, RetentionHarness, check_retained_log
 
 
 class Switch:
     """A tier that can be away."""
 
-    def __init__(self, objects: VerifiableObjects) -> None:
-        self.objects = objects
+    def __init__(self, *objects: IdentifiedObjects) -> None:
+        self.objects, *self.others = objects
         self.away = False
+
+    def switch(self) -> None:
+        self.objects, self.others = self.others[0], [self.objects]
 
     def __getattr__(self, name: str) -> Any:
         if self.away:
@@ -44,8 +47,8 @@ class Switch:
 
 
 class SegmentsAndTier:
-    def __init__(self, folder: Path, objects: VerifiableObjects) -> None:
-        self.directory, self.tier = folder / "log", Switch(objects)
+    def __init__(self, folder: Path, *objects: IdentifiedObjects) -> None:
+        self.directory, self.tier = folder / "log", Switch(*objects)
         self.log: SegmentLog | None = None
 
     def open(self) -> SegmentLog:
@@ -64,6 +67,9 @@ class SegmentsAndTier:
     def usurp(self) -> SegmentLog:
         (self.directory / "lock").unlink()
         return self.open()
+
+    def switch_tier(self) -> None:
+        self.tier.switch()
 
     def tier_away(self) -> Any:
         return self.tier.off()
@@ -84,13 +90,13 @@ class SegmentsAndTier:
     def objects(self) -> int:
         objects = self.tier.objects
         if isinstance(objects, S3Objects):
-            return sum(len(found) for found in obstore.list(objects._store))
+            return sum(item["path"] != "identity" for found in obstore.list(objects._store) for item in found)
         return sum(1 for _ in objects._root.glob("??/*"))  # type: ignore[attr-defined]
 
 
 class MemoryAndTier:
     def __init__(self) -> None:
-        self.tier = Switch(MemoryObjects())
+        self.tier, self.other = Switch(MemoryObjects()), Switch(MemoryObjects())
         tier: Any = self.tier
         self.store = MemoryLogStore(part_records=7, tier=tier)
         self.log: MemoryLog | None = None
@@ -109,12 +115,17 @@ class MemoryAndTier:
         assert self.log is not None
         self.log.abandon()
 
+    def switch_tier(self) -> None:
+        self.tier, self.other = self.other, self.tier
+        tier: Any = self.tier
+        self.store.tier = tier
+
     def tier_away(self) -> Any:
         return self.tier.off()
 
     def rot_in_tier(self, base: int) -> None:
         held = self.tier.objects._objects  # type: ignore[attr-defined]
-        digest = self.store.tiered[base]
+        digest, _ = self.store.tiered[base]
         held[digest] = _flipped(held[digest])
 
     def objects(self) -> int:
@@ -135,10 +146,13 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
         if request.param == "memory":
             return MemoryAndTier()
         if request.param == "segments, directory":
-            return SegmentsAndTier(folder, DirectoryObjects(folder / "tier"))
+            return SegmentsAndTier(folder, *(DirectoryObjects(folder / name) for name in ("tier", "other")))
         server: S3Server = request.getfixturevalue("s3")
-        place = server.place(secrets.token_hex(8))
-        return SegmentsAndTier(folder, S3Objects(place, folder / "cache", cache_bytes=4000, patience=hasty))
+
+        def bucket(name: str) -> S3Objects:
+            return S3Objects(server.place(secrets.token_hex(8)), folder / name, cache_bytes=4000, patience=hasty)
+
+        return SegmentsAndTier(folder, bucket("cache"), bucket("other cache"))
 
     return build
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from skyriver.core.errors import InvalidInput
+from skyriver.core.errors import Corrupt, InvalidInput
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -53,6 +53,43 @@ class VerifiableObjects(Objects, Protocol):
     """
 
     def verify(self, digest: str) -> None: ...
+
+
+class IdentifiedObjects(VerifiableObjects, Protocol):
+    """A store that is told from every other one, whatever either is called.
+
+    MUST: `identity` gives the same bytes each time that the same place is opened, and others for any other place, a new
+    one under an old name too; it is made when it is asked for first, by one of those who ask, and goes with the objects
+    when all of a place is copied. Raises Unavailable, NotAllowed, Conflict, Corrupt.
+    """
+
+    @property
+    def place(self) -> str:
+        """Its name for people."""
+        ...
+
+    def identity(self) -> bytes:
+        """16 bytes."""
+        ...
+
+
+IDENTITY_BYTES = 16
+
+
+def identity_of(text: bytes, where: str) -> bytes:
+    """From what is kept in a place. Raises Corrupt."""
+    try:
+        identity = bytes.fromhex(text.decode())
+    except ValueError:
+        identity = b""
+    if len(identity) != IDENTITY_BYTES:
+        raise Corrupt(
+            "The id of this place of objects is not what was written.",
+            code="OBJECT_CORRUPT",
+            where=where,
+            next_action="Restore it from a backup.",
+        )
+    return identity
 
 
 def check_digest(digest: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from skyriver.core.errors import Corrupt, InvalidInput, NotFound
 from skyriver.core.exam import must, must_raise
-from skyriver.core.objects import Objects, VerifiableObjects
+from skyriver.core.objects import IDENTITY_BYTES, IdentifiedObjects, Objects, VerifiableObjects
 
 Make = Callable[[], Objects]
 Damage = Callable[[Objects, str], None]
@@ -159,6 +160,26 @@ def check_verifiable_objects(
     must_raise(Corrupt, lambda: objects.verify(digest), "verify of damaged bytes, whatever was read before")
     objects.put(b"z" * 3_000_000)
     objects.verify(digest)
+
+
+def check_identified_objects(
+    make: Callable[[], IdentifiedObjects], again: Callable[[IdentifiedObjects], IdentifiedObjects]
+) -> None:
+    """The laws of `IdentifiedObjects`, beyond those of `check_verifiable_objects`. `again` opens the place of a store
+    once more."""
+    objects, other = make(), make()
+    must(bool(objects.place), "a place has a name")
+    beside = again(objects)
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda store: store.identity(), [objects, beside] * 8))
+    must(len(found) == 1, "whoever asks first, all get the same id")
+    identity = found.pop()
+    must(len(identity) == IDENTITY_BYTES, "an id has 16 bytes")
+    must(again(objects).identity() == identity, "a place that is opened again has its id")
+    must(other.identity() != identity, "another place has another one")
+    digest = objects.put(b"an object")
+    objects.delete(digest)
+    must(objects.identity() == identity, "objects come and go, the id stays")
 
 
 OBJECTS_CHECKS: tuple[Callable[[Make], None], ...] = (

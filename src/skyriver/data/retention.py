@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol
 
 from skyriver.core.errors import SkyriverError, Unavailable, told
@@ -17,8 +18,8 @@ from skyriver.data.log import LogReader
 @dataclass(frozen=True, slots=True)
 class Part:
     """A closed part of a log: offsets from `base` up to (excluding) `end`, the last of which has effective time
-    `time`. `local`: it lies on this machine's disk; `tiered`: its whole bytes are in the tier, as they were read back
-    from there."""
+    `time`. `local`: it lies on this machine's disk; `tiered`: its whole bytes are in the tier that is set, as they were
+    read back from there."""
 
     base: int
     end: int
@@ -26,6 +27,18 @@ class Part:
     bytes: int
     local: bool = True
     tiered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of the closed parts."""
+
+    bytes: int = 0
+    local_bytes: int = 0
+    lag_bytes: int = 0
+    """Of those on this disk, what is not in the tier that is set."""
+    unreachable: SkyriverError | None = None
+    """What is neither here nor in that tier, and what to do."""
 
 
 class RetainedLog(LogReader, Protocol):
@@ -63,7 +76,15 @@ class TieredLog(RetainedLog, Protocol):
     on it or nothing more may go; readers go on. Killed at any point, nothing is lost, and nothing is named that is
     not there. `tier_next` raises what the tier raises; all is as before then, and the log itself goes on.
     As with `remove_before`, one other thread may call them.
+
+    A part that is in another tier than the one that is set (`IdentifiedObjects.identity`) is not `tiered`: it goes to
+    this one too if it is here, and if it is not, `sizes` names both places until it is found; reading it raises
+    Unavailable naming them. What was put into a tier is deleted only there.
+
+    `sizes` takes as long with a hundred thousand parts as with one, and waits for nothing.
     """
+
+    def sizes(self) -> Sizes: ...
 
     def tier_next(self) -> bool:
         """False when there was nothing to do."""
@@ -102,10 +123,9 @@ def segment_bytes(keep: Keep, *, tier: bool) -> int:
     return max(LEAST_SEGMENT, min(MOST_SEGMENT, *(limit // 8 for limit in limits))) if limits else MOST_SEGMENT
 
 
-def removable(parts: Sequence[Part], keep: Keep, *, open_bytes: int, time: int, needed: int) -> int:
+def removable(parts: Sequence[Part], keep: Keep, *, total: int, time: int, needed: int) -> int:
     """The offset below which the log can go: what is too old or too much, but nothing at or above `needed`.
-    `time` is the log's effective time now."""
-    total = open_bytes + sum(part.bytes for part in parts)
+    `total` is what the log has in bytes, `time` its effective time now."""
     offset = parts[0].base if parts else 0
     for part in parts:
         too_old = keep.us and part.time < time - keep.us
@@ -125,7 +145,6 @@ class Kept:
     local_bytes: int = 0
     lag_bytes: int = 0
     """Closed and not in the tier yet; 0 without a tier."""
-    problem: SkyriverError | None = None
     full: SkyriverError | None = None
     """The disk's share is used up by what the tier does not take: nothing may be appended until it does."""
 
@@ -135,56 +154,66 @@ class Upkeep:
 
     def __init__(self, log: TieredLog, keep: Keep, *, tier: bool) -> None:
         self._log, self._keep, self._tier = log, keep, tier
-        self.problem: SkyriverError | None = None
-        """What went wrong in the last step."""
+        self._problems: tuple[SkyriverError, ...] = ()
+
+    @property
+    def problems(self) -> tuple[SkyriverError, ...]:
+        """What went wrong in the last step, and what stands."""
+        unreachable = self._log.sizes().unreachable
+        return self._problems if unreachable is None else (*self._problems, unreachable)
 
     def step(self, *, time: int, needed: Needed) -> bool:
-        """Whether there is more to do at once: one part goes to the tier at most. What goes wrong is the `problem`."""
-        problem: SkyriverError | None = None
+        """Whether there is more to do at once: one part goes to the tier at most. What goes wrong is in `problems`."""
+        problems: list[SkyriverError] = []
         more = False
         try:
-            problem = self._remove(time, needed)
-            if self._tier:
-                more = self._log.tier_next()
+            if (held := self._remove(time, needed)) is not None:
+                problems.append(held)
         except SkyriverError as error:
-            problem = told("The log's old part stays where it is", error)
-        if self._tier and self._keep.local_bytes:
+            problems.append(told("The log's old part stays where it is", error))
+        if self._tier:
             try:
-                self._log.drop_local(self._keep.local_bytes // 2)
+                more = self._log.tier_next()
             except SkyriverError as error:
-                problem = problem or told("The log's old part stays on this disk", error)
-        self.problem = problem
+                problems.append(told("The log's old part stays where it is", error))
+            try:
+                if self._keep.local_bytes:
+                    self._log.drop_local(self._keep.local_bytes // 2)
+            except SkyriverError as error:
+                if error.code not in {problem.code for problem in problems}:  # the same tier does not answer again
+                    problems.append(told("The log's old part stays on this disk", error))
+        self._problems = tuple(problems)
         return more
 
     def look(self) -> Kept:
         """How it stands now. On any thread: a step may wait for the tier for long."""
-        parts, open_bytes = self._log.parts(), self._log.open_bytes
-        local = open_bytes + sum(part.bytes for part in parts if part.local)
-        total = open_bytes + sum(part.bytes for part in parts)
-        lag = sum(part.bytes for part in parts if not part.tiered) if self._tier else 0
+        sizes, open_bytes = self._log.sizes(), self._log.open_bytes
+        local, total = open_bytes + sizes.local_bytes, open_bytes + sizes.bytes
+        lag = sizes.lag_bytes if self._tier else 0
         full = None
         if lag and self._keep.local_bytes and local > self._keep.local_bytes:
             full = Unavailable(
                 f"{local / 1e6:.0f} MB of the log lie on this disk, {self._keep.local_bytes / 1e6:.0f} MB may, and"
-                f" {lag / 1e6:.0f} MB of them are not in the tier yet. {self.problem or ''}".strip(),
+                f" {lag / 1e6:.0f} MB of them are not in the tier yet. {' '.join(map(str, self.problems))}".strip(),
                 code="TIER_BEHIND",
                 next_action="Events are taken again once the tier has them. Mend the tier, or raise local_bytes.",
             )
-        return Kept(self._log.first_offset, total, local, lag, self.problem, full)
+        return Kept(self._log.first_offset, total, local, lag, full)
 
     def _remove(self, time: int, needed: Needed) -> SkyriverError | None:
         """Tells if much of what is too old or too much is still needed."""
         if not (self._keep.us or self._keep.bytes):
             return None
         log = self._log
-        parts, open_bytes = log.parts(), log.open_bytes
+        parts, total = log.parts(), log.open_bytes + log.sizes().bytes
         unneeded = parts[-1].end if parts else 0
-        due = removable(parts, self._keep, open_bytes=open_bytes, time=time, needed=unneeded)
-        offset = removable(parts, self._keep, open_bytes=open_bytes, time=time, needed=needed.offset)
+        due = removable(parts, self._keep, total=total, time=time, needed=unneeded)
+        offset = removable(parts, self._keep, total=total, time=time, needed=needed.offset)
         if offset > log.first_offset:
             log.remove_before(offset)
-        total = open_bytes + sum(part.bytes for part in parts if part.base >= offset)
-        held = sum(part.bytes for part in parts if offset <= part.base < due)
+        old = list(takewhile(lambda part: part.base < due, parts))
+        held = sum(part.bytes for part in old if part.base >= offset)
+        total -= sum(part.bytes for part in old) - held
         if 2 * held <= total or held < LEAST_SEGMENT:
             return None
         return SkyriverError(

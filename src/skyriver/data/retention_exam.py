@@ -44,8 +44,12 @@ class RetentionHarness(Protocol):
         """Changes a byte of the tier's object of the part that begins with `base`."""
         ...
 
+    def switch_tier(self) -> None:
+        """From the next opening on the other one of two tiers is set; the second is empty at first."""
+        ...
+
     def objects(self) -> int:
-        """How many there are in the tier."""
+        """How many there are in the tier that is set."""
         ...
 
 
@@ -225,6 +229,70 @@ def rot_in_the_tier_is_told_and_never_served(make: Make) -> None:
     log.close()
 
 
+def another_tier_is_told_from_the_one_before(make: Make) -> None:
+    harness = make()
+    log = harness.open()
+    _fill(log)
+    while log.tier_next():
+        pass
+    parts = log.parts()
+    log.drop_local(sum(part.bytes for part in parts[3:]) + log.open_bytes)
+    must([part.local for part in log.parts()] == [n >= 3 for n in range(len(parts))], "three are only there")
+    must(log.sizes().unreachable is None, "and can be read")
+    log.close()
+    harness.switch_tier()
+    log = harness.open()
+    log.drop_local(0)
+    must([part.local for part in log.parts()[3:]] == [True] * len(log.parts()[3:]), "what it has not stays here")
+    while log.tier_next():
+        pass
+    must([part.tiered for part in log.parts()[:4]] == [False, False, False, True], "what is here goes there too")
+    must(log.sizes().unreachable is not None, "what is only in the other one is told")
+    for source in (log, harness.reader()):
+        must_raise(Unavailable, partial(_read, source, 0), "and cannot be read", code="TIER_CHANGED")
+        _whole(source, parts[3].base, RECORDS, "the rest can")
+    log.remove_before(parts[0].end)
+    while log.tier_next():
+        pass
+    log.close()
+    harness.switch_tier()
+    log = harness.open()
+    while log.tier_next():
+        pass
+    must(log.sizes().unreachable is None, "with the first one set again all is there")
+    must(all(part.tiered for part in log.parts()), "and in it")
+    _whole(log, parts[1].base, RECORDS, "all is read")
+    must(harness.objects() == len(log.parts()), "what was given up meanwhile is deleted where it was")
+    log.close()
+
+
+def sums_are_of_the_parts(make: Make) -> None:
+    harness = make()
+    log = harness.open()
+
+    def right() -> None:
+        parts, sizes = log.parts(), log.sizes()
+        must(sizes.bytes == sum(part.bytes for part in parts), "the sum of all parts")
+        must(sizes.local_bytes == sum(part.bytes for part in parts if part.local), "of those that are here")
+        lag = sum(part.bytes for part in parts if part.local and not part.tiered)
+        must(sizes.lag_bytes == lag, "of those that have yet to go to the tier")
+
+    for first in range(0, 3 * RECORDS, RECORDS):
+        _fill(log, first)
+        right()
+        for _ in range(2):
+            log.tier_next()
+            right()
+        log.drop_local(log.sizes().local_bytes // 2)
+        right()
+        log.remove_before(log.parts()[1].end)
+        right()
+        harness.crash()
+        log = harness.open()
+        right()
+    log.close()
+
+
 RETENTION_CHECKS: tuple[Callable[[Make], None], ...] = (
     parts_are_what_is_closed,
     whole_parts_are_given_up,
@@ -233,4 +301,6 @@ RETENTION_CHECKS: tuple[Callable[[Make], None], ...] = (
     what_is_in_the_tier_is_read_from_there,
     without_the_tier_the_log_goes_on,
     rot_in_the_tier_is_told_and_never_served,
+    another_tier_is_told_from_the_one_before,
+    sums_are_of_the_parts,
 )

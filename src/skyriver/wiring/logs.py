@@ -10,7 +10,7 @@ from typing import Protocol
 
 from skyriver.adapters.segments.log import log_gone, open_log
 from skyriver.adapters.segments.reader import SegmentReader
-from skyriver.core.objects import VerifiableObjects
+from skyriver.core.objects import IdentifiedObjects
 from skyriver.core.spec import StreamSpec
 from skyriver.data.log import Log, WholeReader
 from skyriver.data.retention import Keep, TieredLog, segment_bytes
@@ -44,7 +44,7 @@ def take_log(
     *,
     holder: str,
     began: bool,
-    tier: VerifiableObjects | None,
+    tier: IdentifiedObjects | None,
 ) -> WorkerLog:
     """The log of the partition in `directory`, from whoever holds it. `began`: the control plane has seen it begin.
 
@@ -75,7 +75,7 @@ def take_log(
 
 @contextmanager
 def log_reader(
-    stream: StreamSpec, directory: Path, home: Path, tenant: str, tier: VerifiableObjects | None = None
+    stream: StreamSpec, directory: Path, home: Path, tenant: str, tier: IdentifiedObjects | None = None
 ) -> Iterator[WholeReader]:
     """`directory` is the partition's."""
     if stream.log is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import Corrupt, InvalidInput, SkyriverError, Unavailable
-from skyriver.core.objects import VerifiableObjects
+from skyriver.core.objects import IdentifiedObjects
 from skyriver.trust.secretfile import write_secret
 from skyriver.wiring.home import Home
 
@@ -46,7 +46,7 @@ def keep_tier_settings(home: Home, environment: Mapping[str, str] | None = None)
         _log.error("%s cannot be used: %s", VARIABLE, error)
 
 
-def open_tier(home: Home) -> VerifiableObjects | None:
+def open_tier(home: Home) -> IdentifiedObjects | None:
     """None: there is none. Raises InvalidInput (BAD_OBJECTS, S3_MISSING), Unavailable, NotAllowed, Conflict."""
     try:
         settings = json.loads(home.tier_settings.read_bytes())
@@ -68,7 +68,7 @@ def open_tier(home: Home) -> VerifiableObjects | None:
     return _open_bucket(home, place, keys)
 
 
-def _open_bucket(home: Home, place: str, keys: dict[str, str]) -> VerifiableObjects:
+def _open_bucket(home: Home, place: str, keys: dict[str, str]) -> IdentifiedObjects:
     try:
         # An extra: who keeps logs on a disk does without.
         from skyriver.adapters.s3.objects import S3Objects, place_of

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from skyriver.core.errors import SkyriverError, told
-from skyriver.core.objects import VerifiableObjects
+from skyriver.core.objects import IdentifiedObjects
 from skyriver.data.retention import Keep, Kept, Needed, TieredLog, Upkeep
 from skyriver.wiring.home import Home
 from skyriver.wiring.tier import open_tier
@@ -18,7 +18,7 @@ EVERY_S = 0.5
 _log = logging.getLogger(__name__)
 
 
-def tier_of(home: Path) -> tuple[VerifiableObjects | None, SkyriverError | None]:
+def tier_of(home: Path) -> tuple[IdentifiedObjects | None, SkyriverError | None]:
     """The cloud's tier, and why it cannot be used: a stream goes on without."""
     try:
         return open_tier(Home(home)), None
@@ -34,7 +34,7 @@ class LogUpkeep:
         self,
         log: TieredLog,
         keep: Keep,
-        tier: VerifiableObjects | None,
+        tier: IdentifiedObjects | None,
         problem: SkyriverError | None,
         now: Callable[[], tuple[int, Needed]],
     ) -> None:
@@ -48,8 +48,8 @@ class LogUpkeep:
         self._thread = Thread(target=self._run, name="upkeep", daemon=True)
 
     @property
-    def problem(self) -> SkyriverError | None:
-        return self._upkeep.problem or self._problem
+    def problems(self) -> tuple[SkyriverError, ...]:
+        return (*((self._problem,) if self._problem is not None else ()), *self._upkeep.problems)
 
     def look(self) -> Kept:
         self.kept = self._upkeep.look()
@@ -70,7 +70,7 @@ class LogUpkeep:
             except Exception:
                 _log.exception("the old part of the log is not looked after")
                 more = False
-            problem = str(self.problem or "all is well again")
+            problem = " ".join(map(str, self.problems)) or "all is well again"
             if problem != before:
                 before = problem
                 _log.warning("the old part of the log: %s", problem)

@@ -36,7 +36,7 @@ from pydantic import ValidationError
 
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import InvalidInput, SkyriverError, Unavailable
-from skyriver.core.objects import VerifiableObjects
+from skyriver.core.objects import IdentifiedObjects
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
 from skyriver.data.retention import Needed
 from skyriver.decide.answers import DecisionWriter, dead_letter_json
@@ -117,7 +117,7 @@ class Worker:
         settings: WorkerSettings,
         log: WorkerLog,
         live: Mapping[str, Any] | None,
-        tier: tuple[VerifiableObjects | None, SkyriverError | None],
+        tier: tuple[IdentifiedObjects | None, SkyriverError | None],
     ) -> None:
         self._context = context
         self._live = live
@@ -409,7 +409,7 @@ class Worker:
 
     def _told_problems(self) -> dict[str, str]:
         """Code and next action are those of the first problem that has them; the message has the others' in it."""
-        known = [self._choice.problem, self._choice.target_problem, self._changes.problem, self._upkeep.problem]
+        known = [self._choice.problem, self._choice.target_problem, self._changes.problem, *self._upkeep.problems]
         problems = [p for p in (*known, *self._rounds.problems.values()) if p is not None]
         first, others = problems[0] if problems else None, problems[1:]
         place = f"{first.where}: " if first is not None and first.where else ""
@@ -457,7 +457,7 @@ async def run(
     settings: WorkerSettings,
     log: WorkerLog,
     live: Mapping[str, Any] | None,
-    tier: tuple[VerifiableObjects | None, SkyriverError | None],
+    tier: tuple[IdentifiedObjects | None, SkyriverError | None],
 ) -> SkyriverError | None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

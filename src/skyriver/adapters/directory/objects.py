@@ -2,6 +2,7 @@
 
     ROOT/ab/abcdef...   the objects, 0400, in 256 folders by the first two digits
     ROOT/tmp/...        what is being written
+    ROOT/identity       32 hex digits, made when they are asked for first
 
 An object is written to `tmp`, synced, renamed into its place, and the folders are synced: its name appears only
 when all of its bytes are on disk. A writer holds a lock on its file in `tmp` for as long as it lives; whoever opens
@@ -24,7 +25,7 @@ from typing import BinaryIO
 
 from skyriver.adapters.folders import make_folder, sync_folder
 from skyriver.core.errors import Corrupt, InvalidInput, NotFound, Unavailable
-from skyriver.core.objects import check_digest
+from skyriver.core.objects import IDENTITY_BYTES, check_digest, identity_of
 
 _CHUNK = 1 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -105,6 +106,31 @@ class DirectoryObjects:
             except FileNotFoundError:
                 return
             sync_folder(path.parent)
+
+    @property
+    def place(self) -> str:
+        return str(self._root)
+
+    def identity(self) -> bytes:
+        path = self._root / "identity"
+        with self._translated("The id of the objects' place cannot be read"):
+            if not path.exists():
+                self._make_identity(path)
+            return identity_of(path.read_bytes(), str(path))
+
+    def _make_identity(self, path: Path) -> None:
+        """Whole, and only if there is none yet."""
+        with self._temporary() as (descriptor, temporary):
+            _write_all(descriptor, secrets.token_hex(IDENTITY_BYTES).encode())
+            os.fchmod(descriptor, 0o400)
+            os.fsync(descriptor)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return
+            except OSError:  # this file system has no links
+                temporary.rename(path)
+            sync_folder(self._root)
 
     def _place(self, digest: str) -> Path:
         check_digest(digest)

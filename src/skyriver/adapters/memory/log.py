@@ -7,21 +7,22 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from skyriver.core.errors import Conflict, Corrupt, InvalidInput, NotFound, SkyriverError, Unavailable
-from skyriver.core.objects import VerifiableObjects
+from skyriver.core.objects import IdentifiedObjects
 from skyriver.data.log import Record, place
-from skyriver.data.retention import Part
+from skyriver.data.retention import Part, Sizes
 
 
 class MemoryLogStore:
     """What outlives a writer: the synced records and the newest epoch. `room` is how many payload bytes still fit
     (None: any number); offsets in `rotten` are of records whose bytes went bad. A part of the log is closed when it has
-    `part_records` records and more come; `tier` is where parts can go, as digests by their base in `tiered`."""
+    `part_records` records and more come; `tier` is where parts can go; `tiered` has the digest
+    and the tier of each that is in one, by its base."""
 
-    def __init__(self, *, part_records: int = 1000, tier: VerifiableObjects | None = None) -> None:
+    def __init__(self, *, part_records: int = 1000, tier: IdentifiedObjects | None = None) -> None:
         self.lock = threading.Lock()
         self.part_records = part_records
         self.tier = tier
-        self.tiered: dict[int, str] = {}
+        self.tiered: dict[int, tuple[str, IdentifiedObjects]] = {}
         self.away: set[int] = set()
         self.first_offset = 0
         self.gone_time = 0
@@ -52,8 +53,19 @@ class MemoryLogStore:
         if self.away and offset < self.next_offset:
             place = bisect_right(self.offsets, offset) - 1
             base = self.offsets[place - place % self.part_records]
-            if base in self.away and self.tier is not None:
-                self.tier.verify(self.tiered[base])
+            if base in self.away:
+                digest, tier = self.tiered[base]
+                if tier is not self.tier:
+                    raise Unavailable(
+                        f"Offset {offset} is in another tier than the one that is set.",
+                        code="TIER_CHANGED",
+                        where="memory",
+                    )
+                tier.verify(digest)
+
+    def is_tiered(self, base: int) -> bool:
+        """Into the tier that is set."""
+        return base in self.tiered and self.tiered[base][1] is self.tier
 
 
 def _read(store: MemoryLogStore, unsynced: Sequence[Record], start: int, end: int | None) -> Iterator[Record]:
@@ -179,9 +191,19 @@ class MemoryLog:
         for records in store.groups()[:-1]:
             base, last = records[0].offset, records[-1]
             size = sum(len(record.payload) for record in records)
-            there = {"local": base not in store.away, "tiered": base in store.tiered}
+            there = {"local": base not in store.away, "tiered": store.is_tiered(base)}
             found.append(Part(base, last.offset + last.count, last.time, size, **there))
         return found
+
+    def sizes(self) -> Sizes:
+        parts = self.parts()
+        lost = [part for part in parts if not part.local and not part.tiered]
+        return Sizes(
+            sum(part.bytes for part in parts),
+            sum(part.bytes for part in parts if part.local),
+            sum(part.bytes for part in parts if part.local and not part.tiered),
+            Unavailable(f"{len(lost)} parts are in another tier.", code="TIER_CHANGED") if lost else None,
+        )
 
     def remove_before(self, offset: int) -> int:
         self._ready_and_ours()
@@ -192,22 +214,22 @@ class MemoryLog:
             with store.lock:
                 del store.records[: store.part_records], store.offsets[: store.part_records]
                 store.first_offset, store.gone_time = part.end, part.time
-                digest = store.tiered.pop(part.base, None)
+                there = store.tiered.pop(part.base, None)
                 store.away.discard(part.base)
-            if digest is not None and store.tier is not None:
-                store.tier.delete(digest)
+            if there is not None:
+                there[1].delete(there[0])
         return store.first_offset
 
     def tier_next(self) -> bool:
         self._ready_and_ours()
         store = self._store
-        part = next((part for part in self.parts() if not part.tiered), None)
+        part = next((part for part in self.parts() if part.local and not part.tiered), None)
         if store.tier is None or part is None:
             return False
         held = [record for record in store.records if part.base <= record.offset < part.end]
         digest = store.tier.put(repr((part, held)).encode())
         store.tier.verify(digest)
-        store.tiered[part.base] = digest
+        store.tiered[part.base] = digest, store.tier
         return True
 
     def drop_local(self, limit: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from skyriver.core.errors import Corrupt, InvalidInput, NotFound
-from skyriver.core.objects import check_digest
+from skyriver.core.objects import IDENTITY_BYTES, check_digest
 
 
 class MemoryObjects:
@@ -21,6 +22,14 @@ class MemoryObjects:
         self._lock = threading.Lock()
         self._objects: dict[str, bytes] = {}
         self._folder: Path | None = None
+        self._identity = os.urandom(IDENTITY_BYTES)
+
+    @property
+    def place(self) -> str:
+        return "memory"
+
+    def identity(self) -> bytes:
+        return self._identity
 
     def put(self, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()

@@ -28,7 +28,7 @@ from skyriver.adapters.nats.proof import check_syncs
 from skyriver.adapters.nats.reader import Found, NatsReader, Place
 from skyriver.core.errors import Conflict, SkyriverError, Unavailable
 from skyriver.data.log import Record, place
-from skyriver.data.retention import Part
+from skyriver.data.retention import Part, Sizes
 from skyriver.decide.sources import Access
 
 MESSAGE_BYTES = 512 * 1024
@@ -137,6 +137,9 @@ class NatsLog:
 
     def parts(self) -> Sequence[Part]:
         return ()
+
+    def sizes(self) -> Sizes:
+        return Sizes()
 
     def remove_before(self, offset: int) -> int:
         return 0

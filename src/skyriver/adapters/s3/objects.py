@@ -1,6 +1,7 @@
 """Immutable bytes in a bucket of S3, or of a store that speaks its protocol, named by their SHA-256.
 
     s3://BUCKET/PREFIX/ab/abcdef...   the objects, by the first two digits
+    s3://BUCKET/PREFIX/identity       32 hex digits, made when they are asked for first
 
 A put is one request, or one upload in parts that becomes visible as a whole, each signed over its bytes: so an object
 is there whole or not at all. An upload that is killed leaves parts that nobody sees; a lifecycle rule of the bucket
@@ -39,7 +40,7 @@ from obstore.store import S3Store
 
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import Conflict, Corrupt, InvalidInput, NotAllowed, NotFound, SkyriverError, Unavailable
-from skyriver.core.objects import check_digest
+from skyriver.core.objects import IDENTITY_BYTES, check_digest, identity_of
 
 PART_BYTES = 8 << 20
 """Of an upload in parts; what is smaller goes in one request."""
@@ -47,6 +48,7 @@ PARTS_AT_ONCE = 2
 _CHUNK = 1 << 20
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 _PROBES = 3
+_IDENTITY = "identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,21 @@ class S3Objects:
                 self._probed = True
                 return  # else its answer was lost and the repetition found the key: nothing is proved
         raise self._unreachable("it answered no plain put")
+
+    @property
+    def place(self) -> str:
+        return str(self._place)
+
+    def identity(self) -> bytes:
+        where = f"{self._place}: {_IDENTITY}"
+        for _ in range(_PROBES):
+            with suppress(NotFound), self._translated(_IDENTITY):
+                return identity_of(bytes(obstore.get(self._store, _IDENTITY).bytes()), where)
+            if not self._probed:
+                self.probe()
+            with suppress(_Exists), self._translated():  # somebody else was first
+                obstore.put(self._store, _IDENTITY, secrets.token_hex(IDENTITY_BYTES).encode(), mode="create")
+        raise self._unreachable("what was put is not there")
 
     def put(self, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()

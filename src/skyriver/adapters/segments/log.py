@@ -46,9 +46,9 @@ from skyriver.adapters.segments.mark import Mark, MarkWriter
 from skyriver.adapters.segments.reader import SegmentFiles, SegmentReader, offset_gone
 from skyriver.adapters.segments.recovery import Recovered, TornTail, recover
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavailable
-from skyriver.core.objects import VerifiableObjects
+from skyriver.core.objects import IdentifiedObjects
 from skyriver.data.log import Record
-from skyriver.data.retention import Part
+from skyriver.data.retention import Part, Sizes
 
 __all__ = ["SegmentLog", "SegmentReader", "TornTail", "open_log"]
 
@@ -67,7 +67,7 @@ def open_log(
     holder: str,
     take_over: bool = False,
     wait_us: int = 10_000_000,
-    tier: VerifiableObjects | None = None,
+    tier: IdentifiedObjects | None = None,
 ) -> SegmentLog:
     """Opens the log in `directory` (made if need be) for writing, with a new epoch.
 
@@ -127,7 +127,7 @@ class SegmentLog:
         boot: bytes,
         durability: Durability,
         segment_bytes: int,
-        tier: VerifiableObjects | None = None,
+        tier: IdentifiedObjects | None = None,
     ) -> None:
         self.torn: TornTail | None = found.torn
         """What this open cut off; None when the log ended with a whole record."""
@@ -138,7 +138,9 @@ class SegmentLog:
         self._files = SegmentFiles(directory, tier)
         self._log_id, self._epoch, self._seed = found.log_id, found.epoch, crc32(found.log_id)
         manifest = ManifestWriter(directory, found.log_id)
-        self._keeping = Keeping(directory, found.segments, manifest, tier=tier, check=self._check_ours)
+        self._keeping = Keeping(
+            directory, found.segments, found.next_offset, manifest, tier=tier, check=self._check_ours
+        )
         self._mark: MarkWriter | None = None
 
         # The segment that is written, from _begin on; positions are bytes from its start.
@@ -266,6 +268,9 @@ class SegmentLog:
 
     def parts(self) -> Sequence[Part]:
         return self._keeping.parts()
+
+    def sizes(self) -> Sizes:
+        return self._keeping.sizes
 
     def remove_before(self, offset: int) -> int:
         return self._keeping.remove_before(offset)
@@ -460,8 +465,9 @@ class SegmentLog:
                 temporary.unlink(missing_ok=True)
             raise
         segment = Segment(path, self._next, self._epoch)
+        size = os.fstat(self._fd).st_size if self._fd >= 0 else 0
         self._fd = fd
-        self._keeping.add(segment)
+        self._keeping.add(segment, self._time, size)
         self._index = SparseIndex(self._next)
         self._files.adopt(segment, self._index)
         self._position = self._synced_position = self._on_disk = self._written_back = SEGMENT_HEADER_BYTES

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise, zip_longest
+from operator import attrgetter
 from pathlib import Path
 
 from skyriver.adapters.flock.lock import boot_id
@@ -29,16 +30,22 @@ from skyriver.adapters.segments.layout import (
     unpack_seal,
     unpack_segment_header,
 )
-from skyriver.adapters.segments.manifest import Manifest, Tiered, read_manifest
+from skyriver.adapters.segments.manifest import UNKNOWN, Manifest, ManifestFile, Tiered
 from skyriver.adapters.segments.mark import read_mark
 from skyriver.adapters.segments.tail import scan_tail
 from skyriver.core.errors import Corrupt, InvalidInput, NotFound, SkyriverError, Unavailable
-from skyriver.core.objects import Objects
+from skyriver.core.objects import IdentifiedObjects
 from skyriver.data.log import Record
 
 _FIRST_READ = 32 << 10
 _MOST_READ = 1 << 20
 _LOOKS = 5
+NO_TIER = "Set SKYRIVER_TIER to that place, and start the cloud again."
+OTHER_TIER = (
+    "If that is the same place, is its disk mounted? Else set SKYRIVER_TIER as it was, or copy all that is there to the"
+    " place that is set; then start the cloud again."
+)
+_base = attrgetter("base")
 _INDEXES = 64
 """Indexes kept in memory: 64 segments, 4 MiB at most."""
 
@@ -49,13 +56,13 @@ def list_segments(directory: Path) -> list[Segment]:
     return list_with_manifest(directory)[0]
 
 
-def list_with_manifest(directory: Path) -> tuple[list[Segment], Manifest]:
+def list_with_manifest(directory: Path, file: ManifestFile | None = None) -> tuple[list[Segment], Manifest]:
     try:
         here = [segment for path in directory.iterdir() if (segment := segment_of(path))]
     except FileNotFoundError:
         raise NotFound(f"There is no log in {directory}.", code="LOG_NOT_FOUND", where=str(directory)) from None
     # After the files: what it says is there before a file of it goes.
-    manifest = read_manifest(directory)
+    manifest = (file or ManifestFile(directory)).read()
     found = {segment.path.name: segment for segment in here if segment.base >= manifest.begin}
     for tiered in manifest.tiered.values():
         name = segment_name(tiered.base, tiered.epoch)
@@ -106,8 +113,9 @@ class SegmentFiles:
     """Reads records of segments that are known to be whole up to some offset, from the tier where they are not here;
     keeps indexes of some segments."""
 
-    def __init__(self, directory: Path, tier: Objects | None = None) -> None:
+    def __init__(self, directory: Path, tier: IdentifiedObjects | None = None) -> None:
         self._directory, self._tier = directory, tier
+        self.manifest = ManifestFile(directory)
         self._indexes: OrderedDict[str, tuple[SparseIndex, bool]] = OrderedDict()
 
     def adopt(self, segment: Segment, index: SparseIndex) -> None:
@@ -116,10 +124,9 @@ class SegmentFiles:
 
     def records(self, segments: Sequence[Segment], start: int, limit: int) -> Iterator[Record]:
         """Records from the one that covers `start` up to `limit`, all of which must be there."""
-        first = max(0, bisect_right(segments, start, key=lambda segment: segment.base) - 1)
-        for segment, after in zip_longest(segments[first:], segments[first + 1 :]):
-            if segment.base >= limit:
-                return
+        first = max(0, bisect_right(segments, start, key=_base) - 1)
+        last = bisect_left(segments, limit, first, key=_base)
+        for segment, after in zip_longest(segments[first:last], segments[first + 1 : last]):
             until = limit if after is None else min(limit, after.base)
             try:
                 fd, opened, log_id = self._open(segment)
@@ -138,42 +145,62 @@ class SegmentFiles:
         (OFFSET_GONE) for what was given up meanwhile."""
         with suppress(FileNotFoundError):
             return os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC), segment, b""
-        manifest = read_manifest(self._directory)
+        manifest = self.manifest.read()
         if segment.base < manifest.begin:
             raise offset_gone(segment.base, manifest.begin, self._directory)
         tiered = manifest.tiered.get(segment.base)
         if tiered is None:  # it may not have been in the tier before, and have been removed since by nobody of us
             raise corrupt(segment.path, 0, f"The segment from offset {segment.base} on is missing")
         for _ in range(_LOOKS):
-            path = self._fetch(tiered)
+            path = self._fetch(tiered, manifest)
             with suppress(FileNotFoundError):  # others read as well, and the copies that are kept here are limited
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 return fd, replace(segment, path=path), manifest.log_id
         raise Unavailable("Copies of the tier's objects vanish.", code="LOG_FAILED", where=str(self._directory))
 
-    def _fetch(self, tiered: Tiered) -> Path:
-        what = f"Offsets {tiered.base} to {tiered.end - 1} of the log are in the tier"
+    def _fetch(self, tiered: Tiered, manifest: Manifest) -> Path:
+        what = f"Offsets {tiered.base} to {tiered.end - 1} of the log are in the tier {manifest.tier_name(tiered.tier)}"
+        unserved = f"nothing from offset {tiered.base} on is served"
         if self._tier is None:
             raise Unavailable(
                 f"{what}, and none is set.",
                 code="TIER_NOT_SET",
                 where=str(self._directory),
-                next_action="Set SKYRIVER_TIER to the place that it had, and start the cloud again.",
+                next_action=NO_TIER,
             )
         try:
             return self._tier.open_path(tiered.digest)
-        except (NotFound, Corrupt) as error:
-            gone = "is missing" if isinstance(error, NotFound) else "is not what was written"
+        except NotFound as error:
+            raise self._missing(tiered, what, unserved, self._tier) from error
+        except Corrupt as error:
             raise Corrupt(
-                f"{what}, as the object {tiered.digest}, which {gone}; nothing from offset {tiered.base} on is served.",
+                f"{what}, as the object {tiered.digest}, which is not what was written; {unserved}.",
                 code="TIER_CORRUPT",
-                where=f"{error.where or tiered.digest}:0",
+                where=f"{error.where}:0",
                 next_action="Restore the object from a backup of the tier.",
             ) from error
         except SkyriverError as error:
             raise type(error)(
                 f"{what}. {error.message}", code=error.code, where=error.where, next_action=error.next_action
             ) from error
+
+    def _missing(self, tiered: Tiered, what: str, unserved: str, tier: IdentifiedObjects) -> SkyriverError:
+        """Why an object is not there: the setting, or a loss."""
+        where, known = f"{tier.place}: {tiered.digest[:2]}/{tiered.digest}", tiered.tier != UNKNOWN
+        if known and (set_now := tier.identity()) != tiered.tier:
+            return Unavailable(
+                f"{what}, and the one that is set is {tier.place} (id {set_now.hex()[:8]}); {unserved}.",
+                code="TIER_CHANGED",
+                where=tier.place,
+                next_action=OTHER_TIER,
+            )
+        return Corrupt(
+            f"{what}, as the object {tiered.digest}, which is missing; {unserved}.",
+            code="TIER_CORRUPT",
+            where=where,
+            next_action="Restore the object from a backup of the tier."
+            + ("" if known else " If SKYRIVER_TIER was changed, set it as it was, and start the cloud again."),
+        )
 
     def _segment_records(
         self, fd: int, segment: Segment, header: SegmentHeader, start: int, until: int
@@ -219,7 +246,7 @@ class SegmentReader:
     time.
     """
 
-    def __init__(self, directory: Path, tier: Objects | None = None) -> None:
+    def __init__(self, directory: Path, tier: IdentifiedObjects | None = None) -> None:
         self._directory = directory
         self._boot = boot_id()
         self._files = SegmentFiles(directory, tier)
@@ -235,7 +262,7 @@ class SegmentReader:
     def begin(self) -> tuple[int, int]:
         """The first offset, and T of the last record that was given up before it (0: none was)."""
         try:
-            manifest = read_manifest(self._directory)
+            manifest = self._files.manifest.read()
         except OSError as error:
             raise _unreadable(error, self._directory) from error
         return manifest.begin, manifest.begin_time
@@ -263,7 +290,7 @@ class SegmentReader:
             raise InvalidInput(f"Offset {start} is below 0.", code="BAD_OFFSET")
         limit = self.next_offset
         if limit > self._listed_for:  # segments come at the end: the list holds all up to that offset
-            self._segments, manifest = list_with_manifest(self._directory)
+            self._segments, manifest = list_with_manifest(self._directory, self._files.manifest)
             self._begin, self._listed_for = manifest.begin, limit
         if start < self._begin:
             raise offset_gone(start, self._begin, self._directory)
