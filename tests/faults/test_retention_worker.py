@@ -289,7 +289,8 @@ def test_a_tier_that_is_away_is_told_and_the_disk_is_bounded_all_the_same(worker
 @pytest.mark.parametrize("place", ["s3://exam?x", "s3://not/there", "/proc/none/here", "relative"])
 def test_a_tier_that_cannot_be_used_does_not_keep_the_stream_from_its_work(worker: Worker, place: str) -> None:
     settings = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
-    keep_tier_settings(Home(worker.directory), {"SKYRIVER_TIER": place, **settings})
+    # As one that could be used when it was set.
+    Home(worker.directory).tier_settings.write_text(json.dumps({"place": place, "keys": settings}))
     worker.declare(local_bytes=16 * MB)
     worker.start()
     with worker.connection() as http:

@@ -23,6 +23,7 @@ from skyriver.wiring.ending import end_everything, end_supervision, only_command
 from skyriver.wiring.home import DEFAULT_PORT, Home, port_of_environment
 from skyriver.wiring.living import is_stopped, processes_of, terminate
 from skyriver.wiring.supervisor import FOREGROUND, SUPERVISOR, UNSEEN, read_parts, running_supervisor, start_module
+from skyriver.wiring.tier import keep_tier_settings
 
 START_SECONDS = 60.0
 SERVE_SECONDS = 20.0
@@ -38,13 +39,14 @@ def up(home: Home, port: int | None, told: Callable[[str], None] = lambda text: 
     listens on `port`, else SKYRIVER_PORT, else the port of the last start, else DEFAULT_PORT. What served before the
     last `down` serves again when this returns.
 
-    Raises Conflict (PORT_IN_USE), what the control plane could not mend, or Unavailable with the last lines of its log;
-    then nothing runs that did not before.
+    Raises Conflict (PORT_IN_USE), what keeps `SKYRIVER_TIER` from being used, what the control plane could not mend, or
+    Unavailable with the last lines of its log; then nothing runs that did not before.
     """
     home.make()
     with only_command(home, "skyriver up", told):
         home.stopping.unlink(missing_ok=True)
         before = home.settings()
+        keep_tier_settings(home, runs=bool(processes_of(home)), told=told)
         supervisor = _supervisor(home)
         _choose_port(home, port)
         shown = home.token.exists() and before.get("token_shown", False)
@@ -67,11 +69,12 @@ def up(home: Home, port: int | None, told: Callable[[str], None] = lambda text: 
 def serve_in_foreground(home: Home, port: int | None, told: Callable[[str], None]) -> NoReturn:
     """This process becomes the supervisor. What runs is adopted; a supervisor that runs is replaced.
 
-    Raises Conflict (PORT_IN_USE).
+    Raises Conflict (PORT_IN_USE), what keeps `SKYRIVER_TIER` from being used.
     """
     home.make()
     with only_command(home, "skyriver up --foreground", told):
         home.stopping.unlink(missing_ok=True)
+        keep_tier_settings(home, runs=bool(processes_of(home)), told=told)
         chosen = _choose_port(home, port)
         gateway = recorded(home.gateway)
         if gateway is None or not gateway.identity.alive():

@@ -65,7 +65,6 @@ from skyriver.wiring.kinds import KINDS
 from skyriver.wiring.process import keep_log, write_atomically
 from skyriver.wiring.sources import check_sources
 from skyriver.wiring.supervisor import CONTROL, SupervisorKeeper
-from skyriver.wiring.tier import keep_tier_settings
 
 TENANT: Final = "default"
 SUPERVISOR_CHECK_SECONDS: Final = 1.0
@@ -226,7 +225,6 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
     fence = store.acquire(f"control-{os.getpid()}")
     ensure_first_token(store, home, fence, clock.wall())
     keep_package_settings(home)
-    keep_tier_settings(home)
     port = int(home.settings().get("port", DEFAULT_PORT))
     gateway = HaproxyGateway(home.gateway, port=port, control_socket=home.control_socket)
     compute = ChildProcesses(home.root, sockets, environment=child_environment(), fence=fence)

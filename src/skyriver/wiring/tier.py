@@ -1,17 +1,18 @@
 """Where closed segments of the streams' logs go, if anywhere: `SKYRIVER_TIER`.
 
 `s3://BUCKET/PREFIX` (with the AWS_ variables that all programs for S3 read) or the path of a directory, on another
-disk. The control plane writes it down when it starts, with its keys, in HOME/tier.json (0600): workers and jobs are
-started without its environment, and what it was told once goes on to count until it is told something else, or `none`.
+disk. `skyriver up` writes it down when it starts a cloud, with its keys, in HOME/tier.json (0600), once the place has
+answered: workers and jobs are started without its environment, and what it was told once goes on to count until it is
+told something else, or `none`.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import Corrupt, InvalidInput, SkyriverError, Unavailable
@@ -28,54 +29,94 @@ _KEYS = (
     "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
 )  # fmt: skip
 
-_log = logging.getLogger("skyriver.control")
 
-
-def keep_tier_settings(home: Home, environment: Mapping[str, str] | None = None) -> None:
-    """Writes down what this control plane was told, if it was. A wrong setting is told in its log, and again by each
-    stream, whose log then stays whole on its own disk."""
+def keep_tier_settings(
+    home: Home, environment: Mapping[str, str] | None = None, *, runs: bool = False, told: Callable[[str], None] = print
+) -> None:
+    """Writes down what this start was told, if it was, and if that place can be used; of a cloud that `runs`, tells
+    that it is not taken. Raises InvalidInput (BAD_TIER, BAD_OBJECTS, S3_MISSING), Unavailable, NotAllowed, Conflict,
+    Corrupt; what was set before counts then."""
     environment = os.environ if environment is None else environment
     place = environment.get(VARIABLE, "")
-    if not place:
+    keys = {name: environment[name] for name in _KEYS if environment.get(name)}
+    settings = {"place": place, "keys": keys}
+    before = _written(home)
+    if not place or settings == before:
         return
-    settings = {"place": place, "keys": {name: environment[name] for name in _KEYS if environment.get(name)}}
+    if runs:
+        now = before["place"] if before is not None else NONE
+        told(
+            f"{VARIABLE} is not taken: this cloud runs with {now}{' and other keys' if now == place else ''}."
+            f" `skyriver down`, then `skyriver up` with {VARIABLE} set."
+        )
+        return
     try:
-        write_secret(home.tier_settings, json.dumps(settings).encode())
-        open_tier(home)
+        tier = _open(home, place, keys, patient=False)
+        if tier is not None:
+            tier.identity()
     except SkyriverError as error:
-        _log.error("%s cannot be used: %s", VARIABLE, error)
+        raise type(error)(
+            f"{VARIABLE} cannot be used, so nothing was started and the setting is as before. {error.message}",
+            code=error.code,
+            where=error.where or VARIABLE,
+            next_action=f"{error.next_action} Then try again; without {VARIABLE} the cloud starts as it was set last.",
+        ) from error
+    write_secret(home.tier_settings, json.dumps(settings).encode())
 
 
 def open_tier(home: Home) -> IdentifiedObjects | None:
-    """None: there is none. Raises InvalidInput (BAD_OBJECTS, S3_MISSING), Unavailable, NotAllowed, Conflict."""
-    try:
-        settings = json.loads(home.tier_settings.read_bytes())
-        place, keys = str(settings["place"]), dict(settings["keys"])
-    except FileNotFoundError:
+    """None: there is none. Raises as `keep_tier_settings`; what can be opened may be away all the same."""
+    settings = _written(home)
+    if settings is None:
         return None
-    except (ValueError, KeyError, TypeError):
+    try:
+        place, keys = str(settings["place"]), dict(settings["keys"])
+    except (KeyError, TypeError, ValueError):
         raise Corrupt(
             "The settings of the tier are not what was written.",
             where=str(home.tier_settings),
             next_action=f"Set {VARIABLE} and start the cloud again.",
         ) from None
+    return _open(home, place, keys)
+
+
+def _written(home: Home) -> dict[str, Any] | None:
+    """What was written down; {} when that is damaged."""
+    try:
+        found = json.loads(home.tier_settings.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
     except OSError as error:
-        raise Unavailable(f"The settings of the tier cannot be read: {error.strerror}.") from error
+        raise Unavailable(
+            f"The settings of the tier cannot be read: {error.strerror}.", where=str(home.tier_settings)
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _open(home: Home, place: str, keys: dict[str, str], *, patient: bool = True) -> IdentifiedObjects | None:
     if place == NONE:
         return None
     if place.startswith("/"):
         return DirectoryObjects(Path(place))
-    return _open_bucket(home, place, keys)
-
-
-def _open_bucket(home: Home, place: str, keys: dict[str, str]) -> IdentifiedObjects:
+    if not place.startswith("s3://"):
+        shown = f"{place.partition(':')[0]}:..." if "@" in place else repr(place)  # it may hold a password
+        raise InvalidInput(
+            f"{shown} is no place for a tier.",
+            code="BAD_TIER",
+            where=VARIABLE,
+            next_action=f"Set {VARIABLE} to s3://BUCKET/PREFIX, to the path of a directory (/...), or to {NONE}.",
+        )
     try:
         # An extra: who keeps logs on a disk does without.
-        from skyriver.adapters.s3.objects import S3Objects, place_of
+        from skyriver.adapters.s3.objects import Patience, S3Objects, place_of
     except ImportError:
         raise InvalidInput(
             f"{VARIABLE} names a bucket, and the package for it is not installed.",
             code="S3_MISSING",
+            where=VARIABLE,
             next_action="Install skyriver[s3].",
         ) from None
-    return S3Objects(place_of(place, keys), home.tier_cache, cache_bytes=CACHE_BYTES)
+    patience = Patience() if patient else Patience(request_s=10.0, retries=2, retry_s=10.0)
+    return S3Objects(place_of(place, keys), home.tier_cache, cache_bytes=CACHE_BYTES, patience=patience)
