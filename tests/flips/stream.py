@@ -79,7 +79,11 @@ class Partition:
         self.windows = files
         self.files = PartitionFiles(self.stream, place, self.log, files, self.clock, features)
         self.engine: Engine | None = None
-        self.open()
+        try:
+            self.open()
+        except BaseException:
+            self.leave()
+            raise
 
     def open(self) -> None:
         self.engine = self.files.open(lambda *_: self._deciding, lambda *_: None)

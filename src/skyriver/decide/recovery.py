@@ -282,7 +282,8 @@ def recover(
         try:
             return _replay(log, stream, checkpoint, open_windows, open_ids, progress, tuple(passed_over))
         except (Corrupt, Conflict, NotFound) as error:  # NotFound: the log begins later
-            passed_over.append(f"The checkpoint at {checkpoint.offset} cannot be used: {error.message}")
+            at = f" ({error.where})" if error.where else ""
+            passed_over.append(f"The checkpoint at {checkpoint.offset} cannot be used{at}: {error.message}")
     return _replay(log, stream, None, open_windows, open_ids, progress, tuple(passed_over))
 
 
@@ -327,6 +328,7 @@ def _history_gone(stream: StreamSpec, first: int, reach: int, passed_over: tuple
         f"{stream.name} cannot be built anew from its log: the first offset that is there is {first}, what was before"
         f" was given up, and its features {looks}. {' '.join(passed_over)}".strip(),
         code="HISTORY_GONE",
+        where=stream.name,
         next_action="Restore its checkpoints from a backup. Else declare a stream of another name, and load the history"
         f" from the table {stream.name} there. {kept} saves from this.",
     )
