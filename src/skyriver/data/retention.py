@@ -93,6 +93,13 @@ class TieredLog(RetainedLog, Protocol):
     def drop_local(self, limit: int) -> None: ...
 
 
+def local_from(log: RetainedLog) -> int:
+    """The offset from which on the log lies on this disk, as far as it knows."""
+    parts = log.parts()
+    away = next((part.end for part in reversed(parts) if not part.local), None)
+    return away if away is not None else log.first_offset
+
+
 @dataclass(frozen=True, slots=True)
 class Keep:
     """What a stream declares. 0: no limit."""

@@ -25,7 +25,7 @@ one while no other method is called.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import msgspec
@@ -61,6 +61,7 @@ from skyriver.decide.records import (
     encode_control,
     encode_reference,
 )
+from skyriver.decide.same_id import SameId
 from skyriver.decide.sorting import (
     NOTHING_NEW,
     Batch,
@@ -79,8 +80,15 @@ _REFERENCE = RecordKind.REFERENCE
 
 class Engine:
     def __init__(
-        self, partition: Partition, log: Log, windows: Windows | None, ids: Ids, clock: ReceivingClock
+        self,
+        partition: Partition,
+        log: Log,
+        windows: Windows | None,
+        ids: Ids,
+        clock: ReceivingClock,
+        here: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`here`: the offset from which on the log lies on this disk."""
         stream = partition.stream
         self.partition = partition
         self.deciding = Deciding()
@@ -95,6 +103,7 @@ class Engine:
         self._id, self._key = place_of(stream, stream.id), place_of(stream, stream.key)
         self._block_rows = block_rows(len(stream.fields))
         self._text_id = stream.field(stream.id).type == "text"
+        self._same = SameId(log, stream, partition.recent.get, here)
 
     @property
     def loading(self) -> bool:
@@ -195,10 +204,12 @@ class Engine:
         order = NOTHING_NEW
         if len(gathered.columns):
             keys = gathered.columns.keys(self._id)
+            ids = cast("Ints | list[str]", gathered.columns.columns[self._id].values)
             order = order_block(
                 cast("Ints", gathered.columns.columns[place_of(stream, stream.time)].values),
                 keys,
-                self._ids.find(keys),
+                ids,
+                self._seen(ids, keys),
                 time=partition.time,
                 limit=limit,
                 disorder=stream.disorder_us,
@@ -256,7 +267,8 @@ class Engine:
         """Appends labels and folds them; the receipts may leave after the log's next `sync`."""
         partition = self.partition
         given = [label for s in submissions for row in s.rows if type(row) is list for label in row]
-        found = self._ids.find(self._keys([label.subject for label in given])).tolist() if given else []
+        subjects = [label.subject for label in given]
+        found = self._of_labels(subjects, self._ids.find(self._keys(subjects))).tolist() if given else []
         labels = [
             LabelRecord(label.label, label.subject, label.value, label.known_at, offset)
             for label, offset in zip(given, found, strict=True)
@@ -306,10 +318,11 @@ class Engine:
         check_times(block, self._stream, time=partition.time, now=now, limit=self._clock.limit(now))
         effective = effective_times(block, partition.time)
         keys = block.event_ids(self._stream.id)
-        known = self._ids.find(keys)
+        ids = block.texts(self._stream.id) if self._text_id else None
+        known = self._seen(ids, keys) if ids is not None else self._ids.find(keys)
         event_times = effective[block.events]
         horizons = partition.horizon.first_of_each(event_times)
-        fresh = ~repeated(keys, event_times, known, horizons, self._stream.dedupe_us)
+        fresh = ~repeated(keys, ids, event_times, known, horizons, self._stream.dedupe_us)
         duplicates = int(np.count_nonzero(~fresh))
         rows = np.ones(len(block), np.bool_)
         rows[block.events] = fresh
@@ -325,8 +338,8 @@ class Engine:
         return answer
 
     def find(self, event_id: Id) -> tuple[int, DecisionRecord | None]:
-        """(The offset of the event that came last with this id, or with another of the same key; its decision where
-        that is in memory); -1: there is none."""
+        """(The offset of the event that came last with this id, or with another text of the same key, as its decision
+        tells; that decision where it is in memory); -1: there is none."""
         offset = int(self._ids.find(self._keys([event_id]))[0])
         return offset, self.partition.recent.get(offset)
 
@@ -357,8 +370,25 @@ class Engine:
     def _known(self, submissions: Sequence[Submission]) -> tuple[list[int], list[int]]:
         """Of each row that was not refused: its id as a key, and the offset where that was seen last."""
         place = self._id
-        keys = self._keys([row[place] for s in submissions for row in s.rows if type(row) is list])
-        return keys.tolist(), self._ids.find(keys).tolist()
+        ids = [row[place] for s in submissions for row in s.rows if type(row) is list]
+        keys = self._keys(ids)
+        return keys.tolist(), self._seen(ids, keys).tolist()
+
+    def _seen(self, ids: Sequence[object] | Ints, keys: Ints) -> Ints:
+        """Where each id was seen last, -1: nowhere. Whether that is too long ago is looked at later, again."""
+        known = self._ids.find(keys)
+        if self._text_id and known.max(initial=-1) >= 0:
+            partition = self.partition
+            saw = partition.horizon.look_ahead().saw
+            known = np.array([at if at >= 0 and saw(at, partition.time) else -1 for at in known.tolist()], np.int64)
+            known[self._same.others(cast("Sequence[object]", ids), known.tolist())] = -1
+        return known
+
+    def _of_labels(self, subjects: Sequence[object], found: Ints) -> Ints:
+        """Where the events that labels are about stand, of what was found for their ids."""
+        if self._text_id:
+            found[self._same.others(subjects, found.tolist(), in_log=False)] = -1
+        return found
 
     def _enter(self, batch: Batch, first: int) -> None:
         """The state after the events were appended."""

@@ -58,6 +58,10 @@ class Block:
         """Ids of the events as keys."""
         return keys_of_column(self.frame[field].filter(self.frame["_kind"] == RecordKind.EVENT))
 
+    def texts(self, field: str) -> list[str]:
+        """A field of the events that is a text in each."""
+        return self.frame[field].filter(self.frame["_kind"] == RecordKind.EVENT).to_list()
+
     @property
     def of_labels(self) -> NDArray[np.bool_]:
         labels: NDArray[np.bool_] = self.frame["_kind"].to_numpy() == RecordKind.LABEL

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,9 +41,14 @@ def effective_times(block: Block, time: int) -> Ints:
     return np.maximum(np.maximum.accumulate(own), time)
 
 
-def repeated(keys: Ints, times: Ints, known: Ints, horizons: Ints, period_us: int) -> NDArray[np.bool_]:
+def repeated(
+    keys: Ints, texts: Sequence[str] | None, times: Ints, known: Ints, horizons: Ints, period_us: int
+) -> NDArray[np.bool_]:
     """Which events of a block are duplicates: `known` before, at an offset not below its horizon, or earlier in the
-    block by at most the period. All int64 [events]; `times` are effective."""
+    block by at most the period. All int64 [events]; `times` are effective. `texts`: the ids, where they are such."""
+    if texts is not None and len(set(keys.tolist())) < len(keys):  # a key may be that of two of them
+        places: dict[str, int] = {}
+        keys = np.array([places.setdefault(text, len(places)) for text in texts], np.int64)
     order = np.argsort(keys, kind="stable")
     again = (keys[order][1:] == keys[order][:-1]) & (times[order][1:] - times[order][:-1] <= period_us)
     found = known >= horizons

@@ -67,7 +67,10 @@ class PartitionFiles:
         windows: WindowsFiles | None,
         clock: Clock,
         declared: FeatureSetSpec | None = None,
+        here: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`here`: the offset from which on the log lies on this disk."""
+        self._here = here
         self._stream = stream
         self._directory = directory
         self._log = log
@@ -126,7 +129,7 @@ class PartitionFiles:
         if self.recovered is None:  # not at each opening after an error: a sender's clock would move time by that
             self.receiving.restart(time if time > NEVER else None)
         self.recovered = recovered
-        engine = Engine(recovered.partition, self._log, recovered.windows, recovered.ids, self.receiving)
+        engine = Engine(recovered.partition, self._log, recovered.windows, recovered.ids, self.receiving, self._here)
         engine.use(choose(recovered.partition.control, self._sets))
         engine.decide_events(recovered.undecided)
         self._log.sync()

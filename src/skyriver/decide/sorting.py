@@ -5,7 +5,7 @@ Pure: it changes nothing but the submissions, whose rows ahead of the clock beco
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -70,7 +70,7 @@ class Order:
 
 def order_rows(
     own: Sequence[int],
-    keys: Sequence[int],
+    ids: Sequence[Hashable],
     known: Sequence[int],
     *,
     time: int,
@@ -78,15 +78,15 @@ def order_rows(
     disorder: int,
     horizon: Ahead,
 ) -> Order:
-    """Of each row: its time, its id as a key and the offset where that was seen last (-1: nowhere); `horizon` says
+    """Of each row: its time, its id and the offset where that was seen last (-1: nowhere); `horizon` says
     which is too long ago to count. `time`: effective time before them; `limit`: the latest time that an event may
     have."""
     order = Order(time)
     fates, effective, late = order.fates, order.effective, order.late
-    seen: dict[int, int] = {}
-    for at, key, first in zip(own, keys, known, strict=True):
+    seen: dict[Hashable, int] = {}
+    for at, name, first in zip(own, ids, known, strict=True):
         now = max(at, time)
-        before = seen.get(key)
+        before = seen.get(name)
         if before is not None:
             if horizon.saw_own(before, now):
                 fates.append((REPEATED, before))
@@ -98,7 +98,7 @@ def order_rows(
             fates.append((REFUSED, at))
             continue
         late.append(at < time - disorder)
-        place = seen[key] = len(effective)
+        place = seen[name] = len(effective)
         if at > time:
             time = at
             horizon.note(place, at)
@@ -123,9 +123,18 @@ NOTHING_NEW = BlockOrder(None, np.empty(0, np.int64), None, {})
 
 
 def order_block(
-    own: Ints, keys: Ints, known: Ints, *, time: int, limit: int, disorder: int, horizon: Ahead
+    own: Ints,
+    keys: Ints,
+    ids: Sequence[Hashable] | Ints,
+    known: Ints,
+    *,
+    time: int,
+    limit: int,
+    disorder: int,
+    horizon: Ahead,
 ) -> BlockOrder:
-    """What `order_rows` says: at once where no id comes twice and no time is ahead, else row by row."""
+    """What `order_rows` says: at once where no id comes twice and no time is ahead, else row by row. `keys` are those
+    of the ids."""
     plain = int(own.max()) <= limit and int(known.max()) < 0
     if plain and (np.all(keys[1:] > keys[:-1]) or len(set(keys.tolist())) == len(keys)):
         reached = np.maximum.accumulate(np.maximum(own, time))
@@ -134,7 +143,7 @@ def order_block(
         return BlockOrder(None, reached, late if late.any() else None, {})
     order = order_rows(
         own.tolist(),
-        keys.tolist(),
+        ids.tolist() if isinstance(ids, np.ndarray) else ids,
         known.tolist(),
         time=time,
         limit=limit,
@@ -159,9 +168,10 @@ def sort_rows(
     horizon: Ahead,
 ) -> Batch:
     """`keys` and `known` are of the rows that were not refused; the others as in `order_rows`."""
-    at_time = place_of(stream, stream.time)
+    at_time, at_id = place_of(stream, stream.time), place_of(stream, stream.id)
     own: list[int] = [row[at_time] for s in submissions for row in s.rows if type(row) is list]  # type: ignore[misc]  # never missing
-    order = order_rows(own, keys, known, time=time, limit=limit, disorder=stream.disorder_us, horizon=horizon)
+    ids = [row[at_id] for s in submissions for row in s.rows if type(row) is list]
+    order = order_rows(own, ids, known, time=time, limit=limit, disorder=stream.disorder_us, horizon=horizon)
     batch = Batch(order.time, effective=order.effective, late=order.late)
     at = 0
     for submission in submissions:

@@ -38,7 +38,7 @@ from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import InvalidInput, SkyriverError, Unavailable
 from skyriver.core.objects import IdentifiedObjects
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
-from skyriver.data.retention import Needed
+from skyriver.data.retention import Needed, local_from
 from skyriver.decide.answers import DecisionWriter, dead_letter_json
 from skyriver.decide.arms import in_use
 from skyriver.decide.border import EventBorder
@@ -127,7 +127,9 @@ class Worker:
         windows = WindowsFiles(settings.stream, settings.directory / "side", settings.kernel_cache)
         self._windows = windows
         decides = settings.decide is not None
-        self._files = PartitionFiles(settings.stream, settings.directory, log, windows if decides else None, clock)
+        self._files = PartitionFiles(
+            settings.stream, settings.directory, log, windows if decides else None, clock, here=partial(local_from, log)
+        )
         self._keeper = Keeper(self._files, clock)
         self._upkeep = LogUpkeep(log, keep_of(settings.stream), *tier, self._old_part)
         objects = DirectoryObjects(settings.objects)

@@ -195,7 +195,7 @@ def test_a_block_is_put_in_order_as_its_rows(rows: list[tuple[int, int, int]], t
     horizon = Horizon(period, [(0, 0), (2, time // 2)])
     common: dict[str, Any] = {"time": time, "limit": 50, "disorder": 5}
     wanted = order_rows(own, keys, known, **common, horizon=horizon.look_ahead())
-    found = order_block(np.array(own), np.array(keys), np.array(known), **common, horizon=horizon.look_ahead())
+    found = order_block(np.array(own), np.array(keys), keys, np.array(known), **common, horizon=horizon.look_ahead())
     assert found.effective.tolist() == wanted.effective
     assert (found.late.tolist() if found.late is not None else [False] * len(wanted.late)) == wanted.late
     new = [place for place, (fate, _) in enumerate(wanted.fates) if fate == 0]
