@@ -330,6 +330,7 @@ def test_it_ends_in_order_goes_on_and_equals_the_backfill(worker: Any) -> None:
     assert {k: after[k] for k in same} == {k: before[k] for k in same}
     with worker.connection() as http:
         assert http.send_events(payment(1))[1]["duplicates"] == 1
+    with worker.connection() as http:
         _, answer = http.send_events([payment(100 + n, customer=n % 7, amount=n) for n in range(50)])
         assert answer["accepted"] == 50
     assert worker.stop() == 0
@@ -337,3 +338,32 @@ def test_it_ends_in_order_goes_on_and_equals_the_backfill(worker: Any) -> None:
     assert report.first_differences == ()
     assert (report.different, report.compared) == (0, report.decisions)
     assert report.decisions == after["decided"] + 50
+
+
+def test_events_that_were_known_are_counted_though_nothing_came_after_the_last_checkpoint(worker: Any) -> None:
+    worker.start()
+    number = 100_000
+    with worker.connection() as http:
+
+        def saved() -> bool:
+            """Checkpoints are taken of a stream that moves."""
+            nonlocal number
+            number += 1
+            events, waited = worker.report()["events"], time.monotonic() + 0.5
+            assert http.send_events([payment(number)])[1]["accepted"] == 1
+            while time.monotonic() < waited:
+                report = worker.report()
+                if report["events"] > events and report["checkpoint_offset"] == report["offset"]:
+                    return True
+                time.sleep(0.01)
+            return False
+
+        assert harness.until(saved)
+        before = worker.report()
+        assert http.send_events([payment(number), payment(number - 1)])[1]["duplicates"] == 2
+    told = worker.wait_for(lambda report: report["duplicates"] == before["duplicates"] + 2)
+    assert told["offset"] == told["checkpoint_offset"], "they leave no record"
+    assert worker.stop() == 0
+    worker.start()
+    assert worker.report()["duplicates"] == told["duplicates"]
+    assert worker.stop() == 0

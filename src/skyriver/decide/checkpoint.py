@@ -69,7 +69,8 @@ class DeadLetter(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 class Counters(msgspec.Struct):
     """Of the whole life of the log, but for `duplicates`, which leave no record: those since it was last replayed
-    from its beginning. What is counted by reason is counted from the release on that began to."""
+    from its beginning; of a process that was killed, those that its last checkpoint has. What is counted by reason is
+    counted from the release on that began to."""
 
     events: int = 0
     decided: int = 0

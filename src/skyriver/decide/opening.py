@@ -271,6 +271,7 @@ class Keeper:
         self._demanded = False
         self.offset = -1
         """Of the last one that was begun."""
+        self._duplicates = 0
         self.durable = (0, clock.wall())
         """Of the last one that is on the disk: its offset, and when it was begun (of one of before this process: when
         it was opened), wall microseconds."""
@@ -279,11 +280,15 @@ class Keeper:
         self.problem = ""
         """Why the last one failed."""
 
-    def opened(self, offset: int) -> None:
-        """An engine was opened, by a replay that began at `offset`."""
-        self.offset = offset
+    def opened(self, offset: int, duplicates: int = 0) -> None:
+        """An engine was opened, by a replay that began at `offset`; the checkpoint there has counted `duplicates`."""
+        self.offset, self._duplicates = offset, duplicates
         self._at = self._clock.monotonic()
         self.durable = (offset, self._clock.wall())
+
+    def is_behind(self, engine: Engine, offset: int) -> bool:
+        """Whether there is something that the last one has not; events that were known already leave no record."""
+        return offset != self.offset or engine.partition.counters.duplicates != self._duplicates
 
     def demand(self) -> None:
         """The next one is due at once."""
@@ -303,6 +308,7 @@ class Keeper:
         self.settle()
         self._demanded = False
         self._at, self.offset = self._clock.monotonic(), offset
+        self._duplicates = engine.partition.counters.duplicates
         self._writing = self._thread.submit(self._write, self._files.save(engine), (offset, self._clock.wall()))
         self.pause_us = self._clock.monotonic() - self._at
 

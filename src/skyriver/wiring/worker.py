@@ -234,7 +234,7 @@ class Worker:
 
     def _close(self) -> None:
         engine = self._station.engine
-        if engine is not None and self._log.next_offset != self._keeper.offset:
+        if engine is not None and self._keeper.is_behind(engine, self._log.next_offset):
             self._keeper.begin(engine, self._log.next_offset)
         self._keeper.close()
         self._files.close()
@@ -247,7 +247,7 @@ class Worker:
         self._replay = ""
         recovered = self._files.recovered
         if recovered is not None:
-            self._keeper.opened(recovered.offset)
+            self._keeper.opened(recovered.offset, engine.partition.counters.duplicates)
             for why in recovered.passed_over:
                 _log.warning("%s", why)
             _log.info("open at offset %d, replayed from %d", self._log.next_offset, recovered.offset)
