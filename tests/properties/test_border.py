@@ -19,7 +19,11 @@ from skyriver.data.border_values import plain_time, plain_times
 
 UNITS = ("s", "ms", "us", "ns")
 EXACT = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-INTS = st.one_of(st.integers(-5, 5), st.integers(-(2**63), 2**63 - 1), st.sampled_from([2**22, 2**53 + 1, -(2**63)]))
+INTS = st.one_of(
+    st.integers(-5, 5),
+    st.integers(-(2**63), 2**63 - 1),
+    st.sampled_from([2**22, 2**53 + 1, -(2**63), 1_700_000_000, 1_700_000_000_000]),
+)
 FLOATS = st.one_of(st.floats(), st.integers(-5, 5).map(float), st.sampled_from([-0.0, 4194304.0, 1e308, 5e-324]))
 TEXTS = st.one_of(
     st.text(max_size=6), st.sampled_from(["", "a", "b", "x\0y", "1", "2024-02-29T10:00:00Z", "ß", "\U0001f30a"])
@@ -91,11 +95,13 @@ def fields(draw: st.DrawFn) -> FieldSpec:
         options["max_length"] = draw(st.sampled_from([3, 4096]))
         options["fill"] = draw(st.sampled_from([None, "", "a"]))
         options["one_of"] = draw(st.sampled_from([(), (), ("a", "b", "")]))
+        options["role"] = draw(st.sampled_from(["", "id"]))
     elif kind == "bool":
         options["fill"] = draw(st.sampled_from([None, False]))
         options["one_of"] = draw(st.sampled_from([(), (), (1,)]))
     else:
         options["time_unit"] = draw(st.sampled_from(UNITS))
+        options["role"] = draw(st.sampled_from(["", "time"]))
         options["fill"] = draw(st.sampled_from([None, 0, "2024-01-01"]))
     name = draw(st.sampled_from("abcdefgh"))
     return FieldSpec.model_validate({"name": name, "type": kind, **options})

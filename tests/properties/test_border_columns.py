@@ -44,11 +44,13 @@ def fields(draw: st.DrawFn, name: str) -> FieldSpec:
         options["max_length"] = draw(st.sampled_from([3, 4096]))
         options["fill"] = draw(st.sampled_from([None, None, "a"]))
         options["one_of"] = draw(st.sampled_from([(), (), ("a", "b", "")]))
+        options["role"] = draw(st.sampled_from(["", "id"]))
     elif kind == "bool":
         options["fill"] = draw(st.sampled_from([None, False]))
         options["one_of"] = draw(st.sampled_from([(), (), (1,)]))
     else:
         options["time_unit"] = draw(st.sampled_from(["s", "ms", "us", "ns"]))
+        options["role"] = draw(st.sampled_from(["", "time"]))
         options["fill"] = draw(st.sampled_from([None, "2024-01-01"]))
     return FieldSpec.model_validate({"name": name, "type": kind, **options})
 
@@ -72,7 +74,7 @@ LIKELY: dict[str, st.SearchStrategy[object]] = {
         ]
     )
     | st.integers(0, 10**9)
-    | st.sampled_from([-1, 1_700_000_000_000_000, 2**62, -(2**62)]),
+    | st.sampled_from([-1, 1_700_000_000, 1_700_000_000_000, 1_700_000_000_000_000, 2**62, -(2**62)]),
 }
 OTHER = st.one_of(st.none(), st.integers(-3, 3), st.floats(), st.text(max_size=3), st.booleans(), st.just([1]))
 

@@ -63,3 +63,29 @@ def test_history_is_loaded_with_texts_whose_different_values_are_counted(cards: 
     cards.command("send", "cardpay", sent).succeeded()
     features = cards.ask("GET", "/streams/cardpay/decisions/1000")[1]["features"]
     assert (features["merchants_1d"], features["countries_1d"]) == (7, 2)
+
+
+def test_events_that_come_too_late_are_told(cards: Cloud) -> None:
+    old = [payment(2_000 + n, iso(START - 86_400 + n)) for n in range(5)]
+    file = write_lines(cards.folder / "old.jsonl", [*old, payment(2_010, iso(START + 6_001))])
+    sent = cards.command("send", "cardpay", file).succeeded()
+    assert "6 events taken and decided" in sent.out
+    assert "5 were late: decided without a score (LATE)" in sent.out
+    assert cards.json("send", "cardpay", file)["statuses"] == {"late": 5, "fallback": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "words"),
+    [
+        ({"at": START + 6_100}, "BAD_TIME", "as us since 1970 1970-01-01T00:28:55: seconds? Declare sr.field(time_"),
+        ({"at": (START + 6_100) * 1_000}, "BAD_TIME", "milliseconds?"),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 100])
+def test_a_time_of_another_unit_is_found_out(
+    cards: Cloud, change: dict[str, object], reason: str, words: str, count: int
+) -> None:
+    file = write_lines(cards.folder / "unit.jsonl", [payment(3_000 + n, 0) | change for n in range(count)])
+    cards.command("send", "cardpay", file).refused("ALL_REJECTED", 2, words)
+    table = write_csv(cards.folder / "unit.csv", [payment(3_000 + n, 0) | change for n in range(count)])
+    cards.command("table", "load", "cardpay", table).refused("TOO_MANY_BAD_ROWS", 100, reason)

@@ -100,6 +100,13 @@ def sent(screen: Screen, result: Sent) -> None:
         screen.table("", ("decision", "events"), [(d, f"{n:,}") for d, n in result.decisions.most_common()])
         if fallbacks := result.statuses["fallback"]:
             screen.out.print(f"[yellow]{fallbacks:,} by the fallback[/], not by a model: `skyriver ps` says why.")
+        if late := result.statuses["late"]:
+            screen.out.print(
+                f"[yellow]{late:,} were late[/]: decided without a score (LATE), for the stream had seen events newer"
+                " by more than its disorder."
+            )
+        if failed := result.statuses["failed"]:
+            screen.out.print(f"[yellow]{failed:,} without a score[/], for the model failed: `skyriver ps` says why.")
     if result.unknown_subjects:
         screen.out.print(f"Of them, {result.unknown_subjects:,} about events that the stream has not seen.")
     if result.rejected:

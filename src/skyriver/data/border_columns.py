@@ -36,6 +36,7 @@ from skyriver.data.border_values import (
     Value,
     plain_time,
     plain_times,
+    units_mistaken,
 )
 from skyriver.data.columns import Column, Columns
 
@@ -186,7 +187,8 @@ def _typed(rule: Rule) -> tuple[Any, bool, bool]:
             chosen = _one_of(rule) if rule.fill is None else None
             if chosen is not None:
                 return chosen, required, True
-            return Annotated[str, msgspec.Meta(max_length=spec.max_length)], required, done
+            least = 1 if spec.role == "id" else 0
+            return Annotated[str, msgspec.Meta(min_length=least, max_length=spec.max_length)], required, done
         case "time":
             return int | str, required, False
         case "bool":
@@ -303,6 +305,10 @@ def _times(values: list[Any], rule: Rule) -> Cleaned:
 
 
 def _instants(found: NDArray[np.int64], rule: Rule) -> NDArray[np.int64]:
+    if rule.spec.role == "time":
+        for first, end in units_mistaken(rule.spec.time_unit).values():
+            if np.any((found >= first) & (found < end)):
+                raise Doubtful
     factor = PER_UNIT.get(rule.spec.time_unit, 0)
     if not factor:
         return found // 1000

@@ -24,7 +24,7 @@ from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import FieldSpec, FieldType
 from skyriver.data.border import Rejection, RowCleaner, Rule, Value, compile_rule
 from skyriver.data.border_times import parse_times
-from skyriver.data.border_values import INT_HIGH, INT_LOW, NUMBER_LENGTH, PER_UNIT, TIME_HIGH, TIME_LOW
+from skyriver.data.border_values import INT_HIGH, INT_LOW, NUMBER_LENGTH, PER_UNIT, TIME_HIGH, TIME_LOW, units_mistaken
 
 DTYPES: dict[FieldType, pl.DataType] = {
     "int": pl.Int64(),
@@ -154,7 +154,7 @@ def _normal(column: pl.Series, field: FieldSpec) -> tuple[pl.Series, FieldSpec]:
             micros = column.to_physical() // 1000
         else:
             micros = column.cast(pl.Datetime("us")).to_physical()
-        return micros, field.model_copy(update={"time_unit": "us"})
+        return micros, field.model_copy(update={"time_unit": "us", "role": ""})
     return column, field
 
 
@@ -183,7 +183,7 @@ def _fast(column: pl.Series, rule: Rule, text_numbers: bool) -> Fast:
         values = _bools(column) if text else column
     elif kind == "text" and text:
         fits = (column.str.len_chars() <= rule.spec.max_length) & ~column.str.contains("\0", literal=True)
-        values = _only(column, fits)
+        values = _only(column, fits & (column != "") if rule.spec.role == "id" else fits)
     elif kind == "time" and (dtype.is_integer() or text):
         values = _times(column, rule, text_numbers) if text else _instants(column, rule)
     else:
@@ -260,8 +260,12 @@ def _bools(column: pl.Series) -> pl.Series:
 
 
 def _instants(column: pl.Series, rule: Rule) -> pl.Series:
-    """Microseconds of whole numbers of the rule's unit; null outside the years 1 to 9999."""
+    """Microseconds of whole numbers of the rule's unit; null outside the years 1 to 9999, and where an event's time is
+    likely of another unit."""
     values = column.cast(pl.Int64, strict=False)
+    if rule.spec.role == "time":
+        for first, end in units_mistaken(rule.spec.time_unit).values():
+            values = _only(values, (values < first) | (values >= end))
     factor = PER_UNIT.get(rule.spec.time_unit, 0)
     if not factor:
         return values // 1000  # 64 bits of nanoseconds are the years 1677 to 2262

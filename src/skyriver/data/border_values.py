@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
 
@@ -187,6 +187,8 @@ def _text_converter(field: FieldSpec, text_numbers: bool) -> Check:
             return None
         if "\0" in given or not (given.isascii() or _has_utf8(given)):
             raise Refused(name, given, Reason.BAD_TEXT, f"{name} holds a NUL character or a lone surrogate.")
+        if given == "" and field.role == "id":
+            raise Refused(name, given, Reason.MISSING, f"{name} is empty: an id must not be.")
         if len(given) > longest:
             message = f"{name} has {len(given)} characters: at most {longest} are allowed."
             raise Refused(name, given, Reason.TOO_LONG, message)
@@ -227,6 +229,9 @@ def _time_converter(field: FieldSpec, text_numbers: bool) -> Check:
                 return number
         if type(number) is int:
             value = number * factor if factor else number // 1000
+            if field.role == "time" and (meant := unit_meant(number, unit)):
+                message = f"{name} is {show(given)}, as {unit} since 1970 {_iso(value)}: {WORDS[meant]}?"
+                raise Refused(name, given, Reason.BAD_TIME, f"{message} Declare sr.field(time_unit={meant!r}).")
             if TIME_LOW <= value <= TIME_HIGH:
                 return value
             message = f"{name} is {show(given)}: as {unit} since 1970 it lies outside the years 1 to 9999."
@@ -236,6 +241,27 @@ def _time_converter(field: FieldSpec, text_numbers: bool) -> Check:
         raise wrong_type(name, given, f"a time: ISO 8601, or a whole number of {unit} since 1970")
 
     return convert
+
+
+WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
+LIKELY = (631_152_000_000_000, 4_102_444_800_000_000)
+"""The years 1990 to 2099."""
+
+
+def units_mistaken(unit: str) -> dict[str, tuple[int, int]]:
+    """Whole numbers, from and to, that are in 1990 to 2099 in a longer unit than `unit`. In `unit` they are in the
+    first weeks of 1970, and no number is in those years in two of the longer ones."""
+    longer = {"ns": ("us", "ms", "s"), "us": ("ms", "s"), "ms": ("s",)}.get(unit, ())
+    return {meant: (LIKELY[0] // PER_UNIT[meant], LIKELY[1] // PER_UNIT[meant]) for meant in longer}
+
+
+def unit_meant(number: int, unit: str) -> str:
+    """The unit that an event's time `number` was most likely meant in; "" for its own."""
+    return next((meant for meant, (low, high) in units_mistaken(unit).items() if low <= number < high), "")
+
+
+def _iso(at: int) -> str:
+    return (_EPOCH + timedelta(microseconds=at)).isoformat(timespec="seconds")
 
 
 def parse_time(text: str) -> int | None:

@@ -10,7 +10,7 @@ import polars as pl
 
 from skyriver.core.errors import InvalidInput, NotFound
 from skyriver.core.jobs import Progress
-from skyriver.core.spec import FieldSpec, TableSpec
+from skyriver.core.spec import FieldSpec, TableSpec, with_roles
 from skyriver.data.border_frame import schema_of
 from skyriver.data.files import LoadFile
 from skyriver.data.intake import Intake, LoadReport, append_dead, disk
@@ -40,12 +40,13 @@ def load_table(
     with disk(work_dir):
         intake = Intake(work_dir, progress)
         frames = [schema_frame(table.fields)]
+        fields = with_roles(table.fields, table.id)
         for file in files:
             if file.label:
                 _refuse(file.name, "UNKNOWN_LABEL", f"{table.name} is a table: labels are columns of it.", "")
             if file.reference:
                 _refuse(file.name, "UNKNOWN_REFERENCE", f"{table.name} is a table: streams have references.", "")
-            frames.extend(cleaned.good for cleaned in intake.clean(file, table.fields, frozenset()))
+            frames.extend(cleaned.good for cleaned in intake.clean(file, fields, frozenset()))
         intake.check(table.max_bad)
         rows = pl.concat(frames)
         kept = rows.unique(subset=[table.id], keep="first", maintain_order=True)

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.jobs import Progress
-from skyriver.core.spec import FieldSpec, LabelSpec, StreamSpec
+from skyriver.core.spec import FieldSpec, LabelSpec, StreamSpec, with_roles
 from skyriver.core.units import format_span
 from skyriver.data.border import Reason, Rejection
 from skyriver.data.border_frame import DTYPES, bad_rows, encode_raw, schema_of
@@ -319,13 +319,14 @@ def _event_frames(
     stream: StreamSpec, files: Sequence[LoadFile], summed: frozenset[str], intake: Intake, latest: int | None
 ) -> Iterator[pl.DataFrame]:
     """Fields and a column for each label, null where it is not known; labels are summed, so they keep to the grid."""
-    every = (*stream.fields, *(_label_field(label, nullable=True) for label in stream.labels))
+    own = with_roles(stream.fields, stream.id, stream.time)
+    every = (*own, *(_label_field(label, nullable=True) for label in stream.labels))
     for file in files:
         if file.label or file.reference:
             continue
         source = open_source(file.path, file.name, file.format)
         labels = [label for label in stream.labels if source.has(label.name)]
-        fields = (*stream.fields, *(_label_field(label, nullable=True) for label in labels))
+        fields = (*own, *(_label_field(label, nullable=True) for label in labels))
         lacking = [pl.lit(None, pl.Float64).alias(label.name) for label in stream.labels if label not in labels]
         for cleaned in intake.clean(file, fields, summed | {label.name for label in labels}):
             good = cleaned.good
@@ -345,7 +346,8 @@ def _reference_file(stream: StreamSpec, file: LoadFile, intake: Intake, latest: 
         message = f"{stream.name} has no reference {file.reference!r}."
         _refuse(file.name, "UNKNOWN_REFERENCE", message, f"It has {known}.")
     reference = stream.references[index]
-    for cleaned in intake.clean(file, reference.fields, frozenset()):
+    fields = with_roles(reference.fields, reference.id, reference.time)
+    for cleaned in intake.clean(file, fields, frozenset()):
         good = cleaned.good
         if latest is not None:
             sound = good[reference.time] <= latest
@@ -399,7 +401,7 @@ def _label_file(stream: StreamSpec, file: LoadFile, intake: Intake) -> Iterator[
     if open_source(file.path, file.name, file.format).has(KNOWN_AT):
         unit = stream.field(stream.time).time_unit
         fields.append(FieldSpec(name=KNOWN_AT, type="time", nullable=True, time_unit=unit))
-    for cleaned in intake.clean(file, fields, frozenset({label.name})):
+    for cleaned in intake.clean(file, with_roles(fields, stream.id, KNOWN_AT), frozenset({label.name})):
         yield cleaned.good.select(
             pl.col(stream.id).alias("_subject"),
             pl.lit(place, dtype=pl.UInt8).alias("_label"),

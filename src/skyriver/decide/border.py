@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from msgspec.structs import asdict
 
 from skyriver.core.errors import InvalidInput
-from skyriver.core.spec import GRID_LIMIT, FieldSpec, StreamSpec
+from skyriver.core.spec import GRID_LIMIT, FieldSpec, StreamSpec, with_roles
 from skyriver.core.units import format_span
 from skyriver.data.border import Reason, Rejection, RowCleaner
 from skyriver.data.border_columns import TypedCleaner
@@ -26,8 +26,9 @@ class EventBorder:
     """`summed`: fields that features sum, whose values must fit the exact sums' grid."""
 
     def __init__(self, stream: StreamSpec, summed: frozenset[str] = frozenset()) -> None:
-        self._clean = RowCleaner(stream.fields, summed).clean
-        self._typed = typed = TypedCleaner(stream.fields, summed)
+        fields = with_roles(stream.fields, stream.id, stream.time)
+        self._clean = RowCleaner(fields, summed).clean
+        self._typed = typed = TypedCleaner(fields, summed)
         self._decoders = {Form.JSON: typed.json, Form.LINES: typed.lines, Form.MSGPACK: typed.msgpack}
         self._least = block_rows(len(stream.fields))
 
@@ -72,7 +73,7 @@ class ReferenceBorder:
     def __init__(self, stream: StreamSpec, index: int) -> None:
         self._index = index
         self._reference = reference = stream.references[index]
-        self._clean = RowCleaner(reference.fields).clean
+        self._clean = RowCleaner(with_roles(reference.fields, reference.id, reference.time)).clean
         self._time = next(place for place, f in enumerate(reference.fields) if f.name == reference.time)
 
     def take(self, rows: Sequence[object], now: int, limit: int) -> ReferenceSubmission:
@@ -120,7 +121,7 @@ class LabelBorder:
         unit = stream.field(stream.time).time_unit  # as the events of this stream give their times
         known_at = FieldSpec(name="known_at", type="time", nullable=True, time_unit=unit)
         fields = [stream.field(stream.id), known_at]
-        self._cleaner = RowCleaner(fields)
+        self._cleaner = RowCleaner(with_roles(fields, stream.id, known_at.name))
         self._labels = {label.name: index for index, label in enumerate(stream.labels)}
 
     def take(self, rows: Sequence[object], now: int, limit: int) -> LabelSubmission:

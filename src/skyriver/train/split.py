@@ -82,6 +82,7 @@ def split_rows(spec: TrainSpec, rows: Rows, delay_us: int | None, *, validate: b
             f"The label {spec.label} must be 0 or 1; {len(wrong):,} of {len(rows.y):,} rows have another value,"
             f" the first is {rows.y[wrong[0]]:g}.",
             code="BAD_LABEL",
+            next_action="Train with a label of 0 and 1; features may sum labels of any numbers.",
         )
     split = _by_hash(spec, rows, validate) if delay_us is None else _by_time(spec, rows, delay_us, validate)
     for part, numbers in (("training", split.train), ("test", split.test)):

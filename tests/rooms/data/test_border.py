@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from skyriver.core.errors import InvalidInput
-from skyriver.core.spec import FieldSpec
+from skyriver.core.spec import FieldSpec, with_roles
 from skyriver.data.border import Reason, Rejection, RowCleaner, Value, parse_time, summed_limit
 
 
@@ -114,6 +114,52 @@ def test_values(spec: FieldSpec, given: object, expected: object) -> None:
 )
 def test_times(given: object, unit: str, expected: object) -> None:
     assert clean(field("time", time_unit=unit), given) == expected
+
+
+@pytest.mark.parametrize(
+    ("unit", "given", "meant"),
+    [
+        ("us", 1_700_000_000, "s"),
+        ("us", 1_700_000_000_123, "ms"),
+        ("us", 1_700_000_000_123_456, ""),
+        ("us", 631_152_000, "s"),
+        ("us", 631_151_999, ""),
+        ("us", 4_102_444_800, ""),
+        ("us", -1, ""),
+        ("us", 0, ""),
+        ("ms", 1_700_000_000, "s"),
+        ("ms", 1_700_000_000_123, ""),
+        ("ns", 1_700_000_000, "s"),
+        ("ns", 1_700_000_000_123, "ms"),
+        ("ns", 1_700_000_000_123_456, "us"),
+        ("s", 1_700_000_000, ""),
+        ("s", 1_700_000, ""),
+    ],
+)
+def test_the_time_of_an_event_in_another_unit(unit: str, given: int, meant: str) -> None:
+    own = field("time", time_unit=unit)
+    assert isinstance(clean(own, given), int)  # of another time than that of the event nothing is guessed
+    (at,) = with_roles([own], "", "x")
+    answer = RowCleaner([at]).clean({"x": given})
+    if meant:
+        assert isinstance(answer, Rejection)
+        assert answer.reason == Reason.BAD_TIME
+        assert f"as {unit} since 1970 1970-0" in answer.message
+        assert answer.message.endswith(f"Declare sr.field(time_unit='{meant}').")
+    else:
+        assert answer == [clean(own, given)]
+
+
+def test_an_id_is_no_empty_text() -> None:
+    (own,) = with_roles([field("text")], "x")
+    answer = RowCleaner([own]).clean({"x": ""})
+    assert isinstance(answer, Rejection)
+    assert (answer.reason, answer.message) == (Reason.MISSING, "x is empty: an id must not be.")
+
+
+def test_what_a_field_is_to_its_row_is_no_part_of_its_declaration() -> None:
+    (own,) = with_roles([field("text")], "x")
+    assert own.to_json() == field("text").to_json()
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ from skyriver.data.stream_load import PreparedLoad, prepare_stream_load
 from skyriver.decide.history import read_block
 from skyriver.decide.records import decode_reference
 
-HOUR = 3_600_000_000
+HOUR = 3_600_000
+"""Shorter than one: a few real hours after 1970 are refused, as seconds that were taken for microseconds."""
 STREAM = StreamSpec(
     name="payments",
     fields=(
@@ -102,7 +103,7 @@ def test_rows_of_references_stand_where_they_become_current(tmp_path: Path) -> N
     ]
     shops = replace(lines(tmp_path, "shops", rows), reference="shops")
     other = tmp_path / "other.csv"
-    other.write_text("shop,since,risk\nd,1970-01-01T02:00:00,\n")
+    other.write_text("shop,since,risk\nd,1970-01-01T00:00:07.2,\n")
     csv = LoadFile(other, "other.csv", "csv", reference="shops")
     files = (events, shops, csv)
     prepared = prepare_stream_load(stream, files, tmp_path, frozenset({"amount"}), quiet, latest=50 * HOUR)
@@ -156,7 +157,11 @@ def test_an_event_ahead_of_the_clock_is_a_bad_row(tmp_path: Path) -> None:
     assert [row[2] for row in rows_of(prepared)] == [1, 3, 4]
     assert prepared.report.bad == {"AHEAD_OF_CLOCK": 1}
     example = prepared.report.examples[0]
-    assert (example["row"], example["field"], example["message"]) == (2, "at", "at is 2 days ahead of the clock here.")
+    assert (example["row"], example["field"], example["message"]) == (
+        2,
+        "at",
+        "at is 4 minutes ahead of the clock here.",
+    )
 
 
 def test_a_label_column_is_known_after_the_delay(tmp_path: Path) -> None:
@@ -213,7 +218,7 @@ def test_a_file_of_labels(tmp_path: Path) -> None:
 
 def test_labels_alone_can_be_loaded(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
-    path.write_text("payment,refund,known_at\n5,1.5,1970-01-01T02:00:00Z\n4,2,1970-01-01T01:00:00Z\n")
+    path.write_text("payment,refund,known_at\n5,1.5,1970-01-01T00:00:07.2Z\n4,2,1970-01-01T00:00:03.6Z\n")
     prepared = prepare(tmp_path, LoadFile(path, "labels.csv", "csv", "refund"))
     assert rows_of(prepared) == [(HOUR, 1, 4, 2.0), (2 * HOUR, 1, 5, 1.5)]
     assert prepared.report.first_time is None

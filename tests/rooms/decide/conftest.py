@@ -45,7 +45,7 @@ STREAM = StreamSpec(
     ahead_us=60 * SECOND,
     dedupe_us=3600 * SECOND,
 )
-START = 1_000_000 * SECOND
+START = 1_700_000_000 * SECOND
 """Wall time when a test begins."""
 MODEL = ModelInUse("fraud", 1, "digest")
 

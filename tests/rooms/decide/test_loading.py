@@ -32,12 +32,12 @@ SCHEMA = {
 
 
 def event(payment: int, second: float, customer: int = 1, amount: float = 10.0) -> tuple[Any, ...]:
-    at = 1_000_000 * SECOND + round(second * SECOND)
+    at = 1_700_000_000 * SECOND + round(second * SECOND)
     return (1, at, payment, at, customer, amount, None, None, None)
 
 
 def label(subject: int, second: float, value: float = 1.0, which: int = 0) -> tuple[Any, ...]:
-    return (2, 1_000_000 * SECOND + round(second * SECOND), None, None, None, None, which, subject, value)
+    return (2, 1_700_000_000 * SECOND + round(second * SECOND), None, None, None, None, which, subject, value)
 
 
 def encoded(frame: pl.DataFrame) -> bytes:

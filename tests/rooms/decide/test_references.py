@@ -29,7 +29,7 @@ from skyriver.features.kernel import load_kernel
 from skyriver.features.plan import plan_features
 
 SECOND = 1_000_000
-START = 1_000_000 * SECOND
+START = 1_700_000_000 * SECOND
 Row = tuple[int, int, Any]
 """(kind, T, values of an event, or (reference, values)); its place is its offset."""
 
