@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyriver.client.api import AsyncClient, Client
-from skyriver.client.producing import Outbox, Producing, Told, Undelivered, encode
+from skyriver.client.outbox import Outbox, encode
+from skyriver.client.producing import Producing, Told, Undelivered
 from skyriver.core.errors import Conflict, InvalidInput, QuotaExceeded, Unavailable
 
 URL = "http://127.0.0.1:1"
@@ -115,6 +116,47 @@ def test_flush_does_not_wait_for_a_long_linger() -> None:
         assert producer.flush(DEADLINE).accepted == 1
         producer.send(payments(2)[0])
     assert stream.order == [1, 2], "nor does close"
+
+
+def test_flush_waits_for_what_was_given_before_it_alone() -> None:
+    """Of others that go on sending there is always something that waits: here the next event, for each answer."""
+    stream, flushed = Stream(), threading.Event()
+
+    def told(end: Told) -> None:
+        if not flushed.is_set():
+            producer.send(payments(end.event["payment"] + 1)[0])
+
+    with client(stream) as cloud, cloud.producer("payments", Producing(batch=1), told=told) as producer:
+        producer.send(payments(1)[0])
+        assert producer.flush(DEADLINE).accepted >= 1
+        flushed.set()
+
+
+class Ends(BaseException):
+    """What ends a thread."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_producer_that_has_ended() -> None:
+    stream, ends = Stream(), []
+
+    def told(end: Told) -> None:
+        ends.append((end.event["payment"], end.error is None))
+        if end.event["payment"] == 2:
+            raise Ends
+
+    with client(stream) as cloud:
+        producer = cloud.producer("payments", Producing(linger=3600, batch=3), told=told)
+        stream.open.clear()
+        for event in payments(*range(1, 8)):
+            producer.send(event)
+        stream.open.set()
+        sent = producer.flush(DEADLINE)
+        assert ends == [(n, n <= 3) for n in range(1, 8)], "each event was told its end, once"
+        assert (sent.accepted, sent.undelivered) == (3, 4)
+        with pytest.raises(Conflict):
+            producer.send(payments(8)[0])
+        producer.close()
 
 
 def test_batches_are_bounded_in_bytes() -> None:
@@ -310,6 +352,22 @@ def test_on_asyncio_it_is_the_same() -> None:
     assert [t.event["payment"] for t in told] == [*range(50), -1, 50]
 
 
+def test_on_asyncio_nobody_waits_for_a_producer_that_was_cancelled() -> None:
+    stream = Stream()
+
+    async def act(cloud: AsyncClient) -> Any:
+        producer = cloud.producer("payments", Producing(linger=3600))
+        await producer.send(payments(1)[0])
+        await asyncio.sleep(0)  # it has begun
+        producer._task.cancel()
+        with pytest.raises(Undelivered):
+            await producer.flush(DEADLINE)
+        await producer.close()
+        return producer.sent.undelivered
+
+    assert on_asyncio(stream, act) == 1
+
+
 def test_on_asyncio_the_buffer_is_bounded_and_losses_are_told() -> None:
     stream = Stream(script=[503] * 1000)
 
@@ -372,6 +430,7 @@ def test_no_event_is_told_twice_or_never(steps: list[tuple[str, Any]], batch: in
     outbox.closed = True
     while outbox.due_in(now) == 0.0:
         send()
-    assert outbox.empty
+    assert outbox.ended(put)
+    assert not outbox.ended(put + 1)
     assert told == list(range(put))
     assert outbox.sent.accepted + outbox.sent.undelivered == put
