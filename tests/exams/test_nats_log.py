@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -145,6 +146,30 @@ def test_the_system_account_shows_whether_a_server_syncs(sync: str, code: str) -
         else:
             take(server, shown)
     finally:
+        server.close()
+
+
+def test_it_is_asked_again_at_each_connection() -> None:
+    """The server comes back with another configuration."""
+    server = NatsServer(mqtt=False)
+    server.start()
+    access = Access(monitor=f"http://127.0.0.1:{server.monitor}")
+    log = open_nats_log(server.url, "again", lambda: access, holder="exam")
+    try:
+        server.stop()
+        config = server.folder / "server.conf"
+        config.write_text(config.read_text().replace("sync_interval: always", 'sync_interval: "2m"'))
+        server.start()
+        deadline, code = time.monotonic() + 60, ""
+        while code != "DOES_NOT_SYNC":
+            assert time.monotonic() < deadline, code
+            try:
+                log.append([event(1)])
+                log.sync()
+            except SkyriverError as refused:  # at first, perhaps, the server is away
+                code = refused.code
+    finally:
+        log.abandon()
         server.close()
 
 

@@ -22,12 +22,20 @@ _NO_JETSTREAM = frozenset({None, 0, 10008, 10039, 10076})
 
 
 class NatsCaller:
-    """Connects when it is first used, and again after a connection was lost. Threads may share it."""
+    """Connects when it is first used, and again after a connection was lost. Threads may share it. `check` looks at
+    each server that it has connected to, before anything else is done with it; what it raises goes to the caller."""
 
-    def __init__(self, url: str, access: Callable[[], Access], name: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        access: Callable[[], Access],
+        name: str,
+        check: Callable[[Client, Access], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
         self.url = url
         self._access = access
         self._name = name
+        self._check = check
         self._client: Client | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="nats", daemon=True)
@@ -60,7 +68,7 @@ class NatsCaller:
             async with asyncio.timeout(seconds):
                 if self._client is None or not self._client.is_connected:
                     await self._drop()
-                    self._client = await connect(self.url, self._access(), self._name, _ignore)
+                    self._client = await self._connect()
                 return await work(self._client)
         except (ServiceUnavailableError, nats.errors.NoRespondersError) as error:
             if isinstance(error, APIError) and error.err_code not in _NO_JETSTREAM:
@@ -75,6 +83,17 @@ class NatsCaller:
             raise
         except (nats.errors.Error, OSError, TimeoutError) as error:
             raise told(error, self.url) from error
+
+    async def _connect(self) -> Client:
+        access = self._access()
+        client = await connect(self.url, access, self._name, _ignore)
+        if self._check is not None:
+            try:
+                await self._check(client, access)
+            except BaseException:
+                await end(client)
+                raise
+        return client
 
     async def _drop(self) -> None:
         client, self._client = self._client, None

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from nats.aio.client import Client
 from nats.js.api import DiscardPolicy, PubAck, RetentionPolicy, StorageType, StreamConfig
@@ -49,10 +50,9 @@ def open_nats_log(url: str, name: str, access: Callable[[], Access], *, holder: 
 
     Raises Conflict (OLD_SERVER, DOES_NOT_SYNC, UNFIT_STREAM), InvalidInput (NO_PROOF), Unavailable (BROKER_AWAY,
     LOG_GONE)."""
-    caller = NatsCaller(url, access, f"skyriver {name}")
+    caller = NatsCaller(url, access, f"skyriver {name}", partial(check_syncs, url))
     try:
         place = Place.named(name)
-        caller.call(lambda client: check_syncs(client, url, access()))
         caller.call(lambda client: _prepare(client, place, url, began=began))
         return NatsLog(caller, place, holder, began=began)
     except BaseException:

@@ -2,7 +2,8 @@
 
 A client of an account cannot see it. The server tells its configuration at its monitoring address (`/varz`) and to its
 system account (`$SYS.REQ.SERVER.PING.VARZ`), as `sync_always`; one of the two must be in the file of credentials. In a
-cluster the system account answers for all servers, the monitoring address only for one.
+cluster the system account answers for all servers, the monitoring address only for one. It is asked at each connection:
+the server may be another one then. A server of the cluster that has no JetStream keeps nothing, and need not show it.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ def check_version(told: str, url: str) -> None:
         )
 
 
-async def check_syncs(client: Client, url: str, access: Access) -> None:
-    """Raises InvalidInput (NO_PROOF), Conflict (DOES_NOT_SYNC), Unavailable (NO_PROOF)."""
+async def check_syncs(url: str, client: Client, access: Access) -> None:
+    """Of the server that the client is connected to, and of all of its cluster that answer.
+
+    Raises InvalidInput (NO_PROOF), Conflict (DOES_NOT_SYNC, OLD_SERVER), Unavailable (NO_PROOF)."""
     check_version(str(client._server_info.get("version", "0")), url)
     if access.system_user:
         servers = await _ask_system(url, access)
@@ -48,12 +51,14 @@ async def check_syncs(client: Client, url: str, access: Access) -> None:
         cluster = servers[0].get("cluster") or {}
         if cluster.get("name") and (cluster.get("urls") or servers[0].get("routes")):
             raise _no_proof(url, "the monitoring address speaks for one server, and this is one of a cluster")
-        if servers[0].get("server_id") != client._server_info.get("server_id"):
-            raise _no_proof(url, "the monitoring address is of another server")
     else:
         raise _no_proof(url, "nothing shows it")
+    if client._server_info.get("server_id") not in {server.get("server_id") for server in servers}:
+        raise _no_proof(url, "what answers is another server than the one that was connected to")
+    shown = False
     for server in servers:
         settings = (server.get("jetstream") or {}).get("config") or {}
+        shown = shown or bool(settings)
         if settings and not settings.get("sync_always"):
             raise Conflict(
                 f"The NATS server {server.get('server_name', '')} acknowledges before it syncs: what it has"
@@ -62,6 +67,8 @@ async def check_syncs(client: Client, url: str, access: Access) -> None:
                 where=url,
                 next_action="Write `jetstream { sync_interval: always }` into its configuration, and start it again.",
             )
+    if not shown:
+        raise _no_proof(url, "no server that answers tells how its JetStream keeps what it acknowledges")
 
 
 def _no_proof(url: str, why: str) -> InvalidInput:
