@@ -527,7 +527,7 @@ def test_an_unknown_name(shop: Cloud, command: list[str]) -> None:
 def test_names_that_are_near(shop: Cloud) -> None:
     shop.command("explain", "order").refused("NOT_FOUND", 3, "'order'", "Did you mean orders")
     shop.command("send", "order", write_lines(shop.folder / "e.jsonl", [good_order(shop)])).refused(
-        "UNKNOWN_ROUTE", 3, "/streams/order/events", "skyriver stream list"
+        "NOT_FOUND", 3, "'order'", "Did you mean orders"
     )
     shop.command("rollback", "comes_back:7").refused("NOT_FOUND", 3, "'comes_back:7'", "skyriver version list")
 

@@ -21,7 +21,7 @@ from skyriver.client.patience import Patience
 from skyriver.client.screen import Bars, Screen, show_error
 from skyriver.client.sending import send_rows
 from skyriver.core import errors
-from skyriver.core.errors import InvalidInput, JobFailed, SkyriverError, Unavailable
+from skyriver.core.errors import InvalidInput, JobFailed, NotFound, SkyriverError, Unavailable
 
 SOURCE = Path(cli.__file__).parents[1]
 ALL = [[name] for name, verbs in commands().items() if not verbs]
@@ -284,6 +284,23 @@ def test_a_stream_that_starts_is_waited_for() -> None:
     with pytest.raises(Unavailable):
         send_rows(lost, "s", numbers(1, 2))
     assert lost.asked == 1
+
+
+def test_a_name_that_is_near_is_told() -> None:
+    class Unknown(Stream):
+        def list(self, kinds: str) -> list[dict[str, str]]:
+            return [{"name": "cardpay"}, {"name": "trips"}]
+
+        def send(self, stream: str, rows: Sequence[dict[str, int]], *, wait: bool) -> dict[str, Any]:
+            raise NotFound("There is no route.", code="UNKNOWN_ROUTE")
+
+    stream: Any = Unknown()
+    with pytest.raises(NotFound, match=r"There is no stream 'cardpy'\. Did you mean cardpay\?"):
+        send_rows(stream, "cardpy", numbers(1))
+    with pytest.raises(NotFound, match="`skyriver stream list`"):
+        send_rows(stream, "x", numbers(1))
+    with pytest.raises(NotFound, match="There is no route"):  # it is there, and starts or goes
+        send_rows(stream, "trips", numbers(1))
 
 
 def test_an_error_on_the_way_tells_how_far_it_came() -> None:

@@ -24,10 +24,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
+from skyriver.client.events import rows_as_json
 from skyriver.client.flows import (
     TIMEOUT,
     Awaiting,
@@ -60,6 +61,7 @@ from skyriver.core.contract import (
     StreamNowList,
     WhoAmI,
 )
+from skyriver.core.errors import InvalidInput
 
 RETRY_SECONDS = 30.0
 """For how long sending events goes on trying while a part is away."""
@@ -235,9 +237,10 @@ class Calls:
         wait: bool = False,
         retry_seconds: float = RETRY_SECONDS,
     ) -> Flow[dict[str, Any]]:
-        """Sends events; returns once they are durable and, with `wait`, decided. While the worker is away or its
-        queue is full it tries again with growing pauses, for at most `retry_seconds`."""
-        request = _json_request("POST", f"/streams/{_part(stream)}/events", [*events])
+        """Sends a list of events; returns once they are durable and, with `wait`, decided. While the worker is away or
+        its queue is full it tries again with growing pauses, for at most `retry_seconds`. NaN is a missing value.
+        InvalidInput (NOT_JSON, NOT_A_LIST) for what is no row, before anything is sent."""
+        request = _rows_request(f"/streams/{_part(stream)}/events", events)
         request = replace(request, params={"wait": "decision"} if wait else {})
         return (yield from answered(request, retry_seconds, retry_seconds))  # type: ignore[no-any-return]
 
@@ -246,7 +249,7 @@ class Calls:
         self, stream: str, labels: Sequence[Mapping[str, Any]], *, retry_seconds: float = RETRY_SECONDS
     ) -> Flow[dict[str, Any]]:
         """Sends what turned out to be true: [{"payment": 17, "fraud": 1}]; repeated as `send` is."""
-        request = _json_request("POST", f"/streams/{_part(stream)}/labels", [*labels])
+        request = _rows_request(f"/streams/{_part(stream)}/labels", labels)
         return (yield from answered(request, retry_seconds, retry_seconds))  # type: ignore[no-any-return]
 
     @call
@@ -256,7 +259,7 @@ class Calls:
         """Sends rows that events look up: [{"shop": 7, "at": "2024-03-01T08:00:00", "risk": 0.2}]; all are taken or
         none; repeated as `send` is."""
         path = f"/streams/{_part(stream)}/references/{_part(reference)}"
-        request = _json_request("POST", path, [*rows])
+        request = _rows_request(path, rows)
         return (yield from answered(request, retry_seconds, retry_seconds))  # type: ignore[no-any-return]
 
     @call
@@ -303,6 +306,7 @@ class Client(Calls, Blocking):
         timeout: httpx.Timeout = TIMEOUT,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        url, token = _checked(url, token)
         super().__init__(url, {**_options(url, token, timeout), "transport": transport})
         self.tenant = tenant
 
@@ -337,6 +341,7 @@ class AsyncClient(Calls, Awaiting):
         timeout: httpx.Timeout = TIMEOUT,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        url, token = _checked(url, token)
         super().__init__(url, {**_options(url, token, timeout), "transport": transport})
         self.tenant = tenant
 
@@ -358,6 +363,30 @@ class AsyncClient(Calls, Awaiting):
         await self.close()
 
 
+def _checked(url: str, token: str) -> tuple[str, str]:
+    """Without the line's end that a file may have. Raises InvalidInput (BAD_URL, BAD_TOKEN), which tells nothing of the
+    token."""
+    url, token = url.strip(), token.strip()
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise InvalidInput(
+            f"{url!r} is no address of a cloud.",
+            code="BAD_URL",
+            next_action="Write it with http:// or https:// before it, as in http://127.0.0.1:7470.",
+        )
+    if not token or not all("!" <= sign <= "~" for sign in token):
+        raise InvalidInput(
+            "The token has characters that no token has." if token else "The token is empty.",
+            code="BAD_TOKEN",
+            next_action="Give the token that `skyriver up` has shown; it is in the file `token` of the cloud's home.",
+        )
+    return url, token
+
+
 def _options(url: str, token: str, timeout: httpx.Timeout) -> dict[str, Any]:
     # A proxy of the environment knows no way to this machine's loopback, and plain HTTP needs no certificates,
     # whose loading takes 30 ms.
@@ -372,6 +401,10 @@ def _options(url: str, token: str, timeout: httpx.Timeout) -> dict[str, Any]:
 
 def _part(text: str, safe: str = "") -> str:
     return quote(text, safe=f":{safe}")
+
+
+def _rows_request(path: str, rows: Sequence[Mapping[str, Any]]) -> Request:
+    return Request("POST", path, headers=_JSON, content=rows_as_json(rows))
 
 
 def _json_request(method: str, path: str, body: Any) -> Request:

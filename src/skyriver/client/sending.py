@@ -6,10 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from skyriver.core.errors import InvalidInput, SkyriverError, Unavailable
+from skyriver.core.errors import InvalidInput, NotFound, SkyriverError, Unavailable
 
 if TYPE_CHECKING:
     from skyriver.client.api import Client
@@ -118,9 +119,27 @@ def _once_ready(client: Client, stream: str, ask: Callable[[], dict[str, Any]]) 
     while True:
         try:
             return ask()
+        except NotFound as error:
+            if error.code == "UNKNOWN_ROUTE":
+                _check_name(client, stream)
+            raise
         except Unavailable as error:
             if error.code != "NO_CAPACITY" or time.monotonic() > deadline or not _starts(client, stream):
                 raise
+
+
+def _check_name(client: Client, stream: str) -> None:
+    """Raises NotFound with the names that are near: the gateway, which has no route, knows none."""
+    try:
+        known: list[str] = [row["name"] for row in client.list("streams")]
+    except SkyriverError:
+        return
+    if stream not in known:
+        near = get_close_matches(stream, known, n=3)
+        raise NotFound(
+            f"There is no stream {stream!r}.",
+            next_action=f"Did you mean {', '.join(near)}?" if near else "`skyriver stream list` shows what there is.",
+        )
 
 
 def _starts(client: Client, stream: str) -> bool:

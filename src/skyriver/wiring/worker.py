@@ -70,7 +70,7 @@ from skyriver.wiring.upkeep import LogUpkeep, tier_of
 LIVE_EVERY_S = 0.05
 REPORT_EVERY_S = LOOK_US / 1e6
 STORED_EVERY_S = 10.0
-FOR_TABLES = "the next materialisation", "The tables are behind: `skyriver jobs` shows how theirs went."
+FOR_TABLES = "the next materialisation", "The tables are behind: `skyriver job list` shows how theirs went."
 FOR_FEATURES = "the building of changed features", "It ends by itself: `skyriver stream get` shows how far it has come."
 FOR_IDS = "`dedupe`", "The first decision of an id that comes again is read from the log. Declare a shorter dedupe."
 """Between two looks at how much there is on the disk."""

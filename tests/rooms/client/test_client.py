@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import math
 import re
 import sys
 import threading
@@ -12,15 +13,19 @@ import typing
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from skyriver.client import waiting
 from skyriver.client.api import AsyncClient, Client
+from skyriver.client.events import rows_as_json
 from skyriver.client.flows import EventReader, ServerEvent, call, each
 from skyriver.core import contract
 from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound, SkyriverError, Unavailable
@@ -432,3 +437,87 @@ def test_errors_keep_what_the_cloud_said() -> None:
     error = refused.value
     assert (error.code, error.message, error.where, error.next_action) == ("BAD", "wrong", "field", "mend it")
     assert error.details == ({"n": 1},)
+
+
+# What it is given
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_the_end_of_a_tokens_line_does_not_count(kind: type[Any]) -> None:
+    transport = Asked(lambda request: httpx.Response(200, json={"name": "admin"}))
+
+    async def on_asyncio() -> None:
+        async with AsyncClient(f"{URL} ", "sky_secret\n", transport=transport) as client:
+            await client.whoami()
+
+    if kind is Client:
+        with Client(f"{URL} ", "sky_secret\n", transport=transport) as client:
+            client.whoami()
+    else:
+        asyncio.run(on_asyncio())
+    assert transport.requests[0].headers["Authorization"] == "Bearer sky_secret"
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    "token", ["", " \n", "sky_secret\nsky_secret", "sky secret", "sky_secr\u00e9t", "sky_secret\x00"]
+)
+def test_what_is_no_token_is_told_without_it(kind: type[Any], token: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        kind(URL, token)
+    assert refused.value.code == "BAD_TOKEN"
+    assert "secr" not in f"{refused.value.message}{refused.value.next_action}{refused.value.where}"
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("url", ["127.0.0.1:7470", "", "localhost:7470", "ftp://a", "http://", "http://a:b", "//a"])
+def test_what_is_no_address_is_told(kind: type[Any], url: str) -> None:
+    with pytest.raises(InvalidInput, match="is no address of a cloud") as refused:
+        kind(url, "sky_x")
+    assert refused.value.code == "BAD_URL"
+    assert "http://127.0.0.1:7470" in refused.value.next_action
+
+
+def test_rows_of_a_program_as_json() -> None:
+    at = datetime(2024, 3, 1, 8, 30, tzinfo=UTC)
+    rows = [{"a": math.nan, "b": 1.5, "c": None, "d": True, "at": at, "day": at.date()}, {"n": np.float64(2), "l": [1]}]
+    assert json.loads(rows_as_json(iter(rows))) == [
+        {"a": None, "b": 1.5, "c": None, "d": True, "at": "2024-03-01T08:30:00+00:00", "day": "2024-03-01"},
+        {"n": 2.0, "l": [1]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (Decimal("1.5"), "Row 1: amount is a decimal.Decimal"),
+        (np.int64(3), "Row 1: amount is a numpy.int64"),
+        (np.float32(3), "Row 1: amount is a numpy.float32"),
+        (math.inf, "Row 1: amount is inf, and not finite"),
+        ({1, 2}, "Row 1: amount is a set"),
+        ([math.nan], "Row 1: amount is a list"),
+        (b"x", "Row 1: amount is a bytes"),
+    ],
+)
+def test_a_value_that_json_has_not_is_named(value: object, words: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        rows_as_json([{"amount": 1}, {"amount": value}])
+    assert words in refused.value.message
+    assert (refused.value.code, refused.value.where) == ("NOT_JSON", "amount")
+
+
+@BOTH
+@pytest.mark.parametrize("rows", [{"payment": 1}, "payment", 7, None])
+def test_rows_are_a_list(kind: type[Any], rows: Any) -> None:
+    transport = Asked(lambda request: httpx.Response(200, json={}))
+    calls: list[Act] = [
+        lambda c: c.send("s", rows),
+        lambda c: c.send_labels("s", rows),
+        lambda c: c.send_references("s", "r", rows),
+    ]
+    for send in calls:
+        with pytest.raises(InvalidInput, match="A list of rows is expected"):
+            run(kind, transport, send)
+    with pytest.raises(InvalidInput, match="Row 0 is a int, and not a dict"):
+        run(kind, transport, lambda c: c.send("s", [7]))
+    assert not transport.requests
