@@ -131,7 +131,7 @@ class Arms:
         for arm, stats in self.stats.items():
             if arm == SHADOW:
                 if block.shadow is not None and block.shadow_version == stats.model.version:
-                    stats.events += len(block)
+                    stats.events += sum(count for outcome, count in block.counts() if outcome.status != "late")
                     stats.add_scores(block.shadow)
                 continue
             mine = np.array([o.arm == _mark(arm) and o.status != "late" for o in block.outcomes], np.bool_)

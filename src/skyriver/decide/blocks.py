@@ -80,6 +80,7 @@ class DecisionBlock:
     decided_at_us: int
     latency_us: Ints
     shadow_version: int = 0
+    """Of the version that was asked beside, for each event that is not late."""
     shadow: Floats | None = None
 
     def __len__(self) -> int:
@@ -154,7 +155,7 @@ class DecisionBlock:
             self.decided_at_us,
             latency,
             outcome.arm,
-            self.shadow_version,
+            self.shadow_version if outcome.status is not Status.LATE else 0,
             _known(self.shadow[place]) if self.shadow is not None else None,
         )
 

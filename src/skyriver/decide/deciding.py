@@ -117,14 +117,16 @@ def decide_events(
         reason, vector, decision = _IS_LATE, b"", ""
         model, arm, stood_in = None, "", False
         shadow: float | None = None
+        shadow_version = 0
         if not late:
             at += 1
             reason = REASONS[reasons[at]]
             score = scores[at] if scores[at] == scores[at] else None
             vector = vectors[at * width : (at + 1) * width]
             model, arm, stood_in = who[lanes[at]]
-            if shadows is not None and shadows[at] == shadows[at]:
-                shadow = shadows[at]
+            if shadows is not None and deciding.shadow is not None:
+                shadow_version = deciding.shadow.model.version
+                shadow = shadows[at] if shadows[at] == shadows[at] else None
         if rules is not None:
             features = numbers[at] if numbers is not None and not late else ()
             if score is not None:
@@ -149,7 +151,7 @@ def decide_events(
                 now,
                 monotonic - arrived if arrived >= 0 else 0,
                 arm,
-                deciding.shadow.model.version if shadow is not None and deciding.shadow is not None else 0,
+                shadow_version,
                 shadow,
             )
         )

@@ -75,8 +75,9 @@ class DecisionRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     arm: str = ""
     """"canary" where a canary's version was asked."""
     shadow_version: int = 0
+    """Of the version that was asked beside and decides nothing yet; 0: none was."""
     shadow_score: float | None = None
-    """What a version that decides nothing yet says; None where it said nothing in time."""
+    """What that said; None where it said nothing in time."""
 
 
 class LabelRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -104,9 +104,9 @@ def test_a_shadow_scores_beside_and_decides_nothing(make_house: Any, rows: int) 
         pytest.approx(0.8),
         None,
     ]
-    assert [d.shadow_version for d in found if d.shadow_score is not None] == [3] * 8
+    assert [d.shadow_version for d in found] == [3] * 9 + [0], "it was asked for each that is not late"
     shadow = house.engine.arms.to_json()[-1]
-    assert (shadow["arm"], shadow["scored"], shadow["by_decision"]) == ("shadow", 8, {})
+    assert (shadow["arm"], shadow["events"], shadow["scored"], shadow["by_decision"]) == ("shadow", 9, 8, {})
 
 
 @pytest.mark.parametrize("rows", [1, 10_000])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,9 +21,11 @@ from skyriver.data.log import Record, RecordKind
 from skyriver.decide.answers import Form, Unread
 from skyriver.decide.blocks import DecisionBlock, Outcome, decisions_of, decode_decisions
 from skyriver.decide.border import EventBorder
+from skyriver.decide.deciding import Deciding
 from skyriver.decide.partition import Horizon, RecentDecisions
 from skyriver.decide.receipt import Receipt
-from skyriver.decide.records import Reason, Status
+from skyriver.decide.records import ModelInUse, Reason, Status
+from skyriver.decide.scoring import Lane
 from skyriver.decide.sorting import order_block, order_rows
 
 EVENTS, DECISIONS = RecordKind.EVENTS, RecordKind.DECISIONS
@@ -52,25 +55,45 @@ def receipts_of(house: Any, sent: list[Any], cuts: list[int]) -> list[Receipt]:
     return found
 
 
+class Shadow:
+    """None for an amount of 95 or 15."""
+
+    def score(self, features: Any) -> Any:
+        return np.where(np.isin(features[:, 0], (95, 15)), np.float32(np.nan), np.float32(0.5))
+
+
+def counted(house: Any) -> list[Any]:
+    """What the arms did."""
+    return [{name: value for name, value in arm.items() if name != "run_us"} for arm in house.engine.arms.to_json()]
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ROWS, st.lists(st.integers(0, 14), max_size=4), ROWS, st.sampled_from(["score >= 0.9", "amount > 90"]))
 def test_an_event_gets_the_same_alone_and_in_a_block(
     make_house: Callable[..., Any], first: list[Any], cuts: list[int], second: list[Any], when: str
 ) -> None:
     houses = [make_house(block_rows=rows) for rows in (1000, 1)]
+
+    def deciding(house: Any) -> Deciding:
+        """With a shadow, that fails for other amounts than the model."""
+        shadow = Lane(ModelInUse("fraud", 2, "other"), Shadow())
+        return replace(house.deciding(when=when), shadow=shadow)
+
     for house in houses:
-        house.start(house.deciding(when=when))
+        house.start(deciding(house))
     one, many = houses
     # Offsets differ in nothing: a block covers as many as its events would have had.
     assert receipts_of(one, first, cuts) == receipts_of(many, first, cuts)
     assert receipts_of(one, second, []) == receipts_of(many, second, [])
     for house in houses:
-        state = house.engine.partition
-        house.start(house.deciding(when=when))
+        state, arms = house.engine.partition, counted(house)
+        house.start(deciding(house))
         after = house.engine.partition
+        assert counted(house) == arms
         assert (after.time, after.horizon.points) == (state.time, state.horizon.points)
         state.counters.duplicates = 0
         assert after.counters == state.counters
+    assert counted(one) == counted(many)
     assert one.engine.partition.counters == many.engine.partition.counters
     assert one.decisions() == many.decisions()
     assert one.events() == many.events()
