@@ -108,7 +108,7 @@ class Worker:
         deciding = Deciding(
             rules_of(app.decides[0], stream, features),
             ModelInUse("fraud", 1, "digest"),
-            OnnxScorer.load(model, len(plan.names)),
+            OnnxScorer.load(model, len(plan.names), directory / "kernels"),
         )
         self.engine: Engine = self.files.open(lambda *_: deciding, lambda *_: None)
         self.border = EventBorder(stream, frozenset(v.field for v in plan.values))

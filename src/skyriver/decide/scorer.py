@@ -1,4 +1,5 @@
-"""The model in the worker's process: ONNX Runtime on one thread, one run a batch."""
+"""The model in the worker's process: ONNX Runtime on one thread, one run a batch; its trees, if it has some, are summed
+before (`decide.trees`)."""
 
 from __future__ import annotations
 
@@ -13,12 +14,17 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from skyriver.core.errors import InvalidInput
+from skyriver.decide.trees import TreeSums, TreeTable, sample, split_model
 
 INPUT, OUTPUT = "features", "score"
 BOUND_ROWS = 8
 """Up to so many rows have buffers of their own."""
 LOAD_S = 30.0
 """So long the runs with which a model is tried may take."""
+
+
+SINGLY = 16
+"""Sample rows that are scored one by one too."""
 
 
 class Ended(Exception):
@@ -42,31 +48,39 @@ class EndableScorer(Scorer, Protocol):
 class OnnxScorer:
     """A trained model (see the manifest of a version): input `features` float32 [n, F], output `score` float32 [n]."""
 
-    __slots__ = ("_bound", "_options", "_outputs", "_run")
+    __slots__ = ("_bound", "_given", "_options", "_outputs", "_row", "_run", "_run_bound", "_score", "_trees")
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, features: int, options: onnxruntime.RunOptions | None = None
+        self,
+        session: onnxruntime.InferenceSession,
+        features: int,
+        options: onnxruntime.RunOptions | None = None,
+        trees: TreeSums | None = None,
     ) -> None:
+        """With `trees`, the session is of what follows them."""
         self._run = session.run
         self._options = options if options is not None else _run_options()
         self._outputs = [OUTPUT]
-        self._bound = [_Bound(session, rows, features) for rows in range(1, BOUND_ROWS + 1)]
+        self._trees = trees
+        self._given = session.get_inputs()[0].name
+        # Most events come alone. With one row bound once, a run finds its input and its output, and makes nothing.
+        self._row = np.zeros((1, features if trees is None else 1), np.float32)
+        self._score = np.zeros(1, np.float32)
+        self._bound = bound = session.io_binding()
+        bound.bind_input(self._given, "cpu", 0, np.float32, self._row.shape, self._row.ctypes.data)
+        bound.bind_output(OUTPUT, "cpu", 0, np.float32, self._score.shape, self._score.ctypes.data)
+        self._run_bound = session.run_with_iobinding
 
     @classmethod
-    def load(cls, path: Path, features: int) -> OnnxScorer:
+    def load(cls, path: Path, features: int, kernels: Path | None = None) -> OnnxScorer:
         """Loads, checks against the number of features, and runs once, so that the first event waits for nothing.
+        `kernels`: where what is compiled is kept; None: the runtime sums trees too.
 
         Raises InvalidInput (MODEL_REFUSED) for a file that is no model or does not fit these features.
         """
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        data = path.read_bytes()  # from bytes: a path would let the model name files beside it
         try:
-            # From bytes: a path would let the model name files beside it.
-            session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+            session = _session(data)
         except Exception as error:  # onnxruntime's errors share no base but Exception
             raise _refuse(f"it cannot be loaded: {_first_line(error)}") from error
         _check_signature(session, features)
@@ -78,13 +92,26 @@ class OnnxScorer:
                     raise _refuse(f"for {rows} rows it gives scores of shape {list(found.shape)}")
             scorer = cls(session, features, run_options)
             scorer.score(np.zeros((1, features), np.float32))
+        split = _split(data, features, run_options, kernels) if kernels is not None else None
+        if split is not None:
+            with _tried(run_options):
+                if _same(split[0], scorer, sample(split[1], features)):
+                    return split[0]
         return scorer
 
+    @property
+    def sums_trees(self) -> bool:
+        """Else the runtime does, if there are some."""
+        return self._trees is not None
+
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        given = features if self._trees is None else self._trees(features)
         try:
-            if 0 < len(features) <= BOUND_ROWS:
-                return self._bound[len(features) - 1].score(features, self._options)
-            scores: NDArray[np.float32] = self._run(self._outputs, {INPUT: features}, self._options)[0]
+            if len(given) == 1:
+                self._row[:] = given
+                self._run_bound(self._bound, self._options)
+                return self._score.copy()
+            scores: NDArray[np.float32] = self._run(self._outputs, {self._given: given}, self._options)[0]
             return scores
         except Exception as error:
             if self._options.terminate:
@@ -114,6 +141,38 @@ class _Bound:
         self._rows[:] = features
         self._run(self._binding, options)
         return self._scores.copy()
+
+
+def _session(model: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _split(
+    model: bytes, features: int, options: onnxruntime.RunOptions, kernels: Path
+) -> tuple[OnnxScorer, TreeTable] | None:
+    """The model with its trees summed before it; None: it has none, or they are left to the runtime."""
+    try:
+        table, rest = split_model(model, features)
+        return OnnxScorer(_session(rest), features, options, TreeSums.load(table, kernels)), table
+    except Exception:  # whatever stands in the way, the runtime can sum them
+        return None
+
+
+def _same(one: Scorer, other: Scorer, rows: NDArray[np.float32]) -> bool:
+    """Whether both give these rows the same bits, one by one and together. Raises Ended."""
+    parts = (rows, rows[:SINGLY], *(rows[place : place + 1] for place in range(SINGLY)))
+    try:
+        return all(np.array_equal(one.score(part), other.score(part), equal_nan=True) for part in parts)
+    except Ended:
+        raise
+    except Exception:  # such values may be too much for a model; it can be used for others
+        return False
 
 
 def _run_options() -> onnxruntime.RunOptions:

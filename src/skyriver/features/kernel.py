@@ -37,6 +37,8 @@ _LOCK_SECONDS = 120.0
 _LOCK_POLL_SECONDS = 0.02
 
 Function = Callable[..., int]
+Signatures = dict[str, tuple[Any, ...]]
+"""Of functions, by their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +62,31 @@ def load_kernel(plan: FeaturePlan, cache_dir: Path) -> Kernel:
     Raises Unavailable (KERNEL_CACHE) where `cache_dir` cannot be written.
     """
     source = kernel_source(plan).encode()
-    file = cache_dir / plan.digest / f"kernel_{hashlib.sha256(source).hexdigest()[:16]}.py"
+    made, compiled = load_functions(source, _signatures(plan), cache_dir / plan.digest)
+    get = made.get
+    return Kernel(
+        plan.digest, get("fold"), get("grow"), get("thread"), get("project"), get("find_rows"), compiled=compiled
+    )
+
+
+def load_functions(source: bytes, signatures: Signatures, folder: Path) -> tuple[dict[str, Function], bool]:
+    """The functions of `source` that have signatures, from `folder` or compiled into it; whether they had to be.
+
+    Raises Unavailable (KERNEL_CACHE) where `folder` cannot be written.
+    """
+    file = folder / f"kernel_{hashlib.sha256(source).hexdigest()[:16]}.py"
     try:
         if _is_whole(file, source):
-            return _load(plan, file, source)
+            return _load(signatures, file, source)
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _lock(file.with_suffix(".lock")):
             if not _is_whole(file, source):
                 _write(file, source)
                 _clear(file)
-            return _load(plan, file, source)
+            return _load(signatures, file, source)
     except OSError as error:
         raise Unavailable(
-            f"The compiled features cannot be kept in {cache_dir}: {error.strerror}.",
+            f"What is compiled cannot be kept in {folder}: {error.strerror}.",
             code="KERNEL_CACHE",
             next_action="Make room there, or make it writable.",
         ) from error
@@ -101,17 +115,14 @@ def _module(name: str, file: Path, source: bytes) -> ModuleType:
     return module
 
 
-def _load(plan: FeaturePlan, file: Path, source: bytes) -> Kernel:
+def _load(signatures: Signatures, file: Path, source: bytes) -> tuple[dict[str, Function], bool]:
     """Compiles what the cache does not have for this processor and version of numba, and then sums it up anew."""
     module = _module(file.stem, file, source)
-    made = {name: _compile(getattr(module, name), signature) for name, signature in _signatures(plan).items()}
+    made = {name: _compile(getattr(module, name), signature) for name, signature in signatures.items()}
     compiled = any(function.stats.cache_misses for function in made.values())
     if compiled:
         _write(file.with_suffix(".sums"), json.dumps(_sums(file)).encode())
-    get = made.get
-    return Kernel(
-        plan.digest, get("fold"), get("grow"), get("thread"), get("project"), get("find_rows"), compiled=compiled
-    )
+    return made, compiled
 
 
 def _compile(function: Callable[..., Any], signature: tuple[Any, ...]) -> Any:
@@ -122,7 +133,7 @@ def _compile(function: Callable[..., Any], signature: tuple[Any, ...]) -> Any:
     return dispatcher
 
 
-def _signatures(plan: FeaturePlan) -> dict[str, tuple[Any, ...]]:
+def _signatures(plan: FeaturePlan) -> Signatures:
     """One signature a function. What is only read may be a read-only array; every array is contiguous."""
 
     def read(kind: Any, dimensions: int = 1) -> Any:
@@ -141,7 +152,7 @@ def _signatures(plan: FeaturePlan) -> dict[str, tuple[Any, ...]]:
     codes = (read(types.int64, 2),) if plan.trails else ()
     given = (read(types.int64), read(types.int64), read(types.float64, 2)) if plan.references else ()
     references = [index, words] * len(plan.references)
-    signatures: dict[str, tuple[Any, ...]] = {
+    signatures: Signatures = {
         "fold": (*record, *labels, *side, meta, slots, *outputs, *tables, *nodes, *codes, *given, *references),
         "grow": (index, words, meta, types.int64),
     }

@@ -55,6 +55,7 @@ from skyriver.decide.records import ControlRecord
 from skyriver.decide.routes import HISTORY_LIMIT, Routes
 from skyriver.decide.scorer import OnnxScorer
 from skyriver.decide.station import ChangeWork, Station
+from skyriver.decide.trees import compile_sums
 from skyriver.decide.windows import FeatureSets, WindowsFiles
 from skyriver.features.plan import plan_features
 from skyriver.serve.http import HttpLimits, HttpServer
@@ -137,7 +138,9 @@ class Worker:
             settings.stream,
             settings.decide,
             lambda artifact, features, deadline_us: ModelRun(
-                OnnxScorer.load(objects.open_path(artifact), features), deadline_us, clock.monotonic
+                OnnxScorer.load(objects.open_path(artifact), features, settings.kernel_cache),
+                deadline_us,
+                clock.monotonic,
             ),
             windows.digest_of,
         )
@@ -243,6 +246,8 @@ class Worker:
     def _open_engine(self) -> Engine:
         """In the log's thread."""
         self._keeper.settle()
+        if self._settings.decide is not None:
+            compile_sums(self._settings.kernel_cache)
         engine = self._files.open(self._choose, self._on_replay)
         self._replay = ""
         recovered = self._files.recovered
