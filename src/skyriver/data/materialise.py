@@ -13,8 +13,9 @@ twice; they may be at different offsets then, and catch up each for itself. A ta
 as it is, for an empty version is a file for ever: the next job looks again at what is behind its offset, EMPTY_AFTER
 offsets at most. The events' own table always goes along: its offset tells how far the stream is materialised.
 
-Payloads (msgpack arrays; HISTORY is an Arrow IPC stream) are read by their layout, not by the types that the deciding
-rooms downstream write them with. Fields are only ever added at an array's end, and such are passed over.
+Payloads (msgpack arrays; HISTORY is an Arrow IPC stream) of single events are read by their layout, not by the types
+that the deciding rooms downstream write them with. Fields are only ever added at an array's end, and such are passed
+over.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 import polars as pl
+from msgspec.structs import astuple
 from numpy.typing import NDArray
 
 from skyriver.core.errors import Conflict, Corrupt, NotFound
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import StreamSpec
 from skyriver.data.border_frame import DTYPES, schema_of
-from skyriver.data.columns import Column, decode_events, unpack_bits
+from skyriver.data.columns import Column, decode_events
+from skyriver.data.decisions import DecisionColumns
 from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.data.operations import tables_of_stream
 from skyriver.data.tables import StreamTables, Tables, TableVersion
@@ -255,23 +258,6 @@ def _float_lists(name: str, rows: Sequence[bytes]) -> pl.Series:
 _array = msgspec.msgpack.Decoder(list[object])
 
 
-class _Decided(msgspec.Struct, array_like=True, gc=False):
-    """A DECISIONS record, as `skyriver.decide.blocks` writes it."""
-
-    first: int
-    ids: bytes | list[str]
-    outcomes: list[list[object]]
-    codes: bytes
-    scores: bytes
-    without: bytes
-    features: bytes
-    decided_at_us: int
-    latency_us: bytes
-    shadow_version: int = 0
-    shadow: bytes = b""
-
-
-_decided = msgspec.msgpack.Decoder(_Decided)
 _OUTCOME: Schema = {
     "status": pl.String(),
     "decision": pl.String(),
@@ -302,18 +288,12 @@ def _vectors(features: NDArray[np.float32], without: NDArray[np.bool_] | None, c
     having = np.flatnonzero(~without) if without is not None else np.arange(count)
     if not len(having):
         return pl.Series("features", [None], dtype=pl.List(pl.Float32)).new_from_index(0, count)
-    numbers = features.reshape(len(having), -1)
-    lists = pl.Series("features", numbers, dtype=pl.Array(pl.Float32, numbers.shape[1])).arr.to_list()
+    lists = pl.Series("features", features, dtype=pl.Array(pl.Float32, features.shape[1])).arr.to_list()
     if len(having) == count:
         return lists
     places = np.full(count, None, object)
     places[having] = np.arange(len(having))
     return lists.gather(pl.Series(places.tolist(), dtype=pl.UInt32))
-
-
-def _shadow(found: _Decided, count: int) -> pl.Series:
-    scores = np.frombuffer(found.shadow, "<f4") if found.shadow else np.full(count, np.nan)
-    return pl.Series("shadow_score", scores.astype(np.float64)).fill_nan(None)
 
 
 class _Decoder:
@@ -452,25 +432,21 @@ class _Decoder:
             return
         n = record.count
         try:
-            found = _decided.decode(record.payload)
-            outcomes = pl.DataFrame([[*o[:8], ""][:8] for o in found.outcomes], schema=_OUTCOME, orient="row")
-            codes = np.frombuffer(found.codes, "<u2")
-            scores = np.frombuffer(found.scores, "<f4").astype(np.float64)
-            without = unpack_bits(found.without, n)
-            id_type = self._decisions.schema["id"]
-            ids = found.ids if isinstance(found.ids, list) else np.frombuffer(found.ids, "<i8")
-            frame = outcomes[codes.astype(np.uint32)].with_columns(
+            found = DecisionColumns.decode(record.payload, n)
+            outcomes = pl.DataFrame([astuple(outcome) for outcome in found.outcomes], schema=_OUTCOME, orient="row")
+            shadow = found.shadow if found.shadow is not None else np.full(n, np.nan, np.float32)
+            frame = outcomes[found.codes.astype(np.uint32)].with_columns(
                 _places(record),
                 pl.Series("event_offset", np.arange(found.first, found.first + n)),
-                pl.Series("id", ids, dtype=id_type),
-                pl.Series("score", scores).fill_nan(None),
-                _vectors(np.frombuffer(found.features, "<f4"), without, n),
+                pl.Series("id", found.ids, dtype=self._decisions.schema["id"]),
+                pl.Series("score", found.scores.astype(np.float64)).fill_nan(None),
+                _vectors(found.features, found.without, n),
                 pl.Series("decided_at_us", np.full(n, found.decided_at_us)),
-                pl.Series("latency_us", np.frombuffer(found.latency_us, "<i8")),
-                pl.Series("shadow_version", np.full(n, found.shadow_version)),
-                _shadow(found, n),
+                pl.Series("latency_us", found.latency_us),
+                pl.Series("shadow_version", found.shadow_versions),
+                pl.Series("shadow_score", shadow.astype(np.float64)).fill_nan(None),
             )
-        except (msgspec.MsgspecError, ValueError, TypeError, IndexError, pl.exceptions.PolarsError) as error:
+        except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
             raise self._unreadable(record, str(error).splitlines()[0][:200]) from error
         self._decisions.add_frame(frame)
 

@@ -1,9 +1,5 @@
-"""The decisions of a block of events, in columns: what a DECISIONS record holds.
-
-Its payload is msgpack, an array (see `_Payload`); what many events have in common, their outcome, stands there once.
-On disk for years: fields are only ever added at an array's end, with a default. Each decision is the DecisionRecord
-that an event on its own would have got.
-"""
+"""The decisions of a block of events (`skyriver.data.decisions`): each is the DecisionRecord that an event on its own
+would have got."""
 
 from __future__ import annotations
 
@@ -11,101 +7,22 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from skyriver.core.errors import Corrupt
-from skyriver.data.columns import Bools, Ints, decode_events, pack_bits, unpack_bits
+from skyriver.data.columns import decode_events
+from skyriver.data.decisions import DecisionColumns, Outcome
 from skyriver.data.log import LogReader, Record, RecordKind
-from skyriver.decide.records import LATE, DecisionRecord, Id, Reason, Status, Value, decode_decision, decode_event
+from skyriver.decide.records import LATE, DecisionRecord, Id, Value, decode_decision, decode_event
 
 SEARCHED_RECORDS = 200_000
 """A decision follows its event within a batch or a restart; it is not searched for further than this."""
 _OF_EVENTS = frozenset({RecordKind.EVENT, RecordKind.EVENTS})
 
-Floats = NDArray[np.float32]
-Codes = NDArray[np.uint16]
-
-
-class Outcome(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What became of some events; the fields are those of DecisionRecord."""
-
-    status: Status
-    decision: str
-    model: str
-    version: int
-    rules_digest: str
-    features_digest: str
-    reason: Reason
-    arm: str = ""
-
-
-class _Payload(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    first: int
-    """Offset of the first event; the others follow it without a gap."""
-    ids: bytes | list[str]
-    """int64 [n], or texts."""
-    outcomes: list[Outcome]
-    codes: bytes
-    """uint16 [n]: place of each event's outcome."""
-    scores: bytes
-    """float32 [n], NaN for none."""
-    without: bytes
-    """Bits [n]: events without features; empty when all have some."""
-    features: bytes
-    """float32 [those with features, F]."""
-    decided_at_us: int
-    latency_us: bytes
-    """int64 [n]."""
-    shadow_version: int = 0
-    shadow: bytes = b""
-    """float32 [n], NaN for none; empty without a shadow."""
-
-
-_decoder = msgspec.msgpack.Decoder(_Payload)
-
 
 @dataclass(frozen=True, slots=True)
-class DecisionBlock:
-    """`features` float32 [those with some, F]; `without` bool [n]: who has none, None when all have some."""
-
-    first: int
-    ids: Ints | list[str]
-    outcomes: list[Outcome]
-    codes: Codes
-    scores: Floats
-    without: Bools | None
-    features: Floats
-    decided_at_us: int
-    latency_us: Ints
-    shadow_version: int = 0
-    """Of the version that was asked beside, for each event that is not late."""
-    shadow: Floats | None = None
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def encode(self) -> bytes:
-        return msgspec.msgpack.encode(
-            _Payload(
-                self.first,
-                self.ids if isinstance(self.ids, list) else self.ids.tobytes(),
-                self.outcomes,
-                self.codes.tobytes(),
-                self.scores.tobytes(),
-                pack_bits(self.without),
-                self.features.tobytes(),
-                self.decided_at_us,
-                self.latency_us.tobytes(),
-                self.shadow_version,
-                self.shadow.tobytes() if self.shadow is not None else b"",
-            )
-        )
-
-    def counts(self) -> list[tuple[Outcome, int]]:
-        """How many events have each outcome."""
-        return list(zip(self.outcomes, np.bincount(self.codes, minlength=len(self.outcomes)).tolist(), strict=True))
+class DecisionBlock(DecisionColumns):
+    """The same with each event's record."""
 
     def record(self, place: int) -> DecisionRecord:
         """The decision of the event at this place of the block."""
@@ -155,7 +72,7 @@ class DecisionBlock:
             self.decided_at_us,
             latency,
             outcome.arm,
-            self.shadow_version if outcome.status is not Status.LATE else 0,
+            self.shadow_version_of(outcome),
             _known(self.shadow[place]) if self.shadow is not None else None,
         )
 
@@ -212,27 +129,6 @@ def events_of(record: Record) -> Iterator[tuple[int, list[Value]]]:
 def decode_decisions(payload: bytes, count: int) -> DecisionBlock:
     """Raises Corrupt (UNREADABLE_RECORD) for a payload that is no block of `count` decisions."""
     try:
-        found = _decoder.decode(payload)
-        without = unpack_bits(found.without, count)
-        having = count - (int(np.count_nonzero(without)) if without is not None else 0)
-        features = np.frombuffer(found.features, "<f4").reshape(having, -1) if having else np.empty((0, 0), "<f4")
-        block = DecisionBlock(
-            found.first,
-            found.ids if isinstance(found.ids, list) else np.frombuffer(found.ids, "<i8"),
-            found.outcomes,
-            np.frombuffer(found.codes, "<u2"),
-            np.frombuffer(found.scores, "<f4"),
-            without,
-            features,
-            found.decided_at_us,
-            np.frombuffer(found.latency_us, "<i8"),
-            found.shadow_version,
-            np.frombuffer(found.shadow, "<f4") if found.shadow else None,
-        )
-        columns = (block.ids, block.codes, block.scores, block.latency_us, *((block.shadow,) if found.shadow else ()))
-        lengths = {len(column) for column in columns if column is not None}
-        if lengths != {count} or int(block.codes.max()) >= len(block.outcomes):
-            raise ValueError(f"its columns do not fit {count} decisions")
-    except (msgspec.MsgspecError, ValueError) as error:
+        return DecisionBlock.decode(payload, count)
+    except ValueError as error:
         raise Corrupt(f"A record of kind DECISIONS cannot be read: {error}.", code="UNREADABLE_RECORD") from error
-    return block

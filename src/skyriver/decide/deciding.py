@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.data.columns import Bools, Columns, Ints
+from skyriver.data.decisions import Outcome, Reason, Status
 from skyriver.data.keys import key_of_text
-from skyriver.decide.blocks import DecisionBlock, Outcome
+from skyriver.decide.blocks import DecisionBlock
 from skyriver.decide.model_run import CODES, REASONS, Floats, none_of
-from skyriver.decide.records import DecisionRecord, Id, ModelInUse, Reason, Status, Value
+from skyriver.decide.records import DecisionRecord, Id, ModelInUse, Value
 from skyriver.decide.rules import RuleSet
 from skyriver.decide.rules_columns import Rows
 from skyriver.decide.scorer import Scorer

@@ -23,7 +23,7 @@ from queue import SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
-from skyriver.decide.records import Reason
+from skyriver.data.decisions import Reason
 from skyriver.decide.scorer import EndableScorer, Ended, Scorer
 from skyriver.serve.metrics import Histogram
 

@@ -7,12 +7,12 @@ disk for years: fields are only ever added at the end, with a default.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any
 
 import msgspec
 
 from skyriver.core.errors import Corrupt
+from skyriver.data.decisions import Reason, Status
 
 Value = int | float | str | bool | None
 """A cleaned value of a field; a time is whole microseconds."""
@@ -22,37 +22,6 @@ LATE = 1
 """Flag of an EVENT: later than the stream's disorder, so it enters the table and never the windows (DESIGN 6.1)."""
 RAW_LIMIT = 64 * 1024
 """Bytes of a refused event that are kept."""
-
-
-class Status(StrEnum):
-    """What became of an event record. It gets exactly one (DESIGN 6.8)."""
-
-    DECIDED = "decided"
-    FALLBACK = "fallback"
-    """There was no score to be had: no version of the model yet, or the released one was late; or the version before
-    gave one in its place (then there is a score)."""
-    LATE = "late"
-    DUPLICATE = "duplicate"
-    FAILED = "failed"
-    """The model raised or gave no finite score."""
-    ERASED = "erased"
-
-
-class Reason(StrEnum):
-    """Why an event was not decided by the score of the version that was asked; "" when it was."""
-
-    NONE = ""
-    NO_VERSION = "NO_VERSION"
-    """No version of the model is released yet, or it cannot be used (trained on other features): the stream tells."""
-    NO_DECISIONS = "NO_DECISIONS"
-    """The stream declares no decisions; it only takes events in."""
-    LATE = "LATE"
-    MODEL_FAILED = "MODEL_FAILED"
-    SCORE_NOT_FINITE = "SCORE_NOT_FINITE"
-    MODEL_LATE = "MODEL_LATE"
-    """No score within the deadline."""
-    MODEL_ASIDE = "MODEL_ASIDE"
-    """It was late again and again, and is not asked for some seconds."""
 
 
 class DecisionRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from skyriver.data.decisions import Reason
 from skyriver.decide.model_run import CODES, Floats, ModelRun, Outcomes, score_rows
-from skyriver.decide.records import ModelInUse, Reason
+from skyriver.decide.records import ModelInUse
 from skyriver.decide.scorer import Scorer
 
 Ints = NDArray[np.int64]

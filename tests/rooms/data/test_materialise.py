@@ -20,16 +20,14 @@ from skyriver.core.errors import Conflict, Corrupt, Unavailable
 from skyriver.core.spec import FieldSpec, LabelSpec, ReferenceSpec, StreamSpec
 from skyriver.data import materialise as module
 from skyriver.data.columns import Columns, EventBlock
+from skyriver.data.decisions import DecisionColumns, Outcome, Reason, Status
 from skyriver.data.log import Record, RecordKind
 from skyriver.data.materialise import materialise, schemas_of_stream
 from skyriver.data.tables import Tables, TableVersion
-from skyriver.decide.blocks import DecisionBlock, Outcome
 from skyriver.decide.records import (
     DeadRecord,
     DecisionRecord,
     LabelRecord,
-    Reason,
-    Status,
     encode,
     encode_event,
     encode_reference,
@@ -263,7 +261,7 @@ def blocks(numbers: Sequence[int], first: int) -> list[Record]:
         Outcome(Status.DECIDED, "block", "fraud", 3, "r", "f", Reason.NONE),
         Outcome(Status.LATE, "review", "", 0, "r", "f", Reason.LATE),
     ]
-    decided = DecisionBlock(
+    decided = DecisionColumns(
         first,
         [f"p{n}" for n in numbers],
         outcomes,
@@ -309,11 +307,11 @@ def with_arm(record: Record, arm: str, shadow: float | None) -> Record:
 
 
 def test_arms_and_what_a_shadow_said_are_told_of_one_event_and_of_many(make: Callable[[], Tables]) -> None:
-    _, many = blocks([1, 2], 3)
+    _, many = blocks([1, 2, -3], 3)
     payload = msgspec.msgpack.decode(many.payload)
     payload[2] = [[*outcome[:7], "canary"] for outcome in payload[2]]
-    payload[9:] = [9, np.array([0.25, np.nan], np.float32).tobytes()]
-    block = Record(RecordKind.DECISIONS, 5, msgspec.msgpack.encode(payload), count=2)
+    payload[9:] = [9, np.array([0.25, np.nan, np.nan], np.float32).tobytes()]
+    block = Record(RecordKind.DECISIONS, 5, msgspec.msgpack.encode(payload), count=3)
     tables = make()
     run(log_of(with_arm(decision(0), "canary", 0.5), with_arm(decision(1), "", None), block), tables)
     assert [row[-3:] for row in rows(tables, DECISIONS)] == [
@@ -321,7 +319,8 @@ def test_arms_and_what_a_shadow_said_are_told_of_one_event_and_of_many(make: Cal
         ("", 9, None),
         ("canary", 9, 0.25),
         ("canary", 9, None),
-    ]
+        ("canary", 0, None),
+    ], "a late event was asked of nobody"
 
 
 def test_records_and_tables_of_before_there_were_arms(make: Callable[[], Tables]) -> None:

@@ -17,14 +17,15 @@ from skyriver.core.errors import Corrupt
 from skyriver.core.spec import FieldSpec
 from skyriver.core.units import SECOND
 from skyriver.data.columns import Columns, EventBlock, decode_events
+from skyriver.data.decisions import Outcome, Reason, Status
 from skyriver.data.log import Record, RecordKind
 from skyriver.decide.answers import Form, Unread
-from skyriver.decide.blocks import DecisionBlock, Outcome, decisions_of, decode_decisions
+from skyriver.decide.blocks import DecisionBlock, decisions_of, decode_decisions
 from skyriver.decide.border import EventBorder
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.partition import Horizon, RecentDecisions
 from skyriver.decide.receipt import Receipt
-from skyriver.decide.records import ModelInUse, Reason, Status
+from skyriver.decide.records import ModelInUse
 from skyriver.decide.scoring import Lane
 from skyriver.decide.sorting import order_block, order_rows
 

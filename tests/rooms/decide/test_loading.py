@@ -12,10 +12,11 @@ import pytest
 
 from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.units import SECOND
+from skyriver.data.decisions import Status
 from skyriver.data.log import RecordKind
 from skyriver.decide.checkpoint import BlockAnswer
 from skyriver.decide.history import read_block, read_record
-from skyriver.decide.records import LoadStep, Status, decode_control
+from skyriver.decide.records import LoadStep, decode_control
 
 House = Any
 SCHEMA = {

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skyriver.data.decisions import Reason
 from skyriver.decide import model_run
 from skyriver.decide.model_run import ASIDE_US, ENDED_ASIDE_US, HUNG_US, LATE_LIMIT, REASONS, ModelRun, score_rows
-from skyriver.decide.records import Reason
 from skyriver.decide.scorer import Ended
 
 DEADLINE_US = 20_000

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from skyriver.core.errors import Conflict, Corrupt, Unavailable
 from skyriver.core.units import SECOND
+from skyriver.data.decisions import Status
 from skyriver.data.log import RecordKind
 from skyriver.decide.blocks import events_of
 from skyriver.decide.border import EventBorder
-from skyriver.decide.records import Status, decode_label
+from skyriver.decide.records import decode_label
 
 House = Any
 MakeHouse = Callable[..., Any]
