@@ -180,7 +180,7 @@ def _one_of(rule: Rule) -> Any:
 def _typed(rule: Rule) -> tuple[Any, bool, bool]:
     """The type that the decoder checks, whether a value must be there, and whether nothing is left to check then."""
     spec = rule.spec
-    required = not spec.nullable and rule.fill is None
+    required = _required(rule)
     done = rule.scale == 1 and rule.fill is None and not spec.one_of
     match spec.type:
         case "text":
@@ -209,6 +209,11 @@ def _typed(rule: Rule) -> tuple[Any, bool, bool]:
             return Annotated[float, msgspec.Meta(**limits)], required, done
 
 
+def _required(rule: Rule) -> bool:
+    """The decoder takes no row without it."""
+    return not rule.spec.nullable and rule.fill is None
+
+
 def _limits(rule: Rule) -> dict[str, Any]:
     """Of a float: its bounds and its grid."""
     limits: dict[str, Any] = {}
@@ -231,9 +236,9 @@ Bools = NDArray[np.bool_]
 Cleaned = tuple[NDArray[Any], Bools | None]
 
 
-def _present(values: list[Any]) -> tuple[list[Any], Bools | None]:
+def _present(values: list[Any], rule: Rule) -> tuple[list[Any], Bools | None]:
     """The values that are there, and which are missing."""
-    if None not in values:
+    if _required(rule) or None not in values:
         return values, None
     return [value for value in values if value is not None], np.array([value is None for value in values], np.bool_)
 
@@ -250,7 +255,7 @@ def _filled(found: NDArray[Any], missing: Bools | None, rule: Rule, filler: Valu
 
 
 def _ints(values: list[Any], rule: Rule) -> Cleaned:
-    present, missing = _present(values)
+    present, missing = _present(values, rule)
     found = _whole(present)
     if rule.scale != 1:
         most = INT_HIGH // abs(int(rule.scale))
@@ -284,14 +289,14 @@ def _floats(values: list[Any], rule: Rule) -> Cleaned:
 
 
 def _bools(values: list[Any], rule: Rule) -> Cleaned:
-    present, missing = _present(values)
+    present, missing = _present(values, rule)
     column = _filled(np.array(present, np.bool_), missing, rule, False)
     _check(column, rule)
     return column
 
 
 def _times(values: list[Any], rule: Rule) -> Cleaned:
-    present, missing = _present(values)
+    present, missing = _present(values, rule)
     kinds = set(map(type, present))
     if kinds == {str}:
         found = _read_times(present)
@@ -339,7 +344,7 @@ def _read_times(texts: list[str]) -> NDArray[np.int64]:
 
 def _texts(values: list[Any], rule: Rule) -> tuple[list[str | None], Bools | None]:
     """The decoder has seen to their length and their UTF-8."""
-    present, missing = _present(values)
+    present, missing = _present(values, rule)
     if "\0" in "".join(present):
         raise Doubtful
     if rule.spec.one_of and not rule.allowed.issuperset(present):

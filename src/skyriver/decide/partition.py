@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -110,11 +110,18 @@ class Horizon:
             return
         if not self._points:
             self.note(first_offset, int(times[0]))
-        at, due = 0, self._points[-1][1] + self._step
-        while due <= times[-1]:
-            at += int(np.searchsorted(times[at:], due))
-            self.note(first_offset + at, int(times[at]))
-            due = self._points[-1][1] + self._step
+        points, step = self._points, self._step
+        at, due = 0, points[-1][1] + step
+        if due > times[-1]:
+            return
+        found = times.tolist()
+        while due <= found[-1]:
+            at = bisect_left(found, due, at)
+            points.append((first_offset + at, found[at]))
+            due = found[at] + step
+        gone = points[-1][1] - self._period - 2 * step
+        while points[0][1] <= gone:
+            points.popleft()
 
     def look_ahead(self) -> Ahead:
         """This horizon with the events of a batch, which are not in the log yet."""

@@ -96,7 +96,8 @@ class FeatureState:
         self._references = [Table.empty(r.stride, FIRST_SLOTS) for r in plan.references]
         self._nothing_given = Given.none(plan.references)
         self._slots = np.zeros((len(plan.keys), layout.LOOK_AHEAD), np.uint64)
-        self._no_exact = np.empty((0, len(plan.names)), np.float64)
+        self._wide = len(plan.names)
+        self._no_exact = np.empty((0, self._wide), np.float64)
         self._reset()
 
     def _reset(self) -> None:
@@ -285,7 +286,7 @@ class FeatureState:
         self, batch: EventBatch, n: int, out: NDArray[np.float32], exact: NDArray[np.float64] | None
     ) -> None:
         """The kernel trusts lengths: a wrong one would write into foreign memory."""
-        wide = len(self.plan.names)
+        wide = self._wide
         for outputs in (out,) if exact is None else (out, exact):
             if outputs.shape[1] != wide or (len(outputs) < n and len(outputs) < np.count_nonzero(batch.kind == _EVENT)):
                 raise Internal(f"The output {outputs.shape} has no room for {n} records of {wide} features.")
