@@ -135,6 +135,27 @@ model = app.model""",
         "orders = app.stream",
         ["kept whole", "retention="],
     ),
+    "keyword": (
+        'disorder="1h")',
+        'dissorder="1h")',
+        "APP_FILE_FAILED",
+        "orders = app.stream",
+        ["'dissorder'", "Did you mean disorder=?", "dedupe"],
+    ),
+    "keyword of a window": (
+        'by="customer", over="14d"',
+        'by="customer", ower="14d"',
+        "APP_FILE_FAILED",
+        "ower=",
+        ["'ower'", "Did you mean over=? There are what, by, over."],
+    ),
+    "half-life": (
+        'sr.count(by="customer", over="7d")',
+        'sr.decayed_mean("amount", by="customer", over="7d", half_life="8d")',
+        "BAD_DURATION",
+        "half_life=",
+        ["half_life='8d'", "over='7d'"],
+    ),
     "gate": ('">= 0.6"', '"good"', "BAD_GATE", "model = app.model", ["'good'", '">= 0.6"']),
 }
 """What is there, what stands there instead, the code, the line that is shown, and words of the error."""

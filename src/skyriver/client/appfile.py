@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import io
+import re
 import sys
 import tarfile
 import traceback
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
+import skyriver
 from skyriver.core.app import App
 from skyriver.core.environments import REQUIREMENTS
 from skyriver.core.errors import InvalidInput, SkyriverError
@@ -19,6 +23,7 @@ from skyriver.core.errors import InvalidInput, SkyriverError
 BUNDLED = frozenset({".py", ".onnx", ".txt", ".toml", ".yaml", ".yml", ".json", ".sql"})
 BUNDLE_LIMIT = 256 * 1024**2
 MODULE_NAME = "skyriver_application"
+_UNEXPECTED = re.compile(r"(?P<function>[\w.]+)\(\) got an unexpected keyword argument '(?P<argument>\w+)'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +99,29 @@ def _execute(path: Path) -> ModuleType:
             f"Executing the file failed: {type(error).__name__}: {error}.",
             code="APP_FILE_FAILED",
             where=_place(error, path),
-            next_action="Correct this line and deploy again; nothing was done.",
+            next_action=_arguments(error) or "Correct this line and deploy again; nothing was done.",
         ) from error
     finally:
         sys.dont_write_bytecode = written
         sys.path.remove(folder)
     return module
+
+
+def _arguments(error: Exception) -> str:
+    """Of a call of ours with an argument that it has not: which it has."""
+    found = _UNEXPECTED.search(str(error)) if isinstance(error, TypeError) else None
+    if found is None:
+        return ""
+    called: object = skyriver
+    for name in found["function"].removesuffix(".__init__").split("."):
+        called = getattr(called, {"total": "sum"}.get(name, name), None)
+    if not callable(called):
+        return ""
+    known = [
+        name for name, p in inspect.signature(called).parameters.items() if name != "self" and p.kind != p.VAR_KEYWORD
+    ]
+    near = get_close_matches(found["argument"], known, n=1)
+    return f"{f'Did you mean {near[0]}=? ' if near else ''}There are {', '.join(known)}."
 
 
 def _place(error: BaseException, path: Path) -> str:

@@ -36,6 +36,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
@@ -43,6 +44,7 @@ from pydantic import ValidationError
 from skyriver.core import spec as specs
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.expr import (
+    MOST_SPAN_US,
     Aggregate,
     Column,
     Expression,
@@ -62,6 +64,23 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def _refuse(message: str, code: str, next_action: str = "") -> NoReturn:
     raise InvalidInput(message, code=code, next_action=next_action)
+
+
+MOST_DISORDER_US = parse_duration("31d")
+"""An event that is late by no more counts as if it had come now: it stands in the windows of today."""
+
+
+def _disorder(text: str) -> int:
+    found = parse_duration(text, "a disorder")
+    if found > MOST_DISORDER_US:
+        _refuse(
+            f"disorder={text!r} is more than {format_duration(MOST_DISORDER_US)}: an event that is late by no more"
+            " counts as if it had happened now, in all windows.",
+            "BAD_STREAM",
+            "Declare how late events usually are, in seconds or hours; load older ones as history (`skyriver table"
+            " load`).",
+        )
+    return found
 
 
 LEAST_LOG = 16_000_000
@@ -201,6 +220,9 @@ class Source:
             _refuse(f"{self._spec.name} has no field {name!r}.", "UNKNOWN_FIELD", f"It has {', '.join(known)}.")
         return Expression(Column(name=name), self._spec.name)
 
+    def __repr__(self) -> str:
+        return f"<{'stream' if isinstance(self._spec, specs.StreamSpec) else 'table'} {self._name}>"
+
 
 class Reference:
     """A declared reference: its attributes are its fields, for `sr.lookup`."""
@@ -216,6 +238,9 @@ class Reference:
         if name not in known:
             _refuse(f"{self._spec.name} has no field {name!r}.", "UNKNOWN_FIELD", f"It has {', '.join(known)}.")
         return ReferenceField(self._spec.name, name, self._of)
+
+    def __repr__(self) -> str:
+        return f"<reference {self._spec.name} of {self._of}>"
 
 
 @dataclass(frozen=True)
@@ -243,6 +268,17 @@ class Gate:
                 _refuse(f"The gate {metric}={rule!r} is not understood.", "BAD_GATE", 'Write e.g. ">= 0.6".')
         gate = specs.GateSpec(rules=tuple(parsed), against=against, tolerance=tolerance)  # type: ignore[arg-type]
         object.__setattr__(self, "spec", gate)
+
+
+def _check_gate(gate: specs.GateSpec, measured: Sequence[str]) -> None:
+    for rule in gate.rules:
+        if rule.metric not in measured:
+            near = get_close_matches(rule.metric, measured, n=1)
+            _refuse(
+                f"The gate's metric {rule.metric!r} is not measured{f': did you mean {near[0]}?' if near else '.'}",
+                "BAD_GATE",
+                f"There are {', '.join(measured)}; metrics of your own are named in metrics=.",
+            )
 
 
 @dataclass(frozen=True)
@@ -337,7 +373,7 @@ class App:
             id=id,
             time=time,
             key=key,
-            disorder_us=parse_duration(disorder, "a disorder"),
+            disorder_us=_disorder(disorder),
             ahead_us=parse_duration(ahead, "a limit ahead of the clock"),
             dedupe_us=dedupe_us,
             durability=durability,
@@ -451,7 +487,17 @@ class App:
             if source in self._streams:
                 _refuse(f"{name} is a field of the stream {source}.", "BAD_LABEL", "Declare it with app.labels.")
         else:
-            _refuse(f"{label!r} is neither a label nor a column of {source}.", "BAD_LABEL")
+            labels = [known.name for known in self._streams[source].labels] if source in self._streams else []
+            _refuse(
+                f"label={label!r} is neither a label nor a column of {source}.",
+                "BAD_LABEL",
+                f"{source} has the label{'s' if len(labels) > 1 else ''} {', '.join(labels)}: give what app.labels"
+                " returned."
+                if labels
+                else f'Give what app.labels("...", of={source}, delay="...") returned.'
+                if source in self._streams
+                else f"Give a column, as in {source}.{self._tables[source].fields[-1].name}.",
+            )
         for feature in features.spec.features:
             if any(isinstance(node, Column) and node.name == name for node in walk(feature.expr)):
                 _refuse(
@@ -565,6 +611,8 @@ class App:
             if trained is None:
                 _refuse(f"{train!r} is no training function.", "BAD_MODEL", "Decorate it with @app.train(...).")
         named = tuple(m.model_copy(update={"name": check_field(key, "a metric")}) for key, m in (metrics or {}).items())
+        if trained is not None and gate is not None:
+            _check_gate(gate.spec, [*specs.MEASURED, *(metric.name for metric in named)])
         self._models[name] = specs.ModelSpec(
             name=name,
             train=trained,
@@ -647,6 +695,7 @@ class App:
     @staticmethod
     def _check_feature(feature: str, expression: Expression, source: specs.StreamSpec | specs.TableSpec) -> None:
         types_of = {f.name: f.type for f in source.fields}
+        missing = {f.name: f.nullable and f.fill is None for f in source.fields}
         for node in walk(expression.node):
             match node:
                 case Column(name=name) if types_of[name] == "text":
@@ -663,6 +712,8 @@ class App:
                     )
                 case Aggregate(by=by) | Lookup(by=by) if types_of[by] not in ("int", "text"):
                     _refuse(f"Feature {feature}: by={by!r} must be an int or text field.", "BAD_FEATURE")
+                case Aggregate(over_us=over_us, delay_us=delay_us) if over_us + delay_us > MOST_SPAN_US:
+                    _refuse(f"Feature {feature}: {render(node)}: the window is longer than 100 years.", "BAD_DURATION")
                 case Lookup(reference=name, column=column, by=by):
                     reference = next(r for r in source.references if r.name == name)  # type: ignore[union-attr]
                     if reference.field(reference.id).type != types_of[by]:
@@ -698,3 +749,9 @@ class App:
                         _refuse(f"Feature {feature}: {column!r} is not a number.", "BAD_FEATURE")
                     if label and not any(known.name == label for known in source.labels):  # type: ignore[union-attr]
                         _refuse(f"Feature {feature}: {label!r} is not a label of {source.name}.", "UNKNOWN_FIELD")
+            if isinstance(node, Aggregate | Lookup) and missing[node.by]:
+                _refuse(
+                    f"Feature {feature}: the key {node.by!r} may be missing.",
+                    "BAD_FEATURE",
+                    f"Give the field a fill value, as in `{node.by}: ... = sr.field(fill=...)`.",
+                )

@@ -53,6 +53,8 @@ AggregateOp = Literal["count", "sum", "mean", "std", "minimum", "maximum", "last
 MAX_EVENTS = 1_000
 """Of one key, unless a minimum, maximum or distinct count says otherwise; it may say at most:"""
 MOST_EVENTS = 65_536
+MOST_SPAN_US = 100 * 366 * 86_400 * 1_000_000
+"""A window with its delay is at most about a hundred years, so that T - edge stays far inside 64 bits."""
 
 
 class Binary(_Node):
@@ -401,6 +403,13 @@ def decayed_mean(what: str | Expression, *, by: str, over: str, half_life: str) 
     half_life_us = parse_duration(half_life, "a half-life")
     if half_life_us <= 0:
         raise InvalidInput(f"{half_life!r} is no half-life.", code="BAD_DURATION", next_action='Write e.g. "1d".')
+    if half_life_us > parse_duration(over, "a window"):
+        raise InvalidInput(
+            f"half_life={half_life!r} is longer than the window over={over!r}: what is older than the window counts for"
+            " nothing, so that it would be a plain mean, nearly.",
+            code="BAD_DURATION",
+            next_action="Give it a window of several half-lives, or write sr.mean.",
+        )
     return _aggregate("decayed_mean", what, by, over, half_life_us=half_life_us)
 
 

@@ -276,6 +276,19 @@ class MetricSpec(Spec):
     per_us: int = Field(gt=0)
 
 
+MEASURED = (
+    "auc",
+    "average_precision",
+    "log_loss",
+    "brier",
+    "positives_share",
+    "train_auc",
+    "train_average_precision",
+    "onnx_max_difference",
+)
+"""What is measured of every trained model, beside the metrics of its own."""
+
+
 class GateRule(Spec):
     metric: str
     op: Literal[">=", "<=", ">", "<"]

@@ -9,6 +9,7 @@ from typing import NoReturn, assert_never
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import (
     MOST_EVENTS,
+    MOST_SPAN_US,
     Aggregate,
     Binary,
     Calendar,
@@ -31,8 +32,6 @@ numba about a minute; far beyond them its recursion ends."""
 MAX_DEPTH = 64
 MAX_LABELS = 256
 """A record names its label, or its reference, in one byte."""
-MAX_SPAN_US = 100 * 366 * 86_400 * 1_000_000
-"""A window with its delay is at most about a hundred years, so that T - edge stays far inside 64 bits."""
 PANES = 60
 """A window that is counted in panes has so many (of a minute where it is an hour long)."""
 OF_LABELS = ("count", "sum", "mean", "std")
@@ -154,7 +153,7 @@ def _check_aggregate(
     node: Aggregate, fields: Mapping[str, FieldSpec], labels: Mapping[str, LabelSpec], where: str
 ) -> None:
     _key(node, fields, where)
-    if node.delay_us + node.over_us > MAX_SPAN_US:
+    if node.delay_us + node.over_us > MOST_SPAN_US:
         refuse(f"{where}: the window is longer than a hundred years.", "BAD_DURATION")
     if node.column and node.label:
         refuse(f"{where}: it aggregates a field and a label at once.")

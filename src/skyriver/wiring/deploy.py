@@ -187,7 +187,7 @@ def _refuse_other_events(current: Resource, wanted: Resource) -> None:
     def shape(resource: Resource) -> tuple[object, ...]:
         stream = resource.spec["stream"]
         fields = [(f["name"], f["type"]) for f in stream["fields"]]
-        return fields, stream["id"], stream["time"], stream.get("log")
+        return fields, stream["id"], stream["time"], stream["key"], stream.get("log")
 
     def added_to(resource: Resource) -> tuple[list[object], list[object]]:
         stream = resource.spec["stream"]
@@ -202,8 +202,8 @@ def _refuse_other_events(current: Resource, wanted: Resource) -> None:
     )
     if shape(current) != shape(wanted) or not kept:
         raise Conflict(
-            f"The stream {current.name} holds events with other fields, another id or time, other labels or references,"
-            " or in another log.",
+            f"The stream {current.name} holds events with other fields, another id, time or key, other labels or"
+            " references, or in another log.",
             code="STREAM_CHANGED",
             next_action="Declare the changed events as a stream of another name, and load its history there;"
             " new labels and references may be added behind the others.",

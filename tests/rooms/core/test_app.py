@@ -250,6 +250,44 @@ def a_stream_that_lingers_for_long() -> None:
     sr.App("risk").stream("payments", Payment, id="payment", time="at", key="customer", linger="1s")
 
 
+@refused("BAD_STREAM", "disorder='1000d' is more than 31d: an event that is late")
+def a_stream_that_takes_events_of_years_ago_as_of_now() -> None:
+    sr.App("risk").stream("payments", Payment, id="payment", time="at", key="customer", disorder="1000d")
+
+
+@refused("BAD_DURATION", "half_life='30d' is longer than the window over='7d'")
+def a_half_life_longer_than_its_window() -> None:
+    sr.decayed_mean("amount", by="customer", over="7d", half_life="30d")
+
+
+@refused("BAD_FEATURE", "Feature x: the key 'note' may be missing")
+def a_window_of_a_key_that_may_be_missing() -> None:
+    app, payments, _ = declare()
+    app.features("f", payments, {"x": sr.count(by="note", over="7d")})
+
+
+@refused("BAD_DURATION", "Feature x: count(by customer, over 60000d): the window is longer than 100 years")
+def a_window_of_centuries() -> None:
+    app, payments, _ = declare()
+    app.features("f", payments, {"x": sr.count(by="customer", over="60000d")})
+
+
+@refused("BAD_LABEL", "label=<stream payments> is neither a label nor a column of payments")
+def a_stream_as_a_label() -> None:
+    app, payments, _ = declare()
+    app.train(app.features("f", payments, {"x": payments.amount}), label=payments)  # type: ignore[arg-type]
+
+
+@refused("BAD_GATE", "The gate's metric 'auuc' is not measured: did you mean auc?")
+def a_gate_with_a_metric_that_nobody_measures() -> None:
+    app, payments, frauds = declare()
+
+    @app.train(app.features("f", payments, {"x": payments.amount}), label=frauds)
+    def fit(data: sr.TrainingData) -> None: ...
+
+    app.model("m", fit, gate=sr.Gate(auuc=">= 0.6"))
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name: str) -> None:
     code, words, declared = REFUSED[name]

@@ -433,7 +433,13 @@ def test_a_stream_keeps_the_shape_of_its_events(cloud: Cloud) -> None:
     cloud.deploy(spec.model_copy(update={"streams": (grown,)}))
     assert cloud.get("table", f"{stream.name}.shops").parent == "app/risk"
     fewer = shops.model_copy(update={"fields": stream.fields[:3]})
-    for changed in ({"fields": stream.fields[:3]}, {"log": log}, {"references": ()}, {"references": (fewer,)}):
+    for changed in (
+        {"fields": stream.fields[:3]},
+        {"key": stream.id},
+        {"log": log},
+        {"references": ()},
+        {"references": (fewer,)},
+    ):
         with pytest.raises(Conflict) as caught:
             cloud.deploy(spec.model_copy(update={"streams": (stream.model_copy(update=changed),)}))
         assert caught.value.code == "STREAM_CHANGED"
