@@ -172,7 +172,7 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
         yield "change", _change(p["feature_change"])
     up = f", pid {p['pid']}, up {age(p['started_at'])}" if p["pid"] else ""
     yield "worker", f"{p['worker']} {coloured(p['state'])}{up}; its log was opened {p['epoch']:,} times"
-    if p["message"]:
+    if p["message"] and p["message"] not in now["message"]:
         why = f"{p['reason']}: " if p["reason"] else ""
         yield "", f"[yellow]{escape(why + p['message'])} {escape(p['next_action'])}".rstrip() + "[/]"
 

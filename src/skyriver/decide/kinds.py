@@ -88,11 +88,12 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
     match worker.state:
         case "READY" if using == wanted and arms == wanted_arms:
             event = "ready"
+            besides: dict[str, str] = {}
             if not using and stream.spec.get("decide"):
-                told = _undecided(stream.spec["decide"])
+                besides = _undecided(stream.spec["decide"])
             elif changing:
-                told = _features_change(stream, changing)
-            told = _source_trouble(report) or told
+                besides = _features_change(stream, changing)
+            told = _joined(_source_trouble(report), besides)
         case "READY":
             event = "updating"
             message = str(report.get("message", ""))
@@ -118,6 +119,15 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
 
 def _versions(main: int, arms: Mapping[str, int]) -> str:
     return " with ".join([f"version {main}", *(f"{version} as {what}" for what, version in arms.items() if version)])
+
+
+def _joined(*troubles: Mapping[str, str]) -> dict[str, str]:
+    """One does not hide the other; the reason is that of the first."""
+    there = [trouble for trouble in troubles if trouble]
+    if not there:
+        return {}
+    texts = {what: " ".join(trouble[what] for trouble in there) for what in ("message", "next_action")}
+    return {"reason": there[0]["reason"], **texts}
 
 
 def _source_trouble(report: Mapping[str, Any]) -> dict[str, str]:

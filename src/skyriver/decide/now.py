@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 from skyriver.core.contract import FeatureChangeNow, PartitionNow, Quantiles, StreamNow, TableNow
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
@@ -17,19 +17,37 @@ def stream_now(snapshot: Snapshot, stream: Resource) -> StreamNow:
     tables = [snapshot.find(stream.tenant, "table", name) for name in names]
     held = next((int(t.status.get("offset", -1)) for t in tables if t is not None and t.name == stream.name), -1)
     workers = snapshot.children(stream, "worker")
+    partitions = [_partition(w, snapshot.processes.get(w.process), held, snapshot.now) for w in workers]
     return {
         "name": stream.name,
         "state": stream.state,
-        "reason": stream.reason,
-        "message": stream.message,
-        "next_action": stream.next_action,
+        **_all_told(stream, partitions),
         "since": stream.since,
         "at": snapshot.now,
         "durability": spec.durability,
         "decides": _decides(stream, ready=any(worker.state == "READY" for worker in workers)),
-        "partitions": [_partition(w, snapshot.processes.get(w.process), held, snapshot.now) for w in workers],
+        "partitions": partitions,
         "tables": [_table(table) for table in tables if table is not None and "version" in table.status],
     }
+
+
+class _Told(TypedDict):
+    reason: str
+    message: str
+    next_action: str
+
+
+def _all_told(stream: Resource, partitions: Sequence[PartitionNow]) -> _Told:
+    """What the row says and what its workers say besides: one does not hide the other."""
+    told: _Told = {"reason": stream.reason, "message": stream.message, "next_action": stream.next_action}
+    for partition in partitions:
+        if partition["message"] and partition["message"] not in told["message"]:
+            told = {
+                "reason": told["reason"] or partition["reason"],
+                "message": f"{told['message']} {partition['message']}".strip(),
+                "next_action": f"{told['next_action']} {partition['next_action']}".strip(),
+            }
+    return told
 
 
 def _decides(stream: Resource, *, ready: bool) -> Mapping[str, Any] | None:

@@ -116,7 +116,9 @@ def test_what_a_worker_goes_on_without_is_told_with_its_code_and_what_to_do() ->
     wrong = {"reason": "MODEL_REFUSED", "message": "Version 3 is not used.", "next_action": "Train it again."}
     found = now(report={**REPORT, **wrong})
     assert {k: found["partitions"][0][k] for k in wrong} == wrong  # type: ignore[literal-required]
-    assert "MODEL_REFUSED: Version 3 is not used. Train it again." in printed(page(found))
+    text = printed(page(found))
+    assert "why        MODEL_REFUSED: Version 3 is not used.\n  next       Train it again." in text
+    assert text.count("Version 3 is not used.") == 1
 
 
 def test_many_are_a_line_each() -> None:

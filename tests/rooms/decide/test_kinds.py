@@ -9,6 +9,7 @@ import pytest
 from skyriver.core.resources import Pool, ProcessSpec, ProcessStatus, Put, Resource, Server, Snapshot, Want, WantPool
 from skyriver.decide.kinds import STREAM, WORKER
 from skyriver.decide.live import lasting, live_settings
+from skyriver.decide.now import stream_now
 
 DECIDE = {"model": "fraud", "rules": [{"decision": "block", "when": "score > 0.9"}], "otherwise": "", "fallback": ""}
 
@@ -78,6 +79,43 @@ def test_a_stream_whose_broker_is_away_is_ready_and_says_so(state: str) -> None:
         assert "nats://h a: It is away." in after.message
     else:
         assert after.reason == ""
+
+
+def test_all_that_is_wrong_with_a_stream_is_told() -> None:
+    """Its features change, its broker is away, its tier too: none hides the others."""
+    fields = [{"name": "payment", "type": "int"}, {"name": "at", "type": "time"}]
+    spec = {
+        "stream": {"name": "payments", "id": "payment", "key": "payment", "time": "at", "fields": fields},
+        "decide": DECIDE,
+    }
+    stream = Resource("t", "stream", "payments", spec=spec, state="READY", parent="app/risk")
+    worker = Resource("t", "worker", "payments-0", state="READY", parent=stream.ref)
+    service = Resource("t", "service", "fraud", spec={"versions": {"1": {"weight": 100}}})
+    version = Resource("t", "version", "fraud:1", spec=VERSION)
+    away = {"reason": "BROKER_AWAY", "message": "The broker is away.", "next_action": "Look."}
+    change = {"digest": "d", "state": "building", "offset": 1, "end": 2, "memory_mb": 1, "disk_mb": 1}
+    report = {
+        "ready": True,
+        "model": {"version": 1},
+        "source": {"name": "nats://h a", "state": "DEGRADED", **away},
+        "features": change,
+        "reason": "OBJECTS_UNREACHABLE",
+        "message": "The tier is away.",
+        "next_action": "Mend it.",
+    }
+    process = ProcessStatus(worker.process, alive=True, socket="/s", report=report)
+    rows = {r.key: r for r in (stream, worker, service, version)}
+    snapshot = Snapshot(rows, {process.name: process}, {}, 0)
+    after = next(a.resource for a in STREAM.step(snapshot, stream) if isinstance(a, Put))
+    assert after.reason == "BROKER_AWAY"
+    assert "The broker is away." in after.message
+    assert "are built from its history, 50% of it" in after.message
+    now = stream_now(snapshot, after)
+    for words in ("The broker is away.", "50% of it", "The tier is away."):
+        assert now["message"].count(words) == 1
+    assert now["next_action"].endswith("Mend it.")
+    assert now["reason"] == "BROKER_AWAY"
+    assert stream_now(snapshot, stream)["reason"] == "OBJECTS_UNREACHABLE"
 
 
 VERSION = {"artifact": "a" * 64, "features": None}
