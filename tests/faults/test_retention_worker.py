@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from s3_server import S3Server
@@ -34,6 +34,7 @@ class Worker(harness.Worker):
     """With a stream of large events, ten days apart in each batch."""
 
     materialised = -1
+    keep: ClassVar[dict[str, int]] = {}
     sent = 0
 
     def declare(self, **kept: Any) -> None:
@@ -43,7 +44,7 @@ class Worker(harness.Worker):
     def write_live(self, model: dict[str, Any] | None) -> None:
         super().write_live(model)
         path = self.directory / "live.json"
-        live = {**json.loads(path.read_bytes()), "materialised": self.materialised}
+        live = {**json.loads(path.read_bytes()), "materialised": self.materialised, "keep": self.keep}
         temporary = path.with_suffix(".newer")
         temporary.write_text(json.dumps(live))
         temporary.replace(path)
@@ -145,6 +146,29 @@ def test_the_disk_stays_bounded_and_nothing_goes_that_is_needed(worker: Worker) 
     assert told["reason"] == "HISTORY_GONE"
     assert str(reader.first_offset) in told["message"]
     assert told["next_action"]
+
+
+def test_changed_limits_of_the_log_are_taken_by_the_worker_that_runs(worker: Worker) -> None:
+    worker.declare()
+    worker.start()
+    with worker.connection() as http:
+        number = worker.send(http, 0, 100)  # 30 MB in one segment
+        report = worker.wait_for(lambda r: r["log_bytes"] > 28 * MB)
+        epoch = report["epoch"]
+        worker.keep = {"retention_us": 0, "retention_bytes": 16 * MB, "local_bytes": 0}  # type: ignore[misc]
+        worker.materialise(10 * number)
+        number = worker.send(http, number, 60)
+        worker.send_until(http, number, lambda r: r["log_bytes"] < 22 * MB)
+        report = worker.report()
+        assert report["first_offset"] > 0
+        assert report["epoch"] == epoch, "it was not started again"
+        assert max(part.stat().st_size for part in worker.log_directory.glob("*.log")) < 4 * MB
+    worker.kill()
+    worker.start()  # what is declared counts from the start on
+    assert worker.report()["first_offset"] > 0
+    with worker.connection() as http:
+        number = worker.send(http, number + 10_000, 20)
+    assert max(part.stat().st_size for part in worker.log_directory.glob("*.log")) < 4 * MB
 
 
 def test_verify_begins_where_windows_are_whole_or_says_why_not(worker: Worker) -> None:

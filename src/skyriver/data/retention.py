@@ -160,7 +160,9 @@ class Upkeep:
     """Gives up and tiers what is to go, a step at a time, on a thread of its own. `tier`: the log has one."""
 
     def __init__(self, log: TieredLog, keep: Keep, *, tier: bool) -> None:
-        self._log, self._keep, self._tier = log, keep, tier
+        self._log, self._tier = log, tier
+        self.keep = keep
+        """May be replaced at any time."""
         self._problems: tuple[SkyriverError, ...] = ()
 
     @property
@@ -184,8 +186,8 @@ class Upkeep:
             except SkyriverError as error:
                 problems.append(told("The log's old part stays where it is", error))
             try:
-                if self._keep.local_bytes:
-                    self._log.drop_local(self._keep.local_bytes // 2)
+                if self.keep.local_bytes:
+                    self._log.drop_local(self.keep.local_bytes // 2)
             except SkyriverError as error:
                 if error.code not in {problem.code for problem in problems}:  # the same tier does not answer again
                     problems.append(told("The log's old part stays on this disk", error))
@@ -198,9 +200,9 @@ class Upkeep:
         local, total = open_bytes + sizes.local_bytes, open_bytes + sizes.bytes
         lag = sizes.lag_bytes if self._tier else 0
         full = None
-        if lag and self._keep.local_bytes and local > self._keep.local_bytes:
+        if lag and self.keep.local_bytes and local > self.keep.local_bytes:
             full = Unavailable(
-                f"{local / 1e6:.0f} MB of the log lie on this disk, {self._keep.local_bytes / 1e6:.0f} MB may, and"
+                f"{local / 1e6:.0f} MB of the log lie on this disk, {self.keep.local_bytes / 1e6:.0f} MB may, and"
                 f" {lag / 1e6:.0f} MB of them are not in the tier yet. {' '.join(map(str, self.problems))}".strip(),
                 code="TIER_BEHIND",
                 next_action="Events are taken again once the tier has them. Mend the tier, or raise local_bytes.",
@@ -209,13 +211,13 @@ class Upkeep:
 
     def _remove(self, time: int, needed: Needed) -> SkyriverError | None:
         """Tells if much of what is too old or too much is still needed."""
-        if not (self._keep.us or self._keep.bytes):
+        if not (self.keep.us or self.keep.bytes):
             return None
         log = self._log
         parts, total = log.parts(), log.open_bytes + log.sizes().bytes
         unneeded = parts[-1].end if parts else 0
-        due = removable(parts, self._keep, total=total, time=time, needed=unneeded)
-        offset = removable(parts, self._keep, total=total, time=time, needed=needed.offset)
+        due = removable(parts, self.keep, total=total, time=time, needed=unneeded)
+        offset = removable(parts, self.keep, total=total, time=time, needed=needed.offset)
         if offset > log.first_offset:
             log.remove_before(offset)
         old = list(takewhile(lambda part: part.base < due, parts))

@@ -23,7 +23,7 @@ from skyriver.core.resources import (
     WantPool,
     WantRoute,
 )
-from skyriver.decide.live import lasting, live_settings
+from skyriver.decide.live import lasting, lasting_stream, live_settings
 
 MATERIALISE_EVERY_US = 60_000_000
 MATERIALISE_ROWS = 500_000
@@ -232,7 +232,7 @@ def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
         return
     name = worker.process
     config = {
-        "stream": stream.spec["stream"],
+        "stream": lasting_stream(stream.spec["stream"]),
         "decide": lasting(stream.spec.get("decide")),
         "directory": f"{{home}}/streams/{worker.tenant}/{stream.name}",
         "objects": "{home}/objects",

@@ -8,6 +8,9 @@ from typing import Any
 
 from skyriver.core.resources import Resource, Snapshot
 
+LIMITS = ("retention_us", "retention_bytes", "local_bytes")
+"""Of a stream's log; a worker takes changed ones without a restart."""
+
 
 def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
     """Weights of the service become arms: of two versions with a weight the older one is released and the newer one
@@ -15,7 +18,8 @@ def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
     move, and over them all. A version with `shadow` scores beside, and decides nothing."""
     table = snapshot.find(stream.tenant, "table", stream.name)
     materialised = int(table.status.get("offset", -1)) if table is not None else None
-    told = {"began": bool(stream.status.get("began")), "materialised": materialised}
+    keep = {limit: stream.spec["stream"][limit] for limit in LIMITS if limit in stream.spec["stream"]}
+    told = {"began": bool(stream.status.get("began")), "materialised": materialised, "keep": keep}
     decide = stream.spec.get("decide")
     if not decide:
         return {"model": None, "features": None, "rules": [], "otherwise": "", "fallback": "", **told}
@@ -56,6 +60,11 @@ def _model(snapshot: Snapshot, stream: Resource, name: str, number: str) -> dict
         "features_digest": features["digest"] if features else "",
         "features": features.get("spec") if features else None,
     }
+
+
+def lasting_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
+    """As `lasting`: how long its log is kept comes with the live settings."""
+    return {what: value for what, value in stream.items() if what not in LIMITS}
 
 
 def lasting(decide: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from skyriver.adapters.segments.log import log_gone, open_log
 from skyriver.adapters.segments.reader import SegmentReader
@@ -22,9 +22,17 @@ _log = logging.getLogger(__name__)
 class WorkerLog(Log, TieredLog, Protocol):
     """What a worker writes."""
 
+    segment_bytes: int
+    """How large a segment becomes before the next one begins."""
+
     def abandon(self) -> None:
         """Lets go of it as the end of the process would."""
         ...
+
+
+def kept_as(stream: StreamSpec, live: Mapping[str, Any] | None) -> StreamSpec:
+    """With the limits of its log that are declared now: they come with the live settings."""
+    return stream.model_copy(update={limit: int(value) for limit, value in (live or {}).get("keep", {}).items()})
 
 
 def keep_of(stream: StreamSpec) -> Keep:

@@ -9,8 +9,9 @@ from threading import Event, Thread
 
 from skyriver.core.errors import SkyriverError, told
 from skyriver.core.objects import IdentifiedObjects
-from skyriver.data.retention import Keep, Kept, Needed, TieredLog, Upkeep
+from skyriver.data.retention import Keep, Kept, Needed, Upkeep, segment_bytes
 from skyriver.wiring.home import Home
+from skyriver.wiring.logs import WorkerLog
 from skyriver.wiring.tier import open_tier
 
 EVERY_S = 0.5
@@ -32,12 +33,13 @@ class LogUpkeep:
 
     def __init__(
         self,
-        log: TieredLog,
+        log: WorkerLog,
         keep: Keep,
         tier: IdentifiedObjects | None,
         problem: SkyriverError | None,
         now: Callable[[], tuple[int, Needed]],
     ) -> None:
+        self._log, self._tiered = log, tier is not None
         self._upkeep = Upkeep(log, keep, tier=tier is not None)
         self._problem = problem
         self.kept = self._upkeep.look()
@@ -46,6 +48,16 @@ class LogUpkeep:
         self._stop = Event()
         # A daemon: an upload under way must not hold up the end of the process; killed, it has not happened.
         self._thread = Thread(target=self._run, name="upkeep", daemon=True)
+
+    @property
+    def keep(self) -> Keep:
+        return self._upkeep.keep
+
+    def change(self, keep: Keep) -> None:
+        """From now on; the segment that is being written keeps its size."""
+        if keep != self._upkeep.keep:
+            self._upkeep.keep = keep
+            self._log.segment_bytes = segment_bytes(keep, tier=self._tiered)
 
     @property
     def problems(self) -> tuple[SkyriverError, ...]:

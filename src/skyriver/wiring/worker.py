@@ -4,8 +4,8 @@ Its configuration: {"stream": StreamSpec, "decide": DecideSpec | null, "director
 directories, "queue": rows that may wait}; live settings: {"model": {"name", "version", "artifact", "features_digest"
 ("" or none: not known), "features": FeatureSetSpec that it was trained on | null} | null, "features": FeatureSetSpec
 that is declared now | null, "rules": [[decision, when], ...], "otherwise", "fallback", "began": whether the stream has
-a log already (absent: not known), "materialised": the last offset that the stream's tables cover (absent: not known)}.
-The last two change nothing of what is decided with.
+a log already (absent: not known), "materialised": the last offset that the stream's tables cover (absent: not known),
+"keep": the limits of its log}. The last three change nothing of what is decided with.
 
 It takes the log (from a holder that is stopped or hung too), recovers, warms everything that the first event needs,
 listens, and then says that it is ready. A change of the live settings is loaded beside the running engine and written
@@ -26,7 +26,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ from skyriver.serve.http import HttpLimits, HttpServer
 from skyriver.serve.metrics import resident_bytes
 from skyriver.serve.replica import unix_listener
 from skyriver.wiring.feature_changes import BuilderPlace, FeatureChanges
-from skyriver.wiring.logs import WorkerLog, keep_of, log_reader, on_disk, take_log
+from skyriver.wiring.logs import WorkerLog, keep_of, kept_as, log_reader, on_disk, take_log
 from skyriver.wiring.process import ProcessContext, SystemClock, read_config
 from skyriver.wiring.rounds import Rounds
 from skyriver.wiring.sources import open_source, source_name
@@ -280,7 +280,7 @@ class Worker:
     def _tell_again(self, engine: Engine) -> None:
         """What is decided with, at the log's end, before the log gives up the part that told of it."""
         oldest = next(iter(self._log.parts()), None)
-        keep = keep_of(self._settings.stream)
+        keep = self._upkeep.keep
         if (keep.us or keep.bytes) and oldest is not None and engine.control_offset < oldest.end:
             with contextlib.suppress(SkyriverError):  # a full queue: it is tried again
                 self._station.submit(ChangeWork(lambda engine: engine.use(engine.deciding), lambda _: None))
@@ -298,6 +298,7 @@ class Worker:
         if live is not None:
             self._live = live
             self._files.declared = declared_features(live)
+            self._upkeep.change(keep_of(kept_as(self._settings.stream, live)))
         sets, engine = self._files.sets, self._station.engine
         folded = (sets.digest, *sets.specs) if sets is not None else ()
         usable = self._files.usable(engine.partition.time) if engine is not None else frozenset()
@@ -456,7 +457,7 @@ def declared_features(live: Mapping[str, Any] | None) -> FeatureSetSpec | None:
 
 
 def _decided_with(live: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {k: v for k, v in (live or {}).items() if k not in ("began", "materialised")}
+    return {k: v for k, v in (live or {}).items() if k not in ("began", "materialised", "keep")}
 
 
 async def run(
@@ -490,6 +491,7 @@ def main() -> int:
         settings = WorkerSettings.of(context.config)
         context.report({"ready": False, "message": "It opens its log and loads its features."})
         live = context.live()
+        settings = replace(settings, stream=kept_as(settings.stream, live))
         tier = tier_of(context.home)
         log = take_log(
             settings.stream,

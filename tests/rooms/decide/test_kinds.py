@@ -59,6 +59,19 @@ def test_a_changed_rule_reaches_the_worker_that_runs() -> None:
     assert (before.live["rules"], after.live["rules"]) == ([["block", "score > 0.9"]], [["block", "score > 0.8"]])
 
 
+def test_changed_limits_of_the_log_reach_the_worker_that_runs() -> None:
+    def process(**kept: int) -> ProcessSpec:
+        stream = Resource("t", "stream", "payments", spec={"stream": {"name": "payments", **kept}, "decide": None})
+        worker = Resource("t", "worker", "payments-0", state="READY", parent=stream.ref)
+        snapshot = Snapshot({r.key: r for r in (stream, worker)}, {}, {}, 0)
+        return next(a.process for a in WORKER.step(snapshot, worker) if isinstance(a, Want))
+
+    before, after = process(retention_us=0, local_bytes=1), process(retention_us=5, retention_bytes=6, local_bytes=7)
+    assert before.config == after.config, "another configuration is another process"
+    assert before.live["keep"] == {"retention_us": 0, "local_bytes": 1}
+    assert after.live["keep"] == {"retention_us": 5, "retention_bytes": 6, "local_bytes": 7}
+
+
 @pytest.mark.parametrize("state", ["STARTING", "READY", "DEGRADED"])
 def test_a_stream_whose_broker_is_away_is_ready_and_says_so(state: str) -> None:
     stream = Resource("t", "stream", "payments", spec={"stream": {}, "decide": None}, state="READY", parent="app/risk")

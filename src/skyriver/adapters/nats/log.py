@@ -127,6 +127,8 @@ class NatsLog:
 
     # As a log whose beginning could be given up: it is one part, which is being written, and kept whole.
 
+    segment_bytes = 0
+
     @property
     def first_offset(self) -> int:
         return 0

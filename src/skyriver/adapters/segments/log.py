@@ -131,7 +131,7 @@ class SegmentLog:
     ) -> None:
         self.torn: TornTail | None = found.torn
         """What this open cut off; None when the log ended with a whole record."""
-        self._directory, self._lock, self._segment_bytes = directory, lock, segment_bytes
+        self._directory, self._lock, self.segment_bytes = directory, lock, segment_bytes
         self._to_disk = durability == "disk"
         self._durability, self._boot, self._pid = DURABILITY_CODE[durability], boot, os.getpid()
         self._refused: SkyriverError | None = None
@@ -182,7 +182,7 @@ class SegmentLog:
         than 1 GiB between two syncs; Unavailable, Conflict as `sync`. Nothing was appended then.
         """
         self._ready()
-        if self._position >= self._segment_bytes and self._next == self._synced_offset:
+        if self._position >= self.segment_bytes and self._next == self._synced_offset:
             self._change_segment()
         if len(self._buffer) > _FLUSH_BYTES:
             self._flush()
