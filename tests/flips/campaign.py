@@ -144,12 +144,21 @@ class Campaign:
             found, told = records(place), None
         except SkyriverError as error:
             found, told = getattr(error, "served", []), error
+        found = self._from_beginning(found, sample)
         if found != sample.records[: len(found)]:
             raise Silent("a reader was given records that nobody wrote")
         # Of a damaged mark a reader may believe that less was acknowledged, until the next writer has opened the log.
         if told is None and len(found) < len(sample.records) and damage.what != "mark":
             raise Silent(f"a reader was given {len(found)} of {len(sample.records)} records, as if that were all")
         return told
+
+    def _from_beginning(self, found: list[Record], sample: _Sample) -> list[Record]:
+        """Without what was given up: where the manifest's last entry rots, that is still there, and the truth."""
+        first = sample.records[0].offset
+        before = [record for record in found if record.offset < first]
+        if before != self._samples[0].records[: len(before)]:
+            raise Silent("a reader was given records that were given up, and not as they were")
+        return found[len(before) :]
 
     def _work(self, place: Path, sample: _Sample, damage: Damage) -> SkyriverError | None:
         """What the next worker says."""
@@ -170,8 +179,8 @@ class Campaign:
                 else:
                     told = None
                     break
-            if told is None and [s for s in said if len(s) > 3] != [s for s in sample.said if len(s) > 3]:
-                raise Silent("a worker decided otherwise")
+            if told is None and said != sample.said:
+                raise Silent("a worker decided otherwise, or took other events for known ones")
             if told is None:
                 self._whole(place, sample)
             return told
@@ -184,7 +193,7 @@ class Campaign:
             found = records(place)
         except Corrupt:
             return
-        if found[: len(sample.records)] != sample.records:
+        if self._from_beginning(found, sample)[: len(sample.records)] != sample.records:
             raise Silent("the worker goes on with a log that has lost records")
 
 
