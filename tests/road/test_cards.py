@@ -28,6 +28,9 @@ habits = app.features("habits", cardpay, {
     "amount": cardpay.amount,
     "merchants_1d": sr.distinct("merchant", by="card", over="1d"),
     "countries_1d": sr.distinct("country", by="card", over="1d"),
+    "abroad": cardpay.country != "DE",
+    "no_merchant": cardpay.merchant.is_missing(),
+    "of_m1": cardpay.merchant == "m1",
 })
 
 
@@ -63,6 +66,18 @@ def test_history_is_loaded_with_texts_whose_different_values_are_counted(cards: 
     cards.command("send", "cardpay", sent).succeeded()
     features = cards.ask("GET", "/streams/cardpay/decisions/1000")[1]["features"]
     assert (features["merchants_1d"], features["countries_1d"]) == (7, 2)
+    assert (features["abroad"], features["no_merchant"], features["of_m1"]) == (1, 0, 0)
+
+
+def test_texts_are_the_same_alone_in_blocks_and_in_history(cards: Cloud) -> None:
+    """1,002 is without a merchant, 1,016 with m1; the first few come alone, the others as a block."""
+    rows = [payment(1_001 + n, iso(START + 6_000)) for n in range(64)]
+    cards.command("send", "cardpay", write_lines(cards.folder / "few.jsonl", rows[:2]), "--batch", 1).succeeded()
+    cards.command("send", "cardpay", write_lines(cards.folder / "many.jsonl", rows)).succeeded()
+    found = {n: cards.ask("GET", f"/streams/cardpay/decisions/{n}")[1]["features"] for n in (1_002, 1_016)}
+    assert [found[1_002][name] for name in ("abroad", "no_merchant", "of_m1")] == [0, 1, None]
+    assert [found[1_016][name] for name in ("abroad", "no_merchant", "of_m1")] == [0, 0, 1]
+    assert "65 recorded feature rows equal the backfill" in cards.command("stream", "verify", "cardpay").succeeded().out
 
 
 def test_events_that_come_too_late_are_told(cards: Cloud) -> None:

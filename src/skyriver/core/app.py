@@ -51,7 +51,9 @@ from skyriver.core.expr import (
     Label,
     Lookup,
     ReferenceField,
+    Same,
     as_expression,
+    numbers,
     render,
     walk,
 )
@@ -695,11 +697,22 @@ class App:
     @staticmethod
     def _check_feature(feature: str, expression: Expression, source: specs.StreamSpec | specs.TableSpec) -> None:
         types_of = {f.name: f.type for f in source.fields}
+        as_number = set(numbers(expression.node))
         missing = {f.name: f.nullable and f.fill is None for f in source.fields}
         for node in walk(expression.node):
             match node:
-                case Column(name=name) if types_of[name] == "text":
-                    _refuse(f"Feature {feature} uses the text {name} as a number.", "BAD_FEATURE")
+                case Column(name=name) if types_of[name] == "text" and node in as_number:
+                    _refuse(f"Feature {feature} uses the text {name} as a number.", "BAD_FEATURE", specs.OF_TEXTS)
+                case Same(column=name, text=text):
+                    field = next(f for f in source.fields if f.name == name)
+                    if field.type != "text":
+                        _refuse(f"Feature {feature}: {name} is no text, and {text!r} is one.", "BAD_FEATURE")
+                    if field.one_of and text not in field.one_of:
+                        _refuse(
+                            f"Feature {feature}: {name} is never {text!r}.",
+                            "BAD_FEATURE",
+                            f"It is one of {', '.join(map(repr, field.one_of))}.",
+                        )
                 case Aggregate() if isinstance(source, specs.TableSpec):
                     _refuse(
                         f"Feature {feature}: {render(node)} needs a stream, {source.name} is a table.", "BAD_FEATURE"

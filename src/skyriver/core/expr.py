@@ -35,6 +35,14 @@ class Column(_Node):
     name: str
 
 
+class Same(_Node):
+    """Whether a text field has this very text: 1 or 0, missing where it is missing."""
+
+    op: Literal["same"] = "same"
+    column: str
+    text: str
+
+
 class Constant(_Node):
     op: Literal["constant"] = "constant"
     value: float
@@ -103,7 +111,7 @@ class Lookup(_Node):
     by: str
 
 
-Node = Annotated[Column | Constant | Calendar | Binary | Unary | Aggregate | Lookup, Field(discriminator="op")]
+Node = Annotated[Column | Same | Constant | Calendar | Binary | Unary | Aggregate | Lookup, Field(discriminator="op")]
 Binary.model_rebuild()
 Unary.model_rebuild()
 
@@ -119,11 +127,26 @@ def walk(node: Node) -> Iterator[Node]:
             yield from walk(inner)
 
 
+def numbers(node: Node) -> Iterator[Node]:
+    """As `walk`, without fields of which it is asked only whether they are missing: these may be texts."""
+    yield node
+    match node:
+        case Unary(kind="is_missing", of=Column()):
+            return
+        case Binary(left=left, right=right):
+            yield from numbers(left)
+            yield from numbers(right)
+        case Unary(of=inner) | Calendar(of=inner):
+            yield from numbers(inner)
+
+
 def render(node: Node) -> str:
     """The expression as a person would write it, for plans, plots and error messages."""
     match node:
         case Column(name=name):
             return name
+        case Same(column=column, text=text):
+            return f"({column} == {text!r})"
         case Constant(value=value):
             return f"{value:g}"
         case Calendar(part=part, of=of):
@@ -209,10 +232,19 @@ class Expression:
         return self._join(">=", other)
 
     def __eq__(self, other: object) -> Expression:  # type: ignore[override]  # builds an expression
-        return self._join("==", other)
+        return self._same(other) if isinstance(other, str) else self._join("==", other)
 
     def __ne__(self, other: object) -> Expression:  # type: ignore[override]  # builds an expression
-        return self._join("!=", other)
+        return ~self._same(other) if isinstance(other, str) else self._join("!=", other)
+
+    def _same(self, text: str) -> Expression:
+        if not isinstance(self.node, Column):
+            raise InvalidInput(
+                f"`{render(self.node)}` is no field that could be the text {text!r}.",
+                code="BAD_EXPRESSION",
+                next_action="Compare a text field itself, as in (payments.channel == 'web').",
+            )
+        return Expression(Same(column=self.node.name, text=text), self.source)
 
     def __and__(self, other: object) -> Expression:
         return self._join("and", other)

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from skyriver.core.brokers import check_broker, check_credentials, check_subject, check_topic
 from skyriver.core.cron import check_cron
 from skyriver.core.errors import InvalidInput
-from skyriver.core.expr import Aggregate, Column, Lookup, Node, walk
+from skyriver.core.expr import Aggregate, Column, Lookup, Node, Same, walk
 from skyriver.core.names import check_field, check_name, digest
 from skyriver.core.units import SECOND
 
@@ -33,6 +33,7 @@ InnerPath = Annotated[str, AfterValidator(_relative)]
 
 FieldType = Literal["int", "float", "text", "bool", "time"]
 Durability = Literal["process", "disk"]
+OF_TEXTS = "Of a text there are (channel == 'web'), channel.is_missing() and sr.distinct; give a number otherwise."
 GRID_LIMIT = 2**22
 """Absolute values of summed fields stay below this unless the field declares more (DESIGN 6.2)."""
 
@@ -233,6 +234,11 @@ class FeatureSetSpec(Spec):
     def columns(self) -> tuple[str, ...]:
         """Fields of the current event that some feature reads directly, in order of first use."""
         found = (n.name for f in self.features for n in walk(f.expr) if isinstance(n, Column))
+        return tuple(dict.fromkeys((*found, *(same.column for same in self.same()))))
+
+    def same(self) -> tuple[Same, ...]:
+        """Texts that fields are compared with, each once."""
+        found = (n for f in self.features for n in walk(f.expr) if isinstance(n, Same))
         return tuple(dict.fromkeys(found))
 
 

@@ -130,7 +130,8 @@ class KernelWindows:
         self.whole_from = whole_from
         self._plan = plan = state.plan
         places = {f.name: (place, f.type) for place, f in enumerate(stream.fields)}
-        self._columns = [(name, places[name][0]) for name in plan.columns]
+        self._columns = [(name, places[name][0]) for name in plan.number_fields]
+        self._texts = [(text, places[text.field][0]) for text in plan.texts]
         self._times = [(name, places[name][0]) for name in plan.times]
         self._keys = [(name, *places[name]) for name in plan.key_columns]
         self._references = {table.index: place for place, table in enumerate(plan.references)}
@@ -177,6 +178,8 @@ class KernelWindows:
         columns: dict[str, NDArray[np.float64] | Ints] = {}
         for name, place in self._columns:
             columns[name] = np.array([row[place] for row in rows], np.float64)  # None becomes NaN
+        for text, place in self._texts:
+            columns[text.name] = text.of_values([row[place] for row in rows])
         for name, place in self._times:
             columns[name] = np.array([MISSING if row[place] is None else row[place] for row in rows], np.int64)
         keys: dict[str, Ints] = {}
@@ -200,6 +203,8 @@ class KernelWindows:
         found: dict[str, NDArray[np.float64] | Ints] = {}
         for name, place in self._columns:
             found[name] = _with_missing(of[place], np.float64, np.nan)
+        for text, place in self._texts:
+            found[text.name] = text.of_values(of[place].values)  # type: ignore[arg-type]  # texts are a list
         for name, place in self._times:
             found[name] = _with_missing(of[place], np.int64, MISSING)
         keys: dict[str, Ints] = {}
@@ -266,6 +271,8 @@ class KernelWindows:
         columns: dict[str, NDArray[np.float64] | Ints] = {}
         for name, _ in self._columns:
             columns[name] = block[name].cast(float).fill_null(float("nan")).to_numpy()
+        for text, _ in self._texts:
+            columns[text.name] = text.of_column(block[text.field])
         for name, _ in self._times:
             columns[name] = block[name].fill_null(MISSING).to_numpy()
         keys: dict[str, Ints] = {}

@@ -342,7 +342,7 @@ class _Events:
         return cls(
             _ints(frame["_offset"]),
             _ints(frame["_effective"]),
-            {name: _floats(frame[name]) for name in plan.columns},
+            dict(zip(plan.columns, _numbers(plan, frame), strict=True)),
             {name: _ints(frame[name]) for name in plan.times},
             {name: keys_of_column(frame[name]) for name in plan.key_columns},
             {name: codes_of_column(frame[name]) for name in plan.codes},
@@ -360,8 +360,8 @@ def _projected(
     for frame in frames:
         n = len(frame)
         values = np.empty((len(plan.columns), n), np.float64)
-        for place, name in enumerate(plan.columns):
-            values[place] = _floats(frame[name])
+        for place, column in enumerate(_numbers(plan, frame)):
+            values[place] = column
         times = np.empty((len(plan.times), n), np.int64)
         for place, name in enumerate(plan.times):
             times[place] = _ints(frame[name])
@@ -370,6 +370,12 @@ def _projected(
         project(values, times, features, before)
         yield Backfill(np.arange(done, done + n), np.zeros(n, np.int64), features, before)
         done += n
+
+
+def _numbers(plan: FeaturePlan, frame: pl.DataFrame) -> Iterator[NDArray[np.float64]]:
+    """The plan's columns, in their order."""
+    yield from (_floats(frame[name]) for name in plan.number_fields)
+    yield from (text.of_column(frame[text.field]) for text in plan.texts)
 
 
 def _floats(series: pl.Series) -> NDArray[np.float64]:

@@ -17,11 +17,22 @@ from skyriver.core.expr import (
     Constant,
     Lookup,
     Node,
+    Same,
     Unary,
+    numbers,
     render,
     walk,
 )
-from skyriver.core.spec import GRID_LIMIT, FeatureSetSpec, FieldSpec, LabelSpec, ReferenceSpec, StreamSpec, TableSpec
+from skyriver.core.spec import (
+    GRID_LIMIT,
+    OF_TEXTS,
+    FeatureSetSpec,
+    FieldSpec,
+    LabelSpec,
+    ReferenceSpec,
+    StreamSpec,
+    TableSpec,
+)
 
 GRID_BITS = 62
 """Grid values are whole numbers of at most 2^62: a field |x| < 2^22 has the grid 2^-40."""
@@ -62,11 +73,13 @@ def check_set(features: FeatureSetSpec, source: StreamSpec | TableSpec) -> None:
     if len(references) > MAX_LABELS:
         refuse(f"{source.name} has more than {MAX_LABELS} references.", "TOO_LARGE")
     for feature in features.features:
+        as_number = set(numbers(feature.expr))
         for node in walk(feature.expr):
             if isinstance(node, Lookup):
                 _check_lookup(node, fields, references, f"Feature {feature.name}: {render(node)}")
             else:
-                _check_node(node, fields, labels, of_stream, f"Feature {feature.name}")
+                if not (isinstance(node, Column) and node not in as_number):
+                    _check_node(node, fields, labels, of_stream, f"Feature {feature.name}")
 
 
 def check_limit(features: FeatureSetSpec, count: int, limit: int, what: str) -> None:
@@ -132,7 +145,10 @@ def _check_node(
             if name not in fields:
                 refuse(f"{where}: {name!r} is not a field.", "UNKNOWN_FIELD", f"There is {', '.join(fields)}.")
             if fields[name].type == "text":
-                refuse(f"{where} uses the text {name} as a number.")
+                refuse(f"{where} uses the text {name} as a number.", next_action=OF_TEXTS)
+        case Same(column=name):
+            if name not in fields or fields[name].type != "text":
+                refuse(f"{where}: {name!r} is not a text field.", "UNKNOWN_FIELD", f"There is {', '.join(fields)}.")
         case Constant(value=value):
             if not math.isfinite(value):
                 refuse(f"{where}: the constant {value} is not a finite number.")

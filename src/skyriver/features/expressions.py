@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from skyriver.core.expr import Aggregate, Binary, Calendar, Column, Constant, Lookup, Node, Unary
+from skyriver.core.expr import Aggregate, Binary, Calendar, Column, Constant, Lookup, Node, Same, Unary
 from skyriver.features.layout import LABEL_SHIFT
 from skyriver.features.plan import FeaturePlan
 from skyriver.features.tables import KeyTable, Trail, span_of, trail_of
+from skyriver.features.texts import TextColumn
 
 
 @dataclass(slots=True)
@@ -42,6 +43,8 @@ class Expressions:
                 return f"number_of(times[{self.plan.times.index(name)}, i])"
             case Column(name=name):
                 return f"values[{self.plan.columns.index(name)}, i]"
+            case Same(column=name, text=text):
+                return f"values[{self.plan.columns.index(TextColumn(name, text).name)}, i]"
             case Calendar(part=part, of=of):
                 return f"{part}_of(times[{self.plan.times.index(of.name)}, i])"
             case Unary(kind=kind, of=of):

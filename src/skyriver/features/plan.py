@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from skyriver.core.expr import Column, walk
 from skyriver.core.names import digest
 from skyriver.core.spec import AppSpec, FeatureSetSpec, FieldSpec, ReferenceSpec, StreamSpec, TableSpec
 from skyriver.features.checks import (
@@ -36,6 +37,7 @@ from skyriver.features.checks import (
 )
 from skyriver.features.references import ReferenceTable, reference_tables
 from skyriver.features.tables import KeyTable, LabelColumn, Places, Trail, ValueColumn, key_table
+from skyriver.features.texts import TextColumn
 
 KERNEL_VERSION = 1
 """Part of the digest: raise it with any change of what the kernel computes of the same features. Models are bound to
@@ -60,7 +62,8 @@ class FeaturePlan:
     id: str
     """The field that labels name their subjects by."""
     columns: tuple[str, ...]
-    """Numbers (int, float, bool fields) that expressions or sums read, float64, missing NaN."""
+    """Numbers that expressions or sums read, float64, missing NaN: int, float and bool fields, then what is asked of
+    texts."""
     times: tuple[str, ...]
     """Time fields that expressions read, int64 microseconds, missing INT64_MIN."""
     codes: tuple[str, ...]
@@ -71,8 +74,15 @@ class FeaturePlan:
     edges: tuple[int, ...]
     """Ascending, above 0: one cursor each."""
     references: tuple[ReferenceTable, ...] = ()
+    texts: tuple[TextColumn, ...] = ()
+    """The columns that are of texts."""
     looked_up_by: tuple[str, ...] = ()
     """Fields of the event that a reference is looked up by, and that no key table has."""
+
+    @property
+    def number_fields(self) -> tuple[str, ...]:
+        """The columns that are fields."""
+        return self.columns[: len(self.columns) - len(self.texts)]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -137,7 +147,12 @@ def plan_features(features: FeatureSetSpec, source: StreamSpec | TableSpec) -> F
     aggregates = features.aggregates()
     numbers = (a.column for a in aggregates if a.column and a.kind != "distinct")
     read = dict.fromkeys((*features.columns(), *numbers))
-    columns = tuple(name for name in read if fields[name].type != "time")
+    texts = (
+        *(TextColumn(name, None) for name in _asked_texts(features, fields)),
+        *(TextColumn(same.column, same.text) for same in features.same()),
+    )
+    plain = (name for name in read if fields[name].type not in ("time", "text"))
+    columns = (*plain, *(text.name for text in texts))
     codes = tuple(dict.fromkeys(a.column for a in aggregates if a.kind == "distinct"))
     summed = dict.fromkeys(a.column for a in aggregates if a.column and a.kind in SUMMED)
     values = tuple(
@@ -175,8 +190,15 @@ def plan_features(features: FeatureSetSpec, source: StreamSpec | TableSpec) -> F
         labels=label_columns,
         edges=ends,
         references=reference_tables(features, references),
+        texts=texts,
         looked_up_by=looked_up_by,
     )
+
+
+def _asked_texts(features: FeatureSetSpec, fields: Mapping[str, FieldSpec]) -> tuple[str, ...]:
+    """Text fields of which features ask whether they are missing."""
+    found = (n.name for f in features.features for n in walk(f.expr) if isinstance(n, Column))
+    return tuple(dict.fromkeys(name for name in found if fields[name].type == "text"))
 
 
 def check_features(app: AppSpec) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skyriver.core.expr import Aggregate, Binary, Calendar, Column, Constant, Lookup, Node, Unary
+from skyriver.core.expr import Aggregate, Binary, Calendar, Column, Constant, Lookup, Node, Same, Unary
 from skyriver.core.spec import FeatureSetSpec, FieldSpec, StreamSpec, TableSpec
 
 
@@ -29,7 +29,7 @@ def _field(name: str, node: Node, declared: dict[str, FieldSpec]) -> FieldSpec:
 
 def _may_miss(node: Node, declared: dict[str, FieldSpec]) -> bool:
     match node:
-        case Column(name=name) | Calendar(of=Column(name=name)):
+        case Column(name=name) | Same(column=name) | Calendar(of=Column(name=name)):
             return declared[name].nullable and declared[name].fill is None
         case Aggregate(kind="minimum" | "maximum" | "last" | "since") | Lookup():
             return True

@@ -158,6 +158,42 @@ def an_unknown_key() -> None:
     app.features("x", payments, {"n": sr.count(by="client", over="1d")})
 
 
+@refused("BAD_FEATURE", "Feature x uses the text note as a number")
+def a_text_that_is_added_beside_the_question_whether_it_is_missing() -> None:
+    app, payments, _ = declare()
+    app.features("f", payments, {"x": payments.note.is_missing() + payments.note})
+
+
+@refused("BAD_FEATURE", "uses the text note as a number")
+def a_text_that_is_compared_with_a_field() -> None:
+    app, payments, _ = declare()
+    app.features("f", payments, {"x": payments.note == payments.note})
+
+
+@refused("BAD_FEATURE", "amount is no text, and 'web' is one")
+def a_number_that_is_compared_with_a_text() -> None:
+    app, payments, _ = declare()
+    app.features("f", payments, {"x": payments.amount == "web"})
+
+
+@refused("BAD_EXPRESSION", "`(amount + 1)` is no field that could be the text 'web'")
+def a_sum_that_is_compared_with_a_text() -> None:
+    _, payments, _ = declare()
+    _ = (payments.amount + 1) == "web"
+
+
+@refused("BAD_FEATURE", "channel is never 'wbe'")
+def a_text_that_a_field_never_is() -> None:
+    class Call(sr.Event):
+        call: int
+        at: sr.Time
+        channel: str = sr.field(one_of=("web", "shop"))
+
+    app = sr.App("risk")
+    calls = app.stream("calls", Call, id="call", time="at", key="call")
+    app.features("f", calls, {"x": calls.channel == "wbe"})
+
+
 @refused("BAD_FEATURE", "uses the text note as a number")
 def a_text_as_a_number() -> None:
     app, payments, _ = declare()

@@ -156,7 +156,7 @@ class _Gathered:
         """Those of the table that are read."""
         own = ("_offset", "_effective", "_late") if isinstance(self._source, StreamSpec) else ()
         label = (self._spec.label,) if self._labelled else ()
-        read = (*plan.columns, *plan.times, *plan.key_columns, *plan.codes)
+        read = (*plan.number_fields, *(text.field for text in plan.texts), *plan.times, *plan.key_columns, *plan.codes)
         return list(dict.fromkeys((self._source.id, *read, *self._by, *label, *own)))
 
     def passing(self, frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
