@@ -38,7 +38,6 @@ GOALS = (
     Goal("decided_equal_to_duckdb", ">=", 1, "0 or 1"),
     Goal("flagship_p99_ms_process", "<=", 5, "ms"),
     Goal("flagship_p99_ms_disk", "<=", 15, "ms"),
-    Goal("control_fdatasync_p99_ms", ">=", 0, "ms"),
     Goal("flagship_cpu_share", "<=", 0.25, "of a core"),
     Goal("flagship_rss_growth_percent", "<=", 2, "%"),
     Goal("volume_gigabytes", ">=", 50, "GB"),
@@ -165,7 +164,6 @@ DECISIONS = ("events_per_second_core", "replay_equal", "decided_equal_to_duckdb"
 FLAGSHIP = (
     "flagship_p99_ms_process",
     "flagship_p99_ms_disk",
-    "control_fdatasync_p99_ms",
     "flagship_cpu_share",
     "flagship_rss_growth_percent",
 )

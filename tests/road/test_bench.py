@@ -44,7 +44,12 @@ def test_the_parts_of_streams_without_peers(bench: Any, capsys: pytest.CaptureFi
     left_out = {name for name, value in values.items() if value is None}
     assert left_out == {"ratio_to_flink_sql", "ratio_to_bytewax_recovery", "flagship_rss_growth_percent"}
     assert (values["volume_not_decided"], values["day_events"]) == (0, 5_000)
+    assert any(row["system"] == "control" and "fdatasync" in row["case"] for row in document.rows)
     assert "replay" in capsys.readouterr().err
+
+
+def test_each_goal_can_be_missed(bench: Any) -> None:
+    assert [goal.name for goal in bench.GOALS if goal.op == ">=" and goal.holds(0)] == []
 
 
 def test_another_value_than_duckdbs_is_found(bench: Any) -> None:
