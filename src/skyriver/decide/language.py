@@ -18,11 +18,12 @@ exhaust the parser.
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from skyriver.core.errors import InvalidInput
 
@@ -32,7 +33,16 @@ MAX_DEPTH = 40
 Type = Literal["number", "text", "truth"]
 Comparison = Literal["<", "<=", ">", ">=", "==", "!="]
 Arithmetic = Literal["+", "-", "*", "/"]
-_COMPARISONS: Mapping[str, Comparison] = {"<": "<", "<=": "<=", ">": ">", ">=": ">=", "==": "==", "!=": "!="}
+COMPARE: Mapping[Comparison, Callable[[Any, Any], Any]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+"""Of two values, or of two columns."""
+_COMPARISONS: Mapping[str, Comparison] = {sign: sign for sign in COMPARE}
 _SUMS: Mapping[str, Arithmetic] = {"+": "+", "-": "-"}
 _PRODUCTS: Mapping[str, Arithmetic] = {"*": "*", "/": "/"}
 _WORDS = frozenset({"and", "or", "not", "is", "missing", "true", "false"})

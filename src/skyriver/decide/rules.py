@@ -8,17 +8,16 @@ either; `amount is missing or amount > 100` does. In the end only true fires.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Column
 from skyriver.core.names import digest
 from skyriver.core.spec import AppSpec, DecideSpec, FeatureSetSpec, FieldSpec, StreamSpec
 from skyriver.decide import language
-from skyriver.decide.language import Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
+from skyriver.decide.language import COMPARE, Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,14 +31,6 @@ Evaluate = Callable[[float, Sequence[float], Values], Operand]
 """(score, features, field values) -> value; None is missing, or a condition on something missing."""
 
 _TYPES: Mapping[str, language.Type] = {"int": "number", "float": "number", "text": "text", "bool": "truth"}
-_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +248,7 @@ def _compile_name(name: Name) -> Evaluate:
 
 
 def _compile_comparison(tree: Compare) -> Evaluate:
-    compare = _COMPARE[tree.op]
+    compare = COMPARE[tree.op]
     if isinstance(tree.right, Fixed) and isinstance(tree.left, Name):
         limit = tree.right.value
         if tree.left.place == "score":  # never missing; by far the most frequent rule

@@ -6,8 +6,7 @@ on something missing is neither true nor false, as for a single event: examined 
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, assert_never
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.data.columns import Bools, Column, Columns
-from skyriver.decide.language import Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
+from skyriver.decide.language import COMPARE, Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
 
 EXACT = 2**53
 """Whole numbers up to here are floats without loss."""
@@ -24,14 +23,6 @@ EXACT = 2**53
 Given = tuple[Any, Bools | None]
 """Values [n] or one for all, and which are missing."""
 Evaluate = Callable[["Rows"], Given]
-_COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +63,7 @@ def compile_columns(tree: Tree) -> Evaluate:
         case Name():
             return _name(tree)
         case Compare(op=op, left=left, right=right):
-            return _comparison(_COMPARE[op], compile_columns(left), compile_columns(right))
+            return _comparison(COMPARE[op], compile_columns(left), compile_columns(right))
         case Join(op=word, parts=parts):
             return _join(word == "and", tuple(compile_columns(part) for part in parts))
         case Not(of=of):
