@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from skyriver.core.app import App, Cron, Event, Gate, Time, field, precision_at
+    from skyriver.core.app import App
     from skyriver.core.errors import SkyriverError
+    from skyriver.core.events import Event, Time, field
     from skyriver.core.expr import count, decayed_mean, distinct, last, lookup, maximum, mean, minimum, since, std
     from skyriver.core.expr import total as sum
     from skyriver.core.sources import Mqtt, Nats, NatsLog
     from skyriver.core.spec import CleanSpec as Clean
     from skyriver.core.spec import CompressSpec as Compress
     from skyriver.core.spec import ServiceSpec as Service
+    from skyriver.core.terms import Cron, Gate, precision_at
     from skyriver.core.work import Job
     from skyriver.train.data import TrainingData
 
@@ -53,27 +55,27 @@ _HOMES = {
     "App": ("core.app", "App"),
     "Clean": ("core.spec", "CleanSpec"),
     "Compress": ("core.spec", "CompressSpec"),
-    "Cron": ("core.app", "Cron"),
-    "Event": ("core.app", "Event"),
-    "Gate": ("core.app", "Gate"),
+    "Cron": ("core.terms", "Cron"),
+    "Event": ("core.events", "Event"),
+    "Gate": ("core.terms", "Gate"),
     "Job": ("core.work", "Job"),
     "Mqtt": ("core.sources", "Mqtt"),
     "Nats": ("core.sources", "Nats"),
     "NatsLog": ("core.sources", "NatsLog"),
     "Service": ("core.spec", "ServiceSpec"),
     "SkyriverError": ("core.errors", "SkyriverError"),
-    "Time": ("core.app", "Time"),
+    "Time": ("core.events", "Time"),
     "TrainingData": ("train.data", "TrainingData"),
     "count": ("core.expr", "count"),
     "decayed_mean": ("core.expr", "decayed_mean"),
     "distinct": ("core.expr", "distinct"),
-    "field": ("core.app", "field"),
+    "field": ("core.events", "field"),
     "last": ("core.expr", "last"),
     "lookup": ("core.expr", "lookup"),
     "maximum": ("core.expr", "maximum"),
     "mean": ("core.expr", "mean"),
     "minimum": ("core.expr", "minimum"),
-    "precision_at": ("core.app", "precision_at"),
+    "precision_at": ("core.terms", "precision_at"),
     "since": ("core.expr", "since"),
     "std": ("core.expr", "std"),
     "sum": ("core.expr", "total"),

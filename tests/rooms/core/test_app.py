@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 import skyriver as sr
-from skyriver.core.app import Reference, Source
 from skyriver.core.errors import InvalidInput
+from skyriver.core.events import Reference, Source
 from skyriver.core.expr import Label, render
 from skyriver.core.spec import AppSpec
 

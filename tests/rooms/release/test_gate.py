@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skyriver.core.app import Gate
+from skyriver.core.terms import Gate
 from skyriver.release.gate import evaluate_gate
 
 REACHED = {"average_precision": 0.64, "auc": 0.87, "log_loss": 0.03}

@@ -8,9 +8,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from skyriver.core.app import App, Event, Time, precision_at
+from skyriver.core.app import App
 from skyriver.core.errors import InvalidInput, JobFailed
+from skyriver.core.events import Event, Time
 from skyriver.core.spec import CleanSpec, ModelSpec
+from skyriver.core.terms import precision_at
 from skyriver.train.cleaning import fit_cleaning
 from skyriver.train.data import TrainingData
 from skyriver.train.evaluate import score
