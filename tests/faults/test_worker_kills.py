@@ -251,7 +251,7 @@ def test_kill_9_at_any_moment_of_a_change_of_features(worker: Any, seed: int) ->
     _, after = change_features(worker)
     moments = [
         lambda report: report["features"] is not None,
-        lambda report: report["features"] and report["features"]["state"] != "building",
+        lambda report: report["features"] and report["features"]["state"] not in ("compiling", "building"),
         ready,
         lambda report: report["model"] == {"name": "fraud", "version": 2},
     ]

@@ -104,3 +104,10 @@ def test_a_time_of_another_unit_is_found_out(
     cards.command("send", "cardpay", file).refused("ALL_REJECTED", 2, words)
     table = write_csv(cards.folder / "unit.csv", [payment(3_000 + n, 0) | change for n in range(count)])
     cards.command("table", "load", "cardpay", table).refused("TOO_MANY_BAD_ROWS", 100, reason)
+
+
+def test_the_last_dead_letters_are_as_many_as_the_guide_says(cards: Cloud) -> None:
+    bad = [payment(4_000 + n, iso(START + 6_200), amount="much") for n in range(60)]
+    cards.command("send", "cardpay", write_lines(cards.folder / "bad.jsonl", bad)).refused("ALL_REJECTED", 2, "amount")
+    assert len(cards.json("stream", "dead", "cardpay")["items"]) == 50
+    assert "The last 50" in cards.command("stream", "dead", "cardpay").succeeded().err

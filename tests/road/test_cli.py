@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,16 @@ from typing import Any
 import pytest
 import typer
 from cloud_process import COMMAND, commands, run_command, unknown_commands
+from rich.console import Console
 
+import skyriver as sr
 from skyriver.client import cli, patience, shell, show, top
 from skyriver.client.calling import call, with_output
 from skyriver.client.follow import LogReader, follow
 from skyriver.client.patience import Patience
+from skyriver.client.rows import read_rows
 from skyriver.client.screen import Bars, Screen, show_error
-from skyriver.client.sending import send_rows
+from skyriver.client.sending import Sent, send_rows
 from skyriver.core import errors
 from skyriver.core.errors import InvalidInput, JobFailed, NotFound, SkyriverError, Unavailable
 
@@ -311,6 +316,104 @@ def test_an_error_on_the_way_tells_how_far_it_came() -> None:
     with pytest.raises(Unavailable) as at_once:
         send_rows(stream, "s", numbers(100, 101), batch=2)
     assert at_once.value.next_action == "Wait."
+
+
+class Showing(Screen):
+    """What is printed, as text."""
+
+    def __init__(self) -> None:
+        super().__init__(as_json=False)
+        self.out = Console(file=io.StringIO(), width=120)
+        self.err = self.out
+
+    @property
+    def text(self) -> str:
+        file = self.out.file
+        assert isinstance(file, io.StringIO)
+        return file.getvalue()
+
+
+def test_events_without_decisions_are_kept_and_no_failure() -> None:
+    sent = Sent(accepted=3)
+    answer = {"accepted": 3, "duplicates": 0, "rejected": []}
+    sent.add({**answer, "decisions": [{"decision": "", "status": "fallback", "reason": "NO_DECISIONS"}] * 3})
+    screen = Showing()
+    show.sent(screen, sent)
+    assert "events taken in" in screen.text
+    assert "3 are kept; the application declares no decisions" in screen.text
+    assert "fallback" not in screen.text
+
+
+def test_what_had_no_score_is_told() -> None:
+    sent = Sent()
+    states = ["late", "late", "failed", "decided", "fallback"]
+    answer = {"accepted": 5, "duplicates": 0, "rejected": []}
+    sent.add({**answer, "decisions": [{"decision": "ship", "status": s, "reason": s.upper()} for s in states]})
+    screen = Showing()
+    show.sent(screen, sent)
+    assert "2 were late: decided without a score (LATE)" in screen.text
+    assert "1 without a score, for the model failed" in screen.text
+    assert "1 by the fallback" in screen.text
+
+
+def a_plan_line(kind: str, action: str = "update", detail: str = "") -> dict[str, str]:
+    return {"action": action, "kind": kind, "name": "s", "detail": detail}
+
+
+@pytest.mark.parametrize(
+    ("trained", "change", "told"),
+    [
+        (True, a_plan_line("stream", "create"), "skyriver table load orders FILE, then skyriver run"),
+        (False, a_plan_line("stream", "create"), "skyriver table load orders FILE, or skyriver send orders FILE"),
+        (True, a_plan_line("stream", detail="stream"), ""),
+        (True, a_plan_line("stream", detail="features; features take 40 bytes"), "skyriver run trains with it."),
+        (True, a_plan_line("stream", detail="decide"), ""),
+        (True, a_plan_line("model", detail="model"), "skyriver run trains with it."),
+        (False, a_plan_line("model", detail="model"), ""),
+    ],
+)
+def test_what_is_next_after_a_deployment(trained: bool, change: dict[str, str], told: str) -> None:
+    class Order(sr.Event):
+        order: int
+        at: sr.Time
+
+    app = sr.App("shop")
+    orders = app.stream("orders", Order, id="order", time="at", key="order")
+    if trained:
+        back = app.labels("back", of=orders, delay="1d")
+
+        @app.train(app.features("f", orders, {"n": sr.count(by="order", over="1d")}), label=back)
+        def fit(data: sr.TrainingData) -> None: ...
+
+        app.model("m", fit)
+    screen = Showing()
+    show.deployed(screen, app.spec, [change])
+    after = screen.text.partition("Next: ")[2].strip()
+    assert after == told
+
+
+def test_rows_come_from_a_pipe_and_nothing_from_null(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text('{"n": 1}\n{"n": 2}\n'))
+    writer.start()
+    assert read_rows(pipe) == [{"n": 1}, {"n": 2}]
+    writer.join()
+    assert read_rows(Path(os.devnull)) == []
+    with pytest.raises(InvalidInput, match="There is no file"):
+        read_rows(tmp_path)
+
+
+def test_the_version_is_told() -> None:
+    done = subprocess.run([COMMAND, "--version"], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"skyriver {sr.__version__}\n"
+
+
+def test_points_in_time_are_shown_as_such() -> None:
+    screen = Showing()
+    show._print_facts(screen, {"checkpoint_at": 1_795_000_000_000_000, "rows": 1_000_000})
+    assert "2026-11-18 11:06:40 UTC" in screen.text
+    assert "1,000,000" in screen.text
 
 
 # Logs

@@ -11,12 +11,15 @@ from skyriver.core.errors import InvalidInput
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of JSON lines (`-`: standard input), CSV or Parquet. Types are the file's; the stream checks them.
+    """Rows of JSON lines (`-`, a pipe or a device: what comes there), CSV or Parquet. Types are the file's; the stream
+    checks them.
 
     Raises InvalidInput naming the file and line.
     """
     if str(path) == "-":
         return _json_lines(sys.stdin.read(), "standard input")
+    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe, /dev/stdin, /dev/null
+        return _json_lines(read_text(path), str(path))
     if not path.is_file():
         raise InvalidInput(f"There is no file {path}.", code="NO_FILE", next_action="Check its path.")
     if path.suffix in (".jsonl", ".ndjson", ".json"):

@@ -28,6 +28,7 @@ class Sent:
     duplicates: int = 0
     decisions: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
     rejected: list[Mapping[str, Any]] = field(default_factory=list)
     labels: int = 0
     reference_rows: int = 0
@@ -42,6 +43,8 @@ class Sent:
             if decision is not None:
                 self.decisions[decision["decision"]] += 1
                 self.statuses[decision["status"]] += 1
+                if reason := decision.get("reason"):
+                    self.reasons[reason] += 1
 
     def add_labels(self, answer: Mapping[str, Any], first: int = 0) -> None:
         self.labels += answer["accepted"]
@@ -64,6 +67,7 @@ class Sent:
             "unknown_subjects": self.unknown_subjects,
             "decisions": dict(self.decisions),
             "statuses": dict(self.statuses),
+            "reasons": dict(self.reasons),
             "rejected": list(self.rejected),
             "seconds": self.seconds,
         }

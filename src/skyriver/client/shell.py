@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol
 
 import typer
 
+from skyriver import __version__
 from skyriver.client import show
 from skyriver.client.screen import Bars, Screen
 from skyriver.core.errors import InvalidInput, Unavailable
@@ -94,7 +95,7 @@ class Machine(Protocol):
 state: dict[str, Any] = {"home": None}
 app = typer.Typer(
     name="skyriver",
-    help="An open AI cloud: from raw data to live decisions, on a laptop and on a cluster.",
+    help="An open AI cloud: from raw data to live decisions, on one machine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -114,12 +115,21 @@ def connect() -> Client:
     return Client(address.url, address.token)
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"skyriver {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _global(
     home: Annotated[
         Path | None,
         typer.Option(help="The cloud's directory (else SKYRIVER_HOME, else the user's data directory)."),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Show the version and end.")
+    ] = False,
 ) -> None:
     state["home"] = home
 

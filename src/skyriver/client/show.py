@@ -47,15 +47,24 @@ def plan_difference(screen: Screen, before: Sequence[Mapping[str, Any]], now: Se
 def deployed(screen: Screen, spec: AppSpec, changes: Sequence[Mapping[str, Any]]) -> None:
     screen.say("Done.")
     created = {line["kind"] for line in changes if line["action"] == "create"}
+    trained = any(model.train for model in spec.models)
+    then = ", then [bold]skyriver run[/]" if trained else ""
     if not created & {"stream", "table", "model"}:
-        if any(model.train for model in spec.models):
+        if trained and any(of_training(line) for line in changes):
             screen.say("Next: [bold]skyriver run[/] trains with it.")
     elif spec.streams:
-        screen.say(f"Next: [bold]skyriver table load {spec.streams[0].name} FILE[/], then [bold]skyriver run[/]")
+        name = spec.streams[0].name
+        send = "" if trained else f", or [bold]skyriver send {name} FILE[/]"
+        screen.say(f"Next: [bold]skyriver table load {name} FILE[/]{then or send}")
     elif spec.tables:
-        screen.say(f"Next: [bold]skyriver table load {spec.tables[0].name} FILE[/], then [bold]skyriver run[/]")
+        screen.say(f"Next: [bold]skyriver table load {spec.tables[0].name} FILE[/]{then}")
     elif spec.models:
         screen.say(f"Next: [bold]skyriver predict {spec.models[0].name} FIELD=VALUE ...[/]")
+
+
+def of_training(change: Mapping[str, Any]) -> bool:
+    """Whether another training would make something else of it; a limit of the log, say, changes no model."""
+    return change["kind"] == "model" or (change["kind"] == "stream" and "features" in change["detail"].split(";")[0])
 
 
 def loaded(screen: Screen, table: str, report: Mapping[str, Any]) -> None:
@@ -94,11 +103,16 @@ def sent(screen: Screen, result: Sent) -> None:
     elif result.reference_rows:
         screen.out.print(f"{result.reference_rows:,} rows of a reference taken.")
     else:
-        screen.out.print(f"{result.accepted:,} events taken and decided in {result.seconds:.1f} s.")
+        and_decided = "" if result.reasons["NO_DECISIONS"] else " and decided"
+        screen.out.print(f"{result.accepted:,} events taken{and_decided} in {result.seconds:.1f} s.")
         if result.duplicates:
             screen.out.print(f"{result.duplicates:,} were sent before: answered with their first decision.")
-        screen.table("", ("decision", "events"), [(d, f"{n:,}") for d, n in result.decisions.most_common()])
-        if fallbacks := result.statuses["fallback"]:
+        decided = [(d, f"{n:,}") for d, n in result.decisions.most_common() if d]
+        if decided:
+            screen.table("", ("decision", "events"), decided)
+        if kept := result.reasons["NO_DECISIONS"]:
+            screen.out.print(f"{kept:,} are kept; the application declares no decisions on this stream (`app.decide`).")
+        if fallbacks := result.statuses["fallback"] - kept:
             screen.out.print(f"[yellow]{fallbacks:,} by the fallback[/], not by a model: `skyriver ps` says why.")
         if late := result.statuses["late"]:
             screen.out.print(
@@ -264,7 +278,7 @@ def _print_facts(screen: Screen, facts: Mapping[str, Any]) -> None:
 
 
 def _fact(name: str, value: object) -> str:
-    if name.endswith("_time") and isinstance(value, int):
+    if name.endswith(("_time", "_at")) and isinstance(value, int):
         return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(value / 1e6))} UTC"
     return f"{value:,}" if isinstance(value, int) else escape(str(value))
 

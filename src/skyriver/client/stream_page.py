@@ -148,11 +148,13 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
     if p["source"] is not None:
         yield "source", _source(p["source"])
     yield "time", _time(p)
-    yield "events", f"{p['events']:,} taken: {_counts(p['by_status']) or 'none decided'}"
-    if p["by_reason"]:
-        yield "", f"no score because: {_counts(p['by_reason'])}"
-    if p["by_decision"]:
-        yield "decisions", _counts(p["by_decision"])
+    yield "events", f"{p['events']:,} taken: {_counts(_statuses(p)) or 'none decided'}"
+    unscored = {reason: count for reason, count in p["by_reason"].items() if reason != "NO_DECISIONS"}
+    if unscored:
+        yield "", f"no score because: {_counts(unscored)}"
+    decisions = {decision: count for decision, count in p["by_decision"].items() if decision}
+    if decisions:
+        yield "decisions", _counts(decisions)
     rows = f", {p['reference_rows']:,} rows of references" if p["reference_rows"] else ""
     yield (
         "besides",
@@ -177,6 +179,13 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
         yield "", f"[yellow]{escape(why + p['message'])} {escape(p['next_action'])}".rstrip() + "[/]"
 
 
+def _statuses(p: PartitionNow) -> Mapping[str, int]:
+    """What is not to be decided (NO_DECISIONS) has the status `fallback`, and is only kept."""
+    kept = p["by_reason"].get("NO_DECISIONS", 0)
+    statuses = {**p["by_status"], "fallback": p["by_status"].get("fallback", 0) - kept, "kept": kept}
+    return {status: count for status, count in statuses.items() if count}
+
+
 def _each(least: int, most: int) -> str:
     return f"{least:,} bytes each" if least == most else f"{least:,} to {most:,} bytes each"
 
@@ -191,6 +200,8 @@ def _change(change: FeatureChangeNow) -> str:
         case "waiting":
             at = time.strftime("%Y-%m-%d %H:%M", time.gmtime((change["whole_from"] or 0) / 1e6))
             return f"features {change['digest'][:12]} may decide from {at} UTC of the stream's time on: {cost}"
+        case "compiling":
+            return f"features {change['digest'][:12]} are compiled, before they are built from the log: {built}, {cost}"
         case _:
             done = f"{change['offset']:,} of {change['end']:,} records"
             return f"features {change['digest'][:12]} are {change['state']}: {done}, {built}, {cost}"
@@ -211,7 +222,7 @@ def _line(now: StreamNow, p: PartitionNow) -> Iterator[str]:
     yield _milliseconds(p["answer_us"]["p99"])
     yield f"{p['waiting_rows'] + p['undecided']:,}"
     yield f"{p['by_status'].get('late', 0):,}"
-    yield f"{p['by_status'].get('fallback', 0) + p['by_status'].get('failed', 0):,}"
+    yield f"{_statuses(p).get('fallback', 0) + p['by_status'].get('failed', 0):,}"
     yield f"{p['dead']:,}"
     yield f"{p['not_materialised']:,}"
     yield _span(p["behind_seconds"]) if p["behind_seconds"] is not None else ""

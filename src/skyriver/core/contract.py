@@ -197,10 +197,10 @@ class FeatureChangeNow(TypedDict):
     """Changed features, computed beside those that decide."""
 
     digest: str
-    state: Literal["building", "joining", "saving", "waiting", "ready"]
-    """`building`: a process of its own reads the log; `joining`: the worker reads what came since; `saving`: a
-    checkpoint is taken; `waiting`: until they have seen all that they look back to; `ready`: a version trained on them
-    may decide."""
+    state: Literal["compiling", "building", "joining", "saving", "waiting", "ready"]
+    """`compiling`: a process of its own compiles them, up to a minute; `building`: it reads the log; `joining`: the
+    worker reads what came since; `saving`: a checkpoint is taken; `waiting`: until they have seen all that they look
+    back to; `ready`: a version trained on them may decide."""
     offset: int
     """How far the log was read."""
     end: int

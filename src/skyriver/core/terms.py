@@ -27,8 +27,8 @@ def disorder_of(text: str) -> int:
             f"disorder={text!r} is more than {format_duration(MOST_DISORDER_US)}: an event that is late by no more"
             " counts as if it had happened now, in all windows.",
             "BAD_STREAM",
-            "Declare how late events usually are, in seconds or hours; load older ones as history (`skyriver table"
-            " load`).",
+            "Declare how late events usually are, in seconds or hours; older ones are loaded as history,"
+            " `skyriver table load`.",
         )
     return found
 

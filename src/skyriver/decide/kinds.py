@@ -186,10 +186,13 @@ def _features_change(stream: Resource, changing: Mapping[str, Any]) -> dict[str,
             "next_action": f"`skyriver run {model}` trains on them meanwhile. To have them sooner, declare a stream of"
             f" another name and load the history from the table {stream.name} there.",
         }
+    how = (
+        "compiled, to be built from its history then" if changing["state"] == "compiling" else "built from its history"
+    )
+    share = "" if changing["state"] == "compiling" else f", {changing['percent']}% of it"
     return {
         "reason": "FEATURES_BUILD",
-        "message": f"Its changed features are built from its history, {changing['percent']}% of it, with up to {cost};"
-        " those of before go on deciding.",
+        "message": f"Its changed features are {how}{share}, with up to {cost}; those of before go on deciding.",
         "next_action": f"`skyriver run {model}` trains on them meanwhile; the version decides once they are built.",
     }
 

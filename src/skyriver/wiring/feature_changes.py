@@ -140,7 +140,7 @@ class FeatureChanges:
         told = self._told
         return {
             "digest": self._digest,
-            "state": str(self.phase),
+            "state": "compiling" if self.phase is Phase.BUILDING and "offset" not in told else str(self.phase),
             "offset": told.get("offset", 0) if self.phase is Phase.BUILDING else self._log.next_offset,
             "end": self._log.next_offset,
             "events": told.get("events", 0),

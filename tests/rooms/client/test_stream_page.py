@@ -148,6 +148,15 @@ def test_all_that_the_contract_has_is_told() -> None:
     json.dumps(found)
 
 
+def test_events_that_are_only_kept_do_not_read_as_a_failure() -> None:
+    counts = {"by_status": {"fallback": 500}, "by_reason": {"NO_DECISIONS": 500}, "by_decision": {"": 500}}
+    text = printed(page(now(report={**REPORT, **counts})))
+    assert "500 taken: 500 kept" in text
+    assert "NO_DECISIONS" not in text
+    assert "fallback" not in text
+    assert "  decisions " not in text
+
+
 def test_keys_are_told_with_what_one_takes() -> None:
     keys = [
         {"by": "customer", "held": 7, "least_bytes": 96, "most_bytes": 96},
@@ -162,6 +171,7 @@ def test_keys_are_told_with_what_one_takes() -> None:
 @pytest.mark.parametrize(
     ("state", "told"),
     [
+        ("compiling", "features abcdefabcdef are compiled, before they are built from the log: 12.5 s of CPU"),
         ("building", "features abcdefabcdef are building: 41 of 100 records, 12.5 s of CPU, 40,100 events/s, 258 MB"),
         ("waiting", "may decide from 1970-01-01 06:00 UTC of the stream's time on: 258 MB of memory, 22 MB of disk"),
         ("ready", "are ready beside those that decide: 258 MB of memory, 22 MB of disk; built with 12.5 s of CPU"),
