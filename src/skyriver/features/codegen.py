@@ -36,7 +36,6 @@ from skyriver.features.layout import (
     UNKNOWN_KIND,
     UNSOUND_ROW,
     WORDS_A_LINE,
-    check_multipliers,
     cursor_place,
     nodes_place,
     reference_place,
@@ -47,6 +46,7 @@ from skyriver.features.layout import (
 from skyriver.features.plan import ROW_OFFSET, ROW_SLOTS, ROW_TIME, FeaturePlan
 from skyriver.features.prelude import PRELUDE
 from skyriver.features.references import REFERENCE_FUNCTIONS
+from skyriver.features.soundness import checksum, passed_words, soundness
 from skyriver.features.tables import SQUARES, STATE_KEY, STATE_REFERENCES, KeyTable, Shape, Sum, Trail, Window
 from skyriver.features.trails import trail_functions
 
@@ -56,66 +56,8 @@ def kernel_source(plan: FeaturePlan) -> str:
     if plan.of_stream:
         trails = [trail_functions(nodes_place(plan)), *_constants(plan), _thread(plan)] if plan.trails else []
         references = [_of_references()] if plan.references else []
-        return "\n".join([PRELUDE, *trails, *references, *_soundness(plan), *_passed(plan), _Fold(plan).text()])
+        return "\n".join([PRELUDE, *trails, *references, *soundness(plan), *passed_words(plan), _Fold(plan).text()])
     return "\n".join([PRELUDE, _project(plan)])
-
-
-def _checksum(words: Iterable[str]) -> str:
-    terms = list(words)
-    constants = check_multipliers(len(terms))
-    return " + ".join([f"({constants[0]})", *(f"{t} * ({m})" for t, m in zip(terms, constants[1:], strict=True))])
-
-
-def _soundness(plan: FeaturePlan) -> list[str]:
-    return [
-        "",
-        f"CHECK = {plan.row_check}",
-        "",
-        "",
-        "@njit(nogil=True)",
-        "def checksum(rows, r):",
-        f"    return {_checksum(f'rows[r, {i}]' for i in range(plan.row_check))}",
-        "",
-        "",
-        "@njit(nogil=True)",
-        "def sound_until(rows, c, end):",
-        "    # The first row from c on whose checksum is wrong, or end. Without a branch a row it costs a fourth.",
-        "    wrong = NONE",
-        "    for r in range(U64(c), U64(end)):",
-        "        wrong |= rows[r, CHECK] ^ checksum(rows, r)",
-        "    r = U64(end)",
-        "    if wrong != 0:",
-        "        r = U64(c)",
-        "        while rows[r, CHECK] == checksum(rows, r):",
-        "            r += ONE",
-        "    return I64(r)",
-        "",
-        "",
-        "@njit(nogil=True)",
-        "def time_of(rows, r, n):",
-        "    # Time of row r once its checksum is found right.",
-        "    if r >= n:",
-        "        return END",
-        "    if rows[r, CHECK] != checksum(rows, r):",
-        "        return UNSOUND",
-        f"    return rows[r, {ROW_TIME}]",
-        "",
-    ]
-
-
-def _passed(plan: FeaturePlan) -> Iterator[str]:
-    """`PASSED_K`: of each cursor that changes what key K has, its place and that of what it has found sound, then the
-    first and the last word that it changes."""
-    for k, table in enumerate(plan.keys):
-        passed = []
-        for e, edge in enumerate(plan.edges):
-            words = [STATE_REFERENCES] if edge == table.last_edge else []
-            for window in table.windows:
-                if edge in (window.edge, window.delay_us):
-                    words += [window.count, window.count + window.words - 1]
-            if words:
-                passed.append((cursor_place(e), sound_place(plan, e), min(words), max(words)))
-        yield f"PASSED_{k} = np.array({passed}, np.int64)"
 
 
 def _constants(plan: FeaturePlan) -> Iterator[str]:
@@ -529,7 +471,7 @@ class _Fold:
             f"        labels[r, {place}] = new",
             f"        entry = r * {JOURNAL_LABELS} + {place}",
             "        journal[m, 0], journal[m, 1], journal[m, 2] = offset[i], entry, g",
-            f"        journal[m, 3] = {_checksum(['offset[i]', 'entry', 'g'])}",
+            f"        journal[m, 3] = {checksum(['offset[i]', 'entry', 'g'])}",
             "        m += 1",
             f"        if {f'r < {self._cursor(delay_us)}' if delay_us else 'True'}:",
             *_indent(changes, 3),
