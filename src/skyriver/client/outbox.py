@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -225,6 +226,8 @@ class Outbox:
 def encode(event: Mapping[str, Any]) -> Entry:
     """As it is now: what the caller does with it later changes nothing. Raises InvalidInput (NOT_JSON)."""
     try:
+        if endless := [name for name, value in event.items() if type(value) is float and math.isinf(value)]:
+            raise ValueError(f"{endless[0]} is {event[endless[0]]}")  # it would become null, and count as missing
         return Entry(event, msgspec.json.encode(event))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidInput(

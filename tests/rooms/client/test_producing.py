@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -280,6 +281,8 @@ def test_what_is_no_json_is_refused_at_once() -> None:
         with pytest.raises(InvalidInput) as caught:
             producer.send({"payment": object()})
         assert caught.value.code == "NOT_JSON"
+        with pytest.raises(InvalidInput, match="amount is -inf"):
+            producer.send({"payment": 1, "amount": -math.inf})
         producer.send({"payment": 1, "at": datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)})
 
 
