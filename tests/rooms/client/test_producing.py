@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
