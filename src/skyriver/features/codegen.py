@@ -45,7 +45,7 @@ from skyriver.features.layout import (
 )
 from skyriver.features.plan import ROW_OFFSET, ROW_SLOTS, ROW_TIME, FeaturePlan
 from skyriver.features.prelude import PRELUDE
-from skyriver.features.references import REFERENCE_FUNCTIONS
+from skyriver.features.references import REFERENCE_FUNCTIONS, ROW_KEY
 from skyriver.features.soundness import checksum, passed_words, soundness
 from skyriver.features.tables import SQUARES, STATE_KEY, STATE_REFERENCES, KeyTable, Shape, Sum, Trail, Window
 from skyriver.features.trails import trail_functions
@@ -210,6 +210,9 @@ class _Fold:
         ]
         for k in range(len(plan.keys)):
             lines += _indent(self._find(k), 2)
+        tables, columns = [table.name for table in plan.references], plan.key_columns
+        for r, k in sorted({(tables.index(n.reference), columns.index(n.by)) for n in plan.spec.lookups()}):
+            lines += _indent(self._fetch_row(r, k), 2)
         return [
             *lines,
             "    if known == i:",
@@ -248,6 +251,20 @@ class _Fold:
                 f"fetch(state{k}, U64(s), U64({at}))"
                 for at in range(WORDS_A_LINE, self.plan.keys[k].stride, WORDS_A_LINE)
             ),
+        ]
+
+    def _fetch_row(self, r: int, k: int) -> list[str]:
+        """The row of reference r that record b will look up by key k comes near. Written out, as `_find` is."""
+        return [
+            f"key = keys[{k}, b]",
+            f"mask = U64(found{r}.shape[0] - 1)",
+            "p = mix(key, seed) & mask",
+            f"s = I64(found{r}[p]) - 1",
+            f"while s >= 0 and table{r}[U64(s), {ROW_KEY}] != key:",
+            "    p = (p + ONE) & mask",
+            f"    s = I64(found{r}[p]) - 1",
+            "if s >= 0:",
+            f"    fetch(table{r}, U64(s), U64({self.plan.references[r].stride - 1}))",
         ]
 
     def _event(self) -> list[str]:
