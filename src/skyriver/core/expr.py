@@ -242,7 +242,7 @@ class Expression:
             raise InvalidInput(
                 f"`{render(self.node)}` is no field that could be the text {text!r}.",
                 code="BAD_EXPRESSION",
-                next_action="Compare a text field itself, as in (payments.channel == 'web').",
+                next_action="Compare a text field itself, as in (orders.channel == 'web').",
             )
         return Expression(Same(column=self.node.name, text=text), self.source)
 

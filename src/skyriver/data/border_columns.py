@@ -171,7 +171,8 @@ def _row_check(rule: Rule) -> Check:
 
 def _one_of(rule: Rule) -> Any:
     """The decoder's type of a text that is one of some; None where it has none."""
-    texts = [text for text in rule.spec.one_of if isinstance(text, str) and len(text) <= rule.spec.max_length]
+    least = 1 if rule.spec.role == "id" else 0
+    texts = [t for t in rule.spec.one_of if isinstance(t, str) and least <= len(t) <= rule.spec.max_length]
     if not texts or not "".join(texts).isascii():
         return None
     return cast("Any", Literal)[tuple(texts)]

@@ -25,6 +25,7 @@ from skyriver.features.layout import MISSING
 from skyriver.features.plan import ROW_OFFSET, FeaturePlan, plan_features
 from skyriver.features.side import disk_side, memory_side
 from skyriver.features.state import EventBatch, FeatureState, KeyMemory
+from skyriver.features.texts import numbers_of_series, numbers_of_values
 
 if TYPE_CHECKING:
     import polars as pl
@@ -179,7 +180,7 @@ class KernelWindows:
         for name, place in self._columns:
             columns[name] = np.array([row[place] for row in rows], np.float64)  # None becomes NaN
         for text, place in self._texts:
-            columns[text.name] = text.of_values([row[place] for row in rows])
+            columns[text.name] = numbers_of_values(text, [row[place] for row in rows])
         for name, place in self._times:
             columns[name] = np.array([MISSING if row[place] is None else row[place] for row in rows], np.int64)
         keys: dict[str, Ints] = {}
@@ -204,7 +205,7 @@ class KernelWindows:
         for name, place in self._columns:
             found[name] = _with_missing(of[place], np.float64, np.nan)
         for text, place in self._texts:
-            found[text.name] = text.of_values(of[place].values)  # type: ignore[arg-type]  # texts are a list
+            found[text.name] = numbers_of_values(text, of[place].values)  # type: ignore[arg-type]  # texts are a list
         for name, place in self._times:
             found[name] = _with_missing(of[place], np.int64, MISSING)
         keys: dict[str, Ints] = {}
@@ -272,7 +273,7 @@ class KernelWindows:
         for name, _ in self._columns:
             columns[name] = block[name].cast(float).fill_null(float("nan")).to_numpy()
         for text, _ in self._texts:
-            columns[text.name] = text.of_column(block[text.field])
+            columns[text.name] = numbers_of_series(text, block[text.field])
         for name, _ in self._times:
             columns[name] = block[name].fill_null(MISSING).to_numpy()
         keys: dict[str, Ints] = {}

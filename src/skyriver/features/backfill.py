@@ -25,6 +25,7 @@ from skyriver.features.layout import MISSING
 from skyriver.features.plan import FeaturePlan
 from skyriver.features.side import memory_side
 from skyriver.features.state import EventBatch, FeatureState, Ints
+from skyriver.features.texts import numbers_of_series
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -375,7 +376,7 @@ def _projected(
 def _numbers(plan: FeaturePlan, frame: pl.DataFrame) -> Iterator[NDArray[np.float64]]:
     """The plan's columns, in their order."""
     yield from (_floats(frame[name]) for name in plan.number_fields)
-    yield from (text.of_column(frame[text.field]) for text in plan.texts)
+    yield from (numbers_of_series(text, frame[text.field]) for text in plan.texts)
 
 
 def _floats(series: pl.Series) -> NDArray[np.float64]:

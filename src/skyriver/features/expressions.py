@@ -8,8 +8,7 @@ from typing import assert_never
 from skyriver.core.expr import Aggregate, Binary, Calendar, Column, Constant, Lookup, Node, Same, Unary
 from skyriver.features.layout import LABEL_SHIFT
 from skyriver.features.plan import FeaturePlan
-from skyriver.features.tables import KeyTable, Trail, span_of, trail_of
-from skyriver.features.texts import TextColumn
+from skyriver.features.tables import KeyTable, TextColumn, Trail, span_of, trail_of
 
 
 @dataclass(slots=True)

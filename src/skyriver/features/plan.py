@@ -36,8 +36,7 @@ from skyriver.features.checks import (
     refuse,
 )
 from skyriver.features.references import ReferenceTable, reference_tables
-from skyriver.features.tables import KeyTable, LabelColumn, Places, Trail, ValueColumn, key_table
-from skyriver.features.texts import TextColumn
+from skyriver.features.tables import KeyTable, LabelColumn, Places, TextColumn, Trail, ValueColumn, key_table
 
 KERNEL_VERSION = 1
 """Part of the digest: raise it with any change of what the kernel computes of the same features. Models are bound to

@@ -255,3 +255,17 @@ def _trails(aggregates: tuple[Aggregate, ...]) -> dict[tuple[TrailKind, str, int
         if trail is not None:
             found.setdefault(trail, set()).add(span_of(aggregate))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class TextColumn:
+    """1 where the field is `text`, 0 where it is another one, NaN where it is missing. Where `text` is None, 0 for any
+    text."""
+
+    field: str
+    text: str | None
+
+    @property
+    def name(self) -> str:
+        """Among the columns of a plan; no field can have the name of a comparison."""
+        return self.field if self.text is None else f"{self.field}={self.text}"

@@ -7,33 +7,25 @@ text itself, and given to it as one more column of numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
+
+from skyriver.features.tables import TextColumn
+
+if TYPE_CHECKING:
+    import polars as pl  # the stream worker holds this module and must not load polars
 
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class TextColumn:
-    """1 where the field is `text`, 0 where it is another one, NaN where it is missing. Where `text` is None, 0 for any
-    text."""
+def numbers_of_values(asked: TextColumn, values: Sequence[object]) -> Floats:
+    return np.array([np.nan if value is None else value == asked.text for value in values], np.float64)
 
-    field: str
-    text: str | None
 
-    @property
-    def name(self) -> str:
-        """Among the columns of a plan; no field can have the name of a comparison."""
-        return self.field if self.text is None else f"{self.field}={self.text}"
-
-    def of_values(self, values: Sequence[object]) -> Floats:
-        return np.array([np.nan if value is None else value == self.text for value in values], np.float64)
-
-    def of_column(self, series: pl.Series) -> Floats:
-        found = series == self.text if self.text is not None else series.is_not_null() & False
-        of_each = pl.select(pl.when(series.is_not_null()).then(found.cast(pl.Float64)).otherwise(np.nan)).to_series()
-        numbers: Floats = of_each.to_numpy()
-        return numbers
+def numbers_of_series(asked: TextColumn, series: pl.Series) -> Floats:
+    """The same of a column of texts."""
+    equal = (series == (series if asked.text is None else asked.text)).cast(float).to_numpy()  # null is NaN
+    numbers: Floats = equal - 1 if asked.text is None else equal
+    return numbers

@@ -51,7 +51,7 @@ def keep_tier_settings(
         )
         return
     try:
-        tier = _open(home, place, keys, patient=False)
+        tier = _open(home, place, keys, waiting=False)
         if tier is not None:
             tier.identity()
     except SkyriverError as error:
@@ -95,7 +95,7 @@ def _written(home: Home) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else {}
 
 
-def _open(home: Home, place: str, keys: dict[str, str], *, patient: bool = True) -> IdentifiedObjects | None:
+def _open(home: Home, place: str, keys: dict[str, str], *, waiting: bool = True) -> IdentifiedObjects | None:
     if place == NONE:
         return None
     if place.startswith("/"):
@@ -118,5 +118,5 @@ def _open(home: Home, place: str, keys: dict[str, str], *, patient: bool = True)
             where=VARIABLE,
             next_action="Install skyriver[s3].",
         ) from None
-    patience = Patience() if patient else Patience(request_s=10.0, retries=2, retry_s=10.0)
+    patience = Patience() if waiting else Patience(request_s=10.0, retries=2, retry_s=10.0)
     return S3Objects(place_of(place, keys), home.tier_cache, cache_bytes=CACHE_BYTES, patience=patience)

@@ -12,7 +12,8 @@ import skyriver as sr
 from skyriver.features.backfill import backfill
 from skyriver.features.codegen import kernel_source
 from skyriver.features.plan import plan_features
-from skyriver.features.texts import TextColumn
+from skyriver.features.tables import TextColumn
+from skyriver.features.texts import numbers_of_series, numbers_of_values
 from skyriver.release.inputs import input_fields
 
 TEXTS = ["web", None, "", "Web", "web ", "\U0001f30a", "web"]
@@ -31,11 +32,11 @@ NAN = float("nan")
 def test_values_and_columns_say_the_same(text: str | None, expected: list[float]) -> None:
     column = TextColumn("channel", text)
     for given in (TEXTS, TEXTS[:1], [], [None, None]):
-        one_by_one = column.of_values(given)
-        whole = column.of_column(pl.Series("channel", given, dtype=pl.String))
+        one_by_one = numbers_of_values(column, given)
+        whole = numbers_of_series(column, pl.Series("channel", given, dtype=pl.String))
         assert (one_by_one.dtype, whole.dtype) == (np.float64, np.float64)
         assert one_by_one.tobytes() == whole.tobytes()
-    np.testing.assert_array_equal(column.of_values(TEXTS), expected)
+    np.testing.assert_array_equal(numbers_of_values(column, TEXTS), expected)
 
 
 def test_of_a_table_and_no_text_is_in_the_kernel(kernels: Path) -> None:
