@@ -30,11 +30,11 @@ from skyriver.decide.answers import DecisionWriter, Form
 from skyriver.decide.border import EventBorder
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
+from skyriver.decide.kernel_windows import WindowsFiles
 from skyriver.decide.opening import PartitionFiles
 from skyriver.decide.records import ModelInUse
 from skyriver.decide.rules import rules_of
 from skyriver.decide.scorer import OnnxScorer
-from skyriver.decide.windows import WindowsFiles
 from skyriver.train.trees_onnx import read_lightgbm, to_onnx
 from skyriver.wiring.process import SystemClock
 

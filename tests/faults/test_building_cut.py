@@ -15,8 +15,8 @@ from skyriver.data.log import Record, RecordKind
 from skyriver.decide import building
 from skyriver.decide.building import Resting, build, built
 from skyriver.decide.checkpoint import CheckpointFiles
+from skyriver.decide.kernel_windows import WindowsFiles, memory_windows
 from skyriver.decide.records import Value, encode_event
-from skyriver.decide.windows import WindowsFiles, memory_windows
 from skyriver.wiring.process import SystemClock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package

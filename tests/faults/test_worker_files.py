@@ -19,11 +19,11 @@ from skyriver.data.log import Record, RecordKind
 from skyriver.decide.border import EventBorder, LabelBorder
 from skyriver.decide.checkpoint import Checkpoint, CheckpointFiles, Counters, SavedSet
 from skyriver.decide.deciding import Deciding
+from skyriver.decide.kernel_windows import WindowsFiles
 from skyriver.decide.opening import Keeper, PartitionFiles
 from skyriver.decide.records import ModelInUse
 from skyriver.decide.recovery import recover
 from skyriver.decide.rules import rules_of
-from skyriver.decide.windows import WindowsFiles
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 import worker_process as harness

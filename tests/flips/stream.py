@@ -19,11 +19,11 @@ from skyriver.decide.blocks import decisions_in_log
 from skyriver.decide.border import EventBorder, LabelBorder
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
+from skyriver.decide.kernel_windows import WindowsFiles
 from skyriver.decide.looking import fill
 from skyriver.decide.opening import PartitionFiles
 from skyriver.decide.receipt import Receipt
 from skyriver.decide.rules import compile_rules
-from skyriver.decide.windows import WindowsFiles
 from skyriver.features import buffers
 
 START = 1_700_000_000 * SECOND

@@ -20,10 +20,10 @@ from skyriver.decide.blocks import decisions_of, events_of
 from skyriver.decide.border import EventBorder, LabelBorder
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
+from skyriver.decide.kernel_windows import WindowsFiles, memory_windows
 from skyriver.decide.opening import PartitionFiles
 from skyriver.decide.rules import compile_rules
 from skyriver.decide.verify import verify_stream
-from skyriver.decide.windows import WindowsFiles, memory_windows
 from skyriver.features import buffers
 
 START = 1_700_000_000 * SECOND

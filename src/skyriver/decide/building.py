@@ -22,7 +22,8 @@ from skyriver.core.units import SECOND
 from skyriver.data.log import WholeReader
 from skyriver.decide.checkpoint import NEVER, Checkpoint, CheckpointFiles, Counters, is_of, last_before
 from skyriver.decide.folding import Folding
-from skyriver.decide.windows import KernelWindows, SavedWindows, WindowsFiles
+from skyriver.decide.kernel_windows import KernelWindows, WindowsFiles
+from skyriver.decide.windows import SavedWindows
 from skyriver.features.plan import EVER
 
 CLOSE_RECORDS = 5_000

@@ -26,9 +26,10 @@ from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
 from skyriver.decide.journal import JournaledIds
+from skyriver.decide.kernel_windows import WindowsFiles
 from skyriver.decide.records import ControlRecord, decode_control
 from skyriver.decide.recovery import Recovered, recover
-from skyriver.decide.windows import NOTHING_NEEDED, FeatureSets, SavedWindows, Windows, WindowsFiles
+from skyriver.decide.windows import NOTHING_NEEDED, FeatureSets, SavedWindows, Windows
 
 _log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from skyriver.core.units import format_duration
 from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.decide.blocks import decisions_of
 from skyriver.decide.folding import Folding
+from skyriver.decide.kernel_windows import memory_windows
 from skyriver.decide.records import DecisionRecord, decode_control
-from skyriver.decide.windows import Floats, memory_windows
+from skyriver.decide.windows import Floats
 from skyriver.features.kernel import load_kernel
 from skyriver.features.plan import FeaturePlan, plan_features
 

@@ -28,10 +28,10 @@ from skyriver.decide.building import built
 from skyriver.decide.checkpoint import NEVER, CheckpointFiles
 from skyriver.decide.engine import Engine
 from skyriver.decide.folding import Folding
+from skyriver.decide.kernel_windows import KernelWindows, WindowsFiles
 from skyriver.decide.opening import Keeper, PartitionFiles
 from skyriver.decide.partition import BEYOND
 from skyriver.decide.station import ChangeWork, Station
-from skyriver.decide.windows import KernelWindows, WindowsFiles
 
 SHARE = 0.5
 """Of a core, that a builder takes (at a lower priority than the worker) while it gets on."""

@@ -47,6 +47,7 @@ from skyriver.decide.choice import Choice
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
 from skyriver.decide.feeding import Feed
+from skyriver.decide.kernel_windows import WindowsFiles
 from skyriver.decide.looking import Looks
 from skyriver.decide.metrics import LOOK_US, Meter, Seen, prometheus, stored_bytes
 from skyriver.decide.model_run import ModelRun
@@ -56,7 +57,7 @@ from skyriver.decide.routes import HISTORY_LIMIT, Routes
 from skyriver.decide.scorer import OnnxScorer
 from skyriver.decide.station import ChangeWork, Station
 from skyriver.decide.trees import compile_sums
-from skyriver.decide.windows import FeatureSets, WindowsFiles
+from skyriver.decide.windows import FeatureSets
 from skyriver.features.plan import plan_features
 from skyriver.serve.http import HttpLimits, HttpServer
 from skyriver.serve.metrics import resident_bytes

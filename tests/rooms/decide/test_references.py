@@ -21,9 +21,10 @@ from skyriver.decide.border import ReferenceBorder
 from skyriver.decide.building import Resting, build
 from skyriver.decide.folding import Folding
 from skyriver.decide.history import read_block, read_record
+from skyriver.decide.kernel_windows import KernelWindows, WindowsFiles, memory_windows
 from skyriver.decide.records import LoadStep, decode_control, decode_reference, encode_event, encode_reference
 from skyriver.decide.verify import VerifyReport, verify_stream
-from skyriver.decide.windows import FeatureSets, KernelWindows, WindowsFiles, memory_windows
+from skyriver.decide.windows import FeatureSets
 from skyriver.features.backfill import backfill
 from skyriver.features.kernel import load_kernel
 from skyriver.features.plan import plan_features
