@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -182,3 +183,8 @@ def feature_lines(plan: FeaturePlan, row: str) -> list[str]:
         "if exact.shape[0] > 0:",
         *(f"    exact[U64({row}), {place}] = {v}" for place, v in enumerate(found)),
     ]
+
+
+def indent(lines: Iterable[str], by: int) -> Iterator[str]:
+    """Lines of source, `by` steps further in."""
+    return (" " * (4 * by) + line for line in lines)
