@@ -29,7 +29,8 @@ from skyriver.decide.border import EventBorder
 from skyriver.decide.receipt import Receipt, Refused, Submission
 from skyriver.decide.records import RAW_LIMIT
 from skyriver.decide.sources import Message, Source
-from skyriver.decide.station import EventWork, Station
+from skyriver.decide.station import Station
+from skyriver.decide.work import EventWork
 
 PAYLOAD_LIMIT = 16 << 20
 """Bytes of a message, as of a request."""

@@ -39,7 +39,8 @@ from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.history import read_block
 from skyriver.decide.receipt import LabelReceipt, Receipt
 from skyriver.decide.records import DecisionRecord, Id, LoadStep
-from skyriver.decide.station import EventWork, FindWork, LabelWork, LoadWork, ReferenceWork, Station
+from skyriver.decide.station import Station
+from skyriver.decide.work import EventWork, FindWork, LabelWork, LoadWork, ReferenceWork
 from skyriver.serve.http import JSON, PROBLEM, TEXT, Request
 
 BODY_LIMIT = 16 << 20

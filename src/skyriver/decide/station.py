@@ -18,20 +18,30 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, assert_never
 
 from skyriver.core.errors import Conflict, Internal, QuotaExceeded, SkyriverError, Unavailable
 from skyriver.data.log import Log
-from skyriver.decide.checkpoint import BlockAnswer
 from skyriver.decide.engine import Engine
-from skyriver.decide.history import Block
 from skyriver.decide.lingering import Linger
 from skyriver.decide.looking import Found, Looks, fill
 from skyriver.decide.metrics import Meter
-from skyriver.decide.receipt import LabelReceipt, LabelSubmission, Receipt, ReferenceSubmission, Submission
-from skyriver.decide.records import DecisionRecord, Id, LoadStep
+from skyriver.decide.receipt import Receipt
+from skyriver.decide.records import DecisionRecord
+from skyriver.decide.work import (
+    ChangeWork,
+    EventWork,
+    FindWork,
+    LabelWork,
+    LoadWork,
+    Reply,
+    RowWork,
+    Turn,
+    Work,
+    next_turn,
+    rows_left,
+)
 
 MAX_BATCH = 1024
 """Rows of one batch: some 4 ms of work for small events, 60 ms for those of 300 fields; beyond it a row costs hardly
@@ -46,77 +56,6 @@ REFUSED_LOADS = frozenset({"LOAD_OUT_OF_ORDER", "HISTORY_AFTER_LIVE", "AHEAD_OF_
 FATAL = frozenset({"LOG_LOST", "LOG_FAILED", "LOG_CLOSED"})
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class EventWork:
-    submission: Submission
-    answer: Callable[[Receipt | SkyriverError], None]
-    taken: int = 0
-    """Rows that batches have taken."""
-    receipt: Receipt = field(default_factory=Receipt)
-    alone: bool = False
-    """A batch of its own: what goes wrong with it is its own fault."""
-    size: int = 0
-    """Bytes that it holds until it is answered."""
-
-
-@dataclass(slots=True)
-class LabelWork:
-    submission: LabelSubmission
-    answer: Callable[[LabelReceipt | SkyriverError], None]
-    taken: int = 0
-    receipt: LabelReceipt = field(default_factory=LabelReceipt)
-    size: int = 0
-
-
-@dataclass(slots=True)
-class ReferenceWork:
-    """`answer` gets the number of rows that were taken: all of them."""
-
-    submission: ReferenceSubmission
-    answer: Callable[[int | SkyriverError], None]
-    taken: int = 0
-
-
-@dataclass(slots=True)
-class LoadWork:
-    block: Block
-    step: LoadStep
-    answer: Callable[[BlockAnswer | SkyriverError], None]
-    size: int = 0
-
-
-@dataclass(slots=True)
-class FindWork:
-    id: Id
-    answer: Callable[[DecisionRecord | SkyriverError | None], None]
-
-
-@dataclass(slots=True)
-class ChangeWork:
-    """A change of the engine between two batches: of what is decided with, or of the features that are folded. A
-    Conflict that it raises has changed nothing, and is answered; anything else breaks the engine off."""
-
-    change: Callable[[Engine], None]
-    answer: Callable[[SkyriverError | None], None]
-
-
-RowWork = EventWork | LabelWork | ReferenceWork
-Work = RowWork | LoadWork | FindWork | ChangeWork
-Reply = Callable[[], None]
-
-
-@dataclass(slots=True)
-class _Turn:
-    """What one batch takes. Of rows, a part (from, to) of each request."""
-
-    works: list[Work] = field(default_factory=list)
-    events: list[tuple[EventWork, Submission]] = field(default_factory=list)
-    labels: list[tuple[LabelWork, LabelSubmission]] = field(default_factory=list)
-    references: list[tuple[ReferenceWork, ReferenceSubmission]] = field(default_factory=list)
-    others: list[LoadWork | FindWork | ChangeWork] = field(default_factory=list)
-    began_ns: int = field(default_factory=time.perf_counter_ns)
 
 
 class Checkpoints(Protocol):
@@ -248,7 +187,8 @@ class Station:
         if self.engine is None or not self._queue:
             self._busy = False
             return
-        turn = self._gather()
+        turn = next_turn(self._queue, MAX_BATCH)
+        self._rows -= turn.rows
         self._linger.note(len(turn.events), turn.began_ns // 1000)
         try:
             replies = self._work(self.engine, turn)
@@ -264,7 +204,7 @@ class Station:
         syncing = self._threads.submit(self._log.sync)
         syncing.add_done_callback(lambda done: loop.call_soon_threadsafe(self._synced, turn, replies, done))
 
-    def _synced(self, turn: _Turn, replies: list[Reply], done: Future[None]) -> None:
+    def _synced(self, turn: Turn, replies: list[Reply], done: Future[None]) -> None:
         error = done.exception()
         if error is None:
             self._finish(turn, replies)
@@ -273,7 +213,7 @@ class Station:
         else:
             raise error
 
-    def _finish(self, turn: _Turn, replies: list[Reply]) -> None:
+    def _finish(self, turn: Turn, replies: list[Reply]) -> None:
         if rows := sum(len(part) for _, part in turn.events):
             self.meter.decision_us.add((time.perf_counter_ns() - turn.began_ns) // 1000, rows)
         for reply in replies:
@@ -301,38 +241,7 @@ class Station:
             _log.error("a checkpoint could not be taken", exc_info=error)
         self._go_on()
 
-    def _gather(self) -> _Turn:
-        turn, room, again = _Turn(), MAX_BATCH, []
-        while self._queue and room > 0:
-            work = self._queue[0]
-            alone = isinstance(work, LoadWork) or (isinstance(work, EventWork) and work.alone)
-            if alone and turn.works:
-                break
-            self._queue.popleft()
-            turn.works.append(work)
-            match work:
-                case EventWork() | LabelWork() | ReferenceWork():
-                    start, rows = work.taken, len(work.submission)
-                    work.taken = end = min(rows, start + room)
-                    room -= end - start
-                    self._rows -= end - start
-                    if end < rows:
-                        again.append(work)
-                    match work:
-                        case EventWork():
-                            turn.events.append((work, work.submission.part(start, end)))
-                        case LabelWork():
-                            turn.labels.append((work, work.submission.part(start, end)))
-                        case ReferenceWork():
-                            turn.references.append((work, work.submission.part(start, end)))
-                case LoadWork() | FindWork() | ChangeWork():
-                    turn.others.append(work)
-            if alone:
-                break
-        self._queue.extend(again)
-        return turn
-
-    def _work(self, engine: Engine, turn: _Turn) -> list[Reply]:
+    def _work(self, engine: Engine, turn: Turn) -> list[Reply]:
         """Runs the engine; what it returns is to be called after the sync."""
         replies: list[Reply] = []
         if turn.events:
@@ -340,10 +249,10 @@ class Station:
             replies += [partial(self._complete, work, r) for (work, _), r in zip(turn.events, receipts, strict=True)]
         if turn.labels:
             got = engine.label([part for _, part in turn.labels])
-            replies += [partial(_complete_labels, work, r) for (work, _), r in zip(turn.labels, got, strict=True)]
+            replies += [partial(work.complete, r) for (work, _), r in zip(turn.labels, got, strict=True)]
         if turn.references:
             engine.learn([part for _, part in turn.references])
-            replies += [partial(_complete_references, work) for work, _ in turn.references]
+            replies += [work.complete for work, _ in turn.references]
         replies += [self._other(engine, work) for work in turn.others]
         return replies
 
@@ -399,14 +308,14 @@ class Station:
     def _note_loading(self, engine: Engine) -> None:
         self._loading_until = asyncio.get_running_loop().time() + LOADING_SECONDS if engine.loading else 0.0
 
-    def _break_off(self, turn: _Turn, error: Exception) -> None:
+    def _break_off(self, turn: Turn, error: Exception) -> None:
         told = error if isinstance(error, SkyriverError) else _internal(error)
         _log.error("a batch failed: %s", told, exc_info=None if error is told else error)
         self.engine = None
         self.problem = str(told)
         partly = [work for work in turn.works if work in self._queue]
         self._queue = deque(work for work in self._queue if work not in partly)
-        self._rows -= sum(_rows_left(work) for work in partly)
+        self._rows -= sum(rows_left(work) for work in partly)
         for work in turn.works:
             _answer(partial(work.answer, told))
         if told.code in FATAL:
@@ -459,21 +368,6 @@ class Station:
         self._note_loading(engine)
         self._busy = True
         loop.call_soon(self._turn)
-
-
-def _complete_labels(work: LabelWork, part: LabelReceipt) -> None:
-    work.receipt.add(part)
-    if work.taken == len(work.submission):
-        work.answer(work.receipt)
-
-
-def _complete_references(work: ReferenceWork) -> None:
-    if work.taken == len(work.submission):
-        work.answer(work.taken)
-
-
-def _rows_left(work: Work) -> int:
-    return len(work.submission) - work.taken if isinstance(work, RowWork) else 0
 
 
 def _answer(reply: Reply) -> None:

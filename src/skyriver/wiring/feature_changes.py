@@ -31,7 +31,8 @@ from skyriver.decide.folding import Folding
 from skyriver.decide.kernel_windows import KernelWindows, WindowsFiles
 from skyriver.decide.opening import Keeper, PartitionFiles
 from skyriver.decide.partition import BEYOND
-from skyriver.decide.station import ChangeWork, Station
+from skyriver.decide.station import Station
+from skyriver.decide.work import ChangeWork
 
 SHARE = 0.5
 """Of a core, that a builder takes (at a lower priority than the worker) while it gets on."""

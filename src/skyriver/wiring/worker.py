@@ -55,9 +55,10 @@ from skyriver.decide.opening import Keeper, PartitionFiles
 from skyriver.decide.records import ControlRecord
 from skyriver.decide.routes import HISTORY_LIMIT, Routes
 from skyriver.decide.scorer import OnnxScorer
-from skyriver.decide.station import ChangeWork, Station
+from skyriver.decide.station import Station
 from skyriver.decide.trees import compile_sums
 from skyriver.decide.windows import FeatureSets
+from skyriver.decide.work import ChangeWork
 from skyriver.features.plan import plan_features
 from skyriver.serve.http import HttpLimits, HttpServer
 from skyriver.serve.metrics import resident_bytes

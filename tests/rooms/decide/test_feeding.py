@@ -22,7 +22,8 @@ from skyriver.decide.metrics import Meter
 from skyriver.decide.receipt import Refused
 from skyriver.decide.records import RAW_LIMIT, decode_dead
 from skyriver.decide.sources import Message
-from skyriver.decide.station import EventWork, Station
+from skyriver.decide.station import Station
+from skyriver.decide.work import EventWork
 
 House = Any
 

@@ -17,7 +17,8 @@ from skyriver.decide.looking import Looks
 from skyriver.decide.partition import RecentDecisions
 from skyriver.decide.receipt import Receipt
 from skyriver.decide.records import LoadStep
-from skyriver.decide.station import MAX_BATCH, ChangeWork, EventWork, FindWork, LabelWork, Station
+from skyriver.decide.station import MAX_BATCH, Station
+from skyriver.decide.work import ChangeWork, EventWork, FindWork, LabelWork
 
 House = Any
 

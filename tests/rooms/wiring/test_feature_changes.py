@@ -13,7 +13,7 @@ from skyriver.adapters.memory.log import MemoryLogStore
 from skyriver.core.errors import Unavailable
 from skyriver.data.log import Record, RecordKind
 from skyriver.decide.records import encode_event
-from skyriver.decide.station import ChangeWork
+from skyriver.decide.work import ChangeWork
 from skyriver.wiring import feature_changes as module
 from skyriver.wiring.feature_changes import FeatureChanges
 
