@@ -185,6 +185,12 @@ def older(path: Path) -> None:
     path.write_bytes(b"".join(struct.pack("<I", crc32(body, n)) + body for n, body in enumerate(entries)))
 
 
+def place_in_manifest(tier: Path) -> str:
+    """A long one is cut."""
+    text = str(tier)
+    return text if len(text) <= 68 else text[:65] + "…"
+
+
 def test_a_missing_object_is_told_with_its_place_or_the_changed_setting(tmp_path: Path) -> None:
     log, objects = opened(tmp_path)
     fill(log, 60)
@@ -193,11 +199,11 @@ def test_a_missing_object_is_told_with_its_place_or_the_changed_setting(tmp_path
     log.close()
     reader = SegmentReader(tmp_path / "log", DirectoryObjects(tmp_path / "other"))
     told = must_raise(Unavailable, lambda: list(reader.read()), "the setting", code="TIER_CHANGED")
-    assert str(tmp_path / "tier") in told.message
+    assert place_in_manifest(tmp_path / "tier") in told.message
     assert told.where == str(tmp_path / "other")
     assert "SKYRIVER_TIER" in told.next_action
     told = must_raise(Unavailable, lambda: list(SegmentReader(tmp_path / "log").read()), "none", code="TIER_NOT_SET")
-    assert str(tmp_path / "tier") in told.message
+    assert place_in_manifest(tmp_path / "tier") in told.message
     gone = read_manifest(tmp_path / "log").tiered[0].digest
     objects.delete(gone)
     reader = SegmentReader(tmp_path / "log", DirectoryObjects(tmp_path / "tier"))
@@ -239,7 +245,7 @@ def test_a_place_that_is_empty_under_the_same_name_is_told(tmp_path: Path) -> No
     told = log.sizes().unreachable
     assert told is not None
     assert "is its disk mounted?" in told.next_action
-    assert told.message.count(str(tmp_path / "tier")) == 2
+    assert told.message.count(place_in_manifest(tmp_path / "tier").removesuffix("…")) == 2
     log.close()
 
 
