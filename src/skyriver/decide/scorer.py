@@ -48,7 +48,7 @@ class EndableScorer(Scorer, Protocol):
 class OnnxScorer:
     """A trained model (see the manifest of a version): input `features` float32 [n, F], output `score` float32 [n]."""
 
-    __slots__ = ("_bound", "_given", "_options", "_outputs", "_row", "_run", "_run_bound", "_score", "_trees")
+    __slots__ = ("_bound", "_given", "_options", "_outputs", "_run", "_trees")
 
     def __init__(
         self,
@@ -63,13 +63,8 @@ class OnnxScorer:
         self._outputs = [OUTPUT]
         self._trees = trees
         self._given = session.get_inputs()[0].name
-        # Most events come alone. With one row bound once, a run finds its input and its output, and makes nothing.
-        self._row = np.zeros((1, features if trees is None else 1), np.float32)
-        self._score = np.zeros(1, np.float32)
-        self._bound = bound = session.io_binding()
-        bound.bind_input(self._given, "cpu", 0, np.float32, self._row.shape, self._row.ctypes.data)
-        bound.bind_output(OUTPUT, "cpu", 0, np.float32, self._score.shape, self._score.ctypes.data)
-        self._run_bound = session.run_with_iobinding
+        width = features if trees is None else 1
+        self._bound = [_Bound(session, self._given, rows, width) for rows in range(1, BOUND_ROWS + 1)]
 
     @classmethod
     def load(cls, path: Path, features: int, kernels: Path | None = None) -> OnnxScorer:
@@ -107,10 +102,8 @@ class OnnxScorer:
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         given = features if self._trees is None else self._trees(features)
         try:
-            if len(given) == 1:
-                self._row[:] = given
-                self._run_bound(self._bound, self._options)
-                return self._score.copy()
+            if 0 < len(given) <= BOUND_ROWS:
+                return self._bound[len(given) - 1].score(given, self._options)
             scores: NDArray[np.float32] = self._run(self._outputs, {self._given: given}, self._options)[0]
             return scores
         except Exception as error:
@@ -129,11 +122,11 @@ class _Bound:
 
     __slots__ = ("_binding", "_rows", "_run", "_scores")
 
-    def __init__(self, session: onnxruntime.InferenceSession, rows: int, features: int) -> None:
-        self._rows = np.zeros((rows, features), np.float32)
+    def __init__(self, session: onnxruntime.InferenceSession, given: str, rows: int, width: int) -> None:
+        self._rows = np.zeros((rows, width), np.float32)
         self._scores = np.zeros(rows, np.float32)
         self._binding = binding = session.io_binding()
-        binding.bind_input(INPUT, "cpu", 0, np.float32, self._rows.shape, self._rows.ctypes.data)
+        binding.bind_input(given, "cpu", 0, np.float32, self._rows.shape, self._rows.ctypes.data)
         binding.bind_output(OUTPUT, "cpu", 0, np.float32, self._scores.shape, self._scores.ctypes.data)
         self._run = session.run_with_iobinding
 
