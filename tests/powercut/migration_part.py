@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from powercut.part import Say, Told, need, right
-from skyriver.adapters.folders import make_folder, replace_file
 from skyriver.adapters.sqlite.migrations import REVISIONS
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.core.resources import Put
+from skyriver.data.folders import make_folder, replace_file
 from skyriver.trust.audit import AuditHead
 
 _SAVED = Path(__file__).parents[1] / "faults" / "schemas"

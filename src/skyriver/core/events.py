@@ -81,6 +81,12 @@ def field_specs(event: type[Event]) -> tuple[specs.FieldSpec, ...]:
     return tuple(fields)
 
 
+def _check_is_field(spec: specs.StreamSpec | specs.TableSpec | specs.ReferenceSpec, name: str) -> None:
+    known = [f.name for f in spec.fields]
+    if name not in known:
+        refuse(f"{spec.name} has no field {name!r}.", "UNKNOWN_FIELD", f"It has {', '.join(known)}.")
+
+
 class Source:
     """A declared stream or table: its attributes are its fields, as expressions."""
 
@@ -95,9 +101,7 @@ class Source:
     def __getattr__(self, name: str) -> Expression:
         if name.startswith("_"):
             raise AttributeError(name)
-        known = [f.name for f in self._spec.fields]
-        if name not in known:
-            refuse(f"{self._spec.name} has no field {name!r}.", "UNKNOWN_FIELD", f"It has {', '.join(known)}.")
+        _check_is_field(self._spec, name)
         return Expression(Column(name=name), self._spec.name)
 
     def __repr__(self) -> str:
@@ -114,9 +118,7 @@ class Reference:
     def __getattr__(self, name: str) -> ReferenceField:
         if name.startswith("_"):
             raise AttributeError(name)
-        known = [f.name for f in self._spec.fields]
-        if name not in known:
-            refuse(f"{self._spec.name} has no field {name!r}.", "UNKNOWN_FIELD", f"It has {', '.join(known)}.")
+        _check_is_field(self._spec, name)
         return ReferenceField(self._spec.name, name, self._of)
 
     def __repr__(self) -> str:

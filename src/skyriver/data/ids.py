@@ -17,7 +17,6 @@ description which is still wanted names. A crash between leaves files that the n
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from skyriver.core.errors import Corrupt, Unavailable, disk_error
+from skyriver.data.folders import sync_folder
 from skyriver.data.id_runs import Ints, Run, merge_into_file, merge_runs, open_run, sorted_run, write_run
 
 RECENT = 1 << 14
@@ -139,7 +139,7 @@ class IdIndex:
             for place, run in enumerate(self._runs):
                 if not run.file:
                     self._runs[place] = write_run(run, self._directory / self._next_file())
-            _sync_directory(self._directory)
+            sync_folder(self._directory)
         except OSError as error:
             raise _unavailable(error, self._directory) from error
         self._no_room = False
@@ -243,14 +243,6 @@ def _read_description(description: bytes | None) -> tuple[int, list[tuple[str, i
     if not sound:
         raise Corrupt("The description of the id index is not what was written.", where="ids")
     return floor, runs
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _unavailable(error: OSError, directory: Path) -> Unavailable:

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from skyriver.core.errors import Corrupt, Unavailable, disk_error
+from skyriver.data.folders import sync_folder
 from skyriver.data.log import LogReader, check_of
 from skyriver.decide.records import ControlRecord, ModelInUse
 
@@ -228,15 +229,6 @@ class CheckpointFiles:
 
     def _files(self) -> list[Path]:
         return sorted(self._directory.glob("[0-9]*.checkpoint"), reverse=True)
-
-
-def sync_folder(path: Path) -> None:
-    """Puts the names in a folder on the disk."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _parts(checkpoint: Checkpoint) -> tuple[bytes, Sequence[bytes]]:

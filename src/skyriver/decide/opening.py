@@ -20,8 +20,9 @@ from skyriver.core.errors import Conflict, Corrupt, SkyriverError, disk_error
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.core.units import SECOND
+from skyriver.data.folders import sync_folder
 from skyriver.data.log import Log, RecordKind
-from skyriver.decide.checkpoint import KEPT, NEVER, Checkpoint, CheckpointFiles, sync_folder
+from skyriver.decide.checkpoint import KEPT, NEVER, Checkpoint, CheckpointFiles
 from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine

@@ -11,7 +11,6 @@ On disk: DIR/side.json (what it is), DIR/rows, DIR/journal (int64, native little
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.core.errors import Conflict, Corrupt, Unavailable
+from skyriver.data.folders import replace_file
 from skyriver.features.buffers import Buffer, FileBuffer, MemoryBuffer, Words
 from skyriver.features.layout import JOURNAL_LABELS, JOURNAL_WIDTH, MISSING, check_multipliers
 from skyriver.features.plan import ROW_OFFSET, FeaturePlan
@@ -205,26 +205,12 @@ def disk_side(plan: FeaturePlan, directory: Path) -> Side:
     rows, labels, journal = (FileBuffer(directory / n, w) for n, w in zip(names, _widths(plan), strict=True))
     labels.clear()
     if found is None:
-        _write_durably(about, json.dumps(content).encode())
+        replace_file(about, json.dumps(content).encode())
     return Side(plan, rows, labels, journal, str(directory))
 
 
 def _widths(plan: FeaturePlan) -> tuple[int, int, int]:
     return plan.row_width, max(1, len(plan.labels)), JOURNAL_WIDTH
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _unsound(words: Words) -> int:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skyriver.adapters.folders import make_folder, replace_file
 from skyriver.core.errors import InvalidInput
+from skyriver.data.folders import make_folder, replace_file
 
 DEFAULT_PORT = 7470
 PORT_VARIABLE = "SKYRIVER_PORT"

@@ -39,7 +39,7 @@ from skyriver.adapters.delta.ledger import (
     with_columns,
 )
 from skyriver.adapters.delta.past import Past, write_past
-from skyriver.adapters.folders import sync_folder
+from skyriver.data.folders import sync_folder
 
 EVERY = 50
 """Commits after a base before there is a new one."""

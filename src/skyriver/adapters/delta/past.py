@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.adapters.delta.ledger import NotWhole
-from skyriver.adapters.folders import replace_file
+from skyriver.data.folders import replace_file
 from skyriver.data.tables import TableVersion
 
 _NAME = ".versions"

@@ -37,9 +37,9 @@ from skyriver.adapters.delta.ledger import (
     with_columns,
 )
 from skyriver.adapters.delta.past import Past, read_past
-from skyriver.adapters.folders import make_folder
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from skyriver.core.names import check_name
+from skyriver.data.folders import make_folder
 from skyriver.data.tables import TableVersion, columns_of, split_name
 
 PIECE_ROWS = 1 << 17
@@ -79,13 +79,7 @@ class DeltaTables:
     def widen(self, name: str, schema: Mapping[str, pl.DataType], *, known: int | None) -> TableVersion:
         from skyriver.adapters.delta import writing  # as in append
 
-        table = self._place(name)
-        if not table.is_dir():
-            raise _unknown(name)
-        with writing.translated(name), self._lock(table, name):
-            last = self._recover(table, name, known)
-            if last is None:
-                raise _unknown(name)
+        with writing.translated(name), self._held(name, known) as (table, last):
             wanted = typed_schema(schema)
             if wanted[: len(last.schema)] != last.schema:
                 raise _mismatch(name, wanted, last.schema)
@@ -101,13 +95,7 @@ class DeltaTables:
     def compact(self, name: str, *, known: int | None) -> TableVersion:
         from skyriver.adapters.delta import compacting, writing  # as in append
 
-        table = self._place(name)
-        if not table.is_dir():
-            raise _unknown(name)
-        with writing.translated(name), self._lock(table, name):
-            last = self._recover(table, name, known)
-            if last is None:
-                raise _unknown(name)
+        with writing.translated(name), self._held(name, known) as (table, last):
             try:
                 if last.version - last.base >= compacting.EVERY:
                     writing.remove_leftovers(table, last.version)
@@ -264,6 +252,18 @@ class DeltaTables:
             raise damaged(name, version, str(error).splitlines()[0]) from error
         if columns and rows != file.rows:
             raise damaged(name, version, f"{file.path} has {rows} rows, {file.rows} were written")
+
+    @contextmanager
+    def _held(self, name: str, known: int | None) -> Iterator[tuple[Path, Ledger]]:
+        """A table that is there, locked: its place and its newest version. Raises NotFound."""
+        table = self._place(name)
+        if not table.is_dir():
+            raise _unknown(name)
+        with self._lock(table, name):
+            last = self._recover(table, name, known)
+            if last is None:
+                raise _unknown(name)
+            yield table, last
 
     @contextmanager
     def _lock(self, table: Path, name: str) -> Iterator[None]:

@@ -22,8 +22,8 @@ from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from skyriver.adapters.delta.ledger import KEY, LOG, TXN, DataFile, Ledger, commit_path, schema_json
-from skyriver.adapters.folders import sync_folder
 from skyriver.core.errors import Unavailable
+from skyriver.data.folders import sync_folder
 
 FILE_ROWS = 1 << 20
 FILE_BYTES = 256 << 20

@@ -23,9 +23,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from skyriver.adapters.folders import make_folder, sync_folder
 from skyriver.core.errors import Corrupt, InvalidInput, NotFound, Unavailable
 from skyriver.core.objects import IDENTITY_BYTES, check_digest, identity_of
+from skyriver.data.folders import make_folder, sync_folder
 
 _CHUNK = 1 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

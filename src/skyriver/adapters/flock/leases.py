@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from skyriver.adapters.flock.lock import DirectoryLock, LockHeld, read_holder, take_lock
-from skyriver.adapters.folders import make_folder, sync_folder
 from skyriver.adapters.processes.identity import Identity
 from skyriver.core.errors import Corrupt, Unavailable
 from skyriver.core.leases import Lease, check_lease, lease_held, lease_lost
+from skyriver.data.folders import make_folder, sync_folder
 
 _TOKEN = "token.json"
 _WAIT_US = 10_000_000

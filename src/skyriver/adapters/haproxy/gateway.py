@@ -19,7 +19,6 @@ from pathlib import Path
 
 import msgspec
 
-from skyriver.adapters.folders import make_folder
 from skyriver.adapters.haproxy import layout, process
 from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.binary import Binary, find
@@ -30,6 +29,7 @@ from skyriver.adapters.haproxy.process import Running
 from skyriver.control.gateway_rules import check_socket, check_table
 from skyriver.core.errors import InvalidInput, Unavailable
 from skyriver.core.resources import RouteTable
+from skyriver.data.folders import make_folder
 
 TABLE = "table.json"
 LOCK = "lock"

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from skyriver.adapters.folders import replace_file
 from skyriver.core.names import digest
 from skyriver.core.resources import Limits
+from skyriver.data.folders import replace_file
 
 _PERIOD_US = 100_000
 _LEAST_QUOTA_US = 1_000

@@ -24,7 +24,6 @@ from pathlib import Path
 from zlib import crc32
 
 from skyriver.adapters.flock.lock import DirectoryLock, LockHeld, boot_id, take_lock
-from skyriver.adapters.folders import make_folder, sync_folder
 from skyriver.adapters.segments.keeping import Keeping
 from skyriver.adapters.segments.layout import (
     CRC,
@@ -47,6 +46,7 @@ from skyriver.adapters.segments.reader import SegmentFiles, SegmentReader, offse
 from skyriver.adapters.segments.recovery import Recovered, TornTail, recover
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavailable
 from skyriver.core.objects import IdentifiedObjects
+from skyriver.data.folders import make_folder, sync_folder
 from skyriver.data.log import Record
 from skyriver.data.retention import Part, Sizes
 

@@ -32,10 +32,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
 
-from skyriver.adapters.folders import replace_file
 from skyriver.adapters.segments.layout import CRC, corrupt
 from skyriver.core.errors import Corrupt
 from skyriver.core.objects import IDENTITY_BYTES
+from skyriver.data.folders import replace_file
 
 NAME = "manifest"
 ENTRY_BYTES = 96

@@ -14,13 +14,13 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, te
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from skyriver.adapters.folders import make_folder, sync_folder
 from skyriver.adapters.sql.faults import damaged, newer
 from skyriver.adapters.sql.rows import Totals, totals_values
 from skyriver.adapters.sql.schema import counters
 from skyriver.adapters.sqlite.driver import SAFE_WAL, journal_for, set_up
 from skyriver.adapters.sqlite.migrations import REVISIONS
 from skyriver.core.errors import Conflict, NotAllowed, Unavailable
+from skyriver.data.folders import make_folder, sync_folder
 
 _log = logging.getLogger("skyriver.store")
 

@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from skyriver.adapters.folders import make_folder, sync_folder
 from skyriver.adapters.uv.cache import alone, cache_in_use
 from skyriver.adapters.uv.failures import clean, explain_failure
 from skyriver.adapters.uv.index import index_options
@@ -32,6 +31,7 @@ from skyriver.adapters.uv.running import Uv, UvFailed
 from skyriver.core.environments import Lock, Locked, Requirement
 from skyriver.core.errors import Conflict, disk_error
 from skyriver.core.jobs import Progress
+from skyriver.data.folders import make_folder, sync_folder
 
 _MARK = "environment.json"
 _JOIN = "skyriver.pth"

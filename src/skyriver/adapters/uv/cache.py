@@ -13,8 +13,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from skyriver.adapters.folders import make_folder, sync_folder
 from skyriver.adapters.processes.identity import boot_id
+from skyriver.data.folders import make_folder, sync_folder
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from skyriver.adapters.directory.objects import DirectoryObjects
-from skyriver.adapters.folders import make_folder, replace_file
 from skyriver.adapters.segments.log import open_log
 from skyriver.adapters.sqlite.store import SqliteStore
+from skyriver.data.folders import make_folder, replace_file
 from skyriver.trust.secretfile import write_secret
 from skyriver.wiring.home import Home
 
