@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from skyriver.adapters import folders
 from skyriver.adapters.segments import log as log_module
 from skyriver.adapters.segments.log import SegmentLog, SegmentReader, open_log
 from skyriver.core.errors import Unavailable
+from skyriver.data import folders
 from skyriver.data.log import Record, RecordKind
 
 
@@ -233,6 +233,7 @@ import resource, sys
 from pathlib import Path
 from skyriver.adapters.segments.log import open_log
 from skyriver.core.errors import Unavailable
+from skyriver.data import folders
 from skyriver.data.log import Record, RecordKind
 
 log = open_log(Path(sys.argv[1]), durability=sys.argv[2], holder="child")
