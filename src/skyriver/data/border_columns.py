@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from skyriver.core.spec import FieldSpec
 from skyriver.data.border import Rule, compile_check, compile_rule
-from skyriver.data.border_times import parse_times
+from skyriver.data.border_times import parse_times, plain_times
 from skyriver.data.border_values import (
     INT_HIGH,
     INT_LOW,
@@ -35,7 +35,6 @@ from skyriver.data.border_values import (
     Refused,
     Value,
     plain_time,
-    plain_times,
     units_mistaken,
 )
 from skyriver.data.columns import Column, Columns
@@ -127,13 +126,12 @@ class TypedCleaner:
 
     def _read_times(self, values: list[Any]) -> None:
         """The times of a row, all at once where they are written as programs write them most. Raises Refused."""
-        written = []
-        for place, check in self._times.items():
-            if type(values[place]) is str:
-                written.append(place)
-            else:
-                values[place] = check(values[place])
-        read = plain_times([values[place] for place in written])
+        written = [place for place in self._times if type(values[place]) is str]
+        if len(written) != len(self._times):
+            for place in self._times:
+                if type(values[place]) is not str:
+                    values[place] = self._times[place](values[place])
+        read: Sequence[Value] | None = plain_times([values[place] for place in written])
         if read is None:
             read = [self._times[place](values[place]) for place in written]
         for place, at in zip(written, read, strict=True):

@@ -1,11 +1,40 @@
-"""Texts of times read many at a time, digit by digit for all of them at once."""
+"""Texts of times read together: those of a row, and those of a column."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.data.border_values import TIME_HIGH, TIME_LOW
+
+_TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_SECONDS = "0000-00-00T00:00:00"
+_PLAIN = {
+    len(form): (form.encode(), zone, len(form) - len(zone))
+    for zone in ("Z", "+00:00")
+    for form in (f"{_SECONDS}{fraction}{zone}" for fraction in ("", ".000", ".000000"))
+}
+"""By its length, a text with zeros for digits, its zone, and where that begins."""
+
+
+def plain_times(texts: Sequence[str]) -> list[int] | None:
+    """As `border_values.plain_time` of each, if all have one form of those with Z or +00:00, in half the time; None:
+    look at each. NumPy reads them, and takes much more than we do: so the form is examined before."""
+    lengths = set(map(len, texts))
+    plain = _PLAIN.get(lengths.pop()) if len(lengths) == 1 else None
+    if plain is None:
+        return None
+    form, zone, end = plain
+    joined, count = "".join(texts), len(texts)
+    if joined.encode(errors="replace").translate(_TO_ZEROS) != form * count or joined.count(zone) != count:
+        return None
+    try:
+        read: list[int] = np.array([text[:end] for text in texts], "M8[us]").astype(np.int64).tolist()
+    except ValueError:
+        return None
+    return read if min(read) >= TIME_LOW else None
 
 
 def parse_times(texts: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

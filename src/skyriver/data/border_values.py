@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import assert_never
 
 from skyriver.core.spec import FieldSpec
@@ -38,10 +39,6 @@ _PLAIN_LENGTHS = frozenset({19, 23, 26})
 _PLAIN_SIGNS = "--T::"
 _DOT_OR_END = ("", ".")
 _EPOCH = datetime(1970, 1, 1)
-_EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
-_PLAIN_UTC = re.compile(
-    r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{3}(?:[0-9]{3})?)?(?:Z|\+00:00)\n)*"
-)
 
 
 class Reason(StrEnum):
@@ -248,6 +245,7 @@ LIKELY = (631_152_000_000_000, 4_102_444_800_000_000)
 """The years 1990 to 2099."""
 
 
+@cache
 def units_mistaken(unit: str) -> dict[str, tuple[int, int]]:
     """Whole numbers, from and to, that are in 1990 to 2099 in a longer unit than `unit`. In `unit` they are in the
     first weeks of 1970, and no number is in those years in two of the longer ones."""
@@ -314,18 +312,6 @@ def plain_time(text: str) -> int | None:
         return None
     since = at - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def plain_times(texts: Sequence[str]) -> list[Value] | None:
-    """As `plain_time` of each, if all have that form with Z or +00:00 behind it, in two thirds of the time; None: look
-    at each."""
-    if _PLAIN_UTC.fullmatch("\n".join([*texts, ""])) is None:
-        return None
-    try:
-        since = [at - _EPOCH_UTC for at in map(datetime.fromisoformat, texts)]
-    except ValueError:
-        return None
-    return [(span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds for span in since]
 
 
 def wrong_type(name: str, given: object, wanted: str) -> Refused:

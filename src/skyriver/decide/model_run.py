@@ -33,7 +33,8 @@ Outcomes = tuple[Floats, NDArray[np.uint8]]
 
 REASONS = tuple(Reason)
 CODES = {reason: code for code, reason in enumerate(REASONS)}
-_FINE_ALONE = np.array([CODES[Reason.NONE]], np.uint8)
+_FINE, _NOT_FINITE = (np.uint8(CODES[reason]) for reason in (Reason.NONE, Reason.SCORE_NOT_FINITE))
+_FINE_ALONE = np.array([_FINE], np.uint8)
 _FINE_ALONE.flags.writeable = False
 LATE_LIMIT = 3
 HUNG_US = 1_000_000
@@ -62,7 +63,7 @@ def score_rows(scorer: Scorer, features: Floats) -> Outcomes:
     if len(scores) == 1 and math.isfinite(scores[0]):  # most events come alone
         return scores, _FINE_ALONE
     finite = np.isfinite(scores)
-    reasons = np.where(finite, np.uint8(CODES[Reason.NONE]), np.uint8(CODES[Reason.SCORE_NOT_FINITE]))
+    reasons = np.where(finite, _FINE, _NOT_FINITE)
     return (scores if finite.all() else np.where(finite, scores, np.float32(np.nan))), reasons
 
 
