@@ -89,8 +89,10 @@ class Station:
         self._to_disk = to_disk
         self._limit = queue
         self._linger = Linger(linger_us)
-        self._waiting_since = 0
-        """When the queue was empty last, in ns."""
+        self._read_ns = 0
+        """What waits now, here or in a socket, came after it."""
+        self._expects = False
+        """The last turn had events, and more of them may come soon."""
         self._queue: deque[Work] = deque()
         self._rows = 0
         self._bytes = 0
@@ -126,11 +128,10 @@ class Station:
         if isinstance(work, EventWork | LabelWork | LoadWork) and work.size:
             self._bytes += work.size
             work.answer = partial(self._release, work.size, work.answer)
-        if not self._queue:
-            self._waiting_since = time.perf_counter_ns()
         self._queue.append(work)
         if not self._busy:
             self._busy = True
+            self._read_ns = time.perf_counter_ns()
             self._begin()
 
     def tick(self) -> None:
@@ -175,12 +176,16 @@ class Station:
         asyncio.get_running_loop().call_soon(self._wait if self._linger.waits else self._turn)
 
     def _wait(self) -> None:
-        """The thread itself stands still: what comes meanwhile is read in one go then. Read as it came, each request
-        would wake the process and find the caches cold, which costs as much as the turn that it is to share."""
-        waited = (time.perf_counter_ns() - self._waiting_since) // 1000
-        first = self._queue[0] if self._queue else None
-        if isinstance(first, EventWork) and (more := self._linger.wait_us(waited, self._rows)):
-            time.sleep(more / 1e6)
+        """The thread itself stands still, also where nothing waits yet: what comes meanwhile is read in one go then.
+        Read as it came, each request would wake the process and find the caches cold, which costs as much as the turn
+        that it is to share."""
+        now = time.perf_counter_ns()
+        if not self._queue or isinstance(self._queue[0], EventWork):
+            more = self._linger.wait_us((now - self._read_ns) // 1000, self._rows)
+            if more:
+                time.sleep(more / 1e6)
+                now = time.perf_counter_ns()
+        self._read_ns = now
         asyncio.get_running_loop().call_soon(self._turn)  # not at once: first the loop reads
 
     def _turn(self) -> None:
@@ -190,6 +195,7 @@ class Station:
         turn = next_turn(self._queue, MAX_BATCH)
         self._rows -= turn.rows
         self._linger.note(len(turn.events), turn.began_ns // 1000)
+        self._expects = bool(turn.events)
         try:
             replies = self._work(self.engine, turn)
             if not self._to_disk:
@@ -224,7 +230,7 @@ class Station:
             self._go_on()
 
     def _go_on(self) -> None:
-        if self._queue:
+        if self._queue or (self._expects and self._linger.waits):
             self._begin()
         else:
             self._busy = False

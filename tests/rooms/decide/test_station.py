@@ -152,17 +152,21 @@ def test_what_comes_while_a_turn_lingers_is_taken_with_it(house: House, monkeypa
 
         def sleep(seconds: float) -> None:
             slept.append(seconds)
-            loop.call_soon(post.send, house.event(2))  # as the loop reads it after the sleep
+            if len(slept) < 3:
+                loop.call_soon(post.send, house.event(1 + len(slept)))  # as the loop reads it after the sleep
 
         monkeypatch.setattr("skyriver.decide.station.time.sleep", sleep)
         post.send(house.event(1))
-        await post.settle(2)
-        assert house.model.runs == [2]
-        assert len(slept) == 1
-        assert 0 < slept[0] <= 0.02
-        post.station.submit(FindWork(1, post.answers.append))  # who only looks waits for nobody
         await post.settle(3)
-        assert len(slept) == 1
+        assert house.model.runs == [2, 1]  # the third came while nobody had come yet
+        await asyncio.sleep(0.01)
+        assert len(slept) == 3  # nobody came any more: it does not go on sleeping
+        assert all(0 < seconds <= 0.02 for seconds in slept)
+        found: list[int] = []
+        post.station.submit(FindWork(1, lambda _: found.append(len(slept))))  # who only looks waits for nobody
+        await asyncio.sleep(0.01)
+        assert found == [3]
+        assert len(slept) == 3
         await post.station.drain(1)
 
     run(test)
