@@ -17,8 +17,8 @@ from skyriver.features.kernel import load_kernel
 from skyriver.features.side import memory_side
 from skyriver.features.state import EventBatch, FeatureState
 
-RELEASE_EVERY = 64
-"""Batches; between them the rows that no window needs any more are given back."""
+RELEASE_RECORDS = 65_536
+"""After so many the rows that no window needs any more are given back, as a worker does with each checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def measure(app: AppSpec, payments: pl.DataFrame, kernels: Path, size: int) -> K
         spent = time.process_time() - before
         if batch.effective[0] >= full:
             events, seconds = events + found, seconds + spent
-        if number % RELEASE_EVERY == 0:
+        if number % (RELEASE_RECORDS // size) == 0:
             state.side.release(state.mark())
     active = sum(state.active_keys.values())
     state.side.close()

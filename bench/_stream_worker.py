@@ -45,6 +45,24 @@ def on_core(number: int, *, realtime: bool = False) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+@contextmanager
+def kept_awake(number: int) -> Iterator[None]:
+    """The core always has something to do, which gives way to all else."""
+    with on_core(number):
+        child = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "import os\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass",
+            ]
+        )
+    try:
+        yield
+    finally:
+        child.kill()
+        child.wait()
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Of a process: CPU seconds (user, system) and resident megabytes."""
