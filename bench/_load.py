@@ -32,6 +32,8 @@ from typing import NamedTuple
 
 _LENGTH = struct.Struct("<II")
 MOST_CONNECTIONS = 512
+IDLE_S = 30.0
+"""A connection that was not used for so long is opened anew: a server closes them after a while."""
 GIVE_UP_S = 60.0
 """After the last event was due, or after the last answer."""
 
@@ -76,6 +78,7 @@ class Connection:
     data: bytearray = field(default_factory=bytearray)
     due: float = 0.0
     """When the event that it waits for was due."""
+    used: float = field(default_factory=time.perf_counter)
 
     @classmethod
     def to(cls, path: str) -> Connection:
@@ -222,6 +225,11 @@ class Schedule:
             self.connections += 1
             self.free.append(Connection.to(self.path))
         connection = self.free.pop()
+        now = time.perf_counter()
+        if now - connection.used > IDLE_S:
+            connection.sock.close()
+            connection = Connection.to(self.path)
+        connection.used = now
         message = self.events.next()
         connection.due = due
         self.late.append(time.perf_counter() - began - due)

@@ -54,6 +54,8 @@ class Sizes:
 
     days: int = 183
     """Of the handbook's payments; the first 37 fill the windows."""
+    customers: int = 5_000
+    """And twice as many terminals."""
     live: int = 2_000_000
     """Events sent one batch after another, at most."""
     live_disk: int = 300_000
@@ -63,7 +65,7 @@ class Sizes:
     keys: tuple[int, ...] = KEYS
     kernel_key_events: int = 15_000_000
     """In 45 days: in 30 of them all of 10 million keys are met."""
-    keys_live: int = 1_100_000
+    keys_live: int = 2_100_000
     process_seconds: float = 300.0
     disk_seconds: float = 300.0
     nothing_seconds: float = 30.0
@@ -79,7 +81,7 @@ QUICK = Sizes(
     live_disk=100_000,
     peers=200_000,
     keys=(KEYS[0], KEYS[-1]),
-    keys_live=550_000,
+    keys_live=1_050_000,
     process_seconds=100.0,
     disk_seconds=40.0,
     nothing_seconds=10.0,
@@ -103,7 +105,7 @@ class Bench:
 
 
 def prepare(document: Document, sizes: Sizes, folder: Path) -> Bench:
-    payments = _payments.handbook(sizes.days)
+    payments = _payments.handbook(sizes.days, customers=sizes.customers, terminals=2 * sizes.customers)
     model = _payments.train(_payments.declare(), payments[:300_000], folder / "kernels")
     return Bench(document, sizes, folder, payments, model)
 

@@ -21,7 +21,8 @@ def bench() -> Any:
 
 def test_the_parts_of_streams_without_peers(bench: Any, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = bench.Sizes(
-        days=45,
+        days=80,
+        customers=600,
         live=20_000,
         live_disk=5_000,
         keys=(100, 10_000),
