@@ -64,4 +64,5 @@ model = app.model(
     compress=sr.Compress(max_loss=0.005),
 )
 
-app.decide(payments, model, {"block": "score >= 0.9", "review": "score >= 0.3"}, otherwise="approve")
+decisions = app.decide(payments, model, {"block": "score >= 0.9", "review": "score >= 0.3"}, otherwise="approve")
+decisions.example("block", score=0.95).example("review", score=0.5).example("approve", score=0.1)

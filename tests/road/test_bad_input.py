@@ -398,6 +398,8 @@ def test_what_the_control_plane_refuses_to_deploy(shop: Cloud) -> None:
     before = {kinds: shop.rows(kinds) for kinds in ("apps", "models")}
     file.write_text(SHOP.replace('"score >= 0.25"', '"score >>= 0.25"'))
     shop.command("deploy", file, "-y").refused("BAD_RULE", 2, "rule 'call' of orders", "column 8", "score >>= 0.25")
+    file.write_text(f'{SHOP}\ndecisions.example("call", score=0.1)\n'.replace("app.decide(", "decisions = app.decide("))
+    shop.command("deploy", file, "-y").refused("EXAMPLE_FAILED", 2, "example 1 of the decisions of orders", "score=0.1")
     file.write_text(SHOP.replace('sr.App("shop")', 'sr.App("another")'))
     shop.command("deploy", file, "-y").refused("NAME_TAKEN", 6, "'orders'", "app/shop")
     # What no application file says, a program may: a model whose inputs are not what the stream computes.

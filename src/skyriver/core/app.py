@@ -30,6 +30,7 @@ can be called and tested.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -48,6 +49,26 @@ from skyriver.core.units import parse_duration, parse_memory
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+class Decisions:
+    """What is declared by `App.decide`, to say more of it."""
+
+    def __init__(self, spec: specs.DecideSpec) -> None:
+        self.spec = spec
+
+    def example(self, decision: str, /, **given: bool | int | float | str | None) -> Decisions:
+        """An event that must get this decision, by what is `given` of it: the score, fields, features. What is not
+        given is missing; without a score the fallback decides. Each `skyriver deploy` runs the rules on all examples,
+        and refuses an application whose rules decide otherwise."""
+        check_name(decision, "a decision")
+        for name, value in given.items():
+            plain = value is None or isinstance(value, bool | int | str)
+            if not plain and not (isinstance(value, float) and math.isfinite(value)):
+                refuse(f"{name}={value!r:.80} of an example is no number, text or truth.", "BAD_EXAMPLE")
+        example = specs.DecisionExample(decision=decision, given=given)
+        self.spec = self.spec.model_copy(update={"examples": (*self.spec.examples, example)})
+        return self
+
+
 class App:
     """An application: streams, tables, features, models and decisions, declared once."""
 
@@ -59,7 +80,7 @@ class App:
         self._features: dict[str, specs.FeatureSetSpec] = {}
         self._trains: dict[str, specs.TrainSpec] = {}
         self._models: dict[str, specs.ModelSpec] = {}
-        self._decides: dict[str, specs.DecideSpec] = {}
+        self._decides: dict[str, Decisions] = {}
         self._jobs: dict[str, specs.JobSpec] = {}
 
     @property
@@ -71,7 +92,7 @@ class App:
             tables=tuple(self._tables.values()),
             feature_sets=tuple(self._features.values()),
             models=tuple(self._models.values()),
-            decides=tuple(self._decides.values()),
+            decides=tuple(decisions.spec for decisions in self._decides.values()),
             jobs=tuple(self._jobs.values()),
         )
 
@@ -349,7 +370,7 @@ class App:
         fallback: str | None = None,
         fallback_by: Sequence[str] = (),
         deadline: str | None = None,
-    ) -> None:
+    ) -> Decisions:
         """What is done with each event: the first rule that is true decides, else `otherwise`.
 
         `fallback` (`otherwise` unless given) is decided when there is no score: no version yet, the model failed or
@@ -372,15 +393,18 @@ class App:
                 "BAD_DECISION",
                 'Name each at most once: "last_version", "rules".',
             )
-        self._decides[name] = specs.DecideSpec(
-            stream=name,
-            model=model.name,
-            rules=tuple(specs.DecisionRule(decision=d, when=w) for d, w in rules.items()),
-            otherwise=otherwise,
-            fallback=fallback or otherwise,
-            fallback_by=tuple(by for by in ("last_version", "rules") if by in fallback_by),
-            deadline_us=parse_duration(deadline, "a deadline") if deadline is not None else 0,
+        self._decides[name] = decisions = Decisions(
+            specs.DecideSpec(
+                stream=name,
+                model=model.name,
+                rules=tuple(specs.DecisionRule(decision=d, when=w) for d, w in rules.items()),
+                otherwise=otherwise,
+                fallback=fallback or otherwise,
+                fallback_by=tuple(by for by in ("last_version", "rules") if by in fallback_by),
+                deadline_us=parse_duration(deadline, "a deadline") if deadline is not None else 0,
+            )
         )
+        return decisions
 
     def _new_source(self, name: str, event: type[Event]) -> tuple[specs.FieldSpec, ...]:
         check_name(name, "a stream or table")

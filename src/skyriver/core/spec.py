@@ -377,6 +377,14 @@ class DecisionRule(Spec):
     when: str
 
 
+class DecisionExample(Spec):
+    """What an event that is known so far is decided: run with the rules at each deployment."""
+
+    decision: Name
+    given: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
+    """What rules may name, and its value; null, as what is not named, is missing."""
+
+
 class DecideSpec(Spec):
     """The first rule that fires decides; a rule on something missing is false unless it asks `is missing`."""
 
@@ -391,6 +399,7 @@ class DecideSpec(Spec):
     the score. A late event gets the word."""
     deadline_us: int = Field(default=0, ge=0)
     """The time that the model may take for a batch of events; 0 is no limit."""
+    examples: tuple[DecisionExample, ...] = Field(default=(), exclude_if=lambda value: not value)
 
 
 def check_decides(stream: str, model: str, source: str) -> None:

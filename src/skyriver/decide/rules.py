@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, assert_never
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Column
 from skyriver.core.names import digest
-from skyriver.core.spec import AppSpec, DecideSpec, FeatureSetSpec, FieldSpec, StreamSpec
+from skyriver.core.spec import DecideSpec, FeatureSetSpec, FieldSpec, StreamSpec
 from skyriver.decide import language
 from skyriver.decide.language import COMPARE, Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
 
@@ -116,7 +116,7 @@ def compile_rules(
         if without_score and not _reads(tree, "score"):
             scoreless.append(place)
     if mistakes:
-        raise _together(mistakes)
+        raise together(mistakes)
     identity: dict[str, object] = {"rules": [list(r) for r in rules], "otherwise": otherwise, "fallback": fallback}
     if without_score:
         identity["without_score"] = True
@@ -136,20 +136,6 @@ def compile_rules(
 def shown(when: str) -> str:
     """A rule as it is told to people."""
     return f"`{when}`" if len(when) <= 200 else f"`{when[:200]}...`"
-
-
-def check_decisions(app: AppSpec) -> None:
-    """Refuses an application with a rule that cannot be run. Raises InvalidInput (BAD_RULE), all mistakes together."""
-    mistakes: list[InvalidInput] = []
-    for decide in app.decides:
-        train = app.model(decide.model).train
-        features = app.feature_set(train.features) if train is not None else None
-        try:
-            rules_of(decide, app.stream(decide.stream), features)
-        except InvalidInput as error:
-            mistakes.append(error)
-    if mistakes:
-        raise _together(mistakes)
 
 
 def rules_of(decide: DecideSpec, stream: StreamSpec, features: FeatureSetSpec | None) -> RuleSet:
@@ -181,7 +167,7 @@ def _name_of_field(field: FieldSpec, index: int) -> Name | str:
     return Name(field.name, _TYPES[field.type], "field", index)
 
 
-def _together(mistakes: Sequence[InvalidInput]) -> InvalidInput:
+def together(mistakes: Sequence[InvalidInput]) -> InvalidInput:
     """One error for one mistake or many."""
     if len(mistakes) == 1:
         return mistakes[0]

@@ -48,9 +48,9 @@ from skyriver.core.names import check_name, digest
 from skyriver.core.resources import AuditEntry, Put, Resource, Snapshot
 from skyriver.core.spec import AppSpec
 from skyriver.data.operations import plan_load
+from skyriver.decide.checking import check_decisions
 from skyriver.decide.now import stream_now
 from skyriver.decide.operations import plan_verify
-from skyriver.decide.rules import check_decisions
 from skyriver.features.plan import check_features
 from skyriver.release.operations import plan_rollback, plan_train
 from skyriver.trust.permissions import Permission

@@ -140,7 +140,7 @@ def _stream(tenant: str, app: AppSpec, stream: StreamSpec) -> Resource:
     spec = {
         "stream": stream.to_json(),
         "features": features.to_json() if features else None,
-        "decide": decide.to_json() if decide else None,
+        "decide": decide.model_copy(update={"examples": ()}).to_json() if decide else None,
     }
     return Resource(tenant, "stream", stream.name, spec=spec, state="PENDING", parent=f"app/{app.name}")
 

@@ -23,7 +23,8 @@ from skyriver.core.spec import (
     TrainSpec,
 )
 from skyriver.data.columns import Columns
-from skyriver.decide.rules import RuleSet, check_decisions, compile_rules
+from skyriver.decide.checking import check_decisions
+from skyriver.decide.rules import RuleSet, compile_rules
 from skyriver.decide.rules_columns import Rows
 
 STREAM = StreamSpec(

@@ -478,7 +478,7 @@ def test_a_plan_says_what_the_features_of_a_stream_take() -> None:
         customer: int
         amount: float
 
-    def planned(cloud: Cloud, over: str, retention: str | None = None) -> str:
+    def planned(cloud: Cloud, over: str, retention: str | None = None, example: str = "block") -> str:
         app = sr.App("risk")
         payments = app.stream("payments", Payment, id="payment", time="at", key="customer", retention=retention)
         frauds = app.labels("fraud", of=payments, delay="7d")
@@ -492,7 +492,8 @@ def test_a_plan_says_what_the_features_of_a_stream_take() -> None:
         def fit(data: object) -> object:
             return data
 
-        app.decide(payments, app.model("fraud", fit), {"block": "score >= 0.9"}, otherwise="approve")
+        decisions = app.decide(payments, app.model("fraud", fit), {"block": "score >= 0.9"}, otherwise="approve")
+        decisions.example(example, score=0.95)
         plan = plan_deploy(
             cloud.loop.snapshot(), "t", app.spec, {"bundle": "0" * 64, "main": "app.py"}, files={}, prune=False
         )
@@ -505,6 +506,7 @@ def test_a_plan_says_what_the_features_of_a_stream_take() -> None:
         "features take 56 bytes a customer, 48 to 56,048 bytes a payment of memory, 40 bytes an event of disk for 28d"
     )
     assert planned(cloud, "28d") == "", "nothing changes"
+    assert planned(cloud, "28d", example="approve") == "", "another example changes no stream"
     changed = planned(cloud, "30d", retention="20d")
     assert changed.startswith("features, stream; features take 56 bytes a customer")
     assert changed.endswith("for 30d; changed ones wait 10d, for the log keeps 20d of it")

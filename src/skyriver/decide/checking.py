@@ -1,0 +1,142 @@
+"""What is looked at in the decisions of an application before anything of it is deployed: its rules are compiled, and
+run on the examples that it gives."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from skyriver.core.errors import InvalidInput
+from skyriver.core.spec import AppSpec, DecideSpec, DecisionExample, FeatureSetSpec, StreamSpec
+from skyriver.decide.language import Name, Type
+from skyriver.decide.rules import Operand, RuleSet, names_of, rules_of, shown, together
+
+_FLOAT32 = struct.Struct("<f")
+
+
+def check_decisions(app: AppSpec) -> None:
+    """Raises InvalidInput for rules that cannot be run (BAD_RULE), then for examples that say nothing (BAD_EXAMPLE) or
+    something else than the rules (EXAMPLE_FAILED); all mistakes together."""
+    mistakes: list[InvalidInput] = []
+    compiled: list[tuple[DecideSpec, RuleSet, StreamSpec, FeatureSetSpec | None]] = []
+    for decide in app.decides:
+        train = app.model(decide.model).train
+        stream, features = app.stream(decide.stream), app.feature_set(train.features) if train is not None else None
+        try:
+            compiled.append((decide, rules_of(decide, stream, features), stream, features))
+        except InvalidInput as error:
+            mistakes.append(error)
+    if mistakes:
+        raise together(mistakes)
+    for declared in compiled:
+        _check_examples(*declared)
+
+
+def _check_examples(decide: DecideSpec, rules: RuleSet, stream: StreamSpec, features: FeatureSetSpec | None) -> None:
+    names = names_of(stream, features)
+    mistakes: list[InvalidInput] = []
+    for number, example in enumerate(decide.examples, 1):
+        where = f"example {number} of the decisions of {stream.name}"
+        try:
+            _check(example, rules, names, len(stream.fields), len(features.features) if features is not None else 0)
+        except InvalidInput as error:
+            told = InvalidInput(error.message, code=error.code, where=where, next_action=error.next_action)
+            mistakes.append(told)
+    if len(mistakes) == 1:
+        raise mistakes[0]
+    if mistakes:
+        lines = "; ".join(f"{m.where}: {m.message}" for m in mistakes)
+        raise InvalidInput(
+            f"{len(mistakes)} examples do not hold: {lines}",
+            code=mistakes[0].code,
+            next_action=mistakes[0].next_action,
+            details=tuple({"where": m.where, "code": m.code, "message": m.message} for m in mistakes),
+        )
+
+
+def _check(example: DecisionExample, rules: RuleSet, names: Mapping[str, Name | str], fields: int, width: int) -> None:
+    known = dict.fromkeys((*rules.decisions, rules.fallback))
+    if example.decision not in known:
+        raise InvalidInput(
+            f"nothing decides {example.decision!r}",
+            code="BAD_EXAMPLE",
+            next_action=f"The decisions are {', '.join(known)}.",
+        )
+    score: float | None = None
+    vector = [math.nan] * width
+    values: list[Operand] = [None] * fields
+    for given, value in example.given.items():
+        name = _name(given, names)
+        if value is None:
+            continue
+        _check_type(name, value)
+        match name.place:
+            case "score":
+                score = _rounded(value)
+            case "feature":
+                vector[name.index] = _rounded(value)
+            case _:
+                values[name.index] = value
+    place = _fired(rules, score, vector, values)
+    decided = rules.rules[place][0] if place >= 0 else rules.otherwise if score is not None else rules.fallback
+    if decided == example.decision:
+        return
+    if place >= 0:
+        why = f"rule {place + 1} fires: {shown(rules.texts[place][1])}"
+    else:
+        why = "no rule fires" if score is not None else "there is no score, so its fallback decides"
+    raise InvalidInput(
+        f"{_told(example)} is decided {decided!r} ({why}), where {example.decision!r} is expected",
+        code="EXAMPLE_FAILED",
+        next_action="Correct the rules, or the example, and deploy again.",
+    )
+
+
+def _fired(rules: RuleSet, score: float | None, features: list[float], values: list[Operand]) -> int:
+    """The place of the rule that decides; -1: none."""
+    places = range(len(rules.rules)) if score is not None else rules.without_score
+    given = score if score is not None else math.nan
+    return next((place for place in places if rules.rules[place][1](given, features, values) is True), -1)
+
+
+def _name(given: str, names: Mapping[str, Name | str]) -> Name:
+    found = names.get(given)
+    if isinstance(found, Name):
+        return found
+    if found is not None:
+        raise InvalidInput(found, code="BAD_EXAMPLE", next_action="Leave it out of the example.")
+    usable = [name for name, meaning in names.items() if isinstance(meaning, Name)]
+    close = get_close_matches(given, usable, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise InvalidInput(
+        f"unknown name {given!r}{hint}", code="BAD_EXAMPLE", next_action=f"There are {', '.join(usable)}."
+    )
+
+
+def _check_type(name: Name, value: bool | int | float | str) -> None:
+    if isinstance(value, bool):
+        given: Type = "truth"
+    else:
+        given = "text" if isinstance(value, str) else "number"
+    if given != name.type:
+        raise InvalidInput(
+            f"{name.name}={value!r:.80} is a {given}, and {name.name} is a {name.type}",
+            code="BAD_EXAMPLE",
+            next_action="Give it as it comes with an event.",
+        )
+
+
+def _rounded(value: bool | int | float | str) -> float:
+    """As a stream has it: scores and features are float32."""
+    try:
+        rounded: float = _FLOAT32.unpack(_FLOAT32.pack(float(value)))[0]
+    except OverflowError:
+        return math.copysign(math.inf, float(value))
+    return rounded
+
+
+def _told(example: DecisionExample) -> str:
+    text = ", ".join(f"{name}={value!r:.80}" for name, value in example.given.items())
+    return text if text else "an event of which nothing is known"

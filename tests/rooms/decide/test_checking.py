@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import skyriver as sr
+from skyriver.core.errors import InvalidInput
+from skyriver.core.spec import AppSpec
+from skyriver.decide.checking import check_decisions
+
+RULES = {
+    "block": "score >= 0.9",
+    "call": "score >= 0.5 and (amount > 1000 or amount is missing)",
+    "hold": "channel == 'x'",
+}
+
+
+def declare(*examples: tuple[str, dict[str, Any]], rules: dict[str, str] = RULES, **more: Any) -> AppSpec:
+    app = sr.App("risk")
+
+    class Payment(sr.Event):
+        payment: int
+        at: sr.Time
+        customer: int
+        amount: float | None
+        channel: str | None
+        online: bool | None
+
+    payments = app.stream("payments", Payment, id="payment", time="at", key="customer")
+    paid = app.labels("paid", of=payments, delay="1d")
+    behaviour = app.features("behaviour", payments, {"mean": sr.mean("amount", by="customer", over="1d")})
+
+    @app.train(behaviour, label=paid)
+    def fit(data: sr.TrainingData) -> Any: ...
+
+    decisions = app.decide(payments, app.model("fraud", fit), rules, otherwise="approve", **more)
+    for decision, values in examples:
+        assert decisions.example(decision, **values) is decisions
+    return app.spec
+
+
+def refused(*examples: tuple[str, dict[str, Any]], **more: Any) -> InvalidInput:
+    with pytest.raises(InvalidInput) as caught:
+        check_decisions(declare(*examples, **more))
+    return caught.value
+
+
+def test_examples_that_the_rules_decide_so_are_taken() -> None:
+    spec = declare(
+        ("block", {"score": 0.95}),
+        ("call", {"score": 0.5, "amount": None}),
+        ("call", {"score": 0.5}),
+        ("call", {"score": 0.6, "amount": 1_001}),
+        ("approve", {"score": 0.6, "amount": 1_000.0, "online": True}),
+        ("hold", {"score": 0.1, "channel": "x", "mean": 3}),
+        ("review", {"amount": 3.0}),
+        ("review", {}),
+        fallback="review",
+    )
+    check_decisions(spec)
+    assert AppSpec.model_validate(spec.to_json()) == spec
+    assert AppSpec.model_validate_json(spec.model_dump_json()).decides[0].examples == spec.decides[0].examples
+
+
+def test_without_a_score_the_rules_that_read_none_decide_where_that_is_declared() -> None:
+    check_decisions(declare(("hold", {"channel": "x"}), ("review", {}), fallback="review", fallback_by=("rules",)))
+    error = refused(("hold", {"channel": "x"}), fallback="review")
+    assert error.message == (
+        "channel='x' is decided 'review' (there is no score, so its fallback decides), where 'hold' is expected"
+    )
+
+
+def test_an_example_that_is_decided_otherwise_is_refused() -> None:
+    error = refused(("block", {"score": 0.95}), ("approve", {"score": 0.7, "amount": 2_000}))
+    assert (error.code, error.where) == ("EXAMPLE_FAILED", "example 2 of the decisions of payments")
+    assert error.message == (
+        "score=0.7, amount=2000 is decided 'call' (rule 2 fires:"
+        " `score >= 0.5 and (amount > 1000 or amount is missing)`), where 'approve' is expected"
+    )
+    assert "Correct the rules, or the example" in error.next_action
+    assert "(no rule fires)" in refused(("hold", {"score": 0.1})).message
+    assert refused(("block", {})).message.startswith("an event of which nothing is known is decided 'approve'")
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (("stop", {"score": 1.0}), "nothing decides 'stop'"),
+        (("block", {"scor": 1.0}), "unknown name 'scor'; did you mean 'score'?"),
+        (("block", {"at": 3}), "'at' is a time; rules know numbers, texts and truths"),
+        (("block", {"score": "high"}), "score='high' is a text, and score is a number"),
+        (("block", {"score": True}), "score=True is a truth, and score is a number"),
+        (("block", {"online": 1}), "online=1 is a number, and online is a truth"),
+        (("block", {"channel": 5}), "channel=5 is a number, and channel is a text"),
+    ],
+)
+def test_an_example_that_says_nothing_is_refused(example: tuple[str, dict[str, Any]], message: str) -> None:
+    error = refused(example)
+    assert error.code == "BAD_EXAMPLE"
+    assert error.message.startswith(message)
+    assert error.next_action
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), b"x", [1], object()])
+def test_what_is_no_value_is_refused_where_it_is_written(value: object) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        declare(("block", {"score": value}))
+    assert caught.value.code == "BAD_EXAMPLE"
+
+
+def test_all_mistakes_are_told_together_and_rules_first() -> None:
+    error = refused(("block", {"score": 0.1}), ("stop", {}), ("approve", {"score": 0.1}))
+    assert error.message.startswith("2 examples do not hold: example 1 of the decisions of payments: score=0.1 is")
+    assert [(d["where"][:9], d["code"]) for d in error.details] == [
+        ("example 1", "EXAMPLE_FAILED"),
+        ("example 2", "BAD_EXAMPLE"),
+    ]
+    assert refused(("stop", {}), rules={"block": "scor > 1"}).code == "BAD_RULE"
+
+
+@given(limit=st.floats(0, 1, width=32), score=st.floats(0, 1))
+def test_scores_and_features_are_those_of_a_stream_which_are_float32(limit: float, score: float) -> None:
+    import numpy as np
+
+    rules = {"block": f"score >= {limit!r} and mean >= {limit!r}"}
+    wanted = "block" if float(np.float32(score)) >= limit else "approve"
+    check_decisions(declare((wanted, {"score": score, "mean": score}), rules=rules))
+
+
+def test_examples_change_nothing_that_decides() -> None:
+    bare, told = declare(), declare(("block", {"score": 1.0}))
+    assert "examples" not in bare.to_json()["decides"][0]
+    assert bare.digest() != told.digest()
