@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from skyriver.core.spec import CleanSpec as Clean
     from skyriver.core.spec import CompressSpec as Compress
     from skyriver.core.spec import ServiceSpec as Service
-    from skyriver.core.terms import Cron, Gate, precision_at
+    from skyriver.core.terms import Cron, Gate, Rule, precision_at
     from skyriver.core.work import Job
     from skyriver.train.data import TrainingData
 
@@ -31,6 +31,7 @@ __all__ = [
     "Mqtt",
     "Nats",
     "NatsLog",
+    "Rule",
     "Service",
     "SkyriverError",
     "Time",
@@ -62,6 +63,7 @@ _HOMES = {
     "Mqtt": ("core.sources", "Mqtt"),
     "Nats": ("core.sources", "Nats"),
     "NatsLog": ("core.sources", "NatsLog"),
+    "Rule": ("core.terms", "Rule"),
     "Service": ("core.spec", "ServiceSpec"),
     "SkyriverError": ("core.errors", "SkyriverError"),
     "Time": ("core.events", "Time"),

@@ -115,9 +115,13 @@ def _decides(now: StreamNow) -> str:
         model = f"no version of {model} yet"
     elif version:
         model = f"{model}:{version}"
-    rules = ", ".join(f"{rule['decision']} if {rule['when']}" for rule in decides["rules"])
+    rules = ", ".join(f"{rule['decision']} if {rule['when']}{_named(rule)}" for rule in decides["rules"])
     rest = f"{rules}, otherwise {decides['otherwise']}" if rules else f"always {decides['otherwise']}"
     return f"{escape(model)}: {escape(rest)}; without a score {escape(decides['fallback'])}"
+
+
+def _named(rule: Mapping[str, Any]) -> str:
+    return f" ({rule['name']})" if rule.get("name") else ""
 
 
 def _source(source: SourceNow) -> str:

@@ -364,14 +364,15 @@ class App:
         self,
         stream: Source,
         model: specs.ModelSpec,
-        rules: Mapping[str, str],
+        rules: Mapping[str, str] | Sequence[terms.Rule],
         *,
         otherwise: str,
         fallback: str | None = None,
         fallback_by: Sequence[str] = (),
         deadline: str | None = None,
     ) -> Decisions:
-        """What is done with each event: the first rule that is true decides, else `otherwise`.
+        """What is done with each event: the first rule that is true decides, else `otherwise`. `rules` are
+        {decision: when}, or `sr.Rule`s, which may have names and share a decision.
 
         `fallback` (`otherwise` unless given) is decided when there is no score: no version yet, the model failed or
         took longer than its `deadline` ("5ms"), or the event came too late to count. Before that word come, as
@@ -384,7 +385,7 @@ class App:
         specs.check_decides(name, model.name, self._features[model.train.features].source if model.train else "")
         if name in self._decides:
             refuse(f"{name} has its decisions already.", "DUPLICATE_NAME")
-        for decision in (*rules, otherwise, fallback or otherwise):
+        for decision in (otherwise, fallback or otherwise):
             check_name(decision, "a decision")
         unknown = [by for by in fallback_by if by not in ("last_version", "rules")]
         if unknown or len(set(fallback_by)) < len(fallback_by):
@@ -397,7 +398,7 @@ class App:
             specs.DecideSpec(
                 stream=name,
                 model=model.name,
-                rules=tuple(specs.DecisionRule(decision=d, when=w) for d, w in rules.items()),
+                rules=terms.rules_of(rules),
                 otherwise=otherwise,
                 fallback=fallback or otherwise,
                 fallback_by=tuple(by for by in ("last_version", "rules") if by in fallback_by),

@@ -375,6 +375,8 @@ class JobSpec(Spec):
 class DecisionRule(Spec):
     decision: Name
     when: str
+    name: str = Field(default="", max_length=64, exclude_if=lambda value: not value)
+    """What records call it; "": as its decision."""
 
 
 class DecisionExample(Spec):
@@ -400,6 +402,18 @@ class DecideSpec(Spec):
     deadline_us: int = Field(default=0, ge=0)
     """The time that the model may take for a batch of events; 0 is no limit."""
     examples: tuple[DecisionExample, ...] = Field(default=(), exclude_if=lambda value: not value)
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        names = [rule.name or rule.decision for rule in self.rules]
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidInput(
+                    f"{names.count(name)} rules of {self.stream} are called {name!r}.",
+                    code="BAD_DECISION",
+                    next_action=f'Give each a name of its own: sr.Rule("{name}", when, name="why").',
+                )
+        return self
 
 
 def check_decides(stream: str, model: str, source: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -13,7 +13,7 @@ from skyriver.core import spec as specs
 from skyriver.core.errors import InvalidInput
 from skyriver.core.events import refuse
 from skyriver.core.expr import MOST_SPAN_US, Aggregate, Column, Expression, Label, Lookup, Same, numbers, render, walk
-from skyriver.core.names import canonical_json
+from skyriver.core.names import canonical_json, check_name
 from skyriver.core.units import format_duration, parse_duration, parse_memory
 
 MOST_DISORDER_US = parse_duration("31d")
@@ -94,6 +94,28 @@ def check_zone(zone: str) -> str:
     if zone != "UTC":
         refuse(f"zone={zone!r} is not supported yet.", "BAD_STREAM", "Calendar features are computed in UTC.")
     return zone
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of `App.decide` with a name, by which records tell that it fired: `Rule("block", "score >= 0.9",
+    name="certain")`. Several rules may have one decision."""
+
+    decision: str
+    when: str
+    name: str = ""
+
+
+def rules_of(given: Mapping[str, str] | Sequence[Rule]) -> tuple[specs.DecisionRule, ...]:
+    """{decision: when}, or rules."""
+    rules = [Rule(*pair) for pair in given.items()] if isinstance(given, Mapping) else list(given)
+    for rule in rules:
+        if not isinstance(rule, Rule) or not isinstance(rule.when, str):
+            refuse(f"{rule!r:.80} is no rule.", "BAD_DECISION", 'Write sr.Rule("block", "score >= 0.9").')
+        check_name(rule.decision, "a decision")
+        if rule.name:
+            check_name(rule.name, "a rule")
+    return tuple(specs.DecisionRule(decision=r.decision, when=r.when, name=r.name) for r in rules)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ class Outcome(msgspec.Struct, array_like=True, frozen=True, gc=False):
     features_digest: str
     reason: Reason
     arm: str = ""
+    rule: str = ""
 
 
 class _Payload(msgspec.Struct, array_like=True, frozen=True, gc=False):

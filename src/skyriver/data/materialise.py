@@ -85,6 +85,7 @@ def schemas_of_stream(stream: StreamSpec) -> dict[str, dict[str, pl.DataType]]:
             "arm": pl.String(),
             "shadow_version": pl.Int64(),
             "shadow_score": pl.Float64(),
+            "rule": pl.String(),
         },
         dead: {**offset, **dict.fromkeys(("reason", "field", "message", "raw"), pl.String())},
         **{
@@ -267,9 +268,10 @@ _OUTCOME: Schema = {
     "features_digest": pl.String(),
     "reason": pl.String(),
     "arm": pl.String(),
+    "rule": pl.String(),
 }
-_ADDED = ("", 0, None)
-"""arm, shadow_version and shadow_score of a DECISION record of before they were written."""
+_ADDED = ("", 0, None, "")
+"""arm, shadow_version, shadow_score and rule of a DECISION record of before they were written."""
 
 
 def _places(record: Record) -> pl.Series:

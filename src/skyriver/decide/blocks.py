@@ -74,6 +74,7 @@ class DecisionBlock(DecisionColumns):
             outcome.arm,
             self.shadow_version_of(outcome),
             _known(self.shadow[place]) if self.shadow is not None else None,
+            outcome.rule,
         )
 
 

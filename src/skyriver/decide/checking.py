@@ -57,7 +57,7 @@ def _check_examples(decide: DecideSpec, rules: RuleSet, stream: StreamSpec, feat
 
 
 def _check(example: DecisionExample, rules: RuleSet, names: Mapping[str, Name | str], fields: int, width: int) -> None:
-    known = dict.fromkeys((*rules.decisions, rules.fallback))
+    known = dict.fromkeys(decision for decision, _ in rules.ends)
     if example.decision not in known:
         raise InvalidInput(
             f"nothing decides {example.decision!r}",
@@ -79,26 +79,19 @@ def _check(example: DecisionExample, rules: RuleSet, names: Mapping[str, Name | 
                 vector[name.index] = _rounded(value)
             case _:
                 values[name.index] = value
-    place = _fired(rules, score, vector, values)
-    decided = rules.rules[place][0] if place >= 0 else rules.otherwise if score is not None else rules.fallback
+    place = rules.decide_without(vector, values) if score is None else rules.decide(score, vector, values)
+    decided, rule = rules.ends[place]
     if decided == example.decision:
         return
-    if place >= 0:
-        why = f"rule {place + 1} fires: {shown(rules.texts[place][1])}"
+    if place < len(rules.rules):
+        why = f"the rule {rule!r} fires: {shown(rules.texts[place][1])}"
     else:
-        why = "no rule fires" if score is not None else "there is no score, so its fallback decides"
+        why = "no rule fires" if score is not None else "there is no score, so the fallback decides"
     raise InvalidInput(
         f"{_told(example)} is decided {decided!r} ({why}), where {example.decision!r} is expected",
         code="EXAMPLE_FAILED",
         next_action="Correct the rules, or the example, and deploy again.",
     )
-
-
-def _fired(rules: RuleSet, score: float | None, features: list[float], values: list[Operand]) -> int:
-    """The place of the rule that decides; -1: none."""
-    places = range(len(rules.rules)) if score is not None else rules.without_score
-    given = score if score is not None else math.nan
-    return next((place for place in places if rules.rules[place][1](given, features, values) is True), -1)
 
 
 def _name(given: str, names: Mapping[str, Name | str]) -> Name:

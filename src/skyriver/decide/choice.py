@@ -19,7 +19,7 @@ from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.model_run import ModelRun
 from skyriver.decide.records import ControlRecord, ModelInUse
-from skyriver.decide.rules import compile_rules
+from skyriver.decide.rules import RuleText, compile_rules, texts_of
 from skyriver.decide.scorer import Scorer
 from skyriver.decide.scoring import Canary, Lane
 
@@ -46,7 +46,7 @@ class WantedModel:
 class Wanted:
     """The live settings. `declared`: the features of the application as it is deployed now."""
 
-    rules: tuple[tuple[str, str], ...]
+    rules: tuple[RuleText, ...]
     otherwise: str
     fallback: str
     model: WantedModel | None
@@ -64,7 +64,7 @@ class Wanted:
         """Raises InvalidInput (BAD_LIVE_SETTINGS)."""
         try:
             return cls(
-                tuple((str(decision), str(when)) for decision, when in live["rules"]),
+                tuple((str(decision), str(when), *map(str, name)) for decision, when, *name in live["rules"]),
                 str(live["otherwise"]),
                 str(live["fallback"]),
                 _model(live["model"]) if live.get("model") else None,
@@ -147,8 +147,11 @@ class Choice:
         if live is not None:
             self.deciding = self.load(live, {d: s for d, s in sets.items() if d == last}, last) or self.deciding
         problem = self.problem
-        rules = tuple((r.decision, r.when) for r in self._decide.rules)
-        declared = {"rules": rules, "otherwise": self._decide.otherwise, "fallback": self._decide.fallback}
+        declared = {
+            "rules": texts_of(self._decide),
+            "otherwise": self._decide.otherwise,
+            "fallback": self._decide.fallback,
+        }
         for choice in (live, declared):
             if self.deciding.rules is None and choice is not None:
                 self.deciding = self.load({**choice, "model": None}, sets, last) or self.deciding

@@ -115,7 +115,7 @@ def decide_events(
     at = -1
     for offset, values, late, arrived in zip(events.offsets, events.rows, events.late, events.arrived, strict=True):
         score: float | None = None
-        reason, vector, decision = _IS_LATE, b"", ""
+        reason, vector, decision, rule = _IS_LATE, b"", "", ""
         model, arm, stood_in = None, "", False
         shadow: float | None = None
         shadow_version = 0
@@ -131,9 +131,11 @@ def decide_events(
         if rules is not None:
             features = numbers[at] if numbers is not None and not late else ()
             if score is not None:
-                decision = rules.decide(score, features, values)
+                decision, rule = rules.ends[rules.decide(score, features, values)]
+            elif not late:
+                decision, rule = rules.ends[rules.decide_without(features, values)]
             else:
-                decision = rules.fallback if late else rules.decide_without(features, values)
+                decision = rules.fallback
         ran = model if stood_in or reason in _MODEL_RAN else None
         own: Id = values[id_place]  # type: ignore[assignment]  # an id is a whole number or a text, never missing
         records.append(
@@ -154,6 +156,7 @@ def decide_events(
                 arm,
                 shadow_version,
                 shadow,
+                rule,
             )
         )
     return records
@@ -183,7 +186,7 @@ def decide_block(
         scores = _spread(scores, on_time, n, np.float32(np.nan))
         reasons = _spread(reasons, on_time, n, np.uint8(CODES[_IS_LATE]))
         lanes = _spread(lanes, on_time, n, np.uint8(MAIN))
-        decisions = _spread(decisions, on_time, n, np.int64(len(rules.decisions) if rules is not None else 0))
+        decisions = _spread(decisions, on_time, n, np.int64(len(rules.ends) - 1 if rules is not None else 0))
         shadow = _spread(shadow, on_time, n, np.float32(np.nan)) if shadow is not None else None
     outcomes, codes = _outcomes(deciding, decisions, reasons, lanes, features_digest)
     without = late if events.features is not None else np.ones(n, np.bool_)
@@ -204,13 +207,13 @@ def decide_block(
 
 
 def _decide_columns(rules: RuleSet, scores: Floats, features: Floats | None, columns: Columns) -> Ints:
-    """The places of the decisions in those of the rules; after them comes the fallback."""
+    """Of each event, the place in the rules' `ends`."""
     none = np.isnan(scores)
     rows = Rows(scores.astype(np.float64), features, columns)
     if not none.any():
         return rules.decide_columns(rows)
     decisions = rules.decide_columns(rows) if not none.all() else np.zeros(len(columns), np.int64)
-    decisions[none] = rules.decide_columns_without(rows)[none] if rules.without_score else len(rules.decisions)
+    decisions[none] = rules.decide_columns_without(rows)[none] if rules.without_score else len(rules.ends) - 1
     return decisions
 
 
@@ -224,30 +227,31 @@ def _spread(values: NDArray[Any], places: Ints, count: int, other: Any) -> NDArr
 def _outcomes(
     deciding: Deciding, decisions: Ints, reasons: Codes, lanes: Codes, features_digest: str
 ) -> tuple[list[Outcome], NDArray[np.uint16]]:
-    """Each different one once, and which of them each event has. `decisions` are places in those of the rules, and
-    after them the fallback."""
+    """Each different one once, and which of them each event has. `decisions` are places in the rules' `ends`."""
     rules = deciding.rules
-    names = (*rules.decisions, rules.fallback) if rules is not None else ("",)
+    ends = rules.ends if rules is not None else (("", ""),)
     who = deciding.who
     all_of = (decisions * len(REASONS) + reasons) * len(who) + lanes
     there = np.bincount(all_of) > 0
     outcomes = []
     for value in np.flatnonzero(there).tolist():
         rest, lane = divmod(value, len(who))
-        decision, code = divmod(rest, len(REASONS))
+        end, code = divmod(rest, len(REASONS))
+        decision, rule = ends[end]
         reason = REASONS[code]
         model, arm, stood_in = who[lane]
         ran = model if stood_in or reason in _MODEL_RAN else None
         outcomes.append(
             Outcome(
                 Status.FALLBACK if stood_in else _STATUS[reason],
-                names[decision],
+                decision,
                 ran.name if ran is not None else "",
                 ran.version if ran is not None else 0,
                 rules.digest if rules is not None else "",
                 features_digest,
                 reason,
                 arm if reason is not _IS_LATE else "",
+                rule,
             )
         )
     return outcomes, (np.cumsum(there) - 1).astype(np.uint16)[all_of]

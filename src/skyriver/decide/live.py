@@ -39,7 +39,7 @@ def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
         "canary": canary,
         "shadow": _model(snapshot, stream, name, shadow) if shadow else None,
         "features": stream.spec.get("features"),
-        "rules": [[r["decision"], r["when"]] for r in decide["rules"]],
+        "rules": [[r["decision"], r["when"], *([r["name"]] if r.get("name") else [])] for r in decide["rules"]],
         "otherwise": decide["otherwise"],
         "fallback": decide["fallback"],
         "fallback_by": list(decide.get("fallback_by") or ()),

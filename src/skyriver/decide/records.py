@@ -47,6 +47,8 @@ class DecisionRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Of the version that was asked beside and decides nothing yet; 0: none was."""
     shadow_score: float | None = None
     """What that said; None where it said nothing in time."""
+    rule: str = ""
+    """Name of the rule that fired; "" where none did, and in logs of before it was kept."""
 
 
 class LabelRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -90,8 +92,8 @@ class ControlRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What every record after it was decided with, until the next (DESIGN 6.8)."""
 
     model: ModelInUse | None
-    rules: tuple[tuple[str, str], ...]
-    """(decision, when), in order."""
+    rules: tuple[tuple[str, ...], ...]
+    """(decision, when) or (decision, when, name), in order."""
     otherwise: str
     fallback: str
     rules_digest: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
 from skyriver.core.errors import InvalidInput
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from skyriver.decide.rules_columns import Rows
 
+RuleText = tuple[str, ...]
+"""(decision, when) or (decision, when, name), as it is written."""
 Values = Sequence[int | float | str | bool | None]
 Operand = int | float | str | bool | None
 Evaluate = Callable[[float, Sequence[float], Values], Operand]
@@ -41,8 +43,8 @@ class RuleSet:
     otherwise: str
     fallback: str
     """The decision where there is no score to decide by."""
-    texts: tuple[tuple[str, str], ...]
-    """(decision, when), as they were written."""
+    texts: tuple[RuleText, ...]
+    """As they were written."""
     digest: str
     needs_features: bool
     """False lets the caller pass () as the features."""
@@ -50,42 +52,44 @@ class RuleSet:
     """The rules once more, for many events at once."""
     without_score: tuple[int, ...] = ()
     """Places of the rules that do not read the score, where these decide before the fallback."""
+    ends: tuple[tuple[str, str], ...] = field(init=False, repr=False, compare=False)
+    """(decision, name of the rule that fired) of each rule in order, then of `otherwise` and of the fallback, where
+    none did. All that decides here gives a place in it."""
 
-    @property
-    def decisions(self) -> tuple[str, ...]:
-        """Of the rules in order, then `otherwise`: what `decide_columns` gives the places of."""
-        return (*(decision for decision, _ in self.rules), self.otherwise)
+    def __post_init__(self) -> None:
+        fired = tuple((text[0], name_of(text)) for text in self.texts)
+        object.__setattr__(self, "ends", (*fired, (self.otherwise, ""), (self.fallback, "")))
 
     def decide_columns(self, rows: Rows) -> NDArray[np.int64]:
-        """As `decide` for each of many events; the place of its decision in `decisions`."""
+        """As `decide` for each of many events."""
         from skyriver.decide.rules_columns import compiled, first_that_fires  # numpy: who only checks rules has it not
 
         return first_that_fires(compiled(self.trees), rows)
 
-    def decide_without(self, features: Sequence[float], values: Values) -> str:
+    def decide_without(self, features: Sequence[float], values: Values) -> int:
         """Where there is no score: the rules that read none, as declared, else the fallback."""
         for place in self.without_score:
-            decision, fires = self.rules[place]
-            if fires(math.nan, features, values) is True:
-                return decision
-        return self.fallback
+            if self.rules[place][1](math.nan, features, values) is True:
+                return place
+        return len(self.rules) + 1
 
     def decide_columns_without(self, rows: Rows) -> NDArray[np.int64]:
-        """As `decide_without` for each of many events; `len(decisions)` stands for the fallback."""
+        """As `decide_without` for each of many events."""
         from skyriver.decide.rules_columns import at_places, compiled, first_that_fires  # numpy: as above
 
         found = first_that_fires(compiled(tuple(self.trees[place] for place in self.without_score)), rows)
-        return at_places((*self.without_score, len(self.decisions)), found)
+        return at_places((*self.without_score, len(self.rules) + 1), found)
 
-    def decide(self, score: float, features: Sequence[float], values: Values) -> str:
-        for decision, fires in self.rules:
+    def decide(self, score: float, features: Sequence[float], values: Values) -> int:
+        """The place in `ends` of what an event with a score gets."""
+        for place, (_, fires) in enumerate(self.rules):
             if fires(score, features, values) is True:
-                return decision
-        return self.otherwise
+                return place
+        return len(self.rules)
 
 
 def compile_rules(
-    rules: Sequence[tuple[str, str]],
+    rules: Sequence[RuleText],
     otherwise: str,
     fallback: str,
     stream: StreamSpec,
@@ -93,7 +97,7 @@ def compile_rules(
     *,
     without_score: bool = False,
 ) -> RuleSet:
-    """`rules` are (decision, when); `without_score`: those that do not read the score decide where there is none.
+    """`without_score`: rules that do not read the score decide where there is none.
 
     Raises InvalidInput (BAD_RULE) that lists all mistakes, each with its column."""
     names = names_of(stream, features)
@@ -102,11 +106,12 @@ def compile_rules(
     mistakes: list[InvalidInput] = []
     needs_features = False
     scoreless: list[int] = []
-    for place, (decision, when) in enumerate(rules):
+    for place, text in enumerate(rules):
+        decision, when = text[:2]
         try:
             tree = language.parse(when, names)
         except InvalidInput as error:
-            where = f"rule {decision!r} of {stream.name}"
+            where = f"rule {name_of(text)!r} of {stream.name}"
             action = f"{error.next_action} Correct {shown(when)} and deploy again.".strip()
             mistakes.append(InvalidInput(error.message, code=error.code, where=where, next_action=action))
             continue
@@ -120,17 +125,21 @@ def compile_rules(
     identity: dict[str, object] = {"rules": [list(r) for r in rules], "otherwise": otherwise, "fallback": fallback}
     if without_score:
         identity["without_score"] = True
-    texts = tuple((decision, when) for decision, when in rules)
     return RuleSet(
         tuple(compiled),
         otherwise,
         fallback,
-        texts,
+        tuple(rules),
         digest(identity),
         needs_features,
         tuple(trees),
         tuple(scoreless),
     )
+
+
+def name_of(text: RuleText) -> str:
+    """Of a rule: its own, else that of its decision."""
+    return text[2] if len(text) > 2 else text[0]
 
 
 def shown(when: str) -> str:
@@ -139,9 +148,12 @@ def shown(when: str) -> str:
 
 
 def rules_of(decide: DecideSpec, stream: StreamSpec, features: FeatureSetSpec | None) -> RuleSet:
-    pairs = [(r.decision, r.when) for r in decide.rules]
     by_rules = "rules" in decide.fallback_by
-    return compile_rules(pairs, decide.otherwise, decide.fallback, stream, features, without_score=by_rules)
+    return compile_rules(texts_of(decide), decide.otherwise, decide.fallback, stream, features, without_score=by_rules)
+
+
+def texts_of(decide: DecideSpec) -> tuple[RuleText, ...]:
+    return tuple((r.decision, r.when, r.name) if r.name else (r.decision, r.when) for r in decide.rules)
 
 
 def names_of(stream: StreamSpec, features: FeatureSetSpec | None) -> dict[str, Name | str]:
@@ -150,8 +162,8 @@ def names_of(stream: StreamSpec, features: FeatureSetSpec | None) -> dict[str, N
     Where a feature is just the field of its name, the name means the field (not rounded to float32).
     """
     names: dict[str, Name | str] = {}
-    for index, field in enumerate(stream.fields):
-        names[field.name] = _name_of_field(field, index)
+    for index, own in enumerate(stream.fields):
+        names[own.name] = _name_of_field(own, index)
     for index, feature in enumerate(features.features if features is not None else ()):
         if feature.name not in names:
             names[feature.name] = Name(feature.name, "number", "feature", index)
@@ -161,10 +173,10 @@ def names_of(stream: StreamSpec, features: FeatureSetSpec | None) -> dict[str, N
     return names
 
 
-def _name_of_field(field: FieldSpec, index: int) -> Name | str:
-    if field.type not in _TYPES:
-        return f"{field.name!r} is a {field.type}; rules know numbers, texts and truths: make a feature of it"
-    return Name(field.name, _TYPES[field.type], "field", index)
+def _name_of_field(own: FieldSpec, index: int) -> Name | str:
+    if own.type not in _TYPES:
+        return f"{own.name!r} is a {own.type}; rules know numbers, texts and truths: make a feature of it"
+    return Name(own.name, _TYPES[own.type], "field", index)
 
 
 def together(mistakes: Sequence[InvalidInput]) -> InvalidInput:

@@ -3,9 +3,9 @@
 Its configuration: {"stream": StreamSpec, "decide": DecideSpec | null, "directory", "objects", "kernel_cache":
 directories, "queue": rows that may wait}; live settings: {"model": {"name", "version", "artifact", "features_digest"
 ("" or none: not known), "features": FeatureSetSpec that it was trained on | null} | null, "features": FeatureSetSpec
-that is declared now | null, "rules": [[decision, when], ...], "otherwise", "fallback", "began": whether the stream has
-a log already (absent: not known), "materialised": the last offset that the stream's tables cover (absent: not known),
-"keep": the limits of its log}. The last three change nothing of what is decided with.
+that is declared now | null, "rules": [[decision, when(, name)], ...], "otherwise", "fallback", "began": whether the
+stream has a log already (absent: not known), "materialised": the last offset that the stream's tables cover (absent:
+not known), "keep": the limits of its log}. The last three change nothing of what is decided with.
 
 It takes the log (from a holder that is stopped or hung too), recovers, warms everything that the first event needs,
 listens, and then says that it is ready. A change of the live settings is loaded beside the running engine and written

@@ -72,6 +72,7 @@ def decision(number: int, features: Sequence[float] = (1.5, float("nan"))) -> Re
         reason=Reason.NONE,
         decided_at_us=99,
         latency_us=4,
+        rule="certain",
     )
     return Record(RecordKind.DECISION, 5, encode(record))
 
@@ -168,7 +169,7 @@ def test_each_record_goes_to_its_table(make: Callable[[], Tables]) -> None:
     ]
     first, second = rows(tables, DECISIONS)
     assert first[:6] == (8, 2, "p2", "decided", "block", 0.5)
-    assert first[7:] == ("fraud", 3, "r", "f", "", 99, 4, "", 0, None)
+    assert first[7:] == ("fraud", 3, "r", "f", "", 99, 4, "", 0, None, "certain")
     assert first[6][0] == 1.5
     assert first[6][1] != first[6][1]  # a feature that is missing is NaN
     assert second[5:7] == (None, None)
@@ -258,7 +259,7 @@ def blocks(numbers: Sequence[int], first: int) -> list[Record]:
     columns = Columns.of_rows(STREAM.fields, values)
     events = EventBlock(columns, np.array([1000 + n for n in numbers]), late)
     outcomes = [
-        Outcome(Status.DECIDED, "block", "fraud", 3, "r", "f", Reason.NONE),
+        Outcome(Status.DECIDED, "block", "fraud", 3, "r", "f", Reason.NONE, "", "certain"),
         Outcome(Status.LATE, "review", "", 0, "r", "f", Reason.LATE),
     ]
     decided = DecisionColumns(
@@ -290,14 +291,15 @@ def test_blocks_fill_the_tables_as_their_events_do(make: Callable[[], Tables], n
     for i, row in enumerate(rows(tables, DECISIONS)):
         assert row[:3] == (4 + i, 1 + i, f"p{numbers[i]}")
         if numbers[i] < 0:
-            assert row[3:] == ("late", "review", None, None, "", 0, "r", "f", "LATE", 99, 4, "", 0, None)
+            assert row[3:] == ("late", "review", None, None, "", 0, "r", "f", "LATE", 99, 4, "", 0, None, "")
         else:
-            assert (*row[3:6], *row[7:]) == ("decided", "block", 0.5, "fraud", 3, "r", "f", "", 99, 4, "", 0, None)
+            outcome = ("decided", "block", 0.5, "fraud", 3, "r", "f", "", 99, 4, "", 0, None, "certain")
+            assert (*row[3:6], *row[7:]) == outcome
             assert row[6][0] == 1.5
             assert row[6][1] != row[6][1]
 
 
-ARMS = ("arm", "shadow_version", "shadow_score")
+ADDED = ("arm", "shadow_version", "shadow_score", "rule")
 
 
 def with_arm(record: Record, arm: str, shadow: float | None) -> Record:
@@ -314,7 +316,7 @@ def test_arms_and_what_a_shadow_said_are_told_of_one_event_and_of_many(make: Cal
     block = Record(RecordKind.DECISIONS, 5, msgspec.msgpack.encode(payload), count=3)
     tables = make()
     run(log_of(with_arm(decision(0), "canary", 0.5), with_arm(decision(1), "", None), block), tables)
-    assert [row[-3:] for row in rows(tables, DECISIONS)] == [
+    assert [row[-4:-1] for row in rows(tables, DECISIONS)] == [
         ("canary", 9, 0.5),
         ("", 9, None),
         ("canary", 9, 0.25),
@@ -323,11 +325,11 @@ def test_arms_and_what_a_shadow_said_are_told_of_one_event_and_of_many(make: Cal
     ], "a late event was asked of nobody"
 
 
-def test_records_and_tables_of_before_there_were_arms(make: Callable[[], Tables]) -> None:
+def test_records_and_tables_of_before_there_were_arms_and_named_rules(make: Callable[[], Tables]) -> None:
     """Records lack them, and so does the table that is there: it gets them."""
     tables = make()
     before = {
-        name: dtype for name, dtype in schemas_of_stream(STREAM)["payments.decisions"].items() if name not in ARMS
+        name: dtype for name, dtype in schemas_of_stream(STREAM)["payments.decisions"].items() if name not in ADDED
     }
     old = Record(RecordKind.DECISION, 5, msgspec.msgpack.encode(msgspec.msgpack.decode(decision(1).payload)[:13]))
     _, many = blocks([2], 3)
@@ -339,11 +341,12 @@ def test_records_and_tables_of_before_there_were_arms(make: Callable[[], Tables]
     store = log_of(control(), old, older)
     versions = run(store, tables)
     assert versions[DECISIONS].version == 2, "one that widens it, one with the rows"
-    assert [row[-3:] for row in rows(tables, DECISIONS)] == [(None, None, None), ("", 0, None), ("", 0, None)]
-    more(store, with_arm(decision(3), "canary", 0.75))
+    old_rows = [(None, None, None, None), ("", 0, None, ""), ("", 0, None, "")]
+    assert [row[-4:] for row in rows(tables, DECISIONS)] == old_rows
+    more(store, with_arm(decision(3), "canary", 0.75), decision(4))
     versions = run(store, tables, {name: version.version for name, version in versions.items()})
     assert versions[DECISIONS].version == 3
-    assert rows(tables, DECISIONS)[-1][-3:] == ("canary", 9, 0.75)
+    assert [row[-4:] for row in rows(tables, DECISIONS)[-2:]] == [("canary", 9, 0.75, ""), ("", 0, None, "certain")]
 
 
 def test_a_table_that_ends_within_a_block_gets_the_rest_of_it(make: Callable[[], Tables]) -> None:

@@ -18,7 +18,7 @@ RULES = {
 }
 
 
-def declare(*examples: tuple[str, dict[str, Any]], rules: dict[str, str] = RULES, **more: Any) -> AppSpec:
+def declare(*examples: tuple[str, dict[str, Any]], rules: Any = RULES, **more: Any) -> AppSpec:
     app = sr.App("risk")
 
     class Payment(sr.Event):
@@ -69,7 +69,7 @@ def test_without_a_score_the_rules_that_read_none_decide_where_that_is_declared(
     check_decisions(declare(("hold", {"channel": "x"}), ("review", {}), fallback="review", fallback_by=("rules",)))
     error = refused(("hold", {"channel": "x"}), fallback="review")
     assert error.message == (
-        "channel='x' is decided 'review' (there is no score, so its fallback decides), where 'hold' is expected"
+        "channel='x' is decided 'review' (there is no score, so the fallback decides), where 'hold' is expected"
     )
 
 
@@ -77,7 +77,7 @@ def test_an_example_that_is_decided_otherwise_is_refused() -> None:
     error = refused(("block", {"score": 0.95}), ("approve", {"score": 0.7, "amount": 2_000}))
     assert (error.code, error.where) == ("EXAMPLE_FAILED", "example 2 of the decisions of payments")
     assert error.message == (
-        "score=0.7, amount=2000 is decided 'call' (rule 2 fires:"
+        "score=0.7, amount=2000 is decided 'call' (the rule 'call' fires:"
         " `score >= 0.5 and (amount > 1000 or amount is missing)`), where 'approve' is expected"
     )
     assert "Correct the rules, or the example" in error.next_action
@@ -128,6 +128,29 @@ def test_scores_and_features_are_those_of_a_stream_which_are_float32(limit: floa
     rules = {"block": f"score >= {limit!r} and mean >= {limit!r}"}
     wanted = "block" if float(np.float32(score)) >= limit else "approve"
     check_decisions(declare((wanted, {"score": score, "mean": score}), rules=rules))
+
+
+def test_rules_are_told_by_their_names() -> None:
+    rules = [sr.Rule("block", "score >= 0.9", name="certain"), sr.Rule("block", "amount > 5", name="large")]
+    check_decisions(declare(("block", {"score": 0.95}), ("block", {"score": 0.1, "amount": 6}), rules=rules))
+    error = refused(("approve", {"score": 0.1, "amount": 6}), rules=rules)
+    assert "(the rule 'large' fires: `amount > 5`)" in error.message
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ([sr.Rule("block", "score > 1"), sr.Rule("block", "amount > 1")], "2 rules of payments are called 'block'."),
+        ([sr.Rule("block", "score > 1", name="a"), sr.Rule("hold", "amount > 1", name="a")], "2 rules of payments are"),
+        ([sr.Rule("block", "score > 1", name="not a name!")], "'not a name!' cannot name a rule"),
+        ([("block", "score > 1")], "('block', 'score > 1') is no rule."),
+        ([sr.Rule("block", 5)], "Rule(decision='block', when=5"),  # type: ignore[arg-type]
+    ],
+)
+def test_rules_that_are_none_are_refused(rules: Any, message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        declare(rules=rules)
+    assert message in caught.value.message
 
 
 def test_examples_change_nothing_that_decides() -> None:

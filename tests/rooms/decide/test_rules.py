@@ -62,7 +62,7 @@ def rules(*whens: str) -> RuleSet:
 def fires(
     when: str, score: float = 0.7, values: list[object] = VALUES, features: tuple[float, ...] = (120, 60, 4)
 ) -> bool:
-    return rules(when).decide(score, features, values) == "d0"  # type: ignore[arg-type]
+    return rules(when).decide(score, features, values) == 0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,8 @@ def test_what_does_not_hang_on_the_missing_still_fires(when: str) -> None:
 
 def test_the_first_rule_that_fires_decides() -> None:
     compiled = rules("score >= 0.9", "score >= 0.5")
-    assert [compiled.decide(s, (), VALUES) for s in (0.95, 0.9, 0.5, 0.49)] == ["d0", "d0", "d1", "approve"]
+    assert [compiled.decide(s, (), VALUES) for s in (0.95, 0.9, 0.5, 0.49)] == [0, 0, 1, 2]
+    assert compiled.ends == (("d0", "d0"), ("d1", "d1"), ("approve", ""), ("review", ""))
     assert not compiled.needs_features
     assert rules("score > 1 or mean > 3").needs_features
 
@@ -217,6 +218,22 @@ def test_an_application_with_a_bad_rule_is_refused() -> None:
     check_decisions(application("score > 0.5 and mean > 3"))
     with pytest.raises(InvalidInput, match=r"column 1: unknown name 'scor'; did you mean 'score'\?"):
         check_decisions(application("scor > 0.5"))
+
+
+def test_rules_with_names_may_share_a_decision() -> None:
+    texts = [("block", "score >= 0.9", "certain"), ("review", "score >= 0.5"), ("block", "amount > 100", "large")]
+    compiled = compile_rules(texts, "approve", "hold", STREAM, FEATURES, without_score=True)
+    assert compiled.ends == (
+        ("block", "certain"), ("review", "review"), ("block", "large"), ("approve", ""), ("hold", ""),
+    )  # fmt: skip
+    assert [compiled.decide(score, (), VALUES) for score in (0.9, 0.5, 0.1)] == [0, 1, 2]
+    assert compiled.decide_without((), VALUES) == 2
+    assert compiled.decide_without((), GONE) == 4
+    unnamed = compile_rules([text[:2] for text in texts], "approve", "hold", STREAM, FEATURES, without_score=True)
+    assert unnamed.digest != compiled.digest
+    with pytest.raises(InvalidInput, match="unknown name") as caught:
+        compile_rules([("block", "scor > 1", "certain")], "approve", "hold", STREAM, FEATURES)
+    assert caught.value.where == "rule 'certain' of payments"
 
 
 def test_the_digest_is_of_all_that_decides() -> None:
@@ -308,4 +325,4 @@ def test_many_events_are_decided_as_each_alone(whens: list[str], events: list[tu
         for score, vector, row in zip(scores, features.tolist(), rows, strict=True)
     ]
     places = decided.decide_columns(Rows(scores, features, Columns.of_rows(STREAM.fields, rows)))
-    assert [decided.decisions[place] for place in places] == alone
+    assert places.tolist() == alone
