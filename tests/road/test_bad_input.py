@@ -405,8 +405,15 @@ def test_what_the_control_plane_refuses_to_deploy(shop: Cloud) -> None:
     # What no application file says, a program may: a model whose inputs are not what the stream computes.
     deployed = shop.json("app", "get", "shop")["spec"]
     spec = deployed["spec"]
-    spec["models"][0] |= {"train": None, "onnx": "model.onnx"}
+    rules = spec["decides"][0]["rules"]
+    rules.append({"decision": "never", "when": "score > 0.5"})
     body = {"spec": spec, "spec_digest": digest(spec), "code": deployed["code"]["bundle"], "main": "shop.py"}
+    status, told = shop.ask("PUT", "/api/v1/tenants/default/apps/shop?dry_run=true", body)
+    assert (status, told["plan"][-1]["action"], told["plan"][-1]["name"]) == (200, "warn", "never of orders"), told
+    assert told["plan"][-1]["detail"] == "never fires: what it demands is decided before it, by 'call'"
+    rules.pop()
+    spec["models"][0] |= {"train": None, "onnx": "model.onnx"}
+    body["spec_digest"] = digest(spec)
     for path in ("", "?dry_run=true"):
         status, told = shop.ask("PUT", f"/api/v1/tenants/default/apps/shop{path}", body)
         assert (status, told["code"]) == (422, "BAD_DECISION"), told

@@ -21,7 +21,14 @@ EXAMPLES = 10
 """Bad rows that are shown; JSON output has all."""
 ENDS = 5
 """Of a part, that are shown; JSON output has all."""
-_SIGNS = {"create": "[green]+[/]", "update": "[yellow]~[/]", "remove": "[red]-[/]", "keep": " ", "orphan": "[dim]?[/]"}
+_SIGNS = {
+    "create": "[green]+[/]",
+    "update": "[yellow]~[/]",
+    "remove": "[red]-[/]",
+    "keep": " ",
+    "orphan": "[dim]?[/]",
+    "warn": "[bold yellow]![/]",
+}
 
 
 def plan(screen: Screen, app: str, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -84,8 +84,8 @@ class ResourcePage(TypedDict):
 class PlanLine(TypedDict):
     """One thing that a deployment does, or finds as it should be."""
 
-    action: Literal["create", "update", "keep", "remove", "orphan"]
-    """`orphan`: no longer in the file, and left; pruning removes it."""
+    action: Literal["create", "update", "keep", "remove", "orphan", "warn"]
+    """`orphan`: no longer in the file, and left; pruning removes it. `warn`: it is taken, and is hardly meant so."""
     kind: str
     name: str
     detail: str

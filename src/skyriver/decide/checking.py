@@ -11,13 +11,16 @@ from difflib import get_close_matches
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import AppSpec, DecideSpec, DecisionExample, FeatureSetSpec, StreamSpec
 from skyriver.decide.language import Name, Type
+from skyriver.decide.reach import never_fire
 from skyriver.decide.rules import Operand, RuleSet, names_of, rules_of, shown, together
 
 _FLOAT32 = struct.Struct("<f")
 
 
-def check_decisions(app: AppSpec) -> None:
-    """Raises InvalidInput for rules that cannot be run (BAD_RULE), then for examples that say nothing (BAD_EXAMPLE) or
+def check_decisions(app: AppSpec) -> list[tuple[str, str]]:
+    """(rule and its stream, why it never fires) of those that surely never do: a warning.
+
+    Raises InvalidInput for rules that cannot be run (BAD_RULE), then for examples that say nothing (BAD_EXAMPLE) or
     something else than the rules (EXAMPLE_FAILED); all mistakes together."""
     mistakes: list[InvalidInput] = []
     compiled: list[tuple[DecideSpec, RuleSet, StreamSpec, FeatureSetSpec | None]] = []
@@ -32,6 +35,11 @@ def check_decisions(app: AppSpec) -> None:
         raise together(mistakes)
     for declared in compiled:
         _check_examples(*declared)
+    return [
+        (f"{name} of {stream.name}", f"never fires: {why}")
+        for _, rules, stream, _ in compiled
+        for name, why in never_fire(rules, stream)
+    ]
 
 
 def _check_examples(decide: DecideSpec, rules: RuleSet, stream: StreamSpec, features: FeatureSetSpec | None) -> None:

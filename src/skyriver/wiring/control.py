@@ -58,7 +58,7 @@ from skyriver.trust.secretfile import write_secret
 from skyriver.trust.tokens import new_token
 from skyriver.wiring.capacity import machine_capacity
 from skyriver.wiring.database import store_address
-from skyriver.wiring.deploy import plan_deploy, plan_removal
+from skyriver.wiring.deploy import PlanLine, plan_deploy, plan_removal
 from skyriver.wiring.environments import keep_package_settings, mend_environments
 from skyriver.wiring.home import DEFAULT_PORT, Home
 from skyriver.wiring.kinds import KINDS
@@ -99,7 +99,7 @@ def deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *
     if app.name != name or app.digest() != request.spec_digest:
         raise InvalidInput("The specification is not the one that was announced.", code="SPEC_MISMATCH")
     check_features(app)
-    check_decisions(app)
+    warnings = check_decisions(app)
     check_jobs(app, machine_capacity())
     check_sources(app)
     plan = plan_deploy(
@@ -111,7 +111,8 @@ def deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *
         environment=request.environment,
         prune=prune,
     )
-    return Deployment([asdict(line) for line in plan.lines], plan.changes, plan.operations)
+    lines = [*plan.lines, *(PlanLine("warn", "rule", name, why) for name, why in warnings)]
+    return Deployment([asdict(line) for line in lines], plan.changes, plan.operations)
 
 
 def remove(snapshot: Snapshot, tenant: str, name: str) -> Deployment:

@@ -23,7 +23,7 @@ OWNED = ("stream", "model", "service", "task", "schedule")
 
 @dataclass(frozen=True, slots=True)
 class PlanLine:
-    """`action` is create, update, keep or remove (only with prune; else orphan: no longer in the file)."""
+    """`action` is create, update, keep or remove (only with prune; else orphan: no longer in the file), or warn."""
 
     action: str
     kind: str
