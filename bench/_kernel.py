@@ -80,11 +80,11 @@ def measure(app: AppSpec, payments: pl.DataFrame, kernels: Path, size: int) -> K
     for number, batch in enumerate(batches(payments, size)):
         before = time.process_time()
         found = state.fold(batch, out)
+        if number % (RELEASE_RECORDS // size) == 0:
+            state.side.release(state.mark())
         spent = time.process_time() - before
         if batch.effective[0] >= full:
             events, seconds = events + found, seconds + spent
-        if number % (RELEASE_RECORDS // size) == 0:
-            state.side.release(state.mark())
     active = sum(state.active_keys.values())
     state.side.close()
     return KernelFigures(events, seconds, active, state.memory_bytes / active)

@@ -8,21 +8,22 @@ Then it stays so for a while, and is tried again. Pure.
 
 from __future__ import annotations
 
-STEP = 8
+STEP = 16
 """Turns of a try."""
 STEPS = 128
 """For so many steps what a try said holds: with 2 ms, trying costs a sender that waits for its answers 5 to 9%."""
 TOGETHER = 1.5
 """Requests a turn, at least, that a wait must bring."""
-AS_FAST = 0.75
-"""Of the rate without waiting, at least, with it."""
+AS_FAST = 0.85
+"""Of the rate without waiting, at least, with it. Senders that wait for their answers are slowed by no more, where a
+turn takes nearly as long as the wait; with a higher share, chance would end it for requests that come unasked."""
 ENOUGH_ROWS = 16
 """That wait already: they share enough."""
 
 
 class Linger:
-    """`limit_us`: how long the first request of a turn may wait at most; 0: none ever waits. Times are monotonic
-    microseconds."""
+    """`limit_us`: how long a request may wait at most, here or in its socket, for its turn to begin; 0: none ever
+    waits. Times are monotonic microseconds."""
 
     __slots__ = ("_began", "_left", "_limit", "_rate", "_requests", "_turns", "waits")
 
@@ -37,9 +38,9 @@ class Linger:
         self._began = -1
         self._turns = self._requests = 0
 
-    def wait_us(self, waited_us: int, rows: int) -> int:
-        """How long the next turn is to wait still, whose first request has waited so long; `rows` wait in all."""
-        return max(0, self._limit - waited_us) if self.waits and rows < ENOUGH_ROWS else 0
+    def wait_us(self, passed_us: int, rows: int) -> int:
+        """How long the next turn is to wait still, so long after the sockets were read; `rows` wait in all."""
+        return max(0, self._limit - passed_us) if self.waits and rows < ENOUGH_ROWS else 0
 
     def note(self, requests: int, now: int) -> None:
         """A turn took so many requests."""

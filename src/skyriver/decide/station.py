@@ -1,9 +1,10 @@
 """The station of a partition: a bounded queue before the engine, and turns that empty it.
 
 Natural batching: a turn takes what waits, up to MAX_BATCH rows, runs the engine on it, syncs the log once, and
-answers. At durability "disk" the sync waits in a thread, and what comes meanwhile is parsed, cleaned and queued: it is
-the next batch (group commit). A request with more rows than fit goes on at the end of the queue, so that it does
-not hold up the others.
+answers. Where the stream lingers, and it pays, the thread sleeps before a turn, which takes what came meanwhile
+(`decide.lingering`); whatever else the loop is asked for waits as long. At durability "disk" the sync waits in a
+thread, and what comes meanwhile is parsed, cleaned and queued: it is the next batch (group commit). A request with
+more rows than fit goes on at the end of the queue, so that it does not hold up the others.
 
 When the engine or the sync fails half-way, those who wait get the error, and the engine is recovered from the log; as
 long as that does not work (a full disk) requests are refused with 503 and it is tried again every second. A log that
@@ -90,7 +91,7 @@ class Station:
         self._limit = queue
         self._linger = Linger(linger_us)
         self._read_ns = 0
-        """What waits now, here or in a socket, came after it."""
+        """When the sockets were read last: what waits now came after it, but for what a full turn has left."""
         self._expects = False
         """The last turn had events, and more of them may come soon."""
         self._queue: deque[Work] = deque()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from skyriver.decide.lingering import ENOUGH_ROWS, STEP, STEPS, Linger
 
 LIMIT = 2_000
@@ -10,12 +12,17 @@ TURN = 400
 
 
 def by_itself(linger: Linger, turns: int, every: int, start: int = 0) -> list[int]:
-    """Requests of each turn, of a sender that sends one each `every` microseconds and waits for no answer."""
-    now, taken, found = start, start // every, []
-    for _ in range(turns):
-        due = (taken + 1) * every
-        now = max(now, due)
-        now += linger.wait_us(now - due, 1)
+    """Requests of each turn, of a sender that sends one each `every` microseconds and waits for no answer; a turn that
+    finds none ends the waiting, as the station does it."""
+    now = read = start
+    taken, found = start // every, []
+    while len(found) < turns:
+        now += linger.wait_us(now - read, 0) if found else 0
+        read = now
+        if now // every == taken:  # nothing has come: the next request is waited for, and read as it comes
+            now = read = (taken + 1) * every
+            now += linger.wait_us(0, 1)
+            read = now
         count = now // every - taken
         taken += count
         linger.note(count, now)
@@ -24,16 +31,17 @@ def by_itself(linger: Linger, turns: int, every: int, start: int = 0) -> list[in
     return found
 
 
-def waiting_for_answers(linger: Linger, turns: int, senders: int) -> tuple[list[bool], int]:
-    """Whether each turn waited, and how long all took: each of `senders` sends when it has its answer, one after the
-    other within one turn."""
-    now, waited = 0, []
+def waiting_for_answers(linger: Linger, turns: int, senders: int, turn: int = TURN) -> tuple[list[bool], int]:
+    """Whether each turn waited, and how long all took: each of `senders` sends as soon as it has its answer."""
+    now = read = 0
+    waited = []
     for _ in range(turns):
-        more = linger.wait_us(0, 1)
+        more = linger.wait_us(now - read, 1)
         waited.append(bool(more))
         now += more
+        read = now
         linger.note(senders, now)
-        now += TURN
+        now += turn
     return waited, now
 
 
@@ -46,7 +54,7 @@ def test_without_a_limit_nothing_ever_waits() -> None:
 def test_requests_that_come_by_themselves_are_gathered() -> None:
     found = by_itself(Linger(LIMIT), 40 * STEP, 1_000)
     assert found[: STEP + 1] == [1] * (STEP + 1)  # the first turn only starts the clock
-    assert set(found[STEP + 1 :]) == {3}
+    assert set(found[STEP + 1 :]) == {2}
 
 
 def test_after_a_while_it_is_tried_again_whether_it_pays() -> None:
@@ -70,6 +78,14 @@ def test_senders_that_wait_for_their_answers_are_slowed_in_a_try_alone() -> None
         assert waited[STEP + 1 : 2 * STEP + 1] == [True] * STEP
         assert sum(waited) <= 4 * STEP
         assert took < 1.05 * len(waited) * TURN
+
+
+@pytest.mark.parametrize("turn", [LIMIT * share // 100 for share in (50, 80, 84, 86, 95, 100, 300)])
+def test_where_a_turn_takes_as_long_as_the_wait_senders_are_hardly_slowed(turn: int) -> None:
+    _, took = waiting_for_answers(Linger(LIMIT), 4 * STEPS * STEP, 8, turn)
+    assert took < 1.18 * 4 * STEPS * STEP * turn
+    _, with_tries = waiting_for_answers(Linger(LIMIT), 4 * STEPS * STEP, 8, LIMIT * 80 // 100)
+    assert with_tries < 1.02 * 4 * STEPS * STEP * LIMIT * 80 // 100
 
 
 def test_a_sender_that_becomes_rare_is_not_waited_for_any_more() -> None:

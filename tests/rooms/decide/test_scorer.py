@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -49,6 +50,25 @@ def test_one_row_is_scored_as_among_others_and_its_score_stays(tmp_path: Path) -
     alone = [scorer.score(rows[place : place + 1]) for place in range(3)]
     assert all(score.shape == (1,) and score.dtype == np.float32 for score in alone)
     assert np.array_equal(np.concatenate(alone), scorer.score(rows), equal_nan=True)
+
+
+@pytest.mark.parametrize("count", [1, 2, module.BOUND_ROWS, module.BOUND_ROWS + 1])
+def test_few_rows_are_scored_through_buffers_of_their_own_with_the_same_bits(tmp_path: Path, count: int) -> None:
+    path = model_file(tmp_path / "m.onnx")
+    scorer = OnnxScorer.load(path, 3)
+    assert module.BOUND_ROWS >= 8
+    bound = scorer._bound[count - 1] if count <= module.BOUND_ROWS else None
+    plain = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    luck = np.random.default_rng(count)
+    for _ in range(3):
+        rows = luck.normal(0, 2, (count, 3)).astype(np.float32)
+        rows[0, 0] = np.nan
+        expected = plain.run(["score"], {"features": rows})[0]
+        scores = scorer.score(rows)
+        assert np.array_equal(scores, expected, equal_nan=True)
+        if bound is not None:
+            assert np.array_equal(bound._scores, expected, equal_nan=True), "they were not used"
+            assert not np.shares_memory(scores, bound._scores)
 
 
 @pytest.mark.parametrize(

@@ -144,30 +144,41 @@ def test_what_comes_during_a_sync_is_the_next_batch(house: House) -> None:
 
 
 def test_what_comes_while_a_turn_lingers_is_taken_with_it(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for longer than is declared, counted from when the sockets were read last."""
+    limit, turn = 20_000, 5_000
+
     async def test() -> None:
-        loop, slept = asyncio.get_running_loop(), []
-        post = await Post(house, linger_us=20_000).start()
+        loop, slept, now = asyncio.get_running_loop(), [], [10**12]
+        post = await Post(house, linger_us=limit).start()
         await asyncio.sleep(0)  # its first turn, with nothing in it
-        post.station._linger.waits = True
+        station = post.station
+        station._linger.waits = True
+        work = station._work
 
         def sleep(seconds: float) -> None:
-            slept.append(seconds)
+            slept.append(round(seconds * 1e6))
+            now[0] += round(seconds * 1e9)
             if len(slept) < 3:
                 loop.call_soon(post.send, house.event(1 + len(slept)))  # as the loop reads it after the sleep
 
+        def takes_long(*given: Any) -> Any:
+            now[0] += turn * 1_000
+            return work(*given)
+
         monkeypatch.setattr("skyriver.decide.station.time.sleep", sleep)
+        monkeypatch.setattr("skyriver.decide.station.time.perf_counter_ns", lambda: now[0])
+        station._work = takes_long  # type: ignore[method-assign]
         post.send(house.event(1))
         await post.settle(3)
         assert house.model.runs == [2, 1]  # the third came while nobody had come yet
         await asyncio.sleep(0.01)
-        assert len(slept) == 3  # nobody came any more: it does not go on sleeping
-        assert all(0 < seconds <= 0.02 for seconds in slept)
+        assert slept == [limit, limit - turn, limit - turn]  # nobody came any more: it does not go on sleeping
         found: list[int] = []
-        post.station.submit(FindWork(1, lambda _: found.append(len(slept))))  # who only looks waits for nobody
+        station.submit(FindWork(1, lambda _: found.append(len(slept))))  # who only looks waits for nobody
         await asyncio.sleep(0.01)
         assert found == [3]
         assert len(slept) == 3
-        await post.station.drain(1)
+        await station.drain(1)
 
     run(test)
 

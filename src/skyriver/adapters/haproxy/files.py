@@ -10,34 +10,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from skyriver.core.errors import Unavailable
+from skyriver.data.folders import replace_file
 
 
 def replace_all(directory: Path, files: Mapping[str, str]) -> None:
-    """Replaces each file that differs, in the order given, and syncs them and their directory."""
-    changed = False
+    """Replaces each file that differs, in the order given."""
     for name, text in files.items():
-        data = text.encode()
-        path = directory / name
+        data, path = text.encode(), directory / name
         with contextlib.suppress(FileNotFoundError):
             if path.read_bytes() == data:
                 continue
-        temporary = directory / f".{name}.new"
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        changed = True
-    if changed:
-        sync_directory(directory)
-
-
-def sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        replace_file(path, data)
 
 
 @contextlib.contextmanager

@@ -23,13 +23,13 @@ from skyriver.adapters.haproxy import layout, process
 from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.binary import Binary, find
 from skyriver.adapters.haproxy.config import ADMIN, ROUTES, TOKENS, Settings, connections_for, files, static_digest
-from skyriver.adapters.haproxy.files import only_one, replace_all, sync_directory
+from skyriver.adapters.haproxy.files import only_one, replace_all
 from skyriver.adapters.haproxy.layout import PoolKey
 from skyriver.adapters.haproxy.process import Running
 from skyriver.control.gateway_rules import check_socket, check_table
 from skyriver.core.errors import InvalidInput, Unavailable
 from skyriver.core.resources import RouteTable
-from skyriver.data.folders import make_folder
+from skyriver.data.folders import make_folder, sync_folder
 
 TABLE = "table.json"
 LOCK = "lock"
@@ -125,7 +125,7 @@ class HaproxyGateway:
                 process.end(running.identity, STOP_SECONDS)
             for name in (process.RUN_FILE, process.PID_FILE, ADMIN):
                 (self._directory / name).unlink(missing_ok=True)
-            sync_directory(self._directory)
+            sync_folder(self._directory)
             self._know(None)
 
     def _lock(self) -> AbstractContextManager[None]:
