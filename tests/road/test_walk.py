@@ -161,6 +161,17 @@ def test_events_are_decided_and_duplicates_get_the_first_decision(cloud: Cloud, 
     status, second = cloud.ask("POST", "/streams/orders/events?wait=decision", order | {"amount": 9_999})
     assert (status, second["duplicates"], second["decisions"]) == (200, 1, [decision])
     assert cloud.ask("GET", f"/streams/orders/decisions/{order['order']}") == (200, decision)
+    assert decision["rule"] == ("call" if decision["decision"] == "call" else "")
+    assert cloud.json("explain", "decision", str(order["order"])) == decision
+    told = cloud.command("explain", "decision", str(order["order"]), "--stream", "orders").succeeded().out
+    assert f"{order['order']} of orders: {decision['decision']}" in told
+    assert ("the rule call fired" if decision["rule"] else "no rule fired") in told
+    assert "by comes_back:1" in told
+    assert len([line for line in told.splitlines() if line.split()[:1] == ["amount"]]) == 1
+    cloud.command("explain", "decision").refused("USAGE", 2, "skyriver explain decision ID")
+    cloud.command("explain", "orders", "7").refused("USAGE", 2, "orders 7")
+    cloud.command("explain", "decision", "no number").refused("BAD_ID", 2, "no id of orders")
+    cloud.command("explain", "decision", "999").refused("NOT_FOUND", 3, "no event with the id 999")
     labels = [{"order": order["order"], "returned": 1}, {"order": 7, "returned": 0}]
     taken = cloud.json("send", "orders", write_lines(cloud.folder / "labels.jsonl", labels), "--labels")
     assert (taken["labels"], taken["unknown_subjects"], taken["rejected"]) == (2, 0, [])

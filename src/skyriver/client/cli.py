@@ -23,6 +23,7 @@ from skyriver.client import show
 from skyriver.client import streams as _streams  # noqa: F401
 from skyriver.client import top as _top  # noqa: F401
 from skyriver.client.calling import call
+from skyriver.client.decision_page import show_decision
 from skyriver.client.follow import LogReader, follow
 from skyriver.client.loading import GivenFile, load_files, named_files
 from skyriver.client.parts import explain_part, part_lines, part_named
@@ -30,7 +31,7 @@ from skyriver.client.patience import AWAY_SECONDS, Patience
 from skyriver.client.rows import read_rows, read_text
 from skyriver.client.screen import Bars, Screen
 from skyriver.client.sending import send_rows
-from skyriver.client.shell import Json, Machine, app, confirm, connect, machine, noun, parameters_of, state, wait
+from skyriver.client.shell import Json, Machine, app, confirm, connect, machine, noun, only, parameters_of, state, wait
 from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound, SkyriverError, Unavailable
 from skyriver.core.names import ModelRef
 
@@ -239,11 +240,26 @@ def rollback(
 
 @app.command()
 def explain(
-    name: Annotated[str, typer.Argument(help="Any name, or kind/name; or supervisor, control, gateway.")],
+    name: Annotated[str, typer.Argument(help="Any name, or kind/name; supervisor, control, gateway; or decision.")],
+    event: Annotated[str, typer.Argument(help="With decision: the id of its event.")] = "",
+    stream: Annotated[str, typer.Option("--stream", help="With decision, where there are several streams.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Why something is as it is: state, reason, what to do, the last lines of its log."""
+    """Why something is as it is: state, reason, what to do, the last lines of its log; or why an event got its
+    decision: `skyriver explain decision ID`."""
     screen = Screen(as_json=as_json)
+    if (name == "decision") != bool(event):
+        raise InvalidInput(
+            f"{name} {event} is not understood." if event else "Of which event is the decision asked for?",
+            code="USAGE",
+            next_action="Write `skyriver explain NAME`, or `skyriver explain decision ID` with the id of an event.",
+        )
+    if event:
+        with connect() as client:
+            source = stream or only(client, "streams", "stream: --stream NAME")
+            decision = client.decision(source, event)
+        screen.data(decision, lambda: show_decision(screen, source, decision))
+        return
     if part := part_named(name):
         told = explain_part(part)
         screen.data([told], lambda: show.part(screen, told))

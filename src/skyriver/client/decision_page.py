@@ -1,0 +1,49 @@
+"""What `skyriver explain decision ID` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from skyriver.client.screen import Screen, age
+
+
+def show_decision(screen: Screen, stream: str, told: Mapping[str, Any]) -> None:
+    for line in _lines(stream, told):
+        screen.out.print(line)
+    features = told["features"]
+    if features:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for name, value in features.items():
+            table.add_row(f"    {escape(name)}", "missing" if value is None else f"{value:.6g}")
+        screen.out.print("  by the features")
+        screen.out.print(table)
+
+
+def _lines(stream: str, told: Mapping[str, Any]) -> Iterator[str]:
+    word = escape(told["decision"]) or "nothing"
+    yield f"[bold]{escape(str(told['id']))} of {escape(stream)}[/]: [bold]{word}[/], {age(told['decided_at_us'])} ago"
+    yield f"  why    {_why(told)}"
+    if told["score"] is not None:
+        arm = f", its {told['arm']}" if told["arm"] else ""
+        stood_in = ", which stood in" if told["status"] == "fallback" else ""
+        yield f"  score  {told['score']:.6g}, by {escape(told['model'])}:{told['version']}{arm}{stood_in}"
+    if told["shadow_version"]:
+        said = "nothing in time" if told["shadow_score"] is None else f"{told['shadow_score']:.6g}"
+        yield f"  shadow version {told['shadow_version']} said {said}"
+    took = f"{told['latency_us'] / 1000:.3g} ms"
+    yield f"  took   {took} from its arrival; the event is at offset {told['event_offset']:,}"
+
+
+def _why(told: Mapping[str, Any]) -> str:
+    if told["status"] == "late":
+        return "it came later than the stream's disorder, so it gets the fallback"
+    if told["rule"]:
+        without = "" if told["score"] is not None else f", for there was no score ({told['reason']})"
+        return f"the rule {escape(told['rule'])} fired{without}"
+    if told["score"] is None:
+        return f"there was no score ({told['reason']}), so it gets the fallback"
+    return "no rule fired"
