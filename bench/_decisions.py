@@ -30,8 +30,6 @@ DEPTH = 2
 """Requests on their way: one is worked on, one waits in the socket."""
 AFTER_KILL = 20_000
 """Events that follow once the worker was killed."""
-ROUNDS = 21
-"""Of events to workers with few keys and with many; the first one is not counted."""
 FLOAT32 = 1e-6
 """Features are rounded to float32."""
 
@@ -160,7 +158,7 @@ def measure_keys(bench: Bench) -> None:
     stand ready, and each round sends as many events to one after another; the first one warms up. Their medians are
     compared: what else the machine does changes within a round."""
     sizes = bench.sizes
-    rows, each = max(sizes.keys), sizes.keys_live // ROUNDS
+    rows, each = max(sizes.keys), sizes.keys_live // sizes.keys_rounds
     waiting: dict[int, pl.DataFrame] = {}
     workers: dict[int, StreamWorker] = {}
     rounds: list[dict[int, dict[str, Any]]] = []
@@ -174,7 +172,7 @@ def measure_keys(bench: Bench) -> None:
             waiting[keys] = payments[rows:]
         for worker in workers.values():
             worker.settle()
-        for start in range(0, each * ROUNDS, each):
+        for start in range(0, each * sizes.keys_rounds, each):
             turn = list(workers)[:: 1 if start // each % 2 else -1]
             rounds.append({k: send(bench.folder, workers[k], waiting[k][start : start + each]) for k in turn})
     _compare_keys(bench.document, rounds[1:])

@@ -66,6 +66,8 @@ class Sizes:
     kernel_key_events: int = 15_000_000
     """In 45 days: in 30 of them all of 10 million keys are met."""
     keys_live: int = 2_100_000
+    keys_rounds: int = 21
+    """In so many, of which the first is not counted."""
     process_seconds: float = 300.0
     disk_seconds: float = 300.0
     nothing_seconds: float = 30.0

@@ -28,6 +28,7 @@ def test_the_parts_of_streams_without_peers(bench: Any, capsys: pytest.CaptureFi
         keys=(100, 10_000),
         kernel_key_events=200_000,
         keys_live=5_000,
+        keys_rounds=3,
         process_seconds=2.0,
         disk_seconds=2.0,
         nothing_seconds=1.0,
