@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -43,6 +43,12 @@ _LAYOUTS = 8
 """Lengths of time texts in one request; with more of them they are doubtful."""
 
 
+_SPLITS = 64
+"""Of the times of a row into texts and others, that are remembered."""
+_Split = tuple[tuple[int, ...], Callable[[list[Any]], tuple[Any, ...]], tuple[tuple[int, Check], ...]]
+"""Places of the times that are texts, what gets them, and the other times."""
+
+
 class Doubtful(Exception):
     """Not all rows are clean, or not surely so."""
 
@@ -51,7 +57,7 @@ class TypedCleaner:
     """Compiled once per set of fields; `summed` names the fields that some feature sums. Raises InvalidInput
     (BAD_FIELD)."""
 
-    __slots__ = ("_checks", "_columns", "_json", "_lines", "_msgpack", "_one", "_times")
+    __slots__ = ("_checks", "_columns", "_given_times", "_json", "_lines", "_msgpack", "_one", "_splits", "_times")
 
     def __init__(self, fields: Sequence[FieldSpec], summed: frozenset[str] = frozenset()) -> None:
         names = [f"f{place}" for place in range(len(fields))]  # a field may be named as a method is
@@ -78,6 +84,8 @@ class TypedCleaner:
         ]
         todo = [(place, _row_check(rules[place])) for place, (_, _, done) in enumerate(types) if not done]
         self._times = {place: check for place, check in todo if _bare_time(rules[place])}
+        self._given_times = _getter(tuple(self._times))
+        self._splits: dict[tuple[type, ...], _Split] = {}
         self._checks = [(place, check) for place, check in todo if not _bare_time(rules[place])]
 
     def one(self, body: bytes) -> list[Any] | None:
@@ -126,16 +134,31 @@ class TypedCleaner:
 
     def _read_times(self, values: list[Any]) -> None:
         """The times of a row, all at once where they are written as programs write them most. Raises Refused."""
-        written = [place for place in self._times if type(values[place]) is str]
-        if len(written) != len(self._times):
-            for place in self._times:
-                if type(values[place]) is not str:
-                    values[place] = self._times[place](values[place])
-        read: Sequence[Value] | None = plain_times([values[place] for place in written])
+        kinds = tuple(map(type, self._given_times(values)))
+        written, texts_of, others = self._splits.get(kinds) or self._split(kinds)
+        for place, check in others:
+            values[place] = check(values[place])
+        read: Sequence[Value] | None = plain_times(texts_of(values))
         if read is None:
             read = [self._times[place](values[place]) for place in written]
         for place, at in zip(written, read, strict=True):
             values[place] = at
+
+    def _split(self, kinds: tuple[type, ...]) -> _Split:
+        """Rows of one sender mostly give the same fields as texts: which these are is found once for all of them."""
+        written = tuple(place for place, kind in zip(self._times, kinds, strict=True) if kind is str)
+        others = tuple((place, check) for place, check in self._times.items() if place not in written)
+        split = written, _getter(written), others
+        if len(self._splits) < _SPLITS:
+            self._splits[kinds] = split
+        return split
+
+
+def _getter(places: tuple[int, ...]) -> Callable[[list[Any]], tuple[Any, ...]]:
+    """Of the values at these places."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: tuple(values[place] for place in places)
 
 
 def _zip(names: list[str], others: list[Any]) -> Any:

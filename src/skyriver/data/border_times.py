@@ -12,7 +12,7 @@ from skyriver.data.border_values import TIME_HIGH, TIME_LOW
 _TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _SECONDS = "0000-00-00T00:00:00"
 _PLAIN = {
-    len(form): (form.encode(), zone, len(form) - len(zone))
+    len(form): (form.encode(), zone.encode(), len(form) - len(zone))
     for zone in ("Z", "+00:00")
     for form in (f"{_SECONDS}{fraction}{zone}" for fraction in ("", ".000", ".000000"))
 }
@@ -27,11 +27,12 @@ def plain_times(texts: Sequence[str]) -> list[int] | None:
     if plain is None:
         return None
     form, zone, end = plain
-    joined, count = "".join(texts), len(texts)
-    if joined.encode(errors="replace").translate(_TO_ZEROS) != form * count or joined.count(zone) != count:
+    joined, count = "".join(texts).encode(errors="replace"), len(texts)
+    if joined.translate(_TO_ZEROS) != form * count or joined.count(zone) != count:
         return None
+    bare = np.frombuffer(joined, f"S{len(form)}").astype(f"S{end}")
     try:
-        read: list[int] = np.array([text[:end] for text in texts], "M8[us]").astype(np.int64).tolist()
+        read: list[int] = bare.astype("M8[us]").astype(np.int64).tolist()
     except ValueError:
         return None
     return read if min(read) >= TIME_LOW else None
