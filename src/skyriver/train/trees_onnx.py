@@ -138,7 +138,8 @@ def round_down(values: NDArray[np.float64]) -> NDArray[np.float32]:
     """The largest float32 that is not above each value."""
     with np.errstate(over="ignore"):  # beyond float32: infinity, then the largest float32 below it
         nearest = values.astype(np.float32)
-    return np.where(nearest.astype(np.float64) > values, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+        below = np.nextafter(nearest, np.float32(-np.inf))
+    return np.where(nearest.astype(np.float64) > values, below, nearest)
 
 
 def split_points(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
