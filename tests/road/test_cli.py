@@ -38,14 +38,20 @@ HEAVY = ("polars", "httpx", "numpy", "numba", "lightgbm", "onnxruntime", "fastap
 
 
 def test_help_comes_at_once() -> None:
-    spent = []
-    for _ in range(3):
-        process = subprocess.Popen([str(COMMAND), "--help"], stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0
-        spent.append(usage.ru_utime + usage.ru_stime)
-    assert min(spent) < 0.3
+    """Beside the library that makes it, in turn: how fast the machine is just now is in both."""
+    ours, bare = [], []
+    for _ in range(5):
+        ours.append(cpu_seconds([str(COMMAND), "--help"]))
+        bare.append(cpu_seconds([sys.executable, "-c", "import typer.rich_utils"]))
+    assert min(ours) < 2.5 * min(bare)
+
+
+def cpu_seconds(command: list[str]) -> float:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
 
 
 def test_help_loads_nothing_heavy() -> None:
