@@ -407,7 +407,7 @@ def test_rows_come_from_a_pipe_and_nothing_from_null(tmp_path: Path) -> None:
     writer.join()
     assert read_rows(Path(os.devnull)) == []
     with pytest.raises(InvalidInput, match="There is no file"):
-        read_rows(tmp_path)
+        read_rows(tmp_path / "nothing")
 
 
 def test_the_version_is_told() -> None:

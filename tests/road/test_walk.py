@@ -177,6 +177,23 @@ def test_events_are_decided_and_duplicates_get_the_first_decision(cloud: Cloud, 
     assert (taken["labels"], taken["unknown_subjects"], taken["rejected"]) == (2, 0, [])
 
 
+def test_one_bad_cell_of_a_csv_keeps_back_its_row_alone(cloud: Cloud, released: dict[str, Any]) -> None:
+    rows = cloud.next_orders(3)
+    cells = [
+        [str(order["order"]), str(order["at"]), str(order["customer"]), amount]
+        for order, amount in zip(rows, ("x", "7", ""), strict=True)
+    ]
+    lines = [";".join(row) for row in (["order", "at", "customer", "amount"], *cells)]
+    (cloud.folder / "three.csv").write_text("\n".join(lines))
+    sent = cloud.command("send", "orders", "three.csv", "--json")
+    assert (sent.code, sent.json["accepted"], sent.json["duplicates"]) == (2, 2, 0)
+    assert [(bad["index"], bad["field"], bad["reason"]) for bad in sent.json["rejected"]] == [
+        (0, "amount", "WRONG_TYPE")
+    ]
+    cloud.command("stream", "dead", "nobody").refused("NOT_FOUND", 3, "There is no stream 'nobody'.")
+    assert "have WRONG_TYPE" in cloud.command("stream", "dead", "orders", "--reason", "NONE").succeeded().err
+
+
 def test_what_was_recorded_equals_a_backfill(cloud: Cloud, released: dict[str, Any]) -> None:
     send(cloud, 20)
     report = cloud.json("stream", "verify", "orders")

@@ -30,7 +30,7 @@ from skyriver.client.parts import explain_part, part_lines, part_named
 from skyriver.client.patience import AWAY_SECONDS, Patience
 from skyriver.client.rows import read_rows, read_text
 from skyriver.client.screen import Bars, Screen
-from skyriver.client.sending import send_rows
+from skyriver.client.sending import declared_types, send_rows
 from skyriver.client.shell import Json, Machine, app, confirm, connect, machine, noun, only, parameters_of, state, wait
 from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound, SkyriverError, Unavailable
 from skyriver.core.names import ModelRef
@@ -213,8 +213,8 @@ def send(
             code="BAD_PARAMETER",
             next_action="Give --labels or --reference, one of the two.",
         )
-    rows = read_rows(file)
     with connect() as client, screen.progress() as bars:
+        rows = read_rows(file, declared_types(client, stream, reference) if file.suffix == ".csv" else None)
         told = lambda done: bars.tell("sent", done, len(rows))  # noqa: E731
         result = send_rows(client, stream, rows, labels=labels, reference=reference, rate=rate, batch=batch, told=told)
     screen.data(result.to_json(), lambda: show.sent(screen, result))

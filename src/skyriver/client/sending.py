@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -73,6 +73,19 @@ class Sent:
         }
 
 
+def declared_types(client: Client, stream: str, reference: str = "") -> dict[str, str]:
+    """Of the fields of a stream, or of one of its references, and of its labels; empty where the cloud cannot say."""
+    try:
+        declared = client.get("streams", stream)["spec"]["stream"]
+    except SkyriverError:
+        return {}
+    if reference:
+        of = next((r for r in declared.get("references") or () if r["name"] == reference), {"fields": ()})
+        return {own["name"]: own["type"] for own in of["fields"]}
+    labels = dict.fromkeys((label["name"] for label in declared.get("labels") or ()), "float")
+    return {"known_at": "time"} | labels | {own["name"]: own["type"] for own in declared["fields"]}
+
+
 def send_rows(
     client: Client,
     stream: str,
@@ -94,10 +107,11 @@ def send_rows(
     refusal: SkyriverError | None = None
     if rate:
         batch = max(1, min(batch, int(rate / 10)))
-    for first in range(0, len(rows), batch):
+    waiting = deque((first, rows[first : first + batch]) for first in range(0, len(rows), batch))
+    while waiting:
+        first, part = waiting.popleft()
         if rate:
             time.sleep(max(0.0, start + first / rate - time.perf_counter()))
-        part = rows[first : first + batch]
         try:
             if reference:
                 send = partial(client.send_references, stream, reference, part)
@@ -107,6 +121,10 @@ def send_rows(
             else:
                 result.add(_once_ready(client, stream, partial(client.send, stream, part, wait=True)), first)
         except SkyriverError as error:
+            if error.code == "BODY_TOO_LARGE" and len(part) > 1:
+                half = len(part) // 2
+                waiting.extendleft([(first + half, part[half:]), (first, part[:half])])
+                continue
             if error.code != "ALL_REJECTED":
                 raise _told_how_far(error, first, len(rows), events=not labels and not reference) from error
             refusal = refusal or error
@@ -125,14 +143,14 @@ def _once_ready(client: Client, stream: str, ask: Callable[[], dict[str, Any]]) 
             return ask()
         except NotFound as error:
             if error.code == "UNKNOWN_ROUTE":
-                _check_name(client, stream)
+                check_stream(client, stream)
             raise
         except Unavailable as error:
             if error.code != "NO_CAPACITY" or time.monotonic() > deadline or not _starts(client, stream):
                 raise
 
 
-def _check_name(client: Client, stream: str) -> None:
+def check_stream(client: Client, stream: str) -> None:
     """Raises NotFound with the names that are near: the gateway, which has no route, knows none."""
     try:
         known: list[str] = [row["name"] for row in client.list("streams")]
@@ -167,6 +185,9 @@ def _nothing_taken(refusal: SkyriverError, result: Sent) -> InvalidInput:
 
 
 def _told_how_far(error: SkyriverError, done: int, total: int, *, events: bool) -> SkyriverError:
+    if error.code == "BODY_TOO_LARGE":
+        error.message = f"Row {done + 1} alone is larger than a request may be. {error.message}"
+        error.next_action = "Leave it out, or shorten it."
     if done:
         action = f"The first {done:,} of {total:,} rows were sent."
         if events:

@@ -14,10 +14,11 @@ from rich.live import Live
 
 from skyriver.client import show
 from skyriver.client.screen import Screen
+from skyriver.client.sending import check_stream
 from skyriver.client.shell import Json, connect, noun, wait
 from skyriver.client.stream_page import dead_table, lines, page
 from skyriver.client.top import EVERY_SECONDS, keys_one_by_one, quit_pressed
-from skyriver.core.errors import Unavailable
+from skyriver.core.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
     from skyriver.client.api import Client
@@ -70,12 +71,23 @@ def stream_dead(
     """The last events and labels that were refused, with the reason and as they came."""
     screen = Screen(as_json=as_json)
     with connect() as client:
-        letters = [letter for letter in client.dead_letters(name) if reason in ("", letter["reason"])]
+        try:
+            found = client.dead_letters(name)
+        except NotFound as error:
+            if error.code == "UNKNOWN_ROUTE":  # the gateway knows no names
+                check_stream(client, name)
+            raise
+    letters = [letter for letter in found if reason in ("", letter["reason"])]
     screen.data({"items": letters}, lambda: screen.out.print(dead_table(letters)) if letters else None)
     if letters:
         screen.say(f"[dim]The last {len(letters)}, cut to what fits; all of them are in the table {name}.dead.[/]")
+    elif found:
+        reasons = ", ".join(sorted({letter["reason"] for letter in found}))
+        screen.say(
+            f"None of the last {len(found)} dead letters of {name} has the reason {reason}; they have {reasons}."
+        )
     else:
-        screen.say(f"None of the last dead letters of {name} is there." if reason else f"{name} has refused nothing.")
+        screen.say(f"{name} has refused nothing.")
 
 
 @_streams.command("verify")

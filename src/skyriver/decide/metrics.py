@@ -56,11 +56,14 @@ class Meter:
         self._looks: deque[_Look] = deque(maxlen=WINDOW_US // LOOK_US + 1)
 
     def look(self, now: int, counters: Counters | None) -> None:
-        """Call it every LOOK_US; `now` is monotonic, microseconds. Without an engine there are no counters."""
+        """Call it every LOOK_US; `now` is monotonic, microseconds. Without an engine there are no counters, and what
+        the next one has counted in the log did not come just now."""
         last = self._looks[-1] if self._looks else None
-        events = counters.events if counters is not None else last.events if last is not None else 0
-        decided = counters.decided if counters is not None else last.decisions if last is not None else 0
-        if last is None or events < last.events or decided < last.decisions:  # a new engine counts the log anew
+        if counters is None:
+            self._looks.clear()
+            return
+        events, decided = counters.events, counters.decided
+        if last is not None and (events < last.events or decided < last.decisions):  # a new engine counts the log anew
             self._looks.clear()
         self._looks.append(_Look(now, events, decided, self.decision_us.counts.copy(), self.answer_us.counts.copy()))
 

@@ -184,13 +184,17 @@ class Routes:
         except UnicodeDecodeError as error:
             shown = quoted[:80].decode("latin-1")
             raise InvalidInput(
-                f"{shown!r} is no id of {self._stream.name}: it is not percent-encoded UTF-8.", code="BAD_ID"
+                f"{shown!r} is no id of {self._stream.name}: it is not percent-encoded UTF-8.",
+                code="BAD_ID",
+                next_action="Encode it as a part of a URL.",
             ) from error
         if self._text_id:
             return text
         if not _WHOLE_NUMBER.fullmatch(text) or not -(2**63) <= int(text) < 2**63:
             raise InvalidInput(
-                f"{text[:80]!r} is no id of {self._stream.name}: they are whole numbers of 64 bits.", code="BAD_ID"
+                f"{text[:80]!r} is no id of {self._stream.name}: they are whole numbers of 64 bits.",
+                code="BAD_ID",
+                next_action="Give it as it was sent with its event.",
             )
         return int(text)
 
@@ -201,7 +205,9 @@ class Routes:
             stream = self._stream
             gone = f" Or its log gave it up: the table {stream.name}.decisions has it then."
             cut = gone if stream.retention_us or stream.retention_bytes else ""
-            _fail(request, NotFound(f"{stream.name} has decided no event with the id {event_id!r}.{cut}"))
+            message = f"{stream.name} has decided no event with the id {event_id!r}.{cut}"
+            action = f"`skyriver stream dead {stream.name}` shows the last that were refused."
+            _fail(request, NotFound(message, next_action=action))
         else:
             request.answer(200, encode_json(self._writer.to_json(found)))
 
