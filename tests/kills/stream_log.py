@@ -95,8 +95,8 @@ class _Collector:
         features = np.frombuffer(found.features, "<f4").tolist() if found.features else None
         head = (offset, found.event_offset, found.id, str(found.status), found.decision, found.score, features)
         tail = (found.model, found.version, found.rules_digest, found.features_digest, str(found.reason))
-        arms = (found.arm, found.shadow_version, found.shadow_score)
-        self._add("decisions", (*head, *tail, found.decided_at_us, found.latency_us, *arms))
+        last = (found.decided_at_us, found.latency_us, found.arm, found.shadow_version, found.shadow_score, found.rule)
+        self._add("decisions", (*head, *tail, *last))
 
     def _history(self, record: Record) -> None:
         frame = pl.read_ipc_stream(io.BytesIO(record.payload))
