@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -103,8 +104,8 @@ def _cell(text: str, kind: str) -> Any:
         return None
     if kind != "bool" and _WHOLE.fullmatch(bare):
         return int(bare)
-    if kind in ("float", "") and len(bare) <= 400 and _NUMBER.fullmatch(bare):
-        return float(bare)
+    if kind in ("float", "") and len(bare) <= 400 and _NUMBER.fullmatch(bare) and math.isfinite(number := float(bare)):
+        return number  # an infinity has no JSON: it would keep back all rows of its request
     return text
 
 

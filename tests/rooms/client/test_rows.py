@@ -29,6 +29,13 @@ def test_a_cell_that_is_wrong_is_wrong_alone(tmp_path: Path) -> None:
     ]
 
 
+def test_a_number_beyond_floats_stays_a_text(tmp_path: Path) -> None:
+    assert rows_of(tmp_path, "id,amount\n1,1e999\n2,2e3\n", TYPES) == [
+        {"id": 1, "amount": "1e999"},
+        {"id": 2, "amount": 2_000.0},
+    ]
+
+
 def test_without_types_a_cell_is_what_it_looks_like(tmp_path: Path) -> None:
     assert rows_of(tmp_path, "a,b,c,d\n1,2.5,true,x\nx,1e3,0,-4\n") == [
         {"a": 1, "b": 2.5, "c": True, "d": "x"},
