@@ -6,11 +6,10 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
-from difflib import get_close_matches
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import AppSpec, DecideSpec, DecisionExample, FeatureSetSpec, StreamSpec
-from skyriver.decide.language import Name, Type
+from skyriver.decide.language import Name, Type, no_name
 from skyriver.decide.reach import never_fire
 from skyriver.decide.rules import Operand, RuleSet, names_of, rules_of, shown, together
 
@@ -106,14 +105,8 @@ def _name(given: str, names: Mapping[str, Name | str]) -> Name:
     found = names.get(given)
     if isinstance(found, Name):
         return found
-    if found is not None:
-        raise InvalidInput(found, code="BAD_EXAMPLE", next_action="Leave it out of the example.")
-    usable = [name for name, meaning in names.items() if isinstance(meaning, Name)]
-    close = get_close_matches(given, usable, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise InvalidInput(
-        f"unknown name {given!r}{hint}", code="BAD_EXAMPLE", next_action=f"There are {', '.join(usable)}."
-    )
+    why, action = no_name(given, names)
+    raise InvalidInput(why, code="BAD_EXAMPLE", next_action=action or "Leave it out of the example.")
 
 
 def _check_type(name: Name, value: bool | int | float | str) -> None:

@@ -141,6 +141,17 @@ def _refuse(column: int, why: str, next_action: str = "") -> NoReturn:
     raise InvalidInput(f"column {column}: {why}", code="BAD_RULE", next_action=next_action)
 
 
+def no_name(given: str, names: Mapping[str, Name | str]) -> tuple[str, str]:
+    """Why `given` may not be named, and what to do."""
+    found = names.get(given)
+    if isinstance(found, str):
+        return found, ""
+    known = [name for name, meaning in names.items() if isinstance(meaning, Name)]
+    close = get_close_matches(given, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown name {given!r}{hint}", f"There are {', '.join(known)}."
+
+
 def _tokens(text: str) -> list[_Token]:
     tokens: list[_Token] = []
     position, end = 0, len(text.rstrip())
@@ -291,12 +302,7 @@ class _Parser:
         found = self._names.get(token.text)
         if isinstance(found, Name):
             return found
-        if found is not None:
-            _refuse(token.column, found)
-        known = [n for n, meaning in self._names.items() if isinstance(meaning, Name)]
-        close = get_close_matches(token.text, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        _refuse(token.column, f"unknown name {token.text!r}{hint}", f"There are {', '.join(known)}.")
+        _refuse(token.column, *no_name(token.text, self._names))
 
     def _must(self, tree: Tree, wanted: Type, column: int, sign: str) -> None:
         if tree.type != wanted:
