@@ -9,9 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
+import obstore
 import pytest
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
 
 from skyriver.adapters.s3.objects import S3Place
 
@@ -69,13 +74,35 @@ class S3Server:
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, env={**os.environ, **keys},
             )  # fmt: skip
         deadline = time.monotonic() + DEADLINE_S
-        while not self._ready():
+        while not (self._runs() and self._takes()):
             assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
             assert time.monotonic() < deadline, "the server does not start"
             time.sleep(0.1)
 
-    def _ready(self) -> bool:
+    def _runs(self) -> bool:
         return "All enabled components are running" in (self.folder / "log").read_text(errors="replace")
+
+    def _takes(self) -> bool:
+        """After a kill it says that it runs before its volumes are known, and refuses puts until then."""
+        store = S3Store(
+            BUCKET,
+            config={
+                "aws_endpoint": self.endpoint,
+                "aws_region": "us-east-1",
+                "aws_access_key_id": "exam",
+                "aws_secret_access_key": "exam-secret",
+            },
+            client_options={"allow_http": True, "timeout": timedelta(seconds=5)},
+            retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=5)},
+        )
+        try:
+            obstore.put(store, "ready/mark", b"taken", use_multipart=False)
+            return bytes(obstore.get(store, "ready/mark").bytes()) == b"taken"
+        except BaseError:
+            return False
+        finally:
+            with suppress(BaseError):
+                obstore.delete(store, "ready/mark")
 
     def kill(self) -> None:
         if self.process is not None and self.process.poll() is None:
