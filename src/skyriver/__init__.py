@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from skyriver.core.app import App
+    from skyriver.core.costs import Cost, Costs
     from skyriver.core.errors import SkyriverError
     from skyriver.core.events import Event, Time, field
     from skyriver.core.expr import count, decayed_mean, distinct, last, lookup, maximum, mean, minimum, since, std
@@ -24,6 +25,8 @@ __all__ = [
     "App",
     "Clean",
     "Compress",
+    "Cost",
+    "Costs",
     "Cron",
     "Event",
     "Gate",
@@ -56,6 +59,8 @@ _HOMES = {
     "App": ("core.app", "App"),
     "Clean": ("core.spec", "CleanSpec"),
     "Compress": ("core.spec", "CompressSpec"),
+    "Cost": ("core.costs", "Cost"),
+    "Costs": ("core.costs", "Costs"),
     "Cron": ("core.terms", "Cron"),
     "Event": ("core.events", "Event"),
     "Gate": ("core.terms", "Gate"),

@@ -38,6 +38,7 @@ from pydantic import ValidationError
 
 from skyriver.core import spec as specs
 from skyriver.core import terms
+from skyriver.core.costs import Costs, costs_of
 from skyriver.core.errors import SkyriverError
 from skyriver.core.events import Event, Features, Reference, Source, check_role, field_specs, refuse
 from skyriver.core.expr import Expression, Label, as_expression
@@ -370,6 +371,7 @@ class App:
         fallback: str | None = None,
         fallback_by: Sequence[str] = (),
         deadline: str | None = None,
+        costs: Costs | None = None,
     ) -> Decisions:
         """What is done with each event: the first rule that is true decides, else `otherwise`. `rules` are
         {decision: when}, or `sr.Rule`s, which may have names and share a decision.
@@ -378,6 +380,8 @@ class App:
         took longer than its `deadline` ("5ms"), or the event came too late to count. Before that word come, as
         `fallback_by` names them, the score of the version that was released before ("last_version") and the rules that
         do not read the score ("rules").
+
+        `costs` say what decisions cost: thresholds are then chosen by `skyriver decide tune`.
         """
         name = stream._spec.name
         if name not in self._streams:
@@ -403,6 +407,7 @@ class App:
                 fallback=fallback or otherwise,
                 fallback_by=tuple(by for by in ("last_version", "rules") if by in fallback_by),
                 deadline_us=parse_duration(deadline, "a deadline") if deadline is not None else 0,
+                costs=costs_of(costs),
             )
         )
         return decisions

@@ -17,7 +17,7 @@ from skyriver.core.cron import check_cron
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Aggregate, Column, Lookup, Node, Same, walk
 from skyriver.core.names import check_field, check_name, digest
-from skyriver.core.units import SECOND
+from skyriver.core.units import SECOND, parse_duration
 
 
 def _relative(path: str) -> str:
@@ -39,6 +39,9 @@ GRID_LIMIT = 2**22
 
 MOST_LINGER = 10_000
 """Microseconds: meanwhile a stream's worker does nothing else."""
+
+LEAST_PERIOD = parse_duration("1h")
+"""Of a capacity: people's work is not told by the minute."""
 
 
 class Spec(BaseModel):
@@ -387,6 +390,34 @@ class DecisionExample(Spec):
     """What rules may name, and its value; null, as what is not named, is missing."""
 
 
+class CostSpec(Spec):
+    """What an event costs that gets this decision: `each`, and on top of it what its label says. Those are numbers
+    or expressions of the rules' language over the event's fields and features; below zero it is a gain."""
+
+    decision: Name
+    each: str = "0"
+    positive: str = "0"
+    """Where the label is 1."""
+    negative: str = "0"
+    """Where the label is 0."""
+
+
+class CapacitySpec(Spec):
+    """How many events may get a decision in each period of the clock."""
+
+    decision: Name
+    most: int = Field(ge=1)
+    per_us: int = Field(ge=LEAST_PERIOD)
+
+
+class CostsSpec(Spec):
+    of: tuple[CostSpec, ...]
+    """One for each decision there is."""
+    capacity: tuple[CapacitySpec, ...] = ()
+    unit: str = Field(default="", max_length=16)
+    """As it is told to people: "EUR"."""
+
+
 class DecideSpec(Spec):
     """The first rule that fires decides; a rule on something missing is false unless it asks `is missing`."""
 
@@ -402,6 +433,8 @@ class DecideSpec(Spec):
     deadline_us: int = Field(default=0, ge=0)
     """The time that the model may take for a batch of events; 0 is no limit."""
     examples: tuple[DecisionExample, ...] = Field(default=(), exclude_if=lambda value: not value)
+    costs: CostsSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What decisions cost; nothing is decided by it, thresholds are chosen by it and cases put in order."""
 
     @model_validator(mode="after")
     def _named(self) -> Self:

@@ -1,5 +1,5 @@
-"""What is looked at in the decisions of an application before anything of it is deployed: its rules are compiled, and
-run on the examples that it gives."""
+"""What is looked at in the decisions of an application before anything of it is deployed: its rules and costs are
+compiled, and the rules run on the examples that it gives."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import AppSpec, DecideSpec, DecisionExample, FeatureSetSpec, StreamSpec
+from skyriver.decide.costs import costs_of
 from skyriver.decide.language import Name, Type, no_name
 from skyriver.decide.reach import never_fire
 from skyriver.decide.rules import Operand, RuleSet, names_of, rules_of, shown, together
@@ -19,8 +20,9 @@ _FLOAT32 = struct.Struct("<f")
 def check_decisions(app: AppSpec) -> list[tuple[str, str]]:
     """(rule and its stream, why it never fires) of those that surely never do: a warning.
 
-    Raises InvalidInput for rules that cannot be run (BAD_RULE), then for examples that say nothing (BAD_EXAMPLE) or
-    something else than the rules (EXAMPLE_FAILED); all mistakes together."""
+    Raises InvalidInput for rules that cannot be run (BAD_RULE), then for costs that cannot be computed (BAD_COST), then
+    for examples that say nothing (BAD_EXAMPLE) or something else than the rules (EXAMPLE_FAILED); all mistakes
+    together."""
     mistakes: list[InvalidInput] = []
     compiled: list[tuple[DecideSpec, RuleSet, StreamSpec, FeatureSetSpec | None]] = []
     for decide in app.decides:
@@ -32,6 +34,9 @@ def check_decisions(app: AppSpec) -> list[tuple[str, str]]:
             mistakes.append(error)
     if mistakes:
         raise together(mistakes)
+    for decide, rules, stream, features in compiled:
+        if decide.costs is not None:
+            costs_of(decide.costs, rules, stream, features)
     for declared in compiled:
         _check_examples(*declared)
     return [

@@ -121,8 +121,8 @@ class _Token:
     column: int
 
 
-def parse(text: str, names: Mapping[str, Name | str]) -> Tree:
-    """The tree of a rule, whose type is truth.
+def parse(text: str, names: Mapping[str, Name | str], wanted: Literal["truth", "number"] = "truth") -> Tree:
+    """The tree of a rule, whose type is truth, or of a number that is computed.
 
     `names` are the names that may be used; one that stands for a text may not, the text says why.
     Raises InvalidInput (BAD_RULE) with the column of the mistake.
@@ -132,7 +132,9 @@ def parse(text: str, names: Mapping[str, Name | str]) -> Tree:
     parser = _Parser(_tokens(text), names)
     tree = parser.rule(0)
     parser.expect_end()
-    if tree.type != "truth":
+    if wanted == "number" and tree.type != "number":
+        _refuse(1, f"this is a {tree.type}, not a number")
+    if wanted == "truth" and tree.type != "truth":
         _refuse(1, f"this is a {tree.type}, not a condition", 'Compare it with something, as in "score >= 0.9".')
     return tree
 

@@ -69,7 +69,9 @@ def lasting_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
 
 def lasting(decide: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What a worker is started with of it. The rules come with its live settings, as the features, the deadline and
-    what stands in do: changed ones need no new worker, for which events would have to wait."""
+    what stands in do: changed ones need no new worker, for which events would have to wait. Examples and costs decide
+    nothing."""
     if not decide:
         return None
-    return {**decide, "rules": [], "otherwise": decide["fallback"], "fallback_by": [], "deadline_us": 0}
+    kept = {what: value for what, value in decide.items() if what not in ("examples", "costs")}
+    return {**kept, "rules": [], "otherwise": decide["fallback"], "fallback_by": [], "deadline_us": 0}

@@ -137,6 +137,12 @@ def compile_rules(
     )
 
 
+def compile_number(text: str, names: Mapping[str, Name | str]) -> tuple[Tree, Evaluate]:
+    """What a number costs or weighs that is computed of an event. Raises InvalidInput (BAD_RULE) with the column."""
+    tree = language.parse(text, names, "number")
+    return tree, _compile(tree)
+
+
 def name_of(text: RuleText) -> str:
     """Of a rule: its own, else that of its decision."""
     return text[2] if len(text) > 2 else text[0]
