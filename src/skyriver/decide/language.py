@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, assert_never
 
 from skyriver.core.errors import InvalidInput
 
@@ -72,6 +72,8 @@ class Name:
 class Fixed:
     value: float | str | bool
     type: Type
+    span: tuple[int, int] = field(default=(0, 0), compare=False, repr=False)
+    """Of a number, where it stands in the rule: from the first character (from 0) up to the one behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +116,37 @@ class Calculate:
 Tree = Name | Fixed | Compare | Join | Not | Missing | Calculate
 
 
+def parts_of(tree: Tree) -> tuple[Tree, ...]:
+    match tree:
+        case Name() | Fixed():
+            return ()
+        case Compare(left=left, right=right) | Calculate(left=left, right=right):
+            return (left, right)
+        case Join(parts=parts):
+            return parts
+        case Not(of=of) | Missing(of=of):
+            return (of,)
+        case _:
+            assert_never(tree)
+
+
+def names_in(tree: Tree) -> Iterator[Name]:
+    """All that it reads, in the order in which it is written."""
+    if isinstance(tree, Name):
+        yield tree
+    for part in parts_of(tree):
+        yield from names_in(part)
+
+
 @dataclass(frozen=True, slots=True)
 class _Token:
     kind: _TokenKind
     text: str
     column: int
+
+    @property
+    def span(self) -> tuple[int, int]:
+        return self.column - 1, self.column - 1 + len(self.text)
 
 
 def parse(text: str, names: Mapping[str, Name | str], wanted: Literal["truth", "number"] = "truth") -> Tree:
@@ -268,14 +296,15 @@ class _Parser:
         return tree
 
     def _sign(self, depth: int) -> Tree:
-        if not self._take("-"):
+        minus = self._take("-")
+        if not minus:
             return self._primary(depth)
         self._bound(depth)
         column = self._peek().column
         inner = self._sign(depth + 1)
         self._must(inner, "number", column, "-")
         if isinstance(inner, Fixed):
-            return Fixed(-float(inner.value), "number")
+            return Fixed(-float(inner.value), "number", (minus.span[0], self._tokens[self._at - 1].span[1]))
         return Calculate("-", Fixed(0.0, "number"), inner)
 
     def _primary(self, depth: int) -> Tree:
@@ -294,7 +323,7 @@ class _Parser:
         self._at += 1
         match token.kind:
             case "number":
-                return Fixed(float(token.text), "number")
+                return Fixed(float(token.text), "number", token.span)
             case "text":
                 return Fixed(re.sub(r"\\(.)", r"\1", token.text[1:-1]), "text")
             case _:

@@ -195,19 +195,7 @@ def together(mistakes: Sequence[InvalidInput]) -> InvalidInput:
 
 
 def _reads(tree: Tree, what: str) -> bool:
-    match tree:
-        case Name(place=place):
-            return place == what
-        case Fixed():
-            return False
-        case Compare(left=left, right=right) | Calculate(left=left, right=right):
-            return _reads(left, what) or _reads(right, what)
-        case Join(parts=parts):
-            return any(_reads(p, what) for p in parts)
-        case Not(of=of) | Missing(of=of):
-            return _reads(of, what)
-        case _:
-            assert_never(tree)
+    return any(name.place == what for name in language.names_in(tree))
 
 
 def _compile(tree: Tree) -> Evaluate:
