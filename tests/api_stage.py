@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from skyriver.adapters.memory.asking import MemoryAsker
 from skyriver.adapters.memory.objects import MemoryObjects
 from skyriver.client.appfile import load_app
 from skyriver.control.api import Cloud, create_api
@@ -58,6 +59,7 @@ class Stage:
         self.folder = folder
         self.world = Simulation(store=store)
         self.objects = MemoryObjects()
+        self.asker = MemoryAsker()
         self.cloud = Cloud(
             self.world.store,
             self.objects,
@@ -67,6 +69,7 @@ class Stage:
             self.world.fence,
             ACTIONS,
             folder,
+            self.asker,
         )
         self.api = create_api(self.cloud)
         self.caller = Caller(self.api)

@@ -47,6 +47,7 @@ KINDS: Mapping[str, tuple[str, Permission]] = {
     "tables": ("table", Permission.TABLES_READ),
     "streams": ("stream", Permission.STREAMS_READ),
     "workers": ("worker", Permission.STREAMS_READ),
+    "dispatchers": ("dispatcher", Permission.STREAMS_READ),
     "models": ("model", Permission.MODELS_READ),
     "versions": ("version", Permission.MODELS_READ),
     "rollouts": ("rollout", Permission.SERVICES_READ),

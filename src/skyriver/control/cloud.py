@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from skyriver.control.asking import Asker
 from skyriver.control.compute import Compute
 from skyriver.control.loop import ControlLoop
 from skyriver.control.store import Store
@@ -93,6 +94,7 @@ class Cloud:
     actions: Actions
     uploads: Path
     """A directory for uploads on their way into the objects."""
+    asker: Asker
 
     def commit(
         self,

@@ -14,6 +14,7 @@ from fastapi.responses import Response
 
 from skyriver.control import deploying
 from skyriver.control.cloud import ActionRequest, Cloud, DeployRequest, PlanAction
+from skyriver.control.dispatching import Dispatchers, add_dispatching
 from skyriver.control.mutations import Key, Mutations, Planned, fingerprint, make_call
 from skyriver.control.routes import PREFIX, TENANT, Routes, caller
 from skyriver.core import contract
@@ -38,6 +39,7 @@ def add_writing(routes: Routes, cloud: Cloud) -> None:
     _add_apps(routes, cloud, mutations)
     for action, (permission, plan) in cloud.actions.named.items():
         _add_action(routes, mutations, action, permission, plan)
+    add_dispatching(routes, Dispatchers(cloud, mutations))
 
 
 def _add_upload(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:

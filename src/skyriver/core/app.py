@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -53,8 +53,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class Decisions:
     """What is declared by `App.decide`, to say more of it."""
 
-    def __init__(self, spec: specs.DecideSpec) -> None:
+    def __init__(self, spec: specs.DecideSpec, stream: Source) -> None:
         self.spec = spec
+        self._stream = stream
 
     def example(self, decision: str, /, **given: bool | int | float | str | None) -> Decisions:
         """An event that must get this decision, by what is `given` of it: the score, fields, features. What is not
@@ -67,6 +68,44 @@ class Decisions:
                 refuse(f"{name}={value!r:.80} of an example is no number, text or truth.", "BAD_EXAMPLE")
         example = specs.DecisionExample(decision=decision, given=given)
         self.spec = self.spec.model_copy(update={"examples": (*self.spec.examples, example)})
+        return self
+
+    def sink(
+        self,
+        to: str,
+        *,
+        on: str | Sequence[str],
+        ordered: str = "",
+        parked: Literal["hold", "pass"] = "hold",
+        parallel: int = 8,
+        tries: int = 50,
+        retry_for: str = "1d",
+        approve: bool = False,
+        approve_within: str = "1d",
+        unapproved: Literal["drop", "deliver"] = "drop",
+    ) -> Decisions:
+        """Each event with a decision of `on` is told to a receiver, at least once: to whom and how stands in the file
+        HOME/sinks/TENANT/`to`.toml of the cloud's machine. See `skyriver.core.spec.SinkSpec` for the rest."""
+        check_name(to, "a sink")
+        try:
+            sink = specs.SinkSpec(
+                to=to,
+                on=(on,) if isinstance(on, str) else tuple(on),
+                ordered=ordered,
+                parked=parked,
+                parallel=parallel,
+                tries=tries,
+                retry_us=parse_duration(retry_for, "a time for trying again"),
+                approve=approve,
+                approve_us=parse_duration(approve_within, "a time for approving"),
+                unapproved=unapproved,
+            )
+            spec = specs.DecideSpec.model_validate({**dict(self.spec), "sinks": (*self.spec.sinks, sink)})
+        except ValidationError as error:
+            found = error.errors()[0]
+            refuse(f"sink {to!r}: {'.'.join(map(str, found['loc']))}: {found['msg']}.", "BAD_SINK")
+        specs.check_sinks(spec, self._stream._spec)
+        self.spec = spec
         return self
 
 
@@ -408,7 +447,8 @@ class App:
                 fallback_by=tuple(by for by in ("last_version", "rules") if by in fallback_by),
                 deadline_us=parse_duration(deadline, "a deadline") if deadline is not None else 0,
                 costs=costs_of(costs),
-            )
+            ),
+            stream,
         )
         return decisions
 

@@ -418,6 +418,30 @@ class CostsSpec(Spec):
     """As it is told to people: "EUR"."""
 
 
+class SinkSpec(Spec):
+    """Decisions that are handed to a receiver, at least once each; where that is, its machine's operator says."""
+
+    to: Name
+    """The name of a file of the dispatcher's machine, HOME/sinks/TENANT/NAME.toml."""
+    on: tuple[Name, ...]
+    """The decisions that it gets."""
+    ordered: str = ""
+    """A field of the event: what is decided on events with one value of it is handed over one after the other."""
+    parked: Literal["hold", "pass"] = "hold"
+    """What a delivery that is parked does to the later ones of its value of `ordered`."""
+    parallel: int = Field(default=8, ge=1, le=256)
+    """Deliveries under way at once."""
+    tries: int = Field(default=50, ge=1, le=1_000)
+    retry_us: int = Field(default=86_400 * SECOND, ge=SECOND)
+    """What was not taken after so many tries, or for so long, is parked."""
+    approve: bool = False
+    """Each waits until somebody who may says yes."""
+    approve_us: int = Field(default=86_400 * SECOND, ge=SECOND)
+    """For so long."""
+    unapproved: Literal["drop", "deliver"] = "drop"
+    """What becomes of one that nobody has judged by then."""
+
+
 class DecideSpec(Spec):
     """The first rule that fires decides; a rule on something missing is false unless it asks `is missing`."""
 
@@ -435,6 +459,33 @@ class DecideSpec(Spec):
     examples: tuple[DecisionExample, ...] = Field(default=(), exclude_if=lambda value: not value)
     costs: CostsSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     """What decisions cost; nothing is decided by it, thresholds are chosen by it and cases put in order."""
+    sinks: tuple[SinkSpec, ...] = Field(default=(), exclude_if=lambda value: not value)
+
+    @property
+    def words(self) -> frozenset[str]:
+        """All that can be decided."""
+        return frozenset((*(rule.decision for rule in self.rules), self.otherwise, self.fallback))
+
+    @model_validator(mode="after")
+    def _handed_over(self) -> Self:
+        for sink in self.sinks:
+            unknown = [word for word in sink.on if word not in self.words]
+            if unknown or not sink.on:
+                raise InvalidInput(
+                    f"The sink {sink.to} of {self.stream} is for {unknown[0]!r}, which nothing decides."
+                    if unknown
+                    else f"The sink {sink.to} of {self.stream} is for no decision.",
+                    code="BAD_SINK",
+                    next_action=f"Decided are {', '.join(sorted(self.words))}.",
+                )
+        names = [sink.to for sink in self.sinks]
+        if len(set(names)) < len(names):
+            raise InvalidInput(
+                f"A sink of {self.stream} is named twice among {', '.join(names)}.",
+                code="BAD_SINK",
+                next_action='Give one sink several decisions: on=("block", "review").',
+            )
+        return self
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -460,6 +511,18 @@ def check_decides(stream: str, model: str, source: str) -> None:
         code="BAD_DECISION",
         next_action=f"Decide with a model that is trained on features of {stream}: @app.train(FEATURES, label=...).",
     )
+
+
+def check_sinks(decide: DecideSpec, stream: StreamSpec | TableSpec) -> None:
+    """Raises InvalidInput (BAD_SINK) where an order is by what no event has."""
+    fields = [field.name for field in stream.fields]
+    for sink in decide.sinks:
+        if sink.ordered and sink.ordered not in fields:
+            raise InvalidInput(
+                f"The sink {sink.to} is ordered by {sink.ordered!r}, which is no field of {stream.name}.",
+                code="BAD_SINK",
+                next_action=f"Its fields are {', '.join(fields)}.",
+            )
 
 
 class AppSpec(Spec):
@@ -492,6 +555,7 @@ class AppSpec(Spec):
         for decide in self.decides:
             train = self.model(decide.model).train
             check_decides(decide.stream, decide.model, self.feature_set(train.features).source if train else "")
+            check_sinks(decide, self.stream(decide.stream))
         return self
 
     def source(self, name: str) -> StreamSpec | TableSpec:

@@ -23,6 +23,7 @@ from skyriver.core.resources import (
     WantPool,
     WantRoute,
 )
+from skyriver.decide.dispatcher_kind import new_dispatcher
 from skyriver.decide.live import lasting, lasting_stream, live_settings
 
 MATERIALISE_EVERY_US = 60_000_000
@@ -69,6 +70,7 @@ def _step_stream(snapshot: Snapshot, stream: Resource) -> Iterator[Action]:
     if process is not None and (worker.state == "READY" or (process.alive and process.report.get("ready"))):
         yield WantPool(Pool(stream.tenant, stream.name, (Server(process.name, process.socket),)))
     yield from _judge(snapshot, stream, worker, process)
+    yield from new_dispatcher(snapshot, stream, process)
     if process is not None and process.report.get("ready"):
         yield from _materialise(snapshot, stream, process)
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from skyriver.core.resources import Resource, Snapshot
 
+DISPATCHED = ("sinks",)
+"""What is declared of decisions that the stream's dispatcher does, not its worker."""
+DISPATCHED_STEP = 4_096
 LIMITS = ("retention_us", "retention_bytes", "local_bytes")
 """Of a stream's log; a worker takes changed ones without a restart."""
 
@@ -20,6 +23,8 @@ def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
     materialised = int(table.status.get("offset", -1)) if table is not None else None
     keep = {limit: stream.spec["stream"][limit] for limit in LIMITS if limit in stream.spec["stream"]}
     told = {"began": bool(stream.status.get("began")), "materialised": materialised, "keep": keep}
+    if (dispatched := dispatched_of(snapshot, stream)) is not None:
+        told["dispatched"] = dispatched
     decide = stream.spec.get("decide")
     if not decide:
         return {"model": None, "features": None, "rules": [], "otherwise": "", "fallback": "", **told}
@@ -48,6 +53,18 @@ def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
     }
 
 
+def dispatched_of(snapshot: Snapshot, stream: Resource) -> int | None:
+    """Up to (excluding) which offset the stream's decisions were read for its sinks and reviews, in coarse steps: a
+    worker's settings are not written for each decision. None: nobody reads them, or the log is kept whole."""
+    dispatcher = snapshot.find(stream.tenant, "dispatcher", stream.name)
+    kept = stream.spec["stream"]
+    if dispatcher is None or not (kept.get("retention_us") or kept.get("retention_bytes")):
+        return None
+    process = snapshot.processes.get(dispatcher.process)
+    report = process.report if process is not None else {}
+    return max(int(dispatcher.spec["begin"]), int(report.get("offset", 0)) // DISPATCHED_STEP * DISPATCHED_STEP)
+
+
 def _model(snapshot: Snapshot, stream: Resource, name: str, number: str) -> dict[str, Any] | None:
     version = snapshot.find(stream.tenant, "version", f"{name}:{number}")
     if version is None:
@@ -73,5 +90,5 @@ def lasting(decide: Mapping[str, Any] | None) -> dict[str, Any] | None:
     nothing."""
     if not decide:
         return None
-    kept = {what: value for what, value in decide.items() if what not in ("examples", "costs")}
+    kept = {what: value for what, value in decide.items() if what not in ("examples", "costs", *DISPATCHED)}
     return {**kept, "rules": [], "otherwise": decide["fallback"], "fallback_by": [], "deadline_us": 0}

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from skyriver.adapters.memory.asking import MemoryAsker
 from skyriver.adapters.memory.objects import MemoryObjects
 from skyriver.control.api import Cloud, create_api
 from skyriver.wiring.control import ACTIONS
@@ -16,7 +17,15 @@ def contract() -> dict[str, Any]:
     """What the API of a cloud says of itself, without starting one."""
     parts = Simulation()
     cloud = Cloud(
-        parts.store, MemoryObjects(), parts.compute, parts.loop, parts.clock, parts.fence, ACTIONS, Path("uploads")
+        parts.store,
+        MemoryObjects(),
+        parts.compute,
+        parts.loop,
+        parts.clock,
+        parts.fence,
+        ACTIONS,
+        Path("uploads"),
+        MemoryAsker(),
     )
     return create_api(cloud).openapi()
 

@@ -32,6 +32,7 @@ from skyriver import __version__
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.adapters.flock.leases import FileLeases
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
+from skyriver.adapters.processes.asking import SocketAsker
 from skyriver.adapters.processes.identity import identify
 from skyriver.adapters.processes.processes import ChildProcesses
 from skyriver.adapters.sqlite.store import SqliteStore
@@ -268,6 +269,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         fence=fence,
         actions=ACTIONS,
         uploads=home.uploads,
+        asker=SocketAsker(),
     )
     for stale in home.uploads.iterdir():
         stale.unlink(missing_ok=True)  # another control plane, stopped and gone on, may be at it

@@ -9,10 +9,12 @@ from skyriver.control.jobs import JOB
 from skyriver.control.operations import OPERATION
 from skyriver.control.schedules import SCHEDULE
 from skyriver.core.resources import Kind
+from skyriver.decide.dispatcher_kind import DISPATCHER
 from skyriver.decide.kinds import STREAM, WORKER
 from skyriver.release.kinds import ROLLOUT, VERSION
 from skyriver.serve.kinds import REPLICA, SERVICE
 
 KINDS: Mapping[str, Kind] = {
-    k.name: k for k in (JOB, OPERATION, SCHEDULE, ENVIRONMENT, VERSION, ROLLOUT, SERVICE, REPLICA, STREAM, WORKER)
+    k.name: k
+    for k in (JOB, OPERATION, SCHEDULE, ENVIRONMENT, VERSION, ROLLOUT, SERVICE, REPLICA, STREAM, WORKER, DISPATCHER)
 }

@@ -5,7 +5,8 @@ directories, "queue": rows that may wait}; live settings: {"model": {"name", "ve
 ("" or none: not known), "features": FeatureSetSpec that it was trained on | null} | null, "features": FeatureSetSpec
 that is declared now | null, "rules": [[decision, when(, name)], ...], "otherwise", "fallback", "began": whether the
 stream has a log already (absent: not known), "materialised": the last offset that the stream's tables cover (absent:
-not known), "keep": the limits of its log}. The last three change nothing of what is decided with.
+not known), "dispatched": the offset up to which the stream's dispatcher has read (absent: there is none), "keep": the
+limits of its log}. The last four change nothing of what is decided with.
 
 It takes the log (from a holder that is stopped or hung too), recovers, warms everything that the first event needs,
 listens, and then says that it is ready. A change of the live settings is loaded beside the running engine and written
@@ -73,6 +74,7 @@ from skyriver.wiring.upkeep import LogUpkeep, tier_of
 LIVE_EVERY_S = 0.05
 REPORT_EVERY_S = LOOK_US / 1e6
 STORED_EVERY_S = 10.0
+FOR_SINKS = "the dispatcher", "It is behind, or away: `skyriver ps` shows it, `skyriver explain` says why."
 FOR_TABLES = "the next materialisation", "The tables are behind: `skyriver job list` shows how theirs went."
 FOR_FEATURES = "the building of changed features", "It ends by itself: `skyriver stream get` shows how far it has come."
 FOR_IDS = "`dedupe`", "The first decision of an id that comes again is read from the log. Declare a shorter dedupe."
@@ -271,7 +273,9 @@ class Worker:
         if engine is None:
             return NEVER, Needed(0, "the start of the worker")
         materialised = (self._live or {}).get("materialised")
+        dispatched = (self._live or {}).get("dispatched")
         needs = (
+            *([Needed(int(dispatched), *FOR_SINKS)] if dispatched is not None else []),
             Needed(0 if materialised is None else int(materialised) + 1, *FOR_TABLES),
             Needed(self._files.needed, *FOR_IDS),
             Needed(self._changes.needed, *FOR_FEATURES),
@@ -459,7 +463,7 @@ def declared_features(live: Mapping[str, Any] | None) -> FeatureSetSpec | None:
 
 
 def _decided_with(live: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {k: v for k, v in (live or {}).items() if k not in ("began", "materialised", "keep")}
+    return {k: v for k, v in (live or {}).items() if k not in ("began", "materialised", "dispatched", "keep")}
 
 
 async def run(

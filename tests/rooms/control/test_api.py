@@ -10,6 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from skyriver.adapters.memory.asking import MemoryAsker
 from skyriver.adapters.memory.compute import MemoryCompute
 from skyriver.adapters.memory.objects import MemoryObjects
 from skyriver.adapters.memory.store import MemoryStore
@@ -64,7 +65,7 @@ def cloud(tmp_path: Path) -> Cloud:
     processes, clock = MemoryCompute(), Clock()
     loop = ControlLoop(store=store, compute=processes, gateway=NoGateway(), kinds={}, clock=clock, fence=fence)
     actions = Actions(plan_deploy, plan_removal, {"train": (Permission.JOBS_RUN, plan_nothing)}, stream_now)
-    return Cloud(store, MemoryObjects(), processes, loop, clock, fence, actions, tmp_path)
+    return Cloud(store, MemoryObjects(), processes, loop, clock, fence, actions, tmp_path, MemoryAsker())
 
 
 def issue(cloud: Cloud, role: str, tenant: str = "default") -> dict[str, str]:

@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from skyriver.core.resources import Pool, ProcessSpec, ProcessStatus, Put, Resource, Server, Snapshot, Want, WantPool
+from skyriver.core.resources import (
+    Delete,
+    Pool,
+    ProcessSpec,
+    ProcessStatus,
+    Put,
+    Resource,
+    Server,
+    Snapshot,
+    Want,
+    WantPool,
+)
+from skyriver.decide.dispatcher_kind import DISPATCHER
 from skyriver.decide.kinds import STREAM, WORKER
 from skyriver.decide.live import lasting, live_settings
 from skyriver.decide.now import stream_now
@@ -217,3 +229,70 @@ def test_features_that_change_are_told_with_what_they_cost(report: dict[str, Any
         assert "another name" in after.next_action
     report["offset"] = report["end"] = 99 if reason == "FEATURES_BUILD" else 101
     assert step(after.status, 8).status["features"]["since"] == 7
+
+
+# The dispatcher
+
+
+SINK = {"to": "bank", "on": ["block"]}
+
+
+def dispatching(*, sinks: bool = True, began: bool = False, offset: int | None = None) -> tuple[Resource, Snapshot]:
+    decide = {**DECIDE, **({"sinks": [SINK]} if sinks else {})}
+    spec = {"stream": {"retention_us": 1}, "decide": decide}
+    stream = Resource("t", "stream", "payments", spec=spec, status={"began": began}, state="READY", parent="app/risk")
+    worker = Resource("t", "worker", "payments-0", state="READY", parent=stream.ref)
+    report = {"ready": True, **({"offset": offset} if offset is not None else {})}
+    process = ProcessStatus(worker.process, alive=True, socket="/s", report=report)
+    return stream, Snapshot({r.key: r for r in (stream, worker)}, {process.name: process}, {}, 0)
+
+
+def made(stream: Resource, snapshot: Snapshot) -> list[Resource]:
+    return [a.resource for a in STREAM.step(snapshot, stream) if isinstance(a, Put) and a.resource.kind == "dispatcher"]
+
+
+def test_a_stream_that_acts_on_decisions_gets_a_dispatcher() -> None:
+    [dispatcher] = made(*dispatching())
+    assert (dispatcher.name, dispatcher.parent, dispatcher.spec) == ("payments", "stream/payments", {"begin": 0})
+    assert made(*dispatching(sinks=False)) == []
+    assert made(*dispatching(began=True)) == [], "where its log ends is not known yet"
+    [late] = made(*dispatching(began=True, offset=500))
+    assert late.spec == {"begin": 500}, "what was decided before is not acted on"
+
+
+def test_the_dispatcher_goes_when_nothing_is_declared_and_its_sinks_come_live() -> None:
+    stream, snapshot = dispatching()
+    [dispatcher] = made(stream, snapshot)
+    snapshot = Snapshot({**snapshot.resources, dispatcher.key: dispatcher}, snapshot.processes, {}, 0)
+    wanted = next(a.process for a in DISPATCHER.step(snapshot, dispatcher) if isinstance(a, Want))
+    assert (wanted.module, wanted.live) == ("dispatcher", {"sinks": [SINK], "began": False})
+    assert "sinks" not in (lasting(stream.spec["decide"]) or {}), "changed sinks need no new worker"
+    bare, without = dispatching(sinks=False)
+    without = Snapshot({**without.resources, dispatcher.key: dispatcher}, without.processes, {}, 0)
+    assert [type(a) for a in DISPATCHER.step(without, dispatcher)] == [Delete]
+    assert bare.spec["decide"] == {k: v for k, v in stream.spec["decide"].items() if k != "sinks"}
+
+
+def test_the_log_waits_for_the_dispatcher() -> None:
+    stream, snapshot = dispatching()
+    assert "dispatched" not in live_settings(snapshot, stream)
+    [dispatcher] = made(stream, snapshot)
+    process = ProcessStatus(dispatcher.process, alive=True, report={"ready": True, "offset": 10_000})
+    rows = {**snapshot.resources, dispatcher.key: dispatcher}
+    processes = {**snapshot.processes, process.name: process}
+    assert live_settings(Snapshot(rows, processes, {}, 0), stream)["dispatched"] == 8_192, "in coarse steps"
+    assert live_settings(Snapshot(rows, snapshot.processes, {}, 0), stream)["dispatched"] == 0, "it is away"
+
+
+def test_a_dispatcher_that_is_ready_tells_what_does_not_go_on() -> None:
+    stream, snapshot = dispatching()
+    [dispatcher] = made(stream, snapshot)
+    report: dict[str, Any] = {"ready": True, "reason": "SINK_AWAY", "message": "It is away.", "next_action": "Look."}
+    state = dispatcher
+    for alive, told, expected in ((True, report, "READY"), (False, {}, "LOST"), (True, {}, "STARTING")):
+        process = ProcessStatus(dispatcher.process, alive=alive, report=told)
+        now = Snapshot({stream.key: stream, state.key: state}, {process.name: process}, {}, 0)
+        state = next(a.resource for a in DISPATCHER.step(now, state) if isinstance(a, Put))
+        assert state.state == expected
+        assert state.reason == (told.get("reason") or "PROCESS_DIED")
+    assert state.status["began"]
