@@ -6,13 +6,13 @@ that begins at `first_offset`. What may go is decided here, purely; the log's ow
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Protocol
 
 from skyriver.core.errors import SkyriverError, Unavailable, told
-from skyriver.data.log import LogReader
+from skyriver.data.log import LogReader, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,34 @@ class TieredLog(RetainedLog, Protocol):
         ...
 
     def drop_local(self, limit: int) -> None: ...
+
+
+Changed = Callable[[Record], bytes | None]
+"""The payload that a record gets; None: the one that it has."""
+
+
+class RewritableLog(TieredLog, Protocol):
+    """A log whose closed parts can be written once more with other payloads, for somebody is to be erased from it.
+
+    MUST: `end_part`, in the log's own thread, closes the part that is being written, so that all that was synced lies
+    in closed ones. `rewrite` gives the records of a closed part other payloads and returns how many it changed; their
+    kinds, places, counts, times and epochs stay. When it returns, the payloads of before are in no file of the log and
+    in no object of the tier that is set. Killed at any point the part is whole, as it was or as it is to be, here and
+    in the tier, and calling it again does the rest. Readings go on, those that are under way with what they opened.
+    As with `remove_before`, one other thread may call it. Raises what the tier raises; Unavailable (TIER_NOT_SET) for a
+    part that went to a tier where none is set now: what is there would come back with it.
+    """
+
+    def end_part(self) -> None: ...
+
+    def rewrite(self, base: int, changed: Changed) -> int:
+        """`base`: the first offset of the part. Raises NotFound (OFFSET_GONE) where no closed part begins there."""
+        ...
+
+    def copies(self) -> Sequence[str]:
+        """Where parts lie as they were before they were written once more: objects that are to be deleted yet, and
+        those in tiers that are not set, which nobody here can delete."""
+        ...
 
 
 def local_from(log: RetainedLog) -> int:

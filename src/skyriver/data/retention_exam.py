@@ -1,4 +1,4 @@
-"""The exam of `RetainedLog` and `TieredLog`: runs on every implementation, beside that of `Log`."""
+"""The exam of `RetainedLog`, `TieredLog` and `RewritableLog`: runs on every implementation, beside that of `Log`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Protocol
 from skyriver.core.errors import Conflict, Corrupt, NotFound, SkyriverError, Unavailable
 from skyriver.core.exam import must, must_raise
 from skyriver.data.log import Log, LogReader, Record, RecordKind
-from skyriver.data.retention import TieredLog
+from skyriver.data.retention import RewritableLog
 
 RECORDS = 60
 
 
-class WritableLog(Log, TieredLog, Protocol):
+class WritableLog(Log, RewritableLog, Protocol):
     """Both sides of it."""
 
 
@@ -293,6 +293,132 @@ def sums_are_of_the_parts(make: Make) -> None:
     log.close()
 
 
+EMPTIED = b"nobody"
+
+
+def _emptied(record: Record) -> bytes | None:
+    """Every third record's new payload."""
+    return EMPTIED if record.offset % 3 == 0 else None
+
+
+def _emptied_up_to(source: LogReader, first: int, end: int, until: int, what: str) -> None:
+    """Every third one is emptied below `until`; all the rest is as it was."""
+    found = [(r.offset, r.time, r.count, r.payload) for r in source.read(first)]
+    payloads = [EMPTIED if n < until and n % 3 == 0 else _record(n).payload for n in range(first, end)]
+    must(found == [(n, 1000 + n, 1, payload) for n, payload in enumerate(payloads, first)], what)
+
+
+def _rewrite_all(log: WritableLog) -> int:
+    return sum(log.rewrite(part.base, _emptied) for part in log.parts())
+
+
+def parts_are_written_once_more(make: Make) -> None:
+    harness = make()
+    log = harness.open()
+    _fill(log)
+    reader, before = harness.reader(), log.parts()
+    _whole(reader, 0, RECORDS, "all is there")
+    during = reader.read()
+    next(during)
+    _whole(log, 0, RECORDS, "the writer has read all of it too")
+    must(log.rewrite(before[1].base, lambda _: None) == 0, "what is not changed is not counted")
+    must(log.parts() == before, "nor written")
+    end = log.parts()[-1].end
+    must(_rewrite_all(log) == len(range(0, end, 3)), "it says how many have another payload")
+    must(_rewrite_all(log) == 0, "once")
+    must([(p.base, p.end, p.time) for p in log.parts()] == [(p.base, p.end, p.time) for p in before], "parts stay")
+    must(sum(part.bytes for part in log.parts()) < sum(part.bytes for part in before), "their sizes do not")
+    must(log.sizes().bytes == sum(part.bytes for part in log.parts()), "and the sum is right")
+    must(len(list(during)) == RECORDS - 1, "a reading that is under way goes on")
+    for source in (log, reader, harness.reader()):
+        _emptied_up_to(source, 0, RECORDS, end, "all are emptied, and nothing else")
+        _emptied_up_to(source, 31, RECORDS, end, "from any offset")
+    must_raise(NotFound, lambda: log.rewrite(1, _emptied), "a part is named by its first offset", code="OFFSET_GONE")
+    must_raise(NotFound, lambda: log.rewrite(end, _emptied), "and closed", code="OFFSET_GONE")
+    log.end_part()
+    log.end_part()
+    must(log.parts()[-1].end == RECORDS, "what is being written can be closed, and nothing need not be")
+    must(log.rewrite(end, _emptied) == len([n for n in range(end, RECORDS) if n % 3 == 0]), "and written once more")
+    _fill(log, RECORDS, 10)
+    harness.crash()
+    log = harness.open()
+    for source in (log, reader, harness.reader()):
+        _emptied_up_to(source, 0, RECORDS + 10, RECORDS, "a crash changes nothing")
+    log.close()
+    must_raise(Conflict, lambda: log.rewrite(0, lambda _: b"late"), "a closed log changes nothing")
+
+
+def an_older_holder_writes_nothing_once_more(make: Make) -> None:
+    harness = make()
+    old = harness.open()
+    _fill(old)
+    new = harness.usurp()
+    must_raise(Conflict, lambda: _rewrite_all(old), "who has lost the log changes nothing of it")
+    _whole(new, 0, RECORDS, "it is as it was")
+    _whole(harness.reader(), 0, RECORDS, "for all")
+    new.close()
+
+
+def what_is_in_the_tier_is_written_once_more(make: Make) -> None:
+    harness = make()
+    log = harness.open()
+    _fill(log)
+    while log.tier_next():
+        pass
+    parts, objects = log.parts(), harness.objects()
+    log.drop_local(sum(part.bytes for part in parts[3:]) + log.open_bytes)
+    must([part.local for part in log.parts()][:4] == [False, False, False, True], "some are only there")
+    reader = harness.reader()
+    _whole(reader, 0, RECORDS, "and are read")
+    with harness.tier_away():
+        must_raise(Unavailable, lambda: log.rewrite(parts[0].base, _emptied), "a tier that is away is told")
+        must_raise(Unavailable, lambda: log.rewrite(parts[4].base, _emptied), "also where the part is here")
+    _whole(reader, 0, RECORDS, "nothing has changed then")
+    end = parts[-1].end
+    must(_rewrite_all(log) == len(range(0, end, 3)), "it is done when it is back")
+    must(
+        [(p.local, p.tiered) for p in log.parts()] == [(n >= 3, True) for n in range(len(parts))], "parts lie as before"
+    )
+    must(harness.objects() == objects and log.copies() == [], "and nothing is left of what was there before")
+    log.drop_local(0)
+    for source in (log, reader, harness.reader()):
+        _emptied_up_to(source, 0, RECORDS, end, "all are emptied there too")
+    harness.crash()
+    log = harness.open()
+    log.remove_before(parts[1].end)
+    while log.tier_next():
+        pass
+    must(harness.objects() == len(log.parts()), "what is given up goes, and no other object")
+    _emptied_up_to(harness.reader(), parts[1].end, RECORDS, end, "the rest is there")
+    log.close()
+
+
+def copies_in_another_tier_are_told(make: Make) -> None:
+    harness = make()
+    log = harness.open()
+    _fill(log)
+    while log.tier_next():
+        pass
+    parts = log.parts()
+    log.close()
+    harness.switch_tier()
+    log = harness.open()
+    while log.tier_next():
+        pass
+    must(log.rewrite(parts[0].base, _emptied) > 0, "a part that lies in two tiers is written once more in one")
+    must(len(log.copies()) == 1, "the other one has it as it was, which is told")
+    _emptied_up_to(harness.reader(), 0, RECORDS, parts[0].end, "and not read")
+    log.close()
+    harness.switch_tier()
+    log = harness.open()
+    while log.tier_next():
+        pass
+    must(log.copies() == [], "once that is set again it goes")
+    log.drop_local(0)
+    _emptied_up_to(harness.reader(), 0, RECORDS, parts[0].end, "and never comes back")
+    log.close()
+
+
 RETENTION_CHECKS: tuple[Callable[[Make], None], ...] = (
     parts_are_what_is_closed,
     whole_parts_are_given_up,
@@ -303,4 +429,8 @@ RETENTION_CHECKS: tuple[Callable[[Make], None], ...] = (
     rot_in_the_tier_is_told_and_never_served,
     another_tier_is_told_from_the_one_before,
     sums_are_of_the_parts,
+    parts_are_written_once_more,
+    an_older_holder_writes_nothing_once_more,
+    what_is_in_the_tier_is_written_once_more,
+    copies_in_another_tier_are_told,
 )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from skyriver.core.errors import Conflict, Corrupt, InvalidInput, NotFound, SkyriverError, Unavailable
 from skyriver.core.objects import IdentifiedObjects
 from skyriver.data.log import Record, place
-from skyriver.data.retention import Part, Sizes
+from skyriver.data.retention import Changed, Part, Sizes
 
 
 class MemoryLogStore:
     """What outlives a writer: the synced records and the newest epoch. `room` is how many payload bytes still fit
     (None: any number); offsets in `rotten` are of records whose bytes went bad. A part of the log is closed when it has
-    `part_records` records and more come; `tier` is where parts can go; `tiered` has the digest
+    `part_records` records and more come, or its writer ends it; `tier` is where parts can go; `tiered` has the digest
     and the tier of each that is in one, by its base."""
 
     def __init__(self, *, part_records: int = 1000, tier: IdentifiedObjects | None = None) -> None:
@@ -23,12 +24,16 @@ class MemoryLogStore:
         self.part_records = part_records
         self.tier = tier
         self.tiered: dict[int, tuple[str, IdentifiedObjects]] = {}
+        self.placed: list[tuple[int, str, IdentifiedObjects]] = []
+        """Each object that was put: of which part, its digest, where."""
         self.away: set[int] = set()
         self.first_offset = 0
         self.gone_time = 0
         """T of the last record that was given up."""
         self.records: list[Record] = []
         self.offsets: list[int] = []
+        self.bases: list[int] = []
+        """First offset of each part."""
         self.next_offset = 0
         self.epoch = 0
         self.room: int | None = None
@@ -44,15 +49,24 @@ class MemoryLogStore:
         return MemoryLogReader(self)
 
     def groups(self) -> list[list[Record]]:
-        """The records of each part; the last one is not closed."""
-        size = self.part_records
-        return [self.records[at : at + size] for at in range(0, len(self.records), size)]
+        """The records of each part; the last one is not closed, and may be empty."""
+        starts = [bisect_left(self.offsets, base) for base in self.bases]
+        return [self.records[at:end] for at, end in zip(starts, [*starts[1:], None], strict=False)]
+
+    def add(self, records: Sequence[Record]) -> None:
+        held = len(self.offsets) - bisect_left(self.offsets, self.bases[-1]) if self.bases else 0
+        for record in records:
+            if not self.bases or held >= self.part_records:
+                self.bases.append(record.offset)
+                held = 0
+            held += 1
+            self.records.append(record)
+            self.offsets.append(record.offset)
 
     def fetch(self, offset: int) -> None:
         """Of a record that is only in the tier: raises what the tier does."""
         if self.away and offset < self.next_offset:
-            place = bisect_right(self.offsets, offset) - 1
-            base = self.offsets[place - place % self.part_records]
+            base = self.bases[bisect_right(self.bases, offset) - 1]
             if base in self.away:
                 digest, tier = self.tiered[base]
                 if tier is not self.tier:
@@ -62,6 +76,21 @@ class MemoryLogStore:
                         where="memory",
                     )
                 tier.verify(digest)
+
+    def place(self, base: int, digest: str, tier: IdentifiedObjects) -> None:
+        self.tiered[base] = digest, tier
+        self.placed.append((base, digest, tier))
+
+    def outdated(self) -> list[tuple[int, str, IdentifiedObjects]]:
+        """Objects of parts that were rewritten since."""
+        return [old for old in self.placed if old[0] in self.tiered and self.tiered[old[0]][0] != old[1]]
+
+    def delete_outdated(self) -> None:
+        """Those in the tier that is set."""
+        for old in self.outdated():
+            if old[2] is self.tier:
+                old[2].delete(old[1])
+                self.placed.remove(old)
 
     def is_tiered(self, base: int) -> bool:
         """Into the tier that is set."""
@@ -163,8 +192,7 @@ class MemoryLog:
                     self._unsynced, self._next = [], store.next_offset
                     raise Unavailable("There is no room for the records.", code="DISK_FULL", where="memory")
                 store.room -= size
-            store.records += self._unsynced
-            store.offsets += [record.offset for record in self._unsynced]
+            store.add(self._unsynced)
             store.next_offset = self._next
         self._unsynced = []
 
@@ -212,7 +240,8 @@ class MemoryLog:
             if part.end > offset:
                 break
             with store.lock:
-                del store.records[: store.part_records], store.offsets[: store.part_records]
+                count = bisect_left(store.offsets, part.end)
+                del store.records[:count], store.offsets[:count], store.bases[0]
                 store.first_offset, store.gone_time = part.end, part.time
                 there = store.tiered.pop(part.base, None)
                 store.away.discard(part.base)
@@ -223,13 +252,14 @@ class MemoryLog:
     def tier_next(self) -> bool:
         self._ready_and_ours()
         store = self._store
+        store.delete_outdated()
         part = next((part for part in self.parts() if part.local and not part.tiered), None)
         if store.tier is None or part is None:
             return False
         held = [record for record in store.records if part.base <= record.offset < part.end]
-        digest = store.tier.put(repr((part, held)).encode())
+        digest = store.tier.put(repr((part.base, held)).encode())
         store.tier.verify(digest)
-        store.tiered[part.base] = digest, store.tier
+        store.place(part.base, digest, store.tier)
         return True
 
     def drop_local(self, limit: int) -> None:
@@ -238,6 +268,41 @@ class MemoryLog:
             if local > limit and part.local and part.tiered:
                 self._store.away.add(part.base)
                 local -= part.bytes
+
+    # What RewritableLog adds
+
+    def end_part(self) -> None:
+        self.sync()
+        with self._store.lock:
+            if self._store.bases and self._store.bases[-1] != self._next:
+                self._store.bases.append(self._next)
+
+    def rewrite(self, base: int, changed: Changed) -> int:
+        self._ready_and_ours()
+        store = self._store
+        part = next((part for part in self.parts() if part.base == base), None)
+        if part is None:
+            raise NotFound(f"No closed part begins with offset {base}.", code="OFFSET_GONE", where="memory")
+        store.fetch(base)
+        first, last = bisect_left(store.offsets, part.base), bisect_left(store.offsets, part.end)
+        held = store.records[first:last]
+        rewritten = [_with(record, changed(record)) for record in held]
+        count = sum(a is not b for a, b in zip(held, rewritten, strict=True))
+        there = store.tiered.get(base)
+        if there is not None and store.tier is None:
+            raise Unavailable("This part is in a tier too, and none is set.", code="TIER_NOT_SET", where="memory")
+        if count and there is not None and store.tier is not None:
+            digest = store.tier.put(repr((part.base, rewritten)).encode())
+            store.tier.verify(digest)
+            store.place(base, digest, store.tier)
+        if count:
+            with store.lock:
+                store.records[first:last] = rewritten
+        store.delete_outdated()
+        return count
+
+    def copies(self) -> list[str]:
+        return [digest for _, digest, _ in self._store.outdated()]
 
     def close(self) -> None:
         if not self._closed:
@@ -258,6 +323,10 @@ class MemoryLog:
     def _ready(self) -> None:
         if self._closed:
             raise Conflict("This log is closed.", code="LOG_CLOSED", where="memory")
+
+
+def _with(record: Record, payload: bytes | None) -> Record:
+    return record if payload is None or payload == record.payload else replace(record, payload=payload)
 
 
 def _lost(epoch: int) -> SkyriverError:

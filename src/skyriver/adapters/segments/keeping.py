@@ -7,6 +7,8 @@ manifest are written under another one, which only the end of the log waits for.
 In this order, so that a kill between two steps leaves nothing that is named and not there:
   tiering    the object is put and read back; the manifest names it; later the local file goes
   giving up  the manifest says where the log begins now; local files before that go, then their objects
+  rewriting  the new file is on the disk without a name that counts; if the part is in the tier, the new object is put
+             and read back, and the manifest names it; the file gets its name; the old object goes
 
 Which tier is set is known once it has told its id; until then it is taken for the one of before, and no file goes.
 """
@@ -24,11 +26,13 @@ from pathlib import Path
 from threading import Lock
 
 from skyriver.adapters.segments.layout import SEGMENT_HEADER_BYTES, Segment
-from skyriver.adapters.segments.manifest import ManifestWriter, Tiered
-from skyriver.adapters.segments.reader import NO_TIER, OTHER_TIER, read_header, read_seal
-from skyriver.core.errors import Conflict, SkyriverError, Unavailable, disk_error
+from skyriver.adapters.segments.manifest import UNKNOWN, ManifestWriter, Tiered
+from skyriver.adapters.segments.reader import NO_TIER, OTHER_TIER, SegmentFiles, read_header, read_seal
+from skyriver.adapters.segments.rewriting import write_changed
+from skyriver.core.errors import Conflict, NotFound, SkyriverError, Unavailable, disk_error
 from skyriver.core.objects import IdentifiedObjects
-from skyriver.data.retention import Part, Sizes
+from skyriver.data.folders import sync_folder
+from skyriver.data.retention import Changed, Part, Sizes
 
 _NEVER_OLD = (1 << 63) - 1
 """T of a segment whose seal cannot be read: it goes when those after it go."""
@@ -131,6 +135,69 @@ class Keeping:
                 self._to_drop.popleft()
                 self._change(base, local=False)
 
+    def rewrite(self, base: int, files: SegmentFiles, changed: Changed) -> int:
+        with self._lock:
+            part = next((part for part in self._parts[self._at(base) :][:1] if part.base == base), None)
+        if part is None:
+            raise NotFound(
+                f"No closed part of the log begins with offset {base}.", code="OFFSET_GONE", where=str(self._directory)
+            )
+        there = self._writer.manifest.tiered.get(base)
+        if there is not None and self._tier is None:
+            raise Unavailable(
+                f"Offsets {base} to {part.end - 1} of the log are in the tier"
+                f" {self._writer.manifest.tier_name(there.tier)} too, and none is set.",
+                code="TIER_NOT_SET",
+                where=str(self._directory),
+                next_action=NO_TIER,
+            )
+        segment = self._segment(base)
+        path = segment.path.with_suffix(".new")
+        with _disk(self._directory):
+            count = write_changed(path, *files.whole(segment, part.end), changed)
+        if count:
+            try:
+                self._take_rewritten(segment, replace(part, bytes=path.stat().st_size), path, there is not None)
+            finally:
+                path.unlink(missing_ok=True)
+        if there is not None and self._tier is not None:
+            self._delete_outdated(self._tier, base)
+        return count
+
+    def copies(self) -> list[str]:
+        with self._writing:
+            manifest = self._writer.manifest
+            return [f"{manifest.tier_name(old.tier)}: {old.digest}" for old in manifest.outdated()]
+
+    def _take_rewritten(self, segment: Segment, part: Part, path: Path, tiered: bool) -> None:
+        """The tier's object goes before the file: killed in between, the file is found as it was, and rewritten again,
+        while an object that was forgotten would never be."""
+        if tiered:
+            assert self._tier is not None
+            set_now = self._ask(self._tier)
+            digest = self._tier.put_file(path)
+            self._tier.verify(digest)
+            with self._entry():
+                there = Tiered(part.base, part.end, part.time, part.bytes, segment.epoch, digest, set_now)
+                self._writer.add_tiered(there, self._tier.place)
+        with self._entry():
+            if segment.path.exists():
+                path.rename(segment.path)
+                sync_folder(self._directory)
+        with self._lock:
+            was = self._parts[self._at(part.base)]
+            if tiered and not was.tiered:
+                self._sort_all([replace(p, tiered=p.tiered or p.base == part.base) for p in self._parts])
+            self._change(part.base, bytes=part.bytes)
+
+    def _delete_outdated(self, tier: IdentifiedObjects, base: int) -> None:
+        set_now = self._ask(tier)
+        for old in self._writer.manifest.outdated():
+            if old.base == base and old.tier in (set_now, UNKNOWN):
+                tier.delete(old.digest)
+                with self._entry():
+                    self._writer.deleted(old)
+
     def _ask(self, tier: IdentifiedObjects) -> bytes:
         """The id of the tier that is set. What is in another one is not in it. Raises what the tier raises."""
         if not self._asked:
@@ -219,10 +286,10 @@ class Keeping:
         elif not part.tiered:
             (self._to_find if self._tier is not None else self._elsewhere).append(part.base)
 
-    def _change(self, base: int, **changed: bool) -> None:
+    def _change(self, base: int, **changed: int) -> None:
         at = self._at(base)
         self._count(self._parts[at], -1)
-        self._parts[at] = replace(self._parts[at], **changed)
+        self._parts[at] = replace(self._parts[at], **changed)  # type: ignore[arg-type]  # bool is an int
         self._count(self._parts[at], 1)
 
     def _count(self, part: Part, sign: int) -> None:
@@ -291,4 +358,4 @@ def _disk(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise disk_error(error, "The log's old part cannot be given up", str(directory)) from error
+        raise disk_error(error, "The log's old part cannot be changed", str(directory)) from error

@@ -48,7 +48,7 @@ from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavaila
 from skyriver.core.objects import IdentifiedObjects
 from skyriver.data.folders import make_folder, sync_folder
 from skyriver.data.log import Record
-from skyriver.data.retention import Part, Sizes
+from skyriver.data.retention import Changed, Part, Sizes
 
 __all__ = ["SegmentLog", "SegmentReader", "TornTail", "open_log"]
 
@@ -115,8 +115,8 @@ def _release(lock: DirectoryLock | None) -> None:
 
 
 class SegmentLog:
-    """The Log port on files, and TieredLog; made by `open_log`. One thread at a time, in the process that opened it,
-    and one more for what TieredLog adds."""
+    """The Log port on files, and RewritableLog; made by `open_log`. One thread at a time, in the process that opened
+    it, and one more for what TieredLog and RewritableLog add."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class SegmentLog:
         self._to_disk = durability == "disk"
         self._durability, self._boot, self._pid = DURABILITY_CODE[durability], boot, os.getpid()
         self._refused: SkyriverError | None = None
-        self._files = SegmentFiles(directory, tier)
+        self._tier, self._files = tier, SegmentFiles(directory, tier)
         self._log_id, self._epoch, self._seed = found.log_id, found.epoch, crc32(found.log_id)
         manifest = ManifestWriter(directory, found.log_id)
         self._keeping = Keeping(
@@ -280,6 +280,20 @@ class SegmentLog:
 
     def drop_local(self, limit: int) -> None:
         self._keeping.drop_local(limit, self._position)
+
+    # What RewritableLog adds
+
+    def end_part(self) -> None:
+        self._ready()
+        self.sync()
+        if self._position > SEGMENT_HEADER_BYTES:
+            self._change_segment()
+
+    def rewrite(self, base: int, changed: Changed) -> int:
+        return self._keeping.rewrite(base, SegmentFiles(self._directory, self._tier), changed)
+
+    def copies(self) -> Sequence[str]:
+        return self._keeping.copies()
 
     def close(self) -> None:
         """Syncs, seals and gives the log up; a second call does nothing. Raises as `sync`, given up all the same."""

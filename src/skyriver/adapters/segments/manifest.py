@@ -102,7 +102,7 @@ class Manifest:
 
     def has(self, tiered: Tiered) -> None:
         before = self.tiered.get(tiered.base)
-        if before is not None and before.tier != UNKNOWN:
+        if before is not None and (before.tier != UNKNOWN or before.digest != tiered.digest):
             self.leftover[before.object] = before
         self.leftover.pop(tiered.object, None)
         self.tiered[tiered.base] = tiered
@@ -110,8 +110,20 @@ class Manifest:
 
     def deletable(self, tier: bytes, most: int) -> list[Tiered]:
         """What can be deleted in that tier. Of what is not known, it is tried."""
-        found = (old for old in self.leftover.values() if old.base < self.begin and old.tier in (tier, UNKNOWN))
+        found = (
+            old
+            for old in self.leftover.values()
+            if old.tier in (tier, UNKNOWN) and (old.base < self.begin or self._is_rewritten(old))
+        )
         return [old for old, _ in zip(found, range(most), strict=False)]
+
+    def outdated(self) -> list[Tiered]:
+        """Objects of segments that were rewritten since."""
+        return [old for old in self.leftover.values() if old.base >= self.begin and self._is_rewritten(old)]
+
+    def _is_rewritten(self, old: Tiered) -> bool:
+        now = self.tiered.get(old.base)
+        return now is not None and now.digest != old.digest
 
 
 class ManifestFile:

@@ -48,6 +48,8 @@ OTHER_TIER = (
 _base = attrgetter("base")
 _INDEXES = 64
 """Indexes kept in memory: 64 segments, 4 MiB at most."""
+_WRITTEN = (0, 0)
+"""In place of a file: the segment that is being written, whose index its writer keeps."""
 
 
 def list_segments(directory: Path) -> list[Segment]:
@@ -116,11 +118,25 @@ class SegmentFiles:
     def __init__(self, directory: Path, tier: IdentifiedObjects | None = None) -> None:
         self._directory, self._tier = directory, tier
         self.manifest = ManifestFile(directory)
-        self._indexes: OrderedDict[str, tuple[SparseIndex, bool]] = OrderedDict()
+        self._indexes: OrderedDict[str, tuple[SparseIndex, tuple[int, int] | None]] = OrderedDict()
+        """With the inode and the size of the file, once it is sealed: a rewritten segment has its name, and another
+        index."""
 
     def adopt(self, segment: Segment, index: SparseIndex) -> None:
-        """Takes the index that the writer keeps of its segment."""
-        self._keep(segment, index, complete=True)
+        """Takes the index that the writer keeps of its segment, which grows with it. The one before is closed."""
+        for name, (closed, sealed) in self._indexes.items():
+            if sealed == _WRITTEN:
+                self._indexes[name] = closed, None
+        self._keep(segment, index, _WRITTEN)
+
+    def whole(self, segment: Segment, end: int) -> tuple[SegmentHeader, Iterator[Record]]:
+        """Its header, and all its records, up to (excluding) offset `end`."""
+        fd, opened, _ = self._open(segment)
+        try:
+            header = read_header(fd, opened)
+        finally:
+            os.close(fd)
+        return header, self.records([segment], segment.base, end)
 
     def records(self, segments: Sequence[Segment], start: int, limit: int) -> Iterator[Record]:
         """Records from the one that covers `start` up to `limit`, all of which must be there."""
@@ -225,15 +241,21 @@ class SegmentFiles:
             size = min(size * 4, _MOST_READ)
 
     def _index(self, fd: int, segment: Segment, header: SegmentHeader) -> tuple[SparseIndex, bool]:
-        index, complete = self._indexes.get(segment.path.name, (SparseIndex(segment.base), False))
-        if not complete:
+        """And whether it has all of the segment's pairs."""
+        stat = os.fstat(fd)
+        file = stat.st_ino, stat.st_size
+        index, sealed = self._indexes.get(segment.path.name, (SparseIndex(segment.base), None))
+        if sealed not in (file, _WRITTEN):
             seal = read_seal(fd, header)
-            index, complete = (seal.index, True) if seal else (index, False)
-        self._keep(segment, index, complete)
-        return index, complete
+            if seal is not None:
+                index, sealed = seal.index, file
+            elif sealed is not None:
+                index, sealed = SparseIndex(segment.base), None
+        self._keep(segment, index, sealed)
+        return index, sealed is not None
 
-    def _keep(self, segment: Segment, index: SparseIndex, complete: bool) -> None:
-        self._indexes[segment.path.name] = (index, complete)
+    def _keep(self, segment: Segment, index: SparseIndex, sealed: tuple[int, int] | None) -> None:
+        self._indexes[segment.path.name] = (index, sealed)
         self._indexes.move_to_end(segment.path.name)
         if len(self._indexes) > _INDEXES:
             self._indexes.popitem(last=False)
