@@ -31,6 +31,8 @@ def _lines(stream: str, told: Mapping[str, Any]) -> Iterator[str]:
         arm = f", its {told['arm']}" if told["arm"] else ""
         stood_in = ", which stood in" if told["status"] == "fallback" else ""
         yield f"  score  {told['score']:.6g}, by {escape(told['model'])}:{told['version']}{arm}{stood_in}"
+    if told.get("probability") is not None:
+        yield f"  which is a probability of {told['probability']:.3g}"
     if told["shadow_version"]:
         said = "nothing in time" if told["shadow_score"] is None else f"{told['shadow_score']:.6g}"
         yield f"  shadow version {told['shadow_version']} said {said}"

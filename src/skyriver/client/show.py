@@ -91,9 +91,25 @@ def version(screen: Screen, found: Mapping[str, Any]) -> None:
     screen.table(f"{found['name']}  {found['state']}", ("metric", "value"), rows)
     for candidate in spec.get("candidates", ()):
         screen.say(f"  candidate {candidate['name']}: {escape(str(candidate.get('why', '')))}")
+    if calibration := spec.get("calibration"):
+        _calibration(screen, calibration)
     for check in status.get("gate", {}).get("checks", ()):
         sign = "[green]passed[/]" if check["passed"] else "[red]failed[/]"
         screen.say(f"  gate {escape(check['rule'])}: {sign} ({escape(check['why'])})")
+
+
+def _calibration(screen: Screen, told: Mapping[str, Any]) -> None:
+    """How often what got such a score was true, beside what was said of it."""
+    if not told["method"]:
+        screen.say(f"  probability: none, for {escape(told['why'])}")
+    else:
+        fitted = f"{told['rows']:,} held-out rows, {told['positives']:,} of them positive"
+        screen.say(f"  probability: {told['method']}, fitted on {fitted}")
+    rows = [
+        (f"{count:,}", f"{score:.4f}", "" if probability is None else f"{probability:.4f}", f"{observed:.4f}")
+        for count, score, probability, observed in told["reliability"]
+    ]
+    screen.table("Reliability on the test rows", ("rows", "mean score", "mean probability", "observed"), rows)
 
 
 def prediction(screen: Screen, answer: Mapping[str, Any]) -> None:

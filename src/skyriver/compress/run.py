@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from skyriver.core.errors import InvalidInput
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import ModelSpec
+from skyriver.train.calibrate import Calibrated, calibrate
 from skyriver.train.cleaning import Cleaning, fit_cleaning
 from skyriver.train.evaluate import evaluate, row_microseconds, run_blocks, take
 from skyriver.train.metrics import average_precision
 from skyriver.train.run import MAX_DIFFERENCE, difference
-from skyriver.train.split import Rows, Split, split_rows
+from skyriver.train.split import Rows, Split, split_rows, validates
 from skyriver.train.trees_onnx import Trees, read_lightgbm, steps_to_onnx, to_onnx
 
 MAX_CHOICES: Final = 64
@@ -43,6 +44,7 @@ class Candidate:
     onnx: bytes
     trees: int
     metrics: Mapping[str, float]
+    calibrated: Calibrated
     row_us: float
     kept: bool
     why: str
@@ -66,13 +68,14 @@ def compress(
     if spec.train is None:
         raise InvalidInput(f"The model {spec.name} is a ready file, it has no trees to cut.", code="NOT_TRAINABLE")
     model = read_lightgbm(model_text.decode())
-    split = split_rows(spec.train, rows, delay_us, validate=spec.compress is not None)
+    split = split_rows(spec.train, rows, delay_us, validate=validates(spec, delay_us))
     test = take(rows.x, split.test)
     cleaning = fit_cleaning(spec.train.clean, take(rows.x, split.train))  # the same rows as the training: the same
-    whole = cleaning.before(to_onnx(model))
+    whole, calibrated = calibrate(spec.calibrate, cleaning.before(to_onnx(model)), rows, split)
     progress("measure", 0, 0)
+    row_us = row_microseconds(whole, test)
     trained = Candidate(
-        "trained", whole, len(model.trees), dict(metrics), row_microseconds(whole, test), True, "the model as trained"
+        "trained", whole, len(model.trees), dict(metrics), calibrated, row_us, True, "the model as trained"
     )
     if spec.compress is None:
         return (trained,)
@@ -115,12 +118,13 @@ def fewest_trees(model: Trees, x: NDArray[np.float32], split: Split, max_loss: f
 def _candidate(spec: ModelSpec, rows: Rows, split: Split, model: Trees, text: str, cleaning: Cleaning) -> Candidate:
     import lightgbm  # 0.4 s and 60 MB that the other jobs of this process kind do not need
 
-    onnx = cleaning.before(to_onnx(model))
+    # Other trees give other scores. The rows are those that chose how many: by a few numbers, so it costs little.
+    onnx, calibrated = calibrate(spec.calibrate, cleaning.before(to_onnx(model)), rows, split)
     test = take(rows.x, split.test)
     metrics = evaluate(onnx, rows, split, spec.metrics)
     count = len(model.trees)
     metrics["onnx_max_difference"] = difference(lightgbm.Booster(model_str=text), onnx, test, count, cleaning=cleaning)
-    return Candidate("fewer-trees", onnx, count, metrics, row_microseconds(onnx, test), False, "")
+    return Candidate("fewer-trees", onnx, count, metrics, calibrated, row_microseconds(onnx, test), False, "")
 
 
 def _judge(

@@ -374,8 +374,12 @@ class App:
         gate: Gate | None = None,
         compress: specs.CompressSpec | None = None,
         serve: specs.ServiceSpec | None = None,
+        calibrate: specs.Calibrate | None = "auto",
     ) -> specs.ModelSpec:
-        """A model: trained by a function of `@app.train`, or a ready ONNX file in the application's folder."""
+        """A model: trained by a function of `@app.train`, or a ready ONNX file in the application's folder.
+
+        `calibrate`: how its scores are made probabilities, on rows that no training sees. "auto" does so where such
+        rows are to be had for nothing; "isotonic" and "platt" keep some back where there are none; None does not."""
         check_name(name, "a model")
         if name in self._models or name in self._jobs:
             refuse(f"There is a model or job {name!r} already.", "DUPLICATE_NAME")
@@ -397,6 +401,7 @@ class App:
             gate=gate.spec if gate else specs.GateSpec(),
             compress=compress,
             serve=serve or specs.ServiceSpec(),
+            calibrate=terms.check_calibrate(calibrate),
         )
         return self._models[name]
 

@@ -290,6 +290,9 @@ MEASURED = (
     "average_precision",
     "log_loss",
     "brier",
+    "calibration_error",
+    "brier_calibrated",
+    "calibration_error_calibrated",
     "positives_share",
     "train_auc",
     "train_average_precision",
@@ -322,6 +325,9 @@ class ServiceSpec(Spec):
     memory_mb: int = Field(default=512, gt=0)
 
 
+Calibrate = Literal["auto", "isotonic", "platt"]
+
+
 class ModelSpec(Spec):
     name: Name
     train: TrainSpec | None = None
@@ -331,6 +337,9 @@ class ModelSpec(Spec):
     gate: GateSpec = GateSpec()
     compress: CompressSpec | None = None
     serve: ServiceSpec = ServiceSpec()
+    calibrate: Calibrate | None = Field(default="auto", exclude_if=lambda value: value == "auto")
+    """How its scores are made probabilities, on rows that no training sees. "auto": where that takes no rows from the
+    training, by as many positives as there are; None: not at all."""
 
 
 class CronSpec(Spec):

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from skyriver.core import spec as specs
 from skyriver.core.errors import InvalidInput
@@ -138,6 +138,17 @@ class Gate:
                 refuse(f"The gate {metric}={rule!r} is not understood.", "BAD_GATE", 'Write e.g. ">= 0.6".')
         gate = specs.GateSpec(rules=tuple(parsed), against=against, tolerance=tolerance)  # type: ignore[arg-type]
         object.__setattr__(self, "spec", gate)
+
+
+def check_calibrate(value: object) -> specs.Calibrate | None:
+    known = (*get_args(specs.Calibrate), None)
+    if value not in known:
+        refuse(
+            f"calibrate={value!r} is not known.",
+            "BAD_MODEL",
+            f"There are {', '.join(map(repr, known))}.",
+        )
+    return value  # type: ignore[return-value]
 
 
 def check_gate(gate: specs.GateSpec, measured: Sequence[str]) -> None:

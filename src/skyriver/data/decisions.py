@@ -85,6 +85,8 @@ class _Payload(msgspec.Struct, array_like=True, frozen=True, gc=False):
     shadow_version: int = 0
     shadow: bytes = b""
     """float32 [n], NaN for none; empty without a shadow."""
+    probabilities: bytes = b""
+    """float32 [n], NaN for none; empty where no version says any."""
 
 
 _decoder = msgspec.msgpack.Decoder(_Payload)
@@ -106,6 +108,7 @@ class DecisionColumns:
     shadow_version: int = 0
     """Of the version that was asked beside, for each event that is not late."""
     shadow: Floats | None = None
+    probabilities: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -124,6 +127,7 @@ class DecisionColumns:
                 self.latency_us.tobytes(),
                 self.shadow_version,
                 self.shadow.tobytes() if self.shadow is not None else b"",
+                self.probabilities.tobytes() if self.probabilities is not None else b"",
             )
         )
 
@@ -162,8 +166,9 @@ class DecisionColumns:
             np.frombuffer(found.latency_us, "<i8"),
             found.shadow_version,
             np.frombuffer(found.shadow, "<f4") if found.shadow else None,
+            np.frombuffer(found.probabilities, "<f4") if found.probabilities else None,
         )
-        columns = (block.ids, block.codes, block.scores, block.latency_us, block.shadow)
+        columns = (block.ids, block.codes, block.scores, block.latency_us, block.shadow, block.probabilities)
         lengths = {len(column) for column in columns if column is not None}
         if lengths != {count} or int(block.codes.max()) >= len(block.outcomes):
             raise ValueError(f"its columns do not fit {count} decisions")

@@ -86,6 +86,7 @@ def schemas_of_stream(stream: StreamSpec) -> dict[str, dict[str, pl.DataType]]:
             "shadow_version": pl.Int64(),
             "shadow_score": pl.Float64(),
             "rule": pl.String(),
+            "probability": pl.Float64(),
         },
         dead: {**offset, **dict.fromkeys(("reason", "field", "message", "raw"), pl.String())},
         **{
@@ -270,8 +271,8 @@ _OUTCOME: Schema = {
     "arm": pl.String(),
     "rule": pl.String(),
 }
-_ADDED = ("", 0, None, "")
-"""arm, shadow_version, shadow_score and rule of a DECISION record of before they were written."""
+_ADDED = ("", 0, None, "", None)
+"""arm, shadow_version, shadow_score, rule and probability of a DECISION record of before they were written."""
 
 
 def _places(record: Record) -> pl.Series:
@@ -283,6 +284,13 @@ def _series(name: str, dtype: pl.DataType, column: Column) -> pl.Series:
     if column.missing is None or isinstance(column.values, list):
         return series
     return series.zip_with(pl.Series(~column.missing), pl.Series([None], dtype=dtype))
+
+
+def _known(name: str, values: NDArray[np.float32] | None, count: int) -> pl.Series:
+    """Null for NaN, and where there are none."""
+    if values is None:
+        return pl.Series(name, [None], dtype=pl.Float64).new_from_index(0, count)
+    return pl.Series(name, values.astype(np.float64)).fill_nan(None)
 
 
 def _vectors(features: NDArray[np.float32], without: NDArray[np.bool_] | None, count: int) -> pl.Series:
@@ -436,7 +444,6 @@ class _Decoder:
         try:
             found = DecisionColumns.decode(record.payload, n)
             outcomes = pl.DataFrame([astuple(outcome) for outcome in found.outcomes], schema=_OUTCOME, orient="row")
-            shadow = found.shadow if found.shadow is not None else np.full(n, np.nan, np.float32)
             frame = outcomes[found.codes.astype(np.uint32)].with_columns(
                 _places(record),
                 pl.Series("event_offset", np.arange(found.first, found.first + n)),
@@ -446,7 +453,8 @@ class _Decoder:
                 pl.Series("decided_at_us", np.full(n, found.decided_at_us)),
                 pl.Series("latency_us", found.latency_us),
                 pl.Series("shadow_version", found.shadow_versions),
-                pl.Series("shadow_score", shadow.astype(np.float64)).fill_nan(None),
+                _known("shadow_score", found.shadow, n),
+                _known("probability", found.probabilities, n),
             )
         except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
             raise self._unreadable(record, str(error).splitlines()[0][:200]) from error

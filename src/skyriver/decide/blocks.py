@@ -75,6 +75,7 @@ class DecisionBlock(DecisionColumns):
             self.shadow_version_of(outcome),
             _known(self.shadow[place]) if self.shadow is not None else None,
             outcome.rule,
+            _known(self.probabilities[place]) if self.probabilities is not None else None,
         )
 
 

@@ -77,6 +77,7 @@ def _check(example: DecisionExample, rules: RuleSet, names: Mapping[str, Name | 
             next_action=f"The decisions are {', '.join(known)}.",
         )
     score: float | None = None
+    probability: float | None = None
     vector = [math.nan] * width
     values: list[Operand] = [None] * fields
     for given, value in example.given.items():
@@ -87,11 +88,13 @@ def _check(example: DecisionExample, rules: RuleSet, names: Mapping[str, Name | 
         match name.place:
             case "score":
                 score = _rounded(value)
+            case "probability":
+                probability = _rounded(value)
             case "feature":
                 vector[name.index] = _rounded(value)
             case _:
                 values[name.index] = value
-    place = rules.decide_without(vector, values) if score is None else rules.decide(score, vector, values)
+    place = rules.decide_without(vector, values) if score is None else rules.decide(score, vector, values, probability)
     decided, rule = rules.ends[place]
     if decided == example.decision:
         return

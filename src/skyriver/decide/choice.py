@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from skyriver.core.calibration import Calibration
 from skyriver.core.errors import InvalidInput, SkyriverError, told
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
 from skyriver.decide.deciding import Deciding
@@ -23,8 +24,9 @@ from skyriver.decide.rules import RuleText, compile_rules, texts_of
 from skyriver.decide.scorer import Scorer
 from skyriver.decide.scoring import Canary, Lane
 
-LoadScorer = Callable[[str, int, int], Scorer]
-"""The scorer of an artifact, for so many features, with a deadline in microseconds (0: none). Raises SkyriverError."""
+LoadScorer = Callable[[str, int, int], tuple[Scorer, Calibration | None]]
+"""The scorer of an artifact and what its scores mean, for so many features, with a deadline in microseconds (0: none).
+Raises SkyriverError."""
 
 SHADOW_US = 5_000
 """So long a batch waits at most for a shadow, unless a deadline is declared."""
@@ -253,6 +255,7 @@ class Choice:
             found,
             model=main.model,
             scorer=main.scorer,
+            calibration=main.calibration,
             canary=self._canary(wanted, digest, spec, share),
             shadow=self._beside("shadow", wanted.shadow, digest, spec, wanted.deadline_us or SHADOW_US),
             last=self._last(wanted, model.in_use, digest, spec, share),
@@ -303,7 +306,7 @@ class Choice:
                 if lane is not None and lane.model == in_use and _deadline(lane.scorer) == deadline_us:
                     return lane
         try:
-            return Lane(in_use, self._load_scorer(in_use.artifact, len(spec.features), deadline_us))
+            return Lane(in_use, *self._load_scorer(in_use.artifact, len(spec.features), deadline_us))
         except SkyriverError as error:
             message = f"Version {in_use.version} of {in_use.name}: {error.message}"
             raise type(error)(message, code=error.code, next_action=error.next_action) from error

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from skyriver.core.calibration import Calibration
 from skyriver.data.columns import Bools, Columns, Ints
 from skyriver.data.decisions import Outcome, Reason, Status
 from skyriver.data.keys import key_of_text
@@ -50,13 +51,17 @@ class Deciding:
     """The version that decided before this one."""
     deadline_us: int = 0
     fallback_by: tuple[str, ...] = ()
+    calibration: Calibration | None = None
+    """Of the scorer's scores."""
 
     lanes: Lanes = field(init=False, repr=False, compare=False)
     who: tuple[tuple[ModelInUse | None, str, bool], ...] = field(init=False, repr=False, compare=False)
     """`Lanes.who` of each place: made once, and read for each event."""
 
     def __post_init__(self) -> None:
-        main = Lane(self.model, self.scorer) if self.model is not None and self.scorer is not None else None
+        main = None
+        if self.model is not None and self.scorer is not None:
+            main = Lane(self.model, self.scorer, self.calibration)
         lanes = Lanes(main, self.canary, self.shadow, self.last, "last_version" in self.fallback_by)
         object.__setattr__(self, "lanes", lanes)
         object.__setattr__(self, "who", tuple(lanes.who(place) for place in range(4)))
@@ -106,6 +111,7 @@ def decide_events(
     who = deciding.who
     scores, reasons, lanes = scored.scores.tolist(), scored.reasons.tolist(), scored.lanes.tolist()
     shadows = scored.shadow.tolist() if scored.shadow is not None else None
+    probabilities = scored.probabilities.tolist() if scored.probabilities is not None else None
     vectors = events.features.tobytes() if events.features is not None else b""
     width = len(vectors) // len(on_time) if on_time else 0
     numbers: Sequence[Sequence[float]] | None = None
@@ -119,10 +125,13 @@ def decide_events(
         model, arm, stood_in = None, "", False
         shadow: float | None = None
         shadow_version = 0
+        probability: float | None = None
         if not late:
             at += 1
             reason = REASONS[reasons[at]]
             score = scores[at] if scores[at] == scores[at] else None
+            if probabilities is not None:
+                probability = probabilities[at] if probabilities[at] == probabilities[at] else None
             vector = vectors[at * width : (at + 1) * width]
             model, arm, stood_in = who[lanes[at]]
             if shadows is not None and deciding.shadow is not None:
@@ -131,7 +140,7 @@ def decide_events(
         if rules is not None:
             features = numbers[at] if numbers is not None and not late else ()
             if score is not None:
-                decision, rule = rules.ends[rules.decide(score, features, values)]
+                decision, rule = rules.ends[rules.decide(score, features, values, probability)]
             elif not late:
                 decision, rule = rules.ends[rules.decide_without(features, values)]
             else:
@@ -157,6 +166,7 @@ def decide_events(
                 shadow_version,
                 shadow,
                 rule,
+                probability,
             )
         )
     return records
@@ -179,15 +189,18 @@ def decide_block(
     keys = columns.keys(key_place) if deciding.canary is not None else _NO_KEYS
     scored = _score(deciding, events.features, len(columns), keys)
     scores, reasons, lanes, shadow = scored.scores, scored.reasons, scored.lanes, scored.shadow
+    probabilities = scored.probabilities
     decisions = np.zeros(len(columns), np.int64)
     if rules is not None:
-        decisions = _decide_columns(rules, scores, events.features, columns)
+        decisions = _decide_columns(rules, scored, events.features, columns)
     if on_time is not None:
         scores = _spread(scores, on_time, n, np.float32(np.nan))
         reasons = _spread(reasons, on_time, n, np.uint8(CODES[_IS_LATE]))
         lanes = _spread(lanes, on_time, n, np.uint8(MAIN))
         decisions = _spread(decisions, on_time, n, np.int64(len(rules.ends) - 1 if rules is not None else 0))
         shadow = _spread(shadow, on_time, n, np.float32(np.nan)) if shadow is not None else None
+        if probabilities is not None:
+            probabilities = _spread(probabilities, on_time, n, np.float32(np.nan))
     outcomes, codes = _outcomes(deciding, decisions, reasons, lanes, features_digest)
     without = late if events.features is not None else np.ones(n, np.bool_)
     ids = events.columns.columns[id_place].values
@@ -203,13 +216,14 @@ def decide_block(
         np.where(events.arrived >= 0, monotonic - events.arrived, 0),
         deciding.shadow.model.version if shadow is not None and deciding.shadow is not None else 0,
         shadow,
+        probabilities,
     )
 
 
-def _decide_columns(rules: RuleSet, scores: Floats, features: Floats | None, columns: Columns) -> Ints:
+def _decide_columns(rules: RuleSet, scored: Scored, features: Floats | None, columns: Columns) -> Ints:
     """Of each event, the place in the rules' `ends`."""
-    none = np.isnan(scores)
-    rows = Rows(scores.astype(np.float64), features, columns)
+    none = np.isnan(scored.scores)
+    rows = Rows(scored.scores.astype(np.float64), features, columns, scored.probabilities)
     if not none.any():
         return rules.decide_columns(rows)
     decisions = rules.decide_columns(rows) if not none.all() else np.zeros(len(columns), np.int64)

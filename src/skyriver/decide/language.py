@@ -63,7 +63,7 @@ class Name:
 
     name: str
     type: Type
-    place: Literal["score", "feature", "field"]
+    place: Literal["score", "probability", "feature", "field"]
     index: int = 0
     """Position among the features or the stream's fields."""
 

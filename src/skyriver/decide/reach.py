@@ -161,8 +161,18 @@ def _with(clause: Clause, known: Mapping[str, Demand]) -> Clause:
         if demand.there is False:
             names[name] = replace(demand, impossible=demand.impossible or always)
         else:
-            names[name] = demand.and_also(known[name.name]) if name.place == "field" else demand
+            names[name] = demand.and_also(_bounds(name, known))
     return Clause(names, clause.others)
+
+
+def _bounds(name: Name, known: Mapping[str, Demand]) -> Demand:
+    match name.place:
+        case "field":
+            return known[name.name]
+        case "probability":
+            return Demand(low=(0.0, False), high=(1.0, False))
+        case _:
+            return Demand()
 
 
 def _clauses(literal: Literal) -> list[Clause] | None:

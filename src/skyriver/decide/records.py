@@ -49,6 +49,8 @@ class DecisionRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What that said; None where it said nothing in time."""
     rule: str = ""
     """Name of the rule that fired; "" where none did, and in logs of before it was kept."""
+    probability: float | None = None
+    """What the score says by the calibration of the version that gave it; None where that has none."""
 
 
 class LabelRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):

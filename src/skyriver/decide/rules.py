@@ -29,8 +29,8 @@ RuleText = tuple[str, ...]
 """(decision, when) or (decision, when, name), as it is written."""
 Values = Sequence[int | float | str | bool | None]
 Operand = int | float | str | bool | None
-Evaluate = Callable[[float, Sequence[float], Values], Operand]
-"""(score, features, field values) -> value; None is missing, or a condition on something missing."""
+Evaluate = Callable[[float, Sequence[float], Values, float | None], Operand]
+"""(score, features, field values, probability) -> value; None is missing, or a condition on something missing."""
 
 _TYPES: Mapping[str, language.Type] = {"int": "number", "float": "number", "text": "text", "bool": "truth"}
 
@@ -69,7 +69,7 @@ class RuleSet:
     def decide_without(self, features: Sequence[float], values: Values) -> int:
         """Where there is no score: the rules that read none, as declared, else the fallback."""
         for place in self.without_score:
-            if self.rules[place][1](math.nan, features, values) is True:
+            if self.rules[place][1](math.nan, features, values, None) is True:
                 return place
         return len(self.rules) + 1
 
@@ -80,10 +80,10 @@ class RuleSet:
         found = first_that_fires(compiled(tuple(self.trees[place] for place in self.without_score)), rows)
         return at_places((*self.without_score, len(self.rules) + 1), found)
 
-    def decide(self, score: float, features: Sequence[float], values: Values) -> int:
-        """The place in `ends` of what an event with a score gets."""
+    def decide(self, score: float, features: Sequence[float], values: Values, probability: float | None = None) -> int:
+        """The place in `ends` of what an event with a score gets; `probability` where the model says one."""
         for place, (_, fires) in enumerate(self.rules):
-            if fires(score, features, values) is True:
+            if fires(score, features, values, probability) is True:
                 return place
         return len(self.rules)
 
@@ -118,7 +118,7 @@ def compile_rules(
         compiled.append((decision, _compile(tree)))
         trees.append(tree)
         needs_features = needs_features or _reads(tree, "feature")
-        if without_score and not _reads(tree, "score"):
+        if without_score and not (_reads(tree, "score") or _reads(tree, "probability")):
             scoreless.append(place)
     if mistakes:
         raise together(mistakes)
@@ -163,7 +163,8 @@ def texts_of(decide: DecideSpec) -> tuple[RuleText, ...]:
 
 
 def names_of(stream: StreamSpec, features: FeatureSetSpec | None) -> dict[str, Name | str]:
-    """What a rule may name: the score, the event's fields, the features. A text says why a name may not be used.
+    """What a rule may name: the score, its probability, the event's fields, the features. A text says why a name may
+    not be used.
 
     Where a feature is just the field of its name, the name means the field (not rounded to float32).
     """
@@ -176,6 +177,8 @@ def names_of(stream: StreamSpec, features: FeatureSetSpec | None) -> dict[str, N
         elif feature.expr != Column(name=feature.name):
             names[feature.name] = f"{feature.name!r} is both a field and a different feature: rename the feature"
     names["score"] = Name("score", "number", "score")
+    # A field or feature that is called so keeps its meaning: it may be older than the probability.
+    names.setdefault("probability", Name("probability", "number", "probability"))
     return names
 
 
@@ -201,7 +204,7 @@ def _reads(tree: Tree, what: str) -> bool:
 def _compile(tree: Tree) -> Evaluate:
     match tree:
         case Fixed(value=value):
-            return lambda score, features, values: value
+            return lambda score, features, values, probability: value
         case Name():
             return _compile_name(tree)
         case Compare():
@@ -214,7 +217,9 @@ def _compile(tree: Tree) -> Evaluate:
             return _not(_compile(of))
         case Missing(of=of, wanted=wanted):
             inner = _compile(of)
-            return lambda score, features, values: (inner(score, features, values) is None) is wanted
+            return lambda score, features, values, probability: (
+                (inner(score, features, values, probability) is None) is wanted
+            )
         case Calculate():
             return _compile_calculation(tree)
         case _:
@@ -225,12 +230,14 @@ def _compile_name(name: Name) -> Evaluate:
     index = name.index
     match name.place:
         case "score":
-            return lambda score, features, values: score
+            return lambda score, features, values, probability: score
+        case "probability":
+            return lambda score, features, values, probability: probability
         case "field":
-            return lambda score, features, values: values[index]
+            return lambda score, features, values, probability: values[index]
         case "feature":
 
-            def feature(score: float, features: Sequence[float], values: Values) -> Operand:
+            def feature(score: float, features: Sequence[float], values: Values, probability: float | None) -> Operand:
                 value = features[index]
                 return value if value == value else None  # NaN is missing
 
@@ -244,20 +251,22 @@ def _compile_comparison(tree: Compare) -> Evaluate:
     if isinstance(tree.right, Fixed) and isinstance(tree.left, Name):
         limit = tree.right.value
         if tree.left.place == "score":  # never missing; by far the most frequent rule
-            return lambda score, features, values: compare(score, limit)
+            return lambda score, features, values, probability: compare(score, limit)
         if tree.left.place == "field":
             index = tree.left.index
 
-            def field_to_limit(score: float, features: Sequence[float], values: Values) -> Operand:
+            def field_to_limit(
+                score: float, features: Sequence[float], values: Values, probability: float | None
+            ) -> Operand:
                 value = values[index]
                 return None if value is None else compare(value, limit)
 
             return field_to_limit
     left, right = _compile(tree.left), _compile(tree.right)
 
-    def both(score: float, features: Sequence[float], values: Values) -> Operand:
-        a = left(score, features, values)
-        b = right(score, features, values)
+    def both(score: float, features: Sequence[float], values: Values, probability: float | None) -> Operand:
+        a = left(score, features, values, probability)
+        b = right(score, features, values, probability)
         return None if a is None or b is None else compare(a, b)
 
     return both
@@ -281,9 +290,9 @@ def _compile_calculation(tree: Calculate) -> Evaluate:
     left, right = _compile(tree.left), _compile(tree.right)
     op = tree.op
 
-    def calculate(score: float, features: Sequence[float], values: Values) -> Operand:
-        a = left(score, features, values)
-        b = right(score, features, values)
+    def calculate(score: float, features: Sequence[float], values: Values, probability: float | None) -> Operand:
+        a = left(score, features, values, probability)
+        b = right(score, features, values, probability)
         if a is None or b is None:
             return None
         result = _calculate(op, float(a), float(b))
@@ -293,10 +302,10 @@ def _compile_calculation(tree: Calculate) -> Evaluate:
 
 
 def _all_of(parts: tuple[Evaluate, ...]) -> Evaluate:
-    def every(score: float, features: Sequence[float], values: Values) -> Operand:
+    def every(score: float, features: Sequence[float], values: Values, probability: float | None) -> Operand:
         result: Operand = True
         for part in parts:
-            value = part(score, features, values)
+            value = part(score, features, values, probability)
             if value is None:
                 result = None
             elif not value:
@@ -307,10 +316,10 @@ def _all_of(parts: tuple[Evaluate, ...]) -> Evaluate:
 
 
 def _any_of(parts: tuple[Evaluate, ...]) -> Evaluate:
-    def some(score: float, features: Sequence[float], values: Values) -> Operand:
+    def some(score: float, features: Sequence[float], values: Values, probability: float | None) -> Operand:
         result: Operand = False
         for part in parts:
-            value = part(score, features, values)
+            value = part(score, features, values, probability)
             if value is None:
                 result = None
             elif value:
@@ -321,8 +330,8 @@ def _any_of(parts: tuple[Evaluate, ...]) -> Evaluate:
 
 
 def _not(inner: Evaluate) -> Evaluate:
-    def negated(score: float, features: Sequence[float], values: Values) -> Operand:
-        value = inner(score, features, values)
+    def negated(score: float, features: Sequence[float], values: Values, probability: float | None) -> Operand:
+        value = inner(score, features, values, probability)
         return None if value is None else not value
 
     return negated

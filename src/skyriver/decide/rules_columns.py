@@ -27,11 +27,13 @@ Evaluate = Callable[["Rows"], Given]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What rules see of n events: float64 [n], float32 [n, F] (or None), and their fields."""
+    """What rules see of n events: float64 [n], float32 [n, F] (or None), their fields, and float32 [n] (or None)."""
 
     scores: NDArray[np.float64]
     features: NDArray[np.float32] | None
     columns: Columns
+    probabilities: NDArray[np.float32] | None = None
+    """NaN for none."""
 
 
 @lru_cache(16)
@@ -92,6 +94,15 @@ def _name(name: Name) -> Evaluate:
                 return values, np.isnan(values)
 
             return feature
+        case "probability":
+
+            def probability(rows: Rows) -> Given:
+                values = np.full(len(rows.columns), np.nan)
+                if rows.probabilities is not None:
+                    values = rows.probabilities.astype(np.float64)
+                return values, np.isnan(values)
+
+            return probability
         case _:
             assert_never(name.place)
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from skyriver.core.calibration import Calibration
 from skyriver.core.errors import InvalidInput
 from skyriver.decide.trees import TreeSums, TreeTable, sample, split_model
 
@@ -48,7 +49,7 @@ class EndableScorer(Scorer, Protocol):
 class OnnxScorer:
     """A trained model (see the manifest of a version): input `features` float32 [n, F], output `score` float32 [n]."""
 
-    __slots__ = ("_bound", "_given", "_options", "_outputs", "_run", "_trees")
+    __slots__ = ("_bound", "_given", "_options", "_outputs", "_run", "_trees", "calibration")
 
     def __init__(
         self,
@@ -56,8 +57,10 @@ class OnnxScorer:
         features: int,
         options: onnxruntime.RunOptions | None = None,
         trees: TreeSums | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         """With `trees`, the session is of what follows them."""
+        self.calibration = calibration
         self._run = session.run
         self._options = options if options is not None else _run_options()
         self._outputs = [OUTPUT]
@@ -71,7 +74,8 @@ class OnnxScorer:
         """Loads, checks against the number of features, and runs once, so that the first event waits for nothing.
         `kernels`: where what is compiled is kept; None: the runtime sums trees too.
 
-        Raises InvalidInput (MODEL_REFUSED) for a file that is no model or does not fit these features.
+        Raises InvalidInput (MODEL_REFUSED) for a file that is no model or does not fit these features, and
+        (BAD_CALIBRATION) for one whose calibration cannot be read.
         """
         data = path.read_bytes()  # from bytes: a path would let the model name files beside it
         try:
@@ -79,18 +83,20 @@ class OnnxScorer:
         except Exception as error:  # onnxruntime's errors share no base but Exception
             raise _refuse(f"it cannot be loaded: {_first_line(error)}") from error
         _check_signature(session, features)
+        calibration = Calibration.of_metadata(session.get_modelmeta().custom_metadata_map)
         run_options = _run_options()
         with _tried(run_options):
             for rows in (1, 2):
                 found = session.run([OUTPUT], {INPUT: np.zeros((rows, features), np.float32)}, run_options)[0]
                 if found.shape != (rows,):
                     raise _refuse(f"for {rows} rows it gives scores of shape {list(found.shape)}")
-            scorer = cls(session, features, run_options)
+            scorer = cls(session, features, run_options, calibration=calibration)
             scorer.score(np.zeros((1, features), np.float32))
         split = _split(data, features, run_options, kernels) if kernels is not None else None
         if split is not None:
             with _tried(run_options):
                 if _same(split[0], scorer, sample(split[1], features)):
+                    split[0].calibration = calibration
                     return split[0]
         return scorer
 

@@ -6,12 +6,13 @@ Pure but for the models.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skyriver.core.calibration import Calibration
 from skyriver.data.decisions import Reason
 from skyriver.decide.model_run import CODES, Floats, ModelRun, Outcomes, score_rows
 from skyriver.decide.records import ModelInUse
@@ -35,6 +36,7 @@ class Lane:
 
     model: ModelInUse
     scorer: Scorer
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,20 @@ class Lanes:
     last: Lane | None = None
     stand_in: bool = False
 
+    calibrations: tuple[Calibration | None, ...] | None = field(init=False, repr=False, compare=False)
+    """Of each place in `Scored.lanes`; None: none of them has one."""
+
+    def __post_init__(self) -> None:
+        lanes = [self._lane(place) for place in range(4)]
+        found = tuple(lane.calibration if lane is not None else None for lane in lanes)
+        object.__setattr__(self, "calibrations", found if any(found) else None)
+
+    def _lane(self, place: int) -> Lane | None:
+        return {BY_CANARY: self.canary.lane if self.canary else None, BY_LAST: self.last}.get(place, self.main)
+
     def who(self, place: int) -> tuple[ModelInUse | None, str, bool]:
         """Of a place in `Scored.lanes`: the version, its arm, and whether it stood in."""
-        lane = {BY_CANARY: self.canary.lane if self.canary else None, BY_LAST: self.last}.get(place, self.main)
+        lane = self._lane(place)
         model = lane.model if lane is not None else None
         return model, CANARY if place == BY_CANARY else "", place in (BY_LAST, BY_MAIN)
 
@@ -65,12 +78,14 @@ class Lanes:
 @dataclass(frozen=True, slots=True)
 class Scored:
     """Of n events: `scores` float32, NaN for none; `reasons` places in REASONS why the version that was asked first
-    gave none; `lanes` who gave the score, or failed; `shadow` float32, NaN for none, or None: no shadow."""
+    gave none; `lanes` who gave the score, or failed; `shadow` float32, NaN for none, or None: no shadow;
+    `probabilities` of the scores, the same."""
 
     scores: Floats
     reasons: Codes
     lanes: Codes
     shadow: Floats | None = None
+    probabilities: Floats | None = None
 
 
 def in_canary(keys: Ints, version: int, percent: float) -> NDArray[np.bool_]:
@@ -105,7 +120,22 @@ def score_lanes(lanes: Lanes, features: Floats, keys: Ints) -> Scored:
                 scores[rows], reasons[rows] = run(scorer, features[rows])
     if lanes.stand_in and (reasons != _FINE).any():
         scores, who = _stand_in(lanes, features, scores, reasons, who)
-    return Scored(scores, reasons, who, beside() if beside is not None else None)
+    probabilities = _probabilities(lanes.calibrations, scores, who) if lanes.calibrations is not None else None
+    return Scored(scores, reasons, who, beside() if beside is not None else None, probabilities)
+
+
+def _probabilities(calibrations: Sequence[Calibration | None], scores: Floats, who: Codes) -> Floats:
+    """Each by the calibration of who gave its score."""
+    first = int(who[0])
+    alone = calibrations[first]
+    if alone is not None and (len(who) == 1 or (who == first).all()):
+        return alone.of(scores)
+    found = np.full(len(scores), np.nan, np.float32)
+    for place, calibration in enumerate(calibrations):
+        rows = who == place
+        if calibration is not None and rows.any():
+            found[rows] = calibration.of(scores[rows])
+    return found
 
 
 def _stand_in(lanes: Lanes, features: Floats, scores: Floats, reasons: Codes, who: Codes) -> tuple[Floats, Codes]:

@@ -67,6 +67,26 @@ class SplitRecord(Spec):
     test: Part
 
 
+class ReliabilityBin(NamedTuple):
+    """Test rows of about the same score: how many, their mean score and probability, the share that was true."""
+
+    rows: int
+    score: float
+    probability: float | None
+    observed: float
+
+
+class CalibrationRecord(Spec):
+    """By what `method` scores are made probabilities, fitted on how many rows and positives; "" with `why` where they
+    are not. `reliability` is of the test rows."""
+
+    method: str
+    rows: int
+    positives: int
+    why: str
+    reliability: tuple[ReliabilityBin, ...]
+
+
 class Candidate(Spec):
     """One form of the model, measured on the test rows; `row_us` is the median time of scoring one row alone."""
 
@@ -77,6 +97,7 @@ class Candidate(Spec):
     row_us: float
     kept: bool
     why: str
+    calibration: CalibrationRecord | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class VersionManifest(Spec):
@@ -99,6 +120,8 @@ class VersionManifest(Spec):
     signature: Signature
     trained_at: int
     job: str
+    calibration: CalibrationRecord | None = Field(default=None, exclude_if=lambda value: value is None)
+    """None in versions of before there were probabilities, and of ready files."""
 
 
 def scoring_signature(features: int) -> Signature:
@@ -122,6 +145,7 @@ def with_candidates(manifest: VersionManifest, candidates: Sequence[Candidate]) 
             "artifact": chosen.artifact,
             "bytes": chosen.bytes,
             "metrics": {**manifest.metrics, **chosen.metrics},
+            "calibration": chosen.calibration,
         }
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from skyriver.core.calibration import Calibration
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import MetricSpec
 from skyriver.train import metrics as measure
@@ -41,6 +42,10 @@ def score(onnx: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([np.empty(0, dtype=np.float32), *(b.reshape(-1) for b in run_blocks(onnx, x))])
 
 
+def calibration_of(onnx: bytes) -> Calibration | None:
+    return Calibration.of_metadata(open_model(onnx).get_modelmeta().custom_metadata_map)
+
+
 def take(column: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Rows of a column or matrix; of a stretch without holes a view, for a split by time needs no copy."""
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
@@ -50,7 +55,7 @@ def take(column: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.flo
 
 def evaluate(onnx: bytes, rows: Rows, split: Split, own: Sequence[MetricSpec]) -> dict[str, float]:
     """All metrics of a model: on the test rows, and `train_auc`, `train_average_precision` on the training part."""
-    found = judge(score(onnx, take(rows.x, split.test)), rows, split, own)
+    found = judge(score(onnx, take(rows.x, split.test)), calibration_of(onnx), rows, split, own)
     sample = split.train[:: max(1, math.ceil(len(split.train) / TRAIN_SCORED))]
     labels, scores = split.labels[sample], score(onnx, take(rows.x, sample))
     found["train_auc"] = measure.roc_auc(labels, scores)
@@ -58,8 +63,15 @@ def evaluate(onnx: bytes, rows: Rows, split: Split, own: Sequence[MetricSpec]) -
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def judge(scores: NDArray[np.float32], rows: Rows, split: Split, own: Sequence[MetricSpec]) -> dict[str, float]:
-    """The metrics of `scores` of the test rows; what is not defined on them is left out."""
+def judge(
+    scores: NDArray[np.float32],
+    calibration: Calibration | None,
+    rows: Rows,
+    split: Split,
+    own: Sequence[MetricSpec],
+) -> dict[str, float]:
+    """The metrics of `scores` of the test rows, and of their probabilities by the model's `calibration`; what is not
+    defined on them is left out."""
     labels = split.labels[split.test]
     found = {
         "auc": measure.roc_auc(labels, scores),
@@ -68,6 +80,12 @@ def judge(scores: NDArray[np.float32], rows: Rows, split: Split, own: Sequence[M
         "brier": measure.brier(labels, scores),
         "positives_share": float(labels.mean()),
     }
+    if ((scores >= 0) & (scores <= 1)).all():
+        found["calibration_error"] = measure.calibration_error(labels, scores)
+    if calibration is not None:
+        probabilities = calibration.of(scores)
+        found["brier_calibrated"] = measure.brier(labels, probabilities)
+        found["calibration_error_calibrated"] = measure.calibration_error(labels, probabilities)
     for metric in own:
         found[metric.name] = _precision_at(metric, labels, scores, rows, split)
     return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+BINS = 20
+"""Of `equal_mass`."""
 _PROBABILITY_FLOOR = 1e-15
 """Log loss of a certain and wrong answer is cut at -log(1e-15) = 34.5."""
 
@@ -49,6 +51,26 @@ def brier(labels: Array, probabilities: Array) -> float:
     if len(labels) == 0:
         return float("nan")
     return float(np.mean((probabilities.astype(np.float64) - labels) ** 2))
+
+
+def equal_mass(values: Array) -> list[NDArray[np.int64]]:
+    """The rows of each of at most BINS bins, from the lowest `values` on, of as many rows each as equal values, which
+    stay together, allow."""
+    order = np.argsort(values, kind="stable")
+    if len(order) == 0:
+        return []
+    ordered = values[order]
+    borders = np.searchsorted(ordered, ordered[len(ordered) * np.arange(1, BINS) // BINS])
+    return [part for part in np.split(order, np.unique(borders)) if len(part)]
+
+
+def calibration_error(labels: Array, probabilities: Array) -> float:
+    """The expected calibration error: by how far a probability is from the share of positives, as a mean over the bins
+    of `equal_mass`, each with as much weight as it has rows."""
+    if len(labels) == 0:
+        return float("nan")
+    missed = probabilities.astype(np.float64) - (labels > 0.5)
+    return float(sum(abs(missed[rows].sum()) for rows in equal_mass(probabilities)) / len(labels))
 
 
 def precision_at(

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from skyriver.core.errors import InvalidInput, JobFailed, SkyriverError
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import ModelSpec, TrainSpec
+from skyriver.train.calibrate import Calibrated, calibrate
 from skyriver.train.cleaning import Cleaning, fit_cleaning
 from skyriver.train.data import TrainingData
-from skyriver.train.evaluate import evaluate, judge, score, take
-from skyriver.train.split import Rows, Split, split_rows
+from skyriver.train.evaluate import calibration_of, evaluate, judge, score, take
+from skyriver.train.split import Rows, Split, split_rows, validates
 from skyriver.train.trees_onnx import read_lightgbm, to_onnx
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Trained:
     champion_metrics: Mapping[str, float] | None
     train: PartSummary
     test: PartSummary
+    calibrated: Calibrated
     fit_seconds: float
 
 
@@ -74,7 +76,7 @@ def train(
     if spec.train is None:
         raise InvalidInput(f"The model {spec.name} is a ready file, there is nothing to train.", code="NOT_TRAINABLE")
     progress("split", 0, 0)
-    split = split_rows(spec.train, rows, delay_us, validate=spec.compress is not None)
+    split = split_rows(spec.train, rows, delay_us, validate=validates(spec, delay_us))
     progress("fit", 0, len(split.train))
     begun = time.monotonic()
     cleaning = fit_cleaning(spec.train.clean, take(rows.x, split.train))
@@ -83,6 +85,7 @@ def train(
     progress("convert", 0, 0)
     text = booster.model_to_string()  # up to the best iteration, as `predict` does
     onnx = cleaning.before(to_onnx(read_lightgbm(text)))
+    onnx, calibrated = calibrate(spec.calibrate, onnx, rows, split)
     progress("evaluate", 0, len(split.test))
     metrics = evaluate(onnx, rows, split, spec.metrics)
     metrics["onnx_max_difference"] = difference(booster, onnx, take(rows.x, split.test), cleaning=cleaning)
@@ -99,6 +102,7 @@ def train(
         champion_metrics=None if champion is None else _champion_metrics(champion, spec, rows, split),
         train=summarise(rows, split, split.train),
         test=summarise(rows, split, split.test),
+        calibrated=calibrated,
         fit_seconds=fit_seconds,
     )
 
@@ -184,4 +188,8 @@ def _place(error: BaseException, fit: Callable[[TrainingData], Any]) -> str:
 def _champion_metrics(champion: Champion, spec: ModelSpec, rows: Rows, split: Split) -> Mapping[str, float]:
     if champion.x is None:
         return {}
-    return judge(score(champion.onnx, take(champion.x, split.test)), rows, split, spec.metrics)
+    calibration = calibration_of(champion.onnx)
+    found = judge(score(champion.onnx, take(champion.x, split.test)), calibration, rows, split, spec.metrics)
+    if calibration is None:  # its scores are all that it says, and a gate may compare it by probabilities
+        found |= {f"{name}_calibrated": found[name] for name in ("brier", "calibration_error") if name in found}
+    return found

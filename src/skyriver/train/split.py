@@ -9,9 +9,9 @@ of events up to d earlier: hence the gap. A row without a label counts as 0 once
 A table has no time: a hash of the id decides, so that a row keeps its side when the table grows.
 
 Compression chooses by a third, the validation part, which neither training nor test has seen: a model knows its
-training rows by heart and looks perfect on them with a handful of trees. For a stream that is the gap, which costs
-nothing; a table, and a stream whose labels have no delay, give up a share of their training part if compression is
-asked for.
+training rows by heart and looks perfect on them with a handful of trees. Probabilities are fitted on the same rows.
+For a stream that is the gap, which costs nothing; a table, and a stream whose labels have no delay, give up a share of
+their training part if one of the two is asked for.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.core.errors import InvalidInput
-from skyriver.core.spec import TrainSpec
+from skyriver.core.spec import ModelSpec, TrainSpec
 from skyriver.core.units import format_duration
 
 VALIDATION_SHARE = 0.15
-"""Of a training part without a gap behind it: what is kept back for compression (a stream's: of its time)."""
+"""Of a training part without a gap behind it: what is kept back as validation part (a stream's: of its time)."""
 
 _DAY = 86_400_000_000
 
@@ -70,8 +70,14 @@ class Split:
     delay_us: int
 
 
+def validates(model: ModelSpec, delay_us: int | None) -> bool:
+    """Whether the model needs a validation part, or gets one for nothing."""
+    costs_nothing = model.calibrate == "auto" and bool(delay_us)
+    return model.compress is not None or model.calibrate in ("isotonic", "platt") or costs_nothing
+
+
 def split_rows(spec: TrainSpec, rows: Rows, delay_us: int | None, *, validate: bool) -> Split:
-    """`delay_us` is the label's delay, None for a table; `validate`: a validation part is needed (for compression).
+    """`delay_us` is the label's delay, None for a table; `validate`: a validation part is wanted.
 
     Raises InvalidInput: BAD_LABEL for a label that is neither 0 nor 1, NOT_ENOUGH_DATA and ONE_CLASS saying what is
     there and what is needed.

@@ -36,6 +36,7 @@ import uvloop
 from pydantic import ValidationError
 
 from skyriver.adapters.directory.objects import DirectoryObjects
+from skyriver.core.calibration import Calibration
 from skyriver.core.errors import InvalidInput, SkyriverError, Unavailable
 from skyriver.core.objects import IdentifiedObjects
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
@@ -141,11 +142,7 @@ class Worker:
         self._choice = Choice(
             settings.stream,
             settings.decide,
-            lambda artifact, features, deadline_us: ModelRun(
-                OnnxScorer.load(objects.open_path(artifact), features, settings.kernel_cache),
-                deadline_us,
-                clock.monotonic,
-            ),
+            partial(_load_scorer, objects, settings.kernel_cache, clock),
             windows.digest_of,
         )
         self._station = Station(
@@ -452,6 +449,13 @@ class Worker:
         return prometheus(
             self._settings.stream.name, self._seen(), self._station.meter, more, self._arms(), now=self._clock.wall()
         )
+
+
+def _load_scorer(
+    objects: DirectoryObjects, kernels: Path, clock: SystemClock, artifact: str, features: int, deadline_us: int
+) -> tuple[ModelRun, Calibration | None]:
+    scorer = OnnxScorer.load(objects.open_path(artifact), features, kernels)
+    return ModelRun(scorer, deadline_us, clock.monotonic), scorer.calibration
 
 
 def declared_features(live: Mapping[str, Any] | None) -> FeatureSetSpec | None:

@@ -7,8 +7,9 @@ import pytest
 from skyriver.compress.run import Candidate, compress, fewest_trees
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import CompressSpec, ModelSpec, TrainSpec
+from skyriver.train.calibrate import calibrate
 from skyriver.train.data import TrainingData
-from skyriver.train.evaluate import evaluate, score
+from skyriver.train.evaluate import calibration_of, evaluate, score
 from skyriver.train.metrics import average_precision
 from skyriver.train.split import Rows, split_rows
 from skyriver.train.trees_onnx import read_lightgbm, to_onnx
@@ -36,7 +37,8 @@ def _text(rows: Rows, trees: int = 80, **settings: Any) -> bytes:
 
 def _compress(rows: Rows, text: bytes, spec: ModelSpec = SPEC, gate: str = "") -> tuple[Candidate, ...]:
     split = split_rows(SPEC.train, rows, None, validate=True)  # type: ignore[arg-type]
-    metrics = evaluate(to_onnx(read_lightgbm(text.decode())), rows, split, ())
+    onnx, _ = calibrate(spec.calibrate, to_onnx(read_lightgbm(text.decode())), rows, split)
+    metrics = evaluate(onnx, rows, split, ())
     return compress(
         spec,
         rows,
@@ -60,6 +62,12 @@ def test_fewer_trees_with_its_price(capsys: pytest.CaptureFixture[str]) -> None:
     assert trained.metrics["average_precision"] - smaller.metrics["average_precision"] <= 0.02
     assert smaller.metrics["onnx_max_difference"] < 1e-6
     assert set(smaller.metrics) == set(trained.metrics)
+    (whole, fitted), (fewer, refitted) = ((calibration_of(c.onnx), c.calibrated) for c in (trained, smaller))
+    assert whole is not None
+    assert fewer is not None
+    assert whole.points != fewer.points, "other trees give other scores"
+    assert fitted.method == refitted.method == "isotonic"
+    assert fitted.rows == refitted.rows == len(split_rows(SPEC.train, rows, None, validate=True).validation)  # type: ignore[arg-type]
     assert trained.row_us > 0
     assert smaller.row_us > 0
     assert f"80 -> {smaller.trees} trees, average precision" in smaller.why

@@ -169,7 +169,7 @@ def test_each_record_goes_to_its_table(make: Callable[[], Tables]) -> None:
     ]
     first, second = rows(tables, DECISIONS)
     assert first[:6] == (8, 2, "p2", "decided", "block", 0.5)
-    assert first[7:] == ("fraud", 3, "r", "f", "", 99, 4, "", 0, None, "certain")
+    assert first[7:] == ("fraud", 3, "r", "f", "", 99, 4, "", 0, None, "certain", None)
     assert first[6][0] == 1.5
     assert first[6][1] != first[6][1]  # a feature that is missing is NaN
     assert second[5:7] == (None, None)
@@ -291,21 +291,36 @@ def test_blocks_fill_the_tables_as_their_events_do(make: Callable[[], Tables], n
     for i, row in enumerate(rows(tables, DECISIONS)):
         assert row[:3] == (4 + i, 1 + i, f"p{numbers[i]}")
         if numbers[i] < 0:
-            assert row[3:] == ("late", "review", None, None, "", 0, "r", "f", "LATE", 99, 4, "", 0, None, "")
+            assert row[3:] == ("late", "review", None, None, "", 0, "r", "f", "LATE", 99, 4, "", 0, None, "", None)
         else:
-            outcome = ("decided", "block", 0.5, "fraud", 3, "r", "f", "", 99, 4, "", 0, None, "certain")
+            outcome = ("decided", "block", 0.5, "fraud", 3, "r", "f", "", 99, 4, "", 0, None, "certain", None)
             assert (*row[3:6], *row[7:]) == outcome
             assert row[6][0] == 1.5
             assert row[6][1] != row[6][1]
 
 
-ADDED = ("arm", "shadow_version", "shadow_score", "rule")
+ADDED = ("arm", "shadow_version", "shadow_score", "rule", "probability")
 
 
 def with_arm(record: Record, arm: str, shadow: float | None) -> Record:
     """The same decision, of this arm, with what a shadow of version 9 said."""
     values = msgspec.msgpack.decode(record.payload)
     return Record(RecordKind.DECISION, 5, msgspec.msgpack.encode([*values[:13], arm, 9, shadow]))
+
+
+def with_probability(record: Record, probability: float | None) -> Record:
+    values = msgspec.msgpack.decode(record.payload)
+    return Record(RecordKind.DECISION, 5, msgspec.msgpack.encode([*values[:17], probability]))
+
+
+def test_probabilities_are_told_of_one_event_and_of_many(make: Callable[[], Tables]) -> None:
+    _, many = blocks([1, 2, -3], 3)
+    payload = msgspec.msgpack.decode(many.payload)
+    payload[11] = np.array([0.25, np.nan, np.nan], np.float32).tobytes()
+    block = Record(RecordKind.DECISIONS, 5, msgspec.msgpack.encode(payload), count=3)
+    tables = make()
+    run(log_of(with_probability(decision(0), 0.5), with_probability(decision(1), None), block), tables)
+    assert [row[-1] for row in rows(tables, DECISIONS)] == [0.5, None, 0.25, None, None]
 
 
 def test_arms_and_what_a_shadow_said_are_told_of_one_event_and_of_many(make: Callable[[], Tables]) -> None:
@@ -316,7 +331,7 @@ def test_arms_and_what_a_shadow_said_are_told_of_one_event_and_of_many(make: Cal
     block = Record(RecordKind.DECISIONS, 5, msgspec.msgpack.encode(payload), count=3)
     tables = make()
     run(log_of(with_arm(decision(0), "canary", 0.5), with_arm(decision(1), "", None), block), tables)
-    assert [row[-4:-1] for row in rows(tables, DECISIONS)] == [
+    assert [row[-5:-2] for row in rows(tables, DECISIONS)] == [
         ("canary", 9, 0.5),
         ("", 9, None),
         ("canary", 9, 0.25),
@@ -341,12 +356,12 @@ def test_records_and_tables_of_before_there_were_arms_and_named_rules(make: Call
     store = log_of(control(), old, older)
     versions = run(store, tables)
     assert versions[DECISIONS].version == 2, "one that widens it, one with the rows"
-    old_rows = [(None, None, None, None), ("", 0, None, ""), ("", 0, None, "")]
-    assert [row[-4:] for row in rows(tables, DECISIONS)] == old_rows
+    old_rows = [(None, None, None, None, None), ("", 0, None, "", None), ("", 0, None, "", None)]
+    assert [row[-5:] for row in rows(tables, DECISIONS)] == old_rows
     more(store, with_arm(decision(3), "canary", 0.75), decision(4))
     versions = run(store, tables, {name: version.version for name, version in versions.items()})
     assert versions[DECISIONS].version == 3
-    assert [row[-4:] for row in rows(tables, DECISIONS)[-2:]] == [("canary", 9, 0.75, ""), ("", 0, None, "certain")]
+    assert [row[-5:-1] for row in rows(tables, DECISIONS)[-2:]] == [("canary", 9, 0.75, ""), ("", 0, None, "certain")]
 
 
 def test_a_table_that_ends_within_a_block_gets_the_rest_of_it(make: Callable[[], Tables]) -> None:

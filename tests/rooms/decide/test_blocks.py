@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from skyriver.core.calibration import Calibration
 from skyriver.core.errors import Corrupt
 from skyriver.core.spec import FieldSpec
 from skyriver.core.units import SECOND
@@ -26,7 +27,7 @@ from skyriver.decide.deciding import Deciding
 from skyriver.decide.partition import Horizon, RecentDecisions
 from skyriver.decide.receipt import Receipt
 from skyriver.decide.records import ModelInUse
-from skyriver.decide.scoring import Lane
+from skyriver.decide.scoring import Canary, Lane
 from skyriver.decide.sorting import order_block, order_rows
 
 EVENTS, DECISIONS = RecordKind.EVENTS, RecordKind.DECISIONS
@@ -63,22 +64,33 @@ class Shadow:
         return np.where(np.isin(features[:, 0], (95, 15)), np.float32(np.nan), np.float32(0.5))
 
 
+WHENS = ["score >= 0.9", "amount > 90", "probability >= 0.2", "probability is missing"]
+CALIBRATION = Calibration("platt", ((0.05, 0.01), (0.13, 0.2), (0.9, 0.7)))
+
+
 def counted(house: Any) -> list[Any]:
     """What the arms did."""
     return [{name: value for name, value in arm.items() if name != "run_us"} for arm in house.engine.arms.to_json()]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(ROWS, st.lists(st.integers(0, 14), max_size=4), ROWS, st.sampled_from(["score >= 0.9", "amount > 90"]))
+@given(ROWS, st.lists(st.integers(0, 14), max_size=4), ROWS, st.sampled_from(WHENS), st.sampled_from([0.0, 50.0]))
 def test_an_event_gets_the_same_alone_and_in_a_block(
-    make_house: Callable[..., Any], first: list[Any], cuts: list[int], second: list[Any], when: str
+    make_house: Callable[..., Any],
+    first: list[Any],
+    cuts: list[int],
+    second: list[Any],
+    when: str,
+    percent: float,
 ) -> None:
     houses = [make_house(block_rows=rows) for rows in (1000, 1)]
 
     def deciding(house: Any) -> Deciding:
-        """With a shadow, that fails for other amounts than the model."""
+        """With a shadow, that fails for other amounts than the model, and a canary that says no probability."""
         shadow = Lane(ModelInUse("fraud", 2, "other"), Shadow())
-        return replace(house.deciding(when=when), shadow=shadow)
+        canary = Canary(Lane(ModelInUse("fraud", 3, "third"), Shadow()), percent)
+        chosen = replace(house.deciding(when=when), shadow=shadow, calibration=CALIBRATION)
+        return replace(chosen, canary=canary) if percent else chosen
 
     for house in houses:
         house.start(deciding(house))

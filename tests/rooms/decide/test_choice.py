@@ -55,12 +55,12 @@ class House:
         self.loaded: list[tuple[str, int]] = []
         self.choice = Choice(STREAM, DECIDE, self.load_scorer, digest_of)
 
-    def load_scorer(self, artifact: str, features: int, deadline_us: int) -> ModelRun:
+    def load_scorer(self, artifact: str, features: int, deadline_us: int) -> tuple[ModelRun, None]:
         assert features == 2
         if artifact in self.missing:
             raise InvalidInput("It cannot be loaded.", code="MODEL_REFUSED")
         self.loaded.append((artifact, deadline_us))
-        return ModelRun(None, deadline_us, lambda: 0)  # type: ignore[arg-type]
+        return ModelRun(None, deadline_us, lambda: 0), None  # type: ignore[arg-type]
 
     def use(self, live: dict[str, Any], sets: Any = None, deciding: str = OLD_DIGEST) -> Any:
         found = self.choice.load(live, sets or FOLDED, deciding)

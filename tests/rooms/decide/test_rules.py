@@ -269,7 +269,7 @@ def test_a_rule_and_its_negation_never_both_fire(when: str, values: list[object]
     assert not (fires(when, values=values) and fires(f"not ({when})", values=values))
 
 
-NUMBERS = ("score", "amount", "payment", "mean", "1.5", "0", "9007199254740992", "2")
+NUMBERS = ("score", "probability", "amount", "payment", "mean", "1.5", "0", "9007199254740992", "2")
 TEXTS = ("channel", '"web"', '"a"', '""')
 TRUTHS = ("online", "true", "false")
 
@@ -288,7 +288,7 @@ def conditions() -> st.SearchStrategy[str]:
     texts = st.tuples(st.sampled_from(TEXTS), st.sampled_from(["==", "!=", "<", ">="]), st.sampled_from(TEXTS))
     truths = st.tuples(st.sampled_from(TRUTHS), st.sampled_from(["==", "!="]), st.sampled_from(TRUTHS))
     asked = st.tuples(
-        st.sampled_from(["amount", "channel", "online", "mean", "score", "(amount / payment)"]),
+        st.sampled_from(["amount", "channel", "online", "mean", "score", "probability", "(amount / payment)"]),
         st.sampled_from(["is missing", "is not missing"]),
     )
     leaf = st.one_of(st.sampled_from(TRUTHS), *(s.map(" ".join) for s in (comparisons, texts, truths, asked)))
@@ -307,6 +307,7 @@ EVENTS = st.lists(
         st.sampled_from([None, 0.0, 1.5, 1e308, -2.0]),  # amount
         st.sampled_from([None, "", "a", "web"]),
         st.sampled_from([None, True, False]),
+        st.sampled_from([None, 0.0, 0.5]),  # probability
     ),
     min_size=1,
     max_size=8,
@@ -317,12 +318,33 @@ EVENTS = st.lists(
 @given(st.lists(conditions(), min_size=1, max_size=3), EVENTS)
 def test_many_events_are_decided_as_each_alone(whens: list[str], events: list[tuple[Any, ...]]) -> None:
     decided = rules(*whens)
-    rows = [[payment, 0, 1, amount, channel, online] for _, _, payment, amount, channel, online in events]
+    rows = [[payment, 0, 1, amount, channel, online] for _, _, payment, amount, channel, online, _ in events]
     features = np.array([[0.0, mean, 0.0] for _, mean, *_ in events], np.float32)
     scores = np.array([score for score, *_ in events], np.float64)
     alone = [
-        decided.decide(float(score), vector, row)
-        for score, vector, row in zip(scores, features.tolist(), rows, strict=True)
+        decided.decide(float(score), vector, row, event[-1])
+        for score, vector, row, event in zip(scores, features.tolist(), rows, events, strict=True)
     ]
-    places = decided.decide_columns(Rows(scores, features, Columns.of_rows(STREAM.fields, rows)))
-    assert places.tolist() == alone
+    probabilities = np.array([math.nan if said is None else said for *_, said in events], np.float32)
+    columns = Columns.of_rows(STREAM.fields, rows)
+    assert decided.decide_columns(Rows(scores, features, columns, probabilities)).tolist() == alone
+
+
+def test_a_model_without_probabilities_says_none() -> None:
+    decided = rules("probability >= 0", "probability is missing")
+    assert decided.decide(0.5, (), VALUES) == 1  # type: ignore[arg-type]
+    rows = Rows(np.array([0.5]), None, Columns.of_rows(STREAM.fields, [VALUES]))  # type: ignore[list-item]
+    assert decided.decide_columns(rows).tolist() == [1]
+
+
+def test_what_reads_the_probability_does_not_decide_without_a_score() -> None:
+    texts = [("a", "not probability > 0.5"), ("b", "amount > 100 or probability > 0.5"), ("c", "amount > 100")]
+    decided = compile_rules(texts, "approve", "review", STREAM, FEATURES, without_score=True)
+    assert decided.without_score == (2,)
+
+
+def test_a_field_that_is_called_probability_keeps_its_meaning() -> None:
+    own = FieldSpec(name="probability", type="int")
+    stream = STREAM.model_copy(update={"fields": (*STREAM.fields, own)})
+    decided = compile_rules([("d", "probability > 5")], "approve", "review", stream, None)
+    assert decided.decide(0.9, (), [*VALUES, 7], 0.5) == 0  # type: ignore[list-item]

@@ -11,11 +11,11 @@ import pytest
 from skyriver.core.app import App
 from skyriver.core.errors import InvalidInput, JobFailed
 from skyriver.core.events import Event, Time
-from skyriver.core.spec import CleanSpec, ModelSpec
+from skyriver.core.spec import CleanSpec, ModelSpec, TrainSpec
 from skyriver.core.terms import precision_at
 from skyriver.train.cleaning import fit_cleaning
 from skyriver.train.data import TrainingData
-from skyriver.train.evaluate import score
+from skyriver.train.evaluate import calibration_of, score
 from skyriver.train.run import Champion, Trained, train
 from skyriver.train.split import Rows, split_rows
 
@@ -55,7 +55,8 @@ def _rows(n: int = 3000, days: int = 20) -> Rows:
 
 def _train(fit: Callable[[TrainingData], Any] = _fit, rows: Rows | None = None, **changes: Any) -> Trained:
     given: dict[str, Any] = {"params": {}, "seed": 0, "champion": None, "progress": lambda *_: None, "delay_us": DELAY}
-    return train(_spec(), rows or _rows(), fit, **(given | changes))
+    spec = _spec().model_copy(update={"calibrate": changes.pop("calibrate", "auto")})
+    return train(spec, rows or _rows(), fit, **(given | changes))
 
 
 def test_gives_an_onnx_model_and_what_it_is_worth() -> None:
@@ -63,7 +64,7 @@ def test_gives_an_onnx_model_and_what_it_is_worth() -> None:
     trained = _train(progress=lambda stage, done, total: told.append(stage))
     assert {
         "auc", "average_precision", "train_auc", "train_average_precision", "log_loss", "brier", "positives_share",
-        "onnx_max_difference", "buyers",
+        "onnx_max_difference", "buyers", "calibration_error", "calibration_error_calibrated", "brier_calibrated",
     } == set(trained.metrics)  # fmt: skip
     assert 0.85 < trained.metrics["auc"] < 1
     assert trained.metrics["onnx_max_difference"] < 1e-6
@@ -101,6 +102,56 @@ def test_the_function_sees_the_training_part_alone() -> None:
     assert data.time.max() == trained.train[1]
     with pytest.raises(ValueError, match="read-only"):
         data.x[0, 0] = 1.0
+
+
+def test_a_streams_probabilities_cost_no_training_rows() -> None:
+    trained, without = _train(), _train(calibrate=None)
+    assert trained.train == without.train
+    assert trained.calibrated.method == "platt", "there are fewer than 200 positives"
+    calibration = calibration_of(trained.onnx)
+    assert calibration is not None
+    rows = _rows()
+    split = split_rows(_spec().train, rows, DELAY, validate=True)  # type: ignore[arg-type]
+    assert (trained.calibrated.rows, trained.calibrated.positives) == (
+        len(split.validation),
+        int(split.labels[split.validation].sum()),
+    )
+    assert sum(b.rows for b in trained.calibrated.reliability) == len(split.test)
+    assert trained.metrics["calibration_error_calibrated"] < trained.metrics["calibration_error"]
+    assert calibration_of(without.onnx) is None
+    assert without.calibrated.why == "the application declares calibrate=None"
+    assert without.calibrated.reliability[0].probability is None
+    assert not any(name.endswith("_calibrated") for name in without.metrics)
+    assert trained.metrics.items() >= without.metrics.items()
+
+
+def test_the_test_rows_fit_no_probabilities() -> None:
+    rows = _rows()
+    split = split_rows(_spec().train, rows, DELAY, validate=True)  # type: ignore[arg-type]
+    turned = rows.y.copy()
+    turned[split.test] = 1 - turned[split.test]
+    other = _train(rows=Rows(rows.names, rows.x, turned, rows.time, rows.ids, rows.keys))
+    assert other.onnx == _train().onnx
+
+
+def test_a_table_gives_up_rows_for_probabilities_only_when_asked() -> None:
+    rows = _rows()
+    spec = ModelSpec(name="m", train=TrainSpec(function="f", features="f", label="y", test_share=0.3))
+    table = {"params": {}, "seed": 0, "champion": None, "progress": lambda *_: None, "delay_us": None}
+    free = train(spec, rows, _fit, **table)  # type: ignore[arg-type]
+    asked = train(spec.model_copy(update={"calibrate": "platt"}), rows, _fit, **table)  # type: ignore[arg-type]
+    assert free.calibrated.method == ""
+    assert "no rows are kept back" in free.calibrated.why
+    assert asked.calibrated.method == "platt"
+    assert asked.train[2] + asked.calibrated.rows == free.train[2]
+
+
+def test_a_champion_without_probabilities_can_be_compared_by_them() -> None:
+    rows = _rows()
+    trained = _train(champion=Champion(_train(calibrate=None).onnx, rows.x))
+    assert trained.champion_metrics is not None
+    assert trained.champion_metrics["brier_calibrated"] == trained.champion_metrics["brier"]
+    assert "calibration_error_calibrated" in trained.champion_metrics
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:

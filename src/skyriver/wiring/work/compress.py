@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from skyriver.compress.run import Candidate as Measured
 from skyriver.compress.run import compress
 from skyriver.release.gate import evaluate_gate
-from skyriver.release.manifest import Candidate, parse_manifest, with_candidates
+from skyriver.release.manifest import CalibrationRecord, Candidate, parse_manifest, with_candidates
 from skyriver.wiring.work.history import delay_of, history_at, rows_of
 from skyriver.wiring.work.job import Job
 
@@ -49,4 +50,5 @@ def _record(job: Job, measured: Measured) -> Candidate:
         row_us=measured.row_us,
         kept=measured.kept,
         why=measured.why,
+        calibration=CalibrationRecord(**asdict(measured.calibrated)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from skyriver.core.spec import FeatureSetSpec, ModelSpec, TrainSpec
 from skyriver.features.plan import plan_features
 from skyriver.release.inputs import input_fields
 from skyriver.release.manifest import (
+    CalibrationRecord,
     FeaturesRef,
     Part,
     SourceRef,
@@ -107,4 +109,5 @@ def _manifest(
         signature=scoring_signature(len(rows.names)),
         trained_at=time.time_ns() // 1_000,
         job=job.name,
+        calibration=CalibrationRecord(**asdict(trained.calibrated)),
     )
