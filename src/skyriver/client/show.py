@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from skyriver.client.shell import Finding
     from skyriver.core.spec import AppSpec
 
+SHOWN_BINS = 8
+"""Of a model's reliability."""
 EXAMPLES = 10
 """Bad rows that are shown; JSON output has all."""
 ENDS = 5
@@ -99,17 +101,27 @@ def version(screen: Screen, found: Mapping[str, Any]) -> None:
 
 
 def _calibration(screen: Screen, told: Mapping[str, Any]) -> None:
-    """How often what got such a score was true, beside what was said of it."""
+    """How often what got such a score was true, beside what was said of it; the lowest scores, of which there is little
+    to say, together."""
     if not told["method"]:
         screen.say(f"  probability: none, for {escape(told['why'])}")
     else:
         fitted = f"{told['rows']:,} held-out rows, {told['positives']:,} of them positive"
         screen.say(f"  probability: {told['method']}, fitted on {fitted}")
+    bins = [list(own) for own in told["reliability"]]
+    while len(bins) > SHOWN_BINS:
+        bins[:2] = [_together(bins[0], bins[1])]
     rows = [
         (f"{count:,}", f"{score:.4f}", "" if probability is None else f"{probability:.4f}", f"{observed:.4f}")
-        for count, score, probability, observed in told["reliability"]
+        for count, score, probability, observed in bins
     ]
     screen.table("Reliability on the test rows", ("rows", "mean score", "mean probability", "observed"), rows)
+
+
+def _together(one: Sequence[Any], other: Sequence[Any]) -> list[Any]:
+    rows = one[0] + other[0]
+    means = [None if a is None else (a * one[0] + b * other[0]) / rows for a, b in zip(one[1:], other[1:], strict=True)]
+    return [rows, *means]
 
 
 def prediction(screen: Screen, answer: Mapping[str, Any]) -> None:

@@ -55,7 +55,8 @@ class Calibration:
         ends = self._levels[np.minimum(place + 1, len(self._levels) - 1)]
         # Rounding must not lift the end of one line above the beginning of the next.
         found = np.minimum(self._levels[place] + (given - self._starts[place]) * self._slopes[place], ends)
-        return found.astype(np.float32)
+        rounded: Floats = found.astype(np.float32)
+        return rounded
 
     def _of_one(self, score: float) -> float:
         """The same of one, in float64."""

@@ -39,7 +39,7 @@ class DecisionCost:
 
 
 def _number(evaluate: Evaluate, features: Sequence[float], values: Values) -> float | None:
-    found = evaluate(math.nan, features, values)
+    found = evaluate(math.nan, features, values, None)
     return float(found) if isinstance(found, int | float) else None
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from skyriver.decide.language import Compare, Comparison, Fixed, Join, Missing, Not, Tree, names_in, parts_of
 
-OF_MODEL = frozenset({"score"})
+OF_MODEL = frozenset({"score", "probability"})
 """Places of what a model says."""
 _TURNED: dict[Comparison, Comparison] = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 """Those with an order; == and != have no threshold."""

@@ -43,6 +43,8 @@ def told(*whens: str, without_score: bool = False) -> dict[str, str]:
     "when",
     [
         "score > 0.9 and score < 0.5",
+        "probability > 1",
+        "probability < 0 or probability is missing and probability > 0",
         "score > 0.5 and score <= 0.5",
         "score == 0.5 and score != 0.5",
         "not (score > 0.5 or score <= 0.5)",
@@ -72,6 +74,7 @@ def test_what_contradicts_itself_or_the_declaration_never_fires(when: str) -> No
     ("first", "second"),
     [
         ("score >= 0.5", "score >= 0.9"),
+        ("probability >= 0.5", "probability >= 0.9"),
         ("score >= 0.5", "score >= 0.5"),
         ("score >= 0.5", "score > 0.5 and amount > 3"),
         ("score >= 0.5 or online", "score >= 0.9 or online and home"),
@@ -94,6 +97,8 @@ def test_what_a_rule_before_takes_whole_never_fires(first: str, second: str) -> 
     ("first", "second"),
     [
         ("score >= 0.9", "score >= 0.5"),
+        ("probability >= 0", "score >= 0.5"),
+        ("probability >= 0", "probability is missing"),
         ("score > 0.5", "score >= 0.5"),
         ("score >= 0.5", "score >= 0.9 or online"),
         ("amount >= 0", "score > 0.5"),
