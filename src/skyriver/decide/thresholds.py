@@ -63,8 +63,15 @@ def _threshold(tree: Tree, rule: int) -> Threshold | None:
     return Threshold(rule, left, op, float(right.value), right.span)
 
 
-def has_threshold(tree: Tree) -> bool:
-    return next(_in(tree, 0), None) is not None
+def beside(tree: Tree) -> Iterator[Tree]:
+    """The conditions of a rule that hold or not whatever its thresholds are, as large as they come."""
+    if _threshold(tree, 0) is not None:
+        return
+    if next(_in(tree, 0), None) is None:
+        yield tree
+        return
+    for part in parts_of(tree):
+        yield from beside(part)
 
 
 def with_thresholds(rules: Sequence[Tree], values: Sequence[float | bool]) -> tuple[Tree, ...]:
