@@ -63,6 +63,10 @@ class Question:
         """Those that an event with a score may get."""
         return tuple(dict.fromkeys(decision for decision, _ in self.rules.ends[:-1]))
 
+    def place(self, decision: str) -> int:
+        """Among the decisions; -1 for one that is never reached with a score."""
+        return self.decisions.index(decision) if decision in self.decisions else -1
+
     @cached_property
     def decided(self) -> Ints:
         """The place in `decisions` of each place in the rules' `ends`."""
@@ -114,6 +118,10 @@ class Cells:
     """[C, days]."""
     periods: tuple[Ints, ...]
     """[C, periods] of each capacity: the events in each period of its clock."""
+    beyond: tuple[Floats, ...]
+    """[C, periods] of each capacity: by how much they cost more if they are decided `otherwise` and not so."""
+    begins: tuple[Ints, ...]
+    """[periods] of each capacity: the day in which each begins."""
 
     @property
     def days(self) -> int:
@@ -169,7 +177,7 @@ class _Gathering:
         self._keys: list[Ints] = []
         self._rows: list[Rows] = []
         widths = [len(question.decisions) * self._days, self._days, self._days]
-        widths += [last - first for _, first, last in self._spans]
+        widths += [last - first for _, first, last in self._spans] * 2
         self._sums = [np.zeros((0, width)) for width in widths]
 
     def add(self, part: Part) -> bool:
@@ -192,8 +200,12 @@ class _Gathering:
             self._add(0, cells, place * self._days + days, costs[place])
         self._add(1, cells, days, None)
         self._add(2, cells, days, part.labels.astype(np.float64))
-        for place, (per, begin, _) in enumerate(self._spans, 3):
-            self._add(place, cells, part.times // per - begin, None)
+        otherwise = costs[self._question.place(self._question.rules.otherwise)]
+        for place, ((per, begin, _), own) in enumerate(zip(self._spans, self._question.capacity, strict=True), 3):
+            periods = part.times // per - begin
+            self._add(place, cells, periods, None)
+            more = otherwise - costs[self._question.place(own.decision)]
+            self._add(place + len(self._spans), cells, periods, more)
         return True
 
     def _key(self, rows: Rows) -> Ints:
@@ -235,7 +247,9 @@ class _Gathering:
     def cells(self) -> Cells:
         keys = np.concatenate([np.empty((len(self._sides) + len(self._conditions), 0), np.int64), *self._keys], axis=1)
         count, decisions = keys.shape[1], len(self._question.decisions)
-        cost, events, positives, *periods = self._sums
+        cost, events, positives, *rest = self._sums
+        periods, beyond = rest[: len(self._spans)], rest[len(self._spans) :]
+        begins = [(np.arange(first, last) * per - self._start) // DAY for per, first, last in self._spans]
         return Cells(
             rows=_joined(self._rows),
             above=keys[self._side_of],
@@ -243,6 +257,8 @@ class _Gathering:
             events=events.astype(np.int64),
             positives=positives.astype(np.int64),
             periods=tuple(held.astype(np.int64) for held in periods),
+            beyond=tuple(beyond),
+            begins=tuple(np.clip(days, 0, self._days - 1) for days in begins),
         )
 
 
@@ -281,13 +297,16 @@ def _unique(keys: Ints, sizes: Sequence[int]) -> tuple[Ints, Ints]:
 
 def _taken(rows: Rows, places: Ints) -> Rows:
     features = rows.features[places] if rows.features is not None else None
-    return Rows(rows.scores[places], features, rows.columns.take(places))
+    probabilities = rows.probabilities[places] if rows.probabilities is not None else None
+    return Rows(rows.scores[places], features, rows.columns.take(places), probabilities)
 
 
 def _joined(parts: Sequence[Rows]) -> Rows:
     features = [part.features for part in parts if part.features is not None]
+    probabilities = [part.probabilities for part in parts if part.probabilities is not None]
     return Rows(
         np.concatenate([part.scores for part in parts]),
         np.concatenate(features) if features else None,
         join([part.columns for part in parts]),
+        np.concatenate(probabilities) if probabilities else None,
     )

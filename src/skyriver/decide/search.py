@@ -81,10 +81,21 @@ class Search:
         """(events in each period, at most) of each capacity."""
         question = self._question
         return [
-            (counts[decided == question.decisions.index(own.decision)].sum(axis=0), own.most)
+            (counts[decided == question.place(own.decision)].sum(axis=0), own.most)
             for own, counts in zip(question.capacity, self._cells.periods, strict=True)
-            if own.decision in question.decisions
         ]
+
+    def by_day(self, decided: Ints) -> Floats:
+        """[days]: what each costs. Of events beyond capacity so many as there are cost what they do `otherwise`: which
+        ones is not known, so their share of all that got this decision in the period."""
+        found: Floats = self._cells.cost[self._all, decided].sum(axis=0)
+        beyond, begins = self._cells.beyond, self._cells.begins
+        for own, (held, most), more, days in zip(
+            self._question.capacity, self.held(decided), beyond, begins, strict=True
+        ):
+            share = np.maximum(0, held - most) / np.maximum(1, held)
+            np.add.at(found, days, share * more[decided == self._question.place(own.decision)].sum(axis=0))
+        return found
 
     def costs_of(self, weights: Floats) -> Floats:
         """[C, decisions]."""
@@ -150,9 +161,7 @@ class Search:
         order, ends = self._orders[place], self._ends[place]
         found = np.zeros(len(ends), np.int64)
         for own, counts in zip(self._question.capacity, self._cells.periods, strict=True):
-            if own.decision not in self._question.decisions:
-                continue
-            decision = self._question.decisions.index(own.decision)
+            decision = self._question.place(own.decision)
             low = _running(counts[order] * (below[order] == decision)[:, None])
             high = _running(counts[order] * (above[order] == decision)[:, None])
             held = low[ends] + high[-1] - high[ends]

@@ -1,9 +1,13 @@
 """Thresholds from costs: chosen on one part of the events, and measured on a later one that had no say in it.
 
 What is told of the later part: what a day costs by the chosen thresholds, by those in use and by deciding one thing
-always, and by how much the first two differ. The intervals (95%) are those of a bootstrap over days: days are drawn with
-replacement, as many as there are, for what happens within a day hangs together. Those of the thresholds come from searching again on
-days drawn of the first part.
+always, and by how much the first two differ. The intervals (95%) are those of a bootstrap over days: days are drawn
+with replacement, as many as there are, for what happens within a day hangs together. Those of the thresholds come from
+searching again on days drawn of the first part.
+
+Thresholds by which there are too many events of a decision in some period are not chosen. Rules may ask for more all
+the same: those in use, or the chosen ones on a heavier day later; what is beyond capacity then counts as if nobody had
+looked at it, as what is decided `otherwise`.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from skyriver.core.jobs import Progress
 from skyriver.core.units import format_duration
 from skyriver.data.columns import Ints
 from skyriver.decide.candidates import candidates_of
-from skyriver.decide.cells import DAY, Cells, Floats, Parts, Question, Survey, gather, survey
+from skyriver.decide.cells import Cells, Floats, Parts, Question, Survey, gather, survey
 from skyriver.decide.search import Choice, Search
 
 MOST_THRESHOLDS = 8
@@ -93,8 +97,8 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """A day's cost at a value of one threshold, the others as chosen: in the part it is chosen on, and in the later one.
-    `over`: events beyond capacity in the first."""
+    """A day's cost at a value of one threshold, the others as chosen: in the part it is chosen on, and in the later
+    one. `over`: events beyond capacity in the first."""
 
     value: float
     cost: float
@@ -221,14 +225,15 @@ class _Searching:
         worth, chosen = self._search.best(self._in_use, np.ones(self._cells.days), 2)
         if worth.over:
             raise self._too_small(chosen)
+        later = self._later_search
         draws = self._luck.multinomial(self._later.days, [1 / self._later.days] * self._later.days, DRAWS)
-        tuned = self._policy("tuned", self._later_search.decide(chosen), draws)
-        in_use = self._policy("in use", self._later_search.decide(self._in_use), draws)
+        tuned = self._policy("tuned", later.decide(chosen), draws)
+        in_use = self._policy("in use", later.decide(self._in_use), draws)
         always = [
             self._policy(f"always {decision}", np.full(len(self._later.events), place), draws)
             for place, decision in enumerate(self._question.decisions)
         ]
-        gains = self._by_day(self._in_use) - self._by_day(chosen)
+        gains = later.by_day(later.decide(self._in_use)) - later.by_day(later.decide(chosen))
         low, high = np.percentile(draws @ gains / self._later.days, SHARE)
         found = Tuning(
             verdict="change" if low > 0 else "keep",
@@ -244,14 +249,8 @@ class _Searching:
         )
         return replace(found, cautions=tuple(_cautions(found, self._edges(chosen), seen.missing)))
 
-    def _by_day(self, choice: Choice) -> Floats:
-        decided = self._later_search.decide(choice)
-        found: Floats = self._later.cost[np.arange(len(decided)), decided].sum(axis=0)
-        return found
-
     def _policy(self, name: str, decided: Ints, draws: Ints) -> Policy:
-        cells, days = self._later, self._later.days
-        by_day = cells.cost[np.arange(len(decided)), decided].sum(axis=0)
+        by_day, days = self._later_search.by_day(decided), self._later.days
         low, high = np.percentile(draws @ by_day / days, SHARE)
         return Policy(
             name,
@@ -353,14 +352,16 @@ def _cautions(found: Tuning, edges: Sequence[str], missing: int) -> Iterator[Cau
             if load.periods_over:
                 yield Caution(
                     "OVER_CAPACITY",
-                    f"By the rules {'in use' if policy is in_use else 'tuned'} {load.events_over:,} events are decided"
-                    f" {load.decision} beyond capacity in {load.periods_over} periods of the held-out part, up to"
-                    f" {load.busiest:,} in {format_duration(load.per_us)}.",
+                    f"By the rules {policy.name} {load.events_over:,} events are beyond the capacity of {load.decision}"
+                    f" in {load.periods_over} periods of the held-out part, up to {load.busiest:,} in"
+                    f" {format_duration(load.per_us)}; they count as what is decided otherwise.",
                 )
     for policy in always:
-        if policy.cost < tuned.cost and not any(load.periods_over for load in policy.loads):
+        if policy.cost < tuned.cost:
             yield Caution("TRIVIAL_IS_BETTER", f"{policy.name} costs less than the tuned rules.")
     if edges:
         yield Caution("AT_THE_EDGE", f"{'; '.join(edges)}.".capitalize())
     if missing:
-        yield Caution("MISSING_COSTS", f"Of {missing:,} events a cost is missing: the mean of the others stands for it.")
+        yield Caution(
+            "MISSING_COSTS", f"Of {missing:,} events a cost is missing: the mean of the others stands for it."
+        )
