@@ -18,6 +18,7 @@ from skyriver.data.tables_exam import (
     COMPACTING_CHECKS,
     GROWING_CHECKS,
     NAME,
+    REWRITING_CHECKS,
     TABLES_CHECKS,
     Make,
     Open,
@@ -50,6 +51,11 @@ def test_law(check: Callable[[Make], None], make: Make) -> None:
 
 @pytest.mark.parametrize("check", COMPACTING_CHECKS, ids=lambda check: check.__name__)
 def test_law_of_compacting(check: Callable[[Any], None], make: Any) -> None:
+    check(make)
+
+
+@pytest.mark.parametrize("check", REWRITING_CHECKS, ids=lambda check: check.__name__)
+def test_law_of_rewriting(check: Callable[[Any], None], make: Any) -> None:
     check(make)
 
 

@@ -21,8 +21,8 @@ from skyriver.adapters.delta import compacting, writing
 from skyriver.adapters.delta.ledger import DataFile, commit_path, read_ledger, versions
 from skyriver.adapters.delta.past import read_past
 from skyriver.adapters.delta.tables import DeltaTables
-from skyriver.core.errors import Corrupt, NotFound
-from skyriver.data.tables_exam import NAME, frame, read
+from skyriver.core.errors import Corrupt, NotFound, Unavailable
+from skyriver.data.tables_exam import NAME, frame, nobody, read
 
 DEADLINE_S = 60
 EVERY = 6
@@ -54,7 +54,11 @@ for place, names in ((os, ("fsync", "link", "unlink")), (Path, ("unlink", "repla
                      (compacting, ("_merge",)), (writing, ("checkpoint",))):
     for name in names:
         setattr(place, name, counted(getattr(place, name)))
-DeltaTables(Path(root)).compact(NAME, known=None)
+if len(sys.argv) > 4:
+    from skyriver.data.tables_exam import nobody
+    DeltaTables(Path(root)).rewrite(NAME, nobody, known=None)
+else:
+    DeltaTables(Path(root)).compact(NAME, known=None)
 os._exit(7)
 """
 
@@ -226,3 +230,49 @@ def test_a_row_is_written_again_a_few_times_in_its_life() -> None:
     assert most < 20
     assert written < 12 * rows
     assert writing.FILE_ROWS == 1 << 20
+
+
+def test_a_rewriting_killed_anywhere(tmp_path: Path) -> None:
+    """All rows have their values of before, or all have the new ones; done again, nothing of before is left."""
+    before = tmp_path / "before"
+    filled(before, 8)
+    new = nobody(frame(0, 8))
+    assert new is not None
+    killed = 0
+    for at in itertools.count(1, 13):
+        root = tmp_path / str(at)
+        shutil.copytree(before, root)
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, str(root), str(at), "1e9", "rewrite"],
+            capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+        )  # fmt: skip
+        assert done.returncode in (-signal.SIGKILL, 7), done.stderr
+        killed += done.returncode == -signal.SIGKILL
+        reader = DeltaTables(root)
+        found = read(reader, reader.latest(NAME).version)
+        assert found.equals(frame(0, 8)) or found.equals(new)
+        for version in range(8):
+            assert read(reader, version).equals(found.head(version + 1))
+        last = DeltaTables(root).rewrite(NAME, nobody, known=None)
+        assert read(reader, last.version).equals(new)
+        assert pl.scan_delta(str(root / NAME)).collect().sort("id").equals(new.sort("id"))
+        assert_no_leftovers(root)
+        rows = pl.concat([pl.read_parquet(path) for path in (root / NAME).rglob("part-*.parquet")])
+        assert not set(rows["note"].drop_nulls()) & {text for n, text in enumerate(frame(0, 8)["note"]) if n % 3 == 0}
+        shutil.rmtree(root)
+        if done.returncode == 7:
+            break
+    assert killed >= 5
+
+
+def test_who_reads_what_is_rewritten_is_told_to_read_again(tmp_path: Path) -> None:
+    tables = filled(tmp_path, 8)
+    reader = DeltaTables(tmp_path)
+    pieces = reader.scan(NAME, 7)
+    next(pieces)
+    tables.rewrite(NAME, nobody, known=7)
+    with pytest.raises(Unavailable) as told:
+        list(pieces)
+    assert told.value.code == "TABLE_REWRITTEN"
+    assert told.value.next_action
+    assert len(read(reader, 7)) == 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -85,7 +85,25 @@ class GrowingTables(Tables, Protocol):
     def widen(self, name: str, schema: Mapping[str, pl.DataType], *, known: int | None) -> TableVersion: ...
 
 
-class StreamTables(CompactingTables, GrowingTables, Protocol):
+Rewritten = Callable[["pl.DataFrame"], "pl.DataFrame | None"]
+"""The same rows with other values; None: as they are."""
+
+
+class RewritableTables(Tables, Protocol):
+    """Tables whose rows can get other values, for somebody is to be erased from them.
+
+    MUST: `rewrite` gives all rows of the newest version to `changed`, in pieces with all columns, in their order. What
+    it returns is a new version with the rows and the offset of the last one; where nothing is changed, the last one is
+    given. When it returns, no file of the table has the values of before: older versions, which are the first rows of
+    newer ones, are described as before (but for their bytes) and read with the new values. Killed at any point the
+    table is as before or as after, and calling it again does the rest. A reading that is under way may end with an
+    error. Laws of `append` about several writers and `known` hold for it too. Raises NotFound for an unknown table.
+    """
+
+    def rewrite(self, name: str, changed: Rewritten, *, known: int | None) -> TableVersion: ...
+
+
+class StreamTables(CompactingTables, GrowingTables, RewritableTables, Protocol):
     """What a stream's log is carried into."""
 
 

@@ -400,6 +400,81 @@ def old_and_new_rows_are_put_together(make: GrowMake) -> None:
     must(read(opened(), 0).equals(_wider(frame(0, 2))), "and versions of before are read")
 
 
+# Tables whose rows can get other values
+
+RewriteOpen = Callable[[], StreamTables]
+RewriteMake = Callable[[], RewriteOpen]
+
+
+def nobody(rows: pl.DataFrame) -> pl.DataFrame | None:
+    """Every third row's."""
+    gone = (pl.col("id") % 3 == 0) & (pl.col("id") >= 0)
+    if not rows.select(gone.any()).item():
+        return None
+    return rows.with_columns(id=pl.when(gone).then(-pl.col("id") - 1).otherwise("id"), note=pl.when(~gone).then("note"))
+
+
+def _rewritten(start: int, rows: int) -> pl.DataFrame:
+    found = nobody(frame(start, rows))
+    assert found is not None
+    return found
+
+
+def rows_get_other_values_in_all_versions(make: RewriteMake) -> None:
+    opened = make()
+    tables = opened()
+    for number in range(5):
+        last = tables.append(NAME, [frame(10 * number, 10)], offset=10 * number + 9, known=None)
+    must(tables.rewrite(NAME, lambda _: None, known=last.version) == last, "where nothing is changed, none is made")
+    made = tables.rewrite(NAME, nobody, known=last.version)
+    must((made.version, made.rows, made.offset) == (last.version + 1, 50, 49), "a version with the rows of the last")
+    reader = opened()
+    for version in range(made.version + 1):
+        rows = reader.describe(NAME, version).rows
+        must(rows == min(10 * version + 10, 50), "older versions have their rows")
+        must(read(reader, version).equals(_rewritten(0, rows)), "with the new values")
+    must(read(reader, made.version).schema == pl.Schema(SCHEMA), "and their types")
+    must(opened().rewrite(NAME, nobody, known=made.version) == made, "done again it changes nothing")
+    after = opened().append(NAME, [frame(50, 2)], offset=51, known=made.version)
+    must(after.version == made.version + 1, "appends follow it")
+    must(read(reader, after.version).equals(pl.concat([_rewritten(0, 50), frame(50, 2)])), "with rows as they are")
+
+
+def it_goes_with_putting_together_and_more_columns(make: RewriteMake) -> None:
+    opened = make()
+    made = _append_until_compacted(opened())
+    rows = made.rows
+    tables = opened()
+    last = tables.append(NAME, [frame(rows, 4)], offset=rows + 3, known=None)
+    last = tables.widen(NAME, MORE, known=last.version)
+    last = tables.rewrite(NAME, nobody, known=last.version)
+    must(read(opened(), last.version).equals(_wider(_rewritten(0, rows + 4))), "all files are rewritten")
+    again = _append_until_wide(opened(), rows + 4)
+    must(read(opened(), again.version).head(rows + 4).equals(_wider(_rewritten(0, rows + 4))), "and put together later")
+
+
+def _append_until_wide(tables: StreamTables, first: int) -> TableVersion:
+    for number in range(first, first + MANY):
+        last = tables.append(NAME, [_wider(frame(number, 1))], offset=number, known=None)
+        made = tables.compact(NAME, known=last.version)
+        if made.version != last.version:
+            return made
+    raise AssertionError(f"broken law: {MANY} appends are put together at some time")
+
+
+def what_is_not_there_gets_no_values(make: RewriteMake) -> None:
+    tables = make()()
+    must_raise(NotFound, lambda: tables.rewrite(NAME, nobody, known=None), "an unknown table")
+    last = tables.append(NAME, [frame(0, 1)], offset=0, known=None)
+    must_raise(Corrupt, lambda: tables.rewrite(NAME, nobody, known=last.version + 1), "a known version that is gone")
+
+
+REWRITING_CHECKS: tuple[Callable[[RewriteMake], None], ...] = (
+    rows_get_other_values_in_all_versions,
+    it_goes_with_putting_together_and_more_columns,
+    what_is_not_there_gets_no_values,
+)
+
 GROWING_CHECKS: tuple[Callable[[GrowMake], None], ...] = (
     columns_are_added_behind_the_others,
     old_and_new_rows_are_put_together,

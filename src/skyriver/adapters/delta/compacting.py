@@ -9,6 +9,9 @@ Rows are only ever added at the end, so an older version is the first rows of an
 the newest base, cut where their version ended. What bases before it need is kept for KEPT_SECONDS, for readers that are
 at it; then `.versions` takes down what the versions below the newest base of that age were (rows, bytes, offset), their
 commits are removed, and the files that nothing names any more. A name of a version stays good for ever.
+
+Rows that get other values (`rewrite_base`) are a base too; what was there before it is removed at once, and older
+versions are read from it like any other.
 """
 
 from __future__ import annotations
@@ -39,7 +42,9 @@ from skyriver.adapters.delta.ledger import (
     with_columns,
 )
 from skyriver.adapters.delta.past import Past, write_past
+from skyriver.core.errors import Internal
 from skyriver.data.folders import sync_folder
+from skyriver.data.tables import Rewritten
 
 EVERY = 50
 """Commits after a base before there is a new one."""
@@ -106,6 +111,43 @@ def write_base(table: Path, last: Ledger) -> Ledger:
     return ledger
 
 
+def rewrite_base(table: Path, last: Ledger, changed: Rewritten) -> Ledger:
+    """Writes and commits the version after `last`, with the same rows in other values; durable when this returns.
+    `last` itself where nothing is changed."""
+    version = last.version + 1
+    whole, made, removed = [], [], []
+    for number, file in enumerate(files_of(table, last)):
+        check_file(table, file, content=True)
+        rows = with_columns(pl.scan_parquet(table / file.path, glob=False, hive_partitioning=False), last.schema)
+        frame = rows.collect()
+        other = changed(frame)
+        if other is None or other.equals(frame):
+            whole.append(file)
+            continue
+        if other.schema != frame.schema or len(other) != len(frame):
+            raise Internal(f"The rows of {file.path} were to get other values, and are other rows now.")
+        new = writing.write_file(table, f"part-{version:010d}-{number:05d}.parquet", other)
+        whole.append(new)
+        made.append(new)
+        removed.append(file)
+    if not made:
+        return last
+    sync_folder(table)
+    ledger = replace(
+        last,
+        version=version,
+        bytes=sum(file.bytes for file in whole),
+        files=tuple(made),
+        previous=last.digest(),
+        base=version,
+        whole=tuple(whole),
+        removed=tuple(file.path for file in removed),
+    )
+    _commit(table, ledger, removed, changes=True)
+    writing.sync_commit(table, version)
+    return ledger
+
+
 def _merge(table: Path, name: str, files: Sequence[DataFile], schema: tuple[tuple[str, str], ...]) -> DataFile:
     """One file with the rows of these, in order, and all columns. Raises NotWhole where one of them is not what was
     written."""
@@ -121,21 +163,23 @@ def _merge(table: Path, name: str, files: Sequence[DataFile], schema: tuple[tupl
     return writing.written_file(table, name, rows)
 
 
-def _commit(table: Path, ledger: Ledger, removed: Sequence[DataFile]) -> None:
-    """Puts the commit in its place; deltalake commits additions alone. Raises FileExistsError."""
+def _commit(table: Path, ledger: Ledger, removed: Sequence[DataFile], *, changes: bool = False) -> None:
+    """Puts the commit in its place; deltalake commits additions alone. `changes`: rows have other values. Raises
+    FileExistsError."""
     now = time.time_ns() // 1_000_000
-    info = {"timestamp": now, "operation": "OPTIMIZE", "operationParameters": {}, KEY: ledger.to_json()}
+    operation = "UPDATE" if changes else "OPTIMIZE"
+    info = {"timestamp": now, "operation": operation, "operationParameters": {}, KEY: ledger.to_json()}
     lines: list[dict[str, Any]] = [
         {"commitInfo": info},
         {"txn": {"appId": TXN, "version": ledger.offset, "lastUpdated": now}},
     ]
     for old in removed:
-        gone = {"path": old.path, "deletionTimestamp": now, "dataChange": False, "extendedFileMetadata": True}
+        gone = {"path": old.path, "deletionTimestamp": now, "dataChange": changes, "extendedFileMetadata": True}
         lines.append({"remove": {**gone, "partitionValues": {}, "size": old.bytes}})
     for new in ledger.files:
         stats = json.dumps({"numRecords": new.rows})
         added = {"path": new.path, "partitionValues": {}, "size": new.bytes, "modificationTime": now}
-        lines.append({"add": {**added, "dataChange": False, "stats": stats}})
+        lines.append({"add": {**added, "dataChange": changes, "stats": stats}})
     temporary = table / LOG / f"_commit_{ledger.version}.json.tmp"
     with temporary.open("wb") as file:
         file.writelines(json.dumps(line).encode() + b"\n" for line in lines)

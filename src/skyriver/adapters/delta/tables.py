@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ from skyriver.adapters.delta.past import Past, read_past
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from skyriver.core.names import check_name
 from skyriver.data.folders import make_folder
-from skyriver.data.tables import TableVersion, columns_of, split_name
+from skyriver.data.tables import Rewritten, TableVersion, columns_of, split_name
 
 PIECE_ROWS = 1 << 17
 _LOCK = ".writer"
@@ -102,6 +103,19 @@ class DeltaTables:
                     last = compacting.write_base(table, last)
                     self._looked[name] = last.version
                 compacting.remove_old(table, last, read_past(table), now=time.time())
+            except NotWhole as error:
+                raise damaged(name, last.version, str(error)) from error
+        return last.of_version
+
+    def rewrite(self, name: str, changed: Rewritten, *, known: int | None) -> TableVersion:
+        from skyriver.adapters.delta import compacting, writing  # as in append
+
+        with writing.translated(name), self._held(name, known) as (table, last):
+            writing.remove_leftovers(table, last.version)
+            try:
+                last = compacting.rewrite_base(table, last, changed)
+                self._looked[name] = last.version
+                compacting.remove_old(table, last, read_past(table), now=math.inf)
             except NotWhole as error:
                 raise damaged(name, last.version, str(error)) from error
         return last.of_version
@@ -225,7 +239,12 @@ class DeltaTables:
         yield from base.whole
         previous = base.digest()
         for number in range(base.version + 1, version + 1):
-            ledger = self._ledger(table, name, number)
+            try:
+                ledger = self._ledger(table, name, number)
+            except NotFound as error:
+                if number < self._past(table, name).end:
+                    raise _rewritten(name, version) from error
+                raise
             if ledger.previous != previous:
                 raise damaged(name, number, "it does not follow the version before it")
             previous = ledger.digest()
@@ -249,9 +268,17 @@ class DeltaTables:
                 yield piece
                 rows += len(piece)
         except (NotWhole, OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            if not (table / file.path).exists() and self._is_replaced(table, name, file):
+                raise _rewritten(name, version) from error
             raise damaged(name, version, str(error).splitlines()[0]) from error
         if columns and rows != file.rows:
             raise damaged(name, version, f"{file.path} has {rows} rows, {file.rows} were written")
+
+    def _is_replaced(self, table: Path, name: str, file: DataFile) -> bool:
+        """Whether a base that is newer than the file does without it."""
+        newest = self._newest(table, name)
+        base = newest if newest.version == newest.base else self._ledger(table, name, newest.base)
+        return int(file.path.split("-")[1]) <= base.version and file not in base.whole
 
     @contextmanager
     def _held(self, name: str, known: int | None) -> Iterator[tuple[Path, Ledger]]:
@@ -305,6 +332,15 @@ def _mismatch(name: str, given: tuple[tuple[str, str], ...], schema: tuple[tuple
         code="SCHEMA_MISMATCH",
         where=name,
         next_action=f"It has {', '.join(f'{c} {t}' for c, t in schema[:50])}, in this order.",
+    )
+
+
+def _rewritten(name: str, version: int) -> Unavailable:
+    return Unavailable(
+        f"Version {version} of {name} was rewritten while it was read.",
+        code="TABLE_REWRITTEN",
+        where=f"{name}@{version}",
+        next_action="Read it again.",
     )
 
 

@@ -10,7 +10,7 @@ import polars as pl
 
 from skyriver.core.errors import Conflict, Corrupt, InvalidInput, NotFound
 from skyriver.core.names import check_name
-from skyriver.data.tables import TableVersion, columns_of, split_name
+from skyriver.data.tables import Rewritten, TableVersion, columns_of, split_name
 
 PIECE_ROWS = 1 << 17
 COMPACT_EVERY = 50
@@ -104,6 +104,26 @@ class MemoryTables:
         table.versions.append(replace(last, version=last.version + 1))
         table.frames.append(())
         return table.versions[-1]
+
+    def rewrite(self, name: str, changed: Rewritten, *, known: int | None) -> TableVersion:
+        table = self._table(name)
+        last = table.versions[-1]
+        if known is not None and known > last.version:
+            raise Corrupt(f"Version {known} of {name} is gone.", code="TABLE_CORRUPT", where=name)
+        before = [frame for added in table.frames for frame in added]
+        frames = [[self._changed(table, frame, changed) for frame in added] for added in table.frames]
+        if all(a is b for a, b in zip(before, (frame for added in frames for frame in added), strict=True)):
+            return last
+        table.frames = [*map(tuple, frames), ()]
+        table.base = last.version + 1
+        table.versions.append(replace(last, version=table.base))
+        return table.versions[-1]
+
+    def _changed(self, table: _Table, frame: pl.DataFrame, changed: Rewritten) -> pl.DataFrame:
+        later = [pl.lit(None, d).alias(n) for n, d in table.schema.items() if n not in frame.columns]
+        whole = frame.with_columns(later)
+        other = changed(whole)
+        return frame if other is None or other.equals(whole) else other
 
     def latest(self, name: str) -> TableVersion:
         return self._table(name).versions[-1]
