@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from skyriver.core.errors import InvalidInput
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import ModelSpec
-from skyriver.train.calibrate import Calibrated, calibrate
+from skyriver.train.calibrate import Calibrated
 from skyriver.train.cleaning import Cleaning, fit_cleaning
 from skyriver.train.evaluate import evaluate, row_microseconds, run_blocks, take
 from skyriver.train.metrics import average_precision
-from skyriver.train.run import MAX_DIFFERENCE, difference
+from skyriver.train.run import MAX_DIFFERENCE, difference, finish
 from skyriver.train.split import Rows, Split, split_rows, validates
-from skyriver.train.trees_onnx import Trees, read_lightgbm, steps_to_onnx, to_onnx
+from skyriver.train.trees_onnx import Trees, read_lightgbm, steps_to_onnx
 
 MAX_CHOICES: Final = 64
 """Of more trees, this many prefix lengths are tried, evenly spaced."""
@@ -71,7 +71,7 @@ def compress(
     split = split_rows(spec.train, rows, delay_us, validate=validates(spec, delay_us))
     test = take(rows.x, split.test)
     cleaning = fit_cleaning(spec.train.clean, take(rows.x, split.train))  # the same rows as the training: the same
-    whole, calibrated = calibrate(spec.calibrate, cleaning.before(to_onnx(model)), rows, split)
+    whole, calibrated = finish(spec, model, cleaning, rows, split)
     progress("measure", 0, 0)
     row_us = row_microseconds(whole, test)
     trained = Candidate(
@@ -119,7 +119,7 @@ def _candidate(spec: ModelSpec, rows: Rows, split: Split, model: Trees, text: st
     import lightgbm  # 0.4 s and 60 MB that the other jobs of this process kind do not need
 
     # Other trees give other scores. The rows are those that chose how many: by a few numbers, so it costs little.
-    onnx, calibrated = calibrate(spec.calibrate, cleaning.before(to_onnx(model)), rows, split)
+    onnx, calibrated = finish(spec, model, cleaning, rows, split)
     test = take(rows.x, split.test)
     metrics = evaluate(onnx, rows, split, spec.metrics)
     count = len(model.trees)

@@ -22,6 +22,8 @@ Floats = NDArray[np.float32]
 
 CALIBRATION: Final = "skyriver.calibration"
 """Its key among the metadata of an ONNX file."""
+MEANS: Final = "skyriver.means"
+"""Another: a JSON array of what the features were on average in the training, null for none."""
 MOST_POINTS: Final = 64
 MOST_BYTES: Final = 16_384
 """Of its JSON: more than the most points ever take."""

@@ -79,7 +79,7 @@ class OnnxScorer:
         """
         data = path.read_bytes()  # from bytes: a path would let the model name files beside it
         try:
-            session = _session(data)
+            session = open_session(data)
         except Exception as error:  # onnxruntime's errors share no base but Exception
             raise _refuse(f"it cannot be loaded: {_first_line(error)}") from error
         _check_signature(session, features)
@@ -142,7 +142,8 @@ class _Bound:
         return self._scores.copy()
 
 
-def _session(model: bytes) -> onnxruntime.InferenceSession:
+def open_session(model: bytes) -> onnxruntime.InferenceSession:
+    """On one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -158,7 +159,7 @@ def _split(
     """The model with its trees summed before it; None: it has none, or they are left to the runtime."""
     try:
         table, rest = split_model(model, features)
-        return OnnxScorer(_session(rest), features, options, TreeSums.load(table, kernels)), table
+        return OnnxScorer(open_session(rest), features, options, TreeSums.load(table, kernels)), table
     except Exception:  # whatever stands in the way, the runtime can sum them
         return None
 

@@ -96,20 +96,20 @@ def fit_cleaning(spec: CleanSpec | None, x: Floats) -> Cleaning:
         return Cleaning()
     low = high = fill = mean = deviation = None
     if spec.clip is not None:
-        low, high = (_by_column(x, lambda c, q=share: np.quantile(c, q), -np.inf if n == 0 else np.inf)
+        low, high = (by_column(x, lambda c, q=share: np.quantile(c, q), -np.inf if n == 0 else np.inf)
                      for n, share in enumerate(spec.clip))  # fmt: skip
     clipped = Cleaning(low, high)
     if spec.fill is not None:
         middle = np.median if spec.fill == "median" else np.mean
-        fill = _by_column(clipped.apply(x), lambda c: middle(c), 0.0)
+        fill = by_column(clipped.apply(x), lambda c: middle(c), 0.0)
     if spec.scale:
         whole = Cleaning(low, high, fill).apply(x)
-        mean = _by_column(whole, lambda c: np.mean(c), 0.0)
-        deviation = _by_column(whole, lambda c: np.std(c) or 1.0, 1.0)
+        mean = by_column(whole, lambda c: np.mean(c), 0.0)
+        deviation = by_column(whole, lambda c: np.std(c) or 1.0, 1.0)
     return Cleaning(low, high, fill, mean, deviation)
 
 
-def _by_column(x: Floats, measure: Any, otherwise: float) -> Floats:
+def by_column(x: Floats, measure: Any, otherwise: float) -> Floats:
     """Of the values of each column that are there, in float64."""
     found = np.full(x.shape[1], otherwise, np.float32)
     for place in range(x.shape[1]):

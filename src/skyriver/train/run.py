@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -13,15 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from skyriver.core.calibration import MEANS
 from skyriver.core.errors import InvalidInput, JobFailed, SkyriverError
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import ModelSpec, TrainSpec
-from skyriver.train.calibrate import Calibrated, calibrate
-from skyriver.train.cleaning import Cleaning, fit_cleaning
+from skyriver.train.calibrate import Calibrated, calibrate, with_metadata
+from skyriver.train.cleaning import Cleaning, by_column, fit_cleaning
 from skyriver.train.data import TrainingData
 from skyriver.train.evaluate import calibration_of, evaluate, judge, score, take
 from skyriver.train.split import Rows, Split, split_rows, validates
-from skyriver.train.trees_onnx import read_lightgbm, to_onnx
+from skyriver.train.trees_onnx import Trees, read_lightgbm, to_onnx
 
 if TYPE_CHECKING:
     import lightgbm
@@ -84,8 +86,7 @@ def train(
     fit_seconds = time.monotonic() - begun
     progress("convert", 0, 0)
     text = booster.model_to_string()  # up to the best iteration, as `predict` does
-    onnx = cleaning.before(to_onnx(read_lightgbm(text)))
-    onnx, calibrated = calibrate(spec.calibrate, onnx, rows, split)
+    onnx, calibrated = finish(spec, read_lightgbm(text), cleaning, rows, split)
     progress("evaluate", 0, len(split.test))
     metrics = evaluate(onnx, rows, split, spec.metrics)
     metrics["onnx_max_difference"] = difference(booster, onnx, take(rows.x, split.test), cleaning=cleaning)
@@ -105,6 +106,15 @@ def train(
         calibrated=calibrated,
         fit_seconds=fit_seconds,
     )
+
+
+def finish(spec: ModelSpec, trees: Trees, cleaning: Cleaning, rows: Rows, split: Split) -> tuple[bytes, Calibrated]:
+    """The trees as the ONNX file that is released: with the cleaning before them, and in its metadata what the features
+    are on average, which explains them, and the calibration."""
+    means = by_column(take(rows.x, split.train), lambda c: np.mean(c), np.nan)
+    known = [None if np.isnan(mean) else float(mean) for mean in means]
+    onnx = with_metadata(cleaning.before(to_onnx(trees)), MEANS, json.dumps(known))
+    return calibrate(spec.calibrate, onnx, rows, split)
 
 
 def summarise(rows: Rows, split: Split, part: NDArray[np.int64]) -> PartSummary:

@@ -50,6 +50,8 @@ class Tree:
     left: NDArray[np.int64]
     right: NDArray[np.int64]
     leaf: NDArray[np.float64]
+    cover: NDArray[np.int64] | None
+    """How many training rows came through each inner node, then to each leaf; None: the text does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,15 @@ def _read_tree(text: str) -> Tree:
         left=left,
         right=right,
         leaf=leaf,
+        cover=_read_cover(fields, len(decision)),
     )
+
+
+def _read_cover(fields: Mapping[str, str], inner: int) -> NDArray[np.int64] | None:
+    found = np.array([*fields.get("internal_count", "").split(), *fields.get("leaf_count", "").split()], np.float64)
+    if inner == 0:
+        return np.ones(1, np.int64)
+    return found.astype(np.int64) if len(found) == 2 * inner + 1 else None
 
 
 _COLUMNS: Final = ("split_feature", "threshold", "decision_type", "left_child", "right_child")
@@ -190,6 +200,9 @@ def _ensemble(model: Trees, output: str, *, targets: NDArray[np.int64], count: i
     for i, tree in enumerate(model.trees):
         for name, values in _tree_columns(tree, i, int(targets[i]), scale).items():
             columns.setdefault(name, []).append(values)
+    if all(tree.cover is not None for tree in model.trees):
+        # What the operator has a place for, and the runtime passes over: contributions of features are computed by it.
+        columns["nodes_hitrates"] = [np.asarray(tree.cover, np.float32) for tree in model.trees]
     attributes: dict[str, Any] = {n: np.concatenate(parts).tolist() for n, parts in columns.items()}
     return helper.make_node(
         "TreeEnsembleRegressor",
