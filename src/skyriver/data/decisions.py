@@ -90,6 +90,8 @@ class _Payload(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 _decoder = msgspec.msgpack.Decoder(_Payload)
+_UNASKED = frozenset({Status.LATE, Status.ERASED})
+"""Of whom nothing is known that a model beside said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class DecisionColumns:
     decided_at_us: int
     latency_us: Ints
     shadow_version: int = 0
-    """Of the version that was asked beside, for each event that is not late."""
+    """Of the version that was asked beside, for each event that is neither late nor erased."""
     shadow: Floats | None = None
     probabilities: Floats | None = None
 
@@ -142,7 +144,7 @@ class DecisionColumns:
         return np.array(asked, np.int64)[self.codes]
 
     def shadow_version_of(self, outcome: Outcome) -> int:
-        return self.shadow_version if outcome.status is not Status.LATE else 0
+        return self.shadow_version if outcome.status not in _UNASKED else 0
 
     @classmethod
     def decode(cls, payload: bytes, count: int) -> Self:
