@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from skyriver.core.errors import Corrupt, InvalidInput, NotFound, Unavailable
 from skyriver.core.names import digest
@@ -19,6 +19,7 @@ from skyriver.decide.database import Database, Row, Transaction
 from skyriver.decide.following import Decided, Step
 from skyriver.decide.records import DecisionRecord
 
+Result = TypeVar("Result")
 KEPT_ANSWERS_US = 24 * 3_600 * SECOND
 
 
@@ -165,8 +166,9 @@ class Dispatch:
     def full(self) -> str:
         return next((why for part in self._parts if (why := part.full())), "")
 
-    def knows(self, method: str, path: str) -> bool:
-        return self._find(method, path) is not None
+    def transact(self, work: Callable[[Transaction], Result]) -> Result:
+        with self._database.transaction() as do:
+            return work(do)
 
     def answer(self, method: str, path: str, ask: Ask) -> Mapping[str, Any]:
         """Raises NotFound (UNKNOWN_ROUTE), InvalidInput (IDEMPOTENCY_KEY_REUSED), and what the part raises."""

@@ -36,14 +36,18 @@ from skyriver.core.errors import Conflict, InvalidInput, NotFound, SkyriverError
 from skyriver.core.spec import StreamSpec
 from skyriver.data.folders import make_folder
 from skyriver.data.log import WholeReader
+from skyriver.decide.database import Transaction
+from skyriver.decide.deliveries import Deliveries
 from skyriver.decide.dispatching import Ask, Dispatch, Part
 from skyriver.decide.following import Follower
+from skyriver.decide.sending import Senders
 from skyriver.serve.http import JSON, PROBLEM, HttpServer, Request
 from skyriver.serve.metrics import resident_bytes
 from skyriver.serve.replica import unix_listener
 from skyriver.wiring.logs import log_reader, on_disk
 from skyriver.wiring.process import ProcessContext, SystemClock, read_config
 from skyriver.wiring.rounds import Rounds
+from skyriver.wiring.sinks import SinksOfMachine
 from skyriver.wiring.upkeep import tier_of
 
 LOOK_S = 0.05
@@ -82,14 +86,17 @@ class DispatcherSettings:
 class Dispatcher:
     """Joins the parts, for as long as the process lives."""
 
-    def __init__(
-        self, context: ProcessContext, settings: DispatcherSettings, live: Mapping[str, Any], parts: list[Part]
-    ) -> None:
+    def __init__(self, context: ProcessContext, settings: DispatcherSettings, live: Mapping[str, Any]) -> None:
         self._context = context
         self._settings = settings
         self._clock = SystemClock()
         self._database = SqliteFile(settings.folder / "state.sqlite")
+        deliveries = Deliveries(settings.stream, context.tenant)
+        parts: list[Part] = [deliveries]
+        """What acts on decisions."""
         self._dispatch = Dispatch(self._database, parts)
+        sinks = SinksOfMachine(context.home, context.tenant, self._clock.wall)
+        self._senders = Senders(deliveries, self._transact, sinks.open, self._clock)
         self._dispatch.declare(live)
         self._follower = Follower(settings.stream, self._dispatch.wants)
         self._database_thread = ThreadPoolExecutor(1, "database")
@@ -115,6 +122,7 @@ class Dispatcher:
             self._rounds.start("Decisions are not followed", self._follow, LOOK_S),
             self._rounds.start("The report is not renewed", self._tick, TICK_S),
             self._rounds.start("What is declared is not followed", self._watch_live, LIVE_S),
+            self._rounds.start("Nothing is sent", self._senders.run),
         ]
         self._ready = True
         await stop.wait()
@@ -123,6 +131,7 @@ class Dispatcher:
             task.cancel()
         await asyncio.wait(rounds)
         await server.stop(GRACE_S)
+        await self._senders.end(GRACE_S)
         self._log_thread.shutdown(cancel_futures=True)
         self._database_thread.shutdown(cancel_futures=True)
         self._readers.close()
@@ -131,6 +140,9 @@ class Dispatcher:
 
     def _with_database(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
         return asyncio.get_running_loop().run_in_executor(self._database_thread, work)
+
+    def _transact(self, work: Callable[[Transaction], Result]) -> asyncio.Future[Result]:
+        return self._with_database(partial(self._dispatch.transact, work))
 
     # Following the log
 
@@ -145,7 +157,8 @@ class Dispatcher:
         if end == start or self._full:
             return
         try:
-            self._full = await loop.run_in_executor(self._log_thread, self._read, start, end)
+            taken = partial(loop.call_soon_threadsafe, self._senders.wake)
+            self._full = await loop.run_in_executor(self._log_thread, self._read, start, end, taken)
         except NotFound as error:
             if error.code != "OFFSET_GONE":
                 raise
@@ -163,10 +176,12 @@ class Dispatcher:
             return start
         return end if end <= start or on_disk(self._settings.stream) else reader.sync()
 
-    def _read(self, start: int, end: int) -> str:
+    def _read(self, start: int, end: int, taken: Callable[[], object]) -> str:
         """Why it may not go on; in the log's thread."""
         for step in self._follower.steps(self._open(), start, end):
             full = self._database_thread.submit(self._dispatch.take, step, self._clock.wall()).result()
+            if step.decided:
+                taken()
             if full or not self._ready:
                 return full
         return ""
@@ -198,7 +213,7 @@ class Dispatcher:
             self._told = report
 
     def _report(self) -> dict[str, Any]:
-        problems = [*self._rounds.problems.values()]
+        problems = [*self._rounds.problems.values(), *self._senders.problems()]
         first = problems[0] if problems else None
         texts = [str(problem.message) for problem in problems] + ([self._full] if self._full else [])
         if self._dispatch.missed:
@@ -206,8 +221,10 @@ class Dispatcher:
                 f"Its stream's log gave up {self._dispatch.missed} offsets before their decisions were acted on: the"
                 f" table {self._settings.stream.name}.decisions has them."
             )
+        senders = self._senders.report()
+        nothing = {"failures": 0, "last_error": "", "under_way": 0}
         found = dict(self._found)
-        reason, message, action = (str(found.pop(what, "")) for what in ("reason", "message", "next_action"))
+        found["sinks"] = [{**sink, **senders.get(sink["sink"], nothing)} for sink in found.get("sinks", ())]
         return {
             "ready": self._ready,
             "offset": self._dispatch.offset,
@@ -215,9 +232,9 @@ class Dispatcher:
             "missed": self._dispatch.missed,
             **found,
             "rss_mb": round(resident_bytes() / 1e6),
-            "reason": first.code if first is not None else reason,
-            "message": " ".join([*texts, message]).strip(),
-            "next_action": first.next_action if first is not None else action,
+            "reason": first.code if first is not None else "",
+            "message": " ".join(texts),
+            "next_action": first.next_action if first is not None else "",
         }
 
     # Requests
@@ -236,6 +253,7 @@ class Dispatcher:
         )
         answering = self._with_database(partial(self._dispatch.answer, method, path, ask))
         answering.add_done_callback(partial(_answer, request))
+        answering.add_done_callback(lambda _: self._senders.wake())
 
 
 def _body(request: Request) -> Mapping[str, Any]:
@@ -272,16 +290,11 @@ def begin_again(settings: DispatcherSettings) -> int | None:
     return int(text)
 
 
-def parts_of(context: ProcessContext, settings: DispatcherSettings) -> list[Part]:
-    """What acts on decisions."""
-    return []
-
-
 async def run(context: ProcessContext, settings: DispatcherSettings, live: Mapping[str, Any]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    dispatcher = Dispatcher(context, settings, live, parts_of(context, settings))
+    dispatcher = Dispatcher(context, settings, live)
     with unix_listener(context.socket) as listening:
         await dispatcher.run(listening, stop, began=bool(live.get("began")))
 

@@ -1,0 +1,213 @@
+"""The part of a dispatcher that hands decisions to sinks: what becomes a delivery, and what people ask of deliveries.
+`sending.py` takes what is due over the network, and brings back what the receivers said."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from skyriver.core.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from skyriver.core.spec import SinkSpec, StreamSpec
+from skyriver.data.decisions import Status
+from skyriver.decide.database import Transaction
+from skyriver.decide.delivery_body import BodyWriter, delivery_id
+from skyriver.decide.delivery_table import ENDED, STATES, DeliveryTable, New
+from skyriver.decide.dispatching import Ask, Routes
+from skyriver.decide.following import Decided
+from skyriver.decide.records import DecisionRecord
+from skyriver.decide.sinks import Answer, Delivery
+
+MOST_OPEN = 1_000_000
+"""Deliveries that wait, at most: some GB of disk. Beyond it the log is not read on, which keeps what comes."""
+
+
+class Deliveries:
+    """A `Part` of the dispatcher."""
+
+    def __init__(self, stream: StreamSpec, tenant: str, luck: random.Random | None = None) -> None:
+        self._stream = stream
+        self._tenant = tenant
+        self._writer = BodyWriter(stream, tenant)
+        self._table = DeliveryTable(luck or random.Random())
+        self._open = 0
+        self._passing: set[str] = set()
+        """Sinks that may have been declared to hold lanes before, and let them pass now."""
+
+    @property
+    def sinks(self) -> Mapping[str, SinkSpec]:
+        return self._table.sinks
+
+    def prepare(self, do: Transaction) -> None:
+        self._table.prepare(do)
+        self._count(do)
+
+    def declare(self, live: Mapping[str, Any]) -> None:
+        found = [SinkSpec.model_validate(sink) for sink in live.get("sinks", ())]
+        self._table.sinks = {sink.to: sink for sink in found}
+        self._passing = {sink.to for sink in found if sink.parked == "pass"}
+
+    def full(self) -> str:
+        if self._open < MOST_OPEN:
+            return ""
+        return f"{MOST_OPEN:,} deliveries wait, and no more may: the log is read on once there are fewer."
+
+    def wants(self, record: DecisionRecord) -> bool:
+        return record.status not in (Status.DUPLICATE, Status.ERASED) and any(
+            record.decision in sink.on for sink in self.sinks.values()
+        )
+
+    def take(self, do: Transaction, decided: Sequence[Decided], now: int) -> None:
+        for one in decided:
+            if self.wants(one.record):
+                self.add(do, one, now)
+        self._count(do)
+
+    def add(self, do: Transaction, decided: Decided, now: int, *, by: str = "", after: str = "") -> None:
+        """A delivery to each sink for the decision. `by` whom it was decided, where it was a person: that one cannot
+        approve it. `after`: what tells its id from that of the event's first decision."""
+        record, body = decided.record, b""
+        for sink in self.sinks.values():
+            if record.decision in sink.on:
+                body = body or self._writer.write(decided, after)
+                id_ = delivery_id(self._tenant, self._stream.name, record.event_offset, after)
+                key = decided.values.get(sink.ordered)
+                self._table.add(do, sink, New(id_, record.id, record.decision, key, body, by), now)
+
+    def due(self, do: Transaction, sink: str, now: int, limit: int) -> list[tuple[int, Delivery]]:
+        """The first that are due, with their numbers."""
+        return self._table.due(do, sink, self._stream.name, now, limit)
+
+    def settle(self, do: Transaction, answers: Sequence[tuple[int, Answer]], now: int) -> None:
+        """What receivers said of deliveries, by their numbers."""
+        for number, answer in answers:
+            self._table.settle(do, number, answer, now)
+        self._count(do)
+
+    def tick(self, do: Transaction, now: int) -> None:
+        for sink in self.sinks.values():
+            if sink.approve:
+                self._table.expire(do, sink, now)
+        for name in self._passing:
+            self._table.let_pass(do, name, now)
+        self._passing = set()
+        self._table.forget(do, now)
+        self._count(do)
+
+    def report(self, do: Transaction) -> Mapping[str, Any]:
+        return {"sinks": self.told(do)}
+
+    def told(self, do: Transaction) -> list[dict[str, Any]]:
+        """Of each sink that is declared, or has something open: what it has to do, and what it did, ever."""
+        counts = self._table.counts(do)
+        names = {sink for (sink, state), (now, _) in counts.items() if now and state not in ENDED}
+        return [
+            {
+                "sink": name,
+                "on": list(self.sinks[name].on) if name in self.sinks else [],
+                "declared": name in self.sinks,
+                **{state.lower(): counts.get((name, state), (0, 0))[state in ENDED] for state in STATES},
+                "oldest": self._table.oldest(do, name),
+            }
+            for name in sorted({*self.sinks, *names})
+        ]
+
+    def _count(self, do: Transaction) -> None:
+        self._open = sum(now for (_, state), (now, _) in self._table.counts(do).items() if state not in ENDED)
+
+    # What is asked
+
+    def routes(self) -> Routes:
+        return {
+            ("GET", "/sinks"): lambda do, ask: {"items": self.told(do)},
+            ("GET", "/deliveries"): self._list,
+            ("GET", "/deliveries/{number}"): self._get,
+            ("POST", "/deliveries/retry"): self._retry_all,
+            ("POST", "/deliveries/{number}/retry"): self._retry,
+            ("POST", "/deliveries/{number}/drop"): self._drop,
+            ("POST", "/deliveries/{number}/approve"): self._approve,
+            ("POST", "/deliveries/{number}/refuse"): self._refuse,
+        }
+
+    def _list(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
+        state, sink = ask.query.get("state", "").upper(), ask.query.get("sink", "")
+        if state and state not in STATES:
+            raise InvalidInput(
+                f"{state!r} is no state of a delivery.", code="BAD_STATE", next_action=f"They are {', '.join(STATES)}."
+            )
+        known = sorted({name for name, _ in self._table.counts(do)} | self.sinks.keys())
+        if sink and sink not in known:
+            raise _no_sink(sink, self._stream.name, known)
+        limit = max(1, min(1_000, int(ask.query.get("limit") or 100)))
+        items = self._table.page(do, [sink] if sink else known, state, int(ask.query.get("after") or 0), limit)
+        return {"items": items, "next": items[-1]["number"] if len(items) == limit else None}
+
+    def _get(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
+        number = ask.number("number")
+        found = self._table.get(do, number)
+        if found is None:
+            raise NotFound(
+                f"There is no delivery {number}, or it was done so long ago that it is forgotten.",
+                next_action=f"`skyriver sink deliveries {self._stream.name}` lists them.",
+            )
+        return found
+
+    def _retry(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
+        found = self._get(do, ask)
+        if found["state"] not in ("PARKED", "WAITING"):
+            raise _wrong(found, "tried again")
+        self._table.retry(do, ask.now, number=found["number"])
+        return self._get(do, ask)
+
+    def _retry_all(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
+        sink = ask.text("sink")
+        known = sorted({name for name, _ in self._table.counts(do)} | self.sinks.keys())
+        if sink not in known:
+            raise _no_sink(sink, self._stream.name, known)
+        return {"sink": sink, "retried": self._table.retry(do, ask.now, sink=sink)}
+
+    def _drop(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
+        found = self._get(do, ask)
+        if found["state"] in ENDED:
+            raise _wrong(found, "dropped")
+        self._table.end(do, found["number"], "DROPPED", ask.now, by=ask.actor, note=_reason(ask))
+        return self._get(do, ask)
+
+    def _approve(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
+        found = self._get(do, ask)
+        if found["state"] != "AWAITING_APPROVAL":
+            raise _wrong(found, "approved")
+        if found["asked_by"] and found["asked_by"] == ask.actor:
+            raise NotAllowed(
+                f"{ask.actor} decided it: somebody else has to approve it.",
+                code="SAME_PERSON",
+                next_action="Let another person approve or refuse it, with a token of its own.",
+            )
+        self._table.release(do, found["number"], ask.now, by=ask.actor, note=ask.text("reason", default=""))
+        return self._get(do, ask)
+
+    def _refuse(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
+        found = self._get(do, ask)
+        if found["state"] != "AWAITING_APPROVAL":
+            raise _wrong(found, "refused")
+        self._table.end(do, found["number"], "REFUSED", ask.now, by=ask.actor, note=_reason(ask))
+        return self._get(do, ask)
+
+
+def _reason(ask: Ask) -> str:
+    text = ask.text("reason").strip()
+    if not text:
+        raise InvalidInput("A reason is missing.", code="NO_REASON", where="reason", next_action="Say why.")
+    return text
+
+
+def _no_sink(sink: str, stream: str, known: Sequence[str]) -> NotFound:
+    return NotFound(
+        f"{stream} has no sink {sink!r}.", next_action=f"It has {', '.join(known)}." if known else "It has none."
+    )
+
+
+def _wrong(found: Mapping[str, Any], what: str) -> Conflict:
+    return Conflict(
+        f"The delivery {found['number']} is {found['state']}: it cannot be {what}.", code="REFUSED_TRANSITION"
+    )

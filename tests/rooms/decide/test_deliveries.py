@@ -1,0 +1,416 @@
+"""What becomes of a delivery: by what receivers say, by time, by people, and in its order."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from skyriver.adapters.sqlite.file import SqliteFile
+from skyriver.core.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from skyriver.core.spec import FieldSpec, StreamSpec
+from skyriver.core.units import SECOND
+from skyriver.data.decisions import Reason, Status
+from skyriver.decide import deliveries as module
+from skyriver.decide import delivery_table
+from skyriver.decide.deliveries import Deliveries
+from skyriver.decide.delivery_table import DELIVERY_TRANSITIONS, ENDED, STATES, back_off
+from skyriver.decide.dispatching import Ask, Dispatch
+from skyriver.decide.following import Decided, Step
+from skyriver.decide.records import DecisionRecord
+from skyriver.decide.sinks import Answer, Failed, Refused, Taken
+
+FIELDS = (FieldSpec(name="order", type="int"), FieldSpec(name="at", type="time"), FieldSpec(name="shop", type="text"))
+STREAM = StreamSpec(name="orders", fields=FIELDS, id="order", time="at", key="order")
+SINK: dict[str, Any] = {"to": "bank", "on": ["block"]}
+
+
+class Stage:
+    """A dispatcher's deliveries in memory, in a time of their own."""
+
+    def __init__(self, *sinks: dict[str, Any]) -> None:
+        self.database = SqliteFile(None)
+        self.part = Deliveries(STREAM, "t", random.Random(1))
+        self.dispatch = Dispatch(self.database, [self.part])
+        self.declare(*sinks or (SINK,))
+        self.dispatch.open(0)
+        self.now = 1_000_000 * SECOND
+        self._offset = 0
+
+    def declare(self, *sinks: dict[str, Any]) -> None:
+        self.dispatch.declare({"sinks": list(sinks)})
+
+    def decide(self, decision: str = "block", shop: str | None = "a", status: Status = Status.DECIDED) -> int:
+        """The event's offset."""
+        offset, self._offset = self._offset, self._offset + 2
+        record = DecisionRecord(
+            offset, 100 + offset, status, decision, 0.5, b"", "m", 3, "r", "f", Reason.NONE, self.now, 7, rule="why"
+        )
+        decided = Decided(record, {"order": 100 + offset, "at": 1_500_000, "shop": shop}, offset + 1)
+        self.dispatch.take(Step([decided], offset + 2), self.now)
+        return offset
+
+    def due(self, sink: str = "bank", limit: int = 100) -> list[int]:
+        with self.database.transaction() as do:
+            return [number for number, _ in self.part.due(do, sink, self.now, limit)]
+
+    def answer(self, number: int, answer: Answer) -> None:
+        with self.database.transaction() as do:
+            self.part.settle(do, [(number, answer)], self.now)
+
+    def ask(self, method: str, path: str, *, actor: str = "ann", **body: Any) -> Any:
+        query = {name: str(value) for name, value in body.items()}
+        return self.dispatch.answer(method, path, Ask(actor=actor, query=query, body=body, now=self.now))
+
+    def get(self, number: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.ask("GET", f"/deliveries/{number}")
+        return found
+
+    def states(self) -> list[str]:
+        return [item["state"] for item in self.ask("GET", "/deliveries")["items"]]
+
+    def later(self, seconds: float) -> None:
+        self.now += round(seconds * SECOND)
+        self.dispatch.tick(self.now)
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    made = Stage()
+    yield made
+    made.database.close()
+
+
+def test_only_what_a_sink_is_for_becomes_a_delivery(stage: Stage) -> None:
+    stage.decide("approve")
+    offset = stage.decide()
+    stage.decide(status=Status.DUPLICATE)
+    stage.decide(status=Status.FALLBACK)
+    assert len(stage.due()) == 2
+    found = stage.get(1)
+    assert (found["id"], found["event"], found["state"], found["tries"]) == (f"t/orders:{offset}", 102, "WAITING", 0)
+    assert found["body"] == {
+        "id": f"t/orders:{offset}",
+        "tenant": "t",
+        "stream": "orders",
+        "event_id": 102,
+        "event_offset": offset,
+        "decision": "block",
+        "rule": "why",
+        "status": "decided",
+        "reason": "",
+        "score": 0.5,
+        "model": "m",
+        "version": 3,
+        "arm": "",
+        "rules_digest": "r",
+        "decided_at": "1970-01-12T13:46:40Z",
+        "event": {"order": 102, "at": "1970-01-01T00:00:01.500000Z", "shop": "a"},
+    }
+
+
+def test_what_is_read_again_comes_once(stage: Stage) -> None:
+    stage.decide()
+    stage._offset = 0
+    stage.decide()
+    assert stage.due() == [1]
+
+
+def test_a_delivery_that_was_taken_is_done_and_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery_table, "KEPT_DONE", 2)
+    stage = Stage()
+    for _ in range(5):
+        stage.decide()
+    for number in stage.due():
+        stage.answer(number, Taken())
+    assert stage.due() == []
+    assert stage.states() == ["DONE"] * 5
+    assert stage.get(1)["body"] is None
+    stage.later(1)
+    assert stage.states() == ["DONE"] * 2
+    [told] = stage.ask("GET", "/sinks")["items"]
+    assert (told["done"], told["waiting"], told["oldest"]) == (5, 0, None)
+
+
+def test_failures_are_tried_again_with_growing_pauses_and_then_parked(stage: Stage) -> None:
+    stage.declare({**SINK, "tries": 4})
+    stage.decide()
+    pauses = []
+    for tries in range(1, 4):
+        assert stage.due() == [1]
+        stage.answer(1, Failed("it answered 500"))
+        found = stage.get(1)
+        assert (found["state"], found["tries"], found["reason"]) == ("WAITING", tries, "FAILED")
+        pauses.append((found["due"] - stage.now) / SECOND)
+        assert stage.due() == []
+        stage.now = found["due"]
+    assert [0.5 <= pauses[0] <= 1, 1 <= pauses[1] <= 2, 2 <= pauses[2] <= 4] == [True] * 3
+    stage.answer(1, Failed("it answered 500"))
+    found = stage.get(1)
+    assert (found["state"], found["tries"], found["reason"], found["message"]) == (
+        "PARKED",
+        4,
+        "TRIES_SPENT",
+        "it answered 500",
+    )
+    assert [d["number"] for d in stage.ask("GET", "/deliveries", state="parked")["items"]] == [1]
+
+
+def test_what_was_tried_for_too_long_is_parked(stage: Stage) -> None:
+    stage.declare({**SINK, "retry_us": 10 * SECOND})
+    stage.decide()
+    stage.answer(1, Failed("away", 4 * SECOND))
+    assert stage.get(1)["due"] == stage.now + 4 * SECOND, "what the receiver asked for is kept to"
+    stage.answer(1, Failed("away", 11 * SECOND))
+    assert stage.get(1)["reason"] == "TIME_SPENT"
+
+
+def test_what_a_receiver_refuses_is_parked_at_once_and_goes_when_it_is_asked_for(stage: Stage) -> None:
+    for _ in range(3):
+        stage.decide()
+        stage.answer(stage.due()[-1], Refused("it answered 422: no such account"))
+    assert stage.states() == ["PARKED"] * 3
+    assert stage.get(1)["reason"] == "RECEIVER_REFUSED"
+    stage.later(3_600)
+    assert stage.due() == []
+    assert stage.ask("POST", "/deliveries/1/retry")["state"] == "WAITING"
+    assert stage.due() == [1]
+    assert stage.ask("POST", "/deliveries/retry", sink="bank") == {"sink": "bank", "retried": 2}
+    assert sorted(stage.due()) == [1, 2, 3]
+    assert stage.get(2)["tries"] == 0, "it has all its tries again"
+
+
+def test_back_off_grows_to_a_limit() -> None:
+    luck = random.Random(3)
+    for tries in range(1, 2_000, 7):
+        longest = min(1_800, 2 ** min(tries - 1, 30)) * SECOND
+        assert longest // 2 <= back_off(tries, luck) <= longest
+
+
+# Order
+
+
+def test_in_order_one_of_a_key_at_a_time_and_others_meanwhile() -> None:
+    stage = Stage({**SINK, "ordered": "shop"})
+    for shop in ("a", "a", "b", "a", None, None):
+        stage.decide(shop=shop)
+    assert stage.due() == [1, 3, 5]
+    assert stage.states() == ["WAITING", "HELD", "WAITING", "HELD", "WAITING", "HELD"]
+    stage.answer(1, Failed("away"))
+    stage.answer(3, Taken())
+    assert stage.due() == [5], "a failure holds back its own key alone"
+    stage.now = stage.get(1)["due"]
+    assert stage.due() == [5, 1]
+    stage.answer(1, Taken())
+    assert stage.due() == [5, 2]
+    stage.answer(2, Refused("no"))
+    assert stage.due() == [5], "what is parked holds its key"
+    assert stage.ask("POST", "/deliveries/2/drop", reason="obsolete")["state"] == "DROPPED"
+    assert stage.due() == [5, 4]
+
+
+def test_what_is_parked_lets_its_key_pass_where_that_is_declared() -> None:
+    stage = Stage({**SINK, "ordered": "shop", "parked": "pass"})
+    for _ in range(3):
+        stage.decide()
+    stage.answer(1, Refused("no"))
+    assert stage.due() == [2]
+    stage.ask("POST", "/deliveries/1/retry")
+    assert stage.due() == [1, 2]
+    stage.answer(1, Taken())
+    assert stage.due() == [2]
+    stage.answer(2, Taken())
+    assert stage.due() == [3]
+
+
+def test_keys_that_were_held_pass_once_that_is_declared() -> None:
+    stage = Stage({**SINK, "ordered": "shop"})
+    stage.decide()
+    stage.decide()
+    stage.answer(1, Refused("no"))
+    stage.later(1)
+    assert stage.due() == []
+    stage.declare({**SINK, "ordered": "shop", "parked": "pass"})
+    stage.later(1)
+    assert stage.due() == [2]
+
+
+@pytest.mark.parametrize("parked", ["hold", "pass"])
+@pytest.mark.parametrize("approve", [False, True])
+def test_whatever_happens_each_ends_and_those_of_a_key_are_taken_in_order(parked: str, approve: bool) -> None:
+    """Of each key, what was taken was taken in the order of the decisions; but for what was parked and let pass."""
+    luck = random.Random(f"{parked}{approve}")
+    sink = {**SINK, "ordered": "shop", "parked": parked, "approve": approve, "approve_us": 3_000 * SECOND}
+    stage = Stage(sink)
+    shops: dict[int, str] = {}
+    taken: list[int] = []
+    was_parked: set[int] = set()
+    for turn in range(1_200):
+        if turn < 300:
+            shop = luck.choice("abc")
+            stage.decide(shop=shop)
+            shops[len(shops) + 1] = shop
+        for number in stage.due():
+            kind = luck.random()
+            if kind < 0.5:
+                stage.answer(number, Taken())
+                taken.append(number)
+            elif kind < 0.8:
+                stage.answer(number, Failed("away"))
+            else:
+                stage.answer(number, Refused("no"))
+                was_parked.add(number)
+            lanes = [shops[n] for n in stage.due() if n not in was_parked]
+            assert len(set(lanes)) == len(lanes), "one of a key at a time"
+        for item in stage.ask("GET", "/deliveries", state="parked")["items"]:
+            if luck.random() < 0.3:
+                verb, why = ("retry", {}) if luck.random() < 0.8 else ("drop", {"reason": "x"})
+                stage.ask("POST", f"/deliveries/{item['number']}/{verb}", **why)
+        for item in stage.ask("GET", "/deliveries", state="awaiting_approval", limit=3)["items"]:
+            verb, why = ("approve", {}) if luck.random() < 0.8 else ("refuse", {"reason": "x"})
+            stage.ask("POST", f"/deliveries/{item['number']}/{verb}", **why)
+        stage.later(luck.randrange(1, 100))
+    assert set(stage.states()) <= ENDED
+    assert len(stage.states()) == 100, "a page"
+    assert len(taken) == len(set(taken)) > 200
+    for shop in "abc":
+        own = [n for n in taken if shops[n] == shop and (parked == "hold" or n not in was_parked)]
+        assert own == sorted(own)
+    [told] = stage.ask("GET", "/sinks")["items"]
+    assert told["done"] + told["dropped"] + told["refused"] + told["expired"] == 300
+
+
+# Approval
+
+
+def test_a_delivery_waits_for_a_second_authority() -> None:
+    stage = Stage({**SINK, "approve": True})
+    stage.decide()
+    stage.decide()
+    assert stage.due() == []
+    found = stage.ask("POST", "/deliveries/1/approve", actor="bob", reason="seen")
+    assert (found["state"], found["judged_by"], found["note"]) == ("WAITING", "bob", "seen")
+    assert stage.due() == [1]
+    with pytest.raises(InvalidInput) as caught:
+        stage.ask("POST", "/deliveries/2/refuse", reason=" ")
+    assert caught.value.code == "NO_REASON"
+    assert stage.ask("POST", "/deliveries/2/refuse", reason="a mistake")["state"] == "REFUSED"
+    assert stage.due() == [1]
+
+
+def test_who_decided_cannot_approve() -> None:
+    stage = Stage({**SINK, "approve": True})
+    record = DecisionRecord(4, 4, Status.DECIDED, "block", 0.5, b"", "m", 3, "r", "f", Reason.NONE, 0, 7)
+    with stage.database.transaction() as do:
+        stage.part.add(do, Decided(record, {}, 5), stage.now, by="ann", after="review")
+    assert stage.get(1)["id"] == "t/orders:4:review"
+    with pytest.raises(NotAllowed) as caught:
+        stage.ask("POST", "/deliveries/1/approve", actor="ann")
+    assert caught.value.code == "SAME_PERSON"
+    assert stage.ask("POST", "/deliveries/1/approve", actor="bob")["state"] == "WAITING"
+
+
+@pytest.mark.parametrize(("unapproved", "state"), [("drop", "EXPIRED"), ("deliver", "WAITING")])
+def test_what_nobody_judged_in_time(unapproved: str, state: str) -> None:
+    stage = Stage({**SINK, "approve": True, "approve_us": 60 * SECOND, "unapproved": unapproved})
+    stage.decide()
+    stage.later(59)
+    assert stage.states() == ["AWAITING_APPROVAL"]
+    stage.later(2)
+    assert stage.states() == [state]
+    assert "in time" in stage.get(1)["note"]
+
+
+# What cannot be
+
+
+def moves_of(stage: Stage, state: str) -> int:
+    """A delivery in this state."""
+    sink = {**SINK, "ordered": "shop", "approve": state in ("AWAITING_APPROVAL", "REFUSED", "EXPIRED")}
+    stage.declare(sink)
+    if state == "HELD":
+        stage.decide()
+    stage.decide()
+    number = len(stage.states())
+    match state:
+        case "PARKED":
+            stage.answer(number, Refused("no"))
+        case "DONE":
+            stage.answer(number, Taken())
+        case "REFUSED":
+            stage.ask("POST", f"/deliveries/{number}/refuse", reason="x")
+        case "DROPPED":
+            stage.ask("POST", f"/deliveries/{number}/drop", reason="x")
+        case "EXPIRED":
+            stage.later(2 * 86_400)
+    assert stage.states()[-1] == state
+    return number
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("verb", ["retry", "drop", "approve", "refuse"])
+def test_what_the_table_has_no_arrow_for_is_refused(stage: Stage, state: str, verb: str) -> None:
+    number = moves_of(stage, state)
+    events = {"retry": "tried again", "drop": "dropped", "approve": "approved", "refuse": "refused"}
+    allowed = (state, events[verb]) in DELIVERY_TRANSITIONS or (verb, state) == ("retry", "WAITING")
+    if allowed:
+        after = stage.ask("POST", f"/deliveries/{number}/{verb}", reason="x")["state"]
+        assert after in (state, *(DELIVERY_TRANSITIONS.get((state, e), "") for e in (events[verb],)))
+        return
+    before = stage.get(number)
+    with pytest.raises(Conflict):
+        stage.ask("POST", f"/deliveries/{number}/{verb}", reason="x")
+    assert stage.get(number) == before
+
+
+def test_unknown_ones(stage: Stage) -> None:
+    for path in ("/deliveries/7/retry", "/deliveries/x/drop"):
+        with pytest.raises(NotFound):
+            stage.ask("POST", path, reason="x")
+    with pytest.raises(NotFound):
+        stage.ask("POST", "/deliveries/retry", sink="nobody")
+    with pytest.raises(InvalidInput):
+        stage.ask("GET", "/deliveries", state="lost")
+
+
+def test_an_answer_to_one_that_was_dropped_meanwhile_changes_nothing(stage: Stage) -> None:
+    stage.decide()
+    [number] = stage.due()
+    stage.ask("POST", f"/deliveries/{number}/drop", reason="x")
+    stage.answer(number, Failed("away"))
+    assert stage.get(number)["state"] == "DROPPED"
+
+
+def test_a_sink_that_is_not_declared_any_more_keeps_what_waits(stage: Stage) -> None:
+    stage.decide()
+    stage.decide()
+    stage.answer(1, Taken())
+    stage.declare()
+    stage.decide()
+    [told] = stage.ask("GET", "/sinks")["items"]
+    assert (told["sink"], told["declared"], told["waiting"]) == ("bank", False, 1)
+    stage.ask("POST", "/deliveries/2/drop", reason="its receiver is no more")
+    assert stage.ask("GET", "/sinks")["items"] == []
+
+
+def test_it_says_when_it_is_full(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_OPEN", 2)
+    stage.decide()
+    assert stage.dispatch.full() == ""
+    stage.decide()
+    assert "2 deliveries wait" in stage.dispatch.full()
+    stage.answer(1, Taken())
+    assert stage.dispatch.full() == ""
+
+
+def test_pages(stage: Stage) -> None:
+    for _ in range(5):
+        stage.decide()
+    first = stage.ask("GET", "/deliveries", limit=3)
+    assert ([d["number"] for d in first["items"]], first["next"]) == ([1, 2, 3], 3)
+    rest = stage.ask("GET", "/deliveries", limit=3, after=3, state="waiting", sink="bank")
+    assert ([d["number"] for d in rest["items"]], rest["next"]) == ([4, 5], None)
+    assert json.dumps(first), "it is JSON"
