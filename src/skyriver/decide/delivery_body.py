@@ -42,6 +42,7 @@ class BodyWriter:
             "status": record.status,
             "reason": record.reason,
             "score": record.score,
+            "probability": record.probability,
             "model": record.model,
             "version": record.version,
             "arm": record.arm,

@@ -103,6 +103,7 @@ def test_only_what_a_sink_is_for_becomes_a_delivery(stage: Stage) -> None:
         "status": "decided",
         "reason": "",
         "score": 0.5,
+        "probability": None,
         "model": "m",
         "version": 3,
         "arm": "",
