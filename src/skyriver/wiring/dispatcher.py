@@ -42,8 +42,8 @@ from skyriver.decide.dispatching import Ask, Dispatch, Part
 from skyriver.decide.following import Follower
 from skyriver.decide.sending import Senders
 from skyriver.serve.http import JSON, PROBLEM, HttpServer, Request
+from skyriver.serve.listening import unix_listener
 from skyriver.serve.metrics import resident_bytes
-from skyriver.serve.replica import unix_listener
 from skyriver.wiring.logs import log_reader, on_disk
 from skyriver.wiring.process import ProcessContext, SystemClock, read_config
 from skyriver.wiring.rounds import Rounds

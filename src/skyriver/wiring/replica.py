@@ -25,7 +25,8 @@ from pydantic import ValidationError
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavailable
 from skyriver.core.spec import FieldSpec
-from skyriver.serve.replica import GRACE_S, ReplicaSettings, serve_replica, unix_listener
+from skyriver.serve.listening import unix_listener
+from skyriver.serve.replica import GRACE_S, ReplicaSettings, serve_replica
 from skyriver.serve.runner import Runner
 from skyriver.wiring.process import ProcessContext, read_config
 

@@ -63,8 +63,8 @@ from skyriver.decide.windows import FeatureSets
 from skyriver.decide.work import ChangeWork
 from skyriver.features.plan import plan_features
 from skyriver.serve.http import HttpLimits, HttpServer
+from skyriver.serve.listening import unix_listener
 from skyriver.serve.metrics import resident_bytes
-from skyriver.serve.replica import unix_listener
 from skyriver.wiring.feature_changes import BuilderPlace, FeatureChanges
 from skyriver.wiring.logs import WorkerLog, keep_of, kept_as, log_reader, on_disk, take_log
 from skyriver.wiring.process import ProcessContext, SystemClock, read_config
