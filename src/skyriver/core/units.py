@@ -7,6 +7,7 @@ import re
 from skyriver.core.errors import InvalidInput
 
 SECOND = 1_000_000
+DAY = 86_400 * SECOND
 """Times and durations are whole microseconds everywhere."""
 
 _UNITS = {

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
@@ -26,6 +26,9 @@ from skyriver.core.errors import Corrupt
 from skyriver.core.spec import FieldSpec, FieldType
 from skyriver.data.border_values import Value
 from skyriver.data.keys import keys_of_texts
+
+if TYPE_CHECKING:
+    import polars as pl
 
 LETTERS: dict[FieldType, str] = {"int": "i", "float": "f", "text": "s", "bool": "b", "time": "t"}
 _TYPES = {letter: kind for kind, letter in LETTERS.items()}
@@ -55,6 +58,18 @@ class Column:
             missing = _mask(values)
             return cls(kind, np.array([v if v is not None else 0 for v in values], _DTYPES[kind]), missing)
         return cls(kind, np.array(values, _DTYPES[kind]))
+
+    @classmethod
+    def of_series(cls, kind: FieldType, series: pl.Series) -> Column:
+        """From a column of a table."""
+        missing = series.is_null().to_numpy() if series.null_count() else None
+        if kind == "text":
+            return cls(kind, series.to_list(), missing)
+        if kind == "float":
+            numbers = series.fill_null(float("nan")).to_numpy()
+            gone = np.isnan(numbers)
+            return cls(kind, numbers, gone if gone.any() else None)
+        return cls(kind, series.fill_null(False if kind == "bool" else 0).to_numpy(), missing)
 
     def to_list(self) -> list[Value]:
         values: list[Value] = self.values if isinstance(self.values, list) else self.values.tolist()  # type: ignore[assignment]

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.core.spec import CapacitySpec
+from skyriver.core.units import DAY
 from skyriver.data.columns import Bools, Ints, join
 from skyriver.decide.costs import DecisionCost
 from skyriver.decide.language import Tree
@@ -28,7 +29,6 @@ from skyriver.decide.rules_columns import Evaluate, Rows, compile_columns
 from skyriver.decide.thresholds import Threshold, beside, thresholds_of
 
 Floats = NDArray[np.float64]
-DAY = 86_400_000_000
 MOST_HELD = 20_000_000
 """Numbers that cells hold, 8 bytes each; with more of them there are fewer candidates."""
 
@@ -48,15 +48,17 @@ Parts = Callable[[], Iterable[Part]]
 
 @dataclass(frozen=True)
 class Question:
-    """Which thresholds of `rules` are looked for, by which costs, and how many events may get a decision."""
+    """Which thresholds of `rules` are looked for, those of the rules at the places `of`, by which costs, and how many
+    events may get a decision."""
 
     rules: RuleSet
     costs: Mapping[str, DecisionCost]
     capacity: tuple[CapacitySpec, ...]
+    of: frozenset[int]
 
     @cached_property
     def thresholds(self) -> tuple[Threshold, ...]:
-        return thresholds_of(self.rules.trees)
+        return thresholds_of(self.rules.trees, self.of)
 
     @cached_property
     def decisions(self) -> tuple[str, ...]:
@@ -79,7 +81,10 @@ class Question:
     @cached_property
     def conditions(self) -> tuple[Tree, ...]:
         """What rules ask beside their thresholds."""
-        return tuple(dict.fromkeys(found for tree in self.rules.trees for found in beside(tree)))
+        rules = enumerate(self.rules.trees)
+        return tuple(
+            dict.fromkeys(found for place, tree in rules for found in (beside(tree) if place in self.of else (tree,)))
+        )
 
     @cached_property
     def amounts(self) -> tuple[tuple[Evaluate, Evaluate, Evaluate], ...]:

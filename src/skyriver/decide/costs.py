@@ -97,6 +97,6 @@ def _misnamed(costs: CostsSpec, known: Sequence[str]) -> list[tuple[str, str]]:
             mistakes.append((f"{decision!r} has {given.count(decision)} costs", ""))
     for decision in known:
         if decision not in given:
-            action = f'Say what it costs, {{"{decision}": sr.Cost(...)}}; sr.Cost() costs nothing.'
+            action = f'Say what it costs, {{"{decision}": sr.Cost(...)}} or --cost {decision}=0.'
             mistakes.append((f"{decision!r} has no cost", action))
     return mistakes

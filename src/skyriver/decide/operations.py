@@ -1,13 +1,17 @@
-"""What a user can ask of streams: proving that what was recorded equals what a backfill computes."""
+"""What a user can ask of streams: proving that what was recorded equals what a backfill computes, and the thresholds by
+which decisions cost least."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from skyriver.core.errors import InvalidInput
+from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.jobs import new_job, new_operation, next_number
 from skyriver.core.resources import Resource, Snapshot, need
+from skyriver.core.spec import AppSpec
+from skyriver.decide.tune_request import TuneRequest
+from skyriver.release.kinds import champion
 
 
 def plan_verify(
@@ -27,3 +31,46 @@ def plan_verify(
         snapshot, app, kind="verify", target=target, name=name, lane=f"job/{name}", parent=f"operation/{name}"
     )
     return [new_operation(snapshot, tenant, name, action="verify", target=target, jobs=[name]), job]
+
+
+def plan_tune(
+    snapshot: Snapshot, tenant: str, target: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> list[Resource]:
+    """Bring the tables up to date, and choose thresholds on what the released version was not trained on."""
+    stream = need(snapshot.find(tenant, "stream", target), "stream", target)
+    app = need(snapshot.find(tenant, *stream.parent.split("/", 1)), "app", stream.parent)
+    decide = TuneRequest.of(AppSpec.model_validate(app.spec["spec"]), target, params).decide
+    model = need(snapshot.find(tenant, "model", decide.model), "model", decide.model)
+    version = snapshot.find(tenant, "version", f"{decide.model}:{champion(model)}")
+    if version is None:
+        raise Conflict(
+            f"No version of {decide.model} serves: there are no scores to choose thresholds by.",
+            code="NO_VERSION",
+            next_action=f"`skyriver run {decide.model}` trains one.",
+        )
+    name = f"{target}-tune-{next_number(snapshot, tenant, 'operation', f'{target}-tune')}"
+    fresh = new_job(
+        snapshot,
+        app,
+        kind="materialise",
+        target=target,
+        name=f"{name}-materialise",
+        lane=f"table/{target}",
+        tables=(target,),
+        parent=f"operation/{name}",
+    )
+    job = new_job(
+        snapshot,
+        app,
+        kind="tune",
+        target=target,
+        name=f"{name}-search",
+        lane=f"job/{name}",
+        params=params,
+        inputs={"version": dict(version.spec)},
+        needs=[fresh.name],
+        tables=(target,),
+        parent=f"operation/{name}",
+    )
+    jobs = [fresh, job]
+    return [new_operation(snapshot, tenant, name, action="tune", target=target, jobs=[j.name for j in jobs]), *jobs]

@@ -68,8 +68,9 @@ class Search:
         return self._decide(self.values(choice))
 
     def _decide(self, values: Sequence[float | bool]) -> Ints:
-        rules = tuple(compile_columns(tree) for tree in with_thresholds(self._question.rules.trees, values))
-        return self._question.decided[first_that_fires(rules, self._cells.rows)]
+        question = self._question
+        rules = tuple(compile_columns(tree) for tree in with_thresholds(question.rules.trees, values, question.of))
+        return question.decided[first_that_fires(rules, self._cells.rows)]
 
     def worth(self, choice: Choice, weights: Floats) -> Worth:
         """`weights` [days]: how often each day counts."""

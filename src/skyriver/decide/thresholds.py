@@ -6,7 +6,7 @@ score * amount >= 40 or score > 0.95   has two, 40 and 0.95
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from skyriver.decide.language import Compare, Comparison, Fixed, Join, Missing, Not, Tree, names_in, parts_of
@@ -38,9 +38,10 @@ class Threshold:
         return self.op in (">=", "<")
 
 
-def thresholds_of(rules: Sequence[Tree]) -> tuple[Threshold, ...]:
-    """Of all rules, in the order in which they are written."""
-    return tuple(found for place, tree in enumerate(rules) for found in _in(tree, place))
+def thresholds_of(rules: Sequence[Tree], of: Collection[int] | None = None) -> tuple[Threshold, ...]:
+    """Of the rules at these places, or of all, in the order in which they are written."""
+    places = range(len(rules)) if of is None else sorted(of)
+    return tuple(found for place in places for found in _in(rules[place], place))
 
 
 def _in(tree: Tree, rule: int) -> Iterator[Threshold]:
@@ -74,10 +75,15 @@ def beside(tree: Tree) -> Iterator[Tree]:
         yield from beside(part)
 
 
-def with_thresholds(rules: Sequence[Tree], values: Sequence[float | bool]) -> tuple[Tree, ...]:
-    """The rules with these numbers as their thresholds. A truth stands for the whole comparison."""
+def with_thresholds(
+    rules: Sequence[Tree], values: Sequence[float | bool], of: Collection[int] | None = None
+) -> tuple[Tree, ...]:
+    """The rules, those at these places with these numbers as their thresholds. A truth stands for the whole
+    comparison."""
     left = iter(values)
-    return tuple(_replaced(tree, left) for tree in rules)
+    return tuple(
+        tree if of is not None and place not in of else _replaced(tree, left) for place, tree in enumerate(rules)
+    )
 
 
 def _replaced(tree: Tree, values: Iterator[float | bool]) -> Tree:

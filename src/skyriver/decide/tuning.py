@@ -302,7 +302,8 @@ class _Searching:
         costs, over = self._search.curve(chosen, place, np.full(self._cells.days, 1 / self._cells.days))
         later, _ = self._later_search.curve(chosen, place, np.full(self._later.days, 1 / self._later.days))
         count = len(costs)
-        shown = set(np.linspace(0, count - 1, min(count, CURVE_POINTS)).astype(int).tolist()) | {chosen[place]}
+        shown = set(np.linspace(0, count - 1, min(count, CURVE_POINTS)).astype(int).tolist())
+        shown |= {chosen[place], self._in_use[place]}
         values = self._candidates[place]
         return tuple(
             CurvePoint(float(values[n]), float(costs[n]), float(later[n]), int(over[n])) for n in sorted(shown)
@@ -330,7 +331,7 @@ class _Searching:
         return InvalidInput(
             f"No thresholds keep to the capacity: {'; '.join(loads)}.",
             code="CAPACITY_TOO_SMALL",
-            next_action="Rules without thresholds send too many: make them stricter, or give more capacity.",
+            next_action="Rules whose thresholds stay as they are send too many: make them stricter, or give more.",
         )
 
 

@@ -82,14 +82,7 @@ def split_rows(spec: TrainSpec, rows: Rows, delay_us: int | None, *, validate: b
     Raises InvalidInput: BAD_LABEL for a label that is neither 0 nor 1, NOT_ENOUGH_DATA and ONE_CLASS saying what is
     there and what is needed.
     """
-    wrong = np.flatnonzero(~np.isnan(rows.y) & (rows.y != 0) & (rows.y != 1))
-    if len(wrong):
-        raise InvalidInput(
-            f"The label {spec.label} must be 0 or 1; {len(wrong):,} of {len(rows.y):,} rows have another value,"
-            f" the first is {rows.y[wrong[0]]:g}.",
-            code="BAD_LABEL",
-            next_action="Train with a label of 0 and 1; features may sum labels of any numbers.",
-        )
+    _check_label(spec, rows)
     split = _by_hash(spec, rows, validate) if delay_us is None else _by_time(spec, rows, delay_us, validate)
     for part, numbers in (("training", split.train), ("test", split.test)):
         positives = int(split.labels[numbers].sum())
@@ -102,16 +95,36 @@ def split_rows(spec: TrainSpec, rows: Rows, delay_us: int | None, *, validate: b
     return split
 
 
+def settled(spec: TrainSpec, rows: Rows, delay_us: int) -> tuple[NDArray[np.float32], int]:
+    """Of a stream: `y` with what counts as 0 filled in, and how many rows, the first ones, have labels that are known.
+    Raises InvalidInput (BAD_LABEL)."""
+    _check_label(spec, rows)
+    cut = int(rows.time[-1]) - delay_us if len(rows.time) else 0
+    ended = int(np.searchsorted(rows.time, cut, side="right"))
+    labels = rows.y.copy()
+    known = labels[:ended]
+    known[np.isnan(known)] = 0.0
+    return labels, ended
+
+
+def _check_label(spec: TrainSpec, rows: Rows) -> None:
+    wrong = np.flatnonzero(~np.isnan(rows.y) & (rows.y != 0) & (rows.y != 1))
+    if len(wrong):
+        raise InvalidInput(
+            f"The label {spec.label} must be 0 or 1; {len(wrong):,} of {len(rows.y):,} rows have another value,"
+            f" the first is {rows.y[wrong[0]]:g}.",
+            code="BAD_LABEL",
+            next_action="Train with a label of 0 and 1; features may sum labels of any numbers.",
+        )
+
+
 def _by_time(spec: TrainSpec, rows: Rows, delay_us: int, validate: bool) -> Split:
     last = int(rows.time[-1]) if len(rows.time) else 0
     cut, opens = last - delay_us, last - delay_us - spec.test_us
     learned, tested = np.searchsorted(rows.time, [opens - delay_us, opens], side="right")
-    ended = np.searchsorted(rows.time, cut, side="right")
+    labels, ended = settled(spec, rows, delay_us)
     if learned == 0 or tested == ended:
         _too_short(spec, rows, delay_us)
-    labels = rows.y.copy()
-    settled = labels[:ended]
-    settled[np.isnan(settled)] = 0.0
     if validate and learned == tested:
         span = round(VALIDATION_SHARE * (opens - delay_us - int(rows.time[0])))
         learned = np.searchsorted(rows.time, opens - delay_us - span, side="right")

@@ -51,7 +51,7 @@ from skyriver.core.spec import AppSpec
 from skyriver.data.operations import plan_load
 from skyriver.decide.checking import check_decisions
 from skyriver.decide.now import stream_now
-from skyriver.decide.operations import plan_verify
+from skyriver.decide.operations import plan_tune, plan_verify
 from skyriver.features.plan import check_features
 from skyriver.release.operations import plan_rollback, plan_train
 from skyriver.trust.permissions import Permission
@@ -132,6 +132,7 @@ ACTIONS = Actions(
         "resume": (Permission.JOBS_RUN, plan_resume),
         "train": (Permission.JOBS_RUN, plan_train),
         "rollback": (Permission.SERVICES_WRITE, plan_rollback),
+        "tune": (Permission.JOBS_RUN, plan_tune),
         "verify": (Permission.JOBS_RUN, plan_verify),
     },
     stream_now=stream_now,

@@ -26,6 +26,7 @@ WORK: Mapping[str, str] = {
     "compress": "compress",
     "import": "take_in",
     "verify": "verify",
+    "tune": "tune",
     "environment": "environment",
     "call": "call",
 }

@@ -260,6 +260,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_train": {"json": {"target": "comes_back"}},
     "start_rollback": {"json": {"target": "comes_back"}},
     "start_verify": {"json": {"target": "orders"}},
+    "start_tune": {"json": {"target": "orders", "params": {"costs": ["ship.positive=amount", "call=2"]}}},
     "start_run": {"json": {"target": "tidy"}},
     "start_pause": {"json": {"target": "tidy"}},
     "start_resume": {"json": {"target": "resting"}},

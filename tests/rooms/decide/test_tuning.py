@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 import skyriver as sr
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import AppSpec
+from skyriver.core.units import DAY
 from skyriver.data.columns import Columns
 from skyriver.decide.candidates import candidates_of
-from skyriver.decide.cells import DAY, Part, Question, gather, survey
+from skyriver.decide.cells import Part, Question, gather, survey
 from skyriver.decide.costs import costs_of
 from skyriver.decide.rules import compile_rules, rules_of, texts_of
 from skyriver.decide.rules_columns import Rows
@@ -57,11 +58,12 @@ def declare(
     return app.spec
 
 
-def question_of(spec: AppSpec) -> Question:
+def question_of(spec: AppSpec, *only: int) -> Question:
     decide, stream, features = spec.decides[0], spec.streams[0], spec.feature_sets[0]
     assert decide.costs is not None
     rules = rules_of(decide, stream, features)
-    return Question(rules, costs_of(decide.costs, rules, stream, features), decide.costs.capacity)
+    of = frozenset(only or range(len(rules.rules)))
+    return Question(rules, costs_of(decide.costs, rules, stream, features), decide.costs.capacity, of)
 
 
 @dataclass(frozen=True)
@@ -160,13 +162,12 @@ def mean_costs(spec: AppSpec, events: Events) -> dict[tuple[str, bool], float]:
     return found
 
 
-def run(spec: AppSpec, events: Events, border: int, days: int, **more: Any) -> Tuning:
-    question = question_of(spec)
+def run(spec: AppSpec, events: Events, border: int, days: int, *only: int) -> Tuning:
     return tune(
-        question,
+        question_of(spec, *only),
         events.span(spec, 0, border * DAY),
         events.span(spec, border * DAY, days * DAY),
-        seed=more.get("seed", 0),
+        seed=0,
         progress=lambda *_: None,
     )
 
@@ -280,6 +281,17 @@ def test_more_thresholds_are_chosen_by_pairs() -> None:
     assert len(found.thresholds) == 4
     worth = [policy.cost for policy in found.policies[:2]]
     assert worth[0] < worth[1]
+
+
+def test_thresholds_of_some_rules_alone() -> None:
+    spec, events = declare(capacity={"review": "60/1d"}), simulated(12, 250, missing=0.1)
+    found = run(spec, events, 7, 12, 1)
+    assert [(own.rule, own.in_use) for own in found.thresholds] == [("review", 0.5)]
+    own = question_of(spec).thresholds[1]
+    texts = [("block", "score >= 0.9"), ("review", rewritten("score >= 0.5", [own.span], [found.thresholds[0].chosen]))]
+    first, later = (Events(**_cut(events, *days)) for days in ((0, 7), (7, 12)))
+    alone = one_by_one(spec, texts, later, mean_costs(spec, first))
+    assert found.policies[0].cost == pytest.approx((alone["cost"] + beyond_capacity(later, alone, 60)) / 5)
 
 
 def test_thresholds_that_cost_less_are_found_and_their_interval_holds_them() -> None:

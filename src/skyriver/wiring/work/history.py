@@ -6,7 +6,7 @@ Whoever names the same versions gets the same bits, so later steps compute rows 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -134,6 +134,21 @@ def rows_of(job: Job, model: ModelSpec, history: History, features: FeatureSetSp
         raise disk_error(error, "The features of the history cannot be kept", str(job.work_dir)) from error
     ids = gathered.ids
     return Rows(names=plan.names, x=x, y=gathered.truth(labels), time=time, ids=ids, keys=gathered.keys)
+
+
+def fields_of(job: Job, history: History, names: Sequence[str], first: int, last: int) -> pl.DataFrame:
+    """Fields of the events from row `first` to `last` of `rows_of`."""
+    tables = DeltaTables(job.home.tables)
+    schema = {name: kind for name, kind in schema_of(history.source.fields).items() if name in names}
+    found, seen = [pl.DataFrame(schema=schema)], 0
+    if not names:
+        return found[0]
+    for frame in tables.scan(job.table(history.source.name), history.table.version, [*schema, "_late"]):
+        kept = frame.filter(~pl.col("_late")).select(list(schema))
+        start = max(0, first - seen)
+        found.append(kept[start : max(start, last - seen)])
+        seen += len(kept)
+    return pl.concat(found)
 
 
 def _mapped(file: IO[bytes], shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -1,0 +1,197 @@
+"""The work of choosing thresholds: the released version's scores of events that it was not trained on, what happened to
+them, and what decisions cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from skyriver.core.calibration import Calibration
+from skyriver.core.errors import Conflict, InvalidInput
+from skyriver.core.spec import AppSpec, DecideSpec, DecisionRule, FeatureSetSpec, StreamSpec
+from skyriver.core.units import DAY, format_duration
+from skyriver.data.columns import Column, Columns
+from skyriver.decide.cells import Part, Question
+from skyriver.decide.checking import check_decisions
+from skyriver.decide.costs import costs_of
+from skyriver.decide.language import names_in
+from skyriver.decide.rules import rules_of
+from skyriver.decide.rules_columns import Rows
+from skyriver.decide.thresholds import rewritten
+from skyriver.decide.tune_request import LEAST_DAYS, TuneRequest
+from skyriver.decide.tuning import Caution, Span, Tuning, tune
+from skyriver.features.plan import plan_features
+from skyriver.release.manifest import VersionManifest, parse_manifest
+from skyriver.train.evaluate import calibration_of, score
+from skyriver.train.split import settled
+from skyriver.wiring.work.history import delay_of, fields_of, newest_history, rows_of
+from skyriver.wiring.work.job import Job
+
+PART_ROWS = 500_000
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Outputs: what `Tuning` tells, what was asked, and the rules as they are and as they would be."""
+    request = TuneRequest.of(job.app, job.target, job.params)
+    stream, decide = job.app.stream(job.target), request.decide
+    spec = {k: v for k, v in job.inputs["version"].items() if k in VersionManifest.model_fields}
+    version = parse_manifest(spec)
+    features = _features_of(version, stream)
+    rules = rules_of(decide, stream, features)
+    costs = costs_of(request.costs, rules, stream, features)
+    question = Question(rules, costs, request.costs.capacity, request.places())
+    events = _events(job, request, version, features, question)
+    found = tune(question, *_spans(events, request, version), seed=request.seed, progress=job.progress)
+    changed = _changed(decide, question, found)
+    cautions = [*found.cautions, *_of_rules(job.app, decide, changed)]
+    return {
+        **asdict(found),
+        "cautions": [asdict(own) for own in cautions],
+        "stream": stream.name,
+        "model": version.model,
+        "version": version.version,
+        "costs": request.costs.to_json(),
+        "seed": request.seed,
+        "rules": [{"was": was.to_json(), "now": now.to_json()} for was, now in zip(decide.rules, changed, strict=True)],
+    }
+
+
+def _features_of(version: VersionManifest, stream: StreamSpec) -> FeatureSetSpec:
+    """Of the version, if this release still computes them so."""
+    assert version.features is not None
+    if version.features.spec is not None:
+        features = FeatureSetSpec.model_validate(version.features.spec)
+        if plan_features(features, stream).digest == version.features.digest:
+            return features
+    raise Conflict(
+        f"The features that {version.model}:{version.version} was trained on cannot be computed any more.",
+        code="FEATURES_GONE",
+        next_action=f"`skyriver run {version.model}` trains a version with the features that are declared now.",
+    )
+
+
+class _Events:
+    """Events that the version was not trained on, and of which the labels are known. `days`: the whole days of the
+    calendar (UTC, counted from 1970) among them, from the first one up to the one behind the last."""
+
+    def __init__(
+        self,
+        stream: StreamSpec,
+        x: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        calibration: Calibration | None,
+        labels: NDArray[np.bool_],
+        times: NDArray[np.int64],
+        fields: pl.DataFrame,
+        days: tuple[int, int],
+    ) -> None:
+        self._stream, self._x, self._scores, self._calibration = stream, x, scores, calibration
+        self._labels, self._times, self._fields = labels, times, fields
+        self.first_day, self.end_day = days
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def span(self, first_day: int, end_day: int) -> Span:
+        start, end = first_day * DAY, end_day * DAY
+        first, last = (int(place) for place in np.searchsorted(self._times, [start, end]))
+        return Span(lambda: self._parts(first, last), start, end)
+
+    def _parts(self, first: int, last: int) -> Iterator[Part]:
+        for start in range(first, last, PART_ROWS):
+            end = min(last, start + PART_ROWS)
+            scores = self._scores[start:end]
+            probabilities = self._calibration.of(scores) if self._calibration is not None else None
+            rows = Rows(scores.astype(np.float64), self._x[start:end], self._columns(start, end), probabilities)
+            yield Part(rows, self._labels[start:end], self._times[start:end])
+
+    def _columns(self, start: int, end: int) -> Columns:
+        """Of fields that no rule and no cost reads there is nothing."""
+        nothing = Column("bool", np.zeros(end - start, np.bool_))
+        read = self._fields.columns
+        return Columns(
+            tuple(
+                Column.of_series(own.type, self._fields[own.name][start:end]) if own.name in read else nothing
+                for own in self._stream.fields
+            ),
+            end - start,
+        )
+
+
+def _events(
+    job: Job, request: TuneRequest, version: VersionManifest, features: FeatureSetSpec, question: Question
+) -> _Events:
+    stream, model = job.app.stream(job.target), job.app.model(version.model)
+    assert model.train is not None
+    assert version.split is not None
+    delay_us = delay_of(model.train, stream)
+    assert delay_us is not None
+    history = newest_history(job, stream)
+    rows = rows_of(job, model, history, features)
+    labels, last = settled(model.train, rows, delay_us)
+    trained = version.split.train.to_us
+    first = int(np.searchsorted(rows.time, trained, side="right"))
+    last = max(first, last)
+    newest = int(rows.time[-1]) if len(rows.time) else 0
+    onnx = job.objects.get(version.artifact)
+    job.progress("score", 0, last - first)
+    return _Events(
+        stream,
+        rows.x[first:last],
+        score(onnx, rows.x[first:last]),
+        calibration_of(onnx),
+        labels[first:last] == 1,
+        rows.time[first:last],
+        fields_of(job, history, _fields_read(question), first, last),
+        (-(-(trained + 1) // DAY), (newest - delay_us + 1) // DAY),
+    )
+
+
+def _fields_read(question: Question) -> list[str]:
+    trees = [*question.rules.trees, *(tree for cost in question.costs.values() for tree in cost.trees)]
+    return list(dict.fromkeys(name.name for tree in trees for name in names_in(tree) if name.place == "field"))
+
+
+def _spans(events: _Events, request: TuneRequest, version: VersionManifest) -> tuple[Span, Span]:
+    """The part that thresholds are chosen on, and the later one."""
+    days = max(0, events.end_day - events.first_day)
+    held_out = -(-request.hold_out_us // DAY) if request.hold_out_us else max(LEAST_DAYS, days // 2)
+    if days <= held_out:
+        asked = f"{format_duration(held_out * DAY)} are to be held out, and thresholds are chosen on what comes before"
+        raise InvalidInput(
+            f"{version.model}:{version.version} was not trained on {days} whole days of events whose labels are known"
+            f" ({len(events):,} events): {asked}.",
+            code="NOT_ENOUGH_DATA",
+            next_action='Hold out less (--hold-out), train with more held back (@app.train(..., test="60d")), or wait'
+            " for more labels.",
+        )
+    border = events.end_day - held_out
+    return events.span(events.first_day, border), events.span(border, events.end_day)
+
+
+def _changed(decide: DecideSpec, question: Question, found: Tuning) -> list[DecisionRule]:
+    changed = list(decide.rules)
+    pairs = list(zip(question.thresholds, found.thresholds, strict=True))
+    for place, rule in enumerate(decide.rules):
+        own = [(threshold.span, tuned.chosen) for threshold, tuned in pairs if threshold.rule == place]
+        when = rewritten(rule.when, [span for span, _ in own], [value for _, value in own])
+        changed[place] = rule.model_copy(update={"when": when})
+    return changed
+
+
+def _of_rules(app: AppSpec, decide: DecideSpec, changed: Sequence[DecisionRule]) -> list[Caution]:
+    """What a deployment of these rules would say."""
+    with_these = decide.model_copy(update={"rules": tuple(changed)})
+    decides = tuple(with_these if own.stream == decide.stream else own for own in app.decides)
+    try:
+        warnings = check_decisions(app.model_copy(update={"decides": decides}))
+    except InvalidInput as error:
+        if error.code != "EXAMPLE_FAILED":
+            raise
+        return [Caution(error.code, f"The examples do not hold any more: {error.where} {error.message}.")]
+    return [Caution("NEVER_FIRES", f"{name} {why}.") for name, why in warnings]
