@@ -160,13 +160,19 @@ def test_events_are_decided_and_duplicates_get_the_first_decision(cloud: Cloud, 
     assert (decision["model"], decision["features"]["amount"]) == ("comes_back", pytest.approx(order["amount"]))
     status, second = cloud.ask("POST", "/streams/orders/events?wait=decision", order | {"amount": 9_999})
     assert (status, second["duplicates"], second["decisions"]) == (200, 1, [decision])
-    assert cloud.ask("GET", f"/streams/orders/decisions/{order['order']}") == (200, decision)
+    status, answer = cloud.ask("GET", f"/streams/orders/decisions/{order['order']}")
+    assert (status, {name: answer[name] for name in decision}) == (200, decision)
+    assert 0 < decision["probability"] < 1
+    assert (answer["reasons_method"], answer["reasons_unit"], answer["reasons_why"]) == ("TreeSHAP", "log-odds", "")
+    assert answer["reasons"][0]["value"] == decision["features"][answer["reasons"][0]["feature"]]
     assert decision["rule"] == ("call" if decision["decision"] == "call" else "")
-    assert cloud.json("explain", "decision", str(order["order"])) == decision
+    assert cloud.json("explain", "decision", str(order["order"])) == answer
     told = cloud.command("explain", "decision", str(order["order"]), "--stream", "orders").succeeded().out
     assert f"{order['order']} of orders: {decision['decision']}" in told
     assert ("the rule call fired" if decision["rule"] else "no rule fired") in told
     assert "by comes_back:1" in told
+    assert "moved most by, in log-odds" in told
+    assert answer["reasons"][0]["text"] in told
     assert len([line for line in told.splitlines() if line.split()[:1] == ["amount"]]) == 1
     cloud.command("explain", "decision").refused("USAGE", 2, "skyriver explain decision ID")
     cloud.command("explain", "orders", "7").refused("USAGE", 2, "orders 7")

@@ -14,6 +14,8 @@ from skyriver.client.screen import Screen, age
 def show_decision(screen: Screen, stream: str, told: Mapping[str, Any]) -> None:
     for line in _lines(stream, told):
         screen.out.print(line)
+    for line in _reasons(told):
+        screen.out.print(line)
     features = told["features"]
     if features:
         table = Table(box=None, pad_edge=False, show_header=False)
@@ -38,6 +40,17 @@ def _lines(stream: str, told: Mapping[str, Any]) -> Iterator[str]:
         yield f"  shadow version {told['shadow_version']} said {said}"
     took = f"{told['latency_us'] / 1000:.3g} ms"
     yield f"  took   {took} from its arrival; the event is at offset {told['event_offset']:,}"
+
+
+def _reasons(told: Mapping[str, Any]) -> Iterator[str]:
+    """What moved the score most; nothing is said of a decision without a score."""
+    reasons = told.get("reasons", ())
+    if reasons:
+        yield f"  moved most by, in {escape(told['reasons_unit'])}"
+    for reason in reasons:
+        yield f"    {reason['contribution']:+8.3f}  {escape(reason['text'])}"
+    if told["score"] is not None and not reasons and told.get("reasons_why"):
+        yield f"  no reasons are told, for {escape(told['reasons_why']).rstrip('.')}"
 
 
 def _why(told: Mapping[str, Any]) -> str:

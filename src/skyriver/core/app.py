@@ -416,6 +416,7 @@ class App:
         fallback_by: Sequence[str] = (),
         deadline: str | None = None,
         costs: Costs | None = None,
+        reasons: Mapping[str, str] | None = None,
     ) -> Decisions:
         """What is done with each event: the first rule that is true decides, else `otherwise`. `rules` are
         {decision: when}, or `sr.Rule`s, which may have names and share a decision.
@@ -425,7 +426,8 @@ class App:
         `fallback_by` names them, the score of the version that was released before ("last_version") and the rules that
         do not read the score ("rules").
 
-        `costs` say what decisions cost: thresholds are then chosen by `skyriver decide tune`.
+        `costs` say what decisions cost: thresholds are then chosen by `skyriver decide tune`. `reasons` say in words
+        what it means that a feature raised the score: {"customer_mean_7d": "spends unlike the last week"}.
         """
         name = stream._spec.name
         if name not in self._streams:
@@ -452,6 +454,9 @@ class App:
                 fallback_by=tuple(by for by in ("last_version", "rules") if by in fallback_by),
                 deadline_us=parse_duration(deadline, "a deadline") if deadline is not None else 0,
                 costs=costs_of(costs),
+                reasons=terms.reasons_of(
+                    reasons or {}, self._features[model.train.features].features if model.train else ()
+                ),
             ),
             stream,
         )

@@ -451,6 +451,9 @@ class SinkSpec(Spec):
     """What becomes of one that nobody has judged by then."""
 
 
+ReasonText = Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class DecideSpec(Spec):
     """The first rule that fires decides; a rule on something missing is false unless it asks `is missing`."""
 
@@ -469,6 +472,8 @@ class DecideSpec(Spec):
     costs: CostsSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     """What decisions cost; nothing is decided by it, thresholds are chosen by it and cases put in order."""
     sinks: tuple[SinkSpec, ...] = Field(default=(), exclude_if=lambda value: not value)
+    reasons: dict[FieldName, ReasonText] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """What is said of a feature that raises the score, where a decision is explained."""
 
     @property
     def words(self) -> frozenset[str]:

@@ -140,6 +140,22 @@ class Gate:
         object.__setattr__(self, "spec", gate)
 
 
+def reasons_of(reasons: Mapping[str, str], features: Sequence[specs.FeatureSpec]) -> dict[str, str]:
+    known = [feature.name for feature in features]
+    for name, text in reasons.items():
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            guess = f": did you mean {near[0]}?" if near else "."
+            refuse(
+                f"reasons= names {name!r}, which is no feature of the model{guess}",
+                "BAD_DECISION",
+                f"There are {', '.join(known)}." if known else "",
+            )
+        if not isinstance(text, str) or not 1 <= len(text) <= 200:
+            refuse(f"What reasons= says of {name} is no text of 1 to 200 characters.", "BAD_DECISION", "Shorten it.")
+    return dict(reasons)
+
+
 def check_calibrate(value: object) -> specs.Calibrate | None:
     known = (*get_args(specs.Calibrate), None)
     if value not in known:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, overload
 
 import msgspec
 from msgspec import defstruct
-from msgspec.structs import astuple
+from msgspec.structs import asdict, astuple
 
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.decide.checkpoint import DeadLetter
@@ -117,6 +117,10 @@ class DecisionWriter:
         values = list(astuple(record))
         values[_FEATURES] = self._features(record)
         return _Shown(*values)
+
+    def to_dict(self, record: DecisionRecord) -> dict[str, object]:
+        """The same, to be added to."""
+        return {**asdict(record), "features": self._features(record)}
 
     def _features(self, record: DecisionRecord) -> object:
         names = self.names.get(record.features_digest)

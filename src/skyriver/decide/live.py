@@ -11,6 +11,8 @@ from skyriver.core.resources import Resource, Snapshot
 DISPATCHED = ("sinks",)
 """What is declared of decisions that the stream's dispatcher does, not its worker."""
 DISPATCHED_STEP = 4_096
+EXPLAINED = 50
+"""Versions of a model whose decisions a worker can explain: the last ones."""
 LIMITS = ("retention_us", "retention_bytes", "local_bytes")
 """Of a stream's log; a worker takes changed ones without a restart."""
 
@@ -49,8 +51,18 @@ def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
         "fallback": decide["fallback"],
         "fallback_by": list(decide.get("fallback_by") or ()),
         "deadline_us": decide.get("deadline_us") or 0,
+        "explain": _explained_by(snapshot, stream, decide),
         **told,
     }
+
+
+def _explained_by(snapshot: Snapshot, stream: Resource, decide: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells why a decision was made: the files of the model's last versions, and words for its features."""
+    name = decide["model"]
+    versions = [v for v in snapshot.all(stream.tenant, "version") if v.name.rpartition(":")[0] == name]
+    versions.sort(key=lambda v: int(v.name.rpartition(":")[2]))
+    artifacts = {v.name.rpartition(":")[2]: v.spec["artifact"] for v in versions[-EXPLAINED:]}
+    return {"artifacts": artifacts, "texts": dict(decide.get("reasons") or {})}
 
 
 def dispatched_of(snapshot: Snapshot, stream: Resource) -> int | None:
@@ -86,9 +98,9 @@ def lasting_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
 
 def lasting(decide: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What a worker is started with of it. The rules come with its live settings, as the features, the deadline and
-    what stands in do: changed ones need no new worker, for which events would have to wait. Examples and costs decide
-    nothing."""
+    what stands in do: changed ones need no new worker, for which events would have to wait. Examples, costs and words
+    for reasons decide nothing."""
     if not decide:
         return None
-    kept = {what: value for what, value in decide.items() if what not in ("examples", "costs", *DISPATCHED)}
+    kept = {what: value for what, value in decide.items() if what not in ("examples", "costs", "reasons", *DISPATCHED)}
     return {**kept, "rules": [], "otherwise": decide["fallback"], "fallback_by": [], "deadline_us": 0}

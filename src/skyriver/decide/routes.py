@@ -6,7 +6,7 @@
     GET  /streams/S                          the report
     GET  /streams/S/dead                     the last dead letters, newest first
     GET  /streams/S/metrics                  as /metrics, which the gateway does not forward
-    GET  /streams/S/decisions/ID             the decision of an event
+    GET  /streams/S/decisions/ID             the decision of an event, and its reasons
     POST /internal/history                   a block of a load (x-load, x-sequence, x-last: 1)
     GET  /internal/ready, /v2/health/ready, /livez, /metrics
 
@@ -22,6 +22,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from urllib.parse import unquote_to_bytes
 
+from msgspec.structs import asdict
+
 from skyriver.core.errors import InvalidInput, NotFound, SkyriverError
 from skyriver.core.spec import StreamSpec
 from skyriver.decide.answers import (
@@ -36,6 +38,7 @@ from skyriver.decide.answers import (
 from skyriver.decide.border import EventBorder, LabelBorder, ReferenceBorder
 from skyriver.decide.checkpoint import BlockAnswer
 from skyriver.decide.clock import ReceivingClock
+from skyriver.decide.explaining import Explaining, Told
 from skyriver.decide.history import read_block
 from skyriver.decide.receipt import LabelReceipt, Receipt
 from skyriver.decide.records import DecisionRecord, Id, LoadStep
@@ -63,6 +66,7 @@ class Routes:
         clock: ReceivingClock,
         report: Callable[[], Mapping[str, object]],
         metrics: Callable[[], bytes],
+        explaining: Explaining,
     ) -> None:
         self.draining = False
         self._stream = stream
@@ -74,6 +78,7 @@ class Routes:
         self._clock = clock
         self._report = report
         self._metrics = metrics
+        self._explaining = explaining
         self._text_id = stream.field(stream.id).type == "text"
         base = b"/streams/" + stream.name.encode()
         self._decisions = base + b"/decisions/"
@@ -209,7 +214,10 @@ class Routes:
             action = f"`skyriver stream dead {stream.name}` shows the last that were refused."
             _fail(request, NotFound(message, next_action=action))
         else:
-            request.answer(200, encode_json(self._writer.to_json(found)))
+            self._explaining.begin(found, partial(self._answer_explained, request, found))
+
+    def _answer_explained(self, request: Request, found: DecisionRecord, told: Told) -> None:
+        request.answer(200, encode_json({**self._writer.to_dict(found), **asdict(told)}))
 
     def _on_status(self, request: Request) -> None:
         request.answer(200, encode_json(self._report()))

@@ -48,6 +48,7 @@ from skyriver.decide.checkpoint import NEVER, Counters
 from skyriver.decide.choice import Choice
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.engine import Engine
+from skyriver.decide.explaining import Explaining, Sources
 from skyriver.decide.feeding import Feed
 from skyriver.decide.kernel_windows import WindowsFiles
 from skyriver.decide.looking import Looks
@@ -58,6 +59,7 @@ from skyriver.decide.records import ControlRecord
 from skyriver.decide.routes import HISTORY_LIMIT, Routes
 from skyriver.decide.scorer import OnnxScorer
 from skyriver.decide.station import Station
+from skyriver.decide.tree_shap import compile_shares
 from skyriver.decide.trees import compile_sums
 from skyriver.decide.windows import FeatureSets
 from skyriver.decide.work import ChangeWork
@@ -157,6 +159,9 @@ class Worker:
         )
         self._stored: Mapping[str, int] = {}
         self._writer = DecisionWriter({})
+        self._explaining = Explaining(
+            objects.get, settings.kernel_cache, lambda: Sources.of(self._live, self._writer.names)
+        )
         self._routes = Routes(
             settings.stream,
             self._station,
@@ -165,6 +170,7 @@ class Worker:
             self._files.receiving,
             self._report,
             self._metrics,
+            self._explaining,
         )
         place = BuilderPlace(settings.stream, settings.directory, settings.kernel_cache, context.home, context.tenant)
         self._changes = FeatureChanges(place, log, windows, self._files, self._keeper, self._station)
@@ -241,6 +247,7 @@ class Worker:
         if engine is not None and self._keeper.is_behind(engine, self._log.next_offset):
             self._keeper.begin(engine, self._log.next_offset)
         self._keeper.close()
+        self._explaining.close()
         self._files.close()
         self._tell()
 
@@ -249,6 +256,7 @@ class Worker:
         self._keeper.settle()
         if self._settings.decide is not None:
             compile_sums(self._settings.kernel_cache)
+            compile_shares(self._settings.kernel_cache)
         engine = self._files.open(self._choose, self._on_replay)
         self._replay = ""
         recovered = self._files.recovered
@@ -467,7 +475,9 @@ def declared_features(live: Mapping[str, Any] | None) -> FeatureSetSpec | None:
 
 
 def _decided_with(live: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {k: v for k, v in (live or {}).items() if k not in ("began", "materialised", "dispatched", "keep")}
+    return {
+        k: v for k, v in (live or {}).items() if k not in ("began", "materialised", "dispatched", "keep", "explain")
+    }
 
 
 async def run(

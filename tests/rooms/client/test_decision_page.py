@@ -29,6 +29,12 @@ DECIDED: dict[str, Any] = {
 }
 
 
+REASONS = [
+    {"feature": "[odd]", "value": 7, "contribution": 1.25, "text": "[odd] is 7"},
+    {"feature": "mean_7d", "value": None, "contribution": -0.5, "text": "mean_7d is missing"},
+]
+
+
 def shown(capsys: pytest.CaptureFixture[str], **changed: Any) -> str:
     now = int(time.time() * 1e6)
     show_decision(Screen(as_json=False), "payments", {**DECIDED, "decided_at_us": now - 180_000_000, **changed})
@@ -65,6 +71,10 @@ def test_a_decision_by_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
         ({"shadow_version": 4}, "shadow version 4 said nothing in time"),
         ({"features": None}, "at offset 5,123"),
         ({"id": "[bold]x[/]"}, "[bold]x[/] of payments"),
+        ({"probability": 0.81234}, "which is a probability of 0.812"),
+        ({"reasons": REASONS, "reasons_unit": "log-odds"}, "moved most by, in log-odds\n      +1.250  [odd] is 7"),
+        ({"reasons": REASONS, "reasons_unit": "log-odds"}, "  -0.500  mean_7d is missing"),
+        ({"reasons": [], "reasons_why": "there are none."}, "no reasons are told, for there are none"),
     ],
 )
 def test_what_else_there_is(capsys: pytest.CaptureFixture[str], changed: dict[str, Any], told: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -331,3 +332,43 @@ def test_refused(name: str) -> None:
         declared()
     assert caught.value.code == code
     assert words in caught.value.message
+
+
+def declare_model(**given: Any) -> tuple[sr.App, Source, Any]:
+    app, payments, frauds = declare()
+    features = app.features("behaviour", payments, {"amount": payments.amount, "night": payments.at.hour() <= 6})
+    fit = app.train(features, label=frauds)(lambda data: data)
+    return app, payments, app.model("fraud", fit, **given)
+
+
+def test_words_for_reasons_are_of_the_models_features() -> None:
+    app, payments, model = declare_model()
+    words = {"amount": "more than before"}
+    app.decide(payments, model, {"block": "score >= 0.9"}, otherwise="approve", reasons=words)
+    assert app.spec.decides[0].reasons == words
+    assert AppSpec.model_validate_json(app.spec.model_dump_json()) == app.spec
+
+
+@pytest.mark.parametrize(
+    ("reasons", "why"),
+    [
+        ({"amuont": "x"}, "did you mean amount"),
+        ({"customer": "x"}, "no feature of the model"),
+        ({"amount": ""}, "1 to 200 characters"),
+        ({"amount": "x" * 201}, "1 to 200 characters"),
+        ({"amount": 7}, "1 to 200 characters"),
+    ],
+)
+def test_words_for_what_is_no_feature_are_refused(reasons: Any, why: str) -> None:
+    app, payments, model = declare_model()
+    with pytest.raises(InvalidInput, match=why) as caught:
+        app.decide(payments, model, {"block": "score >= 0.9"}, otherwise="approve", reasons=reasons)
+    assert caught.value.code == "BAD_DECISION"
+
+
+def test_how_a_model_is_calibrated_is_declared_and_unsaid_by_default() -> None:
+    assert "calibrate" not in declare_model()[0].spec.models[0].to_json(), "digests of before stay"
+    assert declare_model(calibrate=None)[0].spec.models[0].to_json()["calibrate"] is None
+    assert declare_model(calibrate="platt")[0].spec.models[0].calibrate == "platt"
+    with pytest.raises(InvalidInput, match="calibrate='beta' is not known"):
+        declare_model(calibrate="beta")

@@ -178,6 +178,12 @@ def test_a_version_may_be_a_shadow_without_weight() -> None:
     assert (found["model"]["version"], found["canary"], found["shadow"]["version"]) == (1, None, 2)
 
 
+def test_what_explains_decisions_reaches_a_worker_without_a_restart() -> None:
+    found = live({"1": {"weight": 100}}, reasons={"amount": "more than before"})["explain"]
+    assert found == {"artifacts": dict.fromkeys("123", "a" * 64), "texts": {"amount": "more than before"}}
+    assert lasting({**DECIDE, "reasons": {"amount": "more than before"}}) == lasting(DECIDE)
+
+
 def test_a_changed_deadline_needs_no_new_worker() -> None:
     found = live({}, deadline_us=5_000, fallback_by=["rules"])
     assert (found["deadline_us"], found["fallback_by"]) == (5_000, ["rules"])
