@@ -96,7 +96,8 @@ class _Collector:
         head = (offset, found.event_offset, found.id, str(found.status), found.decision, found.score, features)
         tail = (found.model, found.version, found.rules_digest, found.features_digest, str(found.reason))
         last = (found.decided_at_us, found.latency_us, found.arm, found.shadow_version, found.shadow_score, found.rule)
-        self._add("decisions", (*head, *tail, *last, found.probability))
+        beside = (found.shadow_decision, found.shadow_rules)
+        self._add("decisions", (*head, *tail, *last, found.probability, *beside))
 
     def _history(self, record: Record) -> None:
         frame = pl.read_ipc_stream(io.BytesIO(record.payload))

@@ -63,6 +63,8 @@ class Outcome(msgspec.Struct, array_like=True, frozen=True, gc=False):
     reason: Reason
     arm: str = ""
     rule: str = ""
+    shadow_decision: str = ""
+    shadow_rules: str = ""
 
 
 class _Payload(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -87,6 +87,8 @@ def schemas_of_stream(stream: StreamSpec) -> dict[str, dict[str, pl.DataType]]:
             "shadow_score": pl.Float64(),
             "rule": pl.String(),
             "probability": pl.Float64(),
+            "shadow_decision": pl.String(),
+            "shadow_rules": pl.String(),
         },
         dead: {**offset, **dict.fromkeys(("reason", "field", "message", "raw"), pl.String())},
         **{
@@ -270,9 +272,12 @@ _OUTCOME: Schema = {
     "reason": pl.String(),
     "arm": pl.String(),
     "rule": pl.String(),
+    "shadow_decision": pl.String(),
+    "shadow_rules": pl.String(),
 }
-_ADDED = ("", 0, None, "", None)
-"""arm, shadow_version, shadow_score, rule and probability of a DECISION record of before they were written."""
+_ADDED = ("", 0, None, "", None, "", "")
+"""arm, shadow_version, shadow_score, rule, probability, shadow_decision and shadow_rules of a DECISION record of before
+they were written."""
 
 
 def _places(record: Record) -> pl.Series:

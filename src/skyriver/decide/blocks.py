@@ -76,6 +76,8 @@ class DecisionBlock(DecisionColumns):
             _known(self.shadow[place]) if self.shadow is not None else None,
             outcome.rule,
             _known(self.probabilities[place]) if self.probabilities is not None else None,
+            outcome.shadow_decision,
+            outcome.shadow_rules,
         )
 
 

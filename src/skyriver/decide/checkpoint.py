@@ -100,6 +100,16 @@ class SavedArm(msgspec.Struct, frozen=True):
     scores: list[int]
 
 
+class SavedTrial(msgspec.Struct, frozen=True):
+    """What rules that are tried have said beside those that decide (see `skyriver.decide.trial`)."""
+
+    number: int
+    percent: float
+    live_rules: str
+    trial_rules: str
+    said: dict[str, list[tuple[str, str, int]]]
+
+
 class SavedSet(msgspec.Struct, frozen=True):
     """The state of a feature set that is folded beside those that decide, and how it is computed."""
 
@@ -143,6 +153,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """Of `features`, while they are built; those that decide are whole."""
     last: LastRecord | None = None
     """None: there was none in the log, or it is of a release that did not note it."""
+    trial: SavedTrial | None = None
 
     @property
     def sets(self) -> frozenset[str]:

@@ -8,7 +8,7 @@ told by `target`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,9 +20,10 @@ from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.model_run import ModelRun
 from skyriver.decide.records import ControlRecord, ModelInUse
-from skyriver.decide.rules import RuleText, compile_rules, texts_of
+from skyriver.decide.rules import RuleSet, RuleText, compile_rules, texts_of
 from skyriver.decide.scorer import Scorer
 from skyriver.decide.scoring import Canary, Lane
+from skyriver.decide.trial import Trial
 
 LoadScorer = Callable[[str, int, int], tuple[Scorer, Calibration | None]]
 """The scorer of an artifact and what its scores mean, for so many features, with a deadline in microseconds (0: none).
@@ -45,6 +46,15 @@ class WantedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class WantedTrial:
+    """Rules that are tried beside, by their version, for a share of the keys."""
+
+    number: int
+    percent: float
+    rules: tuple[RuleText, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """The live settings. `declared`: the features of the application as it is deployed now."""
 
@@ -60,13 +70,15 @@ class Wanted:
     """The version before, where the log tells of it."""
     deadline_us: int = 0
     fallback_by: tuple[str, ...] = ()
+    rules_version: int = 0
+    trial: WantedTrial | None = None
 
     @classmethod
     def of(cls, live: Mapping[str, Any]) -> Wanted:
         """Raises InvalidInput (BAD_LIVE_SETTINGS)."""
         try:
             return cls(
-                tuple((str(decision), str(when), *map(str, name)) for decision, when, *name in live["rules"]),
+                _texts(live["rules"]),
                 str(live["otherwise"]),
                 str(live["fallback"]),
                 _model(live["model"]) if live.get("model") else None,
@@ -76,6 +88,8 @@ class Wanted:
                 shadow=_model(live["shadow"]) if live.get("shadow") else None,
                 deadline_us=int(live.get("deadline_us") or 0),
                 fallback_by=tuple(live.get("fallback_by") or ()),
+                rules_version=int(live.get("rules_version") or 0),
+                trial=_trial(live["trial"]) if live.get("trial") else None,
             )
         except (KeyError, TypeError, ValueError, ValidationError) as error:
             raise InvalidInput(f"The live settings are malformed: {error!r}.", code="BAD_LIVE_SETTINGS") from error
@@ -83,7 +97,7 @@ class Wanted:
     @classmethod
     def of_control(cls, control: ControlRecord) -> Wanted:
         """What the log says was decided with."""
-        features = _features(control.features)
+        features, trial = _features(control.features), control.trial
 
         def of(model: ModelInUse | None) -> WantedModel | None:
             return WantedModel(model, control.features_digest, features) if model is not None else None
@@ -100,7 +114,17 @@ class Wanted:
             of(control.last),
             control.deadline_us,
             control.fallback_by,
+            control.rules_version,
+            WantedTrial(trial.number, trial.percent, trial.rules) if trial is not None else None,
         )
+
+
+def _texts(rules: Sequence[Sequence[Any]]) -> tuple[RuleText, ...]:
+    return tuple((str(decision), str(when), *map(str, name)) for decision, when, *name in rules)
+
+
+def _trial(told: Mapping[str, Any]) -> WantedTrial:
+    return WantedTrial(int(told["number"]), float(told["percent"]), _texts(told["rules"]))
 
 
 def _model(told: Mapping[str, Any]) -> WantedModel:
@@ -235,15 +259,14 @@ class Choice:
             _log.warning("what was decided with before cannot be used: %s", error)
 
     def _build(self, wanted: Wanted, model: WantedModel | None, digest: str, spec: FeatureSetSpec | None) -> Deciding:
-        rules = compile_rules(
-            wanted.rules,
-            wanted.otherwise,
-            wanted.fallback,
-            self._stream,
-            spec,
-            without_score="rules" in wanted.fallback_by,
+        found = Deciding(
+            self._rules(wanted.rules, wanted, spec),
+            features_digest=digest,
+            deadline_us=wanted.deadline_us,
+            fallback_by=wanted.fallback_by,
+            rules_version=wanted.rules_version,
+            trial=self._tried(wanted, spec),
         )
-        found = Deciding(rules, features_digest=digest, deadline_us=wanted.deadline_us, fallback_by=wanted.fallback_by)
         if model is None:
             return found
         if spec is None:
@@ -260,6 +283,21 @@ class Choice:
             shadow=self._beside("shadow", wanted.shadow, digest, spec, wanted.deadline_us or SHADOW_US),
             last=self._last(wanted, model.in_use, digest, spec, share),
         )
+
+    def _rules(self, texts: tuple[RuleText, ...], wanted: Wanted, spec: FeatureSetSpec | None) -> RuleSet:
+        by_rules = "rules" in wanted.fallback_by
+        return compile_rules(texts, wanted.otherwise, wanted.fallback, self._stream, spec, without_score=by_rules)
+
+    def _tried(self, wanted: Wanted, spec: FeatureSetSpec | None) -> Trial | None:
+        """Rules beside those that decide; what is wrong with them keeps nobody from deciding."""
+        trial = wanted.trial
+        if trial is None:
+            return None
+        try:
+            return Trial(self._rules(trial.rules, wanted, spec), trial.number, trial.percent)
+        except SkyriverError as error:
+            self.problem = told(f"Version {trial.number} of the rules is not tried", error)
+            return None
 
     def _canary(self, wanted: Wanted, digest: str, spec: FeatureSetSpec, share: int) -> Canary | None:
         lane = self._beside("canary", wanted.canary, digest, spec, share)
@@ -324,7 +362,7 @@ def _alike(one: Deciding, other: Deciding) -> bool:
 
 def _identity(deciding: Deciding) -> tuple[object, ...]:
     assert deciding.rules is not None
-    canary, shadow, last = deciding.canary, deciding.shadow, deciding.last
+    canary, shadow, last, trial = deciding.canary, deciding.shadow, deciding.last, deciding.trial
     return (
         deciding.rules.digest,
         deciding.features_digest,
@@ -334,4 +372,6 @@ def _identity(deciding: Deciding) -> tuple[object, ...]:
         last.model if last is not None else None,
         deciding.deadline_us,
         deciding.fallback_by,
+        deciding.rules_version,
+        (trial.rules.digest, trial.number, trial.percent) if trial is not None else None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -19,7 +19,8 @@ from skyriver.decide.records import DecisionRecord, Id, ModelInUse, Value
 from skyriver.decide.rules import RuleSet
 from skyriver.decide.rules_columns import Rows
 from skyriver.decide.scorer import Scorer
-from skyriver.decide.scoring import MAIN, Canary, Codes, Lane, Lanes, Scored, score_lanes
+from skyriver.decide.scoring import MAIN, Canary, Codes, Lane, Lanes, Scored, in_canary, score_lanes
+from skyriver.decide.trial import Ends, Trial
 
 _STATUS = {
     Reason.NONE: Status.DECIDED,
@@ -53,10 +54,14 @@ class Deciding:
     fallback_by: tuple[str, ...] = ()
     calibration: Calibration | None = None
     """Of the scorer's scores."""
+    rules_version: int = 0
+    """Of the rules; 0: nobody knows."""
+    trial: Trial | None = None
 
     lanes: Lanes = field(init=False, repr=False, compare=False)
     who: tuple[tuple[ModelInUse | None, str, bool], ...] = field(init=False, repr=False, compare=False)
     """`Lanes.who` of each place: made once, and read for each event."""
+    ends: Ends = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         main = None
@@ -65,6 +70,12 @@ class Deciding:
         lanes = Lanes(main, self.canary, self.shadow, self.last, "last_version" in self.fallback_by)
         object.__setattr__(self, "lanes", lanes)
         object.__setattr__(self, "who", tuple(lanes.who(place) for place in range(4)))
+        object.__setattr__(self, "ends", Ends(self.rules, self.trial))
+
+    @property
+    def reads_keys(self) -> bool:
+        """Whether it depends on an event's key what it is decided with."""
+        return self.canary is not None or (self.trial is not None and self.trial.percent > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +112,10 @@ def decide_events(
     monotonic: int,
 ) -> list[DecisionRecord]:
     """One record for each event, in their order."""
-    rules = deciding.rules
-    rules_digest = rules.digest if rules is not None else ""
+    rules, trial = deciding.rules, deciding.trial
     on_time = [place for place, late in enumerate(events.late) if not late]
     keys = _NO_KEYS
-    if deciding.canary is not None:
+    if deciding.reads_keys:
         keys = np.array([_key(events.rows[place][key_place]) for place in on_time], np.int64)
     scored = _score(deciding, events.features, len(on_time), keys)
     who = deciding.who
@@ -115,13 +125,15 @@ def decide_events(
     vectors = events.features.tobytes() if events.features is not None else b""
     width = len(vectors) // len(on_time) if on_time else 0
     numbers: Sequence[Sequence[float]] | None = None
-    if rules is not None and rules.needs_features and events.features is not None:
+    if events.features is not None and any(r.needs_features for r in _evaluated(deciding)):
         numbers = events.features.tolist()
+    taken = _taken(trial, keys, len(on_time)).tolist() if trial is not None else ()
+    ends = deciding.ends.all
     records: list[DecisionRecord] = []
     at = -1
     for offset, values, late, arrived in zip(events.offsets, events.rows, events.late, events.arrived, strict=True):
         score: float | None = None
-        reason, vector, decision, rule = _IS_LATE, b"", "", ""
+        reason, vector, end = _IS_LATE, b"", ends[-1]
         model, arm, stood_in = None, "", False
         shadow: float | None = None
         shadow_version = 0
@@ -137,14 +149,14 @@ def decide_events(
             if shadows is not None and deciding.shadow is not None:
                 shadow_version = deciding.shadow.model.version
                 shadow = shadows[at] if shadows[at] == shadows[at] else None
-        if rules is not None:
-            features = numbers[at] if numbers is not None and not late else ()
-            if score is not None:
-                decision, rule = rules.ends[rules.decide(score, features, values, probability)]
-            elif not late:
-                decision, rule = rules.ends[rules.decide_without(features, values)]
-            else:
-                decision = rules.fallback
+            if rules is not None:
+                features = numbers[at] if numbers is not None else ()
+                place = _decide(rules, score, features, values, probability)
+                if trial is not None:
+                    tried = _decide(trial.rules, score, features, values, probability)
+                    place = deciding.ends.of(place, tried, taken[at])
+                end = ends[place]
+        decision, rule, rules_digest, shadow_decision, shadow_rules = end
         ran = model if stood_in or reason in _MODEL_RAN else None
         own: Id = values[id_place]  # type: ignore[assignment]  # an id is a whole number or a text, never missing
         records.append(
@@ -167,9 +179,31 @@ def decide_events(
                 shadow,
                 rule,
                 probability,
+                shadow_decision,
+                shadow_rules,
             )
         )
     return records
+
+
+def _decide(
+    rules: RuleSet, score: float | None, features: Sequence[float], values: Sequence[Value], probability: float | None
+) -> int:
+    if score is None:
+        return rules.decide_without(features, values)
+    return rules.decide(score, features, values, probability)
+
+
+def _evaluated(deciding: Deciding) -> Iterator[RuleSet]:
+    if deciding.rules is not None:
+        yield deciding.rules
+    if deciding.trial is not None:
+        yield deciding.trial.rules
+
+
+def _taken(trial: Trial, keys: Ints, count: int) -> Bools:
+    """Of which events the rules that are tried decide."""
+    return in_canary(keys, trial.salt, trial.percent) if trial.percent else np.zeros(count, np.bool_)
 
 
 def decide_block(
@@ -186,18 +220,21 @@ def decide_block(
     n, late, rules = len(events.columns), events.late, deciding.rules
     on_time = np.flatnonzero(~late) if late is not None else None
     columns = events.columns if on_time is None else events.columns.take(on_time)
-    keys = columns.keys(key_place) if deciding.canary is not None else _NO_KEYS
+    keys = columns.keys(key_place) if deciding.reads_keys else _NO_KEYS
     scored = _score(deciding, events.features, len(columns), keys)
     scores, reasons, lanes, shadow = scored.scores, scored.reasons, scored.lanes, scored.shadow
     probabilities = scored.probabilities
     decisions = np.zeros(len(columns), np.int64)
     if rules is not None:
         decisions = _decide_columns(rules, scored, events.features, columns)
+    if rules is not None and (trial := deciding.trial) is not None:
+        tried = _decide_columns(trial.rules, scored, events.features, columns)
+        decisions = deciding.ends.of_columns(decisions, tried, _taken(trial, keys, len(columns)))
     if on_time is not None:
         scores = _spread(scores, on_time, n, np.float32(np.nan))
         reasons = _spread(reasons, on_time, n, np.uint8(CODES[_IS_LATE]))
         lanes = _spread(lanes, on_time, n, np.uint8(MAIN))
-        decisions = _spread(decisions, on_time, n, np.int64(len(rules.ends) - 1 if rules is not None else 0))
+        decisions = _spread(decisions, on_time, n, np.int64(len(deciding.ends.all) - 1))
         shadow = _spread(shadow, on_time, n, np.float32(np.nan)) if shadow is not None else None
         if probabilities is not None:
             probabilities = _spread(probabilities, on_time, n, np.float32(np.nan))
@@ -241,31 +278,32 @@ def _spread(values: NDArray[Any], places: Ints, count: int, other: Any) -> NDArr
 def _outcomes(
     deciding: Deciding, decisions: Ints, reasons: Codes, lanes: Codes, features_digest: str
 ) -> tuple[list[Outcome], NDArray[np.uint16]]:
-    """Each different one once, and which of them each event has. `decisions` are places in the rules' `ends`."""
-    rules = deciding.rules
-    ends = rules.ends if rules is not None else (("", ""),)
+    """Each different one once, and which of them each event has. `decisions` are places in `deciding.ends`."""
+    ends = deciding.ends.all
     who = deciding.who
     all_of = (decisions * len(REASONS) + reasons) * len(who) + lanes
     there = np.bincount(all_of) > 0
     outcomes = []
     for value in np.flatnonzero(there).tolist():
         rest, lane = divmod(value, len(who))
-        end, code = divmod(rest, len(REASONS))
-        decision, rule = ends[end]
+        place, code = divmod(rest, len(REASONS))
+        end = ends[place]
         reason = REASONS[code]
         model, arm, stood_in = who[lane]
         ran = model if stood_in or reason in _MODEL_RAN else None
         outcomes.append(
             Outcome(
                 Status.FALLBACK if stood_in else _STATUS[reason],
-                decision,
+                end.decision,
                 ran.name if ran is not None else "",
                 ran.version if ran is not None else 0,
-                rules.digest if rules is not None else "",
+                end.rules_digest,
                 features_digest,
                 reason,
                 arm if reason is not _IS_LATE else "",
-                rule,
+                end.rule,
+                end.shadow_decision,
+                end.shadow_rules,
             )
         )
     return outcomes, (np.cumsum(there) - 1).astype(np.uint16)[all_of]

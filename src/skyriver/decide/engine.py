@@ -93,6 +93,7 @@ class Engine:
         self.partition = partition
         self.deciding = Deciding()
         self.arms = partition.arms
+        self.trials = partition.trials
         self.control_offset = 0
         """Of the CONTROL record that tells what is decided with now; the log must not give it up."""
         self._stream = stream
@@ -131,6 +132,7 @@ class Engine:
             self._windows.switch(deciding.features_digest)
         self.deciding = deciding
         self.arms.use(deciding)
+        self.trials.use(deciding)
         control = self._control(None)
         if before is not None and control.features != (told := before.to_json()):
             control = msgspec.structs.replace(control, features_before=told)
@@ -194,6 +196,7 @@ class Engine:
             partition.recent.put(record.event_offset, payload)
             partition.count_decisions(record.status, record.decision, record.reason)
         self.arms.note(records)
+        self.trials.note(records)
         return records
 
     def _decide_block(self, submissions: Sequence[Submission]) -> list[Receipt]:
@@ -261,6 +264,7 @@ class Engine:
         self._log.append([Record(_DECISIONS, partition.time, block.encode(), count=count)])
         partition.enter_decisions(block)
         self.arms.note_block(block)
+        self.trials.note_block(block)
         return block
 
     def label(self, submissions: Sequence[LabelSubmission]) -> list[LabelReceipt]:
@@ -361,6 +365,7 @@ class Engine:
             beside=saved.beside if saved is not None else None,
             last=last_before(self._log.next_offset, self._log),
             arms=self.arms.saved(),
+            trial=self.trials.saved(),
         )
         return checkpoint, saved
 
@@ -461,4 +466,6 @@ class Engine:
             deadline_us=deciding.deadline_us,
             fallback_by=deciding.fallback_by,
             features=spec.to_json() if spec is not None and step is None else None,
+            rules_version=deciding.rules_version,
+            trial=deciding.trial.in_use() if deciding.trial is not None else None,
         )

@@ -15,8 +15,9 @@ from skyriver.core.spec import StreamSpec
 from skyriver.data.log import Record
 from skyriver.decide.arms import Arms
 from skyriver.decide.blocks import DecisionBlock
-from skyriver.decide.checkpoint import NEVER, BlockAnswer, Counters, DeadLetter, Load, SavedArm
+from skyriver.decide.checkpoint import NEVER, BlockAnswer, Counters, DeadLetter, Load, SavedArm, SavedTrial
 from skyriver.decide.records import ControlRecord, DecisionRecord, LoadStep, decode_dead, decode_decision
+from skyriver.decide.trial import Trials
 
 KEPT_DECISIONS = 20_000
 """Last decisions in memory, some 400 bytes each, for duplicates of recent events; older ones are read from the log."""
@@ -284,6 +285,7 @@ class Partition:
         horizon: Iterable[tuple[int, int]] = (),
         dead_letters: Iterable[DeadLetter] = (),
         arms: Sequence[SavedArm] = (),
+        trial: SavedTrial | None = None,
     ) -> None:
         self.stream = stream
         self.time = time
@@ -294,6 +296,7 @@ class Partition:
         self.recent = RecentDecisions()
         self.dead_letters = deque(dead_letters, KEPT_DEAD)
         self.arms = Arms(arms)
+        self.trials = Trials(trial)
 
     def enter(self, first_offset: int, time: int) -> None:
         """Events from `first_offset` on brought effective time to `time`."""

@@ -51,6 +51,10 @@ class DecisionRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Name of the rule that fired; "" where none did, and in logs of before it was kept."""
     probability: float | None = None
     """What the score says by the calibration of the version that gave it; None where that has none."""
+    shadow_decision: str = ""
+    """What rules that were evaluated beside say (see `skyriver.decide.trial`); "" where there were none."""
+    shadow_rules: str = ""
+    """Their digest."""
 
 
 class LabelRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -77,6 +81,17 @@ class ModelInUse(msgspec.Struct, frozen=True):
     version: int
     artifact: str
     """Digest of the ONNX file in Objects."""
+
+
+class TrialInUse(msgspec.Struct, frozen=True):
+    """Rules that are evaluated beside those that decide, and taken for `percent` of the keys."""
+
+    number: int
+    """Of their version."""
+    percent: float
+    rules: tuple[tuple[str, ...], ...]
+    """As those of a CONTROL record."""
+    rules_digest: str
 
 
 class LoadStep(msgspec.Struct, frozen=True):
@@ -124,6 +139,9 @@ class ControlRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Those of the decisions before it, where it changes them: the log may give up what told of them."""
     references: tuple[tuple[str, ...], ...] = ()
     """Of each reference of the stream, by its index: its name and `name type` of its fields."""
+    rules_version: int = 0
+    """Of `rules`; 0 in logs of before rules had versions."""
+    trial: TrialInUse | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -106,11 +106,13 @@ class Replay:
                 self._partition.recent.put(decision.event_offset, record.payload)
                 self._partition.count_decisions(decision.status, decision.decision, decision.reason)
                 self._partition.arms.note([decision])
+                self._partition.trials.note([decision])
             case RecordKind.DECISIONS:
                 block = decode_decisions(record.payload, record.count)
                 self._blocks.pop(block.first, None)
                 self._partition.enter_decisions(block)
                 self._partition.arms.note_block(block)
+                self._partition.trials.note_block(block)
             case RecordKind.HISTORY:
                 self._history(record)
             case RecordKind.DEAD:
@@ -149,6 +151,7 @@ class Replay:
             self._windows.switch(control.features_digest)
         self._partition.control = control
         self._partition.arms.follow(control)
+        self._partition.trials.follow(control)
 
     def _event(self, record: Record) -> None:
         flags, values = decode_event(record.payload)
@@ -355,4 +358,5 @@ def _partition_at(stream: StreamSpec, checkpoint: Checkpoint) -> Partition:
         horizon=checkpoint.horizon,
         dead_letters=checkpoint.dead_letters,
         arms=checkpoint.arms,
+        trial=checkpoint.trial,
     )

@@ -3,10 +3,11 @@
 Its configuration: {"stream": StreamSpec, "decide": DecideSpec | null, "directory", "objects", "kernel_cache":
 directories, "queue": rows that may wait}; live settings: {"model": {"name", "version", "artifact", "features_digest"
 ("" or none: not known), "features": FeatureSetSpec that it was trained on | null} | null, "features": FeatureSetSpec
-that is declared now | null, "rules": [[decision, when(, name)], ...], "otherwise", "fallback", "began": whether the
-stream has a log already (absent: not known), "materialised": the last offset that the stream's tables cover (absent:
-not known), "dispatched": the offset up to which the stream's dispatcher has read (absent: there is none), "keep": the
-limits of its log}. The last four change nothing of what is decided with.
+that is declared now | null, "rules": [[decision, when(, name)], ...], "otherwise", "fallback", "rules_version": their
+number, "trial": {"number", "percent": of the keys, "rules"} of rules that are tried beside | null, "began": whether
+the stream has a log already (absent: not known), "materialised": the last offset that the stream's tables cover
+(absent: not known), "dispatched": the offset up to which the stream's dispatcher has read (absent: there is none),
+"keep": the limits of its log}. The last four change nothing of what is decided with.
 
 It takes the log (from a holder that is stopped or hung too), recovers, warms everything that the first event needs,
 listens, and then says that it is ready. A change of the live settings is loaded beside the running engine and written
@@ -61,6 +62,7 @@ from skyriver.decide.scorer import OnnxScorer
 from skyriver.decide.station import Station
 from skyriver.decide.tree_shap import compile_shares
 from skyriver.decide.trees import compile_sums
+from skyriver.decide.trial import rules_in_use
 from skyriver.decide.windows import FeatureSets
 from skyriver.decide.work import ChangeWork
 from skyriver.features.plan import plan_features
@@ -394,6 +396,7 @@ class Worker:
             "last_dead": [dead_letter_json(letter) for letter in reversed(letters)],
             **in_use(deciding),
             "arms": self._arms(),
+            "rules": rules_in_use(deciding, engine.trials if engine is not None else None),
             "rss_mb": round(resident_bytes() / 1e6),
             **self._told_problems(),
             "features_digest": self._files.sets.digest if self._files.sets is not None else "",

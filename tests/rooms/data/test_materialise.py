@@ -169,7 +169,7 @@ def test_each_record_goes_to_its_table(make: Callable[[], Tables]) -> None:
     ]
     first, second = rows(tables, DECISIONS)
     assert first[:6] == (8, 2, "p2", "decided", "block", 0.5)
-    assert first[7:] == ("fraud", 3, "r", "f", "", 99, 4, "", 0, None, "certain", None)
+    assert first[7:] == ("fraud", 3, "r", "f", "", 99, 4, "", 0, None, "certain", None, "", "")
     assert first[6][0] == 1.5
     assert first[6][1] != first[6][1]  # a feature that is missing is NaN
     assert second[5:7] == (None, None)
@@ -291,15 +291,39 @@ def test_blocks_fill_the_tables_as_their_events_do(make: Callable[[], Tables], n
     for i, row in enumerate(rows(tables, DECISIONS)):
         assert row[:3] == (4 + i, 1 + i, f"p{numbers[i]}")
         if numbers[i] < 0:
-            assert row[3:] == ("late", "review", None, None, "", 0, "r", "f", "LATE", 99, 4, "", 0, None, "", None)
+            assert row[3:] == (
+                "late",
+                "review",
+                None,
+                None,
+                "",
+                0,
+                "r",
+                "f",
+                "LATE",
+                99,
+                4,
+                "",
+                0,
+                None,
+                "",
+                None,
+                "",
+                "",
+            )
         else:
-            outcome = ("decided", "block", 0.5, "fraud", 3, "r", "f", "", 99, 4, "", 0, None, "certain", None)
+            outcome = ("decided", "block", 0.5, "fraud", 3, "r", "f", "", 99, 4, "", 0, None, "certain", None, "", "")
             assert (*row[3:6], *row[7:]) == outcome
             assert row[6][0] == 1.5
             assert row[6][1] != row[6][1]
 
 
-ADDED = ("arm", "shadow_version", "shadow_score", "rule", "probability")
+ADDED = ("arm", "shadow_version", "shadow_score", "rule", "probability", "shadow_decision", "shadow_rules")
+
+
+def told(tables: Tables, *names: str) -> list[tuple[object, ...]]:
+    """Some columns of the decisions."""
+    return pl.concat(list(tables.scan(DECISIONS, tables.latest(DECISIONS).version))).select(names).rows()
 
 
 def with_arm(record: Record, arm: str, shadow: float | None) -> Record:
@@ -320,7 +344,19 @@ def test_probabilities_are_told_of_one_event_and_of_many(make: Callable[[], Tabl
     block = Record(RecordKind.DECISIONS, 5, msgspec.msgpack.encode(payload), count=3)
     tables = make()
     run(log_of(with_probability(decision(0), 0.5), with_probability(decision(1), None), block), tables)
-    assert [row[-1] for row in rows(tables, DECISIONS)] == [0.5, None, 0.25, None, None]
+    assert told(tables, "probability") == [(0.5,), (None,), (0.25,), (None,), (None,)]
+
+
+def test_what_other_rules_said_is_told_of_one_event_and_of_many(make: Callable[[], Tables]) -> None:
+    values = msgspec.msgpack.decode(decision(0).payload)
+    one = Record(RecordKind.DECISION, 5, msgspec.msgpack.encode([*values[:18], "review", "s"]))
+    _, many = blocks([1, -3], 2)
+    payload = msgspec.msgpack.decode(many.payload)
+    payload[2][0] = [*payload[2][0][:9], "approve", "s"]
+    block = Record(RecordKind.DECISIONS, 5, msgspec.msgpack.encode(payload), count=2)
+    tables = make()
+    run(log_of(one, decision(1), block), tables)
+    assert told(tables, "shadow_decision", "shadow_rules") == [("review", "s"), ("", ""), ("approve", "s"), ("", "")]
 
 
 def test_arms_and_what_a_shadow_said_are_told_of_one_event_and_of_many(make: Callable[[], Tables]) -> None:
@@ -331,7 +367,7 @@ def test_arms_and_what_a_shadow_said_are_told_of_one_event_and_of_many(make: Cal
     block = Record(RecordKind.DECISIONS, 5, msgspec.msgpack.encode(payload), count=3)
     tables = make()
     run(log_of(with_arm(decision(0), "canary", 0.5), with_arm(decision(1), "", None), block), tables)
-    assert [row[-5:-2] for row in rows(tables, DECISIONS)] == [
+    assert told(tables, *ADDED[:3]) == [
         ("canary", 9, 0.5),
         ("", 9, None),
         ("canary", 9, 0.25),
@@ -356,12 +392,12 @@ def test_records_and_tables_of_before_there_were_arms_and_named_rules(make: Call
     store = log_of(control(), old, older)
     versions = run(store, tables)
     assert versions[DECISIONS].version == 2, "one that widens it, one with the rows"
-    old_rows = [(None, None, None, None, None), ("", 0, None, "", None), ("", 0, None, "", None)]
-    assert [row[-5:] for row in rows(tables, DECISIONS)] == old_rows
+    without = ("", 0, None, "", None, "", "")
+    assert told(tables, *ADDED) == [(None,) * len(ADDED), without, without]
     more(store, with_arm(decision(3), "canary", 0.75), decision(4))
     versions = run(store, tables, {name: version.version for name, version in versions.items()})
     assert versions[DECISIONS].version == 3
-    assert [row[-5:-1] for row in rows(tables, DECISIONS)[-2:]] == [("canary", 9, 0.75, ""), ("", 0, None, "certain")]
+    assert told(tables, *ADDED[:4])[-2:] == [("canary", 9, 0.75, ""), ("", 0, None, "certain")]
 
 
 def test_a_table_that_ends_within_a_block_gets_the_rest_of_it(make: Callable[[], Tables]) -> None:

@@ -27,8 +27,10 @@ from skyriver.decide.deciding import Deciding
 from skyriver.decide.partition import Horizon, RecentDecisions
 from skyriver.decide.receipt import Receipt
 from skyriver.decide.records import ModelInUse
+from skyriver.decide.rules import compile_rules
 from skyriver.decide.scoring import Canary, Lane
 from skyriver.decide.sorting import order_block, order_rows
+from skyriver.decide.trial import Trial
 
 EVENTS, DECISIONS = RecordKind.EVENTS, RecordKind.DECISIONS
 
@@ -70,11 +72,20 @@ CALIBRATION = Calibration("platt", ((0.05, 0.01), (0.13, 0.2), (0.9, 0.7)))
 
 def counted(house: Any) -> list[Any]:
     """What the arms did."""
-    return [{name: value for name, value in arm.items() if name != "run_us"} for arm in house.engine.arms.to_json()]
+    arms = [{name: value for name, value in arm.items() if name != "run_us"} for arm in house.engine.arms.to_json()]
+    return [*arms, house.engine.trials.to_json()]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(ROWS, st.lists(st.integers(0, 14), max_size=4), ROWS, st.sampled_from(WHENS), st.sampled_from([0.0, 50.0]))
+@given(
+    ROWS,
+    st.lists(st.integers(0, 14), max_size=4),
+    ROWS,
+    st.sampled_from(WHENS),
+    st.sampled_from([0.0, 50.0]),
+    st.sampled_from([None, 0.0, 40.0]),
+    st.sampled_from(WHENS),
+)
 def test_an_event_gets_the_same_alone_and_in_a_block(
     make_house: Callable[..., Any],
     first: list[Any],
@@ -82,14 +93,21 @@ def test_an_event_gets_the_same_alone_and_in_a_block(
     second: list[Any],
     when: str,
     percent: float,
+    tried: float | None,
+    other: str,
 ) -> None:
     houses = [make_house(block_rows=rows) for rows in (1000, 1)]
 
     def deciding(house: Any) -> Deciding:
-        """With a shadow, that fails for other amounts than the model, and a canary that says no probability."""
+        """With a shadow, that fails for other amounts than the model, a canary that says no probability, and rules that
+        are tried."""
         shadow = Lane(ModelInUse("fraud", 2, "other"), Shadow())
         canary = Canary(Lane(ModelInUse("fraud", 3, "third"), Shadow()), percent)
         chosen = replace(house.deciding(when=when), shadow=shadow, calibration=CALIBRATION)
+        if tried is not None:
+            texts = [("hold", other), ("block", "amount < 10", "small")]
+            rules = compile_rules(texts, "approve", "review", house.stream, None, without_score=True)
+            chosen = replace(chosen, trial=Trial(rules, 2, tried), rules_version=1)
         return replace(chosen, canary=canary) if percent else chosen
 
     for house in houses:
