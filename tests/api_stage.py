@@ -48,7 +48,8 @@ def fit(data: sr.TrainingData) -> lightgbm.Booster:
 
 
 model = app.model("comes_back", fit)
-app.decide(orders, model, {{"call": "score >= 0.25"}}, otherwise="ship")
+decisions = app.decide(orders, model, {{"call": "score >= 0.25"}}, otherwise="ship")
+decisions.review("call", label=returned, answers={{"hold": 1, "ship": 0}})
 """
 
 

@@ -42,6 +42,7 @@ from skyriver.client.flows import (
     each,
 )
 from skyriver.client.producing import AsyncProducer, Producer, Producing, Told
+from skyriver.client.review_calls import ReviewCalls
 from skyriver.client.waiting import Waiting, answered, changed, repeated
 from skyriver.core.contract import (
     AuditPage,
@@ -69,7 +70,7 @@ RETRY_SECONDS = 30.0
 _JSON = {"Content-Type": "application/json"}
 
 
-class Calls:
+class Calls(ReviewCalls):
     """What both clients can do; each method is written once, as a flow."""
 
     tenant: str

@@ -60,9 +60,9 @@ class Dispatchers:
         dispatcher = snapshot.find(tenant, "dispatcher", name)
         if dispatcher is None:
             raise NotFound(
-                f"Nothing acts on decisions of {stream.name}: it declares no sinks.",
+                f"Nothing acts on decisions of {stream.name}: it declares no sinks and no reviews.",
                 code="NO_DISPATCHER",
-                next_action="Declare one: app.decide(...).sink(...), and deploy.",
+                next_action="Declare some: app.decide(...).sink(...) or .review(...), and deploy.",
             )
         process = snapshot.processes.get(dispatcher.process)
         if process is None or not process.alive or not process.socket:

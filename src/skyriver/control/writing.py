@@ -16,6 +16,7 @@ from skyriver.control import deploying
 from skyriver.control.cloud import ActionRequest, Cloud, DeployRequest, PlanAction
 from skyriver.control.dispatching import Dispatchers, add_dispatching
 from skyriver.control.mutations import Key, Mutations, Planned, fingerprint, make_call
+from skyriver.control.reviews import add_reviews
 from skyriver.control.routes import PREFIX, TENANT, Routes, caller
 from skyriver.core import contract
 from skyriver.core.errors import InvalidInput, NotFound
@@ -39,7 +40,9 @@ def add_writing(routes: Routes, cloud: Cloud) -> None:
     _add_apps(routes, cloud, mutations)
     for action, (permission, plan) in cloud.actions.named.items():
         _add_action(routes, mutations, action, permission, plan)
-    add_dispatching(routes, Dispatchers(cloud, mutations))
+    dispatchers = Dispatchers(cloud, mutations)
+    add_dispatching(routes, dispatchers)
+    add_reviews(routes, dispatchers)
 
 
 def _add_upload(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:

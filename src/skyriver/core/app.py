@@ -108,6 +108,49 @@ class Decisions:
         self.spec = spec
         return self
 
+    def review(
+        self,
+        decision: str,
+        /,
+        *,
+        label: Label,
+        answers: Mapping[str, float],
+        within: str = "1d",
+        lease: str = "15m",
+        second_opinion: str | float | None = None,
+        expires: str | None = None,
+        unanswered: str = "",
+        most_waiting: int = 10_000,
+        keep: str = "90d",
+    ) -> Decisions:
+        """Each event that is decided `decision` becomes a case for people. They claim it, for a `lease` at a time, and
+        answer with one of `answers` and a reason; the answer is sent as the `label`'s value that it stands for.
+
+        `within`: when it is overdue; `second_opinion`: two people must agree, on cases of which this rule is true
+        ("amount > 5000") or on such a share of them (0.1); `expires`, `unanswered`: so long after it was opened a case
+        nobody answered is closed with that outcome, without a label; `most_waiting`: so many may wait, what ranks
+        lowest beyond is closed in the same way; `keep`: how long closed cases are kept.
+        """
+        stream = self._stream._spec
+        if not isinstance(label, Label) or label.of != stream.name:
+            refuse(f"label={label!r} is no label of {stream.name}.", "BAD_REVIEW", "Give what app.labels returned.")
+        review = terms.review_of(
+            decision,
+            label.name,
+            answers,
+            within=parse_duration(within, "a time within which a case is answered"),
+            lease=parse_duration(lease, "a lease"),
+            second_opinion=second_opinion,
+            expires=parse_duration(expires, "a time after which a case expires") if expires is not None else 0,
+            unanswered=unanswered,
+            most_waiting=most_waiting,
+            keep=parse_duration(keep, "a time for which a case is kept"),
+        )
+        spec = self.spec.model_copy(update={"reviews": (*self.spec.reviews, review)})
+        specs.check_review(review, spec, [known.name for known in getattr(stream, "labels", ())])
+        self.spec = spec
+        return self
+
 
 class App:
     """An application: streams, tables, features, models and decisions, declared once."""

@@ -454,6 +454,45 @@ class SinkSpec(Spec):
 ReasonText = Annotated[str, Field(min_length=1, max_length=200)]
 
 
+class ReviewSpec(Spec):
+    """Decisions of one kind that a person is to make: each becomes a case, whose answer becomes a label."""
+
+    decision: Name
+    label: FieldName
+    answers: dict[Name, float] = Field(min_length=2, max_length=16)
+    """What a reviewer may answer, and the value of the label that it stands for."""
+    within_us: int = Field(gt=0)
+    """When it is overdue."""
+    lease_us: int = Field(default=900 * SECOND, ge=10 * SECOND, le=86_400 * SECOND)
+    """For how long who claims a case holds it."""
+    second_when: str = ""
+    """A rule: two people must agree on a case of which it is true."""
+    second_share: float = Field(default=0.0, ge=0, le=1)
+    """The same of such a share of the cases, taken by chance."""
+    expires_us: int = Field(default=0, ge=0)
+    """After its opening a case is closed with the outcome `unanswered`; 0: it waits for ever."""
+    unanswered: str = ""
+    most_waiting: int = Field(default=10_000, ge=1, le=100_000)
+    """Cases that wait at most: beyond it, those of the lowest rank are closed as if nobody had answered."""
+    keep_us: int = Field(default=90 * 86_400 * SECOND, gt=0)
+    """How long a closed case is kept; what it adds to the statistics stays."""
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        wrong = ""
+        if bool(self.expires_us) != bool(self.unanswered):
+            wrong = "a case that expires needs an outcome, and an outcome a time to expire"
+        elif self.expires_us and self.expires_us < self.within_us:
+            wrong = "a case cannot expire before it is due"
+        elif self.unanswered and self.unanswered not in self.answers:
+            wrong = f"{self.unanswered!r} is none of its answers {', '.join(self.answers)}"
+        elif not all(abs(value) < GRID_LIMIT for value in self.answers.values()):  # nor is NaN
+            wrong = f"the value of an answer is a number below {GRID_LIMIT}"
+        if wrong:
+            raise InvalidInput(f"The review of {self.decision!r}: {wrong}.", code="BAD_REVIEW")
+        return self
+
+
 class DecideSpec(Spec):
     """The first rule that fires decides; a rule on something missing is false unless it asks `is missing`."""
 
@@ -501,6 +540,8 @@ class DecideSpec(Spec):
             )
         return self
 
+    reviews: tuple[ReviewSpec, ...] = Field(default=(), exclude_if=lambda value: not value)
+
     @model_validator(mode="after")
     def _named(self) -> Self:
         names = [rule.name or rule.decision for rule in self.rules]
@@ -539,6 +580,22 @@ def check_sinks(decide: DecideSpec, stream: StreamSpec | TableSpec) -> None:
             )
 
 
+def check_review(review: ReviewSpec, decide: DecideSpec, labels: Iterable[str]) -> None:
+    """`labels` of the stream. Raises InvalidInput (BAD_REVIEW)."""
+    made = dict.fromkeys([*(rule.decision for rule in decide.rules), decide.otherwise, decide.fallback])
+    wrong = action = ""
+    if review.decision not in made:
+        wrong, action = f"nothing decides {review.decision!r}", f"The decisions are {', '.join(made)}."
+    elif review.label not in labels:
+        wrong, action = f"{decide.stream} has no label {review.label!r}", "Declare it with app.labels(...)."
+    elif sum(other.decision == review.decision for other in decide.reviews) > 1:
+        wrong, action = "it is declared twice", "Declare one for each decision."
+    if wrong:
+        raise InvalidInput(
+            f"The review of {review.decision!r} on {decide.stream}: {wrong}.", code="BAD_REVIEW", next_action=action
+        )
+
+
 class AppSpec(Spec):
     name: Name
     streams: tuple[StreamSpec, ...] = ()
@@ -570,6 +627,8 @@ class AppSpec(Spec):
             train = self.model(decide.model).train
             check_decides(decide.stream, decide.model, self.feature_set(train.features).source if train else "")
             check_sinks(decide, self.stream(decide.stream))
+            for review in decide.reviews:
+                check_review(review, decide, [label.name for label in self.stream(decide.stream).labels])
         return self
 
     def source(self, name: str) -> StreamSpec | TableSpec:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, get_args
 
+from pydantic import ValidationError
+
 from skyriver.core import spec as specs
 from skyriver.core.errors import InvalidInput
 from skyriver.core.events import refuse
@@ -165,6 +167,52 @@ def check_calibrate(value: object) -> specs.Calibrate | None:
             f"There are {', '.join(map(repr, known))}.",
         )
     return value  # type: ignore[return-value]
+
+
+def review_of(
+    decision: str,
+    label: str,
+    answers: Mapping[str, float],
+    *,
+    within: int,
+    lease: int,
+    second_opinion: object,
+    expires: int,
+    unanswered: str,
+    most_waiting: int,
+    keep: int,
+) -> specs.ReviewSpec:
+    """Times in microseconds; `second_opinion` is a rule, a share, or None."""
+    check_name(decision, "a decision")
+    numbers = isinstance(answers, Mapping) and all(type(value) in (int, float, bool) for value in answers.values())
+    if not numbers:
+        refuse(
+            f"answers={answers!r:.80} gives no values of a label.", "BAD_REVIEW", 'Write {"block": 1, "approve": 0}.'
+        )
+    share = float(second_opinion) if isinstance(second_opinion, int | float) else 0.0
+    if not isinstance(second_opinion, str | int | float | None) or not 0 <= share <= 1 or second_opinion == "":
+        refuse(
+            f"second_opinion={second_opinion!r:.80} is neither a rule nor a share.",
+            "BAD_REVIEW",
+            'Write a rule, as in "amount > 5000", or a share from 0 to 1.',
+        )
+    try:
+        return specs.ReviewSpec(
+            decision=decision,
+            label=label,
+            answers={word: float(value) for word, value in answers.items()},
+            within_us=within,
+            lease_us=lease,
+            second_when=second_opinion if isinstance(second_opinion, str) else "",
+            second_share=share,
+            expires_us=expires,
+            unanswered=unanswered,
+            most_waiting=most_waiting,
+            keep_us=keep,
+        )
+    except ValidationError as error:
+        found = error.errors()[0]
+        refuse(f"{'.'.join(map(str, found['loc']))}={found['input']!r:.80}: {found['msg']}.", "BAD_REVIEW")
 
 
 def check_gate(gate: specs.GateSpec, measured: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from skyriver.core.spec import AppSpec, DecideSpec, DecisionExample, FeatureSetS
 from skyriver.decide.costs import costs_of
 from skyriver.decide.language import Name, Type, no_name
 from skyriver.decide.reach import never_fire
-from skyriver.decide.rules import Operand, RuleSet, names_of, rules_of, shown, together
+from skyriver.decide.rules import Operand, RuleSet, names_of, rules_of, second_opinions, shown, together
 
 _FLOAT32 = struct.Struct("<f")
 
@@ -30,6 +30,7 @@ def check_decisions(app: AppSpec) -> list[tuple[str, str]]:
         stream, features = app.stream(decide.stream), app.feature_set(train.features) if train is not None else None
         try:
             compiled.append((decide, rules_of(decide, stream, features), stream, features))
+            second_opinions(decide, stream, features)
         except InvalidInput as error:
             mistakes.append(error)
     if mistakes:

@@ -41,6 +41,12 @@ def _declared(stream: Resource) -> dict[str, Any]:
     return {what: decide[what] for what in DISPATCHED if decide.get(what)}
 
 
+def _reviewed(stream: Resource) -> dict[str, Any]:
+    """What cases of review are opened by."""
+    decide = stream.spec["decide"]
+    return {"decide": decide, "features": stream.spec.get("features")} if decide.get("reviews") else {}
+
+
 def _step(snapshot: Snapshot, dispatcher: Resource) -> Iterator[Action]:
     stream = snapshot.find(dispatcher.tenant, *dispatcher.parent.split("/", 1))
     if stream is None or not _declared(stream):
@@ -51,7 +57,7 @@ def _step(snapshot: Snapshot, dispatcher: Resource) -> Iterator[Action]:
         "directory": f"{{home}}/streams/{dispatcher.tenant}/{stream.name}",
         "begin": dispatcher.spec["begin"],
     }
-    live = {**_declared(stream), "began": bool(dispatcher.status.get("began"))}
+    live = {**_declared(stream), **_reviewed(stream), "began": bool(dispatcher.status.get("began"))}
     yield Want(ProcessSpec(dispatcher.process, "dispatcher", dispatcher.tenant, config, live=live))
     process = snapshot.processes.get(dispatcher.process)
     if process is None:

@@ -17,7 +17,7 @@ from skyriver.core.names import digest
 from skyriver.core.units import SECOND
 from skyriver.decide.database import Database, Row, Transaction
 from skyriver.decide.following import Decided, Step
-from skyriver.decide.records import DecisionRecord
+from skyriver.decide.records import DecisionRecord, LabelRecord
 
 Result = TypeVar("Result")
 KEPT_ANSWERS_US = 24 * 3_600 * SECOND
@@ -90,10 +90,19 @@ class Part(Protocol):
         ...
 
 
+class Learner(Protocol):
+    """Something that is told of the labels that came, too."""
+
+    def learn(self, do: Transaction, labels: Sequence[LabelRecord], now: int) -> None:
+        """In the order of the log; after the decisions that were read with them."""
+        ...
+
+
 class Dispatch:
-    def __init__(self, database: Database, parts: Sequence[Part]) -> None:
+    def __init__(self, database: Database, parts: Sequence[Part], learners: Sequence[Learner] = ()) -> None:
         self._database = database
         self._parts = parts
+        self._learners = learners
         self._routes = [
             (method, path.split("/"), handler) for part in parts for (method, path), handler in part.routes().items()
         ]
@@ -132,6 +141,9 @@ class Dispatch:
             if step.decided:
                 for part in self._parts:
                     part.take(do, step.decided, now)
+            if step.labels:
+                for learner in self._learners:
+                    learner.learn(do, step.labels, now)
             do.run("UPDATE position SET next = ?", (step.next_offset,))
         self.offset = step.next_offset
         return self.full()

@@ -11,7 +11,7 @@ from skyriver.core.spec import StreamSpec
 from skyriver.data.columns import EventBlock, decode_events
 from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.decide.blocks import decisions_of
-from skyriver.decide.records import DecisionRecord, Value, decode_event
+from skyriver.decide.records import DecisionRecord, LabelRecord, Value, decode_event, decode_label
 
 READ_OFFSETS = 16_384
 """Of one step at most: so much may have to be read again after a kill."""
@@ -35,6 +35,7 @@ class Step:
     decided: Sequence[Decided]
     next_offset: int
     """Where the next step begins."""
+    labels: Sequence[LabelRecord] = ()
 
 
 class Follower:
@@ -47,9 +48,10 @@ class Follower:
         self._block: tuple[int, EventBlock] | None = None
 
     def steps(self, log: LogReader, start: int, end: int) -> Iterator[Step]:
-        """All decisions in the records from offset `start` up to (excluding) `end`, in their order. Raises NotFound
-        (OFFSET_GONE), Corrupt, Conflict (ENCRYPTED_RECORD), Unavailable."""
+        """All decisions and labels in the records from offset `start` up to (excluding) `end`, in their order. Raises
+        NotFound (OFFSET_GONE), Corrupt, Conflict (ENCRYPTED_RECORD), Unavailable."""
         decided: list[Decided] = []
+        labels: list[LabelRecord] = []
         begun = start
         for record in log.read(start, end=end):
             if record.offset < start:  # what was taken begins within it
@@ -58,14 +60,16 @@ class Follower:
                 self._events[record.offset] = record
                 if len(self._events) > KEPT_RECORDS:
                     self._events.popitem(last=False)
+            elif record.kind is RecordKind.LABEL:
+                labels.append(decode_label(record.payload))
             else:
                 decided += self._taken(log, record)
             after = record.offset + record.count
             if len(decided) >= STEP_DECISIONS or after - begun >= READ_OFFSETS:
-                yield Step(decided, after)
-                decided, begun = [], after
+                yield Step(decided, after, labels)
+                decided, labels, begun = [], [], after
         if begun < end:
-            yield Step(decided, end)
+            yield Step(decided, end, labels)
 
     def _taken(self, log: LogReader, record: Record) -> Iterator[Decided]:
         for decision in decisions_of(record):

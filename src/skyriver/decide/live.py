@@ -8,7 +8,7 @@ from typing import Any
 
 from skyriver.core.resources import Resource, Snapshot
 
-DISPATCHED = ("sinks",)
+DISPATCHED = ("sinks", "reviews")
 """What is declared of decisions that the stream's dispatcher does, not its worker."""
 DISPATCHED_STEP = 4_096
 EXPLAINED = 50

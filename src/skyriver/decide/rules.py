@@ -158,6 +158,15 @@ def rules_of(decide: DecideSpec, stream: StreamSpec, features: FeatureSetSpec | 
     return compile_rules(texts_of(decide), decide.otherwise, decide.fallback, stream, features, without_score=by_rules)
 
 
+def second_opinions(decide: DecideSpec, stream: StreamSpec, features: FeatureSetSpec | None) -> dict[str, RuleSet]:
+    """By the decision that is reviewed: the rule, at place 0, that asks for two people. Raises InvalidInput (BAD_RULE)
+    that lists all mistakes."""
+    asked = [(r.decision, r.second_when, f"second opinion on {r.decision}") for r in decide.reviews if r.second_when]
+    if len(asked) > 1:
+        compile_rules(asked, "", "", stream, features)
+    return {text[0]: compile_rules((text,), "", "", stream, features) for text in asked}
+
+
 def texts_of(decide: DecideSpec) -> tuple[RuleText, ...]:
     return tuple((r.decision, r.when, r.name) if r.name else (r.decision, r.when) for r in decide.rules)
 

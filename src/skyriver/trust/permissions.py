@@ -25,6 +25,9 @@ class Permission(StrEnum):
     SERVICES_WRITE = "services:write"
     STREAMS_READ = "streams:read"
     STREAMS_WRITE = "streams:write"
+    REVIEWS_READ = "reviews:read"
+    REVIEWS_DECIDE = "reviews:decide"
+    REVIEWS_ESCALATE = "reviews:escalate"
     OBJECTS_READ = "objects:read"
     OBJECTS_WRITE = "objects:write"
     TOKENS_WRITE = "tokens:write"
@@ -35,9 +38,12 @@ class Permission(StrEnum):
 
 # Each role holds all of the one before it.
 _VIEWER = frozenset(p for p in Permission if p.endswith(":read")) - {Permission.AUDIT_READ}
-# Runs what others declared: predictions, events, jobs, rollbacks; sees who did what.
-_OPERATOR = _VIEWER | {
+# Answers cases of review.
+_REVIEWER = _VIEWER | {Permission.REVIEWS_DECIDE}
+# Runs what others declared: predictions, events, jobs, rollbacks; decides what reviewers hand up; sees who did what.
+_OPERATOR = _REVIEWER | {
     Permission.AUDIT_READ,
+    Permission.REVIEWS_ESCALATE,
     Permission.JOBS_RUN,
     Permission.SERVICES_WRITE,
     Permission.STREAMS_WRITE,
@@ -53,7 +59,7 @@ _DEVELOPER = _OPERATOR | {
 _ADMIN = frozenset(Permission)
 
 ROLES: Mapping[str, frozenset[Permission]] = MappingProxyType(
-    {"viewer": _VIEWER, "operator": _OPERATOR, "developer": _DEVELOPER, "admin": _ADMIN}
+    {"viewer": _VIEWER, "reviewer": _REVIEWER, "operator": _OPERATOR, "developer": _DEVELOPER, "admin": _ADMIN}
 )
 
 

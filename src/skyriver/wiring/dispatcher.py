@@ -31,6 +31,8 @@ import uvloop
 from pydantic import ValidationError
 
 from skyriver.adapters.flock.lock import DirectoryLock, LockHeld, take_lock
+from skyriver.adapters.processes.asking import SocketAsker
+from skyriver.adapters.processes.starting import socket_path
 from skyriver.adapters.sqlite.file import SqliteFile
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, SkyriverError, Unavailable, disk_error
 from skyriver.core.spec import StreamSpec
@@ -40,10 +42,13 @@ from skyriver.decide.database import Transaction
 from skyriver.decide.deliveries import Deliveries
 from skyriver.decide.dispatching import Ask, Dispatch, Part
 from skyriver.decide.following import Follower
+from skyriver.decide.reviewing import Reviewing
 from skyriver.decide.sending import Senders
 from skyriver.serve.http import JSON, PROBLEM, HttpServer, Request
 from skyriver.serve.listening import unix_listener
 from skyriver.serve.metrics import resident_bytes
+from skyriver.wiring.answers import Answers
+from skyriver.wiring.home import Home
 from skyriver.wiring.logs import log_reader, on_disk
 from skyriver.wiring.process import ProcessContext, SystemClock, read_config
 from skyriver.wiring.rounds import Rounds
@@ -54,6 +59,7 @@ LOOK_S = 0.05
 """Between two looks at the log's end; a decision waits half as long for its dispatcher."""
 TICK_S = 1.0
 LIVE_S = 0.2
+ANSWERS_S = 0.1
 GRACE_S = 5.0
 LOCK_US = 10_000_000
 BEGIN = "begin"
@@ -92,9 +98,10 @@ class Dispatcher:
         self._clock = SystemClock()
         self._database = SqliteFile(settings.folder / "state.sqlite")
         deliveries = Deliveries(settings.stream, context.tenant)
-        parts: list[Part] = [deliveries]
+        reviewing = Reviewing(settings.stream, self._clock, deliveries.add)
+        parts: list[Part] = [reviewing, deliveries]
         """What acts on decisions."""
-        self._dispatch = Dispatch(self._database, parts)
+        self._dispatch = Dispatch(self._database, parts, [reviewing])
         sinks = SinksOfMachine(context.home, context.tenant, self._clock.wall)
         self._senders = Senders(deliveries, self._transact, sinks.open, self._clock)
         self._dispatch.declare(live)
@@ -110,6 +117,9 @@ class Dispatcher:
         """Of the log, as it was seen last."""
         self._full = ""
         self._ready = False
+        worker = socket_path(Home.at(context.home).sockets, f"{context.tenant}.worker.{settings.stream.name}-0")
+        asker = SocketAsker()
+        self._answers = Answers(settings.stream, reviewing, asker, worker, self._transact, self._caught_up)
 
     async def run(self, listening: socket.socket, stop: asyncio.Event, *, began: bool) -> None:
         settings = self._settings
@@ -123,6 +133,7 @@ class Dispatcher:
             self._rounds.start("The report is not renewed", self._tick, TICK_S),
             self._rounds.start("What is declared is not followed", self._watch_live, LIVE_S),
             self._rounds.start("Nothing is sent", self._senders.run),
+            self._rounds.start("Answers of reviewers are not sent", self._answers.send, ANSWERS_S),
         ]
         self._ready = True
         await stop.wait()
@@ -132,6 +143,7 @@ class Dispatcher:
         await asyncio.wait(rounds)
         await server.stop(GRACE_S)
         await self._senders.end(GRACE_S)
+        self._answers.close()
         self._log_thread.shutdown(cancel_futures=True)
         self._database_thread.shutdown(cancel_futures=True)
         self._readers.close()
@@ -143,6 +155,10 @@ class Dispatcher:
 
     def _transact(self, work: Callable[[Transaction], Result]) -> asyncio.Future[Result]:
         return self._with_database(partial(self._dispatch.transact, work))
+
+    def _caught_up(self) -> bool:
+        """The log was read, by this process, up to where it ended some milliseconds ago."""
+        return 0 < self._end <= self._dispatch.offset
 
     # Following the log
 

@@ -21,6 +21,10 @@ from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.control import mutations
 from skyriver.core.errors import Unavailable
 from skyriver.core.resources import AuditEntry, Change, Resource
+from skyriver.data.decisions import Reason, Status
+from skyriver.decide.case_view import in_full
+from skyriver.decide.cases import Case
+from skyriver.decide.records import DecisionRecord
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
 from api_stage import BASE, Stage
@@ -264,8 +268,24 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_run": {"json": {"target": "tidy"}},
     "start_pause": {"json": {"target": "tidy"}},
     "start_resume": {"json": {"target": "resting"}},
+    "claim_review": {"json": {}},
+    "renew_review": {"json": {}},
+    "release_review": {"json": {"claim": 1}},
+    "decide_review": {"json": {"answer": "block", "reason": "as before"}},
+    "escalate_review": {"json": {"reason": "a customer of ours"}},
 }
 """One that is carried out, for each route that changes something."""
+
+
+RECORD = DecisionRecord(17, 9, Status.DECIDED, "call", 0.5, b"", "m", 1, "", "", Reason.NONE, 0, 0)
+ANSWERS = {"hold": 1.0, "ship": 0.0}
+CASE = Case(17, 9, None, "call", "returned", ANSWERS, 0, 1, 1, 0, "", False, 0.5, 1.0, RECORD, 18, {}, ())
+REVIEWED = in_full(CASE, [], now=0)
+"""What a dispatcher answers."""
+
+
+def path_of(route: APIRoute) -> str:
+    return route.path.format(tenant="default", name="orders" if "/streams/" in route.path else "shop", case=17)
 
 
 def changing(stage: Stage) -> list[APIRoute]:
@@ -277,7 +297,8 @@ def changing(stage: Stage) -> list[APIRoute]:
 def prepared(stage: Stage, admin: dict[str, str]) -> None:
     """A cloud in which each of them has something to do."""
     assert deploy(stage, admin, json=stage.body(5)).status_code == 200
-    stage.world.settle()
+    stage.world.run(seconds=1)  # its processes are seen
+    stage.asker.answers["default.dispatcher.orders"] = lambda *asked: REVIEWED
     champions = {"aliases": {"champion": 2}, "history": [{"version": n, "cause": "release"} for n in (1, 2)]}
     stage.put(replace_status(stage.store.get("default", "model", "comes_back"), champions))
     stage.put(Resource("default", "job", "idle", spec={"kind": "verify"}, state="QUEUED"))
@@ -296,7 +317,7 @@ def test_nothing_changes_without_its_audit_row(stage: Stage, admin: dict[str, st
     prepared(stage, admin)
     for route in changing(stage):
         options = {"json": stage.body()} if route.operation_id == "deploy_app" else REQUESTS[str(route.operation_id)]
-        path = route.path.format(tenant="default", name="shop")
+        path = path_of(route)
         if route.operation_id == "delete_app":
             end_jobs(stage)
         before, known = stage.store.revision(), len(stage.store.audit("default", limit=1_000))
@@ -360,7 +381,7 @@ def test_what_cannot_be_audited_is_refused(tmp_path: Path) -> None:
     before = stage.store.rows()
     for route in changing(stage):
         options = {"json": stage.body()} if route.operation_id == "deploy_app" else REQUESTS[str(route.operation_id)]
-        path = route.path.format(tenant="default", name="shop")
+        path = path_of(route)
         [method] = route.methods
         answer = stage.caller.request(method, path, headers=admin, **options)
         assert (answer.status_code, answer.json()["code"]) == (503, "DISK_FULL"), route.operation_id

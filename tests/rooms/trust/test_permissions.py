@@ -6,9 +6,9 @@ from skyriver.trust.tokens import Identity
 
 
 def test_each_role_holds_all_of_the_one_before() -> None:
-    assert list(ROLES) == ["viewer", "operator", "developer", "admin"]
-    viewer, operator, developer, admin = ROLES.values()
-    assert viewer < operator < developer < admin == frozenset(Permission)
+    assert list(ROLES) == ["viewer", "reviewer", "operator", "developer", "admin"]
+    viewer, reviewer, operator, developer, admin = ROLES.values()
+    assert viewer < reviewer < operator < developer < admin == frozenset(Permission)
 
 
 def test_a_viewer_changes_nothing() -> None:
@@ -36,6 +36,9 @@ def test_the_words_are_those_that_audit_rows_hold() -> None:
             "services:write",
             "streams:read",
             "streams:write",
+            "reviews:read",
+            "reviews:decide",
+            "reviews:escalate",
             "objects:read",
             "objects:write",
             "tokens:write",
@@ -65,6 +68,6 @@ def test_an_unknown_role_has_no_rights() -> None:
     assert permissions_of("owner") == frozenset()
     with pytest.raises(NotAllowed):
         require(Identity("acme", "ann", "owner"), Permission.APPS_READ)
-    with pytest.raises(InvalidInput, match="viewer, operator, developer, admin"):
+    with pytest.raises(InvalidInput, match="viewer, reviewer, operator, developer, admin"):
         check_role("owner")
     assert check_role("viewer") == "viewer"

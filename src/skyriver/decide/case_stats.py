@@ -1,0 +1,205 @@
+"""What the cases of a stream tell of its queue and of the people who answer them.
+
+No more than the numbers allow: a share comes with its counts and a 95% interval (Wilson's), a kappa or a change only
+from LEAST cases on. A case that is kept no longer leaves its counts (`case_sums`), not its times and pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from skyriver.core.units import SECOND
+from skyriver.decide.cases import LANES
+from skyriver.decide.database import Transaction
+
+LEAST = 20
+"""Cases, below which a kappa or a change of a rate would say more of chance than of people."""
+RECENT_US = 7 * 86_400 * SECOND
+_Z = 1.959964
+_DAY_US = 86_400 * SECOND
+
+_DECIDED = "state = 'DECIDED'"
+
+
+def stats(do: Transaction, now: int) -> dict[str, Any]:
+    """As `skyriver.core.contract.ReviewStats` has it, but for what the caller adds."""
+    return {
+        "lanes": [_lane(do, lane, now) for lane in LANES],
+        "closed": _closed(do),
+        "reviewers": [_reviewer(do, by, now) for (by,) in do.run("SELECT DISTINCT by FROM opinions ORDER BY by")],
+        "pairs": _pairs(do),
+        "before": _before(do),
+    }
+
+
+def _lane(do: Transaction, lane: str, now: int) -> dict[str, Any]:
+    [(waiting, held, oldest)] = do.run(
+        "SELECT COUNT(*), COALESCE(SUM(holder != ''), 0), MIN(opened_at) FROM cases WHERE closed = 0 AND lane = ?",
+        (lane,),
+    )
+    age = max(0, now - oldest) if oldest is not None else 0
+    return {"lane": lane, "waiting": waiting - held, "held": held, "oldest_us": age}
+
+
+def _closed(do: Transaction) -> dict[str, Any]:
+    [row] = do.run(
+        f"SELECT COALESCE(SUM({_DECIDED}), 0), COALESCE(SUM({_DECIDED} AND closed_at < opened_at + within_us), 0),"
+        " COALESCE(SUM(closed_why = 'UNANSWERED'), 0), COALESCE(SUM(closed_why = 'QUEUE_FULL'), 0)"
+        " FROM cases WHERE closed = 1"
+    )
+    decided, in_time, unanswered, full = map(int, row)
+    return {
+        "decided": decided,
+        "unanswered": unanswered,
+        "queue_full": full,
+        "in_time": share(in_time, decided + unanswered + full),
+    }
+
+
+def _reviewer(do: Transaction, by: str, now: int) -> dict[str, Any]:
+    [(answered, positives)] = do.run("SELECT COUNT(*), SUM(value > 0) FROM opinions WHERE by = ?", (by,))
+    [(median,)] = do.run(
+        "SELECT took_us FROM opinions WHERE by = ? ORDER BY took_us LIMIT 1 OFFSET ?", (by, (answered - 1) // 2)
+    )
+    [(both, agreed)] = do.run(
+        "SELECT COUNT(*), COALESCE(SUM(o.value = p.value), 0) FROM opinions o JOIN opinions p"
+        " ON o.case_id = p.case_id AND o.by != p.by AND o.place < 2 AND p.place < 2 WHERE o.by = ?",
+        (by,),
+    )
+    return {
+        "by": by,
+        "answered": answered,
+        "median_us": median,
+        "positives": share(int(positives), answered),
+        "agreed": share(int(agreed), int(both)),
+        "truth": _confusion(do, by),
+        "change": _change(do, by, now),
+    }
+
+
+def _confusion(do: Transaction, by: str) -> dict[str, int]:
+    """Against labels that came from elsewhere, after the opinion."""
+    counts = {"true_positives": 0, "false_positives": 0, "true_negatives": 0, "false_negatives": 0}
+    for said, true, count in do.run(
+        "SELECT o.value > 0, c.truth > 0, COUNT(*) FROM opinions o JOIN cases c ON c.id = o.case_id"
+        " WHERE o.by = ? AND c.truth IS NOT NULL AND c.truth_at >= o.at GROUP BY 1, 2",
+        (by,),
+    ):
+        counts[f"{'true' if said == true else 'false'}_{'positives' if said else 'negatives'}"] = count
+    return counts
+
+
+def _change(do: Transaction, by: str, now: int) -> dict[str, Any]:
+    """Of the share of positives: the last days against those before, for this person and for all others. What comes to
+    people changes too: a change that the others share is hardly his."""
+    mine: list[tuple[int, int]] = []
+    others: list[tuple[int, int]] = []
+    for recent in (True, False):
+        for whose, found in (("=", mine), ("!=", others)):
+            [(count, positives)] = do.run(
+                f"SELECT COUNT(*), COALESCE(SUM(value > 0), 0) FROM opinions"
+                f" WHERE by {whose} ? AND at {'>=' if recent else '<'} ?",
+                (by, now - RECENT_US),
+            )
+            found.append((int(positives), int(count)))
+    return {
+        "days": RECENT_US // _DAY_US,
+        "recent": share(*mine[0]),
+        "before": share(*mine[1]),
+        "difference": difference(mine[0], mine[1]),
+        "others": difference(others[0], others[1]),
+    }
+
+
+def _pairs(do: Transaction) -> list[dict[str, Any]]:
+    tables: dict[tuple[str, str], dict[tuple[float, float], int]] = {}
+    for a, b, said, told, count in do.run(
+        "SELECT o.by, p.by, o.value, p.value, COUNT(*) FROM opinions o JOIN opinions p"
+        " ON o.case_id = p.case_id AND o.by < p.by AND o.place < 2 AND p.place < 2 GROUP BY 1, 2, 3, 4"
+    ):
+        tables.setdefault((a, b), {})[said, told] = count
+    return [{"a": a, "b": b, **kappa(table)} for (a, b), table in sorted(tables.items())]
+
+
+def _before(do: Transaction) -> list[dict[str, Any]]:
+    sums: dict[str, dict[str, int]] = {}
+    for by, what, count in do.run("SELECT by, what, count FROM case_sums ORDER BY by, what"):
+        sums.setdefault(by, {})[what] = count
+    return [{"by": by, "counts": counts} for by, counts in sums.items()]
+
+
+# Arithmetic
+
+
+def wilson(hits: int, of: int) -> tuple[float, float]:
+    """The 95% interval of a share; (0, 1) of none."""
+    if not of:
+        return 0.0, 1.0
+    rate, square = hits / of, _Z * _Z
+    middle = (rate + square / (2 * of)) / (1 + square / of)
+    half = _Z * math.sqrt(rate * (1 - rate) / of + square / (4 * of * of)) / (1 + square / of)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def share(hits: int, of: int) -> dict[str, Any]:
+    low, high = wilson(hits, of)
+    return {"hits": hits, "of": of, "share": hits / of if of else None, "low": low, "high": high}
+
+
+def difference(now: tuple[int, int], before: tuple[int, int]) -> dict[str, float] | None:
+    """Of two shares (hits, of), with its 95% interval (Newcombe's); None where either is of too few."""
+    if min(now[1], before[1]) < LEAST:
+        return None
+    a, b = now[0] / now[1], before[0] / before[1]
+    (a_low, a_high), (b_low, b_high) = wilson(*now), wilson(*before)
+    return {
+        "by": a - b,
+        "low": a - b - math.hypot(a - a_low, b_high - b),
+        "high": a - b + math.hypot(a_high - a, b - b_low),
+    }
+
+
+def kappa(table: Mapping[tuple[float, float], int]) -> dict[str, Any]:
+    """Cohen's kappa of how often two people gave each pair of values; null for too few cases, and where chance alone
+    would have them agree always. Its interval is that of the agreement, the agreement by chance taken as it is."""
+    both = sum(table.values())
+    agreed = sum(count for (a, b), count in table.items() if a == b)
+    told = {"both": both, "agreed": share(agreed, both), "kappa": None, "low": None, "high": None}
+    values = {value for pair in table for value in pair}
+    chance = sum(_margin(table, 0, value) * _margin(table, 1, value) for value in values) / both**2 if both else 1.0
+    if both < LEAST or chance >= 1:
+        return told
+    low, high = (_beyond(rate, chance) for rate in wilson(agreed, both))
+    return {**told, "kappa": _beyond(agreed / both, chance), "low": low, "high": high}
+
+
+def _margin(table: Mapping[tuple[float, float], int], side: int, value: float) -> int:
+    return sum(count for pair, count in table.items() if pair[side] == value)
+
+
+def _beyond(agreement: float, chance: float) -> float:
+    return (agreement - chance) / (1 - chance)
+
+
+# Keeping
+
+
+def compact(do: Transaction, decision: str, before: int, most: int = 500) -> int:
+    """Cases of a decision that were closed before then become sums; how many did, `most` in one call."""
+    old: Sequence[tuple[int, str, str]] = do.run(
+        "SELECT id, state, closed_why FROM cases WHERE closed = 1 AND closed_at < ? AND decision = ?"
+        " AND id NOT IN (SELECT case_id FROM case_labels) ORDER BY closed_at LIMIT ?",
+        (before, decision, most),
+    )
+    for case, state, why in old:
+        counted = [("", "decided" if state == "DECIDED" else why.lower(), 1)]
+        for by, value in do.run("SELECT by, value FROM opinions WHERE case_id = ?", (case,)):
+            counted += [(by, "answered", 1), (by, "positives", int(value > 0))]
+        do.run_many(
+            "INSERT INTO case_sums VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count", counted
+        )
+        do.run("DELETE FROM opinions WHERE case_id = ?", (case,))
+        do.run("DELETE FROM cases WHERE id = ?", (case,))
+    return len(old)
