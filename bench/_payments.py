@@ -104,17 +104,22 @@ def spread(keys: int, count: int, *, days: float = 60.0, seed: int = 0) -> pl.Da
     return pl.DataFrame({**columns, "amount": amount, "fraud": fraud})
 
 
-def train(app: AppSpec, payments: pl.DataFrame, kernels: Path) -> bytes:
-    """A hundred boosted trees over the twelve features, as ONNX."""
+def features(app: AppSpec, payments: pl.DataFrame, kernels: Path) -> NDArray[np.float32]:
+    """The twelve of each payment; the label of each fraud stands behind its event."""
     index = pl.Series("_offset", np.arange(len(payments)) * 2)
     events = payments.drop("fraud").with_columns(index, _effective=pl.col("at"), _late=False)
     frauds = payments.with_columns(index).filter(pl.col("fraud") == 1)
     labels = frauds.select(
         pl.col("_offset") + 1, label=pl.lit("fraud"), subject="payment", value=pl.col("fraud").cast(pl.Float64)
     )
-    found = backfill(plan_of(app), kernels, [events], labels)
+    return backfill(plan_of(app), kernels, [events], labels).features
+
+
+def train(app: AppSpec, payments: pl.DataFrame, kernels: Path) -> bytes:
+    """A hundred boosted trees over the twelve features, as ONNX."""
+    found = features(app, payments, kernels)
     settings = {"objective": "binary", "num_leaves": 31, "min_data_in_leaf": 200, "verbose": -1, "num_threads": 1}
-    booster = lightgbm.train(settings, lightgbm.Dataset(found.features, payments["fraud"].to_numpy()), 100)
+    booster = lightgbm.train(settings, lightgbm.Dataset(found, payments["fraud"].to_numpy()), 100)
     return to_onnx(read_lightgbm(booster.model_to_string()))
 
 

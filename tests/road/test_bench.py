@@ -64,3 +64,16 @@ def test_another_value_than_duckdbs_is_found(bench: Any) -> None:
     wrong = right.with_columns(customer_mean_7d=pl.col("customer_mean_7d") + 1e-6)
     assert _peers.differences(wrong, right)["different"] == "customer_mean_7d"
     assert not _peers.differences(right[:1], right)["equal_to_duckdb"]
+
+
+def test_thresholds_by_costs(bench: Any) -> None:
+    """On payments too few to say whether they cost less: what is told equals DuckDB's computation all the same."""
+    import decisions
+
+    document = decisions.Document("decisions", decisions.GOALS)
+    decisions.measure(document, decisions.Sizes(days=115, customers=300, many=20_000), ["tuned"])
+    assert [row for row in document.rows if "reason" in row or "wrong" in row] == []
+    assert document.value("tuned_equal_to_duckdb") == 1
+    ratio = document.value("cost_ratio_tuned_to_default")
+    assert ratio is not None
+    assert 0 < ratio < 1.5

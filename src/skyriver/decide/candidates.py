@@ -15,10 +15,12 @@ NEAR = 0.02
 """A candidate is rounded by no more than this share of the distance to its neighbours."""
 
 
-def candidates_of(signal: Floats, labels: Bools, most: int, in_use: Sequence[float]) -> Floats:
+def candidates_of(
+    signal: Floats, labels: Bools, most: int, in_use: Sequence[float], near: Sequence[tuple[float, float]] = ()
+) -> Floats:
     """About `most` numbers, ascending, that tell the events apart where it matters: half of them evenly among the
     events whose label is 1, the others ever closer together towards the highest and the lowest signals. Always among
-    them: those `in_use`, one below and one above all signals."""
+    them: those `in_use`, one below and one above all signals; and between each two of `near` half as many more."""
     there = ~np.isnan(signal)
     values = np.sort(signal[there])
     if not len(values):
@@ -28,9 +30,10 @@ def candidates_of(signal: Floats, labels: Bools, most: int, in_use: Sequence[flo
     tail = np.unique(np.clip(np.ceil(shares).astype(np.int64), 1, len(values)))
     low = tail[:: 2 if len(tail) > 2 else 1]
     chosen = [values[-tail], values[low - 1]]
-    if len(positives):
-        places = np.linspace(0, len(positives) - 1, min(len(positives), max(2, most // 2)))
-        chosen.append(positives[np.round(places).astype(np.int64)])
+    chosen.append(_evenly(positives, most // 2))
+    for low_end, high_end in near:
+        for own in (values, positives):
+            chosen.append(_evenly(own[(own >= low_end) & (own <= high_end)], most // 4))
     inner = _rounded(np.unique(np.concatenate(chosen)))
     first, last = float(values[0]), float(values[-1])
     below = _short(first - _step(first), math.inf)
@@ -38,6 +41,14 @@ def candidates_of(signal: Floats, labels: Bools, most: int, in_use: Sequence[flo
         below = max(below, 0.0)
     above = _short(last + _step(last), math.inf)
     return np.unique(np.array([*inner, *in_use, below, above]))
+
+
+def _evenly(values: Floats, most: int) -> Floats:
+    """Some of them, in order, as many between each two."""
+    if not len(values):
+        return values
+    places = np.linspace(0, len(values) - 1, min(len(values), max(2, most)))
+    return values[np.round(places).astype(np.int64)]
 
 
 def _step(value: float) -> float:

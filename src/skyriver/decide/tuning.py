@@ -12,7 +12,7 @@ looked at it, as what is decided `otherwise`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,12 +23,15 @@ from skyriver.core.units import format_duration
 from skyriver.data.columns import Ints
 from skyriver.decide.candidates import candidates_of
 from skyriver.decide.cells import Cells, Floats, Parts, Question, Survey, gather, survey
+from skyriver.decide.language import Tree
 from skyriver.decide.search import Choice, Search
 
 MOST_THRESHOLDS = 8
-CANDIDATES = {1: 400, 2: 200, 3: 100, 4: 100}
-"""Of each threshold, by how many there are."""
-FEWER_CANDIDATES = 64
+CANDIDATES = {1: 300, 2: 150, 3: 80, 4: 80}
+"""Of each threshold, by how many there are; then half as many more near the best."""
+FEWER_CANDIDATES = 48
+NEAR = 3
+"""Candidates to each side of the best one."""
 LEAST_CANDIDATES = 12
 SEARCHES = 100
 """On drawn days, for the thresholds' intervals."""
@@ -176,21 +179,36 @@ def _check(question: Question) -> None:
 
 
 def _cells(question: Question, choose: Span, seen: Survey) -> tuple[list[Floats], Cells]:
-    """With as many candidates as there is room for."""
+    """With as many candidates as there is room for, and then with more of them around what looks best."""
     most = CANDIDATES.get(len(question.thresholds), FEWER_CANDIDATES)
-    while most >= LEAST_CANDIDATES:
-        by_signal = {
-            signal: candidates_of(
-                values, seen.labels, most, [own.value for own in question.thresholds if own.signal == signal]
-            )
-            for signal, values in zip(question.signals, seen.signals, strict=True)
-        }
-        candidates = [by_signal[own.signal] for own in question.thresholds]
-        cells = gather(question, candidates, choose.parts, seen.fills, choose.start, choose.end)
-        if cells is not None:
-            return candidates, cells
-        most //= 2
-    raise _too_many_cases()
+    found = None
+    while found is None and most >= LEAST_CANDIDATES:
+        found = _cells_of(question, choose, seen, most, {})
+        most = most if found is not None else most // 2
+    if found is None:
+        raise _too_many_cases()
+    search, near = Search(question, *found), dict[Tree, list[tuple[float, float]]]()
+    _, best = search.best(tuple(0 for _ in question.thresholds), np.ones(found[1].days), 2)
+    for own, place, values in zip(question.thresholds, best, found[0], strict=True):
+        ends = (max(0, place - NEAR), min(len(values) - 1, place + NEAR))
+        near.setdefault(own.signal, []).append((float(values[ends[0]]), float(values[ends[1]])))
+    return _cells_of(question, choose, seen, most, near) or found
+
+
+def _cells_of(
+    question: Question,
+    choose: Span,
+    seen: Survey,
+    most: int,
+    near: Mapping[Tree, Sequence[tuple[float, float]]],
+) -> tuple[list[Floats], Cells] | None:
+    by_signal = {}
+    for signal, values in zip(question.signals, seen.signals, strict=True):
+        in_use = [own.value for own in question.thresholds if own.signal == signal]
+        by_signal[signal] = candidates_of(values, seen.labels, most, in_use, near.get(signal, ()))
+    candidates = [by_signal[own.signal] for own in question.thresholds]
+    cells = gather(question, candidates, choose.parts, seen.fills, choose.start, choose.end)
+    return None if cells is None else (candidates, cells)
 
 
 def _too_many_cases() -> InvalidInput:
