@@ -245,6 +245,9 @@ def explain(
     name: Annotated[str, typer.Argument(help="Any name, or kind/name; supervisor, control, gateway; or decision.")],
     event: Annotated[str, typer.Argument(help="With decision: the id of its event.")] = "",
     stream: Annotated[str, typer.Option("--stream", help="With decision, where there are several streams.")] = "",
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="With decision: compute it again from the log, and compare.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Why something is as it is: state, reason, what to do, the last lines of its log; or why an event got its
@@ -260,7 +263,14 @@ def explain(
         with connect() as client:
             source = stream or only(client, "streams", "stream: --stream NAME")
             decision = client.decision(source, event)
+            if recompute:
+                with screen.progress() as bars:
+                    offset = {"offset": decision["event_offset"]}
+                    done = wait(client, client.act("replay", source, params=offset), bars)
+                decision["recomputed"] = done["status"]["result"]["replay"]
         screen.data(decision, lambda: show_decision(screen, source, decision))
+        if recompute and not decision["recomputed"]["equal"]:
+            raise typer.Exit(1)
         return
     if part := part_named(name):
         told = explain_part(part)

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from skyriver.client.screen import Screen, age
+from skyriver.client.what_if import show_recomputed
 
 
 def show_decision(screen: Screen, stream: str, told: Mapping[str, Any]) -> None:
@@ -23,6 +24,8 @@ def show_decision(screen: Screen, stream: str, told: Mapping[str, Any]) -> None:
             table.add_row(f"    {escape(name)}", "missing" if value is None else f"{value:.6g}")
         screen.out.print("  by the features")
         screen.out.print(table)
+    if "recomputed" in told:
+        show_recomputed(screen, told["recomputed"])
 
 
 def _lines(stream: str, told: Mapping[str, Any]) -> Iterator[str]:

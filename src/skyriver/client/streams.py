@@ -1,4 +1,5 @@
-"""The commands for streams: what one is and does, live and once, its dead letters, and the proof of its features."""
+"""The commands for streams: what one is and does, live and once, its dead letters, the proof of its features, and its
+past decided again."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import contextlib
 import sys
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import RenderableType
@@ -18,6 +20,7 @@ from skyriver.client.sending import check_stream
 from skyriver.client.shell import Json, connect, noun, wait
 from skyriver.client.stream_page import dead_table, lines, page
 from skyriver.client.top import EVERY_SECONDS, keys_one_by_one, quit_pressed
+from skyriver.client.what_if import rules_in, show_replay
 from skyriver.core.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -99,6 +102,33 @@ def stream_verify(name: Name, as_json: Json = False) -> None:
     report = done["status"]["result"]["verify"]
     screen.data(report, lambda: show.verified(screen, report))
     if report["different"]:
+        raise typer.Exit(1)
+
+
+@_streams.command("replay")
+def stream_replay(
+    name: Name,
+    begin: Annotated[str, typer.Option("--from", metavar="TIME", help="Its first moment (default: the log's).")] = "",
+    end: Annotated[str, typer.Option("--to", metavar="TIME", help="Up to, excluding (default: the log's end).")] = "",
+    model: Annotated[str, typer.Option(metavar="NAME:VERSION", help="Decide by this version instead.")] = "",
+    rules: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Decide by these rules instead: APP.py, or JSON.")
+    ] = None,
+    by: Annotated[list[str] | None, typer.Option("--by", help="Tell changes by this field or feature.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What if: decide a stretch of the past again, by another version or other rules, and compare with what was
+    decided. Without these, by what was used then: nothing may differ. Touches nothing of the stream."""
+    screen = Screen(as_json=as_json)
+    params: dict[str, Any] = {"from": begin, "to": end, "model": model, "by": by or []}
+    if rules is not None:
+        params["rules"] = rules_in(rules, name)
+    with connect() as client, screen.progress() as bars:
+        operation = client.act("replay", name, params={k: v for k, v in params.items() if v})
+        done = wait(client, operation, bars)
+    report = done["status"]["result"]["replay"]
+    screen.data({"job": operation, **report}, lambda: show_replay(screen, report, operation))
+    if report["as_it_was"] and report["different"]:
         raise typer.Exit(1)
 
 

@@ -204,6 +204,15 @@ class Choice:
             return None
         return found if found is not None and not _alike(found, self.deciding) else None
 
+    def told(self, wanted: Wanted, digest: str, spec: FeatureSetSpec | None) -> Deciding:
+        """What these settings say is decided with, all of it, by the features `digest`, whatever came before. Raises
+        what keeps it, or a part of it, from being had."""
+        self.problem, self.deciding = None, Deciding()
+        found = self._build(wanted, wanted.model, digest, spec)
+        if self.problem is not None:
+            raise self.problem
+        return found
+
     def target(self, live: Mapping[str, Any] | None, deciding: str) -> FeatureSetSpec | None:
         """The features to fold beside those that decide: of the released version, else the declared ones. None too
         where they do not fit the stream, which `target_problem` tells."""

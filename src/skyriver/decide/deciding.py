@@ -117,7 +117,7 @@ def decide_events(
     keys = _NO_KEYS
     if deciding.reads_keys:
         keys = np.array([_key(events.rows[place][key_place]) for place in on_time], np.int64)
-    scored = _score(deciding, events.features, len(on_time), keys)
+    scored = score_events(deciding, events.features, len(on_time), keys)
     who = deciding.who
     scores, reasons, lanes = scored.scores.tolist(), scored.reasons.tolist(), scored.lanes.tolist()
     shadows = scored.shadow.tolist() if scored.shadow is not None else None
@@ -215,13 +215,16 @@ def decide_block(
     features_digest: str,
     now: int,
     monotonic: int,
+    scored: Scored | None = None,
 ) -> DecisionBlock:
-    """What `decide_events` says of each of these events."""
+    """What `decide_events` says of each of these events. `scored`: of those that are not late, where it is known
+    already (a replay)."""
     n, late, rules = len(events.columns), events.late, deciding.rules
     on_time = np.flatnonzero(~late) if late is not None else None
     columns = events.columns if on_time is None else events.columns.take(on_time)
     keys = columns.keys(key_place) if deciding.reads_keys else _NO_KEYS
-    scored = _score(deciding, events.features, len(columns), keys)
+    if scored is None:
+        scored = score_events(deciding, events.features, len(columns), keys)
     scores, reasons, lanes, shadow = scored.scores, scored.reasons, scored.lanes, scored.shadow
     probabilities = scored.probabilities
     decisions = np.zeros(len(columns), np.int64)
@@ -316,7 +319,7 @@ def _key(value: Value) -> int:
     return key_of_text(value) if isinstance(value, str) else int(value)  # type: ignore[arg-type]  # never missing
 
 
-def _score(deciding: Deciding, features: Floats | None, count: int, keys: Ints) -> Scored:
+def score_events(deciding: Deciding, features: Floats | None, count: int, keys: Ints) -> Scored:
     """Of each of `count` events that are not late."""
     reason = _FINE
     if deciding.rules is None:

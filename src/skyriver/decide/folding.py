@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,21 +13,30 @@ from skyriver.decide.history import read_record
 from skyriver.decide.records import LATE, LabelRecord, Value, decode_event, decode_label, decode_reference
 from skyriver.decide.windows import Floats, Windows
 
+if TYPE_CHECKING:
+    import polars as pl
+
 CHUNK = 4096
 """Events, labels or rows of references folded together."""
 _OF_EVENTS = frozenset({RecordKind.EVENT, RecordKind.EVENTS, RecordKind.HISTORY})
 
 
 class Folding:
-    """`flush` brings the windows to the last record applied. `folded` is told the offsets of events and their
-    features, in order."""
+    """`flush` brings the windows to the last record applied. `folded` is told the offsets of live events and their
+    features, in order; `loaded` the offset of a block of history, its rows, and the features of its events."""
 
     def __init__(
-        self, windows: Windows, *, chunk: int = CHUNK, folded: Callable[[list[int], Floats], None] | None = None
+        self,
+        windows: Windows,
+        *,
+        chunk: int = CHUNK,
+        folded: Callable[[list[int], Floats], None] | None = None,
+        loaded: Callable[[int, pl.DataFrame, Floats], None] | None = None,
     ) -> None:
         self._windows = windows
         self._chunk = chunk
         self._folded = folded
+        self._loaded = loaded
         self._events: list[tuple[int, int, list[Value]]] = []
         self._labels: list[tuple[int, LabelRecord]] = []
         self._references: list[tuple[int, tuple[int, list[Value]]]] = []
@@ -60,7 +70,10 @@ class Folding:
                 self._references.append((record.offset, decode_reference(record.payload)))
             case RecordKind.HISTORY:
                 self.flush()
-                self._windows.fold_block(record.offset, read_record(record.payload))
+                frame = read_record(record.payload)
+                features = self._windows.fold_block(record.offset, frame)
+                if self._loaded is not None:
+                    self._loaded(record.offset, frame, features)
             case RecordKind.DECISION | RecordKind.DECISIONS | RecordKind.CONTROL | RecordKind.DEAD:
                 pass
 

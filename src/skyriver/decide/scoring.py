@@ -61,16 +61,17 @@ class Lanes:
     """Of each place in `Scored.lanes`; None: none of them has one."""
 
     def __post_init__(self) -> None:
-        lanes = [self._lane(place) for place in range(4)]
+        lanes = [self.at(place) for place in range(4)]
         found = tuple(lane.calibration if lane is not None else None for lane in lanes)
         object.__setattr__(self, "calibrations", found if any(found) else None)
 
-    def _lane(self, place: int) -> Lane | None:
+    def at(self, place: int) -> Lane | None:
+        """Of a place in `Scored.lanes`."""
         return {BY_CANARY: self.canary.lane if self.canary else None, BY_LAST: self.last}.get(place, self.main)
 
     def who(self, place: int) -> tuple[ModelInUse | None, str, bool]:
         """Of a place in `Scored.lanes`: the version, its arm, and whether it stood in."""
-        lane = self._lane(place)
+        lane = self.at(place)
         model = lane.model if lane is not None else None
         return model, CANARY if place == BY_CANARY else "", place in (BY_LAST, BY_MAIN)
 
@@ -86,6 +87,12 @@ class Scored:
     lanes: Codes
     shadow: Floats | None = None
     probabilities: Floats | None = None
+
+    def take(self, kept: NDArray[np.bool_]) -> Scored:
+        """Only these."""
+        shadow = self.shadow[kept] if self.shadow is not None else None
+        probabilities = self.probabilities[kept] if self.probabilities is not None else None
+        return Scored(self.scores[kept], self.reasons[kept], self.lanes[kept], shadow, probabilities)
 
 
 def in_canary(keys: Ints, version: int, percent: float) -> NDArray[np.bool_]:
@@ -120,11 +127,11 @@ def score_lanes(lanes: Lanes, features: Floats, keys: Ints) -> Scored:
                 scores[rows], reasons[rows] = run(scorer, features[rows])
     if lanes.stand_in and (reasons != _FINE).any():
         scores, who = _stand_in(lanes, features, scores, reasons, who)
-    probabilities = _probabilities(lanes.calibrations, scores, who) if lanes.calibrations is not None else None
+    probabilities = probabilities_of(lanes.calibrations, scores, who) if lanes.calibrations is not None else None
     return Scored(scores, reasons, who, beside() if beside is not None else None, probabilities)
 
 
-def _probabilities(calibrations: Sequence[Calibration | None], scores: Floats, who: Codes) -> Floats:
+def probabilities_of(calibrations: Sequence[Calibration | None], scores: Floats, who: Codes) -> Floats:
     """Each by the calibration of who gave its score."""
     first = int(who[0])
     alone = calibrations[first]

@@ -49,6 +49,7 @@ from skyriver.core.names import check_name, digest
 from skyriver.core.resources import AuditEntry, Put, Resource, Snapshot
 from skyriver.core.spec import AppSpec
 from skyriver.data.operations import plan_load
+from skyriver.decide.asking import plan_replay
 from skyriver.decide.checking import check_decisions
 from skyriver.decide.now import stream_now
 from skyriver.decide.operations import plan_tune, plan_verify
@@ -131,6 +132,7 @@ ACTIONS = Actions(
         "pause": (Permission.JOBS_RUN, plan_pause),
         "resume": (Permission.JOBS_RUN, plan_resume),
         "train": (Permission.JOBS_RUN, plan_train),
+        "replay": (Permission.JOBS_RUN, plan_replay),
         "rollback": (Permission.SERVICES_WRITE, plan_rollback),
         "tune": (Permission.JOBS_RUN, plan_tune),
         "verify": (Permission.JOBS_RUN, plan_verify),

@@ -27,6 +27,7 @@ WORK: Mapping[str, str] = {
     "import": "take_in",
     "verify": "verify",
     "tune": "tune",
+    "replay": "replay",
     "environment": "environment",
     "call": "call",
 }

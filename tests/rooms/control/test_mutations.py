@@ -265,6 +265,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_rollback": {"json": {"target": "comes_back"}},
     "start_verify": {"json": {"target": "orders"}},
     "start_tune": {"json": {"target": "orders", "params": {"costs": ["ship.positive=amount", "call=2"]}}},
+    "start_replay": {"json": {"target": "orders", "params": {"from": "2026-01-01"}}},
     "start_run": {"json": {"target": "tidy"}},
     "start_pause": {"json": {"target": "tidy"}},
     "start_resume": {"json": {"target": "resting"}},
