@@ -30,7 +30,6 @@ can be called and tested.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -57,16 +56,33 @@ class Decisions:
         self.spec = spec
         self._stream = stream
 
-    def example(self, decision: str, /, **given: bool | int | float | str | None) -> Decisions:
+    def example(
+        self,
+        decision: str,
+        /,
+        **given: bool | int | float | str | Sequence[int | str | Mapping[str, bool | int | float | str | None]] | None,
+    ) -> Decisions:
         """An event that must get this decision, by what is `given` of it: the score, fields, features. What is not
-        given is missing; without a score the fallback decides. Each `skyriver deploy` runs the rules on all examples,
-        and refuses an application whose rules decide otherwise."""
+        given is missing; without a score the fallback decides. Of a list its rows are given, or their ids alone:
+        `customer=1, denied=[1], limits=[{"customer": 1, "amount": 50}]`. Each `skyriver deploy` runs the rules on all
+        examples, and refuses an application whose rules decide otherwise."""
         check_name(decision, "a decision")
+        lists = {r.name: r for r in self._stream._spec.references if r.until}  # type: ignore[union-attr]  # a stream
+        rows: dict[str, tuple[Mapping[str, Any], ...]] = {}
+        plain: dict[str, bool | int | float | str | None] = {}
         for name, value in given.items():
-            plain = value is None or isinstance(value, bool | int | str)
-            if not plain and not (isinstance(value, float) and math.isfinite(value)):
+            if isinstance(value, Sequence) and not isinstance(value, str) and name in lists:
+                rows[name] = tuple(r if isinstance(r, Mapping) else {lists[name].id: r} for r in value)
+            elif terms.is_plain(value):
+                plain[name] = value  # type: ignore[assignment]  # it was looked at
+            else:
                 refuse(f"{name}={value!r:.80} of an example is no number, text or truth.", "BAD_EXAMPLE")
-        example = specs.DecisionExample(decision=decision, given=given)
+        bad = next(
+            ((n, v) for n, of in rows.items() for row in of for v in row.values() if not terms.is_plain(v)), None
+        )
+        if bad is not None:
+            refuse(f"{bad[0]} of an example holds {bad[1]!r:.80}, no number, text or truth.", "BAD_EXAMPLE")
+        example = specs.DecisionExample(decision=decision, given=plain, lists=rows)  # type: ignore[arg-type]
         self.spec = self.spec.model_copy(update={"examples": (*self.spec.examples, example)})
         return self
 
@@ -272,24 +288,51 @@ class App:
         A row is current from its field `time` on, until the next one of the same `id`; it is sent to the stream, or
         loaded with its history, and belongs to it as labels do.
         """
-        check_field(name, "a reference")
-        stream = self._streams.get(of._spec.name)
-        if stream is None:
-            refuse(f"{of._spec.name} is not a stream.", "BAD_REFERENCE", "A reference is of a stream's events.")
-        if any(known.name == name for known in stream.references):
-            refuse(f"{stream.name} has a reference {name!r} already.", "DUPLICATE_NAME")
-        if name in specs.PARTS_OF_STREAMS:
-            refuse(
-                f"{name!r} cannot name a reference: {stream.name}.{name} is a table that every stream has.",
-                "BAD_REFERENCE",
-                "Give it another name.",
-            )
+        stream = self._new_reference(name, of, "a reference")
         fields = field_specs(row)
         check_role(fields, id, "id", ("int", "text"))
         check_role(fields, time, "time", ("time",))
         spec = specs.ReferenceSpec(name=name, fields=fields, id=id, time=time)
         self._streams[stream.name] = stream.model_copy(update={"references": (*stream.references, spec)})
         return Reference(spec, stream.name)
+
+    def list(
+        self,
+        name: str,
+        row: type[Event] | None = None,
+        *,
+        of: Source,
+        id: str,
+        time: str = "at",
+        until: str = "until",
+        by: str = "",
+    ) -> None:
+        """A list that rules of the stream read, such as who is denied: `customer in denied`, `amount > limits.amount`.
+
+        Its rows are kept as those of a reference, with their history; one counts from its `time` on, up to its
+        `until` (missing: until another one of its `id` comes). Both fields are added where `row` has them not; without
+        `row` there is the id, as the stream has a field of that name, and a `note`. `by`: the event's field by which
+        the list's fields are looked up (that of the id's name, unless another is named)."""
+        stream = self._new_reference(name, of, "a list")
+        spec = terms.list_of(name, stream, field_specs(row) if row is not None else None, id, time, until, by)
+        self._streams[stream.name] = stream.model_copy(update={"references": (*stream.references, spec)})
+
+    def _new_reference(self, name: str, of: Source, what: str) -> specs.StreamSpec:
+        check_field(name, what)
+        stream = self._streams.get(of._spec.name)
+        if stream is None:
+            refuse(
+                f"{of._spec.name} is not a stream.", "BAD_REFERENCE", f"{what.capitalize()} is of a stream's events."
+            )
+        if any(known.name == name for known in stream.references):
+            refuse(f"{stream.name} has a reference {name!r} already.", "DUPLICATE_NAME")
+        if name in specs.PARTS_OF_STREAMS:
+            refuse(
+                f"{name!r} cannot name {what}: {stream.name}.{name} is a table that every stream has.",
+                "BAD_REFERENCE",
+                "Give it another name.",
+            )
+        return stream
 
     def features(self, name: str, source: Source, features: Mapping[str, object]) -> Features:
         """Named expressions over one stream or table; order matters, it is the model's input order."""

@@ -97,12 +97,17 @@ class LabelSpec(Spec):
 
 class ReferenceSpec(Spec):
     """Rows about something that events name by its id, such as a shop: each is current from its time on, until the
-    next one of the same id."""
+    next one of the same id. One with `until` is a list, which rules read."""
 
     name: FieldName
     fields: tuple[FieldSpec, ...]
     id: str
     time: str
+    # These two are left out where there are none, as those of StreamSpec.
+    until: str = Field(default="", exclude_if=lambda value: not value)
+    """A field: when a row ends, though no other one has come; missing: it does not."""
+    by: str = Field(default="", exclude_if=lambda value: not value)
+    """The event's field by which rules look up the list's fields."""
 
     def field(self, name: str) -> FieldSpec:
         return next(f for f in self.fields if f.name == name)
@@ -397,6 +402,10 @@ class DecisionExample(Spec):
     decision: Name
     given: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
     """What rules may name, and its value; null, as what is not named, is missing."""
+    lists: dict[FieldName, tuple[dict[str, bool | int | float | str | None], ...]] = Field(
+        default_factory=dict, exclude_if=lambda value: not value
+    )
+    """Rows of lists."""
 
 
 class CostSpec(Spec):

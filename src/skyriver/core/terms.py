@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -13,9 +14,9 @@ from pydantic import ValidationError
 
 from skyriver.core import spec as specs
 from skyriver.core.errors import InvalidInput
-from skyriver.core.events import refuse
+from skyriver.core.events import check_role, refuse
 from skyriver.core.expr import MOST_SPAN_US, Aggregate, Column, Expression, Label, Lookup, Same, numbers, render, walk
-from skyriver.core.names import canonical_json, check_name
+from skyriver.core.names import canonical_json, check_field, check_name
 from skyriver.core.units import format_duration, parse_duration, parse_memory
 
 MOST_DISORDER_US = parse_duration("31d")
@@ -242,6 +243,50 @@ class Cron:
 def precision_at(k: int, *, by: str, per: str = "1d") -> specs.MetricSpec:
     """Precision among the `k` keys with the highest score in each `per`; keys known as positive before are left out."""
     return specs.MetricSpec(name=f"precision_at_{k}", k=k, by=by, per_us=parse_duration(per, "a period"))
+
+
+def list_of(
+    name: str,
+    stream: specs.StreamSpec,
+    fields: tuple[specs.FieldSpec, ...] | None,
+    id: str,
+    time: str,
+    until: str,
+    by: str,
+) -> specs.ReferenceSpec:
+    """A list of the stream; `fields` None: the id alone, with a note."""
+    of_stream = {own.name: own for own in stream.fields}
+    if fields is None:
+        if id not in of_stream:
+            refuse(f"{stream.name} has no field {id!r}.", "UNKNOWN_FIELD", f"It has {', '.join(of_stream)}.")
+        note = specs.FieldSpec(name=check_field("note", "a field"), type="text", nullable=True)
+        fields = (specs.FieldSpec(name=id, type=of_stream[id].type), note)
+    declared = {own.name: own for own in fields}
+    for role, given in (("time", time), ("until", until)):
+        if given not in declared:
+            fields = (
+                *fields,
+                specs.FieldSpec(name=check_field(given, "a field"), type="time", nullable=role == "until"),
+            )
+        elif role == "until" and (declared[given].type != "time" or not declared[given].nullable):
+            refuse(f"{given!r} cannot be the until: it must be of type time, and may be missing.", "BAD_FIELD")
+    check_role(fields, id, "id", ("int", "text"))
+    check_role(fields, time, "time", ("time",))
+    kind = next(own.type for own in fields if own.name == id)
+    by = by or id
+    if by not in of_stream or of_stream[by].type != kind:
+        fits = [own.name for own in stream.fields if own.type == kind]
+        refuse(
+            f"The list {name!r} cannot be looked up by {by!r}: {stream.name} has no such field of type {kind}.",
+            "BAD_REFERENCE",
+            f"Name one with by=: {', '.join(fits)}." if fits else f"It has no field of type {kind}.",
+        )
+    return specs.ReferenceSpec(name=name, fields=fields, id=id, time=time, until=until, by=by)
+
+
+def is_plain(value: object) -> bool:
+    """Whether a rule can be given it."""
+    return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
 
 
 def check_feature(feature: str, expression: Expression, source: specs.StreamSpec | specs.TableSpec) -> None:

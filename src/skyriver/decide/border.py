@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from msgspec.structs import asdict
 
@@ -68,26 +69,48 @@ def refused(index: int, rejection: Rejection | None) -> Refused:
 
 class ReferenceBorder:
     """Rows of the stream's reference `index`. A request is taken whole or not at all: its rows are of one table that
-    somebody keeps, and half of a change is not what it was."""
+    somebody keeps, and half of a change is not what it was. Bad rows of a list's file may be set aside."""
 
     def __init__(self, stream: StreamSpec, index: int) -> None:
         self._index = index
         self._reference = reference = stream.references[index]
-        self._clean = RowCleaner(with_roles(reference.fields, reference.id, reference.time)).clean
+        fields = with_roles(reference.fields, reference.id, reference.time)
+        if reference.until:  # a row of a list that has no time counts from now on
+            fields = tuple(f.model_copy(update={"nullable": True}) if f.role == "time" else f for f in fields)
+        self._clean = RowCleaner(fields).clean
+        self._clean_id = RowCleaner([f for f in fields if f.role == "id"]).clean
+        self._until = next((place for place, f in enumerate(fields) if f.name == reference.until), -1)
         self._time = next(place for place, f in enumerate(reference.fields) if f.name == reference.time)
 
     def take(self, rows: Sequence[object], now: int, limit: int) -> ReferenceSubmission:
         """`limit` is the latest time that a row may have.
 
         Raises InvalidInput (REFERENCE_REFUSED) that names the rows that are not as declared."""
+        return self._whole(rows, *self._sorted(rows, lambda index, row: self._row(index, row, now, limit)))
+
+    def sort(self, rows: Sequence[object], now: int, limit: int) -> ReferenceSubmission:
+        """The good rows; the bad ones are set aside."""
+        cleaned, bad = self._sorted(rows, lambda index, row: self._row(index, row, now, limit))
+        return ReferenceSubmission(self._index, cleaned, [(refusal, rows[refusal.index]) for refusal in bad])
+
+    def take_off(self, rows: Sequence[object]) -> ReferenceSubmission:
+        """Ids that are to be taken off a list, each as its field alone. Raises as `take`."""
+        return replace(self._whole(rows, *self._sorted(rows, self._id)), removes=True)
+
+    def _sorted(
+        self, rows: Sequence[object], clean: Callable[[int, object], list[Value] | Refused]
+    ) -> tuple[list[list[Value]], list[Refused]]:
         cleaned: list[list[Value]] = []
         bad: list[Refused] = []
         for index, row in enumerate(rows):
-            values = self._row(index, row, now, limit)
+            values = clean(index, row)
             if isinstance(values, Refused):
                 bad.append(values)
             else:
                 cleaned.append(values)
+        return cleaned, bad
+
+    def _whole(self, rows: Sequence[object], cleaned: list[list[Value]], bad: list[Refused]) -> ReferenceSubmission:
         if bad:
             raise InvalidInput(
                 f"{len(bad)} of {len(rows)} rows of {self._reference.name} are refused, and so none is taken; row"
@@ -106,11 +129,23 @@ class ReferenceBorder:
         if isinstance(values, Rejection):
             return refused(index, values)
         time = values[self._time]
+        until = values[self._until] if self._until >= 0 else None
+        if isinstance(time, int) and isinstance(until, int) and until < time:
+            name = self._reference.until
+            return Refused(
+                index, name, shown(row[name]), Reason.OUT_OF_RANGE, f"{name} is before {self._reference.time}."
+            )
         if isinstance(time, int) and time > limit:
             name = self._reference.time
             message = f"{name} is {format_span(time - now)} ahead of the clock here."
             return Refused(index, name, shown(row[name]), Reason.AHEAD_OF_CLOCK, message)
         return values
+
+    def _id(self, index: int, row: object) -> list[Value] | Refused:
+        if not isinstance(row, dict):
+            return Refused(index, "", None, Reason.WRONG_TYPE, f"This is no row: {NOT_AN_OBJECT}.")
+        values = self._clean_id(row)
+        return refused(index, values) if isinstance(values, Rejection) else values
 
 
 class LabelBorder:

@@ -11,8 +11,9 @@ from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import AppSpec, DecideSpec, DecisionExample, FeatureSetSpec, StreamSpec
 from skyriver.decide.costs import costs_of
 from skyriver.decide.language import Name, Type, no_name
+from skyriver.decide.lists import RULE_TYPES, Lists, lists_of
 from skyriver.decide.reach import never_fire
-from skyriver.decide.rules import Operand, RuleSet, names_of, rules_of, second_opinions, shown, together
+from skyriver.decide.rules import Operand, RuleSet, rule_names, rules_of, second_opinions, shown, together
 
 _FLOAT32 = struct.Struct("<f")
 
@@ -48,12 +49,13 @@ def check_decisions(app: AppSpec) -> list[tuple[str, str]]:
 
 
 def _check_examples(decide: DecideSpec, rules: RuleSet, stream: StreamSpec, features: FeatureSetSpec | None) -> None:
-    names = names_of(stream, features)
+    names = rule_names(stream, features)
     mistakes: list[InvalidInput] = []
     for number, example in enumerate(decide.examples, 1):
         where = f"example {number} of the decisions of {stream.name}"
         try:
-            _check(example, rules, names, len(stream.fields), len(features.features) if features is not None else 0)
+            lists = _lists_of(example, stream)
+            _check(example, rules, names, lists, stream, len(features.features) if features is not None else 0)
         except InvalidInput as error:
             told = InvalidInput(error.message, code=error.code, where=where, next_action=error.next_action)
             mistakes.append(told)
@@ -69,7 +71,30 @@ def _check_examples(decide: DecideSpec, rules: RuleSet, stream: StreamSpec, feat
         )
 
 
-def _check(example: DecisionExample, rules: RuleSet, names: Mapping[str, Name | str], fields: int, width: int) -> None:
+def _lists_of(example: DecisionExample, stream: StreamSpec) -> Lists:
+    """With the rows that it gives, which count at any time."""
+    lists = Lists(stream)
+    for index, spec in lists_of(stream):
+        known = [own for own in spec.fields if own.name not in (spec.time, spec.until)]
+        names: dict[str, Name | str] = {own.name: Name(own.name, RULE_TYPES[own.type], "field") for own in known}
+        for given in example.lists.get(spec.name, ()):
+            for name, value in given.items():
+                if value is not None:
+                    _check_type(_name(name, names), value)
+            if given.get(spec.id) is None:
+                raise InvalidInput(f"a row of {spec.name} has no {spec.id}", code="BAD_EXAMPLE")
+            lists.learn(index, [0 if own.name == spec.time else given.get(own.name) for own in spec.fields], 0)
+    return lists
+
+
+def _check(
+    example: DecisionExample,
+    rules: RuleSet,
+    names: Mapping[str, Name | str],
+    lists: Lists,
+    stream: StreamSpec,
+    width: int,
+) -> None:
     known = dict.fromkeys(decision for decision, _ in rules.ends)
     if example.decision not in known:
         raise InvalidInput(
@@ -80,7 +105,7 @@ def _check(example: DecisionExample, rules: RuleSet, names: Mapping[str, Name | 
     score: float | None = None
     probability: float | None = None
     vector = [math.nan] * width
-    values: list[Operand] = [None] * fields
+    values: list[Operand] = [None] * len(stream.fields)
     for given, value in example.given.items():
         name = _name(given, names)
         if value is None:
@@ -93,8 +118,15 @@ def _check(example: DecisionExample, rules: RuleSet, names: Mapping[str, Name | 
                 probability = _rounded(value)
             case "feature":
                 vector[name.index] = _rounded(value)
-            case _:
+            case "field":
                 values[name.index] = value
+            case _:
+                raise InvalidInput(
+                    f"{given!r} is what a list says, and is given by its rows",
+                    code="BAD_EXAMPLE",
+                    next_action=f"Write {given.partition('.')[0]}=[...], and the event's field that is looked up.",
+                )
+    values = lists.beside(rules.lookups, [values], [0])[0]
     place = rules.decide_without(vector, values) if score is None else rules.decide(score, vector, values, probability)
     decided, rule = rules.ends[place]
     if decided == example.decision:
@@ -141,5 +173,6 @@ def _rounded(value: bool | int | float | str) -> float:
 
 
 def _told(example: DecisionExample) -> str:
-    text = ", ".join(f"{name}={value!r:.80}" for name, value in example.given.items())
+    given = {**example.given, **{name: [*map(dict, rows)] for name, rows in example.lists.items()}}
+    text = ", ".join(f"{name}={value!r:.80}" for name, value in given.items())
     return text if text else "an event of which nothing is known"

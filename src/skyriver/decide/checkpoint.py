@@ -154,6 +154,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     last: LastRecord | None = None
     """None: there was none in the log, or it is of a release that did not note it."""
     trial: SavedTrial | None = None
+    lists: dict[str, bytes] = msgspec.field(default_factory=dict)
+    """By their names; of one that is not there the log tells."""
 
     @property
     def sets(self) -> frozenset[str]:

@@ -81,13 +81,15 @@ class Deciding:
 @dataclass(frozen=True, slots=True)
 class Undecided:
     """Events without decisions (the sequences belong together). `arrived` in monotonic microseconds, -1: in an earlier
-    process. `features`, float32 [events that are not late, F], in order; None where there are none."""
+    process. `features`, float32 [events that are not late, F], in order; None where there are none. `times`: T of
+    each."""
 
     offsets: Sequence[int]
     rows: Sequence[Sequence[Value]]
     late: Sequence[bool]
     arrived: Sequence[int]
     features: Floats | None
+    times: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

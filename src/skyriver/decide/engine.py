@@ -26,6 +26,7 @@ one while no other method is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import msgspec
@@ -35,12 +36,13 @@ from numpy.typing import NDArray
 from skyriver.data.columns import EventBlock
 from skyriver.data.keys import key_of_text
 from skyriver.data.log import Log, Record, RecordKind
+from skyriver.decide import lists_columns
 from skyriver.decide.blocks import DecisionBlock
 from skyriver.decide.checkpoint import BlockAnswer, Checkpoint, last_before
 from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.deciding import Deciding, Undecided, UndecidedBlock, decide_block, decide_events
 from skyriver.decide.gathering import block_rows, gather, receipt_of_labels, receipts_of_rows
-from skyriver.decide.history import Block, complete, encode_frame
+from skyriver.decide.history import Block, complete, encode_frame, learn_frame
 from skyriver.decide.loading import check_times, effective_times, repeated
 from skyriver.decide.partition import Ids, Partition, fields_of, references_of
 from skyriver.decide.receipt import (
@@ -57,6 +59,7 @@ from skyriver.decide.records import (
     Id,
     LabelRecord,
     LoadStep,
+    Value,
     encode,
     encode_control,
     encode_reference,
@@ -175,12 +178,17 @@ class Engine:
                 self._enter(batch, first)
                 offsets = range(first, first + len(batch.rows))
                 features = self._fold(batch, offsets)
-                decided = self.decide_events(Undecided(offsets, batch.rows, batch.late, batch.arrived, features))
+                decided = self.decide_events(
+                    Undecided(offsets, batch.rows, batch.late, batch.arrived, features, batch.effective)
+                )
         return self._counted(receipts_of_rows(submissions, batch.fates, decided, partition.recent.get))
 
     def decide_events(self, events: Undecided) -> list[DecisionRecord]:
         """Decides events that are in the log, and appends their DECISION records."""
         partition = self.partition
+        used = self.deciding.rules.lookups if self.deciding.rules is not None else ()
+        if used:
+            events = replace(events, rows=partition.lists.beside(used, events.rows, events.times))
         records = decide_events(
             events,
             self.deciding,
@@ -252,8 +260,11 @@ class Engine:
         features: NDArray[np.float32] | None = None
         if self._windows is not None:
             features = self._windows.fold_columns(*events.on_time(offsets))
+        columns = events.columns
+        if self.deciding.rules is not None and self.deciding.rules.lookups:
+            columns = lists_columns.beside(partition.lists, self.deciding.rules.lookups, columns, events.effective)
         block = decide_block(
-            UndecidedBlock(first, events.columns, events.late, arrived, features),
+            UndecidedBlock(first, columns, events.late, arrived, features),
             self.deciding,
             id_place=self._id,
             key_place=self._key,
@@ -296,18 +307,28 @@ class Engine:
         offsets = iter(found)
         return [receipt_of_labels(s, offsets) for s in submissions]
 
-    def learn(self, submissions: Sequence[ReferenceSubmission]) -> None:
-        """Appends rows of references and folds them; the answers may leave after the log's next `sync`."""
-        rows = [(s.index, row) for s in submissions for row in s.rows]
-        if not rows:
-            return
+    def learn(self, submissions: Sequence[ReferenceSubmission]) -> list[int]:
+        """Appends rows of references and folds them; the answers may leave after the log's next `sync`. Of each
+        submission: how many rows said something new."""
         partition = self.partition
+        rows: list[tuple[int, list[Value]]] = []
+        news: list[int] = []
+        for submission in submissions:  # one after the other: what is news depends on those before
+            before = len(rows)
+            rows += partition.lists.news(submission.index, submission.rows, partition.time, removes=submission.removes)
+            news.append(len(rows) - before)
+        dead = [dead_record(*letter, partition.time) for s in submissions for letter in s.dead]
+        if not rows and not dead:
+            return news
         if self._windows is not None:
             self._windows.reserve(len(rows))
-        first = self._log.append([Record(_REFERENCE, partition.time, encode_reference(*row)) for row in rows])
+        records = [Record(_REFERENCE, partition.time, encode_reference(*row)) for row in rows]
+        first = self._log.append([*records, *dead])
+        partition.enter_dead(first + len(records), dead)
         partition.counters.reference_rows += len(rows)
         if self._windows is not None:
             self._windows.fold_references(range(first, first + len(rows)), rows)
+        return news
 
     def load(self, block: Block, step: LoadStep) -> BlockAnswer:
         """Appends a block of history and folds it; the answer may leave after the log's next `sync`.
@@ -366,6 +387,7 @@ class Engine:
             last=last_before(self._log.next_offset, self._log),
             arms=self.arms.saved(),
             trial=self.trials.saved(),
+            lists=partition.lists.save(),
         )
         return checkpoint, saved
 
@@ -436,6 +458,7 @@ class Engine:
         )
         partition.enter_block(first, effective)
         partition.counters.history_rows += count
+        learn_frame(partition.lists, frame)
         if self._windows is not None:
             self._windows.fold_block(first, frame)
 

@@ -14,6 +14,7 @@ Polars is loaded when the first block comes: it takes 25 MB, and most workers ne
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from skyriver.core.errors import Corrupt, InvalidInput
 from skyriver.core.spec import StreamSpec
 from skyriver.data.keys import keys_of_column
 from skyriver.data.log import RecordKind
+from skyriver.decide.lists import Lists
 from skyriver.decide.records import decode_reference
 
 if TYPE_CHECKING:
@@ -121,6 +123,18 @@ def read_record(payload: bytes) -> pl.DataFrame:
     if frame is None or not set(ADDED) <= set(frame.columns):
         raise Corrupt("A record of kind HISTORY cannot be read.", code="UNREADABLE_RECORD")
     return frame
+
+
+def learn_frame(lists: Lists, frame: pl.DataFrame, only: Collection[int] | None = None) -> None:
+    """The rows of lists in a HISTORY record; `only` of those at these places."""
+    if any(lists) and "_reference" in frame.columns:
+        import polars as pl  # its weight: see the module
+
+        rows = frame.filter(pl.col("_kind") == RecordKind.REFERENCE).select("_reference", "_effective")
+        for payload, now in rows.iter_rows():
+            index, values = decode_reference(payload)
+            if only is None or index in only:
+                lists.learn(index, values, now)
 
 
 def _decode(data: bytes) -> pl.DataFrame | None:

@@ -3,14 +3,15 @@
     score >= 0.9
     score >= 0.5 and (amount > 100 or country is missing)
     not night and amount / customer_mean_7d > 3 and channel == "web"
+    customer in denied or amount > limits.amount
 
     rule       = and ("or" and)*
     and        = not ("and" not)*
     not        = "not" not | comparison
-    comparison = sum [("<" | "<=" | ">" | ">=" | "==" | "!=") sum | "is" ["not"] "missing"]
+    comparison = sum [("<" | "<=" | ">" | ">=" | "==" | "!=") sum | "is" ["not"] "missing" | ["not"] "in" NAME]
     sum        = product (("+" | "-") product)*
     product    = sign (("*" | "/") sign)*
-    sign       = "-" sign | NUMBER | "TEXT" | "true" | "false" | NAME | "(" rule ")"
+    sign       = "-" sign | NUMBER | "TEXT" | "true" | "false" | NAME ["." NAME] | "(" rule ")"
 
 Every mistake is a BAD_RULE that names its column (from 1). Depth and length are bounded, so that no rule can
 exhaust the parser.
@@ -46,12 +47,14 @@ _COMPARISONS: Mapping[str, Comparison] = {sign: sign for sign in COMPARE}
 _SUMS: Mapping[str, Arithmetic] = {"+": "+", "-": "-"}
 _PRODUCTS: Mapping[str, Arithmetic] = {"*": "*", "/": "/"}
 _WORDS = frozenset({"and", "or", "not", "is", "missing", "true", "false"})
+_IN = " in "
+"""In the name of what is asked of a list, as in `customer in denied`."""
 
 _TokenKind = Literal["number", "name", "text", "sign", "end"]
 _KINDS: Mapping[str, _TokenKind] = {"number": "number", "name": "name", "text": "text", "sign": "sign"}
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)"
-    r"|(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
+    r"|(?P<name>[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)?)"
     r"|(?P<text>\"(?:[^\"\\]|\\[\"\\])*\"|'(?:[^'\\]|\\['\\])*')"
     r"|(?P<sign><=|>=|==|!=|[<>()+\-*/]))"
 )
@@ -63,9 +66,9 @@ class Name:
 
     name: str
     type: Type
-    place: Literal["score", "probability", "feature", "field"]
+    place: Literal["score", "probability", "feature", "field", "list"]
     index: int = 0
-    """Position among the features or the stream's fields."""
+    """Position among the features, or in the values: the stream's fields, behind them what lists say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +179,7 @@ def no_name(given: str, names: Mapping[str, Name | str]) -> tuple[str, str]:
     found = names.get(given)
     if isinstance(found, str):
         return found, ""
-    known = [name for name, meaning in names.items() if isinstance(meaning, Name)]
+    known = [name for name, meaning in names.items() if isinstance(meaning, Name) and _IN not in name]
     close = get_close_matches(given, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"unknown name {given!r}{hint}", f"There are {', '.join(known)}."
@@ -263,6 +266,11 @@ class _Parser:
             if isinstance(left, Fixed):
                 _refuse(column, "a constant is never missing")
             return Missing(left, wanted)
+        if word := self._take("in", "not"):
+            if word.text == "not" and not self._take("in"):
+                _refuse(self._peek().column, f"`in` is expected after `not`, not {self._peek().text!r}")
+            member = self._member(left, column)
+            return member if word.text == "in" else Not(member)
         sign = self._take(*_COMPARISONS)
         if sign is None:
             return left
@@ -272,6 +280,22 @@ class _Parser:
         if left.type == "truth" and sign.text not in ("==", "!="):
             _refuse(sign.column, f"truths have no order, {sign.text} cannot compare them")
         return Compare(_COMPARISONS[sign.text], left, right)
+
+    def _member(self, left: Tree, column: int) -> Name:
+        token = self._peek()
+        lists = dict.fromkeys(name.partition(_IN)[2] for name in self._names if _IN in name)
+        if token.kind != "name" or token.text not in lists:
+            close = get_close_matches(token.text, lists, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            known = f"There are {', '.join(lists)}." if lists else "The stream has none: app.list(...) declares one."
+            _refuse(token.column, f"{token.text!r} is no list{hint}", known)
+        if not isinstance(left, Name) or left.place != "field":
+            _refuse(column, "what is on a list is a field of the event", "Name the field alone before `in`.")
+        found = self._names[f"{left.name}{_IN}{token.text}"]
+        if not isinstance(found, Name):
+            _refuse(column, found)
+        self._at += 1
+        return found
 
     def _sum(self, depth: int) -> Tree:
         column = self._peek().column

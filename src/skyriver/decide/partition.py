@@ -16,6 +16,7 @@ from skyriver.data.log import Record
 from skyriver.decide.arms import Arms
 from skyriver.decide.blocks import DecisionBlock
 from skyriver.decide.checkpoint import NEVER, BlockAnswer, Counters, DeadLetter, Load, SavedArm, SavedTrial
+from skyriver.decide.lists import Lists
 from skyriver.decide.records import ControlRecord, DecisionRecord, LoadStep, decode_dead, decode_decision
 from skyriver.decide.trial import Trials
 
@@ -297,6 +298,7 @@ class Partition:
         self.dead_letters = deque(dead_letters, KEPT_DEAD)
         self.arms = Arms(arms)
         self.trials = Trials(trial)
+        self.lists = Lists(stream)
 
     def enter(self, first_offset: int, time: int) -> None:
         """Events from `first_offset` on brought effective time to `time`."""

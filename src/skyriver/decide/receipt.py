@@ -105,16 +105,20 @@ class Receipt:
 
 @dataclass(slots=True)
 class ReferenceSubmission:
-    """Cleaned rows of the stream's reference `index`, of one request or of a part of it: all of them are good."""
+    """Cleaned rows of the stream's reference `index`, of one request or of a part of it: all of them are good, but for
+    those that are set aside as `dead`, with what came. `removes`: a row is an id, which is to be taken off a list."""
 
     index: int
     rows: list[list[Value]]
+    dead: Sequence[tuple[Refused, object]] = ()
+    removes: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def part(self, start: int, end: int) -> ReferenceSubmission:
-        return ReferenceSubmission(self.index, self.rows[start:end])
+        dead = self.dead if end == len(self.rows) else ()
+        return ReferenceSubmission(self.index, self.rows[start:end], dead, self.removes)
 
 
 class LabelRow(NamedTuple):

@@ -26,7 +26,8 @@ from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.decide.blocks import decode_decisions
 from skyriver.decide.checkpoint import NEVER, BlockAnswer, Checkpoint, is_of
 from skyriver.decide.deciding import Undecided
-from skyriver.decide.history import read_record
+from skyriver.decide.history import learn_frame, read_record
+from skyriver.decide.lists import lists_of
 from skyriver.decide.partition import Ids, Partition, check_same_stream
 from skyriver.decide.records import (
     LATE,
@@ -140,6 +141,7 @@ class Replay:
             late=[event.late for _, event in waiting],
             arrived=[-1] * len(waiting),
             features=np.stack(features) if features else self._no_features(),
+            times=[event.time for _, event in waiting],
         )
 
     def _no_features(self) -> NDArray[np.float32] | None:
@@ -206,9 +208,11 @@ class Replay:
 
     def _reference(self, record: Record) -> None:
         self._partition.counters.reference_rows += 1
+        row = decode_reference(record.payload)
+        self._partition.lists.learn(*row, record.time)
         if self._events or self._labels:
             self._fold()
-        self._references.append((record.offset, decode_reference(record.payload)))
+        self._references.append((record.offset, row))
         if len(self._references) >= CHUNK:
             self._fold()
 
@@ -240,6 +244,7 @@ class Replay:
         self._ids.add(keys_of_column(frame[partition.stream.id].drop_nulls()), offsets[events])
         partition.enter_block(record.offset, frame["_effective"].to_numpy())
         partition.counters.history_rows += record.count
+        learn_frame(partition.lists, frame)
         if self._windows is not None:
             self._windows.fold_block(record.offset, frame)
         self._note_step(record.count, record.offset + record.count - 1)
@@ -303,6 +308,8 @@ def _replay(
     if checkpoint is not None and not is_of(checkpoint, log):
         raise Conflict("The log has another record before it: a power cut took the one that it was made after.")
     partition = _partition_behind(log, stream, first, gone) if checkpoint is None else _partition_at(stream, checkpoint)
+    if checkpoint is not None:
+        _restore_lists(log, partition, checkpoint)
     start = checkpoint.offset if checkpoint is not None else first
     ids = open_ids(checkpoint.ids if checkpoint is not None else None)
     windows = open_windows(checkpoint)
@@ -316,6 +323,8 @@ def _replay(
         undecided = replay.finish()
         if checkpoint is None and first and windows is not None and replay.decides_from < gone + windows.reach:
             raise _history_gone(stream, first, windows.reach, passed_over)
+        if checkpoint is None and first and _in_log(partition):
+            raise _history_gone(stream, first, EVER, passed_over)
     except BaseException:
         if windows is not None:
             windows.close()
@@ -326,7 +335,7 @@ def _replay(
 def _history_gone(stream: StreamSpec, first: int, reach: int, passed_over: tuple[str, ...]) -> Conflict:
     looks, kept = f"look {format_duration(reach)} back", f"A retention of {format_duration(reach)} or more"
     if reach == EVER:
-        looks, kept = "look up references, whose rows may be of any age", "A log without retention"
+        looks, kept = "or rules look up references, whose rows may be of any age", "A log without retention"
     return Conflict(
         f"{stream.name} cannot be built anew from its log: the first offset that is there is {first}, what was before"
         f" was given up, and its features {looks}. {' '.join(passed_over)}".strip(),
@@ -344,6 +353,29 @@ def _partition_behind(log: LogReader, stream: StreamSpec, first: int, gone: int)
         return Partition(stream)
     time = min((gone, *(record.time for record in log.read(first, end=first + 1))))  # it may begin at its end
     return Partition(stream, time=time, horizon=[(first, time)])
+
+
+def _restore_lists(log: LogReader, partition: Partition, checkpoint: Checkpoint) -> None:
+    """As the checkpoint has them. One that it has not was no list when it was made: its rows are read from the log."""
+    missing = partition.lists.restore(checkpoint.lists) & _in_log(partition)
+    if not missing:
+        return
+    first, _ = log.begin()
+    if first:
+        raise Conflict("It has not all lists, and the log has given up rows of them.")
+    for record in log.read(0, end=checkpoint.offset):
+        if record.kind is RecordKind.REFERENCE:
+            index, values = decode_reference(record.payload)
+            if index in missing:
+                partition.lists.learn(index, values, record.time)
+        elif record.kind is RecordKind.HISTORY:
+            learn_frame(partition.lists, read_record(record.payload), missing)
+
+
+def _in_log(partition: Partition) -> frozenset[int]:
+    """Places of the lists of which the log may have rows."""
+    told = partition.control.references if partition.control is not None else ()
+    return frozenset(index for index, _ in lists_of(partition.stream) if index < len(told))
 
 
 def _partition_at(stream: StreamSpec, checkpoint: Checkpoint) -> Partition:

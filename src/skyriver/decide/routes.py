@@ -2,7 +2,11 @@
 
     POST /streams/S/events[?wait=decision]   events; answered once they (and their decisions) are durable
     POST /streams/S/labels                   labels of events
-    POST /streams/S/references/R             rows of a reference: all of a request, or none
+    POST /streams/S/references/R             rows of a reference or a list: all of a request, or none; of a list also
+                                             ?check (nothing is taken, bad rows are told), ?aside (bad rows become
+                                             dead letters), ?off (ids that are taken off)
+    GET  /streams/S/references/L[?from=N]    ids on a list now, with their rows, from its Nth id on; ?id=ID: one, with
+                                             its history
     GET  /streams/S                          the report
     GET  /streams/S/dead                     the last dead letters, newest first
     GET  /streams/S/metrics                  as /metrics, which the gateway does not forward
@@ -24,7 +28,7 @@ from urllib.parse import unquote_to_bytes
 
 from msgspec.structs import asdict
 
-from skyriver.core.errors import InvalidInput, NotFound, SkyriverError
+from skyriver.core.errors import InvalidInput, NotFound, SkyriverError, Unavailable
 from skyriver.core.spec import StreamSpec
 from skyriver.decide.answers import (
     DecisionWriter,
@@ -40,7 +44,8 @@ from skyriver.decide.checkpoint import BlockAnswer
 from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.explaining import Explaining, Told
 from skyriver.decide.history import read_block
-from skyriver.decide.receipt import LabelReceipt, Receipt
+from skyriver.decide.list_answers import one_of_list, page_of_list
+from skyriver.decide.receipt import LabelReceipt, Receipt, ReferenceSubmission
 from skyriver.decide.records import DecisionRecord, Id, LoadStep
 from skyriver.decide.station import Station
 from skyriver.decide.work import EventWork, FindWork, LabelWork, LoadWork, ReferenceWork
@@ -73,7 +78,7 @@ class Routes:
         self._station = station
         self.border = border
         self._labels = LabelBorder(stream)
-        self._references = {r.name.encode(): ReferenceBorder(stream, i) for i, r in enumerate(stream.references)}
+        self._references = [ReferenceBorder(stream, place) for place in range(len(stream.references))]
         self._writer = writer
         self._clock = clock
         self._report = report
@@ -105,6 +110,8 @@ class Routes:
                 self._on_decision(request)
             elif request.method == b"POST" and request.path.startswith(self._reference):
                 self._on_references(request)
+            elif request.method == b"GET" and request.path.startswith(self._reference):
+                self._on_list(request)
             else:
                 self._unknown(request)
         except SkyriverError as error:
@@ -157,19 +164,63 @@ class Routes:
 
     def _on_references(self, request: Request) -> None:
         self._check(request)
-        name = request.path[len(self._reference) :]
-        border = self._references.get(name)
-        if border is None:
-            known = ", ".join(r.name for r in self._stream.references)
-            raise NotFound(
-                f"{self._stream.name} has no reference {name[:80].decode('latin-1')!r}.",
-                code="UNKNOWN_REFERENCE",
-                next_action=f"It has {known}." if known else "It declares none: app.reference(...) does.",
+        index = self._reference_of(request)
+        border, how = self._references[index], request.query
+        if how and (how not in (b"check", b"aside", b"off") or not self._stream.references[index].until):
+            raise InvalidInput(
+                f"?{how.decode('latin-1')} is not known.",
+                code="BAD_QUERY",
+                next_action="Of a list there are ?check, ?aside and ?off.",
             )
         rows = parse_rows(request.body, _form(request))
         now = self._clock.now()
-        submission = border.take(rows, now, self._clock.limit(now))
-        self._station.submit(ReferenceWork(submission, partial(_answer_references, request)))
+        if how == b"off":
+            submission = border.take_off(rows)
+        elif how:
+            submission = border.sort(rows, now, self._clock.limit(now))
+        else:
+            submission = border.take(rows, now, self._clock.limit(now))
+        if how == b"check":
+            _answer_references(request, submission, 0)
+            return
+        self._station.submit(ReferenceWork(submission, partial(_answer_references, request, submission)))
+
+    def _reference_of(self, request: Request) -> int:
+        name = request.path[len(self._reference) :].decode("latin-1")
+        found = next((place for place, r in enumerate(self._stream.references) if r.name == name), None)
+        if found is None:
+            known = ", ".join(r.name for r in self._stream.references)
+            raise NotFound(
+                f"{self._stream.name} has no reference {name[:80]!r}.",
+                code="UNKNOWN_REFERENCE",
+                next_action=f"It has {known}." if known else "It declares none: app.reference(...) does.",
+            )
+        return found
+
+    def _on_list(self, request: Request) -> None:
+        index, engine = self._reference_of(request), self._station.engine
+        if engine is None:
+            raise Unavailable("The stream is not ready.", code="RECOVERING", next_action="Try again in a second.")
+        found, now = engine.partition.lists.get(index), engine.partition.time
+        if found is None:
+            raise NotFound(
+                f"{self._stream.references[index].name} is a reference, and no list.",
+                code="NO_LIST",
+                next_action=f"Its rows are in the table {self._stream.name}.{self._stream.references[index].name}.",
+            )
+        what, _, value = request.query.partition(b"=")
+        if what == b"id":
+            own = self._id_of(value, found.spec.field(found.spec.id).type == "text", found.spec.name)
+            answer = one_of_list(found, own, now)
+        elif not what or (what == b"from" and value.isdigit() and len(value) < 10):
+            answer = page_of_list(found, int(value or b"0"), now)
+        else:
+            raise InvalidInput(
+                f"?{request.query.decode('latin-1')} is not known.",
+                code="BAD_QUERY",
+                next_action="There are ?from=N and ?id=ID.",
+            )
+        request.answer(200, encode_json(answer))
 
     def _check(self, request: Request) -> None:
         if self.draining:
@@ -180,26 +231,26 @@ class Routes:
     # Looking
 
     def _on_decision(self, request: Request) -> None:
-        event_id = self._event_id(request.path[len(self._decisions) :])
+        event_id = self._id_of(request.path[len(self._decisions) :], self._text_id, self._stream.name)
         self._station.submit(FindWork(event_id, partial(self._answer_decision, request, event_id)))
 
-    def _event_id(self, quoted: bytes) -> Id:
+    def _id_of(self, quoted: bytes, is_text: bool, name: str) -> Id:
         try:
             text = unquote_to_bytes(quoted).decode()
         except UnicodeDecodeError as error:
             shown = quoted[:80].decode("latin-1")
             raise InvalidInput(
-                f"{shown!r} is no id of {self._stream.name}: it is not percent-encoded UTF-8.",
+                f"{shown!r} is no id of {name}: it is not percent-encoded UTF-8.",
                 code="BAD_ID",
                 next_action="Encode it as a part of a URL.",
             ) from error
-        if self._text_id:
+        if is_text:
             return text
         if not _WHOLE_NUMBER.fullmatch(text) or not -(2**63) <= int(text) < 2**63:
             raise InvalidInput(
-                f"{text[:80]!r} is no id of {self._stream.name}: they are whole numbers of 64 bits.",
+                f"{text[:80]!r} is no id of {name}: they are whole numbers of 64 bits.",
                 code="BAD_ID",
-                next_action="Give it as it was sent with its event.",
+                next_action="Give it as it was sent.",
             )
         return int(text)
 
@@ -285,11 +336,14 @@ def _answer_labels(request: Request, receipt: LabelReceipt | SkyriverError) -> N
     request.answer(status, body, JSON if status == 200 else PROBLEM)
 
 
-def _answer_references(request: Request, taken: int | SkyriverError) -> None:
-    if isinstance(taken, SkyriverError):
-        _fail(request, taken)
+def _answer_references(request: Request, submission: ReferenceSubmission, news: int | SkyriverError) -> None:
+    if isinstance(news, SkyriverError):
+        _fail(request, news)
         return
-    request.answer(200, encode_json({"accepted": taken}))
+    told: dict[str, object] = {"accepted": len(submission)}
+    if request.query:
+        told |= {"news": news, "rejected": [asdict(refusal) for refusal, _ in submission.dead]}
+    request.answer(200, encode_json(told))
 
 
 def _answer_load(request: Request, answer: BlockAnswer | SkyriverError) -> None:

@@ -18,6 +18,7 @@ from skyriver.core.names import digest
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, FieldSpec, StreamSpec
 from skyriver.decide import language
 from skyriver.decide.language import COMPARE, Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
+from skyriver.decide.lists import RULE_TYPES, lists_of, lookups_of, member_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +32,6 @@ Values = Sequence[int | float | str | bool | None]
 Operand = int | float | str | bool | None
 Evaluate = Callable[[float, Sequence[float], Values, float | None], Operand]
 """(score, features, field values, probability) -> value; None is missing, or a condition on something missing."""
-
-_TYPES: Mapping[str, language.Type] = {"int": "number", "float": "number", "text": "text", "bool": "truth"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,8 @@ class RuleSet:
     """The rules once more, for many events at once."""
     without_score: tuple[int, ...] = ()
     """Places of the rules that do not read the score, where these decide before the fallback."""
+    lookups: tuple[int, ...] = ()
+    """What rules read of lists (places in `lists.lookups_of`): these must stand behind an event's values."""
     ends: tuple[tuple[str, str], ...] = field(init=False, repr=False, compare=False)
     """(decision, name of the rule that fired) of each rule in order, then of `otherwise` and of the fallback, where
     none did. All that decides here gives a place in it."""
@@ -100,7 +101,7 @@ def compile_rules(
     """`without_score`: rules that do not read the score decide where there is none.
 
     Raises InvalidInput (BAD_RULE) that lists all mistakes, each with its column."""
-    names = names_of(stream, features)
+    names = rule_names(stream, features)
     compiled: list[tuple[str, Evaluate]] = []
     trees: list[Tree] = []
     mistakes: list[InvalidInput] = []
@@ -134,6 +135,7 @@ def compile_rules(
         needs_features,
         tuple(trees),
         tuple(scoreless),
+        _lookups_in(trees, len(stream.fields)),
     )
 
 
@@ -191,10 +193,42 @@ def names_of(stream: StreamSpec, features: FeatureSetSpec | None) -> dict[str, N
     return names
 
 
+def rule_names(stream: StreamSpec, features: FeatureSetSpec | None) -> dict[str, Name | str]:
+    """`names_of`, and what rules may ask of lists, as in `customer in denied` and `limits.amount`."""
+    of_lists = _names_of_lists(stream)
+    for index, lookup in enumerate(lookups_of(stream), len(stream.fields)):
+        of_lists[lookup.name] = Name(lookup.name, lookup.of_rules, "list", index)
+    names = names_of(stream, features)
+    for name, meaning in of_lists.items():
+        names.setdefault(name, meaning)  # a field or a feature keeps its own
+    return names
+
+
+def _names_of_lists(stream: StreamSpec) -> dict[str, Name | str]:
+    """Why a name of a list may not be used as it is written; what may be is put in its place."""
+    names: dict[str, Name | str] = {}
+    for _, each in lists_of(stream):
+        kind = each.field(each.id).type
+        names[each.name] = f"{each.name!r} is a list: ask whether something is on it, as in `{each.by} in {each.name}`"
+        for own in stream.fields:
+            why = f"{each.name!r} is a list of {kind}s, and {own.name!r} is a {own.type}"
+            names[member_name(own.name, each.name)] = why
+        for own in each.fields:
+            if own.name != each.id:
+                why = f"{own.name!r} of {each.name!r} is a {own.type}; rules read numbers, texts and truths of lists"
+                names[f"{each.name}.{own.name}"] = why
+    return names
+
+
+def _lookups_in(trees: Sequence[Tree], width: int) -> tuple[int, ...]:
+    places = {name.index - width for tree in trees for name in language.names_in(tree) if name.place == "list"}
+    return tuple(sorted(places))
+
+
 def _name_of_field(own: FieldSpec, index: int) -> Name | str:
-    if own.type not in _TYPES:
+    if own.type not in RULE_TYPES:
         return f"{own.name!r} is a {own.type}; rules know numbers, texts and truths: make a feature of it"
-    return Name(own.name, _TYPES[own.type], "field", index)
+    return Name(own.name, RULE_TYPES[own.type], "field", index)
 
 
 def together(mistakes: Sequence[InvalidInput]) -> InvalidInput:
@@ -242,7 +276,7 @@ def _compile_name(name: Name) -> Evaluate:
             return lambda score, features, values, probability: score
         case "probability":
             return lambda score, features, values, probability: probability
-        case "field":
+        case "field" | "list":
             return lambda score, features, values, probability: values[index]
         case "feature":
 

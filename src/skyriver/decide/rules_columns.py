@@ -84,7 +84,7 @@ def _name(name: Name) -> Evaluate:
     match name.place:
         case "score":
             return lambda rows: (rows.scores, None)
-        case "field":
+        case "field" | "list":
             return lambda rows: _field(rows.columns.columns[index])
         case "feature":
 

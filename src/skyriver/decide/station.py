@@ -258,8 +258,8 @@ class Station:
             got = engine.label([part for _, part in turn.labels])
             replies += [partial(work.complete, r) for (work, _), r in zip(turn.labels, got, strict=True)]
         if turn.references:
-            engine.learn([part for _, part in turn.references])
-            replies += [work.complete for work, _ in turn.references]
+            told = engine.learn([part for _, part in turn.references])
+            replies += [partial(work.complete, news) for (work, _), news in zip(turn.references, told, strict=True)]
         replies += [self._other(engine, work) for work in turn.others]
         return replies
 

@@ -45,15 +45,17 @@ class LabelWork:
 
 @dataclass(slots=True)
 class ReferenceWork:
-    """`answer` gets the number of rows that were taken: all of them."""
+    """`answer` gets how many of the rows said something new; all of them were taken."""
 
     submission: ReferenceSubmission
     answer: Callable[[int | SkyriverError], None]
     taken: int = 0
+    news: int = 0
 
-    def complete(self) -> None:
+    def complete(self, news: int) -> None:
+        self.news += news
         if self.taken == len(self.submission):
-            self.answer(self.taken)
+            self.answer(self.news)
 
 
 @dataclass(slots=True)
