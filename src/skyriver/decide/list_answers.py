@@ -11,7 +11,7 @@ PAGE_IDS = 5_000
 
 
 def page_of_list(of: List, start: int, time: int) -> dict[str, object]:
-    """What is on it now, of PAGE_IDS ids from the `start`th on; `next` is where the next page begins, None at the end."""
+    """What is on it now, of PAGE_IDS ids from the `start`th on; `next`: where the next page begins, None at the end."""
     ids = of.page(start, PAGE_IDS)
     rows = [row for own in ids if (row := of.as_of(own, _now(time))) is not None]
     following = start + len(ids) if len(ids) == PAGE_IDS else None
