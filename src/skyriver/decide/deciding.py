@@ -62,6 +62,8 @@ class Deciding:
     who: tuple[tuple[ModelInUse | None, str, bool], ...] = field(init=False, repr=False, compare=False)
     """`Lanes.who` of each place: made once, and read for each event."""
     ends: Ends = field(init=False, repr=False, compare=False)
+    lookups: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """What its rules read of lists, see `RuleSet`."""
 
     def __post_init__(self) -> None:
         main = None
@@ -71,6 +73,8 @@ class Deciding:
         object.__setattr__(self, "lanes", lanes)
         object.__setattr__(self, "who", tuple(lanes.who(place) for place in range(4)))
         object.__setattr__(self, "ends", Ends(self.rules, self.trial))
+        read = {place for rules in _evaluated(self) for place in rules.lookups}
+        object.__setattr__(self, "lookups", tuple(sorted(read)))
 
     @property
     def reads_keys(self) -> bool:

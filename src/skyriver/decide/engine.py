@@ -186,8 +186,7 @@ class Engine:
     def decide_events(self, events: Undecided) -> list[DecisionRecord]:
         """Decides events that are in the log, and appends their DECISION records."""
         partition = self.partition
-        used = self.deciding.rules.lookups if self.deciding.rules is not None else ()
-        if used:
+        if used := self.deciding.lookups:
             events = replace(events, rows=partition.lists.beside(used, events.rows, events.times))
         records = decide_events(
             events,
@@ -261,8 +260,8 @@ class Engine:
         if self._windows is not None:
             features = self._windows.fold_columns(*events.on_time(offsets))
         columns = events.columns
-        if self.deciding.rules is not None and self.deciding.rules.lookups:
-            columns = lists_columns.beside(partition.lists, self.deciding.rules.lookups, columns, events.effective)
+        if used := self.deciding.lookups:
+            columns = lists_columns.beside(partition.lists, used, columns, events.effective)
         block = decide_block(
             UndecidedBlock(first, columns, events.late, arrived, features),
             self.deciding,

@@ -16,6 +16,7 @@ from skyriver.decide.deciding import Deciding
 from skyriver.decide.lists import Lists
 from skyriver.decide.records import decode_event, decode_reference
 from skyriver.decide.rules import RuleSet, compile_rules
+from skyriver.decide.trial import Trial
 
 SECOND = 1_000_000
 START = 1_700_000_000 * SECOND
@@ -191,3 +192,12 @@ def test_all_ways_decide_as_the_log_says(make_house: Callable[..., Any], seed: i
     ]
     assert states[0] == states[1]
     assert {each.spec.name: (each.rows, each._older, len(each)) for each in restarted.lists} == states[0]
+
+
+@pytest.mark.parametrize("block_rows", [10**9, 1])
+def test_rules_that_are_tried_read_lists_too(make_house: Callable[..., Any], block_rows: int) -> None:
+    house = make_house(stream=STREAM, with_features=False, block_rows=block_rows)
+    house.start(Deciding(rules(("block", "amount > 10")), trial=Trial(rules(("stop", "customer in denied")), 1, 0.0)))
+    house.engine.learn([ReferenceBorder(STREAM, DENIED).take([{"customer": 2}], START, START)])
+    house.send(event(1, 0, 1), event(2, 0, 2))
+    assert [(d.decision, d.shadow_decision) for d in house.decisions()] == [("review", "review"), ("review", "stop")]
