@@ -50,6 +50,7 @@ def fit(data: sr.TrainingData) -> lightgbm.Booster:
 model = app.model("comes_back", fit)
 decisions = app.decide(orders, model, {{"call": "score >= 0.25"}}, otherwise="ship")
 decisions.review("call", label=returned, answers={{"hold": 1, "ship": 0}})
+decisions.sink("callers", on="call", approve=True)
 """
 
 

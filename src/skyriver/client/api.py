@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -48,6 +48,8 @@ from skyriver.core.contract import (
     AuditPage,
     AuditRow,
     DeadLetter,
+    Delivery,
+    DeliveryPage,
     Deployed,
     Explained,
     ExplainedList,
@@ -293,6 +295,49 @@ class Calls(ReviewCalls):
         """The decision on one event, by its id."""
         path = f"/streams/{_part(stream)}/decisions/{_part(str(event))}"
         return (yield Request("GET", path)).json()  # type: ignore[no-any-return]
+
+    # Deliveries of decisions to sinks
+
+    @each
+    def deliveries(self, stream: str, *, state: str = "", sink: str = "") -> Items[Delivery]:
+        """Decisions on their way to sinks, and the last that have ended; only those in a `state`, or to one `sink`."""
+        following: str | None = ""
+        while following is not None:
+            wanted = {"state": state, "sink": sink, "cursor": following, "limit": 1_000}
+            page: DeliveryPage = yield from answered(Request("GET", self._deliveries(stream), params=wanted))
+            for item in page["items"]:
+                yield Item(item)
+            following = page["next"]
+
+    @call
+    def delivery(self, stream: str, number: int) -> Flow[Delivery]:
+        """One, with what the receiver is sent."""
+        answer: Delivery = yield from answered(Request("GET", f"{self._deliveries(stream)}/{number}"))
+        return answer
+
+    @call
+    def judge_delivery(
+        self, stream: str, number: int, verb: Literal["retry", "drop", "approve", "refuse"], *, reason: str = ""
+    ) -> Flow[Delivery]:
+        """The delivery after it. Conflict (REFUSED_TRANSITION) where its state does not allow it."""
+        path = f"{self._deliveries(stream)}/{number}/{verb}"
+        answer: Delivery = yield from changed(_json_request("POST", path, {"reason": reason}))
+        return answer
+
+    @call
+    def retry_deliveries(self, stream: str, sink: str) -> Flow[int]:
+        """Has all parked deliveries of a sink tried again; how many there were."""
+        answer = yield from changed(_json_request("POST", f"{self._deliveries(stream)}/retry", {"sink": sink}))
+        return int(answer["retried"])
+
+    @call
+    def dispatcher_metrics(self, stream: str) -> Flow[str]:
+        """What the dispatcher of a stream counts, as text for Prometheus."""
+        answer = yield from answered(Request("GET", f"{self._base}/streams/{_part(stream)}/dispatcher/metrics"))
+        return str(answer["text"])
+
+    def _deliveries(self, stream: str) -> str:
+        return f"{self._base}/streams/{_part(stream)}/deliveries"
 
 
 class Client(Calls, Blocking):

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skyriver.client.screen import age, coloured
+from skyriver.client.sink_page import dispatcher_lines
 from skyriver.core.contract import DeadLetter, FeatureChangeNow, PartitionNow, Quantiles, SourceNow, StreamNow
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -49,6 +50,8 @@ def page(now: StreamNow, *, rates: Sequence[float] = (), trouble: str = "") -> R
     parts += [
         Text.from_markup(f"  {'tables':<10} {told}" if n == 0 else f"  {'':<10} {told}") for n, told in _tables(now)
     ]
+    if now["dispatcher"] is not None:
+        parts += [Text.from_markup(f"  {name:<10} {told}") for name, told in dispatcher_lines(now["dispatcher"])]
     if letters := [letter for partition in now["partitions"] for letter in partition["last_dead"]]:
         parts += [Text.from_markup("\n[bold]Last dead letters[/], the newest first:"), dead_table(letters)]
         parts.append(Text.from_markup(f"[dim]`skyriver stream dead {now['name']}` shows more.[/]"))

@@ -7,16 +7,21 @@ is handed on with its key, by which the dispatcher does it once (DESIGN 9).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Depends, Path, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
 
 from skyriver.control.cloud import Cloud
-from skyriver.control.mutations import Mutations, Planned, make_call
-from skyriver.control.routes import Routes, caller
+from skyriver.control.mutations import Key, Mutations, Planned, fingerprint, make_call
+from skyriver.control.paging import Cursor, Limit, check_query, decode, encode
+from skyriver.control.routes import TENANT, Routes, caller
+from skyriver.core import contract
 from skyriver.core.errors import NotFound, Unavailable
 from skyriver.core.resources import Snapshot, need
 from skyriver.trust.permissions import Permission
+
+Fingerprint = Annotated[str, Depends(fingerprint)]
 
 
 class Dispatchers:
@@ -77,3 +82,108 @@ class Dispatchers:
 
 def add_dispatching(routes: Routes, dispatchers: Dispatchers) -> None:
     """What all dispatchers answer."""
+    _add_looking(routes, dispatchers)
+    _add_retry_all(routes, dispatchers)
+    for verb, permission in _VERBS.items():
+        _add_verb(routes, dispatchers, verb, permission)
+
+
+class DeliveryRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    reason: str = Field(default="", max_length=1_000)
+    """Kept with the delivery; must be given to drop or refuse one."""
+
+
+class RetryRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    sink: str = Field(max_length=63)
+    """Whose parked deliveries are tried again, all of them."""
+
+
+_DELIVERIES = f"{TENANT}/streams/{{name}}/deliveries"
+_VERBS = {
+    "retry": Permission.STREAMS_WRITE,
+    "drop": Permission.STREAMS_WRITE,
+    "approve": Permission.DECISIONS_APPROVE,
+    "refuse": Permission.DECISIONS_APPROVE,
+}
+Number = Annotated[int, Path(ge=1, lt=1 << 53)]
+
+
+def _add_looking(routes: Routes, dispatchers: Dispatchers) -> None:
+    def listed(
+        request: Request,
+        name: str,
+        cursor: Cursor = "",
+        limit: Limit = 100,
+        state: Annotated[str, Query(description="Only those in this state.", max_length=40)] = "",
+        sink: Annotated[str, Query(description="Only those to this sink.", max_length=63)] = "",
+    ) -> contract.DeliveryPage:
+        """Decisions of a stream on their way to its sinks, and the last that have ended."""
+        check_query(request, ("cursor", "limit", "state", "sink"))
+        query = {"after": str(decode(cursor, int)), "limit": str(limit), "state": state, "sink": sink}
+        page = dispatchers.look(request, name, "/deliveries", query)
+        following = page["next"]
+        return {"items": page["items"], "next": encode(following) if following is not None else None}
+
+    def one(request: Request, name: str, number: Number) -> contract.Delivery:
+        """One, with what the receiver is sent."""
+        found: contract.Delivery = dispatchers.look(request, name, f"/deliveries/{number}")
+        return found
+
+    def metrics(request: Request, name: str) -> contract.DispatcherMetrics:
+        """What the dispatcher of a stream counts, as text for Prometheus."""
+        found: contract.DispatcherMetrics = dispatchers.look(request, name, "/metrics")
+        return found
+
+    read = Permission.STREAMS_READ
+    routes.add("GET", _DELIVERIES, read, listed, "list_deliveries", errors=[404])
+    routes.add("GET", f"{_DELIVERIES}/{{number}}", read, one, "get_delivery", errors=[404])
+    path = f"{TENANT}/streams/{{name}}/dispatcher/metrics"
+    routes.add("GET", path, read, metrics, "read_dispatcher_metrics", errors=[404])
+
+
+def _add_retry_all(routes: Routes, dispatchers: Dispatchers) -> None:
+    def retry(
+        request: Request, name: str, body: RetryRequest, asked: Fingerprint, key: Key = ""
+    ) -> contract.RetriedDeliveries:
+        """Has all parked deliveries of a sink tried again, at once."""
+        done: contract.RetriedDeliveries = dispatchers.change(
+            request,
+            Permission.STREAMS_WRITE,
+            "retry_deliveries",
+            name,
+            "/deliveries/retry",
+            body.model_dump(),
+            key,
+            asked,
+        )
+        return done
+
+    path = f"{_DELIVERIES}/retry"
+    routes.add("POST", path, Permission.STREAMS_WRITE, retry, "retry_deliveries", errors=[404, 409])
+
+
+def _add_verb(routes: Routes, dispatchers: Dispatchers, verb: str, permission: Permission) -> None:
+    def act(
+        request: Request, name: str, number: Number, body: DeliveryRequest, asked: Fingerprint, key: Key = ""
+    ) -> contract.Delivery:
+        path = f"/deliveries/{number}/{verb}"
+        done: contract.Delivery = dispatchers.change(
+            request, permission, f"{verb}_delivery", name, path, body.model_dump(), key, asked
+        )
+        return done
+
+    act.__doc__ = _MEANING[verb]
+    path = f"{_DELIVERIES}/{{number}}/{verb}"
+    routes.add("POST", path, permission, act, f"{verb}_delivery", errors=[404, 409])
+
+
+_MEANING = {
+    "retry": "Has a delivery that is parked, or waits, tried again at once.",
+    "drop": "Ends a delivery that is to go to nobody any more.",
+    "approve": "Lets a delivery go that awaits approval; not by who decided it.",
+    "refuse": "Ends a delivery that awaits approval.",
+}

@@ -11,6 +11,13 @@ from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict  # typing's own is not introspected by pydantic before Python 3.12
 
+from skyriver.core.contract_deliveries import Delivery as Delivery
+from skyriver.core.contract_deliveries import DeliveryPage as DeliveryPage
+from skyriver.core.contract_deliveries import DispatcherMetrics as DispatcherMetrics
+from skyriver.core.contract_deliveries import DispatcherNow as DispatcherNow
+from skyriver.core.contract_deliveries import RetriedDeliveries as RetriedDeliveries
+from skyriver.core.contract_deliveries import SinkNow as SinkNow
+
 
 class Problem(TypedDict):
     """Why a request was refused or failed (RFC 9457)."""
@@ -317,6 +324,8 @@ class StreamNow(TypedDict):
     nothing is decided."""
     partitions: Sequence[PartitionNow]
     tables: Sequence[TableNow]
+    dispatcher: DispatcherNow | None
+    """What acts on its decisions; null where nothing is declared to."""
 
 
 class StreamNowList(TypedDict):

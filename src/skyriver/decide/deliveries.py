@@ -119,6 +119,7 @@ class Deliveries:
 
     def routes(self) -> Routes:
         return {
+            ("GET", "/metrics"): lambda do, ask: {"text": sink_metrics(self._stream.name, self.told(do))},
             ("GET", "/sinks"): lambda do, ask: {"items": self.told(do)},
             ("GET", "/deliveries"): self._list,
             ("GET", "/deliveries/{number}"): self._get,
@@ -192,6 +193,19 @@ class Deliveries:
             raise _wrong(found, "refused")
         self._table.end(do, found["number"], "REFUSED", ask.now, by=ask.actor, note=_reason(ask))
         return self._get(do, ask)
+
+
+def sink_metrics(stream: str, sinks: Sequence[Mapping[str, Any]]) -> str:
+    """For Prometheus."""
+    lines = []
+    families = (("skyriver_deliveries", "gauge", STATES[:4]), ("skyriver_deliveries_total", "counter", STATES[4:]))
+    for name, kind, states in families:
+        what = "by state" if kind == "gauge" else "that ended, by how"
+        lines += [f"# HELP {name} Decisions on their way to sinks, {what}.", f"# TYPE {name} {kind}"]
+        for sink in sinks:
+            for state in map(str.lower, states):
+                lines.append(f'{name}{{stream="{stream}",sink="{sink["sink"]}",state="{state}"}} {sink[state]}')
+    return "\n".join(lines) + "\n"
 
 
 def _reason(ask: Ask) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from skyriver.core.contract import FeatureChangeNow, PartitionNow, Quantiles, StreamNow, TableNow
+from skyriver.core.contract import DispatcherNow, FeatureChangeNow, PartitionNow, Quantiles, StreamNow, TableNow
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import StreamSpec
 from skyriver.data.operations import rejected_table, tables_of_stream
@@ -27,6 +27,7 @@ def stream_now(snapshot: Snapshot, stream: Resource) -> StreamNow:
         "durability": spec.durability,
         "decides": _decides(stream, ready=any(worker.state == "READY" for worker in workers)),
         "partitions": partitions,
+        "dispatcher": _dispatcher(snapshot, stream),
         "tables": [_table(table) for table in tables if table is not None and "version" in table.status],
     }
 
@@ -130,6 +131,27 @@ def _change(told: Mapping[str, Any] | None) -> FeatureChangeNow | None:
         "memory_mb": float(told["memory_mb"]),
         "disk_mb": float(told["disk_mb"]),
         "whole_from": told.get("whole_from"),
+    }
+
+
+def _dispatcher(snapshot: Snapshot, stream: Resource) -> DispatcherNow | None:
+    row = snapshot.find(stream.tenant, "dispatcher", stream.name)
+    if row is None:
+        return None
+    process = snapshot.processes.get(row.process)
+    report = process.report if process is not None else {}
+    return {
+        "state": row.state,
+        "reason": row.reason or str(report.get("reason", "")),
+        "message": row.message or str(report.get("message", "")),
+        "next_action": row.next_action or str(report.get("next_action", "")),
+        "pid": process.pid if process is not None and process.alive else 0,
+        "rss_mb": process.rss_mb if process is not None else 0.0,
+        "cpu_seconds": process.cpu_seconds if process is not None else 0.0,
+        "offset": int(report.get("offset", 0)),
+        "behind": int(report.get("behind", 0)),
+        "missed": int(report.get("missed", 0)),
+        "sinks": report.get("sinks", []),
     }
 
 

@@ -198,9 +198,7 @@ class Senders:
                 outlet.ready.append((number, delivery))
 
     def _begin(self, outlet: Outlet) -> None:
-        if not outlet.ready:
-            return
-        sink = self._open_sink(outlet.name)
+        sink = self._open_sink(outlet.name)  # also where nothing is due: what is wrong with it is told at once
         outlet.problem = None
         if sink is not outlet.sink:
             if outlet.sink is not None:

@@ -28,6 +28,7 @@ class Permission(StrEnum):
     REVIEWS_READ = "reviews:read"
     REVIEWS_DECIDE = "reviews:decide"
     REVIEWS_ESCALATE = "reviews:escalate"
+    DECISIONS_APPROVE = "decisions:approve"
     OBJECTS_READ = "objects:read"
     OBJECTS_WRITE = "objects:write"
     TOKENS_WRITE = "tokens:write"
@@ -47,6 +48,7 @@ _OPERATOR = _REVIEWER | {
     Permission.JOBS_RUN,
     Permission.SERVICES_WRITE,
     Permission.STREAMS_WRITE,
+    Permission.DECISIONS_APPROVE,
 }
 # Declares and deploys applications with their data and models.
 _DEVELOPER = _OPERATOR | {

@@ -84,11 +84,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 # It mirrors the contract
 
 NAMES = [o["operationId"] for methods in CONTRACT["paths"].values() for o in methods.values()]
-NO_ROWS = ("list_audit", "list_processes", "list_reviews")
+NO_ROWS = ("list_audit", "list_processes", "list_reviews", "list_deliveries")
 KINDS = [n.removeprefix("list_") for n in NAMES if n.startswith("list_") and n not in NO_ROWS]
 CALLS: list[Act] = [
     *(lambda c, k=k: c.list(k) for k in KINDS),
     *(lambda c, k=k: c.get(k, "fraud:1") for k in KINDS),
+    lambda c: c.deliveries("payments", state="parked"),
+    lambda c: c.delivery("payments", 7),
+    *(lambda c, v=v: c.judge_delivery("payments", 7, v) for v in ("retry", "drop", "approve", "refuse")),
+    lambda c: c.retry_deliveries("payments", "bank"),
+    lambda c: c.dispatcher_metrics("payments"),
     lambda c: c.upload_bytes(b"x"),
     lambda c: c.stream_now("payments"),
     lambda c: c.streams_now(),
@@ -122,6 +127,8 @@ ANYTHING = {
     "state": "SUCCEEDED",
     "status": {},
     "revision": 1,
+    "retried": 1,
+    "text": "",
 }
 
 

@@ -19,6 +19,7 @@ from fastapi.routing import APIRoute
 from skyriver.adapters.memory.store import MemoryStore
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.control import mutations
+from skyriver.core.contract import Delivery
 from skyriver.core.errors import Unavailable
 from skyriver.core.resources import AuditEntry, Change, Resource
 from skyriver.data.decisions import Reason, Status
@@ -274,8 +275,16 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "release_review": {"json": {"claim": 1}},
     "decide_review": {"json": {"answer": "block", "reason": "as before"}},
     "escalate_review": {"json": {"reason": "a customer of ours"}},
+    "retry_deliveries": {"json": {"sink": "callers"}},
+    "retry_delivery": {"json": {}},
+    "drop_delivery": {"json": {"reason": "a mistake"}},
+    "approve_delivery": {"json": {}},
+    "refuse_delivery": {"json": {"reason": "a mistake"}},
 }
 """One that is carried out, for each route that changes something."""
+
+NUMBERS = ("number", "event", "tries", "due", "made", "since")
+DELIVERY = {name: 1 if name in NUMBERS else "" for name in Delivery.__annotations__ if name != "body"}
 
 
 RECORD = DecisionRecord(17, 9, Status.DECIDED, "call", 0.5, b"", "m", 1, "", "", Reason.NONE, 0, 0)
@@ -286,7 +295,8 @@ REVIEWED = in_full(CASE, [], now=0)
 
 
 def path_of(route: APIRoute) -> str:
-    return route.path.format(tenant="default", name="orders" if "/streams/" in route.path else "shop", case=17)
+    name = "orders" if "/streams/" in route.path else "shop"
+    return route.path.format(tenant="default", name=name, case=17, number=1)
 
 
 def changing(stage: Stage) -> list[APIRoute]:
@@ -299,7 +309,13 @@ def prepared(stage: Stage, admin: dict[str, str]) -> None:
     """A cloud in which each of them has something to do."""
     assert deploy(stage, admin, json=stage.body(5)).status_code == 200
     stage.world.run(seconds=1)  # its processes are seen
-    stage.asker.answers["default.dispatcher.orders"] = lambda *asked: REVIEWED
+
+    def answer(method: str, path: str, *_: Any) -> Any:
+        if path == "/deliveries/retry":
+            return {"sink": "callers", "retried": 1}
+        return DELIVERY if path.startswith("/deliveries/") else REVIEWED
+
+    stage.asker.answers["default.dispatcher.orders"] = answer
     champions = {"aliases": {"champion": 2}, "history": [{"version": n, "cause": "release"} for n in (1, 2)]}
     stage.put(replace_status(stage.store.get("default", "model", "comes_back"), champions))
     stage.put(Resource("default", "job", "idle", spec={"kind": "verify"}, state="QUEUED"))

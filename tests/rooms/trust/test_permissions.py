@@ -39,6 +39,7 @@ def test_the_words_are_those_that_audit_rows_hold() -> None:
             "reviews:read",
             "reviews:decide",
             "reviews:escalate",
+            "decisions:approve",
             "objects:read",
             "objects:write",
             "tokens:write",

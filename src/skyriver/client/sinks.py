@@ -1,0 +1,138 @@
+"""The commands for what is done with decisions: a stream's sinks, and the deliveries to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from skyriver.client.screen import Screen
+from skyriver.client.shell import Json, app, connect
+from skyriver.client.sink_page import deliveries_table, delivery_text, sinks_table
+from skyriver.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from skyriver.core.contract import Delivery, SinkNow
+
+_sinks = typer.Typer(help="Receivers of decisions.", no_args_is_help=True)
+app.add_typer(_sinks, name="sink")
+
+Stream = Annotated[str, typer.Argument(metavar="STREAM")]
+Number = Annotated[int, typer.Argument(metavar="NUMBER", min=1)]
+OfSink = Annotated[str, typer.Option("--sink", help="Only those to this one.")]
+Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Kept with the delivery, and in the audit trail.")]
+
+
+@_sinks.command("list")
+def sink_list(stream: Stream, as_json: Json = False) -> None:
+    """The sinks of a stream, with what waits, is parked and is done."""
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        now = client.stream_now(stream)
+    dispatcher = now["dispatcher"]
+    sinks: Sequence[SinkNow] = dispatcher["sinks"] if dispatcher is not None else []
+    screen.data({"items": sinks}, lambda: screen.out.print(sinks_table(sinks)) if sinks else None)
+    if dispatcher is None:
+        screen.say(f"{stream} declares no sinks: app.decide(...).sink(...) does.")
+    elif dispatcher["message"]:
+        screen.say(f"[yellow]{dispatcher['message']}[/] {dispatcher['next_action']}")
+
+
+@_sinks.command("deliveries")
+def sink_deliveries(
+    stream: Stream,
+    state: Annotated[str, typer.Option(help="Only those in this state, such as parked.")] = "",
+    sink: OfSink = "",
+    limit: Limit = 100,
+    as_json: Json = False,
+) -> None:
+    """Decisions on their way to sinks, and the last that have ended."""
+    _list(stream, state, sink, limit, as_json)
+
+
+@_sinks.command("parked")
+def sink_parked(stream: Stream, sink: OfSink = "", limit: Limit = 100, as_json: Json = False) -> None:
+    """Deliveries that were given up: refused by their receiver, or tried for too long."""
+    _list(stream, "parked", sink, limit, as_json)
+
+
+@_sinks.command("get")
+def sink_get(stream: Stream, number: Number, as_json: Json = False) -> None:
+    """One delivery, with what the receiver is sent."""
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        found = client.delivery(stream, number)
+    _show(screen, found)
+
+
+@_sinks.command("retry")
+def sink_retry(
+    stream: Stream,
+    number: Annotated[int, typer.Argument(metavar="[NUMBER]", min=0)] = 0,
+    sink: Annotated[str, typer.Option("--sink", help="All that this one has parked.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Have a delivery tried again at once, or all that a sink has parked."""
+    if bool(number) == bool(sink):
+        raise InvalidInput("Give a NUMBER, or --sink for all that it has parked.", code="USAGE")
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        if number:
+            _show(screen, client.judge_delivery(stream, number, "retry"))
+            return
+        retried = client.retry_deliveries(stream, sink)
+    told = f"{retried:,} deliveries to {sink} are tried again."
+    screen.data({"sink": sink, "retried": retried}, lambda: screen.out.print(told))
+
+
+@_sinks.command("drop")
+def sink_drop(stream: Stream, number: Number, reason: Reason, as_json: Json = False) -> None:
+    """End a delivery that is to go to nobody any more."""
+    _judge(stream, number, "drop", reason, as_json)
+
+
+@_sinks.command("approve")
+def sink_approve(stream: Stream, number: Number, reason: Reason = "", as_json: Json = False) -> None:
+    """Let a delivery go that awaits approval."""
+    _judge(stream, number, "approve", reason, as_json)
+
+
+@_sinks.command("refuse")
+def sink_refuse(stream: Stream, number: Number, reason: Reason, as_json: Json = False) -> None:
+    """End a delivery that awaits approval."""
+    _judge(stream, number, "refuse", reason, as_json)
+
+
+@_sinks.command("metrics")
+def sink_metrics(stream: Stream) -> None:
+    """What is counted of deliveries, as text for Prometheus."""
+    with connect() as client:
+        print(client.dispatcher_metrics(stream), end="")
+
+
+def _list(stream: str, state: str, sink: str, limit: int, as_json: bool) -> None:
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        found = list(islice(client.deliveries(stream, state=state, sink=sink), limit + 1))
+    items = found[:limit]
+    screen.data({"items": items}, lambda: screen.out.print(deliveries_table(items)) if items else None)
+    if not items:
+        screen.say("There are none.")
+    elif len(found) > limit:
+        screen.say(f"[dim]There are more: --limit {10 * limit} shows them.[/]")
+
+
+def _judge(
+    stream: str, number: int, verb: Literal["retry", "drop", "approve", "refuse"], reason: str, as_json: bool
+) -> None:
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        found = client.judge_delivery(stream, number, verb, reason=reason)
+    _show(screen, found)
+
+
+def _show(screen: Screen, found: Delivery) -> None:
+    screen.data(found, lambda: screen.out.print(delivery_text(found)))
