@@ -129,7 +129,7 @@ def test_a_stream_without_sinks_and_one_that_is_not_there(stage: Stage) -> None:
     missing = stage.caller.get(f"{BASE}/streams/nothing/deliveries", headers=admin)
     assert (missing.status_code, missing.json()["code"]) == (404, "NOT_FOUND")
     row = stage.store.get("default", "stream", "orders")
-    decide = {k: v for k, v in row.spec["decide"].items() if k != "sinks"}
+    decide = {k: v for k, v in row.spec["decide"].items() if k not in ("sinks", "reviews")}
     stage.put(replace(row, spec={**row.spec, "decide": decide}))
     stage.world.settle()
     bare = stage.caller.get(DELIVERIES, headers=admin)
