@@ -89,6 +89,7 @@ def _head(told: Mapping[str, Any]) -> Iterator[str]:
         ("cut", "not decided: their features look back to what the log has given up"),
         ("untold", "not decided: the log no longer tells what decided them"),
         ("recorded_features", "by the features of their records: the log has given up what these look back to"),
+        ("lists_cut", "by lists of which the log may have given up rows: they may have been on one that is not known"),
         ("undecided", "have no decision in the log yet"),
     ):
         if told[field]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -21,6 +21,8 @@ Value = str | float | int | None
 Replaying = Callable[[Asked, Callable[[DecidedAgain], None]], Counts]
 """Runs a replay of what is asked, a batch at a time; what it counted."""
 
+_FEATURES = "the features, for the log has given up what they look back to"
+_LISTS = "what no list says, for the log may have given up rows of lists"
 _MEASURED = frozenset({"event_offset", "id", "features", "decided_at_us", "latency_us"})
 """Fields that are no outcome (or are told by name)."""
 
@@ -63,13 +65,14 @@ def recompute(reader: LogReader, stream: StreamSpec, offset: int, replay: Replay
     again = found[0]
     place = int(np.flatnonzero(again.events.offsets == offset)[0])
     names = again.names if record.features and record.features_digest == again.digest else ()
-    return compared(record, again.now.record(place), names, from_record=bool(counts.recorded_features))
+    believed = [why for count, why in ((counts.recorded_features, _FEATURES), (counts.lists_cut, _LISTS)) if count]
+    return compared(record, again.now.record(place), names, believed)
 
 
 def compared(
-    record: DecisionRecord, computed: DecisionRecord, names: tuple[str, ...], *, from_record: bool
+    record: DecisionRecord, computed: DecisionRecord, names: tuple[str, ...], believed: Sequence[str]
 ) -> Recomputed:
-    """`names` of the features of both. `from_record`: the features were not computed."""
+    """`names` of the features of both."""
     fields = []
     for name in DecisionRecord.__struct_fields__:
         if name in _MEASURED:
@@ -88,11 +91,8 @@ def compared(
     if not names:
         features.append(Part("features", record.features.hex(), computed.features.hex(), False))
         features = [part for part in features if record.features != computed.features]
-    believed = []
     if record.reason in TIMED:
-        believed.append(f"that the model gave no score ({record.reason.value})")
-    if from_record:
-        believed.append("the features, for the log has given up what they look back to")
+        believed = [f"that the model gave no score ({record.reason.value})", *believed]
     return Recomputed(
         record.event_offset,
         str(record.id),

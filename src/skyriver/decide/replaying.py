@@ -25,11 +25,13 @@ from skyriver.core.jobs import Progress
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.data.columns import Bools, Column, Columns, Ints, decode_events, join
 from skyriver.data.log import LogReader, Record, RecordKind
+from skyriver.decide import lists_columns
 from skyriver.decide.blocks import SEARCHED_RECORDS, DecisionBlock
 from skyriver.decide.choice import Choice, Wanted, WantedModel
 from skyriver.decide.deciding import Deciding, UndecidedBlock, decide_block
-from skyriver.decide.history import read_record
+from skyriver.decide.history import learn_frame, read_record
 from skyriver.decide.kernel_windows import KernelWindows
+from skyriver.decide.lists import Lists
 from skyriver.decide.past import (
     CHUNK,
     PastFeatures,
@@ -41,7 +43,7 @@ from skyriver.decide.past import (
     past_features,
 )
 from skyriver.decide.recorded import Gathering, Recorded
-from skyriver.decide.records import LATE, ControlRecord, Value, decode_event
+from skyriver.decide.records import LATE, ControlRecord, Value, decode_event, decode_reference
 from skyriver.decide.rescoring import of_outcomes, score_as_recorded, timed
 from skyriver.decide.rules import RuleText
 from skyriver.decide.scoring import Scored
@@ -124,6 +126,8 @@ class Counts:
     """Not computed, for the log has given up what they look back to, but taken from the record."""
     untold: int = 0
     feature_sets: set[str] = field(default_factory=set)
+    lists_cut: int = 0
+    """Decided by rules that read lists, of which the log may have given up rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +174,12 @@ class Replay:
         self._control: ControlRecord | None = None
         self._way: _Way | None = None
         self._history_way: _Way | None = None
+        self._lists = Lists(stream)
         self._gathering = Gathering()
         self._waiting: list[Events] = []
         self._singles: list[tuple[int, int, list[Value], bool]] = []
         """Offset, effective time, values, late."""
+        self._lists_whole = True
         self.first = self.stop = self._at = 0
 
     def run(self) -> None:
@@ -184,6 +190,7 @@ class Replay:
         if self.stop < reader.next_offset:  # what reaches the end may begin before it
             self.stop += next(iter(reader.read(self.stop))).count
         self._control = control_before(reader, self.first) or control_after(reader, self.first)
+        self._learn_before()
         self._at, since = self.first, 0
         for record in reader.read(self.first):
             done = not self._waits or record.offset - self.stop > SEARCHED_RECORDS
@@ -227,12 +234,63 @@ class Replay:
             case RecordKind.EVENTS:
                 self._fold(record)
                 self._block(record)
-            case RecordKind.LABEL | RecordKind.REFERENCE | RecordKind.DEAD:
+            case RecordKind.REFERENCE:
+                self._fold(record)
+                self._learn(record)
+            case RecordKind.LABEL | RecordKind.DEAD:
                 self._fold(record)
 
     def _fold(self, record: Record) -> None:
         for each in self._sets.values():
             each.apply(record)
+
+    # Lists
+
+    def _learn_before(self) -> None:
+        """What lists say where the reading begins: their rows may be of any age."""
+        if not any(self._lists):
+            return
+        begin = self._reader.begin()[0]
+        self._lists_whole = not begin
+        for record in self._reader.read(begin, end=self.first):
+            self._progress("lists", record.offset - begin, self.first - begin)
+            if record.offset >= self.first:
+                break
+            if record.kind is RecordKind.REFERENCE:
+                self._learn(record)
+            elif record.kind is RecordKind.HISTORY:
+                learn_frame(self._lists, read_record(record.payload))
+
+    def _learn(self, record: Record) -> None:
+        index, values = decode_reference(record.payload)
+        if self._lists.get(index) is not None:
+            self._settle()  # who was decided before does not see it
+            self._lists.learn(index, values, record.time)
+
+    def _beside(self, way: _Way, events: Events) -> Columns:
+        """The fields of the events, and what lists say of them now."""
+        if not way.deciding.lookups:
+            return events.columns
+        self.counts.lists_cut += 0 if self._lists_whole else len(events)
+        return lists_columns.beside(self._lists, way.deciding.lookups, events.columns, events.effective)
+
+    def _beside_history(self, way: _Way, events: Events, frame: pl.DataFrame, first: int) -> Columns:
+        """The same of a block of history, whose rows of lists count for the events behind them in it."""
+        if not way.deciding.lookups or "_reference" not in frame.columns:
+            learn_frame(self._lists, frame)
+            return self._beside(way, events)
+        parts: list[Columns] = []
+        at = 0
+        for row in np.flatnonzero(frame["_kind"].to_numpy() == RecordKind.REFERENCE).tolist():
+            end = int(np.searchsorted(events.offsets, first + row))
+            if end > at:
+                parts.append(self._beside(way, events.take(np.arange(at, end))))
+                at = end
+            index, values = decode_reference(frame["_reference"][row])
+            self._lists.learn(index, values, int(frame["_effective"][row]))
+        if at < len(events) or not parts:
+            parts.append(self._beside(way, events.take(np.arange(at, len(events)))))
+        return join(parts)
 
     # Events that wait for their decisions
 
@@ -265,6 +323,8 @@ class Replay:
 
     def _settle(self) -> None:
         """Decides again all whose decisions have come."""
+        if not len(self._gathering):
+            return
         self._close_singles()
         then = self._gathering.take()
         if not len(then) or not self._waiting:
@@ -318,17 +378,17 @@ class Replay:
             events, then = events.take(np.flatnonzero(inside)), then.take(inside)
         if not len(events):
             return
-        now = self._decided_block(events, way, features, scored)
+        now = self._decided_block(events, self._beside(way, events), way, features, scored)
         comparable = np.ones(len(events), np.bool_) if way.same_model else ~timed(then)
         self._decided(DecidedAgain(events, then, now, features, way.digest, way.names, comparable))
 
     def _decided_block(
-        self, events: Events, way: _Way, features: Floats | None, scored: Scored | None
+        self, events: Events, columns: Columns, way: _Way, features: Floats | None, scored: Scored | None
     ) -> DecisionBlock:
         return decide_block(
             UndecidedBlock(
                 int(events.offsets[0]),
-                events.columns,
+                columns,
                 events.late if events.late.any() else None,
                 np.full(len(events), -1, np.int64),
                 features,
@@ -347,6 +407,8 @@ class Replay:
     def _history(self, record: Record) -> None:
         if record.time < self._asked.start:  # that of its last row
             self._fold(record)
+            if any(self._lists):
+                learn_frame(self._lists, read_record(record.payload))
             return
         way = self._way_of_history()
         if way.spec is None:
@@ -361,6 +423,7 @@ class Replay:
         kind, effective = frame["_kind"].to_numpy(), frame["_effective"].to_numpy()
         places = np.flatnonzero((kind == RecordKind.EVENT) & self._inside(effective))
         if not len(places):
+            learn_frame(self._lists, frame)
             return
         self.counts.history += len(places)
         columns = columns_of(frame, self._stream).take(places)
@@ -371,8 +434,9 @@ class Replay:
             if not usable.all():
                 self.counts.cut += int(np.count_nonzero(~usable))
                 features, events = features[usable], events.take(np.flatnonzero(usable))
+        columns = self._beside_history(way, events, frame, record.offset)
         if len(events):
-            now = self._decided_block(events, way, features, None)
+            now = self._decided_block(events, columns, way, features, None)
             all_of = np.ones(len(events), np.bool_)
             self._decided(DecidedAgain(events, None, now, features, way.digest, way.names, all_of))
 

@@ -21,6 +21,7 @@ from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.core.units import SECOND
 from skyriver.data.decisions import Reason, Status
 from skyriver.data.log import RecordKind
+from skyriver.decide.border import ReferenceBorder
 from skyriver.decide.choice import Choice, Wanted, WantedModel
 from skyriver.decide.comparison import Comparison
 from skyriver.decide.deciding import Deciding
@@ -29,7 +30,7 @@ from skyriver.decide.kernel_windows import memory_windows
 from skyriver.decide.model_run import ModelRun, none_of, score_rows
 from skyriver.decide.past import control_before, offset_at
 from skyriver.decide.recompute import Recomputed, recompute
-from skyriver.decide.records import DecisionRecord, LoadStep, ModelInUse
+from skyriver.decide.records import DecisionRecord, LoadStep, ModelInUse, encode_reference
 from skyriver.decide.replaying import Asked, AskedRules, Counts, DecidedAgain, Replay
 from skyriver.decide.truths import Truths, read_truths
 from skyriver.decide.what_if import Summary
@@ -52,6 +53,7 @@ class Payment(sr.Event):
 
 APP = sr.App("risk")
 PAYMENTS = APP.stream("payments", Payment, id="payment", time="at", key="customer", disorder="5s", dedupe="1h")
+APP.list("denied", of=PAYMENTS, id="customer")
 FRAUDS = APP.labels("fraud", of=PAYMENTS, delay="20s")
 SMALL = APP.features(
     "small",
@@ -145,7 +147,12 @@ class World:
     def deciding(self, **wanted: Any) -> Deciding:
         """By live settings."""
         self.wanted = {
-            "rules": [["block", "score >= 0.9", "certain"], ["call", "amount is missing"], ["review", "mean_1m > 60"]],
+            "rules": [
+                ["deny", "customer in denied"],
+                ["block", "score >= 0.9", "certain"],
+                ["call", "amount is missing"],
+                ["review", "mean_1m > 60"],
+            ],
             "otherwise": "approve",
             "fallback": "review",
             "model": model("one"),
@@ -208,10 +215,10 @@ class World:
         log.sync()
         house.start(self.deciding())
 
-    def live(self, steps: int, *, stands_in: bool = True) -> World:
+    def live(self, steps: int, without: tuple[int, ...] = ()) -> World:
         luck = self.luck
         for _ in range(steps):
-            match luck.choice([step for step in range(10) if step != 2 or stands_in]):
+            match luck.choice([step for step in range(11) if step not in without]):
                 case 0:
                     self.use(model=model(luck.choice(["one", "two"])))
                 case 1:
@@ -225,6 +232,13 @@ class World:
                 case 5:
                     tried = [["block", "probability > 0.5 or score > 0.7"], ["call", "amount is missing"]]
                     self.use(rules_version=1, trial={"number": 2, "percent": 50.0, "rules": tried}, model=model("two"))
+                case 6:
+                    border = ReferenceBorder(STREAM, 0)
+                    rows = [{"customer": luck.randrange(5)}]
+                    wall = self.house.clock.wall()
+                    off = luck.random() < 0.5
+                    self.house.engine.learn([border.take_off(rows) if off else border.take(rows, wall, wall)])
+                    self.house.log.sync()
                 case _:
                     self.send(luck.choice([1, 2, 5, 40]))
         return self
@@ -295,6 +309,8 @@ def make_world(make_house: MakeHouse, kernels: Path) -> Callable[..., World]:
 
 
 ALL = Asked(-EVER, EVER)
+STANDS_IN, LISTED = 2, 6
+"""Steps of `World.live`."""
 
 
 def test_as_it_was_nothing_differs_whatever_happened(make_world: Callable[..., World]) -> None:
@@ -308,11 +324,12 @@ def test_as_it_was_nothing_differs_whatever_happened(make_world: Callable[..., W
         assert (counts.cut, counts.untold, counts.undecided) == (0, 0, 0)
         seen.update(rows["then_reason"])
         seen.update(str(version) for version in rows["then_version"])
+        seen.update(rows["now"])
         seen["tried"] += len({d.rules_digest for d in world.decisions(ALL) if d.shadow_rules}) > 1
         seen["sure"] += any(d.probability is not None for d in world.decisions(ALL))
         seen["stood in"] += rows.filter((pl.col("then_reason") != "") & pl.col("then_score").is_not_null()).height
     assert set(seen) >= {"", "LATE", "MODEL_LATE", "MODEL_ASIDE", "MODEL_FAILED", "NO_VERSION", "0", "1", "2", "3"}
-    assert all(seen[what] for what in ("stood in", "tried", "sure"))
+    assert all(seen[what] for what in ("stood in", "tried", "sure", "deny"))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -328,7 +345,7 @@ def test_a_stretch_is_decided_as_when_all_is(make_world: Callable[..., World], s
 
 def test_another_version_and_rules_decide_as_if_they_had(make_world: Callable[..., World]) -> None:
     """Held against the same events decided from their recorded features, one by one, by numpy and if."""
-    world = make_world(3, block_rows=16).live(80, stands_in=False)
+    world = make_world(3, block_rows=16).live(80, without=(STANDS_IN,))
     three = MODELS["three"]
     asked = Asked(
         -EVER,
@@ -402,12 +419,15 @@ def test_loaded_history_is_decided_for_the_first_time(make_world: Callable[..., 
     rows = []
     for number in range(200):
         at = START - 3_600 * SECOND + number * SECOND
-        rows.append((1, at, 10_000 + number, at, number % 7, float(number % 100), None, None, None))
+        rows.append((1, at, 10_000 + number, at, number % 7, float(number % 100), None, None, None, None))
         if number % 10 == 0:
-            rows.append((2, at, None, None, None, None, 0, 10_000 + number, float(number % 20 == 0)))
+            rows.append((2, at, None, None, None, None, 0, 10_000 + number, float(number % 20 == 0), None))
+        if number == 100:
+            rows.append((9, at, *[None] * 7, encode_reference(0, [3, None, at, None])))
     load(world.house, rows)
-    world.use(rules=[["block", "score >= 0.9"]], fallback_by=[])
-    world.live(10)
+    world.use()
+    world.live(10, without=(1, 3, 4, 5, 7))
+    world.use()
     asked = Asked(START - 3_600 * SECOND + 50 * SECOND, START - 3_000 * SECOND)
     comparison, found, counts = world.compare(asked, by=["mean_1m", "customer"])
     assert (counts.history, counts.events, comparison.tally.compared) == (150, 0, 0)
@@ -416,6 +436,8 @@ def test_loaded_history_is_decided_for_the_first_time(make_world: Callable[..., 
     assert last is not None
     assert set(found["now_version"]) <= {0, last.model.version if last.model else 0}
     assert found["then"].null_count() == 150
+    denied = found.filter(pl.col("now") == "deny")
+    assert denied["id"].to_list() == [10_000 + n for n in range(101, 200) if n % 7 == 3 and n % 100 not in (13, 14, 15)]
     means = [np.mean([float(n % 100) for n in range(max(0, i - 59), i + 1) if n % 7 == i % 7]) for i in range(50, 200)]
     assert found["by_mean_1m"].to_list() == [float(np.float32(mean)) for mean in means]
     truth = truths(world, asked)
@@ -452,6 +474,7 @@ def load(house: House, rows: Sequence[tuple[Any, ...]]) -> None:
         "_label": pl.UInt8,
         "_subject": pl.Int64,
         "_value": pl.Float64,
+        "_reference": pl.Binary,
     }
     out = BytesIO()
     pl.DataFrame(rows, schema=schema, orient="row").write_ipc_stream(out)
@@ -478,7 +501,7 @@ def test_labels_of_live_events_as_they_are_known(make_world: Callable[..., World
 
 
 def test_a_cut_log_is_decided_as_far_as_it_goes(make_world: Callable[..., World]) -> None:
-    world = make_world(8, part_records=8).live(80)
+    world = make_world(8, part_records=8).live(80, without=(LISTED,))
     house = world.house
     cut = [part for part in house.log.parts() if part.end <= house.log.next_offset * 2 // 3]
     assert house.log.remove_before(cut[-1].end) > 0
@@ -540,6 +563,6 @@ def test_history_without_a_version_cannot_be_decided(make_world: Callable[..., W
     world = make_world(12)
     world.use(model=None)
     at = START - 100 * SECOND
-    load(world.house, [(1, at, 1, at, 1, 5.0, None, None, None)])
+    load(world.house, [(1, at, 1, at, 1, 5.0, None, None, None, None)])
     with pytest.raises(Conflict, match="no version"):
         world.compare(ALL)
