@@ -64,6 +64,7 @@ from skyriver.core.contract import (
     StreamNowList,
     WhoAmI,
 )
+from skyriver.core.contract_tokens import IssuedToken, Token, TokenList
 from skyriver.core.errors import InvalidInput
 
 RETRY_SECONDS = 30.0
@@ -199,6 +200,22 @@ class Calls(ReviewCalls):
         """Whose token this is."""
         answer: WhoAmI = yield from answered(Request("GET", "/api/v1/whoami"))
         return answer
+
+    @call
+    def issue_token(self, name: str, role: str) -> Flow[IssuedToken]:
+        """A token for somebody, told here and never again. Not repeated where the answer is lost: revoke it then."""
+        return (yield _json_request("POST", f"{self._base}/tokens", {"name": name, "role": role})).json()  # type: ignore[no-any-return]
+
+    @call
+    def tokens(self) -> Flow[Sequence[Token]]:
+        """Whose tokens count."""
+        answer: TokenList = yield from answered(Request("GET", f"{self._base}/tokens"))
+        return answer["items"]
+
+    @call
+    def revoke_token(self, name: str) -> Flow[Token]:
+        """The token of this name counts no more."""
+        return (yield Request("DELETE", f"{self._base}/tokens/{_part(name)}")).json()  # type: ignore[no-any-return]
 
     @call
     def object(self, digest: str) -> Flow[bytes]:

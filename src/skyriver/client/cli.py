@@ -24,6 +24,7 @@ from skyriver.client import reviews as _reviews  # noqa: F401
 from skyriver.client import show
 from skyriver.client import sinks as _sinks  # noqa: F401
 from skyriver.client import streams as _streams  # noqa: F401
+from skyriver.client import tokens as _tokens  # noqa: F401
 from skyriver.client import top as _top  # noqa: F401
 from skyriver.client.calling import call
 from skyriver.client.decision_page import show_decision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +14,8 @@ from skyriver.trust.tokens import is_token
 from skyriver.wiring.home import Home
 from skyriver.wiring.living import processes_of
 
+TOKEN: Final = "SKYRIVER_TOKEN"
+"""Environment: the token of whoever types, in place of the administrator's."""
 _PARTS: Final = frozenset({"supervisor", "control", "gateway"})
 
 
@@ -37,7 +40,7 @@ def address_of(home: Home) -> CloudAddress:
             next_action="`skyriver up` starts one; --home or SKYRIVER_HOME names another place.",
         )
     _check_up(home)
-    return address(home, fresh=False, started=False)
+    return address(home, fresh=False, started=False, token=os.environ.get(TOKEN, ""))
 
 
 def _check_up(home: Home) -> None:
@@ -69,9 +72,18 @@ def _control_runs(home: Home) -> bool:
         return False
 
 
-def address(home: Home, *, fresh: bool, started: bool) -> CloudAddress:
+def address(home: Home, *, fresh: bool, started: bool, token: str = "") -> CloudAddress:
+    """With the administrator's token unless another one is given. Raises what `token_of` does, and NotAllowed
+    (BAD_TOKEN)."""
     url = f"http://127.0.0.1:{home.settings()['port']}"
-    return CloudAddress(url, token_of(home), home, fresh=fresh, started=started)
+    if token and not is_token(token):
+        raise NotAllowed(
+            f"{TOKEN} holds no token of a cloud.",
+            code="BAD_TOKEN",
+            where=TOKEN,
+            next_action="A token is sky_ and 43 more characters; without the variable the administrator's is used.",
+        )
+    return CloudAddress(url, token or token_of(home), home, fresh=fresh, started=started)
 
 
 def token_of(home: Home) -> str:

@@ -27,7 +27,7 @@ from skyriver.client import waiting
 from skyriver.client.api import AsyncClient, Client
 from skyriver.client.events import rows_as_json
 from skyriver.client.flows import EventReader, ServerEvent, call, each
-from skyriver.core import contract, contract_reviews
+from skyriver.core import contract, contract_reviews, contract_tokens
 from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound, SkyriverError, Unavailable
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
@@ -84,7 +84,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 # It mirrors the contract
 
 NAMES = [o["operationId"] for methods in CONTRACT["paths"].values() for o in methods.values()]
-NO_ROWS = ("list_audit", "list_processes", "list_reviews", "list_deliveries")
+CONTRACTS = (contract, contract_reviews, contract_tokens)
+NO_ROWS = ("list_audit", "list_processes", "list_reviews", "list_tokens", "list_deliveries")
 KINDS = [n.removeprefix("list_") for n in NAMES if n.startswith("list_") and n not in NO_ROWS]
 CALLS: list[Act] = [
     *(lambda c, k=k: c.list(k) for k in KINDS),
@@ -109,6 +110,9 @@ CALLS: list[Act] = [
     lambda c: c.object("0" * 64),
     lambda c: c.live(),
     lambda c: c.openapi(),
+    lambda c: c.issue_token("ana", "reviewer"),
+    lambda c: c.tokens(),
+    lambda c: c.revoke_token("ana"),
     lambda c: c.reviews("payments", state="OPEN"),
     lambda c: c.review("payments", 17),
     lambda c: c.review_stats("payments"),
@@ -164,7 +168,7 @@ def test_both_clients_have_the_same_methods_and_all_are_described() -> None:
 def test_every_answer_is_typed_as_the_contract_has_it() -> None:
     schemas = CONTRACT["components"]["schemas"]
     for name, schema in schemas.items():
-        typed = getattr(contract, name, getattr(contract_reviews, name, None))
+        typed = next((getattr(known, name) for known in CONTRACTS if hasattr(known, name)), None)
         if typed is None:
             assert name.endswith("Request"), f"{name} is unknown to the client"
             continue

@@ -270,6 +270,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_run": {"json": {"target": "tidy"}},
     "start_pause": {"json": {"target": "tidy"}},
     "start_resume": {"json": {"target": "resting"}},
+    "issue_token": {"json": {"name": "ana", "role": "reviewer"}},
+    "revoke_token": {},
     "claim_review": {"json": {}},
     "renew_review": {"json": {}},
     "release_review": {"json": {"claim": 1}},
@@ -295,7 +297,7 @@ REVIEWED = in_full(CASE, [], now=0)
 
 
 def path_of(route: APIRoute) -> str:
-    name = "orders" if "/streams/" in route.path else "shop"
+    name = "orders" if "/streams/" in route.path else "ben" if "/tokens/" in route.path else "shop"
     return route.path.format(tenant="default", name=name, case=17, number=1)
 
 
@@ -307,6 +309,7 @@ def changing(stage: Stage) -> list[APIRoute]:
 
 def prepared(stage: Stage, admin: dict[str, str]) -> None:
     """A cloud in which each of them has something to do."""
+    stage.issue("viewer", name="ben")
     assert deploy(stage, admin, json=stage.body(5)).status_code == 200
     stage.world.run(seconds=1)  # its processes are seen
 

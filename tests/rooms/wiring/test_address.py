@@ -87,3 +87,17 @@ def test_a_token_file_that_is_gone_while_the_cloud_runs(home: Home, monkeypatch:
     with pytest.raises(Unavailable) as none:
         address_of(home)
     assert none.value.code == "NO_CLOUD"
+
+
+def test_a_token_of_the_environment_is_used_in_place_of_the_file(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address, "_check_up", lambda home: None)
+    mine = new_token()[0]
+    monkeypatch.setenv("SKYRIVER_TOKEN", mine)
+    assert address_of(home).token == mine
+    home.token.unlink()
+    monkeypatch.setattr(address, "processes_of", lambda home: [WORKER])
+    assert address_of(home).token == mine, "who has a token needs no file"
+    monkeypatch.setenv("SKYRIVER_TOKEN", "sky_short")
+    with pytest.raises(NotAllowed) as bad:
+        address_of(home)
+    assert (bad.value.code, "sky_short" in str(bad.value)) == ("BAD_TOKEN", False)
