@@ -41,6 +41,7 @@ ORDER = (
     "data",
     "features",
     "sources",
+    "acting",
 )
 COMMAND_SECONDS = 120.0
 _FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

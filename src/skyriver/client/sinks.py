@@ -84,7 +84,7 @@ def sink_retry(
             _show(screen, client.judge_delivery(stream, number, "retry"))
             return
         retried = client.retry_deliveries(stream, sink)
-    told = f"{retried:,} deliveries to {sink} are tried again."
+    told = f"{retried:,} {'delivery' if retried == 1 else 'deliveries'} to {sink}: tried again."
     screen.data({"sink": sink, "retried": retried}, lambda: screen.out.print(told))
 
 
