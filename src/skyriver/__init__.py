@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from skyriver.core.app import App
+    from skyriver.core.budgets import Budget, Count, Strictest
     from skyriver.core.costs import Cost, Costs
     from skyriver.core.errors import SkyriverError
     from skyriver.core.events import Event, Time, field
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "App",
+    "Budget",
     "Clean",
     "Compress",
     "Cost",
     "Costs",
+    "Count",
     "Cron",
     "Event",
     "Gate",
@@ -37,6 +40,7 @@ __all__ = [
     "Rule",
     "Service",
     "SkyriverError",
+    "Strictest",
     "Time",
     "TrainingData",
     "count",
@@ -57,10 +61,12 @@ __all__ = [
 # Loaded on first use, so that a process that needs only one room does not pay for all.
 _HOMES = {
     "App": ("core.app", "App"),
+    "Budget": ("core.budgets", "Budget"),
     "Clean": ("core.spec", "CleanSpec"),
     "Compress": ("core.spec", "CompressSpec"),
     "Cost": ("core.costs", "Cost"),
     "Costs": ("core.costs", "Costs"),
+    "Count": ("core.budgets", "Count"),
     "Cron": ("core.terms", "Cron"),
     "Event": ("core.events", "Event"),
     "Gate": ("core.terms", "Gate"),
@@ -71,6 +77,7 @@ _HOMES = {
     "Rule": ("core.terms", "Rule"),
     "Service": ("core.spec", "ServiceSpec"),
     "SkyriverError": ("core.errors", "SkyriverError"),
+    "Strictest": ("core.budgets", "Strictest"),
     "Time": ("core.events", "Time"),
     "TrainingData": ("train.data", "TrainingData"),
     "count": ("core.expr", "count"),

@@ -37,6 +37,7 @@ from pydantic import ValidationError
 
 from skyriver.core import spec as specs
 from skyriver.core import terms
+from skyriver.core.budgets import Budget, Count, Strictest, budgets_of, combine_of, counters_of
 from skyriver.core.costs import Costs, costs_of
 from skyriver.core.errors import SkyriverError
 from skyriver.core.events import Event, Features, Reference, Source, check_role, field_specs, refuse
@@ -503,9 +504,13 @@ class App:
         deadline: str | None = None,
         costs: Costs | None = None,
         reasons: Mapping[str, str] | None = None,
+        budgets: Mapping[str, Budget | Sequence[Budget]] | None = None,
+        counters: Mapping[str, Count] | None = None,
+        combine: Literal["first"] | Strictest = "first",
     ) -> Decisions:
         """What is done with each event: the first rule that is true decides, else `otherwise`. `rules` are
-        {decision: when}, or `sr.Rule`s, which may have names and share a decision.
+        {decision: when}, or `sr.Rule`s, which may have names and share a decision. With `combine=sr.Strictest(...)`
+        the strictest decision of all rules that are true wins.
 
         `fallback` (`otherwise` unless given) is decided when there is no score: no version yet, the model failed or
         took longer than its `deadline` ("5ms"), or the event came too late to count. Before that word come, as
@@ -513,7 +518,9 @@ class App:
         do not read the score ("rules").
 
         `costs` say what decisions cost: thresholds are then chosen by `skyriver decide tune`. `reasons` say in words
-        what it means that a feature raised the score: {"customer_mean_7d": "spends unlike the last week"}.
+        what it means that a feature raised the score: {"customer_mean_7d": "spends unlike the last week"}. `budgets`
+        say how many events may get a decision, and what those beyond get; `counters` are what rules may ask of earlier
+        decisions.
         """
         name = stream._spec.name
         if name not in self._streams:
@@ -530,7 +537,7 @@ class App:
                 "BAD_DECISION",
                 'Name each at most once: "last_version", "rules".',
             )
-        self._decides[name] = decisions = Decisions(
+        decisions = Decisions(
             specs.DecideSpec(
                 stream=name,
                 model=model.name,
@@ -543,9 +550,14 @@ class App:
                 reasons=terms.reasons_of(
                     reasons or {}, self._features[model.train.features].features if model.train else ()
                 ),
+                budgets=budgets_of(budgets),
+                counters=counters_of(counters),
+                combine=combine_of(combine),
             ),
             stream,
         )
+        specs.check_budgets(decisions.spec, stream._spec)
+        self._decides[name] = decisions
         return decisions
 
     def _new_source(self, name: str, event: type[Event]) -> tuple[specs.FieldSpec, ...]:

@@ -6,7 +6,7 @@ must arrive at the same digest, else it fails with SPEC_DRIFT.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, Self
 
@@ -42,6 +42,12 @@ MOST_LINGER = 10_000
 
 LEAST_PERIOD = parse_duration("1h")
 """Of a capacity: people's work is not told by the minute."""
+
+
+MOST_WINDOW = parse_duration("366d")
+"""Of budgets and counters of decisions."""
+COUNTED = 1_000
+"""So far a counter counts unless more is declared."""
 
 
 class Spec(BaseModel):
@@ -436,6 +442,29 @@ class CostsSpec(Spec):
     """As it is told to people: "EUR"."""
 
 
+class BudgetSpec(Spec):
+    """At most `most` events get a decision within any `per_us` of effective time, of each value of the field `by` ("":
+    of the whole stream); those beyond it get `overflow`, which may have a budget too."""
+
+    decision: Name
+    most: int = Field(ge=0, le=1_000_000)
+    per_us: int = Field(ge=SECOND, le=MOST_WINDOW)
+    overflow: Name
+    by: str = ""
+
+
+class CounterSpec(Spec):
+    """How many events before one got a decision within the last `over_us` of effective time, with its value of the
+    field `by` ("": all of the stream): a number that rules may name."""
+
+    name: FieldName
+    decision: Name
+    over_us: int = Field(ge=SECOND, le=MOST_WINDOW)
+    by: str = ""
+    most: int = Field(default=COUNTED, ge=1, le=100_000)
+    """It counts no further: so much is held of each value."""
+
+
 class SinkSpec(Spec):
     """Decisions that are handed to a receiver, at least once each; where that is, its machine's operator says."""
 
@@ -503,7 +532,8 @@ class ReviewSpec(Spec):
 
 
 class DecideSpec(Spec):
-    """The first rule that fires decides; a rule on something missing is false unless it asks `is missing`."""
+    """The first rule that fires decides, or, where they `combine`, the strictest; a rule on something missing is false
+    unless it asks `is missing`."""
 
     stream: str
     model: str
@@ -522,11 +552,17 @@ class DecideSpec(Spec):
     sinks: tuple[SinkSpec, ...] = Field(default=(), exclude_if=lambda value: not value)
     reasons: dict[FieldName, ReasonText] = Field(default_factory=dict, exclude_if=lambda value: not value)
     """What is said of a feature that raises the score, where a decision is explained."""
+    budgets: tuple[BudgetSpec, ...] = Field(default=(), exclude_if=lambda value: not value)
+    counters: tuple[CounterSpec, ...] = Field(default=(), exclude_if=lambda value: not value)
+    combine: tuple[Name, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """The decisions of rules, the strictest first: of those that fire, the strictest decides. (): the first that
+    fires does."""
 
     @property
     def words(self) -> frozenset[str]:
         """All that can be decided."""
-        return frozenset((*(rule.decision for rule in self.rules), self.otherwise, self.fallback))
+        rules, overflows = (rule.decision for rule in self.rules), (budget.overflow for budget in self.budgets)
+        return frozenset((*rules, self.otherwise, self.fallback, *overflows))
 
     @model_validator(mode="after")
     def _handed_over(self) -> Self:
@@ -562,6 +598,61 @@ class DecideSpec(Spec):
                     next_action=f'Give each a name of its own: sr.Rule("{name}", when, name="why").',
                 )
         return self
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        known = f"Decided are {', '.join(sorted(self.words))}."
+        overflows: dict[str, set[str]] = {}
+        for budget in self.budgets:
+            if budget.decision not in self.words:
+                raise InvalidInput(
+                    f"{self.stream} has a budget of {budget.decision!r}, which nothing decides.",
+                    code="BAD_BUDGET",
+                    next_action=known,
+                )
+            overflows.setdefault(budget.decision, set()).add(budget.overflow)
+        for decision in overflows:
+            if decision in _reached(decision, overflows):
+                raise InvalidInput(
+                    f"What is beyond the budget of {decision!r} of {self.stream} comes back to it.",
+                    code="BAD_BUDGET",
+                    next_action="Let its overflow be a decision that has no budget, or one that leads to such a one.",
+                )
+        for counter in self.counters:
+            if counter.decision not in self.words:
+                raise InvalidInput(
+                    f"The counter {counter.name} of {self.stream} counts {counter.decision!r}, which nothing decides.",
+                    code="BAD_COUNTER",
+                    next_action=known,
+                )
+        names = [counter.name for counter in self.counters]
+        if len(set(names)) < len(names):
+            raise InvalidInput(f"A counter of {self.stream} is named twice.", code="BAD_COUNTER")
+        return self
+
+    @model_validator(mode="after")
+    def _combined(self) -> Self:
+        decided = list(dict.fromkeys(rule.decision for rule in self.rules))
+        if self.combine and (set(self.combine) != set(decided) or len(set(self.combine)) < len(self.combine)):
+            raise InvalidInput(
+                f"sr.Strictest of {self.stream} names {', '.join(self.combine)}, and its rules decide"
+                f" {', '.join(decided)}.",
+                code="BAD_DECISION",
+                next_action="Name each decision of the rules once, the strictest first.",
+            )
+        return self
+
+
+def _reached(decision: str, overflows: Mapping[str, set[str]]) -> set[str]:
+    """The decisions that what is beyond the budget of this one may come to."""
+    found: set[str] = set()
+    left = list(overflows[decision])
+    while left:
+        word = left.pop()
+        if word not in found:
+            found.add(word)
+            left += overflows.get(word, ())
+    return found
 
 
 def check_decides(stream: str, model: str, source: str) -> None:
@@ -605,6 +696,24 @@ def check_review(review: ReviewSpec, decide: DecideSpec, labels: Iterable[str]) 
         )
 
 
+def check_budgets(decide: DecideSpec, stream: StreamSpec | TableSpec) -> None:
+    """Raises InvalidInput (BAD_BUDGET, BAD_COUNTER) where one is by what an event may not have."""
+    fields = {field.name: field for field in stream.fields}
+    fit = [
+        name for name, own in fields.items() if own.type in ("int", "text") and not (own.nullable and own.fill is None)
+    ]
+    given = [(own.by, f"The budget of {own.decision!r}", "BAD_BUDGET") for own in decide.budgets]
+    given += [(own.by, f"The counter {own.name}", "BAD_COUNTER") for own in decide.counters]
+    for by, what, code in given:
+        if by and by not in fit:
+            why = "which may be missing or is no int or text" if by in fields else "which is no field of it"
+            raise InvalidInput(
+                f"{what} of {stream.name} is by {by!r}, {why}.",
+                code=code,
+                next_action=f"It may be by {', '.join(fit)}; a field with a fill value is never missing.",
+            )
+
+
 class AppSpec(Spec):
     name: Name
     streams: tuple[StreamSpec, ...] = ()
@@ -638,6 +747,7 @@ class AppSpec(Spec):
             check_sinks(decide, self.stream(decide.stream))
             for review in decide.reviews:
                 check_review(review, decide, [label.name for label in self.stream(decide.stream).labels])
+            check_budgets(decide, self.stream(decide.stream))
         return self
 
     def source(self, name: str) -> StreamSpec | TableSpec:

@@ -49,6 +49,8 @@ class Reason(StrEnum):
     """No score within the deadline."""
     MODEL_ASIDE = "MODEL_ASIDE"
     """It was late again and again, and is not asked for some seconds."""
+    BUDGET_SPENT = "BUDGET_SPENT"
+    """It has a score, and there were as many of its decision as there may be: it got the overflow."""
 
 
 class Outcome(msgspec.Struct, array_like=True, frozen=True, gc=False):

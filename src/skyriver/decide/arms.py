@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skyriver.data.decisions import Reason
 from skyriver.decide.blocks import DecisionBlock
 from skyriver.decide.checkpoint import SavedArm
 from skyriver.decide.deciding import Deciding
@@ -122,7 +123,7 @@ class Arms:
                         continue
                     score = record.score
                     stats.by_decision[record.decision] += 1
-                    stats.by_reason[record.reason] += 1
+                    stats.by_reason[_failure(record.reason)] += 1
                 stats.events += 1
                 if score is not None:
                     stats.add_score(score)
@@ -139,11 +140,16 @@ class Arms:
                 if outcome.arm == _mark(arm) and outcome.status != "late":
                     stats.events += count
                     stats.by_decision[outcome.decision] += count
-                    stats.by_reason[outcome.reason] += count
+                    stats.by_reason[_failure(outcome.reason)] += count
             stats.add_scores(block.scores if mine.all() else block.scores[mine[block.codes]])
 
     def to_json(self) -> list[dict[str, Any]]:
         return [stats.to_json(arm) for arm, stats in self.stats.items()]
+
+
+def _failure(reason: Reason) -> Reason:
+    """A budget that is spent is none of the version."""
+    return Reason.NONE if reason is Reason.BUDGET_SPENT else reason
 
 
 def _mark(arm: str) -> str:

@@ -13,7 +13,16 @@ from skyriver.decide.costs import costs_of
 from skyriver.decide.language import Name, Type, no_name
 from skyriver.decide.lists import RULE_TYPES, Lists, lists_of
 from skyriver.decide.reach import never_fire
-from skyriver.decide.rules import Operand, RuleSet, rule_names, rules_of, second_opinions, shown, together
+from skyriver.decide.rules import (
+    Operand,
+    RuleSet,
+    names_of_counters,
+    rule_names,
+    rules_of,
+    second_opinions,
+    shown,
+    together,
+)
 
 _FLOAT32 = struct.Struct("<f")
 
@@ -49,7 +58,7 @@ def check_decisions(app: AppSpec) -> list[tuple[str, str]]:
 
 
 def _check_examples(decide: DecideSpec, rules: RuleSet, stream: StreamSpec, features: FeatureSetSpec | None) -> None:
-    names = rule_names(stream, features)
+    names = rule_names(stream, features) | names_of_counters(rules.counters)
     mistakes: list[InvalidInput] = []
     for number, example in enumerate(decide.examples, 1):
         where = f"example {number} of the decisions of {stream.name}"
@@ -106,6 +115,7 @@ def _check(
     probability: float | None = None
     vector = [math.nan] * width
     values: list[Operand] = [None] * len(stream.fields)
+    counts: list[Operand] = [0] * len(rules.counters)
     for given, value in example.given.items():
         name = _name(given, names)
         if value is None:
@@ -120,13 +130,15 @@ def _check(
                 vector[name.index] = _rounded(value)
             case "field":
                 values[name.index] = value
+            case "counter":
+                counts[name.index] = value
             case _:
                 raise InvalidInput(
                     f"{given!r} is what a list says, and is given by its rows",
                     code="BAD_EXAMPLE",
                     next_action=f"Write {given.partition('.')[0]}=[...], and the event's field that is looked up.",
                 )
-    values = lists.beside(rules.lookups, [values], [0])[0]
+    values = [*lists.beside(rules.lookups, [values], [0])[0], *counts]
     place = rules.decide_without(vector, values) if score is None else rules.decide(score, vector, values, probability)
     decided, rule = rules.ends[place]
     if decided == example.decision:

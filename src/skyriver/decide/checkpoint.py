@@ -110,6 +110,18 @@ class SavedTrial(msgspec.Struct, frozen=True):
     said: dict[str, list[tuple[str, str, int]]]
 
 
+class SavedTally(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Of the decisions that budgets and counters look back to (see `skyriver.decide.tallies`). `keys`: int64, in the
+    order in which they were counted last; `counts`: uint32, times of each; `times`: int64."""
+
+    decision: str
+    window_us: int
+    by: str
+    keys: bytes
+    counts: bytes
+    times: bytes
+
+
 class SavedSet(msgspec.Struct, frozen=True):
     """The state of a feature set that is folded beside those that decide, and how it is computed."""
 
@@ -156,6 +168,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     trial: SavedTrial | None = None
     lists: dict[str, bytes] = msgspec.field(default_factory=dict)
     """By their names; of one that is not there the log tells."""
+    tallies: tuple[SavedTally, ...] = ()
 
     @property
     def sets(self) -> frozenset[str]:

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 
 from skyriver.core.calibration import Calibration
 from skyriver.core.errors import InvalidInput, SkyriverError, told
-from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
+from skyriver.core.spec import BudgetSpec, CounterSpec, DecideSpec, FeatureSetSpec, StreamSpec
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.model_run import ModelRun
 from skyriver.decide.records import ControlRecord, ModelInUse
-from skyriver.decide.rules import RuleSet, RuleText, compile_rules, texts_of
+from skyriver.decide.rules import RuleSet, RuleText, bounds_of, compile_rules, texts_of
 from skyriver.decide.scorer import Scorer
 from skyriver.decide.scoring import Canary, Lane
 from skyriver.decide.trial import Trial
@@ -72,6 +72,9 @@ class Wanted:
     fallback_by: tuple[str, ...] = ()
     rules_version: int = 0
     trial: WantedTrial | None = None
+    budgets: tuple[BudgetSpec, ...] = ()
+    counters: tuple[CounterSpec, ...] = ()
+    combine: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, live: Mapping[str, Any]) -> Wanted:
@@ -90,6 +93,9 @@ class Wanted:
                 fallback_by=tuple(live.get("fallback_by") or ()),
                 rules_version=int(live.get("rules_version") or 0),
                 trial=_trial(live["trial"]) if live.get("trial") else None,
+                budgets=tuple(map(BudgetSpec.model_validate, live.get("budgets") or ())),
+                counters=tuple(map(CounterSpec.model_validate, live.get("counters") or ())),
+                combine=tuple(live.get("combine") or ()),
             )
         except (KeyError, TypeError, ValueError, ValidationError) as error:
             raise InvalidInput(f"The live settings are malformed: {error!r}.", code="BAD_LIVE_SETTINGS") from error
@@ -116,6 +122,9 @@ class Wanted:
             control.fallback_by,
             control.rules_version,
             WantedTrial(trial.number, trial.percent, trial.rules) if trial is not None else None,
+            budgets=tuple(map(BudgetSpec.model_validate, control.budgets)),
+            counters=tuple(map(CounterSpec.model_validate, control.counters)),
+            combine=control.combine,
         )
 
 
@@ -177,6 +186,7 @@ class Choice:
             "rules": texts_of(self._decide),
             "otherwise": self._decide.otherwise,
             "fallback": self._decide.fallback,
+            **bounds_of(self._decide),
         }
         for choice in (live, declared):
             if self.deciding.rules is None and choice is not None:
@@ -295,7 +305,17 @@ class Choice:
 
     def _rules(self, texts: tuple[RuleText, ...], wanted: Wanted, spec: FeatureSetSpec | None) -> RuleSet:
         by_rules = "rules" in wanted.fallback_by
-        return compile_rules(texts, wanted.otherwise, wanted.fallback, self._stream, spec, without_score=by_rules)
+        return compile_rules(
+            texts,
+            wanted.otherwise,
+            wanted.fallback,
+            self._stream,
+            spec,
+            without_score=by_rules,
+            budgets=wanted.budgets,
+            counters=wanted.counters,
+            combine=wanted.combine,
+        )
 
     def _tried(self, wanted: Wanted, spec: FeatureSetSpec | None) -> Trial | None:
         """Rules beside those that decide; what is wrong with them keeps nobody from deciding."""

@@ -51,7 +51,7 @@ def costs_of(
     costs: CostsSpec, rules: RuleSet, stream: StreamSpec, features: FeatureSetSpec | None
 ) -> dict[str, DecisionCost]:
     """Of each decision that the rules can end in. Raises InvalidInput (BAD_COST) that lists all mistakes."""
-    known = list(dict.fromkeys(decision for decision, _ in rules.ends))
+    known = list(rules.words)
     names = {name: own for name, own in names_of(stream, features).items() if _is_of_event(own)}
     mistakes = _misnamed(costs, known)
     found: dict[str, DecisionCost] = {}

@@ -16,11 +16,13 @@ from skyriver.data.keys import key_of_text
 from skyriver.decide.blocks import DecisionBlock
 from skyriver.decide.model_run import CODES, REASONS, Floats, none_of
 from skyriver.decide.records import DecisionRecord, Id, ModelInUse, Value
-from skyriver.decide.rules import RuleSet
+from skyriver.decide.rules import RuleSet, Values
 from skyriver.decide.rules_columns import Rows
 from skyriver.decide.scorer import Scorer
 from skyriver.decide.scoring import MAIN, Canary, Codes, Lane, Lanes, Scored, in_canary, score_lanes
+from skyriver.decide.tallies import Keys, Tallies
 from skyriver.decide.trial import Ends, Trial
+from skyriver.decide.walking import Asked, overflowed, reason_beyond, spend_block, walk
 
 _STATUS = {
     Reason.NONE: Status.DECIDED,
@@ -98,13 +100,15 @@ class Undecided:
 
 @dataclass(frozen=True, slots=True)
 class UndecidedBlock:
-    """The same in columns: events from the offset `first` on; `late` bool [n], None for none; `arrived` int64 [n]."""
+    """The same in columns: events from the offset `first` on; `late` bool [n], None for none; `arrived` and `times`
+    int64 [n]."""
 
     first: int
     columns: Columns
     late: Bools | None
     arrived: Ints
     features: Floats | None
+    times: Ints | None = None
 
 
 def decide_events(
@@ -116,9 +120,12 @@ def decide_events(
     features_digest: str,
     now: int,
     monotonic: int,
+    tallies: Tallies | None = None,
 ) -> list[DecisionRecord]:
-    """One record for each event, in their order."""
+    """One record for each event, in their order. `tallies`: of the decisions before them; these are added. Without them
+    no budget holds."""
     rules, trial = deciding.rules, deciding.trial
+    counted, counting = bool(tallies), _counting(deciding)
     on_time = [place for place, late in enumerate(events.late) if not late]
     keys = _NO_KEYS
     if deciding.reads_keys:
@@ -137,13 +144,18 @@ def decide_events(
     ends = deciding.ends.all
     records: list[DecisionRecord] = []
     at = -1
-    for offset, values, late, arrived in zip(events.offsets, events.rows, events.late, events.arrived, strict=True):
+    for row, (offset, values, late, arrived) in enumerate(
+        zip(events.offsets, events.rows, events.late, events.arrived, strict=True)
+    ):
         score: float | None = None
         reason, vector, end = _IS_LATE, b"", ends[-1]
         model, arm, stood_in = None, "", False
         shadow: float | None = None
         shadow_version = 0
         probability: float | None = None
+        keys_of: Keys = ()
+        if tallies is not None and counted:
+            keys_of = tallies.keys_of(values)
         if not late:
             at += 1
             reason = REASONS[reasons[at]]
@@ -157,19 +169,28 @@ def decide_events(
                 shadow = shadows[at] if shadows[at] == shadows[at] else None
             if rules is not None:
                 features = numbers[at] if numbers is not None else ()
-                place = _decide(rules, score, features, values, probability)
+                seen = values
+                if counting:
+                    assert tallies is not None, "rules read counters"
+                    seen = [*values, *tallies.counts(keys_of, events.times[row])]
+                place = _decide(rules, score, features, seen, probability)
                 if trial is not None:
-                    tried = _decide(trial.rules, score, features, values, probability)
+                    tried = _decide(trial.rules, score, features, seen, probability)
                     place = deciding.ends.of(place, tried, taken[at])
                 end = ends[place]
         decision, rule, rules_digest, shadow_decision, shadow_rules = end
         ran = model if stood_in or reason in _MODEL_RAN else None
+        status = Status.FALLBACK if stood_in else _STATUS[reason]
+        if tallies is not None and counted and decision in tallies:
+            got = tallies.spend(decision, keys_of, events.times[row])
+            if got != decision:
+                decision, reason = got, reason_beyond(status, reason)
         own: Id = values[id_place]  # type: ignore[assignment]  # an id is a whole number or a text, never missing
         records.append(
             DecisionRecord(
                 offset,
                 own,
-                Status.FALLBACK if stood_in else _STATUS[reason],
+                status,
                 decision,
                 score,
                 vector,
@@ -222,6 +243,7 @@ def decide_block(
     now: int,
     monotonic: int,
     scored: Scored | None = None,
+    tallies: Tallies | None = None,
 ) -> DecisionBlock:
     """What `decide_events` says of each of these events. `scored`: of those that are not late, where it is known
     already (a replay)."""
@@ -234,9 +256,9 @@ def decide_block(
     scores, reasons, lanes, shadow = scored.scores, scored.reasons, scored.lanes, scored.shadow
     probabilities = scored.probabilities
     decisions = np.zeros(len(columns), np.int64)
-    if rules is not None:
+    if rules is not None and not _counting(deciding):
         decisions = _decide_columns(rules, scored, events.features, columns)
-    if rules is not None and (trial := deciding.trial) is not None:
+    if rules is not None and not _counting(deciding) and (trial := deciding.trial) is not None:
         tried = _decide_columns(trial.rules, scored, events.features, columns)
         decisions = deciding.ends.of_columns(decisions, tried, _taken(trial, keys, len(columns)))
     if on_time is not None:
@@ -247,7 +269,15 @@ def decide_block(
         shadow = _spread(shadow, on_time, n, np.float32(np.nan)) if shadow is not None else None
         if probabilities is not None:
             probabilities = _spread(probabilities, on_time, n, np.float32(np.nan))
+    beyond: dict[int, str] | None = None
+    if _counting(deciding):
+        decisions, beyond = _walk(events, deciding, scored, columns, keys, tallies)
     outcomes, codes = _outcomes(deciding, decisions, reasons, lanes, features_digest)
+    if tallies and events.times is not None:
+        if beyond is None:
+            words = [outcome.decision for outcome in outcomes]
+            beyond = spend_block(tallies, words, codes, events.columns, events.times)
+        outcomes, codes = overflowed(outcomes, codes, beyond)
     without = late if events.features is not None else np.ones(n, np.bool_)
     ids = events.columns.columns[id_place].values
     return DecisionBlock(
@@ -264,6 +294,34 @@ def decide_block(
         shadow,
         probabilities,
     )
+
+
+def _counting(deciding: Deciding) -> bool:
+    """Whether rules read counters."""
+    return any(rules.counting for rules in _evaluated(deciding))
+
+
+def _walk(
+    events: UndecidedBlock, deciding: Deciding, scored: Scored, columns: Columns, keys: Ints, tallies: Tallies | None
+) -> tuple[Ints, dict[int, str]]:
+    """Of each event its place in `deciding.ends`, and what those beyond a budget get."""
+    assert deciding.rules is not None
+    assert tallies is not None, "rules read counters"
+    assert events.times is not None
+    rows = Rows(scored.scores.astype(np.float64), events.features, columns, scored.probabilities)
+
+    def asked(rules: RuleSet) -> Asked:
+        return Asked.of(rules, _decide_columns(rules, scored, events.features, columns), rows)
+
+    live, trial, ends = asked(deciding.rules), deciding.trial, deciding.ends
+    place_of = live.place
+    if trial is not None:
+        tried, taken = asked(trial.rules), _taken(trial, keys, len(columns)).tolist()
+
+        def place_of(at: int, values: Values) -> int:
+            return ends.of(live.place(at, values), tried.place(at, values), taken[at])
+
+    return walk(tallies, place_of, [end.decision for end in ends.all], events.columns, events.late, events.times)
 
 
 def _decide_columns(rules: RuleSet, scored: Scored, features: Floats | None, columns: Columns) -> Ints:

@@ -136,6 +136,8 @@ class Engine:
         self.deciding = deciding
         self.arms.use(deciding)
         self.trials.use(deciding)
+        rules = deciding.rules
+        self.partition.tallies.use(*((rules.budgets, rules.counters) if rules is not None else ((), ())))
         control = self._control(None)
         if before is not None and control.features != (told := before.to_json()):
             control = msgspec.structs.replace(control, features_before=told)
@@ -196,6 +198,7 @@ class Engine:
             features_digest=self.features_digest,
             now=self._clock.now(),
             monotonic=self._clock.monotonic(),
+            tallies=partition.tallies,
         )
         payloads = [encode(record) for record in records]
         self._log.append([Record(_DECISION, partition.time, payload) for payload in payloads])
@@ -263,13 +266,14 @@ class Engine:
         if used := self.deciding.lookups:
             columns = lists_columns.beside(partition.lists, used, columns, events.effective)
         block = decide_block(
-            UndecidedBlock(first, columns, events.late, arrived, features),
+            UndecidedBlock(first, columns, events.late, arrived, features, events.effective),
             self.deciding,
             id_place=self._id,
             key_place=self._key,
             features_digest=self.features_digest,
             now=self._clock.now(),
             monotonic=self._clock.monotonic(),
+            tallies=partition.tallies,
         )
         self._log.append([Record(_DECISIONS, partition.time, block.encode(), count=count)])
         partition.enter_decisions(block)
@@ -387,6 +391,7 @@ class Engine:
             arms=self.arms.saved(),
             trial=self.trials.saved(),
             lists=partition.lists.save(),
+            tallies=partition.tallies.saved(),
         )
         return checkpoint, saved
 
@@ -490,4 +495,7 @@ class Engine:
             features=spec.to_json() if spec is not None and step is None else None,
             rules_version=deciding.rules_version,
             trial=deciding.trial.in_use() if deciding.trial is not None else None,
+            budgets=tuple(own.to_json() for own in rules.budgets) if rules is not None else (),
+            counters=tuple(own.to_json() for own in rules.counters) if rules is not None else (),
+            combine=rules.combine if rules is not None else (),
         )

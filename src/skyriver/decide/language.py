@@ -66,9 +66,10 @@ class Name:
 
     name: str
     type: Type
-    place: Literal["score", "probability", "feature", "field", "list"]
+    place: Literal["score", "probability", "feature", "field", "list", "counter"]
     index: int = 0
-    """Position among the features, or in the values: the stream's fields, behind them what lists say."""
+    """Position among the features, or in the values: the stream's fields, behind them what lists say, at the end (below
+    zero) the counters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,10 @@ from typing import Any
 
 from skyriver.core.resources import Resource, Snapshot
 
+BOUNDS = ("budgets", "counters", "combine")
+"""What is declared beside the rules, where it is; it comes and changes with them."""
+UNDECISIVE = ("examples", "costs", "reasons")
+"""What decides nothing."""
 DISPATCHED = ("sinks", "reviews")
 """What is declared of decisions that the stream's dispatcher does, not its worker."""
 DISPATCHED_STEP = 4_096
@@ -52,6 +56,7 @@ def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
         "fallback_by": list(decide.get("fallback_by") or ()),
         "deadline_us": decide.get("deadline_us") or 0,
         "explain": _explained_by(snapshot, stream, decide),
+        **{what: decide[what] for what in BOUNDS if what in decide},
         **told,
     }
 
@@ -102,5 +107,5 @@ def lasting(decide: Mapping[str, Any] | None) -> dict[str, Any] | None:
     for reasons decide nothing."""
     if not decide:
         return None
-    kept = {what: value for what, value in decide.items() if what not in ("examples", "costs", "reasons", *DISPATCHED)}
+    kept = {what: value for what, value in decide.items() if what not in (*UNDECISIVE, *BOUNDS, *DISPATCHED)}
     return {**kept, "rules": [], "otherwise": decide["fallback"], "fallback_by": [], "deadline_us": 0}

@@ -15,9 +15,10 @@ from skyriver.core.spec import StreamSpec
 from skyriver.data.log import Record
 from skyriver.decide.arms import Arms
 from skyriver.decide.blocks import DecisionBlock
-from skyriver.decide.checkpoint import NEVER, BlockAnswer, Counters, DeadLetter, Load, SavedArm, SavedTrial
+from skyriver.decide.checkpoint import NEVER, BlockAnswer, Counters, DeadLetter, Load, SavedArm, SavedTally, SavedTrial
 from skyriver.decide.lists import Lists
 from skyriver.decide.records import ControlRecord, DecisionRecord, LoadStep, decode_dead, decode_decision
+from skyriver.decide.tallies import Tallies
 from skyriver.decide.trial import Trials
 
 KEPT_DECISIONS = 20_000
@@ -287,6 +288,7 @@ class Partition:
         dead_letters: Iterable[DeadLetter] = (),
         arms: Sequence[SavedArm] = (),
         trial: SavedTrial | None = None,
+        tallies: Sequence[SavedTally] = (),
     ) -> None:
         self.stream = stream
         self.time = time
@@ -299,6 +301,9 @@ class Partition:
         self.arms = Arms(arms)
         self.trials = Trials(trial)
         self.lists = Lists(stream)
+        self.tallies = Tallies(stream, tallies)
+        if control is not None:
+            self.tallies.follow(control)
 
     def enter(self, first_offset: int, time: int) -> None:
         """Events from `first_offset` on brought effective time to `time`."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from skyriver.core.spec import FieldSpec, StreamSpec
+from skyriver.core.spec import CounterSpec, FieldSpec, StreamSpec
 from skyriver.decide.language import Compare, Comparison, Fixed, Join, Missing, Name, Not, Tree
 from skyriver.decide.rules import RuleSet, shown
 
@@ -105,7 +105,7 @@ class Clause:
 
 def never_fire(rules: RuleSet, stream: StreamSpec) -> list[tuple[str, str]]:
     """(name of the rule, why) of those that surely never fire."""
-    known = _of_fields(stream)
+    known = _of_fields(stream) | {own.name: _counted(own) for own in rules.counters}
     clauses = [_possible(_clauses((tree, True)), known) for tree in rules.trees]
     found = []
     for place, own in enumerate(clauses):
@@ -135,6 +135,10 @@ def _of_fields(stream: StreamSpec) -> dict[str, Demand]:
     return {own.name: _declared(own) for own in stream.fields}
 
 
+def _counted(own: CounterSpec) -> Demand:
+    return Demand(low=(0, False), high=(own.most, False), there=True)
+
+
 def _declared(own: FieldSpec) -> Demand:
     there = True if not own.nullable or own.fill is not None else None
     texts = frozenset(value for value in own.one_of if isinstance(value, str))
@@ -157,7 +161,7 @@ def _with(clause: Clause, known: Mapping[str, Demand]) -> Clause:
     """With what is known of its fields, and that rules on the score are asked where there is one."""
     names = {}
     for name, demand in clause.names.items():
-        always = name.place == "score" or (name.place == "field" and known[name.name].there is True)
+        always = name.place == "score" or (name.place in ("field", "counter") and known[name.name].there is True)
         if demand.there is False:
             names[name] = replace(demand, impossible=demand.impossible or always)
         else:
@@ -167,7 +171,7 @@ def _with(clause: Clause, known: Mapping[str, Demand]) -> Clause:
 
 def _bounds(name: Name, known: Mapping[str, Demand]) -> Demand:
     match name.place:
-        case "field":
+        case "field" | "counter":
             return known[name.name]
         case "probability":
             return Demand(low=(0.0, False), high=(1.0, False))

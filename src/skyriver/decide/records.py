@@ -142,6 +142,11 @@ class ControlRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     rules_version: int = 0
     """Of `rules`; 0 in logs of before rules had versions."""
     trial: TrialInUse | None = None
+    budgets: tuple[dict[str, Any], ...] = ()
+    """BudgetSpecs, as JSON."""
+    counters: tuple[dict[str, Any], ...] = ()
+    """CounterSpecs, as JSON."""
+    combine: tuple[str, ...] = ()
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -41,6 +41,7 @@ from skyriver.decide.records import (
     decode_label,
     decode_reference,
 )
+from skyriver.decide.walking import note_block
 from skyriver.decide.windows import Windows
 from skyriver.features.plan import EVER
 
@@ -103,14 +104,18 @@ class Replay:
                 decision = decode_decision(record.payload)
                 if self._blocks:
                     self._take_apart(decision.event_offset)
-                self._waiting.pop(decision.event_offset, None)
+                event = self._waiting.pop(decision.event_offset, None)
+                if event is not None and decision.decision in (tallies := self._partition.tallies):
+                    tallies.note(decision.decision, tallies.keys_of(event.values), event.time)
                 self._partition.recent.put(decision.event_offset, record.payload)
                 self._partition.count_decisions(decision.status, decision.decision, decision.reason)
                 self._partition.arms.note([decision])
                 self._partition.trials.note([decision])
             case RecordKind.DECISIONS:
                 block = decode_decisions(record.payload, record.count)
-                self._blocks.pop(block.first, None)
+                of = self._blocks.pop(block.first, None)
+                if of is not None and self._partition.tallies:
+                    note_block(self._partition.tallies, block, of.events)
                 self._partition.enter_decisions(block)
                 self._partition.arms.note_block(block)
                 self._partition.trials.note_block(block)
@@ -154,6 +159,7 @@ class Replay:
         self._partition.control = control
         self._partition.arms.follow(control)
         self._partition.trials.follow(control)
+        self._partition.tallies.follow(control)
 
     def _event(self, record: Record) -> None:
         flags, values = decode_event(record.payload)
@@ -321,10 +327,11 @@ def _replay(
             if count % CHUNK == 0:
                 progress("replay", record.offset - start, end - start)
         undecided = replay.finish()
-        if checkpoint is None and first and windows is not None and replay.decides_from < gone + windows.reach:
-            raise _history_gone(stream, first, windows.reach, passed_over)
         if checkpoint is None and first and _in_log(partition):
             raise _history_gone(stream, first, EVER, passed_over)
+        reach = max(windows.reach if windows is not None else 0, partition.tallies.reach)
+        if checkpoint is None and first and reach and replay.decides_from < gone + reach:
+            raise _history_gone(stream, first, reach, passed_over)
     except BaseException:
         if windows is not None:
             windows.close()
@@ -391,4 +398,5 @@ def _partition_at(stream: StreamSpec, checkpoint: Checkpoint) -> Partition:
         dead_letters=checkpoint.dead_letters,
         arms=checkpoint.arms,
         trial=checkpoint.trial,
+        tallies=checkpoint.tallies,
     )

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Column
 from skyriver.core.names import digest
-from skyriver.core.spec import DecideSpec, FeatureSetSpec, FieldSpec, StreamSpec
+from skyriver.core.spec import BudgetSpec, CounterSpec, DecideSpec, FeatureSetSpec, FieldSpec, StreamSpec
 from skyriver.decide import language
 from skyriver.decide.language import COMPARE, Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
 from skyriver.decide.lists import RULE_TYPES, lists_of, lookups_of, member_name
@@ -31,19 +31,20 @@ RuleText = tuple[str, ...]
 Values = Sequence[int | float | str | bool | None]
 Operand = int | float | str | bool | None
 Evaluate = Callable[[float, Sequence[float], Values, float | None], Operand]
-"""(score, features, field values, probability) -> value; None is missing, or a condition on something missing."""
+"""(score, features, values, probability) -> value; values are those of the fields, and then those of the counters;
+None is missing, or a condition on something missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """Rules in order; the first that fires decides, else `otherwise`."""
+    """Rules in the order in which they are asked; the first that fires decides, else `otherwise`."""
 
     rules: tuple[tuple[str, Evaluate], ...]
     otherwise: str
     fallback: str
     """The decision where there is no score to decide by."""
     texts: tuple[RuleText, ...]
-    """As they were written."""
+    """Each as it was written."""
     digest: str
     needs_features: bool
     """False lets the caller pass () as the features."""
@@ -53,6 +54,13 @@ class RuleSet:
     """Places of the rules that do not read the score, where these decide before the fallback."""
     lookups: tuple[int, ...] = ()
     """What rules read of lists (places in `lists.lookups_of`): these must stand behind an event's values."""
+    budgets: tuple[BudgetSpec, ...] = ()
+    counters: tuple[CounterSpec, ...] = ()
+    """In the order in which they stand at the end of an event's values."""
+    combine: tuple[str, ...] = ()
+    """Decisions, the strictest first: the rules are asked in this order. (): as they were declared."""
+    counting: tuple[int, ...] = ()
+    """Places of the rules that read counters. What an event is decided depends on those before it then."""
     ends: tuple[tuple[str, str], ...] = field(init=False, repr=False, compare=False)
     """(decision, name of the rule that fired) of each rule in order, then of `otherwise` and of the fallback, where
     none did. All that decides here gives a place in it."""
@@ -61,11 +69,21 @@ class RuleSet:
         fired = tuple((text[0], name_of(text)) for text in self.texts)
         object.__setattr__(self, "ends", (*fired, (self.otherwise, ""), (self.fallback, "")))
 
-    def decide_columns(self, rows: Rows) -> NDArray[np.int64]:
-        """As `decide` for each of many events."""
-        from skyriver.decide.rules_columns import compiled, first_that_fires  # numpy: who only checks rules has it not
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All that can be decided."""
+        return tuple(dict.fromkeys((*(end[0] for end in self.ends), *(own.overflow for own in self.budgets))))
 
-        return first_that_fires(compiled(self.trees), rows)
+    def decide_columns(self, rows: Rows) -> NDArray[np.int64]:
+        """As `decide` for each of many events, by the rules that read no counter (see `decide.walking`)."""
+        return self._first(range(len(self.rules)), len(self.rules), rows)
+
+    def _first(self, of: Sequence[int], other: int, rows: Rows) -> NDArray[np.int64]:
+        from skyriver.decide.rules_columns import at_places, compiled, first_that_fires  # numpy: not who only checks
+
+        places = tuple(place for place in of if place not in self.counting)
+        found = first_that_fires(compiled(tuple(self.trees[place] for place in places)), rows)
+        return at_places((*places, other), found)
 
     def decide_without(self, features: Sequence[float], values: Values) -> int:
         """Where there is no score: the rules that read none, as declared, else the fallback."""
@@ -75,11 +93,8 @@ class RuleSet:
         return len(self.rules) + 1
 
     def decide_columns_without(self, rows: Rows) -> NDArray[np.int64]:
-        """As `decide_without` for each of many events."""
-        from skyriver.decide.rules_columns import at_places, compiled, first_that_fires  # numpy: as above
-
-        found = first_that_fires(compiled(tuple(self.trees[place] for place in self.without_score)), rows)
-        return at_places((*self.without_score, len(self.rules) + 1), found)
+        """As `decide_without` for each of many events, by the rules that read no counter."""
+        return self._first(self.without_score, len(self.rules) + 1, rows)
 
     def decide(self, score: float, features: Sequence[float], values: Values, probability: float | None = None) -> int:
         """The place in `ends` of what an event with a score gets; `probability` where the model says one."""
@@ -97,16 +112,29 @@ def compile_rules(
     features: FeatureSetSpec | None,
     *,
     without_score: bool = False,
+    budgets: Sequence[BudgetSpec] = (),
+    counters: Sequence[CounterSpec] = (),
+    combine: Sequence[str] = (),
 ) -> RuleSet:
-    """`without_score`: rules that do not read the score decide where there is none.
+    """`without_score`: rules that do not read the score decide where there is none; `combine`: see DecideSpec.
 
-    Raises InvalidInput (BAD_RULE) that lists all mistakes, each with its column."""
+    Raises InvalidInput: BAD_RULE that lists all mistakes, each with its column; BAD_COUNTER, BAD_DECISION."""
     names = rule_names(stream, features)
+    known = next((own.name for own in counters if own.name in names), None)
+    if known is not None:
+        raise InvalidInput(
+            f"The counter {known!r} of {stream.name} is called as something else that rules may name.",
+            code="BAD_COUNTER",
+            next_action="Give it another name.",
+        )
+    names |= names_of_counters(counters)
+    rules = _strictest_first(rules, combine, stream)
     compiled: list[tuple[str, Evaluate]] = []
     trees: list[Tree] = []
     mistakes: list[InvalidInput] = []
     needs_features = False
     scoreless: list[int] = []
+    counting: list[int] = []
     for place, text in enumerate(rules):
         decision, when = text[:2]
         try:
@@ -121,11 +149,18 @@ def compile_rules(
         needs_features = needs_features or _reads(tree, "feature")
         if without_score and not (_reads(tree, "score") or _reads(tree, "probability")):
             scoreless.append(place)
+        if _reads(tree, "counter"):
+            counting.append(place)
     if mistakes:
         raise together(mistakes)
     identity: dict[str, object] = {"rules": [list(r) for r in rules], "otherwise": otherwise, "fallback": fallback}
     if without_score:
         identity["without_score"] = True
+    for what, more in (("budgets", budgets), ("counters", counters)):
+        if more:
+            identity[what] = [own.to_json() for own in more]
+    if combine:
+        identity["combine"] = list(combine)
     return RuleSet(
         tuple(compiled),
         otherwise,
@@ -136,7 +171,30 @@ def compile_rules(
         tuple(trees),
         tuple(scoreless),
         _lookups_in(trees, len(stream.fields)),
+        tuple(budgets),
+        tuple(counters),
+        tuple(combine),
+        tuple(counting),
     )
+
+
+def names_of_counters(counters: Sequence[CounterSpec]) -> dict[str, Name]:
+    return {own.name: Name(own.name, "number", "counter", at - len(counters)) for at, own in enumerate(counters)}
+
+
+def _strictest_first(rules: Sequence[RuleText], combine: Sequence[str], stream: StreamSpec) -> Sequence[RuleText]:
+    """The strictest decision of the rules that fire, and the first of its rules, is what the first that fires decides
+    once the rules of stricter decisions are asked before the others."""
+    if not combine:
+        return rules
+    other = next((text[0] for text in rules if text[0] not in combine), None)
+    if other is not None:
+        raise InvalidInput(
+            f"A rule of {stream.name} decides {other!r}, and how strict that is is not said.",
+            code="BAD_DECISION",
+            next_action=f"Name it in sr.Strictest, which has {', '.join(combine)}.",
+        )
+    return sorted(rules, key=lambda text: combine.index(text[0]))
 
 
 def compile_number(text: str, names: Mapping[str, Name | str]) -> tuple[Tree, Evaluate]:
@@ -156,8 +214,26 @@ def shown(when: str) -> str:
 
 
 def rules_of(decide: DecideSpec, stream: StreamSpec, features: FeatureSetSpec | None) -> RuleSet:
-    by_rules = "rules" in decide.fallback_by
-    return compile_rules(texts_of(decide), decide.otherwise, decide.fallback, stream, features, without_score=by_rules)
+    return compile_rules(
+        texts_of(decide),
+        decide.otherwise,
+        decide.fallback,
+        stream,
+        features,
+        without_score="rules" in decide.fallback_by,
+        budgets=decide.budgets,
+        counters=decide.counters,
+        combine=decide.combine,
+    )
+
+
+def bounds_of(decide: DecideSpec) -> dict[str, Any]:
+    """What is declared beside the rules, as live settings and CONTROL records have it."""
+    return {
+        "budgets": tuple(own.to_json() for own in decide.budgets),
+        "counters": tuple(own.to_json() for own in decide.counters),
+        "combine": decide.combine,
+    }
 
 
 def second_opinions(decide: DecideSpec, stream: StreamSpec, features: FeatureSetSpec | None) -> dict[str, RuleSet]:
@@ -276,7 +352,7 @@ def _compile_name(name: Name) -> Evaluate:
             return lambda score, features, values, probability: score
         case "probability":
             return lambda score, features, values, probability: probability
-        case "field" | "list":
+        case "field" | "list" | "counter":
             return lambda score, features, values, probability: values[index]
         case "feature":
 

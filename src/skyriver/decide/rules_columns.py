@@ -14,6 +14,7 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from skyriver.core.errors import InvalidInput
 from skyriver.data.columns import Bools, Column, Columns
 from skyriver.decide.language import COMPARE, Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
 
@@ -103,6 +104,12 @@ def _name(name: Name) -> Evaluate:
                 return values, np.isnan(values)
 
             return probability
+        case "counter":
+            raise InvalidInput(
+                f"The rules read {name.name!r}, which is known of one event after the other alone.",
+                code="RULES_READ_COUNTERS",
+                next_action="Leave the rules that read counters out.",
+            )
         case _:
             assert_never(name.place)
 

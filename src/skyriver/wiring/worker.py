@@ -4,10 +4,11 @@ Its configuration: {"stream": StreamSpec, "decide": DecideSpec | null, "director
 directories, "queue": rows that may wait}; live settings: {"model": {"name", "version", "artifact", "features_digest"
 ("" or none: not known), "features": FeatureSetSpec that it was trained on | null} | null, "features": FeatureSetSpec
 that is declared now | null, "rules": [[decision, when(, name)], ...], "otherwise", "fallback", "rules_version": their
-number, "trial": {"number", "percent": of the keys, "rules"} of rules that are tried beside | null, "began": whether
-the stream has a log already (absent: not known), "materialised": the last offset that the stream's tables cover
-(absent: not known), "dispatched": the offset up to which the stream's dispatcher has read (absent: there is none),
-"keep": the limits of its log}. The last four change nothing of what is decided with.
+number, "trial": {"number", "percent": of the keys, "rules"} of rules that are tried beside | null, "budgets",
+"counters" and "combine" as DecideSpec has them (absent: none), "began": whether the stream has a log already (absent:
+not known), "materialised": the last offset that the stream's tables cover (absent: not known), "dispatched": the offset
+up to which the stream's dispatcher has read (absent: there is none), "keep": the limits of its log}. The last four
+change nothing of what is decided with.
 
 It takes the log (from a holder that is stopped or hung too), recovers, warms everything that the first event needs,
 listens, and then says that it is ready. A change of the live settings is loaded beside the running engine and written
