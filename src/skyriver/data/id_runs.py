@@ -10,7 +10,7 @@ import mmap
 import os
 import struct
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from skyriver.core.errors import Corrupt
 
 Ints = NDArray[np.int64]
+
+Gone = Mapping[int, int]
+"""Keys whose entries with an offset below this are to go."""
 
 STEP = 1 << 18
 """Entries that are merged at a time: 4 MiB, whatever the size of the runs."""
@@ -80,19 +83,21 @@ def sorted_run(keys: Ints, offsets: Ints) -> Run | None:
     return Run(keys, offsets, int(offsets.min()), int(offsets.max()))
 
 
-def merge_runs(runs: Sequence[Run], floor: int) -> Run | None:
-    """In memory: of a key twice the newer entry, which is in the later run; none with an offset below `floor`."""
-    return sorted_run(*_kept(np.concatenate([r.keys for r in runs]), np.concatenate([r.offsets for r in runs]), floor))
+def merge_runs(runs: Sequence[Run], floor: int, gone: Gone) -> Run | None:
+    """In memory: of a key twice the newer entry, which is in the later run; none with an offset below `floor`, and
+    none that is to go."""
+    keys, offsets = np.concatenate([r.keys for r in runs]), np.concatenate([r.offsets for r in runs])
+    return sorted_run(*_kept(keys, offsets, floor, gone))
 
 
-def merge_into_file(runs: Sequence[Run], floor: int, path: Path) -> Run | None:
+def merge_into_file(runs: Sequence[Run], floor: int, path: Path, gone: Gone) -> Run | None:
     """As `merge_runs`, into a file, STEP entries at a time: memory does not grow with them. Raises OSError, leaving
     no file."""
     most = sum(len(run) for run in runs)
     count = first = last = crc = 0
     try:
         with path.open("x+b") as file:
-            for keys, offsets in _steps(runs, floor):
+            for keys, offsets in _steps(runs, floor, gone):
                 crc = crc32(keys.data, crc)
                 _write_at(file.fileno(), keys, _HEADER_BYTES + 8 * count)
                 _write_at(file.fileno(), offsets, _HEADER_BYTES + 8 * (most + count))
@@ -118,12 +123,15 @@ def merge_into_file(runs: Sequence[Run], floor: int, path: Path) -> Run | None:
     return Run(keys, offsets, first, last, path.name, crc)
 
 
-def _kept(keys: Ints, offsets: Ints, floor: int) -> tuple[Ints, Ints]:
+def _kept(keys: Ints, offsets: Ints, floor: int, gone: Gone) -> tuple[Ints, Ints]:
     kept = offsets >= floor
+    if gone:
+        for place in np.flatnonzero(np.isin(keys, np.fromiter(gone, np.int64, len(gone)))).tolist():
+            kept[place] &= offsets[place] >= gone[int(keys[place])]
     return (keys, offsets) if kept.all() else (keys[kept], offsets[kept])
 
 
-def _steps(runs: Sequence[Run], floor: int) -> Iterator[tuple[Ints, Ints]]:
+def _steps(runs: Sequence[Run], floor: int, gone: Gone) -> Iterator[tuple[Ints, Ints]]:
     """Keys and offsets of all runs, by ascending keys, each key once."""
     share = max(1, STEP // len(runs))
     at = [0] * len(runs)
@@ -133,7 +141,7 @@ def _steps(runs: Sequence[Run], floor: int) -> Iterator[tuple[Ints, Ints]]:
         to = [len(run) if not ends else int(np.searchsorted(run.keys, min(ends), "right")) for run in runs]
         parts = [(run, slice(start, end)) for run, start, end in zip(runs, at, to, strict=True)]
         keys = np.concatenate([run.keys[part] for run, part in parts])
-        step = sorted_run(*_kept(keys, np.concatenate([run.offsets[part] for run, part in parts]), floor))
+        step = sorted_run(*_kept(keys, np.concatenate([run.offsets[part] for run, part in parts]), floor, gone))
         at = to
         if step is not None:
             yield step.keys, step.offsets

@@ -29,7 +29,7 @@ import numpy as np
 
 from skyriver.core.errors import Corrupt, Unavailable, disk_error
 from skyriver.data.folders import sync_folder
-from skyriver.data.id_runs import Ints, Run, merge_into_file, merge_runs, open_run, sorted_run, write_run
+from skyriver.data.id_runs import Gone, Ints, Run, merge_into_file, merge_runs, open_run, sorted_run, write_run
 
 RECENT = 1 << 14
 """Entries of the dict: it becomes a run in 2 ms, which is what one event in 16,384 waits."""
@@ -69,6 +69,8 @@ class IdIndex:
         self._numbers = count(next_file)
         self._threads = ThreadPoolExecutor(MERGES, "ids")
         self._merging: list[_Merging] = []  # oldest runs first
+        self._gone: dict[int, int] = {}
+        """Keys whose entries with an offset below this are to go, until they have left all runs."""
         self._no_room = False
         """A merge found no room on the disk: large ones wait until a checkpoint has found some."""
 
@@ -108,6 +110,8 @@ class IdIndex:
             found[missing] = part
             missing = missing[part < 0]
         found[found < self._floor] = -1
+        for key, end in self._gone.items():
+            found[(keys == key) & (found < end)] = -1
         return found
 
     def add(self, keys: Ints, offsets: Ints) -> None:
@@ -127,6 +131,19 @@ class IdIndex:
         if before_offset > self._floor:
             self._floor = before_offset
             self._runs = [run for run in self._runs if run.last >= before_offset]
+
+    def drop(self, keys: Ints, before_offset: int) -> None:
+        """Entries of these keys with an offset below are not found any more; a thread takes them out of the runs. They
+        leave the disk with the checkpoints that are made once `drops` is false."""
+        self._freeze_recent()
+        self._gone |= dict.fromkeys(keys.tolist(), before_offset)
+        self._adopt_merged()
+
+    @property
+    def drops(self) -> bool:
+        """Whether there still are entries that `drop` named."""
+        self._adopt_merged()
+        return bool(self._gone)
 
     def checkpoint(self) -> bytes:
         """Makes all that was added durable; returns what `open` needs to have it again.
@@ -167,7 +184,7 @@ class IdIndex:
                 offset = run.find_one(key)
                 if offset >= 0:
                     break
-        return offset if offset >= self._floor else -1
+        return offset if offset >= max(self._floor, self._gone.get(key, 0)) else -1
 
     def _freeze_recent(self) -> None:
         if self._recent:
@@ -197,9 +214,32 @@ class IdIndex:
                 before = [run for run in self._runs if run.last < parts[0].first]
                 after = [run for run in self._runs if run.last > parts[-1].last]
                 self._runs = [*before, *(run for run in merged if run.last >= self._floor), *after]
+        if self._gone:
+            self._take_out()
         if len(self._merging) < MERGES and len(parts := self._to_merge()) > 1:
-            file = self._next_file()
-            self._merging.append(_Merging(parts, file, self._threads.submit(self._merge, parts, self._floor, file)))
+            self._merging.append(self._begin_merge(parts))
+
+    def _take_out(self) -> None:
+        """Runs that hold what is to go are written again, each for itself, until there is none."""
+        keys = np.array(sorted(self._gone), np.int64)
+        ends = np.array([self._gone[key] for key in keys.tolist()], np.int64)
+        holding = []
+        for run in self._runs:
+            found = run.find(keys)
+            if bool(((found >= 0) & (found < ends)).any()):
+                holding.append(run)
+        if not holding and not self._merging:
+            self._gone = {}
+        for run in holding:
+            busy = any(run.first >= m.runs[0].first and run.last <= m.runs[-1].last for m in self._merging)
+            if not busy and len(self._merging) < MERGES and not (self._no_room and len(run) >= ON_DISK):
+                self._merging.append(self._begin_merge((run,)))
+                self._merging.sort(key=lambda merging: merging.runs[0].first)
+
+    def _begin_merge(self, parts: tuple[Run, ...]) -> _Merging:
+        file = self._next_file()
+        work = self._threads.submit(self._merge, parts, self._floor, dict(self._gone), file)
+        return _Merging(parts, file, work)
 
     def _next_file(self) -> str:
         return f"run-{next(self._numbers):010d}"
@@ -217,12 +257,12 @@ class IdIndex:
             size += len(free[first])
         return tuple(free[first:])
 
-    def _merge(self, runs: tuple[Run, ...], floor: int, file: str) -> tuple[Run, ...]:
+    def _merge(self, runs: tuple[Run, ...], floor: int, gone: Gone, file: str) -> tuple[Run, ...]:
         if sum(len(run) for run in runs) < ON_DISK:
-            merged = merge_runs(runs, floor)
+            merged = merge_runs(runs, floor, gone)
         else:
             try:
-                merged = merge_into_file(runs, floor, self._directory / file)
+                merged = merge_into_file(runs, floor, self._directory / file, gone)
             except OSError:
                 return runs
         return (merged,) if merged is not None else ()

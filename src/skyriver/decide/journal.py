@@ -40,6 +40,8 @@ class JournaledIds:
         self._description = description
         self._keys = array("q")
         self._offsets = array("q")
+        self._dropped = False
+        """Since the last checkpoint of the index."""
 
     @classmethod
     def open(cls, directory: Path, saved: bytes | None) -> JournaledIds:
@@ -68,9 +70,22 @@ class JournaledIds:
         """Entries with an offset below are not found any more. They may be again after a restart."""
         self._index.forget(before_offset)
 
+    def drop(self, keys: Ints, before_offset: int) -> None:
+        """Entries of these keys with an offset below are gone from what `describe` tells once `drops` is false."""
+        self._index.drop(keys, before_offset)
+        self._dropped = True
+        of, at = np.array(self._keys, np.int64), np.array(self._offsets, np.int64)
+        kept = ~(np.isin(of, keys) & (at < before_offset))
+        self._keys, self._offsets = array("q", of[kept].tobytes()), array("q", at[kept].tobytes())
+
+    @property
+    def drops(self) -> bool:
+        return self._index.drops
+
     def describe(self) -> tuple[bytes, bytes | None]:
         """What `open` needs, and the part of it that names files. Raises Unavailable (DISK_FULL), changing nothing."""
-        if len(self._keys) >= FLUSH:
+        if len(self._keys) >= FLUSH or (self._dropped and not self.drops):
+            self._dropped = False
             self._description = self._index.checkpoint()
             self._keys, self._offsets = array("q"), array("q")
         saved = _Described(self._description, self._keys.tobytes(), self._offsets.tobytes())

@@ -3,9 +3,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -188,7 +190,7 @@ def test_a_merge_piece_by_piece_is_the_merge_of_all(
     path = tmp_path_factory.mktemp("ids") / "run-0000000001"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(id_runs, "STEP", step)
-        merged = id_runs.merge_into_file([run for run in runs if run is not None], floor, path)
+        merged = id_runs.merge_into_file([run for run in runs if run is not None], floor, path, {})
     if merged is None:
         assert not expected
         assert not path.exists()
@@ -318,3 +320,46 @@ def test_files_of_no_checkpoint_are_removed(tmp_path: Path) -> None:
     assert index.find(ints([1])).tolist() == [0]
     assert len(files(tmp_path)) == 1
     index.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 400), st.integers(1, 12))
+def test_what_is_dropped_leaves_index_and_files(seed: int, count: int, some: int) -> None:
+    """At any time, whatever runs there are and are being merged; what is added later under the same key stays."""
+    luck = np.random.default_rng(seed)
+    with small_parts(), TemporaryDirectory() as place:
+        directory = Path(place) / "ids"
+        index = IdIndex.open(directory)
+        known: dict[int, int] = {}
+        at = 0
+
+        def add(rows: int) -> None:
+            nonlocal at
+            for _ in range(rows):
+                size = int(luck.integers(1, 9))
+                keys = luck.integers(-300, 300, size)
+                index.add(keys, np.arange(at, at + size))
+                known.update(zip(keys.tolist(), range(at, at + size), strict=True))
+                at += size
+
+        add(count)
+        gone = luck.choice(np.arange(-300, 300), some, replace=False)
+        index.drop(gone, at)
+        for key in gone.tolist():
+            known.pop(key, None)
+        everything = np.arange(-300, 300)
+        assert index.find(everything).tolist() == [known.get(key, -1) for key in everything.tolist()]
+        assert [int(index.find(ints([key]))[0]) for key in gone[:2].tolist()] == [-1] * min(2, some)
+        add(int(luck.integers(0, 20)))
+        deadline = time.monotonic() + 60
+        while index.drops:
+            assert time.monotonic() < deadline
+        assert index.find(everything).tolist() == [known.get(key, -1) for key in everything.tolist()]
+        description = index.checkpoint()
+        index.release([description])
+        index.close()
+        held = np.concatenate([np.empty(0, np.int64), *(run.keys for run in index._runs)])
+        assert not set(gone.tolist()) & (set(held.tolist()) - set(known))
+        again = IdIndex.open(directory, description)
+        assert again.find(everything).tolist() == [known.get(key, -1) for key in everything.tolist()]
+        again.close()
