@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from skyriver.core.errors import SkyriverError
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.data.columns import Column, Columns
-from skyriver.data.keys import codes_of_column, codes_of_values, keys_of_column, keys_of_texts
+from skyriver.data.keys import codes_of_column, codes_of_values, key_of_text, keys_of_column, keys_of_texts
 from skyriver.data.log import RecordKind
 from skyriver.decide.checkpoint import NEVER
-from skyriver.decide.records import LabelRecord, Value, decode_reference
+from skyriver.decide.records import Id, LabelRecord, Value, decode_reference
 from skyriver.decide.windows import NOTHING_NEEDED, Floats, SavedWindows, not_built
 from skyriver.features.given import Given
 from skyriver.features.kernel import Kernel, load_kernel
@@ -232,6 +232,10 @@ class KernelWindows:
             block, offsets = block.filter(pl.Series(kept)), offsets[kept]
         given = Given.of(self._plan.references, rows) if rows else None
         return block, offsets, given, np.array([place for place, _ in rows], np.uint8)
+
+    def rename(self, field: str, value: Id, other: Id, references: Collection[int] = ()) -> int:
+        key, new = (key_of_text(v) if isinstance(v, str) else v for v in (value, other))
+        return self._state.rename(field, key, new, [self._references[r] for r in references if r in self._references])
 
     def save(self) -> SavedWindows:
         mark = self._state.mark()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +15,7 @@ from skyriver.core.spec import FeatureSetSpec
 from skyriver.data.columns import Columns
 from skyriver.data.log import RecordKind
 from skyriver.decide.checkpoint import NEVER, SavedSet
-from skyriver.decide.records import LabelRecord, Value
+from skyriver.decide.records import Id, LabelRecord, Value
 from skyriver.features.state import KeyMemory
 
 if TYPE_CHECKING:
@@ -92,6 +92,11 @@ class Windows(Protocol):
 
     def fold_block(self, first_offset: int, block: pl.DataFrame) -> Floats:
         """A block of history whose rows have the offsets from `first_offset` on (see `decide.history`)."""
+        ...
+
+    def rename(self, field: str, value: Id, other: Id, references: Collection[int] = ()) -> int:
+        """What is held of this value of a key field is that of `other` from now on, which nothing is held of; so are
+        the rows of the stream's references at these places, which lose their values. How many there were."""
         ...
 
     def save(self) -> SavedWindows: ...
@@ -239,6 +244,9 @@ class FeatureSets:
         if self._deciding is None:
             return np.empty((int(np.count_nonzero(block["_kind"].to_numpy() == _EVENT)), 0), np.float32)
         return self._deciding.fold_block(first_offset, block)
+
+    def rename(self, field: str, value: Id, other: Id, references: Collection[int] = ()) -> int:
+        return sum(windows.rename(field, value, other, references) for windows in self._all())
 
     def save(self) -> SavedWindows:
         """While no other one is being written."""

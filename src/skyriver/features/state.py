@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ from skyriver.features.arrays import FIRST_SLOTS, Nodes, Table, pack_rows, unpac
 from skyriver.features.given import Given
 from skyriver.features.kernel import Kernel, load_kernel
 from skyriver.features.plan import FeaturePlan
-from skyriver.features.references import ROW_ROLE
+from skyriver.features.references import ROW_KEY, ROW_ROLE, ROW_VALUES
 from skyriver.features.side import Mark, Side, disk_side
-from skyriver.features.tables import STATE_REFERENCES
+from skyriver.features.tables import STATE_KEY, STATE_REFERENCES
 
 Ints = NDArray[np.int64]
 _EVENT, _LABEL, _REFERENCE = int(RecordKind.EVENT), int(RecordKind.LABEL), int(RecordKind.REFERENCE)
@@ -268,6 +268,31 @@ class FeatureState:
         self._meta[layout.nodes_place(plan)] = max(1, nodes_used)
         self._thread_nodes(Nodes.of(nodes))
 
+    def rename(self, field: str, key: int, other: int, references: Collection[int] = ()) -> int:
+        """What is held of the key of this column is that of the key `other` from now on, which nothing is held of; so
+        are the rows of the references at these places of the plan, which lose their values. How many there were."""
+        found = 0
+        for place, column in enumerate(self.plan.keys):
+            table = self._tables[place]
+            held = table.state[: self._used(place)]
+            if column.field == field and (mine := _held_as(held, key)).size:
+                if _held_as(held, other).size:
+                    raise Internal(f"The key {other} of {field} is held already.")
+                held[mine, STATE_KEY] = other
+                self._tables[place] = table = Table(np.zeros_like(table.index), table.state)
+                self._grow(table.index, table.state, self._meta, layout.table_place(self.plan, place))
+                found += len(mine)
+        for place in references:
+            table = self._references[place]
+            rows = table.state[: int(self._meta[layout.reference_place(self.plan, place)])]
+            mine = np.flatnonzero((rows[:, ROW_KEY] == key) & (rows[:, ROW_ROLE] > 0))
+            if mine.size:
+                rows[mine, ROW_KEY], rows[mine, ROW_VALUES:] = other, 0
+                self._references[place] = Table(np.zeros_like(table.index), table.state)
+                self._find(place)
+                found += len(mine)
+        return found
+
     def _thread_nodes(self, nodes: Nodes) -> None:
         self._nodes = nodes
         if self._thread is not None:
@@ -367,6 +392,10 @@ def open_state(plan: FeaturePlan, directory: Path, cache_dir: Path, saved: bytes
     if saved is not None:
         state.restore(saved)
     return state
+
+
+def _held_as(state: Ints, key: int) -> Ints:
+    return np.flatnonzero((state[:, STATE_KEY] == key) & (state[:, STATE_REFERENCES] > 0))
 
 
 _MAGIC = b"skyriver features 1\n"

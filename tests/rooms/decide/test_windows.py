@@ -137,3 +137,36 @@ def test_missing_values_and_texts_reach_the_kernel(kernels: Path) -> None:
     assert windows.fold_events([0, 1], [5, 5], rows).tolist() == [[10.0, 10.0, 0.0], [20.0, 15.0, 0.0]]
     windows.fold_labels([2, 3], [LabelRecord(0, 1, 1.0, 5, 0), LabelRecord(0, 9, 1.0, 5, -1)])
     assert windows.fold_events([4], [5], [[3, 5, 1, "a", 0.0]]).tolist() == [[0.0, 10.0, 1.0]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("place", "old", "new"), [(2, 3, -77), (3, "c1", "erased-c1")], ids=["customer", "channel"])
+def test_a_renamed_key_goes_on_as_another_one(kernels: Path, seed: int, place: int, old: Any, new: Any) -> None:
+    """With the bits that it would have had, also after a restart; and all others as if nothing had been."""
+    rows = history(600, seed)
+    kernel = load_kernel(PLAN, kernels)
+
+    def folded(windows: Any, part: list[Row], first: int) -> np.ndarray:
+        found = []
+        for offset, (kind, at, content) in enumerate(part, first):
+            if kind is RecordKind.LABEL:
+                windows.fold_labels([offset], [content])
+            else:
+                found.append(windows.fold_events([offset], [at], [content]))
+        return np.concatenate(found)
+
+    expected = folded(memory_windows(STREAM, PLAN, kernel), rows, 0)
+    windows = memory_windows(STREAM, PLAN, kernel)
+    before = folded(windows, rows[:400], 0)
+    assert windows.rename("customer" if place == 2 else "channel", old, new) == 1
+    assert windows.rename("customer" if place == 2 else "channel", old, new) == 0
+    windows._state.restore(windows.save().state)
+    later: list[Row] = []
+    for kind, at, content in rows[400:]:
+        if kind is RecordKind.EVENT and content[place] == old:
+            content = [*content[:place], new, *content[place + 1 :]]
+        later.append((kind, at, content))
+    after = folded(windows, later, 400)
+    found = np.concatenate([before, after])
+    keep = [n for n, name in enumerate(PLAN.names) if place == 2 or name != "channels"]  # those count the channels
+    np.testing.assert_array_equal(found[:, keep], expected[:, keep])
