@@ -41,6 +41,7 @@ from skyriver.decide.blocks import DecisionBlock
 from skyriver.decide.checkpoint import BlockAnswer, Checkpoint, last_before
 from skyriver.decide.clock import ReceivingClock
 from skyriver.decide.deciding import Deciding, Undecided, UndecidedBlock, decide_block, decide_events
+from skyriver.decide.erasing import Erasing
 from skyriver.decide.gathering import block_rows, gather, receipt_of_labels, receipts_of_rows
 from skyriver.decide.history import Block, complete, encode_frame, learn_frame
 from skyriver.decide.loading import check_times, effective_times, repeated
@@ -126,6 +127,26 @@ class Engine:
     @property
     def feature_keys(self) -> tuple[KeyMemory, ...]:
         return self._windows.keys if self._windows is not None else ()
+
+    def erase(self, by: Erasing, end: int) -> int:
+        """Nothing in memory is the subject's from now on; what its windows hold is nobody's. How many keys' and
+        references' states that were. Ids of events below the offset `end` are dropped, which takes while `dropping`."""
+        partition = self.partition
+        partition.recent.clear()
+        letters = [one for one in partition.dead_letters if not by.is_named(one.raw.encode(), one.message)]
+        if len(letters) < len(partition.dead_letters):
+            partition.dead_letters.clear()
+            partition.dead_letters.extend(letters)
+        if by.ids:
+            self._ids.drop(self._keys([*by.ids]), end)
+        return (
+            self._windows.rename(by.subject, by.value, by.in_state, by.references) if self._windows is not None else 0
+        )
+
+    @property
+    def dropping(self) -> bool:
+        """Whether the index still has ids that were erased."""
+        return self._ids.drops
 
     def use(self, deciding: Deciding) -> None:
         """From the next event on, decide with this; written to the log as a CONTROL record. Raises Conflict

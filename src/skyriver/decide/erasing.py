@@ -26,6 +26,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from skyriver.core.errors import Corrupt
 from skyriver.core.spec import FeatureSetSpec, FieldSpec, StreamSpec
 from skyriver.data.columns import Bools, Columns, EventBlock, decode_events
 from skyriver.data.columns import Column as ColumnOf
@@ -64,6 +65,51 @@ class Kept:
 
     fields: frozenset[str]
     linked: bool
+
+
+class ErasingWork(msgspec.Struct, frozen=True):
+    """What a worker is told of an erasure, in a file of the stream's directory that is destroyed at its end."""
+
+    subject: str
+    value: Id
+    fields: list[str]
+    linked: bool
+    secret: bytes
+    references: list[int]
+    end: int
+    """Records below this offset are looked at."""
+    ids: list[Id]
+    offsets: list[int]
+
+    def erasing(self, stream: StreamSpec) -> Erasing:
+        return Erasing(
+            stream,
+            self.subject,
+            self.value,
+            Kept(frozenset(self.fields), self.linked),
+            self.secret,
+            frozenset(self.references),
+            set(self.ids),
+            set(self.offsets),
+        )
+
+
+_work = msgspec.msgpack.Decoder(ErasingWork)
+
+
+def read_work(data: bytes) -> ErasingWork:
+    """Raises Corrupt (BAD_ERASURE)."""
+    try:
+        return _work.decode(data)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"The file of an erasure cannot be read: {error}.", code="BAD_ERASURE") from error
+
+
+def references_about(stream: StreamSpec, features: Iterable[FeatureSetSpec], subject: str) -> frozenset[int]:
+    """Places of the references whose rows are about what the field `subject` names: they have its name as their id, or
+    are looked up by it."""
+    names = {lookup.reference for spec in features for lookup in spec.lookups() if lookup.by == subject}
+    return frozenset(n for n, own in enumerate(stream.references) if own.name in names or own.id == subject)
 
 
 def kept_of(stream: StreamSpec, features: Iterable[FeatureSetSpec], subject: str) -> Kept:
@@ -108,6 +154,11 @@ class Erasing:
 
     def subject_at(self, offset: int) -> int | str:
         return self._surrogate(b"subject", self.value if self.kept.linked else offset, like=self.value)
+
+    @property
+    def in_state(self) -> int | str:
+        """What the state of features goes on under."""
+        return self._surrogate(b"state", self.value)
 
     def _surrogate(self, what: bytes, of: Id, like: Id | None = None) -> Id:
         mark = hmac.digest(self.secret, b"%s %s" % (what, repr(of).encode()), "sha256")

@@ -47,6 +47,15 @@ class Ids(Protocol):
         """Offsets ascend, within a call and from call to call."""
         ...
 
+    def drop(self, keys: Ints, before_offset: int) -> None:
+        """Entries of these keys with an offset below are not found any more."""
+        ...
+
+    @property
+    def drops(self) -> bool:
+        """Whether such entries are still somewhere."""
+        ...
+
 
 def fields_of(stream: StreamSpec) -> tuple[str, ...]:
     """Names and types of the fields, as CONTROL records keep them."""
@@ -263,6 +272,12 @@ class RecentDecisions:
         self._held += len(block)
         while self._held > self._limit and len(self._known) > 1:
             self._forget()
+
+    def clear(self) -> None:
+        """They are read from the log from now on."""
+        self._known.clear()
+        self._blocks.clear()
+        self._held = 0
 
     def _forget(self) -> None:
         gone = self._known.pop(next(iter(self._known)))

@@ -12,6 +12,7 @@
     GET  /streams/S/metrics                  as /metrics, which the gateway does not forward
     GET  /streams/S/decisions/ID             the decision of an event, and its reasons
     POST /internal/history                   a block of a load (x-load, x-sequence, x-last: 1)
+    POST /internal/erase/NAME                begins an erasure that a job prepared, and tells how far it is
     GET  /internal/ready, /v2/health/ready, /livez, /metrics
 
 Errors are `application/problem+json`. There is no authentication: the socket's file mode and the gateway in front are
@@ -57,6 +58,7 @@ HISTORY_LIMIT = 64 << 20
 
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
 _AGAIN = ((b"retry-after", b"1"),)
+_ERASE = b"/internal/erase/"
 
 
 class Routes:
@@ -72,6 +74,7 @@ class Routes:
         report: Callable[[], Mapping[str, object]],
         metrics: Callable[[], bytes],
         explaining: Explaining,
+        erase: Callable[[str], Mapping[str, object]] | None = None,
     ) -> None:
         self.draining = False
         self._stream = stream
@@ -84,6 +87,7 @@ class Routes:
         self._report = report
         self._metrics = metrics
         self._explaining = explaining
+        self._erase = erase
         self._text_id = stream.field(stream.id).type == "text"
         base = b"/streams/" + stream.name.encode()
         self._decisions = base + b"/decisions/"
@@ -112,6 +116,9 @@ class Routes:
                 self._on_references(request)
             elif request.method == b"GET" and request.path.startswith(self._reference):
                 self._on_list(request)
+            elif request.method == b"POST" and request.path.startswith(_ERASE) and self._erase is not None:
+                name = request.path[len(_ERASE) :].decode("latin-1")
+                request.answer(200, encode_json(self._erase(name)))
             else:
                 self._unknown(request)
         except SkyriverError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from threading import Event, Thread
 
 from skyriver.core.errors import SkyriverError, told
@@ -45,7 +47,8 @@ class LogUpkeep:
         self.kept = self._upkeep.look()
         """As it stood when it was looked at last."""
         self._now = now
-        self._stop = Event()
+        self._asked: SimpleQueue[tuple[Callable[[], object], Future[object]]] = SimpleQueue()
+        self._stop, self._look_now = Event(), Event()
         # A daemon: an upload under way must not hold up the end of the process; killed, it has not happened.
         self._thread = Thread(target=self._run, name="upkeep", daemon=True)
 
@@ -72,10 +75,20 @@ class LogUpkeep:
 
     def stop(self) -> None:
         self._stop.set()
+        self._look_now.set()
+
+    def do(self, work: Callable[[], object]) -> Future[object]:
+        """In this thread, which is the only other one that may change closed parts of the log."""
+        done: Future[object] = Future()
+        self._asked.put((work, done))
+        self._look_now.set()
+        return done
 
     def _run(self) -> None:
         before = "all is well again"
         while not self._stop.is_set():
+            self._look_now.clear()
+            self._do_asked()
             try:
                 time, needed = self._now()
                 more = self._upkeep.step(time=time, needed=needed)
@@ -86,5 +99,16 @@ class LogUpkeep:
             if problem != before:
                 before = problem
                 _log.warning("the old part of the log: %s", problem)
-            if not more:
-                self._stop.wait(EVERY_S)
+            if not more and not self._stop.is_set():
+                self._look_now.wait(EVERY_S)
+
+    def _do_asked(self) -> None:
+        while not self._stop.is_set():
+            try:
+                work, done = self._asked.get_nowait()
+            except Empty:
+                return
+            try:
+                done.set_result(work())
+            except Exception as error:  # whoever asked is told
+                done.set_exception(error)

@@ -70,6 +70,7 @@ from skyriver.features.plan import plan_features
 from skyriver.serve.http import HttpLimits, HttpServer
 from skyriver.serve.listening import unix_listener
 from skyriver.serve.metrics import resident_bytes
+from skyriver.wiring.erasing import Erasures
 from skyriver.wiring.feature_changes import BuilderPlace, FeatureChanges
 from skyriver.wiring.logs import WorkerLog, keep_of, kept_as, log_reader, on_disk, take_log
 from skyriver.wiring.process import ProcessContext, SystemClock, read_config
@@ -174,6 +175,7 @@ class Worker:
             self._report,
             self._metrics,
             self._explaining,
+            Erasures(settings.stream, settings.directory, log, self._station, self._keeper, self._upkeep).ask,
         )
         place = BuilderPlace(settings.stream, settings.directory, settings.kernel_cache, context.home, context.tenant)
         self._changes = FeatureChanges(place, log, windows, self._files, self._keeper, self._station)
