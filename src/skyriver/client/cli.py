@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skyriver.client import deciding as _deciding  # noqa: F401  # its commands
+from skyriver.client import erasing as _erasing  # noqa: F401  # its command
 from skyriver.client import jobs as _jobs  # noqa: F401  # its commands
 from skyriver.client import machine as _machine  # noqa: F401  # its commands
 from skyriver.client import reviews as _reviews  # noqa: F401

@@ -140,6 +140,8 @@ class Erasing:
     """Places of the references whose rows are about the subject."""
     ids: set[Id] = field(default_factory=set)
     offsets: set[int] = field(default_factory=set)
+    rows: int = 0
+    """Events, decisions, labels, refused events and rows of references that were changed."""
     _place: int = field(init=False, default=0)
     _id_place: int = field(init=False, default=0)
 
@@ -209,6 +211,7 @@ class Erasing:
                 flags, values = decode_event(record.payload)
                 if values[self._place] != self.value:
                     return None
+                self.rows += 1
                 return encode_event(flags, self._row(values, record.offset))
             case RecordKind.EVENTS:
                 return self._block(record)
@@ -216,6 +219,7 @@ class Erasing:
                 decision = decode_decision(record.payload)
                 if decision.event_offset not in self.offsets or decision.status is Status.ERASED:
                     return None
+                self.rows += 1
                 own = self.id_of(decision.id)
                 nobody = type(decision)(
                     decision.event_offset, own, Status.ERASED, "", None, b"", "", 0, "", "", Reason.NONE,
@@ -228,11 +232,13 @@ class Erasing:
                 label = decode_label(record.payload)
                 if label.subject_id not in self.ids:
                     return None
+                self.rows += 1
                 return encode(msgspec.structs.replace(label, subject_id=self.id_of(label.subject_id)))
             case RecordKind.DEAD:
                 dead = decode_dead(record.payload)
                 if not self.is_named(dead.raw, dead.message):
                     return None
+                self.rows += 1
                 return encode(DeadRecord(dead.reason, "", "", b""))
             case RecordKind.REFERENCE:
                 return self._reference(record.payload, record.offset)
@@ -255,6 +261,7 @@ class Erasing:
         places = np.flatnonzero(self._are(block.columns))
         if not len(places):
             return None
+        self.rows += len(places)
         rows = block.columns.take(places).rows()
         changed = [self._row(row, record.offset + p) for p, row in zip(places.tolist(), rows, strict=True)]
         new = Columns.of_rows(self.stream.fields, changed)
@@ -267,6 +274,7 @@ class Erasing:
         mine = [p for p in mine if block.outcomes[block.codes[p]].status is not Status.ERASED]
         if not mine:
             return None
+        self.rows += len(mine)
         gone = np.zeros(len(block), np.bool_)
         gone[mine] = True
         ids: list[str] | NDArray[np.int64]
@@ -299,6 +307,7 @@ class Erasing:
         place = next(n for n, own in enumerate(spec.fields) if own.name == spec.id)
         if values[place] != self.value:
             return None
+        self.rows += 1
         row = [
             value if own.name == spec.time else _emptied(own) for own, value in zip(spec.fields, values, strict=False)
         ]
@@ -321,7 +330,7 @@ class Erasing:
                 for n, row in enumerate(changed["_reference"].to_list())
             ]
             changed = changed.with_columns(pl.Series("_reference", rows, dtype=pl.Binary()))
-        return None if changed.equals(frame) else encode_frame(changed)
+        return None if changed.equals(frame) else encode_frame(_without_garbage(changed))
 
     def is_named(self, raw: bytes, message: str) -> bool:
         """Whether a refused event is the subject's: by its fields where it can be read, else by its words."""
@@ -357,6 +366,7 @@ class Erasing:
         mine = (frame[self.subject] == self.value).fill_null(False)
         if not mine.any():
             return None
+        self.rows += int(mine.sum())
         offsets, own = frame["_offset"].filter(mine).to_list(), frame[self.stream.id].filter(mine).to_list()
         given: dict[str, list[Any]] = {
             self.subject: [self.subject_at(offset) for offset in offsets],
@@ -380,6 +390,7 @@ class Erasing:
         mine = frame[column].is_in(pl.Series(list(self.ids), dtype=frame.schema[column]).implode()).fill_null(False)
         if not self.ids or not mine.any():
             return None
+        self.rows += int(mine.sum())
         new = pl.Series(
             column, [self.id_of(own) for own in frame[column].filter(mine).to_list()], dtype=frame.schema[column]
         )
@@ -392,6 +403,7 @@ class Erasing:
         mine = mine & (frame["status"] != str(Status.ERASED))
         if not mine.any():
             return None
+        self.rows += int(mine.sum())
         stays = ("_offset", "event_offset", "decided_at_us", "latency_us")
         nobody = {"id": None, "status": str(Status.ERASED), "version": 0, "shadow_version": 0}
         columns: list[Any] = []
@@ -414,10 +426,42 @@ class Erasing:
         )
         if not mine.any():
             return None
+        self.rows += int(mine.sum())
         emptied = [
             pl.when(~pl.lit(mine)).then(name).otherwise(pl.lit("")).alias(name) for name in ("field", "message", "raw")
         ]
         return frame.with_columns(emptied)
+
+    def changed_references(self, index: int, frame: pl.DataFrame) -> pl.DataFrame | None:
+        """Rows of the table of the reference at this place."""
+        import polars as pl
+
+        if index not in self.references:
+            return None
+        spec = self.stream.references[index]
+        mine = (frame[spec.id] == self.value).fill_null(False)
+        if not mine.any():
+            return None
+        self.rows += int(mine.sum())
+        columns: list[Any] = []
+        for own in spec.fields:
+            dtype = frame.schema[own.name]
+            if own.name == spec.id:
+                new = [self.subject_at(offset) for offset in frame["_offset"].filter(mine).to_list()]
+                columns.append(frame[own.name].scatter(mine.arg_true(), pl.Series(own.name, new, dtype=dtype)))
+            elif own.name != spec.time:
+                columns.append(
+                    pl.when(~pl.lit(mine)).then(own.name).otherwise(pl.lit(_emptied(own), dtype)).alias(own.name)
+                )
+        return frame.with_columns(columns)
+
+
+def _without_garbage(frame: pl.DataFrame) -> pl.DataFrame:
+    """Texts and bytes are views into buffers, which would be written whole, with what no row shows any more."""
+    import polars as pl
+
+    views = [name for name, dtype in frame.schema.items() if dtype in (pl.String(), pl.Binary())]
+    return frame.with_columns(pl.Series(name, frame[name].to_list(), dtype=frame.schema[name]) for name in views)
 
 
 def _emptied(own: FieldSpec) -> Value:

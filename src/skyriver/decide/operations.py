@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from skyriver.core.errors import Conflict, InvalidInput
-from skyriver.core.jobs import new_job, new_operation, next_number
+from skyriver.core.jobs import ENDED, new_job, new_operation, next_number
 from skyriver.core.resources import Resource, Snapshot, need
 from skyriver.core.spec import AppSpec
 from skyriver.decide.tune_request import TuneRequest
@@ -74,3 +74,44 @@ def plan_tune(
     )
     jobs = [fresh, job]
     return [new_operation(snapshot, tenant, name, action="tune", target=target, jobs=[j.name for j in jobs]), *jobs]
+
+
+def plan_erase(
+    snapshot: Snapshot, tenant: str, target: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> list[Resource]:
+    """Erase a subject from a stream. `inputs["subject"]`: {"digest": of an object that says who}, so that neither rows
+    nor the audit's know it; `params["dry_run"]`: only count what there is of it."""
+    stream = need(snapshot.find(tenant, "stream", target), "stream", target)
+    app = need(snapshot.find(tenant, *stream.parent.split("/", 1)), "app", stream.parent)
+    digest = (inputs.get("subject") or {}).get("digest")
+    if not isinstance(digest, str):
+        raise InvalidInput(
+            "It is not said who is to be erased.", code="NO_SUBJECT", next_action=f"`skyriver erase {target} KEY`."
+        )
+    if stream.spec["stream"].get("log"):
+        raise InvalidInput(
+            f"The log of {target} is in NATS: it cannot be written once more.",
+            code="LOG_NOT_REWRITABLE",
+            where=target,
+            next_action="Purge its stream in NATS, and begin with a stream of another name.",
+        )
+    models = {str(m.name) for m in snapshot.all(tenant, "model") if m.parent == stream.parent}
+    loads = [j for j in snapshot.all(tenant, "job") if j.spec.get("kind") == "load" and j.spec.get("target") == target]
+    name = f"{target}-erase-{next_number(snapshot, tenant, 'operation', f'{target}-erase')}"
+    job = new_job(
+        snapshot,
+        app,
+        kind="erase",
+        target=target,
+        name=name,
+        lane=f"table/{target}",
+        params={"dry_run": bool(params.get("dry_run"))},
+        inputs={
+            "subject": {"digest": digest},
+            "versions": sorted(v.name for v in snapshot.all(tenant, "version") if v.spec.get("model") in models),
+            "files": sorted({f["digest"] for j in loads if j.state in ENDED for f in j.spec["inputs"]["files"]}),
+        },
+        tables=(target,),
+        parent=f"operation/{name}",
+    )
+    return [new_operation(snapshot, tenant, name, action="erase", target=target, jobs=[name]), job]

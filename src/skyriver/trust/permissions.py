@@ -29,6 +29,7 @@ class Permission(StrEnum):
     REVIEWS_DECIDE = "reviews:decide"
     REVIEWS_ESCALATE = "reviews:escalate"
     DECISIONS_APPROVE = "decisions:approve"
+    STREAMS_ERASE = "streams:erase"
     OBJECTS_READ = "objects:read"
     OBJECTS_WRITE = "objects:write"
     TOKENS_WRITE = "tokens:write"

@@ -52,7 +52,7 @@ from skyriver.data.operations import plan_load
 from skyriver.decide.asking import plan_replay
 from skyriver.decide.checking import check_decisions
 from skyriver.decide.now import stream_now
-from skyriver.decide.operations import plan_tune, plan_verify
+from skyriver.decide.operations import plan_erase, plan_tune, plan_verify
 from skyriver.features.plan import check_features
 from skyriver.release.operations import plan_rollback, plan_train
 from skyriver.trust.permissions import Permission
@@ -127,6 +127,7 @@ ACTIONS = Actions(
     remove=remove,
     named={
         "cancel": (Permission.JOBS_RUN, plan_cancel),
+        "erase": (Permission.STREAMS_ERASE, plan_erase),
         "load": (Permission.TABLES_WRITE, plan_load),
         "run": (Permission.JOBS_RUN, plan_run),
         "pause": (Permission.JOBS_RUN, plan_pause),

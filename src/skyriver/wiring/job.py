@@ -30,6 +30,7 @@ WORK: Mapping[str, str] = {
     "replay": "replay",
     "environment": "environment",
     "call": "call",
+    "erase": "erase",
 }
 """Kind of work -> module of `skyriver.wiring.work`. Loaded by name: a load has no use for the weight of a trainer."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import struct
@@ -230,6 +231,9 @@ def test_nothing_of_the_subject_is_left(seed: int, subject: tuple[str, int | str
         if record.kind is RecordKind.HISTORY:
             frame = read_record(record.payload)
             assert not set(gone) & {value for row in frame.iter_rows() for value in row}
+            plain = io.BytesIO()
+            frame.write_ipc_stream(plain, compression="uncompressed")
+            assert not [trace for trace in traces if trace in plain.getvalue()], "nor in a buffer that no row shows"
         else:
             assert not [trace for trace in traces if trace in record.payload]
         for decision in decisions_of(record):

@@ -1,0 +1,322 @@
+"""The work of erasing a subject from a stream: found, erased from log and tables, looked for once more, told.
+
+What is to be done lies in a file of the stream's directory (`skyriver.decide.erasing.ErasingWork`) from the time it is
+known until it is done: a job that is killed and begun again goes on with the same surrogates. With the file goes the
+secret that they were made with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import msgspec
+import polars as pl
+
+from skyriver.adapters.delta.tables import DeltaTables
+from skyriver.adapters.processes.starting import socket_path
+from skyriver.core.errors import InvalidInput, JobFailed, NotFound, SkyriverError, Unavailable, from_problem
+from skyriver.core.spec import FeatureSetSpec
+from skyriver.data.folders import make_folder, replace_file, sync_folder
+from skyriver.data.log import Record, RecordKind, WholeReader
+from skyriver.data.operations import rejected_table, tables_of_stream
+from skyriver.data.tables import Rewritten
+from skyriver.decide.erasing import (
+    SECRET_BYTES,
+    Erasing,
+    ErasingWork,
+    kept_of,
+    read_work,
+    references_about,
+)
+from skyriver.decide.records import decode_control
+from skyriver.features.plan import plan_features
+from skyriver.wiring.erasing import FOLDER
+from skyriver.wiring.logs import log_reader
+from skyriver.wiring.tier import open_tier
+from skyriver.wiring.work.job import Job
+
+AWAY_S = 120.0
+"""For how long a worker that is away is waited for."""
+UPLOAD_S = 60.0
+EVERY_S = 0.1
+TOLD_EVERY = 20_000
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Outputs: the proof, and the tables' new versions."""
+    return _Erasure(job).run()
+
+
+class _Erasure:
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._stream = job.app.stream(job.target)
+        self._directory = job.stream_directory(job.target)
+        self._path = self._directory / FOLDER / job.name
+        self._proof = self._path.with_suffix(".proof")
+        """Kept: which erasures there were, without who it was."""
+        self._tables = DeltaTables(job.home.tables)
+        self._dry = bool(job.params.get("dry_run"))
+
+    def run(self) -> dict[str, Any]:
+        if self._proof.exists():  # it was done, and its end was not seen
+            return dict(json.loads(self._proof.read_bytes()))
+        try:
+            plan = read_work(self._path.read_bytes()) if self._path.exists() else self._plan()
+        except InvalidInput:  # it will not be asked for again
+            self._forget_subject()
+            raise
+        by = plan.erasing(self._stream)
+        if self._dry:
+            found = self._count(by, plan.end)
+            self._forget_subject()
+            return {"dry_run": True, **self._told(plan, found)}
+        found = self._found(plan, by)
+        copies = self._erase_from_log()
+        made = self._erase_from_tables(by)
+        files = self._delete_files()
+        left = self._count(plan.erasing(self._stream), plan.end)
+        if any(left["log"].values()) or any(left["tables"].values()):
+            raise JobFailed(
+                "Something of the subject is still there after it was erased.",
+                code="NOT_ERASED",
+                next_action="Erase it again; the log of this job says where it is.",
+            )
+        proof = {**self._told(plan, found), "left": left, "copies": copies, "files": files, "until": self._until(plan)}
+        proof["tables"] = {name: asdict(version) for name, version in made.items()}
+        replace_file(self._proof, json.dumps(proof).encode())
+        self._destroy()
+        return proof
+
+    # Finding
+
+    def _plan(self) -> ErasingWork:
+        field, value = self._subject()
+        with self._reader() as reader:
+            end = reader.sync()
+            features = self._features(reader, end)
+            by = Erasing(
+                self._stream,
+                field,
+                value,
+                kept_of(self._stream, features, field),
+                os.urandom(SECRET_BYTES),
+                references_about(self._stream, features, field),
+            )
+            for record in self._records(reader, end, "looking for it"):
+                by.find(record)
+            given_up = reader.first_offset
+        events = self._stream.name
+        if given_up and (version := self._version(events)) is not None:
+            for frame in self._tables.scan(self._job.table(events), version):
+                by.find_rows(frame)
+        plan = ErasingWork(
+            field,
+            value,
+            sorted(by.kept.fields),
+            by.kept.linked,
+            by.secret,
+            sorted(by.references),
+            end,
+            sorted(by.ids, key=str),
+            sorted(by.offsets),
+        )
+        if not self._dry:
+            make_folder(self._path.parent)
+            replace_file(self._path, msgspec.msgpack.encode(plan))
+        return plan
+
+    def _forget_subject(self) -> None:
+        self._job.objects.delete(self._job.inputs["subject"]["digest"])
+
+    def _said(self) -> bytes:
+        """It is uploaded behind the request. Raises NotFound."""
+        deadline = time.monotonic() + UPLOAD_S
+        while True:
+            try:
+                return self._job.objects.get(self._job.inputs["subject"]["digest"])
+            except NotFound:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(EVERY_S)
+
+    def _subject(self) -> tuple[str, int | str]:
+        """Raises InvalidInput (NO_SUBJECT, UNKNOWN_FIELD, BAD_SUBJECT)."""
+        try:
+            said = json.loads(self._said())
+            field, text = said["field"] or self._stream.key, str(said["value"])
+        except (NotFound, ValueError, KeyError, TypeError) as error:
+            raise InvalidInput("It is not said who is to be erased.", code="NO_SUBJECT") from error
+        spec = next((own for own in self._stream.fields if own.name == field), None)
+        if spec is None or spec.type not in ("int", "text"):
+            fits = ", ".join(own.name for own in self._stream.fields if own.type in ("int", "text"))
+            raise InvalidInput(
+                f"{self._stream.name} has no field {field!r} that names somebody.",
+                code="UNKNOWN_FIELD",
+                next_action=f"It has {fits}.",
+            )
+        if spec.type == "text":
+            return field, text
+        try:
+            return field, int(text)
+        except ValueError as error:
+            raise InvalidInput(
+                f"{field} of {self._stream.name} is a whole number.", code="BAD_SUBJECT", where=field
+            ) from error
+
+    def _features(self, reader: WholeReader, end: int) -> list[FeatureSetSpec]:
+        """Those that are declared, and those that decide or have decided, as far as the log tells."""
+        found = {spec.digest(): spec for spec in self._job.app.feature_sets if spec.source == self._stream.name}
+        for record in self._records(reader, end, "reading what was decided with"):
+            if record.kind is RecordKind.CONTROL and (told := decode_control(record.payload).features) is not None:
+                spec = FeatureSetSpec.model_validate(told)
+                found.setdefault(spec.digest(), spec)
+        return list(found.values())
+
+    def _records(self, reader: WholeReader, end: int, stage: str) -> Iterator[Record]:
+        first, told = reader.first_offset, -TOLD_EVERY
+        for record in reader.read(first, end=end):
+            if record.offset - told >= TOLD_EVERY:
+                told = record.offset
+                self._job.progress(stage, record.offset - first, end - first)
+            yield record
+
+    def _found(self, plan: ErasingWork, by: Erasing) -> dict[str, Any]:
+        """Counted once: a job that goes on would find less."""
+        path = self._path.with_suffix(".found")
+        if not path.exists():
+            replace_file(path, json.dumps(self._count(by, plan.end)).encode())
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        return found
+
+    def _count(self, by: Erasing, end: int) -> dict[str, Any]:
+        """What there is of it: rows of the log by their kind, of tables by their names."""
+        log: Counter[str] = Counter()
+        with self._reader() as reader:
+            for record in self._records(reader, end, "counting what is in the log"):
+                by.rows = 0
+                by.find(record)
+                by.changed(record)
+                log[record.kind.name.lower()] += by.rows
+        tables: dict[str, int] = {}
+        for name, changed in self._rewritings(by):
+            version = self._version(name)
+            by.rows = 0
+            for frame in self._tables.scan(self._job.table(name), version) if version is not None else ():
+                changed(frame)
+            tables[name] = by.rows
+        return {"log": {kind: count for kind, count in log.items() if count}, "tables": tables}
+
+    # Erasing
+
+    def _erase_from_log(self) -> list[str]:
+        """By the stream's worker, which alone may write it. Where objects lie that it could not delete."""
+        socket = socket_path(self._job.home.sockets, f"{self._job.tenant}.worker.{self._stream.name}-0")
+        transport = httpx.HTTPTransport(uds=str(socket))
+        patience = time.monotonic() + AWAY_S
+        with httpx.Client(transport=transport, base_url="http://worker", timeout=120) as http:
+            while True:
+                try:
+                    response = http.post(f"/internal/erase/{self._job.name}")
+                    if response.is_success:
+                        patience = time.monotonic() + AWAY_S
+                        erased = response.json()
+                        self._job.progress("writing the log once more", erased["parts"], erased["of"])
+                        if erased["state"] == "done":
+                            return list(erased["copies"])
+                        time.sleep(EVERY_S)
+                        continue
+                    error: SkyriverError = from_problem(response.status_code, response.json())
+                except httpx.TransportError as away:
+                    error = Unavailable(
+                        f"The stream's worker does not answer: {away}.",
+                        code="WORKER_AWAY",
+                        next_action="`skyriver ps` shows its state; the erasure goes on by itself once it is READY.",
+                    )
+                if error.http_status not in (429, 503) or time.monotonic() > patience:
+                    raise error
+                time.sleep(EVERY_S)
+
+    def _erase_from_tables(self, by: Erasing) -> dict[str, Any]:
+        made = {}
+        for name, changed in self._rewritings(by):
+            if self._version(name) is not None:
+                known = self._job.known_version(name)
+                made[name] = self._tables.rewrite(self._job.table(name), changed, known=known)
+        return made
+
+    def _rewritings(self, by: Erasing) -> Iterator[tuple[str, Rewritten]]:
+        events, labels, decisions, dead, *references = tables_of_stream(self._stream)
+        yield events, by.changed_events
+        yield labels, lambda frame: by.changed_ids(frame, "subject")
+        yield decisions, by.changed_decisions
+        yield dead, by.changed_refused
+        yield rejected_table(self._stream.name), by.changed_refused
+        for index, name in enumerate(references):
+            yield name, _of_reference(by, index)
+
+    def _version(self, name: str) -> int | None:
+        try:
+            return self._tables.latest(self._job.table(name)).version
+        except NotFound:
+            return None
+
+    def _delete_files(self) -> int:
+        """Files that were loaded into the stream: their rows are in its log."""
+        for digest in self._job.inputs.get("files", ()):
+            self._job.objects.delete(digest)
+        return len(self._job.inputs.get("files", ()))
+
+    def _destroy(self) -> None:
+        """The secret, and who it was."""
+        self._forget_subject()
+        self._path.with_suffix(".found").unlink(missing_ok=True)
+        with self._path.open("r+b") as file:
+            file.write(bytes(self._path.stat().st_size))
+            file.flush()
+            os.fsync(file.fileno())
+        self._path.unlink()
+        sync_folder(self._path.parent)
+
+    # Telling
+
+    def _told(self, plan: ErasingWork, found: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "stream": self._stream.name,
+            "field": plan.subject,
+            "events": len(plan.offsets),
+            "found": found,
+            "kept": [name for name in plan.fields if name != self._stream.time],
+            "linked": plan.linked,
+            "versions": self._job.inputs.get("versions", []),
+        }
+
+    def _until(self, plan: ErasingWork) -> str | None:
+        """When the last of its events has left all windows, by the time of the stream's events."""
+        features = [spec for spec in self._job.app.feature_sets if spec.source == self._stream.name]
+        reach = max((plan_features(spec, self._stream).reach for spec in features), default=0)
+        last = plan.offsets[-1] if plan.offsets else None
+        if last is None:
+            return None
+        with self._reader() as reader:
+            if last < reader.first_offset:
+                return None
+            record = next(iter(reader.read(last)))
+        at = (record.time + reach) / 1e6
+        return datetime.fromtimestamp(at, UTC).isoformat(timespec="minutes") if at < 4e9 else None
+
+    def _reader(self) -> Any:
+        job = self._job
+        return log_reader(self._stream, self._directory, job.home.root, job.tenant, open_tier(job.home))
+
+
+def _of_reference(by: Erasing, index: int) -> Callable[[pl.DataFrame], pl.DataFrame | None]:
+    return lambda frame: by.changed_references(index, frame)
