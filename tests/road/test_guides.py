@@ -42,6 +42,7 @@ ORDER = (
     "features",
     "sources",
     "acting",
+    "erasing",
 )
 COMMAND_SECONDS = 120.0
 _FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -139,9 +139,10 @@ class Engine:
             partition.dead_letters.extend(letters)
         if by.ids:
             self._ids.drop(self._keys([*by.ids]), end)
-        return (
-            self._windows.rename(by.subject, by.value, by.in_state, by.references) if self._windows is not None else 0
-        )
+        held = sum(partition.lists.forget(index, by.value) for index in by.references)
+        if self._windows is not None:
+            held += self._windows.rename(by.subject, by.value, by.in_state, by.references)
+        return held
 
     @property
     def dropping(self) -> bool:

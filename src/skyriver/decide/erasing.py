@@ -106,10 +106,10 @@ def read_work(data: bytes) -> ErasingWork:
 
 
 def references_about(stream: StreamSpec, features: Iterable[FeatureSetSpec], subject: str) -> frozenset[int]:
-    """Places of the references whose rows are about what the field `subject` names: they have its name as their id, or
-    are looked up by it."""
+    """Places of the references, lists among them, whose rows are about what the field `subject` names: they have its
+    name as their id, or are looked up by it."""
     names = {lookup.reference for spec in features for lookup in spec.lookups() if lookup.by == subject}
-    return frozenset(n for n, own in enumerate(stream.references) if own.name in names or own.id == subject)
+    return frozenset(n for n, own in enumerate(stream.references) if own.name in names or subject in (own.id, own.by))
 
 
 def kept_of(stream: StreamSpec, features: Iterable[FeatureSetSpec], subject: str) -> Kept:
@@ -309,7 +309,8 @@ class Erasing:
             return None
         self.rows += 1
         row = [
-            value if own.name == spec.time else _emptied(own) for own, value in zip(spec.fields, values, strict=False)
+            value if own.name in (spec.time, spec.until) else _emptied(own)
+            for own, value in zip(spec.fields, values, strict=False)
         ]
         row[place] = self.subject_at(offset)
         return encode_reference(index, row)
@@ -449,7 +450,7 @@ class Erasing:
             if own.name == spec.id:
                 new = [self.subject_at(offset) for offset in frame["_offset"].filter(mine).to_list()]
                 columns.append(frame[own.name].scatter(mine.arg_true(), pl.Series(own.name, new, dtype=dtype)))
-            elif own.name != spec.time:
+            elif own.name not in (spec.time, spec.until):
                 columns.append(
                     pl.when(~pl.lit(mine)).then(own.name).otherwise(pl.lit(_emptied(own), dtype)).alias(own.name)
                 )

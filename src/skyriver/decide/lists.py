@@ -217,13 +217,26 @@ class List:
                 row[self.id], row[self.time], row[self.until] = own, time, time
                 yield row
 
+    def forget(self, own: Id) -> bool:
+        """As if no row of this id had ever come; whether one had."""
+        row = self.rows.pop(own, None)
+        if row is None:
+            return False
+        self._off -= self._is_off(row)
+        self._older.pop(own, None)
+        self._write_out()
+        return True
+
     def save(self) -> bytes:
         """All of it; what was written out before is not written again until much has come."""
         if len(self._since) > max(JOURNAL, len(self.rows) // 8):
-            older = [[list(row) for row in rows] for rows in self._older.values()]
-            self._written = _encode([list(self.rows.values()), older])
-            self._since = []
+            self._write_out()
         return _encode([self._written, self._since])
+
+    def _write_out(self) -> None:
+        older = [[list(row) for row in rows] for rows in self._older.values()]
+        self._written = _encode([list(self.rows.values()), older])
+        self._since = []
 
     def restore(self, saved: bytes) -> None:
         """Raises Corrupt."""
@@ -274,6 +287,11 @@ class Lists:
         for row in found.removals((row[0] for row in rows), now) if removes else found.news(rows, now):  # type: ignore[misc]
             found.learn(row, time)
             yield index, row
+
+    def forget(self, index: int, own: Id) -> bool:
+        """Of reference `index`, if it is a list: see `List.forget`."""
+        found = self._lists.get(index)
+        return found is not None and found.forget(own)
 
     def save(self) -> dict[str, bytes]:
         return {each.spec.name: each.save() for each in self}

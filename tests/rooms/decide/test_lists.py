@@ -201,3 +201,24 @@ def test_rules_that_are_tried_read_lists_too(make_house: Callable[..., Any], blo
     house.engine.learn([ReferenceBorder(STREAM, DENIED).take([{"customer": 2}], START, START)])
     house.send(event(1, 0, 1), event(2, 0, 2))
     assert [(d.decision, d.shadow_decision) for d in house.decisions()] == [("review", "review"), ("review", "stop")]
+
+
+def test_who_is_forgotten_was_never_on_it_also_after_a_restart() -> None:
+    lists, expected = Lists(STREAM), Lists(STREAM)
+    luck = random.Random(5)
+    for now in range(200):
+        customer = luck.randrange(5)
+        row = (customer, START + now, None if luck.random() < 0.7 else START + now)
+        lists.learn(DENIED, row, START + now)
+        if customer != 3:
+            expected.learn(DENIED, row, START + now)
+    assert lists.forget(DENIED, 3)
+    assert not lists.forget(DENIED, 3)
+    again = Lists(STREAM)
+    again.restore(lists.save())
+    for found in (lists, again):
+        kept, wanted = found.get(DENIED), expected.get(DENIED)
+        assert kept is not None
+        assert wanted is not None
+        assert (kept.rows, len(kept)) == (wanted.rows, len(wanted))
+        assert [kept.history(own) for own in range(5)] == [wanted.history(own) for own in range(5)]
