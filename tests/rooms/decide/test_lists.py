@@ -203,12 +203,19 @@ def test_rules_that_are_tried_read_lists_too(make_house: Callable[..., Any], blo
     assert [(d.decision, d.shadow_decision) for d in house.decisions()] == [("review", "review"), ("review", "stop")]
 
 
+def row_of(customer: int, at: int, until: int | None) -> list[Any]:
+    """Of the list `denied`."""
+    spec = STREAM.references[DENIED]
+    given = {spec.id: customer, spec.time: at, spec.until: until}
+    return [given.get(own.name) for own in spec.fields]
+
+
 def test_who_is_forgotten_was_never_on_it_also_after_a_restart() -> None:
     lists, expected = Lists(STREAM), Lists(STREAM)
     luck = random.Random(5)
     for now in range(200):
         customer = luck.randrange(5)
-        row = (customer, START + now, None if luck.random() < 0.7 else START + now)
+        row = row_of(customer, START + now, None if luck.random() < 0.7 else START + now)
         lists.learn(DENIED, row, START + now)
         if customer != 3:
             expected.learn(DENIED, row, START + now)
