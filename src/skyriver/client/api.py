@@ -274,13 +274,33 @@ class Calls(ReviewCalls):
 
     @call
     def send_references(
-        self, stream: str, reference: str, rows: Sequence[Mapping[str, Any]], *, retry_seconds: float = RETRY_SECONDS
+        self,
+        stream: str,
+        reference: str,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        how: str = "",
+        retry_seconds: float = RETRY_SECONDS,
     ) -> Flow[dict[str, Any]]:
         """Sends rows that events look up: [{"shop": 7, "at": "2024-03-01T08:00:00", "risk": 0.2}]; all are taken or
-        none; repeated as `send` is."""
-        path = f"/streams/{_part(stream)}/references/{_part(reference)}"
+        none; repeated as `send` is. Rows of a list need no time: they count from now on. Of a list `how` may be
+        "check" (nothing is taken, bad rows are told), "aside" (bad rows become dead letters) or "off": the rows are ids
+        alone, which are taken off."""
+        path = f"/streams/{_part(stream)}/references/{_part(reference)}{f'?{how}' if how else ''}"
         request = _rows_request(path, rows)
         return (yield from answered(request, retry_seconds, retry_seconds))  # type: ignore[no-any-return]
+
+    @call
+    def list_page(self, stream: str, name: str, start: int = 0) -> Flow[dict[str, Any]]:
+        """Who is on a list of a stream now, some thousand from the `start`th on; `next` says where to go on."""
+        path = f"/streams/{_part(stream)}/references/{_part(name)}?from={start}"
+        return (yield from answered(Request("GET", path)))  # type: ignore[no-any-return]
+
+    @call
+    def list_row(self, stream: str, name: str, own: int | str) -> Flow[dict[str, Any]]:
+        """Whether somebody is on a list of a stream, and the rows that put him there or took him off."""
+        path = f"/streams/{_part(stream)}/references/{_part(name)}?id={_part(str(own))}"
+        return (yield from answered(Request("GET", path)))  # type: ignore[no-any-return]
 
     @call
     def stream_status(self, stream: str) -> Flow[dict[str, Any]]:

@@ -20,9 +20,15 @@ _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def read_rows(path: Path, types: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-    """Rows of JSON lines (`-`, a pipe or a device: what comes there), CSV or Parquet, for the stream to check. A cell
-    of a CSV becomes what `types` say of its column ("int", "float", "bool", "time" or "text") where it is that; of a
-    column of which they say nothing, what it looks like. So a cell that is wrong is wrong alone.
+    """`numbered_rows` without their numbers."""
+    return [row for _, row in numbered_rows(path, types)]
+
+
+def numbered_rows(path: Path, types: Mapping[str, str] | None = None) -> list[tuple[int, dict[str, Any]]]:
+    """Rows, with the lines where they end (in Parquet: their places, from 1), of JSON lines (`-`, a pipe or a device:
+    what comes there), CSV or Parquet, for the stream to check. A cell of a CSV becomes what `types` say of its column
+    ("int", "float", "bool", "time" or "text") where it is that; of a column of which they say nothing, what it looks
+    like. So a cell that is wrong is wrong alone.
 
     Raises InvalidInput naming the file and line.
     """
@@ -57,10 +63,10 @@ def read_rows(path: Path, types: Mapping[str, str] | None = None) -> list[dict[s
             next_action="Write it again; it may have been cut off on its way here.",
         ) from error
     times = [name for name, kind in frame.schema.items() if kind.is_temporal()]
-    return frame.with_columns(pl.col(times).cast(pl.String)).to_dicts() if times else frame.to_dicts()
+    return [*enumerate((frame.with_columns(pl.col(times).cast(pl.String)) if times else frame).to_dicts(), 1)]
 
 
-def _csv_rows(path: Path, types: Mapping[str, str]) -> list[dict[str, Any]]:
+def _csv_rows(path: Path, types: Mapping[str, str]) -> list[tuple[int, dict[str, Any]]]:
     """Delimiters, names and empty lines as `skyriver table load` takes them."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -79,7 +85,8 @@ def _csv_rows(path: Path, types: Mapping[str, str]) -> list[dict[str, Any]]:
                     message = f"The row has {len(cells)} cells, the header {len(names)}."
                     raise _bad_csv(message, f"{path.name}:{reader.line_num}", "Correct it; nothing was sent.")
                 if any(cells):
-                    rows.append({n: _cell(text, kind) for n, text, kind in zip(names, cells, kinds, strict=True)})
+                    row = {n: _cell(text, kind) for n, text, kind in zip(names, cells, kinds, strict=True)}
+                    rows.append((reader.line_num, row))
             return rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
@@ -125,7 +132,7 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def _json_lines(text: str, name: str) -> list[dict[str, Any]]:
+def _json_lines(text: str, name: str) -> list[tuple[int, dict[str, Any]]]:
     rows = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -136,7 +143,7 @@ def _json_lines(text: str, name: str) -> list[dict[str, Any]]:
             raise _bad_line(f"The line is not JSON: {error}.", name, number) from error
         if not isinstance(row, dict):
             raise _bad_line("The line is JSON, but not an object.", name, number)
-        rows.append(row)
+        rows.append((number, row))
     return rows
 
 

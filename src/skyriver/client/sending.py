@@ -115,11 +115,11 @@ def send_rows(
         try:
             if reference:
                 send = partial(client.send_references, stream, reference, part)
-                result.reference_rows += _once_ready(client, stream, send)["accepted"]
+                result.reference_rows += once_ready(client, stream, send)["accepted"]
             elif labels:
-                result.add_labels(_once_ready(client, stream, partial(client.send_labels, stream, part)), first)
+                result.add_labels(once_ready(client, stream, partial(client.send_labels, stream, part)), first)
             else:
-                result.add(_once_ready(client, stream, partial(client.send, stream, part, wait=True)), first)
+                result.add(once_ready(client, stream, partial(client.send, stream, part, wait=True)), first)
         except SkyriverError as error:
             if error.code == "BODY_TOO_LARGE" and len(part) > 1:
                 half = len(part) // 2
@@ -136,7 +136,8 @@ def send_rows(
     return result
 
 
-def _once_ready(client: Client, stream: str, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def once_ready(client: Client, stream: str, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is asked of a stream, which may still be starting."""
     deadline = time.monotonic() + STARTING_SECONDS
     while True:
         try:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from skyriver.client.screen import age, coloured
 from skyriver.client.sink_page import dispatcher_lines
-from skyriver.core.contract import DeadLetter, FeatureChangeNow, PartitionNow, Quantiles, SourceNow, StreamNow
+from skyriver.core.contract import DeadLetter, FeatureChangeNow, ListNow, PartitionNow, Quantiles, SourceNow, StreamNow
 
 _BARS = "▁▂▃▄▅▆▇█"
 _RIGHT = (
@@ -167,6 +167,8 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
         "besides",
         f"{p['duplicates']:,} duplicates, {p['labels']:,} labels, {p['history_rows']:,} rows of loaded history{rows}",
     )
+    for kept in p["lists"]:
+        yield "list", _list(kept)
     reasons = f": {_counts(p['dead_by_reason'])}" if p["dead_by_reason"] else ""
     yield "dead", f"{p['dead']:,} refused{reasons}"
     yield "checkpoint", _checkpoint(now, p)
@@ -184,6 +186,15 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
     if p["message"] and p["message"] not in now["message"]:
         why = f"{p['reason']}: " if p["reason"] else ""
         yield "", f"[yellow]{escape(why + p['message'])} {escape(p['next_action'])}".rstrip() + "[/]"
+
+
+def _list(each: ListNow) -> str:
+    changed = "" if each["changed_at"] is None else f", last changed at {utc(each['changed_at'])} UTC by its events"
+    return f"{escape(each['name'])}: {each['ids']:,} on it{changed}"
+
+
+def utc(at: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at / 1e6))
 
 
 def _statuses(p: PartitionNow) -> Mapping[str, int]:

@@ -200,6 +200,16 @@ class KeysNow(TypedDict):
     """With as many values to remember as a minimum, distinct count or decayed mean may have."""
 
 
+class ListNow(TypedDict):
+    """A list, which rules read."""
+
+    name: str
+    ids: int
+    """That are on it, or are so up to an `until`."""
+    changed_at: int | None
+    """The stream's time when it changed last; None: it never did."""
+
+
 class FeatureChangeNow(TypedDict):
     """Changed features, computed beside those that decide."""
 
@@ -265,6 +275,7 @@ class PartitionNow(TypedDict):
     labels: int
     reference_rows: int
     """Rows of references that were sent; those of loads are among `history_rows`."""
+    lists: Sequence[ListNow]
     waiting_rows: int
     """That came and are not in the log yet."""
     undecided: int

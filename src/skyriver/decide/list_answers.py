@@ -27,9 +27,8 @@ def one_of_list(of: List, own: Id, time: int) -> dict[str, object]:
 
 def _head(of: List, time: int) -> dict[str, object]:
     spec = of.spec
-    changed = _now(of.changed_at) if of.changed_at is not None else None
     roles = {"id": spec.id, "time": spec.time, "until": spec.until}
-    return {"list": spec.name, "as_of": _now(time), "ids": len(of), "changed_at": changed, "fields": roles}
+    return {"list": spec.name, "as_of": _now(time), "ids": len(of), "changed_at": of.changed_at, "fields": roles}
 
 
 def _row(of: List, row: Row) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
@@ -95,6 +95,7 @@ class _Whole(msgspec.Struct, array_like=True):
 class _Saved(msgspec.Struct, array_like=True):
     whole: bytes
     since: list[tuple[int, list[int | float | str | bool | None]]]
+    changed_at: int | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -160,7 +161,7 @@ class List:
         self._learn(row, now)
 
     def _learn(self, row: Row, now: int) -> None:
-        self.changed_at = now
+        self.changed_at = max(now, 0)
         own: Id = row[self.id]  # type: ignore[assignment]  # an id is one of these
         newest = self.rows.get(own)
         if newest is not None and not self._put(own, row, newest, now):
@@ -231,7 +232,7 @@ class List:
         """All of it; what was written out before is not written again until much has come."""
         if len(self._since) > max(JOURNAL, len(self.rows) // 8):
             self._write_out()
-        return _encode([self._written, self._since])
+        return _encode([self._written, self._since, self.changed_at])
 
     def _write_out(self) -> None:
         older = [[list(row) for row in rows] for rows in self._older.values()]
@@ -252,6 +253,15 @@ class List:
         self._off = sum(map(self._is_off, self.rows.values()))
         for now, row in found.since:
             self.learn(row, now)
+        self.changed_at = found.changed_at
+
+
+class ListSize(NamedTuple):
+    """How many are on a list, and T when it changed last (before the first event: 0)."""
+
+    name: str
+    ids: int
+    changed_at: int | None
 
 
 class Lists:
@@ -263,6 +273,10 @@ class Lists:
 
     def __iter__(self) -> Iterator[List]:
         return iter(self._lists.values())
+
+    @property
+    def sizes(self) -> tuple[ListSize, ...]:
+        return tuple(ListSize(each.spec.name, len(each), each.changed_at) for each in self)
 
     def get(self, index: int) -> List | None:
         """None: a reference that is no list."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from skyriver.data.retention import Kept
 from skyriver.decide.checkpoint import Counters
+from skyriver.decide.lists import ListSize
 from skyriver.features.state import KeyMemory
 from skyriver.serve.metrics import Histogram, escape, resident_bytes
 
@@ -125,6 +126,7 @@ class Seen:
     epoch: int
     keys: tuple[KeyMemory, ...] = ()
     kept: Kept = field(default_factory=Kept)
+    lists: tuple[ListSize, ...] = ()
 
     @property
     def undecided(self) -> int:
@@ -150,6 +152,7 @@ class Seen:
             "history_rows": self.counters.history_rows,
             "labels": self.counters.labels,
             "reference_rows": self.counters.reference_rows,
+            "lists": [each._asdict() for each in self.lists],
             "waiting_rows": self.waiting_rows,
             "undecided": self.undecided,
             "not_materialised": self.not_materialised,
@@ -199,6 +202,9 @@ def prometheus(
     text.add("skyriver_history_rows_total", "counter", "Rows of bulk loads.", counters.history_rows)
     text.add("skyriver_labels_total", "counter", "Labels taken.", counters.labels)
     text.add("skyriver_reference_rows_total", "counter", "Rows of references taken.", counters.reference_rows)
+    if lists := seen.lists:
+        told = "On a list, or so up to an end."
+        text.by("skyriver_list_ids", told, "list", {each.name: each.ids for each in lists}, kind="gauge")
     text.add("skyriver_events_per_second", "gauge", "Events taken, over the last 10 s.", recent.events_per_second)
     told = "Decisions made, over the last 10 s."
     text.add("skyriver_decisions_per_second", "gauge", told, recent.decisions_per_second)

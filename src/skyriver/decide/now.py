@@ -97,6 +97,7 @@ def _partition(worker: Resource, process: ProcessStatus | None, held: int, now: 
         "history_rows": int(report.get("history_rows", 0)),
         "labels": int(report.get("labels", 0)),
         "reference_rows": int(report.get("reference_rows", 0)),
+        "lists": report.get("lists", []),
         "waiting_rows": int(report.get("waiting_rows", 0)),
         "undecided": int(report.get("undecided", 0)),
         "not_materialised": max(0, offset - 1 - held),

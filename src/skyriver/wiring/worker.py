@@ -430,6 +430,7 @@ class Worker:
             keys=engine.feature_keys if engine is not None else (),
             epoch=self._log.epoch,
             kept=self._upkeep.kept,
+            lists=engine.partition.lists.sizes if engine is not None else (),
         )
 
     def _told_problems(self) -> dict[str, str]:

@@ -110,6 +110,75 @@ def refused(code: str, words: str) -> Callable[[Callable[[], object]], Callable[
     return note
 
 
+def test_a_list_is_a_reference_with_an_end() -> None:
+    app, payments, _ = declare_shops()
+
+    class Limit(sr.Event):
+        who: int
+        amount: float
+        until: sr.Time | None
+
+    app.list("denied", of=payments, id="customer")
+    app.list("limits", Limit, of=payments, id="who", time="since", by="customer")
+    _, denied, limits = app.spec.streams[0].references
+    assert [(f.name, f.type, f.nullable) for f in denied.fields] == [
+        ("customer", "int", False),
+        ("note", "text", True),
+        ("at", "time", False),
+        ("until", "time", True),
+    ]
+    assert (denied.id, denied.time, denied.until, denied.by) == ("customer", "at", "until", "customer")
+    assert [f.name for f in limits.fields] == ["who", "amount", "until", "since"]
+    assert (limits.id, limits.time, limits.until, limits.by) == ("who", "since", "until", "customer")
+
+
+@refused("BAD_REFERENCE", "The list 'limits' cannot be looked up by 'who'")
+def a_list_that_no_field_is_looked_up_in() -> None:
+    app, payments, _ = declare_shops()
+
+    class Limit(sr.Event):
+        who: int
+
+    app.list("limits", Limit, of=payments, id="who")
+
+
+@refused("BAD_FIELD", "'until' cannot be the until")
+def a_list_whose_rows_always_end() -> None:
+    app, payments, _ = declare_shops()
+
+    class Limit(sr.Event):
+        customer: int
+        until: sr.Time
+
+    app.list("limits", Limit, of=payments, id="customer")
+
+
+@refused("UNKNOWN_FIELD", "payments has no field 'costumer'")
+def a_list_of_a_field_that_is_not_there() -> None:
+    app, payments, _ = declare_shops()
+    app.list("denied", of=payments, id="costumer")
+
+
+@refused("DUPLICATE_NAME", "has a reference 'shops' already")
+def a_list_that_is_a_reference_already() -> None:
+    app, payments, _ = declare_shops()
+    app.list("shops", of=payments, id="customer")
+
+
+@refused("BAD_EXAMPLE", "denied of an example holds [1]")
+def an_example_whose_rows_hold_lists() -> None:
+    app, payments, _ = declare_shops()
+    app.list("denied", of=payments, id="customer")
+    features = app.features("other", payments, {"amount": payments.amount})
+    disputes = app.labels("dispute", of=payments, delay="1d")
+
+    @app.train(features, label=disputes)
+    def fit(data: sr.TrainingData) -> Any: ...
+
+    decisions = app.decide(payments, app.model("other", fit), {"block": "customer in denied"}, otherwise="approve")
+    decisions.example("block", denied=[[1]])  # type: ignore[list-item]
+
+
 @refused("BAD_DURATION", "'7 parsecs' is not a window")
 def a_window_that_is_none() -> None:
     sr.mean("amount", by="customer", over="7 parsecs")

@@ -157,3 +157,74 @@ def test_examples_change_nothing_that_decides() -> None:
     bare, told = declare(), declare(("block", {"score": 1.0}))
     assert "examples" not in bare.to_json()["decides"][0]
     assert bare.digest() != told.digest()
+
+
+class Payment(sr.Event):
+    payment: int
+    at: sr.Time
+    customer: int
+    amount: float | None
+
+
+class Limit(sr.Event):
+    customer: int
+    amount: float | None
+    word: str | None
+
+
+def with_lists(*examples: tuple[str, dict[str, Any]], rules: Any) -> AppSpec:
+    app = sr.App("risk")
+    payments = app.stream("payments", Payment, id="payment", time="at", key="customer")
+    frauds = app.labels("fraud", of=payments, delay="1d")
+    app.list("denied", of=payments, id="customer")
+    app.list("limits", Limit, of=payments, id="customer")
+    features = app.features("behaviour", payments, {"amount": payments.amount})
+
+    @app.train(features, label=frauds)
+    def fit(data: sr.TrainingData) -> Any: ...
+
+    decisions = app.decide(payments, app.model("fraud", fit), rules, otherwise="approve")
+    for decision, values in examples:
+        decisions.example(decision, **values)
+    return app.spec
+
+
+LISTED = {"block": "customer in denied", "ask": "amount > limits.amount"}
+
+
+def test_examples_give_the_rows_of_lists() -> None:
+    spec = with_lists(
+        ("block", {"score": 0.1, "customer": 1, "denied": [2, 1]}),
+        ("approve", {"score": 0.1, "customer": 1, "denied": [2]}),
+        ("approve", {"score": 0.1, "denied": [2]}),
+        ("ask", {"score": 0.1, "customer": 1, "amount": 9.0, "limits": [{"customer": 1, "amount": 8}, 2]}),
+        ("approve", {"score": 0.1, "customer": 2, "amount": 9.0, "limits": [{"customer": 1, "amount": 8}, 2]}),
+        rules=LISTED,
+    )
+    assert check_decisions(spec) == []
+    assert AppSpec.model_validate_json(spec.model_dump_json()).decides[0].examples == spec.decides[0].examples
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"denied": [{"note": "x"}]}, "a row of denied has no customer"),
+        ({"limits": [{"customer": 1, "amout": 5}]}, "unknown name 'amout'; did you mean 'amount'?"),
+        ({"limits": [{"customer": 1, "amount": "5"}]}, "amount='5' is a text, and amount is a number"),
+        ({"limits": [{"customer": 1, "until": 5}]}, "unknown name 'until'"),
+        ({"denied": ["x"]}, "customer='x' is a text, and customer is a number"),
+        ({"limits.amount": 5}, "'limits.amount' is what a list says, and is given by its rows"),
+        ({"denied": 5}, "'denied' is a list: ask whether something is on it"),
+    ],
+)
+def test_rows_of_lists_that_say_nothing_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_decisions(with_lists(("block", {"score": 0.1, "customer": 1, **given}), rules=LISTED))
+    assert caught.value.code == "BAD_EXAMPLE"
+    assert words in caught.value.message
+
+
+def test_an_example_with_lists_that_fails_tells_them() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_decisions(with_lists(("ask", {"score": 0.1, "customer": 1, "denied": [1]}), rules=LISTED))
+    assert "score=0.1, customer=1, denied=[{'customer': 1}] is decided 'block'" in caught.value.message
