@@ -152,7 +152,7 @@ class List:
         return "off" if self._is_off(row) else "on"
 
     def page(self, start: int, count: int) -> list[Id]:
-        """Ids from a place on. None leaves its place, so what is asked for page by page is whole."""
+        """Ids from a place on. None leaves its place (but who is erased), so all pages together are whole."""
         return list(islice(self.rows, start, start + count))
 
     def learn(self, values: Sequence[Value], now: int) -> None:
