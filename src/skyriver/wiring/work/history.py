@@ -137,9 +137,10 @@ def rows_of(job: Job, model: ModelSpec, history: History, features: FeatureSetSp
 
 
 def fields_of(job: Job, history: History, names: Sequence[str], first: int, last: int) -> pl.DataFrame:
-    """Fields of the events from row `first` to `last` of `rows_of`."""
+    """Fields, and `_offset`, of the events from row `first` to `last` of `rows_of`."""
     tables = DeltaTables(job.home.tables)
-    schema = {name: kind for name, kind in schema_of(history.source.fields).items() if name in names}
+    known = {**schema_of(history.source.fields), "_offset": pl.Int64()}
+    schema = {name: kind for name, kind in known.items() if name in names}
     found, seen = [pl.DataFrame(schema=schema)], 0
     if not names:
         return found[0]

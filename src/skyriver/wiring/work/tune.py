@@ -4,11 +4,10 @@ them, and what decisions cost."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from skyriver.core.calibration import Calibration
@@ -29,8 +28,9 @@ from skyriver.features.plan import plan_features
 from skyriver.release.manifest import VersionManifest, parse_manifest
 from skyriver.train.evaluate import calibration_of, score
 from skyriver.train.split import settled
-from skyriver.wiring.work.history import delay_of, fields_of, newest_history, rows_of
+from skyriver.wiring.work.history import History, delay_of, fields_of, newest_history, rows_of
 from skyriver.wiring.work.job import Job
+from skyriver.wiring.work.lists import list_columns, looked_up
 
 PART_ROWS = 500_000
 
@@ -75,52 +75,36 @@ def _features_of(version: VersionManifest, stream: StreamSpec) -> FeatureSetSpec
     )
 
 
+@dataclass(frozen=True, slots=True)
 class _Events:
     """Events that the version was not trained on, and of which the labels are known. `days`: the whole days of the
     calendar (UTC, counted from 1970) among them, from the first one up to the one behind the last."""
 
-    def __init__(
-        self,
-        stream: StreamSpec,
-        x: NDArray[np.float32],
-        scores: NDArray[np.float32],
-        calibration: Calibration | None,
-        labels: NDArray[np.bool_],
-        times: NDArray[np.int64],
-        fields: pl.DataFrame,
-        days: tuple[int, int],
-    ) -> None:
-        self._stream, self._x, self._scores, self._calibration = stream, x, scores, calibration
-        self._labels, self._times, self._fields = labels, times, fields
-        self.first_day, self.end_day = days
+    x: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    calibration: Calibration | None
+    columns: Columns
+    """Of fields that no rule and no cost reads there is nothing."""
+    labels: NDArray[np.bool_]
+    times: NDArray[np.int64]
+    days: tuple[int, int]
 
     def __len__(self) -> int:
-        return len(self._times)
+        return len(self.times)
 
     def span(self, first_day: int, end_day: int) -> Span:
         start, end = first_day * DAY, end_day * DAY
-        first, last = (int(place) for place in np.searchsorted(self._times, [start, end]))
+        first, last = (int(place) for place in np.searchsorted(self.times, [start, end]))
         return Span(lambda: self._parts(first, last), start, end)
 
     def _parts(self, first: int, last: int) -> Iterator[Part]:
         for start in range(first, last, PART_ROWS):
             end = min(last, start + PART_ROWS)
-            scores = self._scores[start:end]
-            probabilities = self._calibration.of(scores) if self._calibration is not None else None
-            rows = Rows(scores.astype(np.float64), self._x[start:end], self._columns(start, end), probabilities)
-            yield Part(rows, self._labels[start:end], self._times[start:end])
-
-    def _columns(self, start: int, end: int) -> Columns:
-        """Of fields that no rule and no cost reads there is nothing."""
-        nothing = Column("bool", np.zeros(end - start, np.bool_))
-        read = self._fields.columns
-        return Columns(
-            tuple(
-                Column.of_series(own.type, self._fields[own.name][start:end]) if own.name in read else nothing
-                for own in self._stream.fields
-            ),
-            end - start,
-        )
+            scores = self.scores[start:end]
+            probabilities = self.calibration.of(scores) if self.calibration is not None else None
+            columns = self.columns.part(start, end)
+            rows = Rows(scores.astype(np.float64), self.x[start:end], columns, probabilities)
+            yield Part(rows, self.labels[start:end], self.times[start:end])
 
 
 def _events(
@@ -141,25 +125,38 @@ def _events(
     onnx = job.objects.get(version.artifact)
     job.progress("score", 0, last - first)
     return _Events(
-        stream,
         rows.x[first:last],
         score(onnx, rows.x[first:last]),
         calibration_of(onnx),
+        _columns(job, history, question, rows.time, first, last),
         labels[first:last] == 1,
         rows.time[first:last],
-        fields_of(job, history, _fields_read(question), first, last),
         (-(-(trained + 1) // DAY), (newest - delay_us + 1) // DAY),
     )
 
 
-def _fields_read(question: Question) -> list[str]:
+def _columns(
+    job: Job, history: History, question: Question, times: NDArray[np.int64], first: int, last: int
+) -> Columns:
+    """What rules and costs read of the events from row `first` to `last`, and of lists."""
+    stream, used = job.app.stream(job.target), question.rules.lookups
     trees = [*question.rules.trees, *(tree for cost in question.costs.values() for tree in cost.trees)]
-    return list(dict.fromkeys(name.name for tree in trees for name in names_in(tree) if name.place == "field"))
+    read = [name.name for tree in trees for name in names_in(tree) if name.place == "field"]
+    frame = fields_of(job, history, [*read, *looked_up(stream, used), *(["_offset"] if used else [])], first, last)
+    nothing = Column("bool", np.zeros(last - first, np.bool_))
+    columns = tuple(
+        Column.of_series(own.type, frame[own.name]) if own.name in frame.columns else nothing for own in stream.fields
+    )
+    found = Columns(columns, last - first)
+    if not used or first == last:
+        return found
+    return list_columns(job, history, used, found, frame["_offset"].to_numpy(), times[first:last])
 
 
 def _spans(events: _Events, request: TuneRequest, version: VersionManifest) -> tuple[Span, Span]:
     """The part that thresholds are chosen on, and the later one."""
-    days = max(0, events.end_day - events.first_day)
+    first_day, end_day = events.days
+    days = max(0, end_day - first_day)
     held_out = -(-request.hold_out_us // DAY) if request.hold_out_us else max(LEAST_DAYS, days // 2)
     if days <= held_out:
         asked = f"{format_duration(held_out * DAY)} are to be held out, and thresholds are chosen on what comes before"
@@ -170,8 +167,8 @@ def _spans(events: _Events, request: TuneRequest, version: VersionManifest) -> t
             next_action='Hold out less (--hold-out), train with more held back (@app.train(..., test="60d")), or wait'
             " for more labels.",
         )
-    border = events.end_day - held_out
-    return events.span(events.first_day, border), events.span(border, events.end_day)
+    border = end_day - held_out
+    return events.span(first_day, border), events.span(border, end_day)
 
 
 def _changed(decide: DecideSpec, question: Question, found: Tuning) -> list[DecisionRule]:
