@@ -121,8 +121,23 @@ def _show_part(screen: Screen, told: Mapping[str, Any], part: str) -> None:
         screen.table("Loaded history", ("DECISION", "EVENTS", "SHARE"), cells)
     if found["labels"] is not None:
         _show_labels(screen, told["label"], found["labels"], part)
+    if found["cost"] is not None:
+        screen.out.print(_cost(found["cost"], told["unit"]))
     for by in found["segments"]:
         _show_segments(screen, by, part)
+
+
+def _cost(cost: Mapping[str, Any], unit: str) -> str:
+    if not cost["events"]:
+        return "What it costs cannot be said: of no event is the label known yet"
+    of = f"the {cost['events']:,} events whose label is known"
+    word = f" {unit}" if unit else ""
+    if cost["then"] is None:
+        return f"By the declared costs {of} would have cost [bold]{cost['now']:,.2f}{word}[/]"
+    less = cost["then"] - cost["now"]
+    change = f"{abs(less):,.2f}{word} {'less' if less >= 0 else 'more'}"
+    then, now = f"{cost['then']:,.2f}{word}", f"{cost['now']:,.2f}{word}"
+    return f"By the declared costs {of} cost {then}, and now {now}: [bold]{change}[/]"
 
 
 def _show_labels(screen: Screen, label: str, found: Mapping[str, Any], part: str) -> None:

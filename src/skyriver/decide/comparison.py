@@ -15,6 +15,7 @@ from skyriver.data.border_frame import schema_of
 from skyriver.data.columns import Bools, Column
 from skyriver.data.decisions import Outcome
 from skyriver.decide.blocks import DecisionBlock
+from skyriver.decide.pricing import Prices, priced
 from skyriver.decide.recorded import Recorded
 from skyriver.decide.replaying import DecidedAgain
 from skyriver.decide.rescoring import of_outcomes
@@ -93,9 +94,15 @@ class Sample:
 class Comparison:
     """Told what was decided again, it counts, and gives a frame with a row for each event to `keep`, in order."""
 
-    def __init__(self, stream: StreamSpec, by: Sequence[str], keep: Callable[[pl.DataFrame], None]) -> None:
-        """`by`: fields of the stream, or features, by which changes are told."""
-        self._stream, self._keep = stream, keep
+    def __init__(
+        self,
+        stream: StreamSpec,
+        by: Sequence[str],
+        keep: Callable[[pl.DataFrame], None],
+        prices: Prices | None = None,
+    ) -> None:
+        """`by`: fields of the stream, or features, by which changes are told. `prices`: where decisions have costs."""
+        self._stream, self._keep, self._prices = stream, keep, prices
         self._id, self._key, self._time = (place_of(stream, name) for name in (stream.id, stream.key, stream.time))
         self._fields = {f.name: (place, f.type) for place, f in enumerate(stream.fields)}
         self._schema = schema_of(stream.fields)
@@ -155,6 +162,7 @@ class Comparison:
             **_told("now", now, now.scores, n),
             "comparable": pl.Series(again.comparable),
             "_effective": pl.Series(events.effective, dtype=pl.Int64),
+            **self._costs(again),
         }
         for name in self._by:
             values = self._of(name, again)
@@ -162,6 +170,26 @@ class Comparison:
                 self.samples[name].add(values.cast(pl.Float64).fill_null(float("nan")).to_numpy())
             found[f"by_{name}"] = values
         return pl.DataFrame(found)
+
+    def _costs(self, again: DecidedAgain) -> dict[str, pl.Series]:
+        """Of the decisions then and now, where the label is 1 and where it is 0."""
+        if self._prices is None:
+            return {}
+        features, late = again.features, again.events.late
+        if features is not None and late.any():
+            spread = np.full((len(late), features.shape[1]), np.nan, np.float32)
+            spread[~late] = features
+            features = spread
+        prices = self._prices.of(again.digest, again.spec, again.events.columns, features)
+        found = {}
+        for when, told in (("then", again.then), ("now", again.now)):
+            costs: Sequence[np.ndarray] = [np.full(len(late), np.nan)] * 2
+            if told is not None:
+                decisions = [outcome.decision for outcome in told.outcomes]
+                costs = priced(prices, decisions, told.codes.astype(np.int64))
+            for label, values in zip((1, 0), costs, strict=True):
+                found[f"_{when}_cost_{label}"] = pl.Series(values).fill_nan(None)
+        return found
 
     def _series(self, name: str, column: Column) -> pl.Series:
         if isinstance(column.values, list):

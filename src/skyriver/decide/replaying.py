@@ -100,7 +100,7 @@ class Events:
 @dataclass(frozen=True, slots=True)
 class DecidedAgain:
     """Events in the order in which they were decided. `then` is None in loaded history. `features` of those that are
-    not late, by the set `digest`, whose `names` these are; `comparable` bool [n]: not where the time caused what the
+    not late, by the set `digest`, which `spec` is; `comparable` bool [n]: not where the time caused what the
     record says, and another version is asked now."""
 
     events: Events
@@ -108,8 +108,12 @@ class DecidedAgain:
     now: DecisionBlock
     features: Floats | None
     digest: str
-    names: tuple[str, ...]
+    spec: FeatureSetSpec | None
     comparable: Bools
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.spec.names if self.spec is not None else ()
 
 
 @dataclass(slots=True)
@@ -138,10 +142,6 @@ class _Way:
     digest: str
     spec: FeatureSetSpec | None
     same_model: bool
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.spec.names if self.spec is not None else ()
 
 
 class Replay:
@@ -380,7 +380,7 @@ class Replay:
             return
         now = self._decided_block(events, self._beside(way, events), way, features, scored)
         comparable = np.ones(len(events), np.bool_) if way.same_model else ~timed(then)
-        self._decided(DecidedAgain(events, then, now, features, way.digest, way.names, comparable))
+        self._decided(DecidedAgain(events, then, now, features, way.digest, way.spec, comparable))
 
     def _decided_block(
         self, events: Events, columns: Columns, way: _Way, features: Floats | None, scored: Scored | None
@@ -438,7 +438,7 @@ class Replay:
         if len(events):
             now = self._decided_block(events, columns, way, features, None)
             all_of = np.ones(len(events), np.bool_)
-            self._decided(DecidedAgain(events, None, now, features, way.digest, way.names, all_of))
+            self._decided(DecidedAgain(events, None, now, features, way.digest, way.spec, all_of))
 
     # What is decided with
 

@@ -14,6 +14,8 @@ _MANY = 100_000
 """Groups that are gathered before they are put together."""
 PARTS = ("live", "history")
 _OUTCOME = ("live", "then", "now")
+_COSTS = ("costed", "then_sum", "now_sum")
+"""Of an event whose label and costs are known: 1, and what it cost with the decision of then, and of now."""
 
 
 class Summary:
@@ -27,7 +29,14 @@ class Summary:
         self._segments = {name: _Groups((*_OUTCOME, "value")) for name in by}
 
     def add(self, rows: pl.DataFrame) -> None:
-        rows = rows.with_columns(live=pl.col("then").is_not_null())
+        """With the columns `then_cost` and `now_cost` where decisions have costs."""
+        live = pl.col("then").is_not_null()
+        rows = rows.with_columns(live=live)
+        if "now_cost" in rows.columns:
+            known = pl.col("now_cost").is_not_null() & (pl.col("then_cost").is_not_null() | ~live)
+            rows = rows.with_columns(
+                costed=known, then_sum=pl.when(known).then("then_cost"), now_sum=pl.when(known).then("now_cost")
+            )
         self._outcomes.add(rows)
         for name, groups in self._segments.items():
             edges, column = self._edges[name], pl.col(f"by_{name}")
@@ -37,7 +46,8 @@ class Summary:
                 numbers = rows[f"by_{name}"].to_numpy()
                 bins = pl.Series(np.searchsorted(np.array(edges), numbers, side="right"), dtype=pl.Int64)
                 value = pl.when(column.is_not_null()).then(bins)
-            groups.add(rows.select(*_OUTCOME, value=value))
+            costs = [name for name in _COSTS if name in rows.columns]
+            groups.add(rows.select(*_OUTCOME, *costs, value=value))
 
     def to_json(self) -> dict[str, Any]:
         outcomes = self._outcomes.frame()
@@ -53,6 +63,7 @@ class Summary:
             "events": int(rows["len"].sum()),
             "cross": [{"then": r["then"], "now": r["now"], "events": r["len"]} for r in cross.rows(named=True)],
             "labels": _labels(rows),
+            "cost": _cost(part, rows),
             "segments": [
                 {"by": name, "segments": self._told(groups.frame(), part, self._edges[name])}
                 for name, groups in self._segments.items()
@@ -71,6 +82,7 @@ class Summary:
                     **_segment(value, edges),
                     "events": int(own["len"].sum()),
                     "changed": changed,
+                    "cost": _cost(part, own),
                     "moves": [
                         {"then": move["then"], "now": move["now"], "events": move["len"]}
                         for move in moves.head(SHOWN).rows(named=True)
@@ -93,7 +105,8 @@ class _Groups:
         self._parts: list[pl.DataFrame] = []
 
     def add(self, rows: pl.DataFrame) -> None:
-        self._parts.append(rows.group_by(self._columns).len())
+        sums = [pl.col(name).sum() for name in _COSTS if name in rows.columns]
+        self._parts.append(rows.group_by(self._columns).agg(pl.len(), *sums))
         if sum(part.height for part in self._parts) > _MANY and len(self._parts) > 1:
             self._parts = [self.frame()]
 
@@ -102,7 +115,8 @@ class _Groups:
             return pl.DataFrame(
                 schema={**dict.fromkeys(self._columns, pl.String), "live": pl.Boolean, "len": pl.UInt32}
             )
-        return pl.concat(self._parts).group_by(self._columns).agg(pl.col("len").sum())
+        parts = pl.concat(self._parts)
+        return parts.group_by(self._columns).agg(pl.col("len", *(c for c in _COSTS if c in parts.columns)).sum())
 
 
 def _segment(value: Any, edges: Sequence[float] | None) -> dict[str, Any]:
@@ -116,6 +130,14 @@ def _segment(value: Any, edges: Sequence[float] | None) -> dict[str, Any]:
         "high": edges[value] if value < len(edges) else None,
         "missing": False,
     }
+
+
+def _cost(part: str, rows: pl.DataFrame) -> dict[str, Any] | None:
+    """Of the events whose label and costs are known."""
+    if "costed" not in rows.columns:
+        return None
+    then, now = float(rows["then_sum"].sum()), float(rows["now_sum"].sum())
+    return {"events": int(rows["costed"].sum()), "then": then if part == "live" else None, "now": now}
 
 
 def _labels(rows: pl.DataFrame) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -17,10 +17,11 @@ import pytest
 import skyriver as sr
 from skyriver.core.calibration import Calibration
 from skyriver.core.errors import Conflict, NotFound
-from skyriver.core.spec import FeatureSetSpec, StreamSpec
+from skyriver.core.spec import CostSpec, CostsSpec, FeatureSetSpec, StreamSpec
 from skyriver.core.units import SECOND
 from skyriver.data.decisions import Reason, Status
 from skyriver.data.log import RecordKind
+from skyriver.decide.blocks import events_of
 from skyriver.decide.border import ReferenceBorder
 from skyriver.decide.choice import Choice, Wanted, WantedModel
 from skyriver.decide.comparison import Comparison
@@ -29,6 +30,7 @@ from skyriver.decide.history import read_block
 from skyriver.decide.kernel_windows import memory_windows
 from skyriver.decide.model_run import ModelRun, none_of, score_rows
 from skyriver.decide.past import control_before, offset_at
+from skyriver.decide.pricing import Prices
 from skyriver.decide.recompute import Recomputed, recompute
 from skyriver.decide.records import DecisionRecord, LoadStep, ModelInUse, encode_reference
 from skyriver.decide.replaying import Asked, AskedRules, Counts, DecidedAgain, Replay
@@ -72,7 +74,7 @@ def fit(data: sr.TrainingData) -> Any: ...
 
 
 MODEL = APP.model("fraud", fit)
-APP.decide(PAYMENTS, MODEL, {"block": "score >= 0.9"}, otherwise="approve")
+APP.decide(PAYMENTS, MODEL, {"block": "score >= 0.9"}, otherwise="approve", fallback="review")
 SPEC = APP.spec
 STREAM: StreamSpec = SPEC.streams[0]
 SETS = {name: SPEC.feature_set(name) for name in ("small", "large")}
@@ -480,6 +482,59 @@ def load(house: House, rows: Sequence[tuple[Any, ...]]) -> None:
     pl.DataFrame(rows, schema=schema, orient="row").write_ipc_stream(out)
     house.engine.load(read_block(out.getvalue(), house.stream), LoadStep("load-1", 0, 0, True))
     house.log.sync()
+
+
+def test_costs_of_then_and_now_are_summed_by_the_labels(make_world: Callable[..., World]) -> None:
+    costs = CostsSpec(
+        of=(
+            CostSpec(decision="approve", each="0", positive="amount", negative="0"),
+            CostSpec(decision="block", each="1", positive="0", negative="25 + mean_1m"),
+            CostSpec(decision="review", each="4", positive="0.5 * amount", negative="0"),
+        )
+    )
+    world = make_world(14).live(40, without=(LISTED,))
+    decide = SPEC.decides[0].model_copy(update={"costs": costs})
+    frames: list[pl.DataFrame] = []
+    rules = AskedRules((("block", "score > 0.4"),), "approve", "review")
+    world.replay(
+        Asked(-EVER, EVER, None, rules), Comparison(STREAM, ["mean_1m"], frames.append, Prices(STREAM, decide))
+    )
+    rows = pl.concat(frames, how="vertical_relaxed")
+    fields = dict(events_by_offset(world))
+    seen: Counter[str] = Counter()
+    for row in rows.rows(named=True):
+        amount, mean = fields[row["event_offset"]][3], row["by_mean_1m"]
+        for when in ("then", "now"):
+            for label in (0, 1):
+                wanted = {
+                    "approve": amount if label else 0.0,
+                    "block": 1.0 if label else None if mean is None else 26 + mean,
+                    "review": 4.0 if not label else None if amount is None else 4 + 0.5 * amount,
+                }.get(row[when])
+                assert row[f"_{when}_cost_{label}"] == (None if wanted is None else pytest.approx(wanted))
+        seen[row["then"]] += 1
+    assert set(seen) > {"approve", "block", "review"}
+    labelled = rows.with_columns(label=(pl.col("id") % 2).cast(pl.Float32))
+    for when in ("then", "now"):
+        cost = pl.when(pl.col("label") > 0.5).then(f"_{when}_cost_1").otherwise(f"_{when}_cost_0")
+        labelled = labelled.with_columns(cost.alias(f"{when}_cost"))
+    summary = Summary(["mean_1m"], {"mean_1m": [30.0]})
+    for part in labelled.iter_slices(50):
+        summary.add(part)
+    told = summary.to_json()["live"]
+    both = labelled.filter(pl.col("then_cost").is_not_null() & pl.col("now_cost").is_not_null())
+    assert told["cost"]["events"] == both.height
+    assert told["cost"]["then"] == pytest.approx(both["then_cost"].sum())
+    assert told["cost"]["now"] == pytest.approx(both["now_cost"].sum())
+    segments = told["segments"][0]["segments"]
+    assert sum(s["cost"]["now"] for s in segments) == pytest.approx(told["cost"]["now"])
+    assert sum(s["changed"] for s in segments) == labelled.filter(pl.col("then") != pl.col("now")).height
+
+
+def events_by_offset(world: World) -> Iterator[tuple[int, list[Any]]]:
+    for record in world.house.records(RecordKind.EVENT, RecordKind.EVENTS):
+        for place, (_, values) in enumerate(events_of(record)):
+            yield record.offset + place, values
 
 
 def test_labels_of_live_events_as_they_are_known(make_world: Callable[..., World]) -> None:

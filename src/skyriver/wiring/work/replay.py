@@ -22,6 +22,7 @@ from skyriver.decide.choice import Choice, Wanted
 from skyriver.decide.comparison import Comparison
 from skyriver.decide.kernel_windows import WindowsFiles
 from skyriver.decide.past import CHUNK, effective_of, offset_at
+from skyriver.decide.pricing import Prices
 from skyriver.decide.recompute import recompute
 from skyriver.decide.replaying import Asked, AskedRules, Counts, DecidedAgain, Replay
 from skyriver.decide.scorer import OnnxScorer, Scorer
@@ -35,8 +36,6 @@ from skyriver.wiring.work.job import Job
 ROWS = 1_000_000
 """Of a file of the result."""
 _EVER = 2**62
-_OWN = ("_effective", "live")
-"""Columns that the result has not."""
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -99,7 +98,8 @@ class _WhatIf:
     def __init__(self, job: Job, stream: StreamSpec, decide: DecideSpec, replayer: _Replayer) -> None:
         self._job, self._stream, self._decide, self._replayer = job, stream, decide, replayer
         self._by = tuple(job.params.get("by") or ())
-        self._comparison = Comparison(stream, self._by, self._keep)
+        prices = Prices(stream, decide) if decide.costs is not None else None
+        self._comparison = Comparison(stream, self._by, self._keep, prices)
         self._asked = asked_of(job.params)
         self._folder = job.work_dir / "rows"
         self._parts: list[Path] = []
@@ -132,6 +132,7 @@ class _WhatIf:
             "feature_sets": len(counts.feature_sets),
             **self._comparison.tally.to_json(),
             "label": label,
+            "unit": self._decide.costs.unit if self._decide.costs is not None else "",
             "parts": summary.to_json(),
             "span_seconds": span / 1e6,
             "seconds": round(replayed, 3),
@@ -172,8 +173,13 @@ class _WhatIf:
             if truths is not None:
                 label = pl.Series(truths.of(rows["event_offset"].to_numpy(), rows["_effective"].to_numpy()))
             rows = rows.with_columns(label=label.fill_nan(None))
+            if self._decide.costs is not None:
+                one = pl.col("label") > 0.5
+                for when in ("then", "now"):
+                    cost = pl.when(one).then(f"_{when}_cost_1").when(~one).then(f"_{when}_cost_0")
+                    rows = rows.with_columns(cost.alias(f"{when}_cost"))
             summary.add(rows)
-            gathered.append(rows.drop(_OWN, strict=False))
+            gathered.append(rows.select(pl.exclude("^_.*$")))
             if sum(part.height for part in gathered) >= ROWS or number == len(self._parts):
                 file = self._folder / "rows.parquet"
                 pl.concat(gathered, how="vertical_relaxed").write_parquet(file)
