@@ -30,7 +30,9 @@ def rules_in(path: Path, stream: str) -> dict[str, Any]:
                 f"{path} declares no decisions on {stream}.", code="NO_DECISIONS", next_action="Check its app.decide."
             )
         rules = [[r.decision, r.when, *([r.name] if r.name else [])] for r in found.rules]
-        return {"rules": rules, "otherwise": found.otherwise, "fallback": found.fallback}
+        told = found.to_json()
+        bounds = {word: list(told.get(word) or ()) for word in ("budgets", "counters", "combine")}
+        return {"rules": rules, "otherwise": found.otherwise, "fallback": found.fallback, **bounds}
     if path.suffix != ".json":
         raise InvalidInput(
             f"{path.name} is neither an application's file nor JSON.",
@@ -89,6 +91,7 @@ def _head(told: Mapping[str, Any]) -> Iterator[str]:
         ("cut", "not decided: their features look back to what the log has given up"),
         ("untold", "not decided: the log no longer tells what decided them"),
         ("recorded_features", "by the features of their records: the log has given up what these look back to"),
+        ("budgets_cut", "held to budgets or counters of which the log has given up decisions"),
         ("lists_cut", "by lists of which the log may have given up rows: they may have been on one that is not known"),
         ("undecided", "have no decision in the log yet"),
     ):

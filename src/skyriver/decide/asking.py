@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -10,14 +11,33 @@ from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.jobs import new_job, new_operation, next_number
 from skyriver.core.names import ModelRef
 from skyriver.core.resources import Resource, Snapshot, need
-from skyriver.core.spec import FeatureSetSpec, StreamSpec
+from skyriver.core.spec import BudgetSpec, CounterSpec, FeatureSetSpec, StreamSpec
 from skyriver.data.border_values import parse_time
 from skyriver.decide.rules import compile_rules
 
+_BOUNDS = ("budgets", "counters", "combine")
 KEPT = 10
 """Replays of a stream whose rows are kept; those of older ones are removed by the next."""
 MOST_BY = 5
 _FORM = "[decision, condition] or [decision, condition, name]"
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionBounds:
+    """What rules are held to beside themselves."""
+
+    budgets: tuple[BudgetSpec, ...] = ()
+    counters: tuple[CounterSpec, ...] = ()
+    combine: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> DecisionBounds:
+        """From JSON. Raises ValueError, TypeError."""
+        return cls(
+            tuple(map(BudgetSpec.model_validate, told.get("budgets") or ())),
+            tuple(map(CounterSpec.model_validate, told.get("counters") or ())),
+            tuple(map(str, told.get("combine") or ())),
+        )
 
 
 def plan_replay(
@@ -153,9 +173,28 @@ def _rules(told: object, stream: Resource, own: StreamSpec, features: FeatureSet
     if wrong := next((word for word in ("otherwise", "fallback") if not isinstance(found[word], str)), None):
         raise _bad_rules(f"{wrong} is no decision.")
     by_rules = "rules" in (decide.get("fallback_by") or ())
-    texts = [tuple(rule) for rule in rules]
-    compile_rules(texts, found["otherwise"], found["fallback"], own, features, without_score=by_rules)
+    bounds = _bounds(told if any(word in told for word in _BOUNDS) else decide)
+    compile_rules(
+        [tuple(rule) for rule in rules],
+        found["otherwise"],
+        found["fallback"],
+        own,
+        features,
+        without_score=by_rules,
+        budgets=bounds.budgets,
+        counters=bounds.counters,
+        combine=bounds.combine,
+    )
+    if any(word in told for word in _BOUNDS):
+        found["bounds"] = {word: list(told.get(word) or ()) for word in _BOUNDS}
     return found
+
+
+def _bounds(told: Mapping[str, Any]) -> DecisionBounds:
+    try:
+        return DecisionBounds.of(told)
+    except (TypeError, ValueError) as error:  # pydantic's is one of these
+        raise _bad_rules(f"Its budgets, counters or order are malformed: {error}.") from error
 
 
 def _rule(rule: object) -> list[str]:

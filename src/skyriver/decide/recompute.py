@@ -23,6 +23,7 @@ Replaying = Callable[[Asked, Callable[[DecidedAgain], None]], Counts]
 
 _FEATURES = "the features, for the log has given up what they look back to"
 _LISTS = "what no list says, for the log may have given up rows of lists"
+_BUDGETS = "how many decisions there were before, for the log has given up some of them"
 _MEASURED = frozenset({"event_offset", "id", "features", "decided_at_us", "latency_us"})
 """Fields that are no outcome (or are told by name)."""
 
@@ -65,7 +66,15 @@ def recompute(reader: LogReader, stream: StreamSpec, offset: int, replay: Replay
     again = found[0]
     place = int(np.flatnonzero(again.events.offsets == offset)[0])
     names = again.names if record.features and record.features_digest == again.digest else ()
-    believed = [why for count, why in ((counts.recorded_features, _FEATURES), (counts.lists_cut, _LISTS)) if count]
+    believed = [
+        why
+        for count, why in (
+            (counts.recorded_features, _FEATURES),
+            (counts.lists_cut, _LISTS),
+            (counts.budgets_cut, _BUDGETS),
+        )
+        if count
+    ]
     return compared(record, again.now.record(place), names, believed)
 
 

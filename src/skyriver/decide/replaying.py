@@ -26,7 +26,9 @@ from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.data.columns import Bools, Column, Columns, Ints, decode_events, join
 from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.decide import lists_columns
+from skyriver.decide.asking import DecisionBounds
 from skyriver.decide.blocks import SEARCHED_RECORDS, DecisionBlock
+from skyriver.decide.checkpoint import NEVER
 from skyriver.decide.choice import Choice, Wanted, WantedModel
 from skyriver.decide.deciding import Deciding, UndecidedBlock, decide_block
 from skyriver.decide.history import learn_frame, read_record
@@ -48,6 +50,8 @@ from skyriver.decide.rescoring import of_outcomes, score_as_recorded, timed
 from skyriver.decide.rules import RuleText
 from skyriver.decide.scoring import Scored
 from skyriver.decide.sorting import place_of
+from skyriver.decide.tallies import Tallies
+from skyriver.decide.walking import keys_of_columns
 from skyriver.decide.windows import Floats
 
 if TYPE_CHECKING:
@@ -65,6 +69,8 @@ class AskedRules:
     rules: tuple[RuleText, ...]
     otherwise: str
     fallback: str
+    bounds: DecisionBounds | None = None
+    """None: as they were then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +136,8 @@ class Counts:
     """Not computed, for the log has given up what they look back to, but taken from the record."""
     untold: int = 0
     feature_sets: set[str] = field(default_factory=set)
+    budgets_cut: int = 0
+    """Held to budgets or counters of which the log has given up decisions."""
     lists_cut: int = 0
     """Decided by rules that read lists, of which the log may have given up rows."""
 
@@ -175,11 +183,12 @@ class Replay:
         self._way: _Way | None = None
         self._history_way: _Way | None = None
         self._lists = Lists(stream)
+        self._tallies, self._history_tallies = Tallies(stream), Tallies(stream)
         self._gathering = Gathering()
         self._waiting: list[Events] = []
         self._singles: list[tuple[int, int, list[Value], bool]] = []
         """Offset, effective time, values, late."""
-        self._lists_whole = True
+        self._lists_whole, self._counts_cut = True, False
         self.first = self.stop = self._at = 0
 
     def run(self) -> None:
@@ -189,7 +198,7 @@ class Replay:
         self.first = max(reader.begin()[0], self.first - _BATCH) if self.first < self.stop else self.first
         if self.stop < reader.next_offset:  # what reaches the end may begin before it
             self.stop += next(iter(reader.read(self.stop))).count
-        self._control = control_before(reader, self.first) or control_after(reader, self.first)
+        self._begin_counting()
         self._learn_before()
         self._at, since = self.first, 0
         for record in reader.read(self.first):
@@ -220,7 +229,7 @@ class Replay:
                 control = control_of(record)
                 if control is not None:
                     self._settle()
-                    self._control, self._way = control, None
+                    self._use(control)
             case RecordKind.DECISION | RecordKind.DECISIONS:
                 self._gathering.add(record)
             case RecordKind.HISTORY:
@@ -243,6 +252,43 @@ class Replay:
     def _fold(self, record: Record) -> None:
         for each in self._sets.values():
             each.apply(record)
+
+    # Budgets and counters
+
+    def _begin_counting(self) -> None:
+        """What is decided with where the reading begins: so far back as budgets and counters look, for they hold what
+        was decided before the stretch."""
+        reader, asked = self._reader, self._asked
+        self._use(control_before(reader, self.first) or control_after(reader, self.first))
+        reach = self._tallies.reach
+        if not reach or self.first >= self.stop:
+            return
+        begin, gone = reader.begin()
+        self._counts_cut = bool(begin) and asked.start - reach < gone
+        if asked.start > NEVER:
+            self.first = min(self.first, max(begin, offset_at(reader, asked.start - reach)))
+            self._tallies = Tallies(self._stream)
+            self._use(control_before(reader, self.first) or control_after(reader, self.first))
+
+    def _use(self, control: ControlRecord | None) -> None:
+        """From the next decision on."""
+        self._control, self._way = control, None
+        rules = self._asked.rules
+        if rules is not None and rules.bounds is not None:
+            self._tallies.use(rules.bounds.budgets, rules.bounds.counters)
+        elif control is not None:
+            self._tallies.follow(control)
+
+    def _note(self, events: Events, then: Recorded) -> None:
+        """These came before the stretch: what they were decided then counts."""
+        tallies = self._tallies
+        if not tallies:
+            return
+        words = [outcome.decision for outcome in then.outcomes]
+        places = np.flatnonzero(of_outcomes(then, [word in tallies for word in words]))
+        keys, codes = keys_of_columns(tallies, events.columns, places), then.codes[places].tolist()
+        for code, own, now in zip(codes, keys, events.effective[places].tolist(), strict=True):
+            tallies.note(words[code], own, now)
 
     # Lists
 
@@ -343,6 +389,9 @@ class Replay:
         inside = self._inside(events.effective)
         self.counts.events += int(np.count_nonzero(inside))
         self.counts.late += int(np.count_nonzero(events.late & inside))
+        if not inside.all():
+            before = events.effective < self._asked.start
+            self._note(events.take(np.flatnonzero(before)), then.take(before))
         kept = inside if inside.all() else np.isin(then.batches, then.batches[inside])
         if kept.any():
             self._decide(events if kept.all() else events.take(np.flatnonzero(kept)), then.take(kept))
@@ -378,12 +427,20 @@ class Replay:
             events, then = events.take(np.flatnonzero(inside)), then.take(inside)
         if not len(events):
             return
-        now = self._decided_block(events, self._beside(way, events), way, features, scored)
+        now = self._decided_block(events, self._beside(way, events), way, features, scored, self._tallies)
+        if self._counts_cut and self._tallies:
+            self.counts.budgets_cut += len(events)
         comparable = np.ones(len(events), np.bool_) if way.same_model else ~timed(then)
         self._decided(DecidedAgain(events, then, now, features, way.digest, way.spec, comparable))
 
     def _decided_block(
-        self, events: Events, columns: Columns, way: _Way, features: Floats | None, scored: Scored | None
+        self,
+        events: Events,
+        columns: Columns,
+        way: _Way,
+        features: Floats | None,
+        scored: Scored | None,
+        tallies: Tallies,
     ) -> DecisionBlock:
         return decide_block(
             UndecidedBlock(
@@ -392,6 +449,7 @@ class Replay:
                 events.late if events.late.any() else None,
                 np.full(len(events), -1, np.int64),
                 features,
+                events.effective,
             ),
             way.deciding,
             id_place=self._id,
@@ -400,6 +458,7 @@ class Replay:
             now=0,
             monotonic=0,
             scored=scored,
+            tallies=tallies,
         )
 
     # Loaded history
@@ -436,7 +495,7 @@ class Replay:
                 features, events = features[usable], events.take(np.flatnonzero(usable))
         columns = self._beside_history(way, events, frame, record.offset)
         if len(events):
-            now = self._decided_block(events, columns, way, features, None)
+            now = self._decided_block(events, columns, way, features, None, self._history_tallies)
             all_of = np.ones(len(events), np.bool_)
             self._decided(DecidedAgain(events, None, now, features, way.digest, way.spec, all_of))
 
@@ -465,6 +524,9 @@ class Replay:
                     next_action="Name a version with --model NAME:VERSION, or release one first.",
                 )
             self._history_way = way
+            rules = way.deciding.rules
+            if rules is not None:
+                self._history_tallies.use(rules.budgets, rules.counters)
         return self._history_way
 
     def _way_by(self, control: ControlRecord) -> _Way | None:

@@ -220,7 +220,7 @@ class World:
     def live(self, steps: int, without: tuple[int, ...] = ()) -> World:
         luck = self.luck
         for _ in range(steps):
-            match luck.choice([step for step in range(11) if step not in without]):
+            match luck.choice([step for step in range(12) if step not in without]):
                 case 0:
                     self.use(model=model(luck.choice(["one", "two"])))
                 case 1:
@@ -241,6 +241,14 @@ class World:
                     off = luck.random() < 0.5
                     self.house.engine.learn([border.take_off(rows) if off else border.take(rows, wall, wall)])
                     self.house.log.sync()
+                case 7:
+                    self.use(
+                        budgets=[{"decision": "review", "most": 3, "per_us": 40 * SECOND, "overflow": "wait"}],
+                        counters=[
+                            {"name": "blocks", "decision": "block", "over_us": 90 * SECOND, "by": "customer", "most": 5}
+                        ],
+                        rules=[["hold", "blocks >= 2"], ["block", "score >= 0.6"], ["review", "score > 0.2"]],
+                    )
                 case _:
                     self.send(luck.choice([1, 2, 5, 40]))
         return self
@@ -331,7 +339,7 @@ def test_as_it_was_nothing_differs_whatever_happened(make_world: Callable[..., W
         seen["sure"] += any(d.probability is not None for d in world.decisions(ALL))
         seen["stood in"] += rows.filter((pl.col("then_reason") != "") & pl.col("then_score").is_not_null()).height
     assert set(seen) >= {"", "LATE", "MODEL_LATE", "MODEL_ASIDE", "MODEL_FAILED", "NO_VERSION", "0", "1", "2", "3"}
-    assert all(seen[what] for what in ("stood in", "tried", "sure", "deny"))
+    assert all(seen[what] for what in ("stood in", "tried", "sure", "deny", "hold", "wait"))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -585,8 +593,11 @@ def again(world: World, offset: int) -> Recomputed:
 
 @pytest.mark.parametrize("block_rows", [16, 1, 1_000_000])
 def test_each_decision_can_be_computed_again(make_world: Callable[..., World], block_rows: int) -> None:
-    world = make_world(9, block_rows).live(50)
-    decisions = world.decisions(ALL)
+    world = make_world(9, block_rows).live(20)
+    world.use(canary={**model("three"), "percent": 40.0}, shadow=model("two"))
+    for count in (1, 40, 3, 2, 1):
+        world.send(count)
+    decisions = world.live(20).decisions(ALL)
     for record in decisions[:: 5 if len(decisions) > 200 else 3]:
         found = again(world, record.event_offset)
         assert found.equal, [part for part in (*found.fields, *found.features) if not part.equal]

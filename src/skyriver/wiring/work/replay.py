@@ -17,6 +17,7 @@ from skyriver.core.calibration import Calibration
 from skyriver.core.errors import InvalidInput, disk_error
 from skyriver.core.spec import DecideSpec, StreamSpec
 from skyriver.data.log import WholeReader
+from skyriver.decide.asking import DecisionBounds
 from skyriver.decide.checkpoint import NEVER
 from skyriver.decide.choice import Choice, Wanted
 from skyriver.decide.comparison import Comparison
@@ -210,13 +211,16 @@ def asked_of(params: Mapping[str, Any]) -> Asked:
     if params.get("model"):
         model = Wanted.of({"rules": [], "otherwise": "", "fallback": "", "model": params["model"]}).model
     rules = params.get("rules")
+    asked_rules = None
+    if rules is not None:
+        bounds = DecisionBounds.of(rules["bounds"]) if rules.get("bounds") else None
+        texts = tuple(tuple(rule) for rule in rules["rules"])
+        asked_rules = AskedRules(texts, rules["otherwise"], rules["fallback"], bounds)
     return Asked(
         NEVER if params.get("start") is None else int(params["start"]),
         _EVER if params.get("end") is None else int(params["end"]),
         model,
-        AskedRules(tuple(tuple(rule) for rule in rules["rules"]), rules["otherwise"], rules["fallback"])
-        if rules is not None
-        else None,
+        asked_rules,
     )
 
 
