@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from skyriver.core.errors import InvalidInput
 
-Method = Literal["isotonic", "platt"]
+Method = Literal["isotonic", "platt", "score"]
+"""How it was fitted; "score": the score is a probability as it is."""
 Floats = NDArray[np.float32]
 
 CALIBRATION: Final = "skyriver.calibration"

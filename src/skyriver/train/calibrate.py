@@ -4,7 +4,9 @@ Theory of operation. "isotonic" pools neighbouring scores until what they observ
 adjacent violators), and puts one point in the middle of each pool: straight lines between them keep the order of
 scores, which the steps of plain isotonic regression would lose (centered isotonic regression, Oron and Flournoy, 2017).
 It follows any shape, and needs many positives to see one. "platt" fits the two numbers of a logistic curve over the
-score's log-odds (Platt, 1999), for which a few are enough.
+score's log-odds (Platt, 1999), for which a few are enough. A model that was fitted by log loss often gives
+probabilities as it is, and then either only adds noise: "auto" takes the one that says best, by log loss, what it was
+not fitted on (five parts of the rows in turn), and leaves the score as it is unless that is better by more than chance.
 
 Neither is ever certain: isotonic gets a positive more below the lowest score and a negative more above the highest,
 Platt's targets are (n + 1) / (n + 2) and 1 / (n + 2).
@@ -16,13 +18,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, assert_never
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from skyriver.core.calibration import CALIBRATION, MOST_POINTS, Calibration
+from skyriver.core.calibration import CALIBRATION, MOST_POINTS, Calibration, Method
 from skyriver.core.spec import Calibrate
 from skyriver.train.evaluate import score, take
 from skyriver.train.metrics import Array, equal_mass
@@ -31,12 +33,13 @@ from skyriver.train.split import Rows, Split
 Numbers = NDArray[np.float64]
 
 ISOTONIC_FROM: Final = 200
-"""So many of both outcomes, and "auto" is isotonic."""
+"""With fewer of an outcome "auto" does not try it."""
 LEAST: Final = 10
 """With fewer of an outcome nothing is fitted."""
 _EDGE: Final = 1e-7
 """Log-odds are taken of scores that are at least so far from 0 and 1, as far as float32 can tell them from these."""
 _STEPS: Final = 100
+PARTS: Final = 5
 
 
 class Bin(NamedTuple):
@@ -96,11 +99,54 @@ def fit_calibration(wanted: Calibrate, labels: Array, scores: NDArray[np.float32
     fewer = min(positives, len(labels) - positives)
     if fewer < LEAST:
         return None, f"{positives:,} of {len(labels):,} held-out rows are positive: at least {LEAST} of both are needed"
-    method = wanted if wanted != "auto" else "isotonic" if fewer >= ISOTONIC_FROM else "platt"
-    points = _isotonic(labels, scores) if method == "isotonic" else _platt(labels, scores)
-    if points is None:
+    method = wanted if wanted != "auto" else _best(labels, scores, fewer)
+    found = _fit(method, labels, scores) if method is not None else None
+    if found is None:
         return None, "what scores higher was not true more often on the held-out rows"
-    return Calibration(method, points), ""
+    return found, ""
+
+
+def _best(labels: Array, scores: NDArray[np.float32], fewer: int) -> Method | None:
+    """What says best what it was not fitted on; None where nothing can be fitted."""
+    wanted: list[Method] = ["platt"] if fewer < ISOTONIC_FROM else ["platt", "isotonic"]
+    losses = {method: loss for method in wanted if (loss := _losses(method, labels, scores)) is not None}
+    best = min(losses, key=lambda method: losses[method].mean(), default=None)
+    as_it_is = _losses("score", labels, scores) if _are_probabilities(scores) else None
+    if best is None or as_it_is is None:
+        return best
+    gain = as_it_is - losses[best]
+    return best if gain.mean() > gain.std() / math.sqrt(len(gain)) else "score"
+
+
+def _losses(method: Method, labels: Array, scores: NDArray[np.float32]) -> Numbers | None:
+    """Log loss of each row by what is fitted on the other parts, which follow each other in time."""
+    found = np.empty(len(labels))
+    for part in np.array_split(np.arange(len(labels)), PARTS):
+        others = np.ones(len(labels), np.bool_)
+        others[part] = False
+        fitted = _fit(method, labels[others], scores[others])
+        if fitted is None:
+            return None
+        p = np.clip(fitted.of(scores[part]).astype(np.float64), _EDGE, 1 - _EDGE)
+        found[part] = -np.where(labels[part] > 0.5, np.log(p), np.log1p(-p))
+    return found
+
+
+def _fit(method: Method, labels: Array, scores: NDArray[np.float32]) -> Calibration | None:
+    match method:
+        case "isotonic":
+            points = _isotonic(labels, scores)
+        case "platt":
+            points = _platt(labels, scores)
+        case "score":
+            points = ((0.0, 0.0), (1.0, 1.0))
+        case _:
+            assert_never(method)
+    return Calibration(method, points) if points is not None else None
+
+
+def _are_probabilities(scores: Array) -> bool:
+    return bool(((scores >= 0) & (scores <= 1)).all())
 
 
 def attach(model: bytes, calibration: Calibration | None) -> bytes:
@@ -150,11 +196,11 @@ def _lost(one: tuple[float, float, float], other: tuple[float, float, float]) ->
 
 def _platt(labels: Array, scores: NDArray[np.float32]) -> tuple[tuple[float, float], ...] | None:
     given = scores.astype(np.float64)
-    of_probabilities = bool((given >= 0).all() and (given <= 1).all())
+    of_probabilities = _are_probabilities(given)
     x = _log_odds(given) if of_probabilities else given
-    if x.min() == x.max():
-        return None
     positive = labels > 0.5
+    if x.min() == x.max() or positive.all() or not positive.any():
+        return None
     count = int(positive.sum())
     target = np.where(positive, (count + 1) / (count + 2), 1 / (len(labels) - count + 2))
     slope, level = _logistic(x, target)
