@@ -25,7 +25,7 @@ IDLE_S = 0.25
 """Between two looks for what has become due, when nobody says that there is something."""
 UNUSABLE_S = 2.0
 """After a sink whose file cannot be used."""
-READ_AHEAD = 4
+READ_AHEAD = 16
 """As many times `parallel` deliveries are in memory at most."""
 FAILING = 3
 """So many failures one after the other are told."""
@@ -49,6 +49,8 @@ class Outlet:
         self.ready: deque[tuple[int, Delivery]] = deque()
         self.held: set[int] = set()
         """Numbers of deliveries in memory: ready, under way, or with an answer that is not written yet."""
+        self.stale = True
+        """There may be more that is due than is ready."""
         self.under_way = 0
         self.failures = 0
         """Since the last success."""
@@ -100,6 +102,7 @@ class Senders:
     def wake(self) -> None:
         """There may be something due."""
         for outlet in self._outlets.values():
+            outlet.stale = True
             outlet.news.set()
 
     def problems(self) -> list[SkyriverError]:
@@ -159,6 +162,7 @@ class Senders:
             raise
         for outlet, number, _ in answers:
             outlet.held.discard(number)
+            outlet.stale = True  # the next of its lane, say
             outlet.news.set()
 
     async def _serve(self, outlet: Outlet) -> None:
@@ -180,7 +184,7 @@ class Senders:
                 async with asyncio.timeout(pause):
                     await outlet.news.wait()
             except TimeoutError:
-                pass
+                outlet.stale = True  # what was to wait may be due
 
     def _parallel(self, outlet: Outlet) -> int:
         spec = self._deliveries.sinks.get(outlet.name)
@@ -188,8 +192,9 @@ class Senders:
 
     async def _fill(self, outlet: Outlet) -> None:
         parallel = self._parallel(outlet)
-        if len(outlet.ready) >= parallel:
+        if len(outlet.ready) >= parallel or not outlet.stale:
             return
+        outlet.stale = False
         limit = READ_AHEAD * parallel + len(outlet.held)
         found = await self._transact(lambda do: self._deliveries.due(do, outlet.name, self._clock.wall(), limit))
         for number, delivery in found:

@@ -95,7 +95,8 @@ class Place:
             host, _ = parts.hostname, parts.port
         except ValueError:
             _bad("url is not understood", where)
-        if parts.scheme not in ("https", "http", "nats", "tls") or not host:
+        fits = url.isascii() and url.isprintable() and " " not in url
+        if parts.scheme not in ("https", "http", "nats", "tls") or not host or not fits:
             _bad("url is not understood", where)
         if parts.username is not None or parts.fragment:
             _bad("url holds a user or a fragment", where)

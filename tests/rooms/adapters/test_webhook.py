@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
+from certificates import Authority
 from receiver import SECRET, Receiver
 
-from skyriver.adapters.webhook.sink import MOST_ANSWER, WebhookSink
+from skyriver.adapters.webhook.client import MOST_ANSWER
+from skyriver.adapters.webhook.sink import WebhookSink
 from skyriver.decide.sinks import Answer, Delivery, Failed, Place, Refused, Taken
+from skyriver.decide.sources import Access
 from skyriver.trust.webhooks import is_signed, signature
 
 NOW_US = 1_700_000_000_000_000
@@ -30,9 +35,10 @@ def receiver() -> Iterator[Receiver]:
     found.close()
 
 
-def deliver(url: str, *, timeout_s: float = 5.0, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+def deliver(url: str, *, timeout_s: float = 5.0, headers: tuple[tuple[str, str], ...] = (), ca: str = "") -> Answer:
     async def go() -> Answer:
-        sink = WebhookSink(Place(url, timeout_s=timeout_s, secrets=(SECRET,), headers=headers), lambda: NOW_US)
+        place = Place(url, Access(ca=ca), timeout_s, secrets=(SECRET,), headers=headers)
+        sink = WebhookSink(place, lambda: NOW_US)
         try:
             return await sink.deliver(DELIVERY)
         finally:
@@ -108,7 +114,9 @@ def test_one_that_is_away() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    assert deliver(f"http://127.0.0.1:{port}/") == Failed("it cannot be reached")
+    found = deliver(f"http://127.0.0.1:{port}/")
+    assert isinstance(found, Failed)
+    assert found.message.startswith("it cannot be reached: ")
 
 
 @pytest.mark.parametrize("drip", [False, True])
@@ -140,3 +148,94 @@ def test_an_answer_without_an_end_is_not_read(drip: bool) -> None:
         thread.join(10)
     assert MOST_ANSWER > 20
     assert found == (Failed("it did not answer within 1 s") if drip else Taken())
+
+
+@contextmanager
+def serving(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server that does this with each connection."""
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            with connection, suppress(OSError):
+                answer(connection)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        thread.join(10)
+
+
+def test_a_connection_that_was_closed_meanwhile_is_replaced_without_telling() -> None:
+    connections = []
+
+    def answer(connection: socket.socket) -> None:
+        connections.append(1)
+        connection.recv(65_536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")  # and it hangs up, though it says nothing
+
+    async def go(url: str) -> list[Answer]:
+        sink = WebhookSink(Place(url, timeout_s=5, secrets=(SECRET,)), lambda: NOW_US)
+        found = [await sink.deliver(DELIVERY) for _ in range(20)]
+        await sink.close()
+        return found
+
+    with serving(answer) as url:
+        assert asyncio.run(go(url)) == [Taken()] * 20
+    assert len(connections) == 20
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (b"SSH-2.0-OpenSSH_9\r\n", "it did not answer as HTTP"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc", "it closed the connection before it had answered"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 70_000, "its answer's head has over 65536 bytes"),
+        (b"", "it closed the connection before it had answered"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", "it"),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n", ""),
+        (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", ""),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", ""),
+    ],
+)
+def test_what_is_no_whole_answer(said: bytes, expected: str) -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65_536)
+        connection.sendall(said)
+
+    with serving(answer) as url:
+        found = deliver(url)
+    if not expected:
+        assert found == Taken()
+    else:
+        assert isinstance(found, Failed)
+        assert found.message.startswith(expected)
+
+
+def test_certificates_are_checked(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ours")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.server, authority.key(authority.server))
+
+    def answer(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as secure:
+            secure.recv(65_536)
+            secure.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    with serving(answer) as plain:
+        url = plain.replace("http:", "https:")
+        found = deliver(url)
+        assert isinstance(found, Failed)
+        assert found.message.startswith("its certificate is not trusted")
+        assert deliver(url, ca=authority.ca) == Taken()
+        assert isinstance(deliver(url.replace("127.0.0.1", "localhost"), ca=authority.ca), Failed), "of another name"
