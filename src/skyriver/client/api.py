@@ -60,6 +60,8 @@ from skyriver.core.contract import (
     Removed,
     Resource,
     ResourcePage,
+    RulesVersion,
+    RulesVersions,
     StreamNow,
     StreamNowList,
     WhoAmI,
@@ -318,6 +320,48 @@ class Calls(ReviewCalls):
         """The same of every stream."""
         answer: StreamNowList = yield from answered(Request("GET", f"{self._base}/now/streams"))
         return answer["items"]
+
+    @call
+    def rules(self, stream: str) -> Flow[Sequence[RulesVersion]]:
+        """The versions of a stream's rules."""
+        answer: RulesVersions = yield from answered(Request("GET", self._rules(stream)))
+        return answer["items"]
+
+    @call
+    def rules_version(self, stream: str, version: int) -> Flow[RulesVersion]:
+        """One of them, and how it compares with the rules that decide."""
+        answer: RulesVersion = yield from answered(Request("GET", self._rules(stream, version)))
+        return answer
+
+    @call
+    def add_rules(
+        self,
+        stream: str,
+        rules: Sequence[Mapping[str, str]],
+        *,
+        why: str = "",
+        gain: Mapping[str, Any] | None = None,
+    ) -> Flow[RulesVersion]:
+        """A candidate: rules that are checked as a deployment checks its own, and decide nothing yet. `gain`: what was
+        measured of them, {"value", "low", "high", "unit", "per", "job"}, above 0 is good. InvalidInput (BAD_RULE,
+        EXAMPLE_FAILED and others), Conflict (SAME_RULES)."""
+        body = {"rules": [dict(rule) for rule in rules], "why": why, "gain": dict(gain) if gain is not None else None}
+        answer: RulesVersion = yield from changed(_json_request("POST", self._rules(stream), body))
+        return answer
+
+    @call
+    def move_rules(
+        self, stream: str, version: int, to: str, *, why: str = "", anyway: str = "", percent: float | None = None
+    ) -> Flow[RulesVersion]:
+        """`to`: shadow, canary (for `percent` of the keys), promote or drop. Conflict (GATE_REFUSED) unless it may, or
+        `anyway` says why all the same; (TRIAL_RUNNING) while another one is tried."""
+        share = {"percent": percent} if percent is not None else {}
+        body = {"why": why, "anyway": anyway, **share}
+        answer: RulesVersion = yield from changed(_json_request("POST", f"{self._rules(stream, version)}/{to}", body))
+        return answer
+
+    def _rules(self, stream: str, version: int = 0) -> str:
+        return f"{self._base}/streams/{_part(stream)}/rules" + (f"/{version}" if version else "")
 
     @call
     def dead_letters(self, stream: str) -> Flow[Sequence[DeadLetter]]:

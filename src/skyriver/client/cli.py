@@ -23,6 +23,7 @@ from skyriver.client import jobs as _jobs  # noqa: F401  # its commands
 from skyriver.client import lists as _lists  # noqa: F401  # its commands
 from skyriver.client import machine as _machine  # noqa: F401  # its commands
 from skyriver.client import reviews as _reviews  # noqa: F401
+from skyriver.client import rules as _rules  # noqa: F401
 from skyriver.client import show
 from skyriver.client import sinks as _sinks  # noqa: F401
 from skyriver.client import streams as _streams  # noqa: F401

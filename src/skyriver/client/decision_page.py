@@ -41,6 +41,8 @@ def _lines(stream: str, told: Mapping[str, Any]) -> Iterator[str]:
     if told["shadow_version"]:
         said = "nothing in time" if told["shadow_score"] is None else f"{told['shadow_score']:.6g}"
         yield f"  shadow version {told['shadow_version']} said {said}"
+    if told.get("shadow_decision"):
+        yield f"  beside other rules, {told['shadow_rules'][:12]}, said {escape(told['shadow_decision'])}"
     took = f"{told['latency_us'] / 1000:.3g} ms"
     yield f"  took   {took} from its arrival; the event is at offset {told['event_offset']:,}"
 

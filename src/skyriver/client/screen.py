@@ -16,7 +16,7 @@ from rich.table import Table
 
 from skyriver.core.errors import SkyriverError
 
-_GOOD = frozenset({"READY", "SUCCEEDED", "DONE", "APPROVED", "DEPLOYED", "DECLARED", "RUNNING", "ACTIVE"})
+_GOOD = frozenset({"READY", "SUCCEEDED", "DONE", "APPROVED", "DEPLOYED", "DECLARED", "RUNNING", "ACTIVE", "LIVE"})
 _WHOLE = frozenset({"NAME", "KIND", "PROCESS", "STATE", "REASON"})
 """Columns whose words stay on one line."""
 DETAILS = 10

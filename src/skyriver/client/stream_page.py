@@ -43,6 +43,7 @@ def page(now: StreamNow, *, rates: Sequence[float] = (), trouble: str = "") -> R
     if now["next_action"]:
         parts.append(Text.from_markup(f"  next       {escape(now['next_action'])}"))
     parts.append(Text.from_markup(f"  decides    {_decides(now)}"))
+    parts += [Text.from_markup(f"  rules      {told}") for told in _rules(now)]
     for partition in now["partitions"]:
         parts += [Text.from_markup(f"  {name:<10} {told}") for name, told in _partition(now, partition, rates)]
     if not now["partitions"]:
@@ -121,6 +122,21 @@ def _decides(now: StreamNow) -> str:
     rules = ", ".join(f"{rule['decision']} if {rule['when']}{_named(rule)}" for rule in decides["rules"])
     rest = f"{rules}, otherwise {decides['otherwise']}" if rules else f"always {decides['otherwise']}"
     return f"{escape(model)}: {escape(rest)}; without a score {escape(decides['fallback'])}"
+
+
+def _rules(now: StreamNow) -> Iterator[str]:
+    """Which version, if there is more to say than that it is the first."""
+    decides = now["decides"] or {}
+    version, trial = decides.get("rules_version", 0), decides.get("trial")
+    if trial is None:
+        if version > 1:
+            yield f"version {version}"
+        return
+    share = f" for {trial['percent']:g}% of the keys" if trial["percent"] else ""
+    told = f"version {version}; version {trial['version']} in {trial['state']}{share}"
+    if "events" in trial:
+        told += f": differs on {trial['differed']:,} of {trial['events']:,} events"
+    yield told if trial["in_use"] else f"{told}, not in use yet"
 
 
 def _named(rule: Mapping[str, Any]) -> str:

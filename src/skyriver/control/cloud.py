@@ -14,7 +14,7 @@ from skyriver.control.compute import Compute
 from skyriver.control.loop import ControlLoop
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
-from skyriver.core.contract import StreamNow
+from skyriver.core.contract import RulesVersion, StreamNow
 from skyriver.core.objects import Objects
 from skyriver.core.resources import AuditEntry, Change, Resource, Snapshot
 from skyriver.core.spec import InnerPath
@@ -70,6 +70,38 @@ ViewStream = Callable[[Snapshot, Resource], StreamNow]
 PlanAction = Callable[[Snapshot, str, str, Mapping[str, Any], Mapping[str, Any]], list[Resource]]
 
 
+class ListRules(Protocol):
+    def __call__(self, snapshot: Snapshot, stream: Resource) -> Sequence[RulesVersion]: ...
+
+
+class GetRules(Protocol):
+    def __call__(self, snapshot: Snapshot, stream: Resource, number: int) -> RulesVersion: ...
+
+
+class AddRules(Protocol):
+    def __call__(
+        self, snapshot: Snapshot, stream: Resource, body: Mapping[str, Any], *, actor: str
+    ) -> tuple[Sequence[Change], RulesVersion]: ...
+
+
+class MoveRules(Protocol):
+    def __call__(
+        self, snapshot: Snapshot, stream: Resource, number: int, to: str, body: Mapping[str, Any], *, actor: str
+    ) -> tuple[Sequence[Change], RulesVersion]:
+        """`to`: shadow, canary, promote or drop."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RulesActions:
+    """What can be asked of versions of a stream's rules."""
+
+    list: ListRules
+    get: GetRules
+    add: AddRules
+    move: MoveRules
+
+
 @dataclass(frozen=True, slots=True)
 class Actions:
     """What the stages of the river offer: how an application is deployed and removed, and what can be asked for by
@@ -79,6 +111,7 @@ class Actions:
     remove: PlanRemoval
     named: Mapping[str, tuple[Permission, PlanAction]]
     stream_now: ViewStream
+    rules: RulesActions
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from skyriver.control.dispatching import Dispatchers, add_dispatching
 from skyriver.control.mutations import Key, Mutations, Planned, fingerprint, make_call
 from skyriver.control.reviews import add_reviews
 from skyriver.control.routes import PREFIX, TENANT, Routes, caller
+from skyriver.control.rules import add_rules
 from skyriver.control.tokens import add_tokens
 from skyriver.core import contract
 from skyriver.core.errors import InvalidInput, NotFound
@@ -45,6 +46,7 @@ def add_writing(routes: Routes, cloud: Cloud) -> None:
     add_dispatching(routes, dispatchers)
     add_reviews(routes, dispatchers)
     add_tokens(routes, cloud, mutations)
+    add_rules(routes, cloud, mutations)
 
 
 def _add_upload(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:

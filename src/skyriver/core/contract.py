@@ -331,8 +331,9 @@ class StreamNow(TypedDict):
     """When this was told."""
     durability: str
     decides: Mapping[str, Any] | None
-    """`model`, `version` in use (0: none; null: its worker is away), `rules`, `otherwise`, `fallback`; null where
-    nothing is decided."""
+    """`model`, `version` in use (0: none; null: its worker is away), `rules`, their `rules_version`, `otherwise`,
+    `fallback`, `trial`: the `version` of rules that is tried beside them, its `state`, `percent` and whether it is
+    `in_use`, with `events` and how many of them `differed`, or null; null where nothing is decided."""
     partitions: Sequence[PartitionNow]
     tables: Sequence[TableNow]
     dispatcher: DispatcherNow | None
@@ -341,6 +342,63 @@ class StreamNow(TypedDict):
 
 class StreamNowList(TypedDict):
     items: Sequence[StreamNow]
+
+
+class RulesSaid(TypedDict):
+    """Events of which the rules that decide said one word, and the candidate another or the same."""
+
+    live: str
+    candidate: str
+    events: int
+    per_1000: float
+
+
+class RulesCompared(TypedDict):
+    """A candidate and the rules that decide, evaluated on the same events since its trial began."""
+
+    live: int
+    """Version of the rules that it was compared with."""
+    events: int
+    differed: int
+    said: Sequence[RulesSaid]
+    """Where they differ first, the most frequent first."""
+    decided_by_live: Mapping[str, int]
+    """Events, by decision."""
+    decided_by_candidate: Mapping[str, int]
+    """Those of its share of the keys."""
+
+
+class RulesVersion(TypedDict):
+    """A version of the rules of a stream."""
+
+    name: str
+    stream: str
+    version: int
+    state: str
+    reason: str
+    message: str
+    since: int
+    rules: Sequence[Mapping[str, str]]
+    """`decision`, `when`, `name`, in order."""
+    warnings: Sequence[str]
+    """Of rules that never fire."""
+    origin: str
+    """deploy, hand or tune."""
+    why: str
+    gain: Mapping[str, Any] | None
+    """What was measured of it: `value`, `low`, `high`, `unit`, `per`, `job`; above 0 is good."""
+    percent: float
+    """Of the keys that it decides, as a canary."""
+    in_use: bool
+    """Whether the stream's worker decides with it, or tries it, by now."""
+    compared: RulesCompared | None
+    history: Sequence[Mapping[str, Any]]
+    """`state`, `at`, `by`, `why` of each move."""
+
+
+class RulesVersions(TypedDict):
+    items: Sequence[RulesVersion]
+    """By number."""
 
 
 class Wait(TypedDict):

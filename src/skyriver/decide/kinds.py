@@ -88,6 +88,8 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
         status["began"] = True
     told: dict[str, str] = {}
     match worker.state:
+        case "READY" if using == wanted and arms == wanted_arms and (rules := _rules_change(report, live)):
+            event, told = "updating", _joined(rules, _own_trouble(report))
         case "READY" if using == wanted and arms == wanted_arms:
             event = "ready"
             besides: dict[str, str] = {}
@@ -121,6 +123,26 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
 
 def _versions(main: int, arms: Mapping[str, int]) -> str:
     return " with ".join([f"version {main}", *(f"{version} as {what}" for what, version in arms.items() if version)])
+
+
+def _rules_change(report: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, str]:
+    """While a worker does not use the versions of rules yet that it is to use."""
+    said = report.get("rules")
+    if not said or not live.get("rules_version"):  # a worker of before rules had versions
+        return {}
+    trial, wanted = said.get("trial") or {}, live.get("trial") or {}
+    using = (said.get("version"), trial.get("number"), trial.get("percent"))
+    if using == (live["rules_version"], wanted.get("number"), wanted.get("percent")):
+        return {}
+    tried = f" with version {wanted['number']} beside" if wanted else ""
+    message = f"Its rules go to version {live['rules_version']}{tried}."
+    return {"reason": "RULES_CHANGE", "message": message, "next_action": ""}
+
+
+def _own_trouble(report: Mapping[str, Any]) -> dict[str, str]:
+    """What a worker says of itself."""
+    told = {what: str(report.get(what, "")) for what in ("reason", "message", "next_action")}
+    return told if told["message"] else {}
 
 
 def _joined(*troubles: Mapping[str, str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from skyriver.core.resources import Resource, Snapshot
+from skyriver.decide.rules_kind import rules_settings
 
 BOUNDS = ("budgets", "counters", "combine")
 """What is declared beside the rules, where it is; it comes and changes with them."""
@@ -50,7 +51,7 @@ def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
         "canary": canary,
         "shadow": _model(snapshot, stream, name, shadow) if shadow else None,
         "features": stream.spec.get("features"),
-        "rules": [[r["decision"], r["when"], *([r["name"]] if r.get("name") else [])] for r in decide["rules"]],
+        **rules_settings(snapshot, stream),
         "otherwise": decide["otherwise"],
         "fallback": decide["fallback"],
         "fallback_by": list(decide.get("fallback_by") or ()),

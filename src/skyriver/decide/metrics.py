@@ -183,11 +183,12 @@ def prometheus(
     meter: Meter,
     more: Sequence[tuple[str, str, str, float]] = (),
     arms: Sequence[Mapping[str, Any]] = (),
+    rules: Mapping[str, Any] | None = None,
     *,
     now: int,
 ) -> bytes:
     """The text exposition format, version 0.0.4. `more`: (name, kind, what it is, value); `arms`: what each of them did
-    (see `skyriver.decide.arms`); `now`: wall microseconds."""
+    (see `skyriver.decide.arms`); `rules`: which decide, and what those tried said; `now`: wall microseconds."""
     text = _Text(f'stream="{escape(stream)}",partition="{PARTITION}"')
     counters, recent = seen.counters, seen.recent
     text.add("skyriver_events_total", "counter", "Events taken.", counters.events)
@@ -246,6 +247,7 @@ def prometheus(
     for name, kind, told, value in more:
         text.add(name, kind, told, value)
     text.arms(arms)
+    text.rules(rules or {})
     text.add("process_resident_memory_bytes", "gauge", "Resident memory.", resident_bytes())
     return text.encoded()
 
@@ -313,6 +315,19 @@ class _Text:
         family("skyriver_arm_late_runs_total", "counter", "Runs past the deadline.", lambda arm: {"": arm["late_runs"]})
         told = "For so long it is not asked, for it was late."
         family("skyriver_arm_aside_seconds", "gauge", told, lambda arm: {"": arm["aside_seconds"]})
+
+    def rules(self, rules: Mapping[str, Any]) -> None:
+        if rules.get("version"):
+            self.add("skyriver_rules_version", "gauge", "Of the rules that decide.", rules["version"])
+        trial = rules.get("trial")
+        if not trial:
+            return
+        name, told = "skyriver_rules_compared_total", "Events, by what the rules that decide and those tried say."
+        self._head(name, "counter", told)
+        for who, said in trial["said"].items():
+            for live, tried, count in said:
+                words = f'decision="{escape(live)}",tried_decision="{escape(tried)}"'
+                self._sample(name, f',tried="{trial["number"]}",decided_by="{who}",{words}', count)
 
     def encoded(self) -> bytes:
         return ("\n".join(self._lines) + "\n").encode()

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from skyriver.core.contract import DispatcherNow, FeatureChangeNow, PartitionNow, Quantiles, StreamNow, TableNow
+from skyriver.core.contract import (
+    DispatcherNow,
+    FeatureChangeNow,
+    PartitionNow,
+    Quantiles,
+    RulesVersion,
+    StreamNow,
+    TableNow,
+)
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import StreamSpec
 from skyriver.data.operations import rejected_table, tables_of_stream
+from skyriver.decide.rules_release import list_rules
 
 
 def stream_now(snapshot: Snapshot, stream: Resource) -> StreamNow:
@@ -25,7 +34,7 @@ def stream_now(snapshot: Snapshot, stream: Resource) -> StreamNow:
         "since": stream.since,
         "at": snapshot.now,
         "durability": spec.durability,
-        "decides": _decides(stream, ready=any(worker.state == "READY" for worker in workers)),
+        "decides": _decides(snapshot, stream, ready=any(worker.state == "READY" for worker in workers)),
         "partitions": partitions,
         "dispatcher": _dispatcher(snapshot, stream),
         "tables": [_table(table) for table in tables if table is not None and "version" in table.status],
@@ -51,17 +60,27 @@ def _all_told(stream: Resource, partitions: Sequence[PartitionNow]) -> _Told:
     return told
 
 
-def _decides(stream: Resource, *, ready: bool) -> Mapping[str, Any] | None:
+def _decides(snapshot: Snapshot, stream: Resource, *, ready: bool) -> Mapping[str, Any] | None:
     decide = stream.spec.get("decide")
     if not decide:
         return None
+    versions = list_rules(snapshot, stream)
+    live = next((v for v in versions if v["state"] == "LIVE"), None)
     return {
         "model": decide["model"],
         "version": int(stream.status.get("model_version") or 0) if ready else None,
-        "rules": decide["rules"],
+        "rules": live["rules"] if live is not None else decide["rules"],
+        "rules_version": live["version"] if live is not None else 0,
+        "trial": next((_trial(v) for v in versions if v["state"] in ("SHADOW", "CANARY")), None),
         "otherwise": decide["otherwise"],
         "fallback": decide["fallback"],
     }
+
+
+def _trial(version: RulesVersion) -> Mapping[str, Any]:
+    compared = version["compared"]
+    counts = {"events": compared["events"], "differed": compared["differed"]} if compared is not None else {}
+    return {**{what: version[what] for what in ("version", "state", "percent", "in_use")}, **counts}
 
 
 def _partition(worker: Resource, process: ProcessStatus | None, held: int, now: int) -> PartitionNow:

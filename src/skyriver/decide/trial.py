@@ -196,11 +196,11 @@ class Trials:
         return self.stats.to_json() if self.stats is not None else None
 
 
-def rules_in_use(deciding: Deciding, trials: Trials | None) -> dict[str, Any]:
+def rules_in_use(deciding: Deciding, trials: Trials) -> dict[str, Any]:
     """Which version of the rules decides, and what the one that is tried said."""
     rules = deciding.rules
     return {
         "version": deciding.rules_version,
         "digest": rules.digest if rules is not None else "",
-        "trial": trials.to_json() if trials is not None else None,
+        "trial": trials.to_json(),
     }

@@ -38,12 +38,14 @@ from skyriver.adapters.processes.processes import ChildProcesses
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.control.api import Actions, Cloud, Deployment, DeployRequest, create_api
 from skyriver.control.cancelling import plan_cancel
+from skyriver.control.cloud import RulesActions
 from skyriver.control.jobs import job_kind
 from skyriver.control.leader import CONTROL_TTL_US, Leader
 from skyriver.control.loop import ControlLoop
 from skyriver.control.running import check_jobs, plan_run
 from skyriver.control.schedules import plan_pause, plan_resume
 from skyriver.control.store import Store
+from skyriver.core.contract import RulesVersion
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, StaleWrite
 from skyriver.core.names import check_name, digest
 from skyriver.core.resources import AuditEntry, Put, Resource, Snapshot
@@ -53,6 +55,7 @@ from skyriver.decide.asking import plan_replay
 from skyriver.decide.checking import check_decisions
 from skyriver.decide.now import stream_now
 from skyriver.decide.operations import plan_erase, plan_tune, plan_verify
+from skyriver.decide.rules_release import RulesMove, check_promoted, get_rules, list_rules, plan_candidate, plan_move
 from skyriver.features.plan import check_features
 from skyriver.release.operations import plan_rollback, plan_train
 from skyriver.trust.permissions import Permission
@@ -102,6 +105,7 @@ def deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *
         raise InvalidInput("The specification is not the one that was announced.", code="SPEC_MISMATCH")
     check_features(app)
     warnings = check_decisions(app)
+    check_promoted(snapshot, tenant, app)
     check_jobs(app, machine_capacity())
     check_sources(app)
     plan = plan_deploy(
@@ -122,6 +126,18 @@ def remove(snapshot: Snapshot, tenant: str, name: str) -> Deployment:
     return Deployment([asdict(line) for line in plan.lines], plan.changes, plan.operations)
 
 
+def add_rules(
+    snapshot: Snapshot, stream: Resource, body: Mapping[str, Any], *, actor: str
+) -> tuple[list[Put], RulesVersion]:
+    return plan_candidate(snapshot, stream, body["rules"], why=body["why"], gain=body["gain"], actor=actor)
+
+
+def move_rules(
+    snapshot: Snapshot, stream: Resource, number: int, to: str, body: Mapping[str, Any], *, actor: str
+) -> tuple[list[Put], RulesVersion]:
+    return plan_move(snapshot, stream, number, RulesMove(to, **body), actor=actor)
+
+
 ACTIONS = Actions(
     deploy=deploy,
     remove=remove,
@@ -139,6 +155,7 @@ ACTIONS = Actions(
         "verify": (Permission.JOBS_RUN, plan_verify),
     },
     stream_now=stream_now,
+    rules=RulesActions(list_rules, get_rules, add_rules, move_rules),
 )
 
 

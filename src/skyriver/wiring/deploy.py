@@ -13,6 +13,7 @@ from skyriver.core.resources import Delete, Put, Resource, Snapshot, need
 from skyriver.core.spec import AppSpec, FeatureSetSpec, ModelSpec, StreamSpec
 from skyriver.core.units import SECOND, format_duration
 from skyriver.data.operations import rejected_table, tables_of_stream
+from skyriver.decide.rules_kind import deployed_rules
 from skyriver.features.plan import plan_features
 from skyriver.release.operations import plan_import
 from skyriver.serve.kinds import new_service, update_service
@@ -72,6 +73,9 @@ def plan_deploy(
             lines.append(PlanLine("update" if changed else "keep", resource.kind, resource.name, detail))
             if changed:
                 changes.append(Put(after, current.revision))
+    for line, changed_rules in _rules(snapshot, wanted):
+        lines.append(line)
+        changes += changed_rules
     for line, built in _environment(snapshot, tenant, environment):
         lines.append(line)
         changes += [built] if built is not None else []
@@ -115,6 +119,20 @@ def _resources(
         if job.schedule is not None:
             spec = {"cron": job.schedule.to_json()}
             yield Resource(tenant, "schedule", job.name, spec=spec, state="ACTIVE", parent=parent)
+
+
+def _rules(snapshot: Snapshot, wanted: list[Resource]) -> Iterator[tuple[PlanLine, list[Put]]]:
+    """Of streams whose rules change, or were promoted and stay."""
+    for stream in wanted:
+        if stream.kind != "stream":
+            continue
+        found = deployed_rules(snapshot, stream)
+        if found.follows is not None:
+            replaced = f"decides in place of {found.live.name}" if found.live is not None else "decides"
+            yield PlanLine("create", "rules", found.follows.name, replaced), [*found.changes(snapshot.now)]
+        elif found.stays and found.live is not None:
+            told = "was promoted and decides; the file's rules are those of the deployment before"
+            yield PlanLine("keep", "rules", found.live.name, told), []
 
 
 def _environment(snapshot: Snapshot, tenant: str, lock: str) -> Iterator[tuple[PlanLine, Put | None]]:

@@ -11,10 +11,24 @@ from skyriver.control.schedules import SCHEDULE
 from skyriver.core.resources import Kind
 from skyriver.decide.dispatcher_kind import DISPATCHER
 from skyriver.decide.kinds import STREAM, WORKER
+from skyriver.decide.rules_kind import RULES
 from skyriver.release.kinds import ROLLOUT, VERSION
 from skyriver.serve.kinds import REPLICA, SERVICE
 
 KINDS: Mapping[str, Kind] = {
     k.name: k
-    for k in (JOB, OPERATION, SCHEDULE, ENVIRONMENT, VERSION, ROLLOUT, SERVICE, REPLICA, STREAM, WORKER, DISPATCHER)
+    for k in (
+        JOB,
+        OPERATION,
+        SCHEDULE,
+        ENVIRONMENT,
+        VERSION,
+        ROLLOUT,
+        SERVICE,
+        REPLICA,
+        STREAM,
+        WORKER,
+        RULES,
+        DISPATCHER,
+    )
 }

@@ -399,7 +399,7 @@ class Worker:
             "last_dead": [dead_letter_json(letter) for letter in reversed(letters)],
             **in_use(deciding),
             "arms": self._arms(),
-            "rules": rules_in_use(deciding, engine.trials if engine is not None else None),
+            "rules": self._rules(),
             "rss_mb": round(resident_bytes() / 1e6),
             **self._told_problems(),
             "features_digest": self._files.sets.digest if self._files.sets is not None else "",
@@ -408,6 +408,10 @@ class Worker:
 
     def _arms(self) -> list[dict[str, Any]]:
         return self._station.engine.arms.to_json() if self._station.engine is not None else []
+
+    def _rules(self) -> dict[str, Any]:
+        engine = self._station.engine
+        return rules_in_use(engine.deciding, engine.trials) if engine is not None else {}
 
     def _seen(self) -> Seen:
         engine = self._station.engine
@@ -461,9 +465,8 @@ class Worker:
 
     def _metrics(self) -> bytes:
         more = [*(self._feed.metrics() if self._feed is not None else ()), *self._changes.metrics()]
-        return prometheus(
-            self._settings.stream.name, self._seen(), self._station.meter, more, self._arms(), now=self._clock.wall()
-        )
+        name, meter, now = self._settings.stream.name, self._station.meter, self._clock.wall()
+        return prometheus(name, self._seen(), meter, more, self._arms(), self._rules(), now=now)
 
 
 def _load_scorer(

@@ -283,6 +283,11 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "drop_delivery": {"json": {"reason": "a mistake"}},
     "approve_delivery": {"json": {}},
     "refuse_delivery": {"json": {"reason": "a mistake"}},
+    "add_rules": {"json": {"rules": [{"decision": "call", "when": "score >= 0.5"}], "why": "fewer calls"}},
+    "shadow_rules": {"json": {}},
+    "canary_rules": {"json": {"percent": 10}},
+    "promote_rules": {"json": {"anyway": "nobody to ask"}},
+    "drop_rules": {"json": {"why": "not worth it"}},
 }
 """One that is carried out, for each route that changes something."""
 
@@ -299,7 +304,8 @@ REVIEWED = in_full(CASE, [], now=0)
 
 def path_of(route: APIRoute) -> str:
     name = "orders" if "/streams/" in route.path else "ben" if "/tokens/" in route.path else "shop"
-    return route.path.format(tenant="default", name=name, case=17, number=1)
+    version = 3 if route.operation_id == "drop_rules" else 2
+    return route.path.format(tenant="default", name=name, case=17, number=1, version=version)
 
 
 def changing(stage: Stage) -> list[APIRoute]:
@@ -332,6 +338,10 @@ def prepared(stage: Stage, admin: dict[str, str]) -> None:
     stage.put(Resource("default", "task", "tidy", state="DECLARED", parent="app/chores"))
     stage.put(Resource("default", "schedule", "tidy", spec=cron, state="ACTIVE", parent="app/chores"))
     stage.put(Resource("default", "schedule", "resting", spec=cron, state="PAUSED", parent="app/chores"))
+    for number, state in ((1, "LIVE"), (2, "CANDIDATE"), (3, "CANDIDATE")):
+        rules = [{"decision": "call", "when": f"score >= 0.{number}5"}]
+        given = {"stream": "orders", "version": number, "rules": rules, "origin": "hand", "why": "", "gain": None}
+        stage.put(Resource("default", "rules", f"orders-r{number}", spec=given, state=state, parent="stream/orders"))
 
 
 def test_nothing_changes_without_its_audit_row(stage: Stage, admin: dict[str, str]) -> None:
