@@ -48,6 +48,7 @@ KINDS: Mapping[str, tuple[str, Permission]] = {
     "streams": ("stream", Permission.STREAMS_READ),
     "workers": ("worker", Permission.STREAMS_READ),
     "dispatchers": ("dispatcher", Permission.STREAMS_READ),
+    "rulesets": ("ruleset", Permission.STREAMS_READ),
     "models": ("model", Permission.MODELS_READ),
     "versions": ("version", Permission.MODELS_READ),
     "rollouts": ("rollout", Permission.SERVICES_READ),

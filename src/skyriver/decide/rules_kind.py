@@ -31,7 +31,7 @@ def _step(snapshot: Snapshot, rules: Resource) -> Iterator[Action]:
     return iter(())
 
 
-RULES = Kind("rules", "CANDIDATE", RULES_TRANSITIONS, frozenset({"DROPPED"}), _step)
+RULES = Kind("ruleset", "CANDIDATE", RULES_TRANSITIONS, frozenset({"DROPPED"}), _step)
 
 
 def version_of(rules: Resource) -> int:
@@ -43,12 +43,12 @@ def new_version(
 ) -> Resource:
     spec = {"stream": stream.name, "version": version, "rules": list(rules), "origin": origin, "why": why, "gain": None}
     name = f"{stream.name}-r{version}"
-    return Resource(stream.tenant, "rules", name, spec=spec, state=state, parent=stream.ref, since=since)
+    return Resource(stream.tenant, "ruleset", name, spec=spec, state=state, parent=stream.ref, since=since)
 
 
 def versions_of(snapshot: Snapshot, stream: Resource) -> list[Resource]:
     """Of a stream that decides, by number; the first one may be none of the rows."""
-    rows = sorted(snapshot.children(stream, "rules"), key=version_of)
+    rows = sorted(snapshot.children(stream, "ruleset"), key=version_of)
     if rows or not stream.spec.get("decide"):
         return rows
     return [_deployed(stream, 1, stream.spec["decide"]["rules"], stream.created_at)]

@@ -129,10 +129,10 @@ def _rules(snapshot: Snapshot, wanted: list[Resource]) -> Iterator[tuple[PlanLin
         found = deployed_rules(snapshot, stream)
         if found.follows is not None:
             replaced = f"decides in place of {found.live.name}" if found.live is not None else "decides"
-            yield PlanLine("create", "rules", found.follows.name, replaced), [*found.changes(snapshot.now)]
+            yield PlanLine("create", "ruleset", found.follows.name, replaced), [*found.changes(snapshot.now)]
         elif found.stays and found.live is not None:
             told = "was promoted and decides; the file's rules are those of the deployment before"
-            yield PlanLine("keep", "rules", found.live.name, told), []
+            yield PlanLine("keep", "ruleset", found.live.name, told), []
 
 
 def _environment(snapshot: Snapshot, tenant: str, lock: str) -> Iterator[tuple[PlanLine, Put | None]]:

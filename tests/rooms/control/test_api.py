@@ -22,6 +22,7 @@ from skyriver.core.resources import Put, Resource, RouteTable, Snapshot
 from skyriver.decide.now import stream_now
 from skyriver.trust.permissions import Permission
 from skyriver.trust.tokens import new_token
+from skyriver.wiring.control import ACTIONS
 
 BASE = "/api/v1/tenants/default"
 
@@ -64,7 +65,8 @@ def cloud(tmp_path: Path) -> Cloud:
     fence = store.acquire("test")
     processes, clock = MemoryCompute(), Clock()
     loop = ControlLoop(store=store, compute=processes, gateway=NoGateway(), kinds={}, clock=clock, fence=fence)
-    actions = Actions(plan_deploy, plan_removal, {"train": (Permission.JOBS_RUN, plan_nothing)}, stream_now)
+    named = {"train": (Permission.JOBS_RUN, plan_nothing)}
+    actions = Actions(plan_deploy, plan_removal, named, stream_now, ACTIONS.rules)
     return Cloud(store, MemoryObjects(), processes, loop, clock, fence, actions, tmp_path, MemoryAsker())
 
 

@@ -341,7 +341,7 @@ def prepared(stage: Stage, admin: dict[str, str]) -> None:
     for number, state in ((1, "LIVE"), (2, "CANDIDATE"), (3, "CANDIDATE")):
         rules = [{"decision": "call", "when": f"score >= 0.{number}5"}]
         given = {"stream": "orders", "version": number, "rules": rules, "origin": "hand", "why": "", "gain": None}
-        stage.put(Resource("default", "rules", f"orders-r{number}", spec=given, state=state, parent="stream/orders"))
+        stage.put(Resource("default", "ruleset", f"orders-r{number}", spec=given, state=state, parent="stream/orders"))
 
 
 def test_nothing_changes_without_its_audit_row(stage: Stage, admin: dict[str, str]) -> None:
