@@ -43,6 +43,7 @@ ORDER = (
     "sources",
     "acting",
     "erasing",
+    "reviewing",
 )
 COMMAND_SECONDS = 120.0
 _FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

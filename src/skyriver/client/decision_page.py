@@ -15,7 +15,7 @@ from skyriver.client.what_if import show_recomputed
 def show_decision(screen: Screen, stream: str, told: Mapping[str, Any]) -> None:
     for line in _lines(stream, told):
         screen.out.print(line)
-    for line in _reasons(told):
+    for line in reasons(told):
         screen.out.print(line)
     features = told["features"]
     if features:
@@ -47,14 +47,14 @@ def _lines(stream: str, told: Mapping[str, Any]) -> Iterator[str]:
     yield f"  took   {took} from its arrival; the event is at offset {told['event_offset']:,}"
 
 
-def _reasons(told: Mapping[str, Any]) -> Iterator[str]:
+def reasons(told: Mapping[str, Any]) -> Iterator[str]:
     """What moved the score most; nothing is said of a decision without a score."""
-    reasons = told.get("reasons", ())
-    if reasons:
+    codes = told.get("reasons", ())
+    if codes:
         yield f"  moved most by, in {escape(told['reasons_unit'])}"
-    for reason in reasons:
+    for reason in codes:
         yield f"    {reason['contribution']:+8.3f}  {escape(reason['text'])}"
-    if told["score"] is not None and not reasons and told.get("reasons_why"):
+    if told["score"] is not None and not codes and told.get("reasons_why"):
         yield f"  no reasons are told, for {escape(told['reasons_why']).rstrip('.')}"
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from skyriver.client.decision_page import reasons
 from skyriver.client.screen import Screen
 from skyriver.core.contract_reviews import (
     Difference,
@@ -54,9 +55,13 @@ def _line(case: ReviewCase, now: int) -> tuple[object, ...]:
     )
 
 
-def show_case(screen: Screen, stream: str, case: ReviewCaseInFull) -> None:
+def show_case(screen: Screen, stream: str, case: ReviewCaseInFull, decision: Mapping[str, Any] | None) -> None:
+    """`decision`: as the worker tells it, with the reasons of its score; None where it cannot."""
     for line in _lines(stream, case):
         screen.out.print(line)
+    if decision is not None:
+        for line in reasons(decision):
+            screen.out.print(line)
     _show_values(screen, "event", {n: _value(v) for n, v in case["values"].items()})
     features = {n: "missing" if v is None else f"{v:.6g}" for n, v in case["features"].items()}
     _show_values(screen, "by the features", {n: v for n, v in features.items() if n not in case["values"]})

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from skyriver.client import review_page as page
 from skyriver.client.screen import Screen
 from skyriver.client.shell import Json, app, connect
+from skyriver.core.errors import SkyriverError
 
 if TYPE_CHECKING:
     from skyriver.client.api import Client
@@ -45,7 +46,8 @@ def review_get(stream: Stream, case: Case, as_json: Json = False) -> None:
     screen = Screen(as_json=as_json)
     with connect() as client:
         found = client.review(stream, case)
-    screen.data(found, lambda: page.show_case(screen, stream, found))
+        decision = None if as_json else _decision(client, stream, found)
+    screen.data(found, lambda: page.show_case(screen, stream, found, decision))
 
 
 @_reviews.command("claim")
@@ -59,7 +61,8 @@ def review_claim(
     screen = Screen(as_json=as_json)
     with connect() as client:
         found = client.claim_review(stream, case, decision=decision)
-    screen.data(found, lambda: page.show_case(screen, stream, found))
+        explained = None if as_json else _decision(client, stream, found)
+    screen.data(found, lambda: page.show_case(screen, stream, found, explained))
 
 
 @_reviews.command("decide")
@@ -100,6 +103,15 @@ def review_stats(stream: Stream, as_json: Json = False) -> None:
     with connect() as client:
         found = client.review_stats(stream)
     screen.data(found, lambda: page.show_stats(screen, stream, found))
+
+
+def _decision(client: Client, stream: str, case: ReviewCaseInFull) -> Mapping[str, Any] | None:
+    """With the reasons of its score, which the stream's worker tells; a case is shown without them where it cannot."""
+    try:
+        found = client.decision(stream, case["event"])
+    except SkyriverError:
+        return None
+    return found if found["event_offset"] == case["id"] else None
 
 
 def _act(stream: str, as_json: bool, act: Callable[[Client], ReviewCaseInFull]) -> None:

@@ -43,6 +43,10 @@ SCHEMA = (
     "CREATE INDEX IF NOT EXISTS cases_next ON cases (next_at) WHERE next_at > 0",
     "CREATE INDEX IF NOT EXISTS cases_state ON cases (state, lane)",
     "CREATE INDEX IF NOT EXISTS cases_closed ON cases (closed_at) WHERE closed = 1",
+    "CREATE INDEX IF NOT EXISTS cases_truth ON cases (id, truth, truth_at) WHERE truth IS NOT NULL",
+    # What statistics read of cases, so that they need not read the cases themselves.
+    "CREATE INDEX IF NOT EXISTS cases_told ON cases"
+    " (closed, lane, state, closed_why, opened_at, closed_at, within_us, holder)",
     "CREATE INDEX IF NOT EXISTS cases_key ON cases (key, id)",
     "CREATE INDEX IF NOT EXISTS cases_event ON cases (event)",
     """CREATE TABLE IF NOT EXISTS opinions (

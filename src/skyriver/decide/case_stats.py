@@ -18,18 +18,22 @@ LEAST = 20
 """Cases, below which a kappa or a change of a rate would say more of chance than of people."""
 RECENT_US = 7 * 86_400 * SECOND
 _Z = 1.959964
+CONFUSION = ("true_positives", "false_positives", "true_negatives", "false_negatives")
+Pairs = dict[tuple[str, str], dict[tuple[float, float], int]]
+"""Of two people, by name: how often each pair of values."""
 _DAY_US = 86_400 * SECOND
 
 _DECIDED = "state = 'DECIDED'"
 
 
 def stats(do: Transaction, now: int) -> dict[str, Any]:
-    """As `skyriver.core.contract.ReviewStats` has it, but for what the caller adds."""
+    """As `skyriver.core.contract_reviews.ReviewStats` has it, but for what the caller adds."""
+    twice = _answered_twice(do)
     return {
         "lanes": [_lane(do, lane, now) for lane in LANES],
         "closed": _closed(do),
-        "reviewers": [_reviewer(do, by, now) for (by,) in do.run("SELECT DISTINCT by FROM opinions ORDER BY by")],
-        "pairs": _pairs(do),
+        "reviewers": _reviewers(do, now, twice),
+        "pairs": [{"a": a, "b": b, **kappa(table)} for (a, b), table in sorted(twice.items())],
         "before": _before(do),
     }
 
@@ -58,69 +62,78 @@ def _closed(do: Transaction) -> dict[str, Any]:
     }
 
 
-def _reviewer(do: Transaction, by: str, now: int) -> dict[str, Any]:
-    [(answered, positives)] = do.run("SELECT COUNT(*), SUM(value > 0) FROM opinions WHERE by = ?", (by,))
-    [(median,)] = do.run(
-        "SELECT took_us FROM opinions WHERE by = ? ORDER BY took_us LIMIT 1 OFFSET ?", (by, (answered - 1) // 2)
-    )
-    [(both, agreed)] = do.run(
-        "SELECT COUNT(*), COALESCE(SUM(o.value = p.value), 0) FROM opinions o JOIN opinions p"
-        " ON o.case_id = p.case_id AND o.by != p.by AND o.place < 2 AND p.place < 2 WHERE o.by = ?",
-        (by,),
-    )
-    return {
-        "by": by,
-        "answered": answered,
-        "median_us": median,
-        "positives": share(int(positives), answered),
-        "agreed": share(int(agreed), int(both)),
-        "truth": _confusion(do, by),
-        "change": _change(do, by, now),
-    }
-
-
-def _confusion(do: Transaction, by: str) -> dict[str, int]:
-    """Against labels that came from elsewhere, after the opinion."""
-    counts = {"true_positives": 0, "false_positives": 0, "true_negatives": 0, "false_negatives": 0}
-    for said, true, count in do.run(
-        "SELECT o.value > 0, c.truth > 0, COUNT(*) FROM opinions o JOIN cases c ON c.id = o.case_id"
-        " WHERE o.by = ? AND c.truth IS NOT NULL AND c.truth_at >= o.at GROUP BY 1, 2",
-        (by,),
+def _reviewers(do: Transaction, now: int, twice: Pairs) -> list[dict[str, Any]]:
+    rates: dict[str, dict[bool, tuple[int, int]]] = {}
+    for by, recent, positives, count in do.run(
+        "SELECT by, at >= ?, SUM(value > 0), COUNT(*) FROM opinions GROUP BY 1, 2", (now - RECENT_US,)
     ):
+        rates.setdefault(by, {})[bool(recent)] = int(positives), int(count)
+    confusions = _confusions(do)
+    found = []
+    for by in sorted(rates):
+        positives, answered = (sum(pair) for pair in zip(*rates[by].values(), strict=True))
+        [(median,)] = do.run(
+            "SELECT took_us FROM opinions WHERE by = ? ORDER BY took_us LIMIT 1 OFFSET ?", (by, (answered - 1) // 2)
+        )
+        mine = [table for pair, table in twice.items() if by in pair]
+        both = sum(sum(table.values()) for table in mine)
+        agreed = sum(count for table in mine for (a, b), count in table.items() if a == b)
+        found.append(
+            {
+                "by": by,
+                "answered": answered,
+                "median_us": median,
+                "positives": share(positives, answered),
+                "agreed": share(agreed, both),
+                "truth": confusions.get(by) or dict.fromkeys(CONFUSION, 0),
+                "change": _change(rates, by),
+            }
+        )
+    return found
+
+
+def _confusions(do: Transaction) -> dict[str, dict[str, int]]:
+    """Of each reviewer, against labels that came from elsewhere after his opinions."""
+    found: dict[str, dict[str, int]] = {}
+    # CROSS: cases first, for few have a truth.
+    for by, said, true, count in do.run(
+        "SELECT o.by, o.value > 0, c.truth > 0, COUNT(*) FROM cases c CROSS JOIN opinions o ON o.case_id = c.id"
+        " WHERE c.truth IS NOT NULL AND c.truth_at >= o.at GROUP BY 1, 2, 3"
+    ):
+        counts = found.setdefault(by, dict.fromkeys(CONFUSION, 0))
         counts[f"{'true' if said == true else 'false'}_{'positives' if said else 'negatives'}"] = count
-    return counts
+    return found
 
 
-def _change(do: Transaction, by: str, now: int) -> dict[str, Any]:
+def _change(rates: Mapping[str, Mapping[bool, tuple[int, int]]], by: str) -> dict[str, Any]:
     """Of the share of positives: the last days against those before, for this person and for all others. What comes to
     people changes too: a change that the others share is hardly his."""
-    mine: list[tuple[int, int]] = []
-    others: list[tuple[int, int]] = []
-    for recent in (True, False):
-        for whose, found in (("=", mine), ("!=", others)):
-            [(count, positives)] = do.run(
-                f"SELECT COUNT(*), COALESCE(SUM(value > 0), 0) FROM opinions"
-                f" WHERE by {whose} ? AND at {'>=' if recent else '<'} ?",
-                (by, now - RECENT_US),
-            )
-            found.append((int(positives), int(count)))
+    mine = {recent: rates[by].get(recent, (0, 0)) for recent in (True, False)}
+    others = {
+        recent: (sum(pair[0] for pair in theirs), sum(pair[1] for pair in theirs))
+        for recent in (True, False)
+        for theirs in ([rate[recent] for other, rate in rates.items() if other != by and recent in rate],)
+    }
     return {
         "days": RECENT_US // _DAY_US,
-        "recent": share(*mine[0]),
-        "before": share(*mine[1]),
-        "difference": difference(mine[0], mine[1]),
-        "others": difference(others[0], others[1]),
+        "recent": share(*mine[True]),
+        "before": share(*mine[False]),
+        "difference": difference(mine[True], mine[False]),
+        "others": difference(others[True], others[False]),
     }
 
 
-def _pairs(do: Transaction) -> list[dict[str, Any]]:
-    tables: dict[tuple[str, str], dict[tuple[float, float], int]] = {}
-    for a, b, said, told, count in do.run(
-        "SELECT o.by, p.by, o.value, p.value, COUNT(*) FROM opinions o JOIN opinions p"
-        " ON o.case_id = p.case_id AND o.by < p.by AND o.place < 2 AND p.place < 2 GROUP BY 1, 2, 3, 4"
+def _answered_twice(do: Transaction) -> Pairs:
+    """How often each two people gave which values as the two independent opinions on a case."""
+    tables: Pairs = {}
+    for first, second, said, told, count in do.run(
+        "SELECT o.by, p.by, o.value, p.value, COUNT(*) FROM opinions p JOIN opinions o"
+        " ON o.case_id = p.case_id AND o.place = 0 WHERE p.place = 1 GROUP BY 1, 2, 3, 4"
     ):
-        tables.setdefault((a, b), {})[said, told] = count
-    return [{"a": a, "b": b, **kappa(table)} for (a, b), table in sorted(tables.items())]
+        pair, values = ((first, second), (said, told)) if first < second else ((second, first), (told, said))
+        table = tables.setdefault(pair, {})
+        table[values] = table.get(values, 0) + count
+    return tables
 
 
 def _before(do: Transaction) -> list[dict[str, Any]]:
