@@ -77,9 +77,9 @@ def control_before(reader: LogReader, offset: int) -> ControlRecord | None:
     return None
 
 
-def control_after(reader: LogReader, offset: int) -> ControlRecord | None:
-    """The next one from this offset on: where the log has given up what told before, this may tell it again."""
-    return next(filter(None, map(control_of, reader.read(offset))), None)
+def control_at(reader: LogReader, offset: int) -> ControlRecord | None:
+    """The same; where the log has given up what told before, the next one from there on, which may tell it again."""
+    return control_before(reader, offset) or next(filter(None, map(control_of, reader.read(offset))), None)
 
 
 def control_of(record: Record) -> ControlRecord | None:

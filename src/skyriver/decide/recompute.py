@@ -14,8 +14,8 @@ from skyriver.data.log import LogReader
 from skyriver.decide.blocks import SEARCHED_RECORDS, decisions_of
 from skyriver.decide.past import effective_of
 from skyriver.decide.records import DecisionRecord
-from skyriver.decide.replaying import Asked, Counts, DecidedAgain
 from skyriver.decide.rescoring import TIMED
+from skyriver.decide.stretch import Asked, Counts, DecidedAgain
 
 Value = str | float | int | None
 Replaying = Callable[[Asked, Callable[[DecidedAgain], None]], Counts]

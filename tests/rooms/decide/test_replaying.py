@@ -33,7 +33,8 @@ from skyriver.decide.past import control_before, offset_at
 from skyriver.decide.pricing import Prices
 from skyriver.decide.recompute import Recomputed, recompute
 from skyriver.decide.records import DecisionRecord, LoadStep, ModelInUse, encode_reference
-from skyriver.decide.replaying import Asked, AskedRules, Counts, DecidedAgain, Replay
+from skyriver.decide.replaying import Replay
+from skyriver.decide.stretch import Asked, AskedRules, Counts, DecidedAgain
 from skyriver.decide.truths import Truths, read_truths
 from skyriver.decide.what_if import Summary
 from skyriver.decide.windows import FeatureSets

@@ -25,8 +25,9 @@ from skyriver.decide.kernel_windows import WindowsFiles
 from skyriver.decide.past import CHUNK, effective_of, offset_at
 from skyriver.decide.pricing import Prices
 from skyriver.decide.recompute import recompute
-from skyriver.decide.replaying import Asked, AskedRules, Counts, DecidedAgain, Replay
+from skyriver.decide.replaying import Replay
 from skyriver.decide.scorer import OnnxScorer, Scorer
+from skyriver.decide.stretch import Asked, AskedRules, Counts, DecidedAgain
 from skyriver.decide.trees import compile_sums
 from skyriver.decide.truths import Truths, read_truths
 from skyriver.decide.what_if import Summary
