@@ -19,7 +19,7 @@ from worker_process import Worker, declare, payment, reader, until
 
 from skyriver.adapters.processes.starting import socket_path
 from skyriver.core.errors import Conflict, NotFound, SkyriverError, Unavailable
-from skyriver.core.spec import DecideSpec, ReviewSpec
+from skyriver.core.spec import DecideSpec, ReviewSpec, SinkSpec
 from skyriver.data.log import RecordKind
 from skyriver.decide.records import decode_label
 from skyriver.wiring.home import Home
@@ -45,7 +45,13 @@ def worker(tmp_path: Path, kernels: Path) -> Iterator[Worker]:
 def dispatcher(worker: Worker) -> Iterator[DispatcherProcess]:
     decide = worker.app.decides[0].model_copy(update={"reviews": (REVIEW,)})
     DecideSpec.model_validate(decide.to_json())
-    live = {"reviews": [REVIEW.to_json()], "decide": decide.to_json(), "features": worker.features.to_json()}
+    sink = SinkSpec(to="blocked", on=("block",))
+    live = {
+        "reviews": [REVIEW.to_json()],
+        "sinks": [sink.to_json()],
+        "decide": decide.to_json(),
+        "features": worker.features.to_json(),
+    }
     sockets = Home.at(worker.directory).sockets
     sockets.mkdir(mode=0o700, parents=True)
     socket_path(sockets, "t.worker.payments-0").symlink_to(worker.directory / "s")
@@ -81,6 +87,12 @@ def test_from_the_event_to_the_label(worker: Worker, dispatcher: DispatcherProce
             dispatcher.ask("POST", f"/reviews/{dearest['id']}/decide", actor="ben", **said)
         assert until(lambda: labels_of(worker) == [(1, 1.0)])
         assert until(lambda: dispatcher.ask("GET", "/reviews/stats")["labels"]["unsent"] == 0)
+        [delivery] = dispatcher.ask("GET", "/deliveries")["items"]
+        assert (delivery["decision"], delivery["event"], delivery["id"]) == (
+            "block",
+            1,
+            f"t/payments:{dearest['id']}:review",
+        )
         http.ask("POST", "/streams/payments/labels", {"payment": 1, "fraud": 0})
         assert until(lambda: dispatcher.ask("GET", f"/reviews/{dearest['id']}")["truth"] == 0.0)
     assert dispatcher.stop() == 0

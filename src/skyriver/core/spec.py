@@ -682,10 +682,9 @@ def check_sinks(decide: DecideSpec, stream: StreamSpec | TableSpec) -> None:
 
 def check_review(review: ReviewSpec, decide: DecideSpec, labels: Iterable[str]) -> None:
     """`labels` of the stream. Raises InvalidInput (BAD_REVIEW)."""
-    made = dict.fromkeys([*(rule.decision for rule in decide.rules), decide.otherwise, decide.fallback])
     wrong = action = ""
-    if review.decision not in made:
-        wrong, action = f"nothing decides {review.decision!r}", f"The decisions are {', '.join(made)}."
+    if review.decision not in decide.words:
+        wrong, action = f"nothing decides {review.decision!r}", f"The decisions are {', '.join(sorted(decide.words))}."
     elif review.label not in labels:
         wrong, action = f"{decide.stream} has no label {review.label!r}", "Declare it with app.labels(...)."
     elif sum(other.decision == review.decision for other in decide.reviews) > 1:

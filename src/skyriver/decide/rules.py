@@ -242,7 +242,16 @@ def second_opinions(decide: DecideSpec, stream: StreamSpec, features: FeatureSet
     asked = [(r.decision, r.second_when, f"second opinion on {r.decision}") for r in decide.reviews if r.second_when]
     if len(asked) > 1:
         compile_rules(asked, "", "", stream, features)
-    return {text[0]: compile_rules((text,), "", "", stream, features) for text in asked}
+    found = {text[0]: compile_rules((text,), "", "", stream, features) for text in asked}
+    for decision, when, name in asked:
+        if found[decision].lookups:  # a dispatcher does not hold them
+            raise InvalidInput(
+                "a second opinion cannot be asked for by a list",
+                code="BAD_RULE",
+                where=f"rule {name!r} of {stream.name}",
+                next_action=f"Let a rule of the decisions read it. Correct {shown(when)} and deploy again.",
+            )
+    return found
 
 
 def texts_of(decide: DecideSpec) -> tuple[RuleText, ...]:

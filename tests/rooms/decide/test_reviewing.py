@@ -36,6 +36,7 @@ def declare(**review: Any) -> AppSpec:
     app = sr.App("shop")
     orders = app.stream("orders", Order, id="order", time="at", key="customer")
     bad = app.labels("bad", of=orders, delay="0us")
+    app.list("watched", of=orders, id="customer")
     features = app.features("habits", orders, {"mean_7d": sr.mean("amount", by="customer", over="7d")})
 
     @app.train(features, label=bad)
@@ -320,6 +321,7 @@ def test_earlier_cases_of_the_same_customer_are_shown(desk: Desk) -> None:
     [
         ({"second_opinion": "amont > 5000"}, "BAD_RULE"),
         ({"second_opinion": "amount"}, "BAD_RULE"),
+        ({"second_opinion": "customer in watched"}, "BAD_RULE"),
         ({"second_opinion": 1.5}, "BAD_REVIEW"),
         ({"second_opinion": ""}, "BAD_REVIEW"),
         ({"expires": "1d"}, "BAD_REVIEW"),
