@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import socket
 import threading
@@ -24,7 +25,7 @@ and hangs up half-way through its answer), "hang", "503", "429", "422", "302".""
 class Receiver:
     """Runs until `close`. `acted` has each id once, in the order in which it was acted on; `seen` how often it came."""
 
-    def __init__(self, behave: Behave | None = None) -> None:
+    def __init__(self, behave: Behave | None = None, port: int = 0) -> None:
         self.behave: Behave = behave or (lambda body: "take")
         self.acted: list[dict[str, Any]] = []
         self.seen: Counter[str] = Counter()
@@ -36,10 +37,15 @@ class Receiver:
         self.hang_s = 3.0
         self._lock = threading.Lock()
         self._known: set[str] = set()
+        self._connections: set[socket.socket] = set()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                receiver._connections.add(self.connection)
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
@@ -65,10 +71,11 @@ class Receiver:
 
             def handle_error(self, *_: Any) -> None: ...
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
+        self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/decisions"
+        self.url = f"http://127.0.0.1:{self.port}/decisions"
 
     def _handle(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
         headers = {name.lower(): value for name, value in handler.headers.items()}
@@ -120,3 +127,6 @@ class Receiver:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
