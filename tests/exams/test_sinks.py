@@ -7,10 +7,11 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import nats
 import pytest
-from broker_servers import NatsServer
+from broker_servers import NatsServer, wait_for
 from nats.js.api import StreamConfig
 from receiver import SECRET, Receiver
 
@@ -113,6 +114,12 @@ class NatsHarness:
     async def hang(self) -> None:
         assert self.server.process is not None
         os.kill(self.server.process.pid, signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.server.process.pid}/task")
+        await wait_for(lambda: all(_state(task) == "T" for task in tasks.iterdir()))
+
+
+def _state(task: Path) -> str:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.fixture(scope="module")
