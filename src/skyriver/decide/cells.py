@@ -23,7 +23,7 @@ from skyriver.core.spec import CapacitySpec
 from skyriver.core.units import DAY
 from skyriver.data.columns import Bools, Ints, join
 from skyriver.decide.costs import DecisionCost
-from skyriver.decide.language import Tree
+from skyriver.decide.language import Fixed, Tree
 from skyriver.decide.rules import RuleSet
 from skyriver.decide.rules_columns import Evaluate, Rows, compile_columns
 from skyriver.decide.thresholds import Threshold, beside, thresholds_of
@@ -57,17 +57,29 @@ class Question:
     of: frozenset[int]
 
     @cached_property
+    def trees(self) -> tuple[Tree, ...]:
+        """The rules; those that read counters never fire here: what they say depends on what was decided before."""
+        never = Fixed(False, "truth")
+        return tuple(never if place in self.rules.counting else tree for place, tree in enumerate(self.rules.trees))
+
+    @cached_property
     def thresholds(self) -> tuple[Threshold, ...]:
-        return thresholds_of(self.rules.trees, self.of)
+        return thresholds_of(self.trees, self.of)
 
     @cached_property
     def decisions(self) -> tuple[str, ...]:
-        """Those that an event with a score may get."""
-        return tuple(dict.fromkeys(decision for decision, _ in self.rules.ends[:-1]))
+        """Those that an event with a score may get, and what is decided beyond a capacity."""
+        decided = [decision for decision, _ in self.rules.ends[:-1]]
+        return tuple(dict.fromkeys([*decided, *map(self.overflow, self.capacity)]))
 
     def place(self, decision: str) -> int:
         """Among the decisions; -1 for one that is never reached with a score."""
         return self.decisions.index(decision) if decision in self.decisions else -1
+
+    def overflow(self, capacity: CapacitySpec) -> str:
+        """What is decided beyond it: as the decision's budget says, else `otherwise`, for nobody looks at it."""
+        budgets = (own.overflow for own in self.rules.budgets if own.decision == capacity.decision and not own.by)
+        return next(budgets, self.rules.otherwise)
 
     @cached_property
     def decided(self) -> Ints:
@@ -81,7 +93,7 @@ class Question:
     @cached_property
     def conditions(self) -> tuple[Tree, ...]:
         """What rules ask beside their thresholds."""
-        rules = enumerate(self.rules.trees)
+        rules = enumerate(self.trees)
         return tuple(
             dict.fromkeys(found for place, tree in rules for found in (beside(tree) if place in self.of else (tree,)))
         )
@@ -124,7 +136,7 @@ class Cells:
     periods: tuple[Ints, ...]
     """[C, periods] of each capacity: the events in each period of its clock."""
     beyond: tuple[Floats, ...]
-    """[C, periods] of each capacity: by how much they cost more if they are decided `otherwise` and not so."""
+    """[C, periods] of each capacity: by how much they cost more by what is decided beyond it."""
     begins: tuple[Ints, ...]
     """[periods] of each capacity: the day in which each begins."""
 
@@ -205,11 +217,11 @@ class _Gathering:
             self._add(0, cells, place * self._days + days, costs[place])
         self._add(1, cells, days, None)
         self._add(2, cells, days, part.labels.astype(np.float64))
-        otherwise = costs[self._question.place(self._question.rules.otherwise)]
         for place, ((per, begin, _), own) in enumerate(zip(self._spans, self._question.capacity, strict=True), 3):
             periods = part.times // per - begin
             self._add(place, cells, periods, None)
-            more = otherwise - costs[self._question.place(own.decision)]
+            instead = costs[self._question.place(self._question.overflow(own))]
+            more = instead - costs[self._question.place(own.decision)]
             self._add(place + len(self._spans), cells, periods, more)
         return True
 

@@ -69,7 +69,7 @@ class Search:
 
     def _decide(self, values: Sequence[float | bool]) -> Ints:
         question = self._question
-        rules = tuple(compile_columns(tree) for tree in with_thresholds(question.rules.trees, values, question.of))
+        rules = tuple(compile_columns(tree) for tree in with_thresholds(question.trees, values, question.of))
         return question.decided[first_that_fires(rules, self._cells.rows)]
 
     def worth(self, choice: Choice, weights: Floats) -> Worth:
@@ -87,8 +87,8 @@ class Search:
         ]
 
     def by_day(self, decided: Ints) -> Floats:
-        """[days]: what each costs. Of events beyond capacity so many as there are cost what they do `otherwise`: which
-        ones is not known, so their share of all that got this decision in the period."""
+        """[days]: what each costs. Of events beyond capacity so many as there are cost what is decided then: which ones
+        is not known, so their share of all that got this decision in the period."""
         found: Floats = self._cells.cost[self._all, decided].sum(axis=0)
         beyond, begins = self._cells.beyond, self._cells.begins
         for own, (held, most), more, days in zip(

@@ -11,7 +11,7 @@ from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import AppSpec, CapacitySpec, CostSpec, CostsSpec, DecideSpec
 from skyriver.core.units import DAY, format_duration, parse_duration
 from skyriver.decide.costs import costs_of
-from skyriver.decide.rules import rules_of
+from skyriver.decide.rules import RuleSet, rules_of
 
 LEAST_DAYS = 2
 """Held out: of one day there is no interval."""
@@ -68,9 +68,9 @@ class TuneRequest:
             raise _refuse(f"seed={seed!r:.80} is no whole number from 0 on")
         return cls(decide, _hold_out(params.get("hold_out", "")), tuple(rules), seed)
 
-    def places(self) -> frozenset[int]:
-        """Of the rules whose thresholds are chosen."""
-        named = [rule.name or rule.decision for rule in self.decide.rules]
+    def places(self, rules: RuleSet) -> frozenset[int]:
+        """Of the rules whose thresholds are chosen, in the order in which they are asked."""
+        named = [name for _, name in rules.ends[: len(rules.rules)]]
         return frozenset(place for place, name in enumerate(named) if not self.rules or name in self.rules)
 
 

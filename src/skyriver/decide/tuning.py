@@ -6,8 +6,8 @@ with replacement, as many as there are, for what happens within a day hangs toge
 searching again on days drawn of the first part.
 
 Thresholds by which there are too many events of a decision in some period are not chosen. Rules may ask for more all
-the same: those in use, or the chosen ones on a heavier day later; what is beyond capacity then counts as if nobody had
-looked at it, as what is decided `otherwise`.
+the same: those in use, or the chosen ones on a heavier day later; what is beyond capacity then counts as what the
+decision's budget turns it into, else as if nobody had looked at it, as what is decided `otherwise`.
 """
 
 from __future__ import annotations
@@ -373,7 +373,7 @@ def _cautions(found: Tuning, edges: Sequence[str], missing: int) -> Iterator[Cau
                     "OVER_CAPACITY",
                     f"By the rules {policy.name} {load.events_over:,} events are beyond the capacity of {load.decision}"
                     f" in {load.periods_over} periods of the held-out part, up to {load.busiest:,} in"
-                    f" {format_duration(load.per_us)}; they count as what is decided otherwise.",
+                    f" {format_duration(load.per_us)}; they count as what is decided then.",
                 )
     for policy in always:
         if policy.cost < tuned.cost:

@@ -35,7 +35,10 @@ COSTS = {
 
 
 def declare(
-    rules: Any = RULES, costs: Mapping[str, sr.Cost] = COSTS, capacity: Mapping[str, str] | None = None
+    rules: Any = RULES,
+    costs: Mapping[str, sr.Cost] = COSTS,
+    capacity: Mapping[str, str] | None = None,
+    **more: Any,
 ) -> AppSpec:
     app = sr.App("risk")
 
@@ -54,7 +57,7 @@ def declare(
     def fit(data: sr.TrainingData) -> Any: ...
 
     told = sr.Costs(costs, capacity=capacity or {})
-    app.decide(payments, app.model("fraud", fit), rules, otherwise="approve", costs=told)
+    app.decide(payments, app.model("fraud", fit), rules, otherwise="approve", costs=told, **more)
     return app.spec
 
 
@@ -361,6 +364,37 @@ def test_what_cannot_be_tuned_is_refused(rules: Any, costs: Any, capacity: dict[
         run(declare(rules, costs, capacity), simulated(10, 50), 5, 10)
     assert caught.value.code == code
     assert caught.value.next_action
+
+
+def test_the_strictest_wins_where_that_is_declared() -> None:
+    """As in the order in which the rules are asked then."""
+    events = simulated(12, 250)
+    turned = {"review": "score >= 0.5", "block": "score >= 0.9"}
+    found = run(declare(turned, combine=sr.Strictest("block", "review")), events, 7, 12)
+    assert [own.rule for own in found.thresholds] == ["block", "review"]
+    assert found == run(declare(RULES), events, 7, 12)
+
+
+def test_what_is_beyond_capacity_costs_what_the_budget_turns_it_into() -> None:
+    events = simulated(12, 250, separation=1.5)
+    capacity = {"review": "5/1d"}
+    budgets = {"review": sr.Budget(5, per="1d", overflow="block")}
+    lost, blocked = (
+        run(declare(capacity=capacity), events, 7, 12),
+        run(declare(capacity=capacity, budgets=budgets), events, 7, 12),
+    )
+    assert lost.policies[1].loads == blocked.policies[1].loads
+    assert lost.policies[1].loads[0].periods_over
+    assert lost.policies[1].cost != blocked.policies[1].cost
+
+
+def test_rules_that_read_counters_are_as_if_they_never_fired() -> None:
+    events = simulated(12, 250)
+    counters = {"blocks": sr.Count("block", by="customer", over="1d")}
+    rules = [sr.Rule("block", "blocks >= 2 and score > 0.1", name="again"), *(sr.Rule(*pair) for pair in RULES.items())]
+    counted, bare = run(declare(rules, counters=counters), events, 7, 12), run(declare(RULES), events, 7, 12)
+    assert [own.chosen for own in counted.thresholds] == [own.chosen for own in bare.thresholds]
+    assert counted.gain == bare.gain
 
 
 def test_without_positives_nothing_is_chosen() -> None:

@@ -44,11 +44,11 @@ def work(job: Job) -> dict[str, Any]:
     features = _features_of(version, stream)
     rules = rules_of(decide, stream, features)
     costs = costs_of(request.costs, rules, stream, features)
-    question = Question(rules, costs, request.costs.capacity, request.places())
+    question = Question(rules, costs, request.costs.capacity, request.places(rules))
     events = _events(job, request, version, features, question)
     found = tune(question, *_spans(events, request, version), seed=request.seed, progress=job.progress)
     changed = _changed(decide, question, found)
-    cautions = [*found.cautions, *_of_rules(job.app, decide, changed)]
+    cautions = [*found.cautions, *_left_out(question), *_of_rules(job.app, decide, changed)]
     return {
         **asdict(found),
         "cautions": [asdict(own) for own in cautions],
@@ -140,7 +140,7 @@ def _columns(
 ) -> Columns:
     """What rules and costs read of the events from row `first` to `last`, and of lists."""
     stream, used = job.app.stream(job.target), question.rules.lookups
-    trees = [*question.rules.trees, *(tree for cost in question.costs.values() for tree in cost.trees)]
+    trees = [*question.trees, *(tree for cost in question.costs.values() for tree in cost.trees)]
     read = [name.name for tree in trees for name in names_in(tree) if name.place == "field"]
     frame = fields_of(job, history, [*read, *looked_up(stream, used), *(["_offset"] if used else [])], first, last)
     nothing = Column("bool", np.zeros(last - first, np.bool_))
@@ -172,13 +172,28 @@ def _spans(events: _Events, request: TuneRequest, version: VersionManifest) -> t
 
 
 def _changed(decide: DecideSpec, question: Question, found: Tuning) -> list[DecisionRule]:
-    changed = list(decide.rules)
-    pairs = list(zip(question.thresholds, found.thresholds, strict=True))
-    for place, rule in enumerate(decide.rules):
-        own = [(threshold.span, tuned.chosen) for threshold, tuned in pairs if threshold.rule == place]
-        when = rewritten(rule.when, [span for span, _ in own], [value for _, value in own])
-        changed[place] = rule.model_copy(update={"when": when})
+    """As declared, with the chosen thresholds."""
+    tuned: dict[str, list[tuple[tuple[int, int], float]]] = {}
+    for threshold, own in zip(question.thresholds, found.thresholds, strict=True):
+        tuned.setdefault(own.rule, []).append((threshold.span, own.chosen))
+    changed = []
+    for rule in decide.rules:
+        pairs = tuned.get(rule.name or rule.decision, [])
+        when = rewritten(rule.when, [span for span, _ in pairs], [value for _, value in pairs])
+        changed.append(rule.model_copy(update={"when": when}))
     return changed
+
+
+def _left_out(question: Question) -> Iterator[Caution]:
+    """What of the rules' surroundings depends on what was decided before an event, and is not looked at."""
+    rules = question.rules
+    if rules.counting:
+        names = " and ".join(repr(rules.ends[place][1]) for place in rules.counting)
+        yield Caution("COUNTERS", f"Rules that read counters are left out, as if they never fired: {names}.")
+    capacities = {own.decision for own in question.capacity}
+    if without := [own.decision for own in rules.budgets if own.by or own.decision not in capacities]:
+        names = " and ".join(map(repr, dict.fromkeys(without)))
+        yield Caution("BUDGETS", f"Budgets are not looked at, unless a capacity is as large: those of {names}.")
 
 
 def _of_rules(app: AppSpec, decide: DecideSpec, changed: Sequence[DecisionRule]) -> list[Caution]:
