@@ -166,9 +166,30 @@ def test_a_person_sees_all_of_it(pay: Cloud, report: dict[str, Any]) -> None:
 
 
 def test_the_same_question_gets_the_same_answer(pay: Cloud, report: dict[str, Any]) -> None:
-    assert pay.json("decide", "tune", "payments", "--hold-out", "14d") == report
+    again = pay.json("decide", "tune", "payments", "--hold-out", "14d")
+    assert again | {"job": ""} == report | {"job": ""}
     other = pay.json("decide", "tune", "payments", "--hold-out", "14d", "--seed", 5)
     assert other["thresholds"][0]["chosen"] == report["thresholds"][0]["chosen"], "the draws are for intervals alone"
+
+
+def test_what_gains_becomes_a_candidate_and_once_it_decides_it_is_what_is_in_use(
+    pay: Cloud, report: dict[str, Any]
+) -> None:
+    assert report["verdict"] == "change"
+    made = pay.json("decide", "tune", "payments", "--hold-out", "14d", "--candidate")
+    listed = pay.json("rules", "list", "payments")["items"]
+    candidate = next(own for own in listed if own["version"] == made["candidate"])
+    assert (candidate["state"], candidate["origin"]) == ("CANDIDATE", "tune")
+    assert [rule["when"] for rule in candidate["rules"]] == [rule["now"]["when"] for rule in report["rules"]]
+    assert (candidate["gain"]["value"], candidate["gain"]["unit"]) == (report["gain"], "EUR")
+    pay.command("rules", "promote", "payments", made["candidate"]).succeeded()
+    again = pay.json("decide", "tune", "payments", "--hold-out", "14d")
+    assert [own["in_use"] for own in again["thresholds"]] == [own["chosen"] for own in report["thresholds"]]
+    assert (again["rules_version"], again["verdict"]) == (made["candidate"], "keep")
+    refused = pay.command("decide", "tune", "payments", "--hold-out", "14d", "--candidate")
+    assert refused.code == 1
+    assert "No candidate" in refused.err
+    assert "keep what you have" in refused.out
 
 
 def test_costs_capacity_and_rules_can_be_given_for_one_run(pay: Cloud) -> None:

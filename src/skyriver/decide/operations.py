@@ -10,6 +10,8 @@ from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.jobs import ENDED, new_job, new_operation, next_number
 from skyriver.core.resources import Resource, Snapshot, need
 from skyriver.core.spec import AppSpec
+from skyriver.decide.rules_kind import live_of, version_of, versions_of
+from skyriver.decide.rules_release import with_rules
 from skyriver.decide.tune_request import TuneRequest
 from skyriver.release.kinds import champion
 
@@ -39,7 +41,11 @@ def plan_tune(
     """Bring the tables up to date, and choose thresholds on what the released version was not trained on."""
     stream = need(snapshot.find(tenant, "stream", target), "stream", target)
     app = need(snapshot.find(tenant, *stream.parent.split("/", 1)), "app", stream.parent)
-    decide = TuneRequest.of(AppSpec.model_validate(app.spec["spec"]), target, params).decide
+    spec, live = AppSpec.model_validate(app.spec["spec"]), live_of(versions_of(snapshot, stream))
+    in_use = {"version": version_of(live), "rules": live.spec["rules"]} if live is not None else None
+    if in_use is not None:
+        spec = with_rules(spec, target, in_use["rules"])
+    decide = TuneRequest.of(spec, target, params).decide
     model = need(snapshot.find(tenant, "model", decide.model), "model", decide.model)
     version = snapshot.find(tenant, "version", f"{decide.model}:{champion(model)}")
     if version is None:
@@ -67,7 +73,7 @@ def plan_tune(
         name=f"{name}-search",
         lane=f"job/{name}",
         params=params,
-        inputs={"version": dict(version.spec)},
+        inputs={"version": dict(version.spec), "in_use": in_use},
         needs=[fresh.name],
         tables=(target,),
         parent=f"operation/{name}",

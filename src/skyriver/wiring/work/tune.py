@@ -21,6 +21,7 @@ from skyriver.decide.costs import costs_of
 from skyriver.decide.language import names_in
 from skyriver.decide.rules import rules_of
 from skyriver.decide.rules_columns import Rows
+from skyriver.decide.rules_release import with_rules
 from skyriver.decide.thresholds import rewritten
 from skyriver.decide.tune_request import LEAST_DAYS, TuneRequest
 from skyriver.decide.tuning import Caution, Span, Tuning, tune
@@ -37,8 +38,11 @@ PART_ROWS = 500_000
 
 def work(job: Job) -> dict[str, Any]:
     """Outputs: what `Tuning` tells, what was asked, and the rules as they are and as they would be."""
-    request = TuneRequest.of(job.app, job.target, job.params)
-    stream, decide = job.app.stream(job.target), request.decide
+    app, in_use = job.app, job.inputs["in_use"]
+    if in_use is not None:  # others than the application's file has were promoted
+        app = with_rules(app, job.target, in_use["rules"])
+    request = TuneRequest.of(app, job.target, job.params)
+    stream, decide = app.stream(job.target), request.decide
     spec = {k: v for k, v in job.inputs["version"].items() if k in VersionManifest.model_fields}
     version = parse_manifest(spec)
     features = _features_of(version, stream)
@@ -48,13 +52,15 @@ def work(job: Job) -> dict[str, Any]:
     events = _events(job, request, version, features, question)
     found = tune(question, *_spans(events, request, version), seed=request.seed, progress=job.progress)
     changed = _changed(decide, question, found)
-    cautions = [*found.cautions, *_left_out(question), *_of_rules(job.app, decide, changed)]
+    cautions = [*found.cautions, *_left_out(question), *_of_rules(app, decide, changed)]
     return {
         **asdict(found),
         "cautions": [asdict(own) for own in cautions],
         "stream": stream.name,
         "model": version.model,
         "version": version.version,
+        "rules_version": in_use["version"] if in_use is not None else 0,
+        "job": job.name,
         "costs": request.costs.to_json(),
         "seed": request.seed,
         "rules": [{"was": was.to_json(), "now": now.to_json()} for was, now in zip(decide.rules, changed, strict=True)],
