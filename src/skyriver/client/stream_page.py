@@ -13,7 +13,16 @@ from rich.text import Text
 
 from skyriver.client.screen import age, coloured
 from skyriver.client.sink_page import dispatcher_lines
-from skyriver.core.contract import DeadLetter, FeatureChangeNow, ListNow, PartitionNow, Quantiles, SourceNow, StreamNow
+from skyriver.core.contract import (
+    BudgetNow,
+    DeadLetter,
+    FeatureChangeNow,
+    ListNow,
+    PartitionNow,
+    Quantiles,
+    SourceNow,
+    StreamNow,
+)
 
 _BARS = "▁▂▃▄▅▆▇█"
 _RIGHT = (
@@ -120,6 +129,8 @@ def _decides(now: StreamNow) -> str:
     elif version:
         model = f"{model}:{version}"
     rules = ", ".join(f"{rule['decision']} if {rule['when']}{_named(rule)}" for rule in decides["rules"])
+    if decides["combine"]:
+        rules = f"the strictest ({' > '.join(decides['combine'])}) of {rules}"
     rest = f"{rules}, otherwise {decides['otherwise']}" if rules else f"always {decides['otherwise']}"
     return f"{escape(model)}: {escape(rest)}; without a score {escape(decides['fallback'])}"
 
@@ -172,12 +183,16 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
         yield "source", _source(p["source"])
     yield "time", _time(p)
     yield "events", f"{p['events']:,} taken: {_counts(_statuses(p)) or 'none decided'}"
-    unscored = {reason: count for reason, count in p["by_reason"].items() if reason != "NO_DECISIONS"}
+    unscored = {why: count for why, count in p["by_reason"].items() if why not in ("NO_DECISIONS", "BUDGET_SPENT")}
     if unscored:
         yield "", f"no score because: {_counts(unscored)}"
     decisions = {decision: count for decision, count in p["by_decision"].items() if decision}
     if decisions:
         yield "decisions", _counts(decisions)
+    for budget in p["budgets"]:
+        yield "budget", _budget(budget)
+    if p["budgets"]:
+        yield "", f"{p['by_reason'].get('BUDGET_SPENT', 0):,} events were beyond a budget"
     rows = f", {p['reference_rows']:,} rows of references" if p["reference_rows"] else ""
     yield (
         "besides",
@@ -211,6 +226,14 @@ def _list(each: ListNow) -> str:
 
 def utc(at: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at / 1e6))
+
+
+def _budget(budget: BudgetNow) -> str:
+    decision, beyond = escape(budget["decision"]), f"beyond it {escape(budget['overflow'])}"
+    if budget["spent"] is not None:
+        return f"{decision}: {budget['spent']:,} of {budget['most']:,} in the last {budget['per']}, {beyond}"
+    each = f"{budget['most']:,} in {budget['per']} for each {escape(budget['by'])}"
+    return f"{decision}: {each}, {beyond}; {budget['keys'] or 0:,} of these have some now"
 
 
 def _statuses(p: PartitionNow) -> Mapping[str, int]:

@@ -65,7 +65,7 @@ def budgets_of(given: Mapping[str, Budget | Sequence[Budget]] | None) -> tuple[s
     found = []
     for decision, budgets in (given or {}).items():
         check_name(decision, "a decision")
-        for budget in [budgets] if isinstance(budgets, Budget) else budgets:
+        for budget in budgets if isinstance(budgets, list | tuple) else [budgets]:
             if not isinstance(budget, Budget):
                 refuse(f"The budget of {decision!r} is {budget!r:.80}.", "BAD_BUDGET", _A_BUDGET)
             check_name(budget.overflow, "a decision")

@@ -210,6 +210,21 @@ class ListNow(TypedDict):
     """The stream's time when it changed last; None: it never did."""
 
 
+class BudgetNow(TypedDict):
+    """A budget of a decision. Exactly one of the last two is there."""
+
+    decision: str
+    most: int
+    per: str
+    overflow: str
+    """The decision of events that are beyond it."""
+    by: str
+    spent: int | None
+    """Events within its window, of the whole stream."""
+    keys: int | None
+    """Values of its field that had such an event."""
+
+
 class FeatureChangeNow(TypedDict):
     """Changed features, computed beside those that decide."""
 
@@ -267,7 +282,7 @@ class PartitionNow(TypedDict):
     by_status: Mapping[str, int]
     by_decision: Mapping[str, int]
     by_reason: Mapping[str, int]
-    """Events that no score decided."""
+    """Events not decided as their score says."""
     dead: int
     dead_by_reason: Mapping[str, int]
     duplicates: int
@@ -276,6 +291,7 @@ class PartitionNow(TypedDict):
     reference_rows: int
     """Rows of references that were sent; those of loads are among `history_rows`."""
     lists: Sequence[ListNow]
+    budgets: Sequence[BudgetNow]
     waiting_rows: int
     """That came and are not in the log yet."""
     undecided: int

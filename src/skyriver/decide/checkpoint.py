@@ -83,7 +83,7 @@ class Counters(msgspec.Struct):
     history_rows: int = 0
     labels: int = 0
     by_reason: dict[str, int] = msgspec.field(default_factory=dict)
-    """Events that no score decided."""
+    """Events not decided as their score says."""
     dead_by_reason: dict[str, int] = msgspec.field(default_factory=dict)
     reference_rows: int = 0
 

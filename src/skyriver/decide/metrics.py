@@ -127,6 +127,8 @@ class Seen:
     keys: tuple[KeyMemory, ...] = ()
     kept: Kept = field(default_factory=Kept)
     lists: tuple[ListSize, ...] = ()
+    budgets: Sequence[Mapping[str, Any]] = ()
+    """See `Tallies.to_json`."""
 
     @property
     def undecided(self) -> int:
@@ -153,6 +155,7 @@ class Seen:
             "labels": self.counters.labels,
             "reference_rows": self.counters.reference_rows,
             "lists": [each._asdict() for each in self.lists],
+            "budgets": list(self.budgets),
             "waiting_rows": self.waiting_rows,
             "undecided": self.undecided,
             "not_materialised": self.not_materialised,
@@ -193,7 +196,12 @@ def prometheus(
     counters, recent = seen.counters, seen.recent
     text.add("skyriver_events_total", "counter", "Events taken.", counters.events)
     text.by("skyriver_event_outcomes_total", "Decision records, by status.", "status", counters.by_status)
-    text.by("skyriver_event_reasons_total", "Events that no score decided, by reason.", "reason", counters.by_reason)
+    text.by(
+        "skyriver_event_reasons_total",
+        "Events not decided as their score says, by reason.",
+        "reason",
+        counters.by_reason,
+    )
     text.by("skyriver_decisions_total", "Decision records, by decision.", "decision", counters.by_decision)
     dead = {**counters.dead_by_reason}
     if (untold := counters.dead - sum(dead.values())) > 0:
@@ -203,6 +211,7 @@ def prometheus(
     text.add("skyriver_history_rows_total", "counter", "Rows of bulk loads.", counters.history_rows)
     text.add("skyriver_labels_total", "counter", "Labels taken.", counters.labels)
     text.add("skyriver_reference_rows_total", "counter", "Rows of references taken.", counters.reference_rows)
+    text.budgets(seen.budgets)
     if lists := seen.lists:
         told = "On a list, or so up to an end."
         text.by("skyriver_list_ids", told, "list", {each.name: each.ids for each in lists}, kind="gauge")
@@ -274,6 +283,20 @@ class _Text:
             self._sample(name, f',quantile="{share}"', recent_us[key] / 1e6)
         self._sample(f"{name}_sum", "", whole.total / 1e6)
         self._sample(f"{name}_count", "", whole.count)
+
+    def budgets(self, budgets: Sequence[Mapping[str, Any]]) -> None:
+        families = (
+            ("skyriver_budget_spent", "spent", "Events with a decision within the window of its budget."),
+            ("skyriver_budget_keys", "keys", "Values of a budget's field that have spent some of it."),
+            ("skyriver_budget_most", "most", "So many there may be."),
+        )
+        for name, what, told in families:
+            known = [own for own in budgets if own[what] is not None]
+            if known:
+                self._head(name, "gauge", told)
+            for own in known:
+                labels = {what: escape(own[what]) for what in ("decision", "per", "by")}
+                self._sample(name, "".join(f',{label}="{value}"' for label, value in labels.items()), own[what])
 
     def arms(self, arms: Sequence[Mapping[str, Any]]) -> None:
         def family(name: str, kind: str, told: str, of: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> None:

@@ -74,6 +74,7 @@ def _decides(snapshot: Snapshot, stream: Resource, *, ready: bool) -> Mapping[st
         "trial": next((_trial(v) for v in versions if v["state"] in ("SHADOW", "CANARY")), None),
         "otherwise": decide["otherwise"],
         "fallback": decide["fallback"],
+        "combine": decide.get("combine", []),
     }
 
 
@@ -117,6 +118,7 @@ def _partition(worker: Resource, process: ProcessStatus | None, held: int, now: 
         "labels": int(report.get("labels", 0)),
         "reference_rows": int(report.get("reference_rows", 0)),
         "lists": report.get("lists", []),
+        "budgets": report.get("budgets", []),
         "waiting_rows": int(report.get("waiting_rows", 0)),
         "undecided": int(report.get("undecided", 0)),
         "not_materialised": max(0, offset - 1 - held),

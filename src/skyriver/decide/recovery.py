@@ -342,10 +342,10 @@ def _replay(
 def _history_gone(stream: StreamSpec, first: int, reach: int, passed_over: tuple[str, ...]) -> Conflict:
     looks, kept = f"look {format_duration(reach)} back", f"A retention of {format_duration(reach)} or more"
     if reach == EVER:
-        looks, kept = "or rules look up references, whose rows may be of any age", "A log without retention"
+        looks, kept = "look up references, whose rows may be of any age", "A log without retention"
     return Conflict(
         f"{stream.name} cannot be built anew from its log: the first offset that is there is {first}, what was before"
-        f" was given up, and its features {looks}. {' '.join(passed_over)}".strip(),
+        f" was given up, and its features or rules {looks}. {' '.join(passed_over)}".strip(),
         code="HISTORY_GONE",
         where=stream.name,
         next_action="Restore its checkpoints from a backup. Else declare a stream of another name, and load the history"

@@ -435,6 +435,7 @@ class Worker:
             epoch=self._log.epoch,
             kept=self._upkeep.kept,
             lists=engine.partition.lists.sizes if engine is not None else (),
+            budgets=engine.partition.tallies.to_json(time_now) if engine is not None else (),
         )
 
     def _told_problems(self) -> dict[str, str]:

@@ -157,6 +157,29 @@ def test_events_that_are_only_kept_do_not_read_as_a_failure() -> None:
     assert "  decisions " not in text
 
 
+def test_what_is_spent_of_budgets_is_told_and_that_the_strictest_decides() -> None:
+    whole = {"decision": "block", "most": 100, "per": "1h", "overflow": "review", "by": "", "spent": 37, "keys": None}
+    each = {
+        "decision": "review",
+        "most": 2,
+        "per": "1d",
+        "overflow": "hold",
+        "by": "customer",
+        "spent": None,
+        "keys": 9,
+    }
+    report = {**REPORT, "budgets": [whole, each], "by_reason": {"BUDGET_SPENT": 12}}
+    text = printed(page(now(report=report)))
+    assert "budget     block: 37 of 100 in the last 1h, beyond it review" in text
+    assert "budget     review: 2 in 1d for each customer, beyond it hold; 9 of these have some now" in text
+    assert "12 events were beyond a budget" in text
+    assert "no score because" not in text
+    found = now()
+    assert found["decides"] is not None
+    found["decides"] = {**found["decides"], "combine": ["block", "review"]}
+    assert "fraud:3: the strictest (block > review) of block if score >= 0.9, otherwise" in printed(page(found))
+
+
 def test_keys_are_told_with_what_one_takes() -> None:
     keys = [
         {"by": "customer", "held": 7, "least_bytes": 96, "most_bytes": 96},

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from skyriver.core.spec import BudgetSpec
 from skyriver.core.units import SECOND
 from skyriver.decide.checkpoint import Counters
 from skyriver.decide.metrics import LOOK_US, WINDOW_US, Meter, Seen, prometheus, stored_bytes
+from skyriver.decide.rules import compile_rules
 
 LOOKS = WINDOW_US // LOOK_US
 
@@ -87,6 +90,24 @@ def test_lag_and_losses_are_told_to_prometheus() -> None:
     assert {n.removesuffix("_sum").removesuffix("_count") for n in names} == {
         line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")
     }, "each family has its head, and each head its samples"
+
+
+def test_what_is_spent_of_budgets_is_told_to_prometheus(make_house: Callable[..., Any]) -> None:
+    house = make_house()
+    stream = house.stream
+    budgets = [
+        BudgetSpec(decision="block", most=5, per_us=60 * SECOND, overflow="review"),
+        BudgetSpec(decision="block", most=3, per_us=3600 * SECOND, overflow="review", by="customer"),
+    ]
+    rules = compile_rules([("block", "score >= 0.9")], "approve", "review", stream, None, budgets=budgets)
+    house.start(replace(house.deciding(), rules=rules))
+    house.send(*(house.event(n, customer=n % 2, amount=95.0) for n in range(4)))
+    tallies, time = house.engine.partition.tallies, house.engine.partition.time
+    text = prometheus("payments", seen(Counters(), budgets=tallies.to_json(time)), Meter(), now=0).decode()
+    head = 'stream="payments",partition="0",decision="block"'
+    assert f'skyriver_budget_spent{{{head},per="1m",by=""}} 4\n' in text
+    assert f'skyriver_budget_keys{{{head},per="1h",by="customer"}} 2\n' in text
+    assert f'skyriver_budget_most{{{head},per="1h",by="customer"}} 3\n' in text
 
 
 def test_what_is_not_known_is_not_told() -> None:

@@ -12,13 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skyriver.core.spec import BudgetSpec, CounterSpec
+import skyriver as sr
+from skyriver.core.errors import Conflict, InvalidInput
+from skyriver.core.spec import BudgetSpec, CounterSpec, FieldSpec, StreamSpec
 from skyriver.core.units import SECOND
 from skyriver.data.log import RecordKind
+from skyriver.decide.checking import check_decisions
 from skyriver.decide.checkpoint import SavedTally
+from skyriver.decide.reach import never_fire
 from skyriver.decide.records import decode_control
 from skyriver.decide.rules import compile_rules
 from skyriver.decide.tallies import Tally
+from skyriver.decide.trial import Trial
 
 MINUTE = 60 * SECOND
 START = 1_700_000_000 * SECOND
@@ -41,6 +46,16 @@ def deciding(house: Any, rules: list[Any], **bounds: Any) -> Any:
     return replace(house.deciding(), rules=compiled, fallback_by=fallback_by)
 
 
+STREAM = StreamSpec(
+    name="payments",
+    fields=(FieldSpec(name="payment", type="int"), FieldSpec(name="at", type="time")),
+    id="payment",
+    time="at",
+    key="payment",
+    disorder_us=0,
+    ahead_us=0,
+    dedupe_us=0,
+)
 BLOCK = [("block", "score >= 0.9", "certain")]
 
 
@@ -283,3 +298,178 @@ def test_a_tally_counts_what_lies_in_its_window(steps: list[tuple[int, int]], mo
         again = Tally(window)
         again.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(tally.saved(("d", window, ""))), type=SavedTally))
         assert (again._times, list(again._times)) == (tally._times, list(tally._times))
+
+
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_rules_that_are_tried_read_counters_and_budgets_hold_for_both(make_house: Any, rows: int) -> None:
+    house = make_house(block_rows=rows)
+    counters, budgets = [counter("blocks", "block")], [budget("block", 2, "review")]
+    chosen = deciding(house, [("block", "score >= 0.9 and blocks < 1")], counters=counters, budgets=budgets)
+    tried = compile_rules(
+        [("block", "blocks >= 1")], "approve", "review", house.stream, None, counters=counters, budgets=budgets
+    )
+    house.start(replace(chosen, trial=Trial(tried, 2, 100.0)))
+    house.send(*(house.event(n, amount=95.0) for n in range(2)))
+    house.engine.use(replace(chosen, trial=Trial(tried, 2, 0.0)))
+    house.send(*(house.event(n, amount=95.0) for n in range(2, 4)))
+    house.engine.use(replace(chosen, trial=Trial(tried, 2, 100.0)))
+    house.send(*(house.event(n, amount=95.0) for n in range(4, 7)))
+    found = [(d.decision, d.shadow_decision, d.reason) for d in house.decisions()]
+    assert found == [
+        ("approve", "block", ""),
+        ("approve", "block", ""),
+        ("block", "approve", ""),
+        ("approve", "block", ""),
+        ("block", "approve", ""),
+        ("review", "approve", "BUDGET_SPENT"),
+        ("review", "approve", "BUDGET_SPENT"),
+    ]
+
+
+def test_what_is_declared_is_checked_at_once() -> None:
+    app = sr.App("risk")
+
+    class Payment(sr.Event):
+        payment: int
+        at: sr.Time
+        customer: int
+        amount: float
+        shop: int | None = sr.field()
+
+    payments = app.stream("payments", Payment, id="payment", time="at", key="customer")
+    frauds = app.labels("fraud", of=payments, delay="1d")
+    features = app.features("features", payments, {"amount": payments.amount})
+
+    @app.train(features, label=frauds)
+    def fit(data: sr.TrainingData) -> Any: ...
+
+    model = app.model("fraud", fit)
+
+    def refused(rules: Any = None, **given: Any) -> tuple[str, str]:
+        def deploy() -> None:
+            app.decide(payments, model, rules or {"block": "score >= 0.9"}, otherwise="approve", **given)
+            check_decisions(app.spec)
+
+        with pytest.raises(InvalidInput) as caught:
+            deploy()
+        app._decides.clear()
+        return caught.value.code, caught.value.message
+
+    def budgets(decision: str = "block", **given: Any) -> tuple[str, str]:
+        return refused(budgets={decision: sr.Budget(**{"most": 5, "per": "1h", "overflow": "review", **given})})
+
+    def counts(name: str = "blocks", **given: Any) -> tuple[str, str]:
+        return refused(counters={name: sr.Count(**{"decision": "block", "over": "1d", **given})})
+
+    assert budgets("blok") == ("BAD_BUDGET", "payments has a budget of 'blok', which nothing decides.")
+    assert budgets(overflow="block")[1] == "What is beyond the budget of 'block' of payments comes back to it."
+    assert budgets(most=-1) == ("BAD_BUDGET", "The budget of 'block': most=-1 is out of range.")
+    assert budgets(per="500ms")[1] == "The budget of 'block': per='500ms' is out of range."
+    assert budgets(per="2000d")[1] == "The budget of 'block': per='2000d' is out of range."
+    assert budgets(per="soon")[0] == "BAD_DURATION"
+    assert budgets(by="nobody")[1] == "The budget of 'block' of payments is by 'nobody', which is no field of it."
+    assert budgets(by="shop")[1].endswith("is by 'shop', which may be missing or is no int or text.")
+    assert refused(budgets={"block": 5})[0] == "BAD_BUDGET"
+    assert refused(budgets=5)[0] == "BAD_BUDGET"
+    ring = {"block": sr.Budget(5, "1h", "review"), "review": sr.Budget(5, "1h", "block")}
+    assert refused(budgets=ring)[1].endswith("comes back to it.")
+    assert counts(decision="blok") == (
+        "BAD_COUNTER",
+        "The counter blocks of payments counts 'blok', which nothing decides.",
+    )
+    assert counts(over="0s")[1] == "The counter 'blocks': over='0s' is out of range."
+    assert counts(most=0)[1] == "The counter 'blocks': most=0 is out of range."
+    assert counts("amount")[0] == counts("score")[0] == "BAD_COUNTER"
+    assert refused(counters={"blocks": 3})[0] == "BAD_COUNTER"
+    assert refused({"block": "bloks >= 1"}, counters={"blocks": sr.Count("block", "1d")})[1].endswith(
+        "unknown name 'bloks'; did you mean 'blocks'?"
+    )
+    assert refused(combine="all")[0] == "BAD_DECISION"
+    assert refused(combine=sr.Strictest("block", "review"))[1] == (
+        "sr.Strictest of payments names block, review, and its rules decide block."
+    )
+    decisions = app.decide(
+        payments,
+        model,
+        [sr.Rule("review", "score > 0.1"), sr.Rule("block", "blocks >= 2 and score > 0.2")],
+        otherwise="approve",
+        budgets={"block": [sr.Budget(5, "1h", "review"), sr.Budget(0, "1d", "hold", by="customer")]},
+        counters={"blocks": sr.Count("block", over="1d", by="customer", most=4)},
+        combine=sr.Strictest("block", "review"),
+    )
+    decisions.example("block", score=0.5, blocks=2).example("review", score=0.5).example(
+        "approve", score=0.05, blocks=3
+    )
+    assert check_decisions(app.spec) == []
+    assert decisions.spec.words == {"approve", "block", "review", "hold"}
+    decisions.example("block", score=0.5, blocks=1)
+    with pytest.raises(InvalidInput, match="is decided 'review'"):
+        check_decisions(app.spec)
+
+
+@pytest.mark.parametrize(
+    ("rules", "combine", "silent"),
+    [
+        ([("review", "seen > 3")], (), {"review"}),
+        ([("review", "seen < 0")], (), {"review"}),
+        ([("review", "seen is missing")], (), {"review"}),
+        ([("review", "seen >= 3")], (), set()),
+        ([("review", "seen >= 2"), ("block", "seen > 2")], (), {"block"}),
+        ([("review", "score > 0.1"), ("block", "score > 0.5")], (), {"block"}),
+        ([("review", "score > 0.1"), ("block", "score > 0.5")], ("block", "review"), set()),
+        ([("review", "score > 0.6"), ("block", "score > 0.5")], ("block", "review"), {"review"}),
+    ],
+)
+def test_rules_that_never_fire_are_told_of_as_they_are_asked(
+    house: Any, rules: list[Any], combine: tuple[str, ...], silent: set[str]
+) -> None:
+    compiled = compile_rules(
+        rules, "ok", "ok", house.stream, None, counters=[counter("seen", "block", most=3)], combine=combine
+    )
+    assert {name for name, _ in never_fire(compiled, house.stream)} == silent
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 9)), max_size=6), st.permutations("abc"))
+def test_the_strictest_decision_of_those_that_fire_wins_by_its_first_rule(rules: list[Any], order: list[str]) -> None:
+    texts = [(word, f"score * 10 >= {limit}", f"{word}{n}") for n, (word, limit) in enumerate(rules)]
+    compiled = compile_rules(texts, "none", "none", STREAM, None, combine=order)
+    for score in (0.0, 0.35, 0.8):
+        fired = [(word, f"{word}{n}") for n, (word, limit) in enumerate(rules) if score * 10 >= limit]
+        expected = min(fired, key=lambda end: order.index(end[0]), default=("none", ""))
+        assert compiled.ends[compiled.decide(score, (), [])] == expected
+
+
+def test_the_digest_has_all_that_decides_and_is_as_before_without(house: Any) -> None:
+    def digest(**bounds: Any) -> str:
+        return compile_rules([("block", "score > 0.5")], "ok", "ok", house.stream, None, **bounds).digest
+
+    bounds: list[dict[str, Any]] = [
+        {},
+        {"budgets": [budget("block", 1, "ok")]},
+        {"budgets": [budget("block", 2, "ok")]},
+        {"counters": [counter("seen", "block")]},
+        {"combine": ("block",)},
+    ]
+    assert len({digest(**own) for own in bounds}) == len(bounds)
+    assert digest(budgets=[], counters=[], combine=()) == digest()
+
+
+def test_a_log_that_gave_up_what_budgets_look_back_to_is_not_recovered_without_a_checkpoint(make_house: Any) -> None:
+    house = make_house(block_rows=1000)
+    house.store.part_records = 4
+    chosen = deciding(house, BLOCK, budgets=[budget("block", 1, "review", per=3600 * SECOND)])
+    house.start(chosen)
+    for n in range(6):
+        house.clock.pass_(10 * SECOND)
+        house.send(house.event(n, at=10.0 * n, amount=95.0))
+    house.save()
+    house.engine.use(chosen)
+    house.log.sync()
+    assert house.log.remove_before(house.log.parts()[-1].end) > 0
+    house.start(chosen)
+    house.send(house.event(9, at=60.0, amount=95.0))
+    assert house.decisions()[-1].decision == "review", "the checkpoint has it"
+    house.checkpoints = []
+    with pytest.raises(Conflict) as caught:
+        house.start(chosen)
+    assert caught.value.code == "HISTORY_GONE"
