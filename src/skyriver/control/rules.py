@@ -23,7 +23,7 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-class Gain(_Body):
+class GainRequest(_Body):
     """What was measured of a candidate: by how much it is better than what decides, with an interval."""
 
     value: float = Field(allow_inf_nan=False)
@@ -39,7 +39,7 @@ class RulesRequest(_Body):
     rules: list[dict[str, str]] = Field(max_length=1_000)
     """`decision`, `when`, `name`, in order, as an application declares them."""
     why: Why = ""
-    gain: Gain | None = None
+    gain: GainRequest | None = None
 
 
 class MoveRequest(_Body):

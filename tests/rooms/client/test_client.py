@@ -85,7 +85,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 NAMES = [o["operationId"] for methods in CONTRACT["paths"].values() for o in methods.values()]
 CONTRACTS = (contract, contract_reviews, contract_tokens)
-NO_ROWS = ("list_audit", "list_processes", "list_reviews", "list_tokens", "list_deliveries")
+NO_ROWS = ("list_audit", "list_processes", "list_reviews", "list_tokens", "list_deliveries", "list_rules")
 KINDS = [n.removeprefix("list_") for n in NAMES if n.startswith("list_") and n not in NO_ROWS]
 CALLS: list[Act] = [
     *(lambda c, k=k: c.list(k) for k in KINDS),
@@ -110,6 +110,10 @@ CALLS: list[Act] = [
     lambda c: c.object("0" * 64),
     lambda c: c.live(),
     lambda c: c.openapi(),
+    lambda c: c.rules("payments"),
+    lambda c: c.rules_version("payments", 2),
+    lambda c: c.add_rules("payments", []),
+    *(lambda c, to=to: c.move_rules("payments", 2, to) for to in ("shadow", "canary", "promote", "drop")),
     lambda c: c.issue_token("ana", "reviewer"),
     lambda c: c.tokens(),
     lambda c: c.revoke_token("ana"),
