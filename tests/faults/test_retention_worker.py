@@ -34,6 +34,7 @@ class Worker(harness.Worker):
     """With a stream of large events, ten days apart in each batch."""
 
     materialised = -1
+    dispatched: int | None = None
     keep: ClassVar[dict[str, int]] = {}
     sent = 0
 
@@ -45,6 +46,8 @@ class Worker(harness.Worker):
         super().write_live(model)
         path = self.directory / "live.json"
         live = {**json.loads(path.read_bytes()), "materialised": self.materialised, "keep": self.keep}
+        if self.dispatched is not None:
+            live["dispatched"] = self.dispatched
         temporary = path.with_suffix(".newer")
         temporary.write_text(json.dumps(live))
         temporary.replace(path)
@@ -146,6 +149,22 @@ def test_the_disk_stays_bounded_and_nothing_goes_that_is_needed(worker: Worker) 
     assert told["reason"] == "HISTORY_GONE"
     assert str(reader.first_offset) in told["message"]
     assert told["next_action"]
+
+
+def test_the_log_waits_for_who_acts_on_its_decisions_and_says_so(worker: Worker) -> None:
+    worker.declare(retention_bytes=16 * MB)
+    worker.dispatched = 0
+    worker.start()
+    with worker.connection() as http:
+        number = worker.send(http, 0, 140)
+        worker.materialise(10 * number)
+        number = worker.send_until(http, number, lambda r: r["reason"] == "RETENTION_WAITS")
+        report = worker.report()
+        assert (report["first_offset"], "the dispatcher still needs them" in report["message"]) == (0, True)
+        worker.dispatched = 10 * number
+        worker.materialise(10 * number)
+        worker.send_until(http, number, lambda r: r["log_bytes"] < 22 * MB and not r["reason"])
+    assert worker.report()["first_offset"] > 0
 
 
 def test_changed_limits_of_the_log_are_taken_by_the_worker_that_runs(worker: Worker) -> None:

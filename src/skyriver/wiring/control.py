@@ -19,7 +19,8 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,6 +69,7 @@ from skyriver.wiring.environments import keep_package_settings, mend_environment
 from skyriver.wiring.home import DEFAULT_PORT, Home
 from skyriver.wiring.kinds import KINDS
 from skyriver.wiring.process import keep_log, write_atomically
+from skyriver.wiring.sinks import unusable_sinks
 from skyriver.wiring.sources import check_sources
 from skyriver.wiring.supervisor import CONTROL, SupervisorKeeper
 
@@ -93,8 +95,10 @@ def child_environment() -> dict[str, str]:
     return environment | {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *, prune: bool) -> Deployment:
-    """Checks the whole specification, stage by stage, and plans it."""
+def deploy(
+    snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *, prune: bool, home: Path | None = None
+) -> Deployment:
+    """Checks the whole specification, stage by stage, and plans it. `home`: where sinks are looked for."""
     try:
         app = AppSpec.model_validate(request.spec)
     except ValidationError as error:
@@ -118,6 +122,8 @@ def deploy(snapshot: Snapshot, tenant: str, name: str, request: DeployRequest, *
         prune=prune,
     )
     lines = [*plan.lines, *(PlanLine("warn", "rule", name, why) for name, why in warnings)]
+    if home is not None:
+        lines += [PlanLine("warn", "sink", sink, why) for sink, why in unusable_sinks(app, home, tenant)]
     return Deployment([asdict(line) for line in lines], plan.changes, plan.operations)
 
 
@@ -288,7 +294,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         loop=loop,
         clock=clock,
         fence=fence,
-        actions=ACTIONS,
+        actions=replace(ACTIONS, deploy=partial(deploy, home=home.root)),
         uploads=home.uploads,
         asker=SocketAsker(),
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from skyriver.adapters.webhook.sink import WebhookSink
-from skyriver.core.errors import InvalidInput, NotFound
+from skyriver.core.errors import InvalidInput, NotFound, SkyriverError
+from skyriver.core.spec import AppSpec
 from skyriver.decide.sinks import Place, Sink
 from skyriver.trust.secretfile import read_secret
 
@@ -34,6 +35,15 @@ def read_place(home: Path, tenant: str, name: str) -> Place:
     except ValueError as error:  # what it says may be a part of a secret
         raise InvalidInput("The file of the sink is no TOML.", code="BAD_SINK_FILE", where=str(path)) from error
     return Place.of(document, str(path))
+
+
+def unusable_sinks(app: AppSpec, home: Path, tenant: str) -> Iterator[tuple[str, str]]:
+    """(sink, why) of those that an application names and this machine cannot use now: what they are for waits."""
+    for name in sorted({sink.to for decide in app.decides for sink in decide.sinks}):
+        try:
+            read_place(home, tenant, name)
+        except SkyriverError as error:
+            yield name, f"cannot be used yet: {error}"
 
 
 class SinksOfMachine:
