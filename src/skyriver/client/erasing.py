@@ -123,6 +123,8 @@ def _show_proof(screen: Screen, told: Mapping[str, Any]) -> None:
     _show_kept(screen, told)
     if told["files"]:
         screen.out.print(f"Files that were loaded into it, deleted: {told['files']}.")
+    if told["acts"]:
+        screen.out.print(f"Deliveries and cases of it, deleted: {told['acts']}.")
     if told["until"]:
         screen.out.print(f"Windows count its events, as those of nobody, until {told['until']} by the stream's time.")
     for place in told["copies"]:

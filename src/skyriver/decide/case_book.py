@@ -245,6 +245,14 @@ class CaseBook:
         [(all_, overdue)] = self._do.run("SELECT COUNT(*), COALESCE(SUM(overdue), 0) FROM cases WHERE closed = 0")
         return int(all_), int(overdue)
 
+    def erase(self) -> int:
+        """Cases of events in the table `erased`, with what was said of them; how many."""
+        run, mine = self._do.run, "SELECT id FROM cases WHERE event IN (SELECT event FROM erased)"
+        run(f"DELETE FROM opinions WHERE case_id IN ({mine})")
+        run("DELETE FROM case_labels WHERE event IN (SELECT event FROM erased)")
+        run("DELETE FROM cases WHERE event IN (SELECT event FROM erased)")
+        return self._do.changed
+
     def newest(self) -> int:
         """When something was done last, as far as it shows."""
         [(at,)] = self._do.run(

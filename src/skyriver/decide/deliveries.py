@@ -84,6 +84,11 @@ class Deliveries:
             self._table.settle(do, number, answer, now)
         self._count(do)
 
+    def erase(self, do: Transaction, now: int) -> int:
+        found = self._table.erase(do, now)
+        self._count(do)
+        return found
+
     def tick(self, do: Transaction, now: int) -> None:
         for sink in self.sinks.values():
             if sink.approve:

@@ -197,6 +197,15 @@ class DeliveryTable:
             elif state in ENDED and state != "DONE":
                 self._delete(do, sink, state, now - KEPT_ENDED_US, FORGOTTEN)
 
+    def erase(self, do: Transaction, now: int) -> int:
+        """Those of events in the table `erased`; what they held back goes on."""
+        asked = "SELECT number, sink, lane FROM deliveries WHERE event IN (SELECT event FROM erased)"
+        found = do.run(asked)
+        do.run_many("DELETE FROM deliveries WHERE number = ?", ((number,) for number, _, _ in found))
+        for sink, lane in {(sink, lane) for _, sink, lane in found if lane is not None}:
+            self._go_on(do, sink, lane, now)
+        return len(found)
+
     def counts(self, do: Transaction) -> dict[tuple[str, str], tuple[int, int]]:
         """By sink and state: how many there are now, and how many there ever were."""
         rows = do.run("SELECT sink, state, now, ever FROM delivery_counts")

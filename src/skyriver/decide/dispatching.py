@@ -17,10 +17,11 @@ from skyriver.core.names import digest
 from skyriver.core.units import SECOND
 from skyriver.decide.database import Database, Row, Transaction
 from skyriver.decide.following import Decided, Step
-from skyriver.decide.records import DecisionRecord, LabelRecord
+from skyriver.decide.records import DecisionRecord, Id, LabelRecord
 
 Result = TypeVar("Result")
 KEPT_ANSWERS_US = 24 * 3_600 * SECOND
+ERASED = "erased"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,10 @@ class Part(Protocol):
         ...
 
     def tick(self, do: Transaction, now: int) -> None: ...
+
+    def erase(self, do: Transaction, now: int) -> int:
+        """Of the events whose ids, as JSON, are in the table ERASED, nothing is left; how many things that were."""
+        ...
 
     def routes(self) -> Routes: ...
 
@@ -164,6 +169,19 @@ class Dispatch:
                 next_action="Restore the log. If what is lost will not come back, move the folder `dispatch` of the"
                 f" stream away and write {end} into a new file dispatch/begin.",
             )
+
+    def erase(self, ids: Sequence[Id], now: int) -> int:
+        """Nothing is left of these events, not in the file either; what was to be done for them is not done any more.
+        How many things that were."""
+        with self._database.transaction() as do:
+            do.run(f"CREATE TEMP TABLE IF NOT EXISTS {ERASED} (event TEXT PRIMARY KEY) WITHOUT ROWID")
+            do.run(f"DELETE FROM {ERASED}")
+            do.run_many(f"INSERT OR IGNORE INTO {ERASED} VALUES (?)", ((json.dumps(own),) for own in ids))
+            found = sum(part.erase(do, now) for part in self._parts)
+            do.run("DELETE FROM answers")  # they say again what was answered
+            do.run(f"DROP TABLE {ERASED}")
+        self._database.forget()
+        return found
 
     def tick(self, now: int) -> Mapping[str, Any]:
         """What is told."""

@@ -98,6 +98,9 @@ class Reviewing:
                 name = self._labels[label.label_index]
                 book.note_label(label.subject_offset, name, label.value, label.known_at_us, self._clock.now())
 
+    def erase(self, do: Transaction, now: int) -> int:
+        return CaseBook(do).erase()
+
     def tick(self, do: Transaction, now: int) -> None:
         self._pass_time(do)
         for review in self._opener.reviews.values() if self._opener is not None else ():

@@ -63,6 +63,7 @@ ANSWERS_S = 0.25
 GRACE_S = 5.0
 LOCK_US = 10_000_000
 BEGIN = "begin"
+ERASE = b"/internal/erase"
 
 Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
@@ -260,6 +261,10 @@ class Dispatcher:
             request.answer(200 if self._ready else 503, b'{"ready":%s}' % (b"true" if self._ready else b"false"))
             return
         method, path = request.method.decode("latin-1"), request.path.decode("latin-1")
+        if (request.method, request.path) == (b"POST", ERASE):  # the gateway and the control plane forward none of it
+            erasing = self._with_database(partial(self._erase, _body(request)))
+            erasing.add_done_callback(partial(_answer, request))
+            return
         ask = Ask(
             actor=request.headers.get(b"x-actor", b"").decode("latin-1"),
             query=dict(parse_qsl(request.query.decode("latin-1"))),
@@ -270,6 +275,12 @@ class Dispatcher:
         answering = self._with_database(partial(self._dispatch.answer, method, path, ask))
         answering.add_done_callback(partial(_answer, request))
         answering.add_done_callback(lambda _: self._senders.wake())
+
+    def _erase(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        ids = body.get("ids")
+        if not isinstance(ids, list) or not all(isinstance(own, int | str) for own in ids):
+            raise InvalidInput("ids is to be a list of ids of events.", code="BAD_REQUEST", where="ids")
+        return {"erased": self._dispatch.erase(ids, self._clock.wall())}
 
 
 def _body(request: Request) -> Mapping[str, Any]:

@@ -415,3 +415,15 @@ def test_pages(stage: Stage) -> None:
     rest = stage.ask("GET", "/deliveries", limit=3, after=3, state="waiting", sink="bank")
     assert ([d["number"] for d in rest["items"]], rest["next"]) == ([4, 5], None)
     assert json.dumps(first), "it is JSON"
+
+
+def test_what_is_erased_is_not_sent_and_holds_nobody_back() -> None:
+    stage = Stage({**SINK, "ordered": "shop"})
+    first, second, other = stage.decide(), stage.decide(), stage.decide(shop="b")
+    assert len(stage.due()) == 2, "the second waits for the first"
+    assert stage.dispatch.erase([100 + first], stage.now) == 1
+    assert len(stage.due()) == 2, "and goes on without it"
+    assert stage.dispatch.erase([100 + second, 100 + other, 7], stage.now) == 2
+    assert stage.due() == []
+    [told] = stage.dispatch.tick(stage.now)["sinks"]
+    assert (told["waiting"], told["held"]) == (0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ class Notes:
             raise RuntimeError("half-way")
 
     def tick(self, do: Transaction, now: int) -> None: ...
+
+    def erase(self, do: Transaction, now: int) -> int:
+        do.run("DELETE FROM notes WHERE text IN (SELECT event FROM erased)")
+        return do.changed
 
     def routes(self) -> Routes:
         return {("POST", "/notes/{number}/say"): self._say, ("GET", "/notes"): self._list}
@@ -152,3 +157,22 @@ def test_a_damaged_state_is_refused_with_what_to_do(tmp_path: Path) -> None:
         opened(path, Notes())
     assert caught.value.code == "DISPATCH_DAMAGED"
     assert "begin" in caught.value.next_action
+
+
+def test_nothing_is_left_in_the_file_of_what_was_erased(tmp_path: Path) -> None:
+    """Also where it was deleted before: what a database deletes stays in free pages of its file."""
+    path = tmp_path / "state.sqlite"
+    dispatch, database = opened(path, Notes())
+    word = json.dumps("somebody-4711")
+    for number in range(400):
+        body = {"text": word if number % 3 == 0 else f"another {number}"}
+        dispatch.answer("POST", f"/notes/{number}/say", Ask(key=str(number), body=body))
+    with database.transaction() as do:
+        do.run("DELETE FROM notes WHERE offset < 100")
+    assert dispatch.erase(["somebody-4711"], 0) == 100
+    assert dispatch.erase(["somebody-4711"], 0) == 0
+    files = [file for file in tmp_path.iterdir() if b"somebody-4711" in file.read_bytes()]
+    assert files == []
+    assert len(dispatch.answer("GET", "/notes", Ask())["items"]) == 200
+    database.close()
+    assert not [file for file in tmp_path.iterdir() if b"somebody-4711" in file.read_bytes()]

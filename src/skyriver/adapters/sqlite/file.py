@@ -96,6 +96,14 @@ class SqliteFile:
                 self._inside = False
                 cursor.close()
 
+    def forget(self) -> None:
+        """Writes the file anew: free pages keep what was in them, and the journal what was before."""
+        with self._translated():
+            cursor = self._connection.cursor()
+            cursor.execute("VACUUM")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            cursor.close()
+
     def close(self) -> None:
         self._connection.close()
 

@@ -82,6 +82,7 @@ class _Erasure:
         found = self._found(plan, by)
         copies = self._erase_from_log()
         made = self._erase_from_tables(by)
+        acts = self._erase_from_dispatcher(plan)
         files = self._delete_files()
         left = self._count(plan.erasing(self._stream), plan.end)
         if any(left["log"].values()) or any(left["tables"].values()):
@@ -90,7 +91,8 @@ class _Erasure:
                 code="NOT_ERASED",
                 next_action="Erase it again; the log of this job says where it is.",
             )
-        proof = {**self._told(plan, found), "left": left, "copies": copies, "files": files, "until": self._until(plan)}
+        proof = {**self._told(plan, found), "left": left, "copies": copies}
+        proof |= {"files": files, "acts": acts, "until": self._until(plan)}
         proof["tables"] = {name: asdict(version) for name, version in made.items()}
         replace_file(self._proof, json.dumps(proof).encode())
         self._destroy()
@@ -219,31 +221,43 @@ class _Erasure:
 
     def _erase_from_log(self) -> list[str]:
         """By the stream's worker, which alone may write it. Where objects lie that it could not delete."""
-        socket = socket_path(self._job.home.sockets, f"{self._job.tenant}.worker.{self._stream.name}-0")
-        transport = httpx.HTTPTransport(uds=str(socket))
+        while True:
+            erased = self._ask("worker", f"{self._stream.name}-0", f"/internal/erase/{self._job.name}")
+            self._job.progress("writing the log once more", erased["parts"], erased["of"])
+            if erased["state"] == "done":
+                return list(erased["copies"])
+            time.sleep(EVERY_S)
+
+    def _erase_from_dispatcher(self, plan: ErasingWork) -> int:
+        """Deliveries and cases: how many there were."""
+        if not (self._directory / "dispatch" / "state.sqlite").exists():
+            return 0
+        acts = self._ask("dispatcher", self._stream.name, "/internal/erase", {"ids": plan.ids})["erased"]
+        path = self._path.with_suffix(".acts")  # a job that goes on would find none
+        acts += int(path.read_text()) if path.exists() else 0
+        replace_file(path, str(acts).encode())
+        return int(acts)
+
+    def _ask(self, kind: str, name: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One of the stream's processes, which may be away for a while. Raises what it answers, and Unavailable."""
+        socket = socket_path(self._job.home.sockets, f"{self._job.tenant}.{kind}.{name}")
         patience = time.monotonic() + AWAY_S
-        with httpx.Client(transport=transport, base_url="http://worker", timeout=120) as http:
-            while True:
-                try:
-                    response = http.post(f"/internal/erase/{self._job.name}")
-                    if response.is_success:
-                        patience = time.monotonic() + AWAY_S
-                        erased = response.json()
-                        self._job.progress("writing the log once more", erased["parts"], erased["of"])
-                        if erased["state"] == "done":
-                            return list(erased["copies"])
-                        time.sleep(EVERY_S)
-                        continue
-                    error: SkyriverError = from_problem(response.status_code, response.json())
-                except httpx.TransportError as away:
-                    error = Unavailable(
-                        f"The stream's worker does not answer: {away}.",
-                        code="WORKER_AWAY",
-                        next_action="`skyriver ps` shows its state; the erasure goes on by itself once it is READY.",
-                    )
-                if error.http_status not in (429, 503) or time.monotonic() > patience:
-                    raise error
-                time.sleep(EVERY_S)
+        while True:
+            try:
+                with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=AWAY_S) as http:
+                    response = http.post(f"http://{kind}{path}", json=body)
+                if response.is_success:
+                    return dict(response.json())
+                error: SkyriverError = from_problem(response.status_code, response.json())
+            except httpx.TransportError as away:
+                error = Unavailable(
+                    f"The stream's {kind} does not answer: {away}.",
+                    code="PROCESS_AWAY",
+                    next_action="`skyriver ps` shows its state; the erasure goes on by itself once it is READY.",
+                )
+            if error.http_status not in (429, 503) or time.monotonic() > patience:
+                raise error
+            time.sleep(EVERY_S)
 
     def _erase_from_tables(self, by: Erasing) -> dict[str, Any]:
         made = {}
@@ -278,7 +292,8 @@ class _Erasure:
     def _destroy(self) -> None:
         """The secret, and who it was."""
         self._forget_subject()
-        self._path.with_suffix(".found").unlink(missing_ok=True)
+        for beside in (".found", ".acts"):
+            self._path.with_suffix(beside).unlink(missing_ok=True)
         with self._path.open("r+b") as file:
             file.write(bytes(self._path.stat().st_size))
             file.flush()
