@@ -1,4 +1,4 @@
-"""Decision rules: compiled to closures that are run for each event.
+"""Decision rules: compiled to closures, and for events one by one to a function (`decide.rules_source`).
 
 A rule on something missing is false unless it asks `is missing` (DESIGN 6.3). So that this holds under `not` too,
 a condition on something missing is neither true nor false (None, Kleene's logic): `not amount > 100` does not fire
@@ -19,6 +19,7 @@ from skyriver.core.spec import BudgetSpec, CounterSpec, DecideSpec, FeatureSetSp
 from skyriver.decide import language
 from skyriver.decide.language import COMPARE, Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
 from skyriver.decide.lists import RULE_TYPES, lists_of, lookups_of, member_name
+from skyriver.decide.rules_source import First, compile_first
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,10 +65,13 @@ class RuleSet:
     ends: tuple[tuple[str, str], ...] = field(init=False, repr=False, compare=False)
     """(decision, name of the rule that fired) of each rule in order, then of `otherwise` and of the fallback, where
     none did. All that decides here gives a place in it."""
+    first: First = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         fired = tuple((text[0], name_of(text)) for text in self.texts)
         object.__setattr__(self, "ends", (*fired, (self.otherwise, ""), (self.fallback, "")))
+        both = [(tree, evaluate) for tree, (_, evaluate) in zip(self.trees, self.rules, strict=True)]
+        object.__setattr__(self, "first", compile_first(both))
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -76,6 +80,11 @@ class RuleSet:
 
     def decide_columns(self, rows: Rows) -> NDArray[np.int64]:
         """As `decide` for each of many events, by the rules that read no counter (see `decide.walking`)."""
+        if not self.counting:
+            from skyriver.decide.rules_columns import one_by_one  # numpy: not who only checks
+
+            if (few := one_by_one(self.first, rows)) is not None:
+                return few
         return self._first(range(len(self.rules)), len(self.rules), rows)
 
     def _first(self, of: Sequence[int], other: int, rows: Rows) -> NDArray[np.int64]:
@@ -98,10 +107,7 @@ class RuleSet:
 
     def decide(self, score: float, features: Sequence[float], values: Values, probability: float | None = None) -> int:
         """The place in `ends` of what an event with a score gets; `probability` where the model says one."""
-        for place, (_, fires) in enumerate(self.rules):
-            if fires(score, features, values, probability) is True:
-                return place
-        return len(self.rules)
+        return self.first(score, features, values, probability)
 
 
 def compile_rules(

@@ -25,7 +25,7 @@ from skyriver.core.spec import (
 from skyriver.data.columns import Columns
 from skyriver.decide.checking import check_decisions
 from skyriver.decide.rules import RuleSet, compile_rules
-from skyriver.decide.rules_columns import Rows
+from skyriver.decide.rules_columns import Rows, compiled, first_that_fires
 
 STREAM = StreamSpec(
     name="payments",
@@ -325,9 +325,18 @@ def test_many_events_are_decided_as_each_alone(whens: list[str], events: list[tu
         decided.decide(float(score), vector, row, event[-1])
         for score, vector, row, event in zip(scores, features.tolist(), rows, events, strict=True)
     ]
+    assert alone == [
+        next(
+            (n for n, (_, fires) in enumerate(decided.rules) if fires(float(score), vector, row, event[-1]) is True),
+            len(whens),
+        )
+        for score, vector, row, event in zip(scores, features.tolist(), rows, events, strict=True)
+    ], "its closures say the same"
     probabilities = np.array([math.nan if said is None else said for *_, said in events], np.float32)
     columns = Columns.of_rows(STREAM.fields, rows)
-    assert decided.decide_columns(Rows(scores, features, columns, probabilities)).tolist() == alone
+    given = Rows(scores, features, columns, probabilities)
+    assert decided.decide_columns(given).tolist() == alone
+    assert first_that_fires(compiled(decided.trees), given).tolist() == alone, "few are decided one by one, many so"
 
 
 def test_a_model_without_probabilities_says_none() -> None:
@@ -348,3 +357,13 @@ def test_a_field_that_is_called_probability_keeps_its_meaning() -> None:
     stream = STREAM.model_copy(update={"fields": (*STREAM.fields, own)})
     decided = compile_rules([("d", "probability > 5")], "approve", "review", stream, None)
     assert decided.decide(0.9, (), [*VALUES, 7], 0.5) == 0  # type: ignore[list-item]
+
+
+def test_a_rule_that_would_be_too_long_as_source_is_run_by_its_closure() -> None:
+    when = "amount > 100"
+    for _ in range(18):
+        when = f"({when}) is missing or online"
+    decided = rules(when, "score > 0")
+    for values in (VALUES, GONE):
+        expected = 0 if decided.rules[0][1](0.5, (120, 60, 4), values, None) is True else 1  # type: ignore[arg-type]
+        assert decided.decide(0.5, (120, 60, 4), values) == expected  # type: ignore[arg-type]
