@@ -112,8 +112,8 @@ def stream_replay(
     end: Annotated[str, typer.Option("--to", metavar="TIME", help="Up to, excluding (default: the log's end).")] = "",
     model: Annotated[str, typer.Option(metavar="NAME:VERSION", help="Decide by this version instead.")] = "",
     rules: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Decide by these rules instead: APP.py, or JSON.")
-    ] = None,
+        str, typer.Option(metavar="FILE|N", help="Decide by these rules instead: APP.py, JSON, or a version of them.")
+    ] = "",
     by: Annotated[list[str] | None, typer.Option("--by", help="Tell changes by this field or feature.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -121,8 +121,8 @@ def stream_replay(
     decided. Without these, by what was used then: nothing may differ. Touches nothing of the stream."""
     screen = Screen(as_json=as_json)
     params: dict[str, Any] = {"from": begin, "to": end, "model": model, "by": by or []}
-    if rules is not None:
-        params["rules"] = rules_in(rules, name)
+    if rules:
+        params["rules"] = int(rules) if rules.isdecimal() else rules_in(Path(rules), name)
     with connect() as client, screen.progress() as bars:
         operation = client.act("replay", name, params={k: v for k, v in params.items() if v})
         done = wait(client, operation, bars)

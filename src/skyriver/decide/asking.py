@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from skyriver.core.errors import Conflict, InvalidInput
+from skyriver.core.errors import Conflict, InvalidInput, NotFound
 from skyriver.core.jobs import new_job, new_operation, next_number
 from skyriver.core.names import ModelRef
 from skyriver.core.resources import Resource, Snapshot, need
 from skyriver.core.spec import BudgetSpec, CounterSpec, FeatureSetSpec, StreamSpec
 from skyriver.data.border_values import parse_time
 from skyriver.decide.rules import compile_rules
+from skyriver.decide.rules_kind import texts_of_rules, version_of, versions_of
 
 _BOUNDS = ("budgets", "counters", "combine")
 KEPT = 10
@@ -100,11 +101,16 @@ def _stretch(snapshot: Snapshot, stream: Resource, params: Mapping[str, Any]) ->
     model = _version(snapshot, stream, params.get("model"))
     told = (model or {}).get("features") or declared
     features = FeatureSetSpec.model_validate(told) if told else None
-    rules = _rules(params.get("rules"), stream, own, features)
+    rules = _rules(snapshot, params.get("rules"), stream, own, features)
     by = params.get("by") or []
     names = [f.name for f in own.fields] + [f.name for f in (features.features if features is not None else ())]
-    if not isinstance(by, list) or len(by) > MOST_BY or len(set(by)) < len(by):
-        raise InvalidInput(f"At most {MOST_BY} different fields can be compared by.", code="BAD_PARAMETER")
+    if not isinstance(by, list) or len(by) > MOST_BY or len({str(name) for name in by}) < len(by):
+        raise InvalidInput(
+            f"{by!r} is nothing to compare by.",
+            code="BAD_PARAMETER",
+            where="--by",
+            next_action=f"Give at most {MOST_BY} different fields or features.",
+        )
     for name in by:
         if name not in names:
             near = get_close_matches(str(name), names, n=1)
@@ -161,10 +167,25 @@ def _version(snapshot: Snapshot, stream: Resource, text: object) -> dict[str, An
     }
 
 
-def _rules(told: object, stream: Resource, own: StreamSpec, features: FeatureSetSpec | None) -> dict[str, Any] | None:
+def _version_of_rules(snapshot: Snapshot, stream: Resource, number: int) -> list[list[str]]:
+    versions = {version_of(rules): rules for rules in versions_of(snapshot, stream)}
+    if number not in versions:
+        raise NotFound(
+            f"There is no version {number} of the rules of {stream.name}.",
+            code="NO_RULES",
+            next_action=f"`skyriver rules list {stream.name}` shows what there is.",
+        )
+    return texts_of_rules(versions[number].spec["rules"])
+
+
+def _rules(
+    snapshot: Snapshot, told: object, stream: Resource, own: StreamSpec, features: FeatureSetSpec | None
+) -> dict[str, Any] | None:
     """Raises InvalidInput (BAD_RULE) as a deployment does."""
     if told is None:
         return None
+    if type(told) is int:
+        told = {"rules": _version_of_rules(snapshot, stream, told)}
     decide = stream.spec["decide"]
     if not isinstance(told, Mapping) or not isinstance(told.get("rules"), list) or not told["rules"]:
         raise _bad_rules("It names no rules.")
