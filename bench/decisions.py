@@ -2,7 +2,7 @@
 
     python bench/decisions.py [--quick] [--part NAME ...]
 
-Prints one JSON document; progress goes to stderr. --part: only that (tuned). Exit code 1: a goal does not hold.
+Prints one JSON document; progress goes to stderr. --part: only that (tuned, replay). Exit code 1: a goal does not hold.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from pathlib import Path
 
 from _document import Document, Goal
 from _processes import workplace
+from _replay import measure_replay
 from _tuned import measure_tuned
 
 GOALS = (
     Goal("cost_ratio_tuned_to_default", "<=", 1, "of the cost by 0.9 and 0.5"),
     Goal("tuned_equal_to_duckdb", ">=", 1, "0 or 1"),
+    Goal("replay_differences", "<=", 0, "events"),
+    Goal("replay_equal_to_duckdb", ">=", 1, "0 or 1"),
+    Goal("replay_events_per_second_core", ">=", 100_000, "events/s"),
 )
 
 
@@ -50,6 +54,10 @@ class Bench:
 
 PARTS: dict[str, tuple[tuple[str, ...], Callable[[Bench], None]]] = {
     "tuned": (("cost_ratio_tuned_to_default", "tuned_equal_to_duckdb"), measure_tuned),
+    "replay": (
+        ("replay_differences", "replay_equal_to_duckdb", "replay_events_per_second_core"),
+        measure_replay,
+    ),
 }
 
 

@@ -77,3 +77,14 @@ def test_thresholds_by_costs(bench: Any) -> None:
     ratio = document.value("cost_ratio_tuned_to_default")
     assert ratio is not None
     assert 0 < ratio < 1.5
+
+
+def test_a_month_decided_again(bench: Any) -> None:
+    import decisions
+
+    document = decisions.Document("decisions", decisions.GOALS)
+    decisions.measure(document, decisions.Sizes(days=75, customers=100, many=20_000), ["replay"])
+    assert [row for row in document.rows if "reason" in row or "wrong" in row] == []
+    assert (document.value("replay_differences"), document.value("replay_equal_to_duckdb")) == (0, 1)
+    assert [row["different"] for row in document.rows] == [0, 0]
+    assert all(row["events"] > 100 for row in document.rows)

@@ -91,8 +91,9 @@ def _head(told: Mapping[str, Any]) -> Iterator[str]:
         ("cut", "not decided: their features look back to what the log has given up"),
         ("untold", "not decided: the log no longer tells what decided them"),
         ("recorded_features", "by the features of their records: the log has given up what these look back to"),
-        ("budgets_cut", "held to budgets or counters of which the log has given up decisions"),
+        ("budgets_cut", "held to budgets or counters, of which the log has not all decisions any more"),
         ("lists_cut", "by lists of which the log may have given up rows: they may have been on one that is not known"),
+        ("erased", "more were of subjects that are erased"),
         ("undecided", "have no decision in the log yet"),
     ):
         if told[field]:

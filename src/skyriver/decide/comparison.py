@@ -16,8 +16,7 @@ from skyriver.data.columns import Bools, Column
 from skyriver.data.decisions import Outcome
 from skyriver.decide.blocks import DecisionBlock
 from skyriver.decide.pricing import Prices, priced
-from skyriver.decide.recorded import Recorded
-from skyriver.decide.rescoring import of_outcomes
+from skyriver.decide.recorded import Recorded, of_outcomes
 from skyriver.decide.sorting import place_of
 from skyriver.decide.stretch import DecidedAgain
 from skyriver.decide.windows import Floats

@@ -23,7 +23,7 @@ Replaying = Callable[[Asked, Callable[[DecidedAgain], None]], Counts]
 
 _FEATURES = "the features, for the log has given up what they look back to"
 _LISTS = "what no list says, for the log may have given up rows of lists"
-_BUDGETS = "how many decisions there were before, for the log has given up some of them"
+_BUDGETS = "how many decisions there were before, for the log has not all of them any more"
 _MEASURED = frozenset({"event_offset", "id", "features", "decided_at_us", "latency_us"})
 """Fields that are no outcome (or are told by name)."""
 

@@ -8,7 +8,7 @@ from operator import attrgetter
 import numpy as np
 
 from skyriver.data.columns import Bools, Ints
-from skyriver.data.decisions import Floats, Outcome
+from skyriver.data.decisions import Floats, Outcome, Status
 from skyriver.data.log import Record, RecordKind
 from skyriver.decide.blocks import DecisionBlock, decode_decisions
 from skyriver.decide.records import DecisionRecord, decode_decision
@@ -46,6 +46,16 @@ class Recorded:
             self.features[kept[self.having]],
             self.batches[kept],
         )
+
+
+def of_outcomes(then: Recorded, values: list[bool]) -> Bools:
+    """Of each decision what is said of its outcome."""
+    return np.array(values, np.bool_)[then.codes] if values else np.zeros(len(then), np.bool_)
+
+
+def erased(then: Recorded) -> Bools:
+    """Which of these decisions were of a subject that is erased: nothing more is said of its events."""
+    return of_outcomes(then, [outcome.status is Status.ERASED for outcome in then.outcomes])
 
 
 class Gathering:

@@ -37,9 +37,9 @@ from skyriver.decide.past import (
     offset_at,
     past_features,
 )
-from skyriver.decide.recorded import Gathering, Recorded
+from skyriver.decide.recorded import Gathering, Recorded, erased, of_outcomes
 from skyriver.decide.records import LATE, ControlRecord, Value, decode_event
-from skyriver.decide.rescoring import of_outcomes, score_as_recorded, timed
+from skyriver.decide.rescoring import score_as_recorded, timed
 from skyriver.decide.scoring import Scored
 from skyriver.decide.sorting import place_of
 from skyriver.decide.standing import Standing
@@ -202,7 +202,11 @@ class Replay:
             self._waiting = [events.take(np.flatnonzero(left))]
         if len(at) != len(events) or bool(np.any(at[1:] != at[:-1] + 1)):
             events = events.take(at)
-        inside = self._asked.inside(events.effective)
+        inside, gone = self._asked.inside(events.effective), erased(then)
+        self.counts.erased += int(np.count_nonzero(gone & inside))
+        inside &= ~gone
+        if gone.any():  # nobody can count what they were decided
+            self._standing.counts_whole = False
         self.counts.events += int(np.count_nonzero(inside))
         self.counts.late += int(np.count_nonzero(events.late & inside))
         if not inside.all():
@@ -236,7 +240,7 @@ class Replay:
         if way.same_model:
             keys = _keys(events, self._key, way, on_time)
             scored = score_as_recorded(way.deciding, features, keys, then.take(on_time))
-        inside = self._asked.inside(events.effective)
+        inside = self._asked.inside(events.effective) & ~erased(then)
         if not inside.all():  # scored with the others of their batch
             scored = scored.take(inside[on_time]) if scored is not None else None
             features = features[inside[on_time]] if features is not None else None

@@ -17,7 +17,7 @@ from skyriver.data.columns import Bools, Ints
 from skyriver.data.decisions import Floats, Reason, Status
 from skyriver.decide.deciding import Deciding, score_events
 from skyriver.decide.model_run import CODES
-from skyriver.decide.recorded import Recorded
+from skyriver.decide.recorded import Recorded, of_outcomes
 from skyriver.decide.scoring import (
     BY_CANARY,
     BY_LAST,
@@ -40,11 +40,6 @@ _ASKED = {MAIN: BY_LAST, BY_CANARY: BY_MAIN, BY_LAST: MAIN, BY_MAIN: BY_CANARY}
 def timed(then: Recorded) -> Bools:
     """Which of these decisions the time has caused."""
     return of_outcomes(then, [outcome.reason in TIMED for outcome in then.outcomes])
-
-
-def of_outcomes(then: Recorded, values: list[bool]) -> Bools:
-    """Of each decision what is said of its outcome."""
-    return np.array(values, np.bool_)[then.codes] if values else np.zeros(len(then), np.bool_)
 
 
 def score_as_recorded(deciding: Deciding, features: Floats | None, keys: Ints, then: Recorded) -> Scored:

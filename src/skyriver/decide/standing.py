@@ -17,9 +17,8 @@ from skyriver.decide.deciding import Deciding
 from skyriver.decide.history import learn_frame, read_record
 from skyriver.decide.lists import Lists
 from skyriver.decide.past import offset_at
-from skyriver.decide.recorded import Recorded
+from skyriver.decide.recorded import Recorded, of_outcomes
 from skyriver.decide.records import ControlRecord, decode_reference
-from skyriver.decide.rescoring import of_outcomes
 from skyriver.decide.stretch import Asked, Events
 from skyriver.decide.tallies import Tallies
 from skyriver.decide.walking import keys_of_columns

@@ -85,11 +85,13 @@ class DecidedAgain:
 
 @dataclass(slots=True)
 class Counts:
-    """`events` and rows of loaded `history` in the stretch; of them `late`, `undecided` (no decision in the log),
-    `cut` (their windows reach back to what the log has given up), `untold` (the log no longer tells what decided)."""
+    """`events` and rows of loaded `history` in the stretch, without those that were `erased`; of them `late`,
+    `undecided` (no decision in the log), `cut` (their windows reach back to what the log has given up), `untold` (the
+    log no longer tells what decided)."""
 
     events: int = 0
     history: int = 0
+    erased: int = 0
     late: int = 0
     undecided: int = 0
     cut: int = 0
@@ -98,7 +100,7 @@ class Counts:
     untold: int = 0
     feature_sets: set[str] = field(default_factory=set)
     budgets_cut: int = 0
-    """Held to budgets or counters of which the log has given up decisions."""
+    """Held to budgets or counters, of which the log has not all decisions any more: given up, or erased."""
     lists_cut: int = 0
     """Decided by rules that read lists, of which the log may have given up rows."""
 

@@ -10,13 +10,13 @@ import numpy as np
 from skyriver.core.errors import Conflict
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.data.columns import Bools
+from skyriver.data.decisions import Status
 from skyriver.data.log import LogReader
 from skyriver.decide.choice import Choice, Wanted, WantedModel
 from skyriver.decide.deciding import Deciding
 from skyriver.decide.past import control_before
-from skyriver.decide.recorded import Recorded
+from skyriver.decide.recorded import Recorded, of_outcomes
 from skyriver.decide.records import ControlRecord
-from skyriver.decide.rescoring import of_outcomes
 from skyriver.decide.stretch import Asked
 
 
@@ -127,9 +127,12 @@ class Ways:
         return of_outcomes(
             then,
             [
-                (asked.rules is not None or outcome.rules_digest in rules)
-                and (asked.model is not None or outcome.features_digest == control.features_digest)
-                and (asked.model is not None or (outcome.model, outcome.version) in versions)
+                outcome.status is Status.ERASED
+                or (
+                    (asked.rules is not None or outcome.rules_digest in rules)
+                    and (asked.model is not None or outcome.features_digest == control.features_digest)
+                    and (asked.model is not None or (outcome.model, outcome.version) in versions)
+                )
                 for outcome in then.outcomes
             ],
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import polars as pl
 import pytest
 
 import skyriver as sr
+from skyriver.adapters.memory.log import MemoryLogReader
 from skyriver.core.calibration import Calibration
 from skyriver.core.errors import Conflict, NotFound
 from skyriver.core.spec import CostSpec, CostsSpec, FeatureSetSpec, StreamSpec
 from skyriver.core.units import SECOND
 from skyriver.data.decisions import Reason, Status
-from skyriver.data.log import RecordKind
+from skyriver.data.log import Record, RecordKind
 from skyriver.decide.blocks import events_of
 from skyriver.decide.border import ReferenceBorder
 from skyriver.decide.choice import Choice, Wanted, WantedModel
@@ -32,7 +33,7 @@ from skyriver.decide.model_run import ModelRun, none_of, score_rows
 from skyriver.decide.past import control_before, offset_at
 from skyriver.decide.pricing import Prices
 from skyriver.decide.recompute import Recomputed, recompute
-from skyriver.decide.records import DecisionRecord, LoadStep, ModelInUse, encode_reference
+from skyriver.decide.records import DecisionRecord, LoadStep, ModelInUse, decode_decision, encode, encode_reference
 from skyriver.decide.replaying import Replay
 from skyriver.decide.stretch import Asked, AskedRules, Counts, DecidedAgain
 from skyriver.decide.truths import Truths, read_truths
@@ -320,7 +321,7 @@ def make_world(make_house: MakeHouse, kernels: Path) -> Callable[..., World]:
 
 
 ALL = Asked(-EVER, EVER)
-STANDS_IN, LISTED = 2, 6
+STANDS_IN, LISTED, BUDGETED = 2, 6, 7
 """Steps of `World.live`."""
 
 
@@ -559,6 +560,33 @@ def test_labels_of_live_events_as_they_are_known(make_world: Callable[..., World
     # 3 and 4 are 20 s old, so nobody will say that they were; of 5 and 6 nobody can know.
     assert labels.tolist()[:4] == [1, 1, 0, 0]
     assert np.isnan(labels[4:]).all()
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_events_of_an_erased_subject_are_not_decided_again(make_world: Callable[..., World], both: bool) -> None:
+    world = make_world(15, block_rows=1_000_000).live(40, without=(STANDS_IN, BUDGETED))
+    gone = {decision.event_offset for decision in world.decisions(ALL)[::3]}
+
+    class Erased(MemoryLogReader):
+        def read(self, start: int = 0, *, end: int | None = None) -> Iterator[Record]:
+            for record in super().read(start, end=end):
+                if record.kind is RecordKind.DECISION and decode_decision(record.payload).event_offset in gone:
+                    own = decode_decision(record.payload)
+                    nothing = (Status.ERASED, "", None, b"", "", 0, "", "", Reason.NONE)
+                    told = DecisionRecord(own.event_offset, 0, *nothing, own.decided_at_us, 0)
+                    record = replace(record, payload=encode(told))
+                yield record
+
+    store = world.house.store
+    store.reader = lambda: Erased(store)
+    two = WantedModel(ModelInUse("fraud", 3, "three"), PLANS["small"].digest, SETS["small"])
+    asked = Asked(-EVER, EVER, two, AskedRules((("block", "score > 0.4"),), "pass", "wait")) if both else ALL
+    comparison, rows, counts = world.compare(asked)
+    assert counts.erased == len(gone)
+    assert not gone & set(rows["event_offset"])
+    assert counts.events == comparison.tally.compared
+    if not both:
+        assert comparison.tally.different == 0
 
 
 # A log that has given up its beginning
