@@ -184,6 +184,8 @@ def decide_events(
         if tallies is not None and counted and decision in tallies:
             got = tallies.spend(decision, keys_of, events.times[row])
             if got != decision:
+                if shadow_decision == decision:  # there is nothing left for who says the same
+                    shadow_decision = got
                 decision, reason = got, reason_beyond(status, reason)
         own: Id = values[id_place]  # type: ignore[assignment]  # an id is a whole number or a text, never missing
         records.append(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from skyriver.data.columns import Bools, Ints
-from skyriver.data.decisions import Reason
 from skyriver.decide.checkpoint import SavedTrial
 from skyriver.decide.records import ControlRecord, DecisionRecord, TrialInUse
 from skyriver.decide.rules import RuleSet
@@ -104,8 +103,8 @@ def _words(rules: RuleSet) -> tuple[tuple[int, ...], int]:
 
 @dataclass(slots=True)
 class TrialStats:
-    """Of two rule sets, by their digests. `said`: by who decided, how often both said which words; of an event beyond
-    its budget the record has not what the rules said, so it is left out."""
+    """Of two rule sets, by their digests. `said`: by who decided, how often both came to which words. Of an event beyond
+    its budget, that is what the budget left: for both, where they said the same."""
 
     number: int
     percent: float
@@ -174,14 +173,14 @@ class Trials:
         if self.stats is None:
             return
         for record in records:
-            if record.shadow_rules and record.reason is not Reason.BUDGET_SPENT:
+            if record.shadow_rules:
                 self.stats.add(record.decision, record.rules_digest, record.shadow_decision, record.shadow_rules)
 
     def note_block(self, block: DecisionBlock) -> None:
         if self.stats is None:
             return
         for own, count in block.counts():
-            if own.shadow_rules and own.reason is not Reason.BUDGET_SPENT:
+            if own.shadow_rules:
                 self.stats.add(own.decision, own.rules_digest, own.shadow_decision, own.shadow_rules, count)
 
     def saved(self) -> SavedTrial | None:

@@ -76,7 +76,9 @@ def overflowed(outcomes: list[Outcome], codes: Codes, beyond: dict[int, str]) ->
             found = known[code, decision] = len(outcomes)
             own = outcomes[code]
             reason = reason_beyond(own.status, own.reason)
-            outcomes.append(msgspec.structs.replace(own, decision=decision, reason=reason))
+            # Nothing is left for who says the same.
+            beside = decision if own.shadow_decision == own.decision else own.shadow_decision
+            outcomes.append(msgspec.structs.replace(own, decision=decision, reason=reason, shadow_decision=beside))
         codes[place] = found
     used, again = np.unique(codes, return_inverse=True)
     return [outcomes[code] for code in used.tolist()], again.astype(np.uint16)

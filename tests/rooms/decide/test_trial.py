@@ -9,7 +9,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from skyriver.core.spec import BudgetSpec, CounterSpec
+from skyriver.core.units import SECOND
 from skyriver.data.log import RecordKind
 from skyriver.decide.checkpoint import Checkpoint
 from skyriver.decide.records import decode_control
@@ -147,3 +151,54 @@ def test_the_same_words_by_other_rules_are_told_apart(make_house: Any) -> None:
                 at, by = (other, live) if taken else (live, other)
                 assert ends.all[place] == (*own.ends[at], own.digest, beside.ends[by][0], beside.digest)
     assert ends.all[-1] == ("review", "", rules.digest, "", "")
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.floats(0, 20),  # seconds after the one before
+        st.sampled_from([10.0, 14.0, 91.0, 95.0]),
+        st.integers(0, 3),  # customer
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(EVENTS, st.sampled_from([0.0, 40.0, 100.0]), st.booleans(), st.booleans())
+def test_what_is_counted_and_spent_is_so_for_both(
+    make_house: Any, sent: list[Any], percent: float, same: bool, counting: bool
+) -> None:
+    """Alone and in blocks, with budgets and counters; and the same rules under other names never differ."""
+    when = "score >= 0.9 and seen < 2" if counting else "score >= 0.9"
+    texts = [("block", when, "other" if same else "tried")] if same else [("hold", when), ("block", "amount > 90")]
+    bounds: dict[str, Any] = {
+        "budgets": [
+            BudgetSpec(decision="block", most=2, per_us=60 * SECOND, overflow="call"),
+            BudgetSpec(decision="call", most=1, per_us=60 * SECOND, overflow="review"),
+        ],
+        "counters": [CounterSpec(name="seen", decision="block", over_us=60 * SECOND, by="customer", most=10)],
+    }
+    found = []
+    for rows in (1, 10_000):
+        house = make_house()
+        live, other = (
+            compile_rules(rules, "approve", "review", house.stream, None, **bounds)
+            for rules in ([("block", when)], texts)
+        )
+        house.start(replace(house.deciding(), rules=live, trial=Trial(other, 2, percent), rules_version=1))
+        house.engine._block_rows = rows
+        at = 0.0
+        events = []
+        for number, (ahead, amount, customer) in enumerate(sent):
+            at += ahead
+            events.append(house.event(number, at=at, customer=customer, amount=amount))
+        house.clock.pass_(round(at * SECOND))
+        house.send(*events)
+        counts = counted(house)
+        assert counts == said(house)
+        assert sum(sum(of.values()) for of in counts.values()) == len(sent)
+        if same:
+            assert all(one == another for of in counts.values() for one, another in of)
+        found.append(house.decisions())
+    assert found[0] == found[1]
