@@ -103,8 +103,8 @@ def _words(rules: RuleSet) -> tuple[tuple[int, ...], int]:
 
 @dataclass(slots=True)
 class TrialStats:
-    """Of two rule sets, by their digests. `said`: by who decided, how often both came to which words. Of an event beyond
-    its budget, that is what the budget left: for both, where they said the same."""
+    """Of two rule sets, by their digests. `said`: by who decided, how often both came to which words. Of an event
+    beyond its budget, that is what the budget left: for both, where they said the same."""
 
     number: int
     percent: float
