@@ -40,6 +40,7 @@ ORDER = (
     "serving",
     "data",
     "features",
+    "lists",
     "sources",
     "acting",
     "erasing",

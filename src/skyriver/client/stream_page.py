@@ -220,7 +220,7 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
 
 
 def _list(each: ListNow) -> str:
-    changed = "" if each["changed_at"] is None else f", last changed at {utc(each['changed_at'])} UTC by its events"
+    changed = f", last changed at {utc(each['changed_at'])} UTC by its events" if each["changed_at"] else ""
     return f"{escape(each['name'])}: {each['ids']:,} on it{changed}"
 
 

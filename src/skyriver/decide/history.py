@@ -127,7 +127,7 @@ def read_record(payload: bytes) -> pl.DataFrame:
 
 def learn_frame(lists: Lists, frame: pl.DataFrame, only: Collection[int] | None = None) -> None:
     """The rows of lists in a HISTORY record; `only` of those at these places."""
-    if any(lists) and "_reference" in frame.columns:
+    if len(lists) and "_reference" in frame.columns:
         import polars as pl  # its weight: see the module
 
         rows = frame.filter(pl.col("_kind") == RecordKind.REFERENCE).select("_reference", "_effective")

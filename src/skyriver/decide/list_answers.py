@@ -28,7 +28,7 @@ def one_of_list(of: List, own: Id, time: int) -> dict[str, object]:
 def _head(of: List, time: int) -> dict[str, object]:
     spec = of.spec
     roles = {"id": spec.id, "time": spec.time, "until": spec.until}
-    return {"list": spec.name, "as_of": _now(time), "ids": len(of), "changed_at": of.changed_at, "fields": roles}
+    return {"list": spec.name, "as_of": _now(time), "ids": of.ids, "changed_at": of.changed_at, "fields": roles}
 
 
 def _row(of: List, row: Row) -> dict[str, Any]:

@@ -122,8 +122,9 @@ class List:
         self._written = _NOBODY
         self._since: list[tuple[int, Row]] = []
 
-    def __len__(self) -> int:
-        """Ids that are on it, or were up to an `until`."""
+    @property
+    def ids(self) -> int:
+        """Those that are on it, or were up to an `until`."""
         return len(self.rows) - self._off
 
     def as_of(self, own: Id, now: int) -> Row | None:
@@ -271,12 +272,15 @@ class Lists:
         self._lists = {index: List(spec) for index, spec in lists_of(stream)}
         self._lookups = lookups_of(stream)
 
+    def __len__(self) -> int:
+        return len(self._lists)
+
     def __iter__(self) -> Iterator[List]:
         return iter(self._lists.values())
 
     @property
     def sizes(self) -> tuple[ListSize, ...]:
-        return tuple(ListSize(each.spec.name, len(each), each.changed_at) for each in self)
+        return tuple(ListSize(each.spec.name, each.ids, each.changed_at) for each in self)
 
     def get(self, index: int) -> List | None:
         """None: a reference that is no list."""

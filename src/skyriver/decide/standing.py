@@ -39,7 +39,7 @@ class Standing:
 
     @property
     def has_lists(self) -> bool:
-        return any(self._lists)
+        return len(self._lists) > 0
 
     def reaches_to(self, reader: LogReader, first: int, control: ControlRecord | None) -> int:
         """The offset from which on what was decided is to be counted, at most `first`, where this `control` counts."""

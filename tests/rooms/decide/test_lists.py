@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 import skyriver as sr
@@ -17,10 +19,13 @@ from skyriver.data.log import RecordKind
 from skyriver.decide import lists_columns
 from skyriver.decide.border import ReferenceBorder
 from skyriver.decide.deciding import Deciding
+from skyriver.decide.history import read_block
 from skyriver.decide.lists import BEHIND, JOURNAL, List, Lists, lookups_of
 from skyriver.decide.reach import never_fire
-from skyriver.decide.records import decode_event, decode_reference
+from skyriver.decide.records import LoadStep, decode_event, decode_reference, encode_reference
 from skyriver.decide.rules import RuleSet, compile_rules
+from skyriver.decide.standing import Standing
+from skyriver.decide.stretch import Asked
 from skyriver.decide.trial import Trial
 
 SECOND = 1_000_000
@@ -168,7 +173,7 @@ def step(luck: random.Random, number: int, second: float) -> tuple[str, int, lis
 
 
 def state(lists: Lists) -> dict[str, Any]:
-    return {each.spec.name: (each.rows, each._older, each.changed_at, len(each)) for each in lists}
+    return {each.spec.name: (each.rows, each._older, each.changed_at, each.ids) for each in lists}
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -233,7 +238,7 @@ def test_who_is_forgotten_was_never_on_it_also_after_a_restart() -> None:
         kept, wanted = found.get(DENIED), expected.get(DENIED)
         assert kept is not None
         assert wanted is not None
-        assert (kept.rows, len(kept)) == (wanted.rows, len(wanted))
+        assert (kept.rows, kept.ids) == (wanted.rows, wanted.ids)
         assert [kept.history(own) for own in range(5)] == [wanted.history(own) for own in range(5)]
 
 
@@ -267,7 +272,7 @@ def test_what_is_said_already_is_not_logged_again(make_house: Callable[..., Any]
     assert keeper.keep(DENIED, {"customer": 2}, off=True) == 0
     denied = keeper.lists.get(DENIED)
     assert denied is not None
-    assert len(denied) == 1
+    assert denied.ids == 1
     assert [(row[2], denied.says(row)) for row in denied.history(2)] == [(START, "off"), (0, "on")]
     keeper.send(event(2, 30, 3))
     assert keeper.keep(DENIED, {"customer": 2}) == 1
@@ -306,8 +311,8 @@ def test_a_list_that_does_not_change_is_not_written_out_again() -> None:
     again, before = List(STREAM.references[DENIED]), List(STREAM.references[DENIED])
     again.restore(second)
     before.restore(first)
-    assert (again.rows, again._older, len(again)) == (one.rows, one._older, JOURNAL)
-    assert len(before) == JOURNAL + 1
+    assert (again.rows, again._older, again.ids) == (one.rows, one._older, JOURNAL)
+    assert before.ids == JOURNAL + 1
     assert again.changed_at == JOURNAL + 7
     assert again.save() == second
 
@@ -497,3 +502,51 @@ def test_a_rule_behind_one_of_the_same_list_never_fires() -> None:
         ("other", "limits.amount is missing or customer in denied"),
     )
     assert [name for name, _ in never_fire(found, STREAM)] == ["ask", "other"]
+
+
+def loaded(*rows: tuple[int, Any]) -> bytes:
+    """A block of a load: (second, the values of an event, or a list with the row of one)."""
+    times = [START + second * SECOND for second, _ in rows]
+    events = [content if isinstance(content, list) else None for _, content in rows]
+    frame = pl.DataFrame(
+        {
+            "_kind": [RecordKind.EVENT if event else RecordKind.REFERENCE for event in events],
+            "_time": times,
+            **{f.name: [e[n] if e else None for e in events] for n, f in enumerate(STREAM.fields)},
+            "_label": [None] * len(rows),
+            "_subject": [None] * len(rows),
+            "_value": [None] * len(rows),
+            "_reference": [None if e else encode_reference(*c) for e, (_, c) in zip(events, rows, strict=True)],
+        },
+        schema_overrides={"_kind": pl.UInt8, "_label": pl.UInt8, "_subject": pl.Int64, "_value": pl.Float64},
+    ).with_columns(pl.col("shop").cast(pl.String), pl.col("_reference").cast(pl.Binary))
+    out = io.BytesIO()
+    frame.write_ipc_stream(out)
+    return out.getvalue()
+
+
+def test_rows_that_are_loaded_with_history_count(make_house: Callable[..., Any]) -> None:
+    keeper = Keeper(make_house)
+    denied = (DENIED, [1, "old", START - 90 * SECOND, None])
+    off = (DENIED, [2, None, START - 70 * SECOND, START - 70 * SECOND])
+    block = loaded((-90, denied), (-80, [1, START - 80 * SECOND, 1, "s", 1.0]), (-70, off))
+    keeper.house.engine.load(read_block(block, STREAM), LoadStep("load", 0, 0, last=True))
+    keeper.house.log.sync()
+    assert keeper.send(event(2, 0, 1), event(3, 0, 2)) == ["block", "review"]
+    before = state(keeper.lists)
+    keeper.house.start(Deciding(rules()))
+    assert state(keeper.lists) == before
+    assert keeper.send(event(4, 1, 1)) == ["block"]
+
+
+def test_a_stretch_of_the_past_begins_with_what_lists_said_there(make_house: Callable[..., Any]) -> None:
+    keeper = Keeper(make_house)
+    keeper.send(event(1, 0))
+    keeper.keep(DENIED, {"customer": 1}, {"customer": 2, "at": START + 9 * SECOND})
+    there, end = state(keeper.lists), keeper.house.log.next_offset
+    keeper.send(event(2, 1))
+    keeper.keep(DENIED, {"customer": 1}, off=True)
+    standing = Standing(STREAM, Asked(START + SECOND, START + 2 * SECOND))
+    standing.learn_before(keeper.house.store.reader(), end, lambda *_: None)
+    assert standing.has_lists
+    assert state(standing._lists) == there
