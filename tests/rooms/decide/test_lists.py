@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import random
 from collections.abc import Callable
@@ -173,7 +174,8 @@ def step(luck: random.Random, number: int, second: float) -> tuple[str, int, lis
 
 
 def state(lists: Lists) -> dict[str, Any]:
-    return {each.spec.name: (each.rows, each._older, each.changed_at, each.ids) for each in lists}
+    found = {each.spec.name: (each.rows, each._older, each.changed_at, each.ids) for each in lists}
+    return copy.deepcopy(found)
 
 
 @pytest.mark.parametrize("seed", range(6))
