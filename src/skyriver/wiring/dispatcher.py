@@ -220,14 +220,20 @@ class Dispatcher:
             await self._with_database(partial(self._dispatch.declare, live))
 
     async def _tick(self) -> None:
-        self._found = await self._with_database(partial(self._dispatch.tick, self._clock.wall()))
-        self._tell()
+        try:
+            self._found = await self._with_database(partial(self._dispatch.tick, self._clock.wall()))
+        finally:  # also that it cannot be written
+            self._tell()
 
     def _tell(self) -> None:
         report = self._report()
-        if report != self._told:
+        if report == self._told:
+            return
+        try:
             self._context.report(report)
             self._told = report
+        except OSError as error:  # a full disk: receivers are served as long as the state can be written
+            _log.warning("the report cannot be written: %s", error)
 
     def _report(self) -> dict[str, Any]:
         problems = [*self._rounds.problems.values(), *self._senders.problems()]
