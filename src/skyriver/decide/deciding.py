@@ -20,7 +20,7 @@ from skyriver.decide.rules import RuleSet, Values
 from skyriver.decide.rules_columns import Rows
 from skyriver.decide.scorer import Scorer
 from skyriver.decide.scoring import MAIN, Canary, Codes, Lane, Lanes, Scored, in_canary, score_lanes
-from skyriver.decide.tallies import Keys, Tallies
+from skyriver.decide.tallies import Tallies
 from skyriver.decide.trial import Ends, Trial
 from skyriver.decide.walking import Asked, overflowed, reason_beyond, spend_block, walk
 
@@ -153,9 +153,6 @@ def decide_events(
         shadow: float | None = None
         shadow_version = 0
         probability: float | None = None
-        keys_of: Keys = ()
-        if tallies is not None and counted:
-            keys_of = tallies.keys_of(values)
         if not late:
             at += 1
             reason = REASONS[reasons[at]]
@@ -172,7 +169,7 @@ def decide_events(
                 seen = values
                 if counting:
                     assert tallies is not None, "rules read counters"
-                    seen = [*values, *tallies.counts(keys_of, events.times[row])]
+                    seen = [*values, *tallies.counts(tallies.keys_of(values), events.times[row])]
                 place = _decide(rules, score, features, seen, probability)
                 if trial is not None:
                     tried = _decide(trial.rules, score, features, seen, probability)
@@ -182,7 +179,7 @@ def decide_events(
         ran = model if stood_in or reason in _MODEL_RAN else None
         status = Status.FALLBACK if stood_in else _STATUS[reason]
         if tallies is not None and counted and decision in tallies:
-            got = tallies.spend(decision, keys_of, events.times[row])
+            got = tallies.spend(decision, tallies.keys_of(values), events.times[row])
             if got != decision:
                 if shadow_decision == decision:  # there is nothing left for who says the same
                     shadow_decision = got
