@@ -6,7 +6,7 @@ is handed on with its key, by which the dispatcher does it once (DESIGN 9).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
@@ -47,13 +47,17 @@ class Dispatchers:
         body: Mapping[str, Any],
         key: str,
         asked: str,
+        *,
+        untold: Collection[str] = (),
     ) -> Any:
-        """The answer to a POST; `action` and the path stand in the audit trail. Raises as `look`."""
+        """The answer to a POST; `action`, the path and the body stand in the audit trail, but for what is `untold` of
+        it: what is there can never be erased. Raises as `look`."""
         tenant, who = caller(request).tenant, caller(request).name
 
         def plan(snapshot: Snapshot) -> Planned:
             self._socket(snapshot, tenant, stream)
-            return Planned([], {}, {"path": path, **body})
+            told = {name: value for name, value in body.items() if name not in untold}
+            return Planned([], {}, {"path": path, **told})
 
         self._mutations.carry_out(make_call(request, permission, action, f"stream/{stream}", key, asked), plan)
         socket = self._socket(self._cloud.loop.snapshot(), tenant, stream)

@@ -21,6 +21,9 @@ _PATH = f"{TENANT}/streams/{{name}}/reviews"
 _MOST_TEXT = 10_000
 """Characters of a reason that is read at all; the dispatcher says how many it may have."""
 
+_OF_PEOPLE = ("reason",)
+"""Free text may say anything of anybody; the case has it."""
+
 CaseId = Annotated[int, Path(ge=0, lt=1 << 63, description="Of the case.")]
 Fingerprint = Annotated[str, Depends(fingerprint)]
 
@@ -134,5 +137,6 @@ def _act(
 ) -> contract.ReviewCaseInFull:
     senior = Permission.REVIEWS_ESCALATE in permissions_of(caller(request).role)
     given = {**body.model_dump(), "senior": senior}
-    done: Any = dispatchers.change(request, Permission.REVIEWS_DECIDE, action, name, path, given, key, asked)
+    permission = Permission.REVIEWS_DECIDE
+    done: Any = dispatchers.change(request, permission, action, name, path, given, key, asked, untold=_OF_PEOPLE)
     return done  # type: ignore[no-any-return]

@@ -362,6 +362,18 @@ def test_nothing_changes_without_its_audit_row(stage: Stage, admin: dict[str, st
         assert entry["target"]
 
 
+def test_what_a_reviewer_says_of_somebody_is_not_in_the_audit_which_nobody_can_erase(
+    stage: Stage, admin: dict[str, str]
+) -> None:
+    prepared(stage, admin)
+    path, said = f"{BASE}/streams/orders/reviews/17/decide", {"answer": "hold", "reason": "Miller of Elm Street"}
+    assert stage.caller.post(path, json=said, headers=admin).status_code == 200
+    [*_, entry] = stage.store.audit("default", limit=1_000)
+    assert entry["action"] == "decide_review"
+    assert entry["details"] == {"path": "/reviews/17/decide", "answer": "hold", "claim": 0, "senior": True}
+    assert "Miller" not in repr([*stage.store.rows(), *stage.store.audit("default", limit=1_000)])
+
+
 def end_jobs(stage: Stage) -> None:
     for job in stage.store.rows("default", "job"):
         stage.put(replace_state(job, "SUCCEEDED"))
