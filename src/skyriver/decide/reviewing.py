@@ -62,6 +62,8 @@ class Reviewing:
         self._labels = tuple(label.name for label in stream.labels)
         self._clock = SteadyClock(clock)
         self._opener: CaseOpener | None = None
+        self.unsent = True
+        """Whether some answer may have to be sent."""
 
     def prepare(self, do: Transaction) -> None:
         book = CaseBook(do)
@@ -135,6 +137,7 @@ class Reviewing:
     def report(self, do: Transaction) -> Mapping[str, Any]:
         book = CaseBook(do)
         (open_, overdue), (unsent, refused) = book.count_open(), book.labels_waiting()
+        self.unsent = unsent > 0
         if self._opener is None and not open_ + unsent + refused:
             return {}
         told = {"reviews": {"open": open_, "overdue": overdue, "unsent": unsent, "refused": refused}}
@@ -201,6 +204,7 @@ class Reviewing:
         after = book.change(number, self._clock.now(), lambda case: act(case, who, claim))
         if before.state not in CLOSED:
             self._closed(do, [after])
+            self.unsent = True
         return self._told(do, after)
 
     def _told(self, do: Transaction, case: Case) -> Mapping[str, Any]:

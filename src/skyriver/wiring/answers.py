@@ -58,6 +58,8 @@ class Answers:
 
     async def send(self) -> None:
         """What is due now."""
+        if not self._reviewing.unsent:
+            return
         for label in await self._within(self._reviewing.due_labels):
             if label.attempts and not self._caught_up():
                 continue

@@ -59,7 +59,7 @@ LOOK_S = 0.05
 """Between two looks at the log's end; a decision waits half as long for its dispatcher."""
 TICK_S = 1.0
 LIVE_S = 0.2
-ANSWERS_S = 0.25
+ANSWERS_S = 0.1
 GRACE_S = 5.0
 LOCK_US = 10_000_000
 BEGIN = "begin"
