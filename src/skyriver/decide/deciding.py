@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -66,6 +66,12 @@ class Deciding:
     ends: Ends = field(init=False, repr=False, compare=False)
     lookups: tuple[int, ...] = field(init=False, repr=False, compare=False)
     """What its rules read of lists, see `RuleSet`."""
+    counting: bool = field(init=False, repr=False, compare=False)
+    """Whether its rules read counters."""
+    needs_features: bool = field(init=False, repr=False, compare=False)
+    """Whether its rules read features."""
+    reads_keys: bool = field(init=False, repr=False, compare=False)
+    """Whether it depends on an event's key what it is decided with."""
 
     def __post_init__(self) -> None:
         main = None
@@ -75,13 +81,12 @@ class Deciding:
         object.__setattr__(self, "lanes", lanes)
         object.__setattr__(self, "who", tuple(lanes.who(place) for place in range(4)))
         object.__setattr__(self, "ends", Ends(self.rules, self.trial))
-        read = {place for rules in _evaluated(self) for place in rules.lookups}
-        object.__setattr__(self, "lookups", tuple(sorted(read)))
-
-    @property
-    def reads_keys(self) -> bool:
-        """Whether it depends on an event's key what it is decided with."""
-        return self.canary is not None or (self.trial is not None and self.trial.percent > 0)
+        evaluated = [rules for rules in (self.rules, self.trial.rules if self.trial else None) if rules is not None]
+        object.__setattr__(self, "lookups", tuple(sorted({place for rules in evaluated for place in rules.lookups})))
+        object.__setattr__(self, "counting", any(rules.counting for rules in evaluated))
+        object.__setattr__(self, "needs_features", any(rules.needs_features for rules in evaluated))
+        reads_keys = self.canary is not None or (self.trial is not None and self.trial.percent > 0)
+        object.__setattr__(self, "reads_keys", reads_keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +130,7 @@ def decide_events(
     """One record for each event, in their order. `tallies`: of the decisions before them; these are added. Without them
     no budget holds."""
     rules, trial = deciding.rules, deciding.trial
-    counted, counting = bool(tallies), _counting(deciding)
+    counted, counting = bool(tallies), deciding.counting
     on_time = [place for place, late in enumerate(events.late) if not late]
     keys = _NO_KEYS
     if deciding.reads_keys:
@@ -138,7 +143,7 @@ def decide_events(
     vectors = events.features.tobytes() if events.features is not None else b""
     width = len(vectors) // len(on_time) if on_time else 0
     numbers: Sequence[Sequence[float]] | None = None
-    if events.features is not None and any(r.needs_features for r in _evaluated(deciding)):
+    if events.features is not None and deciding.needs_features:
         numbers = events.features.tolist()
     taken = _taken(trial, keys, len(on_time)).tolist() if trial is not None else ()
     ends = deciding.ends.all
@@ -220,13 +225,6 @@ def _decide(
     return rules.decide(score, features, values, probability)
 
 
-def _evaluated(deciding: Deciding) -> Iterator[RuleSet]:
-    if deciding.rules is not None:
-        yield deciding.rules
-    if deciding.trial is not None:
-        yield deciding.trial.rules
-
-
 def _taken(trial: Trial, keys: Ints, count: int) -> Bools:
     """Of which events the rules that are tried decide."""
     return in_canary(keys, trial.salt, trial.percent) if trial.percent else np.zeros(count, np.bool_)
@@ -255,9 +253,9 @@ def decide_block(
     scores, reasons, lanes, shadow = scored.scores, scored.reasons, scored.lanes, scored.shadow
     probabilities = scored.probabilities
     decisions = np.zeros(len(columns), np.int64)
-    if rules is not None and not _counting(deciding):
+    if rules is not None and not deciding.counting:
         decisions = _decide_columns(rules, scored, events.features, columns)
-    if rules is not None and not _counting(deciding) and (trial := deciding.trial) is not None:
+    if rules is not None and not deciding.counting and (trial := deciding.trial) is not None:
         tried = _decide_columns(trial.rules, scored, events.features, columns)
         decisions = deciding.ends.of_columns(decisions, tried, _taken(trial, keys, len(columns)))
     if on_time is not None:
@@ -269,7 +267,7 @@ def decide_block(
         if probabilities is not None:
             probabilities = _spread(probabilities, on_time, n, np.float32(np.nan))
     beyond: dict[int, str] | None = None
-    if _counting(deciding):
+    if deciding.counting:
         decisions, beyond = _walk(events, deciding, scored, columns, keys, tallies)
     outcomes, codes = _outcomes(deciding, decisions, reasons, lanes, features_digest)
     if tallies and events.times is not None:
@@ -293,11 +291,6 @@ def decide_block(
         shadow,
         probabilities,
     )
-
-
-def _counting(deciding: Deciding) -> bool:
-    """Whether rules read counters."""
-    return any(rules.counting for rules in _evaluated(deciding))
 
 
 def _walk(

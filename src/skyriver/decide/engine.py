@@ -139,6 +139,7 @@ class Engine:
             partition.dead_letters.extend(letters)
         if by.ids:
             self._ids.drop(self._keys([*by.ids]), end)
+        partition.tallies.forget(by.subject, by.value)
         held = sum(partition.lists.forget(index, by.value) for index in by.references)
         if self._windows is not None:
             held += self._windows.rename(by.subject, by.value, by.in_state, by.references)

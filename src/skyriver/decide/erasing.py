@@ -9,8 +9,9 @@ each such event
   linked to each other, unless features count how many different subjects there are: then all have the same.
 - fields stay that features by *other* fields are computed from (a terminal and an amount, where a terminal's mean is a
   feature), and the time. All others are emptied: missing, or 0 and "" where a value must be there.
-Its decisions become `erased`, without score, features and decision. Labels go with the event's surrogate. Of refused
-events that name the subject, only the reason stays. Rows of references about the subject are emptied.
+Its decisions become `erased`: the word stays, for budgets count it, without score, rule and features. Labels go with
+the event's surrogate. Of refused events that name the subject, only the reason stays. Rows of references about the
+subject are emptied.
 """
 
 from __future__ import annotations
@@ -55,7 +56,6 @@ SECRET_BYTES = 32
 ERASED = "erased"
 """What a text of a subject begins with, in place of its value."""
 _EMPTY: dict[str, Value] = {"int": 0, "float": 0.0, "text": "", "bool": False, "time": 0}
-_NOBODY = Outcome(Status.ERASED, "", "", 0, "", "", Reason.NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +222,8 @@ class Erasing:
                 self.rows += 1
                 own = self.id_of(decision.id)
                 nobody = type(decision)(
-                    decision.event_offset, own, Status.ERASED, "", None, b"", "", 0, "", "", Reason.NONE,
-                    decision.decided_at_us, decision.latency_us,
+                    decision.event_offset, own, Status.ERASED, decision.decision, None, b"", "", 0, "", "",
+                    Reason.NONE, decision.decided_at_us, decision.latency_us,
                 )  # fmt: skip
                 return encode(nobody)
             case RecordKind.DECISIONS:
@@ -284,12 +284,13 @@ class Erasing:
             ids = block.ids.copy()
             ids[mine] = [self.id_of(int(block.ids[p])) for p in mine]
         had = ~block.without if block.without is not None else np.ones(len(block), np.bool_)
-        codes = block.codes.copy()
-        codes[mine] = len(block.outcomes)
+        codes, words = block.codes.copy(), sorted({block.outcomes[block.codes[p]].decision for p in mine})
+        for p in mine:
+            codes[p] = len(block.outcomes) + words.index(block.outcomes[block.codes[p]].decision)
         found: DecisionColumns = replace(
             block,
             ids=ids,
-            outcomes=[*block.outcomes, _NOBODY],
+            outcomes=[*block.outcomes, *(Outcome(Status.ERASED, word, "", 0, "", "", Reason.NONE) for word in words)],
             codes=codes,
             scores=_without(block.scores, gone),
             without=~had | gone,
@@ -405,7 +406,7 @@ class Erasing:
         if not mine.any():
             return None
         self.rows += int(mine.sum())
-        stays = ("_offset", "event_offset", "decided_at_us", "latency_us")
+        stays = ("_offset", "event_offset", "decision", "decided_at_us", "latency_us")
         nobody = {"id": None, "status": str(Status.ERASED), "version": 0, "shadow_version": 0}
         columns: list[Any] = []
         for name, dtype in frame.schema.items():

@@ -65,6 +65,9 @@ class Tally:
         while next(iter(of.values()))[-1] <= gone:
             of.popitem(last=False)
 
+    def forget(self, key: int) -> None:
+        self._times.pop(key, None)
+
     def saved(self, kind: Kind) -> SavedTally:
         counts = array("I", map(len, self._times.values()))
         times = b"".join(own.tobytes() for own in self._times.values())
@@ -158,6 +161,12 @@ class Tallies:
         """An event has got this decision."""
         for tally, at in self._of.get(decision, ()):
             tally.add(keys[at], now)
+
+    def forget(self, field: str, value: int | str) -> None:
+        """What was counted of this value of a field; what is counted of all stays."""
+        for (_, _, by), tally in self._tallies.items():
+            if by == field:
+                tally.forget(_key(value))
 
     def saved(self) -> tuple[SavedTally, ...]:
         return tuple(tally.saved(kind) for kind, tally in self._tallies.items())

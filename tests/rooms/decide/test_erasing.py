@@ -239,7 +239,9 @@ def test_nothing_of_the_subject_is_left(seed: int, subject: tuple[str, int | str
         for decision in decisions_of(record):
             if decision.event_offset in by.offsets:
                 assert decision.status is Status.ERASED
-                assert (decision.decision, decision.score, decision.features, decision.rule) == ("", None, b"", "")
+                assert (decision.score, decision.probability, decision.features, decision.rule) == (None, None, b"", "")
+    words = [[d.decision for r in all_of for d in decisions_of(r)] for all_of in (records, after)]
+    assert words[0] == words[1], "budgets count them"
     again = Erasing(STREAM, *subject, by.kept, by.secret, ids=set(by.ids), offsets=set(by.offsets))
     assert [again.find(record) for record in after] == [0] * len(after)
     assert [again.changed(record) for record in after] == [None] * len(after), "done again it changes nothing"

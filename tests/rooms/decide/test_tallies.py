@@ -22,7 +22,7 @@ from skyriver.decide.checkpoint import SavedTally
 from skyriver.decide.reach import never_fire
 from skyriver.decide.records import decode_control
 from skyriver.decide.rules import compile_rules
-from skyriver.decide.tallies import Tally
+from skyriver.decide.tallies import Tallies, Tally
 from skyriver.decide.trial import Trial
 
 MINUTE = 60 * SECOND
@@ -473,3 +473,18 @@ def test_a_log_that_gave_up_what_budgets_look_back_to_is_not_recovered_without_a
     with pytest.raises(Conflict) as caught:
         house.start(chosen)
     assert caught.value.code == "HISTORY_GONE"
+
+
+def test_who_is_forgotten_is_counted_for_all_and_no_more_for_itself() -> None:
+    tallies = Tallies(STREAM)
+    tallies.use([budget("block", 9, "review"), budget("block", 2, "review", by="payment")], [])
+    for now in range(3):
+        for who in (7, 8):
+            tallies.note("block", tallies.keys_of([who, 0]), now)
+    tallies.forget("payment", 7)
+    assert [told["spent"] for told in tallies.to_json(3)] == [6, None]
+    again = Tallies(STREAM, tallies.saved())
+    again.use([budget("block", 9, "review"), budget("block", 2, "review", by="payment")], [])
+    for each in (tallies, again):
+        assert each.spend("block", each.keys_of([8, 0]), 3) == "review"
+        assert each.spend("block", each.keys_of([7, 0]), 3) == "block"
