@@ -36,10 +36,7 @@ def page(screen: Screen, version: RulesVersion) -> None:
         return
     screen.out.print(f"\n{_compared(version, compared)}")
     columns = ("RULES THAT DECIDE", f"VERSION {version['version']}", "EVENTS", "OF 1,000")
-    rows = [
-        (escape(s["live"]), escape(s["candidate"]), f"{s['events']:,}", f"{s['per_1000']:.1f}")
-        for s in compared["said"]
-    ]
+    rows = [(s["live"], s["candidate"], f"{s['events']:,}", f"{s['per_1000']:.1f}") for s in compared["said"]]
     screen.table("", columns, rows)
     if compared["decided_by_candidate"]:
         screen.out.print("\nWhat was decided, by whose rules:")
@@ -58,7 +55,7 @@ def _line(version: RulesVersion) -> tuple[str, ...]:
         age(version["since"]),
         _ORIGINS.get(version["origin"], version["origin"]),
         differs,
-        escape(version["why"]),
+        version["why"],
     )
 
 
@@ -104,7 +101,7 @@ def _compared(version: RulesVersion, compared: RulesCompared) -> str:
 def _arms(compared: RulesCompared) -> Iterator[tuple[str, ...]]:
     arms = (compared["decided_by_live"], compared["decided_by_candidate"])
     for decision in sorted({*arms[0], *arms[1]}):
-        yield (escape(decision), *(_share(arm, decision) for arm in arms))
+        yield (decision, *(_share(arm, decision) for arm in arms))
 
 
 def _share(arm: Mapping[str, int], decision: str) -> str:

@@ -12,7 +12,7 @@ from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import FeatureSetSpec
 from skyriver.decide.choice import Choice
 from skyriver.decide.model_run import ModelRun
-from skyriver.decide.records import ControlRecord, ModelInUse
+from skyriver.decide.records import ControlRecord, ModelInUse, TrialInUse
 from skyriver.features.plan import plan_features
 
 
@@ -187,3 +187,27 @@ def test_features_that_do_not_fit_the_stream_are_told_and_keep_no_version_from_d
     assert house.use({**live(2), "features": told}).model.version == 2
     assert house.choice.target(live(2), OLD_DIGEST) is None
     assert house.choice.target_problem is None
+
+
+def test_rules_that_are_tried_are_compiled_beside_and_a_mistake_in_them_keeps_nobody_from_deciding() -> None:
+    house = House()
+    trial = {"number": 2, "percent": 25.0, "rules": [["block", "score >= 0.8", "sure"]]}
+    found = house.use(live(rules_version=1, trial=trial))
+    assert (found.rules_version, found.trial.number, found.trial.percent) == (1, 2, 25.0)
+    assert found.trial.rules.texts == (("block", "score >= 0.8", "sure"),)
+    assert house.use(live(rules_version=1, trial=trial)) is None
+    assert house.use(live(rules_version=1, trial={**trial, "percent": 50.0})).trial.percent == 50.0
+    broken = house.use(live(rules_version=1, trial={**trial, "number": 3, "rules": [["block", "gone > 1"]]}))
+    assert broken.trial is None
+    assert house.choice.problem is not None
+    assert "Version 3 of the rules is not tried" in house.choice.problem.message
+    assert house.use(live(rules_version=4)).rules_version == 4
+    assert house.loaded == [("v1", 0)], "the model is taken over"
+
+
+def test_a_start_without_settings_goes_on_with_the_rules_and_the_trial_of_the_log() -> None:
+    house = House()
+    trial = TrialInUse(2, 10.0, (("block", "score >= 0.5"),), "digest")
+    found = house.choice.begin(None, control(1, rules_version=1, trial=trial), FOLDED, OLD_DIGEST)
+    assert (found.rules_version, found.trial.number, found.trial.percent) == (1, 2, 10.0)
+    assert found.trial.rules.texts == trial.rules
