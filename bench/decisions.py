@@ -2,7 +2,8 @@
 
     python bench/decisions.py [--quick] [--part NAME ...]
 
-Prints one JSON document; progress goes to stderr. --part: only that (tuned, replay). Exit code 1: a goal does not hold.
+Prints one JSON document; progress goes to stderr. --part: only that (tuned, replay, lists). Exit code 1: a goal does
+not hold.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from _document import Document, Goal
+from _lists import measure_lists
 from _processes import workplace
 from _replay import measure_replay
 from _tuned import measure_tuned
@@ -25,6 +27,8 @@ GOALS = (
     Goal("replay_differences", "<=", 0, "events"),
     Goal("replay_equal_to_duckdb", ">=", 1, "0 or 1"),
     Goal("replay_events_per_second_core", ">=", 100_000, "events/s"),
+    Goal("list_us_an_event", "<=", 1, "microseconds of CPU time"),
+    Goal("lists_equal_to_duckdb", ">=", 1, "0 or 1"),
 )
 
 
@@ -38,9 +42,11 @@ class Sizes:
     """And twice as many terminals."""
     many: int = 10_000_000
     """Events that thresholds are chosen on to see what that takes."""
+    listed: int = 1_000_000
+    """Ids on a list."""
 
 
-QUICK = Sizes(many=1_000_000)
+QUICK = Sizes(many=1_000_000, listed=100_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ PARTS: dict[str, tuple[tuple[str, ...], Callable[[Bench], None]]] = {
         ("replay_differences", "replay_equal_to_duckdb", "replay_events_per_second_core"),
         measure_replay,
     ),
+    "lists": (("list_us_an_event", "lists_equal_to_duckdb"), measure_lists),
 }
 
 
