@@ -24,6 +24,14 @@ def dispatcher_lines(now: DispatcherNow) -> Iterator[tuple[str, str]]:
         yield "", f"[yellow]{escape(why + now['message'])} {escape(now['next_action'])}".rstrip() + "[/]"
     for place, sink in enumerate(now["sinks"]):
         yield "" if place else "sinks", f"{sink['sink']}: {sink_line(sink)}"
+    if (reviews := now["reviews"]) is not None:
+        counts = (
+            (reviews["open"], "open"),
+            (reviews["overdue"], "overdue"),
+            (reviews["unsent"], "answers on their way to labels"),
+            (reviews["refused"], "answers refused as labels"),
+        )
+        yield "reviews", ", ".join(f"{count:,} {word}" for count, word in counts if count) or "no case is open"
 
 
 def sink_line(sink: SinkNow) -> str:

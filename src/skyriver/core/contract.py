@@ -16,6 +16,7 @@ from skyriver.core.contract_deliveries import DeliveryPage as DeliveryPage
 from skyriver.core.contract_deliveries import DispatcherMetrics as DispatcherMetrics
 from skyriver.core.contract_deliveries import DispatcherNow as DispatcherNow
 from skyriver.core.contract_deliveries import RetriedDeliveries as RetriedDeliveries
+from skyriver.core.contract_deliveries import ReviewsNow as ReviewsNow
 from skyriver.core.contract_deliveries import SinkNow as SinkNow
 
 

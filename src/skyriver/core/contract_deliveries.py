@@ -38,6 +38,18 @@ class SinkNow(TypedDict):
     under_way: int
 
 
+class ReviewsNow(TypedDict):
+    """Decisions that people are to make."""
+
+    open: int
+    """Cases that wait or are held."""
+    overdue: int
+    unsent: int
+    """Answers that are no labels of the stream yet."""
+    refused: int
+    """Answers that the stream did not take as labels."""
+
+
 class DispatcherNow(TypedDict):
     """The process that acts on a stream's decisions, by its own word: up to a second old."""
 
@@ -55,6 +67,8 @@ class DispatcherNow(TypedDict):
     missed: int
     """Offsets that the log gave up before they were read, ever."""
     sinks: Sequence[SinkNow]
+    reviews: ReviewsNow | None
+    """Null where none are declared, and no case is left."""
 
 
 class Delivery(TypedDict):

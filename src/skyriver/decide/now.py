@@ -174,6 +174,7 @@ def _dispatcher(snapshot: Snapshot, stream: Resource) -> DispatcherNow | None:
         "behind": int(report.get("behind", 0)),
         "missed": int(report.get("missed", 0)),
         "sinks": report.get("sinks", []),
+        "reviews": report.get("reviews"),
     }
 
 

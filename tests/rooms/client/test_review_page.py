@@ -9,6 +9,7 @@ import pytest
 
 from skyriver.client import review_page as page
 from skyriver.client.screen import Screen
+from skyriver.client.sink_page import dispatcher_lines
 from skyriver.data.decisions import Reason, Status
 from skyriver.decide import cases
 from skyriver.decide.case_view import in_full, in_short
@@ -131,3 +132,26 @@ def test_numbers_come_with_their_doubt(capsys: pytest.CaptureFixture[str]) -> No
     assert "-48% (-62 to -29)" in text.out
     assert "1.00 (0.68 to 1.00)" in text.out
     assert "1,200 older cases" in text.err
+
+
+def test_the_page_of_a_stream_tells_how_many_wait() -> None:
+    told: Any = {
+        "state": "READY",
+        "reason": "REVIEWS_OVERDUE",
+        "message": "3 cases of review are overdue.",
+        "next_action": "Look.",
+        "pid": 0,
+        "rss_mb": 0.0,
+        "cpu_seconds": 0.0,
+        "offset": 9,
+        "behind": 0,
+        "missed": 0,
+        "sinks": [],
+        "reviews": {"open": 12, "overdue": 3, "unsent": 1, "refused": 0},
+    }
+    lines = dict(dispatcher_lines(told))
+    assert lines["reviews"] == "12 open, 3 overdue, 1 answers on their way to labels"
+    assert "REVIEWS_OVERDUE" in lines[""]
+    told["reviews"] = {"open": 0, "overdue": 0, "unsent": 0, "refused": 0}
+    assert dict(dispatcher_lines(told))["reviews"] == "no case is open"
+    assert "reviews" not in dict(dispatcher_lines({**told, "reviews": None}))
