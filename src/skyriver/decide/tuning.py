@@ -38,6 +38,8 @@ SEARCHES = 100
 DRAWS = 2_000
 """Of days of the later part."""
 SHARE = (2.5, 97.5)
+LEAST_DRAWN = 6
+"""Days."""
 FEW_POSITIVES = 50
 FEW_DAYS = 14
 CURVE_POINTS = 60
@@ -252,14 +254,14 @@ class _Searching:
             for place, decision in enumerate(self._question.decisions)
         ]
         gains = later.by_day(later.decide(self._in_use)) - later.by_day(later.decide(chosen))
-        low, high = np.percentile(draws @ gains / self._later.days, SHARE)
+        low, high = interval(gains, draws)
         found = Tuning(
-            verdict="change" if low > 0 else "keep",
+            verdict="change" if low > 0 and len(gains) >= LEAST_DRAWN else "keep",
             thresholds=self._thresholds(chosen),
             policies=(tuned, in_use, *always),
             gain=float(gains.mean()),
-            gain_low=float(low),
-            gain_high=float(high),
+            gain_low=low,
+            gain_high=high,
             curves=tuple(self._curve(chosen, place) for place in range(len(chosen))),
             chosen_on=_told(choose, self._cells),
             held_out=_told(held_out, self._later),
@@ -268,13 +270,13 @@ class _Searching:
         return replace(found, cautions=tuple(_cautions(found, self._edges(chosen), seen.missing)))
 
     def _policy(self, name: str, decided: Ints, draws: Ints) -> Policy:
-        by_day, days = self._later_search.by_day(decided), self._later.days
-        low, high = np.percentile(draws @ by_day / days, SHARE)
+        by_day = self._later_search.by_day(decided)
+        low, high = interval(by_day, draws)
         return Policy(
             name,
             float(by_day.mean()),
-            float(low),
-            float(high),
+            low,
+            high,
             tuple(self._decided(decided, place) for place in range(len(self._question.decisions))),
             self._loads(decided),
         )
@@ -353,6 +355,20 @@ class _Searching:
         )
 
 
+def interval(by_day: Floats, draws: Ints) -> tuple[float, float]:
+    """Of the mean of the days, 95%. `draws` [n, days]: how often each day was drawn. By each draw's distance from the
+    mean in its own standard errors (bootstrap-t), for what days cost is skewed: its largest losses are rare. Of fewer
+    than LEAST_DRAWN days, of which draws say nothing, the range."""
+    days, mean = len(by_day), float(by_day.mean())
+    if days < LEAST_DRAWN or not np.ptp(by_day):
+        return float(by_day.min()), float(by_day.max())
+    means = draws @ by_day / days
+    spread = np.sqrt(np.maximum(0.0, draws @ by_day**2 / days - means**2))
+    drawn = spread > 1e-9 * np.abs(by_day).max()
+    high, low = np.percentile((means[drawn] - mean) / spread[drawn], SHARE)
+    return mean - float(low * by_day.std()), mean - float(high * by_day.std())
+
+
 def _told(span: Span, cells: Cells) -> PartTold:
     return PartTold(span.start, span.end, cells.days, int(cells.events.sum()), int(cells.positives.sum()))
 
@@ -365,7 +381,12 @@ def _cautions(found: Tuning, edges: Sequence[str], missing: int) -> Iterator[Cau
         if part.days < FEW_DAYS:
             yield Caution("FEW_DAYS", f"There are {part.days} days in the part that {told}: intervals say little.")
     if found.verdict == "keep":
-        yield Caution("NO_SURE_GAIN", "The interval of the gain includes 0: keep what you have.")
+        why = (
+            "The interval of the gain includes 0"
+            if found.gain_low <= 0
+            else f"{found.held_out.days} days prove nothing"
+        )
+        yield Caution("NO_SURE_GAIN", f"{why}: keep what you have.")
     for policy in (in_use, tuned):
         for load in policy.loads:
             if load.periods_over:
