@@ -135,7 +135,7 @@ class Calls(ReviewCalls):
         params: Mapping[str, Any] | None = None,
         inputs: Mapping[str, Any] | None = None,
     ) -> Flow[str]:
-        """Asks for an action (load, train, rollback, verify); returns the name of the operation to wait for."""
+        """Asks for an action (load, train, rollback, verify, replay); returns the name of the operation to wait for."""
         body = {"target": target, "params": dict(params or {}), "inputs": dict(inputs or {})}
         answer = yield from changed(_json_request("POST", f"{self._base}/actions/{_part(action)}", body))
         return str(answer["operation"])

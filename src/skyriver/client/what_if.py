@@ -18,8 +18,8 @@ MOVES = 3
 
 
 def rules_in(path: Path, stream: str) -> dict[str, Any]:
-    """The rules of an application's file (`app.decide`), or of a JSON document of the same form: {"rules": [[decision,
-    condition, name], ...], "otherwise", "fallback"}; what that leaves out stays as it is declared."""
+    """The rules of an application's file (`app.decide`), or of a JSON document: {"rules": [{"decision", "when",
+    "name"?}, ...], "otherwise", "fallback"}; what that leaves out stays as it is declared."""
     if path.suffix == ".py":
         from skyriver.client.appfile import load_app  # executes the file, as `skyriver deploy` does
 

@@ -20,7 +20,7 @@ _BOUNDS = ("budgets", "counters", "combine")
 KEPT = 10
 """Replays of a stream whose rows are kept; those of older ones are removed by the next."""
 MOST_BY = 5
-_FORM = "[decision, condition] or [decision, condition, name]"
+_FORM = '{"decision": "block", "when": "score >= 0.9"}'
 
 
 @dataclass(frozen=True, slots=True)
