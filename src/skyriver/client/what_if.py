@@ -13,6 +13,8 @@ from skyriver.client.screen import Screen
 from skyriver.core.errors import InvalidInput
 from skyriver.core.units import format_span
 
+_WORDS = {"live": ("then", "now"), "history": ("now", "asked")}
+"""What the two are called that are compared."""
 MOVES = 3
 """Of a segment, that are shown; JSON output has more."""
 
@@ -112,26 +114,29 @@ def _events(told: Mapping[str, Any]) -> str:
 
 def _show_part(screen: Screen, told: Mapping[str, Any], part: str) -> None:
     found = told["parts"][part]
-    if part == "live":
+    names = _WORDS[part] if found["compared"] else ("", "now")
+    title = {"live": "Then (down) and now", "history": "Loaded history, by what decides now (down) and what is asked"}
+    if found["compared"]:
         words = sorted({c[when] for c in found["cross"] for when in ("then", "now")})
         count = {(c["then"], c["now"]): c["events"] for c in found["cross"]}
         rows = [
             (then or '""', *(f"{count[then, now]:,}" if (then, now) in count else "" for now in words))
             for then in words
         ]
-        screen.table("Then (down) and now", ("THEN", *(f"NOW {word}" for word in words)), rows)
+        heads = (names[0].upper(), *(f"{names[1].upper()} {word}" for word in words))
+        screen.table(title[part], heads, rows)
     else:
         cells = [(c["now"], f"{c['events']:,}", _share(c["events"], found["events"])) for c in found["cross"]]
         screen.table("Loaded history", ("DECISION", "EVENTS", "SHARE"), cells)
     if found["labels"] is not None:
-        _show_labels(screen, told["label"], found["labels"], part)
+        _show_labels(screen, told["label"], found["labels"], names)
     if found["cost"] is not None:
-        screen.out.print(_cost(found["cost"], told["unit"]))
+        screen.out.print(_cost(found["cost"], told["unit"], names))
     for by in found["segments"]:
-        _show_segments(screen, by, part)
+        _show_segments(screen, by, compared=found["compared"])
 
 
-def _cost(cost: Mapping[str, Any], unit: str) -> str:
+def _cost(cost: Mapping[str, Any], unit: str, names: tuple[str, str]) -> str:
     if not cost["events"]:
         return "What it costs cannot be said: of no event is the label known yet"
     of = f"the {cost['events']:,} events whose label is known"
@@ -141,13 +146,14 @@ def _cost(cost: Mapping[str, Any], unit: str) -> str:
     less = cost["then"] - cost["now"]
     change = f"{abs(less):,.2f}{word} {'less' if less >= 0 else 'more'}"
     then, now = f"{cost['then']:,.2f}{word}", f"{cost['now']:,.2f}{word}"
-    return f"By the declared costs {of} cost {then}, and now {now}: [bold]{change}[/]"
+    return f"By the declared costs {of}: {names[0]} {then}, {names[1]} {now}: [bold]{change}[/]"
 
 
-def _show_labels(screen: Screen, label: str, found: Mapping[str, Any], part: str) -> None:
+def _show_labels(screen: Screen, label: str, found: Mapping[str, Any], names: tuple[str, str]) -> None:
     title = f"By {label}: {found['positives']:,} of {found['known']:,} that are known"
-    whens = ("then", "now") if part == "live" else ("now",)
-    columns = [f"{what} {when}".upper() for when in whens for what in (label, "precision", "recall")]
+    whens = ("then", "now") if names[0] else ("now",)
+    called = dict(zip(("then", "now"), names, strict=True))
+    columns = [f"{what} {called[when]}".upper() for when in whens for what in (label, "precision", "recall")]
     rows = [
         (
             d["decision"],
@@ -162,8 +168,8 @@ def _show_labels(screen: Screen, label: str, found: Mapping[str, Any], part: str
     screen.table(title, ("DECISION", *columns), rows)
 
 
-def _show_segments(screen: Screen, by: Mapping[str, Any], part: str) -> None:
-    if part == "live":
+def _show_segments(screen: Screen, by: Mapping[str, Any], *, compared: bool) -> None:
+    if compared:
         rows = [
             (
                 _segment(s),

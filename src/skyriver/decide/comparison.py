@@ -149,7 +149,8 @@ class Comparison:
             tally.first_different.append(str(now.ids[place]))
 
     def _frame(self, again: DecidedAgain) -> pl.DataFrame:
-        events, then, now = again.events, again.then, again.now
+        events, now = again.events, again.now
+        then = again.then if again.then is not None else again.unasked
         columns = events.columns.columns
         n = len(events)
         found = {
@@ -160,6 +161,7 @@ class Comparison:
             **_told("then", then, then.scores if then is not None else None, n),
             **_told("now", now, now.scores, n),
             "comparable": pl.Series(again.comparable),
+            "history": pl.Series(np.full(n, again.then is None)),
             "_effective": pl.Series(events.effective, dtype=pl.Int64),
             **self._costs(again),
         }
@@ -181,7 +183,7 @@ class Comparison:
             features = spread
         prices = self._prices.of(again.digest, again.spec, again.events.columns, features)
         found = {}
-        for when, told in (("then", again.then), ("now", again.now)):
+        for when, told in (("then", again.then if again.then is not None else again.unasked), ("now", again.now)):
             costs: Sequence[np.ndarray] = [np.full(len(late), np.nan)] * 2
             if told is not None:
                 decisions = [outcome.decision for outcome in told.outcomes]

@@ -14,7 +14,8 @@ not comparable where another one is. The replay writes nothing: neither to the l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -47,6 +48,9 @@ from skyriver.decide.stretch import Asked, Counts, DecidedAgain, Events, columns
 from skyriver.decide.tallies import Tallies
 from skyriver.decide.ways import Way, Ways
 from skyriver.decide.windows import Floats
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _BEGIN_A_BATCH = frozenset({RecordKind.EVENT, RecordKind.EVENTS, RecordKind.HISTORY})
 _BATCH = 4_096
@@ -248,7 +252,7 @@ class Replay:
         if not len(events):
             return
         now = self._decided_block(
-            events, standing.beside(way.deciding, events), way, features, scored, standing.tallies
+            events, standing.beside(way.deciding.lookups, events), way, features, scored, standing.tallies
         )
         self.counts.budgets_cut += len(events) if standing.tallies and not standing.counts_whole else 0
         self.counts.lists_cut += len(events) if way.deciding.lookups and not standing.lists_whole else 0
@@ -291,36 +295,48 @@ class Replay:
             if self._standing.has_lists:
                 self._standing.learn(record)
             return
-        way = self._ways.of_history()
-        self._standing.use_loaded(way.deciding)
-        if way.spec is None:
-            self._fold(record)
-            frame = read_record(record.payload)
-        else:
-            first = max(self._asked.start, int(effective_of(record)[0]))  # or before the first event that is asked for
-            past = self._set(way, time=first, since=record.offset)
-            self._fold(record)
-            assert past.block is not None
-            frame = past.block
+        ways = [(self._ways.of_history(), self._standing.loaded)]
+        if (unasked := self._ways.unasked()) is not None:
+            ways.append((unasked, self._standing.unasked))
+        first = max(self._asked.start, int(effective_of(record)[0]))  # or before the first event that is asked for
+        pasts = [self._set(way, time=first, since=record.offset) for way, _ in ways if way.spec is not None]
+        self._fold(record)
+        frame = pasts[0].block if pasts else read_record(record.payload)
+        assert frame is not None
         kind, effective = frame["_kind"].to_numpy(), frame["_effective"].to_numpy()
         places = np.flatnonzero((kind == RecordKind.EVENT) & self._asked.inside(effective))
         if not len(places):
             self._standing.learn_frame(frame)
             return
-        self.counts.history += len(places)
         columns = columns_of(frame, self._stream).take(places)
         events = Events(record.offset + places, effective[places], columns, np.zeros(len(places), np.bool_))
-        features: Floats | None = None
-        if way.spec is not None:
-            features, usable = self._features(way, events, None)
-            if not usable.all():
-                self.counts.cut += int(np.count_nonzero(~usable))
-                features, events = features[usable], events.take(np.flatnonzero(usable))
-        columns = self._standing.beside_loaded(way.deciding, events, frame, record.offset)
-        if len(events):
-            now = self._decided_block(events, columns, way, features, None, self._standing.loaded)
-            all_of = np.ones(len(events), np.bool_)
-            self._decided(DecidedAgain(events, None, now, features, way.digest, way.spec, all_of))
+        self._decide_history(events, frame, record.offset, ways)
+
+    def _decide_history(
+        self, events: Events, frame: pl.DataFrame, offset: int, ways: Sequence[tuple[Way, Tallies]]
+    ) -> None:
+        """By the first of the ways, and by the second one to compare, where there are two."""
+        self.counts.history += len(events)
+        found = [self._features(way, events, None) if way.spec is not None else None for way, _ in ways]
+        usable = np.ones(len(events), np.bool_)
+        for each in found:
+            usable &= each[1] if each is not None else True
+        self.counts.cut += int(np.count_nonzero(~usable))
+        events = events.take(np.flatnonzero(usable))
+        lookups = sorted({place for way, _ in ways for place in way.deciding.lookups})
+        columns = self._standing.beside_loaded(lookups, events, frame, offset)
+        if not len(events):
+            return
+        blocks = []
+        for (way, tallies), each in zip(ways, found, strict=True):
+            if (rules := way.deciding.rules) is not None:
+                tallies.use(rules.budgets, rules.counters)
+            features = each[0][usable] if each is not None else None
+            blocks.append((self._decided_block(events, columns, way, features, None, tallies), features))
+        (now, features), way = blocks[0], ways[0][0]
+        unasked = blocks[1][0] if len(blocks) > 1 else None
+        all_of = np.ones(len(events), np.bool_)
+        self._decided(DecidedAgain(events, None, now, features, way.digest, way.spec, all_of, unasked))
 
     # Features
 

@@ -3,6 +3,7 @@ many decisions there were of late."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,6 @@ from skyriver.data.columns import Columns, join
 from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.decide import lists_columns
 from skyriver.decide.checkpoint import NEVER
-from skyriver.decide.deciding import Deciding
 from skyriver.decide.history import learn_frame, read_record
 from skyriver.decide.lists import Lists
 from skyriver.decide.past import offset_at
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
 
 class Standing:
-    """`tallies` are of live events; `loaded` those of history, which nobody counted then."""
+    """`tallies` are of live events; `loaded` those of history, which nobody counted then, and `unasked` of what it is
+    compared with."""
 
     def __init__(self, stream: StreamSpec, asked: Asked) -> None:
         self._stream, self._asked = stream, asked
         self._lists = Lists(stream)
-        self.tallies, self.loaded = Tallies(stream), Tallies(stream)
+        self.tallies, self.loaded, self.unasked = Tallies(stream), Tallies(stream), Tallies(stream)
         self.lists_whole = self.counts_whole = True
         """Whether the log has all that they hang on."""
 
@@ -61,11 +62,6 @@ class Standing:
             tallies.use(rules.bounds.budgets, rules.bounds.counters)
         elif control is not None:
             tallies.follow(control)
-
-    def use_loaded(self, deciding: Deciding) -> None:
-        """History is decided by this."""
-        if deciding.rules is not None:
-            self.loaded.use(deciding.rules.budgets, deciding.rules.counters)
 
     def note(self, events: Events, then: Recorded) -> None:
         """These came before the stretch: what they were decided then counts."""
@@ -103,25 +99,25 @@ class Standing:
         """Of a block of history."""
         learn_frame(self._lists, frame)
 
-    def beside(self, deciding: Deciding, events: Events) -> Columns:
-        """The fields of the events, and what lists say of them now."""
-        if not deciding.lookups:
+    def beside(self, lookups: Sequence[int], events: Events) -> Columns:
+        """The fields of the events, and what lists say of them now; `lookups`: what is asked of these."""
+        if not lookups:
             return events.columns
-        return lists_columns.beside(self._lists, deciding.lookups, events.columns, events.effective)
+        return lists_columns.beside(self._lists, lookups, events.columns, events.effective)
 
-    def beside_loaded(self, deciding: Deciding, events: Events, frame: pl.DataFrame, first: int) -> Columns:
+    def beside_loaded(self, lookups: Sequence[int], events: Events, frame: pl.DataFrame, first: int) -> Columns:
         """The same of events of a block of history, whose rows of lists count for the events behind them in it."""
-        if not deciding.lookups or "_reference" not in frame.columns:
+        if not lookups or "_reference" not in frame.columns:
             self.learn_frame(frame)
-            return self.beside(deciding, events)
+            return self.beside(lookups, events)
         parts: list[Columns] = []
         at = 0
         for row in np.flatnonzero(frame["_kind"].to_numpy() == RecordKind.REFERENCE).tolist():
             end = int(np.searchsorted(events.offsets, first + row))
             if end > at:
-                parts.append(self.beside(deciding, events.take(np.arange(at, end))))
+                parts.append(self.beside(lookups, events.take(np.arange(at, end))))
                 at = end
             self._lists.learn(*decode_reference(frame["_reference"][row]), int(frame["_effective"][row]))
         if at < len(events) or not parts:
-            parts.append(self.beside(deciding, events.take(np.arange(at, len(events)))))
+            parts.append(self.beside(lookups, events.take(np.arange(at, len(events)))))
         return join(parts)

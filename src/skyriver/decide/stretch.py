@@ -77,6 +77,8 @@ class DecidedAgain:
     digest: str
     spec: FeatureSetSpec | None
     comparable: Bools
+    unasked: DecisionBlock | None = None
+    """Of loaded history: by what decides at the log's end, where something else is asked for."""
 
     @property
     def names(self) -> tuple[str, ...]:

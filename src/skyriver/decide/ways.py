@@ -51,6 +51,7 @@ class Ways:
         self.control: ControlRecord | None = None
         self._now: Way | None = None
         self._history: Way | None = None
+        self._unasked: Way | None = None
 
     def use(self, control: ControlRecord | None) -> None:
         """From the next decision on."""
@@ -59,7 +60,7 @@ class Ways:
     @property
     def digests(self) -> frozenset[str]:
         """Of the features that may be asked for next."""
-        return frozenset(way.digest for way in (self._now, self._history) if way is not None)
+        return frozenset(way.digest for way in (self._now, self._history, self._unasked) if way is not None)
 
     def of_then(self) -> Way | None:
         """None: the log does not tell."""
@@ -69,14 +70,17 @@ class Ways:
         if not control.fallback and not self._asked.as_it_was:  # nothing was declared then
             return self.of_history()
         if self._now is None:
-            self._now = self._by(control)
+            self._now = self._by(control, self._asked)
         return self._now
 
     def of_history(self) -> Way:
         """By what decides at the log's end."""
         if self._history is None:
             control = control_before(self._reader, self._reader.next_offset)
-            way = self._by(control) if control is not None and control.fallback else None
+            way = self._by(control, self._asked) if control is not None and control.fallback else None
+            if not self._asked.as_it_was and control is not None and control.fallback:
+                unasked = self._by(control, Asked(self._asked.start, self._asked.end))
+                self._unasked = unasked if unasked is not None and unasked.deciding.model is not None else None
             if way is None or way.deciding.model is None:
                 raise Conflict(
                     f"{self._stream.name} decides with no version yet, so its history cannot be decided.",
@@ -86,8 +90,14 @@ class Ways:
             self._history = way
         return self._history
 
-    def _by(self, control: ControlRecord) -> Way | None:
-        asked, wanted = self._asked, Wanted.of_control(control)
+    def unasked(self) -> Way | None:
+        """What decides at the log's end, where something else is asked for: what history is compared with. None: no
+        version does."""
+        self.of_history()
+        return self._unasked
+
+    def _by(self, control: ControlRecord, asked: Asked) -> Way | None:
+        wanted = Wanted.of_control(control)
         if not self._shadow:
             wanted = replace(wanted, shadow=None)
         same = asked.model is None or (asked.model.in_use == control.model and control.canary is None)

@@ -20,7 +20,7 @@ _COSTS = ("costed", "then_sum", "now_sum")
 
 class Summary:
     """Frames of rows, as `Comparison` gives them with the label of each event, in; figures out. Small, whatever comes
-    in."""
+    in. `then` of loaded history is what decides at the log's end, where something else is asked for, else nothing."""
 
     def __init__(self, by: Sequence[str], edges: Mapping[str, Sequence[float] | None]) -> None:
         """`edges`: between the bins of a field; none: by its values."""
@@ -30,10 +30,9 @@ class Summary:
 
     def add(self, rows: pl.DataFrame) -> None:
         """With the columns `then_cost` and `now_cost` where decisions have costs."""
-        live = pl.col("then").is_not_null()
-        rows = rows.with_columns(live=live)
+        rows = rows.with_columns(live=~pl.col("history"))
         if "now_cost" in rows.columns:
-            known = pl.col("now_cost").is_not_null() & (pl.col("then_cost").is_not_null() | ~live)
+            known = pl.col("now_cost").is_not_null() & (pl.col("then_cost").is_not_null() | pl.col("then").is_null())
             rows = rows.with_columns(
                 costed=known, then_sum=pl.when(known).then("then_cost"), now_sum=pl.when(known).then("now_cost")
             )
@@ -61,9 +60,10 @@ class Summary:
         cross = rows.group_by("then", "now").agg(pl.col("len").sum()).sort("then", "now")
         return {
             "events": int(rows["len"].sum()),
+            "compared": not rows["then"].has_nulls(),
             "cross": [{"then": r["then"], "now": r["now"], "events": r["len"]} for r in cross.rows(named=True)],
             "labels": _labels(rows),
-            "cost": _cost(part, rows),
+            "cost": _cost(rows),
             "segments": [
                 {"by": name, "segments": self._told(groups.frame(), part, self._edges[name])}
                 for name, groups in self._segments.items()
@@ -76,13 +76,13 @@ class Summary:
         found = []
         for (value,), own in groups.group_by("value"):
             moves = own.filter(pl.col("then").ne_missing(pl.col("now"))).sort("len", descending=True)
-            changed = int(moves["len"].sum()) if part == "live" else 0
+            changed = int(moves["len"].sum()) if not own["then"].has_nulls() else 0
             found.append(
                 {
                     **_segment(value, edges),
                     "events": int(own["len"].sum()),
                     "changed": changed,
-                    "cost": _cost(part, own),
+                    "cost": _cost(own),
                     "moves": [
                         {"then": move["then"], "now": move["now"], "events": move["len"]}
                         for move in moves.head(SHOWN).rows(named=True)
@@ -90,7 +90,7 @@ class Summary:
                     "_order": (-1 if value is None else value) if edges is not None else (-changed, str(value)),
                 }
             )
-        if edges is None and part == "history":
+        if edges is None and groups["then"].has_nulls():
             found.sort(key=lambda s: (-s["events"], str(s["value"])))
         else:
             found.sort(key=lambda s: s["_order"])
@@ -132,12 +132,12 @@ def _segment(value: Any, edges: Sequence[float] | None) -> dict[str, Any]:
     }
 
 
-def _cost(part: str, rows: pl.DataFrame) -> dict[str, Any] | None:
+def _cost(rows: pl.DataFrame) -> dict[str, Any] | None:
     """Of the events whose label and costs are known."""
     if "costed" not in rows.columns:
         return None
     then, now = float(rows["then_sum"].sum()), float(rows["now_sum"].sum())
-    return {"events": int(rows["costed"].sum()), "then": then if part == "live" else None, "now": now}
+    return {"events": int(rows["costed"].sum()), "then": None if rows["then"].has_nulls() else then, "now": now}
 
 
 def _labels(rows: pl.DataFrame) -> dict[str, Any] | None:

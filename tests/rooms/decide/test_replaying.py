@@ -452,6 +452,11 @@ def test_loaded_history_is_decided_for_the_first_time(make_world: Callable[..., 
     assert denied["id"].to_list() == [10_000 + n for n in range(101, 200) if n % 7 == 3 and n % 100 not in (13, 14, 15)]
     means = [np.mean([float(n % 100) for n in range(max(0, i - 59), i + 1) if n % 7 == i % 7]) for i in range(50, 200)]
     assert found["by_mean_1m"].to_list() == [float(np.float32(mean)) for mean in means]
+    rules = AskedRules((("hold", "mean_1m > 50 and customer in denied"),), "approve", "wait")
+    other = world.compare(Asked(asked.start, asked.end, None, rules))[1]
+    assert other["then"].to_list() == found["now"].to_list(), "beside stands what decides now"
+    held = found.filter(pl.col("by_mean_1m") > 50, pl.col("id").is_in(denied["id"]))
+    assert other.filter(pl.col("now") == "hold")["id"].to_list() == held["id"].to_list() != []
     truth = truths(world, asked)
     labels = truth.of(found["event_offset"].to_numpy(), found["_effective"].to_numpy())
     assert labels.tolist() == [float(n % 20 == 0) for n in range(50, 200)]
