@@ -19,6 +19,7 @@ import polars as pl
 import pytest
 
 from skyriver.adapters.segments.log import SegmentReader
+from skyriver.data.columns import decode_events
 from skyriver.data.log import RecordKind
 from skyriver.decide.blocks import decisions_of, events_of
 from skyriver.decide.records import decode_control
@@ -134,6 +135,64 @@ def check(worker: Any, answers: dict[int, dict[str, Any]]) -> None:
     report = worker.verify(SegmentReader(worker.log_directory))
     assert report.first_differences == ()
     assert report.compared == report.equal == len(decisions)
+
+
+def test_budgets_and_counters_hold_over_kills(worker: Any) -> None:
+    """What each event got is what its log says of all that were decided before it."""
+    minute = 60_000_000
+    by_customer = {"decision": "block", "most": 3, "per_us": 2 * minute, "overflow": "review", "by": "customer"}
+    of_all = {"decision": "review", "most": 40, "per_us": minute, "overflow": "hold"}
+    blocks = {"name": "blocks", "decision": "block", "over_us": minute, "by": "customer"}
+    worker.write_live(
+        worker.model(1),
+        rules=[["call", "blocks >= 2 and amount < 50"], ["block", "score >= 0.9"], ["review", "score >= 0.5"]],
+        budgets=[by_customer, of_all],
+        counters=[blocks],
+    )
+    worker.start()
+    senders = [Sender(worker, number, pause=0.02) for number in range(1, SENDERS + 1)]
+    for sender in senders:
+        sender.start()
+    for _ in range(KILLS):
+        before = worker.report().get("events", 0)
+        worker.wait_for(lambda report, before=before: report["events"] >= before + 200)
+        worker.kill()
+        worker.start()
+    worker.wait_for(lambda report: report["by_reason"].get("BUDGET_SPENT", 0) >= 50 and report["by_decision"]["call"])
+    for sender in senders:
+        sender.stopping.set()
+    for sender in senders:
+        sender.join(harness.DEADLINE)
+        assert not sender.is_alive()
+    assert worker.stop() == 0
+    waiting: dict[int, tuple[int, Any]] = {}
+    past: list[tuple[str, int, int]] = []
+
+    def counted(decision: str, now: int, window: int, customer: int | None = None) -> int:
+        return sum(d == decision and at > now - window and customer in (None, who) for d, at, who in past)
+
+    for record in SegmentReader(worker.log_directory).read():
+        for place, (_, values) in enumerate(events_of(record)):
+            time_ = record.time
+            if record.kind is RecordKind.EVENTS:
+                time_ = int(decode_events(record.payload, record.count).effective[place])
+            waiting[record.offset + place] = time_, values
+        for decision in decisions_of(record):
+            now, values = waiting.pop(decision.event_offset)
+            customer, amount, expected = values[2], values[4], "approve"
+            if decision.status != "late":
+                if counted("block", now, minute, customer) >= 2 and amount < 50:
+                    expected = "call"
+                elif decision.score is not None and decision.score >= 0.5:
+                    expected = "block" if decision.score >= 0.9 else "review"
+            if expected == "block" and counted("block", now, 2 * minute, customer) >= 3:
+                expected = "review"
+            if expected == "review" and counted("review", now, minute) >= 40:
+                expected = "hold"
+            assert decision.decision == expected
+            past.append((expected, now, customer))
+    assert not waiting
+    assert {decision for decision, *_ in past} == {"approve", "call", "block", "review", "hold"}
 
 
 def test_a_stopped_worker_is_taken_over(worker: Any) -> None:
