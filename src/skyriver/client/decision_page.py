@@ -59,6 +59,11 @@ def reasons(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _why(told: Mapping[str, Any]) -> str:
+    spent = ", and the budget of that decision was spent" if told["reason"] == "BUDGET_SPENT" else ""
+    return f"{_wanted(told)}{spent}"
+
+
+def _wanted(told: Mapping[str, Any]) -> str:
     if told["status"] == "late":
         return "it came later than the stream's disorder, so it gets the fallback"
     if told["rule"]:

@@ -192,7 +192,7 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
     for budget in p["budgets"]:
         yield "budget", _budget(budget)
     if p["budgets"]:
-        yield "", f"{p['by_reason'].get('BUDGET_SPENT', 0):,} events were beyond a budget"
+        yield "", f"{p['by_reason'].get('BUDGET_SPENT', 0):,} events with a score were beyond a budget"
     rows = f", {p['reference_rows']:,} rows of references" if p["reference_rows"] else ""
     yield (
         "besides",

@@ -65,6 +65,7 @@ def test_a_decision_by_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
             "certain fired, for there was no score (NO_VERSION)",
         ),
         ({"rule": "", "score": None, "status": "late", "reason": "LATE"}, "came later than the stream's disorder"),
+        ({"reason": "BUDGET_SPENT"}, "the rule certain fired, and the budget of that decision was spent"),
         ({"arm": "canary"}, "by fraud:3, its canary"),
         ({"status": "fallback", "version": 2}, "by fraud:2, which stood in"),
         ({"shadow_version": 4, "shadow_score": 0.25}, "shadow version 4 said 0.25"),

@@ -180,7 +180,7 @@ def test_what_is_spent_of_budgets_is_told_and_that_the_strictest_decides() -> No
     text = printed(page(now(report=report)))
     assert "budget     block: 37 of 100 in the last 1h, beyond it review" in text
     assert "budget     review: 2 in 1d for each customer, beyond it hold; 9 of these have some now" in text
-    assert "12 events were beyond a budget" in text
+    assert "12 events with a score were beyond a budget" in text
     assert "no score because" not in text
     found = now()
     assert found["decides"] is not None
