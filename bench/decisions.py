@@ -1,9 +1,9 @@
-"""Decisions: what rules and their thresholds are worth and take.
+"""Decisions: what rules, their thresholds, probabilities and reasons are worth and take.
 
     python bench/decisions.py [--quick] [--part NAME ...]
 
-Prints one JSON document; progress goes to stderr. --part: only that (tuned, replay, lists). Exit code 1: a goal does
-not hold.
+Prints one JSON document; progress goes to stderr. --part: only that (rules, reasons, calibration, tuned, replay, lists).
+Exit code 1: a goal does not hold.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from _document import Document, Goal
 from _lists import measure_lists
 from _processes import workplace
 from _replay import measure_replay
+from _reasons import measure_calibration, measure_reasons, measure_rules
 from _tuned import measure_tuned
 
 GOALS = (
@@ -29,6 +30,10 @@ GOALS = (
     Goal("replay_events_per_second_core", ">=", 100_000, "events/s"),
     Goal("list_us_an_event", "<=", 1, "microseconds of CPU time"),
     Goal("lists_equal_to_duckdb", ">=", 1, "0 or 1"),
+    Goal("rules_us_50", "<=", 5, "us"),
+    Goal("reasons_us", "<=", 200, "us"),
+    Goal("reasons_difference", "<=", 1e-6, "log-odds"),
+    Goal("calibration_error_ratio", "<=", 0.5, "of the score's"),
 )
 
 
@@ -59,6 +64,9 @@ class Bench:
 
 
 PARTS: dict[str, tuple[tuple[str, ...], Callable[[Bench], None]]] = {
+    "rules": (("rules_us_50",), measure_rules),
+    "reasons": (("reasons_us", "reasons_difference"), measure_reasons),
+    "calibration": (("calibration_error_ratio",), measure_calibration),
     "tuned": (("cost_ratio_tuned_to_default", "tuned_equal_to_duckdb"), measure_tuned),
     "replay": (
         ("replay_differences", "replay_equal_to_duckdb", "replay_events_per_second_core"),

@@ -88,3 +88,20 @@ def test_a_month_decided_again(bench: Any) -> None:
     assert (document.value("replay_differences"), document.value("replay_equal_to_duckdb")) == (0, 1)
     assert [row["different"] for row in document.rows] == [0, 0]
     assert all(row["events"] > 100 for row in document.rows)
+
+
+def test_rules_reasons_and_probabilities(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With too few events to time anything; what is computed is right all the same."""
+    import _reasons
+    import decisions
+
+    monkeypatch.setattr(_reasons, "EVENTS", 2_000)
+    monkeypatch.setattr(_reasons, "EXPLAINED", 50)
+    document = decisions.Document("decisions", decisions.GOALS)
+    sizes = decisions.Sizes(days=90, customers=500)
+    decisions.measure(document, sizes, ["rules", "reasons", "calibration"])
+    assert document.value("rules_us_50") is not None
+    assert (document.value("reasons_difference") or 1.0) < 1e-6
+    ratio = document.value("calibration_error_ratio")
+    assert ratio is not None
+    assert ratio < 0.5
