@@ -18,8 +18,8 @@ from pathlib import Path
 from _document import Document, Goal
 from _lists import measure_lists
 from _processes import workplace
-from _replay import measure_replay
 from _reasons import measure_calibration, measure_reasons, measure_rules
+from _replay import measure_replay
 from _tuned import measure_tuned
 
 GOALS = (
