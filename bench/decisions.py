@@ -2,8 +2,8 @@
 
     python bench/decisions.py [--quick] [--part NAME ...]
 
-Prints one JSON document; progress goes to stderr. --part: only that (rules, reasons, calibration, tuned, replay, lists).
-Exit code 1: a goal does not hold.
+Prints one JSON document; progress goes to stderr. --part: only that (rules, reasons, calibration, tuned, replay,
+lists). Exit code 1: a goal does not hold.
 """
 
 from __future__ import annotations
