@@ -96,7 +96,7 @@ def test_rules_reasons_and_probabilities(bench: Any, monkeypatch: pytest.MonkeyP
     import decisions
 
     monkeypatch.setattr(_reasons, "EVENTS", 2_000)
-    monkeypatch.setattr(_reasons, "EXPLAINED", 50)
+    monkeypatch.setattr(_reasons, "EXPLAINED", 200)
     document = decisions.Document("decisions", decisions.GOALS)
     sizes = decisions.Sizes(days=90, customers=500)
     decisions.measure(document, sizes, ["rules", "reasons", "calibration"])
