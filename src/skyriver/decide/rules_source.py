@@ -29,8 +29,10 @@ def compile_first(rules: Sequence[tuple[Tree, Callable[..., Any]]]) -> First:
     conditions = []
     for place, (tree, closure) in enumerate(rules):
         try:
-            conditions.append(_Writer().true(tree))
-        except _TooLong:
+            condition = _Writer().true(tree)
+            compile(condition, "<rule>", "eval")  # Python bounds how deep brackets are nested
+            conditions.append(condition)
+        except (_TooLong, SyntaxError):
             names[f"rule{place}"] = closure
             conditions.append(f"rule{place}({_GIVEN}) is True")
     lines = [f"def first({_GIVEN}):"]

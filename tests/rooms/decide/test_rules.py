@@ -359,11 +359,30 @@ def test_a_field_that_is_called_probability_keeps_its_meaning() -> None:
     assert decided.decide(0.9, (), [*VALUES, 7], 0.5) == 0  # type: ignore[list-item]
 
 
-def test_a_rule_that_would_be_too_long_as_source_is_run_by_its_closure() -> None:
+def nested() -> str:
     when = "amount > 100"
     for _ in range(18):
         when = f"({when}) is missing or online"
+    return when
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        nested(),
+        "+".join(["amount"] * 195) + " > 20000",
+        "/".join(["mean"] * 195) + " < 1",
+        "(" * 39 + "online" + ")" * 39,
+    ],
+)
+def test_a_rule_that_would_be_too_long_as_source_is_run_by_its_closure(when: str) -> None:
     decided = rules(when, "score > 0")
     for values in (VALUES, GONE):
         expected = 0 if decided.rules[0][1](0.5, (120, 60, 4), values, None) is True else 1  # type: ignore[arg-type]
         assert decided.decide(0.5, (120, 60, 4), values) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sign", ["+", "/"])
+def test_a_calculation_of_too_many_parts_is_refused(sign: str) -> None:
+    with pytest.raises(InvalidInput, match="column 1: a rule is computed in at most 200 steps"):
+        rules(sign.join(["1"] * 900) + " > score")
