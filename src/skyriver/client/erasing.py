@@ -123,6 +123,8 @@ def _show_proof(screen: Screen, told: Mapping[str, Any]) -> None:
     _show_kept(screen, told)
     if told["files"]:
         screen.out.print(f"Files that were loaded into it, deleted: {told['files']}.")
+    if told["replays"]:
+        screen.out.print(f"Files with rows of replays, deleted: {told['replays']}.")
     if told["acts"]:
         screen.out.print(f"Deliveries and cases of it, deleted: {told['acts']}.")
     if told["until"]:

@@ -103,6 +103,10 @@ def plan_erase(
         )
     models = {str(m.name) for m in snapshot.all(tenant, "model") if m.parent == stream.parent}
     loads = [j for j in snapshot.all(tenant, "job") if j.spec.get("kind") == "load" and j.spec.get("target") == target]
+    replays = [
+        j for j in snapshot.all(tenant, "job") if (j.spec.get("kind"), j.spec.get("target")) == ("replay", target)
+    ]
+    rows = [kept for job in replays for kept in job.status.get("outputs", {}).get("artifacts", {}).values()]
     name = f"{target}-erase-{next_number(snapshot, tenant, 'operation', f'{target}-erase')}"
     job = new_job(
         snapshot,
@@ -116,6 +120,7 @@ def plan_erase(
             "subject": {"digest": digest},
             "versions": sorted(v.name for v in snapshot.all(tenant, "version") if v.spec.get("model") in models),
             "files": sorted({f["digest"] for j in loads if j.state in ENDED for f in j.spec["inputs"]["files"]}),
+            "replays": sorted({kept["digest"] for kept in rows}),
         },
         tables=(target,),
         parent=f"operation/{name}",

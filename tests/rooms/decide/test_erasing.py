@@ -19,6 +19,8 @@ from polars.testing import assert_frame_equal
 import skyriver as sr
 from skyriver.adapters.memory.log import MemoryLogStore
 from skyriver.adapters.memory.tables import MemoryTables
+from skyriver.core.errors import InvalidInput
+from skyriver.core.resources import Resource, Snapshot
 from skyriver.core.spec import FeatureSpec, StreamSpec
 from skyriver.data.columns import Columns, EventBlock
 from skyriver.data.decisions import Outcome, Reason, Status
@@ -29,6 +31,7 @@ from skyriver.decide.erasing import Erasing, kept_of
 from skyriver.decide.folding import Folding
 from skyriver.decide.history import encode_frame, read_record
 from skyriver.decide.kernel_windows import memory_windows
+from skyriver.decide.operations import plan_erase
 from skyriver.decide.records import DeadRecord, DecisionRecord, LabelRecord, Value, encode, encode_event
 from skyriver.features.kernel import load_kernel
 from skyriver.features.plan import plan_features
@@ -286,3 +289,45 @@ def test_what_no_other_feature_reads_is_emptied() -> None:
     values: list[Value] = [FIRST_ID, 5, CUSTOMERS[1], "ch", 12.5]
     payload = by.changed(Record(RecordKind.EVENT, 5, encode_event(1, values), offset=77))
     assert payload == encode_event(1, [by.id_of(FIRST_ID), 5, by.subject_at(77), "", 0.0])
+
+
+def job(name: str, kind: str, state: str, **more: Any) -> Resource:
+    spec = {"kind": kind, "target": "payments", "inputs": {"files": [{"digest": f"file of {name}"}]}}
+    return Resource("t", "job", name, spec=spec, state=state, **more)
+
+
+def test_what_is_planned_knows_all_files_and_not_who_it_is() -> None:
+    artifacts = {"outputs": {"artifacts": {"rows-1": {"digest": "rows 1"}, "rows-2": {"digest": "rows 2"}}}}
+    rows = [
+        Resource("t", "app", "risk", spec={"spec": APP.to_json(), "code": {}}),
+        Resource("t", "stream", "payments", spec={"stream": STREAM.to_json()}, parent="app/risk"),
+        Resource("t", "model", "fraud", parent="app/risk"),
+        Resource("t", "version", "fraud:1", spec={"model": "fraud"}),
+        Resource("t", "version", "other:1", spec={"model": "other"}),
+        job("one", "load", "SUCCEEDED"),
+        job("two", "load", "RUNNING"),
+        job("three", "replay", "SUCCEEDED", status=artifacts),
+        job("four", "call", "SUCCEEDED", status=artifacts | {"outputs": {"artifacts": {"mine": {"digest": "mine"}}}}),
+    ]
+    snapshot = Snapshot({row.key: row for row in rows}, {}, {}, 1_000)
+    _, planned = plan_erase(snapshot, "t", "payments", {"dry_run": True}, {"subject": {"digest": "who"}})
+    assert planned.spec["inputs"] == {
+        "subject": {"digest": "who"},
+        "versions": ["fraud:1"],
+        "files": ["file of one"],
+        "replays": ["rows 1", "rows 2"],
+    }
+    assert planned.spec["params"] == {"dry_run": True}
+    with pytest.raises(InvalidInput) as told:
+        plan_erase(snapshot, "t", "payments", {}, {})
+    assert told.value.code == "NO_SUBJECT"
+    nats = replace(rows[1], spec={"stream": {**STREAM.to_json(), "log": {"url": "nats://here:4222"}}})
+    with pytest.raises(InvalidInput) as told:
+        plan_erase(
+            Snapshot({row.key: row for row in (*rows, nats)}, {}, {}, 1_000),
+            "t",
+            "payments",
+            {},
+            {"subject": {"digest": "w"}},
+        )
+    assert told.value.code == "LOG_NOT_REWRITABLE"

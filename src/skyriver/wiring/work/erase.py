@@ -92,7 +92,7 @@ class _Erasure:
                 next_action="Erase it again; the log of this job says where it is.",
             )
         proof = {**self._told(plan, found), "left": left, "copies": copies}
-        proof |= {"files": files, "acts": acts, "until": self._until(plan)}
+        proof |= {**files, "acts": acts, "until": self._until(plan)}
         proof["tables"] = {name: asdict(version) for name, version in made.items()}
         replace_file(self._proof, json.dumps(proof).encode())
         self._destroy()
@@ -283,11 +283,12 @@ class _Erasure:
         except NotFound:
             return None
 
-    def _delete_files(self) -> int:
-        """Files that were loaded into the stream: their rows are in its log."""
-        for digest in self._job.inputs.get("files", ()):
-            self._job.objects.delete(digest)
-        return len(self._job.inputs.get("files", ()))
+    def _delete_files(self) -> dict[str, int]:
+        """Files that were loaded into the stream, whose rows are in its log; rows of replays, which name subjects."""
+        for kind in ("files", "replays"):
+            for digest in self._job.inputs.get(kind, ()):
+                self._job.objects.delete(digest)
+        return {kind: len(self._job.inputs.get(kind, ())) for kind in ("files", "replays")}
 
     def _destroy(self) -> None:
         """The secret, and who it was."""
