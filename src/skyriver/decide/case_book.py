@@ -17,6 +17,7 @@ from skyriver.decide import cases
 from skyriver.decide.cases import CLOSED, WAITING, Case, CaseState, ClosedWhy, Reviewer
 from skyriver.decide.database import Transaction
 from skyriver.decide.records import Id
+from skyriver.decide.stored_id import stored_id
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS cases (
@@ -165,7 +166,7 @@ class CaseBook:
             row = (case, place, opinion.by, value, opinion.at, opinion.took_us)
             self._do.run("INSERT INTO opinions VALUES (?, ?, ?, ?, ?, ?)", row)
         if after.state is CaseState.DECIDED and after.truth is None:  # what was found out is not overridden
-            label = (case, _text(after.event), after.label, after.answers[after.outcome], after.closed_at)
+            label = (case, stored_id(after.event), after.label, after.answers[after.outcome], after.closed_at)
             self._do.run(
                 "INSERT INTO case_labels (case_id, event, label, value, known_at) VALUES (?, ?, ?, ?, ?)", label
             )
@@ -216,13 +217,13 @@ class CaseBook:
 
     def of_event(self, event: Id) -> Case | None:
         """The newest one of an event's id."""
-        return next(iter(self._cases("event = ? ORDER BY id DESC LIMIT 1", _text(event))), None)
+        return next(iter(self._cases("event = ? ORDER BY id DESC LIMIT 1", stored_id(event))), None)
 
     def earlier(self, case: Case, most: int = 5) -> list[Case]:
         """Cases of the same key before this one, the newest first."""
         if case.key is None:
             return []
-        return self._cases("key = ? AND id < ? ORDER BY id DESC LIMIT ?", _text(case.key), case.id, most)
+        return self._cases("key = ? AND id < ? ORDER BY id DESC LIMIT ?", stored_id(case.key), case.id, most)
 
     def listed(self, now: int, states: Sequence[str], lane: str = "", most: int = 100) -> tuple[list[Case], int]:
         """Cases in these states, in the order in which they are claimed, closed ones the newest first; and how many
@@ -306,16 +307,11 @@ def _words(states: Iterable[CaseState]) -> str:
 _WAITING = _words(WAITING)
 
 
-def _text(value: Id) -> str:
-    """A number and a text that spells it are two ids."""
-    return _encoder.encode(value).decode()
-
-
 def _row(case: Case) -> tuple[object, ...]:
     return (
         case.id,
-        _text(case.event),
-        _text(case.key) if case.key is not None else None,
+        stored_id(case.event),
+        stored_id(case.key) if case.key is not None else None,
         case.decision,
         str(case.state),
         case.lane,

@@ -18,6 +18,7 @@ from skyriver.core.spec import SinkSpec
 from skyriver.core.units import SECOND
 from skyriver.decide.database import Row, Transaction
 from skyriver.decide.sinks import Answer, Delivery, Failed, Refused, Taken
+from skyriver.decide.stored_id import stored_id
 
 KEPT_DONE = 10_000
 """Of a sink, to be looked at; older ones are forgotten."""
@@ -67,7 +68,14 @@ _SCHEMA = (
     "CREATE TRIGGER IF NOT EXISTS delivery_moved AFTER UPDATE OF state ON deliveries WHEN old.state <> new.state"
     f" BEGIN {_UNCOUNT}; {_COUNT}; END",
     f"CREATE TRIGGER IF NOT EXISTS delivery_forgotten AFTER DELETE ON deliveries BEGIN {_UNCOUNT}; END",
+    "CREATE TABLE IF NOT EXISTS delivery_used (number INTEGER NOT NULL)",
+    "INSERT INTO delivery_used SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM delivery_used)",
+    "CREATE TRIGGER IF NOT EXISTS delivery_number_used AFTER DELETE ON deliveries"
+    " BEGIN UPDATE delivery_used SET number = max(number, old.number); END",
 )
+_NEXT = "(SELECT max(number, (SELECT coalesce(max(number), 0) FROM deliveries)) + 1 FROM delivery_used)"
+"""No number is given twice, also not that of a row which is gone: an answer that is on its way would settle another
+delivery. `delivery_used`: the highest number of those that are gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +108,9 @@ class DeliveryTable:
         if state == "WAITING" and lane is not None and self._first_of(do, sink.to, lane) is not None:
             state = "HELD"
         do.run(
-            "INSERT OR IGNORE INTO deliveries (sink, id, event, decision, lane, state, due, began, made, since,"
-            " asked_by, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (sink.to, new.id, json.dumps(new.event), new.decision, lane, state, due, *[now] * 3, new.by, new.body),
+            "INSERT OR IGNORE INTO deliveries (number, sink, id, event, decision, lane, state, due, began, made, since,"
+            f" asked_by, body) VALUES ({_NEXT}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (sink.to, new.id, stored_id(new.event), new.decision, lane, state, due, *[now] * 3, new.by, new.body),
         )
 
     def due(self, do: Transaction, sink: str, stream: str, now: int, limit: int) -> list[tuple[int, Delivery]]:

@@ -18,6 +18,7 @@ from skyriver.core.units import SECOND
 from skyriver.decide.database import Database, Row, Transaction
 from skyriver.decide.following import Decided, Step
 from skyriver.decide.records import DecisionRecord, Id, LabelRecord
+from skyriver.decide.stored_id import stored_ids
 
 Result = TypeVar("Result")
 KEPT_ANSWERS_US = 24 * 3_600 * SECOND
@@ -81,7 +82,8 @@ class Part(Protocol):
     def tick(self, do: Transaction, now: int) -> None: ...
 
     def erase(self, do: Transaction, now: int) -> int:
-        """Of the events whose ids, as JSON, are in the table ERASED, nothing is left; how many things that were."""
+        """Of the events whose ids are in the table ERASED, as `stored_id` writes them, nothing is left; how many things
+        that were."""
         ...
 
     def routes(self) -> Routes: ...
@@ -176,7 +178,8 @@ class Dispatch:
         with self._database.transaction() as do:
             do.run(f"CREATE TEMP TABLE IF NOT EXISTS {ERASED} (event TEXT PRIMARY KEY) WITHOUT ROWID")
             do.run(f"DELETE FROM {ERASED}")
-            do.run_many(f"INSERT OR IGNORE INTO {ERASED} VALUES (?)", ((json.dumps(own),) for own in ids))
+            forms = ((form,) for own in ids for form in stored_ids(own))
+            do.run_many(f"INSERT OR IGNORE INTO {ERASED} VALUES (?)", forms)
             found = sum(part.erase(do, now) for part in self._parts)
             do.run("DELETE FROM answers")  # they say again what was answered
             do.run(f"DROP TABLE {ERASED}")

@@ -43,11 +43,30 @@ class Stage:
     def declare(self, *sinks: dict[str, Any]) -> None:
         self.dispatch.declare({"sinks": list(sinks)})
 
-    def decide(self, decision: str = "block", shop: str | None = "a", status: Status = Status.DECIDED) -> int:
-        """The event's offset."""
+    def decide(
+        self,
+        decision: str = "block",
+        shop: str | None = "a",
+        status: Status = Status.DECIDED,
+        own: int | str | None = None,
+    ) -> int:
+        """The event's offset. `own`: its id."""
         offset, self._offset = self._offset, self._offset + 2
         record = DecisionRecord(
-            offset, 100 + offset, status, decision, 0.5, b"", "m", 3, "r", "f", Reason.NONE, self.now, 7, rule="why"
+            offset,
+            100 + offset if own is None else own,
+            status,
+            decision,
+            0.5,
+            b"",
+            "m",
+            3,
+            "r",
+            "f",
+            Reason.NONE,
+            self.now,
+            7,
+            rule="why",
         )
         decided = Decided(record, {"order": 100 + offset, "at": 1_500_000, "shop": shop}, offset + 1)
         self.dispatch.take(Step([decided], offset + 2), self.now)
@@ -415,6 +434,46 @@ def test_pages(stage: Stage) -> None:
     rest = stage.ask("GET", "/deliveries", limit=3, after=3, state="waiting", sink="bank")
     assert ([d["number"] for d in rest["items"]], rest["next"]) == ([4, 5], None)
     assert json.dumps(first), "it is JSON"
+
+
+@pytest.mark.parametrize("own", ["j\u00e4nner", "\u6771\u4eac", 'a "b" \\ \n', "7", 7])
+def test_ids_of_any_letters_are_erased(stage: Stage, own: int | str) -> None:
+    stage.decide(own=own)
+    stage.decide(own=own)
+    with stage.database.transaction() as do:  # as earlier releases wrote it
+        do.run("UPDATE deliveries SET event = ? WHERE number = 1", (json.dumps(own),))
+    assert [item["event"] for item in stage.ask("GET", "/deliveries")["items"]] == [own, own]
+    assert stage.dispatch.erase(["8", 8, "j", "7" if own == 7 else 7], stage.now) == 0
+    assert stage.dispatch.erase([own], stage.now) == 2
+    assert stage.states() == []
+
+
+def test_no_number_is_given_twice(stage: Stage) -> None:
+    """What a receiver said of one that is erased meanwhile must not settle the next one."""
+    offset = stage.decide()
+    [number] = stage.due()
+    stage.dispatch.erase([100 + offset], stage.now)
+    stage.decide()
+    stage.answer(number, Taken())
+    assert stage.due() == [number + 1]
+    stage.answer(number + 1, Taken())
+    stage.later(1)
+    with stage.database.transaction() as do:
+        do.run("DELETE FROM deliveries")
+    stage.decide()
+    stage.decide()
+    assert stage.due() == [3, 4]
+
+
+def test_no_number_is_given_twice_in_a_file_of_before(stage: Stage) -> None:
+    stage.decide()
+    with stage.database.transaction() as do:
+        do.run("DROP TRIGGER delivery_number_used")
+        do.run("DROP TABLE delivery_used")
+        stage.part.prepare(do)
+    assert stage.dispatch.erase([100], stage.now) == 1
+    stage.decide()
+    assert stage.due() == [2]
 
 
 def test_what_is_erased_is_not_sent_and_holds_nobody_back() -> None:

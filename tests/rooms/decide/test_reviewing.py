@@ -94,12 +94,32 @@ class Desk:
         assert decided.values
         self.handed.append((decided.record.event_offset, decided.record.decision, by, after))
 
-    def decided(self, offset: int, *, word: str = "look", score: float | None = 0.6, amount: float = 10.0) -> None:
+    def decided(
+        self,
+        offset: int,
+        *,
+        word: str = "look",
+        score: float | None = 0.6,
+        amount: float = 10.0,
+        own: int | str | None = None,
+    ) -> None:
         digest = plan_features(self.app.feature_sets[0], self.app.streams[0]).digest
         vector = struct.pack("<f", 7.5)
         status = Status.DECIDED if score is not None else Status.FALLBACK
         record = DecisionRecord(
-            offset, 900 + offset, status, word, score, vector, "m", 1, "", digest, Reason.NONE, self.clock.wall(), 0
+            offset,
+            900 + offset if own is None else own,
+            status,
+            word,
+            score,
+            vector,
+            "m",
+            1,
+            "",
+            digest,
+            Reason.NONE,
+            self.clock.wall(),
+            0,
         )
         values = {"order": 900 + offset, "at": START, "customer": 3, "amount": amount}
         assert self.reviewing.wants(record) == (word == "look")
@@ -302,6 +322,19 @@ def test_cases_stay_when_no_review_is_declared_any_more(desk: Desk) -> None:
     desk.dispatch.take(Step([], 9), 0)
     assert desk.ask("POST", "/reviews/claim")["id"] == 1
     assert desk.tick()["reviews"] == {"open": 1, "overdue": 0, "unsent": 0, "refused": 0}
+
+
+@pytest.mark.parametrize("own", ["j\u00e4nner", "\u6771\u4eac", "901", 77])
+def test_ids_of_any_letters_are_erased(desk: Desk, own: int | str) -> None:
+    desk.decided(1, own=own)
+    desk.decided(3)
+    desk.ask("POST", "/reviews/claim", case=1)
+    desk.ask("POST", "/reviews/1/decide", answer="hold", reason="as last week")
+    assert len(desk.due()) == 1
+    assert desk.dispatch.erase([own], 0) == 1
+    assert code_of(lambda: desk.ask("GET", "/reviews/1")) == "NO_CASE"
+    assert desk.due() == []
+    assert desk.ask("GET", "/reviews")["total"] == 1
 
 
 def test_earlier_cases_of_the_same_customer_are_shown(desk: Desk) -> None:
