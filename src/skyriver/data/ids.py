@@ -110,8 +110,9 @@ class IdIndex:
             found[missing] = part
             missing = missing[part < 0]
         found[found < self._floor] = -1
-        for key, end in self._gone.items():
-            found[(keys == key) & (found < end)] = -1
+        if self._gone:
+            ends = [self._gone.get(key, 0) for key in keys.tolist()]
+            found[found < np.array(ends, np.int64)] = -1
         return found
 
     def add(self, keys: Ints, offsets: Ints) -> None:
@@ -205,7 +206,8 @@ class IdIndex:
 
     def _adopt_merged(self) -> None:
         """Puts finished merges in the places of their parts, and starts the next one."""
-        for merging in [merging for merging in self._merging if merging.result.done()]:
+        done = [merging for merging in self._merging if merging.result.done()]
+        for merging in done:
             self._merging.remove(merging)
             merged, parts = merging.result.result(), merging.runs
             self._no_room = self._no_room or merged is parts
@@ -214,7 +216,7 @@ class IdIndex:
                 before = [run for run in self._runs if run.last < parts[0].first]
                 after = [run for run in self._runs if run.last > parts[-1].last]
                 self._runs = [*before, *(run for run in merged if run.last >= self._floor), *after]
-        if self._gone:
+        if self._gone and (done or not self._merging):
             self._take_out()
         if len(self._merging) < MERGES and len(parts := self._to_merge()) > 1:
             self._merging.append(self._begin_merge(parts))

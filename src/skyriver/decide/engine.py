@@ -142,7 +142,7 @@ class Engine:
         partition.tallies.forget(by.subject, by.value)
         held = sum(partition.lists.forget(index, by.value) for index in by.references)
         if self._windows is not None:
-            held += self._windows.rename(by.subject, by.value, by.in_state, by.references)
+            held += self._windows.rename(by.subject, by.value, by.in_state(end), by.references)
         return held
 
     @property

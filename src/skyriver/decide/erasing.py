@@ -77,9 +77,11 @@ class ErasingWork(msgspec.Struct, frozen=True):
     secret: bytes
     references: list[int]
     end: int
-    """Records below this offset are looked at."""
+    """The log's, when it was looked for; its worker looks at what came since."""
     ids: list[Id]
     offsets: list[int]
+    said: str = ""
+    """Digest of the object that says who it is."""
 
     def erasing(self, stream: StreamSpec) -> Erasing:
         return Erasing(
@@ -157,10 +159,10 @@ class Erasing:
     def subject_at(self, offset: int) -> int | str:
         return self._surrogate(b"subject", self.value if self.kept.linked else offset, like=self.value)
 
-    @property
-    def in_state(self) -> int | str:
-        """What the state of features goes on under."""
-        return self._surrogate(b"state", self.value)
+    def in_state(self, end: int) -> int | str:
+        """What the state of features goes on under, of events below the offset `end`: another one each time, for the
+        subject may come again before an erasure that was cut off is taken up."""
+        return self._surrogate(b"state %d" % end, self.value)
 
     def _surrogate(self, what: bytes, of: Id, like: Id | None = None) -> Id:
         mark = hmac.digest(self.secret, b"%s %s" % (what, repr(of).encode()), "sha256")

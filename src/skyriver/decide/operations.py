@@ -102,10 +102,20 @@ def plan_erase(
             next_action="Purge its stream in NATS, and begin with a stream of another name.",
         )
     models = {str(m.name) for m in snapshot.all(tenant, "model") if m.parent == stream.parent}
-    loads = [j for j in snapshot.all(tenant, "job") if j.spec.get("kind") == "load" and j.spec.get("target") == target]
+    loads = [j for j in snapshot.all(tenant, "job") if j.spec.get("kind") == "load"]
+    mine = {
+        f["digest"] for j in loads if j.spec["target"] == target and j.state in ENDED for f in j.spec["inputs"]["files"]
+    }
+    others = {f["digest"] for j in loads if j.spec["target"] != target for f in j.spec["inputs"]["files"]}
     replays = [
         j for j in snapshot.all(tenant, "job") if (j.spec.get("kind"), j.spec.get("target")) == ("replay", target)
     ]
+    if any(job.state not in ENDED for job in replays):
+        raise Conflict(
+            f"A replay of {target} goes on, and writes rows that are to be erased.",
+            code="REPLAY_RUNS",
+            next_action="Wait until it has ended, or cancel it: `skyriver job list`.",
+        )
     rows = [kept for job in replays for kept in job.status.get("outputs", {}).get("artifacts", {}).values()]
     name = f"{target}-erase-{next_number(snapshot, tenant, 'operation', f'{target}-erase')}"
     job = new_job(
@@ -119,8 +129,9 @@ def plan_erase(
         inputs={
             "subject": {"digest": digest},
             "versions": sorted(v.name for v in snapshot.all(tenant, "version") if v.spec.get("model") in models),
-            "files": sorted({f["digest"] for j in loads if j.state in ENDED for f in j.spec["inputs"]["files"]}),
+            "files": sorted(mine - others),
             "replays": sorted({kept["digest"] for kept in rows}),
+            "dispatcher": snapshot.find(tenant, "dispatcher", target) is not None,
         },
         tables=(target,),
         parent=f"operation/{name}",

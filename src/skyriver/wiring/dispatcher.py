@@ -19,7 +19,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +42,7 @@ from skyriver.decide.database import Transaction
 from skyriver.decide.deliveries import Deliveries
 from skyriver.decide.dispatching import Ask, Dispatch, Part
 from skyriver.decide.following import Follower
+from skyriver.decide.records import Id
 from skyriver.decide.reviewing import Reviewing
 from skyriver.decide.sending import Senders
 from skyriver.serve.http import JSON, PROBLEM, HttpServer, Request
@@ -287,6 +288,25 @@ class Dispatcher:
         if not isinstance(ids, list) or not all(isinstance(own, int | str) for own in ids):
             raise InvalidInput("ids is to be a list of ids of events.", code="BAD_REQUEST", where="ids")
         return {"erased": self._dispatch.erase(ids, self._clock.wall())}
+
+
+def erase_in_file(file: Path, stream: StreamSpec, tenant: str, ids: Sequence[Id]) -> int:
+    """As a dispatcher does, where there is none. Raises Conflict (DISPATCH_HELD) where there is one all the same."""
+    try:
+        lock = take_lock(file.parent, "erasure", take_over=False, wait_us=LOCK_US)
+    except LockHeld as error:
+        raise Conflict(
+            f"A dispatcher has what is to be erased: {error}.", code="DISPATCH_HELD", next_action="Erase it again."
+        ) from error
+    clock, database = SystemClock(), SqliteFile(file)
+    try:
+        deliveries = Deliveries(stream, tenant)
+        dispatch = Dispatch(database, [Reviewing(stream, clock, deliveries.add), deliveries])
+        dispatch.open(0)
+        return dispatch.erase(ids, clock.wall())
+    finally:
+        database.close()
+        lock.release()
 
 
 def _body(request: Request) -> Mapping[str, Any]:

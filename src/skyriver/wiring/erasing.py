@@ -28,6 +28,7 @@ from skyriver.wiring.upkeep import LogUpkeep
 
 FOLDER = "erasing"
 LOOK_S = 0.02
+DROP_S = 0.2
 CHECKPOINT_S = 300.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 
@@ -37,13 +38,16 @@ _log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class Erased:
     """How far it is: closed parts of the log that were gone through, records that were written anew, and keys and rows
-    of references that the features held. `copies`: objects of parts as they were, in tiers that are not set."""
+    of references that the features held. It is about what is below the offset `end`; `ids` are of events that came
+    after it was looked for. `copies`: objects of parts as they were, in tiers that are not set."""
 
     state: str = "running"
     parts: int = 0
     of: int = 0
     records: int = 0
     keys: int = 0
+    end: int = 0
+    ids: tuple[int | str, ...] = ()
     copies: tuple[str, ...] = ()
 
 
@@ -85,16 +89,29 @@ class Erasures:
                 raise failed
             _log.error("an erasure failed", exc_info=failed)
             raise Internal(f"The subject is not erased from the log: {failed!r}.", next_action="Erase it again.")
+        if self._erased.state == "done":
+            self._task = None  # who asks again, after it was told so, has a reason
         return asdict(self._erased)
 
     async def _run(self, work: ErasingWork) -> None:
         by, log, erased = work.erasing(self._stream), self._rewritable(), self._erased
-        await self._change(lambda engine: log.end_part())
-        bases = [part.base for part in log.parts() if part.base < work.end]
+        before = set(by.ids)
+
+        def begin(engine: Engine) -> None:
+            """All at one place of the log: what the features hold, and what is written once more, ends there."""
+            log.end_part()
+            erased.end = self._log.next_offset
+            for record in self._log.read(work.end, end=erased.end):
+                by.find(record)
+            erased.keys = engine.erase(by, erased.end)
+
+        await self._change(begin)
+        erased.ids = tuple(by.ids - before)
+        bases = [part.base for part in log.parts() if part.base < erased.end]
         erased.of = len(bases)
 
         def changed(record: Record) -> bytes | None:
-            return by.changed(record) if record.offset < work.end else None
+            return by.changed(record) if record.offset < erased.end else None
 
         def rewrite() -> None:
             for base in bases:
@@ -103,9 +120,8 @@ class Erasures:
                 erased.parts += 1
 
         await asyncio.wrap_future(self._upkeep.do(rewrite))
-        await self._change(lambda engine: setattr(erased, "keys", engine.erase(by, work.end)))
         while await self._drops():
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(DROP_S)
         # Two checkpoints are kept, told apart by their offsets: after these both know nothing of the subject.
         for _ in range(2):
             await self._change(lambda engine: engine.use(engine.deciding))

@@ -316,6 +316,7 @@ def test_what_is_planned_knows_all_files_and_not_who_it_is() -> None:
         "versions": ["fraud:1"],
         "files": ["file of one"],
         "replays": ["rows 1", "rows 2"],
+        "dispatcher": False,
     }
     assert planned.spec["params"] == {"dry_run": True}
     with pytest.raises(InvalidInput) as told:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -36,8 +37,9 @@ from skyriver.decide.erasing import (
     read_work,
     references_about,
 )
-from skyriver.decide.records import decode_control
+from skyriver.decide.records import Id, decode_control
 from skyriver.features.plan import plan_features
+from skyriver.wiring.dispatcher import erase_in_file
 from skyriver.wiring.erasing import FOLDER
 from skyriver.wiring.logs import log_reader
 from skyriver.wiring.tier import open_tier
@@ -56,52 +58,71 @@ def work(job: Job) -> dict[str, Any]:
 
 
 class _Erasure:
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, path: Path | None = None) -> None:
+        """`path`: what an erasure left that did not get to its end, in place of the job's own."""
         self._job = job
         self._stream = job.app.stream(job.target)
         self._directory = job.stream_directory(job.target)
-        self._path = self._directory / FOLDER / job.name
-        self._proof = self._path.with_suffix(".proof")
+        self._path = path or self._directory / FOLDER / job.name
+        self._proof = self._directory / FOLDER / f"{job.name}.proof"
         """Kept: which erasures there were, without who it was."""
         self._tables = DeltaTables(job.home.tables)
-        self._dry = bool(job.params.get("dry_run"))
 
     def run(self) -> dict[str, Any]:
         if self._proof.exists():  # it was done, and its end was not seen
             return dict(json.loads(self._proof.read_bytes()))
-        try:
-            plan = read_work(self._path.read_bytes()) if self._path.exists() else self._plan()
-        except InvalidInput:  # it will not be asked for again
-            self._forget_subject()
-            raise
-        by = plan.erasing(self._stream)
-        if self._dry:
-            found = self._count(by, plan.end)
-            self._forget_subject()
+        plan = read_work(self._path.read_bytes()) if self._path.exists() else self._plan(*self._subject())
+        if self._job.params.get("dry_run"):
+            found = self._count(plan.erasing(self._stream), plan.end)
+            self._forget(plan.said)
             return {"dry_run": True, **self._told(plan, found)}
-        found = self._found(plan, by)
-        copies = self._erase_from_log()
+        plan = self._take_up(plan)
+        replace_file(self._path, msgspec.msgpack.encode(plan))
+        proof = self._erase(plan)
+        replace_file(self._proof, json.dumps(proof).encode())
+        self._destroy(plan)
+        return proof
+
+    def _take_up(self, plan: ErasingWork) -> ErasingWork:
+        """What erasures left that failed or were cancelled is ended first; of the same subject it is gone on with."""
+        make_folder(self._path.parent)
+        for path in sorted(self._path.parent.iterdir()):
+            if path.suffix or path == self._path:
+                continue
+            left = read_work(path.read_bytes())
+            other = _Erasure(self._job, path)
+            if (left.subject, left.value) == (plan.subject, plan.value) and not self._path.exists():
+                self._forget(left.said)
+                self._path, plan = path, msgspec.structs.replace(left, said=plan.said)
+            else:
+                other._erase(left)
+                other._destroy(left)
+        return plan
+
+    def _erase(self, plan: ErasingWork) -> dict[str, Any]:
+        """The proof, with the new versions of the tables."""
+        found = self._found(plan)
+        erased = self._erase_from_log()
+        by = plan.erasing(self._stream)
+        by.ids.update(erased["ids"])
         made = self._erase_from_tables(by)
-        acts = self._erase_from_dispatcher(plan)
+        acts = self._erase_from_dispatcher(sorted(by.ids, key=str))
         files = self._delete_files()
-        left = self._count(plan.erasing(self._stream), plan.end)
+        left = self._count(plan.erasing(self._stream), erased["end"])
         if any(left["log"].values()) or any(left["tables"].values()):
             raise JobFailed(
                 "Something of the subject is still there after it was erased.",
                 code="NOT_ERASED",
-                next_action="Erase it again; the log of this job says where it is.",
+                next_action="Erase it again: it goes on from here. The log of this job says where it is.",
             )
-        proof = {**self._told(plan, found), "left": left, "copies": copies}
-        proof |= {**files, "acts": acts, "until": self._until(plan)}
+        proof = {**self._told(plan, found), "left": left, "copies": erased["copies"], **files, "acts": acts}
+        proof["until"] = self._until(plan)
         proof["tables"] = {name: asdict(version) for name, version in made.items()}
-        replace_file(self._proof, json.dumps(proof).encode())
-        self._destroy()
         return proof
 
     # Finding
 
-    def _plan(self) -> ErasingWork:
-        field, value = self._subject()
+    def _plan(self, field: str, value: int | str) -> ErasingWork:
         with self._reader() as reader:
             end = reader.sync()
             features = self._features(reader, end)
@@ -120,7 +141,7 @@ class _Erasure:
         if given_up and (version := self._version(events)) is not None:
             for frame in self._tables.scan(self._job.table(events), version):
                 by.find_rows(frame)
-        plan = ErasingWork(
+        return ErasingWork(
             field,
             value,
             sorted(by.kept.fields),
@@ -130,14 +151,12 @@ class _Erasure:
             end,
             sorted(by.ids, key=str),
             sorted(by.offsets),
+            self._job.inputs["subject"]["digest"],
         )
-        if not self._dry:
-            make_folder(self._path.parent)
-            replace_file(self._path, msgspec.msgpack.encode(plan))
-        return plan
 
-    def _forget_subject(self) -> None:
-        self._job.objects.delete(self._job.inputs["subject"]["digest"])
+    def _forget(self, said: str) -> None:
+        if said:
+            self._job.objects.delete(said)
 
     def _said(self) -> bytes:
         """It is uploaded behind the request. Raises NotFound."""
@@ -154,9 +173,16 @@ class _Erasure:
         """Raises InvalidInput (NO_SUBJECT, UNKNOWN_FIELD, BAD_SUBJECT)."""
         try:
             said = json.loads(self._said())
-            field, text = said["field"] or self._stream.key, str(said["value"])
-        except (NotFound, ValueError, KeyError, TypeError) as error:
+            field, text, _ = said["field"] or self._stream.key, str(said["value"]), said["beside"]
+        except (NotFound, ValueError, KeyError, TypeError) as error:  # some other object, which is not ours to delete
             raise InvalidInput("It is not said who is to be erased.", code="NO_SUBJECT") from error
+        try:
+            return field, self._value(field, text)
+        except InvalidInput:  # it will not be asked for again
+            self._forget(self._job.inputs["subject"]["digest"])
+            raise
+
+    def _value(self, field: str, text: str) -> int | str:
         spec = next((own for own in self._stream.fields if own.name == field), None)
         if spec is None or spec.type not in ("int", "text"):
             fits = ", ".join(own.name for own in self._stream.fields if own.type in ("int", "text"))
@@ -166,9 +192,9 @@ class _Erasure:
                 next_action=f"It has {fits}.",
             )
         if spec.type == "text":
-            return field, text
+            return text
         try:
-            return field, int(text)
+            return int(text)
         except ValueError as error:
             raise InvalidInput(
                 f"{field} of {self._stream.name} is a whole number.", code="BAD_SUBJECT", where=field
@@ -191,11 +217,11 @@ class _Erasure:
                 self._job.progress(stage, record.offset - first, end - first)
             yield record
 
-    def _found(self, plan: ErasingWork, by: Erasing) -> dict[str, Any]:
+    def _found(self, plan: ErasingWork) -> dict[str, Any]:
         """Counted once: a job that goes on would find less."""
         path = self._path.with_suffix(".found")
         if not path.exists():
-            replace_file(path, json.dumps(self._count(by, plan.end)).encode())
+            replace_file(path, json.dumps(self._count(plan.erasing(self._stream), plan.end)).encode())
         found: dict[str, Any] = json.loads(path.read_bytes())
         return found
 
@@ -219,24 +245,28 @@ class _Erasure:
 
     # Erasing
 
-    def _erase_from_log(self) -> list[str]:
-        """By the stream's worker, which alone may write it. Where objects lie that it could not delete."""
+    def _erase_from_log(self) -> dict[str, Any]:
+        """By the stream's worker, which alone may write it (see `skyriver.wiring.erasing.Erased`)."""
         while True:
-            erased = self._ask("worker", f"{self._stream.name}-0", f"/internal/erase/{self._job.name}")
+            erased = self._ask("worker", f"{self._stream.name}-0", f"/internal/erase/{self._path.name}")
             self._job.progress("writing the log once more", erased["parts"], erased["of"])
             if erased["state"] == "done":
-                return list(erased["copies"])
+                return erased
             time.sleep(EVERY_S)
 
-    def _erase_from_dispatcher(self, plan: ErasingWork) -> int:
-        """Deliveries and cases: how many there were."""
-        if not (self._directory / "dispatch" / "state.sqlite").exists():
+    def _erase_from_dispatcher(self, ids: list[Id]) -> int:
+        """Deliveries and cases: how many there were. Where nothing is declared any more no process has the file."""
+        file = self._directory / "dispatch" / "state.sqlite"
+        if not file.exists():
             return 0
-        acts = self._ask("dispatcher", self._stream.name, "/internal/erase", {"ids": plan.ids})["erased"]
+        if self._job.inputs.get("dispatcher", True):
+            acts = int(self._ask("dispatcher", self._stream.name, "/internal/erase", {"ids": ids})["erased"])
+        else:
+            acts = erase_in_file(file, self._stream, self._job.tenant, ids)
         path = self._path.with_suffix(".acts")  # a job that goes on would find none
         acts += int(path.read_text()) if path.exists() else 0
         replace_file(path, str(acts).encode())
-        return int(acts)
+        return acts
 
     def _ask(self, kind: str, name: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """One of the stream's processes, which may be away for a while. Raises what it answers, and Unavailable."""
@@ -290,9 +320,9 @@ class _Erasure:
                 self._job.objects.delete(digest)
         return {kind: len(self._job.inputs.get(kind, ())) for kind in ("files", "replays")}
 
-    def _destroy(self) -> None:
+    def _destroy(self, plan: ErasingWork) -> None:
         """The secret, and who it was."""
-        self._forget_subject()
+        self._forget(plan.said)
         for beside in (".found", ".acts"):
             self._path.with_suffix(beside).unlink(missing_ok=True)
         with self._path.open("r+b") as file:
