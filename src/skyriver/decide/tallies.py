@@ -82,7 +82,7 @@ class Tally:
 
 
 class Tallies:
-    """All tallies of a stream, and what its decisions are held to now. One thread."""
+    """All tallies of a stream, and what its decisions are held to now. One thread, but for `to_json`."""
 
     def __init__(self, stream: StreamSpec, saved: Sequence[SavedTally] = ()) -> None:
         self._places = {own.name: place for place, own in enumerate(stream.fields)}
@@ -123,13 +123,14 @@ class Tallies:
         names = list(dict.fromkeys(kind[2] for kind in wanted if kind[2]))
         self.fields = tuple(self._places[name] for name in names)
         at = {name: place for place, name in enumerate(names, 1)} | {"": 0}
-        self._of = {}
+        of: dict[str, list[tuple[Tally, int]]] = {}
         for (decision, _, by), tally in wanted.items():
-            self._of.setdefault(decision, []).append((tally, at[by]))
-        self._budgets = {}
+            of.setdefault(decision, []).append((tally, at[by]))
+        held: dict[str, list[tuple[BudgetSpec, Tally, int]]] = {}
         for own in budgets:
             tally = wanted[own.decision, own.per_us, own.by]
-            self._budgets.setdefault(own.decision, []).append((own, tally, at[own.by]))
+            held.setdefault(own.decision, []).append((own, tally, at[own.by]))
+        self._of, self._budgets = of, held  # whole, for another thread may be telling what they say (`to_json`)
         self._counters = [(wanted[c.decision, c.over_us, c.by], at[c.by], c.most) for c in counters]
 
     def follow(self, control: ControlRecord) -> None:

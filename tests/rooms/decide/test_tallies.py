@@ -488,3 +488,18 @@ def test_who_is_forgotten_is_counted_for_all_and_no_more_for_itself() -> None:
     for each in (tallies, again):
         assert each.spend("block", each.keys_of([8, 0]), 3) == "review"
         assert each.spend("block", each.keys_of([7, 0]), 3) == "block"
+
+
+def test_what_is_told_while_other_budgets_are_taken_up_is_whole() -> None:
+    told: list[list[str]] = []
+
+    class Watched(Tallies):
+        """Told at each change of it, as another thread may."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if name == "_budgets":
+                told.append([own["decision"] for own in self.to_json(START)])
+
+    Watched(STREAM).use([budget("block", 5, "review"), budget("review", 7, "approve")], [])
+    assert told == [[], ["block", "review"]], "none before, then all"
