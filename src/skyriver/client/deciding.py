@@ -60,10 +60,11 @@ def decide_tune(
 
 def _candidate(client: Client, stream: str, report: Mapping[str, Any]) -> RulesVersion:
     gain = {"value": report["gain"], "low": report["gain_low"], "high": report["gain_high"]}
+    against = {"job": report["job"], "rules_version": report["rules_version"]}
     thresholds = ", ".join(f"{own['rule']} {own['in_use']:g} -> {own['chosen']:g}" for own in report["thresholds"])
     return client.add_rules(
         stream,
         [rule["now"] for rule in report["rules"]],
         why=f"Tuned on {report['model']}:{report['version']}: {thresholds}",
-        gain={**gain, "unit": report["costs"]["unit"], "per": "day", "job": report["job"]},
+        gain={**gain, "unit": report["costs"]["unit"], "per": "day", **against},
     )

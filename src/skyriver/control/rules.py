@@ -33,6 +33,8 @@ class GainRequest(_Body):
     per: str = Field(default="day", max_length=32)
     job: str = Field(default="", max_length=200)
     """That measured it."""
+    rules_version: int = Field(default=0, ge=0)
+    """Of the rules that it was measured against (0: unknown): it counts as long as these are the ones that decide."""
 
 
 class RulesRequest(_Body):

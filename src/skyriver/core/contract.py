@@ -403,7 +403,8 @@ class RulesVersion(TypedDict):
     """deploy, hand or tune."""
     why: str
     gain: Mapping[str, Any] | None
-    """What was measured of it: `value`, `low`, `high`, `unit`, `per`, `job`; above 0 is good."""
+    """What was measured of it: `value`, `low`, `high`, `unit`, `per`, `job`, and the `rules_version` that it was
+    measured against; above 0 is good."""
     percent: float
     """Of the keys that it decides, as a canary."""
     in_use: bool

@@ -61,9 +61,8 @@ def plan_candidate(
     """A version that decides nothing yet, checked as a deployment checks its rules. Raises what `check_decisions` does,
     InvalidInput (BAD_RULE, BAD_GAIN), Conflict (SAME_RULES)."""
     versions = _versions(snapshot, stream)
-    app = need(snapshot.find(stream.tenant, *stream.parent.split("/", 1)), "app", stream.parent)
     given = _rules(rules)
-    warnings = check_decisions(with_rules(AppSpec.model_validate(app.spec["spec"]), stream.name, given))
+    warnings = check_decisions(with_rules(_app_of(snapshot, stream), stream.name, given))
     live = live_of(versions)
     if live is not None and live.spec["rules"] == given:
         raise Conflict(
@@ -90,7 +89,8 @@ def plan_candidate(
 def plan_move(
     snapshot: Snapshot, stream: Resource, number: int, move: RulesMove, *, actor: str
 ) -> tuple[list[Put], RulesVersion]:
-    """Raises NotFound, Conflict (REFUSED_TRANSITION, TRIAL_RUNNING, GATE_REFUSED)."""
+    """Raises NotFound, Conflict (REFUSED_TRANSITION, TRIAL_RUNNING, GATE_REFUSED), and what `check_decisions` raises
+    where the rules do not fit the application any more: it may have been deployed since they were checked."""
     versions = _versions(snapshot, stream)
     version = _one(versions, stream, number)
     compared = _compared(snapshot, stream, version)
@@ -99,7 +99,10 @@ def plan_move(
         _refuse_second_trial(versions, version)
         status["percent"] = move.percent if move.to == "canary" else 0.0
     RULES.move(version, move.to, snapshot.now)  # what cannot be is refused before the gate is asked
-    why_not = _refusal(version, compared, move.to)
+    if move.to != "drop":
+        _check_fits(snapshot, stream, version)
+    live = live_of(versions)
+    why_not = _refusal(version, live, compared, move.to)
     if why_not and not move.anyway:
         raise Conflict(
             f"The gate does not let version {number} of the rules of {stream.name} {_TO[move.to]}: {why_not}",
@@ -114,7 +117,6 @@ def plan_move(
     told = {"reason": "GATE_PASSED_BY", "message": f"{why_not} All the same: {move.anyway}"} if why_not else {}
     moved = RULES.move(version, move.to, snapshot.now, status={**status, "history": history[-100:]}, **told)
     changes = [Put(moved, version.revision)]
-    live = live_of(versions)
     if move.to == "promote" and live is not None:
         message = f"Version {number} was promoted."
         past = [*live.status.get("history", ()), _step("REPLACED", snapshot.now, actor, message)]
@@ -159,6 +161,26 @@ def check_promoted(snapshot: Snapshot, tenant: str, app: AppSpec) -> None:
                 next_action="Change the rules in the file too, and they decide; or promote another version:"
                 f" `skyriver rules list {decide.stream}`.",
             ) from error
+
+
+def _app_of(snapshot: Snapshot, stream: Resource) -> AppSpec:
+    app = need(snapshot.find(stream.tenant, *stream.parent.split("/", 1)), "app", stream.parent)
+    return AppSpec.model_validate(app.spec["spec"])
+
+
+def _check_fits(snapshot: Snapshot, stream: Resource, version: Resource) -> None:
+    try:
+        check_decisions(with_rules(_app_of(snapshot, stream), stream.name, version.spec["rules"]))
+    except InvalidInput as error:
+        what = f"Version {version_of(version)} of the rules of {stream.name} does not fit what is deployed now"
+        raise InvalidInput(
+            f"{what}: {error.message}",
+            code=error.code,
+            where=error.where,
+            next_action="Deploy what it reads again, or make a version that fits:"
+            f" `skyriver rules add {stream.name} FILE`. What decides now goes on.",
+            details=error.details,
+        ) from error
 
 
 def _rules(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -210,22 +232,25 @@ def _refuse_second_trial(versions: Sequence[Resource], version: Resource) -> Non
         )
 
 
-def _refusal(version: Resource, compared: RulesCompared | None, to: str) -> str:
-    """Why the gate refuses a move, "" where it does not."""
+def _refusal(version: Resource, live: Resource | None, compared: RulesCompared | None, to: str) -> str:
+    """Why the gate refuses a move, "" where it does not. A gain counts while the rules that it was measured against
+    are the ones that decide."""
     if to not in _TO or version.state == "REPLACED":  # what decided before may decide again
         return ""
     gain = version.spec.get("gain")
-    if gain is not None:
+    against = gain.get("rules_version", 0) if gain is not None else 0
+    if gain is not None and live is not None and against == version_of(live):
         interval = f"{gain['low']:.6g} to {gain['high']:.6g} {gain['unit']}".rstrip()
         if to == "promote" and gain["low"] <= 0:
             return f"its measured gain, {interval} a {gain['per']}, does not exclude a loss."
         return f"what was measured is a loss, {interval} a {gain['per']}." if gain["high"] < 0 else ""
     events = compared["events"] if compared is not None else 0
     if to == "promote" and events < COMPARED_EVENTS:
-        return (
-            f"nothing was measured of it, and {events:,} events were compared with the rules that decide now,"
-            f" of {COMPARED_EVENTS:,}."
-        )
+        unmeasured = "nothing was measured of it"
+        if gain is not None:
+            others = f"version {against}" if against else "rules that are not said"
+            unmeasured = f"its gain was measured against {others}, not against those that decide now"
+        return f"{unmeasured}; {events:,} events were compared with the rules that decide now, of {COMPARED_EVENTS:,}."
     return ""
 
 

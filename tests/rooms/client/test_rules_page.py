@@ -21,7 +21,15 @@ VERSION: dict[str, Any] = {
     "warnings": ["b of payments never fires: it is decided before"],
     "origin": "tune",
     "why": "[cheaper]",
-    "gain": {"value": 12.5, "low": 3.0, "high": 21.0, "unit": "EUR", "per": "day", "job": "payments-tune-1"},
+    "gain": {
+        "value": 12.5,
+        "low": 3.0,
+        "high": 21.0,
+        "unit": "EUR",
+        "per": "day",
+        "job": "payments-tune-1",
+        "rules_version": 1,
+    },
     "percent": 10.0,
     "in_use": True,
     "compared": {

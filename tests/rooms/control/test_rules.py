@@ -14,7 +14,7 @@ from skyriver.decide.live import live_settings
 
 RULES = f"{BASE}/streams/orders/rules"
 CALL = {"decision": "call", "when": "score >= 0.5"}
-GAIN = {"value": 3.0, "low": 1.0, "high": 5.0, "unit": "EUR", "per": "day", "job": "orders-tune-1"}
+GAIN = {"value": 3.0, "low": 1.0, "high": 5.0, "unit": "EUR", "per": "day", "job": "orders-tune-1", "rules_version": 1}
 
 
 class Shop:
@@ -164,7 +164,26 @@ def test_the_gate(shop: Shop) -> None:
         "streams:write",
     )
     assert entry["details"] == {"version": unsure, "why": "", "anyway": "the contract demands it"}
-    assert shop.post(f"/{good}/promote").status_code == 200
+    assert "measured against version 1, not against those that decide now; 0 events" in refused(f"/{good}/promote")
+    shop.post("/1/promote")
+    assert shop.post(f"/{good}/promote").status_code == 200, "these decide again"
+
+
+def test_a_gain_counts_against_the_rules_that_it_was_measured_against(shop: Shop) -> None:
+    number = shop.add(gain=GAIN)
+    unsaid = shop.add({**CALL, "when": "score >= 0.6"}, gain={k: v for k, v in GAIN.items() if k != "rules_version"})
+    answer = shop.post(f"/{unsaid}/promote")
+    assert (answer.status_code, answer.json()["code"]) == (409, "GATE_REFUSED")
+    assert "measured against rules that are not said" in answer.json()["detail"]
+    shop.deploy("score >= 0.3")
+    answer = shop.post(f"/{number}/promote")
+    assert (answer.status_code, answer.json()["code"]) == (409, "GATE_REFUSED")
+    assert "skyriver rules shadow orders 2" in answer.json()["next_action"]
+    assert shop.get(f"/{number}")["gain"]["rules_version"] == 1
+    shop.stage.world.settle()
+    shop.post(f"/{number}/shadow")
+    shop.follow(("call", "call", 1_000))
+    assert shop.post(f"/{number}/promote").status_code == 200, "compared with those that decide now"
 
 
 @pytest.mark.parametrize(
@@ -288,3 +307,29 @@ def test_a_stream_is_ready_once_its_worker_uses_its_rules(shop: Shop) -> None:
         "events": 5,
         "differed": 5,
     }
+
+
+def test_what_does_not_fit_what_is_deployed_now_is_not_moved(shop: Shop) -> None:
+    shop.add({"decision": "call", "when": "mean_7d > 5"})
+    shop.add({"decision": "call", "when": "score >= 0.6 and mean_7d > 5"})
+    shop.post("/2/promote", anyway="a test")
+    shop.post("/1/promote")
+    renamed = APP.format(limit=100_000).replace("mean_7d", "mean_of_week")
+    assert shop.deploy_text(renamed).status_code == 200
+    before = shop.get()
+    for path, body in (
+        ("/3/shadow", {}),
+        ("/3/canary", {"percent": 5}),
+        ("/3/promote", {"anyway": "a test"}),
+        ("/2/promote", {}),
+    ):
+        answer = shop.post(path, **body)
+        told = answer.json()
+        assert (answer.status_code, told["code"]) == (422, "BAD_RULE"), path
+        assert "does not fit what is deployed now: column " in told["detail"]
+        assert "unknown name 'mean_7d'" in told["detail"]
+        assert "skyriver rules add orders" in told["next_action"]
+    assert shop.get() == before, "nothing changed"
+    assert shop.post("/3/drop").status_code == 200, "it can be given up all the same"
+    shop.add({"decision": "call", "when": "mean_of_week > 5"})
+    assert shop.post("/4/shadow").status_code == 200
