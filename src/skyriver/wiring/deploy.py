@@ -215,6 +215,7 @@ def _refuse_other_events(current: Resource, wanted: Resource) -> None:
         ]
         return [label["name"] for label in stream["labels"]], [*references]
 
+    _refuse_other_lists(current, wanted)
     kept = all(
         after[: len(before)] == before for before, after in zip(added_to(current), added_to(wanted), strict=True)
     )
@@ -226,6 +227,23 @@ def _refuse_other_events(current: Resource, wanted: Resource) -> None:
             next_action="Declare the changed events as a stream of another name, and load its history there;"
             " new labels and references may be added behind the others.",
         )
+
+
+def _refuse_other_lists(current: Resource, wanted: Resource) -> None:
+    """What rules ask of a list depends on the field that it is looked up by, and on when its rows end; what was decided
+    by it is only told by its name, and computed again by what is declared."""
+    after = {r["name"]: r for r in wanted.spec["stream"].get("references", ())}
+    for before in current.spec["stream"].get("references", ()):
+        now, was_list = after.get(before["name"], before), "until" in before
+        if was_list and (now.get("by"), now.get("until")) != (before.get("by"), before["until"]):
+            raise Conflict(
+                f"The list {before['name']} of {current.name} is looked up by {before.get('by')!r}, its rows end by"
+                f" {before['until']!r}, and decisions were made by that.",
+                code="STREAM_CHANGED",
+                where=current.ref,
+                next_action=f"Leave `by` and `until` of {before['name']} as they are. Declare the changed list under another"
+                " name, behind the others, load its rows there, and let the rules name it.",
+            )
 
 
 def _merge(current: Resource, wanted: Resource) -> Resource:

@@ -11,7 +11,7 @@ import pytest
 import skyriver as sr
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, StaleWrite
 from skyriver.core.resources import Delete, Put, Resource
-from skyriver.core.spec import AppSpec, NatsLogSpec, ReferenceSpec
+from skyriver.core.spec import AppSpec, FieldSpec, NatsLogSpec, ReferenceSpec
 from skyriver.data.operations import plan_load
 from skyriver.release.operations import plan_rollback, plan_train
 from skyriver.wiring.deploy import plan_deploy
@@ -443,6 +443,30 @@ def test_a_stream_keeps_the_shape_of_its_events(cloud: Cloud) -> None:
         with pytest.raises(Conflict) as caught:
             cloud.deploy(spec.model_copy(update={"streams": (stream.model_copy(update=changed),)}))
         assert caught.value.code == "STREAM_CHANGED"
+
+
+def test_a_list_keeps_what_rules_ask_of_it(cloud: Cloud) -> None:
+    spec = risk()
+    stream, time = spec.streams[0], FieldSpec(name="until", type="time", nullable=True)
+    own = next(f for f in stream.fields if f.name == stream.id)
+    fields = (own, FieldSpec(name="at", type="time"), time, FieldSpec(name="ends", type="time", nullable=True))
+    rows = ReferenceSpec(name="denied", fields=fields, id=own.name, time="at")
+    denied = rows.model_copy(update={"until": "until", "by": stream.id})
+
+    def deploy(*references: ReferenceSpec) -> None:
+        changed = stream.model_copy(update={"references": references})
+        cloud.deploy(spec.model_copy(update={"streams": (changed,)}))
+
+    deploy(rows)
+    deploy(denied)  # rules could not ask anything of it before
+    for changed in (denied.model_copy(update={"by": stream.key}), denied.model_copy(update={"until": "ends"}), rows):
+        with pytest.raises(Conflict, match="The list denied of payments is looked up by 'payment'") as caught:
+            deploy(changed)
+        assert caught.value.code == "STREAM_CHANGED"
+        assert "under another name" in caught.value.next_action
+    deploy(denied, denied.model_copy(update={"name": "refused", "by": stream.key}))
+    with pytest.raises(Conflict):
+        deploy(denied, denied.model_copy(update={"name": "refused"}))
 
 
 @pytest.mark.parametrize("name", ["Payments", "../../tmp/pwn", "a b", ""])
