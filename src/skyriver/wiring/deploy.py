@@ -241,8 +241,8 @@ def _refuse_other_lists(current: Resource, wanted: Resource) -> None:
                 f" {before['until']!r}, and decisions were made by that.",
                 code="STREAM_CHANGED",
                 where=current.ref,
-                next_action=f"Leave `by` and `until` of {before['name']} as they are. Declare the changed list under another"
-                " name, behind the others, load its rows there, and let the rules name it.",
+                next_action=f"Leave `by` and `until` of {before['name']} as they are. Declare the changed list under"
+                " another name, behind the others, load its rows there, and let the rules name it.",
             )
 
 
