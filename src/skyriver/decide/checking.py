@@ -16,6 +16,7 @@ from skyriver.decide.reach import never_fire
 from skyriver.decide.rules import (
     Operand,
     RuleSet,
+    check_declared,
     names_of_counters,
     rule_names,
     rules_of,
@@ -39,7 +40,9 @@ def check_decisions(app: AppSpec) -> list[tuple[str, str]]:
         train = app.model(decide.model).train
         stream, features = app.stream(decide.stream), app.feature_set(train.features) if train is not None else None
         try:
-            compiled.append((decide, rules_of(decide, stream, features), stream, features))
+            rules = rules_of(decide, stream, features)
+            check_declared(rules, stream)
+            compiled.append((decide, rules, stream, features))
             second_opinions(decide, stream, features)
         except InvalidInput as error:
             mistakes.append(error)

@@ -31,7 +31,8 @@ from skyriver.core.errors import InvalidInput
 MAX_LENGTH = 2_000
 MAX_DEPTH = 40
 MAX_STEPS = 200
-"""From a rule down to a name: a sum of so many parts is computed one in the other."""
+"""From a rule that is declared down to a name: a sum of so many parts is computed one in the other. What was declared
+before there was this bound goes on with more, up to what Python's own recursion takes (some 400)."""
 
 Type = Literal["number", "text", "truth"]
 Comparison = Literal["<", "<=", ">", ">=", "==", "!="]
@@ -122,6 +123,19 @@ class Calculate:
 Tree = Name | Fixed | Compare | Join | Not | Missing | Calculate
 
 
+def check_steps(tree: Tree) -> None:
+    """Raises InvalidInput (BAD_RULE) for one that nobody may declare any more."""
+    found, level = 0, [tree]
+    while level:
+        found, level = found + 1, [part for own in level for part in parts_of(own)]
+    if found > MAX_STEPS:
+        raise too_many_steps()
+
+
+def too_many_steps() -> InvalidInput:
+    return InvalidInput(f"column 1: a rule is computed in at most {MAX_STEPS} steps, one in the other", code="BAD_RULE")
+
+
 def parts_of(tree: Tree) -> tuple[Tree, ...]:
     match tree:
         case Name() | Fixed():
@@ -166,20 +180,11 @@ def parse(text: str, names: Mapping[str, Name | str], wanted: Literal["truth", "
     parser = _Parser(_tokens(text), names)
     tree = parser.rule(0)
     parser.expect_end()
-    if _steps(tree) > MAX_STEPS:
-        _refuse(1, f"a rule is computed in at most {MAX_STEPS} steps, one in the other")
     if wanted == "number" and tree.type != "number":
         _refuse(1, f"this is a {tree.type}, not a number")
     if wanted == "truth" and tree.type != "truth":
         _refuse(1, f"this is a {tree.type}, not a condition", 'Compare it with something, as in "score >= 0.9".')
     return tree
-
-
-def _steps(tree: Tree) -> int:
-    found, level = 0, [tree]
-    while level:
-        found, level = found + 1, [part for own in level for part in parts_of(own)]
-    return found
 
 
 def _refuse(column: int, why: str, next_action: str = "") -> NoReturn:

@@ -145,12 +145,10 @@ def compile_rules(
         decision, when = text[:2]
         try:
             tree = language.parse(when, names)
+            compiled.append((decision, _compiled(tree)))
         except InvalidInput as error:
-            where = f"rule {name_of(text)!r} of {stream.name}"
-            action = f"{error.next_action} Correct {shown(when)} and deploy again.".strip()
-            mistakes.append(InvalidInput(error.message, code=error.code, where=where, next_action=action))
+            mistakes.append(_mistake(text, stream, error))
             continue
-        compiled.append((decision, _compile(tree)))
         trees.append(tree)
         needs_features = needs_features or _reads(tree, "feature")
         if without_score and not (_reads(tree, "score") or _reads(tree, "probability")):
@@ -206,7 +204,27 @@ def _strictest_first(rules: Sequence[RuleText], combine: Sequence[str], stream: 
 def compile_number(text: str, names: Mapping[str, Name | str]) -> tuple[Tree, Evaluate]:
     """What a number costs or weighs that is computed of an event. Raises InvalidInput (BAD_RULE) with the column."""
     tree = language.parse(text, names, "number")
+    language.check_steps(tree)
     return tree, _compile(tree)
+
+
+def check_declared(rules: RuleSet, stream: StreamSpec) -> None:
+    """Whether each of them may be declared today; those of before are compiled all the same. Raises InvalidInput
+    (BAD_RULE) that lists all mistakes."""
+    mistakes: list[InvalidInput] = []
+    for text, tree in zip(rules.texts, rules.trees, strict=True):
+        try:
+            language.check_steps(tree)
+        except InvalidInput as error:
+            mistakes.append(_mistake(text, stream, error))
+    if mistakes:
+        raise together(mistakes)
+
+
+def _mistake(text: RuleText, stream: StreamSpec, error: InvalidInput) -> InvalidInput:
+    action = f"{error.next_action} Correct {shown(text[1])} and deploy again.".strip()
+    where = f"rule {name_of(text)!r} of {stream.name}"
+    return InvalidInput(error.message, code=error.code, where=where, next_action=action)
 
 
 def name_of(text: RuleText) -> str:
@@ -250,6 +268,7 @@ def second_opinions(decide: DecideSpec, stream: StreamSpec, features: FeatureSet
         compile_rules(asked, "", "", stream, features)
     found = {text[0]: compile_rules((text,), "", "", stream, features) for text in asked}
     for decision, when, name in asked:
+        check_declared(found[decision], stream)
         if found[decision].lookups:  # a dispatcher does not hold them
             raise InvalidInput(
                 "a second opinion cannot be asked for by a list",
@@ -333,6 +352,13 @@ def together(mistakes: Sequence[InvalidInput]) -> InvalidInput:
 
 def _reads(tree: Tree, what: str) -> bool:
     return any(name.place == what for name in language.names_in(tree))
+
+
+def _compiled(tree: Tree) -> Evaluate:
+    try:
+        return _compile(tree)
+    except RecursionError as error:
+        raise language.too_many_steps() from error
 
 
 def _compile(tree: Tree) -> Evaluate:

@@ -32,7 +32,7 @@ def compile_first(rules: Sequence[tuple[Tree, Callable[..., Any]]]) -> First:
             condition = _Writer().true(tree)
             compile(condition, "<rule>", "eval")  # Python bounds how deep brackets are nested
             conditions.append(condition)
-        except (_TooLong, SyntaxError):
+        except (_TooLong, SyntaxError, RecursionError):
             names[f"rule{place}"] = closure
             conditions.append(f"rule{place}({_GIVEN}) is True")
     lines = [f"def first({_GIVEN}):"]

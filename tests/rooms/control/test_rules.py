@@ -192,6 +192,7 @@ def test_a_gain_counts_against_the_rules_that_it_was_measured_against(shop: Shop
         ({"rules": [{"decision": "call", "when": "skore > 1"}]}, 422, "BAD_RULE"),
         ({"rules": [{"decision": "call", "when": "score >"}]}, 422, "BAD_RULE"),
         ({"rules": [{"decision": "call"}]}, 422, "BAD_RULE"),
+        ({"rules": [{"decision": "call", "when": "+".join(["1"] * 201) + " > score"}]}, 422, "BAD_RULE"),
         ({"rules": [{"decision": "no word", "when": "score > 0.5"}]}, 422, "BAD_NAME"),
         ({"rules": [CALL, CALL]}, 422, "BAD_DECISION"),
         ({"rules": [{"decision": "call", "when": "score >= 0.25"}]}, 409, "SAME_RULES"),

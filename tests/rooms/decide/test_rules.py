@@ -24,7 +24,7 @@ from skyriver.core.spec import (
 )
 from skyriver.data.columns import Columns
 from skyriver.decide.checking import check_decisions
-from skyriver.decide.rules import RuleSet, compile_rules
+from skyriver.decide.rules import RuleSet, check_declared, compile_rules
 from skyriver.decide.rules_columns import Rows, compiled, first_that_fires
 
 STREAM = StreamSpec(
@@ -386,3 +386,14 @@ def test_a_rule_that_would_be_too_long_as_source_is_run_by_its_closure(when: str
 def test_a_calculation_of_too_many_parts_is_refused(sign: str) -> None:
     with pytest.raises(InvalidInput, match="column 1: a rule is computed in at most 200 steps"):
         rules(sign.join(["1"] * 900) + " > score")
+
+
+@pytest.mark.parametrize("sign", ["+", "/"])
+def test_one_that_was_declared_before_there_was_a_bound_goes_on(sign: str) -> None:
+    when = sign.join(["1"] * 350) + " > score"
+    decided = rules(when, "score > 0")
+    given = Rows(np.full(3, 0.5), None, Columns.of_rows(STREAM.fields, [VALUES] * 3), None)
+    assert decided.decide(0.5, (120, 60, 4), VALUES) == 0  # type: ignore[arg-type]
+    assert first_that_fires(compiled(decided.trees), given).tolist() == [0, 0, 0]
+    with pytest.raises(InvalidInput, match="column 1: a rule is computed in at most 200 steps"):
+        check_declared(decided, STREAM)
