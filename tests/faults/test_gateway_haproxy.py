@@ -9,20 +9,22 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from skyriver.adapters.haproxy import admin as admin_module
 from skyriver.adapters.haproxy import binary
+from skyriver.adapters.haproxy import config as config_module
 from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.gateway import TABLE, HaproxyGateway
 from skyriver.adapters.haproxy.process import RUN_FILE, Running, recorded
 from skyriver.adapters.processes.identity import identify, resident_mb
-from skyriver.control.gateway_stage import Stage, Upstream, pool, send, table, upstream, wait_for
+from skyriver.control.gateway_stage import TOKEN, Stage, Upstream, digest_of, pool, send, table, upstream, wait_for
 from skyriver.core.errors import InvalidInput, Unavailable
-from skyriver.core.resources import RouteTable
+from skyriver.core.resources import Route, RouteTable
 
 
 def free_port() -> int:
@@ -282,6 +284,53 @@ def test_a_damaged_table_is_not_served_and_the_next_one_is(home: Home, one: Upst
     assert send(stage, "/predict/fraud").status == 401
     gateway.apply(table(pool("fraud:1", one)))
     assert send(stage, "/predict/fraud").status == 200
+
+
+def test_an_older_release_s_table_is_served_until_the_next_one(home: Home, one: Upstream) -> None:
+    """That release knew of no token that only looks: nobody is refused, and nobody is lost, before its successor says
+    who may write."""
+    wanted = table(pool("fraud", one), routes=(Route("acme", "stream", "fraud", (("fraud", 100),)),))
+    wanted = replace(wanted, read_only=(digest_of(TOKEN),))
+    gateway = home.gateway()
+    gateway.start()
+    gateway.apply(wanted)
+    home.kill()
+    older = json.loads((home.directory / TABLE).read_bytes())
+    del older["table"]["read_only"]
+    (home.directory / TABLE).write_text(json.dumps(older))
+    gateway.start()
+    stage = home.stage(gateway)
+    assert send(stage, "/streams/fraud/events").status == 200
+    gateway.apply(wanted)
+    assert send(stage, "/streams/fraud/events").code == "NOT_ALLOWED"
+
+
+def test_a_haproxy_of_an_older_release_takes_the_new_table(home: Home, one: Upstream, two: Upstream) -> None:
+    """A control plane of this release may come before its gateway is replaced: routes and tokens go on changing."""
+    gateway = home.gateway()
+    config = _of_older_release(config_module.render)
+    with pytest.MonkeyPatch.context() as older:
+        older.setattr(config_module, "render", config)
+        gateway.start()
+    run, stage = home.run(), home.stage(gateway)
+    streams = (Route("acme", "stream", "fraud", (("fraud", 100),)),)
+    for worker in (one, two):
+        wanted = table(pool("fraud", worker), routes=streams)
+        gateway.apply(replace(wanted, read_only=(digest_of(TOKEN),)))
+        assert send(stage, "/streams/fraud", method="GET").body["upstream"] == worker.name
+    assert home.run() == run
+    gateway.start()
+    assert home.run() != run, "the older one is replaced"
+    assert send(stage, "/streams/fraud/events").code == "NOT_ALLOWED"
+    assert send(stage, "/streams/fraud", method="GET").body["upstream"] == "two"
+
+
+def _of_older_release(render: Callable[..., bytes]) -> Callable[..., bytes]:
+    def older(*arguments: object) -> bytes:
+        lines = render(*arguments).decode().splitlines(keepends=True)
+        return "".join(line for line in lines if "read_only" not in line).encode()
+
+    return older
 
 
 def test_two_at_once_change_it_one_after_the_other(home: Home, one: Upstream, two: Upstream) -> None:

@@ -23,6 +23,7 @@ from cloud_process import (
     iso,
     run_command,
     unknown_commands,
+    wait_for,
     write_csv,
     write_lines,
     write_parquet,
@@ -588,6 +589,22 @@ def test_an_unknown_token(shop: Cloud) -> None:
         (shop.home / "token").write_text(kept)
         (shop.home / "token").chmod(0o600)
     shop.command("ps").succeeded()
+
+
+@pytest.mark.parametrize("role", ["viewer", "reviewer"])
+def test_a_role_that_only_looks_sends_nothing_to_a_stream(shop: Cloud, role: str) -> None:
+    token = shop.json("token", "create", f"only-{role}", "--role", role)["token"]
+    wait_for(lambda: shop.ask("GET", "/streams/orders", token=token)[0] == 200, "the gateway knows the token", 60.0)
+    for path in ("events", "events?wait=decision", "labels", "references/denied?off"):
+        status, problem = shop.ask("POST", f"/streams/orders/{path}", [good_order(shop)], token=token)
+        assert (status, problem["code"]) == (403, "NOT_ALLOWED"), path
+        assert "operator" in problem["next_action"]
+    few = [good_order(shop)]
+    with Client(f"http://127.0.0.1:{shop.port}", token) as client:
+        for sent in (few, few * 20_000):  # also some megabytes, of which the gateway reads no end
+            with pytest.raises(NotAllowed) as refused:
+                client.send("orders", sent)
+            assert refused.value.code == "NOT_ALLOWED"
 
 
 def test_another_tenant_in_the_path(shop: Cloud) -> None:

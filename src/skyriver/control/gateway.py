@@ -19,6 +19,8 @@ class Gateway(Protocol):
     - `/v2/models/NAME/...`, `/predict/NAME` and `/streams/NAME/...` go by the routes of the token's tenant:
       404 UNKNOWN_ROUTE without a route, 503 with `Retry-After` while its pools are empty or down;
       `/v2/models/NAME/versions/V/...` goes straight to the pool `NAME:V`.
+    - on `/streams/...` a token of `read_only` gets 403 NOT_ALLOWED for all but GET and HEAD, and nothing of the
+      request reaches a worker: workers ask nobody who they are.
     - the request carries `x-skyriver-tenant` with the token's tenant; one from outside is removed.
     - `apply` changes running traffic without failing a request, and is on disk before it takes effect, so that a
       gateway started anew without the control plane serves the same table. Applying the same table again

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 
 from skyriver.control.gateway_rules import BODY_LIMIT
@@ -40,6 +41,7 @@ def check_gateway(make: Make) -> None:
     for check in (
         check_open_paths,
         check_tokens,
+        check_read_only,
         check_control,
         check_routes,
         check_forwarding,
@@ -77,6 +79,45 @@ def check_tokens(stage: Stage) -> None:
         without = table(pool("fraud:1", one))
         stage.gateway.apply(RouteTable(without.routes, without.pools, without.tokens[1:]))
         assert send(stage, "/predict/fraud").status == 401, "a token that was taken back still works"
+
+
+def check_read_only(stage: Stage) -> None:
+    with upstream(stage, "one") as one, upstream(stage, "worker") as worker:
+        streams = (Route("acme", "stream", "fraud", (("fraud", 100),)),)
+        writes = table(pool("fraud:1", one), pool("fraud", worker), routes=streams)
+        looks = replace(writes, read_only=(digest_of(TOKEN),))
+        stage.gateway.apply(writes)
+        assert send(stage, "/streams/fraud/events").status == 200
+        worker.seen.clear()
+        stage.gateway.apply(looks)
+        _check_looks(stage, worker)
+        stage.kill()
+        stage.gateway.start()
+        _check_looks(stage, worker)
+        stage.gateway.apply(replace(looks, read_only=(digest_of(OTHER_TOKEN),)))
+        assert send(stage, "/streams/fraud/events").status == 200, "it is another token that only looks"
+        stage.gateway.apply(looks)
+        assert send(stage, "/streams/fraud/events").status == 403
+        stage.gateway.apply(writes)
+        assert send(stage, "/streams/fraud/events").status == 200
+
+
+def _check_looks(stage: Stage, worker: Upstream) -> None:
+    for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "get", "ODD"):
+        for path in ("/streams/fraud/events", "/streams/fraud/references/denied?off", "/streams/none/labels"):
+            refused = send(stage, path, method=method)
+            assert (refused.status, refused.code) == (403, "NOT_ALLOWED"), (method, path)
+            assert "operator" in refused.body["next_action"]
+    for target in ("http://x/streams/fraud/events", "//streams/fraud/events", "/%73treams/fraud/events"):
+        for rest in ("content-length: 2\r\n\r\n{}", "transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"):
+            request = f"POST {target} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n{rest}"
+            assert b" 40" in _raw(stage, request.encode()).splitlines()[0], target
+    assert worker.seen == [], "a worker got what the token may not send"
+    assert send(stage, "/streams/fraud/decisions/7", method="GET", body=b"").body["upstream"] == "worker"
+    assert send(stage, "/streams/fraud", method="HEAD", body=b"").status == 200
+    worker.seen.clear()
+    assert send(stage, "/predict/fraud").body["upstream"] == "one", "predictions change nothing"
+    assert send(stage, "/api/v1/x").code == "CONTROL_AWAY", "the control plane looks at roles itself"
 
 
 def check_control(stage: Stage) -> None:
@@ -389,6 +430,8 @@ def check_refused_tables(stage: Stage) -> None:
             table(routes=(Route("acme", "model", "a\nb", ()),)),
             RouteTable(tokens=(("z" * 64, "acme"),)),
             RouteTable(tokens=((digest_of(TOKEN), "a c"),)),
+            RouteTable(tokens=((digest_of(TOKEN), "acme"),), read_only=(digest_of(OTHER_TOKEN),)),
+            RouteTable(tokens=((digest_of(TOKEN), "acme"),), read_only=(digest_of(TOKEN), digest_of(TOKEN))),
         ):
             refused = False
             try:

@@ -22,6 +22,10 @@ READY_PATH = "/v2/health/ready"
 """Of the gateway itself, without a token. On a server's own socket the same path says whether that server is ready:
 any answer below 500 counts as alive, so that 404 will do for a server that does not know the path."""
 
+STREAMS = "/streams/"
+LOOKING = ("GET", "HEAD")
+"""The methods that a token of `read_only` may use on streams; any other could write."""
+
 SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's path on Linux (sun_path without its final zero)."""
 
@@ -54,6 +58,12 @@ UNAUTHENTICATED = Answer(
     "The request carries no token, or one that nobody issued.",
     "Send the header `Authorization: Bearer TOKEN` with the token that the first `skyriver up` showed.",
     (("www-authenticate", "Bearer"),),
+)
+NOT_ALLOWED = Answer(
+    403,
+    "NOT_ALLOWED",
+    "This token may look at streams and send nothing to them: its role does not hold the permission streams:write.",
+    "Use a token with the role operator, developer or admin; an admin of the tenant can issue one.",
 )
 UNKNOWN_ROUTE = Answer(
     404,
@@ -138,9 +148,12 @@ def check_table(table: RouteTable) -> None:
         check_name(tenant, "a tenant")
         if not _DIGEST.fullmatch(digest):
             raise _refused("a token is not given as the SHA-256 of it in small hex digits")
+    if strange := set(table.read_only) - {digest for digest, _ in table.tokens}:
+        raise _refused(f"{min(strange)!r} may only look, and is no token of the table")
     _check_unique("route", ((r.tenant, r.kind, r.name) for r in table.routes))
     _check_unique("pool", ((p.tenant, p.name) for p in table.pools))
     _check_unique("token", (digest for digest, _ in table.tokens))
+    _check_unique("token that may only look", table.read_only)
 
 
 def _check_route(route: Route) -> None:

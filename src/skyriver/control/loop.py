@@ -36,6 +36,7 @@ from skyriver.core.resources import (
     reconcile,
 )
 from skyriver.core.rows import Rows
+from skyriver.trust.permissions import Permission, permissions_of
 
 PASS_SECONDS = 0.1
 """The pause between passes; a request that changes something ends it at once."""
@@ -271,10 +272,12 @@ class ControlLoop:
             owners = {(tenant, f"{kind}/{name}") for tenant, kind, name in lost}
             routes += [r for r in before.routes if (r.tenant, r.owner) in owners]
             pools += [p for p in before.pools if (p.tenant, p.owner) in owners]
+        tokens = sorted((str(t.spec["sha256"]), t.tenant, str(t.spec["role"])) for t in rows.every("token"))
         table = RouteTable(
             routes=tuple(sorted(routes, key=lambda r: (r.tenant, r.kind, r.name))),
             pools=tuple(sorted(pools, key=lambda p: (p.tenant, p.name))),
-            tokens=tuple(sorted((str(t.spec["sha256"]), t.tenant) for t in rows.every("token"))),
+            tokens=tuple((digest, tenant) for digest, tenant, _ in tokens),
+            read_only=tuple(d for d, _, role in tokens if Permission.STREAMS_WRITE not in permissions_of(role)),
         )
         before_servers = {s.name for p in self._table.pools for s in p.servers} if self._table else set()
         self._gateway.apply(table)  # in each pass: another one, now stale, may have had the last word

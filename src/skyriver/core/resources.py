@@ -185,6 +185,9 @@ class RouteTable:
     pools: tuple[Pool, ...] = ()
     tokens: tuple[tuple[str, str], ...] = ()
     """(SHA-256 hex of the token, tenant)."""
+    read_only: tuple[str, ...] = ()
+    """Those tokens, by the same hex, that may only look at streams. A field of its own, so that the table of a release
+    that does not know it is read as it was meant."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@
     GET  /internal/ready, /v2/health/ready, /livez, /metrics
 
 Errors are `application/problem+json`. There is no authentication: the socket's file mode and the gateway in front are
-it; the gateway does not forward `/internal`.
+it; the gateway does not forward `/internal`, and only GET and HEAD for a token that may not write to streams. So GET
+MUST change nothing.
 """
 
 from __future__ import annotations

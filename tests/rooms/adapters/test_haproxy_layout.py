@@ -101,6 +101,13 @@ def test_tokens_are_written_as_haproxy_writes_hex() -> None:
     assert tokens_map(RouteTable(tokens=(("ab" * 32, "acme"),))) == {"AB" * 32: "acme"}
 
 
+def test_a_token_that_may_only_look_stays_the_tenant_s_for_an_older_haproxy() -> None:
+    looks, writes = "ab" * 32, "cd" * 32
+    table = RouteTable(tokens=((looks, "acme"), (writes, "acme")), read_only=(looks,))
+    check_table(table)
+    assert tokens_map(table) == {"AB" * 32: "acme", "CD" * 32: "acme", "AB" * 32 + "/read_only": "acme"}
+
+
 @pytest.mark.parametrize("value", ["a b", "a\nb", "", "a;b", "a\\b"])
 def test_nothing_odd_reaches_a_map_or_a_command(value: str) -> None:
     with pytest.raises(Internal):

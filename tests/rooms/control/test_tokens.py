@@ -12,6 +12,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
 from api_stage import BASE, Stage
 
+from skyriver.trust.permissions import ROLES
+from skyriver.trust.tokens import digest_of
+
 TOKENS = f"{BASE}/tokens"
 
 
@@ -55,6 +58,19 @@ def test_a_token_is_told_once_and_kept_nowhere(stage: Stage, admin: dict[str, st
     ]
     assert text not in repr(listed)
     assert issue(stage, keyed).json()["code"] == "TOKEN_EXISTS", "nor does a key bring it back"
+
+
+def test_the_gateway_learns_who_may_only_look_at_streams(stage: Stage, admin: dict[str, str]) -> None:
+    digests = {role: digest_of(issue(stage, admin, role, role).json()["token"]) for role in ROLES}
+    stage.issue("of-another-release")  # a role that is not known gives no rights
+    stage.world.loop.run_pass()
+    applied = stage.world.gateway.table()
+    unknown = {row.spec["sha256"] for row in stage.store.rows("default", "token")} - set(digests.values())
+    unknown.discard(digest_of(admin["Authorization"].removeprefix("Bearer ")))
+    assert len(unknown) == 1
+    assert set(applied.read_only) == {digests["viewer"], digests["reviewer"], *unknown}
+    assert {tenant for _, tenant in applied.tokens} == {"default"}
+    assert set(applied.read_only) <= {digest for digest, _ in applied.tokens}
 
 
 @pytest.mark.parametrize("role", ["viewer", "reviewer", "operator", "developer"])

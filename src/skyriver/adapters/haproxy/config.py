@@ -10,6 +10,7 @@ from http import HTTPStatus
 from skyriver.adapters.haproxy.layout import (
     BUCKETS,
     CHOICES,
+    READ_ONLY,
     SLOTS,
     Place,
     PoolKey,
@@ -169,6 +170,8 @@ frontend way_in
     acl for_control path_beg /api/
     acl of_version path,field(5,/) -m str versions
     acl up var(txn.slot),nbsrv gt 0
+    acl looking method {" ".join(rules.LOOKING)}
+    acl read_only var(txn.token),concat({READ_ONLY}),map({TOKENS}) -m found
 
     http-request del-header {rules.OWN_HEADERS} -m beg
     # No connection is handed over as a tunnel: what goes through it would pass by the rules below.
@@ -176,9 +179,11 @@ frontend way_in
     http-request return status 200 {json} string '{{"live":true}}' if {{ path {" ".join(rules.LIVE_PATHS)} }}
     http-request return status 200 {json} string '{{"ready":true}}' if {{ path {rules.READY_PATH} }}
 
-    http-request set-var(txn.tenant) http_auth_bearer,sha2(256),hex,map({TOKENS})
+    http-request set-var(txn.token) http_auth_bearer,sha2(256),hex
+    http-request set-var(txn.tenant) var(txn.token),map({TOKENS})
     {_return(rules.UNAUTHENTICATED)} unless {{ var(txn.tenant) -m found }}
     {_return(rules.BAD_PATH)} if {{ path_sub /. }} or {{ path_sub -i /%2e }}
+    {_return(rules.NOT_ALLOWED)} if {{ path_beg {rules.STREAMS} }} !looking read_only
     http-request set-header {rules.TENANT_HEADER} %[var(txn.tenant)]
 
     # The control plane asks who it is itself; a tenant's process never sees a token.
@@ -188,7 +193,7 @@ frontend way_in
     {key}/model/%[path,field(4,/)] if {{ path_beg /v2/models/ }}
     {key}/version/%[path,field(4,/)]/%[path,field(6,/)] if {{ path_beg /v2/models/ }} of_version
     {key}/model/%[path,field(3,/)] if {{ path_beg /predict/ }}
-    {key}/stream/%[path,field(3,/)] if {{ path_beg /streams/ }}
+    {key}/stream/%[path,field(3,/)] if {{ path_beg {rules.STREAMS} }}
 {lookup.format(when="", buckets=BUCKETS, routes=ROUTES)}{lookup.format(when=again, buckets=BUCKETS, routes=ROUTES)}\
     {_return(rules.UNKNOWN_ROUTE)} if !for_control !{{ var(txn.choices) -m found }}
 {choices}\

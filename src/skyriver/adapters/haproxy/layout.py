@@ -29,6 +29,8 @@ BUCKETS = 100
 CHOICES = 3
 """Slots tried for one request: the bucket's own, then the heaviest others."""
 
+READ_ONLY = "/read_only"
+
 PoolKey = tuple[str, str]
 """(tenant, name)."""
 
@@ -89,8 +91,11 @@ def servers(table: RouteTable, slots: Mapping[PoolKey, int]) -> dict[Place, str]
 
 
 def tokens_map(table: RouteTable) -> dict[str, str]:
-    """Digest -> tenant; HAProxy's `hex` writes capital letters."""
-    return {digest.upper(): tenant for digest, tenant in sorted(table.tokens)}
+    """Digest -> tenant, and the digest with READ_ONLY behind it for a token that may only look; HAProxy's `hex` writes
+    capital letters. In one map, so that a token and what it may do change in one commit; and as a key more, which a
+    HAProxy that an older release configured, and this one has not replaced yet, never asks for."""
+    tenants = {digest.upper(): tenant for digest, tenant in sorted(table.tokens)}
+    return tenants | {digest.upper() + READ_ONLY: tenants[digest.upper()] for digest in sorted(table.read_only)}
 
 
 def routes_map(table: RouteTable, slots: Mapping[PoolKey, int]) -> dict[str, str]:

@@ -94,12 +94,14 @@ class MemoryGateway:
 
     # What the handler asks.
 
-    def tenant(self, authorization: str) -> str | None:
+    def tenant(self, authorization: str) -> tuple[str, bool] | None:
+        """The token's tenant, and whether it may only look at streams; None for a token that nobody issued."""
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
             return None
-        digest = hashlib.sha256(token.strip().encode()).hexdigest()
-        return next((tenant for known, tenant in self._table.tokens if known == digest), None)
+        digest, table = hashlib.sha256(token.strip().encode()).hexdigest(), self._table
+        found = (tenant for known, tenant in table.tokens if known == digest)
+        return next(((tenant, digest in table.read_only) for tenant in found), None)
 
     def take(self, tenant: str, path: str, tried: Collection[Server]) -> Server | Answer:
         """A server for the request, counted as busy from now on, or the answer when there is none."""
@@ -220,15 +222,18 @@ class _Handler(BaseHTTPRequestHandler):
         if path in (*rules.LIVE_PATHS, rules.READY_PATH):
             self._send(200, (("content-type", "application/json"),), b'{"live":true}')
             return
-        tenant = gateway.tenant(self.headers.get("authorization", ""))
-        if tenant is None:
+        found = gateway.tenant(self.headers.get("authorization", ""))
+        if found is None:
             self._refuse(rules.UNAUTHENTICATED)
             return
+        tenant, read_only = found
         lengths = set(self.headers.get_all("content-length", []))
         if self.headers.defects or len(lengths) > 1 or not all(length.isdigit() for length in lengths):
             self.send_error(400)
         elif "/." in path or "/%2e" in path.lower():
             self._refuse(rules.BAD_PATH)
+        elif read_only and path.startswith(rules.STREAMS) and self.command not in rules.LOOKING:
+            self._refuse(rules.NOT_ALLOWED)
         elif path.startswith("/api/"):
             connection = _connect(gateway.control_socket)
             if connection is None:
