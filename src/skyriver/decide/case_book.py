@@ -124,7 +124,8 @@ class CaseBook:
             return
         if known.state is CaseState.DECIDED and known.closed_at == known_at:
             self._do.run("DELETE FROM case_labels WHERE case_id = ?", (event_offset,))
-        else:
+        else:  # an answer that is sent behind it would override it
+            self._do.run("DELETE FROM case_labels WHERE case_id = ? AND attempts = 0", (event_offset,))
             self._save(replace(known, truth=value, truth_at=now))
 
     def pass_time(self, now: int, most: int = 1_000) -> list[Case]:
@@ -184,9 +185,15 @@ class CaseBook:
             DueLabel(case, _id.decode(event), label, value, at, tries) for case, event, label, value, at, tries in rows
         ]
 
-    def note_sending(self, case: int, until: int) -> None:
-        """It is about to be sent: it is due again at `until`, unless the log has it before."""
+    def note_sending(self, case: int, until: int) -> bool:
+        """It is about to be sent: it is due again at `until`, unless the log has it before. False: it must not be, as
+        it was erased since it was due, or what was found out elsewhere would be overridden."""
+        known = self._find(case)
+        if known is None or known.truth is not None:
+            self._do.run("DELETE FROM case_labels WHERE case_id = ?", (case,))
+            return False
         self._do.run("UPDATE case_labels SET attempts = attempts + 1, try_at = ? WHERE case_id = ?", (until, case))
+        return self._do.changed > 0
 
     def put_off_label(self, case: int, until: int) -> None:
         """It could not be sent."""

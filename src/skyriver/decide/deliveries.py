@@ -31,6 +31,8 @@ class Deliveries:
         self._writer = BodyWriter(stream, tenant)
         self._table = DeliveryTable(luck or random.Random())
         self._open = 0
+        self.withdrawn = 0
+        """How often deliveries that may have been due were ended, deleted or held back. On any thread."""
         self._passing: set[str] = set()
         """Sinks that may have been declared to hold lanes before, and let them pass now."""
 
@@ -86,6 +88,7 @@ class Deliveries:
 
     def erase(self, do: Transaction, now: int) -> int:
         found = self._table.erase(do, now)
+        self.withdrawn += 1
         self._count(do)
         return found
 
@@ -177,6 +180,7 @@ class Deliveries:
         if found["state"] in ENDED:
             raise _wrong(found, "dropped")
         self._table.end(do, found["number"], "DROPPED", ask.now, by=ask.actor, note=_reason(ask))
+        self.withdrawn += 1
         return self._get(do, ask)
 
     def _approve(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:

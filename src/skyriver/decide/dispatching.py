@@ -117,6 +117,8 @@ class Dispatch:
         """Decisions before it have been taken."""
         self.missed = 0
         """Offsets that the log gave up before they were read, ever."""
+        self.erasures = 0
+        """Since this began: what was read of the log before one of them may have what was erased."""
 
     def open(self, begin: int, *, began: bool = False, again: int | None = None) -> None:
         """`begin`: what is before this offset of the log was decided when nothing was declared to act on it. `began`:
@@ -142,8 +144,11 @@ class Dispatch:
     def wants(self, record: DecisionRecord) -> bool:
         return any(part.wants(record) for part in self._parts)
 
-    def take(self, step: Step, now: int) -> str:
-        """Why nothing more may be taken now; "" if it may."""
+    def take(self, step: Step, now: int, erasures: int | None = None) -> str | None:
+        """Why nothing more may be taken now; "" if it may. `erasures`: as many were there when the log was begun to be
+        read; where one came since, nothing is taken and it is None: it is to be read anew, from `offset` on."""
+        if erasures is not None and erasures != self.erasures:
+            return None
         with self._database.transaction() as do:
             if step.decided:
                 for part in self._parts:
@@ -173,8 +178,9 @@ class Dispatch:
             )
 
     def erase(self, ids: Sequence[Id], now: int) -> int:
-        """Nothing is left of these events, not in the file either; what was to be done for them is not done any more.
-        How many things that were."""
+        """Nothing is left of these events, not in the file either; what was to be done for them is not done any more,
+        but for what is on its way to a receiver. How many things that were. The log must not have them any more."""
+        self.erasures += 1
         with self._database.transaction() as do:
             do.run(f"CREATE TEMP TABLE IF NOT EXISTS {ERASED} (event TEXT PRIMARY KEY) WITHOUT ROWID")
             do.run(f"DELETE FROM {ERASED}")

@@ -215,9 +215,9 @@ class Reviewing:
     def due_labels(self, do: Transaction) -> list[DueLabel]:
         return CaseBook(do).due_labels(self._clock.now())
 
-    def note_sending(self, do: Transaction, label: DueLabel, for_us: int) -> None:
-        """It is about to be sent; that it was is seen in the log within that time."""
-        CaseBook(do).note_sending(label.case, self._clock.now() + for_us)
+    def note_sending(self, do: Transaction, label: DueLabel, for_us: int) -> bool:
+        """It is about to be sent; that it was is seen in the log within that time. False: it must not be any more."""
+        return CaseBook(do).note_sending(label.case, self._clock.now() + for_us)
 
     def put_off(self, do: Transaction, label: DueLabel, by_us: int) -> None:
         CaseBook(do).put_off_label(label.case, self._clock.now() + by_us)

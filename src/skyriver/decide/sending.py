@@ -4,6 +4,8 @@ Each sink has its own tasks, `parallel` at most, so that one that hangs holds up
 database some at a time; what receivers said is collected while a transaction is on its way, and written by the next
 one: many deliveries share one sync. Until it is written a delivery is not read again; after a kill it is, and the
 receiver knows it by its id.
+
+What is erased or dropped while it is in memory is not sent; what is on its way at that moment cannot be called back.
 """
 
 from __future__ import annotations
@@ -51,6 +53,8 @@ class Outlet:
         """Numbers of deliveries in memory: ready, under way, or with an answer that is not written yet."""
         self.stale = True
         """There may be more that is due than is ready."""
+        self.withdrawn = 0
+        """`Deliveries.withdrawn` when what is ready was read."""
         self.under_way = 0
         self.failures = 0
         """Since the last success."""
@@ -196,11 +200,24 @@ class Senders:
             return
         outlet.stale = False
         limit = READ_AHEAD * parallel + len(outlet.held)
-        found = await self._transact(lambda do: self._deliveries.due(do, outlet.name, self._clock.wall(), limit))
+        withdrawn, found = await self._transact(lambda do: self._read(do, outlet.name, limit))
+        self._let_go(outlet, withdrawn)
         for number, delivery in found:
             if number not in outlet.held and len(outlet.ready) < READ_AHEAD * parallel:
                 outlet.held.add(number)
                 outlet.ready.append((number, delivery))
+
+    def _read(self, do: Transaction, sink: str, limit: int) -> tuple[int, list[tuple[int, Delivery]]]:
+        return self._deliveries.withdrawn, self._deliveries.due(do, sink, self._clock.wall(), limit)
+
+    def _let_go(self, outlet: Outlet, withdrawn: int) -> None:
+        """Of what is ready where some of it may have been withdrawn since it was read."""
+        if withdrawn == outlet.withdrawn:
+            return
+        outlet.held -= {number for number, _ in outlet.ready}
+        outlet.ready.clear()
+        outlet.withdrawn, outlet.stale = withdrawn, True
+        outlet.news.set()
 
     def _begin(self, outlet: Outlet) -> None:
         sink = self._open_sink(outlet.name)  # also where nothing is due: what is wrong with it is told at once
@@ -211,6 +228,7 @@ class Senders:
                 self._sending.add(closing)
                 closing.add_done_callback(self._sending.discard)
             outlet.sink = sink
+        self._let_go(outlet, self._deliveries.withdrawn)
         while outlet.ready and outlet.under_way < self._parallel(outlet):
             number, delivery = outlet.ready.popleft()
             outlet.under_way += 1

@@ -1,7 +1,8 @@
 """Sends what reviewers answered to the stream's worker, as labels.
 
 A label is sent until the stream's log shows it. One whose answer was lost is not sent again before the log was read up
-to its end: a second one could come after a label from elsewhere, and override it.
+to its end: a second one could come after a label from elsewhere, and override it. One that is erased while it is on its
+way cannot be called back.
 """
 
 from __future__ import annotations
@@ -64,15 +65,16 @@ class Answers:
             if label.attempts and not self._caught_up():
                 continue
             # Noted before: who is killed behind the sending must not take it for a first one.
-            await self._within(partial(self._begin, label))
+            if not await self._within(partial(self._begin, label)):
+                continue
             sending = asyncio.get_running_loop().run_in_executor(self._thread, self._send, label)
             await self._within(partial(self._became, label, await sending))
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self, label: DueLabel, do: Transaction) -> None:
-        self._reviewing.note_sending(do, label, SEEN_US)
+    def _begin(self, label: DueLabel, do: Transaction) -> bool:
+        return self._reviewing.note_sending(do, label, SEEN_US)
 
     def _became(self, label: DueLabel, error: SkyriverError | None, do: Transaction) -> None:
         reasons = {str(detail.get("reason")) for detail in error.details} if error is not None else set()

@@ -108,6 +108,8 @@ class Dispatcher:
         self._senders = Senders(deliveries, self._transact, sinks.open, self._clock)
         self._dispatch.declare(live)
         self._follower = Follower(settings.stream, self._dispatch.wants)
+        self._erasures = 0
+        """Before those that the follower knows of: it keeps events."""
         self._database_thread = ThreadPoolExecutor(1, "database")
         self._log_thread = ThreadPoolExecutor(1, "log")
         self._rounds = Rounds()
@@ -195,9 +197,18 @@ class Dispatcher:
         return end if end <= start or on_disk(self._settings.stream) else reader.sync()
 
     def _read(self, start: int, end: int, taken: Callable[[], object]) -> str:
-        """Why it may not go on; in the log's thread."""
-        for step in self._follower.steps(self._open(), start, end):
-            full = self._database_thread.submit(self._dispatch.take, step, self._clock.wall()).result()
+        """Why it may not go on; in the log's thread. It ends where something was erased meanwhile, of which it may have
+        read a part that is rewritten since."""
+        erasures = self._dispatch.erasures
+        follower = (
+            Follower(self._settings.stream, self._dispatch.wants) if erasures != self._erasures else self._follower
+        )
+        self._follower, self._erasures = follower, erasures
+        for step in follower.steps(self._open(), start, end):
+            taking = self._database_thread.submit(self._dispatch.take, step, self._clock.wall(), erasures)
+            full = taking.result()
+            if full is None:
+                return ""
             if step.decided:
                 taken()
             if full or not self._ready:

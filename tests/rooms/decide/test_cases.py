@@ -283,10 +283,22 @@ def test_a_label_from_elsewhere_is_the_truth_and_not_overridden(book: CaseBook) 
     answered(book, 1, "approve", 50)
     book.note_label(1, "bad", 1.0, 70, 71)
     assert (book.get(1).truth, book.get(1).truth_at) == (1.0, 71)
-    assert book.labels_waiting() == (1, 0), "what was said before is still sent: its time tells when it was known"
+    assert book.labels_waiting() == (0, 0), "what was said before and not sent would be the later one"
     book.note_label(2, "bad", 1.0, 70, 71)
     answered(book, 2, "approve", 80)
-    assert [label.case for label in book.due_labels(90)] == [1]
+    assert book.due_labels(90) == []
+
+
+def test_an_answer_that_may_have_been_sent_is_not_sent_again_over_what_was_found_out(book: CaseBook) -> None:
+    book.add([some(1), some(2)])
+    for case in (1, 2):
+        answered(book, case, "approve", 50)
+        assert book.note_sending(case, until=100)
+    book.note_label(1, "bad", 1.0, 70, 71)
+    assert [label.case for label in book.due_labels(100)] == [1, 2]
+    assert not book.note_sending(1, until=200)
+    assert book.note_sending(2, until=200)
+    assert [label.case for label in book.due_labels(200)] == [2]
 
 
 def test_a_label_that_the_stream_refuses_stays_and_is_told(book: CaseBook) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,12 +18,14 @@ from skyriver.core.units import SECOND
 from skyriver.data.decisions import Reason, Status
 from skyriver.decide import deliveries as module
 from skyriver.decide import delivery_table
+from skyriver.decide.database import Transaction
 from skyriver.decide.deliveries import Deliveries
 from skyriver.decide.delivery_table import DELIVERY_TRANSITIONS, ENDED, STATES, back_off
 from skyriver.decide.dispatching import Ask, Dispatch
 from skyriver.decide.following import Decided, Step
 from skyriver.decide.records import DecisionRecord
-from skyriver.decide.sinks import Answer, Failed, Refused, Taken
+from skyriver.decide.sending import Senders
+from skyriver.decide.sinks import Answer, Delivery, Failed, Refused, Taken
 
 FIELDS = (FieldSpec(name="order", type="int"), FieldSpec(name="at", type="time"), FieldSpec(name="shop", type="text"))
 STREAM = StreamSpec(name="orders", fields=FIELDS, id="order", time="at", key="order")
@@ -446,6 +450,49 @@ def test_ids_of_any_letters_are_erased(stage: Stage, own: int | str) -> None:
     assert stage.dispatch.erase(["8", 8, "j", "7" if own == 7 else 7], stage.now) == 0
     assert stage.dispatch.erase([own], stage.now) == 2
     assert stage.states() == []
+
+
+class Gate:
+    """A receiver that takes nothing before it is open."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.asked: list[str] = []
+
+    async def deliver(self, delivery: Delivery) -> Answer:
+        self.asked.append(delivery.id)
+        await self.open.wait()
+        return Taken()
+
+    async def close(self) -> None: ...
+
+
+def test_what_is_dropped_or_erased_while_it_is_in_memory_is_not_sent() -> None:
+    stage = Stage({**SINK, "parallel": 1})
+    offsets = [stage.decide() for _ in range(5)]
+
+    async def transact(work: Callable[[Transaction], Any]) -> Any:
+        return stage.dispatch.transact(work)
+
+    async def asked(gate: Gate, count: int) -> None:
+        async with asyncio.timeout(60):
+            while len(gate.asked) < count:
+                await asyncio.sleep(0.005)
+
+    async def send() -> list[str]:
+        gate, clock = Gate(), SimpleNamespace(wall=lambda: stage.now, monotonic=lambda: stage.now)
+        senders = Senders(stage.part, transact, lambda name: gate, clock)
+        running = asyncio.create_task(senders.run())
+        await asked(gate, 1)
+        stage.ask("POST", "/deliveries/2/drop", reason="a mistake")
+        stage.dispatch.erase([100 + offsets[2]], stage.now)
+        gate.open.set()
+        await asked(gate, 3)
+        running.cancel()
+        await senders.end(60)
+        return gate.asked
+
+    assert asyncio.run(send()) == [f"t/orders:{offsets[n]}" for n in (0, 3, 4)]
 
 
 def test_no_number_is_given_twice(stage: Stage) -> None:

@@ -159,6 +159,17 @@ def test_a_damaged_state_is_refused_with_what_to_do(tmp_path: Path) -> None:
     assert "begin" in caught.value.next_action
 
 
+def test_what_was_read_before_something_was_erased_is_not_taken() -> None:
+    dispatch, _ = opened(None, Notes())
+    erasures = dispatch.erasures
+    assert dispatch.take(Step([decided(1)], 3), 0, erasures) == ""
+    dispatch.erase([5], 0)
+    assert dispatch.take(Step([decided(5)], 7), 0, erasures) is None
+    assert (dispatch.offset, dispatch.answer("GET", "/notes", Ask())) == (3, {"items": [1]})
+    assert dispatch.take(Step([], 7), 0, dispatch.erasures) == ""
+    assert dispatch.offset == 7
+
+
 def test_nothing_is_left_in_the_file_of_what_was_erased(tmp_path: Path) -> None:
     """Also where it was deleted before: what a database deletes stays in free pages of its file."""
     path = tmp_path / "state.sqlite"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from skyriver.decide.following import Decided, Step
 from skyriver.decide.records import DecisionRecord, LabelRecord
 from skyriver.decide.reviewing import Reviewing
 from skyriver.features.plan import plan_features
+from skyriver.wiring.answers import Answers
 
 SECOND = 1_000_000
 HOUR = 3_600 * SECOND
@@ -330,11 +333,35 @@ def test_ids_of_any_letters_are_erased(desk: Desk, own: int | str) -> None:
     desk.decided(3)
     desk.ask("POST", "/reviews/claim", case=1)
     desk.ask("POST", "/reviews/1/decide", answer="hold", reason="as last week")
-    assert len(desk.due()) == 1
+    [due] = desk.due()
     assert desk.dispatch.erase([own], 0) == 1
+    with desk.database.transaction() as do:
+        assert not desk.reviewing.note_sending(do, due, SECOND), "what was read before it was erased is not sent"
     assert code_of(lambda: desk.ask("GET", "/reviews/1")) == "NO_CASE"
     assert desk.due() == []
     assert desk.ask("GET", "/reviews")["total"] == 1
+
+
+def test_an_answer_that_is_erased_while_others_are_sent_is_not_sent(desk: Desk) -> None:
+    for offset in (1, 3, 5):
+        desk.decided(offset)
+        desk.ask("POST", "/reviews/claim", case=offset)
+        desk.ask("POST", f"/reviews/{offset}/decide", answer="hold", reason="x")
+    sent: list[int] = []
+
+    class Worker:
+        def ask(self, *_: Any, body: dict[str, Any], **__: Any) -> None:
+            sent.append(body["order"])
+            desk.dispatch.erase([903], 0)
+
+    async def within(work: Any) -> Any:
+        return desk.dispatch.transact(work)
+
+    stream = desk.app.streams[0]
+    answers = Answers(stream, desk.reviewing, Worker(), Path("worker"), within, lambda: True)  # type: ignore[arg-type]
+    asyncio.run(answers.send())
+    answers.close()
+    assert sent == [901, 905]
 
 
 def test_earlier_cases_of_the_same_customer_are_shown(desk: Desk) -> None:
