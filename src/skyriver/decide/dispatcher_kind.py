@@ -22,14 +22,17 @@ DISPATCHER_TRANSITIONS: Mapping[tuple[str, str], str] = {
 
 def new_dispatcher(snapshot: Snapshot, stream: Resource, worker: ProcessStatus | None) -> Iterator[Action]:
     """Where the stream declares something to dispatch, and has no dispatcher yet: one that begins with the first
-    decision of a new stream, and with the next one of a stream that has decided before. What its log holds was acted
-    on by somebody else, or by nobody: it must not come now."""
+    decision of a new stream, and with the next one of a stream that has decided before, also where it was deleted and
+    is declared again over its log. What its log holds was acted on by somebody else, or by nobody: it must not come
+    now."""
     if not _declared(stream) or snapshot.find(stream.tenant, "dispatcher", stream.name) is not None:
         return
-    began = bool(stream.status.get("began"))
-    if began and (worker is None or "offset" not in worker.report):
-        return  # its worker tells where the log ends
-    begin = int(worker.report["offset"]) if began and worker is not None else 0
+    report = worker.report if worker is not None else {}
+    # Of a new row: where the log ended when its worker opened it, which workers of earlier releases do not tell.
+    begin = report.get("offset") if stream.status.get("began") else report.get("opened", report.get("offset"))
+    if begin is None:
+        return  # its worker tells soon
+    begin = int(begin)
     yield Put(
         Resource(stream.tenant, "dispatcher", stream.name, spec={"begin": begin}, state="STARTING", parent=stream.ref),
         0,

@@ -69,8 +69,8 @@ def _step_stream(snapshot: Snapshot, stream: Resource) -> Iterator[Action]:
     # the gateway because the one before it did not live to write it down.
     if process is not None and (worker.state == "READY" or (process.alive and process.report.get("ready"))):
         yield WantPool(Pool(stream.tenant, stream.name, (Server(process.name, process.socket),)))
+    yield from new_dispatcher(snapshot, stream, process)  # before it is noted that the stream began
     yield from _judge(snapshot, stream, worker, process)
-    yield from new_dispatcher(snapshot, stream, process)
     if process is not None and process.report.get("ready"):
         yield from _materialise(snapshot, stream, process)
 

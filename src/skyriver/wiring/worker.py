@@ -135,6 +135,7 @@ class Worker:
         self._live = live
         self._settings = settings
         self._log = log
+        self._opened = log.next_offset
         self._clock = clock = SystemClock()
         windows = WindowsFiles(settings.stream, settings.directory / "side", settings.kernel_cache)
         self._windows = windows
@@ -394,6 +395,7 @@ class Worker:
         letters = [*engine.partition.dead_letters][-TOLD_DEAD:] if engine is not None else []
         return {
             "ready": engine is not None and self._listening and not self._routes.draining,
+            "opened": self._opened,
             **self._seen().to_json(),
             "source": self._feed.report() if self._feed is not None else None,
             "last_dead": [dead_letter_json(letter) for letter in reversed(letters)],
@@ -533,6 +535,9 @@ def main() -> int:
             began=bool((live or {}).get("began")),
             tier=tier[0],
         )
+        # Before it takes any event: what acts on decisions begins here, if it is new.
+        with contextlib.suppress(OSError):  # a full disk: it is told again
+            context.report({"ready": False, "message": "It loads its features.", "opened": log.next_offset})
         failed = uvloop.run(run(context, settings, log, live, tier))
         if failed is None:
             log.close()

@@ -34,6 +34,8 @@ def stage(tmp_path: Path) -> Stage:
     body = stage.body()
     assert stage.caller.put(f"{BASE}/apps/shop", json=body, headers=admin).status_code == 200
     stage.world.settle()
+    stage.world.compute.report("default.worker.orders-0", ready=True, opened=0)
+    stage.world.settle()
     stage.world.loop.run_pass()  # which sees the processes that the ones before started
     stream = StreamSpec.model_validate(body["spec"]["streams"][0])
     dispatch = Dispatch(SqliteFile(None), [Deliveries(stream, "default", random.Random(1))])

@@ -319,6 +319,8 @@ def prepared(stage: Stage, admin: dict[str, str]) -> None:
     stage.issue("viewer", name="ben")
     assert deploy(stage, admin, json=stage.body(5)).status_code == 200
     stage.world.run(seconds=1)  # its processes are seen
+    stage.world.compute.report("default.worker.orders-0", ready=True, opened=0)
+    stage.world.run(seconds=1)  # and its dispatcher
 
     def answer(method: str, path: str, *_: Any) -> Any:
         if path == "/deliveries/retry":

@@ -243,12 +243,15 @@ def test_features_that_change_are_told_with_what_they_cost(report: dict[str, Any
 SINK = {"to": "bank", "on": ["block"]}
 
 
-def dispatching(*, sinks: bool = True, began: bool = False, offset: int | None = None) -> tuple[Resource, Snapshot]:
+def dispatching(
+    *, sinks: bool = True, began: bool = False, offset: int | None = None, opened: int | None = 0
+) -> tuple[Resource, Snapshot]:
     decide = {**DECIDE, **({"sinks": [SINK]} if sinks else {})}
     spec = {"stream": {"retention_us": 1}, "decide": decide}
     stream = Resource("t", "stream", "payments", spec=spec, status={"began": began}, state="READY", parent="app/risk")
     worker = Resource("t", "worker", "payments-0", state="READY", parent=stream.ref)
-    report = {"ready": True, **({"offset": offset} if offset is not None else {})}
+    told = {"offset": offset, "opened": opened}
+    report = {"ready": True, **{name: value for name, value in told.items() if value is not None}}
     process = ProcessStatus(worker.process, alive=True, socket="/s", report=report)
     return stream, Snapshot({r.key: r for r in (stream, worker)}, {process.name: process}, {}, 0)
 
@@ -264,6 +267,23 @@ def test_a_stream_that_acts_on_decisions_gets_a_dispatcher() -> None:
     assert made(*dispatching(began=True)) == [], "where its log ends is not known yet"
     [late] = made(*dispatching(began=True, offset=500))
     assert late.spec == {"begin": 500}, "what was decided before is not acted on"
+
+
+def test_a_stream_that_is_declared_again_over_its_old_log_acts_on_nothing_old() -> None:
+    assert made(*dispatching(opened=None)) == [], "whether its log is new is not known yet"
+    [again] = made(*dispatching(opened=500, offset=520))
+    assert again.spec == {"begin": 500}
+    [new] = made(*dispatching(opened=0, offset=520))
+    assert new.spec == {"begin": 0}, "though it has decided by now"
+    [before] = made(*dispatching(opened=None, offset=1))
+    assert before.spec == {"begin": 1}, "its worker is of an earlier release"
+
+
+def test_where_a_new_stream_begins_is_noted_before_that_it_began() -> None:
+    stream, snapshot = dispatching(opened=0, offset=520)
+    puts = [a.resource for a in STREAM.step(snapshot, stream) if isinstance(a, Put)]
+    kinds = [put.kind for put in puts if put.kind == "dispatcher" or put.status.get("began")]
+    assert kinds == ["dispatcher", "stream"]
 
 
 def test_the_dispatcher_goes_when_nothing_is_declared_and_its_sinks_come_live() -> None:
