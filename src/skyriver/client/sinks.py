@@ -107,10 +107,11 @@ def sink_refuse(stream: Stream, number: Number, reason: Reason, as_json: Json = 
 
 
 @_sinks.command("metrics")
-def sink_metrics(stream: Stream) -> None:
+def sink_metrics(stream: Stream, as_json: Json = False) -> None:
     """What is counted of deliveries, as text for Prometheus."""
     with connect() as client:
-        print(client.dispatcher_metrics(stream), end="")
+        text = client.dispatcher_metrics(stream)
+    Screen(as_json=as_json).data({"metrics": text}, lambda: print(text, end=""))
 
 
 def _list(stream: str, state: str, sink: str, limit: int, as_json: bool) -> None:

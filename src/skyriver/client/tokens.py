@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skyriver.client.screen import Screen, age
 from skyriver.client.shell import Json, app, confirm, connect
+from skyriver.core.errors import NotFound
+
+if TYPE_CHECKING:
+    from skyriver.core.contract import Token
 
 _tokens = typer.Typer(help="Tokens: who may use the cloud, in which role.", no_args_is_help=True)
 app.add_typer(_tokens, name="token")
@@ -35,8 +40,23 @@ def token_list(as_json: Json = False) -> None:
     screen = Screen(as_json=as_json)
     with connect() as client:
         items = client.tokens()
-    rows = [(t["name"], t["role"], f"{age(t['created_at'])} ago", t["created_by"]) for t in items]
-    screen.data({"items": items}, lambda: screen.table("", ("NAME", "ROLE", "ISSUED", "BY"), rows))
+    screen.data({"items": items}, lambda: _table(screen, items))
+
+
+@_tokens.command("get")
+def token_get(name: Name, as_json: Json = False) -> None:
+    """The role of somebody's token, and who issued it."""
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        found = [token for token in client.tokens() if token["name"] == name]
+    if not found:
+        raise NotFound(f"Nobody has a token of the name {name!r}.", next_action="`skyriver token list` shows all.")
+    screen.data(found[0], lambda: _table(screen, found))
+
+
+def _table(screen: Screen, tokens: Sequence[Token]) -> None:
+    rows = [(t["name"], t["role"], f"{age(t['created_at'])} ago", t["created_by"]) for t in tokens]
+    screen.table("", ("NAME", "ROLE", "ISSUED", "BY"), rows)
 
 
 @_tokens.command("delete")
