@@ -12,7 +12,7 @@ from skyriver.client.shell import Json, app, confirm, connect
 from skyriver.core.errors import NotFound
 
 if TYPE_CHECKING:
-    from skyriver.core.contract import Token
+    from skyriver.core.contract_tokens import Token
 
 _tokens = typer.Typer(help="Tokens: who may use the cloud, in which role.", no_args_is_help=True)
 app.add_typer(_tokens, name="token")
