@@ -96,7 +96,7 @@ class DeliveryRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     reason: str = Field(default="", max_length=1_000)
-    """Kept with the delivery; must be given to drop or refuse one."""
+    """Kept with the delivery, as its note, and nowhere else; must be given to drop or refuse one."""
 
 
 class RetryRequest(BaseModel):
@@ -176,7 +176,7 @@ def _add_verb(routes: Routes, dispatchers: Dispatchers, verb: str, permission: P
     ) -> contract.Delivery:
         path = f"/deliveries/{number}/{verb}"
         done: contract.Delivery = dispatchers.change(
-            request, permission, f"{verb}_delivery", name, path, body.model_dump(), key, asked
+            request, permission, f"{verb}_delivery", name, path, body.model_dump(), key, asked, untold=("reason",)
         )
         return done
 

@@ -90,8 +90,9 @@ def test_who_judges_is_known_and_stands_in_the_audit_trail(stage: Stage) -> None
         assert (done.status_code, done.json()["state"], done.json()["judged_by"]) == (200, "WAITING", "ann")
     entries = [e for e in stage.store.audit("default") if e["action"] == "approve_delivery"]
     assert [(e["actor"], e["permission"], e["target"], e["details"]) for e in entries] == [
-        ("ann", "decisions:approve", "stream/orders", {"path": "/deliveries/1/approve", "reason": "seen"})
-    ]
+        ("ann", "decisions:approve", "stream/orders", {"path": "/deliveries/1/approve"})
+    ], "what somebody wrote can be erased with the delivery, and not from here"
+    assert done.json()["note"] == "seen"
     again = stage.caller.post(f"{DELIVERIES}/1/approve", json={}, headers=operator)
     assert (again.status_code, again.json()["code"]) == (409, "REFUSED_TRANSITION")
     refused = stage.caller.post(f"{DELIVERIES}/2/refuse", json={}, headers=operator)
