@@ -165,7 +165,8 @@ class Deliveries:
         found = self._get(do, ask)
         if found["state"] not in ("PARKED", "WAITING"):
             raise _wrong(found, "tried again")
-        self._table.retry(do, ask.now, number=found["number"])
+        self._table.retry(do, ask.now, number=found["number"], note=ask.text("reason", default=""))
+        self.withdrawn += 1
         return self._get(do, ask)
 
     def _retry_all(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
@@ -173,7 +174,9 @@ class Deliveries:
         known = sorted({name for name, _ in self._table.counts(do)} | self.sinks.keys())
         if sink not in known:
             raise _no_sink(sink, self._stream.name, known)
-        return {"sink": sink, "retried": self._table.retry(do, ask.now, sink=sink)}
+        retried = self._table.retry(do, ask.now, sink=sink)
+        self.withdrawn += 1
+        return {"sink": sink, "retried": retried}
 
     def _drop(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
         found = self._get(do, ask)

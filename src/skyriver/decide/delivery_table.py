@@ -36,12 +36,18 @@ DELIVERY_TRANSITIONS: Mapping[tuple[str, str], str] = {
     ("AWAITING_APPROVAL", "dropped"): "DROPPED",
     ("HELD", "first of its lane"): "WAITING",
     ("HELD", "dropped"): "DROPPED",
+    ("HELD", "taken"): "DONE",
+    ("HELD", "given up"): "PARKED",
     ("WAITING", "taken"): "DONE",
     ("WAITING", "given up"): "PARKED",
     ("WAITING", "dropped"): "DROPPED",
+    ("WAITING", "one before it is tried again"): "HELD",
     ("PARKED", "tried again"): "WAITING",
+    ("PARKED", "tried again behind another"): "HELD",
     ("PARKED", "dropped"): "DROPPED",
 }
+"""Checked of every move, by a trigger. HELD ones that were on their way when they were held back are taken or given up
+all the same."""
 STATES = ("AWAITING_APPROVAL", "HELD", "WAITING", "PARKED", "DONE", "REFUSED", "EXPIRED", "DROPPED")
 ENDED = frozenset(STATES[4:])
 _OPEN = "state IN ('AWAITING_APPROVAL', 'HELD', 'WAITING', 'PARKED')"
@@ -53,6 +59,7 @@ _COUNT = (
     "INSERT INTO delivery_counts VALUES (new.sink, new.state, 1, 1)"
     " ON CONFLICT DO UPDATE SET now = now + 1, ever = ever + 1"
 )
+_ALLOWED = ", ".join(sorted({f"('{before}', '{after}')" for (before, _), after in DELIVERY_TRANSITIONS.items()}))
 _UNCOUNT = "UPDATE delivery_counts SET now = now - 1 WHERE sink = old.sink AND state = old.state"
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS deliveries (number INTEGER PRIMARY KEY, sink TEXT NOT NULL, id TEXT NOT NULL,
@@ -68,6 +75,11 @@ _SCHEMA = (
     "CREATE TRIGGER IF NOT EXISTS delivery_moved AFTER UPDATE OF state ON deliveries WHEN old.state <> new.state"
     f" BEGIN {_UNCOUNT}; {_COUNT}; END",
     f"CREATE TRIGGER IF NOT EXISTS delivery_forgotten AFTER DELETE ON deliveries BEGIN {_UNCOUNT}; END",
+    "CREATE INDEX IF NOT EXISTS deliveries_oldest ON deliveries (sink, made) WHERE state = 'WAITING'",
+    # Of this connection alone: a later release may know other moves.
+    "CREATE TEMP TRIGGER IF NOT EXISTS delivery_checked BEFORE UPDATE OF state ON main.deliveries"
+    f" WHEN old.state <> new.state AND (old.state, new.state) NOT IN (VALUES {_ALLOWED})"
+    " BEGIN SELECT RAISE(ABORT, 'no delivery goes from this state to that'); END",
     "CREATE TABLE IF NOT EXISTS delivery_used (number INTEGER NOT NULL)",
     "INSERT INTO delivery_used SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM delivery_used)",
     "CREATE TRIGGER IF NOT EXISTS delivery_number_used AFTER DELETE ON deliveries"
@@ -124,7 +136,7 @@ class DeliveryTable:
 
     def settle(self, do: Transaction, number: int, answer: Answer, now: int) -> None:
         """What the receiver said. Of one that was dropped meanwhile nothing is changed."""
-        asked = "SELECT sink, lane, tries + 1, began FROM deliveries WHERE number = ? AND state = 'WAITING'"
+        asked = "SELECT sink, lane, tries + 1, began FROM deliveries WHERE number = ? AND state IN ('WAITING', 'HELD')"
         found = do.run(asked, (number,))
         if not found:
             return
@@ -153,15 +165,25 @@ class DeliveryTable:
                         (tries, due, answer.message, number),
                     )
 
-    def retry(self, do: Transaction, now: int, *, number: int = 0, sink: str = "") -> int:
-        """One, or all that a sink has parked: at once, with all its tries before it again. How many there were."""
-        which = "number = ?" if number else "sink = ? AND state = 'PARKED'"
+    def retry(self, do: Transaction, now: int, *, number: int = 0, sink: str = "", note: str = "") -> int:
+        """One, or all that a sink has parked: at once, with all its tries before it again, each lane in its order. How
+        many there were."""
+        which, value = ("number = ?", number) if number else ("sink = ? AND state = 'PARKED'", sink)
+        lanes = do.run(f"SELECT DISTINCT sink, lane FROM deliveries WHERE {which} AND lane IS NOT NULL", (value,))
         do.run(
-            "UPDATE deliveries SET state = 'WAITING', tries = 0, due = ?, began = ?, since = ?, reason = ''"
-            f" WHERE {which}",
-            (now, now, now, number or sink),
+            "UPDATE deliveries SET state = 'WAITING', tries = 0, due = ?, began = ?, since = ?, reason = '',"
+            f" note = CASE ? WHEN '' THEN note ELSE ? END WHERE {which}",
+            (now, now, now, note, note, value),
         )
-        return do.changed
+        count = do.changed
+        for of, lane in lanes:
+            first = self._first_of(do, of, lane)
+            do.run(
+                "UPDATE deliveries SET state = 'HELD', since = ? WHERE sink = ? AND lane = ? AND state = 'WAITING'"
+                " AND number > ?",
+                (now, of, lane, first[0] if first is not None else 0),
+            )
+        return count
 
     def release(self, do: Transaction, number: int, now: int, *, by: str, note: str) -> None:
         """One that awaited approval may go, unless another one of its lane is before it."""
@@ -221,9 +243,8 @@ class DeliveryTable:
 
     def oldest(self, do: Transaction, sink: str) -> int | None:
         """When the first of those that wait was made."""
-        asked = "SELECT made FROM deliveries WHERE sink = ? AND state = 'WAITING' ORDER BY due, number LIMIT 1"
-        found = do.run(asked, (sink,))
-        return int(found[0][0]) if found else None
+        [(made,)] = do.run("SELECT min(made) FROM deliveries WHERE sink = ? AND state = 'WAITING'", (sink,))
+        return int(made) if made is not None else None
 
     def page(self, do: Transaction, sinks: Sequence[str], state: str, after: int, limit: int) -> list[dict[str, Any]]:
         """In the order of their numbers, from the one behind `after` on; `state` "": of any."""

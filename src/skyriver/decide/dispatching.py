@@ -50,7 +50,10 @@ class Ask:
         """Of the path. Raises NotFound."""
         text = self.path[name]
         if not text.isdecimal() or len(text) > 18:
-            raise NotFound(f"There is no {text[:40]!r} here: they are known by their numbers.")
+            raise NotFound(
+                f"There is no {text[:40]!r} here: they are known by their numbers.",
+                next_action="A list of them shows their numbers.",
+            )
         return int(text)
 
 
@@ -213,7 +216,12 @@ class Dispatch:
         """Raises NotFound (UNKNOWN_ROUTE), InvalidInput (IDEMPOTENCY_KEY_REUSED), and what the part raises."""
         found = self._find(method, path)
         if found is None:
-            raise NotFound(f"There is no {method} {path[:200]}.", code="UNKNOWN_ROUTE")
+            raise NotFound(
+                f"There is no {method} {path[:200]}.",
+                code="UNKNOWN_ROUTE",
+                next_action="This dispatcher may be of an earlier release than what asks it: it is renewed by"
+                " `skyriver down` and `skyriver up`.",
+            )
         handler, places = found
         ask = Ask(ask.actor, places, ask.query, ask.body, ask.now, ask.key)
         with self._database.transaction() as do:

@@ -57,9 +57,7 @@ class Follower:
             if record.offset < start:  # what was taken begins within it
                 continue
             if record.kind in (RecordKind.EVENT, RecordKind.EVENTS):
-                self._events[record.offset] = record
-                if len(self._events) > KEPT_RECORDS:
-                    self._events.popitem(last=False)
+                self._keep(record)
             elif record.kind is RecordKind.LABEL:
                 labels.append(decode_label(record.payload))
             else:
@@ -104,6 +102,10 @@ class Follower:
         found = next(iter(log.read(offset)), None)
         if found is None or found.kind not in (RecordKind.EVENT, RecordKind.EVENTS):
             raise Corrupt(f"There is no event at offset {offset}, which has a decision.", code="UNREADABLE_RECORD")
-        self._events[found.offset] = found
-        self._events.move_to_end(found.offset)
+        self._keep(found)
         return found
+
+    def _keep(self, record: Record) -> None:
+        self._events[record.offset] = record
+        while len(self._events) > KEPT_RECORDS:
+            self._events.popitem(last=False)

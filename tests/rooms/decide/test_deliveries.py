@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from skyriver.adapters.sqlite.file import SqliteFile
-from skyriver.core.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from skyriver.core.errors import Conflict, Internal, InvalidInput, NotAllowed, NotFound
 from skyriver.core.spec import FieldSpec, StreamSpec
 from skyriver.core.units import SECOND
 from skyriver.data.decisions import Reason, Status
@@ -243,11 +243,55 @@ def test_what_is_parked_lets_its_key_pass_where_that_is_declared() -> None:
     stage.answer(1, Refused("no"))
     assert stage.due() == [2]
     stage.ask("POST", "/deliveries/1/retry")
-    assert stage.due() == [1, 2]
+    assert stage.due() == [1], "it has its place again"
     stage.answer(1, Taken())
     assert stage.due() == [2]
     stage.answer(2, Taken())
     assert stage.due() == [3]
+
+
+def test_those_of_a_key_that_were_parked_are_tried_again_in_their_order() -> None:
+    stage = Stage({**SINK, "ordered": "shop", "parked": "pass"})
+    for shop in ("a", "a", "b", "a", "a"):
+        stage.decide(shop=shop)
+    for number in (1, 2, 3, 4):
+        stage.answer(number, Refused("no"))
+    [five] = stage.due()
+    assert stage.ask("POST", "/deliveries/retry", sink="bank")["retried"] == 4
+    assert stage.due() == [1, 3]
+    stage.answer(five, Taken())  # it was on its way
+    assert stage.due() == [1, 3]
+    taken = []
+    while due := stage.due():
+        taken.append(due[0])
+        stage.answer(due[0], Taken())
+    assert taken == [1, 2, 3, 4]
+    assert stage.states() == ["DONE"] * 5
+
+
+def test_the_reason_of_a_retry_is_its_note(stage: Stage) -> None:
+    stage.decide()
+    stage.answer(1, Refused("no"))
+    assert stage.ask("POST", "/deliveries/1/retry", reason="its account is there now")["note"]
+    assert stage.ask("POST", "/deliveries/1/retry")["note"] == "its account is there now"
+
+
+def test_the_oldest_is_the_one_that_was_made_first(stage: Stage) -> None:
+    stage.decide()
+    first = stage.now
+    stage.answer(1, Failed("away", 100 * SECOND))
+    stage.now += SECOND
+    stage.decide()
+    assert stage.ask("GET", "/sinks")["items"][0]["oldest"] == first
+
+
+def test_no_move_goes_by_the_table(stage: Stage) -> None:
+    stage.decide()
+    stage.answer(1, Taken())
+    for state in sorted(set(STATES) - {"DONE"}):
+        with pytest.raises(Internal), stage.database.transaction() as do:
+            do.run("UPDATE deliveries SET state = ? WHERE number = 1", (state,))
+    assert stage.states() == ["DONE"]
 
 
 def test_keys_that_were_held_pass_once_that_is_declared() -> None:

@@ -77,6 +77,18 @@ def log() -> Any:
 ALL = [(0, "s0"), (3, "s3"), (7, "s7"), (8, "s8"), (13, "s13"), (12, "s12")]
 
 
+def test_no_more_records_are_kept_than_may_be(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "KEPT_RECORDS", 2)
+    log.append([event(number) for number in range(log.next_offset, log.next_offset + 8)])
+    first = log.next_offset - 8
+    log.append([decision(first + number, "block") for number in range(8)])
+    log.sync()
+    follower = Follower(STREAM, lambda record: True)
+    for step in follower.steps(log, first + 8, log.next_offset):  # all of them are looked up
+        assert len(step.decided) == 8
+    assert len(follower._events) == 2
+
+
 def test_each_decision_comes_with_its_event(log: Any) -> None:
     assert read(log) == (ALL, [18])
 
