@@ -6,7 +6,7 @@ Records are read in the order of the log. Events of the stretch wait, with their
 decisions; where these stand in the log they are decided again, by the same code, so what came in between (a change of
 the version, a restart) is where it was. Many are decided together, never across a change of what is decided with.
 Loaded history was never decided: it is decided for the first time, by what decides at the log's end unless something
-else is asked for.
+else is asked for; where that is no version yet, it is only folded.
 
 What the time caused (a version that was late, say) is taken from the record where the same version is asked, and is
 not comparable where another one is. The replay writes nothing: neither to the log nor anywhere else.
@@ -92,6 +92,7 @@ class Replay:
         self._singles: list[tuple[int, int, list[Value], bool]] = []
         """Offset, effective time, values, late."""
         self.first = self.stop = self._at = 0
+        self._left_history = False
 
     def run(self) -> None:
         """Raises what keeps the features or the versions from being had."""
@@ -118,6 +119,8 @@ class Replay:
             self._apply(record)
             self._at = record.offset + record.count
         self._settle()
+        if self._left_history and not self.counts.events:  # it is all there is
+            self._ways.of_history()
         self.counts.undecided = sum(int(np.count_nonzero(self._asked.inside(part.effective))) for part in self._waiting)
         self._progress("replay", self.stop - self.first, self.stop - self.first)
 
@@ -290,7 +293,8 @@ class Replay:
     # Loaded history
 
     def _history(self, record: Record) -> None:
-        if record.time < self._asked.start:  # that of its last row
+        if record.time < self._asked.start or self._ways.leaves_history:  # the time of its last row
+            self._left_history |= record.time >= self._asked.start
             self._fold(record)
             if self._standing.has_lists:
                 self._standing.learn(record)

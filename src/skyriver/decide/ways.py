@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -72,6 +73,14 @@ class Ways:
         if self._now is None:
             self._now = self._by(control, self._asked)
         return self._now
+
+    @cached_property
+    def leaves_history(self) -> bool:
+        """Nobody decided it then; nothing else is asked for, and there is no version yet that could now."""
+        if not self._asked.as_it_was:
+            return False
+        control = control_before(self._reader, self._reader.next_offset)
+        return control is None or control.model is None
 
     def of_history(self) -> Way:
         """By what decides at the log's end."""

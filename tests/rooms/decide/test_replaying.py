@@ -666,3 +666,18 @@ def test_history_without_a_version_cannot_be_decided(make_world: Callable[..., W
     load(world.house, [(1, at, 1, at, 1, 5.0, None, None, None, None)])
     with pytest.raises(Conflict, match="no version"):
         world.compare(ALL)
+
+
+def test_as_it_was_history_that_no_version_decides_is_only_folded(make_world: Callable[..., World]) -> None:
+    world = make_world(12)
+    world.use(model=None)
+    times = [START - n * SECOND for n in range(30, 0, -1)]
+    rows = [(1, at, 10_000 + n, at, 1, 5.0, None, None, None, None) for n, at in enumerate(times)]
+    load(world.house, rows)
+    world.send(20)
+    _, found, counts = world.compare(ALL)
+    assert (counts.history, counts.undecided) == (0, 0)
+    assert counts.events == len(found) > 0
+    assert found["then"].to_list() == found["now"].to_list()
+    with pytest.raises(Conflict, match="no version"):
+        world.compare(Asked(0, EVER, None, AskedRules((("hold", "amount > 3"),), "approve", "wait")))
