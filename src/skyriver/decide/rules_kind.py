@@ -113,8 +113,19 @@ def deployed_rules(snapshot: Snapshot, wanted: Resource) -> DeployedRules:
     current = snapshot.find(*wanted.key)
     versions = versions_of(snapshot, current if current is not None else wanted)
     live = live_of(versions)
-    if not decide or live is None or live.spec["rules"] == decide["rules"]:
+    if not decide or not versions or (live is not None and live.spec["rules"] == decide["rules"]):
         return DeployedRules(live)
-    if current is not None and (current.spec.get("decide") or {}).get("rules") == decide["rules"]:
+    if live is not None and current is not None and (current.spec.get("decide") or {}).get("rules") == decide["rules"]:
         return DeployedRules(live, stays=True)
     return DeployedRules(live, _deployed(wanted, version_of(versions[-1]) + 1, decide["rules"], snapshot.now))
+
+
+def retired_rules(snapshot: Snapshot, stream: Resource) -> Iterator[Put]:
+    """The versions of a stream that is removed stay: their numbers are in its log, and the next stream of its name goes
+    on with that. None of them decides or is tried any more."""
+    for version in snapshot.children(stream, "ruleset"):
+        event = "replaced" if version.state == "LIVE" else "drop"
+        if (version.state, event) in RULES_TRANSITIONS:
+            message = f"The stream {stream.name} was removed."
+            moved = RULES.move(version, event, snapshot.now, reason="STREAM_REMOVED", message=message)
+            yield Put(moved, version.revision)

@@ -13,7 +13,7 @@ from skyriver.core.resources import Delete, Put, Resource, Snapshot, need
 from skyriver.core.spec import AppSpec, FeatureSetSpec, ModelSpec, StreamSpec
 from skyriver.core.units import SECOND, format_duration
 from skyriver.data.operations import rejected_table, tables_of_stream
-from skyriver.decide.rules_kind import deployed_rules
+from skyriver.decide.rules_kind import deployed_rules, retired_rules
 from skyriver.features.plan import plan_features
 from skyriver.release.operations import plan_import
 from skyriver.serve.kinds import new_service, update_service
@@ -82,7 +82,7 @@ def plan_deploy(
     for line, change in _orphans(snapshot, tenant, app, wanted, prune=prune):
         lines.append(line)
         if change is not None:
-            changes.append(change)
+            changes += _removed(snapshot, change)
     operations = [r for model in app.models if model.onnx for r in _take_in(snapshot, tenant, model, wanted, lines)]
     changes += [Put(r, 0) for r in operations]
     return DeployPlan(tuple(lines), tuple(changes), tuple(r.name for r in operations if r.kind == "operation"))
@@ -266,6 +266,12 @@ def _orphans(
                     yield PlanLine("orphan", kind, current.name, "no longer in the file; --prune removes it"), None
 
 
+def _removed(snapshot: Snapshot, gone: Delete) -> Iterator[Put | Delete]:
+    yield gone
+    if gone.kind == "stream":
+        yield from retired_rules(snapshot, need(snapshot.find(gone.tenant, "stream", gone.name), "stream", gone.name))
+
+
 def plan_removal(snapshot: Snapshot, tenant: str, name: str) -> DeployPlan:
     """An application goes with its streams, models, services and jobs; processes and routes end with them. Tables stay,
     and so do versions and what streams recorded: deploying it again finds them.
@@ -288,7 +294,8 @@ def plan_removal(snapshot: Snapshot, tenant: str, name: str) -> DeployPlan:
     models = {r.name for r in gone if r.kind == "model"}
     versions = [v for v in snapshot.all(tenant, "version") if v.spec["model"] in models and v.state == "APPROVED"]
     lines += [PlanLine("keep", "version", v.name, "it can serve again") for v in versions]
-    return DeployPlan(tuple(lines), tuple(Delete(*r.key, r.revision) for r in gone), ())
+    changes = [change for r in gone for change in _removed(snapshot, Delete(*r.key, r.revision))]
+    return DeployPlan(tuple(lines), tuple(changes), ())
 
 
 def _take_in(

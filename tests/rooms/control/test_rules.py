@@ -281,11 +281,20 @@ def test_a_deployment_that_what_was_promoted_does_not_fit_is_refused(shop: Shop)
 def test_an_application_that_comes_back_finds_its_versions(shop: Shop) -> None:
     shop.add()
     shop.post("/2/promote", anyway="a test")
+    shop.add({**CALL, "when": "score >= 0.6"})
+    shop.post("/3/shadow")
     assert shop.stage.caller.request("DELETE", f"{BASE}/apps/shop", headers=shop.admin).status_code == 200
     shop.stage.world.settle()
-    assert lines(shop.deploy("score >= 0.25")) == [("create", "orders-r3", "decides in place of orders-r2")]
-    assert shop.states() == ["REPLACED", "REPLACED", "LIVE"]
+    rows = {row.name: (row.state, row.reason) for row in shop.stage.store.rows("default", "ruleset")}
+    assert rows == {
+        "orders-r1": ("REPLACED", "PROMOTED_ANOTHER"),
+        "orders-r2": ("REPLACED", "STREAM_REMOVED"),
+        "orders-r3": ("DROPPED", "STREAM_REMOVED"),
+    }, "none of them decides for a stream that is not there"
+    assert lines(shop.deploy("score >= 0.25")) == [("create", "orders-r4", "decides")]
+    assert shop.states() == ["REPLACED", "REPLACED", "DROPPED", "LIVE"]
     assert shop.live()["rules"] == [["call", "score >= 0.25"]]
+    assert shop.post("/2/promote").status_code == 200, "and the way back to what decided before"
 
 
 def test_a_stream_is_ready_once_its_worker_uses_its_rules(shop: Shop) -> None:
