@@ -50,9 +50,11 @@ def work(job: Job) -> dict[str, Any]:
     costs = costs_of(request.costs, rules, stream, features)
     question = Question(rules, costs, request.costs.capacity, request.places(rules))
     events = _events(job, request, version, features, question)
-    found = tune(question, *_spans(events, request, version), seed=request.seed, progress=job.progress)
+    held_out, shorter = _held_out(events, request, version)
+    spans = _spans(events, held_out)
+    found = tune(question, *spans, seed=request.seed, progress=job.progress)
     changed = _changed(decide, question, found)
-    cautions = [*found.cautions, *_left_out(question), *_of_rules(app, decide, changed)]
+    cautions = [*found.cautions, *shorter, *_left_out(question), *_of_rules(app, decide, changed)]
     return {
         **asdict(found),
         "cautions": [asdict(own) for own in cautions],
@@ -159,20 +161,37 @@ def _columns(
     return list_columns(job, history, used, found, frame["_offset"].to_numpy(), times[first:last])
 
 
-def _spans(events: _Events, request: TuneRequest, version: VersionManifest) -> tuple[Span, Span]:
-    """The part that thresholds are chosen on, and the later one."""
+def _held_out(events: _Events, request: TuneRequest, version: VersionManifest) -> tuple[int, list[Caution]]:
+    """How many of the last days are measured on: none with an event of before the version's test, for the gap may have
+    chosen the number of trees and the calibration."""
+    assert version.split is not None
     first_day, end_day = events.days
     days = max(0, end_day - first_day)
-    held_out = -(-request.hold_out_us // DAY) if request.hold_out_us else max(LEAST_DAYS, days // 2)
-    if days <= held_out:
-        asked = f"{format_duration(held_out * DAY)} are to be held out, and thresholds are chosen on what comes before"
+    asked = -(-request.hold_out_us // DAY)
+    wanted = asked or max(LEAST_DAYS, days // 2)
+    of_gap = int(np.searchsorted(events.times, version.split.test.from_us))
+    behind = end_day - max(first_day, int(events.times[of_gap - 1]) // DAY + 1 if of_gap else first_day)
+    held_out = min(wanted, behind)
+    if days <= wanted or held_out < LEAST_DAYS:
+        told = f"{format_duration(wanted * DAY)} are to be held out, and thresholds are chosen on what comes before"
+        if days > wanted:
+            told = f"{max(0, behind)} of them lie behind the gap before its test, and {LEAST_DAYS} are to be held out"
         raise InvalidInput(
             f"{version.model}:{version.version} was not trained on {days} whole days of events whose labels are known"
-            f" ({len(events):,} events): {asked}.",
+            f" ({len(events):,} events): {told}.",
             code="NOT_ENOUGH_DATA",
             next_action='Hold out less (--hold-out), train with more held back (@app.train(..., test="60d")), or wait'
             " for more labels.",
         )
+    if held_out == wanted or not asked:
+        return held_out, []
+    why = f"Held out are {held_out} days, not {asked}: training may have used what lies before for its calibration."
+    return held_out, [Caution("HELD_OUT_LESS", why)]
+
+
+def _spans(events: _Events, held_out: int) -> tuple[Span, Span]:
+    """The part that thresholds are chosen on, and the later one."""
+    first_day, end_day = events.days
     border = end_day - held_out
     return events.span(first_day, border), events.span(border, end_day)
 
