@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -347,6 +347,32 @@ def test_what_is_listed(book: CaseBook) -> None:
     assert ([case.id for case in open_], total) == ([2], 2)
     assert [case.id for case in book.listed(10, ["DECIDED"])[0]] == [1]
     assert book.listed(10, ["OPEN"], lane="overdue") == ([], 0)
+
+
+def test_neither_each_event_nor_a_page_of_closed_ones_reads_all_cases(book: CaseBook, do: Transaction) -> None:
+    """Thousands wait, and millions may be closed."""
+    plans: list[str] = []
+
+    class Explained:
+        changed = 0
+
+        def run(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+            plans.extend(row[-1] for row in do.run(f"EXPLAIN QUERY PLAN {statement}", values))
+            return do.run(statement, values)
+
+        def run_many(self, statement: str, rows: Any) -> None: ...
+
+    book.add([some(n) for n in range(1, 6)])
+    for n in (2, 1, 4):
+        answered(book, n, "block", 10 + n)
+    explained = CaseBook(Explained())
+    assert explained.count_waiting("review") == 2
+    assert ["COVERING INDEX cases_decision" in plan for plan in plans] == [True], plans
+    plans.clear()
+    closed = [str(state) for state in CaseState if state in CLOSED]
+    assert [case.id for case in explained.listed(100, closed, most=2)[0]] == [4, 2]
+    assert any("cases_closed" in plan for plan in plans), plans
+    assert "USE TEMP B-TREE FOR ORDER BY" not in plans
 
 
 # Nothing is lost, and nothing is held twice, whatever people do

@@ -140,8 +140,9 @@ def test_a_request_that_is_refused_did_nothing() -> None:
     assert dispatch.answer("POST", "/notes/17/say", Ask(key="k", body={"text": "x"})) == {"said": "x", "by": ""}
     assert dispatch.answer("GET", "/notes", Ask()) == {"items": [17]}
     for method, path in (("GET", "/notes/1"), ("GET", "/nothing"), ("POST", "/notes"), ("POST", "/notes/x/say")):
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound) as caught:
             dispatch.answer(method, path, Ask(body={"text": "x"}))
+        assert caught.value.next_action
 
 
 def test_a_damaged_state_is_refused_with_what_to_do(tmp_path: Path) -> None:
