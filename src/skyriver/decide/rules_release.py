@@ -250,7 +250,8 @@ def _refusal(version: Resource, live: Resource | None, compared: RulesCompared |
         if gain is not None:
             others = f"version {against}" if against else "rules that are not said"
             unmeasured = f"its gain was measured against {others}, not against those that decide now"
-        return f"{unmeasured}; {events:,} events were compared with the rules that decide now, of {COMPARED_EVENTS:,}."
+        compared_with = f"{events:,} events were compared with the rules that decide now, of {COMPARED_EVENTS:,}"
+        return f"{unmeasured}, and {compared_with}."
     return ""
 
 

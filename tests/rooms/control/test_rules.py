@@ -164,7 +164,7 @@ def test_the_gate(shop: Shop) -> None:
         "streams:write",
     )
     assert entry["details"] == {"version": unsure, "why": "", "anyway": "the contract demands it"}
-    assert "measured against version 1, not against those that decide now; 0 events" in refused(f"/{good}/promote")
+    assert "measured against version 1, not against those that decide now, and 0 events" in refused(f"/{good}/promote")
     shop.post("/1/promote")
     assert shop.post(f"/{good}/promote").status_code == 200, "these decide again"
 
