@@ -267,9 +267,9 @@ class Dispatcher:
             "missed": self._dispatch.missed,
             **found,
             "rss_mb": round(resident_bytes() / 1e6),
-            "reason": first.code if first is not None else "",
-            "message": " ".join(texts),
-            "next_action": first.next_action if first is not None else "",
+            "reason": first.code if first is not None else found.get("reason", ""),
+            "message": " ".join([*texts, *filter(None, [found.get("message")])]),
+            "next_action": first.next_action if first is not None else found.get("next_action", ""),
         }
 
     # Requests

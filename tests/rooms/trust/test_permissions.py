@@ -36,6 +36,7 @@ def test_the_words_are_those_that_audit_rows_hold() -> None:
             "services:write",
             "streams:read",
             "streams:write",
+            "streams:erase",
             "reviews:read",
             "reviews:decide",
             "reviews:escalate",
