@@ -76,6 +76,12 @@ class Decisions:
                 rows[name] = tuple(r if isinstance(r, Mapping) else {lists[name].id: r} for r in value)
             elif terms.is_plain(value):
                 plain[name] = value  # type: ignore[assignment]  # it was looked at
+            elif isinstance(value, Sequence):
+                refuse(
+                    f"{name}={value!r:.80} of an example are rows of a list, and there is no list {name!r}.",
+                    "BAD_EXAMPLE",
+                    f"There are {', '.join(lists)}." if lists else "app.list declares one.",
+                )
             else:
                 refuse(f"{name}={value!r:.80} of an example is no number, text or truth.", "BAD_EXAMPLE")
         bad = next(

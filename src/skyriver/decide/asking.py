@@ -194,7 +194,9 @@ def _rules(
     if wrong := next((word for word in ("otherwise", "fallback") if not isinstance(found[word], str)), None):
         raise _bad_rules(f"{wrong} is no decision.")
     by_rules = "rules" in (decide.get("fallback_by") or ())
-    bounds = _bounds(told if any(word in told for word in _BOUNDS) else decide)
+    # Rules that come alone go with what is declared now: counters that they read may not have been there then.
+    bounded = told if any(word in told for word in _BOUNDS) else {word: decide.get(word) for word in _BOUNDS}
+    bounds = _bounds(bounded)
     compile_rules(
         [tuple(rule) for rule in rules],
         found["otherwise"],
@@ -206,8 +208,8 @@ def _rules(
         counters=bounds.counters,
         combine=bounds.combine,
     )
-    if any(word in told for word in _BOUNDS):
-        found["bounds"] = {word: list(told.get(word) or ()) for word in _BOUNDS}
+    if bounded is told or any(bounded.values()):
+        found["bounds"] = {word: list(bounded.get(word) or ()) for word in _BOUNDS}
     return found
 
 

@@ -44,6 +44,8 @@ def check_decisions(app: AppSpec) -> list[tuple[str, str]]:
             check_declared(rules, stream)
             compiled.append((decide, rules, stream, features))
             second_opinions(decide, stream, features)
+            if train is not None:
+                _check_answers(decide, train.label)
         except InvalidInput as error:
             mistakes.append(error)
     if mistakes:
@@ -58,6 +60,20 @@ def check_decisions(app: AppSpec) -> list[tuple[str, str]]:
         for _, rules, stream, _ in compiled
         for name, why in never_fire(rules, stream)
     ]
+
+
+def _check_answers(decide: DecideSpec, label: str) -> None:
+    """What people answer becomes the label that the model is trained on, which is 0 or 1."""
+    for review in decide.reviews:
+        wrong = [word for word, value in review.answers.items() if value not in (0, 1)]
+        if review.label == label and wrong:
+            raise InvalidInput(
+                f"The answer {wrong[0]!r} sends {review.answers[wrong[0]]:g} as the label {label},"
+                f" and {decide.model} is trained on 0 and 1.",
+                code="BAD_REVIEW",
+                where=f"review of {review.decision} of {decide.stream}",
+                next_action=f"Give {wrong[0]!r} 0 or 1, or let it send another label.",
+            )
 
 
 def _check_examples(decide: DecideSpec, rules: RuleSet, stream: StreamSpec, features: FeatureSetSpec | None) -> None:

@@ -366,7 +366,8 @@ def interval(by_day: Floats, draws: Ints) -> tuple[float, float]:
     spread = np.sqrt(np.maximum(0.0, draws @ by_day**2 / days - means**2))
     drawn = spread > 1e-9 * np.abs(by_day).max()
     high, low = np.percentile((means[drawn] - mean) / spread[drawn], SHARE)
-    return mean - float(low * by_day.std()), mean - float(high * by_day.std())
+    least = 0.0 if by_day.min() >= 0 else -np.inf  # what never is below 0 is not so in the mean
+    return max(least, mean - float(low * by_day.std())), mean - float(high * by_day.std())
 
 
 def _told(span: Span, cells: Cells) -> PartTold:

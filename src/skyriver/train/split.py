@@ -112,9 +112,10 @@ def _check_label(spec: TrainSpec, rows: Rows) -> None:
     if len(wrong):
         raise InvalidInput(
             f"The label {spec.label} must be 0 or 1; {len(wrong):,} of {len(rows.y):,} rows have another value,"
-            f" the first is {rows.y[wrong[0]]:g}.",
+            f" the first is {rows.y[wrong[0]]:g}, of {rows.ids[wrong[0]]} (its id, if that is a whole number).",
             code="BAD_LABEL",
-            next_action="Train with a label of 0 and 1; features may sum labels of any numbers.",
+            next_action="Send that label again: the last one counts. Train with a label of 0 and 1; features may sum"
+            " labels of any numbers.",
         )
 
 

@@ -219,10 +219,12 @@ def _refuse_other_events(current: Resource, wanted: Resource) -> None:
     kept = all(
         after[: len(before)] == before for before, after in zip(added_to(current), added_to(wanted), strict=True)
     )
-    if shape(current) != shape(wanted) or not kept:
+    words = ("fields", "id", "time", "key", "log")
+    other = [word for word, a, b in zip(words, shape(current), shape(wanted), strict=True) if a != b]
+    if other or not kept:
+        what = " and ".join(other) or "labels, references or lists (new ones go behind those that are there)"
         raise Conflict(
-            f"The stream {current.name} holds events with other fields, another id, time or key, other labels or"
-            " references, or in another log.",
+            f"The stream {current.name} holds events with other {what}.",
             code="STREAM_CHANGED",
             next_action="Declare the changed events as a stream of another name, and load its history there;"
             " new labels and references may be added behind the others.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,6 +105,16 @@ def test_budgets_of_the_file_hold_and_those_of_then_where_it_has_none() -> None:
     assert "bounds" not in ask(rules={"rules": [["block", "score > 0"]]})["rules"]
     with pytest.raises(InvalidInput, match="budgets"):
         ask(rules={"rules": [["block", "score > 0"]], "budgets": [{"decision": "block"}]})
+
+
+def test_rules_that_come_alone_go_with_the_counters_of_now() -> None:
+    counter = {"name": "blocks_today", "decision": "block", "over_us": 60_000_000, "by": "customer", "most": 9}
+    stream = rows().find("t", "stream", "payments")
+    assert stream is not None
+    declared = replace(stream, spec={**stream.spec, "decide": {**stream.spec["decide"], "counters": [counter]}})
+    snapshot = Snapshot({**rows().resources, declared.key: declared}, {}, {}, 1_000)
+    asked = ask(snapshot=snapshot, rules={"rules": [["block", "blocks_today > 2"]]})
+    assert asked["rules"]["bounds"] == {"budgets": [], "counters": [counter], "combine": []}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import skyriver as sr
 from skyriver.core.errors import InvalidInput
-from skyriver.core.spec import AppSpec
+from skyriver.core.spec import AppSpec, ReviewSpec
 from skyriver.decide.checking import check_decisions
 
 RULES = {
@@ -228,3 +228,23 @@ def test_an_example_with_lists_that_fails_tells_them() -> None:
     with pytest.raises(InvalidInput) as caught:
         check_decisions(with_lists(("ask", {"score": 0.1, "customer": 1, "denied": [1]}), rules=LISTED))
     assert "score=0.1, customer=1, denied=[{'customer': 1}] is decided 'block'" in caught.value.message
+
+
+def test_an_answer_of_people_is_a_label_that_the_model_can_be_trained_on() -> None:
+    def with_answers(answers: dict[str, float]) -> AppSpec:
+        spec = declare(rules={"block": "score >= 0.9", "look": "score >= 0.5"})
+        times = {"within_us": 10**9, "lease_us": 10**8}
+        review = ReviewSpec(decision="look", label="paid", answers=answers, **times)
+        return spec.model_copy(update={"decides": (spec.decides[0].model_copy(update={"reviews": (review,)}),)})
+
+    check_decisions(with_answers({"block": 1, "approve": 0}))
+    with pytest.raises(InvalidInput, match="'approve' sends 7 as the label paid") as caught:
+        check_decisions(with_answers({"block": 1, "approve": 7}))
+    assert caught.value.code == "BAD_REVIEW"
+    assert caught.value.next_action
+
+
+def test_rows_of_a_list_that_nobody_declares() -> None:
+    with pytest.raises(InvalidInput, match="there is no list 'denied'") as caught:
+        declare(("block", {"denied": [17]}))
+    assert caught.value.next_action == "app.list declares one."
