@@ -9,8 +9,8 @@ UV := $(shell command -v uv 2>/dev/null)
 demo: setup ## the whole road on data it makes
 	$(BIN)/skyriver demo
 
-test: setup-dev mosquitto ## all tests, on two cores in minutes; one worker more than cores, for many of them wait
-	$(BIN)/python -m pytest -n $$(( $$(nproc) + 1 )) --dist loadfile tests
+test: setup-dev mosquitto ## all tests, on two cores in minutes
+	$(BIN)/python -m pytest -n auto --dist loadfile tests
 
 .PHONY: mosquitto
 mosquitto: # a broker that the tests need and no wheel brings; without it, and without CI, they are skipped

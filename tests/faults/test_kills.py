@@ -19,7 +19,7 @@ from kills.examination import Examination
 from kills.journal import SETTLE_SECONDS, Failure, Journal, Kill, What
 from kills.killer import Manner
 
-KILLS = int(os.environ.get("FAULT_ROUNDS", "50"))
+KILLS = int(os.environ.get("FAULT_ROUNDS", "30"))
 CHEAP = {"supervisor": 0.12, "control": 0.12, "gateway": 0.26, "replica": 0.28, "worker": 0.14, "job": 0.08}
 """Without trainings and rollouts: those take their time on two cores."""
 

@@ -322,7 +322,7 @@ def test_files_of_no_checkpoint_are_removed(tmp_path: Path) -> None:
     index.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 400), st.integers(1, 12))
 def test_what_is_dropped_leaves_index_and_files(seed: int, count: int, some: int) -> None:
     """At any time, whatever runs there are and are being merged; what is added later under the same key stays."""
