@@ -13,8 +13,8 @@ from typing import Literal
 What = Literal["prediction", "event", "api"]
 
 SETTLE_SECONDS = 2.0
-"""After what was killed is back, so long a failure still counts as its: the gateway's next check, one a second, finds it
-then, later on a busy machine."""
+"""After what was killed is back, so long a failure still counts as its: the gateway's next check finds it then, one a
+second, later on a busy machine."""
 LOOK_BACK_SECONDS = 10.0
 WAY: Mapping[What, frozenset[str]] = {
     "prediction": frozenset({"gateway", "replica"}),
