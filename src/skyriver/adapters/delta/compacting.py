@@ -95,20 +95,7 @@ def write_base(table: Path, last: Ledger) -> Ledger:
         removed += files[first:end]
         at = end
     whole += files[at:]
-    sync_folder(table)
-    ledger = replace(
-        last,
-        version=version,
-        bytes=sum(file.bytes for file in whole),
-        files=tuple(made),
-        previous=last.digest(),
-        base=version,
-        whole=tuple(whole),
-        removed=tuple(file.path for file in removed),
-    )
-    _commit(table, ledger, removed)
-    writing.sync_commit(table, version)
-    return ledger
+    return _commit_base(table, last, whole, made, removed, changes=False)
 
 
 def rewrite_base(table: Path, last: Ledger, changed: Rewritten) -> Ledger:
@@ -130,9 +117,22 @@ def rewrite_base(table: Path, last: Ledger, changed: Rewritten) -> Ledger:
         whole.append(new)
         made.append(new)
         removed.append(file)
-    if not made:
-        return last
+    return _commit_base(table, last, whole, made, removed, changes=True) if made else last
+
+
+def _commit_base(
+    table: Path,
+    last: Ledger,
+    whole: Sequence[DataFile],
+    made: Sequence[DataFile],
+    removed: Sequence[DataFile],
+    *,
+    changes: bool,
+) -> Ledger:
+    """The version after `last`, of the files `whole`; those that were `made` for it are written. `changes`: rows have
+    other values."""
     sync_folder(table)
+    version = last.version + 1
     ledger = replace(
         last,
         version=version,
@@ -143,7 +143,7 @@ def rewrite_base(table: Path, last: Ledger, changed: Rewritten) -> Ledger:
         whole=tuple(whole),
         removed=tuple(file.path for file in removed),
     )
-    _commit(table, ledger, removed, changes=True)
+    _commit(table, ledger, removed, changes=changes)
     writing.sync_commit(table, version)
     return ledger
 
@@ -163,7 +163,7 @@ def _merge(table: Path, name: str, files: Sequence[DataFile], schema: tuple[tupl
     return writing.written_file(table, name, rows)
 
 
-def _commit(table: Path, ledger: Ledger, removed: Sequence[DataFile], *, changes: bool = False) -> None:
+def _commit(table: Path, ledger: Ledger, removed: Sequence[DataFile], *, changes: bool) -> None:
     """Puts the commit in its place; deltalake commits additions alone. `changes`: rows have other values. Raises
     FileExistsError."""
     now = time.time_ns() // 1_000_000

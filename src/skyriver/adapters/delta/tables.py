@@ -221,7 +221,7 @@ class DeltaTables:
     def _pieces(
         self, table: Path, name: str, described: TableVersion, newest: Ledger, columns: list[str]
     ) -> Iterator[pl.DataFrame]:
-        base = newest if newest.version == newest.base else self._ledger(table, name, newest.base)
+        base = self._base_of(table, name, newest)
         left, empty = described.rows, True
         for file in self._files(table, name, described.version, base):
             if not left:
@@ -274,10 +274,13 @@ class DeltaTables:
         if columns and rows != file.rows:
             raise damaged(name, version, f"{file.path} has {rows} rows, {file.rows} were written")
 
+    def _base_of(self, table: Path, name: str, ledger: Ledger) -> Ledger:
+        return ledger if ledger.version == ledger.base else self._ledger(table, name, ledger.base)
+
     def _is_replaced(self, table: Path, name: str, file: DataFile) -> bool:
         """Whether a base that is newer than the file does without it."""
         newest = self._newest(table, name)
-        base = newest if newest.version == newest.base else self._ledger(table, name, newest.base)
+        base = self._base_of(table, name, newest)
         return int(file.path.split("-")[1]) <= base.version and file not in base.whole
 
     @contextmanager
