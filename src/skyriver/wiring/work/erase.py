@@ -123,20 +123,19 @@ class _Erasure:
     # Finding
 
     def _plan(self, field: str, value: int | str) -> ErasingWork:
+        features = [spec for spec in self._job.app.feature_sets if spec.source == self._stream.name]
+        by = Erasing(self._stream, field, value, kept_of(self._stream, features, field), os.urandom(SECRET_BYTES))
         with self._reader() as reader:
             end = reader.sync()
-            features = self._features(reader, end)
-            by = Erasing(
-                self._stream,
-                field,
-                value,
-                kept_of(self._stream, features, field),
-                os.urandom(SECRET_BYTES),
-                references_about(self._stream, features, field),
-            )
             for record in self._records(reader, end, "looking for it"):
                 by.find(record)
+                if record.kind is RecordKind.CONTROL and (told := decode_control(record.payload).features) is not None:
+                    spec = FeatureSetSpec.model_validate(told)
+                    if spec not in features:  # what decides, or has decided, need not be declared any more
+                        features.append(spec)
             given_up = reader.first_offset
+        by.kept = kept_of(self._stream, features, field)
+        by.references = references_about(self._stream, features, field)
         events = self._stream.name
         if given_up and (version := self._version(events)) is not None:
             for frame in self._tables.scan(self._job.table(events), version):
@@ -199,15 +198,6 @@ class _Erasure:
             raise InvalidInput(
                 f"{field} of {self._stream.name} is a whole number.", code="BAD_SUBJECT", where=field
             ) from error
-
-    def _features(self, reader: WholeReader, end: int) -> list[FeatureSetSpec]:
-        """Those that are declared, and those that decide or have decided, as far as the log tells."""
-        found = {spec.digest(): spec for spec in self._job.app.feature_sets if spec.source == self._stream.name}
-        for record in self._records(reader, end, "reading what was decided with"):
-            if record.kind is RecordKind.CONTROL and (told := decode_control(record.payload).features) is not None:
-                spec = FeatureSetSpec.model_validate(told)
-                found.setdefault(spec.digest(), spec)
-        return list(found.values())
 
     def _records(self, reader: WholeReader, end: int, stage: str) -> Iterator[Record]:
         first, told = reader.first_offset, -TOLD_EVERY
