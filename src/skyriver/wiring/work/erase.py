@@ -23,7 +23,7 @@ import polars as pl
 
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.processes.starting import socket_path
-from skyriver.core.errors import InvalidInput, JobFailed, NotFound, SkyriverError, Unavailable, from_problem
+from skyriver.core.errors import InvalidInput, JobFailed, NotFound, Unavailable
 from skyriver.core.spec import FeatureSetSpec
 from skyriver.data.folders import make_folder, replace_file, sync_folder
 from skyriver.data.log import Record, RecordKind, WholeReader
@@ -44,6 +44,7 @@ from skyriver.wiring.erasing import FOLDER
 from skyriver.wiring.logs import log_reader
 from skyriver.wiring.tier import open_tier
 from skyriver.wiring.work.job import Job
+from skyriver.wiring.work.patience import asked_until
 
 AWAY_S = 120.0
 """For how long a worker that is away is waited for."""
@@ -261,23 +262,19 @@ class _Erasure:
     def _ask(self, kind: str, name: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """One of the stream's processes, which may be away for a while. Raises what it answers, and Unavailable."""
         socket = socket_path(self._job.home.sockets, f"{self._job.tenant}.{kind}.{name}")
-        patience = time.monotonic() + AWAY_S
-        while True:
-            try:
-                with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=AWAY_S) as http:
-                    response = http.post(f"http://{kind}{path}", json=body)
-                if response.is_success:
-                    return dict(response.json())
-                error: SkyriverError = from_problem(response.status_code, response.json())
-            except httpx.TransportError as away:
-                error = Unavailable(
-                    f"The stream's {kind} does not answer: {away}.",
-                    code="PROCESS_AWAY",
-                    next_action="`skyriver ps` shows its state; the erasure goes on by itself once it is READY.",
-                )
-            if error.http_status not in (429, 503) or time.monotonic() > patience:
-                raise error
-            time.sleep(EVERY_S)
+
+        def send() -> httpx.Response:
+            with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=AWAY_S) as http:
+                return http.post(f"http://{kind}{path}", json=body)
+
+        def away(failed: httpx.TransportError) -> Unavailable:
+            return Unavailable(
+                f"The stream's {kind} does not answer: {failed}.",
+                code="PROCESS_AWAY",
+                next_action="`skyriver ps` shows its state; the erasure goes on by itself once it is READY.",
+            )
+
+        return asked_until(send, away, seconds=AWAY_S, every=EVERY_S)
 
     def _erase_from_tables(self, by: Erasing) -> dict[str, Any]:
         made = {}

@@ -13,7 +13,7 @@ import polars as pl
 
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.processes.starting import socket_path
-from skyriver.core.errors import NotFound, SkyriverError, Unavailable, from_problem
+from skyriver.core.errors import NotFound, Unavailable
 from skyriver.core.names import digest
 from skyriver.core.spec import AppSpec, StreamSpec, TableSpec
 from skyriver.data.border import Reason
@@ -27,6 +27,7 @@ from skyriver.features.checks import SUMMED
 from skyriver.wiring.logs import log_reader
 from skyriver.wiring.work.job import Job
 from skyriver.wiring.work.materialise import bring_up_to_date
+from skyriver.wiring.work.patience import asked_until
 
 WORKER_SECONDS = 60.0
 """For how long the load waits for a worker that is away or starting."""
@@ -167,21 +168,14 @@ def _end_of_log(job: Job, stream: StreamSpec) -> int:
 
 
 def _post(http: httpx.Client, block: Path, headers: dict[str, str]) -> dict[str, Any]:
-    deadline = time.monotonic() + WORKER_SECONDS
     body = block.read_bytes()
-    while True:
-        try:
-            response = http.post("/internal/history", content=body, headers=headers)
-            if response.is_success:
-                answer: dict[str, Any] = response.json()
-                return answer
-            error: SkyriverError = from_problem(response.status_code, response.json())
-        except httpx.TransportError as away:
-            error = Unavailable(
-                f"The stream's worker does not answer: {away}.",
-                code="WORKER_AWAY",
-                next_action="`skyriver ps` shows its state; load again once it is READY: what was taken stays taken.",
-            )
-        if error.http_status not in (429, 503) or time.monotonic() > deadline:
-            raise error
-        time.sleep(0.2)
+    return asked_until(
+        lambda: http.post("/internal/history", content=body, headers=headers),
+        lambda away: Unavailable(
+            f"The stream's worker does not answer: {away}.",
+            code="WORKER_AWAY",
+            next_action="`skyriver ps` shows its state; load again once it is READY: what was taken stays taken.",
+        ),
+        seconds=WORKER_SECONDS,
+        every=0.2,
+    )
