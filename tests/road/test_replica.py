@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import json
 import random
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,13 +261,8 @@ def test_named_fields(replica: ReplicaProcess, path: str) -> None:
         ("POST", "/v2/models/fraud/infer", b"[]", 400, "BAD_REQUEST"),
         ("POST", "/v2/models/fraud/infer", {"inputs": []}, 400, "MISSING_INPUT"),
         ("POST", "/v2/models/fraud/infer", features([1, 2]), 400, "WRONG_SIZE"),
-        (
-            "POST",
-            "/v2/models/fraud/infer",
-            features([1, 2, 3]) | {"parameters": {"binary_data_output": True}},
-            501,
-            "NOT_SUPPORTED",
-        ),
+        ("POST", "/v2/repository/index", {}, 501, "NOT_SUPPORTED"),
+        ("GET", "/v2/models/fraud/stats", None, 501, "NOT_SUPPORTED"),
     ],
 )
 def test_what_is_wrong_is_told(
@@ -281,10 +278,52 @@ def test_what_is_wrong_is_told(
         assert answer.json["status"] == status
 
 
-@pytest.mark.parametrize("headers", [{"inference-header-content-length": "20"}, {"content-encoding": "gzip"}])
-def test_bodies_that_are_no_plain_json_are_refused(replica: ReplicaProcess, headers: dict[str, str]) -> None:
-    answer = replica.ask("POST", "/v2/models/fraud/infer", features([1, 2, 3]), headers)
-    assert (answer.status, answer.json["code"]) == (501, "NOT_SUPPORTED")
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_packed_bodies_are_unpacked(replica: ReplicaProcess, encoding: str) -> None:
+    pack = gzip.compress if encoding == "gzip" else zlib.compress
+    headers = {"content-encoding": encoding}
+    for path, body in (
+        ("/v2/models/fraud/infer", features([1, 2, 3])),
+        ("/predict", {"rows": [{"amount": 2.5, "night": True, "risk": 1}] * 1000}),
+    ):
+        plain = replica.ask("POST", path, body)
+        answer = replica.ask("POST", path, pack(json.dumps(body).encode()), headers)
+        assert (answer.status, answer.body) == (200, plain.body)
+        wrong = replica.ask("POST", path, body, headers)
+        assert (wrong.status, wrong.json["code"]) == (400, "BAD_ENCODING")
+
+
+def test_bombs_leave_no_memory_behind(replica: ReplicaProcess) -> None:
+    assert replica.child is not None
+    bomb = gzip.compress(bytes(500_000_000), 1)
+    before = resident_mb(replica.child.pid)
+    for _ in range(3):
+        answer = replica.ask("POST", "/v2/models/fraud/infer", bomb, {"content-encoding": "gzip"})
+        assert (answer.status, answer.json["code"]) == (413, "BODY_TOO_LARGE")
+    assert resident_mb(replica.child.pid) < before + 40
+    assert replica.ask("GET", "/readyz").status == 200
+
+
+def resident_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+def test_a_deadline_that_is_over_is_told_and_nothing_is_run(replica: ReplicaProcess) -> None:
+    for path, body in (
+        ("/v2/models/fraud/infer", features([1, 2, 3])),
+        ("/predict", {"amount": 2.5, "night": True, "risk": 1}),
+    ):
+        late = replica.ask("POST", path, body, {"x-request-deadline": f"{time.time() - 1:.3f}"})
+        assert (late.status, late.json["code"]) == (504, "DEADLINE_EXCEEDED")
+        assert replica.ask("POST", path, body, {"x-request-deadline": f"{time.time() + 60:.3f}"}).status == 200
+        wrong = replica.ask("POST", path, body, {"x-request-deadline": "soon"})
+        assert wrong.json["code"] == "BAD_DEADLINE"
+    timed = features([1, 2, 3]) | {"parameters": {"timeout": 2_000_000}}
+    assert replica.ask("POST", "/v2/models/fraud/infer", timed).status == 200
+    arrived = {"x-skyriver-arrived": f"{time.time() - 3:.3f}"}
+    late = replica.ask("POST", "/v2/models/fraud/infer", timed, arrived)
+    assert (late.status, late.json["code"]) == (504, "DEADLINE_EXCEEDED")
+    assert replica.report()["errors"] == 0
 
 
 def test_a_body_over_the_limit_is_refused_and_one_below_is_not(replica: ReplicaProcess) -> None:

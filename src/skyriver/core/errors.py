@@ -118,6 +118,13 @@ class Unavailable(SkyriverError):
     http_status = 503
 
 
+class DeadlineExceeded(Unavailable):
+    """The time that the caller gave for an answer is over; the work was not done."""
+
+    default_code = "DEADLINE_EXCEEDED"
+    http_status = 504
+
+
 class PreconditionFailed(Conflict):
     """The resource is not at the revision that the caller named."""
 

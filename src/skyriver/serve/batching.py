@@ -18,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from skyriver.core.errors import Internal, SkyriverError, Unavailable
+from skyriver.core.errors import DeadlineExceeded, Internal, SkyriverError, Unavailable
 from skyriver.serve.metrics import Counters
 from skyriver.serve.runner import Array, Tensors
 
@@ -45,20 +45,31 @@ class Model(Protocol):
     def note(self, rows: int, nanoseconds: int) -> None: ...
 
 
+NO_DEADLINE = (1 << 63) - 1
+
+
 class Ask:
-    """One run that someone waits for. `answer` is called once, on the loop, with outputs for these rows or an error."""
+    """One run that someone waits for until `until_ns` (of `time.perf_counter_ns`). `answer` is called once, on the
+    loop, with outputs for these rows or an error."""
 
-    __slots__ = ("answer", "inputs", "rows")
+    __slots__ = ("answer", "even", "inputs", "rows", "until_ns")
 
-    def __init__(self, inputs: dict[str, Array], answer: Answer) -> None:
+    def __init__(self, inputs: dict[str, Array], answer: Answer, until_ns: int = NO_DEADLINE) -> None:
         self.inputs = inputs
         self.answer = answer
+        self.until_ns = until_ns
         first = next(iter(inputs.values())).shape if inputs else ()
         self.rows = first[0] if first else 1
+        self.even = len(inputs) == 1 or all(array.shape[:1] == first[:1] for array in inputs.values())
+        """All inputs have as many rows; else it runs alone, for its rows are not those of its answer."""
 
     def fits(self, other: Ask) -> bool:
         """Rows share a run only where everything behind the first axis has one shape."""
-        return all(array.shape[1:] == other.inputs[name].shape[1:] for name, array in self.inputs.items())
+        return (
+            self.even
+            and other.even
+            and all(array.shape[1:] == other.inputs[name].shape[1:] for name, array in self.inputs.items())
+        )
 
 
 class Batcher:
@@ -107,7 +118,9 @@ class Batcher:
             )
 
     def submit(self, *asks: Ask) -> None:
-        """All or none. Raises Unavailable (OVERLOADED) when too many wait."""
+        """All or none. Raises Unavailable (OVERLOADED) when too many wait, DeadlineExceeded when it is too late."""
+        if any(ask.until_ns != NO_DEADLINE and ask.until_ns <= time.perf_counter_ns() for ask in asks):
+            raise _too_late()
         self.check_room(len(asks))
         self._waiting.extend(asks)
         if self._running:
@@ -125,9 +138,14 @@ class Batcher:
 
     def _turn(self) -> None:
         batch = self._take()
-        if self._model.expected_us(sum([ask.rows for ask in batch])) <= self._inline_us:
+        if not batch:
+            self._done(batch, [])
+        elif self._model.expected_us(sum([ask.rows for ask in batch])) <= self._inline_us:
             self._done(batch, self._run(batch))
-            return
+        else:
+            self._run_on_thread(batch)
+
+    def _run_on_thread(self, batch: list[Ask]) -> None:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._under_way = len(batch)
@@ -135,15 +153,17 @@ class Batcher:
         future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._done, batch, done.result()))
 
     def _take(self) -> list[Ask]:
-        """The first that waits, and those behind it that may share its run, in their order."""
-        first = self._waiting.popleft()
-        batch = [first]
-        if not self._waiting or not self._model.batching:
-            return batch
-        rows = first.rows
+        """The first that waits, and those behind it that may share its run, in their order. What is too late is
+        answered so, and not run: nobody waits for it any more."""
+        batch: list[Ask] = []
+        rows = 0
+        now = time.perf_counter_ns()
         while self._waiting:
             ask = self._waiting[0]
-            if rows + ask.rows > self._max_rows or not ask.fits(first):
+            if ask.until_ns <= now:
+                self._waiting.popleft().answer(_too_late())
+                continue
+            if batch and not (self._model.batching and rows + ask.rows <= self._max_rows and ask.fits(batch[0])):
                 break
             rows += ask.rows
             batch.append(self._waiting.popleft())
@@ -186,6 +206,13 @@ class Batcher:
         else:
             self._running = False
             self._ended_ns = time.perf_counter_ns()
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded(
+        "The deadline was over before the model could run.",
+        next_action="Give more time, or the service more replicas.",
+    )
 
 
 def _split(outputs: Tensors, batch: list[Ask]) -> list[Tensors | SkyriverError]:

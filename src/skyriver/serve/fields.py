@@ -22,7 +22,7 @@ from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import FieldSpec
 from skyriver.data.border import Reason, Rejection, RowCleaner
 from skyriver.release.signature import ANY, Signature, TensorSpec
-from skyriver.serve.protocol import BadJson, decode_body, encode_json
+from skyriver.serve.protocol import BadJson, Reply, decode_body, encode_json
 from skyriver.serve.runner import NUMPY_TYPES, Array, Tensors
 from skyriver.serve.tensors import array_of, flatten, show, values_of
 
@@ -92,15 +92,15 @@ class PredictCodec:
             raise BadJson('"rows" is empty.', code="BAD_REQUEST")
         return self._predict(self._clean(rows, single), single)
 
-    def encode(self, asked: Predict, results: Sequence[Tensors]) -> bytes:
+    def encode(self, asked: Predict, results: Sequence[Tensors]) -> Reply:
         """`results` are the outputs of `asked.runs`, in their order."""
         if self._batching:
             predictions = self._answers(results[0], asked.rows)
         else:
             predictions = [self._whole_answer(outputs) for outputs in results]
         if asked.single:
-            return encode_json(self._head | predictions[0])
-        return encode_json(self._head | {"predictions": predictions})
+            return Reply(encode_json(self._head | predictions[0]))
+        return Reply(encode_json(self._head | {"predictions": predictions}))
 
     def _predict(self, cleaned: list[Sequence[object]], single: bool) -> Predict:
         if self._batching:

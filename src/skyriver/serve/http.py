@@ -95,6 +95,11 @@ class Request:
         self.status = 0
         """Of the answer; 0 before it."""
 
+    def unpack(self, unpacked: Callable[[bytes, int], bytes]) -> None:
+        """Puts what `unpacked` makes of the body, in at most so many bytes, in its place. It counts as if it had been
+        sent so: raises Unavailable (OVERLOADED) where all bodies together are too much."""
+        self._connection.replace_body(self, unpacked)
+
     def answer(
         self, status: int, body: bytes = b"", content_type: bytes = JSON, headers: tuple[tuple[bytes, bytes], ...] = ()
     ) -> None:
@@ -326,7 +331,7 @@ class _Connection(asyncio.Protocol):
         if len(self._body) > self._limits.body:
             raise _too_large_body(self._limits)
         if self._server.bodies > self._limits.bodies:
-            raise Unavailable("Too much is being received.", code="OVERLOADED", next_action="Try again in a second.")
+            raise _too_much()
 
     def on_message_complete(self) -> None:
         parser = self._parser
@@ -384,6 +389,16 @@ class _Connection(asyncio.Protocol):
             transport.close()
         elif self._waiting:
             asyncio.get_running_loop().call_soon(self._next)
+
+    def replace_body(self, request: Request, unpacked: Callable[[bytes, int], bytes]) -> None:
+        body = unpacked(request.body, self._limits.body)
+        grown = len(body) - len(request.body)
+        if self._server.bodies + grown > self._limits.bodies:
+            raise _too_much()
+        request.body = body
+        if self._transport is not None:  # else its bodies count no more
+            self._held += grown
+            self._server.bodies += grown
 
     def _next(self) -> None:
         """The next request of those that a client sent without waiting for answers."""
@@ -487,6 +502,10 @@ def _problem(error: SkyriverError, status: int | None = None) -> bytes:
     if status is not None:
         problem["status"] = status
     return msgspec.json.encode(problem)
+
+
+def _too_much() -> Unavailable:
+    return Unavailable("Too much is being received.", code="OVERLOADED", next_action="Try again in a second.")
 
 
 def _too_large_body(limits: HttpLimits) -> BadRequest:

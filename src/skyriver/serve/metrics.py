@@ -92,8 +92,9 @@ class Counters:
 
     @property
     def errors(self) -> int:
-        """What was our or the model's fault; being full (503) is counted apart, as `overloaded`."""
-        return sum(count for status, count in self.by_status.items() if status >= 500 and status not in (501, 503))
+        """What was our or the model's fault; being full (503) is counted apart, as `overloaded`, and so is an answer
+        that nobody waited for any more (504)."""
+        return sum(count for status, count in self.by_status.items() if status >= 500 and status not in (501, 503, 504))
 
     @property
     def refused(self) -> int:

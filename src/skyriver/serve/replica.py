@@ -25,7 +25,9 @@ from typing import TypeVar
 from skyriver import __version__
 from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError
 from skyriver.core.spec import FieldSpec
-from skyriver.serve.batching import INLINE_US, Ask, Batcher
+from skyriver.serve.batching import INLINE_US, NO_DEADLINE, Ask, Batcher
+from skyriver.serve.deadlines import DEADLINE_HEADER, until_ns
+from skyriver.serve.encoding import WORTH_PACKING, encoding_wanted, packed, unpacked
 from skyriver.serve.fields import PredictCodec
 from skyriver.serve.http import JSON, PROBLEM, TEXT, HttpLimits, HttpServer, Request
 from skyriver.serve.metrics import Counters, prometheus, resident_bytes
@@ -33,16 +35,19 @@ from skyriver.serve.protocol import (
     BINARY_HEADER,
     InferCodec,
     NotSupported,
+    Reply,
     encode_json,
     error_body,
     error_status,
-    refuse_binary_body,
+    extension_of,
     server_metadata,
 )
 from skyriver.serve.runner import Runner, Tensors
 
 GRACE_S = 9.0
 """What is under way at the end may take so long; the control plane kills after ten."""
+ID_HEADER = b"x-request-id"
+BYTES = b"application/octet-stream"
 _RETRY = ((b"retry-after", b"1"),)
 
 Action = Callable[[Request], None]
@@ -62,6 +67,8 @@ class ReplicaSettings:
     queue: int = 1024
     """Requests that may wait; one more is answered 503."""
     inline_us: float = INLINE_US
+    alone: bool = False
+    """No gateway stands in front: what it would do to answers (packing, the request's id) is done here."""
     grace_s: float = GRACE_S
     http: HttpLimits = field(default_factory=HttpLimits)
 
@@ -138,7 +145,7 @@ class Replica:
     def _handle(self, request: Request) -> None:
         route = self._routes.get(request.path)
         if route is None:
-            self._fail(request, self._unknown(request.path))
+            self._fail(request, self._unknown(request.path.decode("latin-1")))
             return
         action = route.get(request.method)
         if action is None:
@@ -149,17 +156,22 @@ class Replica:
             return
         action(request)
 
-    def _unknown(self, path: bytes) -> NotFound:
-        parts = path.decode("latin-1").split("/")[1:]
+    def _unknown(self, path: str) -> SkyriverError:
+        if extension := extension_of(path):
+            return NotSupported(
+                f"The protocol's extension for {extension} is not there.",
+                next_action="GET /v2 tells the extensions that are; models are deployed with `skyriver deploy`.",
+            )
+        parts = path.split("/")[1:]
         model, version = self._settings.model, str(self._settings.version)
         named = parts[2] if parts[:2] == ["v2", "models"] and len(parts) > 2 else ""
         named = parts[1] if parts[0] == "predict" and len(parts) == 2 else named
         if named and named != model:
-            return NotFound(f"There is no model {named!r} here.", code="UNKNOWN_MODEL")
+            return NotFound(f"There is no model {named[:200]!r} here.", code="UNKNOWN_MODEL")
         if named and len(parts) > 4 and parts[3] == "versions" and parts[4] != version:
-            return NotFound(f"There is no version {parts[4]!r} of {model} here.", code="UNKNOWN_VERSION")
+            return NotFound(f"There is no version {parts[4][:200]!r} of {model} here.", code="UNKNOWN_VERSION")
         return NotFound(
-            f"There is no {'/' + '/'.join(parts)}.",
+            f"There is no {path[:200]}.",
             code="UNKNOWN_ROUTE",
             next_action=f"Predictions are asked for with POST /v2/models/{model}/infer or /predict/{model}.",
         )
@@ -186,10 +198,14 @@ class Replica:
     def _on_infer(self, request: Request) -> None:
         try:
             self._check(request)
-            refuse_binary_body(request.headers.get(BINARY_HEADER))
-            asked = self._infer.decode(request.body)
+            asked = self._infer.decode(request.body, request.headers.get(BINARY_HEADER))
+            until = _until(request, asked.timeout_us)
             self._batcher.submit(
-                Ask(asked.inputs, lambda result: self._answer(request, result, partial(self._infer.encode, asked)))
+                Ask(
+                    asked.inputs,
+                    lambda result: self._answer(request, result, partial(self._infer.encode, asked)),
+                    until,
+                )
             )
         except SkyriverError as error:
             self._fail(request, error)
@@ -198,42 +214,66 @@ class Replica:
         try:
             self._check(request)
             asked = self._predict.decode(request.body)
+            until = _until(request, None)
             gather = _Gather(
                 len(asked.runs),
                 lambda results: self._answer(request, results, partial(self._predict.encode, asked)),
             )
-            self._batcher.submit(*(Ask(run, partial(gather.take, place)) for place, run in enumerate(asked.runs)))
+            self._batcher.submit(
+                *(Ask(run, partial(gather.take, place), until) for place, run in enumerate(asked.runs))
+            )
         except SkyriverError as error:
             self._fail(request, error)
 
     def _check(self, request: Request) -> None:
-        """What can be refused before the body is read."""
-        encoding = request.headers.get(b"content-encoding", b"identity").lower()
-        if encoding != b"identity":
-            raise NotSupported(f"A body in the encoding {encoding.decode('latin-1')} is not taken.")
+        """What can be refused before the body is read; unpacks it."""
         self._batcher.check_room()
+        encoding = request.headers.get(b"content-encoding")
+        if encoding is not None and (encoding := encoding.strip().lower()) not in (b"", b"identity"):
+            request.unpack(lambda body, limit: unpacked(body, encoding, limit))
 
-    def _answer(self, request: Request, result: Result | SkyriverError, encode: Callable[[Result], bytes]) -> None:
+    def _answer(self, request: Request, result: Result | SkyriverError, encode: Callable[[Result], Reply]) -> None:
         """Runs in the batcher's turn, so nothing may be raised: the others of the batch want their answers."""
         if isinstance(result, SkyriverError):
             self._fail(request, result)
             return
         try:
-            body = encode(result)
+            reply = encode(result)
         except Exception:
             _log.exception("an answer could not be written")
             self._fail(request, Internal("The model's answer cannot be written.", code="MODEL_FAILED"))
             return
-        request.answer(200, body)
+        if reply.json_size or self._settings.alone:
+            self._answer_with_headers(request, reply)
+        else:
+            request.answer(200, reply.body)
         self.counters.answered(200, (time.perf_counter_ns() - request.arrived_ns) // 1000)
+
+    def _answer_with_headers(self, request: Request, reply: Reply) -> None:
+        body, headers = reply.body, self._identity(request)
+        if reply.json_size:
+            headers += ((BINARY_HEADER, b"%d" % reply.json_size),)
+        if self._settings.alone and len(body) >= WORTH_PACKING:
+            encoding = encoding_wanted(request.headers.get(b"accept-encoding", b""))
+            if encoding:
+                body = packed(body, encoding)
+                headers += ((b"content-encoding", encoding),)
+            headers += ((b"vary", b"accept-encoding"),)
+        request.answer(200, body, BYTES if reply.json_size else JSON, headers)
+
+    def _identity(self, request: Request) -> tuple[tuple[bytes, bytes], ...]:
+        """The request's own id, given back where no gateway does it."""
+        identity = request.headers.get(ID_HEADER) if self._settings.alone else None
+        return ((ID_HEADER, identity[:200]),) if identity else ()
 
     def _fail(self, request: Request, error: SkyriverError) -> None:
         if error.http_status >= 500 and error.code in ("MODEL_FAILED", "INTERNAL"):
-            _log.error("%s: %s", error.code, error, exc_info=error.__cause__)
+            identity = request.headers.get(ID_HEADER, b"-")[:200].decode("latin-1")
+            _log.error("%s, request %s: %s", error.code, identity, error, exc_info=error.__cause__)
         is_v2 = request.path.startswith(b"/v2")
         status = error_status(error) if is_v2 else error.http_status
         body, content_type = self._error(request, error, status)
-        request.answer(status, body, content_type, _RETRY if status == 503 else ())
+        request.answer(status, body, content_type, (_RETRY if status == 503 else ()) + self._identity(request))
         if request.method == b"POST":
             self.counters.answered(status, (time.perf_counter_ns() - request.arrived_ns) // 1000)
 
@@ -241,6 +281,13 @@ class Replica:
         if request.path.startswith(b"/v2"):
             return error_body(error), JSON
         return encode_json(error.to_problem() | {"status": status}), PROBLEM
+
+
+def _until(request: Request, timeout_us: int | None) -> int:
+    if timeout_us is None and DEADLINE_HEADER not in request.headers:
+        return NO_DEADLINE
+    now = time.perf_counter_ns()
+    return until_ns(request.headers, timeout_us, arrived_ns=request.arrived_ns, now_ns=now, wall=time.time())
 
 
 def _get(action: Action) -> dict[bytes, Action]:

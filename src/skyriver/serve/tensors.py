@@ -23,6 +23,9 @@ _FP16_MAX = math.nextafter(65520.0, 0.0)
 _FP32_MAX = math.nextafter(2.0**128 - 2.0**103, 0.0)
 """The largest that is rounded to a finite number: 3.4028235e38, the largest FP32 as it is printed, lies above it."""
 
+_MOST_ELEMENTS = 1 << 40
+"""More than a body can hold, less than what overflows."""
+
 
 def _whole(low: int, high: int) -> Any:
     return list[Annotated[int, Meta(ge=low, le=high)]]
@@ -58,7 +61,7 @@ def tensor_of_json(spec: TensorSpec, shape: Sequence[int], data: msgspec.Raw) ->
         flat = _flat_of_any(spec, shape, data)
     if len(flat) != (wanted := math.prod(shape)):
         raise InvalidInput(
-            f"Input {spec.name!r}: {len(flat)} values are given, the shape {list(shape)} has {wanted}.",
+            f"Input {spec.name!r}: {len(flat)} values are given, the shape {shape_text(shape)} has {wanted}.",
             code="WRONG_SIZE",
             where=spec.name,
         )
@@ -73,8 +76,14 @@ def check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
                 fits = False
     if not fits:
         raise InvalidInput(
-            f"Input {spec.name!r}: the shape {list(shape)} is given, {list(spec.shape)} is wanted"
+            f"Input {spec.name!r}: the shape {shape_text(shape)} is given, {list(spec.shape)} is wanted"
             f"{' (-1: any length)' if ANY in spec.shape else ''}.",
+            code="WRONG_SHAPE",
+            where=spec.name,
+        )
+    if math.prod([axis or 1 for axis in shape]) > _MOST_ELEMENTS:  # an axis of 0 must not hide what NumPy cannot say
+        raise InvalidInput(
+            f"Input {spec.name!r}: the shape {shape_text(shape)} is larger than any request.",
             code="WRONG_SHAPE",
             where=spec.name,
         )
@@ -140,10 +149,20 @@ def flatten(name: str, value: object, shape: Sequence[int]) -> list[object]:
 def show(value: object) -> str:
     """A value as JSON, cut: it is quoted in errors."""
     try:
-        text = msgspec.json.encode(value).decode(errors="replace")
+        text = msgspec.json.encode(value[:80] if isinstance(value, str | list) else value).decode(errors="replace")
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
         text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def quoted(name: str) -> str:
+    """A name that somebody sent, cut: it is quoted in errors."""
+    return repr(name if len(name) <= 80 else f"{name[:77]}...")
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    axes = [str(axis) if abs(axis) < 1 << 64 else "..." for axis in shape[:20]]
+    return f"[{', '.join(axes)}{', ...' if len(shape) > 20 else ''}]"
 
 
 def _flat_of_any(spec: TensorSpec, shape: Sequence[int], data: msgspec.Raw) -> list[object]:

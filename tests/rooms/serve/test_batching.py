@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skyriver.core.errors import InvalidInput, SkyriverError, Unavailable
+from skyriver.core.errors import DeadlineExceeded, InvalidInput, SkyriverError, Unavailable
 from skyriver.serve.batching import Ask, Batcher
 from skyriver.serve.metrics import Counters
 from skyriver.serve.runner import Array, Tensors
@@ -205,3 +207,69 @@ def test_every_answer_belongs_to_its_question(requests: list[tuple[int, bool, bo
             assert isinstance(result, SkyriverError) if wrong else result == [2 * v for v in values]
 
     play(scene, max_rows=max_rows)
+
+
+def test_uneven_inputs_never_share_a_run() -> None:
+    """Two requests with 2 + 1 and 1 + 2 rows are three rows each together, but each other's rows."""
+
+    class Pairs(Doubler):
+        def run(self, inputs: Tensors) -> dict[str, Array]:
+            super().run(inputs)
+            return {"y": inputs["x"], "z": inputs["w"]}
+
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        hold(model, batcher)
+        answers: list[Tensors | SkyriverError] = []
+        for x, w in (([1, 2], [3]), ([4], [5, 6])):
+            batcher.submit(Ask({"x": np.array(x), "w": np.array(w)}, answers.append))
+        model.gate.set()
+        while len(answers) < 2:
+            await asyncio.sleep(0.005)
+        given = [{name: array.tolist() for name, array in one.items()} for one in answers if isinstance(one, dict)]
+        assert given == [{"y": [1, 2], "z": [3]}, {"y": [4], "z": [5, 6]}]
+
+    play(scene, Pairs())
+
+
+def test_what_is_too_late_is_not_run() -> None:
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        with pytest.raises(DeadlineExceeded):  # before the queue
+            ask_until(batcher, 1, time.perf_counter_ns())
+        hold(model, batcher)
+        late = ask_until(batcher, 2, time.perf_counter_ns() + 20_000_000)
+        in_time = ask_until(batcher, 3, time.perf_counter_ns() + 60_000_000_000)
+        while time.perf_counter_ns() < late.until_ns:
+            await asyncio.sleep(0.005)
+        model.gate.set()
+        error = await late.future
+        assert isinstance(error, DeadlineExceeded)
+        assert (error.code, error.http_status) == ("DEADLINE_EXCEEDED", 504)
+        assert await in_time.future == [6]
+        assert model.runs == [1, 1]  # the held one and the one in time
+
+        hold(model, batcher)  # and where nothing else waits, the next one is taken at once
+        alone = ask_until(batcher, 4, time.perf_counter_ns() + 1_000_000)
+        while time.perf_counter_ns() < alone.until_ns:
+            await asyncio.sleep(0.005)
+        model.gate.set()
+        assert isinstance(await alone.future, DeadlineExceeded)
+        assert await ask(batcher, 5) == [10]
+        assert batcher.waiting == 0
+
+    play(scene)
+
+
+@dataclass
+class Waiting:
+    future: asyncio.Future[list[float] | SkyriverError]
+    until_ns: int
+
+
+def ask_until(batcher: Batcher, value: float, until_ns: int) -> Waiting:
+    future: asyncio.Future[list[float] | SkyriverError] = asyncio.get_running_loop().create_future()
+
+    def answer(result: Tensors | SkyriverError) -> None:
+        future.set_result(result if isinstance(result, SkyriverError) else result["y"].tolist())
+
+    batcher.submit(Ask({"x": np.array([value], np.float32)}, answer, until_ns))
+    return Waiting(future, until_ns)

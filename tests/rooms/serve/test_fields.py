@@ -38,14 +38,14 @@ def test_one_object_is_one_row_in_the_order_of_the_fields() -> None:
     asked = codec().decode(b'{"risk": null, "night": true, "amount": 12}')
     assert asked.single
     np.testing.assert_array_equal(asked.runs[0]["features"], np.array([[12, 1, np.nan]], np.float32))
-    answer = codec().encode(asked, [{"score": np.array([0.5], np.float32)}])
+    answer = codec().encode(asked, [{"score": np.array([0.5], np.float32)}]).body
     assert json.loads(answer) == {"model": "fraud", "version": 3, "score": 0.5}
 
 
 def test_rows_are_one_run_with_one_answer_each() -> None:
     asked = codec().decode(b'{"rows": [{"amount": 1, "night": true}, {"amount": 2, "night": false, "risk": 0.5}]}')
     assert (asked.rows, len(asked.runs)) == (2, 1)
-    answer = codec().encode(asked, [{"score": np.array([[0.5], [np.nan]], np.float32)}])
+    answer = codec().encode(asked, [{"score": np.array([[0.5], [np.nan]], np.float32)}]).body
     assert json.loads(answer) == {"model": "fraud", "version": 3, "predictions": [{"score": 0.5}, {"score": None}]}
 
 
@@ -53,7 +53,7 @@ def test_without_batching_each_row_is_a_run() -> None:
     one_by_one = codec(batching=False)
     asked = one_by_one.decode(b'{"rows": [{"amount": 1, "night": true}, {"amount": 2, "night": false}]}')
     assert [run["features"].shape for run in asked.runs] == [(1, 3), (1, 3)]
-    answer = one_by_one.encode(asked, [{"score": np.array([[k]], np.float32)} for k in (1, 2)])
+    answer = one_by_one.encode(asked, [{"score": np.array([[k]], np.float32)} for k in (1, 2)]).body
     assert json.loads(answer)["predictions"] == [{"score": 1}, {"score": 2}]
 
 
@@ -114,7 +114,7 @@ def test_declared_fields_may_be_inputs_of_their_own(mixed: bytes) -> None:
     )
     predict = codec(runner.signature, fields)
     asked = predict.decode(b'{"rows": [{"age": 7, "flag": true}, {"age": 8, "flag": false, "name": "Ada"}]}')
-    assert json.loads(predict.encode(asked, [runner.run(asked.runs[0])])) == {
+    assert json.loads(predict.encode(asked, [runner.run(asked.runs[0])]).body) == {
         "model": "fraud",
         "version": 3,
         "predictions": [
@@ -168,7 +168,7 @@ def test_inputs_are_given_for_one_row() -> None:
     run = asked.runs[0]
     np.testing.assert_array_equal(run["x"], np.array([[1, np.nan]], np.float32))
     assert (run["n"].tolist(), run["t"].tolist()) == ([3], [["a"]])
-    answer = json.loads(predict.encode(asked, [{"y": np.array([[1, 2]], np.float32)}]))
+    answer = json.loads(predict.encode(asked, [{"y": np.array([[1, 2]], np.float32)}]).body)
     assert answer == {"model": "fraud", "version": 3, "y": [1, 2]}
 
 
@@ -211,7 +211,7 @@ def test_a_model_without_a_free_axis_takes_whole_tensors() -> None:
     predict = codec(signature, None, batching=False)
     asked = predict.decode(b'{"x": [[1, 2], [3, 4]]}')
     assert asked.runs[0]["x"].shape == (2, 2)
-    assert json.loads(predict.encode(asked, [{"y": np.array(2.5, np.float32)}]))["y"] == 2.5
+    assert json.loads(predict.encode(asked, [{"y": np.array(2.5, np.float32)}]).body)["y"] == 2.5
 
 
 def test_an_input_called_rows_is_not_mistaken() -> None:

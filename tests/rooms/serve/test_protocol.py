@@ -159,22 +159,41 @@ def test_what_is_no_request_is_a_bad_one(content: bytes) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        body({"name": "x", "shape": [1, 3], "datatype": "FP32", "parameters": {"binary_data_size": 12}}, N),
         body({"name": "x", "shape": [1, 3], "datatype": "FP32", "parameters": {"shared_memory_region": "r"}}, N),
-        body(X, N, outputs=[{"name": "score", "parameters": {"binary_data": True}}]),
-        body(X, N, parameters={"binary_data_output": True}),
+        body(X, N, outputs=[{"name": "score", "parameters": {"shared_memory_region": "r"}}]),
+        body(X, N, outputs=[{"name": "score", "parameters": {"classification": 2}}]),
+        body(X, N, parameters={"sequence_id": 7, "sequence_start": True}),
     ],
 )
-def test_binary_tensors_are_refused_and_not_misread(content: bytes) -> None:
+def test_what_is_not_built_is_refused_and_not_misread(content: bytes) -> None:
     error = refused(content)
     assert isinstance(error, NotSupported)
     assert error.http_status == 501
 
 
-def test_the_header_of_binary_bodies_is_refused() -> None:
-    protocol.refuse_binary_body(None)
-    with pytest.raises(NotSupported):
-        protocol.refuse_binary_body(b"120")
+@pytest.mark.parametrize(
+    ("path", "extension"),
+    [
+        ("/v2/repository/index", "model repository"),
+        ("/v2/repository/models/m/load", "model repository"),
+        ("/v2/systemsharedmemory/region/r/register", "shared memory"),
+        ("/v2/cudasharedmemory/status", "shared memory"),
+        ("/v2/trace/setting", "trace"),
+        ("/v2/models/m/trace/setting", "trace"),
+        ("/v2/models/stats", "statistics"),
+        ("/v2/models/m/stats", "statistics"),
+        ("/v2/models/m/versions/2/stats", "statistics"),
+        ("/v2/models/m/config", "model configuration"),
+        ("/v2/logging", "logging"),
+        ("/v2/models/m/infer", ""),
+        ("/v2/models/config", ""),
+        ("/predict/trace", ""),
+        ("/", ""),
+        ("", ""),
+    ],
+)
+def test_routes_of_extensions_are_known(path: str, extension: str) -> None:
+    assert protocol.extension_of(path) == extension
 
 
 def test_parameters_are_taken() -> None:
@@ -187,7 +206,7 @@ def test_parameters_are_taken() -> None:
 def test_answers_carry_id_and_the_outputs_asked_for() -> None:
     asked = CODEC.decode(body(X, N, id="7", outputs=[{"name": "label"}, {"name": "score"}]))
     outputs = {"score": np.array([0.5], np.float32), "label": np.array(["yes"], object)}
-    assert json.loads(CODEC.encode(asked, outputs)) == {
+    assert json.loads(CODEC.encode(asked, outputs).body) == {
         "model_name": "fraud",
         "model_version": "3",
         "id": "7",
@@ -200,13 +219,13 @@ def test_answers_carry_id_and_the_outputs_asked_for() -> None:
 
 def test_without_an_id_there_is_none() -> None:
     asked = CODEC.decode(body(X, N, outputs=[{"name": "score"}]))
-    assert "id" not in json.loads(CODEC.encode(asked, {"score": np.array([1.0], np.float32)}))
+    assert "id" not in json.loads(CODEC.encode(asked, {"score": np.array([1.0], np.float32)}).body)
 
 
 def test_what_is_not_finite_is_null() -> None:
     asked = CODEC.decode(body(X, N, outputs=[{"name": "score"}]))
     answer = CODEC.encode(asked, {"score": np.array([np.nan, np.inf, -np.inf], np.float32)})
-    assert json.loads(answer)["outputs"][0]["data"] == [None, None, None]
+    assert json.loads(answer.body)["outputs"][0]["data"] == [None, None, None]
 
 
 def test_metadata_names_the_tensors() -> None:
@@ -248,7 +267,7 @@ def test_floats_survive_the_way_in_and_out(rows: list[list[float | None]]) -> No
     signature = Signature((TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("x", "FP32", (-1, 2)),))
     codec = InferCodec("m", 1, signature)
     asked = codec.decode(body({"name": "x", "shape": [len(rows), 2], "datatype": "FP32", "data": rows}))
-    answer = json.loads(codec.encode(asked, asked.inputs))
+    answer = json.loads(codec.encode(asked, asked.inputs).body)
     assert answer["outputs"][0]["shape"] == [len(rows), 2]
     assert answer["outputs"][0]["data"] == [value for row in rows for value in row]
 
