@@ -32,7 +32,13 @@ docs: setup ## what the documents take from the code: state diagrams, the API's 
 	$(BIN)/python -m skyriver.wiring.diagrams > docs/states.md
 	$(BIN)/python -m skyriver.wiring.contract > docs/openapi.json
 
-bench: setup ## all measurements; each prints one JSON document
+.PHONY: wrk
+wrk: # the load generator of bench/serving.py, which no wheel brings; without it that bench measures nothing
+	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends wrk; } \
+	  || echo "wrk is not installed: serving is not measured. On Debian: apt install wrk"
+
+bench: setup wrk ## all measurements; each prints one JSON document
 	@for file in bench/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
 
 faults: setup-dev mosquitto ## the tests that kill, corrupt and fill, many times; then a thousand kills each of a cloud and of a stream

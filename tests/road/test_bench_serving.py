@@ -1,0 +1,123 @@
+"""The bench of serving without peers and with tiny sizes: its parts run, and it finds wrong answers."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def bench() -> Any:
+    sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests")]  # a bench is no package, nor are tests
+    import serving
+
+    return serving
+
+
+@pytest.fixture(scope="module")
+def models(bench: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return bench.Models.write(tmp_path_factory.mktemp("models"))
+
+
+def test_the_bare_loop_and_a_replica(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import _serving_rates
+    import _serving_wrk
+
+    def asked(_: Path, url: str, body: bytes, token: str, connections: int, seconds: float, pids: list[int]) -> Any:
+        """Instead of wrk, which not every machine has."""
+        connection = http.client.HTTPConnection(url.split("/")[2], timeout=30)
+        begun = time.perf_counter()
+        for _ in range(5):
+            connection.request("POST", "/" + url.split("/", 3)[3], body)
+            answer = connection.getresponse()
+            assert (answer.status, answer.read()[:1]) == (200, b"{")
+        connection.close()
+        return _serving_wrk.Figures(5 / (time.perf_counter() - begun), 1.0, 2.0, 0, 0, 50.0, 0.1)
+
+    monkeypatch.setattr(_serving_rates, "load", asked)
+    monkeypatch.setattr(_serving_rates, "find_wrk", lambda: "")
+    document = bench.Document("serving", bench.GOALS)
+    timing = bench.Timing(0.1, 2)
+    bench.measure(document, bench.Sizes(timing, timing, bench.ALL, full=False), ["bare", "replica"])
+    assert [row for row in document.rows if "reason" in row] == []
+    cases = [(row["system"], row["case"]) for row in document.rows]
+    assert len(cases) == len(set(cases)) == 9 + 6  # a replica alone serves the trees only
+    assert all(row["rounds"] == 2 and row["rss_megabytes"] > 20 for row in document.rows)
+    assert {document.value(goal.name) for goal in bench.GOALS} == {None}
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_what_wrk_finds(bench: Any, models: Any, tmp_path: Path) -> None:
+    import _serving_systems
+    import _serving_wrk
+
+    with _serving_systems.replica(models) as system:
+        body, pids = models.body(bench.TREES_1), system.pids()
+        found = _serving_wrk.load(tmp_path, system.url(bench.TREES_1), body, "", 2, 1.0, pids)
+        assert (found.wrong, found.broken) == (0, 0)
+        assert 0 < found.p50_ms <= found.p99_ms
+        assert found.per_second > 10
+        assert 1 < found.cpu_us < 100_000
+        wrong = _serving_wrk.load(tmp_path, system.url(bench.TREES_1), b"{}", "", 2, 1.0, pids)
+        assert wrong.wrong > 10
+
+
+def test_wrong_answers_are_found(bench: Any, models: Any, tmp_path: Path) -> None:
+    import _serving_systems
+
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(models.path("mlp"), other / "trees.onnx")
+    with (
+        _serving_systems.replica(bench.Models(other)) as system,
+        pytest.raises(_serving_systems.Failed, match=r"answers \[.*\] for trees, 1 row"),
+    ):
+        _serving_systems.check(system, models)
+
+
+def test_a_peer_that_cannot_be_started_is_told(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import _serving_rates
+
+    @contextmanager
+    def broken(_: Any) -> Any:
+        raise bench.Failed("pip found no such package")
+        yield
+
+    monkeypatch.setattr(_serving_rates, "find_wrk", lambda: "")
+    monkeypatch.setitem(bench.STARTS, bench.LITSERVE, ("litserve", broken))
+    monkeypatch.setitem(bench.STARTS, bench.GATEWAY_2, ("gateway", broken))
+    document = bench.Document("serving", bench.GOALS)
+    timing = bench.Timing(0.1, 1)
+    monkeypatch.setattr(bench, "BLOCKS", [block for block in bench.BLOCKS if bench.LITSERVE in block.names])
+    bench.measure(document, bench.Sizes(timing, timing, (), full=False), ["gateway", "litserve"])
+    assert [row["reason"] for row in document.rows] == ["pip found no such package"] * 2
+    assert document.value("ratio_to_litserve") is None
+
+
+def test_ratios_are_of_rounds(bench: Any, models: Any, tmp_path: Path) -> None:
+    from _serving_rates import Rates
+    from _serving_wrk import Figures
+
+    document = bench.Document("serving", bench.GOALS)
+    rates = Rates(document, models, tmp_path)
+    for name, per_second in (("a", (100.0, 10.0, 30.0)), ("b", (50.0, 10.0, 10.0))):
+        rates.found[name, bench.MANY] = [Figures(each, 1.0, 2.0, 0, 0, 50.0, 0.1) for each in per_second]
+    rates.ratio("ratio_to_bare_1", "a", "b", bench.MANY, "per_second")
+    assert document.value("ratio_to_bare_1") == 2.0
+    with pytest.raises(bench.Failed, match="c was not measured"):
+        rates.ratio("ratio_to_bare_2", "a", "c", bench.MANY, "per_second")
+
+
+def test_each_goal_can_be_missed(bench: Any) -> None:
+    assert [goal.name for goal in bench.GOALS if goal.holds(0 if goal.op == ">=" else 1e9)] == []
+    of_blocks = [ratio.goal for block in bench.BLOCKS for ratio in block.ratios]
+    assert sorted(of_blocks) == sorted(set(of_blocks))
