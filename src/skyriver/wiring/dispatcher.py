@@ -15,10 +15,8 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -51,7 +49,7 @@ from skyriver.serve.metrics import resident_bytes
 from skyriver.wiring.answers import Answers
 from skyriver.wiring.home import Home
 from skyriver.wiring.logs import log_reader, on_disk
-from skyriver.wiring.process import ProcessContext, SystemClock, read_config
+from skyriver.wiring.process import ProcessContext, SystemClock, run_to_end
 from skyriver.wiring.rounds import Rounds
 from skyriver.wiring.sinks import SinksOfMachine
 from skyriver.wiring.upkeep import tier_of
@@ -105,7 +103,7 @@ class Dispatcher:
         """What acts on decisions."""
         self._dispatch = Dispatch(self._database, parts, [reviewing])
         sinks = SinksOfMachine(context.home, context.tenant, self._clock.wall)
-        self._senders = Senders(deliveries, self._transact, sinks.open, self._clock)
+        self._senders = Senders(deliveries, self._transact, sinks, self._clock)
         self._dispatch.declare(live)
         self._follower = Follower(settings.stream, self._dispatch.wants)
         self._erasures = 0
@@ -241,11 +239,8 @@ class Dispatcher:
         report = self._report()
         if report == self._told:
             return
-        try:
-            self._context.report(report)
+        if self._context.tell(report):
             self._told = report
-        except OSError as error:  # a full disk: receivers are served as long as the state can be written
-            _log.warning("the report cannot be written: %s", error)
 
     def _report(self) -> dict[str, Any]:
         problems = [*self._rounds.problems.values(), *self._senders.problems()]
@@ -374,28 +369,14 @@ def _take(settings: DispatcherSettings, name: str) -> DirectoryLock:
         raise disk_error(error, "The dispatcher cannot take its folder", str(settings.folder)) from error
 
 
-def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    context = read_config(sys.argv)
-    try:
-        settings = DispatcherSettings.of(context.config)
-        context.report({"ready": False, "message": "It opens its state."})
-        live = context.live() or {}
-        lock = _take(settings, context.name)
-        uvloop.run(run(context, settings, live))
-        lock.release()
-        return 0
-    except SkyriverError as error:
-        failed = error
-    _log.error("the dispatcher ends: %s", failed, exc_info=failed.__cause__)
-    told = {"reason": failed.code, "message": failed.message, "next_action": failed.next_action}
-    with contextlib.suppress(OSError):  # a full disk: the log has it, if anything
-        context.report({"ready": False, **told})
-    return failed.exit_code
+def work(context: ProcessContext) -> None:
+    settings = DispatcherSettings.of(context.config)
+    context.tell({"ready": False, "message": "It opens its state."})
+    live = context.live() or {}
+    lock = _take(settings, context.name)
+    uvloop.run(run(context, settings, live))
+    lock.release()
 
 
 if __name__ == "__main__":
-    code = main()
-    logging.shutdown()
-    sys.stdout.flush()
-    os._exit(code)  # what waits for a network in a thread must not hold up the end
+    run_to_end("dispatcher", work)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import stat
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from skyriver.core.errors import InvalidInput
+from skyriver.core.errors import InvalidInput, SkyriverError
 
 LOOK_SECONDS = 2.0
 """Between two looks at the run file."""
@@ -23,6 +24,7 @@ STRAY_SECONDS = 5.0
 """For so long the run file must name another process: the control plane may be putting it right."""
 END_SECONDS = 12.0
 """From asking itself to end to doing so."""
+_log = logging.getLogger(__name__)
 
 
 class SystemClock:
@@ -36,7 +38,11 @@ class SystemClock:
 def write_atomically(path: Path, data: bytes) -> None:
     """Replaces `path`: a reader sees the old bytes or the new ones, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
+    try:
+        temporary.write_bytes(data)
+    except OSError:  # a full disk: what did fit is room for others
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(path)
 
 
@@ -75,6 +81,16 @@ class ProcessContext:
         """Replaces this process's report; the control plane reads it when it is there, and after it was away."""
         body = {"pid": os.getpid(), "token": self.token, **status}
         write_atomically(self.status_file, json.dumps(body).encode())
+
+    def tell(self, status: Mapping[str, Any]) -> bool:
+        """Reports if it can. False: the disk is full, say, and it is to be told again; what a process does must not end
+        with that."""
+        try:
+            self.report(status)
+        except OSError as error:
+            _log.warning("the report cannot be written: %s", error)
+            return False
+        return True
 
     def wait_until_recorded(self, seconds: float = 10.0) -> None:
         """Returns once the run file names this very process. When it never does, the start was cut off half-way:
@@ -149,3 +165,22 @@ def read_config(argv: Sequence[str] = sys.argv) -> ProcessContext:
     context.wait_until_recorded()
     context.end_when_unknown()
     return context
+
+
+def run_to_end(what: str, work: Callable[[ProcessContext], SkyriverError | None]) -> NoReturn:
+    """A process of a stream, from its configuration to its end. What it fails at, by error or as `work` gives it, is in
+    its log and in its last report."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    context = read_config(sys.argv)
+    try:
+        failed = work(context)
+    except SkyriverError as error:
+        failed = error
+    if failed is not None:
+        _log.error("the %s ends: %s", what, failed, exc_info=failed.__cause__)
+        told = {"reason": failed.code, "message": failed.message, "next_action": failed.next_action}
+        context.tell({"ready": False, **told})
+    logging.shutdown()
+    sys.stdout.flush()
+    # What waits for a network in a thread must not hold up the end, and a late model would abort the interpreter's.
+    os._exit(failed.exit_code if failed is not None else 0)

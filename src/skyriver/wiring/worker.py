@@ -24,10 +24,8 @@ import contextlib
 import ctypes
 import gc
 import logging
-import os
 import signal
 import socket
-import sys
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
@@ -73,7 +71,7 @@ from skyriver.serve.metrics import resident_bytes
 from skyriver.wiring.erasing import Erasures
 from skyriver.wiring.feature_changes import BuilderPlace, FeatureChanges
 from skyriver.wiring.logs import WorkerLog, keep_of, kept_as, log_reader, on_disk, take_log
-from skyriver.wiring.process import ProcessContext, SystemClock, read_config
+from skyriver.wiring.process import ProcessContext, SystemClock, run_to_end
 from skyriver.wiring.rounds import Rounds
 from skyriver.wiring.sources import open_source, source_name
 from skyriver.wiring.upkeep import LogUpkeep, tier_of
@@ -383,11 +381,8 @@ class Worker:
         report = self._report()
         if report == self._told:
             return
-        try:
-            self._context.report(report)
+        if self._context.tell(report):
             self._told = report
-        except OSError as error:  # a full disk: the stream goes on as long as its log does
-            _log.warning("the report cannot be written: %s", error)
 
     def _report(self) -> dict[str, object]:
         engine = self._station.engine
@@ -517,43 +512,30 @@ def _give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    context = read_config(sys.argv)
-    try:
-        settings = WorkerSettings.of(context.config)
-        context.report({"ready": False, "message": "It opens its log and loads its features."})
-        live = context.live()
-        settings = replace(settings, stream=kept_as(settings.stream, live))
-        tier = tier_of(context.home)
-        log = take_log(
-            settings.stream,
-            settings.directory,
-            context.home,
-            context.tenant,
-            holder=context.name,
-            began=bool((live or {}).get("began")),
-            tier=tier[0],
-        )
-        # Before it takes any event: what acts on decisions begins here, if it is new.
-        with contextlib.suppress(OSError):  # a full disk: it is told again
-            context.report({"ready": False, "message": "It loads its features.", "opened": log.next_offset})
-        failed = uvloop.run(run(context, settings, log, live, tier))
-        if failed is None:
-            log.close()
-            return 0
+def work(context: ProcessContext) -> SkyriverError | None:
+    settings = WorkerSettings.of(context.config)
+    context.tell({"ready": False, "message": "It opens its log and loads its features."})
+    live = context.live()
+    settings = replace(settings, stream=kept_as(settings.stream, live))
+    tier = tier_of(context.home)
+    log = take_log(
+        settings.stream,
+        settings.directory,
+        context.home,
+        context.tenant,
+        holder=context.name,
+        began=bool((live or {}).get("began")),
+        tier=tier[0],
+    )
+    # Before it takes any event: what acts on decisions begins here, if it is new.
+    context.tell({"ready": False, "message": "It loads its features.", "opened": log.next_offset})
+    failed = uvloop.run(run(context, settings, log, live, tier))
+    if failed is None:
+        log.close()
+    else:
         log.abandon()
-    except SkyriverError as error:
-        failed = error
-    _log.error("the worker ends: %s", failed, exc_info=failed.__cause__)
-    told = {"reason": failed.code, "message": failed.message, "next_action": failed.next_action}
-    with contextlib.suppress(OSError):  # a full disk: the log has it, if anything
-        context.report({"ready": False, **told})
-    return failed.exit_code
+    return failed
 
 
 if __name__ == "__main__":
-    code = main()
-    logging.shutdown()
-    sys.stdout.flush()
-    os._exit(code)  # a late model may still run in a thread, and would abort the interpreter's orderly end
+    run_to_end("worker", work)
