@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,3 +20,20 @@ def home(tmp_path: Path) -> Iterator[Path]:
     make_home(tmp_path)
     yield tmp_path
     processes(tmp_path).stop_all()
+
+
+@pytest.fixture
+def disk(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A small disk of its own: of 40 MB, or as many as the test says."""
+    folder = Path(tempfile.mkdtemp(prefix="dist-"))
+    size = f"size={getattr(request, 'param', 40)}m,mode=0700"
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        folder.rmdir()
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no disk of its own can be mounted here (it takes root): {error}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=False, capture_output=True)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 import worker_process as harness
 from kills.stream_disturbances import CLOCK, ClockTrial, full_disk, stopped
 
-DISK_MB = 40
 STOPPED_SECONDS = 60.0 if os.environ.get("FAULT_ROUNDS") else 2.0
 ROUNDS = 3 if os.environ.get("FAULT_ROUNDS") else 1
 
@@ -26,22 +22,6 @@ def worker(tmp_path: Path, kernels: Path) -> Iterator[harness.Worker]:
     found = harness.Worker(tmp_path / "w", kernels, harness.declare("process"))
     yield found
     found.close()
-
-
-@pytest.fixture
-def disk() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="dist-"))
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=0700", "tmpfs", str(folder)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        folder.rmdir()
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no disk of its own can be mounted here (it takes root): {error}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=False, capture_output=True)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.parametrize("durability", ["process", "disk"])

@@ -154,7 +154,7 @@ def full_disk(worker: Worker, disk: Path, *, rounds: int = 1) -> Findings:
             refused = sum(s.refused["503 DISK_FULL"] for s in senders)
             filler = disk / "filler"
             try:
-                _fill(filler)
+                fill(filler)
                 wait_until(
                     lambda r=refused: sum(s.refused["503 DISK_FULL"] for s in senders) > r + 50,
                     "a full disk is told",
@@ -172,7 +172,8 @@ def full_disk(worker: Worker, disk: Path, *, rounds: int = 1) -> Findings:
     return found
 
 
-def _fill(path: Path) -> None:
+def fill(path: Path) -> None:
+    """All the room that its disk has."""
     with path.open("wb", buffering=0) as file:
         for size in (1 << 20, 1 << 12):
             with contextlib.suppress(OSError):

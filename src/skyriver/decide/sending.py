@@ -3,7 +3,8 @@
 Each sink has its own tasks, `parallel` at most, so that one that hangs holds up no other. What is due is read from the
 database some at a time; what receivers said is collected while a transaction is on its way, and written by the next
 one: many deliveries share one sync. Until it is written a delivery is not read again; after a kill it is, and the
-receiver knows it by its id.
+receiver knows it by its id. While it cannot be written, on a full disk say, nothing more is sent: so no more come again
+after a kill than were under way.
 
 What is erased or dropped while it is in memory is not sent; what is on its way at that moment cannot be called back.
 """
@@ -42,6 +43,18 @@ class Transact(Protocol):
     def __call__(self, work: Callable[[Transaction], Result], /) -> Awaitable[Result]: ...
 
 
+class Sinks(Protocol):
+    """The sinks that names mean."""
+
+    def open(self, name: str) -> Sink:
+        """The one that it means now: another one once what is known of it has changed. Raises a SkyriverError."""
+        ...
+
+    def forget(self, name: str) -> None:
+        """The one that it meant is closed by the caller; the next `open` of the name makes another one."""
+        ...
+
+
 class Outlet:
     """The way to one sink."""
 
@@ -55,7 +68,7 @@ class Outlet:
         """There may be more that is due than is ready."""
         self.withdrawn = 0
         """`Deliveries.withdrawn` when what is ready was read."""
-        self.under_way = 0
+        self.under_way: set[asyncio.Task[None]] = set()
         self.failures = 0
         """Since the last success."""
         self.last = ""
@@ -84,22 +97,16 @@ class Outlet:
 
 
 class Senders:
-    """`open_sink` gives the sink that a name means now: another one once its file has changed."""
-
-    def __init__(
-        self,
-        deliveries: Deliveries,
-        transact: Transact,
-        open_sink: Callable[[str], Sink],
-        clock: Clock,
-    ) -> None:
+    def __init__(self, deliveries: Deliveries, transact: Transact, sinks: Sinks, clock: Clock) -> None:
         self._deliveries = deliveries
         self._transact = transact
-        self._open_sink = open_sink
+        self._sinks = sinks
         self._clock = clock
         self._outlets: dict[str, Outlet] = {}
         self._answers: list[tuple[Outlet, int, Answer]] = []
         self._answered = asyncio.Event()
+        self._unwritten = False
+        """The answers could not be written when that was tried last."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._sending: set[asyncio.Task[None]] = set()
 
@@ -118,7 +125,7 @@ class Senders:
             name: {
                 "failures": outlet.failures,
                 "last_error": str(outlet.problem.message) if outlet.problem is not None else outlet.last,
-                "under_way": outlet.under_way,
+                "under_way": len(outlet.under_way),
             }
             for name, outlet in self._outlets.items()
         }
@@ -131,7 +138,8 @@ class Senders:
                 self._tasks[name] = asyncio.create_task(self._serve(outlet))
             for name in self._tasks.keys() - self._deliveries.sinks.keys():
                 self._tasks.pop(name).cancel()
-                self._outlets.pop(name)
+                self._retire(self._outlets.pop(name))
+                self._sinks.forget(name)
             try:
                 async with asyncio.timeout(IDLE_S):
                     await self._answered.wait()
@@ -163,7 +171,11 @@ class Senders:
         except BaseException:
             self._answers = answers + self._answers  # the receivers have them: they must not be sent again for this
             self._answered.set()
+            self._unwritten = True
             raise
+        if self._unwritten:
+            self._unwritten = False
+            self.wake()
         for outlet, number, _ in answers:
             outlet.held.discard(number)
             outlet.stale = True  # the next of its lane, say
@@ -220,21 +232,33 @@ class Senders:
         outlet.news.set()
 
     def _begin(self, outlet: Outlet) -> None:
-        sink = self._open_sink(outlet.name)  # also where nothing is due: what is wrong with it is told at once
+        sink = self._sinks.open(outlet.name)  # also where nothing is due: what is wrong with it is told at once
         outlet.problem = None
         if sink is not outlet.sink:
-            if outlet.sink is not None:
-                closing = asyncio.create_task(outlet.sink.close())
-                self._sending.add(closing)
-                closing.add_done_callback(self._sending.discard)
+            self._retire(outlet)
             outlet.sink = sink
         self._let_go(outlet, self._deliveries.withdrawn)
-        while outlet.ready and outlet.under_way < self._parallel(outlet):
+        while outlet.ready and not self._unwritten and len(outlet.under_way) < self._parallel(outlet):
             number, delivery = outlet.ready.popleft()
-            outlet.under_way += 1
             task = asyncio.create_task(self._send(outlet, sink, number, delivery))
             self._sending.add(task)
+            outlet.under_way.add(task)
             task.add_done_callback(partial(self._sent, outlet))
+
+    def _retire(self, outlet: Outlet) -> None:
+        """Its sink is closed, once what is under way by it has ended."""
+        if (sink := outlet.sink) is None:
+            return
+        under_way = set(outlet.under_way)
+
+        async def close() -> None:
+            if under_way:
+                await asyncio.wait(under_way)
+            await sink.close()
+
+        closing = asyncio.create_task(close())
+        self._sending.add(closing)
+        closing.add_done_callback(self._sending.discard)
 
     async def _send(self, outlet: Outlet, sink: Sink, number: int, delivery: Delivery) -> None:
         try:
@@ -255,6 +279,6 @@ class Senders:
 
     def _sent(self, outlet: Outlet, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)
-        outlet.under_way -= 1
+        outlet.under_way.discard(task)
         if outlet.problem is None:
             outlet.news.set()

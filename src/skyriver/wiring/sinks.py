@@ -47,7 +47,7 @@ def unusable_sinks(app: AppSpec, home: Path, tenant: str) -> Iterator[tuple[str,
 
 
 class SinksOfMachine:
-    """Opens them; one whose file has changed is opened anew."""
+    """`skyriver.decide.sending.Sinks`: one whose file has changed is opened anew."""
 
     def __init__(self, home: Path, tenant: str, wall: Callable[[], int]) -> None:
         self._home = home
@@ -65,6 +65,9 @@ class SinksOfMachine:
         sink = self._make(place, name)
         self._open[name] = stamp, sink
         return sink
+
+    def forget(self, name: str) -> None:
+        self._open.pop(name, None)
 
     def _make(self, place: Place, name: str) -> Sink:
         if place.url.startswith(("http:", "https:")):

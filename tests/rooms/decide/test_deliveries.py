@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from skyriver.adapters.sqlite.file import SqliteFile
-from skyriver.core.errors import Conflict, Internal, InvalidInput, NotAllowed, NotFound
+from skyriver.core.errors import Conflict, Internal, InvalidInput, NotAllowed, NotFound, Unavailable
 from skyriver.core.spec import FieldSpec, StreamSpec
 from skyriver.core.units import SECOND
 from skyriver.data.decisions import Reason, Status
@@ -500,43 +500,137 @@ class Gate:
     """A receiver that takes nothing before it is open."""
 
     def __init__(self) -> None:
-        self.open = asyncio.Event()
+        self.opened = asyncio.Event()
         self.asked: list[str] = []
+        self.taken = 0
+        self.closed_after: list[int] = []
+        """What it had taken when it was closed."""
 
     async def deliver(self, delivery: Delivery) -> Answer:
         self.asked.append(delivery.id)
-        await self.open.wait()
+        await self.opened.wait()
+        self.taken += 1
         return Taken()
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        self.closed_after.append(self.taken)
+
+
+class Gates:
+    """`skyriver.decide.sending.Sinks`: a new gate each time one was forgotten."""
+
+    def __init__(self) -> None:
+        self.gates: list[Gate] = []
+        self.known = False
+
+    def open(self, name: str) -> Gate:
+        if not self.known:
+            self.gates.append(Gate())
+            self.known = True
+        return self.gates[-1]
+
+    def forget(self, name: str) -> None:
+        self.known = False
+
+
+async def until(held: Callable[[], object]) -> None:
+    async with asyncio.timeout(60):
+        while not held():
+            await asyncio.sleep(0.005)
+
+
+def sender_of(stage: Stage, gates: Gates, *, full: Callable[[], bool] = lambda: False) -> Senders:
+    """Senders whose transactions fail while the disk is full."""
+
+    async def transact(work: Callable[[Transaction], Any]) -> Any:
+        def filled(do: Transaction) -> Any:
+            before = do.run("SELECT count(*) FROM deliveries WHERE state = 'DONE'")
+            found = work(do)
+            if full() and do.run("SELECT count(*) FROM deliveries WHERE state = 'DONE'") != before:
+                raise Unavailable("The disk is full.", code="DISK_FULL")
+            return found
+
+        return stage.dispatch.transact(filled)
+
+    clock = SimpleNamespace(wall=lambda: stage.now, monotonic=lambda: stage.now)
+    return Senders(stage.part, transact, gates, clock)
 
 
 def test_what_is_dropped_or_erased_while_it_is_in_memory_is_not_sent() -> None:
     stage = Stage({**SINK, "parallel": 1})
     offsets = [stage.decide() for _ in range(5)]
 
-    async def transact(work: Callable[[Transaction], Any]) -> Any:
-        return stage.dispatch.transact(work)
-
-    async def asked(gate: Gate, count: int) -> None:
-        async with asyncio.timeout(60):
-            while len(gate.asked) < count:
-                await asyncio.sleep(0.005)
-
     async def send() -> list[str]:
-        gate, clock = Gate(), SimpleNamespace(wall=lambda: stage.now, monotonic=lambda: stage.now)
-        senders = Senders(stage.part, transact, lambda name: gate, clock)
+        gates = Gates()
+        gate, senders = gates.open("bank"), sender_of(stage, gates)
         running = asyncio.create_task(senders.run())
-        await asked(gate, 1)
+        await until(lambda: len(gate.asked) == 1)
         stage.ask("POST", "/deliveries/2/drop", reason="a mistake")
         stage.dispatch.erase([100 + offsets[2]], stage.now)
-        gate.open.set()
-        await asked(gate, 3)
+        gate.opened.set()
+        await until(lambda: len(gate.asked) == 3)
         running.cancel()
         await senders.end(60)
         return gate.asked
 
     assert asyncio.run(send()) == [f"t/orders:{offsets[n]}" for n in (0, 3, 4)]
+
+
+def test_while_answers_cannot_be_written_nothing_more_is_sent_and_none_twice_afterwards() -> None:
+    stage = Stage({**SINK, "parallel": 4})
+    for _ in range(100):
+        stage.decide()
+    disk = SimpleNamespace(full=True)
+
+    async def send() -> list[str]:
+        gates = Gates()
+        gate, senders = gates.open("bank"), sender_of(stage, gates, full=lambda: disk.full)
+        gate.opened.set()
+        sent = []
+        for _ in range(3):
+            with pytest.raises(Unavailable):  # whoever runs it begins it again
+                await asyncio.wait_for(senders.run(), 60)
+            await until(lambda: senders.report()["bank"]["under_way"] == 0)
+            sent.append(len(gate.asked))
+        assert sent[0] <= 2 * 4, "what was under way, and what began before that failed"
+        assert sent == sent[:1] * 3
+        assert stage.states() == ["WAITING"] * 100
+        disk.full = False
+        running = asyncio.create_task(senders.run())
+        await until(lambda: stage.states() == ["DONE"] * 100)
+        running.cancel()
+        await senders.end(60)
+        return gate.asked
+
+    asked = asyncio.run(send())
+    assert len(asked) == len(set(asked)) == 100
+
+
+def test_the_connection_of_a_sink_that_is_not_declared_any_more_is_closed_behind_what_is_under_way() -> None:
+    stage = Stage(SINK)
+    stage.decide()
+
+    async def send() -> list[Gate]:
+        gates = Gates()
+        first, senders = gates.open("bank"), sender_of(stage, gates)
+        running = asyncio.create_task(senders.run())
+        await until(lambda: first.asked)
+        stage.declare()
+        await until(lambda: "bank" not in senders.report())
+        assert first.closed_after == []
+        first.opened.set()
+        await until(lambda: first.closed_after)
+        await until(lambda: stage.states() == ["DONE"])
+        stage.declare(SINK)
+        stage.decide()
+        await until(lambda: len(gates.gates) == 2 and gates.gates[1].asked)
+        gates.gates[1].opened.set()
+        await until(lambda: stage.states() == ["DONE"] * 2)
+        running.cancel()
+        await senders.end(60)
+        return gates.gates
+
+    assert [gate.closed_after for gate in asyncio.run(send())] == [[1], [1]]
 
 
 def test_no_number_is_given_twice(stage: Stage) -> None:
