@@ -4,6 +4,7 @@ They come after their events, so what is known of each is kept by its offset in 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from skyriver.decide.records import decode_label
 from skyriver.decide.windows import Floats
 
 _UNKNOWN = np.float32(np.nan).view(np.uint32)
-"""What is unknown is 0 in the file, which so is a hole where nobody has written."""
+"""What is unknown is 0 in the file, as a new one is."""
 
 
 class Truths:
@@ -28,9 +29,14 @@ class Truths:
         """`label`: its place in the stream's. Raises Unavailable (DISK_FULL)."""
         self._first, self._stop, self._label, self._delay_us = first, stop, label, delay_us
         self._time = NEVER
+        count = max(stop - first, 1)
         try:
-            self._known = np.memmap(path, np.uint32, "w+", shape=(max(stop - first, 1),))
+            with path.open("wb+") as file:
+                # Writing through the mapping into a hole of a full disk would kill the process (SIGBUS).
+                os.posix_fallocate(file.fileno(), 0, 4 * count)
+                self._known = np.memmap(file, np.uint32, "r+", shape=(count,))
         except OSError as error:
+            path.unlink(missing_ok=True)
             raise disk_error(error, "The labels cannot be kept", str(path)) from error
 
     def apply(self, record: Record) -> None:
