@@ -1,6 +1,8 @@
 """What happens to the gateway when processes, files and machines fail."""
 
 import contextlib
+import gzip
+import http.client
 import json
 import os
 import signal
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import http2
 import pytest
 
 from skyriver.adapters.haproxy import admin as admin_module
@@ -402,6 +405,67 @@ def test_its_own_files_may_lie_deep_and_have_odd_names(tmp_path: Path, one: Upst
     gateway.start()
     gateway.apply(table(pool("fraud:1", one)))
     assert send(home.stage(gateway), "/predict/fraud").status == 200
+
+
+def test_it_speaks_http_2_to_who_begins_with_it(home: Home, one: Upstream) -> None:
+    gateway = home.gateway()
+    gateway.start()
+    gateway.apply(table(pool("fraud:1", one)))
+    token = {"authorization": f"Bearer {TOKEN}", "x-skyriver-tenant": "globex"}
+    with socket.create_connection(("127.0.0.1", home.port), timeout=10) as connection:
+        status, body = http2.get(connection, "/v2/models/fraud", token)
+    told = json.loads(body)
+    assert (status, told["upstream"], told["path"]) == (200, "one", "/v2/models/fraud")
+    assert [value for name, value in told["headers"] if name == "x-skyriver-tenant"] == ["acme"]
+    with socket.create_connection(("127.0.0.1", home.port), timeout=10) as connection:
+        assert http2.get(connection, "/v2/models/none", token)[0] == 404
+
+
+def test_an_answer_is_compressed_if_it_is_asked_for_and_worth_it(home: Home, one: Upstream) -> None:
+    gateway = home.gateway()
+    gateway.start()
+    gateway.apply(table(pool("fraud:1", one)))
+
+    def answer(size: int, **accept: str) -> tuple[dict[str, str], bytes]:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", home.port, timeout=10)) as connection:
+            headers = {"authorization": f"Bearer {TOKEN}"} | {n.replace("_", "-"): v for n, v in accept.items()}
+            connection.request("POST", "/predict/fraud", b"x" * size, headers)
+            response = connection.getresponse()
+            return {name.lower(): value for name, value in response.getheaders()}, response.read()
+
+    headers, packed = answer(20_000, accept_encoding="gzip")
+    assert headers["content-encoding"] == "gzip"
+    assert len(packed) < 2_000
+    assert json.loads(gzip.decompress(packed))["body"] == "x" * 20_000
+    for size, accept in ((20_000, {}), (20_000, {"accept_encoding": "identity"}), (10, {"accept_encoding": "gzip"})):
+        headers, plain = answer(size, **accept)
+        assert "content-encoding" not in headers
+        assert json.loads(plain)["body"] == "x" * size
+
+
+def test_what_cannot_be_answered_soon_is_refused(home: Home, one: Upstream, monkeypatch) -> None:
+    """With one request at a time to a server and one that waits, further ones get 503, each within its second."""
+    monkeypatch.setattr(config_module, "SERVER_REQUESTS", 1)
+    monkeypatch.setattr(config_module, "SERVER_OPTIONS", "check maxconn 1")
+    gateway = home.gateway()
+    gateway.start()
+    gateway.apply(table(pool("fraud:1", one)))
+    stage, replies = home.stage(gateway), []
+    threads = [
+        threading.Thread(target=lambda: replies.append(send(stage, "/predict/fraud?hold")), daemon=True)
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_for("five are refused", lambda: len(replies) == 5)
+    codes = {(reply.status, reply.code) for reply in replies}
+    assert codes <= {(503, "OVERLOADED"), (503, "NO_CAPACITY")}
+    assert (503, "OVERLOADED") in codes
+    assert all(int(reply.headers["retry-after"]) >= 1 for reply in replies)
+    one.release.set()
+    wait_for("the first is answered", lambda: len(replies) == 6)
+    assert replies[-1].status == 200
+    assert send(stage, "/predict/fraud").status == 200
 
 
 def test_what_a_stale_control_plane_applied_is_put_right_by_the_next_apply() -> None:

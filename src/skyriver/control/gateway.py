@@ -21,7 +21,17 @@ class Gateway(Protocol):
       `/v2/models/NAME/versions/V/...` goes straight to the pool `NAME:V`.
     - on `/streams/...` a token of `read_only` gets 403 NOT_ALLOWED for all but GET and HEAD, and nothing of the
       request reaches a worker: workers ask nobody who they are.
-    - the request carries `x-skyriver-tenant` with the token's tenant; one from outside is removed.
+    - the request carries `x-skyriver-tenant` with the token's tenant and `x-skyriver-arrived` with the time of its
+      arrival; those from outside are removed.
+    - each request has an id: the `x-request-id` that it came with, if that is harmless, else a new one. Servers get
+      it, and each answer carries it, the gateway's own ones too.
+    - a request whose `x-request-deadline` is over gets 504 DEADLINE_EXCEEDED and reaches no server; one that is
+      under way then gets 504 as well. One that is no time gets 400 BAD_DEADLINE.
+    - beyond a route's or a tenant's `RequestLimit` a request to models and streams gets 429 with `Retry-After`,
+      RATE_LIMITED or TOO_MANY_AT_ONCE, and reaches no server; what is refused does not count against a limit.
+      Limits change with the table, without losing what was counted.
+    - what cannot be answered soon is refused rather than kept waiting: 503 with `Retry-After` for servers that have
+      all they may have, and as much again in the queue.
     - `apply` changes running traffic without failing a request, and is on disk before it takes effect, so that a
       gateway started anew without the control plane serves the same table. Applying the same table again
       changes nothing and is cheap, for it is done in every pass; unless somebody else applied another one in between:

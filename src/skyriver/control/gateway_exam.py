@@ -13,6 +13,13 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
+from skyriver.control.gateway_requests_exam import (
+    check_concurrency_limits,
+    check_deadlines,
+    check_ids,
+    check_rate_limits,
+    check_second_tries,
+)
 from skyriver.control.gateway_rules import BODY_LIMIT
 from skyriver.control.gateway_stage import (
     DEADLINE,
@@ -31,7 +38,7 @@ from skyriver.control.gateway_stage import (
     wait_for,
 )
 from skyriver.core.errors import InvalidInput
-from skyriver.core.resources import Route, RouteTable, Server
+from skyriver.core.resources import RequestLimit, Route, RouteTable, Server
 
 Make = Callable[[], AbstractContextManager[Stage]]
 
@@ -49,8 +56,12 @@ def check_gateway(make: Make) -> None:
         check_weights,
         check_swap_under_load,
         check_draining,
-        check_one_try,
-        check_limits,
+        check_second_tries,
+        check_ids,
+        check_deadlines,
+        check_rate_limits,
+        check_concurrency_limits,
+        check_sizes,
         check_restart,
         check_refused_tables,
     ):
@@ -341,16 +352,7 @@ def check_draining(stage: Stage) -> None:
         wait_for("a drained server is forgotten", lambda: stage.gateway.sessions() == {"new": 0})
 
 
-def check_one_try(stage: Stage) -> None:
-    """What was sent is never sent twice."""
-    with upstream(stage, "one") as one, upstream(stage, "two") as two:
-        stage.gateway.apply(table(pool("fraud:1", one, two)))
-        failed = send(stage, "/predict/fraud?drop")
-        assert (failed.status, failed.code) == (502, "UPSTREAM_FAILED")
-        assert len(one.seen) + len(two.seen) == 1
-
-
-def check_limits(stage: Stage) -> None:
+def check_sizes(stage: Stage) -> None:
     with upstream(stage, "one") as one, upstream(stage, "control", stage.control_socket) as control:
         stage.gateway.apply(table(pool("fraud:1", one)))
         for path, expected in (("/predict/fraud", b" 413 "), ("/streams/x/events", b" 413 ")):
@@ -431,6 +433,10 @@ def check_refused_tables(stage: Stage) -> None:
             RouteTable(tokens=(("z" * 64, "acme"),)),
             RouteTable(tokens=((digest_of(TOKEN), "a c"),)),
             RouteTable(tokens=((digest_of(TOKEN), "acme"),), read_only=(digest_of(OTHER_TOKEN),)),
+            table(pool("fraud:1", one), limit=RequestLimit(per_second=-1)),
+            table(pool("fraud:1", one), limit=RequestLimit(at_once=1_000_001)),
+            table(pool("fraud:1", one), limits=(("a c", RequestLimit()),)),
+            table(pool("fraud:1", one), limits=(("acme", RequestLimit()), ("acme", RequestLimit()))),
             RouteTable(tokens=((digest_of(TOKEN), "acme"),), read_only=(digest_of(TOKEN), digest_of(TOKEN))),
         ):
             refused = False

@@ -10,11 +10,19 @@ from dataclasses import dataclass
 
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.names import check_name
-from skyriver.core.resources import Pool, Route, RouteTable, Server
+from skyriver.core.resources import Pool, RequestLimit, Route, RouteTable, Server
 
 TENANT_HEADER = "x-skyriver-tenant"
 OWN_HEADERS = "x-skyriver-"
 """Headers that begin so are the cloud's own; what comes from outside is removed."""
+ARRIVED_HEADER = "x-skyriver-arrived"
+"""When the request reached the gateway: Unix time in seconds, with decimals."""
+ID_HEADER = "x-request-id"
+ID_PATTERN = r"[A-Za-z0-9._:/+=@-]{1,128}"
+"""An id from outside that is not so is replaced: it goes into logs."""
+DEADLINE_HEADER = "x-request-deadline"
+"""Until when somebody waits for the answer: Unix time in seconds, with up to nine decimals."""
+DEADLINE_PATTERN = r"[0-9]{1,11}([.][0-9]{1,9})?"
 BODY_LIMIT = 64 * 1024 * 1024
 """Bytes of a request to a replica or worker, by its content-length; uploads to the control plane are not limited."""
 LIVE_PATHS = ("/livez", "/v2/health/live")
@@ -26,6 +34,7 @@ STREAMS = "/streams/"
 LOOKING = ("GET", "HEAD")
 """The methods that a token of `read_only` may use on streams; any other could write."""
 
+LIMIT_MAX = 1_000_000
 SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's path on Linux (sun_path without its final zero)."""
 
@@ -112,6 +121,39 @@ UPSTREAM_TIMEOUT = Answer(
     "The process that has the request did not answer in time; the request may have been carried out.",
     "Send it again, or less at once; an event with the same id is counted once.",
 )
+BAD_DEADLINE = Answer(
+    400,
+    "BAD_DEADLINE",
+    "X-Request-Deadline is no Unix time in seconds, such as 1767225600.250.",
+    "Send the time until which you wait for the answer, by a clock that is right, or leave the header out.",
+)
+DEADLINE_EXCEEDED = Answer(
+    504,
+    "DEADLINE_EXCEEDED",
+    "The deadline of the request was over before it could be answered.",
+    "Send it again with a later X-Request-Deadline; if this comes often, look at the clocks of both machines.",
+)
+RATE_LIMITED = Answer(
+    429,
+    "RATE_LIMITED",
+    "More requests a second came than the model, the stream or the tenant may get.",
+    "Send it again in a second, and fewer at a time.",
+    _AGAIN,
+)
+TOO_MANY_AT_ONCE = Answer(
+    429,
+    "TOO_MANY_AT_ONCE",
+    "As many requests are under way as the model, the stream or the tenant may have at once.",
+    "Send it again when another one was answered.",
+    _AGAIN,
+)
+OVERLOADED = Answer(
+    503,
+    "OVERLOADED",
+    "More requests wait already than could be answered soon.",
+    "Send it again in a second, or give the service more replicas.",
+    _AGAIN,
+)
 GATEWAY_FAILED = Answer(500, "INTERNAL", "The gateway failed.", "Report it with the gateway's log.")
 
 
@@ -154,6 +196,10 @@ def check_table(table: RouteTable) -> None:
     _check_unique("pool", ((p.tenant, p.name) for p in table.pools))
     _check_unique("token", (digest for digest, _ in table.tokens))
     _check_unique("token that may only look", table.read_only)
+    for tenant, limit in table.limits:
+        check_name(tenant, "a tenant")
+        _check_limit(limit, f"tenant {tenant!r}")
+    _check_unique("limit of tenant", (tenant for tenant, _ in table.limits))
 
 
 def _check_route(route: Route) -> None:
@@ -162,9 +208,15 @@ def _check_route(route: Route) -> None:
     for name, weight in route.split:
         if not _POOL.fullmatch(name) or weight < 0:
             raise _refused(f"{weight}% to {name!r} is no part of a split")
+    _check_limit(route.limit, f"{route.kind} {route.name!r}")
     if route.split and sum(weight for _, weight in route.split) != 100:
         raise _refused(f"the weights of {route.kind} {route.name!r} do not add up to 100")
     _check_unique(f"pool of {route.kind} {route.name!r}", (name for name, _ in route.split))
+
+
+def _check_limit(limit: RequestLimit, of: str) -> None:
+    if not (0 <= limit.per_second <= LIMIT_MAX and 0 <= limit.at_once <= LIMIT_MAX):
+        raise _refused(f"the limit of {of} is not between 0 and {LIMIT_MAX:,}")
 
 
 def _check_pool(pool: Pool) -> None:

@@ -18,7 +18,7 @@ from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
 
 from skyriver.control.gateway import Gateway
-from skyriver.core.resources import Pool, Route, RouteTable, Server
+from skyriver.core.resources import NO_LIMIT, Pool, RequestLimit, Route, RouteTable, Server
 
 TOKEN = "exam-token-of-acme"
 OTHER_TOKEN = "exam-token-of-globex"
@@ -44,7 +44,8 @@ class Stage:
 @dataclass(slots=True)
 class Upstream:
     """A fake server on a Unix socket: tells who it is and what it was sent. A request whose query is `hold` waits
-    until `release` is set, one whose query is `drop` gets no answer, one whose query is `stream` gets two events."""
+    until `release` is set, one whose query is `drop`, or `drop=` and its name, gets no answer, one whose query is
+    `stream` gets two events."""
 
     name: str
     path: Path
@@ -118,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/v2/health/ready":
             upstream.seen.append(self.path)
         query = self.path.partition("?")[2]
-        if query == "drop":
+        if query in ("drop", f"drop={upstream.name}"):
             self.close_connection = True
             return
         if query == "hold" and not upstream.release.wait(DEADLINE):
@@ -211,11 +212,15 @@ def wait_for(what: str, condition: Callable[[], bool]) -> None:
 
 
 def table(
-    *pools: Pool, split: tuple[tuple[str, int], ...] = (("fraud:1", 100),), routes: tuple[Route, ...] = ()
+    *pools: Pool,
+    split: tuple[tuple[str, int], ...] = (("fraud:1", 100),),
+    routes: tuple[Route, ...] = (),
+    limit: RequestLimit = NO_LIMIT,
+    limits: tuple[tuple[str, RequestLimit], ...] = (),
 ) -> RouteTable:
-    """Model `fraud` of tenant acme with a split, two tokens, and what is given."""
+    """Model `fraud` of tenant acme with a split and a limit, two tokens, and what is given."""
     digests = ((digest_of(TOKEN), "acme"), (digest_of(OTHER_TOKEN), "globex"))
-    return RouteTable((Route("acme", "model", "fraud", split), *routes), pools, digests)
+    return RouteTable((Route("acme", "model", "fraud", split, limit=limit), *routes), pools, digests, limits=limits)
 
 
 def pool(name: str, *servers: Upstream | Server, tenant: str = "acme") -> Pool:

@@ -158,6 +158,17 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestLimit:
+    """How much may come through the gateway; 0 is no limit."""
+
+    per_second: int = 0
+    at_once: int = 0
+
+
+NO_LIMIT = RequestLimit()
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """Requests of `tenant` for `kind`/`name` go to pools by weight. kind `model`: `/v2/models/NAME/...` and
     `/predict/NAME`; kind `stream`: `/streams/NAME/...`. A pool's name is `model:version` or the stream's."""
@@ -169,6 +180,8 @@ class Route:
     """(pool, weight); weights are whole numbers that add up to 100. Empty: known, but nothing serves it now."""
     owner: str = ""
     """`kind/name` of the row that wants it; the gateway keeps it and makes nothing of it."""
+    limit: RequestLimit = NO_LIMIT
+    """Of all requests by this route, and of those straight to one version of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +201,8 @@ class RouteTable:
     read_only: tuple[str, ...] = ()
     """Those tokens, by the same hex, that may only look at streams. A field of its own, so that the table of a release
     that does not know it is read as it was meant."""
+    limits: tuple[tuple[str, RequestLimit], ...] = ()
+    """(tenant, what all requests of its tokens to models and streams together may not exceed)."""
 
 
 @dataclass(frozen=True, slots=True)

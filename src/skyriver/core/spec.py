@@ -17,7 +17,7 @@ from skyriver.core.cron import check_cron
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Aggregate, Column, Lookup, Node, Same, walk
 from skyriver.core.names import check_field, check_name, digest
-from skyriver.core.units import SECOND, parse_duration
+from skyriver.core.units import SECOND, parse_duration, parse_rate
 
 
 def _relative(path: str) -> str:
@@ -330,10 +330,23 @@ class CompressSpec(Spec):
     """The most that the gated metric (average precision) may fall, absolute."""
 
 
+def _rate(text: str) -> str:
+    if text:
+        parse_rate(text, "a service's limit")
+    return text
+
+
+Rate = Annotated[str, AfterValidator(_rate)]
+
+
 class ServiceSpec(Spec):
     replicas: int = Field(default=1, ge=1, le=64)
     cpus: float = Field(default=1.0, gt=0)
     memory_mb: int = Field(default=512, gt=0)
+    limit: Rate = Field(default="", exclude_if=lambda value: value == "")
+    """Of requests a second by all callers together, as "100/s"; "" is none. What is more gets 429."""
+    concurrency: int = Field(default=0, ge=0, le=1_000_000, exclude_if=lambda value: value == 0)
+    """Of requests under way at once; 0 is no limit. What is more gets 429."""
 
 
 Calibrate = Literal["auto", "isotonic", "platt"]

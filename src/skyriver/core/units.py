@@ -37,6 +37,21 @@ def parse_duration(text: str, what: str = "a duration") -> int:
     return round(float(found[1]) * _UNITS[found[2]])
 
 
+_RATE = re.compile(r"\s*([1-9]\d{0,5})\s*/\s*s\s*")
+
+
+def parse_rate(text: str, what: str = "a rate") -> int:
+    """ "100/s" as 100 a second. Raises InvalidInput (BAD_RATE)."""
+    found = _RATE.fullmatch(text)
+    if found is None:
+        raise InvalidInput(
+            f"{text!r} is not {what}.",
+            code="BAD_RATE",
+            next_action='Write a whole number a second, from 1 to 999,999, as in "100/s".',
+        )
+    return int(found[1])
+
+
 _SIZES = {"MB": 1, "GB": 1_000, "TB": 1_000_000}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(MB|GB|TB)\s*")
 

@@ -14,6 +14,7 @@ from skyriver.core.resources import (
     Pool,
     ProcessSpec,
     Put,
+    RequestLimit,
     Resource,
     Route,
     Server,
@@ -22,6 +23,7 @@ from skyriver.core.resources import (
     WantPool,
     WantRoute,
 )
+from skyriver.core.units import parse_rate
 
 GIVE_UP_STARTS = 5
 """Starts in a row that ended before ready, after which a replica is FAILED."""
@@ -76,7 +78,7 @@ def _step_service(snapshot: Snapshot, service: Resource) -> Iterator[Action]:
         servers = tuple(_server(snapshot, r) for r in members)
         yield WantPool(Pool(service.tenant, f"{service.name}:{version}", servers))
     split = tuple((f"{service.name}:{v}", int(w["weight"])) for v, w in sorted(versions.items()) if w["weight"])
-    yield WantRoute(Route(service.tenant, "model", service.name, split))
+    yield WantRoute(Route(service.tenant, "model", service.name, split, limit=_limit(service.spec["serve"])))
 
     full = next((v for v, w in versions.items() if w["weight"] == 100), "")
     broken = {v: r.message for v in versions for r in replicas if str(r.spec["version"]) == v and r.state == "FAILED"}
@@ -90,6 +92,13 @@ def _step_service(snapshot: Snapshot, service: Resource) -> Iterator[Action]:
     after = SERVICE.move(service, event, snapshot.now, status=status, **told)
     if after != service:
         yield Put(after, service.revision)
+
+
+def _limit(serve: Mapping[str, Any]) -> RequestLimit:
+    """Services of releases that knew no limits have none."""
+    return RequestLimit(
+        per_second=parse_rate(serve["limit"]) if serve.get("limit") else 0, at_once=serve.get("concurrency", 0)
+    )
 
 
 def _no_version(snapshot: Snapshot, service: Resource) -> dict[str, str]:

@@ -6,7 +6,7 @@ import pytest
 
 from skyriver.core.errors import InvalidInput, JobFailed, NotFound, Unauthenticated, from_problem
 from skyriver.core.names import ModelRef, check_name, digest
-from skyriver.core.units import format_duration, parse_duration
+from skyriver.core.units import format_duration, parse_duration, parse_rate
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,12 @@ def test_an_error_survives_the_way_to_the_client() -> None:
     )
     assert type(from_problem(401, {})) is Unauthenticated
     assert type(from_problem(409, {"code": "JOB_FAILED"})) is JobFailed
+
+
+def test_rates() -> None:
+    assert parse_rate("100/s") == 100
+    assert parse_rate(" 7 / s ") == 7
+    for wrong in ("", "100", "0/s", "-1/s", "1.5/s", "100/m", "1000000/s", "1/s/s"):
+        with pytest.raises(InvalidInput, match="is not a limit") as refused:
+            parse_rate(wrong, "a limit")
+        assert refused.value.code == "BAD_RATE"

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from skyriver.adapters.haproxy.layout import (
     BUCKETS,
     CHOICES,
+    LIMITS,
     READ_ONLY,
     SLOTS,
     Place,
@@ -30,11 +31,19 @@ ROUTES = "routes.map"
 TOKENS = "tokens.map"
 ADMIN = "admin.sock"
 
+SERVER_REQUESTS = 512
+"""Under way to one server, and as many more a server may wait. Fewer than any server's backlog (1,024), which would
+refuse too."""
+SERVER_MS = 120_000
+SMALL_BYTES = 1_000
+ROUTE_COUNTS = "counts_of_routes"
+TENANT_COUNTS = "counts_of_tenants"
+
 SERVER_OPTIONS = (
     # Checked every 2 s; a connection that is refused takes the server out at once, and one good check, a quarter of a
-    # second later, brings it back. 512 at a time: fewer than any server's backlog (1,024), which would refuse too.
+    # second later, brings it back.
     "check inter 2s fastinter 500ms downinter 250ms rise 1 fall 3"
-    " observe layer4 error-limit 1 on-error mark-down maxconn 512"
+    f" observe layer4 error-limit 1 on-error mark-down maxconn {SERVER_REQUESTS}"
     # A server that reads no request for 30 s may close an idle connection; ours are gone long before.
     " pool-purge-delay 1s"
 )
@@ -92,9 +101,9 @@ def render(settings: Settings, table: RouteTable, slots: Mapping[PoolKey, int]) 
     by_slot: dict[str, list[str]] = {}
     for at, socket in sorted(servers(table, slots).items()):
         by_slot.setdefault(at.slot, []).append(f"    server {at.server} {server_line(at, socket)}\n")
-    parts = [_GLOBAL.format(s=settings, admin=ADMIN), _DEFAULTS, _frontend(settings), _control(settings)]
+    parts = [_GLOBAL.format(s=settings, admin=ADMIN), _defaults(), _frontend(settings), _counts(), _control(settings)]
     for slot in range(SLOTS):
-        parts.append(f"backend {slot_name(slot)}\n")
+        parts.append(f"backend {slot_name(slot)} from slots\n")
         parts.extend(by_slot.get(slot_name(slot), ()))
     return "".join(parts).encode()
 
@@ -105,6 +114,8 @@ global
     maxconn {s.maxconn}
     nbthread {s.threads}
     noreuseport
+    # A WebSocket over HTTP/2 would be a tunnel; see the frontend.
+    h2-workaround-bogus-websocket-clients
     stats socket unix@{admin} mode 600 level admin expose-fd listeners
     stats timeout 10s
     hard-stop-after 30s
@@ -122,14 +133,18 @@ _OWN_ERRORS = (
     rules.UPSTREAM_TIMEOUT,
 )
 
-_DEFAULTS = """\
-defaults
+
+def _defaults() -> str:
+    looking = " ".join(rules.LOOKING)
+    errors = "".join(f"    errorfile {a.status} {a.code.lower()}.http\n" for a in _OWN_ERRORS)
+    return f"""\
+defaults base
     mode http
     # Unix sockets connect at once or not at all.
     timeout connect 250ms
     timeout client 60s
-    timeout server 120s
-    timeout queue 5s
+    timeout server {SERVER_MS}ms
+    timeout queue 1s
     timeout http-request 10s
     timeout http-keep-alive 60s
     timeout check 5s
@@ -139,15 +154,21 @@ defaults
     retries 3
     retry-on conn-failure
     http-reuse safe
+    compression algo gzip
+    compression type application/json application/problem+json
     balance leastconn
     option httpchk
-    http-check send meth GET uri {ready} ver HTTP/1.1 hdr host skyriver
+    http-check send meth GET uri {rules.READY_PATH} ver HTTP/1.1 hdr host skyriver
     http-check expect status 200-499
 {errors}
-""".format(
-    ready=rules.READY_PATH,
-    errors="".join(f"    errorfile {a.status} {a.code.lower()}.http\n" for a in _OWN_ERRORS),
-)
+defaults slots from base
+    # What only reads may be sent again, when its server ended before its answer began.
+    retry-on conn-failure empty-response
+    http-request disable-l7-retry unless {{ method {looking} }}
+    http-request set-timeout server var(txn.left) if {{ var(txn.left) -m int lt {SERVER_MS} }}
+    {_return(rules.OVERLOADED)} if {{ avg_queue gt {SERVER_REQUESTS} }}
+
+"""
 
 
 def _frontend(settings: Settings) -> str:
@@ -165,8 +186,9 @@ def _frontend(settings: Settings) -> str:
         for n in range(1, CHOICES + 1)
     )
     return f"""\
-frontend way_in
-    bind {settings.address}:{settings.port} proto h1
+frontend way_in from base
+    # HTTP/2 as well, to who begins with it.
+    bind {settings.address}:{settings.port}
     acl for_control path_beg /api/
     acl of_version path,field(5,/) -m str versions
     acl up var(txn.slot),nbsrv gt 0
@@ -176,6 +198,11 @@ frontend way_in
     http-request del-header {rules.OWN_HEADERS} -m beg
     # No connection is handed over as a tunnel: what goes through it would pass by the rules below.
     http-request del-header upgrade
+    http-request set-var(txn.id) req.fhdr({rules.ID_HEADER})
+    http-request set-var(txn.id) uuid() unless {{ var(txn.id) -m reg ^{rules.ID_PATTERN}$ }}
+    http-request set-header {rules.ID_HEADER} %[var(txn.id)]
+    http-after-response set-header {rules.ID_HEADER} %[var(txn.id)] if {{ var(txn.id) -m found }}
+    {_return(rules.BAD_REQUEST)} if METH_CONNECT
     http-request return status 200 {json} string '{{"live":true}}' if {{ path {" ".join(rules.LIVE_PATHS)} }}
     http-request return status 200 {json} string '{{"ready":true}}' if {{ path {rules.READY_PATH} }}
 
@@ -185,19 +212,23 @@ frontend way_in
     {_return(rules.BAD_PATH)} if {{ path_sub /. }} or {{ path_sub -i /%2e }}
     {_return(rules.NOT_ALLOWED)} if {{ path_beg {rules.STREAMS} }} !looking read_only
     http-request set-header {rules.TENANT_HEADER} %[var(txn.tenant)]
-
+{_deadline()}
     # The control plane asks who it is itself; a tenant's process never sees a token.
     http-request del-header authorization unless for_control
+    # HAProxy knows no least size for compression; to little that was sent, little is answered.
+    http-request del-header accept-encoding if !for_control METH_POST {{ req.hdr_val(content-length) lt {SMALL_BYTES} }}
     {_return(rules.BODY_TOO_LARGE)} if !for_control {{ req.hdr_val(content-length) gt {rules.BODY_LIMIT} }}
 
     {key}/model/%[path,field(4,/)] if {{ path_beg /v2/models/ }}
-    {key}/version/%[path,field(4,/)]/%[path,field(6,/)] if {{ path_beg /v2/models/ }} of_version
     {key}/model/%[path,field(3,/)] if {{ path_beg /predict/ }}
     {key}/stream/%[path,field(3,/)] if {{ path_beg {rules.STREAMS} }}
+    http-request set-var(txn.of) var(txn.key)
+    {key}/version/%[path,field(4,/)]/%[path,field(6,/)] if {{ path_beg /v2/models/ }} of_version
 {lookup.format(when="", buckets=BUCKETS, routes=ROUTES)}{lookup.format(when=again, buckets=BUCKETS, routes=ROUTES)}\
     {_return(rules.UNKNOWN_ROUTE)} if !for_control !{{ var(txn.choices) -m found }}
 {choices}\
     {_return(rules.NO_CAPACITY)} if !for_control !up
+{_limits()}
     http-response del-header server
 
     use_backend control if for_control
@@ -206,9 +237,50 @@ frontend way_in
 """
 
 
+def _deadline() -> str:
+    given = f"req.fhdr({rules.DEADLINE_HEADER})"
+    # In milliseconds: whole seconds, then the first three decimals, of 1767225600.25 or 1767225600.
+    whole, decimals = f"{given},concat(.000),field(1,.)", f"{given},concat(.000),field(2,.),concat(000),bytes(0,3)"
+    return f"""
+    http-request set-var-fmt(txn.now) %[date(0,us)]
+    http-request set-header {rules.ARRIVED_HEADER} %[var(txn.now),bytes(0,10)].%[var(txn.now),bytes(10,6)]
+    acl waits {given} -m found
+    {_return(rules.BAD_DEADLINE)} if waits !{{ {given} -m reg ^{rules.DEADLINE_PATTERN}$ }}
+    http-request set-var-fmt(txn.deadline) %[{whole}]%[{decimals}] if waits
+    http-request set-var(txn.now) date(0,ms) if waits
+    http-request set-var(txn.left) var(txn.deadline),sub(txn.now) if waits
+    {_return(rules.DEADLINE_EXCEEDED)} if waits {{ var(txn.left) -m int le 0 }}
+"""
+
+
+def _limits() -> str:
+    """What is refused is not counted: a client that sends too much gets what it may have, not nothing."""
+    text = ""
+    for number, (of, table) in enumerate((("of", ROUTE_COUNTS), ("tenant", TENANT_COUNTS))):
+        limited = f"!for_control {{ var(txn.limits_{of}) -m found }}"
+        text += f"""
+    http-request set-var(txn.limits_{of}) var(txn.{of}),concat({LIMITS}),map({ROUTES})
+    http-request track-sc{number} var(txn.{of}) table {table} if {limited}
+    http-request set-var(txn.rate_{of}) var(txn.limits_{of}),field(1,:),add(0) if {limited}
+    http-request set-var(txn.once_{of}) var(txn.limits_{of}),field(2,:),add(0) if {limited}
+    {_return(rules.TOO_MANY_AT_ONCE)} if {{ var(txn.once_{of}) -m int gt 0 }} \
+{{ sc{number}_conn_cur,sub(txn.once_{of}) gt 0 }}
+    {_return(rules.RATE_LIMITED)} if {{ var(txn.rate_{of}) -m int gt 0 }} \
+{{ sc{number}_gpc0_rate,sub(txn.rate_{of}) ge 0 }}
+"""
+    for number, of in enumerate(("of", "tenant")):
+        text += f"    http-request sc-inc-gpc0({number}) if {{ var(txn.rate_{of}) -m int gt 0 }}\n"
+    return text
+
+
+def _counts() -> str:
+    table = "stick-table type string len 192 size 100k expire 10s store gpc0,gpc0_rate(1s),conn_cur"
+    return "".join(f"backend {name} from base\n    {table}\n\n" for name in (ROUTE_COUNTS, TENANT_COUNTS))
+
+
 def _control(settings: Settings) -> str:
     return f"""\
-backend control
+backend control from base
     # Event streams are silent for long.
     timeout server 1h
     retries 0

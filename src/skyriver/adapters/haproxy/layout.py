@@ -9,6 +9,8 @@ servers are added to slots. `routes.map` holds everything that chooses a slot, s
     TENANT/model/NAME/0 .. 99   slot_007:slot_003   the bucket's pool, then the others to fall back on while it is down
     TENANT/version/NAME/V       slot_003            straight to a version
     TENANT/stream/NAME          slot_001
+    TENANT/model/NAME/limits    100:32              requests a second, and at once; 0 is no limit; no key, no limits
+    TENANT/limits               1000:0
 
 No part of a key can hold a slash (names are checked, and a path is cut at its slashes), so no path can say more than
 its name.
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 
 from skyriver.control.gateway_rules import placed
 from skyriver.core.errors import QuotaExceeded
-from skyriver.core.resources import Pool, Route, RouteTable, Server
+from skyriver.core.resources import NO_LIMIT, Pool, RequestLimit, Route, RouteTable, Server
 
 SLOTS = 512
 BUCKETS = 100
@@ -30,6 +32,7 @@ CHOICES = 3
 """Slots tried for one request: the bucket's own, then the heaviest others."""
 
 READ_ONLY = "/read_only"
+LIMITS = "/limits"
 
 PoolKey = tuple[str, str]
 """(tenant, name)."""
@@ -98,15 +101,25 @@ def tokens_map(table: RouteTable) -> dict[str, str]:
     return tenants | {digest.upper() + READ_ONLY: tenants[digest.upper()] for digest in sorted(table.read_only)}
 
 
-def routes_map(table: RouteTable, slots: Mapping[PoolKey, int]) -> dict[str, str]:
+def routes_map(table: RouteTable, slots: Mapping[PoolKey, int], processes: int = 1) -> dict[str, str]:
+    """`processes`: how many HAProxy share the address. Each counts by itself, so each gets its part of a limit."""
     entries: dict[str, str] = {}
     for route in table.routes:
         entries.update(_entries(route, slots))
+        entries.update(_limits(f"{route.tenant}/{route.kind}/{route.name}", route.limit, processes))
+    for tenant, limit in table.limits:
+        entries.update(_limits(tenant, limit, processes))
     for tenant, pool in slots:
         model, sep, version = pool.partition(":")
         if sep:
             entries[f"{tenant}/version/{model}/{version}"] = slot_name(slots[tenant, pool])
     return dict(sorted(entries.items()))
+
+
+def _limits(of: str, limit: RequestLimit, processes: int) -> dict[str, str]:
+    if limit == NO_LIMIT:
+        return {}
+    return {of + LIMITS: ":".join(str(-(-value // processes)) for value in (limit.per_second, limit.at_once))}
 
 
 def _entries(route: Route, slots: Mapping[PoolKey, int]) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,161 @@
+"""The part of the gateway's exam about single requests: their ids, deadlines, limits, and second tries."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from skyriver.control.gateway_rules import ID_PATTERN
+from skyriver.control.gateway_stage import (
+    DEADLINE,
+    OTHER_TOKEN,
+    TOKEN,
+    Client,
+    Reply,
+    Stage,
+    pool,
+    send,
+    table,
+    upstream,
+    wait_for,
+)
+from skyriver.core.resources import RequestLimit, Route
+
+
+def check_ids(stage: Stage) -> None:
+    with upstream(stage, "one") as one:
+        stage.gateway.apply(table(pool("fraud:1", one)))
+        told = send(stage, "/predict/fraud", X_Request_Id="order-7:2/a")
+        assert told.headers["x-request-id"] == "order-7:2/a"
+        assert _sent(told, "x-request-id") == ["order-7:2/a"]
+        made = set()
+        for odd in (None, "", "a b", "x" * 129, 'a"b', "a;b", "\xe9"):
+            told = send(stage, "/predict/fraud") if odd is None else send(stage, "/predict/fraud", X_Request_Id=odd)
+            identity = told.headers["x-request-id"]
+            assert re.fullmatch(ID_PATTERN, identity), identity
+            assert identity != odd
+            assert _sent(told, "x-request-id") == [identity]
+            made.add(identity)
+        assert len(made) == 7, "two requests have one id"
+        for path, token in (("/livez", None), ("/predict/fraud", None), ("/predict/none", TOKEN), ("/api/v1/x", TOKEN)):
+            assert send(stage, path, token=token, X_Request_Id="mine").headers["x-request-id"] == "mine", path
+
+
+def _sent(told: Reply, name: str) -> list[str]:
+    return [value for known, value in told.body["headers"] if known == name]
+
+
+def check_deadlines(stage: Stage) -> None:
+    with upstream(stage, "one") as one:
+        stage.gateway.apply(table(pool("fraud:1", one)))
+        before = time.time()
+        told = send(stage, "/predict/fraud", X_Skyriver_Arrived="1", X_Request_Deadline=f"{before + 60:.3f}")
+        assert told.status == 200
+        (arrived,) = _sent(told, "x-skyriver-arrived")
+        assert before - 0.01 <= float(arrived) <= time.time() + 0.01
+        assert "." in arrived
+        for later in (f"{before + 60:.0f}", f"{before + 60:.9f}", "99999999999", f"{before + 5:.1f}"):
+            assert send(stage, "/predict/fraud", X_Request_Deadline=later).status == 200, later
+        one.seen.clear()
+        for over in ("0", "1700000000", "1700000000.5", f"{before - 0.5:.3f}"):
+            late = send(stage, "/predict/fraud", X_Request_Deadline=over)
+            assert (late.status, late.code) == (504, "DEADLINE_EXCEEDED"), over
+        for wrong in ("", "soon", "-1", "1e12", "1.2.3", "nan", "2026-01-01T00:00:00Z", "9" * 12, "1767225600x5"):
+            refused = send(stage, "/predict/fraud", X_Request_Deadline=wrong)
+            assert (refused.status, refused.code) == (400, "BAD_DEADLINE"), wrong
+        assert one.seen == [], "a server got what nobody waits for"
+        began = time.monotonic()
+        late = send(stage, "/predict/fraud?hold", X_Request_Deadline=f"{time.time() + 0.3:.3f}")
+        assert late.status == 504
+        assert 0.2 < time.monotonic() - began < DEADLINE / 2
+
+
+def check_rate_limits(stage: Stage) -> None:
+    with upstream(stage, "one") as one, upstream(stage, "two") as two, contextlib.closing(Client(stage)) as client:
+        other = Route("acme", "model", "spam", (("spam:1", 100),))
+        pools = (pool("fraud:1", one), pool("spam:1", two))
+        stage.gateway.apply(table(*pools, routes=(other,), limit=RequestLimit(per_second=5)))
+        refused = _refused_of(client, "/predict/fraud", 30)
+        assert (refused.status, refused.code) == (429, "RATE_LIMITED")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert client.send("/predict/spam").status == 200, "another model has another limit"
+        versions = _refused_of(client, "/v2/models/fraud/versions/1/infer", 30)
+        assert versions.code == "RATE_LIMITED", "a version by its number goes around the limit"
+        # Who goes on sending too much gets what he may have.
+        began, answers = time.monotonic(), 0
+        while time.monotonic() - began < 2.5:
+            answers += client.send("/predict/fraud").status == 200
+        assert 5 <= answers <= 30, answers
+        stage.gateway.apply(table(*pools, routes=(other,)))
+        assert all(client.send("/predict/fraud").status == 200 for _ in range(30))
+        stage.gateway.apply(table(*pools, routes=(other,), limits=(("acme", RequestLimit(per_second=5)),)))
+        assert _refused_of(client, "/predict/fraud", 30).code == "RATE_LIMITED"
+        assert _refused_of(client, "/predict/spam", 30).code == "RATE_LIMITED"
+        assert client.send("/api/v1/x").code == "CONTROL_AWAY", "limits are of models and streams"
+        assert send(stage, "/predict/fraud", token=OTHER_TOKEN).status == 404, "another tenant has another limit"
+
+
+def _refused_of(client: Client, path: str, count: int) -> Reply:
+    """The first of `count` requests that is not answered with 200."""
+    for _ in range(count):
+        reply = client.send(path)
+        if reply.status != 200:
+            return reply
+    raise AssertionError(f"{count} requests at once were let through")
+
+
+def check_concurrency_limits(stage: Stage) -> None:
+    with upstream(stage, "one") as one:
+        for kind in ("limit", "limits"):
+            one.release.clear()
+            two = RequestLimit(at_once=2)
+            limited = table(
+                pool("fraud:1", one), **({"limit": two} if kind == "limit" else {"limits": (("acme", two),)})
+            )
+            stage.gateway.apply(limited)
+            with _held(stage, 2):
+                refused = send(stage, "/predict/fraud")
+                assert (refused.status, refused.code) == (429, "TOO_MANY_AT_ONCE"), kind
+                assert int(refused.headers["retry-after"]) >= 1
+                stage.gateway.apply(table(pool("fraud:1", one)))
+                assert send(stage, "/predict/fraud").status == 200, "a limit that was taken back still holds"
+                stage.gateway.apply(limited)
+                assert send(stage, "/predict/fraud").status == 429, "what was under way is not counted any more"
+                one.release.set()
+            wait_for("there is room again", lambda: send(stage, "/predict/fraud").status == 200)
+
+
+@contextmanager
+def _held(stage: Stage, count: int) -> Iterator[None]:
+    """So many requests are under way meanwhile; all are answered in the end."""
+    replies: list[Reply] = []
+    threads = [
+        threading.Thread(target=lambda: replies.append(send(stage, "/predict/fraud?hold")), daemon=True)
+        for _ in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_for("they run", lambda: sum(stage.gateway.sessions().values()) == count)
+    yield
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert [reply.status for reply in replies] == [200] * count
+
+
+def check_second_tries(stage: Stage) -> None:
+    """What was sent is sent again only if it reads; a server that ended without an answer may have done the rest."""
+    with upstream(stage, "one") as one, upstream(stage, "two") as two:
+        stage.gateway.apply(table(pool("fraud:1", one, two)))
+        for _ in range(4):
+            answered = send(stage, "/v2/models/fraud?drop=one", method="GET", body=b"")
+            assert (answered.status, answered.body["upstream"]) == (200, "two")
+        assert len(one.seen) > 0, "nothing was dropped"
+        one.seen.clear()
+        two.seen.clear()
+        failed = send(stage, "/predict/fraud?drop")
+        assert (failed.status, failed.code) == (502, "UPSTREAM_FAILED")
+        assert len(one.seen) + len(two.seen) == 1
