@@ -14,6 +14,7 @@ import msgspec
 
 from skyriver.core.errors import NotFound
 from skyriver.decide import cases
+from skyriver.decide.case_queues import CaseQueues
 from skyriver.decide.cases import CLOSED, WAITING, Case, CaseState, ClosedWhy, Reviewer
 from skyriver.decide.database import Transaction
 from skyriver.decide.records import Id
@@ -39,11 +40,12 @@ SCHEMA = (
         miss_cost REAL NOT NULL,
         truth REAL,
         truth_at INTEGER NOT NULL,
-        doc BLOB NOT NULL
+        doc BLOB NOT NULL,
+        rank REAL NOT NULL DEFAULT 0
     )""",
     "CREATE INDEX IF NOT EXISTS cases_next ON cases (next_at) WHERE next_at > 0",
     "CREATE INDEX IF NOT EXISTS cases_state ON cases (state, lane)",
-    "CREATE INDEX IF NOT EXISTS cases_decision ON cases (decision, state)",
+    "DROP INDEX IF EXISTS cases_decision",
     "CREATE INDEX IF NOT EXISTS cases_closed ON cases (closed_at) WHERE closed = 1",
     "CREATE INDEX IF NOT EXISTS cases_truth ON cases (id, truth, truth_at) WHERE truth IS NOT NULL",
     # What statistics read of cases, so that they need not read the cases themselves.
@@ -87,7 +89,7 @@ _id = msgspec.json.Decoder(int | str)
 
 _RANK = "probability * miss_cost + ? * (? - opened_at) / within_us"
 _ORDER = f"overdue DESC, state = 'ESCALATED' DESC, {_RANK} DESC, id"
-"""With `CaseBook._weights`."""
+"""With what a miss typically costs, and the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +109,19 @@ class CaseBook:
 
     def __init__(self, do: Transaction) -> None:
         self._do = do
+        self._queues = CaseQueues(do)
 
     def prepare(self) -> None:
         for statement in SCHEMA:
             self._do.run(statement)
+        self._queues.prepare()
 
     # What comes from the log
 
     def add(self, opened: Iterable[Case]) -> None:
         """One that is there already stays as it is."""
-        self._do.run_many(f"INSERT OR IGNORE INTO cases {_COLUMNS} VALUES {_PLACES}", map(_row, opened))
+        rows = [(*_row(case), rank) for case, rank in self._queues.ranked(opened)]
+        self._do.run_many(f"INSERT OR IGNORE INTO cases {_COLUMNS} VALUES {_PLACES}", rows)
 
     def note_label(self, event_offset: int, label: str, value: float, known_at: int, now: int) -> None:
         """A label of an event stands in the log: the answer that was sent, or what was found out elsewhere."""
@@ -137,16 +142,11 @@ class CaseBook:
 
     def trim(self, decision: str, most_waiting: int, now: int) -> list[Case]:
         """Closes what waits beyond the limit, the lowest rank first; those that were closed."""
-        waiting = self.count_waiting(decision)
-        if waiting <= most_waiting:
+        beyond = self.count_waiting(decision) - most_waiting
+        if beyond <= 0:
             return []
-        lowest = self._cases(
-            f"state IN {_WAITING} AND decision = ? ORDER BY {_RANK}, id DESC LIMIT ?",
-            decision,
-            *self._weights(now),
-            waiting - most_waiting,
-        )
-        return [self._save(cases.give_up(case, ClosedWhy.QUEUE_FULL, now)) for case in lowest]
+        lowest = self._queues.lowest(decision, beyond, now)
+        return [self._save(cases.give_up(self.get(case), ClosedWhy.QUEUE_FULL, now)) for case in lowest]
 
     # What people do
 
@@ -223,10 +223,6 @@ class CaseBook:
             )
         return found
 
-    def of_event(self, event: Id) -> Case | None:
-        """The newest one of an event's id."""
-        return next(iter(self._cases("event = ? ORDER BY id DESC LIMIT 1", stored_id(event))), None)
-
     def earlier(self, case: Case, most: int = 5) -> list[Case]:
         """Cases of the same key before this one, the newest first."""
         if case.key is None:
@@ -244,14 +240,10 @@ class CaseBook:
             docs = self._do.run(f"{asked} ORDER BY closed_at DESC, id LIMIT ?", (*given, most))  # of very many
             return [_decoder.decode(doc) for (doc,) in docs], int(total)
         order = f"{where} ORDER BY closed, closed_at DESC, {_ORDER} LIMIT ?"
-        return self._cases(order, *given, *self._weights(now), most), int(total)
+        return self._cases(order, *given, self._queues.unit(), now, most), int(total)
 
     def count_waiting(self, decision: str = "") -> int:
-        one = " AND decision = ?" if decision else ""
-        [(count,)] = self._do.run(
-            f"SELECT COUNT(*) FROM cases WHERE state IN {_WAITING}{one}", (decision,) if decision else ()
-        )
-        return int(count)
+        return self._queues.count(decision)
 
     def count_open(self) -> tuple[int, int]:
         """(Cases that are not closed, those of them that are overdue.)"""
@@ -278,28 +270,16 @@ class CaseBook:
     # Inside
 
     def _next(self, who: Reviewer, now: int, decision: str) -> Case:
-        allowed = _words(WAITING if who.senior else WAITING - {CaseState.ESCALATED})
-        found = self._cases(
-            f"state IN {allowed} AND ? IN ('', decision)"
-            " AND NOT EXISTS (SELECT 1 FROM opinions WHERE case_id = cases.id AND by = ?)"
-            f" ORDER BY {_ORDER} LIMIT 1",
-            decision,
-            who.name,
-            *self._weights(now),
-        )
-        if not found:
+        states = WAITING if who.senior else WAITING - {CaseState.ESCALATED}
+        found = self._queues.first(states, decision, who.name, now)
+        if found is None:
             others = self.count_waiting(decision)
             raise NotFound(
                 f"No case waits for you; {others} wait for somebody else." if others else "No case waits.",
                 code="NO_CASE",
                 next_action="Ask again later.",
             )
-        return found[0]
-
-    def _weights(self, now: int) -> tuple[float, int]:
-        """What a miss costs on the average of what waits, and the time."""
-        [(unit,)] = self._do.run(f"SELECT AVG(miss_cost) FROM cases WHERE state IN {_WAITING}")
-        return unit or 1.0, now
+        return self.get(found)
 
     def _cases(self, where: str, *values: object) -> list[Case]:
         return [_decoder.decode(doc) for (doc,) in self._do.run(f"SELECT doc FROM cases WHERE {where}", values)]
@@ -310,13 +290,6 @@ class CaseBook:
     def _save(self, case: Case) -> Case:
         self._do.run(f"UPDATE cases SET {_CHANGES} WHERE id = ?", (*_row(case)[1:], case.id))
         return case
-
-
-def _words(states: Iterable[CaseState]) -> str:
-    return f"({', '.join(sorted(repr(str(state)) for state in states))})"
-
-
-_WAITING = _words(WAITING)
 
 
 def _row(case: Case) -> tuple[object, ...]:
@@ -347,6 +320,6 @@ _NAMES = (
     *("id", "event", "key", "decision", "state", "lane", "closed", "overdue", "holder", "opened_at", "closed_at"),
     *("closed_why", "within_us", "next_at", "probability", "miss_cost", "truth", "truth_at", "doc"),
 )
-_COLUMNS = f"({', '.join(_NAMES)})"
-_PLACES = f"({', '.join('?' * len(_NAMES))})"
+_COLUMNS = f"({', '.join(_NAMES)}, rank)"
+_PLACES = f"({', '.join('?' * len(_NAMES))}, ?)"
 _CHANGES = ", ".join(f"{name} = ?" for name in _NAMES[1:])
