@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -38,8 +40,55 @@ def parse_rows(body: bytes, form: Form) -> list[object]:
             case _:
                 found = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as error:
-        raise Unread(str(error), form) from error
+        raise Unread(body, str(error), form) from error
     return found if isinstance(found, list) else [found]
+
+
+NAMED_BYTES = 1 << 20
+"""Of a larger body it is not looked for which row is wrong."""
+
+
+def unread_row(body: bytes, form: Form) -> int:
+    """The first row of a body, from 1 on, that cannot be read; 0 where there is none that could be named."""
+    if len(body) > NAMED_BYTES:
+        return 0
+    if form is Form.LINES:
+        for number, line in enumerate(body.split(b"\n"), 1):
+            try:
+                if line.strip():
+                    _decoder.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                return number
+    if form is Form.JSON and body.lstrip()[:1] == b"[":
+        return _unread_of_array(body.decode(errors="replace"))
+    return 0
+
+
+def _unread_of_array(text: str) -> int:
+    """As `unread_row`, of an array: its rows are read one by one, until one is not JSON or no comma follows it."""
+    place, number = text.index("[") + 1, 1
+    while True:
+        try:
+            _, place = _row.raw_decode(text, _behind_blanks(text, place))
+        except (ValueError, RecursionError):
+            return number
+        place = _behind_blanks(text, place)
+        if text[place : place + 1] != ",":
+            return 0 if text[place : place + 1] == "]" else number
+        place, number = place + 1, number + 1
+
+
+def _behind_blanks(text: str, place: int) -> int:
+    found = _blank.match(text, place)
+    return found.end() if found is not None else place
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON")
+
+
+_row = json.JSONDecoder(parse_constant=_no_number)
+_blank = re.compile(r"[ \t\n\r]*")
 
 
 class Form(Enum):
@@ -71,10 +120,14 @@ def _no_extension(value: object) -> NoReturn:
 class Unread(InvalidInput):
     http_status = 400
 
-    def __init__(self, why: str, form: Form) -> None:
+    def __init__(self, body: bytes, why: str, form: Form) -> None:
+        row = unread_row(body, form)
+        # Lines as editors count them, rows of an array as `index` of refused ones does.
+        where = "" if not row else f"line {row}" if form is Form.LINES else f"index {row - 1}"
         super().__init__(
-            f"The body is not read: {why}.",
+            f"The body is not read: {why}." if body.strip() else "The body is empty.",
             code="NOT_MSGPACK" if form is Form.MSGPACK else "NOT_JSON",
+            where=where,
             next_action="Send a JSON object, an array of them, lines of JSON as application/x-ndjson, or an array of"
             " maps as application/msgpack.",
         )

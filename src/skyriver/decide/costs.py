@@ -30,13 +30,6 @@ class DecisionCost:
             _number(self.each, features, values), _number(self.positive if label else self.negative, features, values)
         )
 
-    def expected(self, probability: float, features: Sequence[float], values: Values) -> float | None:
-        """What it is expected to cost where the label is 1 with this probability."""
-        positive, negative = self.of(True, features, values), self.of(False, features, values)
-        if positive is None or negative is None:
-            return None
-        return probability * positive + (1 - probability) * negative
-
 
 def _number(evaluate: Evaluate, features: Sequence[float], values: Values) -> float | None:
     found = evaluate(math.nan, features, values, None)

@@ -59,11 +59,9 @@ def test_what_an_event_costs() -> None:
     assert found["block"].of(False, features, values) == 25.0
     assert found["review"].of(True, features, values) == 4 + 5 + 3
     assert found["review"].of(False, features, values) == 4
-    assert found["review"].expected(0.25, features, values) == 4 + 0.25 * 8
     missing = (1, 0, 7, None, "web")
     assert found["approve"].of(True, features, missing) is None
     assert found["approve"].of(False, features, missing) == 0.0
-    assert found["approve"].expected(0.5, features, missing) is None
     assert found["review"].of(True, (math.nan,), values) is None
     assert spec.decides[0].costs is not None
     assert spec.decides[0].costs.capacity == (CapacitySpec(decision="review", most=200, per_us=86_400_000_000),)

@@ -7,7 +7,6 @@ does not read: whoever can `pip install` a package here can deploy it.
 from __future__ import annotations
 
 import configparser
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -71,8 +70,3 @@ def _pip_settings(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _config_home(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-
-
-def own_environment() -> dict[str, str]:
-    """This process's variables, for uv."""
-    return dict(os.environ)
