@@ -83,7 +83,7 @@ def _scores(answer: bytes) -> list[float]:
 
 
 @contextmanager
-def _started(command: list[str], folder: Path, env: Mapping[str, str]) -> Iterator[int]:
+def started(command: list[str], folder: Path, env: Mapping[str, str]) -> Iterator[int]:
     """Its pid; it and all below it are ended. What it prints stands in `folder`/log."""
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
@@ -107,7 +107,7 @@ def _started(command: list[str], folder: Path, env: Mapping[str, str]) -> Iterat
 def _process(
     name: str, workers: str, command: list[str], models: Models, port: int, env: Mapping[str, str], **more: Any
 ) -> Iterator[System]:
-    with workplace() as folder, _started(command, folder, env) as pid:
+    with workplace() as folder, started(command, folder, env) as pid:
         system = System(name, workers, port, lambda: descendants(pid), **more)
         try:
             check(system, models)
@@ -147,7 +147,7 @@ def replica(models: Models) -> Iterator[System]:
 def gateway(models: Models, replicas: int) -> Iterator[System]:
     """A cloud, as a user has it: `skyriver up` and `deploy`; asked through the gateway, with a token."""
     with cloud_home() as home:
-        cloud = start_cloud(home, models, {"trees": replicas, "mlp": replicas})
+        cloud = start_cloud(home, models, dict.fromkeys(("trees", "mlp"), f"replicas={replicas}"))
         port = int(str(cloud["url"]).rpartition(":")[2])
         name = _many(replicas, "replica") + " of each model behind HAProxy, token checked"
         system = System("skyriver", name, port, lambda: processes_of(home), token=str(cloud["token"]))
@@ -155,14 +155,14 @@ def gateway(models: Models, replicas: int) -> Iterator[System]:
         yield system
 
 
-def start_cloud(home: Path, models: Models, replicas: Mapping[str, int], options: str = "") -> dict[str, Any]:
-    """What `skyriver up` tells. `options` go into each `sr.Service`."""
+def start_cloud(home: Path, models: Models, services: Mapping[str, str]) -> dict[str, Any]:
+    """What `skyriver up` tells. `services`: a model's name and the arguments of its `sr.Service`."""
     folder = home.parent / "app"
     folder.mkdir()
     lines = ["import skyriver as sr", "", 'app = sr.App("bench")']
-    for name, count in replicas.items():
+    for name, service in services.items():
         shutil.copy(models.path(name), folder)
-        lines.append(f'app.model("{name}", onnx="{name}.onnx", serve=sr.Service(replicas={count}{options}))')
+        lines.append(f'app.model("{name}", onnx="{name}.onnx", serve=sr.Service({service}))')
     (folder / "app.py").write_text("\n".join(lines) + "\n")
     told = product(home, "up", "--port", str(free_port()))
     product(home, "deploy", str(folder / "app.py"), "-y")

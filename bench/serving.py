@@ -13,8 +13,10 @@ import sys
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import _serving_scenes as scenes
 import _serving_systems as systems
 from _document import Document, Goal
 from _processes import Failed, workplace
@@ -31,8 +33,21 @@ GOALS = (
     Goal("ratio_to_ray_serve_haproxy", ">=", 4, "requests"),
     Goal("p99_ratio_to_ray_serve_haproxy", "<=", 0.25, "p99"),
     Goal("ratio_to_litserve", ">=", 15, "requests"),
+    Goal("overload_goodput", ">=", 0.9, "of capacity"),
+    Goal("overload_p99_to_deadline", "<=", 1, "of the deadline"),
+    Goal("swap_failed_requests", "<=", 0, "requests"),
+    Goal("wake_p95_seconds", "<=", 1.5, "s"),
+    Goal("wake_lost_requests", "<=", 0, "requests"),
+    Goal("standalone_first_prediction_seconds", "<=", 2, "s"),
 )
-PARTS = ("bare", "replica", "gateway", "triton", "rayserve", "litserve", "bentoml")
+SYSTEMS = ("bare", "replica", "gateway", "triton", "rayserve", "litserve", "bentoml")
+SCENES: dict[str, tuple[Callable[[Document, Models, scenes.Scenes], None], tuple[str, ...]]] = {
+    "overload": (scenes.overload, ("overload_goodput", "overload_p99_to_deadline")),
+    "swaps": (scenes.swaps, ("swap_failed_requests",)),
+    "wake": (scenes.wake, ("wake_p95_seconds", "wake_lost_requests")),
+    "standalone": (scenes.standalone, ("standalone_first_prediction_seconds",)),
+}
+PARTS = (*SYSTEMS, *SCENES)
 
 ONE, MANY = (TREES_1, 1), (TREES_1, 32)
 BARE, BARE_2 = "bare Granian, 1 worker", "bare Granian, 2 workers"
@@ -112,12 +127,13 @@ class Sizes:
     """Those on which none stands."""
     full: bool
     """Whether blocks without goals are measured."""
+    scenes: scenes.Scenes
     realtime: bool = False
 
 
 ALL = tuple((case, connections) for case in CASES for connections in (1, 32, 256))
-FULL = Sizes(Timing(4, 7), Timing(3, 3), tuple(turn for turn in ALL if turn not in (ONE, MANY)), full=True)
-QUICK = Sizes(Timing(2, 3), Timing(1, 1), tuple((case, 32) for case in CASES[1:]), full=False)
+FULL = Sizes(Timing(4, 7), Timing(3, 3), tuple(turn for turn in ALL if turn not in (ONE, MANY)), True, scenes.FULL)
+QUICK = Sizes(Timing(2, 3), Timing(1, 1), tuple((case, 32) for case in CASES[1:]), False, scenes.QUICK)
 
 
 def main() -> int:
@@ -140,6 +156,12 @@ def measure(document: Document, sizes: Sizes, parts: Collection[str]) -> None:
         models = Models.write(folder / "models")
         for block in BLOCKS:
             _measure_block(document, block, sizes, parts, models, folder)
+        for part, (work, goals) in SCENES.items():
+            if part in parts:
+                document.part(goals, partial(work, document, models, replace(sizes.scenes, realtime=sizes.realtime)))
+            else:
+                for goal in goals:
+                    document.missed(goal, "its part was left out", wanted=False)
 
 
 def _measure_block(

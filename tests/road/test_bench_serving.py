@@ -47,7 +47,7 @@ def test_the_bare_loop_and_a_replica(bench: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(_serving_rates, "find_wrk", lambda: "")
     document = bench.Document("serving", bench.GOALS)
     timing = bench.Timing(0.1, 2)
-    bench.measure(document, bench.Sizes(timing, timing, bench.ALL, full=False), ["bare", "replica"])
+    bench.measure(document, bench.Sizes(timing, timing, bench.ALL, False, bench.scenes.QUICK), ["bare", "replica"])
     assert [row for row in document.rows if "reason" in row] == []
     cases = [(row["system"], row["case"]) for row in document.rows]
     assert len(cases) == len(set(cases)) == 9 + 6  # a replica alone serves the trees only
@@ -98,7 +98,7 @@ def test_a_peer_that_cannot_be_started_is_told(bench: Any, monkeypatch: pytest.M
     document = bench.Document("serving", bench.GOALS)
     timing = bench.Timing(0.1, 1)
     monkeypatch.setattr(bench, "BLOCKS", [block for block in bench.BLOCKS if bench.LITSERVE in block.names])
-    bench.measure(document, bench.Sizes(timing, timing, (), full=False), ["gateway", "litserve"])
+    bench.measure(document, bench.Sizes(timing, timing, (), False, bench.scenes.QUICK), ["gateway", "litserve"])
     assert [row["reason"] for row in document.rows] == ["pip found no such package"] * 2
     assert document.value("ratio_to_litserve") is None
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from skyriver.core.errors import DeadlineExceeded, Internal, SkyriverError, Unavailable
 from skyriver.serve.metrics import Counters
+from skyriver.serve.pace import Pace
 from skyriver.serve.runner import Array, Tensors
 
 INLINE_US = 2000.0
@@ -84,6 +85,7 @@ class Batcher:
         max_rows: int = 256,
         limit: int = 1024,
         inline_us: float = INLINE_US,
+        pace: Pace | None = None,
     ) -> None:
         self._model = model
         self._loop = loop
@@ -95,6 +97,11 @@ class Batcher:
         self._running = False
         """A run is under way, or will be in this turn of the loop."""
         self._under_way = 0
+        self._rows = 0
+        """Of what waits or is under way."""
+        self._pace = pace or Pace()
+        self._busy_ns = 0
+        """When the last turn ended, if something waited then; else 0."""
         self._ended_ns = 0
         self._thread: ThreadPoolExecutor | None = None
 
@@ -118,11 +125,16 @@ class Batcher:
             )
 
     def submit(self, *asks: Ask) -> None:
-        """All or none. Raises Unavailable (OVERLOADED) when too many wait, DeadlineExceeded when it is too late."""
-        if any(ask.until_ns != NO_DEADLINE and ask.until_ns <= time.perf_counter_ns() for ask in asks):
-            raise _too_late()
+        """All or none. Raises Unavailable (OVERLOADED) when too many wait, or too many to be answered in time,
+        DeadlineExceeded when it is too late."""
+        rows = 0
+        for ask in asks:
+            if ask.until_ns != NO_DEADLINE:
+                self._check_time(ask, self._rows + rows)
+            rows += ask.rows
         self.check_room(len(asks))
         self._waiting.extend(asks)
+        self._rows += rows
         if self._running:
             return
         self._running = True
@@ -130,6 +142,19 @@ class Batcher:
             self._turn()
         else:
             self._loop.call_soon(self._turn)
+
+    def _check_time(self, ask: Ask, rows_ahead: int) -> None:
+        """What could not be answered in time is refused when it comes, so that what is taken is answered in time:
+        a queue that is as long as all wait answers each of them too late."""
+        left = ask.until_ns - time.perf_counter_ns()
+        if left <= 0:
+            raise _too_late()
+        if not self._pace.leaves_time(rows_ahead, left):
+            raise Unavailable(
+                f"{len(self._waiting) + self._under_way} requests are ahead of it, too many to answer it in time.",
+                code="OVERLOADED",
+                next_action="Try again in a second, give more time, or the service more replicas.",
+            )
 
     def close(self) -> None:
         """After the last answer."""
@@ -162,6 +187,7 @@ class Batcher:
             ask = self._waiting[0]
             if ask.until_ns <= now:
                 self._waiting.popleft().answer(_too_late())
+                self._rows -= ask.rows
                 continue
             if batch and not (self._model.batching and rows + ask.rows <= self._max_rows and ask.fits(batch[0])):
                 break
@@ -199,13 +225,21 @@ class Batcher:
 
     def _done(self, batch: list[Ask], results: list[Tensors | SkyriverError]) -> None:
         self._under_way = 0
+        rows = 0
         for ask, result in zip(batch, results, strict=True):
             ask.answer(result)
+            rows += ask.rows
+        self._rows -= rows
+        now = time.perf_counter_ns()
+        if self._busy_ns and batch:
+            self._pace.note(rows, now - self._busy_ns)
         if self._waiting:
+            self._busy_ns = now
             self._loop.call_soon(self._turn)
         else:
+            self._busy_ns = 0
             self._running = False
-            self._ended_ns = time.perf_counter_ns()
+            self._ended_ns = now
 
 
 def _too_late() -> DeadlineExceeded:

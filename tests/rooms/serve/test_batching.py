@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from skyriver.core.errors import DeadlineExceeded, InvalidInput, SkyriverError, Unavailable
 from skyriver.serve.batching import Ask, Batcher
 from skyriver.serve.metrics import Counters
+from skyriver.serve.pace import Pace
 from skyriver.serve.runner import Array, Tensors
 
 
@@ -273,3 +274,57 @@ def ask_until(batcher: Batcher, value: float, until_ns: int) -> Waiting:
 
     batcher.submit(Ask({"x": np.array([value], np.float32)}, answer, until_ns))
     return Waiting(future, until_ns)
+
+
+def test_what_could_not_be_answered_in_time_is_refused_when_it_comes() -> None:
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        hold(model, batcher)
+        taken = ask(batcher, 1), ask_until(batcher, 2, time.perf_counter_ns() + 100_000_000_000).future
+        with pytest.raises(Unavailable, match="3 requests are ahead of it, too many to answer it in time"):
+            ask_until(batcher, 3, time.perf_counter_ns() + 30_000_000_000)  # 3 rows ahead, of 10 s each
+        model.gate.set()
+        assert [await each for each in taken] == [[2], [4]]
+
+    assert play(scene, pace=Pace(row_ns=10e9)).runs[0] == 1
+
+
+def test_with_nobody_ahead_it_is_tried_whatever_the_pace_was() -> None:
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        for value in range(3):
+            assert await ask_until(batcher, value, time.perf_counter_ns() + 9_000_000_000).future == [2 * value]
+
+    play(scene, pace=Pace(row_ns=10e9))
+
+
+def test_the_pace_is_learned_while_one_run_follows_another() -> None:
+    pace = Pace()
+
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        assert await ask(batcher, 1) == [2]
+        assert pace.row_ns == 0  # nobody waited
+        hold(model, batcher)
+        waiting = [ask(batcher, value) for value in range(5)]
+        model.gate.set()
+        begun = time.perf_counter_ns()
+        for each in waiting:
+            await each
+        assert 0 < pace.row_ns <= time.perf_counter_ns() - begun
+
+    assert play(scene, Doubler(batching=False), pace=pace).runs == [1] * 7
+
+
+def test_rows_that_went_are_ahead_of_nobody() -> None:
+    pace = Pace()
+
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        hold(model, batcher)
+        late = ask_until(batcher, 1, time.perf_counter_ns() + 1_000_000)
+        others = [ask(batcher, 2, 13), ask(batcher, 3)]
+        while time.perf_counter_ns() < late.until_ns:
+            await asyncio.sleep(0)
+        model.gate.set()
+        await asyncio.gather(late.future, *others)
+        pace.row_ns = 10e9  # with a single row ahead it would be refused
+        assert await ask_until(batcher, 4, time.perf_counter_ns() + 9_000_000_000).future == [8]
+
+    play(scene, pace=pace)
