@@ -32,6 +32,9 @@ class Gateway(Protocol):
       Limits change with the table, without losing what was counted.
     - what cannot be answered soon is refused rather than kept waiting: 503 with `Retry-After` for servers that have
       all they may have, and as much again in the queue.
+    - while somebody looks, a server that answers much slower than its siblings, or fails when they do not, gets no
+      more requests within 2 s, and is let in again by steps (see `outliers`); what it has it may end. At most half of
+      a pool's servers that are up are out.
     - `apply` changes running traffic without failing a request, and is on disk before it takes effect, so that a
       gateway started anew without the control plane serves the same table. Applying the same table again
       changes nothing and is cheap, for it is done in every pass; unless somebody else applied another one in between:
@@ -50,6 +53,12 @@ class Gateway(Protocol):
 
     def sessions(self) -> Mapping[str, int]:
         """Requests under way per server name, of all servers known to the gateway (also those being drained)."""
+        ...
+
+    def look(self) -> Mapping[str, int]:
+        """Looks how servers answered since the last look, and gives them their weights. Whoever looks after the gateway
+        does so every LOOK_SECONDS, from one object; without looks all goes on with the weights there are. Returns the
+        servers that have less than their full weight, with it in percent. Raises Unavailable while it is away."""
         ...
 
     def stop(self) -> None: ...

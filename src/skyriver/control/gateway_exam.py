@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
+from skyriver.control.gateway_outliers_exam import check_failing_servers, check_half_stays, check_slow_servers
 from skyriver.control.gateway_requests_exam import (
     check_concurrency_limits,
     check_deadlines,
@@ -62,6 +63,9 @@ def check_gateway(make: Make) -> None:
         check_rate_limits,
         check_concurrency_limits,
         check_sizes,
+        check_slow_servers,
+        check_failing_servers,
+        check_half_stays,
         check_restart,
         check_refused_tables,
     ):

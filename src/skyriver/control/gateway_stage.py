@@ -51,6 +51,9 @@ class Upstream:
     path: Path
     release: threading.Event = field(default_factory=threading.Event)
     seen: list[str] = field(default_factory=list)
+    delay: float = 0.0
+    """Seconds before each answer but that it is ready."""
+    status: int = 200
 
     @property
     def server(self) -> Server:
@@ -132,7 +135,11 @@ class _Handler(BaseHTTPRequestHandler):
             "headers": [[name.lower(), value] for name, value in self.headers.items()],
             "body": body.decode(),
         }
-        self.send_response_only(200)
+        if self.path != "/v2/health/ready":
+            time.sleep(upstream.delay)
+            self.send_response_only(upstream.status)
+        else:
+            self.send_response_only(200)
         if query == "stream":
             self._stream()
             return

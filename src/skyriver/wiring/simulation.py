@@ -61,6 +61,9 @@ class SimulatedGateway:
     def sessions(self) -> Mapping[str, int]:
         return self.busy
 
+    def look(self) -> Mapping[str, int]:
+        return {}
+
     def stop(self) -> None:
         """Nothing is held open."""
 

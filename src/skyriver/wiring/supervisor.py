@@ -31,6 +31,7 @@ from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
 from skyriver.adapters.haproxy.process import recorded
 from skyriver.adapters.processes.identity import Identity, age_seconds, identify, readable
+from skyriver.control.outliers import LOOK_SECONDS
 from skyriver.core.errors import Conflict, Internal, SkyriverError
 from skyriver.core.leases import Lease
 from skyriver.wiring.home import DEFAULT_PORT, Home
@@ -141,8 +142,7 @@ class Gateway:
         self._home = home
 
     def start(self) -> Identity:
-        port = int(self._home.settings().get("port", DEFAULT_PORT))
-        HaproxyGateway(self._home.gateway, port=port, control_socket=self._home.control_socket).start()
+        gateway_of(self._home).start()
         running = recorded(self._home.gateway)
         if running is None:
             raise Internal("The gateway left no run file.", code="GATEWAY_NOT_STARTED")
@@ -156,6 +156,36 @@ class Gateway:
 
     def ended(self, identity: Identity) -> tuple[str, dict[str, Any] | None]:
         return "ended", None
+
+
+class Looker:
+    """Looks how the servers behind the gateway answer: the control plane may be away."""
+
+    def __init__(self, home: Home, stop: Stop) -> None:
+        self._home = home
+        self._stop = stop
+        self._out: dict[str, int] = {}
+
+    def run(self) -> None:
+        gateway: HaproxyGateway | None = None
+        pause = LOOK_SECONDS
+        while not self._stop.wait(pause):
+            pause = LOOK_SECONDS
+            try:
+                gateway = gateway or gateway_of(self._home)
+                self._tell(dict(gateway.look()))
+            except (SkyriverError, OSError):
+                continue  # it is away, and who watches it brings it back
+            except Exception:  # without this thread a slow server would stay as it is
+                log.exception("the servers of the gateway could not be looked at")
+                pause = PROBLEM_PAUSE_SECONDS
+
+    def _tell(self, out: dict[str, int]) -> None:
+        for name in out.keys() - self._out.keys():
+            log.warning("%s answers much slower than its siblings, or fails: it gets no requests for a while", name)
+        for name in self._out.keys() - out.keys():
+            log.info("%s gets its share of the requests again", name)
+        self._out = out
 
 
 class Watch:
@@ -304,7 +334,9 @@ class Supervisor:
         self._tell()
         parts: list[Part] = [Gateway(self._home), ControlPlane(self._home)]
         watches = [Watch(p, self._states[p.name], self._stop, self._home, self._tell) for p in parts]
-        work = [w.run for w in watches] + ([self._show_control_log] if self._foreground else [])
+        work = [w.run for w in watches] + [Looker(self._home, self._stop).run]
+        if self._foreground:
+            work.append(self._show_control_log)
         threads = [threading.Thread(target=target, daemon=True) for target in work]
         for thread in threads:
             thread.start()
@@ -336,6 +368,11 @@ class Supervisor:
                 file.seek(at)
                 os.write(2, file.read())
                 at = file.tell()
+
+
+def gateway_of(home: Home) -> HaproxyGateway:
+    port = int(home.settings().get("port", DEFAULT_PORT))
+    return HaproxyGateway(home.gateway, port=port, control_socket=home.control_socket)
 
 
 def read_parts(home: Home) -> dict[str, PartState]:

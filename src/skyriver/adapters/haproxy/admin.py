@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from skyriver.adapters.haproxy.config import ADMIN, map_text, server_line
+from skyriver.adapters.haproxy.config import ADMIN, ANSWERS, map_text, server_line
 from skyriver.adapters.haproxy.layout import Place, Seen
+from skyriver.control.outliers import Answered
 from skyriver.core.errors import Internal, Unavailable
 
 ANSWER_SECONDS = 10.0
+_ANSWERED = re.compile(r"key=(\S+) .*gpc0=(\d+) gpc1=(\d+)")
 PAYLOAD_BYTES = 12_000
 """Of one command; HAProxy takes what fits into one buffer of 16,384."""
 
@@ -34,12 +37,31 @@ class Admin:
         raise Internal("The gateway does not tell its pid.", code="GATEWAY_REFUSED")
 
     def servers(self) -> dict[Place, Seen]:
-        rows = csv.DictReader(self._ask("show stat -1 4 -1").lstrip("# ").splitlines())
         return {
             Place(row["pxname"], row["svname"]): Seen(row["status"], int(row["scur"]) + int(row["qcur"]))
-            for row in rows
-            if row["pxname"].startswith("slot_")
+            for row in self._stat()
         }
+
+    def _stat(self) -> Iterator[dict[str, str]]:
+        rows = csv.DictReader(self._ask("show stat -1 4 -1").lstrip("# ").splitlines())
+        return (row for row in rows if row["pxname"].startswith("slot_"))
+
+    def answered(self) -> dict[Place, Answered]:
+        """Of the servers that are up."""
+        rows = map(_ANSWERED.search, self._ask(f"show table {ANSWERS}").splitlines())
+        taken = {row[1]: (int(row[2]), int(row[3])) for row in rows if row}
+        found: dict[Place, Answered] = {}
+        for row in self._stat():
+            at = Place(row["pxname"], row["svname"])
+            if not row["status"].startswith(("MAINT", "DOWN")):
+                answers, microseconds = taken.get(str(at), (0, 0))
+                waiting = int(row["scur"]) + int(row["qcur"])
+                found[at] = Answered(answers, microseconds, int(row["hrsp_5xx"]), waiting, int(row["weight"]))
+        return found
+
+    def weigh(self, at: Place, weight: int) -> None:
+        """A server that left meanwhile is nobody's business."""
+        self._ask(f"set server {at} weight {weight}")
 
     def add(self, at: Place, path: str) -> None:
         """Adds a server and lets it take requests at once; a failed check takes it out."""

@@ -22,6 +22,7 @@ from skyriver.adapters.haproxy.layout import (
 )
 from skyriver.control import gateway_rules as rules
 from skyriver.control.gateway_rules import Answer
+from skyriver.control.outliers import FULL
 from skyriver.core.errors import Internal
 from skyriver.core.names import digest
 from skyriver.core.resources import RouteTable
@@ -38,6 +39,7 @@ SERVER_MS = 120_000
 SMALL_BYTES = 1_000
 ROUTE_COUNTS = "counts_of_routes"
 TENANT_COUNTS = "counts_of_tenants"
+ANSWERS = "answers"
 
 SERVER_OPTIONS = (
     # Checked every 2 s; a connection that is refused takes the server out at once, and one good check, a quarter of a
@@ -45,7 +47,7 @@ SERVER_OPTIONS = (
     "check inter 2s fastinter 500ms downinter 250ms rise 1 fall 3"
     f" observe layer4 error-limit 1 on-error mark-down maxconn {SERVER_REQUESTS}"
     # A server that reads no request for 30 s may close an idle connection; ours are gone long before.
-    " pool-purge-delay 1s"
+    f" pool-purge-delay 1s weight {FULL}"
 )
 
 _WORD = re.compile(r"[A-Za-z0-9_.:/-]+")
@@ -165,6 +167,13 @@ defaults slots from base
     # What only reads may be sent again, when its server ended before its answer began.
     retry-on conn-failure empty-response
     http-request disable-l7-retry unless {{ method {looking} }}
+    # How long each server takes, and how often; see skyriver.control.outliers.
+    http-request set-var(txn.began) date(0,us)
+    http-response set-var(txn.took) date(0,us),sub(txn.began)
+    http-response set-var-fmt(txn.server) %[be_name]/%[srv_name]
+    http-response track-sc2 var(txn.server) table {ANSWERS}
+    http-response sc-inc-gpc(0,2)
+    http-response sc-add-gpc(1,2) var(txn.took)
     http-request set-timeout server var(txn.left) if {{ var(txn.left) -m int lt {SERVER_MS} }}
     {_return(rules.OVERLOADED)} if {{ avg_queue gt {SERVER_REQUESTS} }}
 
@@ -274,8 +283,13 @@ def _limits() -> str:
 
 
 def _counts() -> str:
-    table = "stick-table type string len 192 size 100k expire 10s store gpc0,gpc0_rate(1s),conn_cur"
-    return "".join(f"backend {name} from base\n    {table}\n\n" for name in (ROUTE_COUNTS, TENANT_COUNTS))
+    limits = "type string len 192 size 100k expire 10s store gpc0,gpc0_rate(1s),conn_cur"
+    tables = {
+        ROUTE_COUNTS: limits,
+        TENANT_COUNTS: limits,
+        ANSWERS: "type string len 320 size 10k expire 1h store gpc(2)",
+    }
+    return "".join(f"backend {name} from base\n    stick-table {table}\n\n" for name, table in tables.items())
 
 
 def _control(settings: Settings) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from ipaddress import IPv4Address
@@ -27,6 +28,7 @@ from skyriver.adapters.haproxy.files import only_one, replace_all
 from skyriver.adapters.haproxy.layout import PoolKey
 from skyriver.adapters.haproxy.process import Running
 from skyriver.control.gateway_rules import check_socket, check_table
+from skyriver.control.outliers import Answered, Outliers
 from skyriver.core.errors import InvalidInput, Unavailable
 from skyriver.core.resources import RouteTable
 from skyriver.data.folders import make_folder, sync_folder
@@ -68,6 +70,8 @@ class HaproxyGateway:
         """The table that `_running` is known to serve; None when that is not known."""
         self._applied_stamp = (0, 0)
         """Of the table's file then: another one means that somebody else applied another table since."""
+        self._looked_at: Running | None = None
+        self._outliers = Outliers()
 
     def start(self) -> None:
         digest = static_digest(self._settings)
@@ -117,6 +121,20 @@ class HaproxyGateway:
                 else:
                     requests[at.name] = requests.get(at.name, 0) + seen.requests
             return requests
+
+    def look(self) -> Mapping[str, int]:
+        # Without the lock: it only reads, and a weight too much for a server that has just gone does no harm.
+        running = process.recorded(self._directory)
+        if running != self._looked_at:
+            self._looked_at, self._outliers = running, Outliers()  # its counters begin anew
+        slots: dict[str, dict[str, Answered]] = {}
+        places = {}
+        for at, answered in self._admin.answered().items():
+            slots.setdefault(at.slot, {})[str(at)] = answered
+            places[str(at)] = at
+        for name, weight in self._outliers.look(time.monotonic_ns() // 1000, list(slots.values())).items():
+            self._admin.weigh(places[name], weight)
+        return {places[name].name: weight for name, weight in self._outliers.out().items()}
 
     def stop(self) -> None:
         with self._lock():

@@ -9,11 +9,13 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from skyriver.adapters.memory.gateway_proxy import Listener
 from skyriver.control import gateway_rules as rules
 from skyriver.control.gateway_rules import Answer, check_socket, check_table, placed
+from skyriver.control.outliers import Answered, Outliers
 from skyriver.core.errors import Conflict
 from skyriver.core.resources import NO_LIMIT, Pool, RequestLimit, Route, RouteTable, Server
 
@@ -35,6 +37,8 @@ class MemoryGateway:
         """Requests by what limits them: TENANT/kind/NAME, and TENANT."""
         self._admitted: dict[str, deque[float]] = {}
         """The same, when each of the last second was let in."""
+        self._answered: dict[Server, Answered] = {}
+        self._outliers = Outliers()
         self._random = random.Random(seed)
         self._server: Listener | None = None
 
@@ -59,6 +63,7 @@ class MemoryGateway:
             listed = {server for pool in table.pools for server in placed(pool)}
             under_way = {server: count for server, count in self._requests.items() if count}
             self._requests = dict.fromkeys(listed, 0) | under_way
+            self._answered = {server: self._answered.get(server, Answered()) for server in self._requests}
 
     def table(self) -> RouteTable:
         with self._lock:
@@ -70,6 +75,17 @@ class MemoryGateway:
             for server, count in self._requests.items():
                 counts[server.name] = counts.get(server.name, 0) + count
             return counts
+
+    def look(self) -> Mapping[str, int]:
+        with self._lock:
+            pools = []
+            for pool in self._table.pools:
+                at = {(pool.tenant, pool.name, s.name): s for s in placed(pool)}
+                pools.append({str(key): replace(self._answered[s], waiting=self._requests[s]) for key, s in at.items()})
+            servers = {str((p.tenant, p.name, s.name)): s for p in self._table.pools for s in placed(p)}
+            for name, weight in self._outliers.look(time.monotonic_ns() // 1000, pools).items():
+                self._answered[servers[name]] = replace(self._answered[servers[name]], weight=weight)
+            return {servers[name].name: weight for name, weight in self._outliers.out().items()}
 
     def crash(self) -> None:
         """Ends at once, cutting what is under way, as a killed process does."""
@@ -123,18 +139,28 @@ class MemoryGateway:
             if pools is None:
                 return rules.UNKNOWN_ROUTE
             for pool in pools:
-                free = [server for server in placed(pool) if server not in tried]
+                free = [s for s in placed(pool) if s not in tried and self._answered[s].weight]
                 if free:
-                    server = min(free, key=lambda one: self._requests[one])
+                    server = min(free, key=lambda one: (self._requests[one] + 1) / self._answered[one].weight)
                     self._requests[server] += 1
                     return server
             return rules.NO_CAPACITY
 
-    def give_back(self, server: Server) -> None:
+    def give_back(self, server: Server, took: float | None, *, failed: bool) -> None:
+        """`took`: seconds until its answer began; None when there was none."""
         with self._lock:
             self._requests[server] -= 1
+            if server in self._answered:
+                known = self._answered[server]
+                self._answered[server] = replace(
+                    known,
+                    answers=known.answers + (took is not None),
+                    microseconds=known.microseconds + round((took or 0.0) * 1e6),
+                    failures=known.failures + failed,
+                )
             if not self._requests[server] and not any(server in pool.servers for pool in self._table.pools):
                 del self._requests[server]
+                self._answered.pop(server, None)
 
     def _in_last_second(self, name: str) -> int:
         times = self._admitted.setdefault(name, deque())

@@ -51,7 +51,7 @@ class Choices(Protocol):
 
     def take(self, tenant: str, path: str, tried: Collection[Server]) -> Server | Answer: ...
 
-    def give_back(self, server: Server) -> None: ...
+    def give_back(self, server: Server, took: float | None, *, failed: bool) -> None: ...
 
 
 class Listener(ThreadingHTTPServer):
@@ -173,13 +173,15 @@ class _Handler(BaseHTTPRequestHandler):
             if isinstance(server, Answer):
                 self._refuse(server)
                 return
+            began, self._status, self._answered = time.monotonic(), 0, 0.0
             try:
                 connection = _connect(server.socket)
                 again = self.command in rules.LOOKING and len(tried) < TRIES
                 if connection is not None and self._exchange(connection, tenant, control=False, again=again):
                     return
             finally:
-                self.server.gateway.give_back(server)
+                took = self._answered - began if self._answered else None
+                self.server.gateway.give_back(server, took, failed=not 0 < self._status < 500)
             tried.add(server)
 
     def _body(self) -> bytes:
@@ -219,6 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return False
             self._say(rules.UPSTREAM_FAILED)
         else:
+            self._status, self._answered = response.status, time.monotonic()
             self._relay(response)
         finally:
             connection.close()
