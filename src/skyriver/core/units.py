@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 
 from skyriver.core.errors import InvalidInput
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
 """Times and durations are whole microseconds everywhere."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def iso_time(at: int) -> str | None:
+    """Microseconds since 1970 as ISO 8601, to the microsecond, in UTC; None beyond the years that have a name."""
+    try:
+        return (_EPOCH + timedelta(microseconds=at)).isoformat().replace("+00:00", "Z")
+    except OverflowError:
+        return None
+
 
 _UNITS = {
     "us": 1,

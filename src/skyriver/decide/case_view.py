@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from skyriver.core.units import iso_time
 from skyriver.decide.cases import CLOSED, Case, CaseState, Opinion
 from skyriver.decide.records import Value
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _BLIND = frozenset({CaseState.SECOND, CaseState.SECOND_CLAIMED})
 """What the first person said is not told before the second one has spoken: only then two opinions are two."""
@@ -68,12 +66,7 @@ def in_full(case: Case, earlier: Sequence[Case], now: int, times: Collection[str
 
 
 def _time(value: Value) -> Value:
-    if not isinstance(value, int):
-        return value
-    try:
-        return (_EPOCH + timedelta(microseconds=value)).isoformat()
-    except OverflowError:  # beyond the years that have a name
-        return value
+    return iso_time(value) or value if isinstance(value, int) else value
 
 
 def _opinion(opinion: Opinion, *, blind: bool) -> dict[str, Any]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from skyriver.core.spec import StreamSpec
+from skyriver.core.units import iso_time
 from skyriver.decide.following import Decided
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def delivery_id(tenant: str, stream: str, event_offset: int, after: str = "") -> str:
@@ -54,7 +52,4 @@ class BodyWriter:
 
 
 def _time(microseconds: int) -> str:
-    try:
-        return (_EPOCH + timedelta(microseconds=microseconds)).isoformat().replace("+00:00", "Z")
-    except OverflowError:  # beyond the years that have a name
-        return f"{microseconds} us"
+    return iso_time(microseconds) or f"{microseconds} us"

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +18,7 @@ from typing import Any, TypeVar
 from skyriver.control.asking import Asker
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.spec import StreamSpec
-from skyriver.core.units import SECOND
+from skyriver.core.units import SECOND, iso_time
 from skyriver.decide.case_book import DueLabel
 from skyriver.decide.database import Transaction
 from skyriver.decide.reviewing import Reviewing
@@ -27,7 +26,6 @@ from skyriver.decide.reviewing import Reviewing
 SEEN_US = 10 * SECOND
 """In which the log shows what was sent."""
 FIRST_PAUSE_US, LONGEST_PAUSE_US = SECOND, 60 * SECOND
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PASSES = frozenset({"AHEAD_OF_CLOCK"})
 """Reasons for which a label is refused that are none tomorrow."""
 
@@ -88,8 +86,7 @@ class Answers:
             self._reviewing.put_off(do, label, pause)
 
     def _send(self, label: DueLabel) -> SkyriverError | None:
-        known_at = (_EPOCH + timedelta(microseconds=label.known_at)).isoformat()
-        row = {self._stream.id: label.event, label.label: label.value, "known_at": known_at}
+        row = {self._stream.id: label.event, label.label: label.value, "known_at": iso_time(label.known_at)}
         try:
             self._asker.ask(str(self._worker), "POST", f"/streams/{self._stream.name}/labels", body=row)
         except SkyriverError as error:

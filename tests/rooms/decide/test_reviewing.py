@@ -167,7 +167,7 @@ def test_a_case_is_opened_with_what_its_reviewer_needs(desk: Desk) -> None:
     assert (item["due_at"], item["expires_at"]) == (START + 4 * HOUR, None)
     assert item["expected_cost"] == pytest.approx(0.6 * 50.0), "what is lost if it is shipped and bad"
     found = desk.ask("GET", "/reviews/1")
-    assert found["values"] == {"order": 901, "at": "2023-11-14T22:13:20+00:00", "customer": 3, "amount": 50.0}
+    assert found["values"] == {"order": 901, "at": "2023-11-14T22:13:20Z", "customer": 3, "amount": 50.0}
     assert found["features"] == {"mean_7d": 7.5}
     assert (found["score"], found["label"], found["answers"]) == (0.6, "bad", {"hold": 1.0, "ship": 0.0})
 
