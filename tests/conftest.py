@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package
 from postgres_server import PostgresServer
@@ -16,6 +19,55 @@ from s3_server import S3Server
 # A machine that is busy is not a mistake of a test. Who loads another profile gives up both.
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
+
+CAMPAIGNS = frozenset(
+    f"tests/{name}.py"
+    for name in (
+        "faults/test_stream_kills",
+        "faults/test_kills",
+        "faults/test_disturbances",
+        "faults/test_stream_disturbances",
+        "faults/test_dispatcher",
+        "faults/test_reviewing",
+        "faults/test_gateway_haproxy",
+        "road/test_bench",
+        "road/test_bench_decisions",
+    )
+)
+"""What is killed all the time, or timed. It waits more than it works, and would stand in each other's way: one process
+runs these files one after another, from the first moment on, while the others run the rest."""
+
+
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it has no types
+    """A file is run by one process, and so are all campaigns. Long files come first, or the last would end alone."""
+
+    def __init__(self, config: pytest.Config, log: Any = None) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False  # that is by the number of tests, and those of the short files are many
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "campaigns" if file in CAMPAIGNS else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One beside the campaigns for each core."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        file = item.nodeid.split("::")[0]
+        folders = ("tests/faults", "tests/road", "tests/properties")
+        return -1 if file in CAMPAIGNS else next((n for n, f in enumerate(folders) if file.startswith(f)), len(folders))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

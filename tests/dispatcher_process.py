@@ -6,14 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worker_process import DEADLINE, Worker
+from worker_process import DEADLINE, Worker, module_command
 
 from skyriver.adapters.processes.asking import SocketAsker
 
@@ -25,6 +24,8 @@ class DispatcherProcess:
     worker: Worker
     live: dict[str, Any]
     begin: int = 0
+    changed: dict[str, int | float] = field(default_factory=dict)
+    """Constants of its processes, by module and name."""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -63,7 +64,7 @@ class DispatcherProcess:
         path = self.directory / "dispatch-config.json"
         path.write_text(json.dumps({"process": process, "config": config}))
         with (self.directory / "dispatch-log.txt").open("ab") as out:
-            command = [sys.executable, "-m", "skyriver.wiring.dispatcher", str(path)]
+            command = module_command("skyriver.wiring.dispatcher", path, self.changed)
             self.processes.append(subprocess.Popen(command, stdout=out, stderr=out, env=os.environ))
         if wait:
             self.wait_for(lambda report: report.get("token") == token and report.get("ready"))

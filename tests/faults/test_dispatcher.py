@@ -27,6 +27,8 @@ from worker_process import payment
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "1"))
 BATCHES = 30 if os.environ.get("FAULT_ROUNDS") else 14
 BANK = {"to": "bank", "on": ["block"], "ordered": "customer"}
+SOON = {"skyriver.decide.delivery_table.FIRST_WAIT_US": 50_000}
+"""Until the second try. Who waits for the end of some hundred deliveries waits for the least lucky one."""
 LEDGER = {"to": "ledger", "on": ["block", "review"], "parallel": 16}
 
 
@@ -107,6 +109,7 @@ def test_whoever_is_killed_each_decision_is_acted_on_once(
     worker: Any, dispatcher: DispatcherProcess, bank: Receiver, ledger: Receiver, round_: int
 ) -> None:
     luck = random.Random(round_)
+    dispatcher.changed = SOON
     bank.behave = misbehave(random.Random(round_ + 1), frozenset())
     ledger.behave = misbehave(random.Random(round_ + 2), frozenset({"review"}))
     for receiver, name in ((bank, "bank"), (ledger, "ledger")):

@@ -28,6 +28,8 @@ HOUR = 3_600 * MB
 DAY = 24 * HOUR
 START = 1_700_000_000 * MB
 NOTE = "x" * 3_000
+SOON = {"skyriver.decide.opening.CHECKPOINT_EVERY_US": MB // 2}
+"""A log gives up nothing that no checkpoint has, and most tests here wait for that."""
 
 
 class Worker(harness.Worker):
@@ -100,7 +102,7 @@ def drained(report: dict[str, Any]) -> bool:
 
 @pytest.fixture
 def worker(tmp_path: Path, kernels: Path) -> Iterator[Worker]:
-    found = Worker(tmp_path / "w", kernels, harness.declare("process"))
+    found = Worker(tmp_path / "w", kernels, harness.declare("process"), changed=dict(SOON))
     yield found
     found.close()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,20 @@ def bench() -> Any:
     import decisions
 
     return decisions
+
+
+@pytest.fixture(autouse=True)
+def compiled(bench: Any, kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its features too are compiled by the first run only."""
+    from _processes import workplace
+
+    @contextmanager
+    def place() -> Iterator[Path]:
+        with workplace() as folder:
+            (folder / "kernels").symlink_to(kernels)
+            yield folder
+
+    monkeypatch.setattr(bench, "workplace", place)
 
 
 def test_thresholds_by_costs(bench: Any) -> None:
