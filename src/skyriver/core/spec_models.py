@@ -1,0 +1,200 @@
+"""Of an application's specification: features, how models are trained of them, and jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from skyriver.core.cron import check_cron
+from skyriver.core.expr import Aggregate, Column, Lookup, Node, Same, walk
+from skyriver.core.spec_base import FieldName, InnerPath, Name, Spec
+from skyriver.core.units import parse_rate
+
+
+class FeatureSpec(Spec):
+    name: FieldName
+    expr: Node
+
+
+class FeatureSetSpec(Spec):
+    name: Name
+    source: str
+    """A stream or a table."""
+    features: tuple[FeatureSpec, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f.name for f in self.features)
+
+    def aggregates(self) -> tuple[Aggregate, ...]:
+        """All different aggregates, in order of first use."""
+        found = (n for f in self.features for n in walk(f.expr) if isinstance(n, Aggregate))
+        return tuple(dict.fromkeys(found))
+
+    def lookups(self) -> tuple[Lookup, ...]:
+        """All different lookups, in order of first use."""
+        found = (n for f in self.features for n in walk(f.expr) if isinstance(n, Lookup))
+        return tuple(dict.fromkeys(found))
+
+    def columns(self) -> tuple[str, ...]:
+        """Fields of the current event that some feature reads directly, in order of first use."""
+        found = (n.name for f in self.features for n in walk(f.expr) if isinstance(n, Column))
+        return tuple(dict.fromkeys((*found, *(same.column for same in self.same()))))
+
+    def same(self) -> tuple[Same, ...]:
+        """Texts that fields are compared with, each once."""
+        found = (n for f in self.features for n in walk(f.expr) if isinstance(n, Same))
+        return tuple(dict.fromkeys(found))
+
+
+class CleanSpec(Spec):
+    """Cleaning that is fitted on the training rows, and travels with the model."""
+
+    fill: Literal["median", "mean"] | None = None
+    """What stands for a missing feature."""
+    clip: tuple[float, float] | None = None
+    """Shares (0.001, 0.999): what lies beyond these quantiles of the training rows is set to them."""
+    scale: bool = False
+    """Subtract the mean, divide by the standard deviation."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.clip is not None and not 0 <= self.clip[0] < self.clip[1] <= 1:
+            raise ValueError(f"clip={self.clip!r}: two shares from 0 to 1, the lower one first")
+        return self
+
+
+class TrainSpec(Spec):
+    function: str
+    """Qualified name in the application file."""
+    features: str
+    label: str
+    """A label of the stream, or a column of the table."""
+    test_us: int = 0
+    """Streams: the last stretch of time that is held out; the gap before it is the label's delay."""
+    test_share: float = 0.3
+    """Tables: the share of rows held out, chosen by a hash of the id."""
+    clean: CleanSpec | None = None
+
+
+class MetricSpec(Spec):
+    """Precision among the `k` keys with the highest score a day, after the Fraud Detection Handbook."""
+
+    name: FieldName
+    kind: Literal["precision_at"] = "precision_at"
+    k: int = Field(gt=0)
+    by: str
+    per_us: int = Field(gt=0)
+
+
+MEASURED = (
+    "auc",
+    "average_precision",
+    "log_loss",
+    "brier",
+    "calibration_error",
+    "brier_calibrated",
+    "calibration_error_calibrated",
+    "positives_share",
+    "train_auc",
+    "train_average_precision",
+    "onnx_max_difference",
+)
+"""What is measured of every trained model, beside the metrics of its own."""
+
+
+class GateRule(Spec):
+    metric: str
+    op: Literal[">=", "<=", ">", "<"]
+    value: float
+
+
+class GateSpec(Spec):
+    rules: tuple[GateRule, ...] = ()
+    against: Literal["", "champion"] = ""
+    """A candidate must not be worse than the champion on the gated metrics, on the same test rows."""
+    tolerance: float = 0.0
+
+
+class CompressSpec(Spec):
+    max_loss: float = Field(gt=0)
+    """The most that the gated metric (average precision) may fall, absolute."""
+
+
+def _rate(text: str) -> str:
+    if text:
+        parse_rate(text, "a service's limit")
+    return text
+
+
+Rate = Annotated[str, AfterValidator(_rate)]
+
+
+class ServiceSpec(Spec):
+    replicas: int = Field(default=1, ge=1, le=64)
+    cpus: float = Field(default=1.0, gt=0)
+    memory_mb: int = Field(default=512, gt=0)
+    limit: Rate = Field(default="", exclude_if=lambda value: value == "")
+    """Of requests a second by all callers together, as "100/s"; "" is none. What is more gets 429."""
+    concurrency: int = Field(default=0, ge=0, le=1_000_000, exclude_if=lambda value: value == 0)
+    """Of requests under way at once; 0 is no limit. What is more gets 429."""
+
+
+Calibrate = Literal["auto", "isotonic", "platt"]
+
+
+class ModelSpec(Spec):
+    name: Name
+    train: TrainSpec | None = None
+    onnx: InnerPath = ""
+    """Path, inside the application's folder, of a ready model; either this or `train`."""
+    metrics: tuple[MetricSpec, ...] = ()
+    gate: GateSpec = GateSpec()
+    compress: CompressSpec | None = None
+    serve: ServiceSpec = ServiceSpec()
+    calibrate: Calibrate | None = Field(default="auto", exclude_if=lambda value: value == "auto")
+    """How its scores are made probabilities, on rows that no training sees. "auto": where that takes no rows from the
+    training, by as many positives as there are; None: not at all."""
+
+
+class CronSpec(Spec):
+    """When a job runs by itself: `expression` has the five fields of cron, in the time of `zone`."""
+
+    expression: str
+    zone: str = "UTC"
+    missed: Literal["skip", "once", "all"] = "once"
+    """Of the times that passed while nobody was there, or while the run before still ran: run none of them, the last
+    one, or each, one after the other (the last 100)."""
+    overlap: bool = False
+    """Whether a run may begin while the one before still runs."""
+
+    @model_validator(mode="after")
+    def _comes(self) -> Self:
+        check_cron(self.expression, self.zone)
+        return self
+
+
+class JobSpec(Spec):
+    """A function that is run as a job: when it is asked for, by a schedule, or because another job needs it."""
+
+    name: Name
+    function: str
+    """Qualified name in the application file."""
+    needs: tuple[str, ...] = ()
+    """Jobs that run before it in the same run, whose outputs are its inputs."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """The parameters there are, with their values unless another, of the same type, is given; null: of any type."""
+    cpus: float = Field(default=0, ge=0, le=1_024)
+    memory_mb: int = Field(default=0, ge=0)
+    """What it is held to; 0 is nothing, and counts as one core and 512 MB when jobs are given their turn."""
+    timeout_us: int = Field(default=0, ge=0)
+    """Of each attempt; 0 is none."""
+    retries: int = Field(default=0, ge=0, le=100)
+    """How often it is tried again after its own errors."""
+    repeatable: bool = True
+    """False: it is never begun a second time by itself, not even when the machine failed."""
+    priority: int = Field(default=0, ge=-100, le=100)
+    array: int = Field(default=0, ge=0, le=1_000)
+    """It runs so often in one run, side by side, each with its own index; 0 is once, without one."""
+    schedule: CronSpec | None = None
