@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from skyriver.core.app import App
     from skyriver.core.budgets import Budget, Count, Strictest
     from skyriver.core.costs import Cost, Costs
+    from skyriver.core.decisions import Rule
     from skyriver.core.errors import SkyriverError
     from skyriver.core.events import Event, Time, field
     from skyriver.core.expr import count, decayed_mean, distinct, last, lookup, maximum, mean, minimum, since, std
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from skyriver.core.spec import CleanSpec as Clean
     from skyriver.core.spec import CompressSpec as Compress
     from skyriver.core.spec import ServiceSpec as Service
-    from skyriver.core.terms import Cron, Gate, Rule, precision_at
+    from skyriver.core.terms import Cron, Gate, precision_at
     from skyriver.core.work import Job
     from skyriver.train.data import TrainingData
 
@@ -74,7 +75,7 @@ _HOMES = {
     "Mqtt": ("core.sources", "Mqtt"),
     "Nats": ("core.sources", "Nats"),
     "NatsLog": ("core.sources", "NatsLog"),
-    "Rule": ("core.terms", "Rule"),
+    "Rule": ("core.decisions", "Rule"),
     "Service": ("core.spec", "ServiceSpec"),
     "SkyriverError": ("core.errors", "SkyriverError"),
     "Strictest": ("core.budgets", "Strictest"),

@@ -33,146 +33,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from pydantic import ValidationError
-
+from skyriver.core import references, terms
 from skyriver.core import spec as specs
-from skyriver.core import terms
-from skyriver.core.budgets import Budget, Count, Strictest, budgets_of, combine_of, counters_of
-from skyriver.core.costs import Costs, costs_of
-from skyriver.core.errors import SkyriverError
+from skyriver.core.budgets import Budget, Count, Strictest
+from skyriver.core.costs import Costs
+from skyriver.core.decisions import Decisions, Rule, decide_of
 from skyriver.core.events import Event, Features, Reference, Source, check_role, field_specs, refuse
-from skyriver.core.expr import Expression, Label, as_expression
+from skyriver.core.expr import Expression, Label
+from skyriver.core.misread import made
 from skyriver.core.names import check_field, check_name
+from skyriver.core.places import declared_at
 from skyriver.core.sources import Mqtt, Nats, NatsLog
 from skyriver.core.terms import Cron, Gate
 from skyriver.core.units import parse_duration, parse_memory
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class Decisions:
-    """What is declared by `App.decide`, to say more of it."""
-
-    def __init__(self, spec: specs.DecideSpec, stream: Source) -> None:
-        self.spec = spec
-        self._stream = stream
-
-    def example(
-        self,
-        decision: str,
-        /,
-        **given: bool | int | float | str | Sequence[int | str | Mapping[str, bool | int | float | str | None]] | None,
-    ) -> Decisions:
-        """An event that must get this decision, by what is `given` of it: the score, fields, features. What is not
-        given is missing; without a score the fallback decides. Of a list its rows are given, or their ids alone:
-        `customer=1, denied=[1], limits=[{"customer": 1, "amount": 50}]`. Each `skyriver deploy` runs the rules on all
-        examples, and refuses an application whose rules decide otherwise."""
-        check_name(decision, "a decision")
-        lists = {r.name: r for r in self._stream._spec.references if r.until}  # type: ignore[union-attr]  # a stream
-        rows: dict[str, tuple[Mapping[str, Any], ...]] = {}
-        plain: dict[str, bool | int | float | str | None] = {}
-        for name, value in given.items():
-            if isinstance(value, Sequence) and not isinstance(value, str) and name in lists:
-                rows[name] = tuple(r if isinstance(r, Mapping) else {lists[name].id: r} for r in value)
-            elif terms.is_plain(value):
-                plain[name] = value  # type: ignore[assignment]  # it was looked at
-            elif isinstance(value, Sequence):
-                refuse(
-                    f"{name}={value!r:.80} of an example are rows of a list, and there is no list {name!r}.",
-                    "BAD_EXAMPLE",
-                    f"There are {', '.join(lists)}." if lists else "app.list declares one.",
-                )
-            else:
-                refuse(f"{name}={value!r:.80} of an example is no number, text or truth.", "BAD_EXAMPLE")
-        bad = next(
-            ((n, v) for n, of in rows.items() for row in of for v in row.values() if not terms.is_plain(v)), None
-        )
-        if bad is not None:
-            refuse(f"{bad[0]} of an example holds {bad[1]!r:.80}, no number, text or truth.", "BAD_EXAMPLE")
-        example = specs.DecisionExample(decision=decision, given=plain, lists=rows)  # type: ignore[arg-type]
-        self.spec = self.spec.model_copy(update={"examples": (*self.spec.examples, example)})
-        return self
-
-    def sink(
-        self,
-        to: str,
-        *,
-        on: str | Sequence[str],
-        ordered: str = "",
-        parked: Literal["hold", "pass"] = "hold",
-        parallel: int = 8,
-        tries: int = 50,
-        retry_for: str = "1d",
-        approve: bool = False,
-        approve_within: str = "1d",
-        unapproved: Literal["drop", "deliver"] = "drop",
-    ) -> Decisions:
-        """Each event with a decision of `on` is told to a receiver, at least once: to whom and how stands in the file
-        HOME/sinks/TENANT/`to`.toml of the cloud's machine. See `skyriver.core.spec.SinkSpec` for the rest."""
-        check_name(to, "a sink")
-        try:
-            sink = specs.SinkSpec(
-                to=to,
-                on=(on,) if isinstance(on, str) else tuple(on),
-                ordered=ordered,
-                parked=parked,
-                parallel=parallel,
-                tries=tries,
-                retry_us=parse_duration(retry_for, "a time for trying again"),
-                approve=approve,
-                approve_us=parse_duration(approve_within, "a time for approving"),
-                unapproved=unapproved,
-            )
-            spec = specs.DecideSpec.model_validate({**dict(self.spec), "sinks": (*self.spec.sinks, sink)})
-        except ValidationError as error:
-            found = error.errors()[0]
-            refuse(f"sink {to!r}: {'.'.join(map(str, found['loc']))}: {found['msg']}.", "BAD_SINK")
-        specs.check_sinks(spec, self._stream._spec)
-        self.spec = spec
-        return self
-
-    def review(
-        self,
-        decision: str,
-        /,
-        *,
-        label: Label,
-        answers: Mapping[str, float],
-        within: str = "1d",
-        lease: str = "15m",
-        second_opinion: str | float | None = None,
-        expires: str | None = None,
-        unanswered: str = "",
-        most_waiting: int = 10_000,
-        keep: str = "90d",
-    ) -> Decisions:
-        """Each event that is decided `decision` becomes a case for people. They claim it, for a `lease` at a time, and
-        answer with one of `answers` and a reason; the answer is sent as the `label`'s value that it stands for.
-
-        `within`: when it is overdue; `second_opinion`: two people must agree, on cases of which this rule is true
-        ("amount > 5000") or on such a share of them (0.1); `expires`, `unanswered`: so long after it was opened a case
-        nobody answered is closed with that outcome, without a label; `most_waiting`: so many may wait, what ranks
-        lowest beyond is closed in the same way; `keep`: how long closed cases are kept.
-        """
-        stream = self._stream._spec
-        if not isinstance(label, Label) or label.of != stream.name:
-            refuse(f"label={label!r} is no label of {stream.name}.", "BAD_REVIEW", "Give what app.labels returned.")
-        review = terms.review_of(
-            decision,
-            label.name,
-            answers,
-            within=parse_duration(within, "a time within which a case is answered"),
-            lease=parse_duration(lease, "a lease"),
-            second_opinion=second_opinion,
-            expires=parse_duration(expires, "a time after which a case expires") if expires is not None else 0,
-            unanswered=unanswered,
-            most_waiting=most_waiting,
-            keep=parse_duration(keep, "a time for which a case is kept"),
-        )
-        spec = self.spec.model_copy(update={"reviews": (*self.spec.reviews, review)})
-        specs.check_review(review, spec, [known.name for known in getattr(stream, "labels", ())])
-        self.spec = spec
-        return self
+_A_JOB = 'Write @app.job(cpus=2, memory="1GB", timeout="1h", retries=3).'
 
 
 class App:
@@ -181,6 +57,8 @@ class App:
     def __init__(self, name: str) -> None:
         self.name = check_name(name, "an application")
         self.functions: dict[str, Callable[..., Any]] = {}
+        self.places: dict[str, str] = {}
+        """Where something is declared (file:line), by what errors call it, as in "rule 'block' of payments"."""
         self._streams: dict[str, specs.StreamSpec] = {}
         self._tables: dict[str, specs.TableSpec] = {}
         self._features: dict[str, specs.FeatureSetSpec] = {}
@@ -274,18 +152,8 @@ class App:
     def labels(self, name: str, *, of: Source, delay: str) -> Label:
         """The truth about events of a stream, known `delay` after them at the earliest for features' purposes."""
         check_field(name, "a label")
-        stream = self._streams.get(of._spec.name)
-        if stream is None:
-            refuse(f"{of._spec.name} is not a stream.", "BAD_LABEL", "In a table, a label is one of its columns.")
-        if any(f.name == name for f in stream.fields):
-            refuse(
-                f"The label {name!r} is also a field of {stream.name}: it would leak into the features.",
-                "LABEL_LEAK",
-                f"Remove the field {name!r} from the event; labels are loaded and sent as labels.",
-            )
-        if any(known.name == name for known in stream.labels):
-            refuse(f"{stream.name} has a label {name!r} already.", "DUPLICATE_NAME")
-        label = specs.LabelSpec(name=name, delay_us=parse_duration(delay, "a delay"))
+        stream = terms.stream_of(of, self._streams, "BAD_LABEL", "In a table, a label is one of its columns.")
+        label = terms.new_label(name, stream, parse_duration(delay, "a delay"))
         self._streams[stream.name] = stream.model_copy(update={"labels": (*stream.labels, label)})
         return Label(name, stream.name, label.delay_us)
 
@@ -295,7 +163,7 @@ class App:
         A row is current from its field `time` on, until the next one of the same `id`; it is sent to the stream, or
         loaded with its history, and belongs to it as labels do.
         """
-        stream = self._new_reference(name, of, "a reference")
+        stream = references.new_reference(name, of, "a reference", self._streams)
         fields = field_specs(row)
         check_role(fields, id, "id", ("int", "text"))
         check_role(fields, time, "time", ("time",))
@@ -320,50 +188,19 @@ class App:
         `until` (missing: until another one of its `id` comes). Both fields are added where `row` has them not; without
         `row` there is the id, as the stream has a field of that name, and a `note`. `by`: the event's field by which
         the list's fields are looked up (that of the id's name, unless another is named)."""
-        stream = self._new_reference(name, of, "a list")
-        spec = terms.list_of(name, stream, field_specs(row) if row is not None else None, id, time, until, by)
+        stream = references.new_reference(name, of, "a list", self._streams)
+        spec = references.list_of(name, stream, field_specs(row) if row is not None else None, id, time, until, by)
         self._streams[stream.name] = stream.model_copy(update={"references": (*stream.references, spec)})
-
-    def _new_reference(self, name: str, of: Source, what: str) -> specs.StreamSpec:
-        check_field(name, what)
-        stream = self._streams.get(of._spec.name)
-        if stream is None:
-            refuse(
-                f"{of._spec.name} is not a stream.", "BAD_REFERENCE", f"{what.capitalize()} is of a stream's events."
-            )
-        if any(known.name == name for known in stream.references):
-            refuse(f"{stream.name} has a reference {name!r} already.", "DUPLICATE_NAME")
-        if name in specs.PARTS_OF_STREAMS:
-            refuse(
-                f"{name!r} cannot name {what}: {stream.name}.{name} is a table that every stream has.",
-                "BAD_REFERENCE",
-                "Give it another name.",
-            )
-        return stream
+        self.places[f"list {name} of {stream.name}"] = declared_at()
 
     def features(self, name: str, source: Source, features: Mapping[str, object]) -> Features:
         """Named expressions over one stream or table; order matters, it is the model's input order."""
         check_name(name, "a feature set")
         if name in self._features:
-            refuse(f"There is a feature set {name!r} already.", "DUPLICATE_NAME")
-        if not features:
-            refuse(f"The feature set {name!r} is empty.", "BAD_FEATURE")
-        spec = source._spec
-        parsed = []
-        for feature, value in features.items():
-            check_field(feature, "a feature")
-            try:
-                expression = as_expression(value)
-            except SkyriverError as error:
-                refuse(f"Feature {feature}: {error.message}", error.code, error.next_action)
-            if expression.source not in ("", spec.name):
-                refuse(
-                    f"Feature {feature} uses {expression.source}, but {name!r} is computed from {spec.name}.",
-                    "BAD_FEATURE",
-                )
-            terms.check_feature(feature, expression, spec)
-            parsed.append(specs.FeatureSpec(name=feature, expr=expression.node))
-        self._features[name] = specs.FeatureSetSpec(name=name, source=spec.name, features=tuple(parsed))
+            refuse(f"There is a feature set {name!r} already.", "DUPLICATE_NAME", "Give one of them another name.")
+        spec = terms.source_of(source)
+        parsed = terms.features_of(name, features, spec)
+        self._features[name] = specs.FeatureSetSpec(name=name, source=spec.name, features=parsed)
         return Features(self._features[name])
 
     def train(
@@ -416,15 +253,19 @@ class App:
         `needs` are functions of `@app.job` that run before it, whose outputs it gets; see
         `skyriver.core.spec.JobSpec` for what the others say. It is called like the function unless it has a `name`.
         """
+        terms.check_json(params or {}, "The value of a parameter")
         held = {
             "cpus": cpus,
             "memory_mb": parse_memory(memory, "a size of memory") if memory else 0,
             "timeout_us": parse_duration(timeout, "a time limit") if timeout else 0,
+            "params": dict(params or {}),
+            "retries": retries,
+            "repeatable": repeatable,
+            "priority": priority,
+            "array": array,
         }
         if schedule is not None and not isinstance(schedule, Cron):
             refuse(f"schedule={schedule!r} is no sr.Cron.", "BAD_SCHEDULE", terms.as_cron(schedule))
-        terms.check_json(params or {}, "The value of a parameter")
-        settings = {"retries": retries, "repeatable": repeatable, "priority": priority, "array": array}
 
         def declare(function: Function) -> Function:
             called = name or function.__name__.replace("_", "-")
@@ -433,29 +274,17 @@ class App:
             if called in self._jobs or called in self._models:
                 refuse(f"There is a job or model {called!r} already.", "DUPLICATE_NAME", "Give it a name=.")
             self.functions[function.__qualname__] = function
-            try:
-                self._jobs[called] = specs.JobSpec(
-                    name=called,
-                    function=function.__qualname__,
-                    needs=tuple(self._job_of(need) for need in needs),
-                    params=dict(params or {}),
-                    schedule=schedule.spec if schedule is not None else None,
-                    **held,  # type: ignore[arg-type]
-                    **settings,  # type: ignore[arg-type]
-                )
-            except ValidationError as error:
-                found = error.errors()[0]
-                refuse(f"{'.'.join(map(str, found['loc']))}={found['input']!r}: {found['msg']}.", "BAD_JOB")
+            body = {
+                "name": called,
+                "function": function.__qualname__,
+                "needs": tuple(terms.job_of(need, self._jobs.values()) for need in needs),
+                "schedule": schedule.spec if schedule is not None else None,
+                **held,
+            }
+            self._jobs[called] = made(specs.JobSpec, f"job {called!r}", "BAD_JOB", _A_JOB, body, timeout_us="timeout")
             return function
 
         return declare
-
-    def _job_of(self, function: Callable[..., Any]) -> str:
-        qualified = getattr(function, "__qualname__", "")
-        found = next((known.name for known in self._jobs.values() if known.function == qualified), None)
-        if found is None:
-            refuse(f"{function!r} is not a job.", "BAD_JOB", "Decorate it with @app.job(...), above this one.")
-        return found
 
     def model(
         self,
@@ -475,9 +304,8 @@ class App:
         rows are to be had for nothing; "isotonic" and "platt" keep some back where there are none; None does not."""
         check_name(name, "a model")
         if name in self._models or name in self._jobs:
-            refuse(f"There is a model or job {name!r} already.", "DUPLICATE_NAME")
-        if (train is None) == (not onnx):
-            refuse(f"The model {name!r} needs a training function or onnx=, one of the two.", "BAD_MODEL")
+            refuse(f"There is a model or job {name!r} already.", "DUPLICATE_NAME", "Give one of them another name.")
+        terms.check_one_of(name, train, onnx)
         trained = None
         if train is not None:
             trained = self._trains.get(getattr(train, "__qualname__", ""))
@@ -502,7 +330,7 @@ class App:
         self,
         stream: Source,
         model: specs.ModelSpec,
-        rules: Mapping[str, str] | Sequence[terms.Rule],
+        rules: Mapping[str, str] | Sequence[Rule],
         *,
         otherwise: str,
         fallback: str | None = None,
@@ -528,46 +356,40 @@ class App:
         say how many events may get a decision, and what those beyond get; `counters` are what rules may ask of earlier
         decisions.
         """
-        name = stream._spec.name
-        if name not in self._streams:
-            refuse(f"{name} is not a stream.", "BAD_DECISION", "Rows of a table are scored with `skyriver predict`.")
+        declared = terms.stream_of(
+            stream, self._streams, "BAD_DECISION", "Rows of a table are scored with `skyriver predict`."
+        )
+        name = declared.name
+        if not isinstance(model, specs.ModelSpec):
+            refuse(f"model={model!r:.80} is no model.", "BAD_DECISION", "Give what app.model returned.")
         specs.check_decides(name, model.name, self._features[model.train.features].source if model.train else "")
         if name in self._decides:
-            refuse(f"{name} has its decisions already.", "DUPLICATE_NAME")
-        for decision in (otherwise, fallback or otherwise):
-            check_name(decision, "a decision")
-        unknown = [by for by in fallback_by if by not in ("last_version", "rules")]
-        if unknown or len(set(fallback_by)) < len(fallback_by):
             refuse(
-                f"fallback_by={list(fallback_by)} holds other words than last_version and rules.",
-                "BAD_DECISION",
-                'Name each at most once: "last_version", "rules".',
+                f"{name} has its decisions already.", "DUPLICATE_NAME", "Put all rules of a stream into one app.decide."
             )
-        decisions = Decisions(
-            specs.DecideSpec(
-                stream=name,
-                model=model.name,
-                rules=terms.rules_of(rules),
-                otherwise=otherwise,
-                fallback=fallback or otherwise,
-                fallback_by=tuple(by for by in ("last_version", "rules") if by in fallback_by),
-                deadline_us=parse_duration(deadline, "a deadline") if deadline is not None else 0,
-                costs=costs_of(costs),
-                reasons=terms.reasons_of(
-                    reasons or {}, self._features[model.train.features].features if model.train else ()
-                ),
-                budgets=budgets_of(budgets),
-                counters=counters_of(counters),
-                combine=combine_of(combine),
-            ),
-            stream,
+        features = self._features[model.train.features].features if model.train else ()
+        spec = decide_of(
+            declared,
+            model.name,
+            features,
+            rules,
+            otherwise=otherwise,
+            fallback=fallback,
+            fallback_by=fallback_by,
+            deadline=deadline,
+            costs=costs,
+            reasons=reasons,
+            budgets=budgets,
+            counters=counters,
+            combine=combine,
+            places=self.places,
         )
-        specs.check_budgets(decisions.spec, stream._spec)
+        decisions = Decisions(spec, stream, self.places)
         self._decides[name] = decisions
         return decisions
 
     def _new_source(self, name: str, event: type[Event]) -> tuple[specs.FieldSpec, ...]:
         check_name(name, "a stream or table")
         if name in self._streams or name in self._tables:
-            refuse(f"There is a stream or table {name!r} already.", "DUPLICATE_NAME")
+            refuse(f"There is a stream or table {name!r} already.", "DUPLICATE_NAME", "Give one of them another name.")
         return field_specs(event)

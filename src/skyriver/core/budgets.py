@@ -17,10 +17,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from skyriver.core import spec as specs
 from skyriver.core.events import refuse
+from skyriver.core.misread import made
 from skyriver.core.names import check_field, check_name
 from skyriver.core.units import parse_duration
 
@@ -56,6 +55,12 @@ class Strictest:
     def __init__(self, *decisions: str) -> None:
         for decision in decisions:
             check_name(decision, "a decision")
+        if not decisions or len(set(decisions)) < len(decisions):
+            refuse(
+                f"sr.Strictest{decisions!r:.80} names no decision, or one twice.",
+                "BAD_DECISION",
+                'Name each decision of the rules once, the strictest first: sr.Strictest("block", "review").',
+            )
         self.decisions = decisions
 
 
@@ -74,16 +79,20 @@ def budgets_of(given: Mapping[str, Budget | Sequence[Budget]] | None) -> tuple[s
 
 
 def _budget(decision: str, budget: Budget) -> specs.BudgetSpec:
-    try:
-        return specs.BudgetSpec(
-            decision=decision,
-            most=budget.most,
-            per_us=parse_duration(budget.per, "a period"),
-            overflow=budget.overflow,
-            by=budget.by,
-        )
-    except ValidationError as error:
-        refuse(f"The budget of {decision!r}: {_told(error, budget, per_us='per')}", "BAD_BUDGET", _LIMITS)
+    return made(
+        specs.BudgetSpec,
+        f"budget of {decision!r}",
+        "BAD_BUDGET",
+        _LIMITS,
+        {
+            "decision": decision,
+            "most": budget.most,
+            "per_us": parse_duration(budget.per, "a period of a budget"),
+            "overflow": budget.overflow,
+            "by": budget.by,
+        },
+        per_us="per",
+    )
 
 
 def counters_of(given: Mapping[str, Count] | None) -> tuple[specs.CounterSpec, ...]:
@@ -95,25 +104,22 @@ def counters_of(given: Mapping[str, Count] | None) -> tuple[specs.CounterSpec, .
         if not isinstance(count, Count):
             refuse(f"The counter {name!r} is {count!r:.80}.", "BAD_COUNTER", _A_COUNTER)
         check_name(count.decision, "a decision")
-        try:
-            found.append(
-                specs.CounterSpec(
-                    name=name,
-                    decision=count.decision,
-                    over_us=parse_duration(count.over, "a period"),
-                    by=count.by,
-                    most=count.most,
-                )
-            )
-        except ValidationError as error:
-            refuse(f"The counter {name!r}: {_told(error, count, over_us='over')}", "BAD_COUNTER", _LIMITS)
+        body = {
+            "name": name,
+            "decision": count.decision,
+            "over_us": parse_duration(count.over, "a period of a counter"),
+            "by": count.by,
+            "most": count.most,
+        }
+        counter = made(specs.CounterSpec, f"counter {name!r}", "BAD_COUNTER", _LIMITS, body, over_us="over")
+        found.append(counter)
     return tuple(found)
 
 
 def combine_of(given: object) -> tuple[str, ...]:
     if given == "first":
         return ()
-    if not isinstance(given, Strictest) or not given.decisions:
+    if not isinstance(given, Strictest):
         refuse(
             f"combine={given!r:.80} is not known.",
             "BAD_DECISION",
@@ -123,10 +129,3 @@ def combine_of(given: object) -> tuple[str, ...]:
 
 
 _LIMITS = "A period is from 1s to 366d; a budget from 0 to 1,000,000, and a counter counts to 100,000 at most."
-
-
-def _told(error: ValidationError, given: object, **names: str) -> str:
-    found = error.errors()[0]
-    name = str(found["loc"][0])
-    own = names.get(name, name)
-    return f"{own}={getattr(given, own)!r:.80} is out of range."

@@ -64,8 +64,14 @@ def costs_of(given: Costs | None) -> specs.CostsSpec | None:
     return specs.CostsSpec(
         of=tuple(costs),
         capacity=tuple(capacity_of(decision, text) for decision, text in given.capacity.items()),
-        unit=str(given.unit)[:16],
+        unit=_unit(given.unit),
     )
+
+
+def _unit(unit: object) -> str:
+    if not isinstance(unit, str) or len(unit) > 16:
+        refuse(f"unit={unit!r:.80} of the costs is no text of at most 16 characters.", "BAD_COST", 'Write unit="EUR".')
+    return unit
 
 
 def amount_text(amount: object, decision: str) -> str:

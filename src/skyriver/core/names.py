@@ -12,6 +12,10 @@ from skyriver.core.errors import InvalidInput
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+RULE_WORDS = frozenset({"and", "or", "not", "is", "missing", "true", "false", "in"})
+"""Words of the rules' language, which name nothing else in it."""
+SCORES = ("score", "probability")
+"""What a rule may ask of the model."""
 _ARTIFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from skyriver.core.errors import InvalidInput
+from skyriver.core.misread import wrong
 from skyriver.core.spec import MqttSpec, NatsLogSpec, NatsSpec
 
 
@@ -76,5 +77,8 @@ def _told_as(what: str) -> Iterator[None]:
         yield
     except ValidationError as error:
         found = error.errors(include_input=False)[0]
-        message = f"{what}: {'.'.join(map(str, found['loc']))}: {found['msg']}."
-        raise InvalidInput(message, code="BAD_SOURCE") from None
+        raise InvalidInput(
+            f"{what}: {wrong(found)}.",
+            code="BAD_SOURCE",
+            next_action=f"`help({what})` tells what it takes; nothing was done.",
+        ) from None

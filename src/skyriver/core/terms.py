@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, get_args
 
-from pydantic import ValidationError
-
 from skyriver.core import spec as specs
-from skyriver.core.errors import InvalidInput
-from skyriver.core.events import check_role, refuse
-from skyriver.core.expr import MOST_SPAN_US, Aggregate, Column, Expression, Label, Lookup, Same, numbers, render, walk
-from skyriver.core.names import canonical_json, check_field, check_name
+from skyriver.core.errors import InvalidInput, SkyriverError
+from skyriver.core.events import Source, refuse
+from skyriver.core.expr import (
+    MOST_SPAN_US,
+    Aggregate,
+    Column,
+    Expression,
+    Label,
+    Lookup,
+    Same,
+    as_expression,
+    numbers,
+    render,
+    walk,
+)
+from skyriver.core.misread import a_mapping
+from skyriver.core.names import canonical_json, check_field
 from skyriver.core.units import format_duration, parse_duration, parse_memory
 
 MOST_DISORDER_US = parse_duration("31d")
@@ -93,32 +103,28 @@ def check_takes_job(function: Callable[..., Any]) -> None:
         )
 
 
+def job_of(function: object, jobs: Iterable[specs.JobSpec]) -> str:
+    """The name of the job that a function is."""
+    qualified = getattr(function, "__qualname__", "")
+    found = next((known.name for known in jobs if known.function == qualified), None)
+    if found is None:
+        refuse(f"{function!r} is not a job.", "BAD_JOB", "Decorate it with @app.job(...), above this one.")
+    return found
+
+
+def check_one_of(name: str, train: object, onnx: str) -> None:
+    if (train is None) == (not onnx):
+        refuse(
+            f"The model {name!r} needs a training function or onnx=, one of the two.",
+            "BAD_MODEL",
+            f'Write app.model("{name}", fit), or app.model("{name}", onnx="model.onnx").',
+        )
+
+
 def check_zone(zone: str) -> str:
     if zone != "UTC":
         refuse(f"zone={zone!r} is not supported yet.", "BAD_STREAM", "Calendar features are computed in UTC.")
     return zone
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A rule of `App.decide` with a name, by which records tell that it fired: `Rule("block", "score >= 0.9",
-    name="certain")`. Several rules may have one decision."""
-
-    decision: str
-    when: str
-    name: str = ""
-
-
-def rules_of(given: Mapping[str, str] | Sequence[Rule]) -> tuple[specs.DecisionRule, ...]:
-    """{decision: when}, or rules."""
-    rules = [Rule(*pair) for pair in given.items()] if isinstance(given, Mapping) else list(given)
-    for rule in rules:
-        if not isinstance(rule, Rule) or not isinstance(rule.when, str):
-            refuse(f"{rule!r:.80} is no rule.", "BAD_DECISION", 'Write sr.Rule("block", "score >= 0.9").')
-        check_name(rule.decision, "a decision")
-        if rule.name:
-            check_name(rule.name, "a rule")
-    return tuple(specs.DecisionRule(decision=r.decision, when=r.when, name=r.name) for r in rules)
 
 
 @dataclass(frozen=True)
@@ -143,22 +149,6 @@ class Gate:
         object.__setattr__(self, "spec", gate)
 
 
-def reasons_of(reasons: Mapping[str, str], features: Sequence[specs.FeatureSpec]) -> dict[str, str]:
-    known = [feature.name for feature in features]
-    for name, text in reasons.items():
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            guess = f": did you mean {near[0]}?" if near else "."
-            refuse(
-                f"reasons= names {name!r}, which is no feature of the model{guess}",
-                "BAD_DECISION",
-                f"There are {', '.join(known)}." if known else "",
-            )
-        if not isinstance(text, str) or not 1 <= len(text) <= 200:
-            refuse(f"What reasons= says of {name} is no text of 1 to 200 characters.", "BAD_DECISION", "Shorten it.")
-    return dict(reasons)
-
-
 def check_calibrate(value: object) -> specs.Calibrate | None:
     known = (*get_args(specs.Calibrate), None)
     if value not in known:
@@ -168,52 +158,6 @@ def check_calibrate(value: object) -> specs.Calibrate | None:
             f"There are {', '.join(map(repr, known))}.",
         )
     return value  # type: ignore[return-value]
-
-
-def review_of(
-    decision: str,
-    label: str,
-    answers: Mapping[str, float],
-    *,
-    within: int,
-    lease: int,
-    second_opinion: object,
-    expires: int,
-    unanswered: str,
-    most_waiting: int,
-    keep: int,
-) -> specs.ReviewSpec:
-    """Times in microseconds; `second_opinion` is a rule, a share, or None."""
-    check_name(decision, "a decision")
-    numbers = isinstance(answers, Mapping) and all(type(value) in (int, float, bool) for value in answers.values())
-    if not numbers:
-        refuse(
-            f"answers={answers!r:.80} gives no values of a label.", "BAD_REVIEW", 'Write {"block": 1, "approve": 0}.'
-        )
-    share = float(second_opinion) if isinstance(second_opinion, int | float) else 0.0
-    if not isinstance(second_opinion, str | int | float | None) or not 0 <= share <= 1 or second_opinion == "":
-        refuse(
-            f"second_opinion={second_opinion!r:.80} is neither a rule nor a share.",
-            "BAD_REVIEW",
-            'Write a rule, as in "amount > 5000", or a share from 0 to 1.',
-        )
-    try:
-        return specs.ReviewSpec(
-            decision=decision,
-            label=label,
-            answers={word: float(value) for word, value in answers.items()},
-            within_us=within,
-            lease_us=lease,
-            second_when=second_opinion if isinstance(second_opinion, str) else "",
-            second_share=share,
-            expires_us=expires,
-            unanswered=unanswered,
-            most_waiting=most_waiting,
-            keep_us=keep,
-        )
-    except ValidationError as error:
-        found = error.errors()[0]
-        refuse(f"{'.'.join(map(str, found['loc']))}={found['input']!r:.80}: {found['msg']}.", "BAD_REVIEW")
 
 
 def check_gate(gate: specs.GateSpec, measured: Sequence[str]) -> None:
@@ -245,48 +189,44 @@ def precision_at(k: int, *, by: str, per: str = "1d") -> specs.MetricSpec:
     return specs.MetricSpec(name=f"precision_at_{k}", k=k, by=by, per_us=parse_duration(per, "a period"))
 
 
-def list_of(
-    name: str,
-    stream: specs.StreamSpec,
-    fields: tuple[specs.FieldSpec, ...] | None,
-    id: str,
-    time: str,
-    until: str,
-    by: str,
-) -> specs.ReferenceSpec:
-    """A list of the stream; `fields` None: the id alone, with a note."""
-    of_stream = {own.name: own for own in stream.fields}
-    if fields is None:
-        if id not in of_stream:
-            refuse(f"{stream.name} has no field {id!r}.", "UNKNOWN_FIELD", f"It has {', '.join(of_stream)}.")
-        note = specs.FieldSpec(name=check_field("note", "a field"), type="text", nullable=True)
-        fields = (specs.FieldSpec(name=id, type=of_stream[id].type), note)
-    declared = {own.name: own for own in fields}
-    for role, given in (("time", time), ("until", until)):
-        if given not in declared:
-            fields = (
-                *fields,
-                specs.FieldSpec(name=check_field(given, "a field"), type="time", nullable=role == "until"),
+def source_of(given: object) -> specs.StreamSpec | specs.TableSpec:
+    if not isinstance(given, Source):
+        refuse(f"{given!r:.80} is no stream or table.", "BAD_FEATURE", "Give what app.stream or app.table returned.")
+    return given._spec
+
+
+def stream_of(given: object, streams: Mapping[str, specs.StreamSpec], code: str, next_action: str) -> specs.StreamSpec:
+    """One of these `streams`. `next_action`: of who gives something else that is declared."""
+    if not isinstance(given, Source):
+        refuse(f"{given!r:.80} is no stream.", code, "Give what app.stream returned.")
+    found = streams.get(given._spec.name)
+    if found is None:
+        refuse(f"{given._spec.name} is not a stream.", code, next_action)
+    return found
+
+
+def features_of(
+    name: str, features: object, source: specs.StreamSpec | specs.TableSpec
+) -> tuple[specs.FeatureSpec, ...]:
+    action = 'Write {"amount": payments.amount, "mean_7d": sr.mean("amount", by="customer", over="7d")}.'
+    if not a_mapping(features, "features", "BAD_FEATURE", action):
+        refuse(f"The feature set {name!r} is empty.", "BAD_FEATURE", action)
+    parsed = []
+    for feature, value in features.items():  # type: ignore[attr-defined]  # it is a mapping
+        check_field(feature, "a feature")
+        try:
+            expression = as_expression(value)
+        except SkyriverError as error:
+            refuse(f"Feature {feature}: {error.message}", error.code, error.next_action)
+        if expression.source not in ("", source.name):
+            refuse(
+                f"Feature {feature} uses {expression.source}, but {name!r} is computed from {source.name}.",
+                "BAD_FEATURE",
+                f"Read fields of {source.name}, or declare a feature set of {expression.source}.",
             )
-        elif role == "until" and (declared[given].type != "time" or not declared[given].nullable):
-            refuse(f"{given!r} cannot be the until: it must be of type time, and may be missing.", "BAD_FIELD")
-    check_role(fields, id, "id", ("int", "text"))
-    check_role(fields, time, "time", ("time",))
-    kind = next(own.type for own in fields if own.name == id)
-    by = by or id
-    if by not in of_stream or of_stream[by].type != kind:
-        fits = [own.name for own in stream.fields if own.type == kind]
-        refuse(
-            f"The list {name!r} cannot be looked up by {by!r}: {stream.name} has no such field of type {kind}.",
-            "BAD_REFERENCE",
-            f"Name one with by=: {', '.join(fits)}." if fits else f"It has no field of type {kind}.",
-        )
-    return specs.ReferenceSpec(name=name, fields=fields, id=id, time=time, until=until, by=by)
-
-
-def is_plain(value: object) -> bool:
-    """Whether a rule can be given it."""
-    return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+        check_feature(feature, expression, source)
+        parsed.append(specs.FeatureSpec(name=feature, expr=expression.node))
+    return tuple(parsed)
 
 
 def check_feature(feature: str, expression: Expression, source: specs.StreamSpec | specs.TableSpec) -> None:
@@ -360,6 +300,18 @@ def check_feature(feature: str, expression: Expression, source: specs.StreamSpec
                 "BAD_FEATURE",
                 f"Give the field a fill value, as in `{node.by}: ... = sr.field(fill=...)`.",
             )
+
+
+def new_label(name: str, stream: specs.StreamSpec, delay_us: int) -> specs.LabelSpec:
+    if any(f.name == name for f in stream.fields):
+        refuse(
+            f"The label {name!r} is also a field of {stream.name}: it would leak into the features.",
+            "LABEL_LEAK",
+            f"Remove the field {name!r} from the event; labels are loaded and sent as labels.",
+        )
+    if any(known.name == name for known in stream.labels):
+        refuse(f"{stream.name} has a label {name!r} already.", "DUPLICATE_NAME", "Give one of them another name.")
+    return specs.LabelSpec(name=name, delay_us=delay_us)
 
 
 def label_of(label: object, of: specs.StreamSpec | specs.TableSpec) -> str:
