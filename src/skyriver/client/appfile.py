@@ -10,6 +10,7 @@ import re
 import sys
 import tarfile
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,6 +25,7 @@ BUNDLED = frozenset({".py", ".onnx", ".txt", ".toml", ".yaml", ".yml", ".json", 
 BUNDLE_LIMIT = 256 * 1024**2
 MODULE_NAME = "skyriver_application"
 _UNEXPECTED = re.compile(r"(?P<function>[\w.]+)\(\) got an unexpected keyword argument '(?P<argument>\w+)'")
+_CALLED = re.compile(r"(?P<function>[\w.]+)\(\) (?:missing|takes|got multiple)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,16 @@ def load_app(path: Path) -> App:
             next_action='Write `app = sr.App("name")` once, at the top level.',
         )
     return next(iter(apps.values()))
+
+
+def place(error: SkyriverError, places: Mapping[str, str]) -> None:
+    """Adds the line of the file to what the cloud says of a declaration. `places`: those of `App.places`."""
+    for of in dict.fromkeys([error.where, *(str(detail.get("where", "")) for detail in error.details)]):
+        if of in places:
+            told = f"{places[of]}: {of}"
+            error.where = told if error.where == of else error.where
+            error.message = error.message.replace(f"  - {of}: ", f"  - {told}: ")
+            error.details = tuple({**d, "where": told} if d.get("where") == of else d for d in error.details)
 
 
 def _execute(path: Path) -> ModuleType:
@@ -108,8 +120,9 @@ def _execute(path: Path) -> ModuleType:
 
 
 def _arguments(error: Exception) -> str:
-    """Of a call of ours with an argument that it has not: which it has."""
-    found = _UNEXPECTED.search(str(error)) if isinstance(error, TypeError) else None
+    """Of a call of ours with an argument that it has not, too many or too few: which it has."""
+    text = str(error) if isinstance(error, TypeError) else ""
+    found = _UNEXPECTED.search(text) or _CALLED.search(text)
     if found is None:
         return ""
     called: object = skyriver
@@ -120,7 +133,7 @@ def _arguments(error: Exception) -> str:
     known = [
         name for name, p in inspect.signature(called).parameters.items() if name != "self" and p.kind != p.VAR_KEYWORD
     ]
-    near = get_close_matches(found["argument"], known, n=1)
+    near = get_close_matches(found.groupdict().get("argument", ""), known, n=1)
     return f"{f'Did you mean {near[0]}=? ' if near else ''}There are {', '.join(known)}."
 
 

@@ -86,10 +86,10 @@ def deploy(
 
     screen = Screen(as_json=as_json)
     with screen.progress() as bars:
-        spec, lock = declare(machine(), state["home"], file, bars.tell, upgrade=upgrade)
-    bundle = pack(file)
-    with connect() as client:
-        body = deploy_request(client, spec, bundle, file, lock)
+        declared = declare(machine(), state["home"], file, bars.tell, upgrade=upgrade)
+    spec, bundle = declared.spec, pack(file)
+    with connect() as client, declared.placing():
+        body = deploy_request(client, spec, bundle, file, declared.lock)
         plan = client.deploy(spec.name, body, dry_run=True, prune=prune)
         if not as_json:
             show.plan(screen, spec.name, plan["plan"])

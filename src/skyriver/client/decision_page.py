@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -59,8 +59,21 @@ def reasons(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _why(told: Mapping[str, Any]) -> str:
-    spent = ", and the budget of that decision was spent" if told["reason"] == "BUDGET_SPENT" else ""
+    spent = f", and {_spent(told.get('budgets_spent', ()))}" if told["reason"] == "BUDGET_SPENT" else ""
     return f"{_wanted(told)}{spent}"
+
+
+def _spent(budgets: Sequence[Mapping[str, Any]]) -> str:
+    """Which budget was: of which decision, how many within how long."""
+    if not budgets:
+        return "a budget of what its rules decided was spent; they are not in use any more"
+    of: dict[str, list[str]] = {}
+    for own in budgets:
+        each = f" of one {own['by']}" if own["by"] else ""
+        of.setdefault(own["decision"], []).append(f"{own['most']:,} within {own['per']}{each}")
+    return " and ".join(
+        f"the budget of {escape(word)} was spent ({escape(' or '.join(limits))})" for word, limits in of.items()
+    )
 
 
 def _wanted(told: Mapping[str, Any]) -> str:

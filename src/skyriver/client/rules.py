@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +16,11 @@ from skyriver.client.rules_page import listed, page, told
 from skyriver.client.screen import Screen
 from skyriver.client.shell import Json, app, connect, machine, state
 from skyriver.core.errors import InvalidInput
+from skyriver.core.names import nearest
 
 if TYPE_CHECKING:
     from skyriver.client.api import Client
+    from skyriver.client.requirements import Declared
     from skyriver.core.contract import RulesVersion
 
 USED_SECONDS = 60.0
@@ -59,8 +62,8 @@ def rules_add(
 ) -> None:
     """Make the rules of an application file a candidate: nothing is deployed, and nothing decided by it yet."""
     screen = Screen(as_json=as_json)
-    rules = _rules_of(screen, stream, file)
-    with connect() as client:
+    rules, declared = _rules_of(screen, stream, file)
+    with connect() as client, declared.placing() if declared is not None else nullcontext():
         found = client.add_rules(stream, rules, why=why)
     screen.data(found, lambda: told(screen, found))
 
@@ -115,20 +118,21 @@ def _used(client: Client, found: RulesVersion) -> RulesVersion:
     return found
 
 
-def _rules_of(screen: Screen, stream: str, file: Path) -> Sequence[Mapping[str, str]]:
+def _rules_of(screen: Screen, stream: str, file: Path) -> tuple[Sequence[Mapping[str, str]], Declared | None]:
     if file.suffix == ".py":
         from skyriver.client.requirements import declare  # 0.1 s that help need not wait for
 
         with screen.progress() as bars:
-            spec, _ = declare(machine(), state["home"], file, bars.tell)
-        rules = next((decide.rules for decide in spec.decides if decide.stream == stream), None)
+            declared = declare(machine(), state["home"], file, bars.tell)
+        decides = declared.spec.decides
+        rules = next((decide.rules for decide in decides if decide.stream == stream), None)
         if rules is None:
             raise InvalidInput(
                 f"{file} declares no decisions on {stream}.",
                 code="NO_DECISIONS",
-                next_action=f"It declares some on {', '.join(d.stream for d in spec.decides) or 'no stream'}.",
+                next_action=f"It declares some on {', '.join(d.stream for d in decides) or 'no stream'}.",
             )
-        return [rule.to_json() for rule in rules]
+        return [rule.to_json() for rule in rules], declared
     action = 'Write {"rules": [{"decision": "block", "when": "score >= 0.9"}, ...]}, or give the application\'s file.'
     try:
         found = json.loads(read_text(file))
@@ -137,4 +141,12 @@ def _rules_of(screen: Screen, stream: str, file: Path) -> Sequence[Mapping[str, 
     given = found.get("rules") if isinstance(found, dict) else None
     if not isinstance(given, list) or not all(isinstance(rule, dict) for rule in given):
         raise InvalidInput(f"{file} holds no rules.", code="BAD_JSON", next_action=action)
-    return given
+    if others := [key for key in found if key != "rules"]:
+        raise InvalidInput(
+            f"{file} holds {others[0]!r} beside its rules, and a version is a list of rules alone"
+            f"{nearest(others[0], ['rules'])}.",
+            code="BAD_RULE",
+            where=str(file),
+            next_action=f"Take {others[0]!r} out; what decides beside rules is declared by app.decide and deployed.",
+        )
+    return given, None

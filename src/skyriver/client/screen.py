@@ -131,11 +131,12 @@ def show_error(error: SkyriverError, *, as_json: bool) -> None:
     where = f" [dim]{escape(error.where)}[/]" if error.where else ""
     console.print(f"[bold red]error[/] {error.code}{where}")
     console.print(f"  {escape(error.message)}")
+    details = [d for d in error.details if "message" not in d or str(d["message"]) not in error.message]
     if len(error.details) > 1:  # one alone is what the message says
-        for detail in error.details[:DETAILS]:
+        for detail in details[:DETAILS]:
             console.print(f"  - {escape(_detail(detail))}")
-        if len(error.details) > DETAILS:
-            console.print(f"  - and {len(error.details) - DETAILS} more")
+        if len(details) > DETAILS:
+            console.print(f"  - and {len(details) - DETAILS} more")
     if error.next_action:
         console.print(f"  [bold]→[/] {escape(error.next_action)}")
 

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError, Unavailable, disk_error
+from skyriver.core.misread import wrong
 
 MEDIA = "application/problem+json"
 _JSON = "Send the body as JSON, with the header Content-Type: application/json."
@@ -64,12 +65,17 @@ def _our_mistake(request: Request, error: Exception) -> Response:
 
 
 def _bad_request(request: Request, error: RequestValidationError, contract: str) -> InvalidInput:
-    found = tuple({"field": ".".join(str(p) for p in e["loc"]), "message": e["msg"]} for e in error.errors())
-    what = "; ".join(f"{f['field']}: {f['message']}" for f in found)
+    found = tuple(
+        {"field": ".".join(str(p) for p in e["loc"]), "message": wrong({**e, "loc": e["loc"][1:]})}
+        for e in error.errors()
+    )
+    what = "; ".join(f["message"] for f in found)
     of_body = any(e["loc"][:1] == ("body",) for e in error.errors())
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if of_body and kind != "application/json" and not kind.endswith("+json"):
         action = _JSON
     else:
         action = f"GET {contract} describes what this request takes."
-    return InvalidInput(f"The request is not understood: {what}", code="BAD_REQUEST", next_action=action, details=found)
+    return InvalidInput(
+        f"The request is not understood: {what}.", code="BAD_REQUEST", next_action=action, details=found
+    )

@@ -12,14 +12,14 @@ from skyriver.core.budgets import Budget, Count, budgets_of, combine_of, counter
 from skyriver.core.costs import Costs, costs_of
 from skyriver.core.events import Source, refuse
 from skyriver.core.expr import Label
-from skyriver.core.misread import a_mapping, a_text, made, nearest, texts
-from skyriver.core.names import check_name
+from skyriver.core.misread import a_mapping, a_text, made, texts
+from skyriver.core.names import check_name, nearest
 from skyriver.core.places import declared_at
 from skyriver.core.units import parse_duration
 
 _A_RULE = 'Write sr.Rule("block", "score >= 0.9"), or {"block": "score >= 0.9"}.'
 _A_REVIEW = 'Write .review("review", label=LABEL, answers={"block": 1, "approve": 0}, within="1d").'
-_A_SINK = 'Write .sink("payments", on="block").'
+_A_SINK = 'Write .sink("shop", on="block").'
 _REASONS = 'Write {"customer_mean_7d": "spends unlike the last week"}, each of 1 to 200 characters.'
 
 

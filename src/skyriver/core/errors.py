@@ -25,6 +25,8 @@ class SkyriverError(Exception):
     """Base of all errors that are shown to users; see the tree at the top of the file."""
 
     default_code: ClassVar[str] = "INTERNAL"
+    default_action: ClassVar[str] = ""
+    """What to do where the error itself does not say."""
     exit_code: ClassVar[int] = 1
     http_status: ClassVar[int] = 500
 
@@ -41,7 +43,7 @@ class SkyriverError(Exception):
         self.message = message
         self.code = code or self.default_code
         self.where = where
-        self.next_action = next_action
+        self.next_action = next_action or self.default_action
         self.details = details
 
     def __str__(self) -> str:
@@ -142,10 +144,12 @@ class Corrupt(SkyriverError):
     """Stored bytes fail their checksum; they are never served."""
 
     default_code = "CORRUPT"
+    default_action = "It is never served as it is: restore it from a copy of the cloud's folder."
 
 
 class Internal(SkyriverError):
     default_code = "INTERNAL"
+    default_action = "This is a mistake of ours: report it with the log of the process."
 
 
 _BY_CODE: dict[int, type[SkyriverError]] = {

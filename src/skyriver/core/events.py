@@ -53,7 +53,11 @@ _TYPES: dict[object, specs.FieldType] = {int: "int", float: "float", str: "text"
 
 def field_specs(event: type[Event]) -> tuple[specs.FieldSpec, ...]:
     if not (isinstance(event, type) and issubclass(event, Event)):
-        refuse(f"{event!r} is not a subclass of sr.Event.", "BAD_EVENT")
+        refuse(
+            f"{event!r} is not a subclass of sr.Event.",
+            "BAD_EVENT",
+            "Write a class with its fields, as in `class Order(sr.Event): number: int`.",
+        )
     fields = []
     for name, hint in typing.get_type_hints(event).items():
         nullable = False
@@ -138,4 +142,5 @@ def check_role(fields: tuple[specs.FieldSpec, ...], name: str, role: str, allowe
         refuse(
             f"{name!r} cannot be the {role}: it must be of type {' or '.join(allowed)} and never missing.",
             "BAD_FIELD",
+            f"Name another field, or declare {name!r} so, without `| None` and without a fill.",
         )

@@ -263,7 +263,11 @@ class Expression:
 
     def _calendar(self, part: Literal["minute", "hour", "weekday", "day", "month"]) -> Expression:
         if not isinstance(self.node, Column):
-            raise InvalidInput(f"`{render(self.node)}` is not a time field, it has no {part}.", code="BAD_EXPRESSION")
+            raise InvalidInput(
+                f"`{render(self.node)}` is not a time field, it has no {part}.",
+                code="BAD_EXPRESSION",
+                next_action="Ask it of a field of type sr.Time.",
+            )
         return Expression(Calendar(part=part, of=self.node), self.source)
 
     def minute(self) -> Expression:
@@ -447,7 +451,11 @@ def decayed_mean(what: str | Expression, *, by: str, over: str, half_life: str) 
 
 def _bounded(kind: str, max_events: int | None, approximate: bool) -> dict[str, Any]:
     if approximate and max_events is not None:
-        raise InvalidInput(f"An approximate {kind} has no max_events: it takes any number.", code="BAD_EXPRESSION")
+        raise InvalidInput(
+            f"An approximate {kind} has no max_events: it takes any number.",
+            code="BAD_EXPRESSION",
+            next_action="Leave max_events= out, or approximate=True.",
+        )
     if approximate:
         return {"approximate": True}
     wanted = MAX_EVENTS if max_events is None else max_events

@@ -86,11 +86,18 @@ def check_lease(name: str, holder: str, ttl_us: int) -> None:
         raise InvalidInput(
             f"{name!a} cannot name a lease: letters, digits, '.', '_' and '-', at most 200, a letter or digit first.",
             code="BAD_LEASE",
+            next_action="Give it another name.",
         )
     if not holder.isprintable() or len(holder) > 200:
-        raise InvalidInput(f"{holder!a} cannot name a holder: at most 200 printable characters.", code="BAD_LEASE")
+        raise InvalidInput(
+            f"{holder!a} cannot name a holder: at most 200 printable characters.",
+            code="BAD_LEASE",
+            next_action="Give the holder another name.",
+        )
     if ttl_us <= 0:
-        raise InvalidInput(f"A lease of {ttl_us} microseconds has no time.", code="BAD_LEASE")
+        raise InvalidInput(
+            f"A lease of {ttl_us} microseconds has no time.", code="BAD_LEASE", next_action="Give it a length above 0."
+        )
 
 
 def lease_held(name: str, holder: str) -> Conflict:

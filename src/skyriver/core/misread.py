@@ -4,12 +4,12 @@ file, or in a request. pydantic looks, and its own words are not shown."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from skyriver.core.errors import InvalidInput
+from skyriver.core.names import nearest
 from skyriver.core.units import format_duration
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -85,15 +85,6 @@ def wrong(found: Mapping[str, Any], known: Iterable[str] = (), *, durations: boo
 
 def _units(found: Mapping[str, Any]) -> str:
     return "characters" if str(found["type"]).startswith("string") else "entries"
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about a name that there is not."""
-    names = list(known)
-    near = get_close_matches(name, names, n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; there are {', '.join(names)}" if names else ""
 
 
 def a_text(value: object, name: str, code: str, next_action: str) -> str:

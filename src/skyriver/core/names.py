@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from skyriver.core.errors import InvalidInput
@@ -29,6 +31,7 @@ def check_name(name: object, what: str) -> str:
             f"{name!r} cannot name {what}: a name starts with a-z, goes on with a-z, 0-9, - or _,"
             " and has at most 63 characters.",
             code="BAD_NAME",
+            next_action=f"Give {what} another name{_nearby(name)}.",
         )
     return name
 
@@ -39,17 +42,35 @@ def check_field(name: str, what: str) -> str:
         raise InvalidInput(
             f"{name!r} cannot name {what}: use letters, digits and _, starting with a letter.",
             code="BAD_NAME",
+            next_action=f"Give {what} another name{_nearby(name)}.",
         )
     return name
+
+
+def _nearby(name: object) -> str:
+    """A name that comes close to one that may not be."""
+    letters = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_0123456789")[:63] if isinstance(name, str) else ""
+    return f", as in {letters!r}" if letters else ", as in 'first'"
 
 
 def check_artifact(name: object) -> str:
     """`name` itself, if it may name an artifact, and so a file in a folder."""
     if not isinstance(name, str) or not _ARTIFACT.fullmatch(name):
         raise InvalidInput(
-            f"{name!r} cannot name an artifact: use letters, digits, ., - and _, at most 128.", code="BAD_NAME"
+            f"{name!r} cannot name an artifact: use letters, digits, ., - and _, at most 128.",
+            code="BAD_NAME",
+            next_action="Give the artifact another name.",
         )
     return name
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a name that there is not."""
+    names = list(known)
+    near = get_close_matches(name, names, n=1)
+    if near:
+        return f" (did you mean {near[0]!r}?)"
+    return f" (there are {', '.join(names)})" if names else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +90,11 @@ class ModelRef:
         if sep == "@":
             return cls(name, alias=check_name(rest, "an alias"))
         if not rest.isdigit() or int(rest) < 1:
-            raise InvalidInput(f"{text!r}: a version is a whole number from 1, as in {name}:3.", code="BAD_NAME")
+            raise InvalidInput(
+                f"{text!r}: a version is a whole number from 1, as in {name}:3.",
+                code="BAD_NAME",
+                next_action=f"Write {name}:3, or {name}@champion.",
+            )
         return cls(name, version=int(rest))
 
 

@@ -54,7 +54,11 @@ def list_of(
                 specs.FieldSpec(name=check_field(given, "a field"), type="time", nullable=role == "until"),
             )
         elif role == "until" and (declared[given].type != "time" or not declared[given].nullable):
-            refuse(f"{given!r} cannot be the until: it must be of type time, and may be missing.", "BAD_FIELD")
+            refuse(
+                f"{given!r} cannot be the until: it must be of type time, and may be missing.",
+                "BAD_FIELD",
+                f"Declare it as `{given}: sr.Time | None`, or leave it out: it is added.",
+            )
     check_role(fields, id, "id", ("int", "text"))
     check_role(fields, time, "time", ("time",))
     kind = next(own.type for own in fields if own.name == id)

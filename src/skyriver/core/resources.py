@@ -315,6 +315,7 @@ class Kind:
             raise Conflict(
                 f"{resource.ref} is {resource.state}: {event} is not possible now.",
                 code="REFUSED_TRANSITION",
+                next_action=f"`skyriver explain {resource.name}` tells what it waits for, and what can be done.",
             )
         cleared = {"reason": "", "message": "", "next_action": ""} | changes
         return replace(resource, state=state, since=now if state != resource.state else resource.since, **cleared)
@@ -385,7 +386,11 @@ def _check_move(snapshot: Snapshot, kinds: Mapping[str, Kind], change: Change) -
         allowed = after.state == before.state or (before.state, after.state) in kind.moves
     if not allowed:
         was = before.state if before is not None else "not there"
-        raise Conflict(f"{after.ref} was {was} and cannot become {after.state}.", code="REFUSED_TRANSITION")
+        raise Conflict(
+            f"{after.ref} was {was} and cannot become {after.state}.",
+            code="REFUSED_TRANSITION",
+            next_action="Read it again: somebody else has changed it, or it must change otherwise first.",
+        )
 
 
 def _target(change: Change) -> tuple[str, str, str]:

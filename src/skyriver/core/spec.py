@@ -148,7 +148,11 @@ class AppSpec(Spec):
         jobs = [j.name for j in self.jobs]
         for names in (sources, sets, [*models, *jobs]):  # `run NAME` runs a model's training or a job
             if len(set(names)) < len(names):
-                raise InvalidInput(f"A name is declared twice among {', '.join(names)}.", code="DUPLICATE_NAME")
+                raise InvalidInput(
+                    f"A name is declared twice among {', '.join(names)}.",
+                    code="DUPLICATE_NAME",
+                    next_action="Give one of them another name.",
+                )
         wanted = [(f.source, sources) for f in self.feature_sets]
         wanted += [(m.train.features, sets) for m in self.models if m.train]
         for decide in self.decides:
@@ -156,7 +160,11 @@ class AppSpec(Spec):
         wanted += [(need, jobs[:place]) for place, job in enumerate(self.jobs) for need in job.needs]
         for name, known in wanted:
             if name not in known:
-                raise InvalidInput(f"{name!r} is referred to, but not declared.", code="UNKNOWN_NAME")
+                raise InvalidInput(
+                    f"{name!r} is referred to, but not declared.",
+                    code="UNKNOWN_NAME",
+                    next_action=f"Declare it, or name one of {', '.join(known)}." if known else "Declare it.",
+                )
         for decide in self.decides:
             train = self.model(decide.model).train
             check_decides(decide.stream, decide.model, self.feature_set(train.features).source if train else "")

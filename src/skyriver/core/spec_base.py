@@ -12,7 +12,11 @@ from skyriver.core.names import check_field, check_name, digest
 
 def _relative(path: str) -> str:
     if path.startswith("/") or ".." in path.split("/") or "\\" in path or "\0" in path:
-        raise InvalidInput(f"{path!r} is no path inside the application's folder.", code="BAD_PATH")
+        raise InvalidInput(
+            f"{path!r} is no path inside the application's folder.",
+            code="BAD_PATH",
+            next_action="Give a path below the application's file, without `..`.",
+        )
     return path
 
 

@@ -116,6 +116,7 @@ class SinkSpec(Spec):
     """What becomes of one that nobody has judged by then."""
 
 
+_A_REVIEW = 'Write .review("review", label=LABEL, answers={"block": 1, "approve": 0}, within="1d").'
 ReasonText = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -154,7 +155,7 @@ class ReviewSpec(Spec):
         elif not all(abs(value) < GRID_LIMIT for value in self.answers.values()):  # nor is NaN
             wrong = f"the value of an answer is a number below {GRID_LIMIT}"
         if wrong:
-            raise InvalidInput(f"The review of {self.decision!r}: {wrong}.", code="BAD_REVIEW")
+            raise InvalidInput(f"The review of {self.decision!r}: {wrong}.", code="BAD_REVIEW", next_action=_A_REVIEW)
         return self
 
 
@@ -254,7 +255,11 @@ class DecideSpec(Spec):
                 )
         names = [counter.name for counter in self.counters]
         if len(set(names)) < len(names):
-            raise InvalidInput(f"A counter of {self.stream} is named twice.", code="BAD_COUNTER")
+            raise InvalidInput(
+                f"A counter of {self.stream} is named twice.",
+                code="BAD_COUNTER",
+                next_action="Give one of them another name.",
+            )
         return self
 
     @model_validator(mode="after")

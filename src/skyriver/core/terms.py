@@ -73,7 +73,11 @@ def log_limits(
     local = parse_memory(local_bytes, "a size of a log") * 1_000_000
     for name, size in (("local_bytes", local), ("retention_bytes", kept_bytes if retention_bytes else LEAST_LOG)):
         if size < LEAST_LOG:
-            refuse(f"{name} is {size / 1e6:g} MB: at least {LEAST_LOG / 1e6:g} MB.", "BAD_STREAM")
+            refuse(
+                f"{name} is {size / 1e6:g} MB: at least {LEAST_LOG / 1e6:g} MB.",
+                "BAD_STREAM",
+                f'Give it {LEAST_LOG / 1e6:g} MB or more, as in "1GB".',
+            )
     return kept_us, kept_bytes, local
 
 
@@ -81,7 +85,11 @@ def check_json(value: object, what: str) -> None:
     try:
         canonical_json(value)
     except (TypeError, ValueError) as error:
-        refuse(f"{what} cannot be told as JSON: {error}.", "BAD_JOB")
+        refuse(
+            f"{what} cannot be told as JSON: {error}.",
+            "BAD_JOB",
+            "Give numbers, texts, truths, None, and lists and mappings of these.",
+        )
 
 
 def as_cron(schedule: object) -> str:
@@ -208,7 +216,7 @@ def stream_of(given: object, streams: Mapping[str, specs.StreamSpec], code: str,
 def features_of(
     name: str, features: object, source: specs.StreamSpec | specs.TableSpec
 ) -> tuple[specs.FeatureSpec, ...]:
-    action = 'Write {"amount": payments.amount, "mean_7d": sr.mean("amount", by="customer", over="7d")}.'
+    action = 'Write {"amount": orders.amount, "mean_7d": sr.mean("amount", by="customer", over="7d")}.'
     if not a_mapping(features, "features", "BAD_FEATURE", action):
         refuse(f"The feature set {name!r} is empty.", "BAD_FEATURE", action)
     parsed = []
@@ -240,7 +248,11 @@ def check_feature(feature: str, expression: Expression, source: specs.StreamSpec
             case Same(column=name, text=text):
                 field = next(f for f in source.fields if f.name == name)
                 if field.type != "text":
-                    refuse(f"Feature {feature}: {name} is no text, and {text!r} is one.", "BAD_FEATURE")
+                    refuse(
+                        f"Feature {feature}: {name} is no text, and {text!r} is one.",
+                        "BAD_FEATURE",
+                        f"Compare {name} with a number, or with a truth.",
+                    )
                 if field.one_of and text not in field.one_of:
                     refuse(
                         f"Feature {feature}: {name} is never {text!r}.",
@@ -248,7 +260,11 @@ def check_feature(feature: str, expression: Expression, source: specs.StreamSpec
                         f"It is one of {', '.join(map(repr, field.one_of))}.",
                     )
             case Aggregate() if isinstance(source, specs.TableSpec):
-                refuse(f"Feature {feature}: {render(node)} needs a stream, {source.name} is a table.", "BAD_FEATURE")
+                refuse(
+                    f"Feature {feature}: {render(node)} needs a stream, {source.name} is a table.",
+                    "BAD_FEATURE",
+                    "Compute it in the file that is loaded, or declare a stream.",
+                )
             case Aggregate(by=by) | Lookup(by=by) if by not in types_of:
                 refuse(
                     f"Feature {feature}: by={by!r} is not a field of {source.name}.",
@@ -256,9 +272,15 @@ def check_feature(feature: str, expression: Expression, source: specs.StreamSpec
                     f"It has {', '.join(types_of)}.",
                 )
             case Aggregate(by=by) | Lookup(by=by) if types_of[by] not in ("int", "text"):
-                refuse(f"Feature {feature}: by={by!r} must be an int or text field.", "BAD_FEATURE")
+                refuse(
+                    f"Feature {feature}: by={by!r} must be an int or text field.", "BAD_FEATURE", "Name another field."
+                )
             case Aggregate(over_us=over_us, delay_us=delay_us) if over_us + delay_us > MOST_SPAN_US:
-                refuse(f"Feature {feature}: {render(node)}: the window is longer than 100 years.", "BAD_DURATION")
+                refuse(
+                    f"Feature {feature}: {render(node)}: the window is longer than 100 years.",
+                    "BAD_DURATION",
+                    "Give a shorter one.",
+                )
             case Lookup(reference=name, column=column, by=by):
                 reference = next(r for r in source.references if r.name == name)  # type: ignore[union-attr]
                 if reference.field(reference.id).type != types_of[by]:
@@ -269,7 +291,11 @@ def check_feature(feature: str, expression: Expression, source: specs.StreamSpec
                         f"Give both the same type, or look it up by another field of {source.name}.",
                     )
                 if reference.field(column).type == "text":
-                    refuse(f"Feature {feature} uses the text {name}.{column} as a number.", "BAD_FEATURE")
+                    refuse(
+                        f"Feature {feature} uses the text {name}.{column} as a number.",
+                        "BAD_FEATURE",
+                        "Look up a number or a truth.",
+                    )
             case Aggregate(kind=kind, column=column, label=label):
                 if column and column not in types_of:
                     known_labels = getattr(source, "labels", ())
@@ -291,9 +317,17 @@ def check_feature(feature: str, expression: Expression, source: specs.StreamSpec
                         "They can of int and text fields.",
                     )
                 if column and kind != "distinct" and types_of[column] not in ("int", "float", "bool"):
-                    refuse(f"Feature {feature}: {column!r} is not a number.", "BAD_FEATURE")
+                    refuse(
+                        f"Feature {feature}: {column!r} is not a number.",
+                        "BAD_FEATURE",
+                        "Name a field of type int, float or bool; of others there is sr.distinct.",
+                    )
                 if label and not any(known.name == label for known in source.labels):  # type: ignore[union-attr]
-                    refuse(f"Feature {feature}: {label!r} is not a label of {source.name}.", "UNKNOWN_FIELD")
+                    refuse(
+                        f"Feature {feature}: {label!r} is not a label of {source.name}.",
+                        "UNKNOWN_FIELD",
+                        "Give what app.labels returned.",
+                    )
         if isinstance(node, Aggregate | Lookup) and missing[node.by]:
             refuse(
                 f"Feature {feature}: the key {node.by!r} may be missing.",
@@ -318,7 +352,11 @@ def label_of(label: object, of: specs.StreamSpec | specs.TableSpec) -> str:
     """The name of a label of a stream, or of a table's column that is one."""
     if isinstance(label, Label):
         if label.of != of.name:
-            refuse(f"The label {label.name} is of {label.of}, the features are of {of.name}.", "BAD_LABEL")
+            refuse(
+                f"The label {label.name} is of {label.of}, the features are of {of.name}.",
+                "BAD_LABEL",
+                f"Give a label of {of.name}, or train on features of {label.of}.",
+            )
         return label.name
     if isinstance(label, Expression) and isinstance(label.node, Column) and label.source == of.name:
         if isinstance(of, specs.StreamSpec):

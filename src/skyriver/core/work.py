@@ -60,7 +60,11 @@ class Job:
         artifact in its place."""
         check_artifact(name)
         if name not in self.artifacts and len(self.artifacts) >= ARTIFACT_LIMIT:
-            raise InvalidInput(f"A job has at most {ARTIFACT_LIMIT} artifacts.", code="TOO_MANY_ARTIFACTS")
+            raise InvalidInput(
+                f"A job has at most {ARTIFACT_LIMIT} artifacts.",
+                code="TOO_MANY_ARTIFACTS",
+                next_action="Put several files into one archive.",
+            )
         if not isinstance(data, bytes | str | Path):
             raise InvalidInput(
                 f"The artifact {name} is of the type {type(data).__name__}.",

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from pydantic import ValidationError
+
 from skyriver.core.errors import Conflict, InvalidInput, NotFound
 from skyriver.core.jobs import new_job, new_operation, next_number
-from skyriver.core.names import ModelRef
+from skyriver.core.misread import misread
+from skyriver.core.names import ModelRef, nearest
 from skyriver.core.resources import Resource, Snapshot, need
-from skyriver.core.spec import BudgetSpec, CounterSpec, FeatureSetSpec, StreamSpec
+from skyriver.core.spec import BudgetSpec, CounterSpec, DecisionRule, FeatureSetSpec, StreamSpec
 from skyriver.data.border_values import parse_time
 from skyriver.decide.rules import compile_rules
 from skyriver.decide.rules_kind import texts_of_rules, version_of, versions_of
@@ -33,7 +36,7 @@ class DecisionBounds:
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> DecisionBounds:
-        """From JSON. Raises ValueError, TypeError."""
+        """From JSON. Raises ValidationError, TypeError."""
         return cls(
             tuple(map(BudgetSpec.model_validate, told.get("budgets") or ())),
             tuple(map(CounterSpec.model_validate, told.get("counters") or ())),
@@ -189,6 +192,7 @@ def _rules(
     decide = stream.spec["decide"]
     if not isinstance(told, Mapping) or not isinstance(told.get("rules"), list) or not told["rules"]:
         raise _bad_rules("It names no rules.")
+    _check_keys(told, ("rules", "otherwise", "fallback", *_BOUNDS), "of them")
     rules = [_rule(rule) for rule in told["rules"]]
     found = {"rules": rules, **{word: told.get(word) or decide[word] for word in ("otherwise", "fallback")}}
     if wrong := next((word for word in ("otherwise", "fallback") if not isinstance(found[word], str)), None):
@@ -216,12 +220,15 @@ def _rules(
 def _bounds(told: Mapping[str, Any]) -> DecisionBounds:
     try:
         return DecisionBounds.of(told)
-    except (TypeError, ValueError) as error:  # pydantic's is one of these
-        raise _bad_rules(f"Its budgets, counters or order are malformed: {error}.") from error
+    except ValidationError as error:
+        raise _bad_rules(f"Of its budgets and counters, {misread(error)}.") from error
+    except TypeError as error:
+        raise _bad_rules("Its budgets, counters and order are lists.") from error
 
 
 def _rule(rule: object) -> list[str]:
     if isinstance(rule, Mapping):
+        _check_keys(rule, tuple(DecisionRule.model_fields), f"of the rule {rule!r:.80}")
         parts: Sequence[object] = [
             rule.get("decision"),
             rule.get("when"),
@@ -230,8 +237,13 @@ def _rule(rule: object) -> list[str]:
     else:
         parts = rule if isinstance(rule, list) else []
     if len(parts) not in (2, 3) or not all(isinstance(part, str) and part for part in parts):
-        raise _bad_rules(f"{rule!r} is no rule.")
+        raise _bad_rules(f"{rule!r:.80} is no rule.")
     return [str(part) for part in parts]
+
+
+def _check_keys(told: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+    if unknown := [key for key in told if key not in known]:
+        raise _bad_rules(f"{unknown[0]!r} {what} is not known{nearest(unknown[0], known)}.")
 
 
 def _bad_rules(why: str) -> InvalidInput:

@@ -359,5 +359,9 @@ def _moved(case: Case, event: str, **changes: Any) -> Case:
     """Raises Conflict (CASE_STATE) where the table has no arrow; nothing is changed then."""
     after = CASE_TRANSITIONS.get((case.state, event))
     if after is None:
-        raise Conflict(f"Case {case.id} is {case.state}: {event} is not possible.", code="CASE_STATE")
+        raise Conflict(
+            f"Case {case.id} is {case.state}: {event} is not possible.",
+            code="CASE_STATE",
+            next_action=f"`skyriver review get STREAM {case.id}` shows what became of it.",
+        )
     return replace(case, state=CaseState(after), **changes)

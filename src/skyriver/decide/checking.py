@@ -8,7 +8,8 @@ import struct
 from collections.abc import Mapping
 
 from skyriver.core.errors import InvalidInput
-from skyriver.core.spec import AppSpec, DecideSpec, DecisionExample, FeatureSetSpec, StreamSpec
+from skyriver.core.references import check_list_name
+from skyriver.core.spec import AppSpec, CostsSpec, DecideSpec, DecisionExample, FeatureSetSpec, StreamSpec
 from skyriver.decide.costs import costs_of
 from skyriver.decide.language import Name, Type, no_name
 from skyriver.decide.lists import RULE_TYPES, Lists, lists_of
@@ -17,6 +18,7 @@ from skyriver.decide.rules import (
     Operand,
     RuleSet,
     check_declared,
+    check_tree,
     names_of_counters,
     rule_names,
     rules_of,
@@ -40,6 +42,8 @@ def check_decisions(app: AppSpec) -> list[tuple[str, str]]:
         train = app.model(decide.model).train
         stream, features = app.stream(decide.stream), app.feature_set(train.features) if train is not None else None
         try:
+            for _, own in lists_of(stream):
+                check_list_name(own.name, stream, features.names if features is not None else ())
             rules = rules_of(decide, stream, features)
             check_declared(rules, stream)
             compiled.append((decide, rules, stream, features))
@@ -52,14 +56,28 @@ def check_decisions(app: AppSpec) -> list[tuple[str, str]]:
         raise together(mistakes)
     for decide, rules, stream, features in compiled:
         if decide.costs is not None:
-            costs_of(decide.costs, rules, stream, features)
+            _check_costs(decide.costs, rules, stream, features)
     for declared in compiled:
         _check_examples(*declared)
     return [
         (f"{name} of {stream.name}", f"never fires: {why}")
-        for _, rules, stream, _ in compiled
-        for name, why in never_fire(rules, stream)
+        for _, rules, stream, features in compiled
+        for name, why in never_fire(rules, stream, features)
     ]
+
+
+def _check_costs(costs: CostsSpec, rules: RuleSet, stream: StreamSpec, features: FeatureSetSpec | None) -> None:
+    for decision, own in costs_of(costs, rules, stream, features).items():
+        for tree in own.trees:
+            try:
+                check_tree(tree)
+            except InvalidInput as error:
+                raise InvalidInput(
+                    f"{error.message}, in the cost of {decision!r}",
+                    code="BAD_COST",
+                    where=f"costs of the decisions of {stream.name}",
+                    next_action=error.next_action,
+                ) from error
 
 
 def _check_answers(decide: DecideSpec, label: str) -> None:
@@ -87,16 +105,8 @@ def _check_examples(decide: DecideSpec, rules: RuleSet, stream: StreamSpec, feat
         except InvalidInput as error:
             told = InvalidInput(error.message, code=error.code, where=where, next_action=error.next_action)
             mistakes.append(told)
-    if len(mistakes) == 1:
-        raise mistakes[0]
     if mistakes:
-        lines = "; ".join(f"{m.where}: {m.message}" for m in mistakes)
-        raise InvalidInput(
-            f"{len(mistakes)} examples do not hold: {lines}",
-            code=mistakes[0].code,
-            next_action=mistakes[0].next_action,
-            details=tuple({"where": m.where, "code": m.code, "message": m.message} for m in mistakes),
-        )
+        raise together(mistakes, "examples do not hold")
 
 
 def _lists_of(example: DecisionExample, stream: StreamSpec) -> Lists:
@@ -110,7 +120,11 @@ def _lists_of(example: DecisionExample, stream: StreamSpec) -> Lists:
                 if value is not None:
                     _check_type(_name(name, names), value)
             if given.get(spec.id) is None:
-                raise InvalidInput(f"a row of {spec.name} has no {spec.id}", code="BAD_EXAMPLE")
+                raise InvalidInput(
+                    f"a row of {spec.name} has no {spec.id}",
+                    code="BAD_EXAMPLE",
+                    next_action=f'Write {spec.name}=[{{"{spec.id}": ...}}].',
+                )
             lists.learn(index, [0 if own.name == spec.time else given.get(own.name) for own in spec.fields], 0)
     return lists
 

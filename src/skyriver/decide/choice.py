@@ -98,7 +98,11 @@ class Wanted:
                 combine=tuple(live.get("combine") or ()),
             )
         except (KeyError, TypeError, ValueError, ValidationError) as error:
-            raise InvalidInput(f"The live settings are malformed: {error!r}.", code="BAD_LIVE_SETTINGS") from error
+            raise InvalidInput(
+                f"The live settings are malformed: {error!r}.",
+                code="BAD_LIVE_SETTINGS",
+                next_action="Deploy the application again: its settings are written anew.",
+            ) from error
 
     @classmethod
     def of_control(cls, control: ControlRecord) -> Wanted:
@@ -289,7 +293,11 @@ class Choice:
         if model is None:
             return found
         if spec is None:
-            raise InvalidInput(f"{self._stream.name} computes no features to decide with.", code="NO_FEATURES")
+            raise InvalidInput(
+                f"{self._stream.name} computes no features to decide with.",
+                code="NO_FEATURES",
+                next_action="Decide with a model that is trained on features of the stream, and deploy.",
+            )
         # With the version before to stand in, each of them has half of the time.
         share = wanted.deadline_us // (2 if "last_version" in wanted.fallback_by else 1)
         main = self._lane(model.in_use, digest, spec, share)
@@ -341,7 +349,11 @@ class Choice:
         if wanted.features_digest and wanted.features_digest != digest:
             version = f"version {wanted.in_use.version} of {wanted.in_use.name}"
             message = f"The {what}, {version}, is not used: it reads other features than those that decide."
-            self.problem = InvalidInput(message, code="MODEL_OF_OTHER_FEATURES")
+            self.problem = InvalidInput(
+                message,
+                code="MODEL_OF_OTHER_FEATURES",
+                next_action="It is used once its features are built; or release one that reads those that decide.",
+            )
             return None
         try:
             return self._lane(wanted.in_use, digest, spec, deadline_us)

@@ -235,5 +235,7 @@ def _no_sink(sink: str, stream: str, known: Sequence[str]) -> NotFound:
 
 def _wrong(found: Mapping[str, Any], what: str) -> Conflict:
     return Conflict(
-        f"The delivery {found['number']} is {found['state']}: it cannot be {what}.", code="REFUSED_TRANSITION"
+        f"The delivery {found['number']} is {found['state']}: it cannot be {what}.",
+        code="REFUSED_TRANSITION",
+        next_action="`skyriver sink get STREAM {found['number']}` shows what became of it.",
     )

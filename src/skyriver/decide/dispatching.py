@@ -43,7 +43,12 @@ class Ask:
         """Of the body. Raises InvalidInput (BAD_REQUEST)."""
         value = self.body.get(name, default)
         if not isinstance(value, str) or len(value) > most:
-            raise InvalidInput(f"{name} is to be a text of at most {most} characters.", code="BAD_REQUEST", where=name)
+            raise InvalidInput(
+                f"{name} is to be a text of at most {most} characters.",
+                code="BAD_REQUEST",
+                where=name,
+                next_action=f"Send {name} as such a text.",
+            )
         return value
 
     def number(self, name: str) -> int:

@@ -271,7 +271,11 @@ def _cause(error: Internal) -> str:
 def _rows_of(payload: bytes) -> list[object] | SkyriverError:
     """One event as JSON, an array of them, or one a line."""
     if len(payload) > PAYLOAD_LIMIT:
-        return SkyriverError(f"The message has {len(payload)} bytes, {PAYLOAD_LIMIT} are read.", code="TOO_LARGE")
+        return SkyriverError(
+            f"The message has {len(payload)} bytes, {PAYLOAD_LIMIT} are read.",
+            code="TOO_LARGE",
+            next_action="Send smaller messages, one event in each.",
+        )
     try:
         return parse_rows(payload, Form.JSON)
     except SkyriverError as error:

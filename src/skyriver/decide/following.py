@@ -82,7 +82,9 @@ class Follower:
             return ()
         if record.key_id:
             raise Conflict(
-                f"The event at offset {offset} is encrypted, and there is no key for it here.", code="ENCRYPTED_RECORD"
+                f"The event at offset {offset} is encrypted, and there is no key for it here.",
+                code="ENCRYPTED_RECORD",
+                next_action="Read it where its keys are.",
             )
         if record.kind is RecordKind.EVENT:
             return decode_event(record.payload)[1]

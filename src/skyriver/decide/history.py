@@ -191,4 +191,8 @@ def _check_references(frame: pl.DataFrame, stream: StreamSpec) -> None:
 
 
 def _refuse(stream: StreamSpec, why: str) -> InvalidInput:
-    return InvalidInput(f"The block does not fit the stream {stream.name}: {why}.", code="BAD_BLOCK")
+    return InvalidInput(
+        f"The block does not fit the stream {stream.name}: {why}.",
+        code="BAD_BLOCK",
+        next_action="Load the file again: its blocks are made anew by what is declared now.",
+    )

@@ -133,7 +133,11 @@ def check_steps(tree: Tree) -> None:
 
 
 def too_many_steps() -> InvalidInput:
-    return InvalidInput(f"column 1: a rule is computed in at most {MAX_STEPS} steps, one in the other", code="BAD_RULE")
+    return InvalidInput(
+        f"column 1: a rule is computed in at most {MAX_STEPS} steps, one in the other",
+        code="BAD_RULE",
+        next_action="Compute a part of it as a feature.",
+    )
 
 
 def parts_of(tree: Tree) -> tuple[Tree, ...]:
@@ -158,6 +162,14 @@ def names_in(tree: Tree) -> Iterator[Name]:
         yield from names_in(part)
 
 
+def fixed_in(tree: Tree) -> Iterator[Fixed]:
+    """Its constants, in the order in which they are written."""
+    if isinstance(tree, Fixed):
+        yield tree
+    for part in parts_of(tree):
+        yield from fixed_in(part)
+
+
 @dataclass(frozen=True, slots=True)
 class _Token:
     kind: _TokenKind
@@ -176,12 +188,18 @@ def parse(text: str, names: Mapping[str, Name | str], wanted: Literal["truth", "
     Raises InvalidInput (BAD_RULE) with the column of the mistake.
     """
     if len(text) > MAX_LENGTH:
-        _refuse(MAX_LENGTH + 1, f"a rule has at most {MAX_LENGTH} characters")
+        _refuse(
+            MAX_LENGTH + 1,
+            f"a rule has at most {MAX_LENGTH} characters",
+            "Make several rules of it, or compute a part of it as a feature.",
+        )
     parser = _Parser(_tokens(text), names)
     tree = parser.rule(0)
     parser.expect_end()
     if wanted == "number" and tree.type != "number":
-        _refuse(1, f"this is a {tree.type}, not a number")
+        _refuse(
+            1, f"this is a {tree.type}, not a number", 'Write a number, or a sum of numbers, as in "0.05 * amount".'
+        )
     if wanted == "truth" and tree.type != "truth":
         _refuse(1, f"this is a {tree.type}, not a condition", 'Compare it with something, as in "score >= 0.9".')
     return tree
@@ -220,7 +238,7 @@ def _tokens(text: str) -> list[_Token]:
 def _refuse_character(text: str, position: int) -> NoReturn:
     character = text[position]
     if character in "\"'":
-        _refuse(position + 1, f"this text has no closing {character}")
+        _refuse(position + 1, f"this text has no closing {character}", f"Close it with {character}.")
     hints = {"=": "Write == to compare.", "&": "Write `and`.", "|": "Write `or`.", "!": "Write `not`."}
     _refuse(position + 1, f"{character!r} is not understood here", hints.get(character, ""))
 
@@ -241,7 +259,7 @@ class _Parser:
         if token.kind != "end":
             if token.text in _COMPARISONS:
                 _refuse(token.column, "comparisons cannot be chained", "Join two with `and`: 1 < a and a < 2.")
-            _refuse(token.column, f"{token.text!r} is not expected here")
+            _refuse(token.column, f"{token.text!r} is not expected here", "Join conditions with `and` or `or`.")
 
     def _peek(self) -> _Token:
         return self._tokens[self._at]
@@ -279,13 +297,21 @@ class _Parser:
         if self._take("is"):
             wanted = not self._take("not")
             if not self._take("missing"):
-                _refuse(self._peek().column, f"`missing` is expected after `is`, not {self._peek().text!r}")
+                _refuse(
+                    self._peek().column,
+                    f"`missing` is expected after `is`, not {self._peek().text!r}",
+                    "Write `is missing` or `is not missing`.",
+                )
             if isinstance(left, Fixed):
-                _refuse(column, "a constant is never missing")
+                _refuse(column, "a constant is never missing", "Name a field or a feature before `is missing`.")
             return Missing(left, wanted)
         if word := self._take("in", "not"):
             if word.text == "not" and not self._take("in"):
-                _refuse(self._peek().column, f"`in` is expected after `not`, not {self._peek().text!r}")
+                _refuse(
+                    self._peek().column,
+                    f"`in` is expected after `not`, not {self._peek().text!r}",
+                    "Write `not in`, or `not` before the whole condition.",
+                )
             member = self._member(left, column)
             return member if word.text == "in" else Not(member)
         sign = self._take(*_COMPARISONS)
@@ -295,7 +321,11 @@ class _Parser:
         if left.type != right.type:
             _refuse(sign.column, f"a {left.type} cannot be compared with a {right.type}", _HINTS.get(right.type, ""))
         if left.type == "truth" and sign.text not in ("==", "!="):
-            _refuse(sign.column, f"truths have no order, {sign.text} cannot compare them")
+            _refuse(
+                sign.column,
+                f"truths have no order, {sign.text} cannot compare them",
+                "Write == or !=, or the truth alone.",
+            )
         return Compare(_COMPARISONS[sign.text], left, right)
 
     def _member(self, left: Tree, column: int) -> Name:
@@ -354,13 +384,17 @@ class _Parser:
             self._bound(depth)
             tree = self.rule(depth + 1)
             if not self._take(")"):
-                _refuse(self._peek().column, f"the ( of column {token.column} is not closed")
+                _refuse(self._peek().column, f"the ( of column {token.column} is not closed", "Close it with ).")
             return tree
         if self._take("true", "false"):
             return Fixed(token.text == "true", "truth")
         if token.kind == "end" or token.kind == "sign" or token.text in _WORDS:
             what = "the rule ends" if token.kind == "end" else f"{token.text!r} stands"
-            _refuse(token.column, f"{what} where a name, a number or a text is expected")
+            _refuse(
+                token.column,
+                f"{what} where a name, a number or a text is expected",
+                "Write what is missing there, or take the sign before it away.",
+            )
         self._at += 1
         match token.kind:
             case "number":
@@ -382,7 +416,11 @@ class _Parser:
 
     def _bound(self, depth: int) -> None:
         if depth >= MAX_DEPTH:
-            _refuse(self._peek().column, f"a rule is nested at most {MAX_DEPTH} deep")
+            _refuse(
+                self._peek().column,
+                f"a rule is nested at most {MAX_DEPTH} deep",
+                "Take parentheses away, or make several rules of it.",
+            )
 
 
 _HINTS: Mapping[Type, str] = {"number": "A text is written in quotes, a number without."}

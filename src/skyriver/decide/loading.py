@@ -31,7 +31,9 @@ def check_times(block: Block, stream: StreamSpec, *, time: int, now: int, limit:
         )
     if last > limit:
         raise InvalidInput(
-            f"The block holds an event {format_span(last - now)} ahead of the clock here.", code="AHEAD_OF_CLOCK"
+            f"The block holds an event {format_span(last - now)} ahead of the clock here.",
+            code="AHEAD_OF_CLOCK",
+            next_action="Set the clocks of both machines, and load it again.",
         )
 
 

@@ -239,7 +239,10 @@ class PartitionFiles:
         for spec in (told, self.declared):
             if spec is not None and files.digest_of(spec) == digest:
                 return spec
-        raise Conflict(f"It is of other features ({digest[:12]}), and how these are computed is not known.")
+        raise Conflict(
+            f"It is of other features ({digest[:12]}), and how these are computed is not known.",
+            next_action="Nothing needs to be done: what it holds is computed anew from the log.",
+        )
 
     def _last_spec(self, files: WindowsFiles) -> FeatureSetSpec | None:
         """Of the features that decide at the end of the log; None where nothing was decided yet or it is not known."""

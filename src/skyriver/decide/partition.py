@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.core.errors import Conflict
-from skyriver.core.spec import StreamSpec
+from skyriver.core.spec import ReferenceSpec, StreamSpec
 from skyriver.data.log import Record
 from skyriver.decide.arms import Arms
 from skyriver.decide.blocks import DecisionBlock
@@ -57,14 +57,31 @@ class Ids(Protocol):
         ...
 
 
+_ROLE = "/"
+
+
 def fields_of(stream: StreamSpec) -> tuple[str, ...]:
     """Names and types of the fields, as CONTROL records keep them."""
     return tuple(f"{f.name} {f.type}" for f in stream.fields)
 
 
 def references_of(stream: StreamSpec) -> tuple[tuple[str, ...], ...]:
-    """Names of the references with those and the types of their fields, as CONTROL records keep them."""
-    return tuple((r.name, *(f"{f.name} {f.type}" for f in r.fields)) for r in stream.references)
+    """Names of the references with those and the types of their fields, and what is what of them, as CONTROL records
+    keep them."""
+    return tuple((r.name, *(f"{f.name} {f.type}" for f in r.fields), *_roles(r)) for r in stream.references)
+
+
+def _roles(reference: ReferenceSpec) -> Iterator[str]:
+    """No field begins so: logs of before do not have them."""
+    for role in ("id", "time", "until", "by"):
+        if named := getattr(reference, role):
+            yield f"{_ROLE}{role} {named}"
+
+
+def _is_same(before: tuple[str, ...], now: tuple[str, ...]) -> bool:
+    if not any(told.startswith(_ROLE) for told in before):
+        now = tuple(told for told in now if not told.startswith(_ROLE))
+    return before == now
 
 
 def check_same_stream(control: ControlRecord, stream: StreamSpec) -> None:
@@ -73,12 +90,14 @@ def check_same_stream(control: ControlRecord, stream: StreamSpec) -> None:
     added)."""
     now, labels = fields_of(stream), tuple(label.name for label in stream.labels)
     references = references_of(stream)
-    if control.references != references[: len(control.references)]:
+    same = all(map(_is_same, control.references, references))
+    if len(control.references) > len(references) or not same:
         before = "; ".join(f"{name}: {', '.join(fields)}" for name, *fields in control.references)
         raise Conflict(
             f"The log of {stream.name} holds rows of other references, or in another order: {before}.",
             code="STREAM_CHANGED",
-            next_action="Declare the references as they were; new ones may be added behind them.",
+            next_action="Declare the references and lists as they were, with their id, time, until and by; new ones"
+            " may be added behind them.",
         )
     if control.fields != now or control.labels != labels[: len(control.labels)]:
         before = ", ".join((*control.fields, *control.labels))

@@ -11,7 +11,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from skyriver.core.spec import CounterSpec, FieldSpec, StreamSpec
+from skyriver.core.expr import Aggregate, Binary, Calendar, Node, Same, Unary
+from skyriver.core.spec import CounterSpec, FeatureSetSpec, FieldSpec, StreamSpec
+from skyriver.decide.constants import VARIES, Standing, constant
 from skyriver.decide.language import Compare, Comparison, Fixed, Join, Missing, Name, Not, Tree
 from skyriver.decide.rules import RuleSet, shown
 
@@ -103,9 +105,10 @@ class Clause:
         )
 
 
-def never_fire(rules: RuleSet, stream: StreamSpec) -> list[tuple[str, str]]:
+def never_fire(rules: RuleSet, stream: StreamSpec, features: FeatureSetSpec | None = None) -> list[tuple[str, str]]:
     """(name of the rule, why) of those that surely never fire."""
-    known = _of_fields(stream) | {own.name: _counted(own) for own in rules.counters}
+    known = {own.name: _computed(own.expr) for own in (features.features if features is not None else ())}
+    known |= _of_fields(stream) | {own.name: _counted(own) for own in rules.counters}
     clauses = [_possible(_clauses((tree, True)), known) for tree in rules.trees]
     found = []
     for place, own in enumerate(clauses):
@@ -133,6 +136,24 @@ def _taken(own: Sequence[Clause], clauses: Sequence[Sequence[Clause] | None], pl
 def _of_fields(stream: StreamSpec) -> dict[str, Demand]:
     """What the border has seen to."""
     return {own.name: _declared(own) for own in stream.fields}
+
+
+_PARTS = {"minute": (0, 59), "hour": (0, 23), "weekday": (0, 6), "day": (1, 31), "month": (1, 12)}
+
+
+def _computed(expression: Node) -> Demand:
+    """What a feature can be when it is there. All bounds are float32 as features are."""
+    match expression:
+        case Same() | Unary(kind="not" | "is_missing"):
+            return Demand(low=(0, False), high=(1, False))
+        case Binary(kind=kind) if kind not in ("+", "-", "*", "/"):
+            return Demand(low=(0, False), high=(1, False))
+        case Calendar(part=part):
+            low, high = _PARTS[part]
+            return Demand(low=(low, False), high=(high, False))
+        case Aggregate(kind="count" | "distinct" | "std"):
+            return Demand(low=(0, False))
+    return Demand()
 
 
 def _counted(own: CounterSpec) -> Demand:
@@ -173,6 +194,8 @@ def _bounds(name: Name, known: Mapping[str, Demand]) -> Demand:
     match name.place:
         case "field" | "counter":
             return known[name.name]
+        case "feature":
+            return known.get(name.name, Demand())
         case "probability":
             return Demand(low=(0.0, False), high=(1.0, False))
         case _:
@@ -182,9 +205,9 @@ def _bounds(name: Name, known: Mapping[str, Demand]) -> Demand:
 def _clauses(literal: Literal) -> list[Clause] | None:
     """None: too many."""
     tree, wanted = literal
+    if (always := constant(tree)) is not VARIES:
+        return [Clause()] if always is wanted else []
     match tree:
-        case Fixed(value=value):
-            return [Clause()] if bool(value) is wanted else []
         case Not(of=of):
             return _clauses((of, not wanted))
         case Join(op=op, parts=parts):
@@ -194,12 +217,18 @@ def _clauses(literal: Literal) -> list[Clause] | None:
         case Name():
             return [Clause({tree: Demand(truth=wanted, there=True)})]
         case Compare(op=op, left=left, right=right):
+            left, right = _folded(left), _folded(right)
             if isinstance(left, Fixed) and isinstance(right, Name):
                 left, right, op = right, left, _TURNED[op]
             demand = _compared(op if wanted else _NEGATED[op], right) if isinstance(right, Fixed) else None
             if isinstance(left, Name) and demand is not None:
                 return [Clause({left: demand})]
     return [Clause(others=frozenset({literal}))]
+
+
+def _folded(tree: Tree) -> Tree:
+    value = constant(tree)
+    return tree if isinstance(value, Standing) else Fixed(value, tree.type)
 
 
 def _compared(op: Comparison, fixed: Fixed) -> Demand | None:

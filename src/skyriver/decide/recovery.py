@@ -312,7 +312,10 @@ def _replay(
 ) -> Recovered:
     first, gone = log.begin()
     if checkpoint is not None and not is_of(checkpoint, log):
-        raise Conflict("The log has another record before it: a power cut took the one that it was made after.")
+        raise Conflict(
+            "The log has another record before it: a power cut took the one that it was made after.",
+            next_action="Nothing needs to be done: an older one, or the log itself, is taken.",
+        )
     partition = _partition_behind(log, stream, first, gone) if checkpoint is None else _partition_at(stream, checkpoint)
     if checkpoint is not None:
         _restore_lists(log, partition, checkpoint)
@@ -369,7 +372,10 @@ def _restore_lists(log: LogReader, partition: Partition, checkpoint: Checkpoint)
         return
     first, _ = log.begin()
     if first:
-        raise Conflict("It has not all lists, and the log has given up rows of them.")
+        raise Conflict(
+            "It has not all lists, and the log has given up rows of them.",
+            next_action="Nothing needs to be done where an older one is whole; else send the rows of the lists again.",
+        )
     for record in log.read(0, end=checkpoint.offset):
         if record.kind is RecordKind.REFERENCE:
             index, values = decode_reference(record.payload)

@@ -253,7 +253,12 @@ def _number(given: Mapping[str, Any], name: str, default: int) -> int:
     try:
         return int(given.get(name) or default)
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{name} is to be a whole number.", code="BAD_REQUEST", where=name) from error
+        raise InvalidInput(
+            f"{name} is to be a whole number.",
+            code="BAD_REQUEST",
+            where=name,
+            next_action=f"Send {name} as a whole number.",
+        ) from error
 
 
 def _trouble(stream: str, overdue: int, refused: int) -> dict[str, str]:

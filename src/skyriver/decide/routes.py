@@ -26,12 +26,14 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from msgspec.structs import asdict
 
 from skyriver.core.errors import InvalidInput, NotFound, SkyriverError, Unavailable
 from skyriver.core.spec import StreamSpec
+from skyriver.data.decisions import Reason
 from skyriver.decide.answers import (
     DecisionWriter,
     Form,
@@ -50,6 +52,7 @@ from skyriver.decide.list_answers import one_of_list, page_of_list
 from skyriver.decide.receipt import LabelReceipt, Receipt, ReferenceSubmission
 from skyriver.decide.records import DecisionRecord, Id, LoadStep
 from skyriver.decide.station import Station
+from skyriver.decide.tallies import budgets_beyond
 from skyriver.decide.work import EventWork, FindWork, LabelWork, LoadWork, ReferenceWork
 from skyriver.serve.http import JSON, PROBLEM, TEXT, Request
 
@@ -276,7 +279,18 @@ class Routes:
             self._explaining.begin(found, partial(self._answer_explained, request, found))
 
     def _answer_explained(self, request: Request, found: DecisionRecord, told: Told) -> None:
-        request.answer(200, encode_json({**self._writer.to_dict(found), **asdict(told)}))
+        answer = {**self._writer.to_dict(found), **asdict(told), "budgets_spent": self._budgets_spent(found)}
+        request.answer(200, encode_json(answer))
+
+    def _budgets_spent(self, found: DecisionRecord) -> list[dict[str, Any]]:
+        """Of a decision that a budget left; none where its rules are not in use any more."""
+        engine = self._station.engine
+        if found.reason is not Reason.BUDGET_SPENT or engine is None:
+            return []
+        deciding = engine.deciding
+        used = (deciding.rules, deciding.trial.rules if deciding.trial is not None else None)
+        rules = next((own for own in used if own is not None and own.digest == found.rules_digest), None)
+        return budgets_beyond(rules, found) if rules is not None else []
 
     def _on_status(self, request: Request) -> None:
         request.answer(200, encode_json(self._report()))
@@ -304,7 +318,11 @@ class Routes:
         load = request.headers.get(b"x-load", b"").decode("latin-1")
         sequence = request.headers.get(b"x-sequence", b"").decode("latin-1")
         if not load or len(load) > 200 or not sequence.isdecimal() or len(sequence) > 9:
-            raise InvalidInput("A block needs the headers x-load and x-sequence (from 0).", code="BAD_BLOCK")
+            raise InvalidInput(
+                "A block needs the headers x-load and x-sequence (from 0).",
+                code="BAD_BLOCK",
+                next_action="Load with `skyriver table load`, which sends them.",
+            )
         block = read_block(request.body, self._stream)
         step = LoadStep(load, int(sequence), 0, request.headers.get(b"x-last") == b"1")
         self._station.submit(LoadWork(block, step, partial(_answer_load, request), len(request.body)))

@@ -17,6 +17,7 @@ from skyriver.core.expr import Column
 from skyriver.core.names import digest
 from skyriver.core.spec import BudgetSpec, CounterSpec, DecideSpec, FeatureSetSpec, FieldSpec, StreamSpec
 from skyriver.decide import language
+from skyriver.decide.constants import calculate, division_by_zero
 from skyriver.decide.language import COMPARE, Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
 from skyriver.decide.lists import RULE_TYPES, lists_of, lookups_of, member_name
 from skyriver.decide.rules_source import First, compile_first
@@ -156,7 +157,7 @@ def compile_rules(
         if _reads(tree, "counter"):
             counting.append(place)
     if mistakes:
-        raise together(mistakes)
+        raise together(mistakes, _UNREADABLE)
     identity: dict[str, object] = {"rules": [list(r) for r in rules], "otherwise": otherwise, "fallback": fallback}
     if without_score:
         identity["without_score"] = True
@@ -214,11 +215,23 @@ def check_declared(rules: RuleSet, stream: StreamSpec) -> None:
     mistakes: list[InvalidInput] = []
     for text, tree in zip(rules.texts, rules.trees, strict=True):
         try:
-            language.check_steps(tree)
+            check_tree(tree)
         except InvalidInput as error:
             mistakes.append(_mistake(text, stream, error))
     if mistakes:
-        raise together(mistakes)
+        raise together(mistakes, _UNREADABLE)
+
+
+def check_tree(tree: Tree) -> None:
+    """A rule or a number that is declared today. Raises InvalidInput (BAD_RULE) with the column."""
+    language.check_steps(tree)
+    if (division := division_by_zero(tree)) is not None:
+        column = min((own.span[0] for own in language.fixed_in(division) if own.span[1]), default=0) + 1
+        raise InvalidInput(
+            f"column {column}: this divides by zero, which is missing for every event",
+            code="BAD_RULE",
+            next_action="Divide by something else than zero.",
+        )
 
 
 def _mistake(text: RuleText, stream: StreamSpec, error: InvalidInput) -> InvalidInput:
@@ -341,13 +354,23 @@ def _name_of_field(own: FieldSpec, index: int) -> Name | str:
     return Name(own.name, RULE_TYPES[own.type], "field", index)
 
 
-def together(mistakes: Sequence[InvalidInput]) -> InvalidInput:
-    """One error for one mistake or many."""
+def together(mistakes: Sequence[InvalidInput], what: str = "things cannot be taken") -> InvalidInput:
+    """One error for one mistake or many, each of which it lists once."""
     if len(mistakes) == 1:
         return mistakes[0]
-    details = tuple(d for m in mistakes for d in (m.details or ({"where": m.where, "message": m.message},)))
-    lines = "; ".join(f"{d['where']}: {d['message']}" for d in details)
-    return InvalidInput(f"{len(details)} rules cannot be read: {lines}", code="BAD_RULE", details=details)
+    details = tuple(
+        d for m in mistakes for d in (m.details or ({"where": m.where, "code": m.code, "message": m.message},))
+    )
+    lines = "".join(f"\n  - {d['where']}: {d['message']}" for d in details)
+    return InvalidInput(
+        f"{len(details)} {what}:{lines}",
+        code=mistakes[0].code,
+        next_action=mistakes[0].next_action,
+        details=details,
+    )
+
+
+_UNREADABLE = "rules cannot be read"
 
 
 def _reads(tree: Tree, what: str) -> bool:
@@ -432,33 +455,19 @@ def _compile_comparison(tree: Compare) -> Evaluate:
     return both
 
 
-def _calculate(op: language.Arithmetic, a: float, b: float) -> float:
-    match op:
-        case "+":
-            return a + b
-        case "-":
-            return a - b
-        case "*":
-            return a * b
-        case "/":
-            return a / b if b else math.nan  # as in features: a division by zero is missing
-        case _:
-            assert_never(op)
-
-
 def _compile_calculation(tree: Calculate) -> Evaluate:
     left, right = _compile(tree.left), _compile(tree.right)
     op = tree.op
 
-    def calculate(score: float, features: Sequence[float], values: Values, probability: float | None) -> Operand:
+    def calculated(score: float, features: Sequence[float], values: Values, probability: float | None) -> Operand:
         a = left(score, features, values, probability)
         b = right(score, features, values, probability)
         if a is None or b is None:
             return None
-        result = _calculate(op, float(a), float(b))
+        result = calculate(op, float(a), float(b))
         return result if result == result else None  # NaN (infinity less infinity) is missing
 
-    return calculate
+    return calculated
 
 
 def _all_of(parts: tuple[Evaluate, ...]) -> Evaluate:

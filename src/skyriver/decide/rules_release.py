@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from skyriver.core.contract import RulesCompared, RulesVersion
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, SkyriverError
+from skyriver.core.misread import misread
 from skyriver.core.resources import Put, Resource, Snapshot, need
 from skyriver.core.spec import AppSpec, DecisionRule
 from skyriver.decide.checking import check_decisions
@@ -72,7 +73,12 @@ def plan_candidate(
             next_action="Change one of them.",
         )
     if gain is not None and not float(gain["low"]) <= float(gain["value"]) <= float(gain["high"]):
-        raise InvalidInput("The gain does not lie within its interval.", code="BAD_GAIN", where="gain")
+        raise InvalidInput(
+            "The gain does not lie within its interval.",
+            code="BAD_GAIN",
+            where="gain",
+            next_action="Give `low`, `value` and `high` in this order, or leave the gain out.",
+        )
     number, origin = version_of(versions[-1]) + 1, GIVEN if gain is None else TUNED
     row = new_version(stream, number, given, origin=origin, why=why, state="CANDIDATE", since=snapshot.now)
     never = [f"{name} {told}" for name, told in warnings if name.endswith(f" of {stream.name}")]
@@ -138,29 +144,47 @@ def with_rules(app: AppSpec, stream: str, rules: Sequence[Mapping[str, Any]]) ->
     try:
         return AppSpec.model_validate(body)
     except ValidationError as error:
-        raise _misread(error) from error
+        raise InvalidInput(
+            f"The rules do not fit what is declared beside them: {misread(error)}.",
+            code="BAD_RULE",
+            next_action="Change the rules, or deploy what is declared beside them anew.",
+        ) from error
 
 
-def check_promoted(snapshot: Snapshot, tenant: str, app: AppSpec) -> None:
-    """Rules that were promoted and stay must fit what is deployed around them. Raises InvalidInput."""
+def check_standing(snapshot: Snapshot, tenant: str, app: AppSpec) -> None:
+    """Rules that were promoted and stay, and such that are tried, must fit what is deployed around them: they go on
+    deciding, or being compared. Raises InvalidInput."""
     for decide in app.decides:
         stream = snapshot.find(tenant, "stream", decide.stream)
         if stream is None:
             continue
         found = deployed_rules(snapshot, replace(stream, spec={**stream.spec, "decide": decide.to_json()}))
-        if not found.stays or found.live is None:
-            continue
-        try:
-            check_decisions(with_rules(app, decide.stream, found.live.spec["rules"]))
-        except SkyriverError as error:
-            what = f"Version {version_of(found.live)} of the rules of {decide.stream}, which was promoted, would stay"
-            raise InvalidInput(
-                f"{what}, and does not fit: {error.message}",
-                code=error.code,
-                where=error.where,
-                next_action="Change the rules in the file too, and they decide; or promote another version:"
-                f" `skyriver rules list {decide.stream}`.",
-            ) from error
+        if found.stays and found.live is not None:
+            action = (
+                "Change the rules in the file too, and they decide; or promote another version:"
+                f" `skyriver rules list {decide.stream}`."
+            )
+            _check_stands(app, stream, found.live, "was promoted, would stay", action)
+        tried = tried_of(versions_of(snapshot, stream))
+        if tried is not None:
+            action = (
+                f"Leave what it reads as it is, or end its trial: `skyriver rules drop {decide.stream}"
+                f" {version_of(tried)}`."
+            )
+            _check_stands(app, stream, tried, f"is in {tried.state}, would go on", action)
+
+
+def _check_stands(app: AppSpec, stream: Resource, version: Resource, how: str, next_action: str) -> None:
+    try:
+        check_decisions(with_rules(app, stream.name, version.spec["rules"]))
+    except SkyriverError as error:
+        what = f"Version {version_of(version)} of the rules of {stream.name}, which {how}, and does not fit"
+        raise InvalidInput(
+            f"{what}: {error.message}",
+            code=error.code,
+            where=f"{error.where}, version {version_of(version)}",  # not the file's rule of that name
+            next_action=next_action,
+        ) from error
 
 
 def _app_of(snapshot: Snapshot, stream: Resource) -> AppSpec:
@@ -184,15 +208,18 @@ def _check_fits(snapshot: Snapshot, stream: Resource, version: Resource) -> None
 
 
 def _rules(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [_rule(place, rule) for place, rule in enumerate(rules, 1)]
+
+
+def _rule(place: int, given: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return [DecisionRule.model_validate(rule).to_json() for rule in rules]
+        return DecisionRule.model_validate(given).to_json()
     except ValidationError as error:
-        raise _misread(error) from error
-
-
-def _misread(error: ValidationError) -> InvalidInput:
-    found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-    return InvalidInput(f"The rules are not understood: {found}.", code="BAD_RULE")
+        raise InvalidInput(
+            f"rule {place}, {dict(given)!r:.80}: {misread(error, DecisionRule)}.",
+            code="BAD_RULE",
+            next_action='Write each rule as {"decision": "block", "when": "score >= 0.9"}, with a "name" or without.',
+        ) from error
 
 
 def _step(state: str, at: int, actor: str, why: str) -> dict[str, Any]:

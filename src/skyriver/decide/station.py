@@ -147,7 +147,11 @@ class Station:
         deadline = loop.time() + seconds
         while self._busy and loop.time() < deadline and not self.failed.done():
             await asyncio.sleep(0.005)
-        self._give_up(Unavailable("The stream is being stopped.", code="STOPPING"))
+        self._give_up(
+            Unavailable(
+                "The stream is being stopped.", code="STOPPING", next_action="Send it again: the stream starts anew."
+            )
+        )
         self._looks.close()
         self._threads.shutdown()
 

@@ -17,13 +17,16 @@ from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skyriver.core.spec import BudgetSpec, CounterSpec, StreamSpec
 from skyriver.core.units import format_duration
 from skyriver.data.keys import key_of_text
 from skyriver.decide.checkpoint import SavedTally
-from skyriver.decide.records import ControlRecord
+from skyriver.decide.records import ControlRecord, DecisionRecord
+
+if TYPE_CHECKING:
+    from skyriver.decide.rules import RuleSet
 
 Kind = tuple[str, int, str]
 """(decision, window in microseconds, field)."""
@@ -187,6 +190,32 @@ class Tallies:
             for budgets in self._budgets.values()
             for own, tally, _ in budgets
         ]
+
+
+def budgets_beyond(rules: RuleSet, record: DecisionRecord) -> list[dict[str, Any]]:
+    """Those that an event with this record may have been beyond: from what the rules said to what it got. Where a
+    decision has several with one overflow, one of them was spent."""
+
+    def between(word: str) -> list[BudgetSpec]:
+        found = []
+        for own in rules.budgets:
+            if own.decision == word:
+                rest = between(own.overflow) if own.overflow != record.decision else []
+                if rest or own.overflow == record.decision:
+                    found += [own, *rest]
+        return found
+
+    said = next((decision for decision, name in rules.ends if name == record.rule), rules.otherwise)
+    return [
+        {
+            "decision": own.decision,
+            "most": own.most,
+            "per": format_duration(own.per_us),
+            "by": own.by,
+            "overflow": own.overflow,
+        }
+        for own in dict.fromkeys(between(said))
+    ]
 
 
 def _key(value: Any) -> int:

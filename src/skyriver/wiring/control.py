@@ -48,6 +48,7 @@ from skyriver.control.schedules import plan_pause, plan_resume
 from skyriver.control.store import Store
 from skyriver.core.contract import RulesVersion
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, StaleWrite
+from skyriver.core.misread import misread
 from skyriver.core.names import check_name, digest
 from skyriver.core.resources import AuditEntry, Put, Resource, Snapshot
 from skyriver.core.spec import AppSpec
@@ -56,7 +57,7 @@ from skyriver.decide.asking import plan_replay
 from skyriver.decide.checking import check_decisions
 from skyriver.decide.now import stream_now
 from skyriver.decide.operations import plan_erase, plan_tune, plan_verify
-from skyriver.decide.rules_release import RulesMove, check_promoted, get_rules, list_rules, plan_candidate, plan_move
+from skyriver.decide.rules_release import RulesMove, check_standing, get_rules, list_rules, plan_candidate, plan_move
 from skyriver.features.plan import check_features
 from skyriver.release.operations import plan_rollback, plan_train
 from skyriver.trust.permissions import Permission
@@ -102,14 +103,21 @@ def deploy(
     try:
         app = AppSpec.model_validate(request.spec)
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-        raise InvalidInput(f"The specification is not understood: {found}.", code="BAD_SPEC") from error
+        raise InvalidInput(
+            f"The specification is not understood: {misread(error)}.",
+            code="BAD_SPEC",
+            next_action="Deploy with `skyriver deploy FILE` of this release, which writes it.",
+        ) from error
     check_name(app.name, "an application")
     if app.name != name or app.digest() != request.spec_digest:
-        raise InvalidInput("The specification is not the one that was announced.", code="SPEC_MISMATCH")
+        raise InvalidInput(
+            "The specification is not the one that was announced.",
+            code="SPEC_MISMATCH",
+            next_action="Send the SHA-256 of its canonical JSON as spec_digest, and its name in the path.",
+        )
     check_features(app)
     warnings = check_decisions(app)
-    check_promoted(snapshot, tenant, app)
+    check_standing(snapshot, tenant, app)
     check_jobs(app, machine_capacity())
     check_sources(app)
     plan = plan_deploy(

@@ -31,8 +31,9 @@ log = logging.getLogger("skyriver.control")
 
 
 def declare(file: Path, home: Home, told: Progress, *, upgrade: bool) -> tuple[Mapping[str, Any], bytes]:
-    """What the file declares, executed in the environment of the requirements beside it, and the lock of these. The
-    environment is the one that its jobs will have: built here once, with the settings of whoever deploys."""
+    """What the file declares, as `specification_of` tells it, executed in the environment of the requirements beside
+    it, and the lock of these. The environment is the one that its jobs will have: built here once, with the settings of
+    whoever deploys."""
     home.make()
     uv = Uv(home.packages, this_product(), dict(os.environ))
     requirements = file.parent / REQUIREMENTS
@@ -60,8 +61,7 @@ def _execute(file: Path, environment: Path) -> Mapping[str, Any]:
         found: dict[str, Any] = json.loads(answer.read_bytes())
     if problem := found.get("problem"):
         raise from_problem(problem["status"], problem)
-    spec: Mapping[str, Any] = found["spec"]
-    return spec
+    return found
 
 
 def keep_package_settings(home: Home) -> None:

@@ -16,9 +16,10 @@ from skyriver.core.errors import SkyriverError
 
 
 def specification_of(file: Path) -> dict[str, Any]:
-    """`spec`, or `problem` with what is wrong with the file."""
+    """`spec` and its `places` in the file, or `problem` with what is wrong with it."""
     try:
-        return {"spec": load_app(file).spec.to_json()}
+        app = load_app(file)
+        return {"spec": app.spec.to_json(), "places": app.places}
     except SkyriverError as error:
         return {"problem": error.to_problem()}
 

@@ -65,7 +65,23 @@ def test_a_decision_by_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
             "certain fired, for there was no score (NO_VERSION)",
         ),
         ({"rule": "", "score": None, "status": "late", "reason": "LATE"}, "came later than the stream's disorder"),
-        ({"reason": "BUDGET_SPENT"}, "the rule certain fired, and the budget of that decision was spent"),
+        (
+            {"reason": "BUDGET_SPENT", "budgets_spent": [{"decision": "block", "most": 1000, "per": "1h", "by": ""}]},
+            "the rule certain fired, and the budget of block was spent (1,000 within 1h)\n",
+        ),
+        (
+            {
+                "reason": "BUDGET_SPENT",
+                "budgets_spent": [
+                    {"decision": "block", "most": 3, "per": "1h", "by": "customer"},
+                    {"decision": "block", "most": 9, "per": "1d", "by": ""},
+                    {"decision": "review", "most": 5, "per": "1d", "by": ""},
+                ],
+            },
+            "the rule certain fired, and the budget of block was spent (3 within 1h of one customer or 9 within 1d) and"
+            " the budget of review was spent (5 within 1d)\n",
+        ),
+        ({"reason": "BUDGET_SPENT", "budgets_spent": []}, "a budget of what its rules decided was spent; they are not"),
         ({"arm": "canary"}, "by fraud:3, its canary"),
         ({"status": "fallback", "version": 2}, "by fraud:2, which stood in"),
         ({"shadow_version": 4, "shadow_score": 0.25}, "shadow version 4 said 0.25"),

@@ -278,6 +278,40 @@ def test_a_deployment_that_what_was_promoted_does_not_fit_is_refused(shop: Shop)
     assert "Version 2 of the rules of orders, which was promoted, would stay" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(("to", "state"), [("shadow", "SHADOW"), ("canary", "CANARY")])
+def test_a_deployment_that_what_is_tried_does_not_fit_is_refused(shop: Shop, to: str, state: str) -> None:
+    shop.add({"decision": "call", "when": "mean_7d > 5"})
+    shop.post(f"/2/{to}", **({"percent": 5, "anyway": "a test"} if to == "canary" else {}))
+    assert shop.states() == ["LIVE", state]
+    changed = APP.format(limit=100_000).replace("mean_7d", "mean_of_week")
+    answer = shop.deploy_text(changed)
+    assert (answer.status_code, answer.json()["code"]) == (422, "BAD_RULE")
+    told = (
+        f"Version 2 of the rules of orders, which is in {state}, would go on, and does not fit: column 1: unknown name"
+    )
+    assert answer.json()["detail"].startswith(told)
+    assert answer.json()["next_action"].endswith("or end its trial: `skyriver rules drop orders 2`.")
+    assert shop.states() == ["LIVE", state], "nothing was done"
+    shop.post("/2/drop")
+    assert shop.deploy_text(changed).status_code == 200
+
+
+def test_a_rule_with_a_key_that_none_has_is_refused_with_the_nearest(shop: Shop) -> None:
+    answer = shop.post(rules=[{**CALL, "nam": "sure"}])
+    assert (answer.status_code, answer.json()["code"]) == (422, "BAD_RULE")
+    assert "nam is not known (did you mean 'name'?)" in answer.json()["detail"]
+    answer = shop.post(rules=[{"decision": "call"}])
+    assert "when is missing" in answer.json()["detail"]
+    assert answer.json()["next_action"]
+
+
+def test_a_version_that_is_no_number_is_refused_in_our_words(shop: Shop) -> None:
+    answer = shop.stage.caller.get(f"{BASE}/streams/orders/rules/first", headers=shop.admin)
+    assert answer.json()["detail"] == "The request is not understood: version='first' is no whole number."
+    answer = shop.stage.caller.get(f"{BASE}/streams/orders/rules/0", headers=shop.admin)
+    assert answer.json()["detail"] == "The request is not understood: version='0' is less than 1."
+
+
 def test_an_application_that_comes_back_finds_its_versions(shop: Shop) -> None:
     shop.add()
     shop.post("/2/promote", anyway="a test")

@@ -421,7 +421,7 @@ def test_words_for_reasons_are_of_the_models_features() -> None:
 @pytest.mark.parametrize(
     ("reasons", "why"),
     [
-        ({"amuont": "x"}, "did you mean amount"),
+        ({"amuont": "x"}, "did you mean 'amount'"),
         ({"customer": "x"}, "no feature of the model"),
         ({"amount": ""}, "1 to 200 characters"),
         ({"amount": "x" * 201}, "1 to 200 characters"),

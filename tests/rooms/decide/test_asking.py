@@ -132,6 +132,8 @@ def test_rules_that_come_alone_go_with_the_counters_of_now() -> None:
         ({"rules": {"rules": [["block", "amount > 'x'"]]}}, InvalidInput, "BAD_RULE"),
         ({"rules": {"rules": [["block"]]}}, InvalidInput, "BAD_RULES"),
         ({"rules": {"rules": []}}, InvalidInput, "BAD_RULES"),
+        ({"rules": {"rules": [["block", "score > 1"]], "otherwhise": "ok"}}, InvalidInput, "BAD_RULES"),
+        ({"rules": {"rules": [{"decision": "block", "when": "score > 1", "nam": "x"}]}}, InvalidInput, "BAD_RULES"),
         ({"rules": "score > 1"}, InvalidInput, "BAD_RULES"),
         ({"rules": {"rules": [["block", "score > 1"]], "otherwise": 3}}, InvalidInput, "BAD_RULES"),
         ({"by": ["amout"]}, InvalidInput, "UNKNOWN_FIELD"),

@@ -113,7 +113,8 @@ def test_what_is_no_value_is_refused_where_it_is_written(value: object) -> None:
 
 def test_all_mistakes_are_told_together_and_rules_first() -> None:
     error = refused(("block", {"score": 0.1}), ("stop", {}), ("approve", {"score": 0.1}))
-    assert error.message.startswith("2 examples do not hold: example 1 of the decisions of payments: score=0.1 is")
+    assert error.message.startswith("2 examples do not hold:\n  - example 1 of the decisions of payments: score=0.1 is")
+    assert error.message.count("score=0.1 is decided") == 1
     assert [(d["where"][:9], d["code"]) for d in error.details] == [
         ("example 1", "EXAMPLE_FAILED"),
         ("example 2", "BAD_EXAMPLE"),
@@ -142,15 +143,41 @@ def test_rules_are_told_by_their_names() -> None:
     [
         ([sr.Rule("block", "score > 1"), sr.Rule("block", "amount > 1")], "2 rules of payments are called 'block'."),
         ([sr.Rule("block", "score > 1", name="a"), sr.Rule("hold", "amount > 1", name="a")], "2 rules of payments are"),
-        ([sr.Rule("block", "score > 1", name="not a name!")], "'not a name!' cannot name a rule"),
         ([("block", "score > 1")], "('block', 'score > 1') is no rule."),
-        ([sr.Rule("block", 5)], "Rule(decision='block', when=5"),  # type: ignore[arg-type]
     ],
 )
 def test_rules_that_are_none_are_refused(rules: Any, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         declare(rules=rules)
     assert message in caught.value.message
+
+
+def test_a_division_by_zero_is_refused_with_its_column() -> None:
+    error = refused(rules={"block": "score > 0.5 and amount / (2 - 2) > 3"})
+    assert (error.code, error.where) == ("BAD_RULE", "rule 'block' of payments")
+    assert error.message == "column 27: this divides by zero, which is missing for every event"
+    assert "Divide by something else" in error.next_action
+    assert refused(rules={"block": "amount / 0 > 3"}).message.startswith("column 10: ")
+    costs = sr.Costs({"block": sr.Cost("amount / 0"), "approve": sr.Cost()})
+    error = refused(rules={"block": "score > 0.5"}, costs=costs)
+    assert (error.code, error.where) == ("BAD_COST", "costs of the decisions of payments")
+
+
+def test_a_list_called_as_a_feature_of_its_rules_is_refused() -> None:
+    app = sr.App("risk")
+    payments = app.stream("payments", Payment, id="payment", time="at", key="customer")
+    paid = app.labels("paid", of=payments, delay="1d")
+    behaviour = app.features("behaviour", payments, {"denied": sr.count(by="customer", over="1d")})
+    app.list("denied", of=payments, id="customer")
+
+    @app.train(behaviour, label=paid)
+    def fit(data: sr.TrainingData) -> Any: ...
+
+    app.decide(payments, app.model("fraud", fit), {"block": "denied > 1"}, otherwise="approve")
+    with pytest.raises(InvalidInput) as caught:
+        check_decisions(app.spec)
+    assert (caught.value.code, caught.value.where) == ("BAD_REFERENCE", "list denied of payments")
+    assert "a feature that its rules read" in caught.value.message
 
 
 def test_examples_change_nothing_that_decides() -> None:

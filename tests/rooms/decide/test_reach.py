@@ -7,7 +7,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from skyriver.core.expr import Constant
+from skyriver.core.expr import Aggregate, Binary, Calendar, Column, Constant, Same, Unary
 from skyriver.core.spec import FeatureSetSpec, FeatureSpec, FieldSpec, StreamSpec
 from skyriver.decide.reach import never_fire
 from skyriver.decide.rules import compile_rules
@@ -30,6 +30,21 @@ STREAM = StreamSpec(
 )
 FEATURES = FeatureSetSpec(
     name="behaviour", source="payments", features=(FeatureSpec(name="mean", expr=Constant(value=1.0)),)
+)
+COMPUTED = FeatureSetSpec(
+    name="computed",
+    source="payments",
+    features=(
+        FeatureSpec(
+            name="night",
+            expr=Binary(kind="<", left=Calendar(part="hour", of=Column(name="at")), right=Constant(value=6)),
+        ),
+        FeatureSpec(name="hour", expr=Calendar(part="hour", of=Column(name="at"))),
+        FeatureSpec(name="weekday", expr=Calendar(part="weekday", of=Column(name="at"))),
+        FeatureSpec(name="many", expr=Aggregate(kind="count", by="payment", over_us=1)),
+        FeatureSpec(name="web", expr=Same(column="channel", text="web")),
+        FeatureSpec(name="unknown", expr=Unary(kind="is_missing", of=Column(name="amount"))),
+    ),
 )
 
 
@@ -63,6 +78,16 @@ def told(*whens: str, without_score: bool = False) -> dict[str, str]:
         'channel == "web" and channel != "web"',
         "amount + count > 3 and not amount + count > 3",
         "false",
+        "1 > 2",
+        "1 > 2 or 3 * 4 < 5",
+        "not (1 < 2)",
+        "1 == 1 and false",
+        "amount > 50 * 4",
+        "0 - 1 > amount",
+        "amount / 0 > 3",
+        "not (amount / 0 > 3)",
+        "amount / (2 - 2) + count is not missing",
+        "amount / 0 > 3 or amount / 0 <= 3",
         "home and home is missing or amount > 200",
     ],
 )
@@ -114,6 +139,26 @@ def test_what_can_fire_is_not_told(first: str, second: str) -> None:
     assert told(first, second) == {}
 
 
+@pytest.mark.parametrize(
+    "when",
+    ["night == 2", "night > 1", "night < 0", "hour == 24", "weekday > 6", "many < 0", "web == 2", "unknown == -1"],
+)
+def test_what_a_feature_never_is_never_fires(when: str) -> None:
+    rules = compile_rules([("d0", when), ("d1", _turned(when))], "ok", "ok", STREAM, COMPUTED)
+    assert dict(never_fire(rules, STREAM, COMPUTED)) == {"d0": f"nothing can be as it demands: `{when}`"}
+
+
+def _turned(when: str) -> str:
+    """The same of what the feature can be."""
+    return f"{when.split()[0]} >= 0 and {when.split()[0]} <= 1"
+
+
+@pytest.mark.parametrize("when", ["1 < 2", "amount / 0 is missing", "not (1 > 2)", "amount > 50 * 1", "night == 1"])
+def test_what_is_always_so_is_not_told_and_takes_what_comes_after(when: str) -> None:
+    rules = compile_rules([("d0", when), ("d1", f"{when} and online")], "ok", "ok", STREAM, COMPUTED)
+    assert dict(never_fire(rules, STREAM, COMPUTED)) == {"d1": "what it demands is decided before it, by 'd0'"}
+
+
 def test_rules_before_take_it_together() -> None:
     whens = ("score > 0.5 and online", "score > 0.5 and not online", "score > 0.6 and (online or not online)")
     assert told(*whens) == {"d2": "what it demands is decided before it, by 'd0' and 'd1'"}
@@ -152,7 +197,22 @@ _atoms = (
         st.sampled_from(["==", "!="]),
         st.sampled_from(['"gold"', '"silver"', '"x"']),
     ).map(" ".join)
-    | st.sampled_from(["online", "home", "true", "false", "online == false", "amount + count > 2", "amount < mean"])
+    | st.sampled_from(
+        [
+            "online",
+            "home",
+            "true",
+            "false",
+            "online == false",
+            "amount + count > 2",
+            "amount < mean",
+            "1 > 2",
+            "amount / 0 > 1",
+        ]
+    )
+    | st.sampled_from(
+        ["amount / (count - count) is missing", "2 * 3 > amount", "(1 < 2) == online", "amount / 0 is missing"]
+    )
 )
 _conditions = st.recursive(
     _atoms,

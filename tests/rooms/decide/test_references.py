@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
 
 import skyriver as sr
 from skyriver.core.errors import Conflict, Corrupt, InvalidInput
+from skyriver.core.spec import FieldSpec, ReferenceSpec
 from skyriver.data.columns import Columns
 from skyriver.data.log import Record, RecordKind
 from skyriver.decide.border import ReferenceBorder
@@ -22,7 +24,15 @@ from skyriver.decide.building import Resting, build
 from skyriver.decide.folding import Folding
 from skyriver.decide.history import read_block, read_record
 from skyriver.decide.kernel_windows import KernelWindows, WindowsFiles, memory_windows
-from skyriver.decide.records import LoadStep, decode_control, decode_reference, encode_event, encode_reference
+from skyriver.decide.partition import check_same_stream, fields_of, references_of
+from skyriver.decide.records import (
+    ControlRecord,
+    LoadStep,
+    decode_control,
+    decode_reference,
+    encode_event,
+    encode_reference,
+)
 from skyriver.decide.verify import VerifyReport, verify_stream
 from skyriver.decide.windows import FeatureSets
 from skyriver.features.backfill import backfill
@@ -336,7 +346,7 @@ def test_references_may_be_added_to_a_stream_and_not_changed(make_house: Callabl
     house.with_features = False
     house.start()
     assert decode_control(house.records(RecordKind.CONTROL)[0].payload).references == (
-        ("shops", "shop text", "since time", "name text", "risk float", "open bool"),
+        ("shops", "shop text", "since time", "name text", "risk float", "open bool", "/id shop", "/time since"),
     )
     house.stream = STREAM
     house.start()
@@ -344,6 +354,34 @@ def test_references_may_be_added_to_a_stream_and_not_changed(make_house: Callabl
     with pytest.raises(Conflict) as caught:
         house.start()
     assert caught.value.code == "STREAM_CHANGED"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"id": "name"}, {"by": "other"}, {"until": "gone"}, {"time": "until"}, {"until": "", "by": ""}],
+)
+def test_a_list_that_comes_back_with_other_roles_is_refused(changed: dict[str, str]) -> None:
+    fields = (
+        FieldSpec(name="customer", type="text"),
+        FieldSpec(name="name", type="text"),
+        FieldSpec(name="at", type="time"),
+        FieldSpec(name="until", type="time", nullable=True),
+        FieldSpec(name="gone", type="time", nullable=True),
+    )
+    before = ReferenceSpec(name="denied", fields=fields, id="customer", time="at", until="until", by="customer")
+    stream = STREAM.model_copy(update={"references": (before,)})
+    control = {"fields": fields_of(stream), "labels": tuple(label.name for label in stream.labels)}
+    told = ControlRecord(None, (), "", "", "", "", 0, 0, 0, references=references_of(stream), **control)
+    check_same_stream(told, stream)
+    other = stream.model_copy(update={"references": (before.model_copy(update=changed),)})
+    with pytest.raises(Conflict) as caught:
+        check_same_stream(told, other)
+    assert caught.value.code == "STREAM_CHANGED"
+    assert "id, time, until and by" in caught.value.next_action
+    # A log of the release before does not tell them.
+    bare = tuple(tuple(part for part in own if not part.startswith("/")) for own in told.references)
+    check_same_stream(msgspec.structs.replace(told, references=bare), stream)
+    check_same_stream(msgspec.structs.replace(told, references=bare), other)
 
 
 def test_a_record_that_is_no_row_is_told() -> None:

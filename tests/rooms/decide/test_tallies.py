@@ -22,7 +22,7 @@ from skyriver.decide.checkpoint import SavedTally
 from skyriver.decide.reach import never_fire
 from skyriver.decide.records import decode_control
 from skyriver.decide.rules import compile_rules
-from skyriver.decide.tallies import Tallies, Tally
+from skyriver.decide.tallies import Tallies, Tally, budgets_beyond
 from skyriver.decide.trial import Trial
 
 MINUTE = 60 * SECOND
@@ -323,6 +323,26 @@ def test_rules_that_are_tried_read_counters_and_budgets_hold_for_both(make_house
         ("block", "approve", ""),
         ("review", "approve", "BUDGET_SPENT"),
         ("review", "approve", "BUDGET_SPENT"),
+    ]
+
+
+def test_it_is_told_which_budgets_an_event_was_beyond(make_house: Any) -> None:
+    house = make_house()
+    budgets = [
+        budget("block", 1, "hold"),
+        budget("block", 9, "approve", by="customer"),
+        budget("hold", 1, "review", per=2 * MINUTE),
+        budget("other", 1, "review"),
+    ]
+    house.start(deciding(house, [*BLOCK, ("other", "score >= 0.8"), ("hold", "score >= 0.7")], budgets=budgets))
+    house.send(*(house.event(n, at=float(n), amount=95.0) for n in range(3)))
+    rules, records = house.engine.deciding.rules, list(house.decisions())
+    assert words(house) == ["block", "hold", "review"]
+    told = [[(own["decision"], own["most"], own["per"]) for own in budgets_beyond(rules, r)] for r in records]
+    assert told == [[], [("block", 1, "1m")], [("block", 1, "1m"), ("hold", 1, "2m")]]
+    by_customer = msgspec.structs.replace(records[1], decision="approve")
+    assert budgets_beyond(rules, by_customer) == [
+        {"decision": "block", "most": 9, "per": "1m", "by": "customer", "overflow": "approve"}
     ]
 
 
