@@ -138,8 +138,8 @@ class ControlRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     features_before: dict[str, Any] | None = None
     """Those of the decisions before it, where it changes them: the log may give up what told of them."""
     references: tuple[tuple[str, ...], ...] = ()
-    """Of each reference of the stream, by its index: its name, `name type` of its fields, and `/role name` of those that
-    are its id, time, until and by (not in logs of before)."""
+    """Of each reference of the stream, by its index: its name, `name type` of its fields, and `/role name` of those
+    that are its id, time, until and by (not in logs of before)."""
     rules_version: int = 0
     """Of `rules`; 0 in logs of before rules had versions."""
     trial: TrialInUse | None = None

@@ -383,9 +383,9 @@ def test_what_is_declared_is_checked_at_once() -> None:
 
     assert budgets("blok") == ("BAD_BUDGET", "payments has a budget of 'blok', which nothing decides.")
     assert budgets(overflow="block")[1] == "What is beyond the budget of 'block' of payments comes back to it."
-    assert budgets(most=-1) == ("BAD_BUDGET", "The budget of 'block': most=-1 is out of range.")
-    assert budgets(per="500ms")[1] == "The budget of 'block': per='500ms' is out of range."
-    assert budgets(per="2000d")[1] == "The budget of 'block': per='2000d' is out of range."
+    assert budgets(most=-1) == ("BAD_BUDGET", "budget of 'block': most=-1 is less than 0.")
+    assert budgets(per="500ms")[1] == "budget of 'block': per='500ms' is less than 1s."
+    assert budgets(per="2000d")[1] == "budget of 'block': per='2000d' is more than 366d."
     assert budgets(per="soon")[0] == "BAD_DURATION"
     assert budgets(by="nobody")[1] == "The budget of 'block' of payments is by 'nobody', which is no field of it."
     assert budgets(by="shop")[1].endswith("is by 'shop', which may be missing or is no int or text.")
@@ -397,8 +397,8 @@ def test_what_is_declared_is_checked_at_once() -> None:
         "BAD_COUNTER",
         "The counter blocks of payments counts 'blok', which nothing decides.",
     )
-    assert counts(over="0s")[1] == "The counter 'blocks': over='0s' is out of range."
-    assert counts(most=0)[1] == "The counter 'blocks': most=0 is out of range."
+    assert counts(over="0s")[1] == "counter 'blocks': over='0us' is less than 1s."
+    assert counts(most=0)[1] == "counter 'blocks': most=0 is less than 1."
     assert counts("amount")[0] == counts("score")[0] == "BAD_COUNTER"
     assert refused(counters={"blocks": 3})[0] == "BAD_COUNTER"
     assert refused({"block": "bloks >= 1"}, counters={"blocks": sr.Count("block", "1d")})[1].endswith(
