@@ -25,8 +25,6 @@ from skyriver.serve.runner import Array, Tensors
 
 INLINE_US = 2000.0
 """Longer runs go to the thread: 2 ms is what a health check or another request may be kept waiting by."""
-_ALONE_NS = 20_000
-"""A request that comes so long after the last answer finds the loop idle, and is run without waiting for the turn."""
 
 Answer = Callable[[Tensors | SkyriverError], None]
 
@@ -102,7 +100,6 @@ class Batcher:
         self._pace = pace or Pace()
         self._busy_ns = 0
         """When the last turn ended, if something waited then; else 0."""
-        self._ended_ns = 0
         self._thread: ThreadPoolExecutor | None = None
 
     @property
@@ -138,10 +135,7 @@ class Batcher:
         if self._running:
             return
         self._running = True
-        if time.perf_counter_ns() - self._ended_ns > _ALONE_NS:
-            self._turn()
-        else:
-            self._loop.call_soon(self._turn)
+        self._turn()
 
     def _check_time(self, ask: Ask, rows_ahead: int) -> None:
         """What could not be answered in time is refused when it comes, so that what is taken is answered in time:
@@ -233,13 +227,11 @@ class Batcher:
         now = time.perf_counter_ns()
         if self._busy_ns and batch:
             self._pace.note(rows, now - self._busy_ns)
-        if self._waiting:
-            self._busy_ns = now
+        self._busy_ns = now if self._waiting else 0
+        if self._waiting or batch:
             self._loop.call_soon(self._turn)
         else:
-            self._busy_ns = 0
             self._running = False
-            self._ended_ns = now
 
 
 def _too_late() -> DeadlineExceeded:

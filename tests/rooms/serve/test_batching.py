@@ -102,6 +102,25 @@ def test_a_request_that_finds_the_loop_idle_is_run_at_once() -> None:
     assert play(scene).runs == [1]
 
 
+def test_requests_of_one_turn_of_the_loop_are_two_runs_at_most() -> None:
+    """However long each of them took to be read: the first has found nobody and is run at once."""
+
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        for _ in range(3):
+            first = ask(batcher, 1)
+            assert first.done()
+            others = []
+            for value in range(2, 6):
+                read = time.perf_counter_ns() + 100_000
+                while time.perf_counter_ns() < read:
+                    pass
+                others.append(ask(batcher, value))
+            assert [await each for each in others] == [[4], [6], [8], [10]]
+            await asyncio.sleep(0)
+
+    assert play(scene).runs == [1, 4] * 3
+
+
 @pytest.mark.parametrize("cost_us", [0, 1e9])
 def test_long_runs_leave_the_loop_free_and_short_ones_do_not_leave_it(cost_us: float) -> None:
     async def scene(model: Doubler, batcher: Batcher) -> None:
@@ -248,6 +267,7 @@ def test_what_is_too_late_is_not_run() -> None:
         assert await in_time.future == [6]
         assert model.runs == [1, 1]  # the held one and the one in time
 
+        await asyncio.sleep(0)  # what comes in the turn of a run waits for the next one
         hold(model, batcher)  # and where nothing else waits, the next one is taken at once
         alone = ask_until(batcher, 4, time.perf_counter_ns() + 1_000_000)
         while time.perf_counter_ns() < alone.until_ns:
