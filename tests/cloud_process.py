@@ -218,7 +218,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
     """What `condition` gives, once it is true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -285,7 +285,7 @@ class Cloud:
     @contextlib.contextmanager
     def connected(self, token: str | None = None) -> Iterator[Callable[..., tuple[int, Any]]]:
         """The same over one connection."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
         headers = {"Authorization": f"Bearer {self.token if token is None else token}"}
 
         def ask(method: str, path: str, body: Any = None, kind: str = "application/json") -> tuple[int, Any]:

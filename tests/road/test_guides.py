@@ -152,7 +152,7 @@ class Shell:
 
     def close(self) -> None:
         self._process.kill()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             stream.close()

@@ -27,7 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from skyriver.adapters.directory.objects import DirectoryObjects
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 FIELDS = [
     {"name": "amount", "type": "float", "ge": 0},
     {"name": "night", "type": "bool"},

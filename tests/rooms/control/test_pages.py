@@ -15,9 +15,19 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
 from api_stage import BASE, Stage
 
 
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    made = Stage(tmp_path)
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    """For those that only look."""
+    return make_stage(tmp_path_factory.mktemp("stage"))
+
+
+@pytest.fixture(scope="module")
+def admin(stage: Stage) -> dict[str, str]:
+    return stage.issue()
+
+
+def make_stage(folder: Path) -> Stage:
+    made = Stage(folder)
     states = ("READY", "FAILED")
     jobs = [
         Put(Resource("default", "job", f"job-{n:03}", state=states[n % 2], parent=f"app/{n % 3}"), 0) for n in range(60)
@@ -46,14 +56,13 @@ def names(items: list[Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("limit", [1, 7, 59, 60, 61])
-def test_every_row_once(stage: Stage, limit: int) -> None:
-    assert names(walk(stage, stage.issue(), f"{BASE}/jobs", limit=limit)) == [f"job-{n:03}" for n in range(60)]
+def test_every_row_once(stage: Stage, admin: dict[str, str], limit: int) -> None:
+    assert names(walk(stage, admin, f"{BASE}/jobs", limit=limit)) == [f"job-{n:03}" for n in range(60)]
 
 
 @pytest.mark.parametrize("looked_at", [3, 20, 5_000])
-def test_filters(stage: Stage, looked_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_filters(stage: Stage, admin: dict[str, str], looked_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skyriver.control.api.LOOKED_AT", looked_at)
-    admin = stage.issue()
     for limit in (1, 4, 100):
         failed = walk(stage, admin, f"{BASE}/jobs", limit=limit, state="FAILED")
         assert names(failed) == [f"job-{n:03}" for n in range(1, 60, 2)]
@@ -73,23 +82,23 @@ def test_filters(stage: Stage, looked_at: int, monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_a_filter_that_there_is_not_is_refused(
-    stage: Stage, path: str, query: dict[str, Any], where: str, action: str
+    stage: Stage, admin: dict[str, str], path: str, query: dict[str, Any], where: str, action: str
 ) -> None:
-    answer = stage.caller.get(f"{BASE}/{path}", params=query, headers=stage.issue())
+    answer = stage.caller.get(f"{BASE}/{path}", params=query, headers=admin)
     told = answer.json()
     assert (answer.status_code, told["code"], told["where"]) == (422, "BAD_REQUEST", where)
     assert action in told["next_action"]
 
 
-def test_every_state_of_a_kind_may_be_asked_for(stage: Stage) -> None:
-    admin = stage.issue()
+def test_every_state_of_a_kind_may_be_asked_for(stage: Stage, admin: dict[str, str]) -> None:
     for kind in stage.cloud.loop.kinds.values():
         for state in {kind.initial, *kind.final, *(s for move in kind.moves for s in move)}:
             assert stage.caller.get(f"{BASE}/{kind.name}s", params={"state": state}, headers=admin).status_code == 200
     assert names(walk(stage, admin, f"{BASE}/apps", state="whatever")) == []  # it has no table of states
 
 
-def test_rows_that_come_and_go_between_pages(stage: Stage) -> None:
+def test_rows_that_come_and_go_between_pages(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path)
     admin, turn = stage.issue(), iter(range(60))
 
     def between() -> None:
@@ -107,7 +116,8 @@ def test_rows_that_come_and_go_between_pages(stage: Stage) -> None:
     assert [n for n in seen if n.startswith("job-")] == [f"job-{n:03}" for n in range(60)]
 
 
-def test_the_audit_trail_in_pages(stage: Stage) -> None:
+def test_the_audit_trail_in_pages(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path)
     admin = stage.issue()
     for number in range(7):
         stage.caller.post(f"{BASE}/objects", content=b"%d" % number, headers=admin)
@@ -120,8 +130,8 @@ def test_the_audit_trail_in_pages(stage: Stage) -> None:
 @pytest.mark.parametrize(
     "cursor", ["x", "!", "WzFd", "WyJhIl0", "W10", "ü", paging.encode("a"), paging.encode(-1), "a" * 999]
 )
-def test_no_cursor(stage: Stage, path: str, cursor: str) -> None:
-    answer = stage.caller.get(f"{BASE}/{path}", params={"cursor": cursor}, headers=stage.issue())
+def test_no_cursor(stage: Stage, admin: dict[str, str], path: str, cursor: str) -> None:
+    answer = stage.caller.get(f"{BASE}/{path}", params={"cursor": cursor}, headers=admin)
     good = (path, cursor) in {("jobs", paging.encode("a")), ("audit", paging.encode(1))}
     assert answer.status_code == (200 if good else 422)
     if not good:

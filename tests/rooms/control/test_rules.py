@@ -76,6 +76,12 @@ def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """For what is refused."""
+    return Shop(tmp_path_factory.mktemp("shop"))
+
+
 def test_the_rules_of_the_file_are_the_first_version(shop: Shop) -> None:
     [first] = shop.get()["items"]
     assert (first["version"], first["state"], first["origin"]) == (1, "LIVE", "deploy")
@@ -202,10 +208,10 @@ def test_a_gain_counts_against_the_rules_that_it_was_measured_against(shop: Shop
         ({"rules": [CALL], "more": 1}, 422, "BAD_REQUEST"),
     ],
 )
-def test_a_candidate_that_cannot_be_one(shop: Shop, body: dict[str, Any], status: int, code: str) -> None:
-    answer = shop.post(**body)
+def test_a_candidate_that_cannot_be_one(unchanged: Shop, body: dict[str, Any], status: int, code: str) -> None:
+    answer = unchanged.post(**body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
-    assert shop.states() == ["LIVE"]
+    assert unchanged.states() == ["LIVE"]
 
 
 def test_what_cannot_be_asked(shop: Shop) -> None:
