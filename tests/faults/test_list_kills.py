@@ -83,8 +83,12 @@ def test_lists_survive_kills_before_and_after_a_checkpoint(worker: Any) -> None:
         assert keep(http, "denied", {"customer": 2}, {"customer": 9}, how="?off")["news"] == 1
         assert decided(http, 4, 10, 1, 2) == ["block", "approve"]
         assert keep(http, "limits", {"channel": "c2", "amount": 5}) == {"accepted": 1}
-    saved = worker.wait_for(lambda report: report.get("checkpoint_offset", 0) >= report.get("offset", 1))
-    assert [(each["name"], each["ids"]) for each in saved["lists"]] == [("denied", 1), ("limits", 1)]
+    worker.wait_for(
+        lambda report: (
+            report.get("checkpoint_offset", 0) >= report.get("offset", 1)
+            and [(each["name"], each["ids"]) for each in report["lists"]] == [("denied", 1), ("limits", 1)]
+        )
+    )
     with worker.connection() as http:
         soon = START + 30 * SECOND
         assert keep(http, "denied", {"customer": 3, "until": soon}, {"customer": 4, "note": "x"})["accepted"] == 2
