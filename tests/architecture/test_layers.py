@@ -30,6 +30,7 @@ def test_the_contracts_of_the_layers_hold() -> None:
         ("skyriver.wiring.command", "pydantic httpx numpy polars granian sqlalchemy"),
         ("skyriver.wiring.control", "numpy numba polars deltalake lightgbm onnx onnxruntime"),
         ("skyriver.wiring.replica", "numba polars deltalake lightgbm onnx sqlalchemy fastapi"),
+        ("skyriver.wiring.activator", "numpy onnxruntime pydantic polars sqlalchemy fastapi"),
         ("skyriver.wiring.dispatcher", "deltalake lightgbm onnx onnxruntime numba sqlalchemy fastapi polars"),
         ("skyriver.wiring.worker", "deltalake lightgbm onnx sqlalchemy fastapi polars"),
     ],

@@ -24,6 +24,7 @@ from skyriver.client import lists as _lists  # noqa: F401  # its commands
 from skyriver.client import machine as _machine  # noqa: F401  # its commands
 from skyriver.client import reviews as _reviews  # noqa: F401
 from skyriver.client import rules as _rules  # noqa: F401
+from skyriver.client import services as _services  # noqa: F401
 from skyriver.client import show
 from skyriver.client import sinks as _sinks  # noqa: F401
 from skyriver.client import streams as _streams  # noqa: F401
@@ -326,7 +327,6 @@ def demo(
 
 _apps = noun("app", "apps", "Applications.")
 noun("environment", "environments", "Packages that applications brought with them.")
-noun("service", "services", "Services: which version gets the requests.")
 noun("version", "versions", "Versions of models.")
 _models = noun("model", "models", "Models.")
 _tables = noun("table", "tables", "Tables.")

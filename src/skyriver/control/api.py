@@ -54,6 +54,7 @@ KINDS: Mapping[str, tuple[str, Permission]] = {
     "rollouts": ("rollout", Permission.SERVICES_READ),
     "services": ("service", Permission.SERVICES_READ),
     "replicas": ("replica", Permission.SERVICES_READ),
+    "activators": ("activator", Permission.SERVICES_READ),
     "tasks": ("task", Permission.JOBS_READ),
     "schedules": ("schedule", Permission.JOBS_READ),
     "jobs": ("job", Permission.JOBS_READ),

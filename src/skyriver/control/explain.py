@@ -14,7 +14,7 @@ WAITS_DEPTH = 8
 WAITS_LIMIT = 50
 """Of one explanation: so many steps down, and so many rows at all."""
 _MISSING = {"state": "", "reason": "NOT_THERE", "message": "It is not there (any more).", "next_action": ""}
-_CARRIED = ("job", "replica", "worker", "dispatcher")
+_CARRIED = ("job", "replica", "worker", "dispatcher", "activator")
 """Kinds with a process of their own."""
 _ORDER = (
     "app",
@@ -28,6 +28,7 @@ _ORDER = (
     "replica",
     "worker",
     "dispatcher",
+    "activator",
     "task",
     "schedule",
     "operation",

@@ -112,7 +112,7 @@ class ProcessSpec:
     """
 
     name: str
-    module: Literal["job", "replica", "worker", "dispatcher"]
+    module: Literal["job", "replica", "worker", "dispatcher", "activator"]
     tenant: str
     config: Mapping[str, Any]
     live: Mapping[str, Any] = field(default_factory=dict)

@@ -9,7 +9,11 @@ from pydantic import AfterValidator, Field, model_validator
 from skyriver.core.cron import check_cron
 from skyriver.core.expr import Aggregate, Column, Lookup, Node, Same, walk
 from skyriver.core.spec_base import FieldName, InnerPath, Name, Spec
-from skyriver.core.units import parse_rate
+from skyriver.core.units import SECOND, parse_duration, parse_rate
+
+MOST_REPLICAS = 64
+IDLE = "5m"
+"""Without a request, before a service goes to sleep."""
 
 
 class FeatureSpec(Spec):
@@ -132,13 +136,44 @@ Rate = Annotated[str, AfterValidator(_rate)]
 
 
 class ServiceSpec(Spec):
-    replicas: int = Field(default=1, ge=1, le=64)
+    replicas: int | tuple[int, int] = 1
+    """How many; `(0, n)`: n while somebody asks, none while nobody does."""
     cpus: float = Field(default=1.0, gt=0)
     memory_mb: int = Field(default=512, gt=0)
     limit: Rate = Field(default="", exclude_if=lambda value: value == "")
     """Of requests a second by all callers together, as "100/s"; "" is none. What is more gets 429."""
     concurrency: int = Field(default=0, ge=0, le=1_000_000, exclude_if=lambda value: value == 0)
     """Of requests under way at once; 0 is no limit. What is more gets 429."""
+    idle: str = Field(default=IDLE, exclude_if=lambda value: value == IDLE)
+    """After so long without a request a service of `(0, n)` replicas goes to sleep; the next request wakes it."""
+
+    @property
+    def sleeps(self) -> bool:
+        return isinstance(self.replicas, tuple)
+
+    @property
+    def most(self) -> int:
+        """Replicas while it is awake."""
+        return self.replicas[1] if isinstance(self.replicas, tuple) else self.replicas
+
+    @property
+    def idle_us(self) -> int:
+        return parse_duration(self.idle)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if isinstance(self.replicas, tuple) and self.replicas[0]:
+            raise ValueError(
+                f"replicas={self.replicas}: the first number is 0, for a service that sleeps while nobody asks;"
+                f" for a fixed number write replicas={self.replicas[1]}"
+            )
+        if not 1 <= self.most <= MOST_REPLICAS:
+            raise ValueError(f"replicas: {self.most} is not from 1 to {MOST_REPLICAS}; (0, n) sleeps while nobody asks")
+        if not self.sleeps and self.idle != IDLE:
+            raise ValueError("idle is for a service that sleeps, with replicas=(0, n)")
+        if self.idle_us < SECOND:
+            raise ValueError(f"idle={self.idle!r} is shorter than a second")
+        return self
 
 
 Calibrate = Literal["auto", "isotonic", "platt"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from skyriver.core.errors import SkyriverError
 from skyriver.core.resources import Action, Kind, Put, Resource, Snapshot
-from skyriver.core.spec import FeatureSetSpec, ModelSpec, StreamSpec
+from skyriver.core.spec import FeatureSetSpec, ModelSpec, ServiceSpec, StreamSpec
 from skyriver.features.plan import plan_features
 from skyriver.release.gate import evaluate_gate
 
@@ -167,7 +167,7 @@ def _promote(snapshot: Snapshot, rollout: Resource, model: Resource, service: Re
     versions: Mapping[str, Any] = service.spec.get("versions", {})
     origin = str(rollout.status.get("from") or "")
     ready = service.status.get("ready", {})
-    wanted = int(service.spec["serve"]["replicas"])
+    wanted = ServiceSpec.model_validate(service.spec["serve"]).most
     beside = {to: {"weight": 0}} | ({origin: {"weight": 100}} if origin and origin != to else {})
     taken_over = {to: {"weight": 100}} | ({origin: {"weight": 0}} if origin and origin != to else {})
     broken = service.status.get("broken", {}).get(to)

@@ -100,6 +100,11 @@ class Request:
         sent so: raises Unavailable (OVERLOADED) where all bodies together are too much."""
         self._connection.replace_body(self, unpacked)
 
+    @property
+    def gone(self) -> bool:
+        """Whether its client has left: nobody would read an answer."""
+        return self._connection.closed
+
     def answer(
         self, status: int, body: bytes = b"", content_type: bytes = JSON, headers: tuple[tuple[bytes, bytes], ...] = ()
     ) -> None:
@@ -234,6 +239,10 @@ class _Connection(asyncio.Protocol):
         self._long_head = False
         self._head_done = False
         self._after = False  # whether bytes of the next request have come
+
+    @property
+    def closed(self) -> bool:
+        return self._transport is None
 
     # The transport's side.
 

@@ -23,6 +23,9 @@ from skyriver.core.resources import (
     WantPool,
     WantRoute,
 )
+from skyriver.core.spec import ServiceSpec
+from skyriver.serve.activator_kind import ENDING, new_activator
+from skyriver.serve.sleeping import activator_of, is_asleep, replicas_wanted, rest_after, rests, told_of
 from skyriver.core.units import parse_rate
 
 GIVE_UP_STARTS = 5
@@ -30,17 +33,17 @@ GIVE_UP_STARTS = 5
 DRAIN_LIMIT_US = 60_000_000
 RETRY_FAILED_US = 60_000_000
 """After which a replica that was given up is tried once more: what broke it may be mended."""
-_ENDING = ("DRAINING", "STOPPED")
 
 SERVICE_TRANSITIONS: Mapping[tuple[str, str], str] = {
     (state, event): target
-    for state in ("PENDING", "STARTING", "READY", "UPDATING", "DEGRADED")
+    for state in ("PENDING", "STARTING", "READY", "UPDATING", "DEGRADED", "SCALED_TO_ZERO")
     for event, target in (
         ("no_version", "PENDING"),
         ("starting", "STARTING"),
         ("ready", "READY"),
         ("updating", "UPDATING"),
         ("degraded", "DEGRADED"),
+        ("asleep", "SCALED_TO_ZERO"),
     )
 }
 
@@ -68,14 +71,19 @@ REPLICA_TRANSITIONS: Mapping[tuple[str, str], str] = {
 def _step_service(snapshot: Snapshot, service: Resource) -> Iterator[Action]:
     versions: Mapping[str, Any] = service.spec.get("versions", {})
     replicas = snapshot.children(service, "replica")
-    count = int(service.spec["serve"]["replicas"])
+    serve = ServiceSpec.model_validate(service.spec["serve"])
+    yield from new_activator(snapshot, service, serve)
+    members = [r for r in replicas if r.state not in ENDING]
+    rest = rest_after(snapshot, service, serve, members, serves=any(_serves(snapshot, r) for r in members))
+    count = replicas_wanted(serve, rest)
     yield from _fit_replicas(snapshot, service, versions, replicas, count)
 
     leaving = {r.name for r in _surplus(versions, replicas, count)}
     serving = [r for r in replicas if _serves(snapshot, r) and r.name not in leaving]
     ready = {v: [r for r in serving if str(r.spec["version"]) == v] for v in versions}
-    for version, members in ready.items():
-        servers = tuple(_server(snapshot, r) for r in members)
+    stand_in = _stand_in(snapshot, service) if rest or rests(service, serve) else ()
+    for version, of_version in ready.items():
+        servers = tuple(_server(snapshot, r) for r in of_version) or stand_in
         yield WantPool(Pool(service.tenant, f"{service.name}:{version}", servers))
     split = tuple((f"{service.name}:{v}", int(w["weight"])) for v, w in sorted(versions.items()) if w["weight"])
     yield WantRoute(Route(service.tenant, "model", service.name, split, limit=_limit(service.spec["serve"])))
@@ -83,12 +91,20 @@ def _step_service(snapshot: Snapshot, service: Resource) -> Iterator[Action]:
     full = next((v for v, w in versions.items() if w["weight"] == 100), "")
     broken = {v: r.message for v in versions for r in replicas if str(r.spec["version"]) == v and r.state == "FAILED"}
     status = {
-        **service.status,
-        "ready": {v: len(members) for v, members in ready.items()},
-        "routed": full if full and ready.get(full) else "",
+        **{k: v for k, v in service.status.items() if k != "rest"},
+        "ready": {v: len(of_version) for v, of_version in ready.items()},
+        "routed": full if full and (ready.get(full) or is_asleep(rest)) else "",
         "broken": broken,
+        **({"rest": rest} if rest else {}),
     }
-    event, told = _judge(versions, ready, count, broken) if versions else ("no_version", _no_version(snapshot, service))
+    if not versions:
+        event, told = "no_version", _no_version(snapshot, service)
+    elif is_asleep(rest):
+        event, told = "asleep", told_of(service.name, rest, serve)
+    else:
+        event, told = _judge(versions, ready, count, broken)
+        if event == "starting" and rest:
+            told = told_of(service.name, rest, serve, " ".join(r.message for r in members if r.state == "LOST"))
     after = SERVICE.move(service, event, snapshot.now, status=status, **told)
     if after != service:
         yield Put(after, service.revision)
@@ -99,6 +115,12 @@ def _limit(serve: Mapping[str, Any]) -> RequestLimit:
     return RequestLimit(
         per_second=parse_rate(serve["limit"]) if serve.get("limit") else 0, at_once=serve.get("concurrency", 0)
     )
+
+
+def _stand_in(snapshot: Snapshot, service: Resource) -> tuple[Server, ...]:
+    """The activator, where the service has no replica that serves."""
+    activator = activator_of(snapshot, service.tenant)
+    return (Server(activator.name, activator.socket),) if activator is not None else ()
 
 
 def _no_version(snapshot: Snapshot, service: Resource) -> dict[str, str]:
@@ -142,7 +164,7 @@ def _fit_replicas(
     """Makes missing replica rows, drains those that are too many or of a version that is gone."""
     for version in versions:
         source = snapshot.find(service.tenant, "version", f"{service.name}:{version}")
-        have = [r for r in replicas if str(r.spec["version"]) == version and r.state not in _ENDING]
+        have = [r for r in replicas if str(r.spec["version"]) == version and r.state not in ENDING]
         if source is not None:
             # A number that is still draining is not used again before its row is gone.
             free = (n for n in range(1, 10_000) if f"{service.name}-{version}-{n}" not in {r.name for r in replicas})
@@ -156,7 +178,7 @@ def _surplus(versions: Mapping[str, Any], replicas: Sequence[Resource], count: i
     """Replicas to be drained: of a version that is gone, or more than `count` of one; those that serve stay first."""
     surplus = []
     for version in {str(r.spec["version"]) for r in replicas}:
-        have = [r for r in replicas if str(r.spec["version"]) == version and r.state not in _ENDING]
+        have = [r for r in replicas if str(r.spec["version"]) == version and r.state not in ENDING]
         have.sort(key=lambda r: (r.state != "READY", r.name))
         surplus += have[count if version in versions else 0 :]
     return surplus
@@ -196,7 +218,7 @@ def _server(snapshot: Snapshot, replica: Resource) -> Server:
 def _step_replica(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
     name = replica.process
     process = snapshot.processes.get(name)
-    if snapshot.find(replica.tenant, *replica.parent.split("/", 1)) is None and replica.state not in _ENDING:
+    if snapshot.find(replica.tenant, *replica.parent.split("/", 1)) is None and replica.state not in ENDING:
         yield Put(REPLICA.move(replica, "drain", snapshot.now), replica.revision)  # its service was removed
         return
     want = Want(ProcessSpec(name, "replica", replica.tenant, replica.spec))
@@ -273,7 +295,7 @@ def update_service(service: Resource, serve: Mapping[str, Any]) -> Resource:
 
 def _service_waits(snapshot: Snapshot, service: Resource) -> Iterator[str]:
     """Replicas that do not serve; without a version, what is under way to make one."""
-    yield from (r.ref for r in snapshot.children(service, "replica") if r.state not in ("READY", *_ENDING))
+    yield from (r.ref for r in snapshot.children(service, "replica") if r.state not in ("READY", *ENDING))
     if not service.spec.get("versions"):
         operations = snapshot.all(service.tenant, "operation")
         yield from (o.ref for o in operations if o.spec["target"] == service.name and o.state not in ENDED)

@@ -94,6 +94,7 @@ class Replica:
         )
         self._routes = self._make_routes()
         self._reported = self.counters.latency_us.counts.copy()
+        self._answered, self._active_at = 0, time.time_ns() // 1_000
 
     async def start(self, listening: socket.socket) -> None:
         await self._server.start(listening)
@@ -109,8 +110,12 @@ class Replica:
         latency = self.counters.latency_us
         before, self._reported = self._reported, latency.counts.copy()
         batches = self.counters.batch_rows
+        answered, self._answered = self._answered, self.counters.requests
+        if answered != self._answered or self._batcher.waiting or self._batcher.running:
+            self._active_at = time.time_ns() // 1_000
         return {
             "version": self._settings.version,
+            "active_at": self._active_at,
             "requests": self.counters.requests,
             "errors": self.counters.errors,
             "refused": self.counters.refused,

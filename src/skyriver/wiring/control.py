@@ -60,6 +60,7 @@ from skyriver.decide.operations import plan_erase, plan_tune, plan_verify
 from skyriver.decide.rules_release import RulesMove, check_standing, get_rules, list_rules, plan_candidate, plan_move
 from skyriver.features.plan import check_features
 from skyriver.release.operations import plan_rollback, plan_train
+from skyriver.serve.operations import plan_sleep, plan_wake
 from skyriver.trust.permissions import Permission
 from skyriver.trust.secretfile import write_secret
 from skyriver.trust.tokens import new_token
@@ -162,6 +163,8 @@ ACTIONS = Actions(
         "run": (Permission.JOBS_RUN, plan_run),
         "pause": (Permission.JOBS_RUN, plan_pause),
         "resume": (Permission.JOBS_RUN, plan_resume),
+        "sleep": (Permission.SERVICES_WRITE, plan_sleep),
+        "wake": (Permission.SERVICES_WRITE, plan_wake),
         "train": (Permission.JOBS_RUN, plan_train),
         "replay": (Permission.JOBS_RUN, plan_replay),
         "rollback": (Permission.SERVICES_WRITE, plan_rollback),

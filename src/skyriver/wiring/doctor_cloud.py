@@ -27,7 +27,7 @@ HOUR_US = 3_600_000_000
 CLOCK_STEP_SECONDS = 2.0
 MANY_RESTARTS = 3
 SHOWN = 5
-_KINDS = ("streams", "services", "workers", "dispatchers", "replicas")
+_KINDS = ("streams", "services", "workers", "dispatchers", "replicas", "activators")
 _GOOD = frozenset({"READY", "SCALED_TO_ZERO", "STOPPED"})
 
 

@@ -13,6 +13,7 @@ from skyriver.decide.dispatcher_kind import DISPATCHER
 from skyriver.decide.kinds import STREAM, WORKER
 from skyriver.decide.rules_kind import RULES
 from skyriver.release.kinds import ROLLOUT, VERSION
+from skyriver.serve.activator_kind import ACTIVATOR
 from skyriver.serve.kinds import REPLICA, SERVICE
 
 KINDS: Mapping[str, Kind] = {
@@ -26,6 +27,7 @@ KINDS: Mapping[str, Kind] = {
         ROLLOUT,
         SERVICE,
         REPLICA,
+        ACTIVATOR,
         STREAM,
         WORKER,
         RULES,

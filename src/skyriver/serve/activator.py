@@ -1,0 +1,335 @@
+"""The activator: answers for the services of a tenant that sleep, until their replicas do.
+
+The gateway sends it what is meant for a service that has no replica (serve.sleeping). It holds each request, says in
+its report for which services some wait, and that wakes them. What it is told (`live`) names the sockets of the replicas
+that are being started; a replica listens once it is ready, so the first connection that succeeds is where everything
+held goes, on a few connections at once, before the gateway even knows of the replica.
+
+A request is held until its `X-Request-Deadline`, or HOLD_S; then it is answered 504. One that cannot be held (too
+many wait already) or whose service cannot wake is answered 503 with the reason, at once. What was sent to a replica is
+never sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from skyriver.core.errors import DeadlineExceeded, Internal, NotFound, SkyriverError, Unavailable
+from skyriver.serve.forwarding import Line
+from skyriver.serve.http import JSON, PROBLEM, HttpLimits, HttpServer, Request
+from skyriver.serve.metrics import Histogram, resident_bytes
+
+HOLD_S = 30.0
+"""A request that names no deadline is held so long."""
+MOST_HOLD_S = 100.0
+"""One that names a later deadline, no longer than that: the gateway gives it up after 120 s."""
+LOOK_S = 0.01
+"""Between two looks for a replica, while something waits for it."""
+GRACE_S = 9.0
+_READY = (b"/v2/health/ready", b"/readyz", b"/v2/health/live", b"/livez")
+_AGAIN = ((b"retry-after", b"1"),)
+_LATER = ((b"retry-after", b"10"),)
+
+_log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""(model, version); "" is whichever has the most weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActivatorSettings:
+    hold_s: float = HOLD_S
+    held: int = 2048
+    """Requests that wait for one service; one more is answered 503."""
+    lines: int = 32
+    """Connections to a replica at once."""
+    http: HttpLimits = field(default_factory=HttpLimits)
+
+
+class _Queue:
+    """What is held for one service, in the order in which it came."""
+
+    __slots__ = ("held", "lines", "path")
+
+    def __init__(self) -> None:
+        self.held: OrderedDict[Request, asyncio.TimerHandle] = OrderedDict()
+        self.lines: set[asyncio.Task[None]] = set()
+        self.path = ""
+        """The socket that was reached last; "" while none is."""
+
+
+class Activator:
+    """Made on the loop that serves it. `live` gives what the control plane tells, when that has changed."""
+
+    def __init__(self, live: Callable[[], Mapping[str, Any] | None], settings: ActivatorSettings | None = None) -> None:
+        self.settings = settings or ActivatorSettings()
+        self.changed = asyncio.Event()
+        """Set when other services are waited for than before: the report is due at once."""
+        self.hold_us = Histogram()
+        """How long requests waited that were forwarded then."""
+        self.forwarded = self.refused = self.expired = self.failed = self.left = 0
+        self._live = live
+        self._services: Mapping[str, Mapping[str, Any]] = {}
+        self._queues: dict[Key, _Queue] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server = HttpServer(self._handle, self.settings.http)
+
+    async def start(self, listening: socket.socket) -> None:
+        await self._server.start(listening)
+
+    async def stop(self, grace_s: float = GRACE_S) -> int:
+        """Accepts no more, goes on waiting for what it holds; returns how many connections were cut off."""
+        cut = await self._server.stop(grace_s)
+        for task in self._tasks:
+            task.cancel()
+        return cut
+
+    def report(self) -> dict[str, object]:
+        waiting: dict[str, int] = {}
+        for (name, _), queue in self._queues.items():
+            waiting[name] = waiting.get(name, 0) + len(queue.held)
+        return {
+            "waiting": {name: count for name, count in waiting.items() if count},
+            "forwarded": self.forwarded,
+            "refused": self.refused,
+            "expired": self.expired,
+            "failed": self.failed,
+            "left": self.left,
+            "hold_p50_us": round(self.hold_us.quantile(0.5)),
+            "hold_p95_us": round(self.hold_us.quantile(0.95)),
+            "rss_mb": round(resident_bytes() / 1e6, 1),
+        }
+
+    # A request comes.
+
+    def _handle(self, request: Request) -> None:
+        if request.path in _READY:
+            request.answer(200, b'{"ready":true}')
+            return
+        key = target_of(request.path)
+        if key is None:
+            raise NotFound("Only models are answered for here.", code="UNKNOWN_ROUTE")
+        self._look()
+        if (problem := self._problem(key)) is not None:
+            self._refuse(request, problem, _LATER)
+        elif request.path.endswith(b"/ready") and request.method in (b"GET", b"HEAD"):
+            request.answer(200, b'{"ready":true}')  # it answers, if not at once; to be asked so wakes nobody
+        elif len((queue := self._queues.get(key) or _Queue()).held) >= self.settings.held:
+            full = f"{key[0]} is waking, and {self.settings.held} requests wait for it already."
+            self._refuse(request, Unavailable(full, code="OVERLOADED", next_action="Send it again soon."), _AGAIN)
+        else:
+            self._hold(key, queue, request)
+
+    def _hold(self, key: Key, queue: _Queue, request: Request) -> None:
+        seconds = min(seconds_left(request.headers, time.time(), self.settings.hold_s), MOST_HOLD_S)
+        if seconds <= 0:
+            self._expire(key, queue, request)
+            return
+        timer = asyncio.get_running_loop().call_later(seconds, self._expire, key, queue, request)
+        queue.held[request] = timer
+        if key not in self._queues:
+            self._queues[key] = queue
+            self.changed.set()
+            self._begin(self._carry(key, queue), self._tasks)
+        elif queue.path:
+            self._add_line(queue)
+
+    def _expire(self, key: Key, queue: _Queue, request: Request) -> None:
+        queue.held.pop(request, None)
+        self.expired += 1
+        trouble = (self._services.get(key[0]) or {}).get("trouble") or {}
+        why = f" {trouble['message']}" if trouble.get("message") else ""
+        error = DeadlineExceeded(
+            f"{key[0]} was asleep and did not wake before the request's deadline.{why}",
+            next_action=f"Send it again with more time; `skyriver explain {key[0]}` tells how it is.",
+        )
+        _answer(request, error, _AGAIN)
+
+    def _refuse(self, request: Request, error: SkyriverError, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+        self.refused += 1
+        _answer(request, error, headers)
+
+    # What the control plane tells.
+
+    def _look(self) -> None:
+        if (live := self._live()) is not None:
+            self._services = live.get("services", {})
+
+    def _problem(self, key: Key) -> SkyriverError | None:
+        """Why the service cannot wake, where that is known: nothing of it is being started."""
+        trouble = (self._services.get(key[0]) or {}).get("trouble") or {}
+        if not trouble.get("failed") or self._sockets(key):
+            return None
+        return Unavailable(
+            f"{key[0]} cannot wake: {trouble['message']}",
+            code="WAKE_FAILED",
+            next_action=f"`skyriver explain {key[0]}` tells more; it is tried again by itself.",
+        )
+
+    def _sockets(self, key: Key) -> list[str]:
+        """Where replicas of the version listen, or will."""
+        versions: Mapping[str, Mapping[str, Any]] = (self._services.get(key[0]) or {}).get("versions", {})
+        if key[1]:
+            return list(versions.get(key[1], {}).get("sockets", ()))
+        # A version without weight is not asked unless it is named.
+        weighty = [told for told in versions.values() if told["weight"]]
+        return list(max(weighty, key=lambda told: int(told["weight"]))["sockets"]) if weighty else []
+
+    # What is held goes on.
+
+    async def _carry(self, key: Key, queue: _Queue) -> None:
+        """Until nothing is held for the service."""
+        try:
+            while queue.held:
+                self._look()
+                if (problem := self._problem(key)) is not None:
+                    while queue.held:
+                        self._refuse(self._take(queue)[0], problem, _LATER)
+                    break
+                line = await self._reach(key)
+                if line is None:
+                    await asyncio.sleep(LOOK_S)
+                    continue
+                queue.path = line.path
+                self._begin(self._work(queue, line), queue.lines)
+                while len(queue.lines) < min(self.settings.lines, len(queue.held)):
+                    self._add_line(queue)
+                while queue.lines:
+                    await asyncio.wait(queue.lines)
+                queue.path = ""
+        finally:
+            self._queues.pop(key, None)
+            self.changed.set()
+
+    async def _reach(self, key: Key) -> Line | None:
+        for path in self._sockets(key):
+            with contextlib.suppress(OSError):
+                return await Line.to(path)
+        return None
+
+    def _add_line(self, queue: _Queue) -> None:
+        if len(queue.lines) < self.settings.lines:
+            self._begin(self._work(queue, None), queue.lines)
+
+    async def _work(self, queue: _Queue, line: Line | None) -> None:
+        """One connection: a request after the other, until none is held or the replica is gone."""
+        try:
+            line = line or await Line.to(queue.path)
+            while queue.held and line.open:
+                request, came_ns = self._take(queue)
+                if request.gone:
+                    self.left += 1
+                    continue
+                self.hold_us.add((time.perf_counter_ns() - came_ns) // 1000)
+                await self._send(line, request)
+        except OSError:
+            return  # nobody listens any more; what is held stays held
+        finally:
+            if line is not None:
+                line.close()
+
+    async def _send(self, line: Line, request: Request) -> None:
+        try:
+            answer = await line.exchange(request)
+        except (OSError, EOFError, ValueError, TimeoutError) as error:
+            line.close()
+            self.failed += 1
+            problem = Internal(
+                f"The replica that had the request did not answer: {type(error).__name__}.",
+                code="UPSTREAM_FAILED",
+                next_action="Send it again.",
+            )
+            _answer(request, problem, (), status=502)
+        else:
+            self.forwarded += 1
+            request.answer(answer.status, answer.body, answer.content_type, answer.headers)
+
+    def _take(self, queue: _Queue) -> tuple[Request, int]:
+        request, timer = queue.held.popitem(last=False)
+        timer.cancel()
+        return request, request.arrived_ns
+
+    def _begin(self, work: Any, tasks: set[asyncio.Task[None]]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        tasks.add(task)
+        task.add_done_callback(lambda done: _ended(done, tasks))
+
+
+def _ended(task: asyncio.Task[None], tasks: set[asyncio.Task[None]]) -> None:
+    tasks.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("what is held could not be passed on", exc_info=error)
+
+
+def target_of(path: bytes) -> Key | None:
+    """The model, and the version where one is named, that a path is for."""
+    match path.decode("latin-1").split("/")[1:]:
+        case ["v2", "models", name, "versions", version, *_] if name and version:
+            return name, version
+        case ["v2", "models", name, *_] | ["predict", name] if name:
+            return name, ""
+        case _:
+            return None
+
+
+def seconds_left(headers: Mapping[bytes, bytes], now: float, otherwise: float) -> float:
+    """Until the deadline that the request names: a Unix time. One that is none is the replica's to refuse."""
+    try:
+        left = float(headers[b"x-request-deadline"]) - now
+    except (KeyError, ValueError):
+        return otherwise
+    return left if math.isfinite(left) else otherwise
+
+
+def _answer(
+    request: Request, error: SkyriverError, headers: tuple[tuple[bytes, bytes], ...], *, status: int = 0
+) -> None:
+    """In the words of the protocol under `/v2`, as a problem elsewhere."""
+    problem = error.to_problem() | {"status": status or error.http_status}
+    if request.path.startswith(b"/v2"):
+        told = {"error": f"{error.message} {error.next_action}".strip(), "code": error.code}
+        request.answer(int(problem["status"]), msgspec.json.encode(told), JSON, headers)
+    else:
+        request.answer(int(problem["status"]), msgspec.json.encode(problem), PROBLEM, headers)
+
+
+async def serve_activator(
+    activator: Activator,
+    listening: socket.socket,
+    *,
+    stop: asyncio.Event,
+    report: Callable[[dict[str, object]], None],
+    report_s: float = 1.0,
+) -> int:
+    """Answers on `listening` until `stop` is set; returns how many connections were cut off. `report` is given what to
+    tell: at once when other services are waited for than before, else every `report_s` at most."""
+    await activator.start(listening)
+    told: dict[str, object] = {}
+    ending = asyncio.ensure_future(stop.wait())
+    while not stop.is_set():
+        activator.changed.clear()
+        now = {"ready": True, **activator.report()}
+        if now != told:
+            with contextlib.suppress(OSError):  # a full disk: tried again
+                report(now)
+                told = now
+        changed = asyncio.ensure_future(activator.changed.wait())
+        await asyncio.wait({changed, ending}, timeout=report_s, return_when=asyncio.FIRST_COMPLETED)
+        changed.cancel()
+    leaving = asyncio.ensure_future(activator.stop())
+    while not leaving.done():  # what it still holds is woken for all the same
+        with contextlib.suppress(OSError):
+            report({"ready": False, **activator.report()})
+        await asyncio.wait({leaving}, timeout=report_s)
+    return leaving.result()

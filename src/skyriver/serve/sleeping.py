@@ -1,0 +1,116 @@
+"""Services that sleep: when one goes to sleep, when it wakes, and what is told of it. Pure.
+
+A service of `(0, n)` replicas has none while nobody asks. Its place in the gateway is then the activator's (serve.
+activator), which holds what comes and says so in its report; that report wakes the service, with the next pass. It is a
+level, not an event: a control plane that was away finds it when it is back.
+
+`status["rest"]` of a service: nothing while it is awake; else whether it is asleep or waking, since when and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from skyriver.core.resources import ProcessStatus, Resource, Snapshot
+from skyriver.core.spec import ServiceSpec
+
+ACTIVATOR = "activator"
+"""Kind and name of the row: a tenant has one, while a service of it may sleep."""
+
+IDLE = "IDLE"
+ON_REQUEST = "ON_REQUEST"
+REQUEST = "REQUEST"
+RELEASE = "RELEASE"
+DECLARED = "DECLARED"
+
+_ASLEEP = {ON_REQUEST: "Asleep: it was put to sleep by hand."}
+_WAKING = {
+    REQUEST: "Waking: a request waits for it.",
+    ON_REQUEST: "Waking: it was woken by hand.",
+    RELEASE: "Waking: another version is being released.",
+    DECLARED: "Waking: it is no longer declared to sleep.",
+}
+
+
+def activator_of(snapshot: Snapshot, tenant: str) -> ProcessStatus | None:
+    return snapshot.processes.get(f"{tenant}.{ACTIVATOR}.{ACTIVATOR}")
+
+
+def waiting(snapshot: Snapshot, service: Resource) -> int:
+    """Requests that the activator holds for the service."""
+    activator = activator_of(snapshot, service.tenant)
+    if activator is None or not activator.alive:
+        return 0
+    return int((activator.report.get("waiting") or {}).get(service.name, 0))
+
+
+def rest_of(service: Resource) -> Mapping[str, Any]:
+    return service.status.get("rest") or {}
+
+
+def is_asleep(rest: Mapping[str, Any]) -> bool:
+    return rest.get("state") == "asleep"
+
+
+def rests(service: Resource, serve: ServiceSpec) -> bool:
+    """Whether the activator may have to stand in for it."""
+    return serve.sleeps or bool(rest_of(service))
+
+
+def asleep(why: str, now: int) -> dict[str, Any]:
+    return {"state": "asleep", "why": why, "since": now}
+
+
+def waking(why: str, now: int) -> dict[str, Any]:
+    return {"state": "waking", "why": why, "since": now}
+
+
+def rest_after(
+    snapshot: Snapshot, service: Resource, serve: ServiceSpec, members: Iterable[Resource], *, serves: bool
+) -> Mapping[str, Any]:
+    """What its rest is from this pass on. `members`: its replicas that are not on their way out; `serves`: whether one
+    of them does."""
+    rest = rest_of(service)
+    settled = [int(v["weight"]) for v in service.spec.get("versions", {}).values()] == [100]
+    if is_asleep(rest):
+        if not serve.sleeps:
+            return waking(DECLARED, snapshot.now)
+        if not settled:
+            return waking(RELEASE, snapshot.now)
+        return waking(REQUEST, snapshot.now) if waiting(snapshot, service) else rest
+    if serve.sleeps and settled and _is_idle(snapshot, service, serve, members):
+        return asleep(IDLE, snapshot.now)
+    return {} if serves else rest
+
+
+def _is_idle(snapshot: Snapshot, service: Resource, serve: ServiceSpec, members: Iterable[Resource]) -> bool:
+    """Whether nobody has asked for so long as it declares, and somebody is there who would hold the next request."""
+    activator = activator_of(snapshot, service.tenant)
+    if activator is None or not activator.alive or not activator.report.get("ready") or waiting(snapshot, service):
+        return False
+    last = service.since
+    for member in members:
+        process = snapshot.processes.get(member.process)
+        if process is not None and process.alive:
+            # One that does not tell is starting, or of a release before: nothing is known of its requests.
+            last = max(last, int(process.report.get("active_at", snapshot.now)))
+    return snapshot.elapsed(last) >= serve.idle_us
+
+
+def replicas_wanted(serve: ServiceSpec, rest: Mapping[str, Any]) -> int:
+    """Of each version. The first one wakes alone: others beside it would take its cores while somebody waits."""
+    if is_asleep(rest):
+        return 0
+    return 1 if rest else serve.most
+
+
+def told_of(name: str, rest: Mapping[str, Any], serve: ServiceSpec, trouble: str = "") -> dict[str, str]:
+    """Why it sleeps or wakes; `trouble`: what keeps it from waking."""
+    if is_asleep(rest):
+        message = _ASLEEP.get(rest["why"], f"Asleep: nobody asked for {serve.idle}.")
+        action = f"The next request wakes it; `skyriver service wake {name}` does so now."
+        return {"reason": str(rest["why"]), "message": message, "next_action": action}
+    if rest:
+        return {"reason": "WAKING", "message": f"{_WAKING[rest['why']]} {trouble}".strip(), "next_action": ""}
+    return {}
