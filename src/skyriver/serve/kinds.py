@@ -24,9 +24,9 @@ from skyriver.core.resources import (
     WantRoute,
 )
 from skyriver.core.spec import ServiceSpec
-from skyriver.serve.activator_kind import ENDING, new_activator
-from skyriver.serve.sleeping import activator_of, is_asleep, replicas_wanted, rest_after, rests, told_of
 from skyriver.core.units import parse_rate
+from skyriver.serve.activator_kind import ENDING, new_activator
+from skyriver.serve.sleeping import activator_of, is_asleep, replicas_wanted, rest_after, rests, somebody_holds, told_of
 
 GIVE_UP_STARTS = 5
 """Starts in a row that ended before ready, after which a replica is FAILED."""
@@ -75,7 +75,8 @@ def _step_service(snapshot: Snapshot, service: Resource) -> Iterator[Action]:
     yield from new_activator(snapshot, service, serve)
     members = [r for r in replicas if r.state not in ENDING]
     rest = rest_after(snapshot, service, serve, members, serves=any(_serves(snapshot, r) for r in members))
-    count = replicas_wanted(serve, rest)
+    held = somebody_holds(snapshot, service.tenant)
+    count = replicas_wanted(serve, rest, there=len(members), held=held)
     yield from _fit_replicas(snapshot, service, versions, replicas, count)
 
     leaving = {r.name for r in _surplus(versions, replicas, count)}

@@ -37,6 +37,12 @@ def activator_of(snapshot: Snapshot, tenant: str) -> ProcessStatus | None:
     return snapshot.processes.get(f"{tenant}.{ACTIVATOR}.{ACTIVATOR}")
 
 
+def somebody_holds(snapshot: Snapshot, tenant: str) -> bool:
+    """Whether the activator is there to hold a request."""
+    activator = activator_of(snapshot, tenant)
+    return activator is not None and activator.alive and bool(activator.report.get("ready"))
+
+
 def waiting(snapshot: Snapshot, service: Resource) -> int:
     """Requests that the activator holds for the service."""
     activator = activator_of(snapshot, service.tenant)
@@ -86,8 +92,7 @@ def rest_after(
 
 def _is_idle(snapshot: Snapshot, service: Resource, serve: ServiceSpec, members: Iterable[Resource]) -> bool:
     """Whether nobody has asked for so long as it declares, and somebody is there who would hold the next request."""
-    activator = activator_of(snapshot, service.tenant)
-    if activator is None or not activator.alive or not activator.report.get("ready") or waiting(snapshot, service):
+    if not somebody_holds(snapshot, service.tenant) or waiting(snapshot, service):
         return False
     last = service.since
     for member in members:
@@ -98,10 +103,11 @@ def _is_idle(snapshot: Snapshot, service: Resource, serve: ServiceSpec, members:
     return snapshot.elapsed(last) >= serve.idle_us
 
 
-def replicas_wanted(serve: ServiceSpec, rest: Mapping[str, Any]) -> int:
-    """Of each version. The first one wakes alone: others beside it would take its cores while somebody waits."""
+def replicas_wanted(serve: ServiceSpec, rest: Mapping[str, Any], *, there: int, held: bool) -> int:
+    """Of each version. Those that are `there` stay until requests are held. The first one wakes alone: others beside it
+    would take its cores while somebody waits."""
     if is_asleep(rest):
-        return 0
+        return 0 if held else there
     return 1 if rest else serve.most
 
 

@@ -271,6 +271,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_run": {"json": {"target": "tidy"}},
     "start_pause": {"json": {"target": "tidy"}},
     "start_resume": {"json": {"target": "resting"}},
+    "start_sleep": {"json": {"target": "waking"}},
+    "start_wake": {"json": {"target": "asleep"}},
     "issue_token": {"json": {"name": "ana", "role": "reviewer"}},
     "revoke_token": {},
     "claim_review": {"json": {}},
@@ -340,6 +342,10 @@ def prepared(stage: Stage, admin: dict[str, str]) -> None:
     stage.put(Resource("default", "task", "tidy", state="DECLARED", parent="app/chores"))
     stage.put(Resource("default", "schedule", "tidy", spec=cron, state="ACTIVE", parent="app/chores"))
     stage.put(Resource("default", "schedule", "resting", spec=cron, state="PAUSED", parent="app/chores"))
+    serve = {"serve": {"replicas": [0, 1], "cpus": 1.0, "memory_mb": 512}, "versions": {"1": {"weight": 100}}}
+    for name, state, word in (("waking", "STARTING", "waking"), ("asleep", "SCALED_TO_ZERO", "asleep")):
+        rest = {"rest": {"state": word, "why": "REQUEST", "since": 0}}
+        stage.put(Resource("default", "service", name, spec=serve, state=state, status=rest))
     for number, state in ((1, "LIVE"), (2, "CANDIDATE"), (3, "CANDIDATE")):
         rules = [{"decision": "call", "when": f"score >= 0.{number}5"}]
         given = {"stream": "orders", "version": number, "rules": rules, "origin": "hand", "why": "", "gain": None}

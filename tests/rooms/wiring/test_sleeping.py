@@ -243,6 +243,19 @@ def test_by_hand(cloud: Cloud) -> None:
     assert found.value.code == "ALREADY_AWAKE"
 
 
+def test_by_hand_it_keeps_its_replicas_until_somebody_would_hold_a_request(cloud: Cloud) -> None:
+    cloud.compute.report(HOLDER, ready=False)
+    cloud.act(plan_sleep)
+    cloud.run(seconds=1)
+    assert cloud.gateway.servers("price:1") == [FIRST, "t.replica.price-1-2"]
+    cloud.compute.report(HOLDER, ready=True)
+    cloud.run(seconds=1)
+    assert (cloud.gateway.servers("price:1"), cloud.replicas) == ([HOLDER], [])
+    cloud.compute.report(HOLDER, ready=False)
+    cloud.run(seconds=1)
+    assert cloud.replicas == []
+
+
 def test_a_service_with_a_fixed_number_never_sleeps() -> None:
     cloud = Cloud.__new__(Cloud)
     Simulation.__init__(cloud)
