@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +113,13 @@ class Asking:
 
 
 @pytest.fixture(scope="module")
-def prices(cloud: Cloud) -> Iterator[Prices]:
+def prices(cloud: Cloud) -> Prices:
     onnx.save(onnx.parser.parse_model(MODEL), cloud.folder / "model.onnx")
     cloud.command("up", "--port", cloud.port).succeeded()
     made = Prices(cloud)
     made.deploy("1h")
     wait_for(lambda: made.service()["state"] == "READY", "price READY", SECONDS)
-    yield made
+    return made
 
 
 def test_a_request_wakes_a_sleeping_service_and_is_answered(prices: Prices) -> None:

@@ -20,6 +20,7 @@ from skyriver.control.gateway_requests_exam import (
     check_ids,
     check_rate_limits,
     check_second_tries,
+    check_stand_in,
 )
 from skyriver.control.gateway_rules import BODY_LIMIT
 from skyriver.control.gateway_stage import (
@@ -57,6 +58,7 @@ def check_gateway(make: Make) -> None:
         check_weights,
         check_swap_under_load,
         check_draining,
+        check_stand_in,
         check_second_tries,
         check_ids,
         check_deadlines,

@@ -23,7 +23,7 @@ from skyriver.control.gateway_stage import (
     upstream,
     wait_for,
 )
-from skyriver.core.resources import RequestLimit, Route
+from skyriver.core.resources import RequestLimit, Route, Server
 
 
 def check_ids(stage: Stage) -> None:
@@ -159,3 +159,31 @@ def check_second_tries(stage: Stage) -> None:
         failed = send(stage, "/predict/fraud?drop")
         assert (failed.status, failed.code) == (502, "UPSTREAM_FAILED")
         assert len(one.seen) + len(two.seen) == 1
+
+
+def check_stand_in(stage: Stage) -> None:
+    """One server may stand in several pools, hold what comes there, and give its place in one of them to another."""
+    two = Route("acme", "model", "other", (("other:1", 100),))
+    with upstream(stage, "holder") as holder, upstream(stage, "replica") as replica:
+        holds = Server(holder.name, str(holder.path), holds=True)
+        stage.gateway.apply(table(pool("fraud:1", holds), pool("other:1", holds), routes=(two,)))
+        replies: list[Reply] = []
+
+        def ask() -> None:
+            replies.append(send(stage, "/predict/fraud?hold"))
+
+        asking = [threading.Thread(target=ask, daemon=True) for _ in range(20)]
+        for thread in asking:
+            thread.start()
+        wait_for("all are held", lambda: stage.gateway.sessions() == {"holder": 20})
+        stage.gateway.apply(table(pool("fraud:1", replica), pool("other:1", holds), routes=(two,)))
+        for _ in range(5):
+            assert send(stage, "/predict/fraud").body["upstream"] == "replica"
+            assert send(stage, "/predict/other").body["upstream"] == "holder"
+        assert not replies
+        holder.release.set()
+        for thread in asking:
+            thread.join(DEADLINE)
+        assert [(reply.status, reply.body["upstream"]) for reply in replies] == [(200, "holder")] * 20
+        stage.gateway.apply(table(pool("fraud:1", holds), pool("other:1", holds), routes=(two,)))
+        assert send(stage, "/predict/fraud").body["upstream"] == "holder"

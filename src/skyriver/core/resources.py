@@ -155,6 +155,8 @@ class Server:
 
     name: str
     socket: str
+    holds: bool = False
+    """It holds requests and works on none: as many may be under way to it as it takes."""
 
 
 @dataclass(frozen=True, slots=True)

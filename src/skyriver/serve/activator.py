@@ -34,6 +34,8 @@ HOLD_S = 30.0
 """A request that names no deadline is held so long."""
 MOST_HOLD_S = 100.0
 """One that names a later deadline, no longer than that: the gateway gives it up after 120 s."""
+MARGIN_S = 0.02
+"""So long before its deadline a request is given up: the gateway would answer at the deadline, and knows no reason."""
 LOOK_S = 0.01
 """Between two looks for a replica, while something waits for it."""
 GRACE_S = 9.0
@@ -289,7 +291,7 @@ def seconds_left(headers: Mapping[bytes, bytes], now: float, otherwise: float) -
         left = float(headers[b"x-request-deadline"]) - now
     except (KeyError, ValueError):
         return otherwise
-    return left if math.isfinite(left) else otherwise
+    return left - MARGIN_S if math.isfinite(left) else otherwise
 
 
 def _answer(

@@ -121,7 +121,7 @@ def _limit(serve: Mapping[str, Any]) -> RequestLimit:
 def _stand_in(snapshot: Snapshot, service: Resource) -> tuple[Server, ...]:
     """The activator, where the service has no replica that serves."""
     activator = activator_of(snapshot, service.tenant)
-    return (Server(activator.name, activator.socket),) if activator is not None else ()
+    return (Server(activator.name, activator.socket, holds=True),) if activator is not None else ()
 
 
 def _no_version(snapshot: Snapshot, service: Resource) -> dict[str, str]:

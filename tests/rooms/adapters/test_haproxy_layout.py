@@ -82,9 +82,9 @@ def test_another_socket_under_the_same_name_is_another_server() -> None:
         Place("slot_004", "slow:1"): Seen("MAINT", 2),
         Place("slot_004", "back:1"): Seen("MAINT", 0),
     }
-    wanted = {new: "/run/b", Place("slot_004", "back:1"): "/run/c"}
+    wanted = {new: Server("one", "/run/b"), Place("slot_004", "back:1"): Server("back", "/run/c")}
     assert moves(wanted, seen) == Moves(
-        add=((new, "/run/b"),),
+        add=((new, Server("one", "/run/b")),),
         revive=(Place("slot_004", "back:1"),),
         retire=(old,),
         remove=(Place("slot_004", "gone:1"),),
@@ -115,9 +115,15 @@ def test_nothing_odd_reaches_a_map_or_a_command(value: str) -> None:
     with pytest.raises(Internal):
         config.map_text({"acme/model/m": value})
     with pytest.raises((Internal, InvalidInput)):
-        config.server_line(Place("slot_000", "one:1"), f"/run/{value} x")
+        config.server_line(Place("slot_000", "one:1"), Server("one", f"/run/{value} x"))
     with pytest.raises(Internal):
-        config.server_line(Place("slot_000", f"{value} x"), "/run/a")
+        config.server_line(Place("slot_000", f"{value} x"), Server("one", "/run/a"))
+
+
+def test_a_server_that_holds_requests_gets_more_of_them() -> None:
+    worker = config.server_line(Place("slot_000", "one:1"), Server("one", "/run/a"))
+    holder = config.server_line(Place("slot_000", "one:1"), Server("one", "/run/a", holds=True))
+    assert (worker.endswith(" maxconn 512"), holder.endswith(" maxconn 4000")) == (True, True)
 
 
 def test_what_the_machine_allows_does_not_make_it_another_gateway() -> None:

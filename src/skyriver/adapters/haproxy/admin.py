@@ -14,6 +14,7 @@ from skyriver.adapters.haproxy.config import ADMIN, ANSWERS, map_text, server_li
 from skyriver.adapters.haproxy.layout import Place, Seen
 from skyriver.control.outliers import Answered
 from skyriver.core.errors import Internal, Unavailable
+from skyriver.core.resources import Server
 
 ANSWER_SECONDS = 10.0
 _ANSWERED = re.compile(r"key=(\S+) .*gpc0=(\d+) gpc1=(\d+)")
@@ -63,9 +64,9 @@ class Admin:
         """A server that left meanwhile is nobody's business."""
         self._ask(f"set server {at} weight {weight}")
 
-    def add(self, at: Place, path: str) -> None:
+    def add(self, at: Place, server: Server) -> None:
         """Adds a server and lets it take requests at once; a failed check takes it out."""
-        self._tell(f"add server {at} {server_line(at, path)}", "New server registered.")
+        self._tell(f"add server {at} {server_line(at, server)}", "New server registered.")
         self.revive(at)
 
     def revive(self, at: Place) -> None:

@@ -25,7 +25,7 @@ from skyriver.control.gateway_rules import Answer
 from skyriver.control.outliers import FULL
 from skyriver.core.errors import Internal
 from skyriver.core.names import digest
-from skyriver.core.resources import RouteTable
+from skyriver.core.resources import RouteTable, Server
 
 CONFIG = "haproxy.cfg"
 ROUTES = "routes.map"
@@ -35,6 +35,9 @@ ADMIN = "admin.sock"
 SERVER_REQUESTS = 512
 """Under way to one server, and as many more a server may wait. Fewer than any server's backlog (1,024), which would
 refuse too."""
+HOLDER_REQUESTS = 4_000
+"""To a server that holds them: it takes connections as fast as they come, up to 4,096, and says itself what is too
+much."""
 SERVER_MS = 120_000
 SMALL_BYTES = 1_000
 ROUTE_COUNTS = "counts_of_routes"
@@ -45,7 +48,7 @@ SERVER_OPTIONS = (
     # Checked every 2 s; a connection that is refused takes the server out at once, and one good check, a quarter of a
     # second later, brings it back.
     "check inter 2s fastinter 500ms downinter 250ms rise 1 fall 3"
-    f" observe layer4 error-limit 1 on-error mark-down maxconn {SERVER_REQUESTS}"
+    " observe layer4 error-limit 1 on-error mark-down"
     # A server that reads no request for 30 s may close an idle connection; ours are gone long before.
     f" pool-purge-delay 1s weight {FULL}"
 )
@@ -92,17 +95,18 @@ def map_text(entries: Mapping[str, str]) -> str:
     return "".join(f"{key} {value}\n" for key, value in entries.items())
 
 
-def server_line(at: Place, socket: str) -> str:
-    rules.check_socket(socket)
+def server_line(at: Place, server: Server) -> str:
+    rules.check_socket(server.socket)
     if not _WORD.fullmatch(str(at)):
         raise Internal(f"{str(at)!r} cannot name a server.", code="UNSAFE_SERVER_NAME")
-    return f"unix@{socket} {SERVER_OPTIONS}"
+    most = HOLDER_REQUESTS if server.holds else SERVER_REQUESTS
+    return f"unix@{server.socket} {SERVER_OPTIONS} maxconn {most}"
 
 
 def render(settings: Settings, table: RouteTable, slots: Mapping[PoolKey, int]) -> bytes:
     by_slot: dict[str, list[str]] = {}
-    for at, socket in sorted(servers(table, slots).items()):
-        by_slot.setdefault(at.slot, []).append(f"    server {at.server} {server_line(at, socket)}\n")
+    for at, server in sorted(servers(table, slots).items(), key=lambda placed: placed[0]):
+        by_slot.setdefault(at.slot, []).append(f"    server {at.server} {server_line(at, server)}\n")
     parts = [_GLOBAL.format(s=settings, admin=ADMIN), _defaults(), _frontend(settings), _counts(), _control(settings)]
     for slot in range(SLOTS):
         parts.append(f"backend {slot_name(slot)} from slots\n")

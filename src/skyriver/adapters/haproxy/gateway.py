@@ -157,8 +157,8 @@ class HaproxyGateway:
     def _bring_over(self, table: RouteTable, slots: Mapping[PoolKey, int]) -> None:
         admin = self._admin
         moves = layout.moves(layout.servers(table, slots), admin.servers())
-        for at, socket in moves.add:
-            admin.add(at, socket)
+        for at, server in moves.add:
+            admin.add(at, server)
         for at in moves.revive:
             admin.revive(at)
         for name, entries in ((ROUTES, layout.routes_map(table, slots)), (TOKENS, layout.tokens_map(table))):

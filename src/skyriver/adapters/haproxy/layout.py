@@ -86,11 +86,9 @@ def assign(before: Mapping[PoolKey, int], pools: Sequence[Pool], occupied: Colle
     return after
 
 
-def servers(table: RouteTable, slots: Mapping[PoolKey, int]) -> dict[Place, str]:
-    """Place -> socket of each server that should take requests."""
-    return {
-        place(slots[pool.tenant, pool.name], server): server.socket for pool in table.pools for server in placed(pool)
-    }
+def servers(table: RouteTable, slots: Mapping[PoolKey, int]) -> dict[Place, Server]:
+    """Each server that should take requests, by its place."""
+    return {place(slots[pool.tenant, pool.name], server): server for pool in table.pools for server in placed(pool)}
 
 
 def tokens_map(table: RouteTable) -> dict[str, str]:
@@ -159,15 +157,17 @@ class Moves:
     """What brings the running servers to the wanted ones. `add` and `revive` come before the new routes, `retire`
     after them; `remove` is tried whenever a retired server has no request left."""
 
-    add: tuple[tuple[Place, str], ...]
+    add: tuple[tuple[Place, Server], ...]
     revive: tuple[Place, ...]
     retire: tuple[Place, ...]
     remove: tuple[Place, ...]
 
 
-def moves(wanted: Mapping[Place, str], seen: Mapping[Place, Seen]) -> Moves:
+def moves(wanted: Mapping[Place, Server], seen: Mapping[Place, Seen]) -> Moves:
     return Moves(
-        add=tuple(sorted((at, socket) for at, socket in wanted.items() if at not in seen)),
+        add=tuple(
+            sorted(((at, server) for at, server in wanted.items() if at not in seen), key=lambda added: added[0])
+        ),
         revive=tuple(sorted(at for at in wanted if at in seen and seen[at].retired)),
         retire=tuple(sorted(at for at in seen if at not in wanted and not seen[at].retired)),
         remove=tuple(sorted(at for at in seen if at not in wanted and seen[at].retired and not seen[at].requests)),
