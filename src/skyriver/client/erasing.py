@@ -137,6 +137,6 @@ def _show_proof(screen: Screen, told: Mapping[str, Any]) -> None:
 
 def _show_kept(screen: Screen, told: Mapping[str, Any]) -> None:
     if told["kept"]:
-        screen.out.print(f"Of its events stay, for others' features read them: {', '.join(told['kept'])}.")
+        screen.out.print(f"Of its events stay, for features or budgets of others read them: {', '.join(told['kept'])}.")
     if told["linked"]:
         screen.out.print("They stay linked to each other, for features count how many different ones there are.")

@@ -58,11 +58,11 @@ def show_replay(screen: Screen, told: Mapping[str, Any], name: str) -> None:
             _show_part(screen, told, part)
     if told["first_changed"]:
         rows = [
-            (c["id"], f"{c['offset']:,}", c["then"], c["now"], _number(c["then_score"]), _number(c["now_score"]))
+            (c["offset"], c["then"], c["now"], _number(c["then_score"]), _number(c["now_score"]))
             for c in told["first_changed"]
         ]
-        screen.table("The first that change", ("ID", "OFFSET", "THEN", "NOW", "SCORE THEN", "NOW"), rows)
-    screen.say(f"[dim]Each event has a row: `skyriver job artifacts {name} --download DIR`.[/]")
+        screen.table("The first that change", ("EVENT OFFSET", "THEN", "NOW", "SCORE THEN", "NOW"), rows)
+    screen.say(f"[dim]Each event has a row, with its id and offset: `skyriver job artifacts {name} --download DIR`.[/]")
 
 
 def _head(told: Mapping[str, Any]) -> Iterator[str]:
@@ -84,7 +84,8 @@ def _head(told: Mapping[str, Any]) -> Iterator[str]:
         fields = ", ".join(f"{field} of {count:,}" for field, count in sorted(told["differences"].items()) if count)
         yield f"  records    {fields or 'every field equals its record, to the bit'}"
         if told["first_different"]:
-            yield f"             the first ones: {escape(', '.join(told['first_different']))}"
+            first = ", ".join(map(str, told["first_different"]))
+            yield f"             the first ones have the offsets {first}"
     by_time = {reason: count for reason, count in told["by_time"].items() if count}
     if by_time:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(by_time.items()))

@@ -28,10 +28,10 @@ SAMPLE = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """An event that is decided otherwise now; scores are None where there was none."""
+    """An event that is decided otherwise now; scores are None where there was none. It is named by its offset alone: a
+    summary stays when its subject is erased, rows do not."""
 
     offset: int
-    id: str
     then: str
     now: str
     then_score: float | None
@@ -50,8 +50,8 @@ class Tally:
     differences: Counter[str] = field(default_factory=Counter)
     by_time: Counter[str] = field(default_factory=Counter)
     first_changed: list[Changed] = field(default_factory=list)
-    first_different: list[str] = field(default_factory=list)
-    """Ids."""
+    first_different: list[int] = field(default_factory=list)
+    """Offsets."""
 
     def to_json(self) -> dict[str, Any]:
         found = {name: getattr(self, name) for name in ("compared", "changed", "different", "first_different")}
@@ -146,7 +146,7 @@ class Comparison:
         for place in np.flatnonzero(changed)[: SHOWN - len(tally.first_changed)].tolist():
             tally.first_changed.append(_changed(again, then, place))
         for place in np.flatnonzero(different)[: SHOWN - len(tally.first_different)].tolist():
-            tally.first_different.append(str(now.ids[place]))
+            tally.first_different.append(int(again.events.offsets[place]))
 
     def _frame(self, again: DecidedAgain) -> pl.DataFrame:
         events, now = again.events, again.now
@@ -259,7 +259,6 @@ def _changed(again: DecidedAgain, then: Recorded, place: int) -> Changed:
     now = again.now
     return Changed(
         int(again.events.offsets[place]),
-        str(now.ids[place]),
         then.outcomes[then.codes[place]].decision,
         now.outcomes[now.codes[place]].decision,
         _score(then.scores[place]),

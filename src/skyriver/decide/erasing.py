@@ -8,7 +8,8 @@ each such event
   files and the old value as well can compute no surrogate). Each event gets another one, so that events cannot be
   linked to each other, unless features count how many different subjects there are: then all have the same.
 - fields stay that features by *other* fields are computed from (a terminal and an amount, where a terminal's mean is a
-  feature), and the time. All others are emptied: missing, or 0 and "" where a value must be there.
+  feature, or budgets count by it), and the time. All others are emptied: missing, or 0 and "" where a value must be
+  there.
 Its decisions become `erased`: the word stays, for budgets count it, without score, rule and features. Labels go with
 the event's surrogate. Of refused events that name the subject, only the reason stays. Rows of references about the
 subject are emptied.
@@ -60,8 +61,8 @@ _EMPTY: dict[str, Value] = {"int": 0, "float": 0.0, "text": "", "bool": False, "
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """`fields` of the subject's events that stay, for features of others read them. `linked`: some feature counts
-    different subjects, so that all events of one must stay those of one."""
+    """`fields` of the subject's events that stay, for features or budgets of others read them. `linked`: some feature
+    counts different subjects, so that all events of one must stay those of one."""
 
     fields: frozenset[str]
     linked: bool
@@ -114,9 +115,10 @@ def references_about(stream: StreamSpec, features: Iterable[FeatureSetSpec], sub
     return frozenset(n for n, own in enumerate(stream.references) if own.name in names or subject in (own.id, own.by))
 
 
-def kept_of(stream: StreamSpec, features: Iterable[FeatureSetSpec], subject: str) -> Kept:
-    """Of all feature sets that are computed on the stream, for a subject named by the field `subject`."""
-    fields, linked = {stream.time}, False
+def kept_of(stream: StreamSpec, features: Iterable[FeatureSetSpec], counted: Iterable[str], subject: str) -> Kept:
+    """Of all feature sets that are computed on the stream, for a subject named by the field `subject`; `counted`: the
+    fields by whose values budgets and counters count decisions, "" among them for those of all."""
+    fields, linked = {stream.time, *counted} - {""}, False
     for spec in features:
         for aggregate in spec.aggregates():
             if aggregate.by == subject:

@@ -27,6 +27,7 @@ from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.decide.blocks import SEARCHED_RECORDS, DecisionBlock
 from skyriver.decide.choice import Choice
 from skyriver.decide.deciding import UndecidedBlock, decide_block
+from skyriver.decide.erased_among import ErasedAmong
 from skyriver.decide.history import read_record
 from skyriver.decide.kernel_windows import KernelWindows
 from skyriver.decide.past import (
@@ -211,9 +212,10 @@ class Replay:
             events = events.take(at)
         inside, gone = self._asked.inside(events.effective), erased(then)
         self.counts.erased += int(np.count_nonzero(gone & inside))
-        inside &= ~gone
-        if gone.any():  # nobody can count what they were decided
+        among = ErasedAmong(events, then, gone & inside)
+        if not self._asked.as_it_was and bool((gone & inside).any()):  # what they would be decided now, nobody can say
             self._standing.counts_whole = False
+        inside &= ~gone
         self.counts.events += int(np.count_nonzero(inside))
         self.counts.late += int(np.count_nonzero(events.late & inside))
         if not inside.all():
@@ -221,13 +223,14 @@ class Replay:
             self._standing.note(events.take(np.flatnonzero(before)), then.take(before))
         kept = inside if inside.all() else np.isin(then.batches, then.batches[inside])
         if kept.any():
-            self._decide(events if kept.all() else events.take(np.flatnonzero(kept)), then.take(kept))
+            self._decide(events if kept.all() else events.take(np.flatnonzero(kept)), then.take(kept), among)
+        among.note_rest(self._standing)
         first_left = int(self._waiting[0].offsets[0]) if self._waiting else self._at
         for each in self._sets.values():
             each.let_go(first_left)
 
-    def _decide(self, events: Events, then: Recorded) -> None:
-        standing, way = self._standing, self._ways.of_then()
+    def _decide(self, events: Events, then: Recorded, among: ErasedAmong) -> None:
+        way = self._ways.of_then()
         told = self._ways.told(then, way)
         if way is None or not told.all():
             self.counts.untold += int(np.count_nonzero(~told))
@@ -252,8 +255,22 @@ class Replay:
             scored = scored.take(inside[on_time]) if scored is not None else None
             features = features[inside[on_time]] if features is not None else None
             events, then = events.take(np.flatnonzero(inside)), then.take(inside)
-        if not len(events):
-            return
+        for first, end in among.between(events, self._standing) if len(events) else ():
+            run = np.zeros(len(events), np.bool_)
+            run[first:end] = True
+            own = run[~events.late]
+            self._decide_run(
+                way,
+                events if run.all() else events.take(np.arange(first, end)),
+                then.take(run),
+                scored.take(own) if scored is not None and not own.all() else scored,
+                features[own] if features is not None and not own.all() else features,
+            )
+
+    def _decide_run(
+        self, way: Way, events: Events, then: Recorded, scored: Scored | None, features: Floats | None
+    ) -> None:
+        standing = self._standing
         now = self._decided_block(
             events, standing.beside(way.deciding.lookups, events), way, features, scored, standing.tallies
         )

@@ -17,7 +17,7 @@ from skyriver.decide.checkpoint import NEVER
 from skyriver.decide.history import learn_frame, read_record
 from skyriver.decide.lists import Lists
 from skyriver.decide.past import offset_at
-from skyriver.decide.recorded import Recorded, of_outcomes
+from skyriver.decide.recorded import Recorded, erased, of_outcomes
 from skyriver.decide.records import ControlRecord, decode_reference
 from skyriver.decide.stretch import Asked, Events
 from skyriver.decide.tallies import Tallies
@@ -64,15 +64,28 @@ class Standing:
             tallies.follow(control)
 
     def note(self, events: Events, then: Recorded) -> None:
-        """These came before the stretch: what they were decided then counts."""
+        """What they were decided then counts, of these before the stretch, or erased in it."""
         tallies = self.tallies
         if not tallies:
             return
         words = [outcome.decision for outcome in then.outcomes]
         places = np.flatnonzero(of_outcomes(then, [word in tallies for word in words]))
         keys, codes = keys_of_columns(tallies, events.columns, places), then.codes[places].tolist()
+        nobodys = erased(then)[places]
+        if nobodys.any() and self._says_no_value(events.take(places[nobodys])):
+            self.counts_whole = False
         for code, own, now in zip(codes, keys, events.effective[places].tolist(), strict=True):
             tallies.note(words[code], own, now)
+
+    def _says_no_value(self, gone: Events) -> bool:
+        """Whether a field that is counted by may have been emptied when the subjects of these events were erased."""
+        for place in self.tallies.fields:
+            column = gone.columns.columns[place]
+            if column.missing is not None and column.missing.any():
+                return True
+            if not all(column.values if isinstance(column.values, list) else column.values.tolist()):
+                return True
+        return False
 
     def learn_before(self, reader: LogReader, end: int, progress: Progress) -> None:
         """What lists say at offset `end`: their rows may be of any age."""

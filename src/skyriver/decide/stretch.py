@@ -102,7 +102,8 @@ class Counts:
     untold: int = 0
     feature_sets: set[str] = field(default_factory=set)
     budgets_cut: int = 0
-    """Held to budgets or counters, of which the log has not all decisions any more: given up, or erased."""
+    """Held to budgets or counters, of which the log has not all decisions any more: given up, or erased, which
+    count as they were made, but with other rules nobody can say what they would be."""
     lists_cut: int = 0
     """Decided by rules that read lists, of which the log may have given up rows."""
 

@@ -164,7 +164,7 @@ def written(seed: int) -> list[Record]:
 
 
 def erasing(records: list[Record], subject: tuple[str, int | str]) -> Erasing:
-    found = Erasing(STREAM, *subject, kept_of(STREAM, [FEATURES], subject[0]), b"s" * 32)
+    found = Erasing(STREAM, *subject, kept_of(STREAM, [FEATURES], (), subject[0]), b"s" * 32)
     count = sum(found.find(record) for record in records)
     assert count == len(found.ids) == len(found.offsets) > 5
     return found
@@ -285,10 +285,18 @@ def test_nobodys_events_are_not_linked_unless_subjects_are_counted() -> None:
 
 def test_what_no_other_feature_reads_is_emptied() -> None:
     few = FEATURES.model_copy(update={"features": FEATURES.features[:2]})  # amount, and its mean by customer
-    by = Erasing(STREAM, *SUBJECTS[0], kept_of(STREAM, [few], "customer"), b"s" * 32)
+    by = Erasing(STREAM, *SUBJECTS[0], kept_of(STREAM, [few], (), "customer"), b"s" * 32)
     values: list[Value] = [FIRST_ID, 5, CUSTOMERS[1], "ch", 12.5]
     payload = by.changed(Record(RecordKind.EVENT, 5, encode_event(1, values), offset=77))
     assert payload == encode_event(1, [by.id_of(FIRST_ID), 5, by.subject_at(77), "", 0.0])
+
+
+def test_what_budgets_count_by_stays_but_never_the_subject() -> None:
+    few = FEATURES.model_copy(update={"features": {}})
+    counted = ("", "amount", SUBJECTS[0][0], STREAM.id)
+    kept = kept_of(STREAM, [few], counted, SUBJECTS[0][0])
+    assert kept.fields == {"amount", STREAM.time}
+    assert not kept.linked
 
 
 def job(name: str, kind: str, state: str, **more: Any) -> Resource:

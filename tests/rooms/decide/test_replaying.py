@@ -391,6 +391,10 @@ def test_another_version_and_rules_decide_as_if_they_had(make_world: Callable[..
     assert [each.offset for each in tally.first_changed] == [
         row["event_offset"] for row in rows.rows(named=True) if row["then"] != row["now"]
     ][:10]
+    # A summary stays when a subject is erased: it names nobody.
+    [first, *_] = tally.to_json()["first_changed"]
+    assert set(first) == {"offset", "then", "now", "then_score", "now_score"}
+    assert set(tally.first_different) <= set(rows["event_offset"])
 
 
 def test_a_version_of_other_features_gets_these_as_of_then(make_world: Callable[..., World]) -> None:
@@ -567,23 +571,33 @@ def test_labels_of_live_events_as_they_are_known(make_world: Callable[..., World
     assert np.isnan(labels[4:]).all()
 
 
-@pytest.mark.parametrize("both", [False, True])
-def test_events_of_an_erased_subject_are_not_decided_again(make_world: Callable[..., World], both: bool) -> None:
-    world = make_world(15, block_rows=1_000_000).live(40, without=(STANDS_IN, BUDGETED))
-    gone = {decision.event_offset for decision in world.decisions(ALL)[::3]}
+def erase_some(world: World, *, emptied: bool = False) -> set[int]:
+    """Every third decision, as an erasure leaves it; the offsets of their events. `emptied`: among them some whose
+    customer is 0, as that of an event whose fields are emptied."""
+    customers = {offset: values[2] for offset, values in events_by_offset(world)}
+    gone = {d.event_offset for d in world.decisions(ALL)[::3] if emptied or customers[d.event_offset]}
+
+    def nobodys(payload: bytes) -> bytes:
+        own = decode_decision(payload)
+        nothing = (Status.ERASED, own.decision, None, b"", "", 0, "", "", Reason.NONE)
+        return encode(DecisionRecord(own.event_offset, 0, *nothing, own.decided_at_us, 0))
 
     class Erased(MemoryLogReader):
         def read(self, start: int = 0, *, end: int | None = None) -> Iterator[Record]:
             for record in super().read(start, end=end):
                 if record.kind is RecordKind.DECISION and decode_decision(record.payload).event_offset in gone:
-                    own = decode_decision(record.payload)
-                    nothing = (Status.ERASED, "", None, b"", "", 0, "", "", Reason.NONE)
-                    told = DecisionRecord(own.event_offset, 0, *nothing, own.decided_at_us, 0)
-                    record = replace(record, payload=encode(told))
+                    record = replace(record, payload=nobodys(record.payload))
                 yield record
 
     store = world.house.store
     store.reader = lambda: Erased(store)
+    return gone
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_events_of_an_erased_subject_are_not_decided_again(make_world: Callable[..., World], both: bool) -> None:
+    world = make_world(15, block_rows=1_000_000).live(40, without=(STANDS_IN, BUDGETED))
+    gone = erase_some(world)
     two = WantedModel(ModelInUse("fraud", 3, "three"), PLANS["small"].digest, SETS["small"])
     asked = Asked(-EVER, EVER, two, AskedRules((("block", "score > 0.4"),), "pass", "wait")) if both else ALL
     comparison, rows, counts = world.compare(asked)
@@ -592,6 +606,35 @@ def test_events_of_an_erased_subject_are_not_decided_again(make_world: Callable[
     assert counts.events == comparison.tally.compared
     if not both:
         assert comparison.tally.different == 0
+
+
+@pytest.mark.parametrize("seed", [0, 1, 5])
+def test_erased_decisions_count_for_budgets_and_counters_at_their_places(
+    make_world: Callable[..., World], seed: int
+) -> None:
+    world = make_world(seed, block_rows=1_000_000)
+    for _ in range(4):
+        world.use(
+            budgets=[{"decision": "review", "most": 3, "per_us": 40 * SECOND, "overflow": "wait"}],
+            counters=[{"name": "blocks", "decision": "block", "over_us": 90 * SECOND, "by": "customer", "most": 5}],
+            rules=[["hold", "blocks >= 2"], ["block", "score >= 0.6"], ["review", "score > 0.2"]],
+        )
+        for count in (5, 40, 1, 2, 40):
+            world.send(count)
+    times = sorted({decision.event_offset for decision in world.decisions(ALL)})
+    gone = erase_some(world)
+    comparison, rows, counts = world.compare(ALL, chunk=[10, 1, 1_000][seed % 3])
+    assert counts.erased == len(gone)
+    assert comparison.tally.compared == counts.events == len(times) - len(gone)
+    assert (comparison.tally.different, counts.budgets_cut) == (0, 0)
+    assert {"wait", "hold"} <= set(rows["now"])
+    middle = int(rows["_effective"].sort()[len(rows) // 2])
+    part, _, counts = world.compare(Asked(middle, EVER))
+    assert (part.tally.different, counts.budgets_cut) == (0, 0)
+    other = AskedRules((("review", "score > 0.3"),), "pass", "wait")
+    assert world.compare(Asked(-EVER, EVER, None, other))[2].budgets_cut
+    erase_some(world, emptied=True)  # by whom these are to be counted, nobody can say
+    assert world.compare(ALL)[2].budgets_cut
 
 
 # A log that has given up its beginning

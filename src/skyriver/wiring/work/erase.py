@@ -24,7 +24,7 @@ import polars as pl
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.processes.starting import socket_path
 from skyriver.core.errors import InvalidInput, JobFailed, NotFound, Unavailable
-from skyriver.core.spec import FeatureSetSpec
+from skyriver.core.spec import AppSpec, FeatureSetSpec
 from skyriver.data.folders import make_folder, replace_file, sync_folder
 from skyriver.data.log import Record, RecordKind, WholeReader
 from skyriver.data.operations import rejected_table, tables_of_stream
@@ -125,17 +125,23 @@ class _Erasure:
 
     def _plan(self, field: str, value: int | str) -> ErasingWork:
         features = [spec for spec in self._job.app.feature_sets if spec.source == self._stream.name]
-        by = Erasing(self._stream, field, value, kept_of(self._stream, features, field), os.urandom(SECRET_BYTES))
+        counted = _counted_by(self._job.app, self._stream.name)
+        kept = kept_of(self._stream, features, counted, field)
+        by = Erasing(self._stream, field, value, kept, os.urandom(SECRET_BYTES))
         with self._reader() as reader:
             end = reader.sync()
             for record in self._records(reader, end, "looking for it"):
                 by.find(record)
-                if record.kind is RecordKind.CONTROL and (told := decode_control(record.payload).features) is not None:
-                    spec = FeatureSetSpec.model_validate(told)
-                    if spec not in features:  # what decides, or has decided, need not be declared any more
+                if record.kind is RecordKind.CONTROL:  # what decides, or has decided, need not be declared any more
+                    told = decode_control(record.payload)
+                    counted |= {str(own.get("by", "")) for own in (*told.budgets, *told.counters)}
+                    if (
+                        told.features is not None
+                        and (spec := FeatureSetSpec.model_validate(told.features)) not in features
+                    ):
                         features.append(spec)
             given_up = reader.first_offset
-        by.kept = kept_of(self._stream, features, field)
+        by.kept = kept_of(self._stream, features, counted, field)
         by.references = references_about(self._stream, features, field)
         events = self._stream.name
         if given_up and (version := self._version(events)) is not None:
@@ -349,6 +355,12 @@ class _Erasure:
     def _reader(self) -> Any:
         job = self._job
         return log_reader(self._stream, self._directory, job.home.root, job.tenant, open_tier(job.home))
+
+
+def _counted_by(app: AppSpec, stream: str) -> set[str]:
+    """The fields by whose values budgets and counters of its decisions count."""
+    own = [decide for decide in app.decides if decide.stream == stream]
+    return {*(b.by for decide in own for b in decide.budgets), *(c.by for decide in own for c in decide.counters)}
 
 
 def _of_reference(by: Erasing, index: int) -> Callable[[pl.DataFrame], pl.DataFrame | None]:
