@@ -53,6 +53,7 @@ from skyriver.core.contract import (
     Deployed,
     Explained,
     ExplainedList,
+    JudgedDeliveries,
     LogPart,
     LogParts,
     Process,
@@ -60,6 +61,7 @@ from skyriver.core.contract import (
     Removed,
     Resource,
     ResourcePage,
+    RetriedDeliveries,
     RulesVersion,
     RulesVersions,
     StreamNow,
@@ -406,10 +408,30 @@ class Calls(ReviewCalls):
         return answer
 
     @call
-    def retry_deliveries(self, stream: str, sink: str) -> Flow[int]:
-        """Has all parked deliveries of a sink tried again; how many there were."""
-        answer = yield from changed(_json_request("POST", f"{self._deliveries(stream)}/retry", {"sink": sink}))
-        return int(answer["retried"])
+    def judge_deliveries(
+        self,
+        stream: str,
+        verb: Literal["approve", "refuse"],
+        numbers: Sequence[int] = (),
+        *,
+        sink: str = "",
+        decision: str = "",
+        before: str = "",
+        reason: str = "",
+    ) -> Flow[JudgedDeliveries]:
+        """Several that await approval: by their numbers, or all to a `sink` (of one `decision`, made `before` a time),
+        1,000 of them at most. Which were judged; the others are told with why."""
+        which = {"numbers": list(numbers), "sink": sink, "decision": decision, "before": before}
+        request = _json_request("POST", f"{self._deliveries(stream)}/{verb}", {**which, "reason": reason})
+        answer: JudgedDeliveries = yield from changed(request)
+        return answer
+
+    @call
+    def retry_deliveries(self, stream: str, sink: str) -> Flow[RetriedDeliveries]:
+        """Has all parked deliveries of a sink tried again; how many there were, and how many others."""
+        request = _json_request("POST", f"{self._deliveries(stream)}/retry", {"sink": sink})
+        answer: RetriedDeliveries = yield from changed(request)
+        return answer
 
     @call
     def dispatcher_metrics(self, stream: str) -> Flow[str]:

@@ -44,6 +44,7 @@ def erase(
     """Erase somebody from a stream: its log, tables, decisions and refused events. This cannot be undone."""
     screen = Screen(as_json=as_json)
     with connect() as client:
+        _check_key(client.get("streams", stream)["spec"]["stream"], stream, key, field)
         if dry_run or not yes:
             with screen.progress() as bars:
                 found = _act(client, bars, stream, key, field, dry_run=True)
@@ -58,6 +59,33 @@ def erase(
         with screen.progress() as bars:
             proof = _act(client, bars, stream, key, field, dry_run=False)
     screen.data(proof, lambda: _show_proof(screen, proof))
+
+
+def _check_key(declared: Mapping[str, Any], stream: str, key: str, field: str) -> None:
+    """Before anything is asked for: the request itself does not say who it is about. Raises InvalidInput
+    (UNKNOWN_FIELD, BAD_SUBJECT)."""
+    name = field or declared["key"]
+    fields = {own["name"]: own["type"] for own in declared["fields"]}
+    if fields.get(name) not in ("int", "text"):
+        fits = ", ".join(own for own, kind in fields.items() if kind in ("int", "text"))
+        raise InvalidInput(
+            f"{stream} has no field {name[:80]!r} that names somebody.",
+            code="UNKNOWN_FIELD",
+            where="--field",
+            next_action=f"It has {fits}.",
+        )
+    try:
+        wrong = fields[name] == "int" and not -(1 << 63) <= int(key) < 1 << 63
+    except ValueError:
+        wrong = True
+    if wrong or not key:
+        what = "is a whole number" if fields[name] == "int" else "is not empty"
+        raise InvalidInput(
+            f"{key[:80]!r} is no {name}: {name} of {stream} {what}.",
+            code="BAD_SUBJECT",
+            where="KEY",
+            next_action=f"Give a value as its events have it; --field names somebody by another field than {name}.",
+        )
 
 
 def _act(client: Client, bars: Any, stream: str, key: str, field: str, *, dry_run: bool) -> dict[str, Any]:
@@ -81,7 +109,11 @@ def _confirm(key: str) -> None:
     if not sys.stdin.isatty():
         raise InvalidInput("Nobody is there to confirm.", code="NOT_CONFIRMED", next_action="Give -y to do it.")
     if typer.prompt(f"This cannot be undone. Type {key} to erase it", err=True) != key:
-        raise InvalidInput("That is another one: nothing was erased.", code="NOT_CONFIRMED")
+        raise InvalidInput(
+            "That is another one: nothing was erased.",
+            code="NOT_CONFIRMED",
+            next_action="Ask again, and type the key as you gave it.",
+        )
 
 
 def _rows(found: Mapping[str, Any]) -> int:

@@ -54,6 +54,12 @@ def lists_in(client: Client) -> Iterator[KeptList]:
 
 def find_list(client: Client, name: str, stream: str = "") -> KeptList:
     """Raises NotFound with the names that are near, InvalidInput (WHICH) where several streams have one of the name."""
+    streams = [row["spec"]["stream"]["name"] for row in client.list("streams")]
+    if stream and stream not in streams:
+        raise NotFound(
+            f"There is no stream {stream!r}.",
+            next_action=f"There are {', '.join(streams)}." if streams else "Deploy an application that declares it.",
+        )
     known = [each for each in lists_in(client) if stream in ("", each.stream)]
     found = [each for each in known if each.name == name]
     if len(found) > 1:
@@ -65,7 +71,7 @@ def find_list(client: Client, name: str, stream: str = "") -> KeptList:
     if not found:
         near = get_close_matches(name, [each.name for each in known], n=3)
         raise NotFound(
-            f"There is no list {name!r}.",
+            f"{stream} has no list {name!r}." if stream else f"There is no list {name!r}.",
             next_action=f"Did you mean {', '.join(near)}?" if near else "`skyriver list list` shows what there is.",
         )
     return found[0]
@@ -128,7 +134,10 @@ def id_of(kept: KeptList, given: str) -> int | str:
         return int(given)
     except ValueError:
         raise InvalidInput(
-            f"{given!r} is no {kept.id}: these are whole numbers.", code="BAD_ID", where=kept.name
+            f"{given[:80]!r} is no {kept.id}: these are whole numbers.",
+            code="BAD_ID",
+            where=kept.name,
+            next_action="Give the number alone, as in 17.",
         ) from None
 
 

@@ -92,7 +92,9 @@ def list_add(
         row = {**given, kept.id: id_of(kept, own)}
         send = partial(client.send_references, kept.stream, kept.name, [row])
         done = once_ready(client, kept.stream, send)
-    screen.data(done, lambda: screen.say(f"{own} is on {name}."))
+        ask = partial(client.list_row, kept.stream, kept.name, row[kept.id])
+        found = None if as_json else once_ready(client, kept.stream, ask)
+    screen.data(done, lambda: screen.say(_added(kept, own, found) if found is not None else ""))
 
 
 @_lists.command("remove")
@@ -129,6 +131,16 @@ def _shown(screen: Screen, kept: KeptList, head: Mapping[str, Any], rows: Sequen
     screen.table(f"{kept.name} of {kept.stream}", tuple(kept.types), table)
     more = f", the first {SHOWN} are shown; --json tells all" if len(rows) > SHOWN else ""
     screen.say(f"{len(rows):,} on it{more}; last change {_time(head['changed_at'])}.")
+
+
+def _added(kept: KeptList, own: str, found: Mapping[str, Any]) -> str:
+    until, row = found["fields"]["until"], found["row"]
+    if row is not None:
+        end = f", until {_time(row[until])}" if row[until] else ""
+        return f"{escape(own)} is on {kept.name}{end}."
+    last = next((each[until] for each in found["history"] if each[until] is not None), None)
+    over = f"{until} of its row, {_time(last)}, is past" if last is not None else "its row has ended"
+    return f"[yellow]{escape(own)} is not on {kept.name}[/]: by the stream's time {over}."
 
 
 def _history(screen: Screen, kept: KeptList, found: Mapping[str, Any]) -> None:

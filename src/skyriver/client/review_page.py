@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,12 +36,13 @@ def show_list(screen: Screen, stream: str, found: ReviewCaseList) -> None:
     columns = ("CASE", "EVENT", "DECISION", "LANE", "STATE", "EXPECTED", "AGE", "DUE", "BY")
     screen.table("", columns, [_line(case, now) for case in found["items"]])
     if len(found["items"]) < found["total"]:
-        screen.say(f"[dim]{len(found['items'])} of {found['total']:,}.[/]")
+        more = " `--all` shows all, `--limit` more." if found["next"] is not None else ""
+        screen.say(f"[dim]{len(found['items']):,} of {found['total']:,}.{more} Times are UTC.[/]")
 
 
 def _line(case: ReviewCase, now: int) -> tuple[object, ...]:
     closed = case["closed_at"] is not None
-    due = case["outcome"] if closed else _until(case["due_at"], now)
+    due = case["outcome"] if closed else _due(case["due_at"], now)
     by = case["holder"] or (case["closed_why"].lower() if closed else "")
     return (
         case["id"],
@@ -229,6 +231,11 @@ def _span(microseconds: int) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _due(moment: int, now: int) -> str:
+    at = time.strftime("%m-%d %H:%M", time.gmtime(moment / SECOND))
+    return f"in {_span(moment - now)} ({at})" if moment >= now else f"OVERDUE by {_span(now - moment)} ({at})"
 
 
 def _until(moment: int, now: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +15,9 @@ from skyriver.core.errors import SkyriverError
 
 if TYPE_CHECKING:
     from skyriver.client.api import Client
-    from skyriver.core.contract_reviews import ReviewCaseInFull
+    from skyriver.core.contract_reviews import ReviewCase, ReviewCaseInFull, ReviewCaseList
 
+PAGE = 1_000
 _reviews = typer.Typer(help="Decisions that people make: cases of a stream.", no_args_is_help=True)
 app.add_typer(_reviews, name="review")
 
@@ -30,13 +32,14 @@ def review_list(
     stream: Stream,
     state: Annotated[str, typer.Option(help="Only these, as OPEN, CLAIMED, DECIDED; CLOSED: all closed ones.")] = "",
     lane: Annotated[str, typer.Option(help="Only escalated, overdue, second or first ones.")] = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000, help="So many at most.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="So many at most.")] = 50,
+    all_: Annotated[bool, typer.Option("--all", help="However many there are.")] = False,
     as_json: Json = False,
 ) -> None:
     """Cases in the order in which they are claimed."""
     screen = Screen(as_json=as_json)
     with connect() as client:
-        found = client.reviews(stream, state=state.upper(), lane=lane, limit=limit)
+        found = _listed(client, stream, state.upper(), lane, sys.maxsize if all_ else limit)
     screen.data(found, lambda: page.show_list(screen, stream, found))
 
 
@@ -103,6 +106,18 @@ def review_stats(stream: Stream, as_json: Json = False) -> None:
     with connect() as client:
         found = client.review_stats(stream)
     screen.data(found, lambda: page.show_stats(screen, stream, found))
+
+
+def _listed(client: Client, stream: str, state: str, lane: str, limit: int) -> ReviewCaseList:
+    """So many at most, in as many pages as that takes."""
+    items: list[ReviewCase] = []
+    cursor: str | None = ""
+    while True:
+        page = client.reviews(stream, state=state, lane=lane, limit=min(PAGE, limit - len(items)), cursor=cursor or "")
+        items += page["items"]
+        cursor = page["next"]
+        if cursor is None or len(items) >= limit:
+            return {**page, "items": items}
 
 
 def _decision(client: Client, stream: str, case: ReviewCaseInFull) -> Mapping[str, Any] | None:

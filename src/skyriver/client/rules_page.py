@@ -35,6 +35,8 @@ def page(screen: Screen, version: RulesVersion) -> None:
     if compared is None:
         return
     screen.out.print(f"\n{_compared(version, compared)}")
+    if not compared["events"]:
+        return
     columns = ("RULES THAT DECIDE", f"VERSION {version['version']}", "EVENTS", "OF 1,000")
     rows = [(s["live"], s["candidate"], f"{s['events']:,}", f"{s['per_1000']:.1f}") for s in compared["said"]]
     screen.table("", columns, rows)

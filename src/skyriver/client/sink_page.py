@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from skyriver.client.screen import age, coloured
-from skyriver.core.contract import Delivery, DispatcherNow, SinkNow
+from skyriver.core.contract import Delivery, DispatcherNow, JudgedDeliveries, RetriedDeliveries, SinkNow
 
 SHOWN = 120
 
@@ -63,7 +63,6 @@ def sinks_table(sinks: Sequence[SinkNow]) -> Table:
 def deliveries_table(deliveries: Sequence[Delivery]) -> Table:
     table = _table("NUMBER", "SINK", "DECISION", "EVENT", "STATE", "FOR", "TRIES", "WHY")
     for delivery in deliveries:
-        why = " ".join(part for part in (delivery["reason"], delivery["message"], delivery["note"]) if part)
         table.add_row(
             str(delivery["number"]),
             delivery["sink"],
@@ -72,9 +71,47 @@ def deliveries_table(deliveries: Sequence[Delivery]) -> Table:
             coloured(delivery["state"]),
             age(delivery["since"]),
             str(delivery["tries"]),
-            escape(why[:SHOWN]),
+            escape(_why(delivery)[:SHOWN]),
         )
     return table
+
+
+def _why(delivery: Delivery) -> str:
+    """Of one that somebody ended who did, and what the receiver had said before; else what it says."""
+    failed = " ".join(part for part in (delivery["reason"], delivery["message"]) if part)
+    said = ": ".join(part for part in (delivery["judged_by"], delivery["note"]) if part)
+    if said and delivery["state"] in ("DROPPED", "REFUSED", "EXPIRED"):
+        return f"{said} (before: {failed})" if failed else said
+    return "; ".join(part for part in (failed, said) if part)
+
+
+def retried_text(stream: str, told: RetriedDeliveries) -> str:
+    """Of a sink that has nothing parked, what it has."""
+    count, sink = told["retried"], told["sink"]
+    if count:
+        return f"{_deliveries(count)} to {sink}: tried again."
+    others = (
+        (told["waiting"], "wait and are tried by themselves"),
+        (told["held"], "are held behind others"),
+        (told["awaiting_approval"], f"await approval (`skyriver sink approve {stream}`)"),
+    )
+    rest = ", ".join(f"{number:,} {what}" for number, what in others if number) or "nothing else is on its way"
+    return f"0 deliveries to {sink}: only what is parked is tried again, and nothing is; {rest}."
+
+
+def judged_lines(verb: str, told: JudgedDeliveries) -> Iterator[str]:
+    done = "approved" if verb == "approve" else "refused"
+    yield f"{_deliveries(len(told['judged']))} {done}."
+    for left in told["left"]:
+        yield f"[yellow]left[/] {left['number']}: {escape(left['message'])}"
+        if left["next_action"]:
+            yield f"  [bold]→[/] {escape(left['next_action'])}"
+    if told["more"]:
+        yield f"{told['more']:,} more await approval: ask again for the next ones."
+
+
+def _deliveries(count: int) -> str:
+    return f"{count:,} {'delivery' if count == 1 else 'deliveries'}"
 
 
 def delivery_text(delivery: Delivery) -> str:

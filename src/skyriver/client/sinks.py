@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +11,7 @@ import typer
 
 from skyriver.client.screen import Screen
 from skyriver.client.shell import Json, app, connect
-from skyriver.client.sink_page import deliveries_table, delivery_text, sinks_table
+from skyriver.client.sink_page import deliveries_table, delivery_text, judged_lines, retried_text, sinks_table
 from skyriver.core.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -21,6 +22,14 @@ app.add_typer(_sinks, name="sink")
 
 Stream = Annotated[str, typer.Argument(metavar="STREAM")]
 Number = Annotated[int, typer.Argument(metavar="NUMBER", min=1)]
+Numbers = Annotated[
+    list[int] | None, typer.Argument(metavar="[NUMBER]...", min=1, help="As `skyriver sink deliveries` shows them.")
+]
+AllOf = Annotated[bool, typer.Option("--all", help="All that await approval, up to 1,000; with --sink.")]
+OfDecision = Annotated[str, typer.Option("--decision", help="Only those of this decision.")]
+Before = Annotated[
+    str, typer.Option("--before", help="Only those made before this time, as 2026-01-31T12:30:00 (UTC).")
+]
 OfSink = Annotated[str, typer.Option("--sink", help="Only those to this one.")]
 Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Kept with the delivery, and in the audit trail.")]
@@ -77,15 +86,18 @@ def sink_retry(
 ) -> None:
     """Have a delivery tried again at once, or all that a sink has parked."""
     if bool(number) == bool(sink):
-        raise InvalidInput("Give a NUMBER, or --sink for all that it has parked.", code="USAGE")
+        raise InvalidInput(
+            "One delivery is meant, or all that a sink has parked.",
+            code="USAGE",
+            next_action="Give a NUMBER, as `skyriver sink parked` shows it, or --sink.",
+        )
     screen = Screen(as_json=as_json)
     with connect() as client:
         if number:
             _show(screen, client.judge_delivery(stream, number, "retry"))
             return
         retried = client.retry_deliveries(stream, sink)
-    told = f"{retried:,} {'delivery' if retried == 1 else 'deliveries'} to {sink}: tried again."
-    screen.data({"sink": sink, "retried": retried}, lambda: screen.out.print(told))
+    screen.data(retried, lambda: screen.out.print(retried_text(stream, retried)))
 
 
 @_sinks.command("drop")
@@ -95,15 +107,33 @@ def sink_drop(stream: Stream, number: Number, reason: Reason, as_json: Json = Fa
 
 
 @_sinks.command("approve")
-def sink_approve(stream: Stream, number: Number, reason: Reason = "", as_json: Json = False) -> None:
-    """Let a delivery go that awaits approval."""
-    _judge(stream, number, "approve", reason, as_json)
+def sink_approve(
+    stream: Stream,
+    numbers: Numbers = None,
+    all_: AllOf = False,
+    sink: OfSink = "",
+    decision: OfDecision = "",
+    before: Before = "",
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Let deliveries go that await approval: some by their numbers, or all of a sink."""
+    _judge_some(stream, "approve", _Which(numbers or [], all_, sink, decision, before), reason, as_json)
 
 
 @_sinks.command("refuse")
-def sink_refuse(stream: Stream, number: Number, reason: Reason, as_json: Json = False) -> None:
-    """End a delivery that awaits approval."""
-    _judge(stream, number, "refuse", reason, as_json)
+def sink_refuse(
+    stream: Stream,
+    reason: Reason,
+    numbers: Numbers = None,
+    all_: AllOf = False,
+    sink: OfSink = "",
+    decision: OfDecision = "",
+    before: Before = "",
+    as_json: Json = False,
+) -> None:
+    """End deliveries that await approval: some by their numbers, or all of a sink."""
+    _judge_some(stream, "refuse", _Which(numbers or [], all_, sink, decision, before), reason, as_json)
 
 
 @_sinks.command("metrics")
@@ -124,6 +154,48 @@ def _list(stream: str, state: str, sink: str, limit: int, as_json: bool) -> None
         screen.say("There are none.")
     elif len(found) > limit:
         screen.say(f"[dim]There are more: --limit {10 * limit} shows them.[/]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Which:
+    numbers: Sequence[int]
+    all: bool
+    sink: str
+    decision: str
+    before: str
+
+    def check(self) -> None:
+        """Raises InvalidInput (USAGE)."""
+        if self.all and not self.numbers and self.sink:
+            return
+        if self.numbers and not (self.all or self.sink or self.decision or self.before):
+            return
+        raise InvalidInput(
+            "Some deliveries are meant, or all that a sink has: which is not said.",
+            code="USAGE",
+            next_action="Give their NUMBERs, or --all with --sink (and with it --decision or --before).",
+        )
+
+
+def _judge_some(stream: str, verb: Literal["approve", "refuse"], which: _Which, reason: str, as_json: bool) -> None:
+    which.check()
+    if len(which.numbers) == 1:
+        _judge(stream, which.numbers[0], verb, reason, as_json)
+        return
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        done = client.judge_deliveries(
+            stream,
+            verb,
+            which.numbers,
+            sink=which.sink,
+            decision=which.decision,
+            before=which.before,
+            reason=reason,
+        )
+    screen.data(done, lambda: screen.out.print("\n".join(judged_lines(verb, done))))
+    if done["left"]:
+        raise typer.Exit(1)
 
 
 def _judge(

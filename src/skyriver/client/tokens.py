@@ -30,7 +30,8 @@ def token_create(
     screen = Screen(as_json=as_json)
     with connect() as client:
         issued = client.issue_token(name, role)
-    screen.say(f"The token of {issued['name']}, a {issued['role']}, shown this once:")
+    article = "an" if issued["role"][0] in "aeiou" else "a"
+    screen.say(f"The token of {issued['name']}, {article} {issued['role']}, shown this once:")
     screen.data(issued, lambda: print(issued["token"]))
 
 

@@ -31,8 +31,11 @@ def tuned(screen: Screen, told: Told) -> None:
     screen.table("", ("RULES", "COST", "95%", *_decisions(told), *_loads(told)), [_policy(p) for p in told["policies"]])
     screen.out.print(f"\n{_verdict(told)}")
     _show_decided(screen, told)
+    days = f"on the days it was chosen on, {_days(told['chosen_on'])}"
     for threshold, points in zip(told["thresholds"], told["curves"], strict=True):
-        screen.out.print(f"\nA day's cost{unit} by the threshold of {escape(_name(threshold))}, the others as chosen:")
+        screen.out.print(
+            f"\nA day's cost{unit} by the threshold of {escape(_name(threshold))}, the others as chosen, {days}:"
+        )
         for line in _curve(threshold, points):
             screen.out.print(line)
     if told["cautions"]:
@@ -52,9 +55,13 @@ def _head(told: Told) -> str:
     )
 
 
-def _part(part: Told) -> str:
+def _days(part: Told) -> str:
     first, last = (datetime.fromtimestamp(at / 1e6, UTC) for at in (part["start"], part["end"] - 1))
-    return f"{first:%Y-%m-%d} to {last:%Y-%m-%d} ({part['events']:,} events, {part['positives']:,} positive)"
+    return f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"
+
+
+def _part(part: Told) -> str:
+    return f"{_days(part)} ({part['events']:,} events, {part['positives']:,} positive)"
 
 
 def _name(threshold: Told) -> str:

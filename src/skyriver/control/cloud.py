@@ -136,9 +136,11 @@ class Cloud:
         action: str,
         target: str,
         changes: Sequence[Change],
-        details: Mapping[str, Any] | None = None,
+        *details: Mapping[str, Any],
     ) -> None:
-        """Writes `changes` and who made them, together or not at all."""
-        entry = AuditEntry(identity.tenant, identity.name, permission.value, action, target, details or {})
-        self.store.commit(changes, audit=[entry], fence=self.fence, actor=identity.name, now=self.clock.wall())
+        """Writes `changes` and who made them, together or not at all: an audit row for each of the `details`, one
+        without any where there are none."""
+        who, what = (identity.tenant, identity.name, permission.value), (action, target)
+        audit = [AuditEntry(*who, *what, each) for each in details or ({},)]
+        self.store.commit(changes, audit=audit, fence=self.fence, actor=identity.name, now=self.clock.wall())
         self.loop.wake()

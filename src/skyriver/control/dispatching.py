@@ -7,17 +7,17 @@ is handed on with its key, by which the dispatcher does it once (DESIGN 9).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import Depends, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from skyriver.control.cloud import Cloud
 from skyriver.control.mutations import Key, Mutations, Planned, fingerprint, make_call
 from skyriver.control.paging import Cursor, Limit, check_query, decode, encode
 from skyriver.control.routes import TENANT, Routes, caller
 from skyriver.core import contract
-from skyriver.core.errors import NotFound, Unavailable
+from skyriver.core.errors import InvalidInput, NotFound, Unavailable
 from skyriver.core.resources import Snapshot, need
 from skyriver.trust.permissions import Permission
 
@@ -52,16 +52,41 @@ class Dispatchers:
     ) -> Any:
         """The answer to a POST; `action`, the path and the body stand in the audit trail, but for what is `untold` of
         it: what is there can never be erased. Raises as `look`."""
-        tenant, who = caller(request).tenant, caller(request).name
 
         def plan(snapshot: Snapshot) -> Planned:
-            self._socket(snapshot, tenant, stream)
+            self._socket(snapshot, caller(request).tenant, stream)
             told = {name: value for name, value in body.items() if name not in untold}
             return Planned([], {}, {"path": path, **told})
 
         self._mutations.carry_out(make_call(request, permission, action, f"stream/{stream}", key, asked), plan)
-        socket = self._socket(self._cloud.loop.snapshot(), tenant, stream)
-        headers = {"x-actor": who, "idempotency-key": key}
+        return self._hand_on(request, stream, path, body, key)
+
+    def judge(
+        self, request: Request, verb: str, stream: str, body: JudgeRequest, key: str, asked: str
+    ) -> contract.JudgedDeliveries:
+        """Several deliveries, each with the audit row that it has where it is judged alone. A request that is repeated
+        with its key is about the same ones."""
+        numbers, more = body.numbers, 0
+        if not numbers:
+            query = {"sink": body.sink, "decision": body.decision, "before": body.before}
+            found = self.look(request, stream, "/deliveries/awaiting", query)
+            numbers, more = found["numbers"], found["total"] - len(found["numbers"])
+
+        def plan(snapshot: Snapshot) -> Planned:
+            self._socket(snapshot, caller(request).tenant, stream)
+            details: list[dict[str, Any]] = [{"path": f"/deliveries/{number}/{verb}"} for number in numbers]
+            first, *rest = details or [{"path": f"/deliveries/{verb}", "numbers": []}]
+            return Planned([], {"numbers": numbers, "more": more}, first, rest)
+
+        call = make_call(request, Permission.DECISIONS_APPROVE, f"{verb}_delivery", f"stream/{stream}", key, asked)
+        planned = self._mutations.carry_out(call, plan)
+        given = {"numbers": planned["numbers"], "reason": body.reason}
+        done = self._hand_on(request, stream, f"/deliveries/{verb}", given, key)
+        return {"judged": done["judged"], "left": done["left"], "more": planned["more"]}
+
+    def _hand_on(self, request: Request, stream: str, path: str, body: Mapping[str, Any], key: str) -> Any:
+        socket = self._socket(self._cloud.loop.snapshot(), caller(request).tenant, stream)
+        headers = {"x-actor": caller(request).name, "idempotency-key": key}
         return self._cloud.asker.ask(socket, "POST", path, headers=headers, body=body)
 
     def _socket(self, snapshot: Snapshot, tenant: str, name: str) -> str:
@@ -88,6 +113,8 @@ def add_dispatching(routes: Routes, dispatchers: Dispatchers) -> None:
     """What all dispatchers answer."""
     _add_looking(routes, dispatchers)
     _add_retry_all(routes, dispatchers)
+    for verb in ("approve", "refuse"):
+        _add_judging(routes, dispatchers, verb)
     for verb, permission in _VERBS.items():
         _add_verb(routes, dispatchers, verb, permission)
 
@@ -104,6 +131,31 @@ class RetryRequest(BaseModel):
 
     sink: str = Field(max_length=63)
     """Whose parked deliveries are tried again, all of them."""
+
+
+class JudgeRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    numbers: list[Annotated[int, Field(ge=1, lt=1 << 53)]] = Field(default_factory=list, max_length=1_000)
+    """Of the deliveries; or"""
+    sink: str = Field(default="", max_length=63)
+    """all to this sink that await approval, the first 1,000 of them,"""
+    decision: str = Field(default="", max_length=63)
+    """of one decision,"""
+    before: str = Field(default="", max_length=40)
+    """and made before this time (ISO 8601, in UTC unless it says otherwise)."""
+    reason: str = Field(default="", max_length=1_000)
+    """Kept with each delivery, as its note, and nowhere else; must be given to refuse them."""
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if bool(self.numbers) == bool(self.sink) or (self.numbers and (self.decision or self.before)):
+            raise InvalidInput(
+                "Either numbers or a sink say which deliveries are meant.",
+                code="BAD_REQUEST",
+                next_action="Give numbers; or a sink, and with it decision or before if you like.",
+            )
+        return self
 
 
 _DELIVERIES = f"{TENANT}/streams/{{name}}/deliveries"
@@ -168,6 +220,18 @@ def _add_retry_all(routes: Routes, dispatchers: Dispatchers) -> None:
 
     path = f"{_DELIVERIES}/retry"
     routes.add("POST", path, Permission.STREAMS_WRITE, retry, "retry_deliveries", errors=[404, 409])
+
+
+def _add_judging(routes: Routes, dispatchers: Dispatchers, verb: str) -> None:
+    def act(
+        request: Request, name: str, body: JudgeRequest, asked: Fingerprint, key: Key = ""
+    ) -> contract.JudgedDeliveries:
+        return dispatchers.judge(request, verb, name, body, key, asked)
+
+    what = "Lets several deliveries go" if verb == "approve" else "Ends several deliveries"
+    act.__doc__ = f"{what} that await approval; each has its audit row. Those that cannot be judged are told, and left."
+    path = f"{_DELIVERIES}/{verb}"
+    routes.add("POST", path, Permission.DECISIONS_APPROVE, act, f"{verb}_deliveries", errors=[404])
 
 
 def _add_verb(routes: Routes, dispatchers: Dispatchers, verb: str, permission: Permission) -> None:

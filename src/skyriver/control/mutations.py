@@ -70,6 +70,8 @@ class Planned:
     answer: Mapping[str, Any]
     details: Mapping[str, Any] = field(default_factory=dict)
     """For the audit row."""
+    each: Sequence[Mapping[str, Any]] = ()
+    """More audit rows, where one request does a thing to several."""
     commit: bool = True
 
 
@@ -110,7 +112,9 @@ class Mutations:
         if planned.commit:
             kept = [*_remember(snapshot, call, planned, known)] if call.key else []
             changes = [*planned.changes, *kept]
-            self._cloud.commit(call.identity, call.permission, call.action, call.target, changes, planned.details)
+            self._cloud.commit(
+                call.identity, call.permission, call.action, call.target, changes, planned.details, *planned.each
+            )
         return planned.answer
 
     @contextmanager

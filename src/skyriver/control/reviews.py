@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from skyriver.control.dispatching import Dispatchers
 from skyriver.control.mutations import Key, fingerprint
-from skyriver.control.paging import check_query
+from skyriver.control.paging import Cursor, Limit, check_query, decode, encode
 from skyriver.control.routes import TENANT, Routes, caller
 from skyriver.core import contract_reviews as contract
 from skyriver.trust.permissions import Permission, permissions_of
@@ -65,13 +65,15 @@ def _add_looking(routes: Routes, dispatchers: Dispatchers) -> None:
         name: str,
         state: Annotated[str, Query(max_length=20, description="Only these; CLOSED: all that are closed.")] = "",
         lane: Annotated[str, Query(max_length=20, description="Only those in this lane.")] = "",
-        limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+        cursor: Cursor = "",
+        limit: Limit = 100,
     ) -> contract.ReviewCaseList:
-        """Cases that wait or are held, in the order in which they are claimed."""
-        check_query(request, ("state", "lane", "limit"))
-        query = {"state": state, "lane": lane, "limit": str(limit)}
-        found: Any = dispatchers.look(request, name, "/reviews", query)
-        return found  # type: ignore[no-any-return]
+        """Cases that wait or are held, in the order in which they are claimed; closed ones, the newest first."""
+        check_query(request, ("state", "lane", "cursor", "limit"))
+        query = {"state": state, "lane": lane, "limit": str(limit), "after": decode(cursor, str)}
+        found = dispatchers.look(request, name, "/reviews", query)
+        following = encode(found["next"]) if found.get("next") is not None else None
+        return {"items": found["items"], "total": found["total"], "now": found["now"], "next": following}
 
     def one(request: Request, name: str, case: CaseId) -> contract.ReviewCaseInFull:
         """A case with its event, the decision, what was said of it, and earlier cases of the same key."""

@@ -15,9 +15,11 @@ from skyriver.core.contract_deliveries import Delivery as Delivery
 from skyriver.core.contract_deliveries import DeliveryPage as DeliveryPage
 from skyriver.core.contract_deliveries import DispatcherMetrics as DispatcherMetrics
 from skyriver.core.contract_deliveries import DispatcherNow as DispatcherNow
+from skyriver.core.contract_deliveries import JudgedDeliveries as JudgedDeliveries
 from skyriver.core.contract_deliveries import RetriedDeliveries as RetriedDeliveries
 from skyriver.core.contract_deliveries import ReviewsNow as ReviewsNow
 from skyriver.core.contract_deliveries import SinkNow as SinkNow
+from skyriver.core.contract_deliveries import UnjudgedDelivery as UnjudgedDelivery
 
 
 class Problem(TypedDict):

@@ -111,8 +111,29 @@ class DeliveryPage(TypedDict):
 
 
 class RetriedDeliveries(TypedDict):
+    """Only what is parked is tried again; the others are told beside it."""
+
     sink: str
     retried: int
+    awaiting_approval: int
+    held: int
+    waiting: int
+
+
+class UnjudgedDelivery(TypedDict):
+    number: int
+    code: str
+    """Why it was left as it is."""
+    message: str
+    next_action: str
+
+
+class JudgedDeliveries(TypedDict):
+    judged: Sequence[int]
+    """Numbers of those that were approved, or refused."""
+    left: Sequence[UnjudgedDelivery]
+    more: int
+    """So many others fit what was asked for, beyond what one request judges: ask again."""
 
 
 class DispatcherMetrics(TypedDict):

@@ -56,6 +56,8 @@ class ReviewCaseList(TypedDict):
     total: int
     """How many there are of these."""
     now: int
+    next: str | None
+    """The cursor of the next page of closed cases; those that wait have no other page, for their places change."""
 
 
 class ReviewOpinion(TypedDict):

@@ -87,6 +87,8 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Case)
 _id = msgspec.json.Decoder(int | str)
 
+FIRST = ((1 << 63) - 1, 0)
+"""Before all closed cases: (closed_at, id)."""
 _RANK = "probability * miss_cost + ? * (? - opened_at) / within_us"
 _ORDER = f"overdue DESC, state = 'ESCALATED' DESC, {_RANK} DESC, id"
 """With what a miss typically costs, and the time."""
@@ -229,15 +231,18 @@ class CaseBook:
             return []
         return self._cases("key = ? AND id < ? ORDER BY id DESC LIMIT ?", stored_id(case.key), case.id, most)
 
-    def listed(self, now: int, states: Sequence[str], lane: str = "", most: int = 100) -> tuple[list[Case], int]:
+    def listed(
+        self, now: int, states: Sequence[str], lane: str = "", most: int = 100, after: tuple[int, int] = FIRST
+    ) -> tuple[list[Case], int]:
         """Cases in these states, in the order in which they are claimed, closed ones the newest first; and how many
-        there are."""
+        there are. `after`: of closed ones those that come after (closed_at, id)."""
         where = f"state IN ({', '.join('?' * len(states))})" + (" AND lane = ?" if lane else "")
         given = (*states, lane) if lane else tuple(states)
         [(total,)] = self._do.run(f"SELECT COUNT(*) FROM cases WHERE {where}", given)
         if CLOSED.issuperset(states):
             asked = f"SELECT doc FROM cases INDEXED BY cases_closed WHERE closed = 1 AND {where}"
-            docs = self._do.run(f"{asked} ORDER BY closed_at DESC, id LIMIT ?", (*given, most))  # of very many
+            asked += " AND closed_at <= ? AND (closed_at < ? OR id > ?) ORDER BY closed_at DESC, id LIMIT ?"
+            docs = self._do.run(asked, (*given, after[0], *after, most))  # of very many
             return [_decoder.decode(doc) for (doc,) in docs], int(total)
         order = f"{where} ORDER BY closed, closed_at DESC, {_ORDER} LIMIT ?"
         return self._cases(order, *given, self._queues.unit(), now, most), int(total)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from skyriver.core.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from skyriver.core.spec import SinkSpec, StreamSpec
+from skyriver.data.border_values import parse_time
 from skyriver.data.decisions import Status
 from skyriver.decide.database import Transaction
 from skyriver.decide.delivery_body import BodyWriter, delivery_id
@@ -18,8 +19,13 @@ from skyriver.decide.following import Decided
 from skyriver.decide.records import DecisionRecord
 from skyriver.decide.sinks import Answer, Delivery
 
+MOST_JUDGED = 1_000
+"""Deliveries that one request approves or refuses."""
 MOST_OPEN = 1_000_000
 """Deliveries that wait, at most: some GB of disk. Beyond it the log is not read on, which keeps what comes."""
+
+Judge = Callable[[Transaction, Ask, int], None]
+"""Of one delivery, by its number; raises why it cannot be."""
 
 
 class Deliveries:
@@ -130,12 +136,15 @@ class Deliveries:
             ("GET", "/metrics"): lambda do, ask: {"text": sink_metrics(self._stream.name, self.told(do))},
             ("GET", "/sinks"): lambda do, ask: {"items": self.told(do)},
             ("GET", "/deliveries"): self._list,
+            ("GET", "/deliveries/awaiting"): self._awaiting,
             ("GET", "/deliveries/{number}"): self._get,
             ("POST", "/deliveries/retry"): self._retry_all,
+            ("POST", "/deliveries/approve"): lambda do, ask: self._judge(do, ask, self._approve_one),
+            ("POST", "/deliveries/refuse"): lambda do, ask: self._judge(do, ask, self._refuse_one),
             ("POST", "/deliveries/{number}/retry"): self._retry,
             ("POST", "/deliveries/{number}/drop"): self._drop,
-            ("POST", "/deliveries/{number}/approve"): self._approve,
-            ("POST", "/deliveries/{number}/refuse"): self._refuse,
+            ("POST", "/deliveries/{number}/approve"): lambda do, ask: self._one(do, ask, self._approve_one),
+            ("POST", "/deliveries/{number}/refuse"): lambda do, ask: self._one(do, ask, self._refuse_one),
         }
 
     def _list(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
@@ -144,15 +153,36 @@ class Deliveries:
             raise InvalidInput(
                 f"{state!r} is no state of a delivery.", code="BAD_STATE", next_action=f"They are {', '.join(STATES)}."
             )
-        known = sorted({name for name, _ in self._table.counts(do)} | self.sinks.keys())
-        if sink and sink not in known:
-            raise _no_sink(sink, self._stream.name, known)
+        known = self._known(do, sink)
         limit = max(1, min(1_000, int(ask.query.get("limit") or 100)))
         items = self._table.page(do, [sink] if sink else known, state, int(ask.query.get("after") or 0), limit)
         return {"items": items, "next": items[-1]["number"] if len(items) == limit else None}
 
+    def _known(self, do: Transaction, sink: str) -> list[str]:
+        """All sinks there are. Raises NotFound where this one, if given, is none of them."""
+        known = sorted({name for name, _ in self._table.counts(do)} | self.sinks.keys())
+        if sink and sink not in known:
+            raise _no_sink(sink, self._stream.name, known)
+        return known
+
+    def _awaiting(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
+        sink, decision, before = (ask.query.get(name, "") for name in ("sink", "decision", "before"))
+        self._known(do, sink)
+        at = parse_time(before) if before else ask.now + 1
+        if at is None:
+            raise InvalidInput(
+                f"{before[:80]!r} is no time.",
+                code="BAD_TIME",
+                where="before",
+                next_action="Write 2026-01-31 or 2026-01-31T12:30:00, in UTC unless it says otherwise.",
+            )
+        numbers, total = self._table.awaiting(do, sink, decision, at, MOST_JUDGED)
+        return {"numbers": numbers, "total": total}
+
     def _get(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
-        number = ask.number("number")
+        return self._found(do, ask.number("number"))
+
+    def _found(self, do: Transaction, number: int) -> Mapping[str, Any]:
         found = self._table.get(do, number)
         if found is None:
             raise NotFound(
@@ -164,47 +194,77 @@ class Deliveries:
     def _retry(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
         found = self._get(do, ask)
         if found["state"] not in ("PARKED", "WAITING"):
-            raise _wrong(found, "tried again")
+            raise _wrong(self._stream.name, found, "tried again")
         self._table.retry(do, ask.now, number=found["number"], note=ask.text("reason", default=""))
         self.withdrawn += 1
         return self._get(do, ask)
 
     def _retry_all(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
         sink = ask.text("sink")
-        known = sorted({name for name, _ in self._table.counts(do)} | self.sinks.keys())
-        if sink not in known:
-            raise _no_sink(sink, self._stream.name, known)
+        if not sink:
+            raise _no_sink(sink, self._stream.name, self._known(do, ""))
+        self._known(do, sink)
+        counts = self._table.counts(do)
+        others = {
+            state.lower(): counts.get((sink, state), (0, 0))[0] for state in ("AWAITING_APPROVAL", "HELD", "WAITING")
+        }
         retried = self._table.retry(do, ask.now, sink=sink)
         self.withdrawn += 1
-        return {"sink": sink, "retried": retried}
+        return {"sink": sink, "retried": retried, **others}
 
     def _drop(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
         found = self._get(do, ask)
         if found["state"] in ENDED:
-            raise _wrong(found, "dropped")
+            raise _wrong(self._stream.name, found, "dropped")
         self._table.end(do, found["number"], "DROPPED", ask.now, by=ask.actor, note=_reason(ask))
         self.withdrawn += 1
         return self._get(do, ask)
 
-    def _approve(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
-        found = self._get(do, ask)
+    def _one(self, do: Transaction, ask: Ask, judge: Judge) -> Mapping[str, Any]:
+        judge(do, ask, ask.number("number"))
+        return self._get(do, ask)
+
+    def _judge(self, do: Transaction, ask: Ask, judge: Judge) -> Mapping[str, Any]:
+        """Each of the `numbers` that can be judged by who asks; which could not be, and why."""
+        numbers = ask.body.get("numbers")
+        fits = isinstance(numbers, list) and len(numbers) <= MOST_JUDGED
+        if not fits or not all(isinstance(number, int) and 0 < number < 1 << 53 for number in numbers or ()):
+            raise InvalidInput(
+                "numbers is to be a list of numbers of deliveries.",
+                code="BAD_REQUEST",
+                where="numbers",
+                next_action=f"Give at most {MOST_JUDGED:,} of them at once.",
+            )
+        if judge == self._refuse_one:
+            _reason(ask)
+        judged, left = [], []
+        for number in dict.fromkeys(numbers or ()):
+            try:
+                judge(do, ask, number)
+                judged.append(number)
+            except (Conflict, NotAllowed, NotFound) as error:
+                left.append(
+                    {"number": number, "code": error.code, "message": error.message, "next_action": error.next_action}
+                )
+        return {"judged": judged, "left": left}
+
+    def _approve_one(self, do: Transaction, ask: Ask, number: int) -> None:
+        found = self._found(do, number)
         if found["state"] != "AWAITING_APPROVAL":
-            raise _wrong(found, "approved")
+            raise _wrong(self._stream.name, found, "approved")
         if found["asked_by"] and found["asked_by"] == ask.actor:
             raise NotAllowed(
-                f"{ask.actor} decided it: somebody else has to approve it.",
+                f"{ask.actor} decided the delivery {number}: somebody else has to approve it.",
                 code="SAME_PERSON",
                 next_action="Let another person approve or refuse it, with a token of its own.",
             )
-        self._table.release(do, found["number"], ask.now, by=ask.actor, note=ask.text("reason", default=""))
-        return self._get(do, ask)
+        self._table.release(do, number, ask.now, by=ask.actor, note=ask.text("reason", default=""))
 
-    def _refuse(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
-        found = self._get(do, ask)
+    def _refuse_one(self, do: Transaction, ask: Ask, number: int) -> None:
+        found = self._found(do, number)
         if found["state"] != "AWAITING_APPROVAL":
-            raise _wrong(found, "refused")
-        self._table.end(do, found["number"], "REFUSED", ask.now, by=ask.actor, note=_reason(ask))
-        return self._get(do, ask)
+            raise _wrong(self._stream.name, found, "refused")
+        self._table.end(do, number, "REFUSED", ask.now, by=ask.actor, note=_reason(ask))
 
 
 def sink_metrics(stream: str, sinks: Sequence[Mapping[str, Any]]) -> str:
@@ -223,19 +283,33 @@ def sink_metrics(stream: str, sinks: Sequence[Mapping[str, Any]]) -> str:
 def _reason(ask: Ask) -> str:
     text = ask.text("reason").strip()
     if not text:
-        raise InvalidInput("A reason is missing.", code="NO_REASON", where="reason", next_action="Say why.")
+        raise InvalidInput(
+            "A reason is missing.", code="NO_REASON", where="reason", next_action="Say why with --reason."
+        )
     return text
 
 
 def _no_sink(sink: str, stream: str, known: Sequence[str]) -> NotFound:
     return NotFound(
-        f"{stream} has no sink {sink!r}.", next_action=f"It has {', '.join(known)}." if known else "It has none."
+        f"{stream} has no sink {sink[:80]!r}.",
+        next_action=f"It has {', '.join(known)}." if known else "app.decide(...).sink(...) declares one.",
     )
 
 
-def _wrong(found: Mapping[str, Any], what: str) -> Conflict:
+_NEXT = {
+    "AWAITING_APPROVAL": "`skyriver sink approve {stream} {number}` lets it go, `skyriver sink refuse` ends it.",
+    "HELD": "It goes by itself after the one before it, which `skyriver sink deliveries {stream} --sink {sink}` shows.",
+    "WAITING": "It goes by itself; `skyriver sink drop {stream} {number} --reason WHY` ends it.",
+    "PARKED": "`skyriver sink retry {stream} {number}` has it tried again, `skyriver sink drop` ends it.",
+    "DONE": "The receiver has it: there is nothing to do.",
+}
+
+
+def _wrong(stream: str, found: Mapping[str, Any], what: str) -> Conflict:
+    ended = "It has ended, and goes to nobody any more: `skyriver sink get {stream} {number}` shows who ended it."
+    helps = _NEXT.get(found["state"], ended)
     return Conflict(
         f"The delivery {found['number']} is {found['state']}: it cannot be {what}.",
         code="REFUSED_TRANSITION",
-        next_action="`skyriver sink get STREAM {found['number']}` shows what became of it.",
+        next_action=helps.format(stream=stream, number=found["number"], sink=found["sink"]),
     )

@@ -258,6 +258,15 @@ class DeliveryTable:
         )
         return [_shown(row) for row in rows]
 
+    def awaiting(self, do: Transaction, sink: str, decision: str, before: int, limit: int) -> tuple[list[int], int]:
+        """The first of those that await approval for this sink, made before that time, of one `decision` if given; and
+        how many there are."""
+        which = "sink = ? AND state = 'AWAITING_APPROVAL' AND made < ? AND (? = '' OR decision = ?)"
+        given = (sink, before, decision, decision)
+        [(total,)] = do.run(f"SELECT COUNT(*) FROM deliveries WHERE {which}", given)
+        rows = do.run(f"SELECT number FROM deliveries WHERE {which} ORDER BY number LIMIT ?", (*given, limit))
+        return [number for (number,) in rows], int(total)
+
     def get(self, do: Transaction, number: int) -> dict[str, Any] | None:
         """With what is sent, until that is done."""
         rows = do.run(f"SELECT {', '.join(_SHOWN)}, body FROM deliveries WHERE number = ?", (number,))

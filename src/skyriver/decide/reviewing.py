@@ -16,7 +16,7 @@ from skyriver.core.clock import Clock
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
 from skyriver.decide import cases
-from skyriver.decide.case_book import CaseBook, DueLabel
+from skyriver.decide.case_book import FIRST, CaseBook, DueLabel
 from skyriver.decide.case_opener import CaseOpener
 from skyriver.decide.case_stats import compact, stats
 from skyriver.decide.case_view import in_full, in_short
@@ -162,8 +162,13 @@ class Reviewing:
         book, now = CaseBook(do), self._clock.now()
         states = _states(ask.query.get("state", ""))
         lane = _one_of(ask.query.get("lane", ""), ("", *LANES), "lane")
-        found, total = book.listed(now, states, lane, min(_number(ask.query, "limit", 100), MOST_LISTED))
-        return {"items": [in_short(case) for case in found], "total": total, "now": now}
+        most = max(1, min(_number(ask.query, "limit", 100), MOST_LISTED))
+        closed = CLOSED.issuperset(states)
+        after = _after(ask.query.get("after", ""), closed=closed)
+        found, total = book.listed(now, states, lane, most, after)
+        last = found[-1] if closed and len(found) == most else None
+        following = f"{last.closed_at}.{last.id}" if last is not None else None
+        return {"items": [in_short(case) for case in found], "total": total, "now": now, "next": following}
 
     def _get(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
         self._pass_time(do)
@@ -236,6 +241,20 @@ def _states(word: str) -> list[str]:
     if word == "CLOSED":
         return [str(state) for state in CaseState if state in CLOSED]
     return [_one_of(word, [*(str(state) for state in CaseState), "CLOSED"], "state")]
+
+
+def _after(place: str, *, closed: bool) -> tuple[int, int]:
+    at, _, case = place.partition(".")
+    if closed and at.isdecimal() and case.isdecimal() and len(place) < 40:
+        return int(at), int(case)
+    if place:
+        raise InvalidInput(
+            "This is no cursor of this list.",
+            code="BAD_CURSOR",
+            where="cursor",
+            next_action="Give `next` of the page before, which closed cases have; those that wait change their places.",
+        )
+    return FIRST
 
 
 def _one_of(word: str, known: Sequence[str], what: str) -> str:

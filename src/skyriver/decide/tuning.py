@@ -374,20 +374,34 @@ def _told(span: Span, cells: Cells) -> PartTold:
     return PartTold(span.start, span.end, cells.days, int(cells.events.sum()), int(cells.positives.sum()))
 
 
+def _no_sure_gain(found: Tuning) -> str:
+    """Whether there is too little to say anything, or enough to say that nothing is gained; and what to do then."""
+    few = min(found.chosen_on.positives, found.held_out.positives) < FEW_POSITIVES
+    few = few or min(found.chosen_on.days, found.held_out.days) < FEW_DAYS
+    includes = found.gain_low <= 0 < found.gain_high
+    why = "The interval of the gain includes 0" if includes else "That is no gain"
+    if found.gain_low > 0:
+        why = f"{found.held_out.days} days prove nothing"
+    if not few:
+        return f"{why}: keep what you have."
+    return (
+        f"{why}, and there is too little to prove one: keep what you have, and tune again once each part has"
+        f" {FEW_DAYS} days and {FEW_POSITIVES} positives. `skyriver table load` brings older events and labels, new"
+        " ones come by themselves, and --hold-out moves days from one part to the other."
+    )
+
+
 def _cautions(found: Tuning, edges: Sequence[str], missing: int) -> Iterator[Caution]:
     tuned, in_use, *always = found.policies
     for part, told in ((found.chosen_on, "they are chosen on"), (found.held_out, "they are measured on")):
         if part.positives < FEW_POSITIVES:
-            yield Caution("FEW_POSITIVES", f"There are {part.positives} positives in the part that {told}.")
+            text = f"There are {part.positives} positives in the part that {told}, and {FEW_POSITIVES} are few"
+            yield Caution("FEW_POSITIVES", f"{text}: the result hangs on single ones.")
         if part.days < FEW_DAYS:
-            yield Caution("FEW_DAYS", f"There are {part.days} days in the part that {told}: intervals say little.")
+            text = f"There are {part.days} days in the part that {told}, and {FEW_DAYS} are few"
+            yield Caution("FEW_DAYS", f"{text}: intervals say little.")
     if found.verdict == "keep":
-        why = (
-            "The interval of the gain includes 0"
-            if found.gain_low <= 0
-            else f"{found.held_out.days} days prove nothing"
-        )
-        yield Caution("NO_SURE_GAIN", f"{why}: keep what you have.")
+        yield Caution("NO_SURE_GAIN", _no_sure_gain(found))
     for policy in (in_use, tuned):
         for load in policy.loads:
             if load.periods_over:

@@ -93,6 +93,7 @@ CALLS: list[Act] = [
     lambda c: c.deliveries("payments", state="parked"),
     lambda c: c.delivery("payments", 7),
     *(lambda c, v=v: c.judge_delivery("payments", 7, v) for v in ("retry", "drop", "approve", "refuse")),
+    *(lambda c, v=v: c.judge_deliveries("payments", v, [7, 8]) for v in ("approve", "refuse")),
     lambda c: c.retry_deliveries("payments", "bank"),
     lambda c: c.dispatcher_metrics("payments"),
     lambda c: c.upload_bytes(b"x"),

@@ -60,6 +60,14 @@ def client(cloud: Cloud) -> Client:
     return cast("Client", cloud)
 
 
+def test_of_a_stream_that_is_not_there_those_that_are_there_are_told() -> None:
+    with pytest.raises(NotFound, match="There is no stream 'nope'") as caught:
+        find_list(client(Cloud()), "denied", "nope")
+    assert caught.value.next_action == "There are payments, orders."
+    with pytest.raises(NotFound, match="payments has no list 'limits'"):
+        find_list(client(Cloud()), "limits", "payments")
+
+
 def load(cloud: Cloud, path: Path, *, replace: bool = False) -> keeping.Changed:
     rows = numbered_rows(path, DENIED.types)
     return load_list(client(cloud), DENIED, rows, replace=replace, told=lambda *_: None)

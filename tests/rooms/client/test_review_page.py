@@ -93,12 +93,17 @@ def test_what_an_act_made_of_it(case: Case, line: str) -> None:
 def test_a_list_and_an_empty_one(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen(as_json=False)
     items: Any = [in_short(CASE), in_short(cases.give_up(CASE, ClosedWhy.QUEUE_FULL, 1))]
-    page.show_list(screen, "orders", {"items": items, "total": 7, "now": HOUR})
+    page.show_list(screen, "orders", {"items": items, "total": 7, "now": HOUR, "next": "x"})
     told = capsys.readouterr()
     assert [line.split()[:2] for line in told.out.splitlines()] == [["CASE", "EVENT"], ["17", "9"], ["17", "9"]]
     assert "queue_full" in told.out
     assert "2 of 7" in told.err
-    page.show_list(screen, "orders", {"items": [], "total": 0, "now": HOUR})
+    assert "--all" in told.err
+    page.show_list(screen, "orders", {"items": items[:1], "total": 1, "now": HOUR, "next": None})
+    assert "in 3 h (01-01 04:00)" in capsys.readouterr().out
+    page.show_list(screen, "orders", {"items": items[:1], "total": 1, "now": 6 * HOUR, "next": None})
+    assert "OVERDUE by 2 h (01-01 04:00)" in capsys.readouterr().out
+    page.show_list(screen, "orders", {"items": [], "total": 0, "now": HOUR, "next": None})
     assert capsys.readouterr().err.strip() == "No case of orders is there."
 
 

@@ -62,6 +62,7 @@ def test_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert "tuned          1,322  1,312 to 1,332  31.5          65 of 60" in out
     assert "a day costs 486.60 EUR less, 26.9% (95%: 320.00 to 640.00 less): change." in out
     assert "! There are 6 days [of them]." in out
+    assert "the others as chosen, on the days it was chosen on, 1970-01-01 to 1970-01-06:" in " ".join(out.split())
     assert '"review": "score >= 0.14",  # was score >= 0.3' in out
 
 

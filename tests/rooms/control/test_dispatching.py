@@ -100,12 +100,54 @@ def test_who_judges_is_known_and_stands_in_the_audit_trail(stage: Stage) -> None
     dropped = stage.caller.post(f"{DELIVERIES}/3/drop", json={"reason": "x"}, headers=operator)
     assert dropped.json()["state"] == "DROPPED"
     retried = stage.caller.post(f"{DELIVERIES}/retry", json={"sink": "callers"}, headers=operator)
-    assert retried.json() == {"sink": "callers", "retried": 0}
+    assert retried.json() == {"sink": "callers", "retried": 0, "waiting": 1, "held": 0, "awaiting_approval": 1}
 
 
-@pytest.mark.parametrize("path", ["/1/approve", "/1/refuse", "/1/retry", "/1/drop", "/retry"])
+def test_several_are_judged_at_once_and_each_has_its_audit_row(stage: Stage) -> None:
+    operator = stage.issue("operator", name="ann")
+    asked = {"json": {"numbers": [3, 1, 9], "reason": "seen"}, "headers": {**operator, "Idempotency-Key": "k"}}
+    for _ in range(2):
+        done = stage.caller.post(f"{DELIVERIES}/approve", **asked).json()
+        assert (done["judged"], done["more"]) == ([3, 1], 0)
+        assert [(left["number"], left["code"]) for left in done["left"]] == [(9, "NOT_FOUND")]
+    entries = [e for e in stage.store.audit("default") if e["action"] == "approve_delivery"]
+    assert [(e["actor"], e["details"]) for e in entries] == [
+        ("ann", {"path": f"/deliveries/{number}/approve"}) for number in (3, 1, 9)
+    ]
+    states = [d["state"] for d in stage.caller.get(DELIVERIES, headers=operator).json()["items"]]
+    assert states == ["WAITING", "AWAITING_APPROVAL", "WAITING"]
+
+
+def test_all_of_a_sink_are_judged_once_for_a_key(stage: Stage) -> None:
+    operator = stage.issue("operator", name="ann")
+
+    def refuse(key: str, **body: Any) -> Any:
+        asked = {"sink": "callers", "reason": "a mistake", **body}
+        headers = {**operator, "Idempotency-Key": key}
+        return stage.caller.post(f"{DELIVERIES}/refuse", json=asked, headers=headers)
+
+    assert refuse("a", decision="other").json()["judged"] == []
+    assert refuse("b", before="1969-12-31").json()["judged"] == []
+    for _ in range(2):
+        assert refuse("c", decision="call", before="2026-01-01T00:00:00").json()["judged"] == [1, 2, 3]
+    entries = [e["details"] for e in stage.store.audit("default") if e["action"] == "refuse_delivery"]
+    assert {"path": "/deliveries/2/refuse"} in entries
+    assert "a mistake" not in repr(entries)
+    for body, code in (
+        ({"before": "soon"}, "BAD_TIME"),
+        ({"numbers": [1]}, "BAD_REQUEST"),
+        ({"sink": ""}, "BAD_REQUEST"),
+        ({"sink": "nobody"}, "NOT_FOUND"),
+        ({"reason": " "}, "NO_REASON"),
+    ):
+        wrong = refuse(f"w{body}".replace(" ", ""), **body)
+        assert (wrong.status_code in (404, 422), wrong.json()["code"]) == (True, code), body
+        assert wrong.json()["next_action"]
+
+
+@pytest.mark.parametrize("path", ["/1/approve", "/1/refuse", "/1/retry", "/1/drop", "/retry", "/approve", "/refuse"])
 def test_a_viewer_judges_nothing(stage: Stage, path: str) -> None:
-    body = {"sink": "callers"} if path == "/retry" else {"reason": "x"}
+    body = {"sink": "callers"} if path in ("/retry", "/approve", "/refuse") else {"reason": "x"}
     answer = stage.caller.post(f"{DELIVERIES}{path}", json=body, headers=stage.issue("viewer"))
     assert answer.status_code == 403
     states = {d["state"] for d in stage.caller.get(DELIVERIES, headers=stage.issue()).json()["items"]}

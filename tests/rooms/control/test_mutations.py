@@ -281,6 +281,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "decide_review": {"json": {"answer": "block", "reason": "as before"}},
     "escalate_review": {"json": {"reason": "a customer of ours"}},
     "retry_deliveries": {"json": {"sink": "callers"}},
+    "approve_deliveries": {"json": {"numbers": [1]}},
+    "refuse_deliveries": {"json": {"numbers": [1], "reason": "a mistake"}},
     "retry_delivery": {"json": {}},
     "drop_delivery": {"json": {"reason": "a mistake"}},
     "approve_delivery": {"json": {}},
@@ -326,7 +328,9 @@ def prepared(stage: Stage, admin: dict[str, str]) -> None:
 
     def answer(method: str, path: str, *_: Any) -> Any:
         if path == "/deliveries/retry":
-            return {"sink": "callers", "retried": 1}
+            return {"sink": "callers", "retried": 1, "held": 0, "waiting": 0, "awaiting_approval": 0}
+        if path in ("/deliveries/approve", "/deliveries/refuse"):
+            return {"judged": [1], "left": []}
         return DELIVERY if path.startswith("/deliveries/") else REVIEWED
 
     stage.asker.answers["default.dispatcher.orders"] = answer

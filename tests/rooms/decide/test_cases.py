@@ -13,7 +13,7 @@ from skyriver.adapters.sqlite.file import SqliteFile
 from skyriver.core.errors import Conflict, InvalidInput, NotAllowed, NotFound, SkyriverError
 from skyriver.data.decisions import Reason, Status
 from skyriver.decide import cases
-from skyriver.decide.case_book import CaseBook
+from skyriver.decide.case_book import FIRST, CaseBook
 from skyriver.decide.case_stats import LEAST, RECENT_US, compact, difference, kappa, share, stats, wilson
 from skyriver.decide.cases import (
     CASE_TRANSITIONS,
@@ -369,6 +369,20 @@ def test_neither_each_event_nor_a_page_of_closed_ones_reads_all_cases(book: Case
     assert [case.id for case in explained.listed(100, closed, most=2)[0]] == [4, 2]
     assert any("cases_closed" in plan for plan in plans), plans
     assert "USE TEMP B-TREE FOR ORDER BY" not in plans
+
+
+def test_closed_ones_come_in_pages_each_once_whatever_is_closed_meanwhile(book: CaseBook) -> None:
+    book.add([some(n) for n in range(1, 8)])
+    for n, at in ((1, 20), (2, 20), (3, 20), (4, 30), (5, 10), (6, 10)):
+        answered(book, n, "block", at)
+    closed = [str(state) for state in CaseState if state in CLOSED]
+    pages, after = [], FIRST
+    while found := book.listed(100, closed, most=2, after=after)[0]:
+        pages.append([case.id for case in found])
+        after = (found[-1].closed_at, found[-1].id)
+        if len(pages) == 1:
+            answered(book, 7, "block", 40)
+    assert pages == [[4, 1], [2, 3], [5, 6]]
 
 
 # Nothing is lost, and nothing is held twice, whatever people do

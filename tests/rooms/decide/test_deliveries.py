@@ -202,9 +202,11 @@ def test_what_a_receiver_refuses_is_parked_at_once_and_goes_when_it_is_asked_for
     assert stage.due() == []
     assert stage.ask("POST", "/deliveries/1/retry")["state"] == "WAITING"
     assert stage.due() == [1]
-    assert stage.ask("POST", "/deliveries/retry", sink="bank") == {"sink": "bank", "retried": 2}
+    assert stage.ask("POST", "/deliveries/retry", sink="bank")["retried"] == 2
     assert sorted(stage.due()) == [1, 2, 3]
     assert stage.get(2)["tries"] == 0, "it has all its tries again"
+    none = stage.ask("POST", "/deliveries/retry", sink="bank")
+    assert none == {"sink": "bank", "retried": 0, "waiting": 3, "held": 0, "awaiting_approval": 0}
 
 
 def test_back_off_grows_to_a_limit() -> None:
@@ -378,7 +380,23 @@ def test_who_decided_cannot_approve() -> None:
     with pytest.raises(NotAllowed) as caught:
         stage.ask("POST", "/deliveries/1/approve", actor="ann")
     assert caught.value.code == "SAME_PERSON"
+    together = stage.ask("POST", "/deliveries/approve", actor="ann", numbers=[1])
+    assert (together["judged"], together["left"][0]["code"]) == ([], "SAME_PERSON")
     assert stage.ask("POST", "/deliveries/1/approve", actor="bob")["state"] == "WAITING"
+
+
+def test_as_many_are_judged_at_once_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_JUDGED", 2)
+    stage = Stage({**SINK, "approve": True})
+    for _ in range(3):
+        stage.decide()
+        stage.now += SECOND
+    asked = stage.dispatch.answer("GET", "/deliveries/awaiting", Ask(query={"sink": "bank"}, now=stage.now))
+    assert asked == {"numbers": [1, 2], "total": 3}
+    with pytest.raises(InvalidInput):
+        stage.ask("POST", "/deliveries/approve", numbers=[1, 2, 3])
+    with pytest.raises(InvalidInput):
+        stage.ask("POST", "/deliveries/approve", numbers=["1"])
 
 
 @pytest.mark.parametrize(("unapproved", "state"), [("drop", "EXPIRED"), ("deliver", "WAITING")])
@@ -429,8 +447,10 @@ def test_what_the_table_has_no_arrow_for_is_refused(stage: Stage, state: str, ve
         assert after in (state, *(DELIVERY_TRANSITIONS.get((state, e), "") for e in (events[verb],)))
         return
     before = stage.get(number)
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict) as caught:
         stage.ask("POST", f"/deliveries/{number}/{verb}", reason="x")
+    assert caught.value.next_action
+    assert "{" not in caught.value.next_action
     assert stage.get(number) == before
 
 

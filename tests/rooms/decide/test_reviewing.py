@@ -213,7 +213,10 @@ def test_from_the_claim_to_the_label(desk: Desk) -> None:
     desk.label(1, 1.0, due.known_at)
     assert desk.due() == []
     assert desk.ask("GET", "/reviews/stats")["labels"] == {"unsent": 0, "refused": 0}
-    assert desk.ask("GET", "/reviews", state="CLOSED")["total"] == 1
+    page = desk.ask("GET", "/reviews", state="CLOSED", limit=1)
+    assert (page["total"], len(page["items"])) == (1, 1)
+    assert desk.ask("GET", "/reviews", state="CLOSED", limit=1, after=page["next"])["items"] == []
+    assert desk.ask("GET", "/reviews", limit=1)["next"] is None
 
 
 def test_a_second_opinion_does_not_see_the_first(desk: Desk) -> None:
@@ -245,6 +248,8 @@ def test_what_is_refused_says_why(desk: Desk) -> None:
     assert code_of(lambda: ask("POST", "/reviews/claim", case=7)) == "NO_CASE"
     assert code_of(lambda: ask("GET", "/reviews", state="SLEEPING")) == "BAD_QUERY"
     assert code_of(lambda: ask("GET", "/reviews", lane="fast")) == "BAD_QUERY"
+    assert code_of(lambda: ask("GET", "/reviews", state="CLOSED", after="x.1")) == "BAD_CURSOR"
+    assert code_of(lambda: ask("GET", "/reviews", after="1.1")) == "BAD_CURSOR"
     assert code_of(lambda: ask("POST", "/reviews/1/decide", answer="hold")) == "BAD_REQUEST"
     desk.ask("POST", "/reviews/claim")
     assert code_of(lambda: ask("POST", "/reviews/1/decide", answer="hld", reason="x")) == "UNKNOWN_ANSWER"

@@ -349,7 +349,9 @@ def test_a_few_days_prove_nothing() -> None:
     found = run(declare(), simulated(34, 3_000), 30, 34)
     assert found.gain_low > 0
     assert found.verdict == "keep"
-    assert any("4 days prove nothing" in caution.message for caution in found.cautions)
+    [why] = [caution.message for caution in found.cautions if caution.code == "NO_SURE_GAIN"]
+    assert "4 days prove nothing" in why
+    assert "tune again once each part has 14 days and 50 positives" in why
 
 
 @pytest.mark.parametrize(("days", "least"), [(6, 0.85), (14, 0.89), (30, 0.9)])
