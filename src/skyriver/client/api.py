@@ -549,6 +549,8 @@ def _options(url: str, token: str, timeout: httpx.Timeout) -> dict[str, Any]:
 
 
 def _part(text: str, safe: str = "") -> str:
+    if not text:
+        raise InvalidInput("A name is empty.", code="EMPTY_NAME", next_action="Give the name of what is meant.")
     return quote(text, safe=f":{safe}")
 
 

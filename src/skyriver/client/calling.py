@@ -11,6 +11,7 @@ import typer
 
 from skyriver.client.screen import show_error
 from skyriver.core.errors import InvalidInput, JobFailed, SkyriverError, disk_error
+from skyriver.core.refusals import plain
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -79,7 +80,9 @@ def _misused(error: Exception, as_json: bool) -> int:
         return InvalidInput.exit_code
     command = context.command_path if context is not None else "skyriver"
     what: str = error.format_message()  # type: ignore[attr-defined]  # all of them have it
-    return _fail(InvalidInput(what, code="USAGE", next_action=f"`{command} --help` shows how it is used."), as_json)
+    return _fail(
+        InvalidInput(plain(what), code="USAGE", next_action=f"`{command} --help` shows how it is used."), as_json
+    )
 
 
 def _of_file(error: OSError) -> SkyriverError:

@@ -139,7 +139,7 @@ def _added(kept: KeptList, own: str, found: Mapping[str, Any]) -> str:
         end = f", until {_time(row[until])}" if row[until] else ""
         return f"{escape(own)} is on {kept.name}{end}."
     last = next((each[until] for each in found["history"] if each[until] is not None), None)
-    over = f"{until} of its row, {_time(last)}, is past" if last is not None else "its row has ended"
+    over = f"the {until} of its row, {_time(last)}, is past" if last is not None else "its row has ended"
     return f"[yellow]{escape(own)} is not on {kept.name}[/]: by the stream's time {over}."
 
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from skyriver.client.flows import Flow, Request, call
 from skyriver.client.waiting import answered, changed
 from skyriver.core.contract_reviews import ReviewCaseInFull, ReviewCaseList, ReviewStats
+from skyriver.core.errors import InvalidInput
 
 
 class ReviewCalls:
@@ -70,6 +71,8 @@ class ReviewCalls:
 
 
 def _path(tenant: str, stream: str, *rest: int | str) -> str:
+    if not stream:
+        raise InvalidInput("A name is empty.", code="EMPTY_NAME", next_action="Give the name of the stream.")
     base = f"/api/v1/tenants/{quote(tenant, safe=':')}/streams/{quote(stream, safe=':')}/reviews"
     return "/".join([base, *(str(part) for part in rest)])
 

@@ -79,9 +79,11 @@ def deliveries_table(deliveries: Sequence[Delivery]) -> Table:
 def _why(delivery: Delivery) -> str:
     """Of one that somebody ended who did, and what the receiver had said before; else what it says."""
     failed = " ".join(part for part in (delivery["reason"], delivery["message"]) if part)
-    said = ": ".join(part for part in (delivery["judged_by"], delivery["note"]) if part)
-    if said and delivery["state"] in ("DROPPED", "REFUSED", "EXPIRED"):
+    by, note = delivery["judged_by"], delivery["note"]
+    if delivery["state"] in ("DROPPED", "REFUSED", "EXPIRED"):
+        said = ": ".join(part for part in (by, note) if part)
         return f"{said} (before: {failed})" if failed else said
+    said = ": ".join(part for part in (f"approved by {by}" if by else "", note) if part)
     return "; ".join(part for part in (failed, said) if part)
 
 
