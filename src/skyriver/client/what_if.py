@@ -46,7 +46,12 @@ def rules_in(path: Path, stream: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InvalidInput(f"There is no file {path}.", code="NO_FILE", next_action="Check its path.") from error
     except (OSError, ValueError) as error:
-        raise InvalidInput(f"{path} cannot be read: {error}.", code="UNREADABLE_FILE", where=str(path)) from error
+        raise InvalidInput(
+            f"{path} cannot be read: {error}.",
+            code="UNREADABLE_FILE",
+            where=str(path),
+            next_action='Write JSON, as {"rules": [{"decision": "block", "when": "score >= 0.9"}]}.',
+        ) from error
     return {"rules": told} if isinstance(told, list) else told
 
 

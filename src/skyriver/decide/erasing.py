@@ -105,7 +105,11 @@ def read_work(data: bytes) -> ErasingWork:
     try:
         return _work.decode(data)
     except msgspec.MsgspecError as error:
-        raise Corrupt(f"The file of an erasure cannot be read: {error}.", code="BAD_ERASURE") from error
+        raise Corrupt(
+            f"The file of an erasure cannot be read: {error}.",
+            code="BAD_ERASURE",
+            next_action="Restore it from a backup; without one remove it, and erase the subject again.",
+        ) from error
 
 
 def references_about(stream: StreamSpec, features: Iterable[FeatureSetSpec], subject: str) -> frozenset[int]:

@@ -292,7 +292,12 @@ class Dispatcher:
     def _erase(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         ids = body.get("ids")
         if not isinstance(ids, list) or not all(isinstance(own, int | str) for own in ids):
-            raise InvalidInput("ids is to be a list of ids of events.", code="BAD_REQUEST", where="ids")
+            raise InvalidInput(
+                "ids is to be a list of ids of events.",
+                code="BAD_REQUEST",
+                where="ids",
+                next_action="Give ids as the events have them.",
+            )
         return {"erased": self._dispatch.erase(ids, self._clock.wall())}
 
 
@@ -321,14 +326,26 @@ def _body(request: Request) -> Mapping[str, Any]:
     try:
         found = json.loads(request.body)
     except ValueError as error:
-        raise InvalidInput("The body is no JSON.", code="NOT_JSON") from error
+        raise InvalidInput(
+            "The body is no JSON.", code="NOT_JSON", next_action='Send one object of JSON, as {"reason": "seen"}.'
+        ) from error
     if not isinstance(found, dict):
-        raise InvalidInput("The body is no object of JSON.", code="NOT_JSON")
+        raise InvalidInput(
+            "The body is no object of JSON.",
+            code="NOT_JSON",
+            next_action='Send one object of JSON, as {"reason": "seen"}.',
+        )
     return found
 
 
 def _answer(request: Request, done: asyncio.Future[Mapping[str, Any]]) -> None:
-    error = done.exception() if not done.cancelled() else Unavailable("The dispatcher is being stopped.")
+    error = (
+        done.exception()
+        if not done.cancelled()
+        else Unavailable(
+            "The dispatcher is being stopped.", next_action="Try again in some seconds: it is started again by itself."
+        )
+    )
     if isinstance(error, SkyriverError):
         request.answer(error.http_status, json.dumps(error.to_problem()).encode(), PROBLEM)
     elif error is not None:
@@ -345,7 +362,12 @@ def begin_again(settings: DispatcherSettings) -> int | None:
     except FileNotFoundError:
         return None
     if not text.strip().isdecimal():
-        raise InvalidInput(f"{text[:40]!r} is no offset.", code="BAD_BEGIN", where=str(settings.folder / BEGIN))
+        raise InvalidInput(
+            f"{text[:40]!r} is no offset.",
+            code="BAD_BEGIN",
+            where=str(settings.folder / BEGIN),
+            next_action="Write one number into it: the offset from which decisions are acted on again, 0 for all.",
+        )
     return int(text)
 
 
@@ -364,7 +386,11 @@ def _take(settings: DispatcherSettings, name: str) -> DirectoryLock:
         make_folder(settings.folder)
         return take_lock(settings.folder, name, take_over=True, wait_us=LOCK_US)
     except LockHeld as error:
-        raise Conflict(f"Another dispatcher has the stream: {error}.", code="DISPATCH_HELD") from error
+        raise Conflict(
+            f"Another dispatcher has the stream: {error}.",
+            code="DISPATCH_HELD",
+            next_action="It goes on by itself once that one has ended; `skyriver ps` shows both.",
+        ) from error
     except OSError as error:
         raise disk_error(error, "The dispatcher cannot take its folder", str(settings.folder)) from error
 

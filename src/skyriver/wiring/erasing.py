@@ -70,13 +70,21 @@ class Erasures:
     def ask(self, name: str) -> dict[str, object]:
         """Begins it, if it was not; how far it is. Raises what went wrong with it, once: asked again it begins anew."""
         if not _NAME.fullmatch(name):
-            raise InvalidInput(f"{name[:80]!r} names no erasure.", code="BAD_ERASURE")
+            raise InvalidInput(
+                f"{name[:80]!r} names no erasure.",
+                code="BAD_ERASURE",
+                next_action="Give the name of the job that erases.",
+            )
         if self._task is None or (self._name != name and self._task.done()):
             path = self._directory / name
             try:
                 work = read_work(path.read_bytes())
             except FileNotFoundError as error:
-                raise NotFound(f"There is no erasure {name}.", where=str(path)) from error
+                raise NotFound(
+                    f"There is no erasure {name}.",
+                    where=str(path),
+                    next_action="Erase it again: `skyriver erase STREAM KEY`.",
+                ) from error
             self._name, self._erased = name, Erased()
             self._task = asyncio.get_running_loop().create_task(self._run(work))
         elif self._name != name:
@@ -149,7 +157,9 @@ class Erasures:
         while self._keeper.durable[0] < offset:
             if time.monotonic() > deadline:
                 raise Unavailable(
-                    f"No checkpoint is made: {self._keeper.problem or 'it takes too long'}.", code="NO_CHECKPOINT"
+                    f"No checkpoint is made: {self._keeper.problem or 'it takes too long'}.",
+                    code="NO_CHECKPOINT",
+                    next_action="Erase it again: it goes on from here.",
                 )
             self._keeper.demand()
             self._station.tick()

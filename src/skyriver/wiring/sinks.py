@@ -33,7 +33,12 @@ def read_place(home: Path, tenant: str, name: str) -> Place:
             next_action=f"Write it there, mode 600: {EXAMPLE}.",
         ) from error
     except ValueError as error:  # what it says may be a part of a secret
-        raise InvalidInput("The file of the sink is no TOML.", code="BAD_SINK_FILE", where=str(path)) from error
+        raise InvalidInput(
+            "The file of the sink is no TOML.",
+            code="BAD_SINK_FILE",
+            where=str(path),
+            next_action='Write it as lines NAME = VALUE, texts in quotes, as in url = "https://shop.example/decisions".',
+        ) from error
     return Place.of(document, str(path))
 
 

@@ -181,7 +181,11 @@ class _Erasure:
             said = json.loads(self._said())
             field, text, _ = said["field"] or self._stream.key, str(said["value"]), said["beside"]
         except (NotFound, ValueError, KeyError, TypeError) as error:  # some other object, which is not ours to delete
-            raise InvalidInput("It is not said who is to be erased.", code="NO_SUBJECT") from error
+            raise InvalidInput(
+                "It is not said who is to be erased.",
+                code="NO_SUBJECT",
+                next_action="Ask for it again: `skyriver erase STREAM KEY`.",
+            ) from error
         try:
             return field, self._value(field, text)
         except InvalidInput:  # it will not be asked for again
@@ -203,7 +207,10 @@ class _Erasure:
             return int(text)
         except ValueError as error:
             raise InvalidInput(
-                f"{field} of {self._stream.name} is a whole number.", code="BAD_SUBJECT", where=field
+                f"{field} of {self._stream.name} is a whole number.",
+                code="BAD_SUBJECT",
+                where=field,
+                next_action="Ask for it again with the number, or with --field for another field.",
             ) from error
 
     def _records(self, reader: WholeReader, end: int, stage: str) -> Iterator[Record]:

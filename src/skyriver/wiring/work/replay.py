@@ -44,7 +44,11 @@ def work(job: Job) -> dict[str, Any]:
     stream = job.app.stream(job.target)
     decide = next((d for d in job.app.decides if d.stream == stream.name), None)
     if decide is None:
-        raise InvalidInput(f"{stream.name} declares no decisions.", code="NO_DECISIONS")
+        raise InvalidInput(
+            f"{stream.name} declares no decisions.",
+            code="NO_DECISIONS",
+            next_action="Declare some with app.decide, and deploy.",
+        )
     with log_reader(
         stream, job.stream_directory(stream.name), job.home.root, job.tenant, open_tier(job.home)
     ) as reader:
