@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import typer
 
+from skyriver.client.misused import plain
 from skyriver.client.screen import show_error
 from skyriver.core.errors import InvalidInput, JobFailed, SkyriverError, disk_error
-from skyriver.core.refusals import plain
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141

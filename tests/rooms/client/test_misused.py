@@ -7,7 +7,7 @@ from typing import Annotated
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from skyriver.core.refusals import plain
+from skyriver.client.misused import plain
 
 
 class Given(BaseModel):

@@ -1,4 +1,5 @@
-"""What was given and does not fit, in words for people: those of the library that checks values are for programmers."""
+"""What was given on a command line and does not fit, in words for people. Typer tells it as a text, and not as what
+`skyriver.core.misread` takes."""
 
 from __future__ import annotations
 
