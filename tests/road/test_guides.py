@@ -191,13 +191,15 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     if not (shutil.which("bash") and shutil.which("curl")):
         pytest.skip("the guides' commands need bash and curl")
     folder = tmp_path_factory.mktemp("desk")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with socket.socket() as first, socket.socket() as second:
+        for probe in (first, second):
+            probe.bind(("127.0.0.1", 0))
+        port, serve_port = first.getsockname()[1], second.getsockname()[1]
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("SKYRIVER_", "XDG_", "PYTEST"))}
     environment = keep | {
         "HOME": str(folder),  # so that the cloud's home is the default one, as in the guides
         "SKYRIVER_PORT": str(port),
+        "SERVE_PORT": str(serve_port),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "COLUMNS": "120",
         **from_folder(folder / "packages"),

@@ -463,6 +463,35 @@ def test_overload_is_answered_at_once(start: Callable[..., ReplicaProcess]) -> N
     assert sum(a.status == 200 for a in answers) >= 3
 
 
+def test_a_run_without_an_end_is_ended_and_others_are_answered(start: Callable[..., ReplicaProcess]) -> None:
+    process = start(counter(), run_limit_s=0.5).start_and_wait()
+    for _ in range(2):
+        answer = process.ask("POST", "/predict", {"turns": 2**62})
+        assert (answer.status, answer.json["code"]) == (504, "MODEL_TOO_SLOW")
+        assert answer.json["next_action"]
+        assert process.ask("POST", "/predict", {"turns": 7}).json["count"] == 7
+
+
+def test_what_would_take_all_memory_fails_alone(start: Callable[..., ReplicaProcess]) -> None:
+    """A few bytes of input ask for a tensor of 2^40 numbers."""
+    grows = model_of(
+        [helper.make_node("ConstantOfShape", ["size"], ["y"])],
+        [("size", TensorProto.INT64, [1])],
+        [("y", TensorProto.FLOAT, ["n"])],
+        {},
+    )
+    process = start(grows).start_and_wait()
+    assert process.child is not None
+    before = resident_mb(process.child.pid)
+    for size in (2**40, 2**62, 2**31):
+        answer = process.ask("POST", "/predict", {"size": size})
+        assert (answer.status, answer.json["code"]) in ((500, "MODEL_FAILED"), (422, "MODEL_REFUSED_INPUT"))
+    large = process.ask("POST", "/predict", {"size": 2**27})
+    assert (large.status, large.json["code"]) == (422, "ANSWER_TOO_LARGE")
+    assert resident_mb(process.child.pid) < before + 100
+    assert process.ask("POST", "/predict", {"size": 3}).json["y"] == [0.0, 0.0, 0.0]
+
+
 def test_a_socket_left_behind_is_taken_over_and_one_in_use_is_not(start: Callable[..., ReplicaProcess]) -> None:
     process = start(sums())
     process.start_and_wait()

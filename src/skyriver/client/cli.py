@@ -25,6 +25,7 @@ from skyriver.client import machine as _machine  # noqa: F401  # its commands
 from skyriver.client import reviews as _reviews  # noqa: F401
 from skyriver.client import rules as _rules  # noqa: F401
 from skyriver.client import services as _services  # noqa: F401
+from skyriver.client import serving as _serving  # noqa: F401  # its command
 from skyriver.client import show
 from skyriver.client import sinks as _sinks  # noqa: F401
 from skyriver.client import streams as _streams  # noqa: F401

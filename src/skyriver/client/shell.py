@@ -84,6 +84,13 @@ class Machine(Protocol):
 
     def examples(self) -> Path: ...
 
+    def serve(
+        self, file: Path, *, host: str, port: int, name: str, device: str, told: Callable[[Mapping[str, Any]], None]
+    ) -> None:
+        """Answers for one model file in this process until it is interrupted, without a cloud. `told` is given its
+        address, its inputs and outputs and a request to try, once it answers."""
+        ...
+
     def declare(
         self, file: Path, home: Path | None, told: Progress, *, upgrade: bool
     ) -> tuple[Mapping[str, Any], bytes]:

@@ -9,17 +9,30 @@ import io
 import zipfile
 from dataclasses import dataclass
 
+FILE = "FILE"
+"""Stands in a conversion for the file's path."""
 _FROM_SCIKIT = (
-    "Where the model was made: `skl2onnx.to_onnx(model, X[:1], options={'zipmap': False})`"
-    " (a classifier; without options for others), then write `.SerializeToString()` to a file."
+    "Where the model was made (it runs code of the file):"
+    " `python -c \"import joblib, skl2onnx; m = joblib.load('FILE');"
+    " x = skl2onnx.common.data_types.FloatTensorType([None, m.n_features_in_]); open('model.onnx', 'wb').write("
+    "skl2onnx.to_onnx(m, initial_types=[('features', x)],"
+    " options={'zipmap': False} if hasattr(m, 'classes_') else None).SerializeToString())\"`"
 )
 _FROM_TORCH = "Where the model was made: `torch.onnx.export(model, (example,), 'model.onnx', dynamo=True)`."
-_FROM_KERAS = "Where the model was made: `model.export('model.onnx', format='onnx')`."
-_FROM_XGBOOST = (
-    "Where the model was made: `onnxmltools.convert_xgboost(model, initial_types=[('features',"
-    " FloatTensorType([None, n]))])`, then write `.SerializeToString()` to a file."
+_FROM_KERAS = (
+    'Where the model was made: `python -c "import keras;'
+    " keras.saving.load_model('FILE').export('model.onnx', format='onnx')\"`"
 )
-_FROM_LIGHTGBM = _FROM_XGBOOST.replace("convert_xgboost", "convert_lightgbm").replace(")])`", ")], zipmap=False)`")
+_FROM_SAVED_MODEL = "`python -m tf2onnx.convert --saved-model FILE --output model.onnx`"
+_FROM_XGBOOST = (
+    'Where the model was made: `python -c "import onnxmltools, xgboost;'
+    " from onnxmltools.convert.common.data_types import FloatTensorType as F; m = xgboost.Booster(model_file='FILE');"
+    " open('model.onnx', 'wb').write(onnxmltools.convert_xgboost(m,"
+    " initial_types=[('features', F([None, m.num_features()]))]).SerializeToString())\"`"
+)
+_FROM_LIGHTGBM = _FROM_XGBOOST.replace("xgboost", "lightgbm").replace(
+    "num_features()]))]", "num_feature()]))], zipmap=False"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +60,21 @@ _STARTS = (
         ForeignFormat("XML file (PMML?)", "Train or export again with a converter to ONNX; there is none from PMML."),
     ),
 )
+SAVED_MODEL = ForeignFormat("TensorFlow SavedModel", _FROM_SAVED_MODEL)
+_BY_ENDING = {
+    ".keras": ForeignFormat("Keras file", _FROM_KERAS),
+    ".h5": ForeignFormat("Keras HDF5 file", _FROM_KERAS),
+    ".hdf5": ForeignFormat("Keras HDF5 file", _FROM_KERAS),
+    ".pkl": ForeignFormat("pickle", _FROM_SCIKIT),
+    ".pickle": ForeignFormat("pickle", _FROM_SCIKIT),
+    ".joblib": ForeignFormat("joblib file", _FROM_SCIKIT),
+    ".txt": ForeignFormat("text file (LightGBM?)", _FROM_LIGHTGBM),
+    ".json": ForeignFormat("JSON file (XGBoost?)", _FROM_XGBOOST),
+    ".ubj": ForeignFormat("XGBoost UBJSON file", _FROM_XGBOOST),
+    ".pt": ForeignFormat("PyTorch file", _FROM_TORCH),
+    ".pth": ForeignFormat("PyTorch file", _FROM_TORCH),
+    ".pb": SAVED_MODEL,
+}
 _JOBLIB = ForeignFormat("joblib file", _FROM_SCIKIT)
 _PICKLE = ForeignFormat("pickle", _FROM_SCIKIT)
 
@@ -70,6 +98,11 @@ def foreign_format(data: bytes) -> ForeignFormat | None:
             "It holds weights without the model: load them into it, then export that. " + _FROM_TORCH,
         )
     return None
+
+
+def format_by_name(name: str) -> ForeignFormat | None:
+    """What a file's ending says: for one whose bytes say nothing, as those of a damaged one."""
+    return next((found for ending, found in _BY_ENDING.items() if name.lower().endswith(ending)), None)
 
 
 def _archive(data: bytes) -> ForeignFormat:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from skyriver.core.errors import Conflict, InvalidInput
 
+_BACKLOG = 1024
 _SOCKET_PATH_LIMIT = 107
 """Bytes, of the address of a Unix socket on Linux."""
 
@@ -42,15 +44,22 @@ def listen_unix(path: Path) -> socket.socket:
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:
-    """Raises Conflict (ADDRESS_IN_USE)."""
+    """Raises Conflict (ADDRESS_IN_USE), InvalidInput (CANNOT_LISTEN)."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen(_BACKLOG)  # now, for of two who bound it only one may
     except OSError as error:
         listening.close()
-        raise Conflict(f"Cannot listen on {host}:{port}: {error.strerror}.", code="ADDRESS_IN_USE") from error
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(f"Another process listens on {host}:{port}.", code="ADDRESS_IN_USE") from error
+        raise InvalidInput(
+            f"Cannot listen on {host}:{port}: {error.strerror}.",
+            code="CANNOT_LISTEN",
+            next_action="Name an address of this machine, and a port that this user may take.",
+        ) from error
     listening.setblocking(False)
     return listening
 

@@ -175,13 +175,15 @@ class InferCodec:
         document = encode_json(_Response(self._model, self._version, listed, asked.id))
         return Reply(b"".join([document, *tail]), len(document)) if tail else Reply(document)
 
-    def metadata(self) -> bytes:
+    def metadata(self, parameters: Mapping[str, object]) -> bytes:
+        """`parameters`: what this server says beside what the protocol asks for."""
         return encode_json(
             {
                 "name": self._model,
                 "versions": [self._version],
                 "platform": PLATFORM,
                 **self._signature.to_json(),
+                "parameters": parameters,
             }
         )
 

@@ -26,6 +26,7 @@ from skyriver import __version__
 from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError
 from skyriver.core.spec import FieldSpec
 from skyriver.serve.batching import INLINE_US, NO_DEADLINE, Ask, Batcher
+from skyriver.serve.calibration import Calibration
 from skyriver.serve.deadlines import DEADLINE_HEADER, until_ns
 from skyriver.serve.encoding import WORTH_PACKING, encoding_wanted, packed, unpacked
 from skyriver.serve.fields import PredictCodec
@@ -63,7 +64,9 @@ class ReplicaSettings:
     fields: tuple[FieldSpec, ...] | None = None
     """What /predict takes; None: the model's own inputs."""
     max_batch: int = 256
-    """Rows of one run."""
+    """Rows of one run, at most."""
+    calibration: Calibration | None = None
+    """What was measured of the model; None: `max_batch` is what a run is given."""
     queue: int = 1024
     """Requests that may wait; one more is answered 503."""
     inline_us: float = INLINE_US
@@ -79,12 +82,14 @@ class Replica:
     def __init__(self, runner: Runner, settings: ReplicaSettings) -> None:
         self.counters = Counters()
         self._settings = settings
+        self._calibration = settings.calibration or Calibration(settings.max_batch, runner.threads)
+        self._device = runner.device
         self._server = HttpServer(self._handle, settings.http)
         self._batcher = Batcher(
             runner,
             asyncio.get_running_loop(),
             self.counters,
-            max_rows=settings.max_batch,
+            max_rows=self._calibration.max_batch,
             limit=settings.queue,
             inline_us=settings.inline_us,
         )
@@ -124,6 +129,8 @@ class Replica:
             "p99_us": round(latency.quantile(0.99, before)),
             "rss_mb": round(resident_bytes() / 1e6, 1),
             "batch_mean": round(batches.total / max(1, batches.count), 2),
+            **self._calibration.to_json(),
+            "device": self._device,
         }
 
     # Routing.
@@ -131,6 +138,7 @@ class Replica:
     def _make_routes(self) -> dict[bytes, dict[bytes, Action]]:
         name, version = self._settings.model.encode(), str(self._settings.version).encode()
         model = b"/v2/models/" + name
+        measured = {**self._calibration.to_json(), "device": self._device}
         routes: dict[bytes, dict[bytes, Action]] = {
             b"/v2": _get(lambda r: r.answer(200, server_metadata(__version__))),
             b"/v2/health/live": _get(lambda r: r.answer(200, b'{"live":true}')),
@@ -142,7 +150,7 @@ class Replica:
             b"/predict/" + name: {b"POST": self._on_predict},
         }
         for base in (model, b"%b/versions/%b" % (model, version)):
-            routes[base] = _get(lambda r: r.answer(200, self._infer.metadata()))
+            routes[base] = _get(lambda r: r.answer(200, self._infer.metadata(measured)))
             routes[base + b"/ready"] = _get(self._ready)
             routes[base + b"/infer"] = {b"POST": self._on_infer}
         return routes

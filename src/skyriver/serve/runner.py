@@ -8,6 +8,7 @@ on how many rows share a run where a matrix product is involved, as they do betw
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +18,10 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
-from skyriver.core.errors import Internal, InvalidInput, SkyriverError
+from skyriver.core.errors import DeadlineExceeded, Internal, InvalidInput, SkyriverError
 from skyriver.release.signature import ANY, Signature, TensorSpec
+from skyriver.serve.devices import CPU, check_device, providers_of
+from skyriver.serve.watch import RunWatch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,10 +34,19 @@ Tensors = Mapping[str, Array]
 
 OLDEST_RUNTIME = (1, 32)
 """Older releases read some hostile model files past their end (DESIGN section 9)."""
+RUN_LIMIT_S = 30.0
+MOST_VALUES = 1 << 24
+"""Of all outputs of a run: what a request has room for, too."""
+_PROBE_LIMIT_S = 3.0
+"""Of a run on made-up rows at the start."""
+_MOST_PROBED = 1 << 24
 _PROBE_TOLERANCE = 1e-4
 _PROBE_S = 0.25
 """A model that takes longer for a row does not batch."""
-_ORT_ERRORS = tuple(kind for kind in vars(_state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+_ORT_ERRORS: tuple[type[Exception], ...] = (
+    MemoryError,
+    *(kind for kind in vars(_state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+)
 
 NUMPY_TYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -55,19 +67,24 @@ _DATATYPES = {
 
 
 class Runner:
-    """A loaded model. One thread, no spinning: a replica is one core's work, and more cores are more replicas.
+    """A loaded model. One thread unless told otherwise, no spinning: a replica is one core's work, and more cores are
+    more replicas. A run that takes longer than `limit_s` is ended.
 
-    Raises InvalidInput (MODEL_UNREADABLE, MODEL_UNSUPPORTED) when the bytes are no model that can be served.
+    Raises InvalidInput (MODEL_UNREADABLE, MODEL_UNSUPPORTED) when the bytes are no model that can be served, or
+    (BAD_DEVICE, DEVICE_MISSING) when there is no such `device`; Unavailable (DEVICE_FAILED) when it cannot be used.
     """
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, *, device: str = CPU, limit_s: float = RUN_LIMIT_S) -> None:
         if tuple(int(part) for part in ort.__version__.split(".")[:2]) < OLDEST_RUNTIME:
             raise Internal(
                 f"onnxruntime {ort.__version__} is older than {'.'.join(map(str, OLDEST_RUNTIME))}.",
                 code="ONNXRUNTIME_TOO_OLD",
                 next_action="pip install --upgrade onnxruntime",
             )
-        self._session = _open(model)
+        self.device = device
+        self.threads = 1
+        self._session = _open(model, device, 1)
+        self._watch = RunWatch(min(limit_s, _PROBE_LIMIT_S))
         self.signature = Signature(
             tuple(_spec(node, "input") for node in self._session.get_inputs()),
             tuple(_spec(node, "output") for node in self._session.get_outputs()),
@@ -78,28 +95,49 @@ class Runner:
         self._least_us = 0.0
         self.batching = _first_axis_is_free(self._session) and self._rows_are_independent()
         """Whether rows of several requests may share a run."""
+        self.warm = False
+        """It has run on made-up rows, and takes them."""
+        self._watch.limit_s = self._limit_s = limit_s
+
+    def use_threads(self, model: bytes, threads: int) -> None:
+        """Loads it anew, to run on so many threads."""
+        self._session = _open(model, self.device, threads)
+        self.threads = threads
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         """All outputs by name. Raises InvalidInput (MODEL_REFUSED_INPUT) when the values do not fit the model,
-        Internal (MODEL_FAILED) when it fails otherwise."""
+        DeadlineExceeded (MODEL_TOO_SLOW) when it was ended, Internal (MODEL_FAILED) when it fails otherwise."""
         try:
-            return dict(zip(self.output_names, self._session.run(self._output_list, inputs), strict=True))
+            outputs = self._watch.run(lambda options: self._session.run(self._output_list, inputs, options))
         except _state.InvalidArgument as error:
             raise InvalidInput(
                 "The model cannot take these values.",
                 code="MODEL_REFUSED_INPUT",
                 next_action="Check shapes and ranges, e.g. of indexes, against what the model was trained on.",
             ) from error
+        except DeadlineExceeded:
+            self.note(1, int(self._watch.limit_s * 1e9))  # the next one is not run on the loop
+            raise
         except _ORT_ERRORS as error:
             raise Internal(
                 "The model failed on this input.",
                 code="MODEL_FAILED",
                 next_action="The replica's log has the reason.",
             ) from error
+        values = sum([output.size for output in outputs])
+        if values > MOST_VALUES:
+            del outputs  # the error's traceback must not keep them
+            raise InvalidInput(
+                f"The model's answer has {values} values; at most {MOST_VALUES} are given.",
+                code="ANSWER_TOO_LARGE",
+                next_action="Ask for fewer rows.",
+            )
+        return dict(zip(self.output_names, outputs, strict=True))
 
     def warm_up(self) -> bool:
         """One timed run on made-up rows, after a first that pays for what is set up lazily; False if the model
         does not take them (which says nothing about real ones)."""
+        self._watch.limit_s = min(self._limit_s, _PROBE_LIMIT_S)
         try:
             probe = self.probe(1, seed=0)
             self.run(probe)
@@ -107,7 +145,10 @@ class Runner:
             self.run(probe)
         except SkyriverError:
             return False
+        finally:
+            self._watch.limit_s = self._limit_s
         self.note(1, time.perf_counter_ns() - started)
+        self.warm = True
         return True
 
     def note(self, rows: int, nanoseconds: int) -> None:
@@ -123,16 +164,20 @@ class Runner:
         return cost if cost > self._least_us else self._least_us
 
     def probe(self, rows: int, *, seed: int) -> dict[str, Array]:
-        """Made-up inputs: floats on several scales, whole numbers of 0 and 1 (which index anything)."""
+        """Made-up inputs: floats on several scales, whole numbers of 0 and 1 (which index anything). Raises
+        InvalidInput (PROBE_TOO_LARGE) where a file says that its inputs are larger than what a request can hold."""
+        largest = max((math.prod(max(axis, 1) for axis in t.shape) for t in self.signature.inputs), default=0)
+        if largest * rows > _MOST_PROBED:
+            raise InvalidInput(f"A made-up input would have {largest * rows} values.", code="PROBE_TOO_LARGE")
         source = np.random.default_rng(seed)
         return {t.name: _made_up(t, rows, source) for t in self.signature.inputs}
 
     def _rows_are_independent(self) -> bool:
         """Runs made-up rows apart and together. A model that takes long for one row is not tried, and does not share
         runs: there is little to gain, and its start would take long."""
-        parts = [self.probe(rows, seed=seed) for seed, rows in enumerate((1, 2, 1, 3))]
-        together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         try:
+            parts = [self.probe(rows, seed=seed) for seed, rows in enumerate((1, 2, 1, 3))]
+            together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             started = time.perf_counter()
             apart = [self.run(parts[0])]
             if time.perf_counter() - started > _PROBE_S:
@@ -155,23 +200,28 @@ def load_runner(path: Path) -> Runner:
     return Runner(path.read_bytes())
 
 
-def _open(model: bytes) -> Any:
+def _open(model: bytes, device: str, threads: int) -> Any:
+    providers = providers_of(device, ort.get_available_providers())
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = False  # it never gives memory back, and measured saves no time
     options.enable_mem_pattern = False  # one pattern is kept per input shape, and batches come in all sizes
     options.log_severity_level = 3  # errors; its warnings are about graph optimisation
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(model, options, providers=providers)
     except _ORT_ERRORS as error:
         raise InvalidInput(
             f"onnxruntime {ort.__version__} cannot load the model: {str(error)[:300]}",
             code="MODEL_UNREADABLE",
             next_action="Export it again as ONNX, with an opset that this onnxruntime knows.",
         ) from error
+    session.disable_fallback()
+    check_device(device, session.get_providers())
+    return session
 
 
 def _spec(node: Any, side: str) -> TensorSpec:

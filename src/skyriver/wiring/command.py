@@ -63,6 +63,13 @@ class ThisMachine:
         installed = package / "examples"
         return installed if installed.is_dir() else package.parents[1] / "examples"
 
+    def serve(
+        self, file: Path, *, host: str, port: int, name: str, device: str, told: Callable[[Mapping[str, Any]], None]
+    ) -> None:
+        from skyriver.wiring.standalone import serve
+
+        serve(file, host=host, port=port, name=name, device=device, told=told)
+
     def declare(
         self, file: Path, home: Path | None, told: Progress, *, upgrade: bool
     ) -> tuple[Mapping[str, Any], bytes]:

@@ -1,7 +1,8 @@
 """The process of one replica: `python -m skyriver.wiring.replica CONFIG_FILE`.
 
 Its configuration: {"model", "version", "artifact": digest, "objects": directory, "fields": [...] or null,
-"max_batch": 256, "queue": 1024, "grace_s": 9}. It reads the model, tries it, listens, and then says that it is ready.
+"max_batch": 256, "queue": 1024, "grace_s": 9, "device": "cpu", "cores": 1, "calibrate": true, "run_limit_s": 30}.
+It reads the model, tries it, listens, and then says that it is ready.
 A model that cannot be served is said in the report ("failed", "reason", "message") and ends the process with 3:
 starting it again would not help. SIGTERM lets it finish what runs.
 """
@@ -12,10 +13,12 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,17 @@ from pydantic import ValidationError
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavailable
 from skyriver.core.spec import FieldSpec
+from skyriver.serve.calibration import calibrate
+from skyriver.serve.devices import CPU
 from skyriver.serve.listening import unix_listener
 from skyriver.serve.replica import GRACE_S, ReplicaSettings, serve_replica
-from skyriver.serve.runner import Runner
+from skyriver.serve.runner import RUN_LIMIT_S, Runner
 from skyriver.wiring.process import ProcessContext, read_config
 
 EXIT_FAILED = 3
+_FREE = 4 << 30
+"""Bytes, for what is between the layers of a model, and all else."""
+_COPIES = 6
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +59,29 @@ def settings_of(config: Mapping[str, Any]) -> ReplicaSettings:
         raise InvalidInput(f"The replica's configuration is wrong: {error!r}.", code="BAD_CONFIG") from error
 
 
+def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> tuple[Runner, ReplicaSettings]:
+    """The model, and the settings with what was found out about it. The memory of this process has a limit from now on:
+    what a run takes cannot be seen in a file."""
+    device = str(config.get("device", CPU))
+    if device == CPU:
+        limit_memory(len(model))
+    runner = Runner(model, device=device, limit_s=float(config.get("run_limit_s", RUN_LIMIT_S)))
+    if not runner.warm_up():
+        _log.warning("the model does not take made-up rows, so the first request pays for its first run")
+    if not config.get("calibrate", True):
+        return runner, settings
+    found = calibrate(runner, model, max_batch=settings.max_batch, cores=int(config.get("cores", 1)))
+    return runner, replace(settings, calibration=found)
+
+
+def limit_memory(model_bytes: int) -> None:
+    """Lowers RLIMIT_DATA, never raises it: `_FREE` and what a loaded model and its copies take."""
+    wanted = _FREE + _COPIES * model_bytes
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft == resource.RLIM_INFINITY or soft > wanted:
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+
+
 async def run(context: ProcessContext, runner: Runner, settings: ReplicaSettings, listening: socket.socket) -> int:
     """Returns how many connections were cut off at the end."""
     stop = asyncio.Event()
@@ -66,9 +97,7 @@ def main() -> int:
     try:
         settings = settings_of(context.config)
         path = DirectoryObjects(Path(context.config["objects"])).open_path(context.config["artifact"])
-        runner = Runner(path.read_bytes())
-        if not runner.warm_up():
-            _log.warning("the model does not take made-up rows, so the first request pays for its first run")
+        runner, settings = load(path.read_bytes(), settings, context.config)
         gc.collect()
         gc.freeze()  # what was imported lives as long as the process: no collection needs to look at it again
         with unix_listener(context.socket) as listening:

@@ -229,7 +229,7 @@ def test_what_is_not_finite_is_null() -> None:
 
 
 def test_metadata_names_the_tensors() -> None:
-    assert json.loads(CODEC.metadata()) == {
+    assert json.loads(CODEC.metadata({"threads": 1})) == {
         "name": "fraud",
         "versions": ["3"],
         "platform": "onnxruntime_onnx",
@@ -241,6 +241,7 @@ def test_metadata_names_the_tensors() -> None:
             {"name": "score", "datatype": "FP32", "shape": [-1]},
             {"name": "label", "datatype": "BYTES", "shape": [-1]},
         ],
+        "parameters": {"threads": 1},
     }
 
 

@@ -6,16 +6,15 @@ import time
 from typing import Any
 
 from skyriver.release.manifest import VersionManifest
-from skyriver.release.onnx_check import check_onnx
+from skyriver.release.model_file import take_model
 from skyriver.wiring.work.job import Job
 
 
 def work(job: Job) -> dict[str, Any]:
     """Outputs: the version as a proposed resource. Raises InvalidInput with what is wrong with the file."""
     model = job.app.model(job.target)
-    data = (job.unpack().parent / model.onnx).read_bytes()
-    job.progress("check", 0, len(data))
-    summary = check_onnx(data)
+    job.progress("check", 0, 1)
+    data, summary = take_model(job.unpack().parent / model.onnx)
     manifest = VersionManifest(
         model=model.name,
         version=1,  # the control plane gives it its number when it takes it in

@@ -1,0 +1,111 @@
+"""Threads and rows of a run, found by measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from skyriver.serve.calibration import Calibration, best_limit, calibrate
+from skyriver.serve.runner import Runner, Tensors
+
+Build = Callable[..., bytes]
+
+
+@pytest.mark.parametrize(
+    ("times", "limit"),
+    [
+        ({1: 10, 2: 11, 4: 12, 8: 14, 16: 18}, 16),  # each row more is nearly free
+        ({1: 100, 2: 200, 4: 400, 8: 800}, 1),  # and here none is
+        ({1: 100, 2: 120, 4: 160, 8: 240, 16: 470}, 8),
+        ({1: 100}, 1),
+        ({1: 0.0}, 1),
+    ],
+)
+def test_the_smallest_batch_that_is_near_the_best(times: dict[int, float], limit: int) -> None:
+    assert best_limit(times, 16) == limit
+
+
+def test_the_last_power_of_two_stands_for_all_above_it() -> None:
+    assert best_limit({1: 10, 2: 11, 4: 12}, 6) == 6
+
+
+class Priced(Runner):
+    """Whose runs take `fixed` seconds, and `each` more a row, on a clock of its own; with threads less if `shared`."""
+
+    fixed = 0.0
+    each = 0.0
+    shared = False
+    runs = 0
+    now = 0.0
+
+    def run(self, inputs: Tensors) -> dict[str, np.ndarray]:
+        self.runs += 1
+        self.now += (self.fixed + self.each * len(inputs["features"])) / (self.threads if self.shared else 1)
+        return super().run(inputs)
+
+    def clock(self) -> float:
+        return self.now
+
+
+def priced(model: bytes, **prices: float) -> Priced:
+    runner = Priced(model)
+    assert runner.warm_up()
+    runner.runs = 0
+    for name, price in prices.items():
+        setattr(runner, name, price)
+    return runner
+
+
+def test_rows_that_cost_alike_are_not_gathered(sums: bytes) -> None:
+    runner = priced(sums, each=0.002)
+    found = calibrate(runner, sums, max_batch=64, budget_s=2.0, clock=runner.clock)
+    assert found.max_batch == 1
+    assert found.row_us == pytest.approx(2000)
+    assert (found.measured, found.threads) == (True, 1)
+
+
+def test_runs_that_cost_alike_are(sums: bytes) -> None:
+    runner = priced(sums, fixed=0.001)
+    found = calibrate(runner, sums, max_batch=32, budget_s=2.0, clock=runner.clock)
+    assert found == Calibration(32, 1, True, pytest.approx(1000), pytest.approx(1000))
+
+
+def test_threads_are_taken_where_they_help_and_were_granted(sums: bytes) -> None:
+    for shared, cores, threads in ((True, 4, 4), (True, 1, 1), (False, 4, 1)):
+        runner = priced(sums, fixed=0.01, shared=shared)
+        found = calibrate(runner, sums, max_batch=2, cores=cores, budget_s=5.0, clock=runner.clock)
+        assert (found.threads, runner.threads) == (threads, threads)
+        assert found.batch_us == pytest.approx(10_000 / threads)
+
+
+def test_short_runs_get_no_threads(sums: bytes) -> None:
+    runner = priced(sums, fixed=0.00005, shared=True)
+    assert calibrate(runner, sums, max_batch=2, cores=4, clock=runner.clock).threads == 1
+
+
+def test_the_time_of_measuring_has_an_end(sums: bytes) -> None:
+    runner = priced(sums, fixed=0.03)
+    found = calibrate(runner, sums, max_batch=256, budget_s=0.05, clock=runner.clock)
+    assert runner.runs == 1
+    assert found.max_batch == 1
+
+
+def test_the_clock_of_this_machine_is_one(sums: bytes) -> None:
+    runner = Runner(sums)
+    assert runner.warm_up()
+    found = calibrate(runner, sums, max_batch=8)
+    assert found.measured
+    assert found.row_us > 0
+    assert 1 <= found.max_batch <= 8
+
+
+def test_a_model_that_takes_no_made_up_rows_is_left_as_it_is(make_model: Build) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "to"], ["y"])]
+    values = ([("x", TensorProto.FLOAT, ["n"])], [("y", TensorProto.FLOAT, [7, 11])])
+    model = make_model(nodes, *values, {"to": np.array([7, 11], np.int64)})
+    runner = Runner(model)
+    assert not runner.warm_up()
+    assert calibrate(runner, model, max_batch=99) == Calibration(99)
