@@ -23,7 +23,7 @@ from skyriver.adapters.haproxy import binary
 from skyriver.adapters.haproxy import config as config_module
 from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.gateway import TABLE, HaproxyGateway
-from skyriver.adapters.haproxy.process import RUN_FILE, Running, recorded
+from skyriver.adapters.haproxy.process import Running, file_of, recorded
 from skyriver.adapters.processes.identity import identify, resident_mb
 from skyriver.control.gateway_stage import TOKEN, Stage, Upstream, digest_of, pool, send, table, upstream, wait_for
 from skyriver.core.errors import InvalidInput, Unavailable
@@ -111,7 +111,7 @@ def test_away_it_takes_the_new_table_with_its_next_start(home: Home, one: Upstre
     assert send(home.stage(gateway), "/predict/fraud").body["upstream"] == "two"
 
 
-def test_another_process_adopts_the_one_that_runs(home: Home, one: Upstream) -> None:
+def test_another_process_adopts_the_one_that_runs(home: Home, one: Upstream, monkeypatch) -> None:
     """It outlives who started it; the same table again is read and found right, and nothing is told."""
     code = (
         "import sys; from pathlib import Path; from skyriver.adapters.haproxy.gateway import HaproxyGateway;"
@@ -126,7 +126,7 @@ def test_another_process_adopts_the_one_that_runs(home: Home, one: Upstream) -> 
     assert home.run() == run
     third = home.gateway()
     third.start()
-    told = _listen(third)
+    told = _listen(monkeypatch)
     third.apply(table(pool("fraud:1", one)))
     assert {command.split()[0] for command in told} == {"show"}
     told.clear()
@@ -137,16 +137,16 @@ def test_another_process_adopts_the_one_that_runs(home: Home, one: Upstream) -> 
     assert resident_mb(run.pid) < 60
 
 
-def _listen(gateway: HaproxyGateway) -> list[str]:
-    """The commands that the gateway's admin socket gets from now on."""
+def _listen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The commands that admin sockets get from now on."""
     told: list[str] = []
-    ask = gateway._admin._ask
+    ask = Admin._ask
 
-    def listen(command: str) -> str:
+    def listen(self: Admin, command: str) -> str:
         told.append(command)
-        return ask(command)
+        return ask(self, command)
 
-    gateway._admin._ask = listen  # type: ignore[method-assign]
+    monkeypatch.setattr(Admin, "_ask", listen)
     return told
 
 
@@ -155,7 +155,7 @@ def test_a_start_cut_off_before_its_run_file_is_found_again(home: Home, one: Ups
     gateway.start()
     gateway.apply(table(pool("fraud:1", one)))
     run = home.run()
-    (home.directory / RUN_FILE).unlink()
+    (home.directory / file_of("json", 1)).unlink()
     home.gateway().start()
     assert send(home.stage(gateway), "/predict/fraud").status == 200
     wait_for("only one is left", lambda: home.run().pid == run.pid or not run.identity.alive())
@@ -167,8 +167,8 @@ def test_a_run_file_that_names_somebody_else_harms_nobody(home: Home) -> None:
     home.kill()
     myself = identify(os.getpid())
     assert myself is not None
-    stale = json.loads((home.directory / RUN_FILE).read_bytes()) | {"pid": myself.pid}
-    (home.directory / RUN_FILE).write_text(json.dumps(stale))
+    stale = json.loads((home.directory / file_of("json", 1)).read_bytes()) | {"pid": myself.pid}
+    (home.directory / file_of("json", 1)).write_text(json.dumps(stale))
     gateway.stop()
     gateway.start()
     assert home.run().pid != myself.pid
@@ -252,26 +252,26 @@ def test_cut_off_between_two_commands_the_next_apply_puts_it_right(home: Home, o
     stage = home.stage(gateway)
     for steps in range(2, 17):
         gateway.apply(before)
-        cut_off = home.gateway()
-        _cut_off_commands(cut_off, steps)
-        with contextlib.suppress(KeyboardInterrupt):
-            cut_off.apply(after)
+        with pytest.MonkeyPatch.context() as cut_off:
+            _cut_off_commands(cut_off, steps)
+            with contextlib.suppress(KeyboardInterrupt):
+                home.gateway().apply(after)
         assert send(stage, "/predict/fraud").status == 200, steps
         home.gateway().apply(after)
         assert {send(stage, f"/v2/models/fraud/versions/{v}").body["upstream"] for v in (1, 2)} == {"one", "two"}
         assert set(gateway.sessions()) == {"one", "two"}
 
 
-def _cut_off_commands(gateway: HaproxyGateway, steps: int) -> None:
-    ask, left = gateway._admin._ask, [steps]
+def _cut_off_commands(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    ask, left = Admin._ask, [steps]
 
-    def cut(command: str) -> str:
+    def cut(self: Admin, command: str) -> str:
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
-        return ask(command)
+        return ask(self, command)
 
-    gateway._admin._ask = cut  # type: ignore[method-assign]
+    monkeypatch.setattr(Admin, "_ask", cut)
 
 
 def test_a_damaged_table_is_not_served_and_the_next_one_is(home: Home, one: Upstream) -> None:

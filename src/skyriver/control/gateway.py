@@ -58,7 +58,7 @@ class Gateway(Protocol):
     def look(self) -> Mapping[str, int]:
         """Looks how servers answered since the last look, and gives them their weights. Whoever looks after the gateway
         does so every LOOK_SECONDS, from one object; without looks all goes on with the weights there are. Returns the
-        servers that have less than their full weight, with it in percent. Raises Unavailable while it is away."""
+        servers that have less than their full weight, with it in percent; none while it is away."""
         ...
 
     def stop(self) -> None: ...

@@ -112,8 +112,8 @@ class Outliers:
         self._servers: dict[str, _Server] = {}
 
     def look(self, now: int, pools: Sequence[Mapping[str, Answered]]) -> dict[str, int]:
-        """The weights to set, by server, where they differ from those that the gateway has. `now`: monotonic, in
-        microseconds; `pools`: the servers of each pool that are up."""
+        """The weight that each server should have. `now`: monotonic, in microseconds; `pools`: the servers of each pool
+        that are up."""
         up = {name: seen for pool in pools for name, seen in pool.items()}
         for name, seen in up.items():
             if name not in self._servers:
@@ -125,13 +125,7 @@ class Outliers:
         self._servers = {name: server for name, server in self._servers.items() if name in up}
         for pool in pools:
             self._judge({name: self._servers[name] for name in pool}, now)
-        return {
-            name: self._servers[name].weight for name, seen in up.items() if seen.weight != self._servers[name].weight
-        }
-
-    def out(self) -> dict[str, int]:
-        """Servers that have less than their full weight, with it."""
-        return {name: server.weight for name, server in self._servers.items() if not server.well}
+        return {name: self._servers[name].weight for name in up}
 
     def _judge(self, pool: Mapping[str, _Server], now: int) -> None:
         room = len(pool) // 2

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from skyriver.adapters.haproxy.config import ADMIN, ANSWERS, map_text, server_line
+from skyriver.adapters.haproxy.config import ANSWERS, map_text, server_line
 from skyriver.adapters.haproxy.layout import Place, Seen
 from skyriver.control.outliers import Answered
 from skyriver.core.errors import Internal, Unavailable
@@ -22,12 +22,18 @@ PAYLOAD_BYTES = 12_000
 """Of one command; HAProxy takes what fits into one buffer of 16,384."""
 
 
-class Admin:
-    """Speaks to the HAProxy that runs in `directory`. Raises Unavailable (GATEWAY_AWAY) when it does not answer and
-    Internal (GATEWAY_REFUSED) when it does not do what it is told."""
+def admin_socket(number: int) -> str:
+    """The name of its admin socket, in the gateway's directory."""
+    return "admin.sock" if number == 1 else f"admin-{number}.sock"
 
-    def __init__(self, directory: Path, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+
+class Admin:
+    """Speaks to HAProxy number `number` of those in `directory`. Raises Unavailable (GATEWAY_AWAY) when it does
+    not answer and Internal (GATEWAY_REFUSED) when it does not do what it is told."""
+
+    def __init__(self, directory: Path, number: int = 1, *, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._directory = directory
+        self._socket = admin_socket(number)
         self._seconds = answer_seconds
 
     def pid(self) -> int:
@@ -119,7 +125,7 @@ class Admin:
             try:
                 with socket.socket(socket.AF_UNIX) as connection:
                     connection.settimeout(self._seconds)
-                    connection.connect(f"/proc/self/fd/{directory}/{ADMIN}")
+                    connection.connect(f"/proc/self/fd/{directory}/{self._socket}")
                     connection.sendall(command.encode() + b"\n")
                     return b"".join(_read(connection, deadline)).decode().strip()
             finally:

@@ -30,7 +30,8 @@ from skyriver.core.resources import RouteTable, Server
 CONFIG = "haproxy.cfg"
 ROUTES = "routes.map"
 TOKENS = "tokens.map"
-ADMIN = "admin.sock"
+ADMIN_VARIABLE = "SKYRIVER_ADMIN_SOCKET"
+"""Environment of HAProxy: the name of its admin socket. All that share an address start from one configuration."""
 
 SERVER_REQUESTS = 512
 """Under way to one server, and as many more a server may wait. Fewer than any server's backlog (1,024), which would
@@ -78,11 +79,11 @@ def static_digest(settings: Settings) -> str:
     return digest(render(replace(settings, maxconn=0, threads=0), RouteTable(), {}))
 
 
-def files(settings: Settings, table: RouteTable, slots: Mapping[PoolKey, int]) -> dict[str, str]:
+def files(settings: Settings, table: RouteTable, slots: Mapping[PoolKey, int], processes: int = 1) -> dict[str, str]:
     """Name -> text of all files that HAProxy starts from, in the order in which they are written."""
     return {
         TOKENS: map_text(tokens_map(table)),
-        ROUTES: map_text(routes_map(table, slots)),
+        ROUTES: map_text(routes_map(table, slots, processes)),
         **_error_files(),
         CONFIG: render(settings, table, slots).decode(),
     }
@@ -107,7 +108,13 @@ def render(settings: Settings, table: RouteTable, slots: Mapping[PoolKey, int]) 
     by_slot: dict[str, list[str]] = {}
     for at, server in sorted(servers(table, slots).items(), key=lambda placed: placed[0]):
         by_slot.setdefault(at.slot, []).append(f"    server {at.server} {server_line(at, server)}\n")
-    parts = [_GLOBAL.format(s=settings, admin=ADMIN), _defaults(), _frontend(settings), _counts(), _control(settings)]
+    parts = [
+        _GLOBAL.format(s=settings, admin=ADMIN_VARIABLE),
+        _defaults(),
+        _frontend(settings),
+        _counts(),
+        _control(settings),
+    ]
     for slot in range(SLOTS):
         parts.append(f"backend {slot_name(slot)} from slots\n")
         parts.extend(by_slot.get(slot_name(slot), ()))
@@ -122,7 +129,7 @@ global
     noreuseport
     # A WebSocket over HTTP/2 would be a tunnel; see the frontend.
     h2-workaround-bogus-websocket-clients
-    stats socket unix@{admin} mode 600 level admin expose-fd listeners
+    stats socket unix@"${{{admin}}}" mode 600 level admin expose-fd listeners
     stats timeout 10s
     hard-stop-after 30s
 

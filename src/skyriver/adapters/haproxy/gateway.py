@@ -13,7 +13,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -23,17 +23,18 @@ import msgspec
 from skyriver.adapters.haproxy import layout, process
 from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.binary import Binary, find
-from skyriver.adapters.haproxy.config import ADMIN, ROUTES, TOKENS, Settings, connections_for, files, static_digest
+from skyriver.adapters.haproxy.config import ROUTES, TOKENS, Settings, connections_for, files, static_digest
 from skyriver.adapters.haproxy.files import only_one, replace_all
-from skyriver.adapters.haproxy.layout import PoolKey
+from skyriver.adapters.haproxy.layout import Place, PoolKey
 from skyriver.adapters.haproxy.process import Running
 from skyriver.control.gateway_rules import check_socket, check_table
-from skyriver.control.outliers import Answered, Outliers
+from skyriver.control.outliers import FULL, WRAP, Answered, Outliers
 from skyriver.core.errors import InvalidInput, Unavailable
 from skyriver.core.resources import RouteTable
 from skyriver.data.folders import make_folder, sync_folder
 
 TABLE = "table.json"
+COUNT = "count"
 LOCK = "lock"
 LOCK_SECONDS = 30.0
 STOP_SECONDS = 3.0
@@ -43,7 +44,8 @@ MAX_THREADS = 4
 
 class HaproxyGateway:
     """The `Gateway` port with HAProxy. `directory` is its own (HOME/gateway); `control_socket` is the control
-    plane's. Several objects for one directory, in one process or in several, act on the same HAProxy."""
+    plane's; `count` processes share the address from the next `start` on (None: as many as before, or one). Several
+    objects for one directory, in one process or in several, act on the same HAProxy."""
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class HaproxyGateway:
         port: int,
         control_socket: Path,
         address: str = "127.0.0.1",
+        count: int | None = None,
         binary: Callable[[], Binary] = find,
     ) -> None:
         make_folder(directory)
@@ -64,37 +67,47 @@ class HaproxyGateway:
             threads=min(MAX_THREADS, os.cpu_count() or 1),
         )
         self._binary = binary
-        self._admin = Admin(directory)
-        self._running: Running | None = None
+        self._wanted = count
+        self._running: tuple[Running, ...] = ()
         self._applied: RouteTable | None = None
         """The table that `_running` is known to serve; None when that is not known."""
         self._applied_stamp = (0, 0)
         """Of the table's file then: another one means that somebody else applied another table since."""
-        self._looked_at: Running | None = None
+        self._looked_at: tuple[Running, ...] = ()
         self._outliers = Outliers()
 
     def start(self) -> None:
-        digest = static_digest(self._settings)
+        digest, at = static_digest(self._settings), self._settings
         with self._lock():
-            running = process.find(self._directory, self._settings.address, self._settings.port)
-            if running is None or running.digest != digest:
+            if self._wanted is not None:
+                replace_all(self._directory, {COUNT: f"{self._wanted}\n"})
+            count = self._count()
+            found = {n: process.find(self._directory, at.address, at.port, n) for n in range(1, count + 1)}
+            if any(run is None or run.digest != digest for run in found.values()):
                 table, slots = self._read()
-                replace_all(self._directory, files(self._settings, table, slots))
-                running = process.launch(
-                    self._binary(), self._directory, self._settings.address, self._settings.port, digest, running
-                )
-            self._know(running)
+                replace_all(self._directory, files(self._settings, table, slots, count))
+            for number, run in found.items():
+                if run is None or run.digest != digest:
+                    wanted = Running(0, 0, "", digest, at.address, at.port, number)
+                    siblings = [r for r in found.values() if r is not None and r != run]
+                    found[number] = process.launch(self._binary(), self._directory, wanted, run, siblings)
+            for number in process.numbers(self._directory):
+                if number > count and (run := process.recorded(self._directory, number)) is not None:
+                    process.leave(run)
+                    process.forget(self._directory, number)
+            self._know(tuple(run for run in found.values() if run is not None))
 
     def apply(self, table: RouteTable) -> None:
         with self._lock():
-            self._know(process.recorded(self._directory))
-            alive = self._running is not None and self._running.identity.alive()
-            if alive and table == self._applied and self._stamp() == self._applied_stamp:
+            self._know(self._recorded())
+            alive = [run for run in self._running if run.identity.alive()]
+            if len(alive) == self._count() and table == self._applied and self._stamp() == self._applied_stamp:
                 return
             check_table(table)
             self._applied = None
-            seen = self._admin.servers() if alive else {}
-            slots = layout.assign(self._read()[1], table.pools, {at.slot for at in seen})
+            admins = [Admin(self._directory, run.number) for run in alive]
+            occupied = {at.slot for admin in admins for at in admin.servers()}
+            slots = layout.assign(self._read()[1], table.pools, occupied)
             self._write(table, slots)
             if not alive:
                 raise Unavailable(
@@ -102,7 +115,8 @@ class HaproxyGateway:
                     code="GATEWAY_AWAY",
                     next_action="`skyriver up` starts it again.",
                 )
-            self._bring_over(table, slots)
+            for admin in admins:
+                self._bring_over(admin, table, slots)
             self._applied, self._applied_stamp = table, self._stamp()
 
     def table(self) -> RouteTable:
@@ -110,58 +124,75 @@ class HaproxyGateway:
             return self._read()[0]
 
     def sessions(self) -> Mapping[str, int]:
-        running = process.recorded(self._directory)
-        if running is None or not running.identity.alive():
-            return {}  # whatever was under way through it ended with it
+        # Whatever was under way through one that ended, ended with it.
+        alive = [run for run in self._recorded() if run.identity.alive()]
+        requests: dict[str, int] = {}
         with self._lock():
-            requests: dict[str, int] = {}
-            for at, seen in self._admin.servers().items():
-                if seen.retired and not seen.requests:
-                    self._admin.remove(at)  # once its idle connections are gone, which takes a moment
-                else:
-                    requests[at.name] = requests.get(at.name, 0) + seen.requests
-            return requests
+            for admin in (Admin(self._directory, run.number) for run in alive):
+                for at, seen in admin.servers().items():
+                    if seen.retired and not seen.requests:
+                        admin.remove(at)  # once its idle connections are gone, which takes a moment
+                    else:
+                        requests[at.name] = requests.get(at.name, 0) + seen.requests
+        return requests
 
     def look(self) -> Mapping[str, int]:
         # Without the lock: it only reads, and a weight too much for a server that has just gone does no harm.
-        running = process.recorded(self._directory)
+        running = tuple(run for run in self._recorded() if run.identity.alive())
         if running != self._looked_at:
-            self._looked_at, self._outliers = running, Outliers()  # its counters begin anew
+            self._looked_at, self._outliers = running, Outliers()  # counters begin anew
+        admins = [Admin(self._directory, run.number) for run in running]
+        told = [(admin, admin.answered()) for admin in admins]
         slots: dict[str, dict[str, Answered]] = {}
-        places = {}
-        for at, answered in self._admin.answered().items():
+        for at, answered in _together(seen for _, seen in told).items():
             slots.setdefault(at.slot, {})[str(at)] = answered
-            places[str(at)] = at
-        for name, weight in self._outliers.look(time.monotonic_ns() // 1000, list(slots.values())).items():
-            self._admin.weigh(places[name], weight)
-        return {places[name].name: weight for name, weight in self._outliers.out().items()}
+        weights = self._outliers.look(time.monotonic_ns() // 1000, list(slots.values()))
+        names = {}
+        for admin, seen in told:
+            for at, answered in seen.items():
+                names[str(at)] = at.name
+                if answered.weight != weights[str(at)]:
+                    admin.weigh(at, weights[str(at)])
+        return {names[at]: weight for at, weight in weights.items() if weight < FULL}
 
     def stop(self) -> None:
         with self._lock():
-            running = process.find(self._directory, self._settings.address, self._settings.port)
-            if running is not None:
-                process.end(running.identity, STOP_SECONDS)
-            for name in (process.RUN_FILE, process.PID_FILE, ADMIN):
-                (self._directory / name).unlink(missing_ok=True)
+            every = {*process.numbers(self._directory), *range(1, self._count() + 1)}
+            for number in sorted(every):
+                run = process.find(self._directory, self._settings.address, self._settings.port, number)
+                if run is not None:
+                    process.end(run.identity, STOP_SECONDS)
+                process.forget(self._directory, number)
             sync_folder(self._directory)
-            self._know(None)
+            self._know(())
 
     def _lock(self) -> AbstractContextManager[None]:
         return only_one(self._directory / LOCK, LOCK_SECONDS)
 
-    def _know(self, running: Running | None) -> None:
+    def _count(self) -> int:
+        """How many processes there should be, as who started them last has said."""
+        try:
+            return int((self._directory / COUNT).read_text())
+        except (FileNotFoundError, ValueError):
+            return 1
+
+    def _recorded(self) -> tuple[Running, ...]:
+        runs = (process.recorded(self._directory, number) for number in range(1, self._count() + 1))
+        return tuple(run for run in runs if run is not None)
+
+    def _know(self, running: tuple[Running, ...]) -> None:
         """Another process than the one before serves what its files said, and nobody knows whether that is all."""
         if running != self._running:
             self._running, self._applied = running, None
 
-    def _bring_over(self, table: RouteTable, slots: Mapping[PoolKey, int]) -> None:
-        admin = self._admin
+    def _bring_over(self, admin: Admin, table: RouteTable, slots: Mapping[PoolKey, int]) -> None:
         moves = layout.moves(layout.servers(table, slots), admin.servers())
         for at, server in moves.add:
             admin.add(at, server)
         for at in moves.revive:
             admin.revive(at)
-        for name, entries in ((ROUTES, layout.routes_map(table, slots)), (TOKENS, layout.tokens_map(table))):
+        routes = layout.routes_map(table, slots, self._count())
+        for name, entries in ((ROUTES, routes), (TOKENS, layout.tokens_map(table))):
             if admin.read_map(name) != entries:
                 admin.write_map(name, entries)
         if moves.retire:
@@ -199,7 +230,23 @@ class HaproxyGateway:
             "slots": [[tenant, pool, slot] for (tenant, pool), slot in sorted(slots.items())],
         }
         text = json.dumps(document)
-        replace_all(self._directory, {TABLE: text, **files(self._settings, table, slots)})
+        replace_all(self._directory, {TABLE: text, **files(self._settings, table, slots, self._count())})
+
+
+def _together(told: Iterable[Mapping[Place, Answered]]) -> dict[Place, Answered]:
+    """What several processes saw of each server; the least of its weights."""
+    found: dict[Place, Answered] = {}
+    for seen in told:
+        for at, one in seen.items():
+            other = found.get(at, Answered())
+            found[at] = Answered(
+                (one.answers + other.answers) % WRAP,
+                (one.microseconds + other.microseconds) % WRAP,
+                (one.failures + other.failures) % WRAP,
+                one.waiting + other.waiting,
+                min(one.weight, other.weight),
+            )
+    return found
 
 
 def _checked(address: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from skyriver.adapters.memory.gateway_proxy import Listener
 from skyriver.control import gateway_rules as rules
 from skyriver.control.gateway_rules import Answer, check_socket, check_table, placed
-from skyriver.control.outliers import Answered, Outliers
+from skyriver.control.outliers import FULL, Answered, Outliers
 from skyriver.core.errors import Conflict
 from skyriver.core.resources import NO_LIMIT, Pool, RequestLimit, Route, RouteTable, Server
 
@@ -83,9 +83,10 @@ class MemoryGateway:
                 at = {(pool.tenant, pool.name, s.name): s for s in placed(pool)}
                 pools.append({str(key): replace(self._answered[s], waiting=self._requests[s]) for key, s in at.items()})
             servers = {str((p.tenant, p.name, s.name)): s for p in self._table.pools for s in placed(p)}
-            for name, weight in self._outliers.look(time.monotonic_ns() // 1000, pools).items():
+            weights = self._outliers.look(time.monotonic_ns() // 1000, pools)
+            for name, weight in weights.items():
                 self._answered[servers[name]] = replace(self._answered[servers[name]], weight=weight)
-            return {servers[name].name: weight for name, weight in self._outliers.out().items()}
+            return {servers[name].name: weight for name, weight in weights.items() if weight < FULL}
 
     def crash(self) -> None:
         """Ends at once, cutting what is under way, as a killed process does."""
