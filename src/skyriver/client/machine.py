@@ -19,6 +19,9 @@ def up(
     port: Annotated[
         int | None, typer.Option(min=1, max=65_535, help="On loopback (else SKYRIVER_PORT, the last, 7470).")
     ] = None,
+    gateways: Annotated[
+        int | None, typer.Option(min=1, max=16, help="Processes that share the address (else as before, 1).")
+    ] = None,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay, and show the log; Ctrl-C ends it all.")
     ] = False,
@@ -32,10 +35,10 @@ def up(
         screen.data(units, lambda: print("\n".join(f"# {path}\n{text}" for path, text in units.items()), end=""))
         return
     if foreground:
-        machine().serve_in_foreground(state["home"], port, screen.say)
+        machine().serve_in_foreground(state["home"], port, screen.say, gateways=gateways)
     with screen.progress() as bars:
         bars.tell("starting", 0, 0)
-        address = machine().up(state["home"], port, screen.say)
+        address = machine().up(state["home"], port, screen.say, gateways=gateways)
     document = {"url": address.url, "started": address.started} | ({"token": address.token} if address.fresh else {})
 
     def text() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -17,11 +18,15 @@ _PARTS = {
     "gateway": "gateway",
 }
 
+_FURTHER = re.compile(r"gateway-[1-9][0-9]?")
+"""Of several that share the address, all but the first."""
+
 
 def part_named(name: str) -> str:
     """The part that is meant by `gateway` or `part/gateway`; "" for what is none. Something of the cloud that is called
     so too is asked for by its kind, as in `model/gateway`."""
-    return _PARTS.get(name.removeprefix("part/"), "")
+    short = name.removeprefix("part/")
+    return short if _FURTHER.fullmatch(short) else _PARTS.get(short, "")
 
 
 def explain_part(part: str) -> dict[str, Any]:

@@ -56,9 +56,13 @@ class Finding(Protocol):
 class Machine(Protocol):
     """This machine's cloud: its home, its start and its end, and the examples that the package carries."""
 
-    def up(self, home: Path | None, port: int | None, told: Callable[[str], None]) -> Address: ...
+    def up(
+        self, home: Path | None, port: int | None, told: Callable[[str], None], *, gateways: int | None = None
+    ) -> Address: ...
 
-    def serve_in_foreground(self, home: Path | None, port: int | None, told: Callable[[str], None]) -> NoReturn: ...
+    def serve_in_foreground(
+        self, home: Path | None, port: int | None, told: Callable[[str], None], *, gateways: int | None = None
+    ) -> NoReturn: ...
 
     def units(self, home: Path | None) -> Mapping[str, str]:
         """systemd units that start the cloud with the machine: where each is to be written -> its text."""

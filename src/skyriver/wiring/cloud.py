@@ -15,14 +15,22 @@ from typing import Any, NoReturn
 
 from skyriver import __version__
 from skyriver.adapters.haproxy import port as ports
-from skyriver.adapters.haproxy.process import recorded
+from skyriver.adapters.haproxy.process import numbers, recorded
 from skyriver.adapters.processes.identity import Identity
 from skyriver.core.errors import Conflict, Unavailable, from_problem
 from skyriver.wiring.address import CloudAddress, address, token_of
 from skyriver.wiring.ending import end_everything, end_supervision, only_command
 from skyriver.wiring.home import DEFAULT_PORT, Home, port_of_environment
 from skyriver.wiring.living import is_stopped, processes_of, terminate
-from skyriver.wiring.supervisor import FOREGROUND, SUPERVISOR, UNSEEN, read_parts, running_supervisor, start_module
+from skyriver.wiring.supervisor import (
+    FOREGROUND,
+    SUPERVISOR,
+    UNSEEN,
+    gateways_of,
+    read_parts,
+    running_supervisor,
+    start_module,
+)
 from skyriver.wiring.tier import keep_tier_settings
 
 START_SECONDS = 60.0
@@ -34,10 +42,12 @@ CRASHES = 3
 _SERVING = ("streams", "services")
 
 
-def up(home: Home, port: int | None, told: Callable[[str], None] = lambda text: None) -> CloudAddress:
+def up(
+    home: Home, port: int | None, told: Callable[[str], None] = lambda text: None, *, gateways: int | None = None
+) -> CloudAddress:
     """Starts the cloud of `home` unless it runs; idempotent, and what is missing of one that runs is brought back. It
-    listens on `port`, else SKYRIVER_PORT, else the port of the last start, else DEFAULT_PORT. What served before the
-    last `down` serves again when this returns.
+    listens on `port`, else SKYRIVER_PORT, else the port of the last start, else DEFAULT_PORT, with so many `gateways`
+    (None: as many as before). What served before the last `down` serves again when this returns.
 
     Raises Conflict (PORT_IN_USE), what keeps `SKYRIVER_TIER` from being used, what the control plane could not mend, or
     Unavailable with the last lines of its log; then nothing runs that did not before.
@@ -49,24 +59,29 @@ def up(home: Home, port: int | None, told: Callable[[str], None] = lambda text: 
         keep_tier_settings(home, runs=bool(processes_of(home)), told=told)
         supervisor = _supervisor(home)
         _choose_port(home, port)
+        _choose_gateways(home, gateways)
         shown = home.token.exists() and before.get("token_shown", False)
         if supervisor is not None and (other := _other_version(home)):
             told(f"Version {other} runs here and becomes {__version__}; what it serves goes on meanwhile.")
             end_supervision(home)
             supervisor = None
         if supervisor is not None and _control_ready(home) and _answers(home):
+            _wait_gateways(home)
             return address(home, fresh=False, started=False)
         if supervisor is None:
             _start(home, before)
         else:
             _wait_ready(home, None, time.time_ns() // 1_000)
+        _wait_gateways(home)
         home.write_settings({**home.settings(), "token_shown": True})
     found = address(home, fresh=not shown, started=True)
     _wait_serving(found)
     return found
 
 
-def serve_in_foreground(home: Home, port: int | None, told: Callable[[str], None]) -> NoReturn:
+def serve_in_foreground(
+    home: Home, port: int | None, told: Callable[[str], None], *, gateways: int | None = None
+) -> NoReturn:
     """This process becomes the supervisor. What runs is adopted; a supervisor that runs is replaced.
 
     Raises Conflict (PORT_IN_USE), what keeps `SKYRIVER_TIER` from being used.
@@ -76,6 +91,7 @@ def serve_in_foreground(home: Home, port: int | None, told: Callable[[str], None
         home.stopping.unlink(missing_ok=True)
         keep_tier_settings(home, runs=bool(processes_of(home)), told=told)
         chosen = _choose_port(home, port)
+        _choose_gateways(home, gateways)
         gateway = recorded(home.gateway)
         if gateway is None or not gateway.identity.alive():
             ports.check_free("127.0.0.1", chosen)
@@ -103,6 +119,23 @@ def _choose_port(home: Home, port: int | None) -> int:
     if known.get("port") != chosen:
         home.write_settings({**known, "port": chosen})
     return chosen
+
+
+def _choose_gateways(home: Home, gateways: int | None) -> None:
+    """A supervisor that runs sees it within a second."""
+    known = home.settings()
+    if gateways is not None and gateways != known.get("gateways", 1):
+        home.write_settings({**known, "gateways": gateways})
+
+
+def _wait_gateways(home: Home) -> None:
+    """Returns once as many processes of the gateway run as the settings say, or SERVE_SECONDS have passed."""
+    wanted, deadline = list(range(1, gateways_of(home) + 1)), time.monotonic() + SERVE_SECONDS
+    while time.monotonic() < deadline:
+        running = [n for n in numbers(home.gateway) if (run := recorded(home.gateway, n)) and run.identity.alive()]
+        if running == wanted:
+            return
+        time.sleep(0.02)
 
 
 def _supervisor(home: Home) -> Identity | None:

@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 class ThisMachine:
     """The cloud of this machine. Parts are loaded when a command needs them: help must come at once."""
 
-    def up(self, home: Path | None, port: int | None, told: Callable[[str], None]) -> shell.Address:
+    def up(
+        self, home: Path | None, port: int | None, told: Callable[[str], None], *, gateways: int | None = None
+    ) -> shell.Address:
         from skyriver.wiring.cloud import up
 
-        return up(homes.Home.at(home), port, told)
+        return up(homes.Home.at(home), port, told, gateways=gateways)
 
-    def serve_in_foreground(self, home: Path | None, port: int | None, told: Callable[[str], None]) -> NoReturn:
+    def serve_in_foreground(
+        self, home: Path | None, port: int | None, told: Callable[[str], None], *, gateways: int | None = None
+    ) -> NoReturn:
         from skyriver.wiring.cloud import serve_in_foreground
 
-        serve_in_foreground(homes.Home.at(home), port, told)
+        serve_in_foreground(homes.Home.at(home), port, told, gateways=gateways)
 
     def units(self, home: Path | None) -> Mapping[str, str]:
         from skyriver.wiring.units import units

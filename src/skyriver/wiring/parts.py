@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from skyriver.adapters.haproxy.process import LOG, recorded
+from skyriver.adapters.haproxy.process import file_of, recorded
 from skyriver.adapters.processes.identity import Identity, Look, look
 from skyriver.core.errors import NotFound
 from skyriver.wiring.home import Home
 from skyriver.wiring.living import processes_of
-from skyriver.wiring.supervisor import PartState, control_of, read_parts, running_supervisor
+from skyriver.wiring.supervisor import PartState, control_of, gateways_of, read_parts, running_supervisor
 
 _NAMES = {"supervisor": "supervisor", "control": "control plane", "gateway": "gateway"}
 _LINE_BYTES = 400
@@ -24,19 +24,26 @@ def parts_of(home: Home) -> list[dict[str, Any]]:
     if not home.run.is_dir() or "port" not in home.settings() or not processes_of(home):
         return []
     states = read_parts(home)
-    gateway = recorded(home.gateway)
     supervisor = running_supervisor(home)
     return [
         _told("supervisor", supervisor, PartState(since=_started(home)), watched=True),
         _told("control", control_of(home), states["control"], watched=supervisor is not None, trouble=_trouble(home)),
-        _told("gateway", gateway.identity if gateway else None, states["gateway"], watched=supervisor is not None),
+        *(_gateway(home, n, states, watched=supervisor is not None) for n in range(1, gateways_of(home) + 1)),
     ]
+
+
+def _gateway(home: Home, number: int, states: Mapping[str, PartState], *, watched: bool) -> dict[str, Any]:
+    running = recorded(home.gateway, number)
+    name = "gateway" if number == 1 else f"gateway-{number}"
+    told = _told("gateway", running.identity if running else None, states.get(name, PartState()), watched=watched)
+    return {**told, "name": name}
 
 
 def part_log(home: Home, part: str, lines: int) -> list[str]:
     """The last `lines` of what it printed; `part` as `parts_of` names it. Raises NotFound when it has no log."""
     logs = {"supervisor": home.logs / "supervisor.log", "control plane": home.logs / "control.log"}
-    path = logs.get(part, home.gateway / LOG)
+    _, _, number = part.partition("gateway-")
+    path = logs.get(part, home.gateway / file_of("log", int(number or 1)))
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

@@ -91,6 +91,10 @@ class Part(Protocol):
         """Starts it, or adopts the one that runs. Raises SkyriverError or OSError."""
         ...
 
+    def wanted(self) -> bool:
+        """Whether it should run at all, as the settings say now."""
+        ...
+
     def answers(self) -> bool: ...
 
     def ended(self, identity: Identity) -> tuple[str, dict[str, Any] | None]:
@@ -114,6 +118,9 @@ class ControlPlane:
             raise Internal("The control plane ended at once.", code="CONTROL_NOT_READY")
         return identity
 
+    def wanted(self) -> bool:
+        return True
+
     def answers(self) -> bool:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(ANSWER_SECONDS)
@@ -136,21 +143,26 @@ class ControlPlane:
 
 
 class Gateway:
-    name = "gateway"
+    """One of the processes that share the address; `start` starts whichever of them is missing."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, number: int = 1) -> None:
+        self.name = "gateway" if number == 1 else f"gateway-{number}"
         self._home = home
+        self._number = number
 
     def start(self) -> Identity:
         gateway_of(self._home).start()
-        running = recorded(self._home.gateway)
+        running = recorded(self._home.gateway, self._number)
         if running is None:
             raise Internal("The gateway left no run file.", code="GATEWAY_NOT_STARTED")
         return running.identity
 
+    def wanted(self) -> bool:
+        return self._number <= gateways_of(self._home)
+
     def answers(self) -> bool:
         try:
-            return Admin(self._home.gateway, answer_seconds=ANSWER_SECONDS).pid() > 0
+            return Admin(self._home.gateway, self._number, answer_seconds=ANSWER_SECONDS).pid() > 0
         except SkyriverError:
             return False
 
@@ -202,7 +214,7 @@ class Watch:
         self._hung = 0
 
     def run(self) -> None:
-        while not self._stop.wait(0.0):
+        while not self._stop.wait(0.0) and self._part.wanted():
             try:
                 self._keep_running()
             except SkyriverError as error:
@@ -230,7 +242,7 @@ class Watch:
         log.info("%s runs as pid %d", self._part.name, identity.pid)
         self._tell()
         hung = self._until_end(identity)
-        if not self._stop.wait(0.0):
+        if not self._stop.wait(0.0) and self._part.wanted():
             self._stop.wait(self._note_end(identity, hung=hung, lived=time.monotonic() - started))
 
     def _not_started(self, why: str) -> dict[str, Any]:
@@ -250,7 +262,7 @@ class Watch:
                 return False
             answered, ever = time.monotonic(), False
             while not self._stop.wait(CHECK_SECONDS if ever else 0.1, descriptor):
-                if readable(0.0, descriptor):
+                if readable(0.0, descriptor) or not self._part.wanted():
                     return False
                 slow = not ever and not is_stopped(identity)  # a stopped one is not on its way
                 patience = (SLOW_START_SECONDS if slow else HUNG_SECONDS) * 2**self._hung
@@ -326,23 +338,46 @@ class Supervisor:
         for state in self._states.values():
             state.problem = None
         self._telling = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._gateways = 0
+        """Of the gateway's processes so many are watched."""
 
     def run(self) -> None:
         """Until a signal."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
         self._tell()
-        parts: list[Part] = [Gateway(self._home), ControlPlane(self._home)]
-        watches = [Watch(p, self._states[p.name], self._stop, self._home, self._tell) for p in parts]
-        work = [w.run for w in watches] + [Looker(self._home, self._stop).run]
+        self._watch_gateways()
+        self._watch(ControlPlane(self._home))
+        self._begin(Looker(self._home, self._stop).run)
         if self._foreground:
-            work.append(self._show_control_log)
-        threads = [threading.Thread(target=target, daemon=True) for target in work]
-        for thread in threads:
-            thread.start()
-        self._stop.wait(None)
-        for thread in threads:
+            self._begin(self._show_control_log)
+        while not self._stop.wait(CHECK_SECONDS):
+            self._watch_gateways()
+        for thread in self._threads:
             thread.join(ANSWER_SECONDS)  # one that is starting something may take longer, and is not waited for
+
+    def _watch_gateways(self) -> None:
+        """As many as the settings say now; who watches one too many ends by itself."""
+        wanted = gateways_of(self._home)
+        for number in range(self._gateways + 1, wanted + 1):
+            self._watch(Gateway(self._home, number))
+        if wanted < self._gateways:
+            with contextlib.suppress(SkyriverError, OSError):
+                gateway_of(self._home).start()  # ends those that are too many
+            for number in range(wanted + 1, self._gateways + 1):
+                self._states.pop(f"gateway-{number}", None)
+            self._tell()
+        self._gateways = wanted
+
+    def _watch(self, part: Part) -> None:
+        state = self._states.setdefault(part.name, PartState())
+        self._begin(Watch(part, state, self._stop, self._home, self._tell).run)
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def _tell(self) -> None:
         """The run file. A full disk does not end the supervisor: what it keeps running matters more."""
@@ -352,7 +387,7 @@ class Supervisor:
                 **(asdict(mine) if mine else {}),
                 "started_at": self._started,
                 "foreground": self._foreground,
-                "parts": {name: asdict(state) for name, state in self._states.items()},
+                "parts": {name: asdict(state) for name, state in list(self._states.items())},
             }
             try:
                 write_atomically(self._home.supervisor_run, json.dumps(document).encode())
@@ -372,16 +407,26 @@ class Supervisor:
 
 def gateway_of(home: Home) -> HaproxyGateway:
     port = int(home.settings().get("port", DEFAULT_PORT))
-    return HaproxyGateway(home.gateway, port=port, control_socket=home.control_socket)
+    count = gateways_of(home)
+    return HaproxyGateway(home.gateway, port=port, control_socket=home.control_socket, count=count)
+
+
+def gateways_of(home: Home) -> int:
+    """How many processes share the gateway's address."""
+    try:
+        return int(home.settings().get("gateways", 1))
+    except (OSError, ValueError):  # a full disk, or a hand that wrote the file
+        return 1
 
 
 def read_parts(home: Home) -> dict[str, PartState]:
     """What the last supervisor knew of its parts: a new one goes on counting."""
     try:
         told = json.loads(home.supervisor_run.read_bytes())["parts"]
-        return {name: PartState(**told[name]) for name in (Gateway.name, ControlPlane.name)}
+        known = {name: PartState(**state) for name, state in told.items()}
     except (OSError, ValueError, KeyError, TypeError):
-        return {Gateway.name: PartState(), ControlPlane.name: PartState()}
+        known = {}
+    return {"gateway": PartState(), "control": PartState(), **known}
 
 
 def start_module(home: Home, module: str, *arguments: str) -> subprocess.Popen[bytes]:

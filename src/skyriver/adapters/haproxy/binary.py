@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from skyriver.core.errors import Unavailable
@@ -52,6 +53,15 @@ def _candidates() -> Iterator[Path]:
 
 def _version(path: Path) -> tuple[int, ...]:
     """() when it cannot be run."""
+    try:
+        return _version_of(path, path.stat().st_mtime_ns)
+    except OSError:
+        return ()
+
+
+@cache
+def _version_of(path: Path, changed: int) -> tuple[int, ...]:
+    """A supervisor asks it each time that HAProxy has to come back at once."""
     try:
         ran = subprocess.run([path, "-v"], stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -28,7 +28,6 @@ from skyriver.adapters.haproxy.files import replace_all
 from skyriver.adapters.processes.identity import Identity, identify, readable
 from skyriver.core.errors import Internal, SkyriverError, Unavailable
 
-LOG = "haproxy.log"
 START_SECONDS = 20.0
 _RUN_FILE = re.compile(r"haproxy(?:-([1-9][0-9]*))?\.json")
 
