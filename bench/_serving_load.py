@@ -101,7 +101,7 @@ class Sender:
 
     async def run(self, rate: float, seconds: float) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
-        self.began, sent = time.perf_counter(), 0
+        self.began, sent = time.perf_counter(), 0  # Linux' monotonic clock, as others see it
         while not self.stopping and sent < rate * seconds:
             now = time.perf_counter() - self.began
             while sent / rate <= now and sent < rate * seconds:
@@ -197,6 +197,7 @@ def main() -> int:
     uvloop.run(sender.run(given.rate, given.seconds))
     used = resource.getrusage(resource.RUSAGE_SELF)
     document = {
+        "began": sender.began,
         "due": [round(due, 6) for due, _, _ in sender.found],
         "latency": [round(latency, 6) for _, latency, _ in sender.found],
         "status": [status for _, _, status in sender.found],

@@ -22,6 +22,7 @@ from _document import Document, Goal
 from _processes import Failed, workplace
 from _serving_models import CASES, TREES_1, Models
 from _serving_rates import Rates, Timing, Turn
+from _serving_slow import slow_replica
 from _serving_systems import System
 
 GOALS = (
@@ -35,6 +36,8 @@ GOALS = (
     Goal("ratio_to_litserve", ">=", 15, "requests"),
     Goal("overload_goodput", ">=", 0.9, "of capacity"),
     Goal("overload_p99_to_deadline", "<=", 1, "of the deadline"),
+    Goal("slow_replica_ejected_seconds", "<=", 2, "s"),
+    Goal("slow_replica_p99_ratio", "<=", 1.3, "p99"),
     Goal("swap_failed_requests", "<=", 0, "requests"),
     Goal("wake_p95_seconds", "<=", 1.5, "s"),
     Goal("wake_lost_requests", "<=", 0, "requests"),
@@ -43,6 +46,7 @@ GOALS = (
 SYSTEMS = ("bare", "replica", "gateway", "triton", "rayserve", "litserve", "bentoml")
 SCENES: dict[str, tuple[Callable[[Document, Models, scenes.Scenes], None], tuple[str, ...]]] = {
     "overload": (scenes.overload, ("overload_goodput", "overload_p99_to_deadline")),
+    "slow-replica": (slow_replica, ("slow_replica_ejected_seconds", "slow_replica_p99_ratio")),
     "swaps": (scenes.swaps, ("swap_failed_requests",)),
     "wake": (scenes.wake, ("wake_p95_seconds", "wake_lost_requests")),
     "standalone": (scenes.standalone, ("standalone_first_prediction_seconds",)),

@@ -117,7 +117,37 @@ def test_ratios_are_of_rounds(bench: Any, models: Any, tmp_path: Path) -> None:
         rates.ratio("ratio_to_bare_2", "a", "c", bench.MANY, "per_second")
 
 
+def test_the_open_loop_counts_from_when_a_request_was_due(bench: Any, models: Any, tmp_path: Path) -> None:
+    import _serving_scenes
+    import _serving_systems
+
+    with _serving_systems.replica(models) as system:
+        body = models.body(bench.TREES_1)
+        with _serving_scenes.sending(tmp_path, system, bench.TREES_1, body, 100, 0.5, "--deadline", "60") as sent:
+            sent.wait(60)
+        assert sent.counts() == {"200": 50}
+        assert sorted(sent.found["due"]) == [round(number / 100, 6) for number in range(50)]
+        assert all(latency > 0 for latency in sent.found["latency"])
+        with _serving_scenes.sending(tmp_path, system, bench.TREES_1, b"{}", 100, 0.1) as sent:
+            sent.wait(60)
+        assert (sent.counts(), sent.failed()) == ({"400": 10}, 10)
+    with _serving_scenes.sending(tmp_path, system, bench.TREES_1, body, 100, 0.1, "--retry") as sent:
+        sent.wait(60)  # nobody listens any more
+    assert sent.counts() == {"0": 10}
+
+
+def test_a_server_that_still_gets_its_share_is_not_out(bench: Any) -> None:
+    import _serving_slow
+    import numpy as np
+
+    evenly = np.arange(0, 10, _serving_slow.SERVERS / _serving_slow.RATE)
+    assert _serving_slow.ejected(evenly, 3.0, 10.0) is None
+    assert _serving_slow.ejected(evenly[evenly < 4.2], 3.0, 10.0) == pytest.approx(1.2, abs=0.15)
+    assert _serving_slow.ejected(evenly[(evenly < 4.2) | (evenly > 4.9)], 3.0, 6.5) is None
+
+
 def test_each_goal_can_be_missed(bench: Any) -> None:
     assert [goal.name for goal in bench.GOALS if goal.holds(0 if goal.op == ">=" else 1e9)] == []
-    of_blocks = [ratio.goal for block in bench.BLOCKS for ratio in block.ratios]
-    assert sorted(of_blocks) == sorted(set(of_blocks))
+    measured = [ratio.goal for block in bench.BLOCKS for ratio in block.ratios]
+    measured += [goal for _, goals in bench.SCENES.values() for goal in goals]
+    assert sorted(measured) == sorted(goal.name for goal in bench.GOALS)
