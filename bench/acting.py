@@ -1,7 +1,10 @@
 """Acting on decisions: how fast deliveries are queued and handed to a receiver, what one costs, and that the memory
 does not grow with what waits.
 
-    python bench/acting.py [--deliveries N] [--waiting N]
+    python bench/acting.py [--deliveries N] [--waiting N] [--turns N] [--part NAME ...]
+
+--part: only that (waiting, sending, beside). `beside` has a stream's worker decide, with a dispatcher at work and with
+one that is stopped, in turn: what it adds to the time from an event's scheduled sending to its durable decision.
 
 The receiver is a process of its own on this machine that answers at once, so what is measured is the dispatcher: taking
 decisions into its file (with a sync for each thousand), and sending them, signed, over kept connections, with the
@@ -24,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from _beside import measure_beside
 from _document import Document, Goal
 
 from skyriver.adapters.sqlite.file import SqliteFile
@@ -44,10 +48,12 @@ GOALS = (
     Goal("cpu_us_to_queue", "<=", 100, "us"),
     Goal("rss_growth_mb_with_waiting", "<=", 50, "MB"),
     Goal("lost_or_twice", "<=", 0, "deliveries"),
+    Goal("p99_ratio_beside_dispatcher", "<=", 2, ""),
 )
 BATCH = 1_000
 CASES = (("8 at once", 8, ""), ("32 at once", 32, ""), ("in order of 1,000 keys", 32, "customer"))
 TIMEOUT_S = 300.0
+TURN_S = 10.0
 FIELDS = (
     FieldSpec(name="order", type="int"),
     FieldSpec(name="at", type="time"),
@@ -136,6 +142,20 @@ class Queue:
         return seconds
 
 
+def start_receiver() -> subprocess.Popen[str]:
+    """It prints its port; told to end, how many came and how many of them were different."""
+    return subprocess.Popen([sys.executable, "-c", RECEIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def beside(document: Document, turns: int, seconds: float) -> None:
+    receiver = start_receiver()
+    try:
+        measure_beside(document, receiver, turns, seconds)
+    finally:
+        receiver.kill()
+        receiver.wait()
+
+
 def rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
@@ -147,9 +167,7 @@ def sending(document: Document, count: int) -> None:
         ("32 at once", 32, ""),
         ("in order of 1,000 keys", 32, "customer"),
     ):
-        receiver = subprocess.Popen(
-            [sys.executable, "-c", RECEIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        receiver = start_receiver()
         assert receiver.stdout is not None
         port = int(receiver.stdout.readline())
         with tempfile.TemporaryDirectory() as folder:
@@ -207,13 +225,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--deliveries", type=int, default=20_000)
     parser.add_argument("--waiting", type=int, default=200_000)
+    parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("--part", action="append", choices=("waiting", "sending", "beside"))
     options = parser.parse_args()
     document = Document("acting", GOALS)
-    document.part(["rss_growth_mb_with_waiting"], partial(waiting, document, options.waiting))
-    document.part(
-        ["delivered_per_second", "cpu_us_per_delivery", "cpu_us_to_queue", "lost_or_twice"],
-        partial(sending, document, options.deliveries),
-    )
+    parts = {
+        "waiting": (["rss_growth_mb_with_waiting"], partial(waiting, document, options.waiting)),
+        "sending": (
+            ["delivered_per_second", "cpu_us_per_delivery", "cpu_us_to_queue", "lost_or_twice"],
+            partial(sending, document, options.deliveries),
+        ),
+        "beside": (["p99_ratio_beside_dispatcher"], partial(beside, document, options.turns, TURN_S)),
+    }
+    for name, (goals, work) in parts.items():
+        if not options.part or name in options.part:
+            document.part(goals, work)
+        else:
+            for goal in goals:
+                document.missed(goal, "left out", wanted=False)
     return 0 if document.print() else 1
 
 
