@@ -19,6 +19,7 @@ not: whether to ask again is the caller's to decide.
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -453,10 +454,11 @@ class Client(Calls, Blocking):
         *,
         tenant: str = "default",
         timeout: httpx.Timeout = TIMEOUT,
+        ca: str | Path | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         url, token = _checked(url, token)
-        super().__init__(url, {**_options(url, token, timeout), "transport": transport})
+        super().__init__(url, {**_options(url, token, timeout, ca), "transport": transport})
         self.tenant = tenant
 
     def producer(
@@ -488,10 +490,11 @@ class AsyncClient(Calls, Awaiting):
         *,
         tenant: str = "default",
         timeout: httpx.Timeout = TIMEOUT,
+        ca: str | Path | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         url, token = _checked(url, token)
-        super().__init__(url, {**_options(url, token, timeout), "transport": transport})
+        super().__init__(url, {**_options(url, token, timeout, ca), "transport": transport})
         self.tenant = tenant
 
     def producer(
@@ -536,7 +539,8 @@ def _checked(url: str, token: str) -> tuple[str, str]:
     return url, token
 
 
-def _options(url: str, token: str, timeout: httpx.Timeout) -> dict[str, Any]:
+def _options(url: str, token: str, timeout: httpx.Timeout, ca: str | Path | None) -> dict[str, Any]:
+    """`ca`: whom to trust for HTTPS, in PEM; None: the system's authorities. Raises InvalidInput (BAD_CA)."""
     # A proxy of the environment knows no way to this machine's loopback, and plain HTTP needs no certificates,
     # whose loading takes 30 ms.
     local = httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")
@@ -544,8 +548,19 @@ def _options(url: str, token: str, timeout: httpx.Timeout) -> dict[str, Any]:
         "headers": {"Authorization": f"Bearer {token}"},
         "timeout": timeout,
         "trust_env": not local,
-        "verify": not url.startswith("http://"),
+        "verify": _trusting(ca) if ca is not None else not url.startswith("http://"),
     }
+
+
+def _trusting(ca: str | Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise InvalidInput(
+            f"{ca} holds no certificate to trust: {getattr(error, 'strerror', None) or error}.",
+            code="BAD_CA",
+            next_action="Give the certificate's file in PEM; a cloud's own one is HOME/tls/certificate.pem.",
+        ) from error
 
 
 def _part(text: str, safe: str = "") -> str:

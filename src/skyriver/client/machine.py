@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,8 @@ from skyriver.client import show
 from skyriver.client.patience import AWAY
 from skyriver.client.screen import Screen
 from skyriver.client.shell import Json, app, connect, machine, state
-from skyriver.core.errors import Unavailable
+from skyriver.core.errors import InvalidInput, Unavailable
+from skyriver.core.tls import TlsChoice
 
 
 @app.command()
@@ -22,6 +24,13 @@ def up(
     gateways: Annotated[
         int | None, typer.Option(min=1, max=16, help="Processes that share the address (else as before, 1).")
     ] = None,
+    tls: Annotated[
+        str, typer.Option(metavar="self-made|off", help="HTTPS with a certificate made here; or none any more.")
+    ] = "",
+    tls_cert: Annotated[Path | None, typer.Option(help="HTTPS with this certificate and its chain (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The key of it (PEM).")] = None,
+    tls_port: Annotated[int, typer.Option(min=0, max=65_535, help="For HTTPS (else the last, 7471).")] = 0,
+    tls_address: Annotated[str, typer.Option(help="For HTTPS, as 0.0.0.0 (else the last, loopback).")] = "",
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay, and show the log; Ctrl-C ends it all.")
     ] = False,
@@ -34,11 +43,15 @@ def up(
         units = machine().units(state["home"])
         screen.data(units, lambda: print("\n".join(f"# {path}\n{text}" for path, text in units.items()), end=""))
         return
+    if tls not in ("", "self-made", "off"):
+        raise InvalidInput(f"--tls {tls} is not known.", code="BAD_TLS", next_action="Use self-made or off.")
+    given = TlsChoice(tls, tls_cert, tls_key, tls_address, tls_port)
+    choice = given if given != TlsChoice() else None
     if foreground:
-        machine().serve_in_foreground(state["home"], port, screen.say, gateways=gateways)
+        machine().serve_in_foreground(state["home"], port, screen.say, gateways=gateways, tls=choice)
     with screen.progress() as bars:
         bars.tell("starting", 0, 0)
-        address = machine().up(state["home"], port, screen.say, gateways=gateways)
+        address = machine().up(state["home"], port, screen.say, gateways=gateways, tls=choice)
     document = {"url": address.url, "started": address.started} | ({"token": address.token} if address.fresh else {})
 
     def text() -> None:

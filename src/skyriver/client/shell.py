@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from skyriver.client.api import Client
     from skyriver.core.contract import Resource
     from skyriver.core.jobs import Progress
+    from skyriver.core.tls import TlsChoice
 
 _LONGEST_WAIT = 30 * 86_400.0
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; `-o json` is the same.")]
@@ -57,11 +58,23 @@ class Machine(Protocol):
     """This machine's cloud: its home, its start and its end, and the examples that the package carries."""
 
     def up(
-        self, home: Path | None, port: int | None, told: Callable[[str], None], *, gateways: int | None = None
+        self,
+        home: Path | None,
+        port: int | None,
+        told: Callable[[str], None],
+        *,
+        gateways: int | None = None,
+        tls: TlsChoice | None = None,
     ) -> Address: ...
 
     def serve_in_foreground(
-        self, home: Path | None, port: int | None, told: Callable[[str], None], *, gateways: int | None = None
+        self,
+        home: Path | None,
+        port: int | None,
+        told: Callable[[str], None],
+        *,
+        gateways: int | None = None,
+        tls: TlsChoice | None = None,
     ) -> NoReturn: ...
 
     def units(self, home: Path | None) -> Mapping[str, str]:

@@ -18,15 +18,16 @@ from skyriver.adapters.haproxy import port as ports
 from skyriver.adapters.haproxy.process import numbers, recorded
 from skyriver.adapters.processes.identity import Identity
 from skyriver.core.errors import Conflict, Unavailable, from_problem
+from skyriver.core.tls import TlsChoice
 from skyriver.wiring.address import CloudAddress, address, token_of
 from skyriver.wiring.ending import end_everything, end_supervision, only_command
+from skyriver.wiring.gateway import gateway_of, gateways_of, https_of, keep_tls
 from skyriver.wiring.home import DEFAULT_PORT, Home, port_of_environment
 from skyriver.wiring.living import is_stopped, processes_of, terminate
 from skyriver.wiring.supervisor import (
     FOREGROUND,
     SUPERVISOR,
     UNSEEN,
-    gateways_of,
     read_parts,
     running_supervisor,
     start_module,
@@ -43,7 +44,12 @@ _SERVING = ("streams", "services")
 
 
 def up(
-    home: Home, port: int | None, told: Callable[[str], None] = lambda text: None, *, gateways: int | None = None
+    home: Home,
+    port: int | None,
+    told: Callable[[str], None] = lambda text: None,
+    *,
+    gateways: int | None = None,
+    tls: TlsChoice | None = None,
 ) -> CloudAddress:
     """Starts the cloud of `home` unless it runs; idempotent, and what is missing of one that runs is brought back. It
     listens on `port`, else SKYRIVER_PORT, else the port of the last start, else DEFAULT_PORT, with so many `gateways`
@@ -60,6 +66,7 @@ def up(
         supervisor = _supervisor(home)
         _choose_port(home, port)
         _choose_gateways(home, gateways)
+        _choose_tls(home, tls, told)
         shown = home.token.exists() and before.get("token_shown", False)
         if supervisor is not None and (other := _other_version(home)):
             told(f"Version {other} runs here and becomes {__version__}; what it serves goes on meanwhile.")
@@ -80,7 +87,12 @@ def up(
 
 
 def serve_in_foreground(
-    home: Home, port: int | None, told: Callable[[str], None], *, gateways: int | None = None
+    home: Home,
+    port: int | None,
+    told: Callable[[str], None],
+    *,
+    gateways: int | None = None,
+    tls: TlsChoice | None = None,
 ) -> NoReturn:
     """This process becomes the supervisor. What runs is adopted; a supervisor that runs is replaced.
 
@@ -92,6 +104,7 @@ def serve_in_foreground(
         keep_tier_settings(home, runs=bool(processes_of(home)), told=told)
         chosen = _choose_port(home, port)
         _choose_gateways(home, gateways)
+        _choose_tls(home, tls, told)
         gateway = recorded(home.gateway)
         if gateway is None or not gateway.identity.alive():
             ports.check_free("127.0.0.1", chosen)
@@ -126,6 +139,19 @@ def _choose_gateways(home: Home, gateways: int | None) -> None:
     known = home.settings()
     if gateways is not None and gateways != known.get("gateways", 1):
         home.write_settings({**known, "gateways": gateways})
+
+
+def _choose_tls(home: Home, tls: TlsChoice | None, told: Callable[[str], None]) -> None:
+    if tls is None:
+        return
+    before = https_of(home)
+    found = keep_tls(home, tls)
+    if https_of(home) != before and processes_of(home):
+        # Another way to listen is another process: it takes the listening sockets over, and what runs ends there.
+        gateway_of(home).start()
+    if found is not None:
+        until = time.strftime("%Y-%m-%d", time.gmtime(found.ends))
+        told(f"HTTPS at {https_of(home)}, for {', '.join(found.names) or 'no name'}, until {until}.")
 
 
 def _wait_gateways(home: Home) -> None:

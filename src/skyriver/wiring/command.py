@@ -12,24 +12,37 @@ from skyriver.wiring import home as homes
 
 if TYPE_CHECKING:
     from skyriver.core.jobs import Progress
+    from skyriver.core.tls import TlsChoice
 
 
 class ThisMachine:
     """The cloud of this machine. Parts are loaded when a command needs them: help must come at once."""
 
     def up(
-        self, home: Path | None, port: int | None, told: Callable[[str], None], *, gateways: int | None = None
+        self,
+        home: Path | None,
+        port: int | None,
+        told: Callable[[str], None],
+        *,
+        gateways: int | None = None,
+        tls: TlsChoice | None = None,
     ) -> shell.Address:
         from skyriver.wiring.cloud import up
 
-        return up(homes.Home.at(home), port, told, gateways=gateways)
+        return up(homes.Home.at(home), port, told, gateways=gateways, tls=tls)
 
     def serve_in_foreground(
-        self, home: Path | None, port: int | None, told: Callable[[str], None], *, gateways: int | None = None
+        self,
+        home: Path | None,
+        port: int | None,
+        told: Callable[[str], None],
+        *,
+        gateways: int | None = None,
+        tls: TlsChoice | None = None,
     ) -> NoReturn:
         from skyriver.wiring.cloud import serve_in_foreground
 
-        serve_in_foreground(homes.Home.at(home), port, told, gateways=gateways)
+        serve_in_foreground(homes.Home.at(home), port, told, gateways=gateways, tls=tls)
 
     def units(self, home: Path | None) -> Mapping[str, str]:
         from skyriver.wiring.units import units

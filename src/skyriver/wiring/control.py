@@ -32,7 +32,6 @@ from pydantic import ValidationError
 from skyriver import __version__
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.adapters.flock.leases import FileLeases
-from skyriver.adapters.haproxy.gateway import HaproxyGateway
 from skyriver.adapters.processes.asking import SocketAsker
 from skyriver.adapters.processes.identity import identify
 from skyriver.adapters.processes.processes import ChildProcesses
@@ -68,6 +67,7 @@ from skyriver.wiring.capacity import machine_capacity
 from skyriver.wiring.database import store_address
 from skyriver.wiring.deploy import PlanLine, plan_deploy, plan_removal
 from skyriver.wiring.environments import keep_package_settings, mend_environments
+from skyriver.wiring.gateway import gateway_of
 from skyriver.wiring.home import DEFAULT_PORT, Home
 from skyriver.wiring.kinds import KINDS
 from skyriver.wiring.process import keep_log, write_atomically
@@ -266,7 +266,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
     ensure_first_token(store, home, fence, clock.wall())
     keep_package_settings(home)
     port = int(home.settings().get("port", DEFAULT_PORT))
-    gateway = HaproxyGateway(home.gateway, port=port, control_socket=home.control_socket)
+    gateway = gateway_of(home)
     compute = ChildProcesses(home.root, sockets, environment=child_environment(), fence=fence)
     stopping = asyncio.Event()
     lost: list[SkyriverError] = []

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from skyriver.adapters.flock.leases import FileLeases
-from skyriver.adapters.haproxy.gateway import HaproxyGateway
 from skyriver.adapters.processes.processes import ChildProcesses
 from skyriver.core.errors import Conflict, Unavailable
-from skyriver.wiring.home import DEFAULT_PORT, Home
+from skyriver.wiring.gateway import gateway_of
+from skyriver.wiring.home import Home
 from skyriver.wiring.living import Living, processes_of, terminate
 
 COMMAND = "command"
@@ -72,8 +72,7 @@ def end_everything(home: Home) -> list[str]:
         ended += [" ".join(name.split(".", 2)[1:]) for name in names]
         if any(process.module == "gateway" for process in processes_of(home)):
             ended.append("gateway")
-        port = int(home.settings().get("port", DEFAULT_PORT))
-        HaproxyGateway(home.gateway, port=port, control_socket=home.control_socket).stop()
+        gateway_of(home).stop()
         for process in processes_of(home):
             terminate(process.identity, 0.0)
             ended.append(_words(process))

@@ -34,7 +34,8 @@ from skyriver.adapters.processes.identity import Identity, age_seconds, identify
 from skyriver.control.outliers import LOOK_SECONDS
 from skyriver.core.errors import Conflict, Internal, SkyriverError
 from skyriver.core.leases import Lease
-from skyriver.wiring.home import DEFAULT_PORT, Home
+from skyriver.wiring.gateway import gateway_of, gateways_of
+from skyriver.wiring.home import Home
 from skyriver.wiring.living import is_stopped, terminate
 from skyriver.wiring.process import write_atomically
 
@@ -339,6 +340,7 @@ class Supervisor:
             state.problem = None
         self._telling = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self._bad_certificate = ""
         self._gateways = 0
         """Of the gateway's processes so many are watched."""
 
@@ -354,6 +356,7 @@ class Supervisor:
             self._begin(self._show_control_log)
         while not self._stop.wait(CHECK_SECONDS):
             self._watch_gateways()
+            self._renew_certificate()
         for thread in self._threads:
             thread.join(ANSWER_SECONDS)  # one that is starting something may take longer, and is not waited for
 
@@ -369,6 +372,18 @@ class Supervisor:
                 self._states.pop(f"gateway-{number}", None)
             self._tell()
         self._gateways = wanted
+
+    def _renew_certificate(self) -> None:
+        """Whoever renews it replaces its files; nobody has to tell us."""
+        bad = ""
+        try:
+            if gateway_of(self._home).renew():
+                log.info("the gateway has another certificate")
+        except (SkyriverError, OSError, ValueError) as error:
+            bad = str(error)
+            if bad != self._bad_certificate:
+                log.error("the gateway keeps the certificate that it has: %s", error)
+        self._bad_certificate = bad
 
     def _watch(self, part: Part) -> None:
         state = self._states.setdefault(part.name, PartState())
@@ -403,20 +418,6 @@ class Supervisor:
                 file.seek(at)
                 os.write(2, file.read())
                 at = file.tell()
-
-
-def gateway_of(home: Home) -> HaproxyGateway:
-    port = int(home.settings().get("port", DEFAULT_PORT))
-    count = gateways_of(home)
-    return HaproxyGateway(home.gateway, port=port, control_socket=home.control_socket, count=count)
-
-
-def gateways_of(home: Home) -> int:
-    """How many processes share the gateway's address."""
-    try:
-        return int(home.settings().get("gateways", 1))
-    except (OSError, ValueError):  # a full disk, or a hand that wrote the file
-        return 1
 
 
 def read_parts(home: Home) -> dict[str, PartState]:

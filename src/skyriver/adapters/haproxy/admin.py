@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from skyriver.adapters.haproxy.config import ANSWERS, map_text, server_line
+from skyriver.adapters.haproxy.config import ANSWERS, CERTIFICATE, map_text, server_line
 from skyriver.adapters.haproxy.layout import Place, Seen
 from skyriver.control.outliers import Answered
 from skyriver.core.errors import Internal, Unavailable
@@ -92,6 +92,15 @@ class Admin:
         if "still has connections" in answer:
             return False
         raise _refused("del server", answer)
+
+    def certify(self, pem: str) -> None:
+        """From now on new connections get this certificate; those that are open go on."""
+        answer = self._ask(f"set ssl cert {CERTIFICATE} <<\n{pem}")
+        if "ransaction" not in answer:
+            raise _refused("set ssl cert", answer)
+        answer = self._ask(f"commit ssl cert {CERTIFICATE}")
+        if "Success" not in answer:
+            raise _refused("commit ssl cert", answer)
 
     def settle(self) -> None:
         """Returns when every request that had chosen its slot before the call has its server: HAProxy stops all its

@@ -30,6 +30,7 @@ from skyriver.core.resources import RouteTable, Server
 CONFIG = "haproxy.cfg"
 ROUTES = "routes.map"
 TOKENS = "tokens.map"
+CERTIFICATE = "certificate.pem"
 ADMIN_VARIABLE = "SKYRIVER_ADMIN_SOCKET"
 """Environment of HAProxy: the name of its admin socket. All that share an address start from one configuration."""
 
@@ -64,6 +65,8 @@ class Settings:
     control_socket: str
     maxconn: int
     threads: int
+    tls: tuple[str, int] | None = None
+    """Address and port for HTTPS."""
 
 
 def connections_for(descriptors: int) -> int:
@@ -205,11 +208,15 @@ def _frontend(settings: Settings) -> str:
         f"    http-request set-var(txn.slot) var(txn.choices),field({n},:) {'' if n == 1 else 'unless up'}\n"
         for n in range(1, CHOICES + 1)
     )
+    tls = ""
+    if settings.tls is not None:
+        address, port = settings.tls
+        tls = f"    bind {address}:{port} ssl crt {CERTIFICATE} alpn h2,http/1.1 ssl-min-ver TLSv1.2\n"
     return f"""\
 frontend way_in from base
     # HTTP/2 as well, to who begins with it.
     bind {settings.address}:{settings.port}
-    acl for_control path_beg /api/
+{tls}    acl for_control path_beg /api/
     acl of_version path,field(5,/) -m str versions
     acl up var(txn.slot),nbsrv gt 0
     acl looking method {" ".join(rules.LOOKING)}

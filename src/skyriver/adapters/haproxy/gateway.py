@@ -20,10 +20,19 @@ from pathlib import Path
 
 import msgspec
 
-from skyriver.adapters.haproxy import layout, process
+from skyriver.adapters.haproxy import certificate, layout, process
 from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.binary import Binary, find
-from skyriver.adapters.haproxy.config import ROUTES, TOKENS, Settings, connections_for, files, static_digest
+from skyriver.adapters.haproxy.certificate import Tls
+from skyriver.adapters.haproxy.config import (
+    CERTIFICATE,
+    ROUTES,
+    TOKENS,
+    Settings,
+    connections_for,
+    files,
+    static_digest,
+)
 from skyriver.adapters.haproxy.files import only_one, replace_all
 from skyriver.adapters.haproxy.layout import Place, PoolKey
 from skyriver.adapters.haproxy.process import Running
@@ -44,8 +53,9 @@ MAX_THREADS = 4
 
 class HaproxyGateway:
     """The `Gateway` port with HAProxy. `directory` is its own (HOME/gateway); `control_socket` is the control
-    plane's; `count` processes share the address from the next `start` on (None: as many as before, or one). Several
-    objects for one directory, in one process or in several, act on the same HAProxy."""
+    plane's; `tls` adds HTTPS at an address of its own; `count` processes share the addresses from the next `start` on
+    (None: as many as before, or one). Several objects for one directory, in one process or in several, act on the same
+    HAProxy."""
 
     def __init__(
         self,
@@ -55,6 +65,7 @@ class HaproxyGateway:
         control_socket: Path,
         address: str = "127.0.0.1",
         count: int | None = None,
+        tls: Tls | None = None,
         binary: Callable[[], Binary] = find,
     ) -> None:
         make_folder(directory)
@@ -65,7 +76,9 @@ class HaproxyGateway:
             control_socket=check_socket(str(control_socket)),
             maxconn=connections_for(_descriptors()),
             threads=min(MAX_THREADS, os.cpu_count() or 1),
+            tls=None if tls is None else (_checked(tls.address), tls.port),
         )
+        self._tls = tls
         self._binary = binary
         self._wanted = count
         self._running: tuple[Running, ...] = ()
@@ -79,6 +92,11 @@ class HaproxyGateway:
     def start(self) -> None:
         digest, at = static_digest(self._settings), self._settings
         with self._lock():
+            try:
+                self._renew()
+            except InvalidInput:  # the last that was good serves on; whoever renews it is told
+                if not (self._directory / CERTIFICATE).exists():
+                    raise
             if self._wanted is not None:
                 replace_all(self._directory, {COUNT: f"{self._wanted}\n"})
             count = self._count()
@@ -96,6 +114,12 @@ class HaproxyGateway:
                     process.leave(run)
                     process.forget(self._directory, number)
             self._know(tuple(run for run in found.values() if run is not None))
+
+    def renew(self) -> bool:
+        """Takes another certificate, if its files have changed, without closing a connection; whether they had. Raises
+        InvalidInput (BAD_CERTIFICATE), and the old one stays."""
+        with self._lock():
+            return self._renew()
 
     def apply(self, table: RouteTable) -> None:
         with self._lock():
@@ -165,6 +189,18 @@ class HaproxyGateway:
                 process.forget(self._directory, number)
             sync_folder(self._directory)
             self._know(())
+
+    def _renew(self) -> bool:
+        if self._tls is None:
+            return False
+        pem, kept = certificate.read(self._tls).pem, self._directory / CERTIFICATE
+        if kept.exists() and kept.read_text() == pem:
+            return False
+        for run in self._recorded():
+            if run.identity.alive() and run.digest == static_digest(self._settings):
+                Admin(self._directory, run.number).certify(pem)
+        replace_all(self._directory, {CERTIFICATE: pem})
+        return True
 
     def _lock(self) -> AbstractContextManager[None]:
         return only_one(self._directory / LOCK, LOCK_SECONDS)
