@@ -210,6 +210,41 @@ def start(tmp_path: Path) -> Iterator[Callable[..., ReplicaProcess]]:
         process.kill()
 
 
+LOADED = {
+    "skyriver": "our own",
+    "httptools": "the parser",
+    "uvloop": "the loop",
+    "msgspec": "JSON",
+    "numpy": "tensors",
+    "onnxruntime": "the model",
+    "cronsim": "declared times",
+    "pydantic": "declared fields",
+    "pydantic_core": "pydantic's",
+    "annotated_types": "pydantic's",
+    "typing_extensions": "pydantic's",
+    "typing_inspection": "pydantic's",
+}
+"""What a replica loads beside Python's own, and what for."""
+
+
+def test_it_loads_what_it_needs_and_nothing_else(
+    start: Callable[..., ReplicaProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    process = start(sums(), fields=FIELDS).start_and_wait()
+    assert process.ask("POST", "/v2/models/fraud/infer", features([1, 2, 3])).status == 200
+    assert process.ask("POST", "/predict", {"amount": 2.5, "night": True, "risk": 1}).status == 200
+    assert process.ask("GET", "/metrics").status == 200
+    process.kill()
+    names = {line.rpartition("|")[2].strip() for line in process.log.splitlines() if line.startswith("import time:")}
+    loaded = {name.partition(".")[0] for name in names if not name.startswith("_")} - sys.stdlib_module_names
+    loaded -= {"imported package", "sitecustomize", "org"}  # a title, the machine's own, Jython that pickle looks for
+    assert loaded <= set(LOADED), loaded - set(LOADED)
+    rooms = {name.split(".")[1] for name in names if name.startswith("skyriver.") and name.count(".") > 1}
+    assert rooms <= {"core", "data", "release", "serve", "adapters", "wiring"}
+    assert not {name for name in names if name.startswith(("onnx.", "polars", "numba", "PIL", "skyriver.release.onnx"))}
+
+
 def test_it_says_that_it_is_ready(replica: ReplicaProcess) -> None:
     report = replica.report()
     assert (report["ready"], report["version"], report["token"]) == (True, 3, "secret")

@@ -11,73 +11,75 @@ from skyriver.release.formats import FILE, SAVED_MODEL, ForeignFormat, foreign_f
 from skyriver.release.onnx_check import Limits, OnnxSummary, check_onnx
 
 
-def take_model(path: Path, *, limits: Limits | None = None) -> tuple[bytes, OnnxSummary]:
+def take_model(path: Path, *, named: str = "", limits: Limits | None = None) -> tuple[bytes, OnnxSummary]:
     """Its bytes, and what `check_onnx` finds in them. No more is read than the limit; nothing is unpacked or loaded.
+    `named` is how its owner calls it, in errors.
 
     Raises NotFound (NO_MODEL_FILE), InvalidInput (NOT_A_FILE, FILE_UNREADABLE, or what `check_onnx` raises).
     """
     limits = limits or Limits()
-    data = _read(path, limits.bytes)
+    named = named or str(path)
+    data = _read(path, named, limits.bytes)
     try:
         return data, check_onnx(data, limits=limits)
     except InvalidInput as error:
-        named = format_by_name(path.name) if error.code == "ONNX_UNREADABLE" else None
-        if named is not None:
-            raise _foreign(named, path) from error
-        error.where = error.where or str(path)
-        error.next_action = error.next_action.replace(FILE, str(path))
+        by_name = format_by_name(path.name) if error.code == "ONNX_UNREADABLE" else None
+        if by_name is not None:
+            raise _foreign(by_name, named) from error
+        error.where = error.where or named
+        error.next_action = error.next_action.replace(FILE, named)
         raise
 
 
-def _read(path: Path, limit: int) -> bytes:
+def _read(path: Path, named: str, limit: int) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hold us up
     except FileNotFoundError as error:
         raise NotFound(
-            "There is no such file.", code="NO_MODEL_FILE", where=str(path), next_action="Name a file in ONNX's format."
+            "There is no such file.", code="NO_MODEL_FILE", where=named, next_action="Name a file in ONNX's format."
         ) from error
     except OSError as error:
         raise InvalidInput(
             f"The file cannot be read: {error.strerror}.",
             code="FILE_UNREADABLE",
-            where=str(path),
+            where=named,
             next_action="Check its owner and mode.",
         ) from error
     told = os.fstat(descriptor)
     if not stat.S_ISREG(told.st_mode):
         os.close(descriptor)
         if stat.S_ISDIR(told.st_mode):
-            raise _of_folder(path)
-        raise InvalidInput("This is no file, but a pipe or device.", code="NOT_A_FILE", where=str(path))
+            raise _of_folder(path, named)
+        raise InvalidInput("This is no file, but a pipe or device.", code="NOT_A_FILE", where=named)
     with open(descriptor, "rb") as file:  # noqa: PTH123  # what was opened, whatever the path names by now
         if told.st_size > limit:
             foreign = foreign_format(file.read(4096)) or format_by_name(path.name)
             if foreign is not None:
-                raise _foreign(foreign, path)
+                raise _foreign(foreign, named)
             raise InvalidInput(
                 f"The file has {told.st_size} bytes; at most {limit} are allowed.",
                 code="ONNX_TOO_LARGE",
-                where=str(path),
+                where=named,
             )
         return file.read(told.st_size)
 
 
-def _of_folder(path: Path) -> InvalidInput:
+def _of_folder(path: Path, named: str) -> InvalidInput:
     if (path / "saved_model.pb").exists():
-        return _foreign(SAVED_MODEL, path)
+        return _foreign(SAVED_MODEL, named)
     files = sorted(p.name for p in path.glob("*.onnx"))[:3]
     return InvalidInput(
         "This is a folder; one ONNX file is wanted.",
         code="NOT_A_FILE",
-        where=str(path),
+        where=named,
         next_action=f"There is {', '.join(files)} in it." if files else "Name the file in it.",
     )
 
 
-def _foreign(found: ForeignFormat, path: Path) -> InvalidInput:
+def _foreign(found: ForeignFormat, named: str) -> InvalidInput:
     return InvalidInput(
         f"This is a {found.name}; only ONNX crosses this border.",
         code="ONNX_FOREIGN_FORMAT",
-        where=str(path),
-        next_action=found.conversion.replace(FILE, str(path)),
+        where=named,
+        next_action=found.conversion.replace(FILE, named),
     )

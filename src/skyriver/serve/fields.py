@@ -5,6 +5,9 @@ objects only). The fields are the declared ones, cleaned at the border like ever
 value reaches the model as NaN), or, for a model without a declaration, its own inputs: a number, or
 nested lists, of one row. An output of one value a row is answered as a value, others as lists; an output called
 `model`, `version` or `predictions` is answered with a `_` behind its name.
+
+A form (`multipart/form-data`) is one row too: its parts are texts where a text is wanted, else JSON. A picture is a
+file in a form or `{"base64": ...}` in JSON, for an input that takes one (serve.images).
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import FieldSpec
 from skyriver.data.border import Reason, Rejection, RowCleaner
 from skyriver.release.signature import ANY, Signature, TensorSpec
+from skyriver.serve.images import BASE64, picture, picture_of_text, takes_pictures
+from skyriver.serve.multipart import FORM, parts_of
 from skyriver.serve.protocol import BadJson, Reply, decode_body, encode_json
 from skyriver.serve.runner import NUMPY_TYPES, Array, Tensors
 from skyriver.serve.tensors import array_of, flatten, show, values_of
@@ -68,8 +73,10 @@ class PredictCodec:
         self._takes_rows = ROWS in self._plan.names
         self._outputs = [(f"{t.name}_" if t.name in _TAKEN else t.name, t.name) for t in signature.outputs]
 
-    def decode(self, body: bytes) -> Predict:
-        """Raises BadJson, or InvalidInput naming row, field, value and rule."""
+    def decode(self, body: bytes, content_type: bytes = b"") -> Predict:
+        """Raises BadJson, BadForm, or InvalidInput naming row, field, value and rule."""
+        if content_type[: len(FORM)].lower() == FORM:
+            return self._predict(self._clean([self._form(body, content_type)], single=True), single=True)
         if self._quick is not None:
             read = self._quick.read(body)
             if read is not None:
@@ -91,6 +98,20 @@ class PredictCodec:
         if not rows:
             raise BadJson('"rows" is empty.', code="BAD_REQUEST")
         return self._predict(self._clean(rows, single), single)
+
+    def _form(self, body: bytes, content_type: bytes) -> dict[str, object]:
+        row: dict[str, object] = {}
+        for name, part in parts_of(body, content_type).items():
+            if part.is_file and name in self._plan.pictures:
+                row[name] = part.content
+            elif name in self._plan.texts:
+                row[name] = _utf8(name, part.content)
+            else:
+                try:
+                    row[name] = _decoder.decode(part.content)
+                except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                    row[name] = part.content.decode(errors="replace")  # what it should have been is told of it then
+        return row
 
     def encode(self, asked: Predict, results: Sequence[Tensors]) -> Reply:
         """`results` are the outputs of `asked.runs`, in their order."""
@@ -168,8 +189,11 @@ def _scalar_or_list(output: Array) -> object:
 class _Columns:
     """Declared fields that are the columns of the model's one input [n, F]."""
 
+    pictures: frozenset[str] = frozenset()
+
     def __init__(self, tensor: TensorSpec, fields: tuple[FieldSpec, ...]) -> None:
         self.names = frozenset(f.name for f in fields)
+        self.texts = _texts(fields)
         self._tensor = tensor
         self._cleaner = RowCleaner(fields)
 
@@ -221,8 +245,11 @@ class _QuickRows:
 class _Parts:
     """Declared fields that each are an input of their name, [n] or [n, 1]."""
 
+    pictures: frozenset[str] = frozenset()
+
     def __init__(self, tensors: tuple[TensorSpec, ...], fields: tuple[FieldSpec, ...]) -> None:
         self.names = frozenset(f.name for f in fields)
+        self.texts = _texts(fields)
         self._fields = fields
         self._tensors = {t.name: t for t in tensors}
         self._cleaner = RowCleaner(fields)
@@ -246,6 +273,8 @@ class _Inputs:
     def __init__(self, signature: Signature) -> None:
         self._tensors = signature.inputs
         self.names = frozenset(t.name for t in signature.inputs)
+        self.texts = frozenset(t.name for t in signature.inputs if t.datatype == "BYTES")
+        self.pictures = frozenset(t.name for t in signature.inputs if takes_pictures(t))
 
     def clean(self, row: Row) -> list[object] | Rejection:
         for name in row:
@@ -353,8 +382,25 @@ def _holds(kind: np.dtype[Any], value: object) -> bool:
     return True
 
 
+def _texts(fields: Sequence[FieldSpec]) -> frozenset[str]:
+    return frozenset(f.name for f in fields if f.type in ("text", "time"))
+
+
+def _utf8(name: str, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"{name} is not UTF-8: byte {error.start} of it.", code="INVALID_FIELD", where=name
+        ) from error
+
+
 def _row_of(tensor: TensorSpec, value: object) -> Array:
     """One row of an input: with a first axis of 1 if the model has one that is free or 1, else the whole tensor."""
+    if isinstance(value, bytes):
+        return picture(tensor, value)
+    if isinstance(value, dict) and set(value) == {BASE64} and takes_pictures(tensor):
+        return picture_of_text(tensor, value[BASE64])
     leading = bool(tensor.shape) and tensor.shape[0] in (ANY, 1)
     shape = tensor.shape[1:] if leading else tensor.shape
     single = not isinstance(value, list) and math.prod(shape) == 1 and ANY not in shape

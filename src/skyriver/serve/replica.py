@@ -226,7 +226,7 @@ class Replica:
     def _on_predict(self, request: Request) -> None:
         try:
             self._check(request)
-            asked = self._predict.decode(request.body)
+            asked = self._predict.decode(request.body, request.headers.get(b"content-type", b""))
             until = _until(request, None)
             gather = _Gather(
                 len(asked.runs),

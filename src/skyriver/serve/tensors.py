@@ -149,7 +149,9 @@ def flatten(name: str, value: object, shape: Sequence[int]) -> list[object]:
 def show(value: object) -> str:
     """A value as JSON, cut: it is quoted in errors."""
     try:
-        text = msgspec.json.encode(value[:80] if isinstance(value, str | list) else value).decode(errors="replace")
+        text = msgspec.json.encode(value[:80] if isinstance(value, str | list | bytes) else value).decode(
+            errors="replace"
+        )
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
         text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

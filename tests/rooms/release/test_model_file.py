@@ -114,6 +114,15 @@ def test_other_formats_are_known_by_their_bytes_or_their_name(
         compile(program, name, "exec")
 
 
+def test_errors_name_a_file_as_its_owner_does(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps([1]))
+    for path in (tmp_path / "m.pkl", tmp_path / "nowhere", tmp_path):
+        with pytest.raises(SkyriverError) as caught:
+            take_model(path, named="mine.onnx")
+        assert caught.value.where == "mine.onnx"
+        assert str(tmp_path) not in str(caught.value)
+
+
 def test_a_saved_model_is_known_by_its_folder(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"")
     assert f"--saved-model {tmp_path}" in refused(tmp_path).next_action

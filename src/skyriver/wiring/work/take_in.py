@@ -14,7 +14,7 @@ def work(job: Job) -> dict[str, Any]:
     """Outputs: the version as a proposed resource. Raises InvalidInput with what is wrong with the file."""
     model = job.app.model(job.target)
     job.progress("check", 0, 1)
-    data, summary = take_model(job.unpack().parent / model.onnx)
+    data, summary = take_model(job.unpack().parent / model.onnx, named=model.onnx)
     manifest = VersionManifest(
         model=model.name,
         version=1,  # the control plane gives it its number when it takes it in
