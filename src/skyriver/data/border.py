@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from skyriver.core.errors import InvalidInput
-from skyriver.core.spec import GRID_LIMIT, FieldSpec
+from skyriver.core.spec_streams import GRID_LIMIT, FieldSpec
 from skyriver.data.border_values import (
     INT_HIGH,
     INT_LOW,

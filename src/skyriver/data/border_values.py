@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import cache
 from typing import assert_never
 
-from skyriver.core.spec import FieldSpec
+from skyriver.core.spec_streams import FieldSpec
 
 Value = int | float | str | bool | None
 

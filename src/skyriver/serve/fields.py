@@ -22,7 +22,7 @@ import numpy as np
 from msgspec import Struct
 
 from skyriver.core.errors import InvalidInput
-from skyriver.core.spec import FieldSpec
+from skyriver.core.spec_streams import FieldSpec
 from skyriver.data.border import Reason, Rejection, RowCleaner
 from skyriver.release.signature import ANY, Signature, TensorSpec
 from skyriver.serve.images import BASE64, picture, picture_of_text, takes_pictures

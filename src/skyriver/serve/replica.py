@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from skyriver import __version__
 from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError
-from skyriver.core.spec import FieldSpec
+from skyriver.core.spec_streams import FieldSpec
 from skyriver.serve.batching import INLINE_US, NO_DEADLINE, Ask, Batcher
 from skyriver.serve.calibration import Calibration
 from skyriver.serve.deadlines import DEADLINE_HEADER, until_ns

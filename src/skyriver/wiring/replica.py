@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavailable
-from skyriver.core.spec import FieldSpec
+from skyriver.core.spec_streams import FieldSpec
 from skyriver.serve.calibration import calibrate
 from skyriver.serve.devices import CPU
 from skyriver.serve.listening import unix_listener
