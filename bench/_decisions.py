@@ -17,7 +17,7 @@ from _processes import Failed
 from _stream_worker import StreamWorker, running, sender, server_of_nothing
 
 from skyriver.adapters.segments.log import SegmentReader
-from skyriver.decide.blocks import decisions_of
+from skyriver.decide.log.blocks import decisions_of
 
 if TYPE_CHECKING:
     from streams import Bench

@@ -26,15 +26,15 @@ import numpy as np
 import skyriver as sr
 from skyriver.adapters.segments.log import SegmentLog, open_log
 from skyriver.core.spec import AppSpec
-from skyriver.decide.answers import DecisionWriter, Form
-from skyriver.decide.border import EventBorder
-from skyriver.decide.deciding import Deciding
-from skyriver.decide.engine import Engine
-from skyriver.decide.kernel_windows import WindowsFiles
-from skyriver.decide.opening import PartitionFiles
-from skyriver.decide.records import ModelInUse
-from skyriver.decide.rules import rules_of
-from skyriver.decide.scorer import OnnxScorer
+from skyriver.decide.decision.deciding import Deciding
+from skyriver.decide.decision.scorer import OnnxScorer
+from skyriver.decide.log.records import ModelInUse
+from skyriver.decide.partition.engine import Engine
+from skyriver.decide.partition.kernel_windows import WindowsFiles
+from skyriver.decide.partition.opening import PartitionFiles
+from skyriver.decide.rules.ruleset import rules_of
+from skyriver.decide.worker.answers import DecisionWriter, Form
+from skyriver.decide.worker.border import EventBorder
 from skyriver.train.trees_onnx import read_lightgbm, to_onnx
 from skyriver.wiring.process import SystemClock
 

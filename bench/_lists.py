@@ -21,18 +21,18 @@ import skyriver as sr
 from skyriver.adapters.memory.log import MemoryLogStore
 from skyriver.data.columns import decode_events
 from skyriver.data.log import RecordKind
-from skyriver.decide.answers import Form
-from skyriver.decide.blocks import decisions_of
-from skyriver.decide.border import EventBorder, ReferenceBorder
-from skyriver.decide.clock import ReceivingClock
-from skyriver.decide.deciding import Deciding
-from skyriver.decide.engine import Engine
-from skyriver.decide.journal import JournaledIds
-from skyriver.decide.lists import Lists
-from skyriver.decide.partition import Partition
-from skyriver.decide.receipt import Submission
-from skyriver.decide.records import decode_reference
-from skyriver.decide.rules import compile_rules
+from skyriver.decide.decision.deciding import Deciding
+from skyriver.decide.log.blocks import decisions_of
+from skyriver.decide.log.lists import Lists
+from skyriver.decide.log.records import decode_reference
+from skyriver.decide.partition.clock import ReceivingClock
+from skyriver.decide.partition.engine import Engine
+from skyriver.decide.partition.journal import JournaledIds
+from skyriver.decide.partition.partition import Partition
+from skyriver.decide.partition.receipt import Submission
+from skyriver.decide.rules.ruleset import compile_rules
+from skyriver.decide.worker.answers import Form
+from skyriver.decide.worker.border import EventBorder, ReferenceBorder
 from skyriver.wiring.process import SystemClock
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ import skyriver as sr
 from skyriver.core.spec import ModelSpec, TrainSpec
 from skyriver.core.units import DAY
 from skyriver.data.columns import Columns
-from skyriver.decide.reasons import Explainer
-from skyriver.decide.rules import compile_rules
-from skyriver.decide.rules_columns import Rows, compiled, first_that_fires
-from skyriver.decide.scorer import OnnxScorer
+from skyriver.decide.decision.reasons import Explainer
+from skyriver.decide.decision.scorer import OnnxScorer
+from skyriver.decide.rules.columns import Rows, compiled, first_that_fires
+from skyriver.decide.rules.ruleset import compile_rules
 from skyriver.train.evaluate import calibration_of, score
 from skyriver.train.metrics import calibration_error
 from skyriver.train.run import train

@@ -21,20 +21,20 @@ from skyriver.adapters.segments.log import open_log
 from skyriver.adapters.segments.reader import SegmentReader
 from skyriver.core.spec import AppSpec
 from skyriver.core.units import DAY
-from skyriver.decide.blocks import decisions_of, events_of
-from skyriver.decide.border import EventBorder, LabelBorder
-from skyriver.decide.choice import Choice
-from skyriver.decide.comparison import Comparison
-from skyriver.decide.deciding import Deciding
-from skyriver.decide.history import read_block
-from skyriver.decide.kernel_windows import WindowsFiles
-from skyriver.decide.opening import PartitionFiles
-from skyriver.decide.past import CHUNK
-from skyriver.decide.records import LoadStep, ModelInUse
-from skyriver.decide.replaying import Replay
-from skyriver.decide.rules import rules_of
-from skyriver.decide.scorer import OnnxScorer
-from skyriver.decide.stretch import Asked, AskedRules
+from skyriver.decide.decision.choice import Choice
+from skyriver.decide.decision.deciding import Deciding
+from skyriver.decide.decision.scorer import OnnxScorer
+from skyriver.decide.log.blocks import decisions_of, events_of
+from skyriver.decide.log.history import read_block
+from skyriver.decide.log.records import LoadStep, ModelInUse
+from skyriver.decide.partition.kernel_windows import WindowsFiles
+from skyriver.decide.partition.opening import PartitionFiles
+from skyriver.decide.replay.comparison import Comparison
+from skyriver.decide.replay.past import CHUNK
+from skyriver.decide.replay.replaying import Replay
+from skyriver.decide.replay.stretch import Asked, AskedRules
+from skyriver.decide.rules.ruleset import rules_of
+from skyriver.decide.worker.border import EventBorder, LabelBorder
 from skyriver.wiring.process import SystemClock
 
 if TYPE_CHECKING:

@@ -24,11 +24,11 @@ from skyriver.core.costs import costs_of as declared
 from skyriver.core.spec import AppSpec, CostsSpec, DecisionRule
 from skyriver.core.units import DAY
 from skyriver.data.columns import Column, Columns
-from skyriver.decide.cells import Part, Question
-from skyriver.decide.costs import costs_of
-from skyriver.decide.rules import rules_of
-from skyriver.decide.rules_columns import Rows
-from skyriver.decide.tuning import Span, Tuning, tune
+from skyriver.decide.rules.columns import Rows
+from skyriver.decide.rules.costs import costs_of
+from skyriver.decide.rules.ruleset import rules_of
+from skyriver.decide.tuning.cells import Part, Question
+from skyriver.decide.tuning.tuning import Span, Tuning, tune
 from skyriver.train.evaluate import score
 
 if TYPE_CHECKING:

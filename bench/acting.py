@@ -34,12 +34,12 @@ from skyriver.adapters.sqlite.file import SqliteFile
 from skyriver.adapters.webhook.sink import WebhookSink
 from skyriver.core.spec import FieldSpec, StreamSpec
 from skyriver.data.decisions import Reason, Status
-from skyriver.decide.deliveries import Deliveries
-from skyriver.decide.dispatching import Dispatch
-from skyriver.decide.following import Decided, Step
-from skyriver.decide.records import DecisionRecord
-from skyriver.decide.sending import Senders
-from skyriver.decide.sinks import Place
+from skyriver.decide.acting.deliveries import Deliveries
+from skyriver.decide.acting.dispatching import Dispatch
+from skyriver.decide.acting.sending import Senders
+from skyriver.decide.acting.sinks import Place
+from skyriver.decide.log.following import Decided, Step
+from skyriver.decide.log.records import DecisionRecord
 from skyriver.wiring.process import SystemClock
 
 GOALS = (

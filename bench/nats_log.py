@@ -28,7 +28,7 @@ from skyriver.adapters.nats.log import nats_reader, open_nats_log
 from skyriver.adapters.segments.log import open_log
 from skyriver.adapters.segments.reader import SegmentReader
 from skyriver.data.log import LogReader, Record, RecordKind
-from skyriver.decide.sources import Access
+from skyriver.decide.worker.sources import Access
 
 CASES = ((1, 200), (1, 11_600), (100, 200), (100, 11_600))
 """Records of a batch, and bytes of each."""

@@ -23,7 +23,7 @@ import skyriver as sr
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.adapters.segments.log import SegmentReader
 from skyriver.core.spec import AppSpec, FeatureSetSpec, StreamSpec
-from skyriver.decide.verify import VerifyReport, verify_stream
+from skyriver.decide.replay.verify import VerifyReport, verify_stream
 from skyriver.features.plan import plan_features
 
 DEADLINE = 60.0

@@ -13,7 +13,7 @@ import pytest
 
 from skyriver.adapters.sqlite.file import SqliteFile
 from skyriver.core.errors import Conflict
-from skyriver.decide.database_exam import check_database
+from skyriver.decide.acting.database_exam import check_database
 
 
 def test_the_law_in_memory() -> None:

@@ -20,7 +20,7 @@ from skyriver.adapters.nats.reader import NatsReader
 from skyriver.core.errors import Conflict, SkyriverError, Unavailable
 from skyriver.data.log import Log, Record, RecordKind
 from skyriver.data.log_exam import LOG_CHECKS, LogHarness, Make, event
-from skyriver.decide.sources import Access
+from skyriver.decide.worker.sources import Access
 
 
 class NatsLogHarness:

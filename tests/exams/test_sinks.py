@@ -18,8 +18,8 @@ from receiver import SECRET, Receiver
 from skyriver.adapters.memory.sink import MemoryReceiver, MemorySink
 from skyriver.adapters.nats.sink import NatsSink
 from skyriver.adapters.webhook.sink import WebhookSink
-from skyriver.decide.sinks import Answer, Delivery, Place, Sink, Taken
-from skyriver.decide.sinks_exam import SINK_CHECKS, TIMEOUT_S, Check, SinkHarness, check_sink
+from skyriver.decide.acting.sinks import Answer, Delivery, Place, Sink, Taken
+from skyriver.decide.acting.sinks_exam import SINK_CHECKS, TIMEOUT_S, Check, SinkHarness, check_sink
 
 
 class MemoryHarness:

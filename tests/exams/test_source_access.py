@@ -19,7 +19,7 @@ from skyriver.adapters.mqtt.source import MqttSource
 from skyriver.adapters.nats.source import NatsSource
 from skyriver.core.errors import SkyriverError
 from skyriver.core.spec import MqttSpec, NatsSpec
-from skyriver.decide.sources import Access, Source
+from skyriver.decide.worker.sources import Access, Source
 
 
 @pytest.fixture(scope="module")

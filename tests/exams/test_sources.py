@@ -18,8 +18,8 @@ from skyriver.adapters.mqtt.source import MqttSource
 from skyriver.adapters.nats import source as nats_source
 from skyriver.adapters.nats.source import NatsSource
 from skyriver.core.spec import MqttSpec, NatsSpec
-from skyriver.decide.sources import Access, Source
-from skyriver.decide.sources_exam import SOURCE_CHECKS, Make, SourceHarness, check_source
+from skyriver.decide.worker.sources import Access, Source
+from skyriver.decide.worker.sources_exam import SOURCE_CHECKS, Make, SourceHarness, check_source
 
 
 class MemoryHarness:

@@ -12,11 +12,11 @@ import pytest
 from skyriver.adapters.segments.layout import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES
 from skyriver.adapters.segments.log import SegmentReader, open_log
 from skyriver.data.log import Record, RecordKind
-from skyriver.decide import building
-from skyriver.decide.building import Resting, build, built
-from skyriver.decide.checkpoint import CheckpointFiles
-from skyriver.decide.kernel_windows import WindowsFiles, memory_windows
-from skyriver.decide.records import Value, encode_event
+from skyriver.decide.log.checkpoint import CheckpointFiles
+from skyriver.decide.log.records import Value, encode_event
+from skyriver.decide.partition import building
+from skyriver.decide.partition.building import Resting, build, built
+from skyriver.decide.partition.kernel_windows import WindowsFiles, memory_windows
 from skyriver.wiring.process import SystemClock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package

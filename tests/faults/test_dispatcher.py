@@ -16,7 +16,7 @@ import pytest
 
 from skyriver.adapters.segments.log import SegmentReader
 from skyriver.core.errors import SkyriverError
-from skyriver.decide.blocks import decisions_of
+from skyriver.decide.log.blocks import decisions_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 import worker_process as harness
@@ -27,7 +27,7 @@ from worker_process import payment
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "1"))
 BATCHES = 30 if os.environ.get("FAULT_ROUNDS") else 14
 BANK = {"to": "bank", "on": ["block"], "ordered": "customer"}
-SOON = {"skyriver.decide.delivery_table.FIRST_WAIT_US": 50_000}
+SOON = {"skyriver.decide.acting.delivery_table.FIRST_WAIT_US": 50_000}
 """Until the second try. Who waits for the end of some hundred deliveries waits for the least lucky one."""
 LEDGER = {"to": "ledger", "on": ["block", "review"], "parallel": 16}
 

@@ -13,7 +13,7 @@ import pytest
 
 from skyriver.adapters.segments.log import SegmentReader
 from skyriver.core.errors import SkyriverError
-from skyriver.decide.blocks import decisions_of
+from skyriver.decide.log.blocks import decisions_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 import worker_process as harness

@@ -20,8 +20,8 @@ from worker_process import DEADLINE, Worker, declare, payment
 import skyriver as sr
 from skyriver.adapters.nats.log import nats_reader
 from skyriver.data.log import RecordKind
-from skyriver.decide.blocks import decisions_of
-from skyriver.decide.sources import Access
+from skyriver.decide.log.blocks import decisions_of
+from skyriver.decide.worker.sources import Access
 from skyriver.trust.secretfile import write_secret
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "3"))

@@ -28,7 +28,7 @@ HOUR = 3_600 * MB
 DAY = 24 * HOUR
 START = 1_700_000_000 * MB
 NOTE = "x" * 3_000
-SOON = {"skyriver.decide.opening.CHECKPOINT_EVERY_US": MB // 2}
+SOON = {"skyriver.decide.partition.opening.CHECKPOINT_EVERY_US": MB // 2}
 """A log gives up nothing that no checkpoint has, and most tests here wait for that."""
 
 

@@ -22,7 +22,7 @@ from skyriver.adapters.processes.starting import socket_path
 from skyriver.core.errors import Conflict, NotFound, SkyriverError, Unavailable
 from skyriver.core.spec import DecideSpec, ReviewSpec, SinkSpec
 from skyriver.data.log import RecordKind
-from skyriver.decide.records import decode_label
+from skyriver.decide.log.records import decode_label
 from skyriver.wiring.home import Home
 
 REVIEW = ReviewSpec(
@@ -192,7 +192,7 @@ def test_no_case_and_no_answer_is_lost_by_kills(worker: Worker, dispatcher: Disp
 
 
 def reviewed(worker: Worker) -> set[Any]:
-    from skyriver.decide.blocks import decisions_of
+    from skyriver.decide.log.blocks import decisions_of
 
     return {d.id for record in reader(worker).read() for d in decisions_of(record) if d.decision == "review"}
 

@@ -24,7 +24,7 @@ from worker_process import DEADLINE, Worker, declare, payment
 import skyriver as sr
 from skyriver.adapters.segments.log import SegmentReader
 from skyriver.data.log import RecordKind
-from skyriver.decide.blocks import decisions_of
+from skyriver.decide.log.blocks import decisions_of
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "3"))
 

@@ -24,7 +24,7 @@ from kills.stream_log import LogContent
 from kills.stream_plan import make_plan
 from kills.stream_producer import read_answers
 
-from skyriver.decide.records import ControlRecord, ModelInUse
+from skyriver.decide.log.records import ControlRecord, ModelInUse
 
 KILLS = 100 if os.environ.get("FAULT_ROUNDS") else 25
 

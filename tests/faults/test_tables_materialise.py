@@ -16,7 +16,7 @@ from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.segments.log import open_log
 from skyriver.core.spec import FieldSpec, StreamSpec
 from skyriver.data.log import Record, RecordKind
-from skyriver.decide.records import DeadRecord, encode, encode_event
+from skyriver.decide.log.records import DeadRecord, encode, encode_event
 from skyriver.wiring.work.history import newest_history
 
 DEADLINE_S = 60

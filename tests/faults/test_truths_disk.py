@@ -10,8 +10,8 @@ import pytest
 
 from skyriver.core.errors import Unavailable
 from skyriver.data.log import Record, RecordKind
-from skyriver.decide.records import LabelRecord, encode
-from skyriver.decide.truths import Truths
+from skyriver.decide.log.records import LabelRecord, encode
+from skyriver.decide.replay.truths import Truths
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 from kills.stream_disturbances import fill

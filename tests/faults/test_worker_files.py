@@ -16,14 +16,14 @@ from skyriver.adapters.segments.layout import FRAME_HEADER_BYTES, SEGMENT_HEADER
 from skyriver.adapters.segments.log import SegmentReader, open_log
 from skyriver.core.errors import Conflict, Unavailable
 from skyriver.data.log import Record, RecordKind
-from skyriver.decide.border import EventBorder, LabelBorder
-from skyriver.decide.checkpoint import Checkpoint, CheckpointFiles, Counters, SavedSet
-from skyriver.decide.deciding import Deciding
-from skyriver.decide.kernel_windows import WindowsFiles
-from skyriver.decide.opening import Keeper, PartitionFiles
-from skyriver.decide.records import ModelInUse
-from skyriver.decide.recovery import recover
-from skyriver.decide.rules import rules_of
+from skyriver.decide.decision.deciding import Deciding
+from skyriver.decide.log.checkpoint import Checkpoint, CheckpointFiles, Counters, SavedSet
+from skyriver.decide.log.records import ModelInUse
+from skyriver.decide.partition.kernel_windows import WindowsFiles
+from skyriver.decide.partition.opening import Keeper, PartitionFiles
+from skyriver.decide.partition.recovery import recover
+from skyriver.decide.rules.ruleset import rules_of
+from skyriver.decide.worker.border import EventBorder, LabelBorder
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 import worker_process as harness
@@ -118,7 +118,7 @@ class Life:
 
 @pytest.fixture
 def life(tmp_path: Path, kernels: Path, monkeypatch: pytest.MonkeyPatch) -> Life:
-    monkeypatch.setattr("skyriver.decide.journal.FLUSH", 12)  # some ids in files, some in checkpoints
+    monkeypatch.setattr("skyriver.decide.partition.journal.FLUSH", 12)  # some ids in files, some in checkpoints
     return Life(tmp_path, kernels).start()
 
 
@@ -419,7 +419,7 @@ def test_after_a_replay_that_failed_files_of_others_stay_open(life: Life, monkey
         raise Unavailable("The disk does not answer.", code="DISK_FAILED")
 
     with monkeypatch.context() as patch:
-        patch.setattr("skyriver.decide.recovery.Replay.finish", broken)
+        patch.setattr("skyriver.decide.partition.recovery.Replay.finish", broken)
         with pytest.raises(Unavailable):
             life.files.open(Deciding(), lambda *_: None)
     others = [os.open(life.directory, os.O_RDONLY) for _ in range(8)]  # the numbers that the windows had
@@ -485,7 +485,7 @@ def test_a_checkpoint_that_fails_for_whatever_reason_leaves_what_the_older_one_n
 
 
 def test_states_of_any_size_are_saved(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skyriver.decide.checkpoint.LARGE_BYTES", 1)
+    monkeypatch.setattr("skyriver.decide.log.checkpoint.LARGE_BYTES", 1)
     life.send(20)
     offset = life.save()
     newest = checkpoints(life)[0]
@@ -503,7 +503,7 @@ def test_states_of_any_size_are_saved(life: Life, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("large", [1, 1 << 30])
 def test_states_come_back_as_they_were_saved(large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skyriver.decide.checkpoint.LARGE_BYTES", large)
+    monkeypatch.setattr("skyriver.decide.log.checkpoint.LARGE_BYTES", large)
     files = CheckpointFiles(tmp_path)
     for offset, beside in enumerate((None, SavedSet("b", {"name": "beside"}, b"of those beside" * 9))):
         saved = Checkpoint(offset, 7, "a", b"state" * 100, b"ids", Counters(), ((3, 4),), None, (), beside=beside)

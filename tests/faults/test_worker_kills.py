@@ -21,8 +21,8 @@ import pytest
 from skyriver.adapters.segments.log import SegmentReader
 from skyriver.data.columns import decode_events
 from skyriver.data.log import RecordKind
-from skyriver.decide.blocks import decisions_of, events_of
-from skyriver.decide.records import decode_control
+from skyriver.decide.log.blocks import decisions_of, events_of
+from skyriver.decide.log.records import decode_control
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 import worker_process as harness

@@ -14,16 +14,16 @@ from skyriver.core.errors import SkyriverError
 from skyriver.core.units import SECOND
 from skyriver.data import ids
 from skyriver.data.log import Record
-from skyriver.decide import journal
-from skyriver.decide.blocks import decisions_in_log
-from skyriver.decide.border import EventBorder, LabelBorder
-from skyriver.decide.deciding import Deciding
-from skyriver.decide.engine import Engine
-from skyriver.decide.kernel_windows import WindowsFiles
-from skyriver.decide.looking import fill
-from skyriver.decide.opening import PartitionFiles
-from skyriver.decide.receipt import Receipt
-from skyriver.decide.rules import compile_rules
+from skyriver.decide.decision.deciding import Deciding
+from skyriver.decide.log.blocks import decisions_in_log
+from skyriver.decide.partition import journal
+from skyriver.decide.partition.engine import Engine
+from skyriver.decide.partition.kernel_windows import WindowsFiles
+from skyriver.decide.partition.opening import PartitionFiles
+from skyriver.decide.partition.receipt import Receipt
+from skyriver.decide.rules.ruleset import compile_rules
+from skyriver.decide.worker.border import EventBorder, LabelBorder
+from skyriver.decide.worker.looking import fill
 from skyriver.features import buffers
 
 START = 1_700_000_000 * SECOND

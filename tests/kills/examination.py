@@ -21,8 +21,8 @@ from skyriver.client.api import Client
 from skyriver.core.errors import SkyriverError
 from skyriver.core.names import digest
 from skyriver.data.log import RecordKind
-from skyriver.decide.blocks import decisions_of, events_of
-from skyriver.decide.records import decode_label
+from skyriver.decide.log.blocks import decisions_of, events_of
+from skyriver.decide.log.records import decode_label
 
 ORPHAN_SECONDS = 12.0
 """A process whose start was cut off before anybody knew of it waits ten seconds for its run file, and ends."""

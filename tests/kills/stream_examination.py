@@ -21,7 +21,7 @@ from skyriver.client.appfile import load_app
 from skyriver.core.spec import AppSpec, FeatureSetSpec
 from skyriver.data.materialise import materialise
 from skyriver.data.operations import tables_of_stream
-from skyriver.decide.verify import verify_stream
+from skyriver.decide.replay.verify import verify_stream
 from skyriver.features.backfill import Backfill, backfill
 from skyriver.features.plan import FeaturePlan, plan_features
 

@@ -17,8 +17,8 @@ from skyriver.core.spec import StreamSpec
 from skyriver.data.columns import decode_events
 from skyriver.data.log import Record, RecordKind
 from skyriver.data.materialise import schemas_of_stream
-from skyriver.decide.blocks import decisions_of, events_of
-from skyriver.decide.records import LATE, ControlRecord, DecisionRecord, decode_control, decode_label
+from skyriver.decide.log.blocks import decisions_of, events_of
+from skyriver.decide.log.records import LATE, ControlRecord, DecisionRecord, decode_control, decode_label
 
 EVENT, LABEL = int(RecordKind.EVENT), int(RecordKind.LABEL)
 

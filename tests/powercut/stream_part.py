@@ -15,15 +15,15 @@ from skyriver.adapters.segments.log import SegmentLog, SegmentReader, open_log
 from skyriver.core.units import SECOND
 from skyriver.data import ids
 from skyriver.data.materialise import materialise
-from skyriver.decide import journal
-from skyriver.decide.blocks import decisions_of, events_of
-from skyriver.decide.border import EventBorder, LabelBorder
-from skyriver.decide.deciding import Deciding
-from skyriver.decide.engine import Engine
-from skyriver.decide.kernel_windows import WindowsFiles, memory_windows
-from skyriver.decide.opening import PartitionFiles
-from skyriver.decide.rules import compile_rules
-from skyriver.decide.verify import verify_stream
+from skyriver.decide.decision.deciding import Deciding
+from skyriver.decide.log.blocks import decisions_of, events_of
+from skyriver.decide.partition import journal
+from skyriver.decide.partition.engine import Engine
+from skyriver.decide.partition.kernel_windows import WindowsFiles, memory_windows
+from skyriver.decide.partition.opening import PartitionFiles
+from skyriver.decide.replay.verify import verify_stream
+from skyriver.decide.rules.ruleset import compile_rules
+from skyriver.decide.worker.border import EventBorder, LabelBorder
 from skyriver.features import buffers
 
 START = 1_700_000_000 * SECOND

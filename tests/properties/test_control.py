@@ -38,7 +38,7 @@ from skyriver.core.resources import (
     reconcile,
 )
 from skyriver.core.spec import AppSpec
-from skyriver.decide.operations import plan_verify
+from skyriver.decide.streams.operations import plan_verify
 from skyriver.release.operations import plan_rollback, plan_train
 from skyriver.wiring.deploy import plan_deploy
 from skyriver.wiring.kinds import KINDS

@@ -14,7 +14,7 @@ import pytest
 
 from skyriver.client.api import Client
 from skyriver.client.producing import Producing
-from skyriver.decide.blocks import decisions_of, events_of
+from skyriver.decide.log.blocks import decisions_of, events_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 import worker_process as harness

@@ -15,7 +15,7 @@ import pytest
 
 from skyriver.adapters.segments.log import SegmentReader
 from skyriver.data.log import RecordKind
-from skyriver.decide.records import decode_control, decode_dead
+from skyriver.decide.log.records import decode_control, decode_dead
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 import worker_process as harness

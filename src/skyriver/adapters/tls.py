@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 
 from skyriver.core.errors import Unavailable
-from skyriver.decide.sources import Access
+from skyriver.decide.worker.sources import Access
 
 
 def client_context(access: Access) -> ssl.SSLContext:

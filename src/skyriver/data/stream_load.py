@@ -1,7 +1,7 @@
 """Loading files into a stream's history: all rows of all files in one order, however many they are.
 
 A load is prepared here and brought into the stream's log by its worker (DESIGN 6.1, 6.9): all rows of all files,
-ordered by time and id, in blocks of HISTORY rows (see `decide.history`). Labels stand where they became known, after
+ordered by time and id, in blocks of HISTORY rows (`decide.log.history`). Labels stand where they became known, after
 the events of that time; rows of references where they become current, before the events of that time. Nothing is
 written to the log before all files were read to their ends and few enough rows were bad.
 

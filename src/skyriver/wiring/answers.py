@@ -19,9 +19,9 @@ from skyriver.control.asking import Asker
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.spec import StreamSpec
 from skyriver.core.units import SECOND, iso_time
-from skyriver.decide.case_book import DueLabel
-from skyriver.decide.database import Transaction
-from skyriver.decide.reviewing import Reviewing
+from skyriver.decide.acting.case_book import DueLabel
+from skyriver.decide.acting.database import Transaction
+from skyriver.decide.acting.reviewing import Reviewing
 
 SEEN_US = 10 * SECOND
 """In which the log shows what was sent."""

@@ -25,8 +25,8 @@ from typing import Any
 
 from skyriver.core.errors import Internal, SkyriverError
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
-from skyriver.decide.building import Resting, build
-from skyriver.decide.kernel_windows import WindowsFiles
+from skyriver.decide.partition.building import Resting, build
+from skyriver.decide.partition.kernel_windows import WindowsFiles
 from skyriver.serve.metrics import resident_bytes
 from skyriver.wiring.home import Home
 from skyriver.wiring.logs import log_reader

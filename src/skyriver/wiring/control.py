@@ -52,11 +52,18 @@ from skyriver.core.names import check_name, digest
 from skyriver.core.resources import AuditEntry, Put, Resource, Snapshot
 from skyriver.core.spec import AppSpec
 from skyriver.data.operations import plan_load
-from skyriver.decide.asking import plan_replay
-from skyriver.decide.checking import check_decisions
-from skyriver.decide.now import stream_now
-from skyriver.decide.operations import plan_erase, plan_tune, plan_verify
-from skyriver.decide.rules_release import RulesMove, check_standing, get_rules, list_rules, plan_candidate, plan_move
+from skyriver.decide.streams.asking import plan_replay
+from skyriver.decide.streams.checking import check_decisions
+from skyriver.decide.streams.now import stream_now
+from skyriver.decide.streams.operations import plan_erase, plan_tune, plan_verify
+from skyriver.decide.streams.rules_release import (
+    RulesMove,
+    check_standing,
+    get_rules,
+    list_rules,
+    plan_candidate,
+    plan_move,
+)
 from skyriver.features.plan import check_features
 from skyriver.release.operations import plan_rollback, plan_train
 from skyriver.serve.operations import plan_sleep, plan_wake

@@ -13,7 +13,7 @@ from skyriver.core.resources import Delete, Put, Resource, Snapshot, need
 from skyriver.core.spec import AppSpec, FeatureSetSpec, ModelSpec, StreamSpec
 from skyriver.core.units import SECOND, format_duration
 from skyriver.data.operations import rejected_table, tables_of_stream
-from skyriver.decide.rules_kind import deployed_rules, retired_rules
+from skyriver.decide.streams.rules_kind import deployed_rules, retired_rules
 from skyriver.features.plan import plan_features
 from skyriver.release.operations import plan_import
 from skyriver.serve.kinds import new_service, update_service

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from skyriver.core.resources import Kind
-from skyriver.decide.cases import CASE_TRANSITIONS, CLOSED
+from skyriver.decide.acting.cases import CASE_TRANSITIONS, CLOSED
 from skyriver.wiring.kinds import KINDS
 
 _HEAD = """\

@@ -1,7 +1,7 @@
 """The process that acts on a stream's decisions: `python -m skyriver.wiring.dispatcher CONFIG_FILE`.
 
 Its configuration: {"stream": StreamSpec, "directory": the stream's, "begin": the offset of the first decision that is
-acted on}; live settings: what is declared, by `skyriver.decide.live.DISPATCHED`, and "began": whether it has begun
+acted on}; live settings: what is declared, by `decide.streams.live.DISPATCHED`, and "began": whether it has begun
 already (a missing state is an error then).
 
 It follows the stream's log as any reader does, so the worker never waits for it, and keeps what it has to do in one
@@ -36,13 +36,13 @@ from skyriver.core.errors import Conflict, InvalidInput, NotFound, SkyriverError
 from skyriver.core.spec import StreamSpec
 from skyriver.data.folders import make_folder
 from skyriver.data.log import WholeReader
-from skyriver.decide.database import Transaction
-from skyriver.decide.deliveries import Deliveries
-from skyriver.decide.dispatching import Ask, Dispatch, Part
-from skyriver.decide.following import Follower
-from skyriver.decide.records import Id
-from skyriver.decide.reviewing import Reviewing
-from skyriver.decide.sending import Senders
+from skyriver.decide.acting.database import Transaction
+from skyriver.decide.acting.deliveries import Deliveries
+from skyriver.decide.acting.dispatching import Ask, Dispatch, Part
+from skyriver.decide.acting.reviewing import Reviewing
+from skyriver.decide.acting.sending import Senders
+from skyriver.decide.log.following import Follower
+from skyriver.decide.log.records import Id
 from skyriver.serve.http import JSON, PROBLEM, HttpServer, Request
 from skyriver.serve.listening import unix_listener
 from skyriver.serve.metrics import resident_bytes

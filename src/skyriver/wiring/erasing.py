@@ -19,11 +19,11 @@ from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError
 from skyriver.core.spec import StreamSpec
 from skyriver.data.log import Log, Record
 from skyriver.data.retention import RewritableLog
-from skyriver.decide.engine import Engine
-from skyriver.decide.erasing import ErasingWork, read_work
-from skyriver.decide.opening import Keeper
-from skyriver.decide.station import Station
-from skyriver.decide.work import ChangeWork
+from skyriver.decide.log.erasing import ErasingWork, read_work
+from skyriver.decide.partition.engine import Engine
+from skyriver.decide.partition.opening import Keeper
+from skyriver.decide.worker.station import Station
+from skyriver.decide.worker.work import ChangeWork
 from skyriver.wiring.upkeep import LogUpkeep
 
 FOLDER = "erasing"

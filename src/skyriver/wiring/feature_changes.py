@@ -24,15 +24,15 @@ from typing import Any
 from skyriver.core.errors import Corrupt, Internal, SkyriverError, from_problem, told
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.data.log import Log
-from skyriver.decide.building import built
-from skyriver.decide.checkpoint import NEVER, CheckpointFiles
-from skyriver.decide.engine import Engine
-from skyriver.decide.folding import Folding
-from skyriver.decide.kernel_windows import KernelWindows, WindowsFiles
-from skyriver.decide.opening import Keeper, PartitionFiles
-from skyriver.decide.partition import BEYOND
-from skyriver.decide.station import Station
-from skyriver.decide.work import ChangeWork
+from skyriver.decide.log.checkpoint import NEVER, CheckpointFiles
+from skyriver.decide.partition.building import built
+from skyriver.decide.partition.engine import Engine
+from skyriver.decide.partition.folding import Folding
+from skyriver.decide.partition.kernel_windows import KernelWindows, WindowsFiles
+from skyriver.decide.partition.opening import Keeper, PartitionFiles
+from skyriver.decide.partition.partition import BEYOND
+from skyriver.decide.worker.station import Station
+from skyriver.decide.worker.work import ChangeWork
 
 SHARE = 0.5
 """Of a core, that a builder takes (at a lower priority than the worker) while it gets on."""

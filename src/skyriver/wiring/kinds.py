@@ -9,9 +9,9 @@ from skyriver.control.jobs import JOB
 from skyriver.control.operations import OPERATION
 from skyriver.control.schedules import SCHEDULE
 from skyriver.core.resources import Kind
-from skyriver.decide.dispatcher_kind import DISPATCHER
-from skyriver.decide.kinds import STREAM, WORKER
-from skyriver.decide.rules_kind import RULES
+from skyriver.decide.streams.dispatcher_kind import DISPATCHER
+from skyriver.decide.streams.kinds import STREAM, WORKER
+from skyriver.decide.streams.rules_kind import RULES
 from skyriver.release.kinds import ROLLOUT, VERSION
 from skyriver.serve.activator_kind import ACTIVATOR
 from skyriver.serve.kinds import REPLICA, SERVICE

@@ -9,7 +9,7 @@ from pathlib import Path
 from skyriver.adapters.webhook.sink import WebhookSink
 from skyriver.core.errors import InvalidInput, NotFound, SkyriverError
 from skyriver.core.spec import AppSpec
-from skyriver.decide.sinks import Place, Sink
+from skyriver.decide.acting.sinks import Place, Sink
 from skyriver.trust.secretfile import read_secret
 
 EXAMPLE = 'url = "https://...", secrets = ["whsec_..."]'
@@ -52,7 +52,7 @@ def unusable_sinks(app: AppSpec, home: Path, tenant: str) -> Iterator[tuple[str,
 
 
 class SinksOfMachine:
-    """`skyriver.decide.sending.Sinks`: one whose file has changed is opened anew."""
+    """`skyriver.decide.acting.sending.Sinks`: one whose file has changed is opened anew."""
 
     def __init__(self, home: Path, tenant: str, wall: Callable[[], int]) -> None:
         self._home = home

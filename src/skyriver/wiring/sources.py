@@ -10,7 +10,7 @@ from typing import assert_never
 from skyriver.core.brokers import host_of
 from skyriver.core.errors import InvalidInput, NotAllowed, NotFound
 from skyriver.core.spec import AppSpec, MqttSpec, NatsLogSpec, NatsSpec, SourceSpec
-from skyriver.decide.sources import Access, Source
+from skyriver.decide.worker.sources import Access, Source
 from skyriver.trust.secretfile import read_secret
 
 _MODULES = {"mqtt": "paho.mqtt", "nats": "nats"}

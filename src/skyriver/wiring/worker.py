@@ -41,29 +41,29 @@ from skyriver.core.errors import InvalidInput, SkyriverError, Unavailable
 from skyriver.core.objects import IdentifiedObjects
 from skyriver.core.spec import DecideSpec, FeatureSetSpec, StreamSpec
 from skyriver.data.retention import Needed, local_from
-from skyriver.decide.answers import DecisionWriter, dead_letter_json
-from skyriver.decide.arms import in_use
-from skyriver.decide.border import EventBorder
-from skyriver.decide.checkpoint import NEVER, Counters
-from skyriver.decide.choice import Choice
-from skyriver.decide.deciding import Deciding
-from skyriver.decide.engine import Engine
-from skyriver.decide.explaining import Explaining, Sources
-from skyriver.decide.feeding import Feed
-from skyriver.decide.kernel_windows import WindowsFiles
-from skyriver.decide.looking import Looks
-from skyriver.decide.metrics import LOOK_US, Meter, Seen, prometheus, stored_bytes
-from skyriver.decide.model_run import ModelRun
-from skyriver.decide.opening import Keeper, PartitionFiles
-from skyriver.decide.records import ControlRecord
-from skyriver.decide.routes import HISTORY_LIMIT, Routes
-from skyriver.decide.scorer import OnnxScorer
-from skyriver.decide.station import Station
-from skyriver.decide.tree_shap import compile_shares
-from skyriver.decide.trees import compile_sums
-from skyriver.decide.trial import rules_in_use
-from skyriver.decide.windows import FeatureSets
-from skyriver.decide.work import ChangeWork
+from skyriver.decide.decision.arms import in_use
+from skyriver.decide.decision.choice import Choice
+from skyriver.decide.decision.deciding import Deciding
+from skyriver.decide.decision.model_run import ModelRun
+from skyriver.decide.decision.scorer import OnnxScorer
+from skyriver.decide.decision.tree_shap import compile_shares
+from skyriver.decide.decision.trees import compile_sums
+from skyriver.decide.decision.trial import rules_in_use
+from skyriver.decide.log.checkpoint import NEVER, Counters
+from skyriver.decide.log.records import ControlRecord
+from skyriver.decide.partition.engine import Engine
+from skyriver.decide.partition.kernel_windows import WindowsFiles
+from skyriver.decide.partition.opening import Keeper, PartitionFiles
+from skyriver.decide.partition.windows import FeatureSets
+from skyriver.decide.worker.answers import DecisionWriter, dead_letter_json
+from skyriver.decide.worker.border import EventBorder
+from skyriver.decide.worker.explaining import Explaining, Sources
+from skyriver.decide.worker.feeding import Feed
+from skyriver.decide.worker.looking import Looks
+from skyriver.decide.worker.metrics import LOOK_US, Meter, Seen, prometheus, stored_bytes
+from skyriver.decide.worker.routes import HISTORY_LIMIT, Routes
+from skyriver.decide.worker.station import Station
+from skyriver.decide.worker.work import ChangeWork
 from skyriver.features.plan import plan_features
 from skyriver.serve.http import HttpLimits, HttpServer
 from skyriver.serve.listening import unix_listener

@@ -10,7 +10,7 @@ import pytest
 
 from skyriver.adapters.nats import proof
 from skyriver.core.errors import Conflict, InvalidInput
-from skyriver.decide.sources import Access
+from skyriver.decide.worker.sources import Access
 
 OURS: Any = SimpleNamespace(_server_info={"version": "2.15.0", "server_id": "A"})
 

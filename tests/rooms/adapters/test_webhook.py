@@ -20,8 +20,8 @@ from receiver import SECRET, Receiver
 
 from skyriver.adapters.webhook.client import MOST_ANSWER
 from skyriver.adapters.webhook.sink import WebhookSink
-from skyriver.decide.sinks import Answer, Delivery, Failed, Place, Refused, Taken
-from skyriver.decide.sources import Access
+from skyriver.decide.acting.sinks import Answer, Delivery, Failed, Place, Refused, Taken
+from skyriver.decide.worker.sources import Access
 from skyriver.trust.webhooks import is_signed, signature
 
 NOW_US = 1_700_000_000_000_000

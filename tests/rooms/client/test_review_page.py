@@ -11,10 +11,10 @@ from skyriver.client import review_page as page
 from skyriver.client.screen import Screen
 from skyriver.client.sink_page import dispatcher_lines
 from skyriver.data.decisions import Reason, Status
-from skyriver.decide import cases
-from skyriver.decide.case_view import in_full, in_short
-from skyriver.decide.cases import Case, ClosedWhy, Reviewer
-from skyriver.decide.records import DecisionRecord
+from skyriver.decide.acting import cases
+from skyriver.decide.acting.case_view import in_full, in_short
+from skyriver.decide.acting.cases import Case, ClosedWhy, Reviewer
+from skyriver.decide.log.records import DecisionRecord
 
 HOUR = 3_600_000_000
 RECORD = DecisionRecord(17, 9, Status.DECIDED, "look", 0.5, b"", "m", 2, "", "", Reason.NONE, 0, 0, rule="large")
@@ -108,7 +108,7 @@ def test_a_list_and_an_empty_one(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_numbers_come_with_their_doubt(capsys: pytest.CaptureFixture[str]) -> None:
-    from skyriver.decide.case_stats import difference, kappa, share
+    from skyriver.decide.acting.case_stats import difference, kappa, share
 
     change = {"days": 7, "recent": share(1, 40), "before": share(20, 40)}
     told: Any = {

@@ -13,7 +13,7 @@ from skyriver.client.stream_page import curve, lines, page
 from skyriver.core import contract
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.units import SECOND
-from skyriver.decide.now import stream_now
+from skyriver.decide.streams.now import stream_now
 
 HOUR = 3_600 * SECOND
 

@@ -19,7 +19,7 @@ from skyriver.control.api import Actions, Cloud, Deployment, DeployRequest, crea
 from skyriver.control.loop import ControlLoop
 from skyriver.core.errors import Internal
 from skyriver.core.resources import Put, Resource, RouteTable, Snapshot
-from skyriver.decide.now import stream_now
+from skyriver.decide.streams.now import stream_now
 from skyriver.trust.permissions import Permission
 from skyriver.trust.tokens import new_token
 from skyriver.wiring.control import ACTIONS

@@ -14,10 +14,10 @@ import pytest
 from skyriver.adapters.sqlite.file import SqliteFile
 from skyriver.core.spec import StreamSpec
 from skyriver.data.decisions import Reason, Status
-from skyriver.decide.deliveries import Deliveries
-from skyriver.decide.dispatching import Ask, Dispatch
-from skyriver.decide.following import Decided, Step
-from skyriver.decide.records import DecisionRecord
+from skyriver.decide.acting.deliveries import Deliveries
+from skyriver.decide.acting.dispatching import Ask, Dispatch
+from skyriver.decide.log.following import Decided, Step
+from skyriver.decide.log.records import DecisionRecord
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
 from api_stage import BASE, Stage

@@ -23,9 +23,9 @@ from skyriver.core.contract import Delivery
 from skyriver.core.errors import Unavailable
 from skyriver.core.resources import AuditEntry, Change, Resource
 from skyriver.data.decisions import Reason, Status
-from skyriver.decide.case_view import in_full
-from skyriver.decide.cases import Case
-from skyriver.decide.records import DecisionRecord
+from skyriver.decide.acting.case_view import in_full
+from skyriver.decide.acting.cases import Case
+from skyriver.decide.log.records import DecisionRecord
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
 from api_stage import BASE, Stage

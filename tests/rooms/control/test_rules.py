@@ -10,7 +10,7 @@ import pytest
 from api_stage import APP, BASE, Stage
 
 from skyriver.client.appfile import load_app
-from skyriver.decide.live import live_settings
+from skyriver.decide.streams.live import live_settings
 
 RULES = f"{BASE}/streams/orders/rules"
 CALL = {"decision": "call", "when": "score >= 0.5"}

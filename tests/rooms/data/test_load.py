@@ -22,8 +22,8 @@ from skyriver.data.files import LoadFile
 from skyriver.data.intake import LoadReport
 from skyriver.data.load import load_table, store_dead
 from skyriver.data.stream_load import PreparedLoad, prepare_stream_load
-from skyriver.decide.history import read_block
-from skyriver.decide.records import decode_reference
+from skyriver.decide.log.history import read_block
+from skyriver.decide.log.records import decode_reference
 
 HOUR = 3_600_000
 """Shorter than one: a few real hours after 1970 are refused, as seconds that were taken for microseconds."""

@@ -24,7 +24,7 @@ from skyriver.data.decisions import DecisionColumns, Outcome, Reason, Status
 from skyriver.data.log import Record, RecordKind
 from skyriver.data.materialise import materialise, schemas_of_stream
 from skyriver.data.tables import Tables, TableVersion
-from skyriver.decide.records import (
+from skyriver.decide.log.records import (
     DeadRecord,
     DecisionRecord,
     LabelRecord,

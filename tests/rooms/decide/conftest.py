@@ -16,18 +16,18 @@ from skyriver.core.spec import FieldSpec, LabelSpec, StreamSpec
 from skyriver.core.units import SECOND
 from skyriver.data.columns import Columns
 from skyriver.data.log import Record, RecordKind
-from skyriver.decide.blocks import decisions_in_log, decisions_of, events_of
-from skyriver.decide.border import EventBorder, LabelBorder
-from skyriver.decide.checkpoint import Checkpoint
-from skyriver.decide.clock import ReceivingClock
-from skyriver.decide.deciding import Deciding
-from skyriver.decide.engine import Engine
-from skyriver.decide.looking import fill
-from skyriver.decide.receipt import LabelReceipt, Receipt
-from skyriver.decide.records import DecisionRecord, Id, LabelRecord, ModelInUse, Value
-from skyriver.decide.recovery import Recovered, recover
-from skyriver.decide.rules import compile_rules
-from skyriver.decide.windows import SavedWindows
+from skyriver.decide.decision.deciding import Deciding
+from skyriver.decide.log.blocks import decisions_in_log, decisions_of, events_of
+from skyriver.decide.log.checkpoint import Checkpoint
+from skyriver.decide.log.records import DecisionRecord, Id, LabelRecord, ModelInUse, Value
+from skyriver.decide.partition.clock import ReceivingClock
+from skyriver.decide.partition.engine import Engine
+from skyriver.decide.partition.receipt import LabelReceipt, Receipt
+from skyriver.decide.partition.recovery import Recovered, recover
+from skyriver.decide.partition.windows import SavedWindows
+from skyriver.decide.rules.ruleset import compile_rules
+from skyriver.decide.worker.border import EventBorder, LabelBorder
+from skyriver.decide.worker.looking import fill
 
 STREAM = StreamSpec(
     name="payments",

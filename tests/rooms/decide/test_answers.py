@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from skyriver.core.errors import InvalidInput
-from skyriver.decide.answers import NAMED_BYTES, Form, parse_rows
+from skyriver.decide.worker.answers import NAMED_BYTES, Form, parse_rows
 
 
 @pytest.mark.parametrize(

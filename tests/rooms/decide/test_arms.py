@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from skyriver.data.log import RecordKind
-from skyriver.decide.blocks import decisions_of
-from skyriver.decide.model_run import ModelRun
-from skyriver.decide.records import ModelInUse, decode_control
-from skyriver.decide.rules import compile_rules
-from skyriver.decide.scoring import BUCKETS, Canary, Lane, in_canary
+from skyriver.decide.decision.model_run import ModelRun
+from skyriver.decide.decision.scoring import BUCKETS, Canary, Lane, in_canary
+from skyriver.decide.log.blocks import decisions_of
+from skyriver.decide.log.records import ModelInUse, decode_control
+from skyriver.decide.rules.ruleset import compile_rules
 
 House = Any
 

@@ -10,7 +10,7 @@ import pytest
 import skyriver as sr
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, SkyriverError
 from skyriver.core.resources import Resource, Snapshot
-from skyriver.decide.asking import KEPT, plan_replay
+from skyriver.decide.streams.asking import KEPT, plan_replay
 from skyriver.features.plan import plan_features
 
 

@@ -20,17 +20,17 @@ from skyriver.core.units import SECOND
 from skyriver.data.columns import Columns, EventBlock, decode_events
 from skyriver.data.decisions import Outcome, Reason, Status
 from skyriver.data.log import Record, RecordKind
-from skyriver.decide.answers import Form, Unread
-from skyriver.decide.blocks import DecisionBlock, decisions_of, decode_decisions
-from skyriver.decide.border import EventBorder
-from skyriver.decide.deciding import Deciding
-from skyriver.decide.partition import Horizon, RecentDecisions
-from skyriver.decide.receipt import Receipt
-from skyriver.decide.records import ModelInUse
-from skyriver.decide.rules import compile_rules
-from skyriver.decide.scoring import Canary, Lane
-from skyriver.decide.sorting import order_block, order_rows
-from skyriver.decide.trial import Trial
+from skyriver.decide.decision.deciding import Deciding
+from skyriver.decide.decision.scoring import Canary, Lane
+from skyriver.decide.decision.trial import Trial
+from skyriver.decide.log.blocks import DecisionBlock, decisions_of, decode_decisions
+from skyriver.decide.log.records import ModelInUse
+from skyriver.decide.partition.partition import Horizon, RecentDecisions
+from skyriver.decide.partition.receipt import Receipt
+from skyriver.decide.partition.sorting import order_block, order_rows
+from skyriver.decide.rules.ruleset import compile_rules
+from skyriver.decide.worker.answers import Form, Unread
+from skyriver.decide.worker.border import EventBorder
 
 EVENTS, DECISIONS = RecordKind.EVENTS, RecordKind.DECISIONS
 

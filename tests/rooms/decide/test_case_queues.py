@@ -11,12 +11,12 @@ import pytest
 
 from skyriver.adapters.sqlite.file import SqliteFile
 from skyriver.data.decisions import Reason, Status
-from skyriver.decide import cases
-from skyriver.decide.case_book import CaseBook
-from skyriver.decide.case_queues import CaseQueues
-from skyriver.decide.cases import WAITING, Case, CaseState, Reviewer
-from skyriver.decide.database import Transaction
-from skyriver.decide.records import DecisionRecord
+from skyriver.decide.acting import cases
+from skyriver.decide.acting.case_book import CaseBook
+from skyriver.decide.acting.case_queues import CaseQueues
+from skyriver.decide.acting.cases import WAITING, Case, CaseState, Reviewer
+from skyriver.decide.acting.database import Transaction
+from skyriver.decide.log.records import DecisionRecord
 
 SECOND = 1_000_000
 HOUR = 3_600 * SECOND
@@ -58,7 +58,7 @@ def database() -> Iterator[SqliteFile]:
 
 
 def rank(one: Case, unit: float, now: int) -> float:
-    """As `skyriver.decide.cases` has it."""
+    """As `skyriver.decide.acting.cases` has it."""
     return one.probability * one.miss_cost + unit * (now - one.opened_at) / one.within_us
 
 

@@ -12,10 +12,10 @@ import pytest
 from skyriver.adapters.sqlite.file import SqliteFile
 from skyriver.core.errors import Conflict, InvalidInput, NotAllowed, NotFound, SkyriverError
 from skyriver.data.decisions import Reason, Status
-from skyriver.decide import cases
-from skyriver.decide.case_book import FIRST, CaseBook
-from skyriver.decide.case_stats import LEAST, RECENT_US, compact, difference, kappa, share, stats, wilson
-from skyriver.decide.cases import (
+from skyriver.decide.acting import cases
+from skyriver.decide.acting.case_book import FIRST, CaseBook
+from skyriver.decide.acting.case_stats import LEAST, RECENT_US, compact, difference, kappa, share, stats, wilson
+from skyriver.decide.acting.cases import (
     CASE_TRANSITIONS,
     CLOSED,
     HELD,
@@ -25,8 +25,8 @@ from skyriver.decide.cases import (
     ClosedWhy,
     Reviewer,
 )
-from skyriver.decide.database import Transaction
-from skyriver.decide.records import DecisionRecord
+from skyriver.decide.acting.database import Transaction
+from skyriver.decide.log.records import DecisionRecord
 
 SECOND = 1_000_000
 HOUR = 3_600 * SECOND

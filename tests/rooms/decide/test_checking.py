@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import skyriver as sr
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import AppSpec, ReviewSpec
-from skyriver.decide.checking import check_decisions
+from skyriver.decide.streams.checking import check_decisions
 
 RULES = {
     "block": "score >= 0.9",

@@ -10,9 +10,9 @@ import pytest
 import skyriver as sr
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import FeatureSetSpec
-from skyriver.decide.choice import Choice
-from skyriver.decide.model_run import ModelRun
-from skyriver.decide.records import ControlRecord, ModelInUse, TrialInUse
+from skyriver.decide.decision.choice import Choice
+from skyriver.decide.decision.model_run import ModelRun
+from skyriver.decide.log.records import ControlRecord, ModelInUse, TrialInUse
 from skyriver.features.plan import plan_features
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from skyriver.core.units import SECOND
-from skyriver.decide.clock import ReceivingClock
+from skyriver.decide.partition.clock import ReceivingClock
 
 
 class HandClock:

@@ -8,10 +8,10 @@ import pytest
 import skyriver as sr
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import AppSpec, CapacitySpec
-from skyriver.decide.checking import check_decisions
-from skyriver.decide.costs import DecisionCost, costs_of
-from skyriver.decide.live import lasting
-from skyriver.decide.rules import rules_of
+from skyriver.decide.rules.costs import DecisionCost, costs_of
+from skyriver.decide.rules.ruleset import rules_of
+from skyriver.decide.streams.checking import check_decisions
+from skyriver.decide.streams.live import lasting
 
 GOOD = {
     "approve": sr.Cost(positive="amount"),

@@ -16,16 +16,16 @@ from skyriver.core.errors import Conflict, Internal, InvalidInput, NotAllowed, N
 from skyriver.core.spec import FieldSpec, StreamSpec
 from skyriver.core.units import SECOND
 from skyriver.data.decisions import Reason, Status
-from skyriver.decide import deliveries as module
-from skyriver.decide import delivery_table
-from skyriver.decide.database import Transaction
-from skyriver.decide.deliveries import Deliveries
-from skyriver.decide.delivery_table import DELIVERY_TRANSITIONS, ENDED, STATES, back_off
-from skyriver.decide.dispatching import Ask, Dispatch
-from skyriver.decide.following import Decided, Step
-from skyriver.decide.records import DecisionRecord
-from skyriver.decide.sending import Senders
-from skyriver.decide.sinks import Answer, Delivery, Failed, Refused, Taken
+from skyriver.decide.acting import deliveries as module
+from skyriver.decide.acting import delivery_table
+from skyriver.decide.acting.database import Transaction
+from skyriver.decide.acting.deliveries import Deliveries
+from skyriver.decide.acting.delivery_table import DELIVERY_TRANSITIONS, ENDED, STATES, back_off
+from skyriver.decide.acting.dispatching import Ask, Dispatch
+from skyriver.decide.acting.sending import Senders
+from skyriver.decide.acting.sinks import Answer, Delivery, Failed, Refused, Taken
+from skyriver.decide.log.following import Decided, Step
+from skyriver.decide.log.records import DecisionRecord
 
 FIELDS = (FieldSpec(name="order", type="int"), FieldSpec(name="at", type="time"), FieldSpec(name="shop", type="text"))
 STREAM = StreamSpec(name="orders", fields=FIELDS, id="order", time="at", key="order")
@@ -537,7 +537,7 @@ class Gate:
 
 
 class Gates:
-    """`skyriver.decide.sending.Sinks`: a new gate each time one was forgotten."""
+    """`skyriver.decide.acting.sending.Sinks`: a new gate each time one was forgotten."""
 
     def __init__(self) -> None:
         self.gates: list[Gate] = []

@@ -11,10 +11,10 @@ import pytest
 
 from skyriver.adapters.sqlite.file import SqliteFile
 from skyriver.core.errors import Corrupt, InvalidInput, NotFound, Unavailable
-from skyriver.decide.database import Transaction
-from skyriver.decide.dispatching import KEPT_ANSWERS_US, Ask, Dispatch, Routes
-from skyriver.decide.following import Decided, Step
-from skyriver.decide.records import DecisionRecord, Reason, Status
+from skyriver.decide.acting.database import Transaction
+from skyriver.decide.acting.dispatching import KEPT_ANSWERS_US, Ask, Dispatch, Routes
+from skyriver.decide.log.following import Decided, Step
+from skyriver.decide.log.records import DecisionRecord, Reason, Status
 
 
 class Notes:

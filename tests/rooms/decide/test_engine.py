@@ -16,9 +16,9 @@ from skyriver.core.errors import Unavailable
 from skyriver.core.units import SECOND
 from skyriver.data.decisions import Reason, Status
 from skyriver.data.log import RecordKind
-from skyriver.decide.border import EventBorder
-from skyriver.decide.deciding import Deciding
-from skyriver.decide.records import decode_control, decode_dead, decode_event, decode_label
+from skyriver.decide.decision.deciding import Deciding
+from skyriver.decide.log.records import decode_control, decode_dead, decode_event, decode_label
+from skyriver.decide.worker.border import EventBorder
 
 EVENT, DECISION, DEAD, CONTROL, LABEL = (
     RecordKind.EVENT,

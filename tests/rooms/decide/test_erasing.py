@@ -26,13 +26,13 @@ from skyriver.data.columns import Columns, EventBlock
 from skyriver.data.decisions import Outcome, Reason, Status
 from skyriver.data.log import Record, RecordKind
 from skyriver.data.materialise import materialise, schemas_of_stream
-from skyriver.decide.blocks import DecisionBlock, decisions_of
-from skyriver.decide.erasing import Erasing, kept_of
-from skyriver.decide.folding import Folding
-from skyriver.decide.history import encode_frame, read_record
-from skyriver.decide.kernel_windows import memory_windows
-from skyriver.decide.operations import plan_erase
-from skyriver.decide.records import DeadRecord, DecisionRecord, LabelRecord, Value, encode, encode_event
+from skyriver.decide.log.blocks import DecisionBlock, decisions_of
+from skyriver.decide.log.erasing import Erasing, kept_of
+from skyriver.decide.log.history import encode_frame, read_record
+from skyriver.decide.log.records import DeadRecord, DecisionRecord, LabelRecord, Value, encode, encode_event
+from skyriver.decide.partition.folding import Folding
+from skyriver.decide.partition.kernel_windows import memory_windows
+from skyriver.decide.streams.operations import plan_erase
 from skyriver.features.kernel import load_kernel
 from skyriver.features.plan import plan_features
 

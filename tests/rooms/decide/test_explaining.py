@@ -14,10 +14,10 @@ import pytest
 
 from skyriver.core.errors import NotFound
 from skyriver.data.decisions import Reason, Status
-from skyriver.decide import explaining as module
-from skyriver.decide.explaining import Explaining, Sources, Told
-from skyriver.decide.reasons import Explainer
-from skyriver.decide.records import DecisionRecord
+from skyriver.decide.decision.reasons import Explainer
+from skyriver.decide.log.records import DecisionRecord
+from skyriver.decide.worker import explaining as module
+from skyriver.decide.worker.explaining import Explaining, Sources, Told
 from skyriver.train.trees_onnx import read_lightgbm, to_onnx
 
 NAMES = ("a", "b", "c")

@@ -14,16 +14,16 @@ from broker_servers import wait_for
 from skyriver.adapters.memory.source import MemoryBroker, MemorySource
 from skyriver.core.errors import NotAllowed, Unavailable
 from skyriver.data.log import RecordKind
-from skyriver.decide import feeding
-from skyriver.decide.border import EventBorder
-from skyriver.decide.feeding import Feed, read_messages
-from skyriver.decide.looking import Looks
-from skyriver.decide.metrics import Meter
-from skyriver.decide.receipt import Refused
-from skyriver.decide.records import RAW_LIMIT, decode_dead
-from skyriver.decide.sources import Message
-from skyriver.decide.station import Station
-from skyriver.decide.work import EventWork
+from skyriver.decide.log.records import RAW_LIMIT, decode_dead
+from skyriver.decide.partition.receipt import Refused
+from skyriver.decide.worker import feeding
+from skyriver.decide.worker.border import EventBorder
+from skyriver.decide.worker.feeding import Feed, read_messages
+from skyriver.decide.worker.looking import Looks
+from skyriver.decide.worker.metrics import Meter
+from skyriver.decide.worker.sources import Message
+from skyriver.decide.worker.station import Station
+from skyriver.decide.worker.work import EventWork
 
 House = Any
 

@@ -14,9 +14,9 @@ from skyriver.core.spec import FieldSpec, StreamSpec
 from skyriver.data.columns import Columns, EventBlock
 from skyriver.data.decisions import DecisionColumns, Outcome, Reason, Status
 from skyriver.data.log import Record, RecordKind
-from skyriver.decide import following
-from skyriver.decide.following import Follower
-from skyriver.decide.records import DecisionRecord, encode, encode_event
+from skyriver.decide.log import following
+from skyriver.decide.log.following import Follower
+from skyriver.decide.log.records import DecisionRecord, encode, encode_event
 
 FIELDS = (FieldSpec(name="order", type="int"), FieldSpec(name="at", type="time"), FieldSpec(name="shop", type="text"))
 STREAM = StreamSpec(name="orders", fields=FIELDS, id="order", time="at", key="order")

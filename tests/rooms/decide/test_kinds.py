@@ -18,10 +18,10 @@ from skyriver.core.resources import (
     Want,
     WantPool,
 )
-from skyriver.decide.dispatcher_kind import DISPATCHER
-from skyriver.decide.kinds import STREAM, WORKER
-from skyriver.decide.live import lasting, live_settings
-from skyriver.decide.now import stream_now
+from skyriver.decide.streams.dispatcher_kind import DISPATCHER
+from skyriver.decide.streams.kinds import STREAM, WORKER
+from skyriver.decide.streams.live import lasting, live_settings
+from skyriver.decide.streams.now import stream_now
 
 DECIDE = {"model": "fraud", "rules": [{"decision": "block", "when": "score > 0.9"}], "otherwise": "", "fallback": ""}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skyriver.decide.lingering import ENOUGH_ROWS, STEP, STEPS, Linger
+from skyriver.decide.worker.lingering import ENOUGH_ROWS, STEP, STEPS, Linger
 
 LIMIT = 2_000
 TURN = 400

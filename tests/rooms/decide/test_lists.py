@@ -17,17 +17,17 @@ from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.spec import StreamSpec
 from skyriver.data.columns import Columns
 from skyriver.data.log import RecordKind
-from skyriver.decide import lists_columns
-from skyriver.decide.border import ReferenceBorder
-from skyriver.decide.deciding import Deciding
-from skyriver.decide.history import read_block
-from skyriver.decide.lists import BEHIND, JOURNAL, List, Lists, lookups_of
-from skyriver.decide.reach import never_fire
-from skyriver.decide.records import LoadStep, decode_event, decode_reference, encode_reference
-from skyriver.decide.rules import RuleSet, compile_rules
-from skyriver.decide.standing import Standing
-from skyriver.decide.stretch import Asked
-from skyriver.decide.trial import Trial
+from skyriver.decide.decision.deciding import Deciding
+from skyriver.decide.decision.trial import Trial
+from skyriver.decide.log import lists_columns
+from skyriver.decide.log.history import read_block
+from skyriver.decide.log.lists import BEHIND, JOURNAL, List, Lists, lookups_of
+from skyriver.decide.log.records import LoadStep, decode_event, decode_reference, encode_reference
+from skyriver.decide.replay.standing import Standing
+from skyriver.decide.replay.stretch import Asked
+from skyriver.decide.rules.reach import never_fire
+from skyriver.decide.rules.ruleset import RuleSet, compile_rules
+from skyriver.decide.worker.border import ReferenceBorder
 
 SECOND = 1_000_000
 START = 1_700_000_000 * SECOND

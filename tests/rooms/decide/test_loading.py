@@ -14,9 +14,9 @@ from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.units import SECOND
 from skyriver.data.decisions import Status
 from skyriver.data.log import RecordKind
-from skyriver.decide.checkpoint import BlockAnswer
-from skyriver.decide.history import read_block, read_record
-from skyriver.decide.records import LoadStep, decode_control
+from skyriver.decide.log.checkpoint import BlockAnswer
+from skyriver.decide.log.history import read_block, read_record
+from skyriver.decide.log.records import LoadStep, decode_control
 
 House = Any
 SCHEMA = {

@@ -9,9 +9,9 @@ from typing import Any
 
 from skyriver.core.spec import BudgetSpec
 from skyriver.core.units import SECOND
-from skyriver.decide.checkpoint import Counters
-from skyriver.decide.metrics import LOOK_US, WINDOW_US, Meter, Seen, prometheus, stored_bytes
-from skyriver.decide.rules import compile_rules
+from skyriver.decide.log.checkpoint import Counters
+from skyriver.decide.rules.ruleset import compile_rules
+from skyriver.decide.worker.metrics import LOOK_US, WINDOW_US, Meter, Seen, prometheus, stored_bytes
 
 LOOKS = WINDOW_US // LOOK_US
 

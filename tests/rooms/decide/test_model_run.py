@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 
 from skyriver.data.decisions import Reason
-from skyriver.decide import model_run
-from skyriver.decide.model_run import ASIDE_US, ENDED_ASIDE_US, HUNG_US, LATE_LIMIT, REASONS, ModelRun, score_rows
-from skyriver.decide.scorer import Ended
+from skyriver.decide.decision import model_run
+from skyriver.decide.decision.model_run import (
+    ASIDE_US,
+    ENDED_ASIDE_US,
+    HUNG_US,
+    LATE_LIMIT,
+    REASONS,
+    ModelRun,
+    score_rows,
+)
+from skyriver.decide.decision.scorer import Ended
 
 DEADLINE_US = 20_000
 PATIENCE = 60.0

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from skyriver.core.expr import Aggregate, Binary, Calendar, Column, Constant, Same, Unary
 from skyriver.core.spec import FeatureSetSpec, FeatureSpec, FieldSpec, StreamSpec
-from skyriver.decide.reach import never_fire
-from skyriver.decide.rules import compile_rules
+from skyriver.decide.rules.reach import never_fire
+from skyriver.decide.rules.ruleset import compile_rules
 
 STREAM = StreamSpec(
     name="payments",

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from skyriver.core.calibration import MEANS
 from skyriver.core.spec import CleanSpec
-from skyriver.decide.reasons import Explainer
-from skyriver.decide.scorer import OnnxScorer
+from skyriver.decide.decision.reasons import Explainer
+from skyriver.decide.decision.scorer import OnnxScorer
 from skyriver.train.calibrate import with_metadata
 from skyriver.train.cleaning import fit_cleaning
 from skyriver.train.trees_onnx import Trees, read_lightgbm, to_onnx

@@ -15,9 +15,9 @@ from skyriver.core.errors import Conflict, Corrupt, Unavailable
 from skyriver.core.units import SECOND
 from skyriver.data.decisions import Status
 from skyriver.data.log import RecordKind
-from skyriver.decide.blocks import events_of
-from skyriver.decide.border import EventBorder
-from skyriver.decide.records import decode_label
+from skyriver.decide.log.blocks import events_of
+from skyriver.decide.log.records import decode_label
+from skyriver.decide.worker.border import EventBorder
 
 House = Any
 MakeHouse = Callable[..., Any]

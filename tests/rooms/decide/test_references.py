@@ -19,13 +19,8 @@ from skyriver.core.errors import Conflict, Corrupt, InvalidInput
 from skyriver.core.spec import FieldSpec, ReferenceSpec
 from skyriver.data.columns import Columns
 from skyriver.data.log import Record, RecordKind
-from skyriver.decide.border import ReferenceBorder
-from skyriver.decide.building import Resting, build
-from skyriver.decide.folding import Folding
-from skyriver.decide.history import read_block, read_record
-from skyriver.decide.kernel_windows import KernelWindows, WindowsFiles, memory_windows
-from skyriver.decide.partition import check_same_stream, fields_of, references_of
-from skyriver.decide.records import (
+from skyriver.decide.log.history import read_block, read_record
+from skyriver.decide.log.records import (
     ControlRecord,
     LoadStep,
     decode_control,
@@ -33,8 +28,13 @@ from skyriver.decide.records import (
     encode_event,
     encode_reference,
 )
-from skyriver.decide.verify import VerifyReport, verify_stream
-from skyriver.decide.windows import FeatureSets
+from skyriver.decide.partition.building import Resting, build
+from skyriver.decide.partition.folding import Folding
+from skyriver.decide.partition.kernel_windows import KernelWindows, WindowsFiles, memory_windows
+from skyriver.decide.partition.partition import check_same_stream, fields_of, references_of
+from skyriver.decide.partition.windows import FeatureSets
+from skyriver.decide.replay.verify import VerifyReport, verify_stream
+from skyriver.decide.worker.border import ReferenceBorder
 from skyriver.features.backfill import backfill
 from skyriver.features.kernel import load_kernel
 from skyriver.features.plan import plan_features

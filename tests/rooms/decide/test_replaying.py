@@ -22,23 +22,23 @@ from skyriver.core.spec import CostSpec, CostsSpec, FeatureSetSpec, StreamSpec
 from skyriver.core.units import SECOND
 from skyriver.data.decisions import Reason, Status
 from skyriver.data.log import Record, RecordKind
-from skyriver.decide.blocks import events_of
-from skyriver.decide.border import ReferenceBorder
-from skyriver.decide.choice import Choice, Wanted, WantedModel
-from skyriver.decide.comparison import Comparison
-from skyriver.decide.deciding import Deciding
-from skyriver.decide.history import read_block
-from skyriver.decide.kernel_windows import memory_windows
-from skyriver.decide.model_run import ModelRun, none_of, score_rows
-from skyriver.decide.past import control_before, offset_at
-from skyriver.decide.pricing import Prices
-from skyriver.decide.recompute import Recomputed, recompute
-from skyriver.decide.records import DecisionRecord, LoadStep, ModelInUse, decode_decision, encode, encode_reference
-from skyriver.decide.replaying import Replay
-from skyriver.decide.stretch import Asked, AskedRules, Counts, DecidedAgain
-from skyriver.decide.truths import Truths, read_truths
-from skyriver.decide.what_if import Summary
-from skyriver.decide.windows import FeatureSets
+from skyriver.decide.decision.choice import Choice, Wanted, WantedModel
+from skyriver.decide.decision.deciding import Deciding
+from skyriver.decide.decision.model_run import ModelRun, none_of, score_rows
+from skyriver.decide.log.blocks import events_of
+from skyriver.decide.log.history import read_block
+from skyriver.decide.log.records import DecisionRecord, LoadStep, ModelInUse, decode_decision, encode, encode_reference
+from skyriver.decide.partition.kernel_windows import memory_windows
+from skyriver.decide.partition.windows import FeatureSets
+from skyriver.decide.replay.comparison import Comparison
+from skyriver.decide.replay.past import control_before, offset_at
+from skyriver.decide.replay.pricing import Prices
+from skyriver.decide.replay.recompute import Recomputed, recompute
+from skyriver.decide.replay.replaying import Replay
+from skyriver.decide.replay.stretch import Asked, AskedRules, Counts, DecidedAgain
+from skyriver.decide.replay.truths import Truths, read_truths
+from skyriver.decide.replay.what_if import Summary
+from skyriver.decide.worker.border import ReferenceBorder
 from skyriver.features.kernel import load_kernel
 from skyriver.features.plan import plan_features
 

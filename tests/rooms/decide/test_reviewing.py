@@ -16,11 +16,11 @@ from skyriver.adapters.sqlite.file import SqliteFile
 from skyriver.core.errors import Conflict, InvalidInput, NotAllowed, NotFound, SkyriverError
 from skyriver.core.spec import AppSpec
 from skyriver.data.decisions import Reason, Status
-from skyriver.decide.case_opener import CaseOpener
-from skyriver.decide.dispatching import Ask, Dispatch
-from skyriver.decide.following import Decided, Step
-from skyriver.decide.records import DecisionRecord, LabelRecord
-from skyriver.decide.reviewing import Reviewing
+from skyriver.decide.acting.case_opener import CaseOpener
+from skyriver.decide.acting.dispatching import Ask, Dispatch
+from skyriver.decide.acting.reviewing import Reviewing
+from skyriver.decide.log.following import Decided, Step
+from skyriver.decide.log.records import DecisionRecord, LabelRecord
 from skyriver.features.plan import plan_features
 from skyriver.wiring.answers import Answers
 
@@ -399,7 +399,7 @@ def test_earlier_cases_of_the_same_customer_are_shown(desk: Desk) -> None:
     ],
 )
 def test_a_review_that_makes_no_sense_is_refused(wrong: dict[str, Any], code: str) -> None:
-    from skyriver.decide.checking import check_decisions
+    from skyriver.decide.streams.checking import check_decisions
 
     with pytest.raises(InvalidInput) as refused:
         check_decisions(declare(**wrong))

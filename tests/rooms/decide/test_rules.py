@@ -23,9 +23,9 @@ from skyriver.core.spec import (
     TrainSpec,
 )
 from skyriver.data.columns import Columns
-from skyriver.decide.checking import check_decisions
-from skyriver.decide.rules import RuleSet, check_declared, compile_rules
-from skyriver.decide.rules_columns import Rows, compiled, first_that_fires
+from skyriver.decide.rules.columns import Rows, compiled, first_that_fires
+from skyriver.decide.rules.ruleset import RuleSet, check_declared, compile_rules
+from skyriver.decide.streams.checking import check_decisions
 
 STREAM = StreamSpec(
     name="payments",

@@ -12,11 +12,11 @@ import pytest
 
 import skyriver.data.columns as columns
 import skyriver.data.keys as keys
-import skyriver.decide.engine as engine
-import skyriver.decide.recovery as recovery
+import skyriver.decide.partition.engine as engine
+import skyriver.decide.partition.recovery as recovery
 from skyriver.core.units import SECOND
-from skyriver.decide.history import read_block
-from skyriver.decide.records import LoadStep
+from skyriver.decide.log.history import read_block
+from skyriver.decide.log.records import LoadStep
 
 START = 1_000_000 * SECOND
 

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from skyriver.core.errors import InvalidInput
-from skyriver.decide import scorer as module
-from skyriver.decide.scorer import Ended, OnnxScorer
+from skyriver.decide.decision import scorer as module
+from skyriver.decide.decision.scorer import Ended, OnnxScorer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
 from worker_process import endless_model_bytes

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from skyriver.core.errors import Conflict, Corrupt, QuotaExceeded, SkyriverError, Unavailable
-from skyriver.decide.border import EventBorder, LabelBorder
-from skyriver.decide.checkpoint import BlockAnswer
-from skyriver.decide.looking import Looks
-from skyriver.decide.partition import RecentDecisions
-from skyriver.decide.receipt import Receipt
-from skyriver.decide.records import LoadStep
-from skyriver.decide.station import MAX_BATCH, Station
-from skyriver.decide.work import ChangeWork, EventWork, FindWork, LabelWork
+from skyriver.decide.log.checkpoint import BlockAnswer
+from skyriver.decide.log.records import LoadStep
+from skyriver.decide.partition.partition import RecentDecisions
+from skyriver.decide.partition.receipt import Receipt
+from skyriver.decide.worker.border import EventBorder, LabelBorder
+from skyriver.decide.worker.looking import Looks
+from skyriver.decide.worker.station import MAX_BATCH, Station
+from skyriver.decide.worker.work import ChangeWork, EventWork, FindWork, LabelWork
 
 House = Any
 
@@ -165,8 +165,8 @@ def test_what_comes_while_a_turn_lingers_is_taken_with_it(house: House, monkeypa
             now[0] += turn * 1_000
             return work(*given)
 
-        monkeypatch.setattr("skyriver.decide.station.time.sleep", sleep)
-        monkeypatch.setattr("skyriver.decide.station.time.perf_counter_ns", lambda: now[0])
+        monkeypatch.setattr("skyriver.decide.worker.station.time.sleep", sleep)
+        monkeypatch.setattr("skyriver.decide.worker.station.time.perf_counter_ns", lambda: now[0])
         station._work = takes_long  # type: ignore[method-assign]
         post.send(house.event(1))
         await post.settle(3)
@@ -217,7 +217,7 @@ def test_a_full_queue_refuses(house: House) -> None:
 
 
 def test_the_bytes_that_wait_are_bounded_whoever_is_gone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skyriver.decide.station.QUEUE_BYTES", 1000)
+    monkeypatch.setattr("skyriver.decide.worker.station.QUEUE_BYTES", 1000)
 
     async def test() -> None:
         post = await Post(house).start()
@@ -316,7 +316,7 @@ def test_live_events_wait_for_a_load_that_was_under_way(house: House) -> None:
 
 
 def test_live_events_wait_for_a_load_at_most_so_long(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skyriver.decide.station.LOADING_SECONDS", 0.05)
+    monkeypatch.setattr("skyriver.decide.worker.station.LOADING_SECONDS", 0.05)
     house.engine.partition.loads.note(LoadStep("load", 0, 0, False), BlockAnswer(0, 1, 0, 0))
 
     async def test() -> None:
@@ -354,7 +354,7 @@ def test_a_failed_batch_is_told_and_the_engine_recovered(house: House) -> None:
 
 
 def test_a_full_disk_is_waited_out(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skyriver.decide.station.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("skyriver.decide.worker.station.RETRY_SECONDS", 0.01)
 
     async def test() -> None:
         post = await Post(house).start()
@@ -417,7 +417,7 @@ def test_what_goes_wrong_with_a_look_up_is_answered_to_its_asker_alone(
     house: House, monkeypatch: pytest.MonkeyPatch, error: SkyriverError | None
 ) -> None:
     """None: it takes too long."""
-    monkeypatch.setattr("skyriver.decide.looking.LOOK_S", 60 if error else 0.05)
+    monkeypatch.setattr("skyriver.decide.worker.looking.LOOK_S", 60 if error else 0.05)
 
     async def test() -> None:
         post = await Post(house).start()
@@ -443,7 +443,7 @@ def test_what_goes_wrong_with_a_look_up_is_answered_to_its_asker_alone(
 
 
 def test_only_so_many_look_up_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skyriver.decide.looking.MOST", 3)
+    monkeypatch.setattr("skyriver.decide.worker.looking.MOST", 3)
 
     async def test() -> None:
         post = await Post(house).start()

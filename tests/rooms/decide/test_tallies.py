@@ -17,13 +17,13 @@ from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.spec import BudgetSpec, CounterSpec, FieldSpec, StreamSpec
 from skyriver.core.units import SECOND
 from skyriver.data.log import RecordKind
-from skyriver.decide.checking import check_decisions
-from skyriver.decide.checkpoint import SavedTally
-from skyriver.decide.reach import never_fire
-from skyriver.decide.records import decode_control
-from skyriver.decide.rules import compile_rules
-from skyriver.decide.tallies import Tallies, Tally, budgets_beyond
-from skyriver.decide.trial import Trial
+from skyriver.decide.decision.tallies import Tallies, Tally, budgets_beyond
+from skyriver.decide.decision.trial import Trial
+from skyriver.decide.log.checkpoint import SavedTally
+from skyriver.decide.log.records import decode_control
+from skyriver.decide.rules.reach import never_fire
+from skyriver.decide.rules.ruleset import compile_rules
+from skyriver.decide.streams.checking import check_decisions
 
 MINUTE = 60 * SECOND
 START = 1_700_000_000 * SECOND

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from skyriver.decide.language import Name, parse
-from skyriver.decide.thresholds import rewritten, thresholds_of, with_thresholds
+from skyriver.decide.rules.language import Name, parse
+from skyriver.decide.tuning.thresholds import rewritten, thresholds_of, with_thresholds
 
 NAMES = {
     "score": Name("score", "number", "score"),

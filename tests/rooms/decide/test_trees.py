@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from skyriver.decide import scorer as scorer_module
-from skyriver.decide import trees as module
-from skyriver.decide.scorer import OnnxScorer
-from skyriver.decide.trees import sample, split_model
+from skyriver.decide.decision import scorer as scorer_module
+from skyriver.decide.decision import trees as module
+from skyriver.decide.decision.scorer import OnnxScorer
+from skyriver.decide.decision.trees import sample, split_model
 from skyriver.train.trees_onnx import read_lightgbm, to_onnx
 
 WIDE = 5

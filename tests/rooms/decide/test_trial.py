@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from skyriver.core.spec import BudgetSpec, CounterSpec
 from skyriver.core.units import SECOND
 from skyriver.data.log import RecordKind
-from skyriver.decide.checkpoint import Checkpoint
-from skyriver.decide.records import decode_control
-from skyriver.decide.rules import RuleSet, compile_rules
-from skyriver.decide.scoring import in_canary
-from skyriver.decide.trial import Ends, Trial
+from skyriver.decide.decision.scoring import in_canary
+from skyriver.decide.decision.trial import Ends, Trial
+from skyriver.decide.log.checkpoint import Checkpoint
+from skyriver.decide.log.records import decode_control
+from skyriver.decide.rules.ruleset import RuleSet, compile_rules
 
 House = Any
 TRIED = [("hold", "score >= 0.7", "likely"), ("block", "amount > 400")]

@@ -8,8 +8,8 @@ import skyriver as sr
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import AppSpec, CapacitySpec
 from skyriver.core.units import DAY
-from skyriver.decide.rules import rules_of
-from skyriver.decide.tune_request import TuneRequest
+from skyriver.decide.rules.ruleset import rules_of
+from skyriver.decide.streams.tune_request import TuneRequest
 
 COSTS = sr.Costs(
     {"approve": sr.Cost(positive="amount"), "block": sr.Cost(negative=25), "review": sr.Cost(4)},

@@ -17,14 +17,14 @@ from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import AppSpec
 from skyriver.core.units import DAY
 from skyriver.data.columns import Columns
-from skyriver.decide.candidates import candidates_of
-from skyriver.decide.cells import Part, Question, gather, survey
-from skyriver.decide.costs import costs_of
-from skyriver.decide.rules import compile_rules, rules_of, texts_of
-from skyriver.decide.rules_columns import Rows
-from skyriver.decide.search import Search
-from skyriver.decide.thresholds import rewritten
-from skyriver.decide.tuning import Span, Tuning, interval, tune
+from skyriver.decide.rules.columns import Rows
+from skyriver.decide.rules.costs import costs_of
+from skyriver.decide.rules.ruleset import compile_rules, rules_of, texts_of
+from skyriver.decide.tuning.candidates import candidates_of
+from skyriver.decide.tuning.cells import Part, Question, gather, survey
+from skyriver.decide.tuning.search import Search
+from skyriver.decide.tuning.thresholds import rewritten
+from skyriver.decide.tuning.tuning import Span, Tuning, interval, tune
 
 RULES = {"block": "score >= 0.9", "review": "score >= 0.5"}
 COSTS = {

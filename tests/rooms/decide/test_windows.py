@@ -15,8 +15,8 @@ import skyriver as sr
 from skyriver.core.spec import FeatureSpec
 from skyriver.data.columns import Columns
 from skyriver.data.log import RecordKind
-from skyriver.decide.kernel_windows import memory_windows
-from skyriver.decide.records import LabelRecord
+from skyriver.decide.log.records import LabelRecord
+from skyriver.decide.partition.kernel_windows import memory_windows
 from skyriver.features.backfill import backfill
 from skyriver.features.kernel import load_kernel
 from skyriver.features.plan import plan_features

@@ -11,8 +11,8 @@ import pytest
 from skyriver.core.spec import FieldSpec, StreamSpec
 from skyriver.data.decisions import Reason, Status
 from skyriver.data.log import Record, RecordKind
-from skyriver.decide import following
-from skyriver.decide.records import DecisionRecord, encode, encode_event
+from skyriver.decide.log import following
+from skyriver.decide.log.records import DecisionRecord, encode, encode_event
 from skyriver.wiring.dispatcher import Dispatcher, DispatcherSettings
 from skyriver.wiring.process import ProcessContext
 

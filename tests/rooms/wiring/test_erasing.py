@@ -16,11 +16,11 @@ from skyriver.adapters.sqlite.file import SqliteFile
 from skyriver.core.errors import Conflict
 from skyriver.core.spec import FieldSpec, StreamSpec
 from skyriver.data.decisions import Reason, Status
-from skyriver.decide.deliveries import Deliveries
-from skyriver.decide.dispatching import Dispatch
-from skyriver.decide.erasing import ErasingWork, read_work
-from skyriver.decide.following import Decided, Step
-from skyriver.decide.records import DecisionRecord
+from skyriver.decide.acting.deliveries import Deliveries
+from skyriver.decide.acting.dispatching import Dispatch
+from skyriver.decide.log.erasing import ErasingWork, read_work
+from skyriver.decide.log.following import Decided, Step
+from skyriver.decide.log.records import DecisionRecord
 from skyriver.wiring.dispatcher import erase_in_file
 from skyriver.wiring.work.erase import _Erasure
 

@@ -12,8 +12,8 @@ import pytest
 from skyriver.adapters.memory.log import MemoryLogStore
 from skyriver.core.errors import Unavailable
 from skyriver.data.log import Record, RecordKind
-from skyriver.decide.records import encode_event
-from skyriver.decide.work import ChangeWork
+from skyriver.decide.log.records import encode_event
+from skyriver.decide.worker.work import ChangeWork
 from skyriver.wiring import feature_changes as module
 from skyriver.wiring.feature_changes import FeatureChanges
 

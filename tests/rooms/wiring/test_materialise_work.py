@@ -12,7 +12,7 @@ import pytest
 from skyriver.adapters.segments.log import SegmentReader, open_log
 from skyriver.core.spec import FieldSpec, StreamSpec
 from skyriver.data.log import Record, RecordKind
-from skyriver.decide.records import encode_event
+from skyriver.decide.log.records import encode_event
 from skyriver.wiring.home import Home
 from skyriver.wiring.work.job import Job
 from skyriver.wiring.work.materialise import bring_up_to_date

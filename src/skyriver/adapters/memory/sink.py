@@ -1,10 +1,10 @@
-"""`skyriver.decide.sinks.Sink` in memory: a receiver that knows ids, and may be away or hang."""
+"""`skyriver.decide.acting.sinks.Sink` in memory: a receiver that knows ids, and may be away or hang."""
 
 from __future__ import annotations
 
 import asyncio
 
-from skyriver.decide.sinks import Answer, Delivery, Failed, Taken
+from skyriver.decide.acting.sinks import Answer, Delivery, Failed, Taken
 
 
 class MemoryReceiver:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from skyriver.core.errors import Unavailable
-from skyriver.decide.sources import Message
+from skyriver.decide.worker.sources import Message
 
 
 class MemoryBroker:

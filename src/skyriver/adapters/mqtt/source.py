@@ -36,7 +36,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from skyriver.adapters.tls import client_context
 from skyriver.core.errors import Conflict, NotAllowed, SkyriverError, Unavailable
 from skyriver.core.spec import MqttSpec
-from skyriver.decide.sources import Access, Message
+from skyriver.decide.worker.sources import Access, Message
 
 SESSION_S = 7 * 86_400
 KEEPALIVE_S = 15

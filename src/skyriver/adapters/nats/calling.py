@@ -14,7 +14,7 @@ from nats.js.errors import APIError, ServiceUnavailableError
 
 from skyriver.adapters.nats.connecting import connect, end, told
 from skyriver.core.errors import SkyriverError, Unavailable
-from skyriver.decide.sources import Access
+from skyriver.decide.worker.sources import Access
 
 Result = TypeVar("Result")
 _NO_JETSTREAM = frozenset({None, 0, 10008, 10039, 10076})

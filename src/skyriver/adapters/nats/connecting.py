@@ -12,7 +12,7 @@ from nats.aio.client import Client
 
 from skyriver.adapters.tls import client_context
 from skyriver.core.errors import NotAllowed, SkyriverError, Unavailable
-from skyriver.decide.sources import Access
+from skyriver.decide.worker.sources import Access
 
 CONNECT_S = 5
 ANSWER_S = 8.0

@@ -30,7 +30,7 @@ from skyriver.adapters.nats.reader import Found, NatsReader, Place
 from skyriver.core.errors import Conflict, SkyriverError, Unavailable
 from skyriver.data.log import Record, place
 from skyriver.data.retention import Part, Sizes
-from skyriver.decide.sources import Access
+from skyriver.decide.worker.sources import Access
 
 MESSAGE_BYTES = 512 * 1024
 HEADER_BYTES = 4096

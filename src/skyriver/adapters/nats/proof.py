@@ -20,7 +20,7 @@ from nats.aio.client import Client
 
 from skyriver.adapters.nats.connecting import connect, end
 from skyriver.core.errors import Conflict, InvalidInput, Unavailable
-from skyriver.decide.sources import Access
+from skyriver.decide.worker.sources import Access
 
 OLDEST = (2, 10)
 ANSWERS_S = 1.0

@@ -1,4 +1,4 @@
-"""`skyriver.decide.sinks.Sink` on NATS JetStream: a message a delivery, with its id by which the server knows it
+"""`skyriver.decide.acting.sinks.Sink` on NATS JetStream: a message a delivery, with its id by which the server knows it
 (`Nats-Msg-Id`), taken once the server has acknowledged that it is stored."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from nats.js.errors import APIError, NoStreamResponseError
 
 from skyriver.adapters.nats.connecting import connect, end, told
 from skyriver.core.errors import SkyriverError
-from skyriver.decide.sinks import Answer, Delivery, Failed, Place, Refused, Taken
+from skyriver.decide.acting.sinks import Answer, Delivery, Failed, Place, Refused, Taken
 
 
 class NatsSink:

@@ -27,7 +27,7 @@ from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 from skyriver.adapters.nats.connecting import away, connect, end, told
 from skyriver.core.errors import Conflict, NotFound, SkyriverError, Unavailable
 from skyriver.core.spec import NatsSpec
-from skyriver.decide.sources import Access, Message
+from skyriver.decide.worker.sources import Access, Message
 
 ACK_WAIT_S = 30.0
 OVERDUE_S = 0.01

@@ -1,4 +1,4 @@
-"""`skyriver.decide.database.Database` in one SQLite file of one process; in memory, without a path, its twin."""
+"""`skyriver.decide.acting.database.Database` in one SQLite file of one process; in memory, without a path, its twin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`skyriver.decide.sinks.Sink` over HTTP: one POST a delivery, signed as the Standard Webhooks have it.
+"""`skyriver.decide.acting.sinks.Sink` over HTTP: one POST a delivery, signed as the Standard Webhooks have it.
 
 Redirects are not followed, proxies of the environment not used: what the operator wrote is where it goes. One deadline
 holds for all of a request, connecting included, and no more than a little of an answer is read.
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from skyriver.adapters.tls import client_context
 from skyriver.adapters.webhook.client import HttpAnswer, HttpPoster, Lost
-from skyriver.decide.sinks import Answer, Delivery, Failed, Place, Refused, Taken
+from skyriver.decide.acting.sinks import Answer, Delivery, Failed, Place, Refused, Taken
 from skyriver.trust.webhooks import signature
 
 SHOWN = 200

@@ -1,6 +1,6 @@
 """The work of erasing a subject from a stream: found, erased from log and tables, looked for once more, told.
 
-What is to be done lies in a file of the stream's directory (`skyriver.decide.erasing.ErasingWork`) from the time it is
+What is to be done lies in a file of the stream's directory (`decide.log.erasing.ErasingWork`) from the time it is
 known until it is done: a job that is killed and begun again goes on with the same surrogates. With the file goes the
 secret that they were made with.
 """
@@ -29,7 +29,7 @@ from skyriver.data.folders import make_folder, replace_file, sync_folder
 from skyriver.data.log import Record, RecordKind, WholeReader
 from skyriver.data.operations import rejected_table, tables_of_stream
 from skyriver.data.tables import Rewritten
-from skyriver.decide.erasing import (
+from skyriver.decide.log.erasing import (
     SECRET_BYTES,
     Erasing,
     ErasingWork,
@@ -37,7 +37,7 @@ from skyriver.decide.erasing import (
     read_work,
     references_about,
 )
-from skyriver.decide.records import Id, decode_control
+from skyriver.decide.log.records import Id, decode_control
 from skyriver.features.plan import plan_features
 from skyriver.wiring.dispatcher import erase_in_file
 from skyriver.wiring.erasing import FOLDER

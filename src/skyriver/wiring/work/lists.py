@@ -11,8 +11,8 @@ from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.core.spec import StreamSpec
 from skyriver.data.columns import Columns, join
 from skyriver.data.operations import reference_table
-from skyriver.decide.lists import Lists, lists_of, lookups_of
-from skyriver.decide.lists_columns import beside
+from skyriver.decide.log.lists import Lists, lists_of, lookups_of
+from skyriver.decide.log.lists_columns import beside
 from skyriver.wiring.work.history import History
 from skyriver.wiring.work.job import Job
 

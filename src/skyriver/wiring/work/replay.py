@@ -17,20 +17,20 @@ from skyriver.core.calibration import Calibration
 from skyriver.core.errors import InvalidInput, disk_error
 from skyriver.core.spec import DecideSpec, StreamSpec
 from skyriver.data.log import WholeReader
-from skyriver.decide.asking import DecisionBounds
-from skyriver.decide.checkpoint import NEVER
-from skyriver.decide.choice import Choice, Wanted
-from skyriver.decide.comparison import Comparison
-from skyriver.decide.kernel_windows import WindowsFiles
-from skyriver.decide.past import CHUNK, effective_of, offset_at
-from skyriver.decide.pricing import Prices
-from skyriver.decide.recompute import recompute
-from skyriver.decide.replaying import Replay
-from skyriver.decide.scorer import OnnxScorer, Scorer
-from skyriver.decide.stretch import Asked, AskedRules, Counts, DecidedAgain
-from skyriver.decide.trees import compile_sums
-from skyriver.decide.truths import Truths, read_truths
-from skyriver.decide.what_if import Summary
+from skyriver.decide.decision.choice import Choice, Wanted
+from skyriver.decide.decision.scorer import OnnxScorer, Scorer
+from skyriver.decide.decision.trees import compile_sums
+from skyriver.decide.log.checkpoint import NEVER
+from skyriver.decide.partition.kernel_windows import WindowsFiles
+from skyriver.decide.replay.comparison import Comparison
+from skyriver.decide.replay.past import CHUNK, effective_of, offset_at
+from skyriver.decide.replay.pricing import Prices
+from skyriver.decide.replay.recompute import recompute
+from skyriver.decide.replay.replaying import Replay
+from skyriver.decide.replay.stretch import Asked, AskedRules, Counts, DecidedAgain
+from skyriver.decide.replay.truths import Truths, read_truths
+from skyriver.decide.replay.what_if import Summary
+from skyriver.decide.streams.asking import DecisionBounds
 from skyriver.wiring.logs import log_reader
 from skyriver.wiring.tier import open_tier
 from skyriver.wiring.work.job import Job

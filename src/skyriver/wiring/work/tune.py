@@ -15,16 +15,16 @@ from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.spec import AppSpec, DecideSpec, DecisionRule, FeatureSetSpec, StreamSpec
 from skyriver.core.units import DAY, format_duration
 from skyriver.data.columns import Column, Columns
-from skyriver.decide.cells import Part, Question
-from skyriver.decide.checking import check_decisions
-from skyriver.decide.costs import costs_of
-from skyriver.decide.language import names_in
-from skyriver.decide.rules import rules_of
-from skyriver.decide.rules_columns import Rows
-from skyriver.decide.rules_release import with_rules
-from skyriver.decide.thresholds import rewritten
-from skyriver.decide.tune_request import LEAST_DAYS, TuneRequest
-from skyriver.decide.tuning import Caution, Span, Tuning, tune
+from skyriver.decide.rules.columns import Rows
+from skyriver.decide.rules.costs import costs_of
+from skyriver.decide.rules.language import names_in
+from skyriver.decide.rules.ruleset import rules_of
+from skyriver.decide.streams.checking import check_decisions
+from skyriver.decide.streams.rules_release import with_rules
+from skyriver.decide.streams.tune_request import LEAST_DAYS, TuneRequest
+from skyriver.decide.tuning.cells import Part, Question
+from skyriver.decide.tuning.thresholds import rewritten
+from skyriver.decide.tuning.tuning import Caution, Span, Tuning, tune
 from skyriver.features.plan import plan_features
 from skyriver.release.manifest import VersionManifest, parse_manifest
 from skyriver.train.evaluate import calibration_of, score

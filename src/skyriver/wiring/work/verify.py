@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from skyriver.core.errors import InvalidInput
-from skyriver.decide.verify import verify_stream
+from skyriver.decide.replay.verify import verify_stream
 from skyriver.wiring.logs import log_reader
 from skyriver.wiring.tier import open_tier
 from skyriver.wiring.work.job import Job

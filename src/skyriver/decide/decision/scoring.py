@@ -1,0 +1,174 @@
+"""Who scores which events: the released version, a canary for its share of the keys, and where one of these gives no
+score, if so declared, the version before. A shadow scores all of them beside, and decides none.
+
+Pure but for the models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyriver.core.calibration import Calibration
+from skyriver.data.decisions import Reason
+from skyriver.decide.decision.model_run import CODES, Floats, ModelRun, Outcomes, score_rows
+from skyriver.decide.decision.scorer import Scorer
+from skyriver.decide.log.records import ModelInUse
+
+Ints = NDArray[np.int64]
+Codes = NDArray[np.uint8]
+
+CANARY = "canary"
+BUCKETS = 10_000
+"""Keys fall into so many; a share is a number of them."""
+MAIN, BY_CANARY, BY_LAST, BY_MAIN = range(4)
+"""Who gave (or failed to give) a score: the released version, the canary, the version before in place of the released
+one, the released one in place of the canary."""
+_FINE = CODES[Reason.NONE]
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A version that scores."""
+
+    model: ModelInUse
+    scorer: Scorer
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    lane: Lane
+    percent: float
+    """Of the keys, by a hash: a key stays with its version, and a larger share keeps those of the smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """`main` is None: no version is released. `last`: the version before the released one; it and the released one
+    stand in where the released one, or the canary, gives no score, if `stand_in`."""
+
+    main: Lane | None
+    canary: Canary | None = None
+    shadow: Lane | None = None
+    last: Lane | None = None
+    stand_in: bool = False
+
+    calibrations: tuple[Calibration | None, ...] | None = field(init=False, repr=False, compare=False)
+    """Of each place in `Scored.lanes`; None: none of them has one."""
+
+    def __post_init__(self) -> None:
+        lanes = [self.at(place) for place in range(4)]
+        found = tuple(lane.calibration if lane is not None else None for lane in lanes)
+        object.__setattr__(self, "calibrations", found if any(found) else None)
+
+    def at(self, place: int) -> Lane | None:
+        """Of a place in `Scored.lanes`."""
+        return {BY_CANARY: self.canary.lane if self.canary else None, BY_LAST: self.last}.get(place, self.main)
+
+    def who(self, place: int) -> tuple[ModelInUse | None, str, bool]:
+        """Of a place in `Scored.lanes`: the version, its arm, and whether it stood in."""
+        lane = self.at(place)
+        model = lane.model if lane is not None else None
+        return model, CANARY if place == BY_CANARY else "", place in (BY_LAST, BY_MAIN)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Of n events: `scores` float32, NaN for none; `reasons` places in REASONS why the version that was asked first
+    gave none; `lanes` who gave the score, or failed; `shadow` float32, NaN for none, or None: no shadow;
+    `probabilities` of the scores, the same."""
+
+    scores: Floats
+    reasons: Codes
+    lanes: Codes
+    shadow: Floats | None = None
+    probabilities: Floats | None = None
+
+    def take(self, kept: NDArray[np.bool_]) -> Scored:
+        """Only these."""
+        shadow = self.shadow[kept] if self.shadow is not None else None
+        probabilities = self.probabilities[kept] if self.probabilities is not None else None
+        return Scored(self.scores[kept], self.reasons[kept], self.lanes[kept], shadow, probabilities)
+
+
+def in_canary(keys: Ints, version: int, percent: float) -> NDArray[np.bool_]:
+    """Which of the keys (int64) are the canary's. Another version takes others."""
+    found: NDArray[np.bool_] = _mixed(keys, version) % np.uint64(BUCKETS) < np.uint64(round(percent * BUCKETS / 100))
+    return found
+
+
+def _mixed(keys: Ints, salt: int) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64: every bit of a key moves every bit of what comes out."""
+    with np.errstate(over="ignore"):
+        x = keys.view(np.uint64) + np.uint64(salt) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def score_lanes(lanes: Lanes, features: Floats, keys: Ints) -> Scored:
+    """`features` float32 [n, F] and `keys` int64 [n] (read where there is a canary alone)."""
+    assert lanes.main is not None
+    beside = begin_shadow(lanes.shadow, features)
+    n = len(features)
+    mask = in_canary(keys, lanes.canary.lane.model.version, lanes.canary.percent) if lanes.canary is not None else None
+    if mask is None or lanes.canary is None or not mask.any():
+        scores, reasons = run(lanes.main.scorer, features)
+        who = np.zeros(n, np.uint8)
+    else:
+        scores, reasons = np.full(n, np.nan, np.float32), np.zeros(n, np.uint8)
+        who = np.where(mask, np.uint8(BY_CANARY), np.uint8(MAIN))
+        for rows, scorer in ((~mask, lanes.main.scorer), (mask, lanes.canary.lane.scorer)):
+            if rows.any():
+                scores[rows], reasons[rows] = run(scorer, features[rows])
+    if lanes.stand_in and (reasons != _FINE).any():
+        scores, who = _stand_in(lanes, features, scores, reasons, who)
+    probabilities = probabilities_of(lanes.calibrations, scores, who) if lanes.calibrations is not None else None
+    return Scored(scores, reasons, who, beside() if beside is not None else None, probabilities)
+
+
+def probabilities_of(calibrations: Sequence[Calibration | None], scores: Floats, who: Codes) -> Floats:
+    """Each by the calibration of who gave its score."""
+    first = int(who[0])
+    alone = calibrations[first]
+    if alone is not None and (len(who) == 1 or (who == first).all()):
+        return alone.of(scores)
+    found = np.full(len(scores), np.nan, np.float32)
+    for place, calibration in enumerate(calibrations):
+        rows = who == place
+        if calibration is not None and rows.any():
+            found[rows] = calibration.of(scores[rows])
+    return found
+
+
+def _stand_in(lanes: Lanes, features: Floats, scores: Floats, reasons: Codes, who: Codes) -> tuple[Floats, Codes]:
+    """Scores by the version before where there are none. Why the first one gave none is kept as the reason."""
+    assert lanes.main is not None
+    scores, who = scores.copy(), who.copy()
+    for failed, other, place in ((BY_CANARY, lanes.main, BY_MAIN), (MAIN, lanes.last, BY_LAST)):
+        rows = np.flatnonzero((reasons != _FINE) & (who == failed))
+        if other is None or not len(rows):
+            continue
+        found, why = run(other.scorer, features[rows])
+        scored = rows[why == _FINE]
+        scores[scored] = found[why == _FINE]
+        who[scored] = place
+    return scores, who
+
+
+def run(scorer: Scorer, features: Floats) -> Outcomes:
+    return scorer.run(features) if isinstance(scorer, ModelRun) else score_rows(scorer, features)
+
+
+def begin_shadow(shadow: Lane | None, features: Floats) -> Callable[[], Floats] | None:
+    """Begins to score in the shadow's own thread; what is returned collects the scores, as far as they are there."""
+    if shadow is None:
+        return None
+    if isinstance(shadow.scorer, ModelRun):
+        return shadow.scorer.begin(features)
+    scores = score_rows(shadow.scorer, features)[0]
+    return lambda: scores

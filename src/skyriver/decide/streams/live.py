@@ -1,0 +1,112 @@
+"""What the control plane tells a worker to decide with: its live settings, from the rows of its stream, of its model's
+service and of the versions. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from skyriver.core.resources import Resource, Snapshot
+from skyriver.decide.streams.rules_kind import rules_settings
+
+BOUNDS = ("budgets", "counters", "combine")
+"""What is declared beside the rules, where it is; it comes and changes with them."""
+UNDECISIVE = ("examples", "costs", "reasons")
+"""What decides nothing."""
+DISPATCHED = ("sinks", "reviews")
+"""What is declared of decisions that the stream's dispatcher does, not its worker."""
+DISPATCHED_STEP = 4_096
+EXPLAINED = 50
+"""Versions of a model whose decisions a worker can explain: the last ones."""
+LIMITS = ("retention_us", "retention_bytes", "local_bytes")
+"""Of a stream's log; a worker takes changed ones without a restart."""
+
+
+def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
+    """Weights of the service become arms: of two versions with a weight the older one is released and the newer one
+    is its canary, for its percent of the keys, whichever weighs more; so a key stays with its version while the weights
+    move, and over them all. A version with `shadow` scores beside, and decides nothing."""
+    table = snapshot.find(stream.tenant, "table", stream.name)
+    materialised = int(table.status.get("offset", -1)) if table is not None else None
+    keep = {limit: stream.spec["stream"][limit] for limit in LIMITS if limit in stream.spec["stream"]}
+    told = {"began": bool(stream.status.get("began")), "materialised": materialised, "keep": keep}
+    if (dispatched := dispatched_of(snapshot, stream)) is not None:
+        told["dispatched"] = dispatched
+    decide = stream.spec.get("decide")
+    if not decide:
+        return {"model": None, "features": None, "rules": [], "otherwise": "", "fallback": "", **told}
+    name = decide["model"]
+    service = snapshot.find(stream.tenant, "service", name)
+    versions: Mapping[str, Any] = service.spec.get("versions", {}) if service is not None else {}
+    weighty = sorted((v for v in versions if versions[v]["weight"] > 0), key=int)
+    if len(weighty) > 2:  # an arm for each is not built: the two that weigh most
+        weighty = sorted(sorted(weighty, key=lambda v: (versions[v]["weight"], int(v)))[-2:], key=int)
+    shadow = max((v for v in versions if versions[v].get("shadow")), key=int, default="")
+    canary = None
+    if len(weighty) == 2 and (canary := _model(snapshot, stream, name, weighty[1])) is not None:
+        total = sum(versions[v]["weight"] for v in weighty)
+        canary["percent"] = round(100 * versions[weighty[1]]["weight"] / total, 2)
+    return {
+        "model": _model(snapshot, stream, name, weighty[0]) if weighty else None,
+        "canary": canary,
+        "shadow": _model(snapshot, stream, name, shadow) if shadow else None,
+        "features": stream.spec.get("features"),
+        **rules_settings(snapshot, stream),
+        "otherwise": decide["otherwise"],
+        "fallback": decide["fallback"],
+        "fallback_by": list(decide.get("fallback_by") or ()),
+        "deadline_us": decide.get("deadline_us") or 0,
+        "explain": _explained_by(snapshot, stream, decide),
+        **{what: decide[what] for what in BOUNDS if what in decide},
+        **told,
+    }
+
+
+def _explained_by(snapshot: Snapshot, stream: Resource, decide: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells why a decision was made: the files of the model's last versions, and words for its features."""
+    name = decide["model"]
+    versions = [v for v in snapshot.all(stream.tenant, "version") if v.name.rpartition(":")[0] == name]
+    versions.sort(key=lambda v: int(v.name.rpartition(":")[2]))
+    artifacts = {v.name.rpartition(":")[2]: v.spec["artifact"] for v in versions[-EXPLAINED:]}
+    return {"artifacts": artifacts, "texts": dict(decide.get("reasons") or {})}
+
+
+def dispatched_of(snapshot: Snapshot, stream: Resource) -> int | None:
+    """Up to (excluding) which offset the stream's decisions were read for its sinks and reviews, in coarse steps: a
+    worker's settings are not written for each decision. None: nobody reads them, or the log is kept whole."""
+    dispatcher = snapshot.find(stream.tenant, "dispatcher", stream.name)
+    kept = stream.spec["stream"]
+    if dispatcher is None or not (kept.get("retention_us") or kept.get("retention_bytes")):
+        return None
+    process = snapshot.processes.get(dispatcher.process)
+    report = process.report if process is not None else {}
+    return max(int(dispatcher.spec["begin"]), int(report.get("offset", 0)) // DISPATCHED_STEP * DISPATCHED_STEP)
+
+
+def _model(snapshot: Snapshot, stream: Resource, name: str, number: str) -> dict[str, Any] | None:
+    version = snapshot.find(stream.tenant, "version", f"{name}:{number}")
+    if version is None:
+        return None
+    features = version.spec.get("features")
+    return {
+        "name": name,
+        "version": int(number),
+        "artifact": version.spec["artifact"],
+        "features_digest": features["digest"] if features else "",
+        "features": features.get("spec") if features else None,
+    }
+
+
+def lasting_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
+    """As `lasting`: how long its log is kept comes with the live settings."""
+    return {what: value for what, value in stream.items() if what not in LIMITS}
+
+
+def lasting(decide: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a worker is started with of it. The rules come with its live settings, as the features, the deadline and
+    what stands in do: changed ones need no new worker, for which events would have to wait. Examples, costs and words
+    for reasons decide nothing."""
+    if not decide:
+        return None
+    kept = {what: value for what, value in decide.items() if what not in (*UNDECISIVE, *BOUNDS, *DISPATCHED)}
+    return {**kept, "rules": [], "otherwise": decide["fallback"], "fallback_by": [], "deadline_us": 0}

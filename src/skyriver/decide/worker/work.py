@@ -1,0 +1,136 @@
+"""What a station is given to do, and what one of its turns takes of it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from skyriver.core.errors import SkyriverError
+from skyriver.decide.log.checkpoint import BlockAnswer
+from skyriver.decide.log.history import Block
+from skyriver.decide.log.records import DecisionRecord, Id, LoadStep
+from skyriver.decide.partition.engine import Engine
+from skyriver.decide.partition.receipt import LabelReceipt, LabelSubmission, Receipt, ReferenceSubmission, Submission
+
+
+@dataclass(slots=True)
+class EventWork:
+    submission: Submission
+    answer: Callable[[Receipt | SkyriverError], None]
+    taken: int = 0
+    """Rows that batches have taken."""
+    receipt: Receipt = field(default_factory=Receipt)
+    alone: bool = False
+    """A batch of its own: what goes wrong with it is its own fault."""
+    size: int = 0
+    """Bytes that it holds until it is answered."""
+
+
+@dataclass(slots=True)
+class LabelWork:
+    submission: LabelSubmission
+    answer: Callable[[LabelReceipt | SkyriverError], None]
+    taken: int = 0
+    receipt: LabelReceipt = field(default_factory=LabelReceipt)
+    size: int = 0
+
+    def complete(self, part: LabelReceipt) -> None:
+        """Answers once the last part is done."""
+        self.receipt.add(part)
+        if self.taken == len(self.submission):
+            self.answer(self.receipt)
+
+
+@dataclass(slots=True)
+class ReferenceWork:
+    """`answer` gets how many of the rows said something new; all of them were taken."""
+
+    submission: ReferenceSubmission
+    answer: Callable[[int | SkyriverError], None]
+    taken: int = 0
+    news: int = 0
+
+    def complete(self, news: int) -> None:
+        self.news += news
+        if self.taken == len(self.submission):
+            self.answer(self.news)
+
+
+@dataclass(slots=True)
+class LoadWork:
+    block: Block
+    step: LoadStep
+    answer: Callable[[BlockAnswer | SkyriverError], None]
+    size: int = 0
+
+
+@dataclass(slots=True)
+class FindWork:
+    id: Id
+    answer: Callable[[DecisionRecord | SkyriverError | None], None]
+
+
+@dataclass(slots=True)
+class ChangeWork:
+    """A change of the engine between two batches: of what is decided with, or of the features that are folded. A
+    Conflict that it raises has changed nothing, and is answered; anything else breaks the engine off."""
+
+    change: Callable[[Engine], None]
+    answer: Callable[[SkyriverError | None], None]
+
+
+RowWork = EventWork | LabelWork | ReferenceWork
+Work = RowWork | LoadWork | FindWork | ChangeWork
+Reply = Callable[[], None]
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one batch takes. Of rows, a part (from, to) of each request."""
+
+    rows: int = 0
+    works: list[Work] = field(default_factory=list)
+    events: list[tuple[EventWork, Submission]] = field(default_factory=list)
+    labels: list[tuple[LabelWork, LabelSubmission]] = field(default_factory=list)
+    references: list[tuple[ReferenceWork, ReferenceSubmission]] = field(default_factory=list)
+    others: list[LoadWork | FindWork | ChangeWork] = field(default_factory=list)
+    began_ns: int = field(default_factory=time.perf_counter_ns)
+
+
+def rows_left(work: Work) -> int:
+    return len(work.submission) - work.taken if isinstance(work, RowWork) else 0
+
+
+def next_turn(queue: deque[Work], room: int) -> Turn:
+    """Takes up to `room` rows off the queue; a request with more goes on at its end."""
+    turn, again = Turn(), list[Work]()
+    while queue and room > 0:
+        work = queue[0]
+        alone = isinstance(work, LoadWork) or (isinstance(work, EventWork) and work.alone)
+        if alone and turn.works:
+            break
+        queue.popleft()
+        turn.works.append(work)
+        match work:
+            case EventWork() | LabelWork() | ReferenceWork():
+                start, rows = work.taken, len(work.submission)
+                work.taken = end = min(rows, start + room)
+                room -= end - start
+                turn.rows += end - start
+                if end < rows:
+                    again.append(work)
+                match work:
+                    case EventWork():
+                        turn.events.append((work, work.submission.part(start, end)))
+                    case LabelWork():
+                        turn.labels.append((work, work.submission.part(start, end)))
+                    case ReferenceWork():
+                        turn.references.append((work, work.submission.part(start, end)))
+            case LoadWork() | FindWork() | ChangeWork():
+                turn.others.append(work)
+        if alone:
+            break
+    queue.extend(again)
+    return turn
