@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 SKYRIVER = str(Path(sys.executable).parent / "skyriver")
 DEADLINE = 60.0
@@ -119,6 +122,40 @@ def test_it_says_where_it_listens_and_what_to_try(tmp_path: Path) -> None:
     assert "x FP32[-1, 3]" in lines[1]
     assert "curl -s http://127.0.0.1:" in lines[3]
     assert (rest, errors) == ("", "Ended.\n")
+
+
+def test_it_does_what_a_gateway_would_do_to_answers(serve: Callable[..., Served], tmp_path: Path) -> None:
+    served = serve(doubles(tmp_path / "m.onnx"))
+    rows = {"rows": [{"x": [1, 2, 3]}] * 200}
+    request = urllib.request.Request(f"{served.told['url']}/predict", json.dumps(rows).encode())
+    request.add_header("X-Request-Id", "r-17")
+    request.add_header("Accept-Encoding", "gzip")
+    with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+        body = answer.read()
+        assert answer.headers["content-encoding"] == "gzip"
+        assert answer.headers["x-request-id"] == "r-17"
+    assert len(body) < 1000
+    assert json.loads(gzip.decompress(body))["predictions"][199] == {"y": [2, 4, 6]}
+    request = urllib.request.Request(f"{served.told['url']}/predict/other", b"{}", {"X-Request-Id": "r-18"})
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=DEADLINE)
+    with caught.value as error:
+        assert (error.code, error.headers["x-request-id"]) == (404, "r-18")
+
+
+def test_a_picture_is_sent_as_a_file(serve: Callable[..., Served], tmp_path: Path) -> None:
+    """mean[n] = the mean of each picture's values."""
+    nodes = [
+        helper.make_node("Cast", ["photo"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["numbers"], ["mean"], axes=[1, 2, 3], keepdims=0),
+    ]
+    inputs = [("photo", TensorProto.UINT8, ["n", "h", "w", 3])]
+    served = serve(write(tmp_path / "m.onnx", nodes, inputs, [("mean", TensorProto.FLOAT, ["n"])]))
+    Image.fromarray(np.full((20, 30, 3), 7, np.uint8)).save(tmp_path / "photo.png")
+    ask = f"curl -s {served.told['url']}/predict/m -F photo=@{shlex.quote(str(tmp_path / 'photo.png'))}"
+    assert json.loads(typed(ask))["mean"] == 7.0
+    (tmp_path / "photo.png").write_bytes((tmp_path / "photo.png").read_bytes()[:60])
+    assert json.loads(typed(ask))["code"] == "INVALID_FIELD"
 
 
 @pytest.mark.parametrize(

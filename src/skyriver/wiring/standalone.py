@@ -62,6 +62,7 @@ def serve(file: Path, *, host: str, port: int, name: str, device: str, told: Tol
         cut = uvloop.run(_run(runner, settings, listening, lambda: told(document)))
     finally:
         listening.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends already
     if cut:  # a run that has no end would hold the exit up
         os._exit(0)
 
