@@ -1,7 +1,8 @@
 """Natural batching: whatever waits when the model is free runs together; nothing ever waits for company.
 
 Requests that arrive in one turn of the event loop are one batch; those that arrive while a run is under way are the
-next; one that finds the loop idle is run at once. A run that is expected to be short is made on the loop itself (a
+next. Not even the first of a turn is run before the others were read: alone it would take a run of its own, which costs
+as much as all of them. A run that is expected to be short is made on the loop itself (a
 thread hop costs more than it); a long one on a thread of its own, so that the loop goes on taking requests, refusing
 what is too much, and saying that it lives.
 """
@@ -135,7 +136,7 @@ class Batcher:
         if self._running:
             return
         self._running = True
-        self._turn()
+        self._loop.call_soon(self._turn)
 
     def _check_time(self, ask: Ask, rows_ahead: int) -> None:
         """What could not be answered in time is refused when it comes, so that what is taken is answered in time:
@@ -228,7 +229,7 @@ class Batcher:
         if self._busy_ns and batch:
             self._pace.note(rows, now - self._busy_ns)
         self._busy_ns = now if self._waiting else 0
-        if self._waiting or batch:
+        if self._waiting:
             self._loop.call_soon(self._turn)
         else:
             self._running = False
