@@ -134,9 +134,9 @@ def bare(models: Models, workers: int) -> Iterator[System]:
 
 @contextmanager
 def replica(models: Models) -> Iterator[System]:
-    """A replica alone serves one model: the trees."""
+    """`skyriver serve`, which serves one model: the trees."""
     port = free_port()
-    command = [sys.executable, str(BENCH / "_serving_replica.py"), str(models.path("trees")), "trees", str(port)]
+    command = [SKYRIVER, "serve", str(models.path("trees")), "--port", str(port)]
     only = tuple(case for case in CASES if case.model == "trees")
     env = product_environment()
     with _process("skyriver replica", "1 process, no gateway", command, models, port, env, cases=only) as system:
