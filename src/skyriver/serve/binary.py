@@ -15,7 +15,7 @@ import numpy as np
 from skyriver.core.errors import InvalidInput
 from skyriver.release.signature import ANY, TensorSpec
 from skyriver.serve.runner import NUMPY_TYPES, Array
-from skyriver.serve.tensors import check_shape, shape_text
+from skyriver.serve.tensors import check_shape, count_text, shape_text
 
 _LENGTH = struct.Struct("<I")
 
@@ -28,7 +28,7 @@ def tensor_of_bytes(spec: TensorSpec, shape: Sequence[int], data: memoryview) ->
         return _texts(spec, elements, data).reshape(shape)
     kind = NUMPY_TYPES[spec.datatype]
     if len(data) != elements * kind.itemsize:
-        raise _wrong_size(spec, f"{len(data)} bytes", f"{elements * kind.itemsize} bytes", shape)
+        raise _wrong_size(spec, f"{len(data)} bytes", f"{count_text(elements * kind.itemsize)} bytes", shape)
     if spec.datatype == "BOOL":
         given = np.frombuffer(data, np.uint8)
         if given.size and given.max() > 1:
@@ -74,7 +74,7 @@ def bytes_of_tensor(array: Array) -> bytes:
 
 def _texts(spec: TensorSpec, elements: int, data: memoryview) -> Array:
     if elements * _LENGTH.size > len(data):  # else a few bytes could claim any number of them
-        raise _wrong_size(spec, f"{len(data)} bytes", f"{elements} texts with their lengths", ())
+        raise _wrong_size(spec, f"{len(data)} bytes", f"{count_text(elements)} texts with their lengths", ())
     texts = np.empty(elements, np.object_)
     at = 0
     for position in range(elements):

@@ -144,7 +144,7 @@ class InferCodec:
         if size == 0 and header is not None:
             return self._raw(body)
         request = decode_body(_decoder, body if size == len(body) else memoryview(body)[:size])
-        tail = _Tail(memoryview(body)[size:])
+        tail = _Tail(memoryview(body)[size:]) if size < len(body) else _NO_TAIL
         inputs: dict[str, Array] = {}
         for given in request.inputs:
             inputs[given.name] = self._tensor(given, inputs, tail)
@@ -279,6 +279,10 @@ class _Tail:
             raise InvalidInput(
                 f"{len(self._data) - self._at} bytes are left behind the last tensor.", code="WRONG_SIZE"
             )
+
+
+_NO_TAIL = _Tail(memoryview(b""))
+"""Shared: there is nothing to take of it."""
 
 
 def _json_size(header: bytes, size: int) -> int:

@@ -61,7 +61,7 @@ def tensor_of_json(spec: TensorSpec, shape: Sequence[int], data: msgspec.Raw) ->
         flat = _flat_of_any(spec, shape, data)
     if len(flat) != (wanted := math.prod(shape)):
         raise InvalidInput(
-            f"Input {spec.name!r}: {len(flat)} values are given, the shape {shape_text(shape)} has {wanted}.",
+            f"Input {spec.name!r}: {len(flat)} values are given, the shape {shape_text(shape)} has {count_text(wanted)}.",
             code="WRONG_SIZE",
             where=spec.name,
         )
@@ -81,7 +81,7 @@ def check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
             code="WRONG_SHAPE",
             where=spec.name,
         )
-    if math.prod([axis or 1 for axis in shape]) > _MOST_ELEMENTS:  # an axis of 0 must not hide what NumPy cannot say
+    if 0 in shape and math.prod([axis or 1 for axis in shape]) > _MOST_ELEMENTS:  # it hides what NumPy cannot say
         raise InvalidInput(
             f"Input {spec.name!r}: the shape {shape_text(shape)} is larger than any request.",
             code="WRONG_SHAPE",
@@ -162,8 +162,13 @@ def quoted(name: str) -> str:
     return repr(name if len(name) <= 80 else f"{name[:77]}...")
 
 
+def count_text(count: int) -> str:
+    """Python itself refuses to print numbers of very many digits, and who reads an error has no use for them."""
+    return str(count) if abs(count) < 1 << 64 else "..."
+
+
 def shape_text(shape: Sequence[int]) -> str:
-    axes = [str(axis) if abs(axis) < 1 << 64 else "..." for axis in shape[:20]]
+    axes = [count_text(axis) for axis in shape[:20]]
     return f"[{', '.join(axes)}{', ...' if len(shape) > 20 else ''}]"
 
 
