@@ -61,7 +61,8 @@ def tensor_of_json(spec: TensorSpec, shape: Sequence[int], data: msgspec.Raw) ->
         flat = _flat_of_any(spec, shape, data)
     if len(flat) != (wanted := math.prod(shape)):
         raise InvalidInput(
-            f"Input {spec.name!r}: {len(flat)} values are given, the shape {shape_text(shape)} has {count_text(wanted)}.",
+            f"Input {spec.name!r}: {len(flat)} values are given,"
+            f" the shape {shape_text(shape)} has {count_text(wanted)}.",
             code="WRONG_SIZE",
             where=spec.name,
         )
