@@ -206,7 +206,7 @@ def run_command(*arguments: object, cwd: Path | None = None, given: str | None =
         stdin=subprocess.DEVNULL if given is None else None,
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=2 * DEADLINE,
         check=False,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
