@@ -27,8 +27,8 @@ import msgspec
 
 from skyriver.core.errors import DeadlineExceeded, Internal, NotFound, SkyriverError, Unavailable
 from skyriver.serve.forwarding import Line
-from skyriver.serve.http import JSON, PROBLEM, HttpLimits, HttpServer, Request
-from skyriver.serve.metrics import Histogram, resident_bytes
+from skyriver.serve.http import JSON, PROBLEM, TEXT, HttpLimits, HttpServer, Request
+from skyriver.serve.metrics import Histogram, prometheus_of_holding, resident_bytes
 
 HOLD_S = 30.0
 """A request that names no deadline is held so long."""
@@ -98,19 +98,27 @@ class Activator:
         return cut
 
     def report(self) -> dict[str, object]:
+        return {
+            "waiting": self._waiting(),
+            **self._ended(),
+            "hold_p50_us": round(self.hold_us.quantile(0.5)),
+            "hold_p95_us": round(self.hold_us.quantile(0.95)),
+            "rss_mb": round(resident_bytes() / 1e6, 1),
+        }
+
+    def _waiting(self) -> dict[str, int]:
         waiting: dict[str, int] = {}
         for (name, _), queue in self._queues.items():
             waiting[name] = waiting.get(name, 0) + len(queue.held)
+        return {name: count for name, count in waiting.items() if count}
+
+    def _ended(self) -> dict[str, int]:
         return {
-            "waiting": {name: count for name, count in waiting.items() if count},
             "forwarded": self.forwarded,
             "refused": self.refused,
             "expired": self.expired,
             "failed": self.failed,
             "left": self.left,
-            "hold_p50_us": round(self.hold_us.quantile(0.5)),
-            "hold_p95_us": round(self.hold_us.quantile(0.95)),
-            "rss_mb": round(resident_bytes() / 1e6, 1),
         }
 
     # A request comes.
@@ -118,6 +126,11 @@ class Activator:
     def _handle(self, request: Request) -> None:
         if request.path in _READY:
             request.answer(200, b'{"ready":true}')
+            return
+        if request.path == b"/metrics":
+            connections = len(self._server.connections)
+            told = prometheus_of_holding(self._waiting(), self._ended(), self.hold_us, connections=connections)
+            request.answer(200, told, TEXT)
             return
         key = target_of(request.path)
         if key is None:

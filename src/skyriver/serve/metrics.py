@@ -130,6 +130,26 @@ def prometheus(counters: Counters, labels: Mapping[str, str], *, waiting: int, r
     return ("\n".join(lines) + "\n").encode()
 
 
+def prometheus_of_holding(
+    waiting: Mapping[str, int], ended: Mapping[str, int], hold_us: Histogram, *, connections: int
+) -> bytes:
+    """Of the activator: requests held now by model, those no longer held by what became of them, how long they were."""
+    lines = [*_head("skyriver_held_requests", "gauge", "Requests that wait for a service that wakes.")]
+    lines += [f'skyriver_held_requests{{model="{escape(name)}"}} {count}' for name, count in sorted(waiting.items())]
+    lines += _head(
+        "skyriver_held_requests_total", "counter", "Requests that are no longer held, by what became of them."
+    )
+    lines += [f'skyriver_held_requests_total{{outcome="{what}"}} {count}' for what, count in ended.items()]
+    lines += _head("skyriver_hold_seconds", "histogram", "From a whole request to a replica that takes it.")
+    lines += _histogram("skyriver_hold_seconds", 'outcome="forwarded"', hold_us, 1e-6, range(10, 28))
+    for name, value, told in (
+        ("skyriver_connections", connections, "Open connections."),
+        ("process_resident_memory_bytes", resident_bytes(), "Resident memory."),
+    ):
+        lines += [*_head(name, "gauge", told), f"{name} {value}"]
+    return ("\n".join(lines) + "\n").encode()
+
+
 def _head(name: str, kind: str, told: str) -> tuple[str, str]:
     return f"# HELP {name} {told}", f"# TYPE {name} {kind}"
 

@@ -229,6 +229,8 @@ def test_a_thousand_at_once_are_all_answered_and_nothing_stays(tmp_path: Path) -
             assert [json.loads(body)["body"] for *_, body in answers] == [str(n) for n in range(1000)]
             assert len(stage.asked) == 1000
             await stage.held(0)
+            assert not stage.activator._queues
+            await stage.until(lambda: not stage.activator._tasks)
 
     play(scene)
 
@@ -268,6 +270,25 @@ def test_who_has_left_is_not_worked_for(tmp_path: Path) -> None:
                 assert (await asking)[0] == 200
             await stage.held(0)
             assert len(stage.asked) + int(str(stage.activator.report()["left"])) == 2
+
+    play(scene)
+
+
+def test_its_metrics_tell_what_waits_and_what_became_of_the_others(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with running(tmp_path) as stage:
+            asking = asyncio.ensure_future(stage.ask())
+            await stage.held(1)
+            status, headers, body = await stage.ask("/metrics", b"", "GET")
+            assert (status, headers["content-type"].partition(";")[0]) == (200, "text/plain")
+            assert b'skyriver_held_requests{model="price"} 1\n' in body
+            stage.tell(v1=stage.replica)
+            async with stage.listening():
+                await asking
+            lines = (await stage.ask("/metrics", b"", "GET"))[2].decode().splitlines()
+            assert 'skyriver_held_requests_total{outcome="forwarded"} 1' in lines
+            assert 'skyriver_hold_seconds_count{outcome="forwarded"} 1' in lines
+            assert not [line for line in lines if line.startswith("skyriver_held_requests{")]
 
     play(scene)
 

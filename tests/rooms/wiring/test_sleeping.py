@@ -243,6 +243,28 @@ def test_by_hand(cloud: Cloud) -> None:
     assert found.value.code == "ALREADY_AWAKE"
 
 
+def test_each_tenant_has_an_activator_of_its_own(cloud: Cloud) -> None:
+    spec = {"model": "price", "serve": SLEEPS.to_json(), "versions": {"1": {"weight": 100}}}
+    cloud.commit(
+        [
+            Put(Resource("u", "version", "price:1", spec=_version(1), state="APPROVED", status=_SETTLED), 0),
+            Put(Resource("u", "service", "price", spec=spec, state="PENDING"), 0),
+        ]
+    )
+    cloud.ready("u.activator.activator")
+    cloud.ready("u.replica.price-1-1", "u.replica.price-1-2")
+    cloud.run(seconds=12)
+    cloud.compute.report("u.activator.activator", waiting={"price": 1})
+    cloud.run(seconds=0.3)
+    assert cloud.store.get("u", "service", "price").state == "STARTING"
+    assert cloud.service.state == "SCALED_TO_ZERO"
+    sockets = [
+        cloud.compute.specs[f"{tenant}.activator.activator"].live["services"]["price"]["versions"]["1"]["sockets"]
+        for tenant in ("t", "u")
+    ]
+    assert sockets == [[], ["u.replica.price-1-1"]]
+
+
 def test_by_hand_it_keeps_its_replicas_until_somebody_would_hold_a_request(cloud: Cloud) -> None:
     cloud.compute.report(HOLDER, ready=False)
     cloud.act(plan_sleep)
