@@ -38,6 +38,7 @@ ORDER = (
     "operations",
     "python-client",
     "serving",
+    "gateway",
     "data",
     "features",
     "lists",

@@ -25,12 +25,16 @@ SLOWER: Final = 3.0
 LEAST_US: Final = 5_000
 """Nobody is out for less than that in the mean: beneath it the machine's own noise is seen."""
 LEAST_ANSWERS: Final = 3
+LEAST_IN_TRIAL: Final = 2
 FAILED: Final = 0.5
 SIBLINGS_FAILED: Final = 0.1
 LEAST_FAILURES: Final = 5
 WRAP: Final = 1 << 32
 FULL: Final = 100
-STEPS: Final = (5, 25, FULL)
+TRIAL: Final = 5
+"""With this weight a server has at most one request at a time: whoever has least to do is chosen first, whatever its
+weight, so a slow one would draw a queue before its answers told."""
+STEPS: Final = (TRIAL, 25, FULL)
 """Weights, in percent, by which one comes back; on each it has to answer well first, or nobody to ask it."""
 PAUSE_US: Final = 2_000_000
 LONGEST_PAUSE_US: Final = 64_000_000
@@ -137,7 +141,8 @@ class Outliers:
                 if now - server.since >= server.pause:
                     server.move(0, now)
                 continue
-            slow = _is_outlier(server.lately, list(_siblings(pool, name)))
+            least = LEAST_ANSWERS if server.well else LEAST_IN_TRIAL
+            slow = _is_outlier(server.lately, list(_siblings(pool, name)), least)
             if slow and (not server.well or sum(not s.well for s in pool.values()) < room):
                 again = server.pause and not (server.well and now - server.since > FORGET_US)
                 server.pause = min(server.pause * 2, LONGEST_PAUSE_US) if again else PAUSE_US
@@ -154,8 +159,8 @@ def _siblings(pool: Mapping[str, _Server], name: str) -> Iterator[_Lately]:
             yield server.lately
 
 
-def _is_outlier(lately: _Lately, siblings: Sequence[_Lately]) -> bool:
-    if not siblings or max(lately.answers, lately.failures) < LEAST_ANSWERS:
+def _is_outlier(lately: _Lately, siblings: Sequence[_Lately], least: int) -> bool:
+    if not siblings or max(lately.answers, lately.failures) < least:
         return False
     usual = median(s.mean_us for s in siblings)
     needed = SLOWER * (1 + 1 / max(lately.answers, 1))

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from skyriver.adapters.haproxy.config import ANSWERS, CERTIFICATE, map_text, server_line
+from skyriver.adapters.haproxy.config import ANSWERS, CERTIFICATE, SERVER_REQUESTS, map_text, server_line
 from skyriver.adapters.haproxy.layout import Place, Seen
-from skyriver.control.outliers import Answered
+from skyriver.control.outliers import TRIAL, Answered
 from skyriver.core.errors import Internal, Unavailable
 from skyriver.core.resources import Server
 
@@ -68,6 +68,8 @@ class Admin:
 
     def weigh(self, at: Place, weight: int) -> None:
         """A server that left meanwhile is nobody's business."""
+        if weight:
+            self._ask(f"set maxconn server {at} {1 if weight <= TRIAL else SERVER_REQUESTS}")
         self._ask(f"set server {at} weight {weight}")
 
     def add(self, at: Place, server: Server) -> None:

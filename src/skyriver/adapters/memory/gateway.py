@@ -15,7 +15,7 @@ from pathlib import Path
 from skyriver.adapters.memory.gateway_proxy import Listener
 from skyriver.control import gateway_rules as rules
 from skyriver.control.gateway_rules import Answer, check_socket, check_table, placed
-from skyriver.control.outliers import FULL, Answered, Outliers
+from skyriver.control.outliers import FULL, TRIAL, Answered, Outliers
 from skyriver.core.errors import Conflict
 from skyriver.core.resources import NO_LIMIT, Pool, RequestLimit, Route, RouteTable, Server
 
@@ -140,12 +140,16 @@ class MemoryGateway:
             if pools is None:
                 return rules.UNKNOWN_ROUTE
             for pool in pools:
-                free = [s for s in placed(pool) if s not in tried and self._answered[s].weight]
+                free = [s for s in placed(pool) if s not in tried and self._may_have_one(s)]
                 if free:
                     server = min(free, key=lambda one: (self._requests[one] + 1) / self._answered[one].weight)
                     self._requests[server] += 1
                     return server
             return rules.NO_CAPACITY
+
+    def _may_have_one(self, server: Server) -> bool:
+        weight = self._answered[server].weight
+        return weight > TRIAL or (weight > 0 and not self._requests[server])
 
     def give_back(self, server: Server, took: float | None, *, failed: bool) -> None:
         """`took`: seconds until its answer began; None when there was none."""
