@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skyriver.core.resources import ProcessStatus, Resource, Snapshot, WantPool
+from skyriver.core.resources import NO_LIMIT, ProcessStatus, RequestLimit, Resource, Snapshot, WantPool, WantRoute
 from skyriver.serve.kinds import SERVICE
 
 
@@ -35,3 +35,17 @@ def test_a_replica_that_is_ready_serves_whatever_its_row_says_yet(state: str, se
 def test_a_replica_that_is_not_ready_serves_only_as_long_as_its_row_says_so(process: ProcessStatus) -> None:
     assert pool_of("LOST", process) == []
     assert pool_of("READY", process) == [NAME]
+
+
+@pytest.mark.parametrize(
+    ("serve", "limit"),
+    [
+        ({"replicas": 1}, NO_LIMIT),
+        ({"replicas": 1, "limit": "100/s"}, RequestLimit(per_second=100)),
+        ({"replicas": 1, "limit": "7/s", "concurrency": 32}, RequestLimit(per_second=7, at_once=32)),
+    ],
+)
+def test_a_service_s_limits_go_with_its_route(serve: dict[str, object], limit: RequestLimit) -> None:
+    service = Resource("t", "service", "fraud", spec={"serve": serve, "versions": {}}, state="READY")
+    actions = SERVICE.step(Snapshot({service.key: service}, {}, {}, 0), service)
+    assert [a.route.limit for a in actions if isinstance(a, WantRoute)] == [limit]
