@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from skyriver.decide.rules.language import Name, parse
+from skyriver.decide.rules.language import parse
+from skyriver.decide.rules.tree import Name
 from skyriver.decide.tuning.thresholds import rewritten, thresholds_of, with_thresholds
 
 NAMES = {

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from skyriver.core.errors import InvalidInput
 from skyriver.data.columns import Bools, Column, Columns
-from skyriver.decide.rules.language import COMPARE, Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
 from skyriver.decide.rules.source import First
+from skyriver.decide.rules.tree import COMPARE, Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
 
 EXACT = 2**53
 """Whole numbers up to here are floats without loss."""

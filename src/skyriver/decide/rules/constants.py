@@ -6,7 +6,7 @@ import math
 from enum import Enum
 from typing import Literal, assert_never
 
-from skyriver.decide.rules.language import (
+from skyriver.decide.rules.tree import (
     COMPARE,
     Arithmetic,
     Calculate,

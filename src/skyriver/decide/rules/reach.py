@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from skyriver.core.expr import Aggregate, Binary, Calendar, Node, Same, Unary
 from skyriver.core.spec import CounterSpec, FeatureSetSpec, FieldSpec, StreamSpec
 from skyriver.decide.rules.constants import VARIES, Standing, constant
-from skyriver.decide.rules.language import Compare, Comparison, Fixed, Join, Missing, Name, Not, Tree
 from skyriver.decide.rules.ruleset import RuleSet, shown
+from skyriver.decide.rules.tree import Compare, Comparison, Fixed, Join, Missing, Name, Not, Tree
 
 MOST_CLAUSES = 64
 """Of a rule; one with more of them is not looked at."""

@@ -17,10 +17,24 @@ from skyriver.core.expr import Column
 from skyriver.core.names import digest
 from skyriver.core.spec import BudgetSpec, CounterSpec, DecideSpec, FeatureSetSpec, FieldSpec, StreamSpec
 from skyriver.decide.log.lists import RULE_TYPES, lists_of, lookups_of, member_name
-from skyriver.decide.rules import language
 from skyriver.decide.rules.constants import calculate, division_by_zero
-from skyriver.decide.rules.language import COMPARE, Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree
+from skyriver.decide.rules.language import parse
 from skyriver.decide.rules.source import First, compile_first
+from skyriver.decide.rules.tree import (
+    COMPARE,
+    Calculate,
+    Compare,
+    Fixed,
+    Join,
+    Missing,
+    Name,
+    Not,
+    Tree,
+    check_steps,
+    fixed_in,
+    names_in,
+    too_many_steps,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,7 +159,7 @@ def compile_rules(
     for place, text in enumerate(rules):
         decision, when = text[:2]
         try:
-            tree = language.parse(when, names)
+            tree = parse(when, names)
             compiled.append((decision, _compiled(tree)))
         except InvalidInput as error:
             mistakes.append(_mistake(text, stream, error))
@@ -204,8 +218,8 @@ def _strictest_first(rules: Sequence[RuleText], combine: Sequence[str], stream: 
 
 def compile_number(text: str, names: Mapping[str, Name | str]) -> tuple[Tree, Evaluate]:
     """What a number costs or weighs that is computed of an event. Raises InvalidInput (BAD_RULE) with the column."""
-    tree = language.parse(text, names, "number")
-    language.check_steps(tree)
+    tree = parse(text, names, "number")
+    check_steps(tree)
     return tree, _compile(tree)
 
 
@@ -224,9 +238,9 @@ def check_declared(rules: RuleSet, stream: StreamSpec) -> None:
 
 def check_tree(tree: Tree) -> None:
     """A rule or a number that is declared today. Raises InvalidInput (BAD_RULE) with the column."""
-    language.check_steps(tree)
+    check_steps(tree)
     if (division := division_by_zero(tree)) is not None:
-        column = min((own.span[0] for own in language.fixed_in(division) if own.span[1]), default=0) + 1
+        column = min((own.span[0] for own in fixed_in(division) if own.span[1]), default=0) + 1
         raise InvalidInput(
             f"column {column}: this divides by zero, which is missing for every event",
             code="BAD_RULE",
@@ -344,7 +358,7 @@ def _names_of_lists(stream: StreamSpec) -> dict[str, Name | str]:
 
 
 def _lookups_in(trees: Sequence[Tree], width: int) -> tuple[int, ...]:
-    places = {name.index - width for tree in trees for name in language.names_in(tree) if name.place == "list"}
+    places = {name.index - width for tree in trees for name in names_in(tree) if name.place == "list"}
     return tuple(sorted(places))
 
 
@@ -374,14 +388,14 @@ _UNREADABLE = "rules cannot be read"
 
 
 def _reads(tree: Tree, what: str) -> bool:
-    return any(name.place == what for name in language.names_in(tree))
+    return any(name.place == what for name in names_in(tree))
 
 
 def _compiled(tree: Tree) -> Evaluate:
     try:
         return _compile(tree)
     except RecursionError as error:
-        raise language.too_many_steps() from error
+        raise too_many_steps() from error
 
 
 def _compile(tree: Tree) -> Evaluate:

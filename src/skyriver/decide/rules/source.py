@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, assert_never
 
-from skyriver.decide.rules.language import Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree, names_in
+from skyriver.decide.rules.tree import Calculate, Compare, Fixed, Join, Missing, Name, Not, Tree, names_in
 
 First = Callable[[float, Sequence[float], Sequence[Any], float | None], int]
 """(score, features, values, probability) -> the place of the first rule that fires, or how many there are."""

@@ -12,7 +12,7 @@ from skyriver.core.references import check_list_name
 from skyriver.core.spec import AppSpec, CostsSpec, DecideSpec, DecisionExample, FeatureSetSpec, StreamSpec
 from skyriver.decide.log.lists import RULE_TYPES, Lists, lists_of
 from skyriver.decide.rules.costs import costs_of
-from skyriver.decide.rules.language import Name, Type, no_name
+from skyriver.decide.rules.language import no_name
 from skyriver.decide.rules.reach import never_fire
 from skyriver.decide.rules.ruleset import (
     Operand,
@@ -26,6 +26,7 @@ from skyriver.decide.rules.ruleset import (
     shown,
     together,
 )
+from skyriver.decide.rules.tree import Name, Type
 
 _FLOAT32 = struct.Struct("<f")
 

@@ -24,8 +24,8 @@ from skyriver.core.units import DAY
 from skyriver.data.columns import Bools, Ints, join
 from skyriver.decide.rules.columns import Evaluate, Rows, compile_columns
 from skyriver.decide.rules.costs import DecisionCost
-from skyriver.decide.rules.language import Fixed, Tree
 from skyriver.decide.rules.ruleset import RuleSet
+from skyriver.decide.rules.tree import Fixed, Tree
 from skyriver.decide.tuning.thresholds import Threshold, beside, thresholds_of
 
 Floats = NDArray[np.float64]

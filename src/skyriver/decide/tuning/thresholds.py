@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from skyriver.decide.rules.language import Compare, Comparison, Fixed, Join, Missing, Not, Tree, names_in, parts_of
+from skyriver.decide.rules.tree import Compare, Comparison, Fixed, Join, Missing, Not, Tree, names_in, parts_of
 
 OF_MODEL = frozenset({"score", "probability"})
 """Places of what a model says."""

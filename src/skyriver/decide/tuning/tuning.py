@@ -21,7 +21,7 @@ from skyriver.core.errors import InvalidInput
 from skyriver.core.jobs import Progress
 from skyriver.core.units import format_duration
 from skyriver.data.columns import Ints
-from skyriver.decide.rules.language import Tree
+from skyriver.decide.rules.tree import Tree
 from skyriver.decide.tuning.candidates import candidates_of
 from skyriver.decide.tuning.cells import Cells, Floats, Parts, Question, Survey, gather, survey
 from skyriver.decide.tuning.search import Choice, Search

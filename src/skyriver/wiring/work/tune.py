@@ -17,8 +17,8 @@ from skyriver.core.units import DAY, format_duration
 from skyriver.data.columns import Column, Columns
 from skyriver.decide.rules.columns import Rows
 from skyriver.decide.rules.costs import costs_of
-from skyriver.decide.rules.language import names_in
 from skyriver.decide.rules.ruleset import rules_of
+from skyriver.decide.rules.tree import names_in
 from skyriver.decide.streams.checking import check_decisions
 from skyriver.decide.streams.rules_release import with_rules
 from skyriver.decide.streams.tune_request import LEAST_DAYS, TuneRequest
