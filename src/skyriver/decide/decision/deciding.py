@@ -21,8 +21,9 @@ from skyriver.decide.decision.trial import Ends, Trial
 from skyriver.decide.decision.walking import Asked, overflowed, reason_beyond, spend_block, walk
 from skyriver.decide.log.blocks import DecisionBlock
 from skyriver.decide.log.records import DecisionRecord, Id, ModelInUse, Value
+from skyriver.decide.rules.closures import Values
 from skyriver.decide.rules.columns import Rows
-from skyriver.decide.rules.ruleset import RuleSet, Values
+from skyriver.decide.rules.ruleset import RuleSet
 
 _STATUS = {
     Reason.NONE: Status.DECIDED,

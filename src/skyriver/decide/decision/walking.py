@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from skyriver.data.columns import Bools, Columns, EventBlock, Ints
 from skyriver.data.decisions import DecisionColumns, Outcome, Reason, Status
 from skyriver.decide.decision.tallies import Keys, Tallies
+from skyriver.decide.rules.closures import Values
 from skyriver.decide.rules.columns import Rows
-from skyriver.decide.rules.ruleset import RuleSet, Values
+from skyriver.decide.rules.ruleset import RuleSet
 
 Codes = NDArray[np.uint16]
 

@@ -9,7 +9,8 @@ from difflib import get_close_matches
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import CostsSpec, FeatureSetSpec, StreamSpec
-from skyriver.decide.rules.ruleset import Evaluate, RuleSet, Values, compile_number, names_of, shown
+from skyriver.decide.rules.closures import Evaluate, Values
+from skyriver.decide.rules.ruleset import RuleSet, compile_number, names_of, shown
 from skyriver.decide.rules.tree import Name, Tree
 
 _PARTS = ("each", "positive", "negative")

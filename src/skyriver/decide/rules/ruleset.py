@@ -8,33 +8,20 @@ either; `amount is missing or amount > 100` does. In the end only true fires.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Column
 from skyriver.core.names import digest
 from skyriver.core.spec import BudgetSpec, CounterSpec, DecideSpec, FeatureSetSpec, FieldSpec, StreamSpec
 from skyriver.decide.log.lists import RULE_TYPES, lists_of, lookups_of, member_name
-from skyriver.decide.rules.constants import calculate, division_by_zero
+from skyriver.decide.rules.closures import Evaluate, Values, compile_tree, compiled_rule
+from skyriver.decide.rules.constants import division_by_zero
 from skyriver.decide.rules.language import parse
 from skyriver.decide.rules.source import First, compile_first
-from skyriver.decide.rules.tree import (
-    COMPARE,
-    Calculate,
-    Compare,
-    Fixed,
-    Join,
-    Missing,
-    Name,
-    Not,
-    Tree,
-    check_steps,
-    fixed_in,
-    names_in,
-    too_many_steps,
-)
+from skyriver.decide.rules.tree import Name, Tree, check_steps, fixed_in, names_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,11 +31,6 @@ if TYPE_CHECKING:
 
 RuleText = tuple[str, ...]
 """(decision, when) or (decision, when, name), as it is written."""
-Values = Sequence[int | float | str | bool | None]
-Operand = int | float | str | bool | None
-Evaluate = Callable[[float, Sequence[float], Values, float | None], Operand]
-"""(score, features, values, probability) -> value; values are those of the fields, and then those of the counters;
-None is missing, or a condition on something missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +142,7 @@ def compile_rules(
         decision, when = text[:2]
         try:
             tree = parse(when, names)
-            compiled.append((decision, _compiled(tree)))
+            compiled.append((decision, compiled_rule(tree)))
         except InvalidInput as error:
             mistakes.append(_mistake(text, stream, error))
             continue
@@ -220,7 +202,7 @@ def compile_number(text: str, names: Mapping[str, Name | str]) -> tuple[Tree, Ev
     """What a number costs or weighs that is computed of an event. Raises InvalidInput (BAD_RULE) with the column."""
     tree = parse(text, names, "number")
     check_steps(tree)
-    return tree, _compile(tree)
+    return tree, compile_tree(tree)
 
 
 def check_declared(rules: RuleSet, stream: StreamSpec) -> None:
@@ -389,132 +371,3 @@ _UNREADABLE = "rules cannot be read"
 
 def _reads(tree: Tree, what: str) -> bool:
     return any(name.place == what for name in names_in(tree))
-
-
-def _compiled(tree: Tree) -> Evaluate:
-    try:
-        return _compile(tree)
-    except RecursionError as error:
-        raise too_many_steps() from error
-
-
-def _compile(tree: Tree) -> Evaluate:
-    match tree:
-        case Fixed(value=value):
-            return lambda score, features, values, probability: value
-        case Name():
-            return _compile_name(tree)
-        case Compare():
-            return _compile_comparison(tree)
-        case Join(op="and", parts=parts):
-            return _all_of(tuple(_compile(p) for p in parts))
-        case Join(parts=parts):
-            return _any_of(tuple(_compile(p) for p in parts))
-        case Not(of=of):
-            return _not(_compile(of))
-        case Missing(of=of, wanted=wanted):
-            inner = _compile(of)
-            return lambda score, features, values, probability: (
-                (inner(score, features, values, probability) is None) is wanted
-            )
-        case Calculate():
-            return _compile_calculation(tree)
-        case _:
-            assert_never(tree)
-
-
-def _compile_name(name: Name) -> Evaluate:
-    index = name.index
-    match name.place:
-        case "score":
-            return lambda score, features, values, probability: score
-        case "probability":
-            return lambda score, features, values, probability: probability
-        case "field" | "list" | "counter":
-            return lambda score, features, values, probability: values[index]
-        case "feature":
-
-            def feature(score: float, features: Sequence[float], values: Values, probability: float | None) -> Operand:
-                value = features[index]
-                return value if value == value else None  # NaN is missing
-
-            return feature
-        case _:
-            assert_never(name.place)
-
-
-def _compile_comparison(tree: Compare) -> Evaluate:
-    compare = COMPARE[tree.op]
-    if isinstance(tree.right, Fixed) and isinstance(tree.left, Name):
-        limit = tree.right.value
-        if tree.left.place == "score":  # never missing; by far the most frequent rule
-            return lambda score, features, values, probability: compare(score, limit)
-        if tree.left.place == "field":
-            index = tree.left.index
-
-            def field_to_limit(
-                score: float, features: Sequence[float], values: Values, probability: float | None
-            ) -> Operand:
-                value = values[index]
-                return None if value is None else compare(value, limit)
-
-            return field_to_limit
-    left, right = _compile(tree.left), _compile(tree.right)
-
-    def both(score: float, features: Sequence[float], values: Values, probability: float | None) -> Operand:
-        a = left(score, features, values, probability)
-        b = right(score, features, values, probability)
-        return None if a is None or b is None else compare(a, b)
-
-    return both
-
-
-def _compile_calculation(tree: Calculate) -> Evaluate:
-    left, right = _compile(tree.left), _compile(tree.right)
-    op = tree.op
-
-    def calculated(score: float, features: Sequence[float], values: Values, probability: float | None) -> Operand:
-        a = left(score, features, values, probability)
-        b = right(score, features, values, probability)
-        if a is None or b is None:
-            return None
-        result = calculate(op, float(a), float(b))
-        return result if result == result else None  # NaN (infinity less infinity) is missing
-
-    return calculated
-
-
-def _all_of(parts: tuple[Evaluate, ...]) -> Evaluate:
-    def every(score: float, features: Sequence[float], values: Values, probability: float | None) -> Operand:
-        result: Operand = True
-        for part in parts:
-            value = part(score, features, values, probability)
-            if value is None:
-                result = None
-            elif not value:
-                return False
-        return result
-
-    return every
-
-
-def _any_of(parts: tuple[Evaluate, ...]) -> Evaluate:
-    def some(score: float, features: Sequence[float], values: Values, probability: float | None) -> Operand:
-        result: Operand = False
-        for part in parts:
-            value = part(score, features, values, probability)
-            if value is None:
-                result = None
-            elif value:
-                return True
-        return result
-
-    return some
-
-
-def _not(inner: Evaluate) -> Evaluate:
-    def negated(score: float, features: Sequence[float], values: Values, probability: float | None) -> Operand:
-        value = inner(score, features, values, probability)
-        return None if value is None else not value
-
-    return negated

@@ -11,11 +11,11 @@ from skyriver.core.errors import InvalidInput
 from skyriver.core.references import check_list_name
 from skyriver.core.spec import AppSpec, CostsSpec, DecideSpec, DecisionExample, FeatureSetSpec, StreamSpec
 from skyriver.decide.log.lists import RULE_TYPES, Lists, lists_of
+from skyriver.decide.rules.closures import Operand
 from skyriver.decide.rules.costs import costs_of
 from skyriver.decide.rules.language import no_name
 from skyriver.decide.rules.reach import never_fire
 from skyriver.decide.rules.ruleset import (
-    Operand,
     RuleSet,
     check_declared,
     check_tree,
