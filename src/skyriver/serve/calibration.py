@@ -56,19 +56,23 @@ def calibrate(
     one run more where a run is long."""
     if not runner.warm:  # nothing is known of the rows that it takes
         return Calibration(max_batch)
+    try_threads = cores > 1 and runner.device == CPU
     end = clock() + budget_s
+    rows_end = end - budget_s / 2 if try_threads else end  # or a slow model would leave no time for its threads
     times: dict[int, float] = {}
     try:
         rows = 1
         while rows <= (max_batch if runner.batching else 1):
-            times[rows] = _time_us(runner, rows, end, clock)
-            if clock() + 2 * times[rows] / 1e6 > end:
+            times[rows] = _time_us(runner, rows, rows_end, clock)
+            if clock() + 2 * times[rows] / 1e6 > rows_end:
                 break
             rows *= 2
         limit = best_limit(times, max_batch) if runner.batching else max_batch
         longest = min(limit, max(times))
-        if cores > 1 and runner.device == CPU and times[longest] >= _THREADS_FROM_US:
+        if try_threads and times[longest] >= _THREADS_FROM_US:
             times[longest] = _try_threads(runner, model, cores, longest, times[longest], end, clock)
+            if runner.threads > 1 and longest > 1:
+                times[1] = _time_us(runner, 1, end, clock)
     except SkyriverError:  # a number of rows that it does not take, or too much for its memory
         return Calibration(max_batch)
     return Calibration(limit, runner.threads, True, times[1], times[longest])

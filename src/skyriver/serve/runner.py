@@ -32,7 +32,8 @@ else:
 
 Tensors = Mapping[str, Array]
 
-OLDEST_RUNTIME = (1, 32)
+OLDEST_RUNTIME = (1, 31)
+"""Of onnxruntime-gpu, whose releases come some weeks after those of onnxruntime."""
 """Older releases read some hostile model files past their end (DESIGN section 9)."""
 RUN_LIMIT_S = 30.0
 MOST_VALUES = 1 << 24

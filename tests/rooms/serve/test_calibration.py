@@ -38,6 +38,7 @@ class Priced(Runner):
     fixed = 0.0
     each = 0.0
     shared = False
+    load = 0.0
     runs = 0
     now = 0.0
 
@@ -45,6 +46,10 @@ class Priced(Runner):
         self.runs += 1
         self.now += (self.fixed + self.each * len(inputs["features"])) / (self.threads if self.shared else 1)
         return super().run(inputs)
+
+    def use_threads(self, model: bytes, threads: int) -> None:
+        self.now += self.load
+        super().use_threads(model, threads)
 
     def clock(self) -> float:
         return self.now
@@ -71,6 +76,12 @@ def test_runs_that_cost_alike_are(sums: bytes) -> None:
     runner = priced(sums, fixed=0.001)
     found = calibrate(runner, sums, max_batch=32, budget_s=2.0, clock=runner.clock)
     assert found == Calibration(32, 1, True, pytest.approx(1000), pytest.approx(1000))
+
+
+def test_a_slow_model_leaves_time_for_its_threads(sums: bytes) -> None:
+    runner = priced(sums, each=0.012, load=0.1, shared=True)
+    found = calibrate(runner, sums, max_batch=1024, cores=4, budget_s=0.3, clock=runner.clock)
+    assert found.threads == 4
 
 
 def test_threads_are_taken_where_they_help_and_were_granted(sums: bytes) -> None:
