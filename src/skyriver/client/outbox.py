@@ -121,7 +121,11 @@ class Outbox:
             lost, self.lost = self.lost, []
             raise Undelivered(self._cause, lost)
         if self.closed:
-            raise Conflict("This producer is closed.", code="PRODUCER_CLOSED")
+            raise Conflict(
+                "This producer is closed.",
+                code="PRODUCER_CLOSED",
+                next_action="Make another: `client.producer(STREAM)`.",
+            )
 
     def put(self, entry: Entry, now: float) -> bool:
         """Whether who sends must look: there was nothing before it, or it makes a batch."""
@@ -270,7 +274,12 @@ def deliver(outbox: Outbox, stream: str, batch: Sequence[Entry]) -> Flow[None]:
 
 
 def _rejection(row: Mapping[str, Any]) -> SkyriverError:
-    return InvalidInput(row["message"], code=row["reason"], where=row["field"])
+    return InvalidInput(
+        row["message"],
+        code=row["reason"],
+        where=row["field"],
+        next_action="Correct this event and send it again: it was not taken.",
+    )
 
 
 def _cause(error: BaseException) -> SkyriverError:
@@ -286,4 +295,8 @@ def buffer_full(settings: Producing) -> QuotaExceeded:
 
 
 def not_flushed(timeout: float | None) -> Unavailable:
-    return Unavailable(f"Events still wait after {timeout or 0:g} s; they go on.", code="NOT_FLUSHED")
+    return Unavailable(
+        f"Events still wait after {timeout or 0:g} s; they go on.",
+        code="NOT_FLUSHED",
+        next_action="Flush again with a longer timeout; `skyriver ps` shows whether the stream's worker is there.",
+    )

@@ -175,7 +175,9 @@ def confirm(question: str) -> None:
     if not sys.stdin.isatty():
         raise InvalidInput("Nobody is there to confirm.", code="NOT_CONFIRMED", next_action="Give -y to do it.")
     if not typer.confirm(question, err=True):
-        raise InvalidInput("Not confirmed; nothing was done.", code="NOT_CONFIRMED")
+        raise InvalidInput(
+            "Not confirmed; nothing was done.", code="NOT_CONFIRMED", next_action="Answer y, or give -y, to do it."
+        )
 
 
 def only(client: Client, kinds: str, what: str) -> str:

@@ -101,7 +101,7 @@ def check_page(tenant: str | None, kind: str | None, after: str, limit: int | No
             next_action="Give the tenant and the kind.",
         )
     if limit is not None and limit < 0:
-        raise InvalidInput(f"limit={limit} is below 0.", code="BAD_PAGE")
+        raise InvalidInput(f"limit={limit} is below 0.", code="BAD_PAGE", next_action="Ask for 0 rows or more.")
 
 
 def is_known(since: int, revision: int, logged: int) -> bool:
@@ -185,15 +185,30 @@ def _check(resource: Resource, where: str) -> None:
     )
     numbers = (resource.since, resource.attempts, resource.created_at, resource.updated_at)
     if not resource.kind or not resource.name:
-        raise InvalidInput("A row needs a kind and a name.", code="BAD_ROW", where=where)
+        raise InvalidInput("A row needs a kind and a name.", code="BAD_ROW", where=where, next_action="Give both.")
     if not all(_is_text(text) for text in texts):
-        raise InvalidInput("A row holds text with half characters.", code="BAD_ROW", where=ascii(where))
+        raise InvalidInput(
+            "A row holds text with half characters.",
+            code="BAD_ROW",
+            where=ascii(where),
+            next_action="Write it without lone surrogates.",
+        )
     if any(
         "\0" in text for text in texts
     ):  # PostgreSQL cannot keep it; in documents JSON writes it in other characters
-        raise InvalidInput("A row holds text with the character 0.", code="BAD_ROW", where=ascii(where))
+        raise InvalidInput(
+            "A row holds text with the character 0.",
+            code="BAD_ROW",
+            where=ascii(where),
+            next_action="Take the character out.",
+        )
     if not all(-_INT64 <= number < _INT64 for number in numbers):
-        raise InvalidInput("A row holds a number of more than 64 bits.", code="BAD_ROW", where=where)
+        raise InvalidInput(
+            "A row holds a number of more than 64 bits.",
+            code="BAD_ROW",
+            where=where,
+            next_action="Give a number from -2^63 to 2^63 - 1.",
+        )
 
 
 def _is_text(text: str) -> bool:
@@ -208,11 +223,21 @@ def _linked(head: AuditHead, entry: AuditEntry, now: int) -> AuditRow:
     where = f"audit entry {entry.action!a}"
     plain = replace(entry, details=as_document(entry.details, where))
     if "\0" in "".join((entry.tenant, entry.actor, entry.permission, entry.action, entry.target)):
-        raise InvalidInput("An audit entry holds the character 0.", code="BAD_AUDIT_ENTRY", where=where)
+        raise InvalidInput(
+            "An audit entry holds the character 0.",
+            code="BAD_AUDIT_ENTRY",
+            where=where,
+            next_action="Take the character out.",
+        )
     try:
         return link(head, plain, now)
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"The audit entry cannot be kept: {error}.", code="BAD_AUDIT_ENTRY", where=where) from error
+        raise InvalidInput(
+            f"The audit entry cannot be kept: {error}.",
+            code="BAD_AUDIT_ENTRY",
+            where=where,
+            next_action="Give texts in UTF-8, and details that JSON can hold.",
+        ) from error
 
 
 def _stale(key: Key, expected: int, found: int) -> StaleWrite:

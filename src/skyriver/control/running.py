@@ -89,9 +89,17 @@ def _check_params(order: list[JobSpec], params: Mapping[str, Any], inputs: Mappi
     """A parameter goes to each job of the run that declares it, and is of the type that its value has there."""
     target = order[-1].name
     if inputs:
-        raise InvalidInput("A job takes no inputs but those of jobs that it needs.", code="BAD_INPUT")
+        raise InvalidInput(
+            "A job takes no inputs but those of jobs that it needs.",
+            code="BAD_INPUT",
+            next_action="Ask for the job without `inputs`; what it is to know are its `params`.",
+        )
     if len(canonical_json(dict(params))) > PARAMS_LIMIT:
-        raise InvalidInput(f"The parameters have over {PARAMS_LIMIT:,} bytes.", code="TOO_LARGE")
+        raise InvalidInput(
+            f"The parameters have over {PARAMS_LIMIT:,} bytes.",
+            code="TOO_LARGE",
+            next_action="Put the data into a table or a file that the job reads.",
+        )
     known = sorted({name for spec in order for name in spec.params})
     for name in sorted(params.keys() - set(known)):
         close = get_close_matches(name, known, n=1)

@@ -153,7 +153,11 @@ async def _take_upload(cloud: Cloud, chunks: AsyncIterator[bytes]) -> tuple[str,
         async for chunk in chunks:
             size += len(chunk)
             if size > UPLOAD_LIMIT:
-                raise InvalidInput(f"The upload has over {UPLOAD_LIMIT} bytes.", code="TOO_LARGE")
+                raise InvalidInput(
+                    f"The upload has over {UPLOAD_LIMIT} bytes.",
+                    code="TOO_LARGE",
+                    next_action="Split the file and upload the parts.",
+                )
             await run_in_threadpool(file.write, chunk)
         file.flush()
         digest_ = await run_in_threadpool(cloud.objects.put_file, Path(file.name))

@@ -119,7 +119,12 @@ def compile_rule(field: FieldSpec, summed: bool) -> Rule:
 
 
 def _refuse_field(field: FieldSpec, why: str) -> NoReturn:
-    raise InvalidInput(f"The field {field.name!r} cannot be cleaned: {why}.", code="BAD_FIELD", where=field.name)
+    raise InvalidInput(
+        f"The field {field.name!r} cannot be cleaned: {why}.",
+        code="BAD_FIELD",
+        where=field.name,
+        next_action=f"Correct the declaration of {field.name!r} and deploy again.",
+    )
 
 
 def _tighter(

@@ -94,7 +94,12 @@ def clean_frame(
     """
     missing = [f.name for f in fields if f.name not in df.columns]
     if missing:
-        raise InvalidInput(f"There is no column {missing[0]!r}.", code="MISSING_COLUMN", where=missing[0])
+        raise InvalidInput(
+            f"There is no column {missing[0]!r}.",
+            code="MISSING_COLUMN",
+            where=missing[0],
+            next_action="Add it to the file, or take its field out of the declaration.",
+        )
     # 1. bring columns to one form; a datetime is then a number of microseconds, whatever the declared unit is
     columns: dict[str, pl.Series] = {}
     seen: list[FieldSpec] = []

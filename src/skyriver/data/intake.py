@@ -105,7 +105,9 @@ class Intake:
         """Raises InvalidInput when there were no files, or too many of their rows were bad."""
         bad = self.bad.total()
         if not self.rows:
-            raise InvalidInput("A load needs at least one file.", code="NO_FILES")
+            raise InvalidInput(
+                "A load needs at least one file.", code="NO_FILES", next_action="Name a file that has rows."
+            )
         if bad > max_bad * self.rows:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.bad.most_common())
             first = self.examples[0]

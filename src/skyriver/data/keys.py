@@ -84,8 +84,17 @@ def codes_of_values(values: Sequence[object]) -> NDArray[np.int64]:
 
 
 def _bad_key(series: pl.Series, why: str) -> InvalidInput:
-    return InvalidInput(f"The column {series.name!r} cannot be a key: it {why}.", code="BAD_KEY", where=series.name)
+    return InvalidInput(
+        f"The column {series.name!r} cannot be a key: it {why}.",
+        code="BAD_KEY",
+        where=series.name,
+        next_action="Take another column as the key, or make it whole texts or integers.",
+    )
 
 
 def _bad_text(text: str) -> InvalidInput:
-    return InvalidInput(f"{text[:80]!r} cannot be a key: it has no UTF-8 form.", code="BAD_TEXT")
+    return InvalidInput(
+        f"{text[:80]!r} cannot be a key: it has no UTF-8 form.",
+        code="BAD_TEXT",
+        next_action="Write it without half characters (surrogates).",
+    )

@@ -56,7 +56,11 @@ def place(records: Sequence[Record], first: int, epoch: int) -> list[Record]:
     for record in records:
         fits = record.time in _TIMES and record.count in _COUNTS and record.key_id in _KEY_IDS
         if not fits or record.kind not in RecordKind._value2member_map_:
-            raise InvalidInput(f"A record of kind {record.kind!r} has no place in a log.", code="BAD_RECORD")
+            raise InvalidInput(
+                f"A record of kind {record.kind!r} has no place in a log.",
+                code="BAD_RECORD",
+                next_action="Give it a kind of RecordKind, a count above 0, and a time and key id of 64 bits.",
+            )
         placed.append(replace(record, offset=offset, epoch=epoch))
         offset += record.count
     return placed

@@ -328,6 +328,7 @@ class _Decoder:
                 f"The record at offset {record.offset} is encrypted under a subject's key: no table is made of it.",
                 code="ENCRYPTED_RECORD",
                 where=f"{self._stream.name}@{record.offset}",
+                next_action="Materialise the stream where its keys are.",
             )
         match record.kind:
             case RecordKind.EVENT:

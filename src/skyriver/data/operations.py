@@ -41,7 +41,9 @@ def plan_load(
     app = need(snapshot.find(tenant, *table.parent.split("/", 1)), "app", table.parent)
     files = inputs.get("files")
     if not isinstance(files, list) or not files:
-        raise InvalidInput("A load needs at least one file.", code="NO_FILES")
+        raise InvalidInput(
+            "A load needs at least one file.", code="NO_FILES", next_action="Upload one and name it in `files`."
+        )
     for file in files:
         if not isinstance(file, dict) or not isinstance(file.get("digest"), str):
             raise InvalidInput(f"{file!r} names no uploaded file.", code="BAD_FILE", next_action="Give its digest.")

@@ -125,7 +125,7 @@ def split_name(name: str) -> tuple[str, str]:
     """(tenant, table) of `tenant/table`. Raises InvalidInput (BAD_NAME)."""
     tenant, slash, table = name.partition("/")
     if not slash:
-        raise InvalidInput(f"{name!r} cannot name a table: write tenant/table.", code="BAD_NAME")
+        raise InvalidInput(f"{name!r} cannot name a table.", code="BAD_NAME", next_action="Write tenant/table.")
     check_name(tenant, "a tenant")
     for part in table.split("."):
         check_name(part, "a table")

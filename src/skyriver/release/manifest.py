@@ -137,7 +137,11 @@ def with_candidates(manifest: VersionManifest, candidates: Sequence[Candidate]) 
     """
     kept = [c for c in candidates if c.kept]
     if not kept:
-        raise InvalidInput(f"No candidate of {manifest.model}:{manifest.version} was kept.", code="NO_CANDIDATE")
+        raise InvalidInput(
+            f"No candidate of {manifest.model}:{manifest.version} was kept.",
+            code="NO_CANDIDATE",
+            next_action="Keep the model as it was trained at least.",
+        )
     chosen = kept[-1]
     return manifest.model_copy(
         update={
@@ -155,4 +159,8 @@ def parse_manifest(data: Mapping[str, Any]) -> VersionManifest:
     try:
         return VersionManifest.model_validate(data)
     except ValueError as error:
-        raise InvalidInput(f"This is no version manifest: {error}", code="BAD_MANIFEST") from None
+        raise InvalidInput(
+            f"This is no version manifest: {error}",
+            code="BAD_MANIFEST",
+            next_action="Restore it from a copy of the cloud's folder, or train the version again.",
+        ) from None

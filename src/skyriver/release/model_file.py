@@ -50,7 +50,12 @@ def _read(path: Path, named: str, limit: int) -> bytes:
         os.close(descriptor)
         if stat.S_ISDIR(told.st_mode):
             raise _of_folder(path, named)
-        raise InvalidInput("This is no file, but a pipe or device.", code="NOT_A_FILE", where=named)
+        raise InvalidInput(
+            "This is no file, but a pipe or device.",
+            code="NOT_A_FILE",
+            where=named,
+            next_action="Write the model to a file and name that.",
+        )
     with open(descriptor, "rb") as file:  # noqa: PTH123  # what was opened, whatever the path names by now
         if told.st_size > limit:
             foreign = foreign_format(file.read(4096)) or format_by_name(path.name)
@@ -60,6 +65,7 @@ def _read(path: Path, named: str, limit: int) -> bytes:
                 f"The file has {told.st_size} bytes; at most {limit} are allowed.",
                 code="ONNX_TOO_LARGE",
                 where=named,
+                next_action="Train a smaller model, or store its weights in fewer bits.",
             )
         return file.read(told.st_size)
 

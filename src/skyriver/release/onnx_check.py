@@ -53,6 +53,7 @@ _GROWS: Mapping[str, int] = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "OneH
 """Operators that make a tensor as large as the values of this input say."""
 _SMALL = 64
 """Constants with more elements are no shapes."""
+_TENSOR = "Make it with `onnx.numpy_helper.from_array`, and export the model again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,11 @@ def check_onnx(data: bytes, *, limits: Limits | None = None) -> OnnxSummary:
     _check_growth(walk, limits)
     signature = Signature(tuple(_inputs(model.graph)), tuple(_spec(v, "output") for v in model.graph.output))
     if not signature.inputs or not signature.outputs:
-        _refuse("The model has no input or no output: there is nothing to ask it.", "ONNX_NO_SIGNATURE")
+        _refuse(
+            "The model has no input or no output: there is nothing to ask it.",
+            "ONNX_NO_SIGNATURE",
+            next_action="Declare the graph's inputs and outputs in the export.",
+        )
     _check_by_onnx(model)
     return OnnxSummary(
         signature=signature,
@@ -117,7 +122,12 @@ def _refuse(message: str, code: str, *, where: str = "", next_action: str = "") 
 
 
 def _too_large(what: str, limit: int, where: str = "") -> NoReturn:
-    _refuse(f"{what}; at most {limit} are allowed.", "ONNX_TOO_LARGE", where=where)
+    _refuse(
+        f"{what}; at most {limit} are allowed.",
+        "ONNX_TOO_LARGE",
+        where=where,
+        next_action="Train a smaller model, or export it with less in it.",
+    )
 
 
 def _parse(data: bytes) -> ModelProto:
@@ -133,10 +143,16 @@ def _parse(data: bytes) -> ModelProto:
         model.ParseFromString(data)
     except DecodeError as error:
         raise InvalidInput(
-            "The file cannot be read as ONNX: it is damaged or something else.", code="ONNX_UNREADABLE"
+            "The file cannot be read as ONNX: it is damaged or something else.",
+            code="ONNX_UNREADABLE",
+            next_action="Export the model once more: `onnx.load(FILE)` must read it.",
         ) from error
     if not model.HasField("graph") or not model.ir_version:
-        _refuse("The file holds no ONNX model.", "ONNX_UNREADABLE")
+        _refuse(
+            "The file holds no ONNX model.",
+            "ONNX_UNREADABLE",
+            next_action="Export the model once more: `onnx.load(FILE)` must read it.",
+        )
     known = ModelProto()
     known.CopyFrom(model)
     known.DiscardUnknownFields()
@@ -199,7 +215,7 @@ class _Walk:
                 next_action="Save it in one file: `onnx.save_model(onnx.load(FILE), OTHER_FILE)`.",
             )
         if tensor.HasField("segment"):
-            _refuse("It is given in segments.", "ONNX_BAD_TENSOR", where=where)
+            _refuse("It is given in segments.", "ONNX_BAD_TENSOR", where=where, next_action=_TENSOR)
         elements = self._count(tensor.dims, where)
         _check_content(tensor, elements, where)
         if tensor.name:
@@ -208,7 +224,7 @@ class _Walk:
     def _count(self, dims: Iterable[int], where: str) -> int:
         shape = list(dims)
         if any(axis < 0 for axis in shape):
-            _refuse(f"It has the shape {shape}.", "ONNX_BAD_TENSOR", where=where)
+            _refuse(f"It has the shape {shape}.", "ONNX_BAD_TENSOR", where=where, next_action=_TENSOR)
         elements = math.prod(shape)
         self.elements += elements
         if self.elements > self._limits.elements:
@@ -253,7 +269,7 @@ def _check_content(tensor: TensorProto, elements: int, where: str) -> None:
     """As many values as the shape says, neither more nor fewer."""
     typed = sum(len(getattr(tensor, name)) for name in _TYPED_FIELDS)
     if tensor.raw_data and typed:
-        _refuse("It has its values twice.", "ONNX_BAD_TENSOR", where=where)
+        _refuse("It has its values twice.", "ONNX_BAD_TENSOR", where=where, next_action=_TENSOR)
     bits = _RAW_BITS.get(tensor.data_type)
     if typed:
         complex_ones = tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
@@ -265,7 +281,9 @@ def _check_content(tensor: TensorProto, elements: int, where: str) -> None:
         good = size == (elements * bits + 7) // 8 if bits is not None else size <= elements
         given = f"{size} bytes"
     if not good:
-        _refuse(f"{given} are given for the shape {list(tensor.dims)}.", "ONNX_BAD_TENSOR", where=where)
+        _refuse(
+            f"{given} are given for the shape {list(tensor.dims)}.", "ONNX_BAD_TENSOR", where=where, next_action=_TENSOR
+        )
 
 
 def _whole_numbers(tensor: TensorProto) -> list[int]:
@@ -280,7 +298,11 @@ def _check_operators(nodes: Iterable[NodeProto], model: ModelProto) -> None:
     defined = {(f.domain, f.name) for f in model.functions}
     for domain, name in defined:
         if domain in STANDARD_DOMAINS or domain == "com.microsoft":
-            _refuse(f"The file defines {name} in the domain {domain!r}, which is not its own.", "ONNX_DOMAIN")
+            _refuse(
+                f"The file defines {name} in the domain {domain!r}, which is not its own.",
+                "ONNX_DOMAIN",
+                next_action="Give the function a domain of its own, or export the model without it.",
+            )
     for node in nodes:
         standard = node.domain in STANDARD_DOMAINS
         known = node.domain == "com.microsoft" and node.op_type in MICROSOFT_OPERATORS
@@ -305,7 +327,11 @@ def _unfolded(model: ModelProto, limits: Limits) -> int:
         if called in sizes:
             return sizes[called]
         if called in under_way:
-            _refuse(f"The function {called[1]!r} calls itself.", "ONNX_INVALID")
+            _refuse(
+                f"The function {called[1]!r} calls itself.",
+                "ONNX_INVALID",
+                next_action="Export the model with `Loop` or `Scan` in the function's place.",
+            )
         if len(under_way) > limits.depth:
             _too_large("Functions call functions too deeply", limits.depth)
         under_way.add(called)
@@ -382,7 +408,11 @@ def _spec(value: Any, side: str) -> TensorSpec:
         )
     shape = value.type.tensor_type.shape
     if not value.type.tensor_type.HasField("shape"):
-        _refuse(f"The {side} {value.name!r} has no declared shape.", "ONNX_NO_SIGNATURE")
+        _refuse(
+            f"The {side} {value.name!r} has no declared shape.",
+            "ONNX_NO_SIGNATURE",
+            next_action="Declare it in the export; `onnx.shape_inference.infer_shapes` finds most.",
+        )
     axes = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else ANY for d in shape.dim)
     return TensorSpec(value.name, _DATATYPES[element], axes)
 
@@ -392,4 +422,8 @@ def _check_by_onnx(model: ModelProto) -> None:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, RuntimeError, ValueError, TypeError) as error:
         first = str(error).strip().partition("\n")[0][:300]
-        raise InvalidInput(f"onnx finds the model invalid: {first}", code="ONNX_INVALID") from error
+        raise InvalidInput(
+            f"onnx finds the model invalid: {first}",
+            code="ONNX_INVALID",
+            next_action="Correct its export until `onnx.checker.check_model` takes it.",
+        ) from error

@@ -100,7 +100,11 @@ def plan_rollback(
         )
     asked = params.get("version") or 0
     if not isinstance(asked, int):
-        raise InvalidInput(f"{asked!r} is not the number of a version.", code="BAD_PARAMETER")
+        raise InvalidInput(
+            f"{asked!r} is not the number of a version.",
+            code="BAD_PARAMETER",
+            next_action=f"`skyriver model history {target}` shows the versions that served.",
+        )
     to = asked or _before(model)
     if not to:
         raise Conflict(
@@ -116,7 +120,11 @@ def plan_rollback(
             next_action=f"`skyriver explain {target}:{to}` tells why; `skyriver model history {target}` what served.",
         )
     if to == champion(model):
-        raise Conflict(f"{target}:{to} serves already.", code="ALREADY_SERVES")
+        raise Conflict(
+            f"{target}:{to} serves already.",
+            code="ALREADY_SERVES",
+            next_action=f"`skyriver model history {target}` shows which served before it.",
+        )
     misfit = unfit(snapshot, tenant, target, to)
     if misfit:
         raise Conflict(misfit["message"], code=misfit["reason"], next_action=misfit["next_action"])
