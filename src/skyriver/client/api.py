@@ -42,6 +42,7 @@ from skyriver.client.flows import (
     call,
     each,
 )
+from skyriver.client.predicting_calls import PredictingCalls
 from skyriver.client.producing import AsyncProducer, Producer, Producing, Told
 from skyriver.client.review_calls import ReviewCalls
 from skyriver.client.waiting import Waiting, answered, changed, repeated
@@ -78,7 +79,7 @@ RETRY_SECONDS = 30.0
 _JSON = {"Content-Type": "application/json"}
 
 
-class Calls(ReviewCalls):
+class Calls(ReviewCalls, PredictingCalls):
     """What both clients can do; each method is written once, as a flow."""
 
     tenant: str
@@ -138,7 +139,7 @@ class Calls(ReviewCalls):
         params: Mapping[str, Any] | None = None,
         inputs: Mapping[str, Any] | None = None,
     ) -> Flow[str]:
-        """Asks for an action (load, train, rollback, verify, replay); returns the name of the operation to wait for."""
+        """Asks for an action (load, train, predict, rollback, verify, replay); returns the operation to wait for."""
         body = {"target": target, "params": dict(params or {}), "inputs": dict(inputs or {})}
         answer = yield from changed(_json_request("POST", f"{self._base}/actions/{_part(action)}", body))
         return str(answer["operation"])

@@ -7,7 +7,6 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 not found, 4 not allowed, 5 quota, 6 co
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from skyriver.client import erasing as _erasing  # noqa: F401  # its command
 from skyriver.client import jobs as _jobs  # noqa: F401  # its commands
 from skyriver.client import lists as _lists  # noqa: F401  # its commands
 from skyriver.client import machine as _machine  # noqa: F401  # its commands
+from skyriver.client import predicting as _predicting  # noqa: F401  # its command
 from skyriver.client import reviews as _reviews  # noqa: F401
 from skyriver.client import rules as _rules  # noqa: F401
 from skyriver.client import services as _services  # noqa: F401
@@ -37,11 +37,11 @@ from skyriver.client.follow import LogReader, follow
 from skyriver.client.loading import GivenFile, load_files, named_files
 from skyriver.client.parts import explain_part, part_lines, part_named
 from skyriver.client.patience import AWAY_SECONDS, Patience
-from skyriver.client.rows import read_rows, read_text
+from skyriver.client.rows import read_rows
 from skyriver.client.screen import Bars, Screen
 from skyriver.client.sending import declared_types, send_rows
-from skyriver.client.shell import Json, Machine, app, confirm, connect, machine, noun, only, parameters_of, state, wait
-from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound, SkyriverError, Unavailable
+from skyriver.client.shell import Json, Machine, app, confirm, connect, machine, noun, only, state, wait
+from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound
 from skyriver.core.names import ModelRef
 
 if TYPE_CHECKING:
@@ -149,59 +149,6 @@ def _file_digest(files: Mapping[str, str], name: str, app_file: Path) -> str:
             next_action="Put the .onnx file into the application's folder and name it relative to that folder.",
         )
     return files[name]
-
-
-@app.command()
-def predict(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
-    values: Annotated[list[str] | None, typer.Argument(help="FIELD=VALUE ..., or nothing with --data.")] = None,
-    data: Annotated[str | None, typer.Option(help="A JSON object, @FILE, or - for standard input.")] = None,
-    as_json: Json = False,
-) -> None:
-    """One prediction from named fields."""
-    screen = Screen(as_json=as_json)
-    row = _json_argument(data) if data else parameters_of(values or [])
-    ref = ModelRef.parse(model)
-    if ref.version or ref.alias not in ("", "champion"):
-        raise InvalidInput(
-            "Named fields are answered by the version that serves.",
-            code="NOT_THE_CHAMPION",
-            where=model,
-            next_action=f"Leave the version out, or ask POST /v2/models/{ref.model}/versions/N/infer.",
-        )
-    with connect() as client:
-        try:
-            answer = client.predict(ref.model, row)
-        except Unavailable as error:
-            if (known := _without_version(client, ref.model, error)) is None:
-                raise
-            raise known from error
-    screen.data(answer, lambda: show.prediction(screen, answer))
-
-
-def _without_version(client: Client, model: str, error: Unavailable) -> Unavailable | None:
-    """The gateway does not know whether there is nothing yet, or nothing now; the service does."""
-    if error.code != "NO_CAPACITY":
-        return None
-    try:
-        service = client.get("services", model)
-    except SkyriverError:
-        return None
-    if service["reason"] != "NO_VERSION":
-        return None
-    return Unavailable(service["message"], code="NO_VERSION", where=error.where, next_action=service["next_action"])
-
-
-def _json_argument(text: str) -> dict[str, Any]:
-    source = sys.stdin.read() if text == "-" else read_text(Path(text[1:])) if text.startswith("@") else text
-    action = "Give an object of named fields, as in '{\"amount\": 9.5}'."
-    try:
-        found = json.loads(source)
-    except ValueError as error:
-        raise InvalidInput(f"--data is not JSON: {error}.", code="BAD_JSON", next_action=action) from error
-    if not isinstance(found, dict):
-        raise InvalidInput("--data is JSON, but not an object.", code="BAD_JSON", next_action=action)
-    return found
 
 
 @app.command()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skyriver.client.rows import file_format
 from skyriver.client.shell import wait
 from skyriver.core.errors import InvalidInput
 
@@ -39,13 +40,8 @@ class GivenFile:
 def load_files(client: Client, table: str, files: Sequence[GivenFile], bars: Any) -> dict[str, Any]:
     """Uploads files and loads them as one; returns the load's report."""
     inputs = []
-    for file in files:
+    for file, digest in zip(files, upload_files(client, [file.path for file in files], bars), strict=True):
         path = file.path
-        if not path.is_file():
-            raise InvalidInput(f"There is no file {path}.", code="NO_FILE", next_action="Check its path.")
-        name = f"upload {path.name}"
-        digest = client.upload(path, lambda done, total, name=name: bars.tell(name, done, total))  # type: ignore[misc]
-        bars.done(name)
         told = {"digest": digest, "name": path.name, "format": file_format(path), "label": file.label}
         inputs.append({**told, "reference": file.reference} if file.reference else told)
     done = wait(client, client.act("load", table, inputs={"files": inputs}), bars)
@@ -53,15 +49,12 @@ def load_files(client: Client, table: str, files: Sequence[GivenFile], bars: Any
     return report
 
 
-def file_format(path: Path) -> str:
-    """By its ending; text may be packed with gzip (`.csv.gz`)."""
-    endings = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-    packed = path.suffix == ".gz"
-    found = endings.get(Path(path.stem).suffix if packed else path.suffix)
-    if found is None or (packed and found == "parquet"):
-        raise InvalidInput(
-            f"{path.name} is of no known format.",
-            code="UNKNOWN_FORMAT",
-            next_action=f"Give files that end in {', '.join(endings)}; text may be packed, as in .csv.gz.",
-        )
-    return found
+def upload_files(client: Client, paths: Sequence[Path], bars: Any) -> Iterator[str]:
+    """Their digests, each once it is there."""
+    for path in paths:
+        if not path.is_file():
+            raise InvalidInput(f"There is no file {path}.", code="NO_FILE", next_action="Check its path.")
+        name = f"upload {path.name}"
+        digest = client.upload(path, lambda done, total, name=name: bars.tell(name, done, total))  # type: ignore[misc]
+        bars.done(name)
+        yield digest

@@ -19,6 +19,20 @@ _DELIMITERS = (",", ";", "\t")
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
+def file_format(path: Path) -> str:
+    """By its ending; text may be packed with gzip (`.csv.gz`)."""
+    endings = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+    packed = path.suffix == ".gz"
+    found = endings.get(Path(path.stem).suffix if packed else path.suffix)
+    if found is None or (packed and found == "parquet"):
+        raise InvalidInput(
+            f"{path.name} is of no known format.",
+            code="UNKNOWN_FORMAT",
+            next_action=f"Give files that end in {', '.join(endings)}; text may be packed, as in .csv.gz.",
+        )
+    return found
+
+
 def read_rows(path: Path, types: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """`numbered_rows` without their numbers."""
     return [row for _, row in numbered_rows(path, types)]

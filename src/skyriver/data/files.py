@@ -18,9 +18,10 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NoReturn, Protocol, assert_never
@@ -57,6 +58,16 @@ class LoadFile:
     reference: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows that follow each other, the `first` with this number. `clean` may be called in any thread; it raises
+    InvalidInput when the file is to be refused whole."""
+
+    first: int
+    rows: int
+    clean: Callable[[], CleanFrame]
+
+
 class SourceFile(Protocol):
     """An opened file. Rows are numbered from 1, a header and empty lines not counted."""
 
@@ -66,9 +77,20 @@ class SourceFile(Protocol):
         """Whether rows may hold this column; JSON lines may hold any."""
         ...
 
-    def clean(self, fields: Sequence[FieldSpec], summed: frozenset[str]) -> Iterator[CleanFrame]:
-        """The file's rows, in order, cleaned. Raises InvalidInput when the file is to be refused whole."""
+    def type_of(self, column: str) -> FieldType:
+        """The type by which the values of a column can be read as they are: text in CSV, in JSON lines that of the
+        first one that is there. Raises InvalidInput (MISSING_COLUMN, WRONG_COLUMN_TYPE)."""
         ...
+
+    def pieces(self, fields: Sequence[FieldSpec], summed: frozenset[str], rows: int) -> Iterator[Piece]:
+        """The file's rows, in order, at most `rows` a piece: the same pieces whenever it is read. Raises InvalidInput
+        when the file is to be refused whole."""
+        ...
+
+    def clean(self, fields: Sequence[FieldSpec], summed: frozenset[str]) -> Iterator[CleanFrame]:
+        """All pieces, cleaned one after the other."""
+        for piece in self.pieces(fields, summed, PIECE_ROWS):
+            yield piece.clean()
 
     def ignored(self, fields: Sequence[FieldSpec]) -> list[str]:
         """Columns that are in the file and not among the fields; complete once the file was read to its end."""
@@ -89,7 +111,7 @@ def open_source(path: Path, name: str, format: str) -> SourceFile:
             return _refuse(name, "UNKNOWN_FORMAT", f"{format!r} is not a format that can be read.", known)
 
 
-class CsvFile:
+class CsvFile(SourceFile):
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
         self._path = path
@@ -101,19 +123,24 @@ class CsvFile:
     def ignored(self, fields: Sequence[FieldSpec]) -> list[str]:
         return _others(self.columns, fields)
 
-    def clean(self, fields: Sequence[FieldSpec], summed: frozenset[str]) -> Iterator[CleanFrame]:
+    def type_of(self, column: str) -> FieldType:
+        _check_named(self.name, self.columns, column)
+        return "text"
+
+    def pieces(self, fields: Sequence[FieldSpec], summed: frozenset[str], rows: int) -> Iterator[Piece]:
         _check_columns(self.name, self.columns, fields)
-        rows = 0
+        seen = 0
         with _readable(self.name):
             frame = pl.scan_csv(self._path, separator=self._delimiter, infer_schema=False, glob=False)
             if len(frame.collect_schema()) != len(self.columns):
                 _unreadable(self.name, "its header is not like that of a CSV")
-        for piece in _pieces(self.name, frame):
+        for piece in _pieces(self.name, frame, rows):
             piece.columns = self.columns
             filled = piece.filter(~pl.all_horizontal(pl.all().is_null()))
-            yield clean_frame(filled, fields, summed, text_numbers=True, first_row=rows + 1)
-            rows += len(filled)
-        _check_rows(self.name, rows)
+            clean = partial(clean_frame, filled, fields, summed, text_numbers=True, first_row=seen + 1)
+            yield Piece(seen + 1, len(filled), clean)
+            seen += len(filled)
+        _check_rows(self.name, seen)
 
     def _header(self) -> tuple[list[str], str]:
         """The names of the columns and the delimiter."""
@@ -139,7 +166,7 @@ class CsvFile:
         return columns, found[1]
 
 
-class ParquetFile:
+class ParquetFile(SourceFile):
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
         with _readable(name):
@@ -152,18 +179,22 @@ class ParquetFile:
     def ignored(self, fields: Sequence[FieldSpec]) -> list[str]:
         return _others(self._schema.names(), fields)
 
-    def clean(self, fields: Sequence[FieldSpec], summed: frozenset[str]) -> Iterator[CleanFrame]:
+    def type_of(self, column: str) -> FieldType:
+        _check_named(self.name, self._schema.names(), column)
+        return type_of(self.name, column, self._schema[column])
+
+    def pieces(self, fields: Sequence[FieldSpec], summed: frozenset[str], rows: int) -> Iterator[Piece]:
         _check_columns(self.name, self._schema.names(), fields)
         for field in fields:
             _check_type(self.name, field, self._schema[field.name])
-        rows = 0
-        for piece in _pieces(self.name, self._frame.select([field.name for field in fields])):
-            yield clean_frame(piece, fields, summed, first_row=rows + 1)
-            rows += len(piece)
-        _check_rows(self.name, rows)
+        seen = 0
+        for piece in _pieces(self.name, self._frame.select([field.name for field in fields]), rows):
+            yield Piece(seen + 1, len(piece), partial(clean_frame, piece, fields, summed, first_row=seen + 1))
+            seen += len(piece)
+        _check_rows(self.name, seen)
 
 
-class JsonLinesFile:
+class JsonLinesFile(SourceFile):
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
         self._path = path
@@ -175,19 +206,30 @@ class JsonLinesFile:
     def ignored(self, fields: Sequence[FieldSpec]) -> list[str]:
         return list(self._others)[:_NAMED]
 
-    def clean(self, fields: Sequence[FieldSpec], summed: frozenset[str]) -> Iterator[CleanFrame]:
+    def type_of(self, column: str) -> FieldType:
+        for line in islice(self._lines(), LINE_ROWS):
+            row = _parse(line)
+            match row.get(column) if isinstance(row, dict) else None:
+                case bool():
+                    return "bool"
+                case int():
+                    return "int"
+                case float():
+                    return "float"
+                case str():
+                    return "text"
+        return "text"
+
+    def pieces(self, fields: Sequence[FieldSpec], summed: frozenset[str], rows: int) -> Iterator[Piece]:
         cleaner = RowCleaner(fields, summed)
-        rows = 0
+        seen = 0
         lines = self._lines()
-        while piece := list(islice(lines, LINE_ROWS)):
-            if not rows and piece[0].startswith(b"["):
+        while piece := list(islice(lines, min(rows, LINE_ROWS))):
+            if not seen and piece[0].startswith(b"["):
                 _refuse(self.name, "UNREADABLE_FILE", "The file is a JSON array.", "Write one object on each line.")
-            cleaned = self._clean_piece(piece, rows + 1, cleaner)
-            if not rows and (cleaned.bad["reason"] == Reason.UNREADABLE.value).sum() == len(piece):
-                _unreadable(self.name, f"none of its first {len(piece)} lines is a JSON object")
-            yield cleaned
-            rows += len(piece)
-        _check_rows(self.name, rows)
+            yield Piece(seen + 1, len(piece), partial(self._clean_piece, piece, seen + 1, cleaner))
+            seen += len(piece)
+        _check_rows(self.name, seen)
 
     def _lines(self) -> Iterator[bytes]:
         with _readable(self.name), _open(self._path) as file:
@@ -214,6 +256,8 @@ class JsonLinesFile:
             else:
                 values.append(answer)
                 rows.append(number)
+        if first == 1 and sum(rejection.reason is Reason.UNREADABLE for _, rejection, _ in bad) == len(lines):
+            _unreadable(self.name, f"none of its first {len(lines)} lines is a JSON object")
         return CleanFrame(
             frame_of(values, schema_of(cleaner.fields)), pl.Series("row", rows, dtype=pl.Int64), bad_rows(bad)
         )
@@ -243,8 +287,8 @@ def _open(path: Path) -> BinaryIO:
     return gzip.open(path) if packed else path.open("rb")  # type: ignore[return-value]
 
 
-def _pieces(name: str, frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    pieces = frame.collect_batches(chunk_size=PIECE_ROWS, maintain_order=True)
+def _pieces(name: str, frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
+    pieces = frame.collect_batches(chunk_size=rows, maintain_order=True)
     while True:
         with _readable(name):
             piece = next(pieces, None)
@@ -277,6 +321,25 @@ def _check_columns(name: str, columns: Sequence[str], fields: Sequence[FieldSpec
             f"There is no column {', '.join(map(repr, missing))}. The file has {', '.join(columns[:50])}.",
             "Rename the file's columns, or the fields in the declaration.",
         )
+
+
+def _check_named(name: str, columns: Sequence[str], column: str) -> None:
+    if column not in columns:
+        _refuse(
+            name,
+            "MISSING_COLUMN",
+            f"There is no column {column!r}. The file has {', '.join(columns[:50])}.",
+            "Name one that is there.",
+        )
+
+
+def type_of(name: str, column: str, dtype: pl.DataType) -> FieldType:
+    """The type whose values a column of this kind holds. Raises InvalidInput (WRONG_COLUMN_TYPE)."""
+    kinds: tuple[FieldType, ...] = ("int", "bool", "text", "time", "float")
+    found = next((kind for kind in kinds if _fits(kind, dtype)), None)
+    if found is None:
+        _refuse(name, "WRONG_COLUMN_TYPE", f"The column {column!r} is {dtype}.", "Write numbers, texts or times there.")
+    return found
 
 
 def _check_type(name: str, field: FieldSpec, dtype: pl.DataType) -> None:

@@ -10,6 +10,10 @@ ANY = -1
 """An axis of any length in `TensorSpec.shape`."""
 
 
+_TAKEN = ("model", "version", "predictions")
+"""What an answer says beside its outputs."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """`datatype` is BOOL, BYTES (texts), FP16, FP32, FP64, INT8..INT64 or UINT8..UINT64; BF16 and others have no
@@ -46,3 +50,8 @@ class Signature:
                 for side in ("inputs", "outputs")
             )
         )
+
+
+def answer_names(signature: Signature) -> list[tuple[str, str]]:
+    """(as it is answered, as the model calls it) of each output."""
+    return [(f"{t.name}_" if t.name in _TAKEN else t.name, t.name) for t in signature.outputs]

@@ -24,7 +24,7 @@ from msgspec import Struct
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec_streams import FieldSpec
 from skyriver.data.border import Reason, Rejection, RowCleaner
-from skyriver.release.signature import ANY, Signature, TensorSpec
+from skyriver.release.signature import ANY, Signature, TensorSpec, answer_names
 from skyriver.serve.images import BASE64, picture, picture_of_text, takes_pictures
 from skyriver.serve.multipart import FORM, parts_of
 from skyriver.serve.protocol import BadJson, Reply, decode_body, encode_json
@@ -34,7 +34,6 @@ from skyriver.serve.tensors import array_of, flatten, show, values_of
 ROWS = "rows"
 _NAMED = 30
 """Fields that an error lists."""
-_TAKEN = ("model", "version", "predictions")
 _ERRORS_SHOWN = 20
 
 Row = Mapping[str, object]
@@ -71,7 +70,7 @@ class PredictCodec:
         self._quick = _QuickRows(fields) if isinstance(self._plan, _Columns) and fields and _plain(fields) else None
         self._fields = _listed([f.name for f in fields] if fields else [t.name for t in signature.inputs])
         self._takes_rows = ROWS in self._plan.names
-        self._outputs = [(f"{t.name}_" if t.name in _TAKEN else t.name, t.name) for t in signature.outputs]
+        self._outputs = answer_names(signature)
 
     def decode(self, body: bytes, content_type: bytes = b"") -> Predict:
         """Raises BadJson, BadForm, or InvalidInput naming row, field, value and rule."""
@@ -311,6 +310,19 @@ class _Inputs:
 _Plan = _Columns | _Parts | _Inputs
 
 
+def inputs_of(signature: Signature, fields: Sequence[FieldSpec]) -> list[tuple[TensorSpec, tuple[FieldSpec, ...]]]:
+    """Each input with the fields that are its columns. Raises InvalidInput (FIELDS_MISMATCH)."""
+    given = tuple(fields)
+    if isinstance(_declared(signature, given), _Columns):
+        return [(signature.inputs[0], given)]
+    named = {field.name: field for field in given}
+    return [(tensor, (named[tensor.name],)) for tensor in signature.inputs]
+
+
+def no_such_value(field: str, value: object, datatype: str) -> str:
+    return f"{field} is {show(value)}: the model takes {datatype}, which has no such value."
+
+
 def _declared(signature: Signature, fields: tuple[FieldSpec, ...]) -> _Plan:
     inputs = {t.name: t for t in signature.inputs}
     if set(inputs) == {f.name for f in fields} and all(_one_value(t) for t in signature.inputs):
@@ -364,7 +376,7 @@ def _numbers(tensor: TensorSpec, rows: Sequence[Sequence[object]], fields: Seque
             for field, value in zip(fields, values, strict=True):
                 if not _holds(kind, value):
                     raise InvalidInput(
-                        f"{field.name} is {show(value)}: the model takes {tensor.datatype}, which has no such value.",
+                        no_such_value(field.name, value, tensor.datatype),
                         code="WRONG_VALUE",
                         where=field.name,
                     ) from error

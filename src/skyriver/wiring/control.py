@@ -66,6 +66,7 @@ from skyriver.decide.streams.rules_release import (
 )
 from skyriver.features.plan import check_features
 from skyriver.release.operations import plan_rollback, plan_train
+from skyriver.serve.asking import plan_predict
 from skyriver.serve.operations import plan_sleep, plan_wake
 from skyriver.trust.permissions import Permission
 from skyriver.trust.secretfile import write_secret
@@ -169,6 +170,7 @@ ACTIONS = Actions(
         "load": (Permission.TABLES_WRITE, plan_load),
         "run": (Permission.JOBS_RUN, plan_run),
         "pause": (Permission.JOBS_RUN, plan_pause),
+        "predict": (Permission.JOBS_RUN, plan_predict),
         "resume": (Permission.JOBS_RUN, plan_resume),
         "sleep": (Permission.SERVICES_WRITE, plan_sleep),
         "wake": (Permission.SERVICES_WRITE, plan_wake),

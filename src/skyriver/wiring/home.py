@@ -72,6 +72,11 @@ class Home:
         return self.root / "tables"
 
     @property
+    def predictions(self) -> Path:
+        """Scored pieces of jobs that are not done; they outlive an attempt."""
+        return self.root / "predictions"
+
+    @property
     def streams(self) -> Path:
         return self.root / "streams"
 

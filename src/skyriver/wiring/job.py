@@ -28,6 +28,7 @@ WORK: Mapping[str, str] = {
     "verify": "verify",
     "tune": "tune",
     "replay": "replay",
+    "predict": "predict",
     "environment": "environment",
     "call": "call",
     "erase": "erase",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from skyriver.client import cli
+from skyriver.client import predicting
 from skyriver.core.errors import NotAllowed, SkyriverError, Unavailable
 
 NONE_UP = Unavailable("Nothing is up.", code="NO_CAPACITY", where="/predict/fraud", next_action="Send it again.")
@@ -38,9 +38,9 @@ class Silent:
 
 
 def _refused(cloud: Silent, monkeypatch: pytest.MonkeyPatch) -> SkyriverError:
-    monkeypatch.setattr(cli, "connect", lambda: cloud)
+    monkeypatch.setattr(predicting, "connect", lambda: cloud)
     with pytest.raises(SkyriverError) as caught:
-        cli.predict("fraud", ["amount=1"])
+        predicting.predict("fraud", ["amount=1"])
     return caught.value
 
 

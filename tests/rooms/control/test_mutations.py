@@ -26,6 +26,7 @@ from skyriver.data.decisions import Reason, Status
 from skyriver.decide.acting.case_view import in_full
 from skyriver.decide.acting.cases import Case
 from skyriver.decide.log.records import DecisionRecord
+from skyriver.release.manifest import scoring_signature
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
 from api_stage import BASE, Stage
@@ -266,6 +267,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_rollback": {"json": {"target": "comes_back"}},
     "start_verify": {"json": {"target": "orders"}},
     "start_tune": {"json": {"target": "orders", "params": {"costs": ["ship.positive=amount", "call=2"]}}},
+    "start_predict": {"json": {"target": "comes_back", "inputs": {"files": [FILE]}}},
     "start_replay": {"json": {"target": "orders", "params": {"from": "2026-01-01"}}},
     "start_erase": {"json": {"target": "orders", "inputs": {"subject": {"digest": "0" * 64}}}},
     "start_run": {"json": {"target": "tidy"}},
@@ -338,7 +340,7 @@ def prepared(stage: Stage, admin: dict[str, str]) -> None:
     stage.put(replace_status(stage.store.get("default", "model", "comes_back"), champions))
     stage.put(Resource("default", "job", "idle", spec={"kind": "verify"}, state="QUEUED"))
     for number in (1, 2):
-        spec = {"model": "comes_back", "version": number}
+        spec = {"model": "comes_back", "version": number, "signature": scoring_signature(1).to_json(), "fields": []}
         stage.put(Resource("default", "version", f"comes_back:{number}", spec=spec, state="APPROVED"))
     declared = {"spec": {"name": "chores", "jobs": [{"name": "tidy", "function": "tidy"}]}, "code": {}}
     cron = {"cron": {"expression": "0 3 * * *", "zone": "UTC", "missed": "once", "overlap": False}}

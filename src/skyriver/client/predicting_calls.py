@@ -1,0 +1,60 @@
+"""What both clients can do with many rows at once: have them scored, and fetch the answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from skyriver.client.flows import FileBody, Flow, Request, call
+from skyriver.client.rows import file_format
+from skyriver.client.waiting import changed, repeated
+
+
+class PredictingCalls:
+    tenant: str
+
+    @call
+    def predict_many(
+        self,
+        model: str,
+        source: str | Sequence[Path],
+        *,
+        to: str = "",
+        key: Sequence[str] = (),
+        max_bad: float = 0.05,
+        cores: int = 1,
+    ) -> Flow[str]:
+        """Asks for the answers of a version (MODEL, MODEL@ALIAS, MODEL:VERSION) for all rows of a table, or of files,
+        which are uploaded; returns the name of the operation to wait for. They go into the table `to`, or into a file
+        of that name, which is an artifact of the job: its `status["result"]["predict"]` says where they are."""
+        inputs: dict[str, Any] = {"table": source}
+        if not isinstance(source, str):
+            files = []
+            for path in source:
+                answer = yield from changed(Request("POST", f"{_path(self.tenant)}/objects", content=FileBody(path)))
+                files.append({"digest": str(answer["digest"]), "name": path.name, "format": file_format(path)})
+            inputs = {"files": files}
+        params = {"to": to, "key": list(key), "max_bad": max_bad, "cores": cores}
+        body = {"target": model, "params": params, "inputs": inputs}
+        asked = {"Content-Type": "application/json"}
+        content = json.dumps(body).encode()
+        answer = yield from changed(Request("POST", f"{_path(self.tenant)}/actions/predict", {}, asked, content))
+        return str(answer["operation"])
+
+    @call
+    def object_part(self, digest: str, first: int, size: int) -> Flow[tuple[bytes, int]]:
+        """At most `size` bytes of an object from byte `first` on, and how many it has."""
+        headers = {"Range": f"bytes={first}-{first + size - 1}"}
+        request = Request("GET", f"{_path(self.tenant)}/objects/{quote(digest, safe='')}", headers=headers)
+        answer: httpx.Response = yield from repeated(request)
+        told = answer.headers.get("content-range", f"/{len(answer.content)}")
+        return answer.content, int(told.rpartition("/")[2])
+
+
+def _path(tenant: str) -> str:
+    return f"/api/v1/tenants/{quote(tenant, safe='')}"
