@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import polars as pl
 import pytest
 from cloud_process import (
     DEADLINE,
@@ -145,6 +148,71 @@ def test_both_protocols_predict_the_same(cloud: Cloud, released: dict[str, Any])
         status, answer = cloud.ask("POST", path, {"inputs": [tensor]})
         assert status == 200, answer
         assert answer["outputs"][0]["data"][0] == pytest.approx(typed["score"], abs=1e-6)
+
+
+def test_rows_of_a_file_get_what_single_rows_get(cloud: Cloud, released: dict[str, Any]) -> None:
+    rows = [{**ROW, "amount": amount} for amount in (1.5, None, 900.0, 0.1, 2e4)]
+    bad = {**ROW, "amount": -1.0}
+    write_lines(cloud.folder / "many.jsonl", [*rows, bad])
+    shown = cloud.command("predict", "comes_back", "many.jsonl", "--to", "answers.jsonl", "--max-bad", "0.2")
+    assert "comes_back:1 scored 5 rows" in shown.succeeded().out
+    assert "answers  answers.jsonl" in shown.out
+    answers = [json.loads(line) for line in (cloud.folder / "answers.jsonl").read_text().splitlines()]
+    assert [(a["file"], a["row"], a["model"], a["version"]) for a in answers] == [
+        ("many.jsonl", number, "comes_back", 1) for number in range(1, 6)
+    ]
+    status, alone = cloud.ask("POST", "/predict/comes_back", {"rows": rows})
+    assert status == 200, alone
+    assert [a["score"] for a in answers] == [p["score"] for p in alone["predictions"]], "to the bit"
+    [refused] = [json.loads(line) for line in (cloud.folder / "answers.dead.jsonl").read_text().splitlines()]
+    assert (refused["row"], refused["reason"], refused["field"]) == (6, "OUT_OF_RANGE", "amount")
+    made = cloud.json("predict", "comes_back@champion", "many.jsonl", "--max-bad", "0.2")
+    assert made["tables"]["comes_back-predictions"]["rows"] == 5
+    tables = {table["name"]: table for table in cloud.json("table", "list")}
+    assert tables["comes_back-predictions"]["status"]["rows"] == 5
+    assert tables["comes_back-predictions.dead"]["status"]["rows"] == 1
+
+
+def test_rows_that_are_refused_whole(cloud: Cloud, released: dict[str, Any]) -> None:
+    write_lines(cloud.folder / "bad.jsonl", [{**ROW, "amount": -1.0}] * 3)
+    write_csv(cloud.folder / "less.csv", [{"amount": 1.0}])
+    for arguments, code, exit_code in (
+        (("nobody", "bad.jsonl"), "NOT_FOUND", 3),
+        (("comes_back:9", "bad.jsonl"), "NOT_FOUND", 3),
+        (("comes_back", "nothing"), "NOT_FOUND", 3),
+        (("comes_back", "orders"), "MISSING_COLUMN", 2),
+        (("comes_back", "missing.csv"), "NO_FILE", 2),
+        (("comes_back", "shop.py"), "UNKNOWN_FORMAT", 2),
+        (("comes_back", "bad.jsonl"), "TOO_MANY_BAD_ROWS", 100),
+        (("comes_back", "less.csv"), "MISSING_COLUMN", 100),
+        (("comes_back", "amount=1", "bad.jsonl"), "USAGE", 2),
+        (("comes_back", "amount=1", "--to", "x.csv"), "USAGE", 2),
+    ):
+        cloud.command("predict", *arguments).refused(code, exit_code)
+
+
+def test_scoring_goes_on_after_its_process_is_killed(cloud: Cloud, released: dict[str, Any]) -> None:
+    """Of 30 pieces; the first kill comes when one is there."""
+    rows = pl.DataFrame({**{name: [float(value)] for name, value in ROW.items()}, "orders_7d": [1.0]})
+    count = 30 * 65_536
+    many = pl.concat([rows] * 65_536).with_columns(amount=pl.int_range(pl.len()).cast(pl.Float64))
+    pl.concat([many] * 30).write_parquet(cloud.folder / "large.parquet")
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(cloud.json, "predict", "comes_back", "large.parquet", "--to", "large.answers.parquet")
+        [folder] = wait_for(lambda: [*cloud.home.glob("predictions/default/*/0000-*.parquet")][:1], "a piece is scored")
+        name = folder.parent.name
+        mark = f"default.job.{name}.config.json"
+        [pid] = [pid for pid, command in cloud.living().items() if mark in command and "skyriver.wiring.job" in command]
+        kill(pid)
+        report = asked.result()
+    assert report["job"] == name
+    assert report["counts"] == {"rows_read": count, "rows_scored": count, "rows_bad": 0}
+    assert 0 < report["resumed"] < count
+    answers = pl.read_parquet(cloud.folder / "large.answers.parquet")
+    assert answers["row"].equals(pl.Series("row", range(1, count + 1)))
+    first = answers[:65_536]["score"]
+    assert all(answers[n * 65_536 : (n + 1) * 65_536]["score"].equals(first) for n in range(30))
+    assert cloud.json("job", "get", name)["attempts"] == 2
 
 
 def test_events_are_decided_and_duplicates_get_the_first_decision(cloud: Cloud, released: dict[str, Any]) -> None:

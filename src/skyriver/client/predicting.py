@@ -149,7 +149,7 @@ def _inputs(client: Client, sources: Sequence[str], bars: Bars) -> dict[str, Any
 
 def _download(client: Client, artifacts: Mapping[str, Any], folder: Path, bars: Bars) -> list[str]:
     files = []
-    for name, kept in artifacts.items():
+    for name, kept in sorted(artifacts.items(), key=lambda item: ".dead." in item[0]):
         path = folder / name
         _fetch(client, kept["digest"], path, lambda done, total, name=name: bars.tell(name, done, total))  # type: ignore[misc]
         bars.done(name)
@@ -193,7 +193,7 @@ def _show(screen: Screen, report: Mapping[str, Any]) -> None:
     if report["began_anew"]:
         screen.out.print("  what was to be scored changed since an attempt before: what had changed was scored anew")
     for file in report["files"]:
-        screen.out.print(f"  {'answers' if file == report['files'][0] else 'refused rows'}  {escape(file)}")
+        screen.out.print(f"  {'answers' if Path(file).name == report['to'] else 'refused rows'}  {escape(file)}")
     for name, version in report["tables"].items():
         what = "refused rows" if name == f"{report['to']}.dead" else "answers"
         screen.out.print(f"  {what}  table {name}, version {version['version']}, {version['rows']:,} rows in all")

@@ -130,7 +130,7 @@ def _source(
 
 def _files(files: object) -> list[dict[str, str]]:
     if not isinstance(files, list) or not files:
-        raise InvalidInput("A prediction needs at least one file.", code="NO_FILES")
+        raise _bad("A prediction needs at least one file.", "NO_FILES")
     for file in files:
         if not isinstance(file, dict) or not isinstance(file.get("digest"), str):
             raise InvalidInput(f"{file!r} names no uploaded file.", code="BAD_FILE", next_action="Give its digest.")
@@ -213,5 +213,5 @@ def _gone(snapshot: Snapshot, tenant: str, model: str) -> dict[str, list[str]]:
     return {"gone": sorted(gone - kept), "ended": [j.name for j in ended]}
 
 
-def _bad(why: str) -> InvalidInput:
-    return InvalidInput(why, code="BAD_PARAMETER", next_action="`skyriver predict --help` says what it takes.")
+def _bad(why: str, code: str = "BAD_PARAMETER") -> InvalidInput:
+    return InvalidInput(why, code=code, next_action="`skyriver predict --help` says what it takes.")

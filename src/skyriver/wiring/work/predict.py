@@ -207,6 +207,8 @@ class _Predicting:
 
     def _keep(self, rows: pl.LazyFrame, kind: str) -> dict[str, Any]:
         path = self._folder.path / f"answers.{kind}"
+        if kind != "parquet":
+            rows = rows.with_columns(pl.col(pl.Float32).cast(pl.Float64))  # in the digits that /predict writes
         match kind:
             case "parquet":
                 rows.sink_parquet(path, compression="zstd", maintain_order=True)
