@@ -442,7 +442,7 @@ def test_a_prediction_that_cannot_be_made(serving: Cloud) -> None:
         "INVALID_FIELD", 2, "amount", "'much'", "number"
     )
     serving.command("predict", "comes_back", *fields, "colour=1").refused("INVALID_FIELD", 2, "'colour'", "orders_7d")
-    serving.command("predict", "comes_back", "amount").refused("BAD_PARAMETER", 2, "'amount'")
+    serving.command("predict", "comes_back", "amount").refused("NOT_FOUND", 3, "'amount'", "amount=VALUE")
     serving.command("predict", "comes_back", "--data", '{"amount": ').refused("BAD_JSON", 2, "--data")
     serving.command("predict", "comes_back", "--data", "[1]").refused("BAD_JSON", 2, "object")
     serving.command("predict", "comes_back", "--data", "@nowhere").refused("NO_FILE", 2, "nowhere")

@@ -17,7 +17,7 @@ from skyriver.client.loading import upload_files
 from skyriver.client.rows import file_format, read_text
 from skyriver.client.screen import Bars, Screen
 from skyriver.client.shell import Json, app, connect, parameters_of, wait
-from skyriver.core.errors import Corrupt, InvalidInput, SkyriverError, Unavailable, disk_error
+from skyriver.core.errors import Corrupt, InvalidInput, NotFound, SkyriverError, Unavailable, disk_error
 from skyriver.core.names import ModelRef
 
 if TYPE_CHECKING:
@@ -140,11 +140,25 @@ def _predict_many(
 def _inputs(client: Client, sources: Sequence[str], bars: Bars) -> dict[str, Any]:
     """A single word that is no file's name is a table's."""
     if len(sources) == 1 and not Path(sources[0]).suffix and not Path(sources[0]).exists():
+        _check_table(client, sources[0])
         return {"table": sources[0]}
     paths = [Path(source) for source in sources]
     formats = [file_format(path) for path in paths]
     uploaded = zip(paths, formats, upload_files(client, paths, bars), strict=True)
     return {"files": [{"digest": d, "name": path.name, "format": kind} for path, kind, d in uploaded]}
+
+
+def _check_table(client: Client, name: str) -> None:
+    """Whoever forgot a field's value did not mean a table."""
+    try:
+        client.get("tables", name)
+    except NotFound as error:
+        raise NotFound(
+            error.message,
+            code=error.code,
+            where=error.where,
+            next_action=f"`skyriver table list` shows what there is; a field of one row is written {name}=VALUE.",
+        ) from error
 
 
 def _download(client: Client, artifacts: Mapping[str, Any], folder: Path, bars: Bars) -> list[str]:
