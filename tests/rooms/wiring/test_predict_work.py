@@ -258,7 +258,7 @@ def test_a_key_that_is_not_there_and_a_table_without_rows(tmp_path: Path) -> Non
 
 
 MEMORY = """
-import resource, sys
+import re, sys
 sys.path.insert(0, {tests!r})
 import test_predict_work as mine
 from pathlib import Path
@@ -268,7 +268,7 @@ def peak(count):
     inputs = {{"files": [{{**mine.DISK, "digest": (home / str(count)).read_text()}}]}}
     params = {{"to": "x.parquet", "format": "parquet"}}
     predict.work(mine.job(home, f"m-predict-{{count}}", inputs=inputs, params=params))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 small, large = peak({small}), peak({large})
 print(small, large)
 """
@@ -276,7 +276,8 @@ DISK = {"name": "rows.parquet", "format": "parquet"}
 
 
 def test_more_rows_take_no_more_memory(tmp_path: Path) -> None:
-    """40 times the rows, 190 MB more of them in memory if they were all there."""
+    """40 times the rows, 190 MB more of them in memory if they were all there. What counts is the peak of this program
+    (VmHWM): that of getrusage may be of the one that started it."""
     small, large = 200_000, 8_000_000
     for count in (small, large):
         (tmp_path / str(count)).write_text(file(tmp_path, rows(count))["digest"])
@@ -285,4 +286,4 @@ def test_more_rows_take_no_more_memory(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=300, env=environment)
     assert ended.returncode == 0, ended.stderr.decode()
     before, after = map(int, ended.stdout.split())
-    assert after - before < 120_000, f"{before:,} KB for {small:,} rows, {after:,} KB for {large:,}"
+    assert after - before < 90_000, f"{before:,} KB for {small:,} rows, {after:,} KB for {large:,}"
