@@ -18,15 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
 
 DEADLINE_S = 60
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def program(name: str, comes_with: str) -> str:

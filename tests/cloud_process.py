@@ -11,7 +11,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 
 import polars as pl
 import typer
+from free_ports import free_port
 
 from skyriver.client import cli
 
@@ -210,12 +210,6 @@ def run_command(*arguments: object, cwd: Path | None = None, given: str | None =
         check=False,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:

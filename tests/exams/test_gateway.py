@@ -2,13 +2,13 @@
 
 import os
 import signal
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
 from skyriver.adapters.haproxy.process import recorded
@@ -19,12 +19,6 @@ from skyriver.control.gateway_stage import Stage, send, wait_for
 from skyriver.core.errors import Conflict
 
 CHECKS = [getattr(gateway_exam, name) for name in dir(gateway_exam) if name.startswith("check_")]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

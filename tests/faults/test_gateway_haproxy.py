@@ -17,6 +17,7 @@ from pathlib import Path
 
 import http2
 import pytest
+from free_ports import free_port
 
 from skyriver.adapters.haproxy import admin as admin_module
 from skyriver.adapters.haproxy import binary
@@ -28,12 +29,6 @@ from skyriver.adapters.processes.identity import identify, resident_mb
 from skyriver.control.gateway_stage import TOKEN, Stage, Upstream, digest_of, pool, send, table, upstream, wait_for
 from skyriver.core.errors import InvalidInput, Unavailable
 from skyriver.core.resources import Route, RouteTable
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Home:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 
 from skyriver.adapters.haproxy.certificate import Tls, make, read
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
@@ -19,12 +20,6 @@ from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.tls import TlsChoice
 from skyriver.wiring.gateway import gateway_of, https_of, keep_tls
 from skyriver.wiring.home import Home
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

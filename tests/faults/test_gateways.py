@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import os
 import signal
-import socket
 import tempfile
 import threading
 import time
@@ -12,17 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
 from skyriver.adapters.haproxy.process import Running, recorded
 from skyriver.control.gateway_stage import TOKEN, Client, Stage, pool, send, table, upstream, wait_for
 from skyriver.core.resources import RequestLimit
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Gateways:

@@ -480,21 +480,6 @@ def test_what_is_missing_is_on_no_list_and_off_none() -> None:
         assert (found.ends[found.decide(0.5, (), values)][0] == "block") is wanted, when
 
 
-def test_a_field_or_feature_keeps_its_name() -> None:
-    app = sr.App("risk")
-
-    class Named(sr.Event):
-        payment: int
-        at: sr.Time
-        customer: int
-        denied: bool
-
-    payments = app.stream("payments", Named, id="payment", time="at", key="customer")
-    app.list("denied", of=payments, id="customer")
-    found = rules(("block", "denied and customer in denied"), stream=app.spec.stream("payments"))
-    assert [tree.place for tree in found.trees[0].parts] == ["field", "list"]  # type: ignore[union-attr]
-
-
 def test_a_rule_behind_one_of_the_same_list_never_fires() -> None:
     found = rules(
         ("block", "customer in denied"),

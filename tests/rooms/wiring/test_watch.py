@@ -43,6 +43,9 @@ class Sleeper:
     def answers(self) -> bool:
         return True
 
+    def wanted(self) -> bool:
+        return True
+
     def ended(self, identity: Identity) -> tuple[str, dict[str, Any] | None]:
         self.children[-1].wait(60)
         if self._wordless:

@@ -88,9 +88,10 @@ def _roles(reference: ReferenceSpec) -> Iterator[str]:
 
 
 def _is_same(before: tuple[str, ...], now: tuple[str, ...]) -> bool:
-    if not any(told.startswith(_ROLE) for told in before):
-        now = tuple(told for told in now if not told.startswith(_ROLE))
-    return before == now
+    """A reference may become a list: `until` and `by` may be named where they were not."""
+    told, tells = ({line for line in lines if line.startswith(_ROLE)} for lines in (before, now))
+    fields, wanted = ([line for line in lines if not line.startswith(_ROLE)] for lines in (before, now))
+    return fields == wanted and told <= tells
 
 
 def check_same_stream(control: ControlRecord, stream: StreamSpec) -> None:
