@@ -20,7 +20,7 @@ from skyriver.features.backfill import Backfill, backfill
 from skyriver.features.plan import FeaturePlan, plan_features
 
 BENCH = ROOT / "bench"
-STREAM = "payments"
+STREAM, LABEL = "payments", "fraud"
 TOLERANCE = 1e-9
 """Absolute and relative, before rounding to float32."""
 
@@ -37,7 +37,7 @@ def compare(home: Path, example: Path, work: Path, sets: Sequence[FeatureSetSpec
     order = events.join(sent, on="payment", how="semi").select("payment", place="_offset")
     order.write_parquet(work / "sent.parquet")
     late = pl.read_parquet(data / "stream_labels.parquet", columns=["payment"])
-    told = labels.join(late, left_on="subject", right_on="payment", how="semi")
+    told = labels.filter(pl.col("label") == LABEL).join(late, left_on="subject", right_on="payment", how="semi")
     told = told.unique("subject", keep="first", maintain_order=True)  # one whose answer got lost was sent twice
     told.select(payment="subject", place="_offset").write_parquet(work / "told.parquet")
     written = (data / "payments.parquet", data / "stream.parquet", work / "sent.parquet")

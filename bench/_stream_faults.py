@@ -29,6 +29,7 @@ GOALS = (
     Goal("replay_differences", "<=", 0, "rows"),
     Goal("oracle_differences", "<=", 0, "values"),
     Goal("table_differences", "<=", 0, "rows"),
+    Goal("acting_wrong", "<=", 0, "things"),
     Goal("worker_recovery_p50_seconds", "<=", 10, "s"),
     Goal("worker_recovery_p95_seconds", "<=", 30, "s"),
     Goal("stream_not_ready_again", "<=", 0, "things"),
@@ -36,7 +37,7 @@ GOALS = (
     Goal("disturbances_wrong", "<=", 0, "things"),
 )
 KILLED = tuple(goal.name for goal in GOALS if goal.name != "disturbances_wrong")
-KINDS = ("worker", "builder", "producer", "job", "control", "supervisor", "gateway")
+KINDS = ("worker", "builder", "producer", "job", "control", "supervisor", "gateway", "dispatcher")
 DISK_MB = 40
 
 
@@ -77,6 +78,7 @@ def _measured(document: Document, outcome: StreamOutcome, kills: int, *, quick: 
     ):
         document.measured(name, differences, broken="" if compared else "nothing was compared")
     for name, wrong in (
+        ("acting_wrong", found.acting),
         ("stream_not_ready_again", outcome.not_back),
         ("stream_left_or_wrong", outcome.wrong),
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import random
 import socket
 import threading
 import time
@@ -20,6 +21,17 @@ SECRET = b"0123456789abcdef0123456789abcdef"
 Behave = Callable[[dict[str, Any]], str]
 """What it does with a delivery: "take", "late" (takes it, and answers when the client has gone), "silent" (takes it,
 and hangs up half-way through its answer), "hang", "503", "429", "422", "302"."""
+
+
+def misbehave(luck: random.Random, refuses: Callable[[dict[str, Any]], bool], *, well: float = 60.0) -> Behave:
+    """It fails in every way there is; `well`: the weight of the deliveries that it just takes, the others have 40."""
+
+    def behave(body: dict[str, Any]) -> str:
+        if refuses(body):
+            return "422"
+        return luck.choices(["take", "late", "silent", "hang", "503", "429"], [well, 4, 12, 3, 15, 6])[0]
+
+    return behave
 
 
 class Receiver:

@@ -21,7 +21,7 @@ from skyriver.decide.log.blocks import decisions_of
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 import worker_process as harness
 from dispatcher_process import DispatcherProcess
-from receiver import Receiver
+from receiver import Receiver, misbehave
 from worker_process import payment
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "1"))
@@ -95,23 +95,14 @@ def sinks_of(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {sink["sink"]: sink for sink in report.get("sinks", ())}
 
 
-def misbehave(luck: random.Random, refused: frozenset[str]) -> Callable[[dict[str, Any]], str]:
-    def behave(body: dict[str, Any]) -> str:
-        if body["decision"] in refused:
-            return "422"
-        return luck.choices(["take", "late", "silent", "hang", "503", "429"], [60, 4, 12, 3, 15, 6])[0]
-
-    return behave
-
-
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_whoever_is_killed_each_decision_is_acted_on_once(
     worker: Any, dispatcher: DispatcherProcess, bank: Receiver, ledger: Receiver, round_: int
 ) -> None:
     luck = random.Random(round_)
     dispatcher.changed = SOON
-    bank.behave = misbehave(random.Random(round_ + 1), frozenset())
-    ledger.behave = misbehave(random.Random(round_ + 2), frozenset({"review"}))
+    bank.behave = misbehave(random.Random(round_ + 1), lambda body: False)
+    ledger.behave = misbehave(random.Random(round_ + 2), lambda body: body["decision"] == "review")
     for receiver, name in ((bank, "bank"), (ledger, "ledger")):
         receiver.retry_after, receiver.hang_s = "0", 1.0
         receiver.write_file(dispatcher.directory, name, timeout_s=0.5)

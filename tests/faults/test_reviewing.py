@@ -16,10 +16,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 from dispatcher_process import DispatcherProcess
+from kills.reviewing import People
 from worker_process import Worker, declare, payment, reader, until
 
 from skyriver.adapters.processes.starting import socket_path
-from skyriver.core.errors import Conflict, NotFound, SkyriverError, Unavailable
+from skyriver.core.errors import Conflict, SkyriverError, Unavailable
 from skyriver.core.spec import DecideSpec, ReviewSpec, SinkSpec
 from skyriver.data.log import RecordKind
 from skyriver.decide.log.records import decode_label
@@ -116,43 +117,23 @@ def test_an_answer_waits_for_its_worker(worker: Worker, dispatcher: DispatcherPr
     assert until(lambda: labels_of(worker) == [(1, 0.0)])
 
 
-class People:
-    """They claim and answer through kills; what they were told counts."""
+class AtOnce:
+    """A desk without a cloud; everybody may decide what was escalated."""
 
-    def __init__(self, dispatcher: DispatcherProcess, luck: random.Random) -> None:
-        self.dispatcher = dispatcher
-        self.luck = luck
-        self.names = [f"p{number}" for number in range(4)]
-        self.held: dict[int, str] = {}
-        self.said: dict[tuple[int, str], str] = {}
-        self.steps = 0
+    def __init__(self, dispatcher: DispatcherProcess) -> None:
+        self._dispatcher = dispatcher
 
-    def step(self) -> None:
-        """One act of somebody; repeated where it is not known whether it was done."""
-        self.steps += 1
-        who = self.luck.choice(self.names)
-        mine = [case for case, holder in self.held.items() if holder == who]
-        if mine:
-            case = mine[0]
-            word = self.luck.choice(["block", "block", "approve"])
-            done = self.asked(f"/reviews/{case}/decide", who, answer=word, reason=f"step {self.steps}")
-            self.said[case, who] = word
-            del self.held[case]
-            assert done["state"] in ("DECIDED", "SECOND", "ESCALATED")
-            return
-        try:
-            case = self.asked("/reviews/claim", who, key=f"{who}-{self.steps}")["id"]
-        except NotFound:
-            return
-        assert case not in self.held, f"{self.held[case]} and {who} hold case {case}"
-        assert (case, who) not in self.said
-        self.held[case] = who
+    def claim(self, who: str, step: int) -> int:
+        return int(self._asked("/reviews/claim", who, key=f"{who}-{step}")["id"])
 
-    def asked(self, path: str, who: str, *, key: str = "", **body: Any) -> Any:
+    def decide(self, who: str, case: int, answer: str, reason: str) -> str:
+        return str(self._asked(f"/reviews/{case}/decide", who, answer=answer, reason=reason)["state"])
+
+    def _asked(self, path: str, who: str, *, key: str = "", **body: Any) -> Any:
         deadline = time.monotonic() + 60
         while True:
             try:
-                return self.dispatcher.ask("POST", path, actor=who, key=key, senior=True, **body)
+                return self._dispatcher.ask("POST", path, actor=who, key=key, senior=True, **body)
             except Unavailable:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
@@ -163,7 +144,7 @@ def test_no_case_and_no_answer_is_lost_by_kills(worker: Worker, dispatcher: Disp
     luck = random.Random(seed)
     worker.start()
     dispatcher.start()
-    people = People(dispatcher, luck)
+    people = People(AtOnce(dispatcher), luck)
     sent = 0
     for _ in range(5):
         with worker.connection() as http:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 from cloud_process import Cloud
+from kills.stream_acting_examination import (
+    Acted,
+    compare_cases,
+    compare_deliveries,
+    compare_list,
+    denied,
+)
 from kills.stream_aims import CREATED, MODIFIED, MOVED, file_event, waits_for_disk
 from kills.stream_campaign import StreamCampaign
 from kills.stream_examination import Findings, compare_answers, compare_rules, differences
@@ -42,6 +50,7 @@ def test_kills_at_aimed_moments_lose_no_payment_and_decide_none_twice(tmp_path: 
     assert checked["acknowledged"] == checked["events_live"] > 10_000
     assert checked["rules_used"] > 1
     assert checked["features_used"] > 1
+    assert min(checked["to_deliver"], checked["cases_decided"], checked["rows_of_list"], checked["denied"]) > 20
     assert checked["compared_with_replay"] == checked["compared_with_tables"] > 10_000
     assert checked["compared_with_oracle"] + checked["late"] == checked["events"] == checked["rows_of_payments"]
 
@@ -193,3 +202,126 @@ def test_a_line_that_a_kill_tore_is_not_an_answer(tmp_path: Path) -> None:
     assert read_answers(path) == []
     path.write_text('{"rows":1}\n{"rows":2')
     assert read_answers(path) == [{"rows": 1}]
+
+
+# The same of what is acted on.
+
+CUSTOMERS = [1, 2, 1, 2]
+
+
+def acted_on(*kept: tuple[int, int, str | None, int, int | None]) -> LogContent:
+    """Payments 10 to 13 of CUSTOMERS at offsets 10, 20, 30 and 40, at as many microseconds: two are denied, two
+    reviewed. `kept`: rows of the list, (offset, customer, note, at, until)."""
+    offsets = [10, 20, 30, 40]
+    events = {"_offset": offsets, "payment": [10, 11, 12, 13], "customer": CUSTOMERS, "_effective": offsets}
+    words = ["deny", "check", "deny", "review"]
+    decisions = {"event_offset": offsets, "id": [10, 11, 12, 13], "decision": words}
+    schema = {
+        "_offset": pl.Int64,
+        "customer": pl.Int64,
+        "note": pl.String,
+        "at": pl.Datetime("us"),
+        "until": pl.Datetime("us"),
+    }
+    return replace(
+        content([], []),
+        events=pl.DataFrame(events),
+        live=np.ones(4, np.bool_),
+        decisions=pl.DataFrame(decisions),
+        labels=pl.DataFrame({"label": ["reviewed", "fraud"], "subject": [11, 13], "value": [1.0, 0.0]}),
+        rows=pl.DataFrame(kept, schema=schema, orient="row"),
+    )
+
+
+def delivered(offset: int, decision: str = "deny", after: str = "") -> dict[str, Any]:
+    id_ = f"t/payments:{offset}{after}"
+    return {"event_offset": offset, "event_id": offset // 10 + 9, "decision": decision, "id": id_}
+
+
+def listed_as_parked(payment: int) -> dict[str, Any]:
+    return {"sink": "ledger", "event": payment}
+
+
+ACTED = Acted(
+    bank=[delivered(10), delivered(20, "block", ":review"), delivered(30)],
+    ledger=[delivered(30), delivered(20, "block", ":review")],
+    refuses=lambda payment: payment == 10,
+    parked=[listed_as_parked(10)],
+    came=3,
+    unsigned=0,
+    said={(20, "ana"): "block"},
+    kept=[],
+    listed=[],
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "wrong"),
+    [
+        ({}, 0),
+        ({"bank": ACTED.bank[:2]}, 1),
+        ({"bank": [ACTED.bank[0], ACTED.bank[2]]}, 1),  # what people decided
+        ({"bank": [*ACTED.bank, delivered(30)]}, 1),
+        ({"bank": [*reversed(ACTED.bank)]}, 1),  # customer 1's
+        ({"bank": [*ACTED.bank, delivered(20, "check")]}, 1),
+        ({"bank": [*ACTED.bank, delivered(40, "block", ":review")]}, 1),
+        ({"ledger": [*ACTED.ledger, delivered(10)]}, 1),
+        ({"parked": []}, 1),
+        ({"parked": [*ACTED.parked, listed_as_parked(12)]}, 1),
+        ({"parked": ACTED.parked * 2}, 1),
+    ],
+)
+def test_a_delivery_that_is_lost_repeated_or_out_of_order_is_found(changed: dict[str, Any], wrong: int) -> None:
+    assert len(compare_deliveries(acted_on(), CASES, replace(ACTED, **changed), Counter())) == wrong
+
+
+def case(offset: int, *answers: str, **more: Any) -> dict[str, Any]:
+    opinions = [{"by": who, "answer": word} for who, word in zip(("ana", "ben", "eve"), answers, strict=False)]
+    state = {"state": "DECIDED", "outcome": answers[-1]} if answers else {"state": "OPEN", "outcome": ""}
+    return {"id": offset, "event": offset // 10 + 9, "opinions": opinions, "closed_at": 0, **state, **more}
+
+
+CASES = [case(20, "block"), case(40)]
+
+
+@pytest.mark.parametrize(
+    ("cases", "wrong"),
+    [
+        (CASES, 0),
+        (CASES[:1], 1),
+        ([*CASES, case(10)], 1),
+        ([*CASES, case(40)], 1),
+        ([case(20, "block", outcome="approve"), case(40)], 1),
+        ([case(20, "block", "block"), case(40)], 1),  # ben said nothing
+        ([case(20), case(40)], 2),  # ana's answer is lost, and its label nobody's
+        ([case(20, "block"), case(40, "block")], 2),  # nobody's answer, without a label
+        ([case(20, "approve"), case(40)], 4),
+    ],
+)
+def test_a_case_or_an_answer_that_is_lost_or_doubled_is_found(cases: list[dict[str, Any]], wrong: int) -> None:
+    assert len(compare_cases(acted_on(), cases, ACTED.said, Counter())) == wrong
+
+
+ON_OFF = [(5, 1, "a", 5, None), (25, 1, None, 25, 25), (26, 2, "b", 35, None)]
+
+
+@pytest.mark.parametrize(
+    ("kept", "listed", "wrong"),
+    [
+        ([(1, "a"), (1, None), (2, "b")], [2], 0),
+        ([(1, "a"), (1, None), (2, "b"), (1, "c")], [1, 2], 1),  # acknowledged and not there
+        ([(1, "a"), (2, "b")], [1, 2], 1),
+        ([(1, None), (1, "a"), (2, "b")], [1, 2], 1),
+        ([(1, "a"), (1, None), (2, "b")], [1, 2], 1),
+    ],
+)
+def test_a_change_of_the_list_that_is_lost_is_found(
+    kept: list[tuple[int, str | None]], listed: list[int], wrong: int
+) -> None:
+    assert len(compare_list(acted_on(*ON_OFF), replace(ACTED, kept=kept, listed=listed), Counter())) == wrong
+
+
+def test_who_is_denied_follows_from_the_rows_before_an_event() -> None:
+    assert denied(acted_on()) == []
+    assert denied(acted_on(*ON_OFF)) == [10, 40], "off again at 30; a row yet to come does not count at 20"
+    assert denied(acted_on((15, 1, "a", 1, None), (16, 2, "b", 1, 40))) == [20, 30], "after 10, until before 40"

@@ -18,6 +18,8 @@ from kills.examination import SETTLING_SECONDS, Doubles
 from kills.journal import Journal, quantile, tell
 from kills.load import Probe
 from kills.recovery import DEADLINE_SECONDS, Recovery
+from kills.stream_acting import Acting, refused
+from kills.stream_acting_examination import Acted
 from kills.stream_changes import ENDED, TREES, Changer
 from kills.stream_examination import Findings, examine
 from kills.stream_killer import STREAM, StreamKiller, StreamManner
@@ -85,18 +87,19 @@ class StreamCampaign:
         began = time.monotonic()
         cloud, journal, luck = self.cloud, self.journal, random.Random(self.seed)
         cloud.command("up", "--port", cloud.port).succeeded()
-        cloud.command("deploy", self.plan.app, "-y").succeeded()
         self._until = began + seconds
         self._a_kill = FIRST_SECONDS
         self._client = Client(f"http://127.0.0.1:{cloud.port}", cloud.token)
         self._producers = producers = Producers(cloud, journal, self.plan.folder / "sent")
+        self._acting = acting = Acting(cloud, journal, self.plan, producers, luck)
+        cloud.command("deploy", self.plan.app, "-y").succeeded()
         probe, doubles = Probe(cloud, journal, 0.1), Doubles(cloud, journal)
         recovery = Recovery(cloud, journal, probe, deadline=self.deadline)
         watcher = Watcher(cloud, journal, producers, luck.randrange(1 << 30))
         changer = Changer(cloud, journal, self.plan, producers, luck.randrange(1 << 30))
         seed = luck.randrange(1 << 30)
         self._killer = StreamKiller(cloud, journal, producers.living, seed, self.manner)
-        crew = [probe, recovery, doubles, producers, watcher, changer]
+        crew = [probe, recovery, doubles, producers, watcher, changer, acting.reviewers, acting.keeper]
         try:
             for thread in crew:
                 thread.start()
@@ -108,8 +111,9 @@ class StreamCampaign:
             tell("the last are coming back ...")
             while journal.open_kills():
                 time.sleep(0.05)
-            changer.end()
-            unsettled = self._settle()
+            for acts in (changer, acting.reviewers, acting.keeper):
+                acts.end()
+            unsettled = self._settle() or acting.settle(self._client)
             for thread in (producers, watcher, probe, recovery, doubles):
                 thread.end()
         finally:
@@ -118,6 +122,7 @@ class StreamCampaign:
             for thread in crew:
                 thread.join(5.0)
             producers.end()
+            acting.close()
             self._client.close()
         self._go_down(doubles)
         tell("examining ...")
@@ -232,7 +237,9 @@ class StreamCampaign:
         while wrong and time.monotonic() < deadline:
             time.sleep(0.2)
             try:
-                rows = [r for kinds in ("streams", "workers", "services") for r in self._client.list(kinds)]
+                rows = [
+                    r for kinds in ("streams", "workers", "dispatchers", "services") for r in self._client.list(kinds)
+                ]
                 wrong = [
                     f"{r['kind']} {r['name']} is {r['state']} {r['reason']}" for r in rows if r["state"] != "READY"
                 ]
@@ -260,11 +267,26 @@ class StreamCampaign:
         try:
             work = self.plan.folder / "examined"
             work.mkdir()
-            found = examine(self.cloud.home, self.plan.folder, work, all_answers(self._producers))
+            found = examine(self.cloud.home, self.plan.folder, work, all_answers(self._producers), self._acted())
         except Exception as error:
             found.told.append(f"the examination broke off: {type(error).__name__}: {error}"[:600])
             tell(found.told[-1])
         return found
+
+    def _acted(self) -> Acted:
+        acting = self._acting
+        both = (acting.receivers.bank, acting.receivers.ledger)
+        return Acted(
+            bank=both[0].acted,
+            ledger=both[1].acted,
+            refuses=refused,
+            parked=acting.parked,
+            came=sum(sum(receiver.seen.values()) for receiver in both),
+            unsigned=sum(receiver.unsigned for receiver in both),
+            said=acting.reviewers.people.said,
+            kept=acting.keeper.kept,
+            listed=acting.listed,
+        )
 
     def _tidy(self, outcome: StreamOutcome) -> None:
         if outcome.problems:
@@ -280,7 +302,7 @@ class StreamCampaign:
     def tell(self) -> str:
         journal = self.journal
         parts = []
-        for kind in ("worker", "builder", "producer", "job", "control", "supervisor", "gateway"):
+        for kind in ("worker", "builder", "producer", "job", "control", "supervisor", "gateway", "dispatcher"):
             times = journal.recoveries(kind)
             killed = sum(k.kind == kind for k in journal.kills)
             how = f" ({quantile(times, 0.5):.1f}/{quantile(times, 0.95):.1f} s)" if times and kind != "job" else ""

@@ -26,7 +26,7 @@ TREES = 20
 MODEL = "fraud"
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 RULES = '"block": "score >= 0.9", "review": "score >= 0.3"'
-OTHERS = ('"block": "score >= 0.8", "review": "score >= 0.2"', '"block": "score >= 0.1"')
+OTHERS = ('"block": "score >= 0.8", "review": "score >= 0.2"', '"block": "score >= 0.1", "review": "score >= 0.05"')
 COUNTED = 'sr.count(by="customer", over=days) for days in ("1d", "7d", "30d")'
 SPENT = 'sr.mean("amount", by="customer", over=days) for days in ("1d", "7d", "30d")'
 TERMINALS = (

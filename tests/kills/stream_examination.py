@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from kills.stream_acting_examination import Acted, compare_acting, denied
 from kills.stream_log import LogContent, read_log
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.segments.log import SegmentReader
@@ -42,17 +43,19 @@ class Findings:
     replay: int = 0
     oracle: int = 0
     tables: int = 0
+    acting: list[str] = field(default_factory=list)
+    """What of deliveries, reviews and the list is not as it must be."""
     told: list[str] = field(default_factory=list)
     """What the differences are, and what else is wrong."""
     checked: Counter[str] = field(default_factory=Counter)
 
     @property
     def problems(self) -> list[str]:
-        found = [*self.lost, *self.decided_twice, *self.told]
+        found = [*self.lost, *self.decided_twice, *self.acting, *self.told]
         return found if found or not (self.replay or self.oracle or self.tables) else [f"differences: {self}"]
 
 
-def examine(home: Path, example: Path, work: Path, answers: Iterable[Mapping[str, Any]]) -> Findings:
+def examine(home: Path, example: Path, work: Path, answers: Iterable[Mapping[str, Any]], acted: Acted) -> Findings:
     """Of the stream in `home`, whose application and data are in `example`. Brings its tables up to date first."""
     found = Findings()
     app = load_app(example / "risk.py").spec
@@ -60,6 +63,7 @@ def examine(home: Path, example: Path, work: Path, answers: Iterable[Mapping[str
     found.told += log.problems[:_FIRST]
     compare_answers(log, answers, found)
     compare_rules(log, found)
+    found.acting += compare_acting(log, home, acted, found.checked)
     _bring_up_to_date(home, app)
     compare_tables(log, home, app, found)
     _replay(log, home, app, found)
@@ -110,9 +114,14 @@ def compare_answers(log: LogContent, answers: Iterable[Mapping[str, Any]], found
 
 def compare_rules(log: LogContent, found: Findings) -> None:
     """Each decision against the CONTROL record before it: by its model, features and rules, and what these say of the
-    score."""
-    place = np.searchsorted([offset for offset, _ in log.controls], log.decisions["_offset"].to_numpy())
-    decisions = log.decisions.with_columns(place=pl.Series(place - 1))
+    score, the amount and the list as it was."""
+    decisions, on_list = log.decisions, denied(log)
+    found.checked["denied"] = len(on_list)
+    if "amount" in log.events.columns:
+        amounts = log.events.select("amount", event_offset="_offset")
+        decisions = decisions.join(amounts, on="event_offset", how="left", maintain_order="left")
+    place = np.searchsorted([offset for offset, _ in log.controls], decisions["_offset"].to_numpy())
+    decisions = decisions.with_columns(place=pl.Series(place - 1))
     for (number,), part in decisions.group_by("place"):
         if number < 0:
             found.told.append("there are decisions before what they were made with")
@@ -121,9 +130,7 @@ def compare_rules(log: LogContent, found: Findings) -> None:
         version = control.model.version if control.model is not None else 0
         by_rules = pl.lit(control.otherwise)
         for decision, when in reversed(control.rules):
-            least = re.fullmatch(r"score >= ([0-9.]+)", when)
-            assert least is not None, when
-            by_rules = pl.when(pl.col("score") >= float(least[1])).then(pl.lit(decision)).otherwise(by_rules)
+            by_rules = pl.when(_fires(when, on_list)).then(pl.lit(decision)).otherwise(by_rules)
         wanted = pl.when(pl.col("status") == "decided").then(by_rules).otherwise(pl.lit(control.fallback))
         right = (pl.col("decision") == wanted) & (pl.col("rules_digest") == control.rules_digest)
         by_control = (pl.col("version") == version) & (pl.col("features_digest") == control.features_digest)
@@ -138,6 +145,14 @@ def compare_rules(log: LogContent, found: Findings) -> None:
         found.checked[f"changes_of_{what}"] = sum(a != b for a, b in itertools.pairwise(digests))
 
 
+def _fires(when: str, on_list: list[int]) -> pl.Expr:
+    if when == "customer in denied":
+        return pl.col("event_offset").is_in(on_list)
+    least = re.fullmatch(r"(score|amount) >= ([0-9.]+)", when)
+    assert least is not None, when
+    return pl.col(least[1]) >= float(least[2])
+
+
 def _bring_up_to_date(home: Path, app: AppSpec) -> None:
     """As the next job would, from where the killed ones left off."""
     stream = app.streams[0]
@@ -148,8 +163,9 @@ def _bring_up_to_date(home: Path, app: AppSpec) -> None:
 def compare_tables(log: LogContent, home: Path, app: AppSpec, found: Findings) -> None:
     """Row by row, in order, each offset once."""
     tables = DeltaTables(home / "tables")
-    events, labels, decisions, _ = tables_of_stream(app.streams[0])
-    for name, wanted in ((events, log.events), (labels, log.labels), (decisions, log.decisions)):
+    events, labels, decisions, _, rows = tables_of_stream(app.streams[0])
+    whole = {events: log.events, labels: log.labels, decisions: log.decisions, rows: log.rows}
+    for name, wanted in whole.items():
         full = f"{TENANT}/{name}"
         table = pl.concat(list(tables.scan(full, tables.latest(full).version)))
         different = differences(wanted, table)

@@ -31,13 +31,14 @@ class StreamManner:
 
     weights: Mapping[str, float] = field(
         default_factory=lambda: {
-            "worker": 0.42,
+            "worker": 0.36,
             "builder": 0.04,
             "producer": 0.1,
             "job": 0.16,
             "control": 0.12,
             "supervisor": 0.04,
             "gateway": 0.06,
+            "dispatcher": 0.12,
         }
     )
     pause: float = 2.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,23 @@ from skyriver.data.columns import decode_events
 from skyriver.data.log import Record, RecordKind
 from skyriver.data.materialise import schemas_of_stream
 from skyriver.decide.log.blocks import decisions_of, events_of
-from skyriver.decide.log.records import LATE, ControlRecord, DecisionRecord, decode_control, decode_label
+from skyriver.decide.log.records import (
+    LATE,
+    ControlRecord,
+    DecisionRecord,
+    decode_control,
+    decode_label,
+    decode_reference,
+)
 
 EVENT, LABEL = int(RecordKind.EVENT), int(RecordKind.LABEL)
 
 
 @dataclass(frozen=True, slots=True)
 class LogContent:
-    """`events`, `labels` and `decisions` have the columns of the stream's tables, by offset. `live`: which events
-    came live, and are to be decided; the others are history. `problems`: where the order is broken."""
+    """`events`, `labels`, `decisions` and `rows` (of its list) have the columns of the stream's tables, by offset.
+    `live`: which events came live, and are to be decided; the others are history. `problems`: where the order is
+    broken."""
 
     events: pl.DataFrame
     live: NDArray[np.bool_]
@@ -38,6 +46,7 @@ class LogContent:
     """Offsets of refused events."""
     end: int
     problems: list[str]
+    rows: pl.DataFrame = field(default_factory=lambda: pl.DataFrame({"_offset": []}))
 
 
 class _Collector:
@@ -45,8 +54,10 @@ class _Collector:
         self._stream = stream
         self._names = [f.name for f in stream.fields]
         self._label_names = [label.name for label in stream.labels]
-        events, labels, decisions, _ = schemas_of_stream(stream).values()
-        self.schemas = {"events": events, "labels": labels, "decisions": decisions}
+        events, labels, decisions, _, *lists = schemas_of_stream(stream).values()
+        self.schemas = {"events": events, "labels": labels, "decisions": decisions, "rows": {"_offset": pl.Int64()}}
+        if lists:
+            (self.schemas["rows"],) = lists
         self.rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in self.schemas}
         self.frames: dict[str, list[pl.DataFrame]] = {name: [] for name in self.schemas}
         self.live: list[NDArray[np.bool_]] = []
@@ -69,6 +80,9 @@ class _Collector:
                 name = self._label_names[found.label_index]
                 subject, value, known = found.subject_id, found.value, found.known_at_us
                 self._add("labels", (record.offset, name, subject, value, known, found.subject_offset))
+            case RecordKind.REFERENCE:
+                _, values = decode_reference(record.payload)
+                self._add("rows", (*values, record.offset))
             case RecordKind.HISTORY:
                 self._history(record)
             case RecordKind.CONTROL:
@@ -147,14 +161,15 @@ def read_log(directory: Path, stream: StreamSpec) -> LogContent:
     live = np.concatenate([*collector.live, np.empty(0, np.bool_)])
     labels, decisions = collector.whole("labels"), collector.whole("decisions")
     controls, refused = collector.controls, collector.refused
-    found = LogContent(events, live, labels, decisions, controls, refused, expected, problems)
+    rows = collector.whole("rows")
+    found = LogContent(events, live, labels, decisions, controls, refused, expected, problems, rows)
     problems += _gaps(found)
     return found
 
 
 def _gaps(found: LogContent) -> list[str]:
     """Every offset is one thing."""
-    frames: Sequence[pl.DataFrame] = (found.events, found.labels, found.decisions)
+    frames: Sequence[pl.DataFrame] = (found.events, found.labels, found.decisions, found.rows)
     others = [*found.refused, *(offset for offset, _ in found.controls)]
     offsets = np.concatenate([*(f["_offset"].to_numpy() for f in frames), np.array(others, np.int64)])
     offsets.sort()

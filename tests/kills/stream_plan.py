@@ -15,9 +15,28 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "risk"
 CHANGES = (
     ('    gate=sr.Gate(average_precision=">= 0.60", against="champion", tolerance=0.01),\n', ""),
     ("    compress=sr.Compress(max_loss=0.005),\n", ""),
-    ('decisions.example("block", score=0.95).example("review", score=0.5).example("approve", score=0.1)\n', ""),
+    (
+        'decisions.example("block", score=0.95).example("review", score=0.5).example("approve", score=0.1)\n',
+        """\
+decisions.sink("bank", on=("deny", "block"), ordered="customer")
+decisions.sink("ledger", on=("deny", "block"), parallel=16)
+for reviewable in ("review", "check"):
+    decisions.review(reviewable, label=reviewed, answers={"block": 1, "approve": 0}, second_opinion=0.2)
+""",
+    ),
+    (
+        'frauds = app.labels("fraud", of=payments, delay="7d")\n',
+        """\
+frauds = app.labels("fraud", of=payments, delay="7d")
+reviewed = app.labels("reviewed", of=payments, delay="0us")
+app.list("denied", of=payments, id="customer")
+""",
+    ),
+    ('{"block": "score >= 0.9"', '{"deny": "customer in denied", "check": "amount >= 150", "block": "score >= 0.9"'),
 )
-"""A model of a few trees is enough here, however bad it is; the rules are changed, so no example of them would hold."""
+"""A model of a few trees is enough here, however bad it is; the rules are changed, so no example of them would hold.
+What is decided is acted on by two receivers and by people, whose answers are a label that no feature reads; a list
+decides with the model."""
 HELD_BACK = 0.02
 """Share of live payments that are sent up to HELD_HOURS after their time; the stream takes four hours as known now."""
 HELD_HOURS = 6
