@@ -105,7 +105,7 @@ def _amount(value: float) -> str:
 def _verdict(told: Told) -> str:
     unit = f" {told['costs']['unit']}" if told["costs"].get("unit") else ""
     cost, gain = told["policies"][1]["cost"], told["gain"]
-    share = f", {abs(gain) / abs(cost):.1%}" if cost else ""
+    share = f", {abs(gain) / cost:.1%}" if 0 < abs(gain) <= cost else ""
     word = "less" if gain >= 0 else "more"
     between = f"95%: {_amount(told['gain_low'])} to {_amount(told['gain_high'])} less"
     what = "[green]change[/]" if told["verdict"] == "change" else "[yellow]keep what you have[/]"

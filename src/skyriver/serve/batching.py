@@ -194,14 +194,22 @@ class Batcher:
         """Results in the order of `batch`. A batch that fails is run again one by one: one request's values must
         not fail the others."""
         if len(batch) > 1:
-            together = {name: np.concatenate([ask.inputs[name] for ask in batch]) for name in batch[0].inputs}
-            rows = sum(ask.rows for ask in batch)
-            outputs = self._once(together, rows)
-            if not isinstance(outputs, SkyriverError) and all(
-                array.ndim and array.shape[0] == rows for array in outputs.values()
-            ):
-                return _split(outputs, batch)
+            try:
+                if results := self._together(batch):
+                    return results
+            except Exception:  # no memory for a copy of all, for one
+                _log.exception("requests could not be run together")
         return [self._once(ask.inputs, ask.rows) for ask in batch]
+
+    def _together(self, batch: list[Ask]) -> list[Tensors | SkyriverError]:
+        """Nothing where they cannot share a run."""
+        together = {name: np.concatenate([ask.inputs[name] for ask in batch]) for name in batch[0].inputs}
+        rows = sum(ask.rows for ask in batch)
+        outputs = self._once(together, rows)
+        if isinstance(outputs, SkyriverError):
+            return []
+        whole = all(array.ndim and array.shape[0] == rows for array in outputs.values())
+        return _split(outputs, batch) if whole else []
 
     def _once(self, inputs: Tensors, rows: int) -> Tensors | SkyriverError:
         started = time.perf_counter_ns()

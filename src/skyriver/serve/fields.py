@@ -28,7 +28,7 @@ from skyriver.release.signature import ANY, Signature, TensorSpec, answer_names
 from skyriver.serve.images import BASE64, picture, picture_of_text, takes_pictures
 from skyriver.serve.multipart import FORM, parts_of
 from skyriver.serve.protocol import BadJson, Reply, decode_body, encode_json
-from skyriver.serve.runner import NUMPY_TYPES, Array, Tensors
+from skyriver.serve.runner import MOST_VALUES, NUMPY_TYPES, Array, Tensors
 from skyriver.serve.tensors import array_of, flatten, show, values_of
 
 ROWS = "rows"
@@ -130,10 +130,19 @@ class PredictCodec:
     def _clean(self, rows: list[Row], single: bool) -> list[Sequence[object]]:
         cleaned: list[Sequence[object]] = []
         errors: list[dict[str, Any]] = []
+        unpacked = 0
         for index, row in enumerate(rows):
             values = self._plan.clean(row)
             if isinstance(values, list):
                 cleaned.append(values)
+                if self._plan.pictures:
+                    unpacked += sum(value.size for value in values if isinstance(value, np.ndarray))
+                    if unpacked > MOST_VALUES:
+                        raise InvalidInput(
+                            f"The pictures up to row {index} have more than {MOST_VALUES} values together.",
+                            code="WRONG_IMAGE",
+                            next_action="Send fewer pictures a request, or smaller ones.",
+                        )
                 continue
             error = {
                 "field": values.field,

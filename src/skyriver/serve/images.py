@@ -27,6 +27,8 @@ BASE64 = "base64"
 """The one key of an object that stands in JSON for a picture."""
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _FORMATS = ("PNG", "JPEG")
+_EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
+"""Others would be clipped to 255, not scaled."""
 
 
 def takes_pictures(spec: TensorSpec) -> bool:
@@ -60,6 +62,8 @@ def picture(spec: TensorSpec, data: bytes) -> Array:
             if height not in (ANY, opened.height) or width not in (ANY, opened.width):
                 wanted = " x ".join("any" if axis == ANY else str(axis) for axis in (width, height))
                 raise _wrong(spec, f"it is {opened.width} x {opened.height} pixels, the model takes {wanted}")
+            if opened.mode not in _EIGHT_BITS:
+                raise _wrong(spec, f"its pixels are {opened.mode}; 8 bits a channel are taken")
             opened.load()
             pixels = np.asarray(opened.convert(_MODES[channels]), np.uint8)
     except InvalidInput:

@@ -32,9 +32,10 @@ else:
 
 Tensors = Mapping[str, Array]
 
-OLDEST_RUNTIME = (1, 31)
-"""Of onnxruntime-gpu, whose releases come some weeks after those of onnxruntime."""
+OLDEST_RUNTIME = (1, 32)
 """Older releases read some hostile model files past their end (DESIGN section 9)."""
+OLDEST_GPU_RUNTIME = (1, 31)
+"""onnxruntime-gpu comes some weeks later: there is no newer one yet."""
 RUN_LIMIT_S = 30.0
 MOST_VALUES = 1 << 24
 """Of all outputs of a run: what a request has room for, too."""
@@ -76,9 +77,10 @@ class Runner:
     """
 
     def __init__(self, model: bytes, *, device: str = CPU, limit_s: float = RUN_LIMIT_S) -> None:
-        if tuple(int(part) for part in ort.__version__.split(".")[:2]) < OLDEST_RUNTIME:
+        oldest = OLDEST_RUNTIME if device == CPU else OLDEST_GPU_RUNTIME
+        if tuple(int(part) for part in ort.__version__.split(".")[:2]) < oldest:
             raise Internal(
-                f"onnxruntime {ort.__version__} is older than {'.'.join(map(str, OLDEST_RUNTIME))}.",
+                f"onnxruntime {ort.__version__} is older than {'.'.join(map(str, oldest))}.",
                 code="ONNXRUNTIME_TOO_OLD",
                 next_action="pip install --upgrade onnxruntime",
             )

@@ -75,8 +75,12 @@ async def _run(runner: Runner, settings: ReplicaSettings, listening: socket.sock
             os._exit(INTERRUPTED)
         stop.set()
 
+    first = True
+
     def report(document: Mapping[str, object]) -> None:
-        if document["ready"] and not document["requests"]:
+        nonlocal first
+        if document["ready"] and first:
+            first = False
             answers()
 
     loop = asyncio.get_running_loop()

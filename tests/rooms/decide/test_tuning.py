@@ -354,6 +354,25 @@ def test_a_few_days_prove_nothing() -> None:
     assert "tune again once each part has 14 days and 50 positives" in why
 
 
+@pytest.mark.parametrize("day", [5, 25, 29])
+def test_a_day_whose_labels_have_not_come_is_named_and_the_last_one_decides_nothing(day: int) -> None:
+    events = simulated(30, 3_000)
+    whole = run(declare(), events, 15, 30)
+    assert (whole.verdict, "DAYS_WITHOUT_LABELS" in {c.code for c in whole.cautions}) == ("change", False)
+    events.labels[(events.times >= day * DAY) & (events.times < (day + 1) * DAY)] = False
+    found = run(declare(), events, 15, 30)
+    [told] = [caution.message for caution in found.cautions if caution.code == "DAYS_WITHOUT_LABELS"]
+    assert f"Of 1970-01-{day + 1:02} there is no positive" in told
+    if day == 29:
+        assert found.verdict == "keep"
+
+
+def test_what_all_days_cost_at_least_is_in_the_interval() -> None:
+    found = run(declare(), simulated(20, 200), 14, 20)
+    for policy in found.policies:
+        assert policy.low > 0
+
+
 @pytest.mark.parametrize(("days", "least"), [(6, 0.85), (14, 0.89), (30, 0.9)])
 def test_intervals_hold_the_mean_about_as_often_as_they_say_also_of_skewed_days(days: int, least: float) -> None:
     """Days whose cost is the sum of some large losses; drawn percentiles alone hold it 5 to 10% less often."""

@@ -176,6 +176,23 @@ def test_one_requests_values_do_not_fail_the_others() -> None:
     assert play(scene).runs == [1, 3, 1, 1, 1]
 
 
+@pytest.mark.parametrize("cost_us", [0.0, 1e9])
+def test_what_cannot_be_put_together_is_run_one_by_one(monkeypatch: pytest.MonkeyPatch, cost_us: float) -> None:
+    def no_memory(*_: object) -> Array:
+        raise MemoryError
+
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        await hold(model, batcher)
+        model.cost_us = cost_us
+        futures = [ask(batcher, k) for k in range(3)]
+        monkeypatch.setattr(np, "concatenate", no_memory)
+        model.gate.set()
+        assert [await f for f in futures] == [[0], [2], [4]]
+        assert await ask(batcher, 7) == [14]
+
+    assert play(scene).runs == [1] * 5
+
+
 def test_too_many_waiting_are_refused_and_those_that_wait_are_answered() -> None:
     async def scene(model: Doubler, batcher: Batcher) -> None:
         model.gate.clear()

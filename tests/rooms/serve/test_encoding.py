@@ -67,6 +67,8 @@ def test_what_is_no_packed_body_is_a_bad_request(body: bytes, encoding: bytes, c
         (b"gzip;q=0", b""),
         (b"", b""),
         (b"identity", b""),
+        (b"gzip;q=0.000, deflate", b"deflate"),
+        (b"gzip; q=0.001", b"gzip"),
     ],
 )
 def test_what_a_client_takes(accepted: bytes, wanted: bytes) -> None:

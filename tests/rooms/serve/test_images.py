@@ -80,6 +80,20 @@ def test_rows_of_pictures_share_a_run() -> None:
     np.testing.assert_array_equal(asked, np.stack([PIXELS, PIXELS]))
 
 
+def test_sixteen_bits_are_refused_not_clipped() -> None:
+    grey = TensorSpec("photo", "UINT8", (-1, 2, 2, 1))
+    error = refused(in_json(file_of(np.array([[0, 4096], [8192, 65535]], np.uint16))), spec=grey)
+    assert (error.code, "8 bits a channel are taken" in str(error)) == ("INVALID_FIELD", True)
+
+
+def test_pictures_of_one_request_are_bounded_together() -> None:
+    """Two of them are just within, the third is not; packed they are small."""
+    photo = json.loads(in_json(file_of(np.zeros((1600, 1600, 3), np.uint8))))
+    assert tensor(json.dumps({"rows": [photo] * 2}).encode(), spec=FREE).shape == (2, 1600, 1600, 3)
+    error = refused(json.dumps({"rows": [photo] * 3}).encode(), spec=FREE)
+    assert (error.code, "up to row 2" in str(error)) == ("WRONG_IMAGE", True)
+
+
 def test_a_jpeg_is_read_and_channels_are_the_models() -> None:
     grey = TensorSpec("photo", "UINT8", (-1, 8, 8, 1))
     flat = np.full((8, 8, 3), 90, np.uint8)

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import numpy as np
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.jobs import Progress
-from skyriver.core.units import format_duration
+from skyriver.core.units import DAY, format_duration
 from skyriver.data.columns import Ints
 from skyriver.decide.rules.tree import Tree
 from skyriver.decide.tuning.candidates import candidates_of
@@ -247,16 +248,22 @@ class _Searching:
             raise self._too_small(chosen)
         later = self._later_search
         draws = self._luck.multinomial(self._later.days, [1 / self._later.days] * self._later.days, DRAWS)
-        tuned = self._policy("tuned", later.decide(chosen), draws)
-        in_use = self._policy("in use", later.decide(self._in_use), draws)
+        rules = self._question.rules
+        left_out = " and ".join(repr(rules.ends[place][1]) for place in rules.counting)
+        without = f", without {left_out}" if left_out else ""
+        tuned = self._policy(f"tuned{without}", later.decide(chosen), draws)
+        in_use = self._policy(f"in use{without}", later.decide(self._in_use), draws)
         always = [
             self._policy(f"always {decision}", np.full(len(self._later.events), place), draws)
             for place, decision in enumerate(self._question.decisions)
         ]
         gains = later.by_day(later.decide(self._in_use)) - later.by_day(later.decide(chosen))
         low, high = interval(gains, draws)
+        unlabelled = _without_labels(held_out, self._later)
+        late = bool(unlabelled) and unlabelled[-1] == _date(held_out.end - DAY)
+        without_labels = [*_without_labels(choose, self._cells), *unlabelled]
         found = Tuning(
-            verdict="change" if low > 0 and len(gains) >= LEAST_DRAWN else "keep",
+            verdict="change" if low > 0 and len(gains) >= LEAST_DRAWN and not late else "keep",
             thresholds=self._thresholds(chosen),
             policies=(tuned, in_use, *always),
             gain=float(gains.mean()),
@@ -267,11 +274,14 @@ class _Searching:
             held_out=_told(held_out, self._later),
             cautions=(),
         )
-        return replace(found, cautions=tuple(_cautions(found, self._edges(chosen), seen.missing)))
+        return replace(found, cautions=tuple(_cautions(found, self._edges(chosen), seen.missing, without_labels)))
 
     def _policy(self, name: str, decided: Ints, draws: Ints) -> Policy:
         by_day = self._later_search.by_day(decided)
         low, high = interval(by_day, draws)
+        low = max(
+            low, float(by_day.min())
+        )  # costs lean upwards: that all days cost more than the mean does is unlikely
         return Policy(
             name,
             float(by_day.mean()),
@@ -374,6 +384,20 @@ def _told(span: Span, cells: Cells) -> PartTold:
     return PartTold(span.start, span.end, cells.days, int(cells.events.sum()), int(cells.positives.sum()))
 
 
+def _without_labels(span: Span, cells: Cells) -> list[str]:
+    """Days of which no event is positive where ten would be by the share of the other days. Where positives come one by
+    one that is chance once in 20,000 days; else their labels have not come."""
+    events, positives = cells.events.sum(axis=0), cells.positives.sum(axis=0)
+    empty = positives == 0
+    share = positives.sum() / max(1, int(events[~empty].sum()))
+    days = np.flatnonzero(empty & (events * share >= 10))
+    return [_date(span.start + int(day) * DAY) for day in days]
+
+
+def _date(at: int) -> str:
+    return f"{datetime.fromtimestamp(at / 1e6, UTC):%Y-%m-%d}"
+
+
 def _no_sure_gain(found: Tuning) -> str:
     """Whether there is too little to say anything, or enough to say that nothing is gained; and what to do then."""
     few = min(found.chosen_on.positives, found.held_out.positives) < FEW_POSITIVES
@@ -391,8 +415,15 @@ def _no_sure_gain(found: Tuning) -> str:
     )
 
 
-def _cautions(found: Tuning, edges: Sequence[str], missing: int) -> Iterator[Caution]:
+def _cautions(found: Tuning, edges: Sequence[str], missing: int, without_labels: Sequence[str]) -> Iterator[Caution]:
     tuned, in_use, *always = found.policies
+    if without_labels:
+        days = ", ".join(without_labels[:5]) + (", ..." if len(without_labels) > 5 else "")
+        yield Caution(
+            "DAYS_WITHOUT_LABELS",
+            f"Of {days} there is no positive, where other days have many: if their labels have not come, the"
+            " costs above are wrong. Send or load them, and tune again.",
+        )
     for part, told in ((found.chosen_on, "they are chosen on"), (found.held_out, "they are measured on")):
         if part.positives < FEW_POSITIVES:
             text = f"There are {part.positives} positives in the part that {told}, and {FEW_POSITIVES} are few"
@@ -400,7 +431,7 @@ def _cautions(found: Tuning, edges: Sequence[str], missing: int) -> Iterator[Cau
         if part.days < FEW_DAYS:
             text = f"There are {part.days} days in the part that {told}, and {FEW_DAYS} are few"
             yield Caution("FEW_DAYS", f"{text}: intervals say little.")
-    if found.verdict == "keep":
+    if found.verdict == "keep" and not without_labels:
         yield Caution("NO_SURE_GAIN", _no_sure_gain(found))
     for policy in (in_use, tuned):
         for load in policy.loads:
