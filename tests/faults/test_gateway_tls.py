@@ -183,3 +183,4 @@ def test_one_that_ends_within_a_month_is_made_anew(tmp_path: Path) -> None:
     before = read(Tls("127.0.0.1", 0, *make(folder, "127.0.0.1")))
     assert before.ends > read(Tls("", 0, *short)).ends
     assert read(Tls("127.0.0.1", 0, *make(folder, "127.0.0.1"))) == before
+    assert "10.0.0.5" in read(Tls("10.0.0.5", 0, *make(folder, "10.0.0.5"))).names, "its address is another one"

@@ -80,11 +80,12 @@ def _examine(tls: Tls) -> dict[str, tuple[tuple[str, str], ...]]:
 
 
 def make(folder: Path, address: str) -> tuple[Path, Path]:
-    """A certificate of our own, kept in `folder` and made anew in its last month. It is its own authority: callers
+    """A certificate of our own, kept in `folder` and made anew in its last month, or for another address. It is its own authority: callers
     trust the file itself. Raises Unavailable (NO_OPENSSL)."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     with contextlib.suppress(InvalidInput):
-        if read(Tls(address, 0, certificate, key)).ends > time.time() + 30 * 86_400:
+        own = read(Tls(address, 0, certificate, key))
+        if own.ends > time.time() + 30 * 86_400 and (address == "0.0.0.0" or address in own.names):
             return certificate, key
     make_folder(folder)
     names = ["DNS:localhost", f"DNS:{socket.gethostname()}", "IP:127.0.0.1"]
