@@ -80,8 +80,8 @@ def _examine(tls: Tls) -> dict[str, tuple[tuple[str, str], ...]]:
 
 
 def make(folder: Path, address: str) -> tuple[Path, Path]:
-    """A certificate of our own, kept in `folder` and made anew in its last month, or for another address. It is its own authority: callers
-    trust the file itself. Raises Unavailable (NO_OPENSSL)."""
+    """A certificate of our own, kept in `folder` and made anew in its last month, or for another address. It is its own
+    authority: callers trust the file itself. Raises Unavailable (NO_OPENSSL)."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     with contextlib.suppress(InvalidInput):
         own = read(Tls(address, 0, certificate, key))
