@@ -20,6 +20,7 @@ import skyriver as sr
 from skyriver.features.given import Given
 from skyriver.features.kernel import Kernel, load_kernel
 from skyriver.features.plan import FeaturePlan, plan_features
+from skyriver.features.reading import Reader, load_reader
 from skyriver.features.side import disk_side, memory_side
 from skyriver.features.state import EventBatch, FeatureState
 
@@ -83,6 +84,12 @@ def plan() -> FeaturePlan:
 def kernel(plan: FeaturePlan, pytestconfig: pytest.Config) -> Kernel:
     assert pytestconfig.cache is not None
     return load_kernel(plan, pytestconfig.cache.mkdir("kernels"))
+
+
+@pytest.fixture(scope="module")
+def reader(plan: FeaturePlan, pytestconfig: pytest.Config) -> Reader:
+    assert pytestconfig.cache is not None
+    return load_reader(plan, pytestconfig.cache.mkdir("kernels"))
 
 
 # A record is (0, step of time, a, b, x, y) of an event, (1, how far back its subject, label, value) of a label, or
@@ -154,7 +161,7 @@ def batch_of(log: list[dict[str, Any]], offset: int, dropped: int = 0) -> EventB
 
 
 def is_event(record: dict[str, Any]) -> bool:
-    return "t" in record
+    return "t" in record and "asks" not in record
 
 
 def fold(state: FeatureState, log: list[dict[str, Any]], offset: int = 0, dropped: int = 0) -> Any:
@@ -181,7 +188,7 @@ def looked_up(before: list[dict[str, Any]], event: dict[str, Any], reference: st
 
 
 def by_definition(log: list[dict[str, Any]], name: str, upto: int) -> float:
-    """The feature of the event at place `upto`, straight from DESIGN 6."""
+    """The feature of the event at place `upto`, or of what is asked there, straight from DESIGN 6."""
     event = log[upto]
     if name == "x":
         return float(event["x"])
@@ -284,3 +291,55 @@ def test_a_side_log_on_disk_survives_the_process(
     again.restore(saved)
     np.testing.assert_array_equal(np.concatenate([before, fold(again, log[cut:], cut)]), whole)
     again.side.close()
+
+
+def asked_of(state: FeatureState, reader: Reader, asked: list[dict[str, Any]]) -> tuple[Any, Any]:
+    def numbers(name: str, dtype: type) -> Any:
+        return np.array([a[name] for a in asked], dtype)
+
+    known = np.empty((len(state.plan.keys), len(asked)), np.bool_)
+    out = np.empty((len(asked), len(state.plan.names)), np.float32)
+    exact = np.empty((len(asked), len(state.plan.names)), np.float64)
+    keys = {name: numbers(name, np.int64) for name in ("a", "b", "c", "d")}
+    reader.read(state, {name: numbers(name, np.float64) for name in ("x", "y")}, keys, known, out, exact)
+    np.testing.assert_array_equal(out, exact.astype(np.float32))
+    return exact, known
+
+
+@WIDE
+@given(STREAMS, st.integers(0, 60))
+def test_what_is_read_is_as_of_the_last_event_and_counts_nothing_of_its_own(
+    plan: FeaturePlan, kernel: Kernel, reader: Reader, records: list[Any], cut: int
+) -> None:
+    log = log_of(records)
+    whole, state = fold(fresh(plan, kernel), log), fresh(plan, kernel)
+    before = fold(state, log[:cut])
+    saved = state.snapshot()
+    asked = [
+        {"t": state.now, "asks": True, "a": a, "b": b, "c": a * b, "d": a - b, "x": 0.5, "y": float("nan")}
+        for a in range(-3, 4)
+        for b in (0, 1, 7)
+    ]
+    found, known = asked_of(state, reader, asked)
+    expected = [[by_definition([*log[:cut], one], name, len(log[:cut])) for name in plan.names] for one in asked]
+    np.testing.assert_array_equal(found, np.array(expected))
+    events = [r for r in log[:cut] if is_event(r)]
+    for place, table in enumerate(plan.keys):
+        held = {r[table.field] for r in events if state.now - r["t"] < table.last_edge}
+        assert known[place].tolist() == [one[table.field] in held for one in asked]
+    assert state.snapshot() == saved
+    np.testing.assert_array_equal(np.concatenate([before, fold(state, log[cut:], cut)]), whole)
+
+
+@WIDE
+@given(STREAMS)
+def test_the_event_folded_last_reads_its_own_features(
+    plan: FeaturePlan, kernel: Kernel, reader: Reader, records: list[Any]
+) -> None:
+    log, state = log_of(records), fresh(plan, kernel)
+    for place, record in enumerate(log):
+        out = fold(state, log[place : place + 1], place)
+        if is_event(record):
+            found, known = asked_of(state, reader, [record])
+            assert found.tobytes() == out.tobytes()
+            assert known.all()

@@ -19,6 +19,7 @@ import skyriver as sr
 from skyriver.data.keys import codes_of_values
 from skyriver.features.kernel import Kernel, load_kernel
 from skyriver.features.plan import FeaturePlan, plan_features
+from skyriver.features.reading import Reader, load_reader
 from skyriver.features.side import memory_side
 from skyriver.features.state import EventBatch, FeatureState
 
@@ -74,6 +75,12 @@ def plan() -> FeaturePlan:
 def kernel(plan: FeaturePlan, pytestconfig: pytest.Config) -> Kernel:
     assert pytestconfig.cache is not None
     return load_kernel(plan, pytestconfig.cache.mkdir("kernels"))
+
+
+@pytest.fixture(scope="module")
+def reader(plan: FeaturePlan, pytestconfig: pytest.Config) -> Reader:
+    assert pytestconfig.cache is not None
+    return load_reader(plan, pytestconfig.cache.mkdir("kernels"))
 
 
 # A record is (0, step of time, a, b, x, y, shop) of an event or (1, how far back its subject, value) of a label.
@@ -144,16 +151,15 @@ def deviation(values: list[Fraction]) -> float:
 
 
 def by_definition(log: list[dict[str, Any]], name: str, upto: int) -> float:
-    """The feature of the event at place `upto`, straight from DESIGN 6."""
+    """The feature of the event at place `upto`, or of what is asked there, straight from DESIGN 6."""
     kind, column, by, span_text = name.split("__")
     event, span, t = log[upto], int(span_text), log[upto]["t"]
+    log = [r for r in log[: upto + 1] if "asks" not in r]
     delay, shift = DELAY if column == "slow" else 0, 32 if column == "x" else 40
     if kind in ("about", "decayed"):  # whole panes
-        inside = [
-            r for r in log[: upto + 1] if r.get(by) == event[by] and r["t"] // PANE > t // PANE - -(-span // PANE)
-        ]
+        inside = [r for r in log if r.get(by) == event[by] and r["t"] // PANE > t // PANE - -(-span // PANE)]
     else:
-        inside = [r for r in log[: upto + 1] if r.get(by) == event[by] and t - delay - span < r["t"] <= t - delay]
+        inside = [r for r in log if r.get(by) == event[by] and t - delay - span < r["t"] <= t - delay]
     known = [r[column] for r in inside if column in r and r[column] is not None and r[column] == r[column]]
     match kind:
         case "std" if column == "slow":
@@ -174,7 +180,8 @@ def by_definition(log: list[dict[str, Any]], name: str, upto: int) -> float:
             before = [r["y"] for r in inside if r is not event and r["y"] == r["y"]]
             return before[-1] if before else math.nan
         case "since":
-            return (t - inside[-2]["t"]) / 1e6 if len(inside) > 1 else math.nan
+            times = [r["t"] for r in inside if r is not event]
+            return (t - times[-1]) / 1e6 if times else math.nan
         case _:
             return decayed(
                 [(t // PANE - r["t"] // PANE, grid(r[column], shift)) for r in inside if r[column] == r[column]]
@@ -266,3 +273,51 @@ def test_a_restart_from_any_snapshot_gives_the_same_bits(
     again.restore(saved)
     assert again.snapshot() == saved
     assert np.concatenate([before, fold(again, log[cut:], cut)]).tobytes() == whole.tobytes()
+
+
+@WIDE
+@given(STREAMS, st.integers(0, 60))
+def test_what_is_read_is_as_of_the_last_event_and_counts_nothing_of_its_own(
+    plan: FeaturePlan, kernel: Kernel, reader: Reader, records: list[Any], cut: int
+) -> None:
+    log = log_of(records)
+    whole, state = fold(fresh(plan, kernel), log), fresh(plan, kernel)
+    before = fold(state, log[:cut])
+    saved = state.snapshot()
+    asked = [{"t": state.now, "asks": True, "a": a, "b": b} for a in range(-3, 3) for b in range(7)]
+    known = np.empty((len(plan.keys), len(asked)), np.bool_)
+    out, found = (np.empty((len(asked), len(plan.names)), dtype) for dtype in (np.float32, np.float64))
+    nothing = np.full(len(asked), np.nan)
+    keys = {name: np.array([one[name] for one in asked], np.int64) for name in ("a", "b")}
+    reader.read(state, {"x": nothing, "y": nothing}, keys, known, out, found)
+    np.testing.assert_array_equal(out, found.astype(np.float32))
+    for column, name in enumerate(plan.names):
+        expected = [by_definition([*log[:cut], one], name, len(log[:cut])) for one in asked]
+        if name.startswith("std"):
+            np.testing.assert_allclose(found[:, column], expected, rtol=1e-14, atol=0, err_msg=name)
+        else:
+            np.testing.assert_array_equal(found[:, column], expected, err_msg=name)
+    assert state.snapshot() == saved
+    after = fold(state, log[cut:], cut)
+    assert np.concatenate([before, after]).tobytes() == whole.tobytes()
+
+
+@WIDE
+@given(STREAMS)
+def test_the_event_folded_last_reads_its_own_features_save_those_of_the_events_before_it(
+    plan: FeaturePlan, kernel: Kernel, reader: Reader, records: list[Any]
+) -> None:
+    log, state = log_of(records), fresh(plan, kernel)
+    same = [place for place, name in enumerate(plan.names) if not name.startswith(("last", "since"))]
+    for place, record in enumerate(log):
+        exact = fold(state, log[place : place + 1], place)
+        if "of" in record:
+            continue
+        known = np.empty((len(plan.keys), 1), np.bool_)
+        out, found = (np.empty((1, len(plan.names)), dtype) for dtype in (np.float32, np.float64))
+        columns = {name: np.array([record[name]], np.float64) for name in ("x", "y")}
+        reader.read(
+            state, columns, {name: np.array([record[name]], np.int64) for name in ("a", "b")}, known, out, found
+        )
+        assert found[:, same].tobytes() == exact[:, same].tobytes()
+        assert known.all()

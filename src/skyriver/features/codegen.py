@@ -29,13 +29,13 @@ from skyriver.features.trails import trail_functions
 def kernel_source(plan: FeaturePlan) -> str:
     """The same plan always gives the same text."""
     if plan.of_stream:
-        trails = [trail_functions(nodes_place(plan)), *_constants(plan), _thread(plan)] if plan.trails else []
-        references = [_of_references()] if plan.references else []
+        trails = [trail_functions(nodes_place(plan)), *trail_constants(plan), _thread(plan)] if plan.trails else []
+        references = [reference_functions()] if plan.references else []
         return "\n".join([PRELUDE, *trails, *references, *soundness(plan), *passed_words(plan), Fold(plan).text()])
     return "\n".join([PRELUDE, _project(plan)])
 
 
-def _constants(plan: FeaturePlan) -> Iterator[str]:
+def trail_constants(plan: FeaturePlan) -> Iterator[str]:
     """Of each trail, by its place in the plan: its spans. Weights are as the expressions ask for them."""
     for place, trail in enumerate(plan.trails):
         yield f"SPANS_{place} = np.array({list(trail.spans)}, np.int64)"
@@ -57,7 +57,7 @@ def _thread(plan: FeaturePlan) -> str:
     return "\n".join([*lines, "    return 0", ""])
 
 
-def _of_references() -> str:
+def reference_functions() -> str:
     return REFERENCE_FUNCTIONS.replace("SEED", str(META_SEED))
 
 

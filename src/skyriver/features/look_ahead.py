@@ -59,7 +59,7 @@ def _find(plan: FeaturePlan, k: int) -> list[str]:
     around calls in a loop that take an array, at twice the price of the search itself."""
     at = table_place(plan, k)
     return [
-        *_probe(k, f"index{k}", f"state{k}", STATE_KEY),
+        *probe_lines(k, f"index{k}", f"state{k}", STATE_KEY),
         "if s < 0:",
         f"    s = meta[{at + 1}]",
         "    if s >= 0:",
@@ -81,17 +81,17 @@ def _find(plan: FeaturePlan, k: int) -> list[str]:
 def _fetch_row(plan: FeaturePlan, r: int, k: int) -> list[str]:
     """The row of reference r that record b will look up by key k comes near. Written out, as `_find` is."""
     return [
-        *_probe(k, f"found{r}", f"table{r}", ROW_KEY),
+        *probe_lines(k, f"found{r}", f"table{r}", ROW_KEY),
         "if s >= 0:",
         f"    fetch(table{r}, U64(s), U64({plan.references[r].stride - 1}))",
     ]
 
 
-def _probe(k: int, index: str, table: str, key_word: int) -> list[str]:
-    """`s`: the slot of key k of record b in an open-addressing table, below 0 where it has none; `p`: its place in the
+def probe_lines(k: int, index: str, table: str, key_word: int, record: str = "b") -> list[str]:
+    """`s`: the slot of key k of a record in an open-addressing table, below 0 where it has none; `p`: its place in the
     index, or the free one."""
     return [
-        f"key = keys[{k}, b]",
+        f"key = keys[{k}, {record}]",
         f"mask = U64({index}.shape[0] - 1)",
         "p = mix(key, seed) & mask",
         f"s = I64({index}[p]) - 1",

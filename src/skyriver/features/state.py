@@ -154,6 +154,16 @@ class FeatureState:
         tables = sum(t.state.nbytes + t.index.nbytes for t in (*self._tables, *self._references))
         return tables + self._nodes.nodes.nbytes + self._nodes.chains.nbytes
 
+    @property
+    def held(self) -> tuple[Ints, tuple[NDArray[Any], ...]]:
+        """What a reader of these features is given, to be read only and not after the next fold: the register, then
+        index and state of each key table, the nodes of trails, and index and rows of each reference."""
+        keys, references = (
+            [array for table in tables for array in (table.index, table.state)]
+            for tables in (self._tables, self._references)
+        )
+        return self._meta, (*keys, *((self._nodes.nodes,) if self._trails else ()), *references)
+
     def mark(self) -> Mark:
         """The side log at this point: what a snapshot taken now needs of it."""
         edges = len(self.plan.edges)
@@ -170,7 +180,10 @@ class FeatureState:
         n = len(batch.kind)
         self._check_shapes(batch, n, out, exact)
         self.side.reserve(n, n)
-        values, times, keys, codes = self._stack(batch, n)
+        values, times, keys = self.stacked(batch.columns, batch.keys, n)
+        codes = np.empty((len(self.plan.codes), n), np.int64)
+        for place, name in enumerate(self.plan.codes):
+            codes[place] = batch.codes[name]
         meta, side = self._meta, self.side
         meta[layout.META_AT] = meta[layout.META_OUT] = 0
         meta[layout.META_ROWS], meta[layout.META_JOURNAL] = side.row_count, side.journal_count
@@ -333,22 +346,21 @@ class FeatureState:
         known = int(places.min()) >= 0 and int(places.max()) < min(len(given.keys), len(given.times), len(given.values))
         return known and int(batch.label[of_references].max()) < len(self._references)
 
-    def _stack(self, batch: EventBatch, n: int) -> tuple[NDArray[np.float64], Ints, Ints, Ints]:
-        """Columns, keys and codes side by side, in the plan's order and types."""
+    def stacked(
+        self, columns: Mapping[str, NDArray[np.float64] | Ints], keys: Mapping[str, Ints], n: int
+    ) -> tuple[NDArray[np.float64], Ints, Ints]:
+        """Numbers, times and keys side by side, in the plan's order and types."""
         plan = self.plan
         values = np.empty((len(plan.columns), n), np.float64)
         for place, name in enumerate(plan.columns):
-            values[place] = batch.columns[name]
+            values[place] = columns[name]
         times = np.empty((len(plan.times), n), np.int64)
         for place, name in enumerate(plan.times):
-            times[place] = batch.columns[name]
-        keys = np.empty((len(self._key_columns), n), np.int64)
+            times[place] = columns[name]
+        stacked_keys = np.empty((len(self._key_columns), n), np.int64)
         for place, name in enumerate(self._key_columns):
-            keys[place] = batch.keys[name]
-        codes = np.empty((len(plan.codes), n), np.int64)
-        for place, name in enumerate(plan.codes):
-            codes[place] = batch.codes[name]
-        return values, times, keys, codes
+            stacked_keys[place] = keys[name]
+        return values, times, stacked_keys
 
     def _make_room(self, key: int) -> None:
         """Keys without events in any window make room; where they are less than a quarter, the table doubles. Behind
