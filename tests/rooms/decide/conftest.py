@@ -24,7 +24,7 @@ from skyriver.decide.partition.clock import ReceivingClock
 from skyriver.decide.partition.engine import Engine
 from skyriver.decide.partition.receipt import LabelReceipt, Receipt
 from skyriver.decide.partition.recovery import Recovered, recover
-from skyriver.decide.partition.windows import SavedWindows
+from skyriver.decide.partition.windows import FeaturesRead, SavedWindows, not_built
 from skyriver.decide.rules.ruleset import compile_rules
 from skyriver.decide.worker.border import EventBorder, LabelBorder
 from skyriver.decide.worker.looking import fill
@@ -125,6 +125,13 @@ class FakeWindows:
             self.folded.append(offset)
             out.append((row[3], self.counts[key]))
         return np.array(out, np.float32).reshape(-1, 2)
+
+    def read(self, digest: str, rows: Sequence[Sequence[Value]]) -> FeaturesRead:
+        if digest != self.digest:
+            raise not_built(digest)
+        found = [(row[3], self.counts.get(str(row[2]), 0)) for row in rows]
+        known = np.array([[str(row[2]) in self.counts for row in rows]])
+        return FeaturesRead(("customer",), known, np.array(found, np.float32).reshape(-1, 2))
 
     def fold_columns(self, offsets: Any, effective: Any, columns: Columns) -> Any:
         return self.fold_events(offsets.tolist(), effective.tolist(), columns.rows())

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 
-from skyriver.core.errors import Conflict, Corrupt, QuotaExceeded, SkyriverError, Unavailable
+from skyriver.core.errors import Conflict, Corrupt, InvalidInput, QuotaExceeded, SkyriverError, Unavailable
 from skyriver.decide.log.checkpoint import BlockAnswer
 from skyriver.decide.log.records import LoadStep
 from skyriver.decide.partition.partition import RecentDecisions
@@ -18,7 +19,7 @@ from skyriver.decide.partition.receipt import Receipt
 from skyriver.decide.worker.border import EventBorder, LabelBorder
 from skyriver.decide.worker.looking import Looks
 from skyriver.decide.worker.station import MAX_BATCH, Station
-from skyriver.decide.worker.work import ChangeWork, EventWork, FindWork, LabelWork
+from skyriver.decide.worker.work import READS_A_TURN, ChangeWork, EventWork, FindWork, LabelWork, ReadWork, next_turn
 
 House = Any
 
@@ -507,3 +508,77 @@ async def until(held: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not held():
             await asyncio.sleep(0.001)
+
+
+def rows_of(house: House, count: int) -> list[Any]:
+    return [[None, None, house.event(1)["customer"], 5.0] for _ in range(count)]
+
+
+def test_what_is_read_is_as_of_the_end_of_its_turn_and_changes_nothing(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house).start()
+        post.station.submit(ReadWork("features-1", rows_of(house, 1), post.late.append))
+        post.send(house.event(1))
+        post.send(house.event(2, customer=house.event(1)["customer"]))
+        await post.settle(2)
+        await until(lambda: len(post.late) == 1)
+        found = post.late[0]
+        assert (found.offset, found.time) == (house.log.next_offset - 1, house.engine.partition.time)
+        assert found.read.features.tolist() == [[5.0, 2.0]]
+        assert found.read.known.tolist() == [[True]]
+        before = house.log.next_offset
+        post.station.submit(ReadWork("features-1", [[None, None, 77, 5.0]], post.late.append))
+        await until(lambda: len(post.late) == 2)
+        assert (post.late[1].offset, post.late[1].read.known.tolist()) == (before - 1, [[False]])
+        assert house.log.next_offset == before
+        await post.station.drain(1)
+
+    run(test)
+
+
+def test_what_cannot_be_read_is_told_to_its_asker_alone(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house).start()
+        post.station.submit(ReadWork("others", rows_of(house, 1), post.late.append))
+        post.station.submit(ReadWork("features-1", [["too short"]], post.late.append))
+        post.send(house.event(1))
+        await post.settle(1)
+        await until(lambda: len(post.late) == 2)
+        assert [answer.code for answer in post.late] == ["FEATURES_NOT_BUILT", "INTERNAL"]
+        assert (post.answers[0].accepted, post.opened) == (1, 1)
+        await post.station.drain(1)
+
+    run(test)
+
+
+def test_decisions_wait_for_so_many_rows_that_are_read_and_no_more(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house).start()
+        for _ in range(16):
+            post.station.submit(ReadWork("features-1", rows_of(house, READS_A_TURN), post.late.append))
+        with pytest.raises(QuotaExceeded) as full:
+            post.station.submit(ReadWork("features-1", rows_of(house, 1), post.late.append))
+        assert full.value.code == "READS_FULL"
+        read_before: list[int] = []
+        work = post.events(house.event(1))
+        work.answer = lambda receipt: read_before.append(len(post.late))
+        post.station.submit(work)
+        await until(lambda: bool(read_before))
+        assert read_before == [0], "the event is of the first turn, and its decision the first answer of it"
+        await until(lambda: len(post.late) == 16)
+        post.station.submit(ReadWork("features-1", rows_of(house, READS_A_TURN), post.late.append))  # room again
+        with pytest.raises(InvalidInput, match="65 rows"):
+            post.station.submit(ReadWork("features-1", rows_of(house, READS_A_TURN + 1), post.late.append))
+        await until(lambda: len(post.late) == 17)
+        await post.station.drain(1)
+
+    run(test)
+
+
+def test_what_is_to_be_read_goes_behind_rows_once_a_turn_has_read_its_part(house: House) -> None:
+    reads = [ReadWork("features-1", rows_of(house, 40), print) for _ in range(3)]
+    small, find = ReadWork("features-1", rows_of(house, 24), print), FindWork(1, print)
+    queue = deque([*reads, find, small])
+    assert next_turn(queue, 10).others == [reads[0], find, small]
+    assert [*queue] == reads[1:]
+    assert next_turn(queue, 10).others == [reads[1]]

@@ -12,14 +12,17 @@ import polars as pl
 import pytest
 
 import skyriver as sr
+from skyriver.core.errors import Conflict
 from skyriver.core.spec import FeatureSpec
 from skyriver.data.columns import Columns
 from skyriver.data.log import RecordKind
 from skyriver.decide.log.records import LabelRecord
-from skyriver.decide.partition.kernel_windows import memory_windows
+from skyriver.decide.partition.kernel_windows import WindowsFiles, memory_windows
+from skyriver.decide.partition.windows import FeatureSets
 from skyriver.features.backfill import backfill
 from skyriver.features.kernel import load_kernel
 from skyriver.features.plan import plan_features
+from skyriver.features.reading import load_reader
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
 import worker_process as harness
@@ -170,3 +173,47 @@ def test_a_renamed_key_goes_on_as_another_one(kernels: Path, seed: int, place: i
     found = np.concatenate([before, after])
     keep = [n for n, name in enumerate(PLAN.names) if place == 2 or name != "channels"]  # those count the channels
     np.testing.assert_array_equal(found[:, keep], expected[:, keep])
+
+
+def test_what_is_read_is_what_the_next_event_would_find(kernels: Path) -> None:
+    """Right after an event its own features; before an event of the same time, what that one finds of those before."""
+    rows = history(200, 7)
+    windows = memory_windows(STREAM, PLAN, load_kernel(PLAN, kernels), load_reader(PLAN, kernels))
+    own = [place for place, name in enumerate(PLAN.names) if name in ("last", "since")]
+    for offset, (kind, at, content) in enumerate(rows):
+        if kind is RecordKind.LABEL:
+            windows.fold_labels([offset], [content])
+            continue
+        asked = memory_of(windows, content)
+        folded = windows.fold_events([offset], [at], [content])
+        read = windows.read(PLAN.digest, [content, [None, None, 99, content[3], None]])
+        found = read.features
+        known = dict(zip(read.keys, read.known.tolist(), strict=True))
+        assert known == {"customer": [True, False], "channel": [True, True]}
+        others = [place for place in range(len(PLAN.names)) if place not in own]
+        assert found[0, others].tobytes() == folded[0, others].tobytes()
+        if asked[0] == at:  # no time has passed since
+            assert asked[1][own].tobytes() == folded[0, own].tobytes()
+
+
+def memory_of(windows: Any, row: list[Any]) -> tuple[int, np.ndarray]:
+    return windows._state.now, windows.read(PLAN.digest, [row]).features[0]
+
+
+def test_of_two_sets_that_are_folded_each_is_read_by_its_digest(kernels: Path, tmp_path: Path) -> None:
+    files = WindowsFiles(STREAM, tmp_path / "side", kernels, reads=True)
+    sets = FeatureSets(files.open(FEATURES, None), files.open(MORE, None))
+    row = [1, 5, 1, "a", 10.0]
+    sets.fold_events([0], [5], [row])
+    assert sets.read(FEW.digest, [row]).features.shape == (1, len(FEW.names))
+    assert sets.read(PLAN.digest, [row]).features.shape == (1, len(PLAN.names))
+    with pytest.raises(Conflict, match="not folded here") as refused:
+        sets.read("0" * 64, [row])
+    assert refused.value.code == "FEATURES_NOT_BUILT"
+    sets.close()
+
+
+def test_windows_that_were_not_opened_to_be_read_say_so(kernels: Path) -> None:
+    windows = memory_windows(STREAM, FEW, load_kernel(FEW, kernels))
+    with pytest.raises(Conflict):
+        windows.read(FEW.digest, [[1, 5, 1, "a", 10.0]])

@@ -26,7 +26,7 @@ one while no other method is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import msgspec
@@ -74,12 +74,21 @@ from skyriver.decide.partition.sorting import (
     place_of,
     sort_rows,
 )
-from skyriver.decide.partition.windows import SavedWindows, Windows
+from skyriver.decide.partition.windows import FeaturesRead, SavedWindows, Windows, not_built
 from skyriver.features.state import KeyMemory
 
 Ints = NDArray[np.int64]
 _DECISION, _EVENTS, _DECISIONS = RecordKind.DECISION, RecordKind.EVENTS, RecordKind.DECISIONS
 _REFERENCE = RecordKind.REFERENCE
+
+
+@dataclass(frozen=True, slots=True)
+class AsOf:
+    """Features as of the record at `offset`; the last event up to it has the effective time `time`."""
+
+    offset: int
+    time: int
+    read: FeaturesRead
 
 
 class Engine:
@@ -393,6 +402,13 @@ class Engine:
         tells; that decision where it is in memory); -1: there is none."""
         offset = int(self._ids.find(self._keys([event_id]))[0])
         return offset, self.partition.recent.get(offset)
+
+    def read(self, digest: str, rows: Sequence[Sequence[Value]]) -> AsOf:
+        """The features `digest` of these rows as of the log's last record; it may leave after the next `sync`. Raises
+        Conflict (FEATURES_NOT_BUILT)."""
+        if self._windows is None:
+            raise not_built(digest)
+        return AsOf(self._log.next_offset - 1, self.partition.time, self._windows.read(digest, rows))
 
     def save(self, ids: bytes) -> tuple[Checkpoint, SavedWindows | None]:
         """The state as it is now; `ids` is the description of the id index. Call it between batches, synced."""

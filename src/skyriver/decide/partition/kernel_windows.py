@@ -18,11 +18,12 @@ from skyriver.data.keys import codes_of_column, codes_of_values, key_of_text, ke
 from skyriver.data.log import RecordKind
 from skyriver.decide.log.checkpoint import NEVER
 from skyriver.decide.log.records import Id, LabelRecord, Value, decode_reference
-from skyriver.decide.partition.windows import NOTHING_NEEDED, Floats, SavedWindows, not_built
+from skyriver.decide.partition.windows import NOTHING_NEEDED, FeaturesRead, Floats, SavedWindows, not_built
 from skyriver.features.given import Given
 from skyriver.features.kernel import Kernel, load_kernel
 from skyriver.features.layout import MISSING
 from skyriver.features.plan import ROW_OFFSET, FeaturePlan, plan_features
+from skyriver.features.reading import Reader, load_reader
 from skyriver.features.side import disk_side, memory_side
 from skyriver.features.state import EventBatch, FeatureState, KeyMemory
 from skyriver.features.texts import numbers_of_series, numbers_of_values
@@ -37,8 +38,11 @@ _EVENT, _LABEL, _REFERENCE = int(RecordKind.EVENT), int(RecordKind.LABEL), int(R
 class KernelWindows:
     """The compiled kernel over a side log on disk or in memory."""
 
-    def __init__(self, stream: StreamSpec, state: FeatureState, whole_from: int = NEVER) -> None:
+    def __init__(
+        self, stream: StreamSpec, state: FeatureState, whole_from: int = NEVER, reader: Reader | None = None
+    ) -> None:
         self._state = state
+        self._reader = reader
         self.whole_from = whole_from
         self._plan = plan = state.plan
         places = {f.name: (place, f.type) for place, f in enumerate(stream.fields)}
@@ -87,17 +91,7 @@ class KernelWindows:
 
     def fold_events(self, offsets: Sequence[int], effective: Sequence[int], rows: Sequence[Sequence[Value]]) -> Floats:
         n = len(rows)
-        columns: dict[str, NDArray[np.float64] | Ints] = {}
-        for name, place in self._columns:
-            columns[name] = np.array([row[place] for row in rows], np.float64)  # None becomes NaN
-        for text, place in self._texts:
-            columns[text.name] = numbers_of_values(text, [row[place] for row in rows])
-        for name, place in self._times:
-            columns[name] = np.array([MISSING if row[place] is None else row[place] for row in rows], np.int64)
-        keys: dict[str, Ints] = {}
-        for name, place, kind in self._keys:
-            values = [row[place] for row in rows]
-            keys[name] = keys_of_texts(values) if kind == "text" else np.array(values, np.int64)  # type: ignore[arg-type]
+        columns, keys = self._in_columns(rows)
         out = np.empty((n, self._width), np.float32)
         batch = EventBatch(
             kind=np.full(n, _EVENT, np.uint8),
@@ -109,6 +103,32 @@ class KernelWindows:
         )
         self._state.fold(batch, out)
         return out
+
+    def read(self, digest: str, rows: Sequence[Sequence[Value]]) -> FeaturesRead:
+        if digest != self.digest or self._reader is None:
+            raise not_built(digest)
+        columns, keys = self._in_columns(rows)
+        known = np.empty((len(self._plan.keys), len(rows)), np.bool_)
+        out = np.empty((len(rows), self._width), np.float32)
+        self._reader.read(self._state, columns, keys, known, out)
+        return FeaturesRead(self._plan.key_fields, known, out)
+
+    def _in_columns(
+        self, rows: Sequence[Sequence[Value]]
+    ) -> tuple[dict[str, NDArray[np.float64] | Ints], dict[str, Ints]]:
+        """What the plan reads of the rows' values, and their keys."""
+        columns: dict[str, NDArray[np.float64] | Ints] = {}
+        for name, place in self._columns:
+            columns[name] = np.array([row[place] for row in rows], np.float64)  # None becomes NaN
+        for text, place in self._texts:
+            columns[text.name] = numbers_of_values(text, [row[place] for row in rows])
+        for name, place in self._times:
+            columns[name] = np.array([MISSING if row[place] is None else row[place] for row in rows], np.int64)
+        keys: dict[str, Ints] = {}
+        for name, place, kind in self._keys:
+            values = [row[place] for row in rows]
+            keys[name] = keys_of_texts(values) if kind == "text" else np.array(values, np.int64)  # type: ignore[arg-type]
+        return columns, keys
 
     def fold_columns(self, offsets: Ints, effective: Ints, columns: Columns) -> Floats:
         of = columns.columns
@@ -258,15 +278,19 @@ class Prepared:
 
     plan: FeaturePlan
     kernel: Kernel
+    reader: Reader | None = None
+    """Where they are also to be read without folding."""
 
 
 class WindowsFiles:
-    """The side logs of one stream: DIR/<first 16 digits of the plan's digest>/, one for each set of features."""
+    """The side logs of one stream: DIR/<first 16 digits of the plan's digest>/, one for each set of features. `reads`:
+    windows that are opened can be read, too."""
 
-    def __init__(self, stream: StreamSpec, directory: Path, cache_dir: Path) -> None:
+    def __init__(self, stream: StreamSpec, directory: Path, cache_dir: Path, *, reads: bool = False) -> None:
         self._stream = stream
         self._directory = directory
         self._cache_dir = cache_dir
+        self._reads = reads
         self._prepared: dict[str, Prepared] = {}
 
     def digest_of(self, features: FeatureSetSpec) -> str:
@@ -276,7 +300,8 @@ class WindowsFiles:
         """May take long: a set that this machine has not seen before is compiled."""
         plan = plan_features(features, self._stream)
         if plan.digest not in self._prepared:
-            prepared = Prepared(plan, load_kernel(plan, self._cache_dir))
+            reader = load_reader(plan, self._cache_dir) if self._reads else None
+            prepared = Prepared(plan, load_kernel(plan, self._cache_dir), reader)
             self._warm(prepared)
             self._prepared[plan.digest] = prepared
         return self._prepared[plan.digest]
@@ -296,7 +321,7 @@ class WindowsFiles:
                 if not self._put_back(mine):
                     raise
                 return self.open(features, saved, whole_from)
-        return KernelWindows(self._stream, state, whole_from)
+        return KernelWindows(self._stream, state, whole_from, prepared.reader)
 
     def set_aside(self, features: FeatureSetSpec) -> None:
         """Keeps the set's side log, for checkpoints that cannot be read now, while `open` makes another one; until
@@ -357,6 +382,8 @@ def _with_missing(column: Column, dtype: type[np.float64] | type[np.int64], miss
     return values
 
 
-def memory_windows(stream: StreamSpec, plan: FeaturePlan, kernel: Kernel) -> KernelWindows:
+def memory_windows(
+    stream: StreamSpec, plan: FeaturePlan, kernel: Kernel, reader: Reader | None = None
+) -> KernelWindows:
     """Windows whose side log ends with the process."""
-    return KernelWindows(stream, FeatureState(plan, memory_side(plan), kernel))
+    return KernelWindows(stream, FeatureState(plan, memory_side(plan), kernel), reader=reader)

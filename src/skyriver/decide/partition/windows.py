@@ -28,6 +28,16 @@ _EVENT = int(RecordKind.EVENT)
 NOTHING_NEEDED = 2**63 - 1
 
 
+@dataclass(frozen=True, slots=True)
+class FeaturesRead:
+    """features: float32 [rows, F]; known: bool [keys, rows], whether the key of this field has an event in some window
+    (if not, it has the features of one that was never seen)."""
+
+    keys: tuple[str, ...]
+    known: NDArray[np.bool_]
+    features: Floats
+
+
 class Windows(Protocol):
     """Features over all that was folded, in log order. One thread at a time.
 
@@ -92,6 +102,12 @@ class Windows(Protocol):
 
     def fold_block(self, first_offset: int, block: pl.DataFrame) -> Floats:
         """A block of history whose rows have the offsets from `first_offset` on (see `decide.log.history`)."""
+        ...
+
+    def read(self, digest: str, rows: Sequence[Sequence[Value]]) -> FeaturesRead:
+        """The features `digest` as of what was folded. A row has the values of an event, None where one is not given;
+        its keys MUST be. MUST change nothing. Raises Conflict (FEATURES_NOT_BUILT) where these features are not
+        folded, or cannot be read."""
         ...
 
     def rename(self, field: str, value: Id, other: Id, references: Collection[int] = ()) -> int:
@@ -244,6 +260,12 @@ class FeatureSets:
         if self._deciding is None:
             return np.empty((int(np.count_nonzero(block["_kind"].to_numpy() == _EVENT)), 0), np.float32)
         return self._deciding.fold_block(first_offset, block)
+
+    def read(self, digest: str, rows: Sequence[Sequence[Value]]) -> FeaturesRead:
+        for windows in self._all():
+            if windows.digest == digest:
+                return windows.read(digest, rows)
+        raise not_built(digest)
 
     def rename(self, field: str, value: Id, other: Id, references: Collection[int] = ()) -> int:
         return sum(windows.rename(field, value, other, references) for windows in self._all())

@@ -22,20 +22,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol, assert_never
 
-from skyriver.core.errors import Conflict, Internal, QuotaExceeded, SkyriverError, Unavailable
+from skyriver.core.errors import Conflict, Internal, InvalidInput, QuotaExceeded, SkyriverError, Unavailable
 from skyriver.data.log import Log
 from skyriver.decide.log.records import DecisionRecord
-from skyriver.decide.partition.engine import Engine
+from skyriver.decide.partition.engine import AsOf, Engine
 from skyriver.decide.partition.receipt import Receipt
 from skyriver.decide.worker.lingering import Linger
 from skyriver.decide.worker.looking import Found, Looks, fill
 from skyriver.decide.worker.metrics import Meter
 from skyriver.decide.worker.work import (
+    READS_A_TURN,
     ChangeWork,
     EventWork,
     FindWork,
     LabelWork,
     LoadWork,
+    ReadWork,
     Reply,
     RowWork,
     Turn,
@@ -49,6 +51,8 @@ MAX_BATCH = 1024
 less."""
 QUEUE_BYTES = 128 << 20
 """Of all requests that wait for their answer, also when their clients are gone; one alone may be larger."""
+QUEUE_READS = 1024
+"""Rows that are to be read and wait."""
 RETRY_SECONDS = 1.0
 LOADING_SECONDS = 30.0
 """A load that sends no block for so long, since its last one or the start, keeps live events waiting no longer."""
@@ -97,6 +101,7 @@ class Station:
         self._queue: deque[Work] = deque()
         self._rows = 0
         self._bytes = 0
+        self._reads = 0
         self._busy = False
         self._threads = ThreadPoolExecutor(1, "log")
         self._loading_until = 0.0
@@ -129,6 +134,9 @@ class Station:
         if isinstance(work, EventWork | LabelWork | LoadWork) and work.size:
             self._bytes += work.size
             work.answer = partial(self._release, work.size, work.answer)
+        if isinstance(work, ReadWork):
+            self._reads += len(work.rows)
+            work.answer = partial(self._release_reads, len(work.rows), work.answer)
         self._queue.append(work)
         if not self._busy:
             self._busy = True
@@ -166,12 +174,29 @@ class Station:
         if size and self._bytes and self._bytes + size > QUEUE_BYTES:
             message = f"Requests of {self._bytes} bytes wait, {QUEUE_BYTES} may."
             raise QuotaExceeded(message, code="QUEUE_FULL", next_action="Try again in a second.")
+        if isinstance(work, ReadWork):
+            self._check_reads(len(work.rows))
         if isinstance(work, EventWork) and asyncio.get_running_loop().time() < self._loading_until:
             raise Unavailable(
                 "History is being loaded; live events come after it.",
                 code="LOADING",
                 next_action="Try again in a second.",
             )
+
+    def _check_reads(self, rows: int) -> None:
+        if rows > READS_A_TURN:
+            raise InvalidInput(
+                f"The features of {rows} rows are asked for, {READS_A_TURN} may be.",
+                code="TOO_MANY_ROWS",
+                next_action="Ask for them in parts.",
+            )
+        if self._reads + rows > QUEUE_READS:
+            message = f"The features of {self._reads} rows are being read, {QUEUE_READS} may."
+            raise QuotaExceeded(message, code="READS_FULL", next_action="Try again in a second.")
+
+    def _release_reads(self, rows: int, answer: Callable[[Any], None], given: object) -> None:
+        self._reads -= rows
+        answer(given)
 
     def _release(self, size: int, answer: Callable[[Any], None], given: object) -> None:
         self._bytes -= size
@@ -267,7 +292,7 @@ class Station:
         replies += [self._other(engine, work) for work in turn.others]
         return replies
 
-    def _other(self, engine: Engine, work: LoadWork | FindWork | ChangeWork) -> Reply:
+    def _other(self, engine: Engine, work: LoadWork | FindWork | ReadWork | ChangeWork) -> Reply:
         match work:
             case ChangeWork():
                 try:
@@ -277,6 +302,8 @@ class Station:
                 return partial(work.answer, None)
             case FindWork():
                 return self._find(engine, work)
+            case ReadWork():
+                return partial(work.answer, _read(engine, work))
             case LoadWork():
                 try:
                     answer = engine.load(work.block, work.step)
@@ -387,6 +414,17 @@ def _answer(reply: Reply) -> None:
         reply()
     except Exception:
         _log.exception("an answer could not be given")
+
+
+def _read(engine: Engine, work: ReadWork) -> AsOf | SkyriverError:
+    """Nothing is changed by it, so what goes wrong is its asker's alone."""
+    try:
+        return engine.read(work.digest, work.rows)
+    except SkyriverError as error:
+        return error
+    except Exception:
+        _log.exception("features could not be read")
+        return Internal("The features could not be read.", next_action="The worker's log says why.")
 
 
 def _internal(cause: Exception) -> Internal:

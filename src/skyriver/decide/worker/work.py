@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from skyriver.core.errors import SkyriverError
 from skyriver.decide.log.checkpoint import BlockAnswer
 from skyriver.decide.log.history import Block
-from skyriver.decide.log.records import DecisionRecord, Id, LoadStep
-from skyriver.decide.partition.engine import Engine
+from skyriver.decide.log.records import DecisionRecord, Id, LoadStep, Value
+from skyriver.decide.partition.engine import AsOf, Engine
 from skyriver.decide.partition.receipt import LabelReceipt, LabelSubmission, Receipt, ReferenceSubmission, Submission
 
 
@@ -73,6 +73,15 @@ class FindWork:
 
 
 @dataclass(slots=True)
+class ReadWork:
+    """The features `digest` of these rows, at most READS_A_TURN, as of the rows of the turn that takes it."""
+
+    digest: str
+    rows: Sequence[Sequence[Value]]
+    answer: Callable[[AsOf | SkyriverError], None]
+
+
+@dataclass(slots=True)
 class ChangeWork:
     """A change of the engine between two batches: of what is decided with, or of the features that are folded. A
     Conflict that it raises has changed nothing, and is answered; anything else breaks the engine off."""
@@ -82,8 +91,11 @@ class ChangeWork:
 
 
 RowWork = EventWork | LabelWork | ReferenceWork
-Work = RowWork | LoadWork | FindWork | ChangeWork
+Work = RowWork | LoadWork | FindWork | ReadWork | ChangeWork
 Reply = Callable[[], None]
+
+READS_A_TURN = 64
+"""Rows that one turn reads: decisions wait for no more. What asks for more comes behind the rows that wait."""
 
 
 @dataclass(slots=True)
@@ -95,7 +107,7 @@ class Turn:
     events: list[tuple[EventWork, Submission]] = field(default_factory=list)
     labels: list[tuple[LabelWork, LabelSubmission]] = field(default_factory=list)
     references: list[tuple[ReferenceWork, ReferenceSubmission]] = field(default_factory=list)
-    others: list[LoadWork | FindWork | ChangeWork] = field(default_factory=list)
+    others: list[LoadWork | FindWork | ReadWork | ChangeWork] = field(default_factory=list)
     began_ns: int = field(default_factory=time.perf_counter_ns)
 
 
@@ -105,13 +117,18 @@ def rows_left(work: Work) -> int:
 
 def next_turn(queue: deque[Work], room: int) -> Turn:
     """Takes up to `room` rows off the queue; a request with more goes on at its end."""
-    turn, again = Turn(), list[Work]()
+    turn, again, reads = Turn(), list[Work](), READS_A_TURN
     while queue and room > 0:
         work = queue[0]
         alone = isinstance(work, LoadWork) or (isinstance(work, EventWork) and work.alone)
         if alone and turn.works:
             break
         queue.popleft()
+        if isinstance(work, ReadWork):
+            if len(work.rows) > reads:
+                again.append(work)
+                continue
+            reads -= len(work.rows)
         turn.works.append(work)
         match work:
             case EventWork() | LabelWork() | ReferenceWork():
@@ -128,7 +145,7 @@ def next_turn(queue: deque[Work], room: int) -> Turn:
                         turn.labels.append((work, work.submission.part(start, end)))
                     case ReferenceWork():
                         turn.references.append((work, work.submission.part(start, end)))
-            case LoadWork() | FindWork() | ChangeWork():
+            case LoadWork() | FindWork() | ReadWork() | ChangeWork():
                 turn.others.append(work)
         if alone:
             break
