@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 import skyriver as sr
-from skyriver.core.errors import Conflict
+from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.spec import FeatureSpec
 from skyriver.data.columns import Columns
 from skyriver.data.log import RecordKind
@@ -217,3 +217,10 @@ def test_windows_that_were_not_opened_to_be_read_say_so(kernels: Path) -> None:
     windows = memory_windows(STREAM, FEW, load_kernel(FEW, kernels))
     with pytest.raises(Conflict):
         windows.read(FEW.digest, [[1, 5, 1, "a", 10.0]])
+
+
+def test_a_row_without_a_key_is_refused(kernels: Path) -> None:
+    windows = memory_windows(STREAM, PLAN, load_kernel(PLAN, kernels), load_reader(PLAN, kernels))
+    with pytest.raises(InvalidInput) as refused:
+        windows.read(PLAN.digest, [[1, 5, 1, "a", 10.0], [1, 5, 1, None, 10.0]])
+    assert (refused.value.code, refused.value.where) == ("KEY_MISSING", "channel")

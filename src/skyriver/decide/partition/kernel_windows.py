@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from skyriver.core.errors import SkyriverError
+from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.data.columns import Column, Columns
 from skyriver.data.keys import codes_of_column, codes_of_values, key_of_text, keys_of_column, keys_of_texts
@@ -107,6 +107,14 @@ class KernelWindows:
     def read(self, digest: str, rows: Sequence[Sequence[Value]]) -> FeaturesRead:
         if digest != self.digest or self._reader is None:
             raise not_built(digest)
+        for name, place, _ in self._keys:
+            if any(row[place] is None for row in rows):
+                raise InvalidInput(
+                    f"{name} is missing, and features are read by it.",
+                    code="KEY_MISSING",
+                    where=name,
+                    next_action=f"Give {', '.join(self._plan.key_columns)}.",
+                )
         columns, keys = self._in_columns(rows)
         known = np.empty((len(self._plan.keys), len(rows)), np.bool_)
         out = np.empty((len(rows), self._width), np.float32)

@@ -105,9 +105,9 @@ class Windows(Protocol):
         ...
 
     def read(self, digest: str, rows: Sequence[Sequence[Value]]) -> FeaturesRead:
-        """The features `digest` as of what was folded. A row has the values of an event, None where one is not given;
-        its keys MUST be. MUST change nothing. Raises Conflict (FEATURES_NOT_BUILT) where these features are not
-        folded, or cannot be read."""
+        """The features `digest` as of what was folded. A row has the values of an event, None where one is not given.
+        MUST change nothing. Raises Conflict (FEATURES_NOT_BUILT) where these features are not folded, or cannot be
+        read; InvalidInput (KEY_MISSING)."""
         ...
 
     def rename(self, field: str, value: Id, other: Id, references: Collection[int] = ()) -> int:

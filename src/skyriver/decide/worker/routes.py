@@ -12,6 +12,7 @@
     GET  /streams/S/metrics                  as /metrics, which the gateway does not forward
     GET  /streams/S/decisions/ID             the decision of an event, and its reasons
     POST /internal/history                   a block of a load (x-load, x-sequence, x-last: 1)
+    POST /internal/features                  features by key as of now (see `reading`)
     POST /internal/erase/NAME                begins an erasure that a job prepared, and tells how far it is
     GET  /internal/ready, /v2/health/ready, /livez, /metrics
 
@@ -39,6 +40,7 @@ from skyriver.decide.log.checkpoint import BlockAnswer
 from skyriver.decide.log.history import read_block
 from skyriver.decide.log.records import DecisionRecord, Id, LoadStep
 from skyriver.decide.partition.clock import ReceivingClock
+from skyriver.decide.partition.engine import AsOf
 from skyriver.decide.partition.receipt import LabelReceipt, Receipt, ReferenceSubmission
 from skyriver.decide.worker.answers import (
     DecisionWriter,
@@ -52,8 +54,9 @@ from skyriver.decide.worker.answers import (
 from skyriver.decide.worker.border import EventBorder, LabelBorder, ReferenceBorder
 from skyriver.decide.worker.explaining import Explaining, Told
 from skyriver.decide.worker.list_answers import one_of_list, page_of_list
+from skyriver.decide.worker.reading import ReadBorder, encode_as_of
 from skyriver.decide.worker.station import Station
-from skyriver.decide.worker.work import EventWork, FindWork, LabelWork, LoadWork, ReferenceWork
+from skyriver.decide.worker.work import EventWork, FindWork, LabelWork, LoadWork, ReadWork, ReferenceWork
 from skyriver.serve.http import JSON, PROBLEM, TEXT, Request
 
 BODY_LIMIT = 16 << 20
@@ -61,6 +64,7 @@ HISTORY_LIMIT = 64 << 20
 """65,536 rows of some 1,000 bytes."""
 
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
+MSGPACK = b"application/msgpack"
 _AGAIN = ((b"retry-after", b"1"),)
 _ERASE = b"/internal/erase/"
 
@@ -86,6 +90,7 @@ class Routes:
         self.border = border
         self._labels = LabelBorder(stream)
         self._references = [ReferenceBorder(stream, place) for place in range(len(stream.references))]
+        self._reads = ReadBorder(stream)
         self._writer = writer
         self._clock = clock
         self._report = report
@@ -103,6 +108,7 @@ class Routes:
             (b"GET", base + b"/dead"): self._on_dead,
             (b"GET", base + b"/metrics"): self._on_metrics,
             (b"POST", b"/internal/history"): self._on_history,
+            (b"POST", b"/internal/features"): self._on_read,
             (b"GET", b"/internal/ready"): self._on_ready,
             (b"GET", b"/v2/health/ready"): self._on_ready,
             (b"GET", b"/livez"): self._on_live,
@@ -309,6 +315,19 @@ class Routes:
 
     def _on_metrics(self, request: Request) -> None:
         request.answer(200, self._metrics(), TEXT)
+
+    # Reading
+
+    def _on_read(self, request: Request) -> None:
+        self._check(request)
+        digest, rows = self._reads.take(request.body)
+        self._station.submit(ReadWork(digest, rows, partial(self._answer_read, request)))
+
+    def _answer_read(self, request: Request, found: AsOf | SkyriverError) -> None:
+        if isinstance(found, SkyriverError):
+            _fail(request, found)
+        else:
+            request.answer(200, encode_as_of(found, self._clock.now()), MSGPACK)
 
     # Loading
 
