@@ -199,6 +199,7 @@ class Worker:
     app: AppSpec
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     queue: int = 10_000
+    reads: bool = False
     environment: dict[str, str] = field(default_factory=dict)
     """What its processes have beside ours."""
     changed: dict[str, int | float] = field(default_factory=dict)
@@ -274,6 +275,7 @@ class Worker:
             "objects": str(self.directory / "objects"),
             "kernel_cache": str(self.kernels),
             "queue": self.queue,
+            "reads": self.reads,
         }
         path = self.directory / "config.json"
         path.write_text(json.dumps({"process": process, "config": config}))

@@ -74,7 +74,7 @@ def _run(config: dict[str, Any]) -> None:
             except BlockingIOError:
                 _sleep(100_000)
         home = Path(config["home"])
-        files = WindowsFiles(stream, Path(config["side"]), Path(config["kernel_cache"]))
+        files = WindowsFiles(stream, Path(config["side"]), Path(config["kernel_cache"]), reads=config["reads"])
         resting = Resting(float(config["share"]), SystemClock(), _sleep)
         with log_reader(stream, Path(config["directory"]), home, config["tenant"], open_tier(Home(home))) as reader:
             files.prepare(features)

@@ -65,6 +65,7 @@ class BuilderPlace:
     kernel_cache: Path
     home: Path
     tenant: str
+    reads: bool = False
 
 
 class FeatureChanges:
@@ -226,6 +227,7 @@ class FeatureChanges:
             "side": str(place.directory / "side"),
             "building": str(self._directory),
             "kernel_cache": str(place.kernel_cache),
+            "reads": place.reads,
             "share": SHARE,
         }
         pipe = asyncio.subprocess.PIPE

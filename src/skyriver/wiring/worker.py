@@ -100,6 +100,8 @@ class WorkerSettings:
     objects: Path
     kernel_cache: Path
     queue: int
+    reads: bool = False
+    """Its features are also read by key."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> WorkerSettings:
@@ -113,6 +115,7 @@ class WorkerSettings:
                 objects=Path(config["objects"]),
                 kernel_cache=Path(config["kernel_cache"]),
                 queue=int(config.get("queue", 10_000)),
+                reads=bool(config.get("reads")),
             )
         except (KeyError, TypeError, ValueError, ValidationError) as error:
             raise InvalidInput(f"The worker's configuration is wrong: {error!r}.", code="BAD_CONFIG") from error
@@ -135,7 +138,8 @@ class Worker:
         self._log = log
         self._opened = log.next_offset
         self._clock = clock = SystemClock()
-        windows = WindowsFiles(settings.stream, settings.directory / "side", settings.kernel_cache)
+        side = settings.directory / "side"
+        windows = WindowsFiles(settings.stream, side, settings.kernel_cache, reads=settings.reads)
         self._windows = windows
         decides = settings.decide is not None
         self._files = PartitionFiles(
@@ -176,7 +180,9 @@ class Worker:
             self._explaining,
             Erasures(settings.stream, settings.directory, log, self._station, self._keeper, self._upkeep).ask,
         )
-        place = BuilderPlace(settings.stream, settings.directory, settings.kernel_cache, context.home, context.tenant)
+        place = BuilderPlace(
+            settings.stream, settings.directory, settings.kernel_cache, context.home, context.tenant, settings.reads
+        )
         self._changes = FeatureChanges(place, log, windows, self._files, self._keeper, self._station)
         self._folded: tuple[str, ...] = ()
         self._feed = self._make_feed()
