@@ -58,3 +58,5 @@ def test_what_is_read_has_the_bits_of_the_last_decision_also_after_a_restart(rea
         assert again.offset >= found.offset
         assert read(http, "0" * 64, row)["code"] == "FEATURES_NOT_BUILT"
         assert read(http, digest, {"customer": 7})["code"] == "KEY_MISSING"
+        assert read(http, digest, row | {"channel": "c" * (1 << 20)})["code"] == "BODY_TOO_LARGE"
+        assert read(http, digest, row).features == made.features

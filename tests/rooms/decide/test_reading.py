@@ -33,6 +33,7 @@ def test_fields_that_are_not_given_are_missing(house: House) -> None:
         (b"{", "BAD_READ", ""),
         (b'{"rows": []}', "BAD_READ", ""),
         (b'{"features": "a", "rows": [1]}', "BAD_READ", ""),
+        (b'{"features": "a", "rows": [' + b"{}," * 64 + b"{}]}", "BAD_READ", ""),
         (b'{"features": "a", "rows": [], "more": 1}', "BAD_READ", ""),
         (b'{"features": "a", "rows": [{"customer": "seven"}]}', "WRONG_TYPE", "customer"),
         (b'{"features": "a", "rows": [{"colour": 1}]}', "UNKNOWN_FIELD", "colour"),

@@ -7,7 +7,7 @@ Answered as MessagePack, for features may be NaN and infinite and MUST come as t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -16,11 +16,15 @@ from skyriver.core.spec import StreamSpec
 from skyriver.data.border import Rejection, RowCleaner
 from skyriver.decide.log.records import Value
 from skyriver.decide.partition.engine import AsOf
+from skyriver.decide.worker.work import READS_A_TURN
+
+READ_LIMIT = 1 << 20
+"""Bytes of a body: it is read on the thread that decides."""
 
 
 class _Asked(msgspec.Struct, forbid_unknown_fields=True):
     features: str
-    rows: list[dict[str, Any]]
+    rows: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=READS_A_TURN)]
 
 
 class Answer(msgspec.Struct):

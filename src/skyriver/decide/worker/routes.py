@@ -54,7 +54,7 @@ from skyriver.decide.worker.answers import (
 from skyriver.decide.worker.border import EventBorder, LabelBorder, ReferenceBorder
 from skyriver.decide.worker.explaining import Explaining, Told
 from skyriver.decide.worker.list_answers import one_of_list, page_of_list
-from skyriver.decide.worker.reading import ReadBorder, encode_as_of
+from skyriver.decide.worker.reading import READ_LIMIT, ReadBorder, encode_as_of
 from skyriver.decide.worker.station import Station
 from skyriver.decide.worker.work import EventWork, FindWork, LabelWork, LoadWork, ReadWork, ReferenceWork
 from skyriver.serve.http import JSON, PROBLEM, TEXT, Request
@@ -320,6 +320,8 @@ class Routes:
 
     def _on_read(self, request: Request) -> None:
         self._check(request)
+        if len(request.body) > READ_LIMIT:
+            raise TooLarge(READ_LIMIT)
         digest, rows = self._reads.take(request.body)
         self._station.submit(ReadWork(digest, rows, partial(self._answer_read, request)))
 
