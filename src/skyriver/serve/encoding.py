@@ -10,8 +10,9 @@ from skyriver.core.errors import InvalidInput
 _WINDOWS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """What zlib calls the two formats."""
 _LEVEL = 1
-_FORBIDDEN = re.compile(rb"q\s*=\s*0(\.0{0,3})?")
 """Of our answers: three times faster than the usual 6, and numbers in JSON come out within a tenth of its size."""
+_FORBIDDEN = re.compile(rb"q\s*=\s*0(\.0{0,3})?")
+"""A weight that forbids (RFC 9110, 12.4.2)."""
 WORTH_PACKING = 512
 """Bytes; a shorter answer stays as it is."""
 
