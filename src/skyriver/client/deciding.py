@@ -54,7 +54,7 @@ def decide_tune(
             f" `skyriver rules shadow {stream} {made['version']}` tries it, `skyriver rules promote` lets it decide."
         )
     elif candidate:
-        screen.say("\nNo candidate: what you have is not surely worse.")
+        screen.say("\nNo candidate: it is not proved that what you have is worse.")
         raise typer.Exit(1)
 
 

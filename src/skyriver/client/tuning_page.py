@@ -104,12 +104,14 @@ def _amount(value: float) -> str:
 
 def _verdict(told: Told) -> str:
     unit = f" {told['costs']['unit']}" if told["costs"].get("unit") else ""
-    cost, gain = told["policies"][1]["cost"], told["gain"]
-    share = f", {abs(gain) / cost:.1%}" if 0 < abs(gain) <= cost else ""
+    in_use, gain = told["policies"][1], told["gain"]
+    without = in_use["name"].removeprefix("in use")  # ", without 'warm'": of what is in use it is no share
+    share = f", {abs(gain) / in_use['cost']:.1%}" if not without and 0 < abs(gain) <= in_use["cost"] else ""
     word = "less" if gain >= 0 else "more"
     between = f"95%: {_amount(told['gain_low'])} to {_amount(told['gain_high'])} less"
     what = "[green]change[/]" if told["verdict"] == "change" else "[yellow]keep what you have[/]"
-    return f"By the chosen thresholds a day costs {_amount(abs(gain))}{unit} {word}{share} ({between}): {what}."
+    by = f"By the chosen thresholds{escape(without)}{',' if without else ''}"
+    return f"{by} a day costs {_amount(abs(gain))}{unit} {word}{share} ({between}): {what}."
 
 
 def _show_decided(screen: Screen, told: Told) -> None:

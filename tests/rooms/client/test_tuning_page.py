@@ -86,6 +86,24 @@ def test_what_costs_more_is_not_changed(capsys: pytest.CaptureFixture[str]) -> N
     assert "a day costs 3.00 more, 0.2% (95%: -9.00 to 2.00 less): keep what you have." in out
 
 
+@pytest.mark.parametrize(("cost", "gain"), [(7_754.0, 10_368.0), (0.0, 3.0), (-20.0, 3.0), (-20.0, -3.0)])
+def test_no_share_is_told_of_what_costs_nothing_or_less_or_of_more_than_all(
+    capsys: pytest.CaptureFixture[str], cost: float, gain: float
+) -> None:
+    policies = [policy("tuned", cost - gain), policy("in use", cost)]
+    out = " ".join(shown(capsys, policies=policies, gain=gain).split())
+    word = "less" if gain > 0 else "more"
+    assert f"EUR {word} (95%: " in out
+
+
+def test_of_rules_that_are_left_out_no_share_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    policies = [policy("tuned, without 'warm'", 1322.4), policy("in use, without 'warm'", 1809.0)]
+    out = " ".join(shown(capsys, policies=policies, verdict="keep").split())
+    told = "By the chosen thresholds, without 'warm', a day costs 486.60 EUR less (95%: 320.00 to 640.00 less): keep"
+    assert told in out
+    assert "in use, without 'warm'" in out
+
+
 def test_rules_with_names_are_written_as_rules() -> None:
     named = {"decision": "block", "when": "channel == 'web' and score >= 0.5", "name": "certain"}
     assert list(rule_lines(told(rules=[{"was": named, "now": named}]))) == [

@@ -130,7 +130,8 @@ class Caution:
 @dataclass(frozen=True, slots=True)
 class Tuning:
     verdict: str
-    """`change`: the chosen thresholds cost less for sure, by the interval; else `keep`."""
+    """`change`: the chosen thresholds cost less for sure, by the interval, of days that have their labels and of rules
+    that are all looked at; else `keep`."""
     thresholds: tuple[TunedThreshold, ...]
     policies: tuple[Policy, ...]
     """Tuned, in use, then each decision always."""
@@ -260,10 +261,10 @@ class _Searching:
         gains = later.by_day(later.decide(self._in_use)) - later.by_day(later.decide(chosen))
         low, high = interval(gains, draws)
         unlabelled = _without_labels(held_out, self._later)
-        late = bool(unlabelled) and unlabelled[-1] == _date(held_out.end - DAY)
+        sure = low > 0 and len(gains) >= LEAST_DRAWN and not unlabelled and not rules.counting
         without_labels = [*_without_labels(choose, self._cells), *unlabelled]
         found = Tuning(
-            verdict="change" if low > 0 and len(gains) >= LEAST_DRAWN and not late else "keep",
+            verdict="change" if sure else "keep",
             thresholds=self._thresholds(chosen),
             policies=(tuned, in_use, *always),
             gain=float(gains.mean()),
@@ -274,14 +275,13 @@ class _Searching:
             held_out=_told(held_out, self._later),
             cautions=(),
         )
-        return replace(found, cautions=tuple(_cautions(found, self._edges(chosen), seen.missing, without_labels)))
+        cautions = _cautions(found, self._edges(chosen), seen.missing, without_labels, bool(rules.counting))
+        return replace(found, cautions=tuple(cautions))
 
     def _policy(self, name: str, decided: Ints, draws: Ints) -> Policy:
         by_day = self._later_search.by_day(decided)
         low, high = interval(by_day, draws)
-        low = max(
-            low, float(by_day.min())
-        )  # costs lean upwards: that all days cost more than the mean does is unlikely
+        low = max(low, float(by_day.min()))  # costs lean upwards: that all days cost more than the mean is unlikely
         return Policy(
             name,
             float(by_day.mean()),
@@ -415,7 +415,10 @@ def _no_sure_gain(found: Tuning) -> str:
     )
 
 
-def _cautions(found: Tuning, edges: Sequence[str], missing: int, without_labels: Sequence[str]) -> Iterator[Caution]:
+def _cautions(
+    found: Tuning, edges: Sequence[str], missing: int, without_labels: Sequence[str], counting: bool
+) -> Iterator[Caution]:
+    """`counting`: rules were left out because they read counters."""
     tuned, in_use, *always = found.policies
     if without_labels:
         days = ", ".join(without_labels[:5]) + (", ..." if len(without_labels) > 5 else "")
@@ -431,7 +434,7 @@ def _cautions(found: Tuning, edges: Sequence[str], missing: int, without_labels:
         if part.days < FEW_DAYS:
             text = f"There are {part.days} days in the part that {told}, and {FEW_DAYS} are few"
             yield Caution("FEW_DAYS", f"{text}: intervals say little.")
-    if found.verdict == "keep" and not without_labels:
+    if found.verdict == "keep" and not without_labels and not counting:
         yield Caution("NO_SURE_GAIN", _no_sure_gain(found))
     for policy in (in_use, tuned):
         for load in policy.loads:

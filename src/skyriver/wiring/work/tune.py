@@ -214,7 +214,12 @@ def _left_out(question: Question) -> Iterator[Caution]:
     rules = question.rules
     if rules.counting:
         names = " and ".join(repr(rules.ends[place][1]) for place in rules.counting)
-        yield Caution("COUNTERS", f"Rules that read counters are left out of both, as if they never fired: {names}.")
+        yield Caution(
+            "COUNTERS",
+            f"Rules that read counters are left out of both, as if they never fired: {names}. So nothing is proved of"
+            " the rules that are in use, and no candidate is made: `skyriver rules add` and `skyriver rules shadow`"
+            " compare the chosen ones with them on live events.",
+        )
     capacities = {own.decision for own in question.capacity}
     if without := [own.decision for own in rules.budgets if own.by or own.decision not in capacities]:
         names = " and ".join(map(repr, dict.fromkeys(without)))
