@@ -105,6 +105,22 @@ def test_what_cannot_be_asked_is_refused(params: dict[str, Any], code: str) -> N
     assert caught.value.code == code
 
 
+def test_reviews_of_no_decision_name_those_that_there_are() -> None:
+    app = declare()
+    decide = app.decides[0]
+    rules = (decide.rules[0].model_copy(update={"decision": "inspect"}), decide.rules[1])
+    other = app.model_copy(update={"decides": (decide.model_copy(update={"rules": rules}),)})
+    for text in ("abc", "200/1d"):
+        with pytest.raises(InvalidInput) as caught:
+            TuneRequest.of(other, "payments", {"reviews": [text]})
+        assert caught.value.code == "BAD_CAPACITY"
+        assert "'review'" not in caught.value.message
+        assert "DECISION=200/1d, of approve, block, inspect" in caught.value.next_action
+    with pytest.raises(InvalidInput) as caught:
+        TuneRequest.of(app, "payments", {"reviews": ["abc"]})
+    assert "how many 'review' there may be" in caught.value.message
+
+
 @pytest.mark.parametrize(
     ("stream", "costs", "code"), [("visits", COSTS, "NO_DECISIONS"), ("payments", None, "NO_COSTS")]
 )

@@ -97,6 +97,18 @@ def _hold_out(text: object) -> int:
     return found
 
 
+def _capacity(decide: DecideSpec, decision: str, text: str) -> CapacitySpec:
+    """`decision`: "" for that of reviews, if there is one."""
+    if decision or REVIEW in decide.words:
+        return capacity_of(decision or REVIEW, text)
+    known = sorted(decide.words)
+    raise InvalidInput(
+        f"{text!r:.80} does not say of which decision of {decide.stream} there may be so many.",
+        code="BAD_CAPACITY",
+        next_action=f"Write DECISION=200/1d, of {', '.join(known)}: --reviews {known[0]}=200/1d.",
+    )
+
+
 def _costs(decide: DecideSpec, given: Sequence[str], reviews: Sequence[str]) -> CostsSpec:
     """Those declared, with what was asked for in their place."""
     declared = decide.costs
@@ -122,7 +134,7 @@ def _costs(decide: DecideSpec, given: Sequence[str], reviews: Sequence[str]) -> 
     capacity = {own.decision: own for own in (declared.capacity if declared is not None else ())}
     for text in reviews:
         decision, _, most = text.rpartition("=")
-        own: CapacitySpec = capacity_of(decision.strip() or REVIEW, most)
+        own: CapacitySpec = _capacity(decide, decision.strip(), most)
         capacity[own.decision] = own
     return CostsSpec(
         of=tuple(costs.values()),
