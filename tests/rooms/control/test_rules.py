@@ -244,6 +244,26 @@ def test_examples_of_the_application_hold_for_candidates_too(shop: Shop) -> None
     assert warning.startswith("sure of orders never fires")
 
 
+@pytest.mark.parametrize(
+    ("rules", "code", "told"),
+    [
+        ([], "BAD_RULE", "The list of rules is empty."),
+        ([{"decision": "hold", "when": "amont > 5"}], "BAD_RULE", "unknown name 'amont'; did you mean 'amount'?"),
+        ([{"decision": "hold", "when": "amount > 5"}], "BAD_SINK", "is for 'call', which nothing decides"),
+    ],
+)
+def test_rules_are_looked_at_before_what_is_declared_beside_them(
+    unchanged: Shop, rules: list[dict[str, str]], code: str, told: str
+) -> None:
+    """The application has a sink for `call`."""
+    answer = unchanged.post(rules=rules)
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+    assert told in answer.json()["detail"]
+    assert answer.json()["next_action"]
+    if code == "BAD_SINK":
+        assert "Let a rule decide what it is for" in answer.json()["next_action"]
+
+
 def lines(answer: httpx.Response) -> list[tuple[str, str, str]]:
     return [
         (line["action"], line["name"], line["detail"]) for line in answer.json()["plan"] if line["kind"] == "ruleset"

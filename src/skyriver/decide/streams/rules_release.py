@@ -14,6 +14,7 @@ from skyriver.core.errors import Conflict, InvalidInput, NotFound, SkyriverError
 from skyriver.core.misread import misread
 from skyriver.core.resources import Put, Resource, Snapshot, need
 from skyriver.core.spec import AppSpec, DecisionRule
+from skyriver.decide.rules.ruleset import rules_of
 from skyriver.decide.streams.checking import check_decisions
 from skyriver.decide.streams.rules_kind import (
     GIVEN,
@@ -27,6 +28,7 @@ from skyriver.decide.streams.rules_kind import (
     versions_of,
 )
 
+_A_RULE = 'Write each rule as {"decision": "block", "when": "score >= 0.9"}, with a "name" or without.'
 COMPARED_EVENTS = 1_000
 """That a candidate without a measured gain was compared on before it is promoted."""
 
@@ -60,10 +62,11 @@ def plan_candidate(
     actor: str,
 ) -> tuple[list[Put], RulesVersion]:
     """A version that decides nothing yet, checked as a deployment checks its rules. Raises what `check_decisions` does,
-    InvalidInput (BAD_RULE, BAD_GAIN), Conflict (SAME_RULES)."""
+    InvalidInput (BAD_RULE, BAD_SINK, BAD_BUDGET, BAD_COUNTER, BAD_GAIN), Conflict (SAME_RULES)."""
     versions = _versions(snapshot, stream)
-    given = _rules(rules)
-    warnings = check_decisions(with_rules(_app_of(snapshot, stream), stream.name, given))
+    given, app = _rules(rules), _app_of(snapshot, stream)
+    _check_alone(app, stream.name, given)
+    warnings = check_decisions(_beside(app, stream.name, given))
     live = live_of(versions)
     if live is not None and live.spec["rules"] == given:
         raise Conflict(
@@ -151,6 +154,32 @@ def with_rules(app: AppSpec, stream: str, rules: Sequence[Mapping[str, Any]]) ->
         ) from error
 
 
+def _check_alone(app: AppSpec, stream: str, rules: Sequence[Mapping[str, Any]]) -> None:
+    """The rules themselves, before what is declared beside them: a mistake in them is told as what it is. Raises
+    InvalidInput (BAD_RULE)."""
+    if not rules:
+        raise InvalidInput("The list of rules is empty.", code="BAD_RULE", where="rules", next_action=_A_RULE)
+    for decide in app.decides:
+        if decide.stream == stream:
+            train = app.model(decide.model).train
+            parsed = tuple(DecisionRule.model_validate(rule) for rule in rules)
+            alone = decide.model_copy(update={"rules": parsed, "budgets": (), "combine": ()})
+            rules_of(alone, app.stream(stream), app.feature_set(train.features) if train is not None else None)
+
+
+def _beside(app: AppSpec, stream: str, rules: Sequence[Mapping[str, Any]]) -> AppSpec:
+    """`with_rules`, of rules that somebody gives by hand."""
+    try:
+        return with_rules(app, stream, rules)
+    except InvalidInput as error:
+        if error.code in ("BAD_SINK", "BAD_BUDGET", "BAD_COUNTER"):
+            error.next_action += (
+                " Let a rule decide what it is for, or first deploy the application without it:"
+                " a candidate changes rules alone."
+            )
+        raise
+
+
 def check_standing(snapshot: Snapshot, tenant: str, app: AppSpec) -> None:
     """Rules that were promoted and stay, and such that are tried, must fit what is deployed around them: they go on
     deciding, or being compared. Raises InvalidInput."""
@@ -218,7 +247,7 @@ def _rule(place: int, given: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidInput(
             f"rule {place}, {dict(given)!r:.80}: {misread(error, DecisionRule)}.",
             code="BAD_RULE",
-            next_action='Write each rule as {"decision": "block", "when": "score >= 0.9"}, with a "name" or without.',
+            next_action=_A_RULE,
         ) from error
 
 
