@@ -103,8 +103,7 @@ def _execute(path: Path) -> ModuleType:
             " too.",
         ) from error
     except SkyriverError as error:
-        if not error.where:
-            error.where = _place(error, path)
+        error.where = ": ".join(filter(None, (_place(error, path), error.where)))
         raise
     except Exception as error:
         raise InvalidInput(
@@ -141,7 +140,8 @@ def _place(error: BaseException, path: Path) -> str:
     """The last line of the traceback that is in the user's folder."""
     frames = traceback.extract_tb(error.__traceback__)
     folder = path.parent.absolute()
-    own = [f for f in frames if Path(f.filename).absolute().is_relative_to(folder)]
+    files = [f for f in frames if not f.filename.startswith("<")]  # "<string>": where dataclasses have their __init__
+    own = [f for f in files if Path(f.filename).absolute().is_relative_to(folder)]
     return f"{own[-1].filename}:{own[-1].lineno}" if own else str(path)
 
 

@@ -263,6 +263,27 @@ def test_what_the_cloud_says_of_a_declaration_gets_its_line() -> None:
     assert [d["where"] for d in many.details] == ["app.py:3: rule 'a' of s", "app.py:4: rule 'b' of s"]
 
 
+@pytest.mark.parametrize("call", ['sr.Rule("inspect", 5)', 'sr.Rule("", "score > 1")'])
+def test_a_rule_that_is_none_is_refused_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Also where the application's folder is the one that it is deployed from."""
+    file = tmp_path / "risk.py"
+    file.write_text(f"import skyriver as sr\n\nrules = [\n    {call},\n]\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInput) as caught:
+        load_app(file)
+    assert caught.value.where == f"{file}:4"
+
+
+def test_a_list_called_as_a_field_is_refused_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "risk.py"
+    file.write_text(APP.replace('app.list("denied"', 'app.list("customer"'))
+    with pytest.raises(InvalidInput) as caught:
+        load_app(file)
+    assert caught.value.where == f"{file}:8: list customer of payments"
+
+
 @pytest.mark.parametrize("call", ['sr.Budget("3")', 'sr.Budget(3, "1h", "ok", "", 5)', "sr.Budget(3, pre='1h')"])
 def test_a_call_with_too_few_or_too_many_arguments_says_which_there_are(tmp_path: Path, call: str) -> None:
     file = tmp_path / "risk.py"
