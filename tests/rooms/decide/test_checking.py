@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import skyriver as sr
 from skyriver.core.errors import InvalidInput
-from skyriver.core.spec import AppSpec, ReviewSpec
+from skyriver.core.spec import AppSpec, DecideSpec, DecisionExample, DecisionRule, ReviewSpec
 from skyriver.decide.streams.checking import check_decisions
 
 RULES = {
@@ -102,6 +102,47 @@ def test_an_example_that_says_nothing_is_refused(example: tuple[str, dict[str, A
     assert error.code == "BAD_EXAMPLE"
     assert error.message.startswith(message)
     assert error.next_action
+
+
+def test_an_example_that_no_event_can_be_is_refused() -> None:
+    """Given is what a field has once it was taken: bounds hold of that, whatever its scale is."""
+    app = sr.App("plant")
+
+    class Reading(sr.Event):
+        reading: int
+        at: sr.Time
+        machine: int = sr.field(ge=1, le=9)
+        temp: float | None = sr.field(gt=-50, le=400, scale=0.1)
+        mode: str = sr.field(one_of=("run", "idle"))
+
+    app.stream("readings", Reading, id="reading", time="at", key="machine")
+    app.model("wear", onnx="wear.onnx")
+
+    def check(**given: Any) -> None:
+        decide = DecideSpec(
+            stream="readings",
+            model="wear",
+            rules=(DecisionRule(decision="inspect", when="score > 0.5"),),
+            otherwise="go",
+            fallback="go",
+            examples=(DecisionExample(decision="inspect", given={"score": 0.9, **given}),),
+        )
+        check_decisions(app.spec.model_copy(update={"decides": (decide,)}))
+
+    check(temp=400, machine=9, mode="idle")
+    check(temp=None, machine=9.0)
+    for values, told in (
+        ({"temp": 1e9}, "no event has temp=1000000000.0: temp is 1000000000.0: it must be"),
+        ({"temp": -50}, "no event has temp=-50"),
+        ({"machine": 0}, "no event has machine=0"),
+        ({"machine": 1.5}, "no event has machine=1.5"),
+        ({"mode": "walk"}, "no event has mode='walk': mode is 'walk': it must be one of 'idle', 'run'"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            check(**values)
+        assert caught.value.code == "BAD_EXAMPLE"
+        assert caught.value.message.startswith(told)
+        assert caught.value.next_action
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), b"x", [1], object()])

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.references import check_list_name
-from skyriver.core.spec import AppSpec, CostsSpec, DecideSpec, DecisionExample, FeatureSetSpec, StreamSpec
+from skyriver.core.spec import AppSpec, CostsSpec, DecideSpec, DecisionExample, FeatureSetSpec, FieldSpec, StreamSpec
+from skyriver.data.border import compile_check, compile_rule
+from skyriver.data.border_values import Refused
 from skyriver.decide.log.lists import RULE_TYPES, Lists, lists_of
 from skyriver.decide.rules.closures import Operand
 from skyriver.decide.rules.costs import costs_of
@@ -163,6 +165,7 @@ def _check(
             case "feature":
                 vector[name.index] = _rounded(value)
             case "field":
+                _check_field(stream.fields[name.index], value)
                 values[name.index] = value
             case "counter":
                 counts[name.index] = value
@@ -207,6 +210,19 @@ def _check_type(name: Name, value: bool | int | float | str) -> None:
             code="BAD_EXAMPLE",
             next_action="Give it as it comes with an event.",
         )
+
+
+def _check_field(field: FieldSpec, value: bool | int | float | str) -> None:
+    """That an event with it would be taken: it is given as it is once it was taken, so nothing is scaled."""
+    given = int(value) if field.type == "int" and isinstance(value, float) and value.is_integer() else value
+    try:
+        compile_check(compile_rule(field.model_copy(update={"scale": 1.0}), summed=False))(given)
+    except Refused as refused:
+        raise InvalidInput(
+            f"no event has {field.name}={value!r:.80}: {refused.rejection.message}".removesuffix("."),
+            code="BAD_EXAMPLE",
+            next_action=f"Give a value that {field.name} may have by its declaration, or declare it otherwise.",
+        ) from None
 
 
 def _rounded(value: bool | int | float | str) -> float:
