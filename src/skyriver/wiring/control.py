@@ -53,7 +53,7 @@ from skyriver.core.resources import AuditEntry, Put, Resource, Snapshot
 from skyriver.core.spec import AppSpec
 from skyriver.data.operations import plan_load
 from skyriver.decide.streams.asking import plan_replay
-from skyriver.decide.streams.checking import check_decisions
+from skyriver.decide.streams.checking import check_decisions, undecided_answers
 from skyriver.decide.streams.now import stream_now
 from skyriver.decide.streams.operations import plan_erase, plan_tune, plan_verify
 from skyriver.decide.streams.rules_release import (
@@ -139,6 +139,7 @@ def deploy(
         prune=prune,
     )
     lines = [*plan.lines, *(PlanLine("warn", "rule", name, why) for name, why in warnings)]
+    lines += [PlanLine("warn", "review", name, why) for name, why in undecided_answers(app)]
     if home is not None:
         lines += [PlanLine("warn", "sink", sink, why) for sink, why in unusable_sinks(app, home, tenant)]
     return Deployment([asdict(line) for line in lines], plan.changes, plan.operations)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from skyriver.control.environments import again, new_environment
 from skyriver.core.environments import environment_name
@@ -69,7 +70,8 @@ def plan_deploy(
                 _refuse_other_events(current, resource)
             after = _merge(current, resource)
             changed = sorted(k for k in after.spec if after.spec[k] != current.spec.get(k))
-            detail = "; ".join(d for d in (", ".join(changed), _cost(resource) if changed else "") if d)
+            told = (_told(key, current.spec.get(key), after.spec[key]) for key in changed)
+            detail = "; ".join(d for d in (", ".join(told), _cost(resource) if changed else "") if d)
             lines.append(PlanLine("update" if changed else "keep", resource.kind, resource.name, detail))
             if changed:
                 changes.append(Put(after, current.revision))
@@ -161,6 +163,31 @@ def _stream(tenant: str, app: AppSpec, stream: StreamSpec) -> Resource:
         "decide": decide.model_copy(update={"examples": ()}).to_json() if decide else None,
     }
     return Resource(tenant, "stream", stream.name, spec=spec, state="PENDING", parent=f"app/{app.name}")
+
+
+def _told(key: str, before: Any, after: Any) -> str:
+    """What of a row's specification changes; of decisions which part."""
+    if key != "decide" or not before or not after:
+        return key
+    parts = [part for part in sorted({*before, *after}) if before.get(part) != after.get(part)]
+    return f"{key}: {', '.join(told for part in parts for told in _told_of(part, before, after))}"
+
+
+def _told_of(part: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Of sinks and reviews each that changes, and what of it."""
+    by = {"sinks": "to", "reviews": "decision"}.get(part)
+    if by is None:
+        yield part
+        return
+    was, now = ({own[by]: own for own in side.get(part, ())} for side in (before, after))
+    for name in dict.fromkeys([*was, *now]):
+        what = f"{part.removesuffix('s')} {name}"
+        if name not in was or name not in now:
+            yield f"{what} ({'new' if name in now else 'removed'})"
+        elif was[name] != now[name]:
+            keys = sorted({*was[name], *now[name]})
+            other = (key.removesuffix("_us") for key in keys if was[name].get(key) != now[name].get(key))
+            yield f"{what} ({', '.join(other)})"
 
 
 def _cost(resource: Resource) -> str:

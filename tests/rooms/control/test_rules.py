@@ -270,6 +270,32 @@ def lines(answer: httpx.Response) -> list[tuple[str, str, str]]:
     ]
 
 
+def told_of(answer: httpx.Response, *kinds: str) -> list[tuple[str, str, str]]:
+    return [(own["action"], own["name"], own["detail"]) for own in answer.json()["plan"] if own["kind"] in kinds]
+
+
+def test_a_plan_tells_what_of_the_decisions_changes(unchanged: Shop) -> None:
+    text = APP.format(limit=100_000)
+    for before, after, told in (
+        ('{"hold": 1, "ship": 0}', '{"call": 1, "ship": 0}, within="2h"', "review call (answers, within)"),
+        ("approve=True", 'approve=True, tries=3, retry_for="2h"', "sink callers (retry, tries)"),
+        ('sink("callers"', 'sink("people"', "sink callers (removed), sink people (new)"),
+        ('otherwise="ship"', 'otherwise="ship", fallback="call"', "fallback"),
+    ):
+        assert before in text
+        [(action, _, detail)] = told_of(unchanged.deploy_text(text.replace(before, after), dry_run=True), "stream")
+        assert action == "update"
+        assert detail.startswith(f"decide: {told}; features take")
+
+
+def test_an_answer_that_nothing_decides_is_warned_of(unchanged: Shop) -> None:
+    text = APP.format(limit=100_000)
+    told = "may be answered 'hold', which nothing decides; decided are call, ship"
+    assert told_of(unchanged.deploy_text(text, dry_run=True), "review") == [("warn", "call of orders", told)]
+    text = text.replace('{"hold": 1, "ship": 0}', '{"call": 1, "ship": 0}')
+    assert told_of(unchanged.deploy_text(text, dry_run=True), "review") == []
+
+
 def test_a_deployment_with_other_rules_makes_a_version_that_decides(shop: Shop) -> None:
     assert lines(shop.deploy("score >= 0.25", dry_run=True)) == []
     assert lines(shop.deploy("score >= 0.3", dry_run=True)) == [

@@ -69,6 +69,20 @@ def check_decisions(app: AppSpec) -> list[tuple[str, str]]:
     ]
 
 
+def undecided_answers(app: AppSpec) -> list[tuple[str, str]]:
+    """(review and its stream, which of its answers nothing decides): a warning, for the word is hardly meant so."""
+    return [
+        (
+            f"{review.decision} of {decide.stream}",
+            f"may be answered {', '.join(map(repr, other))}, which nothing decides; decided are"
+            f" {', '.join(sorted(decide.words))}",
+        )
+        for decide in app.decides
+        for review in decide.reviews
+        if (other := [word for word in review.answers if word not in decide.words])
+    ]
+
+
 def _check_costs(costs: CostsSpec, rules: RuleSet, stream: StreamSpec, features: FeatureSetSpec | None) -> None:
     for decision, own in costs_of(costs, rules, stream, features).items():
         for tree in own.trees:
