@@ -399,6 +399,27 @@ def test_as_many_are_judged_at_once_as_is_said(monkeypatch: pytest.MonkeyPatch) 
         stage.ask("POST", "/deliveries/approve", numbers=["1"])
 
 
+def test_what_cannot_await_approval_is_refused_and_is_not_none_of_it() -> None:
+    stage = Stage({**SINK, "approve": True}, {"to": "hall", "on": ["block"]})
+    stage.decide()
+
+    def awaiting(**query: str) -> Any:
+        return stage.dispatch.answer("GET", "/deliveries/awaiting", Ask(query=query, now=stage.now))["total"]
+
+    with pytest.raises(NotFound, match=r"gets no decision 'blok' \(did you mean 'block'\?\)") as unknown:
+        awaiting(sink="bank", decision="blok")
+    assert unknown.value.code == "UNKNOWN_DECISION"
+    with pytest.raises(InvalidInput, match="The sink hall of orders needs no approval") as free:
+        awaiting(sink="hall", decision="block")
+    assert free.value.code == "NO_APPROVAL"
+    assert (awaiting(sink="bank", decision="block"), awaiting(sink="bank", before="1970-01-01")) == (1, 0)
+    stage.declare({"to": "bank", "on": ["other"]})
+    assert awaiting(sink="bank") == awaiting(sink="bank", decision="block") == 1, "it came when they needed it"
+    stage.ask("POST", "/deliveries/approve", numbers=[1])
+    with pytest.raises(InvalidInput, match="The sink hall of orders is not declared any more"):
+        awaiting(sink="hall")
+
+
 @pytest.mark.parametrize(("unapproved", "state"), [("drop", "EXPIRED"), ("deliver", "WAITING")])
 def test_what_nobody_judged_in_time(unapproved: str, state: str) -> None:
     stage = Stage({**SINK, "approve": True, "approve_us": 60 * SECOND, "unapproved": unapproved})

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from skyriver.core.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from skyriver.core.names import nearest
 from skyriver.core.spec import SinkSpec, StreamSpec
 from skyriver.data.border_values import parse_time
 from skyriver.data.decisions import Status
@@ -176,8 +177,36 @@ class Deliveries:
                 where="before",
                 next_action="Write 2026-01-31 or 2026-01-31T12:30:00, in UTC unless it says otherwise.",
             )
+        self._check_awaiting(do, sink, decision, ask.now)
         numbers, total = self._table.awaiting(do, sink, decision, at, MOST_JUDGED)
         return {"numbers": numbers, "total": total}
+
+    def _check_awaiting(self, do: Transaction, sink: str, decision: str, now: int) -> None:
+        """Raises InvalidInput (NO_APPROVAL) and NotFound (UNKNOWN_DECISION) where nothing can await approval. What
+        does was perhaps declared otherwise when it came."""
+        declared = self.sinks.get(sink)
+        if self._table.awaiting(do, sink, decision, now + 1, 1)[1]:
+            return
+        if not self._table.awaiting(do, sink, "", now + 1, 1)[1] and (declared is None or not declared.approve):
+            why = (
+                "needs no approval"
+                if declared is not None
+                else "is not declared any more, and nothing to it awaits approval"
+            )
+            raise InvalidInput(
+                f"The sink {sink} of {self._stream.name} {why}.",
+                code="NO_APPROVAL",
+                where="sink",
+                next_action=f"`skyriver sink list {self._stream.name}` shows where something awaits approval.",
+            )
+        if decision and (declared is None or decision not in declared.on):
+            known = declared.on if declared is not None else ()
+            raise NotFound(
+                f"The sink {sink} of {self._stream.name} gets no decision {decision[:80]!r}{nearest(decision, known)}.",
+                code="UNKNOWN_DECISION",
+                where="decision",
+                next_action="Give --decision as the application names it, or leave it out.",
+            )
 
     def _get(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
         return self._found(do, ask.number("number"))
