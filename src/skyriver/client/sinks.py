@@ -12,7 +12,7 @@ import typer
 from skyriver.client.screen import Screen
 from skyriver.client.shell import Json, app, connect
 from skyriver.client.sink_page import deliveries_table, delivery_text, judged_lines, retried_text, sinks_table
-from skyriver.core.errors import InvalidInput
+from skyriver.core.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
     from skyriver.core.contract import Delivery, SinkNow
@@ -195,7 +195,7 @@ def _judge_some(stream: str, verb: Literal["approve", "refuse"], which: _Which, 
         )
     screen.data(done, lambda: screen.out.print("\n".join(judged_lines(verb, done))))
     if done["left"]:
-        raise typer.Exit(1)
+        raise typer.Exit(Conflict.exit_code)
 
 
 def _judge(
