@@ -31,16 +31,19 @@ class KeptList:
     id: str
     types: Mapping[str, str]
     max_bad: float
+    time: str = "at"
 
 
 @dataclass(slots=True)
 class Changed:
-    """What a file made of a list. `bad` rows are told with their `line`; `news` are new or changed rows."""
+    """What a file made of a list. `bad` rows are told with their `line`; `news` are new or changed rows; `twice` are
+    ids of which the last row counts, each with the `lines` of its rows."""
 
     rows: int = 0
     news: int = 0
     removed: int = 0
     bad: list[dict[str, Any]] = field(default_factory=list)
+    twice: list[dict[str, Any]] = field(default_factory=list)
 
 
 def lists_in(client: Client) -> Iterator[KeptList]:
@@ -49,7 +52,8 @@ def lists_in(client: Client) -> Iterator[KeptList]:
         for each in declared.get("references") or ():
             if each.get("until"):
                 types = {own["name"]: own["type"] for own in each["fields"]}
-                yield KeptList(declared["name"], each["name"], each["id"], types, declared["max_bad"])
+                time = each.get("time") or "at"
+                yield KeptList(declared["name"], each["name"], each["id"], types, declared["max_bad"], time)
 
 
 def find_list(client: Client, name: str, stream: str = "") -> KeptList:
@@ -113,7 +117,7 @@ def load_list(
         )
     before = ids_on(client, kept) if replace else []
     sent = _send(client, kept, [row for _, row in rows], "aside", told)
-    changed = Changed(len(rows), sum(answer["news"] for _, answer in sent), 0, bad)
+    changed = Changed(len(rows), sum(answer["news"] for _, answer in sent), 0, bad, _twice(kept, rows, bad))
     named = {str(row.get(kept.id)).strip() for _, row in rows}  # of a bad row, too: it says who is meant
     gone = [{kept.id: own} for own in before if str(own) not in named]
     changed.removed = sum(answer["news"] for _, answer in _send(client, kept, gone, "off", told))
@@ -139,6 +143,18 @@ def id_of(kept: KeptList, given: str) -> int | str:
             where=kept.name,
             next_action="Give the number alone, as in 17.",
         ) from None
+
+
+def _twice(kept: KeptList, rows: Numbered, bad: Sequence[Row]) -> list[dict[str, Any]]:
+    """Ids that good rows name more than once for one time. Of several times each row counts, from its own on."""
+    aside = {refused["line"] for refused in bad}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for line, row in rows:
+        if line not in aside:
+            own = row.get(kept.id)
+            named = found.setdefault((str(own).strip(), str(row.get(kept.time))), {"id": own, "lines": []})
+            named["lines"].append(line)
+    return [named for named in found.values() if len(named["lines"]) > 1]
 
 
 def _check_file(kept: KeptList, rows: Numbered) -> None:

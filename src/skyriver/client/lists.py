@@ -122,6 +122,7 @@ def list_load(
         rows = numbered_rows(file, kept.types)
         changed = load_list(client, kept, rows, replace=replace, told=bars.tell)
     report = {"rows": changed.rows, "news": changed.news, "removed": changed.removed, "bad": changed.bad}
+    report["twice"] = changed.twice
     screen.data(report, lambda: _changed(screen, kept, changed))
 
 
@@ -160,6 +161,12 @@ def _changed(screen: Screen, kept: KeptList, changed: Changed) -> None:
     screen.say(f"{changed.rows:,} rows: {changed.news:,} new or changed, {same:,} as they were{off}.")
     for bad in changed.bad[:SHOWN_BAD]:
         screen.say(f"  set aside, line {bad['line']}: {bad['reason']}: {escape(bad['message'])}")
+    for named in changed.twice[:SHOWN_BAD]:
+        lines = ", ".join(str(line) for line in named["lines"])
+        screen.say(f"  {kept.id} {escape(str(named['id']))} is named more than once, lines {lines}: the last counts")
+    if changed.twice:
+        count = len(changed.twice)
+        screen.say(f"  {count:,} {'id is' if count == 1 else 'ids are'} named more than once in the file.")
     if changed.bad:
         screen.say(f"  {len(changed.bad):,} bad rows are in the table {kept.stream}.dead.")
 

@@ -11,7 +11,9 @@ import pytest
 from skyriver.client import keeping
 from skyriver.client.api import Client
 from skyriver.client.keeping import KeptList, find_list, id_of, lists_in, load_list, remove_from
+from skyriver.client.lists import _changed
 from skyriver.client.rows import numbered_rows
+from skyriver.client.screen import Screen
 from skyriver.core.errors import InvalidInput, NotFound
 
 DENIED = KeptList("payments", "denied", "customer", {"customer": "int", "note": "text", "at": "time"}, 0.25)
@@ -82,6 +84,20 @@ def test_a_file_changes_what_is_new_in_it(tmp_path: Path) -> None:
     assert (changed.rows, changed.news, changed.removed) == (4, 2, 0)
     assert [(bad["line"], bad["message"]) for bad in changed.bad] == [(6, "customer is 'x7'")]
     assert [how for how, _ in cloud.asked] == ["check", "aside"]
+
+
+def test_who_is_named_twice_is_told_with_the_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "denied.csv"
+    path.write_text("customer,note,at\n1,a,\n2,b,\n1,c,\n3,d,2024-01-01\n3,e,2024-02-01\nx,f,\n1,g,\n")
+    cloud = Cloud()
+    changed = load(cloud, path)
+    assert cloud.on[1] == "g"
+    assert changed.twice == [{"id": 1, "lines": [2, 4, 8]}], "of several times each row counts; a bad row never does"
+    screen = Screen(as_json=False)
+    _changed(screen, DENIED, changed)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "customer 1 is named more than once, lines 2, 4, 8: the last counts" in said
+    assert "1 id is named more than once in the file." in said
 
 
 def test_what_is_not_in_the_file_is_taken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
