@@ -384,11 +384,12 @@ class Calls(ReviewCalls, PredictingCalls):
     # Deliveries of decisions to sinks
 
     @each
-    def deliveries(self, stream: str, *, state: str = "", sink: str = "") -> Items[Delivery]:
-        """Decisions on their way to sinks, and the last that have ended; only those in a `state`, or to one `sink`."""
+    def deliveries(self, stream: str, *, state: str = "", sink: str = "", event: int | str = "") -> Items[Delivery]:
+        """Decisions on their way to sinks, and the last that have ended; only those in a `state`, to one `sink`, or of
+        one `event`, by its id."""
         following: str | None = ""
         while following is not None:
-            wanted = {"state": state, "sink": sink, "cursor": following, "limit": 1_000}
+            wanted = {"state": state, "sink": sink, "event": str(event), "cursor": following, "limit": 1_000}
             page: DeliveryPage = yield from answered(Request("GET", self._deliveries(stream), params=wanted))
             for item in page["items"]:
                 yield Item(item)

@@ -20,11 +20,19 @@ class ReviewCalls:
 
     @call
     def reviews(
-        self, stream: str, *, state: str = "", lane: str = "", limit: int = 100, cursor: str = ""
+        self,
+        stream: str,
+        *,
+        state: str = "",
+        lane: str = "",
+        event: int | str = "",
+        limit: int = 100,
+        cursor: str = "",
     ) -> Flow[ReviewCaseList]:
         """Cases that wait or are held, in the order in which they are claimed; or those in a `state` (CLOSED: all that
-        are closed, the newest first), in a `lane`. `cursor`: `next` of the page of closed ones before."""
-        params = {"state": state, "lane": lane, "limit": limit, "cursor": cursor}
+        are closed, the newest first), in a `lane`; or those of an `event`, by its id. `cursor`: `next` of the page of
+        closed ones before."""
+        params = {"state": state, "lane": lane, "event": str(event), "limit": limit, "cursor": cursor}
         found: ReviewCaseList = yield from answered(Request("GET", _path(self.tenant, stream), params=params))
         return found
 

@@ -28,9 +28,12 @@ _OUTCOMES = {
 }
 
 
-def show_list(screen: Screen, stream: str, found: ReviewCaseList) -> None:
+def show_list(screen: Screen, stream: str, found: ReviewCaseList, event: str = "") -> None:
     if not found["items"]:
-        screen.say(f"No such case of {stream}." if found["total"] else f"No case of {stream} is there.")
+        none = (
+            f"No such case of {stream} is of the event {escape(event)}." if event else f"No case of {stream} is there."
+        )
+        screen.say(f"No such case of {stream}." if found["total"] else none)
         return
     now = found["now"]
     columns = ("CASE", "EVENT", "DECISION", "LANE", "STATE", "EXPECTED", "AGE", "DUE", "BY")

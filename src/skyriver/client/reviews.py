@@ -32,6 +32,7 @@ def review_list(
     stream: Stream,
     state: Annotated[str, typer.Option(help="Only these, as OPEN, CLAIMED, DECIDED; CLOSED: all closed ones.")] = "",
     lane: Annotated[str, typer.Option(help="Only escalated, overdue, second or first ones.")] = "",
+    event: Annotated[str, typer.Option(help="Only those of this event, by its id; closed ones too.")] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="So many at most.")] = 50,
     all_: Annotated[bool, typer.Option("--all", help="However many there are.")] = False,
     as_json: Json = False,
@@ -39,8 +40,8 @@ def review_list(
     """Cases in the order in which they are claimed."""
     screen = Screen(as_json=as_json)
     with connect() as client:
-        found = _listed(client, stream, state.upper(), lane, sys.maxsize if all_ else limit)
-    screen.data(found, lambda: page.show_list(screen, stream, found))
+        found = _listed(client, stream, state.upper(), lane, event, sys.maxsize if all_ else limit)
+    screen.data(found, lambda: page.show_list(screen, stream, found, event))
 
 
 @_reviews.command("get")
@@ -108,12 +109,13 @@ def review_stats(stream: Stream, as_json: Json = False) -> None:
     screen.data(found, lambda: page.show_stats(screen, stream, found))
 
 
-def _listed(client: Client, stream: str, state: str, lane: str, limit: int) -> ReviewCaseList:
+def _listed(client: Client, stream: str, state: str, lane: str, event: str, limit: int) -> ReviewCaseList:
     """So many at most, in as many pages as that takes."""
     items: list[ReviewCase] = []
     cursor: str | None = ""
     while True:
-        page = client.reviews(stream, state=state, lane=lane, limit=min(PAGE, limit - len(items)), cursor=cursor or "")
+        most = min(PAGE, limit - len(items))
+        page = client.reviews(stream, state=state, lane=lane, event=event, limit=most, cursor=cursor or "")
         items += page["items"]
         cursor = page["next"]
         if cursor is None or len(items) >= limit:

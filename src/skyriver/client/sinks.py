@@ -32,6 +32,8 @@ Before = Annotated[
 ]
 OfSink = Annotated[str, typer.Option("--sink", help="Only those to this one.")]
 Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
+OfEvent = Annotated[str, typer.Option("--event", help="Only those of this event, by its id.")]
+However = Annotated[bool, typer.Option("--all", help="However many there are.")]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Kept with the delivery, and in the audit trail.")]
 
 
@@ -55,17 +57,26 @@ def sink_deliveries(
     stream: Stream,
     state: Annotated[str, typer.Option(help="Only those in this state, such as parked.")] = "",
     sink: OfSink = "",
+    event: OfEvent = "",
     limit: Limit = 100,
+    all_: However = False,
     as_json: Json = False,
 ) -> None:
     """Decisions on their way to sinks, and the last that have ended."""
-    _list(stream, state, sink, limit, as_json)
+    _list(stream, state, sink, event, None if all_ else limit, as_json)
 
 
 @_sinks.command("parked")
-def sink_parked(stream: Stream, sink: OfSink = "", limit: Limit = 100, as_json: Json = False) -> None:
+def sink_parked(
+    stream: Stream,
+    sink: OfSink = "",
+    event: OfEvent = "",
+    limit: Limit = 100,
+    all_: However = False,
+    as_json: Json = False,
+) -> None:
     """Deliveries that were given up: refused by their receiver, or tried for too long."""
-    _list(stream, "parked", sink, limit, as_json)
+    _list(stream, "parked", sink, event, None if all_ else limit, as_json)
 
 
 @_sinks.command("get")
@@ -144,16 +155,18 @@ def sink_metrics(stream: Stream, as_json: Json = False) -> None:
     Screen(as_json=as_json).data({"metrics": text}, lambda: print(text, end=""))
 
 
-def _list(stream: str, state: str, sink: str, limit: int, as_json: bool) -> None:
+def _list(stream: str, state: str, sink: str, event: str, limit: int | None, as_json: bool) -> None:
+    """`limit` None: however many there are."""
     screen = Screen(as_json=as_json)
     with connect() as client:
-        found = list(islice(client.deliveries(stream, state=state, sink=sink), limit + 1))
+        deliveries = client.deliveries(stream, state=state, sink=sink, event=event)
+        found = list(islice(deliveries, None if limit is None else limit + 1))
     items = found[:limit]
     screen.data({"items": items}, lambda: screen.out.print(deliveries_table(items)) if items else None)
     if not items:
         screen.say("There are none.")
-    elif len(found) > limit:
-        screen.say(f"[dim]There are more: --limit {10 * limit} shows them.[/]")
+    elif limit is not None and len(found) > limit:
+        screen.say(f"[dim]There are more: --all shows all, --limit {10 * limit} so many.[/]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from skyriver.core.resources import Snapshot, need
 from skyriver.trust.permissions import Permission
 
 Fingerprint = Annotated[str, Depends(fingerprint)]
+OfEvent = Annotated[str, Query(description="Only those of this event, by its id.", max_length=10_000)]
 
 
 class Dispatchers:
@@ -176,10 +177,11 @@ def _add_looking(routes: Routes, dispatchers: Dispatchers) -> None:
         limit: Limit = 100,
         state: Annotated[str, Query(description="Only those in this state.", max_length=40)] = "",
         sink: Annotated[str, Query(description="Only those to this sink.", max_length=63)] = "",
+        event: OfEvent = "",
     ) -> contract.DeliveryPage:
         """Decisions of a stream on their way to its sinks, and the last that have ended."""
-        check_query(request, ("cursor", "limit", "state", "sink"))
-        query = {"after": str(decode(cursor, int)), "limit": str(limit), "state": state, "sink": sink}
+        check_query(request, ("cursor", "limit", "state", "sink", "event"))
+        query = {"after": str(decode(cursor, int)), "limit": str(limit), "state": state, "sink": sink, "event": event}
         page = dispatchers.look(request, name, "/deliveries", query)
         following = page["next"]
         return {"items": page["items"], "next": encode(following) if following is not None else None}

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from skyriver.control.dispatching import Dispatchers
+from skyriver.control.dispatching import Dispatchers, OfEvent
 from skyriver.control.mutations import Key, fingerprint
 from skyriver.control.paging import Cursor, Limit, check_query, decode, encode
 from skyriver.control.routes import TENANT, Routes, caller
@@ -65,12 +65,14 @@ def _add_looking(routes: Routes, dispatchers: Dispatchers) -> None:
         name: str,
         state: Annotated[str, Query(max_length=20, description="Only these; CLOSED: all that are closed.")] = "",
         lane: Annotated[str, Query(max_length=20, description="Only those in this lane.")] = "",
+        event: OfEvent = "",
         cursor: Cursor = "",
         limit: Limit = 100,
     ) -> contract.ReviewCaseList:
-        """Cases that wait or are held, in the order in which they are claimed; closed ones, the newest first."""
-        check_query(request, ("state", "lane", "cursor", "limit"))
-        query = {"state": state, "lane": lane, "limit": str(limit), "after": decode(cursor, str)}
+        """Cases that wait or are held, in the order in which they are claimed; closed ones, the newest first. Of an
+        event all, unless a state is asked for."""
+        check_query(request, ("state", "lane", "event", "cursor", "limit"))
+        query = {"state": state, "lane": lane, "event": event, "limit": str(limit), "after": decode(cursor, str)}
         found = dispatchers.look(request, name, "/reviews", query)
         following = encode(found["next"]) if found.get("next") is not None else None
         return {"items": found["items"], "total": found["total"], "now": found["now"], "next": following}

@@ -90,7 +90,7 @@ KINDS = [n.removeprefix("list_") for n in NAMES if n.startswith("list_") and n n
 CALLS: list[Act] = [
     *(lambda c, k=k: c.list(k) for k in KINDS),
     *(lambda c, k=k: c.get(k, "fraud:1") for k in KINDS),
-    lambda c: c.deliveries("payments", state="parked"),
+    lambda c: c.deliveries("payments", state="parked", event=7),
     lambda c: c.delivery("payments", 7),
     *(lambda c, v=v: c.judge_delivery("payments", 7, v) for v in ("retry", "drop", "approve", "refuse")),
     *(lambda c, v=v: c.judge_deliveries("payments", v, [7, 8]) for v in ("approve", "refuse")),
@@ -118,7 +118,7 @@ CALLS: list[Act] = [
     lambda c: c.issue_token("ana", "reviewer"),
     lambda c: c.tokens(),
     lambda c: c.revoke_token("ana"),
-    lambda c: c.reviews("payments", state="OPEN"),
+    lambda c: c.reviews("payments", state="OPEN", event="7"),
     lambda c: c.review("payments", 17),
     lambda c: c.review_stats("payments"),
     lambda c: c.claim_review("payments"),

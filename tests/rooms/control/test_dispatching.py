@@ -73,6 +73,8 @@ def test_deliveries_are_read_in_pages(stage: Stage) -> None:
     rest = stage.caller.get(DELIVERIES, params={"limit": 2, "cursor": first["next"]}, headers=viewer).json()
     assert [d["number"] for d in first["items"] + rest["items"]] == [1, 2, 3]
     assert rest["next"] is None
+    of_event = stage.caller.get(DELIVERIES, params={"event": "1"}, headers=viewer).json()["items"]
+    assert [(d["number"], d["event"]) for d in of_event] == [(2, 1)]
     one = stage.caller.get(f"{DELIVERIES}/2", headers=viewer).json()
     assert (one["state"], one["body"]["id"]) == ("AWAITING_APPROVAL", "default/orders:1")
     text = stage.caller.get(f"{BASE}/streams/orders/dispatcher/metrics", headers=viewer).json()["text"]

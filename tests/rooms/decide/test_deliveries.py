@@ -399,6 +399,29 @@ def test_as_many_are_judged_at_once_as_is_said(monkeypatch: pytest.MonkeyPatch) 
         stage.ask("POST", "/deliveries/approve", numbers=["1"])
 
 
+@pytest.mark.parametrize("own", ["j\u00e4nner", "7", 7])
+def test_deliveries_are_found_by_their_event(own: int | str) -> None:
+    kind: Any = "text" if isinstance(own, str) else "int"
+    stream = StreamSpec(
+        name="orders", fields=(FieldSpec(name="order", type=kind), *FIELDS[1:]), id="order", time="at", key="order"
+    )
+    stage = Stage(SINK, {"to": "hall", "on": ["block"]})
+    stage.part._stream = stream
+    stage.decide()
+    stage.decide(own=own)
+
+    def found(**query: str) -> list[int]:
+        return [item["number"] for item in stage.ask("GET", "/deliveries", **query)["items"]]
+
+    assert found(event=str(own)) == found(event=str(own), state="waiting") == [3, 4]
+    assert found(event=str(own), sink="hall") == found(event=str(own), after="3") == [4]
+    assert found(event="700") == found(event=str(own), state="done") == []
+    assert found() == [1, 2, 3, 4]
+    if kind == "int":
+        with pytest.raises(InvalidInput, match="'x7' is no id of orders"):
+            found(event="x7")
+
+
 def test_what_cannot_await_approval_is_refused_and_is_not_none_of_it() -> None:
     stage = Stage({**SINK, "approve": True}, {"to": "hall", "on": ["block"]})
     stage.decide()

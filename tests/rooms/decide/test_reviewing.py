@@ -347,6 +347,24 @@ def test_ids_of_any_letters_are_erased(desk: Desk, own: int | str) -> None:
     assert desk.ask("GET", "/reviews")["total"] == 1
 
 
+def test_cases_are_found_by_their_event_closed_ones_too(desk: Desk) -> None:
+    for offset in (1, 3, 5):
+        desk.decided(offset)
+    desk.ask("POST", "/reviews/claim", case=3)
+    desk.ask("POST", "/reviews/3/decide", answer="hold", reason="as last week")
+
+    def found(**query: str) -> list[int]:
+        told = desk.ask("GET", "/reviews", **query)
+        assert told["total"] == len(told["items"])
+        return [case["id"] for case in told["items"]]
+
+    assert found(event="901") == found(event="901", state="OPEN", lane="first") == [1]
+    assert found(event="903") == found(event="903", state="CLOSED") == [3]
+    assert found(event="903", state="OPEN") == found(event="7") == []
+    assert found() == [1, 5]
+    assert code_of(lambda: found(event="x7")) == "BAD_ID"
+
+
 def test_an_answer_that_is_erased_while_others_are_sent_is_not_sent(desk: Desk) -> None:
     for offset in (1, 3, 5):
         desk.decided(offset)

@@ -232,15 +232,24 @@ class CaseBook:
         return self._cases("key = ? AND id < ? ORDER BY id DESC LIMIT ?", stored_id(case.key), case.id, most)
 
     def listed(
-        self, now: int, states: Sequence[str], lane: str = "", most: int = 100, after: tuple[int, int] = FIRST
+        self,
+        now: int,
+        states: Sequence[str],
+        lane: str = "",
+        most: int = 100,
+        after: tuple[int, int] = FIRST,
+        events: Sequence[str] = (),
     ) -> tuple[list[Case], int]:
         """Cases in these states, in the order in which they are claimed, closed ones the newest first; and how many
-        there are. `after`: of closed ones those that come after (closed_at, id)."""
+        there are. `after`: of closed ones those that come after (closed_at, id). `events`: only of these, as they are
+        stored."""
         where = f"state IN ({', '.join('?' * len(states))})" + (" AND lane = ?" if lane else "")
-        given = (*states, lane) if lane else tuple(states)
+        where += f" AND event IN ({', '.join('?' * len(events))})" if events else ""
+        given = (*states, *([lane] if lane else []), *events)
         [(total,)] = self._do.run(f"SELECT COUNT(*) FROM cases WHERE {where}", given)
         if CLOSED.issuperset(states):
-            asked = f"SELECT doc FROM cases INDEXED BY cases_closed WHERE closed = 1 AND {where}"
+            index = "cases_event" if events else "cases_closed"
+            asked = f"SELECT doc FROM cases INDEXED BY {index} WHERE closed = 1 AND {where}"
             asked += " AND closed_at <= ? AND (closed_at < ? OR id > ?) ORDER BY closed_at DESC, id LIMIT ?"
             docs = self._do.run(asked, (*given, after[0], *after, most))  # of very many
             return [_decoder.decode(doc) for (doc,) in docs], int(total)

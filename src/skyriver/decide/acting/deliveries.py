@@ -17,6 +17,7 @@ from skyriver.decide.acting.delivery_body import BodyWriter, delivery_id
 from skyriver.decide.acting.delivery_table import ENDED, STATES, DeliveryTable, New
 from skyriver.decide.acting.dispatching import Ask, Routes
 from skyriver.decide.acting.sinks import Answer, Delivery
+from skyriver.decide.acting.stored_id import asked_event
 from skyriver.decide.log.following import Decided
 from skyriver.decide.log.records import DecisionRecord
 
@@ -156,7 +157,9 @@ class Deliveries:
             )
         known = self._known(do, sink)
         limit = max(1, min(1_000, int(ask.query.get("limit") or 100)))
-        items = self._table.page(do, [sink] if sink else known, state, int(ask.query.get("after") or 0), limit)
+        events = asked_event(self._stream, ask.query.get("event", ""))
+        after = int(ask.query.get("after") or 0)
+        items = self._table.page(do, [sink] if sink else known, state, after, limit, events)
         return {"items": items, "next": items[-1]["number"] if len(items) == limit else None}
 
     def _known(self, do: Transaction, sink: str) -> list[str]:

@@ -68,6 +68,7 @@ _SCHEMA = (
         reason TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '', asked_by TEXT NOT NULL DEFAULT '',
         judged_by TEXT NOT NULL DEFAULT '', note TEXT NOT NULL DEFAULT '', body BLOB NOT NULL, UNIQUE (sink, id))""",
     "CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (sink, state, due)",
+    "CREATE INDEX IF NOT EXISTS deliveries_event ON deliveries (event)",
     f"CREATE INDEX IF NOT EXISTS deliveries_lane ON deliveries (sink, lane, number) WHERE {_OPEN} AND lane IS NOT NULL",
     "CREATE TABLE IF NOT EXISTS delivery_counts (sink TEXT, state TEXT, now INTEGER, ever INTEGER,"
     " PRIMARY KEY (sink, state)) WITHOUT ROWID",
@@ -246,15 +247,18 @@ class DeliveryTable:
         [(made,)] = do.run("SELECT min(made) FROM deliveries WHERE sink = ? AND state = 'WAITING'", (sink,))
         return int(made) if made is not None else None
 
-    def page(self, do: Transaction, sinks: Sequence[str], state: str, after: int, limit: int) -> list[dict[str, Any]]:
-        """In the order of their numbers, from the one behind `after` on; `state` "": of any."""
+    def page(
+        self, do: Transaction, sinks: Sequence[str], state: str, after: int, limit: int, events: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
+        """In the order of their numbers, from the one behind `after` on; `state` "": of any; `events`: only of these,
+        as they are stored."""
         states = (state,) if state else STATES
-        index = "INDEXED BY deliveries_due" if state else ""  # few of many, mostly
+        index = "INDEXED BY deliveries_event" if events else "INDEXED BY deliveries_due" if state else ""  # few of many
         rows = do.run(
             f"SELECT {', '.join(_SHOWN)} FROM deliveries {index} WHERE number > ?"
             f" AND sink IN ({', '.join('?' * len(sinks))}) AND state IN ({', '.join('?' * len(states))})"
-            " ORDER BY number LIMIT ?",
-            (after, *sinks, *states, limit),
+            f"{' AND event IN (' + ', '.join('?' * len(events)) + ')' if events else ''} ORDER BY number LIMIT ?",
+            (after, *sinks, *states, *events, limit),
         )
         return [_shown(row) for row in rows]
 

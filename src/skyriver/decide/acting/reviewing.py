@@ -23,6 +23,7 @@ from skyriver.decide.acting.case_view import in_full, in_short
 from skyriver.decide.acting.cases import CLOSED, HELD, LANES, WAITING, Case, CaseState, Reviewer
 from skyriver.decide.acting.database import Transaction
 from skyriver.decide.acting.dispatching import Ask, Routes
+from skyriver.decide.acting.stored_id import asked_event
 from skyriver.decide.log.following import Decided
 from skyriver.decide.log.records import DecisionRecord, LabelRecord
 
@@ -160,12 +161,13 @@ class Reviewing:
     def _list(self, do: Transaction, ask: Ask) -> Mapping[str, Any]:
         self._pass_time(do)
         book, now = CaseBook(do), self._clock.now()
-        states = _states(ask.query.get("state", ""))
+        events = asked_event(self._stream, ask.query.get("event", ""))
+        states = _states(ask.query.get("state", ""), any_=bool(events))
         lane = _one_of(ask.query.get("lane", ""), ("", *LANES), "lane")
         most = max(1, min(_number(ask.query, "limit", 100), MOST_LISTED))
         closed = CLOSED.issuperset(states)
         after = _after(ask.query.get("after", ""), closed=closed)
-        found, total = book.listed(now, states, lane, most, after)
+        found, total = book.listed(now, states, lane, most, after, events)
         last = found[-1] if closed and len(found) == most else None
         following = f"{last.closed_at}.{last.id}" if last is not None else None
         return {"items": [in_short(case) for case in found], "total": total, "now": now, "next": following}
@@ -235,9 +237,10 @@ def _reviewer(ask: Ask) -> Reviewer:
     return Reviewer(ask.actor, senior=ask.body.get("senior") is True)
 
 
-def _states(word: str) -> list[str]:
+def _states(word: str, *, any_: bool) -> list[str]:
+    """Unless a state is asked for: `any_`, or those of what is to be done."""
     if not word:
-        return [str(state) for state in CaseState if state in WAITING | HELD]
+        return [str(state) for state in CaseState if any_ or state in WAITING | HELD]
     if word == "CLOSED":
         return [str(state) for state in CaseState if state in CLOSED]
     return [_one_of(word, [*(str(state) for state in CaseState), "CLOSED"], "state")]
