@@ -32,7 +32,7 @@ app.add_typer(_rules, name="rules")
 Stream = Annotated[str, typer.Argument(metavar="STREAM")]
 Version = Annotated[int, typer.Argument(metavar="VERSION", min=1)]
 Why = Annotated[str, typer.Option("--why", help="The reason; it is kept with the version.")]
-Anyway = Annotated[str, typer.Option("--anyway", help="Do it though the gate refuses, for this reason.")]
+Anyway = Annotated[str | None, typer.Option("--anyway", help="Do it though the gate refuses, for this reason.")]
 
 
 @_rules.command("list")
@@ -80,23 +80,37 @@ def rules_canary(
     version: Version,
     percent: Annotated[float, typer.Argument(metavar="PERCENT", min=0.01, max=100, help="Of the keys.")],
     why: Why = "",
-    anyway: Anyway = "",
+    anyway: Anyway = None,
     as_json: Json = False,
 ) -> None:
     """Let a version decide for a share of the keys; a key stays with its rules, and a larger share keeps it."""
-    _move(stream, version, "canary", as_json=as_json, why=why, anyway=anyway, percent=percent)
+    _move(stream, version, "canary", as_json=as_json, why=why, anyway=_passing(anyway), percent=percent)
 
 
 @_rules.command("promote")
-def rules_promote(stream: Stream, version: Version, why: Why = "", anyway: Anyway = "", as_json: Json = False) -> None:
+def rules_promote(
+    stream: Stream, version: Version, why: Why = "", anyway: Anyway = None, as_json: Json = False
+) -> None:
     """Let a version decide; one that decided before too, which is the way back."""
-    _move(stream, version, "promote", as_json=as_json, why=why, anyway=anyway)
+    _move(stream, version, "promote", as_json=as_json, why=why, anyway=_passing(anyway))
 
 
 @_rules.command("drop")
 def rules_drop(stream: Stream, version: Version, why: Why = "", as_json: Json = False) -> None:
     """Give a candidate up; its trial ends."""
     _move(stream, version, "drop", as_json=as_json, why=why)
+
+
+def _passing(reason: str | None) -> str:
+    """Raises InvalidInput (NO_REASON)."""
+    if reason is not None and not reason.strip():
+        raise InvalidInput(
+            "The reason for passing the gate is empty.",
+            code="NO_REASON",
+            where="--anyway",
+            next_action='Say why: --anyway "REASON".',
+        )
+    return reason or ""
 
 
 def _move(stream: str, version: int, to: str, *, as_json: bool, **given: Any) -> None:

@@ -11,6 +11,8 @@ from api_stage import APP, BASE, Stage
 
 from skyriver.client.appfile import load_app
 from skyriver.decide.streams.live import live_settings
+from skyriver.decide.streams.rules_gate import _IN_THE_WAY
+from skyriver.decide.streams.rules_kind import RULES_TRANSITIONS
 
 RULES = f"{BASE}/streams/orders/rules"
 CALL = {"decision": "call", "when": "score >= 0.5"}
@@ -222,15 +224,57 @@ def test_what_cannot_be_asked(shop: Shop) -> None:
         ("/2/canary", {}, 422, "BAD_REQUEST"),
         ("/2/canary", {"percent": 0}, 422, "BAD_REQUEST"),
         ("/2/canary", {"percent": 101}, 422, "BAD_REQUEST"),
-        ("/1/drop", {}, 409, "REFUSED_TRANSITION"),
-        ("/1/shadow", {}, 409, "REFUSED_TRANSITION"),
-        ("/1/promote", {}, 409, "REFUSED_TRANSITION"),
+        ("/2/promote", {"anyway": " "}, 422, "NO_REASON"),
     ):
         answer = shop.post(path, **body)
         assert (answer.status_code, answer.json()["code"]) == (status, code), path
     assert shop.post(role="operator", rules=[CALL]).status_code == 403, "who operates declares nothing"
     assert shop.post("/2/shadow", role="viewer").status_code == 403
     assert shop.stage.caller.get(f"{BASE}/streams/none/rules", headers=shop.admin).status_code == 404
+
+
+def test_a_move_that_cannot_be_says_what_is_in_its_way(shop: Shop) -> None:
+    def refused(path: str, **body: Any) -> str:
+        answer = shop.post(path, **body)
+        assert (answer.status_code, answer.json()["code"]) == (409, "REFUSED_TRANSITION"), path
+        return f"{answer.json()['detail']} {answer.json()['next_action']}"
+
+    shop.add()
+    assert "orders decides already. `skyriver rules list orders`" in refused("/1/promote")
+    assert "what decides is not dropped. Promote another one in its place" in refused("/1/drop")
+    shop.post("/2/shadow")
+    assert "is in shadow already. `skyriver rules get orders 2`" in refused("/2/shadow")
+    assert "is not compared with itself" in refused("/1/shadow"), "and not that another one is tried"
+    assert "decides already, for all keys" in refused("/1/canary", percent=5)
+    shop.post("/2/promote", anyway="a test")
+    assert "was replaced: it decides nothing" in refused("/1/drop")
+    again = "decided before, and is not tried again. `skyriver rules promote orders 1` lets it decide again."
+    assert again in refused("/1/shadow")
+    assert again in refused("/1/canary", percent=5)
+    shop.add({**CALL, "when": "score >= 0.7"})
+    shop.post("/3/drop")
+    assert "is dropped already" in refused("/3/drop")
+    anew = "was dropped. `skyriver rules add orders FILE` makes such rules a candidate again."
+    for path, body in (("/3/promote", {}), ("/3/shadow", {}), ("/3/canary", {"percent": 5})):
+        assert anew in refused(path, **body), path
+
+
+def test_every_move_that_a_state_forbids_has_its_words() -> None:
+    states = {state for state, _ in RULES_TRANSITIONS} | {*RULES_TRANSITIONS.values()}
+    forbidden = {(s, to) for s in states for to in ("shadow", "canary", "promote", "drop")} - {*RULES_TRANSITIONS}
+    assert {pair for pair in forbidden if pair[0] != "DROPPED"} == {p for p in _IN_THE_WAY if p[0] != "DROPPED"}
+
+
+def test_a_refusal_of_the_gate_says_what_helps(shop: Shop) -> None:
+    def helps(number: int) -> str:
+        return str(shop.post(f"/{number}/promote").json()["next_action"])
+
+    number, loss = shop.add(), shop.add({**CALL, "when": "score >= 0.8"}, gain={**GAIN, "low": -1})
+    assert f"`skyriver rules shadow orders {number}` compares it" in helps(number)
+    assert f"Give it up: `skyriver rules drop orders {loss}`" in helps(loss)
+    shop.post(f"/{number}/canary", percent=50)
+    assert helps(number).startswith("It only needs more events: `skyriver rules get orders 2` shows how many")
+    assert "--anyway" in helps(number)
 
 
 def test_examples_of_the_application_hold_for_candidates_too(shop: Shop) -> None:

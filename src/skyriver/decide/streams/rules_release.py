@@ -16,6 +16,7 @@ from skyriver.core.resources import Put, Resource, Snapshot, need
 from skyriver.core.spec import AppSpec, DecisionRule
 from skyriver.decide.rules.ruleset import rules_of
 from skyriver.decide.streams.checking import check_decisions
+from skyriver.decide.streams.rules_gate import check_move, gate_refused, refusal
 from skyriver.decide.streams.rules_kind import (
     GIVEN,
     RULES,
@@ -29,8 +30,6 @@ from skyriver.decide.streams.rules_kind import (
 )
 
 _A_RULE = 'Write each rule as {"decision": "block", "when": "score >= 0.9"}, with a "name" or without.'
-COMPARED_EVENTS = 1_000
-"""That a candidate without a measured gain was compared on before it is promoted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,28 +97,23 @@ def plan_candidate(
 def plan_move(
     snapshot: Snapshot, stream: Resource, number: int, move: RulesMove, *, actor: str
 ) -> tuple[list[Put], RulesVersion]:
-    """Raises NotFound, Conflict (REFUSED_TRANSITION, TRIAL_RUNNING, GATE_REFUSED), and what `check_decisions` raises
-    where the rules do not fit the application any more: it may have been deployed since they were checked."""
+    """Raises NotFound, Conflict (REFUSED_TRANSITION, TRIAL_RUNNING, GATE_REFUSED), InvalidInput (NO_REASON), and what
+    `check_decisions` raises where the rules do not fit the application any more: it may have been deployed since they
+    were checked."""
     versions = _versions(snapshot, stream)
     version = _one(versions, stream, number)
     compared = _compared(snapshot, stream, version)
     status = {**version.status, "compared": compared}
+    check_move(stream.name, version, move.to)  # what cannot be is refused before the gate is asked
     if move.to in ("shadow", "canary"):
         _refuse_second_trial(versions, version)
         status["percent"] = move.percent if move.to == "canary" else 0.0
-    RULES.move(version, move.to, snapshot.now)  # what cannot be is refused before the gate is asked
     if move.to != "drop":
         _check_fits(snapshot, stream, version)
     live = live_of(versions)
-    why_not = _refusal(version, live, compared, move.to)
-    if why_not and not move.anyway:
-        raise Conflict(
-            f"The gate does not let version {number} of the rules of {stream.name} {_TO[move.to]}: {why_not}",
-            code="GATE_REFUSED",
-            where=version.ref,
-            next_action=f"`skyriver rules shadow {stream.name} {number}` compares it with the rules that decide;"
-            ' --anyway "REASON" does it all the same.',
-        )
+    why_not = refusal(version, live, compared, move.to)
+    if why_not and not move.anyway.strip():
+        raise gate_refused(stream.name, version, live, move.to, why_not, anyway=move.anyway)
     history = [*status.get("history", ()), _step(_AFTER[move.to], snapshot.now, actor, move.why)]
     if why_not:
         history[-1] |= {"gate": why_not, "anyway": move.anyway}
@@ -135,7 +129,6 @@ def plan_move(
 
 
 _AFTER = {"shadow": "SHADOW", "canary": "CANARY", "promote": "LIVE", "drop": "DROPPED"}
-_TO = {"canary": "decide for a share", "promote": "be promoted"}
 
 
 def with_rules(app: AppSpec, stream: str, rules: Sequence[Mapping[str, Any]]) -> AppSpec:
@@ -286,29 +279,6 @@ def _refuse_second_trial(versions: Sequence[Resource], version: Resource) -> Non
             where=tried.ref,
             next_action="Promote or drop it first.",
         )
-
-
-def _refusal(version: Resource, live: Resource | None, compared: RulesCompared | None, to: str) -> str:
-    """Why the gate refuses a move, "" where it does not. A gain counts while the rules that it was measured against
-    are the ones that decide."""
-    if to not in _TO or version.state == "REPLACED":  # what decided before may decide again
-        return ""
-    gain = version.spec.get("gain")
-    against = gain.get("rules_version", 0) if gain is not None else 0
-    if gain is not None and live is not None and against == version_of(live):
-        interval = f"{gain['low']:.6g} to {gain['high']:.6g} {gain['unit']}".rstrip()
-        if to == "promote" and gain["low"] <= 0:
-            return f"its measured gain, {interval} a {gain['per']}, does not exclude a loss."
-        return f"what was measured is a loss, {interval} a {gain['per']}." if gain["high"] < 0 else ""
-    events = compared["events"] if compared is not None else 0
-    if to == "promote" and events < COMPARED_EVENTS:
-        unmeasured = "nothing was measured of it"
-        if gain is not None:
-            others = f"version {against}" if against else "rules that are not said"
-            unmeasured = f"its gain was measured against {others}, not against those that decide now"
-        compared_with = f"{events:,} events were compared with the rules that decide now, of {COMPARED_EVENTS:,}"
-        return f"{unmeasured}, and {compared_with}."
-    return ""
 
 
 def _report(snapshot: Snapshot, stream: Resource) -> Mapping[str, Any]:
