@@ -39,7 +39,7 @@ from skyriver.client.parts import explain_part, part_lines, part_named
 from skyriver.client.patience import AWAY_SECONDS, Patience
 from skyriver.client.rows import read_rows
 from skyriver.client.screen import Bars, Screen
-from skyriver.client.sending import declared_types, send_rows
+from skyriver.client.sending import declared_types, once_ready, send_rows
 from skyriver.client.shell import Json, Machine, app, confirm, connect, machine, noun, only, state, wait
 from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound
 from skyriver.core.names import ModelRef
@@ -216,7 +216,7 @@ def explain(
     if event:
         with connect() as client:
             source = stream or only(client, "streams", "stream: --stream NAME")
-            decision = client.decision(source, event)
+            decision = once_ready(client, source, lambda: client.decision(source, event))
             if recompute:
                 with screen.progress() as bars:
                     offset = {"offset": decision["event_offset"]}

@@ -7,12 +7,15 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from io import BytesIO
 from typing import Any
 
+import polars as pl
 import pytest
 
 from skyriver.core.errors import Conflict, Corrupt, InvalidInput, QuotaExceeded, SkyriverError, Unavailable
 from skyriver.decide.log.checkpoint import BlockAnswer
+from skyriver.decide.log.history import read_block
 from skyriver.decide.log.records import LoadStep
 from skyriver.decide.partition.partition import RecentDecisions
 from skyriver.decide.partition.receipt import Receipt
@@ -408,6 +411,31 @@ def test_an_old_decision_is_looked_up_while_batches_go_on(house: House) -> None:
         assert second in post.late
         post.station.submit(FindWork(99, post.answers.append))
         assert (await post.settle(3))[2] is None
+        await post.station.drain(1)
+
+    run(test)
+
+
+def test_an_event_of_history_is_told_as_such(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house).start()
+        at = house.event(0)["at"]
+        names = ("_kind", "_time", "payment", "at", "customer", "amount", "_label", "_subject", "_value")
+        kinds = (pl.UInt8, *[pl.Int64] * 4, pl.Float64, pl.UInt8, pl.Int64, pl.Float64)
+        rows = [(1, at - 9, own, at - 9, 1, 5.0, None, None, None) for own in (1, 2)]
+        data = BytesIO()
+        pl.DataFrame(rows, schema=dict(zip(names, kinds, strict=True)), orient="row").write_ipc_stream(data)
+        house.engine.load(read_block(data.getvalue(), house.stream), LoadStep("load-1", 0, 0, True))
+        house.log.sync()
+        post.send(house.event(3), wait=True)
+        await post.settle(1)
+        for own in (2, 3, 99):
+            post.station.submit(FindWork(own, post.late.append))
+        await until(lambda: len(post.late) == 3)
+        told = next(answer for answer in post.late if isinstance(answer, SkyriverError))
+        assert (told.code, told.message) == ("NOT_DECIDED", "The event 2 is loaded history, which is not decided.")
+        assert told.exit_code == 3
+        assert sorted(str(answer and answer.id) for answer in post.late if answer is not told) == ["3", "None"]
         await post.station.drain(1)
 
     run(test)

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
-from skyriver.core.errors import Internal, QuotaExceeded, SkyriverError, Unavailable
-from skyriver.data.log import LogReader
+from skyriver.core.errors import Internal, NotFound, QuotaExceeded, SkyriverError, Unavailable
+from skyriver.data.log import LogReader, RecordKind
 from skyriver.decide.log.blocks import decisions_in_log
-from skyriver.decide.log.records import DecisionRecord
+from skyriver.decide.log.records import DecisionRecord, Id
 from skyriver.decide.partition.receipt import Receipt
 
 THREADS = 2
@@ -26,6 +26,7 @@ LOOK_S, LOOK_EACH_S = 10.0, 0.001
 
 Found = Mapping[int, DecisionRecord]
 """By the offset of the event; one of history has none."""
+Read = Callable[[LogReader, Sequence[int]], Found | SkyriverError]
 
 _log = logging.getLogger(__name__)
 
@@ -38,9 +39,11 @@ class Looks:
         self._threads = ThreadPoolExecutor(THREADS, "look")
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, offsets: Sequence[int], answer: Callable[[Found | SkyriverError], None]) -> None:
+    def begin(
+        self, offsets: Sequence[int], answer: Callable[[Found | SkyriverError], None], read: Read = decisions_in_log
+    ) -> None:
         """Looks up the decisions of the events at these offsets. `answer` is called once, later."""
-        task = asyncio.get_running_loop().create_task(self._look(offsets, answer, len(self._tasks)))
+        task = asyncio.get_running_loop().create_task(self._look(offsets, answer, read, len(self._tasks)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -50,18 +53,20 @@ class Looks:
             task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _look(self, offsets: Sequence[int], answer: Callable[[Found | SkyriverError], None], before: int) -> None:
+    async def _look(
+        self, offsets: Sequence[int], answer: Callable[[Found | SkyriverError], None], read: Read, before: int
+    ) -> None:
         try:
-            answer(await self._found(offsets, before))
+            answer(await self._found(offsets, read, before))
         except Exception:  # nothing that goes wrong with one answer may keep the others from theirs
             _log.exception("an answer could not be given")
 
-    async def _found(self, offsets: Sequence[int], before: int) -> Found | SkyriverError:
+    async def _found(self, offsets: Sequence[int], read: Read, before: int) -> Found | SkyriverError:
         if before >= MOST:
             return QuotaExceeded(
                 f"{before} old decisions are being looked up.", code="LOOKS_FULL", next_action="Try again in a second."
             )
-        reading: Future[Found] = self._threads.submit(self._read, offsets)
+        reading: Future[Found | SkyriverError] = self._threads.submit(self._read, offsets, read)
         try:
             async with asyncio.timeout(LOOK_S + LOOK_EACH_S * len(offsets)):
                 return await asyncio.wrap_future(reading)
@@ -78,9 +83,22 @@ class Looks:
             _log.exception("an old decision could not be looked up")
             return Internal("The old decision could not be looked up.", next_action="The worker's log says why.")
 
-    def _read(self, offsets: Sequence[int]) -> Found:
+    def _read(self, offsets: Sequence[int], read: Read) -> Found | SkyriverError:
         with self._open_reader() as reader:
-            return decisions_in_log(reader, offsets)
+            return read(reader, offsets)
+
+
+def decision_or_why(own: Id, log: LogReader, offsets: Sequence[int]) -> Found | SkyriverError:
+    """A `Read` of the one event with this id, which says of one of history that it has no decision."""
+    found = decisions_in_log(log, offsets)
+    (offset,) = offsets
+    if offset in found or next(iter(log.read(offset))).kind is not RecordKind.HISTORY:
+        return found
+    return NotFound(
+        f"The event {own!r} is loaded history, which is not decided.",
+        code="NOT_DECIDED",
+        next_action="Ask for an event that was sent: those are decided.",
+    )
 
 
 def fill(receipt: Receipt, found: Found) -> Receipt:

@@ -28,7 +28,7 @@ from skyriver.decide.log.records import DecisionRecord
 from skyriver.decide.partition.engine import AsOf, Engine
 from skyriver.decide.partition.receipt import Receipt
 from skyriver.decide.worker.lingering import Linger
-from skyriver.decide.worker.looking import Found, Looks, fill
+from skyriver.decide.worker.looking import Found, Looks, decision_or_why, fill
 from skyriver.decide.worker.metrics import Meter
 from skyriver.decide.worker.work import (
     READS_A_TURN,
@@ -326,7 +326,7 @@ class Station:
 
         if offset < 0 or recent is not None:
             return partial(answer, {offset: recent} if recent is not None else {})
-        return partial(self._looks.begin, [offset], answer)
+        return partial(self._looks.begin, [offset], answer, partial(decision_or_why, work.id))
 
     def _complete(self, work: EventWork, part: Receipt) -> None:
         """Answers once all parts of the request are there: the one that was taken last is the last to come here."""
