@@ -234,6 +234,14 @@ def test_every_guide_is_walked_and_linked() -> None:
         assert f"(docs/guides/{guide}.md)" in readme
 
 
+@pytest.mark.parametrize("guide", ["acting", "lists", "streams"])
+def test_a_guide_asks_where_the_home_of_the_cloud_is(guide: str) -> None:
+    steps = steps_of((GUIDES / f"{guide}.md").read_text())
+    naming = [line for s in steps for line in s.text.splitlines() if ".local/share/skyriver" in line]
+    assert naming
+    assert all("SKYRIVER_HOME" in line for line in naming), naming
+
+
 @pytest.mark.parametrize("document", [ROOT / "README.md", *sorted(GUIDES.glob("*.md"))], ids=lambda p: p.stem)
 def test_links_lead_somewhere(document: Path) -> None:
     for target in _LINK.findall(document.read_text()):
