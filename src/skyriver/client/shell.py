@@ -206,7 +206,7 @@ def parameters_of(given: Sequence[str]) -> dict[str, Any]:
 def _value(text: str) -> Any:
     """JSON where it is JSON (numbers, true, null, quoted text), else the text itself."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=str)  # NaN and Infinity are no JSON elsewhere
     except ValueError:
         return text
 

@@ -141,17 +141,23 @@ def _float_converter(field: FieldSpec, text_numbers: bool) -> Check:
             if text == "" or text.lower() == "nan":
                 return None
             if len(text) > NUMBER_LENGTH or not _FLOAT_TEXT.fullmatch(text):
-                raise wrong_type(name, given, "a number")
+                raise wrong_type(name, given, _wanted(given))
             value = float(text) * scale
         else:
-            raise wrong_type(name, given, "a number")
+            raise wrong_type(name, given, _wanted(given))
         if math.isfinite(value):
             return value
         if value != value:
             return None
-        raise Refused(name, given, Reason.NOT_FINITE, f"{name} is {show(given)}: it is not finite.")
+        raise Refused(name, given, Reason.NOT_FINITE, f"{name} is {show(given)}: it must be a finite number.")
 
     return convert
+
+
+def _wanted(given: object) -> str:
+    """Of a number: who spells one that is none hears which are."""
+    spelt = given.strip().lstrip("+-").lower() if isinstance(given, str) else ""
+    return "a finite number" if spelt in ("inf", "infinity", "nan") else "a number"
 
 
 def _bool_converter(field: FieldSpec, text_numbers: bool) -> Check:

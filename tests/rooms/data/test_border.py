@@ -256,3 +256,14 @@ def test_times_at_the_ends_of_the_calendar() -> None:
     assert parse_time("9999-12-31T23:59:59.999999Z") == 253_402_300_799_999_999
     assert parse_time("0000-12-31") is None
     assert parse_time("0001-01-01T00:00+00:01") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [(INF, "a finite number"), (-INF, "a finite number"), ("inf", "a finite number"), (" -Infinity", "a finite number"),
+     ("NaN", "a finite number"), ("high", "a number"), ([1], "a number")],
+)  # fmt: skip
+def test_who_spells_an_infinity_hears_that_numbers_are_finite(given: object, wanted: str) -> None:
+    rejection = RowCleaner([field("float")]).clean({"x": given})
+    assert isinstance(rejection, Rejection)
+    assert rejection.message.endswith(f": it must be {wanted}.")

@@ -340,6 +340,18 @@ def test_a_request_is_taken_whole_or_not_at_all() -> None:
         assert [(d["index"], d["reason"]) for d in caught.value.details] == [(1, reason)]
 
 
+def test_one_row_that_is_refused_is_told_alone() -> None:
+    border = ReferenceBorder(STREAM, SHOP)
+    bad = {**shop(0, 0.5), "risk": "inf"}
+    with pytest.raises(InvalidInput) as caught:
+        border.take([bad], START, START)
+    assert caught.value.message == "The row of shops is refused: risk is 'inf': it must be a finite number."
+    assert caught.value.next_action == "Correct it: nothing was changed."
+    with pytest.raises(InvalidInput) as several:
+        border.take([bad, shop(1, 0.5)], START, START)
+    assert "may be sent again" in several.value.next_action
+
+
 def test_references_may_be_added_to_a_stream_and_not_changed(make_house: Callable[..., Any], kernels: Path) -> None:
     house = real_house(make_house, kernels)
     house.stream = STREAM.model_copy(update={"references": STREAM.references[:1]})

@@ -112,12 +112,16 @@ class ReferenceBorder:
 
     def _whole(self, rows: Sequence[object], cleaned: list[list[Value]], bad: list[Refused]) -> ReferenceSubmission:
         if bad:
-            raise InvalidInput(
+            several = (
                 f"{len(bad)} of {len(rows)} rows of {self._reference.name} are refused, and so none is taken; row"
-                f" {bad[0].index + 1}: {bad[0].message}",
+                f" {bad[0].index + 1}: {bad[0].message}"
+            )
+            again = "Correct them and send all again: a row that was taken before may be sent again."
+            raise InvalidInput(
+                several if len(rows) > 1 else f"The row of {self._reference.name} is refused: {bad[0].message}",
                 code="REFERENCE_REFUSED",
                 where=bad[0].field,
-                next_action="Correct and send again: a row that was taken before may be sent again.",
+                next_action=again if len(rows) > 1 else "Correct it: nothing was changed.",
                 details=tuple(asdict(refusal) for refusal in bad[:SHOWN_ROWS]),
             )
         return ReferenceSubmission(self._index, cleaned)
