@@ -237,4 +237,8 @@ def _check_unique(what: str, values: Iterable[object]) -> None:
 
 
 def _refused(why: str) -> InvalidInput:
-    return InvalidInput(f"The route table is refused: {why}.", code="BAD_ROUTE_TABLE")
+    return InvalidInput(
+        f"The route table is refused: {why}.",
+        code="BAD_ROUTE_TABLE",
+        next_action="What was routed before stays. The control plane alone makes routes: report this with its log.",
+    )
