@@ -44,6 +44,7 @@ def sink_line(sink: SinkNow) -> str:
         (sink["refused"], "refused"),
         (sink["expired"], "expired"),
         (sink["dropped"], "dropped"),
+        (sink.get("erased", 0), "erased"),
     )
     told = ", ".join(f"{count:,} {word}" for count, word in counts if count) or "nothing yet"
     old = f", the oldest for {age(sink['oldest'])}" if sink["oldest"] else ""
@@ -58,6 +59,14 @@ def sinks_table(sinks: Sequence[SinkNow]) -> Table:
         words = ", ".join(sink["on"]) if sink["declared"] else "(not declared any more)"
         table.add_row(sink["sink"], words, *(f"{count:,}" for count in counts), escape(sink["last_error"][:SHOWN]))
     return table
+
+
+def erased_lines(sinks: Sequence[SinkNow]) -> Iterator[str]:
+    """Why a list of deliveries may be shorter than what is counted here."""
+    for sink in sinks:
+        if count := sink.get("erased", 0):
+            what = "was erased and is" if count == 1 else "were erased and are"
+            yield f"{sink['sink']}: {_deliveries(count)} {what} not listed any more; DONE counts since the start."
 
 
 def deliveries_table(deliveries: Sequence[Delivery]) -> Table:

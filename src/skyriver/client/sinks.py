@@ -11,7 +11,14 @@ import typer
 
 from skyriver.client.screen import Screen
 from skyriver.client.shell import Json, app, connect
-from skyriver.client.sink_page import deliveries_table, delivery_text, judged_lines, retried_text, sinks_table
+from skyriver.client.sink_page import (
+    deliveries_table,
+    delivery_text,
+    erased_lines,
+    judged_lines,
+    retried_text,
+    sinks_table,
+)
 from skyriver.core.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
@@ -46,6 +53,8 @@ def sink_list(stream: Stream, as_json: Json = False) -> None:
     dispatcher = now["dispatcher"]
     sinks: Sequence[SinkNow] = dispatcher["sinks"] if dispatcher is not None else []
     screen.data({"items": sinks}, lambda: screen.out.print(sinks_table(sinks)) if sinks else None)
+    for line in erased_lines(sinks):
+        screen.say(line)
     if dispatcher is None:
         screen.say(f"{stream} declares no sinks: app.decide(...).sink(...) does.")
     elif dispatcher["message"]:

@@ -30,6 +30,9 @@ class SinkNow(TypedDict):
     expired: int
     """Judged by nobody in time."""
     dropped: int
+    erased: NotRequired[int]
+    """Deliveries that were deleted with their events, whatever had become of them; those that were done are in `done`
+    all the same. Missing while a dispatcher of an earlier release runs."""
     oldest: int | None
     """When the first of those that wait was decided."""
     failures: int

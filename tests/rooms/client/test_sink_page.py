@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from skyriver.client.screen import Screen
-from skyriver.client.sink_page import deliveries_table, judged_lines, retried_text
+from skyriver.client.sink_page import deliveries_table, erased_lines, judged_lines, retried_text, sink_line
 
 DELIVERY: dict[str, Any] = {
     "number": 7, "sink": "bank", "id": "t/orders:4", "event": 4, "decision": "block", "lane": None, "state": "PARKED",
@@ -53,4 +53,14 @@ def test_what_could_not_be_judged_is_told_with_what_to_do() -> None:
         "[yellow]left[/] 4: ann decided it.",
         "  [bold]→[/] Let another person.",
         "1,500 more await approval: ask again for the next ones.",
+    ]
+
+
+def test_what_was_erased_is_told_where_it_is_counted() -> None:
+    counts = ("waiting", "held", "awaiting_approval", "parked", "done", "refused", "expired", "dropped")
+    sink: Any = {"sink": "bank", "declared": True, "oldest": None, **dict.fromkeys(counts, 0), "done": 59}
+    assert (sink_line(sink), [*erased_lines([sink])]) == ("59 done", []), "of a dispatcher of before"
+    assert sink_line({**sink, "erased": 6}) == "59 done, 6 erased"
+    assert [*erased_lines([{**sink, "erased": 6}, {**sink, "erased": 0}])] == [
+        "bank: 6 deliveries were erased and are not listed any more; DONE counts since the start."
     ]

@@ -725,6 +725,21 @@ def test_no_number_is_given_twice_in_a_file_of_before(stage: Stage) -> None:
     assert stage.due() == [2]
 
 
+def test_what_is_erased_is_told_beside_what_was_done_ever(stage: Stage) -> None:
+    offsets = [stage.decide() for _ in range(4)]
+    for number in (1, 2, 3):
+        stage.answer(number, Taken())
+    assert stage.dispatch.erase([100 + offsets[0]], stage.now) == 1
+    assert stage.dispatch.erase([100 + offsets[1], 100 + offsets[3]], stage.now) == 2
+    [told] = stage.ask("GET", "/sinks")["items"]
+    assert (told["done"], told["erased"], told["waiting"]) == (3, 3, 0)
+    assert stage.states() == ["DONE"]
+    text = stage.ask("GET", "/metrics")["text"]
+    assert 'state="done"} 3' in text, "a counter never falls"
+    assert stage.ask("GET", "/deliveries", state="done")["items"][0]["number"] == 3
+    stage.later(1)
+
+
 def test_what_is_erased_is_not_sent_and_holds_nobody_back() -> None:
     stage = Stage({**SINK, "ordered": "shop"})
     first, second, other = stage.decide(), stage.decide(), stage.decide(shop="b")

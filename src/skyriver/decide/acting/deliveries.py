@@ -14,7 +14,7 @@ from skyriver.data.border_values import parse_time
 from skyriver.data.decisions import Status
 from skyriver.decide.acting.database import Transaction
 from skyriver.decide.acting.delivery_body import BodyWriter, delivery_id
-from skyriver.decide.acting.delivery_table import ENDED, STATES, DeliveryTable, New
+from skyriver.decide.acting.delivery_table import ENDED, ERASED_STATE, STATES, DeliveryTable, New
 from skyriver.decide.acting.dispatching import Ask, Routes
 from skyriver.decide.acting.sinks import Answer, Delivery
 from skyriver.decide.acting.stored_id import asked_event
@@ -123,6 +123,7 @@ class Deliveries:
                 "on": list(self.sinks[name].on) if name in self.sinks else [],
                 "declared": name in self.sinks,
                 **{state.lower(): counts.get((name, state), (0, 0))[state in ENDED] for state in STATES},
+                "erased": counts.get((name, ERASED_STATE), (0, 0))[1],
                 "oldest": self._table.oldest(do, name),
             }
             for name in sorted({*self.sinks, *names})

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,8 @@ DELIVERY_TRANSITIONS: Mapping[tuple[str, str], str] = {
 all the same."""
 STATES = ("AWAITING_APPROVAL", "HELD", "WAITING", "PARKED", "DONE", "REFUSED", "EXPIRED", "DROPPED")
 ENDED = frozenset(STATES[4:])
+ERASED_STATE = "ERASED"
+"""Of no row: how many rows were erased is counted as if it was a state."""
 _OPEN = "state IN ('AWAITING_APPROVAL', 'HELD', 'WAITING', 'PARKED')"
 _SHOWN = (
     "number", "sink", "id", "event", "decision", "lane", "state", "tries", "due", "made", "since", "reason", "message",
@@ -235,6 +238,11 @@ class DeliveryTable:
         do.run_many("DELETE FROM deliveries WHERE number = ?", ((number,) for number, _, _ in found))
         for sink, lane in {(sink, lane) for _, sink, lane in found if lane is not None}:
             self._go_on(do, sink, lane, now)
+        counted = (
+            "INSERT INTO delivery_counts VALUES (?, ?, 0, ?) ON CONFLICT DO UPDATE SET ever = ever + excluded.ever"
+        )
+        for sink, count in Counter(sink for _, sink, _ in found).items():
+            do.run(counted, (sink, ERASED_STATE, count))
         return len(found)
 
     def counts(self, do: Transaction) -> dict[tuple[str, str], tuple[int, int]]:
