@@ -245,7 +245,11 @@ def test_events_are_decided_and_duplicates_get_the_first_decision(cloud: Cloud, 
     cloud.command("explain", "decision").refused("USAGE", 2, "skyriver explain decision ID")
     cloud.command("explain", "orders", "7").refused("USAGE", 2, "orders 7")
     cloud.command("explain", "decision", "no number").refused("BAD_ID", 2, "no id of orders")
-    cloud.command("explain", "decision", "999").refused("NOT_FOUND", 3, "no event with the id 999")
+    cloud.command("explain", "decision", "999").refused("NOT_DECIDED", 3, "999 is loaded history, which is not decided")
+    cloud.command("explain", "decision", "99999999").refused("NOT_FOUND", 3, "no event with the id 99999999")
+    cloud.command("explain", "decision", "999", "--stream", "order").refused(
+        "NOT_FOUND", 3, "There is no stream 'order'"
+    )
     labels = [{"order": order["order"], "returned": 1}, {"order": 7, "returned": 0}]
     taken = cloud.json("send", "orders", write_lines(cloud.folder / "labels.jsonl", labels), "--labels")
     assert (taken["labels"], taken["unknown_subjects"], taken["rejected"]) == (2, 0, [])
