@@ -351,6 +351,8 @@ def test_a_deadline_that_is_over_is_told_and_nothing_is_run(replica: ReplicaProc
         late = replica.ask("POST", path, body, {"x-request-deadline": f"{time.time() - 1:.3f}"})
         assert (late.status, late.json["code"]) == (504, "DEADLINE_EXCEEDED")
         assert replica.ask("POST", path, body, {"x-request-deadline": f"{time.time() + 60:.3f}"}).status == 200
+        unread = replica.ask("POST", path, [], {"x-request-deadline": f"{time.time() - 1:.3f}"})
+        assert unread.status == 504  # to refuse costs no look at the body
         wrong = replica.ask("POST", path, body, {"x-request-deadline": "soon"})
         assert wrong.json["code"] == "BAD_DEADLINE"
     timed = features([1, 2, 3]) | {"parameters": {"timeout": 2_000_000}}

@@ -100,7 +100,7 @@ class Batcher:
         """Of what waits or is under way."""
         self._pace = pace or Pace()
         self._busy_ns = 0
-        """When the last turn ended, if something waited then; else 0."""
+        """When the last run ended, if something waited then; else 0."""
         self._thread: ThreadPoolExecutor | None = None
 
     @property
@@ -112,7 +112,14 @@ class Batcher:
         """Requests in the run that is under way on the thread."""
         return self._under_way
 
-    def check_room(self, asks: int = 1) -> None:
+    def check(self, until_ns: int) -> None:
+        """What is known before a request's body is read: refusing must be cheap where there is much to refuse. Raises
+        as `submit` does."""
+        if until_ns != NO_DEADLINE:
+            self._check_time(until_ns, self._rows)
+        self._check_room(1)
+
+    def _check_room(self, asks: int) -> None:
         """Raises Unavailable (OVERLOADED) when so many more may not wait. One request alone always may: how much
         it can ask for is bounded by the size of its body."""
         if self._waiting and len(self._waiting) + asks > self._limit:
@@ -128,9 +135,9 @@ class Batcher:
         rows = 0
         for ask in asks:
             if ask.until_ns != NO_DEADLINE:
-                self._check_time(ask, self._rows + rows)
+                self._check_time(ask.until_ns, self._rows + rows)
             rows += ask.rows
-        self.check_room(len(asks))
+        self._check_room(len(asks))
         self._waiting.extend(asks)
         self._rows += rows
         if self._running:
@@ -138,10 +145,10 @@ class Batcher:
         self._running = True
         self._loop.call_soon(self._turn)
 
-    def _check_time(self, ask: Ask, rows_ahead: int) -> None:
+    def _check_time(self, until_ns: int, rows_ahead: int) -> None:
         """What could not be answered in time is refused when it comes, so that what is taken is answered in time:
         a queue that is as long as all wait answers each of them too late."""
-        left = ask.until_ns - time.perf_counter_ns()
+        left = until_ns - time.perf_counter_ns()
         if left <= 0:
             raise _too_late()
         if not self._pace.leaves_time(rows_ahead, left):
@@ -157,38 +164,60 @@ class Batcher:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _turn(self) -> None:
-        batch = self._take()
+        batch, late = self._take()
+        self._answer_late(late)
         if not batch:
-            self._done(batch, [])
+            self._rest(time.perf_counter_ns())
         elif self._model.expected_us(sum([ask.rows for ask in batch])) <= self._inline_us:
-            self._done(batch, self._run(batch))
+            self._answer(batch, self._run(batch), time.perf_counter_ns())
+            self._rest(self._busy_ns)
         else:
-            self._run_on_thread(batch)
+            self._under_way = len(batch)
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+            self._thread.submit(self._work, batch)
 
-    def _run_on_thread(self, batch: list[Ask]) -> None:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._under_way = len(batch)
-        future = self._thread.submit(self._run, batch)
-        future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._done, batch, done.result()))
+    def _work(self, batch: list[Ask]) -> None:
+        """On the thread: one long run after another while something waits. The way over the loop between two runs
+        would leave the model idle for as long as the loop is busy, and at overload it is busy refusing."""
+        while True:
+            results, ended_ns = self._run(batch), time.perf_counter_ns()
+            following, late = self._take() if self._next_is_long() else ([], [])
+            self._under_way = len(following)
+            self._loop.call_soon_threadsafe(self._ran, batch, results, ended_ns, late, not following)
+            if not following:
+                return
+            batch = following
 
-    def _take(self) -> list[Ask]:
-        """The first that waits, and those behind it that may share its run, in their order. What is too late is
-        answered so, and not run: nobody waits for it any more."""
+    def _next_is_long(self) -> bool:
+        """By the first that waits; what it shares its run with may still make it so, which the loop sees."""
+        return bool(self._waiting) and self._model.expected_us(self._waiting[0].rows) > self._inline_us
+
+    def _ran(
+        self, batch: list[Ask], results: list[Tensors | SkyriverError], ended_ns: int, late: list[Ask], last: bool
+    ) -> None:
+        self._answer_late(late)
+        self._answer(batch, results, ended_ns)
+        if last:
+            self._rest(ended_ns)
+
+    def _take(self) -> tuple[list[Ask], list[Ask]]:
+        """The first that waits, and those behind it that may share its run, in their order; and what is too late: it
+        is not run, for nobody waits for it any more. Called by one at a time: the loop's turn, or the thread."""
         batch: list[Ask] = []
+        late: list[Ask] = []
         rows = 0
         now = time.perf_counter_ns()
         while self._waiting:
             ask = self._waiting[0]
             if ask.until_ns <= now:
-                self._waiting.popleft().answer(_too_late())
-                self._rows -= ask.rows
+                late.append(self._waiting.popleft())
                 continue
             if batch and not (self._model.batching and rows + ask.rows <= self._max_rows and ask.fits(batch[0])):
                 break
             rows += ask.rows
             batch.append(self._waiting.popleft())
-        return batch
+        return batch, late
 
     def _run(self, batch: list[Ask]) -> list[Tensors | SkyriverError]:
         """Results in the order of `batch`. A batch that fails is run again one by one: one request's values must
@@ -226,20 +255,28 @@ class Batcher:
         self._counters.run_us.add(took // 1000)
         return outputs
 
-    def _done(self, batch: list[Ask], results: list[Tensors | SkyriverError]) -> None:
-        self._under_way = 0
+    def _answer(self, batch: list[Ask], results: list[Tensors | SkyriverError], ended_ns: int) -> None:
         rows = 0
         for ask, result in zip(batch, results, strict=True):
             ask.answer(result)
             rows += ask.rows
         self._rows -= rows
-        now = time.perf_counter_ns()
-        if self._busy_ns and batch:
-            self._pace.note(rows, now - self._busy_ns)
-        self._busy_ns = now if self._waiting else 0
+        if self._busy_ns:
+            self._pace.note(rows, ended_ns - self._busy_ns)
+        self._busy_ns = ended_ns
+
+    def _answer_late(self, late: list[Ask]) -> None:
+        for ask in late:
+            self._rows -= ask.rows
+            ask.answer(_too_late())
+
+    def _rest(self, ended_ns: int) -> None:
+        """Until something comes, where nothing waits; else another turn."""
         if self._waiting:
+            self._busy_ns = ended_ns
             self._loop.call_soon(self._turn)
         else:
+            self._busy_ns = 0
             self._running = False
 
 

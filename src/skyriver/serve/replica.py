@@ -240,7 +240,7 @@ class Replica:
 
     def _check(self, request: Request) -> None:
         """What can be refused before the body is read; unpacks it."""
-        self._batcher.check_room()
+        self._batcher.check(_until(request, None))
         encoding = request.headers.get(b"content-encoding")
         if encoding is not None and (encoding := encoding.strip().lower()) not in (b"", b"identity"):
             request.unpack(lambda body, limit: unpacked(body, encoding, limit))

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyriver.core.errors import DeadlineExceeded, InvalidInput, SkyriverError, Unavailable
-from skyriver.serve.batching import Ask, Batcher
+from skyriver.serve.batching import NO_DEADLINE, Ask, Batcher
 from skyriver.serve.metrics import Counters
 from skyriver.serve.pace import Pace
 from skyriver.serve.runner import Array, Tensors
@@ -130,6 +130,43 @@ def test_long_runs_leave_the_loop_free_and_short_ones_do_not_leave_it(cost_us: f
 
     model = play(scene, Doubler(cost_us=cost_us))
     assert (threading.get_ident() in model.threads) is (cost_us == 0)
+
+
+def test_one_long_run_follows_another_while_the_loop_is_busy() -> None:
+    """As it is at overload, with refusing."""
+
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        await hold(model, batcher)
+        late = ask_until(batcher, 1, time.perf_counter_ns() + 1_000_000)
+        waiting = [ask(batcher, value) for value in range(4)]
+        while time.perf_counter_ns() < late.until_ns:
+            pass
+        model.gate.set()
+        give_up = time.monotonic() + 10
+        while len(model.runs) < 5 and time.monotonic() < give_up:
+            pass  # the loop does not turn
+        assert model.runs == [1] * 5
+        assert not any(each.done() for each in waiting)
+        assert [await each for each in waiting] == [[0], [2], [4], [6]]
+        assert isinstance(await late.future, DeadlineExceeded)
+        assert (batcher.waiting, batcher.running) == (0, 0)
+        assert await ask(batcher, 7) == [14]
+
+    play(scene, Doubler(batching=False))
+
+
+def test_runs_that_became_short_come_back_to_the_loop() -> None:
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        await hold(model, batcher)
+        waiting = [ask(batcher, value) for value in range(3)]
+        model.cost_us = 0
+        model.threads.clear()
+        model.gate.set()
+        assert [await each for each in waiting] == [[0], [2], [4]]
+
+    model = play(scene, Doubler(batching=False))
+    assert threading.get_ident() in model.threads
+    assert len(model.threads) == 2  # the held run was the thread's last
 
 
 def test_a_batch_has_a_limit_of_rows_that_one_request_may_pass() -> None:
@@ -325,6 +362,10 @@ def test_what_could_not_be_answered_in_time_is_refused_when_it_comes() -> None:
         taken = ask(batcher, 1), ask_until(batcher, 2, time.perf_counter_ns() + 100_000_000_000).future
         with pytest.raises(Unavailable, match="3 requests are ahead of it, too many to answer it in time"):
             ask_until(batcher, 3, time.perf_counter_ns() + 30_000_000_000)  # 3 rows ahead, of 10 s each
+        with pytest.raises(Unavailable, match="3 requests are ahead of it"):
+            batcher.check(time.perf_counter_ns() + 30_000_000_000)  # before it is read
+        batcher.check(time.perf_counter_ns() + 40_000_000_000)
+        batcher.check(NO_DEADLINE)
         model.gate.set()
         assert [await each for each in taken] == [[2], [4]]
 
