@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from skyriver.core.events import Event, Time, field
     from skyriver.core.expr import count, decayed_mean, distinct, last, lookup, maximum, mean, minimum, since, std
     from skyriver.core.expr import total as sum
+    from skyriver.core.serving import from_stream as FromStream
     from skyriver.core.sources import Mqtt, Nats, NatsLog
     from skyriver.core.spec import CleanSpec as Clean
     from skyriver.core.spec import CompressSpec as Compress
@@ -33,6 +34,7 @@ __all__ = [
     "Count",
     "Cron",
     "Event",
+    "FromStream",
     "Gate",
     "Job",
     "Mqtt",
@@ -70,6 +72,7 @@ _HOMES = {
     "Count": ("core.budgets", "Count"),
     "Cron": ("core.terms", "Cron"),
     "Event": ("core.events", "Event"),
+    "FromStream": ("core.serving", "from_stream"),
     "Gate": ("core.terms", "Gate"),
     "Job": ("core.work", "Job"),
     "Mqtt": ("core.sources", "Mqtt"),

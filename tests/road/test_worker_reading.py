@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from skyriver.decide.log.blocks import decisions_of
-from skyriver.decide.worker.reading import Answer
 from skyriver.features.plan import plan_features
+from skyriver.serve.read_format import ReadAnswer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 import worker_process as harness
@@ -33,7 +33,7 @@ def read(http: Any, features: str, *rows: dict[str, Any]) -> Any:
     http.request("POST", "/internal/features", json.dumps({"features": features, "rows": rows}), {})
     response = http.getresponse()
     body = response.read()
-    return msgspec.msgpack.decode(body, type=Answer) if response.status == 200 else json.loads(body)
+    return msgspec.msgpack.decode(body, type=ReadAnswer) if response.status == 200 else json.loads(body)
 
 
 def test_what_is_read_has_the_bits_of_the_last_decision_also_after_a_restart(reading: harness.Worker) -> None:

@@ -202,6 +202,7 @@ def check_routes(stage: Stage) -> None:
         for path in (
             "/",
             "/internal/history",
+            "/internal/features",
             "/v2/models",
             "/v2/models/",
             "/v2/models/none/infer",

@@ -324,6 +324,7 @@ class App:
             serve=serve or specs.ServiceSpec(),
             calibrate=terms.check_calibrate(calibrate),
         )
+        specs.check_from_stream(self._models[name], self._features[trained.features] if trained else None)
         return self._models[name]
 
     def decide(

@@ -46,6 +46,7 @@ from skyriver.core.spec_models import (
     CronSpec,
     FeatureSetSpec,
     FeatureSpec,
+    FromStreamSpec,
     GateRule,
     GateSpec,
     JobSpec,
@@ -53,6 +54,8 @@ from skyriver.core.spec_models import (
     ModelSpec,
     ServiceSpec,
     TrainSpec,
+    check_folded,
+    check_from_stream,
 )
 from skyriver.core.spec_streams import (
     GRID_LIMIT,
@@ -101,6 +104,7 @@ __all__ = [
     "FieldName",
     "FieldSpec",
     "FieldType",
+    "FromStreamSpec",
     "GateRule",
     "GateSpec",
     "InnerPath",
@@ -124,6 +128,8 @@ __all__ = [
     "TrainSpec",
     "check_budgets",
     "check_decides",
+    "check_folded",
+    "check_from_stream",
     "check_review",
     "check_sinks",
     "with_roles",
@@ -172,7 +178,19 @@ class AppSpec(Spec):
             for review in decide.reviews:
                 check_review(review, decide, [label.name for label in self.stream(decide.stream).labels])
             check_budgets(decide, self.stream(decide.stream))
+        for model in self.models:
+            self._check_from_stream(model)
         return self
+
+    def _check_from_stream(self, model: ModelSpec) -> None:
+        features = self.feature_set(model.train.features) if model.train else None
+        check_from_stream(model, features)
+        if features is None or model.serve.features is None:
+            return
+        decide = next((d for d in self.decides if d.stream == features.source), None)
+        deciding = self.model(decide.model) if decide is not None else None
+        train = deciding.train if deciding is not None else None
+        check_folded(model, features, deciding, self.feature_set(train.features) if train else None)
 
     def source(self, name: str) -> StreamSpec | TableSpec:
         sources: tuple[StreamSpec | TableSpec, ...] = (*self.streams, *self.tables)

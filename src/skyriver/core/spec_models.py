@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from skyriver.core.cron import check_cron
+from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Aggregate, Column, Lookup, Node, Same, walk
 from skyriver.core.spec_base import FieldName, InnerPath, Name, Spec
 from skyriver.core.units import SECOND, parse_duration, parse_rate
@@ -40,6 +41,11 @@ class FeatureSetSpec(Spec):
         """All different lookups, in order of first use."""
         found = (n for f in self.features for n in walk(f.expr) if isinstance(n, Lookup))
         return tuple(dict.fromkeys(found))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Fields of the event by which features look at other events or at references, in order of first use."""
+        return tuple(dict.fromkeys((*(a.by for a in self.aggregates()), *(n.by for n in self.lookups()))))
 
     def columns(self) -> tuple[str, ...]:
         """Fields of the current event that some feature reads directly, in order of first use."""
@@ -135,6 +141,44 @@ def _rate(text: str) -> str:
 Rate = Annotated[str, AfterValidator(_rate)]
 
 
+BY_KEY = ("entity", "event")
+"""The parts of a row that a model is asked for by key."""
+
+
+class FromStreamSpec(Spec):
+    """A model is also asked by the keys of its features, which are read from the state of a stream."""
+
+    stream: Name
+    on_unknown: Literal["answer", "refuse", "fallback"] = "answer"
+    """Of a key without an event in any window. "answer": by the features of a key that was never seen, as the stream
+    itself decides about its first event."""
+    max_age: str = Field(default="", exclude_if=lambda value: not value)
+    """How long ago the stream's last event may be, as "5m"; "" is however long."""
+    on_old: Literal["refuse", "fallback"] = "refuse"
+    """Where it is longer ago, or the state cannot be read now."""
+    fallback: float | None = Field(default=None, allow_inf_nan=False, exclude_if=lambda value: value is None)
+    """The score that is answered where `on_unknown` or `on_old` say so."""
+
+    @property
+    def max_age_us(self) -> int:
+        """0: however long."""
+        return parse_duration(self.max_age, "an age") if self.max_age else 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.max_age and not self.max_age_us:
+            _refuse(f"max_age={self.max_age!r}: no event is as young.", "Leave it out for any age.")
+        falls_back = [what for what in ("on_unknown", "on_old") if getattr(self, what) == "fallback"]
+        if falls_back and self.fallback is None:
+            _refuse(f'{falls_back[0]}="fallback" needs a fallback.', "Give the score to answer, as in fallback=0.02.")
+        if self.fallback is not None and not falls_back:
+            _refuse(
+                f"fallback={self.fallback} is never answered.",
+                'Say when, with on_unknown="fallback" or on_old="fallback".',
+            )
+        return self
+
+
 class ServiceSpec(Spec):
     replicas: int | tuple[int, int] = 1
     """How many; `(0, n)`: n while somebody asks, none while nobody does."""
@@ -146,6 +190,8 @@ class ServiceSpec(Spec):
     """Of requests under way at once; 0 is no limit. What is more gets 429."""
     idle: str = Field(default=IDLE, exclude_if=lambda value: value == IDLE)
     """After so long without a request a service of `(0, n)` replicas goes to sleep; the next request wakes it."""
+    features: FromStreamSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """`sr.FromStream(...)`: it is also asked by the keys of its features."""
 
     @property
     def sleeps(self) -> bool:
@@ -191,6 +237,53 @@ class ModelSpec(Spec):
     calibrate: Calibrate | None = Field(default="auto", exclude_if=lambda value: value == "auto")
     """How its scores are made probabilities, on rows that no training sees. "auto": where that takes no rows from the
     training, by as many positives as there are; None: not at all."""
+
+
+def check_from_stream(model: ModelSpec, features: FeatureSetSpec | None) -> None:
+    """`features`: those that the model is trained on. Raises InvalidInput (BAD_SERVICE)."""
+    asked = model.serve.features
+    if asked is None:
+        return
+    if features is None:
+        _refuse(
+            f"The model {model.name!r} is a ready file: nothing says which features of {asked.stream} it takes.",
+            f"Leave out sr.FromStream, or train the model on features of {asked.stream}.",
+        )
+    if features.source != asked.stream:
+        _refuse(
+            f"The model {model.name!r} is trained on features of {features.source}, not of {asked.stream}.",
+            f"Write sr.FromStream({features.source}).",
+        )
+    if not features.keys:
+        _refuse(
+            f"The features {features.name} of the model {model.name!r} are of an event alone: they have no key.",
+            "Leave out sr.FromStream: its named fields are all there is to know.",
+        )
+    if taken := [name for name in features.names if name in BY_KEY]:
+        _refuse(
+            f"A feature of {features.name} is called {taken[0]!r}, which is a part of a request by key.",
+            "Give the feature another name, or leave out sr.FromStream.",
+        )
+
+
+def check_folded(
+    model: ModelSpec, features: FeatureSetSpec, deciding: ModelSpec | None, folded: FeatureSetSpec | None
+) -> None:
+    """`folded`: the features that the stream computes, of the model that is `deciding` about its events. Raises
+    InvalidInput (BAD_SERVICE)."""
+    if folded is not None and folded.features == features.features:
+        return
+    stream = features.source
+    does = f"decides with {deciding.name}, by other features" if deciding is not None else "decides nothing"
+    _refuse(
+        f"The features {features.name} of the model {model.name!r} cannot be read from {stream}: it {does}.",
+        f"A stream computes what it decides with: declare app.decide({stream}, ...) with a model that is trained on"
+        f" {features.name}, or leave out sr.FromStream.",
+    )
+
+
+def _refuse(message: str, next_action: str) -> NoReturn:
+    raise InvalidInput(message, code="BAD_SERVICE", next_action=next_action)
 
 
 class CronSpec(Spec):

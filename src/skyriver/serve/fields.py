@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from skyriver.core.errors import InvalidInput
+from skyriver.core.errors import Internal, InvalidInput
 from skyriver.core.spec_streams import FieldSpec
 from skyriver.data.border import Reason, Rejection, RowCleaner
 from skyriver.release.signature import ANY, Signature, TensorSpec, answer_names
@@ -35,6 +35,8 @@ ROWS = "rows"
 _NAMED = 30
 """Fields that an error lists."""
 _ERRORS_SHOWN = 20
+BY_KEY = ("entity", "event")
+"""As in `core.spec`, which a replica does without."""
 
 Row = Mapping[str, object]
 
@@ -68,7 +70,7 @@ class PredictCodec:
         self._batching = batching
         self._plan = _Inputs(signature) if fields is None else _declared(signature, tuple(fields))
         self._quick = _QuickRows(fields) if isinstance(self._plan, _Columns) and fields and _plain(fields) else None
-        self._fields = _listed([f.name for f in fields] if fields else [t.name for t in signature.inputs])
+        self._fields = listed([f.name for f in fields] if fields else [t.name for t in signature.inputs])
         self._takes_rows = ROWS in self._plan.names
         self._outputs = answer_names(signature)
 
@@ -114,13 +116,27 @@ class PredictCodec:
 
     def encode(self, asked: Predict, results: Sequence[Tensors]) -> Reply:
         """`results` are the outputs of `asked.runs`, in their order."""
-        if self._batching:
-            predictions = self._answers(results[0], asked.rows)
-        else:
-            predictions = [self._whole_answer(outputs) for outputs in results]
+        predictions = self.predictions(asked, results)
         if asked.single:
             return Reply(encode_json(self._head | predictions[0]))
         return Reply(encode_json(self._head | {"predictions": predictions}))
+
+    def predictions(self, asked: Predict, results: Sequence[Tensors]) -> list[dict[str, object]]:
+        if self._batching:
+            return self._answers(results[0], asked.rows)
+        return [self._whole_answer(outputs) for outputs in results]
+
+    def reply(self, predictions: list[dict[str, object]], more: dict[str, object], *, single: bool) -> Reply:
+        """`more`: what the answer says beside them."""
+        told = predictions[0] if single else {"predictions": predictions}
+        return Reply(encode_json(self._head | told | more))
+
+    def of_features(self, features: Array) -> Predict:
+        """The request with these rows, as they are, of a model whose one input they are."""
+        if not isinstance(self._plan, _Columns):
+            raise Internal("The model takes no rows of features.")
+        runs = [features] if self._batching else [features[row : row + 1] for row in range(len(features))]
+        return Predict([self._plan.matrix(run) for run in runs], len(features), single=False)
 
     def _predict(self, cleaned: list[Sequence[object]], single: bool) -> Predict:
         if self._batching:
@@ -144,25 +160,24 @@ class PredictCodec:
                             next_action="Send fewer pictures a request, or smaller ones.",
                         )
                 continue
-            error = {
-                "field": values.field,
-                "value": _short(values.value),
-                "reason": str(values.reason),
-                "message": values.message,
-            }
+            if any(isinstance(row.get(part), dict) and part not in self._plan.names for part in BY_KEY):
+                raise self._not_by_key()
+            error = fault_of(values)
             errors.append(error if single else {"row": index} | error)
             if len(errors) == _ERRORS_SHOWN:
                 break
         if errors:
-            first = errors[0]
-            raise InvalidInput(
-                first["message"],
-                code="INVALID_FIELD",
-                where=first["field"] if single else f"row {first['row']}, {first['field']}",
-                next_action=f"Send {self._head['model']} its fields: {self._fields}.",
-                details=tuple(errors),
-            )
+            raise invalid_fields(errors, f"Send {self._head['model']} its fields: {self._fields}.")
         return cleaned
+
+    def _not_by_key(self) -> InvalidInput:
+        name = "{model}:{version}".format(**self._head)
+        return InvalidInput(
+            f"{name} is not asked by an entity's key: it reads no features from a stream.",
+            code="NO_STREAM",
+            next_action="Declare it with serve=sr.Service(features=sr.FromStream(...)), for a model that is trained on"
+            f" a stream's features; or send it its fields: {self._fields}.",
+        )
 
     def _answers(self, outputs: Tensors, rows: int) -> list[dict[str, object]]:
         columns = [(name, _by_row(outputs[source], rows)) for name, source in self._outputs]
@@ -172,7 +187,29 @@ class PredictCodec:
         return {name: _scalar_or_list(outputs[source]) for name, source in self._outputs}
 
 
-def _listed(names: Sequence[str]) -> str:
+def fault_of(wrong: Rejection) -> dict[str, Any]:
+    """What is wrong with a row, for `invalid_fields`."""
+    return {
+        "field": wrong.field,
+        "value": _short(wrong.value),
+        "reason": str(wrong.reason),
+        "message": wrong.message,
+    }
+
+
+def invalid_fields(errors: Sequence[dict[str, Any]], next_action: str) -> InvalidInput:
+    """`errors`: as `fault_of` has them, with the number of the `row` where rows were asked for."""
+    first = errors[0]
+    return InvalidInput(
+        first["message"],
+        code="INVALID_FIELD",
+        where=f"row {first['row']}, {first['field']}" if "row" in first else first["field"],
+        next_action=next_action,
+        details=tuple(errors[:_ERRORS_SHOWN]),
+    )
+
+
+def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
@@ -210,6 +247,9 @@ class _Columns:
 
     def tensors(self, rows: Sequence[Sequence[object]]) -> dict[str, Array]:
         return {self._tensor.name: _numbers(self._tensor, rows, self._cleaner.fields)}
+
+    def matrix(self, rows: Array) -> dict[str, Array]:
+        return {self._tensor.name: rows.astype(NUMPY_TYPES[self._tensor.datatype], copy=False)}
 
 
 def _plain(fields: Sequence[FieldSpec]) -> bool:

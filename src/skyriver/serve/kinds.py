@@ -26,6 +26,7 @@ from skyriver.core.resources import (
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import parse_rate
 from skyriver.serve.activator_kind import ENDING, new_activator
+from skyriver.serve.from_stream import live_of_replica
 from skyriver.serve.sleeping import activator_of, is_asleep, replicas_wanted, rest_after, rests, somebody_holds, told_of
 
 GIVE_UP_STARTS = 5
@@ -222,7 +223,8 @@ def _step_replica(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
     if snapshot.find(replica.tenant, *replica.parent.split("/", 1)) is None and replica.state not in ENDING:
         yield Put(REPLICA.move(replica, "drain", snapshot.now), replica.revision)  # its service was removed
         return
-    want = Want(ProcessSpec(name, "replica", replica.tenant, replica.spec))
+    live = live_of_replica(snapshot, replica)
+    want = Want(ProcessSpec(name, "replica", replica.tenant, replica.spec, live=live))
     match replica.state:
         case "DRAINING":
             # Its server is out of the gateway's table already; it ends once no request is under way.

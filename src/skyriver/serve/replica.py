@@ -2,7 +2,7 @@
 
     POST /v2/models/M[/versions/V]/infer      Open Inference Protocol (serve.protocol)
     GET  /v2, /v2/models/M[/versions/V][/ready], /v2/health/live, /v2/health/ready
-    POST /predict, /predict/M                 named fields (serve.fields)
+    POST /predict, /predict/M                 named fields (serve.fields), or keys of a stream's features (serve.by_key)
     GET  /livez, /readyz, /metrics
 
 Another model's name, or another version than its own, is 404: the gateway never sends them here. Under `/v2` errors
@@ -26,12 +26,14 @@ from skyriver import __version__
 from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError
 from skyriver.core.spec_streams import FieldSpec
 from skyriver.serve.batching import INLINE_US, NO_DEADLINE, Ask, Batcher
+from skyriver.serve.by_key import AskedByKey, ByKey, FromStream, Verdict
 from skyriver.serve.calibration import Calibration
 from skyriver.serve.deadlines import DEADLINE_HEADER, until_ns
 from skyriver.serve.encoding import WORTH_PACKING, encoding_wanted, packed, unpacked
-from skyriver.serve.fields import PredictCodec
+from skyriver.serve.fields import Predict, PredictCodec
 from skyriver.serve.http import JSON, PROBLEM, TEXT, HttpLimits, HttpServer, Request
 from skyriver.serve.metrics import Counters, prometheus, resident_bytes
+from skyriver.serve.multipart import FORM
 from skyriver.serve.protocol import (
     BINARY_HEADER,
     InferCodec,
@@ -43,6 +45,7 @@ from skyriver.serve.protocol import (
     extension_of,
     server_metadata,
 )
+from skyriver.serve.reader import FeatureReader, FeaturesFound
 from skyriver.serve.runner import Runner, Tensors
 
 GRACE_S = 9.0
@@ -97,7 +100,10 @@ class Replica:
         self._predict = PredictCodec(
             settings.model, settings.version, runner.signature, settings.fields, batching=runner.batching
         )
+        self._predict_paths = (b"/predict", b"/predict/" + settings.model.encode())
         self._routes = self._make_routes()
+        self._by_key: ByKey | None = None
+        self._reader: FeatureReader | None = None
         self._reported = self.counters.latency_us.counts.copy()
         self._answered, self._active_at = 0, time.time_ns() // 1_000
 
@@ -107,8 +113,25 @@ class Replica:
     async def stop(self) -> int:
         """Accepts no more, answers what is there; returns how many connections had to be cut off."""
         cut = await self._server.stop(self._settings.grace_s)
+        if self._reader is not None:
+            self._reader.close()
         self._batcher.close()
         return cut
+
+    def read_from(self, declared: FromStream | None) -> None:
+        """From now on it is also asked by key, or, with None, no longer."""
+        before = self._by_key.declared if self._by_key is not None else None
+        if declared == before:
+            return
+        if self._reader is not None and (declared is None or before is None or declared.place != before.place):
+            self._reader.close()
+            self._reader = None
+        self._by_key = ByKey(declared) if declared is not None else None
+        if declared is not None and self._reader is None:
+            self._reader = FeatureReader(declared.place, asyncio.get_running_loop())
+        action = self._on_predict if declared is None else self._on_predict_by_key
+        for path in self._predict_paths:
+            self._routes[path] = {b"POST": action}
 
     def report(self) -> dict[str, object]:
         """What it says of itself; quantiles are of the requests since the last report."""
@@ -146,8 +169,7 @@ class Replica:
             b"/livez": _get(lambda r: r.answer(200, b'{"live":true}')),
             b"/readyz": _get(self._ready),
             b"/metrics": _get(self._metrics),
-            b"/predict": {b"POST": self._on_predict},
-            b"/predict/" + name: {b"POST": self._on_predict},
+            **{path: {b"POST": self._on_predict} for path in self._predict_paths},
         }
         for base in (model, b"%b/versions/%b" % (model, version)):
             routes[base] = _get(lambda r: r.answer(200, self._infer.metadata(measured)))
@@ -226,17 +248,53 @@ class Replica:
     def _on_predict(self, request: Request) -> None:
         try:
             self._check(request)
-            asked = self._predict.decode(request.body, request.headers.get(b"content-type", b""))
-            until = _until(request, None)
-            gather = _Gather(
-                len(asked.runs),
-                lambda results: self._answer(request, results, partial(self._predict.encode, asked)),
-            )
-            self._batcher.submit(
-                *(Ask(run, partial(gather.take, place), until) for place, run in enumerate(asked.runs))
-            )
+            self._predict_fields(request)
         except SkyriverError as error:
             self._fail(request, error)
+
+    def _predict_fields(self, request: Request) -> None:
+        asked = self._predict.decode(request.body, request.headers.get(b"content-type", b""))
+        self._run(request, asked, _until(request, None), partial(self._predict.encode, asked))
+
+    def _run(self, request: Request, asked: Predict, until: int, encode: Callable[[list[Tensors]], Reply]) -> None:
+        gather = _Gather(len(asked.runs), lambda results: self._answer(request, results, encode))
+        self._batcher.submit(*(Ask(run, partial(gather.take, place), until) for place, run in enumerate(asked.runs)))
+
+    def _on_predict_by_key(self, request: Request) -> None:
+        """As `_on_predict`, with the features read first where they are not given."""
+        by_key, reader = self._by_key, self._reader
+        assert by_key is not None
+        assert reader is not None
+        try:
+            self._check(request)
+            is_form = request.headers.get(b"content-type", b"")[: len(FORM)].lower() == FORM
+            asked = None if is_form else by_key.decode(request.body)
+            if asked is None:
+                self._predict_fields(request)
+                return
+            until = _until(request, None)
+            reader.ask(asked.rows, until, partial(self._found, request, by_key, asked, until))
+        except SkyriverError as error:
+            self._fail(request, error)
+
+    def _found(
+        self, request: Request, by_key: ByKey, asked: AskedByKey, until: int, found: FeaturesFound | SkyriverError
+    ) -> None:
+        try:
+            verdict = by_key.judge(asked, found)
+            if not len(verdict.features):
+                self._answer(request, [], partial(self._encode_by_key, by_key, asked, verdict, None))
+                return
+            rows = self._predict.of_features(verdict.features)
+            self._run(request, rows, until, partial(self._encode_by_key, by_key, asked, verdict, rows))
+        except SkyriverError as error:
+            self._fail(request, error)
+
+    def _encode_by_key(
+        self, by_key: ByKey, asked: AskedByKey, verdict: Verdict, rows: Predict | None, results: list[Tensors]
+    ) -> Reply:
+        answered = self._predict.predictions(rows, results) if rows is not None else []
+        return self._predict.reply(by_key.answers(verdict, answered), {"as_of": verdict.as_of}, single=asked.single)
 
     def _check(self, request: Request) -> None:
         """What can be refused before the body is read; unpacks it."""
@@ -338,14 +396,18 @@ async def serve_replica(
     stop: asyncio.Event,
     report: Callable[[dict[str, object]], None] | None = None,
     report_s: float = 1.0,
+    follow: Callable[[Replica], None] = lambda replica: None,
 ) -> int:
     """Answers on `listening` until `stop` is set, then ends what is under way; returns how many connections
     were cut off. `report` is given what to tell: at once, when something changed (every `report_s` at most), and at
-    the end. A report that cannot be written (a full disk) is tried again: answers need no disk."""
+    the end. A report that cannot be written (a full disk) is tried again: answers need no disk. `follow` is called
+    before it answers and as often as `report` may be, to tell it what changed of its settings."""
     replica = Replica(runner, settings)
+    follow(replica)
     await replica.start(listening)
     told: dict[str, object] = {}
     while not stop.is_set():
+        follow(replica)
         now = {"ready": True, **replica.report()}
         if now != told and _told(report, now):
             told = now

@@ -62,7 +62,7 @@ def plan_deploy(
     for resource in wanted:
         current = snapshot.find(*resource.key)
         if current is None:
-            lines.append(PlanLine("create", resource.kind, resource.name, _cost(resource)))
+            lines.append(PlanLine("create", resource.kind, resource.name, _detail(resource, app)))
             changes.append(Put(resource, 0))
         else:
             _refuse_foreign(current, app)
@@ -71,7 +71,7 @@ def plan_deploy(
             after = _merge(current, resource)
             changed = sorted(k for k in after.spec if after.spec[k] != current.spec.get(k))
             told = (_told(key, current.spec.get(key), after.spec[key]) for key in changed)
-            detail = "; ".join(d for d in (", ".join(told), _cost(resource) if changed else "") if d)
+            detail = "; ".join(d for d in (", ".join(told), _detail(resource, app) if changed else "") if d)
             lines.append(PlanLine("update" if changed else "keep", resource.kind, resource.name, detail))
             if changed:
                 changes.append(Put(after, current.revision))
@@ -190,10 +190,28 @@ def _told_of(part: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> 
             yield f"{what} ({', '.join(other)})"
 
 
+def _detail(resource: Resource, app: AppSpec) -> str:
+    """What a plan says of it beside its name."""
+    if resource.kind == "service":
+        return _asked_by(app, app.model(resource.name))
+    return _cost(resource) if resource.kind == "stream" and resource.spec["features"] else ""
+
+
+def _asked_by(app: AppSpec, model: ModelSpec) -> str:
+    """By which keys, and what is answered then where the stream has no features for them."""
+    asked = model.serve.features
+    if asked is None or model.train is None:
+        return ""
+    old = f"older than {asked.max_age} or away" if asked.max_age else "away"
+    does = {"answer": "answered as new", "refuse": "refused", "fallback": f"answered {asked.fallback}"}
+    return (
+        f"asked by {', '.join(app.feature_set(model.train.features).keys)} with features from {asked.stream};"
+        f" unknown: {does[asked.on_unknown]}; {old}: {does[asked.on_old]}"
+    )
+
+
 def _cost(resource: Resource) -> str:
     """What the features of a stream that decides take."""
-    if resource.kind != "stream" or not resource.spec["features"]:
-        return ""
     stream = StreamSpec.model_validate(resource.spec["stream"])
     plan = plan_features(FeatureSetSpec.model_validate(resource.spec["features"]), stream)
     keys = [

@@ -2,6 +2,8 @@
 
 Its configuration: {"model", "version", "artifact": digest, "objects": directory, "fields": [...] or null,
 "max_batch": 256, "queue": 1024, "grace_s": 9, "device": "cpu", "cores": 1, "calibrate": true, "run_limit_s": 30}.
+Its live settings: {} or {"from_stream": {"stream", "socket": of its worker ("": not started yet), "features": digest,
+"keys", "reads": names of fields, "fields": [...] of its events, "on_unknown", "on_old", "max_age_us", "fallback"}}.
 It reads the model, tries it, listens, and then says that it is ready.
 A model that cannot be served is said in the report ("failed", "reason", "message") and ends the process with 3:
 starting it again would not help. SIGTERM lets it finish what runs.
@@ -19,6 +21,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,11 @@ from pydantic import ValidationError
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavailable
 from skyriver.core.spec_streams import FieldSpec
+from skyriver.serve.by_key import FromStream
 from skyriver.serve.calibration import calibrate
 from skyriver.serve.devices import CPU
 from skyriver.serve.listening import unix_listener
-from skyriver.serve.replica import GRACE_S, ReplicaSettings, serve_replica
+from skyriver.serve.replica import GRACE_S, Replica, ReplicaSettings, serve_replica
 from skyriver.serve.runner import RUN_LIMIT_S, Runner
 from skyriver.wiring.process import ProcessContext, read_config
 
@@ -88,7 +92,19 @@ async def run(context: ProcessContext, runner: Runner, settings: ReplicaSettings
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    return await serve_replica(runner, settings, listening, stop=stop, report=context.report)
+    follow = partial(follow_live, context)
+    return await serve_replica(runner, settings, listening, stop=stop, report=context.report, follow=follow)
+
+
+def follow_live(context: ProcessContext, replica: Replica) -> None:
+    """What is wrong with the live settings keeps nobody from being answered by what was told before."""
+    try:
+        live = context.live()
+        if live is not None:
+            told = live.get("from_stream")
+            replica.read_from(FromStream.of(told) if told is not None else None)
+    except (OSError, ValueError, SkyriverError) as error:
+        _log.error("the live settings cannot be used: %s", error)
 
 
 def main() -> int:

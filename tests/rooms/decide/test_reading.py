@@ -11,7 +11,8 @@ import pytest
 from skyriver.core.errors import InvalidInput
 from skyriver.decide.partition.engine import AsOf
 from skyriver.decide.partition.windows import FeaturesRead
-from skyriver.decide.worker.reading import Answer, ReadBorder, encode_as_of
+from skyriver.decide.worker.reading import ReadBorder, encode_as_of
+from skyriver.serve.read_format import ReadAnswer
 
 House = Any
 
@@ -48,7 +49,7 @@ def test_what_cannot_be_read_is_refused(house: House, body: bytes, code: str, wh
 def test_features_come_as_they_are() -> None:
     features = np.array([[0.1, np.nan], [np.inf, -0.0]], np.float32)
     found = AsOf(41, 1_000, FeaturesRead(("customer", "shop"), np.array([[True, False], [True, True]]), features))
-    answer = msgspec.msgpack.decode(encode_as_of(found, 1_250), type=Answer)
+    answer = msgspec.msgpack.decode(encode_as_of(found, 1_250), type=ReadAnswer)
     assert (answer.offset, answer.age_us, answer.keys) == (41, 250, ("customer", "shop"))
     assert answer.known == [b"\x01\x00", b"\x01\x01"]
     assert answer.features == features.astype("<f4").tobytes()

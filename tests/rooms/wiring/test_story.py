@@ -61,7 +61,9 @@ class Cloud(Simulation):
 GATE = sr.Gate(average_precision=">= 0.6")
 
 
-def risk(gate: sr.Gate = GATE, extra: str = "", replicas: int = 1) -> AppSpec:
+def risk(gate: sr.Gate = GATE, extra: str = "", replicas: int = 1, by_key: Mapping[str, Any] | None = None) -> AppSpec:
+    """`by_key`: how the model is asked by its features' keys, which there are then."""
+
     class Payment(sr.Event):
         payment: int
         at: sr.Time
@@ -71,13 +73,15 @@ def risk(gate: sr.Gate = GATE, extra: str = "", replicas: int = 1) -> AppSpec:
     app = sr.App("risk")
     payments = app.stream("payments", Payment, id="payment", time="at", key="customer")
     frauds = app.labels("fraud", of=payments, delay="7d")
-    features = app.features("behaviour", payments, {"amount": payments.amount})
+    keyed = {"payments_7d": sr.count(by="customer", over="7d")} if by_key is not None else {}
+    features = app.features("behaviour", payments, {"amount": payments.amount, **keyed})
 
     @app.train(features, label=frauds)
     def fit(data: object) -> object:
         return data
 
-    model = app.model("fraud", fit, gate=gate, serve=sr.Service(replicas=replicas))
+    asked = sr.FromStream(payments, **by_key) if by_key is not None else None
+    model = app.model("fraud", fit, gate=gate, serve=sr.Service(replicas=replicas, features=asked))
     app.decide(payments, model, {"block": "score >= 0.9"}, otherwise="approve")
     if extra:
         app.model(extra, fit)
@@ -107,6 +111,36 @@ def test_deploying_twice_is_a_plan_of_nothing(cloud: Cloud) -> None:
     assert {line.split()[0] for line in cloud.deploy(risk())} == {"keep"}
     assert cloud.get("service", "fraud").reason == "NO_VERSION"
     assert WORKER_NAME in cloud.compute.running
+
+
+def test_a_service_that_reads_from_a_stream_is_told_of_its_worker(cloud: Cloud) -> None:
+    released(cloud)
+    assert cloud.compute.specs["t.replica.fraud-1-1"].live == {}
+    assert "reads" not in cloud.compute.specs[WORKER_NAME].config
+    version = cloud.get("version", "fraud:1")
+    features = risk(by_key={}).feature_set("behaviour").to_json()
+    trained = {**version.spec, "features": {"set": "behaviour", "digest": "d" * 64, "names": [], "spec": features}}
+    cloud.commit([Put(replace(version, spec=trained), version.revision)])
+    lines = cloud.deploy(risk(by_key={"max_age": "5m", "on_old": "fallback", "fallback": 0.02}))
+    assert "update service/fraud" in lines
+    cloud.settle()
+    assert cloud.compute.specs[WORKER_NAME].config["reads"] is True
+    told = cloud.compute.specs["t.replica.fraud-1-1"].live["from_stream"]
+    assert told.pop("fields") == cloud.get("stream", "payments").spec["stream"]["fields"]
+    assert told == {
+        "stream": "payments",
+        "socket": cloud.compute.running[WORKER_NAME].socket,
+        "features": "d" * 64,
+        "keys": ["customer"],
+        "reads": ["amount"],
+        "on_unknown": "answer",
+        "on_old": "fallback",
+        "max_age_us": 300_000_000,
+        "fallback": 0.02,
+    }
+    cloud.deploy(risk())
+    assert cloud.compute.specs["t.replica.fraud-1-1"].live == {}
+    assert "reads" not in cloud.compute.specs[WORKER_NAME].config
 
 
 def test_what_is_no_longer_in_the_file_is_named_and_stays(cloud: Cloud) -> None:

@@ -265,6 +265,7 @@ def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
         "objects": "{home}/objects",
         "kernel_cache": "{home}/cache/kernels",
         "queue": 10_000,
+        **({"reads": True} if _is_read(snapshot, stream) else {}),
     }
     yield Want(ProcessSpec(name, "worker", worker.tenant, config, live=live_settings(snapshot, stream)))
     process = snapshot.processes.get(name)
@@ -284,6 +285,12 @@ def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
     elif worker.state != "STARTING":  # why it is started again is told until it is ready
         why = {"reason": worker.reason, "message": worker.message, "next_action": worker.next_action}
         yield Put(WORKER.move(worker, "starting", snapshot.now, **why), worker.revision)
+
+
+def _is_read(snapshot: Snapshot, stream: Resource) -> bool:
+    """Whether some service reads its features by key."""
+    asked = (service.spec.get("serve", {}).get("features") or {} for service in snapshot.all(stream.tenant, "service"))
+    return any(features.get("stream") == stream.name for features in asked)
 
 
 def _stream_waits(snapshot: Snapshot, stream: Resource) -> Iterator[str]:

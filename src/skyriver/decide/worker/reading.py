@@ -1,8 +1,4 @@
-"""What a replica asks of a stream's worker: features of rows as of now, by their keys.
-
-Asked as JSON {"features": digest, "rows": [{field: value}, ...]}: fields of the event that are not given are missing.
-Answered as MessagePack, for features may be NaN and infinite and MUST come as they are, bit for bit.
-"""
+"""Features of rows as of now, by their keys, as replicas ask for them (see `skyriver.serve.read_format`)."""
 
 from __future__ import annotations
 
@@ -16,27 +12,12 @@ from skyriver.core.spec import StreamSpec
 from skyriver.data.border import Rejection, RowCleaner
 from skyriver.decide.log.records import Value
 from skyriver.decide.partition.engine import AsOf
-from skyriver.decide.worker.work import READS_A_TURN
-
-READ_LIMIT = 1 << 20
-"""Bytes of a body: it is read on the thread that decides."""
+from skyriver.serve.read_format import MOST_ROWS, ReadAnswer
 
 
 class _Asked(msgspec.Struct, forbid_unknown_fields=True):
     features: str
-    rows: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=READS_A_TURN)]
-
-
-class Answer(msgspec.Struct):
-    """offset, age_us: of the record that the features are as of, and how long ago the last event up to it was. keys:
-    fields of keys; known: of each key, a byte a row, whether it has an event in some window. features: float32,
-    little endian, row by row."""
-
-    offset: int
-    age_us: int
-    keys: tuple[str, ...]
-    known: list[bytes]
-    features: bytes
+    rows: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=MOST_ROWS)]
 
 
 class ReadBorder:
@@ -73,4 +54,4 @@ def encode_as_of(found: AsOf, now: int) -> bytes:
     read = found.read
     known = [of_key.tobytes() for of_key in read.known]
     features = read.features.astype("<f4", copy=False).tobytes()
-    return msgspec.msgpack.encode(Answer(found.offset, now - found.time, read.keys, known, features))
+    return msgspec.msgpack.encode(ReadAnswer(found.offset, now - found.time, read.keys, known, features))

@@ -12,7 +12,7 @@
     GET  /streams/S/metrics                  as /metrics, which the gateway does not forward
     GET  /streams/S/decisions/ID             the decision of an event, and its reasons
     POST /internal/history                   a block of a load (x-load, x-sequence, x-last: 1)
-    POST /internal/features                  features by key as of now (see `reading`)
+    POST /internal/features                  features by key as of now (see `serve.read_format`)
     POST /internal/erase/NAME                begins an erasure that a job prepared, and tells how far it is
     GET  /internal/ready, /v2/health/ready, /livez, /metrics
 
@@ -54,10 +54,11 @@ from skyriver.decide.worker.answers import (
 from skyriver.decide.worker.border import EventBorder, LabelBorder, ReferenceBorder
 from skyriver.decide.worker.explaining import Explaining, Told
 from skyriver.decide.worker.list_answers import one_of_list, page_of_list
-from skyriver.decide.worker.reading import READ_LIMIT, ReadBorder, encode_as_of
+from skyriver.decide.worker.reading import ReadBorder, encode_as_of
 from skyriver.decide.worker.station import Station
 from skyriver.decide.worker.work import EventWork, FindWork, LabelWork, LoadWork, ReadWork, ReferenceWork
 from skyriver.serve.http import JSON, PROBLEM, TEXT, Request
+from skyriver.serve.read_format import MOST_BYTES, READ_PATH
 
 BODY_LIMIT = 16 << 20
 HISTORY_LIMIT = 64 << 20
@@ -108,7 +109,7 @@ class Routes:
             (b"GET", base + b"/dead"): self._on_dead,
             (b"GET", base + b"/metrics"): self._on_metrics,
             (b"POST", b"/internal/history"): self._on_history,
-            (b"POST", b"/internal/features"): self._on_read,
+            (b"POST", READ_PATH): self._on_read,
             (b"GET", b"/internal/ready"): self._on_ready,
             (b"GET", b"/v2/health/ready"): self._on_ready,
             (b"GET", b"/livez"): self._on_live,
@@ -320,8 +321,8 @@ class Routes:
 
     def _on_read(self, request: Request) -> None:
         self._check(request)
-        if len(request.body) > READ_LIMIT:
-            raise TooLarge(READ_LIMIT)
+        if len(request.body) > MOST_BYTES:
+            raise TooLarge(MOST_BYTES)
         digest, rows = self._reads.take(request.body)
         self._station.submit(ReadWork(digest, rows, partial(self._answer_read, request)))
 

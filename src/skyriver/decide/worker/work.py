@@ -13,6 +13,7 @@ from skyriver.decide.log.history import Block
 from skyriver.decide.log.records import DecisionRecord, Id, LoadStep, Value
 from skyriver.decide.partition.engine import AsOf, Engine
 from skyriver.decide.partition.receipt import LabelReceipt, LabelSubmission, Receipt, ReferenceSubmission, Submission
+from skyriver.serve.read_format import MOST_ROWS
 
 
 @dataclass(slots=True)
@@ -94,7 +95,7 @@ RowWork = EventWork | LabelWork | ReferenceWork
 Work = RowWork | LoadWork | FindWork | ReadWork | ChangeWork
 Reply = Callable[[], None]
 
-READS_A_TURN = 64
+READS_A_TURN = MOST_ROWS
 """Rows that one turn reads: decisions wait for no more. What asks for more comes behind the rows that wait."""
 
 

@@ -1,0 +1,47 @@
+"""What a replica is told of the stream that its model's features are read from: its live settings. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from skyriver.core.resources import Resource, Snapshot
+from skyriver.core.spec import FeatureSetSpec, FromStreamSpec
+
+
+def declared_of(service: Resource) -> FromStreamSpec | None:
+    """Services of releases that knew none have none."""
+    told = service.spec["serve"].get("features")
+    return FromStreamSpec.model_validate(told) if told else None
+
+
+def live_of_replica(snapshot: Snapshot, replica: Resource) -> dict[str, Any]:
+    """{} where its version is not asked by key. Only a worker of the replica's own tenant is ever named."""
+    service = snapshot.find(replica.tenant, *replica.parent.split("/", 1))
+    declared = declared_of(service) if service is not None else None
+    if service is None or declared is None:
+        return {}
+    version = snapshot.find(replica.tenant, "version", f"{service.name}:{replica.spec['version']}")
+    stream = snapshot.find(replica.tenant, "stream", declared.stream)
+    trained_on = version.spec.get("features") if version is not None else None
+    if stream is None or not trained_on or not trained_on.get("spec"):
+        return {}
+    features = FeatureSetSpec.model_validate(trained_on["spec"])
+    return {
+        "from_stream": {
+            "stream": stream.name,
+            "socket": _socket(snapshot, stream),
+            "features": trained_on["digest"],
+            "keys": list(features.keys),
+            "reads": list(features.columns()),
+            "fields": stream.spec["stream"]["fields"],
+            "on_unknown": declared.on_unknown,
+            "on_old": declared.on_old,
+            "max_age_us": declared.max_age_us,
+            "fallback": declared.fallback,
+        }
+    }
+
+
+def _socket(snapshot: Snapshot, stream: Resource) -> str:
+    workers = (snapshot.processes.get(worker.process) for worker in snapshot.children(stream, "worker"))
+    return next((process.socket for process in workers if process is not None), "")
