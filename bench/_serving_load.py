@@ -6,8 +6,8 @@ Request n is due at n / rate, whatever became of those before it, and its latenc
 for a connection, or the sender was late, that is in it. SIGTERM ends it before its time. Prints one JSON document with
 what became of each request, in the order in which they ended: when it was due (seconds from the start), its latency,
 its status; 0 is a connection that broke or no answer at all. `--retry`: what broke or was answered 5xx is sent once
-more, at once, and what becomes of that counts. `--deadline`: each says in `X-Request-Deadline` that nobody waits for it
-longer than so many seconds.
+more, at once and on a new connection, and what becomes of that counts. `--deadline`: each says in `X-Request-Deadline`
+that nobody waits for it longer than so many seconds.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class Sender:
     queue: deque[Sent] = field(default_factory=deque)
     under_way: int = 0
     found: list[tuple[float, float, int]] = field(default_factory=list)
+    sent_again: int = 0
     stopping: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -119,7 +120,7 @@ class Sender:
         self.stopping = True
 
     def _send(self, sent: Sent) -> None:
-        while self.free:
+        while self.free and not sent.again:
             connection = self.free.pop()
             if connection.transport is not None and not connection.transport.is_closing():
                 connection.send(sent, self._message(sent))
@@ -165,6 +166,7 @@ class Sender:
             self._next(connection)
         if self.retry and not sent.again and (status == 0 or status >= 500):
             sent.again = True
+            self.sent_again += 1
             self._send(sent)
             return
         self.under_way -= 1
@@ -201,6 +203,7 @@ def main() -> int:
         "due": [round(due, 6) for due, _, _ in sender.found],
         "latency": [round(latency, 6) for _, latency, _ in sender.found],
         "status": [status for _, _, status in sender.found],
+        "sent_again": sender.sent_again,
         "cpu_seconds": used.ru_utime + used.ru_stime,
     }
     print(json.dumps(document, separators=(",", ":")))

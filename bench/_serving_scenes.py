@@ -25,6 +25,8 @@ from _serving_models import Case, Models, slow_model
 from _serving_systems import BENCH, System, check, product, product_environment, start_cloud, started
 from _serving_wrk import load, realtime
 
+from skyriver.adapters.haproxy.process import recorded
+
 SLOW = Case("slow", 1)
 TREES = Case("trees", 1)
 DEADLINE_S = 0.5
@@ -38,15 +40,17 @@ class Scenes:
 
     overload_seconds: float
     swaps: int
-    swap_rate: float
+    rate: float
+    """Requests a second while versions are swapped and gateways killed."""
+    kills: int
     wakes: int
     starts: int
     slow_seconds: float
     realtime: bool = False
 
 
-FULL = Scenes(overload_seconds=20, swaps=100, swap_rate=1_000, wakes=40, starts=5, slow_seconds=30)
-QUICK = Scenes(overload_seconds=8, swaps=10, swap_rate=1_000, wakes=6, starts=3, slow_seconds=12)
+FULL = Scenes(overload_seconds=20, swaps=100, rate=1_000, kills=20, wakes=40, starts=5, slow_seconds=30)
+QUICK = Scenes(overload_seconds=8, swaps=10, rate=1_000, kills=6, wakes=6, starts=3, slow_seconds=12)
 
 
 @dataclass
@@ -97,10 +101,12 @@ def sending(
 
 
 @contextmanager
-def cloud(models: Models, services: dict[str, str], cases: tuple[Case, ...]) -> Iterator[tuple[Path, System]]:
-    """A home with its cloud, which serves `services` (name: arguments of its `sr.Service`)."""
+def cloud(
+    models: Models, services: dict[str, str], cases: tuple[Case, ...], *options: str
+) -> Iterator[tuple[Path, System]]:
+    """A home with its cloud, which serves `services` (name: arguments of its `sr.Service`); `options` are of `up`."""
     with cloud_home() as home:
-        told = start_cloud(home, models, services)
+        told = start_cloud(home, models, services, *options)
         port = int(str(told["url"]).rpartition(":")[2])
         system = System("skyriver", "", port, lambda: processes_of(home), token=str(told["token"]), cases=cases)
         check(system, models)
@@ -153,7 +159,7 @@ def swaps(document: Document, models: Models, scenes: Scenes) -> None:
         product(home, "deploy", str(folder / "app.py"), "-y")
         _until_version(system, models.body(TREES), "2")
         seen, took = [], []
-        with sending(home.parent, system, TREES, models.body(TREES), scenes.swap_rate, 3_600) as sent:
+        with sending(home.parent, system, TREES, models.body(TREES), scenes.rate, 3_600) as sent:
             for number in range(scenes.swaps):
                 wanted = str(1 + number % 2)
                 begun = time.perf_counter()
@@ -165,7 +171,7 @@ def swaps(document: Document, models: Models, scenes: Scenes) -> None:
     latency = np.array(sent.found["latency"])
     document.row(
         "skyriver",
-        f"{len(seen)} swaps under {scenes.swap_rate:.0f} requests a second",
+        f"{len(seen)} swaps under {scenes.rate:.0f} requests a second",
         requests=len(latency),
         statuses=sent.counts(),
         swap_seconds_median=round(median(took), 2),
@@ -185,6 +191,46 @@ def _until_version(system: System, body: bytes, version: str, seconds: float = 6
             return
         time.sleep(0.01)
     raise Failed(f"version {version} did not answer within {seconds:.0f} s; the last answer: {last}")
+
+
+def gateway_kills(document: Document, models: Models, scenes: Scenes) -> None:
+    """Two gateways share the address, and each is killed in turn; who gets no answer asks once more."""
+    with cloud(models, {"trees": "replicas=1"}, (TREES,), "--gateways", "2") as (home, system):
+        body, took = models.body(TREES), []
+        with sending(home.parent, system, TREES, body, scenes.rate, 3_600, "--retry") as sent:
+            for number in range(scenes.kills):
+                time.sleep(0.5)
+                took.append(_killed_and_back(home / "gateway", 1 + number % 2))
+            time.sleep(0.5)
+            sent.stop()
+    latency = np.array(sent.found["latency"])
+    document.row(
+        "skyriver",
+        f"{scenes.kills} kills of one of two gateways under {scenes.rate:.0f} requests a second",
+        requests=len(latency),
+        sent_again=sent.found["sent_again"],
+        statuses=sent.counts(),
+        back_after_seconds_median=round(median(took), 2),
+        back_after_seconds_most=round(max(took), 2),
+        p99_ms=round(float(np.quantile(latency, 0.99)) * 1000, 1),
+        most_ms=round(float(latency.max()) * 1000, 1),
+    )
+    document.measured("gateway_kill_lost_requests", sent.failed())
+
+
+def _killed_and_back(folder: Path, number: int, seconds: float = 60.0) -> float:
+    """How long it took."""
+    before = recorded(folder, number)
+    if before is None:
+        raise Failed(f"gateway {number} does not run")
+    os.kill(before.pid, signal.SIGKILL)
+    begun = time.perf_counter()
+    while time.perf_counter() < begun + seconds:
+        now = recorded(folder, number)
+        if now is not None and now.pid != before.pid:
+            return time.perf_counter() - begun
+        time.sleep(0.005)
+    raise Failed(f"gateway {number} was not back within {seconds:.0f} s")
 
 
 def wake(document: Document, models: Models, scenes: Scenes) -> None:

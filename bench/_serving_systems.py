@@ -155,8 +155,9 @@ def gateway(models: Models, replicas: int) -> Iterator[System]:
         yield system
 
 
-def start_cloud(home: Path, models: Models, services: Mapping[str, str]) -> dict[str, Any]:
-    """What `skyriver up` tells. `services`: a model's name and the arguments of its `sr.Service`."""
+def start_cloud(home: Path, models: Models, services: Mapping[str, str], *options: str) -> dict[str, Any]:
+    """What `skyriver up` tells. `services`: a model's name and the arguments of its `sr.Service`; `options` are of
+    `up`."""
     folder = home.parent / "app"
     folder.mkdir()
     lines = ["import skyriver as sr", "", 'app = sr.App("bench")']
@@ -164,7 +165,7 @@ def start_cloud(home: Path, models: Models, services: Mapping[str, str]) -> dict
         shutil.copy(models.path(name), folder)
         lines.append(f'app.model("{name}", onnx="{name}.onnx", serve=sr.Service({service}))')
     (folder / "app.py").write_text("\n".join(lines) + "\n")
-    told = product(home, "up", "--port", str(free_port()))
+    told = product(home, "up", "--port", str(free_port()), *options)
     product(home, "deploy", str(folder / "app.py"), "-y")
     return told
 

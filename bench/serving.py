@@ -38,6 +38,7 @@ GOALS = (
     Goal("overload_p99_to_deadline", "<=", 1, "of the deadline"),
     Goal("slow_replica_ejected_seconds", "<=", 2, "s"),
     Goal("slow_replica_p99_ratio", "<=", 1.3, "p99"),
+    Goal("gateway_kill_lost_requests", "<=", 0, "requests"),
     Goal("swap_failed_requests", "<=", 0, "requests"),
     Goal("wake_p95_seconds", "<=", 1.5, "s"),
     Goal("wake_lost_requests", "<=", 0, "requests"),
@@ -47,6 +48,7 @@ SYSTEMS = ("bare", "replica", "gateway", "triton", "rayserve", "litserve", "bent
 SCENES: dict[str, tuple[Callable[[Document, Models, scenes.Scenes], None], tuple[str, ...]]] = {
     "overload": (scenes.overload, ("overload_goodput", "overload_p99_to_deadline")),
     "slow-replica": (slow_replica, ("slow_replica_ejected_seconds", "slow_replica_p99_ratio")),
+    "gateway-kills": (scenes.gateway_kills, ("gateway_kill_lost_requests",)),
     "swaps": (scenes.swaps, ("swap_failed_requests",)),
     "wake": (scenes.wake, ("wake_p95_seconds", "wake_lost_requests")),
     "standalone": (scenes.standalone, ("standalone_first_prediction_seconds",)),

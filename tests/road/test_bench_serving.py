@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import shutil
+import socket
 import sys
 import time
 from contextlib import contextmanager
@@ -134,6 +136,32 @@ def test_the_open_loop_counts_from_when_a_request_was_due(bench: Any, models: An
     with _serving_scenes.sending(tmp_path, system, bench.TREES_1, body, 100, 0.1, "--retry") as sent:
         sent.wait(60)  # nobody listens any more
     assert sent.counts() == {"0": 10}
+
+
+def test_what_is_tried_again_is_sent_on_a_new_connection() -> None:
+    """Of a server that was killed, all old connections are broken, and not all of that is known at once."""
+    import _serving_load
+
+    class Open(asyncio.Transport):
+        written = 0
+
+        def is_closing(self) -> bool:
+            return False
+
+        def write(self, _: object) -> None:
+            self.written += 1
+
+    async def scene() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            sender = _serving_load.Sender("127.0.0.1", listening.getsockname()[1], b"", b"", 0.0, True)
+            old, known = Open(), _serving_load.Connection(sender)
+            known.connection_made(old)
+            sender.free.append(known)
+            sender.ended(_serving_load.Sent(0.0), 0, None)
+            await asyncio.gather(*sender.tasks)
+            assert (old.written, sender.connections, sender.sent_again) == (0, 1, 1)
+
+    asyncio.run(scene())
 
 
 def test_a_server_that_still_gets_its_share_is_not_out(bench: Any) -> None:
