@@ -70,6 +70,7 @@ from skyriver.core.contract import (
     StreamNowList,
     WhoAmI,
 )
+from skyriver.core.contract_tenants import Tenant, TenantList
 from skyriver.core.contract_tokens import IssuedToken, Token, TokenList
 from skyriver.core.errors import InvalidInput
 
@@ -222,6 +223,25 @@ class Calls(ReviewCalls, PredictingCalls):
     def revoke_token(self, name: str) -> Flow[Token]:
         """The token of this name counts no more."""
         return (yield Request("DELETE", f"{self._base}/tokens/{_part(name)}")).json()  # type: ignore[no-any-return]
+
+    @call
+    def tenants(self) -> Flow[Sequence[Tenant]]:
+        """Who has tokens here, with the limits of each."""
+        answer: TenantList = yield from answered(Request("GET", "/api/v1/tenants"))
+        return answer["items"]
+
+    @call
+    def tenant_limits(self, name: str) -> Flow[Tenant]:
+        """How much a tenant may get."""
+        answer: Tenant = yield from answered(Request("GET", f"/api/v1/tenants/{_part(name)}"))
+        return answer
+
+    @call
+    def limit_tenant(self, name: str, limits: Mapping[str, str | int | None]) -> Flow[Tenant]:
+        """What all requests of a tenant to models and streams may not exceed: `{"rate": "500/s", "concurrency": 100}`.
+        What is not given stays as it is; None takes a limit away."""
+        answer: Tenant = yield from changed(_json_request("PATCH", f"/api/v1/tenants/{_part(name)}", limits))
+        return answer
 
     @call
     def object(self, digest: str) -> Flow[bytes]:

@@ -29,6 +29,7 @@ from skyriver.client import serving as _serving  # noqa: F401  # its command
 from skyriver.client import show
 from skyriver.client import sinks as _sinks  # noqa: F401
 from skyriver.client import streams as _streams  # noqa: F401
+from skyriver.client import tenants as _tenants  # noqa: F401
 from skyriver.client import tokens as _tokens  # noqa: F401
 from skyriver.client import top as _top  # noqa: F401
 from skyriver.client.calling import call

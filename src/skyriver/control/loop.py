@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 
 from skyriver.control.aside import AsideRows
@@ -21,11 +21,14 @@ from skyriver.control.store import Store
 from skyriver.core.clock import Clock
 from skyriver.core.errors import Conflict, Internal, InvalidInput, SkyriverError, Unavailable, disk_error
 from skyriver.core.resources import (
+    NO_LIMIT,
     Key,
     Kind,
     Plan,
     Pool,
     ProcessSpec,
+    RequestLimit,
+    Resource,
     Route,
     RouteTable,
     Snapshot,
@@ -36,6 +39,7 @@ from skyriver.core.resources import (
     reconcile,
 )
 from skyriver.core.rows import Rows
+from skyriver.core.units import parse_rate
 from skyriver.trust.permissions import Permission, permissions_of
 
 PASS_SECONDS = 0.1
@@ -278,6 +282,7 @@ class ControlLoop:
             pools=tuple(sorted(pools, key=lambda p: (p.tenant, p.name))),
             tokens=tuple((digest, tenant) for digest, tenant, _ in tokens),
             read_only=tuple(d for d, _, role in tokens if Permission.STREAMS_WRITE not in permissions_of(role)),
+            limits=tuple(_limits(rows.every("tenant"))),
         )
         before_servers = {s.name for p in self._table.pools for s in p.servers} if self._table else set()
         self._gateway.apply(table)  # in each pass: another one, now stale, may have had the last word
@@ -304,3 +309,12 @@ class ControlLoop:
         self._on_problems(problems)
         log.warning("%s: %s", part, f"{error.code}: {error}" if error is not None else "it works again")
         return True
+
+
+def _limits(tenants: Iterable[Resource]) -> Iterator[tuple[str, RequestLimit]]:
+    """What each tenant is held to, of those that have a limit."""
+    for tenant in tenants:
+        rate, at_once = tenant.spec.get("rate"), tenant.spec.get("concurrency")
+        limit = RequestLimit(parse_rate(rate) if rate else 0, at_once or 0)
+        if limit != NO_LIMIT:
+            yield tenant.name, limit

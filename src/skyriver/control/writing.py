@@ -19,6 +19,7 @@ from skyriver.control.mutations import Key, Mutations, Planned, fingerprint, mak
 from skyriver.control.reviews import add_reviews
 from skyriver.control.routes import PREFIX, TENANT, Routes, caller
 from skyriver.control.rules import add_rules
+from skyriver.control.tenants import add_tenants
 from skyriver.control.tokens import add_tokens
 from skyriver.core import contract
 from skyriver.core.errors import InvalidInput, NotFound
@@ -45,6 +46,7 @@ def add_writing(routes: Routes, cloud: Cloud) -> None:
     dispatchers = Dispatchers(cloud, mutations)
     add_dispatching(routes, dispatchers)
     add_reviews(routes, dispatchers)
+    add_tenants(routes, cloud, mutations)
     add_tokens(routes, cloud, mutations)
     add_rules(routes, cloud, mutations)
 

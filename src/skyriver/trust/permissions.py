@@ -66,6 +66,10 @@ ROLES: Mapping[str, frozenset[Permission]] = MappingProxyType(
 )
 
 
+FIRST_TENANT = "default"
+"""The tenant of the first token. Its administrators steer the cloud, all tenants of it; those of others do not."""
+
+
 def check_role(role: str) -> str:
     """`role` itself, if it is one. Raises InvalidInput (BAD_ROLE) naming those there are."""
     if role not in ROLES:
@@ -92,3 +96,13 @@ def require(identity: Identity, permission: Permission) -> None:
         where=permission.value,
         next_action=f"Use a token with the role {' or '.join(enough)}; an admin of the tenant can issue one.",
     )
+
+
+def require_operator(identity: Identity) -> None:
+    """Returns when `identity` is of the tenant that steers the cloud. Raises NotAllowed (NOT_OPERATOR)."""
+    if identity.tenant != FIRST_TENANT:
+        raise NotAllowed(
+            f"What a tenant may get is not for the tenant {identity.tenant!r} to say.",
+            code="NOT_OPERATOR",
+            next_action=f"Ask an admin of the tenant {FIRST_TENANT!r}, who steers this cloud.",
+        )

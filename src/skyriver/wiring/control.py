@@ -68,7 +68,7 @@ from skyriver.features.plan import check_features
 from skyriver.release.operations import plan_rollback, plan_train
 from skyriver.serve.asking import plan_predict
 from skyriver.serve.operations import plan_sleep, plan_wake
-from skyriver.trust.permissions import Permission
+from skyriver.trust.permissions import FIRST_TENANT, Permission
 from skyriver.trust.secretfile import write_secret
 from skyriver.trust.tokens import new_token
 from skyriver.wiring.capacity import machine_capacity
@@ -83,7 +83,6 @@ from skyriver.wiring.sinks import unusable_sinks
 from skyriver.wiring.sources import check_sources
 from skyriver.wiring.supervisor import CONTROL, SupervisorKeeper
 
-TENANT: Final = "default"
 SUPERVISOR_CHECK_SECONDS: Final = 1.0
 
 log = logging.getLogger("skyriver.control")
@@ -228,13 +227,13 @@ def open_store(home: Home, address: str) -> Store:
 def ensure_first_token(store: Store, home: Home, fence: int, now: int) -> None:
     """The administrator's token: made once, kept for the command line in a file of mode 0600. Its row is committed
     first, so that a token file always names a token that counts; a lost file is replaced by a new token."""
-    rows = store.rows(TENANT, "token")
+    rows = store.rows(FIRST_TENANT, "token")
     if rows and home.token.exists():
         return
     text, digest = new_token()
     name = f"admin-{secrets.token_hex(3)}" if rows else "admin"
-    token = Resource(TENANT, "token", name, spec={"sha256": digest, "role": "admin"}, state="ACTIVE")
-    entry = AuditEntry(TENANT, "system", Permission.TOKENS_WRITE.value, "create", token.ref)
+    token = Resource(FIRST_TENANT, "token", name, spec={"sha256": digest, "role": "admin"}, state="ACTIVE")
+    entry = AuditEntry(FIRST_TENANT, "system", Permission.TOKENS_WRITE.value, "create", token.ref)
     store.commit([Put(token, 0)], audit=[entry], fence=fence, actor="system", now=now)
     write_secret(home.token, text.encode())
 

@@ -27,7 +27,7 @@ from skyriver.client import waiting
 from skyriver.client.api import AsyncClient, Client
 from skyriver.client.events import rows_as_json
 from skyriver.client.flows import EventReader, ServerEvent, call, each
-from skyriver.core import contract, contract_reviews, contract_tokens
+from skyriver.core import contract, contract_reviews, contract_tenants, contract_tokens
 from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound, SkyriverError, Unavailable
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
@@ -84,8 +84,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 # It mirrors the contract
 
 NAMES = [o["operationId"] for methods in CONTRACT["paths"].values() for o in methods.values()]
-CONTRACTS = (contract, contract_reviews, contract_tokens)
-NO_ROWS = ("list_audit", "list_processes", "list_reviews", "list_tokens", "list_deliveries", "list_rules")
+CONTRACTS = (contract, contract_reviews, contract_tenants, contract_tokens)
+NO_ROWS = (
+    "list_audit",
+    "list_processes",
+    "list_reviews",
+    "list_deliveries",
+    "list_rules",
+    "list_tokens",
+    "list_tenants",
+)
 KINDS = [n.removeprefix("list_") for n in NAMES if n.startswith("list_") and n not in NO_ROWS]
 CALLS: list[Act] = [
     *(lambda c, k=k: c.list(k) for k in KINDS),
@@ -118,6 +126,9 @@ CALLS: list[Act] = [
     lambda c: c.issue_token("ana", "reviewer"),
     lambda c: c.tokens(),
     lambda c: c.revoke_token("ana"),
+    lambda c: c.tenants(),
+    lambda c: c.tenant_limits("default"),
+    lambda c: c.limit_tenant("default", {"rate": "500/s", "concurrency": None}),
     lambda c: c.reviews("payments", state="OPEN", event="7"),
     lambda c: c.review("payments", 17),
     lambda c: c.review_stats("payments"),

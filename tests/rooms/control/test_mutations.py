@@ -277,6 +277,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_wake": {"json": {"target": "asleep"}},
     "issue_token": {"json": {"name": "ana", "role": "reviewer"}},
     "revoke_token": {},
+    "limit_tenant": {"json": {"rate": "500/s", "concurrency": 100}},
     "claim_review": {"json": {}},
     "renew_review": {"json": {}},
     "release_review": {"json": {"claim": 1}},
@@ -310,6 +311,7 @@ REVIEWED = in_full(CASE, [], now=0)
 
 def path_of(route: APIRoute) -> str:
     name = "orders" if "/streams/" in route.path else "ben" if "/tokens/" in route.path else "shop"
+    name = "default" if route.path.startswith("/api/v1/tenants/{name}") else name
     version = 3 if route.operation_id == "drop_rules" else 2
     return route.path.format(tenant="default", name=name, case=17, number=1, version=version)
 
