@@ -8,45 +8,27 @@ import http.client
 import json
 import random
 import signal
-import socket
 import stat
-import subprocess
 import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from skyriver.adapters.directory.objects import DirectoryObjects
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
+from replica_process import DEADLINE, Answer, ReplicaProcess, UnixConnection, exchange, model_of, wait_for
 
-DEADLINE = 60.0
 FIELDS = [
     {"name": "amount", "type": "float", "ge": 0},
     {"name": "night", "type": "bool"},
     {"name": "risk", "type": "float", "nullable": True},
 ]
-
-
-def model_of(nodes: list[onnx.NodeProto], inputs: list[Any], outputs: list[Any], constants: Mapping[str, Any]) -> bytes:
-    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    graph = helper.make_graph(
-        nodes,
-        "model",
-        [helper.make_tensor_value_info(*i) for i in inputs],
-        [helper.make_tensor_value_info(*o) for o in outputs],
-        tensors,
-    )
-    return bytes(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
-    )
 
 
 def sums() -> bytes:
@@ -83,104 +65,6 @@ def counter() -> bytes:
         [("count", TensorProto.INT64, [1])],
         {"yes": np.array(True), "zero": np.array([0], np.int64), "one": np.array([1], np.int64)},
     )
-
-
-class UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("replica", timeout=DEADLINE)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(DEADLINE)
-        self.sock.connect(str(self._path))
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-def wait_for(what: Callable[[], Any], told: str) -> Any:
-    end = time.monotonic() + DEADLINE
-    while time.monotonic() < end:
-        if found := what():
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"{told} did not come")
-
-
-class ReplicaProcess:
-    """Its files, and it."""
-
-    def __init__(self, directory: Path, model: bytes, **config: Any) -> None:
-        self.socket = directory / "replica.sock"
-        self.status_file = directory / "status.json"
-        self._log = directory / "log"
-        artifact = DirectoryObjects(directory / "objects").put(model)
-        process = {
-            "name": "replica-1",
-            "tenant": "default",
-            "home": str(directory),
-            "socket": str(self.socket),
-            "status_file": str(self.status_file),
-            "live_file": str(directory / "live.json"),
-            "work_dir": str(directory),
-            "token": "secret",
-        }
-        serves = {"model": "fraud", "version": 3, "artifact": artifact, "objects": str(directory / "objects"), **config}
-        self._config = directory / "config.json"
-        self._config.write_text(json.dumps({"process": process, "config": serves}))
-        self.child: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> subprocess.Popen[bytes]:
-        self.status_file.unlink(missing_ok=True)
-        with self._log.open("ab") as log:
-            command = [sys.executable, "-m", "skyriver.wiring.replica", str(self._config)]
-            self.child = subprocess.Popen(command, stdout=log, stderr=log)
-        return self.child
-
-    def start_and_wait(self) -> ReplicaProcess:
-        child = self.start()
-        report = wait_for(lambda: self.report() or child.poll() is not None, "a report")
-        assert report is not True, self.log
-        assert self.report()["ready"], self.log
-        return self
-
-    def report(self) -> dict[str, Any]:
-        try:
-            report: dict[str, Any] = json.loads(self.status_file.read_bytes())
-        except FileNotFoundError:
-            return {}
-        return report
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def kill(self) -> None:
-        if self.child is not None:
-            self.child.kill()
-            self.child.wait(DEADLINE)
-
-    def ask(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Answer:
-        with contextlib.closing(UnixConnection(self.socket)) as connection:
-            return exchange(connection, method, path, body, headers)
-
-
-def exchange(
-    connection: UnixConnection, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
-) -> Answer:
-    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-    connection.request(method, path, data, dict(headers or {}))
-    response = connection.getresponse()
-    return Answer(response.status, response.headers, response.read())
 
 
 def features(*rows: list[float | None]) -> dict[str, Any]:
