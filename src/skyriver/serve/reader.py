@@ -217,20 +217,16 @@ class FeatureReader:
         try:
             found = _decoder.decode(body)
             features = np.frombuffer(found.features, "<f4").reshape(rows, -1)
-            known = np.frombuffer(b"".join(found.known), np.bool_).reshape(len(found.keys), rows)
+            unknown = _unknown(found, rows)
         except (msgspec.DecodeError, ValueError):
             _log.exception("%s: its worker's answer is not understood", self._place.stream)
             self._fail(batch, self._away("Its worker's answer is not understood."))
             return
-        unknown = [""] * rows
-        for place, key in reversed([*enumerate(found.keys)]):
-            for row in np.flatnonzero(~known[place]):
-                unknown[row] = key
         age = found.age_us if found.age_us < _NO_EVENT else None
         start = 0
         for asked in batch:
             end = start + len(asked.rows)
-            _tell(asked, FeaturesFound(found.offset, age, features[start:end], tuple(unknown[start:end])))
+            _tell(asked, FeaturesFound(found.offset, age, features[start:end], unknown[start:end]))
             start = end
 
     def _refuse(self, batch: list[_Asked], status: int, body: bytes) -> None:
@@ -301,6 +297,16 @@ class FeatureReader:
 _NO_EVENT = 1 << 60
 """An age beyond it is of a stream without events."""
 _decoder = msgspec.msgpack.Decoder(ReadAnswer)
+
+
+def _unknown(found: ReadAnswer, rows: int) -> tuple[str, ...]:
+    """Of each row the first key that has no event. Raises ValueError where that is not told of so many rows."""
+    if any(len(known) != rows for known in found.known) or len(found.known) != len(found.keys):
+        raise ValueError(f"not of {rows} rows")
+    if all(b"\0" not in known for known in found.known):
+        return ("",) * rows
+    told = [*zip(found.keys, found.known, strict=True)]
+    return tuple(next((key for key, known in told if not known[row]), "") for row in range(rows))
 
 
 def _tell(asked: _Asked, found: FeaturesFound | SkyriverError) -> None:

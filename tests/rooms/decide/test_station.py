@@ -564,6 +564,33 @@ def test_what_is_read_is_as_of_the_end_of_its_turn_and_changes_nothing(house: Ho
     run(test)
 
 
+def test_what_is_only_asked_waits_for_no_disk_but_is_not_told_of_a_log_that_was_lost(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house, to_disk=True).start()
+        post.send(house.event(1))
+        await post.settle(1)
+        syncs: list[str] = []
+        sync = house.log.sync
+        house.log.sync = lambda: (syncs.append(threading.current_thread().name), sync())
+        post.station.submit(ReadWork("features-1", rows_of(house, 1), post.late.append))
+        await until(lambda: len(post.late) == 1)
+        post.station.submit(ReadWork("features-1", rows_of(house, 1), post.late.append))
+        post.send(house.event(2))
+        await until(lambda: len(post.late) == 2)
+        assert [name == threading.main_thread().name for name in syncs] == [True, False]
+
+        def lost() -> None:
+            raise Conflict("Another writer has taken it.", code="LOG_LOST")
+
+        house.log.sync = lost
+        post.station.submit(ReadWork("features-1", rows_of(house, 1), post.late.append))
+        await until(lambda: len(post.late) == 3)
+        assert (post.late[2].code, post.station.failed.result().code) == ("LOG_LOST", "LOG_LOST")
+        await post.station.drain(1)
+
+    run(test)
+
+
 def test_what_cannot_be_read_is_told_to_its_asker_alone(house: House) -> None:
     async def test() -> None:
         post = await Post(house).start()

@@ -228,12 +228,14 @@ class Station:
         self._expects = bool(turn.events)
         try:
             replies = self._work(self.engine, turn)
-            if not self._to_disk:
+            # A turn that only asks writes nothing, so this waits for no disk; that the log refuses is noticed still.
+            here = not self._to_disk or all(isinstance(work, FindWork | ReadWork) for work in turn.works)
+            if here:
                 self._log.sync()
         except Exception as error:  # whatever it was, memory is no longer what the log says
             self._break_off(turn, error)
             return
-        if not self._to_disk:
+        if here:
             self._finish(turn, replies)
             return
         loop = asyncio.get_running_loop()
