@@ -17,7 +17,7 @@ from skyriver.adapters.haproxy.layout import (
 )
 from skyriver.control.gateway_rules import check_table
 from skyriver.core.errors import Internal, InvalidInput, QuotaExceeded
-from skyriver.core.resources import Pool, Route, RouteTable, Server
+from skyriver.core.resources import Pool, RequestLimit, Route, RouteTable, Server
 
 SETTINGS = config.Settings("127.0.0.1", 8080, "/run/control.sock", 1000, 2)
 
@@ -70,6 +70,26 @@ def test_one_pool_with_all_the_weight_needs_no_buckets() -> None:
         "acme/version/m/2": "slot_007",
     }
     assert routes_map(RouteTable((route,)), {}) == {"acme/model/m": "none"}
+
+
+def test_only_what_is_limited_looks_for_limits() -> None:
+    limit = RequestLimit(per_second=100, at_once=32)
+    routes = (
+        Route("acme", "model", "m", (("m:1", 60), ("m:2", 40)), limit=limit),
+        Route("acme", "model", "free", (("free:1", 100),)),
+        Route("other", "stream", "s", (("s", 100),)),
+    )
+    slots = {("acme", "m:1"): 0, ("acme", "m:2"): 1, ("acme", "free:1"): 2, ("other", "s"): 3}
+    entries = routes_map(RouteTable(routes), slots, 2)
+    assert entries["acme/model/m"] == "split"  # as it must be spelled; its buckets are marked
+    assert (entries["acme/model/m/0"], entries["acme/version/m/2"]) == ("slot_000:slot_001:limited", "slot_001:limited")
+    assert entries["acme/model/m/limits"] == "50:16"
+    assert (entries["acme/model/free"], entries["acme/version/free/1"]) == ("slot_002", "slot_002")
+    assert entries["other/stream/s"] == "slot_003"
+
+    entries = routes_map(RouteTable(routes, limits=(("other", limit),)), slots)
+    assert (entries["other/stream/s"], entries["other/limits"]) == ("slot_003:limited", "100:32")
+    assert entries["acme/model/free"] == "slot_002"
 
 
 def test_another_socket_under_the_same_name_is_another_server() -> None:

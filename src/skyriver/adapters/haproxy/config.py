@@ -10,6 +10,7 @@ from http import HTTPStatus
 from skyriver.adapters.haproxy.layout import (
     BUCKETS,
     CHOICES,
+    LIMITED,
     LIMITS,
     READ_ONLY,
     SLOTS,
@@ -170,8 +171,6 @@ defaults base
     retries 3
     retry-on conn-failure
     http-reuse safe
-    compression algo gzip
-    compression type application/json application/problem+json
     balance leastconn
     option httpchk
     http-check send meth GET uri {rules.READY_PATH} ver HTTP/1.1 hdr host skyriver
@@ -182,8 +181,7 @@ defaults slots from base
     retry-on conn-failure empty-response
     http-request disable-l7-retry unless {{ method {looking} }}
     # How long each server takes, and how often; see skyriver.control.outliers.
-    http-request set-var(txn.began) date(0,us)
-    http-response set-var(txn.took) date(0,us),sub(txn.began)
+    http-response set-var(txn.took) date(0,us),sub(txn.arrived)
     http-response set-var-fmt(txn.server) %[be_name]/%[srv_name]
     http-response track-sc2 var(txn.server) table {ANSWERS}
     http-response sc-inc-gpc(0,2)
@@ -195,19 +193,9 @@ defaults slots from base
 
 
 def _frontend(settings: Settings) -> str:
+    """Every rule costs time for each request, those too that do not apply: what most requests do not need stands behind
+    an `allow`, which ends the rules for those that are done."""
     json = "content-type application/json"
-    key = "http-request set-var-fmt(txn.key) %[var(txn.tenant)]"
-    # Twice, in case that routes.map was swapped between the look-up of the route and that of its bucket.
-    lookup = """\
-    http-request set-var(txn.choices) var(txn.key),map({routes}) {when}
-    http-request set-var-fmt(txn.bucket) %[var(txn.key)]/%[rand({buckets})] if {{ var(txn.choices) -m str split }}
-    http-request set-var(txn.choices) var(txn.bucket),map({routes}) if {{ var(txn.choices) -m str split }}
-"""
-    again = "if { var(txn.choices) -m str split }"
-    choices = "".join(
-        f"    http-request set-var(txn.slot) var(txn.choices),field({n},:) {'' if n == 1 else 'unless up'}\n"
-        for n in range(1, CHOICES + 1)
-    )
     tls = ""
     if settings.tls is not None:
         address, port = settings.tls
@@ -216,12 +204,18 @@ def _frontend(settings: Settings) -> str:
 frontend way_in from base
     # HTTP/2 as well, to who begins with it.
     bind {settings.address}:{settings.port}
-{tls}    acl for_control path_beg /api/
+{tls}    # A filter of this section alone: one more in the backends would look at each request again.
+    compression algo gzip
+    compression type application/json application/problem+json
+    acl for_control path_beg /api/
     acl of_version path,field(5,/) -m str versions
+    acl by_version var(txn.version) -m found
     acl up var(txn.slot),nbsrv gt 0
+    acl limited var(txn.choices) -m end {LIMITED}
     acl looking method {" ".join(rules.LOOKING)}
     acl read_only var(txn.token),concat({READ_ONLY}),map({TOKENS}) -m found
 
+    http-request set-var(txn.arrived) date(0,us)
     http-request del-header {rules.OWN_HEADERS} -m beg
     # No connection is handed over as a tunnel: what goes through it would pass by the rules below.
     http-request del-header upgrade
@@ -238,64 +232,92 @@ frontend way_in from base
     {_return(rules.UNAUTHENTICATED)} unless {{ var(txn.tenant) -m found }}
     {_return(rules.BAD_PATH)} if {{ path_sub /. }} or {{ path_sub -i /%2e }}
     {_return(rules.NOT_ALLOWED)} if {{ path_beg {rules.STREAMS} }} !looking read_only
-    http-request set-header {rules.TENANT_HEADER} %[var(txn.tenant)]
+    # Nothing of these names is left by now. `concat` makes a text of a number.
+    http-request add-header {rules.TENANT_HEADER} %[var(txn.tenant)]
+    http-request add-header {rules.ARRIVED_HEADER} {_ARRIVED}
 {_deadline()}
     # The control plane asks who it is itself; a tenant's process never sees a token.
-    http-request del-header authorization unless for_control
+    http-request allow if for_control
+    http-request del-header authorization
     # HAProxy knows no least size for compression; to little that was sent, little is answered.
-    http-request del-header accept-encoding if !for_control METH_POST {{ req.hdr_val(content-length) lt {SMALL_BYTES} }}
-    {_return(rules.BODY_TOO_LARGE)} if !for_control {{ req.hdr_val(content-length) gt {rules.BODY_LIMIT} }}
-
-    {key}/model/%[path,field(4,/)] if {{ path_beg /v2/models/ }}
-    {key}/model/%[path,field(3,/)] if {{ path_beg /predict/ }}
-    {key}/stream/%[path,field(3,/)] if {{ path_beg {rules.STREAMS} }}
-    http-request set-var(txn.of) var(txn.key)
-    {key}/version/%[path,field(4,/)]/%[path,field(6,/)] if {{ path_beg /v2/models/ }} of_version
-{lookup.format(when="", buckets=BUCKETS, routes=ROUTES)}{lookup.format(when=again, buckets=BUCKETS, routes=ROUTES)}\
-    {_return(rules.UNKNOWN_ROUTE)} if !for_control !{{ var(txn.choices) -m found }}
-{choices}\
-    {_return(rules.NO_CAPACITY)} if !for_control !up
+    http-request set-var(txn.length) req.hdr_val(content-length)
+    http-request del-header accept-encoding if {{ var(txn.length) -m int lt {SMALL_BYTES} }} METH_POST
+    {_return(rules.BODY_TOO_LARGE)} if {{ var(txn.length) -m int gt {rules.BODY_LIMIT} }}
+{_route()}
 {_limits()}
     http-response del-header server
 
+    use_backend %[var(txn.slot)] if {{ var(txn.slot) -m found }}
     use_backend control if for_control
-    use_backend %[var(txn.slot)]
 
 """
 
 
-def _deadline() -> str:
-    given = f"req.fhdr({rules.DEADLINE_HEADER})"
-    # In milliseconds: whole seconds, then the first three decimals, of 1767225600.25 or 1767225600.
-    whole, decimals = f"{given},concat(.000),field(1,.)", f"{given},concat(.000),field(2,.),concat(000),bytes(0,3)"
+_ARRIVED = "%[var(txn.arrived),concat(),bytes(0,10)].%[var(txn.arrived),concat(),bytes(10,6)]"
+
+
+def _route() -> str:
+    key = "http-request set-var-fmt(txn.key) %[var(txn.tenant)]"
+    version = "/version/%[path,field(4,/)]/%[path,field(6,/)]"
+    choices = "".join(
+        f"    http-request set-var(txn.slot) var(txn.choices),field({n},:) {'' if n == 1 else 'unless up'}\n"
+        for n in range(1, CHOICES + 1)
+    )
+    split = "if { var(txn.choices) -m str split }"
     return f"""
-    http-request set-var-fmt(txn.now) %[date(0,us)]
-    http-request set-header {rules.ARRIVED_HEADER} %[var(txn.now),bytes(0,10)].%[var(txn.now),bytes(10,6)]
+    {key}/model/%[path,field(4,/)] if {{ path_beg /v2/models/ }}
+    {key}/model/%[path,field(3,/)] if {{ path_beg /predict/ }}
+    {key}/stream/%[path,field(3,/)] if {{ path_beg {rules.STREAMS} }}
+    http-request set-var-fmt(txn.version) %[var(txn.tenant)]{version} if {{ path_sub /versions/ }} \
+{{ path_beg /v2/models/ }} of_version
+    http-request set-var(txn.choices) var(txn.version),map({ROUTES}) if by_version
+    http-request set-var(txn.choices) var(txn.key),map({ROUTES}) unless by_version
+    http-request set-var(txn.slot) var(txn.choices),field(1,:)
+    http-request allow if up !limited
+
+    # What is split, limited, not there, or down.
+    http-request set-var-fmt(txn.bucket) %[var(txn.key)]/%[rand({BUCKETS})] {split}
+    http-request set-var(txn.choices) var(txn.bucket),map({ROUTES}) {split}
+    # Once more, in case that routes.map was swapped between the look-up of the route and that of its bucket.
+    http-request set-var(txn.choices) var(txn.key),map({ROUTES}) {split}
+    http-request set-var(txn.choices) var(txn.bucket),map({ROUTES}) {split}
+    {_return(rules.UNKNOWN_ROUTE)} unless {{ var(txn.choices) -m found }}
+{choices}\
+    {_return(rules.NO_CAPACITY)} unless up
+    http-request allow unless limited
+"""
+
+
+def _deadline() -> str:
+    given = "var(txn.until)"
+    # In microseconds: whole seconds, then the first six decimals, of 1767225600.25 or 1767225600.
+    whole, decimals = f"{given},concat(.000),field(1,.)", f"{given},concat(.000),field(2,.),concat(000000),bytes(0,6)"
+    return f"""
+    http-request set-var(txn.until) req.fhdr({rules.DEADLINE_HEADER})
     acl waits {given} -m found
     {_return(rules.BAD_DEADLINE)} if waits !{{ {given} -m reg ^{rules.DEADLINE_PATTERN}$ }}
     http-request set-var-fmt(txn.deadline) %[{whole}]%[{decimals}] if waits
-    http-request set-var(txn.now) date(0,ms) if waits
-    http-request set-var(txn.left) var(txn.deadline),sub(txn.now) if waits
-    {_return(rules.DEADLINE_EXCEEDED)} if waits {{ var(txn.left) -m int le 0 }}
+    http-request set-var(txn.left) var(txn.deadline),sub(txn.arrived),div(1000) if waits
+    {_return(rules.DEADLINE_EXCEEDED)} if {{ var(txn.left) -m int le 0 }}
 """
 
 
 def _limits() -> str:
     """What is refused is not counted: a client that sends too much gets what it may have, not nothing."""
     text = ""
-    for number, (of, table) in enumerate((("of", ROUTE_COUNTS), ("tenant", TENANT_COUNTS))):
-        limited = f"!for_control {{ var(txn.limits_{of}) -m found }}"
+    for number, (of, table) in enumerate((("key", ROUTE_COUNTS), ("tenant", TENANT_COUNTS))):
+        limited = f"if {{ var(txn.limits_{of}) -m found }}"
         text += f"""
     http-request set-var(txn.limits_{of}) var(txn.{of}),concat({LIMITS}),map({ROUTES})
-    http-request track-sc{number} var(txn.{of}) table {table} if {limited}
-    http-request set-var(txn.rate_{of}) var(txn.limits_{of}),field(1,:),add(0) if {limited}
-    http-request set-var(txn.once_{of}) var(txn.limits_{of}),field(2,:),add(0) if {limited}
+    http-request track-sc{number} var(txn.{of}) table {table} {limited}
+    http-request set-var(txn.rate_{of}) var(txn.limits_{of}),field(1,:),add(0) {limited}
+    http-request set-var(txn.once_{of}) var(txn.limits_{of}),field(2,:),add(0) {limited}
     {_return(rules.TOO_MANY_AT_ONCE)} if {{ var(txn.once_{of}) -m int gt 0 }} \
 {{ sc{number}_conn_cur,sub(txn.once_{of}) gt 0 }}
     {_return(rules.RATE_LIMITED)} if {{ var(txn.rate_{of}) -m int gt 0 }} \
 {{ sc{number}_gpc0_rate,sub(txn.rate_{of}) ge 0 }}
 """
-    for number, of in enumerate(("of", "tenant")):
+    for number, of in enumerate(("key", "tenant")):
         text += f"    http-request sc-inc-gpc0({number}) if {{ var(txn.rate_{of}) -m int gt 0 }}\n"
     return text
 

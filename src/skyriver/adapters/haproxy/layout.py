@@ -12,6 +12,9 @@ servers are added to slots. `routes.map` holds everything that chooses a slot, s
     TENANT/model/NAME/limits    100:32              requests a second, and at once; 0 is no limit; no key, no limits
     TENANT/limits               1000:0
 
+Where limits hold, `:limited` stands behind what chooses a slot (slot_007:limited), so that only such requests look for
+their limits.
+
 No part of a key can hold a slash (names are checked, and a path is cut at its slashes), so no path can say more than
 its name.
 """
@@ -33,6 +36,7 @@ CHOICES = 3
 
 READ_ONLY = "/read_only"
 LIMITS = "/limits"
+LIMITED = ":limited"
 
 PoolKey = tuple[str, str]
 """(tenant, name)."""
@@ -102,15 +106,21 @@ def tokens_map(table: RouteTable) -> dict[str, str]:
 def routes_map(table: RouteTable, slots: Mapping[PoolKey, int], processes: int = 1) -> dict[str, str]:
     """`processes`: how many HAProxy share the address. Each counts by itself, so each gets its part of a limit."""
     entries: dict[str, str] = {}
+    marks: dict[PoolKey, str] = {}
+    tenants = {tenant for tenant, limit in table.limits if limit != NO_LIMIT}
     for route in table.routes:
-        entries.update(_entries(route, slots))
+        mark = LIMITED if route.limit != NO_LIMIT or route.tenant in tenants else ""
+        if route.kind == "model":
+            marks[route.tenant, route.name] = mark
+        entries.update(_entries(route, slots, mark))
         entries.update(_limits(f"{route.tenant}/{route.kind}/{route.name}", route.limit, processes))
     for tenant, limit in table.limits:
         entries.update(_limits(tenant, limit, processes))
     for tenant, pool in slots:
         model, sep, version = pool.partition(":")
         if sep:
-            entries[f"{tenant}/version/{model}/{version}"] = slot_name(slots[tenant, pool])
+            mark = marks.get((tenant, model), LIMITED if tenant in tenants else "")
+            entries[f"{tenant}/version/{model}/{version}"] = slot_name(slots[tenant, pool]) + mark
     return dict(sorted(entries.items()))
 
 
@@ -120,7 +130,7 @@ def _limits(of: str, limit: RequestLimit, processes: int) -> dict[str, str]:
     return {of + LIMITS: ":".join(str(-(-value // processes)) for value in (limit.per_second, limit.at_once))}
 
 
-def _entries(route: Route, slots: Mapping[PoolKey, int]) -> Iterator[tuple[str, str]]:
+def _entries(route: Route, slots: Mapping[PoolKey, int], mark: str) -> Iterator[tuple[str, str]]:
     key = f"{route.tenant}/{route.kind}/{route.name}"
     # Heaviest first, a pool that has no slot (it was never given) left out but for its buckets.
     pools = sorted((p for p in route.split if p[1]), key=lambda p: (-p[1], p[0]))
@@ -128,14 +138,14 @@ def _entries(route: Route, slots: Mapping[PoolKey, int]) -> Iterator[tuple[str, 
     if not names:
         yield key, "none"
     elif len(names) == 1:
-        yield key, names[0][0]
+        yield key, names[0][0] + mark
     else:
         yield key, "split"
         bucket = 0
         for chosen, weight in names:
             choices = [chosen, *(name for name, _ in names if name != chosen)][:CHOICES]
             for _ in range(weight):
-                yield f"{key}/{bucket}", ":".join(choices)
+                yield f"{key}/{bucket}", ":".join(choices) + mark
                 bucket += 1
 
 
