@@ -317,6 +317,10 @@ def test_policies_are_the_application_s_and_may_change_while_it_serves(worker: h
     worker.kill()
     away = replica.by_key(row(4)).json
     assert (away["score"], away["fallback"], away["as_of"]) == (0.25, "STATE_AWAY", None)
+    metrics = replica.ask("GET", "/metrics").body.decode()
+    for reason in ("UNKNOWN_KEY", "STATE_OLD", "STATE_AWAY"):
+        assert f'skyriver_fallback_rows_total{{model="fraud",version="3",reason="{reason}"}}' in metrics
+    assert "skyriver_feature_read_seconds_count" in metrics
 
 
 def test_a_stream_without_events_knows_nobody_and_has_no_age(replica: Asked) -> None:

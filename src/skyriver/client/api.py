@@ -265,7 +265,8 @@ class Calls(ReviewCalls, PredictingCalls):
 
     @call
     def predict(self, model: str, row: Mapping[str, Any]) -> Flow[dict[str, Any]]:
-        """One prediction from named fields, or many from {"rows": [...]}."""
+        """One prediction from named fields, or by key from {"entity": {...}, "event": {...}} where the model's service
+        declares `sr.FromStream`; many from {"rows": [...]}."""
         return (yield _json_request("POST", f"/predict/{_part(model)}", row)).json()  # type: ignore[no-any-return]
 
     @call

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from skyriver.core.resources import Resource, Snapshot
@@ -12,6 +13,14 @@ def declared_of(service: Resource) -> FromStreamSpec | None:
     """Services of releases that knew none have none."""
     told = service.spec["serve"].get("features")
     return FromStreamSpec.model_validate(told) if told else None
+
+
+def stream_waited_for(snapshot: Snapshot, service: Resource) -> Iterator[str]:
+    """The stream that its features are read from, while that is not as it should be."""
+    declared = declared_of(service)
+    stream = snapshot.find(service.tenant, "stream", declared.stream) if declared is not None else None
+    if stream is not None and stream.state != "READY":
+        yield stream.ref
 
 
 def live_of_replica(snapshot: Snapshot, replica: Resource) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from skyriver.core.resources import (
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import parse_rate
 from skyriver.serve.activator_kind import ENDING, new_activator
-from skyriver.serve.from_stream import live_of_replica
+from skyriver.serve.from_stream import live_of_replica, stream_waited_for
 from skyriver.serve.sleeping import activator_of, is_asleep, replicas_wanted, rest_after, rests, somebody_holds, told_of
 
 GIVE_UP_STARTS = 5
@@ -297,7 +297,9 @@ def update_service(service: Resource, serve: Mapping[str, Any]) -> Resource:
 
 
 def _service_waits(snapshot: Snapshot, service: Resource) -> Iterator[str]:
-    """Replicas that do not serve; without a version, what is under way to make one."""
+    """Replicas that do not serve, a stream that its features cannot be read from; without a version, what is under way
+    to make one."""
+    yield from stream_waited_for(snapshot, service)
     yield from (r.ref for r in snapshot.children(service, "replica") if r.state not in ("READY", *ENDING))
     if not service.spec.get("versions"):
         operations = snapshot.all(service.tenant, "operation")

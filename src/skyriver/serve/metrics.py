@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 _STEPS = 8
@@ -81,6 +81,16 @@ class Counters:
         """From the last byte of a request to the first of its answer."""
         self.batch_rows = Histogram()
         self.run_us = Histogram()
+        self.read_us = Histogram()
+        """Of those by key: from the last byte of a request to its features, or to the fallback in their place."""
+        self.fallbacks: dict[str, int] = {}
+        """Rows that got the fallback, by why."""
+
+    def found(self, instead: Sequence[str], microseconds: int) -> None:
+        """`instead`: of each row that was asked for by key why it gets the fallback, or ""."""
+        self.read_us.add(microseconds)
+        for why in filter(None, instead):
+            self.fallbacks[why] = self.fallbacks.get(why, 0) + 1
 
     def answered(self, status: int, microseconds: int) -> None:
         self.by_status[status] = self.by_status.get(status, 0) + 1
@@ -115,6 +125,13 @@ def prometheus(counters: Counters, labels: Mapping[str, str], *, waiting: int, r
     name = "skyriver_request_seconds"
     lines += _head(name, "histogram", "From a whole request to its answer.")
     lines += _histogram(name, common, counters.latency_us, 1e-6, range(6, 24))
+    if counters.read_us.total:
+        lines += _head("skyriver_feature_read_seconds", "histogram", "From a whole request by key to its features.")
+        lines += _histogram("skyriver_feature_read_seconds", common, counters.read_us, 1e-6, range(6, 24))
+    if counters.fallbacks:
+        lines += _head("skyriver_fallback_rows_total", "counter", "Rows that got the declared fallback, by reason.")
+        for reason, count in sorted(counters.fallbacks.items()):
+            lines.append(f'skyriver_fallback_rows_total{{{common},reason="{reason}"}} {count}')
     lines += _head("skyriver_run_seconds", "histogram", "One run of the model.")
     lines += _histogram("skyriver_run_seconds", common, counters.run_us, 1e-6, range(2, 24))
     lines += _head("skyriver_batch_rows", "histogram", "Rows of one run of the model.")

@@ -282,6 +282,7 @@ class Replica:
     ) -> None:
         try:
             verdict = by_key.judge(asked, found)
+            self.counters.found(verdict.instead, (time.perf_counter_ns() - request.arrived_ns) // 1000)
             if not len(verdict.features):
                 self._answer(request, [], partial(self._encode_by_key, by_key, asked, verdict, None))
                 return

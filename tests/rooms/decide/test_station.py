@@ -558,6 +558,7 @@ def test_what_is_read_is_as_of_the_end_of_its_turn_and_changes_nothing(house: Ho
         post.station.submit(ReadWork("features-1", [[None, None, 77, 5.0]], post.late.append))
         await until(lambda: len(post.late) == 2)
         assert (post.late[1].offset, post.late[1].read.known.tolist()) == (before - 1, [[False]])
+        assert post.station.meter.read_rows == 2
         assert house.log.next_offset == before
         await post.station.drain(1)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given as given_by
+from hypothesis import strategies as st
 
 from skyriver.core.errors import DeadlineExceeded, InvalidInput, NotFound, SkyriverError, Unavailable
 from skyriver.core.spec import FieldSpec
@@ -159,6 +161,35 @@ def test_settings_that_are_no_settings_are_refused() -> None:
     with pytest.raises(InvalidInput) as caught:
         FromStream.of({"stream": "orders"})
     assert caught.value.code == "BAD_CONFIG"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["entity", "event", "rows", "customer", "shop", "amount", "pieces", "x"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+def outcome(given: object) -> AskedByKey | InvalidInput | None:
+    try:
+        return decoded(given)
+    except InvalidInput as error:
+        return error
+
+
+@given_by(JSON)
+def test_whatever_is_sent_is_a_request_or_refused(given: object) -> None:
+    answer = outcome(given)
+    if isinstance(answer, InvalidInput):
+        assert json.loads(json.dumps(answer.to_problem()))["status"] in (400, 422)
+    elif answer is not None:
+        assert 1 <= len(answer.rows) <= 64
+        assert all({"customer", "shop"} <= json.loads(row).keys() for row in answer.rows)
 
 
 # What was found.

@@ -9,7 +9,7 @@ import pytest
 import skyriver as sr
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot, Want
 from skyriver.core.spec import AppSpec
-from skyriver.serve.kinds import REPLICA
+from skyriver.serve.kinds import REPLICA, SERVICE
 from skyriver.wiring.deploy import plan_deploy
 
 
@@ -93,6 +93,15 @@ def test_while_its_own_worker_was_not_started_it_is_told_of_none() -> None:
 @pytest.mark.parametrize("options", [{"features": None}, {"features": {**TRAINED_ON, "spec": None}}, {"stream": False}])
 def test_a_version_whose_features_are_not_known_is_not_asked_by_key(options: dict[str, Any]) -> None:
     assert live_of({MINE.name: MINE}, **options) == {}
+
+
+@pytest.mark.parametrize(("state", "waits"), [("READY", []), ("DEGRADED", ["stream/orders"])])
+def test_a_service_waits_for_a_stream_that_it_cannot_read(state: str, waits: list[str]) -> None:
+    spec = {"serve": SPEC.model("returns").serve.to_json(), "versions": {"1": {"weight": 100}}}
+    service = Resource("mine", "service", "returns", spec=spec, state="READY")
+    stream = Resource("mine", "stream", "orders", spec={}, state=state)
+    snapshot = Snapshot({r.key: r for r in (service, stream)}, {}, {}, 0)
+    assert [*SERVICE.waits(snapshot, service)] == waits
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ class Meter:
         """Of events: from their append to the log to the moment at which their decision is durable."""
         self.answer_us = Histogram()
         """Of requests with events: from their last byte to their answer."""
+        self.read_rows = 0
+        """Whose features were read by key."""
         self._looks: deque[_Look] = deque(maxlen=WINDOW_US // LOOK_US + 1)
 
     def look(self, now: int, counters: Counters | None) -> None:
@@ -222,6 +224,8 @@ def prometheus(
     text.summary("skyriver_append_to_decision_seconds", told, recent.decision_us, meter.decision_us)
     told = "From a whole request with events to its answer; quantiles of the last 10 s."
     text.summary("skyriver_event_request_seconds", told, recent.answer_us, meter.answer_us)
+    told = "Rows whose features were read by key."
+    text.add("skyriver_feature_rows_read_total", "counter", told, meter.read_rows)
     text.add("skyriver_log_offset", "gauge", "The offset that the next record gets.", seen.offset)
     text.add("skyriver_log_first_offset", "gauge", "The first offset that the log has.", seen.kept.first_offset)
     text.add("skyriver_log_bytes", "gauge", "Of the whole log, in the tier too.", seen.kept.bytes)

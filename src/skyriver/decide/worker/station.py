@@ -305,7 +305,9 @@ class Station:
             case FindWork():
                 return self._find(engine, work)
             case ReadWork():
-                return partial(work.answer, _read(engine, work))
+                found = _read(engine, work)
+                self.meter.read_rows += len(work.rows) if isinstance(found, AsOf) else 0
+                return partial(work.answer, found)
             case LoadWork():
                 try:
                     answer = engine.load(work.block, work.step)
