@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import onnx
+import onnx.parser
 import polars as pl
 import pytest
 from cloud_process import COMMAND, DEADLINE, START, Cloud, iso, kill, wait_for, write_csv, write_lines
@@ -57,7 +59,12 @@ decisions = app.decide(
     cardpay, app.model("fraud", fit), [sr.Rule("block", "amount >= 7"), sr.Rule("look", "amount >= 6")],
     otherwise="approve", fallback_by=["rules"],
 )
+app.model("doubled", onnx="doubled.onnx")
 decisions.sink("nowhere", on="block").review("look", label=frauds, answers={"block": 1, "approve": 0})
+"""
+MODEL = """
+<ir_version: 10, opset_import: ["" : 21]>
+doubled (float[n, 1] amount) => (float[n, 1] twice) { twice = Add(amount, amount) }
 """
 GONE = "card-of-gone-4711"
 OTHER = "card-of-other-0815"
@@ -73,6 +80,7 @@ def payment(name: str, number: int, card: str, **others: object) -> dict[str, ob
 def cards(cloud: Cloud) -> Cloud:
     """A stream into which payments of both came in every way there is."""
     (cloud.folder / "cards.py").write_text(APP)
+    onnx.save(onnx.parser.parse_model(MODEL), cloud.folder / "doubled.onnx")
     cloud.command("up", "--port", cloud.port).succeeded()
     cloud.command("deploy", "cards.py", "-y").succeeded()
     rows = [payment("hist", n, (GONE, OTHER, "c")[n % 3]) for n in range(120)]
@@ -97,10 +105,26 @@ def cards(cloud: Cloud) -> Cloud:
     newest = write_csv(cloud.folder / "newest.csv", [payment("newest", 244, "c")])
     cloud.command("table", "load", "cardpay", newest).succeeded()  # which brings the tables up to date
     state = cloud.home / "streams" / "default" / "cardpay" / "dispatch"
+    predict(cloud)
     wait_for(
         lambda: GONE in b"".join(f.read_bytes() for f in state.iterdir()).decode("latin-1"), "cases and deliveries"
     )
     return cloud
+
+
+def predict(cloud: Cloud) -> None:
+    """Predictions that name payments, cards, and nobody, into tables and files."""
+    rows: list[dict[str, object]] = [{"amount": n, "card": (GONE, OTHER)[n % 2]} for n in range(10)]
+    refused: dict[str, object] = {"amount": "much", "card": GONE}
+    file = write_lines(cloud.folder / "many.jsonl", [*rows, refused])
+    cloud.command("predict", "doubled", "cardpay").succeeded()
+    cloud.command("predict", "doubled", file, "--key", "card", "--to", "by-card", "--max-bad", "1").succeeded()
+    cloud.command("predict", "doubled", file, "--to", "of-nobody", "--max-bad", "1").succeeded()
+    for name, options in (("by-card.csv", ("--key", "card")), ("of-nobody.csv", ())):
+        cloud.command("predict", "doubled", file, *options, "--to", name, "--max-bad", "1").succeeded()
+        (cloud.folder / name).unlink(missing_ok=True)
+        (cloud.folder / name.replace(".csv", ".dead.csv")).unlink(missing_ok=True)
+    file.unlink()
 
 
 def send(cloud: Cloud, rows: list[dict[str, object]], *options: object) -> None:
@@ -165,6 +189,16 @@ def test_somebody_is_erased_and_all_others_are_as_before(cards: Cloud) -> None:
     assert not any([*proof["left"]["log"].values(), *proof["left"]["tables"].values(), *proof["copies"]])
     assert (proof["kept"], proof["linked"], proof["files"]) == (["amount", "merchant"], False, 3)
     assert proof["acts"] > 5
+    assert proof["found"]["tables"]["doubled-predictions"] == 84
+    assert (proof["found"]["tables"]["by-card"], proof["found"]["tables"]["by-card.dead"]) == (5, 1)
+    assert proof["predictions"] == 3, "the file by card, with what was refused, and what was predicted of"
+    assert [name.rpartition("-")[0] for name in proof["unreached"]] == [
+        "table of",
+        "file of-nobody.csv of doubled-predict",
+    ], "the refused rows of both files are alike, and so one object"
+    left = table(cards, "by-card")
+    assert (left["card"].null_count(), set(left["card"].drop_nulls()), left["twice"].null_count()) == (5, {OTHER}, 5)
+    assert table(cards, "of-nobody")["twice"].null_count() == 0
 
     after = decisions(cards)
     mine = {own for own, told in before.items() if own not in after}

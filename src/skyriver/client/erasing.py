@@ -140,15 +140,18 @@ def _table(found: Mapping[str, Any], left: Mapping[str, Any] | None) -> Table:
 def _show_found(screen: Screen, told: Mapping[str, Any]) -> None:
     if not _rows(told):
         screen.out.print(f"{told['stream']} has nothing of it.")
+        _show_unreached(screen, told)
         return
     screen.out.print(f"{told['stream']} has {told['events']:,} events of it:")
     screen.out.print(_table(told["found"], None))
     _show_kept(screen, told)
+    _show_unreached(screen, told)
 
 
 def _show_proof(screen: Screen, told: Mapping[str, Any]) -> None:
     if not _rows(told):
         screen.out.print(f"{told['stream']} had nothing of it.")
+        _show_unreached(screen, told)
         return
     screen.out.print(f"Erased from {told['stream']}; looked for once more, in all of it:")
     screen.out.print(_table(told["found"], told["left"]))
@@ -157,6 +160,8 @@ def _show_proof(screen: Screen, told: Mapping[str, Any]) -> None:
         screen.out.print(f"Files that were loaded into it, deleted: {told['files']}.")
     if told["replays"]:
         screen.out.print(f"Files with rows of replays, deleted: {told['replays']}.")
+    if told.get("predictions"):
+        screen.out.print(f"Files with predictions, and what they were made of, deleted: {told['predictions']}.")
     if told["acts"]:
         screen.out.print(f"Deliveries and cases of it, deleted: {told['acts']}.")
     if told["until"]:
@@ -165,6 +170,7 @@ def _show_proof(screen: Screen, told: Mapping[str, Any]) -> None:
         screen.out.print(f"A copy is left that this cloud cannot delete: {place}")
     if told["versions"]:
         screen.out.print(f"Versions that may have been trained on its events: {', '.join(told['versions'])}.")
+    _show_unreached(screen, told)
 
 
 def _show_kept(screen: Screen, told: Mapping[str, Any]) -> None:
@@ -172,3 +178,8 @@ def _show_kept(screen: Screen, told: Mapping[str, Any]) -> None:
         screen.out.print(f"Of its events stay, for features or budgets of others read them: {', '.join(told['kept'])}.")
     if told["linked"]:
         screen.out.print("They stay linked to each other, for features count how many different ones there are.")
+
+
+def _show_unreached(screen: Screen, told: Mapping[str, Any]) -> None:
+    if told.get("unreached"):
+        screen.out.print(f"Predictions that do not say whom they are of stay: {', '.join(told['unreached'])}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -12,6 +14,7 @@ from skyriver.core.misread import wrong
 
 MEDIA = "application/problem+json"
 _JSON = "Send the body as JSON, with the header Content-Type: application/json."
+log = logging.getLogger("skyriver.control")
 RETRY_SECONDS = 1
 """After which a refusal of the moment is worth another try."""
 
@@ -61,6 +64,7 @@ def _of_the_disk(request: Request, error: Exception) -> Response:
 
 def _our_mistake(request: Request, error: Exception) -> Response:
     """Says nothing of our insides; the control plane's log has it all."""
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return _problem(request, Internal("The control plane failed on this request.", next_action="Its log has details."))
 
 

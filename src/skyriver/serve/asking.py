@@ -12,6 +12,7 @@ from skyriver.core.resources import Limits, Resource, Snapshot, need
 from skyriver.core.spec import AppSpec, StreamSpec, TableSpec
 from skyriver.data.operations import FORMATS
 from skyriver.release.signature import Signature, answer_names
+from skyriver.serve.predicted import check_erasures
 
 KEPT = 10
 """Predictions of a model whose files are kept; those of older ones are removed by the next."""
@@ -35,6 +36,7 @@ def plan_predict(
     app = need(snapshot.find(tenant, *model.parent.split("/", 1)), "app", model.parent)
     version = _version(snapshot, model, ref)
     source, keys = _source(snapshot, tenant, version, params, inputs)
+    check_erasures(snapshot, model, str(inputs.get("table") or ""))
     to = params.get("to") or f"{model.name}-predictions"
     cores = params.get("cores", 1)
     if type(cores) is not int or not 1 <= cores <= MOST_CORES:

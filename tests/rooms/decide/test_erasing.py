@@ -324,6 +324,7 @@ def test_what_is_planned_knows_all_files_and_not_who_it_is() -> None:
         "versions": ["fraud:1"],
         "files": ["file of one"],
         "replays": ["rows 1", "rows 2"],
+        "predictions": {"tables": {}, "files": {}, "uploads": [], "jobs": []},
         "dispatcher": False,
     }
     assert planned.spec["params"] == {"dry_run": True}

@@ -14,6 +14,7 @@ from skyriver.decide.streams.rules_kind import live_of, version_of, versions_of
 from skyriver.decide.streams.rules_release import with_rules
 from skyriver.decide.streams.tune_request import TuneRequest
 from skyriver.release.kinds import champion
+from skyriver.serve.predicted import predictions_about
 
 
 def plan_verify(
@@ -117,6 +118,7 @@ def plan_erase(
             next_action="Wait until it has ended, or cancel it: `skyriver job list`.",
         )
     rows = [kept for job in replays for kept in job.status.get("outputs", {}).get("artifacts", {}).values()]
+    predictions = predictions_about(snapshot, stream)
     name = f"{target}-erase-{next_number(snapshot, tenant, 'operation', f'{target}-erase')}"
     job = new_job(
         snapshot,
@@ -131,9 +133,10 @@ def plan_erase(
             "versions": sorted(v.name for v in snapshot.all(tenant, "version") if v.spec.get("model") in models),
             "files": sorted(mine - others),
             "replays": sorted({kept["digest"] for kept in rows}),
+            "predictions": predictions,
             "dispatcher": snapshot.find(tenant, "dispatcher", target) is not None,
         },
-        tables=(target,),
+        tables=(target, *predictions["tables"]),
         parent=f"operation/{name}",
     )
     return [new_operation(snapshot, tenant, name, action="erase", target=target, jobs=[name]), job]

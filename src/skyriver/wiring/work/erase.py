@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from skyriver.decide.log.erasing import (
     read_work,
     references_about,
 )
+from skyriver.decide.log.predicted import changed_predictions, naming
 from skyriver.decide.log.records import Id, decode_control
 from skyriver.features.plan import plan_features
 from skyriver.wiring.dispatcher import erase_in_file
@@ -108,7 +111,7 @@ class _Erasure:
         by.ids.update(erased["ids"])
         made = self._erase_from_tables(by)
         acts = self._erase_from_dispatcher(sorted(by.ids, key=str))
-        files = self._delete_files()
+        files = self._delete_files(by)
         left = self._count(plan.erasing(self._stream), erased["end"])
         if any(left["log"].values()) or any(left["tables"].values()):
             raise JobFailed(
@@ -306,6 +309,10 @@ class _Erasure:
         yield rejected_table(self._stream.name), by.changed_refused
         for index, name in enumerate(references):
             yield name, _of_reference(by, index)
+        for name, columns in self._predictions("tables").items():
+            if naming(by, columns):
+                yield name, partial(changed_predictions, by, columns=columns)
+            yield f"{name}.dead", by.changed_refused
 
     def _version(self, name: str) -> int | None:
         try:
@@ -313,12 +320,32 @@ class _Erasure:
         except NotFound:
             return None
 
-    def _delete_files(self) -> dict[str, int]:
-        """Files that were loaded into the stream, whose rows are in its log; rows of replays, which name subjects."""
-        for kind in ("files", "replays"):
-            for digest in self._job.inputs.get(kind, ()):
+    def _delete_files(self, by: Erasing) -> dict[str, int]:
+        """Files that were loaded into the stream, whose rows are in its log; rows of replays, which name subjects, and
+        files of predictions that do; what was predicted of, which nobody reads again, and what is left of doing so."""
+        answers = [f["digest"] for f in self._predictions("files").values() if naming(by, f["columns"])]
+        given = {kind: self._job.inputs.get(kind, ()) for kind in ("files", "replays")}
+        given["predictions"] = [*answers, *self._predictions("uploads")]
+        for digests in given.values():
+            for digest in digests:
                 self._job.objects.delete(digest)
-        return {kind: len(self._job.inputs.get(kind, ())) for kind in ("files", "replays")}
+        for name in self._predictions("jobs"):
+            shutil.rmtree(self._job.home.predictions / self._job.tenant / name, ignore_errors=True)
+        return {kind: len(digests) for kind, digests in given.items()}
+
+    def _predictions(self, of: str) -> Any:
+        """What `serve.predicted` found; empty for a job of a release that did not look."""
+        return self._job.inputs.get("predictions", {}).get(of, {})
+
+    def _unreached(self, by: Erasing) -> list[str]:
+        """Predictions that do not say of whom they are, or not by what names the subject."""
+        tables = [f"table {name}" for name, columns in self._predictions("tables").items() if not naming(by, columns)]
+        files = [
+            f"file {name}"
+            for name, file in self._predictions("files").items()
+            if not naming(by, file["columns"]) and self._job.objects.has(file["digest"])
+        ]
+        return tables + files
 
     def _destroy(self, plan: ErasingWork) -> None:
         """The secret, and who it was."""
@@ -343,6 +370,7 @@ class _Erasure:
             "kept": [name for name in plan.fields if name != self._stream.time],
             "linked": plan.linked,
             "versions": self._job.inputs.get("versions", []),
+            "unreached": self._unreached(plan.erasing(self._stream)),
         }
 
     def _until(self, plan: ErasingWork) -> str | None:
