@@ -180,6 +180,9 @@ class FeatureReader:
             self._fail_all(f"Its worker is away: {error or 'it takes no connection'}.")
             return
         self._opening = None
+        if not line.open:
+            self._fail_all("Its worker ended the connection.")
+            return
         self._line = line
         self._turn()
 
@@ -345,6 +348,10 @@ class _Line(asyncio.Protocol):
         self.used = False
         """It had an answer, so it was one that works."""
         self.stays = True
+
+    @property
+    def open(self) -> bool:
+        return self._transport is not None
 
     def send(self, body: bytes) -> None:
         assert self._transport is not None
