@@ -106,9 +106,13 @@ class Asked(ReplicaProcess):
         temporary.write_text(json.dumps({"from_stream": told}))
         temporary.replace(self._live)
 
-    def by_key(self, *rows: dict[str, Any], deadline_s: float | None = None) -> Answer:
+    def once(self, *rows: dict[str, Any], deadline_s: float | None = None) -> Answer:
         headers = {"X-Request-Deadline": f"{time.time() + deadline_s:.6f}"} if deadline_s is not None else {}
         return self.ask("POST", "/predict", rows[0] if len(rows) == 1 else {"rows": list(rows)}, headers)
+
+    def by_key(self, *rows: dict[str, Any]) -> Answer:
+        """On a machine that does much else a worker that is there may be slow, too."""
+        return wait_for(lambda: (answer := self.once(*rows)).json.get("code") != "STATE_AWAY" and answer, "its worker")  # type: ignore[no-any-return]
 
     def follows(self, holds: Callable[[], object]) -> None:
         """Live settings are looked at once a second."""
@@ -264,7 +268,7 @@ def test_while_the_worker_is_away_it_says_so_at_once_and_comes_back_by_itself(
     before = replica.by_key(row(4))
     worker.kill()
     began = time.monotonic()
-    away = replica.by_key(row(4))
+    away = replica.once(row(4))
     assert (away.status, away.json["code"], away.headers["retry-after"]) == (503, "STATE_AWAY", "1")
     assert time.monotonic() - began < SLOW_S
     named = dict.fromkeys(worker.features.names, 1.0)
@@ -280,10 +284,10 @@ def test_a_worker_that_stands_still_keeps_nobody_waiting(worker: harness.Worker,
     try:
         for _ in range(2):
             began = time.monotonic()
-            slow = replica.by_key(row(4))
+            slow = replica.once(row(4))
             assert (slow.status, slow.json["code"]) == (503, "STATE_AWAY")
             assert time.monotonic() - began < SLOW_S
-        late = replica.by_key(row(4), deadline_s=0.05)
+        late = replica.once(row(4), deadline_s=0.05)
         assert (late.status, late.json["code"]) == (504, "DEADLINE_EXCEEDED")
     finally:
         worker.processes[-1].send_signal(signal.SIGCONT)
@@ -351,6 +355,8 @@ def test_while_features_change_each_version_is_answered_by_its_own_or_told_to_wa
             with contextlib.closing(UnixConnection(whom.socket)) as connection:
                 while not done.is_set():
                     answer = exchange(connection, "POST", "/predict", row(1))
+                    if answer.json.get("code") == "STATE_AWAY":
+                        continue  # it was slow
                     if answer.status == 200:
                         assert answer.json["score"][:4] == expected
                         seen[name].add("")
