@@ -146,6 +146,11 @@ def test_a_server_that_holds_requests_gets_more_of_them() -> None:
     assert (worker.endswith(" maxconn 512"), holder.endswith(" maxconn 4000")) == (True, True)
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 3), (8, 4), (64, 4)])
+def test_replicas_have_half_of_the_cores(cores: int, threads: int) -> None:
+    assert config.threads_for(cores) == threads
+
+
 def test_what_the_machine_allows_does_not_make_it_another_gateway() -> None:
     digest = config.static_digest(SETTINGS)
     assert digest == config.static_digest(config.Settings("127.0.0.1", 8080, "/run/control.sock", 500, 1))

@@ -32,6 +32,7 @@ from skyriver.adapters.haproxy.config import (
     connections_for,
     files,
     static_digest,
+    threads_for,
 )
 from skyriver.adapters.haproxy.files import only_one, replace_all
 from skyriver.adapters.haproxy.layout import Place, PoolKey
@@ -48,7 +49,6 @@ LOCK = "lock"
 LOCK_SECONDS = 30.0
 STOP_SECONDS = 3.0
 """For requests under way when the gateway is stopped."""
-MAX_THREADS = 4
 
 
 class HaproxyGateway:
@@ -75,7 +75,7 @@ class HaproxyGateway:
             port=port,
             control_socket=check_socket(str(control_socket)),
             maxconn=connections_for(_descriptors()),
-            threads=min(MAX_THREADS, os.cpu_count() or 1),
+            threads=threads_for(os.cpu_count() or 1),
             tls=None if tls is None else (_checked(tls.address), tls.port),
         )
         self._tls = tls
