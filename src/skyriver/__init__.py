@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from skyriver.core.spec import CleanSpec as Clean
     from skyriver.core.spec import CompressSpec as Compress
     from skyriver.core.spec import ServiceSpec as Service
-    from skyriver.core.terms import Cron, Gate, precision_at
+    from skyriver.core.terms import Canary, Cron, Gate, precision_at
     from skyriver.core.work import Job
     from skyriver.train.data import TrainingData
 
 __all__ = [
     "App",
     "Budget",
+    "Canary",
     "Clean",
     "Compress",
     "Cost",
@@ -65,6 +66,7 @@ __all__ = [
 _HOMES = {
     "App": ("core.app", "App"),
     "Budget": ("core.budgets", "Budget"),
+    "Canary": ("core.terms", "Canary"),
     "Clean": ("core.spec", "CleanSpec"),
     "Compress": ("core.spec", "CompressSpec"),
     "Cost": ("core.costs", "Cost"),

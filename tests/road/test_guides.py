@@ -39,6 +39,7 @@ ORDER = (
     "python-client",
     "serving",
     "gateway",
+    "rollouts",
     "data",
     "features",
     "lists",

@@ -44,7 +44,7 @@ from skyriver.core.misread import made
 from skyriver.core.names import check_field, check_name
 from skyriver.core.places import declared_at
 from skyriver.core.sources import Mqtt, Nats, NatsLog
-from skyriver.core.terms import Cron, Gate
+from skyriver.core.terms import Canary, Cron, Gate
 from skyriver.core.units import parse_duration, parse_memory
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -296,12 +296,15 @@ class App:
         gate: Gate | None = None,
         compress: specs.CompressSpec | None = None,
         serve: specs.ServiceSpec | None = None,
+        rollout: Canary | None = None,
         calibrate: specs.Calibrate | None = "auto",
     ) -> specs.ModelSpec:
         """A model: trained by a function of `@app.train`, or a ready ONNX file in the application's folder.
 
         `calibrate`: how its scores are made probabilities, on rows that no training sees. "auto" does so where such
-        rows are to be had for nothing; "isotonic" and "platt" keep some back where there are none; None does not."""
+        rows are to be had for nothing; "isotonic" and "platt" keep some back where there are none; None does not.
+        `rollout`: how another version takes over, by steps while it is compared (`sr.Canary`); at once where it is not
+        given."""
         check_name(name, "a model")
         if name in self._models or name in self._jobs:
             refuse(f"There is a model or job {name!r} already.", "DUPLICATE_NAME", "Give one of them another name.")
@@ -322,6 +325,7 @@ class App:
             gate=gate.spec if gate else specs.GateSpec(),
             compress=compress,
             serve=serve or specs.ServiceSpec(),
+            rollout=terms.canary_of(rollout),
             calibrate=terms.check_calibrate(calibrate),
         )
         specs.check_from_stream(self._models[name], self._features[trained.features] if trained else None)

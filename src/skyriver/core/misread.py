@@ -35,7 +35,7 @@ def made(kind: type[Model], what: str, code: str, next_action: str, given: Mappi
         return kind.model_validate(given, strict=True)
     except ValidationError as error:
         found = error.errors()[0]
-        name, limit = found["loc"][0], wrong(found)
+        name, limit = next(iter(found["loc"]), ""), wrong(found)
         if isinstance(name, str) and name in names:
             limit = wrong({**found, "loc": (names[name],), "input": format_duration(found["input"])}, durations=True)
         raise InvalidInput(f"{what}: {limit}.", code=code, next_action=next_action) from None
@@ -76,7 +76,7 @@ def wrong(found: Mapping[str, Any], known: Iterable[str] = (), *, durations: boo
         case "string_too_long" | "too_long":
             return f"{name} is to have {ctx['max_length']:,} {_units(found)} at most"
         case "value_error":
-            return f"{name}: {ctx['error']}"
+            return f"{name}: {ctx['error']}" if place else str(ctx["error"])
         case kind if kind in _WANTED:
             return f"{given} is no {_WANTED[kind]}"
         case _:

@@ -41,6 +41,7 @@ from skyriver.core.spec_decisions import (
 from skyriver.core.spec_models import (
     MEASURED,
     Calibrate,
+    CanarySpec,
     CleanSpec,
     CompressSpec,
     CronSpec,
@@ -88,6 +89,7 @@ __all__ = [
     "AppSpec",
     "BudgetSpec",
     "Calibrate",
+    "CanarySpec",
     "CapacitySpec",
     "CleanSpec",
     "CompressSpec",

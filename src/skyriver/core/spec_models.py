@@ -222,6 +222,39 @@ class ServiceSpec(Spec):
         return self
 
 
+class CanarySpec(Spec):
+    """How a version that passed the gate comes to serve in place of another one: by steps, while it is compared."""
+
+    steps: tuple[int, ...]
+    """Percent of the requests, growing, from 1 to 99; after the last one it gets all."""
+    every: str = "5m"
+    """A step takes at least so long."""
+    wait: str = "1h"
+    """For so long a step waits for enough requests to judge by; then the rollout pauses, and says so."""
+
+    @property
+    def every_us(self) -> int:
+        return parse_duration(self.every)
+
+    @property
+    def wait_us(self) -> int:
+        return parse_duration(self.wait)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (
+            not self.steps
+            or list(self.steps) != sorted(set(self.steps))
+            or not 1 <= self.steps[0] <= self.steps[-1] < 100
+        ):
+            raise ValueError(f"steps={list(self.steps)}: they are whole percents that grow, from 1 to 99, then 100")
+        if self.every_us < SECOND:
+            raise ValueError(f"every={self.every!r} is shorter than a second")
+        if self.wait_us < self.every_us:
+            raise ValueError(f"wait={self.wait!r} is shorter than a step, every={self.every!r}")
+        return self
+
+
 Calibrate = Literal["auto", "isotonic", "platt"]
 
 
@@ -234,6 +267,8 @@ class ModelSpec(Spec):
     gate: GateSpec = GateSpec()
     compress: CompressSpec | None = None
     serve: ServiceSpec = ServiceSpec()
+    rollout: CanarySpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """How another version takes over; at once unless declared."""
     calibrate: Calibrate | None = Field(default="auto", exclude_if=lambda value: value == "auto")
     """How its scores are made probabilities, on rows that no training sees. "auto": where that takes no rows from the
     training, by as many positives as there are; None: not at all."""

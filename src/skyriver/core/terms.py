@@ -25,7 +25,7 @@ from skyriver.core.expr import (
     render,
     walk,
 )
-from skyriver.core.misread import a_mapping
+from skyriver.core.misread import a_mapping, made
 from skyriver.core.names import canonical_json, check_field
 from skyriver.core.units import format_duration, parse_duration, parse_memory
 
@@ -155,6 +155,35 @@ class Gate:
                 refuse(f"The gate {metric}={rule!r} is not understood.", "BAD_GATE", 'Write e.g. ">= 0.6".')
         gate = specs.GateSpec(rules=tuple(parsed), against=against, tolerance=tolerance)  # type: ignore[arg-type]
         object.__setattr__(self, "spec", gate)
+
+
+@dataclass(frozen=True)
+class Canary:
+    """How another version takes over: `Canary([1, 10, 50, 100], every="5m")`. Each step gives it so many percent of the
+    requests, for at least `every` and until it has answered enough to be judged by; it is compared with the version
+    that serves, and taken back as soon as it is worse. Where requests are too few for a step within `wait`, the rollout
+    pauses and says so."""
+
+    spec: specs.CanarySpec
+
+    def __init__(self, steps: Sequence[int], *, every: str = "5m", wait: str = "") -> None:
+        action = 'Write sr.Canary([1, 10, 50, 100], every="5m").'
+        if not isinstance(steps, (list, tuple)):
+            refuse(f"steps={steps!r:.80} is no list of percents.", "BAD_CANARY", action)
+        percents = tuple(steps[:-1]) if steps and steps[-1] == 100 else tuple(steps)
+        waits = wait or max("1h", every, key=lambda text: parse_duration(text, "a step"))
+        given = {"steps": percents, "every": every, "wait": waits}
+        object.__setattr__(self, "spec", made(specs.CanarySpec, "sr.Canary", "BAD_CANARY", action, given))
+
+
+def canary_of(value: object) -> specs.CanarySpec | None:
+    if value is not None and not isinstance(value, Canary):
+        refuse(
+            f"rollout={value!r:.80} is no rollout.",
+            "BAD_CANARY",
+            'Write rollout=sr.Canary([1, 10, 50, 100], every="5m").',
+        )
+    return value.spec if value is not None else None
 
 
 def check_calibrate(value: object) -> specs.Calibrate | None:

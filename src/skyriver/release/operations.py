@@ -8,7 +8,8 @@ from typing import Any
 from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.jobs import new_job, new_operation, next_number
 from skyriver.core.resources import Resource, Snapshot, need
-from skyriver.release.kinds import ROLLOUT_FINAL, champion, new_rollout, unfit
+from skyriver.release.rollouts import ROLLOUT, ROLLOUT_FINAL, ROLLOUT_TRANSITIONS, champion, new_rollout, unfit
+from skyriver.release.stepping import begin_step
 
 
 def plan_train(
@@ -96,7 +97,8 @@ def plan_rollback(
         raise Conflict(
             f"{target} is in the middle of the rollout {running[0].name}.",
             code="ROLLOUT_RUNNING",
-            next_action=f"Wait for it: `skyriver explain {target}` shows how far it is.",
+            next_action=f"`skyriver rollout get {running[0].name}` shows how far it is; `skyriver rollout abort"
+            f" {running[0].name}` takes it back.",
         )
     asked = params.get("version") or 0
     if not isinstance(asked, int):
@@ -131,6 +133,80 @@ def plan_rollback(
     run = f"{target}-rollback-{next_number(snapshot, tenant, 'operation', f'{target}-rollback')}"
     rollout = new_rollout(snapshot, tenant, target, to, parent=f"operation/{run}", cause="rollback")
     return [new_operation(snapshot, tenant, run, action="rollback", target=target, follow=[rollout.ref]), rollout]
+
+
+def plan_rollout_pause(
+    snapshot: Snapshot, tenant: str, target: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> list[Resource]:
+    """Keeps the shares as they are, until somebody says how it goes on. It is still taken back when it is worse."""
+    why = _why(params)
+    action = f"`skyriver rollout resume {target}` lets it go on, `promote` gives it all requests, `abort` none."
+    message = f"It was paused by hand{f': {why}' if why else ''}."
+    return _steer(snapshot, tenant, target, "pause", reason="BY_HAND", message=message, next_action=action)
+
+
+def plan_rollout_resume(
+    snapshot: Snapshot, tenant: str, target: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> list[Resource]:
+    """Begins the step anew that it was paused in; what was seen so far still counts."""
+    rollout = need(snapshot.find(tenant, "rollout", target), "rollout", target)
+    canary = rollout.status.get("canary")
+    status = dict(rollout.status)
+    if canary:
+        status["canary"] = begin_step(canary, canary["step"], snapshot.now)
+    return _steer(snapshot, tenant, target, "resume", status=status)
+
+
+def plan_rollout_promote(
+    snapshot: Snapshot, tenant: str, target: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> list[Resource]:
+    """Gives it all requests now."""
+    return _steer(snapshot, tenant, target, "promote")
+
+
+def plan_rollout_abort(
+    snapshot: Snapshot, tenant: str, target: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> list[Resource]:
+    """Gives the version before all requests again."""
+    rollout = need(snapshot.find(tenant, "rollout", target), "rollout", target)
+    why, status = _why(params), {**rollout.status, "withdrawn": True}
+    message = f"It was aborted by hand{f': {why}' if why else ''}."
+    return _steer(snapshot, tenant, target, "withdraw", status=status, reason="BY_HAND", message=message)
+
+
+_WORDS = {"pause": "pause", "resume": "resume", "promote": "promote", "withdraw": "abort"}
+
+
+def _steer(snapshot: Snapshot, tenant: str, target: str, event: str, **changes: Any) -> list[Resource]:
+    """Raises NotFound, Conflict (REFUSED_TRANSITION)."""
+    rollout = need(snapshot.find(tenant, "rollout", target), "rollout", target)
+    word = _WORDS[event]
+    if rollout.state not in ("CANARY", "PAUSED") or (rollout.state, event) not in ROLLOUT_TRANSITIONS:
+        able = [w for e, w in _WORDS.items() if (rollout.state, e) in ROLLOUT_TRANSITIONS]
+        steered = rollout.state in ("CANARY", "PAUSED")
+        raise Conflict(
+            f"The rollout {target} is {rollout.state}: it cannot {word} now.",
+            code="REFUSED_TRANSITION",
+            where=rollout.ref,
+            next_action=f"It can {' or '.join(able)}."
+            if steered
+            else f"`skyriver rollout get {target}` shows what became of it.",
+        )
+    run = f"{target}-{word}-{next_number(snapshot, tenant, 'operation', f'{target}-{word}')}"
+    operation = new_operation(snapshot, tenant, run, action=f"rollout_{word}", target=target)
+    return [operation, ROLLOUT.move(rollout, event, snapshot.now, **changes)]
+
+
+def _why(params: Mapping[str, Any]) -> str:
+    why = params.get("why") or ""
+    if not isinstance(why, str) or len(why) > 1_000:
+        raise InvalidInput(
+            f"why={why!r:.80} is no text of at most 1,000 characters.",
+            code="BAD_PARAMETER",
+            where="why",
+            next_action="Say in a sentence why it is done.",
+        )
+    return why.strip().rstrip(".")
 
 
 def _before(model: Resource) -> int:

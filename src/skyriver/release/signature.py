@@ -9,7 +9,7 @@ from typing import Any
 ANY = -1
 """An axis of any length in `TensorSpec.shape`."""
 
-
+_NUMBERS = ("FP16", "FP32", "FP64")
 _TAKEN = ("model", "version", "predictions")
 """What an answer says beside its outputs."""
 
@@ -55,3 +55,10 @@ class Signature:
 def answer_names(signature: Signature) -> list[tuple[str, str]]:
     """(as it is answered, as the model calls it) of each output."""
     return [(f"{t.name}_" if t.name in _TAKEN else t.name, t.name) for t in signature.outputs]
+
+
+def score_of(signature: Signature) -> str | None:
+    """The output that versions of a model are compared by: `score`, or the first of numbers of which each row has one;
+    None where there is none."""
+    found = [t.name for t in signature.outputs if t.datatype in _NUMBERS and all(n == 1 for n in t.shape[1:])]
+    return "score" if "score" in found else next(iter(found), None)

@@ -23,6 +23,7 @@ from skyriver.core.errors import DeadlineExceeded, Internal, SkyriverError, Unav
 from skyriver.serve.metrics import Counters
 from skyriver.serve.pace import Pace
 from skyriver.serve.runner import Array, Tensors
+from skyriver.serve.scores import Scores
 
 INLINE_US = 2000.0
 """Longer runs go to the thread: 2 ms is what a health check or another request may be kept waiting by."""
@@ -73,7 +74,8 @@ class Ask:
 
 
 class Batcher:
-    """Lives on one event loop. `limit` requests may wait; `max_rows` share a run (one request may bring more)."""
+    """Lives on one event loop. `limit` requests may wait; `max_rows` share a run (one request may bring more). The
+    values of the output `score` are counted."""
 
     def __init__(
         self,
@@ -85,6 +87,7 @@ class Batcher:
         limit: int = 1024,
         inline_us: float = INLINE_US,
         pace: Pace | None = None,
+        score: str | None = None,
     ) -> None:
         self._model = model
         self._loop = loop
@@ -95,6 +98,8 @@ class Batcher:
         self._waiting: deque[Ask] = deque()
         self._running = False
         """A run is under way, or will be in this turn of the loop."""
+        self._score = score
+        self.scores = Scores()
         self._under_way = 0
         self._rows = 0
         """Of what waits or is under way."""
@@ -253,6 +258,8 @@ class Batcher:
         self._model.note(max(rows, 1), took)
         self._counters.batch_rows.add(rows)
         self._counters.run_us.add(took // 1000)
+        if self._score is not None:
+            self.scores.add(outputs[self._score])
         return outputs
 
     def _answer(self, batch: list[Ask], results: list[Tensors | SkyriverError], ended_ns: int) -> None:

@@ -36,6 +36,10 @@ class Histogram:
     def count(self) -> int:
         return sum(self.counts)
 
+    def told(self) -> list[list[int]]:
+        """[the bucket's lower bound, how many] of the buckets that have any, in order."""
+        return [[_bounds(bucket)[0], count] for bucket, count in enumerate(self.counts) if count]
+
     def quantile(self, share: float, before: list[int] | None = None) -> float:
         """The value that `share` of what was added (since the copy `before` of `counts`) lies below; 0 of nothing."""
         counts = self.counts if before is None else [now - then for now, then in zip(self.counts, before, strict=True)]
@@ -113,6 +117,10 @@ class Counters:
     @property
     def overloaded(self) -> int:
         return self.by_status.get(503, 0)
+
+    @property
+    def expired(self) -> int:
+        return self.by_status.get(504, 0)
 
 
 def prometheus(counters: Counters, labels: Mapping[str, str], *, waiting: int, running: int, connections: int) -> bytes:

@@ -25,6 +25,7 @@ from typing import TypeVar
 from skyriver import __version__
 from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError
 from skyriver.core.spec_streams import FieldSpec
+from skyriver.release.signature import score_of
 from skyriver.serve.batching import INLINE_US, NO_DEADLINE, Ask, Batcher
 from skyriver.serve.by_key import AskedByKey, ByKey, FromStream, Verdict
 from skyriver.serve.calibration import Calibration
@@ -95,6 +96,7 @@ class Replica:
             max_rows=self._calibration.max_batch,
             limit=settings.queue,
             inline_us=settings.inline_us,
+            score=score_of(runner.signature),
         )
         self._infer = InferCodec(settings.model, settings.version, runner.signature)
         self._predict = PredictCodec(
@@ -148,6 +150,8 @@ class Replica:
             "errors": self.counters.errors,
             "refused": self.counters.refused,
             "overloaded": self.counters.overloaded,
+            "expired": self.counters.expired,
+            "counted": {"latency_us": latency.told(), "scores": self._batcher.scores.told()},
             "p50_us": round(latency.quantile(0.5, before)),
             "p99_us": round(latency.quantile(0.99, before)),
             "rss_mb": round(resident_bytes() / 1e6, 1),
@@ -396,7 +400,7 @@ async def serve_replica(
     *,
     stop: asyncio.Event,
     report: Callable[[dict[str, object]], None] | None = None,
-    report_s: float = 1.0,
+    report_s: float = 0.5,
     follow: Callable[[Replica], None] = lambda replica: None,
 ) -> int:
     """Answers on `listening` until `stop` is set, then ends what is under way; returns how many connections

@@ -65,7 +65,14 @@ from skyriver.decide.streams.rules_release import (
     plan_move,
 )
 from skyriver.features.plan import check_features
-from skyriver.release.operations import plan_rollback, plan_train
+from skyriver.release.operations import (
+    plan_rollback,
+    plan_rollout_abort,
+    plan_rollout_pause,
+    plan_rollout_promote,
+    plan_rollout_resume,
+    plan_train,
+)
 from skyriver.serve.asking import plan_predict
 from skyriver.serve.operations import plan_sleep, plan_wake
 from skyriver.trust.permissions import FIRST_TENANT, Permission
@@ -177,6 +184,10 @@ ACTIONS = Actions(
         "train": (Permission.JOBS_RUN, plan_train),
         "replay": (Permission.JOBS_RUN, plan_replay),
         "rollback": (Permission.SERVICES_WRITE, plan_rollback),
+        "rollout_abort": (Permission.SERVICES_WRITE, plan_rollout_abort),
+        "rollout_pause": (Permission.SERVICES_WRITE, plan_rollout_pause),
+        "rollout_promote": (Permission.SERVICES_WRITE, plan_rollout_promote),
+        "rollout_resume": (Permission.SERVICES_WRITE, plan_rollout_resume),
         "tune": (Permission.JOBS_RUN, plan_tune),
         "verify": (Permission.JOBS_RUN, plan_verify),
     },

@@ -12,7 +12,8 @@ from skyriver.core.resources import Kind
 from skyriver.decide.streams.dispatcher_kind import DISPATCHER
 from skyriver.decide.streams.kinds import STREAM, WORKER
 from skyriver.decide.streams.rules_kind import RULES
-from skyriver.release.kinds import ROLLOUT, VERSION
+from skyriver.release.kinds import VERSION
+from skyriver.release.rollouts import ROLLOUT
 from skyriver.serve.activator_kind import ACTIVATOR
 from skyriver.serve.kinds import REPLICA, SERVICE
 

@@ -275,6 +275,10 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_resume": {"json": {"target": "resting"}},
     "start_sleep": {"json": {"target": "waking"}},
     "start_wake": {"json": {"target": "asleep"}},
+    "start_rollout_pause": {"json": {"target": "price-1", "params": {"why": "until Monday"}}},
+    "start_rollout_resume": {"json": {"target": "price-2"}},
+    "start_rollout_promote": {"json": {"target": "price-3"}},
+    "start_rollout_abort": {"json": {"target": "price-4"}},
     "issue_token": {"json": {"name": "ana", "role": "reviewer"}},
     "revoke_token": {},
     "limit_tenant": {"json": {"rate": "500/s", "concurrency": 100}},
@@ -354,6 +358,8 @@ def prepared(stage: Stage, admin: dict[str, str]) -> None:
     for name, state, word in (("waking", "STARTING", "waking"), ("asleep", "SCALED_TO_ZERO", "asleep")):
         rest = {"rest": {"state": word, "why": "REQUEST", "since": 0}}
         stage.put(Resource("default", "service", name, spec=serve, state=state, status=rest))
+    for number, state in ((1, "CANARY"), (2, "PAUSED"), (3, "CANARY"), (4, "PAUSED")):
+        stage.put(Resource("default", "rollout", f"price-{number}", spec={"model": "price", "to": 2}, state=state))
     for number, state in ((1, "LIVE"), (2, "CANDIDATE"), (3, "CANDIDATE")):
         rules = [{"decision": "call", "when": f"score >= 0.{number}5"}]
         given = {"stream": "orders", "version": number, "rules": rules, "origin": "hand", "why": "", "gain": None}

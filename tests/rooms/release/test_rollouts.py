@@ -10,8 +10,8 @@ import skyriver as sr
 from skyriver.core.errors import Conflict
 from skyriver.core.resources import Put, Resource, Snapshot
 from skyriver.features.plan import plan_features
-from skyriver.release.kinds import PROMOTE_LIMIT_US, ROLLOUT
 from skyriver.release.operations import plan_rollback
+from skyriver.release.rollouts import PROMOTE_LIMIT_US, ROLLOUT
 
 
 class Payment(sr.Event):

@@ -13,7 +13,7 @@ from skyriver.core.spec import AppSpec
 from skyriver.decide.streams.rules_kind import live_of, version_of, versions_of
 from skyriver.decide.streams.rules_release import with_rules
 from skyriver.decide.streams.tune_request import TuneRequest
-from skyriver.release.kinds import champion
+from skyriver.release.rollouts import champion
 from skyriver.serve.predicted import predictions_about
 
 

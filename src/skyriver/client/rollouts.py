@@ -1,0 +1,116 @@
+"""The commands for rollouts: how far another version is on its way, and what a person decides about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from skyriver.client.screen import Screen, age, coloured
+from skyriver.client.shell import Json, connect, noun, wait
+
+_rollouts = noun("rollout", "rollouts", "Rollouts: how another version of a model takes over.", lists=False, gets=False)
+
+Name = Annotated[str, typer.Argument(metavar="ROLLOUT")]
+Why = Annotated[str, typer.Option("--why", help="The reason; it is kept with the rollout.")]
+
+
+@_rollouts.command("list")
+def rollout_list(as_json: Json = False) -> None:
+    """All there are, the last one first."""
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        items = sorted(client.list("rollouts"), key=lambda r: -r["created_at"])
+    columns = ("NAME", "VERSIONS", "STATE", "SHARE", "SINCE", "WHY")
+    if items:
+        screen.data(items, lambda: screen.table("", columns, [_line(item) for item in items]))
+    else:
+        screen.data(
+            items, lambda: screen.say("There are no rollouts: `skyriver run MODEL` makes a version that takes over.")
+        )
+
+
+@_rollouts.command("get")
+def rollout_get(name: Name, as_json: Json = False) -> None:
+    """One: how far it is, what both versions answered, and the evidence against the new one."""
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        found = client.get("rollouts", name)
+    screen.data(found, lambda: _page(screen, found))
+
+
+@_rollouts.command("pause")
+def rollout_pause(name: Name, why: Why = "", as_json: Json = False) -> None:
+    """Keep the shares as they are; the version is still taken back when it is worse."""
+    _steer(name, "pause", why, as_json=as_json)
+
+
+@_rollouts.command("resume")
+def rollout_resume(name: Name, as_json: Json = False) -> None:
+    """Let it go on, with the step that it was paused in."""
+    _steer(name, "resume", "", as_json=as_json)
+
+
+@_rollouts.command("promote")
+def rollout_promote(name: Name, as_json: Json = False) -> None:
+    """Give the version all requests now."""
+    _steer(name, "promote", "", as_json=as_json)
+
+
+@_rollouts.command("abort")
+def rollout_abort(name: Name, why: Why = "", as_json: Json = False) -> None:
+    """Give the version before all requests again."""
+    _steer(name, "abort", why, as_json=as_json)
+
+
+def _steer(name: str, word: str, why: str, *, as_json: bool) -> None:
+    screen = Screen(as_json=as_json)
+    with connect() as client, screen.progress() as bars:
+        wait(client, client.act(f"rollout_{word}", name, params={"why": why} if why else None), bars)
+        found = client.get("rollouts", name)
+    screen.data(found, lambda: screen.say(f"The rollout {name} is {found['state']}. {found['message']}".strip()))
+
+
+def _line(rollout: Mapping[str, Any]) -> tuple[str, ...]:
+    shown = rollout["status"].get("shown")
+    under_way = rollout["state"] in ("CANARY", "PAUSED")
+    share = f"{shown['percent']}%, step {shown['step']} of {shown['steps']}" if shown and under_way else ""
+    why = rollout["reason"] or ("a rollback" if rollout["spec"]["cause"] == "rollback" else "")
+    return rollout["name"], _versions(rollout), rollout["state"], share, age(rollout["since"]), why
+
+
+def _versions(rollout: Mapping[str, Any]) -> str:
+    before = rollout["status"].get("from") or "none"
+    return f"{rollout['spec']['model']}: {before} to {rollout['spec']['to']}"
+
+
+def _page(screen: Screen, rollout: Mapping[str, Any]) -> None:
+    for line in _lines(rollout):
+        screen.out.print(line)
+    shown = rollout["status"].get("shown")
+    if not shown:
+        return
+    rows = []
+    for side, version in (("champion", rollout["status"]["from"]), ("candidate", rollout["spec"]["to"])):
+        counted = shown[side]
+        rows.append((f"{version} ({side})", *(f"{counted[what]:,}" for what in ("answered", "failed", "refused"))))
+    screen.table("", ("VERSION", "ANSWERED", "FAILED", "REFUSED"), rows)
+    against = [(guard, f"{value:,.2f}") for guard, value in shown["evidence"].items()]
+    screen.table("", ("GUARD", f"EVIDENCE TO 1 (all: {shown['taken_back_at']} take it back)"), against)
+
+
+def _lines(rollout: Mapping[str, Any]) -> Iterator[str]:
+    yield f"[bold]{rollout['name']}[/]  {_versions(rollout)}  {coloured(rollout['state'])} for {age(rollout['since'])}"
+    shown = rollout["status"].get("shown")
+    if shown and rollout["state"] in ("CANARY", "PAUSED"):
+        begun = time.strftime("%H:%M:%S", time.gmtime(shown["since"] / 1e6))
+        every = rollout["spec"]["canary"]["every"]
+        yield f"  step {shown['step']} of {shown['steps']}: {shown['percent']}% of the requests since {begun} UTC"
+        yield f"  goes on after {every} and {shown['needed']:,} answers; there are {shown['answered_in_step']:,}"
+    if rollout["message"] and rollout["state"] != "CANARY":
+        yield f"  why   {rollout['reason']}: {escape(rollout['message'])}"
+    if rollout["next_action"]:
+        yield f"  next  {escape(rollout['next_action'])}"

@@ -1,0 +1,185 @@
+"""A canary: a version gets a small share of the requests, then more, while it is compared with the champion. Pure.
+
+What the two answer is counted where it is answered: by replicas, and by the workers of streams that decide with the
+model. Each of these is a *source* of its own, for their answers are of different kinds; their evidence is one. Counts
+only grow, but for a process that was started anew: what it counts then is what it did since.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, Final
+
+from skyriver.release.evidence import Counted
+from skyriver.release.guards import STANDARD, Breach, begin, breach, look, shown
+
+LOOK_US: Final = 500_000
+"""Between two looks."""
+LEAST_KNOWN: Final = 200
+"""Answers of the champion before it is known which are slow, and which scores are low and high."""
+SLOW: Final = 0.95
+SLOWER: Final = 1.5
+SLOWER_US: Final = 2_000
+"""An answer is slow that takes so many times as long as SLOW of the champion's, and so much longer at least: who is
+asked seldom finds caches cold, and a millisecond is nobody's harm."""
+SHARES: Final = (0.1, 0.5, 0.9)
+"""Of the champion's scores: the bounds below which the candidate may have more, and above which."""
+
+Histogram = Sequence[Sequence[int]]
+"""[bucket, how many], in the order of the buckets; of latencies a bucket is its lower bound, in microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What one process has counted of one version since it was started, at `started` (wall microseconds; 0: it counts
+    over its restarts)."""
+
+    answered: int
+    failed: int
+    refused: int = 0
+    """Of wrong requests, which are not among the answered ones."""
+    started: int = 0
+    latency: Histogram = ()
+    scores: Histogram = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where answers are counted: the tallies by process, of the champion and of the candidate."""
+
+    name: str
+    champion: Mapping[str, Tally] = field(default_factory=dict)
+    candidate: Mapping[str, Tally] = field(default_factory=dict)
+
+
+def begun(now: int) -> dict[str, Any]:
+    """The state of a comparison that begins, as it stands in the rollout's row."""
+    return {
+        "looked": now,
+        "sources": {},
+        "champion": {"answered": 0, "failed": 0, "refused": 0},
+        "candidate": {"answered": 0, "failed": 0, "refused": 0},
+        "evidence": begin(STANDARD),
+    }
+
+
+def looked(state: Mapping[str, Any], sources: Iterable[Source], now: int) -> dict[str, Any]:
+    """`state` after a look at what was answered since the one before. What a source counted before it was first looked
+    at is no part of the comparison."""
+    evidence = state["evidence"]
+    totals = {side: dict(state[side]) for side in ("champion", "candidate")}
+    kept: dict[str, Any] = {}
+    for source in sources:
+        before = state["sources"].get(source.name)
+        bounds = (before or {}).get("bounds") or {}
+        counted = {side: _counted(getattr(source, side), bounds) for side in totals}
+        if before is not None:
+            since = {side: _since(counted[side], before[side], state["looked"]) for side in totals}
+            for side, more in since.items():
+                totals[side]["answered"] += more["errors"][0]
+                totals[side]["failed"] += more["errors"][1]
+                totals[side]["refused"] += more["refusals"][1]
+            evidence = look(STANDARD, evidence, _seen(since["champion"], since["candidate"]))
+        found = bounds | _bounds(source.champion.values(), bounds)
+        if found != bounds:  # what is beyond them is counted from now on
+            counted = {side: _counted(getattr(source, side), found) for side in totals}
+        kept[source.name] = {"bounds": found, **counted}
+    return {"looked": now, "sources": {**state["sources"], **kept}, **totals, "evidence": evidence}
+
+
+def accused(state: Mapping[str, Any]) -> Breach | None:
+    return breach(STANDARD, state["evidence"])
+
+
+def evidence_of(state: Mapping[str, Any]) -> dict[str, float]:
+    """By guard, for a person."""
+    return shown(STANDARD, state["evidence"])
+
+
+def _bounds(champion: Iterable[Tally], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are not known and can be told by now."""
+    tallies = list(champion)
+    found: dict[str, Any] = {}
+    if "latency" not in known and (slow := _quantiles((t.latency for t in tallies), (SLOW,))):
+        found["latency"] = [max(round(SLOWER * slow[0]), slow[0] + SLOWER_US)]
+    if "scores" not in known and (beyond := _quantiles((t.scores for t in tallies), SHARES)):
+        found["scores"] = beyond
+    return found
+
+
+def _quantiles(histograms: Iterable[Histogram], shares: Sequence[float]) -> list[int]:
+    """The buckets at which so much is reached; none while too little is known."""
+    together: Counter[int] = Counter()
+    for histogram in histograms:
+        for bucket, count in histogram:
+            together[bucket] += count
+    total = together.total()
+    if total < LEAST_KNOWN:
+        return []
+    buckets = sorted(together)
+    reached = list(accumulate(together[bucket] for bucket in buckets))
+    return [next(b for b, sum_ in zip(buckets, reached, strict=True) if sum_ >= share * total) for share in shares]
+
+
+def _counted(tallies: Mapping[str, Tally], bounds: Mapping[str, Any]) -> dict[str, dict[str, list[int]]]:
+    """For each process and guard: how many in all, and how many were bad by each bound of the guard."""
+    return {process: _of(tally, bounds) for process, tally in tallies.items()}
+
+
+def _of(tally: Tally, bounds: Mapping[str, Any]) -> dict[str, list[int]]:
+    counts = {"started": [tally.started], "errors": [tally.answered, tally.failed]}
+    counts["refusals"] = [tally.answered + tally.refused, tally.refused]
+    if "latency" in bounds:
+        counts["latency"] = [
+            _all(tally.latency),
+            *(_of_those(tally.latency, operator.gt, b) for b in bounds["latency"]),
+        ]
+    if "scores" in bounds:
+        below = [_of_those(tally.scores, operator.lt, bound) for bound in bounds["scores"]]
+        above = [_of_those(tally.scores, operator.gt, bound) for bound in bounds["scores"]]
+        counts["scores"] = [_all(tally.scores), *below, *above]
+    return counts
+
+
+def _all(histogram: Histogram) -> int:
+    return sum(count for _, count in histogram)
+
+
+def _of_those(histogram: Histogram, which: Callable[[int, int], bool], bound: int) -> int:
+    return sum(count for bucket, count in histogram if which(bucket, bound))
+
+
+def _since(
+    now: Mapping[str, Mapping[str, list[int]]], before: Mapping[str, Mapping[str, list[int]]], looked: int
+) -> dict[str, list[int]]:
+    """What all processes together counted since the look `before`, at `looked`, by guard. Of a process that was there
+    and was not seen then, or a guard whose bounds were not known, it is not known how much was counted since."""
+    added: dict[str, list[int]] = {"errors": [0, 0], "refusals": [0, 0]}
+    for process, counts in now.items():
+        then = before.get(process)
+        if then is None and counts["started"][0] <= looked:
+            continue
+        anew = then is None or counts["started"] != then["started"] or counts["refusals"][0] < then["refusals"][0]
+        for guard, values in counts.items():
+            if guard == "started" or (then is not None and not anew and guard not in then):
+                continue
+            base = [0] * len(values) if anew or then is None else then[guard]
+            so_far = added.get(guard) or [0] * len(values)
+            added[guard] = [s + n - b for s, n, b in zip(so_far, values, base, strict=True)]
+    return added
+
+
+def _seen(
+    champion: Mapping[str, Sequence[int]], candidate: Mapping[str, Sequence[int]]
+) -> dict[str, list[tuple[Counted, Counted]]]:
+    return {
+        guard: [
+            (Counted(champion[guard][0], bad), Counted(candidate[guard][0], worse))
+            for bad, worse in zip(champion[guard][1:], candidate[guard][1:], strict=True)
+        ]
+        for guard in champion.keys() & candidate.keys()
+    }

@@ -1,0 +1,109 @@
+"""What a rollout watches: errors, refusals, slow answers, scores; and when it is taken back. Pure.
+
+All guards together accuse a candidate that is as good as tolerated with a probability of at most `alpha`, over all
+steps and all looks: the evidence of the rollout is the mean over its guards (see evidence.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from skyriver.release.evidence import Counted, OddsTest, mean_evidence, needed
+
+ALPHA: Final = 0.02
+
+ERRORS: Final = OddsTest(worse=(2.0, 4.0, 8.0, 16.0, 64.0, 1024.0))
+REFUSED: Final = OddsTest(worse=(1.5, 2.0, 4.0, 16.0, 64.0, 1024.0), tolerated=1.1)
+"""Requests that are refused as wrong: callers make mistakes, and make them with both versions."""
+SLOW: Final = OddsTest(worse=(2.0, 3.0, 6.0, 16.0, 64.0), tolerated=1.25, at_most=4.0)
+"""Answers that are slower than what the champion's were before."""
+SCORES: Final = OddsTest(worse=(1.5, 2.0, 4.0, 16.0), tolerated=1.2)
+"""Scores beyond one of the champion's deciles 1, 5 and 9, to either side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """`bounds`: what makes an answer bad. One count is taken for each of them."""
+
+    name: str
+    test: OddsTest
+    bounds: tuple[str, ...] = ("bad",)
+
+
+STANDARD: Final = (
+    Guard("errors", ERRORS),
+    Guard("refusals", REFUSED),
+    Guard("latency", SLOW),
+    Guard("scores", SCORES, ("below p10", "below p50", "below p90", "above p10", "above p50", "above p90")),
+)
+
+SHOWN: Final = 0.05
+"""More of its requests that fail is what a candidate must have had the chance to show before it gets more of them."""
+USUAL: Final = 0.005
+"""Share of requests that fail where all is well."""
+
+Logs = Mapping[str, Sequence[Sequence[float]]]
+"""The logarithms of the evidence so far: for each guard and each of its bounds, one for each odds ratio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """The evidence against the candidate, and the guard that holds most of it."""
+
+    guard: str
+    bound: str
+    evidence: float
+
+
+def begin(guards: Sequence[Guard]) -> dict[str, list[list[float]]]:
+    return {guard.name: [list(guard.test.start) for _ in guard.bounds] for guard in guards}
+
+
+def look(
+    guards: Sequence[Guard], logs: Logs, seen: Mapping[str, Sequence[tuple[Counted, Counted]]]
+) -> dict[str, list[list[float]]]:
+    """`logs` after one more look. `seen`: for each guard and each of its bounds what champion and candidate answered
+    since the look before; a guard that has none is as it was."""
+    return {
+        guard.name: [
+            list(guard.test.look(before, *counted))
+            for before, counted in zip(logs[guard.name], seen[guard.name], strict=True)
+        ]
+        if guard.name in seen
+        else [list(before) for before in logs[guard.name]]
+        for guard in guards
+    }
+
+
+def breach(guards: Sequence[Guard], logs: Logs, alpha: float = ALPHA) -> Breach | None:
+    """What the candidate is taken back for; None while the evidence is below 1/alpha."""
+    each = {guard.name: _of(guard, logs) for guard in guards}
+    evidence = mean_evidence(list(each.values()))
+    if evidence < -math.log(alpha):
+        return None
+    most = max(guards, key=lambda guard: each[guard.name])
+    bounds = [mean_evidence(of_bound) for of_bound in logs[most.name]]
+    return Breach(most.name, most.bounds[bounds.index(max(bounds))], math.exp(min(evidence, 700.0)))
+
+
+def shown(guards: Sequence[Guard], logs: Logs) -> dict[str, float]:
+    """How many times likelier what was seen is of a worse candidate, by guard, and by all of them
+    together: below 1 it speaks for the candidate."""
+    each = {guard.name: _of(guard, logs) for guard in guards}
+    each["all"] = mean_evidence(list(each.values()))
+    return {name: round(math.exp(min(log, 50.0)), 3) for name, log in each.items()}
+
+
+def _of(guard: Guard, logs: Logs) -> float:
+    return mean_evidence([mean_evidence(of_bound) for of_bound in logs[guard.name]])
+
+
+def least(percent: float, guards: Sequence[Guard] = STANDARD, alpha: float = ALPHA) -> int:
+    """Answers of a candidate that gets `percent` of the requests after which one that fails SHOWN more of them would
+    have been noticed."""
+    worse = USUAL + SHOWN
+    odds = worse / (1 - worse) / (USUAL / (1 - USUAL))
+    return needed(USUAL, odds, ERRORS, percent / 100, evidence=len(guards) / alpha)

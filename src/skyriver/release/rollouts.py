@@ -1,0 +1,325 @@
+"""Rollouts as a kind: how a version comes to serve, and how it goes back. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from skyriver.core.errors import SkyriverError
+from skyriver.core.resources import Action, Kind, Put, Resource, Snapshot
+from skyriver.core.spec import CanarySpec, FeatureSetSpec, ServiceSpec, StreamSpec
+from skyriver.features.plan import plan_features
+from skyriver.release.stepping import answers, begin_step, judge, look_at, page, seen_by, told
+
+PROMOTE_LIMIT_US = 120_000_000
+"""A version that does not serve within this time is rolled back."""
+
+LAST_ANSWERS_US = 70_000_000
+"""For so long it is waited for the last answers of a version that was taken back: replicas may drain for a minute."""
+
+REMOVED = {"reason": "MODEL_REMOVED", "message": "The model is no longer in the application."}
+
+ROLLOUT_TRANSITIONS: Mapping[tuple[str, str], str] = {
+    ("PENDING", "promote"): "PROMOTING",
+    ("PENDING", "begin"): "CANARY",
+    ("PENDING", "abort"): "ABORTED",
+    ("CANARY", "progress"): "CANARY",
+    ("CANARY", "pause"): "PAUSED",
+    ("CANARY", "promote"): "PROMOTING",
+    ("CANARY", "breach"): "ROLLING_BACK",
+    ("CANARY", "withdraw"): "ROLLING_BACK",
+    ("CANARY", "abort"): "ABORTED",
+    ("PAUSED", "progress"): "PAUSED",
+    ("PAUSED", "resume"): "CANARY",
+    ("PAUSED", "promote"): "PROMOTING",
+    ("PAUSED", "breach"): "ROLLING_BACK",
+    ("PAUSED", "withdraw"): "ROLLING_BACK",
+    ("PAUSED", "abort"): "ABORTED",
+    ("PROMOTING", "abort"): "ABORTED",
+    ("ROLLING_BACK", "abort"): "ABORTED",
+    ("PROMOTING", "progress"): "PROMOTING",
+    ("PROMOTING", "done"): "DONE",
+    ("PROMOTING", "breach"): "ROLLING_BACK",
+    ("ROLLING_BACK", "progress"): "ROLLING_BACK",
+    ("ROLLING_BACK", "rolled_back"): "ROLLED_BACK",
+}
+ROLLOUT_FINAL = frozenset({"DONE", "ROLLED_BACK", "ABORTED"})
+
+
+def new_rollout(
+    snapshot: Snapshot, tenant: str, model: str, to: int, *, parent: str = "", cause: str = "release"
+) -> Resource:
+    """A rollout of version `to`, numbered after those of the model so far. `cause`: release or rollback, which is made
+    at once."""
+    taken = [r.name for r in snapshot.all(tenant, "rollout") if r.spec["model"] == model]
+    number = max((int(n.rpartition("-")[2]) for n in taken), default=0) + 1
+    declared = snapshot.find(tenant, "model", model)
+    canary = declared.spec["model"].get("rollout") if declared is not None and cause == "release" else None
+    how = {"strategy": "canary", "canary": canary} if canary else {"strategy": "instant"}
+    return Resource(
+        tenant=tenant,
+        kind="rollout",
+        name=f"{model}-{number}",
+        spec={"model": model, "to": to, **how, "cause": cause},
+        state="PENDING",
+        parent=parent,
+        since=snapshot.now,
+    )
+
+
+def champion(model: Resource) -> int:
+    """The version that the alias `champion` names; 0 for none."""
+    return int(model.status.get("aliases", {}).get("champion", 0))
+
+
+def _step_rollout(snapshot: Snapshot, rollout: Resource) -> Iterator[Action]:
+    model = snapshot.find(rollout.tenant, "model", str(rollout.spec["model"]))
+    service = snapshot.find(rollout.tenant, "service", str(rollout.spec["model"]))
+    if rollout.state in ROLLOUT_FINAL:
+        return
+    if model is None or service is None:
+        status = {**rollout.status, "settled": "bad"}
+        yield _put(rollout, "abort", snapshot.now, status=status, **REMOVED)
+        return
+    to = str(rollout.spec["to"])
+    match rollout.state:
+        case "PENDING":
+            misfit = unfit(snapshot, rollout.tenant, str(rollout.spec["model"]), int(to))
+            if misfit:
+                status = {**rollout.status, "settled": "bad"}
+                yield _put(rollout, "abort", snapshot.now, status=status, **misfit)
+            elif not _running_before(snapshot, rollout):
+                status = {**rollout.status, "from": champion(model)}
+                by_steps = rollout.spec["strategy"] == "canary" and champion(model) not in (0, int(to))
+                yield _put(rollout, "begin" if by_steps else "promote", snapshot.now, status=status)
+        case "CANARY" | "PAUSED":
+            yield from _canary(snapshot, rollout, service, to)
+        case "PROMOTING":
+            yield from _promote(snapshot, rollout, model, service, to)
+        case "ROLLING_BACK":
+            yield from _roll_back(snapshot, rollout, service, to)
+
+
+def _roll_back(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -> Iterator[Action]:
+    """The version before has all requests again; of a canary it is then waited for the last answers, to tell how many
+    requests saw it."""
+    origin = str(rollout.status.get("from") or "")
+    versions = {origin: {"weight": 100}} if origin else {}
+    if service.spec.get("versions") != versions:
+        yield _split(service, versions)
+    about = {"reason": rollout.reason, "message": rollout.message, "next_action": rollout.next_action}
+    status = {**rollout.status, "settled": "bad"}
+    if canary := rollout.status.get("canary"):
+        numbers = (int(origin), int(to))
+        status["canary"] = look_at(snapshot, canary, service, _deciding(snapshot, rollout), numbers, pause_us=0)
+        if answers(snapshot, service, int(to)) and snapshot.elapsed(rollout.since) < LAST_ANSWERS_US:
+            if status["canary"] != canary:
+                status.pop("settled")
+                yield _put(rollout, "progress", snapshot.now, status=status, **about)
+            return
+        status["shown"] = page(status["canary"], CanarySpec.model_validate(rollout.spec["canary"]))
+        about["message"] = f"{rollout.message} {seen_by(status['canary'])}"
+    event = "abort" if rollout.status.get("withdrawn") else "rolled_back"
+    yield _put(rollout, event, snapshot.now, status=status, **about)
+
+
+def _running_before(snapshot: Snapshot, rollout: Resource) -> list[Resource]:
+    """Rollouts of the same model that were asked for earlier and have not ended."""
+    number = int(rollout.name.rpartition("-")[2])
+    return [
+        r
+        for r in snapshot.all(rollout.tenant, "rollout")
+        if r.spec["model"] == rollout.spec["model"]
+        and r.state not in ROLLOUT_FINAL
+        and int(r.name.rpartition("-")[2]) < number
+    ]
+
+
+def _canary(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -> Iterator[Action]:
+    """Starts the version beside the champion, gives it its share step by step, and takes it back when it is worse: the
+    share is gone in the same pass."""
+    origin, canary = str(rollout.status["from"]), rollout.status.get("canary") or {}
+    spec = CanarySpec.model_validate(rollout.spec["canary"])
+    wanted = ServiceSpec.model_validate(service.spec["serve"]).most
+    numbers = (int(origin), int(to))
+    if broken := service.status.get("broken", {}).get(to):
+        yield _breach(snapshot, rollout, "VERSION_FAILED", f"Version {to} does not serve: {broken}")
+        return
+    if not canary:  # it gets no request before it can answer
+        if to not in service.spec.get("versions", {}):
+            yield _split(service, {origin: {"weight": 100}, to: {"weight": 0}})
+        elif int(service.status.get("ready", {}).get(to, 0)) >= wanted:
+            yield _split(service, _shares(origin, to, spec.steps[0]))
+            first = begin_step({}, 0, snapshot.now)
+            before = look_at(snapshot, first, service, _deciding(snapshot, rollout), numbers, pause_us=0)
+            yield _progress(snapshot, rollout, before, spec, numbers)
+        elif _elapsed(snapshot, rollout, int(to)) > PROMOTE_LIMIT_US:
+            yield _breach(snapshot, rollout, "TIMED_OUT", f"Version {to} did not serve within 120 s.")
+        return
+    after = look_at(snapshot, canary, service, _deciding(snapshot, rollout), numbers)
+    verdict = judge(after, spec, numbers, snapshot.now)
+    status = {**rollout.status, "canary": after, "shown": page(after, spec)}
+    if verdict.what == "take_back":
+        yield _split(service, {origin: {"weight": 100}})
+        yield _breach(snapshot, rollout, verdict.reason, verdict.message, status)
+    elif rollout.state == "PAUSED" or verdict.what == "wait":
+        if after != canary:
+            yield _progress(snapshot, rollout, after, spec, numbers)
+    elif verdict.what == "pause":
+        action = f"`skyriver rollout resume {rollout.name}` waits again, `promote` gives it all requests, `abort` none."
+        yield _put(
+            rollout,
+            "pause",
+            snapshot.now,
+            status=status,
+            reason=verdict.reason,
+            message=verdict.message,
+            next_action=action,
+        )
+    elif after["step"] + 1 < len(spec.steps):
+        step = after["step"] + 1
+        yield _split(service, _shares(origin, to, spec.steps[step]))
+        yield _progress(snapshot, rollout, begin_step(after, step, snapshot.now), spec, numbers)
+    else:
+        yield _put(rollout, "promote", snapshot.now, status=status)
+
+
+def _progress(
+    snapshot: Snapshot, rollout: Resource, canary: Mapping[str, Any], spec: CanarySpec, versions: tuple[int, int]
+) -> Put:
+    """A paused rollout goes on being compared, and keeps why it paused."""
+    paused = rollout.state == "PAUSED"
+    about = {"reason": rollout.reason, "next_action": rollout.next_action} if paused else {}
+    message = rollout.message if paused else told(canary, spec, versions)
+    return _put(
+        rollout,
+        "progress",
+        snapshot.now,
+        status={**rollout.status, "canary": canary, "shown": page(canary, spec)},
+        message=message,
+        **about,
+    )
+
+
+def _shares(origin: str, to: str, percent: int) -> dict[str, dict[str, int]]:
+    return {origin: {"weight": 100 - percent}, to: {"weight": percent}}
+
+
+def _split(service: Resource, versions: Mapping[str, Any]) -> Put:
+    return Put(replace(service, spec={**service.spec, "versions": dict(versions)}), service.revision)
+
+
+def _promote(snapshot: Snapshot, rollout: Resource, model: Resource, service: Resource, to: str) -> Iterator[Action]:
+    """Instant: start the new version beside the old, send all traffic to it once it is ready, then let the old go."""
+    versions: Mapping[str, Any] = service.spec.get("versions", {})
+    origin = str(rollout.status.get("from") or "")
+    ready = service.status.get("ready", {})
+    wanted = ServiceSpec.model_validate(service.spec["serve"]).most
+    beside = {to: {"weight": 0}} | ({origin: {"weight": 100}} if origin and origin != to else {})
+    taken_over = {to: {"weight": 100}} | ({origin: {"weight": 0}} if origin and origin != to else {})
+    broken = service.status.get("broken", {}).get(to)
+    if broken:
+        yield _breach(snapshot, rollout, "VERSION_FAILED", f"Version {to} does not serve: {broken}")
+    elif to not in versions:
+        yield _split(service, beside)
+    elif versions[to]["weight"] < 100 and int(ready.get(to, 0)) >= wanted:
+        yield _split(service, taken_over)
+    elif versions[to]["weight"] and service.status.get("routed") == to and _streams_follow(snapshot, rollout, int(to)):
+        # The alias moves in the transaction in which the rollout is done (DESIGN 6.10).
+        yield _split(service, {to: {"weight": 100}})
+        aliases = {**model.status.get("aliases", {}), "champion": int(to)}
+        history = [
+            *model.status.get("history", ()),
+            {"version": int(to), "at": snapshot.now, "cause": rollout.spec["cause"]},
+        ]
+        yield Put(
+            replace(model, status={**model.status, "aliases": aliases, "history": history[-100:]}), model.revision
+        )
+        status = {**rollout.status, "settled": "good"}
+        yield _put(rollout, "done", snapshot.now, status=status)
+    elif _elapsed(snapshot, rollout, int(to)) > PROMOTE_LIMIT_US:
+        yield _breach(snapshot, rollout, "TIMED_OUT", f"Version {to} did not serve within 120 s.")
+
+
+def _streams_follow(snapshot: Snapshot, rollout: Resource, to: int) -> bool:
+    """Whether every stream that decides with this model uses the version already."""
+    return all(_follows(stream, to) for stream in _deciding(snapshot, rollout))
+
+
+def _deciding(snapshot: Snapshot, rollout: Resource) -> list[Resource]:
+    """The streams that decide with the model of `rollout`."""
+    return _streams_of(snapshot, rollout.tenant, str(rollout.spec["model"]))
+
+
+def _streams_of(snapshot: Snapshot, tenant: str, model: str) -> list[Resource]:
+    return [s for s in snapshot.all(tenant, "stream") if (s.spec.get("decide") or {}).get("model") == model]
+
+
+def unfit(snapshot: Snapshot, tenant: str, model: str, number: int) -> dict[str, str]:
+    """Why a version cannot decide in a stream that decides with its model, and what to do; empty where it can: the
+    stream computes the features that it was trained on, or can build them."""
+    version = snapshot.find(tenant, "version", f"{model}:{number}")
+    trained_on = version.spec.get("features") if version is not None else None
+    if not trained_on:
+        return {}
+    for stream in _streams_of(snapshot, tenant, model):
+        source = StreamSpec.model_validate(stream.spec["stream"])
+        known = [spec for spec in (trained_on.get("spec"), stream.spec.get("features")) if spec]
+        try:
+            digests = [plan_features(FeatureSetSpec.model_validate(spec), source).digest for spec in known]
+        except (SkyriverError, ValueError):
+            digests = []  # a feature set of before that this release does not know any more
+        if trained_on["digest"] not in digests:
+            return {
+                "reason": "MODEL_OF_OTHER_FEATURES",
+                "message": f"Version {number} of {model} was trained on features ({trained_on['digest'][:12]}) that"
+                f" {stream.name} neither computes nor can build.",
+                "next_action": f"`skyriver run {model}` trains one on those that are declared now.",
+            }
+    return {}
+
+
+def _elapsed(snapshot: Snapshot, rollout: Resource, to: int) -> int:
+    """Since the new version could serve: no time counts while a stream builds the features that it reads."""
+    version = snapshot.find(rollout.tenant, "version", f"{rollout.spec['model']}:{to}")
+    trained_on = (version.spec.get("features") or {}).get("digest") if version is not None else None
+    since = rollout.since
+    for stream in _deciding(snapshot, rollout):
+        changing = stream.status.get("features") or {}
+        if trained_on and changing.get("digest") == trained_on and not _follows(stream, to):
+            since = max(since, int(changing["since"]) if changing["state"] == "ready" else snapshot.now)
+    return snapshot.elapsed(since)
+
+
+def _follows(stream: Resource, version: int) -> bool:
+    return bool(stream.status.get("model_version") == version)
+
+
+def _breach(
+    snapshot: Snapshot, rollout: Resource, reason: str, message: str, status: Mapping[str, Any] | None = None
+) -> Put:
+    action = f"`skyriver logs {rollout.spec['model']}` shows its replicas' last lines; the version before still serves."
+    known = rollout.status if status is None else status
+    return _put(rollout, "breach", snapshot.now, status=known, reason=reason, message=message, next_action=action)
+
+
+def _put(resource: Resource, event: str, now: int, **changes: Any) -> Put:
+    return Put(ROLLOUT.move(resource, event, now, **changes), resource.revision)
+
+
+def _rollout_waits(snapshot: Snapshot, rollout: Resource) -> Iterator[str]:
+    """PENDING: earlier rollouts of the model; then the service, and the streams that do not use the version yet."""
+    model = rollout.spec["model"]
+    match rollout.state:
+        case "PENDING":
+            yield from (r.ref for r in _running_before(snapshot, rollout))
+        case "PROMOTING":
+            service = snapshot.find(rollout.tenant, "service", str(model))
+            if service is not None and service.status.get("routed") != str(rollout.spec["to"]):
+                yield service.ref
+            else:
+                yield from (s.ref for s in _deciding(snapshot, rollout) if not _follows(s, int(rollout.spec["to"])))
+
+
+ROLLOUT = Kind("rollout", "PENDING", ROLLOUT_TRANSITIONS, ROLLOUT_FINAL, _step_rollout, _rollout_waits)

@@ -1,0 +1,176 @@
+"""Where a canary stands: what its version and the champion answered, by the processes there are; what is due. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from skyriver.core.resources import ProcessStatus, Resource, Snapshot
+from skyriver.core.spec import CanarySpec
+from skyriver.release.canary import LOOK_US, Source, Tally, accused, begun, evidence_of, looked
+from skyriver.release.guards import ALPHA, least
+
+REPLICAS: Final = "replicas"
+NO_SCORE: Final = ("MODEL_FAILED", "SCORE_NOT_FINITE", "MODEL_LATE", "MODEL_ASIDE")
+"""Why a stream decided without the version's score, where that is the version's doing."""
+DEATHS: Final = 2
+"""Of a candidate's processes, more than of the champion's, after which it is taken back: one may have been killed."""
+_REMEMBERED: Final = 10
+_SIDES: Final = ("champion", "candidate")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    what: Literal["wait", "next", "pause", "take_back"]
+    reason: str = ""
+    message: str = ""
+
+
+def begin_step(canary: Mapping[str, Any], step: int, now: int) -> dict[str, Any]:
+    """The state once the candidate gets the share of `step`: what it answered so far stays evidence."""
+    compared = canary.get("compared") or begun(now)
+    return {**canary, "step": step, "since": now, "before": compared["candidate"]["answered"], "compared": compared}
+
+
+def look_at(
+    snapshot: Snapshot,
+    canary: Mapping[str, Any],
+    service: Resource,
+    streams: Iterable[Resource],
+    versions: tuple[int, int],
+    *,
+    pause_us: int = LOOK_US,
+) -> dict[str, Any]:
+    """The state after a look at what `versions` (champion, candidate) answered; the same where it is too early for one.
+    `streams`: which decide with the model."""
+    compared = canary["compared"]
+    if snapshot.now - compared["looked"] < pause_us:
+        return dict(canary)
+    sources = [_replicas(snapshot, service, versions), *(_arms(snapshot, stream, versions) for stream in streams)]
+    lives = {side: dict((canary.get("lives") or {}).get(side) or {}) for side in _SIDES}
+    for side, version in zip(_SIDES, versions, strict=True):
+        for process in _processes(snapshot, service, version):
+            if process.alive:
+                known = lives[side].get(process.name, ())
+                lives[side][process.name] = [*dict.fromkeys([*known, process.pid])][-_REMEMBERED:]
+    return {**canary, "compared": looked(compared, sources, snapshot.now), "lives": lives}
+
+
+def judge(canary: Mapping[str, Any], spec: CanarySpec, versions: tuple[int, int], now: int) -> Verdict:
+    """What is due."""
+    compared = canary["compared"]
+    if (breach := accused(compared)) is not None:
+        where = f" ({breach.bound})" if breach.bound != "bad" else ""
+        return Verdict(
+            "take_back",
+            f"WORSE_{breach.guard.upper()}",
+            f"Version {versions[1]} is worse than version {versions[0]} in {breach.guard}{where}: {_both(compared)}."
+            f" The evidence is {breach.evidence:,.0f} to 1 against chance.",
+        )
+    before, deaths = (
+        sum(len(pids) - 1 for pids in (canary.get("lives") or {}).get(side, {}).values()) for side in _SIDES
+    )
+    if deaths - before >= DEATHS:
+        return Verdict(
+            "take_back", "VERSION_DIES", f"Processes of version {versions[1]} ended {deaths} times as it answered."
+        )
+    answered, enough = compared["candidate"]["answered"] - canary["before"], least(spec.steps[canary["step"]])
+    spent = now - canary["since"]
+    if answered >= enough and spent >= spec.every_us:
+        return Verdict("next")
+    if answered < enough and spent >= spec.wait_us:
+        return Verdict(
+            "pause",
+            "TOO_FEW_REQUESTS",
+            f"Within {spec.wait} version {versions[1]} answered {answered:,} requests of step {canary['step'] + 1}; the"
+            f" step needs {enough:,} to judge it by.",
+        )
+    return Verdict("wait")
+
+
+def page(canary: Mapping[str, Any], spec: CanarySpec) -> dict[str, Any]:
+    """Where it stands: for whoever shows it, in `status["shown"]`."""
+    step, compared = canary["step"], canary["compared"]
+    return {
+        "step": step + 1,
+        "steps": len(spec.steps),
+        "percent": spec.steps[step],
+        "since": canary["since"],
+        "needed": least(spec.steps[step]),
+        "answered_in_step": compared["candidate"]["answered"] - canary["before"],
+        **{side: compared[side] for side in _SIDES},
+        "evidence": evidence_of(compared),
+        "taken_back_at": round(1 / ALPHA),
+    }
+
+
+def told(canary: Mapping[str, Any], spec: CanarySpec, versions: tuple[int, int]) -> str:
+    """The same in a sentence."""
+    found = page(canary, spec)
+    answered, enough = found["answered_in_step"], found["needed"]
+    of_step = (
+        f"{answered:,} answers of the {enough:,} that the step needs" if answered < enough else f"{answered:,} answers"
+    )
+    return (
+        f"Step {found['step']} of {found['steps']}: version {versions[1]} gets {found['percent']}% of the requests, for"
+        f" {spec.every} at least; {of_step}. {_both(found)}."
+    )
+
+
+def seen_by(canary: Mapping[str, Any]) -> str:
+    """Once it has given its last answer."""
+    candidate = canary["compared"]["candidate"]
+    return f"In all {candidate['answered'] + candidate['refused']:,} requests saw it."
+
+
+def answers(snapshot: Snapshot, service: Resource, version: int) -> bool:
+    """Whether a process of the version is there, which may answer yet."""
+    return any(process.alive for process in _processes(snapshot, service, version))
+
+
+def _both(compared: Mapping[str, Any]) -> str:
+    of_each = []
+    for side in _SIDES:
+        refused = f" and refused {compared[side]['refused']:,}" if compared[side]["refused"] else ""
+        of_each.append(
+            f"{side} failed {compared[side]['failed']:,} of {compared[side]['answered']:,} requests{refused}"
+        )
+    return "; ".join(of_each)
+
+
+def _replicas(snapshot: Snapshot, service: Resource, versions: tuple[int, int]) -> Source:
+    return Source(
+        REPLICAS,
+        *({p.name: _tally(p) for p in _processes(snapshot, service, version) if p.report} for version in versions),
+    )
+
+
+def _processes(snapshot: Snapshot, service: Resource, version: int) -> Iterator[ProcessStatus]:
+    for replica in snapshot.children(service, "replica"):
+        process = snapshot.processes.get(replica.process)
+        if int(replica.spec["version"]) == version and process is not None:
+            yield process
+
+
+def _tally(process: ProcessStatus) -> Tally:
+    report, counted = process.report, process.report.get("counted") or {}
+    failed = sum(int(report.get(what, 0)) for what in ("errors", "overloaded", "expired"))
+    refused = int(report.get("refused", 0))
+    answered = int(report.get("requests", 0)) - refused
+    return Tally(
+        answered, failed, refused, process.started_at, counted.get("latency_us", ()), counted.get("scores", ())
+    )
+
+
+def _arms(snapshot: Snapshot, stream: Resource, versions: tuple[int, int]) -> Source:
+    """A worker counts by the records of its log, over its restarts; an arm whose share changed begins anew."""
+    sides: tuple[dict[str, Tally], dict[str, Tally]] = ({}, {})
+    for worker in snapshot.children(stream, "worker"):
+        process = snapshot.processes.get(worker.process)
+        for arm in (process.report.get("arms") or ()) if process is not None else ():
+            if arm["arm"] != "shadow" and arm["version"] in versions:
+                failed = sum(int(arm["by_reason"].get(reason, 0)) for reason in NO_SCORE)
+                scores = [[place, count] for place, count in enumerate(arm["scores"]) if count]
+                sides[versions.index(arm["version"])][worker.process] = Tally(int(arm["events"]), failed, scores=scores)
+    return Source(f"stream/{stream.name}", *sides)

@@ -1,0 +1,285 @@
+"""A version that takes over by steps, in the real loop with in-memory parts: no process, no disk, no clock."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+import skyriver as sr
+from skyriver.core.errors import Conflict, InvalidInput
+from skyriver.core.resources import Put, Resource
+from skyriver.release import operations
+from skyriver.release.guards import least
+from skyriver.serve.metrics import Histogram
+from skyriver.serve.scores import Scores
+from skyriver.wiring.simulation import Simulation
+
+OLD, NEW = "t.replica.price-1-1", "t.replica.price-2-1"
+
+
+class Answers:
+    """What a replica would have counted."""
+
+    def __init__(self, *, fails: float = 0.0, slower: float = 1.0, scores: float = 0.0) -> None:
+        self.fails, self.slower, self.shift = fails, slower, scores
+        self.requests = self.errors = 0
+        self.latency, self.scores = Histogram(), Scores()
+
+    def serve(self, rng: random.Random, requests: int) -> None:
+        for _ in range(requests):
+            self.requests += 1
+            self.errors += rng.random() < self.fails
+            self.latency.add(int(2_000 * self.slower * rng.lognormvariate(0, 0.4)))
+            self.scores.add(np.array([rng.gauss(self.shift, 1.0)]))
+
+    def report(self) -> dict[str, Any]:
+        counted = {"latency_us": self.latency.told(), "scores": self.scores.told()}
+        return {"requests": self.requests, "errors": self.errors, "refused": 0, "counted": counted}
+
+
+class Cloud(Simulation):
+    """The model `price`, version 1 of which serves; version 2 has passed the gate."""
+
+    def __init__(self, canary: sr.Canary | None) -> None:
+        super().__init__()
+        self.rng = random.Random(3)
+        declared: dict[str, Any] = {"name": "price", "onnx": "price.onnx"}
+        if canary is not None:
+            declared["rollout"] = canary.spec.to_json()
+        spec = {"model": "price", "serve": sr.Service().to_json(), "versions": {"1": {"weight": 100}}}
+        aliases = {"aliases": {"champion": 1}, "history": [{"version": 1, "at": 0, "cause": "release"}]}
+        self.commit(
+            [
+                Put(Resource("t", "model", "price", spec={"model": declared}, state="DECLARED", status=aliases), 0),
+                Put(_version(1, settled="good"), 0),
+                Put(Resource("t", "service", "price", spec=spec, state="PENDING"), 0),
+            ]
+        )
+        self.settle()
+        self.old, self.new = Answers(fails=0.005), Answers(fails=0.005)
+        self.ready(OLD)
+
+    @property
+    def rollout(self) -> Resource:
+        rows = self.store.rows("t", "rollout")
+        return rows[-1]
+
+    @property
+    def shares(self) -> dict[str, int]:
+        return {v: w["weight"] for v, w in self.store.get("t", "service", "price").spec["versions"].items()}
+
+    def ready(self, name: str) -> None:
+        self.compute.report(name, ready=True)
+        self.settle()
+
+    def release(self) -> None:
+        self.commit([Put(_version(2), 0)])
+        self.settle()
+
+    def act(self, plan: Any, **params: Any) -> None:
+        self.commit([Put(r, r.revision) for r in plan(self.loop.snapshot(), "t", self.rollout.name, params, {})])
+        self.settle()
+
+    def traffic(self, seconds: int, per_second: int = 200) -> int:
+        """Requests of so long, by the shares there are; of a rollout that ends, the seconds until then."""
+        for second in range(seconds):
+            to_new = sum(self.rng.random() * 100 < self.shares.get("2", 0) for _ in range(per_second))
+            self.old.serve(self.rng, per_second - to_new)
+            self.new.serve(self.rng, to_new)
+            for name, answers in ((OLD, self.old), (NEW, self.new)):
+                if self.running(name):
+                    self.compute.report(name, ready=True, **answers.report())
+            self.run(seconds=1)
+            if self.rollout.state in ("DONE", "ROLLED_BACK", "ABORTED"):
+                return second + 1
+        return seconds
+
+    def running(self, name: str) -> bool:
+        return name in self.compute.running and self.compute.running[name].alive
+
+
+def _version(number: int, **status: Any) -> Resource:
+    spec = {"model": "price", "version": number, "artifact": "a" * 64}
+    return Resource("t", "version", f"price:{number}", spec=spec, state="APPROVED", status=status)
+
+
+BY_STEPS = sr.Canary([5, 50, 100], every="30s", wait="2m")
+
+
+@pytest.fixture
+def cloud() -> Cloud:
+    """Version 2 has the share of the first step."""
+    cloud = Cloud(BY_STEPS)
+    cloud.release()
+    assert (cloud.rollout.state, cloud.shares) == ("CANARY", {"1": 100, "2": 0}), "none before it can answer"
+    cloud.ready(NEW)
+    assert cloud.shares == {"1": 95, "2": 5}
+    return cloud
+
+
+def test_a_version_that_is_as_good_gets_all_requests_step_by_step(cloud: Cloud) -> None:
+    seen = []
+    for _ in range(150):
+        if cloud.traffic(1) and cloud.shares not in seen:
+            seen.append(cloud.shares)
+    assert seen[:2] == [{"1": 95, "2": 5}, {"1": 50, "2": 50}]
+    assert (cloud.rollout.state, cloud.shares) == ("DONE", {"2": 100})
+    model = cloud.store.get("t", "model", "price")
+    assert model.status["aliases"]["champion"] == 2
+
+
+def test_a_step_takes_as_long_as_declared_and_says_where_it_stands(cloud: Cloud) -> None:
+    cloud.traffic(20)
+    rollout = cloud.rollout
+    assert rollout.message.startswith("Step 1 of 2: version 2 gets 5% of the requests, for 30s at least; ")
+    assert "champion failed" in rollout.message
+    assert cloud.shares == {"1": 95, "2": 5}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"fails": 0.06}, "WORSE_ERRORS"),
+        ({"fails": 0.005, "slower": 3.0}, "WORSE_LATENCY"),
+        ({"fails": 0.005, "scores": 0.6}, "WORSE_SCORES"),
+    ],
+)
+def test_one_that_is_worse_is_taken_back_and_why_is_told(cloud: Cloud, wrong: dict[str, float], reason: str) -> None:
+    cloud.traffic(3)
+    cloud.new = Answers(**wrong)
+    cloud.traffic(110)
+    rollout = cloud.rollout
+    assert (rollout.state, rollout.reason, cloud.shares) == ("ROLLED_BACK", reason, {"1": 100})
+    assert "Version 2 is worse than version 1" in rollout.message
+    assert rollout.next_action
+    version = cloud.store.get("t", "version", "price:2")
+    assert (version.status["settled"], version.reason) == ("bad", reason)
+
+
+def test_the_share_is_gone_in_the_pass_that_finds_it_worse(cloud: Cloud) -> None:
+    cloud.new = Answers(fails=1.0)
+    seconds = cloud.traffic(30)
+    assert cloud.rollout.state == "ROLLED_BACK"
+    assert seconds <= 3
+    assert cloud.new.requests < 50
+
+
+def test_where_nobody_asks_it_pauses_and_goes_on_by_hand(cloud: Cloud) -> None:
+    cloud.traffic(125, per_second=2)
+    rollout = cloud.rollout
+    assert (rollout.state, rollout.reason) == ("PAUSED", "TOO_FEW_REQUESTS")
+    assert f"the step needs {least(5)}" in rollout.message
+    assert f"skyriver rollout resume {rollout.name}" in rollout.next_action
+    cloud.act(operations.plan_rollout_resume)
+    assert cloud.rollout.state == "CANARY"
+    cloud.traffic(40)
+    assert cloud.shares == {"1": 50, "2": 50}
+
+
+def test_a_paused_one_keeps_its_share_and_is_still_taken_back(cloud: Cloud) -> None:
+    cloud.act(operations.plan_rollout_pause, why="we wait for Monday.")
+    assert cloud.rollout.message == "It was paused by hand: we wait for Monday."
+    cloud.traffic(60)
+    assert (cloud.rollout.state, cloud.rollout.reason, cloud.shares) == ("PAUSED", "BY_HAND", {"1": 95, "2": 5})
+    cloud.new.fails = 0.5
+    cloud.traffic(30)
+    assert (cloud.rollout.state, cloud.rollout.reason) == ("ROLLED_BACK", "WORSE_ERRORS")
+
+
+def test_by_hand_it_gets_all_or_none(cloud: Cloud) -> None:
+    cloud.traffic(2)
+    cloud.act(operations.plan_rollout_abort, why="a mistake")
+    assert cloud.rollout.state == "ABORTED"
+    seen = cloud.new.requests
+    assert cloud.rollout.message == f"It was aborted by hand: a mistake. In all {seen} requests saw it."
+    assert cloud.shares == {"1": 100}
+    for plan in (operations.plan_rollout_promote, operations.plan_rollout_pause, operations.plan_rollout_abort):
+        with pytest.raises(Conflict, match="is ABORTED"):
+            cloud.act(plan)
+
+
+def test_promoted_by_hand_it_serves_alone(cloud: Cloud) -> None:
+    cloud.traffic(2)
+    cloud.act(operations.plan_rollout_promote)
+    assert (cloud.rollout.state, cloud.shares) == ("DONE", {"2": 100})
+
+
+def test_a_version_whose_processes_end_as_they_answer_is_taken_back(cloud: Cloud) -> None:
+    for _ in range(2):
+        cloud.traffic(2)
+        cloud.compute.kill(NEW, -9)
+        cloud.settle()
+        cloud.new = Answers()
+        if cloud.rollout.state == "CANARY":
+            cloud.run(seconds=1)
+            cloud.ready(NEW)
+    cloud.traffic(3)
+    assert (cloud.rollout.state, cloud.rollout.reason) == ("ROLLED_BACK", "VERSION_DIES")
+
+
+def test_a_cloud_that_was_down_twice_is_no_fault_of_the_version(cloud: Cloud) -> None:
+    for _ in range(2):
+        cloud.traffic(2)
+        for name in (OLD, NEW):
+            cloud.compute.kill(name, -9)
+        cloud.settle()
+        cloud.old, cloud.new = Answers(), Answers()
+        cloud.run(seconds=1)
+        for name in (OLD, NEW):
+            cloud.ready(name)
+    cloud.traffic(150)
+    assert cloud.rollout.state == "DONE"
+
+
+def test_one_of_which_one_process_was_killed_goes_on(cloud: Cloud) -> None:
+    cloud.traffic(2)
+    cloud.compute.kill(NEW, -9)
+    cloud.settle()
+    cloud.new = Answers()
+    cloud.ready(NEW)
+    cloud.traffic(150)
+    assert cloud.rollout.state == "DONE"
+
+
+def test_a_control_plane_that_begins_anew_goes_on_where_it_was(cloud: Cloud) -> None:
+    cloud.traffic(20)
+    before = cloud.rollout.status["canary"]["compared"]["candidate"]["answered"]
+    cloud.start_control()
+    cloud.traffic(5)
+    assert cloud.rollout.status["canary"]["compared"]["candidate"]["answered"] > before
+    cloud.traffic(110)
+    assert cloud.rollout.state == "DONE"
+
+
+def test_without_a_declaration_or_a_champion_and_for_a_way_back_it_is_at_once() -> None:
+    cloud = Cloud(None)
+    cloud.release()
+    assert cloud.rollout.state == "PROMOTING"
+    cloud.ready(NEW)
+    assert (cloud.rollout.state, cloud.shares) == ("DONE", {"2": 100})
+
+
+@pytest.mark.parametrize(
+    ("steps", "terms", "told"),
+    [
+        ([], {}, "whole percents that grow"),
+        ([100], {}, "whole percents that grow"),
+        ([10, 5, 100], {}, "whole percents that grow"),
+        ([0, 5], {}, "whole percents that grow"),
+        ([5, 100, 100], {}, "whole percents that grow"),
+        ([0.5, 50], {}, "steps"),
+        ([True, 50], {}, "steps"),
+        ("1,10", {}, "is no list of percents"),
+        (5, {}, "is no list of percents"),
+        ([5], {"every": "0s"}, "shorter than a second"),
+        ([5], {"every": "soon"}, "soon"),
+        ([5], {"every": "10m", "wait": "5m"}, "shorter than a step"),
+    ],
+)
+def test_steps_that_are_none_are_refused(steps: Any, terms: dict[str, str], told: str) -> None:
+    with pytest.raises(InvalidInput, match=told) as refused:
+        sr.Canary(steps, **terms)
+    assert refused.value.next_action
