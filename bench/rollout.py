@@ -1,0 +1,278 @@
+"""Versions that take over by steps: how often a good one is taken back, how soon a bad one is, and who saw it.
+
+    python bench/rollout.py [--quick]
+
+Simulated: the product's own functions (`release.canary`, `release.stepping`) judge what a model of the traffic answers,
+100 requests a second for an hour in steps of 1, 10 and 50%, looked at every five seconds. Candidates are as the
+champion (0.5% of errors), or fail two points more, or take twice as long, or score 0.3 standard deviations higher.
+Live: a cloud with its gateway under 1,000 requests a second, an open loop (`_serving_load.py`): good versions take over
+by steps, then one that refuses what it is asked, and one that scores higher.
+Prints one JSON document; progress goes to stderr. Exit code 1: a goal does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnx.parser
+from _document import Document, Goal
+from _processes import Failed, cloud_home, free_port
+from _serving_scenes import sending
+from _serving_systems import System, product
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from skyriver.core.spec import CanarySpec
+from skyriver.release.canary import Source, Tally, looked
+from skyriver.release.stepping import begin_step, judge
+from skyriver.serve.metrics import Histogram
+from skyriver.serve.scores import score_bucket
+
+GOALS = (
+    Goal("false_rollback_share", "<=", 0.05, "of rollouts"),
+    Goal("regression_caught_share", ">=", 0.95, "of rollouts"),
+    Goal("live_failed_requests", "<=", 0, "requests"),
+    Goal("live_exposed_miscounted", "<=", 0, "requests"),
+)
+RATE, LOOK_S, STEP_S = 100, 5, 1_200
+SPEC = CanarySpec(steps=(1, 10, 50), every="20m", wait="1h")
+ERRORS, MORE_ERRORS = 0.005, 0.02
+MEDIAN_US, SPREAD = 3_000, 0.5
+SHIFT = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """Of a version: the share of its requests that fails, and the chances of each bucket of latency and score."""
+
+    errors: float
+    latency: tuple[NDArray[np.int64], NDArray[np.float64]]
+    scores: tuple[NDArray[np.int64], NDArray[np.float64]]
+
+
+def behaviour(errors: float = ERRORS, slower: float = 1.0, shift: float = 0.0) -> Behaviour:
+    """Latencies are lognormal. Scores are probabilities, as of rare events: the logistic function of a normal variable,
+    whose mean is `shift` of its standard deviations higher."""
+    chances = (np.arange(20_000) + 0.5) / 20_000
+    latency, scores = Histogram(), {}
+    for quantile in norm.ppf(chances):
+        latency.add(int(MEDIAN_US * slower * math.exp(SPREAD * quantile)))
+        bucket = score_bucket(1 / (1 + math.exp(4 - 1.5 * (quantile + shift))))
+        scores[bucket] = scores.get(bucket, 0) + 1
+    return Behaviour(errors, _shares(latency.told()), _shares(sorted(scores.items())))
+
+
+def _shares(histogram: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    buckets, counts = np.array(histogram).T
+    return buckets, counts / counts.sum()
+
+
+CASES = {
+    "as good": behaviour(),
+    "fails 2 points more": behaviour(ERRORS + MORE_ERRORS),
+    "twice as slow": behaviour(slower=2.0),
+    "scores higher by 0.3 standard deviations": behaviour(shift=SHIFT),
+}
+
+
+class Side:
+    """What a version has counted."""
+
+    def __init__(self, of: Behaviour, rng: np.random.Generator) -> None:
+        self._of, self._rng = of, rng
+        self.answered = self.failed = 0
+        self._latency = np.zeros(len(of.latency[0]), np.int64)
+        self._scores = np.zeros(len(of.scores[0]), np.int64)
+
+    def serve(self, requests: int) -> None:
+        self.answered += requests
+        self.failed += int(self._rng.binomial(requests, self._of.errors))
+        self._latency += self._rng.multinomial(requests, self._of.latency[1])
+        self._scores += self._rng.multinomial(requests, self._of.scores[1])
+
+    def tally(self) -> Tally:
+        latency, scores = _told(self._of.latency[0], self._latency), _told(self._of.scores[0], self._scores)
+        return Tally(self.answered, self.failed, latency=latency, scores=scores)
+
+
+def _told(buckets: NDArray[np.int64], counts: NDArray[np.int64]) -> list[list[int]]:
+    there = counts > 0
+    return np.stack([buckets[there], counts[there]], axis=1).tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    seconds: int
+    exposed: int
+    reason: str
+    """Why it was taken back or paused; "" when it took over."""
+
+
+def simulate(case: str, seed: int) -> Ended:
+    rng = np.random.default_rng([seed, *case.encode()])
+    champion, candidate = Side(CASES["as good"], rng), Side(CASES[case], rng)
+    canary = begin_step({}, 0, 0)
+    for now in range(LOOK_S, 4 * 3_600, LOOK_S):
+        requests = int(rng.poisson(RATE * LOOK_S))
+        to_candidate = int(rng.binomial(requests, SPEC.steps[canary["step"]] / 100))
+        champion.serve(requests - to_candidate)
+        candidate.serve(to_candidate)
+        source = Source("replicas", {"a": champion.tally()}, {"b": candidate.tally()})
+        canary = {**canary, "compared": looked(canary["compared"], [source], now * 1_000_000)}
+        verdict = judge(canary, SPEC, (1, 2), now * 1_000_000)
+        if verdict.what in ("take_back", "pause"):
+            return Ended(now, candidate.answered, verdict.reason)
+        if verdict.what == "next":
+            if canary["step"] + 1 == len(SPEC.steps):
+                return Ended(now, candidate.answered, "")
+            canary = begin_step(canary, canary["step"] + 1, now * 1_000_000)
+    raise AssertionError("it does not end")
+
+
+def measure_simulated(document: Document, runs: int) -> None:
+    caught = []
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for case in CASES:
+            ended = list(pool.map(simulate, [case] * runs, range(runs), chunksize=5))
+            back = [each for each in ended if each.reason]
+            exposed = sorted(each.exposed for each in back)
+            document.row(
+                "skyriver",
+                f"simulated: {case}",
+                rollouts=runs,
+                taken_back=len(back),
+                reasons={reason: sum(e.reason == reason for e in back) for reason in sorted({e.reason for e in back})},
+                exposed_requests_median=median(exposed) if exposed else None,
+                exposed_requests_p95=exposed[int(0.95 * len(exposed))] if exposed else None,
+                seconds_median=median(each.seconds for each in back) if back else None,
+            )
+            if case == "as good":
+                document.measured("false_rollback_share", len(back) / runs, note=f"{runs} rollouts of an hour")
+            else:
+                caught.append(sum(each.reason.startswith("WORSE_") for each in back) / runs)
+    document.measured("regression_caught_share", min(caught), note=f"the least of {len(caught)} kinds, {runs} each")
+
+
+MODEL = """
+<ir_version: 10, opset_import: ["" : 21]>
+shop (float[n, 3] features) => (float[n, 1] score)
+<float[3, 1] weight = {0.1, 0.2, 0.3}, float[1] base = {BASE}, float[2] some = {1, 1}, int64[1, 1] place = {PLACE}>
+{ sum = MatMul(features, weight) one = Gather(some, place) same = Mul(sum, one) score = Add(same, base) }
+"""
+BODY = json.dumps({"inputs": [{"name": "features", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}).encode()
+APP = """\
+import skyriver as sr
+
+app = sr.App("shop")
+app.model("shop", onnx="shop.onnx", rollout=sr.Canary({steps}, every="1s"))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A cloud whose model has versions that take over by steps."""
+
+    home: Path
+    system: System
+
+    def deploy(self, steps: Sequence[int], base: float = 0.5, place: int = 0) -> dict[str, Any]:
+        """The rollout of the version that was made, once it has ended."""
+        folder = self.home.parent / "app"
+        folder.mkdir(exist_ok=True)
+        model = MODEL.replace("BASE", f"{base:.7f}").replace("PLACE", str(place))
+        (folder / "shop.onnx").write_bytes(onnx.parser.parse_model(model).SerializeToString())
+        (folder / "app.py").write_text(APP.format(steps=list(steps)))
+        product(self.home, "deploy", str(folder / "app.py"), "-y")
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            found: Any = product(self.home, "rollout", "list")
+            last: dict[str, Any] = max(found, key=lambda row: int(row["name"].rpartition("-")[2]))
+            if last["state"] in ("DONE", "ROLLED_BACK", "ABORTED"):
+                return last
+            time.sleep(0.2)
+        raise Failed(f"the rollout did not end: {last['state']} {last['message']}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What `sending` needs of a case."""
+
+    model: str = "shop"
+
+
+def measure_live(document: Document, swaps: int, rate: float) -> None:
+    with cloud_home() as home:
+        home.parent.mkdir(exist_ok=True)
+        told = product(home, "up", "--port", str(free_port()))
+        port = int(str(told["url"]).rpartition(":")[2])
+        shop = Shop(home, System("skyriver", "", port, list, token=str(told["token"])))
+        shop.deploy([1, 100])
+        with _load(shop, rate) as good:
+            steps = []
+            for number in range(swaps):
+                begun = time.perf_counter()
+                ended = shop.deploy([50, 100], base=0.5 + (number + 1) * 1e-6)
+                steps.append(time.perf_counter() - begun)
+                if ended["state"] != "DONE":
+                    raise Failed(f"a good version did not take over: {ended['message']}")
+            good.stop()
+        document.row(
+            "skyriver",
+            f"{swaps} good versions by steps at {rate:.0f} requests a second",
+            requests=len(good.found["status"]),
+            statuses=good.counts(),
+            rollout_seconds_median=round(median(steps), 1),
+        )
+        document.measured("live_failed_requests", good.failed())
+        for what, version in (("refuses all it is asked", {"place": 7}), ("scores higher", {"base": 0.9})):
+            with _load(shop, rate) as bad:
+                ended = shop.deploy([1, 10, 50, 100], **version)  # type: ignore[arg-type]
+                bad.stop()
+            saw = ended["status"]["canary"]["compared"]["candidate"]
+            document.row(
+                "skyriver",
+                f"a version that {what}, at {rate:.0f} requests a second",
+                state=ended["state"],
+                reason=ended["reason"],
+                requests=len(bad.found["status"]),
+                statuses=bad.counts(),
+                requests_that_saw_it=saw["answered"] + saw["refused"],
+            )
+            if "place" in version:
+                told_of = saw["answered"] + saw["refused"]
+                document.measured("live_exposed_miscounted", abs(bad.failed() - told_of), note=f"{told_of} saw it")
+            if ended["state"] != "ROLLED_BACK":
+                raise Failed(f"a version that {what} was not taken back")
+
+
+def _load(shop: Shop, rate: float) -> Any:
+    return sending(shop.home.parent, shop.system, _Asked(), BODY, rate, 3_600)  # type: ignore[arg-type]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rollouts, the same goals")
+    quick = parser.parse_args().quick
+    document = Document("rollout", GOALS)
+    simulated = ("false_rollback_share", "regression_caught_share")
+    document.part(simulated, lambda: measure_simulated(document, 100 if quick else 500))
+    document.part(
+        ("live_failed_requests", "live_exposed_miscounted"), lambda: measure_live(document, 10 if quick else 100, 1_000)
+    )
+    return 0 if document.print() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
