@@ -323,7 +323,7 @@ def path_of(route: APIRoute) -> str:
 def changing(stage: Stage) -> list[APIRoute]:
     """What takes away comes last."""
     routes = [r for r in stage.api.routes if isinstance(r, APIRoute) and not r.methods <= {"GET", "HEAD"}]
-    return sorted(routes, key=lambda route: (route.operation_id == "start_erase", "DELETE" in route.methods))
+    return sorted(routes, key=lambda route: ("DELETE" in route.methods, route.operation_id == "start_erase"))
 
 
 def prepared(stage: Stage, admin: dict[str, str]) -> None:
