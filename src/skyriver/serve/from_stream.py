@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from skyriver.core.resources import Resource, Snapshot
@@ -34,14 +36,14 @@ def live_of_replica(snapshot: Snapshot, replica: Resource) -> dict[str, Any]:
     trained_on = version.spec.get("features") if version is not None else None
     if stream is None or not trained_on or not trained_on.get("spec"):
         return {}
-    features = FeatureSetSpec.model_validate(trained_on["spec"])
+    keys, reads = _asked_by(_TrainedOn(trained_on["digest"], trained_on["spec"]))
     return {
         "from_stream": {
             "stream": stream.name,
             "socket": _socket(snapshot, stream),
             "features": trained_on["digest"],
-            "keys": list(features.keys),
-            "reads": list(features.columns()),
+            "keys": list(keys),
+            "reads": list(reads),
             "fields": stream.spec["stream"]["fields"],
             "on_unknown": declared.on_unknown,
             "on_old": declared.on_old,
@@ -49,6 +51,19 @@ def live_of_replica(snapshot: Snapshot, replica: Resource) -> dict[str, Any]:
             "fallback": declared.fallback,
         }
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _TrainedOn:
+    digest: str
+    spec: Mapping[str, Any] = field(compare=False)
+
+
+@lru_cache(maxsize=1_024)  # each pass of the loop asks it for each replica
+def _asked_by(features: _TrainedOn) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The fields that they look by, and those of the event that they read; the digest stands for both."""
+    spec = FeatureSetSpec.model_validate(features.spec)
+    return spec.keys, spec.columns()
 
 
 def _socket(snapshot: Snapshot, stream: Resource) -> str:

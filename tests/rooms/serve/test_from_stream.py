@@ -9,6 +9,7 @@ import pytest
 import skyriver as sr
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot, Want
 from skyriver.core.spec import AppSpec
+from skyriver.features.plan import plan_features
 from skyriver.serve.kinds import REPLICA, SERVICE
 from skyriver.wiring.deploy import plan_deploy
 
@@ -42,7 +43,8 @@ def declare(**policy: Any) -> AppSpec:
 
 
 SPEC = declare(max_age="90s")
-TRAINED_ON = {"set": "habits", "digest": "d" * 64, "names": [], "spec": SPEC.feature_set("habits").to_json()}
+DIGEST = plan_features(SPEC.feature_set("habits"), SPEC.stream("orders")).digest
+TRAINED_ON = {"set": "habits", "digest": DIGEST, "names": [], "spec": SPEC.feature_set("habits").to_json()}
 
 
 def live_of(
@@ -79,7 +81,7 @@ MINE = ProcessStatus("mine.worker.orders-0", alive=True, socket="/run/mine.sock"
 def test_it_is_told_of_its_own_tenant_s_worker() -> None:
     told = live_of({THEIRS.name: THEIRS, MINE.name: MINE})["from_stream"]
     assert told["socket"] == "/run/mine.sock"
-    assert (told["stream"], told["features"]) == ("orders", "d" * 64)
+    assert (told["stream"], told["features"]) == ("orders", DIGEST)
     assert (told["keys"], told["reads"]) == (["customer", "shop"], ["amount"])
     assert (told["on_unknown"], told["on_old"], told["max_age_us"]) == ("answer", "refuse", 90_000_000)
     assert told["fallback"] is None

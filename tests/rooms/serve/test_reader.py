@@ -35,7 +35,7 @@ class Worker:
         self.held.set()
         self.say: tuple[int, bytes] | None = None
         self.close_after = 0
-        """So many answers a connection; 0: it stays."""
+        """So many answers a connection; 0: it stays; -1: none."""
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
 
@@ -238,6 +238,21 @@ def test_a_worker_that_was_never_started_is_away() -> None:
         assert house.codes() == ["STATE_AWAY"]
 
     asyncio.run(main())
+
+
+def test_a_worker_that_ends_each_connection_at_once_is_away(tmp_path: Path) -> None:
+    async def test(house: House) -> None:
+        house.worker.close_after = -1
+        for n in range(3):
+            house.ask(n)
+            await house.until_told()
+        assert house.codes() == ["STATE_AWAY"] * 3
+        house.worker.close_after = 0
+        house.ask(3)
+        await house.until_told()
+        assert values(house.found[3]) == [[3, 6]]
+
+    run(tmp_path, test)
 
 
 def test_what_was_sent_on_a_connection_that_ended_idle_is_sent_once_more(tmp_path: Path) -> None:

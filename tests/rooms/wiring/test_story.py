@@ -13,6 +13,7 @@ from skyriver.core.errors import Conflict, InvalidInput, NotFound, StaleWrite
 from skyriver.core.resources import Delete, Put, Resource
 from skyriver.core.spec import AppSpec, FieldSpec, NatsLogSpec, ReferenceSpec
 from skyriver.data.operations import plan_load
+from skyriver.features.plan import plan_features
 from skyriver.release.operations import plan_rollback, plan_train
 from skyriver.wiring.deploy import plan_deploy
 from skyriver.wiring.kinds import KINDS
@@ -119,7 +120,8 @@ def test_a_service_that_reads_from_a_stream_is_told_of_its_worker(cloud: Cloud) 
     assert "reads" not in cloud.compute.specs[WORKER_NAME].config
     version = cloud.get("version", "fraud:1")
     features = risk(by_key={}).feature_set("behaviour").to_json()
-    trained = {**version.spec, "features": {"set": "behaviour", "digest": "d" * 64, "names": [], "spec": features}}
+    digest = plan_features(risk(by_key={}).feature_set("behaviour"), risk().stream("payments")).digest
+    trained = {**version.spec, "features": {"set": "behaviour", "digest": digest, "names": [], "spec": features}}
     cloud.commit([Put(replace(version, spec=trained), version.revision)])
     lines = cloud.deploy(risk(by_key={"max_age": "5m", "on_old": "fallback", "fallback": 0.02}))
     assert "update service/fraud" in lines
@@ -130,7 +132,7 @@ def test_a_service_that_reads_from_a_stream_is_told_of_its_worker(cloud: Cloud) 
     assert told == {
         "stream": "payments",
         "socket": cloud.compute.running[WORKER_NAME].socket,
-        "features": "d" * 64,
+        "features": digest,
         "keys": ["customer"],
         "reads": ["amount"],
         "on_unknown": "answer",
