@@ -18,6 +18,8 @@ RULE_WORDS = frozenset({"and", "or", "not", "is", "missing", "true", "false", "i
 """Words of the rules' language, which name nothing else in it."""
 SCORES = ("score", "probability")
 """What a rule may ask of the model."""
+BY_KEY = ("entity", "event")
+"""The parts of a row that a model is asked for by key."""
 _ARTIFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from skyriver.core.cron import check_cron
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Aggregate, Column, Lookup, Node, Same, walk
+from skyriver.core.names import BY_KEY
 from skyriver.core.spec_base import FieldName, InnerPath, Name, Spec
 from skyriver.core.units import SECOND, parse_duration, parse_rate
 
@@ -139,10 +140,6 @@ def _rate(text: str) -> str:
 
 
 Rate = Annotated[str, AfterValidator(_rate)]
-
-
-BY_KEY = ("entity", "event")
-"""The parts of a row that a model is asked for by key."""
 
 
 class FromStreamSpec(Spec):

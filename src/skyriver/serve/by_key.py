@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from skyriver.core.errors import DeadlineExceeded, InvalidInput, NotFound, SkyriverError, Unavailable
+from skyriver.core.names import BY_KEY
 from skyriver.core.spec_streams import FieldSpec
 from skyriver.data.border import Reason, Rejection, RowCleaner
-from skyriver.serve.fields import BY_KEY, ROWS, fault_of, invalid_fields, listed
+from skyriver.serve.fields import ROWS, fault_of, invalid_fields, listed
 from skyriver.serve.protocol import BadJson, decode_body
 from skyriver.serve.read_format import MOST_ROWS
 from skyriver.serve.reader import FeaturesFound, Place
@@ -51,11 +52,15 @@ class FromStream:
     def of(cls, told: Mapping[str, Any]) -> FromStream:
         """Raises InvalidInput (BAD_CONFIG)."""
         try:
+            fields = tuple(FieldSpec.model_validate(field) for field in told["fields"])
+            keys, reads = tuple(told["keys"]), tuple(told["reads"])
+            if missing := {*keys, *reads} - {field.name for field in fields}:
+                raise ValueError(f"there is no field {min(missing)}")
             return cls(
                 Place(told["stream"], told["socket"], told["features"]),
-                tuple(told["keys"]),
-                tuple(told["reads"]),
-                tuple(FieldSpec.model_validate(field) for field in told["fields"]),
+                keys,
+                reads,
+                fields,
                 told["on_unknown"],
                 told["on_old"],
                 int(told["max_age_us"]),

@@ -22,6 +22,7 @@ import numpy as np
 from msgspec import Struct
 
 from skyriver.core.errors import Internal, InvalidInput
+from skyriver.core.names import BY_KEY
 from skyriver.core.spec_streams import FieldSpec
 from skyriver.data.border import Reason, Rejection, RowCleaner
 from skyriver.release.signature import ANY, Signature, TensorSpec, answer_names
@@ -35,8 +36,6 @@ ROWS = "rows"
 _NAMED = 30
 """Fields that an error lists."""
 _ERRORS_SHOWN = 20
-BY_KEY = ("entity", "event")
-"""As in `core.spec`, which a replica does without."""
 
 Row = Mapping[str, object]
 

@@ -157,10 +157,30 @@ def test_a_model_without_a_stream_says_that_it_is_not_asked_so(given: object) ->
     assert "returns:3" in caught.value.message
 
 
-def test_settings_that_are_no_settings_are_refused() -> None:
-    with pytest.raises(InvalidInput) as caught:
-        FromStream.of({"stream": "orders"})
-    assert caught.value.code == "BAD_CONFIG"
+TOLD: dict[str, Any] = {
+    "stream": "orders",
+    "socket": "/run/w.sock",
+    "features": "d" * 64,
+    "keys": ["customer", "shop"],
+    "reads": ["amount", "weight", "pieces", "customer"],
+    "fields": [field.to_json() for field in STREAM],
+    "on_unknown": "answer",
+    "on_old": "refuse",
+    "max_age_us": 0,
+    "fallback": None,
+}
+
+
+def test_settings_are_those_that_the_control_plane_told() -> None:
+    assert FromStream.of(TOLD) == DECLARED
+
+
+@pytest.mark.parametrize("wrong", [{"keys": ["nobody"]}, {"reads": ["nothing"]}, {"fields": [3]}, {"max_age_us": "x"}])
+def test_settings_that_are_no_settings_are_refused(wrong: dict[str, Any]) -> None:
+    for told in (TOLD | wrong, {"stream": "orders"}):
+        with pytest.raises(InvalidInput) as caught:
+            FromStream.of(told)
+        assert caught.value.code == "BAD_CONFIG"
 
 
 JSON = st.recursive(
