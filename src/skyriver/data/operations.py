@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skyriver.core.errors import InvalidInput
@@ -33,6 +33,20 @@ def rejected_table(stream: str) -> str:
 FORMATS = ("parquet", "csv", "jsonl")
 
 
+def check_uploaded(files: Sequence[object]) -> None:
+    """Files as a request names them: {"digest", "name", "format"}. Raises InvalidInput (BAD_FILE, UNKNOWN_FORMAT)."""
+    for file in files:
+        if not isinstance(file, dict) or not isinstance(file.get("digest"), str):
+            raise InvalidInput(f"{file!r} names no uploaded file.", code="BAD_FILE", next_action="Give its digest.")
+        if file.get("format") not in FORMATS:
+            raise InvalidInput(
+                f"{file.get('name')!r} has the format {file.get('format')!r}.",
+                code="UNKNOWN_FORMAT",
+                where=str(file.get("name", "")),
+                next_action=f"Give files that end in .{', .'.join(FORMATS)}.",
+            )
+
+
 def plan_load(
     snapshot: Snapshot, tenant: str, target: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
 ) -> list[Resource]:
@@ -44,16 +58,7 @@ def plan_load(
         raise InvalidInput(
             "A load needs at least one file.", code="NO_FILES", next_action="Upload one and name it in `files`."
         )
-    for file in files:
-        if not isinstance(file, dict) or not isinstance(file.get("digest"), str):
-            raise InvalidInput(f"{file!r} names no uploaded file.", code="BAD_FILE", next_action="Give its digest.")
-        if file.get("format") not in FORMATS:
-            raise InvalidInput(
-                f"{file.get('name')!r} has the format {file.get('format')!r}.",
-                code="UNKNOWN_FORMAT",
-                where=str(file.get("name", "")),
-                next_action=f"Give files that end in .{', .'.join(FORMATS)}.",
-            )
+    check_uploaded(files)
     number = next_number(snapshot, tenant, "job", f"{target}-load")
     name = f"{target}-load-{number}"
     job = new_job(

@@ -10,7 +10,7 @@ from skyriver.core.jobs import ENDED, new_job, new_operation, next_number
 from skyriver.core.names import ModelRef, check_artifact, check_name, nearest
 from skyriver.core.resources import Limits, Resource, Snapshot, need
 from skyriver.core.spec import AppSpec, StreamSpec, TableSpec
-from skyriver.data.operations import FORMATS
+from skyriver.data.operations import FORMATS, check_uploaded
 from skyriver.release.signature import Signature, answer_names
 from skyriver.serve.predicted import check_erasures
 
@@ -133,16 +133,7 @@ def _source(
 def _files(files: object) -> list[dict[str, str]]:
     if not isinstance(files, list) or not files:
         raise _bad("A prediction needs at least one file.", "NO_FILES")
-    for file in files:
-        if not isinstance(file, dict) or not isinstance(file.get("digest"), str):
-            raise InvalidInput(f"{file!r} names no uploaded file.", code="BAD_FILE", next_action="Give its digest.")
-        if file.get("format") not in FORMATS:
-            raise InvalidInput(
-                f"{file.get('name')!r} has the format {file.get('format')!r}.",
-                code="UNKNOWN_FORMAT",
-                where=str(file.get("name", "")),
-                next_action=f"Give files that end in .{', .'.join(FORMATS)}.",
-            )
+    check_uploaded(files)
     return [{"digest": f["digest"], "name": str(f.get("name", "")), "format": f["format"]} for f in files]
 
 
