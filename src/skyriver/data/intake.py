@@ -103,22 +103,12 @@ class Intake:
 
     def check(self, max_bad: float) -> None:
         """Raises InvalidInput when there were no files, or too many of their rows were bad."""
-        bad = self.bad.total()
         if not self.rows:
             raise InvalidInput(
                 "A load needs at least one file.", code="NO_FILES", next_action="Name a file that has rows."
             )
-        if bad > max_bad * self.rows:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self.bad.most_common())
-            first = self.examples[0]
-            raise InvalidInput(
-                f"{bad} of {self.rows} rows are bad ({reasons}); at most {max_bad:.1%} may be."
-                f" The first is row {first['row']}: {first['message']}",
-                code="TOO_MANY_BAD_ROWS",
-                where=first["file"],
-                next_action="Correct the files or the declaration of the fields, or raise max_bad.",
-                details=tuple(self.examples),
-            )
+        action = "Correct the files or the declaration of the fields, or raise max_bad."
+        check_bad(self.rows, self.bad, self.examples, max_bad, action)
 
     def report(
         self,
@@ -144,6 +134,25 @@ class Intake:
             last_time=last_time,
             ignored=dict(self.ignored),
             version=version,
+        )
+
+
+def check_bad(
+    rows: int, bad: Counter[str], examples: Sequence[Mapping[str, Any]], max_bad: float, next_action: str
+) -> None:
+    """Raises InvalidInput (TOO_MANY_BAD_ROWS) where more than the share `max_bad` of the rows are bad: `bad` counts
+    them by reason, `examples` are the first."""
+    count = bad.total()
+    if count > max_bad * rows:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in bad.most_common())
+        first = examples[0]
+        raise InvalidInput(
+            f"{count} of {rows} rows are bad ({reasons}); at most {max_bad:.1%} may be."
+            f" The first is row {first['row']}: {first['message']}",
+            code="TOO_MANY_BAD_ROWS",
+            where=first["file"],
+            next_action=next_action,
+            details=tuple(dict(example) for example in examples),
         )
 
 

@@ -24,11 +24,11 @@ from typing import Any, overload
 
 import polars as pl
 
-from skyriver.core.errors import InvalidInput
 from skyriver.core.jobs import Progress
 from skyriver.core.names import digest
 from skyriver.data.border_frame import BAD_SCHEMA
 from skyriver.data.folders import make_folder, replace_file
+from skyriver.data.intake import check_bad
 from skyriver.serve.frames import Scored
 
 EXAMPLES = 10
@@ -73,18 +73,8 @@ class Tally:
 
     def check(self, max_bad: float) -> None:
         """Raises InvalidInput (TOO_MANY_BAD_ROWS)."""
-        bad = self.bad.total()
-        if bad > max_bad * self.rows:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self.bad.most_common())
-            first = self.examples[0]
-            raise InvalidInput(
-                f"{bad} of {self.rows} rows are bad ({reasons}); at most {max_bad:.1%} may be."
-                f" The first is row {first['row']}: {first['message']}",
-                code="TOO_MANY_BAD_ROWS",
-                where=first["file"],
-                next_action="Correct the rows, or allow more of them with --max-bad.",
-                details=tuple(self.examples),
-            )
+        action = "Correct the rows, or allow more of them with --max-bad."
+        check_bad(self.rows, self.bad, self.examples, max_bad, action)
 
 
 class ScoringFolder:
