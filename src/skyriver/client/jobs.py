@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from skyriver.client import show
 from skyriver.client.screen import Screen
-from skyriver.client.shell import Json, app, connect, noun, parameters_of, wait
+from skyriver.client.shell import Json, act_and_tell, app, connect, noun, parameters_of, wait
 from skyriver.core.errors import InvalidInput, JobFailed, NotFound
 from skyriver.core.names import check_artifact
 from skyriver.core.units import SECOND, parse_duration
@@ -235,18 +235,10 @@ def _show_artifacts(screen: Screen, name: str, found: Sequence[Mapping[str, Any]
 @_schedules.command("pause")
 def schedule_pause(name: Name, as_json: Json = False) -> None:
     """Begin nothing more by the clock; what runs goes on."""
-    _switch(name, "pause", as_json=as_json)
+    act_and_tell("schedule", name, "pause", as_json=as_json)
 
 
 @_schedules.command("resume")
 def schedule_resume(name: Name, as_json: Json = False) -> None:
     """Go on with the next time."""
-    _switch(name, "resume", as_json=as_json)
-
-
-def _switch(name: str, action: str, *, as_json: bool) -> None:
-    screen = Screen(as_json=as_json)
-    with connect() as client, screen.progress() as bars:
-        wait(client, client.act(action, name), bars)
-        found = client.get("schedules", name)
-    screen.data(found, lambda: screen.say(f"The schedule {name} is {found['state']}."))
+    act_and_tell("schedule", name, "resume", as_json=as_json)

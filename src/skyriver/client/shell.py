@@ -171,6 +171,17 @@ def wait(client: Client, operation: str, bars: Bars, *, timeout: float | None = 
         ) from error
 
 
+def act_and_tell(kind: str, name: str, action: str, *, as_json: bool, why: bool = False) -> None:
+    """What is asked for with a name alone, such as to pause: waits until it is done, and tells which state the named is
+    in now, and `why` where that is more than was asked for."""
+    screen = Screen(as_json=as_json)
+    with connect() as client, screen.progress() as bars:
+        wait(client, client.act(action, name), bars)
+        found = client.get(f"{kind}s", name)
+    told = f"The {kind} {name} is {found['state']}." + (f" {found['message']}" if why else "")
+    screen.data(found, lambda: screen.say(told))
+
+
 def confirm(question: str) -> None:
     if not sys.stdin.isatty():
         raise InvalidInput("Nobody is there to confirm.", code="NOT_CONFIRMED", next_action="Give -y to do it.")
