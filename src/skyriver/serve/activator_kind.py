@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
+from skyriver.core.processes import PROCESS_TRANSITIONS
 from skyriver.core.resources import Action, Delete, Kind, ProcessSpec, Put, Resource, Snapshot, Want
 from skyriver.core.spec import ServiceSpec
 from skyriver.serve.sleeping import ACTIVATOR as NAME
@@ -12,16 +13,6 @@ from skyriver.serve.sleeping import rests, waiting
 
 ENDING = ("DRAINING", "STOPPED")
 """States of replicas that take no more requests."""
-
-ACTIVATOR_TRANSITIONS: Mapping[tuple[str, str], str] = {
-    ("STARTING", "ready"): "READY",
-    ("STARTING", "lost"): "LOST",
-    ("READY", "lost"): "LOST",
-    ("READY", "starting"): "STARTING",
-    ("LOST", "lost"): "LOST",
-    ("LOST", "starting"): "STARTING",
-    ("LOST", "ready"): "READY",
-}
 
 
 def new_activator(snapshot: Snapshot, service: Resource, serve: ServiceSpec) -> Iterator[Action]:
@@ -81,4 +72,4 @@ def _place(snapshot: Snapshot, service: Resource) -> dict[str, Any]:
     return {"versions": versions, "trouble": max(troubles, key=lambda t: bool(t["failed"]), default=None)}
 
 
-ACTIVATOR = Kind(NAME, "STARTING", ACTIVATOR_TRANSITIONS, frozenset(), _step)
+ACTIVATOR = Kind(NAME, "STARTING", PROCESS_TRANSITIONS, frozenset(), _step)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
+from skyriver.core.processes import PROCESS_TRANSITIONS, not_ready
 from skyriver.core.resources import Action, Delete, Kind, ProcessSpec, ProcessStatus, Put, Resource, Snapshot, Want
 from skyriver.decide.streams.live import DISPATCHED, lasting_stream
 
-DISPATCHER_TRANSITIONS: Mapping[tuple[str, str], str] = {
-    ("STARTING", "ready"): "READY",
-    ("STARTING", "lost"): "LOST",
-    ("READY", "ready"): "READY",
-    ("READY", "lost"): "LOST",
-    ("READY", "starting"): "STARTING",
-    ("LOST", "lost"): "LOST",
-    ("LOST", "starting"): "STARTING",
-    ("LOST", "ready"): "READY",
-}
+DISPATCHER_TRANSITIONS = {**PROCESS_TRANSITIONS, ("READY", "ready"): "READY"}
+"""What it says of receivers that are away changes while it is ready."""
 
 
 def new_dispatcher(snapshot: Snapshot, stream: Resource, worker: ProcessStatus | None) -> Iterator[Action]:
@@ -65,24 +58,11 @@ def _step(snapshot: Snapshot, dispatcher: Resource) -> Iterator[Action]:
     process = snapshot.processes.get(dispatcher.process)
     if process is None:
         return
-    if not process.alive:
-        yield from _lost(snapshot, dispatcher, process)
-    elif process.report.get("ready"):
+    if process.alive and process.report.get("ready"):
         yield from _ready(snapshot, dispatcher, process)
-    elif dispatcher.state != "STARTING":  # why it is started again is told until it is ready
-        why = {"reason": dispatcher.reason, "message": dispatcher.message, "next_action": dispatcher.next_action}
-        yield Put(DISPATCHER.move(dispatcher, "starting", snapshot.now, **why), dispatcher.revision)
-
-
-def _lost(snapshot: Snapshot, dispatcher: Resource, process: ProcessStatus) -> Iterator[Action]:
-    told = {
-        "reason": str(process.report.get("reason") or "PROCESS_DIED"),
-        "message": str(process.report.get("message") or "Its process ended; what it has to do is kept."),
-        "next_action": str(process.report.get("next_action") or "It is started again and goes on from there."),
-    }
-    if dispatcher.state != "LOST" or (process.report and told["reason"] != dispatcher.reason):
-        after = DISPATCHER.move(dispatcher, "lost", snapshot.now, attempts=dispatcher.attempts + 1, **told)
-        yield Put(after, dispatcher.revision)
+    else:
+        kept = "Its process ended; what it has to do is kept."
+        yield from not_ready(DISPATCHER, snapshot, dispatcher, process, kept)
 
 
 def _ready(snapshot: Snapshot, dispatcher: Resource, process: ProcessStatus) -> Iterator[Action]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from skyriver.core.jobs import ENDED, new_job, next_number
+from skyriver.core.processes import PROCESS_TRANSITIONS, not_ready
 from skyriver.core.resources import (
     Action,
     Delete,
@@ -42,16 +43,6 @@ STREAM_TRANSITIONS: Mapping[tuple[str, str], str] = {
         ("updating", "UPDATING"),
         ("degraded", "DEGRADED"),
     )
-}
-
-WORKER_TRANSITIONS: Mapping[tuple[str, str], str] = {
-    ("STARTING", "ready"): "READY",
-    ("STARTING", "lost"): "LOST",
-    ("READY", "lost"): "LOST",
-    ("READY", "starting"): "STARTING",
-    ("LOST", "lost"): "LOST",
-    ("LOST", "starting"): "STARTING",
-    ("LOST", "ready"): "READY",
 }
 
 
@@ -271,20 +262,10 @@ def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
     process = snapshot.processes.get(name)
     if process is None:
         return
-    if not process.alive:
-        told = {
-            "reason": str(process.report.get("reason") or "PROCESS_DIED"),
-            "message": str(process.report.get("message") or "Its process ended; what it acknowledged is kept."),
-            "next_action": str(process.report.get("next_action") or "It is started again and goes on from there."),
-        }
-        if worker.state != "LOST" or (process.report and told["reason"] != worker.reason):
-            yield Put(WORKER.move(worker, "lost", snapshot.now, attempts=worker.attempts + 1, **told), worker.revision)
-    elif process.report.get("ready"):
-        if worker.state != "READY":
-            yield Put(WORKER.move(worker, "ready", snapshot.now, attempts=0), worker.revision)
-    elif worker.state != "STARTING":  # why it is started again is told until it is ready
-        why = {"reason": worker.reason, "message": worker.message, "next_action": worker.next_action}
-        yield Put(WORKER.move(worker, "starting", snapshot.now, **why), worker.revision)
+    if not (process.alive and process.report.get("ready")):
+        yield from not_ready(WORKER, snapshot, worker, process, "Its process ended; what it acknowledged is kept.")
+    elif worker.state != "READY":
+        yield Put(WORKER.move(worker, "ready", snapshot.now, attempts=0), worker.revision)
 
 
 def _is_read(snapshot: Snapshot, stream: Resource) -> bool:
@@ -298,4 +279,4 @@ def _stream_waits(snapshot: Snapshot, stream: Resource) -> Iterator[str]:
 
 
 STREAM = Kind("stream", "PENDING", STREAM_TRANSITIONS, frozenset(), _step_stream, _stream_waits)
-WORKER = Kind("worker", "STARTING", WORKER_TRANSITIONS, frozenset(), _step_worker)
+WORKER = Kind("worker", "STARTING", PROCESS_TRANSITIONS, frozenset(), _step_worker)

@@ -1,0 +1,33 @@
+"""The states of a row that stands for one process which is always wanted: it is ready, or it is started (again)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from skyriver.core.resources import Kind, ProcessStatus, Put, Resource, Snapshot
+
+PROCESS_TRANSITIONS: Mapping[tuple[str, str], str] = {
+    ("STARTING", "ready"): "READY",
+    ("STARTING", "lost"): "LOST",
+    ("READY", "lost"): "LOST",
+    ("READY", "starting"): "STARTING",
+    ("LOST", "lost"): "LOST",
+    ("LOST", "starting"): "STARTING",
+    ("LOST", "ready"): "READY",
+}
+
+
+def not_ready(kind: Kind, snapshot: Snapshot, row: Resource, process: ProcessStatus, kept: str) -> Iterator[Put]:
+    """After a look at a process that has ended, or lives and is not ready. `kept` is said of one that ended without a
+    word: "Its process ended; what it acknowledged is kept."."""
+    if not process.alive:
+        told = {
+            "reason": str(process.report.get("reason") or "PROCESS_DIED"),
+            "message": str(process.report.get("message") or kept),
+            "next_action": str(process.report.get("next_action") or "It is started again and goes on from there."),
+        }
+        if row.state != "LOST" or (process.report and told["reason"] != row.reason):
+            yield Put(kind.move(row, "lost", snapshot.now, attempts=row.attempts + 1, **told), row.revision)
+    elif row.state != "STARTING":  # why it is started again is told until it is ready
+        why = {"reason": row.reason, "message": row.message, "next_action": row.next_action}
+        yield Put(kind.move(row, "starting", snapshot.now, **why), row.revision)
