@@ -14,27 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-from onnx import helper, numpy_helper
-
 from skyriver.adapters.directory.objects import DirectoryObjects
 
 DEADLINE = 60.0
-
-
-def model_of(nodes: list[onnx.NodeProto], inputs: list[Any], outputs: list[Any], constants: Mapping[str, Any]) -> bytes:
-    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    graph = helper.make_graph(
-        nodes,
-        "model",
-        [helper.make_tensor_value_info(*i) for i in inputs],
-        [helper.make_tensor_value_info(*o) for o in outputs],
-        tensors,
-    )
-    return bytes(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
-    )
 
 
 class UnixConnection(http.client.HTTPConnection):

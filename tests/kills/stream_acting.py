@@ -37,9 +37,9 @@ def refused(payment: int) -> bool:
     return payment % REFUSED_EACH == 7
 
 
-def insist(call: Callable[[], T]) -> T:
+def insist(call: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
     """Until what was dead is back; each call may be repeated."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return call()

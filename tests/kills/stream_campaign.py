@@ -6,10 +6,10 @@ import contextlib
 import random
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 from cloud_process import Cloud
@@ -18,7 +18,7 @@ from kills.examination import SETTLING_SECONDS, Doubles
 from kills.journal import Journal, quantile, tell
 from kills.load import Probe
 from kills.recovery import DEADLINE_SECONDS, Recovery
-from kills.stream_acting import Acting, refused
+from kills.stream_acting import Acting, insist, refused
 from kills.stream_acting_examination import Acted
 from kills.stream_changes import ENDED, TREES, Changer
 from kills.stream_examination import Findings, examine
@@ -35,7 +35,6 @@ LOADING_SECONDS = 600.0
 SENDING_SECONDS = 1_800.0
 FIRST_SECONDS = 2.0
 """Between two kills, as long as nothing is known: so fast are the payments sent that they last for all kills."""
-T = TypeVar("T")
 
 
 @dataclass
@@ -156,7 +155,7 @@ class StreamCampaign:
     # The parts of the work
 
     def _train(self) -> None:
-        operation = self._patient(lambda: self._client.act("train", "fraud", params={"trees": TREES}))
+        operation = insist(lambda: self._client.act("train", "fraud", params={"trees": TREES}), SETTLING_SECONDS)
         done = self._ended(operation, 0, 0.0)
         if done["state"] != "SUCCEEDED":
             raise AssertionError(f"no model: {done['message']}")
@@ -166,19 +165,19 @@ class StreamCampaign:
             return stream["state"] == "READY" and bool(stream["status"]["model_version"])
 
         deadline = time.monotonic() + SETTLING_SECONDS
-        while not self._patient(decides):
+        while not insist(decides, SETTLING_SECONDS):
             if time.monotonic() > deadline:
                 raise AssertionError("the model does not decide")
             time.sleep(0.2)
 
     def _load(self, path: Path, quota: int, until: float) -> None:
         """A load that fails, for what it needs was killed too often, is asked for again: it goes on where it was."""
-        digest = self._patient(lambda: self._client.upload(path))
+        digest = insist(lambda: self._client.upload(path), SETTLING_SECONDS)
         files = [{"digest": digest, "name": path.name, "format": "parquet"}]
         end = len(self.journal.kills) + quota
         deadline = time.monotonic() + LOADING_SECONDS
         while True:
-            operation = self._patient(lambda: self._client.act("load", STREAM, inputs={"files": files}))
+            operation = insist(lambda: self._client.act("load", STREAM, inputs={"files": files}), SETTLING_SECONDS)
             done = self._ended(operation, end, until)
             if done["state"] == "SUCCEEDED":
                 return
@@ -189,7 +188,7 @@ class StreamCampaign:
         """The operation at its end; meanwhile there are kills, up to `kills` in all and `until` then."""
         deadline = time.monotonic() + LOADING_SECONDS
         while time.monotonic() < deadline:
-            found = self._patient(lambda: self._client.get("operations", operation))
+            found = insist(lambda: self._client.get("operations", operation), SETTLING_SECONDS)
             if found["state"] in ENDED:
                 return found
             if len(self.journal.kills) < kills and time.monotonic() < until:
@@ -217,16 +216,6 @@ class StreamCampaign:
                 raise AssertionError(f"chunk {chunk.number} does not come to an end")
         if killed := len(self.journal.kills) - began:
             self._a_kill = (time.monotonic() - started) / killed
-
-    def _patient(self, call: Callable[[], T]) -> T:
-        deadline = time.monotonic() + SETTLING_SECONDS
-        while True:
-            try:
-                return call()
-            except SkyriverError as error:
-                if error.http_status not in (429, 502, 503, 504) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
 
     # Its end
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,20 @@ def worker(tmp_path_factory: pytest.TempPathFactory, kernels: Path) -> Iterator[
     found.start()
     yield found
     found.close()
+
+
+@pytest.fixture
+def compiled(bench: Any, kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bench of streams: its features too are compiled by the first run only."""
+    from _processes import workplace  # of the bench, which the fixture of the file has put in reach
+
+    @contextmanager
+    def place() -> Iterator[Path]:
+        with workplace() as folder:
+            (folder / "kernels").symlink_to(kernels)
+            yield folder
+
+    monkeypatch.setattr(bench, "workplace", place)
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("compiled")
 
 
 @pytest.fixture(scope="module")
@@ -19,20 +18,6 @@ def bench() -> Any:
     import streams
 
     return streams
-
-
-@pytest.fixture(autouse=True)
-def compiled(bench: Any, kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its features too are compiled by the first run only."""
-    from _processes import workplace
-
-    @contextmanager
-    def place() -> Iterator[Path]:
-        with workplace() as folder:
-            (folder / "kernels").symlink_to(kernels)
-            yield folder
-
-    monkeypatch.setattr(bench, "workplace", place)
 
 
 def test_the_parts_of_streams_without_peers(bench: Any, capsys: pytest.CaptureFixture[str]) -> None:

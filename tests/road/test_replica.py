@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from onnx_models import counts, model_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
-from replica_process import DEADLINE, Answer, ReplicaProcess, UnixConnection, exchange, model_of, wait_for
+from replica_process import DEADLINE, Answer, ReplicaProcess, UnixConnection, exchange, wait_for
 
 FIELDS = [
     {"name": "amount", "type": "float", "ge": 0},
@@ -43,28 +44,10 @@ def sums() -> bytes:
 
 def counter() -> bytes:
     """Counts to `turns`, one by one: as slow as one wishes."""
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["going"], ["go"]), helper.make_node("Add", ["before", "one"], ["after"])],
-        "body",
-        [
-            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
-            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("before", TensorProto.INT64, [1]),
-        ],
-        [
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("after", TensorProto.INT64, [1]),
-        ],
-    )
-    return model_of(
-        [
-            helper.make_node("Squeeze", ["turns"], ["times"]),
-            helper.make_node("Loop", ["times", "yes", "zero"], ["count"], body=body),
-        ],
-        [("turns", TensorProto.INT64, [1])],
-        [("count", TensorProto.INT64, [1])],
-        {"yes": np.array(True), "zero": np.array([0], np.int64), "one": np.array([1], np.int64)},
-    )
+    loop, constants = counts("times", "yes", {"yes": np.array(True)})
+    squeeze = helper.make_node("Squeeze", ["turns"], ["times"])
+    inputs = [("turns", TensorProto.INT64, [1])]
+    return model_of([squeeze, *loop], inputs, [("count", TensorProto.INT64, [1])], constants)
 
 
 def features(*rows: list[float | None]) -> dict[str, Any]:

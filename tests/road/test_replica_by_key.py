@@ -30,7 +30,8 @@ from skyriver.serve.read_format import MOST_ROWS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 import worker_process as harness
-from replica_process import Answer, ReplicaProcess, UnixConnection, exchange, model_of, wait_for
+from onnx_models import model_of
+from replica_process import Answer, ReplicaProcess, UnixConnection, exchange, wait_for
 
 SLOW_S = 5.0
 """Twenty times what a replica waits for a worker: these tests share their machine."""

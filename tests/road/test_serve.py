@@ -20,13 +20,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+from onnx_models import Shape, counts, model_of
 from PIL import Image
 
 SKYRIVER = str(Path(sys.executable).parent / "skyriver")
 DEADLINE = 60.0
-
-Shape = Sequence[int | str]
 
 
 def write(
@@ -36,15 +35,7 @@ def write(
     outputs: Sequence[tuple[str, int, Shape]],
     constants: dict[str, Any] | None = None,
 ) -> Path:
-    graph = helper.make_graph(
-        list(nodes),
-        "model",
-        [helper.make_tensor_value_info(*i) for i in inputs],
-        [helper.make_tensor_value_info(*o) for o in outputs],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(model_of(nodes, inputs, outputs, constants))
     return path
 
 
@@ -216,25 +207,12 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
 
 def endless(path: Path) -> Path:
     """count = how often its loop turned: as often as `turns` says, or for ever where `turns` is at least 1."""
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["going"], ["go"]), helper.make_node("Add", ["before", "one"], ["after"])],
-        "body",
-        [
-            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
-            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("before", TensorProto.INT64, [1]),
-        ],
-        [
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("after", TensorProto.INT64, [1]),
-        ],
-    )
+    loop, constants = counts("most", "first", {"most": np.array(2**62)})
     nodes = [
         helper.make_node("Cast", ["go_on"], ["goes"], to=TensorProto.BOOL),
         helper.make_node("Squeeze", ["goes"], ["first"]),
-        helper.make_node("Loop", ["most", "first", "zero"], ["count"], body=body),
+        *loop,
     ]
-    constants = {"most": np.array(2**62), "zero": np.array([0], np.int64), "one": np.array([1], np.int64)}
     inputs = [("go_on", TensorProto.FLOAT, [1])]
     return write(path, nodes, inputs, [("count", TensorProto.INT64, [1])], constants)
 
