@@ -70,6 +70,7 @@ from skyriver.core.contract import (
     StreamNowList,
     WhoAmI,
 )
+from skyriver.core.contract_requests import RequestLine, RequestList
 from skyriver.core.contract_tenants import Tenant, TenantList
 from skyriver.core.contract_tokens import IssuedToken, Token, TokenList
 from skyriver.core.errors import InvalidInput
@@ -242,6 +243,23 @@ class Calls(ReviewCalls, PredictingCalls):
         What is not given stays as it is; None takes a limit away."""
         answer: Tenant = yield from changed(_json_request("PATCH", f"/api/v1/tenants/{_part(name)}", limits))
         return answer
+
+    @call
+    def requests(
+        self, *, status: str = "", of: str = "", since: str = "", limit: int = 100
+    ) -> Flow[Sequence[RequestLine]]:
+        """What became of the newest requests at the gateway, newest first: with a `status` ("5xx", "503"), `of` a model
+        or stream, of the last "1h"."""
+        given = {"status": status, "of": of, "since": since}
+        params = {name: value for name, value in given.items() if value} | {"limit": limit}
+        answer: RequestList = yield from answered(Request("GET", f"{self._base}/requests", params=params))
+        return answer["items"]
+
+    @call
+    def request(self, id: str) -> Flow[Sequence[RequestLine]]:
+        """What became of the requests with this X-Request-Id."""
+        answer: RequestList = yield from answered(Request("GET", f"{self._base}/requests/{_part(id, '/')}"))
+        return answer["items"]
 
     @call
     def object(self, digest: str) -> Flow[bytes]:

@@ -22,6 +22,7 @@ from skyriver.client import jobs as _jobs  # noqa: F401  # its commands
 from skyriver.client import lists as _lists  # noqa: F401  # its commands
 from skyriver.client import machine as _machine  # noqa: F401  # its commands
 from skyriver.client import predicting as _predicting  # noqa: F401  # its command
+from skyriver.client import requests as _requests  # noqa: F401
 from skyriver.client import reviews as _reviews  # noqa: F401
 from skyriver.client import rollouts as _rollouts  # noqa: F401
 from skyriver.client import rules as _rules  # noqa: F401

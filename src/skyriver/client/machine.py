@@ -31,6 +31,9 @@ def up(
     tls_key: Annotated[Path | None, typer.Option(help="The key of it (PEM).")] = None,
     tls_port: Annotated[int, typer.Option(min=0, max=65_535, help="For HTTPS (else the last, 7471).")] = 0,
     tls_address: Annotated[str, typer.Option(help="For HTTPS, as 0.0.0.0 (else the last, loopback).")] = "",
+    access_log: Annotated[
+        str, typer.Option(metavar="all|errors|off", help="Which requests are recorded (else as before, all).")
+    ] = "",
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay, and show the log; Ctrl-C ends it all.")
     ] = False,
@@ -45,13 +48,18 @@ def up(
         return
     if tls not in ("", "self-made", "off"):
         raise InvalidInput(f"--tls {tls} is not known.", code="BAD_TLS", next_action="Use self-made or off.")
+    if access_log not in ("", "all", "errors", "off"):
+        raise InvalidInput(
+            f"--access-log {access_log} is not known.", code="BAD_ACCESS_LOG", next_action="Use all, errors or off."
+        )
     given = TlsChoice(tls, tls_cert, tls_key, tls_address, tls_port)
     choice = given if given != TlsChoice() else None
+    chosen: dict[str, Any] = {"gateways": gateways, "tls": choice, "access_log": access_log}
     if foreground:
-        machine().serve_in_foreground(state["home"], port, screen.say, gateways=gateways, tls=choice)
+        machine().serve_in_foreground(state["home"], port, screen.say, **chosen)
     with screen.progress() as bars:
         bars.tell("starting", 0, 0)
-        address = machine().up(state["home"], port, screen.say, gateways=gateways, tls=choice)
+        address = machine().up(state["home"], port, screen.say, **chosen)
     document = {"url": address.url, "started": address.started} | ({"token": address.token} if address.fresh else {})
 
     def text() -> None:

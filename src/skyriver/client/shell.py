@@ -65,6 +65,7 @@ class Machine(Protocol):
         *,
         gateways: int | None = None,
         tls: TlsChoice | None = None,
+        access_log: str = "",
     ) -> Address: ...
 
     def serve_in_foreground(
@@ -75,6 +76,7 @@ class Machine(Protocol):
         *,
         gateways: int | None = None,
         tls: TlsChoice | None = None,
+        access_log: str = "",
     ) -> NoReturn: ...
 
     def units(self, home: Path | None) -> Mapping[str, str]:

@@ -32,6 +32,7 @@ from skyriver.control.paging import (
 )
 from skyriver.control.problems import add_problems
 from skyriver.control.published import publish
+from skyriver.control.requests import add_requests
 from skyriver.control.routes import PREFIX, PUBLIC, TENANT, Routes, Tokens, caller
 from skyriver.control.writing import add_writing
 from skyriver.core import contract
@@ -134,6 +135,7 @@ def _add_reading(routes: Routes, cloud: Cloud) -> None:
     routes.add("GET", path, Permission.OBJECTS_READ, download, "get_object", errors=[404], content=_BYTES)
     _add_views(routes, cloud)
     _add_streams(routes, cloud)
+    add_requests(routes, cloud)
     for segment, (kind, permission) in KINDS.items():
         _add_lists(routes, cloud, segment, kind, permission)
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from skyriver.control.asking import Asker
 from skyriver.control.compute import Compute
 from skyriver.control.loop import ControlLoop
+from skyriver.control.request_log import NoRequests, RequestLog
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
 from skyriver.core.contract import RulesVersion, StreamNow
@@ -128,6 +129,7 @@ class Cloud:
     uploads: Path
     """A directory for uploads on their way into the objects."""
     asker: Asker
+    requests: RequestLog = NoRequests()  # noqa: RUF009  # it holds nothing
 
     def commit(
         self,

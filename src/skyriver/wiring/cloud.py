@@ -21,7 +21,7 @@ from skyriver.core.errors import Conflict, Unavailable, from_problem
 from skyriver.core.tls import TlsChoice
 from skyriver.wiring.address import CloudAddress, address, token_of
 from skyriver.wiring.ending import end_everything, end_supervision, only_command
-from skyriver.wiring.gateway import gateway_of, gateways_of, https_of, keep_tls
+from skyriver.wiring.gateway import gateway_of, gateways_of, https_of, keep_tls, recorded_of
 from skyriver.wiring.home import DEFAULT_PORT, Home, port_of_environment
 from skyriver.wiring.living import is_stopped, processes_of, terminate
 from skyriver.wiring.supervisor import (
@@ -50,6 +50,7 @@ def up(
     *,
     gateways: int | None = None,
     tls: TlsChoice | None = None,
+    access_log: str = "",
 ) -> CloudAddress:
     """Starts the cloud of `home` unless it runs; idempotent, and what is missing of one that runs is brought back. It
     listens on `port`, else SKYRIVER_PORT, else the port of the last start, else DEFAULT_PORT, with so many `gateways`
@@ -67,6 +68,7 @@ def up(
         _choose_port(home, port)
         _choose_gateways(home, gateways)
         _choose_tls(home, tls, told)
+        _choose_recorded(home, access_log)
         shown = home.token.exists() and before.get("token_shown", False)
         if supervisor is not None and (other := _other_version(home)):
             told(f"Version {other} runs here and becomes {__version__}; what it serves goes on meanwhile.")
@@ -93,6 +95,7 @@ def serve_in_foreground(
     *,
     gateways: int | None = None,
     tls: TlsChoice | None = None,
+    access_log: str = "",
 ) -> NoReturn:
     """This process becomes the supervisor. What runs is adopted; a supervisor that runs is replaced.
 
@@ -105,6 +108,7 @@ def serve_in_foreground(
         chosen = _choose_port(home, port)
         _choose_gateways(home, gateways)
         _choose_tls(home, tls, told)
+        _choose_recorded(home, access_log)
         gateway = recorded(home.gateway)
         if gateway is None or not gateway.identity.alive():
             ports.check_free("127.0.0.1", chosen)
@@ -152,6 +156,15 @@ def _choose_tls(home: Home, tls: TlsChoice | None, told: Callable[[str], None]) 
     if found is not None:
         until = time.strftime("%Y-%m-%d", time.gmtime(found.ends))
         told(f"HTTPS at {https_of(home)}, for {', '.join(found.names) or 'no name'}, until {until}.")
+
+
+def _choose_recorded(home: Home, access_log: str) -> None:
+    """Which requests are recorded: all, errors, off, or "" for as before."""
+    if not access_log or access_log == recorded_of(home):
+        return
+    home.write_settings({**home.settings(), "access_log": access_log})
+    if processes_of(home):
+        gateway_of(home).start()  # another process takes the listening sockets over, and what runs ends there
 
 
 def _wait_gateways(home: Home) -> None:

@@ -26,10 +26,11 @@ class ThisMachine:
         *,
         gateways: int | None = None,
         tls: TlsChoice | None = None,
+        access_log: str = "",
     ) -> shell.Address:
         from skyriver.wiring.cloud import up
 
-        return up(homes.Home.at(home), port, told, gateways=gateways, tls=tls)
+        return up(homes.Home.at(home), port, told, gateways=gateways, tls=tls, access_log=access_log)
 
     def serve_in_foreground(
         self,
@@ -39,10 +40,11 @@ class ThisMachine:
         *,
         gateways: int | None = None,
         tls: TlsChoice | None = None,
+        access_log: str = "",
     ) -> NoReturn:
         from skyriver.wiring.cloud import serve_in_foreground
 
-        serve_in_foreground(homes.Home.at(home), port, told, gateways=gateways, tls=tls)
+        serve_in_foreground(homes.Home.at(home), port, told, gateways=gateways, tls=tls, access_log=access_log)
 
     def units(self, home: Path | None) -> Mapping[str, str]:
         from skyriver.wiring.units import units

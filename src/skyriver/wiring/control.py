@@ -32,6 +32,7 @@ from pydantic import ValidationError
 from skyriver import __version__
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.adapters.flock.leases import FileLeases
+from skyriver.adapters.haproxy.access_log import AccessLog
 from skyriver.adapters.processes.asking import SocketAsker
 from skyriver.adapters.processes.identity import identify
 from skyriver.adapters.processes.processes import ChildProcesses
@@ -328,6 +329,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         actions=replace(ACTIONS, deploy=partial(deploy, home=home.root)),
         uploads=home.uploads,
         asker=SocketAsker(),
+        requests=AccessLog(home.logs),
     )
     for stale in home.uploads.iterdir():
         stale.unlink(missing_ok=True)  # another control plane, stopped and gone on, may be at it

@@ -7,6 +7,7 @@ from typing import Any
 
 from skyriver.adapters.haproxy import certificate
 from skyriver.adapters.haproxy import port as ports
+from skyriver.adapters.haproxy.access_log import Recorded
 from skyriver.adapters.haproxy.certificate import Certificate, Tls
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
 from skyriver.core.errors import InvalidInput
@@ -25,6 +26,7 @@ def gateway_of(home: Home) -> HaproxyGateway:
         control_socket=home.control_socket,
         count=gateways_of(home),
         tls=_tls(settings),
+        recorded=recorded_of(home),
     )
 
 
@@ -34,6 +36,12 @@ def gateways_of(home: Home) -> int:
         return int(home.settings().get("gateways", 1))
     except (OSError, ValueError):  # a full disk, or a hand that wrote the file
         return 1
+
+
+def recorded_of(home: Home) -> Recorded:
+    """Which requests are recorded."""
+    told = home.settings().get("access_log", "all")
+    return told if told in ("errors", "off") else "all"
 
 
 def https_of(home: Home) -> str:

@@ -38,6 +38,7 @@ from skyriver.wiring.gateway import gateway_of, gateways_of
 from skyriver.wiring.home import Home
 from skyriver.wiring.living import is_stopped, terminate
 from skyriver.wiring.process import write_atomically
+from skyriver.wiring.recording import record_requests
 
 SUPERVISOR: Final = "supervisor"
 CONTROL: Final = "control"
@@ -352,6 +353,7 @@ class Supervisor:
         self._watch_gateways()
         self._watch(ControlPlane(self._home))
         self._begin(Looker(self._home, self._stop).run)
+        self._begin(lambda: record_requests(self._home, self._stop.wait))
         if self._foreground:
             self._begin(self._show_control_log)
         while not self._stop.wait(CHECK_SECONDS):

@@ -27,7 +27,7 @@ from skyriver.client import waiting
 from skyriver.client.api import AsyncClient, Client
 from skyriver.client.events import rows_as_json
 from skyriver.client.flows import EventReader, ServerEvent, call, each
-from skyriver.core import contract, contract_reviews, contract_tenants, contract_tokens
+from skyriver.core import contract, contract_requests, contract_reviews, contract_tenants, contract_tokens
 from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound, SkyriverError, Unavailable
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
@@ -84,7 +84,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 # It mirrors the contract
 
 NAMES = [o["operationId"] for methods in CONTRACT["paths"].values() for o in methods.values()]
-CONTRACTS = (contract, contract_reviews, contract_tenants, contract_tokens)
+CONTRACTS = (contract, contract_requests, contract_reviews, contract_tenants, contract_tokens)
 NO_ROWS = (
     "list_audit",
     "list_processes",
@@ -93,6 +93,7 @@ NO_ROWS = (
     "list_rules",
     "list_tokens",
     "list_tenants",
+    "list_requests",
 )
 KINDS = [n.removeprefix("list_") for n in NAMES if n.startswith("list_") and n not in NO_ROWS]
 CALLS: list[Act] = [
@@ -127,6 +128,8 @@ CALLS: list[Act] = [
     lambda c: c.tokens(),
     lambda c: c.revoke_token("ana"),
     lambda c: c.tenants(),
+    lambda c: c.requests(status="5xx", of="fraud", since="1h", limit=5),
+    lambda c: c.request("order-7/a"),
     lambda c: c.tenant_limits("default"),
     lambda c: c.limit_tenant("default", {"rate": "500/s", "concurrency": None}),
     lambda c: c.reviews("payments", state="OPEN", event="7"),
@@ -154,7 +157,7 @@ ANYTHING = {
 
 def operation_of(request: httpx.Request) -> str:
     for path, methods in CONTRACT["paths"].items():
-        part = ".+" if "/explain/" in path or "/logs/" in path else "[^/]+"
+        part = ".+" if any(of in path for of in ("/explain/", "/logs/", "/requests/")) else "[^/]+"
         if re.fullmatch(re.sub(r"{\w+}", part, path), request.url.path):
             found = methods.get(request.method.lower())
             if found is not None:

@@ -269,7 +269,9 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_tune": {"json": {"target": "orders", "params": {"costs": ["ship.positive=amount", "call=2"]}}},
     "start_predict": {"json": {"target": "comes_back", "inputs": {"files": [FILE]}}},
     "start_replay": {"json": {"target": "orders", "params": {"from": "2026-01-01"}}},
-    "start_erase": {"json": {"target": "orders", "inputs": {"subject": {"digest": "0" * 64}}}},
+    "start_erase": {
+        "json": {"target": "orders", "params": {"dry_run": True}, "inputs": {"subject": {"digest": "0" * 64}}}
+    },
     "start_run": {"json": {"target": "tidy"}},
     "start_pause": {"json": {"target": "tidy"}},
     "start_resume": {"json": {"target": "resting"}},

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
+from skyriver.adapters.haproxy import access_log
+from skyriver.adapters.haproxy.access_log import Recorded
 from skyriver.adapters.haproxy.layout import (
     BUCKETS,
     CHOICES,
@@ -43,6 +45,8 @@ HOLDER_REQUESTS = 4_000
 much."""
 SERVER_MS = 120_000
 SMALL_BYTES = 1_000
+CODE_HEADER = "x-skyriver-code"
+"""What an answer of our own says to the access log; no caller gets it."""
 ROUTE_COUNTS = "counts_of_routes"
 TENANT_COUNTS = "counts_of_tenants"
 ANSWERS = "answers"
@@ -68,6 +72,8 @@ class Settings:
     threads: int
     tls: tuple[str, int] | None = None
     """Address and port for HTTPS."""
+    recorded: Recorded = "all"
+    """Which requests; see `access_log`."""
 
 
 def connections_for(descriptors: int) -> int:
@@ -119,7 +125,7 @@ def render(settings: Settings, table: RouteTable, slots: Mapping[PoolKey, int]) 
     for at, server in sorted(servers(table, slots).items(), key=lambda placed: placed[0]):
         by_slot.setdefault(at.slot, []).append(f"    server {at.server} {server_line(at, server)}\n")
     parts = [
-        _GLOBAL.format(s=settings, admin=ADMIN_VARIABLE),
+        _GLOBAL.format(s=settings, admin=ADMIN_VARIABLE, log=_ring(settings)),
         _defaults(),
         _frontend(settings),
         _counts(),
@@ -142,8 +148,40 @@ global
     stats socket unix@"${{{admin}}}" mode 600 level admin expose-fd listeners
     stats timeout 10s
     hard-stop-after 30s
-
+{log}
 """
+
+
+def _ring(settings: Settings) -> str:
+    if settings.recorded == "off":
+        return ""
+    return f"""\
+    log ring@access len {access_log.LINE_BYTES} format raw local0
+
+ring access
+    format raw
+    maxlen {access_log.LINE_BYTES}
+    size {access_log.RING_BYTES}
+    timeout connect 1s
+    timeout server 10s
+    server receiver unix@{access_log.SOCKET} log-proto legacy
+"""
+
+
+def _recording(settings: Settings) -> str:
+    """Probes, and what is asked of the gateway itself, are not recorded."""
+    if settings.recorded == "off":
+        return ""
+    few = "    http-response set-log-level silent if { status lt 400 }\n" if settings.recorded == "errors" else ""
+    return f"""
+    log global
+    option dontlognull
+    log-format '{access_log.FORMAT}'
+{few}    http-request set-log-level silent if {{ path {" ".join((*rules.LIVE_PATHS, rules.READY_PATH))} }}
+    http-request set-var(txn.asks) path,field(4,/) if {{ path_beg {rules.STREAMS} }}
+    http-request set-var(txn.asks) path,field(6,/) if for_control
+"""
+
 
 # How HAProxy's own errors are told. What is no HTTP at all it refuses before this, in a fixed text of its own (400).
 _OWN_ERRORS = (
@@ -229,6 +267,9 @@ frontend way_in from base
     http-request set-var(txn.id) uuid() unless {{ var(txn.id) -m reg ^{rules.ID_PATTERN}$ }}
     http-request set-header {rules.ID_HEADER} %[var(txn.id)]
     http-after-response set-header {rules.ID_HEADER} %[var(txn.id)] if {{ var(txn.id) -m found }}
+    http-after-response set-var(txn.code) res.fhdr({CODE_HEADER}) if {{ status ge 400 }}
+    http-after-response del-header {CODE_HEADER} if {{ status ge 400 }}
+{_recording(settings)}\
     {_return(rules.BAD_REQUEST)} if METH_CONNECT
     http-request return status 200 {json} string '{{"live":true}}' if {{ path {" ".join(rules.LIVE_PATHS)} }}
     http-request return status 200 {json} string '{{"ready":true}}' if {{ path {rules.READY_PATH} }}
@@ -354,7 +395,7 @@ def _return(answer: Answer) -> str:
     body = answer.body().decode()
     if "'" in body:
         raise Internal(f"{answer.code}: an apostrophe would end the quoted text.", code="UNSAFE_ANSWER")
-    headers = "".join(f" hdr {name} {value}" for name, value in answer.headers)
+    headers = "".join(f" hdr {name} {value}" for name, value in (*answer.headers, (CODE_HEADER, answer.code)))
     return f"http-request return status {answer.status} content-type application/problem+json string '{body}'{headers}"
 
 
@@ -366,7 +407,7 @@ def _error_files() -> dict[str, str]:
             f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}",
             "content-type: application/problem+json",
             f"content-length: {len(body.encode())}",
-            *(f"{name}: {value}" for name, value in answer.headers),
+            *(f"{name}: {value}" for name, value in (*answer.headers, (CODE_HEADER, answer.code))),
         ]
         texts[f"{answer.code.lower()}.http"] = "\r\n".join([*head, "", body])
     return texts

@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from skyriver.adapters.haproxy import certificate, layout, process
+from skyriver.adapters.haproxy.access_log import Recorded
 from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.binary import Binary, find
 from skyriver.adapters.haproxy.certificate import Tls
@@ -53,9 +54,9 @@ STOP_SECONDS = 3.0
 
 class HaproxyGateway:
     """The `Gateway` port with HAProxy. `directory` is its own (HOME/gateway); `control_socket` is the control
-    plane's; `tls` adds HTTPS at an address of its own; `count` processes share the addresses from the next `start` on
-    (None: as many as before, or one). Several objects for one directory, in one process or in several, act on the same
-    HAProxy."""
+    plane's; `tls` adds HTTPS at an address of its own; `recorded` says which requests are written to the access log;
+    `count` processes share the addresses from the next `start` on (None: as many as before, or one). Several objects
+    for one directory, in one process or in several, act on the same HAProxy."""
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class HaproxyGateway:
         address: str = "127.0.0.1",
         count: int | None = None,
         tls: Tls | None = None,
+        recorded: Recorded = "all",
         binary: Callable[[], Binary] = find,
     ) -> None:
         make_folder(directory)
@@ -77,6 +79,7 @@ class HaproxyGateway:
             maxconn=connections_for(_descriptors()),
             threads=threads_for(os.cpu_count() or 1),
             tls=None if tls is None else (_checked(tls.address), tls.port),
+            recorded=recorded,
         )
         self._tls = tls
         self._binary = binary
