@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.names import check_name
@@ -202,6 +202,12 @@ def check_table(table: RouteTable) -> None:
     _check_unique("limit of tenant", (tenant for tenant, _ in table.limits))
 
 
+def steadied(table: RouteTable) -> RouteTable:
+    """With all requests at the versions that are known to be good: nobody watches the others."""
+    routes = tuple(replace(route, split=((route.steady, 100),)) if route.steady else route for route in table.routes)
+    return replace(table, routes=routes)
+
+
 def _check_route(route: Route) -> None:
     check_name(route.tenant, "a tenant")
     check_name(route.name, f"a {route.kind}")
@@ -209,6 +215,8 @@ def _check_route(route: Route) -> None:
         if not _POOL.fullmatch(name) or weight < 0:
             raise _refused(f"{weight}% to {name!r} is no part of a split")
     _check_limit(route.limit, f"{route.kind} {route.name!r}")
+    if route.steady and route.steady not in dict(route.split):
+        raise _refused(f"{route.steady!r} is to be known as good, and is no part of the split of {route.name!r}")
     if route.split and sum(weight for _, weight in route.split) != 100:
         raise _refused(f"the weights of {route.kind} {route.name!r} do not add up to 100")
     _check_unique(f"pool of {route.kind} {route.name!r}", (name for name, _ in route.split))

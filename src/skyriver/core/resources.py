@@ -184,6 +184,8 @@ class Route:
     """`kind/name` of the row that wants it; the gateway keeps it and makes nothing of it."""
     limit: RequestLimit = NO_LIMIT
     """Of all requests by this route, and of those straight to one version of the model."""
+    steady: str = ""
+    """The pool that is known to be good, of several that have a weight; "" where there is none of that kind."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,8 @@ def _step_service(snapshot: Snapshot, service: Resource) -> Iterator[Action]:
         servers = tuple(_server(snapshot, r) for r in of_version) or stand_in
         yield WantPool(Pool(service.tenant, f"{service.name}:{version}", servers))
     split = tuple((f"{service.name}:{v}", int(w["weight"])) for v, w in sorted(versions.items()) if w["weight"])
-    yield WantRoute(Route(service.tenant, "model", service.name, split, limit=_limit(service.spec["serve"])))
+    limit, steady = _limit(service.spec["serve"]), _steady(snapshot, service, split)
+    yield WantRoute(Route(service.tenant, "model", service.name, split, limit=limit, steady=steady))
 
     full = next((v for v, w in versions.items() if w["weight"] == 100), "")
     broken = {v: r.message for v in versions for r in replicas if str(r.spec["version"]) == v and r.state == "FAILED"}
@@ -110,6 +111,14 @@ def _step_service(snapshot: Snapshot, service: Resource) -> Iterator[Action]:
     after = SERVICE.move(service, event, snapshot.now, status=status, **told)
     if after != service:
         yield Put(after, service.revision)
+
+
+def _steady(snapshot: Snapshot, service: Resource, split: Sequence[tuple[str, int]]) -> str:
+    """The champion's pool, while another version has a share beside it."""
+    model = snapshot.find(service.tenant, "model", service.name)
+    aliases = model.status.get("aliases", {}) if model is not None else {}
+    pool = f"{service.name}:{aliases.get('champion', '')}"
+    return pool if len(split) > 1 and pool in dict(split) else ""
 
 
 def _limit(serve: Mapping[str, Any]) -> RequestLimit:

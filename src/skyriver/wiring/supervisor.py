@@ -39,6 +39,7 @@ from skyriver.wiring.home import Home
 from skyriver.wiring.living import is_stopped, terminate
 from skyriver.wiring.process import write_atomically
 from skyriver.wiring.recording import record_requests
+from skyriver.wiring.unwatched import Unwatched
 
 SUPERVISOR: Final = "supervisor"
 CONTROL: Final = "control"
@@ -354,6 +355,8 @@ class Supervisor:
         self._watch(ControlPlane(self._home))
         self._begin(Looker(self._home, self._stop).run)
         self._begin(lambda: record_requests(self._home, self._stop.wait))
+        unwatched = Unwatched(lambda: gateway_of(self._home), ControlPlane(self._home).answers, self._stop.wait)
+        self._begin(unwatched.run)
         if self._foreground:
             self._begin(self._show_control_log)
         while not self._stop.wait(CHECK_SECONDS):

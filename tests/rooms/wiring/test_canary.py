@@ -117,6 +117,8 @@ def cloud() -> Cloud:
     assert (cloud.rollout.state, cloud.shares) == ("CANARY", {"1": 100, "2": 0}), "none before it can answer"
     cloud.ready(NEW)
     assert cloud.shares == {"1": 95, "2": 5}
+    [route] = cloud.gateway.applied.routes
+    assert (route.split, route.steady) == ((("price:1", 95), ("price:2", 5)), "price:1")
     return cloud
 
 
