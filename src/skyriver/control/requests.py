@@ -19,7 +19,7 @@ from skyriver.trust.permissions import FIRST_TENANT, Permission
 
 _PATH = f"{TENANT}/requests"
 _RECORDED_SECONDS = 1.0
-_STATUS = r"^([1-5]xx|[1-5][0-9][0-9])$"
+_STATUS = r"^([1-5]xx|[1-5][0-9][0-9])?$"
 
 
 def add_requests(routes: Routes, cloud: Cloud) -> None:
