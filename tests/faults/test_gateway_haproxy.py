@@ -20,15 +20,26 @@ import pytest
 from free_ports import free_port
 
 from skyriver.adapters.haproxy import admin as admin_module
-from skyriver.adapters.haproxy import binary
+from skyriver.adapters.haproxy import binary, layout
 from skyriver.adapters.haproxy import config as config_module
 from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.gateway import TABLE, HaproxyGateway
 from skyriver.adapters.haproxy.process import Running, file_of, recorded
 from skyriver.adapters.processes.identity import identify, resident_mb
-from skyriver.control.gateway_stage import TOKEN, Stage, Upstream, digest_of, pool, send, table, upstream, wait_for
+from skyriver.control.gateway_stage import (
+    OTHER_TOKEN,
+    TOKEN,
+    Stage,
+    Upstream,
+    digest_of,
+    pool,
+    send,
+    table,
+    upstream,
+    wait_for,
+)
 from skyriver.core.errors import InvalidInput, Unavailable
-from skyriver.core.resources import Route, RouteTable
+from skyriver.core.resources import RequestLimit, Route, RouteTable
 
 
 class Home:
@@ -480,3 +491,30 @@ def test_what_a_stale_control_plane_applied_is_put_right_by_the_next_apply() -> 
                 assert current.table() == wanted
         finally:
             current.stop()
+
+
+def test_a_tenant_with_too_many_pools_keeps_nobody_from_anything(home: Home, one: Upstream, two: Upstream) -> None:
+    gateway = home.gateway()
+    gateway.start()
+    gateway.apply(table(pool("fraud:1", one)))
+    stage = home.stage(gateway)
+    greedy = [pool(f"m{n}:1", two, tenant="globex") for n in range(layout.SLOTS)]
+    routes = tuple(Route("globex", "model", at.name[:-2], ((at.name, 100),)) for at in greedy)
+    streams = Route("acme", "stream", "fraud", (("fraud", 100),))
+    wanted = table(*greedy, pool("fraud:1", one), pool("fraud", two), routes=(*routes, streams))
+    left = gateway.apply(wanted)
+    assert left == gateway.apply(wanted) == tuple(greedy[layout.TENANT_SLOTS :])
+    assert send(stage, "/predict/fraud").body["upstream"] == "one"
+    assert send(stage, "/streams/fraud").body["upstream"] == "two"
+    assert send(stage, "/predict/m0", token=OTHER_TOKEN).body["upstream"] == "two"
+    refused = send(stage, f"/predict/{left[0].name[:-2]}", token=OTHER_TOKEN)
+    assert (refused.status, refused.code) == (503, "TOO_MANY_POOLS")
+    refused = send(stage, f"/v2/models/{left[0].name[:-2]}/versions/1", token=OTHER_TOKEN)
+    assert (refused.status, refused.code) == (503, "TOO_MANY_POOLS")
+    # Tokens and limits go on changing.
+    gateway.apply(replace(wanted, tokens=wanted.tokens[:1], limits=(("acme", RequestLimit(at_once=1)),)))
+    assert send(stage, f"/predict/{left[0].name[:-2]}", token=OTHER_TOKEN).status == 401
+    home.kill()
+    gateway.start()
+    assert send(stage, "/predict/fraud").body["upstream"] == "one"
+    assert gateway.apply(table(*greedy[:1], pool("fraud:1", one))) == ()

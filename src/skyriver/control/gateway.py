@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from skyriver.core.resources import RouteTable
+from skyriver.core.resources import Pool, RouteTable
 
 
 class Gateway(Protocol):
@@ -45,7 +45,12 @@ class Gateway(Protocol):
         """Starts listening, or adopts the one that runs. Raises Conflict (PORT_IN_USE) naming the port."""
         ...
 
-    def apply(self, table: RouteTable) -> None: ...
+    def apply(self, table: RouteTable) -> Sequence[Pool]:
+        """Returns the pools for which there was no room: what asks for them is answered 503 TOO_MANY_POOLS. All else
+        of the table is in force, tokens and limits before all; pools that have room keep it, and one tenant's pools
+        never take all of it. Raises when it is not known to be in force: then servers of this table and of the last
+        one may get requests."""
+        ...
 
     def table(self) -> RouteTable:
         """The last table that was applied, by whichever control plane; empty before the first."""

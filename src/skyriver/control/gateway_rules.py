@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from skyriver.core.errors import InvalidInput, SkyriverError
+from skyriver.core.errors import InvalidInput, QuotaExceeded, SkyriverError
 from skyriver.core.names import check_name
 from skyriver.core.resources import Pool, RequestLimit, Route, RouteTable, Server
 
@@ -35,6 +35,7 @@ LOOKING = ("GET", "HEAD")
 """The methods that a token of `read_only` may use on streams; any other could write."""
 
 LIMIT_MAX = 1_000_000
+NAMED_POOLS = 5
 SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's path on Linux (sun_path without its final zero)."""
 
@@ -86,6 +87,13 @@ NO_CAPACITY = Answer(
     "Nothing that could answer is up at the moment.",
     "Send the request again; `skyriver ps` shows what runs.",
     _AGAIN,
+)
+NO_ROOM = Answer(
+    503,
+    "TOO_MANY_POOLS",
+    "The gateway has no room for this: too many services, versions and streams are served at once.",
+    "Remove services, streams or old versions that are no longer needed; `skyriver doctor` names what has no room.",
+    (("retry-after", "60"),),
 )
 CONTROL_AWAY = Answer(
     503,
@@ -155,6 +163,18 @@ OVERLOADED = Answer(
     _AGAIN,
 )
 GATEWAY_FAILED = Answer(500, "INTERNAL", "The gateway failed.", "Report it with the gateway's log.")
+
+
+def too_many_pools(left: Sequence[Pool]) -> QuotaExceeded:
+    """What is told of pools for which a gateway has no room."""
+    named = [f"{pool.tenant}/{pool.name}" for pool in left]
+    others = f" and {len(named) - NAMED_POOLS} more" if len(named) > NAMED_POOLS else ""
+    return QuotaExceeded(
+        f"The gateway has no room for {', '.join(named[:NAMED_POOLS])}{others}: they are answered 503.",
+        code="TOO_MANY_POOLS",
+        next_action=f"Remove services, streams or old versions of {', '.join(sorted({p.tenant for p in left}))} that "
+        "are no longer needed.",
+    )
 
 
 def placed(pool: Pool) -> Iterable[Server]:

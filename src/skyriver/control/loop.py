@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from skyriver.control.aside import AsideRows
 from skyriver.control.compute import Compute
 from skyriver.control.gateway import Gateway
+from skyriver.control.gateway_rules import too_many_pools
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
 from skyriver.core.errors import Conflict, Internal, InvalidInput, SkyriverError, Unavailable, disk_error
@@ -96,8 +97,13 @@ class ControlLoop:
         self._holds = holds
         self._known: tuple[int, Rows] = (-1, Rows())
         """(revision, rows), replaced as one: the API's threads read it too."""
-        self._table: RouteTable | None = None
+        self._reached: Set[str] | None = None
+        """Servers that the gateway may send to: of the last table that it took, and of those that it did not take
+        whole since. None until one was read or taken."""
         self._leaving: set[str] = set()
+        self._held: Set[str] = frozenset()
+        """Processes that are kept though nobody wants them: the gateway did not take the table without them, or they
+        have not answered all that they got until it did."""
         self._aside = AsideRows()
         self._wants: dict[Key, tuple[WantAction, ...]] = {}
         self._started = clock.wall()
@@ -237,9 +243,15 @@ class ControlLoop:
         """Brings processes and gateway to what is wanted; those of rows in `aside` are left as they are."""
         # First the gateway: who is asked to end must have got its last request.
         self._check_lease()
-        self._with_gateway(lambda: self._route(rows, aside))
+        took = self._with_gateway(lambda: self._route(rows, aside))
+        if took:
+            self._held = self._held & self._leaving
+        elif self._reached is not None:
+            self._held = self._reached
+        else:
+            self._held = self._snapshot.processes.keys()
         self._check_lease()
-        self._compute.ensure(self._wanted(), keep={rows[key].process for key in aside if key in rows})
+        self._compute.ensure(self._wanted(), keep={rows[key].process for key in aside if key in rows} | self._held)
 
     def _check_lease(self) -> None:
         """Asked right before each act: a plane may be stopped at any line, and go on after it was replaced."""
@@ -253,16 +265,18 @@ class ControlLoop:
     def _wanted(self) -> dict[str, ProcessSpec]:
         return {w.process.name: w.process for ws in self._wants.values() for w in ws if isinstance(w, Want)}
 
-    def _with_gateway(self, act: Callable[[], None]) -> None:
-        """The gateway may be away: jobs and replicas are looked after all the same, and it is tried again."""
+    def _with_gateway(self, act: Callable[[], Sequence[Pool]]) -> bool:
+        """Whether it took the table. It may be away: jobs and replicas are looked after all the same, and it is tried
+        again."""
         try:
-            act()
+            left = act()
         except SkyriverError as error:
             self._tell("gateway", error)
-        else:
-            self._tell("gateway", None)
+            return False
+        self._tell("gateway", too_many_pools(left) if left else None)
+        return True
 
-    def _route(self, rows: Rows, aside: Set[Key]) -> None:
+    def _route(self, rows: Rows, aside: Set[Key]) -> Sequence[Pool]:
         routes: list[Route] = []
         pools: list[Pool] = []
         for key, wants in self._wants.items():
@@ -284,10 +298,13 @@ class ControlLoop:
             read_only=tuple(d for d, _, role in tokens if Permission.STREAMS_WRITE not in permissions_of(role)),
             limits=tuple(_limits(rows.every("tenant"))),
         )
-        before_servers = {s.name for p in self._table.pools for s in p.servers} if self._table else set()
-        self._gateway.apply(table)  # in each pass: another one, now stale, may have had the last word
-        self._table = table
-        self._leaving |= before_servers - {s.name for p in table.pools for s in p.servers}
+        after = _servers(table)
+        reached = _servers(self._gateway.table()) if self._reached is None else self._reached
+        self._reached = reached | after
+        left = self._gateway.apply(table)  # in each pass: another one, now stale, may have had the last word
+        self._reached = after
+        self._leaving |= reached - after
+        return left
 
     def _sessions(self) -> Mapping[str, int]:
         """Asks the gateway only while a server is on its way out."""
@@ -309,6 +326,10 @@ class ControlLoop:
         self._on_problems(problems)
         log.warning("%s: %s", part, f"{error.code}: {error}" if error is not None else "it works again")
         return True
+
+
+def _servers(table: RouteTable) -> Set[str]:
+    return {server.name for pool in table.pools for server in pool.servers}
 
 
 def _limits(tenants: Iterable[Resource]) -> Iterator[tuple[str, RequestLimit]]:

@@ -14,7 +14,7 @@ from skyriver.adapters.memory.store import MemoryStore
 from skyriver.control.loop import ControlLoop
 from skyriver.control.store import Store
 from skyriver.core.errors import SkyriverError
-from skyriver.core.resources import Change, Kind, RouteTable
+from skyriver.core.resources import Change, Kind, Pool, RouteTable
 from skyriver.wiring.kinds import KINDS
 
 PASS_US: Final = 100_000
@@ -41,19 +41,25 @@ class SimulatedClock:
 
 
 class SimulatedGateway:
-    """Keeps the table that it was given, over the ends of control planes. `busy`: requests under way by server."""
+    """Keeps the table that it was given, over the ends of control planes. `busy`: requests under way by server;
+    `trouble`: why it takes no table; `left`: what it has no room for."""
 
     def __init__(self) -> None:
         self.applied = RouteTable()
         self.applications = 0
         self.busy: dict[str, int] = {}
+        self.trouble: SkyriverError | None = None
+        self.left: Sequence[Pool] = ()
 
     def start(self) -> None:
         """It always runs."""
 
-    def apply(self, table: RouteTable) -> None:
+    def apply(self, table: RouteTable) -> Sequence[Pool]:
+        if self.trouble is not None:
+            raise self.trouble
         self.applications += table != self.applied
         self.applied = table
+        return self.left
 
     def table(self) -> RouteTable:
         return self.applied

@@ -1,10 +1,13 @@
 """How a route table lies on HAProxy's slots."""
 
+from collections import Counter
+
 import pytest
 
 from skyriver.adapters.haproxy import config
 from skyriver.adapters.haproxy.layout import (
     SLOTS,
+    TENANT_SLOTS,
     Moves,
     Place,
     Seen,
@@ -13,10 +16,11 @@ from skyriver.adapters.haproxy.layout import (
     place,
     routes_map,
     servers,
+    slot_name,
     tokens_map,
 )
 from skyriver.control.gateway_rules import check_table
-from skyriver.core.errors import Internal, InvalidInput, QuotaExceeded
+from skyriver.core.errors import Internal, InvalidInput
 from skyriver.core.resources import Pool, RequestLimit, Route, RouteTable, Server
 
 SETTINGS = config.Settings("127.0.0.1", 8080, "/run/control.sock", 1000, 2)
@@ -34,12 +38,30 @@ def test_a_pool_keeps_its_slot_and_a_slot_is_free_again_once_it_is_empty() -> No
     assert assign(second, pools("b:1", "c:1", "d:1"), {"slot_001"})["acme", "d:1"] == 0
 
 
-def test_too_many_pools_are_refused() -> None:
-    many = pools(*(f"m:{n}" for n in range(1, SLOTS + 1)))
-    slots = assign({}, many, ())
-    assert len(set(slots.values())) == SLOTS
-    with pytest.raises(QuotaExceeded, match="512"):
-        assign(slots, [*many, *pools("one:1")], ())
+def test_where_slots_run_out_nobody_takes_them_all_and_who_has_one_keeps_it() -> None:
+    def of(tenant: str, count: int) -> list[Pool]:
+        return [Pool(tenant, f"m{n}:1", ()) for n in range(count)]
+
+    before = assign({}, of("acme", 2), ())
+    slots = assign(before, [*of("greedy", SLOTS), *of("acme", 2)], ())
+    assert Counter(tenant for tenant, _ in slots) == {"greedy": TENANT_SLOTS, "acme": 2}
+    assert before.items() <= slots.items()
+    assert len(set(slots.values())) == TENANT_SLOTS + 2
+    both = assign(slots, [*of("greedy", SLOTS), *of("many", SLOTS), *of("acme", 3)], ())
+    assert slots.items() <= both.items()
+    assert Counter(tenant for tenant, _ in both) == {"greedy": TENANT_SLOTS, "acme": 3, "many": 125}
+    assert assign(both, of("new", 1), {slot_name(n) for n in range(SLOTS)}) == {}
+
+
+def test_what_got_no_slot_is_told_apart() -> None:
+    split = Route("acme", "model", "m", (("m:1", 50), ("m:2", 50)))
+    routes = (split, Route("acme", "stream", "s", (("s", 100),)), Route("acme", "model", "n", (("n:1", 100),)))
+    table = RouteTable(routes, tuple(pools("m:1", "m:2", "s")))
+    entries = routes_map(table, {("acme", "m:2"): 3})
+    assert entries["acme/stream/s"] == entries["acme/version/m/1"] == "full"
+    assert (entries["acme/model/m/0"], entries["acme/model/m/99"]) == ("full:slot_003", "slot_003:full")
+    assert entries["acme/model/n"] == "none"
+    assert servers(table, {("acme", "m:2"): 3}) == {}
 
 
 def test_the_routes_of_a_split() -> None:

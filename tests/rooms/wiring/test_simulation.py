@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from skyriver.control.aside import FIRST_PAUSE_US, LONGEST_PAUSE_US
-from skyriver.core.errors import InvalidInput, StaleWrite, Unavailable
+from skyriver.core.errors import Internal, InvalidInput, StaleWrite, Unavailable
 from skyriver.core.resources import (
     Action,
     Delete,
@@ -258,3 +258,38 @@ def test_a_disk_that_refuses_is_told_with_what_to_do(cloud: Simulation, monkeypa
     cloud.loop.run()
     told = cloud.loop.health().problems["pass"]
     assert (told.code, bool(told.next_action)) == ("DISK_READ_ONLY", True)
+
+
+def test_while_the_gateway_takes_no_table_nobody_ends_whom_it_sends_to(cloud: Simulation) -> None:
+    name = next(iter(cloud.gateway.servers("bad:1")))
+    cloud.gateway.trouble = Internal("refused", code="GATEWAY_REFUSED")
+    row = cloud.store.get("t", "thing", "bad")
+    cloud.commit([Delete(*row.key, row.revision)])
+    cloud.run(1)
+    assert cloud.compute.running[name].alive, "requests still come to it"
+    cloud.start_control()  # which knows what the gateway was told last
+    cloud.run(1)
+    assert cloud.compute.running[name].alive
+    # It has left the table, and answers what it got until then.
+    cloud.gateway.busy = {name: 1}
+    cloud.gateway.trouble = None
+    cloud.run(1)
+    assert cloud.gateway.servers("bad:1") == []
+    assert cloud.compute.running[name].alive
+    cloud.gateway.busy = {name: 0}
+    cloud.run(1)
+    assert name not in cloud.compute.running
+    assert cloud.compute.running.keys() == {cloud.gateway.servers("good:1")[0]}
+
+
+def test_what_the_gateway_has_no_room_for_is_told_and_all_else_goes_on(cloud: Simulation) -> None:
+    cloud.gateway.left = [Pool("t", f"m{n}:1", ()) for n in range(7)]
+    row = cloud.store.get("t", "thing", "bad")
+    cloud.commit([Delete(*row.key, row.revision)])
+    told = cloud.loop.health().problems["gateway"]
+    assert (told.code, "t/m0:1" in str(told), "2 more" in str(told)) == ("TOO_MANY_POOLS", True, True)
+    assert " t " in told.next_action
+    assert len(cloud.compute.running) == 1, "its table is in force: who left it may end"
+    cloud.gateway.left = []
+    cloud.run(0.1)
+    assert "gateway" not in cloud.loop.health().problems

@@ -12,6 +12,7 @@ from skyriver.adapters.haproxy.access_log import Recorded
 from skyriver.adapters.haproxy.layout import (
     BUCKETS,
     CHOICES,
+    FULL,
     LIMITED,
     LIMITS,
     READ_ONLY,
@@ -25,7 +26,7 @@ from skyriver.adapters.haproxy.layout import (
 )
 from skyriver.control import gateway_rules as rules
 from skyriver.control.gateway_rules import Answer
-from skyriver.control.outliers import FULL
+from skyriver.control.outliers import FULL as FULL_WEIGHT
 from skyriver.core.errors import Internal
 from skyriver.core.names import digest
 from skyriver.core.resources import RouteTable, Server
@@ -57,7 +58,7 @@ SERVER_OPTIONS = (
     "check inter 2s fastinter 500ms downinter 250ms rise 1 fall 3"
     " observe layer4 error-limit 1 on-error mark-down"
     # A server that reads no request for 30 s may close an idle connection; ours are gone long before.
-    f" pool-purge-delay 1s weight {FULL}"
+    f" pool-purge-delay 1s weight {FULL_WEIGHT}"
 )
 
 _WORD = re.compile(r"[A-Za-z0-9_.:/-]+")
@@ -330,6 +331,7 @@ def _route() -> str:
     http-request set-var(txn.choices) var(txn.bucket),map({ROUTES}) {split}
     {_return(rules.UNKNOWN_ROUTE)} unless {{ var(txn.choices) -m found }}
 {choices}\
+    {_return(rules.NO_ROOM)} if !up {{ var(txn.choices) -m sub {FULL} }}
     {_return(rules.NO_CAPACITY)} unless up
     http-request allow unless limited
 """

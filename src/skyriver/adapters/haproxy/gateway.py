@@ -13,7 +13,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -41,7 +41,7 @@ from skyriver.adapters.haproxy.process import Running
 from skyriver.control.gateway_rules import check_socket, check_table
 from skyriver.control.outliers import FULL, WRAP, Answered, Outliers
 from skyriver.core.errors import InvalidInput, Unavailable
-from skyriver.core.resources import RouteTable
+from skyriver.core.resources import Pool, RouteTable
 from skyriver.data.folders import make_folder, sync_folder
 
 TABLE = "table.json"
@@ -50,6 +50,8 @@ LOCK = "lock"
 LOCK_SECONDS = 30.0
 STOP_SECONDS = 3.0
 """For requests under way when the gateway is stopped."""
+ROOM_SECONDS = 2.0
+"""Between two looks whether there is room by now for pools that had none: a slot is free when its last request ends."""
 
 
 class HaproxyGateway:
@@ -89,6 +91,8 @@ class HaproxyGateway:
         """The table that `_running` is known to serve; None when that is not known."""
         self._applied_stamp = (0, 0)
         """Of the table's file then: another one means that somebody else applied another table since."""
+        self._left: tuple[Pool, ...] = ()
+        self._look_for_room = 0.0
         self._looked_at: tuple[Running, ...] = ()
         self._outliers = Outliers()
 
@@ -124,12 +128,13 @@ class HaproxyGateway:
         with self._lock():
             return self._renew()
 
-    def apply(self, table: RouteTable) -> None:
+    def apply(self, table: RouteTable) -> Sequence[Pool]:
         with self._lock():
             self._know(self._recorded())
             alive = [run for run in self._running if run.identity.alive()]
-            if len(alive) == self._count() and table == self._applied and self._stamp() == self._applied_stamp:
-                return
+            same = len(alive) == self._count() and table == self._applied and self._stamp() == self._applied_stamp
+            if same and (not self._left or time.monotonic() < self._look_for_room):
+                return self._left
             check_table(table)
             self._applied = None
             admins = [Admin(self._directory, run.number) for run in alive]
@@ -145,6 +150,9 @@ class HaproxyGateway:
             for admin in admins:
                 self._bring_over(admin, table, slots)
             self._applied, self._applied_stamp = table, self._stamp()
+            self._left = tuple(pool for pool in table.pools if (pool.tenant, pool.name) not in slots)
+            self._look_for_room = time.monotonic() + ROOM_SECONDS
+            return self._left
 
     def table(self) -> RouteTable:
         with self._lock():
@@ -225,15 +233,13 @@ class HaproxyGateway:
             self._running, self._applied = running, None
 
     def _bring_over(self, admin: Admin, table: RouteTable, slots: Mapping[PoolKey, int]) -> None:
+        _bring_map(admin, TOKENS, layout.tokens_map(table))  # whatever fails below: who may come in is settled
         moves = layout.moves(layout.servers(table, slots), admin.servers())
         for at, server in moves.add:
             admin.add(at, server)
         for at in moves.revive:
             admin.revive(at)
-        routes = layout.routes_map(table, slots, self._count())
-        for name, entries in ((ROUTES, routes), (TOKENS, layout.tokens_map(table))):
-            if admin.read_map(name) != entries:
-                admin.write_map(name, entries)
+        _bring_map(admin, ROUTES, layout.routes_map(table, slots, self._count()))
         if moves.retire:
             admin.settle()
         for at in moves.retire:
@@ -270,6 +276,11 @@ class HaproxyGateway:
         }
         text = json.dumps(document)
         replace_all(self._directory, {TABLE: text, **files(self._settings, table, slots, self._count())})
+
+
+def _bring_map(admin: Admin, name: str, entries: Mapping[str, str]) -> None:
+    if admin.read_map(name) != entries:
+        admin.write_map(name, entries)
 
 
 def _together(told: Iterable[Mapping[Place, Answered]]) -> dict[Place, Answered]:

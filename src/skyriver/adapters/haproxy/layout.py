@@ -6,6 +6,7 @@ servers are added to slots. `routes.map` holds everything that chooses a slot, s
     TENANT/model/NAME           slot_007            one pool has all the weight
                                 split               several have: look up the key with a random bucket behind it
                                 none                the route is known and nothing serves it now
+                                full                the same: there was no slot for what would serve it
     TENANT/model/NAME/0 .. 99   slot_007:slot_003   the bucket's pool, then the others to fall back on while it is down
     TENANT/version/NAME/V       slot_003            straight to a version
     TENANT/stream/NAME          slot_001
@@ -22,14 +23,17 @@ its name.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from skyriver.control.gateway_rules import placed
-from skyriver.core.errors import QuotaExceeded
 from skyriver.core.resources import NO_LIMIT, Pool, RequestLimit, Route, RouteTable, Server
 
 SLOTS = 512
+TENANT_SLOTS = SLOTS * 3 // 4
+"""For one tenant; the others are never without."""
+FULL = "full"
 BUCKETS = 100
 CHOICES = 3
 """Slots tried for one request: the bucket's own, then the heaviest others."""
@@ -68,31 +72,35 @@ def place(slot: int, server: Server) -> Place:
 
 
 def assign(before: Mapping[PoolKey, int], pools: Sequence[Pool], occupied: Collection[str]) -> dict[PoolKey, int]:
-    """A slot for each pool: the one it has, else the lowest that nobody has and that no draining server is in.
+    """A slot for each pool that gets one: the one it has, else the lowest that nobody has and that no draining server
+    is in. Where there are too few, whoever has the fewest goes first, and nobody gets more than TENANT_SLOTS.
 
-    `occupied`: names of slots that hold servers. Raises QuotaExceeded (TOO_MANY_POOLS).
+    `occupied`: names of slots that hold servers.
     """
     wanted = [(pool.tenant, pool.name) for pool in pools]
     after = {key: before[key] for key in wanted if before.get(key, SLOTS) < SLOTS}
     taken = set(after.values())
     free = (slot for slot in range(SLOTS) if slot not in taken and slot_name(slot) not in occupied)
+    counts = Counter(tenant for tenant, _ in after)
+    waiting: list[tuple[int, PoolKey]] = []
     for key in wanted:
-        if key in after:
-            continue
-        slot = next(free, None)
-        if slot is None:
-            raise QuotaExceeded(
-                f"The gateway has {SLOTS} slots for pools, and {len(wanted)} are wanted or still draining.",
-                code="TOO_MANY_POOLS",
-                next_action="Remove services, streams or old versions that are no longer needed.",
-            )
-        after[key] = slot
+        if key not in after:
+            counts[key[0]] += 1
+            waiting.append((counts[key[0]], key))
+    waiting.sort(key=lambda one: one[0])
+    after.update(zip((key for count, key in waiting if count <= TENANT_SLOTS), free, strict=False))
     return after
 
 
 def servers(table: RouteTable, slots: Mapping[PoolKey, int]) -> dict[Place, Server]:
     """Each server that should take requests, by its place."""
-    return {place(slots[pool.tenant, pool.name], server): server for pool in table.pools for server in placed(pool)}
+    return {
+        place(slots[pool.tenant, pool.name], server): server for pool in _laid(table, slots) for server in placed(pool)
+    }
+
+
+def _laid(table: RouteTable, slots: Mapping[PoolKey, int]) -> Iterator[Pool]:
+    return (pool for pool in table.pools if (pool.tenant, pool.name) in slots)
 
 
 def tokens_map(table: RouteTable) -> dict[str, str]:
@@ -108,19 +116,21 @@ def routes_map(table: RouteTable, slots: Mapping[PoolKey, int], processes: int =
     entries: dict[str, str] = {}
     marks: dict[PoolKey, str] = {}
     tenants = {tenant for tenant, limit in table.limits if limit != NO_LIMIT}
+    names = {(pool.tenant, pool.name): FULL for pool in table.pools}
+    names |= {key: slot_name(slot) for key, slot in slots.items()}
     for route in table.routes:
         mark = LIMITED if route.limit != NO_LIMIT or route.tenant in tenants else ""
         if route.kind == "model":
             marks[route.tenant, route.name] = mark
-        entries.update(_entries(route, slots, mark))
+        entries.update(_entries(route, names, mark))
         entries.update(_limits(f"{route.tenant}/{route.kind}/{route.name}", route.limit, processes))
     for tenant, limit in table.limits:
         entries.update(_limits(tenant, limit, processes))
-    for tenant, pool in slots:
+    for (tenant, pool), chosen in names.items():
         model, sep, version = pool.partition(":")
         if sep:
             mark = marks.get((tenant, model), LIMITED if tenant in tenants else "")
-            entries[f"{tenant}/version/{model}/{version}"] = slot_name(slots[tenant, pool]) + mark
+            entries[f"{tenant}/version/{model}/{version}"] = chosen + mark
     return dict(sorted(entries.items()))
 
 
@@ -130,11 +140,11 @@ def _limits(of: str, limit: RequestLimit, processes: int) -> dict[str, str]:
     return {of + LIMITS: ":".join(str(-(-value // processes)) for value in (limit.per_second, limit.at_once))}
 
 
-def _entries(route: Route, slots: Mapping[PoolKey, int], mark: str) -> Iterator[tuple[str, str]]:
+def _entries(route: Route, pool_names: Mapping[PoolKey, str], mark: str) -> Iterator[tuple[str, str]]:
     key = f"{route.tenant}/{route.kind}/{route.name}"
-    # Heaviest first, a pool that has no slot (it was never given) left out but for its buckets.
+    # Heaviest first; a pool that was never given is a choice too, and nothing is there.
     pools = sorted((p for p in route.split if p[1]), key=lambda p: (-p[1], p[0]))
-    names = [(slot_name(slots[route.tenant, p]) if (route.tenant, p) in slots else "none", w) for p, w in pools]
+    names = [(pool_names.get((route.tenant, p), "none"), w) for p, w in pools]
     if not names:
         yield key, "none"
     elif len(names) == 1:

@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class MemoryGateway:
                 next_action="Choose another one with `--port`, or end what uses it.",
             ) from error
 
-    def apply(self, table: RouteTable) -> None:
+    def apply(self, table: RouteTable) -> Sequence[Pool]:
         check_table(table)
         with self._lock:
             self._table = table
@@ -64,6 +64,7 @@ class MemoryGateway:
             under_way = {server: count for server, count in self._requests.items() if count}
             self._requests = dict.fromkeys(listed, 0) | under_way
             self._answered = {server: self._answered.get(server, Answered()) for server in self._requests}
+        return ()
 
     def table(self) -> RouteTable:
         with self._lock:
