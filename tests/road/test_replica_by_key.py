@@ -274,6 +274,8 @@ def test_while_the_worker_is_away_it_says_so_at_once_and_comes_back_by_itself(
     assert time.monotonic() - began < SLOW_S
     named = dict.fromkeys(worker.features.names, 1.0)
     assert replica.ask("POST", "/predict", named).status == 200, "named fields need no stream"
+    wait_for(lambda: replica.report()["requests"] >= 3, "its report")
+    assert (replica.report()["overloaded"], replica.report()["errors"]) == (0, 0), "no fault of the version's"
     worker.start()
     after = replica.by_key(row(4))
     assert (after.status, after.json["score"]) == (200, before.json["score"])

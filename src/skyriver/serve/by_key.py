@@ -23,12 +23,15 @@ from skyriver.data.border import Reason, Rejection, RowCleaner
 from skyriver.serve.fields import ROWS, fault_of, invalid_fields, listed
 from skyriver.serve.protocol import BadJson, decode_body
 from skyriver.serve.read_format import MOST_ROWS
-from skyriver.serve.reader import FeaturesFound, Place
+from skyriver.serve.reader import AWAY, FeaturesFound, Place
 from skyriver.serve.tensors import show
 
 ENTITY, EVENT = BY_KEY
 _PARTS = frozenset(BY_KEY)
 _SHAPE = '{"entity": {key: value, ...}, "event": {field: value, ...}}'
+
+UNREAD = frozenset((AWAY, "FEATURES_NOT_BUILT", "STATE_OLD"))
+"""Codes of what is answered where the stream cannot tell."""
 
 _decoder = msgspec.json.Decoder()
 

@@ -87,6 +87,8 @@ class Counters:
         self.run_us = Histogram()
         self.read_us = Histogram()
         """Of those by key: from the last byte of a request to its features, or to the fallback in their place."""
+        self.unread = 0
+        """Requests by key for which the stream could not be read: no fault of the version's."""
         self.fallbacks: dict[str, int] = {}
         """Rows that got the fallback, by why."""
 
@@ -116,7 +118,7 @@ class Counters:
 
     @property
     def overloaded(self) -> int:
-        return self.by_status.get(503, 0)
+        return self.by_status.get(503, 0) - self.unread
 
     @property
     def expired(self) -> int:

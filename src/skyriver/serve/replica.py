@@ -27,7 +27,7 @@ from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError
 from skyriver.core.spec_streams import FieldSpec
 from skyriver.release.signature import score_of
 from skyriver.serve.batching import INLINE_US, NO_DEADLINE, Ask, Batcher
-from skyriver.serve.by_key import AskedByKey, ByKey, FromStream, Verdict
+from skyriver.serve.by_key import UNREAD, AskedByKey, ByKey, FromStream, Verdict
 from skyriver.serve.calibration import Calibration
 from skyriver.serve.deadlines import DEADLINE_HEADER, until_ns
 from skyriver.serve.encoding import WORTH_PACKING, encoding_wanted, packed, unpacked
@@ -293,6 +293,7 @@ class Replica:
             rows = self._predict.of_features(verdict.features)
             self._run(request, rows, until, partial(self._encode_by_key, by_key, asked, verdict, rows))
         except SkyriverError as error:
+            self.counters.unread += error.code in UNREAD
             self._fail(request, error)
 
     def _encode_by_key(

@@ -56,6 +56,9 @@ def test_whose_fault_an_answer_was() -> None:
     for status in (200, 200, 400, 422, 501, 503, 500):
         counters.answered(status, 10)
     assert (counters.requests, counters.errors, counters.refused, counters.overloaded) == (7, 1, 3, 1)
+    counters.answered(503, 10)
+    counters.unread += 1
+    assert (counters.requests, counters.errors, counters.overloaded) == (8, 1, 1)
 
 
 def test_the_text_is_what_prometheus_reads() -> None:
