@@ -6,8 +6,12 @@ that are being started; a replica listens once it is ready, so the first connect
 held goes, on a few connections at once, before the gateway even knows of the replica.
 
 A request is held until its `X-Request-Deadline`, or HOLD_S; then it is answered 504. One that cannot be held (too
-many wait already) or whose service cannot wake is answered 503 with the reason, at once. What was sent to a replica is
-never sent again.
+many wait already, or too large ones) or whose service cannot wake is answered 503 with the reason, at once. What was
+sent to a replica is never sent again. When a client leaves, its request is forgotten, or the connection to the replica
+that has it is closed, which the replica takes as it would the client's.
+
+Bodies: a service holds no more bytes than it leaves free for all others. So one alone gets half of them, the next half
+of the rest, and something is always left for one that only now begins to wake.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -54,21 +59,41 @@ class ActivatorSettings:
     hold_s: float = HOLD_S
     held: int = 2048
     """Requests that wait for one service; one more is answered 503."""
+    bodies: int = 64 * 1024 * 1024
+    """Bytes of all requests that are held."""
     lines: int = 32
     """Connections to a replica at once."""
-    http: HttpLimits = field(default_factory=HttpLimits)
+    http: HttpLimits = field(default_factory=lambda: HttpLimits(bodies=128 * 1024 * 1024))
+    """Its `bodies` are those that are held, and those that are being read."""
 
 
 class _Queue:
     """What is held for one service, in the order in which it came."""
 
-    __slots__ = ("held", "lines", "path")
+    __slots__ = ("bodies", "held", "lines", "path")
 
     def __init__(self) -> None:
         self.held: OrderedDict[Request, asyncio.TimerHandle] = OrderedDict()
+        self.bodies = 0
+        """Bytes of what is held."""
         self.lines: set[asyncio.Task[None]] = set()
         self.path = ""
         """The socket that was reached last; "" while none is."""
+
+    def add(self, request: Request, timer: asyncio.TimerHandle) -> None:
+        self.held[request] = timer
+        self.bodies += len(request.body)
+
+    def remove(self, request: Request) -> None:
+        self.held.pop(request).cancel()
+        self.bodies -= len(request.body)
+        request.when_gone = None
+
+    def take(self) -> Request:
+        """The first."""
+        request = next(iter(self.held))
+        self.remove(request)
+        return request
 
 
 class Activator:
@@ -82,6 +107,7 @@ class Activator:
         """How long requests waited that were forwarded then."""
         self.forwarded = self.refused = self.expired = self.failed = self.left = 0
         self._live = live
+        self._unreadable = False
         self._services: Mapping[str, Mapping[str, Any]] = {}
         self._queues: dict[Key, _Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -140,11 +166,20 @@ class Activator:
             self._refuse(request, problem, _LATER)
         elif request.path.endswith(b"/ready") and request.method in (b"GET", b"HEAD"):
             request.answer(200, b'{"ready":true}')  # it answers, if not at once; to be asked so wakes nobody
-        elif len((queue := self._queues.get(key) or _Queue()).held) >= self.settings.held:
-            full = f"{key[0]} is waking, and {self.settings.held} requests wait for it already."
-            self._refuse(request, Unavailable(full, code="OVERLOADED", next_action="Send it again soon."), _AGAIN)
+        elif (full := self._full(queue := self._queues.get(key) or _Queue(), request)) != "":
+            error = Unavailable(f"{key[0]} is waking, and {full}", code="OVERLOADED", next_action="Send it again soon.")
+            self._refuse(request, error, _AGAIN)
         else:
             self._hold(key, queue, request)
+
+    def _full(self, queue: _Queue, request: Request) -> str:
+        """What keeps the request from being held, if anything."""
+        if len(queue.held) >= self.settings.held:
+            return f"{self.settings.held} requests wait for it already."
+        size, held = len(request.body), sum(each.bodies for each in self._queues.values())
+        if size and queue.bodies + size > self.settings.bodies - held - size:
+            return f"{queue.bodies} bytes wait for it already: with {size} more too little is left for other services."
+        return ""
 
     def _hold(self, key: Key, queue: _Queue, request: Request) -> None:
         seconds = min(seconds_left(request.headers, time.time(), self.settings.hold_s), MOST_HOLD_S)
@@ -152,7 +187,8 @@ class Activator:
             self._expire(key, queue, request)
             return
         timer = asyncio.get_running_loop().call_later(seconds, self._expire, key, queue, request)
-        queue.held[request] = timer
+        queue.add(request, timer)
+        request.when_gone = partial(self._leave, queue, request)
         if key not in self._queues:
             self._queues[key] = queue
             self.changed.set()
@@ -160,8 +196,13 @@ class Activator:
         elif queue.path:
             self._add_line(queue)
 
+    def _leave(self, queue: _Queue, request: Request) -> None:
+        queue.remove(request)
+        self.left += 1
+
     def _expire(self, key: Key, queue: _Queue, request: Request) -> None:
-        queue.held.pop(request, None)
+        if request in queue.held:
+            queue.remove(request)
         self.expired += 1
         trouble = (self._services.get(key[0]) or {}).get("trouble") or {}
         why = f" {trouble['message']}" if trouble.get("message") else ""
@@ -178,7 +219,15 @@ class Activator:
     # What the control plane tells.
 
     def _look(self) -> None:
-        if (live := self._live()) is not None:
+        try:
+            live = self._live()
+        except (OSError, ValueError) as error:  # what is held goes by what was told last
+            if not self._unreadable:
+                _log.warning("where replicas are cannot be read: %s", error)
+            self._unreadable = True
+            return
+        self._unreadable = False
+        if live is not None:
             self._services = live.get("services", {})
 
     def _problem(self, key: Key) -> SkyriverError | None:
@@ -210,7 +259,7 @@ class Activator:
                 self._look()
                 if (problem := self._problem(key)) is not None:
                     while queue.held:
-                        self._refuse(self._take(queue)[0], problem, _LATER)
+                        self._refuse(queue.take(), problem, _LATER)
                     break
                 line = await self._reach(key)
                 if line is None:
@@ -242,11 +291,8 @@ class Activator:
         try:
             line = line or await Line.to(queue.path)
             while queue.held and line.open:
-                request, came_ns = self._take(queue)
-                if request.gone:
-                    self.left += 1
-                    continue
-                self.hold_us.add((time.perf_counter_ns() - came_ns) // 1000)
+                request = queue.take()
+                self.hold_us.add((time.perf_counter_ns() - request.arrived_ns) // 1000)
                 await self._send(line, request)
         except OSError:
             return  # nobody listens any more; what is held stays held
@@ -255,10 +301,14 @@ class Activator:
                 line.close()
 
     async def _send(self, line: Line, request: Request) -> None:
+        request.when_gone = line.close
         try:
             answer = await line.exchange(request)
         except (OSError, EOFError, ValueError, TimeoutError) as error:
             line.close()
+            if request.gone:
+                self.left += 1
+                return
             self.failed += 1
             problem = Internal(
                 f"The replica that had the request did not answer: {type(error).__name__}.",
@@ -269,11 +319,6 @@ class Activator:
         else:
             self.forwarded += 1
             request.answer(answer.status, answer.body, answer.content_type, answer.headers)
-
-    def _take(self, queue: _Queue) -> tuple[Request, int]:
-        request, timer = queue.held.popitem(last=False)
-        timer.cancel()
-        return request, request.arrived_ns
 
     def _begin(self, work: Any, tasks: set[asyncio.Task[None]]) -> None:
         task = asyncio.get_running_loop().create_task(work)

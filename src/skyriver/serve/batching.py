@@ -5,15 +5,19 @@ next. Not even the first of a turn is run before the others were read: alone it 
 as much as all of them. A run that is expected to be short is made on the loop itself (a
 thread hop costs more than it); a long one on a thread of its own, so that the loop goes on taking requests, refusing
 what is too much, and saying that it lives.
+
+A run that several shared and that failed gives no answers: each of them waits again, at the front, to be run alone. One
+request's values must not fail the others; and who has left or is too late by then is not run again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -51,9 +55,9 @@ NO_DEADLINE = (1 << 63) - 1
 
 class Ask:
     """One run that someone waits for until `until_ns` (of `time.perf_counter_ns`). `answer` is called once, on the
-    loop, with outputs for these rows or an error."""
+    loop, with outputs for these rows or an error; not at all after `withdraw`."""
 
-    __slots__ = ("answer", "even", "inputs", "rows", "until_ns")
+    __slots__ = ("alone", "answer", "inputs", "rows", "until_ns", "unwanted")
 
     def __init__(self, inputs: dict[str, Array], answer: Answer, until_ns: int = NO_DEADLINE) -> None:
         self.inputs = inputs
@@ -61,14 +65,15 @@ class Ask:
         self.until_ns = until_ns
         first = next(iter(inputs.values())).shape if inputs else ()
         self.rows = first[0] if first else 1
-        self.even = len(inputs) == 1 or all(array.shape[:1] == first[:1] for array in inputs.values())
-        """All inputs have as many rows; else it runs alone, for its rows are not those of its answer."""
+        self.alone = len(inputs) > 1 and any(array.shape[:1] != first[:1] for array in inputs.values())
+        """It shares no run: its inputs do not have as many rows each, or the run that it shared has failed."""
+        self.unwanted = False
 
     def fits(self, other: Ask) -> bool:
         """Rows share a run only where everything behind the first axis has one shape."""
         return (
-            self.even
-            and other.even
+            not self.alone
+            and not other.alone
             and all(array.shape[1:] == other.inputs[name].shape[1:] for name, array in self.inputs.items())
         )
 
@@ -117,11 +122,11 @@ class Batcher:
         """Requests in the run that is under way on the thread."""
         return self._under_way
 
-    def check(self, until_ns: int) -> None:
-        """What is known before a request's body is read: refusing must be cheap where there is much to refuse. Raises
-        as `submit` does."""
+    def check(self, until_ns: int, rows: int = 0) -> None:
+        """What is known before a request's body is read: refusing must be cheap where there is much to refuse. `rows`:
+        of its own that go ahead of its last. Raises as `submit` does."""
         if until_ns != NO_DEADLINE:
-            self._check_time(until_ns, self._rows)
+            self._check_time(until_ns, self._rows + rows)
         self._check_room(1)
 
     def _check_room(self, asks: int) -> None:
@@ -134,6 +139,14 @@ class Batcher:
                 next_action="Try again in a second, or give the service more replicas.",
             )
 
+    def withdraw(self, *asks: Ask) -> None:
+        """Nobody waits for them any more: those that are not under way are not run, and leave their place."""
+        for ask in asks:
+            ask.unwanted = True
+            with contextlib.suppress(ValueError):  # it is under way
+                self._waiting.remove(ask)
+                self._rows -= ask.rows
+
     def submit(self, *asks: Ask) -> None:
         """All or none. Raises Unavailable (OVERLOADED) when too many wait, or too many to be answered in time,
         DeadlineExceeded when it is too late."""
@@ -143,6 +156,13 @@ class Batcher:
                 self._check_time(ask.until_ns, self._rows + rows)
             rows += ask.rows
         self._check_room(len(asks))
+        self._put(asks, rows)
+
+    def go_on(self, ask: Ask) -> None:
+        """The next run of a request that was taken, in its turn: it is refused no more."""
+        self._put((ask,), ask.rows)
+
+    def _put(self, asks: Sequence[Ask], rows: int) -> None:
         self._waiting.extend(asks)
         self._rows += rows
         if self._running:
@@ -169,8 +189,8 @@ class Batcher:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _turn(self) -> None:
-        batch, late = self._take()
-        self._answer_late(late)
+        batch, others = self._take()
+        self._dismiss(others)
         if not batch:
             self._rest(time.perf_counter_ns())
         elif self._model.expected_us(sum([ask.rows for ask in batch])) <= self._inline_us:
@@ -187,53 +207,65 @@ class Batcher:
         would leave the model idle for as long as the loop is busy, and at overload it is busy refusing."""
         while True:
             results, ended_ns = self._run(batch), time.perf_counter_ns()
-            following, late = self._take() if self._next_is_long() else ([], [])
+            following, others = self._take() if self._next_is_long() else ([], [])
             self._under_way = len(following)
-            self._loop.call_soon_threadsafe(self._ran, batch, results, ended_ns, late, not following)
+            self._loop.call_soon_threadsafe(self._ran, batch, results, ended_ns, others, not following)
             if not following:
                 return
             batch = following
 
     def _next_is_long(self) -> bool:
         """By the first that waits; what it shares its run with may still make it so, which the loop sees."""
-        return bool(self._waiting) and self._model.expected_us(self._waiting[0].rows) > self._inline_us
+        try:
+            return self._model.expected_us(self._waiting[0].rows) > self._inline_us
+        except IndexError:
+            return False
 
     def _ran(
-        self, batch: list[Ask], results: list[Tensors | SkyriverError], ended_ns: int, late: list[Ask], last: bool
+        self, batch: list[Ask], results: list[Tensors | SkyriverError], ended_ns: int, others: list[Ask], last: bool
     ) -> None:
-        self._answer_late(late)
         self._answer(batch, results, ended_ns)
+        self._dismiss(others)
         if last:
             self._rest(ended_ns)
 
     def _take(self) -> tuple[list[Ask], list[Ask]]:
-        """The first that waits, and those behind it that may share its run, in their order; and what is too late: it
-        is not run, for nobody waits for it any more. Called by one at a time: the loop's turn, or the thread."""
+        """The first that waits, and those behind it that may share its run, in their order; and those that are not run,
+        for nobody waits for them any more. Called by one at a time, the loop's turn or the thread, while the loop puts
+        more behind and takes out what is withdrawn: so what is looked at is taken out first."""
         batch: list[Ask] = []
-        late: list[Ask] = []
+        others: list[Ask] = []
         rows = 0
         now = time.perf_counter_ns()
-        while self._waiting:
-            ask = self._waiting[0]
-            if ask.until_ns <= now:
-                late.append(self._waiting.popleft())
-                continue
-            if batch and not (self._model.batching and rows + ask.rows <= self._max_rows and ask.fits(batch[0])):
+        while True:
+            try:
+                ask = self._waiting.popleft()
+            except IndexError:
                 break
-            rows += ask.rows
-            batch.append(self._waiting.popleft())
-        return batch, late
+            if ask.unwanted or ask.until_ns <= now:
+                others.append(ask)
+            elif batch and not (self._model.batching and rows + ask.rows <= self._max_rows and ask.fits(batch[0])):
+                self._waiting.appendleft(ask)
+                break
+            else:
+                rows += ask.rows
+                batch.append(ask)
+        return batch, others
 
     def _run(self, batch: list[Ask]) -> list[Tensors | SkyriverError]:
-        """Results in the order of `batch`. A batch that fails is run again one by one: one request's values must
-        not fail the others."""
-        if len(batch) > 1:
-            try:
-                if results := self._together(batch):
-                    return results
-            except Exception:  # no memory for a copy of all, for one
-                _log.exception("requests could not be run together")
-        return [self._once(ask.inputs, ask.rows) for ask in batch]
+        """Results in the order of `batch`. None where they could not share a run: then they wait again."""
+        if len(batch) == 1:
+            return [self._once(batch[0].inputs, batch[0].rows)]
+        try:
+            results = self._together(batch)
+        except Exception:  # no memory for a copy of all, for one
+            _log.exception("requests could not be run together")
+            results = []
+        if not results:
+            for ask in batch:
+                ask.alone = True
+            self._waiting.extendleft(reversed(batch))
+        return results
 
     def _together(self, batch: list[Ask]) -> list[Tensors | SkyriverError]:
         """Nothing where they cannot share a run."""
@@ -263,19 +295,23 @@ class Batcher:
         return outputs
 
     def _answer(self, batch: list[Ask], results: list[Tensors | SkyriverError], ended_ns: int) -> None:
+        if not results:  # they wait again
+            return
         rows = 0
         for ask, result in zip(batch, results, strict=True):
-            ask.answer(result)
+            if not ask.unwanted:
+                ask.answer(result)
             rows += ask.rows
         self._rows -= rows
         if self._busy_ns:
             self._pace.note(rows, ended_ns - self._busy_ns)
         self._busy_ns = ended_ns
 
-    def _answer_late(self, late: list[Ask]) -> None:
-        for ask in late:
+    def _dismiss(self, others: list[Ask]) -> None:
+        for ask in others:
             self._rows -= ask.rows
-            ask.answer(_too_late())
+            if not ask.unwanted:
+                ask.answer(_too_late())
 
     def _rest(self, ended_ns: int) -> None:
         """Until something comes, where nothing waits; else another turn."""

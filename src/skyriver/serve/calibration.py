@@ -7,6 +7,7 @@ fifth faster, and only where more cores were granted: a replica is one core's wo
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ def calibrate(
             if runner.threads > 1 and longest > 1:
                 times[1] = _time_us(runner, 1, end, clock)
     except SkyriverError:  # a number of rows that it does not take, or too much for its memory
+        if runner.threads > 1:
+            runner.use_threads(model, 1)
         return Calibration(max_batch)
     return Calibration(limit, runner.threads, True, times[1], times[longest])
 
@@ -93,9 +96,10 @@ def _try_threads(
     started = clock()
     runner.use_threads(model, cores)
     if started + 2 * (clock() - started) < end:  # else there is no time to go back either
-        many_us = _time_us(runner, rows, end, clock)
-        if many_us < _WORTH * one_us:
-            return many_us
+        with contextlib.suppress(SkyriverError):  # what it cannot do with more, it did with one
+            many_us = _time_us(runner, rows, end, clock)
+            if many_us < _WORTH * one_us:
+                return many_us
     runner.use_threads(model, 1)
     return one_us
 

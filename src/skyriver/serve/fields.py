@@ -37,9 +37,17 @@ _NAMED = 30
 """Fields that an error lists."""
 _ERRORS_SHOWN = 20
 
+MOST_RUNS = 1024
+"""Rows of one request to a model whose rows cannot share a run: as many as requests may wait."""
+
 Row = Mapping[str, object]
 
 _decoder = msgspec.json.Decoder()
+
+
+class TooManyRows(InvalidInput):
+    default_code = "TOO_MANY_ROWS"
+    http_status = 413
 
 
 class Predict(Struct):
@@ -74,12 +82,13 @@ class PredictCodec:
         self._outputs = answer_names(signature)
 
     def decode(self, body: bytes, content_type: bytes = b"") -> Predict:
-        """Raises BadJson, BadForm, or InvalidInput naming row, field, value and rule."""
+        """Raises BadJson, BadForm, TooManyRows, or InvalidInput naming row, field, value and rule."""
         if content_type[: len(FORM)].lower() == FORM:
             return self._predict(self._clean([self._form(body, content_type)], single=True), single=True)
         if self._quick is not None:
             read = self._quick.read(body)
             if read is not None:
+                self._check_runs(len(read[0]))
                 return self._predict(*read)
         given = decode_body(_decoder, body)
         if not isinstance(given, dict):
@@ -97,6 +106,7 @@ class PredictCodec:
             raise BadJson(f'{extra!r} stands beside "rows": fields go into each row.', code="BAD_REQUEST")
         if not rows:
             raise BadJson('"rows" is empty.', code="BAD_REQUEST")
+        self._check_runs(len(rows))
         return self._predict(self._clean(rows, single), single)
 
     def _form(self, body: bytes, content_type: bytes) -> dict[str, object]:
@@ -134,8 +144,17 @@ class PredictCodec:
         """The request with these rows, as they are, of a model whose one input they are."""
         if not isinstance(self._plan, _Columns):
             raise Internal("The model takes no rows of features.")
+        self._check_runs(len(features))
         runs = [features] if self._batching else [features[row : row + 1] for row in range(len(features))]
         return Predict([self._plan.matrix(run) for run in runs], len(features), single=False)
+
+    def _check_runs(self, rows: int) -> None:
+        if not self._batching and rows > MOST_RUNS:
+            name = self._head["model"]
+            raise TooManyRows(
+                f"{name} runs its rows one by one: a request has at most {MOST_RUNS} of them, not {rows}.",
+                next_action=f"Send fewer rows a request; `skyriver predict {name} FILE` scores any number of them.",
+            )
 
     def _predict(self, cleaned: list[Sequence[object]], single: bool) -> Predict:
         if self._batching:

@@ -6,9 +6,10 @@ requests that wait, the limits and the end of connections are ours to decide.
 
 How it goes. Bytes come (`data_received`), llhttp finds the parts, a whole request is handed to `handler` as a
 `Request`, which is answered by calling `Request.answer` once, at once or later, on the loop's thread. One request a
-connection is under way; what a client sends behind it waits, unread once it is a whole request. All limits close
-the connection: to a client that might still be sending, its answer is written first and what comes is thrown
-away for a moment, for a reset would destroy the answer on its way.
+connection is under way; what a client sends behind it waits, unread once it is a whole request. A client that ends its
+side while it waits has left, for a close looks no different on a Unix socket; behind a request that is unread it is not
+seen yet. All limits close the connection: to a client that might still be sending, its answer is written first and what
+comes is thrown away for a moment, for a reset would destroy the answer on its way.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 import time
 from collections import deque
@@ -70,7 +72,18 @@ class BadRequest(InvalidInput):
 class Request:
     """One request, whole. `path` and `query` are as they came, still percent-encoded; header names are lower case."""
 
-    __slots__ = ("_connection", "arrived_ns", "body", "headers", "keep_alive", "method", "path", "query", "status")
+    __slots__ = (
+        "_connection",
+        "arrived_ns",
+        "body",
+        "headers",
+        "keep_alive",
+        "method",
+        "path",
+        "query",
+        "status",
+        "when_gone",
+    )
 
     def __init__(
         self,
@@ -94,6 +107,8 @@ class Request:
         """`time.perf_counter_ns()` when its last bytes came."""
         self.status = 0
         """Of the answer; 0 before it."""
+        self.when_gone: Callable[[], object] | None = None
+        """Called once, on the loop, where its client leaves before the answer: what was begun for it can be ended."""
 
     def unpack(self, unpacked: Callable[[bytes, int], bytes]) -> None:
         """Puts what `unpacked` makes of the body, in at most so many bytes, in its place. It counts as if it had been
@@ -112,7 +127,14 @@ class Request:
         if self.status:
             return
         self.status = status
+        self.when_gone = None  # it may hold the request, which would then hold itself
         self._connection.answer(self, status, body, content_type, headers)
+
+    def left(self) -> None:
+        """Its client is gone."""
+        if (told := self.when_gone) is not None:
+            self.when_gone = None
+            told()
 
 
 Handler = Callable[[Request], None]
@@ -197,7 +219,6 @@ class _Connection(asyncio.Protocol):
         "_body",
         "_busy",
         "_closing",
-        "_eof",
         "_head_done",
         "_head_size",
         "_headers",
@@ -226,7 +247,6 @@ class _Connection(asyncio.Protocol):
         self._unread_since = 0.0
         self._closing = False
         """Nothing more is read; what is under way is still answered."""
-        self._eof = False
         self._paused = False
         self._held = 0
         self._reset()
@@ -260,11 +280,9 @@ class _Connection(asyncio.Protocol):
         self._waiting.clear()
         self._release()
         self._server.closed(self)
-
-    def eof_received(self) -> bool:
-        """A client that has shut down its side still gets the answers it waits for."""
-        self._eof = True
-        return self._busy is not None
+        if (left := self._busy) is not None:
+            self._busy = None
+            left.left()
 
     def data_received(self, data: bytes) -> None:
         if self._closing or self._parser is None:
@@ -349,7 +367,7 @@ class _Connection(asyncio.Protocol):
         keep_alive = parser.should_keep_alive() and (
             b"connection" not in headers or parser.get_http_version() == "1.1"  # 1.0 would have to be told
         )
-        path, _, query = self._url.partition(b"?")
+        path, _, query = _target(self._url).partition(b"?")
         request = Request(
             self,
             parser.get_method(),
@@ -383,7 +401,7 @@ class _Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or request is not self._busy:
             return
-        ending = self._closing or self._eof or self._server.draining
+        ending = self._closing or self._server.draining
         last = not request.keep_alive or (ending and not self._waiting)
         transport.write(_response(status, body, content_type, headers, last=last, head=request.method == b"HEAD"))
         self._busy = None
@@ -442,7 +460,7 @@ class _Connection(asyncio.Protocol):
         self._release()
         if self._paused and not self._unread_since:
             transport.resume_reading()
-        if self._eof or not transport.can_write_eof():
+        if transport.is_closing() or not transport.can_write_eof():
             transport.close()
         else:
             transport.write_eof()
@@ -472,6 +490,17 @@ class _Connection(asyncio.Protocol):
         self._closing = True
         if self._transport is not None:
             self._transport.abort()
+
+
+_SERVER = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
+
+
+def _target(url: bytes) -> bytes:
+    """A request's target without what it may say of the server (RFC 9112, absolute form): that is us."""
+    if url.startswith(b"/") or (server := _SERVER.match(url)) is None:
+        return url
+    rest = url[server.end() :]
+    return rest if rest.startswith(b"/") else b"/" + rest
 
 
 def _size(headers: Mapping[bytes, bytes]) -> int:

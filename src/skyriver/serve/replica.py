@@ -17,7 +17,8 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -47,10 +48,12 @@ from skyriver.serve.protocol import (
     server_metadata,
 )
 from skyriver.serve.reader import FeatureReader, FeaturesFound
-from skyriver.serve.runner import Runner, Tensors
+from skyriver.serve.runner import Array, Runner, Tensors
 
 GRACE_S = 9.0
 """What is under way at the end may take so long; the control plane kills after ten."""
+RUNS_WAITING = 8
+"""Of one request of many runs, at a time."""
 ID_HEADER = b"x-request-id"
 BYTES = b"application/octet-stream"
 _RETRY = ((b"retry-after", b"1"),)
@@ -239,13 +242,11 @@ class Replica:
             self._check(request)
             asked = self._infer.decode(request.body, request.headers.get(BINARY_HEADER))
             until = _until(request, asked.timeout_us)
-            self._batcher.submit(
-                Ask(
-                    asked.inputs,
-                    lambda result: self._answer(request, result, partial(self._infer.encode, asked)),
-                    until,
-                )
+            ask = Ask(
+                asked.inputs, lambda result: self._answer(request, result, partial(self._infer.encode, asked)), until
             )
+            self._batcher.submit(ask)
+            request.when_gone = partial(self._batcher.withdraw, ask)
         except SkyriverError as error:
             self._fail(request, error)
 
@@ -261,8 +262,9 @@ class Replica:
         self._run(request, asked, _until(request, None), partial(self._predict.encode, asked))
 
     def _run(self, request: Request, asked: Predict, until: int, encode: Callable[[list[Tensors]], Reply]) -> None:
-        gather = _Gather(len(asked.runs), lambda results: self._answer(request, results, encode))
-        self._batcher.submit(*(Ask(run, partial(gather.take, place), until) for place, run in enumerate(asked.runs)))
+        runs = _Runs(self._batcher, asked.runs, until, lambda results: self._answer(request, results, encode))
+        runs.begin()
+        request.when_gone = runs.give_up
 
     def _on_predict_by_key(self, request: Request) -> None:
         """As `_on_predict`, with the features read first where they are not given."""
@@ -285,6 +287,8 @@ class Replica:
         self, request: Request, by_key: ByKey, asked: AskedByKey, until: int, found: FeaturesFound | SkyriverError
     ) -> None:
         try:
+            if request.gone:
+                return
             verdict = by_key.judge(asked, found)
             self.counters.found(verdict.instead, (time.perf_counter_ns() - request.arrived_ns) // 1000)
             if not len(verdict.features):
@@ -371,27 +375,56 @@ def _get(action: Action) -> dict[bytes, Action]:
     return {b"GET": action, b"HEAD": action}
 
 
-class _Gather:
-    """Waits for all runs of one request; the first error stands for all."""
+class _Runs:
+    """The runs of one request: a few wait at a time, so that others get their turns between them. The first error
+    stands for all, and ends them."""
 
-    __slots__ = ("_done", "_left", "_results")
+    __slots__ = ("_batcher", "_done", "_results", "_runs", "_until", "_waiting")
 
-    def __init__(self, runs: int, done: Callable[[list[Tensors] | SkyriverError], None]) -> None:
-        self._results: dict[int, Tensors] = {}
-        self._left = runs
+    def __init__(
+        self,
+        batcher: Batcher,
+        runs: Sequence[dict[str, Array]],
+        until: int,
+        done: Callable[[list[Tensors] | SkyriverError], None],
+    ) -> None:
+        self._batcher = batcher
+        self._runs = runs
+        self._until = until
         self._done = done
+        self._waiting: deque[Ask] = deque()
+        """In the order in which the batcher answers them."""
+        self._results: list[Tensors] = []
 
-    def take(self, place: int, result: Tensors | SkyriverError) -> None:
-        if self._left == 0:
-            return
+    def begin(self) -> None:
+        """Raises as `Batcher.submit`."""
+        if len(self._runs) > RUNS_WAITING:
+            self._batcher.check(self._until, len(self._runs) - 1)
+        first = [self._ask(place) for place in range(min(RUNS_WAITING, len(self._runs)))]
+        self._batcher.submit(*first)
+        self._waiting.extend(first)
+
+    def give_up(self) -> None:
+        """Nobody waits for them any more."""
+        self._batcher.withdraw(*self._waiting)
+        self._waiting.clear()
+
+    def _ask(self, place: int) -> Ask:
+        return Ask(self._runs[place], self._take, self._until)
+
+    def _take(self, result: Tensors | SkyriverError) -> None:
         if isinstance(result, SkyriverError):
-            self._left = 0
+            self.give_up()
             self._done(result)
             return
-        self._results[place] = result
-        self._left -= 1
-        if self._left == 0:
-            self._done([self._results[n] for n in range(len(self._results))])
+        self._waiting.popleft()
+        self._results.append(result)
+        if len(self._results) == len(self._runs):
+            self._done(self._results)
+        elif (place := len(self._results) + len(self._waiting)) < len(self._runs):
+            ask = self._ask(place)
+            self._waiting.append(ask)
+            self._batcher.go_on(ask)
 
 
 async def serve_replica(

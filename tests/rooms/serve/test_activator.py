@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from skyriver.serve.activator import Activator, ActivatorSettings, seconds_left, serve_activator, target_of
-from skyriver.serve.http import HttpServer, Request
+from skyriver.serve.http import HttpLimits, HttpServer, Request
 from skyriver.serve.listening import unix_listener
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -255,23 +255,118 @@ def test_what_a_replica_took_along_is_not_sent_again_and_the_others_go_to_the_ne
     play(scene)
 
 
-def test_who_has_left_is_not_worked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("leave", ["close", "abort"])
+def test_who_has_left_is_not_worked_for(tmp_path: Path, leave: str) -> None:
     async def scene() -> None:
         async with running(tmp_path) as stage:
             reader, writer = await asyncio.open_unix_connection(str(tmp_path / "activator.sock"))
             writer.write(b"POST /predict/price HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}")
             await stage.held(1)
-            writer.transport.abort()
-            del reader
-            asking = asyncio.ensure_future(stage.ask())
+            asking = asyncio.ensure_future(stage.ask(body=b"[]"))
             await stage.held(2)
+            getattr(writer if leave == "close" else writer.transport, leave)()
+            del reader
+            await stage.held(1)
             stage.tell(v1=stage.replica)
             async with stage.listening():
-                assert (await asking)[0] == 200
+                assert json.loads((await asking)[2])["body"] == "[]"
             await stage.held(0)
-            assert len(stage.asked) + int(str(stage.activator.report()["left"])) == 2
+            assert len(stage.asked) == 1
+            assert stage.activator.report()["left"] == 1
+            assert stage.activator._server.bodies == 0
 
     play(scene)
+
+
+def test_when_all_have_left_nothing_wakes_the_service(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with running(tmp_path) as stage:
+            asking = [asyncio.ensure_future(stage.ask()) for _ in range(3)]
+            await stage.held(3)
+            for each in asking:
+                each.cancel()
+            await stage.until(lambda: not stage.activator._queues)
+            assert stage.activator.report()["waiting"] == {}
+            assert stage.activator.report()["left"] == 3
+
+    play(scene)
+
+
+def test_a_client_that_leaves_is_left_by_the_replica_that_has_its_request(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with running(tmp_path, ActivatorSettings(lines=1)) as stage:
+            taken: list[Request] = []
+            leaving, staying = (asyncio.ensure_future(stage.ask(body=body)) for body in (b"1", b"2"))
+            await stage.held(2)
+            stage.tell(v1=stage.replica)
+            async with stage.listening(answer=taken.append):
+                await stage.until(lambda: len(taken) == 1)
+                leaving.cancel()
+                await stage.until(lambda: taken[0].gone)
+                await stage.until(lambda: len(taken) == 2)
+                taken[1].answer(200, b"{}")
+                assert (await staying)[0] == 200
+            told = stage.activator.report()
+            assert (told["left"], told["failed"], told["forwarded"]) == (1, 0, 1)
+
+    play(scene)
+
+
+def test_one_service_does_not_take_all_room_for_bodies(tmp_path: Path) -> None:
+    async def scene() -> None:
+        settings = ActivatorSettings(bodies=8000, http=HttpLimits(bodies=16000))
+        async with running(tmp_path, settings) as stage:
+            large = [asyncio.ensure_future(stage.ask(body=b"x" * 1000)) for _ in range(4)]
+            await stage.held(4)
+            status, _, body = await stage.ask(body=b"x" * 1000)
+            problem = json.loads(body)
+            assert (status, problem["code"]) == (503, "OVERLOADED")
+            assert "4000 bytes wait for it already" in problem["detail"]
+            assert problem["next_action"]
+            others = [
+                asyncio.ensure_future(stage.ask("/predict/rent", body=b"x" * 1000)),
+                asyncio.ensure_future(stage.ask("/predict/rent", body=b"x" * 1000)),
+                asyncio.ensure_future(stage.ask("/predict/loan", body=b"x" * 1000)),
+                asyncio.ensure_future(stage.ask(method="GET", body=b"")),
+            ]
+            await stage.until(lambda: stage.activator.report()["waiting"] == {"price": 5, "rent": 2, "loan": 1})
+            assert (await stage.ask("/predict/rent", body=b"x" * 1000))[0] == 503
+            for each in (*large, *others):
+                each.cancel()
+            await stage.until(lambda: not stage.activator._queues)
+            asking = asyncio.ensure_future(stage.ask(body=b"x" * 1000))
+            await stage.held(1)
+            asking.cancel()
+
+    play(scene)
+
+
+def test_where_replicas_are_is_read_again_when_it_could_not_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene() -> None:
+        async with running(tmp_path) as stage:
+            asking = asyncio.ensure_future(stage.ask())
+            await stage.held(1)
+            read, looks = stage.take_live, []
+
+            def unreadable() -> dict[str, Any] | None:
+                looks.append(1)
+                raise OSError(24, "Too many open files") if len(looks) % 2 else ValueError("no JSON")
+
+            stage.activator._live = unreadable
+            await stage.until(lambda: len(looks) > 4)
+            late = asyncio.ensure_future(stage.ask())
+            await stage.held(2)
+            stage.activator._live = read
+            stage.tell(v1=stage.replica)
+            async with stage.listening():
+                assert [(await each)[0] for each in (asking, late)] == [200, 200]
+
+    play(scene)
+    assert [r.getMessage() for r in caplog.records] == [
+        "where replicas are cannot be read: [Errno 24] Too many open files"
+    ]
 
 
 def test_its_metrics_tell_what_waits_and_what_became_of_the_others(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from skyriver.core.errors import Internal
 from skyriver.serve.calibration import Calibration, best_limit, calibrate
 from skyriver.serve.runner import Runner, Tensors
 
@@ -90,6 +91,30 @@ def test_threads_are_taken_where_they_help_and_were_granted(sums: bytes) -> None
         found = calibrate(runner, sums, max_batch=2, cores=cores, budget_s=5.0, clock=runner.clock)
         assert (found.threads, runner.threads) == (threads, threads)
         assert found.batch_us == pytest.approx(10_000 / threads)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_threads_that_fail_are_not_kept(sums: bytes, failing: int) -> None:
+    """At their first run, or at one that is made after they were found to help."""
+
+    class Failing(Priced):
+        tried = 0
+
+        def run(self, inputs: Tensors) -> dict[str, np.ndarray]:
+            if self.threads > 1:
+                self.tried += 1
+                if failing == 0 or len(inputs["features"]) == 1:
+                    raise Internal("no memory for so many", code="MODEL_FAILED")
+            return super().run(inputs)
+
+    runner = Failing(sums)
+    assert runner.warm_up()
+    runner.each, runner.shared = 1e-3, True
+    runner.fixed = 10e-3
+    found = calibrate(runner, sums, max_batch=16, cores=4, budget_s=10, clock=runner.clock)
+    assert runner.tried
+    assert (found.threads, runner.threads) == (1, 1)
+    assert found.measured is (failing == 0)
 
 
 def test_short_runs_get_no_threads(sums: bytes) -> None:

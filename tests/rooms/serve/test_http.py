@@ -9,6 +9,8 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import uvloop
@@ -46,16 +48,24 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def running(
-    handler: Handler, limits: HttpLimits = LIMITS
+    handler: Handler,
+    limits: HttpLimits = LIMITS,
+    *,
+    family: socket.AddressFamily = socket.AF_INET,
+    folder: Path = Path(),
 ) -> AsyncIterator[tuple[HttpServer, Callable[[], Awaitable[Client]]]]:
+    """On 127.0.0.1, or on a Unix socket in `folder`."""
     server = HttpServer(handler, limits)
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.bind(("127.0.0.1", 0))
-    port = listening.getsockname()[1]
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.bind(("127.0.0.1", 0) if family == socket.AF_INET else str(folder / "socket"))
+    address = listening.getsockname()
     clients: list[Client] = []
 
     async def connect() -> Client:
-        client = Client(*await asyncio.open_connection("127.0.0.1", port))
+        if family == socket.AF_UNIX:
+            client = Client(*await asyncio.open_unix_connection(address))
+        else:
+            client = Client(*await asyncio.open_connection(*address))
         clients.append(client)
         return client
 
@@ -91,6 +101,27 @@ def test_requests_on_one_connection() -> None:
             assert await client.answer() == (200, headers, b"POST /a?x=1 hello")
             client.send(b"GET /b HTTP/1.1\r\nhost: h\r\n\r\n")
             assert (await client.answer())[2] == b"GET /b? "
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("target", "seen"),
+    [
+        (b"http://h:80/a/b?x=http://c/d", b"/a/b?x=http://c/d"),
+        (b"HTTPS://h/", b"/?"),
+        (b"http://h", b"/?"),
+        (b"http://h?x=1/2", b"/?x=1/2"),
+        (b"/a?to=http://h/b", b"/a?to=http://h/b"),
+        (b"*", b"*?"),
+    ],
+)
+def test_a_target_may_name_the_server_too(target: bytes, seen: bytes) -> None:
+    async def scene() -> None:
+        async with running(echo) as (_, connect):
+            client = await connect()
+            client.send(b"OPTIONS %b HTTP/1.1\r\nhost: h\r\n\r\n" % target)
+            assert await client.answer() == (200, ANY, b"OPTIONS %b " % seen)
 
     play(scene)
 
@@ -332,20 +363,38 @@ def test_an_answer_to_a_client_that_is_gone_does_nothing() -> None:
     play(scene)
 
 
-def test_a_client_that_has_shut_down_its_side_gets_its_answers() -> None:
+@pytest.mark.parametrize("leave", ["close", "write_eof", "abort"])
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_a_client_that_ends_its_side_while_it_waits_has_left(
+    family: socket.AddressFamily, leave: str, tmp_path: Path
+) -> None:
     held: list[Request] = []
+    left: list[Request] = []
+
+    def hold(request: Request) -> None:
+        held.append(request)
+        request.when_gone = lambda: left.append(request)
 
     async def scene() -> None:
-        async with running(held.append) as (_, connect):
-            client = await connect()
-            client.send(post(b"/1", b"a") + post(b"/2", b"b"))
-            client.writer.write_eof()
-            for n in (1, 2):
-                while len(held) < n:
-                    await asyncio.sleep(0)
-                held[-1].answer(200, b"%d" % n)
-                assert (await client.answer())[2] == b"%d" % n
-            assert await client.ended()
+        async with running(hold, family=family, folder=tmp_path) as (server, connect):
+            client, other = await connect(), await connect()
+            client.send(post(b"/1", b"a"))
+            other.send(post(b"/3", b"c"))
+            while len(held) < 2:
+                await asyncio.sleep(0)
+            first, answered = sorted(held, key=lambda request: request.path)
+            assert not first.gone
+            getattr(client.writer.transport if leave == "abort" else client.writer, leave)()
+            while len(server.connections) > 1:
+                await asyncio.sleep(0.001)
+            assert (first.gone, left, server.bodies) == (True, [first], 1)
+            first.answer(200, b"{}")
+            answered.answer(200, b"{}")
+            assert (await other.answer())[0] == 200
+            other.writer.close()
+            while server.connections:
+                await asyncio.sleep(0.001)
+            assert (left, len(held)) == ([first], 2)
 
     play(scene)
 
