@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from skyriver.client.api import Client
 from skyriver.control.gateway_stage import TOKEN, Stage, pool, send, table, upstream, wait_for
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.tls import TlsChoice
-from skyriver.wiring.gateway import gateway_of, https_of, keep_tls
+from skyriver.wiring.gateway import gateway_of, https_of, keep_tls, renew_own
 from skyriver.wiring.home import Home
 
 
@@ -184,3 +185,38 @@ def test_one_that_ends_within_a_month_is_made_anew(tmp_path: Path) -> None:
     assert before.ends > read(Tls("", 0, *short)).ends
     assert read(Tls("127.0.0.1", 0, *make(folder, "127.0.0.1"))) == before
     assert "10.0.0.5" in read(Tls("10.0.0.5", 0, *make(folder, "10.0.0.5"))).names, "its address is another one"
+
+
+def test_a_certificate_of_its_own_is_renewed_before_it_ends_while_connections_are_open(home: Home) -> None:
+    keep_tls(home, TlsChoice("self-made", port=free_port()))
+    folder, gateway = home.root / "tls", gateway_of(home)
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    gateway.start()
+    stage = stage_of(home, gateway)
+    renew_own(home)
+    assert not gateway.renew(), "it has long to live"
+    before, secret = certificate.read_bytes(), key.read_bytes()
+    with upstream(stage, "one") as one:
+        gateway.apply(table(pool("fraud:1", one)))
+        (known := folder.parent / "known.pem").write_bytes(before)
+        with contextlib.closing(connect(home, known)) as held:
+            assert ask(held) == 200
+            renew_own(home, now=time.time() + 800 * 86_400)
+            assert certificate.read_bytes() != before
+            assert key.read_bytes() != secret
+            assert gateway.renew()
+            assert ask(held) == 200, "what was open goes on"
+            assert ask_once(home, certificate) == 200
+            assert ask_once(home, known) == 200, "who trusts the one before trusts it too"
+            served = ssl.get_server_certificate(("127.0.0.1", home.settings()["tls"]["port"]))
+            assert certificate.read_text().startswith(served.strip())
+            assert not gateway.renew(), "once"
+
+
+def test_a_given_certificate_is_not_ours_to_renew(home: Home) -> None:
+    files = pair(home.root, "given", "-days", "3")
+    keep_tls(home, TlsChoice("", *files, port=free_port()))
+    before = files[0].read_bytes()
+    renew_own(home, now=time.time() + 2 * 86_400)
+    assert files[0].read_bytes() == before
+    assert not (home.root / "tls").exists()

@@ -79,6 +79,14 @@ def keep_tls(home: Home, choice: TlsChoice) -> Certificate | None:
     return found
 
 
+def renew_own(home: Home, *, now: float | None = None) -> None:
+    """A certificate that was made here gets its successor before it ends; one that was given is its giver's. Raises
+    Unavailable (NO_OPENSSL)."""
+    tls, folder = _tls(home.settings()), home.root / "tls"
+    if tls is not None and tls.certificate.parent == folder:
+        certificate.make(folder, tls.address, now=now)
+
+
 def _tls(settings: dict[str, Any]) -> Tls | None:
     told = settings.get("tls")
     if told is None:

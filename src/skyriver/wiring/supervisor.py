@@ -34,7 +34,7 @@ from skyriver.adapters.processes.identity import Identity, age_seconds, identify
 from skyriver.control.outliers import LOOK_SECONDS
 from skyriver.core.errors import Conflict, Internal, SkyriverError
 from skyriver.core.leases import Lease
-from skyriver.wiring.gateway import gateway_of, gateways_of
+from skyriver.wiring.gateway import gateway_of, gateways_of, renew_own
 from skyriver.wiring.home import Home
 from skyriver.wiring.living import is_stopped, terminate
 from skyriver.wiring.process import write_atomically
@@ -379,9 +379,10 @@ class Supervisor:
         self._gateways = wanted
 
     def _renew_certificate(self) -> None:
-        """Whoever renews it replaces its files; nobody has to tell us."""
+        """Whoever renews it replaces its files; nobody has to tell us. One of our own is renewed here."""
         bad = ""
         try:
+            renew_own(self._home)
             if gateway_of(self._home).renew():
                 log.info("the gateway has another certificate")
         except (SkyriverError, OSError, ValueError) as error:

@@ -17,6 +17,9 @@ from skyriver.data.folders import make_folder, replace_file
 PARTIAL_CHAIN = 0x80000
 """OpenSSL's X509_V_FLAG_PARTIAL_CHAIN: what is trusted need not be a root. Here that is the certificate itself."""
 OWN_DAYS = 825
+AUTHORITY_DAYS = 36_500
+RENEWED_SECONDS = 30 * 86_400
+"""Before its end a certificate of our own gets a successor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,33 +82,56 @@ def _examine(tls: Tls) -> dict[str, tuple[tuple[str, str], ...]]:
     return found
 
 
-def make(folder: Path, address: str) -> tuple[Path, Path]:
-    """A certificate of our own, kept in `folder` and made anew in its last month, or for another address. It is its own
-    authority: callers trust the file itself. Raises Unavailable (NO_OPENSSL)."""
+def make(folder: Path, address: str, *, now: float | None = None) -> tuple[Path, Path]:
+    """A certificate of our own, kept in `folder` and made anew in its last month (`now`: Unix time), or for another
+    address. An authority of our own, which is made once and stands behind it in the same file, has signed it: who
+    trusts a copy of that file trusts its successors. Raises Unavailable (NO_OPENSSL)."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     with contextlib.suppress(InvalidInput):
         own = read(Tls(address, 0, certificate, key))
-        if own.ends > time.time() + 30 * 86_400 and (address == "0.0.0.0" or address in own.names):
+        lives = own.ends > (time.time() if now is None else now) + RENEWED_SECONDS
+        if lives and (address == "0.0.0.0" or address in own.names):
             return certificate, key
     make_folder(folder)
+    authority, its_key = _authority(folder)
     names = ["DNS:localhost", f"DNS:{socket.gethostname()}", "IP:127.0.0.1"]
     if address not in ("127.0.0.1", "0.0.0.0"):
         names.append(f"IP:{address}")
     with tempfile.TemporaryDirectory(dir=folder) as made:
-        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc"]
-        command += ["-days", str(OWN_DAYS), "-subj", "/CN=skyriver", "-addext", f"subjectAltName={','.join(names)}"]
-        command += ["-keyout", f"{made}/key.pem", "-out", f"{made}/certificate.pem"]
-        try:
-            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise Unavailable(
-                f"A certificate could not be made with openssl: {error}.",
-                code="NO_OPENSSL",
-                next_action="Install openssl 3, or give a certificate with --tls-cert and --tls-key.",
-            ) from error
-        for path in (key, certificate):
-            replace_file(path, (Path(made) / path.name).read_bytes())
+        new, new_key = Path(made) / "certificate.pem", Path(made) / "key.pem"
+        told = ["-days", str(OWN_DAYS), "-subj", "/CN=skyriver", "-CA", str(authority), "-CAkey", str(its_key)]
+        told += ["-addext", f"subjectAltName={','.join(names)}", "-addext", "basicConstraints=critical,CA:FALSE"]
+        _openssl(*told, "-out", str(new), "-keyout", str(new_key))
+        replace_file(key, new_key.read_bytes())
+        replace_file(certificate, new.read_bytes() + authority.read_bytes())
     return certificate, key
+
+
+def _authority(folder: Path) -> tuple[Path, Path]:
+    """What signs our certificates. Its end is so far away that nobody waits for it."""
+    certificate, key = folder / "authority.pem", folder / "authority.key"
+    if not certificate.exists():  # written last
+        with tempfile.TemporaryDirectory(dir=folder) as made:
+            new, new_key = Path(made) / "authority.pem", Path(made) / "authority.key"
+            told = ["-days", str(AUTHORITY_DAYS), "-subj", "/CN=skyriver authority"]
+            told += ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+            _openssl(*told, "-out", str(new), "-keyout", str(new_key))
+            replace_file(key, new_key.read_bytes())
+            replace_file(certificate, new.read_bytes())
+    return certificate, key
+
+
+def _openssl(*told: str) -> None:
+    """A new key and a certificate of it."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", *told]
+    try:
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unavailable(
+            f"A certificate could not be made with openssl: {error}.",
+            code="NO_OPENSSL",
+            next_action="Install openssl 3, or give a certificate with --tls-cert and --tls-key.",
+        ) from error
 
 
 def _refused(why: str) -> InvalidInput:
