@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 
+import ml_dtypes  # comes with onnx
 import numpy as np
 import pytest
 import tritonclient.http as triton
@@ -152,6 +153,14 @@ def test_without_a_wish_all_outputs_come_as_bytes(client: triton.InferenceServer
     check(result, gaps=True)
     assert all("binary_data_size" in output["parameters"] for output in result.get_response()["outputs"])
     np.testing.assert_array_equal(result.as_numpy("half"), NUMBERS.astype(np.float16))
+
+
+def test_bf16_is_refused_with_what_to_send_instead(client: triton.InferenceServerClient) -> None:
+    asked = inputs(binary=True)
+    asked[0] = triton.InferInput("numbers", [3, 3], "BF16")
+    asked[0].set_data_from_numpy(NUMBERS.astype(ml_dtypes.bfloat16))
+    with pytest.raises(InferenceServerException, match="the datatype BF16 is given, FP32 is wanted"):
+        client.infer("everything", asked)
 
 
 def test_many_at_once(client: triton.InferenceServerClient) -> None:

@@ -27,7 +27,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from skyriver.core.errors import InvalidInput
 from skyriver.release.formats import foreign_format
-from skyriver.release.signature import ANY, Signature, TensorSpec
+from skyriver.release.signature import ANY, Signature, TensorSpec, cast_instead
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 MICROSOFT_OPERATORS = frozenset(
@@ -404,7 +404,7 @@ def _spec(value: Any, side: str) -> TensorSpec:
             "ONNX_UNSUPPORTED_TYPE",
             next_action="A scikit-learn classifier is converted with options={'zipmap': False}."
             if kind == "sequence_type"
-            else "Cast it inside the model.",
+            else cast_instead(side, told),
         )
     shape = value.type.tensor_type.shape
     if not value.type.tensor_type.HasField("shape"):

@@ -62,3 +62,14 @@ def score_of(signature: Signature) -> str | None:
     None where there is none."""
     found = [t.name for t in signature.outputs if t.datatype in _NUMBERS and all(n == 1 for n in t.shape[1:])]
     return "score" if "score" in found else next(iter(found), None)
+
+
+def cast_instead(side: str, told: str) -> str:
+    """What to do about an input or output of a type that is not served; `told` is how its file or runtime calls it."""
+    if "bfloat16" not in told.lower():
+        return "Cast it inside the model."
+    where = "and a Cast to BFLOAT16 behind it" if side == "input" else "and a Cast to FLOAT before it"
+    return (
+        f"Give the model an {side} of FP32 {where} (ONNX operator Cast), and send FP32: it holds each value of BF16"
+        " exactly, and NumPy has no type for BF16."
+    )

@@ -200,6 +200,7 @@ class InferCodec:
                 f"Input {given.name!r}: the datatype {given.datatype[:40]} is given, {spec.datatype} is wanted.",
                 code="WRONG_DATATYPE",
                 where=given.name,
+                next_action=_converted(given.datatype, spec.datatype),
             )
         if not given.parameters:
             return tensor_of_json(spec, given.shape, given.data)
@@ -353,6 +354,15 @@ def _refuse_what_is_not_built(what: str, parameters: Parameters) -> None:
                 f"{what} uses {name}={show(parameters[name])}, which is not supported.",
                 next_action="Shared memory, sequences and classification are not there: send and take whole tensors.",
             )
+
+
+def _converted(given: str, wanted: str) -> str:
+    """What to do about one kind of number sent for another. BF16 is what trainers hold; no model served takes it."""
+    if "BF16" in (given, wanted):
+        return (
+            f"Convert it before it is sent: with ml_dtypes or torch to {wanted}, which the metadata of the model names."
+        )
+    return f"Send {wanted}, as the metadata of the model says."
 
 
 def _names(names: Mapping[str, object] | list[str]) -> str:

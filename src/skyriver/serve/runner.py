@@ -19,7 +19,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 from skyriver.core.errors import DeadlineExceeded, Internal, InvalidInput, SkyriverError
-from skyriver.release.signature import ANY, Signature, TensorSpec
+from skyriver.release.signature import ANY, Signature, TensorSpec, cast_instead
 from skyriver.serve.devices import CPU, check_device, providers_of
 from skyriver.serve.watch import RunWatch
 
@@ -230,11 +230,11 @@ def _open(model: bytes, device: str, threads: int) -> Any:
 def _spec(node: Any, side: str) -> TensorSpec:
     if node.type not in _DATATYPES:
         raise InvalidInput(
-            f"The {side} {node.name!r} of the model is a {node.type}; only tensors are served.",
+            f"The {side} {node.name!r} of the model is a {node.type}, which is not served.",
             code="MODEL_UNSUPPORTED",
             next_action="A scikit-learn classifier is converted with options={'zipmap': False}."
             if node.type.startswith("seq")
-            else "Cast it inside the model.",
+            else cast_instead(side, node.type),
         )
     shape = tuple(axis if isinstance(axis, int) and axis >= 0 else ANY for axis in node.shape)
     return TensorSpec(node.name, _DATATYPES[node.type], shape)

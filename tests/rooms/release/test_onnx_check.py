@@ -369,10 +369,15 @@ def test_maps_and_sequences_are_refused_with_the_option_that_avoids_them() -> No
     assert "zipmap" in error.next_action
 
 
+def test_bf16_is_refused_with_what_to_do_instead() -> None:
+    error = refused(model(inputs=[value("x", TensorProto.BFLOAT16)]))
+    assert (error.code, "BFLOAT16" in error.message) == ("ONNX_UNSUPPORTED_TYPE", True)
+    assert "an input of FP32 and a Cast to BFLOAT16" in error.next_action
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [
-        (model(inputs=[value("x", TensorProto.BFLOAT16)]), "ONNX_UNSUPPORTED_TYPE"),
         (model(inputs=[value("x", 99)]), "ONNX_UNSUPPORTED_TYPE"),
         (model(node("RandomNormal", (), ("y",), shape=[1, 2]), inputs=[]), "ONNX_NO_SIGNATURE"),
         (model(outputs=[]), "ONNX_NO_SIGNATURE"),

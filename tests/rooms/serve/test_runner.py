@@ -104,3 +104,19 @@ def test_only_tensors_are_served(make_model: Callable[..., bytes]) -> None:
         Runner(model.SerializeToString())
     assert caught.value.code == "MODEL_UNSUPPORTED"
     assert "zipmap" in caught.value.next_action
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+def test_bf16_is_refused_with_what_to_do_instead(side: str) -> None:
+    kinds = {"input": TensorProto.FLOAT, "output": TensorProto.FLOAT, side: TensorProto.BFLOAT16}
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["x"], ["y"], to=kinds["output"])],
+        "model",
+        [helper.make_tensor_value_info("x", kinds["input"], ["n", 2])],
+        [helper.make_tensor_value_info("y", kinds["output"], ["n", 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    with pytest.raises(InvalidInput) as caught:
+        Runner(model.SerializeToString())
+    assert (caught.value.code, "bfloat16" in caught.value.message) == ("MODEL_UNSUPPORTED", True)
+    assert f"an {side} of FP32 and a Cast" in caught.value.next_action
