@@ -92,6 +92,7 @@ def _step_rollout(snapshot: Snapshot, rollout: Resource) -> Iterator[Action]:
             elif not _running_before(snapshot, rollout):
                 status = {**rollout.status, "from": champion(model)}
                 by_steps = rollout.spec["strategy"] == "canary" and champion(model) not in (0, int(to))
+                by_steps = by_steps and not any(_building(snapshot, rollout, int(to)))
                 yield _put(rollout, "begin" if by_steps else "promote", snapshot.now, status=status)
         case "CANARY" | "PAUSED":
             yield from _canary(snapshot, rollout, service, to)
@@ -282,14 +283,21 @@ def unfit(snapshot: Snapshot, tenant: str, model: str, number: int) -> dict[str,
 
 def _elapsed(snapshot: Snapshot, rollout: Resource, to: int) -> int:
     """Since the new version could serve: no time counts while a stream builds the features that it reads."""
+    since = rollout.since
+    for changing in _building(snapshot, rollout, to):
+        since = max(since, int(changing["since"]) if changing["state"] == "ready" else snapshot.now)
+    return snapshot.elapsed(since)
+
+
+def _building(snapshot: Snapshot, rollout: Resource, to: int) -> Iterator[Mapping[str, Any]]:
+    """The features that streams build for the version and do not decide by yet. A stream decides by one set, so such a
+    version cannot have a share beside the one before."""
     version = snapshot.find(rollout.tenant, "version", f"{rollout.spec['model']}:{to}")
     trained_on = (version.spec.get("features") or {}).get("digest") if version is not None else None
-    since = rollout.since
     for stream in _deciding(snapshot, rollout):
         changing = stream.status.get("features") or {}
         if trained_on and changing.get("digest") == trained_on and not _follows(stream, to):
-            since = max(since, int(changing["since"]) if changing["state"] == "ready" else snapshot.now)
-    return snapshot.elapsed(since)
+            yield changing
 
 
 def _follows(stream: Resource, version: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -105,3 +106,17 @@ def test_no_time_counts_while_a_stream_builds_what_the_version_reads(state: str,
     promoting = Resource("t", "rollout", "fraud-1", spec=rollout.spec, status=rollout.status, state="PROMOTING")
     after = step(found, promoting)
     assert (after is not None and after.reason == "TIMED_OUT") == breached
+
+
+@pytest.mark.parametrize("building", [True, False])
+def test_a_version_whose_features_are_being_built_has_no_share_beside_the_one_before(building: bool) -> None:
+    features = trained_on(BEFORE if building else NOW)
+    changing = {"digest": features["digest"], "state": "building", "since": 0} if building else None
+    found, rollout = snapshot(features, features=changing, model_version=1)
+    canary = {"strategy": "canary", "canary": sr.Canary([10, 100]).spec.to_json()}
+    by_steps = replace(rollout, spec={**rollout.spec, **canary})
+    model = replace(found.resources["t", "model", "fraud"], status={"aliases": {"champion": 1}})
+    rows = {**found.resources, model.key: model, by_steps.key: by_steps}
+    after = step(Snapshot(rows, {}, {}, 0), by_steps)
+    assert after is not None
+    assert after.state == ("PROMOTING" if building else "CANARY")
