@@ -30,6 +30,10 @@ class Gateway(Protocol):
     - beyond a route's or a tenant's `RequestLimit` a request to models and streams gets 429 with `Retry-After`,
       RATE_LIMITED or TOO_MANY_AT_ONCE, and reaches no server; what is refused does not count against a limit.
       Limits change with the table, without losing what was counted.
+    - a request that reads, predicts or gives events, and whose server ended before its answer began, is sent once more,
+      to another server; 502 UPSTREAM_FAILED when that one ends too, and for all other requests. It MAY be answered so
+      at once where the request is large. A connection that answered before MAY be closed in place of that answer.
+    - a client that leaves, or closes its sending side, before its answer: its server sees the connection end.
     - what cannot be answered soon is refused rather than kept waiting: 503 with `Retry-After` for servers that have
       all they may have, and as much again in the queue.
     - while somebody looks, a server that answers much slower than its siblings, or fails when they do not, gets no

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -147,18 +148,48 @@ def _held(stage: Stage, count: int) -> Iterator[None]:
 
 
 def check_second_tries(stage: Stage) -> None:
-    """What was sent is sent again only if it reads; a server that ended without an answer may have done the rest."""
-    with upstream(stage, "one") as one, upstream(stage, "two") as two:
-        stage.gateway.apply(table(pool("fraud:1", one, two)))
-        for _ in range(4):
-            answered = send(stage, "/v2/models/fraud?drop=one", method="GET", body=b"")
-            assert (answered.status, answered.body["upstream"]) == (200, "two")
-        assert len(one.seen) > 0, "nothing was dropped"
-        one.seen.clear()
-        two.seen.clear()
-        failed = send(stage, "/predict/fraud?drop")
-        assert (failed.status, failed.code) == (502, "UPSTREAM_FAILED")
-        assert len(one.seen) + len(two.seen) == 1
+    """What may come twice is sent once more when its server ended without an answer; the rest may have been done."""
+    events, labels = "/streams/fraud/events", "/streams/fraud/labels"
+    streams = Route("acme", "stream", "fraud", (("fraud", 100),))
+    with (
+        upstream(stage, "one") as one,
+        upstream(stage, "two") as two,
+        upstream(stage, "three") as three,
+        contextlib.closing(Client(stage)) as client,
+    ):
+        servers = (one, two, three)
+        stage.gateway.apply(table(pool("fraud:1", *servers), pool("fraud", *servers), routes=(streams,)))
+        for method, path in (("GET", "/v2/models/fraud"), ("POST", "/predict/fraud"), ("POST", events)):
+            one.seen.clear()
+            for _ in range(6):  # on a connection that is used again, and servers' that are
+                answered = client.send(f"{path}?drop=one", method=method)
+                assert (answered.status, answered.body["upstream"] != "one") == (200, True), (path, answered)
+                assert answered.body["body"] == "{}", path
+            assert len(one.seen) > 0, "nothing was dropped"
+        for path, times in (("/predict/fraud", 2), (events, 2), (labels, 1)):
+            for server in servers:
+                server.seen.clear()
+            failed = send(stage, f"{path}?drop")
+            assert (failed.status, failed.code) == (502, "UPSTREAM_FAILED"), path
+            assert sum(len(server.seen) for server in servers) == times, path
+
+
+def check_leaving(stage: Stage) -> None:
+    """A server learns that whoever asked has left."""
+    with upstream(stage, "one") as one:
+        stage.gateway.apply(table(pool("fraud:1", one)))
+        head = f"POST /predict/fraud?watch HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n"
+        for leave in (socket.SHUT_RDWR, socket.SHUT_WR):
+            one.seen.clear()
+            one.left.clear()
+            with socket.create_connection(stage.address, timeout=DEADLINE) as connection:
+                connection.sendall(f"{head}content-length: 2\r\n\r\n{{}}".encode())
+                wait_for("the server has it", lambda: bool(one.seen))
+                assert not one.left
+                connection.shutdown(leave)
+                wait_for("the server sees the end", lambda: bool(one.left))
+            assert len(one.seen) == 1, "it was sent again"
+        assert send(stage, "/predict/fraud").status == 200
 
 
 def check_stand_in(stage: Stage) -> None:

@@ -31,6 +31,8 @@ READY_PATH = "/v2/health/ready"
 any answer below 500 counts as alive, so that 404 will do for a server that does not know the path."""
 
 STREAMS = "/streams/"
+EVENTS = "/events"
+"""How the paths end by which streams are sent events, each of which counts once however often it comes."""
 LOOKING = ("GET", "HEAD")
 """The methods that a token of `read_only` may use on streams; any other could write."""
 
@@ -109,7 +111,10 @@ BODY_TOO_LARGE = Answer(
     "Send it in parts; `skyriver table load` takes whole files.",
 )
 BAD_REQUEST = Answer(
-    400, "BAD_REQUEST", "The request is not valid HTTP.", "Send it through an HTTP library or the client."
+    400,
+    "BAD_REQUEST",
+    "The request is not valid HTTP, or whoever sent it closed the connection before the answer.",
+    "Send it through an HTTP library or the client, and keep the connection open, in both directions.",
 )
 BAD_PATH = Answer(
     400, "BAD_PATH", "A part of the path begins with a dot.", "Send the path as it is documented, without dots."
@@ -175,6 +180,12 @@ def too_many_pools(left: Sequence[Pool]) -> QuotaExceeded:
         next_action=f"Remove services, streams or old versions of {', '.join(sorted({p.tenant for p in left}))} that "
         "are no longer needed.",
     )
+
+
+def may_come_twice(method: str, path: str) -> bool:
+    """Whether a request may be sent to another server after its own ended without an answer: it reads, or predicts, or
+    gives events."""
+    return method in LOOKING or not path.startswith(STREAMS) or path.endswith(EVENTS)
 
 
 def placed(pool: Pool) -> Iterable[Server]:

@@ -45,12 +45,14 @@ class Stage:
 class Upstream:
     """A fake server on a Unix socket: tells who it is and what it was sent. A request whose query is `hold` waits
     until `release` is set, one whose query is `drop`, or `drop=` and its name, gets no answer, one whose query is
-    `stream` gets two events."""
+    `stream` gets two events, one whose query is `watch` is watched until its connection ends."""
 
     name: str
     path: Path
     release: threading.Event = field(default_factory=threading.Event)
     seen: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    """Requests whose connection ended while they were watched."""
     delay: float = 0.0
     """Seconds before each answer but that it is ready."""
     status: int = 200
@@ -125,6 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
         if query in ("drop", f"drop={upstream.name}"):
             self.close_connection = True
             return
+        if query == "watch":
+            self._watch()
+            return
         if query == "hold" and not upstream.release.wait(DEADLINE):
             self.close_connection = True
             return
@@ -149,6 +154,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+
+    def _watch(self) -> None:
+        self.close_connection = True
+        self.connection.settimeout(DEADLINE)
+        try:
+            ended = not self.connection.recv(1)
+        except OSError as error:
+            ended = not isinstance(error, TimeoutError)
+        if ended:
+            self.server.upstream.left.append(self.path)
 
     def _body(self) -> bytes:
         if self.headers.get("transfer-encoding") != "chunked":

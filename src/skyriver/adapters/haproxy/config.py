@@ -197,7 +197,7 @@ _OWN_ERRORS = (
 
 
 def _defaults() -> str:
-    looking = " ".join(rules.LOOKING)
+    but = f"!{{ method {' '.join(rules.LOOKING)} }}"
     errors = "".join(f"    errorfile {a.status} {a.code.lower()}.http\n" for a in _OWN_ERRORS)
     return f"""\
 defaults base
@@ -211,7 +211,7 @@ defaults base
     timeout http-keep-alive 60s
     timeout check 5s
     timeout tunnel 1h
-    # Only a connection that was refused is tried again, on another server: what was sent is never sent twice.
+    # Only a connection that was refused is tried again, on another server.
     option redispatch 1
     retries 3
     retry-on conn-failure
@@ -222,9 +222,14 @@ defaults base
     http-check expect status 200-499
 {errors}
 defaults slots from base
-    # What only reads may be sent again, when its server ended before its answer began.
+    # What may be sent again is, once, to another server, when its own ended before its answer began: no request ends
+    # more than two. It is kept for that if all of it is here when it is sent, and fits into one buffer (16 KiB).
     retry-on conn-failure empty-response
-    http-request disable-l7-retry unless {{ method {looking} }}
+    retries 1
+    http-request disable-l7-retry if {{ path_beg {rules.STREAMS} }} !{{ path_end {rules.EVENTS} }} {but}
+    http-request wait-for-body time 60s
+    # Whoever closes has left, and the server is told; half a close cannot be told from a whole one.
+    option abortonclose
     # How long each server takes, and how often; see skyriver.control.outliers.
     http-response set-var(txn.took) date(0,us),sub(txn.arrived)
     http-response set-var-fmt(txn.server) %[be_name]/%[srv_name]

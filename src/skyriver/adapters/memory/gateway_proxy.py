@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import re
+import select
 import socket
 import threading
 import time
@@ -20,7 +21,6 @@ from skyriver.core.resources import Server
 CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 120.0
 PIECE = 1 << 16
-TRIES = 3
 
 _HOP_BY_HOP = frozenset(
     (
@@ -104,6 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._id = ""
         self._until: float | None = None
+        self._read: bytes | None = None
         if self.parse_request():
             self._forward()
             self.wfile.flush()
@@ -165,9 +166,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.gateway.leave(counted)
 
     def _to_server(self, tenant: str, path: str) -> None:
-        """Tries servers until one takes the connection. What was sent is sent again only if it reads, and its server
-        ended before it answered."""
+        """Tries servers until one takes the connection. What was sent is sent again at most once, if its server ended
+        before it answered."""
         tried: set[Server] = set()
+        again = rules.may_come_twice(self.command, path)
         while True:
             server = self.server.gateway.take(tenant, path, tried)
             if isinstance(server, Answer):
@@ -176,9 +178,10 @@ class _Handler(BaseHTTPRequestHandler):
             began, self._status, self._answered = time.monotonic(), 0, 0.0
             try:
                 connection = _connect(server.socket)
-                again = self.command in rules.LOOKING and len(tried) < TRIES
-                if connection is not None and self._exchange(connection, tenant, control=False, again=again):
-                    return
+                if connection is not None:
+                    if self._exchange(connection, tenant, control=False, again=again):
+                        return
+                    again = False
             finally:
                 took = self._answered - began if self._answered else None
                 self.server.gateway.give_back(server, took, failed=not 0 < self._status < 500)
@@ -199,7 +202,9 @@ class _Handler(BaseHTTPRequestHandler):
         self, connection: http.client.HTTPConnection, tenant: str, *, control: bool, again: bool = False
     ) -> bool:
         """False when the server ended without an answer and the request may be sent `again`."""
-        body = self._body()
+        if self._read is None:
+            self._read = self._body()
+        body = self._read
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
@@ -213,7 +218,10 @@ class _Handler(BaseHTTPRequestHandler):
             connection.endheaders(body)
             if self._until is not None:
                 connection.sock.settimeout(max(0.001, min(ANSWER_SECONDS, self._until - time.time())))
+            self._wait(connection.sock)
             response = connection.getresponse()
+        except _LeftError:
+            self.close_connection = True
         except TimeoutError:
             self._say(rules.UPSTREAM_TIMEOUT)
         except (OSError, http.client.HTTPException):
@@ -226,6 +234,17 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             connection.close()
         return True
+
+    def _wait(self, server: socket.socket) -> None:
+        """Until the server answers, or takes too long. Raises _LeftError when the client closes meanwhile."""
+        asking, deadline = [self.connection], time.monotonic() + (server.gettimeout() or ANSWER_SECONDS)
+        while True:
+            found, _, _ = select.select([server, *asking], [], [], max(0.0, deadline - time.monotonic()))
+            if server in found or not found:
+                return
+            if not self.connection.recv(1, socket.MSG_PEEK):
+                raise _LeftError
+            asking = []  # its next request is here already
 
     def _relay(self, response: http.client.HTTPResponse) -> None:
         headers = [(n, v) for n, v in response.getheaders() if n.lower() not in (*_HOP_BY_HOP, rules.ID_HEADER)]
@@ -263,6 +282,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+class _LeftError(Exception):
+    """The client."""
 
 
 def _passes(name: str, *, control: bool) -> bool:
