@@ -66,7 +66,11 @@ def compress(
     when they do. Without `spec.compress`, and where every tree is needed, only the model as trained comes back.
     """
     if spec.train is None:
-        raise InvalidInput(f"The model {spec.name} is a ready file, it has no trees to cut.", code="NOT_TRAINABLE")
+        raise InvalidInput(
+            f"The model {spec.name} is a ready file, it has no trees to cut.",
+            code="NOT_TRAINABLE",
+            next_action="`skyriver deploy` takes a changed file in.",
+        )
     model = read_lightgbm(model_text.decode())
     split = split_rows(spec.train, rows, delay_us, validate=validates(spec, delay_us))
     test = take(rows.x, split.test)

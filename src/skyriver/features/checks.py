@@ -61,17 +61,23 @@ def check_set(features: FeatureSetSpec, source: StreamSpec | TableSpec) -> None:
     of_stream = isinstance(source, StreamSpec)
     labels = {label.name: label for label in source.labels} if isinstance(source, StreamSpec) else {}
     if not features.features:
-        refuse(f"The feature set {features.name!r} is empty.")
+        refuse(f"The feature set {features.name!r} is empty.", next_action="Give it a feature, or remove it.")
     for feature in features.features:
         if _depth(feature.expr) > MAX_DEPTH:
-            refuse(f"Feature {feature.name} is nested more than {MAX_DEPTH} deep.", "TOO_LARGE")
+            refuse(
+                f"Feature {feature.name} is nested more than {MAX_DEPTH} deep.",
+                "TOO_LARGE",
+                next_action="Write it with fewer parts inside each other.",
+            )
     nodes = {node for feature in features.features for node in walk(feature.expr)}
     check_limit(features, len(nodes), MAX_NODES, "different parts")
     if len(labels) > MAX_LABELS:
-        refuse(f"{source.name} has more than {MAX_LABELS} labels.", "TOO_LARGE")
+        refuse(f"{source.name} has more than {MAX_LABELS} labels.", "TOO_LARGE", next_action="Declare fewer of them.")
     references = {r.name: r for r in source.references} if isinstance(source, StreamSpec) else {}
     if len(references) > MAX_LABELS:
-        refuse(f"{source.name} has more than {MAX_LABELS} references.", "TOO_LARGE")
+        refuse(
+            f"{source.name} has more than {MAX_LABELS} references.", "TOO_LARGE", next_action="Declare fewer of them."
+        )
     for feature in features.features:
         as_number = set(numbers(feature.expr))
         for node in walk(feature.expr):
@@ -116,7 +122,7 @@ def _check_lookup(
         known = ", ".join(f.name for f in reference.fields)
         refuse(f"{where}: {node.column!r} is not a field of {node.reference}.", "UNKNOWN_FIELD", f"There is {known}.")
     if column.type == "text":
-        refuse(f"{where} uses the text {node.column} as a number.")
+        refuse(f"{where} uses the text {node.column} as a number.", next_action="Look up a field that is a number.")
     by, key = _key(node, fields, where), reference.field(reference.id)
     if by.type != key.type:
         refuse(
@@ -131,7 +137,10 @@ def _key(node: Aggregate | Lookup, fields: Mapping[str, FieldSpec], where: str) 
     if by is None:
         refuse(f"{where}: by={node.by!r} is not a field.", "UNKNOWN_FIELD", f"There is {', '.join(fields)}.")
     if by.type not in ("int", "text"):
-        refuse(f"{where}: by={node.by!r} must be an int or text field.")
+        refuse(
+            f"{where}: by={node.by!r} must be an int or text field.",
+            next_action="Group by another field, or declare it as an int or a text.",
+        )
     if may_be_missing(by):
         refuse(f"{where}: the key {node.by!r} may be missing.", "BAD_FEATURE", "Give the field a fill value.")
     return by
@@ -151,13 +160,16 @@ def _check_node(
                 refuse(f"{where}: {name!r} is not a text field.", "UNKNOWN_FIELD", f"There is {', '.join(fields)}.")
         case Constant(value=value):
             if not math.isfinite(value):
-                refuse(f"{where}: the constant {value} is not a finite number.")
+                refuse(f"{where}: the constant {value} is not a finite number.", next_action="Write a finite number.")
         case Calendar(of=Column(name=name)):
             if name in fields and fields[name].type != "time":
-                refuse(f"{where}: {name} is not a time field.")
+                refuse(f"{where}: {name} is not a time field.", next_action="Name a field of the type time.")
         case Aggregate():
             if not of_stream:
-                refuse(f"{where}: {render(node)} needs a stream; a table has no order of time.")
+                refuse(
+                    f"{where}: {render(node)} needs a stream; a table has no order of time.",
+                    next_action="Compute it over a stream, or leave it out.",
+                )
             _check_aggregate(node, fields, labels, f"{where}: {render(node)}")
         case Binary() | Unary() | Lookup():
             pass
@@ -170,17 +182,24 @@ def _check_aggregate(
 ) -> None:
     _key(node, fields, where)
     if node.delay_us + node.over_us > MOST_SPAN_US:
-        refuse(f"{where}: the window is longer than a hundred years.", "BAD_DURATION")
+        refuse(
+            f"{where}: the window is longer than a hundred years.",
+            "BAD_DURATION",
+            next_action="Give it a shorter window.",
+        )
     if node.column and node.label:
-        refuse(f"{where}: it aggregates a field and a label at once.")
+        refuse(f"{where}: it aggregates a field and a label at once.", next_action="Make a feature of each.")
     _check_options(node, where)
     if node.label:
         _check_label(node, labels, where)
         return
     if node.delay_us:
-        refuse(f"{where}: only labels have a delay.")
+        refuse(f"{where}: only labels have a delay.", next_action="Leave the delay out.")
     if (node.kind in ("count", "since")) == bool(node.column):
-        refuse(f"{where}: a count and a since have no field, all others have one.")
+        refuse(
+            f"{where}: a count and a since have no field, all others have one.",
+            next_action="Leave the field out of a count or since, and name one for all others.",
+        )
     if node.column:
         _check_column(node, fields, where)
 
@@ -188,7 +207,11 @@ def _check_aggregate(
 def _check_label(node: Aggregate, labels: Mapping[str, LabelSpec], where: str) -> None:
     label = labels.get(node.label)
     if label is None:
-        refuse(f"{where}: {node.label!r} is not a label of the stream.", "UNKNOWN_FIELD")
+        refuse(
+            f"{where}: {node.label!r} is not a label of the stream.",
+            "UNKNOWN_FIELD",
+            next_action=f"There is {', '.join(labels) or 'none'}.",
+        )
     if label.delay_us != node.delay_us:
         refuse(f"{where}: its delay is not the label's.", "LABEL_LEAK", "Pass the label from app.labels itself.")
     if node.kind not in OF_LABELS:
@@ -204,10 +227,13 @@ def _check_column(node: Aggregate, fields: Mapping[str, FieldSpec], where: str) 
         refuse(f"{where}: {node.column!r} is not a field.", "UNKNOWN_FIELD", f"There is {', '.join(fields)}.")
     if node.kind == "distinct":
         if field.type not in ("int", "text"):
-            refuse(f"{where}: {node.column!r} must be an int or text field to count its different values.")
+            refuse(
+                f"{where}: {node.column!r} must be an int or text field to count its different values.",
+                next_action="Count another field, or declare this one as an int or a text.",
+            )
         return
     if field.type not in ("int", "float", "bool"):
-        refuse(f"{where}: {node.column!r} is not a number.")
+        refuse(f"{where}: {node.column!r} is not a number.", next_action="Name a field of the type int, float or bool.")
     if node.kind in SUMMED:
         _check_range(field, where)
 
@@ -215,13 +241,19 @@ def _check_column(node: Aggregate, fields: Mapping[str, FieldSpec], where: str) 
 def _check_options(node: Aggregate, where: str) -> None:
     extreme = node.kind in ("minimum", "maximum")
     if node.approximate and not extreme:
-        refuse(f"{where}: only a minimum or maximum can be approximate.")
+        refuse(f"{where}: only a minimum or maximum can be approximate.", next_action="Leave approximate out.")
     if bool(node.max_events) != (node.kind == "distinct" or (extreme and not node.approximate)):
-        refuse(f"{where}: max_events bounds distinct counts, and minima and maxima that are not approximate.")
+        refuse(
+            f"{where}: max_events bounds distinct counts, and minima and maxima that are not approximate.",
+            next_action="Give max_events with these, and leave it out of all others.",
+        )
     if node.max_events > MOST_EVENTS:
         refuse(f"{where}: max_events is at most {MOST_EVENTS}.", "TOO_LARGE", "Use approximate=True, or fewer events.")
     if bool(node.half_life_us) != (node.kind == "decayed_mean"):
-        refuse(f"{where}: a decayed mean has a half-life, and it alone.")
+        refuse(
+            f"{where}: a decayed mean has a half-life, and it alone.",
+            next_action="Give a decayed mean its half-life, and leave it out of all others.",
+        )
     if node.kind == "decayed_mean" and node.half_life_us < pane_us(node):
         refuse(
             f"{where}: its half-life is shorter than a sixtieth of the window, the pane that ages are counted in.",

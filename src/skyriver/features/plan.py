@@ -205,7 +205,11 @@ def check_features(app: AppSpec) -> None:
     sources = {s.name for s in app.streams} | {t.name for t in app.tables}
     for features in app.feature_sets:
         if features.source not in sources:
-            refuse(f"Feature set {features.name}: there is no stream or table {features.source!r}.", "UNKNOWN_SOURCE")
+            refuse(
+                f"Feature set {features.name}: there is no stream or table {features.source!r}.",
+                "UNKNOWN_SOURCE",
+                next_action=f"There is {', '.join(sorted(sources)) or 'none'}.",
+            )
         plan_features(features, app.source(features.source))
 
 

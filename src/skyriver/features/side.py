@@ -186,7 +186,11 @@ def disk_side(plan: FeaturePlan, directory: Path) -> Side:
     Raises Conflict (SIDE_OF_OTHER_FEATURES) when the directory belongs to another plan.
     """
     if sys.byteorder != "little":
-        raise Unavailable("The side log is kept on little-endian machines only.", code="BYTE_ORDER")
+        raise Unavailable(
+            "The side log is kept on little-endian machines only.",
+            code="BYTE_ORDER",
+            next_action="Run the stream on such a machine, x86-64 or ARM64 say.",
+        )
     about = directory / "side.json"
     content = {"format": FORMAT, "features": plan.digest, "row_width": plan.row_width, "labels": len(plan.labels)}
     try:

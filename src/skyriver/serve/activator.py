@@ -160,7 +160,11 @@ class Activator:
             return
         key = target_of(request.path)
         if key is None:
-            raise NotFound("Only models are answered for here.", code="UNKNOWN_ROUTE")
+            raise NotFound(
+                "Only models are answered for here.",
+                code="UNKNOWN_ROUTE",
+                next_action="Ask for POST /v2/models/MODEL/infer or /predict/MODEL.",
+            )
         self._look()
         if (problem := self._problem(key)) is not None:
             self._refuse(request, problem, _LATER)

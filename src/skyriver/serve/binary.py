@@ -37,6 +37,7 @@ def tensor_of_bytes(spec: TensorSpec, shape: Sequence[int], data: memoryview) ->
                 f"Input {spec.name!r}: the byte {given[position]} at position {position} is no BOOL value (0 or 1).",
                 code="WRONG_VALUE",
                 where=spec.name,
+                next_action="Send the byte 0 or 1 for each value.",
             )
     array = np.frombuffer(data, kind).reshape(shape)
     return array if array.flags.aligned else array.copy()
@@ -88,6 +89,7 @@ def _texts(spec: TensorSpec, elements: int, data: memoryview) -> Array:
                 f" {len(data) - start} follow.",
                 code="WRONG_SIZE",
                 where=spec.name,
+                next_action="Write before each text its length in bytes: 4 bytes, little-endian.",
             )
         try:
             texts[position] = str(data[start:at], "utf-8")
@@ -96,6 +98,7 @@ def _texts(spec: TensorSpec, elements: int, data: memoryview) -> Array:
                 f"Input {spec.name!r}: the text at position {position} is not UTF-8: byte {error.start} of it.",
                 code="WRONG_VALUE",
                 where=spec.name,
+                next_action="Send texts in UTF-8.",
             ) from error
     if at != len(data):
         raise _wrong_size(spec, f"{len(data)} bytes", f"{at} for {elements} texts", ())
@@ -105,5 +108,8 @@ def _texts(spec: TensorSpec, elements: int, data: memoryview) -> Array:
 def _wrong_size(spec: TensorSpec, given: str, wanted: str, shape: Sequence[int]) -> InvalidInput:
     told = f" (shape {shape_text(shape)})" if shape else ""
     return InvalidInput(
-        f"Input {spec.name!r}: {given} are given, {wanted} are wanted{told}.", code="WRONG_SIZE", where=spec.name
+        f"Input {spec.name!r}: {given} are given, {wanted} are wanted{told}.",
+        code="WRONG_SIZE",
+        where=spec.name,
+        next_action="Send all elements of the shape and nothing else; before each text stands its length in 4 bytes.",
     )

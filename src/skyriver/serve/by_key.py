@@ -70,7 +70,11 @@ class FromStream:
                 told["fallback"],
             )
         except (KeyError, TypeError, ValueError, ValidationError) as error:
-            raise InvalidInput(f"Where features are read is told wrong: {error!r}.", code="BAD_CONFIG") from error
+            raise InvalidInput(
+                f"Where features are read is told wrong: {error!r}.",
+                code="BAD_CONFIG",
+                next_action="`skyriver down`, then `skyriver up`: all its parts are then of one version.",
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class BadEncoding(InvalidInput):
     """A body that is not what its content-encoding says, or in one that is not taken."""
 
     default_code = "BAD_ENCODING"
+    default_action = "Pack the body anew, or send it as it is."
     http_status = 400
 
 
@@ -28,6 +29,7 @@ class TooLarge(InvalidInput):
     """A body that unpacks to more than is taken."""
 
     default_code = "BODY_TOO_LARGE"
+    default_action = "Send less in one request."
     http_status = 413
 
 

@@ -370,6 +370,7 @@ class _Inputs:
                     f"The rows give {tensor.name} in different shapes: {', '.join(shapes[:5])}.",
                     code="WRONG_SHAPE",
                     where=tensor.name,
+                    next_action="Give it one shape in all rows, or send rows of another shape apart.",
                 ) from error
         return together
 
@@ -422,7 +423,11 @@ def _fits(datatype: str) -> tuple[str, ...]:
 
 
 def _mismatch(why: str) -> InvalidInput:
-    return InvalidInput(f"The declared fields do not fit the model: {why}.", code="FIELDS_MISMATCH")
+    return InvalidInput(
+        f"The declared fields do not fit the model: {why}.",
+        code="FIELDS_MISMATCH",
+        next_action="Declare the fields as the model's inputs are, or give the model that was made for them.",
+    )
 
 
 def _one_value(tensor: TensorSpec) -> bool:
@@ -446,6 +451,7 @@ def _numbers(tensor: TensorSpec, rows: Sequence[Sequence[object]], fields: Seque
                         no_such_value(field.name, value, tensor.datatype),
                         code="WRONG_VALUE",
                         where=field.name,
+                        next_action=f"Give a value that {tensor.datatype} has.",
                     ) from error
         raise
 
@@ -470,7 +476,10 @@ def _utf8(name: str, content: bytes) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise InvalidInput(
-            f"{name} is not UTF-8: byte {error.start} of it.", code="INVALID_FIELD", where=name
+            f"{name} is not UTF-8: byte {error.start} of it.",
+            code="INVALID_FIELD",
+            where=name,
+            next_action="Send it in UTF-8.",
         ) from error
 
 

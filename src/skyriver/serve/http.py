@@ -64,8 +64,8 @@ class HttpLimits:
 class BadRequest(InvalidInput):
     """The request is not HTTP as we take it; the connection is closed."""
 
-    def __init__(self, message: str, *, code: str, status: int) -> None:
-        super().__init__(message, code=code)
+    def __init__(self, message: str, *, code: str, status: int, next_action: str) -> None:
+        super().__init__(message, code=code, next_action=next_action)
         self.status = status
 
 
@@ -301,7 +301,9 @@ class _Connection(asyncio.Protocol):
             else:
                 raise
         except httptools.HttpParserError as error:
-            self._refuse(400, BadRequest(f"The request is not HTTP/1.1: {error}.", code="BAD_HTTP", status=400))
+            action = "Send HTTP/1.1 without TLS."
+            told = f"The request is not HTTP/1.1: {error}."
+            self._refuse(400, BadRequest(told, code="BAD_HTTP", status=400, next_action=action))
         else:
             if within_head and not self._head_done:  # it began in an earlier piece and is not over
                 self._head_size += len(data)
@@ -335,7 +337,8 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._head_done = True
         if self._parser is not None and self._parser.should_upgrade():
-            raise BadRequest("Upgrades are not supported.", code="NOT_SUPPORTED", status=501)
+            action = "Leave the header Upgrade out."
+            raise BadRequest("Upgrades are not supported.", code="NOT_SUPPORTED", status=501, next_action=action)
         headers = self._headers
         if self._long_head and _size(headers) + len(self._url) > self._limits.head:
             raise _too_long_head(self._limits)
@@ -480,7 +483,9 @@ class _Connection(asyncio.Protocol):
             return
         elif self._after:
             if now - self._since > limits.head_and_body_s:
-                self._refuse(408, BadRequest("The request did not come in time.", code="TOO_SLOW", status=408))
+                action = f"Send all of it within {limits.head_and_body_s:g} s."
+                told = "The request did not come in time."
+                self._refuse(408, BadRequest(told, code="TOO_SLOW", status=408, next_action=action))
         elif now - self._since > (limits.quiet_s if self._server.draining else limits.idle_s):
             self._closing = True
             if self._transport is not None:
@@ -547,8 +552,10 @@ def _too_much() -> Unavailable:
 
 
 def _too_large_body(limits: HttpLimits) -> BadRequest:
-    return BadRequest(f"A body has at most {limits.body} bytes.", code="BODY_TOO_LARGE", status=413)
+    action = "Send less in one request."
+    return BadRequest(f"A body has at most {limits.body} bytes.", code="BODY_TOO_LARGE", status=413, next_action=action)
 
 
 def _too_long_head(limits: HttpLimits) -> BadRequest:
-    return BadRequest(f"Request line and headers have at most {limits.head} bytes.", code="HEAD_TOO_LARGE", status=431)
+    told = f"Request line and headers have at most {limits.head} bytes."
+    return BadRequest(told, code="HEAD_TOO_LARGE", status=431, next_action="Send fewer or shorter headers.")

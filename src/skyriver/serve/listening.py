@@ -36,7 +36,11 @@ def listen_unix(path: Path) -> socket.socket:
         listening.bind(str(path))
     except OSError as error:
         listening.close()
-        raise Conflict(f"Cannot listen on {path}: {error.strerror}.", code="ADDRESS_IN_USE") from error
+        raise Conflict(
+            f"Cannot listen on {path}: {error.strerror}.",
+            code="ADDRESS_IN_USE",
+            next_action="Choose a path in a folder that this user may write.",
+        ) from error
     finally:
         os.umask(before)
     listening.setblocking(False)
@@ -54,7 +58,11 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         if error.errno == errno.EADDRINUSE:
-            raise Conflict(f"Another process listens on {host}:{port}.", code="ADDRESS_IN_USE") from error
+            raise Conflict(
+                f"Another process listens on {host}:{port}.",
+                code="ADDRESS_IN_USE",
+                next_action="End that process, or choose another port.",
+            ) from error
         raise InvalidInput(
             f"Cannot listen on {host}:{port}: {error.strerror}.",
             code="CANNOT_LISTEN",
@@ -70,7 +78,9 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise Conflict(f"{path} exists and is no socket.", code="ADDRESS_IN_USE")
+        raise Conflict(
+            f"{path} exists and is no socket.", code="ADDRESS_IN_USE", next_action="Remove it, or choose another path."
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -79,8 +89,16 @@ def _remove_stale(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
         except OSError as error:  # a full backlog, say: someone is there
-            raise Conflict(f"{path} is in use: {error}.", code="ADDRESS_IN_USE") from error
-    raise Conflict(f"Another process listens on {path}.", code="ADDRESS_IN_USE")
+            raise Conflict(
+                f"{path} is in use: {error}.",
+                code="ADDRESS_IN_USE",
+                next_action="End the process that listens there, or choose another path.",
+            ) from error
+    raise Conflict(
+        f"Another process listens on {path}.",
+        code="ADDRESS_IN_USE",
+        next_action="End that process, or choose another path.",
+    )
 
 
 @contextlib.contextmanager

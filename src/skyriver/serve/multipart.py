@@ -20,6 +20,7 @@ class BadForm(InvalidInput):
     """A body that is no form, or a form that is not whole."""
 
     default_code = "BAD_FORM"
+    default_action = "Let a library write the form, or curl with -F."
     http_status = 400
 
 

@@ -62,6 +62,7 @@ class BadJson(InvalidInput):
     """A body that is no JSON, or JSON of another shape than the protocol's."""
 
     default_code = "BAD_JSON"
+    default_action = 'Send {"inputs": [...]} for infer, {"field": value, ...} for predict, in UTF-8.'
     http_status = 400
 
 
@@ -209,7 +210,10 @@ class InferCodec:
             return tensor_of_json(spec, given.shape, given.data)
         if bytes(given.data):
             raise InvalidInput(
-                f"Input {given.name!r} has both `data` and `binary_data_size`.", code="DATA_TWICE", where=given.name
+                f"Input {given.name!r} has both `data` and `binary_data_size`.",
+                code="DATA_TWICE",
+                where=given.name,
+                next_action="Send its values in one of the two ways.",
             )
         return tensor_of_bytes(spec, given.shape, tail.take(given.name, given.parameters["binary_data_size"]))
 
@@ -217,7 +221,9 @@ class InferCodec:
         """A body that is the only input's bytes; its outputs are bytes too."""
         if len(self._inputs) != 1:
             raise InvalidInput(
-                f"A body without JSON is one tensor, the model takes {_names(self._inputs)}.", code="MISSING_INPUT"
+                f"A body without JSON is one tensor, the model takes {_names(self._inputs)}.",
+                code="MISSING_INPUT",
+                next_action="Send JSON that names each input, with Inference-Header-Content-Length if bytes follow it.",
             )
         (spec,) = self._inputs.values()
         data = body
@@ -264,6 +270,7 @@ class _Tail:
                 f"Input {name!r}: binary_data_size is {show(size)}, a number of bytes is wanted.",
                 code="WRONG_SIZE",
                 where=name,
+                next_action="Give how many bytes of this tensor follow the JSON.",
             )
         if size > len(self._data) - self._at:
             raise InvalidInput(
@@ -278,7 +285,9 @@ class _Tail:
     def check_end(self) -> None:
         if self._at != len(self._data):
             raise InvalidInput(
-                f"{len(self._data) - self._at} bytes are left behind the last tensor.", code="WRONG_SIZE"
+                f"{len(self._data) - self._at} bytes are left behind the last tensor.",
+                code="WRONG_SIZE",
+                next_action="Give each tensor behind the JSON its binary_data_size, and send no more bytes.",
             )
 
 
@@ -291,6 +300,7 @@ def _json_size(header: bytes, size: int) -> int:
         raise InvalidInput(
             f"Inference-Header-Content-Length is {show(header[:40].decode('latin-1'))}, the body has {size} bytes.",
             code="WRONG_SIZE",
+            next_action="Give there how many bytes of the body are JSON.",
         )
     return int(header)
 
@@ -300,7 +310,9 @@ def _timeout(parameters: Parameters) -> int | None:
     timeout = parameters.get("timeout")
     if timeout is not None and (not isinstance(timeout, int) or isinstance(timeout, bool) or timeout < 0):
         raise InvalidInput(
-            f"The parameter timeout is {show(timeout)}, a whole number of microseconds is wanted.", code="WRONG_VALUE"
+            f"The parameter timeout is {show(timeout)}, a whole number of microseconds is wanted.",
+            code="WRONG_VALUE",
+            next_action="Write e.g. 250000 for 250 ms, or leave it out.",
         )
     return timeout or None
 

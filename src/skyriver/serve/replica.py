@@ -193,7 +193,9 @@ class Replica:
         if action is None:
             allowed = b", ".join(route)
             wrong = f"{request.method.decode()} is not possible here, {allowed.decode()} is."
-            body, content_type = self._error(request, InvalidInput(wrong, code="WRONG_METHOD"), 405)
+            body, content_type = self._error(
+                request, InvalidInput(wrong, code="WRONG_METHOD", next_action=f"Ask with {allowed.decode()}."), 405
+            )
             request.answer(405, body, content_type, ((b"allow", allowed),))
             return
         action(request)
@@ -209,9 +211,15 @@ class Replica:
         named = parts[2] if parts[:2] == ["v2", "models"] and len(parts) > 2 else ""
         named = parts[1] if parts[0] == "predict" and len(parts) == 2 else named
         if named and named != model:
-            return NotFound(f"There is no model {named[:200]!r} here.", code="UNKNOWN_MODEL")
+            return NotFound(
+                f"There is no model {named[:200]!r} here.", code="UNKNOWN_MODEL", next_action=f"Ask for {model}."
+            )
         if named and len(parts) > 4 and parts[3] == "versions" and parts[4] != version:
-            return NotFound(f"There is no version {parts[4][:200]!r} of {model} here.", code="UNKNOWN_VERSION")
+            return NotFound(
+                f"There is no version {parts[4][:200]!r} of {model} here.",
+                code="UNKNOWN_VERSION",
+                next_action=f"Ask for version {version}, or for none: there is one only.",
+            )
         return NotFound(
             f"There is no {path[:200]}.",
             code="UNKNOWN_ROUTE",

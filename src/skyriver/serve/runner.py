@@ -171,7 +171,11 @@ class Runner:
         InvalidInput (PROBE_TOO_LARGE) where a file says that its inputs are larger than what a request can hold."""
         largest = max((math.prod(max(axis, 1) for axis in t.shape) for t in self.signature.inputs), default=0)
         if largest * rows > _MOST_PROBED:
-            raise InvalidInput(f"A made-up input would have {largest * rows} values.", code="PROBE_TOO_LARGE")
+            raise InvalidInput(
+                f"A made-up input would have {largest * rows} values.",
+                code="PROBE_TOO_LARGE",
+                next_action="Export the model with inputs that a request can hold, or with axes of any length.",
+            )
         source = np.random.default_rng(seed)
         return {t.name: _made_up(t, rows, source) for t in self.signature.inputs}
 

@@ -65,6 +65,7 @@ def tensor_of_json(spec: TensorSpec, shape: Sequence[int], data: msgspec.Raw) ->
             f" the shape {shape_text(shape)} has {count_text(wanted)}.",
             code="WRONG_SIZE",
             where=spec.name,
+            next_action="Send as many values as the shape has, or the shape of those that are sent.",
         )
     return array_of(spec, flat).reshape(shape)
 
@@ -81,12 +82,14 @@ def check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
             f"{' (-1: any length)' if ANY in spec.shape else ''}.",
             code="WRONG_SHAPE",
             where=spec.name,
+            next_action="Send a tensor of that shape.",
         )
     if 0 in shape and math.prod([axis or 1 for axis in shape]) > _MOST_ELEMENTS:  # it hides what NumPy cannot say
         raise InvalidInput(
             f"Input {spec.name!r}: the shape {shape_text(shape)} is larger than any request.",
             code="WRONG_SHAPE",
             where=spec.name,
+            next_action="Send a smaller shape.",
         )
 
 
@@ -96,7 +99,10 @@ def array_of(spec: TensorSpec, flat: Sequence[object]) -> Array:
         return np.array(flat, dtype=NUMPY_TYPES[spec.datatype])
     except OverflowError as error:
         raise InvalidInput(
-            f"Input {spec.name!r}: a value does not fit {spec.datatype}.", code="WRONG_VALUE", where=spec.name
+            f"Input {spec.name!r}: a value does not fit {spec.datatype}.",
+            code="WRONG_VALUE",
+            where=spec.name,
+            next_action=f"Send values that {spec.datatype} can hold.",
         ) from error
 
 
@@ -133,6 +139,7 @@ def flatten(name: str, value: object, shape: Sequence[int]) -> list[object]:
                     f"Input {name!r}: {given} stands where {wanted} is wanted (shape {list(shape)}).",
                     code="WRONG_SHAPE",
                     where=name,
+                    next_action="Give all lists of one level the same length, as the shape has it.",
                 )
             lengths[axis] = len(part)
             below.extend(part)
@@ -143,6 +150,7 @@ def flatten(name: str, value: object, shape: Sequence[int]) -> list[object]:
                 f"Input {name!r}: {show(part)} stands where a single value is wanted (shape {list(shape)}).",
                 code="WRONG_SHAPE",
                 where=name,
+                next_action="Nest the lists as deep as the shape is long.",
             )
     return level
 
@@ -175,14 +183,27 @@ def shape_text(shape: Sequence[int]) -> str:
 
 def _flat_of_any(spec: TensorSpec, shape: Sequence[int], data: msgspec.Raw) -> list[object]:
     if not bytes(data):
-        raise InvalidInput(f"Input {spec.name!r} has no data.", code="MISSING_DATA", where=spec.name)
+        raise InvalidInput(
+            f"Input {spec.name!r} has no data.",
+            code="MISSING_DATA",
+            where=spec.name,
+            next_action="Send its values as `data`, a list.",
+        )
     try:
         value = _ANY.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"Input {spec.name!r}: {error}.", code="BAD_JSON", where=spec.name) from error
+        raise InvalidInput(
+            f"Input {spec.name!r}: {error}.",
+            code="BAD_JSON",
+            where=spec.name,
+            next_action="Send `data` as JSON: a list of values.",
+        ) from error
     if not isinstance(value, list):
         raise InvalidInput(
-            f"Input {spec.name!r}: data is {show(value)}, a list is wanted.", code="WRONG_VALUE", where=spec.name
+            f"Input {spec.name!r}: data is {show(value)}, a list is wanted.",
+            code="WRONG_VALUE",
+            where=spec.name,
+            next_action="Send its values as `data`, a list.",
         )
     nested = any(isinstance(part, list) for part in value)
     return values_of(spec, flatten(spec.name, value, shape) if nested else value)

@@ -76,7 +76,11 @@ def train(
     ONNX model gives other scores than the trained one by more than 1e-5.
     """
     if spec.train is None:
-        raise InvalidInput(f"The model {spec.name} is a ready file, there is nothing to train.", code="NOT_TRAINABLE")
+        raise InvalidInput(
+            f"The model {spec.name} is a ready file, there is nothing to train.",
+            code="NOT_TRAINABLE",
+            next_action="`skyriver deploy` takes a changed file in.",
+        )
     progress("split", 0, 0)
     split = split_rows(spec.train, rows, delay_us, validate=validates(spec, delay_us))
     progress("fit", 0, len(split.train))
@@ -164,6 +168,7 @@ def _fit(
             f"{spec.function} failed: {traceback.format_exception_only(error)[-1].strip()}",
             code="USER_ERROR",
             where=_place(error, fit),
+            next_action="Correct the function and deploy it; the log of the job has the traceback.",
         ) from error
     if not isinstance(model, lightgbm.Booster):
         raise JobFailed(

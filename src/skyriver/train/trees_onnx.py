@@ -76,7 +76,11 @@ def read_lightgbm(text: str) -> Trees:
     head, *rest = text.split("\nTree=")
     header = _fields(head)
     if not head.startswith("tree\n") or "max_feature_idx" not in header:
-        raise InvalidInput("This is no LightGBM model text.", code="BAD_MODEL")
+        raise InvalidInput(
+            "This is no LightGBM model text.",
+            code="BAD_MODEL",
+            next_action="Give what save_model or model_to_string of LightGBM writes.",
+        )
     if header.get("num_class") != "1" or header.get("num_tree_per_iteration") != "1":
         _unsupported("several classes", "Train one model for one class against the rest.")
     objective, *options = header.get("objective", "").split()
@@ -93,7 +97,11 @@ def read_lightgbm(text: str) -> Trees:
         trees = tuple(_read_tree(body.split("\nend of trees")[0]) for body in rest)
         features = int(header["max_feature_idx"]) + 1
     except (KeyError, ValueError, IndexError) as error:
-        raise InvalidInput(f"The LightGBM model text is damaged: {error}", code="BAD_MODEL") from None
+        raise InvalidInput(
+            f"The LightGBM model text is damaged: {error}",
+            code="BAD_MODEL",
+            next_action="Save the model again with LightGBM.",
+        ) from None
     return Trees(features, trees, output, slope, average="average_output" in head.splitlines())
 
 

@@ -67,7 +67,11 @@ def read_secret(path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hang us
     except FileNotFoundError as error:
-        raise NotFound("There is no such secret file.", where=str(path)) from error
+        raise NotFound(
+            "There is no such secret file.",
+            where=str(path),
+            next_action="Restore it from a copy of the cloud's folder.",
+        ) from error
     except OSError as error:
         raise _unreadable(path, error.strerror or "") from error
     try:

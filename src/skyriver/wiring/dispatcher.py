@@ -82,7 +82,11 @@ class DispatcherSettings:
                 StreamSpec.model_validate(config["stream"]), Path(config["directory"]), int(config.get("begin", 0))
             )
         except (KeyError, TypeError, ValueError, ValidationError) as error:
-            raise InvalidInput(f"The dispatcher's configuration is wrong: {error!r}.", code="BAD_CONFIG") from error
+            raise InvalidInput(
+                f"The dispatcher's configuration is wrong: {error!r}.",
+                code="BAD_CONFIG",
+                next_action="`skyriver down`, then `skyriver up`: all its parts are then of one version.",
+            ) from error
 
     @property
     def folder(self) -> Path:

@@ -145,7 +145,10 @@ class ProcessContext:
 
 def read_config(argv: Sequence[str] = sys.argv) -> ProcessContext:
     if len(argv) != 2:
-        raise InvalidInput("This process is started by the control plane, with its configuration file.")
+        raise InvalidInput(
+            "This process is started by the control plane, with its configuration file.",
+            next_action="Start the cloud with `skyriver up`.",
+        )
     document = json.loads(Path(argv[1]).read_bytes())
     process = document["process"]
     context = ProcessContext(

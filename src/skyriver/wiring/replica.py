@@ -60,7 +60,11 @@ def settings_of(config: Mapping[str, Any]) -> ReplicaSettings:
             grace_s=float(config.get("grace_s", GRACE_S)),
         )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise InvalidInput(f"The replica's configuration is wrong: {error!r}.", code="BAD_CONFIG") from error
+        raise InvalidInput(
+            f"The replica's configuration is wrong: {error!r}.",
+            code="BAD_CONFIG",
+            next_action="`skyriver down`, then `skyriver up`: all its parts are then of one version.",
+        ) from error
 
 
 def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> tuple[Runner, ReplicaSettings]:

@@ -79,7 +79,12 @@ def read_access(spec: SourceSpec | NatsLogSpec, home: Path, tenant: str) -> Acce
             next_action=f'Write them there, mode 600: hosts = ["{host_of(spec.url)}"], user = "...", password = "...".',
         ) from error
     except ValueError as error:  # what it says may be a part of a secret
-        raise InvalidInput("The file of credentials is no TOML.", code="BAD_CREDENTIALS", where=str(path)) from error
+        raise InvalidInput(
+            "The file of credentials is no TOML.",
+            code="BAD_CREDENTIALS",
+            where=str(path),
+            next_action="Write each line as NAME = VALUE, with texts in quotes.",
+        ) from error
     found = Access.of(document, str(path))
     if host_of(spec.url) not in found.hosts:
         raise NotAllowed(

@@ -104,4 +104,6 @@ def _listen(host: str, port: int) -> socket.socket:
             next_action=f"Choose another port: `--port {port + 1}`, or `--port 0` for any that is free.",
         ) from error
     except OverflowError as error:
-        raise InvalidInput(f"{port} is no port.", code="BAD_PORT") from error
+        raise InvalidInput(
+            f"{port} is no port.", code="BAD_PORT", next_action="Choose one from 1 to 65535, or 0 for any that is free."
+        ) from error

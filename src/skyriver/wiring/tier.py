@@ -90,7 +90,9 @@ def _written(home: Home) -> dict[str, Any] | None:
         return {}
     except OSError as error:
         raise Unavailable(
-            f"The settings of the tier cannot be read: {error.strerror}.", where=str(home.tier_settings)
+            f"The settings of the tier cannot be read: {error.strerror}.",
+            where=str(home.tier_settings),
+            next_action="Check the owner and mode of this file.",
         ) from error
     return found if isinstance(found, dict) else {}
 

@@ -118,7 +118,11 @@ class WorkerSettings:
                 reads=bool(config.get("reads")),
             )
         except (KeyError, TypeError, ValueError, ValidationError) as error:
-            raise InvalidInput(f"The worker's configuration is wrong: {error!r}.", code="BAD_CONFIG") from error
+            raise InvalidInput(
+                f"The worker's configuration is wrong: {error!r}.",
+                code="BAD_CONFIG",
+                next_action="`skyriver down`, then `skyriver up`: all its parts are then of one version.",
+            ) from error
 
 
 class Worker:
@@ -308,7 +312,11 @@ class Worker:
 
     def _on_replay(self, stage: str, done: int, total: int) -> None:
         if self._leaving:
-            raise Unavailable("The stream is being stopped.", code="STOPPING")
+            raise Unavailable(
+                "The stream is being stopped.",
+                code="STOPPING",
+                next_action="It goes on from there with the next start.",
+            )
         self._replay = f"{stage} {done} of {total} records"
 
     # The live settings

@@ -189,7 +189,10 @@ def _delta_type(name: str, dtype: pl.DataType) -> str:
     found = next((word for word, known in _TYPES.items() if known == dtype), None)
     if found is None:
         raise InvalidInput(
-            f"The column {name!r} is {dtype}, which tables do not hold.", code="UNSUPPORTED_TYPE", where=name
+            f"The column {name!r} is {dtype}, which tables do not hold.",
+            code="UNSUPPORTED_TYPE",
+            where=name,
+            next_action=f"Cast it to one of {', '.join(str(known) for known in _TYPES.values())}.",
         )
     return found
 

@@ -319,7 +319,12 @@ class DeltaTables:
 def _check_schema(name: str, frames: Sequence[pl.DataFrame], last: Ledger | None) -> tuple[tuple[str, str], ...]:
     """The table's schema. Raises InvalidInput (SCHEMA_MISMATCH) naming the first column that differs."""
     if last is None and not frames:
-        raise InvalidInput(f"The first append to {name} needs a frame.", code="NO_SCHEMA", where=name)
+        raise InvalidInput(
+            f"The first append to {name} needs a frame.",
+            code="NO_SCHEMA",
+            where=name,
+            next_action="Give a frame that has the columns, with or without rows.",
+        )
     schema = last.schema if last is not None else delta_schema(frames[0])
     for frame in frames:
         given = delta_schema(frame)
@@ -349,4 +354,9 @@ def _rewritten(name: str, version: int) -> Unavailable:
 
 def _unknown(name: str, version: int | None = None) -> NotFound:
     what = f"table {name}" if version is None else f"version {version} of the table {name}"
-    return NotFound(f"There is no {what}.", code="UNKNOWN_TABLE" if version is None else "UNKNOWN_VERSION", where=name)
+    return NotFound(
+        f"There is no {what}.",
+        code="UNKNOWN_TABLE" if version is None else "UNKNOWN_VERSION",
+        where=name,
+        next_action="`skyriver table list` shows the tables, `skyriver table get NAME` the newest version of one.",
+    )

@@ -57,10 +57,15 @@ class DirectoryObjects:
             with path.open("rb") as source:
                 return self._write(iter(lambda: source.read(_CHUNK), b""), None)
         except FileNotFoundError as error:
-            raise NotFound("There is no such file.", where=str(path)) from error
+            raise NotFound(
+                "There is no such file.", where=str(path), next_action="Name a file that is there."
+            ) from error
         except OSError as error:  # of the source: those of the store were translated
             raise InvalidInput(
-                f"The file cannot be read: {error.strerror}.", code="UNREADABLE_FILE", where=str(path)
+                f"The file cannot be read: {error.strerror}.",
+                code="UNREADABLE_FILE",
+                where=str(path),
+                next_action="Check the file's owner and mode, and the disk that it is on.",
             ) from error
 
     def put_stream(self, chunks: Iterator[bytes], limit: int) -> str:
@@ -183,7 +188,11 @@ class DirectoryObjects:
             if os.fstat(descriptor).st_nlink:
                 return descriptor, path
             os.close(descriptor)  # somebody who opened the store took it, before it was locked, for a dead one's
-        raise Unavailable("Files vanish from the folder of temporary files.", where=str(self._tmp))
+        raise Unavailable(
+            "Files vanish from the folder of temporary files.",
+            where=str(self._tmp),
+            next_action="Let nothing else remove files from this folder, then try again.",
+        )
 
     def _remove_stale(self) -> None:
         for path in self._tmp.iterdir():
@@ -199,7 +208,11 @@ class DirectoryObjects:
         except FileNotFoundError as error:
             if not digest:
                 raise self._unavailable(what, error) from error
-            raise NotFound(f"There is no object {digest}.", where=digest) from error
+            raise NotFound(
+                f"There is no object {digest}.",
+                where=digest,
+                next_action="Put it, or restore it from a copy of the cloud's folder.",
+            ) from error
         except OSError as error:
             raise self._unavailable(what, error) from error
 

@@ -26,5 +26,9 @@ class MemoryAsker:
         body: Mapping[str, Any] | None = None,
     ) -> Any:
         if socket not in self.answers:
-            raise Unavailable("The process does not answer: nobody listens.", code="PROCESS_AWAY")
+            raise Unavailable(
+                "The process does not answer: nobody listens.",
+                code="PROCESS_AWAY",
+                next_action="Try again when the process is ready.",
+            )
         return self.answers[socket](method, path, headers or {}, body if body is not None else query or {})

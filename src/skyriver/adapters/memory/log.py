@@ -74,6 +74,7 @@ class MemoryLogStore:
                         f"Offset {offset} is in another tier than the one that is set.",
                         code="TIER_CHANGED",
                         where="memory",
+                        next_action="Set the tier that it is in.",
                     )
                 tier.verify(digest)
 
@@ -99,7 +100,7 @@ class MemoryLogStore:
 
 def _read(store: MemoryLogStore, unsynced: Sequence[Record], start: int, end: int | None) -> Iterator[Record]:
     if start < 0:
-        raise InvalidInput(f"Offset {start} is below 0.", code="BAD_OFFSET")
+        raise InvalidInput(f"Offset {start} is below 0.", code="BAD_OFFSET", next_action="Read from offset 0 on.")
     if start < store.first_offset:
         raise NotFound(
             f"Offset {start} of the log is gone; the first that is there is {store.first_offset}.",
@@ -190,7 +191,12 @@ class MemoryLog:
             if store.room is not None and self._unsynced:
                 if size > store.room:
                     self._unsynced, self._next = [], store.next_offset
-                    raise Unavailable("There is no room for the records.", code="DISK_FULL", where="memory")
+                    raise Unavailable(
+                        "There is no room for the records.",
+                        code="DISK_FULL",
+                        where="memory",
+                        next_action="Make room and append them again.",
+                    )
                 store.room -= size
             store.add(self._unsynced)
             store.next_offset = self._next
@@ -230,7 +236,13 @@ class MemoryLog:
             sum(part.bytes for part in parts),
             sum(part.bytes for part in parts if part.local),
             sum(part.bytes for part in parts if part.local and not part.tiered),
-            Unavailable(f"{len(lost)} parts are in another tier.", code="TIER_CHANGED") if lost else None,
+            Unavailable(
+                f"{len(lost)} parts are in another tier.",
+                code="TIER_CHANGED",
+                next_action="Set the tier that they are in.",
+            )
+            if lost
+            else None,
         )
 
     def remove_before(self, offset: int) -> int:
@@ -282,7 +294,12 @@ class MemoryLog:
         store = self._store
         part = next((part for part in self.parts() if part.base == base), None)
         if part is None:
-            raise NotFound(f"No closed part begins with offset {base}.", code="OFFSET_GONE", where="memory")
+            raise NotFound(
+                f"No closed part begins with offset {base}.",
+                code="OFFSET_GONE",
+                where="memory",
+                next_action="Name the first offset of a part, as `parts` tells them.",
+            )
         store.fetch(base)
         first, last = bisect_left(store.offsets, part.base), bisect_left(store.offsets, part.end)
         held = store.records[first:last]
@@ -290,7 +307,12 @@ class MemoryLog:
         count = sum(a is not b for a, b in zip(held, rewritten, strict=True))
         there = store.tiered.get(base)
         if there is not None and store.tier is None:
-            raise Unavailable("This part is in a tier too, and none is set.", code="TIER_NOT_SET", where="memory")
+            raise Unavailable(
+                "This part is in a tier too, and none is set.",
+                code="TIER_NOT_SET",
+                where="memory",
+                next_action="Set the tier that it is in.",
+            )
         if count and there is not None and store.tier is not None:
             digest = store.tier.put(repr((part.base, rewritten)).encode())
             store.tier.verify(digest)
@@ -322,7 +344,7 @@ class MemoryLog:
 
     def _ready(self) -> None:
         if self._closed:
-            raise Conflict("This log is closed.", code="LOG_CLOSED", where="memory")
+            raise Conflict("This log is closed.", code="LOG_CLOSED", where="memory", next_action="Open it again.")
 
 
 def _with(record: Record, payload: bytes | None) -> Record:
@@ -330,4 +352,9 @@ def _with(record: Record, payload: bytes | None) -> Record:
 
 
 def _lost(epoch: int) -> SkyriverError:
-    return Conflict(f"Epoch {epoch} of this log is over: another writer has taken it.", code="LOG_LOST", where="memory")
+    return Conflict(
+        f"Epoch {epoch} of this log is over: another writer has taken it.",
+        code="LOG_LOST",
+        where="memory",
+        next_action="Open the log again to write to it.",
+    )

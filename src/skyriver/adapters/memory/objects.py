@@ -41,10 +41,15 @@ class MemoryObjects:
         try:
             return self.put(path.read_bytes())
         except FileNotFoundError as error:
-            raise NotFound("There is no such file.", where=str(path)) from error
+            raise NotFound(
+                "There is no such file.", where=str(path), next_action="Name a file that is there."
+            ) from error
         except OSError as error:
             raise InvalidInput(
-                f"The file cannot be read: {error.strerror}.", code="UNREADABLE_FILE", where=str(path)
+                f"The file cannot be read: {error.strerror}.",
+                code="UNREADABLE_FILE",
+                where=str(path),
+                next_action="Check the file's owner and mode, and the disk that it is on.",
             ) from error
 
     def put_stream(self, chunks: Iterator[bytes], limit: int) -> str:
@@ -64,7 +69,7 @@ class MemoryObjects:
         with self._lock:
             data = self._objects.get(digest)
         if data is None:
-            raise NotFound(f"There is no object {digest}.", where=digest)
+            raise NotFound(f"There is no object {digest}.", where=digest, next_action="Put it.")
         if hashlib.sha256(data).hexdigest() != digest:
             raise Corrupt(
                 f"The object {digest} is damaged: its bytes are not what was put.",

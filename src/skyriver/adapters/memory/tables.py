@@ -41,7 +41,12 @@ class MemoryTables:
         split_name(name)
         lock = self._shelf.locks.setdefault(name, threading.Lock())
         if not lock.acquire(blocking=False):
-            raise Conflict(f"Another thread writes to {name} now.", code="TABLE_BUSY", where=name)
+            raise Conflict(
+                f"Another thread writes to {name} now.",
+                code="TABLE_BUSY",
+                where=name,
+                next_action="Try again when it is done.",
+            )
         try:
             return self._append(name, [frame.rechunk() for frame in frames], offset, known)
         finally:
@@ -55,7 +60,12 @@ class MemoryTables:
             return table.versions[-1]
         if table is None:
             if not frames:
-                raise InvalidInput(f"The first append to {name} needs a frame.", code="NO_SCHEMA", where=name)
+                raise InvalidInput(
+                    f"The first append to {name} needs a frame.",
+                    code="NO_SCHEMA",
+                    where=name,
+                    next_action="Give a frame that has the columns, with or without rows.",
+                )
             table = _Table(frames[0].schema)
         for frame in frames:
             if list(frame.schema.items()) != list(table.schema.items()):
@@ -97,7 +107,12 @@ class MemoryTables:
             raise Corrupt(f"Version {known} of {name} is gone.", code="TABLE_CORRUPT", where=name)
         had, wanted = list(table.schema.items()), list(schema.items())
         if wanted[: len(had)] != had:
-            raise InvalidInput(f"The table {name} has other columns.", code="SCHEMA_MISMATCH", where=name)
+            raise InvalidInput(
+                f"The table {name} has other columns.",
+                code="SCHEMA_MISMATCH",
+                where=name,
+                next_action="Give the columns that the table has, in their order, before new ones.",
+            )
         if wanted == had:
             return last
         table.schema = pl.Schema(schema)
@@ -131,7 +146,12 @@ class MemoryTables:
     def describe(self, name: str, version: int) -> TableVersion:
         table = self._table(name)
         if not 0 <= version < len(table.versions):
-            raise NotFound(f"There is no version {version} of the table {name}.", code="UNKNOWN_VERSION", where=name)
+            raise NotFound(
+                f"There is no version {version} of the table {name}.",
+                code="UNKNOWN_VERSION",
+                where=name,
+                next_action=f"The newest is version {len(table.versions) - 1}.",
+            )
         return table.versions[version]
 
     def scan(self, name: str, version: int, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
@@ -157,5 +177,10 @@ class MemoryTables:
         split_name(name)
         table = self._shelf.tables.get(name)
         if table is None:
-            raise NotFound(f"There is no table {name}.", code="UNKNOWN_TABLE", where=name)
+            raise NotFound(
+                f"There is no table {name}.",
+                code="UNKNOWN_TABLE",
+                where=name,
+                next_action="Append to it: that makes it.",
+            )
         return table

@@ -166,7 +166,9 @@ class NatsLog:
 
     def _ready(self) -> None:
         if self._closed:
-            raise Conflict("This log is closed.", code="LOG_CLOSED", where=self._caller.url)
+            raise Conflict(
+                "This log is closed.", code="LOG_CLOSED", where=self._caller.url, next_action="Open it again."
+            )
         if self._lost:
             raise self._taken()
         if self._unsure:
@@ -269,6 +271,7 @@ class NatsLog:
             f"Epoch {self._epoch} of this log is over: another writer has taken it.",
             code="LOG_LOST",
             where=f"{self._caller.url} stream {self._place.stream}",
+            next_action="Open the log again to write to it.",
         )
 
 

@@ -84,7 +84,7 @@ class NatsReader:
 
     def read(self, start: int = 0, *, end: int | None = None) -> Iterator[Record]:
         if start < 0:
-            raise InvalidInput(f"Offset {start} is below 0.", code="BAD_OFFSET")
+            raise InvalidInput(f"Offset {start} is below 0.", code="BAD_OFFSET", next_action="Read from offset 0 on.")
         last = self.last()
         there = last.head.end if last is not None else 0
         stop = there if end is None else min(end, there)

@@ -100,7 +100,12 @@ def translated(where: str) -> Iterator[None]:
     except (SQLAlchemyError, psycopg.Error) as error:
         raise translate(error, where) from error
     except UnicodeEncodeError as error:
-        raise InvalidInput("This text has half characters.", code="BAD_TEXT", where=ascii(error.object)) from error
+        raise InvalidInput(
+            "This text has half characters.",
+            code="BAD_TEXT",
+            where=ascii(error.object),
+            next_action="Send text that is whole Unicode: no surrogate stands alone.",
+        ) from error
 
 
 def translate(error: BaseException, where: str) -> SkyriverError:
@@ -115,7 +120,12 @@ def translate(error: BaseException, where: str) -> SkyriverError:
     if fault is not None:
         return error_of(fault, where)
     if isinstance(origin, psycopg.DataError):
-        return InvalidInput("This text holds what PostgreSQL cannot keep.", code="BAD_TEXT", where=where)
+        return InvalidInput(
+            "This text holds what PostgreSQL cannot keep.",
+            code="BAD_TEXT",
+            where=where,
+            next_action="Leave the character with the code 0 out.",
+        )
     if not state and isinstance(origin, psycopg.OperationalError | psycopg.InterfaceError):
         return _unconnected(str(origin), where)
     return Internal(f"The control state refused a statement: {origin}.", where=where)

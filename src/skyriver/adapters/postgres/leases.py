@@ -96,7 +96,12 @@ class PostgresLeases:
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         if self._closed:
-            raise Unavailable("The leases were closed.", code="LEASES_CLOSED", where=self._where)
+            raise Unavailable(
+                "The leases were closed.",
+                code="LEASES_CLOSED",
+                where=self._where,
+                next_action="Try again when the cloud is up: `skyriver ps` tells.",
+            )
         with translated(self._where):
             connection = self._engine.connect()
             try:

@@ -143,10 +143,15 @@ class S3Objects:
                     return self.put(file.read())
                 self._upload(digest, _unchanged(iter(lambda: file.read(_CHUNK), b""), digest, path))
         except FileNotFoundError as error:
-            raise NotFound("There is no such file.", where=str(path)) from error
+            raise NotFound(
+                "There is no such file.", where=str(path), next_action="Name a file that is there."
+            ) from error
         except OSError as error:
             raise InvalidInput(
-                f"The file cannot be read: {error.strerror}.", code="UNREADABLE_FILE", where=str(path)
+                f"The file cannot be read: {error.strerror}.",
+                code="UNREADABLE_FILE",
+                where=str(path),
+                next_action="Check the file's owner and mode, and the disk that it is on.",
             ) from error
         return digest
 
@@ -251,7 +256,11 @@ class S3Objects:
     def _translate(self, error: Exception, digest: str) -> SkyriverError:
         code = found[1] if (found := _CODE.search(str(error))) else ""
         if isinstance(error, FileNotFoundError) and code != "NoSuchBucket" and digest:
-            return NotFound(f"There is no object {digest}.", where=digest)
+            return NotFound(
+                f"There is no object {digest}.",
+                where=digest,
+                next_action="Put it, or restore it from a copy of the bucket.",
+            )
         if isinstance(error, FileNotFoundError):
             return Unavailable(
                 f"There is no bucket {self._place.bucket}.",
@@ -260,7 +269,7 @@ class S3Objects:
                 next_action="Make it, or name another one.",
             )
         if isinstance(error, AlreadyExistsError | PreconditionError):
-            return _Exists("The key exists.")
+            return _Exists("The key exists.", next_action="What is there is kept.")
         if isinstance(error, PermissionDeniedError | UnauthenticatedError):
             return NotAllowed(
                 f"The store does not let us in{f' ({code})' if code else ''}.",
@@ -319,7 +328,7 @@ def place_of(url: str, settings: dict[str, str]) -> S3Place:
 
 
 def _bad(message: str) -> InvalidInput:
-    return InvalidInput(message, code="BAD_OBJECTS")
+    return InvalidInput(message, code="BAD_OBJECTS", next_action="Correct this setting, then start the cloud again.")
 
 
 def _store(place: S3Place, patience: Patience) -> S3Store:
@@ -358,7 +367,12 @@ def _unchanged(chunks: Iterator[bytes], digest: str, path: Path) -> Iterator[byt
         sha.update(chunk)
         yield chunk
     if sha.hexdigest() != digest:
-        raise InvalidInput("The file changed while it was read.", code="UNREADABLE_FILE", where=str(path))
+        raise InvalidInput(
+            "The file changed while it was read.",
+            code="UNREADABLE_FILE",
+            where=str(path),
+            next_action="Put it again when nobody writes to it.",
+        )
 
 
 def _touch(path: Path) -> None:

@@ -140,7 +140,10 @@ class Keeping:
             part = next((part for part in self._parts[self._at(base) :][:1] if part.base == base), None)
         if part is None:
             raise NotFound(
-                f"No closed part of the log begins with offset {base}.", code="OFFSET_GONE", where=str(self._directory)
+                f"No closed part of the log begins with offset {base}.",
+                code="OFFSET_GONE",
+                where=str(self._directory),
+                next_action="Name the first offset of a part, as `parts` tells them.",
             )
         there = self._writer.manifest.tiered.get(base)
         if there is not None and self._tier is None:
@@ -350,7 +353,7 @@ def _look(segment: Segment) -> tuple[int, int]:
 
 
 def _closed() -> None:
-    raise Conflict("This log is closed.", code="LOG_CLOSED")
+    raise Conflict("This log is closed.", code="LOG_CLOSED", next_action="Open it again.")
 
 
 @contextmanager

@@ -77,7 +77,11 @@ def open_log(
     segment, Unavailable (DISK_FULL) without room for a new segment, InvalidInput for segment_bytes out of range.
     """
     if not SEGMENT_HEADER_BYTES < segment_bytes <= MAX_SEGMENT // 2:
-        raise InvalidInput(f"Segments of {segment_bytes} bytes: at most {MAX_SEGMENT // 2}.", code="BAD_SEGMENT_BYTES")
+        raise InvalidInput(
+            f"Segments of {segment_bytes} bytes: at most {MAX_SEGMENT // 2}.",
+            code="BAD_SEGMENT_BYTES",
+            next_action=f"Give between {SEGMENT_HEADER_BYTES + 1} and {MAX_SEGMENT // 2} bytes.",
+        )
     lock: DirectoryLock | None = None
     try:
         make_folder(directory)
@@ -190,7 +194,11 @@ class SegmentLog:
         try:
             self._next = self._encode(records, first)
             if self._position + len(self._buffer) > MAX_SEGMENT:
-                raise InvalidInput("More than 1 GiB is appended and not synced.", code="TOO_MUCH_UNSYNCED")
+                raise InvalidInput(
+                    "More than 1 GiB is appended and not synced.",
+                    code="TOO_MUCH_UNSYNCED",
+                    next_action="Sync what was appended before you append more.",
+                )
         except BaseException:  # whatever ends it, an interrupt too: this append did not happen
             del self._buffer[length_before:]
             self._next, self._time = first, time_before
@@ -243,7 +251,7 @@ class SegmentLog:
     def read(self, start: int = 0, *, end: int | None = None) -> Iterator[Record]:
         """All that was appended, synced or not. Of a log that refuses to write: what was synced."""
         if start < 0:
-            raise InvalidInput(f"Offset {start} is below 0.", code="BAD_OFFSET")
+            raise InvalidInput(f"Offset {start} is below 0.", code="BAD_OFFSET", next_action="Read from offset 0 on.")
         if self._fd < 0:
             raise _closed(self._directory)
         if self._refused is None and self._buffer:
@@ -526,8 +534,12 @@ def log_gone(directory: Path, what: str) -> Unavailable:
 
 
 def _bad_record(record: Record, why: str) -> InvalidInput:
-    return InvalidInput(f"A record of kind {record.kind!r} has no place in a log: {why}.", code="BAD_RECORD")
+    return InvalidInput(
+        f"A record of kind {record.kind!r} has no place in a log: {why}.",
+        code="BAD_RECORD",
+        next_action="Append it with values that a record can hold.",
+    )
 
 
 def _closed(directory: Path) -> Conflict:
-    return Conflict("This log is closed.", code="LOG_CLOSED", where=str(directory))
+    return Conflict("This log is closed.", code="LOG_CLOSED", where=str(directory), next_action="Open it again.")

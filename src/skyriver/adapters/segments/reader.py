@@ -62,7 +62,12 @@ def list_with_manifest(directory: Path, file: ManifestFile | None = None) -> tup
     try:
         here = [segment for path in directory.iterdir() if (segment := segment_of(path))]
     except FileNotFoundError:
-        raise NotFound(f"There is no log in {directory}.", code="LOG_NOT_FOUND", where=str(directory)) from None
+        raise NotFound(
+            f"There is no log in {directory}.",
+            code="LOG_NOT_FOUND",
+            where=str(directory),
+            next_action="Name the folder of a stream's log.",
+        ) from None
     # After the files: what it says is there before a file of it goes.
     manifest = (file or ManifestFile(directory)).read()
     found = {segment.path.name: segment for segment in here if segment.base >= manifest.begin}
@@ -172,7 +177,12 @@ class SegmentFiles:
             with suppress(FileNotFoundError):  # others read as well, and the copies that are kept here are limited
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 return fd, replace(segment, path=path), manifest.log_id
-        raise Unavailable("Copies of the tier's objects vanish.", code="LOG_FAILED", where=str(self._directory))
+        raise Unavailable(
+            "Copies of the tier's objects vanish.",
+            code="LOG_FAILED",
+            where=str(self._directory),
+            next_action="Give the disk of the cloud's folder more room, then try again.",
+        )
 
     def _fetch(self, tiered: Tiered, manifest: Manifest) -> Path:
         what = f"Offsets {tiered.base} to {tiered.end - 1} of the log are in the tier {manifest.tier_name(tiered.tier)}"
@@ -309,7 +319,7 @@ class SegmentReader:
 
     def read(self, start: int = 0, *, end: int | None = None) -> Iterator[Record]:
         if start < 0:
-            raise InvalidInput(f"Offset {start} is below 0.", code="BAD_OFFSET")
+            raise InvalidInput(f"Offset {start} is below 0.", code="BAD_OFFSET", next_action="Read from offset 0 on.")
         limit = self.next_offset
         if limit > self._listed_for:  # segments come at the end: the list holds all up to that offset
             self._segments, manifest = list_with_manifest(self._directory, self._files.manifest)
@@ -346,7 +356,12 @@ class SegmentReader:
         raise self._restless()
 
     def _restless(self) -> Unavailable:
-        return Unavailable("The log's segments change all the time.", code="LOG_FAILED", where=str(self._directory))
+        return Unavailable(
+            "The log's segments change all the time.",
+            code="LOG_FAILED",
+            where=str(self._directory),
+            next_action="Try again.",
+        )
 
     def _scan(self) -> int:
         """The end of the last segment, from its records: no mark can be trusted (a copy, or the machine was down)."""
@@ -384,4 +399,9 @@ def _header_of(segment: Segment) -> SegmentHeader:
 
 
 def _unreadable(error: OSError, path: Path) -> Unavailable:
-    return Unavailable(f"The log cannot be read: {error.strerror}.", code="LOG_FAILED", where=str(path))
+    return Unavailable(
+        f"The log cannot be read: {error.strerror}.",
+        code="LOG_FAILED",
+        where=str(path),
+        next_action="Check the owner and mode of its folder, and the disk that it is on.",
+    )

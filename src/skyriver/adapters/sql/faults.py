@@ -44,11 +44,21 @@ def damaged(where: str, what: str) -> Corrupt:
 
 
 def closed(where: str) -> Unavailable:
-    return Unavailable("The control state was closed.", code="STORE_CLOSED", where=where)
+    return Unavailable(
+        "The control state was closed.",
+        code="STORE_CLOSED",
+        where=where,
+        next_action="Try again when the cloud is up: `skyriver ps` tells.",
+    )
 
 
 def busy(where: str) -> Unavailable:
-    return Unavailable("Too many requests use the control state at once.", code="STORE_BUSY", where=where)
+    return Unavailable(
+        "Too many requests use the control state at once.",
+        code="STORE_BUSY",
+        where=where,
+        next_action="Try again in a moment.",
+    )
 
 
 def locked_by_a_thread(where: str) -> Unavailable:

@@ -58,7 +58,12 @@ def translated(path: Path, driver: ModuleType) -> Iterator[None]:
     except UnicodeDecodeError as error:  # the driver could not read its own message, which quotes damaged bytes
         raise damaged(str(path), "its schema is not text") from error
     except UnicodeEncodeError as error:
-        raise InvalidInput("This text has half characters.", code="BAD_TEXT", where=ascii(error.object)) from error
+        raise InvalidInput(
+            "This text has half characters.",
+            code="BAD_TEXT",
+            where=ascii(error.object),
+            next_action="Send text that is whole Unicode: no surrogate stands alone.",
+        ) from error
 
 
 def translate(error: BaseException, path: Path) -> SkyriverError:

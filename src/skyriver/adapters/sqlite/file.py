@@ -66,7 +66,12 @@ class SqliteFile:
             [version] = cursor.execute("PRAGMA user_version").fetchone()
             [tables] = cursor.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if tables and application != _APPLICATION:
-                raise Conflict("This SQLite file is not of a dispatcher.", code="FOREIGN_FILE", where=self._where)
+                raise Conflict(
+                    "This SQLite file is not of a dispatcher.",
+                    code="FOREIGN_FILE",
+                    where=self._where,
+                    next_action="Move it away, and put the dispatcher's own file back if there was one.",
+                )
             if version > _FORMAT:
                 raise Conflict(
                     "The state of the dispatcher was written by a newer Skyriver.",

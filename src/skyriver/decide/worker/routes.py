@@ -139,7 +139,8 @@ class Routes:
         allowed = [method for method, path in self._routes if path == request.path]
         if allowed:
             method = request.method.decode("latin-1")
-            error = WrongMethod(f"{method} is not possible here, {allowed[0].decode()} is.")
+            ways = allowed[0].decode()
+            error = WrongMethod(f"{method} is not possible here, {ways} is.", next_action=f"Ask with {ways}.")
             request.answer(error.http_status, problem(error), PROBLEM, ((b"allow", b", ".join(allowed)),))
             return
         raise NotFound(

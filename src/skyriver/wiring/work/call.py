@@ -57,7 +57,12 @@ def _failed(error: BaseException, folder: Path, ending: Ending, message: str) ->
     error.__traceback__ = trace or error.__traceback__
     frames = [f for f in traceback.extract_tb(trace) if Path(f.filename).resolve().is_relative_to(folder)]
     where = f"{Path(frames[-1].filename).resolve().relative_to(folder)}:{frames[-1].lineno}" if frames else ""
-    return JobFailed(message[:MESSAGE_LIMIT], code=ending.value, where=where)
+    return JobFailed(
+        message[:MESSAGE_LIMIT],
+        code=ending.value,
+        where=where,
+        next_action="Correct the function and deploy it; the log of the job has the traceback.",
+    )
 
 
 def _is_in(trace: TracebackType, folder: Path) -> bool:

@@ -17,7 +17,11 @@ def work(job: Job) -> dict[str, Any]:
     decide = next((d for d in job.app.decides if d.stream == stream.name), None)
     train = job.app.model(decide.model).train if decide is not None else None
     if train is None:
-        raise InvalidInput(f"{stream.name} computes no features.", code="NO_FEATURES")
+        raise InvalidInput(
+            f"{stream.name} computes no features.",
+            code="NO_FEATURES",
+            next_action="Declare a model with features for it with app.decide, and deploy.",
+        )
     features = job.app.feature_set(train.features)
     with log_reader(
         stream, job.stream_directory(stream.name), job.home.root, job.tenant, open_tier(job.home)
