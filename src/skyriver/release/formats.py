@@ -10,25 +10,26 @@ import zipfile
 from dataclasses import dataclass
 
 FILE = "FILE"
-"""Stands in a conversion for the file's path."""
+"""Stands in a conversion for the file's path, as one word of the shell: not within quotes."""
 _FROM_SCIKIT = (
     "Where the model was made (it runs code of the file):"
-    " `python -c \"import joblib, skl2onnx; m = joblib.load('FILE');"
+    ' `python -c "import joblib, skl2onnx, sys; m = joblib.load(sys.argv[1]);'
     " x = skl2onnx.common.data_types.FloatTensorType([None, m.n_features_in_]); open('model.onnx', 'wb').write("
     "skl2onnx.to_onnx(m, initial_types=[('features', x)],"
-    " options={'zipmap': False} if hasattr(m, 'classes_') else None).SerializeToString())\"`"
+    " options={'zipmap': False} if hasattr(m, 'classes_') else None).SerializeToString())\" FILE`"
 )
 _FROM_TORCH = "Where the model was made: `torch.onnx.export(model, (example,), 'model.onnx', dynamo=True)`."
 _FROM_KERAS = (
-    'Where the model was made: `python -c "import keras;'
-    " keras.saving.load_model('FILE').export('model.onnx', format='onnx')\"`"
+    'Where the model was made: `python -c "import keras, sys;'
+    " keras.saving.load_model(sys.argv[1]).export('model.onnx', format='onnx')\" FILE`"
 )
 _FROM_SAVED_MODEL = "`python -m tf2onnx.convert --saved-model FILE --output model.onnx`"
 _FROM_XGBOOST = (
-    'Where the model was made: `python -c "import onnxmltools, xgboost;'
-    " from onnxmltools.convert.common.data_types import FloatTensorType as F; m = xgboost.Booster(model_file='FILE');"
+    'Where the model was made: `python -c "import onnxmltools, sys, xgboost;'
+    " from onnxmltools.convert.common.data_types import FloatTensorType as F;"
+    " m = xgboost.Booster(model_file=sys.argv[1]);"
     " open('model.onnx', 'wb').write(onnxmltools.convert_xgboost(m,"
-    " initial_types=[('features', F([None, m.num_features()]))]).SerializeToString())\"`"
+    " initial_types=[('features', F([None, m.num_features()]))]).SerializeToString())\" FILE`"
 )
 _FROM_LIGHTGBM = _FROM_XGBOOST.replace("xgboost", "lightgbm").replace(
     "num_features()]))]", "num_feature()]))], zipmap=False"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -87,5 +88,5 @@ def _foreign(found: ForeignFormat, named: str) -> InvalidInput:
         f"This is a {found.name}; only ONNX crosses this border.",
         code="ONNX_FOREIGN_FORMAT",
         where=named,
-        next_action=found.conversion.replace(FILE, named),
+        next_action=found.conversion.replace(FILE, shlex.quote(named)),
     )

@@ -6,6 +6,7 @@ import gzip
 import os
 import pickle
 import re
+import subprocess
 import tracemalloc
 import zipfile
 from collections.abc import Sequence
@@ -112,6 +113,17 @@ def test_other_formats_are_known_by_their_bytes_or_their_name(
         assert str(path) in error.next_action
     for program in re.findall(r'python -c "(.*)"', error.next_action):
         compile(program, name, "exec")
+
+
+@pytest.mark.parametrize("name", ["m.joblib", "m.keras", "m.txt", "m.json", "m.pb"])
+def test_a_conversion_can_be_pasted_whatever_the_file_is_called(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f'it\'s "my"; $HOME {name}'
+    path.write_bytes(b"broken")
+    command = re.findall(r"`(.*)`", refused(path).next_action)[0]
+    printed = subprocess.run(
+        ["bash", "-c", f'python() {{ printf "%s\\0" "$@"; }}; {command}'], capture_output=True, text=True, check=True
+    )
+    assert str(path) in printed.stdout.split("\0")
 
 
 def test_errors_name_a_file_as_its_owner_does(tmp_path: Path) -> None:
