@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from skyriver.client.rows import numbered_rows
 from skyriver.client.screen import Screen
 from skyriver.client.sending import once_ready
 from skyriver.client.shell import Json, app, connect, parameters_of
+from skyriver.core.units import utc_time
 
 SHOWN = 50
 _lists = typer.Typer(help="Lists, which rules of streams read.", no_args_is_help=True)
@@ -183,4 +183,4 @@ def _time(at: int | None) -> str:
         return "never"
     if at <= 0:
         return "before the first event"
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at / 1e6))
+    return utc_time(at)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.markup import escape
 
 from skyriver.client.screen import Screen, age, coloured
 from skyriver.core.contract import RulesCompared, RulesVersion
+from skyriver.core.units import utc_time
 
 _ORIGINS = {"deploy": "deployed", "hand": "given by hand", "tune": "tuned"}
 
@@ -83,7 +83,7 @@ def _lines(version: RulesVersion) -> Iterator[str]:
 
 
 def _step(step: Mapping[str, object]) -> str:
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(int(str(step["at"])) / 1e6))
+    at = utc_time(int(str(step["at"])))
     why = f": {step['why']}" if step["why"] else ""
     anyway = f"; past the gate, {step['anyway']}" if step.get("anyway") else ""
     return escape(f"{at} UTC {step['state']} by {step['by']}{why}{anyway}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from skyriver.client.screen import Screen, age, coloured
+from skyriver.core.units import utc_time
 
 if TYPE_CHECKING:
     from skyriver.client.sending import Sent
@@ -314,7 +315,7 @@ def _print_facts(screen: Screen, facts: Mapping[str, Any]) -> None:
 
 def _fact(name: str, value: object) -> str:
     if name.endswith(("_time", "_at")) and isinstance(value, int):
-        return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(value / 1e6))} UTC"
+        return f"{utc_time(value)} UTC"
     return f"{value:,}" if isinstance(value, int) else escape(str(value))
 
 

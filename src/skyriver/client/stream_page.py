@@ -23,6 +23,7 @@ from skyriver.core.contract import (
     SourceNow,
     StreamNow,
 )
+from skyriver.core.units import utc_time
 
 _BARS = "▁▂▃▄▅▆▇█"
 _RIGHT = (
@@ -220,12 +221,8 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
 
 
 def _list(each: ListNow) -> str:
-    changed = f", last changed at {utc(each['changed_at'])} UTC by its events" if each["changed_at"] else ""
+    changed = f", last changed at {utc_time(each['changed_at'])} UTC by its events" if each["changed_at"] else ""
     return f"{escape(each['name'])}: {each['ids']:,} on it{changed}"
-
-
-def utc(at: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at / 1e6))
 
 
 def _budget(budget: BudgetNow) -> str:
@@ -301,8 +298,7 @@ def _time(p: PartitionNow) -> str:
     """The stream's own time: its windows end there."""
     if p["effective_time"] is None or p["behind_seconds"] is None:
         return "not begun: no event has come"
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(p["effective_time"] / 1e6))
-    return f"{at} UTC by its events, {_span(p['behind_seconds'])} behind the clock"
+    return f"{utc_time(p['effective_time'])} UTC by its events, {_span(p['behind_seconds'])} behind the clock"
 
 
 def _log(p: PartitionNow) -> str:

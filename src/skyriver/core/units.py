@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 
 from skyriver.core.errors import InvalidInput
@@ -20,6 +21,11 @@ def iso_time(at: int) -> str | None:
         return (_EPOCH + timedelta(microseconds=at)).isoformat().replace("+00:00", "Z")
     except OverflowError:
         return None
+
+
+def utc_time(at: float) -> str:
+    """Microseconds since 1970 as people read them, to the second, in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at / 1e6))
 
 
 _UNITS = {
