@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ import httpx
 
 from skyriver.client.flows import FileBody, Flow, Request, call
 from skyriver.client.rows import file_format
+from skyriver.client.tenant_calls import TenantCalls, json_request
 from skyriver.client.waiting import changed, repeated
 
 
-class PredictingCalls:
-    tenant: str
-
+class PredictingCalls(TenantCalls):
     @call
     def predict_many(
         self,
@@ -36,25 +34,19 @@ class PredictingCalls:
         if not isinstance(source, str):
             files = []
             for path in source:
-                answer = yield from changed(Request("POST", f"{_path(self.tenant)}/objects", content=FileBody(path)))
+                answer = yield from changed(Request("POST", f"{self._base}/objects", content=FileBody(path)))
                 files.append({"digest": str(answer["digest"]), "name": path.name, "format": file_format(path)})
             inputs = {"files": files}
         params = {"to": to, "key": list(key), "max_bad": max_bad, "cores": cores}
         body = {"target": model, "params": params, "inputs": inputs}
-        asked = {"Content-Type": "application/json"}
-        content = json.dumps(body).encode()
-        answer = yield from changed(Request("POST", f"{_path(self.tenant)}/actions/predict", {}, asked, content))
+        answer = yield from changed(json_request("POST", f"{self._base}/actions/predict", body))
         return str(answer["operation"])
 
     @call
     def object_part(self, digest: str, first: int, size: int) -> Flow[tuple[bytes, int]]:
         """At most `size` bytes of an object from byte `first` on, and how many it has."""
         headers = {"Range": f"bytes={first}-{first + size - 1}"}
-        request = Request("GET", f"{_path(self.tenant)}/objects/{quote(digest, safe='')}", headers=headers)
+        request = Request("GET", f"{self._base}/objects/{quote(digest, safe='')}", headers=headers)
         answer: httpx.Response = yield from repeated(request)
         told = answer.headers.get("content-range", f"/{len(answer.content)}")
         return answer.content, int(told.rpartition("/")[2])
-
-
-def _path(tenant: str) -> str:
-    return f"/api/v1/tenants/{quote(tenant, safe='')}"
