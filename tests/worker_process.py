@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import onnx
 from onnx import TensorProto, helper
@@ -190,8 +190,57 @@ def endless_model_bytes(features: int, begins_at: float = 5_000.0) -> bytes:
     return bytes(model.SerializeToString())
 
 
+class StartedProcesses:
+    """What the control plane would keep of a process that tests start, end and start again."""
+
+    directory: Path
+    processes: list[subprocess.Popen[bytes]]
+    prefix: ClassVar[str] = ""
+    """Of its files' names."""
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.processes[-1].send_signal(signal.SIGTERM)
+        return self.processes[-1].wait(DEADLINE)
+
+    def kill(self) -> None:
+        self.processes[-1].kill()
+        self.processes[-1].wait(DEADLINE)
+
+    def close(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait(DEADLINE)
+
+    def report(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(self.file("status.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def wait_for(self, held: Callable[[dict[str, Any]], object], seconds: float = DEADLINE) -> dict[str, Any]:
+        """The report, once this holds for it."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            report = self.report()
+            if held(report):
+                return report
+            if self.processes[-1].poll() is not None:
+                break
+            time.sleep(0.01)
+        raise AssertionError(f"{self.report()}\n{self.printed()[-4000:]}")
+
+    def printed(self) -> str:
+        return self.file("log.txt").read_text()
+
+    def file(self, name: str) -> Path:
+        return self.directory / f"{self.prefix}{name}"
+
+
 @dataclass
-class Worker:
+class Worker(StartedProcesses):
     """What the control plane would keep of one worker."""
 
     directory: Path
@@ -286,40 +335,6 @@ class Worker:
         if wait:
             self.wait_for(lambda report: report.get("token") == token and report.get("ready"))
         return started
-
-    def stop(self) -> int:
-        """SIGTERM, and the exit code."""
-        self.processes[-1].send_signal(signal.SIGTERM)
-        return self.processes[-1].wait(DEADLINE)
-
-    def kill(self) -> None:
-        self.processes[-1].kill()
-        self.processes[-1].wait(DEADLINE)
-
-    def close(self) -> None:
-        for process in self.processes:
-            if process.poll() is None:
-                process.kill()
-            process.wait(DEADLINE)
-
-    def report(self) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = json.loads((self.directory / "status.json").read_bytes())
-        except FileNotFoundError:
-            return {}
-        return found
-
-    def wait_for(self, held: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-        """The report, once this holds for it."""
-        deadline = time.monotonic() + DEADLINE
-        while time.monotonic() < deadline:
-            report = self.report()
-            if held(report):
-                return report
-            if self.processes[-1].poll() is not None:
-                break
-            time.sleep(0.01)
-        raise AssertionError(f"{self.report()}\n{(self.directory / 'log.txt').read_text()[-4000:]}")
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
