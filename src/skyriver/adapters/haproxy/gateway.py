@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from skyriver.adapters.haproxy import certificate, layout, process
+from skyriver.adapters.haproxy import access_log, certificate, layout, process
 from skyriver.adapters.haproxy.access_log import Recorded
 from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.binary import Binary, find
@@ -198,6 +198,7 @@ class HaproxyGateway:
                 if run is not None:
                     process.end(run.identity, STOP_SECONDS)
                 process.forget(self._directory, number)
+            (self._directory / access_log.SOCKET).unlink(missing_ok=True)
             sync_folder(self._directory)
             self._know(())
 
