@@ -143,6 +143,13 @@ model = app.model""",
         "orders = app.stream",
         ["'dissorder'", "Did you mean disorder=?", "dedupe"],
     ),
+    "keyword of a service": (
+        "model = app.model(",
+        "ready = sr.Service(replicas=(0, 1), idel='10m')\nmodel = app.model(",
+        "BAD_SERVICE",
+        "idel=",
+        ["sr.Service: idel is not known (did you mean 'idle'?)", "sr.Service takes replicas, "],
+    ),
     "keyword of a window": (
         'by="customer", over="14d"',
         'by="customer", ower="14d"',

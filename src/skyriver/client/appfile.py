@@ -16,10 +16,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
+from pydantic import ValidationError
+
 import skyriver
+from skyriver.core import spec as specs
 from skyriver.core.app import App
 from skyriver.core.environments import REQUIREMENTS
 from skyriver.core.errors import InvalidInput, SkyriverError
+from skyriver.core.misread import wrong
 
 BUNDLED = frozenset({".py", ".onnx", ".txt", ".toml", ".yaml", ".yml", ".json", ".sql"})
 BUNDLE_LIMIT = 256 * 1024**2
@@ -105,6 +109,8 @@ def _execute(path: Path) -> ModuleType:
     except SkyriverError as error:
         error.where = ": ".join(filter(None, (_place(error, path), error.where)))
         raise
+    except ValidationError as error:
+        raise _misdeclared(error, _place(error, path)) from None
     except Exception as error:
         raise InvalidInput(
             f"Executing the file failed: {type(error).__name__}: {error}.",
@@ -116,6 +122,23 @@ def _execute(path: Path) -> ModuleType:
         sys.dont_write_bytecode = written
         sys.path.remove(folder)
     return module
+
+
+def _misdeclared(error: ValidationError, where: str) -> InvalidInput:
+    """Of a part of a specification that is declared as it is, sr.Service for one: its names are those of the call."""
+    kind = getattr(specs, error.title, None)
+    name = error.title.removesuffix("Spec")
+    known = list(kind.model_fields) if kind is not None and hasattr(skyriver, name) else []
+    all_found = error.errors()
+    # A name that there is not, before the one that is missing: it is the same one, misspelt.
+    found = next((each for each in all_found if each["type"] == "extra_forbidden"), all_found[0])
+    why = wrong({**found, "loc": found["loc"][:1]}, known)
+    return InvalidInput(
+        f"sr.{name}: {why}." if known else f"The declaration is not understood: {why}.",
+        code=f"BAD_{name.upper()}" if known else "BAD_DECLARATION",
+        where=where,
+        next_action=f"sr.{name} takes {', '.join(known)}." if known else "Correct this line and deploy again.",
+    )
 
 
 def _arguments(error: Exception) -> str:

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
@@ -110,12 +110,16 @@ def _json_argument(text: str) -> dict[str, Any]:
     source = sys.stdin.read() if text == "-" else read_text(Path(text[1:])) if text.startswith("@") else text
     action = "Give an object of named fields, as in '{\"amount\": 9.5}'."
     try:
-        found = json.loads(source)
+        found = json.loads(source, parse_constant=_no_number)
     except ValueError as error:
         raise InvalidInput(f"--data is not JSON: {error}.", code="BAD_JSON", next_action=action) from error
     if not isinstance(found, dict):
         raise InvalidInput("--data is JSON, but not an object.", code="BAD_JSON", next_action=action)
     return found
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"it has no {text}; write null for a value that is missing")
 
 
 # Many rows

@@ -54,10 +54,15 @@ def _named(snapshot: Snapshot, tenant: str, name: str) -> list[Resource]:
     found = [r for r in rows if name in (r.name, r.ref)]
     if not found:
         near = sorted({r.name for r in rows if name in r.name or r.name in name})[:5]
-        raise NotFound(
-            f"Nothing is called {name!r}.",
-            next_action=f"Did you mean {', '.join(near)}?" if near else "`skyriver ps` shows what there is.",
-        )
+        versions = [r for r in rows if r.kind == "version" and r.spec["model"] == name.rpartition(":")[0]]
+        if versions:
+            newest = sorted(versions, key=lambda r: int(r.spec["version"]), reverse=True)[:5]
+            action = (
+                f"Its versions are {', '.join(r.name for r in newest)}{' and older ones' if len(versions) > 5 else ''}."
+            )
+        else:
+            action = f"Did you mean {', '.join(near)}?" if near else "`skyriver ps` shows what there is."
+        raise NotFound(f"Nothing is called {name!r}.", next_action=action)
     return sorted(found, key=lambda r: _ORDER.index(r.kind))
 
 

@@ -24,6 +24,8 @@ DEADLINE_HEADER = "x-request-deadline"
 """Until when somebody waits for the answer: Unix time in seconds, with up to nine decimals."""
 DEADLINE_PATTERN = r"[0-9]{1,11}([.][0-9]{1,9})?"
 BODY_LIMIT = 64 * 1024 * 1024
+OWN_LIMIT = 16 * 1024 * 1024
+"""Of what replicas and workers take in one request, which they refuse themselves."""
 """Bytes of a request to a replica or worker, by its content-length; uploads to the control plane are not limited."""
 LIVE_PATHS = ("/livez", "/v2/health/live")
 READY_PATH = "/v2/health/ready"
@@ -107,8 +109,8 @@ CONTROL_AWAY = Answer(
 BODY_TOO_LARGE = Answer(
     413,
     "BODY_TOO_LARGE",
-    f"The request is larger than {BODY_LIMIT} bytes.",
-    "Send it in parts; `skyriver table load` takes whole files.",
+    f"The request is larger than {BODY_LIMIT} bytes. Predictions and events have {OWN_LIMIT} at most.",
+    "Send it in parts; `skyriver predict` and `skyriver table load` take whole files.",
 )
 BAD_REQUEST = Answer(
     400,

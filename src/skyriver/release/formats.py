@@ -10,25 +10,34 @@ import zipfile
 from dataclasses import dataclass
 
 FILE = "FILE"
-"""Stands in a conversion for the file's path, as one word of the shell: not within quotes."""
+"""Stands in a conversion for the file's path, as one word of the shell: not within quotes. What is written stands
+beside it: the file itself may be called model.onnx."""
 _FROM_SCIKIT = (
-    "Where the model was made (it runs code of the file):"
+    "Where the model was made (it runs code of the file): `pip install joblib skl2onnx`, then"
     ' `python -c "import joblib, skl2onnx, sys; m = joblib.load(sys.argv[1]);'
-    " x = skl2onnx.common.data_types.FloatTensorType([None, m.n_features_in_]); open('model.onnx', 'wb').write("
-    "skl2onnx.to_onnx(m, initial_types=[('features', x)],"
+    " x = skl2onnx.common.data_types.FloatTensorType([None, m.n_features_in_]);"
+    " open(sys.argv[1] + '.onnx', 'wb').write(skl2onnx.to_onnx(m, initial_types=[('features', x)],"
     " options={'zipmap': False} if hasattr(m, 'classes_') else None).SerializeToString())\" FILE`"
 )
-_FROM_TORCH = "Where the model was made: `torch.onnx.export(model, (example,), 'model.onnx', dynamo=True)`."
-_FROM_KERAS = (
-    'Where the model was made: `python -c "import keras, sys;'
-    " keras.saving.load_model(sys.argv[1]).export('model.onnx', format='onnx')\" FILE`"
+_FROM_TORCH = (
+    "Where the model was made: `pip install onnxscript`, then"
+    " `torch.onnx.export(model, (example,), 'converted.onnx', dynamo=True)`."
 )
-_FROM_SAVED_MODEL = "`python -m tf2onnx.convert --saved-model FILE --output model.onnx`"
+_FROM_KERAS = (
+    "Where the model was made: `pip install keras tensorflow tf2onnx`, then"
+    ' `python -c "import keras, sys;'
+    " keras.saving.load_model(sys.argv[1]).export(sys.argv[1] + '.onnx', format='onnx')\" FILE`"
+)
+_FROM_SAVED_MODEL = (
+    "`pip install tf2onnx tensorflow`, then `python -m tf2onnx.convert --saved-model FILE --output FILE.onnx`"
+)
+_FROM_TFLITE = _FROM_SAVED_MODEL.replace("--saved-model", "--tflite")
 _FROM_XGBOOST = (
-    'Where the model was made: `python -c "import onnxmltools, sys, xgboost;'
+    "Where the model was made: `pip install onnxmltools packaging xgboost`, then"
+    ' `python -c "import onnxmltools, sys, xgboost;'
     " from onnxmltools.convert.common.data_types import FloatTensorType as F;"
     " m = xgboost.Booster(model_file=sys.argv[1]);"
-    " open('model.onnx', 'wb').write(onnxmltools.convert_xgboost(m,"
+    " open(sys.argv[1] + '.onnx', 'wb').write(onnxmltools.convert_xgboost(m,"
     " initial_types=[('features', F([None, m.num_features()]))]).SerializeToString())\" FILE`"
 )
 _FROM_LIGHTGBM = _FROM_XGBOOST.replace("xgboost", "lightgbm").replace(
@@ -41,12 +50,16 @@ class ForeignFormat:
     name: str
     conversion: str
 
+    @property
+    def told(self) -> str:
+        return f"{'an' if self.name[0] in 'OXx' else 'a'} {self.name}"
+
 
 _STARTS = (
     (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", ForeignFormat("PyTorch file (pickle)", _FROM_TORCH)),
     (b"\x89HDF\r\n\x1a\n", ForeignFormat("Keras HDF5 file", _FROM_KERAS)),
     (b"tree\nversion=", ForeignFormat("LightGBM text file", _FROM_LIGHTGBM)),
-    (b"CBM1", ForeignFormat("CatBoost file", "`model.save_model('model.onnx', format='onnx')` writes ONNX.")),
+    (b"CBM1", ForeignFormat("CatBoost file", "`model.save_model('converted.onnx', format='onnx')` writes ONNX.")),
     (b"binf", ForeignFormat("XGBoost binary file", _FROM_XGBOOST)),
     (b"{L\x00\x00", ForeignFormat("XGBoost UBJSON file", _FROM_XGBOOST)),
     (b'{"learner"', ForeignFormat("XGBoost JSON file", _FROM_XGBOOST)),
@@ -92,7 +105,7 @@ def foreign_format(data: bytes) -> ForeignFormat | None:
     if data[:4] == b"PK\x03\x04":
         return _archive(data)
     if data[4:8] == b"TFL3":
-        return ForeignFormat("TensorFlow Lite file", "`python -m tf2onnx.convert --tflite FILE --output model.onnx`")
+        return ForeignFormat("TensorFlow Lite file", _FROM_TFLITE)
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8:
         return ForeignFormat(
             "safetensors file",

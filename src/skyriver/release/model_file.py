@@ -85,7 +85,7 @@ def _of_folder(path: Path, named: str) -> InvalidInput:
 
 def _foreign(found: ForeignFormat, named: str) -> InvalidInput:
     return InvalidInput(
-        f"This is a {found.name}; only ONNX crosses this border.",
+        f"This is {found.told}; only ONNX crosses this border.",
         code="ONNX_FOREIGN_FORMAT",
         where=named,
         next_action=found.conversion.replace(FILE, shlex.quote(named)),

@@ -134,7 +134,7 @@ def _parse(data: bytes) -> ModelProto:
     foreign = foreign_format(data)
     if foreign is not None:
         _refuse(
-            f"This is a {foreign.name}; only ONNX crosses this border.",
+            f"This is {foreign.told}; only ONNX crosses this border.",
             "ONNX_FOREIGN_FORMAT",
             next_action=foreign.conversion,
         )

@@ -26,7 +26,7 @@ def providers_of(device: str, available: Sequence[str]) -> list[Any]:
         )
     if _CUDA_PROVIDER not in available:
         raise InvalidInput(
-            f"onnxruntime {ort.__version__} has no part for {device}; it has {', '.join(available)}.",
+            f"onnxruntime {ort.__version__} cannot run on {device} here: its providers are {', '.join(available)}.",
             code="DEVICE_MISSING",
             next_action="Install onnxruntime-gpu in place of onnxruntime, or serve the model on the cpu.",
         )

@@ -28,7 +28,7 @@ from skyriver.data.border import Reason, Rejection, RowCleaner
 from skyriver.release.signature import ANY, Signature, TensorSpec, answer_names
 from skyriver.serve.images import BASE64, picture, picture_of_text, takes_pictures
 from skyriver.serve.multipart import FORM, parts_of
-from skyriver.serve.protocol import BadJson, Reply, decode_body, encode_json
+from skyriver.serve.protocol import BadJson, NotSupported, Reply, decode_body, encode_json
 from skyriver.serve.runner import MOST_VALUES, NUMPY_TYPES, Array, Tensors
 from skyriver.serve.tensors import array_of, flatten, show, values_of
 
@@ -153,7 +153,8 @@ class PredictCodec:
             name = self._head["model"]
             raise TooManyRows(
                 f"{name} runs its rows one by one: a request has at most {MOST_RUNS} of them, not {rows}.",
-                next_action=f"Send fewer rows a request; `skyriver predict {name} FILE` scores any number of them.",
+                next_action=f"Send fewer rows a request; `skyriver predict {name} FILE` scores any number of them,"
+                " where a column holds what an input takes.",
             )
 
     def _predict(self, cleaned: list[Sequence[object]], single: bool) -> Predict:
@@ -354,6 +355,8 @@ class _Inputs:
                 return Rejection(tensor.name, None, Reason.MISSING, f"{tensor.name} is missing.")
             try:
                 values.append(_row_of(tensor, row[tensor.name]))
+            except NotSupported:  # not the row's fault
+                raise
             except InvalidInput as error:
                 return Rejection(tensor.name, row[tensor.name], Reason.WRONG_TYPE, error.message)
         return values

@@ -55,7 +55,8 @@ def _field(tensor: TensorSpec) -> FieldSpec:
         f"The model's input {tensor.name} takes {list(tensor.shape)} values: no column of a table gives those.",
         code="INPUTS_NOT_COLUMNS",
         where=tensor.name,
-        next_action="Ask for its rows with POST /predict, or give the model one input a column.",
+        next_action=f"POST /predict takes them as a list, {tensor.name}: [...], in many rows a request; for files and"
+        " tables give the model one input a column.",
     )
 
 

@@ -11,6 +11,7 @@ Errors have the protocol's `error`, with our `code` and `next_action` beside it;
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -317,6 +318,15 @@ def _timeout(parameters: Parameters) -> int | None:
     return timeout or None
 
 
+_NOT_FINITE = re.compile(rb"NaN|Infinity")
+_AT_BYTE = re.compile(r"\(byte (\d+)\)$")
+
+
+def _place_of(error: msgspec.DecodeError) -> int:
+    found = _AT_BYTE.search(str(error))
+    return int(found[1]) if found else 0
+
+
 def decode_body(decoder: msgspec.json.Decoder[Kind], body: bytes | memoryview) -> Kind:
     """Raises BadJson with the place of the fault."""
     try:
@@ -324,6 +334,12 @@ def decode_body(decoder: msgspec.json.Decoder[Kind], body: bytes | memoryview) -
     except msgspec.ValidationError as error:
         raise BadJson(f"The body is not as the protocol wants it: {error}.", code="BAD_REQUEST") from error
     except msgspec.DecodeError as error:
+        if found := _NOT_FINITE.match(body, _place_of(error)):
+            raise BadJson(
+                f"The body is no JSON, which has no {found[0].decode()}: there is one at byte {found.start()}.",
+                next_action="Send null for a value that is missing. In the Open Inference Protocol, binary data has all"
+                " floats.",
+            ) from error
         raise BadJson(f"The body is no JSON: {error}.") from error
     except RecursionError as error:
         raise BadJson("The body is nested too deeply.") from error

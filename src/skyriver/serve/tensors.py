@@ -82,7 +82,9 @@ def check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
             f"{' (-1: any length)' if ANY in spec.shape else ''}.",
             code="WRONG_SHAPE",
             where=spec.name,
-            next_action="Send a tensor of that shape.",
+            next_action="Send a tensor of that shape."
+            if all(given >= 0 for given in shape)
+            else "A length that is sent is that of the data: it is not negative.",
         )
     if 0 in shape and math.prod([axis or 1 for axis in shape]) > _MOST_ELEMENTS:  # it hides what NumPy cannot say
         raise InvalidInput(
@@ -113,8 +115,8 @@ def values_of(spec: TensorSpec, flat: list[object]) -> list[object]:
     except msgspec.ValidationError as error:
         position, given = _first_wrong(spec, flat)
         raise InvalidInput(
-            f"Input {spec.name!r}: {show(given)} at position {position} is no {spec.datatype} value"
-            f" ({str(error).partition(' - at')[0]}).",
+            f"Input {spec.name!r}: {show(given)} at position {position} is no {spec.datatype} value:"
+            f" {_wanted(spec.datatype, given)}.",
             code="WRONG_VALUE",
             where=spec.name,
             next_action="A number is written without quotes."
@@ -122,6 +124,19 @@ def values_of(spec: TensorSpec, flat: list[object]) -> list[object]:
             else "",
         ) from error
     return checked
+
+
+def _wanted(datatype: str, given: object) -> str:
+    kind = NUMPY_TYPES[datatype]
+    if kind.kind in "bO":
+        return "true or false is wanted" if kind.kind == "b" else "a text is wanted"
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        return "a number is wanted" if kind.kind == "f" else "a whole number is wanted"
+    if kind.kind == "f":
+        return f"its values are from {np.finfo(kind).min:.4g} to {np.finfo(kind).max:.4g}"
+    if isinstance(given, float) and not given.is_integer():
+        return "a whole number is wanted"
+    return f"its values are from {np.iinfo(str(kind)).min} to {np.iinfo(str(kind)).max}"
 
 
 def flatten(name: str, value: object, shape: Sequence[int]) -> list[object]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from skyriver.client import predicting
-from skyriver.core.errors import NotAllowed, SkyriverError, Unavailable
+from skyriver.core.errors import InvalidInput, NotAllowed, SkyriverError, Unavailable
 
 NONE_UP = Unavailable("Nothing is up.", code="NO_CAPACITY", where="/predict/fraud", next_action="Send it again.")
 NO_VERSION = {"reason": "NO_VERSION", "message": "No version is released yet.", "next_action": "`skyriver run`."}
@@ -71,3 +71,10 @@ def test_another_failure_asks_nothing_more(monkeypatch: pytest.MonkeyPatch) -> N
     cloud = Silent(loading, NO_VERSION)
     assert _refused(cloud, monkeypatch) is loading
     assert cloud.asked == []
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity"])
+def test_data_with_what_json_has_not_is_told_what_to_write(number: str) -> None:
+    with pytest.raises(InvalidInput, match=f"--data is not JSON: it has no {number}; write null") as caught:
+        predicting._json_argument(f'{{"amount": {number}}}')
+    assert caught.value.code == "BAD_JSON"

@@ -96,3 +96,12 @@ def test_names_that_are_near_are_offered() -> None:
     with pytest.raises(NotFound) as caught:
         explain(snapshot, KINDS, MemoryCompute(), "t", "frau")
     assert caught.value.next_action == "Did you mean fraud?"
+
+
+def test_versions_that_there_are_are_offered_for_one_that_is_not() -> None:
+    rows = [row("service/price"), row("model/price")]
+    rows += [row(f"version/price:{number}", spec={"model": "price", "version": number}) for number in range(1, 12)]
+    snapshot = Snapshot({r.key: r for r in rows}, {}, {}, now=0)
+    with pytest.raises(NotFound) as caught:
+        explain(snapshot, KINDS, MemoryCompute(), "t", "price:77")
+    assert caught.value.next_action == "Its versions are price:11, price:10, price:9, price:8, price:7 and older ones."

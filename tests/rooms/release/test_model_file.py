@@ -119,7 +119,7 @@ def test_other_formats_are_known_by_their_bytes_or_their_name(
 def test_a_conversion_can_be_pasted_whatever_the_file_is_called(tmp_path: Path, name: str) -> None:
     path = tmp_path / f'it\'s "my"; $HOME {name}'
     path.write_bytes(b"broken")
-    command = re.findall(r"`(.*)`", refused(path).next_action)[0]
+    command = re.findall(r"`(python .*)`", refused(path).next_action)[0]
     printed = subprocess.run(
         ["bash", "-c", f'python() {{ printf "%s\\0" "$@"; }}; {command}'], capture_output=True, text=True, check=True
     )
@@ -204,3 +204,18 @@ def test_a_cut_file_is_refused_wherever_it_was_cut(tmp_path: Path) -> None:
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         assert refused(path).code.startswith("ONNX_")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [("model.onnx", b'{"learner":{}}', "This is an XGBoost JSON file"), ("m.pkl", b"?", "This is a pickle")],
+)
+def test_a_conversion_says_what_it_needs_and_leaves_the_file(
+    tmp_path: Path, name: str, content: bytes, told: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    error = refused(path)
+    assert error.message.startswith(told)
+    assert "`pip install " in error.next_action
+    assert "open(sys.argv[1] + '.onnx', 'wb')" in error.next_action

@@ -268,3 +268,14 @@ def test_a_damaged_picture_is_a_picture_or_an_error_with_a_code(data: st.DataObj
     except SkyriverError as error:
         shape = (error.code,)
     assert shape in ((1, 4, 6, 3), ("WRONG_IMAGE",))
+
+
+def test_a_request_with_a_picture_is_told_that_pillow_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a form and in JSON: it is not the row's fault."""
+    picture_in_json = json.dumps({"photo": {"base64": base64.b64encode(file_of(PIXELS)).decode()}}).encode()
+    asked = [form(("photo", file_of(PIXELS)), files=("photo",)), (picture_in_json, b"application/json")]
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    for body, content_type in asked:
+        error = refused(body, content_type)
+        assert (error.http_status, error.code) == (501, "IMAGES_MISSING")
+        assert 'pip install "skyriver[images]"' in error.next_action

@@ -80,17 +80,18 @@ def test_every_datatype(datatype: str, data: list[object], kind: type) -> None:
     [
         ("FP32", ["1.5"], '"1.5" at position 0 is no FP32'),
         ("FP32", [1, True], "true at position 1 is no FP32"),
-        ("FP32", [1e39], "1e39 at position 0"),
-        ("FP16", [70000], "70000 at position 0"),
-        ("INT8", [1, 128], "128 at position 1 is no INT8"),
-        ("INT64", [1.5], "1.5 at position 0 is no INT64"),
+        ("FP32", [1e39], "1e39 at position 0 is no FP32 value: its values are from -3.403e+38 to 3.403e+38."),
+        ("FP16", [70000], "70000 at position 0 is no FP16 value: its values are from -6.55e+04 to 6.55e+04."),
+        ("FP64", [None, {}], "{} at position 1 is no FP64 value: a number is wanted."),
+        ("INT8", [1, 128], "128 at position 1 is no INT8 value: its values are from -128 to 127."),
+        ("INT64", [1.5], "1.5 at position 0 is no INT64 value: a whole number is wanted."),
         ("INT64", [2**63], "9223372036854775808 at position 0"),
         ("INT64", [None], "null at position 0"),
         ("UINT64", [2**64], "does not fit UINT64"),
         ("UINT64", [-1], "does not fit UINT64"),
         ("UINT8", [-1], "-1 at position 0"),
-        ("BOOL", [1], "1 at position 0 is no BOOL"),
-        ("BYTES", [1], "1 at position 0 is no BYTES"),
+        ("BOOL", [1], "1 at position 0 is no BOOL value: true or false is wanted."),
+        ("BYTES", [1], "1 at position 0 is no BYTES value: a text is wanted."),
         ("BYTES", [None], "null at position 0"),
     ],
 )
@@ -100,6 +101,17 @@ def test_a_wrong_value_is_named_with_its_place(datatype: str, data: list[object]
     assert caught.value.code == "WRONG_VALUE"
     assert told in caught.value.message
     assert "'t'" in caught.value.message
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"-NaN"])
+def test_who_sends_what_json_has_not_is_told_what_to_send(number: bytes) -> None:
+    given = b'{"inputs": [{"name": "t", "shape": [2], "datatype": "FP32", "data": [1.5, %b]}]}' % number
+    error = refused(given)
+    assert (error.code, error.http_status) == ("BAD_JSON", 400)
+    place = given.index(number.removeprefix(b"-"))
+    told = number.decode().removeprefix("-")
+    assert error.message == f"The body is no JSON, which has no {told}: there is one at byte {place}."
+    assert error.next_action.startswith("Send null for a value that is missing.")
 
 
 @pytest.mark.parametrize("data", [b'["\xff"]', b"[" * 5000 + b"]" * 5000, b'["\\ud800"]', b'[{"a": [1]}]'])
@@ -278,3 +290,12 @@ def test_floats_survive_the_way_in_and_out(rows: list[list[float | None]]) -> No
 @given(st.binary(max_size=200))
 def test_no_bytes_at_all_end_otherwise_than_in_an_error_with_a_code(content: bytes) -> None:
     assert refused(content).code
+
+
+def test_a_negative_length_is_told_for_what_it_is() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        one("FP32", [-1, 2], [1, 2], (-1, 2))
+    assert caught.value.next_action == "A length that is sent is that of the data: it is not negative."
+    with pytest.raises(InvalidInput) as caught:
+        one("FP32", [1, 3], [1, 2, 3], (-1, 2))
+    assert caught.value.next_action == "Send a tensor of that shape."

@@ -1,0 +1,36 @@
+"""What is said of an application's file that declares a part of it wrongly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from skyriver.client.appfile import load_app
+from skyriver.core.errors import InvalidInput
+
+
+@pytest.mark.parametrize(
+    ("declared", "code", "told"),
+    [
+        ('sr.Service(replicas=(0, 1), idel="10m")', "BAD_SERVICE", "idel is not known (did you mean 'idle'?)"),
+        ('sr.Service(replicas=(0, 1), idle="1ms")', "BAD_SERVICE", "idle='1ms' is shorter than a second"),
+        ('sr.Service(replicas="two")', "BAD_SERVICE", "replicas='two' is no whole number"),
+        ("sr.Service(cpus=0)", "BAD_SERVICE", "cpus=0 is not more than 0.0"),
+        ("sr.Compress(maxloss=0.1)", "BAD_COMPRESS", "maxloss is not known (did you mean 'max_loss'?)"),
+        ("sr.Compress(max_loss=0.1, los=1)", "BAD_COMPRESS", "los is not known (there are max_loss)"),
+        ('sr.Clean(fill="mode")', "BAD_CLEAN", "fill='mode' is not 'median' or 'mean'"),
+        ('sr.Clean(clip=(0, "x"))', "BAD_CLEAN", "clip='x' is no number"),
+    ],
+)
+def test_a_part_that_is_declared_wrongly(tmp_path: Path, declared: str, code: str, told: str) -> None:
+    file = tmp_path / "app.py"
+    file.write_text(f"import skyriver as sr\n\napp = sr.App('shop')\npart = {declared}\n")
+    with pytest.raises(InvalidInput) as caught:
+        load_app(file)
+    error = caught.value
+    name = declared.partition("(")[0]
+    assert (error.code, error.where) == (code, f"{file}:4")
+    assert error.message == f"{name}: {told}."
+    assert error.next_action.startswith(f"{name} takes ")
+    assert "http" not in str(error)
