@@ -38,7 +38,7 @@ from skyriver.control.gateway_stage import (
     upstream,
     wait_for,
 )
-from skyriver.core.errors import InvalidInput, Unavailable
+from skyriver.core.errors import Internal, InvalidInput, Unavailable
 from skyriver.core.resources import RequestLimit, Route, RouteTable
 
 
@@ -518,3 +518,19 @@ def test_a_tenant_with_too_many_pools_keeps_nobody_from_anything(home: Home, one
     gateway.start()
     assert send(stage, "/predict/fraud").body["upstream"] == "one"
     assert gateway.apply(table(*greedy[:1], pool("fraud:1", one))) == ()
+
+
+def test_a_map_that_is_not_taken_leaves_nothing_of_it_behind(home: Home, monkeypatch) -> None:
+    gateway = home.gateway()
+    gateway.start()
+    gateway.apply(table())
+    admin = Admin(home.directory)
+    told, ask = _listen(monkeypatch), Admin._ask
+    monkeypatch.setattr(Admin, "_ask", lambda self, c: "no" if c.startswith("commit") else ask(self, c))
+    before = admin.read_map(config_module.ROUTES)
+    with pytest.raises(Internal):
+        admin.write_map(config_module.ROUTES, {"acme/model/x": "slot_000"})
+    prepared = next(command for command in told if command.startswith("add map")).split()[2]
+    assert told[-1] == f"clear map {prepared} {config_module.ROUTES}"
+    assert admin._ask(f"show map {prepared} {config_module.ROUTES}") == ""
+    assert admin.read_map(config_module.ROUTES) == before

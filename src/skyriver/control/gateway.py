@@ -19,6 +19,9 @@ class Gateway(Protocol):
     - `/v2/models/NAME/...`, `/predict/NAME` and `/streams/NAME/...` go by the routes of the token's tenant:
       404 UNKNOWN_ROUTE without a route, 503 with `Retry-After` while its pools are empty or down;
       `/v2/models/NAME/versions/V/...` goes straight to the pool `NAME:V`.
+    - `GET /v2` says what a server of the Open Inference Protocol is; what of the protocol is not there and names no
+      model is 501 NOT_SUPPORTED. Every problem says it in `error` too, where that protocol's clients look.
+    - a target with a host in it (`http://host/path`) is the same as its path.
     - on `/streams/...` a token of `read_only` gets 403 NOT_ALLOWED for all but GET and HEAD, and nothing of the
       request reaches a worker: workers ask nobody who they are.
     - the request carries `x-skyriver-tenant` with the token's tenant and `x-skyriver-arrived` with the time of its

@@ -174,6 +174,33 @@ def check_second_tries(stage: Stage) -> None:
             assert sum(len(server.seen) for server in servers) == times, path
 
 
+def check_protocol(stage: Stage) -> None:
+    """What the Open Inference Protocol asks of a server, of no model."""
+    with upstream(stage, "one") as one:
+        stage.gateway.apply(table(pool("fraud:1", one)))
+        for path in ("/v2", "/v2/", "http://exam/v2"):
+            told = send(stage, path, method="GET", body=b"", Host="exam")
+            assert (told.status, told.body["name"]) == (200, "skyriver"), path
+            assert told.body["extensions"] == ["binary_tensor_data"]
+            assert send(stage, path, method="GET", body=b"", token=None, Host="exam").status == 401
+        for part in ("repository/index", "logging", "trace/setting", "systemsharedmemory/status", "models/stats"):
+            for method in ("GET", "POST"):
+                refused = send(stage, f"/v2/{part}", method=method)
+                assert (refused.status, refused.code) == (501, "NOT_SUPPORTED"), part
+                assert part in refused.body["error"], refused.body
+        assert send(stage, "/v2/models/fraud/stats", method="GET").body["upstream"] == "one"
+        asked = '/predict/a"b\\c<%41>%[src]' + "x" * 300
+        unknown = send(stage, asked)
+        assert (unknown.status, unknown.code) == (404, "UNKNOWN_ROUTE")
+        assert asked[:200] in unknown.body["detail"]
+        assert asked[:201] not in unknown.body["detail"]
+        stats = Route("acme", "model", "stats", (("stats:1", 100),))
+        stage.gateway.apply(table(pool("stats:1", one), routes=(stats,)))
+        assert send(stage, "/v2/models/stats").body["upstream"] == "one", "a model may be called so"
+        told = send(stage, "http://exam/predict/stats?a=/b", Host="exam")
+        assert (told.status, told.body["path"]) == (200, "/predict/stats?a=/b")
+
+
 def check_leaving(stage: Stage) -> None:
     """A server learns that whoever asked has left."""
     with upstream(stage, "one") as one:

@@ -49,6 +49,11 @@ _POOL = re.compile(r"[a-z][a-z0-9_-]{0,62}(:[1-9][0-9]{0,8})?")
 _SOCKET = re.compile(r"/[\w./+=~@:-]+")  # no space, quote, $ or ; may reach a configuration file or command
 
 
+ASKED = "{asked}"
+"""In an answer's words: the path that was asked for."""
+ASKED_LENGTH = 200
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An answer that the gateway gives itself."""
@@ -59,9 +64,11 @@ class Answer:
     next_action: str
     headers: tuple[tuple[str, str], ...] = ()
 
-    def body(self) -> bytes:
+    def body(self, asked: str = ASKED) -> bytes:
+        """`asked`: the path. `error` is what clients of the Open Inference Protocol look for."""
         problem = SkyriverError(self.detail, code=self.code, next_action=self.next_action).to_problem()
-        return json.dumps(problem | {"status": self.status}).encode()
+        told = {"status": self.status, "error": f"{self.detail} {self.next_action}"}
+        return json.dumps(problem | told).replace(ASKED, json.dumps(asked[:ASKED_LENGTH])[1:-1]).encode()
 
 
 _AGAIN = (("retry-after", "1"),)
@@ -82,8 +89,14 @@ NOT_ALLOWED = Answer(
 UNKNOWN_ROUTE = Answer(
     404,
     "UNKNOWN_ROUTE",
-    "Nothing of that name is served to this token.",
+    f"There is nothing at {ASKED} that is served to this token.",
     "`skyriver service list` and `skyriver stream list` show what there is.",
+)
+NOT_SUPPORTED = Answer(
+    501,
+    "NOT_SUPPORTED",
+    f"The extension of the protocol that {ASKED} belongs to is not there.",
+    "GET /v2 tells the extensions that are; models are deployed with `skyriver deploy`.",
 )
 NO_CAPACITY = Answer(
     503,

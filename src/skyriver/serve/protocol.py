@@ -4,7 +4,7 @@ What is there: server and model metadata, live and ready, `infer` with tensors a
 (the binary tensor extension, serve.binary), mixed as one likes, `id` given back, `outputs` honoured. Of `parameters`,
 `timeout` counts, and those of the binary extension; others are taken and not used. FP16 travels as JSON numbers like
 the other floats; a `null` in a tensor of floats is a missing value (NaN), and what is not finite is `null` in JSON.
-What is not: shared memory, sequences, classification, and the routes in `EXTENSIONS`. A request that uses them is
+What is not: shared memory, sequences, classification, and the routes of `EXTENSIONS`. A request that uses them is
 refused (501), never misread.
 Errors have the protocol's `error`, with our `code` and `next_action` beside it; what is wrong with a request is 400.
 """
@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from skyriver.core.errors import InvalidInput, SkyriverError
+from skyriver.core.inference_protocol import ALL_STATISTICS, EXTENSIONS
 from skyriver.release.signature import Signature
 from skyriver.serve.binary import bytes_of_tensor, raw_shape, tensor_of_bytes
 from skyriver.serve.runner import Array, Tensors
@@ -26,18 +27,6 @@ from skyriver.serve.tensors import quoted, show, tensor_of_json
 
 PLATFORM = "onnxruntime_onnx"
 BINARY_HEADER = b"inference-header-content-length"
-EXTENSIONS = {
-    "repository": "model repository",
-    "systemsharedmemory": "shared memory",
-    "cudasharedmemory": "shared memory",
-    "trace": "trace",
-    "logging": "logging",
-    "stats": "statistics",
-    "config": "model configuration",
-    "generate": "generate",
-    "generate_stream": "generate",
-}
-"""Part of a path under /v2 -> the extension that it belongs to, of those that are not there."""
 _NOT_BUILT = (
     "shared_memory_region",
     "shared_memory_byte_size",
@@ -347,10 +336,6 @@ def decode_body(decoder: msgspec.json.Decoder[Kind], body: bytes | memoryview) -
         raise BadJson("The body is not UTF-8.") from error
 
 
-def server_metadata(version: str) -> bytes:
-    return encode_json({"name": "skyriver", "version": version, "extensions": ["binary_tensor_data"]})
-
-
 def extension_of(path: str) -> str:
     """Which extension, of those that are not there, a path belongs to; "" for none."""
     parts = path.split("/")[1:]
@@ -358,7 +343,7 @@ def extension_of(path: str) -> str:
         return ""
     at = 1 if parts[1:2] != ["models"] else 5 if parts[3:4] == ["versions"] else 3
     named = parts[at] if len(parts) > at else ""
-    if parts[1:] == ["models", "stats"]:
+    if path == ALL_STATISTICS:
         named = "stats"
     return EXTENSIONS.get(named, "")
 

@@ -25,6 +25,7 @@ from typing import TypeVar
 
 from skyriver import __version__
 from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError
+from skyriver.core.inference_protocol import server_metadata
 from skyriver.core.spec_streams import FieldSpec
 from skyriver.release.signature import score_of
 from skyriver.serve.batching import INLINE_US, NO_DEADLINE, Ask, Batcher
@@ -45,7 +46,6 @@ from skyriver.serve.protocol import (
     error_body,
     error_status,
     extension_of,
-    server_metadata,
 )
 from skyriver.serve.reader import FeatureReader, FeaturesFound
 from skyriver.serve.runner import Array, Runner, Tensors
@@ -170,7 +170,7 @@ class Replica:
         model = b"/v2/models/" + name
         measured = {**self._calibration.to_json(), "device": self._device}
         routes: dict[bytes, dict[bytes, Action]] = {
-            b"/v2": _get(lambda r: r.answer(200, server_metadata(__version__))),
+            b"/v2": _get(lambda r: r.answer(200, encode_json(server_metadata(__version__)))),
             b"/v2/health/live": _get(lambda r: r.answer(200, b'{"live":true}')),
             b"/v2/health/ready": _get(self._ready),
             b"/livez": _get(lambda r: r.answer(200, b'{"live":true}')),

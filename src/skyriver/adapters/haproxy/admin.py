@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 from skyriver.adapters.haproxy.config import ANSWERS, CERTIFICATE, SERVER_REQUESTS, map_text, server_line
 from skyriver.adapters.haproxy.layout import Place, Seen
 from skyriver.control.outliers import TRIAL, Answered
-from skyriver.core.errors import Internal, Unavailable
+from skyriver.core.errors import Internal, SkyriverError, Unavailable
 from skyriver.core.resources import Server
 
 ANSWER_SECONDS = 10.0
@@ -119,9 +120,14 @@ class Admin:
         version = answer.removeprefix("New version created: ")
         if not version.isdigit():
             raise _refused("prepare map", answer)
-        for payload in _chunks(map_text(entries)):
-            self._tell(f"add map @{version} {name} <<\n{payload}")
-        self._tell(f"commit map @{version} {name}")
+        try:
+            for payload in _chunks(map_text(entries)):
+                self._tell(f"add map @{version} {name} <<\n{payload}")
+            self._tell(f"commit map @{version} {name}")
+        except SkyriverError:
+            with contextlib.suppress(Unavailable):
+                self._ask(f"clear map @{version} {name}")  # else HAProxy keeps what it was told of it
+            raise
 
     def _tell(self, command: str, expected: str = "") -> None:
         answer = self._ask(command)

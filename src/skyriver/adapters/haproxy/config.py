@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
+from skyriver import __version__
 from skyriver.adapters.haproxy import access_log
 from skyriver.adapters.haproxy.access_log import Recorded
 from skyriver.adapters.haproxy.layout import (
@@ -27,6 +29,7 @@ from skyriver.adapters.haproxy.layout import (
 from skyriver.control import gateway_rules as rules
 from skyriver.control.gateway_rules import Answer
 from skyriver.control.outliers import FULL as FULL_WEIGHT
+from skyriver.core import inference_protocol as protocol
 from skyriver.core.errors import Internal
 from skyriver.core.names import digest
 from skyriver.core.resources import RouteTable, Server
@@ -245,7 +248,7 @@ defaults slots from base
 def _frontend(settings: Settings) -> str:
     """Every rule costs time for each request, those too that do not apply: what most requests do not need stands behind
     an `allow`, which ends the rules for those that are done."""
-    json = "content-type application/json"
+    as_json = "content-type application/json"
     tls = ""
     if settings.tls is not None:
         address, port = settings.tls
@@ -269,6 +272,8 @@ frontend way_in from base
     http-request del-header {rules.OWN_HEADERS} -m beg
     # No connection is handed over as a tunnel: what goes through it would pass by the rules below.
     http-request del-header upgrade
+    # Servers know paths; which host was asked for is nobody's business here.
+    http-request set-uri %[pathq] if {{ url_beg -i http }}
     http-request set-var(txn.id) req.fhdr({rules.ID_HEADER})
     http-request set-var(txn.id) uuid() unless {{ var(txn.id) -m reg ^{rules.ID_PATTERN}$ }}
     http-request set-header {rules.ID_HEADER} %[var(txn.id)]
@@ -277,8 +282,8 @@ frontend way_in from base
     http-after-response del-header {CODE_HEADER} if {{ status ge 400 }}
 {_recording(settings)}\
     {_return(rules.BAD_REQUEST)} if METH_CONNECT
-    http-request return status 200 {json} string '{{"live":true}}' if {{ path {" ".join(rules.LIVE_PATHS)} }}
-    http-request return status 200 {json} string '{{"ready":true}}' if {{ path {rules.READY_PATH} }}
+    http-request return status 200 {as_json} string '{{"live":true}}' if {{ path {" ".join(rules.LIVE_PATHS)} }}
+    http-request return status 200 {as_json} string '{{"ready":true}}' if {{ path {rules.READY_PATH} }}
 
     http-request set-var(txn.token) http_auth_bearer,sha2(256),hex
     http-request set-var(txn.tenant) var(txn.token),map({TOKENS})
@@ -334,11 +339,24 @@ def _route() -> str:
     # Once more, in case that routes.map was swapped between the look-up of the route and that of its bucket.
     http-request set-var(txn.choices) var(txn.key),map({ROUTES}) {split}
     http-request set-var(txn.choices) var(txn.bucket),map({ROUTES}) {split}
+{_of_the_protocol()}\
     {_return(rules.UNKNOWN_ROUTE)} unless {{ var(txn.choices) -m found }}
 {choices}\
     {_return(rules.NO_ROOM)} if !up {{ var(txn.choices) -m sub {FULL} }}
     {_return(rules.NO_CAPACITY)} unless up
     http-request allow unless limited
+"""
+
+
+def _of_the_protocol() -> str:
+    """What the Open Inference Protocol asks of a server, whichever its models."""
+    metadata = json.dumps(protocol.server_metadata(__version__))
+    parts = " ".join(protocol.OF_THE_SERVER)
+    return f"""\
+    http-request return status 200 content-type application/json string '{metadata}' if looking \
+{{ path {" ".join(protocol.METADATA_PATHS)} }}
+    {_return(rules.NOT_SUPPORTED)} if {{ path_beg /v2/ }} {{ path,field(3,/) -m str {parts} }}
+    {_return(rules.NOT_SUPPORTED)} if {{ path {protocol.ALL_STATISTICS} }} !{{ var(txn.choices) -m found }}
 """
 
 
@@ -398,12 +416,18 @@ backend control from base
 """
 
 
+_ASKED = f"%[path,bytes(0,{rules.ASKED_LENGTH}),json(ascii)]"
+
+
 def _return(answer: Answer) -> str:
     body = answer.body().decode()
     if "'" in body:
         raise Internal(f"{answer.code}: an apostrophe would end the quoted text.", code="UNSAFE_ANSWER")
     headers = "".join(f" hdr {name} {value}" for name, value in (*answer.headers, (CODE_HEADER, answer.code)))
-    return f"http-request return status {answer.status} content-type application/problem+json string '{body}'{headers}"
+    text = f"string '{body}'"
+    if rules.ASKED in body:
+        text = f"lf-string '{body.replace('%', '%%').replace(rules.ASKED, _ASKED)}'"
+    return f"http-request return status {answer.status} content-type application/problem+json {text}{headers}"
 
 
 def _error_files() -> dict[str, str]:

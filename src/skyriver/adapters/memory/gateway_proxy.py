@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import re
 import select
 import socket
@@ -14,8 +15,10 @@ from collections.abc import Collection, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Protocol
 
+from skyriver import __version__
 from skyriver.control import gateway_rules as rules
 from skyriver.control.gateway_rules import Answer
+from skyriver.core import inference_protocol as protocol
 from skyriver.core.resources import Server
 
 CONNECT_SECONDS = 1.0
@@ -122,6 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         given = self.headers.get(rules.ID_HEADER, "")
         self._id = given if re.fullmatch(rules.ID_PATTERN, given) else str(uuid.uuid4())
         self._arrived = time.time()
+        self.path = _without_host(self.path)
         path = self.path.partition("?")[0]
         if path in (*rules.LIVE_PATHS, rules.READY_PATH):
             self._send(200, (("content-type", "application/json"),), b'{"live":true}')
@@ -149,6 +153,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._refuse(rules.CONTROL_AWAY)
             else:
                 self._exchange(connection, tenant, control=True)
+        elif path in protocol.METADATA_PATHS and self.command in rules.LOOKING:
+            told = json.dumps(protocol.server_metadata(__version__)).encode()
+            self._send(200, (("content-type", "application/json"),), told)
+        elif path.startswith("/v2/") and path.split("/")[2] in protocol.OF_THE_SERVER:
+            self._refuse(rules.NOT_SUPPORTED)
         elif max(map(int, lengths), default=0) > rules.BODY_LIMIT:
             self._refuse(rules.BODY_TOO_LARGE)
         else:
@@ -173,7 +182,8 @@ class _Handler(BaseHTTPRequestHandler):
         while True:
             server = self.server.gateway.take(tenant, path, tried)
             if isinstance(server, Answer):
-                self._refuse(server)
+                every = server == rules.UNKNOWN_ROUTE and path == protocol.ALL_STATISTICS
+                self._refuse(rules.NOT_SUPPORTED if every else server)
                 return
             began, self._status, self._answered = time.monotonic(), 0, 0.0
             try:
@@ -266,7 +276,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._say(answer)
 
     def _say(self, answer: Answer) -> None:
-        self._send(answer.status, (("content-type", "application/problem+json"), *answer.headers), answer.body())
+        self._send(
+            answer.status,
+            (("content-type", "application/problem+json"), *answer.headers),
+            answer.body(self.path.partition("?")[0]),
+        )
 
     def _send(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         self.send_response_only(status)
@@ -286,6 +300,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _LeftError(Exception):
     """The client."""
+
+
+def _without_host(target: str) -> str:
+    """`http://host/path?query` as `/path?query`."""
+    _, scheme, rest = target.partition("://")
+    return "/" + rest.partition("/")[2] if scheme and not target.startswith("/") else target
 
 
 def _passes(name: str, *, control: bool) -> bool:
