@@ -14,7 +14,7 @@ from skyriver.adapters.processes.runs import Run, RunFiles
 from skyriver.core.errors import Unavailable
 from skyriver.core.resources import RouteTable
 from skyriver.trust.secretfile import read_secret, write_secret
-from skyriver.wiring import cloud, supervisor
+from skyriver.wiring import cloud, watched
 from skyriver.wiring.home import Home
 from skyriver.wiring.process import write_atomically
 
@@ -37,7 +37,7 @@ class HomePart:
             right(n == -1 or n in numbers, f"{word} {n} was never written")
         after = 1 + max(numbers, default=-1)
         right(not cloud._control_ready(home), "a control plane is taken to run")
-        right(all(part == supervisor.PartState() for part in supervisor.read_parts(home).values()), "a part has ended")
+        right(all(part == watched.PartState() for part in watched.read_parts(home).values()), "a part has ended")
         right(all(run == _run(run.pid) for run in RunFiles(home.run).all()), "a run file is not what was written")
         for which, shown in enumerate((self._settings, self._secret, self._table)):
             self._write(home, after, which, say)

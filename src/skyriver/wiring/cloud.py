@@ -24,15 +24,9 @@ from skyriver.wiring.ending import end_everything, end_supervision, only_command
 from skyriver.wiring.gateway import gateway_of, gateways_of, https_of, keep_tls, recorded_of
 from skyriver.wiring.home import DEFAULT_PORT, Home, port_of_environment
 from skyriver.wiring.living import is_stopped, processes_of, terminate
-from skyriver.wiring.supervisor import (
-    FOREGROUND,
-    SUPERVISOR,
-    UNSEEN,
-    read_parts,
-    running_supervisor,
-    start_module,
-)
+from skyriver.wiring.supervisor import FOREGROUND, UNSEEN
 from skyriver.wiring.tier import keep_tier_settings
+from skyriver.wiring.watched import SUPERVISOR, read_parts, running_supervisor, start_module
 
 START_SECONDS = 60.0
 SERVE_SECONDS = 20.0

@@ -89,7 +89,8 @@ from skyriver.wiring.kinds import KINDS
 from skyriver.wiring.process import keep_log, write_atomically
 from skyriver.wiring.sinks import unusable_sinks
 from skyriver.wiring.sources import check_sources
-from skyriver.wiring.supervisor import CONTROL, SupervisorKeeper
+from skyriver.wiring.supervisor import SupervisorKeeper
+from skyriver.wiring.watched import CONTROL
 
 SUPERVISOR_CHECK_SECONDS: Final = 1.0
 

@@ -21,7 +21,7 @@ from skyriver.wiring.finding import Finding, Result
 from skyriver.wiring.home import Home
 from skyriver.wiring.living import processes_of
 from skyriver.wiring.parts import parts_of
-from skyriver.wiring.supervisor import control_of, read_parts, running_supervisor
+from skyriver.wiring.watched import control_of, read_parts, running_supervisor
 
 HOUR_US = 3_600_000_000
 CLOCK_STEP_SECONDS = 2.0

@@ -13,7 +13,7 @@ from skyriver.core.errors import NotFound
 from skyriver.wiring.gateway import gateways_of
 from skyriver.wiring.home import Home
 from skyriver.wiring.living import processes_of
-from skyriver.wiring.supervisor import PartState, control_of, read_parts, running_supervisor
+from skyriver.wiring.watched import PartState, control_of, read_parts, running_supervisor
 
 _NAMES = {"supervisor": "supervisor", "control": "control plane", "gateway": "gateway"}
 _LINE_BYTES = 400

@@ -16,20 +16,16 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Protocol
+from dataclasses import asdict
+from typing import Any, Final
 
 from skyriver.adapters.flock.leases import FileLeases
-from skyriver.adapters.flock.lock import read_holder
-from skyriver.adapters.haproxy.admin import Admin
 from skyriver.adapters.haproxy.gateway import HaproxyGateway
-from skyriver.adapters.haproxy.process import recorded
 from skyriver.adapters.processes.identity import Identity, age_seconds, identify, readable
 from skyriver.control.outliers import LOOK_SECONDS
 from skyriver.core.errors import Conflict, Internal, SkyriverError
@@ -40,16 +36,24 @@ from skyriver.wiring.living import is_stopped, terminate
 from skyriver.wiring.process import write_atomically
 from skyriver.wiring.recording import record_requests
 from skyriver.wiring.unwatched import Unwatched
+from skyriver.wiring.watched import (
+    ANSWER_SECONDS,
+    SUPERVISOR,
+    ControlPlane,
+    Gateway,
+    Part,
+    PartState,
+    read_parts,
+    running_supervisor,
+    start_module,
+)
 
-SUPERVISOR: Final = "supervisor"
-CONTROL: Final = "control"
 LEASE_US: Final = 4_000_000
 TAKE_OVER_TRIES: Final = 3
 FOREGROUND: Final = "foreground"
 
 CHECK_SECONDS = 1.0
 """Between two questions to a part whether it answers; its end is seen at once, without asking."""
-ANSWER_SECONDS = 2.0
 HUNG_SECONDS = 6.0
 """A part that answered before and has not since for so long is ended; twice as long after each time that it was."""
 SLOW_START_SECONDS = 60.0
@@ -64,113 +68,7 @@ STOPPED_LOOKS = 3
 KEPT_ENDS = 100
 UNSEEN: Final = "ended while no supervisor looked"
 """Why a part is another process than the supervisor before knew; it is counted when that is found."""
-LOG_LIMIT = 16 * 1024 * 1024
-"""A log that is larger at a start is set aside as NAME.log.1 first."""
-
 log = logging.getLogger("skyriver.supervisor")
-
-
-@dataclass(slots=True)
-class PartState:
-    """What the supervisor's run file tells of one part. Times are wall microseconds."""
-
-    pid: int = 0
-    since: int = 0
-    restarts: int = 0
-    """Since the supervisor of this home was first started."""
-    ends: list[dict[str, Any]] = field(default_factory=list)
-    """The last KEPT_ENDS that were seen: {"at", "why"}."""
-    problem: dict[str, Any] | None = None
-    """Why the last start failed, as an error's document; None once it answered."""
-    problem_at: int = 0
-
-
-class Part(Protocol):
-    """Something that is started and watched."""
-
-    name: str
-
-    def start(self) -> Identity:
-        """Starts it, or adopts the one that runs. Raises SkyriverError or OSError."""
-        ...
-
-    def wanted(self) -> bool:
-        """Whether it should run at all, as the settings say now."""
-        ...
-
-    def answers(self) -> bool: ...
-
-    def ended(self, identity: Identity) -> tuple[str, dict[str, Any] | None]:
-        """How it ended, in words, and the problem that it could not mend itself, if it told one."""
-        ...
-
-
-class ControlPlane:
-    name = "control"
-
-    def __init__(self, home: Home) -> None:
-        self._home = home
-        self._child: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> Identity:
-        if (running := control_of(self._home)) is not None:
-            return running
-        self._child = start_module(self._home, "control")
-        identity = identify(self._child.pid)
-        if identity is None:
-            raise Internal("The control plane ended at once.", code="CONTROL_NOT_READY")
-        return identity
-
-    def wanted(self) -> bool:
-        return True
-
-    def answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(ANSWER_SECONDS)
-            connection.connect(str(self._home.control_socket))
-            connection.sendall(b"GET /api/v1/livez HTTP/1.0\r\nHost: skyriver\r\n\r\n")
-            return connection.recv(32).split(b" ")[1:2] == [b"200"]
-        return False
-
-    def ended(self, identity: Identity) -> tuple[str, dict[str, Any] | None]:
-        why = "ended"
-        if self._child is not None and self._child.pid == identity.pid:
-            code = self._child.wait()
-            why = f"ended by {_signal_name(-code)}" if code < 0 else f"exited with {code}"
-            self._child = None
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            told = json.loads(self._home.control_run.read_bytes())
-            if (told["pid"], told["start_time"]) == (identity.pid, identity.start_time) and told.get("problem"):
-                return why, dict(told["problem"])
-        return why, None
-
-
-class Gateway:
-    """One of the processes that share the address; `start` starts whichever of them is missing."""
-
-    def __init__(self, home: Home, number: int = 1) -> None:
-        self.name = "gateway" if number == 1 else f"gateway-{number}"
-        self._home = home
-        self._number = number
-
-    def start(self) -> Identity:
-        gateway_of(self._home).start()
-        running = recorded(self._home.gateway, self._number)
-        if running is None:
-            raise Internal("The gateway left no run file.", code="GATEWAY_NOT_STARTED")
-        return running.identity
-
-    def wanted(self) -> bool:
-        return self._number <= gateways_of(self._home)
-
-    def answers(self) -> bool:
-        try:
-            return Admin(self._home.gateway, self._number, answer_seconds=ANSWER_SECONDS).pid() > 0
-        except SkyriverError:
-            return False
-
-    def ended(self, identity: Identity) -> tuple[str, dict[str, Any] | None]:
-        return "ended", None
 
 
 class Looker:
@@ -426,53 +324,6 @@ class Supervisor:
                 at = file.tell()
 
 
-def read_parts(home: Home) -> dict[str, PartState]:
-    """What the last supervisor knew of its parts: a new one goes on counting."""
-    try:
-        told = json.loads(home.supervisor_run.read_bytes())["parts"]
-        known = {name: PartState(**state) for name, state in told.items()}
-    except (OSError, ValueError, KeyError, TypeError):
-        known = {}
-    return {"gateway": PartState(), "control": PartState(), **known}
-
-
-def start_module(home: Home, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """`python -m skyriver.wiring.MODULE HOME` in a session of its own; what it prints goes to its log."""
-    path = home.logs / f"{module}.log"
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > LOG_LIMIT:
-            path.replace(path.with_suffix(".log.1"))
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-m", f"skyriver.wiring.{module}", str(home.root), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=descriptor,
-            stderr=descriptor,
-            cwd=home.root,
-            start_new_session=True,
-        )
-    finally:
-        os.close(descriptor)
-
-
-def running_supervisor(home: Home) -> Identity | None:
-    return _holder(home, SUPERVISOR)
-
-
-def control_of(home: Home) -> Identity | None:
-    """The control plane that runs now, ready or not."""
-    return _holder(home, CONTROL)
-
-
-def _holder(home: Home, lease: str) -> Identity | None:
-    holder = read_holder(home.leases / lease)
-    if holder is None:
-        return None
-    identity = Identity(holder.pid, holder.start, holder.boot)
-    return identity if identity.alive() else None
-
-
 class SupervisorKeeper:
     """The control plane's part: a supervisor that is gone is started again, and one that was stopped (SIGSTOP) is ended
     first; `look` is called once a second."""
@@ -536,13 +387,6 @@ def _become_the_only_one(leases: FileLeases, *, foreground: bool) -> Lease:
             if not left:
                 raise
     raise AssertionError("unreachable")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # most of the real-time signals have none
-        return f"signal {number}"
 
 
 def _now() -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from skyriver.adapters.processes.identity import Identity
 from skyriver.core.errors import InvalidInput
-from skyriver.wiring import cloud, supervisor
+from skyriver.wiring import cloud, watched
 from skyriver.wiring.home import Home, port_of_environment
 
 
@@ -41,5 +41,5 @@ def test_what_a_power_cut_left_of_run_files_is_in_nobodys_way(left: bytes, tmp_p
     home.control_run.write_bytes(left)
     home.supervisor_run.write_bytes(left)
     assert not cloud._control_ready(home)
-    assert supervisor.ControlPlane(home).ended(Identity(1, 1, "b")) == ("ended", None)
-    assert supervisor.read_parts(home) == {"gateway": supervisor.PartState(), "control": supervisor.PartState()}
+    assert watched.ControlPlane(home).ended(Identity(1, 1, "b")) == ("ended", None)
+    assert watched.read_parts(home) == {"gateway": watched.PartState(), "control": watched.PartState()}

@@ -14,7 +14,8 @@ import pytest
 from skyriver.adapters.processes.identity import Identity, age_seconds, identify
 from skyriver.wiring import doctor_cloud
 from skyriver.wiring.home import Home
-from skyriver.wiring.supervisor import UNSEEN, PartState, Stop, Supervisor, Watch, read_parts
+from skyriver.wiring.supervisor import UNSEEN, Stop, Supervisor, Watch
+from skyriver.wiring.watched import PartState, read_parts
 
 
 class Adopted:

@@ -17,7 +17,8 @@ import pytest
 from skyriver.adapters.processes.identity import Identity, identify
 from skyriver.wiring import supervisor
 from skyriver.wiring.home import Home
-from skyriver.wiring.supervisor import ControlPlane, PartState, Stop, Watch
+from skyriver.wiring.supervisor import Stop, Watch
+from skyriver.wiring.watched import ControlPlane, PartState
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 
