@@ -41,7 +41,7 @@ class Gateway(Protocol):
       all they may have, and as much again in the queue.
     - while somebody looks, a server that answers much slower than its siblings, or fails when they do not, gets no
       more requests within 2 s, and is let in again by steps (see `outliers`); what it has it may end. At most half of
-      a pool's servers that are up are out.
+      a pool's servers that are up are out, and when the others end, those that are out get what comes.
     - `apply` changes running traffic without failing a request, and is on disk before it takes effect, so that a
       gateway started anew without the control plane serves the same table. Applying the same table again
       changes nothing and is cheap, for it is done in every pass; unless somebody else applied another one in between:

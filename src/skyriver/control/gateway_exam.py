@@ -13,7 +13,12 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
-from skyriver.control.gateway_outliers_exam import check_failing_servers, check_half_stays, check_slow_servers
+from skyriver.control.gateway_outliers_exam import (
+    check_failing_servers,
+    check_half_stays,
+    check_last_server,
+    check_slow_servers,
+)
 from skyriver.control.gateway_requests_exam import (
     check_concurrency_limits,
     check_deadlines,
@@ -72,6 +77,7 @@ def check_gateway(make: Make) -> None:
         check_slow_servers,
         check_failing_servers,
         check_half_stays,
+        check_last_server,
         check_restart,
         check_refused_tables,
     ):

@@ -64,6 +64,22 @@ def check_half_stays(stage: Stage) -> None:
         assert send(stage, "/predict/fraud").body["upstream"] == "b"
 
 
+def check_last_server(stage: Stage) -> None:
+    """One that is out is better than none, before anybody looks again."""
+    with upstream(stage, "b") as b:
+        with upstream(stage, "a") as a:
+            a.delay, b.delay = USUAL, SLOW
+            stage.gateway.apply(table(pool("fraud:1", a, b)))
+            with _load(stage):
+                _until(stage, "one of two is out", lambda out: out.get("b") == 0)
+        told = [send(stage, "/predict/fraud") for _ in range(6)]
+        # The first ones, that find the other dead, may be told to come again.
+        assert [reply.status for reply in told[2:]] == [200] * 4, told
+        assert {reply.body["upstream"] for reply in told[2:]} == {"b"}
+        stage.gateway.apply(table(pool("fraud:2", b), split=(("fraud:1", 50), ("fraud:2", 50))))
+        assert send(stage, "/predict/fraud").body["upstream"] == "b"
+
+
 @contextmanager
 def _four(stage: Stage) -> Iterator[list[Upstream]]:
     with contextlib.ExitStack() as all_of_them:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from skyriver.adapters.haproxy.config import ANSWERS, CERTIFICATE, SERVER_REQUESTS, map_text, server_line
+from skyriver.adapters.haproxy.config import ANSWERS, CERTIFICATE, LAST, SERVER_REQUESTS, map_text, server_line
 from skyriver.adapters.haproxy.layout import Place, Seen
 from skyriver.control.outliers import TRIAL, Answered
 from skyriver.core.errors import Internal, SkyriverError, Unavailable
@@ -72,6 +72,9 @@ class Admin:
         if weight:
             self._ask(f"set maxconn server {at} {1 if weight <= TRIAL else SERVER_REQUESTS}")
         self._ask(f"set server {at} weight {weight}")
+        self._ask(f"del map {LAST} {at.slot}")
+        if not weight:
+            self._ask(f"add map {LAST} {at.slot} {at.server}")
 
     def add(self, at: Place, server: Server) -> None:
         """Adds a server and lets it take requests at once; a failed check takes it out."""

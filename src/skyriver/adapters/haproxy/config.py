@@ -37,6 +37,8 @@ from skyriver.core.resources import RouteTable, Server
 CONFIG = "haproxy.cfg"
 ROUTES = "routes.map"
 TOKENS = "tokens.map"
+LAST = "last.map"
+"""Slot -> a server of it that is out (its weight is 0): the last resort when no other is up. Written while it runs."""
 CERTIFICATE = "certificate.pem"
 ADMIN_VARIABLE = "SKYRIVER_ADMIN_SOCKET"
 """Environment of HAProxy: the name of its admin socket. All that share an address start from one configuration."""
@@ -104,6 +106,7 @@ def files(settings: Settings, table: RouteTable, slots: Mapping[PoolKey, int], p
     return {
         TOKENS: map_text(tokens_map(table)),
         ROUTES: map_text(routes_map(table, slots, processes)),
+        LAST: "",
         **_error_files(),
         CONFIG: render(settings, table, slots).decode(),
     }
@@ -136,7 +139,9 @@ def render(settings: Settings, table: RouteTable, slots: Mapping[PoolKey, int]) 
         _control(settings),
     ]
     for slot in range(SLOTS):
-        parts.append(f"backend {slot_name(slot)} from slots\n")
+        parts.append(
+            f"backend {slot_name(slot)} from slots\n    use-server %[var(txn.last)] if {{ var(txn.last) -m found }}\n"
+        )
         parts.extend(by_slot.get(slot_name(slot), ()))
     return "".join(parts).encode()
 
@@ -342,8 +347,10 @@ def _route() -> str:
 {_of_the_protocol()}\
     {_return(rules.UNKNOWN_ROUTE)} unless {{ var(txn.choices) -m found }}
 {choices}\
+    http-request set-var(txn.slot) var(txn.choices),field(1,:) unless up
+    http-request set-var(txn.last) var(txn.slot),map({LAST}) unless up
     {_return(rules.NO_ROOM)} if !up {{ var(txn.choices) -m sub {FULL} }}
-    {_return(rules.NO_CAPACITY)} unless up
+    {_return(rules.NO_CAPACITY)} unless up or {{ var(txn.last) -m found }}
     http-request allow unless limited
 """
 

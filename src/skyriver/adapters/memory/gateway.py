@@ -140,13 +140,15 @@ class MemoryGateway:
             pools = self._pools(tenant, path)
             if pools is None:
                 return rules.UNKNOWN_ROUTE
-            for pool in pools:
-                free = [s for s in placed(pool) if s not in tried and self._may_have_one(s)]
-                if free:
-                    server = min(free, key=lambda one: (self._requests[one] + 1) / self._answered[one].weight)
-                    self._requests[server] += 1
-                    return server
-            return rules.NO_CAPACITY
+            left = [[s for s in placed(pool) if s not in tried] for pool in pools]
+            free = ([s for s in servers if self._may_have_one(s)] for servers in left)
+            # One that is out is better than none.
+            servers = next((some for some in (*free, *left) if some), None)
+            if servers is None:
+                return rules.NO_CAPACITY
+            server = min(servers, key=lambda one: (self._requests[one] + 1) / max(1, self._answered[one].weight))
+            self._requests[server] += 1
+            return server
 
     def _may_have_one(self, server: Server) -> bool:
         weight = self._answered[server].weight
