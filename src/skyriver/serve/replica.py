@@ -17,8 +17,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -48,12 +47,11 @@ from skyriver.serve.protocol import (
     extension_of,
 )
 from skyriver.serve.reader import FeatureReader, FeaturesFound
-from skyriver.serve.runner import Array, Runner, Tensors
+from skyriver.serve.runner import Runner, Tensors
+from skyriver.serve.runs import Runs
 
 GRACE_S = 9.0
 """What is under way at the end may take so long; the control plane kills after ten."""
-RUNS_WAITING = 8
-"""Of one request of many runs, at a time."""
 ID_HEADER = b"x-request-id"
 BYTES = b"application/octet-stream"
 _RETRY = ((b"retry-after", b"1"),)
@@ -270,7 +268,7 @@ class Replica:
         self._run(request, asked, _until(request, None), partial(self._predict.encode, asked))
 
     def _run(self, request: Request, asked: Predict, until: int, encode: Callable[[list[Tensors]], Reply]) -> None:
-        runs = _Runs(self._batcher, asked.runs, until, lambda results: self._answer(request, results, encode))
+        runs = Runs(self._batcher, asked.runs, until, lambda results: self._answer(request, results, encode))
         runs.begin()
         request.when_gone = runs.give_up
 
@@ -381,58 +379,6 @@ def _until(request: Request, timeout_us: int | None) -> int:
 
 def _get(action: Action) -> dict[bytes, Action]:
     return {b"GET": action, b"HEAD": action}
-
-
-class _Runs:
-    """The runs of one request: a few wait at a time, so that others get their turns between them. The first error
-    stands for all, and ends them."""
-
-    __slots__ = ("_batcher", "_done", "_results", "_runs", "_until", "_waiting")
-
-    def __init__(
-        self,
-        batcher: Batcher,
-        runs: Sequence[dict[str, Array]],
-        until: int,
-        done: Callable[[list[Tensors] | SkyriverError], None],
-    ) -> None:
-        self._batcher = batcher
-        self._runs = runs
-        self._until = until
-        self._done = done
-        self._waiting: deque[Ask] = deque()
-        """In the order in which the batcher answers them."""
-        self._results: list[Tensors] = []
-
-    def begin(self) -> None:
-        """Raises as `Batcher.submit`."""
-        if len(self._runs) > RUNS_WAITING:
-            self._batcher.check(self._until, len(self._runs) - 1)
-        first = [self._ask(place) for place in range(min(RUNS_WAITING, len(self._runs)))]
-        self._batcher.submit(*first)
-        self._waiting.extend(first)
-
-    def give_up(self) -> None:
-        """Nobody waits for them any more."""
-        self._batcher.withdraw(*self._waiting)
-        self._waiting.clear()
-
-    def _ask(self, place: int) -> Ask:
-        return Ask(self._runs[place], self._take, self._until)
-
-    def _take(self, result: Tensors | SkyriverError) -> None:
-        if isinstance(result, SkyriverError):
-            self.give_up()
-            self._done(result)
-            return
-        self._waiting.popleft()
-        self._results.append(result)
-        if len(self._results) == len(self._runs):
-            self._done(self._results)
-        elif (place := len(self._results) + len(self._waiting)) < len(self._runs):
-            ask = self._ask(place)
-            self._waiting.append(ask)
-            self._batcher.go_on(ask)
 
 
 async def serve_replica(

@@ -17,8 +17,9 @@ import uvloop
 from skyriver.core.errors import Internal
 from skyriver.serve.fields import MOST_RUNS
 from skyriver.serve.listening import unix_listener
-from skyriver.serve.replica import RUNS_WAITING, Replica, ReplicaSettings
+from skyriver.serve.replica import Replica, ReplicaSettings
 from skyriver.serve.runner import Array, Runner, Tensors
+from skyriver.serve.runs import RUNS_WAITING
 
 MODEL = onnx.parser.parse_model(
     """<ir_version: 10, opset_import: ["" : 21]> one (float[1, 2] x) => (float[1, 2] y) { y = Add(x, x) }"""
