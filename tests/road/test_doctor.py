@@ -17,6 +17,7 @@ from cloud_process import Cloud, free_port, kill, run_command, unknown_commands,
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.client import top
 from skyriver.core.errors import Unavailable
+from skyriver.release.signature import Signature, TensorSpec
 from skyriver.wiring import doctor, doctor_cloud, doctor_machine
 from skyriver.wiring.finding import Finding
 from skyriver.wiring.home import Home
@@ -24,6 +25,7 @@ from skyriver.wiring.home import Home
 CHECKS = [
     *("versions", "sqlite", "haproxy", "port", "descriptors", "memory", "shared memory", "limits", "clock", "home"),
     *("disk", "disk writes", "file locks", "cloud", "restarts", "clock steps", "leftovers", "database", "deployed"),
+    "pictures",
 ]
 
 
@@ -185,6 +187,19 @@ def test_a_home_may_have_any_name(tmp_path: Path) -> None:
     home.make()
     SqliteStore(home.state).close()
     assert doctor_cloud.database(home).result == "ok"
+
+
+def test_pictures_that_nobody_here_can_read_are_told() -> None:
+    def version(name: str, datatype: str) -> dict[str, Any]:
+        photo = TensorSpec("photo", datatype, (-1, 8, 8, 3))
+        return {"name": name, "spec": {"signature": Signature((photo,), ()).to_json()}}
+
+    rows = [version("sums:1", "FP32"), version("cats:2", "UINT8"), {"name": "old:1", "spec": {}}]
+    missing = doctor_cloud.pictures_of(rows, installed=False)
+    assert (missing.result, missing.seen) == ("warn", "taken by cats:2")
+    assert 'pip install "skyriver[images]"' in missing.action
+    assert doctor_cloud.pictures_of(rows, installed=True).seen == "taken by cats:2; Pillow reads them"
+    assert doctor_cloud.pictures_of(rows[::2], installed=False).seen == "no model takes any"
 
 
 def test_a_full_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

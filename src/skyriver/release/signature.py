@@ -52,6 +52,18 @@ class Signature:
         )
 
 
+def takes_pictures(spec: TensorSpec) -> bool:
+    """UINT8, and of a row's three axes the last is channels: grey, RGB or RGBA."""
+    axes = picture_axes(spec)
+    return spec.datatype == "UINT8" and len(axes) == 3 and axes[2] in (1, 3, 4)
+
+
+def picture_axes(spec: TensorSpec) -> tuple[int, ...]:
+    """Height, width and channels, where the input takes pictures."""
+    leading = len(spec.shape) == 4 and spec.shape[0] in (ANY, 1)
+    return spec.shape[1:] if leading else spec.shape
+
+
 def answer_names(signature: Signature) -> list[tuple[str, str]]:
     """(as it is answered, as the model calls it) of each output."""
     return [(f"{t.name}_" if t.name in _TAKEN else t.name, t.name) for t in signature.outputs]

@@ -25,8 +25,8 @@ from skyriver.core.errors import Internal, InvalidInput
 from skyriver.core.names import BY_KEY
 from skyriver.core.spec_streams import FieldSpec
 from skyriver.data.border import Reason, Rejection, RowCleaner
-from skyriver.release.signature import ANY, Signature, TensorSpec, answer_names
-from skyriver.serve.images import BASE64, picture, picture_of_text, takes_pictures
+from skyriver.release.signature import ANY, Signature, TensorSpec, answer_names, takes_pictures
+from skyriver.serve.images import BASE64, picture, picture_of_text
 from skyriver.serve.multipart import FORM, parts_of
 from skyriver.serve.protocol import BadJson, NotSupported, Reply, decode_body, encode_json
 from skyriver.serve.runner import MOST_VALUES, NUMPY_TYPES, Array, Tensors

@@ -1,6 +1,6 @@
 """Pictures for a model whose input is one: bytes of PNG or JPEG become UINT8 of height x width x channels.
 
-An input takes pictures when it is UINT8, and of a row's three axes the last is 1 (grey), 3 (RGB) or 4 (RGBA). Nothing
+Which inputs take one: `release.signature`. Of a row's three axes the last is 1 (grey), 3 (RGB) or 4 (RGBA). Nothing
 is scaled or turned: a picture has the height and width that the model says, or any where it says none. Pillow decodes,
 and is loaded with the first picture: it comes with `pip install "skyriver[images]"`.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from skyriver.core.errors import InvalidInput
-from skyriver.release.signature import ANY, TensorSpec
+from skyriver.release.signature import ANY, TensorSpec, picture_axes
 from skyriver.serve.protocol import NotSupported
 from skyriver.serve.runner import MOST_VALUES, Array
 
@@ -29,10 +29,6 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _FORMATS = ("PNG", "JPEG")
 _EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
 """Others would be clipped to 255, not scaled."""
-
-
-def takes_pictures(spec: TensorSpec) -> bool:
-    return spec.datatype == "UINT8" and len(_row_axes(spec)) == 3 and _row_axes(spec)[2] in _MODES
 
 
 def picture_of_text(spec: TensorSpec, text: object) -> Array:
@@ -54,7 +50,7 @@ def picture(spec: TensorSpec, data: bytes) -> Array:
     if len(data) > MOST_BYTES:
         raise _wrong(spec, f"it has {len(data)} bytes, at most {MOST_BYTES} are taken")
     pillow = _pillow()
-    height, width, channels = _row_axes(spec)
+    height, width, channels = picture_axes(spec)
     try:
         with pillow.open(io.BytesIO(data), formats=_FORMATS) as opened:
             if opened.width * opened.height * channels > MOST_VALUES:
@@ -74,13 +70,8 @@ def picture(spec: TensorSpec, data: bytes) -> Array:
     return row.reshape(1, *row.shape) if len(spec.shape) == 4 else row
 
 
-def _row_axes(spec: TensorSpec) -> tuple[int, ...]:
-    leading = len(spec.shape) == 4 and spec.shape[0] in (ANY, 1)
-    return spec.shape[1:] if leading else spec.shape
-
-
 def _wrong(spec: TensorSpec, why: str) -> InvalidInput:
-    axes = [axis if axis != ANY else 1 for axis in _row_axes(spec)]
+    axes = [axis if axis != ANY else 1 for axis in picture_axes(spec)]
     return InvalidInput(
         f"The picture for {spec.name!r} cannot be taken: {why}.",
         code="WRONG_IMAGE",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from skyriver.adapters.sqlite.driver import newest_driver
 from skyriver.adapters.sqlite.migrations import REVISIONS
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.client.api import Client
+from skyriver.release.signature import Signature, takes_pictures
 from skyriver.wiring.address import address_of
 from skyriver.wiring.ending import end_everything, only_command
 from skyriver.wiring.finding import Finding, Result
@@ -147,9 +149,34 @@ def database(home: Home) -> Finding:
     return Finding("database", "ok", f"whole, {size:.1f} MB; {head.seq:,} audit rows, their chain unbroken")
 
 
+def pictures(home: Home) -> Finding:
+    """Whether those that models take can be read: Pillow is no part of the base installation."""
+    if not _answers(home):
+        return Finding("pictures", "ok", "not asked: the cloud does not answer")
+    address = address_of(home)
+    with Client(address.url, address.token) as client:
+        return pictures_of(list(client.list("versions")), installed=find_spec("PIL") is not None)
+
+
+def pictures_of(versions: Iterable[Any], *, installed: bool) -> Finding:
+    signatures = {v["name"]: v["spec"].get("signature") for v in versions}
+    taking = [n for n, s in signatures.items() if s and any(takes_pictures(t) for t in Signature.from_json(s).inputs)]
+    if not taking:
+        return Finding("pictures", "ok", "no model takes any")
+    seen = f"taken by {', '.join(taking[:SHOWN])}{' and others' if len(taking) > SHOWN else ''}"
+    if installed:
+        return Finding("pictures", "ok", f"{seen}; Pillow reads them")
+    meaning = "Pillow is not installed: a PNG or JPEG is answered 501, and only pixels as numbers are taken."
+    return Finding("pictures", "warn", seen, meaning, '`pip install "skyriver[images]"`, for the replicas\' Python.')
+
+
+def _answers(home: Home) -> bool:
+    return control_of(home) is not None and all(p["state"] == "READY" for p in parts_of(home))
+
+
 def deployed(home: Home) -> Finding:
     """What is declared and not as it should be."""
-    if control_of(home) is None or any(p["state"] != "READY" for p in parts_of(home)):
+    if not _answers(home):
         return Finding("deployed", "ok", "not asked: the cloud does not answer")
     address = address_of(home)
     with Client(address.url, address.token) as client:
@@ -171,4 +198,5 @@ CLOUD: dict[str, Callable[[Home], Finding]] = {
     "leftovers": leftovers,
     "database": database,
     "deployed": deployed,
+    "pictures": pictures,
 }

@@ -19,9 +19,9 @@ from PIL import Image
 
 from skyriver.core.errors import SkyriverError
 from skyriver.core.spec import FieldSpec
-from skyriver.release.signature import Signature, TensorSpec
+from skyriver.release.signature import Signature, TensorSpec, takes_pictures
 from skyriver.serve.fields import PredictCodec
-from skyriver.serve.images import MOST_BYTES, picture, takes_pictures
+from skyriver.serve.images import MOST_BYTES, picture
 from skyriver.serve.multipart import BadForm, parts_of
 
 FREE = TensorSpec("photo", "UINT8", (-1, -1, -1, 3))
