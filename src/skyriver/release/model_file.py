@@ -28,7 +28,8 @@ def take_model(path: Path, *, named: str = "", limits: Limits | None = None) -> 
         if by_name is not None:
             raise _foreign(by_name, named) from error
         error.where = error.where or named
-        error.next_action = error.next_action.replace(FILE, named)
+        of_shell = error.code == "ONNX_FOREIGN_FORMAT"  # else it is an argument in Python
+        error.next_action = error.next_action.replace(FILE, shlex.quote(named) if of_shell else repr(named))
         raise
 
 

@@ -212,7 +212,7 @@ class _Walk:
                 f"Its data is outside of the file ({location[:200]!r}).",
                 "ONNX_EXTERNAL_DATA",
                 where=where,
-                next_action="Save it in one file: `onnx.save_model(onnx.load(FILE), OTHER_FILE)`.",
+                next_action="Save it in one file: `onnx.save_model(onnx.load(FILE), 'whole.onnx')`.",
             )
         if tensor.HasField("segment"):
             _refuse("It is given in segments.", "ONNX_BAD_TENSOR", where=where, next_action=_TENSOR)

@@ -126,6 +126,12 @@ def test_a_conversion_can_be_pasted_whatever_the_file_is_called(tmp_path: Path, 
     assert str(path) in printed.stdout.split("\0")
 
 
+def test_it_can_be_pasted_too_where_the_bytes_say_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "m 1"
+    path.write_bytes(b"tree\nversion=v4\n")
+    assert refused(path).next_action.endswith(f" '{path}'`")
+
+
 def test_errors_name_a_file_as_its_owner_does(tmp_path: Path) -> None:
     (tmp_path / "m.pkl").write_bytes(pickle.dumps([1]))
     for path in (tmp_path / "m.pkl", tmp_path / "nowhere", tmp_path):
