@@ -32,7 +32,7 @@ def up(
     tls_port: Annotated[int, typer.Option(min=0, max=65_535, help="For HTTPS (else the last, 7471).")] = 0,
     tls_address: Annotated[str, typer.Option(help="For HTTPS, as 0.0.0.0 (else the last, loopback).")] = "",
     access_log: Annotated[
-        str, typer.Option(metavar="all|errors|off", help="Which requests are recorded (else as before, all).")
+        str, typer.Option(metavar="all|errors|off", help="Which requests are recorded (else as before, errors).")
     ] = "",
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay, and show the log; Ctrl-C ends it all.")

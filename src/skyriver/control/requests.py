@@ -44,8 +44,8 @@ def add_requests(routes: Routes, cloud: Cloud) -> None:
             if time.monotonic() > deadline:
                 raise NotFound(
                     f"No request with the id {id[:128]!r} is recorded.",
-                    next_action="`skyriver request list` shows the newest; older ones make room, and which are recorded"
-                    " `skyriver up --access-log` says.",
+                    next_action="`skyriver request list` shows the newest; older ones make room. Those that went well"
+                    " are recorded after `skyriver up --access-log all`.",
                 )
             time.sleep(0.1)
         return {"items": found}

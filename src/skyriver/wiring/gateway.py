@@ -40,8 +40,8 @@ def gateways_of(home: Home) -> int:
 
 def recorded_of(home: Home) -> Recorded:
     """Which requests are recorded."""
-    told = home.settings().get("access_log", "all")
-    return told if told in ("errors", "off") else "all"
+    told = home.settings().get("access_log", "errors")
+    return told if told in ("all", "off") else "errors"
 
 
 def https_of(home: Home) -> str:
