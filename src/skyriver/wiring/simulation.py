@@ -106,10 +106,12 @@ class Simulation:
         return self.loop
 
     def settle(self, passes: int = 50) -> int:
-        """Passes, 0.1 s apart, until one changes nothing; how many. Raises AssertionError when none does."""
+        """Passes, 0.1 s apart, until one changes neither rows nor processes; how many. Raises AssertionError when none
+        does."""
         for number in range(1, passes + 1):
             self.clock.advance(PASS_US)
-            if not self.loop.run_pass():
+            before = dict(self.compute.running)
+            if not self.loop.run_pass() and self.compute.running == before:
                 return number
         raise AssertionError(f"it does not settle within {passes} passes")
 
