@@ -42,8 +42,8 @@ class Permission(StrEnum):
 _VIEWER = frozenset(p for p in Permission if p.endswith(":read")) - {Permission.AUDIT_READ}
 # Answers cases of review.
 _REVIEWER = _VIEWER | {Permission.REVIEWS_DECIDE}
-# Runs what others declared: jobs, events, rollbacks; decides what reviewers hand up; sees who did what. Whoever may look
-# may ask a model, too.
+# Runs what others declared: jobs, events, rollbacks; decides what reviewers hand up; sees who did what. To ask a model
+# takes no more than to look.
 _OPERATOR = _REVIEWER | {
     Permission.AUDIT_READ,
     Permission.REVIEWS_ESCALATE,
