@@ -154,26 +154,25 @@ def _canary(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -
             yield _split(service, _shares(origin, to, spec.steps[0]))
             first = begin_step({}, 0, snapshot.now)
             before = look_at(snapshot, first, service, _deciding(snapshot, rollout), numbers, pause_us=0)
-            yield _progress(snapshot, rollout, before, spec, numbers)
+            yield _progress(snapshot, rollout, before, spec)
         elif _elapsed(snapshot, rollout, int(to)) > PROMOTE_LIMIT_US:
             yield _breach(snapshot, rollout, "TIMED_OUT", f"Version {to} did not serve within 120 s.")
         return
     after = look_at(snapshot, canary, service, _deciding(snapshot, rollout), numbers)
     verdict = judge(after, spec, numbers, snapshot.now)
-    status = {**rollout.status, "canary": after, "shown": page(after, spec)}
     if verdict.what == "take_back":
         yield _split(service, {origin: {"weight": 100}})
-        yield _breach(snapshot, rollout, verdict.reason, verdict.message, status)
+        yield _breach(snapshot, rollout, verdict.reason, verdict.message, _compared(rollout, after, spec))
     elif rollout.state == "PAUSED" or verdict.what == "wait":
         if after != canary:
-            yield _progress(snapshot, rollout, after, spec, numbers)
+            yield _progress(snapshot, rollout, after, spec)
     elif verdict.what == "pause":
         action = f"`skyriver rollout resume {rollout.name}` waits again, `promote` gives it all requests, `abort` none."
         yield _put(
             rollout,
             "pause",
             snapshot.now,
-            status=status,
+            status=_compared(rollout, after, spec),
             reason=verdict.reason,
             message=verdict.message,
             next_action=action,
@@ -181,26 +180,24 @@ def _canary(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -
     elif after["step"] + 1 < len(spec.steps):
         step = after["step"] + 1
         yield _split(service, _shares(origin, to, spec.steps[step]))
-        yield _progress(snapshot, rollout, begin_step(after, step, snapshot.now), spec, numbers)
+        yield _progress(snapshot, rollout, begin_step(after, step, snapshot.now), spec)
     else:
-        yield _put(rollout, "promote", snapshot.now, status=status)
+        yield _put(rollout, "promote", snapshot.now, status=_compared(rollout, after, spec))
 
 
-def _progress(
-    snapshot: Snapshot, rollout: Resource, canary: Mapping[str, Any], spec: CanarySpec, versions: tuple[int, int]
-) -> Put:
+def _progress(snapshot: Snapshot, rollout: Resource, canary: Mapping[str, Any], spec: CanarySpec) -> Put:
     """A paused rollout goes on being compared, and keeps why it paused."""
-    paused = rollout.state == "PAUSED"
-    about = {"reason": rollout.reason, "next_action": rollout.next_action} if paused else {}
-    message = rollout.message if paused else told(canary, spec, versions)
-    return _put(
-        rollout,
-        "progress",
-        snapshot.now,
-        status={**rollout.status, "canary": canary, "shown": page(canary, spec)},
-        message=message,
-        **about,
-    )
+    status = _compared(rollout, canary, spec)
+    if rollout.state == "PAUSED":
+        about = {"reason": rollout.reason, "message": rollout.message, "next_action": rollout.next_action}
+    else:
+        about = {"message": told(status["shown"], spec, int(rollout.spec["to"]))}
+    return _put(rollout, "progress", snapshot.now, status=status, **about)
+
+
+def _compared(rollout: Resource, canary: Mapping[str, Any], spec: CanarySpec) -> dict[str, Any]:
+    """The rollout's status, with the comparison and what is shown of it."""
+    return {**rollout.status, "canary": canary, "shown": page(canary, spec)}
 
 
 def _shares(origin: str, to: str, percent: int) -> dict[str, dict[str, int]]:

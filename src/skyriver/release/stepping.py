@@ -105,15 +105,14 @@ def page(canary: Mapping[str, Any], spec: CanarySpec) -> dict[str, Any]:
     }
 
 
-def told(canary: Mapping[str, Any], spec: CanarySpec, versions: tuple[int, int]) -> str:
-    """The same in a sentence."""
-    found = page(canary, spec)
+def told(found: Mapping[str, Any], spec: CanarySpec, to: int) -> str:
+    """A `page` in a sentence. `to`: the version that takes over."""
     answered, enough = found["answered_in_step"], found["needed"]
     of_step = (
         f"{answered:,} answers of the {enough:,} that the step needs" if answered < enough else f"{answered:,} answers"
     )
     return (
-        f"Step {found['step']} of {found['steps']}: version {versions[1]} gets {found['percent']}% of the requests, for"
+        f"Step {found['step']} of {found['steps']}: version {to} gets {found['percent']}% of the requests, for"
         f" {spec.every} at least; {of_step}. {_both(found)}."
     )
 

@@ -25,6 +25,7 @@ from skyriver.core.resources import (
 )
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import parse_rate
+from skyriver.release.rollouts import champion
 from skyriver.serve.activator_kind import ENDING, new_activator
 from skyriver.serve.from_stream import live_of_replica, stream_waited_for
 from skyriver.serve.sleeping import activator_of, is_asleep, replicas_wanted, rest_after, rests, somebody_holds, told_of
@@ -116,8 +117,7 @@ def _step_service(snapshot: Snapshot, service: Resource) -> Iterator[Action]:
 def _steady(snapshot: Snapshot, service: Resource, split: Sequence[tuple[str, int]]) -> str:
     """The champion's pool, while another version has a share beside it."""
     model = snapshot.find(service.tenant, "model", service.name)
-    aliases = model.status.get("aliases", {}) if model is not None else {}
-    pool = f"{service.name}:{aliases.get('champion', '')}"
+    pool = f"{service.name}:{champion(model) if model is not None else 0}"
     return pool if len(split) > 1 and pool in dict(split) else ""
 
 
