@@ -197,6 +197,16 @@ def disk_error(error: OSError, what: str, where: str = "") -> Unavailable:
     return Unavailable(f"{what}: {error.strerror or error}.", code=code, where=where, next_action=action)
 
 
+def half_characters(error: UnicodeEncodeError) -> InvalidInput:
+    """What a database is not given: a text with a surrogate that stands alone."""
+    return InvalidInput(
+        "This text has half characters.",
+        code="BAD_TEXT",
+        where=ascii(error.object),
+        next_action="Send text that is whole Unicode: no surrogate stands alone.",
+    )
+
+
 def from_problem(status: int, problem: dict[str, Any]) -> SkyriverError:
     """The error a server answered with, as the client raises it again."""
     code = str(problem.get("code", ""))

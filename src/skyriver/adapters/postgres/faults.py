@@ -10,7 +10,15 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from skyriver.adapters.sql.faults import DAMAGED, DISK_ERROR, FULL, TOO_LARGE, Fault, busy, damaged, error_of
-from skyriver.core.errors import Conflict, Internal, InvalidInput, NotAllowed, SkyriverError, Unavailable
+from skyriver.core.errors import (
+    Conflict,
+    Internal,
+    InvalidInput,
+    NotAllowed,
+    SkyriverError,
+    Unavailable,
+    half_characters,
+)
 
 AWAY: Fault = (
     Unavailable,
@@ -100,12 +108,7 @@ def translated(where: str) -> Iterator[None]:
     except (SQLAlchemyError, psycopg.Error) as error:
         raise translate(error, where) from error
     except UnicodeEncodeError as error:
-        raise InvalidInput(
-            "This text has half characters.",
-            code="BAD_TEXT",
-            where=ascii(error.object),
-            next_action="Send text that is whole Unicode: no surrogate stands alone.",
-        ) from error
+        raise half_characters(error) from error
 
 
 def translate(error: BaseException, where: str) -> SkyriverError:

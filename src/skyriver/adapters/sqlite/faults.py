@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from skyriver.adapters.sql.faults import DAMAGED, DISK_ERROR, FULL, TOO_LARGE, Fault, busy, damaged, error_of
-from skyriver.core.errors import Internal, InvalidInput, SkyriverError, Unavailable
+from skyriver.core.errors import Internal, SkyriverError, Unavailable, half_characters
 
 _BUSY: Fault = (
     Unavailable,
@@ -58,12 +58,7 @@ def translated(path: Path, driver: ModuleType) -> Iterator[None]:
     except UnicodeDecodeError as error:  # the driver could not read its own message, which quotes damaged bytes
         raise damaged(str(path), "its schema is not text") from error
     except UnicodeEncodeError as error:
-        raise InvalidInput(
-            "This text has half characters.",
-            code="BAD_TEXT",
-            where=ascii(error.object),
-            next_action="Send text that is whole Unicode: no surrogate stands alone.",
-        ) from error
+        raise half_characters(error) from error
 
 
 def translate(error: BaseException, path: Path) -> SkyriverError:
