@@ -35,16 +35,6 @@ APP = f"{BASE}/apps/shop"
 VERIFY = f"{BASE}/actions/verify"
 
 
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return Stage(tmp_path)
-
-
-@pytest.fixture
-def admin(stage: Stage) -> dict[str, str]:
-    return stage.issue()
-
-
 def keyed(headers: dict[str, str], key: str) -> dict[str, str]:
     return {**headers, "Idempotency-Key": key}
 

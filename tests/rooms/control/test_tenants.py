@@ -19,16 +19,6 @@ from skyriver.trust.permissions import ROLES
 TENANTS = "/api/v1/tenants"
 
 
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return Stage(tmp_path)
-
-
-@pytest.fixture
-def admin(stage: Stage) -> dict[str, str]:
-    return stage.issue()
-
-
 def limit(stage: Stage, who: dict[str, str], name: str = "default", **limits: Any) -> httpx.Response:
     return stage.caller.request("PATCH", f"{TENANTS}/{name}", json=limits, headers=who)
 

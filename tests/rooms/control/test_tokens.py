@@ -18,16 +18,6 @@ from skyriver.trust.tokens import digest_of
 TOKENS = f"{BASE}/tokens"
 
 
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return Stage(tmp_path)
-
-
-@pytest.fixture
-def admin(stage: Stage) -> dict[str, str]:
-    return stage.issue()
-
-
 def issue(stage: Stage, admin: dict[str, str], name: str = "ana", role: str = "reviewer") -> httpx.Response:
     return stage.caller.post(TOKENS, json={"name": name, "role": role}, headers=admin)
 
