@@ -1,0 +1,1 @@
+"""observe: what happened, and whether it is what was wanted - models that go stale, a system that gets ill."""
