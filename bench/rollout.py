@@ -5,6 +5,8 @@
 Simulated: the product's own functions (`release.canary`, `release.stepping`) judge what a model of the traffic answers,
 100 requests a second for an hour in steps of 1, 10 and 50%, looked at every five seconds. Candidates are as the
 champion (0.5% of errors), or fail two points more, or take twice as long, or score 0.3 standard deviations higher.
+The same where a key stays with its version, as in a stream: 2,000 or 20,000 keys of heavy-tailed activity, each with
+errors and scores of its own.
 Live: a cloud with its gateway under 1,000 requests a second, an open loop (`_serving_load.py`): good versions take over
 by steps, then one that refuses what it is asked, and one that scores higher.
 Prints one JSON document; progress goes to stderr. Exit code 1: a goal does not hold.
@@ -43,6 +45,8 @@ from skyriver.serve.scores import score_bucket
 GOALS = (
     Goal("false_rollback_share", "<=", 0.05, "of rollouts"),
     Goal("regression_caught_share", ">=", 0.95, "of rollouts"),
+    Goal("by_key_false_rollback_share", "<=", 0.05, "of rollouts"),
+    Goal("by_key_regression_caught_share", ">=", 0.95, "of rollouts"),
     Goal("live_failed_requests", "<=", 0, "requests"),
     Goal("live_exposed_miscounted", "<=", 0, "requests"),
 )
@@ -139,6 +143,96 @@ def simulate(case: str, seed: int) -> Ended:
                 return Ended(now, candidate.answered, "")
             canary = begin_step(canary, canary["step"] + 1, now * 1_000_000)
     raise AssertionError("it does not end")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """How many there are, by how much the logarithm of their activity, their scores and the logarithm of their errors
+    differ, and what the candidate does worse."""
+
+    count: int
+    activity: float = 1.0
+    scores: float = 1.0
+    errors: float = 1.0
+    fails_more: float = 0.0
+    shift: float = 0.0
+
+
+AS_GOOD_BY_KEY = {
+    "as good, 2,000 keys": Keys(2_000),
+    "as good, 20,000 keys": Keys(20_000),
+    "as good, 2,000 keys of which few do most": Keys(2_000, activity=2.0),
+}
+WORSE_BY_KEY = {
+    "fails 2 points more, 20,000 keys": Keys(20_000, fails_more=MORE_ERRORS),
+    "scores higher by 0.3 standard deviations, 20,000 keys": Keys(20_000, shift=SHIFT),
+}
+KEY_LOOK_S, COARSE_BINS = 20, 64
+
+
+def simulate_by_key(keys: Keys, seed: int) -> Ended:
+    """As `simulate`, counted as the worker of a stream does."""
+    rng = np.random.default_rng(seed)
+    activity = np.cumsum(rng.lognormal(0, keys.activity, keys.count))
+    own, place = rng.normal(0, keys.scores, keys.count), rng.integers(0, 100, keys.count)
+    fails = ERRORS * rng.lognormal(-(keys.errors**2) / 2, keys.errors, keys.count)
+    canary, exposed, counted = begin_step({}, 0, 0), 0, np.zeros((100, 2 + COARSE_BINS), np.int64)
+    for now in range(KEY_LOOK_S, 4 * 3_600, KEY_LOOK_S):
+        percent = SPEC.steps[canary["step"]]
+        who = np.searchsorted(activity, rng.random(rng.poisson(RATE * KEY_LOOK_S)) * activity[-1])
+        to_candidate = place[who] < percent
+        exposed += int(to_candidate.sum())
+        scores = (own[who] + rng.normal(0, 1, len(who))) / math.hypot(1, keys.scores) + keys.shift * to_candidate
+        counted[:, 0] += np.bincount(place[who], minlength=100)
+        failed = rng.random(len(who)) < fails[who] + keys.fails_more * to_candidate
+        counted[:, 1] += np.bincount(place[who][failed], minlength=100)
+        np.add.at(counted, (place[who], 2 + np.clip(scores * 8 + COARSE_BINS / 2, 0, COARSE_BINS - 1).astype(int)), 1)
+        candidate, champion = (
+            _arm(counted, percent, of=slice(0, percent)),
+            _arm(counted, 100 - percent, of=slice(percent, 100)),
+        )
+        source = Source("stream/s", {"w": champion}, {"w": candidate})
+        canary = {**canary, "compared": looked(canary["compared"], [source], now * 1_000_000)}
+        verdict = judge(canary, SPEC, (1, 2), now * 1_000_000)
+        if verdict.what in ("take_back", "pause"):
+            return Ended(now, exposed, verdict.reason)
+        if verdict.what == "next":
+            if canary["step"] + 1 == len(SPEC.steps):
+                return Ended(now, exposed, "")
+            canary, counted = begin_step(canary, canary["step"] + 1, now * 1_000_000), np.zeros_like(counted)
+    raise AssertionError("it does not end")
+
+
+def _arm(counted: NDArray[np.int64], percent: int, of: slice) -> Tally:
+    places = [Tally(0, 0)] * 100
+    places[of] = [
+        Tally(answered, failed, scores=[[bin_, count] for bin_, count in enumerate(scores) if count])
+        for answered, failed, *scores in counted[of].tolist()
+    ]
+    scores = [bucket for place in places for bucket in place.scores]
+    answered, failed = (sum(getattr(place, what) for place in places) for what in ("answered", "failed"))
+    return Tally(answered, failed, started=percent, scores=scores, places=places)
+
+
+def measure_by_key(document: Document, runs: int) -> None:
+    shares: dict[str, list[float]] = {"by_key_false_rollback_share": [], "by_key_regression_caught_share": []}
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for goal, cases in zip(shares, (AS_GOOD_BY_KEY, WORSE_BY_KEY), strict=True):
+            for case, keys in cases.items():
+                ended = list(pool.map(simulate_by_key, [keys] * runs, range(runs), chunksize=5))
+                back = [each for each in ended if each.reason.startswith("WORSE_")]
+                document.row(
+                    "skyriver",
+                    f"simulated by key: {case}",
+                    rollouts=runs,
+                    taken_back=len(back),
+                    paused=sum(each.reason == "TOO_FEW_REQUESTS" for each in ended),
+                    exposed_requests_median=median(each.exposed for each in back) if back else None,
+                    seconds_median=median(each.seconds for each in back) if back else None,
+                )
+                shares[goal].append(len(back) / runs)
+    for (goal, found), worst in zip(shares.items(), (max, min), strict=True):
+        document.measured(goal, worst(found), note=f"the worst of {len(found)} kinds, {runs} each")
 
 
 def measure_simulated(document: Document, runs: int) -> None:
@@ -268,6 +362,8 @@ def main() -> int:
     document = Document("rollout", GOALS)
     simulated = ("false_rollback_share", "regression_caught_share")
     document.part(simulated, lambda: measure_simulated(document, 100 if quick else 500))
+    by_key = ("by_key_false_rollback_share", "by_key_regression_caught_share")
+    document.part(by_key, lambda: measure_by_key(document, 20 if quick else 200))
     document.part(
         ("live_failed_requests", "live_exposed_miscounted"), lambda: measure_live(document, 10 if quick else 100, 1_000)
     )

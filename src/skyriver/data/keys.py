@@ -31,6 +31,11 @@ def key_of_text(text: str) -> int:
         raise _bad_text(text) from None
 
 
+def key_of(value: int | str) -> int:
+    """Of a whole number it is that itself. Raises InvalidInput (BAD_TEXT)."""
+    return key_of_text(value) if isinstance(value, str) else value
+
+
 def keys_of_texts(texts: list[str]) -> NDArray[np.int64]:
     """`key_of_text` of each, shape [len(texts)]."""
     try:

@@ -2,7 +2,8 @@
 
 What the two answer is counted where it is answered: by replicas, and by the workers of streams that decide with the
 model. Each of these is a *source* of its own, for their answers are of different kinds; their evidence is one. Counts
-only grow, but for a process that was started anew: what it counts then is what it did since.
+only grow, but for a process that was started anew: what it counts then is what it did since. Where keys stay with their
+version, answers are judged by the places of their keys (see clusters.py).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Final
 
+from skyriver.release.clusters import clustered
 from skyriver.release.evidence import Counted
-from skyriver.release.guards import STANDARD, Breach, begin, breach, look, shown
+from skyriver.release.guards import STANDARD, Breach, Logs, begin, breach, look, shown
 
 LOOK_US: Final = 500_000
 """Between two looks."""
@@ -35,8 +37,8 @@ Histogram = Sequence[Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What one process has counted of one version since it was started, at `started` (wall microseconds; 0: it counts
-    over its restarts)."""
+    """What one process has counted of one version since it began to count, which `started` names: when it was started
+    (wall microseconds), or with which share."""
 
     answered: int
     failed: int
@@ -45,6 +47,9 @@ class Tally:
     started: int = 0
     latency: Histogram = ()
     scores: Histogram = ()
+    places: Sequence[Tally] = ()
+    """The same by hundredths of the keys, in their order, where a key stays with its version. All versions have their
+    counts of one share, from the moment in which it was given to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,10 @@ class Source:
     name: str
     champion: Mapping[str, Tally] = field(default_factory=dict)
     candidate: Mapping[str, Tally] = field(default_factory=dict)
+
+    @property
+    def by_key(self) -> bool:
+        return any(tally.places for side in (self.champion, self.candidate) for tally in side.values())
 
 
 def begun(now: int) -> dict[str, Any]:
@@ -83,21 +92,76 @@ def looked(state: Mapping[str, Any], sources: Iterable[Source], now: int) -> dic
                 totals[side]["answered"] += more["errors"][0]
                 totals[side]["failed"] += more["errors"][1]
                 totals[side]["refused"] += more["refusals"][1]
-            evidence = look(STANDARD, evidence, _seen(since["champion"], since["candidate"]))
+            if not source.by_key:
+                evidence = look(STANDARD, evidence, _seen(since["champion"], since["candidate"]))
         found = bounds | _bounds(source.champion.values(), bounds)
         if found != bounds:  # what is beyond them is counted from now on
             counted = {side: _counted(getattr(source, side), found) for side in totals}
         kept[source.name] = {"bounds": found, **counted}
+        if source.by_key:
+            kept[source.name]["places"] = _by_places(source, found, (before or {}).get("places"))
     return {"looked": now, "sources": {**state["sources"], **kept}, **totals, "evidence": evidence}
 
 
 def accused(state: Mapping[str, Any]) -> Breach | None:
-    return breach(STANDARD, state["evidence"])
+    return breach(STANDARD, _evidence(state))
 
 
 def evidence_of(state: Mapping[str, Any]) -> dict[str, float]:
     """By guard, for a person."""
-    return shown(STANDARD, state["evidence"])
+    return shown(STANDARD, _evidence(state))
+
+
+def _evidence(state: Mapping[str, Any]) -> Logs:
+    """Of all sources together."""
+    each = [state["evidence"], *(source["places"]["now"] for source in state["sources"].values() if "places" in source)]
+    return {
+        guard.name: [
+            [sum(logs) for logs in zip(*of_bound, strict=True)]
+            for of_bound in zip(*(logs[guard.name] for logs in each), strict=True)
+        ]
+        for guard in STANDARD
+    }
+
+
+def _by_places(source: Source, bounds: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The evidence of a source by key: `kept` of the shares before, `now` with that of the present share, which
+    `share` names."""
+    sides = (source.champion, source.candidate)
+    share = [sorted({tally.started for tally in side.values()}) for side in sides]
+    before = before or {"share": [], "kept": begin(STANDARD), "now": begin(STANDARD)}
+    if any(len(of_side) != 1 for of_side in share):
+        return dict(before)  # not every process knows of the share yet
+    kept: Logs = before["kept"] if before["share"] == share else before["now"]
+    champion, candidate = ([_of(place, bounds) for place in _places(side.values())] for side in sides)
+    now = {
+        guard.name: [
+            list(clustered(guard.test, logs, *(_of_bound(side, guard.name, number) for side in (champion, candidate))))
+            for number, logs in enumerate(kept[guard.name], start=1)
+        ]
+        for guard in STANDARD
+    }
+    return {"share": share, "kept": kept, "now": now}
+
+
+def _places(tallies: Iterable[Tally]) -> list[Tally]:
+    """Those of all processes together, place by place."""
+    each = [tally.places for tally in tallies if tally.places]
+    return [
+        Tally(
+            sum(place.answered for place in same),
+            sum(place.failed for place in same),
+            sum(place.refused for place in same),
+            latency=[bucket for place in same for bucket in place.latency],
+            scores=[bucket for place in same for bucket in place.scores],
+        )
+        for same in zip(*each, strict=True)
+    ]
+
+
+def _of_bound(places: Iterable[Mapping[str, list[int]]], guard: str, number: int) -> list[Counted]:
+    """Of each place; none where the guard's bounds are not known yet."""
+    return [Counted(place[guard][0], place[guard][number]) for place in places if guard in place]
 
 
 def _bounds(champion: Iterable[Tally], known: Mapping[str, Any]) -> dict[str, Any]:

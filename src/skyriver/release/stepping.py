@@ -163,13 +163,19 @@ def _tally(process: ProcessStatus) -> Tally:
 
 
 def _arms(snapshot: Snapshot, stream: Resource, versions: tuple[int, int]) -> Source:
-    """A worker counts by the records of its log, over its restarts; an arm whose share changed begins anew."""
+    """A worker counts by the records of its log, over its restarts; arms whose share changed begin anew."""
     sides: tuple[dict[str, Tally], dict[str, Tally]] = ({}, {})
     for worker in snapshot.children(stream, "worker"):
         process = snapshot.processes.get(worker.process)
         for arm in (process.report.get("arms") or ()) if process is not None else ():
             if arm["arm"] != "shadow" and arm["version"] in versions:
                 failed = sum(int(arm["by_reason"].get(reason, 0)) for reason in NO_SCORE)
-                scores = [[place, count] for place, count in enumerate(arm["scores"]) if count]
-                sides[versions.index(arm["version"])][worker.process] = Tally(int(arm["events"]), failed, scores=scores)
+                places = [Tally(events, without, scores=scores) for events, without, scores in arm.get("places") or ()]
+                sides[versions.index(arm["version"])][worker.process] = Tally(
+                    int(arm["events"]),
+                    failed,
+                    started=round(100 * arm["percent"]),
+                    scores=[bucket for place in places for bucket in place.scores],
+                    places=places,
+                )
     return Source(f"stream/{stream.name}", *sides)

@@ -32,7 +32,7 @@ class Scores:
                     counts[bucket] = counts.get(bucket, 0) + 1
             return
         values = scores[np.isfinite(scores)].astype(np.float64)
-        for bucket, count in zip(*np.unique(_buckets(values), return_counts=True), strict=True):
+        for bucket, count in zip(*np.unique(score_buckets(values), return_counts=True), strict=True):
             counts[int(bucket)] = counts.get(int(bucket), 0) + int(count)
 
     def told(self) -> list[list[int]]:
@@ -59,7 +59,7 @@ def _magnitude(value: float) -> int:
     return _HALF + 8 * exponent + int(mantissa * 16) - 8
 
 
-def _buckets(values: NDArray[np.float64]) -> NDArray[np.int64]:
+def score_buckets(values: NDArray[np.float64]) -> NDArray[np.int64]:
     """`score_bucket` of each."""
     near_one = (values > 0.5) & (values < 1)
     mantissa, exponent = np.frexp(np.abs(np.where(near_one, 1 - values, values)))

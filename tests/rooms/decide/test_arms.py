@@ -10,7 +10,7 @@ import pytest
 
 from skyriver.data.log import RecordKind
 from skyriver.decide.decision.model_run import ModelRun
-from skyriver.decide.decision.scoring import BUCKETS, Canary, Lane, in_canary
+from skyriver.decide.decision.scoring import BUCKETS, Canary, Lane, in_canary, place_of, places_of
 from skyriver.decide.log.blocks import decisions_of
 from skyriver.decide.log.records import ModelInUse, decode_control
 from skyriver.decide.rules.ruleset import compile_rules
@@ -179,3 +179,29 @@ def test_the_released_version_stands_in_for_a_canary_that_fails(make_house: Any)
     first, second = decisions(house)
     assert (first.status, first.reason, first.version, first.score) == ("fallback", "MODEL_FAILED", 1, 0.5)
     assert (second.status, second.arm, second.version) == ("decided", "canary", 2)
+
+
+@pytest.mark.parametrize("rows", [1, 10_000])
+def test_an_event_counts_at_the_place_of_its_key(make_house: Any, rows: int) -> None:
+    house = make_house()
+    house.start(deciding(house, canary=Canary(lane(2, 0.1, 10.0), 30.0)))
+    house.engine._block_rows = rows
+    house.send(*(house.event(n, customer=n % 40, amount=10.0 + n % 2) for n in range(200)))
+    released, canary = house.engine.arms.to_json()
+    places = [place_of(key, 2) for key in range(40)]
+    assert places == places_of(np.arange(40, dtype=np.int64), 2).tolist()
+    counted = [events for events, _, _ in canary["places"]]
+    assert counted == [5 * sum(own == place for own in places) if place < 30 else 0 for place in range(100)]
+    assert sum(events for events, _, _ in released["places"]) == released["events"]
+    failed = sum(without for _, without, _ in canary["places"])
+    assert failed == canary["by_reason"]["MODEL_FAILED"] > 0
+    assert sum(count for _, _, scores in canary["places"] for _, count in scores) == canary["events"] - failed
+
+
+@pytest.mark.parametrize("key", [0, 1, -1, 2**63 - 1, -(2**63)])
+def test_one_key_and_many_have_the_same_place(key: int) -> None:
+    for version in (1, 2, 77):
+        assert place_of(key, version) == places_of(np.array([key], np.int64), version)[0]
+        percent = float(place_of(key, version))
+        assert not in_canary(np.array([key], np.int64), version, percent)[0]
+        assert in_canary(np.array([key], np.int64), version, percent + 1)[0]

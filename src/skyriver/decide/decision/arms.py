@@ -15,15 +15,18 @@ from numpy.typing import NDArray
 from skyriver.data.decisions import Reason
 from skyriver.decide.decision.deciding import Deciding
 from skyriver.decide.decision.model_run import ModelRun
+from skyriver.decide.decision.places import Places
 from skyriver.decide.decision.scorer import Scorer
-from skyriver.decide.decision.scoring import CANARY
+from skyriver.decide.decision.scoring import CANARY, place_of, places_of
 from skyriver.decide.log.blocks import DecisionBlock
 from skyriver.decide.log.checkpoint import SavedArm
 from skyriver.decide.log.records import ControlRecord, DecisionRecord, ModelInUse
+from skyriver.release.stepping import NO_SCORE
 
 SCORE_BINS = 20
 """Of [0, 1]; what is outside counts at its end."""
 MAIN, SHADOW = "released", "shadow"
+Ints = NDArray[np.int64]
 
 
 @dataclass(slots=True)
@@ -38,6 +41,8 @@ class ArmStats:
     by_decision: Counter[str] = field(default_factory=Counter)
     by_reason: Counter[str] = field(default_factory=Counter)
     scores: list[int] = field(default_factory=lambda: [0] * SCORE_BINS)
+    places: Places = field(default_factory=Places)
+    """Of the released version and its canary, while there is one."""
 
     def add_scores(self, scores: NDArray[np.float32]) -> None:
         known = scores[~np.isnan(scores)].astype(np.float64)  # as `add_score` computes
@@ -60,6 +65,7 @@ class ArmStats:
             "by_decision": dict(self.by_decision),
             "by_reason": dict(self.by_reason),
             "scores": list(self.scores),
+            "places": self.places.told(),
             "run_us": {
                 "p50": round(run.run_us.quantile(0.5)) if run is not None else 0,
                 "p99": round(run.run_us.quantile(0.99)) if run is not None else 0,
@@ -76,7 +82,14 @@ class Arms:
         self.stats: dict[str, ArmStats] = {}
         for arm in saved:
             decided, reasons = Counter(arm.by_decision), Counter(arm.by_reason)
-            self.stats[arm.arm] = ArmStats(arm.model, arm.percent, None, arm.events, decided, reasons, list(arm.scores))
+            self.stats[arm.arm] = ArmStats(
+                arm.model, arm.percent, None, arm.events, decided, reasons, list(arm.scores), Places(arm.places)
+            )
+
+    @property
+    def by_key(self) -> bool:
+        """Whether it counts by the keys of events too."""
+        return CANARY in self.stats
 
     def use(self, deciding: Deciding) -> None:
         """From now on; arms whose version or share stays go on counting."""
@@ -96,7 +109,16 @@ class Arms:
     def saved(self) -> tuple[SavedArm, ...]:
         """A copy, for a checkpoint."""
         return tuple(
-            SavedArm(arm, s.model, s.percent, s.events, dict(s.by_decision), dict(s.by_reason), list(s.scores))
+            SavedArm(
+                arm,
+                s.model,
+                s.percent,
+                s.events,
+                dict(s.by_decision),
+                dict(s.by_reason),
+                list(s.scores),
+                s.places.told(),
+            )
             for arm, s in self.stats.items()
         )
 
@@ -109,11 +131,13 @@ class Arms:
                 wanted[arm] = before
         self.stats = wanted
 
-    def note(self, records: Sequence[DecisionRecord]) -> None:
-        """Mostly of one record, so nothing here is done in columns."""
+    def note(self, records: Sequence[DecisionRecord], keys: Sequence[int] = ()) -> None:
+        """Mostly of one record, so nothing here is done in columns. `keys`: of their events; () where they are not
+        known, or not needed."""
+        canary = self.stats.get(CANARY)
         for arm, stats in self.stats.items():
             mark, version = _mark(arm), stats.model.version
-            for record in records:
+            for number, record in enumerate(records):
                 if arm == SHADOW:
                     if record.shadow_version != version:
                         continue
@@ -127,8 +151,14 @@ class Arms:
                 stats.events += 1
                 if score is not None:
                     stats.add_score(score)
+                if canary is not None and arm != SHADOW and keys:
+                    place = place_of(keys[number], canary.model.version)
+                    stats.places.add(place, failed=record.reason in NO_SCORE, score=score)
 
-    def note_block(self, block: DecisionBlock) -> None:
+    def note_block(self, block: DecisionBlock, keys: Ints | None = None) -> None:
+        """`keys`: of its events; None where they are not known, or not needed."""
+        canary = self.stats.get(CANARY)
+        places = places_of(keys, canary.model.version) if canary is not None and keys is not None else None
         for arm, stats in self.stats.items():
             if arm == SHADOW:
                 if block.shadow is not None and block.shadow_version == stats.model.version:
@@ -141,7 +171,12 @@ class Arms:
                     stats.events += count
                     stats.by_decision[outcome.decision] += count
                     stats.by_reason[_failure(outcome.reason)] += count
-            stats.add_scores(block.scores if mine.all() else block.scores[mine[block.codes]])
+            rows = mine[block.codes]
+            scores = block.scores[rows]
+            stats.add_scores(scores)
+            if places is not None:
+                failed = np.array([o.reason in NO_SCORE for o in block.outcomes], np.bool_)[block.codes]
+                stats.places.add_many(places[rows], failed[rows], scores)
 
     def to_json(self) -> list[dict[str, Any]]:
         return [stats.to_json(arm) for arm, stats in self.stats.items()]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from skyriver.core.calibration import Calibration
 from skyriver.data.columns import Bools, Columns, Ints
 from skyriver.data.decisions import Outcome, Reason, Status
-from skyriver.data.keys import key_of_text
+from skyriver.data.keys import key_of
 from skyriver.decide.decision.model_run import CODES, REASONS, Floats, none_of
 from skyriver.decide.decision.scorer import Scorer
 from skyriver.decide.decision.scoring import MAIN, Canary, Codes, Lane, Lanes, Scored, in_canary, score_lanes
@@ -103,6 +103,10 @@ class Undecided:
     features: Floats | None
     times: Sequence[int] = ()
 
+    def keys(self, place: int) -> list[int]:
+        """Of each, by the field at this place, which is a whole number or a text and never missing."""
+        return [key_of(row[place]) for row in self.rows]  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True, slots=True)
 class UndecidedBlock:
@@ -135,7 +139,8 @@ def decide_events(
     on_time = [place for place, late in enumerate(events.late) if not late]
     keys = _NO_KEYS
     if deciding.reads_keys:
-        keys = np.array([_key(events.rows[place][key_place]) for place in on_time], np.int64)
+        every = events.keys(key_place)
+        keys = np.array([every[place] for place in on_time], np.int64)
     scored = score_events(deciding, events.features, len(on_time), keys)
     who = deciding.who
     scores, reasons, lanes = scored.scores.tolist(), scored.reasons.tolist(), scored.lanes.tolist()
@@ -370,10 +375,6 @@ def _outcomes(
 
 
 _NO_KEYS: Ints = np.empty(0, np.int64)
-
-
-def _key(value: Value) -> int:
-    return key_of_text(value) if isinstance(value, str) else int(value)  # type: ignore[arg-type]  # never missing
 
 
 def score_events(deciding: Deciding, features: Floats | None, count: int, keys: Ints) -> Scored:

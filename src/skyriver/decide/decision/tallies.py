@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from skyriver.core.spec import BudgetSpec, CounterSpec, StreamSpec
 from skyriver.core.units import format_duration
-from skyriver.data.keys import key_of_text
+from skyriver.data.keys import key_of
 from skyriver.decide.log.checkpoint import SavedTally
 from skyriver.decide.log.records import ControlRecord, DecisionRecord
 
@@ -141,7 +141,7 @@ class Tallies:
         self.use(map(BudgetSpec.model_validate, control.budgets), map(CounterSpec.model_validate, control.counters))
 
     def keys_of(self, values: Sequence[Any]) -> Keys:
-        return (0, *(_key(values[place]) for place in self.fields))
+        return (0, *(key_of(values[place]) for place in self.fields))
 
     def counts(self, keys: Keys, now: int) -> list[int]:
         """What counters say of an event, in their order."""
@@ -170,7 +170,7 @@ class Tallies:
         """What was counted of this value of a field; what is counted of all stays."""
         for (_, _, by), tally in self._tallies.items():
             if by == field:
-                tally.forget(_key(value))
+                tally.forget(key_of(value))
 
     def saved(self) -> tuple[SavedTally, ...]:
         return tuple(tally.saved(kind) for kind, tally in self._tallies.items())
@@ -216,7 +216,3 @@ def budgets_beyond(rules: RuleSet, record: DecisionRecord) -> list[dict[str, Any
         }
         for own in dict.fromkeys(between(said))
     ]
-
-
-def _key(value: Any) -> int:
-    return key_of_text(value) if isinstance(value, str) else value

@@ -98,6 +98,8 @@ class SavedArm(msgspec.Struct, frozen=True):
     by_decision: dict[str, int]
     by_reason: dict[str, int]
     scores: list[int]
+    places: list[tuple[int, int, list[tuple[int, int]]]] = msgspec.field(default_factory=list)
+    """What `decide.decision.places` tells, where there is a canary."""
 
 
 class SavedTrial(msgspec.Struct, frozen=True):

@@ -237,7 +237,7 @@ class Engine:
         for record, payload in zip(records, payloads, strict=True):
             partition.recent.put(record.event_offset, payload)
             partition.count_decisions(record.status, record.decision, record.reason)
-        self.arms.note(records)
+        self.arms.note(records, events.keys(self._key) if self.arms.by_key else ())
         self.trials.note(records)
         return records
 
@@ -309,7 +309,7 @@ class Engine:
         )
         self._log.append([Record(_DECISIONS, partition.time, block.encode(), count=count)])
         partition.enter_decisions(block)
-        self.arms.note_block(block)
+        self.arms.note_block(block, events.columns.keys(self._key) if self.arms.by_key else None)
         self.trials.note_block(block)
         return block
 

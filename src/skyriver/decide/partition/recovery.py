@@ -21,7 +21,7 @@ from skyriver.core.jobs import Progress
 from skyriver.core.spec import StreamSpec
 from skyriver.core.units import format_duration
 from skyriver.data.columns import EventBlock, decode_events
-from skyriver.data.keys import key_of_text, keys_of_column
+from skyriver.data.keys import key_of, key_of_text, keys_of_column
 from skyriver.data.log import LogReader, Record, RecordKind
 from skyriver.decide.decision.deciding import Undecided
 from skyriver.decide.decision.walking import note_block
@@ -87,7 +87,9 @@ class Replay:
         self.decides_from = NEVER
         """The effective time of the first event that is still to be decided, once it has finished."""
         stream = partition.stream
-        self._id = next(place for place, f in enumerate(stream.fields) if f.name == stream.id)
+        self._id, self._key = (
+            next(place for place, f in enumerate(stream.fields) if f.name == name) for name in (stream.id, stream.key)
+        )
         self._text_id = stream.field(stream.id).type == "text"
 
     def apply(self, record: Record) -> None:
@@ -109,7 +111,8 @@ class Replay:
                     tallies.note(decision.decision, tallies.keys_of(event.values), event.time)
                 self._partition.recent.put(decision.event_offset, record.payload)
                 self._partition.count_decisions(decision.status, decision.decision, decision.reason)
-                self._partition.arms.note([decision])
+                arms = self._partition.arms
+                arms.note([decision], [key_of(event.values[self._key])] if event is not None and arms.by_key else ())  # type: ignore[arg-type]
                 self._partition.trials.note([decision])
             case RecordKind.DECISIONS:
                 block = decode_decisions(record.payload, record.count)
@@ -117,7 +120,8 @@ class Replay:
                 if of is not None and self._partition.tallies:
                     note_block(self._partition.tallies, block, of.events)
                 self._partition.enter_decisions(block)
-                self._partition.arms.note_block(block)
+                arms = self._partition.arms
+                arms.note_block(block, of.events.columns.keys(self._key) if of is not None and arms.by_key else None)
                 self._partition.trials.note_block(block)
             case RecordKind.HISTORY:
                 self._history(record)
