@@ -62,6 +62,8 @@ model = app.model(
     metrics={"card_precision_100": sr.precision_at(100, by="customer", per="1d")},
     gate=sr.Gate(average_precision=">= 0.60", against="champion", tolerance=0.01),
     compress=sr.Compress(max_loss=0.005),
+    slices=[sr.Slice("night", payments.at.hour() <= 6, least_positives=20)],
+    description="Which card payments are fraudulent, so that they are stopped or looked at before the money is gone.",
 )
 
 decisions = app.decide(payments, model, {"block": "score >= 0.9", "review": "score >= 0.3"}, otherwise="approve")

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from skyriver.core.events import Event, Time, field
     from skyriver.core.expr import count, decayed_mean, distinct, last, lookup, maximum, mean, minimum, since, std
     from skyriver.core.expr import total as sum
+    from skyriver.core.gates import Gate, Slice
     from skyriver.core.serving import from_stream as FromStream
     from skyriver.core.sources import Mqtt, Nats, NatsLog
     from skyriver.core.spec import CleanSpec as Clean
     from skyriver.core.spec import CompressSpec as Compress
     from skyriver.core.spec import ServiceSpec as Service
-    from skyriver.core.terms import Canary, Cron, Gate, precision_at
+    from skyriver.core.terms import Canary, Cron, precision_at
     from skyriver.core.work import Job
     from skyriver.train.data import TrainingData
 
@@ -44,6 +45,7 @@ __all__ = [
     "Rule",
     "Service",
     "SkyriverError",
+    "Slice",
     "Strictest",
     "Time",
     "TrainingData",
@@ -75,13 +77,14 @@ _HOMES = {
     "Cron": ("core.terms", "Cron"),
     "Event": ("core.events", "Event"),
     "FromStream": ("core.serving", "from_stream"),
-    "Gate": ("core.terms", "Gate"),
+    "Gate": ("core.gates", "Gate"),
     "Job": ("core.work", "Job"),
     "Mqtt": ("core.sources", "Mqtt"),
     "Nats": ("core.sources", "Nats"),
     "NatsLog": ("core.sources", "NatsLog"),
     "Rule": ("core.decisions", "Rule"),
     "Service": ("core.spec", "ServiceSpec"),
+    "Slice": ("core.gates", "Slice"),
     "SkyriverError": ("core.errors", "SkyriverError"),
     "Strictest": ("core.budgets", "Strictest"),
     "Time": ("core.events", "Time"),

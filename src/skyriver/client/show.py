@@ -96,9 +96,52 @@ def version(screen: Screen, found: Mapping[str, Any]) -> None:
         screen.say(f"  candidate {candidate['name']}: {escape(str(candidate.get('why', '')))}")
     if calibration := spec.get("calibration"):
         _calibration(screen, calibration)
-    for check in status.get("gate", {}).get("checks", ()):
-        sign = "[green]passed[/]" if check["passed"] else "[red]failed[/]"
-        screen.say(f"  gate {escape(check['rule'])}: {sign} ({escape(check['why'])})")
+    slices(screen, spec)
+    gate(screen, status)
+
+
+def slices(screen: Screen, spec: Mapping[str, Any]) -> None:
+    """How good it is on parts of the test rows."""
+    rows = [
+        (
+            each["name"],
+            f"{each['rows']:,}",
+            f"{each['positives']:,}",
+            *(_sure(each, metric) for metric in ("average_precision", "auc")),
+        )
+        for each in spec.get("slices", ())
+    ]
+    if rows:
+        screen.table("Slices of the test rows", ("slice", "rows", "positive", "average precision", "auc"), rows)
+
+
+def _sure(each: Mapping[str, Any], metric: str) -> str:
+    value, ends = each["metrics"].get(metric), each["intervals"].get(metric)
+    if value is None:
+        return ""
+    return f"{value:.4f}" if ends is None else f"{value:.4f} ({ends[0]:.4f} to {ends[1]:.4f})"
+
+
+def gate(screen: Screen, status: Mapping[str, Any]) -> None:
+    """What the gate wanted, what was measured, and how it came out."""
+    rows = [
+        (
+            check["rule"].removesuffix(check.get("wanted", "")).strip(),
+            check.get("wanted", ""),
+            check.get("measured", ""),
+            check.get("evidence") or check["why"],
+            _outcome(check),
+        )
+        for check in status.get("gate", {}).get("checks", ())
+    ]
+    if rows:
+        screen.table("Gate", ("rule", "wanted", "measured", "evidence", ""), rows)
+
+
+def _outcome(check: Mapping[str, Any]) -> str:
+    if not check.get("judged", True):
+        return "not judged"
+    return "passed" if check["passed"] else "FAILED"
 
 
 def _calibration(screen: Screen, told: Mapping[str, Any]) -> None:
@@ -244,6 +287,8 @@ def explained(screen: Screen, items: Sequence[Mapping[str, Any]]) -> None:
         if helps := [h for h in item["helps"] if h != item["next_action"]]:
             screen.out.print(f"  would help: {escape(' '.join(helps))}")
         _print_facts(screen, _facts_of(item))
+        if item["kind"] == "version":
+            gate(screen, item["status"])
         for name, report in item["processes"].items():
             if report.get("alive"):
                 screen.out.print(f"  process {name}, pid {report['pid']}, up {age(report['started_at'])}")

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skyriver.compress.speed import Speed, measure_speed
 from skyriver.core.errors import InvalidInput
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import ModelSpec
 from skyriver.train.calibrate import Calibrated
 from skyriver.train.cleaning import Cleaning, fit_cleaning
-from skyriver.train.evaluate import evaluate, row_microseconds, run_blocks, take
+from skyriver.train.evaluate import evaluate, run_blocks, take
 from skyriver.train.metrics import average_precision
 from skyriver.train.run import MAX_DIFFERENCE, difference, finish
+from skyriver.train.slices import Evidence, Scored, Slice, gather, scored
 from skyriver.train.split import Rows, Split, split_rows, validates
 from skyriver.train.trees_onnx import Trees, read_lightgbm, steps_to_onnx
 
@@ -38,14 +40,15 @@ METRIC: Final = "average_precision"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One form of the model. `metrics` and `row_us` (one row alone, median microseconds) are of the test rows."""
+    """One form of the model; `metrics`, `speed` and `evidence` are of the test rows."""
 
     name: str
     onnx: bytes
     trees: int
     metrics: Mapping[str, float]
     calibrated: Calibrated
-    row_us: float
+    speed: Speed
+    evidence: Evidence
     kept: bool
     why: str
 
@@ -57,13 +60,16 @@ def compress(
     delay_us: int | None,
     model_text: bytes,
     metrics: Mapping[str, float],
-    gate: Callable[[Mapping[str, float]], str],
+    gate: Callable[[Candidate], str],
     progress: Progress,
+    champion: Scored | None = None,
+    slices: Sequence[Slice] = (),
 ) -> tuple[Candidate, ...]:
     """The model as trained and what compression made of it, in this order; the last one kept is to be released.
 
-    `rows`, `delay_us`, `model_text` and `metrics` are those of the training; `gate` says why metrics do not pass, ""
-    when they do. Without `spec.compress`, and where every tree is needed, only the model as trained comes back.
+    `rows`, `delay_us`, `model_text` and `metrics` are those of the training; `champion` is what the version that serves
+    says of the test rows, of which `slices` are parts. `gate` says why a candidate does not pass, "" when it does.
+    Without `spec.compress`, and where every tree is needed, only the model as trained comes back.
     """
     if spec.train is None:
         raise InvalidInput(
@@ -77,9 +83,12 @@ def compress(
     cleaning = fit_cleaning(spec.train.clean, take(rows.x, split.train))  # the same rows as the training: the same
     whole, calibrated = finish(spec, model, cleaning, rows, split)
     progress("measure", 0, 0)
-    row_us = row_microseconds(whole, test)
+    speed = measure_speed(whole, test)
+    progress("slices", 0, 0)
+    labels = split.labels[split.test]
+    evidence = gather(labels, scored(whole, test), champion, slices)
     trained = Candidate(
-        "trained", whole, len(model.trees), dict(metrics), calibrated, row_us, True, "the model as trained"
+        "trained", whole, len(model.trees), dict(metrics), calibrated, speed, evidence, True, "the model as trained"
     )
     if spec.compress is None:
         return (trained,)
@@ -95,7 +104,7 @@ def compress(
         print(f"compress: all {enough} trees are needed", file=sys.stderr)
         return (trained,)
     progress("judge", 0, len(split.test))
-    smaller = _candidate(spec, rows, split, model.first(enough), model_text.decode(), cleaning)
+    smaller = _candidate(spec, rows, split, model.first(enough), model_text.decode(), cleaning, champion, slices)
     judged = _judge(trained, smaller, spec.compress.max_loss, gate)
     print(f"compress: {judged.name} {'kept' if judged.kept else 'not kept'}: {judged.why}", file=sys.stderr)
     return (trained, judged)
@@ -119,7 +128,16 @@ def fewest_trees(model: Trees, x: NDArray[np.float32], split: Split, max_loss: f
     return int(lengths[min(bad[-1] + 1, len(lengths) - 1)]) if len(bad) else int(lengths[0])
 
 
-def _candidate(spec: ModelSpec, rows: Rows, split: Split, model: Trees, text: str, cleaning: Cleaning) -> Candidate:
+def _candidate(
+    spec: ModelSpec,
+    rows: Rows,
+    split: Split,
+    model: Trees,
+    text: str,
+    cleaning: Cleaning,
+    champion: Scored | None,
+    slices: Sequence[Slice],
+) -> Candidate:
     import lightgbm  # 0.4 s and 60 MB that the other jobs of this process kind do not need
 
     # Other trees give other scores. The rows are those that chose how many: by a few numbers, so it costs little.
@@ -128,19 +146,18 @@ def _candidate(spec: ModelSpec, rows: Rows, split: Split, model: Trees, text: st
     metrics = evaluate(onnx, rows, split, spec.metrics)
     count = len(model.trees)
     metrics["onnx_max_difference"] = difference(lightgbm.Booster(model_str=text), onnx, test, count, cleaning=cleaning)
-    return Candidate("fewer-trees", onnx, count, metrics, calibrated, row_microseconds(onnx, test), False, "")
+    evidence = gather(split.labels[split.test], scored(onnx, test), champion, slices)
+    return Candidate("fewer-trees", onnx, count, metrics, calibrated, measure_speed(onnx, test), evidence, False, "")
 
 
-def _judge(
-    trained: Candidate, smaller: Candidate, max_loss: float, gate: Callable[[Mapping[str, float]], str]
-) -> Candidate:
+def _judge(trained: Candidate, smaller: Candidate, max_loss: float, gate: Callable[[Candidate], str]) -> Candidate:
     """`smaller` with whether it is kept and why, the price told either way."""
     loss = trained.metrics[METRIC] - smaller.metrics[METRIC]
     price = (
         f"{trained.trees} -> {smaller.trees} trees, average precision {-loss:+.4f},"
-        f" {len(trained.onnx) / len(smaller.onnx):.1f}x smaller, {trained.row_us / smaller.row_us:.1f}x faster"
+        f" {len(trained.onnx) / len(smaller.onnx):.1f}x smaller, {trained.speed.row / smaller.speed.row:.1f}x faster"
     )
-    refused = gate(smaller.metrics)
+    refused = gate(smaller)
     differs = smaller.metrics["onnx_max_difference"]
     if loss > max_loss:
         return replace(smaller, why=f"{price}; it may fall by at most {max_loss:g}")

@@ -33,18 +33,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from skyriver.core import references, terms
+from skyriver.core import gates, references, terms
 from skyriver.core import spec as specs
 from skyriver.core.budgets import Budget, Count, Strictest
 from skyriver.core.costs import Costs
 from skyriver.core.decisions import Decisions, Rule, decide_of
 from skyriver.core.events import Event, Features, Reference, Source, check_role, field_specs, refuse
 from skyriver.core.expr import Expression, Label
+from skyriver.core.gates import Gate, Slice
 from skyriver.core.misread import made
 from skyriver.core.names import check_field, check_name
 from skyriver.core.places import declared_at
 from skyriver.core.sources import Mqtt, Nats, NatsLog
-from skyriver.core.terms import Canary, Cron, Gate
+from skyriver.core.terms import Canary, Cron
 from skyriver.core.units import parse_duration, parse_memory
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -298,13 +299,18 @@ class App:
         serve: specs.ServiceSpec | None = None,
         rollout: Canary | None = None,
         calibrate: specs.Calibrate | None = "auto",
+        slices: Sequence[Slice] = (),
+        description: str = "",
+        contact: str = "",
+        licence: str = "",
     ) -> specs.ModelSpec:
         """A model: trained by a function of `@app.train`, or a ready ONNX file in the application's folder.
 
         `calibrate`: how its scores are made probabilities, on rows that no training sees. "auto" does so where such
         rows are to be had for nothing; "isotonic" and "platt" keep some back where there are none; None does not.
         `rollout`: how another version takes over, by steps while it is compared (`sr.Canary`); at once where it is not
-        given."""
+        given. `slices`: parts of the test rows that are measured on their own (`sr.Slice`). `description`, `contact`
+        and `licence` are for its card."""
         check_name(name, "a model")
         if name in self._models or name in self._jobs:
             refuse(f"There is a model or job {name!r} already.", "DUPLICATE_NAME", "Give one of them another name.")
@@ -315,8 +321,10 @@ class App:
             if trained is None:
                 refuse(f"{train!r} is no training function.", "BAD_MODEL", "Decorate it with @app.train(...).")
         named = tuple(m.model_copy(update={"name": check_field(key, "a metric")}) for key, m in (metrics or {}).items())
+        source = self._features[trained.features].source if trained is not None else ""
+        parts = gates.slices_of(slices, self._streams.get(source) or self._tables.get(source), name)
         if trained is not None and gate is not None:
-            terms.check_gate(gate.spec, [*specs.MEASURED, *(metric.name for metric in named)])
+            gates.check_gate(gate.spec, [*specs.MEASURED, *(metric.name for metric in named)], parts)
         self._models[name] = specs.ModelSpec(
             name=name,
             train=trained,
@@ -327,6 +335,8 @@ class App:
             serve=serve or specs.ServiceSpec(),
             rollout=terms.canary_of(rollout),
             calibrate=terms.check_calibrate(calibrate),
+            slices=parts,
+            **terms.about_model(description=description, contact=contact, licence=licence),
         )
         specs.check_from_stream(self._models[name], self._features[trained.features] if trained else None)
         return self._models[name]

@@ -11,6 +11,7 @@ from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Aggregate, Column, Lookup, Node, Same, walk
 from skyriver.core.names import BY_KEY
 from skyriver.core.spec_base import FieldName, InnerPath, Name, Spec
+from skyriver.core.spec_gate import GateSpec, SliceSpec
 from skyriver.core.units import SECOND, parse_duration, parse_rate
 
 MOST_REPLICAS = 64
@@ -97,35 +98,6 @@ class MetricSpec(Spec):
     k: int = Field(gt=0)
     by: str
     per_us: int = Field(gt=0)
-
-
-MEASURED = (
-    "auc",
-    "average_precision",
-    "log_loss",
-    "brier",
-    "calibration_error",
-    "brier_calibrated",
-    "calibration_error_calibrated",
-    "positives_share",
-    "train_auc",
-    "train_average_precision",
-    "onnx_max_difference",
-)
-"""What is measured of every trained model, beside the metrics of its own."""
-
-
-class GateRule(Spec):
-    metric: str
-    op: Literal[">=", "<=", ">", "<"]
-    value: float
-
-
-class GateSpec(Spec):
-    rules: tuple[GateRule, ...] = ()
-    against: Literal["", "champion"] = ""
-    """A candidate must not be worse than the champion on the gated metrics, on the same test rows."""
-    tolerance: float = 0.0
 
 
 class CompressSpec(Spec):
@@ -269,6 +241,12 @@ class ModelSpec(Spec):
     calibrate: Calibrate | None = Field(default="auto", exclude_if=lambda value: value == "auto")
     """How its scores are made probabilities, on rows that no training sees. "auto": where that takes no rows from the
     training, by as many positives as there are; None: not at all."""
+    slices: tuple[SliceSpec, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Parts of the test rows that are measured on their own."""
+    description: str = Field(default="", max_length=2_000, exclude_if=lambda value: not value)
+    """What it is for, in a few sentences, for its card."""
+    contact: str = Field(default="", max_length=200, exclude_if=lambda value: not value)
+    licence: str = Field(default="", max_length=200, exclude_if=lambda value: not value)
 
 
 def check_from_stream(model: ModelSpec, features: FeatureSetSpec | None) -> None:

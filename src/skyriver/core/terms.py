@@ -1,4 +1,4 @@
-"""The terms of a declaration, and what is refused of them: limits of a stream, gates, schedules, features."""
+"""The terms of a declaration, and what is refused of them: limits of a stream, schedules, features."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, get_args
 
 from skyriver.core import spec as specs
@@ -136,28 +135,6 @@ def check_zone(zone: str) -> str:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """What a version must reach before it may be released: `Gate(average_precision=">= 0.6")`."""
-
-    spec: specs.GateSpec
-
-    def __init__(self, *, against: str = "", tolerance: float = 0.0, **rules: str) -> None:
-        if against not in ("", "champion"):
-            refuse(f"against={against!r} is not known.", "BAD_GATE", 'Use against="champion" or leave it out.')
-        parsed = []
-        for metric, rule in rules.items():
-            op, _, number = rule.strip().partition(" ") if isinstance(rule, str) else ("", "", "")
-            try:
-                if op not in (">=", "<=", ">", "<"):
-                    raise ValueError(op)
-                parsed.append(specs.GateRule(metric=metric, op=op, value=float(number)))  # type: ignore[arg-type]
-            except ValueError:
-                refuse(f"The gate {metric}={rule!r} is not understood.", "BAD_GATE", 'Write e.g. ">= 0.6".')
-        gate = specs.GateSpec(rules=tuple(parsed), against=against, tolerance=tolerance)  # type: ignore[arg-type]
-        object.__setattr__(self, "spec", gate)
-
-
-@dataclass(frozen=True)
 class Canary:
     """How another version takes over: `Canary([1, 10, 50, 100], every="5m")`. Each step gives it so many percent of the
     requests, for at least `every` and until it has answered enough to be judged by; it is compared with the version
@@ -197,15 +174,19 @@ def check_calibrate(value: object) -> specs.Calibrate | None:
     return value  # type: ignore[return-value]
 
 
-def check_gate(gate: specs.GateSpec, measured: Sequence[str]) -> None:
-    for rule in gate.rules:
-        if rule.metric not in measured:
-            near = get_close_matches(rule.metric, measured, n=1)
+MOST_TOLD = {"description": 2_000, "contact": 200, "licence": 200}
+"""Characters."""
+
+
+def about_model(**given: str) -> dict[str, str]:
+    for name, value in given.items():
+        if not isinstance(value, str) or len(value) > MOST_TOLD[name]:
             refuse(
-                f"The gate's metric {rule.metric!r} is not measured{f': did you mean {near[0]}?' if near else '.'}",
-                "BAD_GATE",
-                f"There are {', '.join(measured)}; metrics of your own are named in metrics=.",
+                f"{name}={value!r:.80} is no text of at most {MOST_TOLD[name]:,} characters.",
+                "BAD_MODEL",
+                "Say it in a few sentences.",
             )
+    return {name: inspect.cleandoc(value).strip() for name, value in given.items()}
 
 
 @dataclass(frozen=True)

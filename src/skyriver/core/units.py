@@ -86,6 +86,30 @@ def parse_memory(text: str, what: str = "a size") -> int:
     return round(float(found[1]) * _SIZES[found[2]])
 
 
+_BYTES = {"B": 1, "KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
+_OF_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB)\s*")
+
+
+def parse_bytes(text: str, what: str = "a size of a file") -> int:
+    """Bytes of `"500KB"`, `"20MB"`. Raises InvalidInput (BAD_SIZE)."""
+    found = _OF_BYTES.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        raise InvalidInput(
+            f"{text!r} is not {what}.",
+            code="BAD_SIZE",
+            next_action='Write a number and a unit of B, KB, MB or GB, as in "500KB" or "20MB".',
+        )
+    return round(float(found[1]) * _BYTES[found[2]])
+
+
+def format_bytes(size: int) -> str:
+    """About how large, for people: "183 KB", "20 MB"."""
+    for unit in ("GB", "MB", "KB"):
+        if size >= _BYTES[unit]:
+            return f"{size / _BYTES[unit]:.3g} {unit}"
+    return f"{size} B"
+
+
 def format_span(microseconds: int) -> str:
     """About how long, for people: "40 days", "3 hours", "61.5 s"."""
     seconds = microseconds / SECOND

@@ -7,7 +7,7 @@ from typing import Any
 
 from skyriver.core.resources import Action, Kind, Put, Resource, Snapshot
 from skyriver.core.spec import ModelSpec
-from skyriver.release.gate import evaluate_gate
+from skyriver.release.gate import Measures, evaluate_gate
 from skyriver.release.rollouts import REMOVED, ROLLOUT_FINAL, champion, new_rollout
 
 VERSION_TRANSITIONS: Mapping[tuple[str, str], str] = {
@@ -41,22 +41,21 @@ def _judge(snapshot: Snapshot, version: Resource) -> Iterator[Action]:
         told = {"reason": "CHAMPION_CHANGED", "message": message, "next_action": "`skyriver run` compares anew."}
         yield _put(version, "gate_failed", snapshot.now, status=status, **told)
         return
-    result = evaluate_gate(gate, version.spec.get("metrics", {}), version.spec.get("champion_metrics"))
-    checks = [
-        {"rule": c.rule, "value": c.value, "target": c.target, "passed": c.passed, "why": c.why} for c in result.checks
-    ]
-    status = {**version.status, "gate": {"passed": result.passed, "checks": checks}}
+    result = evaluate_gate(gate, Measures.of(version.spec))
+    status = {
+        **version.status,
+        "gate": {"passed": result.passed, "checks": [check.to_json() for check in result.checks]},
+    }
     if result.passed:
         yield _put(version, "gate_passed", snapshot.now, status=status)
         return
-    failed = "; ".join(f"{c.rule}: {c.why}" for c in result.checks if not c.passed)
     yield _put(
         version,
         "gate_failed",
         snapshot.now,
         status={**status, "settled": "bad"},
         reason="GATE_FAILED",
-        message=f"The gate refused it: {failed}.",
+        message=f"The gate refused it: {result.failures}.",
         next_action="Improve the training or lower the gate in the application file; what served before still serves.",
     )
 

@@ -5,29 +5,19 @@ It is the spec of the resource kind `version`; the record a person reads before 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import Spec
+from skyriver.release.measured import Difference, Interval, Metrics, SameFeatures, SliceRecord, SpeedRecord
 from skyriver.release.signature import ANY, Signature, TensorSpec
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Parameter = str | int | float | bool | None
-
-
-def _finite(metrics: Mapping[str, float]) -> Mapping[str, float]:
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise ValueError(f"{name} is {value}: leave out a metric that could not be computed")
-    return metrics
-
-
-Metrics = Annotated[Mapping[str, float], AfterValidator(_finite)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +90,15 @@ class Candidate(Spec):
     calibration: CalibrationRecord | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
+class Measured(Spec):
+    """What the test rows and the clock say of a candidate beside its metrics."""
+
+    intervals: Mapping[str, Interval]
+    differences: Mapping[str, Difference]
+    slices: tuple[SliceRecord, ...]
+    speed: SpeedRecord
+
+
 class VersionManifest(Spec):
     model: str
     version: int = Field(ge=1)
@@ -122,6 +121,16 @@ class VersionManifest(Spec):
     job: str
     calibration: CalibrationRecord | None = Field(default=None, exclude_if=lambda value: value is None)
     """None in versions of before there were probabilities, and of ready files."""
+    # Of the test rows, and of the candidate that was chosen; empty in versions of before they were measured.
+    intervals: Mapping[str, Interval] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    differences: Mapping[str, Difference] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """From the champion."""
+    slices: tuple[SliceRecord, ...] = Field(default=(), exclude_if=lambda value: not value)
+    speed: SpeedRecord | None = Field(default=None, exclude_if=lambda value: value is None)
+    same_features: SameFeatures | None = Field(default=None, exclude_if=lambda value: value is None)
+    """None where the features are not of a stream, too."""
+    about: Mapping[str, str] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """What its declaration tells: `description`, `contact`, `licence`."""
 
 
 def scoring_signature(features: int) -> Signature:
@@ -129,20 +138,24 @@ def scoring_signature(features: int) -> Signature:
     return Signature((TensorSpec("features", "FP32", (ANY, features)),), (TensorSpec("score", "FP32", (ANY,)),))
 
 
-def with_candidates(manifest: VersionManifest, candidates: Sequence[Candidate]) -> VersionManifest:
-    """The manifest with its candidates, pointing at the last one that was kept: its artifact and its metrics.
+def with_candidates(
+    manifest: VersionManifest, candidates: Sequence[Candidate], measured: Sequence[Measured] = ()
+) -> VersionManifest:
+    """The manifest with its candidates, pointing at the last one that was kept: its artifact, its metrics and what else
+    was `measured` of it, in the order of the candidates.
 
     Candidates are ordered from the model as trained to the most compressed one. Raises InvalidInput
     (NO_CANDIDATE) when none was kept.
     """
-    kept = [c for c in candidates if c.kept]
+    kept = [place for place, candidate in enumerate(candidates) if candidate.kept]
     if not kept:
         raise InvalidInput(
             f"No candidate of {manifest.model}:{manifest.version} was kept.",
             code="NO_CANDIDATE",
             next_action="Keep the model as it was trained at least.",
         )
-    chosen = kept[-1]
+    chosen = candidates[kept[-1]]
+    also = dict(measured[kept[-1]]) if measured else {}
     return manifest.model_copy(
         update={
             "candidates": tuple(candidates),
@@ -150,6 +163,7 @@ def with_candidates(manifest: VersionManifest, candidates: Sequence[Candidate]) 
             "bytes": chosen.bytes,
             "metrics": {**manifest.metrics, **chosen.metrics},
             "calibration": chosen.calibration,
+            **also,
         }
     )
 

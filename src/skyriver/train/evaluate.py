@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -73,21 +72,28 @@ def judge(
     """The metrics of `scores` of the test rows, and of their probabilities by the model's `calibration`; what is not
     defined on them is left out."""
     labels = split.labels[split.test]
+    found = rank_metrics(labels, scores, None if calibration is None else calibration.of(scores))
+    for metric in own:
+        found[metric.name] = _precision_at(metric, labels, scores, rows, split)
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def rank_metrics(
+    labels: NDArray[np.float32], scores: NDArray[np.float32], probabilities: NDArray[np.float32] | None
+) -> dict[str, float]:
+    """What can be said of any rows; what is not defined on these is left out."""
     found = {
         "auc": measure.roc_auc(labels, scores),
         "average_precision": measure.average_precision(labels, scores),
         "log_loss": measure.log_loss(labels, scores),
         "brier": measure.brier(labels, scores),
-        "positives_share": float(labels.mean()),
+        "positives_share": float(labels.mean()) if len(labels) else math.nan,
     }
     if ((scores >= 0) & (scores <= 1)).all():
         found["calibration_error"] = measure.calibration_error(labels, scores)
-    if calibration is not None:
-        probabilities = calibration.of(scores)
+    if probabilities is not None:
         found["brier_calibrated"] = measure.brier(labels, probabilities)
         found["calibration_error_calibrated"] = measure.calibration_error(labels, probabilities)
-    for metric in own:
-        found[metric.name] = _precision_at(metric, labels, scores, rows, split)
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
@@ -118,17 +124,3 @@ def _keys(metric: MetricSpec, keys: Mapping[str, NDArray[np.int64]]) -> NDArray[
             next_action=f"It has {', '.join(keys) or 'no keys'}.",
         )
     return keys[metric.by]
-
-
-def row_microseconds(onnx: bytes, x: NDArray[np.float32], *, runs: int = 9, rows: int = 100) -> float:
-    """Median over `runs` of the time to score one row alone, in one thread, in microseconds."""
-    session = open_model(onnx, threads=1)
-    name = session.get_inputs()[0].name
-    single = [np.ascontiguousarray(x[i % len(x)][None, :]) for i in range(rows)]
-    taken = []
-    for _ in range(runs + 1):
-        begun = time.perf_counter()
-        for row in single:
-            session.run(None, {name: row})
-        taken.append((time.perf_counter() - begun) / rows * 1e6)
-    return float(np.median(taken[1:]))  # the first warms up

@@ -22,6 +22,7 @@ from skyriver.train.calibrate import Calibrated, calibrate, with_metadata
 from skyriver.train.cleaning import Cleaning, by_column, fit_cleaning
 from skyriver.train.data import TrainingData
 from skyriver.train.evaluate import calibration_of, evaluate, judge, score, take
+from skyriver.train.slices import Scored, scored
 from skyriver.train.split import Rows, Split, split_rows, validates
 from skyriver.train.trees_onnx import Trees, read_lightgbm, to_onnx
 
@@ -52,6 +53,8 @@ class Trained:
     model_text: bytes
     metrics: Mapping[str, float]
     champion_metrics: Mapping[str, float] | None
+    champion: Scored | None
+    """What the champion says of the test rows; None where there is none, or where it could not be scored."""
     train: PartSummary
     test: PartSummary
     calibrated: Calibrated
@@ -100,11 +103,13 @@ def train(
             code="ONNX_DIFFERS",
             next_action="Report it, with the parameters of the training.",
         )
+    serving = None if champion is None or champion.x is None else scored(champion.onnx, take(champion.x, split.test))
     return Trained(
         onnx=onnx,
         model_text=text.encode(),
         metrics=metrics,
-        champion_metrics=None if champion is None else _champion_metrics(champion, spec, rows, split),
+        champion_metrics=None if champion is None else _champion_metrics(champion, serving, spec, rows, split),
+        champion=serving,
         train=summarise(rows, split, split.train),
         test=summarise(rows, split, split.test),
         calibrated=calibrated,
@@ -200,11 +205,13 @@ def _place(error: BaseException, fit: Callable[[TrainingData], Any]) -> str:
     return f"{Path(own[-1].filename).name}:{own[-1].lineno}"
 
 
-def _champion_metrics(champion: Champion, spec: ModelSpec, rows: Rows, split: Split) -> Mapping[str, float]:
-    if champion.x is None:
+def _champion_metrics(
+    champion: Champion, found: Scored | None, spec: ModelSpec, rows: Rows, split: Split
+) -> Mapping[str, float]:
+    if found is None:
         return {}
     calibration = calibration_of(champion.onnx)
-    found = judge(score(champion.onnx, take(champion.x, split.test)), calibration, rows, split, spec.metrics)
+    metrics = judge(found.scores, calibration, rows, split, spec.metrics)
     if calibration is None:  # its scores are all that it says, and a gate may compare it by probabilities
-        found |= {f"{name}_calibrated": found[name] for name in ("brier", "calibration_error") if name in found}
-    return found
+        metrics |= {f"{name}_calibrated": metrics[name] for name in ("brier", "calibration_error") if name in metrics}
+    return metrics

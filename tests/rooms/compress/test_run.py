@@ -68,8 +68,8 @@ def test_fewer_trees_with_its_price(capsys: pytest.CaptureFixture[str]) -> None:
     assert whole.points != fewer.points, "other trees give other scores"
     assert fitted.method == refitted.method == "isotonic"
     assert fitted.rows == refitted.rows == len(split_rows(SPEC.train, rows, None, validate=True).validation)  # type: ignore[arg-type]
-    assert trained.row_us > 0
-    assert smaller.row_us > 0
+    assert trained.speed.row > 0
+    assert smaller.speed.row > 0
     assert f"80 -> {smaller.trees} trees, average precision" in smaller.why
     assert "x smaller" in smaller.why
     assert smaller.why in capsys.readouterr().err

@@ -22,6 +22,7 @@ from skyriver.core.spec import (
     FeatureSetSpec,
     FeatureSpec,
     FieldSpec,
+    GateSpec,
     LabelSpec,
     MetricSpec,
     ModelSpec,
@@ -29,7 +30,7 @@ from skyriver.core.spec import (
     StreamSpec,
     TrainSpec,
 )
-from skyriver.release.gate import evaluate_gate
+from skyriver.release.gate import Measures, evaluate_gate
 from skyriver.release.manifest import SourceRef, VersionManifest, parse_manifest
 from skyriver.wiring.home import Home
 from skyriver.wiring.work import train
@@ -209,7 +210,7 @@ def trained(work: Job, features: FeatureSetSpec, champion: dict[str, Any] | None
         name="risk",
         streams=(STREAM,),
         feature_sets=(features,),
-        models=(ModelSpec(name="fraud", train=TEST),),
+        models=(ModelSpec(name="fraud", train=TEST, gate=NO_LOG),),
     )
     given = SimpleNamespace(
         **{**vars(work), "app": app, "target": "fraud", "name": "fraud-run-1-train", "params": {}, "code": CODE},
@@ -221,6 +222,7 @@ def trained(work: Job, features: FeatureSetSpec, champion: dict[str, Any] | None
     return parse_manifest(made["manifest"])
 
 
+NO_LOG = GateSpec(same_features=False)
 TEST = TrainSpec(function="fit", features="behaviour", label="fraud", test_us=150)
 CODE = {"bundle": "0" * 64, "main": "app.py"}
 
@@ -241,10 +243,10 @@ def test_a_champion_of_other_features_is_judged_by_its_own_of_the_same_rows(tmp_
     assert "auc" in (second.champion_metrics or {})
     assert second.metrics["auc"] != first.metrics["auc"], "the test would not see them exchanged"
     better = sr.Gate(against="champion", auc=">= 0").spec
-    judged = evaluate_gate(better, second.metrics, second.champion_metrics).checks[-1]
+    judged = evaluate_gate(better, Measures(second.metrics, second.champion_metrics)).checks[-1]
     assert judged.passed == (second.metrics["auc"] >= first.metrics["auc"])
 
     unknown = {**told, "version": 1, "fields": None, "features": {**told["features"], "spec": None}}
     blind = trained(work, OTHER, unknown)
     assert blind.champion_metrics == {}, "a version of a release that did not keep how its features are computed"
-    assert "is not known" in evaluate_gate(better, blind.metrics, blind.champion_metrics).failures
+    assert "is not known" in evaluate_gate(better, Measures(blind.metrics, blind.champion_metrics)).failures

@@ -6,12 +6,24 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from skyriver.compress.run import Candidate as Measured
+from skyriver.compress.run import Candidate as Found
 from skyriver.compress.run import compress
-from skyriver.release.gate import evaluate_gate
-from skyriver.release.manifest import CalibrationRecord, Candidate, parse_manifest, with_candidates
+from skyriver.release.gate import Measures, evaluate_gate
+from skyriver.release.manifest import (
+    CalibrationRecord,
+    Candidate,
+    Measured,
+    VersionManifest,
+    parse_manifest,
+    with_candidates,
+)
+from skyriver.release.measured import Difference, Interval, SliceRecord, SpeedRecord
+from skyriver.train.slices import OnRows, Slice
+from skyriver.train.split import split_rows, validates
+from skyriver.wiring.work.champion_scores import get_scores
 from skyriver.wiring.work.history import delay_of, history_at, rows_of
 from skyriver.wiring.work.job import Job
+from skyriver.wiring.work.slices import slices_of
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -23,32 +35,75 @@ def work(job: Job) -> dict[str, Any]:
     assert manifest.source is not None
     source = job.app.source(manifest.source.name)
     history = history_at(job, source, manifest.source)
+    rows, delay_us = rows_of(job, model, history), delay_of(model.train, source)
+    split = split_rows(model.train, rows, delay_us, validate=validates(model, delay_us))
 
-    def refused(metrics: Mapping[str, float]) -> str:
-        return evaluate_gate(model.gate, metrics, manifest.champion_metrics).failures
+    def refused(candidate: Found) -> str:
+        return evaluate_gate(model.gate, _as_the_gate_sees(manifest, candidate)).failures
 
     candidates = compress(
         model,
-        rows_of(job, model, history),
-        delay_us=delay_of(model.train, source),
+        rows,
+        delay_us=delay_us,
         model_text=job.objects.get(trained["artifacts"]["model.txt"]),
         metrics=manifest.metrics,
         gate=refused,
         progress=job.progress,
+        champion=get_scores(job.objects, trained.get("champion_scores")),
+        slices=slices_of(job, model, history, split),
     )
-    version = with_candidates(manifest, [_record(job, c) for c in candidates])
+    version = with_candidates(manifest, [_record(job, c) for c in candidates], [_measured(c) for c in candidates])
     spec = {**version.to_json(), "fields": trained["fields"], "champion": trained["champion"]}
     return {"resources": [{"kind": "version", "name": model.name, "state": "CANDIDATE", "spec": spec}]}
 
 
-def _record(job: Job, measured: Measured) -> Candidate:
+def _as_the_gate_sees(manifest: VersionManifest, candidate: Found) -> Measures:
+    """As the version would be, were it this candidate."""
+    also = {"metrics": {**manifest.metrics, **candidate.metrics}, "bytes": len(candidate.onnx)}
+    return Measures.of(manifest.model_copy(update={**dict(_measured(candidate)), **also}).to_json())
+
+
+def _record(job: Job, found: Found) -> Candidate:
     return Candidate(
-        name=measured.name,
-        artifact=job.objects.put(measured.onnx),
-        bytes=len(measured.onnx),
-        metrics=measured.metrics,
-        row_us=measured.row_us,
-        kept=measured.kept,
-        why=measured.why,
-        calibration=CalibrationRecord(**asdict(measured.calibrated)),
+        name=found.name,
+        artifact=job.objects.put(found.onnx),
+        bytes=len(found.onnx),
+        metrics=found.metrics,
+        row_us=found.speed.row,
+        kept=found.kept,
+        why=found.why,
+        calibration=CalibrationRecord(**asdict(found.calibrated)),
     )
+
+
+def _measured(found: Found) -> Measured:
+    whole = found.evidence.whole
+    return Measured(
+        intervals=_intervals(whole),
+        differences=_differences(whole),
+        slices=tuple(_slice(part, seen) for part, seen in found.evidence.slices),
+        speed=SpeedRecord(**asdict(found.speed)),
+    )
+
+
+def _slice(part: Slice, seen: OnRows) -> SliceRecord:
+    return SliceRecord(
+        name=part.name,
+        of=part.of,
+        rows=seen.rows,
+        positives=seen.positives,
+        metrics=seen.metrics,
+        intervals=_intervals(seen),
+        champion_metrics=seen.champion,
+        differences=_differences(seen),
+        least=part.least,
+        least_positives=part.least_positives,
+    )
+
+
+def _intervals(seen: OnRows) -> Mapping[str, Interval]:
+    return {name: Interval(*ends) for name, ends in seen.intervals.items()}
+
+
+def _differences(seen: OnRows) -> Mapping[str, Difference]:
+    return {name: Difference(*ends) for name, ends in seen.differences.items()}

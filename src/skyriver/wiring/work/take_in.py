@@ -30,6 +30,7 @@ def work(job: Job) -> dict[str, Any]:
         signature=summary.signature,
         trained_at=time.time_ns() // 1_000,
         job=job.name,
+        about={k: v for k in ("description", "contact", "licence") if (v := getattr(model, k))},
     )
     spec = {**manifest.to_json(), "fields": None}
     return {"resources": [{"kind": "version", "name": model.name, "state": "CANDIDATE", "spec": spec}]}

@@ -24,8 +24,10 @@ from skyriver.release.manifest import (
 )
 from skyriver.train.run import Champion, Trained, train
 from skyriver.train.split import Rows
+from skyriver.wiring.work.champion_scores import put_scores
 from skyriver.wiring.work.history import History, delay_of, newest_history, rows_of
 from skyriver.wiring.work.job import Job
+from skyriver.wiring.work.same_features import same_features
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -37,6 +39,7 @@ def work(job: Job) -> dict[str, Any]:
     fit = job.load_app().functions[model.train.function]
     history = newest_history(job, source)
     rows = rows_of(job, model, history)
+    same = same_features(job, history, plan_features(features, source), rows) if model.gate.same_features else None
     trained = train(
         model,
         rows,
@@ -50,9 +53,12 @@ def work(job: Job) -> dict[str, Any]:
     artifact = job.objects.put(trained.onnx)
     return {
         "artifacts": {"model.onnx": artifact, "model.txt": job.objects.put(trained.model_text)},
-        "manifest": _manifest(job, model, model.train, history, rows, trained, artifact).to_json(),
+        "manifest": _manifest(job, model, model.train, history, rows, trained, artifact)
+        .model_copy(update={"same_features": same})
+        .to_json(),
         "fields": [f.to_json() for f in input_fields(features, source)],
         "champion": int((job.inputs.get("champion") or {}).get("version", 0)),
+        "champion_scores": put_scores(job.objects, trained.champion),
         "fit_seconds": round(trained.fit_seconds, 3),
     }
 
@@ -110,4 +116,5 @@ def _manifest(
         trained_at=time.time_ns() // 1_000,
         job=job.name,
         calibration=CalibrationRecord(**asdict(trained.calibrated)),
+        about={k: v for k in ("description", "contact", "licence") if (v := getattr(model, k))},
     )
