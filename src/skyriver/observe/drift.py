@@ -1,0 +1,148 @@
+"""Whether columns of rows are still as they were when the model was trained. Pure.
+
+A column has drifted where three things hold together:
+
+- *it matters*: the population stability index, without what chance adds to it, is NOTICED at least;
+- *it is new*: more than the stretches of the training rows were ever apart. So seasons, heavy keys and all else that
+  came and went while the model was trained is no drift, as long as what is compared is about as long as they were;
+- *it is no chance*: as unlikely as once in 10 million looks at so many rows of one distribution (ONCE_IN). Of thirty
+  columns, looked at every hour, that is once in forty years, if the rows were draws; keys that come again are what the
+  stretches are for.
+
+Rows of less than a day are early or late ones: `skyriver.observe` compares whole days.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import NormalDist, fmean, pstdev
+from typing import Final, Literal
+
+from skyriver.data.profile import ColumnProfile, Counted, Profile, distance, farthest
+
+NOTICED: Final = 0.1
+GREAT: Final = 0.25
+ONCE_IN: Final = 1e7
+BEYOND: Final = 1.5
+"""Times as far as the farthest stretch is new; so is SPREADS standard deviations of the stretches from their mean."""
+SPREADS: Final = 4.0
+LEAST_ROWS: Final = 500
+"""Fewer are not compared."""
+
+Severity = Literal["none", "some", "great"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How a column is now. `distance` is its stability index without chance, `limit` from where it is drift; `farthest`
+    the distance of Kolmogorov and Smirnov, `chance` that of rows of the same distribution being as far apart."""
+
+    column: str
+    distance: float
+    limit: float
+    farthest: float
+    chance: float
+    severity: Severity
+    told: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Of all columns, the ones that differ most first. `verdict` "unknown": too few rows."""
+
+    verdict: Literal["unknown", "none", "drifted"]
+    rows: int
+    findings: tuple[Finding, ...]
+    message: str
+
+    @property
+    def drifted(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity != "none")
+
+
+def compare(profile: Profile, now: Mapping[str, Counted]) -> Drift:
+    """`now`: rows in the bins of the profile's columns; a column that is not there is left out."""
+    both = [(column, now[column.name]) for column in profile.columns if column.name in now]
+    rows = max((counted.rows for _, counted in both), default=0)
+    if rows < LEAST_ROWS:
+        return Drift("unknown", rows, (), f"{rows:,} rows are too few to compare: {LEAST_ROWS} are needed.")
+    findings = sorted((_find(*pair) for pair in both), key=lambda f: (f.severity == "none", -f.distance, f.column))
+    drifted = [finding for finding in findings if finding.severity != "none"]
+    if not drifted:
+        return Drift("none", rows, tuple(findings), f"{rows:,} rows are as those that it was trained on.")
+    named = "; ".join(finding.told for finding in drifted[:3])
+    more = f"; and {len(drifted) - 3} more" if len(drifted) > 3 else ""
+    return Drift(
+        "drifted", rows, tuple(findings), f"{len(drifted)} of {len(both)} columns have drifted: {named}{more}."
+    )
+
+
+def limit_of(column: ColumnProfile, now: Counted) -> float:
+    """The distance from which it is drift."""
+    usual = column.stretches
+    new = max(BEYOND * max(usual), fmean(usual) + SPREADS * pstdev(usual)) if usual else 0.0
+    bins = sum(1 for count in (*column.counts, column.missing) if count)
+    apart = 1 / max(1, column.rows) + 1 / max(1, now.rows)
+    return max(NOTICED, new) + apart * (_chi_square(max(1, bins - 1)) - max(1, bins - 1))
+
+
+def _find(column: ColumnProfile, now: Counted) -> Finding:
+    apart, limit, most = distance(column, now), limit_of(column, now), farthest(column, now)
+    severity: Severity = "none" if apart < limit else "great" if apart >= max(GREAT, limit) else "some"
+    chance = _kolmogorov(most, column.rows, now.rows)
+    return Finding(
+        column.name, round(apart, 4), round(limit, 4), round(most, 4), chance, severity, _told(column, now, apart)
+    )
+
+
+def _told(column: ColumnProfile, now: Counted, apart: float) -> str:
+    before, after = (of.missing / max(1, of.rows) for of in (column, now))
+    how = [f"{column.name}: index {apart:.2f}"]
+    if column.median is not None and now.median is not None and column.median != now.median:
+        how.append(f"median {column.median:.4g}, now {now.median:.4g}")
+    if abs(before - after) >= 0.01:
+        how.append(f"missing {before:.0%}, now {after:.0%}")
+    return ", ".join(how)
+
+
+def _chi_square(free: int) -> float:
+    """Above which a chi-square variable is once in ONCE_IN (Wilson and Hilferty, 1931)."""
+    z = NormalDist().inv_cdf(1 - 1 / ONCE_IN)
+    return free * (1 - 2 / (9 * free) + z * math.sqrt(2 / (9 * free))) ** 3
+
+
+def _kolmogorov(most: float, n: int, m: int) -> float:
+    """The chance of a distance of at least `most` between samples of n and m (Kolmogorov's limit, with the correction
+    of M. A. Stephens, 1970); a little too large for values in bins."""
+    if not n or not m:
+        return 1.0
+    root = math.sqrt(n * m / (n + m))
+    scaled = (root + 0.12 + 0.11 / root) * most
+    if scaled < 0.2:
+        return 1.0
+    found = 2 * sum((1 if k % 2 else -1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 101))
+    return min(1.0, max(0.0, found))
+
+
+def summary(drift: Drift, most: int = 50) -> dict[str, object]:
+    """As values, for a row of the control state."""
+    kept: Iterable[Finding] = drift.findings[:most]
+    return {
+        "verdict": drift.verdict,
+        "rows": drift.rows,
+        "message": drift.message,
+        "columns": [
+            {
+                "column": f.column,
+                "distance": f.distance,
+                "limit": f.limit,
+                "farthest": f.farthest,
+                "chance": f"{f.chance:.2g}",
+                "severity": f.severity,
+                "told": f.told,
+            }
+            for f in kept
+        ],
+    }
