@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from skyriver.core.spec import CleanSpec as Clean
     from skyriver.core.spec import CompressSpec as Compress
     from skyriver.core.spec import ServiceSpec as Service
-    from skyriver.core.terms import Canary, Cron, precision_at
+    from skyriver.core.terms import BlueGreen, Canary, Cron, Shadow, precision_at
     from skyriver.core.work import Job
     from skyriver.train.data import TrainingData
 
 __all__ = [
     "App",
+    "BlueGreen",
     "Budget",
     "Canary",
     "Clean",
@@ -44,6 +45,7 @@ __all__ = [
     "NatsLog",
     "Rule",
     "Service",
+    "Shadow",
     "SkyriverError",
     "Slice",
     "Strictest",
@@ -67,6 +69,7 @@ __all__ = [
 # Loaded on first use, so that a process that needs only one room does not pay for all.
 _HOMES = {
     "App": ("core.app", "App"),
+    "BlueGreen": ("core.terms", "BlueGreen"),
     "Budget": ("core.budgets", "Budget"),
     "Canary": ("core.terms", "Canary"),
     "Clean": ("core.spec", "CleanSpec"),
@@ -85,6 +88,7 @@ _HOMES = {
     "Rule": ("core.decisions", "Rule"),
     "Service": ("core.spec", "ServiceSpec"),
     "Slice": ("core.gates", "Slice"),
+    "Shadow": ("core.terms", "Shadow"),
     "SkyriverError": ("core.errors", "SkyriverError"),
     "Strictest": ("core.budgets", "Strictest"),
     "Time": ("core.events", "Time"),

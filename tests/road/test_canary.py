@@ -45,6 +45,7 @@ import skyriver as sr
 app = sr.App("prices")
 app.model("price", onnx="model.onnx", rollout=sr.Canary([20, 50, 100], every="1s"))
 """
+SHADOWED = APP.replace('every="1s"', 'every="1s", shadow=sr.Shadow("1s", share=50)')
 SECONDS = 90.0
 
 
@@ -94,9 +95,9 @@ def rollout(cloud: Cloud) -> dict[str, Any]:
     return max(rows, key=lambda row: int(row["name"].rpartition("-")[2]))
 
 
-def deploy(cloud: Cloud, model: str) -> None:
+def deploy(cloud: Cloud, model: str, app: str = APP) -> None:
     (cloud.folder / "model.onnx").write_bytes(onnx.parser.parse_model(model).SerializeToString())
-    (cloud.folder / "prices.py").write_text(APP)
+    (cloud.folder / "prices.py").write_text(app)
     cloud.command("deploy", cloud.folder / "prices.py", "-y").succeeded()
 
 
@@ -127,6 +128,16 @@ def test_under_load_a_good_version_takes_over_and_a_bad_one_is_taken_back(prices
         assert found["reason"] == "WORSE_REFUSALS", found
         failed = load.statuses.total() - load.statuses[200]
         assert 0 < failed < 100, load.statuses
+        deploy(prices, MODEL.replace("BASE", "4.0"), SHADOWED)
+        wait_for(lambda: rollout(prices)["state"] == "ROLLED_BACK", "version 5 to be taken back", SECONDS)
+        assert rollout(prices)["reason"] == "WORSE_SCORES"
+        assert rollout(prices)["status"]["shown"]["copies"]["sent"] > 0
+        deploy(prices, MODEL.replace("BASE", "0.5002"), SHADOWED)
+        wait_for(lambda: rollout(prices)["state"] == "DONE", "version 6 to take over", SECONDS)
+        assert load.statuses.total() - load.statuses[200] == failed, load.statuses
+    seen = {version for version, status in load.versions if status == 200}
+    assert 5 not in seen, "nobody is sent the answers of a shadow"
+    assert 6 in seen
     told = prices.command("rollout", "get", found["name"]).succeeded()
     assert "Version 4 is worse than version 2 in refusals" in " ".join(told.out.split())
     assert prices.command("rollout", "promote", found["name"]).code == 6

@@ -76,10 +76,15 @@ def _steer(name: str, word: str, why: str, *, as_json: bool) -> None:
 
 def _line(rollout: Mapping[str, Any]) -> tuple[str, ...]:
     shown = rollout["status"].get("shown")
-    under_way = rollout["state"] in ("CANARY", "PAUSED")
-    share = f"{shown['percent']}%, step {shown['step']} of {shown['steps']}" if shown and under_way else ""
+    share = ""
+    if shown and rollout["state"] in _UNDER_WAY:
+        where = "copies" if shown.get("phase") == "shadow" else f"step {shown['step']} of {shown['steps']}"
+        share = f"{shown['percent']}%, {where}"
     why = rollout["reason"] or ("a rollback" if rollout["spec"]["cause"] == "rollback" else "")
     return rollout["name"], _versions(rollout), rollout["state"], share, age(rollout["since"]), why
+
+
+_UNDER_WAY = ("SHADOW", "CANARY", "PAUSED")
 
 
 def _versions(rollout: Mapping[str, Any]) -> str:
@@ -105,12 +110,31 @@ def _page(screen: Screen, rollout: Mapping[str, Any]) -> None:
 def _lines(rollout: Mapping[str, Any]) -> Iterator[str]:
     yield f"[bold]{rollout['name']}[/]  {_versions(rollout)}  {coloured(rollout['state'])} for {age(rollout['since'])}"
     shown = rollout["status"].get("shown")
-    if shown and rollout["state"] in ("CANARY", "PAUSED"):
+    if shown and rollout["state"] in _UNDER_WAY:
         begun = time.strftime("%H:%M:%S", time.gmtime(shown["since"] / 1e6))
-        every = rollout["spec"]["canary"]["every"]
-        yield f"  step {shown['step']} of {shown['steps']}: {shown['percent']}% of the requests since {begun} UTC"
+        declared = rollout["spec"][rollout["spec"]["strategy"]]
+        if shown.get("phase") == "shadow":
+            every = declared["shadow"]["over"]
+            yield f"  shadow: copies of {shown['percent']}% of the requests since {begun} UTC"
+        else:
+            every = declared["every"]
+            yield f"  step {shown['step']} of {shown['steps']}: {shown['percent']}% of the requests since {begun} UTC"
         yield f"  goes on after {every} and {shown['needed']:,} answers; there are {shown['answered_in_step']:,}"
-    if rollout["message"] and rollout["state"] != "CANARY":
+    if shown and shown.get("phase") == "shadow":
+        yield from _of_copies(shown)
+    if rollout["message"] and rollout["state"] not in ("SHADOW", "CANARY"):
         yield f"  why   {rollout['reason']}: {escape(rollout['message'])}"
     if rollout["next_action"]:
         yield f"  next  {escape(rollout['next_action'])}"
+
+
+def _of_copies(shown: Mapping[str, Any]) -> Iterator[str]:
+    copies, agreement = shown["copies"], shown["agreement"]
+    yield f"  copies {copies['sent']:,} sent, {copies['dropped']:,} dropped, {copies['unanswered']:,} unanswered"
+    if found := agreement.get("score_difference"):
+        yield f"  scores differ by {found['p50']:g} (half of them), {found['p90']:g} (90%), {found['p99']:g} (99%)"
+    if (before := agreement.get("champion_us")) and (after := agreement.get("candidate_us")):
+        yield (
+            f"  answers take {after['p50'] / 1e3:g} ms (99%: {after['p99'] / 1e3:g} ms), the champion's"
+            f" {before['p50'] / 1e3:g} ms ({before['p99'] / 1e3:g} ms)"
+        )

@@ -45,7 +45,7 @@ from skyriver.core.misread import made
 from skyriver.core.names import check_field, check_name
 from skyriver.core.places import declared_at
 from skyriver.core.sources import Mqtt, Nats, NatsLog
-from skyriver.core.terms import Canary, Cron
+from skyriver.core.terms import BlueGreen, Canary, Cron
 from skyriver.core.units import parse_duration, parse_memory
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -297,7 +297,7 @@ class App:
         gate: Gate | None = None,
         compress: specs.CompressSpec | None = None,
         serve: specs.ServiceSpec | None = None,
-        rollout: Canary | None = None,
+        rollout: Canary | BlueGreen | None = None,
         calibrate: specs.Calibrate | None = "auto",
         slices: Sequence[Slice] = (),
         description: str = "",
@@ -308,9 +308,9 @@ class App:
 
         `calibrate`: how its scores are made probabilities, on rows that no training sees. "auto" does so where such
         rows are to be had for nothing; "isotonic" and "platt" keep some back where there are none; None does not.
-        `rollout`: how another version takes over, by steps while it is compared (`sr.Canary`); at once where it is not
-        given. `slices`: parts of the test rows that are measured on their own (`sr.Slice`). `description`, `contact`
-        and `licence` are for its card."""
+        `rollout`: how another version takes over, by steps (`sr.Canary`) or with the one before kept ready
+        (`sr.BlueGreen`); at once where it is not given. `slices`: parts of the test rows that are measured on their own
+        (`sr.Slice`). `description`, `contact` and `licence` are for its card."""
         check_name(name, "a model")
         if name in self._models or name in self._jobs:
             refuse(f"There is a model or job {name!r} already.", "DUPLICATE_NAME", "Give one of them another name.")
@@ -333,7 +333,7 @@ class App:
             gate=gate.spec if gate else specs.GateSpec(),
             compress=compress,
             serve=serve or specs.ServiceSpec(),
-            rollout=terms.canary_of(rollout),
+            rollout=terms.rollout_of(rollout),
             calibrate=terms.check_calibrate(calibrate),
             slices=parts,
             **terms.about_model(description=description, contact=contact, licence=licence),

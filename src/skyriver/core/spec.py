@@ -49,6 +49,7 @@ from skyriver.core.spec_gate import (
     SliceSpec,
 )
 from skyriver.core.spec_models import (
+    BlueGreenSpec,
     Calibrate,
     CanarySpec,
     CleanSpec,
@@ -61,6 +62,7 @@ from skyriver.core.spec_models import (
     MetricSpec,
     ModelSpec,
     ServiceSpec,
+    ShadowSpec,
     TrainSpec,
     check_folded,
     check_from_stream,
@@ -97,6 +99,7 @@ __all__ = [
     "SLICED",
     "VALUES",
     "AppSpec",
+    "BlueGreenSpec",
     "BudgetSpec",
     "Calibrate",
     "CanarySpec",
@@ -132,6 +135,7 @@ __all__ = [
     "ReferenceSpec",
     "ReviewSpec",
     "ServiceSpec",
+    "ShadowSpec",
     "SinkSpec",
     "SliceRule",
     "SliceSpec",

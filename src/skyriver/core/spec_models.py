@@ -191,6 +191,35 @@ class ServiceSpec(Spec):
         return self
 
 
+class ShadowSpec(Spec):
+    """Before it serves, a version answers copies of requests, and nobody is sent its answers."""
+
+    over: str = "10m"
+    """For at least so long."""
+    share: int = 10
+    """Percent of the requests of which a copy is sent, 1 to 50."""
+    wait: str = "1h"
+    """For so long it is waited for enough copies to judge by; then the rollout pauses, and says so."""
+
+    @property
+    def over_us(self) -> int:
+        return parse_duration(self.over)
+
+    @property
+    def wait_us(self) -> int:
+        return parse_duration(self.wait)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not 1 <= self.share <= 50:
+            raise ValueError(f"share={self.share}: it is a whole percent from 1 to 50")
+        if self.over_us < SECOND:
+            raise ValueError(f"{self.over!r} is shorter than a second")
+        if self.wait_us < self.over_us:
+            raise ValueError(f"wait={self.wait!r} is shorter than the shadow, {self.over!r}")
+        return self
+
+
 class CanarySpec(Spec):
     """How a version that passed the gate comes to serve in place of another one: by steps, while it is compared."""
 
@@ -200,6 +229,8 @@ class CanarySpec(Spec):
     """A step takes at least so long."""
     wait: str = "1h"
     """For so long a step waits for enough requests to judge by; then the rollout pauses, and says so."""
+    shadow: ShadowSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What comes before the first step."""
 
     @property
     def every_us(self) -> int:
@@ -224,6 +255,25 @@ class CanarySpec(Spec):
         return self
 
 
+class BlueGreenSpec(Spec):
+    """How a version comes to serve in place of another one: at once, and the one before is kept ready."""
+
+    keep: str = "1h"
+    """For so long the version before stays started, and can have all requests again in a moment."""
+    shadow: ShadowSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What comes before it."""
+
+    @property
+    def keep_us(self) -> int:
+        return parse_duration(self.keep)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.keep_us < SECOND:
+            raise ValueError(f"keep={self.keep!r} is shorter than a second")
+        return self
+
+
 Calibrate = Literal["auto", "isotonic", "platt"]
 
 
@@ -236,7 +286,7 @@ class ModelSpec(Spec):
     gate: GateSpec = GateSpec()
     compress: CompressSpec | None = None
     serve: ServiceSpec = ServiceSpec()
-    rollout: CanarySpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    rollout: CanarySpec | BlueGreenSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     """How another version takes over; at once unless declared."""
     calibrate: Calibrate | None = Field(default="auto", exclude_if=lambda value: value == "auto")
     """How its scores are made probabilities, on rows that no training sees. "auto": where that takes no rows from the

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from skyriver.release.clusters import clustered
 from skyriver.release.evidence import Counted
-from skyriver.release.guards import STANDARD, Breach, Logs, begin, breach, look, shown
+from skyriver.release.guards import ALPHA, STANDARD, Breach, Logs, begin, breach, look, shown
 
 LOOK_US: Final = 500_000
 """Between two looks."""
@@ -103,8 +103,8 @@ def looked(state: Mapping[str, Any], sources: Iterable[Source], now: int) -> dic
     return {"looked": now, "sources": {**state["sources"], **kept}, **totals, "evidence": evidence}
 
 
-def accused(state: Mapping[str, Any]) -> Breach | None:
-    return breach(STANDARD, _evidence(state))
+def accused(state: Mapping[str, Any], alpha: float = ALPHA) -> Breach | None:
+    return breach(STANDARD, _evidence(state), alpha)
 
 
 def evidence_of(state: Mapping[str, Any]) -> dict[str, float]:
@@ -168,14 +168,19 @@ def _bounds(champion: Iterable[Tally], known: Mapping[str, Any]) -> dict[str, An
     """Those that are not known and can be told by now."""
     tallies = list(champion)
     found: dict[str, Any] = {}
-    if "latency" not in known and (slow := _quantiles((t.latency for t in tallies), (SLOW,))):
-        found["latency"] = [max(round(SLOWER * slow[0]), slow[0] + SLOWER_US)]
-    if "scores" not in known and (beyond := _quantiles((t.scores for t in tallies), SHARES)):
+    if "latency" not in known and (slow := quantiles((t.latency for t in tallies), (SLOW,))):
+        found["latency"] = [slow_from(slow[0])]
+    if "scores" not in known and (beyond := quantiles((t.scores for t in tallies), SHARES)):
         found["scores"] = beyond
     return found
 
 
-def _quantiles(histograms: Iterable[Histogram], shares: Sequence[float]) -> list[int]:
+def slow_from(usual: int) -> int:
+    """`usual`: what SLOW of the champion's answers took."""
+    return max(round(SLOWER * usual), usual + SLOWER_US)
+
+
+def quantiles(histograms: Iterable[Histogram], shares: Sequence[float]) -> list[int]:
     """The buckets at which so much is reached; none while too little is known."""
     together: Counter[int] = Counter()
     for histogram in histograms:

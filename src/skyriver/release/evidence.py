@@ -16,6 +16,11 @@ probability of at most alpha, at whichever look (Ville's inequality) [2, 3].
     Statistical Science 38 (2023).
 [3] R. Turner, A. Ly, P. Grünwald, Generic E-variables for exact sequential k-sample tests that allow for optional
     stopping, J. Statistical Planning and Inference 230 (2024).
+[4] I. Waudby-Smith, A. Ramdas, Estimating means of bounded random variables by betting, J. Royal Statistical Society B
+    86 (2024).
+
+Where both answered the *same* requests, the pairs are compared instead: on each a bet is laid that it is bad of the
+candidate alone (+1) rather than of the champion alone (-1), and what the bets have made of 1 is the evidence [4].
 """
 
 from __future__ import annotations
@@ -82,6 +87,69 @@ class OddsTest:
             )
             for log, odds in zip(logs, self.worse, strict=True)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Requests that both answered between two looks: all, those bad of the candidate alone, of the champion alone."""
+
+    total: int
+    worse: int
+    better: int
+
+    def __post_init__(self) -> None:
+        if not (self.worse >= 0 and self.better >= 0 and self.worse + self.better <= self.total):
+            raise ValueError(f"{self.worse} and {self.better} of {self.total}")
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTest:
+    """Whether the share of something bad is more than `tolerated` (0.01: a point) higher with the candidate than with
+    the champion, on the same requests. Nothing is assumed but that, whatever came before, the next pair is expected to
+    be within it: the two may fail together as often as they like.
+
+    `bets`: parts of what is there that are laid on each pair; the evidence is the mean over them. `at_most`: as of
+    `OddsTest`.
+    """
+
+    tolerated: float = 0.0
+    bets: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8)
+    at_most: float = math.inf
+
+    def __post_init__(self) -> None:
+        most = max(self.bets, default=0.0) * (1 + self.tolerated)
+        if not (min(self.bets, default=0.0) > 0 and most < 1 and 0 <= self.tolerated < 1 and self.at_most > 1):
+            raise ValueError(f"no test of pairs: {self}")
+
+    @property
+    def start(self) -> tuple[float, ...]:
+        """The logarithms of the evidence, one for each bet, before the first look."""
+        return (0.0,) * len(self.bets)
+
+    def look(self, logs: Sequence[float], pairs: Pairs) -> tuple[float, ...]:
+        """`logs` after one more look."""
+        cut = math.log(self.at_most)
+        same = pairs.total - pairs.worse - pairs.better
+        return tuple(
+            log + min(cut, self.gain(bet, pairs.worse, pairs.better, same))
+            for log, bet in zip(logs, self.bets, strict=True)
+        )
+
+    def gain(self, bet: float, worse: float, better: float, same: float) -> float:
+        """What so many pairs add to the logarithm."""
+        won, lost, kept = bet * (1 - self.tolerated), bet * (1 + self.tolerated), bet * self.tolerated
+        return worse * math.log1p(won) + better * math.log1p(-lost) + same * math.log1p(-kept)
+
+
+def pairs_needed(bad_share: float, more: float, test: PairedTest, evidence: float) -> int:
+    """About how many pairs it takes until `evidence` is expected against a candidate that is bad in `more` of its
+    answers than a champion with `bad_share`, where they fail independently: twice the number at which the mean of the
+    logarithm gets there, as `needed`."""
+    worse, better = (bad_share + more) * (1 - bad_share), bad_share * (1 - bad_share - more)
+    if not (0 <= bad_share < 1 - more and worse - better > test.tolerated):
+        raise ValueError("more than is tolerated, and less than all")
+    gain = max(test.gain(bet, worse, better, 1 - worse - better) for bet in test.bets)
+    return math.ceil(2 * (math.log(evidence) + math.log(len(test.bets))) / gain)
 
 
 def mean_evidence(logs: Sequence[float]) -> float:

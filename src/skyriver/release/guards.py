@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
-from skyriver.release.evidence import Counted, OddsTest, mean_evidence, needed
+from skyriver.release.evidence import OddsTest, PairedTest, mean_evidence, needed
 
 ALPHA: Final = 0.02
 
@@ -24,20 +24,24 @@ SCORES: Final = OddsTest(worse=(1.5, 2.0, 4.0, 16.0), tolerated=1.2)
 """Scores beyond one of the champion's deciles 1, 5 and 9, to either side."""
 
 
+Test = TypeVar("Test", OddsTest, PairedTest)
+
+
 @dataclass(frozen=True, slots=True)
-class Guard:
+class Guard(Generic[Test]):
     """`bounds`: what makes an answer bad. One count is taken for each of them."""
 
     name: str
-    test: OddsTest
+    test: Test
     bounds: tuple[str, ...] = ("bad",)
 
 
+SCORE_BOUNDS: Final = ("below p10", "below p50", "below p90", "above p10", "above p50", "above p90")
 STANDARD: Final = (
     Guard("errors", ERRORS),
     Guard("refusals", REFUSED),
     Guard("latency", SLOW),
-    Guard("scores", SCORES, ("below p10", "below p50", "below p90", "above p10", "above p50", "above p90")),
+    Guard("scores", SCORES, SCORE_BOUNDS),
 )
 
 SHOWN: Final = 0.05
@@ -58,14 +62,14 @@ class Breach:
     evidence: float
 
 
-def begin(guards: Sequence[Guard]) -> dict[str, list[list[float]]]:
+def begin(guards: Sequence[Guard[Any]]) -> dict[str, list[list[float]]]:
     return {guard.name: [list(guard.test.start) for _ in guard.bounds] for guard in guards}
 
 
 def look(
-    guards: Sequence[Guard], logs: Logs, seen: Mapping[str, Sequence[tuple[Counted, Counted]]]
+    guards: Sequence[Guard[Any]], logs: Logs, seen: Mapping[str, Sequence[tuple[Any, ...]]]
 ) -> dict[str, list[list[float]]]:
-    """`logs` after one more look. `seen`: for each guard and each of its bounds what champion and candidate answered
+    """`logs` after one more look. `seen`: for each guard and each of its bounds what its test looks at
     since the look before; a guard that has none is as it was."""
     return {
         guard.name: [
@@ -78,7 +82,7 @@ def look(
     }
 
 
-def breach(guards: Sequence[Guard], logs: Logs, alpha: float = ALPHA) -> Breach | None:
+def breach(guards: Sequence[Guard[Any]], logs: Logs, alpha: float = ALPHA) -> Breach | None:
     """What the candidate is taken back for; None while the evidence is below 1/alpha."""
     each = {guard.name: _of(guard, logs) for guard in guards}
     evidence = mean_evidence(list(each.values()))
@@ -89,7 +93,7 @@ def breach(guards: Sequence[Guard], logs: Logs, alpha: float = ALPHA) -> Breach 
     return Breach(most.name, most.bounds[bounds.index(max(bounds))], math.exp(min(evidence, 700.0)))
 
 
-def shown(guards: Sequence[Guard], logs: Logs) -> dict[str, float]:
+def shown(guards: Sequence[Guard[Any]], logs: Logs) -> dict[str, float]:
     """How many times likelier what was seen is of a worse candidate, by guard, and by all of them
     together: below 1 it speaks for the candidate."""
     each = {guard.name: _of(guard, logs) for guard in guards}
@@ -97,11 +101,11 @@ def shown(guards: Sequence[Guard], logs: Logs) -> dict[str, float]:
     return {name: round(math.exp(min(log, 50.0)), 3) for name, log in each.items()}
 
 
-def _of(guard: Guard, logs: Logs) -> float:
+def _of(guard: Guard[Any], logs: Logs) -> float:
     return mean_evidence([mean_evidence(of_bound) for of_bound in logs[guard.name]])
 
 
-def least(percent: float, guards: Sequence[Guard] = STANDARD, alpha: float = ALPHA) -> int:
+def least(percent: float, guards: Sequence[Guard[Any]] = STANDARD, alpha: float = ALPHA) -> int:
     """Answers of a candidate that gets `percent` of the requests after which one that fails SHOWN more of them would
     have been noticed."""
     worse = USUAL + SHOWN

@@ -75,10 +75,12 @@ def _release(snapshot: Snapshot, version: Resource) -> Iterator[Action]:
         status = {**version.status, "settled": "good" if good else "bad"}
         status.pop("by_steps", None)
         yield _put(version, "noted", snapshot.now, status=status, **about)
-    elif rollout.status.get("canary") and not version.status.get("settled"):
+    elif (rollout.status.get("canary") or rollout.status.get("shadow")) and not version.status.get("settled"):
         # Who waits for it waits for its first requests, not for hours: how it ends is told by the rollout.
         status = {**version.status, "settled": "good", "by_steps": rollout.name}
-        message = f"It gets requests by steps: `skyriver rollout get {rollout.name}` shows how far it is."
+        message = (
+            f"It is compared with the version that serves: `skyriver rollout get {rollout.name}` shows how far it is."
+        )
         yield _put(version, "noted", snapshot.now, status=status, message=message)
 
 

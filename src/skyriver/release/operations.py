@@ -8,7 +8,16 @@ from typing import Any
 from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.jobs import new_job, new_operation, next_number
 from skyriver.core.resources import Resource, Snapshot, need
-from skyriver.release.rollouts import ROLLOUT, ROLLOUT_FINAL, ROLLOUT_TRANSITIONS, champion, new_rollout, unfit
+from skyriver.release.rollouts import (
+    ROLLOUT,
+    ROLLOUT_FINAL,
+    ROLLOUT_TRANSITIONS,
+    champion,
+    in_shadow,
+    new_rollout,
+    unfit,
+)
+from skyriver.release.shadow import begin_shadow
 from skyriver.release.stepping import begin_step
 
 
@@ -150,9 +159,12 @@ def plan_rollout_resume(
 ) -> list[Resource]:
     """Begins the step anew that it was paused in; what was seen so far still counts."""
     rollout = need(snapshot.find(tenant, "rollout", target), "rollout", target)
-    canary = rollout.status.get("canary")
     status = dict(rollout.status)
-    if canary:
+    if in_shadow(rollout):
+        if shadow := status.get("shadow"):
+            status["shadow"] = begin_shadow(shadow, snapshot.now)
+        return _steer(snapshot, tenant, target, "shadow", status=status)
+    if canary := status.get("canary"):
         status["canary"] = begin_step(canary, canary["step"], snapshot.now)
     return _steer(snapshot, tenant, target, "resume", status=status)
 
@@ -174,16 +186,17 @@ def plan_rollout_abort(
     return _steer(snapshot, tenant, target, "withdraw", status=status, reason="BY_HAND", message=message)
 
 
-_WORDS = {"pause": "pause", "resume": "resume", "promote": "promote", "withdraw": "abort"}
+_WORDS = {"pause": "pause", "resume": "resume", "shadow": "resume", "promote": "promote", "withdraw": "abort"}
+_STEERED = ("SHADOW", "CANARY", "PAUSED")
 
 
 def _steer(snapshot: Snapshot, tenant: str, target: str, event: str, **changes: Any) -> list[Resource]:
     """Raises NotFound, Conflict (REFUSED_TRANSITION)."""
     rollout = need(snapshot.find(tenant, "rollout", target), "rollout", target)
     word = _WORDS[event]
-    if rollout.state not in ("CANARY", "PAUSED") or (rollout.state, event) not in ROLLOUT_TRANSITIONS:
-        able = [w for e, w in _WORDS.items() if (rollout.state, e) in ROLLOUT_TRANSITIONS]
-        steered = rollout.state in ("CANARY", "PAUSED")
+    if rollout.state not in _STEERED or (rollout.state, event) not in ROLLOUT_TRANSITIONS:
+        able = dict.fromkeys(w for e, w in _WORDS.items() if (rollout.state, e) in ROLLOUT_TRANSITIONS)
+        steered = rollout.state in _STEERED
         raise Conflict(
             f"The rollout {target} is {rollout.state}: it cannot {word} now.",
             code="REFUSED_TRANSITION",

@@ -8,9 +8,10 @@ from typing import Any
 
 from skyriver.core.errors import SkyriverError
 from skyriver.core.resources import Action, Kind, Put, Resource, Snapshot
-from skyriver.core.spec import CanarySpec, FeatureSetSpec, ServiceSpec, StreamSpec
+from skyriver.core.spec import BlueGreenSpec, CanarySpec, FeatureSetSpec, ServiceSpec, ShadowSpec, StreamSpec
 from skyriver.features.plan import plan_features
-from skyriver.release.stepping import answers, begin_step, judge, look_at, page, seen_by, told
+from skyriver.release.shadow import begin_shadow, judge_copies, look_at_copies, shadow_page, told_of_copies
+from skyriver.release.stepping import Verdict, answers, begin_step, judge, look_at, page, processes_of, seen_by, told
 
 PROMOTE_LIMIT_US = 120_000_000
 """A version that does not serve within this time is rolled back."""
@@ -18,12 +19,24 @@ PROMOTE_LIMIT_US = 120_000_000
 LAST_ANSWERS_US = 70_000_000
 """For so long it is waited for the last answers of a version that was taken back: replicas may drain for a minute."""
 
+REPORTED_US = 1_500_000
+LAST_COPIES_US = 5_000_000
+"""For so long it is waited for the end of copies: until all reports are of after it, and at most."""
+
 REMOVED = {"reason": "MODEL_REMOVED", "message": "The model is no longer in the application."}
 
 ROLLOUT_TRANSITIONS: Mapping[tuple[str, str], str] = {
     ("PENDING", "promote"): "PROMOTING",
+    ("PENDING", "shadow"): "SHADOW",
     ("PENDING", "begin"): "CANARY",
     ("PENDING", "abort"): "ABORTED",
+    ("SHADOW", "progress"): "SHADOW",
+    ("SHADOW", "pause"): "PAUSED",
+    ("SHADOW", "begin"): "CANARY",
+    ("SHADOW", "promote"): "PROMOTING",
+    ("SHADOW", "breach"): "ROLLING_BACK",
+    ("SHADOW", "withdraw"): "ROLLING_BACK",
+    ("SHADOW", "abort"): "ABORTED",
     ("CANARY", "progress"): "CANARY",
     ("CANARY", "pause"): "PAUSED",
     ("CANARY", "promote"): "PROMOTING",
@@ -31,6 +44,7 @@ ROLLOUT_TRANSITIONS: Mapping[tuple[str, str], str] = {
     ("CANARY", "withdraw"): "ROLLING_BACK",
     ("CANARY", "abort"): "ABORTED",
     ("PAUSED", "progress"): "PAUSED",
+    ("PAUSED", "shadow"): "SHADOW",
     ("PAUSED", "resume"): "CANARY",
     ("PAUSED", "promote"): "PROMOTING",
     ("PAUSED", "breach"): "ROLLING_BACK",
@@ -55,8 +69,9 @@ def new_rollout(
     taken = [r.name for r in snapshot.all(tenant, "rollout") if r.spec["model"] == model]
     number = max((int(n.rpartition("-")[2]) for n in taken), default=0) + 1
     declared = snapshot.find(tenant, "model", model)
-    canary = declared.spec["model"].get("rollout") if declared is not None and cause == "release" else None
-    how = {"strategy": "canary", "canary": canary} if canary else {"strategy": "instant"}
+    asked = declared.spec["model"].get("rollout") if declared is not None and cause == "release" else None
+    strategy = "instant" if not asked else "canary" if "steps" in asked else "blue_green"
+    how = {"strategy": strategy, **({strategy: asked} if asked else {})}
     return Resource(
         tenant=tenant,
         kind="rollout",
@@ -91,15 +106,35 @@ def _step_rollout(snapshot: Snapshot, rollout: Resource) -> Iterator[Action]:
                 yield _put(rollout, "abort", snapshot.now, status=status, **misfit)
             elif not _running_before(snapshot, rollout):
                 status = {**rollout.status, "from": champion(model)}
-                by_steps = rollout.spec["strategy"] == "canary" and champion(model) not in (0, int(to))
-                by_steps = by_steps and not any(_building(snapshot, rollout, int(to)))
-                yield _put(rollout, "begin" if by_steps else "promote", snapshot.now, status=status)
-        case "CANARY" | "PAUSED":
+                compared = champion(model) not in (0, int(to)) and not any(_building(snapshot, rollout, int(to)))
+                yield _put(rollout, _first(rollout) if compared else "promote", snapshot.now, status=status)
+        case "SHADOW":
+            yield from _shadow(snapshot, rollout, service, to)
+        case "CANARY":
             yield from _canary(snapshot, rollout, service, to)
+        case "PAUSED":
+            yield from (_shadow if in_shadow(rollout) else _canary)(snapshot, rollout, service, to)
         case "PROMOTING":
             yield from _promote(snapshot, rollout, model, service, to)
         case "ROLLING_BACK":
             yield from _roll_back(snapshot, rollout, service, to)
+
+
+def shadow_of(rollout: Resource) -> ShadowSpec | None:
+    declared = rollout.spec.get(rollout.spec["strategy"]) or {}
+    return ShadowSpec.model_validate(declared["shadow"]) if declared.get("shadow") else None
+
+
+def in_shadow(rollout: Resource) -> bool:
+    """Whether it is, or was when it paused, in the phase in which it answers copies."""
+    return shadow_of(rollout) is not None and not rollout.status.get("canary")
+
+
+def _first(rollout: Resource) -> str:
+    """The event that begins one that is compared with a champion."""
+    if shadow_of(rollout) is not None:
+        return "shadow"
+    return "begin" if rollout.spec["strategy"] == "canary" else "promote"
 
 
 def _roll_back(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -> Iterator[Action]:
@@ -142,21 +177,16 @@ def _canary(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -
     share is gone in the same pass."""
     origin, canary = str(rollout.status["from"]), rollout.status.get("canary") or {}
     spec = CanarySpec.model_validate(rollout.spec["canary"])
-    wanted = ServiceSpec.model_validate(service.spec["serve"]).most
     numbers = (int(origin), int(to))
-    if broken := service.status.get("broken", {}).get(to):
-        yield _breach(snapshot, rollout, "VERSION_FAILED", f"Version {to} does not serve: {broken}")
-        return
-    if not canary:  # it gets no request before it can answer
-        if to not in service.spec.get("versions", {}):
-            yield _split(service, {origin: {"weight": 100}, to: {"weight": 0}})
-        elif int(service.status.get("ready", {}).get(to, 0)) >= wanted:
+    if not canary or service.status.get("broken", {}).get(to):
+        if not (waits := list(_beside(snapshot, rollout, service, to))) and not _copies_come(
+            snapshot, rollout, service
+        ):
             yield _split(service, _shares(origin, to, spec.steps[0]))
             first = begin_step({}, 0, snapshot.now)
             before = look_at(snapshot, first, service, _deciding(snapshot, rollout), numbers, pause_us=0)
-            yield _progress(snapshot, rollout, before, spec)
-        elif _elapsed(snapshot, rollout, int(to)) > PROMOTE_LIMIT_US:
-            yield _breach(snapshot, rollout, "TIMED_OUT", f"Version {to} did not serve within 120 s.")
+            yield _progress(snapshot, rollout, _compared(rollout, before, spec))
+        yield from filter(None, waits)
         return
     after = look_at(snapshot, canary, service, _deciding(snapshot, rollout), numbers)
     verdict = judge(after, spec, numbers, snapshot.now)
@@ -165,34 +195,90 @@ def _canary(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -
         yield _breach(snapshot, rollout, verdict.reason, verdict.message, _compared(rollout, after, spec))
     elif rollout.state == "PAUSED" or verdict.what == "wait":
         if after != canary:
-            yield _progress(snapshot, rollout, after, spec)
+            yield _progress(snapshot, rollout, _compared(rollout, after, spec))
     elif verdict.what == "pause":
-        action = f"`skyriver rollout resume {rollout.name}` waits again, `promote` gives it all requests, `abort` none."
-        yield _put(
-            rollout,
-            "pause",
-            snapshot.now,
-            status=_compared(rollout, after, spec),
-            reason=verdict.reason,
-            message=verdict.message,
-            next_action=action,
-        )
+        yield _pause(snapshot, rollout, verdict, _compared(rollout, after, spec))
     elif after["step"] + 1 < len(spec.steps):
         step = after["step"] + 1
         yield _split(service, _shares(origin, to, spec.steps[step]))
-        yield _progress(snapshot, rollout, begin_step(after, step, snapshot.now), spec)
+        begun = begin_step(after, step, snapshot.now)
+        yield _progress(snapshot, rollout, _compared(rollout, begun, spec))
     else:
         yield _put(rollout, "promote", snapshot.now, status=_compared(rollout, after, spec))
 
 
-def _progress(snapshot: Snapshot, rollout: Resource, canary: Mapping[str, Any], spec: CanarySpec) -> Put:
+def _beside(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -> Iterator[Action | None]:
+    """Starts the version beside the champion; it gets no request before it can answer. Nothing once it can; None: it is
+    waited for."""
+    wanted = ServiceSpec.model_validate(service.spec["serve"]).most
+    if broken := service.status.get("broken", {}).get(to):
+        yield _breach(snapshot, rollout, "VERSION_FAILED", f"Version {to} does not serve: {broken}")
+    elif to not in service.spec.get("versions", {}):
+        yield _split(service, {str(rollout.status["from"]): {"weight": 100}, to: {"weight": 0}})
+    elif int(service.status.get("ready", {}).get(to, 0)) < wanted:
+        late = _elapsed(snapshot, rollout, int(to)) > PROMOTE_LIMIT_US
+        yield _breach(snapshot, rollout, "TIMED_OUT", f"Version {to} did not serve within 120 s.") if late else None
+
+
+def _shadow(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -> Iterator[Action]:
+    """Starts the version beside the champion, whose replicas send it copies of requests, and takes it back when its
+    answers are worse."""
+    origin, shadow, spec = str(rollout.status["from"]), rollout.status.get("shadow") or {}, shadow_of(rollout)
+    assert spec is not None
+    numbers = (int(origin), int(to))
+    if not shadow or service.status.get("broken", {}).get(to):
+        if not (waits := list(_beside(snapshot, rollout, service, to))):
+            yield _split(service, {origin: {"weight": 100}, to: {"weight": 0, "copies": spec.share}})
+            begun = begin_shadow({}, snapshot.now)
+            yield _progress(snapshot, rollout, _copied(rollout, begun, spec))
+        yield from filter(None, waits)
+        return
+    after = look_at_copies(snapshot, shadow, service, numbers)
+    status, verdict = _copied(rollout, after, spec), judge_copies(after, spec, numbers, snapshot.now)
+    if verdict.what == "take_back":
+        yield _split(service, {origin: {"weight": 100}})
+        yield _breach(snapshot, rollout, verdict.reason, verdict.message, status)
+    elif rollout.state == "PAUSED" or verdict.what == "wait":
+        if after != shadow:
+            yield _progress(snapshot, rollout, status)
+    elif verdict.what == "pause":
+        yield _pause(snapshot, rollout, verdict, status)
+    else:
+        yield _split(service, {origin: {"weight": 100}, to: {"weight": 0}})
+        by_steps = rollout.spec["strategy"] == "canary"
+        yield _put(rollout, "begin" if by_steps else "promote", snapshot.now, status=status)
+
+
+def _copies_come(snapshot: Snapshot, rollout: Resource, service: Resource) -> bool:
+    """Whether the version may answer copies yet, which are no requests that saw it. A replica that does not tell that
+    it sends none is not waited for without an end."""
+    if "shadow" not in rollout.status:
+        return False
+    sending = any(p.report.get("shadow") for p in processes_of(snapshot, service, int(rollout.status["from"])))
+    return snapshot.elapsed(rollout.since) < (LAST_COPIES_US if sending else REPORTED_US)
+
+
+def _pause(snapshot: Snapshot, rollout: Resource, verdict: Verdict, status: Mapping[str, Any]) -> Put:
+    action = f"`skyriver rollout resume {rollout.name}` waits again, `promote` gives it all requests, `abort` none."
+    about = {"reason": verdict.reason, "message": verdict.message, "next_action": action}
+    return _put(rollout, "pause", snapshot.now, status=status, **about)
+
+
+def _progress(snapshot: Snapshot, rollout: Resource, status: Mapping[str, Any]) -> Put:
     """A paused rollout goes on being compared, and keeps why it paused."""
-    status = _compared(rollout, canary, spec)
     if rollout.state == "PAUSED":
         about = {"reason": rollout.reason, "message": rollout.message, "next_action": rollout.next_action}
+    elif (shadow := shadow_of(rollout)) is not None and rollout.state == "SHADOW":
+        about = {"message": told_of_copies(status["shown"], shadow, int(rollout.spec["to"]))}
     else:
+        spec = CanarySpec.model_validate(rollout.spec["canary"])
         about = {"message": told(status["shown"], spec, int(rollout.spec["to"]))}
     return _put(rollout, "progress", snapshot.now, status=status, **about)
+
+
+def _copied(rollout: Resource, shadow: Mapping[str, Any], spec: ShadowSpec) -> dict[str, Any]:
+    """The rollout's status, with what the copies showed."""
+    return {**rollout.status, "shadow": shadow, "shown": shadow_page(shadow, spec)}
 
 
 def _compared(rollout: Resource, canary: Mapping[str, Any], spec: CanarySpec) -> dict[str, Any]:
@@ -225,7 +311,7 @@ def _promote(snapshot: Snapshot, rollout: Resource, model: Resource, service: Re
         yield _split(service, taken_over)
     elif versions[to]["weight"] and service.status.get("routed") == to and _streams_follow(snapshot, rollout, int(to)):
         # The alias moves in the transaction in which the rollout is done (DESIGN 6.10).
-        yield _split(service, {to: {"weight": 100}})
+        yield _split(service, {to: {"weight": 100}, **_kept_ready(snapshot, rollout, origin)})
         aliases = {**model.status.get("aliases", {}), "champion": int(to)}
         history = [
             *model.status.get("history", ()),
@@ -238,6 +324,14 @@ def _promote(snapshot: Snapshot, rollout: Resource, model: Resource, service: Re
         yield _put(rollout, "done", snapshot.now, status=status)
     elif _elapsed(snapshot, rollout, int(to)) > PROMOTE_LIMIT_US:
         yield _breach(snapshot, rollout, "TIMED_OUT", f"Version {to} did not serve within 120 s.")
+
+
+def _kept_ready(snapshot: Snapshot, rollout: Resource, origin: str) -> dict[str, dict[str, int]]:
+    """The version before, where it stays for a while."""
+    if rollout.spec["strategy"] != "blue_green" or origin in ("", str(rollout.spec["to"])):
+        return {}
+    keep = BlueGreenSpec.model_validate(rollout.spec["blue_green"]).keep_us
+    return {origin: {"weight": 0, "until": snapshot.now + keep}}
 
 
 def _streams_follow(snapshot: Snapshot, rollout: Resource, to: int) -> bool:

@@ -17,7 +17,7 @@ NO_SCORE: Final = ("MODEL_FAILED", "SCORE_NOT_FINITE", "MODEL_LATE", "MODEL_ASID
 DEATHS: Final = 2
 """Of a candidate's processes, more than of the champion's, after which it is taken back: one may have been killed."""
 _REMEMBERED: Final = 10
-_SIDES: Final = ("champion", "candidate")
+SIDES: Final = ("champion", "candidate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,34 +48,49 @@ def look_at(
     if snapshot.now - compared["looked"] < pause_us:
         return dict(canary)
     sources = [_replicas(snapshot, service, versions), *(_arms(snapshot, stream, versions) for stream in streams)]
-    lives = {side: dict((canary.get("lives") or {}).get(side) or {}) for side in _SIDES}
-    for side, version in zip(_SIDES, versions, strict=True):
-        for process in _processes(snapshot, service, version):
+    return {
+        **canary,
+        "compared": looked(compared, sources, snapshot.now),
+        "lives": lives(snapshot, canary.get("lives") or {}, service, versions),
+    }
+
+
+def lives(
+    snapshot: Snapshot, known: Mapping[str, Any], service: Resource, versions: tuple[int, int]
+) -> dict[str, dict[str, list[int]]]:
+    """By process of each side, under which numbers it was seen alive."""
+    after = {side: dict(known.get(side) or {}) for side in SIDES}
+    for side, version in zip(SIDES, versions, strict=True):
+        for process in processes_of(snapshot, service, version):
             if process.alive:
-                known = lives[side].get(process.name, ())
-                lives[side][process.name] = [*dict.fromkeys([*known, process.pid])][-_REMEMBERED:]
-    return {**canary, "compared": looked(compared, sources, snapshot.now), "lives": lives}
+                pids = after[side].get(process.name, ())
+                after[side][process.name] = [*dict.fromkeys([*pids, process.pid])][-_REMEMBERED:]
+    return after
+
+
+def died(known: Mapping[str, Any], version: int) -> str | None:
+    """Why a version is taken back whose processes end; None while they do not more often than the champion's."""
+    before, deaths = (sum(len(pids) - 1 for pids in known.get(side, {}).values()) for side in SIDES)
+    return f"Processes of version {version} ended {deaths} times as it answered." if deaths - before >= DEATHS else None
 
 
 def judge(canary: Mapping[str, Any], spec: CanarySpec, versions: tuple[int, int], now: int) -> Verdict:
     """What is due."""
     compared = canary["compared"]
-    if (breach := accused(compared)) is not None:
+    if (breach := accused(compared, alpha_of(spec))) is not None:
         where = f" ({breach.bound})" if breach.bound != "bad" else ""
         return Verdict(
             "take_back",
             f"WORSE_{breach.guard.upper()}",
-            f"Version {versions[1]} is worse than version {versions[0]} in {breach.guard}{where}: {_both(compared)}."
-            f" The evidence is {breach.evidence:,.0f} to 1 against chance.",
+            f"Version {versions[1]} is worse than version {versions[0]} in {breach.guard}{where}:"
+            f" {told_of_both(compared)}. The evidence is {breach.evidence:,.0f} to 1 against chance.",
         )
-    before, deaths = (
-        sum(len(pids) - 1 for pids in (canary.get("lives") or {}).get(side, {}).values()) for side in _SIDES
+    if (message := died(canary.get("lives") or {}, versions[1])) is not None:
+        return Verdict("take_back", "VERSION_DIES", message)
+    answered, enough = (
+        compared["candidate"]["answered"] - canary["before"],
+        least(spec.steps[canary["step"]], alpha=alpha_of(spec)),
     )
-    if deaths - before >= DEATHS:
-        return Verdict(
-            "take_back", "VERSION_DIES", f"Processes of version {versions[1]} ended {deaths} times as it answered."
-        )
-    answered, enough = compared["candidate"]["answered"] - canary["before"], least(spec.steps[canary["step"]])
     spent = now - canary["since"]
     if answered >= enough and spent >= spec.every_us:
         return Verdict("next")
@@ -89,6 +104,11 @@ def judge(canary: Mapping[str, Any], spec: CanarySpec, versions: tuple[int, int]
     return Verdict("wait")
 
 
+def alpha_of(spec: CanarySpec) -> float:
+    """What the steps may take of ALPHA: a shadow before them has its half."""
+    return ALPHA / 2 if spec.shadow is not None else ALPHA
+
+
 def page(canary: Mapping[str, Any], spec: CanarySpec) -> dict[str, Any]:
     """Where it stands: for whoever shows it, in `status["shown"]`."""
     step, compared = canary["step"], canary["compared"]
@@ -97,11 +117,11 @@ def page(canary: Mapping[str, Any], spec: CanarySpec) -> dict[str, Any]:
         "steps": len(spec.steps),
         "percent": spec.steps[step],
         "since": canary["since"],
-        "needed": least(spec.steps[step]),
+        "needed": least(spec.steps[step], alpha=alpha_of(spec)),
         "answered_in_step": compared["candidate"]["answered"] - canary["before"],
-        **{side: compared[side] for side in _SIDES},
+        **{side: compared[side] for side in SIDES},
         "evidence": evidence_of(compared),
-        "taken_back_at": round(1 / ALPHA),
+        "taken_back_at": round(1 / alpha_of(spec)),
     }
 
 
@@ -113,7 +133,7 @@ def told(found: Mapping[str, Any], spec: CanarySpec, to: int) -> str:
     )
     return (
         f"Step {found['step']} of {found['steps']}: version {to} gets {found['percent']}% of the requests, for"
-        f" {spec.every} at least; {of_step}. {_both(found)}."
+        f" {spec.every} at least; {of_step}. {told_of_both(found)}."
     )
 
 
@@ -125,12 +145,12 @@ def seen_by(canary: Mapping[str, Any]) -> str:
 
 def answers(snapshot: Snapshot, service: Resource, version: int) -> bool:
     """Whether a process of the version is there, which may answer yet."""
-    return any(process.alive for process in _processes(snapshot, service, version))
+    return any(process.alive for process in processes_of(snapshot, service, version))
 
 
-def _both(compared: Mapping[str, Any]) -> str:
+def told_of_both(compared: Mapping[str, Any]) -> str:
     of_each = []
-    for side in _SIDES:
+    for side in SIDES:
         refused = f" and refused {compared[side]['refused']:,}" if compared[side]["refused"] else ""
         of_each.append(
             f"{side} failed {compared[side]['failed']:,} of {compared[side]['answered']:,} requests{refused}"
@@ -141,11 +161,11 @@ def _both(compared: Mapping[str, Any]) -> str:
 def _replicas(snapshot: Snapshot, service: Resource, versions: tuple[int, int]) -> Source:
     return Source(
         REPLICAS,
-        *({p.name: _tally(p) for p in _processes(snapshot, service, version) if p.report} for version in versions),
+        *({p.name: _tally(p) for p in processes_of(snapshot, service, version) if p.report} for version in versions),
     )
 
 
-def _processes(snapshot: Snapshot, service: Resource, version: int) -> Iterator[ProcessStatus]:
+def processes_of(snapshot: Snapshot, service: Resource, version: int) -> Iterator[ProcessStatus]:
     for replica in snapshot.children(service, "replica"):
         process = snapshot.processes.get(replica.process)
         if int(replica.spec["version"]) == version and process is not None:

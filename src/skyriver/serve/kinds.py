@@ -70,7 +70,8 @@ REPLICA_TRANSITIONS: Mapping[tuple[str, str], str] = {
 }
 
 
-def _step_service(snapshot: Snapshot, service: Resource) -> Iterator[Action]:
+def _step_service(snapshot: Snapshot, before: Resource) -> Iterator[Action]:
+    service = _without_expired(before, snapshot.now)
     versions: Mapping[str, Any] = service.spec.get("versions", {})
     replicas = snapshot.children(service, "replica")
     serve = ServiceSpec.model_validate(service.spec["serve"])
@@ -110,8 +111,15 @@ def _step_service(snapshot: Snapshot, service: Resource) -> Iterator[Action]:
         if event == "starting" and rest:
             told = told_of(service.name, rest, serve, " ".join(r.message for r in members if r.state == "LOST"))
     after = SERVICE.move(service, event, snapshot.now, status=status, **told)
-    if after != service:
-        yield Put(after, service.revision)
+    if after != before:
+        yield Put(after, before.revision)
+
+
+def _without_expired(service: Resource, now: int) -> Resource:
+    """Without the versions that were kept ready, once that is over."""
+    versions = service.spec.get("versions", {})
+    kept = {v: told for v, told in versions.items() if now < told.get("until", now + 1)}
+    return service if kept == versions else replace(service, spec={**service.spec, "versions": kept})
 
 
 def _steady(snapshot: Snapshot, service: Resource, split: Sequence[tuple[str, int]]) -> str:
@@ -158,7 +166,7 @@ def _judge(
     versions: Mapping[str, Any], ready: Mapping[str, list[Resource]], count: int, broken: Mapping[str, str]
 ) -> tuple[str, dict[str, str]]:
     serving = [v for v, w in versions.items() if w["weight"]]
-    if len(versions) > 1 or not serving:
+    if sum("until" not in told for told in versions.values()) > 1 or not serving:
         return "updating", {}
     have = sum(len(ready[v]) for v in serving)
     if have >= count:
@@ -232,7 +240,7 @@ def _step_replica(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
     if snapshot.find(replica.tenant, *replica.parent.split("/", 1)) is None and replica.state not in ENDING:
         yield Put(REPLICA.move(replica, "drain", snapshot.now), replica.revision)  # its service was removed
         return
-    live = live_of_replica(snapshot, replica)
+    live = live_of_replica(snapshot, replica) | copies_of_replica(snapshot, replica)
     want = Want(ProcessSpec(name, "replica", replica.tenant, replica.spec, live=live))
     match replica.state:
         case "DRAINING":
@@ -251,6 +259,19 @@ def _step_replica(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
         case _:
             yield want
             yield from _follow(snapshot, replica)
+
+
+def copies_of_replica(snapshot: Snapshot, replica: Resource) -> dict[str, Any]:
+    """Of its live settings: where copies of its requests go, while another version is its shadow."""
+    service = snapshot.find(replica.tenant, *replica.parent.split("/", 1))
+    versions = service.spec.get("versions", {}) if service is not None else {}
+    version = next((v for v, told in versions.items() if told.get("copies")), "")
+    own = versions.get(str(replica.spec["version"]), {})
+    if service is None or not version or not own.get("weight"):
+        return {}
+    there = [r for r in snapshot.children(service, "replica") if str(r.spec["version"]) == version]
+    sockets = sorted(_server(snapshot, r).socket for r in there if _serves(snapshot, r))
+    return {"shadow": {"version": int(version), "share": versions[version]["copies"], "sockets": sockets}}
 
 
 def _follow(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:

@@ -26,7 +26,7 @@ from skyriver import __version__
 from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError
 from skyriver.core.inference_protocol import server_metadata
 from skyriver.core.spec_streams import FieldSpec
-from skyriver.release.signature import score_of
+from skyriver.release.signature import answer_names, score_of
 from skyriver.serve.batching import INLINE_US, NO_DEADLINE, Ask, Batcher
 from skyriver.serve.by_key import UNREAD, AskedByKey, ByKey, FromStream, Verdict
 from skyriver.serve.calibration import Calibration
@@ -49,6 +49,7 @@ from skyriver.serve.protocol import (
 from skyriver.serve.reader import FeatureReader, FeaturesFound
 from skyriver.serve.runner import Runner, Tensors
 from skyriver.serve.runs import Runs
+from skyriver.serve.shadow import COPIED, Compared, Copied, Shadow, ShadowSettings
 
 GRACE_S = 9.0
 """What is under way at the end may take so long; the control plane kills after ten."""
@@ -107,6 +108,10 @@ class Replica:
         self._routes = self._make_routes()
         self._by_key: ByKey | None = None
         self._reader: FeatureReader | None = None
+        self._shadow: Shadow | None = None
+        self._score = next(
+            (names for names in answer_names(runner.signature) if names[1] == score_of(runner.signature)), None
+        )
         self._reported = self.counters.latency_us.counts.copy()
         self._answered, self._active_at = 0, time.time_ns() // 1_000
 
@@ -116,6 +121,7 @@ class Replica:
     async def stop(self) -> int:
         """Accepts no more, answers what is there; returns how many connections had to be cut off."""
         cut = await self._server.stop(self._settings.grace_s)
+        self.copy_to(None)
         if self._reader is not None:
             self._reader.close()
         self._batcher.close()
@@ -136,6 +142,18 @@ class Replica:
         for path in self._predict_paths:
             self._routes[path] = {b"POST": action}
 
+    def copy_to(self, settings: ShadowSettings | None) -> None:
+        """From now on another version gets copies of what was asked, or, with None, none does."""
+        if settings is not None and self._shadow is not None and self._shadow.settings.version == settings.version:
+            self._shadow.follow(settings)
+            return
+        if self._shadow is not None:
+            self._shadow.close()
+            self._shadow = None
+        if settings is not None:
+            compared = Compared(self._score, lambda: (self.counters.latency_us, self._batcher.scores))
+            self._shadow = Shadow(settings, compared)
+
     def report(self) -> dict[str, object]:
         """What it says of itself; quantiles are of the requests since the last report."""
         latency = self.counters.latency_us
@@ -144,6 +162,8 @@ class Replica:
         answered, self._answered = self._answered, self.counters.requests
         if answered != self._answered or self._batcher.waiting or self._batcher.running:
             self._active_at = time.time_ns() // 1_000
+        if self._shadow is not None:
+            self._shadow.keep_up()
         return {
             "version": self._settings.version,
             "active_at": self._active_at,
@@ -159,6 +179,7 @@ class Replica:
             "batch_mean": round(batches.total / max(1, batches.count), 2),
             **self._calibration.to_json(),
             "device": self._device,
+            **({"shadow": self._shadow.report()} if self._shadow is not None else {}),
         }
 
     # Routing.
@@ -185,6 +206,9 @@ class Replica:
     def _handle(self, request: Request) -> None:
         route = self._routes.get(request.path)
         if route is None:
+            if request.path.startswith(COPIED):
+                self._handle(Copied(request))
+                return
             self._fail(request, self._unknown(request.path.decode("latin-1")))
             return
         action = route.get(request.method)
@@ -334,7 +358,10 @@ class Replica:
             self._answer_with_headers(request, reply)
         else:
             request.answer(200, reply.body)
-        self.counters.answered(200, (time.perf_counter_ns() - request.arrived_ns) // 1000)
+        took_us = (time.perf_counter_ns() - request.arrived_ns) // 1000
+        self.counters.answered(200, took_us)
+        if self._shadow is not None:
+            self._shadow.offer(request, 200, b"" if reply.json_size else reply.body, took_us)
 
     def _answer_with_headers(self, request: Request, reply: Reply) -> None:
         body, headers = reply.body, self._identity(request)
@@ -362,7 +389,10 @@ class Replica:
         body, content_type = self._error(request, error, status)
         request.answer(status, body, content_type, (_RETRY if status == 503 else ()) + self._identity(request))
         if request.method == b"POST":
-            self.counters.answered(status, (time.perf_counter_ns() - request.arrived_ns) // 1000)
+            took_us = (time.perf_counter_ns() - request.arrived_ns) // 1000
+            self.counters.answered(status, took_us)
+            if self._shadow is not None:
+                self._shadow.offer(request, status, b"", took_us)
 
     def _error(self, request: Request, error: SkyriverError, status: int) -> tuple[bytes, bytes]:
         if request.path.startswith(b"/v2"):

@@ -3,7 +3,8 @@
 Its configuration: {"model", "version", "artifact": digest, "objects": directory, "fields": [...] or null,
 "max_batch": 256, "queue": 1024, "grace_s": 9, "device": "cpu", "cores": 1, "calibrate": true, "run_limit_s": 30}.
 Its live settings: {} or {"from_stream": {"stream", "socket": of its worker ("": not started yet), "features": digest,
-"keys", "reads": names of fields, "fields": [...] of its events, "on_unknown", "on_old", "max_age_us", "fallback"}}.
+"keys", "reads": names of fields, "fields": [...] of its events, "on_unknown", "on_old", "max_age_us", "fallback"}};
+and, while another version is its shadow, "shadow": {"version", "share": percent, "sockets"}.
 It reads the model, tries it, listens, and then says that it is ready.
 A model that cannot be served is said in the report ("failed", "reason", "message") and ends the process with 3:
 starting it again would not help. SIGTERM lets it finish what runs.
@@ -37,6 +38,7 @@ from skyriver.serve.devices import CPU
 from skyriver.serve.listening import unix_listener
 from skyriver.serve.replica import GRACE_S, Replica, ReplicaSettings, serve_replica
 from skyriver.serve.runner import RUN_LIMIT_S, Runner
+from skyriver.serve.shadow import ShadowSettings
 from skyriver.wiring.process import ProcessContext, read_config
 
 EXIT_FAILED = 3
@@ -107,6 +109,8 @@ def follow_live(context: ProcessContext, replica: Replica) -> None:
         if live is not None:
             told = live.get("from_stream")
             replica.read_from(FromStream.of(told) if told is not None else None)
+            copies = live.get("shadow")
+            replica.copy_to(ShadowSettings.of(copies) if copies is not None else None)
     except (OSError, ValueError, SkyriverError) as error:
         _log.error("the live settings cannot be used: %s", error)
 

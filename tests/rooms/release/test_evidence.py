@@ -2,13 +2,14 @@ import math
 import random
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import nchypergeom_fisher
 
-from skyriver.release.evidence import Counted, OddsTest, mean_evidence, needed
+from skyriver.release.evidence import Counted, OddsTest, PairedTest, Pairs, mean_evidence, needed, pairs_needed
 
 ODDS = (1.5, 2.0, 4.0, 16.0)
 
@@ -146,3 +147,61 @@ def test_as_many_requests_as_are_said_to_be_needed_are_enough_for_nine_in_ten() 
 def test_what_makes_no_sense_is_refused(wrong: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"bad ones of|no test of odds|shares are between"):
         wrong()
+
+
+@given(
+    st.integers(1, 40),
+    st.sampled_from((0.0, 0.01, 0.05)),
+    st.sampled_from((math.inf, 2.0)),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 1.0),
+)
+def test_of_pairs_too_nobody_within_what_is_tolerated_can_expect_a_factor_above_one(
+    total: int, tolerated: float, at_most: float, discordant: float, part: float
+) -> None:
+    """Whatever share of the pairs differs: the expectation over all that one look can show."""
+    test = PairedTest(tolerated, at_most=at_most)
+    worse = part * min(discordant, (discordant + tolerated) / 2)
+    better = discordant - worse
+    assert worse - better <= tolerated + 1e-12
+    expected = [0.0] * len(test.bets)
+    for up in range(total + 1):
+        for down in range(total + 1 - up):
+            ways = math.comb(total, up) * math.comb(total - up, down)
+            chance = ways * worse**up * better**down * max(0.0, 1 - discordant) ** (total - up - down)
+            for place, log in enumerate(test.look(test.start, Pairs(total, up, down))):
+                expected[place] += chance * math.exp(log)
+    assert all(e <= 1 + 1e-9 for e in expected)
+
+
+def test_pairs_on_the_border_of_what_is_tolerated_give_nothing_away() -> None:
+    test = PairedTest(0.05)
+    expected = [0.0] * len(test.bets)
+    for chance, seen in ((0.3, (1, 0)), (0.25, (0, 1)), (0.45, (0, 0))):
+        logs = test.look(test.start, Pairs(1, *seen))
+        expected = [e + chance * math.exp(log) for e, log in zip(expected, logs, strict=True)]
+    assert expected == pytest.approx([1.0] * len(test.bets), rel=1e-9)
+
+
+def test_pairs_find_out_what_fails_more_often_with_so_many_as_are_said_to_be_needed() -> None:
+    rng, test, evidence = random.Random(5), PairedTest(), 400.0
+    enough, found = pairs_needed(0.005, 0.05, test, evidence), 0
+    for _ in range(200):
+        worse = sum(rng.random() < 0.055 * 0.995 for _ in range(enough))
+        better = sum(rng.random() < 0.005 * 0.945 for _ in range(enough))
+        found += mean_evidence(test.look(test.start, Pairs(enough, worse, better))) >= math.log(evidence)
+    assert found >= 180
+
+
+@pytest.mark.parametrize("wrong", [(1, 1, 1), (1, -1, 0), (2, 0, 3)])
+def test_pairs_that_cannot_be_are_refused(wrong: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="of"):
+        Pairs(*wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bets": ()}, {"bets": (1.0,)}, {"tolerated": -0.1}, {"tolerated": 0.3, "bets": (0.8,)}]
+)
+def test_tests_of_pairs_that_could_lose_more_than_all_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="no test of pairs"):
+        PairedTest(**wrong)

@@ -15,6 +15,7 @@ from skyriver.release import operations
 from skyriver.release.guards import least
 from skyriver.serve.metrics import Histogram
 from skyriver.serve.scores import Scores
+from skyriver.serve.shadow import Answered, Compared
 from skyriver.wiring.simulation import Simulation
 
 OLD, NEW = "t.replica.price-1-1", "t.replica.price-2-1"
@@ -40,10 +41,51 @@ class Answers:
         return {"requests": self.requests, "errors": self.errors, "refused": 0, "counted": counted}
 
 
+class Copies:
+    """What the champion's replica would have counted of copies and their answers."""
+
+    def __init__(self, *, fails: float = 0.005, slower: float = 1.0, scores: float = 0.0, noise: float = 0.05) -> None:
+        self.fails, self.slower, self.shift, self.noise = fails, slower, scores, noise
+        latency, scores_before, rng = Histogram(), Scores(), random.Random(4)
+        for _ in range(1_000):
+            latency.add(int(2_000 * rng.lognormvariate(0, 0.4)))
+            scores_before.add(np.array([rng.gauss(0, 1)]))
+        self.compared = Compared(("score", "score"), lambda: (latency, scores_before))
+        self.compared.find_bounds()
+        self.sent = 0
+
+    def serve(self, rng: random.Random, requests: int) -> None:
+        for _ in range(requests):
+            self.sent += 1
+            score = rng.gauss(0, 1)
+            self.compared.note(
+                self._answer(rng, 0.005, 1.0, score),
+                self._answer(rng, self.fails, self.slower, score + self.shift + rng.gauss(0, self.noise)),
+            )
+
+    def _answer(self, rng: random.Random, fails: float, slower: float, score: float) -> Answered:
+        status = 500 if rng.random() < fails else 200
+        return Answered(status, int(2_000 * slower * rng.lognormvariate(0, 0.4)), b'{"score":%f}' % score)
+
+    def report(self) -> dict[str, Any]:
+        champion, candidate = self.compared.sides
+        latency = dict(zip(("champion", "candidate"), (h.told() for h in self.compared.latency), strict=True))
+        return {
+            "version": 2,
+            "since": 1,
+            "copies": {"sent": self.sent, "dropped": 0, "unanswered": 0},
+            "champion": dict(champion),
+            "candidate": dict(candidate),
+            "pairs": {guard: [list(counts) for counts in bounds] for guard, bounds in self.compared.pairs.items()},
+            "differences": self.compared.differences.told(),
+            "latency_us": latency,
+        }
+
+
 class Cloud(Simulation):
     """The model `price`, version 1 of which serves; version 2 has passed the gate."""
 
-    def __init__(self, canary: sr.Canary | None) -> None:
+    def __init__(self, canary: sr.Canary | sr.BlueGreen | None) -> None:
         super().__init__()
         self.rng = random.Random(3)
         declared: dict[str, Any] = {"name": "price", "onnx": "price.onnx"}
@@ -60,6 +102,7 @@ class Cloud(Simulation):
         )
         self.settle()
         self.old, self.new = Answers(fails=0.005), Answers(fails=0.005)
+        self.copies = Copies()
         self.ready(OLD)
 
     @property
@@ -96,6 +139,21 @@ class Cloud(Simulation):
             if self.rollout.state in ("DONE", "ROLLED_BACK", "ABORTED"):
                 return second + 1
         return seconds
+
+    @property
+    def copied(self) -> dict[str, Any] | None:
+        """What the champion's replica is told to copy."""
+        told: dict[str, Any] | None = self.compute.specs[OLD].live.get("shadow")
+        return told
+
+    def copying(self, seconds: int, per_second: int = 20) -> None:
+        """Requests of which copies are sent, as long as that is wanted."""
+        for _ in range(seconds):
+            if self.copied is not None:
+                self.copies.serve(self.rng, per_second)
+            told = {"shadow": self.copies.report()} if self.copied is not None else {}
+            self.compute.report(OLD, ready=True, **self.old.report(), **told)
+            self.run(seconds=1)
 
     def running(self, name: str) -> bool:
         return name in self.compute.running and self.compute.running[name].alive
@@ -262,6 +320,157 @@ def test_without_a_declaration_or_a_champion_and_for_a_way_back_it_is_at_once() 
     assert cloud.rollout.state == "PROMOTING"
     cloud.ready(NEW)
     assert (cloud.rollout.state, cloud.shares) == ("DONE", {"2": 100})
+
+
+SHADOWED = sr.Canary([50, 100], every="30s", shadow=sr.Shadow("40s", share=10, wait="2m"))
+
+
+@pytest.fixture
+def shadowed() -> Cloud:
+    """Version 2 answers copies."""
+    cloud = Cloud(SHADOWED)
+    cloud.release()
+    assert (cloud.rollout.state, cloud.copied) == ("SHADOW", None), "no copies before it can answer"
+    cloud.ready(NEW)
+    return cloud
+
+
+def test_in_a_shadow_copies_go_to_the_version_and_no_request_does(shadowed: Cloud) -> None:
+    assert shadowed.copied is not None
+    assert (shadowed.copied["version"], shadowed.copied["share"]) == (2, 10)
+    assert len(shadowed.copied["sockets"]) == 1
+    assert "shadow" not in shadowed.compute.specs[NEW].live
+    [route] = shadowed.gateway.applied.routes
+    assert route.split == (("price:1", 100),)
+    version = shadowed.store.get("t", "version", "price:2")
+    assert version.status["settled"] == "good", "who deploys does not wait for its end"
+
+
+def test_after_a_good_shadow_the_steps_begin_once_no_copies_are_left(shadowed: Cloud) -> None:
+    shadowed.copying(20)
+    rollout = shadowed.rollout
+    assert rollout.state == "SHADOW"
+    assert rollout.message.startswith("Version 2 answers copies of 10% of the requests, for 40s at least; 400 of")
+    shown = rollout.status["shown"]
+    assert 0.02 < shown["agreement"]["score_difference"]["p50"] < 0.05
+    shadowed.copying(22)
+    assert (shadowed.rollout.state, shadowed.shares, shadowed.copied) == ("CANARY", {"1": 100, "2": 0}, None)
+    shadowed.traffic(5)
+    assert shadowed.shares == {"1": 50, "2": 50}
+    shadowed.traffic(60)
+    assert shadowed.rollout.state == "DONE"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"fails": 0.06}, "WORSE_ERRORS"),
+        ({"slower": 3.0}, "WORSE_LATENCY"),
+        ({"scores": 0.3}, "WORSE_SCORES"),
+    ],
+)
+def test_one_that_is_worse_in_its_shadow_is_seen_by_nobody(
+    shadowed: Cloud, wrong: dict[str, float], reason: str
+) -> None:
+    shadowed.copies = Copies(**wrong)
+    shadowed.copying(60)
+    rollout = shadowed.rollout
+    assert (rollout.state, rollout.reason, shadowed.shares) == ("ROLLED_BACK", reason, {"1": 100})
+    assert "Nobody was sent its answers." in rollout.message
+    assert shadowed.copied is None
+
+
+def test_a_shadow_that_nobody_asks_pauses_and_goes_on_by_hand(shadowed: Cloud) -> None:
+    shadowed.copying(125, per_second=1)
+    assert (shadowed.rollout.state, shadowed.rollout.reason) == ("PAUSED", "TOO_FEW_REQUESTS")
+    assert shadowed.copied is not None, "it is still compared"
+    shadowed.act(operations.plan_rollout_resume)
+    assert shadowed.rollout.state == "SHADOW"
+    shadowed.copying(42)
+    assert shadowed.rollout.state == "CANARY"
+
+
+def test_a_control_plane_that_begins_anew_goes_on_with_the_shadow(shadowed: Cloud) -> None:
+    shadowed.copying(20)
+    shadowed.start_control()
+    shadowed.copying(5)
+    assert shadowed.rollout.status["shadow"]["candidate"]["answered"] == 500
+    assert shadowed.rollout.state == "SHADOW"
+
+
+def test_from_its_shadow_a_version_is_promoted_or_withdrawn_by_hand(shadowed: Cloud) -> None:
+    shadowed.copying(2)
+    shadowed.act(operations.plan_rollout_abort)
+    assert (shadowed.rollout.state, shadowed.shares, shadowed.copied) == ("ABORTED", {"1": 100}, None)
+    other = Cloud(SHADOWED)
+    other.release()
+    other.ready(NEW)
+    other.act(operations.plan_rollout_promote)
+    assert (other.rollout.state, other.shares) == ("DONE", {"2": 100})
+
+
+def test_a_version_that_cannot_serve_never_gets_a_copy() -> None:
+    cloud = Cloud(SHADOWED)
+    cloud.release()
+    cloud.compute.report(NEW, ready=False, failed=True, reason="BAD_MODEL", message="no")
+    cloud.settle()
+    assert (cloud.rollout.state, cloud.rollout.reason) == ("ROLLED_BACK", "VERSION_FAILED")
+
+
+def test_blue_green_moves_all_requests_at_once_and_keeps_the_version_before_ready() -> None:
+    cloud = Cloud(sr.BlueGreen(keep="10m"))
+    cloud.release()
+    assert cloud.shares == {"1": 100, "2": 0}
+    cloud.ready(NEW)
+    assert (cloud.rollout.state, cloud.shares) == ("DONE", {"2": 100, "1": 0})
+    service = cloud.store.get("t", "service", "price")
+    assert service.state == "READY"
+    cloud.run(seconds=300)
+    assert cloud.running(OLD)
+    plan = operations.plan_rollback(cloud.loop.snapshot(), "t", "price", {}, {})
+    cloud.commit([Put(r, r.revision) for r in plan])
+    cloud.settle()
+    assert (cloud.rollout.state, cloud.shares) == ("DONE", {"1": 100}), "no process had to be started"
+
+
+def test_blue_green_lets_the_version_before_go_once_the_time_is_over() -> None:
+    cloud = Cloud(sr.BlueGreen(keep="10m"))
+    cloud.release()
+    cloud.ready(NEW)
+    cloud.run(seconds=601)
+    assert cloud.shares == {"2": 100}
+    cloud.run(seconds=70)
+    assert not cloud.running(OLD)
+
+
+def test_blue_green_may_have_a_shadow_before_the_move() -> None:
+    cloud = Cloud(sr.BlueGreen(shadow="40s"))
+    cloud.release()
+    cloud.ready(NEW)
+    assert cloud.rollout.state == "SHADOW"
+    cloud.copying(42)
+    assert (cloud.rollout.state, cloud.shares) == ("DONE", {"2": 100, "1": 0})
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: sr.Shadow("0s"), "shorter than a second"),
+        (lambda: sr.Shadow("10m", share=60), "whole percent from 1 to 50"),
+        (lambda: sr.Shadow("10m", share=0.5), "share"),
+        (lambda: sr.Shadow(10), "is no duration"),
+        (lambda: sr.Shadow("10m", wait="5m"), "shorter than the shadow"),
+        (lambda: sr.Canary([5], shadow="soon"), "soon"),
+        (lambda: sr.Canary([5], shadow=True), "is no duration"),
+        (lambda: sr.BlueGreen(keep="0s"), "shorter than a second"),
+        (lambda: sr.BlueGreen(keep=5), "keep"),
+    ],
+    ids=range(9),
+)
+def test_shadows_and_moves_that_are_none_are_refused(make: Any, told: str) -> None:
+    with pytest.raises(InvalidInput, match=told) as refused:
+        make()
+    assert refused.value.next_action
 
 
 @pytest.mark.parametrize(
