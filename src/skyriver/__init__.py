@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from skyriver.core.expr import count, decayed_mean, distinct, last, lookup, maximum, mean, minimum, since, std
     from skyriver.core.expr import total as sum
     from skyriver.core.gates import Gate, Slice
+    from skyriver.core.rollouts import BlueGreen, Canary, Shadow
     from skyriver.core.serving import from_stream as FromStream
     from skyriver.core.sources import Mqtt, Nats, NatsLog
     from skyriver.core.spec import CleanSpec as Clean
     from skyriver.core.spec import CompressSpec as Compress
     from skyriver.core.spec import ServiceSpec as Service
-    from skyriver.core.terms import BlueGreen, Canary, Cron, Shadow, precision_at
+    from skyriver.core.terms import Cron, precision_at
     from skyriver.core.work import Job
     from skyriver.train.data import TrainingData
 
@@ -69,9 +70,9 @@ __all__ = [
 # Loaded on first use, so that a process that needs only one room does not pay for all.
 _HOMES = {
     "App": ("core.app", "App"),
-    "BlueGreen": ("core.terms", "BlueGreen"),
+    "BlueGreen": ("core.rollouts", "BlueGreen"),
     "Budget": ("core.budgets", "Budget"),
-    "Canary": ("core.terms", "Canary"),
+    "Canary": ("core.rollouts", "Canary"),
     "Clean": ("core.spec", "CleanSpec"),
     "Compress": ("core.spec", "CompressSpec"),
     "Cost": ("core.costs", "Cost"),
@@ -88,7 +89,7 @@ _HOMES = {
     "Rule": ("core.decisions", "Rule"),
     "Service": ("core.spec", "ServiceSpec"),
     "Slice": ("core.gates", "Slice"),
-    "Shadow": ("core.terms", "Shadow"),
+    "Shadow": ("core.rollouts", "Shadow"),
     "SkyriverError": ("core.errors", "SkyriverError"),
     "Strictest": ("core.budgets", "Strictest"),
     "Time": ("core.events", "Time"),

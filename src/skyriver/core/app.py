@@ -44,8 +44,9 @@ from skyriver.core.gates import Gate, Slice
 from skyriver.core.misread import made
 from skyriver.core.names import check_field, check_name
 from skyriver.core.places import declared_at
+from skyriver.core.rollouts import BlueGreen, Canary, rollout_of
 from skyriver.core.sources import Mqtt, Nats, NatsLog
-from skyriver.core.terms import BlueGreen, Canary, Cron
+from skyriver.core.terms import Cron
 from skyriver.core.units import parse_duration, parse_memory
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -333,7 +334,7 @@ class App:
             gate=gate.spec if gate else specs.GateSpec(),
             compress=compress,
             serve=serve or specs.ServiceSpec(),
-            rollout=terms.rollout_of(rollout),
+            rollout=rollout_of(rollout),
             calibrate=terms.check_calibrate(calibrate),
             slices=parts,
             **terms.about_model(description=description, contact=contact, licence=licence),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -24,7 +24,7 @@ from skyriver.core.expr import (
     render,
     walk,
 )
-from skyriver.core.misread import a_mapping, made
+from skyriver.core.misread import a_mapping
 from skyriver.core.names import canonical_json, check_field
 from skyriver.core.units import format_duration, parse_duration, parse_memory
 
@@ -132,74 +132,6 @@ def check_zone(zone: str) -> str:
     if zone != "UTC":
         refuse(f"zone={zone!r} is not supported yet.", "BAD_STREAM", "Calendar features are computed in UTC.")
     return zone
-
-
-@dataclass(frozen=True)
-class Shadow:
-    """What a version does before it gets requests: `Canary([10, 50, 100], shadow=Shadow("10m", share=20))`. For so long
-    it answers copies of `share` percent of the requests, which the version that serves has answered. The answers are
-    compared, and nobody is sent them."""
-
-    spec: specs.ShadowSpec
-
-    def __init__(self, over: str = "10m", *, share: int = 10, wait: str = "") -> None:
-        action = 'Write shadow="10m", or shadow=sr.Shadow("10m", share=20).'
-        if not isinstance(over, str):
-            refuse(f"shadow={over!r:.80} is no duration.", "BAD_CANARY", action)
-        waits = wait or max("1h", over, key=lambda text: parse_duration(text, "a shadow"))
-        given = {"over": over, "share": share, "wait": waits}
-        object.__setattr__(self, "spec", made(specs.ShadowSpec, "sr.Shadow", "BAD_CANARY", action, given))
-
-
-@dataclass(frozen=True)
-class Canary:
-    """How another version takes over: `Canary([1, 10, 50, 100], every="5m")`. Each step gives it so many percent of the
-    requests, for at least `every` and until it has answered enough to be judged by; it is compared with the version
-    that serves, and taken back as soon as it is worse. Where requests are too few for a step within `wait`, the rollout
-    pauses and says so. `shadow`: for so long, or as `Shadow` says, it answers copies of requests before the first
-    step."""
-
-    spec: specs.CanarySpec
-
-    def __init__(
-        self, steps: Sequence[int], *, every: str = "5m", wait: str = "", shadow: Shadow | str | None = None
-    ) -> None:
-        action = 'Write sr.Canary([1, 10, 50, 100], every="5m").'
-        if not isinstance(steps, (list, tuple)):
-            refuse(f"steps={steps!r:.80} is no list of percents.", "BAD_CANARY", action)
-        percents = tuple(steps[:-1]) if steps and steps[-1] == 100 else tuple(steps)
-        waits = wait or max("1h", every, key=lambda text: parse_duration(text, "a step"))
-        given = {"steps": percents, "every": every, "wait": waits, "shadow": _shadow_of(shadow)}
-        object.__setattr__(self, "spec", made(specs.CanarySpec, "sr.Canary", "BAD_CANARY", action, given))
-
-
-@dataclass(frozen=True)
-class BlueGreen:
-    """How another version takes over: `BlueGreen(keep="1h")`. It is started beside the one that serves, gets all
-    requests at once, and the one before stays ready for so long, to have them again in a moment. `shadow`: as of
-    `Canary`."""
-
-    spec: specs.BlueGreenSpec
-
-    def __init__(self, *, keep: str = "1h", shadow: Shadow | str | None = None) -> None:
-        action = 'Write sr.BlueGreen(keep="1h", shadow="10m").'
-        given = {"keep": keep, "shadow": _shadow_of(shadow)}
-        object.__setattr__(self, "spec", made(specs.BlueGreenSpec, "sr.BlueGreen", "BAD_CANARY", action, given))
-
-
-def _shadow_of(given: Shadow | str | None) -> specs.ShadowSpec | None:
-    shadow = given if isinstance(given, Shadow) or given is None else Shadow(given)
-    return shadow.spec if shadow is not None else None
-
-
-def rollout_of(value: object) -> specs.CanarySpec | specs.BlueGreenSpec | None:
-    if value is not None and not isinstance(value, (Canary, BlueGreen)):
-        refuse(
-            f"rollout={value!r:.80} is no rollout.",
-            "BAD_CANARY",
-            'Write rollout=sr.Canary([1, 10, 50, 100], every="5m"), or rollout=sr.BlueGreen(keep="1h").',
-        )
-    return value.spec if value is not None else None
 
 
 def check_calibrate(value: object) -> specs.Calibrate | None:
