@@ -61,6 +61,7 @@ from skyriver.core.contract import (
     ResourcePage,
     WhoAmI,
 )
+from skyriver.core.contract_cards import ModelCard
 from skyriver.core.contract_requests import RequestLine, RequestList
 from skyriver.core.contract_tenants import Tenant, TenantList
 from skyriver.core.contract_tokens import IssuedToken, Token, TokenList
@@ -163,6 +164,12 @@ class Calls(StreamCalls, ReviewCalls, PredictingCalls):
             for item in page["items"]:
                 yield Item(item)
             following = page["next"]
+
+    @call
+    def card(self, version: str) -> Flow[ModelCard]:
+        """What is known of a version ("churn:1"), for people who did not make it."""
+        answer: ModelCard = yield from answered(Request("GET", f"{self._base}/versions/{part(version)}/card"))
+        return answer
 
     @call
     def explain(self, name: str) -> Flow[Sequence[Explained]]:

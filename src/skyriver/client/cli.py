@@ -278,7 +278,7 @@ def demo(
 
 _apps = noun("app", "apps", "Applications.")
 noun("environment", "environments", "Packages that applications brought with them.")
-noun("version", "versions", "Versions of models.")
+_versions = noun("version", "versions", "Versions of models.")
 _models = noun("model", "models", "Models.")
 _tables = noun("table", "tables", "Tables.")
 
@@ -303,6 +303,18 @@ def app_delete(
             confirm(f"Remove the application {name}?")
         done = client.remove(name)
     screen.data(done, lambda: screen.say("Done."))
+
+
+@_versions.command("card")
+def version_card(
+    name: Annotated[str, typer.Argument(metavar="MODEL:VERSION")],
+    as_json: Json = False,
+) -> None:
+    """What is known of it, for people who did not make it, as Markdown: use, data, quality, limits."""
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        found = client.card(name)
+    screen.data(found, lambda: print(found["markdown"], end=""))
 
 
 @_models.command("history")

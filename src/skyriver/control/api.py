@@ -36,6 +36,7 @@ from skyriver.control.requests import add_requests
 from skyriver.control.routes import PREFIX, PUBLIC, TENANT, Routes, Tokens, caller
 from skyriver.control.writing import add_writing
 from skyriver.core import contract
+from skyriver.core.contract_cards import ModelCard
 from skyriver.core.errors import Internal
 from skyriver.core.resources import need
 from skyriver.trust.permissions import Permission
@@ -163,9 +164,15 @@ def _add_views(routes: Routes, cloud: Cloud) -> None:
     def add(path: str, handler: Any, operation: str, *errors: int) -> None:
         routes.add("GET", f"{TENANT}/{path}", Permission.CLOUD_READ, handler, operation, errors=errors)
 
+    def card(request: Request, name: str) -> ModelCard:
+        """What is known of a version, for people: what it is for, its data, how good it is and where, its limits."""
+        snapshot = cloud.loop.snapshot()
+        return cloud.actions.card(need(snapshot.find(caller(request).tenant, "version", name), "version", name))
+
     add("processes", processes, "list_processes")
     add("explain/{name:path}", explained, "explain_name", 404)
     add("logs/{name:path}", logs, "read_logs", 404)
+    routes.add("GET", f"{TENANT}/versions/{{name}}/card", Permission.MODELS_READ, card, "get_card", errors=[404])
 
 
 def _add_streams(routes: Routes, cloud: Cloud) -> None:

@@ -16,6 +16,7 @@ from skyriver.control.request_log import NoRequests, RequestLog
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
 from skyriver.core.contract import RulesVersion, StreamNow
+from skyriver.core.contract_cards import ModelCard
 from skyriver.core.objects import Objects
 from skyriver.core.resources import AuditEntry, Change, Resource, Snapshot
 from skyriver.core.spec import InnerPath
@@ -68,6 +69,8 @@ PlanRemoval = Callable[[Snapshot, str, str], Deployment]
 """Of an application: (snapshot, tenant, name)."""
 ViewStream = Callable[[Snapshot, Resource], StreamNow]
 """What a stream does now."""
+WriteCard = Callable[[Resource], ModelCard]
+"""Of a version."""
 PlanAction = Callable[[Snapshot, str, str, Mapping[str, Any], Mapping[str, Any]], list[Resource]]
 
 
@@ -112,6 +115,7 @@ class Actions:
     remove: PlanRemoval
     named: Mapping[str, tuple[Permission, PlanAction]]
     stream_now: ViewStream
+    card: WriteCard
     rules: RulesActions
 
 

@@ -66,6 +66,7 @@ from skyriver.decide.streams.rules_release import (
     plan_move,
 )
 from skyriver.features.plan import check_features
+from skyriver.release.card import card_of
 from skyriver.release.operations import (
     plan_rollback,
     plan_rollout_abort,
@@ -194,6 +195,7 @@ ACTIONS = Actions(
         "verify": (Permission.JOBS_RUN, plan_verify),
     },
     stream_now=stream_now,
+    card=card_of,
     rules=RulesActions(list_rules, get_rules, add_rules, move_rules),
 )
 

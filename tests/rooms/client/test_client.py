@@ -27,7 +27,14 @@ from skyriver.client import waiting
 from skyriver.client.api import AsyncClient, Client
 from skyriver.client.events import rows_as_json
 from skyriver.client.flows import EventReader, ServerEvent, call, each
-from skyriver.core import contract, contract_requests, contract_reviews, contract_tenants, contract_tokens
+from skyriver.core import (
+    contract,
+    contract_cards,
+    contract_requests,
+    contract_reviews,
+    contract_tenants,
+    contract_tokens,
+)
 from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound, SkyriverError, Unavailable
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
@@ -84,7 +91,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 # It mirrors the contract
 
 NAMES = [o["operationId"] for methods in CONTRACT["paths"].values() for o in methods.values()]
-CONTRACTS = (contract, contract_requests, contract_reviews, contract_tenants, contract_tokens)
+CONTRACTS = (contract, contract_cards, contract_requests, contract_reviews, contract_tenants, contract_tokens)
 NO_ROWS = (
     "list_audit",
     "list_processes",
@@ -114,6 +121,7 @@ CALLS: list[Act] = [
     lambda c: c.wait("x"),
     lambda c: c.audit(),
     lambda c: c.explain("version/fraud:1"),
+    lambda c: c.card("fraud:1"),
     lambda c: c.processes(),
     lambda c: c.logs("x"),
     lambda c: c.whoami(),

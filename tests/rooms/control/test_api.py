@@ -20,6 +20,7 @@ from skyriver.control.loop import ControlLoop
 from skyriver.core.errors import Internal
 from skyriver.core.resources import Put, Resource, RouteTable, Snapshot
 from skyriver.decide.streams.now import stream_now
+from skyriver.release.manifest import VersionManifest, scoring_signature
 from skyriver.trust.permissions import Permission
 from skyriver.trust.tokens import new_token
 from skyriver.wiring.control import ACTIONS
@@ -66,7 +67,7 @@ def cloud(tmp_path: Path) -> Cloud:
     processes, clock = MemoryCompute(), Clock()
     loop = ControlLoop(store=store, compute=processes, gateway=NoGateway(), kinds={}, clock=clock, fence=fence)
     named = {"train": (Permission.JOBS_RUN, plan_nothing)}
-    actions = Actions(plan_deploy, plan_removal, named, stream_now, ACTIONS.rules)
+    actions = Actions(plan_deploy, plan_removal, named, stream_now, ACTIONS.card, ACTIONS.rules)
     return Cloud(store, MemoryObjects(), processes, loop, clock, fence, actions, tmp_path, MemoryAsker())
 
 
@@ -215,3 +216,20 @@ def test_a_body_is_read_up_to_its_limit_and_an_upload_has_another(
     assert (answer.status_code, answer.json()["code"]) == (422, "TOO_LARGE")
     assert "1,000 bytes" in answer.json()["detail"]
     assert client.post(f"{BASE}/objects", headers=admin, content=b"x" * 2_000).status_code == 201
+
+
+def test_the_card_of_a_version_is_for_who_may_read_models(cloud: Cloud, client: Caller) -> None:
+    manifest = VersionManifest(
+        model="churn", version=1, artifact="a" * 64, bytes=2_000, features=None, source=None, code="c" * 64,
+        spec_digest="d" * 64, split=None, metrics={}, champion_metrics=None, signature=scoring_signature(2),
+        trained_at=0, job="churn-import-1", about={"description": "Who will leave."},
+    )  # fmt: skip
+    row = Resource("default", "version", "churn:1", spec=manifest.to_json(), state="APPROVED")
+    cloud.store.commit([Put(row, 0)], audit=(), fence=cloud.fence, actor="test", now=0)
+    viewer = issue(cloud, "viewer")
+    card = client.get(f"{BASE}/versions/churn:1/card", headers=viewer).json()
+    assert (card["version"], card["state"]) == ("churn:1", "APPROVED")
+    assert card["sections"][1] == {"title": "Intended use", "text": ["Who will leave."], "columns": [], "rows": []}
+    assert card["markdown"].startswith("# Model card: churn:1\n")
+    assert client.get(f"{BASE}/versions/churn:2/card", headers=viewer).status_code == 404
+    assert client.get(f"{BASE}/versions/churn:1/card").status_code == 401
