@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from skyriver.core.expr import count, decayed_mean, distinct, last, lookup, maximum, mean, minimum, since, std
     from skyriver.core.expr import total as sum
     from skyriver.core.gates import Gate, Slice
-    from skyriver.core.rollouts import BlueGreen, Canary, Shadow
+    from skyriver.core.rollouts import BlueGreen, Canary, Guards, Shadow
     from skyriver.core.serving import from_stream as FromStream
     from skyriver.core.sources import Mqtt, Nats, NatsLog
     from skyriver.core.spec import CleanSpec as Clean
@@ -40,6 +40,7 @@ __all__ = [
     "Event",
     "FromStream",
     "Gate",
+    "Guards",
     "Job",
     "Mqtt",
     "Nats",
@@ -82,6 +83,7 @@ _HOMES = {
     "Event": ("core.events", "Event"),
     "FromStream": ("core.serving", "from_stream"),
     "Gate": ("core.gates", "Gate"),
+    "Guards": ("core.rollouts", "Guards"),
     "Job": ("core.work", "Job"),
     "Mqtt": ("core.sources", "Mqtt"),
     "Nats": ("core.sources", "Nats"),

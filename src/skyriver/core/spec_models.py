@@ -220,6 +220,29 @@ class ShadowSpec(Spec):
         return self
 
 
+class GuardsSpec(Spec):
+    """What a version is taken back for while it is compared; 0: that is not watched."""
+
+    errors: float = 1.0
+    """Its odds of a failed answer may be so many times the champion's."""
+    refusals: float = 1.1
+    """The same of requests that are refused as wrong."""
+    latency: float = 1.5
+    """An answer is slow that takes so many times as long as 95% of the champion's."""
+    scores: float = 1.2
+    """Its odds of a score beyond one of the champion's deciles may be so many times the champion's."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = {name: getattr(self, name) for name in ("errors", "refusals", "latency", "scores")}
+        if not any(given.values()):
+            raise ValueError("one of errors, refusals, latency and scores is watched, or nothing is compared")
+        for name, value in given.items():
+            if value and not 1 <= value <= 10:
+                raise ValueError(f"{name}={value:g} is not from 1 to 10; False does not watch it")
+        return self
+
+
 class CanarySpec(Spec):
     """How a version that passed the gate comes to serve in place of another one: by steps, while it is compared."""
 
@@ -231,6 +254,7 @@ class CanarySpec(Spec):
     """For so long a step waits for enough requests to judge by; then the rollout pauses, and says so."""
     shadow: ShadowSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     """What comes before the first step."""
+    guards: GuardsSpec | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @property
     def every_us(self) -> int:
@@ -262,6 +286,8 @@ class BlueGreenSpec(Spec):
     """For so long the version before stays started, and can have all requests again in a moment."""
     shadow: ShadowSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     """What comes before it."""
+    guards: GuardsSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of the shadow: after the move there is nothing to compare with."""
 
     @property
     def keep_us(self) -> int:
@@ -271,6 +297,8 @@ class BlueGreenSpec(Spec):
     def _check(self) -> Self:
         if self.keep_us < SECOND:
             raise ValueError(f"keep={self.keep!r} is shorter than a second")
+        if self.guards is not None and self.shadow is None:
+            raise ValueError("guards compare in a shadow, and there is none: give shadow as well")
         return self
 
 

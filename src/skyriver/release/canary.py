@@ -16,17 +16,16 @@ from itertools import accumulate
 from typing import Any, Final
 
 from skyriver.release.clusters import clustered
-from skyriver.release.evidence import Counted
-from skyriver.release.guards import ALPHA, STANDARD, Breach, Logs, begin, breach, look, shown
+from skyriver.release.evidence import Counted, OddsTest
+from skyriver.release.guards import ALPHA, AS_EVER, Breach, Guard, Logs, Rules, begin, breach, look, shown
 
 LOOK_US: Final = 500_000
 """Between two looks."""
 LEAST_KNOWN: Final = 200
 """Answers of the champion before it is known which are slow, and which scores are low and high."""
 SLOW: Final = 0.95
-SLOWER: Final = 1.5
 SLOWER_US: Final = 2_000
-"""An answer is slow that takes so many times as long as SLOW of the champion's, and so much longer at least: who is
+"""An answer is slow that takes some times as long as SLOW of the champion's, and so much longer at least: who is
 asked seldom finds caches cold, and a millisecond is nobody's harm."""
 SHARES: Final = (0.1, 0.5, 0.9)
 """Of the champion's scores: the bounds below which the candidate may have more, and above which."""
@@ -65,18 +64,18 @@ class Source:
         return any(tally.places for side in (self.champion, self.candidate) for tally in side.values())
 
 
-def begun(now: int) -> dict[str, Any]:
+def begun(now: int, rules: Rules = AS_EVER) -> dict[str, Any]:
     """The state of a comparison that begins, as it stands in the rollout's row."""
     return {
         "looked": now,
         "sources": {},
         "champion": {"answered": 0, "failed": 0, "refused": 0},
         "candidate": {"answered": 0, "failed": 0, "refused": 0},
-        "evidence": begin(STANDARD),
+        "evidence": begin(rules.guards),
     }
 
 
-def looked(state: Mapping[str, Any], sources: Iterable[Source], now: int) -> dict[str, Any]:
+def looked(state: Mapping[str, Any], sources: Iterable[Source], now: int, rules: Rules = AS_EVER) -> dict[str, Any]:
     """`state` after a look at what was answered since the one before. What a source counted before it was first looked
     at is no part of the comparison."""
     evidence = state["evidence"]
@@ -93,26 +92,26 @@ def looked(state: Mapping[str, Any], sources: Iterable[Source], now: int) -> dic
                 totals[side]["failed"] += more["errors"][1]
                 totals[side]["refused"] += more["refusals"][1]
             if not source.by_key:
-                evidence = look(STANDARD, evidence, _seen(since["champion"], since["candidate"]))
-        found = bounds | _bounds(source.champion.values(), bounds)
+                evidence = look(rules.guards, evidence, _seen(since["champion"], since["candidate"]))
+        found = bounds | _bounds(source.champion.values(), bounds, rules.slower)
         if found != bounds:  # what is beyond them is counted from now on
             counted = {side: _counted(getattr(source, side), found) for side in totals}
         kept[source.name] = {"bounds": found, **counted}
         if source.by_key:
-            kept[source.name]["places"] = _by_places(source, found, (before or {}).get("places"))
+            kept[source.name]["places"] = _by_places(source, found, (before or {}).get("places"), rules.guards)
     return {"looked": now, "sources": {**state["sources"], **kept}, **totals, "evidence": evidence}
 
 
-def accused(state: Mapping[str, Any], alpha: float = ALPHA) -> Breach | None:
-    return breach(STANDARD, _evidence(state), alpha)
+def accused(state: Mapping[str, Any], rules: Rules = AS_EVER, alpha: float = ALPHA) -> Breach | None:
+    return breach(rules.guards, _evidence(state, rules), alpha)
 
 
-def evidence_of(state: Mapping[str, Any]) -> dict[str, float]:
+def evidence_of(state: Mapping[str, Any], rules: Rules = AS_EVER) -> dict[str, float]:
     """By guard, for a person."""
-    return shown(STANDARD, _evidence(state))
+    return shown(rules.guards, _evidence(state, rules))
 
 
-def _evidence(state: Mapping[str, Any]) -> Logs:
+def _evidence(state: Mapping[str, Any], rules: Rules) -> Logs:
     """Of all sources together."""
     each = [state["evidence"], *(source["places"]["now"] for source in state["sources"].values() if "places" in source)]
     return {
@@ -120,16 +119,18 @@ def _evidence(state: Mapping[str, Any]) -> Logs:
             [sum(logs) for logs in zip(*of_bound, strict=True)]
             for of_bound in zip(*(logs[guard.name] for logs in each), strict=True)
         ]
-        for guard in STANDARD
+        for guard in rules.guards
     }
 
 
-def _by_places(source: Source, bounds: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+def _by_places(
+    source: Source, bounds: Mapping[str, Any], before: Mapping[str, Any] | None, guards: Sequence[Guard[OddsTest]]
+) -> dict[str, Any]:
     """The evidence of a source by key: `kept` of the shares before, `now` with that of the present share, which
     `share` names."""
     sides = (source.champion, source.candidate)
     share = [sorted({tally.started for tally in side.values()}) for side in sides]
-    before = before or {"share": [], "kept": begin(STANDARD), "now": begin(STANDARD)}
+    before = before or {"share": [], "kept": begin(guards), "now": begin(guards)}
     if any(len(of_side) != 1 for of_side in share):
         return dict(before)  # not every process knows of the share yet
     kept: Logs = before["kept"] if before["share"] == share else before["now"]
@@ -139,7 +140,7 @@ def _by_places(source: Source, bounds: Mapping[str, Any], before: Mapping[str, A
             list(clustered(guard.test, logs, *(_of_bound(side, guard.name, number) for side in (champion, candidate))))
             for number, logs in enumerate(kept[guard.name], start=1)
         ]
-        for guard in STANDARD
+        for guard in guards
     }
     return {"share": share, "kept": kept, "now": now}
 
@@ -164,20 +165,20 @@ def _of_bound(places: Iterable[Mapping[str, list[int]]], guard: str, number: int
     return [Counted(place[guard][0], place[guard][number]) for place in places if guard in place]
 
 
-def _bounds(champion: Iterable[Tally], known: Mapping[str, Any]) -> dict[str, Any]:
+def _bounds(champion: Iterable[Tally], known: Mapping[str, Any], slower: float) -> dict[str, Any]:
     """Those that are not known and can be told by now."""
     tallies = list(champion)
     found: dict[str, Any] = {}
     if "latency" not in known and (slow := quantiles((t.latency for t in tallies), (SLOW,))):
-        found["latency"] = [slow_from(slow[0])]
+        found["latency"] = [slow_from(slow[0], slower)]
     if "scores" not in known and (beyond := quantiles((t.scores for t in tallies), SHARES)):
         found["scores"] = beyond
     return found
 
 
-def slow_from(usual: int) -> int:
+def slow_from(usual: int, slower: float) -> int:
     """`usual`: what SLOW of the champion's answers took."""
-    return max(round(SLOWER * usual), usual + SLOWER_US)
+    return max(round(slower * usual), usual + SLOWER_US)
 
 
 def quantiles(histograms: Iterable[Histogram], shares: Sequence[float]) -> list[int]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
+from skyriver.core.spec import GuardsSpec
 from skyriver.release.evidence import OddsTest, PairedTest, mean_evidence, needed
 
 ALPHA: Final = 0.02
@@ -43,6 +44,40 @@ STANDARD: Final = (
     Guard("latency", SLOW),
     Guard("scores", SCORES, SCORE_BOUNDS),
 )
+
+SLOWER: Final = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is watched. An answer is slow that takes `slower` times as long as most of the champion's."""
+
+    guards: tuple[Guard[OddsTest], ...] = STANDARD
+    slower: float = SLOWER
+
+
+AS_EVER: Final = Rules()
+
+
+def rules_of(declared: GuardsSpec | None) -> Rules:
+    if declared is None:
+        return AS_EVER
+    watched = tuple(
+        _as_declared(guard, tolerated) for guard in STANDARD if (tolerated := getattr(declared, guard.name))
+    )
+    return Rules(watched, declared.latency or SLOWER)
+
+
+def _as_declared(guard: Guard[OddsTest], tolerated: float) -> Guard[OddsTest]:
+    """What is declared of the latency says which answers are slow, not how many may be."""
+    return guard if guard.name == "latency" else replace(guard, test=_tolerating(guard.test, tolerated))
+
+
+def _tolerating(test: OddsTest, tolerated: float) -> OddsTest:
+    """What it looks for is as far above what is tolerated as it was."""
+    times = tolerated / test.tolerated
+    return replace(test, tolerated=tolerated, worse=tuple(odds * times for odds in test.worse))
+
 
 SHOWN: Final = 0.05
 """More of its requests that fail is what a candidate must have had the chance to show before it gets more of them."""

@@ -13,11 +13,12 @@ from skyriver.release.rollouts import (
     ROLLOUT_FINAL,
     ROLLOUT_TRANSITIONS,
     champion,
+    guards_of,
     in_shadow,
     new_rollout,
     unfit,
 )
-from skyriver.release.shadow import begin_shadow
+from skyriver.release.shadow import begin_shadow, paired_of
 from skyriver.release.stepping import begin_step
 
 
@@ -162,7 +163,7 @@ def plan_rollout_resume(
     status = dict(rollout.status)
     if in_shadow(rollout):
         if shadow := status.get("shadow"):
-            status["shadow"] = begin_shadow(shadow, snapshot.now)
+            status["shadow"] = begin_shadow(shadow, snapshot.now, paired_of(guards_of(rollout)))
         return _steer(snapshot, tenant, target, "shadow", status=status)
     if canary := status.get("canary"):
         status["canary"] = begin_step(canary, canary["step"], snapshot.now)

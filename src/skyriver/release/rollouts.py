@@ -8,9 +8,18 @@ from typing import Any
 
 from skyriver.core.errors import SkyriverError
 from skyriver.core.resources import Action, Kind, Put, Resource, Snapshot
-from skyriver.core.spec import BlueGreenSpec, CanarySpec, FeatureSetSpec, ServiceSpec, ShadowSpec, StreamSpec
+from skyriver.core.spec import (
+    BlueGreenSpec,
+    CanarySpec,
+    FeatureSetSpec,
+    GuardsSpec,
+    ServiceSpec,
+    ShadowSpec,
+    StreamSpec,
+)
 from skyriver.features.plan import plan_features
-from skyriver.release.shadow import begin_shadow, judge_copies, look_at_copies, shadow_page, told_of_copies
+from skyriver.release.guards import rules_of
+from skyriver.release.shadow import begin_shadow, judge_copies, look_at_copies, paired_of, shadow_page, told_of_copies
 from skyriver.release.stepping import Verdict, answers, begin_step, judge, look_at, page, processes_of, seen_by, told
 
 PROMOTE_LIMIT_US = 120_000_000
@@ -125,6 +134,11 @@ def shadow_of(rollout: Resource) -> ShadowSpec | None:
     return ShadowSpec.model_validate(declared["shadow"]) if declared.get("shadow") else None
 
 
+def guards_of(rollout: Resource) -> GuardsSpec | None:
+    declared = rollout.spec.get(rollout.spec["strategy"]) or {}
+    return GuardsSpec.model_validate(declared["guards"]) if declared.get("guards") else None
+
+
 def in_shadow(rollout: Resource) -> bool:
     """Whether it is, or was when it paused, in the phase in which it answers copies."""
     return shadow_of(rollout) is not None and not rollout.status.get("canary")
@@ -148,13 +162,15 @@ def _roll_back(snapshot: Snapshot, rollout: Resource, service: Resource, to: str
     status = {**rollout.status, "settled": "bad"}
     if canary := rollout.status.get("canary"):
         numbers = (int(origin), int(to))
-        status["canary"] = look_at(snapshot, canary, service, _deciding(snapshot, rollout), numbers, pause_us=0)
+        spec = CanarySpec.model_validate(rollout.spec["canary"])
+        streams, rules = _deciding(snapshot, rollout), rules_of(spec.guards)
+        status["canary"] = look_at(snapshot, canary, service, streams, numbers, pause_us=0, rules=rules)
         if answers(snapshot, service, int(to)) and snapshot.elapsed(rollout.since) < LAST_ANSWERS_US:
             if status["canary"] != canary:
                 status.pop("settled")
                 yield _put(rollout, "progress", snapshot.now, status=status, **about)
             return
-        status["shown"] = page(status["canary"], CanarySpec.model_validate(rollout.spec["canary"]))
+        status["shown"] = page(status["canary"], spec)
         about["message"] = f"{rollout.message} {seen_by(status['canary'])}"
     event = "abort" if rollout.status.get("withdrawn") else "rolled_back"
     yield _put(rollout, event, snapshot.now, status=status, **about)
@@ -178,17 +194,18 @@ def _canary(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -
     origin, canary = str(rollout.status["from"]), rollout.status.get("canary") or {}
     spec = CanarySpec.model_validate(rollout.spec["canary"])
     numbers = (int(origin), int(to))
+    streams, rules = _deciding(snapshot, rollout), rules_of(spec.guards)
     if not canary or service.status.get("broken", {}).get(to):
         if not (waits := list(_beside(snapshot, rollout, service, to))) and not _copies_come(
             snapshot, rollout, service
         ):
             yield _split(service, _shares(origin, to, spec.steps[0]))
-            first = begin_step({}, 0, snapshot.now)
-            before = look_at(snapshot, first, service, _deciding(snapshot, rollout), numbers, pause_us=0)
+            first = begin_step({}, 0, snapshot.now, rules)
+            before = look_at(snapshot, first, service, streams, numbers, pause_us=0, rules=rules)
             yield _progress(snapshot, rollout, _compared(rollout, before, spec))
         yield from filter(None, waits)
         return
-    after = look_at(snapshot, canary, service, _deciding(snapshot, rollout), numbers)
+    after = look_at(snapshot, canary, service, streams, numbers, rules=rules)
     verdict = judge(after, spec, numbers, snapshot.now)
     if verdict.what == "take_back":
         yield _split(service, {origin: {"weight": 100}})
@@ -225,16 +242,17 @@ def _shadow(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -
     answers are worse."""
     origin, shadow, spec = str(rollout.status["from"]), rollout.status.get("shadow") or {}, shadow_of(rollout)
     assert spec is not None
+    guards = paired_of(guards_of(rollout))
     numbers = (int(origin), int(to))
     if not shadow or service.status.get("broken", {}).get(to):
         if not (waits := list(_beside(snapshot, rollout, service, to))):
-            yield _split(service, {origin: {"weight": 100}, to: {"weight": 0, "copies": spec.share}})
-            begun = begin_shadow({}, snapshot.now)
+            yield _split(service, {origin: {"weight": 100}, to: {"weight": 0, **_copies(rollout, spec)}})
+            begun = begin_shadow({}, snapshot.now, guards)
             yield _progress(snapshot, rollout, _copied(rollout, begun, spec))
         yield from filter(None, waits)
         return
-    after = look_at_copies(snapshot, shadow, service, numbers)
-    status, verdict = _copied(rollout, after, spec), judge_copies(after, spec, numbers, snapshot.now)
+    after = look_at_copies(snapshot, shadow, service, numbers, guards)
+    status, verdict = _copied(rollout, after, spec), judge_copies(after, spec, numbers, snapshot.now, guards)
     if verdict.what == "take_back":
         yield _split(service, {origin: {"weight": 100}})
         yield _breach(snapshot, rollout, verdict.reason, verdict.message, status)
@@ -258,6 +276,11 @@ def _copies_come(snapshot: Snapshot, rollout: Resource, service: Resource) -> bo
     return snapshot.elapsed(rollout.since) < (LAST_COPIES_US if sending else REPORTED_US)
 
 
+def _copies(rollout: Resource, spec: ShadowSpec) -> dict[str, float]:
+    """What the service's row says of the version, for the champion's replicas."""
+    return {"copies": spec.share, "slower": rules_of(guards_of(rollout)).slower}
+
+
 def _pause(snapshot: Snapshot, rollout: Resource, verdict: Verdict, status: Mapping[str, Any]) -> Put:
     action = f"`skyriver rollout resume {rollout.name}` waits again, `promote` gives it all requests, `abort` none."
     about = {"reason": verdict.reason, "message": verdict.message, "next_action": action}
@@ -278,7 +301,7 @@ def _progress(snapshot: Snapshot, rollout: Resource, status: Mapping[str, Any]) 
 
 def _copied(rollout: Resource, shadow: Mapping[str, Any], spec: ShadowSpec) -> dict[str, Any]:
     """The rollout's status, with what the copies showed."""
-    return {**rollout.status, "shadow": shadow, "shown": shadow_page(shadow, spec)}
+    return {**rollout.status, "shadow": shadow, "shown": shadow_page(shadow, spec, paired_of(guards_of(rollout)))}
 
 
 def _compared(rollout: Resource, canary: Mapping[str, Any], spec: CanarySpec) -> dict[str, Any]:

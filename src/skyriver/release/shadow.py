@@ -13,34 +13,49 @@ from itertools import accumulate
 from typing import Any, Final
 
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
-from skyriver.core.spec import ShadowSpec
+from skyriver.core.spec import GuardsSpec, ShadowSpec
 from skyriver.release.canary import LOOK_US
-from skyriver.release.evidence import PairedTest, Pairs, pairs_needed
-from skyriver.release.guards import ALPHA, SCORE_BOUNDS, SHOWN, USUAL, Guard, begin, breach, look, shown
+from skyriver.release.evidence import OddsTest, PairedTest, Pairs, pairs_needed
+from skyriver.release.guards import ALPHA, SHOWN, USUAL, Guard, begin, breach, look, rules_of, shown
 from skyriver.release.stepping import SIDES, Verdict, died, lives, processes_of, told_of_both
 
 ALPHA_OF_SHADOW: Final = ALPHA / 2
 """The other half is what the steps behind it have; one that is as good is taken back by either with ALPHA at most."""
 ERRORS: Final = PairedTest()
-PAIRED: Final = (
-    Guard("errors", ERRORS),
-    Guard("refusals", PairedTest(tolerated=0.001)),
-    Guard("latency", PairedTest(tolerated=0.02, at_most=4.0)),
-    Guard("scores", PairedTest(tolerated=0.05), SCORE_BOUNDS),
-)
+_USUALLY: Final = {"errors": USUAL, "refusals": 0.01, "scores": 0.5}
+"""Of the champion's answers: where so many are bad, so many points are what is tolerated as a ratio of odds."""
+_SLOW: Final = PairedTest(tolerated=0.02, at_most=4.0)
+
+
+def paired_of(declared: GuardsSpec | None) -> tuple[Guard[PairedTest], ...]:
+    """The guards, for pairs."""
+    return tuple(
+        Guard(guard.name, _SLOW if guard.name == "latency" else _tolerating(guard), guard.bounds)
+        for guard in rules_of(declared).guards
+    )
+
+
+def _tolerating(guard: Guard[OddsTest]) -> PairedTest:
+    share, odds = _USUALLY[guard.name], guard.test.tolerated
+    points = odds * share / (1 - share + odds * share) - share
+    return PairedTest(points, tuple(bet for bet in ERRORS.bets if bet * (1 + points) < 1))
+
+
+Paired = Sequence[Guard[PairedTest]]
+PAIRED: Final = paired_of(None)
 ENOUGH: Final = pairs_needed(USUAL, SHOWN, ERRORS, len(PAIRED) / ALPHA_OF_SHADOW)
 """Pairs after which a candidate that fails SHOWN more often would have been noticed."""
 COPIES: Final = ("sent", "dropped", "unanswered")
 
 
-def begin_shadow(shadow: Mapping[str, Any], now: int) -> dict[str, Any]:
+def begin_shadow(shadow: Mapping[str, Any], now: int, guards: Paired = PAIRED) -> dict[str, Any]:
     """The state once copies are sent, or are waited for again: what was compared so far stays evidence."""
     nothing = {
         "looked": now,
         "processes": {},
         "copies": dict.fromkeys(COPIES, 0),
         **{side: {"answered": 0, "failed": 0, "refused": 0} for side in SIDES},
-        "evidence": begin(PAIRED),
+        "evidence": begin(guards),
         "agreement": {},
         "lives": {},
     }
@@ -53,6 +68,7 @@ def look_at_copies(
     shadow: Mapping[str, Any],
     service: Resource,
     versions: tuple[int, int],
+    guards: Paired = PAIRED,
     *,
     pause_us: int = LOOK_US,
 ) -> dict[str, Any]:
@@ -69,7 +85,7 @@ def look_at_copies(
         then = before if before is not None and before["since"] == now["since"] else None
         for what, total in totals.items():
             total.update({name: n - (then[what].get(name, 0) if then else 0) for name, n in now[what].items()})
-        evidence = look(PAIRED, evidence, dict(_new_pairs(now["pairs"], then["pairs"] if then else {})))
+        evidence = look(guards, evidence, dict(_new_pairs(now["pairs"], then["pairs"] if then else {})))
         known[process] = now
     return {
         **shadow,
@@ -82,9 +98,11 @@ def look_at_copies(
     }
 
 
-def judge_copies(shadow: Mapping[str, Any], spec: ShadowSpec, versions: tuple[int, int], now: int) -> Verdict:
+def judge_copies(
+    shadow: Mapping[str, Any], spec: ShadowSpec, versions: tuple[int, int], now: int, guards: Paired = PAIRED
+) -> Verdict:
     """What is due."""
-    if (found := breach(PAIRED, shadow["evidence"], ALPHA_OF_SHADOW)) is not None:
+    if (found := breach(guards, shadow["evidence"], ALPHA_OF_SHADOW)) is not None:
         where = f" ({found.bound})" if found.bound != "bad" else ""
         return Verdict(
             "take_back",
@@ -108,7 +126,7 @@ def judge_copies(shadow: Mapping[str, Any], spec: ShadowSpec, versions: tuple[in
     return Verdict("wait")
 
 
-def shadow_page(shadow: Mapping[str, Any], spec: ShadowSpec) -> dict[str, Any]:
+def shadow_page(shadow: Mapping[str, Any], spec: ShadowSpec, guards: Paired = PAIRED) -> dict[str, Any]:
     """Where it stands: for whoever shows it, in `status["shown"]`."""
     return {
         "phase": "shadow",
@@ -117,7 +135,7 @@ def shadow_page(shadow: Mapping[str, Any], spec: ShadowSpec) -> dict[str, Any]:
         "needed": ENOUGH,
         "answered_in_step": shadow["candidate"]["answered"] - shadow["before"],
         **{what: shadow[what] for what in ("copies", *SIDES, "agreement")},
-        "evidence": shown(PAIRED, shadow["evidence"]),
+        "evidence": shown(guards, shadow["evidence"]),
         "taken_back_at": round(1 / ALPHA_OF_SHADOW),
     }
 

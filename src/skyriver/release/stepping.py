@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import CanarySpec
 from skyriver.release.canary import LOOK_US, Source, Tally, accused, begun, evidence_of, looked
-from skyriver.release.guards import ALPHA, least
+from skyriver.release.guards import ALPHA, AS_EVER, Rules, least, rules_of
 
 REPLICAS: Final = "replicas"
 NO_SCORE: Final = ("MODEL_FAILED", "SCORE_NOT_FINITE", "MODEL_LATE", "MODEL_ASIDE")
@@ -27,9 +27,9 @@ class Verdict:
     message: str = ""
 
 
-def begin_step(canary: Mapping[str, Any], step: int, now: int) -> dict[str, Any]:
+def begin_step(canary: Mapping[str, Any], step: int, now: int, rules: Rules = AS_EVER) -> dict[str, Any]:
     """The state once the candidate gets the share of `step`: what it answered so far stays evidence."""
-    compared = canary.get("compared") or begun(now)
+    compared = canary.get("compared") or begun(now, rules)
     return {**canary, "step": step, "since": now, "before": compared["candidate"]["answered"], "compared": compared}
 
 
@@ -41,6 +41,7 @@ def look_at(
     versions: tuple[int, int],
     *,
     pause_us: int = LOOK_US,
+    rules: Rules = AS_EVER,
 ) -> dict[str, Any]:
     """The state after a look at what `versions` (champion, candidate) answered; the same where it is too early for one.
     `streams`: which decide with the model."""
@@ -50,7 +51,7 @@ def look_at(
     sources = [_replicas(snapshot, service, versions), *(_arms(snapshot, stream, versions) for stream in streams)]
     return {
         **canary,
-        "compared": looked(compared, sources, snapshot.now),
+        "compared": looked(compared, sources, snapshot.now, rules),
         "lives": lives(snapshot, canary.get("lives") or {}, service, versions),
     }
 
@@ -77,7 +78,7 @@ def died(known: Mapping[str, Any], version: int) -> str | None:
 def judge(canary: Mapping[str, Any], spec: CanarySpec, versions: tuple[int, int], now: int) -> Verdict:
     """What is due."""
     compared = canary["compared"]
-    if (breach := accused(compared, alpha_of(spec))) is not None:
+    if (breach := accused(compared, rules_of(spec.guards), alpha_of(spec))) is not None:
         where = f" ({breach.bound})" if breach.bound != "bad" else ""
         return Verdict(
             "take_back",
@@ -89,7 +90,7 @@ def judge(canary: Mapping[str, Any], spec: CanarySpec, versions: tuple[int, int]
         return Verdict("take_back", "VERSION_DIES", message)
     answered, enough = (
         compared["candidate"]["answered"] - canary["before"],
-        least(spec.steps[canary["step"]], alpha=alpha_of(spec)),
+        least(spec.steps[canary["step"]], rules_of(spec.guards).guards, alpha_of(spec)),
     )
     spent = now - canary["since"]
     if answered >= enough and spent >= spec.every_us:
@@ -117,10 +118,10 @@ def page(canary: Mapping[str, Any], spec: CanarySpec) -> dict[str, Any]:
         "steps": len(spec.steps),
         "percent": spec.steps[step],
         "since": canary["since"],
-        "needed": least(spec.steps[step], alpha=alpha_of(spec)),
+        "needed": least(spec.steps[step], rules_of(spec.guards).guards, alpha_of(spec)),
         "answered_in_step": compared["candidate"]["answered"] - canary["before"],
         **{side: compared[side] for side in SIDES},
-        "evidence": evidence_of(compared),
+        "evidence": evidence_of(compared, rules_of(spec.guards)),
         "taken_back_at": round(1 / alpha_of(spec)),
     }
 

@@ -271,7 +271,9 @@ def copies_of_replica(snapshot: Snapshot, replica: Resource) -> dict[str, Any]:
         return {}
     there = [r for r in snapshot.children(service, "replica") if str(r.spec["version"]) == version]
     sockets = sorted(_server(snapshot, r).socket for r in there if _serves(snapshot, r))
-    return {"shadow": {"version": int(version), "share": versions[version]["copies"], "sockets": sockets}}
+    told = versions[version]
+    share, slower = told["copies"], told["slower"]
+    return {"shadow": {"version": int(version), "share": share, "slower": slower, "sockets": sockets}}
 
 
 def _follow(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:

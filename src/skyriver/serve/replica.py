@@ -151,7 +151,8 @@ class Replica:
             self._shadow.close()
             self._shadow = None
         if settings is not None:
-            compared = Compared(self._score, lambda: (self.counters.latency_us, self._batcher.scores))
+            known = self.counters.latency_us, self._batcher.scores
+            compared = Compared(self._score, lambda: known, settings.slower)
             self._shadow = Shadow(settings, compared)
 
     def report(self) -> dict[str, object]:

@@ -20,6 +20,7 @@ import httptools
 import msgspec
 
 from skyriver.release.canary import SHARES, SLOW, quantiles, slow_from
+from skyriver.release.guards import SLOWER
 from skyriver.serve.http import Request
 from skyriver.serve.metrics import Histogram
 from skyriver.serve.protocol import BINARY_HEADER
@@ -49,10 +50,12 @@ class ShadowSettings:
     """Percent of the requests."""
     sockets: tuple[str, ...]
     """Of the shadow's replicas."""
+    slower: float = SLOWER
+    """An answer is slow that takes so many times as long as most of the champion's."""
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> ShadowSettings:
-        return cls(int(told["version"]), int(told["share"]), tuple(map(str, told["sockets"])))
+        return cls(int(told["version"]), int(told["share"]), tuple(map(str, told["sockets"])), float(told["slower"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,14 @@ class _Copy:
 class Compared:
     """What is counted of the pairs: by guard and bound [all, bad of the shadow alone, bad of the champion alone].
 
-    `known`: latencies and scores of the champion, by which it is found, once, what is slow and what is beyond its
-    scores. `score`: the output by which versions are compared, as it is answered, and as the model calls it."""
+    `known`: latencies and scores of the champion, by which it is found, once, what is slow (`slower` says by how much)
+    and what is beyond its scores. `score`: the output by which versions are compared, as it is answered, and as the
+    model calls it."""
 
-    def __init__(self, score: tuple[str, str] | None, known: Callable[[], tuple[Histogram, Scores]]) -> None:
+    def __init__(
+        self, score: tuple[str, str] | None, known: Callable[[], tuple[Histogram, Scores]], slower: float = SLOWER
+    ) -> None:
+        self._slower = slower
         self._score = score
         self._known = known
         self._slow_from: int | None = None
@@ -127,7 +134,7 @@ class Compared:
         """Where they are not known and can be told by now."""
         latency, scores = self._known()
         if self._slow_from is None and (usual := quantiles([latency.told()], (SLOW,))):
-            self._slow_from = slow_from(usual[0])
+            self._slow_from = slow_from(usual[0], self._slower)
             self.pairs["latency"] = [[0, 0, 0]]
         if not self._bounds and (bounds := quantiles([scores.told()], SHARES)):
             self._bounds = bounds

@@ -4,7 +4,8 @@ Its configuration: {"model", "version", "artifact": digest, "objects": directory
 "max_batch": 256, "queue": 1024, "grace_s": 9, "device": "cpu", "cores": 1, "calibrate": true, "run_limit_s": 30}.
 Its live settings: {} or {"from_stream": {"stream", "socket": of its worker ("": not started yet), "features": digest,
 "keys", "reads": names of fields, "fields": [...] of its events, "on_unknown", "on_old", "max_age_us", "fallback"}};
-and, while another version is its shadow, "shadow": {"version", "share": percent, "sockets"}.
+and, while another version is its shadow, "shadow": {"version", "share": percent,
+"slower": how many times as long a slow answer takes, "sockets"}.
 It reads the model, tries it, listens, and then says that it is ready.
 A model that cannot be served is said in the report ("failed", "reason", "message") and ends the process with 3:
 starting it again would not help. SIGTERM lets it finish what runs.

@@ -417,6 +417,54 @@ def test_a_version_that_cannot_serve_never_gets_a_copy() -> None:
     assert (cloud.rollout.state, cloud.rollout.reason) == ("ROLLED_BACK", "VERSION_FAILED")
 
 
+def by_guards(guards: sr.Guards) -> Cloud:
+    """Version 2 has the share of the one step."""
+    cloud = Cloud(sr.Canary([50, 100], every="30s", guards=guards))
+    cloud.release()
+    cloud.ready(NEW)
+    cloud.traffic(3)
+    return cloud
+
+
+@pytest.mark.parametrize(
+    ("guards", "wrong"),
+    [
+        (sr.Guards(scores=False), {"fails": 0.005, "scores": 0.6}),
+        (sr.Guards(scores=9.0), {"fails": 0.005, "scores": 0.6}),
+        (sr.Guards(latency=6.0), {"fails": 0.005, "slower": 3.0}),
+        (sr.Guards(latency=False), {"fails": 0.005, "slower": 3.0}),
+        (sr.Guards(errors=10.0), {"fails": 0.03}),
+    ],
+    ids=["scores off", "scores tolerated", "latency tolerated", "latency off", "errors tolerated"],
+)
+def test_what_is_not_watched_or_tolerated_takes_nothing_back(guards: sr.Guards, wrong: dict[str, float]) -> None:
+    cloud = by_guards(guards)
+    cloud.new = Answers(**wrong)
+    cloud.traffic(60)
+    assert cloud.rollout.state == "DONE"
+
+
+def test_guards_that_are_declared_are_those_that_are_shown_and_still_watch() -> None:
+    cloud = by_guards(sr.Guards(scores=False, errors=1.5))
+    assert set(cloud.rollout.status["shown"]["evidence"]) == {"errors", "refusals", "latency", "all"}
+    cloud.new = Answers(fails=0.2)
+    cloud.traffic(30)
+    assert (cloud.rollout.state, cloud.rollout.reason) == ("ROLLED_BACK", "WORSE_ERRORS")
+
+
+def test_guards_are_the_shadows_too() -> None:
+    cloud = Cloud(sr.BlueGreen(shadow="40s", guards=sr.Guards(latency=9.0, scores=False)))
+    cloud.release()
+    cloud.ready(NEW)
+    assert cloud.copied is not None
+    assert cloud.copied["slower"] == 9.0
+    cloud.copies = Copies(scores=0.3)
+    cloud.copying(20)
+    assert set(cloud.rollout.status["shown"]["evidence"]) == {"errors", "refusals", "latency", "all"}
+    cloud.copying(22)
+    assert cloud.rollout.state == "DONE"
+
+
 def test_blue_green_moves_all_requests_at_once_and_keeps_the_version_before_ready() -> None:
     cloud = Cloud(sr.BlueGreen(keep="10m"))
     cloud.release()
@@ -464,8 +512,13 @@ def test_blue_green_may_have_a_shadow_before_the_move() -> None:
         (lambda: sr.Canary([5], shadow=True), "is no duration"),
         (lambda: sr.BlueGreen(keep="0s"), "shorter than a second"),
         (lambda: sr.BlueGreen(keep=5), "keep"),
+        (lambda: sr.BlueGreen(guards=sr.Guards()), "there is none: give shadow as well"),
+        (lambda: sr.Guards(errors=0.5), "is not from 1 to 10"),
+        (lambda: sr.Guards(scores="much"), "scores"),
+        (lambda: sr.Guards(errors=False, refusals=False, latency=False, scores=False), "nothing is compared"),
+        (lambda: sr.Canary([5], guards="all"), "are no guards"),
     ],
-    ids=range(9),
+    ids=range(14),
 )
 def test_shadows_and_moves_that_are_none_are_refused(make: Any, told: str) -> None:
     with pytest.raises(InvalidInput, match=told) as refused:
