@@ -48,8 +48,13 @@ def run(
         if detach:
             screen.data({"operation": operation}, lambda: screen.out.print(operation))
             return
-        with screen.progress() as bars:
-            done = wait(client, operation, bars, timeout=seconds)
+        try:
+            with screen.progress() as bars:
+                done = wait(client, operation, bars, timeout=seconds)
+        except JobFailed as error:
+            if error.code == "GATE_FAILED" and not as_json:
+                show.gate(screen, client.get("versions", error.where.partition("/")[2])["status"])
+            raise
         if action == "train":
             version = next(r for r in done["status"]["created"] if r.startswith("version/")).partition("/")[2]
             found = client.get("versions", version)

@@ -143,10 +143,11 @@ def _candidate(
     # Other trees give other scores. The rows are those that chose how many: by a few numbers, so it costs little.
     onnx, calibrated = finish(spec, model, cleaning, rows, split)
     test = take(rows.x, split.test)
-    metrics = evaluate(onnx, rows, split, spec.metrics)
+    said = scored(onnx, test)
+    metrics = evaluate(onnx, rows, split, spec.metrics, said.scores)
     count = len(model.trees)
     metrics["onnx_max_difference"] = difference(lightgbm.Booster(model_str=text), onnx, test, count, cleaning=cleaning)
-    evidence = gather(split.labels[split.test], scored(onnx, test), champion, slices)
+    evidence = gather(split.labels[split.test], said, champion, slices)
     return Candidate("fewer-trees", onnx, count, metrics, calibrated, measure_speed(onnx, test), evidence, False, "")
 
 

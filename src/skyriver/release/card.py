@@ -189,7 +189,7 @@ def _speed(manifest: VersionManifest) -> _Section:
         ("a row alone, median", _microseconds(speed.row)),
         (
             "a row alone, p99",
-            f"{_microseconds(speed.row_p99)} (half of the rounds from {_microseconds(speed.row_p99_low)} to"
+            f"{_microseconds(speed.row_p99)} (rounds from {_microseconds(speed.row_p99_low)}, three quarters up to"
             f" {_microseconds(speed.row_p99_high)})",
         ),
         (f"{speed.batch_rows} rows together, median", _microseconds(speed.batch)),

@@ -258,7 +258,7 @@ def _differs(measures: Measures, metric: str) -> str:
 
 def _spread(speed: SpeedRecord) -> str:
     return (
-        f"half of the rounds' p99 from {_time(speed.row_p99_low)} to {_time(speed.row_p99_high)}, median"
+        f"the rounds' p99 from {_time(speed.row_p99_low)}, three quarters up to {_time(speed.row_p99_high)}; median"
         f" {_time(speed.row)}; {speed.batch_rows} rows together {_time(speed.batch)}; hashing 64 KiB meanwhile"
         f" {_time(speed.reference)}, p99 {_time(speed.reference_p99)}"
     )

@@ -52,13 +52,21 @@ def take(column: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.flo
     return column[rows]
 
 
-def evaluate(onnx: bytes, rows: Rows, split: Split, own: Sequence[MetricSpec]) -> dict[str, float]:
-    """All metrics of a model: on the test rows, and `train_auc`, `train_average_precision` on the training part."""
-    found = judge(score(onnx, take(rows.x, split.test)), calibration_of(onnx), rows, split, own)
+def evaluate(
+    onnx: bytes,
+    rows: Rows,
+    split: Split,
+    own: Sequence[MetricSpec],
+    scores: NDArray[np.float32] | None = None,
+) -> dict[str, float]:
+    """All metrics of a model: on the test rows, and `train_auc`, `train_average_precision` on the training part.
+    `scores`: of the test rows, where they are known already."""
+    said = score(onnx, take(rows.x, split.test)) if scores is None else scores
+    found = judge(said, calibration_of(onnx), rows, split, own)
     sample = split.train[:: max(1, math.ceil(len(split.train) / TRAIN_SCORED))]
-    labels, scores = split.labels[sample], score(onnx, take(rows.x, sample))
-    found["train_auc"] = measure.roc_auc(labels, scores)
-    found["train_average_precision"] = measure.average_precision(labels, scores)
+    labels, known = split.labels[sample], score(onnx, take(rows.x, sample))
+    found["train_auc"] = measure.roc_auc(labels, known)
+    found["train_average_precision"] = measure.average_precision(labels, known)
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
