@@ -322,8 +322,11 @@ class App:
             if trained is None:
                 refuse(f"{train!r} is no training function.", "BAD_MODEL", "Decorate it with @app.train(...).")
         named = tuple(m.model_copy(update={"name": check_field(key, "a metric")}) for key, m in (metrics or {}).items())
-        source = self._features[trained.features].source if trained is not None else ""
-        parts = gates.slices_of(slices, self._streams.get(source) or self._tables.get(source), name)
+        learnt = self._features[trained.features] if trained is not None else None
+        source = self._streams.get(learnt.source) or self._tables[learnt.source] if learnt is not None else None
+        parts = gates.slices_of(slices, source, learnt.features if learnt is not None else (), name)
+        if trained is None and gate is not None:
+            gates.check_gate_of_file(gate.spec, name)
         if trained is not None and gate is not None:
             gates.check_gate(gate.spec, [*specs.MEASURED, *(metric.name for metric in named)], parts)
         self._models[name] = specs.ModelSpec(
@@ -339,7 +342,7 @@ class App:
             slices=parts,
             **terms.about_model(description=description, contact=contact, licence=licence),
         )
-        specs.check_from_stream(self._models[name], self._features[trained.features] if trained else None)
+        specs.check_from_stream(self._models[name], learnt)
         return self._models[name]
 
     def decide(

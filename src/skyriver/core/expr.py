@@ -14,7 +14,7 @@ that id that stand before the event in the log, the one with the newest time up 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -125,6 +125,19 @@ def walk(node: Node) -> Iterator[Node]:
             yield from walk(right)
         case Unary(of=inner) | Calendar(of=inner):
             yield from walk(inner)
+
+
+def reached(node: Node, known: Container[Node]) -> Iterator[Node]:
+    """As `walk`, without those that are `known` and what is below them."""
+    if node in known:
+        return
+    yield node
+    match node:
+        case Binary(left=left, right=right):
+            yield from reached(left, known)
+            yield from reached(right, known)
+        case Unary(of=inner) | Calendar(of=inner):
+            yield from reached(inner, known)
 
 
 def numbers(node: Node) -> Iterator[Node]:

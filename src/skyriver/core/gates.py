@@ -11,7 +11,19 @@ from typing import Any, Final
 from skyriver.core import spec as specs
 from skyriver.core.errors import SkyriverError
 from skyriver.core.events import refuse
-from skyriver.core.expr import Aggregate, Column, Expression, Lookup, as_expression, walk
+from skyriver.core.expr import (
+    Aggregate,
+    Binary,
+    Column,
+    Constant,
+    Expression,
+    Lookup,
+    Unary,
+    as_expression,
+    reached,
+    render,
+    walk,
+)
 from skyriver.core.misread import made
 from skyriver.core.names import check_field
 from skyriver.core.terms import check_feature
@@ -82,8 +94,8 @@ def _rule(metric: str, rule: object) -> specs.GateRule:
 @dataclass(frozen=True)
 class Slice:
     """A part of the test rows that is measured on its own: `Slice("night", orders.at.hour() <= 6)`, where a condition
-    over fields of the event is true; or `Slice(by="country", most=10)`, a part for each of the most frequent values
-    and one for all others.
+    over fields of the event, or over features of the model, is true; or `Slice(by="country", most=10)`, a part for each
+    of the most frequent values and one for all others.
 
     Rules of a gate hold on it. With fewer than `least` test rows, or `least_positives` among them, they do not, and it
     is named as not judged; without these, a slice on which a metric cannot be computed fails.
@@ -113,9 +125,12 @@ class Slice:
 
 
 def slices_of(
-    given: Sequence[Slice], source: specs.StreamSpec | specs.TableSpec | None, model: str
+    given: Sequence[Slice],
+    source: specs.StreamSpec | specs.TableSpec | None,
+    features: Sequence[specs.FeatureSpec],
+    model: str,
 ) -> tuple[specs.SliceSpec, ...]:
-    """`source`: what the model learns from; None for a ready file."""
+    """`source` and `features`: what the model learns from; None for a ready file."""
     if not isinstance(given, Sequence) or not all(isinstance(each, Slice) for each in given):
         refuse(f"slices={given!r:.80} are no slices.", "BAD_SLICE", _A_SLICE)
     if not given:
@@ -131,10 +146,12 @@ def slices_of(
     names = [each.name for each in given]
     if twice := [name for name in names if names.count(name) > 1]:
         refuse(f"There are two slices {twice[0]!r}.", "DUPLICATE_NAME", "Give one of them another name.")
-    return tuple(_slice_of(each, source) for each in given)
+    return tuple(_slice_of(each, source, features) for each in given)
 
 
-def _slice_of(given: Slice, source: specs.StreamSpec | specs.TableSpec) -> specs.SliceSpec:
+def _slice_of(
+    given: Slice, source: specs.StreamSpec | specs.TableSpec, features: Sequence[specs.FeatureSpec]
+) -> specs.SliceSpec:
     fields = {field.name: field.type for field in source.fields}
     if given.when is None:
         by = given.given["by"]
@@ -146,7 +163,7 @@ def _slice_of(given: Slice, source: specs.StreamSpec | specs.TableSpec) -> specs
                 "UNKNOWN_FIELD",
                 f"It has {', '.join(fields)}.",
             )
-        if fields[by] not in ("int", "text", "bool"):
+        if by == source.id or fields[by] not in ("int", "text", "bool"):
             refuse(
                 f"The slice {given.name}: {by!r} has too many values to take parts of.",
                 "BAD_SLICE",
@@ -154,25 +171,32 @@ def _slice_of(given: Slice, source: specs.StreamSpec | specs.TableSpec) -> specs
                 f' sr.Slice("large", {source.name}.{by} >= 100).',
             )
     else:
-        _check_condition(given.name, given.when, source)
+        _check_condition(given.name, given.when, source, features)
     body = {"name": given.name, "when": given.when.node if given.when is not None else None, **given.given}
     return made(specs.SliceSpec, f"slice {given.name!r}", "BAD_SLICE", _A_SLICE, body)
 
 
-def _check_condition(name: str, when: Expression, source: specs.StreamSpec | specs.TableSpec) -> None:
+def _check_condition(
+    name: str,
+    when: Expression,
+    source: specs.StreamSpec | specs.TableSpec,
+    features: Sequence[specs.FeatureSpec],
+) -> None:
     if when.source not in ("", source.name):
         refuse(
             f"The slice {name} uses {when.source}, and the model learns from {source.name}.",
             "BAD_SLICE",
             f"Read fields of {source.name}.",
         )
-    if any(isinstance(node, Aggregate | Lookup) for node in walk(when.node)):
+    known = {feature.expr for feature in features}
+    looks = [node for node in reached(when.node, known) if isinstance(node, Aggregate | Lookup)]
+    if looks:
         refuse(
-            f"The slice {name} looks at other events or rows: a slice is by fields of the event itself.",
+            f"The slice {name} looks at other events or rows by {render(looks[0])}, which is no feature of the model.",
             "BAD_SLICE",
-            _A_SLICE,
+            "Make it a feature of the model, or write a condition over fields of the event.",
         )
-    if not any(isinstance(node, Column) or hasattr(node, "column") for node in walk(when.node)):
+    if all(isinstance(node, Constant | Binary | Unary) for node in walk(when.node)):
         refuse(f"The slice {name} reads no field of {source.name}.", "BAD_SLICE", _A_SLICE)
     try:
         check_feature(name, when, source)
@@ -201,6 +225,17 @@ def check_gate(gate: specs.GateSpec, measured: Sequence[str], slices: Sequence[s
                 f"The model's slices are {', '.join(known)}.",
             )
         _check_metric("on slices ", each.metric, specs.SLICED)
+
+
+def check_gate_of_file(gate: specs.GateSpec, model: str) -> None:
+    """Of a model that comes as a ready file, of which there are no rows."""
+    if gate.latency_us or gate.slices:
+        refuse(
+            f"The model {model!r} is a ready file: there are no rows to measure its "
+            f"{'latency' if gate.latency_us else 'slices'} on.",
+            "BAD_GATE",
+            "Leave it out of the gate; size= can be asked of a file.",
+        )
 
 
 def _check_metric(where: str, metric: str, measured: Sequence[str]) -> None:

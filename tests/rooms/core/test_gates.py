@@ -81,7 +81,7 @@ def test_what_is_not_used_leaves_no_trace_in_the_digest() -> None:
         (lambda: model("x", slices=[sr.Slice(by="price")]), "BAD_SLICE", "too many values"),
         (lambda: model("x", slices=[sr.Slice(by="country", most=51)]), "BAD_SLICE", "most=51 is more than 50"),
         (lambda: model("x", slices=[sr.Slice("s", others.price > 1)]), "BAD_SLICE", "uses others"),
-        (lambda: model("x", slices=[sr.Slice("s", sr.count(by="buyer", over="1d") > 1)]), "BAD_SLICE", "other events"),
+        (lambda: model("x", slices=[sr.Slice("s", sr.count(by="buyer", over="1d") > 1)]), "BAD_SLICE", "no feature of"),
         (lambda: model("x", slices=[sr.Slice("s", 1)]), "BAD_SLICE", "reads no field"),
         (lambda: model("x", slices=[sr.Slice("s", orders.country > 1)]), "BAD_FEATURE", "The slice s uses the text"),
         (lambda: model("x", train=None, onnx="m.onnx", slices=[NIGHT]), "BAD_SLICE", "a ready file"),
@@ -96,6 +96,8 @@ def test_what_is_not_used_leaves_no_trace_in_the_digest() -> None:
             "BAD_GATE",
             "'train_auc' is not measured on slices",
         ),
+        (lambda: model("x", slices=[sr.Slice(by="order")]), "BAD_SLICE", "too many values"),
+        (lambda: model("x", train=None, onnx="m.onnx", gate=sr.Gate(latency="1ms")), "BAD_GATE", "its latency"),
         (lambda: sr.Gate(each_slice={"auc": "high"}), "BAD_GATE", "auc='high' is not understood"),
         (lambda: sr.Gate(slices=[NIGHT]), "BAD_GATE", "rules of slices are not understood"),  # type: ignore[arg-type]
         (lambda: sr.Gate(latency="fast"), "BAD_DURATION", "'fast' is not a latency"),

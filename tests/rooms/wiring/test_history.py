@@ -16,7 +16,7 @@ import skyriver as sr
 from skyriver.adapters.delta.tables import DeltaTables
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import Unavailable
-from skyriver.core.expr import Aggregate, Column, Lookup
+from skyriver.core.expr import Aggregate, Binary, Column, Constant, Lookup
 from skyriver.core.spec import (
     AppSpec,
     FeatureSetSpec,
@@ -27,13 +27,14 @@ from skyriver.core.spec import (
     MetricSpec,
     ModelSpec,
     ReferenceSpec,
+    SliceSpec,
     StreamSpec,
     TrainSpec,
 )
 from skyriver.release.gate import Measures, evaluate_gate
 from skyriver.release.manifest import SourceRef, VersionManifest, parse_manifest
 from skyriver.wiring.home import Home
-from skyriver.wiring.work import train
+from skyriver.wiring.work import compress, train
 from skyriver.wiring.work.history import history_at, newest_history, rows_of
 from skyriver.wiring.work.job import Job
 
@@ -199,26 +200,26 @@ OTHER = FeatureSetSpec(
 )
 
 
-def trained(work: Job, features: FeatureSetSpec, champion: dict[str, Any] | None = None) -> VersionManifest:
-    """What a training job of an application with these features proposes."""
+def ran(work: Job, features: FeatureSetSpec, model: ModelSpec, champion: dict[str, Any] | None = None) -> Any:
+    """What training and compression are given of an application with these features, and what the training made."""
 
     def fit(data: Any) -> lightgbm.Booster:
         settings = {"objective": "binary", "verbose": -1, "num_threads": 1, "min_data_in_leaf": 5, "seed": 1}
         return lightgbm.train(settings, lightgbm.Dataset(data.x, data.y), 8)
 
-    app = AppSpec(
-        name="risk",
-        streams=(STREAM,),
-        feature_sets=(features,),
-        models=(ModelSpec(name="fraud", train=TEST, gate=NO_LOG),),
-    )
+    app = AppSpec(name="risk", streams=(STREAM,), feature_sets=(features,), models=(model,))
     given = SimpleNamespace(
         **{**vars(work), "app": app, "target": "fraud", "name": "fraud-run-1-train", "params": {}, "code": CODE},
         inputs={"champion": champion},
         objects=DirectoryObjects(work.home.objects),
         load_app=lambda: SimpleNamespace(functions={"fit": fit}),
     )
-    made: dict[str, Any] = train.work(cast(Job, given))
+    return given, train.work(cast(Job, given))
+
+
+def trained(work: Job, features: FeatureSetSpec, champion: dict[str, Any] | None = None) -> VersionManifest:
+    """What a training job of an application with these features proposes."""
+    _, made = ran(work, features, ModelSpec(name="fraud", train=TEST, gate=NO_LOG), champion)
     return parse_manifest(made["manifest"])
 
 
@@ -250,3 +251,38 @@ def test_a_champion_of_other_features_is_judged_by_its_own_of_the_same_rows(tmp_
     blind = trained(work, OTHER, unknown)
     assert blind.champion_metrics == {}, "a version of a release that did not keep how its features are computed"
     assert "is not known" in evaluate_gate(better, Measures(blind.metrics, blind.champion_metrics)).failures
+
+
+def test_a_version_that_is_proposed_brings_the_evidence_of_its_gate(tmp_path: Path) -> None:
+    work = loaded(tmp_path)
+    gate = NO_LOG.model_copy(update={"against": "champion", "tolerance": 0.05, "latency_us": 10**6})
+    slices = (
+        SliceSpec(name="even", when=Binary(kind="<=", left=Column(name="customer"), right=Constant(value=1))),
+        SliceSpec(name="customer", by="customer", most=3, least=1_000),
+    )
+    model = ModelSpec(name="fraud", train=TEST, gate=gate, slices=slices, description="Whose orders are never paid.")
+    first = {**trained(work, OTHER).to_json(), "version": 1, "fields": None}
+    given, made = ran(work, FEATURES, model, first)
+    given.inputs = {"train": made}
+    spec = compress.work(cast(Job, given))["resources"][0]["spec"]
+    version = parse_manifest({name: value for name, value in spec.items() if name in VersionManifest.model_fields})
+
+    names = [part.name for part in version.slices]
+    assert names[0] == "even"
+    assert [name.partition("=")[0] for name in names[1:]] == ["customer"] * 4
+    assert version.split is not None
+    parts = version.slices[1:]
+    assert sum(part.rows for part in parts) == version.split.test.rows
+    assert sum(part.positives for part in parts) == version.split.test.positives
+    assert version.champion_metrics is not None
+    for metric in ("auc", "brier"):
+        by = version.differences[metric].by
+        assert by == pytest.approx(version.metrics[metric] - version.champion_metrics[metric])
+        assert version.intervals[metric].low <= version.metrics[metric] <= version.intervals[metric].high
+    assert version.slices[0].champion_metrics is not None
+    assert version.speed is not None
+    assert version.about == {"description": "Whose orders are never paid."}
+    assert version.same_features is None, "the gate does not ask for it"
+    checks = evaluate_gate(gate, Measures.of(spec)).checks
+    assert [c.rule.partition(":")[0] for c in checks if not c.judged] == names[1:]
+    assert next(c for c in checks if "p99" in c.rule).passed

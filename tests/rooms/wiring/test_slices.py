@@ -34,7 +34,14 @@ rows = app.table("rows", Order, id="order")
 SLICES = [sr.Slice("even", orders.buyer == 0), sr.Slice(by="shop", most=2, least=3, least_positives=1)]
 
 
-@app.train(app.features("f", orders, {"buyer": orders.buyer}), label=back)
+often = sr.count(by="buyer", over="7d")
+behaviour = app.features("f", orders, {"buyer": orders.buyer, "often": often, "ratio": orders.buyer / often})
+FEATURES = behaviour.spec.features
+X = np.array([[9, n, np.nan] for n in range(10)], np.float32)
+"""Of the first feature something else than in the events, so that it would be seen where it comes from."""
+
+
+@app.train(behaviour, label=back)
 def fit(data: sr.TrainingData) -> Any:
     raise NotImplementedError
 
@@ -67,7 +74,8 @@ def _split(test: list[int]) -> Split:
 
 def _found(home: Path, model: ModelSpec, source: StreamSpec | TableSpec, test: list[int]) -> dict[str, list[int]]:
     job, history = _history(home, source)
-    return {part.name: part.rows.tolist() for part in slices_of(job, model, history, _split(test))}
+    found = slices_of(job, model, history, _split(test), FEATURES, X)
+    return {part.name: part.rows.tolist() for part in found}
 
 
 def test_of_a_stream_by_condition_and_by_value(tmp_path: Path) -> None:
@@ -90,12 +98,24 @@ def test_of_a_table_whose_test_rows_are_here_and_there(tmp_path: Path) -> None:
     }
 
 
+def test_by_features_that_look_at_other_events_as_the_training_computed_them(tmp_path: Path) -> None:
+    new, rare = sr.Slice("new", often <= 4), sr.Slice("rare", (often > 4) & (orders.buyer == 0))
+    model = app.model("f", fit, slices=[new, rare, sr.Slice("none", orders.buyer / often > 0)])
+    assert _found(tmp_path, model, app.spec.streams[0], list(range(2, 9))) == {
+        "new": [0, 1, 2],
+        "rare": [3, 5],
+        "none": [],
+    }
+    alone = app.model("g", fit, slices=[new])
+    assert _found(tmp_path / "alone", alone, app.spec.streams[0], [3, 8]) == {"new": [0]}
+
+
 def test_what_is_declared_of_few_rows_goes_along(tmp_path: Path) -> None:
     model = app.model("l", fit, slices=SLICES)
     job, history = _history(tmp_path, app.spec.streams[0])
-    found = slices_of(job, model, history, _split([0, 1]))
+    found = slices_of(job, model, history, _split([0, 1]), FEATURES, X)
     assert [(s.of, s.least, s.least_positives) for s in found] == [("even", 0, 0), ("shop", 3, 1), ("shop", 3, 1)]
-    assert slices_of(job, app.model("none", fit), history, _split([0])) == ()
+    assert slices_of(job, app.model("none", fit), history, _split([0]), FEATURES, X) == ()
 
 
 @pytest.mark.parametrize("probabilities", [True, False])

@@ -36,6 +36,7 @@ def work(job: Job) -> dict[str, Any]:
     source = job.app.source(manifest.source.name)
     history = history_at(job, source, manifest.source)
     rows, delay_us = rows_of(job, model, history), delay_of(model.train, source)
+    features = job.app.feature_set(model.train.features).features
     split = split_rows(model.train, rows, delay_us, validate=validates(model, delay_us))
 
     def refused(candidate: Found) -> str:
@@ -50,7 +51,7 @@ def work(job: Job) -> dict[str, Any]:
         gate=refused,
         progress=job.progress,
         champion=get_scores(job.objects, trained.get("champion_scores")),
-        slices=slices_of(job, model, history, split),
+        slices=slices_of(job, model, history, split, features, rows.x),
     )
     version = with_candidates(manifest, [_record(job, c) for c in candidates], [_measured(c) for c in candidates])
     spec = {**version.to_json(), "fields": trained["fields"], "champion": trained["champion"]}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from skyriver.adapters.delta.tables import DeltaTables
-from skyriver.core.spec import ModelSpec, SliceSpec, StreamSpec
+from skyriver.core.expr import Aggregate, Lookup, Node, walk
+from skyriver.core.spec import FeatureSpec, ModelSpec, SliceSpec, StreamSpec
 from skyriver.data.border_frame import schema_of
-from skyriver.features.conditions import fields_read, holds
+from skyriver.features.conditions import Given, fields_read, holds
 from skyriver.train.slices import Slice
 from skyriver.train.split import Split
 from skyriver.wiring.work.history import History, fields_of
@@ -22,21 +24,32 @@ REST = "(others)"
 MISSING = "(missing)"
 
 
-def slices_of(job: Job, model: ModelSpec, history: History, split: Split) -> tuple[Slice, ...]:
-    """`history` and `split` are those of the training: rows are counted as `rows_of` does."""
-    names = [name for each in model.slices for name in _read(each)]
-    if not names:
+def slices_of(
+    job: Job, model: ModelSpec, history: History, split: Split, features: Sequence[FeatureSpec], x: NDArray[np.float32]
+) -> tuple[Slice, ...]:
+    """`history` and `split` are those of the training, as are `features` and their values `x` float32 [n, F]: rows are
+    counted as `rows_of` does."""
+    if not model.slices:
         return ()
-    if isinstance(history.source, StreamSpec):
+    looked = {node for each in model.slices if each.when is not None for node in walk(each.when)}
+    given: dict[Node, NDArray[np.float32]] = {
+        feature.expr: x[split.test, place]
+        for place, feature in enumerate(features)
+        if feature.expr in looked and any(isinstance(node, Aggregate | Lookup) for node in walk(feature.expr))
+    }
+    names = [name for each in model.slices for name in _read(each, given)]
+    if not names:
+        frame = pl.DataFrame({"row": split.test})
+    elif isinstance(history.source, StreamSpec):
         first = int(split.test[0])
         frame = fields_of(job, history, names, first, int(split.test[-1]) + 1)[split.test - first]
     else:
         frame = _of_table(job, history, names)[split.test]
-    return tuple(part for each in model.slices for part in _parts(each, frame))
+    return tuple(part for each in model.slices for part in _parts(each, frame, given))
 
 
-def _read(spec: SliceSpec) -> tuple[str, ...]:
-    return fields_read(spec.when) if spec.when is not None else (spec.by,)
+def _read(spec: SliceSpec, given: Given) -> tuple[str, ...]:
+    return fields_read(spec.when, given) if spec.when is not None else (spec.by,)
 
 
 def _of_table(job: Job, history: History, names: list[str]) -> pl.DataFrame:
@@ -45,9 +58,10 @@ def _of_table(job: Job, history: History, names: list[str]) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema=schema), *(piece.select(list(schema)) for piece in pieces)])
 
 
-def _parts(spec: SliceSpec, frame: pl.DataFrame) -> Iterator[Slice]:
+def _parts(spec: SliceSpec, frame: pl.DataFrame, given: Given) -> Iterator[Slice]:
     if spec.when is not None:
-        yield Slice(spec.name, spec.name, np.flatnonzero(holds(spec.when, frame)), spec.least, spec.least_positives)
+        rows = np.flatnonzero(holds(spec.when, frame, given))
+        yield Slice(spec.name, spec.name, rows, spec.least, spec.least_positives)
         return
     values = frame[spec.by].cast(pl.String).fill_null(MISSING)
     counts = values.value_counts().sort("count", spec.by, descending=[True, False])
