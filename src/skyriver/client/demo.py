@@ -22,7 +22,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from skyriver.client import show
+from skyriver.client import show, version_page
 from skyriver.client.api import Client
 from skyriver.client.appfile import load_app, pack
 from skyriver.client.cli import deploy_request
@@ -173,7 +173,7 @@ def _train(walk: Walk) -> None:
         metrics = version["spec"]["metrics"]
         walk.found |= {"version": version["name"], "metrics": metrics, "candidates": version["spec"]["candidates"]}
         if not walk.options.as_json:
-            show.version(walk.screen, version)
+            version_page.version(walk.screen, version)
         walk.check(
             metrics["onnx_max_difference"] <= 1e-5,
             f"the ONNX model equals the trained one within {metrics['onnx_max_difference']:.1e} on the test rows",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from skyriver.client import show
+from skyriver.client import show, version_page
 from skyriver.client.screen import Screen
 from skyriver.client.shell import Json, act_and_tell, app, connect, noun, parameters_of, wait
 from skyriver.core.errors import InvalidInput, JobFailed, NotFound
@@ -53,12 +53,12 @@ def run(
                 done = wait(client, operation, bars, timeout=seconds)
         except JobFailed as error:
             if error.code == "GATE_FAILED" and not as_json:
-                show.gate(screen, client.get("versions", error.where.partition("/")[2])["status"])
+                version_page.gate(screen, client.get("versions", error.where.partition("/")[2])["status"])
             raise
         if action == "train":
             version = next(r for r in done["status"]["created"] if r.startswith("version/")).partition("/")[2]
             found = client.get("versions", version)
-            screen.data({"operation": done, "version": found}, lambda: show.version(screen, found))
+            screen.data({"operation": done, "version": found}, lambda: version_page.version(screen, found))
         else:
             outputs = done["status"]["result"][target]
             screen.data({"operation": done, "outputs": outputs}, lambda: _show_outputs(screen, outputs))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from skyriver.client import version_page
 from skyriver.client.screen import Screen, age, coloured
 from skyriver.core.units import utc_time
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from skyriver.client.shell import Finding
     from skyriver.core.spec import AppSpec
 
-SHOWN_BINS = 8
-"""Of a model's reliability."""
 EXAMPLES = 10
 """Bad rows that are shown; JSON output has all."""
 ENDS = 5
@@ -86,86 +85,6 @@ def loaded(screen: Screen, table: str, report: Mapping[str, Any]) -> None:
         screen.say(f"    {escape(bad['file'])}, row {bad['row']}: {escape(bad['message'])}")
     if ignored := report.get("ignored_columns"):
         screen.say(f"  columns not in the declaration, left out: {', '.join(ignored)}")
-
-
-def version(screen: Screen, found: Mapping[str, Any]) -> None:
-    spec, status = found["spec"], found["status"]
-    rows = [(name, f"{value:.4f}") for name, value in sorted(spec["metrics"].items())]
-    screen.table(f"{found['name']}  {found['state']}", ("metric", "value"), rows)
-    for candidate in spec.get("candidates", ()):
-        screen.say(f"  candidate {candidate['name']}: {escape(str(candidate.get('why', '')))}")
-    if calibration := spec.get("calibration"):
-        _calibration(screen, calibration)
-    slices(screen, spec)
-    gate(screen, status)
-
-
-def slices(screen: Screen, spec: Mapping[str, Any]) -> None:
-    """How good it is on parts of the test rows."""
-    rows = [
-        (
-            each["name"],
-            f"{each['rows']:,}",
-            f"{each['positives']:,}",
-            *(_sure(each, metric) for metric in ("average_precision", "auc")),
-        )
-        for each in spec.get("slices", ())
-    ]
-    if rows:
-        screen.table("Slices of the test rows", ("slice", "rows", "positive", "average precision", "auc"), rows)
-
-
-def _sure(each: Mapping[str, Any], metric: str) -> str:
-    value, ends = each["metrics"].get(metric), each["intervals"].get(metric)
-    if value is None:
-        return ""
-    return f"{value:.4f}" if ends is None else f"{value:.4f} ({ends[0]:.4f} to {ends[1]:.4f})"
-
-
-def gate(screen: Screen, status: Mapping[str, Any]) -> None:
-    """What the gate wanted, what was measured, and how it came out."""
-    rows = [
-        (
-            check["rule"].removesuffix(check.get("wanted", "")).strip(),
-            check.get("wanted", ""),
-            check.get("measured", ""),
-            check.get("evidence") or check["why"],
-            _outcome(check),
-        )
-        for check in status.get("gate", {}).get("checks", ())
-    ]
-    if rows:
-        screen.table("Gate", ("rule", "wanted", "measured", "evidence", ""), rows)
-
-
-def _outcome(check: Mapping[str, Any]) -> str:
-    if not check.get("judged", True):
-        return "not judged"
-    return "passed" if check["passed"] else "FAILED"
-
-
-def _calibration(screen: Screen, told: Mapping[str, Any]) -> None:
-    """How often what got such a score was true, beside what was said of it; the lowest scores, of which there is little
-    to say, together."""
-    if not told["method"]:
-        screen.say(f"  probability: none, for {escape(told['why'])}")
-    else:
-        fitted = f"{told['rows']:,} held-out rows, {told['positives']:,} of them positive"
-        screen.say(f"  probability: {told['method']}, fitted on {fitted}")
-    bins = [list(own) for own in told["reliability"]]
-    while len(bins) > SHOWN_BINS:
-        bins[:2] = [_together(bins[0], bins[1])]
-    rows = [
-        (f"{count:,}", f"{score:.4f}", "" if probability is None else f"{probability:.4f}", f"{observed:.4f}")
-        for count, score, probability, observed in bins
-    ]
-    screen.table("Reliability on the test rows", ("rows", "mean score", "mean probability", "observed"), rows)
-
-
-def _together(one: Sequence[Any], other: Sequence[Any]) -> list[Any]:
-    rows = one[0] + other[0]
-    means = [None if a is None else (a * one[0] + b * other[0]) / rows for a, b in zip(one[1:], other[1:], strict=True)]
-    return [rows, *means]
 
 
 def prediction(screen: Screen, answer: Mapping[str, Any]) -> None:
@@ -288,7 +207,7 @@ def explained(screen: Screen, items: Sequence[Mapping[str, Any]]) -> None:
             screen.out.print(f"  would help: {escape(' '.join(helps))}")
         _print_facts(screen, _facts_of(item))
         if item["kind"] == "version":
-            gate(screen, item["status"])
+            version_page.gate(screen, item["status"])
         for name, report in item["processes"].items():
             if report.get("alive"):
                 screen.out.print(f"  process {name}, pid {report['pid']}, up {age(report['started_at'])}")
