@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +13,7 @@ from skyriver.client.flows import FileBody, Flow, Request, call
 from skyriver.client.rows import file_format
 from skyriver.client.tenant_calls import TenantCalls, json_request
 from skyriver.client.waiting import changed, repeated
+from skyriver.core.contract import Outcomes
 
 
 class PredictingCalls(TenantCalls):
@@ -41,6 +42,15 @@ class PredictingCalls(TenantCalls):
         body = {"target": model, "params": params, "inputs": inputs}
         answer = yield from changed(json_request("POST", f"{self._base}/actions/predict", body))
         return str(answer["operation"])
+
+    @call
+    def report_outcomes(self, model: str, outcomes: Sequence[Mapping[str, Any]]) -> Flow[Outcomes]:
+        """Tells what became of a model's answers since the last report: `[{"version": 2, "metric": "accepted",
+        "yes": 13, "of": 20}]`; each answer says its version. Sum up, and report every few seconds: a rollout whose
+        guards name the metric compares its two versions by it. Returns all that is known."""
+        path = f"{self._base}/models/{quote(model, safe='')}/outcomes"
+        told: Outcomes = yield from changed(json_request("POST", path, {"outcomes": [*outcomes]}))
+        return told
 
     @call
     def object_part(self, digest: str, first: int, size: int) -> Flow[tuple[bytes, int]]:

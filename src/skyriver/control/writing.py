@@ -16,6 +16,7 @@ from skyriver.control import deploying
 from skyriver.control.cloud import ActionRequest, Cloud, DeployRequest, PlanAction
 from skyriver.control.dispatching import Dispatchers, add_dispatching
 from skyriver.control.mutations import Key, Mutations, Planned, fingerprint, make_call
+from skyriver.control.outcomes import add_outcomes
 from skyriver.control.reviews import add_reviews
 from skyriver.control.routes import PREFIX, TENANT, Routes, caller
 from skyriver.control.rules import add_rules
@@ -49,6 +50,7 @@ def add_writing(routes: Routes, cloud: Cloud) -> None:
     add_tenants(routes, cloud, mutations)
     add_tokens(routes, cloud, mutations)
     add_rules(routes, cloud, mutations)
+    add_outcomes(routes, cloud, mutations)
 
 
 def _add_upload(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:

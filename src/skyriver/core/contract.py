@@ -421,6 +421,14 @@ class RulesVersions(TypedDict):
     """By number."""
 
 
+class Outcomes(TypedDict):
+    """What an application has told of a model's answers."""
+
+    model: str
+    outcomes: Mapping[str, Mapping[str, Mapping[str, int]]]
+    """By version and metric: `yes` of `of`."""
+
+
 class Wait(TypedDict):
     """Something that is waited for, with why it is not there yet."""
 

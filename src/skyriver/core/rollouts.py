@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from skyriver.core import spec as specs
 from skyriver.core.events import refuse
-from skyriver.core.misread import made
+from skyriver.core.misread import a_mapping, made
 from skyriver.core.units import parse_duration
 
 
@@ -33,7 +33,8 @@ class Guards:
     """What a version is taken back for while it is compared, and how much worse it may be: `Guards(latency=2.0,
     scores=False)`. errors, refusals, scores: so many times the champion's odds are tolerated; latency: an answer is
     slow that takes so many times as long as 95% of the champion's. False: it is not watched; True: as ever. All that
-    are watched together take back one in fifty of those that are as good, at most."""
+    are watched together take back one in fifty of those that are as good, at most. metrics: what the application
+    reports of the answers, `{"accepted": "higher is better"}`."""
 
     spec: specs.GuardsSpec
 
@@ -44,11 +45,13 @@ class Guards:
         refusals: float | bool = True,
         latency: float | bool = True,
         scores: float | bool = True,
+        metrics: Mapping[str, str] | None = None,
     ) -> None:
         given = {"errors": errors, "refusals": refusals, "latency": latency, "scores": scores}
         chosen = {name: 0.0 if value is False else value for name, value in given.items() if value is not True}
         action = "Write sr.Guards(errors=1.5, latency=2.0, scores=False)."
-        object.__setattr__(self, "spec", made(specs.GuardsSpec, "sr.Guards", "BAD_CANARY", action, chosen))
+        told = {"metrics": dict(a_mapping(metrics, "metrics", "BAD_CANARY", action))} if metrics else {}
+        object.__setattr__(self, "spec", made(specs.GuardsSpec, "sr.Guards", "BAD_CANARY", action, chosen | told))
 
 
 @dataclass(frozen=True)

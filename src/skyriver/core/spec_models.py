@@ -220,6 +220,9 @@ class ShadowSpec(Spec):
         return self
 
 
+Better = Literal["higher is better", "lower is better"]
+
+
 class GuardsSpec(Spec):
     """What a version is taken back for while it is compared; 0: that is not watched."""
 
@@ -232,11 +235,16 @@ class GuardsSpec(Spec):
     scores: float = 1.2
     """Its odds of a score beyond one of the champion's deciles may be so many times the champion's."""
 
+    metrics: dict[FieldName, Better] = Field(default={}, exclude_if=lambda value: not value)
+    """What the application reports, and which way is better."""
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         given = {name: getattr(self, name) for name in ("errors", "refusals", "latency", "scores")}
-        if not any(given.values()):
-            raise ValueError("one of errors, refusals, latency and scores is watched, or nothing is compared")
+        if not any((*given.values(), self.metrics)):
+            raise ValueError("something must be watched, or nothing is compared")
+        if reserved := {*given, "all", "started"} & self.metrics.keys():
+            raise ValueError(f"metrics: {min(reserved)!r} is what is watched otherwise")
         for name, value in given.items():
             if value and not 1 <= value <= 10:
                 raise ValueError(f"{name}={value:g} is not from 1 to 10; False does not watch it")

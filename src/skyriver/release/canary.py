@@ -46,6 +46,8 @@ class Tally:
     started: int = 0
     latency: Histogram = ()
     scores: Histogram = ()
+    metrics: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By what the application reports: of how many answers it did, and of how many what is not wanted."""
     places: Sequence[Tally] = ()
     """The same by hundredths of the keys, in their order, where a key stays with its version. All versions have their
     counts of one share, from the moment in which it was given to them."""
@@ -203,6 +205,7 @@ def _counted(tallies: Mapping[str, Tally], bounds: Mapping[str, Any]) -> dict[st
 def _of(tally: Tally, bounds: Mapping[str, Any]) -> dict[str, list[int]]:
     counts = {"started": [tally.started], "errors": [tally.answered, tally.failed]}
     counts["refusals"] = [tally.answered + tally.refused, tally.refused]
+    counts |= {name: list(told) for name, told in tally.metrics.items()}
     if "latency" in bounds:
         counts["latency"] = [
             _all(tally.latency),

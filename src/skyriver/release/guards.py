@@ -23,6 +23,8 @@ SLOW: Final = OddsTest(worse=(2.0, 3.0, 6.0, 16.0, 64.0), tolerated=1.25, at_mos
 """Answers that are slower than what the champion's were before."""
 SCORES: Final = OddsTest(worse=(1.5, 2.0, 4.0, 16.0), tolerated=1.2)
 """Scores beyond one of the champion's deciles 1, 5 and 9, to either side."""
+METRIC: Final = OddsTest(worse=(1.25, 1.5, 2.0, 4.0, 16.0), tolerated=1.1)
+"""Answers of which the application reports what is not wanted."""
 
 
 Test = TypeVar("Test", OddsTest, PairedTest)
@@ -54,6 +56,8 @@ class Rules:
 
     guards: tuple[Guard[OddsTest], ...] = STANDARD
     slower: float = SLOWER
+    metrics: tuple[tuple[str, bool], ...] = ()
+    """Those that the application reports, and whether more of them is better; each has a guard of its name."""
 
 
 AS_EVER: Final = Rules()
@@ -65,7 +69,9 @@ def rules_of(declared: GuardsSpec | None) -> Rules:
     watched = tuple(
         _as_declared(guard, tolerated) for guard in STANDARD if (tolerated := getattr(declared, guard.name))
     )
-    return Rules(watched, declared.latency or SLOWER)
+    metrics = tuple((name, better == "higher is better") for name, better in sorted(declared.metrics.items()))
+    guards = (*watched, *(Guard(name, METRIC) for name, _ in metrics))
+    return Rules(guards, declared.latency or SLOWER, metrics)
 
 
 def _as_declared(guard: Guard[OddsTest], tolerated: float) -> Guard[OddsTest]:

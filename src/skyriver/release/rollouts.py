@@ -129,13 +129,19 @@ def _step_rollout(snapshot: Snapshot, rollout: Resource) -> Iterator[Action]:
             yield from _roll_back(snapshot, rollout, service, to)
 
 
+def _declared(rollout: Resource) -> Mapping[str, Any]:
+    """Of its strategy."""
+    found: Mapping[str, Any] = rollout.spec.get(rollout.spec.get("strategy", "")) or {}
+    return found
+
+
 def shadow_of(rollout: Resource) -> ShadowSpec | None:
-    declared = rollout.spec.get(rollout.spec["strategy"]) or {}
+    declared = _declared(rollout)
     return ShadowSpec.model_validate(declared["shadow"]) if declared.get("shadow") else None
 
 
 def guards_of(rollout: Resource) -> GuardsSpec | None:
-    declared = rollout.spec.get(rollout.spec["strategy"]) or {}
+    declared = _declared(rollout)
     return GuardsSpec.model_validate(declared["guards"]) if declared.get("guards") else None
 
 

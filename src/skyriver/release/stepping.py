@@ -49,6 +49,8 @@ def look_at(
     if snapshot.now - compared["looked"] < pause_us:
         return dict(canary)
     sources = [_replicas(snapshot, service, versions), *(_arms(snapshot, stream, versions) for stream in streams)]
+    if rules.metrics:
+        sources.append(_outcomes(snapshot, service, versions, rules.metrics))
     return {
         **canary,
         "compared": looked(compared, sources, snapshot.now, rules),
@@ -181,6 +183,22 @@ def _tally(process: ProcessStatus) -> Tally:
     return Tally(
         answered, failed, refused, process.started_at, counted.get("latency_us", ()), counted.get("scores", ())
     )
+
+
+def _outcomes(
+    snapshot: Snapshot, service: Resource, versions: tuple[int, int], metrics: Iterable[tuple[str, bool]]
+) -> Source:
+    """What the application has reported of the two versions' answers."""
+    model = snapshot.find(service.tenant, "model", service.name)
+    told = model.status.get("outcomes", {}) if model is not None else {}
+    sides = []
+    for version in versions:
+        of_version = {}
+        for name, more_is_better in metrics:
+            counts = told.get(str(version), {}).get(name, {"yes": 0, "of": 0})
+            of_version[name] = [counts["of"], counts["of"] - counts["yes"] if more_is_better else counts["yes"]]
+        sides.append({"application": Tally(0, 0, metrics=of_version)})
+    return Source("outcomes", *sides)
 
 
 def _arms(snapshot: Snapshot, stream: Resource, versions: tuple[int, int]) -> Source:

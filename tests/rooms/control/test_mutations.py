@@ -273,6 +273,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_rollout_abort": {"json": {"target": "price-4"}},
     "issue_token": {"json": {"name": "ana", "role": "reviewer"}},
     "revoke_token": {},
+    "report_outcomes": {"json": {"outcomes": [{"version": 2, "metric": "accepted", "yes": 3, "of": 4}]}},
     "limit_tenant": {"json": {"rate": "500/s", "concurrency": 100}},
     "claim_review": {"json": {}},
     "renew_review": {"json": {}},
@@ -307,6 +308,7 @@ REVIEWED = in_full(CASE, [], now=0)
 
 def path_of(route: APIRoute) -> str:
     name = "orders" if "/streams/" in route.path else "ben" if "/tokens/" in route.path else "shop"
+    name = "comes_back" if "/models/" in route.path else name
     name = "default" if route.path.startswith("/api/v1/tenants/{name}") else name
     version = 3 if route.operation_id == "drop_rules" else 2
     return route.path.format(tenant="default", name=name, case=17, number=1, version=version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -465,6 +466,42 @@ def test_guards_are_the_shadows_too() -> None:
     assert cloud.rollout.state == "DONE"
 
 
+def tell(cloud: Cloud, **accepted: tuple[int, int]) -> None:
+    """The application tells `yes` of `of` by version: v1, v2."""
+    model = cloud.store.get("t", "model", "price")
+    told = {v: dict(of) for v, of in model.status.get("outcomes", {}).items()}
+    for version, (yes, of) in accepted.items():
+        before = told.setdefault(version[1:], {}).get("accepted", {"yes": 0, "of": 0})
+        told[version[1:]]["accepted"] = {"yes": before["yes"] + yes, "of": before["of"] + of}
+    cloud.commit([Put(replace(model, status={**model.status, "outcomes": told}), model.revision)])
+
+
+@pytest.mark.parametrize(
+    ("better", "share", "state"),
+    [
+        ("higher is better", 0.5, "CANARY"),
+        ("higher is better", 0.8, "CANARY"),
+        ("higher is better", 0.3, "ROLLED_BACK"),
+        ("lower is better", 0.8, "ROLLED_BACK"),
+    ],
+)
+def test_what_the_application_reports_takes_a_version_back(better: str, share: float, state: str) -> None:
+    cloud = Cloud(sr.Canary([50, 100], every="10m", guards=sr.Guards(metrics={"accepted": better})))
+    tell(cloud, v1=(500, 5_000), v2=(0, 300))
+    cloud.release()
+    cloud.ready(NEW)
+    for _ in range(20):
+        cloud.traffic(1, per_second=10)
+        if cloud.rollout.state == "CANARY":
+            tell(cloud, v1=(20, 40), v2=(round(40 * share), 40))
+    cloud.traffic(2, per_second=10)
+    assert cloud.rollout.state == state
+    if state == "ROLLED_BACK":
+        assert cloud.rollout.reason == "WORSE_ACCEPTED"
+    else:
+        assert "accepted" in cloud.rollout.status["shown"]["evidence"]
+
+
 def test_blue_green_moves_all_requests_at_once_and_keeps_the_version_before_ready() -> None:
     cloud = Cloud(sr.BlueGreen(keep="10m"))
     cloud.release()
@@ -515,10 +552,13 @@ def test_blue_green_may_have_a_shadow_before_the_move() -> None:
         (lambda: sr.BlueGreen(guards=sr.Guards()), "there is none: give shadow as well"),
         (lambda: sr.Guards(errors=0.5), "is not from 1 to 10"),
         (lambda: sr.Guards(scores="much"), "scores"),
+        (lambda: sr.Guards(metrics={"accepted": "more"}), "metrics"),
+        (lambda: sr.Guards(metrics={"errors": "lower is better"}), "watched otherwise"),
+        (lambda: sr.Guards(metrics=["accepted"]), "is no mapping"),
         (lambda: sr.Guards(errors=False, refusals=False, latency=False, scores=False), "nothing is compared"),
         (lambda: sr.Canary([5], guards="all"), "are no guards"),
     ],
-    ids=range(14),
+    ids=range(17),
 )
 def test_shadows_and_moves_that_are_none_are_refused(make: Any, told: str) -> None:
     with pytest.raises(InvalidInput, match=told) as refused:
