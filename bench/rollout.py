@@ -7,8 +7,10 @@ Simulated: the product's own functions (`release.canary`, `release.stepping`) ju
 champion (0.5% of errors), or fail two points more, or take twice as long, or score 0.3 standard deviations higher.
 The same where a key stays with its version, as in a stream: 2,000 or 20,000 keys of heavy-tailed activity, each with
 errors and scores of its own.
+The same in the shadow, where copies of a tenth of the requests are compared pair by pair (`_shadow.py`).
 Live: a cloud with its gateway under 1,000 requests a second, an open loop (`_serving_load.py`): good versions take over
-by steps, then one that refuses what it is asked, and one that scores higher.
+by steps, then two of them swap to and fro with rollbacks until 100 swaps are made (a deployment takes several
+seconds); then one that refuses what it is asked, and one that scores higher.
 Prints one JSON document; progress goes to stderr. Exit code 1: a goal does not hold.
 """
 
@@ -33,9 +35,11 @@ from _document import Document, Goal
 from _processes import Failed, cloud_home, free_port
 from _serving_scenes import sending
 from _serving_systems import System, product
+from _shadow import SHADOW_GOALS, measure_shadow
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from skyriver.client.api import Client
 from skyriver.core.spec import CanarySpec
 from skyriver.release.canary import Source, Tally, looked
 from skyriver.release.stepping import begin_step, judge
@@ -47,6 +51,7 @@ GOALS = (
     Goal("regression_caught_share", ">=", 0.95, "of rollouts"),
     Goal("by_key_false_rollback_share", "<=", 0.05, "of rollouts"),
     Goal("by_key_regression_caught_share", ">=", 0.95, "of rollouts"),
+    *SHADOW_GOALS,
     Goal("live_failed_requests", "<=", 0, "requests"),
     Goal("live_exposed_miscounted", "<=", 0, "requests"),
 )
@@ -306,7 +311,14 @@ class _Asked:
     model: str = "shop"
 
 
-def measure_live(document: Document, swaps: int, rate: float) -> None:
+def _swap_back(shop: Shop, to: int) -> None:
+    """A rollback, once it has ended."""
+    with Client(f"http://127.0.0.1:{shop.system.port}", shop.system.token) as cloud:
+        cloud.wait(cloud.act("rollback", "shop", params={"version": to}))
+
+
+def measure_live(document: Document, by_steps: int, swaps: int, rate: float) -> None:
+    """`swaps`: of good versions in all, `by_steps` of them deployed."""
     with cloud_home() as home:
         home.parent.mkdir(exist_ok=True)
         told = product(home, "up", "--port", str(free_port()))
@@ -314,20 +326,27 @@ def measure_live(document: Document, swaps: int, rate: float) -> None:
         shop = Shop(home, System("skyriver", "", port, list, token=str(told["token"])))
         shop.deploy([1, 100])
         with _load(shop, rate) as good:
-            steps = []
-            for number in range(swaps):
+            steps, backs, serving = [], [], 0
+            for number in range(by_steps):
                 begun = time.perf_counter()
                 ended = shop.deploy([50, 100], base=0.5 + (number + 1) * 1e-6)
                 steps.append(time.perf_counter() - begun)
                 if ended["state"] != "DONE":
                     raise Failed(f"a good version did not take over: {ended['message']}")
+                serving = int(ended["spec"]["to"])
+            pair = (serving - 1, serving)
+            for number in range(swaps - by_steps):
+                begun = time.perf_counter()
+                _swap_back(shop, pair[number % 2])
+                backs.append(time.perf_counter() - begun)
             good.stop()
         document.row(
             "skyriver",
-            f"{swaps} good versions by steps at {rate:.0f} requests a second",
+            f"{swaps} swaps of good versions, {by_steps} of them by steps, at {rate:.0f} requests a second",
             requests=len(good.found["status"]),
             statuses=good.counts(),
             rollout_seconds_median=round(median(steps), 1),
+            rollback_seconds_median=round(median(backs), 2) if backs else None,
         )
         document.measured("live_failed_requests", good.failed())
         for what, version in (("refuses all it is asked", {"place": 7}), ("scores higher", {"base": 0.9})):
@@ -364,9 +383,10 @@ def main() -> int:
     document.part(simulated, lambda: measure_simulated(document, 100 if quick else 500))
     by_key = ("by_key_false_rollback_share", "by_key_regression_caught_share")
     document.part(by_key, lambda: measure_by_key(document, 20 if quick else 200))
-    document.part(
-        ("live_failed_requests", "live_exposed_miscounted"), lambda: measure_live(document, 10 if quick else 100, 1_000)
-    )
+    shadowed = ("shadow_false_rollback_share", "shadow_regression_caught_share")
+    document.part(shadowed, lambda: measure_shadow(document, 50 if quick else 500))
+    live = ("live_failed_requests", "live_exposed_miscounted")
+    document.part(live, lambda: measure_live(document, 5 if quick else 20, 10 if quick else 100, 1_000))
     return 0 if document.print() else 1
 
 
