@@ -131,6 +131,7 @@ CALLS: list[Act] = [
     lambda c: c.rules("payments"),
     lambda c: c.rules_version("payments", 2),
     lambda c: c.add_rules("payments", []),
+    lambda c: c.report_outcomes("fraud", [{"version": 2, "metric": "accepted", "yes": 1, "of": 2}]),
     *(lambda c, to=to: c.move_rules("payments", 2, to) for to in ("shadow", "canary", "promote", "drop")),
     lambda c: c.issue_token("ana", "reviewer"),
     lambda c: c.tokens(),
