@@ -11,6 +11,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 from typing import Any, Final, Literal
 
 from skyriver.core.spec import SLICED, GateRule, GateSpec
@@ -21,6 +22,8 @@ Op = Literal[">=", "<=", ">", "<"]
 
 DEFAULT_METRIC: Final = "average_precision"
 """What a candidate is compared on when the gate names the champion but no metric."""
+CONFIDENCE: Final = 0.95
+"""Of intervals."""
 BUSY: Final = 2.0
 """How much longer than its median the reference's p99 takes on a machine that was busy with something else."""
 
@@ -113,8 +116,7 @@ def evaluate_gate(gate: GateSpec, measures: Measures) -> GateResult:
         checks += [_not_worse(metric, op, gate.tolerance, measures) for metric, op in compared.items()]
     checks += _on_slices(gate, measures)
     if gate.against == "champion" and measures.champion:
-        for part in measures.slices:
-            checks += _compared_on(part, compared, gate.tolerance, measures.within(part))
+        checks += _compared_on_slices(gate, compared, measures)
     checks += _of_the_file(gate, measures)
     if gate.same_features and measures.same_features is not None:
         checks.append(_same_features(measures.same_features))
@@ -170,25 +172,35 @@ def _on_slices(gate: GateSpec, measures: Measures) -> Iterator[Check]:
             yield replace(found, rule=f"{part.name}: {found.rule}")
 
 
-def _compared_on(
-    part: SliceRecord, compared: Mapping[str, Op], tolerance: float, measures: Measures
-) -> Iterator[Check]:
+def _compared_on_slices(gate: GateSpec, compared: Mapping[str, Op], measures: Measures) -> Iterator[Check]:
     """A slice has few rows, and there are many slices: there it is refused what is worse by more than the tolerance and
-    by more than chance, which is to say that the whole interval of the difference is on the bad side of 0. Where too
-    few positives tell no interval, what is measured counts."""
-    for metric, op in compared.items():
-        if metric not in SLICED:
-            continue
-        if part.too_few:
-            yield _not_judged(f"{part.name}: {metric} not worse than the champion's", part, None)
-            continue
-        found = _not_worse(metric, op, tolerance, measures)
-        difference = measures.differences.get(metric)
-        if not found.passed and difference is not None and difference.low <= 0 <= difference.high:
-            found = replace(found, passed=True, why=f"{found.why}: no more than chance")
-        elif not found.passed and difference is None:
-            found = replace(found, why=f"{found.why}; {_declare(part)}")
-        yield replace(found, rule=f"{part.name}: {found.rule}")
+    by more than chance, among all these comparisons (Bonferroni). Where too few positives tell no interval, what was
+    measured counts."""
+    metrics = {metric: op for metric, op in compared.items() if metric in SLICED}
+    count = len(metrics) * sum(not part.too_few for part in measures.slices)
+    for part in measures.slices:
+        within = measures.within(part)
+        for metric, op in metrics.items():
+            if part.too_few:
+                yield _not_judged(f"{part.name}: {metric} not worse than the champion's", part, None)
+                continue
+            found = _not_worse(metric, op, gate.tolerance, within)
+            difference = within.differences.get(metric)
+            if not found.passed and difference is None:
+                found = replace(found, why=f"{found.why}; {_declare(part)}")
+            elif not found.passed and difference is not None and not _beyond_chance(difference, op, count):
+                among = f", among {count} comparisons" if count > 1 else ""
+                found = replace(found, passed=True, why=f"{found.why}: no more than chance{among}")
+            yield replace(found, rule=f"{part.name}: {found.rule}")
+
+
+def _beyond_chance(difference: Difference, op: Op, count: int) -> bool:
+    """Whether the end of the interval that is nearer to 0 is on the bad side, once the interval is as wide as that of
+    one among `count` must be for all of them to hold."""
+    wider = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / count) / NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    if op in (">=", ">"):
+        return difference.by + (difference.high - difference.by) * wider < 0
+    return difference.by - (difference.by - difference.low) * wider > 0
 
 
 def _not_judged(rule: str, part: SliceRecord, target: float | None) -> Check:

@@ -174,6 +174,30 @@ def test_on_a_slice_it_is_refused_what_is_worse_by_more_than_chance(
     assert result.checks[2].rule == "night: auc not worse than the champion's"
 
 
+def test_among_many_slices_more_is_needed_to_be_more_than_chance() -> None:
+    gate = Gate(against="champion", auc=">= 0").spec
+    worse = {"champion_metrics": {"auc": 0.9}, "differences": {"auc": Difference(-0.1, -0.19, -0.01)}}
+    few = {"champion_metrics": {}, "metrics": {}, "least": 501}  # which is not judged counts for none
+    for slices, passed in (([worse], False), ([worse, few], False), ([worse] * 3, True)):
+        parts = tuple(_part(f"s{n}", **given) for n, given in enumerate(slices))
+        checks = evaluate_gate(gate, Measures({"auc": 0.8}, {"auc": 0.8}, slices=parts)).checks
+        assert checks[2].passed == passed
+    assert checks[2].why.endswith("no more than chance, among 3 comparisons")
+
+
+def test_where_less_is_better_worse_is_more() -> None:
+    gate = Gate(against="champion", log_loss="<= 1").spec
+    for difference, passed in (((0.1, 0.05, 0.15), False), ((0.1, -0.01, 0.2), True), ((-0.1, -0.2, -0.05), True)):
+        part = _part(
+            "night",
+            metrics={"log_loss": 0.3},
+            champion_metrics={"log_loss": 0.3 - difference[0]},
+            differences={"log_loss": Difference(*difference)},
+        )
+        checks = evaluate_gate(gate, Measures({"log_loss": 0.3}, {"log_loss": 0.3}, slices=(part,))).checks
+        assert checks[2].passed == passed
+
+
 def test_of_all_rows_the_tolerance_decides_whatever_the_interval_is() -> None:
     gate = Gate(against="champion", tolerance=0.01, auc=">= 0").spec
     differences = {"auc": Difference(-0.02, -0.1, 0.06)}
