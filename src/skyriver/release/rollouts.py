@@ -257,7 +257,7 @@ def _shadow(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -
             yield _progress(snapshot, rollout, _copied(rollout, begun, spec))
         yield from filter(None, waits)
         return
-    after = look_at_copies(snapshot, shadow, service, numbers, guards)
+    after = look_at_copies(snapshot, shadow, service, numbers, guards, _deciding(snapshot, rollout))
     status, verdict = _copied(rollout, after, spec), judge_copies(after, spec, numbers, snapshot.now, guards)
     if verdict.what == "take_back":
         yield _split(service, {origin: {"weight": 100}})
@@ -283,8 +283,8 @@ def _copies_come(snapshot: Snapshot, rollout: Resource, service: Resource) -> bo
 
 
 def _copies(rollout: Resource, spec: ShadowSpec) -> dict[str, float]:
-    """What the service's row says of the version, for the champion's replicas."""
-    return {"copies": spec.share, "slower": rules_of(guards_of(rollout)).slower}
+    """What the service's row says of the version, for the champion's replicas, and for streams."""
+    return {"copies": spec.share, "slower": rules_of(guards_of(rollout)).slower, "shadow": 1}
 
 
 def _pause(snapshot: Snapshot, rollout: Resource, verdict: Verdict, status: Mapping[str, Any]) -> Put:

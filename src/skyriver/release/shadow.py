@@ -16,7 +16,8 @@ from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import GuardsSpec, ShadowSpec
 from skyriver.release.canary import LOOK_US
 from skyriver.release.evidence import OddsTest, PairedTest, Pairs, pairs_needed
-from skyriver.release.guards import ALPHA, SHOWN, USUAL, Guard, begin, breach, look, rules_of, shown
+from skyriver.release.guards import ALPHA, SHOWN, USUAL, Guard, Logs, begin, breach, look, rules_of, shown
+from skyriver.release.shadow_streams import look_at_streams
 from skyriver.release.stepping import SIDES, Verdict, died, lives, processes_of, told_of_both
 
 ALPHA_OF_SHADOW: Final = ALPHA / 2
@@ -58,6 +59,7 @@ def begin_shadow(shadow: Mapping[str, Any], now: int, guards: Paired = PAIRED) -
         **{side: {"answered": 0, "failed": 0, "refused": 0} for side in SIDES},
         "evidence": begin(guards),
         "agreement": {},
+        "streams": {},
         "lives": {},
     }
     begun = {**nothing, **shadow, "since": now}
@@ -70,11 +72,12 @@ def look_at_copies(
     service: Resource,
     versions: tuple[int, int],
     guards: Paired = PAIRED,
+    streams: Iterable[Resource] = (),
     *,
     pause_us: int = LOOK_US,
 ) -> dict[str, Any]:
-    """The state after a look at what the replicas of `versions` (champion, candidate) report of their pairs; the same
-    where it is too early for one."""
+    """The state after a look at what the replicas of `versions` (champion, candidate) report of their pairs, and what
+    `streams` do that decide with the model; the same where it is too early for one."""
     if snapshot.now - shadow["looked"] < pause_us:
         return dict(shadow)
     reports = dict(_reports(processes_of(snapshot, service, versions[0]), versions[1]))
@@ -88,8 +91,15 @@ def look_at_copies(
             total.update({name: n - (then[what].get(name, 0) if then else 0) for name, n in now[what].items()})
         evidence = look(guards, evidence, dict(_new_pairs(now["pairs"], then["pairs"] if then else {})))
         known[process] = now
+    test = next((guard.test for guard in guards if guard.name == "scores"), None)
+    by_stream = look_at_streams(snapshot, shadow["streams"], streams, versions, test)
+    for name, of_stream in by_stream.items():
+        more = max(0, of_stream["pairs"] - shadow["streams"].get(name, {"pairs": 0})["pairs"])
+        for side in SIDES:
+            totals[side]["answered"] += more
     return {
         **shadow,
+        "streams": by_stream,
         "looked": snapshot.now,
         "processes": known,
         **{what: dict(total) for what, total in totals.items()},
@@ -103,7 +113,7 @@ def judge_copies(
     shadow: Mapping[str, Any], spec: ShadowSpec, versions: tuple[int, int], now: int, guards: Paired = PAIRED
 ) -> Verdict:
     """What is due."""
-    if (found := breach(guards, shadow["evidence"], ALPHA_OF_SHADOW)) is not None:
+    if (found := breach(guards, _evidence(shadow), ALPHA_OF_SHADOW)) is not None:
         where = f" ({found.bound})" if found.bound != "bad" else ""
         return Verdict(
             "take_back",
@@ -136,7 +146,7 @@ def shadow_page(shadow: Mapping[str, Any], spec: ShadowSpec, guards: Paired = PA
         "needed": ENOUGH,
         "answered_in_step": shadow["candidate"]["answered"] - shadow["before"],
         **{what: shadow[what] for what in ("copies", *SIDES, "agreement")},
-        "evidence": shown(guards, shadow["evidence"]),
+        "evidence": shown(guards, _evidence(shadow)),
         "taken_back_at": round(1 / ALPHA_OF_SHADOW),
     }
 
@@ -148,6 +158,16 @@ def told_of_copies(found: Mapping[str, Any], spec: ShadowSpec, to: int) -> str:
         f"Version {to} answers copies of {spec.share}% of the requests, for {spec.over} at least;"
         f" {found['answered_in_step']:,} of {found['needed']:,} that it needs. {told_of_both(found)}{dropped}."
     )
+
+
+def _evidence(shadow: Mapping[str, Any]) -> Logs:
+    """Of copies and of streams together."""
+    logs = dict(shadow["evidence"])
+    for of_stream in shadow["streams"].values():
+        if "scores" in logs and of_stream["logs"]:
+            pairs = zip(logs["scores"], of_stream["logs"], strict=True)
+            logs["scores"] = [[a + b for a, b in zip(*of_bound, strict=True)] for of_bound in pairs]
+    return logs
 
 
 def _reports(processes: Iterable[ProcessStatus], version: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
