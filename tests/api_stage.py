@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import httpx
 from fastapi import FastAPI
 
 from skyriver.adapters.memory.asking import MemoryAsker
+from skyriver.adapters.memory.keys import MemoryTrust
 from skyriver.adapters.memory.objects import MemoryObjects
 from skyriver.client.appfile import load_app
 from skyriver.control.api import Cloud, create_api
+from skyriver.control.signing import Signer
 from skyriver.control.store import Store
 from skyriver.core.resources import Put, Resource
+from skyriver.trust.keys import PublicKey, Signed, key_id
 from skyriver.trust.tokens import new_token
 from skyriver.wiring.control import ACTIONS
 from skyriver.wiring.simulation import Simulation
@@ -54,6 +58,24 @@ decisions.sink("callers", on="call", approve=True)
 """
 
 
+class PlainKeys:
+    """Keys that sign nothing that verifies: what a key does is the exam's matter."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, list[PublicKey]] = {}
+
+    def list(self, tenant: str) -> list[PublicKey]:
+        return self.made.get(tenant, [])
+
+    def sign(self, tenant: str, data: bytes) -> Signed:
+        return Signed(self.made[tenant][-1].id, hashlib.sha512(data).digest())
+
+    def rotate(self, tenant: str, *, now: int) -> PublicKey:
+        public = hashlib.sha256(f"{tenant} {len(self.list(tenant))}".encode()).digest()
+        self.made.setdefault(tenant, []).append(PublicKey(key_id(public), public, now))
+        return self.made[tenant][-1]
+
+
 class Stage:
     """`store` may be one that fails, or one on the disk that another stage had before."""
 
@@ -72,6 +94,7 @@ class Stage:
             ACTIONS,
             folder,
             self.asker,
+            signer=Signer(PlainKeys(), MemoryTrust(), self.world.clock),
         )
         self.api = create_api(self.cloud)
         self.caller = Caller(self.api)

@@ -62,6 +62,7 @@ from skyriver.core.contract import (
     WhoAmI,
 )
 from skyriver.core.contract_cards import ModelCard
+from skyriver.core.contract_keys import KeyList, RotatedKey
 from skyriver.core.contract_requests import RequestLine, RequestList
 from skyriver.core.contract_tenants import Tenant, TenantList
 from skyriver.core.contract_tokens import IssuedToken, Token, TokenList
@@ -200,6 +201,17 @@ class Calls(StreamCalls, ReviewCalls, PredictingCalls):
     def issue_token(self, name: str, role: str) -> Flow[IssuedToken]:
         """A token for somebody, told here and never again. Not repeated where the answer is lost: revoke it then."""
         return (yield json_request("POST", f"{self._base}/tokens", {"name": name, "role": role})).json()  # type: ignore[no-any-return]
+
+    @call
+    def keys(self) -> Flow[KeyList]:
+        """The keys that versions are signed with, the one that signs now last."""
+        answer: KeyList = yield from answered(Request("GET", f"{self._base}/keys"))
+        return answer
+
+    @call
+    def rotate_key(self, *, sign_again: bool = False) -> Flow[RotatedKey]:
+        """A new key signs from now on. `sign_again`: all versions too, as they are now. Not repeated by itself."""
+        return (yield json_request("POST", f"{self._base}/keys/rotate", {"sign_again": sign_again})).json()  # type: ignore[no-any-return]
 
     @call
     def tokens(self) -> Flow[Sequence[Token]]:

@@ -13,6 +13,7 @@ from skyriver.control.asking import Asker
 from skyriver.control.compute import Compute
 from skyriver.control.loop import ControlLoop
 from skyriver.control.request_log import NoRequests, RequestLog
+from skyriver.control.signing import Signer
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
 from skyriver.core.contract import RulesVersion, StreamNow
@@ -134,6 +135,8 @@ class Cloud:
     """A directory for uploads on their way into the objects."""
     asker: Asker
     requests: RequestLog = NoRequests()  # noqa: RUF009  # it holds nothing
+    signer: Signer | None = None
+    """Of versions; None: this cloud does not sign."""
 
     def commit(
         self,

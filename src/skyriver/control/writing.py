@@ -15,6 +15,7 @@ from fastapi.responses import Response
 from skyriver.control import deploying
 from skyriver.control.cloud import ActionRequest, Cloud, DeployRequest, PlanAction
 from skyriver.control.dispatching import Dispatchers, add_dispatching
+from skyriver.control.keys import add_keys
 from skyriver.control.mutations import Key, Mutations, Planned, fingerprint, make_call
 from skyriver.control.outcomes import add_outcomes
 from skyriver.control.reviews import add_reviews
@@ -47,6 +48,7 @@ def add_writing(routes: Routes, cloud: Cloud) -> None:
     dispatchers = Dispatchers(cloud, mutations)
     add_dispatching(routes, dispatchers)
     add_reviews(routes, dispatchers)
+    add_keys(routes, cloud, mutations)
     add_tenants(routes, cloud, mutations)
     add_tokens(routes, cloud, mutations)
     add_rules(routes, cloud, mutations)

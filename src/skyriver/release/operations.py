@@ -20,6 +20,7 @@ from skyriver.release.rollouts import (
 )
 from skyriver.release.shadow import begin_shadow, paired_of
 from skyriver.release.stepping import begin_step
+from skyriver.trust.signing import proof_of
 
 
 def plan_train(
@@ -62,7 +63,10 @@ def plan_train(
             name=f"{run}-train",
             lane=f"model/{target}",
             params=params,
-            inputs={"champion": dict(serving.spec) if serving is not None else None},
+            inputs={
+                "champion": dict(serving.spec) if serving is not None else None,
+                "champion_proof": proof_of(serving) if serving is not None else None,
+            },
             needs=[j.name for j in jobs],
             tables=(source,),
             parent=f"operation/{run}",

@@ -13,6 +13,7 @@ from skyriver.core.spec import AppSpec, StreamSpec, TableSpec
 from skyriver.data.operations import FORMATS, check_uploaded
 from skyriver.release.signature import Signature, answer_names
 from skyriver.serve.predicted import check_erasures
+from skyriver.trust.signing import proof_of
 
 KEPT = 10
 """Predictions of a model whose files are kept; those of older ones are removed by the next."""
@@ -151,7 +152,8 @@ def _answers(version: Resource) -> list[str]:
 
 
 def _told(version: Resource) -> dict[str, Any]:
-    return {name: version.spec.get(name) for name in ("model", "version", "artifact", "fields")}
+    told = {name: version.spec.get(name) for name in ("model", "version", "artifact", "fields")}
+    return told | {"proof": proof_of(version)}
 
 
 def _format(to: object) -> str:

@@ -33,6 +33,8 @@ class Permission(StrEnum):
     OBJECTS_READ = "objects:read"
     OBJECTS_WRITE = "objects:write"
     TOKENS_WRITE = "tokens:write"
+    KEYS_READ = "keys:read"
+    KEYS_WRITE = "keys:write"
     AUDIT_READ = "audit:read"
     CLOUD_READ = "cloud:read"
     CLOUD_ADMIN = "cloud:admin"

@@ -33,6 +33,8 @@ from skyriver import __version__
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.adapters.flock.leases import FileLeases
 from skyriver.adapters.haproxy.access_log import AccessLog
+from skyriver.adapters.keyfile.keys import KeyFiles
+from skyriver.adapters.keyfile.trusting import TrustFile
 from skyriver.adapters.processes.asking import SocketAsker
 from skyriver.adapters.processes.identity import identify
 from skyriver.adapters.processes.processes import ChildProcesses
@@ -45,6 +47,7 @@ from skyriver.control.leader import CONTROL_TTL_US, Leader
 from skyriver.control.loop import ControlLoop
 from skyriver.control.running import check_jobs, plan_run
 from skyriver.control.schedules import plan_pause, plan_resume
+from skyriver.control.signing import SignedStore, Signer
 from skyriver.control.store import Store
 from skyriver.core.contract import RulesVersion
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, StaleWrite
@@ -288,6 +291,9 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
     store = open_store(home, address)
     fence = store.acquire(f"control-{os.getpid()}")
     ensure_first_token(store, home, fence, clock.wall())
+    signer = Signer(KeyFiles(home.keys), TrustFile(home.trusted), clock)
+    signer.begin(store, fence)
+    store = SignedStore(store, signer)
     keep_package_settings(home)
     port = int(home.settings().get("port", DEFAULT_PORT))
     gateway = gateway_of(home)
@@ -333,6 +339,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         uploads=home.uploads,
         asker=SocketAsker(),
         requests=AccessLog(home.logs),
+        signer=signer,
     )
     for stale in home.uploads.iterdir():
         stale.unlink(missing_ok=True)  # another control plane, stopped and gone on, may be at it

@@ -124,6 +124,16 @@ class Home:
         return self.root / "uploads"
 
     @property
+    def keys(self) -> Path:
+        """Of the tenants, to sign with."""
+        return self.root / "keys"
+
+    @property
+    def trusted(self) -> Path:
+        """Public halves of all keys that this cloud signed with; where it is, an unsigned version is not loaded."""
+        return self.root / "trusted-keys.json"
+
+    @property
     def token(self) -> Path:
         return self.root / "token"
 

@@ -129,6 +129,14 @@ class ProcessContext:
                 return str(json.loads(self.run_file.read_bytes())["token"])
         return ""
 
+    def live_now(self) -> dict[str, Any]:
+        """The live settings as they are, for who starts; `live` gives them once more."""
+        try:
+            settings: dict[str, Any] = json.loads(self.live_file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        return settings
+
     def live(self) -> dict[str, Any] | None:
         """The live settings if they changed since the last call, else None."""
         try:

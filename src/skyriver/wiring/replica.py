@@ -2,10 +2,10 @@
 
 Its configuration: {"model", "version", "artifact": digest, "objects": directory, "fields": [...] or null,
 "max_batch": 256, "queue": 1024, "grace_s": 9, "device": "cpu", "cores": 1, "calibrate": true, "run_limit_s": 30}.
-Its live settings: {} or {"from_stream": {"stream", "socket": of its worker ("": not started yet), "features": digest,
-"keys", "reads": names of fields, "fields": [...] of its events, "on_unknown", "on_old", "max_age_us", "fallback"}};
-and, while another version is its shadow, "shadow": {"version", "share": percent,
-"slower": how many times as long a slow answer takes, "sockets"}.
+Its live settings: {"proof": that its version is signed}; where it reads features of a stream, "from_stream": {"stream",
+"socket": of its worker ("": not started yet), "features": digest, "keys", "reads": names of fields, "fields": [...] of
+its events, "on_unknown", "on_old", "max_age_us", "fallback"}; and, while another version is its shadow, "shadow":
+{"version", "share": percent, "slower": how many times as long a slow answer takes, "sockets"}.
 It reads the model, tries it, listens, and then says that it is ready.
 A model that cannot be served is said in the report ("failed", "reason", "message") and ends the process with 3:
 starting it again would not help. SIGTERM lets it finish what runs.
@@ -40,6 +40,8 @@ from skyriver.serve.listening import unix_listener
 from skyriver.serve.replica import GRACE_S, Replica, ReplicaSettings, serve_replica
 from skyriver.serve.runner import RUN_LIMIT_S, Runner
 from skyriver.serve.shadow import ShadowSettings
+from skyriver.wiring.home import Home
+from skyriver.wiring.model_files import ModelFiles
 from skyriver.wiring.process import ProcessContext, read_config
 
 EXIT_FAILED = 3
@@ -85,6 +87,13 @@ def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> 
     return runner, replace(settings, calibration=found)
 
 
+def model_of(context: ProcessContext) -> bytes:
+    """The file of its version, whole and signed. Raises Corrupt."""
+    objects = DirectoryObjects(Path(context.config["objects"]))
+    files = ModelFiles(Home(context.home), context.tenant, objects)
+    return files.get(context.config["artifact"], context.live_now().get("proof"))
+
+
 def limit_memory(model_bytes: int) -> None:
     """Lowers RLIMIT_DATA, never raises it: `_FREE` and what a loaded model and its copies take."""
     wanted = _FREE + _COPIES * model_bytes
@@ -121,8 +130,7 @@ def main() -> int:
     context = read_config(sys.argv)
     try:
         settings = settings_of(context.config)
-        path = DirectoryObjects(Path(context.config["objects"])).open_path(context.config["artifact"])
-        runner, settings = load(path.read_bytes(), settings, context.config)
+        runner, settings = load(model_of(context), settings, context.config)
         gc.collect()
         gc.freeze()  # what was imported lives as long as the process: no collection needs to look at it again
         with unix_listener(context.socket) as listening:

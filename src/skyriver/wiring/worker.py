@@ -26,7 +26,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -70,7 +70,9 @@ from skyriver.serve.listening import unix_listener
 from skyriver.serve.metrics import resident_bytes
 from skyriver.wiring.erasing import Erasures
 from skyriver.wiring.feature_changes import BuilderPlace, FeatureChanges
+from skyriver.wiring.home import Home
 from skyriver.wiring.logs import WorkerLog, keep_of, kept_as, log_reader, on_disk, take_log
+from skyriver.wiring.model_files import ModelFiles
 from skyriver.wiring.process import ProcessContext, SystemClock, run_to_end
 from skyriver.wiring.rounds import Rounds
 from skyriver.wiring.sources import open_source, source_name
@@ -152,10 +154,11 @@ class Worker:
         self._keeper = Keeper(self._files, clock)
         self._upkeep = LogUpkeep(log, keep_of(settings.stream), *tier, self._old_part)
         objects = DirectoryObjects(settings.objects)
+        self._files_of_models = ModelFiles(Home(context.home), context.tenant, objects)
         self._choice = Choice(
             settings.stream,
             settings.decide,
-            partial(_load_scorer, objects, settings.kernel_cache, clock),
+            partial(_load_scorer, self._model_file, settings.kernel_cache, clock),
             windows.digest_of,
         )
         self._station = Station(
@@ -171,7 +174,9 @@ class Worker:
         self._stored: Mapping[str, int] = {}
         self._writer = DecisionWriter({})
         self._explaining = Explaining(
-            objects.get, settings.kernel_cache, lambda: Sources.of(self._live, self._writer.names)
+            lambda artifact: self._files_of_models.get(artifact, self._proof(artifact)),
+            settings.kernel_cache,
+            lambda: Sources.of(self._live, self._writer.names),
         )
         self._routes = Routes(
             settings.stream,
@@ -280,6 +285,13 @@ class Worker:
                 _log.warning("%s", why)
             _log.info("open at offset %d, replayed from %d", self._log.next_offset, recovered.offset)
         return engine
+
+    def _proof(self, artifact: str) -> Mapping[str, Any] | None:
+        proof: Mapping[str, Any] | None = ((self._live or {}).get("signed") or {}).get(artifact)
+        return proof
+
+    def _model_file(self, artifact: str) -> Path:
+        return self._files_of_models.open_path(artifact, self._proof(artifact))
 
     def _choose(self, control: ControlRecord | None, sets: FeatureSets | None) -> Deciding:
         specs, digest = (sets.specs, sets.digest) if sets is not None else ({}, "")
@@ -482,9 +494,9 @@ class Worker:
 
 
 def _load_scorer(
-    objects: DirectoryObjects, kernels: Path, clock: SystemClock, artifact: str, features: int, deadline_us: int
+    file_of: Callable[[str], Path], kernels: Path, clock: SystemClock, artifact: str, features: int, deadline_us: int
 ) -> tuple[ModelRun, Calibration | None]:
-    scorer = OnnxScorer.load(objects.open_path(artifact), features, kernels)
+    scorer = OnnxScorer.load(file_of(artifact), features, kernels)
     return ModelRun(scorer, deadline_us, clock.monotonic), scorer.calibration
 
 

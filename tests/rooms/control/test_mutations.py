@@ -271,6 +271,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_rollout_resume": {"json": {"target": "price-2"}},
     "start_rollout_promote": {"json": {"target": "price-3"}},
     "start_rollout_abort": {"json": {"target": "price-4"}},
+    "rotate_key": {"json": {"sign_again": True}},
     "issue_token": {"json": {"name": "ana", "role": "reviewer"}},
     "revoke_token": {},
     "report_outcomes": {"json": {"outcomes": [{"version": 2, "metric": "accepted", "yes": 3, "of": 4}]}},

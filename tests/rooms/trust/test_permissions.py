@@ -44,6 +44,8 @@ def test_the_words_are_those_that_audit_rows_hold() -> None:
             "objects:read",
             "objects:write",
             "tokens:write",
+            "keys:read",
+            "keys:write",
             "audit:read",
             "cloud:read",
             "cloud:admin",

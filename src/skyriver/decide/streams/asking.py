@@ -18,6 +18,7 @@ from skyriver.core.spec import BudgetSpec, CounterSpec, DecisionRule, FeatureSet
 from skyriver.data.border_values import parse_time
 from skyriver.decide.rules.ruleset import compile_rules
 from skyriver.decide.streams.rules_kind import texts_of_rules, version_of, versions_of
+from skyriver.trust.signing import proofs_of
 
 _BOUNDS = ("budgets", "counters", "combine")
 KEPT = 10
@@ -68,7 +69,7 @@ def plan_replay(
         name=name,
         lane=f"job/{name}",
         params=asked,
-        inputs={"gone": _gone(snapshot, tenant, target)},
+        inputs={"gone": _gone(snapshot, tenant, target), "signed": proofs_of(snapshot.all(tenant, "version"))},
         title="replay",
         parent=f"operation/{name}",
     )

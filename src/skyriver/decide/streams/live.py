@@ -8,6 +8,7 @@ from typing import Any
 
 from skyriver.core.resources import Resource, Snapshot
 from skyriver.decide.streams.rules_kind import rules_settings
+from skyriver.trust.signing import proofs_of
 
 BOUNDS = ("budgets", "counters", "combine")
 """What is declared beside the rules, where it is; it comes and changes with them."""
@@ -57,16 +58,29 @@ def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
         "fallback_by": list(decide.get("fallback_by") or ()),
         "deadline_us": decide.get("deadline_us") or 0,
         "explain": _explained_by(snapshot, stream, decide),
+        "signed": proofs_of(_loaded(snapshot, stream, name, versions)),
         **{what: decide[what] for what in BOUNDS if what in decide},
         **told,
     }
 
 
+def _loaded(snapshot: Snapshot, stream: Resource, name: str, weights: Mapping[str, Any]) -> list[Resource]:
+    """The versions whose files a worker may load: the last ones, those that get requests and those that did."""
+    model = snapshot.find(stream.tenant, "model", name)
+    served = {str(entry["version"]) for entry in model.status.get("history", ())} if model is not None else set()
+    versions = _versions_of(snapshot, stream, name)
+    named = served | weights.keys()
+    return [v for v in versions[:-EXPLAINED] if v.name.rpartition(":")[2] in named] + versions[-EXPLAINED:]
+
+
+def _versions_of(snapshot: Snapshot, stream: Resource, name: str) -> list[Resource]:
+    versions = [v for v in snapshot.all(stream.tenant, "version") if v.name.rpartition(":")[0] == name]
+    return sorted(versions, key=lambda v: int(v.name.rpartition(":")[2]))
+
+
 def _explained_by(snapshot: Snapshot, stream: Resource, decide: Mapping[str, Any]) -> dict[str, Any]:
     """What tells why a decision was made: the files of the model's last versions, and words for its features."""
-    name = decide["model"]
-    versions = [v for v in snapshot.all(stream.tenant, "version") if v.name.rpartition(":")[0] == name]
-    versions.sort(key=lambda v: int(v.name.rpartition(":")[2]))
+    versions = _versions_of(snapshot, stream, decide["model"])
     artifacts = {v.name.rpartition(":")[2]: v.spec["artifact"] for v in versions[-EXPLAINED:]}
     return {"artifacts": artifacts, "texts": dict(decide.get("reasons") or {})}
 

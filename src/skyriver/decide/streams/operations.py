@@ -15,6 +15,7 @@ from skyriver.decide.streams.rules_release import with_rules
 from skyriver.decide.streams.tune_request import TuneRequest
 from skyriver.release.rollouts import champion
 from skyriver.serve.predicted import predictions_about
+from skyriver.trust.signing import proof_of
 
 
 def plan_verify(
@@ -74,7 +75,7 @@ def plan_tune(
         name=f"{name}-search",
         lane=f"job/{name}",
         params=params,
-        inputs={"version": dict(version.spec), "in_use": in_use},
+        inputs={"version": dict(version.spec), "proof": proof_of(version), "in_use": in_use},
         needs=[fresh.name],
         tables=(target,),
         parent=f"operation/{name}",

@@ -14,6 +14,7 @@ from skyriver.core.errors import Conflict
 from skyriver.core.jobs import Progress
 from skyriver.core.spec import AppSpec
 from skyriver.wiring.home import Home
+from skyriver.wiring.model_files import ModelFiles
 from skyriver.wiring.process import ProcessContext
 
 
@@ -56,6 +57,11 @@ class Job:
             attempt=config.get("attempt", 1),
             slot=config.get("slot") or "",
         )
+
+    @property
+    def model_files(self) -> ModelFiles:
+        """Files of versions are read by it alone: whole, and signed."""
+        return ModelFiles(self.home, self.tenant, self.objects)
 
     def table(self, name: str) -> str:
         """Its name for the `Tables` port."""

@@ -57,7 +57,7 @@ class _Predicting:
     def __init__(self, job: Job, folder: ScoringFolder) -> None:
         self._job, self._folder = job, folder
         self._version = job.inputs["version"]
-        runner = Runner(job.objects.get(self._version["artifact"]))
+        runner = Runner(job.model_files.get(self._version["artifact"], self._version.get("proof")))
         declared = self._version["fields"]
         given = fields_of(runner.signature) if declared is None else map(FieldSpec.model_validate, declared)
         self._fields = tuple(given)

@@ -94,7 +94,7 @@ class _Replayer:
         """Without a deadline: what was late then is known, and what is asked now may take its time."""
         key = (artifact, features)
         if key not in self._scorers:
-            path = self._job.objects.open_path(artifact)
+            path = self._job.model_files.open_path(artifact, self._job.inputs.get("signed", {}).get(artifact))
             self._scorers[key] = OnnxScorer.load(path, features, self._job.home.kernels)
         scorer = self._scorers[key]
         return scorer, scorer.calibration

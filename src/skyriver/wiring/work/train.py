@@ -69,7 +69,10 @@ def _champion(job: Job, model: ModelSpec, history: History, rows: Rows) -> Champ
     if spec is None:
         return None
     champion = parse_manifest({k: v for k, v in spec.items() if k in VersionManifest.model_fields})
-    return Champion(job.objects.get(champion.artifact), _features_of(champion, job, model, history, rows))
+    return Champion(
+        job.model_files.get(champion.artifact, job.inputs.get("champion_proof")),
+        _features_of(champion, job, model, history, rows),
+    )
 
 
 def _features_of(

@@ -130,7 +130,7 @@ def _events(
     first = int(np.searchsorted(rows.time, trained, side="right"))
     last = max(first, last)
     newest = int(rows.time[-1]) if len(rows.time) else 0
-    onnx = job.objects.get(version.artifact)
+    onnx = job.model_files.get(version.artifact, job.inputs.get("proof"))
     job.progress("score", 0, last - first)
     return _Events(
         rows.x[first:last],
