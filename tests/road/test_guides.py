@@ -40,6 +40,7 @@ ORDER = (
     "serving",
     "gateway",
     "rollouts",
+    "signing",
     "data",
     "features",
     "lists",

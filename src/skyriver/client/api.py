@@ -63,6 +63,7 @@ from skyriver.core.contract import (
 )
 from skyriver.core.contract_cards import ModelCard
 from skyriver.core.contract_keys import KeyList, RotatedKey
+from skyriver.core.contract_lineage import Edge, LineageList
 from skyriver.core.contract_requests import RequestLine, RequestList
 from skyriver.core.contract_tenants import Tenant, TenantList
 from skyriver.core.contract_tokens import IssuedToken, Token, TokenList
@@ -201,6 +202,12 @@ class Calls(StreamCalls, ReviewCalls, PredictingCalls):
     def issue_token(self, name: str, role: str) -> Flow[IssuedToken]:
         """A token for somebody, told here and never again. Not repeated where the answer is lost: revoke it then."""
         return (yield json_request("POST", f"{self._base}/tokens", {"name": name, "role": role})).json()  # type: ignore[no-any-return]
+
+    @call
+    def lineage(self, name: str) -> Flow[Sequence[Edge]]:
+        """From what data and code something comes, and what came of it: edges, the nearest first."""
+        answer: LineageList = yield from answered(Request("GET", f"{self._base}/lineage/{part(name, '/')}"))
+        return answer["items"]
 
     @call
     def keys(self) -> Flow[KeyList]:

@@ -20,6 +20,7 @@ from skyriver.client import deciding as _deciding  # noqa: F401  # its commands
 from skyriver.client import erasing as _erasing  # noqa: F401  # its command
 from skyriver.client import jobs as _jobs  # noqa: F401  # its commands
 from skyriver.client import keys as _keys  # noqa: F401
+from skyriver.client import lineage as _lineage  # noqa: F401
 from skyriver.client import lists as _lists  # noqa: F401  # its commands
 from skyriver.client import machine as _machine  # noqa: F401  # its commands
 from skyriver.client import predicting as _predicting  # noqa: F401  # its command

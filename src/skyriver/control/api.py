@@ -18,6 +18,7 @@ from skyriver.control.cloud import Actions, Cloud, Deployment, DeployRequest
 from skyriver.control.deploying import etag, matches
 from skyriver.control.events import Watch, add_events
 from skyriver.control.explain import explain, list_processes, log_of
+from skyriver.control.lineage import lineage
 from skyriver.control.paging import (
     LOOKED_AT,
     Cursor,
@@ -37,6 +38,7 @@ from skyriver.control.routes import PREFIX, PUBLIC, TENANT, Routes, Tokens, call
 from skyriver.control.writing import add_writing
 from skyriver.core import contract
 from skyriver.core.contract_cards import ModelCard
+from skyriver.core.contract_lineage import LineageList
 from skyriver.core.errors import Internal
 from skyriver.core.resources import need
 from skyriver.trust.permissions import Permission
@@ -169,6 +171,11 @@ def _add_views(routes: Routes, cloud: Cloud) -> None:
         snapshot = cloud.loop.snapshot()
         return cloud.actions.card(need(snapshot.find(caller(request).tenant, "version", name), "version", name))
 
+    def traced(request: Request, name: str) -> LineageList:
+        """From what data and code something (a name, or kind/name) comes, and what serves and decides by it."""
+        return {"items": lineage(cloud.loop.snapshot(), caller(request).tenant, name)}
+
+    add("lineage/{name:path}", traced, "trace_name", 404)
     add("processes", processes, "list_processes")
     add("explain/{name:path}", explained, "explain_name", 404)
     add("logs/{name:path}", logs, "read_logs", 404)

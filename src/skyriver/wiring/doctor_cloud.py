@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from skyriver.adapters.keyfile.keys import KeyFiles
 from skyriver.adapters.processes.identity import Identity, age_seconds
 from skyriver.adapters.processes.runs import RunFiles
 from skyriver.adapters.sqlite.driver import newest_driver
@@ -17,6 +18,7 @@ from skyriver.adapters.sqlite.migrations import REVISIONS
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.client.api import Client
 from skyriver.release.signature import Signature, takes_pictures
+from skyriver.trust.trusted import read_trusted
 from skyriver.wiring.address import address_of
 from skyriver.wiring.ending import end_everything, only_command
 from skyriver.wiring.finding import Finding, Result
@@ -170,6 +172,27 @@ def pictures_of(versions: Iterable[Any], *, installed: bool) -> Finding:
     return Finding("pictures", "warn", seen, meaning, '`pip install "skyriver[images]"`, for the replicas\' Python.')
 
 
+def keys(home: Home) -> Finding:
+    """Whether versions are signed, and will be."""
+    if not home.state.exists() and not home.trusted.exists():
+        return Finding("keys", "ok", "there are none yet")
+    trusted = read_trusted(home.trusted)
+    if trusted is None:
+        library = find_spec("cryptography") is not None
+        action = (
+            "`skyriver down`, then `skyriver up`." if library else "`pip install cryptography`, then `skyriver up`."
+        )
+        return Finding("keys", "warn", "none: versions are not signed", "Nobody notices who changes a model.", action)
+    files = KeyFiles(home.keys)
+    lost = [tenant for tenant in sorted(trusted) if not files.list(tenant)]
+    if lost:
+        meaning = "What is signed goes on serving; new versions cannot be signed, and do not serve."
+        action = "Put it back from a copy, or `skyriver key rotate --sign-again`."
+        seen = f"the key file of {', '.join(lost[:SHOWN])} is missing in {home.keys}"
+        return Finding("keys", "fail", seen, meaning, action)
+    return Finding("keys", "ok", f"{sum(map(len, trusted.values()))} trusted; key files are their owner's alone")
+
+
 def _answers(home: Home) -> bool:
     return control_of(home) is not None and all(p["state"] == "READY" for p in parts_of(home))
 
@@ -199,4 +222,5 @@ CLOUD: dict[str, Callable[[Home], Finding]] = {
     "database": database,
     "deployed": deployed,
     "pictures": pictures,
+    "keys": keys,
 }
