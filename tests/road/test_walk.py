@@ -29,6 +29,9 @@ from cloud_process import (
     write_parquet,
 )
 
+from skyriver.adapters.directory.objects import DirectoryObjects
+from skyriver.release.profiled import ModelProfile
+
 # Each stage of the cloud, made once a file; what the commands said on the way is kept.
 
 
@@ -134,6 +137,16 @@ def test_a_run_gives_a_version_that_serves(cloud: Cloud, released: dict[str, Any
     ps = cloud.command("ps").succeeded().out
     assert "comes_back:1" in ps
     assert "orders-0" in ps
+
+
+def test_a_version_knows_what_its_training_rows_were_like(cloud: Cloud, released: dict[str, Any]) -> None:
+    spec = released["spec"]
+    kept = DirectoryObjects(cloud.home / "objects").get(spec["profile"])
+    profile = ModelProfile.parse(kept)
+    assert profile.inputs.rows == spec["split"]["train"][2]
+    assert profile.scores.rows == spec["split"]["test"][2]
+    assert [column.name for column in profile.inputs.columns] == spec["features"]["names"]
+    assert [column.name for column in profile.scores.columns] == ["score"]
 
 
 def test_both_protocols_predict_the_same(cloud: Cloud, released: dict[str, Any]) -> None:

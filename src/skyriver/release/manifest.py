@@ -131,6 +131,8 @@ class VersionManifest(Spec):
     """None where the features are not of a stream, too."""
     about: Mapping[str, str] = Field(default_factory=dict, exclude_if=lambda value: not value)
     """What its declaration tells: `description`, `contact`, `licence`."""
+    profile: Digest | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The object that holds its ModelProfile; None in versions of before there was one, and of ready files."""
 
 
 def scoring_signature(features: int) -> Signature:

@@ -57,8 +57,11 @@ class OnRows:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
+    """`scores` float32 [n]: what the model says of the test rows."""
+
     whole: OnRows
     slices: tuple[tuple[Slice, OnRows], ...]
+    scores: NDArray[np.float32]
 
 
 def gather(labels: NDArray[np.float32], model: Scored, champion: Scored | None, slices: Sequence[Slice]) -> Evidence:
@@ -67,7 +70,7 @@ def gather(labels: NDArray[np.float32], model: Scored, champion: Scored | None, 
     for part in slices:
         theirs = None if champion is None else champion.take(part.rows)
         parts.append((part, _on_rows(labels[part.rows], model.take(part.rows), theirs)))
-    return Evidence(_on_rows(labels, model, champion), tuple(parts))
+    return Evidence(_on_rows(labels, model, champion), tuple(parts), model.scores)
 
 
 def _on_rows(labels: NDArray[np.float32], model: Scored, champion: Scored | None) -> OnRows:

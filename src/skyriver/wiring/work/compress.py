@@ -18,6 +18,7 @@ from skyriver.release.manifest import (
     with_candidates,
 )
 from skyriver.release.measured import Difference, Interval, SliceRecord, SpeedRecord
+from skyriver.release.profiled import profile_model
 from skyriver.train.slices import OnRows, Slice
 from skyriver.train.split import split_rows, validates
 from skyriver.wiring.work.champion_scores import get_scores
@@ -54,6 +55,9 @@ def work(job: Job) -> dict[str, Any]:
         slices=slices_of(job, model, history, split, features, rows.x),
     )
     version = with_candidates(manifest, [_record(job, c) for c in candidates], [_measured(c) for c in candidates])
+    chosen = [candidate for candidate in candidates if candidate.kept][-1]
+    profile = profile_model(rows.names, rows.x, split.train, chosen.evidence.scores)
+    version = version.model_copy(update={"profile": job.objects.put(profile.model_dump_json().encode())})
     spec = {**version.to_json(), "fields": trained["fields"], "champion": trained["champion"]}
     return {"resources": [{"kind": "version", "name": model.name, "state": "CANDIDATE", "spec": spec}]}
 
