@@ -84,6 +84,8 @@ class Stage:
         self.world = Simulation(store=store)
         self.objects = MemoryObjects()
         self.asker = MemoryAsker()
+        signer = Signer(PlainKeys(), MemoryTrust(), self.world.clock)
+        signer.begin(self.world.store, self.world.fence)
         self.cloud = Cloud(
             self.world.store,
             self.objects,
@@ -94,7 +96,7 @@ class Stage:
             ACTIONS,
             folder,
             self.asker,
-            signer=Signer(PlainKeys(), MemoryTrust(), self.world.clock),
+            signer=signer,
         )
         self.api = create_api(self.cloud)
         self.caller = Caller(self.api)

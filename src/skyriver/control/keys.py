@@ -13,9 +13,9 @@ from skyriver.control.cloud import Cloud
 from skyriver.control.mutations import Mutations, Planned, make_call
 from skyriver.control.paging import check_query
 from skyriver.control.routes import TENANT, Routes, caller
-from skyriver.control.signing import Signer
+from skyriver.control.signing import Signer, not_signing
 from skyriver.core import contract_keys as contract
-from skyriver.core.errors import NotFound, SkyriverError, Unavailable
+from skyriver.core.errors import NotFound, SkyriverError
 from skyriver.core.resources import Snapshot
 from skyriver.trust.permissions import Permission
 
@@ -71,11 +71,7 @@ def add_keys(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:
 
 def _signer(cloud: Cloud) -> Signer:
     if cloud.signer is None:
-        raise Unavailable(
-            "This cloud does not sign its versions.",
-            code="NOT_SIGNING",
-            next_action="`skyriver doctor` says why; `skyriver up` begins to.",
-        )
+        raise not_signing()
     return cloud.signer
 
 

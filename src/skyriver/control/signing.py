@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from skyriver.control.store import Changes, Store
 from skyriver.core.clock import Clock
-from skyriver.core.errors import SkyriverError, StaleWrite
+from skyriver.core.errors import SkyriverError, StaleWrite, Unavailable
 from skyriver.core.resources import AuditEntry, Change, Put, Resource
 from skyriver.trust.keys import Keys, PublicKey
 from skyriver.trust.permissions import FIRST_TENANT
@@ -80,7 +80,10 @@ class Signer:
         return (self._trust.read() or {}).get(tenant, {})
 
     def rotate(self, tenant: str) -> PublicKey:
-        """A new key for `tenant`; it is trusted before it signs anything. Raises as `Keys.rotate`."""
+        """A new key for `tenant`; it is trusted before it signs anything. Raises Unavailable (NOT_SIGNING) where this
+        cloud does not sign yet: to trust a key then would make all its versions unsigned ones; and as `Keys.rotate`."""
+        if self._trust.read() is None:
+            raise not_signing()
         key = self._keys.rotate(tenant, now=self._clock.wall())
         self._trust_keys(tenant)
         return key
@@ -95,6 +98,7 @@ class Signer:
                 return plain  # this cloud does not sign: `begin` told why
             if not self._keys.list(version.tenant) and not trusted.get(version.tenant):
                 self.rotate(version.tenant)  # the first version of a new tenant
+            self._trust_keys(version.tenant)  # a rotation may have been cut off
             done = signed_version(self._keys, plain)
         except SkyriverError as error:
             self._tell(error)
@@ -134,6 +138,14 @@ class Signer:
         if self.problem is None or self.problem.code != error.code:
             log.warning("versions are not signed: %s: %s", error.code, error)
         self.problem = error
+
+
+def not_signing() -> Unavailable:
+    return Unavailable(
+        "This cloud does not sign its versions.",
+        code="NOT_SIGNING",
+        next_action="`skyriver doctor` says why; `skyriver up` begins to.",
+    )
 
 
 class SignedStore:

@@ -99,6 +99,15 @@ def test_what_the_key_before_signed_counts_after_a_rotation(cloud: Cloud) -> Non
     assert used == {key.id for key in cloud.signer.list("default")}
 
 
+def test_a_key_that_a_crash_kept_from_being_trusted_is_trusted_before_it_signs(cloud: Cloud) -> None:
+    cloud.signer.begin(cloud.store, cloud.fence)
+    cloud.keys.rotate("default", now=2)
+    cloud.keys.rotate("globex", now=2)
+    cloud.add("m:1")
+    cloud.add("m:1", tenant="globex")
+    assert (cloud.loads("m:1"), cloud.loads("m:1", "globex")) == ("", "")
+
+
 def test_a_crash_between_signing_and_trusting_is_made_good(cloud: Cloud) -> None:
     cloud.add("m:1", plainly=True)
     cloud.keys.rotate("default", now=1)

@@ -184,6 +184,15 @@ def test_what_explains_decisions_reaches_a_worker_without_a_restart() -> None:
     assert lasting({**DECIDE, "reasons": {"amount": "more than before"}}) == lasting(DECIDE)
 
 
+def test_a_worker_is_told_how_the_files_that_it_may_load_are_signed() -> None:
+    told = live({"1": {"weight": 100}})["signed"]["a" * 64]
+    assert {name: told[name] for name in ("tenant", "artifact")} == {
+        "tenant": "t",
+        "artifact": "a" * 64,
+    }
+    assert len(told["manifest"]) == 64
+
+
 def test_a_changed_deadline_needs_no_new_worker() -> None:
     found = live({}, deadline_us=5_000, fallback_by=["rules"])
     assert (found["deadline_us"], found["fallback_by"]) == (5_000, ["rules"])
