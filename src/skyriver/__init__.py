@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from skyriver.core.expr import count, decayed_mean, distinct, last, lookup, maximum, mean, minimum, since, std
     from skyriver.core.expr import total as sum
     from skyriver.core.gates import Gate, Slice
+    from skyriver.core.retraining import Retrain
     from skyriver.core.rollouts import BlueGreen, Canary, Guards, Shadow
     from skyriver.core.serving import from_stream as FromStream
     from skyriver.core.sources import Mqtt, Nats, NatsLog
@@ -45,6 +46,7 @@ __all__ = [
     "Mqtt",
     "Nats",
     "NatsLog",
+    "Retrain",
     "Rule",
     "Service",
     "Shadow",
@@ -88,6 +90,7 @@ _HOMES = {
     "Mqtt": ("core.sources", "Mqtt"),
     "Nats": ("core.sources", "Nats"),
     "NatsLog": ("core.sources", "NatsLog"),
+    "Retrain": ("core.retraining", "Retrain"),
     "Rule": ("core.decisions", "Rule"),
     "Service": ("core.spec", "ServiceSpec"),
     "Slice": ("core.gates", "Slice"),

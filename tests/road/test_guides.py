@@ -41,6 +41,7 @@ ORDER = (
     "gateway",
     "rollouts",
     "signing",
+    "watching",
     "data",
     "features",
     "lists",

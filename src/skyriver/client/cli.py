@@ -36,6 +36,7 @@ from skyriver.client import streams as _streams  # noqa: F401
 from skyriver.client import tenants as _tenants  # noqa: F401
 from skyriver.client import tokens as _tokens  # noqa: F401
 from skyriver.client import top as _top  # noqa: F401
+from skyriver.client import watches as _watches  # noqa: F401
 from skyriver.client.calling import call
 from skyriver.client.decision_page import show_decision
 from skyriver.client.follow import LogReader, follow

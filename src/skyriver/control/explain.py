@@ -25,6 +25,7 @@ _ORDER = (
     "service",
     "version",
     "rollout",
+    "watch",
     "replica",
     "worker",
     "dispatcher",

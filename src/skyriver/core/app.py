@@ -44,6 +44,7 @@ from skyriver.core.gates import Gate, Slice
 from skyriver.core.misread import made
 from skyriver.core.names import check_field, check_name
 from skyriver.core.places import declared_at
+from skyriver.core.retraining import Retrain, retrain_of
 from skyriver.core.rollouts import BlueGreen, Canary, rollout_of
 from skyriver.core.sources import Mqtt, Nats, NatsLog
 from skyriver.core.terms import Cron
@@ -299,6 +300,7 @@ class App:
         compress: specs.CompressSpec | None = None,
         serve: specs.ServiceSpec | None = None,
         rollout: Canary | BlueGreen | None = None,
+        retrain: Retrain | None = None,
         calibrate: specs.Calibrate | None = "auto",
         slices: Sequence[Slice] = (),
         description: str = "",
@@ -310,7 +312,8 @@ class App:
         `calibrate`: how its scores are made probabilities, on rows that no training sees. "auto" does so where such
         rows are to be had for nothing; "isotonic" and "platt" keep some back where there are none; None does not.
         `rollout`: how another version takes over, by steps (`sr.Canary`) or with the one before kept ready
-        (`sr.BlueGreen`); at once where it is not given. `slices`: parts of the test rows that are measured on their own
+        (`sr.BlueGreen`); at once where it is not given. `retrain`: when it is trained again by itself (`sr.Retrain`).
+        `slices`: parts of the test rows that are measured on their own
         (`sr.Slice`). `description`, `contact` and `licence` are for its card."""
         check_name(name, "a model")
         if name in self._models or name in self._jobs:
@@ -338,6 +341,7 @@ class App:
             compress=compress,
             serve=serve or specs.ServiceSpec(),
             rollout=rollout_of(rollout),
+            retrain=retrain_of(retrain, name, trained=trained is not None),
             calibrate=terms.check_calibrate(calibrate),
             slices=parts,
             **terms.about_model(description=description, contact=contact, licence=licence),

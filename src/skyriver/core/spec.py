@@ -86,6 +86,7 @@ from skyriver.core.spec_streams import (
     TableSpec,
     with_roles,
 )
+from skyriver.core.spec_watch import RetrainSpec
 
 __all__ = [
     "COUNTED",
@@ -135,6 +136,7 @@ __all__ = [
     "NatsSpec",
     "ReasonText",
     "ReferenceSpec",
+    "RetrainSpec",
     "ReviewSpec",
     "ServiceSpec",
     "ShadowSpec",
@@ -200,7 +202,17 @@ class AppSpec(Spec):
             check_budgets(decide, self.stream(decide.stream))
         for model in self.models:
             self._check_from_stream(model)
+            self._check_retrain(model)
         return self
+
+    def _check_retrain(self, model: ModelSpec) -> None:
+        if model.retrain is not None and model.retrain.drift and not any(d.model == model.name for d in self.decides):
+            raise InvalidInput(
+                f"The model {model.name!r} is to be trained again when what it is asked drifts, and no stream"
+                " decides with it: what is asked over HTTP is not kept.",
+                code="BAD_RETRAIN",
+                next_action=f'Declare app.decide(..., {model.name}, ...), or an age: retrain=sr.Retrain(on="7d").',
+            )
 
     def _check_from_stream(self, model: ModelSpec) -> None:
         features = self.feature_set(model.train.features) if model.train else None

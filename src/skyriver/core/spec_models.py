@@ -12,6 +12,7 @@ from skyriver.core.expr import Aggregate, Column, Lookup, Node, Same, walk
 from skyriver.core.names import BY_KEY
 from skyriver.core.spec_base import FieldName, InnerPath, Name, Spec
 from skyriver.core.spec_gate import GateSpec, SliceSpec
+from skyriver.core.spec_watch import RetrainSpec
 from skyriver.core.units import SECOND, parse_duration, parse_rate
 
 MOST_REPLICAS = 64
@@ -324,6 +325,8 @@ class ModelSpec(Spec):
     serve: ServiceSpec = ServiceSpec()
     rollout: CanarySpec | BlueGreenSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     """How another version takes over; at once unless declared."""
+    retrain: RetrainSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """When it is trained again by itself; never unless declared."""
     calibrate: Calibrate | None = Field(default="auto", exclude_if=lambda value: value == "auto")
     """How its scores are made probabilities, on rows that no training sees. "auto": where that takes no rows from the
     training, by as many positives as there are; None: not at all."""

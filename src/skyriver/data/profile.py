@@ -2,8 +2,8 @@
 
 Bins are intervals between *edges*, the k-th one being (edges[k-1], edges[k]]; the first and the last are open. Edges
 are quantiles of the rows that the profile is made of, so its bins hold about equally many; where a column has few
-values each of them is an edge, so a bin holds one value and what lies between it and the one before. A missing value
-(NaN) is in no bin and is counted; infinity is the greatest number.
+values each has a bin of its own. An edge lies midway between two values. A missing value (NaN) is in no bin and is
+counted; infinity is the greatest number.
 
 Days differ, heavy keys come and go, and neither is drift. So a profile also knows by how much stretches of its own rows
 differed from the whole: what is new is only what goes beyond that (see `skyriver.observe.drift`).
@@ -22,6 +22,8 @@ from pydantic import Field
 
 from skyriver.core.spec import Spec
 
+SCORE: Final = "its score"
+"""The column of a model's scores: no feature is called so."""
 BINS: Final = 20
 STRETCHES: Final = 28
 """Of a profile's rows, in their order, at most; each has LEAST_ROWS at least."""
@@ -159,11 +161,13 @@ def _known(x: Column) -> Column:
 
 def _edges(known: Column) -> tuple[float, ...]:
     values = np.unique(known)
+    last = np.arange(len(values) - 1)
     if len(values) > BINS:
-        shares = np.arange(1, BINS) / BINS
-        values = np.unique(np.quantile(known, shares, method="inverted_cdf"))
-        return tuple(values.tolist())
-    return tuple(values[:-1].tolist())
+        quantiles = np.quantile(known, np.arange(1, BINS) / BINS, method="inverted_cdf")
+        last = np.intersect1d(last, np.searchsorted(values, quantiles))
+    # Midway to the next value: a score that is computed again may differ in its last bit.
+    midway = (values[last].astype(np.float64) + values[last + 1]) / 2
+    return tuple(np.unique(midway.astype(np.float32)).tolist())
 
 
 def _in_bins(edges: tuple[float, ...], known: Column) -> NDArray[np.int64]:

@@ -79,6 +79,11 @@ def compare(profile: Profile, now: Mapping[str, Counted]) -> Drift:
     )
 
 
+def too_soon(rows: int) -> Drift:
+    """Where a whole window was not seen yet: mornings are not like nights."""
+    return Drift("unknown", rows, (), f"{rows:,} rows so far; they are compared once a whole window was seen.")
+
+
 def limit_of(column: ColumnProfile, now: Counted) -> float:
     """The distance from which it is drift."""
     usual = column.stretches

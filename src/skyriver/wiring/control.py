@@ -69,6 +69,7 @@ from skyriver.decide.streams.rules_release import (
     plan_move,
 )
 from skyriver.features.plan import check_features
+from skyriver.observe.operations import plan_watch_pause, plan_watch_resume
 from skyriver.release.card import card_of
 from skyriver.release.operations import (
     plan_rollback,
@@ -195,6 +196,8 @@ ACTIONS = Actions(
         "rollout_promote": (Permission.SERVICES_WRITE, plan_rollout_promote),
         "rollout_resume": (Permission.SERVICES_WRITE, plan_rollout_resume),
         "tune": (Permission.JOBS_RUN, plan_tune),
+        "watch_pause": (Permission.JOBS_RUN, plan_watch_pause),
+        "watch_resume": (Permission.JOBS_RUN, plan_watch_resume),
         "verify": (Permission.JOBS_RUN, plan_verify),
     },
     stream_now=stream_now,

@@ -16,10 +16,11 @@ from skyriver.core.units import SECOND, format_duration
 from skyriver.data.operations import rejected_table, tables_of_stream
 from skyriver.decide.streams.rules_kind import deployed_rules, retired_rules
 from skyriver.features.plan import plan_features
+from skyriver.observe.watching import new_watch, update_watch
 from skyriver.release.operations import plan_import
 from skyriver.serve.kinds import new_service, update_service
 
-OWNED = ("stream", "model", "service", "task", "schedule")
+OWNED = ("stream", "model", "service", "watch", "task", "schedule")
 """Kinds that end with their application."""
 
 
@@ -116,6 +117,8 @@ def _resources(
         }
         yield Resource(tenant, "model", model.name, spec=spec, state="DECLARED", parent=parent)
         yield new_service(tenant, app.name, model.name, model.serve.to_json())
+        if model.retrain is not None:
+            yield new_watch(tenant, app.name, model.name, model.retrain.to_json())
     for job in app.jobs:
         yield Resource(tenant, "task", job.name, spec={"job": job.to_json()}, state="DECLARED", parent=parent)
         if job.schedule is not None:
@@ -296,6 +299,8 @@ def _refuse_other_lists(current: Resource, wanted: Resource) -> None:
 def _merge(current: Resource, wanted: Resource) -> Resource:
     if wanted.kind == "service":
         return update_service(current, wanted.spec["serve"])
+    if wanted.kind == "watch":
+        return update_watch(current, wanted.spec["retrain"])
     return replace(current, spec=dict(wanted.spec))
 
 
@@ -307,7 +312,7 @@ def _orphans(
     for kind in OWNED:
         for current in snapshot.all(tenant, kind):
             if current.parent == f"app/{app.name}" and current.key not in keys:
-                if prune or kind == "schedule":  # what no file declares must not begin by itself
+                if prune or kind in ("schedule", "watch"):  # what no file declares must not begin by itself
                     yield PlanLine("remove", kind, current.name, ""), Delete(*current.key, current.revision)
                 else:
                     yield PlanLine("orphan", kind, current.name, "no longer in the file; --prune removes it"), None

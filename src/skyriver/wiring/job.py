@@ -32,6 +32,7 @@ WORK: Mapping[str, str] = {
     "environment": "environment",
     "call": "call",
     "erase": "erase",
+    "watch": "watch",
 }
 """Kind of work -> module of `skyriver.wiring.work`. Loaded by name: a load has no use for the weight of a trainer."""
 

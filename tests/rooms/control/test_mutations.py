@@ -272,6 +272,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_rollout_promote": {"json": {"target": "price-3"}},
     "start_rollout_abort": {"json": {"target": "price-4"}},
     "rotate_key": {"json": {"sign_again": True}},
+    "start_watch_pause": {"json": {"target": "seen", "params": {"why": "until Monday"}}},
+    "start_watch_resume": {"json": {"target": "given_up"}},
     "issue_token": {"json": {"name": "ana", "role": "reviewer"}},
     "revoke_token": {},
     "report_outcomes": {"json": {"outcomes": [{"version": 2, "metric": "accepted", "yes": 3, "of": 4}]}},
@@ -355,6 +357,9 @@ def prepared(stage: Stage, admin: dict[str, str]) -> None:
         stage.put(Resource("default", "service", name, spec=serve, state=state, status=rest))
     for number, state in ((1, "CANARY"), (2, "PAUSED"), (3, "CANARY"), (4, "PAUSED")):
         stage.put(Resource("default", "rollout", f"price-{number}", spec={"model": "price", "to": 2}, state=state))
+    watched = {"model": "price", "retrain": {"drift": True}}
+    for name, state in (("seen", "WATCHING"), ("given_up", "BROKEN")):
+        stage.put(Resource("default", "watch", name, spec=watched, state=state))
     for number, state in ((1, "LIVE"), (2, "CANDIDATE"), (3, "CANDIDATE")):
         rules = [{"decision": "call", "when": f"score >= 0.{number}5"}]
         given = {"stream": "orders", "version": number, "rules": rules, "origin": "hand", "why": "", "gain": None}

@@ -48,7 +48,7 @@ def test_bins_hold_equally_many_and_few_values_have_one_each() -> None:
     ).columns
     assert len(smooth.counts) == BINS
     assert max(smooth.counts) - min(smooth.counts) <= 1
-    assert few.edges == (0.0, 1.0)
+    assert few.edges == (0.5, 1.5)
     assert constant.edges == ()
     assert constant.counts == (10_000,)
     assert (constant.median, constant.low, constant.high) == (7.0, 7.0, 7.0)
@@ -84,6 +84,14 @@ def test_the_farthest_is_that_of_kolmogorov_and_smirnov() -> None:
     y = y + (rng.random(900) < 0.3)
     (own,) = profile_of(["x"], [x]).columns
     assert farthest(own, count(own, column(y))) == pytest.approx(ks_2samp(x, y).statistic)
+
+
+def test_the_last_bit_of_a_value_does_not_matter() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.choice(column([0.1, 0.2, 0.30000001, 0.7]), 5_000)
+    (own,) = profile_of(["x"], [x]).columns
+    for other in (np.nextafter(x, np.float32(1)), np.nextafter(x, np.float32(0))):
+        assert count(own, other).counts == own.counts
 
 
 def test_nothing_is_not_far_from_anything() -> None:

@@ -1,0 +1,122 @@
+"""The commands for models that are trained again by themselves: what was seen, what came of it, what holds it back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from skyriver.client.screen import Screen, age, coloured
+from skyriver.client.shell import Json, connect, noun, wait
+
+_watches = noun(
+    "watch",
+    "watches",
+    "Models that are trained again by themselves: drift, trainings, brakes.",
+    lists=False,
+    gets=False,
+)
+
+Model = Annotated[str, typer.Argument(metavar="MODEL")]
+Why = Annotated[str, typer.Option("--why", help="The reason; it is kept with the watch.")]
+SHOWN_COLUMNS = 12
+SHOWN_TRAININGS = 5
+
+
+@_watches.command("list")
+def watch_list(as_json: Json = False) -> None:
+    """All models that are watched."""
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        items = list(client.list("watches"))
+    columns = ("MODEL", "STATE", "SINCE", "TRAININGS", "WHY", "SAYS")
+    if items:
+        screen.data(items, lambda: screen.table("", columns, [_line(item) for item in items]))
+    else:
+        screen.data(items, lambda: screen.say('No model is watched: `retrain=sr.Retrain(on="drift")` declares it.'))
+
+
+@_watches.command("get")
+def watch_get(model: Model, as_json: Json = False) -> None:
+    """One: how far its columns are from those that it was trained on, and its trainings."""
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        found = client.get("watches", model)
+    screen.data(found, lambda: _page(screen, found))
+
+
+@_watches.command("pause")
+def watch_pause(model: Model, why: Why = "", as_json: Json = False) -> None:
+    """Neither look nor train until it is resumed; a training that runs goes on."""
+    _steer(model, "pause", why, as_json=as_json)
+
+
+@_watches.command("resume")
+def watch_resume(model: Model, as_json: Json = False) -> None:
+    """Look and train again, also after trainings that came to nothing."""
+    _steer(model, "resume", "", as_json=as_json)
+
+
+def _steer(model: str, word: str, why: str, *, as_json: bool) -> None:
+    screen = Screen(as_json=as_json)
+    with connect() as client, screen.progress() as bars:
+        wait(client, client.act(f"watch_{word}", model, params={"why": why} if why else None), bars)
+        found = client.get("watches", model)
+    screen.data(found, lambda: screen.say(f"The watch of {model} is {found['state']}. {found['message']}".strip()))
+
+
+def _line(watch: Mapping[str, Any]) -> tuple[str, ...]:
+    trainings = watch["status"].get("trainings") or []
+    return (
+        watch["name"],
+        watch["state"],
+        age(watch["since"]),
+        str(len(trainings)),
+        watch["reason"],
+        watch["message"],
+    )
+
+
+def _page(screen: Screen, watch: Mapping[str, Any]) -> None:
+    for line in _lines(watch):
+        screen.out.print(line)
+    seen = watch["status"].get("seen")
+    if seen:
+        columns = seen["drift"]["columns"]
+        rows = [
+            (c["column"], f"{c['distance']:.3f}", f"{c['limit']:.3f}", f"{c['farthest']:.3f}", _severity(c), c["told"])
+            for c in columns[:SHOWN_COLUMNS]
+        ]
+        screen.table("", ("COLUMN", "INDEX", "DRIFT FROM", "KS", "", "NOW"), rows)
+        if len(columns) > SHOWN_COLUMNS:
+            screen.say(f"and {len(columns) - SHOWN_COLUMNS} that are nearer; --json has all")
+    trainings = (watch["status"].get("trainings") or [])[-SHOWN_TRAININGS:]
+    if trainings:
+        told = [(t["run"], age(t["at"]), t["cause"], t["outcome"] or "under way") for t in reversed(trainings)]
+        screen.table("", ("TRAINING", "AGO", "FOR", "CAME TO"), told)
+
+
+def _severity(column: Mapping[str, Any]) -> str:
+    return "" if column["severity"] == "none" else str(column["severity"])
+
+
+def _lines(watch: Mapping[str, Any]) -> Iterator[str]:
+    retrain, seen = watch["spec"]["retrain"], watch["status"].get("seen")
+    yield f"[bold]{watch['name']}[/]  {coloured(watch['state'])} for {age(watch['since'])}"
+    causes = [
+        *(["drift"] if retrain["drift"] else []),
+        *([f"an age of {retrain['every']}"] if retrain.get("every") else []),
+    ]
+    budget = f", {retrain['budget']} within 30 days" if retrain.get("budget") else ""
+    yield f"  trains for {' and '.join(causes)}, at most once in {retrain['at_most']}{budget}"
+    if seen:
+        when = time.strftime("%H:%M:%S", time.gmtime(seen["at"] / 1e6))
+        yield f"  looked at {when} UTC at what {seen['stream']} decided with version {seen['version']}"
+    if watch["message"]:
+        word, reason = ("why  ", f"{watch['reason']}: ") if watch["reason"] else ("says ", "")
+        yield f"  {word} {escape(reason + watch['message'])}"
+    if watch["next_action"]:
+        yield f"  next  {escape(watch['next_action'])}"

@@ -1,0 +1,64 @@
+"""When a model is trained again by itself, as an application declares it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from skyriver.core import spec as specs
+from skyriver.core.events import refuse
+from skyriver.core.misread import made
+from skyriver.core.units import parse_duration
+
+_ACTION = 'Write retrain=sr.Retrain(on="drift", at_most="1d"), or on="7d", or on=["drift", "30d"].'
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """When a model is trained again by itself: `Retrain(on="drift", at_most="1d")`.
+
+    `on`: "drift", when the events that a stream decides with the model are no more like those that it was trained on;
+    a duration, when the version that serves was trained so long ago; or both, in a list. What comes of a training goes
+    through gate and rollout as any other does. It is held back by `at_most`, not twice within this time; by `budget`,
+    so many within 30 days; and by `give_up_after`: when so many in a row came to nothing (the training failed, the gate
+    refused, the rollout was taken back) it trains no more by itself, until `skyriver watch resume`. `look`: how often
+    it looks for drift, and `window`: how much of the last time it compares; whole days where mornings are not like
+    nights."""
+
+    spec: specs.RetrainSpec
+
+    def __init__(
+        self,
+        on: str | Sequence[str] = "drift",
+        *,
+        at_most: str = "1d",
+        budget: int = 0,
+        give_up_after: int = 3,
+        window: str = "1d",
+        look: str = "",
+    ) -> None:
+        reasons = [on] if isinstance(on, str) else on
+        if not isinstance(reasons, (list, tuple)) or not all(isinstance(reason, str) for reason in reasons):
+            refuse(f"on={on!r:.80} is no reason to train.", "BAD_RETRAIN", _ACTION)
+        ages = [reason for reason in reasons if reason != "drift"]
+        if len(ages) > 1:
+            refuse(f"on={list(reasons)} has several ages: {', '.join(ages)}.", "BAD_RETRAIN", _ACTION)
+        given = {"at_most": at_most, "budget": budget, "give_up_after": give_up_after, "window": window}
+        given |= {"look": look or min("1h", window, key=lambda text: parse_duration(text, "a window"))}
+        given |= {"drift": "drift" in reasons, "every": ages[0] if ages else ""}
+        object.__setattr__(self, "spec", made(specs.RetrainSpec, "sr.Retrain", "BAD_RETRAIN", _ACTION, given))
+
+
+def retrain_of(value: object, name: str, *, trained: bool) -> specs.RetrainSpec | None:
+    """What is declared for the model `name`, which is `trained` or a ready file."""
+    if value is None:
+        return None
+    if not isinstance(value, Retrain):
+        refuse(f"retrain={value!r:.80} does not say when to train.", "BAD_RETRAIN", _ACTION)
+    if not trained:
+        refuse(
+            f"The model {name!r} is a ready file: there is nothing to train again.",
+            "BAD_RETRAIN",
+            "Leave out retrain=, or train the model with a function of @app.train.",
+        )
+    return value.spec

@@ -1,0 +1,44 @@
+"""What a person decides about a model that is watched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from skyriver.core.errors import Conflict
+from skyriver.core.jobs import new_operation, next_number
+from skyriver.core.resources import Resource, Snapshot, need
+from skyriver.observe.watching import WATCH, WATCH_TRANSITIONS
+
+
+def plan_watch_pause(
+    snapshot: Snapshot, tenant: str, target: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> list[Resource]:
+    """It neither looks nor trains until it is resumed; a training that runs goes on."""
+    why = params.get("why")
+    message = f"It was paused by hand{f': {why}' if isinstance(why, str) and why else ''}."
+    action = f"`skyriver watch resume {target}` lets it go on."
+    return _steer(snapshot, tenant, target, "pause", reason="BY_HAND", message=message, next_action=action)
+
+
+def plan_watch_resume(
+    snapshot: Snapshot, tenant: str, target: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> list[Resource]:
+    """It looks and trains again; what came to nothing before is forgiven."""
+    watch = need(snapshot.find(tenant, "watch", target), "watch", target)
+    return _steer(snapshot, tenant, target, "resume", status={**watch.status, "failures": 0})
+
+
+def _steer(snapshot: Snapshot, tenant: str, target: str, event: str, **changes: Any) -> list[Resource]:
+    """Raises NotFound, Conflict (REFUSED_TRANSITION)."""
+    watch = need(snapshot.find(tenant, "watch", target), "watch", target)
+    if (watch.state, event) not in WATCH_TRANSITIONS:
+        raise Conflict(
+            f"The watch of {target} is {watch.state}: it cannot {event} now.",
+            code="REFUSED_TRANSITION",
+            where=watch.ref,
+            next_action=f"`skyriver watch get {target}` shows what it does.",
+        )
+    run = f"{target}-watch_{event}-{next_number(snapshot, tenant, 'operation', f'{target}-watch_{event}')}"
+    operation = new_operation(snapshot, tenant, run, action=f"watch_{event}", target=target)
+    return [operation, WATCH.move(watch, event, snapshot.now, **changes)]

@@ -1,0 +1,295 @@
+"""A model that is trained again by itself, in the real loop with in-memory parts: causes, brakes, the breaker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import skyriver as sr
+from skyriver.core.errors import Conflict, InvalidInput
+from skyriver.core.resources import Put, Resource
+from skyriver.core.units import DAY
+from skyriver.observe.operations import plan_watch_pause, plan_watch_resume
+from skyriver.observe.watching import KEPT_LOOKS, new_watch
+from skyriver.wiring.simulation import Simulation
+
+HOUR = DAY // 24
+
+
+class Cloud(Simulation):
+    """The model `risk`, version 1 of which decides the stream `orders`."""
+
+    def __init__(self, retrain: sr.Retrain) -> None:
+        super().__init__()
+        self.clock.advance(1_000 * DAY)
+        model = {
+            "model": {"name": "risk", "train": {"function": "fit", "features": "f", "label": "bad"}},
+            "source": "orders",
+            "streams": True,
+        }
+        app = {"spec": {}, "code": {"bundle": "b", "main": "a.py"}}
+        aliases = {"aliases": {"champion": 1}, "history": []}
+        service = {"model": "risk", "serve": sr.Service().to_json(), "versions": {"1": {"weight": 100}}}
+        self.commit(
+            [
+                Put(Resource("t", "app", "shop", spec=app, state="DEPLOYED"), 0),
+                Put(Resource("t", "model", "risk", spec=model, state="DECLARED", status=aliases, parent="app/shop"), 0),
+                Put(Resource("t", "service", "risk", spec=service, state="READY", status={"routed": "1"}), 0),
+                Put(Resource("t", "table", "orders", spec={}, state="READY", parent="app/shop"), 0),
+                Put(self.version(1, "APPROVED", settled="good"), 0),
+                Put(new_watch("t", "shop", "risk", retrain.spec.to_json()), 0),
+            ]
+        )
+        # What the stream is made of does not matter here, but that it decides with the model.
+        self.deciding = Resource("t", "stream", "orders", spec={"decide": {"model": "risk"}})
+        self.kinds.pop("stream"), self.kinds.pop("service")
+        self.start_control()
+        self.commit([Put(self.deciding, 0)])
+
+    def version(self, number: int, state: str, **status: Any) -> Resource:
+        features = {"digest": "d", "set": "f", "names": ["x"], "spec": None}
+        spec = {
+            "model": "risk",
+            "version": number,
+            "artifact": "a",
+            "profile": "p",
+            "features": features,
+            "trained_at": self.clock.wall(),
+        }
+        return Resource("t", "version", f"risk:{number}", spec=spec, state=state, status=status)
+
+    @property
+    def watch(self) -> Resource:
+        return self.store.get("t", "watch", "risk")
+
+    def operations(self, action: str) -> list[Resource]:
+        return [o for o in self.store.rows("t", "operation") if o.spec["action"] == action]
+
+    def finish(self, job: str, **outputs: Any) -> None:
+        self.compute.report(f"t.job.{job}", outcome="succeeded", outputs=outputs)
+        self.settle()
+
+    def fail(self, job: str) -> None:
+        self.compute.report(f"t.job.{job}", outcome="failed", reason="USER_ERROR", message="No.", fault="final")
+        self.settle()
+
+    def look(self, verdict: str, version: int = 1) -> None:
+        """The look that is under way sees this."""
+        self.settle()
+        looks = [o for o in self.operations("watch") if o.state == "RUNNING"]
+        drift = {"verdict": verdict, "message": f"It is {verdict}.", "rows": 1_000, "columns": []}
+        self.finish(looks[0].spec["jobs"][0], version=version, stream="orders", at=0, drift=drift, counted={"n": 1})
+
+    def training(self) -> Resource:
+        return self.operations("train")[-1]
+
+    def end_training(self, good: bool) -> None:
+        for job in self.training().spec["jobs"]:
+            self.settle()
+            if not good:
+                self.fail(job)
+                return
+            self.finish(job)
+
+
+def test_drift_trains_it_once_and_not_again_before_its_time() -> None:
+    cloud = Cloud(sr.Retrain(on="drift", at_most="1d"))
+    cloud.look("none")
+    assert (cloud.watch.state, cloud.watch.message) == ("WATCHING", "It is none.")
+    assert cloud.operations("train") == []
+    cloud.clock.advance(HOUR)
+    cloud.look("drifted")
+    assert (cloud.watch.state, cloud.watch.reason) == ("RETRAINING", "DRIFTED")
+    assert cloud.training().name in cloud.watch.message
+    cloud.end_training(good=False)
+    assert (cloud.watch.state, cloud.watch.reason) == ("WATCHING", "DRIFTED")
+    assert "at most once in 1d" in cloud.watch.message
+    cloud.clock.advance(DAY - HOUR)
+    cloud.settle()
+    assert len(cloud.operations("train")) == 1
+    cloud.clock.advance(2 * HOUR)
+    cloud.settle()
+    assert len(cloud.operations("train")) == 2
+
+
+def test_it_waits_quietly_while_it_is_held_back() -> None:
+    cloud = Cloud(sr.Retrain(on="drift", at_most="1d"))
+    cloud.look("drifted")
+    cloud.end_training(good=False)
+    before = cloud.watch
+    for _ in range(20):
+        cloud.clock.advance(60_000_000)
+        cloud.settle()
+    assert cloud.watch.revision == before.revision, "nothing is written while nothing changes"
+
+
+def test_a_training_that_does_nothing_is_no_failure_and_what_was_seen_of_another_version_no_cause() -> None:
+    cloud = Cloud(sr.Retrain(on="drift", at_most="1m"))
+    cloud.look("drifted")
+    cloud.end_training(good=True)
+    assert cloud.watch.status["failures"] == 0
+    assert cloud.watch.status["trainings"][-1]["good"] is True
+    model = cloud.store.get("t", "model", "risk")
+    cloud.commit([Put(cloud.version(2, "APPROVED", settled="good"), 0), Put(_serving(model, 2), model.revision)])
+    cloud.clock.advance(2 * 60_000_000)
+    cloud.settle()
+    assert cloud.watch.state == "WATCHING"
+    assert len(cloud.operations("train")) == 1
+
+
+def _serving(model: Resource, version: int) -> Resource:
+    return Resource(**{**_fields(model), "status": {**model.status, "aliases": {"champion": version}}})
+
+
+def _fields(resource: Resource) -> dict[str, Any]:
+    return {name: getattr(resource, name) for name in Resource.__dataclass_fields__}
+
+
+def test_age_is_a_cause_without_any_look() -> None:
+    cloud = Cloud(sr.Retrain(on="7d"))
+    cloud.clock.advance(7 * DAY - HOUR)
+    cloud.settle()
+    assert (cloud.operations("watch"), cloud.operations("train")) == ([], [])
+    cloud.clock.advance(2 * HOUR)
+    cloud.settle()
+    assert cloud.watch.reason == "TOO_OLD"
+    assert len(cloud.operations("train")) == 1
+
+
+def test_after_so_many_that_came_to_nothing_it_is_left_to_a_person() -> None:
+    cloud = Cloud(sr.Retrain(on="drift", at_most="1h", give_up_after=2))
+    cloud.look("drifted")
+    cloud.end_training(good=False)
+    cloud.clock.advance(2 * HOUR)
+    cloud.settle()
+    cloud.end_training(good=False)
+    assert (cloud.watch.state, cloud.watch.reason) == ("BROKEN", "RETRAINING_FAILS")
+    assert "2 times in a row" in cloud.watch.message
+    assert "skyriver watch resume risk" in cloud.watch.next_action
+    for _ in range(5):
+        cloud.clock.advance(DAY)
+        cloud.settle()
+    assert len(cloud.operations("train")) == 2
+    assert cloud.watch.state == "BROKEN"
+    cloud.start_control()  # another control plane knows it too
+    cloud.settle()
+    assert cloud.watch.state == "BROKEN"
+    changes = plan_watch_resume(cloud.loop.snapshot(), "t", "risk", {}, {})
+    cloud.commit([Put(row, row.revision) for row in changes])
+    cloud.settle()
+    assert cloud.watch.state == "RETRAINING"
+
+
+def test_its_budget_is_for_thirty_days() -> None:
+    cloud = Cloud(sr.Retrain(on="drift", at_most="1d", budget=2, give_up_after=50))
+    cloud.look("drifted")
+    for _ in range(20):
+        if cloud.watch.state == "RETRAINING":
+            cloud.end_training(good=False)
+        cloud.clock.advance(DAY + HOUR)
+        cloud.settle()
+    assert len(cloud.operations("train")) == 2
+    assert "Its budget is spent: 2 trainings within 30 days" in cloud.watch.message
+    cloud.clock.advance(30 * DAY)
+    cloud.settle()
+    assert len(cloud.operations("train")) == 3
+
+
+def test_a_control_plane_that_is_killed_goes_on_where_it_was() -> None:
+    cloud = Cloud(sr.Retrain(on="drift", at_most="1d"))
+    cloud.settle()
+    cloud.start_control()
+    cloud.look("drifted")
+    cloud.start_control()
+    cloud.settle()
+    assert cloud.watch.state == "RETRAINING"
+    assert len(cloud.operations("train")) == 1
+    cloud.end_training(good=False)
+    assert cloud.watch.status["failures"] == 1
+
+
+def test_a_rollout_that_is_taken_back_came_to_nothing_and_one_under_way_is_waited_for() -> None:
+    cloud = Cloud(sr.Retrain(on="drift", at_most="1d"))
+    cloud.kinds.pop("rollout"), cloud.kinds.pop("version")
+    cloud.start_control()
+    cloud.look("drifted")
+    *rest, last = cloud.training().spec["jobs"]
+    for job in rest:
+        cloud.settle()
+        cloud.finish(job)
+    made = cloud.version(2, "APPROVED", settled="good")
+    rollout = Resource("t", "rollout", "risk-1", spec={"model": "risk", "to": 2}, state="CANARY", parent=made.ref)
+    cloud.commit([Put(made, 0), Put(rollout, 0)])
+    cloud.finish(last)
+    operation = cloud.training()
+    created = Resource(**{**_fields(operation), "status": {**operation.status, "created": [made.ref]}})
+    cloud.kinds.pop("operation")
+    watch = cloud.watch
+    undone = {**watch.status["trainings"][-1], "outcome": ""}
+    again = Resource(**{**_fields(watch), "state": "RETRAINING", "status": {**watch.status, "trainings": [undone]}})
+    cloud.start_control()
+    cloud.commit([Put(created, operation.revision), Put(again, watch.revision)])
+    cloud.settle()
+    assert cloud.watch.state == "RETRAINING"
+    assert cloud.watch.message == "risk:2 takes over by the rollout risk-1."
+    there = cloud.store.get("t", "rollout", "risk-1")
+    back = Resource(**{**_fields(there), "state": "ROLLED_BACK", "message": "It was worse."})
+    cloud.commit([Put(back, there.revision)])
+    cloud.settle()
+    assert cloud.watch.status["trainings"][-1]["outcome"] == "The rollout of risk:2 is ROLLED_BACK: It was worse."
+    assert cloud.watch.status["failures"] == 1
+
+
+def test_looks_are_forgotten_and_told_when_they_fail() -> None:
+    cloud = Cloud(sr.Retrain(on="drift"))
+    for _ in range(8):
+        cloud.look("none")
+        cloud.clock.advance(HOUR + 1)
+    assert len(cloud.operations("watch")) <= KEPT_LOOKS + 2
+    cloud.settle()
+    (running,) = [o for o in cloud.operations("watch") if o.state == "RUNNING"]
+    cloud.fail(running.spec["jobs"][0])
+    assert (cloud.watch.reason, cloud.watch.message) == ("CANNOT_LOOK", "USER_ERROR: No.")
+    cloud.clock.advance(HOUR)
+    cloud.look("none")
+    assert cloud.watch.reason == ""
+
+
+def test_a_paused_one_does_nothing() -> None:
+    cloud = Cloud(sr.Retrain(on="7d"))
+    changes = plan_watch_pause(cloud.loop.snapshot(), "t", "risk", {"why": "holidays"}, {})
+    cloud.commit([Put(row, row.revision) for row in changes])
+    cloud.clock.advance(20 * DAY)
+    cloud.settle()
+    assert (cloud.watch.state, cloud.watch.message) == ("PAUSED", "It was paused by hand: holidays.")
+    assert cloud.operations("train") == []
+    with pytest.raises(Conflict, match="The watch of risk is PAUSED: it cannot pause now"):
+        plan_watch_pause(cloud.loop.snapshot(), "t", "risk", {}, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"on": "sometimes"}, "'sometimes' is not an age"),
+        ({"on": 7}, "on=7 is no reason to train"),
+        ({"on": ["7d", "30d"]}, "several ages: 7d, 30d"),
+        ({"on": []}, "nothing says when it is trained again"),
+        ({"at_most": "10ms"}, "shorter than a second"),
+        ({"on": "1h", "at_most": "1d"}, "more often than at_most"),
+        ({"budget": -1}, "budget=-1"),
+        ({"give_up_after": 0}, "give_up_after=0"),
+        ({"look": "2d", "window": "1d"}, "shorter than the pause between two looks"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(given: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidInput, match=why.replace("(", r"\(")):
+        sr.Retrain(**given)
+
+
+def test_a_ready_file_is_not_trained_and_drift_wants_a_stream() -> None:
+    app = sr.App("a")
+    with pytest.raises(InvalidInput, match="ready file: there is nothing to train again"):
+        app.model("m", onnx="m.onnx", retrain=sr.Retrain(on="7d"))
+    with pytest.raises(InvalidInput, match="does not say when to train"):
+        app.model("m", onnx="m.onnx", retrain="drift")  # type: ignore[arg-type]
