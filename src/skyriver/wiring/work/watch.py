@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from skyriver.data.decisions import Status
 from skyriver.data.log import LogReader, RecordKind
-from skyriver.data.profile import Counted, Profile, count
+from skyriver.data.profile import SCORE, Counted, Profile, count
 from skyriver.decide.log.blocks import DecisionBlock, decode_decisions
 from skyriver.decide.log.records import DecisionRecord, decode_decision
 from skyriver.observe.drift import compare, summary, too_soon
