@@ -287,8 +287,8 @@ def _follow(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
     report = process.report
     if report.get("failed"):
         told = {"reason": str(report.get("reason", "FAILED")), "message": str(report.get("message", ""))}
-        if replica.state != "READY":
-            yield Put(REPLICA.move(replica, "failed", snapshot.now, **told), replica.revision)
+        # Also of one that was ready before the cloud was down: nobody may be sent to a process that has given up.
+        yield Put(REPLICA.move(replica, "failed", snapshot.now, **told), replica.revision)
         return
     if not process.alive:
         if replica.status.get("dead_pid") != process.pid:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from skyriver.core.resources import NO_LIMIT, ProcessStatus, RequestLimit, Resource, Snapshot, WantPool, WantRoute
-from skyriver.serve.kinds import SERVICE
+from skyriver.core.resources import NO_LIMIT, ProcessStatus, Put, RequestLimit, Resource, Snapshot, WantPool, WantRoute
+from skyriver.serve.kinds import REPLICA, SERVICE
 
 
 def pool_of(state: str, process: ProcessStatus) -> list[str]:
@@ -49,3 +49,15 @@ def test_a_service_s_limits_go_with_its_route(serve: dict[str, object], limit: R
     service = Resource("t", "service", "fraud", spec={"serve": serve, "versions": {}}, state="READY")
     actions = SERVICE.step(Snapshot({service.key: service}, {}, {}, 0), service)
     assert [a.route.limit for a in actions if isinstance(a, WantRoute)] == [limit]
+
+
+@pytest.mark.parametrize("state", ["STARTING", "READY", "LOST"])
+def test_a_replica_that_says_that_it_cannot_serve_is_failed_whatever_it_was(state: str) -> None:
+    report = {"failed": True, "reason": "BAD_SIGNATURE", "message": "It was changed."}
+    service = Resource("t", "service", "m", spec={"serve": {}, "versions": {"1": {"weight": 100}}}, state="READY")
+    spec = {"model": "m", "version": 1, "artifact": "a" * 64, "fields": None}
+    replica = Resource("t", "replica", "m-1-1", spec=spec, state=state, parent=service.ref, revision=3)
+    process = ProcessStatus(replica.process, alive=False, exit_code=3, report=report)
+    snapshot = Snapshot({r.key: r for r in (service, replica)}, {replica.process: process}, {}, 0)
+    [put] = [action for action in REPLICA.step(snapshot, replica) if isinstance(action, Put)]
+    assert (put.resource.state, put.resource.reason) == ("FAILED", "BAD_SIGNATURE")
