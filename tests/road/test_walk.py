@@ -149,6 +149,12 @@ def test_a_version_knows_what_its_training_rows_were_like(cloud: Cloud, released
     assert [column.name for column in profile.scores.columns] == ["score"]
 
 
+def test_a_model_is_explained_by_its_last_change(cloud: Cloud, released: dict[str, Any]) -> None:
+    told = cloud.command("explain", "comes_back").succeeded().out
+    assert "by comes_back-run-1, because somebody asked for it." in " ".join(told.split())
+    assert "It serves since" in told
+
+
 def test_both_protocols_predict_the_same(cloud: Cloud, released: dict[str, Any]) -> None:
     fields = [f"{name}={value}" for name, value in ROW.items()]
     typed = cloud.json("predict", "comes_back", *fields)

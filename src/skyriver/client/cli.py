@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +41,7 @@ from skyriver.client.calling import call
 from skyriver.client.decision_page import show_decision
 from skyriver.client.follow import LogReader, follow
 from skyriver.client.loading import GivenFile, load_files, named_files
+from skyriver.client.model_story import story, version_told_of
 from skyriver.client.parts import explain_part, part_lines, part_named
 from skyriver.client.patience import AWAY_SECONDS, Patience
 from skyriver.client.rows import read_rows
@@ -238,7 +239,20 @@ def explain(
         return
     with connect() as client:
         items = client.explain(name)
-    screen.data(items, lambda: show.explained(screen, items))
+        sentences = [] if as_json else list(_story(client, items))
+    screen.data(items, lambda: show.explained(screen, items, sentences))
+
+
+def _story(client: Client, items: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Of the last change of a model that is among them."""
+    found = {item["kind"]: item for item in items}
+    serving = version_told_of(found["model"]) if "model" in found else ""
+    if serving:
+        version = client.get("versions", serving)
+        brought = (version["spec"]["model"], version["spec"]["version"])
+        rollouts = [r for r in client.list("rollouts") if (r["spec"]["model"], r["spec"]["to"]) == brought]
+        last = max(rollouts, key=lambda r: int(r["created_at"]), default=None)
+        yield from story(found["model"], version, last, found.get("watch"))
 
 
 @app.command()

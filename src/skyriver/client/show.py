@@ -187,7 +187,10 @@ def _model_of(stream: Mapping[str, Any]) -> str:
     return f"{decide['model']}:{version}" if decide and version else ""
 
 
-def explained(screen: Screen, items: Sequence[Mapping[str, Any]]) -> None:
+def explained(screen: Screen, items: Sequence[Mapping[str, Any]], story: Sequence[str] = ()) -> None:
+    """`story`: of the last change, in sentences, which come first."""
+    for sentence in story:
+        screen.out.print(escape(sentence))
     for item in items:
         how_long = f" for {age(item['since'])}" if item["since"] else ""
         screen.out.print(f"[bold]{item['kind']} {item['name']}[/] is {coloured(item['state'])}{how_long}")
