@@ -44,6 +44,7 @@ from skyriver.client.loading import GivenFile, load_files, named_files
 from skyriver.client.model_story import story, version_told_of
 from skyriver.client.parts import explain_part, part_lines, part_named
 from skyriver.client.patience import AWAY_SECONDS, Patience
+from skyriver.client.registry import version_named
 from skyriver.client.rows import read_rows
 from skyriver.client.screen import Bars, Screen
 from skyriver.client.sending import declared_types, once_ready, send_rows
@@ -187,13 +188,14 @@ def send(
 
 @app.command()
 def rollback(
-    service: Annotated[str, typer.Argument(help="The service, named like its model; NAME:VERSION for a version.")],
+    service: Annotated[str, typer.Argument(help="The service, named like its model; NAME:VERSION or NAME@ALIAS.")],
     as_json: Json = False,
 ) -> None:
     """Go back to the version that served before."""
     screen = Screen(as_json=as_json)
-    ref = ModelRef.parse(service)
+    ModelRef.parse(service)
     with connect() as client:
+        ref = ModelRef.parse(version_named(client, service))
         operation = client.act("rollback", ref.model, params={"version": ref.version} if ref.version else {})
         with screen.progress() as bars:
             done = wait(client, operation, bars)
@@ -238,7 +240,7 @@ def explain(
         screen.data([told], lambda: show.part(screen, told))
         return
     with connect() as client:
-        items = client.explain(name)
+        items = client.explain(version_named(client, name))
         sentences = [] if as_json else list(_story(client, items))
     screen.data(items, lambda: show.explained(screen, items, sentences))
 
@@ -295,8 +297,6 @@ def demo(
 
 _apps = noun("app", "apps", "Applications.")
 noun("environment", "environments", "Packages that applications brought with them.")
-_versions = noun("version", "versions", "Versions of models.")
-_models = noun("model", "models", "Models.")
 _tables = noun("table", "tables", "Tables.")
 
 
@@ -320,27 +320,6 @@ def app_delete(
             confirm(f"Remove the application {name}?")
         done = client.remove(name)
     screen.data(done, lambda: screen.say("Done."))
-
-
-@_versions.command("card")
-def version_card(
-    name: Annotated[str, typer.Argument(metavar="MODEL:VERSION")],
-    as_json: Json = False,
-) -> None:
-    """What is known of it, for people who did not make it, as Markdown: use, data, quality, limits."""
-    screen = Screen(as_json=as_json)
-    with connect() as client:
-        found = client.card(name)
-    screen.data(found, lambda: print(found["markdown"], end=""))
-
-
-@_models.command("history")
-def model_history(name: str, as_json: Json = False) -> None:
-    """Which version served when, and why it changed."""
-    screen = Screen(as_json=as_json)
-    with connect() as client:
-        found = client.get("models", name)
-    screen.data(found["status"].get("history", []), lambda: show.history(screen, found))
 
 
 @_tables.command("load")

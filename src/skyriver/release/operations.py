@@ -106,14 +106,6 @@ def plan_rollback(
 ) -> list[Resource]:
     """Make the version that served before serve again (or `params["version"]`)."""
     model = need(snapshot.find(tenant, "model", target), "model", target)
-    running = [r for r in snapshot.all(tenant, "rollout") if r.spec["model"] == target and r.state not in ROLLOUT_FINAL]
-    if running:
-        raise Conflict(
-            f"{target} is in the middle of the rollout {running[0].name}.",
-            code="ROLLOUT_RUNNING",
-            next_action=f"`skyriver rollout get {running[0].name}` shows how far it is; `skyriver rollout abort"
-            f" {running[0].name}` takes it back.",
-        )
     asked = params.get("version") or 0
     if not isinstance(asked, int):
         raise InvalidInput(
@@ -127,6 +119,24 @@ def plan_rollback(
             f"{target} has no earlier version to go back to.",
             code="NO_EARLIER_VERSION",
             next_action=f"`skyriver model history {target}` shows what served when.",
+        )
+    check_takes_over(snapshot, model, to)
+    run = f"{target}-rollback-{next_number(snapshot, tenant, 'operation', f'{target}-rollback')}"
+    rollout = new_rollout(snapshot, tenant, target, to, parent=f"operation/{run}", cause="rollback")
+    return [new_operation(snapshot, tenant, run, action="rollback", target=target, follow=[rollout.ref]), rollout]
+
+
+def check_takes_over(snapshot: Snapshot, model: Resource, to: int) -> None:
+    """Returns when the version `to` can begin to take over. Raises NotFound, Conflict (ROLLOUT_RUNNING, NOT_APPROVED,
+    ALREADY_SERVES, and what `unfit` tells)."""
+    tenant, target = model.tenant, model.name
+    running = [r for r in snapshot.all(tenant, "rollout") if r.spec["model"] == target and r.state not in ROLLOUT_FINAL]
+    if running:
+        raise Conflict(
+            f"{target} is in the middle of the rollout {running[0].name}.",
+            code="ROLLOUT_RUNNING",
+            next_action=f"`skyriver rollout get {running[0].name}` shows how far it is; `skyriver rollout abort"
+            f" {running[0].name}` takes it back.",
         )
     version = need(snapshot.find(tenant, "version", f"{target}:{to}"), "version", f"{target}:{to}")
     if version.state != "APPROVED":
@@ -144,9 +154,6 @@ def plan_rollback(
     misfit = unfit(snapshot, tenant, target, to)
     if misfit:
         raise Conflict(misfit["message"], code=misfit["reason"], next_action=misfit["next_action"])
-    run = f"{target}-rollback-{next_number(snapshot, tenant, 'operation', f'{target}-rollback')}"
-    rollout = new_rollout(snapshot, tenant, target, to, parent=f"operation/{run}", cause="rollback")
-    return [new_operation(snapshot, tenant, run, action="rollback", target=target, follow=[rollout.ref]), rollout]
 
 
 def plan_rollout_pause(

@@ -70,6 +70,7 @@ from skyriver.decide.streams.rules_release import (
 )
 from skyriver.features.plan import check_features
 from skyriver.observe.operations import plan_watch_pause, plan_watch_resume
+from skyriver.release.aliases import plan_alias, plan_unalias
 from skyriver.release.card import card_of
 from skyriver.release.operations import (
     plan_rollback,
@@ -179,6 +180,8 @@ ACTIONS = Actions(
     deploy=deploy,
     remove=remove,
     named={
+        "alias": (Permission.MODELS_WRITE, plan_alias),
+        "unalias": (Permission.MODELS_WRITE, plan_unalias),
         "cancel": (Permission.JOBS_RUN, plan_cancel),
         "erase": (Permission.STREAMS_ERASE, plan_erase),
         "load": (Permission.TABLES_WRITE, plan_load),

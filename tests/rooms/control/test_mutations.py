@@ -255,6 +255,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_load": {"json": {"target": "orders", "inputs": {"files": [FILE]}}},
     "start_train": {"json": {"target": "comes_back"}},
     "start_rollback": {"json": {"target": "comes_back"}},
+    "start_alias": {"json": {"target": "comes_back", "params": {"alias": "good", "version": 1}}},
+    "start_unalias": {"json": {"target": "comes_back", "params": {"alias": "old"}}},
     "start_verify": {"json": {"target": "orders"}},
     "start_tune": {"json": {"target": "orders", "params": {"costs": ["ship.positive=amount", "call=2"]}}},
     "start_predict": {"json": {"target": "comes_back", "inputs": {"files": [FILE]}}},
@@ -339,7 +341,7 @@ def prepared(stage: Stage, admin: dict[str, str]) -> None:
         return DELIVERY if path.startswith("/deliveries/") else REVIEWED
 
     stage.asker.answers["default.dispatcher.orders"] = answer
-    champions = {"aliases": {"champion": 2}, "history": [{"version": n, "cause": "release"} for n in (1, 2)]}
+    champions = {"aliases": {"champion": 2, "old": 1}, "history": [{"version": n, "cause": "release"} for n in (1, 2)]}
     stage.put(replace_status(stage.store.get("default", "model", "comes_back"), champions))
     stage.put(Resource("default", "job", "idle", spec={"kind": "verify"}, state="QUEUED"))
     for number in (1, 2):
