@@ -108,7 +108,7 @@ def test_it_loads_what_it_needs_and_nothing_else(
     loaded -= {"imported package", "sitecustomize", "org"}  # a title, the machine's own, Jython that pickle looks for
     assert loaded <= set(LOADED), loaded - set(LOADED)
     rooms = {name.split(".")[1] for name in names if name.startswith("skyriver.") and name.count(".") > 1}
-    assert rooms <= {"core", "data", "release", "serve", "adapters", "wiring"}
+    assert rooms <= {"core", "data", "release", "serve", "trust", "adapters", "wiring"}
     assert not {name for name in names if name.startswith(("onnx.", "polars", "numba", "PIL", "skyriver.release.onnx"))}
 
 

@@ -30,6 +30,8 @@ from skyriver.client.flows import EventReader, ServerEvent, call, each
 from skyriver.core import (
     contract,
     contract_cards,
+    contract_keys,
+    contract_lineage,
     contract_requests,
     contract_reviews,
     contract_tenants,
@@ -91,7 +93,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 # It mirrors the contract
 
 NAMES = [o["operationId"] for methods in CONTRACT["paths"].values() for o in methods.values()]
-CONTRACTS = (contract, contract_cards, contract_requests, contract_reviews, contract_tenants, contract_tokens)
+CONTRACTS = (
+    contract,
+    contract_cards,
+    contract_keys,
+    contract_lineage,
+    contract_requests,
+    contract_reviews,
+    contract_tenants,
+    contract_tokens,
+)
 NO_ROWS = (
     "list_audit",
     "list_processes",
@@ -101,6 +112,7 @@ NO_ROWS = (
     "list_tokens",
     "list_tenants",
     "list_requests",
+    "list_keys",
 )
 KINDS = [n.removeprefix("list_") for n in NAMES if n.startswith("list_") and n not in NO_ROWS]
 CALLS: list[Act] = [
@@ -135,6 +147,9 @@ CALLS: list[Act] = [
     *(lambda c, to=to: c.move_rules("payments", 2, to) for to in ("shadow", "canary", "promote", "drop")),
     lambda c: c.issue_token("ana", "reviewer"),
     lambda c: c.tokens(),
+    lambda c: c.keys(),
+    lambda c: c.rotate_key(sign_again=True),
+    lambda c: c.lineage("version/fraud:1"),
     lambda c: c.revoke_token("ana"),
     lambda c: c.tenants(),
     lambda c: c.requests(status="5xx", of="fraud", since="1h", limit=5),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skyriver.release.gate import evaluate_gate
+from skyriver.release.gate import Measures, evaluate_gate
 from skyriver.train.run import train
 from skyriver.train.split import Rows
 
@@ -39,7 +39,7 @@ def test_from_file_to_gate() -> None:
         model, rows, module.app.functions["fit"],
         delay_us=None, params={}, seed=0, champion=None, progress=lambda *_: None,
     )  # fmt: skip
-    gate = evaluate_gate(model.gate, trained.metrics, None)
+    gate = evaluate_gate(model.gate, Measures(trained.metrics))
     assert gate.passed, gate.failures
     assert trained.metrics["auc"] > 0.97
     assert trained.train[2] + trained.test[2] == 569

@@ -34,6 +34,7 @@ from skyriver.core.spec import (
 from skyriver.release.gate import Measures, evaluate_gate
 from skyriver.release.manifest import SourceRef, VersionManifest, parse_manifest
 from skyriver.wiring.home import Home
+from skyriver.wiring.model_files import ModelFiles
 from skyriver.wiring.work import compress, train
 from skyriver.wiring.work.history import history_at, newest_history, rows_of
 from skyriver.wiring.work.job import Job
@@ -212,6 +213,7 @@ def ran(work: Job, features: FeatureSetSpec, model: ModelSpec, champion: dict[st
         **{**vars(work), "app": app, "target": "fraud", "name": "fraud-run-1-train", "params": {}, "code": CODE},
         inputs={"champion": champion},
         objects=DirectoryObjects(work.home.objects),
+        model_files=ModelFiles(work.home, "acme", DirectoryObjects(work.home.objects)),
         load_app=lambda: SimpleNamespace(functions={"fit": fit}),
     )
     return given, train.work(cast(Job, given))
