@@ -62,7 +62,7 @@ from skyriver.core.contract import (
     WhoAmI,
 )
 from skyriver.core.contract_cards import ModelCard
-from skyriver.core.contract_keys import KeyList, RotatedKey
+from skyriver.core.contract_keys import KeyList, RotatedKey, SigningKey
 from skyriver.core.contract_lineage import Edge, LineageList
 from skyriver.core.contract_requests import RequestLine, RequestList
 from skyriver.core.contract_tenants import Tenant, TenantList
@@ -213,6 +213,12 @@ class Calls(StreamCalls, ReviewCalls, PredictingCalls):
     def keys(self) -> Flow[KeyList]:
         """The keys that versions are signed with, the one that signs now last."""
         answer: KeyList = yield from answered(Request("GET", f"{self._base}/keys"))
+        return answer
+
+    @call
+    def key(self, id: str) -> Flow[SigningKey]:
+        """One, by its id or the beginning of it."""
+        answer: SigningKey = yield from answered(Request("GET", f"{self._base}/keys/{part(id)}"))
         return answer
 
     @call

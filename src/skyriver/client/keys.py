@@ -9,7 +9,6 @@ import typer
 
 from skyriver.client.screen import Screen, age
 from skyriver.client.shell import Json, app, confirm, connect
-from skyriver.core.errors import NotFound
 
 if TYPE_CHECKING:
     from skyriver.core.contract_keys import KeyList, SigningKey
@@ -34,10 +33,8 @@ def key_get(
     """One key: its public half, and how many versions it signed."""
     screen = Screen(as_json=as_json)
     with connect() as client:
-        found = [key for key in client.keys()["items"] if key["id"].startswith(name)]
-    if len(found) != 1:
-        raise NotFound(f"There is no key {name!r}.", next_action="`skyriver key list` shows all.")
-    screen.data(found[0], lambda: _table(screen, found))
+        found = client.key(name)
+    screen.data(found, lambda: _table(screen, [found]))
 
 
 @_keys.command("rotate")

@@ -148,6 +148,7 @@ CALLS: list[Act] = [
     lambda c: c.issue_token("ana", "reviewer"),
     lambda c: c.tokens(),
     lambda c: c.keys(),
+    lambda c: c.key("ab12"),
     lambda c: c.rotate_key(sign_again=True),
     lambda c: c.lineage("version/fraud:1"),
     lambda c: c.revoke_token("ana"),
@@ -181,7 +182,7 @@ ANYTHING = {
 
 def operation_of(request: httpx.Request) -> str:
     for path, methods in CONTRACT["paths"].items():
-        part = ".+" if any(of in path for of in ("/explain/", "/logs/", "/requests/")) else "[^/]+"
+        part = ".+" if any(of in path for of in ("/explain/", "/logs/", "/requests/", "/lineage/")) else "[^/]+"
         if re.fullmatch(re.sub(r"{\w+}", part, path), request.url.path):
             found = methods.get(request.method.lower())
             if found is not None:
