@@ -1,0 +1,121 @@
+"""From what is wrong to what a person is told: one incident for one root, and its likely causes. Pure.
+
+What depends on something that is wrong is not told of by itself. A cause is what changed before: the nearer in time
+and in the graph, and the more often such a change is one (PRIORS), the likelier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+HALF_LIFE: Final = 300.0
+"""Seconds after which a change is half as likely a cause."""
+HORIZON: Final = 6 * 3600.0
+"""Older changes are no causes."""
+FARTHER: Final = 0.5
+"""Each step in the graph makes it so much less likely."""
+PRIORS: Final[Mapping[str, float]] = {
+    "death": 1.0,
+    "rollout": 0.9,
+    "deploy": 0.8,
+    "alias": 0.8,
+    "rules": 0.8,
+    "clock": 0.7,
+    "node": 0.7,
+    "config": 0.6,
+    "load": 0.4,
+}
+"""Judged, not measured."""
+OTHER: Final = 0.3
+
+Graph = Mapping[str, tuple[str, ...]]
+"""What each thing depends on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Something is wrong with `subject` since `since` (seconds)."""
+
+    subject: str
+    kind: str
+    since: float
+    told: str
+    next_action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happened to `subject` at `at` (seconds). `kind`: one of PRIORS, or another."""
+
+    subject: str
+    kind: str
+    at: float
+    told: str
+    next_action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    change: Change
+    score: float
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """`conditions`: those of the root first. `causes`: the likeliest first; none is an answer too."""
+
+    root: str
+    since: float
+    conditions: tuple[Condition, ...]
+    causes: tuple[Cause, ...]
+
+    @property
+    def next_action(self) -> str:
+        return self.causes[0].change.next_action if self.causes else self.conditions[0].next_action
+
+
+def incidents(conditions: Iterable[Condition], graph: Graph, changes: Iterable[Change]) -> tuple[Incident, ...]:
+    """One for each root. Where things depend on each other in a circle, the root is what was wrong first."""
+    first: dict[str, float] = {}
+    known = sorted(set(conditions), key=lambda one: (one.since, one.subject, one.kind))
+    for one in known:
+        first.setdefault(one.subject, one.since)
+    below = {subject: distances(subject, graph) for subject in first}
+    root_of = {subject: _root(subject, first, below) for subject in first}
+    changed = tuple(changes)
+    found = []
+    for root in sorted(set(root_of.values()), key=lambda subject: (first[subject], subject)):
+        of = [one for one in known if root_of[one.subject] == root]
+        of.sort(key=lambda one: one.subject != root)
+        found.append(Incident(root, first[root], tuple(of), causes(first[root], below[root], changed)))
+    return tuple(found)
+
+
+def causes(since: float, below: Mapping[str, int], changes: Iterable[Change]) -> tuple[Cause, ...]:
+    """`below`: what the root depends on, and itself, by distance."""
+    found = []
+    for change in changes:
+        before = since - change.at
+        if change.subject in below and 0 <= before <= HORIZON:
+            score = PRIORS.get(change.kind, OTHER) * 0.5 ** (before / HALF_LIFE) * FARTHER ** below[change.subject]
+            found.append(Cause(change, score, f"{change.told}, {before:,.0f} s before."))
+    return tuple(sorted(found, key=lambda cause: (-cause.score, cause.change.subject, cause.change.kind)))
+
+
+def distances(subject: str, graph: Graph) -> dict[str, int]:
+    """Steps from `subject` to all that it depends on; 0 to itself."""
+    found, edge = {subject: 0}, [subject]
+    while edge:
+        edge = list(dict.fromkeys(to for at in edge for to in graph.get(at, ()) if to not in found))
+        steps = max(found.values()) + 1
+        found.update(dict.fromkeys(edge, steps))
+    return found
+
+
+def _root(subject: str, first: Mapping[str, float], below: Mapping[str, Mapping[str, int]]) -> str:
+    ill = [other for other in below[subject] if other in first]
+    last = [one for one in ill if all(one in below[other] for other in below[one] if other in first)]
+    return min(last, key=lambda one: (first[one], one))
