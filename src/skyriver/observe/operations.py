@@ -26,19 +26,23 @@ def plan_watch_resume(
 ) -> list[Resource]:
     """It looks and trains again; what came to nothing before is forgiven."""
     watch = need(snapshot.find(tenant, "watch", target), "watch", target)
-    return _steer(snapshot, tenant, target, "resume", status={**watch.status, "failures": 0})
+    last = next(reversed(watch.status.get("trainings") or ()), None)
+    under_way = watch.state == "PAUSED" and last is not None and not last["outcome"]
+    event = "follow" if under_way else "resume"
+    return _steer(snapshot, tenant, target, event, status={**watch.status, "failures": 0})
 
 
 def _steer(snapshot: Snapshot, tenant: str, target: str, event: str, **changes: Any) -> list[Resource]:
     """Raises NotFound, Conflict (REFUSED_TRANSITION)."""
     watch = need(snapshot.find(tenant, "watch", target), "watch", target)
+    word = "pause" if event == "pause" else "resume"
     if (watch.state, event) not in WATCH_TRANSITIONS:
         raise Conflict(
-            f"The watch of {target} is {watch.state}: it cannot {event} now.",
+            f"The watch of {target} is {watch.state}: it cannot {word} now.",
             code="REFUSED_TRANSITION",
             where=watch.ref,
             next_action=f"`skyriver watch get {target}` shows what it does.",
         )
-    run = f"{target}-watch_{event}-{next_number(snapshot, tenant, 'operation', f'{target}-watch_{event}')}"
-    operation = new_operation(snapshot, tenant, run, action=f"watch_{event}", target=target)
+    run = f"{target}-watch_{word}-{next_number(snapshot, tenant, 'operation', f'{target}-watch_{word}')}"
+    operation = new_operation(snapshot, tenant, run, action=f"watch_{word}", target=target)
     return [operation, WATCH.move(watch, event, snapshot.now, **changes)]

@@ -34,6 +34,7 @@ WATCH_TRANSITIONS: Mapping[tuple[str, str], str] = {
     ("BROKEN", "seen"): "BROKEN",
     ("BROKEN", "resume"): "WATCHING",
     ("PAUSED", "resume"): "WATCHING",
+    ("PAUSED", "follow"): "RETRAINING",
 }
 
 BUDGET_US: Final = 30 * DAY
@@ -73,7 +74,7 @@ def _step_watch(snapshot: Snapshot, watch: Resource) -> Iterator[Action]:
         for row in (operation, *jobs):
             yield Put(row, 0)
         status |= {"look": operation.name, "looked": snapshot.now}
-    about = _about(watch, status, cause, held)
+    about = _about(watch, status, cause, held) or _blind(snapshot, model, spec) or _seen(status, champion(model))
     after = WATCH.move(watch, "seen", snapshot.now, status=status, **about)
     if after != watch:
         yield Put(after, watch.revision)
@@ -282,8 +283,24 @@ def _about(watch: Resource, status: Mapping[str, Any], cause: Cause | None, held
         return {"reason": "CANNOT_LOOK", "message": f"{unseen['reason']}: {unseen['message']}", "next_action": action}
     if watch.reason == "CAME_TO_NOTHING" and status.get("failures"):
         return {"reason": watch.reason, "message": watch.message}
+    return {}
+
+
+def _seen(status: Mapping[str, Any], serving: int) -> dict[str, str]:
     seen = status.get("seen")
-    return {"message": seen["drift"]["message"]} if seen else {}
+    return {"message": seen["drift"]["message"]} if seen and seen["version"] == serving else {}
+
+
+def _blind(snapshot: Snapshot, model: Resource, spec: RetrainSpec) -> dict[str, str]:
+    """Why there is nothing to compare with."""
+    version = _version(snapshot, model)
+    if version is None:
+        return {"message": "No version serves yet; the first one is yours to train."}
+    if spec.drift and not version.spec.get("profile"):
+        action = f"`skyriver run {model.name}` trains one that has it."
+        why = f"{version.name} was made by an earlier release, which kept no profile of its training rows."
+        return {"reason": "NO_PROFILE", "message": why, "next_action": action}
+    return {}
 
 
 def _version(snapshot: Snapshot, model: Resource) -> Resource | None:

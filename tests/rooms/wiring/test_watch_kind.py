@@ -268,6 +268,34 @@ def test_a_paused_one_does_nothing() -> None:
         plan_watch_pause(cloud.loop.snapshot(), "t", "risk", {}, {})
 
 
+def test_a_training_that_a_pause_came_into_is_followed_to_its_end() -> None:
+    cloud = Cloud(sr.Retrain(on="drift", at_most="1d"))
+    cloud.look("drifted")
+    for plan in (plan_watch_pause, plan_watch_resume):
+        cloud.commit([Put(row, row.revision) for row in plan(cloud.loop.snapshot(), "t", "risk", {}, {})])
+        cloud.settle()
+    assert cloud.watch.state == "RETRAINING"
+    cloud.end_training(good=False)
+    assert cloud.watch.status["trainings"][-1]["good"] is False
+    assert len(cloud.operations("train")) == 1
+
+
+def test_it_says_that_there_is_nothing_to_compare_with() -> None:
+    cloud = Cloud(sr.Retrain(on="drift"))
+    cloud.look("none")
+    cloud.clock.advance(2 * HOUR)
+    version = cloud.store.get("t", "version", "risk:1")
+    spec = {name: value for name, value in version.spec.items() if name != "profile"}
+    cloud.commit([Put(Resource(**{**_fields(version), "spec": spec}), version.revision)])
+    cloud.settle()
+    assert (len(cloud.operations("watch")), cloud.watch.reason) == (1, "NO_PROFILE")
+    assert cloud.watch.next_action == "`skyriver run risk` trains one that has it."
+    model = cloud.store.get("t", "model", "risk")
+    cloud.commit([Put(_serving(model, 0), model.revision)])
+    cloud.settle()
+    assert "the first one is yours to train" in cloud.watch.message
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [
