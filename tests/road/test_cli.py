@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -38,12 +39,13 @@ HEAVY = ("polars", "httpx", "numpy", "numba", "lightgbm", "onnxruntime", "fastap
 
 
 def test_help_comes_at_once() -> None:
-    """Beside the library that makes it, in turn: how fast the machine is just now is in both."""
+    """Beside the library that makes it, in turn: how fast the machine is just now is in both. The library alone is so
+    quick that the luckiest of its runs says little."""
     ours, bare = [], []
-    for _ in range(5):
+    for _ in range(7):
         ours.append(cpu_seconds([str(COMMAND), "--help"]))
         bare.append(cpu_seconds([sys.executable, "-c", "import typer.rich_utils"]))
-    assert min(ours) < 2.5 * min(bare)
+    assert min(ours) < 2.4 * median(bare)
 
 
 def cpu_seconds(command: list[str]) -> float:

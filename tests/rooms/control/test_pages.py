@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from skyriver.control import paging
+from skyriver.control.api import KINDS
 from skyriver.core.resources import Delete, Put, Resource
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
 from api_stage import BASE, Stage
+
+SEGMENTS = {kind: segment for segment, (kind, _) in KINDS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +96,10 @@ def test_a_filter_that_there_is_not_is_refused(
 def test_every_state_of_a_kind_may_be_asked_for(stage: Stage, admin: dict[str, str]) -> None:
     for kind in stage.cloud.loop.kinds.values():
         for state in {kind.initial, *kind.final, *(s for move in kind.moves for s in move)}:
-            assert stage.caller.get(f"{BASE}/{kind.name}s", params={"state": state}, headers=admin).status_code == 200
+            assert (
+                stage.caller.get(f"{BASE}/{SEGMENTS[kind.name]}", params={"state": state}, headers=admin).status_code
+                == 200
+            )
     assert names(walk(stage, admin, f"{BASE}/apps", state="whatever")) == []  # it has no table of states
 
 
