@@ -9,7 +9,7 @@ UV := $(shell command -v uv 2>/dev/null)
 demo: setup ## the whole road on data it makes
 	$(BIN)/skyriver demo
 
-test: setup-dev mosquitto ## all tests, on two cores in minutes
+test: setup-dev mosquitto wrk ## all tests, on two cores in minutes
 	$(BIN)/python -m pytest -n auto --dist loadfile tests
 
 .PHONY: mosquitto

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from broker_servers import program
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,11 +58,11 @@ def test_the_bare_loop_and_a_replica(bench: Any, monkeypatch: pytest.MonkeyPatch
     assert {document.value(goal.name) for goal in bench.GOALS} == {None}
 
 
-@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 def test_what_wrk_finds(bench: Any, models: Any, tmp_path: Path) -> None:
     import _serving_systems
     import _serving_wrk
 
+    program("wrk", "Debian's wrk")
     with _serving_systems.replica(models) as system:
         body, pids = models.body(bench.TREES_1), system.pids()
         found = _serving_wrk.load(tmp_path, system.url(bench.TREES_1), body, "", 2, 1.0, pids)
