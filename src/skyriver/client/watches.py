@@ -73,7 +73,7 @@ def _line(watch: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         watch["name"],
         watch["state"],
-        age(watch["since"]),
+        _age(watch),
         str(len(trainings)),
         watch["reason"],
         watch["message"],
@@ -84,8 +84,7 @@ def _page(screen: Screen, watch: Mapping[str, Any]) -> None:
     for line in _lines(watch):
         screen.out.print(line)
     seen = watch["status"].get("seen")
-    if seen:
-        columns = seen["drift"]["columns"]
+    if seen and (columns := seen["drift"]["columns"]):
         rows = [
             (c["column"], f"{c['distance']:.3f}", f"{c['limit']:.3f}", f"{c['farthest']:.3f}", _severity(c), c["told"])
             for c in columns[:SHOWN_COLUMNS]
@@ -99,13 +98,18 @@ def _page(screen: Screen, watch: Mapping[str, Any]) -> None:
         screen.table("", ("TRAINING", "AGO", "FOR", "CAME TO"), told)
 
 
+def _age(watch: Mapping[str, Any]) -> str:
+    """In its state; of one that was never in another, since it was declared."""
+    return age(watch["since"] or watch["created_at"])
+
+
 def _severity(column: Mapping[str, Any]) -> str:
     return "" if column["severity"] == "none" else str(column["severity"])
 
 
 def _lines(watch: Mapping[str, Any]) -> Iterator[str]:
     retrain, seen = watch["spec"]["retrain"], watch["status"].get("seen")
-    yield f"[bold]{watch['name']}[/]  {coloured(watch['state'])} for {age(watch['since'])}"
+    yield f"[bold]{watch['name']}[/]  {coloured(watch['state'])} for {_age(watch)}"
     causes = [
         *(["drift"] if retrain["drift"] else []),
         *([f"an age of {retrain['every']}"] if retrain.get("every") else []),
