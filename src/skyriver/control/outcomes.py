@@ -26,7 +26,9 @@ MOST_METRICS: Final = 16
 """Of a model."""
 MOST_VERSIONS: Final = 10
 """Of which is kept what was told; the last ones."""
-_Count = Annotated[int, Field(strict=True, ge=0, le=10**12)]
+MOST_ANSWERS: Final = 1_000_000
+"""Of one report: some minutes of a thousand a second."""
+_Count = Annotated[int, Field(strict=True, ge=0, le=MOST_ANSWERS)]
 
 
 class OutcomeRequest(BaseModel):

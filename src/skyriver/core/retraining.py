@@ -22,8 +22,8 @@ class Retrain:
     through gate and rollout as any other does. It is held back by `at_most`, not twice within this time; by `budget`,
     so many within 30 days; and by `give_up_after`: when so many in a row came to nothing (the training failed, the gate
     refused, the rollout was taken back) it trains no more by itself, until `skyriver watch resume`. `look`: how often
-    it looks for drift, and `window`: how much of the last time it compares; whole days where mornings are not like
-    nights."""
+    it looks for drift, and `window`: how much of the last time it compares; whole weeks where a weekend is not like a
+    Monday."""
 
     spec: specs.RetrainSpec
 
@@ -34,7 +34,7 @@ class Retrain:
         at_most: str = "1d",
         budget: int = 0,
         give_up_after: int = 3,
-        window: str = "1d",
+        window: str = "7d",
         look: str = "",
     ) -> None:
         reasons = [on] if isinstance(on, str) else on

@@ -33,7 +33,8 @@ class Guards:
     """What a version is taken back for while it is compared, and how much worse it may be: `Guards(latency=2.0,
     scores=False)`. errors, refusals, scores: so many times the champion's odds are tolerated; latency: an answer is
     slow that takes so many times as long as 95% of the champion's. False: it is not watched; True: as ever. All that
-    are watched together take back one in fifty of those that are as good, at most. metrics: what the application
+    are watched together take back one in fifty of those that are as good, at most; in a stream, by key, about so many.
+    metrics: what the application
     reports of the answers, `{"accepted": "higher is better"}`."""
 
     spec: specs.GuardsSpec

@@ -23,8 +23,8 @@ class RetrainSpec(Spec):
     """So many within 30 days; 0: as many as `at_most` lets."""
     give_up_after: int = Field(default=3, ge=1, le=100)
     """After so many in a row that came to nothing it trains no more by itself, and says so."""
-    window: str = Field(default="1d", exclude_if=lambda value: value == "1d")
-    """What of the last time is compared: whole days where days have a morning and a night."""
+    window: str = Field(default="7d", exclude_if=lambda value: value == "7d")
+    """What of the last time is compared: whole weeks where a weekend is not like a Monday."""
     look: str = "1h"
     """How often it looks for drift."""
 

@@ -2,8 +2,8 @@
 
 Bins are intervals between *edges*, the k-th one being (edges[k-1], edges[k]]; the first and the last are open. Edges
 are quantiles of the rows that the profile is made of, so its bins hold about equally many; where a column has few
-values each has a bin of its own. An edge lies midway between two values. A missing value (NaN) is in no bin and is
-counted; infinity is the greatest number.
+values each has a bin of its own, beside two for what lies beyond them. An edge lies midway between two values. A
+missing value (NaN) is in no bin and is counted; infinity is the greatest number.
 
 Days differ, heavy keys come and go, and neither is drift. So a profile also knows by how much stretches of its own rows
 differed from the whole: what is new is only what goes beyond that (see `skyriver.observe.drift`).
@@ -160,13 +160,19 @@ def _known(x: Column) -> Column:
 
 
 def _edges(known: Column) -> tuple[float, ...]:
-    values = np.unique(known)
+    values = np.unique(known).astype(np.float64)
+    if not len(values):
+        return ()
     last = np.arange(len(values) - 1)
-    if len(values) > BINS:
+    beyond: list[float] = []
+    if len(values) <= BINS - 2:  # what lies beyond the known ones is another value
+        apart = float(np.diff(values).min()) / 2 if len(values) > 1 else max(abs(float(values[0])) * 1e-4, 1e-6)
+        beyond = [float(values[0]) - apart, float(values[-1]) + apart]
+    else:
         quantiles = np.quantile(known, np.arange(1, BINS) / BINS, method="inverted_cdf")
         last = np.intersect1d(last, np.searchsorted(values, quantiles))
     # Midway to the next value: a score that is computed again may differ in its last bit.
-    midway = (values[last].astype(np.float64) + values[last + 1]) / 2
+    midway = np.clip([*beyond, *(values[last] + values[last + 1]) / 2], -_GREATEST, _GREATEST)
     return tuple(np.unique(midway.astype(np.float32)).tolist())
 
 

@@ -104,6 +104,7 @@ def _look_is_due(snapshot: Snapshot, model: Resource, status: Mapping[str, Any],
         and bool(version.spec.get("profile"))
         and not 0 <= snapshot.now - int(status.get("looked", 0)) < spec.look_us
         and _stream(snapshot, model) is not None
+        and snapshot.find(model.tenant, *model.parent.split("/", 1)) is not None
     )
 
 
@@ -267,7 +268,7 @@ def _outcome(snapshot: Snapshot, operation: Resource | None) -> tuple[bool | Non
         if rollout.state != "DONE":
             return False, f"The rollout of {version.name} is {rollout.state}: {rollout.message}"
         return True, f"{version.name} serves."
-    return True, f"{operation.name} is done."
+    return False, f"{operation.name} made no version that takes over."
 
 
 # What it tells.

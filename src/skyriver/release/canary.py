@@ -99,7 +99,7 @@ def looked(state: Mapping[str, Any], sources: Iterable[Source], now: int, rules:
         if found != bounds:  # what is beyond them is counted from now on
             counted = {side: _counted(getattr(source, side), found) for side in totals}
         kept[source.name] = {"bounds": found, **counted}
-        if source.by_key:
+        if source.by_key or "places" in (before or {}):  # a worker that is away for a look takes no evidence along
             kept[source.name]["places"] = _by_places(source, found, (before or {}).get("places"), rules.guards)
     return {"looked": now, "sources": {**state["sources"], **kept}, **totals, "evidence": evidence}
 

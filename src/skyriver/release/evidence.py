@@ -30,6 +30,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+MOST_COUNTED: Final = 10_000_000
+"""Of more answers in a look a share of them says as much: the sums have as many terms as the root of the counts."""
 _NEGLIGIBLE: Final = 1e-18
 """Terms of a sum that are smaller, relative to its greatest, are left out."""
 
@@ -75,6 +77,8 @@ class OddsTest:
         bad = champion.bad + candidate.bad
         if bad == 0 or bad == champion.total + candidate.total or not candidate.total or not champion.total:
             return tuple(logs)  # nothing that tells the two apart
+        champion, candidate = _thinned(champion, candidate)
+        bad = champion.bad + candidate.bad
         cut = math.log(self.at_most)
         base = _log_sum(champion.total, candidate.total, bad, self.tolerated)
         return tuple(
@@ -150,6 +154,17 @@ def pairs_needed(bad_share: float, more: float, test: PairedTest, evidence: floa
         raise ValueError("more than is tolerated, and less than all")
     gain = max(test.gain(bet, worse, better, 1 - worse - better) for bet in test.bets)
     return math.ceil(2 * (math.log(evidence) + math.log(len(test.bets))) / gain)
+
+
+def _thinned(champion: Counted, candidate: Counted) -> tuple[Counted, Counted]:
+    total = champion.total + candidate.total
+    if total <= MOST_COUNTED:
+        return champion, candidate
+    share = MOST_COUNTED / total
+    champion, candidate = (
+        Counted(max(1, int(side.total * share)), int(side.bad * share)) for side in (champion, candidate)
+    )
+    return champion, candidate
 
 
 def mean_evidence(logs: Sequence[float]) -> float:

@@ -199,8 +199,8 @@ def _beyond_chance(difference: Difference, op: Op, count: int) -> bool:
     one among `count` must be for all of them to hold."""
     wider = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / count) / NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     if op in (">=", ">"):
-        return difference.by + (difference.high - difference.by) * wider < 0
-    return difference.by - (difference.by - difference.low) * wider > 0
+        return difference.by + max(0.0, difference.high - difference.by) * wider < 0
+    return difference.by - max(0.0, difference.by - difference.low) * wider > 0
 
 
 def _not_judged(rule: str, part: SliceRecord, target: float | None) -> Check:

@@ -1,7 +1,8 @@
 """What a rollout watches: errors, refusals, slow answers, scores; and when it is taken back. Pure.
 
 All guards together accuse a candidate that is as good as tolerated with a probability of at most `alpha`, over all
-steps and all looks: the evidence of the rollout is the mean over its guards (see evidence.py).
+steps and all looks: the evidence of the rollout is the mean over its guards (see evidence.py). Where keys stay with
+their version that holds for many keys, by simulation, and is not exact (see clusters.py).
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from skyriver.core.spec import (
     StreamSpec,
 )
 from skyriver.features.plan import plan_features
+from skyriver.release.canary import LOOK_US
 from skyriver.release.guards import rules_of
 from skyriver.release.shadow import begin_shadow, judge_copies, look_at_copies, paired_of, shadow_page, told_of_copies
 from skyriver.release.stepping import Verdict, answers, begin_step, judge, look_at, page, processes_of, seen_by, told
@@ -170,8 +171,10 @@ def _roll_back(snapshot: Snapshot, rollout: Resource, service: Resource, to: str
         numbers = (int(origin), int(to))
         spec = CanarySpec.model_validate(rollout.spec["canary"])
         streams, rules = _deciding(snapshot, rollout), rules_of(spec.guards)
-        status["canary"] = look_at(snapshot, canary, service, streams, numbers, pause_us=0, rules=rules)
-        if answers(snapshot, service, int(to)) and snapshot.elapsed(rollout.since) < LAST_ANSWERS_US:
+        waits = answers(snapshot, service, int(to)) and snapshot.elapsed(rollout.since) < LAST_ANSWERS_US
+        pause = LOOK_US if waits else 0
+        status["canary"] = look_at(snapshot, canary, service, streams, numbers, pause_us=pause, rules=rules)
+        if waits:
             if status["canary"] != canary:
                 status.pop("settled")
                 yield _put(rollout, "progress", snapshot.now, status=status, **about)

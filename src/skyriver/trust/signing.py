@@ -113,5 +113,12 @@ class _Version:
 
 @lru_cache(maxsize=4_096)  # each pass of the loop asks it for what is used, and a manifest has some 10,000 bytes
 def _statement(version: _Version) -> Mapping[str, Any]:
-    told = {name: version.spec.get(name) for name in ("model", "version", "artifact")}
-    return {"tenant": version.tenant, **told, "manifest": digest(dict(version.spec))}
+    # Of the row's own name: what is copied into another version's row is not signed there.
+    model, _, number = version.name.rpartition(":")
+    told = {"model": model, "version": int(number) if number.isdigit() else number}
+    return {
+        "tenant": version.tenant,
+        **told,
+        "artifact": version.spec.get("artifact"),
+        "manifest": digest(dict(version.spec)),
+    }

@@ -48,9 +48,10 @@ def test_bins_hold_equally_many_and_few_values_have_one_each() -> None:
     ).columns
     assert len(smooth.counts) == BINS
     assert max(smooth.counts) - min(smooth.counts) <= 1
-    assert few.edges == (0.5, 1.5)
-    assert constant.edges == ()
-    assert constant.counts == (10_000,)
+    assert few.edges == (-0.5, 0.5, 1.5, 2.5)
+    assert constant.counts == (0, 10_000, 0)
+    assert distance(constant, count(constant, column(np.full(1_000, 100)))) > 1, "another constant is a change"
+    assert distance(few, count(few, column(np.where(np.arange(999) % 3 == 2, 9, np.arange(999) % 3)))) > 1
     assert (constant.median, constant.low, constant.high) == (7.0, 7.0, 7.0)
 
 

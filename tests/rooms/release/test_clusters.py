@@ -161,7 +161,9 @@ def test_evidence_is_kept_when_the_share_changes_and_counting_begins_anew() -> N
     assert look(20, 3, 3) > first, "that of both shares"
     mixed = Source("stream/s", {"w": Tally(1, 0, started=70, places=[Tally(0, 0)] * 100)}, {})
     before = evidence_of(state)
-    state = looked(state, [mixed], 4)
+    state = looked(state, [Source("stream/s")], 4)
+    assert evidence_of(state) == before, "a worker that is away takes none along"
+    state = looked(state, [mixed], 5)
     assert evidence_of(state) == before, "not all know of the next share yet"
 
 

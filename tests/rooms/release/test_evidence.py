@@ -205,3 +205,11 @@ def test_pairs_that_cannot_be_are_refused(wrong: tuple[int, int, int]) -> None:
 def test_tests_of_pairs_that_could_lose_more_than_all_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="no test of pairs"):
         PairedTest(**wrong)
+
+
+def test_counts_without_bound_take_no_time_without_bound() -> None:
+    test = OddsTest(ODDS)
+    huge = test.look(test.start, Counted(10**15, 10**14), Counted(10**14, 2 * 10**13))
+    assert huge[0] > 1_000
+    same = test.look(test.start, Counted(10**12, 10**11), Counted(10**11, 10**10))
+    assert all(log < 0 for log in same)

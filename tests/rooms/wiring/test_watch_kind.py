@@ -124,12 +124,12 @@ def test_it_waits_quietly_while_it_is_held_back() -> None:
     assert cloud.watch.revision == before.revision, "nothing is written while nothing changes"
 
 
-def test_a_training_that_does_nothing_is_no_failure_and_what_was_seen_of_another_version_no_cause() -> None:
+def test_a_training_without_a_version_came_to_nothing_and_what_was_seen_of_another_version_is_no_cause() -> None:
     cloud = Cloud(sr.Retrain(on="drift", at_most="1m"))
     cloud.look("drifted")
     cloud.end_training(good=True)
-    assert cloud.watch.status["failures"] == 0
-    assert cloud.watch.status["trainings"][-1]["good"] is True
+    assert cloud.watch.status["failures"] == 1
+    assert "made no version" in cloud.watch.status["trainings"][-1]["outcome"]
     model = cloud.store.get("t", "model", "risk")
     cloud.commit([Put(cloud.version(2, "APPROVED", settled="good"), 0), Put(_serving(model, 2), model.revision)])
     cloud.clock.advance(2 * 60_000_000)
@@ -227,7 +227,9 @@ def test_a_rollout_that_is_taken_back_came_to_nothing_and_one_under_way_is_waite
     cloud.kinds.pop("operation")
     watch = cloud.watch
     undone = {**watch.status["trainings"][-1], "outcome": ""}
-    again = Resource(**{**_fields(watch), "state": "RETRAINING", "status": {**watch.status, "trainings": [undone]}})
+    again = Resource(
+        **{**_fields(watch), "state": "RETRAINING", "status": {**watch.status, "failures": 0, "trainings": [undone]}}
+    )
     cloud.start_control()
     cloud.commit([Put(created, operation.revision), Put(again, watch.revision)])
     cloud.settle()
