@@ -71,7 +71,8 @@ def _steer(name: str, word: str, why: str, *, as_json: bool) -> None:
     with connect() as client, screen.progress() as bars:
         wait(client, client.act(f"rollout_{word}", name, params={"why": why} if why else None), bars)
         found = client.get("rollouts", name)
-    screen.data(found, lambda: screen.say(f"The rollout {name} is {found['state']}. {found['message']}".strip()))
+    told = f" {found['message']}" if found["reason"] == "BY_HAND" else ""
+    screen.data(found, lambda: screen.say(f"The rollout {name} is {found['state']}.{told}"))
 
 
 def _line(rollout: Mapping[str, Any]) -> tuple[str, ...]:
