@@ -8,7 +8,6 @@ schedule goes on from the new time instead of resting until the old one; a time 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ from skyriver.core.cron import last_slots, next_slot
 from skyriver.core.errors import Conflict, SkyriverError
 from skyriver.core.jobs import ENDED, new_operation, next_number
 from skyriver.core.resources import Action, Delete, Kind, Put, Resource, Snapshot, need
+from skyriver.core.units import iso_seconds
 
 MISSED_LIMIT = 100
 LATE_US = 60_000_000
@@ -60,11 +60,11 @@ def _begin(snapshot: Snapshot, schedule: Resource, cursor: int) -> Iterator[Acti
     slot, cursor, following = *_choose(schedule, cursor, snapshot.now), int(schedule.status["next_time"])
     status = {**schedule.status, "cursor_time": cursor, "next_time": _next(schedule, cursor)}
     if slot is None:
-        told = {"reason": "MISSED", "message": f"{_iso(following)} was missed, and is not caught up with."}
+        told = {"reason": "MISSED", "message": f"{iso_seconds(following)} was missed, and is not caught up with."}
         yield _put(schedule, "waits", snapshot.now, status=status, **told)
         return
     try:
-        made = plan_run(snapshot, schedule.tenant, schedule.name, {}, {}, parent=schedule.ref, slot=_iso(slot))
+        made = plan_run(snapshot, schedule.tenant, schedule.name, {}, {}, parent=schedule.ref, slot=iso_seconds(slot))
     except SkyriverError as error:
         told = {"reason": error.code, "message": error.message, "next_action": error.next_action}
         yield _put(schedule, "waits", snapshot.now, status=status, **told)
@@ -108,10 +108,6 @@ def _forget(snapshot: Snapshot, schedule: Resource) -> Iterator[Action]:
         if place >= KEPT_RUNS or (kept_jobs > KEPT_JOBS and place > 0):
             yield Delete(*run.key, run.revision)
             yield from (Delete(*job.key, job.revision) for job in snapshot.children(run, "job"))
-
-
-def _iso(slot: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(slot / 1e6))
 
 
 def plan_pause(

@@ -28,6 +28,11 @@ def utc_time(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at / 1e6))
 
 
+def iso_seconds(at: int) -> str:
+    """The same as ISO 8601 has it, as in 2026-01-31T08:00:00Z."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at / 1e6))
+
+
 _UNITS = {
     "us": 1,
     "ms": 1_000,

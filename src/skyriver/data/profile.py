@@ -22,8 +22,6 @@ from pydantic import Field
 
 from skyriver.core.spec import Spec
 
-SCORE: Final = "its score"
-"""The column of a model's scores: no feature is called so."""
 BINS: Final = 20
 STRETCHES: Final = 28
 """Of a profile's rows, in their order, at most; each has LEAST_ROWS at least."""

@@ -9,7 +9,6 @@ in its row, so a control plane that is killed goes on where the one before it wa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -18,7 +17,7 @@ from skyriver.core.errors import SkyriverError
 from skyriver.core.jobs import ENDED, new_job, new_operation, next_number
 from skyriver.core.resources import Action, Delete, Kind, Put, Resource, Snapshot
 from skyriver.core.spec import RetrainSpec
-from skyriver.core.units import DAY
+from skyriver.core.units import DAY, iso_seconds
 from skyriver.release.operations import plan_train
 from skyriver.release.rollouts import ROLLOUT_FINAL, champion
 
@@ -167,9 +166,8 @@ def _cause(snapshot: Snapshot, model: Resource, status: Mapping[str, Any], spec:
     if spec.drift and seen.get("version") == version.spec["version"] and seen["drift"]["verdict"] == "drifted":
         return Cause("drift", seen["drift"]["message"])
     if spec.every_us and snapshot.now - int(version.spec["trained_at"]) >= spec.every_us:
-        return Cause(
-            "age", f"{version.name} was trained at {_iso(int(version.spec['trained_at']))}, {spec.every} ago or more."
-        )
+        trained = iso_seconds(int(version.spec["trained_at"]))
+        return Cause("age", f"{version.name} was trained at {trained}, {spec.every} ago or more.")
     return None
 
 
@@ -177,7 +175,7 @@ def _held_back(snapshot: Snapshot, watch: Resource, cause: Cause, spec: RetrainS
     """What holds a training back; "" when nothing does."""
     trainings = watch.status.get("trainings") or []
     if trainings and abs(snapshot.now - trainings[-1]["at"]) < spec.at_most_us:
-        following = _iso(trainings[-1]["at"] + spec.at_most_us)
+        following = iso_seconds(trainings[-1]["at"] + spec.at_most_us)
         return f"It is trained for that at most once in {spec.at_most}, so not before {following}."
     recent = sum(1 for training in trainings if abs(snapshot.now - training["at"]) < BUDGET_US)
     if spec.budget and recent >= spec.budget:
@@ -314,10 +312,6 @@ def _stream(snapshot: Snapshot, model: Resource) -> Resource | None:
     """That decides with the model."""
     streams = snapshot.all(model.tenant, "stream")
     return next((s for s in streams if (s.spec.get("decide") or {}).get("model") == model.name), None)
-
-
-def _iso(at: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at / 1e6))
 
 
 def _watch_waits(snapshot: Snapshot, watch: Resource) -> Iterator[str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from skyriver.data.decisions import Status
 from skyriver.data.log import LogReader, RecordKind
-from skyriver.data.profile import SCORE, Counted, Profile, count
+from skyriver.data.profile import Counted, Profile, count
 from skyriver.decide.log.blocks import DecisionBlock, decode_decisions
 from skyriver.decide.log.records import DecisionRecord, decode_decision
 from skyriver.observe.drift import compare, summary, too_soon
@@ -27,6 +27,8 @@ from skyriver.wiring.work.job import Job
 READ_OFFSETS: Final = 1_000_000
 """Of the log, each look: about half as many decisions. Of more the last ones are looked at."""
 QUARTERS: Final = 4
+SCORES: Final = "its score"
+"""What the column of scores is called beside those of the features: none of them is called so."""
 PART_ROWS: Final = 50_000
 
 Rows = tuple[NDArray[np.float32], NDArray[np.float32], int]
@@ -63,7 +65,7 @@ def work(job: Job) -> dict[str, Any]:
 def _columns(profile: ModelProfile) -> Profile:
     """The features, and the scores behind them."""
     (score,) = profile.scores.columns
-    columns = (*profile.inputs.columns, score.model_copy(update={"name": SCORE}))
+    columns = (*profile.inputs.columns, score.model_copy(update={"name": SCORES}))
     return profile.inputs.model_copy(update={"columns": columns})
 
 
