@@ -41,6 +41,7 @@ ORDER = (
     "gateway",
     "rollouts",
     "signing",
+    "registry",
     "watching",
     "data",
     "features",

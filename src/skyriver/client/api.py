@@ -174,6 +174,13 @@ class Calls(StreamCalls, ReviewCalls, PredictingCalls):
         return answer
 
     @call
+    def tag(self, name: str, tags: Mapping[str, str | None]) -> Flow[Resource]:
+        """Hangs tags on a model ("churn") or one of its versions ("churn:1"); None takes one away. Returns it."""
+        path = f"{self._base}/{'versions' if ':' in name else 'models'}/{part(name)}/tags"
+        answer: Resource = yield from changed(json_request("PATCH", path, {"tags": dict(tags)}))
+        return answer
+
+    @call
     def explain(self, name: str) -> Flow[Sequence[Explained]]:
         """Why everything of this name (or kind/name) is as it is."""
         answer: ExplainedList = yield from answered(Request("GET", f"{self._base}/explain/{part(name, '/')}"))

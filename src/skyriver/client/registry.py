@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from skyriver.client import show
 from skyriver.client.screen import Screen
 from skyriver.client.shell import Json, connect, noun, wait
-from skyriver.core.errors import NotFound
+from skyriver.core.errors import InvalidInput, NotFound
 from skyriver.core.names import ModelRef, nearest
 
 if TYPE_CHECKING:
@@ -70,6 +73,36 @@ def model_history(name: str, as_json: Json = False) -> None:
     screen.data(found["status"].get("history", []), lambda: show.history(screen, found))
 
 
+@_models.command("import")
+def model_import(
+    name: Name,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A model in ONNX's format.")],
+    description: Annotated[str, typer.Option(help="What it is for, for its card.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Take in a model file from outside as a version of a model, which no application needs to declare."""
+    screen = Screen(as_json=as_json)
+    ModelRef.parse(name)
+    if not file.is_file():
+        raise NotFound(
+            "There is no such file.", code="NO_MODEL_FILE", where=str(file), next_action="Name a file in ONNX's format."
+        )
+    with connect() as client, screen.progress() as bars:
+        uploaded = {"digest": client.upload(file), "name": file.name}
+        asked = {"description": description} if description else {}
+        done = wait(client, client.act("import", name, params=asked, inputs={"files": [uploaded]}), bars)
+        [made] = [ref.partition("/")[2] for ref in done["status"]["created"] if ref.startswith("version/")]
+        found = client.get("versions", made)
+    screen.data(found, lambda: _say_imported(screen, found))
+
+
+def _say_imported(screen: Screen, found: Mapping[str, Any]) -> None:
+    for side in ("inputs", "outputs"):
+        told = ", ".join(f"{t['name']} {t['datatype']}{t['shape']}" for t in found["spec"]["signature"][side])
+        screen.say(f"{'takes' if side == 'inputs' else 'gives'} {escape(told)}")
+    screen.say(f"It is {found['name']}. {found['message']} {found['next_action']}".rstrip())
+
+
 @_models.command("alias")
 def model_alias(name: Name, alias: Alias, version: int, as_json: Json = False) -> None:
     """Give a version a name: MODEL@ALIAS then stands for it. `champion` is the one that serves: a rollout begins."""
@@ -82,6 +115,51 @@ def model_alias(name: Name, alias: Alias, version: int, as_json: Json = False) -
     if now != version:
         told = f"{name}:{version} is on its way to be {name}@{alias}: `skyriver rollout list` shows how far."
     screen.data(found, lambda: screen.say(told))
+
+
+@_models.command("tag")
+def model_tag(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="Or MODEL:VERSION, or MODEL@ALIAS.")],
+    tags: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...")],
+    as_json: Json = False,
+) -> None:
+    """Hang tags on a model, or on one of its versions. Nothing in the cloud acts by them."""
+    given = {}
+    for text in tags:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InvalidInput(
+                f"{text!r} is no tag.", code="BAD_TAG", where=name, next_action="Write KEY=VALUE, as in owner=ana."
+            )
+        given[key] = value
+    _tag(name, given, as_json=as_json)
+
+
+@_models.command("untag")
+def model_untag(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="Or MODEL:VERSION, or MODEL@ALIAS.")],
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...")],
+    as_json: Json = False,
+) -> None:
+    """Take tags away again."""
+    _tag(name, dict.fromkeys(keys), as_json=as_json)
+
+
+def _tag(name: str, changes: Mapping[str, str | None], *, as_json: bool) -> None:
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        named = version_named(client, name)
+        known = client.get("versions" if ":" in named else "models", named)["status"].get("tags", {})
+        if missing := [key for key, value in changes.items() if value is None and key not in known]:
+            raise NotFound(
+                f"{named} has no tag {missing[0]!r}{nearest(missing[0], known)}.",
+                code="NO_TAG",
+                where=named,
+                next_action=f"`skyriver explain {named}` shows those it has.",
+            )
+        found = client.tag(named, changes)
+    told = ", ".join(f"{key}={value}" for key, value in found["status"].get("tags", {}).items())
+    screen.data(found, lambda: screen.say(f"{named} is tagged {told}." if told else f"{named} has no tags."))
 
 
 @_models.command("unalias")

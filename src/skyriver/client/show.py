@@ -267,12 +267,16 @@ def _facts_of(item: Mapping[str, Any]) -> dict[str, Any]:
     facts = _plain(item["status"])
     match item["kind"]:
         case "version":
-            facts |= {k: f"{v:.4f}" for k, v in item["spec"].get("metrics", {}).items()}
+            facts |= {k: f"{v:.4f}" for k, v in item["spec"].get("metrics", {}).items()} | _tags(item)
         case "model":
-            facts |= {f"@{alias}": v for alias, v in item["status"].get("aliases", {}).items()}
+            facts |= {f"@{alias}": v for alias, v in item["status"].get("aliases", {}).items()} | _tags(item)
         case "operation":
             facts |= {step["ref"]: step["state"] for step in item["status"].get("steps", ())}
     return facts
+
+
+def _tags(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"#{key}": value for key, value in item["status"].get("tags", {}).items()}
 
 
 def _print_facts(screen: Screen, facts: Mapping[str, Any]) -> None:
@@ -298,6 +302,8 @@ _COLUMNS = {
 def resources(screen: Screen, kinds: str, items: Sequence[Mapping[str, Any]], *, as_given: bool = False) -> None:
     """In the order of names, or `as_given`."""
     columns = _COLUMNS.get(kinds, ())
+    if any(item["status"].get("tags") for item in items):
+        columns = (*columns, "tags")
     rows = [
         (
             item["name"],

@@ -128,6 +128,8 @@ def _of_version(version: Resource) -> Iterator[Triple]:
             yield f"table/{name}@{number}", version.ref, "looked up in"
     if code := spec.get("code"):
         yield f"code/{code}", version.ref, "code of"
+    if run := (spec.get("origin") or {}).get("run"):
+        yield f"run/{run}", version.ref, "logged"
     if spec.get("job"):
         yield job, version.ref, "made"
 

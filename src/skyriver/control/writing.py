@@ -21,6 +21,7 @@ from skyriver.control.outcomes import add_outcomes
 from skyriver.control.reviews import add_reviews
 from skyriver.control.routes import PREFIX, TENANT, Routes, caller
 from skyriver.control.rules import add_rules
+from skyriver.control.tags import add_tags
 from skyriver.control.tenants import add_tenants
 from skyriver.control.tokens import add_tokens
 from skyriver.core import contract
@@ -53,6 +54,7 @@ def add_writing(routes: Routes, cloud: Cloud) -> None:
     add_tokens(routes, cloud, mutations)
     add_rules(routes, cloud, mutations)
     add_outcomes(routes, cloud, mutations)
+    add_tags(routes, cloud, mutations)
 
 
 def _add_upload(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:

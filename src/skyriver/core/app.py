@@ -295,6 +295,7 @@ class App:
         train: Callable[..., Any] | None = None,
         *,
         onnx: str = "",
+        registered: bool = False,
         metrics: Mapping[str, specs.MetricSpec] | None = None,
         gate: Gate | None = None,
         compress: specs.CompressSpec | None = None,
@@ -307,7 +308,8 @@ class App:
         contact: str = "",
         licence: str = "",
     ) -> specs.ModelSpec:
-        """A model: trained by a function of `@app.train`, or a ready ONNX file in the application's folder.
+        """A model: trained by a function of `@app.train`, or a ready ONNX file in the application's folder, or
+        `registered`: its versions are brought by `skyriver model import`, or by clients of MLflow.
 
         `calibrate`: how its scores are made probabilities, on rows that no training sees. "auto" does so where such
         rows are to be had for nothing; "isotonic" and "platt" keep some back where there are none; None does not.
@@ -318,7 +320,7 @@ class App:
         check_name(name, "a model")
         if name in self._models or name in self._jobs:
             refuse(f"There is a model or job {name!r} already.", "DUPLICATE_NAME", "Give one of them another name.")
-        terms.check_one_of(name, train, onnx)
+        terms.check_one_of(name, train, onnx, registered=registered)
         trained = None
         if train is not None:
             trained = self._trains.get(getattr(train, "__qualname__", ""))
@@ -336,6 +338,7 @@ class App:
             name=name,
             train=trained,
             onnx=onnx,
+            registered=registered,
             metrics=named,
             gate=gate.spec if gate else specs.GateSpec(),
             compress=compress,

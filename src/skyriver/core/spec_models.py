@@ -319,6 +319,8 @@ class ModelSpec(Spec):
     train: TrainSpec | None = None
     onnx: InnerPath = ""
     """Path, inside the application's folder, of a ready model; either this or `train`."""
+    registered: bool = Field(default=False, exclude_if=lambda value: not value)
+    """Its versions come from outside (`skyriver model import`); neither of the two then."""
     metrics: tuple[MetricSpec, ...] = ()
     gate: GateSpec = GateSpec()
     compress: CompressSpec | None = None

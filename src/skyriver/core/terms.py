@@ -119,12 +119,13 @@ def job_of(function: object, jobs: Iterable[specs.JobSpec]) -> str:
     return found
 
 
-def check_one_of(name: str, train: object, onnx: str) -> None:
-    if (train is None) == (not onnx):
+def check_one_of(name: str, train: object, onnx: str, *, registered: bool) -> None:
+    if (train is not None) + bool(onnx) + registered != 1:
         refuse(
-            f"The model {name!r} needs a training function or onnx=, one of the two.",
+            f"The model {name!r} needs a training function, onnx= or registered=True, one of the three.",
             "BAD_MODEL",
-            f'Write app.model("{name}", fit), or app.model("{name}", onnx="model.onnx").',
+            f'Write app.model("{name}", fit), app.model("{name}", onnx="model.onnx"), or app.model("{name}",'
+            " registered=True) if its versions come from outside.",
         )
 
 

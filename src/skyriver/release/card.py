@@ -71,7 +71,7 @@ def _details(manifest: VersionManifest, version: Resource) -> _Section:
         ("file", f"{format_bytes(manifest.bytes)}, SHA-256 {manifest.artifact}"),
         ("takes", ", ".join(f"{t.name} {t.datatype}{list(t.shape)}" for t in signature.inputs)),
         ("gives", ", ".join(f"{t.name} {t.datatype}{list(t.shape)}" for t in signature.outputs)),
-        ("code", f"bundle {manifest.code[:12]}, specification {manifest.spec_digest[:12]}"),
+        *_code(manifest),
         ("parameters", ", ".join(f"{name}={value}" for name, value in manifest.params.items()) or "none were given"),
         *((word, manifest.about[word]) for word in ("licence", "contact") if manifest.about.get(word)),
     ]
@@ -82,9 +82,17 @@ def _details(manifest: VersionManifest, version: Resource) -> _Section:
     return _Section("Model details", (), ("", ""), rows)
 
 
+def _code(manifest: VersionManifest) -> Iterator[tuple[str, str]]:
+    if manifest.code:
+        yield "code", f"bundle {manifest.code[:12]}, specification {manifest.spec_digest[:12]}"
+    for word, text in manifest.origin.items():
+        yield f"origin: {word}", text
+
+
 def _use(manifest: VersionManifest) -> _Section:
     told = manifest.about.get("description", "")
-    return _Section("Intended use", (told or "It was not declared (`description=` of `app.model`).",))
+    how = "`--description` of `skyriver model import`" if not manifest.code else "`description=` of `app.model`"
+    return _Section("Intended use", (told or f"It was not declared ({how}).",))
 
 
 def _factors(manifest: VersionManifest) -> _Section:

@@ -8,9 +8,11 @@ from typing import Any
 from skyriver.core.resources import Action, Kind, Put, Resource, Snapshot
 from skyriver.core.spec import ModelSpec
 from skyriver.release.gate import Measures, evaluate_gate
+from skyriver.release.registered import is_registered, is_undeclared
 from skyriver.release.rollouts import REMOVED, ROLLOUT_FINAL, champion, new_rollout
 
 VERSION_TRANSITIONS: Mapping[tuple[str, str], str] = {
+    ("CANDIDATE", "noted"): "CANDIDATE",
     ("CANDIDATE", "gate_passed"): "APPROVED",
     ("CANDIDATE", "gate_failed"): "REJECTED",
     ("APPROVED", "noted"): "APPROVED",
@@ -32,6 +34,12 @@ def _judge(snapshot: Snapshot, version: Resource) -> Iterator[Action]:
         status = {**version.status, "settled": "bad"}
         yield _put(version, "gate_failed", snapshot.now, status=status, **REMOVED)
         return
+    if is_undeclared(model):
+        if not version.status.get("settled"):
+            told = {"status": {**version.status, "settled": "good"}, "reason": "UNDECLARED", "message": _UNDECLARED}
+            action = f"Declare app.model({model.name!r}, registered=True) in an application: its gate judges it then."
+            yield _put(version, "noted", snapshot.now, **told, next_action=action)
+        return
     gate = ModelSpec.model_validate(model.spec["model"]).gate
     if gate.against == "champion" and version.spec.get("champion", 0) != champion(model):
         status = {**version.status, "settled": "bad"}
@@ -47,7 +55,13 @@ def _judge(snapshot: Snapshot, version: Resource) -> Iterator[Action]:
         "gate": {"passed": result.passed, "checks": [check.to_json() for check in result.checks]},
     }
     if result.passed:
-        yield _put(version, "gate_passed", snapshot.now, status=status)
+        told = {}
+        if is_registered(model):  # what comes from outside serves when somebody says so
+            status["settled"] = "good"
+            told["message"] = (
+                f"`skyriver model alias {model.name} champion {version.spec['version']}` lets it take over."
+            )
+        yield _put(version, "gate_passed", snapshot.now, status=status, **told)
         return
     yield _put(
         version,
@@ -58,6 +72,9 @@ def _judge(snapshot: Snapshot, version: Resource) -> Iterator[Action]:
         message=f"The gate refused it: {result.failures}.",
         next_action="Improve the training or lower the gate in the application file; what served before still serves.",
     )
+
+
+_UNDECLARED = "It is kept and not judged: no application declares the model, so it has no gate."
 
 
 def _named(version: int) -> str:

@@ -108,7 +108,7 @@ class VersionManifest(Spec):
     source: SourceRef | None
     """None for a model that came as a ready file; so are `features` and `split`."""
     code: str
-    """Digest of the source bundle."""
+    """Digest of the source bundle; "" of a model from outside, as is `spec_digest`."""
     spec_digest: str
     params: Mapping[str, Parameter] = {}
     split: SplitRecord | None
@@ -129,6 +129,8 @@ class VersionManifest(Spec):
     speed: SpeedRecord | None = Field(default=None, exclude_if=lambda value: value is None)
     same_features: SameFeatures | None = Field(default=None, exclude_if=lambda value: value is None)
     """None where the features are not of a stream, too."""
+    origin: Mapping[str, str] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """Of a model from outside: where its file comes from, as who brought it says: `file`, `run`, `source`."""
     about: Mapping[str, str] = Field(default_factory=dict, exclude_if=lambda value: not value)
     """What its declaration tells: `description`, `contact`, `licence`."""
     profile: Digest | None = Field(default=None, exclude_if=lambda value: value is None)

@@ -24,7 +24,7 @@ def take_model(path: Path, *, named: str = "", limits: Limits | None = None) -> 
     try:
         return data, check_onnx(data, limits=limits)
     except InvalidInput as error:
-        by_name = format_by_name(path.name) if error.code == "ONNX_UNREADABLE" else None
+        by_name = format_by_name(Path(named).name) if error.code == "ONNX_UNREADABLE" else None
         if by_name is not None:
             raise _foreign(by_name, named) from error
         error.where = error.where or named
@@ -60,7 +60,7 @@ def _read(path: Path, named: str, limit: int) -> bytes:
         )
     with open(descriptor, "rb") as file:  # noqa: PTH123  # what was opened, whatever the path names by now
         if told.st_size > limit:
-            foreign = foreign_format(file.read(4096)) or format_by_name(path.name)
+            foreign = foreign_format(file.read(4096)) or format_by_name(Path(named).name)
             if foreign is not None:
                 raise _foreign(foreign, named)
             raise InvalidInput(

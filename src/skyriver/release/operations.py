@@ -8,6 +8,7 @@ from typing import Any
 from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.jobs import new_job, new_operation, next_number
 from skyriver.core.resources import Resource, Snapshot, need
+from skyriver.release.registered import app_of, is_registered
 from skyriver.release.rollouts import (
     ROLLOUT,
     ROLLOUT_FINAL,
@@ -28,8 +29,14 @@ def plan_train(
 ) -> list[Resource]:
     """Bring the data up to date, train, compress; the version that comes of it goes through gate and rollout."""
     model = need(snapshot.find(tenant, "model", target), "model", target)
-    app = need(snapshot.find(tenant, *model.parent.split("/", 1)), "app", model.parent)
     spec = model.spec["model"]
+    if is_registered(model):
+        raise InvalidInput(
+            f"The versions of {target} come from outside, there is nothing to train.",
+            code="NOT_TRAINABLE",
+            next_action=f"`skyriver model import {target} FILE` brings one.",
+        )
+    app = app_of(snapshot, model)
     if not spec["train"]:
         raise InvalidInput(
             f"The model {target} is a ready file ({spec['onnx']}), there is nothing to train.",
@@ -93,7 +100,7 @@ def plan_import(
 ) -> list[Resource]:
     """Check the model file of the application's bundle and make it a version."""
     model = need(snapshot.find(tenant, "model", target), "model", target)
-    app = need(snapshot.find(tenant, *model.parent.split("/", 1)), "app", model.parent)
+    app = app_of(snapshot, model)
     run = f"{target}-import-{next_number(snapshot, tenant, 'operation', f'{target}-import')}"
     job = new_job(
         snapshot, app, kind="import", target=target, name=run, lane=f"model/{target}", parent=f"operation/{run}"

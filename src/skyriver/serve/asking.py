@@ -11,6 +11,7 @@ from skyriver.core.names import ModelRef, check_artifact, check_name, nearest
 from skyriver.core.resources import Limits, Resource, Snapshot, need
 from skyriver.core.spec import AppSpec, StreamSpec, TableSpec
 from skyriver.data.operations import FORMATS, check_uploaded
+from skyriver.release.registered import app_of
 from skyriver.release.signature import Signature, answer_names
 from skyriver.serve.predicted import check_erasures
 from skyriver.trust.signing import proof_of
@@ -34,7 +35,7 @@ def plan_predict(
         raise _bad(f"A prediction knows no parameter {unknown[0]!r}{nearest(unknown[0], _PARAMS)}.")
     ref = ModelRef.parse(target)
     model = need(snapshot.find(tenant, "model", ref.model), "model", ref.model)
-    app = need(snapshot.find(tenant, *model.parent.split("/", 1)), "app", model.parent)
+    app = app_of(snapshot, model)
     version = _version(snapshot, model, ref)
     source, keys = _source(snapshot, tenant, version, params, inputs)
     check_erasures(snapshot, model, str(inputs.get("table") or ""))

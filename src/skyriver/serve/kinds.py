@@ -25,6 +25,7 @@ from skyriver.core.resources import (
 )
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import parse_rate
+from skyriver.release.registered import is_registered
 from skyriver.release.rollouts import champion
 from skyriver.serve.activator_kind import ENDING, new_activator
 from skyriver.serve.from_stream import live_of_replica, stream_waited_for
@@ -151,8 +152,15 @@ def _no_version(snapshot: Snapshot, service: Resource) -> dict[str, str]:
     trainings = [
         o for o in snapshot.all(service.tenant, "operation") if (o.spec["action"], o.spec["target"]) == ("train", name)
     ]
+    model = snapshot.find(service.tenant, "model", name)
     last = max(trainings, key=lambda o: (o.created_at, o.name), default=None)
-    if approved:
+    if model is not None and is_registered(model):
+        message = (
+            "No version of the model was named champion yet." if approved else "The gate passed no version of it yet."
+        )
+        brings = f"`skyriver model import {name} FILE` brings one, "
+        action = f"{'' if approved else brings}`skyriver model alias {name} champion {approved or 1}` lets it serve."
+    elif approved:
         message = f"No version serves; {name}:{approved} passed the gate earlier."
         action = f"`skyriver rollback {name}:{approved}` makes it serve again; `skyriver run {name}` trains another."
     elif last is not None and last.state == "FAILED":

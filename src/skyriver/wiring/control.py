@@ -80,6 +80,7 @@ from skyriver.release.operations import (
     plan_rollout_resume,
     plan_train,
 )
+from skyriver.release.registered import plan_take_in
 from skyriver.serve.asking import plan_predict
 from skyriver.serve.operations import plan_sleep, plan_wake
 from skyriver.trust.permissions import FIRST_TENANT, Permission
@@ -183,6 +184,7 @@ ACTIONS = Actions(
         "alias": (Permission.MODELS_WRITE, plan_alias),
         "unalias": (Permission.MODELS_WRITE, plan_unalias),
         "cancel": (Permission.JOBS_RUN, plan_cancel),
+        "import": (Permission.MODELS_WRITE, plan_take_in),
         "erase": (Permission.STREAMS_ERASE, plan_erase),
         "load": (Permission.TABLES_WRITE, plan_load),
         "run": (Permission.JOBS_RUN, plan_run),

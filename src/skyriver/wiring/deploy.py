@@ -18,6 +18,7 @@ from skyriver.decide.streams.rules_kind import deployed_rules, retired_rules
 from skyriver.features.plan import plan_features
 from skyriver.observe.watching import new_watch, update_watch
 from skyriver.release.operations import plan_import
+from skyriver.release.registered import declared, is_registered, is_undeclared, released
 from skyriver.serve.kinds import new_service, update_service
 
 OWNED = ("stream", "model", "service", "watch", "task", "schedule")
@@ -66,15 +67,18 @@ def plan_deploy(
             lines.append(PlanLine("create", resource.kind, resource.name, _detail(resource, app)))
             changes.append(Put(resource, 0))
         else:
-            _refuse_foreign(current, app)
+            _refuse_foreign(current, resource, app)
             if resource.kind == "stream":
                 _refuse_other_events(current, resource)
             after = _merge(current, resource)
             changed = sorted(k for k in after.spec if after.spec[k] != current.spec.get(k))
+            adopted = after.parent != current.parent
             told = (_told(key, current.spec.get(key), after.spec[key]) for key in changed)
             detail = "; ".join(d for d in (", ".join(told), _detail(resource, app) if changed else "") if d)
-            lines.append(PlanLine("update" if changed else "keep", resource.kind, resource.name, detail))
-            if changed:
+            action = "update" if changed or adopted else "keep"
+            lines.append(PlanLine(action, resource.kind, resource.name, detail))
+            lines += _undone(current, after) if adopted else ()
+            if changed or adopted:
                 changes.append(Put(after, current.revision))
     for line, changed_rules in _rules(snapshot, wanted):
         lines.append(line)
@@ -236,7 +240,23 @@ def _cost(resource: Resource) -> str:
     return told
 
 
-def _refuse_foreign(current: Resource, app: AppSpec) -> None:
+def _undone(current: Resource, after: Resource) -> Iterator[PlanLine]:
+    """Of a model from outside that is declared: what its names said without it."""
+    if number := set(current.status.get("aliases", {}).items()) - set(after.status["aliases"].items()):
+        [(alias, version)] = number
+        told = f"named version {version}, which served nobody: `skyriver model alias {current.name} {alias} {version}`"
+        yield PlanLine("warn", "alias", f"{current.name}@{alias}", f"{told} lets it take over, once the gate passed it")
+
+
+def _refuse_foreign(current: Resource, wanted: Resource, app: AppSpec) -> None:
+    if current.kind == "model" and is_undeclared(current):
+        if is_registered(wanted):
+            return
+        raise Conflict(
+            f"There is a model {current.name!r} already, whose versions came from outside.",
+            code="NAME_TAKEN",
+            next_action=f"Declare app.model({current.name!r}, registered=True), or choose another name.",
+        )
     owner = current.parent or f"app/{current.name}"
     if owner != f"app/{app.name}":
         raise Conflict(
@@ -301,6 +321,8 @@ def _merge(current: Resource, wanted: Resource) -> Resource:
         return update_service(current, wanted.spec["serve"])
     if wanted.kind == "watch":
         return update_watch(current, wanted.spec["retrain"])
+    if wanted.kind == "model" and is_undeclared(current):
+        return declared(current, wanted)
     return replace(current, spec=dict(wanted.spec))
 
 
@@ -319,6 +341,10 @@ def _orphans(
 
 
 def _removed(snapshot: Snapshot, gone: Delete) -> Iterator[Put | Delete]:
+    model = snapshot.find(gone.tenant, "model", gone.name) if gone.kind == "model" else None
+    if model is not None and is_registered(model):
+        yield Put(released(snapshot, model), gone.expected)
+        return
     yield gone
     if gone.kind == "stream":
         yield from retired_rules(snapshot, need(snapshot.find(gone.tenant, "stream", gone.name), "stream", gone.name))
@@ -341,7 +367,12 @@ def plan_removal(snapshot: Snapshot, tenant: str, name: str) -> DeployPlan:
             next_action=f"Wait for it: `skyriver explain {busy[0]}` shows how far it is.",
         )
     gone = [app, *(r for kind in OWNED for r in snapshot.children(app, kind))]
-    lines = [PlanLine("remove", r.kind, r.name, "") for r in gone]
+    lines = [
+        PlanLine("keep", "model", r.name, "it came from outside, and serves no more")
+        if r.kind == "model" and is_registered(r)
+        else PlanLine("remove", r.kind, r.name, "")
+        for r in gone
+    ]
     lines += [PlanLine("keep", "table", r.name, "data is never removed") for r in snapshot.children(app, "table")]
     models = {r.name for r in gone if r.kind == "model"}
     versions = [v for v in snapshot.all(tenant, "version") if v.spec["model"] in models and v.state == "APPROVED"]

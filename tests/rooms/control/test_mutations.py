@@ -257,6 +257,9 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_rollback": {"json": {"target": "comes_back"}},
     "start_alias": {"json": {"target": "comes_back", "params": {"alias": "good", "version": 1}}},
     "start_unalias": {"json": {"target": "comes_back", "params": {"alias": "old"}}},
+    "start_import": {"json": {"target": "churn", "inputs": {"files": [{"digest": "0" * 64, "name": "churn.onnx"}]}}},
+    "tag_model": {"json": {"tags": {"owner": "ana"}}},
+    "tag_version": {"json": {"tags": {"owner": "ana", "old": None}}},
     "start_verify": {"json": {"target": "orders"}},
     "start_tune": {"json": {"target": "orders", "params": {"costs": ["ship.positive=amount", "call=2"]}}},
     "start_predict": {"json": {"target": "comes_back", "inputs": {"files": [FILE]}}},
@@ -314,6 +317,7 @@ REVIEWED = in_full(CASE, [], now=0)
 def path_of(route: APIRoute) -> str:
     name = "orders" if "/streams/" in route.path else "ben" if "/tokens/" in route.path else "shop"
     name = "comes_back" if "/models/" in route.path else name
+    name = "comes_back:1" if "/versions/{name}" in route.path else name
     name = "default" if route.path.startswith("/api/v1/tenants/{name}") else name
     version = 3 if route.operation_id == "drop_rules" else 2
     return route.path.format(tenant="default", name=name, case=17, number=1, version=version)

@@ -12,25 +12,39 @@ from skyriver.wiring.work.job import Job
 
 def work(job: Job) -> dict[str, Any]:
     """Outputs: the version as a proposed resource. Raises InvalidInput with what is wrong with the file."""
-    model = job.app.model(job.target)
     job.progress("check", 0, 1)
-    data, summary = take_model(job.unpack().parent / model.onnx, named=model.onnx)
+    if files := job.inputs.get("files"):  # from outside
+        named, path, code, spec_digest = files[0]["name"], job.objects.open_path(files[0]["digest"]), "", ""
+        about = {"description": told} if (told := job.params.get("description")) else {}
+        origin = {**job.params.get("origin", {}), "file": named}
+    else:
+        model = job.app.model(job.target)
+        named, path, code, spec_digest = (
+            model.onnx,
+            job.unpack().parent / model.onnx,
+            job.code["bundle"],
+            job.app.digest(),
+        )
+        about = {k: v for k in ("description", "contact", "licence") if (v := getattr(model, k))}
+        origin = {}
+    data, summary = take_model(path, named=named)
     manifest = VersionManifest(
-        model=model.name,
+        model=job.target,
         version=1,  # the control plane gives it its number when it takes it in
         artifact=job.objects.put(data),
         bytes=len(data),
         features=None,
         source=None,
-        code=job.code["bundle"],
-        spec_digest=job.app.digest(),
+        code=code,
+        spec_digest=spec_digest,
         split=None,
         metrics={},
         champion_metrics=None,
         signature=summary.signature,
         trained_at=time.time_ns() // 1_000,
         job=job.name,
-        about={k: v for k in ("description", "contact", "licence") if (v := getattr(model, k))},
+        origin=origin,
+        about=about,
     )
     spec = {**manifest.to_json(), "fields": None}
-    return {"resources": [{"kind": "version", "name": model.name, "state": "CANDIDATE", "spec": spec}]}
+    return {"resources": [{"kind": "version", "name": job.target, "state": "CANDIDATE", "spec": spec}]}

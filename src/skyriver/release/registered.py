@@ -1,0 +1,128 @@
+"""Models from outside: files that somebody brings, of models that no application trains.
+
+Such a model is a row without a parent until an application declares it (`app.model(NAME, registered=True)`). Until then
+nothing says by which gate its versions are judged: they are kept, named, tagged and read, and serve nobody. Once it is
+declared each version is judged, and none takes over by itself: who names one `champion` begins its rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from skyriver.core.errors import Conflict, InvalidInput
+from skyriver.core.jobs import new_job, new_operation, next_number
+from skyriver.core.names import check_name
+from skyriver.core.resources import Resource, Snapshot, need
+from skyriver.core.spec import AppSpec, ModelSpec
+
+UNDECLARED = "REGISTERED"
+"""State of a model that no application declares."""
+MOST_ORIGIN = 10
+LONGEST_ORIGIN = 1_000
+_PARAMS = ("description", "origin")
+
+
+def is_registered(model: Resource) -> bool:
+    return bool(model.spec.get("model", {}).get("registered"))
+
+
+def is_undeclared(model: Resource) -> bool:
+    return is_registered(model) and not model.parent
+
+
+def new_model(snapshot: Snapshot, tenant: str, name: str) -> Resource:
+    """A model that no application declares. Raises InvalidInput (BAD_NAME)."""
+    check_name(name, "a model")
+    return Resource(tenant, "model", name, spec=_undeclared(name), state=UNDECLARED, since=snapshot.now)
+
+
+def declared(model: Resource, wanted: Resource) -> Resource:
+    """A model from outside that an application declares from now on. `champion` named nobody who served: a rollout
+    gives it, once the version was judged."""
+    aliases = {alias: number for alias, number in model.status.get("aliases", {}).items() if alias != "champion"}
+    return replace(
+        model, spec=wanted.spec, parent=wanted.parent, state=wanted.state, status={**model.status, "aliases": aliases}
+    )
+
+
+def released(snapshot: Snapshot, model: Resource) -> Resource:
+    """One whose application goes: it stays, with its versions, names and tags."""
+    return replace(model, spec=_undeclared(model.name), parent="", state=UNDECLARED, since=snapshot.now)
+
+
+def _undeclared(name: str) -> dict[str, Any]:
+    spec = ModelSpec(name=name, registered=True)
+    return {"model": spec.to_json(), "features": None, "source": "", "streams": False, "file": ""}
+
+
+def app_of(snapshot: Snapshot, model: Resource) -> Resource:
+    """The application whose jobs are about a model; of one that none declares, an empty one. Raises NotFound."""
+    if model.parent:
+        return need(snapshot.find(model.tenant, *model.parent.split("/", 1)), "app", model.parent)
+    code = {"bundle": "", "main": ""}
+    return Resource(model.tenant, "app", model.name, spec={"spec": AppSpec(name=model.name).to_json(), "code": code})
+
+
+def plan_take_in(
+    snapshot: Snapshot, tenant: str, target: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> list[Resource]:
+    """Check an uploaded model file (`inputs["files"]`: one, its `digest` and `name`) and make it a version of `target`,
+    which is made where there is none. `params`: `description`, and `origin`, texts by name of where it comes from: both
+    are in the version's record.
+
+    Raises InvalidInput (BAD_NAME, BAD_PARAMETER, NO_FILES), Conflict (TRAINED_HERE)."""
+    known = snapshot.find(tenant, "model", target)
+    model = known if known is not None else new_model(snapshot, tenant, target)
+    check_registered(model)
+    files = inputs.get("files")
+    if not isinstance(files, list) or len(files) != 1:
+        raise _bad(f"A version is one file, and there are {len(files) if isinstance(files, list) else 'none'}.")
+    file = files[0]
+    if not isinstance(file, dict) or not isinstance(file.get("digest"), str):
+        raise _bad(f"{file!r:.300} names no uploaded file.")
+    told = _params(params)
+    run = f"{target}-import-{next_number(snapshot, tenant, 'operation', f'{target}-import')}"
+    job = new_job(
+        snapshot,
+        app_of(snapshot, model),
+        kind="import",
+        target=target,
+        name=run,
+        lane=f"model/{target}",
+        params=told,
+        inputs={"files": [{"digest": file["digest"], "name": str(file.get("name") or "model.onnx")[:255]}]},
+        parent=f"operation/{run}",
+    )
+    operation = new_operation(snapshot, tenant, run, action="import", target=target, jobs=[run])
+    return [operation, job] if known is not None else [operation, job, model]
+
+
+def check_registered(model: Resource) -> None:
+    """Returns if versions of it come from outside. Raises Conflict (TRAINED_HERE)."""
+    if is_registered(model):
+        return
+    how = f"the file {file} in its folder" if (file := model.spec.get("model", {}).get("onnx")) else "its training"
+    raise Conflict(
+        f"{model.ref} is of {model.parent}, and its versions come of {how}.",
+        code="TRAINED_HERE",
+        where=model.ref,
+        next_action=f"Take the file in under another name, or declare app.model({model.name!r}, registered=True).",
+    )
+
+
+def _params(params: Mapping[str, Any]) -> dict[str, Any]:
+    if unknown := [name for name in params if name not in _PARAMS]:
+        raise _bad(f"An import knows no parameter {unknown[0]!r}.")
+    description, origin = params.get("description") or "", params.get("origin") or {}
+    if not isinstance(description, str) or len(description) > 2_000:
+        raise _bad("The description is no text of at most 2,000 characters.")
+    fits = isinstance(origin, dict) and len(origin) <= MOST_ORIGIN
+    if not fits or not all(isinstance(text, str) and len(text) <= LONGEST_ORIGIN for text in origin.values()):
+        raise _bad(f"origin is at most {MOST_ORIGIN} texts by name, of {LONGEST_ORIGIN:,} characters each.")
+    return {"description": description, "origin": dict(origin)}
+
+
+def _bad(why: str) -> InvalidInput:
+    return InvalidInput(why, code="BAD_PARAMETER", next_action="`skyriver model import --help` says what it takes.")
