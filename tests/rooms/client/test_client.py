@@ -134,6 +134,8 @@ CALLS: list[Act] = [
     lambda c: c.audit(),
     lambda c: c.explain("version/fraud:1"),
     lambda c: c.card("fraud:1"),
+    lambda c: c.tag("fraud", {"owner": "ana"}),
+    lambda c: c.tag("fraud:1", {"owner": None}),
     lambda c: c.processes(),
     lambda c: c.logs("x"),
     lambda c: c.whoami(),
