@@ -144,6 +144,17 @@ def replica(models: Models) -> Iterator[System]:
 
 
 @contextmanager
+def logged(models: Models, log: str) -> Iterator[System]:
+    """A replica that reports as those of a cloud do, with a log of its predictions ("on") or without ("off")."""
+    port = free_port()
+    command = [sys.executable, str(BENCH / "_logged_replica.py"), str(port), str(models.path("trees")), log]
+    only = tuple(case for case in CASES if case.model == "trees")
+    env = product_environment()
+    with _process("skyriver replica", "1 process, no gateway", command, models, port, env, cases=only) as system:
+        yield system
+
+
+@contextmanager
 def gateway(models: Models, replicas: int) -> Iterator[System]:
     """A cloud, as a user has it: `skyriver up` and `deploy`; asked through the gateway, with a token."""
     with cloud_home() as home:

@@ -34,6 +34,8 @@ GOALS = (
     Goal("ratio_to_ray_serve_haproxy", ">=", 4, "requests"),
     Goal("p99_ratio_to_ray_serve_haproxy", "<=", 0.25, "p99"),
     Goal("ratio_to_litserve", ">=", 15, "requests"),
+    Goal("prediction_log_requests_ratio", ">=", 0.98, "requests"),
+    Goal("prediction_log_p99_ratio", "<=", 1.02, "p99"),
     Goal("overload_goodput", ">=", 0.9, "of capacity"),
     Goal("overload_p99_to_deadline", "<=", 1, "of the deadline"),
     Goal("slow_replica_ejected_seconds", "<=", 2, "s"),
@@ -44,7 +46,7 @@ GOALS = (
     Goal("wake_lost_requests", "<=", 0, "requests"),
     Goal("standalone_first_prediction_seconds", "<=", 2, "s"),
 )
-SYSTEMS = ("bare", "replica", "gateway", "triton", "rayserve", "litserve", "bentoml")
+SYSTEMS = ("bare", "replica", "log", "gateway", "triton", "rayserve", "litserve", "bentoml")
 SCENES: dict[str, tuple[Callable[[Document, Models, scenes.Scenes], None], tuple[str, ...]]] = {
     "overload": (scenes.overload, ("overload_goodput", "overload_p99_to_deadline")),
     "slow-replica": (slow_replica, ("slow_replica_ejected_seconds", "slow_replica_p99_ratio")),
@@ -60,6 +62,7 @@ BARE, BARE_2 = "bare Granian, 1 worker", "bare Granian, 2 workers"
 REPLICA, GATEWAY, GATEWAY_2 = "skyriver replica alone", "skyriver, 1 replica", "skyriver, 2 replicas"
 TRITON, RAY, RAY_DEFAULT = "Triton", "Ray Serve, HAProxy mode", "Ray Serve, default mode"
 LITSERVE, BENTOML = "LitServe", "BentoML"
+LOGGED, UNLOGGED = "skyriver replica that logs its predictions", "skyriver replica that logs none"
 
 Start = Callable[[Models], AbstractContextManager[System]]
 STARTS: dict[str, tuple[str, Start]] = {
@@ -68,6 +71,8 @@ STARTS: dict[str, tuple[str, Start]] = {
     REPLICA: ("replica", systems.replica),
     GATEWAY: ("gateway", lambda models: systems.gateway(models, 1)),
     GATEWAY_2: ("gateway", lambda models: systems.gateway(models, 2)),
+    LOGGED: ("log", lambda models: systems.logged(models, "on")),
+    UNLOGGED: ("log", lambda models: systems.logged(models, "off")),
     TRITON: ("triton", systems.triton),
     RAY: ("rayserve", lambda models: systems.ray_serve(models, 2, haproxy=True)),
     RAY_DEFAULT: ("rayserve", lambda models: systems.ray_serve(models, 2, haproxy=False)),
@@ -109,6 +114,13 @@ BLOCKS = (
             Ratio("p50_one_connection_ratio_to_triton", GATEWAY, TRITON, ONE, "p50_ms"),
         ),
         others=True,
+    ),
+    Block(
+        (LOGGED, UNLOGGED),
+        (
+            Ratio("prediction_log_requests_ratio", LOGGED, UNLOGGED, MANY),
+            Ratio("prediction_log_p99_ratio", LOGGED, UNLOGGED, MANY, "p99_ms"),
+        ),
     ),
     Block((BARE_2, GATEWAY_2), (Ratio("ratio_to_bare_2", GATEWAY_2, BARE_2, MANY),)),
     Block(

@@ -80,7 +80,7 @@ def test_what_drifts_is_seen_trained_for_and_told(watched: Cloud) -> None:
     wait_for(lambda: (get()["status"]["trainings"][-1].get("outcome") or "") != "", "the training", 150)
     training = get()["status"]["trainings"][-1]
     assert training["cause"] == "drift"
-    assert "amount: index" in training["why"]
+    assert ": index" in training["why"]
     assert training["outcome"] == "comes_back:2 serves."
     assert watched.json("watch", "list")[0]["name"] == "comes_back"
     shown = watched.command("watch", "get", "comes_back").succeeded().out
@@ -94,3 +94,28 @@ def test_it_is_paused_and_goes_on_by_hand(watched: Cloud) -> None:
     watched.command("watch", "pause", "comes_back").refused("REFUSED_TRANSITION", 6, "is PAUSED")
     assert watched.json("watch", "resume", "comes_back")["state"] == "WATCHING"
     watched.command("watch", "get", "nobody").refused("NOT_FOUND", 3, "nobody")
+
+
+def test_where_no_stream_decides_its_replicas_count_what_they_are_asked(watched: Cloud) -> None:
+    watched.app.write_text(re.sub(r"app\.decide\(.*\n", "", WATCHED))
+    watched.command("deploy", "shop.py", "-y").succeeded()
+    luck = random.Random(5)
+
+    def seen() -> dict[str, Any]:
+        rows = [{"amount": luck.uniform(50_000, 90_000)} for _ in range(50)]
+        assert watched.ask("POST", "/predict/comes_back", {"rows": rows})[0] == 200
+        found: dict[str, Any] = watched.json("watch", "get", "comes_back")["status"]["seen"]
+        return found
+
+    def drifts() -> bool:
+        found = seen()
+        return "answered" in found and found["drift"]["verdict"] == "drifted"
+
+    wait_for(drifts, "the drift of what is asked over HTTP", 150)
+    found = seen()
+    assert "amount" in {c["column"] for c in found["drift"]["columns"] if c["severity"] != "none"}
+    assert found["answered"]["drawn"] <= found["answered"]["rows"]
+    held = watched.json("watch", "get", "comes_back")
+    assert (held["state"], held["reason"]) == ("WATCHING", "DRIFTED"), "it was trained within the hour"
+    shown = watched.command("watch", "get", "comes_back").succeeded().out
+    assert "answered over HTTP" in " ".join(shown.split())

@@ -118,7 +118,13 @@ def _lines(watch: Mapping[str, Any]) -> Iterator[str]:
     yield f"  trains for {' and '.join(causes)}, at most once in {retrain['at_most']}{budget}"
     if seen:
         when = time.strftime("%H:%M:%S", time.gmtime(seen["at"] / 1e6))
-        yield f"  looked at {when} UTC at what {seen['stream']} decided with version {seen['version']}"
+        if answered := seen.get("answered"):
+            drawn = (
+                f"{answered['drawn']:,} of {answered['rows']:,} rows that version {seen['version']} answered over HTTP"
+            )
+            yield f"  looked at {when} UTC at {drawn}"
+        else:
+            yield f"  looked at {when} UTC at what {seen['stream']} decided with version {seen['version']}"
     if watch["message"]:
         word, reason = ("why  ", f"{watch['reason']}: ") if watch["reason"] else ("says ", "")
         yield f"  {word} {escape(reason + watch['message'])}"

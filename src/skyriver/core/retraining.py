@@ -17,8 +17,8 @@ _ACTION = 'Write retrain=sr.Retrain(on="drift", at_most="1d"), or on="7d", or on
 class Retrain:
     """When a model is trained again by itself: `Retrain(on="drift", at_most="1d")`.
 
-    `on`: "drift", when the events that a stream decides with the model are no more like those that it was trained on;
-    a duration, when the version that serves was trained so long ago; or both, in a list. What comes of a training goes
+    `on`: "drift", when what the model is asked, by a stream or over HTTP, is no more like what it was trained on; a
+    duration, when the version that serves was trained so long ago; or both, in a list. What comes of a training goes
     through gate and rollout as any other does. It is held back by `at_most`, not twice within this time; by `budget`,
     so many within 30 days; and by `give_up_after`: when so many in a row came to nothing (the training failed, the gate
     refused, the rollout was taken back) it trains no more by itself, until `skyriver watch resume`. `look`: how often

@@ -202,17 +202,7 @@ class AppSpec(Spec):
             check_budgets(decide, self.stream(decide.stream))
         for model in self.models:
             self._check_from_stream(model)
-            self._check_retrain(model)
         return self
-
-    def _check_retrain(self, model: ModelSpec) -> None:
-        if model.retrain is not None and model.retrain.drift and not any(d.model == model.name for d in self.decides):
-            raise InvalidInput(
-                f"The model {model.name!r} is to be trained again when what it is asked drifts, and no stream"
-                " decides with it: what is asked over HTTP is not kept.",
-                code="BAD_RETRAIN",
-                next_action=f'Declare app.decide(..., {model.name}, ...), or an age: retrain=sr.Retrain(on="7d").',
-            )
 
     def _check_from_stream(self, model: ModelSpec) -> None:
         features = self.feature_set(model.train.features) if model.train else None

@@ -14,7 +14,7 @@ class RetrainSpec(Spec):
     """What a training is started for, and what holds it back."""
 
     drift: bool = False
-    """When what the stream decides about is no more what the model was trained on."""
+    """When what it is asked is no more what it was trained on."""
     every: str = Field(default="", exclude_if=lambda value: not value)
     """When the version that serves was trained so long ago, as "7d"; "": never for that."""
     at_most: str = "1d"

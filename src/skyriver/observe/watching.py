@@ -1,10 +1,11 @@
 """The kind `watch`: of a model that is trained again by itself, what was seen, and what holds a training back. Pure.
 
-It looks by jobs, one after the other, at what a stream decided with the version that serves, and begins a training when
-there is a cause (drift, or the version's age) and no brake: not twice within `at_most`, no more than `budget` within 30
-days, not beside another training or rollout of the model. What comes of a training is told by gate and rollout; after
-`give_up_after` in a row that came to nothing it is BROKEN, and trains no more until somebody says so. All it knows is
-in its row, so a control plane that is killed goes on where the one before it was.
+It looks by jobs, one after the other, at what a stream decided with the version that serves, or at what its replicas
+counted of their requests, and begins a training when there is a cause (drift, or the version's age) and no brake: not
+twice within `at_most`, no more than `budget` within 30 days, not beside another training or rollout of the model. What
+comes of a training is told by gate and rollout; after `give_up_after` in a row that came to nothing it is BROKEN, and
+trains no more until somebody says so. All it knows is in its row, so a control plane that is killed goes on where the
+one before it was.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from skyriver.core.jobs import ENDED, new_job, new_operation, next_number
 from skyriver.core.resources import Action, Delete, Kind, Put, Resource, Snapshot
 from skyriver.core.spec import RetrainSpec
 from skyriver.core.units import DAY, iso_seconds
+from skyriver.observe.gathering import GATHER_US, gathered
 from skyriver.release.operations import plan_train
 from skyriver.release.rollouts import ROLLOUT_FINAL, champion
 
@@ -61,7 +63,7 @@ def _step_watch(snapshot: Snapshot, watch: Resource) -> Iterator[Action]:
         yield from _follow(snapshot, watch, spec)
         return
     looked, looking = _looked(snapshot, watch)
-    status = {**watch.status, **looked}
+    status = {**watch.status, **looked, **_asked(snapshot, watch, model, spec)}
     yield from _forget(snapshot, watch)
     cause = _cause(snapshot, model, status, spec) if watch.state == "WATCHING" else None
     held = _held_back(snapshot, watch, cause, spec) if cause is not None else ""
@@ -95,6 +97,15 @@ def _looked(snapshot: Snapshot, watch: Resource) -> tuple[dict[str, Any], bool]:
     return {"look": "", "unseen": None, "seen": look.status["result"]["watch"]}, False
 
 
+def _asked(snapshot: Snapshot, watch: Resource, model: Resource, spec: RetrainSpec) -> dict[str, Any]:
+    """What it was asked over HTTP, where no stream decides with it."""
+    version, service = _version(snapshot, model), snapshot.find(watch.tenant, "service", watch.name)
+    if not spec.drift or version is None or service is None or _stream(snapshot, model) is not None:
+        return {}
+    before, pause_us = watch.status.get("asked"), min(GATHER_US, spec.look_us)
+    return {"asked": gathered(snapshot, before, service, version, window_us=spec.window_us, pause_us=pause_us)}
+
+
 def _look_is_due(snapshot: Snapshot, model: Resource, status: Mapping[str, Any], spec: RetrainSpec) -> bool:
     version = _version(snapshot, model)
     return (
@@ -102,7 +113,7 @@ def _look_is_due(snapshot: Snapshot, model: Resource, status: Mapping[str, Any],
         and version is not None
         and bool(version.spec.get("profile"))
         and not 0 <= snapshot.now - int(status.get("looked", 0)) < spec.look_us
-        and _stream(snapshot, model) is not None
+        and (_stream(snapshot, model) is not None or bool((status.get("asked") or {}).get("quarters")))
         and snapshot.find(model.tenant, *model.parent.split("/", 1)) is not None
     )
 
@@ -111,11 +122,12 @@ def _plan_look(snapshot: Snapshot, watch: Resource, model: Resource, status: Map
     version, stream = _version(snapshot, model), _stream(snapshot, model)
     app = snapshot.find(watch.tenant, *model.parent.split("/", 1))
     assert version is not None
-    assert stream is not None
     assert app is not None
     prefix = f"{watch.name}-watch"
     name = f"{prefix}-{next_number(snapshot, watch.tenant, 'operation', prefix)}"
     before = (status.get("seen") or {}).get("counted")
+    asked = status.get("asked") or {}
+    where = {"stream": stream.name} if stream is not None else {"since": asked["since"], "asked": asked["quarters"]}
     job = new_job(
         snapshot,
         app,
@@ -127,7 +139,7 @@ def _plan_look(snapshot: Snapshot, watch: Resource, model: Resource, status: Map
             "version": version.spec["version"],
             "profile": version.spec["profile"],
             "features": version.spec["features"]["digest"],
-            "stream": stream.name,
+            **where,
             "window_us": RetrainSpec.model_validate(watch.spec["retrain"]).window_us,
             "before": before,
         },

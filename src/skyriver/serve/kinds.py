@@ -29,6 +29,7 @@ from skyriver.release.registered import is_registered
 from skyriver.release.rollouts import champion
 from skyriver.serve.activator_kind import ENDING, new_activator
 from skyriver.serve.from_stream import live_of_replica, stream_waited_for
+from skyriver.serve.logged import log_of_replica
 from skyriver.serve.sleeping import activator_of, is_asleep, replicas_wanted, rest_after, rests, somebody_holds, told_of
 from skyriver.trust.signing import proof_of
 
@@ -252,7 +253,7 @@ def _step_replica(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
     model = replica.parent.partition("/")[2]
     version = snapshot.find(replica.tenant, "version", f"{model}:{replica.spec['version']}")
     live = live_of_replica(snapshot, replica) | copies_of_replica(snapshot, replica)
-    live |= {"proof": proof_of(version)} if version is not None else {}
+    live |= {"proof": proof_of(version), **log_of_replica(snapshot, version)} if version is not None else {}
     want = Want(ProcessSpec(name, "replica", replica.tenant, replica.spec, live=live))
     match replica.state:
         case "DRAINING":

@@ -26,6 +26,7 @@ from skyriver import __version__
 from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError
 from skyriver.core.inference_protocol import server_metadata
 from skyriver.core.spec_streams import FieldSpec
+from skyriver.release.profiled import ModelProfile
 from skyriver.release.signature import answer_names, score_of
 from skyriver.serve.batching import INLINE_US, NO_DEADLINE, Ask, Batcher
 from skyriver.serve.by_key import UNREAD, AskedByKey, ByKey, FromStream, Verdict
@@ -36,6 +37,7 @@ from skyriver.serve.fields import Predict, PredictCodec
 from skyriver.serve.http import JSON, PROBLEM, TEXT, HttpLimits, HttpServer, Request
 from skyriver.serve.metrics import Counters, prometheus, resident_bytes
 from skyriver.serve.multipart import FORM
+from skyriver.serve.prediction_log import PredictionLog
 from skyriver.serve.protocol import (
     BINARY_HEADER,
     InferCodec,
@@ -109,6 +111,7 @@ class Replica:
         self._by_key: ByKey | None = None
         self._reader: FeatureReader | None = None
         self._shadow: Shadow | None = None
+        self._log: PredictionLog | None = None
         self._score = next(
             (names for names in answer_names(runner.signature) if names[1] == score_of(runner.signature)), None
         )
@@ -155,6 +158,17 @@ class Replica:
             compared = Compared(self._score, lambda: known, settings.slower)
             self._shadow = Shadow(settings, compared)
 
+    @property
+    def logged(self) -> str:
+        """The digest of the profile by which it counts its predictions; "": it does not."""
+        return self._log.digest if self._log is not None else ""
+
+    def log_by(self, profile: ModelProfile | None, digest: str = "") -> None:
+        """From now on predictions are counted by the bins of `profile`, or, with None, not at all."""
+        score = self._score[1] if self._score is not None else None
+        self._log = PredictionLog(profile, digest, score) if profile is not None else None
+        self._batcher.answered = self._log.answered if self._log is not None else None
+
     def report(self) -> dict[str, object]:
         """What it says of itself; quantiles are of the requests since the last report."""
         latency = self.counters.latency_us
@@ -165,6 +179,8 @@ class Replica:
             self._active_at = time.time_ns() // 1_000
         if self._shadow is not None:
             self._shadow.keep_up()
+        if self._log is not None:
+            self._log.turn()
         return {
             "version": self._settings.version,
             "active_at": self._active_at,
@@ -181,6 +197,7 @@ class Replica:
             **self._calibration.to_json(),
             "device": self._device,
             **({"shadow": self._shadow.report()} if self._shadow is not None else {}),
+            **({"log": self._log.report()} if self._log is not None else {}),
         }
 
     # Routing.

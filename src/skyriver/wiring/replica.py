@@ -5,7 +5,8 @@ Its configuration: {"model", "version", "artifact": digest, "objects": directory
 Its live settings: {"proof": that its version is signed}; where it reads features of a stream, "from_stream": {"stream",
 "socket": of its worker ("": not started yet), "features": digest, "keys", "reads": names of fields, "fields": [...] of
 its events, "on_unknown", "on_old", "max_age_us", "fallback"}; and, while another version is its shadow, "shadow":
-{"version", "share": percent, "slower": how many times as long a slow answer takes, "sockets"}.
+{"version", "share": percent, "slower": how many times as long a slow answer takes, "sockets"}; and, while somebody
+compares what it is asked with its training rows, "log": {"profile": digest}.
 It reads the model, tries it, listens, and then says that it is ready.
 A model that cannot be served is said in the report ("failed", "reason", "message") and ends the process with 3:
 starting it again would not help. SIGTERM lets it finish what runs.
@@ -33,6 +34,7 @@ from pydantic import ValidationError
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavailable
 from skyriver.core.spec_streams import FieldSpec
+from skyriver.release.profiled import ModelProfile
 from skyriver.serve.by_key import FromStream
 from skyriver.serve.calibration import calibrate
 from skyriver.serve.devices import CPU
@@ -121,8 +123,16 @@ def follow_live(context: ProcessContext, replica: Replica) -> None:
             replica.read_from(FromStream.of(told) if told is not None else None)
             copies = live.get("shadow")
             replica.copy_to(ShadowSettings.of(copies) if copies is not None else None)
+            follow_log(context, replica, (live.get("log") or {}).get("profile", ""))
     except (OSError, ValueError, SkyriverError) as error:
         _log.error("the live settings cannot be used: %s", error)
+
+
+def follow_log(context: ProcessContext, replica: Replica, profile: str) -> None:
+    """`profile`: the digest of that by which it is to count; "": it is not to. Raises SkyriverError."""
+    if profile != replica.logged:
+        objects = DirectoryObjects(Path(context.config["objects"]))
+        replica.log_by(ModelProfile.parse(objects.get(profile)) if profile else None, profile)
 
 
 def main() -> int:

@@ -1,4 +1,5 @@
-"""The work of a look: what a stream decided of late with the version that serves, beside what that was trained on.
+"""The work of a look: what a stream decided of late with the version that serves, beside what that was trained on. What
+was asked over HTTP is counted by replicas (`watch_requests.py`).
 
 It reads what came since the look before, READ_OFFSETS of the log at most, and counts it into the bins of the version's
 profile, by quarters of the window. Nothing else is kept of an event.
@@ -23,6 +24,7 @@ from skyriver.release.profiled import ModelProfile
 from skyriver.wiring.logs import log_reader
 from skyriver.wiring.tier import open_tier
 from skyriver.wiring.work.job import Job
+from skyriver.wiring.work.watch_requests import look_at_requests
 
 READ_OFFSETS: Final = 1_000_000
 """Of the log, each look: about half as many decisions. Of more the last ones are looked at."""
@@ -38,7 +40,9 @@ Rows = tuple[NDArray[np.float32], NDArray[np.float32], int]
 def work(job: Job) -> dict[str, Any]:
     """Outputs: the version, `drift` as `observe.drift.summary` tells it, and what was counted, for the next look."""
     asked, window_us = job.inputs, int(job.inputs["window_us"])
-    profile = _columns(ModelProfile.parse(job.objects.get(asked["profile"])))
+    profile = columns_of(ModelProfile.parse(job.objects.get(asked["profile"])))
+    if "stream" not in asked:
+        return look_at_requests(asked, profile, time.time_ns() // 1_000)
     counted = Quarters(profile, window_us // QUARTERS, _before(asked))
     stream = job.app.stream(asked["stream"])
     with log_reader(
@@ -62,7 +66,7 @@ def work(job: Job) -> dict[str, Any]:
     }
 
 
-def _columns(profile: ModelProfile) -> Profile:
+def columns_of(profile: ModelProfile) -> Profile:
     """The features, and the scores behind them."""
     (score,) = profile.scores.columns
     columns = (*profile.inputs.columns, score.model_copy(update={"name": SCORES}))
