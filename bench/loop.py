@@ -1,14 +1,13 @@
-"""Models that are trained again: never, every week, or when what the product watches says so.
+"""Models that are trained again: never, every week, or when the product's own watch says so.
 
-    python bench/loop.py [--quick]
+    python bench/loop.py [--quick] [--seeds N ...] [--on drift quality ...] [--follow-up 7d ...]
 
 Simulated payments whose frauds change (`_loop_world.py`), their features by the product's backfill, the model and its
-split as `examples/risk` trains it; a label is known seven days after its payment. Every Monday each way may train on
-what is known by then, of the last ten weeks, and the model scores the week that follows. `watched` looks at the
-profile of the rows it was trained on (`data.profile`, `observe.drift`) and at the average precision of the last week
-with labels against its test's (`observe.quality`). A training for a cause is followed by others, for the first one
-knows little of what is new: labels come a week late, and the split keeps its newest weeks back for gap and test. What
-starts a training is this file's own rule, on top of the product's functions.
+split as `examples/risk` trains it; a label is known seven days after its payment. A training takes what is known by
+then, of the last ten weeks. `weekly` trains every Monday. `watched` is the kind `watch` itself: its pure step runs over
+simulated rows every midnight, and what it asks for is done (`_loop_plane.py`): looks for drift, as their job counts and
+compares, looks for quality, of what the model said then and whose labels are known by now, and trainings, on any day.
+Gate and rollout let everything pass, at once.
 Prints one JSON document; progress goes to stderr. Exit code 1: a goal does not hold.
 """
 
@@ -24,15 +23,17 @@ from statistics import fmean, stdev
 
 import lightgbm
 import numpy as np
-from _document import Document, Goal, tell
+from _document import Document, Goal
+from _loop_plane import DAY, WEEK, Plane
 from _loop_world import WARM_DAYS, payments
-from _payments import DAY_MS, features
+from _payments import features
 from numpy.typing import NDArray
 
+from skyriver import Retrain
 from skyriver.core.spec import AppSpec
-from skyriver.data.profile import Profile, count, profile_of
-from skyriver.observe.drift import compare
-from skyriver.observe.quality import judge
+from skyriver.observe.quality import Reference
+from skyriver.release.profiled import ModelProfile, profile_model
+from skyriver.train.intervals import intervals
 from skyriver.train.metrics import average_precision
 from skyriver.train.split import Rows, split_rows
 
@@ -41,12 +42,8 @@ GOALS = (
     Goal("gap_to_weekly", "<=", 0.005, "average precision"),
     Goal("trainings_share_of_weekly", "<=", 0.99, "of weekly's"),
 )
-DAY = DAY_MS * 1000
-WEEK = 7 * DAY
 TRAINED_WEEKS = 10
-FOLLOW_WEEKS = (1, 2, 3, 5)
-"""After a training for a cause: trained again."""
-TOLERANCE = 0.02
+RETRAIN = {"on": ("drift", "quality"), "follow_up": ("7d", "14d", "21d", "35d")}
 SETTINGS = {
     "objective": "binary", "num_leaves": 31, "min_data_in_leaf": 200, "lambda_l2": 10.0, "seed": 0, "verbose": -1,
     "num_threads": 1,
@@ -56,9 +53,9 @@ SETTINGS = {
 @dataclass(frozen=True, slots=True)
 class Model:
     booster: lightgbm.Booster
-    profile: Profile
-    reference: float
-    """Average precision of its test rows."""
+    profile: ModelProfile
+    reference: Reference
+    """Of its test rows."""
 
     def score(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(self.booster.predict(x, num_threads=1), dtype=np.float32)
@@ -66,7 +63,7 @@ class Model:
 
 @dataclass
 class World:
-    """Rows in the order of their time, and the models of each week, made once whoever asks for them."""
+    """Rows in the order of their time, and the models of each day, made once whoever asks for them."""
 
     app: AppSpec
     x: NDArray[np.float32]
@@ -80,63 +77,27 @@ class World:
     def rows(self, start: int, end: int) -> slice:
         return slice(*np.searchsorted(self.at, [start, end]))
 
-    def model(self, week: int) -> Model:
-        if week not in self.models:
-            self.models[week] = self._train(week)
-        return self.models[week]
+    def model(self, now: int) -> Model:
+        if now not in self.models:
+            self.models[now] = self._train(now)
+        return self.models[now]
 
-    def _train(self, week: int) -> Model:
-        now, names = self.start(week), self.app.feature_sets[0].names
+    def _train(self, now: int) -> Model:
+        names = self.app.feature_sets[0].names
         part = self.rows(now - TRAINED_WEEKS * WEEK, now)
         at = self.at[part]
         y = np.where((self.y[part] == 1) & (at < now - WEEK), 1.0, np.nan).astype(np.float32)
         rows = Rows(names, self.x[part], y, at, np.arange(len(at)), {})
         split = split_rows(self.app.models[0].train, rows, WEEK, validate=False)
-        data = lightgbm.Dataset(rows.x[split.train], split.labels[split.train])
-        booster = lightgbm.train(SETTINGS, data, 100)
-        x = rows.x[split.train]
-        scores = [np.asarray(booster.predict(of, num_threads=1), np.float32) for of in (x, rows.x[split.test])]
-        profile = profile_of([*names, "score"], [*x.T, scores[0]])
-        return Model(booster, profile, average_precision(split.labels[split.test], scores[1]))
+        booster = lightgbm.train(SETTINGS, lightgbm.Dataset(rows.x[split.train], split.labels[split.train]), 100)
+        scores = np.asarray(booster.predict(rows.x[split.test], num_threads=1), np.float32)
+        labels = split.labels[split.test]
+        interval = intervals(labels, scores, None)["average_precision"]
+        of_test = Reference.of(average_precision(labels, scores), interval, len(labels), int(labels.sum()))
+        return Model(booster, profile_model(names, rows.x, split.train, scores), of_test)
 
 
-@dataclass
-class Watched:
-    """When it is trained: for drift or worse quality, and some times after."""
-
-    trained: int = 0
-    due: tuple[int, ...] = ()
-    causes: list[str] = field(default_factory=list)
-
-    def look(self, world: World, week: int) -> bool:
-        model, now = world.model(self.trained), world.start(week)
-        cause = _quality(world, model, now) or _drift(world, model, now)
-        if cause and not any(w >= week for w in self.due):
-            self.due = tuple(week + w for w in FOLLOW_WEEKS)
-        elif week in self.due:
-            cause = "follows"
-        else:
-            return False
-        self.trained = week
-        self.causes.append(f"{week}: {cause}")
-        return True
-
-
-def _drift(world: World, model: Model, now: int) -> str:
-    x = world.x[world.rows(now - WEEK, now)]
-    columns = zip(model.profile.columns, [*x.T, model.score(x)], strict=True)
-    found = compare(model.profile, {column.name: count(column, values) for column, values in columns})
-    return f"drift of {', '.join(f.column for f in found.drifted[:3])}" if found.verdict == "drifted" else ""
-
-
-def _quality(world: World, model: Model, now: int) -> str:
-    known = world.rows(now - 2 * WEEK, now - WEEK)
-    scores = model.score(world.x[known])
-    found = judge(average_precision, world.y[known], scores, reference=model.reference, tolerance=TOLERANCE)
-    return "quality" if found.worse else ""
-
-
-def run(document: Document, seed: int, weeks: int, customers: int, kernels: Path) -> dict[str, float]:
+def run(document: Document, seed: int, weeks: int, customers: int, kernels: Path, retrain: Retrain) -> dict[str, float]:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "risk"))
     import risk
 
@@ -144,17 +105,20 @@ def run(document: Document, seed: int, weeks: int, customers: int, kernels: Path
     world = World(
         risk.app.spec, features(risk.app.spec, frame, kernels), frame["fraud"].to_numpy(), frame["at"].to_numpy()
     )
-    watched = Watched()
+    plane = Plane(world, retrain)
+    plane.live(world.start(0), world.start(weeks))
     found: dict[str, list[float]] = {"frozen": [], "weekly": [], "watched": []}
     for week in range(weeks):
-        if week:
-            watched.look(world, week)
         part = world.rows(world.start(week), world.start(week + 1))
-        for way, trained in (("frozen", 0), ("weekly", week), ("watched", watched.trained)):
-            scores = world.model(trained).score(world.x[part])
+        said = {
+            "frozen": world.model(world.start(0)).score(world.x[part]),
+            "weekly": world.model(world.start(week)).score(world.x[part]),
+            "watched": plane.said[part],
+        }
+        for way, scores in said.items():
             found[way].append(average_precision(world.y[part], scores))
-        tell(f"week {week}: {', '.join(f'{way} {values[-1]:.3f}' for way, values in found.items())}")
-    trainings = {"frozen": 1, "weekly": weeks, "watched": 1 + len(watched.causes)}
+    causes = plane.causes()
+    trainings = {"frozen": 1, "weekly": weeks, "watched": 1 + len(causes)}
     for way, by_week in found.items():
         document.row(
             way,
@@ -162,7 +126,7 @@ def run(document: Document, seed: int, weeks: int, customers: int, kernels: Path
             average_precision=round(fmean(by_week), 4),
             trainings=trainings[way],
             by_week=[round(value, 3) for value in by_week],
-            **({"causes": watched.causes} if way == "watched" else {}),
+            **({"causes": causes} if way == "watched" else {}),
         )
     means = {way: fmean(by_week) for way, by_week in found.items()}
     return {
@@ -181,14 +145,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one seed, fewer customers")
     parser.add_argument("--seeds", type=int, nargs="+", help="these worlds instead of 0, 1 and 2 (quick: 0)")
+    parser.add_argument("--on", nargs="+", default=RETRAIN["on"], help="what a training is begun for")
+    parser.add_argument("--follow-up", nargs="*", default=RETRAIN["follow_up"], help="when it is trained again")
+    parser.add_argument("--at-most", default="1d")
     given = parser.parse_args()
+    retrain = Retrain(given.on, follow_up=given.follow_up, at_most=given.at_most, look="1d")
     document = Document("loop", GOALS)
     seeds = given.seeds or ([0] if given.quick else [0, 1, 2])
     weeks, customers = (36, 600) if given.quick else (36, 800)
 
     def work() -> None:
         with tempfile.TemporaryDirectory() as kernels:
-            found = [run(document, seed, weeks, customers, Path(kernels)) for seed in seeds]
+            found = [run(document, seed, weeks, customers, Path(kernels), retrain) for seed in seeds]
         for goal, key in zip(GOALS, ("gain", "gap", "share"), strict=True):
             values = [f[key] for f in found]
             document.measured(goal.name, round(fmean(values), 4), note=_told(values))

@@ -19,7 +19,8 @@ WATCHED = (
     .replace('test="7d"', 'test="25d"')  # it reaches back to where labels are known: of what is sent here none are
     .replace(
         'gate=sr.Gate(auc=">= 0.6")',
-        'gate=sr.Gate(auc=">= 0.1"), retrain=sr.Retrain(on="drift", at_most="1h", window="16s", look="1s")',
+        'gate=sr.Gate(auc=">= 0.1"), retrain=sr.Retrain(on=["drift", "quality"], at_most="1h",'
+        ' window="16s", look="1s", follow_up="2h")',
     )
 )
 EVERY = DAYS * 86_400 / HISTORY / 4
@@ -76,6 +77,10 @@ def test_what_drifts_is_seen_trained_for_and_told(watched: Cloud) -> None:
     assert (seen["state"], seen["reason"]) == ("WATCHING", "")
     assert "rows are as those that it was trained on" in seen["message"]
     assert {c["column"] for c in seen["status"]["seen"]["drift"]["columns"]} == {"amount", "its score"}
+    wait_for(lambda: get()["status"].get("quality"), "a look for quality", 150)
+    judged = get()["status"]["quality"]
+    assert (judged["version"], judged["worse"], judged["looks"]) == (1, None, 0), "16 s have few orders with labels"
+    assert "rows with known labels" in judged["message"]
     wait_for(sending(8.0, lambda w: w["status"].get("trainings")), "the drift", 150)
     wait_for(lambda: (get()["status"]["trainings"][-1].get("outcome") or "") != "", "the training", 150)
     training = get()["status"]["trainings"][-1]
@@ -85,7 +90,11 @@ def test_what_drifts_is_seen_trained_for_and_told(watched: Cloud) -> None:
     assert watched.json("watch", "list")[0]["name"] == "comes_back"
     shown = watched.command("watch", "get", "comes_back").succeeded().out
     assert training["run"] in shown
-    assert "trains for drift, at most once in 1h" in shown
+    assert "trains for drift and worse quality, at most once in 1h" in shown
+    assert f"follows up {training['run']}: the next training is at" in shown
+    told = " ".join(watched.command("explain", "comes_back").succeeded().out.split())
+    assert f"by {training['run']}, by itself for drift: " in told
+    assert f"It is trained again once more for the change that {training['run']} was for: " in told
 
 
 def test_it_is_paused_and_goes_on_by_hand(watched: Cloud) -> None:
@@ -97,7 +106,8 @@ def test_it_is_paused_and_goes_on_by_hand(watched: Cloud) -> None:
 
 
 def test_where_no_stream_decides_its_replicas_count_what_they_are_asked(watched: Cloud) -> None:
-    watched.app.write_text(re.sub(r"app\.decide\(.*\n", "", WATCHED))
+    asked = re.sub(r"app\.decide\(.*\n", "", WATCHED).replace(', follow_up="2h"', "")
+    watched.app.write_text(asked.replace('["drift", "quality"]', '"drift"'))
     watched.command("deploy", "shop.py", "-y").succeeded()
     luck = random.Random(5)
 

@@ -8,6 +8,12 @@ from typing import Any
 from skyriver.core.units import utc_time
 
 Row = Mapping[str, Any]
+_FOR = {
+    "drift": " for drift",
+    "quality": " because it had become worse",
+    "follow_up": " to follow a change up",
+    "age": " for its age",
+}
 
 
 def version_told_of(model: Row) -> str:
@@ -35,6 +41,10 @@ def story(model: Row, version: Row, rollout: Row | None, watch: Row | None) -> I
         following = f" {watch['next_action']}" if watch["next_action"] else ""
         seen = watch["message"] or "nothing was seen that calls for a training."
         yield f"Its watch is {watch['state']}: {seen}{following}"
+        if follow := watch["status"].get("follow"):
+            left, times = len(follow["due"]), ", ".join(f"{utc_time(at)} UTC" for at in follow["due"])
+            again = "once more" if left == 1 else f"{left} times more"
+            yield f"It is trained again {again} for the change that {follow['run']} was for: {times}."
 
 
 def _trained(version: Row, watch: Row | None) -> str:
@@ -45,6 +55,6 @@ def _trained(version: Row, watch: Row | None) -> str:
     run = str(spec["job"]).removesuffix("-train").removesuffix("-compress")
     trainings = watch["status"].get("trainings") or () if watch is not None else ()
     by_itself = next((training for training in trainings if training["run"] == run), None)
-    why = f"by itself: {by_itself['why']}" if by_itself is not None else "because somebody asked for it."
+    why = f"by itself{_FOR[by_itself['cause']]}: {by_itself['why']}" if by_itself else "because somebody asked for it."
     rows = f"{split['train'][2]:,} rows of {source['name']} (version {source['table_version']} of its table)"
     return f"{version['name']} was trained on {rows} by {run}, {why}"

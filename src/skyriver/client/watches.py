@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from skyriver.client.screen import Screen, age, coloured
 from skyriver.client.shell import Json, connect, noun, wait
+from skyriver.core.units import utc_time
 
 _watches = noun(
     "watch",
@@ -41,7 +42,7 @@ def watch_list(as_json: Json = False) -> None:
 
 @_watches.command("get")
 def watch_get(model: Model, as_json: Json = False) -> None:
-    """One: how far its columns are from those that it was trained on, and its trainings."""
+    """One: how far its columns are from those that it was trained on, how good it is, and its trainings."""
     screen = Screen(as_json=as_json)
     with connect() as client:
         found = client.get("watches", model)
@@ -94,7 +95,7 @@ def _page(screen: Screen, watch: Mapping[str, Any]) -> None:
             screen.say(f"and {len(columns) - SHOWN_COLUMNS} that are nearer; --json has all")
     trainings = (watch["status"].get("trainings") or [])[-SHOWN_TRAININGS:]
     if trainings:
-        told = [(t["run"], age(t["at"]), t["cause"], t["outcome"] or "under way") for t in reversed(trainings)]
+        told = [(t["run"], age(t["at"]), _cause(t), t["outcome"] or "under way") for t in reversed(trainings)]
         screen.table("", ("TRAINING", "AGO", "FOR", "CAME TO"), told)
 
 
@@ -103,8 +104,21 @@ def _age(watch: Mapping[str, Any]) -> str:
     return age(watch["since"] or watch["created_at"])
 
 
+def _cause(training: Mapping[str, Any]) -> str:
+    of = f" of {training['after']}" if training.get("after") else ""
+    return f"{training['cause'].replace('_', ' ')}{of}"
+
+
 def _severity(column: Mapping[str, Any]) -> str:
     return "" if column["severity"] == "none" else str(column["severity"])
+
+
+def _clock(at: int) -> str:
+    return time.strftime("%H:%M:%S", time.gmtime(at / 1e6))
+
+
+def _listed(words: Sequence[str], last: str = "and") -> str:
+    return f" {last} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _lines(watch: Mapping[str, Any]) -> Iterator[str]:
@@ -112,12 +126,15 @@ def _lines(watch: Mapping[str, Any]) -> Iterator[str]:
     yield f"[bold]{watch['name']}[/]  {coloured(watch['state'])} for {_age(watch)}"
     causes = [
         *(["drift"] if retrain["drift"] else []),
+        *(["worse quality"] if retrain.get("quality") else []),
         *([f"an age of {retrain['every']}"] if retrain.get("every") else []),
     ]
     budget = f", {retrain['budget']} within 30 days" if retrain.get("budget") else ""
-    yield f"  trains for {' and '.join(causes)}, at most once in {retrain['at_most']}{budget}"
+    yield f"  trains for {_listed(causes)}, at most once in {retrain['at_most']}{budget}"
+    if later := retrain.get("follow_up"):
+        yield f"  again {_listed(later)} after a training for {_listed([c for c in causes if 'age' not in c], 'or')}"
     if seen:
-        when = time.strftime("%H:%M:%S", time.gmtime(seen["at"] / 1e6))
+        when = _clock(seen["at"])
         if answered := seen.get("answered"):
             drawn = (
                 f"{answered['drawn']:,} of {answered['rows']:,} rows that version {seen['version']} answered over HTTP"
@@ -125,6 +142,11 @@ def _lines(watch: Mapping[str, Any]) -> Iterator[str]:
             yield f"  looked at {when} UTC at {drawn}"
         else:
             yield f"  looked at {when} UTC at what {seen['stream']} decided with version {seen['version']}"
+    if quality := watch["status"].get("quality"):
+        yield f"  judged at {_clock(quality['asked'])} UTC, version {quality['version']}: {escape(quality['message'])}"
+    if follow := watch["status"].get("follow"):
+        next_one = f"{utc_time(follow['due'][0])} UTC, {follow['of'] - len(follow['due']) + 1} of {follow['of']}"
+        yield f"  follows up {follow['run']}: the next training is at {next_one}"
     if watch["message"]:
         word, reason = ("why  ", f"{watch['reason']}: ") if watch["reason"] else ("says ", "")
         yield f"  {word} {escape(reason + watch['message'])}"

@@ -86,7 +86,7 @@ from skyriver.core.spec_streams import (
     TableSpec,
     with_roles,
 )
-from skyriver.core.spec_watch import RetrainSpec
+from skyriver.core.spec_watch import RETRAIN_TOLERANCE, RetrainSpec
 
 __all__ = [
     "COUNTED",
@@ -98,6 +98,7 @@ __all__ = [
     "MOST_WINDOW",
     "OF_TEXTS",
     "PARTS_OF_STREAMS",
+    "RETRAIN_TOLERANCE",
     "SLICED",
     "VALUES",
     "AppSpec",
@@ -202,7 +203,17 @@ class AppSpec(Spec):
             check_budgets(decide, self.stream(decide.stream))
         for model in self.models:
             self._check_from_stream(model)
+            self._check_retrain(model)
         return self
+
+    def _check_retrain(self, model: ModelSpec) -> None:
+        if model.retrain is not None and model.retrain.quality and not any(d.model == model.name for d in self.decides):
+            raise InvalidInput(
+                f"The model {model.name!r} is to be trained again when it becomes worse, and no stream decides with it:"
+                " what became of answers over HTTP is not known.",
+                code="BAD_RETRAIN",
+                next_action=f'Declare app.decide(..., {model.name}, ...), or retrain=sr.Retrain(on="drift").',
+            )
 
     def _check_from_stream(self, model: ModelSpec) -> None:
         features = self.feature_set(model.train.features) if model.train else None

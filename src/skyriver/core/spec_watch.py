@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Self
+from itertools import pairwise
+from typing import Final, Self
 
 from pydantic import Field, model_validator
 
 from skyriver.core.spec_base import Spec
 from skyriver.core.units import SECOND, parse_duration
+
+MOST_FOLLOW_UPS: Final = 12
+RETRAIN_TOLERANCE: Final = 0.02
 
 
 class RetrainSpec(Spec):
@@ -15,6 +19,12 @@ class RetrainSpec(Spec):
 
     drift: bool = False
     """When what it is asked is no more what it was trained on."""
+    quality: bool = Field(default=False, exclude_if=lambda value: not value)
+    """When it is worse on what it decided, once labels tell, than it was on its test rows."""
+    tolerance: float = Field(default=RETRAIN_TOLERANCE, ge=0, lt=1, exclude_if=lambda value: value == RETRAIN_TOLERANCE)
+    """By so much it may be worse, of its metric."""
+    follow_up: tuple[str, ...] = Field(default=(), max_length=MOST_FOLLOW_UPS, exclude_if=lambda value: not value)
+    """How long after a training for drift or quality it is trained again, for that one knew little of what is new."""
     every: str = Field(default="", exclude_if=lambda value: not value)
     """When the version that serves was trained so long ago, as "7d"; "": never for that."""
     at_most: str = "1d"
@@ -34,6 +44,10 @@ class RetrainSpec(Spec):
         return parse_duration(self.every, "an age") if self.every else 0
 
     @property
+    def follow_up_us(self) -> tuple[int, ...]:
+        return tuple(parse_duration(after, "a time after a training") for after in self.follow_up)
+
+    @property
     def at_most_us(self) -> int:
         return parse_duration(self.at_most)
 
@@ -47,12 +61,18 @@ class RetrainSpec(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.drift and not self.every:
+        if not self.drift and not self.quality and not self.every:
             raise ValueError("nothing says when it is trained again")
         if self.at_most_us < SECOND:
             raise ValueError(f"at_most={self.at_most!r} is shorter than a second")
         if self.every and self.every_us < self.at_most_us:
             raise ValueError(f"every={self.every!r} is more often than at_most={self.at_most!r} lets it")
+        if self.follow_up and not self.drift and not self.quality:
+            raise ValueError("follow_up= is for what a change sets off, and an age is none")
+        for before, after in pairwise((0, *self.follow_up_us)):
+            if after - before < self.at_most_us:
+                told = ", ".join(self.follow_up)
+                raise ValueError(f"follow_up={told} is not in order, at_most={self.at_most!r} or more apart")
         if self.look_us < SECOND:
             raise ValueError(f"look={self.look!r} is shorter than a second")
         if self.window_us < self.look_us:

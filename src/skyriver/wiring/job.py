@@ -33,6 +33,7 @@ WORK: Mapping[str, str] = {
     "call": "call",
     "erase": "erase",
     "watch": "watch",
+    "judge": "judge",
 }
 """Kind of work -> module of `skyriver.wiring.work`. Loaded by name: a load has no use for the weight of a trainer."""
 

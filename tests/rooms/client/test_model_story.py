@@ -37,13 +37,28 @@ def watch(run: str) -> dict[str, Any]:
 def test_from_why_it_was_trained_to_what_comes_next() -> None:
     assert version_told_of(MODEL) == "price:2"
     assert list(story(MODEL, VERSION, ROLLOUT, watch("price-run-2"))) == [
-        "price:2 was trained on 1,200 rows of orders (version 4 of its table) by price-run-2, by itself:"
-        " 2 of 9 columns have drifted.",
+        "price:2 was trained on 1,200 rows of orders (version 4 of its table) by price-run-2, by itself for"
+        " drift: 2 of 9 columns have drifted.",
         "The gate let it pass, by 2 checks.",
         "It took over by steps in place of version 1; the rollout price-2 tells how.",
         "It serves since 2025-06-15 15:06:40 UTC.",
         "Its watch is WATCHING: nothing was seen that calls for a training.",
     ]
+
+
+def test_what_a_follow_up_was_for_and_which_ones_are_left() -> None:
+    watched = watch("price-run-2")
+    watched["status"]["trainings"][0] |= {"cause": "follow_up", "why": "price-run-1 trained it for worse quality."}
+    due = [1_750_000_000_000_000, 1_750_100_000_000_000]
+    watched["status"]["follow"] = {"run": "price-run-1", "cause": "quality", "at": 0, "due": due, "of": 4}
+    first, *_, last = story(MODEL, VERSION, None, watched)
+    assert first.endswith("by itself to follow a change up: price-run-1 trained it for worse quality.")
+    assert last == (
+        "It is trained again 2 times more for the change that price-run-1 was for:"
+        " 2025-06-15 15:06:40 UTC, 2025-06-16 18:53:20 UTC."
+    )
+    watched["status"]["trainings"][0]["cause"] = "quality"
+    assert "by itself because it had become worse: " in next(story(MODEL, VERSION, None, watched))
 
 
 @pytest.mark.parametrize("watched", [None, watch("price-run-1")], ids=["unwatched", "another run"])

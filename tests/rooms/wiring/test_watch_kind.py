@@ -9,9 +9,11 @@ import pytest
 import skyriver as sr
 from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.resources import Put, Resource
+from skyriver.core.spec import AppSpec, ModelSpec
 from skyriver.core.units import DAY
+from skyriver.observe.looking import KEPT_LOOKS
 from skyriver.observe.operations import plan_watch_pause, plan_watch_resume
-from skyriver.observe.watching import KEPT_LOOKS, new_watch
+from skyriver.observe.watching import new_watch
 from skyriver.wiring.simulation import Simulation
 
 HOUR = DAY // 24
@@ -81,8 +83,18 @@ class Cloud(Simulation):
         drift = {"verdict": verdict, "message": f"It is {verdict}.", "rows": 1_000, "columns": []}
         self.finish(looks[0].spec["jobs"][0], version=version, stream="orders", at=0, drift=drift, counted={"n": 1})
 
+    def judge(self, worse: bool | None, version: int = 1) -> None:
+        """The look for quality that is under way finds this."""
+        self.settle()
+        (look,) = [o for o in self.operations("judge") if o.state == "RUNNING"]
+        materialise, judge = look.spec["jobs"]
+        self.finish(materialise, tables={})
+        known = self.store.get("t", "job", judge).spec["inputs"]["looks"]
+        told = {"worse": worse, "message": f"Worse: {worse}.", "looks": known + 1, "metric": "auc"}
+        self.finish(judge, version=version, stream="orders", **told)
+
     def training(self) -> Resource:
-        return self.operations("train")[-1]
+        return max(self.operations("train"), key=lambda o: int(o.name.rpartition("-")[2]))
 
     def end_training(self, good: bool) -> None:
         for job in self.training().spec["jobs"]:
@@ -103,9 +115,12 @@ def test_drift_trains_it_once_and_not_again_before_its_time() -> None:
     assert (cloud.watch.state, cloud.watch.reason) == ("RETRAINING", "DRIFTED")
     assert cloud.training().name in cloud.watch.message
     cloud.end_training(good=False)
+    assert (cloud.watch.state, cloud.watch.reason) == ("WATCHING", "CAME_TO_NOTHING")
+    cloud.clock.advance(HOUR)
+    cloud.look("drifted")
     assert (cloud.watch.state, cloud.watch.reason) == ("WATCHING", "DRIFTED")
     assert "at most once in 1d" in cloud.watch.message
-    cloud.clock.advance(DAY - HOUR)
+    cloud.clock.advance(DAY - 2 * HOUR)
     cloud.settle()
     assert len(cloud.operations("train")) == 1
     cloud.clock.advance(2 * HOUR)
@@ -117,6 +132,8 @@ def test_it_waits_quietly_while_it_is_held_back() -> None:
     cloud = Cloud(sr.Retrain(on="drift", at_most="1d"))
     cloud.look("drifted")
     cloud.end_training(good=False)
+    cloud.clock.advance(HOUR)
+    cloud.look("drifted")
     before = cloud.watch
     for _ in range(20):
         cloud.clock.advance(60_000_000)
@@ -146,6 +163,119 @@ def _fields(resource: Resource) -> dict[str, Any]:
     return {name: getattr(resource, name) for name in Resource.__dataclass_fields__}
 
 
+def test_what_was_seen_before_a_version_was_gone_back_to_or_a_pause_ended_is_no_cause() -> None:
+    cloud = Cloud(sr.Retrain(on="drift", at_most="1h", give_up_after=9))
+    cloud.look("drifted")
+    cloud.end_training(good=False)
+    cloud.clock.advance(2 * HOUR)
+    cloud.settle()
+    looks = len(cloud.operations("watch"))
+    assert cloud.watch.state == "WATCHING"
+    for plan in (plan_watch_pause, plan_watch_resume):
+        cloud.commit([Put(row, row.revision) for row in plan(cloud.loop.snapshot(), "t", "risk", {}, {})])
+        cloud.settle()
+    cloud.look("drifted")  # that was under way when it was paused
+    assert (cloud.watch.state, len(cloud.operations("watch"))) == ("WATCHING", looks)
+    cloud.clock.advance(2 * HOUR)
+    cloud.settle()
+    model = cloud.store.get("t", "model", "risk")
+    back = [{"version": 1, "at": cloud.clock.wall(), "cause": "rollback"}]
+    cloud.commit([Put(Resource(**{**_fields(model), "status": {**model.status, "history": back}}), model.revision)])
+    cloud.look("drifted")  # and this one when the rollback was done
+    assert cloud.watch.state == "WATCHING"
+    cloud.clock.advance(2 * HOUR)
+    cloud.look("drifted")
+    assert cloud.watch.state == "RETRAINING"
+
+
+def test_quality_is_judged_some_times_a_window_and_is_a_cause_of_its_own() -> None:
+    cloud = Cloud(sr.Retrain(on="quality", at_most="1d"))
+    cloud.judge(None)
+    assert (cloud.watch.message, cloud.operations("watch")) == ("Worse: None.", [])
+    cloud.clock.advance(DAY - HOUR)
+    cloud.settle()
+    assert len(cloud.operations("judge")) == 1
+    cloud.clock.advance(2 * HOUR)
+    cloud.judge(False)
+    assert cloud.watch.status["quality"]["looks"] == 2, "the look knows how many there were"
+    cloud.clock.advance(DAY)
+    cloud.judge(True)
+    assert (cloud.watch.state, cloud.watch.reason) == ("RETRAINING", "WORSE")
+    assert cloud.watch.status["trainings"][-1]["cause"] == "quality"
+
+
+def test_a_training_for_a_change_is_followed_up_and_meanwhile_the_change_is_known() -> None:
+    cloud = Cloud(sr.Retrain(on="drift", at_most="1d", follow_up=("7d", "14d"), give_up_after=9))
+    begins = cloud.clock.wall()
+    cloud.look("drifted")
+    cloud.end_training(good=False)
+    found = []
+    for day in range(1, 40):
+        cloud.clock.advance(DAY)
+        cloud.settle()
+        if cloud.watch.state == "WATCHING":
+            cloud.look("drifted")
+        if cloud.watch.state == "RETRAINING":
+            found.append((day, cloud.watch.status["trainings"][-1]["cause"]))
+            cloud.end_training(good=False)
+        elif day < 14:
+            assert "risk-run-1 trained it for drift" in cloud.watch.message
+            assert "the next follow-up is at" in cloud.watch.message
+    first, second = [(7, "follow_up"), (14, "follow_up")], [(16, "drift"), (23, "follow_up"), (30, "follow_up")]
+    assert found == [*first, *second, (32, "drift"), (39, "follow_up")]
+    assert cloud.watch.status["trainings"][1]["after"] == "risk-run-1"
+    assert "It is follow-up 1 of 2." in cloud.watch.status["trainings"][1]["why"]
+    assert cloud.watch.status["trainings"][0]["at"] - begins < HOUR
+
+
+def test_a_follow_up_waits_for_every_brake_and_counts_where_it_comes_to_nothing() -> None:
+    retrain = sr.Retrain(on="drift", at_most="1d", follow_up=("2d", "4d", "6d", "8d"), budget=2, give_up_after=3)
+    cloud = Cloud(retrain)
+    cloud.look("drifted")
+    cloud.end_training(good=False)
+    for _ in range(12):
+        cloud.clock.advance(DAY)
+        cloud.settle()
+        if cloud.watch.state == "RETRAINING":
+            cloud.end_training(good=False)
+    assert len(cloud.operations("train")) == 2
+    assert cloud.watch.reason == "FOLLOW_UP"
+    assert "Its budget is spent" in cloud.watch.message
+    cloud.clock.advance(20 * DAY)
+    cloud.settle()
+    assert "It is follow-up 4 of 4." in cloud.watch.status["trainings"][-1]["why"], "one for all that are late"
+    cloud.end_training(good=False)
+    assert (cloud.watch.state, cloud.watch.status["failures"]) == ("BROKEN", 3)
+    assert cloud.watch.status["follow"] is None
+
+
+def test_what_is_due_while_it_is_paused_or_broken_waits_and_is_kept_by_the_next_control_plane() -> None:
+    cloud = Cloud(sr.Retrain(on="drift", at_most="1d", follow_up=("7d", "14d", "35d")))
+    cloud.look("drifted")
+    cloud.end_training(good=False)
+    changes = plan_watch_pause(cloud.loop.snapshot(), "t", "risk", {}, {})
+    cloud.commit([Put(row, row.revision) for row in changes])
+    cloud.clock.advance(20 * DAY)
+    cloud.start_control()
+    cloud.settle()
+    assert len(cloud.operations("train")) == 1
+    changes = plan_watch_resume(cloud.loop.snapshot(), "t", "risk", {}, {})
+    cloud.commit([Put(row, row.revision) for row in changes])
+    assert cloud.watch.reason == "FOLLOW_UP"
+    assert len(cloud.watch.status["follow"]["due"]) == 1
+    assert len(cloud.operations("train")) == 2
+
+
+def test_an_age_is_a_cause_also_between_follow_ups() -> None:
+    cloud = Cloud(sr.Retrain(on=["drift", "3d"], at_most="1d", follow_up=("7d",), give_up_after=9))
+    cloud.look("drifted")
+    cloud.end_training(good=False)
+    cloud.clock.advance(3 * DAY)
+    cloud.settle()
+    assert cloud.watch.reason == "TOO_OLD"
+    assert cloud.watch.status["follow"]["due"], "it is followed up all the same"
+
+
 def test_age_is_a_cause_without_any_look() -> None:
     cloud = Cloud(sr.Retrain(on="7d"))
     cloud.clock.advance(7 * DAY - HOUR)
@@ -162,7 +292,7 @@ def test_after_so_many_that_came_to_nothing_it_is_left_to_a_person() -> None:
     cloud.look("drifted")
     cloud.end_training(good=False)
     cloud.clock.advance(2 * HOUR)
-    cloud.settle()
+    cloud.look("drifted")
     cloud.end_training(good=False)
     assert (cloud.watch.state, cloud.watch.reason) == ("BROKEN", "RETRAINING_FAILS")
     assert "2 times in a row" in cloud.watch.message
@@ -178,6 +308,10 @@ def test_after_so_many_that_came_to_nothing_it_is_left_to_a_person() -> None:
     changes = plan_watch_resume(cloud.loop.snapshot(), "t", "risk", {}, {})
     cloud.commit([Put(row, row.revision) for row in changes])
     cloud.settle()
+    assert cloud.watch.state == "WATCHING", "what it saw before somebody mended it is no cause"
+    cloud.look("drifted")
+    cloud.clock.advance(HOUR)
+    cloud.look("drifted")
     assert cloud.watch.state == "RETRAINING"
 
 
@@ -188,7 +322,7 @@ def test_its_budget_is_for_thirty_days() -> None:
         if cloud.watch.state == "RETRAINING":
             cloud.end_training(good=False)
         cloud.clock.advance(DAY + HOUR)
-        cloud.settle()
+        cloud.look("drifted")
     assert len(cloud.operations("train")) == 2
     assert "Its budget is spent: 2 trainings within 30 days" in cloud.watch.message
     cloud.clock.advance(30 * DAY)
@@ -309,6 +443,12 @@ def test_it_says_that_there_is_nothing_to_compare_with() -> None:
         ({"on": "1h", "at_most": "1d"}, "more often than at_most"),
         ({"budget": -1}, "budget=-1"),
         ({"give_up_after": 0}, "give_up_after=0"),
+        ({"follow_up": ("14d", "7d")}, "not in order"),
+        ({"follow_up": "12h"}, "at_most='1d' or more apart"),
+        ({"follow_up": 7}, "no times after a training"),
+        ({"follow_up": ("soon",)}, "'soon' is not a time after a training"),
+        ({"on": "7d", "follow_up": ("7d",)}, "an age is none"),
+        ({"on": "quality", "tolerance": -0.1}, "tolerance=-0.1"),
         ({"look": "2d", "window": "1d"}, "shorter than the pause between two looks"),
     ],
 )
@@ -317,9 +457,24 @@ def test_what_makes_no_sense_is_refused(given: dict[str, Any], why: str) -> None
         sr.Retrain(**given)
 
 
-def test_a_ready_file_is_not_trained_and_drift_wants_a_stream() -> None:
+def test_what_was_declared_before_there_were_follow_ups_is_as_it_was() -> None:
+    assert sr.Retrain(on="drift").spec.to_json() == {
+        "drift": True,
+        "at_most": "1d",
+        "give_up_after": 3,
+        "look": "1h",
+    }
+    whole = {"quality": True, "tolerance": 0.05, "follow_up": ["7d"]}
+    assert sr.Retrain(on="quality", tolerance=0.05, follow_up="7d").spec.to_json().items() >= whole.items()
+
+
+def test_a_ready_file_is_not_trained_and_quality_wants_a_stream() -> None:
     app = sr.App("a")
     with pytest.raises(InvalidInput, match="ready file: there is nothing to train again"):
         app.model("m", onnx="m.onnx", retrain=sr.Retrain(on="7d"))
     with pytest.raises(InvalidInput, match="does not say when to train"):
         app.model("m", onnx="m.onnx", retrain="drift")  # type: ignore[arg-type]
+    model = ModelSpec(name="m", onnx="m.onnx", retrain=sr.Retrain(on="quality").spec)
+    with pytest.raises(InvalidInput, match="no stream decides with it: what became of answers"):
+        AppSpec(name="a", models=(model,))
+    AppSpec(name="a", models=(model.model_copy(update={"retrain": sr.Retrain(on="drift").spec}),))

@@ -39,11 +39,11 @@ Rows = tuple[NDArray[np.float32], NDArray[np.float32], int]
 
 def work(job: Job) -> dict[str, Any]:
     """Outputs: the version, `drift` as `observe.drift.summary` tells it, and what was counted, for the next look."""
-    asked, window_us = job.inputs, int(job.inputs["window_us"])
+    asked = job.inputs
     profile = columns_of(ModelProfile.parse(job.objects.get(asked["profile"])))
     if "stream" not in asked:
         return look_at_requests(asked, profile, time.time_ns() // 1_000)
-    counted = Quarters(profile, window_us // QUARTERS, _before(asked))
+    counted = Quarters(profile, int(asked["window_us"]) // QUARTERS, _before(asked))
     stream = job.app.stream(asked["stream"])
     with log_reader(
         stream, job.stream_directory(stream.name), job.home.root, job.tenant, open_tier(job.home)
@@ -53,13 +53,18 @@ def work(job: Job) -> dict[str, Any]:
         for features, scores, at in _decided(reader, start, end, asked):
             counted.add(features, scores, at)
         counted.next_offset = end
-    now = time.time_ns() // 1_000
+    return told(asked, counted, time.time_ns() // 1_000)
+
+
+def told(asked: Mapping[str, Any], counted: Quarters, now: int) -> dict[str, Any]:
+    """Of what was counted by `now`."""
+    window_us = int(asked["window_us"])
     counted.forget(now - window_us)
     whole = counted.since <= now - window_us
-    drift = compare(profile, counted.together()) if whole else too_soon(counted.rows)
+    drift = compare(counted.profile, counted.together()) if whole else too_soon(counted.rows)
     return {
         "version": asked["version"],
-        "stream": stream.name,
+        "stream": asked["stream"],
         "at": now,
         "drift": summary(drift),
         "counted": {"version": asked["version"], "window_us": window_us, **counted.to_json()},
@@ -85,7 +90,7 @@ class Quarters:
     they were counted (wall microseconds)."""
 
     def __init__(self, profile: Profile, quarter_us: int, before: Mapping[str, Any] | None) -> None:
-        self._profile, self._quarter_us = profile, max(1, quarter_us)
+        self.profile, self._quarter_us = profile, max(1, quarter_us)
         self.next_offset = int(before["next_offset"]) if before else 0
         self.since = int(before["since"]) if before else 0
         self._counted: dict[int, list[Counted]] = {}
@@ -98,7 +103,7 @@ class Quarters:
 
     def add(self, features: NDArray[np.float32], scores: NDArray[np.float32], at: int) -> None:
         columns = [*features.T, scores]
-        found = [count(column, x) for column, x in zip(self._profile.columns, columns, strict=True)]
+        found = [count(column, x) for column, x in zip(self.profile.columns, columns, strict=True)]
         quarter = at // self._quarter_us
         before = self._counted.get(quarter)
         self._counted[quarter] = [a + b for a, b in zip(before, found, strict=True)] if before else found
@@ -109,7 +114,7 @@ class Quarters:
         self._counted = {q: columns for q, columns in self._counted.items() if (q + 1) * self._quarter_us > until}
 
     def together(self) -> dict[str, Counted]:
-        names = [column.name for column in self._profile.columns]
+        names = [column.name for column in self.profile.columns]
         found: dict[str, Counted] = {}
         for columns in self._counted.values():
             for name, counted in zip(names, columns, strict=True):
