@@ -145,11 +145,10 @@ class Cloud:
         action: str,
         target: str,
         changes: Sequence[Change],
-        *details: Mapping[str, Any],
+        details: Sequence[Mapping[str, Any]],
     ) -> None:
-        """Writes `changes` and who made them, together or not at all: an audit row for each of the `details`, one
-        without any where there are none."""
+        """Writes `changes` and who made them, together or not at all: an audit row for each of the `details`."""
         who, what = (identity.tenant, identity.name, permission.value), (action, target)
-        audit = [AuditEntry(*who, *what, each) for each in details or ({},)]
+        audit = [AuditEntry(*who, *what, each) for each in details]
         self.store.commit(changes, audit=audit, fence=self.fence, actor=identity.name, now=self.clock.wall())
         self.loop.wake()

@@ -73,6 +73,8 @@ class Planned:
     each: Sequence[Mapping[str, Any]] = ()
     """More audit rows, where one request does a thing to several."""
     commit: bool = True
+    audited: bool = True
+    """False: an audit row that is there already tells of it."""
 
 
 async def fingerprint(request: Request) -> str:
@@ -112,9 +114,8 @@ class Mutations:
         if planned.commit:
             kept = [*_remember(snapshot, call, planned, known)] if call.key else []
             changes = [*planned.changes, *kept]
-            self._cloud.commit(
-                call.identity, call.permission, call.action, call.target, changes, planned.details, *planned.each
-            )
+            details = (planned.details, *planned.each) if planned.audited else ()
+            self._cloud.commit(call.identity, call.permission, call.action, call.target, changes, details)
         return planned.answer
 
     @contextmanager

@@ -421,12 +421,22 @@ class RulesVersions(TypedDict):
     """By number."""
 
 
+class LetGo(TypedDict):
+    """Of a version: how many answers that were told of are not kept, by the metric that has most of them."""
+
+    version: int
+    answers: int
+    why: str
+
+
 class Outcomes(TypedDict):
     """What an application has told of a model's answers."""
 
     model: str
     outcomes: Mapping[str, Mapping[str, Mapping[str, int]]]
     """By version and metric: `yes` of `of`."""
+    let_go: Sequence[LetGo]
+    """Of versions that are too old; usually none."""
 
 
 class Wait(TypedDict):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from skyriver.core.outcomes import outcomes_of
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import CanarySpec
 from skyriver.release.canary import LOOK_US, Source, Tally, accused, begun, evidence_of, looked
@@ -189,8 +190,7 @@ def _outcomes(
     snapshot: Snapshot, service: Resource, versions: tuple[int, int], metrics: Iterable[tuple[str, bool]]
 ) -> Source:
     """What the application has reported of the two versions' answers."""
-    model = snapshot.find(service.tenant, "model", service.name)
-    told = model.status.get("outcomes", {}) if model is not None else {}
+    told = outcomes_of(snapshot, service.tenant, service.name)
     sides = []
     for version in versions:
         of_version = {}
