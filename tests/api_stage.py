@@ -19,7 +19,7 @@ from skyriver.control.api import Cloud, create_api
 from skyriver.control.signing import Signer
 from skyriver.control.store import Store
 from skyriver.core.resources import Put, Resource
-from skyriver.trust.keys import PublicKey, Signed, key_id
+from skyriver.trust.keys import Keys, PublicKey, Signed, key_id
 from skyriver.trust.tokens import new_token
 from skyriver.wiring.control import ACTIONS
 from skyriver.wiring.simulation import Simulation
@@ -77,14 +77,14 @@ class PlainKeys:
 
 
 class Stage:
-    """`store` may be one that fails, or one on the disk that another stage had before."""
+    """`store` may be one that fails, or one on the disk that another stage had before; `keys` ones that sign."""
 
-    def __init__(self, folder: Path, store: Store | None = None) -> None:
+    def __init__(self, folder: Path, store: Store | None = None, keys: Keys | None = None) -> None:
         self.folder = folder
         self.world = Simulation(store=store)
         self.objects = MemoryObjects()
         self.asker = MemoryAsker()
-        signer = Signer(PlainKeys(), MemoryTrust(), self.world.clock)
+        signer = Signer(keys or PlainKeys(), MemoryTrust(), self.world.clock)
         signer.begin(self.world.store, self.world.fence)
         self.cloud = Cloud(
             self.world.store,

@@ -19,6 +19,7 @@ from skyriver.control.deploying import etag, matches
 from skyriver.control.events import Watch, add_events
 from skyriver.control.explain import explain, list_processes, log_of
 from skyriver.control.lineage import lineage
+from skyriver.control.mlflow.protocol import ARTIFACTS
 from skyriver.control.paging import (
     LOOKED_AT,
     Cursor,
@@ -94,13 +95,17 @@ def _routed(cloud: Cloud) -> FastAPI:
         openapi_extra={"x-permission": PUBLIC, "security": []},
     )
     add_problems(api, f"{PREFIX}/openapi.json")
-    api.add_middleware(BodyLimit, but="/objects")
+    api.add_middleware(BodyLimit, but=_is_streamed)
     for route in api.routes:
         declared = route.openapi_extra or {} if isinstance(route, APIRoute) else {}
         if not declared.get("x-permission"):
             path = getattr(route, "path", repr(route))
             raise Internal(f"The route {path} declares no permission.", code="ROUTE_WITHOUT_PERMISSION")
     return api
+
+
+def _is_streamed(method: str, path: str) -> bool:
+    return path.endswith("/objects") or (method == "PUT" and path.startswith(f"{ARTIFACTS}/"))
 
 
 async def _live() -> contract.Live:

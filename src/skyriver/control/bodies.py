@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from skyriver.core.errors import InvalidInput
@@ -11,14 +13,14 @@ BODY_LIMIT = 16 * 1024 * 1024
 
 
 class BodyLimit:
-    """Ends the reading of a body past the limit. Paths that end with `but` stream theirs to the disk, and are free."""
+    """Ends the reading of a body past the limit. Requests that `but` names stream theirs to the disk, and are free."""
 
-    def __init__(self, app: ASGIApp, *, but: str) -> None:
+    def __init__(self, app: ASGIApp, *, but: Callable[[str, str], bool]) -> None:
         self._app = app
         self._but = but
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].endswith(self._but):
+        if scope["type"] != "http" or self._but(scope["method"], scope["path"]):
             await self._app(scope, receive, send)
             return
         taken = 0

@@ -70,6 +70,8 @@ PlanRemoval = Callable[[Snapshot, str, str], Deployment]
 """Of an application: (snapshot, tenant, name)."""
 ViewStream = Callable[[Snapshot, Resource], StreamNow]
 """What a stream does now."""
+RegisterModel = Callable[[Snapshot, str, str], Resource]
+"""A model that no application declares: (snapshot, tenant, name)."""
 WriteCard = Callable[[Resource], ModelCard]
 """Of a version."""
 PlanAction = Callable[[Snapshot, str, str, Mapping[str, Any], Mapping[str, Any]], list[Resource]]
@@ -118,6 +120,7 @@ class Actions:
     stream_now: ViewStream
     card: WriteCard
     rules: RulesActions
+    register: RegisterModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +149,12 @@ class Cloud:
         target: str,
         changes: Sequence[Change],
         details: Sequence[Mapping[str, Any]],
+        *,
+        wakes: bool = True,
     ) -> None:
         """Writes `changes` and who made them, together or not at all: an audit row for each of the `details`."""
         who, what = (identity.tenant, identity.name, permission.value), (action, target)
         audit = [AuditEntry(*who, *what, each) for each in details]
         self.store.commit(changes, audit=audit, fence=self.fence, actor=identity.name, now=self.clock.wall())
-        self.loop.wake()
+        if wakes:
+            self.loop.wake()

@@ -74,7 +74,9 @@ class Planned:
     """More audit rows, where one request does a thing to several."""
     commit: bool = True
     audited: bool = True
-    """False: an audit row that is there already tells of it."""
+    """False: an audit row that is there already tells of it, or the row itself does."""
+    wakes: bool = True
+    """False: no step of a kind looks at these rows, so no pass of the loop is due for them."""
 
 
 async def fingerprint(request: Request) -> str:
@@ -115,7 +117,9 @@ class Mutations:
             kept = [*_remember(snapshot, call, planned, known)] if call.key else []
             changes = [*planned.changes, *kept]
             details = (planned.details, *planned.each) if planned.audited else ()
-            self._cloud.commit(call.identity, call.permission, call.action, call.target, changes, details)
+            self._cloud.commit(
+                call.identity, call.permission, call.action, call.target, changes, details, wakes=planned.wakes
+            )
         return planned.answer
 
     @contextmanager

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from skyriver.control.mlflow.refusals import is_mlflow, refusal, unknown_route
 from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError, Unavailable, disk_error
 from skyriver.core.misread import wrong
 
@@ -30,6 +31,8 @@ def add_problems(api: FastAPI, contract: str) -> None:
         if error.status_code not in (404, 405):
             message = "The body of the request cannot be read."
             return _problem(request, InvalidInput(message, code="BAD_REQUEST", next_action=_JSON))
+        if is_mlflow(request.url.path):
+            return refusal(unknown_route(request.method, request.url.path))
         problem = NotFound(
             f"There is no {request.method} {request.url.path}.",
             code="UNKNOWN_ROUTE",
@@ -50,6 +53,8 @@ def add_problems(api: FastAPI, contract: str) -> None:
 
 def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, SkyriverError)
+    if is_mlflow(request.url.path):
+        return refusal(error)
     headers = {"WWW-Authenticate": "Bearer"} if error.http_status == 401 else {}
     if isinstance(error, Unavailable) or error.http_status == 429:
         headers["Retry-After"] = str(RETRY_SECONDS)

@@ -94,7 +94,7 @@ class Routes:
             response_class=JSONResponse if content is None else Response,
             summary=operation.replace("_", " ").capitalize(),
             responses={status: done, **{code: described(code) for code in sorted({*_ALWAYS, *errors})}},
-            dependencies=[Depends(_guard(self.tokens, self.clock, permission, tenant=path.startswith(TENANT)))],
+            dependencies=[Depends(guard(self.tokens, self.clock, permission, tenant=path.startswith(TENANT)))],
             openapi_extra=extra,
         )
 
@@ -112,7 +112,7 @@ _HEADERS = {
 }
 
 
-def _guard(tokens: Tokens, clock: Clock, permission: Permission, *, tenant: bool) -> Callable[..., Awaitable[None]]:
+def guard(tokens: Tokens, clock: Clock, permission: Permission, *, tenant: bool) -> Callable[..., Awaitable[None]]:
     """Authenticates, compares the tenant of the path with the token's, and checks the permission."""
 
     async def check(request: Request) -> None:

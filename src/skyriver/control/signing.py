@@ -26,7 +26,7 @@ from skyriver.core.errors import SkyriverError, StaleWrite, Unavailable
 from skyriver.core.resources import AuditEntry, Change, Put, Resource
 from skyriver.trust.keys import Keys, PublicKey
 from skyriver.trust.permissions import FIRST_TENANT
-from skyriver.trust.signing import signed_version
+from skyriver.trust.signing import proof_of, signed_version, verify_version
 from skyriver.trust.trusted import Trusted
 
 _TRIES = 8
@@ -87,6 +87,22 @@ class Signer:
         key = self._keys.rotate(tenant, now=self._clock.wall())
         self._trust_keys(tenant)
         return key
+
+    def check(self, version: Resource) -> None:
+        """Returns if the file of `version` may be given as what its row says. Raises Corrupt as `verify_version`,
+        Unavailable (NO_CRYPTOGRAPHY)."""
+        trusted = self._trust.read()
+        if trusted is None:
+            return  # this cloud does not sign
+        try:
+            known = trusted.get(version.tenant, {})
+            verify_version(known, version.tenant, str(version.spec["artifact"]), proof_of(version))
+        except ImportError as error:
+            raise Unavailable(
+                "The Python library cryptography is not installed, so no signature can be checked.",
+                code="NO_CRYPTOGRAPHY",
+                next_action="Install it where the cloud runs: `pip install cryptography`.",
+            ) from error
 
     def signed(self, version: Resource) -> Resource:
         """As it was given, told why, where it cannot be signed."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -16,6 +13,7 @@ from skyriver.control import deploying
 from skyriver.control.cloud import ActionRequest, Cloud, DeployRequest, PlanAction
 from skyriver.control.dispatching import Dispatchers, add_dispatching
 from skyriver.control.keys import add_keys
+from skyriver.control.mlflow.routes import add_mlflow
 from skyriver.control.mutations import Key, Mutations, Planned, fingerprint, make_call
 from skyriver.control.outcomes import add_outcomes
 from skyriver.control.reviews import add_reviews
@@ -24,13 +22,13 @@ from skyriver.control.rules import add_rules
 from skyriver.control.tags import add_tags
 from skyriver.control.tenants import add_tenants
 from skyriver.control.tokens import add_tokens
+from skyriver.control.uploads import take_upload
 from skyriver.core import contract
-from skyriver.core.errors import InvalidInput, NotFound
+from skyriver.core.errors import NotFound
 from skyriver.core.names import digest
 from skyriver.core.resources import Put, Snapshot
 from skyriver.trust.permissions import Permission
 
-UPLOAD_LIMIT = 64 * 1024**3
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _REFUSALS = (404, 409)
 
@@ -55,12 +53,13 @@ def add_writing(routes: Routes, cloud: Cloud) -> None:
     add_rules(routes, cloud, mutations)
     add_outcomes(routes, cloud, mutations)
     add_tags(routes, cloud, mutations)
+    add_mlflow(routes, cloud, mutations)
 
 
 def _add_upload(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:
     async def upload(request: Request, key: Key = "") -> contract.Uploaded:
         """Keeps a body of any size as an object; the same content is the same object."""
-        kept, size = await _take_upload(cloud, request.stream())
+        kept, size = await take_upload(cloud, request.stream())
         answer: contract.Uploaded = {"digest": kept, "bytes": size}
         asked = digest([request.method, request.url.path, kept])
         call = make_call(request, Permission.OBJECTS_WRITE, "upload", f"object/{kept}", key, asked)
@@ -152,21 +151,3 @@ def _add_action(routes: Routes, mutations: Mutations, action: str, permission: P
 
 def operation_path(tenant: str, operation: str) -> str:
     return f"{PREFIX}/tenants/{tenant}/operations/{quote(operation, safe='')}"
-
-
-async def _take_upload(cloud: Cloud, chunks: AsyncIterator[bytes]) -> tuple[str, int]:
-    """Streams a body of any size to disk, then into the objects; its digest and size."""
-    with tempfile.NamedTemporaryFile(dir=cloud.uploads) as file:
-        size = 0
-        async for chunk in chunks:
-            size += len(chunk)
-            if size > UPLOAD_LIMIT:
-                raise InvalidInput(
-                    f"The upload has over {UPLOAD_LIMIT} bytes.",
-                    code="TOO_LARGE",
-                    next_action="Split the file and upload the parts.",
-                )
-            await run_in_threadpool(file.write, chunk)
-        file.flush()
-        digest_ = await run_in_threadpool(cloud.objects.put_file, Path(file.name))
-    return digest_, size

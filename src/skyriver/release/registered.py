@@ -19,6 +19,7 @@ from skyriver.core.spec import AppSpec, ModelSpec
 
 UNDECLARED = "REGISTERED"
 """State of a model that no application declares."""
+MOST_FILES = 101
 MOST_ORIGIN = 10
 LONGEST_ORIGIN = 1_000
 _PARAMS = ("description", "origin")
@@ -68,20 +69,15 @@ def app_of(snapshot: Snapshot, model: Resource) -> Resource:
 def plan_take_in(
     snapshot: Snapshot, tenant: str, target: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
 ) -> list[Resource]:
-    """Check an uploaded model file (`inputs["files"]`: one, its `digest` and `name`) and make it a version of `target`,
-    which is made where there is none. `params`: `description`, and `origin`, texts by name of where it comes from: both
-    are in the version's record.
+    """Check an uploaded model file (`inputs["files"]`: its `digest` and `name`; behind it files with its weights, by
+    the names that it has for them) and make it a version of `target`, which is made where there is none. `params`:
+    `description`, and `origin`, texts by name of where it comes from: both are in the version's record.
 
-    Raises InvalidInput (BAD_NAME, BAD_PARAMETER, NO_FILES), Conflict (TRAINED_HERE)."""
+    Raises InvalidInput (BAD_NAME, BAD_PARAMETER), Conflict (TRAINED_HERE)."""
     known = snapshot.find(tenant, "model", target)
     model = known if known is not None else new_model(snapshot, tenant, target)
     check_registered(model)
-    files = inputs.get("files")
-    if not isinstance(files, list) or len(files) != 1:
-        raise _bad(f"A version is one file, and there are {len(files) if isinstance(files, list) else 'none'}.")
-    file = files[0]
-    if not isinstance(file, dict) or not isinstance(file.get("digest"), str):
-        raise _bad(f"{file!r:.300} names no uploaded file.")
+    files = _files(inputs.get("files"))
     told = _params(params)
     run = f"{target}-import-{next_number(snapshot, tenant, 'operation', f'{target}-import')}"
     job = new_job(
@@ -92,7 +88,7 @@ def plan_take_in(
         name=run,
         lane=f"model/{target}",
         params=told,
-        inputs={"files": [{"digest": file["digest"], "name": str(file.get("name") or "model.onnx")[:255]}]},
+        inputs={"files": files},
         parent=f"operation/{run}",
     )
     operation = new_operation(snapshot, tenant, run, action="import", target=target, jobs=[run])
@@ -110,6 +106,17 @@ def check_registered(model: Resource) -> None:
         where=model.ref,
         next_action=f"Take the file in under another name, or declare app.model({model.name!r}, registered=True).",
     )
+
+
+def _files(given: object) -> list[dict[str, str]]:
+    """The model, and files beside it that may hold its weights."""
+    if not isinstance(given, list) or not 1 <= len(given) <= MOST_FILES:
+        raise _bad("A version is made of a model file, and of at most a hundred files beside it with its weights.")
+    for file in given:
+        if not isinstance(file, dict) or not isinstance(file.get("digest"), str):
+            raise _bad(f"{file!r:.300} names no uploaded file.")
+    names = [str(file.get("name") or "model.onnx")[:500] for file in given]
+    return [{"digest": file["digest"], "name": name} for file, name in zip(given, names, strict=True)]
 
 
 def _params(params: Mapping[str, Any]) -> dict[str, Any]:

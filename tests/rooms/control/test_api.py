@@ -67,7 +67,7 @@ def cloud(tmp_path: Path) -> Cloud:
     processes, clock = MemoryCompute(), Clock()
     loop = ControlLoop(store=store, compute=processes, gateway=NoGateway(), kinds={}, clock=clock, fence=fence)
     named = {"train": (Permission.JOBS_RUN, plan_nothing)}
-    actions = Actions(plan_deploy, plan_removal, named, stream_now, ACTIONS.card, ACTIONS.rules)
+    actions = Actions(plan_deploy, plan_removal, named, stream_now, ACTIONS.card, ACTIONS.rules, ACTIONS.register)
     return Cloud(store, MemoryObjects(), processes, loop, clock, fence, actions, tmp_path, MemoryAsker())
 
 

@@ -166,7 +166,7 @@ def refused(cloud: Cloud, name: str = "churn", params: Any = None, inputs: Any =
 def test_what_is_refused_whole() -> None:
     cloud = Cloud()
     assert refused(cloud, "Churn Model").code == "BAD_NAME"
-    for inputs in ({}, {"files": []}, {"files": [FILE, FILE]}, {"files": ["x"]}, {"files": [{"name": "x"}]}):
+    for inputs in ({}, {"files": []}, {"files": [FILE] * 102}, {"files": ["x"]}, {"files": [{"name": "x"}]}):
         assert refused(cloud, inputs=inputs).code == "BAD_PARAMETER"
     for params in ({"metrics": {}}, {"description": "x" * 2_001}, {"origin": {"run": 3}}, {"origin": "x"}):
         assert refused(cloud, params=params).code == "BAD_PARAMETER"

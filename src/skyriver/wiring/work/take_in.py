@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from skyriver.release.manifest import VersionManifest
 from skyriver.release.model_file import take_model
+from skyriver.release.onnx_check import Limits
+from skyriver.release.onnx_weights import whole
 from skyriver.wiring.work.job import Job
 
 
@@ -14,7 +18,7 @@ def work(job: Job) -> dict[str, Any]:
     """Outputs: the version as a proposed resource. Raises InvalidInput with what is wrong with the file."""
     job.progress("check", 0, 1)
     if files := job.inputs.get("files"):  # from outside
-        named, path, code, spec_digest = files[0]["name"], job.objects.open_path(files[0]["digest"]), "", ""
+        named, path, code, spec_digest = files[0]["name"], _in_one(job, files), "", ""
         about = {"description": told} if (told := job.params.get("description")) else {}
         origin = {**job.params.get("origin", {}), "file": named}
     else:
@@ -48,3 +52,17 @@ def work(job: Job) -> dict[str, Any]:
     )
     spec = {**manifest.to_json(), "fields": None}
     return {"resources": [{"kind": "version", "name": job.target, "state": "CANDIDATE", "spec": spec}]}
+
+
+def _in_one(job: Job, files: Sequence[Mapping[str, str]]) -> Path:
+    """The model, the first of `files`, with the weights in it that are in the others."""
+    path = job.objects.open_path(files[0]["digest"])
+    if len(files) == 1 or path.stat().st_size > Limits().bytes:
+        return path
+    data = path.read_bytes()
+    made = whole(data, {file["name"]: job.objects.open_path(file["digest"]) for file in files[1:]})
+    if made is data:
+        return path
+    path = job.work_dir / "model.onnx"
+    path.write_bytes(made)
+    return path
