@@ -17,8 +17,9 @@ from skyriver.core.resources import Put, Resource, Snapshot
 from skyriver.core.units import DAY
 from skyriver.observe.quality import Reference, average_precision_at, judge
 from skyriver.observe.watching import WATCH, new_watch
+from skyriver.observe.window import Window, places_of
 from skyriver.release.profiled import ModelProfile
-from skyriver.wiring.work.watch import QUARTERS, Quarters, columns_of, told
+from skyriver.wiring.work.watch import columns_of, told
 
 WEEK = 7 * DAY
 
@@ -34,6 +35,7 @@ class World(Protocol):
     x: NDArray[np.float32]
     y: NDArray[np.int64]
     at: NDArray[np.int64]
+    keys: NDArray[np.int64]
 
     def rows(self, start: int, end: int) -> slice: ...
 
@@ -120,17 +122,18 @@ class Plane:
     def _drift(self, asked: dict[str, Any], now: int) -> dict[str, Any]:
         """What the job of a look counts, of the rows that came since the one before."""
         model, before = self._models[asked["version"]], asked["before"]
-        if before is not None and before["version"] != asked["version"]:
-            before = None
-        counted = Quarters(columns_of(model.profile), asked["window_us"] // QUARTERS, before)
-        world, first = self._world, counted.next_offset
+        profile, world = columns_of(model.profile), self._world
+        window = Window(profile, asked["window_us"])
+        if before is not None and before["version"] == asked["version"]:
+            window = Window.from_bytes(profile, asked["window_us"], before["object"])
+        first = window.next_offset
         for day in range(self._begin, now, DAY):
             part = world.rows(day, day + DAY)
             mine = np.flatnonzero(self.by[part] == asked["version"]) + part.start
             if part.start >= first and len(mine):
-                counted.add(world.x[mine], self.said[mine], int(world.at[mine[-1]]))
-        counted.next_offset = world.rows(0, now).stop
-        return told(asked, counted, now)
+                window.add(world.x[mine], self.said[mine], places_of(world.keys[mine]), int(world.at[mine[-1]]))
+        window.next_offset = world.rows(0, now).stop
+        return {**told(asked, window, now), "counted": {"version": asked["version"], "object": window.to_bytes()}}
 
     def _quality(self, asked: dict[str, Any], now: int) -> dict[str, Any]:
         """What the job of a look for quality judges, at a label's delay of a week."""

@@ -111,21 +111,19 @@ def test_where_no_stream_decides_its_replicas_count_what_they_are_asked(watched:
     watched.command("deploy", "shop.py", "-y").succeeded()
     luck = random.Random(5)
 
-    def seen() -> dict[str, Any]:
-        rows = [{"amount": luck.uniform(50_000, 90_000)} for _ in range(50)]
-        assert watched.ask("POST", "/predict/comes_back", {"rows": rows})[0] == 200
-        found: dict[str, Any] = watched.json("watch", "get", "comes_back")["status"]["seen"]
-        return found
+    held: list[dict[str, Any]] = []
 
     def drifts() -> bool:
-        found = seen()
-        return "answered" in found and found["drift"]["verdict"] == "drifted"
+        """And it is told, of one and the same look: a busy machine asks too little for some."""
+        rows = [{"amount": luck.uniform(50_000, 90_000)} for _ in range(50)]
+        assert watched.ask("POST", "/predict/comes_back", {"rows": rows})[0] == 200
+        held.append(watched.json("watch", "get", "comes_back"))
+        return "answered" in held[-1]["status"]["seen"] and held[-1]["reason"] == "DRIFTED"
 
     wait_for(drifts, "the drift of what is asked over HTTP", 150)
-    found = seen()
+    found = held[-1]["status"]["seen"]
     assert "amount" in {c["column"] for c in found["drift"]["columns"] if c["severity"] != "none"}
     assert found["answered"]["drawn"] <= found["answered"]["rows"]
-    held = watched.json("watch", "get", "comes_back")
-    assert (held["state"], held["reason"]) == ("WATCHING", "DRIFTED"), "it was trained within the hour"
+    assert held[-1]["state"] == "WATCHING", "it was trained within the hour"
     shown = watched.command("watch", "get", "comes_back").succeeded().out
     assert "answered over HTTP" in " ".join(shown.split())

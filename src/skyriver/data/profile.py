@@ -97,6 +97,12 @@ def count(column: ColumnProfile, x: Column) -> Counted:
     )
 
 
+def cells_of(column: ColumnProfile, x: Column) -> NDArray[np.int64]:
+    """The bin of each row, the one behind the last for a missing value."""
+    found = np.searchsorted(np.array(column.edges, np.float32), np.clip(x, -_GREATEST, _GREATEST), side="left")
+    return np.where(np.isnan(x), len(column.edges) + 1, found)
+
+
 def distance(before: Counted | ColumnProfile, after: Counted | ColumnProfile) -> float:
     """The population stability index of the bins, a missing value being one more, without what chance alone adds to it:
     two samples of one distribution are (B - 1) (1/n + 1/N) apart on average [1]. So it is about 0, and may be below,

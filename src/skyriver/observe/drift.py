@@ -1,13 +1,17 @@
 """Whether columns of rows are still as they were when the model was trained. Pure.
 
-A column has drifted where three things hold together:
+A column has drifted where these hold together:
 
 - *it matters*: the population stability index, without what chance adds to it, is NOTICED at least;
 - *it is new*: more than the stretches of the training rows were ever apart. So seasons, heavy keys and all else that
   came and went while the model was trained is no drift, as long as what is compared is about as long as they were;
 - *it is no chance*: as unlikely as once in 10 million looks at so many rows of one distribution (ONCE_IN). Of thirty
-  columns, looked at every hour, that is once in forty years, if the rows were draws; keys that come again are what the
-  stretches are for.
+  columns, looked at every hour, that is once in forty years, if the rows were draws.
+
+Rows of one key are no draws: a customer who makes a tenth of them today and none tomorrow is no drift. So where rows
+are counted by places, each a thirtieth of the keys (`skyriver.observe.window`), a fourth thing must hold:
+
+- *it is of many keys*: it is still there when the FEW places are left out without which it is least.
 
 Rows of less than a day are early or late ones: `skyriver.observe` compares whole days.
 """
@@ -15,7 +19,7 @@ Rows of less than a day are early or late ones: `skyriver.observe` compares whol
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, pstdev
 from typing import Final, Literal
@@ -28,6 +32,9 @@ ONCE_IN: Final = 1e7
 BEYOND: Final = 1.5
 """Times as far as the farthest stretch is new; so is SPREADS standard deviations of the stretches from their mean."""
 SPREADS: Final = 4.0
+FEW: Final = 3
+"""Places of 32. Where fewer than LEAST_PLACES have rows none is left out: of so few keys each is much."""
+LEAST_PLACES: Final = 10
 LEAST_ROWS: Final = 500
 """Fewer are not compared."""
 
@@ -46,6 +53,8 @@ class Finding:
     chance: float
     severity: Severity
     told: str
+    of_few: bool = False
+    """It would be drift, and is of a few keys alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +71,25 @@ class Drift:
         return tuple(finding for finding in self.findings if finding.severity != "none")
 
 
-def compare(profile: Profile, now: Mapping[str, Counted]) -> Drift:
-    """`now`: rows in the bins of the profile's columns; a column that is not there is left out."""
+def compare(
+    profile: Profile, now: Mapping[str, Counted], by_place: Mapping[str, Sequence[Counted]] | None = None
+) -> Drift:
+    """`now`: rows in the bins of the profile's columns; a column that is not there is left out. `by_place`: the same
+    rows by places of their keys, where these are known."""
     both = [(column, now[column.name]) for column in profile.columns if column.name in now]
     rows = max((counted.rows for _, counted in both), default=0)
     if rows < LEAST_ROWS:
         return Drift("unknown", rows, (), f"{rows:,} rows are too few to compare: {LEAST_ROWS} are needed.")
-    findings = sorted((_find(*pair) for pair in both), key=lambda f: (f.severity == "none", -f.distance, f.column))
+    places = by_place or {}
+    findings = sorted(
+        (_find(*pair, places.get(pair[0].name, ())) for pair in both),
+        key=lambda f: (f.severity == "none", -f.distance, f.column),
+    )
     drifted = [finding for finding in findings if finding.severity != "none"]
     if not drifted:
-        return Drift("none", rows, tuple(findings), f"{rows:,} rows are as those that it was trained on.")
+        few = [finding.told for finding in findings if finding.of_few]
+        but = f", but for those of a few keys: {'; '.join(few[:3])}" if few else ""
+        return Drift("none", rows, tuple(findings), f"{rows:,} rows are as those that it was trained on{but}.")
     named = "; ".join(finding.told for finding in drifted[:3])
     more = f"; and {len(drifted) - 3} more" if len(drifted) > 3 else ""
     return Drift(
@@ -93,13 +111,38 @@ def limit_of(column: ColumnProfile, now: Counted) -> float:
     return max(NOTICED, new) + apart * (_chi_square(max(1, bins - 1)) - max(1, bins - 1))
 
 
-def _find(column: ColumnProfile, now: Counted) -> Finding:
+def _find(column: ColumnProfile, now: Counted, places: Sequence[Counted]) -> Finding:
     apart, limit, most = distance(column, now), limit_of(column, now), farthest(column, now)
     severity: Severity = "none" if apart < limit else "great" if apart >= max(GREAT, limit) else "some"
     chance = _kolmogorov(most, column.rows, now.rows)
+    of_few = severity != "none" and _of_few(column, places)
     return Finding(
-        column.name, round(apart, 4), round(limit, 4), round(most, 4), chance, severity, _told(column, now, apart)
+        column.name,
+        round(apart, 4),
+        round(limit, 4),
+        round(most, 4),
+        chance,
+        "none" if of_few else severity,
+        _told(column, now, apart),
+        of_few,
     )
+
+
+def _of_few(column: ColumnProfile, places: Sequence[Counted]) -> bool:
+    """Whether it is no drift without FEW places: at each turn that one goes without which it is least."""
+    left = [place for place in places if place.rows]
+    for _ in range(FEW if len(left) >= LEAST_PLACES else 0):
+        without = [_sum([*left[:place], *left[place + 1 :]]) for place in range(len(left))]
+        least = min(range(len(left)), key=lambda place: distance(column, without[place]))
+        if distance(column, without[least]) < limit_of(column, without[least]):
+            return True
+        del left[least]
+    return False
+
+
+def _sum(places: Sequence[Counted]) -> Counted:
+    bins = tuple(map(sum, zip(*(place.counts for place in places), strict=True)))
+    return Counted(bins, sum(place.missing for place in places))
 
 
 def _told(column: ColumnProfile, now: Counted, apart: float) -> str:
@@ -147,6 +190,7 @@ def summary(drift: Drift, most: int = 50) -> dict[str, object]:
                 "chance": f"{f.chance:.2g}",
                 "severity": f.severity,
                 "told": f.told,
+                **({"of_few": True} if f.of_few else {}),
             }
             for f in kept
         ],
