@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -35,6 +35,9 @@ QUEUE_BYTES: Final = 4 << 20
 LINES: Final = 4
 ANSWER_S: Final = 10.0
 """A copy that is not answered within this time has failed."""
+IDLE_S: Final = 1.0
+"""A connection that had nothing to do for so long may be closed for that; a copy that was on its way then is nobody's
+failure."""
 _SENT: Final = (b"content-type", b"accept", b"x-request-id", BINARY_HEADER)
 _FULL: Final = (503, 504)
 """Nobody's answer: neither is copied, nor compared."""
@@ -210,9 +213,7 @@ class Shadow:
             if len(self._lines) < LINES and sum(line.path == path for line in self._lines) < wanted:
                 line = _Line(path, self)
                 self._lines.append(line)
-                task = self._loop.create_task(line.open())
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._run(line.open())
 
     def report(self) -> dict[str, Any]:
         champion, candidate = self.compared.sides
@@ -245,6 +246,25 @@ class Shadow:
             self.compared.note(copy.champion, answer)
         self._wake()
 
+    def hung_up(self, copy: _Copy, path: str) -> None:
+        """Its connection was closed in place of an answer: that is a failure, unless the process has ended, which is
+        judged by itself."""
+        self._run(self._look_whether_it_lives(copy, path))
+
+    async def _look_whether_it_lives(self, copy: _Copy, path: str) -> None:
+        try:
+            transport, _ = await self._loop.create_unix_connection(asyncio.Protocol, path)
+        except OSError:
+            self.answered(copy, None)
+            return
+        transport.close()
+        self.answered(copy, Answered(500, 0, b""))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def _wake(self) -> None:
         if not self._pumping:
             self._pumping = True
@@ -271,7 +291,7 @@ class _Line(asyncio.Protocol):
         self._shadow = shadow
         self._transport: asyncio.WriteTransport | None = None
         self._copy: _Copy | None = None
-        self._since = 0.0
+        self._since = self._rested = 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -292,7 +312,8 @@ class _Line(asyncio.Protocol):
 
     def send(self, copy: _Copy) -> None:
         assert self._transport is not None
-        self._copy, self._since = copy, time.monotonic()
+        now = time.monotonic()
+        self._copy, self._since, self._rested = copy, now, now - self._since
         self._transport.writelines((copy.head, copy.body))
 
     def look(self, now: float) -> None:
@@ -306,27 +327,33 @@ class _Line(asyncio.Protocol):
             self._transport.close()
 
     def _done(self, answer: Answered | None) -> None:
-        copy, self._copy = self._copy, None
+        copy, self._copy, self._since = self._copy, None, time.monotonic()
         if copy is not None:
             self._shadow.answered(copy, answer)
 
     # The transport's side, and the parser's.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)
+        self._transport, self._since = cast(asyncio.WriteTransport, transport), time.monotonic()
         if self.closed:
             self._transport.close()
         self._shadow._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        theirs = not self.closed and self._copy is not None and self._rested < IDLE_S
         self.closed, self._transport = True, None
-        self._done(None)
+        if theirs and (copy := self._copy) is not None:
+            self._copy = None
+            self._shadow.hung_up(copy, self.path)
+        else:
+            self._done(None)
 
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             _log.warning("what a shadow answered is no HTTP: %s", error)
+            self._done(Answered(500, 0, b""))
             self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import onnx.parser
 import pytest
 import uvloop
 
+from skyriver.serve import shadow
 from skyriver.serve.listening import unix_listener
 from skyriver.serve.metrics import Histogram
 from skyriver.serve.replica import Replica, ReplicaSettings
@@ -178,17 +180,42 @@ def test_a_shadow_that_is_not_there_costs_its_copies_alone_and_is_found_again(tm
     play(tmp_path, scene)
 
 
-def test_a_replica_that_ends_takes_its_pairs_as_unanswered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends", [False, True])
+def test_who_hangs_up_has_failed_and_who_ends_has_not(tmp_path: Path, ends: bool) -> None:
     async def scene(champion: Replica, candidate: Replica, old: Path, new: Path) -> None:
         async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"\r\n\r\n")
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                await reader.readuntil(b"\r\n\r\n")
+                if ends:
+                    server.close()
+                    (tmp_path / "leaving").unlink(missing_ok=True)
             writer.close()
 
         server = await asyncio.start_unix_server(leave, tmp_path / "leaving")
         champion.copy_to(to(tmp_path / "leaving"))
         await connected(champion)
         assert (await ask(old, {"x": [1, 0]}))[0] == 200
-        await until(lambda: report(champion)["copies"]["unanswered"] == 1)
+        if ends:
+            await until(lambda: report(champion)["copies"]["unanswered"] == 1)
+            assert report(champion)["pairs"]["errors"] == [[0, 0, 0]]
+        else:
+            await until(lambda: report(champion)["pairs"]["errors"] == [[1, 1, 0]])
+            assert report(champion)["copies"]["unanswered"] == 0
+        server.close()
+
+    play(tmp_path, scene)
+
+
+def test_a_connection_that_had_nothing_to_do_may_be_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shadow, "IDLE_S", 0.0)
+
+    async def scene(champion: Replica, candidate: Replica, old: Path, new: Path) -> None:
+        server = await asyncio.start_unix_server(lambda _, writer: writer.close(), tmp_path / "leaving")
+        champion.copy_to(to(tmp_path / "leaving"))
+        champion.report()
+        for _ in range(100):
+            assert (await ask(old, {"x": [1, 0]}))[0] == 200
+            champion.report()
         assert report(champion)["pairs"]["errors"] == [[0, 0, 0]]
         server.close()
 
