@@ -153,7 +153,8 @@ def simulate(case: str, seed: int) -> Ended:
 @dataclass(frozen=True, slots=True)
 class Keys:
     """How many there are, by how much the logarithm of their activity, their scores and the logarithm of their errors
-    differ, and what the candidate does worse."""
+    differ, and what the candidate does worse. `latency`: by how much its logarithm does, over HTTP; a stream counts
+    none."""
 
     count: int
     activity: float = 1.0
@@ -161,27 +162,35 @@ class Keys:
     errors: float = 1.0
     fails_more: float = 0.0
     shift: float = 0.0
+    latency: float = 0.0
+    slower: float = 1.0
 
 
 AS_GOOD_BY_KEY = {
     "as good, 2,000 keys": Keys(2_000),
     "as good, 20,000 keys": Keys(20_000),
     "as good, 2,000 keys of which few do most": Keys(2_000, activity=2.0),
+    "as good over HTTP, 2,000 keys": Keys(2_000, latency=0.5),
+    "as good over HTTP, 2,000 keys of which few do most": Keys(2_000, activity=2.0, latency=0.5),
 }
 WORSE_BY_KEY = {
     "fails 2 points more, 20,000 keys": Keys(20_000, fails_more=MORE_ERRORS),
     "scores higher by 0.3 standard deviations, 20,000 keys": Keys(20_000, shift=SHIFT),
+    "fails 2 points more over HTTP, 20,000 keys": Keys(20_000, fails_more=MORE_ERRORS, latency=0.5),
+    "twice as slow over HTTP, 20,000 keys": Keys(20_000, slower=2.0, latency=0.5),
 }
-KEY_LOOK_S, COARSE_BINS = 20, 64
+KEY_LOOK_S, COARSE_BINS, LATENCY_BINS = 20, 64, 80
 
 
 def simulate_by_key(keys: Keys, seed: int) -> Ended:
-    """As `simulate`, counted as the worker of a stream does."""
+    """As `simulate`, counted as the worker of a stream does, or, with latencies, a replica."""
     rng = np.random.default_rng(seed)
     activity = np.cumsum(rng.lognormal(0, keys.activity, keys.count))
     own, place = rng.normal(0, keys.scores, keys.count), rng.integers(0, 100, keys.count)
     fails = ERRORS * rng.lognormal(-(keys.errors**2) / 2, keys.errors, keys.count)
-    canary, exposed, counted = begin_step({}, 0, 0), 0, np.zeros((100, 2 + COARSE_BINS), np.int64)
+    took = MEDIAN_US * rng.lognormal(0, keys.latency, keys.count)
+    canary, exposed = begin_step({}, 0, 0), 0
+    counted = np.zeros((100, 2 + COARSE_BINS + (LATENCY_BINS if keys.latency else 0)), np.int64)
     for now in range(KEY_LOOK_S, 4 * 3_600, KEY_LOOK_S):
         percent = SPEC.steps[canary["step"]]
         who = np.searchsorted(activity, rng.random(rng.poisson(RATE * KEY_LOOK_S)) * activity[-1])
@@ -192,6 +201,9 @@ def simulate_by_key(keys: Keys, seed: int) -> Ended:
         failed = rng.random(len(who)) < fails[who] + keys.fails_more * to_candidate
         counted[:, 1] += np.bincount(place[who][failed], minlength=100)
         np.add.at(counted, (place[who], 2 + np.clip(scores * 8 + COARSE_BINS / 2, 0, COARSE_BINS - 1).astype(int)), 1)
+        if keys.latency:
+            us = (took[who] * rng.lognormal(0, SPREAD, len(who)) * np.where(to_candidate, keys.slower, 1.0)).astype(int)
+            np.add.at(counted, (place[who], 2 + COARSE_BINS + _quarter(us)), 1)
         candidate, champion = (
             _arm(counted, percent, of=slice(0, percent)),
             _arm(counted, 100 - percent, of=slice(percent, 100)),
@@ -208,15 +220,32 @@ def simulate_by_key(keys: Keys, seed: int) -> Ended:
     raise AssertionError("it does not end")
 
 
+def _quarter(us: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The number of the quarter of a power of two that a replica counts it in (see `serve.passing.PlaceCounts`)."""
+    bits = np.frexp(us.astype(np.float64))[1] - 3
+    found: NDArray[np.int64] = 4 * bits + (us >> bits) - 4
+    return found
+
+
+def _from_us(quarter: int) -> int:
+    bits, rest = divmod(quarter, 4)
+    return (rest + 4) << bits
+
+
 def _arm(counted: NDArray[np.int64], percent: int, of: slice) -> Tally:
     places = [Tally(0, 0)] * 100
     places[of] = [
-        Tally(answered, failed, scores=[[bin_, count] for bin_, count in enumerate(scores) if count])
-        for answered, failed, *scores in counted[of].tolist()
+        Tally(
+            answered,
+            failed,
+            scores=[[bin_, count] for bin_, count in enumerate(bins[:COARSE_BINS]) if count],
+            latency=[[_from_us(bin_), count] for bin_, count in enumerate(bins[COARSE_BINS:]) if count],
+        )
+        for answered, failed, *bins in counted[of].tolist()
     ]
-    scores = [bucket for place in places for bucket in place.scores]
+    latency, scores = ([bucket for p in places for bucket in getattr(p, what)] for what in ("latency", "scores"))
     answered, failed = (sum(getattr(place, what) for place in places) for what in ("answered", "failed"))
-    return Tally(answered, failed, started=percent, scores=scores, places=places)
+    return Tally(answered, failed, started=percent, share=percent, latency=latency, scores=scores, places=places)
 
 
 def measure_by_key(document: Document, runs: int) -> None:

@@ -301,10 +301,14 @@ class Calls(StreamCalls, ReviewCalls, PredictingCalls):
     # Predictions
 
     @call
-    def predict(self, model: str, row: Mapping[str, Any]) -> Flow[dict[str, Any]]:
+    def predict(
+        self, model: str, row: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> Flow[dict[str, Any]]:
         """One prediction from named fields, or by key from {"entity": {...}, "event": {...}} where the model's service
-        declares `sr.FromStream`; many from {"rows": [...]}."""
-        return (yield json_request("POST", f"/predict/{part(model)}", row)).json()  # type: ignore[no-any-return]
+        declares `sr.FromStream`; many from {"rows": [...]}. `headers`: more of them, as the one by which a request
+        stays with its version."""
+        path = f"/predict/{part(model)}"
+        return (yield json_request("POST", path, row, headers)).json()  # type: ignore[no-any-return]
 
     @call
     def infer(self, model: str, request: Mapping[str, Any]) -> Flow[dict[str, Any]]:

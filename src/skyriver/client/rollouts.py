@@ -119,7 +119,8 @@ def _lines(rollout: Mapping[str, Any]) -> Iterator[str]:
             yield f"  shadow: copies of {shown['percent']}% of the requests since {begun} UTC"
         else:
             every = declared["every"]
-            yield f"  step {shown['step']} of {shown['steps']}: {shown['percent']}% of the requests since {begun} UTC"
+            of = "keys" if shown.get("by_key") else "requests"
+            yield f"  step {shown['step']} of {shown['steps']}: {shown['percent']}% of the {of} since {begun} UTC"
         yield f"  goes on after {every} and {shown['needed']:,} answers; there are {shown['answered_in_step']:,}"
     if shown and shown.get("phase") == "shadow":
         yield from _of_copies(shown)

@@ -33,5 +33,5 @@ def rows_request(path: str, rows: Sequence[Mapping[str, Any]]) -> Request:
     return Request("POST", path, headers=_JSON, content=rows_as_json(rows))
 
 
-def json_request(method: str, path: str, body: Any) -> Request:
-    return Request(method, path, headers=_JSON, content=json.dumps(body).encode())
+def json_request(method: str, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Request:
+    return Request(method, path, headers={**(headers or {}), **_JSON}, content=json.dumps(body).encode())

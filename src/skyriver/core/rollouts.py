@@ -61,7 +61,8 @@ class Canary:
     requests, for at least `every` and until it has answered enough to be judged by; it is compared with the version
     that serves, and taken back as soon as it is worse. Where requests are too few for a step within `wait`, the rollout
     pauses and says so. `shadow`: for so long, or as `Shadow` says, it answers copies of requests before the first
-    step. `guards`: what it is taken back for."""
+    step. `guards`: what it is taken back for. `key`: the header by whose value a request stays with its version over
+    HTTP, as "x-customer", or "entity", the stream's key in the entity that is asked for."""
 
     spec: specs.CanarySpec
 
@@ -73,6 +74,7 @@ class Canary:
         wait: str = "",
         shadow: Shadow | str | None = None,
         guards: Guards | None = None,
+        key: str = "",
     ) -> None:
         action = 'Write sr.Canary([1, 10, 50, 100], every="5m").'
         if not isinstance(steps, (list, tuple)):
@@ -85,6 +87,7 @@ class Canary:
             "wait": waits,
             "shadow": _shadow_of(shadow),
             "guards": _guards_of(guards),
+            "key": key.lower() if isinstance(key, str) else key,
         }
         object.__setattr__(self, "spec", made(specs.CanarySpec, "sr.Canary", "BAD_CANARY", action, given))
 

@@ -49,6 +49,7 @@ from skyriver.core.spec_gate import (
     SliceSpec,
 )
 from skyriver.core.spec_models import (
+    BY_ENTITY,
     BlueGreenSpec,
     Calibrate,
     CanarySpec,
@@ -89,6 +90,7 @@ from skyriver.core.spec_streams import (
 from skyriver.core.spec_watch import RETRAIN_TOLERANCE, RetrainSpec
 
 __all__ = [
+    "BY_ENTITY",
     "COUNTED",
     "GRID_LIMIT",
     "LEAST_PERIOD",
@@ -216,6 +218,14 @@ class AppSpec(Spec):
             )
 
     def _check_from_stream(self, model: ModelSpec) -> None:
+        if isinstance(model.rollout, CanarySpec) and model.rollout.key == BY_ENTITY and model.serve.features is None:
+            raise InvalidInput(
+                f"Versions of {model.name!r} are to take over by the key of the entity that is asked for, and nobody"
+                " asks it by an entity.",
+                code="BAD_CANARY",
+                next_action="Declare serve=sr.Service(features=sr.FromStream(...)), or name a header that callers send:"
+                ' sr.Canary([10, 100], key="x-customer").',
+            )
         features = self.feature_set(model.train.features) if model.train else None
         check_from_stream(model, features)
         if features is None or model.serve.features is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -252,6 +253,13 @@ class GuardsSpec(Spec):
         return self
 
 
+BY_ENTITY = "entity"
+"""As `CanarySpec.key`: the stream's key in the entity by which features are asked for."""
+_HEADER = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_NO_KEYS = ("authorization", "connection", "content-", "host", "transfer-encoding", "x-request-", "x-skyriver-")
+"""Headers that begin so are about the way of a request, or do not reach who would read them."""
+
+
 class CanarySpec(Spec):
     """How a version that passed the gate comes to serve in place of another one: by steps, while it is compared."""
 
@@ -264,6 +272,9 @@ class CanarySpec(Spec):
     shadow: ShadowSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     """What comes before the first step."""
     guards: GuardsSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    key: str = Field(default="", exclude_if=lambda value: not value)
+    """The header, in small letters, by whose value a request stays with its version; BY_ENTITY: the key of the entity
+    that is asked for; "": chance decides."""
 
     @property
     def every_us(self) -> int:
@@ -285,6 +296,8 @@ class CanarySpec(Spec):
             raise ValueError(f"every={self.every!r} is shorter than a second")
         if self.wait_us < self.every_us:
             raise ValueError(f"wait={self.wait!r} is shorter than a step, every={self.every!r}")
+        if self.key and (not _HEADER.fullmatch(self.key) or self.key.startswith(_NO_KEYS)):
+            raise ValueError(f"key={self.key!r} is no header of a caller's own, as x-customer, nor {BY_ENTITY!r}")
         return self
 
 

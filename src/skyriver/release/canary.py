@@ -8,10 +8,11 @@ version, answers are judged by the places of their keys (see clusters.py).
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Final
 
@@ -37,7 +38,7 @@ Histogram = Sequence[Sequence[int]]
 @dataclass(frozen=True, slots=True)
 class Tally:
     """What one process has counted of one version since it began to count, which `started` names: when it was started
-    (wall microseconds), or with which share."""
+    (wall microseconds), or, of a stream, with which share."""
 
     answered: int
     failed: int
@@ -51,6 +52,8 @@ class Tally:
     places: Sequence[Tally] = ()
     """The same by hundredths of the keys, in their order, where a key stays with its version. All versions have their
     counts of one share, from the moment in which it was given to them."""
+    share: int = 0
+    """Which that is, in hundredths of a percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,22 +132,44 @@ def _by_places(
     source: Source, bounds: Mapping[str, Any], before: Mapping[str, Any] | None, guards: Sequence[Guard[OddsTest]]
 ) -> dict[str, Any]:
     """The evidence of a source by key: `kept` of the shares before, `now` with that of the present share, which
-    `share` names."""
+    `share` names. It is of all that was answered with a share; where one look may add so much only, `whole` is what it
+    would be without that."""
     sides = (source.champion, source.candidate)
-    share = [sorted({tally.started for tally in side.values()}) for side in sides]
+    share = [sorted({tally.share for tally in side.values()}) for side in sides]
     before = before or {"share": [], "kept": begin(guards), "now": begin(guards)}
     if any(len(of_side) != 1 for of_side in share):
         return dict(before)  # not every process knows of the share yet
-    kept: Logs = before["kept"] if before["share"] == share else before["now"]
+    same = before["share"] == share
+    kept: Logs = before["kept"] if same else before["now"]
     champion, candidate = ([_of(place, bounds) for place in _places(side.values())] for side in sides)
-    now = {
+    whole: Logs = {
         guard.name: [
-            list(clustered(guard.test, logs, *(_of_bound(side, guard.name, number) for side in (champion, candidate))))
+            list(
+                clustered(
+                    replace(guard.test, at_most=math.inf),
+                    logs,
+                    *(_of_bound(side, guard.name, number) for side in (champion, candidate)),
+                )
+            )
             for number, logs in enumerate(kept[guard.name], start=1)
         ]
         for guard in guards
     }
-    return {"share": share, "kept": kept, "now": now}
+    cut = [guard for guard in guards if guard.test.at_most < math.inf]
+    bounded: Logs = {
+        guard.name: [
+            [log + min(math.log(guard.test.at_most), after - then) for log, after, then in zip(*of_bound, strict=True)]
+            for of_bound in zip(
+                before["now"][guard.name],
+                whole[guard.name],
+                before.get("whole", before["now"])[guard.name] if same else kept[guard.name],
+                strict=True,
+            )
+        ]
+        for guard in cut
+    }
+    now = {**whole, **bounded}
+    return {"share": share, "kept": kept, "now": now, "whole": {guard.name: whole[guard.name] for guard in cut}}
 
 
 def _places(tallies: Iterable[Tally]) -> list[Tally]:

@@ -29,6 +29,9 @@ PROMOTE_LIMIT_US = 120_000_000
 LAST_ANSWERS_US = 70_000_000
 """For so long it is waited for the last answers of a version that was taken back: replicas may drain for a minute."""
 
+SHARED_US = 1_000_000
+"""Within this time every replica knows of another share; half of it lies between their looks."""
+
 REPORTED_US = 1_500_000
 LAST_COPIES_US = 5_000_000
 """For so long it is waited for the end of copies: until all reports are of after it, and at most."""
@@ -173,7 +176,9 @@ def _roll_back(snapshot: Snapshot, rollout: Resource, service: Resource, to: str
         streams, rules = _deciding(snapshot, rollout), rules_of(spec.guards)
         waits = answers(snapshot, service, int(to)) and snapshot.elapsed(rollout.since) < LAST_ANSWERS_US
         pause = LOOK_US if waits else 0
-        status["canary"] = look_at(snapshot, canary, service, streams, numbers, pause_us=pause, rules=rules)
+        status["canary"] = look_at(
+            snapshot, canary, service, streams, numbers, pause_us=pause, rules=rules, by_key=bool(spec.key)
+        )
         if waits:
             if status["canary"] != canary:
                 status.pop("settled")
@@ -203,18 +208,18 @@ def _canary(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -
     origin, canary = str(rollout.status["from"]), rollout.status.get("canary") or {}
     spec = CanarySpec.model_validate(rollout.spec["canary"])
     numbers = (int(origin), int(to))
-    streams, rules = _deciding(snapshot, rollout), rules_of(spec.guards)
+    streams, rules, by_key = _deciding(snapshot, rollout), rules_of(spec.guards), bool(spec.key)
     if not canary or service.status.get("broken", {}).get(to):
         if not (waits := list(_beside(snapshot, rollout, service, to))) and not _copies_come(
             snapshot, rollout, service
         ):
-            yield _split(service, _shares(origin, to, spec.steps[0]))
+            yield _split(service, _shares(snapshot, origin, to, spec.steps[0], spec.key))
             first = begin_step({}, 0, snapshot.now, rules)
-            before = look_at(snapshot, first, service, streams, numbers, pause_us=0, rules=rules)
+            before = look_at(snapshot, first, service, streams, numbers, pause_us=0, rules=rules, by_key=by_key)
             yield _progress(snapshot, rollout, _compared(rollout, before, spec))
         yield from filter(None, waits)
         return
-    after = look_at(snapshot, canary, service, streams, numbers, rules=rules)
+    after = look_at(snapshot, canary, service, streams, numbers, rules=rules, by_key=by_key)
     verdict = judge(after, spec, numbers, snapshot.now)
     if verdict.what == "take_back":
         yield _split(service, {origin: {"weight": 100}})
@@ -226,7 +231,7 @@ def _canary(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -
         yield _pause(snapshot, rollout, verdict, _compared(rollout, after, spec))
     elif after["step"] + 1 < len(spec.steps):
         step = after["step"] + 1
-        yield _split(service, _shares(origin, to, spec.steps[step]))
+        yield _split(service, _shares(snapshot, origin, to, spec.steps[step], spec.key))
         begun = begin_step(after, step, snapshot.now)
         yield _progress(snapshot, rollout, _compared(rollout, begun, spec))
     else:
@@ -318,8 +323,10 @@ def _compared(rollout: Resource, canary: Mapping[str, Any], spec: CanarySpec) ->
     return {**rollout.status, "canary": canary, "shown": page(canary, spec)}
 
 
-def _shares(origin: str, to: str, percent: int) -> dict[str, dict[str, int]]:
-    return {origin: {"weight": 100 - percent}, to: {"weight": percent}}
+def _shares(snapshot: Snapshot, origin: str, to: str, percent: int, key: str) -> dict[str, dict[str, Any]]:
+    """By key with a moment in which all replicas change, so that no key goes to and fro between them."""
+    by_key = {"key": key, "at": snapshot.now + SHARED_US} if key else {}
+    return {origin: {"weight": 100 - percent}, to: {"weight": percent, **by_key}}
 
 
 def _split(service: Resource, versions: Mapping[str, Any]) -> Put:

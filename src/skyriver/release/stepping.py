@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from skyriver.core.outcomes import outcomes_of
@@ -43,13 +43,15 @@ def look_at(
     *,
     pause_us: int = LOOK_US,
     rules: Rules = AS_EVER,
+    by_key: bool = False,
 ) -> dict[str, Any]:
     """The state after a look at what `versions` (champion, candidate) answered; the same where it is too early for one.
-    `streams`: which decide with the model."""
+    `streams`: which decide with the model; `by_key`: over HTTP a key stays with its version, too."""
     compared = canary["compared"]
     if snapshot.now - compared["looked"] < pause_us:
         return dict(canary)
-    sources = [_replicas(snapshot, service, versions), *(_arms(snapshot, stream, versions) for stream in streams)]
+    of_replicas = _replicas_by_key if by_key else _replicas
+    sources = [of_replicas(snapshot, service, versions), *(_arms(snapshot, stream, versions) for stream in streams)]
     if rules.metrics:
         sources.append(_outcomes(snapshot, service, versions, rules.metrics))
     return {
@@ -120,6 +122,7 @@ def page(canary: Mapping[str, Any], spec: CanarySpec) -> dict[str, Any]:
         "step": step + 1,
         "steps": len(spec.steps),
         "percent": spec.steps[step],
+        **({"by_key": True} if spec.key else {}),
         "since": canary["since"],
         "needed": least(spec.steps[step], rules_of(spec.guards).guards, alpha_of(spec)),
         "answered_in_step": compared["candidate"]["answered"] - canary["before"],
@@ -135,8 +138,9 @@ def told(found: Mapping[str, Any], spec: CanarySpec, to: int) -> str:
     of_step = (
         f"{answered:,} answers of the {enough:,} that the step needs" if answered < enough else f"{answered:,} answers"
     )
+    of = "keys" if spec.key else "requests"
     return (
-        f"Step {found['step']} of {found['steps']}: version {to} gets {found['percent']}% of the requests, for"
+        f"Step {found['step']} of {found['steps']}: version {to} gets {found['percent']}% of the {of}, for"
         f" {spec.every} at least; {of_step}. {told_of_both(found)}."
     )
 
@@ -167,6 +171,46 @@ def _replicas(snapshot: Snapshot, service: Resource, versions: tuple[int, int]) 
         REPLICAS,
         *({p.name: _tally(p) for p in processes_of(snapshot, service, version) if p.report} for version in versions),
     )
+
+
+def _replicas_by_key(snapshot: Snapshot, service: Resource, versions: tuple[int, int]) -> Source:
+    """As `_replicas`, judged by what had a key. What the candidate did not answer is told by who passed it on."""
+    sides: tuple[dict[str, Tally], dict[str, Tally]] = ({}, {})
+    for side, version in zip(sides, versions, strict=True):
+        for process in processes_of(snapshot, service, version):
+            if process.report:
+                side[process.name] = _tally_by_key(process, versions[1])
+    for process in processes_of(snapshot, service, versions[0]):
+        lost = _sharing(process, versions[1]).get("lost")
+        if lost:
+            sides[1][f"{process.name}, lost"] = Tally(
+                0, 0, places=[Tally(n, n) for n in lost], share=_share(process, versions[1])
+            )
+    return Source(REPLICAS, *sides)
+
+
+def _tally_by_key(process: ProcessStatus, candidate: int) -> Tally:
+    """Of what is not counted by places it is known how much it was, and no more."""
+    places = [
+        Tally(answered, failed, refused, latency=latency, scores=scores)
+        for answered, failed, refused, latency, scores in _sharing(process, candidate).get("places", ())
+    ]
+    return replace(
+        _tally(process),
+        latency=[bucket for place in places for bucket in place.latency],
+        scores=[bucket for place in places for bucket in place.scores],
+        places=places,
+        share=_share(process, candidate),
+    )
+
+
+def _sharing(process: ProcessStatus, candidate: int) -> Mapping[str, Any]:
+    sharing: Mapping[str, Any] = process.report.get("sharing") or {}
+    return sharing if sharing.get("version") == candidate else {}
+
+
+def _share(process: ProcessStatus, candidate: int) -> int:
+    return 100 * int(_sharing(process, candidate).get("percent", 0))
 
 
 def processes_of(snapshot: Snapshot, service: Resource, version: int) -> Iterator[ProcessStatus]:
@@ -214,6 +258,7 @@ def _arms(snapshot: Snapshot, stream: Resource, versions: tuple[int, int]) -> So
                     int(arm["events"]),
                     failed,
                     started=round(100 * arm["percent"]),
+                    share=round(100 * arm["percent"]),
                     scores=[bucket for place in places for bucket in place.scores],
                     places=places,
                 )

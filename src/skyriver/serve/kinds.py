@@ -30,6 +30,7 @@ from skyriver.release.rollouts import champion
 from skyriver.serve.activator_kind import ENDING, new_activator
 from skyriver.serve.from_stream import live_of_replica, stream_waited_for
 from skyriver.serve.logged import log_of_replica
+from skyriver.serve.sharing import shared, sharing_of_replica
 from skyriver.serve.sleeping import activator_of, is_asleep, replicas_wanted, rest_after, rests, somebody_holds, told_of
 from skyriver.trust.signing import proof_of
 
@@ -92,7 +93,7 @@ def _step_service(snapshot: Snapshot, before: Resource) -> Iterator[Action]:
     for version, of_version in ready.items():
         servers = tuple(_server(snapshot, r) for r in of_version) or stand_in
         yield WantPool(Pool(service.tenant, f"{service.name}:{version}", servers))
-    split = tuple((f"{service.name}:{v}", int(w["weight"])) for v, w in sorted(versions.items()) if w["weight"])
+    split = _split(service, versions)
     limit, steady = _limit(service.spec["serve"]), _steady(snapshot, service, split)
     yield WantRoute(Route(service.tenant, "model", service.name, split, limit=limit, steady=steady))
 
@@ -123,6 +124,14 @@ def _without_expired(service: Resource, now: int) -> Resource:
     versions = service.spec.get("versions", {})
     kept = {v: told for v, told in versions.items() if now < told.get("until", now + 1)}
     return service if kept == versions else replace(service, spec={**service.spec, "versions": kept})
+
+
+def _split(service: Resource, versions: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    """Where keys stay with their version, the champion's replicas get all requests, and pass on what is not theirs."""
+    weighty = {v: int(told["weight"]) for v, told in sorted(versions.items()) if told["weight"]}
+    if len(weighty) > 1 and (by_key := shared(service)):
+        weighty = {v: 100 for v in weighty if v != by_key}
+    return tuple((f"{service.name}:{v}", weight) for v, weight in weighty.items())
 
 
 def _steady(snapshot: Snapshot, service: Resource, split: Sequence[tuple[str, int]]) -> str:
@@ -253,6 +262,9 @@ def _step_replica(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
     model = replica.parent.partition("/")[2]
     version = snapshot.find(replica.tenant, "version", f"{model}:{replica.spec['version']}")
     live = live_of_replica(snapshot, replica) | copies_of_replica(snapshot, replica)
+    service = snapshot.find(replica.tenant, *replica.parent.split("/", 1))
+    passed_to = _sockets(snapshot, service, shared(service)) if service is not None else ()
+    live |= sharing_of_replica(snapshot, service, replica, passed_to)
     live |= {"proof": proof_of(version), **log_of_replica(snapshot, version)} if version is not None else {}
     want = Want(ProcessSpec(name, "replica", replica.tenant, replica.spec, live=live))
     match replica.state:
@@ -282,11 +294,15 @@ def copies_of_replica(snapshot: Snapshot, replica: Resource) -> dict[str, Any]:
     own = versions.get(str(replica.spec["version"]), {})
     if service is None or not version or not own.get("weight"):
         return {}
-    there = [r for r in snapshot.children(service, "replica") if str(r.spec["version"]) == version]
-    sockets = sorted(_server(snapshot, r).socket for r in there if _serves(snapshot, r))
-    told = versions[version]
+    told, sockets = versions[version], _sockets(snapshot, service, version)
     share, slower = told["copies"], told["slower"]
     return {"shadow": {"version": int(version), "share": share, "slower": slower, "sockets": sockets}}
+
+
+def _sockets(snapshot: Snapshot, service: Resource, version: str) -> list[str]:
+    """Of the replicas of `version` that serve."""
+    there = [r for r in snapshot.children(service, "replica") if version and str(r.spec["version"]) == version]
+    return sorted(_server(snapshot, r).socket for r in there if _serves(snapshot, r))
 
 
 def _follow(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:

@@ -37,6 +37,7 @@ from skyriver.serve.fields import Predict, PredictCodec
 from skyriver.serve.http import JSON, PROBLEM, TEXT, HttpLimits, HttpServer, Request
 from skyriver.serve.metrics import Counters, prometheus, resident_bytes
 from skyriver.serve.multipart import FORM
+from skyriver.serve.passing import Sharing, SharingSettings, placed_of
 from skyriver.serve.prediction_log import PredictionLog
 from skyriver.serve.protocol import (
     BINARY_HEADER,
@@ -112,6 +113,7 @@ class Replica:
         self._reader: FeatureReader | None = None
         self._shadow: Shadow | None = None
         self._log: PredictionLog | None = None
+        self._sharing: Sharing | None = None
         self._score = next(
             (names for names in answer_names(runner.signature) if names[1] == score_of(runner.signature)), None
         )
@@ -125,6 +127,7 @@ class Replica:
         """Accepts no more, answers what is there; returns how many connections had to be cut off."""
         cut = await self._server.stop(self._settings.grace_s)
         self.copy_to(None)
+        self.share_by(None)
         if self._reader is not None:
             self._reader.close()
         self._batcher.close()
@@ -157,6 +160,15 @@ class Replica:
             known = self.counters.latency_us, self._batcher.scores
             compared = Compared(self._score, lambda: known, settings.slower)
             self._shadow = Shadow(settings, compared)
+
+    def share_by(self, settings: SharingSettings | None) -> None:
+        """From now on a version has a share of the keys, or, with None, none does."""
+        if settings is not None and self._sharing is not None:
+            self._sharing.follow(settings)
+            return
+        if self._sharing is not None:
+            self._sharing.close()
+        self._sharing = Sharing(settings, self._score, self._server.handle) if settings is not None else None
 
     @property
     def logged(self) -> str:
@@ -197,6 +209,7 @@ class Replica:
             **self._calibration.to_json(),
             "device": self._device,
             **({"shadow": self._shadow.report()} if self._shadow is not None else {}),
+            **({"sharing": self._sharing.report()} if self._sharing is not None else {}),
             **({"log": self._log.report()} if self._log is not None else {}),
         }
 
@@ -227,6 +240,9 @@ class Replica:
             if request.path.startswith(COPIED):
                 self._handle(Copied(request))
                 return
+            if (placed := placed_of(request, self._sharing)) is not None:
+                self._handle(placed)
+                return
             self._fail(request, self._unknown(request.path.decode("latin-1")))
             return
         action = route.get(request.method)
@@ -237,6 +253,10 @@ class Replica:
                 request, InvalidInput(wrong, code="WRONG_METHOD", next_action=f"Ask with {allowed.decode()}."), 405
             )
             request.answer(405, body, content_type, ((b"allow", allowed),))
+            return
+        if self._sharing is not None and (here := self._sharing.take(request)) is not request:
+            if here is not None:
+                action(here)
             return
         action(request)
 

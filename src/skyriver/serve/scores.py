@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+COARSE: Final = 4
+"""Buckets that are one, half a power of two, where there is a histogram for each hundredth of the keys."""
 _FEW = 32
 """Scores that the interpreter is done with before arrays are made."""
 _HALF = 8 * 1_100

@@ -6,7 +6,8 @@ Its live settings: {"proof": that its version is signed}; where it reads feature
 "socket": of its worker ("": not started yet), "features": digest, "keys", "reads": names of fields, "fields": [...] of
 its events, "on_unknown", "on_old", "max_age_us", "fallback"}; and, while another version is its shadow, "shadow":
 {"version", "share": percent, "slower": how many times as long a slow answer takes, "sockets"}; and, while somebody
-compares what it is asked with its training rows, "log": {"profile": digest}.
+compares what it is asked with its training rows, "log": {"profile": digest}; and, while another version has a share of
+the keys, "sharing", as `serve.passing.SharingSettings` has it.
 It reads the model, tries it, listens, and then says that it is ready.
 A model that cannot be served is said in the report ("failed", "reason", "message") and ends the process with 3:
 starting it again would not help. SIGTERM lets it finish what runs.
@@ -39,6 +40,7 @@ from skyriver.serve.by_key import FromStream
 from skyriver.serve.calibration import calibrate
 from skyriver.serve.devices import CPU
 from skyriver.serve.listening import unix_listener
+from skyriver.serve.passing import SharingSettings
 from skyriver.serve.replica import GRACE_S, Replica, ReplicaSettings, serve_replica
 from skyriver.serve.runner import RUN_LIMIT_S, Runner
 from skyriver.serve.shadow import ShadowSettings
@@ -123,6 +125,8 @@ def follow_live(context: ProcessContext, replica: Replica) -> None:
             replica.read_from(FromStream.of(told) if told is not None else None)
             copies = live.get("shadow")
             replica.copy_to(ShadowSettings.of(copies) if copies is not None else None)
+            shares = live.get("sharing")
+            replica.share_by(SharingSettings.of(shares) if shares is not None else None)
             follow_log(context, replica, (live.get("log") or {}).get("profile", ""))
     except (OSError, ValueError, SkyriverError) as error:
         _log.error("the live settings cannot be used: %s", error)

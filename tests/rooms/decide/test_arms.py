@@ -10,10 +10,11 @@ import pytest
 
 from skyriver.data.log import RecordKind
 from skyriver.decide.decision.model_run import ModelRun
-from skyriver.decide.decision.scoring import BUCKETS, Canary, Lane, in_canary, place_of, places_of
+from skyriver.decide.decision.scoring import Canary, Lane, in_canary, places_of
 from skyriver.decide.log.blocks import decisions_of
 from skyriver.decide.log.records import ModelInUse, decode_control
 from skyriver.decide.rules.ruleset import compile_rules
+from skyriver.release.places import BUCKETS, place_of
 
 House = Any
 

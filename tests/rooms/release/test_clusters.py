@@ -81,6 +81,7 @@ def run(seed: int, *, shift: float = 0.0, keys: int = 3_000) -> str:
                 sum(place.answered for place in of_side),
                 0,
                 started=percent,
+                share=percent,
                 scores=[bucket for place in of_side for bucket in place.scores],
                 places=of_side,
             )
@@ -149,7 +150,7 @@ def test_evidence_is_kept_when_the_share_changes_and_counting_begins_anew() -> N
     def look(percent: int, bad: int, now: int) -> float:
         nonlocal state
         champion, candidate = (
-            Tally(10_000, 100 * of_bad, started=share, places=[Tally(100, of_bad)] * 100)
+            Tally(10_000, 100 * of_bad, started=share, share=share, places=[Tally(100, of_bad)] * 100)
             for share, of_bad in ((100 - percent, 2), (percent, bad))
         )
         state = looked(state, [Source("stream/s", {"w": champion}, {"w": candidate})], now)
@@ -159,7 +160,7 @@ def test_evidence_is_kept_when_the_share_changes_and_counting_begins_anew() -> N
     assert look(10, 3, 2) == first, "nothing came"
     assert 1 < first < 1e6
     assert look(20, 3, 3) > first, "that of both shares"
-    mixed = Source("stream/s", {"w": Tally(1, 0, started=70, places=[Tally(0, 0)] * 100)}, {})
+    mixed = Source("stream/s", {"w": Tally(1, 0, started=70, share=70, places=[Tally(0, 0)] * 100)}, {})
     before = evidence_of(state)
     state = looked(state, [Source("stream/s")], 4)
     assert evidence_of(state) == before, "a worker that is away takes none along"

@@ -17,10 +17,11 @@ from skyriver.decide.decision.deciding import Deciding
 from skyriver.decide.decision.model_run import ModelRun
 from skyriver.decide.decision.places import Places
 from skyriver.decide.decision.scorer import Scorer
-from skyriver.decide.decision.scoring import CANARY, place_of, places_of
+from skyriver.decide.decision.scoring import CANARY, places_of
 from skyriver.decide.log.blocks import DecisionBlock
 from skyriver.decide.log.checkpoint import SavedArm
 from skyriver.decide.log.records import ControlRecord, DecisionRecord, ModelInUse
+from skyriver.release.places import place_of
 from skyriver.release.stepping import NO_SCORE
 
 SCORE_BINS = 20

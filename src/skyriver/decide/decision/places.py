@@ -4,16 +4,12 @@ its own, and is judged by the place of the key (see `skyriver.release.clusters`)
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skyriver.serve.scores import score_bucket, score_buckets
-
-PLACES: Final = 100
-COARSE: Final = 4
-"""Buckets of `score_bucket` that are one here, half a power of two: there are a hundred histograms."""
+from skyriver.release.places import PLACES
+from skyriver.serve.scores import COARSE, score_bucket, score_buckets
 
 Told = list[tuple[int, int, list[tuple[int, int]]]]
 """Of each place: events, those without the version's score, and of the scores (bucket, how many) in their order."""
