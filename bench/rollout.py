@@ -5,12 +5,13 @@
 Simulated: the product's own functions (`release.canary`, `release.stepping`) judge what a model of the traffic answers,
 100 requests a second for an hour in steps of 1, 10 and 50%, looked at every five seconds. Candidates are as the
 champion (0.5% of errors), or fail two points more, or take twice as long, or score 0.3 standard deviations higher.
-The same where a key stays with its version, as in a stream: 2,000 or 20,000 keys of heavy-tailed activity, each with
-errors and scores of its own.
+The same where a key stays with its version, as in a stream and, by a header, over HTTP: 2,000 or 20,000 keys of
+heavy-tailed activity, each with errors, scores and (over HTTP) latencies of its own.
 The same in the shadow, where copies of a tenth of the requests are compared pair by pair (`_shadow.py`).
 Live: a cloud with its gateway under 1,000 requests a second, an open loop (`_serving_load.py`): good versions take over
 by steps, then two of them swap to and fro with rollbacks until 100 swaps are made (a deployment takes several
-seconds); then one that refuses what it is asked, and one that scores higher.
+seconds); then one that refuses what it is asked, and one that scores higher. At last, what it costs a request that its
+key is the new version's (`_passing.py`).
 Prints one JSON document; progress goes to stderr. Exit code 1: a goal does not hold.
 """
 
@@ -32,6 +33,7 @@ from typing import Any
 import numpy as np
 import onnx.parser
 from _document import Document, Goal
+from _passing import PASSING_GOALS, measure_passing
 from _processes import Failed, cloud_home, free_port
 from _serving_scenes import sending
 from _serving_systems import System, product
@@ -54,6 +56,7 @@ GOALS = (
     *SHADOW_GOALS,
     Goal("live_failed_requests", "<=", 0, "requests"),
     Goal("live_exposed_miscounted", "<=", 0, "requests"),
+    *PASSING_GOALS,
 )
 RATE, LOOK_S, STEP_S = 100, 5, 1_200
 SPEC = CanarySpec(steps=(1, 10, 50), every="20m", wait="1h")
@@ -416,6 +419,8 @@ def main() -> int:
     document.part(shadowed, lambda: measure_shadow(document, 50 if quick else 500))
     live = ("live_failed_requests", "live_exposed_miscounted")
     document.part(live, lambda: measure_live(document, 5 if quick else 20, 10 if quick else 100, 1_000))
+    passing = tuple(goal.name for goal in PASSING_GOALS)
+    document.part(passing, lambda: measure_passing(document, 500 if quick else 5_000))
     return 0 if document.print() else 1
 
 

@@ -18,3 +18,10 @@ def place_of(key: int, version: int) -> int:
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _WORD
     return (x ^ (x >> 31)) % BUCKETS // (BUCKETS // PLACES)
+
+
+def place_between(key: int, champion: int, candidate: int) -> int:
+    """The same where `candidate` takes over from `champion`: it has the keys whose place is below its percent. As in a
+    stream, where the newer version has the first places, also when an older one comes back by steps."""
+    place = place_of(key, max(champion, candidate))
+    return place if candidate > champion else PLACES - 1 - place

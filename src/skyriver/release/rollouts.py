@@ -340,7 +340,7 @@ def _promote(snapshot: Snapshot, rollout: Resource, model: Resource, service: Re
     ready = service.status.get("ready", {})
     wanted = ServiceSpec.model_validate(service.spec["serve"]).most
     beside = {to: {"weight": 0}} | ({origin: {"weight": 100}} if origin and origin != to else {})
-    taken_over = {to: {"weight": 100}} | ({origin: {"weight": 0}} if origin and origin != to else {})
+    taken_over = _taken_over(snapshot, versions, origin, to)
     broken = service.status.get("broken", {}).get(to)
     if broken:
         yield _breach(snapshot, rollout, "VERSION_FAILED", f"Version {to} does not serve: {broken}")
@@ -363,6 +363,13 @@ def _promote(snapshot: Snapshot, rollout: Resource, model: Resource, service: Re
         yield _put(rollout, "done", snapshot.now, status=status)
     elif _elapsed(snapshot, rollout, int(to)) > PROMOTE_LIMIT_US:
         yield _breach(snapshot, rollout, "TIMED_OUT", f"Version {to} did not serve within 120 s.")
+
+
+def _taken_over(snapshot: Snapshot, versions: Mapping[str, Any], origin: str, to: str) -> dict[str, dict[str, Any]]:
+    """What is still on its way to the version before is passed on, where keys stay with their version."""
+    key = versions.get(to, {}).get("key")
+    by_key = {"key": key, "at": snapshot.now} if key else {}
+    return {to: {"weight": 100, **by_key}} | ({origin: {"weight": 0}} if origin and origin != to else {})
 
 
 def _kept_ready(snapshot: Snapshot, rollout: Resource, origin: str) -> dict[str, dict[str, int]]:

@@ -20,7 +20,7 @@ import msgspec
 
 from skyriver.core.spec import BY_ENTITY
 from skyriver.data.keys import key_of
-from skyriver.release.places import PLACES, place_of
+from skyriver.release.places import PLACES, place_between
 from skyriver.serve.forwarding import Answer, Line
 from skyriver.serve.http import JSON, Request
 from skyriver.serve.runner import RUN_LIMIT_S
@@ -41,6 +41,7 @@ Score = tuple[str, str] | None
 
 @dataclass(frozen=True, slots=True)
 class SharingSettings:
+    champion: int
     version: int
     """Which has the share."""
     percent: int
@@ -58,6 +59,7 @@ class SharingSettings:
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> SharingSettings:
         return cls(
+            int(told["champion"]),
             int(told["version"]),
             int(told["percent"]),
             str(told["key"]),
@@ -177,7 +179,7 @@ class Sharing:
             return request
         if (key := self._key(request)) is None:
             return request
-        place = place_of(key, self.settings.version)
+        place = place_between(key, self.settings.champion, self.settings.version)
         if place >= self.settings.percent:
             return Placed(request, place, self.counts, self.score)
         if not self.settings.sockets:

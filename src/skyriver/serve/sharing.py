@@ -18,16 +18,18 @@ def shared(service: Resource) -> str:
 def sharing_of_replica(
     snapshot: Snapshot, service: Resource | None, replica: Resource, sockets: Sequence[str]
 ) -> dict[str, Any]:
-    """`sockets`: of the replicas that serve the version which has a share. They go to those of the version that has
-    the others; both count by places."""
+    """`sockets`: of the replicas that serve the version which has a share. They go to those of the champion; both count
+    by places."""
     version = shared(service) if service is not None else ""
     own = str(replica.spec["version"])
     versions = service.spec["versions"] if service is not None else {}
-    if service is None or not version or not versions.get(own, {}).get("weight"):
+    champion = next((v for v in versions if v != version), "")
+    if service is None or not version or not champion or own not in (version, champion):
         return {}
     told, of_stream = versions[version], _key_of_stream(snapshot, service, versions[version]["key"])
     return {
         "sharing": {
+            "champion": int(champion),
             "version": int(version),
             "percent": int(told["weight"]),
             "key": told["key"],

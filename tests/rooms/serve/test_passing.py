@@ -19,7 +19,7 @@ from skyriver.core.resources import ProcessStatus, Resource, Snapshot, WantRoute
 from skyriver.core.spec import BY_ENTITY
 from skyriver.data.keys import key_of, keys_of_texts
 from skyriver.decide.decision.scoring import in_canary, places_of
-from skyriver.release.places import PLACES, place_of
+from skyriver.release.places import PLACES, place_between, place_of
 from skyriver.serve.http import Request
 from skyriver.serve.kinds import SERVICE
 from skyriver.serve.listening import unix_listener
@@ -44,7 +44,7 @@ def model(base: float) -> Runner:
 
 def to(*sockets: Path, percent: int = 50, at: int = 0, **more: Any) -> SharingSettings:
     told = {"key": HEADER, "field": "", "number": False} | more
-    return SharingSettings(2, percent, at=at, sockets=tuple(map(str, sockets)), **told)
+    return SharingSettings(1, 2, percent, at=at, sockets=tuple(map(str, sockets)), **told)
 
 
 def key_at(*places: int) -> str:
@@ -103,6 +103,19 @@ def test_the_place_of_a_key_is_the_stream_s() -> None:
         for percent in (1, 10, 50):
             mine = [place_of(key_of(text), version) < percent for text in texts]
             assert mine == in_canary(keys_of_texts(texts), version, percent).tolist()
+
+
+def test_an_older_version_that_comes_back_has_the_keys_that_a_stream_gives_it() -> None:
+    """There the newer one is the canary, for the first of the places, whichever is the champion."""
+    keys = range(2_000)
+    before: set[int] = set()
+    for percent in (10, 50, 99):
+        mine = {key for key in keys if place_between(key, 7, 3) < percent}
+        of_newer = in_canary(np.array(keys, np.int64), 7, 100 - percent)
+        assert mine == {key for key in keys if not of_newer[key]}
+        assert before < mine
+        before = mine
+    assert [place_between(key, 3, 7) for key in keys] == [place_of(key, 7) for key in keys]
 
 
 def test_a_key_stays_with_its_version_and_both_count_by_places(tmp_path: Path) -> None:
@@ -281,7 +294,7 @@ def shop(versions: dict[str, Any], *more: Resource) -> tuple[Snapshot, Resource,
     [
         (VERSIONS, (("m:1", 100),)),
         ({"1": {"weight": 90}, "2": {"weight": 10}}, (("m:1", 90), ("m:2", 10))),
-        ({"2": {"weight": 100}, "1": {"weight": 0}}, (("m:2", 100),)),
+        ({"2": {"weight": 100, "key": HEADER, "at": 5}, "1": {"weight": 0}}, (("m:2", 100),)),
     ],
 )
 def test_by_key_the_gateway_sends_all_to_the_champion(versions: dict[str, Any], split: tuple[Any, ...]) -> None:
@@ -305,6 +318,11 @@ def test_replicas_are_told_who_has_which_share(kind: str, decides: bool, expecte
     without = replace(service, spec={**service.spec, "versions": {"1": {"weight": 100}}})
     assert sharing_of_replica(snapshot, without, old, []) == {}
     assert sharing_of_replica(snapshot, None, old, []) == {}
+    taken = {"2": {"weight": 100, "key": HEADER, "at": 9}, "1": {"weight": 0}}
+    over = replace(service, spec={**service.spec, "versions": taken})
+    assert sharing_of_replica(snapshot, over, old, ["/s"])["sharing"]["percent"] == 100, "for what is on its way to it"
+    alone = replace(service, spec={**service.spec, "versions": {"2": taken["2"]}})
+    assert sharing_of_replica(snapshot, alone, new, []) == {}
 
 
 def test_no_path_from_outside_is_taken_for_one_that_was_passed_on(tmp_path: Path) -> None:
