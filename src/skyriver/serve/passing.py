@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
+from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import BY_ENTITY
 from skyriver.data.keys import key_of
 from skyriver.release.places import PLACES, place_between
@@ -58,16 +59,24 @@ class SharingSettings:
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> SharingSettings:
-        return cls(
-            int(told["champion"]),
-            int(told["version"]),
-            int(told["percent"]),
-            str(told["key"]),
-            str(told["field"]),
-            bool(told["number"]),
-            int(told["at"]),
-            tuple(map(str, told["sockets"])),
-        )
+        """Raises InvalidInput (BAD_CONFIG)."""
+        try:
+            return cls(
+                int(told["champion"]),
+                int(told["version"]),
+                int(told["percent"]),
+                str(told["key"]),
+                str(told["field"]),
+                bool(told["number"]),
+                int(told["at"]),
+                tuple(map(str, told["sockets"])),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInput(
+                f"Which keys another version has is told wrong: {error!r}.",
+                code="BAD_CONFIG",
+                next_action="`skyriver down`, then `skyriver up`: all its parts are then of one version.",
+            ) from error
 
 
 class PlaceCounts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,7 @@ import onnx.parser
 import pytest
 import uvloop
 
+from skyriver.core.errors import InvalidInput
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot, WantRoute
 from skyriver.core.spec import BY_ENTITY
 from skyriver.data.keys import key_of, keys_of_texts
@@ -215,6 +217,23 @@ def test_a_connection_that_was_closed_meanwhile_is_made_anew(tmp_path: Path) -> 
     play(tmp_path, scene)
 
 
+@pytest.mark.parametrize("place", [5, 77])
+def test_a_body_that_comes_packed_is_read_where_it_is_answered(tmp_path: Path, place: int) -> None:
+    async def scene(champion: Replica, candidate: Replica, old: Path, new: Path) -> None:
+        champion.share_by(to(new))
+        candidate.share_by(to())
+        body = gzip.compress(json.dumps({"x": [1, 0]}).encode() + b" " * 5_000)
+        head = b"content-encoding: gzip\r\nx-customer: %b\r\ncontent-length: %d" % (key_at(place).encode(), len(body))
+        reader, writer = await asyncio.open_unix_connection(str(old))
+        writer.write(b"POST /predict HTTP/1.1\r\nconnection: close\r\n" + head + b"\r\n\r\n" + body)
+        answered = await reader.read()
+        writer.close()
+        assert b'"version":%d' % (2 if place < 50 else 1) in answered
+        assert [replica._server.bodies for replica in (champion, candidate)] == [0, 0]
+
+    play(tmp_path, scene)
+
+
 def test_another_share_begins_at_all_replicas_in_one_moment_with_counts_of_its_own(tmp_path: Path) -> None:
     async def scene(champion: Replica, candidate: Replica, old: Path, new: Path) -> None:
         champion.share_by(to(new, percent=20))
@@ -323,6 +342,12 @@ def test_replicas_are_told_who_has_which_share(kind: str, decides: bool, expecte
     assert sharing_of_replica(snapshot, over, old, ["/s"])["sharing"]["percent"] == 100, "for what is on its way to it"
     alone = replace(service, spec={**service.spec, "versions": {"2": taken["2"]}})
     assert sharing_of_replica(snapshot, alone, new, []) == {}
+
+
+def test_settings_of_another_release_are_refused_with_what_to_do() -> None:
+    with pytest.raises(InvalidInput, match="told wrong: KeyError") as caught:
+        SharingSettings.of({"version": 2, "percent": 10})
+    assert caught.value.code == "BAD_CONFIG"
 
 
 def test_no_path_from_outside_is_taken_for_one_that_was_passed_on(tmp_path: Path) -> None:
