@@ -42,6 +42,7 @@ from skyriver.client.flows import (
 )
 from skyriver.client.predicting_calls import PredictingCalls
 from skyriver.client.producing import AsyncProducer, Producer, Producing, Told
+from skyriver.client.registry_calls import RegistryCalls
 from skyriver.client.review_calls import ReviewCalls
 from skyriver.client.stream_calls import StreamCalls
 from skyriver.client.tenant_calls import json_request, part
@@ -61,16 +62,14 @@ from skyriver.core.contract import (
     ResourcePage,
     WhoAmI,
 )
-from skyriver.core.contract_cards import ModelCard
 from skyriver.core.contract_keys import KeyList, RotatedKey, SigningKey
-from skyriver.core.contract_lineage import Edge, LineageList
 from skyriver.core.contract_requests import RequestLine, RequestList
 from skyriver.core.contract_tenants import Tenant, TenantList
 from skyriver.core.contract_tokens import IssuedToken, Token, TokenList
 from skyriver.core.errors import InvalidInput
 
 
-class Calls(StreamCalls, ReviewCalls, PredictingCalls):
+class Calls(StreamCalls, ReviewCalls, PredictingCalls, RegistryCalls):
     """What both clients can do; each method is written once, as a flow."""
 
     # Applications and operations
@@ -168,19 +167,6 @@ class Calls(StreamCalls, ReviewCalls, PredictingCalls):
             following = page["next"]
 
     @call
-    def card(self, version: str) -> Flow[ModelCard]:
-        """What is known of a version ("churn:1"), for people who did not make it."""
-        answer: ModelCard = yield from answered(Request("GET", f"{self._base}/versions/{part(version)}/card"))
-        return answer
-
-    @call
-    def tag(self, name: str, tags: Mapping[str, str | None]) -> Flow[Resource]:
-        """Hangs tags on a model ("churn") or one of its versions ("churn:1"); None takes one away. Returns it."""
-        path = f"{self._base}/{'versions' if ':' in name else 'models'}/{part(name)}/tags"
-        answer: Resource = yield from changed(json_request("PATCH", path, {"tags": dict(tags)}))
-        return answer
-
-    @call
     def explain(self, name: str) -> Flow[Sequence[Explained]]:
         """Why everything of this name (or kind/name) is as it is."""
         answer: ExplainedList = yield from answered(Request("GET", f"{self._base}/explain/{part(name, '/')}"))
@@ -209,12 +195,6 @@ class Calls(StreamCalls, ReviewCalls, PredictingCalls):
     def issue_token(self, name: str, role: str) -> Flow[IssuedToken]:
         """A token for somebody, told here and never again. Not repeated where the answer is lost: revoke it then."""
         return (yield json_request("POST", f"{self._base}/tokens", {"name": name, "role": role})).json()  # type: ignore[no-any-return]
-
-    @call
-    def lineage(self, name: str) -> Flow[Sequence[Edge]]:
-        """From what data and code something comes, and what came of it: edges, the nearest first."""
-        answer: LineageList = yield from answered(Request("GET", f"{self._base}/lineage/{part(name, '/')}"))
-        return answer["items"]
 
     @call
     def keys(self) -> Flow[KeyList]:

@@ -78,19 +78,20 @@ def model_import(
     name: Name,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A model in ONNX's format.")],
     description: Annotated[str, typer.Option(help="What it is for, for its card.")] = "",
+    weights: Annotated[
+        list[Path] | None, typer.Option("--weights", help="A file beside it that has its weights; may be given often.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Take in a model file from outside as a version of a model, which no application needs to declare."""
     screen = Screen(as_json=as_json)
     ModelRef.parse(name)
-    if not file.is_file():
-        raise NotFound(
-            "There is no such file.", code="NO_MODEL_FILE", where=str(file), next_action="Name a file in ONNX's format."
-        )
+    for path in (file, *(weights or ())):
+        if not path.is_file():
+            action = "Name a file in ONNX's format, and with --weights those beside it."
+            raise NotFound("There is no such file.", code="NO_MODEL_FILE", where=str(path), next_action=action)
     with connect() as client, screen.progress() as bars:
-        uploaded = {"digest": client.upload(file), "name": file.name}
-        asked = {"description": description} if description else {}
-        done = wait(client, client.act("import", name, params=asked, inputs={"files": [uploaded]}), bars)
+        done = wait(client, client.import_model(name, file, weights=weights or (), description=description), bars)
         [made] = [ref.partition("/")[2] for ref in done["status"]["created"] if ref.startswith("version/")]
         found = client.get("versions", made)
     screen.data(found, lambda: _say_imported(screen, found))

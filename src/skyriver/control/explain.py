@@ -34,6 +34,9 @@ _ORDER = (
     "schedule",
     "operation",
     "job",
+    "experiment",
+    "run",
+    "logged_model",
 )
 
 

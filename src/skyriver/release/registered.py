@@ -14,11 +14,13 @@ from typing import Any
 from skyriver.core.errors import Conflict, InvalidInput
 from skyriver.core.jobs import new_job, new_operation, next_number
 from skyriver.core.names import check_name
-from skyriver.core.resources import Resource, Snapshot, need
+from skyriver.core.resources import Limits, Resource, Snapshot, need
 from skyriver.core.spec import AppSpec, ModelSpec
 
 UNDECLARED = "REGISTERED"
 """State of a model that no application declares."""
+CHECK_SECONDS = 600.0
+"""For so long a file that somebody brought may be looked at."""
 MOST_FILES = 101
 MOST_ORIGIN = 10
 LONGEST_ORIGIN = 1_000
@@ -89,6 +91,7 @@ def plan_take_in(
         lane=f"model/{target}",
         params=told,
         inputs={"files": files},
+        limits=Limits(seconds=CHECK_SECONDS),
         parent=f"operation/{run}",
     )
     operation = new_operation(snapshot, tenant, run, action="import", target=target, jobs=[run])

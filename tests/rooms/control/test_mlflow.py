@@ -163,6 +163,8 @@ def test_what_is_made_and_ended_is_audited_and_the_steps_between_are_not(stage: 
     assert stage.store.revision() > passes
     assert len(audit(stage)) == before, "the run's row says what was logged, and who wrote it last"
     assert stage.store.get("default", "run", run).updated_by == "admin-token"
+    explained = stage.caller.get(f"{BASE}/explain/run/{run}", headers=client.headers).json()["items"]
+    assert [(item["kind"], item["state"]) for item in explained] == [("run", "RUNNING")]
     client.post("runs/update", run_id=run, status="FINISHED", end_time=99)
     assert audit(stage)[before:] == ["update_run"]
     info = client.get("runs/get", run_id=run)["run"]["info"]
@@ -363,7 +365,7 @@ def test_a_version_gives_its_model_and_what_it_is_and_only_as_it_was_signed(tmp_
     assert written.json()["error_code"] == "INVALID_STATE"
     stage.put(replace(row, spec={**row.spec, "artifact": stage.objects.put(b"another")}))
     for file in ("model.onnx", "MLmodel"):
-        assert "BAD_SIGNATURE" in client.refused("INTERNAL_ERROR", "GET", f"{FILES}/versions/net/1/{file}")
+        assert "BAD_SIGNATURE" in client.refused("INVALID_STATE", "GET", f"{FILES}/versions/net/1/{file}")
 
 
 def test_registering_waits_for_the_check_and_tells_what_came_of_it(stage: Stage, client: Client) -> None:

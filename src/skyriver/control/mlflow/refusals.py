@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 
 from skyriver.core.errors import (
     Conflict,
+    Corrupt,
     InvalidInput,
     NotAllowed,
     NotFound,
@@ -22,8 +23,9 @@ _WORDS: Final[tuple[tuple[type[SkyriverError], str, int], ...]] = (
     (NotFound, "RESOURCE_DOES_NOT_EXIST", 404),
     (InvalidInput, "INVALID_PARAMETER_VALUE", 400),
     (NotAllowed, "PERMISSION_DENIED", 403),
-    (QuotaExceeded, "RESOURCE_LIMIT_EXCEEDED", 400),  # a 429 would be sent again for minutes by MLflow's client
+    (QuotaExceeded, "RESOURCE_LIMIT_EXCEEDED", 400),  # a 429 is sent again for minutes by MLflow's client
     (Conflict, "INVALID_STATE", 409),
+    (Corrupt, "INVALID_STATE", 409),  # as for a 500
     (Unavailable, "TEMPORARILY_UNAVAILABLE", 503),
 )
 EXISTS: Final = frozenset({"EXISTS"})

@@ -3,15 +3,19 @@ checked, signed and judged as every other file from outside, and `champion` of a
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
 from skyriver.control.mlflow import shown, trainings
 from skyriver.control.mlflow.experiments import READ, WRITE
 from skyriver.control.mlflow.filters import Value, paged, searched
-from skyriver.control.mlflow.protocol import Asked, Board, bad, exists
+from skyriver.control.mlflow.protocol import API, ASKED, Asked, Board, add_route, bad, exists
 from skyriver.control.mlflow.records import put
 from skyriver.control.mlflow.sources import model_files, source_of
 from skyriver.core.errors import Conflict, InvalidInput, NotFound
@@ -152,7 +156,18 @@ def _add_versions(board: Board) -> None:
             "Call set_registered_model_alias; `champion` is the version that serves.",
         )
 
-    board.add("POST", "model-versions/create", WRITE, "audited", lambda asked: _create_version(board, asked))
+    async def create(asked: Asked = ASKED) -> JSONResponse:
+        """Waits for the check of the file, and holds no thread meanwhile: what is wrong with it is said to who
+        registers it."""
+        operation, tags = await run_in_threadpool(_begin_version, board, asked)
+        deadline = time.monotonic() + CHECKED_SECONDS
+        while not (version := await run_in_threadpool(_checked, board, asked.who.tenant, operation)):
+            if time.monotonic() > deadline:
+                raise _not_finished(operation)
+            await asyncio.sleep(_LOOK_SECONDS)
+        return JSONResponse(await run_in_threadpool(_end_version, board, asked, version, tags))
+
+    add_route(board.routes, "POST", f"{API}model-versions/create", WRITE, "audited", create)
     board.add("GET", "model-versions/get", READ, "nothing", get)
     board.add("GET", "model-versions/search", READ, "nothing", search)
     board.add("GET", "model-versions/get-download-uri", READ, "nothing", download_uri)
@@ -202,8 +217,8 @@ def _add_aliases(board: Board) -> None:
 # Versions that clients make
 
 
-def _create_version(board: Board, asked: Asked) -> Document:
-    """Waits for the check of the file: what is wrong with it is said to who registers it."""
+def _begin_version(board: Board, asked: Asked) -> tuple[str, dict[str, str]]:
+    """The operation that checks the file, and the tags that the version gets then."""
     who, name, source = asked.who, asked.text("name", most=300), asked.text("source", most=1_000)
     # A client that copies a version gives its tags again, ours among them.
     tags = {key: value for key, value in asked.pairs("tags").items() if not key.startswith(RESERVED)}
@@ -224,14 +239,15 @@ def _create_version(board: Board, asked: Asked) -> Document:
         return [put(row) for row in rows]
 
     board.write(asked, permission, "import", name, plan)
-    version = _checked(board, who.tenant, made[0])
+    return made[0], tags
+
+
+def _end_version(board: Board, asked: Asked, version: str, tags: Mapping[str, str]) -> Document:
+    named = Asked(asked.who, {"name": asked.text("name"), "version": version.rpartition(":")[2]})
     if tags:
-        named = Asked(who, {"name": name, "version": version.rpartition(":")[2]})
         _change(board, named, "tag_version", find_version, lambda row: tagged(row, tags))
     snapshot = board.snapshot()
-    return {
-        "model_version": _version(snapshot, need(snapshot.find(who.tenant, "version", version), "version", version))
-    }
+    return {"model_version": _version(snapshot, find_version(snapshot, named))}
 
 
 def _logged(row: Resource) -> str:
@@ -239,23 +255,21 @@ def _logged(row: Resource) -> str:
 
 
 def _checked(board: Board, tenant: str, operation: str) -> str:
-    """The version that the import made. Raises InvalidInput with what is wrong with the file, Conflict
-    (NOT_FINISHED)."""
-    deadline = time.monotonic() + CHECKED_SECONDS
-    while time.monotonic() < deadline:
-        snapshot = board.snapshot()
-        found = need(snapshot.find(tenant, "operation", operation), "operation", operation)
-        refs = list(found.status.get("created", ()))
-        for job in found.spec["jobs"]:
-            row = snapshot.find(tenant, "job", job)
-            refs += row.status.get("created", ()) if row is not None else ()
-        version = next((ref.partition("/")[2] for ref in refs if ref.startswith("version/")), "")
-        if version and found.state in ENDED:
-            return version  # also one that its gate refused: it is registered, and says so
-        if found.state in ENDED:
-            raise InvalidInput(found.message, code=found.reason or "FAILED", next_action=found.next_action)
-        time.sleep(_LOOK_SECONDS)
-    raise Conflict(
+    """The version that the import made, also one that its gate refused: it is registered, and says so. "" while it
+    goes on. Raises InvalidInput with what is wrong with the file."""
+    snapshot = board.snapshot()
+    found = need(snapshot.find(tenant, "operation", operation), "operation", operation)
+    if found.state not in ENDED:
+        return ""
+    jobs = (snapshot.find(tenant, "job", name) for name in found.spec["jobs"])
+    made = [ref for job in jobs if job is not None for ref in job.status.get("created", ())]
+    if not made:
+        raise InvalidInput(found.message, code=found.reason or "FAILED", next_action=found.next_action)
+    return str(made[0]).partition("/")[2]
+
+
+def _not_finished(operation: str) -> Conflict:
+    return Conflict(
         f"The file is still being checked, by {operation}.",
         code="NOT_FINISHED",
         where=f"operation/{operation}",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skyriver.core.errors import InvalidInput
 from skyriver.release.manifest import VersionManifest
 from skyriver.release.model_file import take_model
 from skyriver.release.onnx_check import Limits
@@ -14,24 +16,26 @@ from skyriver.release.onnx_weights import whole
 from skyriver.wiring.work.job import Job
 
 
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """A file, and what its version's record says of where it comes from."""
+
+    path: Path
+    named: str
+    told: Mapping[str, Any]
+
+
 def work(job: Job) -> dict[str, Any]:
     """Outputs: the version as a proposed resource. Raises InvalidInput with what is wrong with the file."""
     job.progress("check", 0, 1)
-    if files := job.inputs.get("files"):  # from outside
-        named, path, code, spec_digest = files[0]["name"], _in_one(job, files), "", ""
-        about = {"description": told} if (told := job.params.get("description")) else {}
-        origin = {**job.params.get("origin", {}), "file": named}
-    else:
-        model = job.app.model(job.target)
-        named, path, code, spec_digest = (
-            model.onnx,
-            job.unpack().parent / model.onnx,
-            job.code["bundle"],
-            job.app.digest(),
-        )
-        about = {k: v for k in ("description", "contact", "licence") if (v := getattr(model, k))}
-        origin = {}
-    data, summary = take_model(path, named=named)
+    outside = job.inputs.get("files")
+    brought = _from_outside(job, outside) if outside else _of_the_application(job)
+    try:
+        data, summary = take_model(brought.path, named=brought.named)
+    except InvalidInput as error:
+        if outside and error.code == "ONNX_EXTERNAL_DATA":
+            error.next_action = f"Bring it along, with `--weights FILE`. Or: {error.next_action}"
+        raise
     manifest = VersionManifest(
         model=job.target,
         version=1,  # the control plane gives it its number when it takes it in
@@ -39,19 +43,32 @@ def work(job: Job) -> dict[str, Any]:
         bytes=len(data),
         features=None,
         source=None,
-        code=code,
-        spec_digest=spec_digest,
         split=None,
         metrics={},
         champion_metrics=None,
         signature=summary.signature,
         trained_at=time.time_ns() // 1_000,
         job=job.name,
-        origin=origin,
-        about=about,
+        **brought.told,
     )
     spec = {**manifest.to_json(), "fields": None}
     return {"resources": [{"kind": "version", "name": job.target, "state": "CANDIDATE", "spec": spec}]}
+
+
+def _of_the_application(job: Job) -> _Brought:
+    """The file that its bundle carries."""
+    model = job.app.model(job.target)
+    about = {k: v for k in ("description", "contact", "licence") if (v := getattr(model, k))}
+    told = {"code": job.code["bundle"], "spec_digest": job.app.digest(), "about": about}
+    return _Brought(job.unpack().parent / model.onnx, model.onnx, told)
+
+
+def _from_outside(job: Job, files: Sequence[Mapping[str, str]]) -> _Brought:
+    """An uploaded file, of a model that no application trains."""
+    named, description = files[0]["name"], job.params.get("description")
+    about = {"description": description} if description else {}
+    origin = {**job.params.get("origin", {}), "file": named}
+    return _Brought(_in_one(job, files), named, {"code": "", "spec_digest": "", "about": about, "origin": origin})
 
 
 def _in_one(job: Job, files: Sequence[Mapping[str, str]]) -> Path:
