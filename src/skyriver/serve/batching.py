@@ -105,8 +105,8 @@ class Batcher:
         """A run is under way, or will be in this turn of the loop."""
         self._score = score
         self.scores = Scores()
-        self.answered: Callable[[Sequence[Ask], Sequence[Tensors | SkyriverError]], None] | None = None
-        """Is given each batch once its answers are on their way."""
+        self.answered: Callable[[Sequence[Ask], Sequence[Tensors | SkyriverError], int], None] | None = None
+        """Is given each batch, and how many rows it has, once its answers are on their way."""
         self._under_way = 0
         self._rows = 0
         """Of what waits or is under way."""
@@ -305,7 +305,7 @@ class Batcher:
                 ask.answer(result)
             rows += ask.rows
         if self.answered is not None:
-            self.answered(batch, results)
+            self.answered(batch, results, rows)
         self._rows -= rows
         if self._busy_ns:
             self._pace.note(rows, ended_ns - self._busy_ns)

@@ -169,6 +169,7 @@ class Replica:
         if self._sharing is not None:
             self._sharing.close()
         self._sharing = Sharing(settings, self._score, self._server.handle) if settings is not None else None
+        self._server.handler = self._handle if settings is None else self._handle_shared
 
     @property
     def logged(self) -> str:
@@ -254,11 +255,16 @@ class Replica:
             )
             request.answer(405, body, content_type, ((b"allow", allowed),))
             return
-        if self._sharing is not None and (here := self._sharing.take(request)) is not request:
-            if here is not None:
-                action(here)
-            return
         action(request)
+
+    def _handle_shared(self, request: Request) -> None:
+        """In its place, while another version has a share of the keys."""
+        assert self._sharing is not None
+        here: Request | None = request
+        if b"POST" in self._routes.get(request.path, ()):
+            here = self._sharing.take(request)
+        if here is not None:
+            self._handle(here)
 
     def _unknown(self, path: str) -> SkyriverError:
         if extension := extension_of(path):

@@ -46,7 +46,7 @@ def ask(x: Matrix) -> Ask:
 
 
 def answer(log: PredictionLog, x: Matrix, scores: Matrix) -> None:
-    log.answered([ask(x)], [{"score": scores}])
+    log.answered([ask(x)], [{"score": scores}], len(x))
 
 
 def cells_of(profile: ModelProfile, x: Matrix, scores: Matrix) -> list[float]:
@@ -67,7 +67,7 @@ def test_rows_fall_into_the_bins_of_the_profile(profile: ModelProfile) -> None:
     log, (x, scores) = made(profile), rows_of(1, BUFFER)
     for at in range(0, BUFFER, 10):  # by batches of requests with several rows each, and columns of scores
         parts = [slice(at, at + 3), slice(at + 3, at + 10)]
-        log.answered([ask(x[part]) for part in parts], [{"score": scores[part, None]} for part in parts])
+        log.answered([ask(x[part]) for part in parts], [{"score": scores[part, None]} for part in parts], 10)
     log.turn()
     told = log.report()
     assert (told["profile"], told["began"]) == ("d", 7_000)
@@ -82,7 +82,8 @@ def test_what_nobody_was_sent_is_not_counted(profile: ModelProfile) -> None:
     left = ask(x[:5])
     left.unwanted = True
     failed = Internal("No.", code="MODEL_FAILED")
-    log.answered([left, ask(x[5:10]), ask(x[10:])], [{"score": scores[:5]}, failed, {"score": scores[10:]}])
+    log.answered([left, ask(x[10:])], [{"score": scores[:5]}, {"score": scores[10:]}], 15)
+    log.answered([ask(x[5:10])], [failed], 5)
     log.turn()
     assert log.report()["counts"][CELLS:] == cells_of(profile, x[10:], scores[10:])
 
@@ -125,8 +126,8 @@ def test_a_turn_of_which_no_row_is_drawn_is_stood_for_by_the_next(profile: Model
 def test_rows_of_another_shape_than_the_profile_s_are_left_alone(profile: ModelProfile) -> None:
     log, (x, scores) = made(profile), rows_of(6, 5)
     answer(log, x[:, :2], scores)
-    log.answered([ask(x)], [{"other": scores}])
-    log.answered([ask(x)], [{"score": scores[:2]}])
+    log.answered([ask(x)], [{"other": scores}], 5)
+    log.answered([ask(x)], [{"score": scores[:2]}], 5)
     log.turn()
     assert not any(log.report()["counts"])
 

@@ -41,7 +41,9 @@ def log_of(profile: ModelProfile, x: Matrix, scores: Matrix, *, a_turn: int) -> 
     log = PredictionLog(profile, "p", "score", chance=np.random.default_rng(1).random)
     for at in range(0, len(x), a_turn):
         for row in range(at, at + a_turn):
-            log.answered([Ask({"features": x[row : row + 1]}, lambda result: None)], [{"score": scores[row : row + 1]}])
+            log.answered(
+                [Ask({"features": x[row : row + 1]}, lambda result: None)], [{"score": scores[row : row + 1]}], 1
+            )
         log.turn()
     counts: list[float] = log.report()["counts"]
     return counts
