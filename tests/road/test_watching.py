@@ -107,7 +107,8 @@ def test_it_is_paused_and_goes_on_by_hand(watched: Cloud) -> None:
 
 def test_where_no_stream_decides_its_replicas_count_what_they_are_asked(watched: Cloud) -> None:
     asked = re.sub(r"app\.decide\(.*\n", "", WATCHED).replace(', follow_up="2h"', "")
-    watched.app.write_text(asked.replace('["drift", "quality"]', '"drift"'))
+    asked = asked.replace('["drift", "quality"]', '"drift"')
+    watched.app.write_text(asked)
     watched.command("deploy", "shop.py", "-y").succeeded()
     luck = random.Random(5)
 
@@ -127,3 +128,15 @@ def test_where_no_stream_decides_its_replicas_count_what_they_are_asked(watched:
     assert held[-1]["state"] == "WATCHING", "it was trained within the hour"
     shown = watched.command("watch", "get", "comes_back").succeeded().out
     assert "answered over HTTP" in " ".join(shown.split())
+    before = len(held[-1]["status"]["trainings"])
+    watched.app.write_text(asked.replace('at_most="1h"', 'at_most="1s"'))
+    watched.command("deploy", "shop.py", "-y").succeeded()
+
+    def trains() -> bool:
+        drifts()
+        return len(held[-1]["status"]["trainings"]) > before
+
+    wait_for(trains, "a training for it", 150)
+    watched.command("watch", "pause", "comes_back").succeeded()
+    training = held[-1]["status"]["trainings"][-1]
+    assert (training["cause"], "amount: index" in training["why"]) == ("drift", True)
