@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from skyriver.client import show
 from skyriver.client.screen import Screen
-from skyriver.client.shell import Json, connect, noun, wait
+from skyriver.client.shell import Json, confirm, connect, noun, wait
 from skyriver.core.errors import InvalidInput, NotFound
 from skyriver.core.names import ModelRef, nearest
 
@@ -116,6 +116,21 @@ def model_alias(name: Name, alias: Alias, version: int, as_json: Json = False) -
     if now != version:
         told = f"{name}:{version} is on its way to be {name}@{alias}: `skyriver rollout list` shows how far."
     screen.data(found, lambda: screen.say(told))
+
+
+@_models.command("delete")
+def model_delete(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove a model from outside with its versions, as long as nothing rests on them."""
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        if not yes:
+            confirm(f"Remove {name} and all its versions?")
+        done = client.delete_model(name)
+    screen.data(done, lambda: screen.say(f"Removed: {', '.join(line['name'] for line in done['plan'])}."))
 
 
 @_models.command("tag")

@@ -8,7 +8,7 @@ from pathlib import Path
 from skyriver.client.flows import FileBody, Flow, Request, call
 from skyriver.client.tenant_calls import TenantCalls, json_request, part
 from skyriver.client.waiting import answered, changed
-from skyriver.core.contract import Resource
+from skyriver.core.contract import Removed, Resource
 from skyriver.core.contract_cards import ModelCard
 from skyriver.core.contract_lineage import Edge, LineageList
 
@@ -33,6 +33,13 @@ class RegistryCalls(TenantCalls):
         """Hangs tags on a model ("churn") or one of its versions ("churn:1"); None takes one away. Returns it."""
         path = f"{self._base}/{'versions' if ':' in name else 'models'}/{part(name)}/tags"
         answer: Resource = yield from changed(json_request("PATCH", path, {"tags": dict(tags)}))
+        return answer
+
+    @call
+    def delete_model(self, model: str) -> Flow[Removed]:
+        """Removes a model from outside, with its versions. Conflict (IN_USE) where an application declares it, it has
+        served, or rows were scored by it."""
+        answer: Removed = yield from changed(Request("DELETE", f"{self._base}/models/{part(model)}"))
         return answer
 
     @call

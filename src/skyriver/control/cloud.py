@@ -70,6 +70,8 @@ PlanRemoval = Callable[[Snapshot, str, str], Deployment]
 """Of an application: (snapshot, tenant, name)."""
 ViewStream = Callable[[Snapshot, Resource], StreamNow]
 """What a stream does now."""
+PlanDelete = Callable[[Snapshot, str, str], Sequence[Resource]]
+"""Of a model that no application declares: what goes with it, itself first."""
 RegisterModel = Callable[[Snapshot, str, str], Resource]
 """A model that no application declares: (snapshot, tenant, name)."""
 WriteCard = Callable[[Resource], ModelCard]
@@ -121,6 +123,7 @@ class Actions:
     card: WriteCard
     rules: RulesActions
     register: RegisterModel
+    delete_model: PlanDelete
 
 
 @dataclass(frozen=True, slots=True)

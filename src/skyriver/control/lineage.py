@@ -130,6 +130,8 @@ def _of_version(version: Resource) -> Iterator[Triple]:
         yield f"code/{code}", version.ref, "code of"
     if run := (spec.get("origin") or {}).get("run"):
         yield f"run/{run}", version.ref, "logged"
+    if copied := (spec.get("origin") or {}).get("version"):
+        yield f"version/{copied}", version.ref, "copied to"
     if spec.get("job"):
         yield job, version.ref, "made"
 

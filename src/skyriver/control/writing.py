@@ -14,12 +14,12 @@ from skyriver.control.cloud import ActionRequest, Cloud, DeployRequest, PlanActi
 from skyriver.control.dispatching import Dispatchers, add_dispatching
 from skyriver.control.keys import add_keys
 from skyriver.control.mlflow.routes import add_mlflow
+from skyriver.control.models import add_models
 from skyriver.control.mutations import Key, Mutations, Planned, fingerprint, make_call
 from skyriver.control.outcomes import add_outcomes
 from skyriver.control.reviews import add_reviews
 from skyriver.control.routes import PREFIX, TENANT, Routes, caller
 from skyriver.control.rules import add_rules
-from skyriver.control.tags import add_tags
 from skyriver.control.tenants import add_tenants
 from skyriver.control.tokens import add_tokens
 from skyriver.control.uploads import take_upload
@@ -52,7 +52,7 @@ def add_writing(routes: Routes, cloud: Cloud) -> None:
     add_tokens(routes, cloud, mutations)
     add_rules(routes, cloud, mutations)
     add_outcomes(routes, cloud, mutations)
-    add_tags(routes, cloud, mutations)
+    add_models(routes, cloud, mutations)
     add_mlflow(routes, cloud, mutations)
 
 

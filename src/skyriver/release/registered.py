@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from skyriver.core.errors import Conflict, InvalidInput
-from skyriver.core.jobs import new_job, new_operation, next_number
+from skyriver.core.jobs import ENDED, new_job, new_operation, next_number
 from skyriver.core.names import check_name
 from skyriver.core.resources import Limits, Resource, Snapshot, need
 from skyriver.core.spec import AppSpec, ModelSpec
@@ -96,6 +96,33 @@ def plan_take_in(
     )
     operation = new_operation(snapshot, tenant, run, action="import", target=target, jobs=[run])
     return [operation, job] if known is not None else [operation, job, model]
+
+
+def plan_delete(snapshot: Snapshot, tenant: str, name: str) -> list[Resource]:
+    """A model that no application declares, and its versions, where nothing rests on them: what was a mistake can be
+    taken back. Raises NotFound, Conflict (IN_USE)."""
+    model = need(snapshot.find(tenant, "model", name), "model", name)
+    versions = [v for v in snapshot.all(tenant, "version") if v.spec["model"] == name]
+    jobs = [j for j in snapshot.all(tenant, "job") if j.spec.get("target") == name]
+    scored = next((j.name for j in jobs if j.spec["kind"] == "predict"), "")
+    goes_on = next((j.name for j in jobs if j.state not in ENDED), "")
+    why = ""
+    if not is_undeclared(model):
+        why = f"{model.parent} declares it"
+    elif any(r.spec["model"] == name for r in snapshot.all(tenant, "rollout")):
+        why = "it has served"
+    elif scored:
+        why = f"rows were scored by it ({scored})"
+    elif goes_on:
+        why = f"{goes_on} goes on"
+    if why:
+        raise Conflict(
+            f"The model {name} stays: {why}.",
+            code="IN_USE",
+            where=model.ref,
+            next_action=f"Take its names away, or tag it, as in `skyriver model tag {name} retired=yes`.",
+        )
+    return [model, *versions]
 
 
 def check_registered(model: Resource) -> None:

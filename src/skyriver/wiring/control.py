@@ -80,7 +80,7 @@ from skyriver.release.operations import (
     plan_rollout_resume,
     plan_train,
 )
-from skyriver.release.registered import new_model, plan_take_in
+from skyriver.release.registered import new_model, plan_delete, plan_take_in
 from skyriver.serve.asking import plan_predict
 from skyriver.serve.operations import plan_sleep, plan_wake
 from skyriver.trust.permissions import FIRST_TENANT, Permission
@@ -208,6 +208,7 @@ ACTIONS = Actions(
     stream_now=stream_now,
     card=card_of,
     register=new_model,
+    delete_model=plan_delete,
     rules=RulesActions(list_rules, get_rules, add_rules, move_rules),
 )
 

@@ -135,6 +135,7 @@ CALLS: list[Act] = [
     lambda c: c.explain("version/fraud:1"),
     lambda c: c.card("fraud:1"),
     lambda c: c.tag("fraud", {"owner": "ana"}),
+    lambda c: c.delete_model("churn"),
     lambda c: c.import_model("churn", Path(__file__), weights=[Path(__file__)], description="Who leaves."),
     lambda c: c.tag("fraud:1", {"owner": None}),
     lambda c: c.processes(),

@@ -67,7 +67,16 @@ def cloud(tmp_path: Path) -> Cloud:
     processes, clock = MemoryCompute(), Clock()
     loop = ControlLoop(store=store, compute=processes, gateway=NoGateway(), kinds={}, clock=clock, fence=fence)
     named = {"train": (Permission.JOBS_RUN, plan_nothing)}
-    actions = Actions(plan_deploy, plan_removal, named, stream_now, ACTIONS.card, ACTIONS.rules, ACTIONS.register)
+    actions = Actions(
+        plan_deploy,
+        plan_removal,
+        named,
+        stream_now,
+        ACTIONS.card,
+        ACTIONS.rules,
+        ACTIONS.register,
+        ACTIONS.delete_model,
+    )
     return Cloud(store, MemoryObjects(), processes, loop, clock, fence, actions, tmp_path, MemoryAsker())
 
 

@@ -290,7 +290,7 @@ def test_a_run_holds_so_much_and_a_tenant_so_many(client: Client, monkeypatch: p
     client.refused("RESOURCE_LIMIT_EXCEEDED", "POST", "runs/log-batch", run_id=run, params=params)
     for step in range(60):
         client.post("runs/log-metric", run_id=run, key="m0", value=step, step=step, timestamp=step)
-    assert len(client.get("metrics/get-history", run_id=run, metric_key="m0")["metrics"]) <= 12
+    assert len(client.get("metrics/get-history", run_id=run, metric_key="m0")["metrics"]) <= 7
     monkeypatch.setattr(records, "MOST", {**records.MOST, "run": 2})
     other = client.run()
     assert "Delete runs" in client.refused("RESOURCE_LIMIT_EXCEEDED", "POST", "runs/create", experiment_id="0")
@@ -482,3 +482,43 @@ def test_logged_models_are_found_by_what_was_logged_of_them(client: Client) -> N
     client.send("DELETE", f"logged-models/{one}/tags/a")
     client.send("DELETE", f"logged-models/{two}")
     assert len(client.post("logged-models/search", experiment_ids=["0"])["models"]) == 1
+
+
+def test_what_is_in_a_deleted_experiment_is_deleted_with_it(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = client.post("experiments/create", name="tries")["experiment_id"]
+    run, kept = client.run(number), client.run()
+    client.post("logged-models", experiment_id=number, name="net")
+    client.post("experiments/delete", experiment_id=number)
+    assert client.post("runs/search", experiment_ids=[number])["runs"] == []
+    assert client.get("runs/get", run_id=run)["run"]["info"]["lifecycle_stage"] == "deleted"
+    assert client.post("logged-models/search", experiment_ids=[number])["models"] == []
+    client.refused("INVALID_STATE", "POST", "runs/log-metric", run_id=run, key="auc", value=1)
+    client.refused("INVALID_STATE", "POST", "runs/create", experiment_id=number)
+    client.post("experiments/restore", experiment_id=number)
+    assert len(client.post("runs/search", experiment_ids=[number])["runs"]) == 1
+    client.post("experiments/delete", experiment_id=number)
+    monkeypatch.setattr(records, "MOST", {**records.MOST, "run": 2})
+    client.run()
+    client.refused("RESOURCE_DOES_NOT_EXIST", "GET", "runs/get", run_id=run)
+    assert client.get("runs/get", run_id=kept)["run"]["info"]["lifecycle_stage"] == "active"
+
+
+def test_tags_by_our_own_route(stage: Stage, client: Client) -> None:
+    client.post("registered-models/create", name="net")
+    path = f"{BASE}/models/net/tags"
+
+    def tag(body: Any, path: str = path) -> httpx.Response:
+        return stage.caller.request("PATCH", path, json=body, headers=client.headers)
+
+    assert tag({"tags": {"a": "1", "b": "2"}}).json()["status"]["tags"] == {"a": "1", "b": "2"}
+    assert tag({"tags": {"a": None, "never": None}}).json()["status"]["tags"] == {"b": "2"}
+    assert client.get("registered-models/get", name="net")["registered_model"]["tags"] == [{"key": "b", "value": "2"}]
+    for body, status in (
+        ({}, 422),
+        ({"tags": {}}, 422),
+        ({"tags": {"skyriver.x": "1"}}, 422),
+        ({"tags": {"a": 1}}, 422),
+    ):
+        assert tag(body).status_code == status
+    assert tag({"tags": {"k": "x" * 5_000, "l": "x" * 5_000, "m": "x" * 5_000, "n": "x" * 5_000}}).status_code == 429
+    assert tag({"tags": {"a": "1"}}, f"{BASE}/versions/net:1/tags").status_code == 404

@@ -130,4 +130,4 @@ def test_a_value_that_is_sent_again_counts_once_and_an_older_step_is_not_the_new
     after = added(first, Point(2, 0.9, 2), 10)
     assert last_of(after).step == 5
     assert [point.step for point in points_of(after)] == [2, 5]
-    assert (most_points(1), most_points(100), most_points(10_000)) == (1_000, 10, 10)
+    assert (most_points(1), most_points(100), most_points(10_000)) == (1_000, 10, 5)

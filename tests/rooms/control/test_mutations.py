@@ -259,6 +259,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "start_alias": {"json": {"target": "comes_back", "params": {"alias": "good", "version": 1}}},
     "start_unalias": {"json": {"target": "comes_back", "params": {"alias": "old"}}},
     "start_import": {"json": {"target": "churn", "inputs": {"files": [{"digest": "0" * 64, "name": "churn.onnx"}]}}},
+    "delete_model": {},
     "tag_model": {"json": {"tags": {"owner": "ana"}}},
     "tag_version": {"json": {"tags": {"owner": "ana", "old": None}}},
     "start_verify": {"json": {"target": "orders"}},
@@ -318,6 +319,7 @@ REVIEWED = in_full(CASE, [], now=0)
 def path_of(route: APIRoute) -> str:
     name = "orders" if "/streams/" in route.path else "ben" if "/tokens/" in route.path else "shop"
     name = "comes_back" if "/models/" in route.path else name
+    name = "brought" if route.operation_id == "delete_model" else name
     name = "comes_back:1" if "/versions/{name}" in route.path else name
     name = "default" if route.path.startswith("/api/v1/tenants/{name}") else name
     version = 3 if route.operation_id == "drop_rules" else 2
@@ -349,6 +351,7 @@ def prepared(stage: Stage, admin: dict[str, str]) -> None:
     stage.asker.answers["default.dispatcher.orders"] = answer
     champions = {"aliases": {"champion": 2, "old": 1}, "history": [{"version": n, "cause": "release"} for n in (1, 2)]}
     stage.put(replace_status(stage.store.get("default", "model", "comes_back"), champions))
+    stage.put(Resource("default", "model", "brought", spec={"model": {"registered": True}}, state="REGISTERED"))
     stage.put(Resource("default", "job", "idle", spec={"kind": "verify"}, state="QUEUED"))
     for number in (1, 2):
         spec = {"model": "comes_back", "version": number, "signature": scoring_signature(1).to_json(), "fields": []}

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 import skyriver as sr
-from skyriver.core.errors import Conflict, InvalidInput, SkyriverError
-from skyriver.core.resources import Put, Resource
+from skyriver.core.errors import Conflict, InvalidInput, NotFound, SkyriverError
+from skyriver.core.resources import Delete, Put, Resource
 from skyriver.release.aliases import plan_alias
 from skyriver.release.card import card_of
 from skyriver.release.manifest import VersionManifest, scoring_signature
 from skyriver.release.operations import plan_train
-from skyriver.release.registered import plan_take_in
+from skyriver.release.registered import plan_delete, plan_take_in
 from skyriver.wiring.deploy import DeployPlan, plan_deploy, plan_removal
 from skyriver.wiring.simulation import Simulation
 
@@ -154,6 +154,31 @@ def test_an_application_that_goes_leaves_the_model_with_its_versions() -> None:
         cloud.take_in()
         cloud.deploy()
     assert len(cloud.store.rows("t", "version")) == 3
+
+
+def test_a_mistake_is_taken_back_as_long_as_nothing_rests_on_it() -> None:
+    cloud = Cloud()
+    cloud.take_in()
+    cloud.take_in()
+    gone = plan_delete(cloud.loop.snapshot(), "t", "churn")
+    assert [row.ref for row in gone] == ["model/churn", "version/churn:1", "version/churn:2"]
+
+    def stays(why: str) -> None:
+        with pytest.raises(Conflict, match=why) as caught:
+            plan_delete(cloud.loop.snapshot(), "t", "churn")
+        assert caught.value.code == "IN_USE"
+
+    scored = Resource("t", "job", "p", spec={"kind": "predict", "target": "churn"}, state="SUCCEEDED")
+    cloud.commit([Put(scored, 0)])
+    stays("rows were scored by it")
+    cloud.commit([Delete("t", "job", "p", cloud.row("job", "p").revision)])
+    cloud.deploy()
+    stays("app/shop declares it")
+    cloud.alias("champion", 1)
+    cloud.commit(plan_removal(cloud.loop.snapshot(), "t", "shop").changes)
+    stays("it has served")
+    with pytest.raises(NotFound):
+        plan_delete(cloud.loop.snapshot(), "t", "other")
 
 
 def refused(cloud: Cloud, name: str = "churn", params: Any = None, inputs: Any = None) -> SkyriverError:

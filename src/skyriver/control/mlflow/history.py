@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 POINTS = 1_000
 """Kept of all metrics of a run together."""
-LEAST = 10
+LEAST = 5
 """Kept of each, however many metrics there are."""
 _POINT = struct.Struct("<qdq")
 

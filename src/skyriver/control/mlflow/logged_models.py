@@ -11,7 +11,7 @@ from skyriver.control.mlflow import records, shown, trainings
 from skyriver.control.mlflow.experiments import READ, WRITE
 from skyriver.control.mlflow.filters import Value, ordered, paged, parse_filter
 from skyriver.control.mlflow.protocol import Asked, Board, bad
-from skyriver.control.mlflow.records import DELETED, LOGGED, RUN, put
+from skyriver.control.mlflow.records import LOGGED, RUN, put
 from skyriver.control.paging import decode, encode
 from skyriver.core.resources import Change, Resource, Snapshot
 from skyriver.core.tags import tagged
@@ -111,7 +111,9 @@ def _search(board: Board, asked: Asked) -> Document:
     if asked.fields.get("datasets"):
         raise bad("Logged models are not searched by data sets.", "Leave datasets out.", "datasets")
     wanted = set(asked.texts("experiment_ids"))
-    rows = [r for r in snapshot.all(tenant, LOGGED) if r.spec["experiment"] in wanted and r.state != DELETED]
+    rows = [
+        r for r in snapshot.all(tenant, LOGGED) if r.spec["experiment"] in wanted and not records.is_gone(snapshot, r)
+    ]
     rows.sort(key=lambda row: row.created_at, reverse=True)
     documents = [shown.logged_model(row) for row in rows]
     terms = parse_filter(asked.text("filter", ""))

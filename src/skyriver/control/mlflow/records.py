@@ -22,7 +22,7 @@ DEFAULT: Final = "0"
 DELETED: Final = "DELETED"
 MOST: Mapping[str, int] = {EXPERIMENT: 500, RUN: 2_000, LOGGED: 2_000}
 """Of a tenant."""
-MOST_METRICS = 100
+MOST_METRICS = 300
 MOST_PARAMS = 500
 MOST_FILES = 500
 LONGEST_PATH = 500
@@ -119,7 +119,7 @@ def _room(snapshot: Snapshot, tenant: str, kind: str) -> Sequence[Change]:
     rows = snapshot.all(tenant, kind)
     if len(rows) < MOST[kind]:
         return ()
-    gone = min((row for row in rows if row.state == DELETED), key=lambda row: row.since, default=None)
+    gone = min((row for row in rows if is_gone(snapshot, row)), key=lambda row: row.since, default=None)
     if gone is None:
         what = kind.replace("_", " ")
         raise QuotaExceeded(
@@ -129,6 +129,15 @@ def _room(snapshot: Snapshot, tenant: str, kind: str) -> Sequence[Change]:
             next_action=f"Delete {what}s that nobody needs: what is deleted makes room.",
         )
     return [Delete(*gone.key, gone.revision)]
+
+
+def is_gone(snapshot: Snapshot, row: Resource) -> bool:
+    """Deleted, or in an experiment that was."""
+    if row.state == DELETED or row.kind == EXPERIMENT:
+        return row.state == DELETED
+    into = str(row.spec["experiment"])
+    found = snapshot.find(row.tenant, EXPERIMENT, into)
+    return into != DEFAULT if found is None else found.state == DELETED
 
 
 def find(snapshot: Snapshot, tenant: str, kind: str, id: str) -> Resource:

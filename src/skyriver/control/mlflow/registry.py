@@ -68,16 +68,8 @@ def _add_models(board: Board) -> None:
 
     def delete(asked: Asked) -> Document:
         def plan(snapshot: Snapshot) -> Sequence[Change]:
-            row = find_model(snapshot, asked)
-            if row.parent or _versions(snapshot, row):
-                why = f"{row.parent} declares it" if row.parent else "it has versions, which are what decisions rest on"
-                raise Conflict(
-                    f"The model {row.name} stays: {why}.",
-                    code="IN_USE",
-                    where=row.ref,
-                    next_action="Take its aliases away, or tag it, as in `skyriver model tag NAME retired=yes`.",
-                )
-            return [Delete(*row.key, row.revision)]
+            gone = board.cloud.actions.delete_model(snapshot, asked.who.tenant, asked.text("name", most=300))
+            return [Delete(*row.key, row.revision) for row in gone]
 
         board.write(asked, WRITE, "delete_model", f"model/{asked.text('name')}", plan)
         return {}
@@ -233,6 +225,7 @@ def _begin_version(board: Board, asked: Asked) -> tuple[str, dict[str, str]]:
         own = place.row.spec.get("run", "") if place.row.kind == "logged_model" else ""
         of = place.row.name if place.row.kind == "run" else trainings.run_of(place.row) if place.is_version else own
         origin = {"source": source, "run": run or of, "logged_model": logged or _logged(place.row)}
+        origin |= {"version": place.row.name} if place.is_version else {}
         params = {"description": asked.text("description", ""), "origin": {k: v for k, v in origin.items() if v}}
         rows = plan_import(snapshot, who.tenant, name, params, {"files": model_files(place)})
         made[:] = [row.name for row in rows if row.kind == "operation"]

@@ -219,7 +219,10 @@ def _whole(metric: Mapping[str, Any], name: str, default: int) -> int:
 def _writable(snapshot: Snapshot, tenant: str, id: str, *, deleted: bool = False) -> Resource:
     trainings.check_not_ours(snapshot, tenant, id)
     row = records.find(snapshot, tenant, RUN, id)
-    return row if deleted else records.check_active(row)
+    if not deleted:
+        records.check_active(records.experiment(snapshot, tenant, str(row.spec["experiment"])))
+        records.check_active(row)
+    return row
 
 
 def _tagged(row: Resource, tags: Mapping[str, str]) -> Resource:
@@ -235,7 +238,8 @@ def _merged(known: Sequence[Mapping[str, Any]], more: Sequence[Mapping[str, Any]
 def _found(snapshot: Snapshot, tenant: str, id: str) -> Document:
     if (own := trainings.training(snapshot, tenant, id)) is not None:
         return shown.run_of_training(own)
-    return shown.run(records.find(snapshot, tenant, RUN, id))
+    row = records.find(snapshot, tenant, RUN, id)
+    return shown.run(row, gone=records.is_gone(snapshot, row))
 
 
 def _of_experiment(snapshot: Snapshot, tenant: str, id: str) -> Iterator[Document]:
@@ -243,8 +247,8 @@ def _of_experiment(snapshot: Snapshot, tenant: str, id: str) -> Iterator[Documen
         model = trainings.model_of(snapshot, tenant, id)
         yield from map(shown.run_of_training, trainings.trainings(snapshot, tenant, model))
     else:
-        row = records.experiment(snapshot, tenant, id)
-        yield from map(shown.run, snapshot.children(row, RUN))
+        for row in snapshot.children(records.experiment(snapshot, tenant, id), RUN):
+            yield shown.run(row, gone=records.is_gone(snapshot, row))
 
 
 def _look(document: Document, kind: str, name: str) -> Value:

@@ -60,7 +60,8 @@ def experiment_of(model: Resource) -> Document:
     }
 
 
-def run_info(row: Resource) -> Document:
+def run_info(row: Resource, *, gone: bool = False) -> Document:
+    """`gone`: its experiment was deleted."""
     ends = {"end_time": row.status["end_ms"]} if "end_ms" in row.status else {}
     return {
         "run_id": row.name,
@@ -72,14 +73,14 @@ def run_info(row: Resource) -> Document:
         "start_time": row.status["start_ms"],
         **ends,
         "artifact_uri": f"mlflow-artifacts:/runs/{row.name}",
-        "lifecycle_stage": _stage(row),
+        "lifecycle_stage": "deleted" if gone else _stage(row),
     }
 
 
-def run(row: Resource) -> Document:
+def run(row: Resource, *, gone: bool = False) -> Document:
     status = row.status
     return {
-        "info": run_info(row),
+        "info": run_info(row, gone=gone),
         "data": {
             "metrics": [metric(key, last_of(known)) for key, known in sorted(status.get("metrics", {}).items())],
             "params": pairs(status.get("params", {})),
