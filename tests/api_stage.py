@@ -21,6 +21,7 @@ from skyriver.control.store import Store
 from skyriver.core.resources import Put, Resource
 from skyriver.trust.keys import Keys, PublicKey, Signed, key_id
 from skyriver.trust.tokens import new_token
+from skyriver.wiring.alerts import AlertFiles
 from skyriver.wiring.control import ACTIONS
 from skyriver.wiring.simulation import Simulation
 
@@ -97,6 +98,7 @@ class Stage:
             folder,
             self.asker,
             signer=signer,
+            alerts=AlertFiles(folder, self.world.clock.wall),
         )
         self.api = create_api(self.cloud)
         self.caller = Caller(self.api)

@@ -10,6 +10,7 @@ The guides are read in one order on one cloud, as a person would: the first one 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import selectors
@@ -36,6 +37,7 @@ ORDER = (
     "environments",
     "jobs",
     "operations",
+    "incidents",
     "python-client",
     "serving",
     "gateway",
@@ -196,15 +198,17 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     if not (shutil.which("bash") and shutil.which("curl")):
         pytest.skip("the guides' commands need bash and curl")
     folder = tmp_path_factory.mktemp("desk")
-    with socket.socket() as first, socket.socket() as second:
-        for probe in (first, second):
+    with contextlib.ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(3)]
+        for probe in sockets:
             probe.bind(("127.0.0.1", 0))
-        port, serve_port = first.getsockname()[1], second.getsockname()[1]
+        port, serve_port, hook_port = (probe.getsockname()[1] for probe in sockets)
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("SKYRIVER_", "XDG_", "PYTEST"))}
     environment = keep | {
         "HOME": str(folder),  # so that the cloud's home is the default one, as in the guides
         "SKYRIVER_PORT": str(port),
         "SERVE_PORT": str(serve_port),
+        "HOOK_PORT": str(hook_port),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "COLUMNS": "120",
         **from_folder(folder / "packages"),

@@ -62,6 +62,7 @@ from skyriver.core.contract import (
     ResourcePage,
     WhoAmI,
 )
+from skyriver.core.contract_alerts import Alert, AlertList, AlertTested
 from skyriver.core.contract_keys import KeyList, RotatedKey, SigningKey
 from skyriver.core.contract_requests import RequestLine, RequestList
 from skyriver.core.contract_tenants import Tenant, TenantList
@@ -207,6 +208,23 @@ class Calls(StreamCalls, ReviewCalls, PredictingCalls, RegistryCalls):
         """One, by its id or the beginning of it."""
         answer: SigningKey = yield from answered(Request("GET", f"{self._base}/keys/{part(id)}"))
         return answer
+
+    @call
+    def alerts(self) -> Flow[Sequence[Alert]]:
+        """The receivers of messages about incidents."""
+        answer: AlertList = yield from answered(Request("GET", f"{self._base}/alerts"))
+        return answer["items"]
+
+    @call
+    def alert(self, name: str) -> Flow[Alert]:
+        """One receiver, and whether it took the last message. Raises NotFound."""
+        answer: Alert = yield from answered(Request("GET", f"{self._base}/alerts/{part(name)}"))
+        return answer
+
+    @call
+    def test_alert(self, name: str) -> Flow[AlertTested]:
+        """Sends it a message now, and tells whether it was taken. Not repeated by itself. Raises NotFound."""
+        return (yield json_request("POST", f"{self._base}/alerts/{part(name)}/test", {})).json()  # type: ignore[no-any-return]
 
     @call
     def rotate_key(self, *, sign_again: bool = False) -> Flow[RotatedKey]:

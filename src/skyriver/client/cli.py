@@ -18,6 +18,7 @@ import typer
 
 from skyriver.client import deciding as _deciding  # noqa: F401  # its commands
 from skyriver.client import erasing as _erasing  # noqa: F401  # its command
+from skyriver.client import incidents as _incidents  # noqa: F401
 from skyriver.client import jobs as _jobs  # noqa: F401  # its commands
 from skyriver.client import keys as _keys  # noqa: F401
 from skyriver.client import lineage as _lineage  # noqa: F401

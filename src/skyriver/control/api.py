@@ -58,6 +58,7 @@ KINDS: Mapping[str, tuple[str, Permission]] = {
     "versions": ("version", Permission.MODELS_READ),
     "rollouts": ("rollout", Permission.SERVICES_READ),
     "watches": ("watch", Permission.SERVICES_READ),
+    "incidents": ("incident", Permission.SERVICES_READ),
     "services": ("service", Permission.SERVICES_READ),
     "replicas": ("replica", Permission.SERVICES_READ),
     "activators": ("activator", Permission.SERVICES_READ),

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from skyriver.control.alerting import Alerts
 from skyriver.control.asking import Asker
 from skyriver.control.compute import Compute
 from skyriver.control.loop import ControlLoop
@@ -143,6 +144,8 @@ class Cloud:
     requests: RequestLog = NoRequests()  # noqa: RUF009  # it holds nothing
     signer: Signer | None = None
     """Of versions; None: this cloud does not sign."""
+    alerts: Alerts | None = None
+    """Receivers of messages about incidents; None: there are none."""
 
     def commit(
         self,

@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from skyriver.control import deploying
+from skyriver.control.alerts import add_alerts
 from skyriver.control.cloud import ActionRequest, Cloud, DeployRequest, PlanAction
 from skyriver.control.dispatching import Dispatchers, add_dispatching
 from skyriver.control.keys import add_keys
@@ -48,6 +49,7 @@ def add_writing(routes: Routes, cloud: Cloud) -> None:
     add_dispatching(routes, dispatchers)
     add_reviews(routes, dispatchers)
     add_keys(routes, cloud, mutations)
+    add_alerts(routes, cloud, mutations)
     add_tenants(routes, cloud, mutations)
     add_tokens(routes, cloud, mutations)
     add_rules(routes, cloud, mutations)

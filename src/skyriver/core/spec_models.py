@@ -18,6 +18,7 @@ from skyriver.core.units import SECOND, parse_duration, parse_rate
 
 MOST_REPLICAS = 64
 IDLE = "5m"
+SHARE = 0.99
 """Without a request, before a service goes to sleep."""
 
 
@@ -163,6 +164,16 @@ class ServiceSpec(Spec):
     """After so long without a request a service of `(0, n)` replicas goes to sleep; the next request wakes it."""
     features: FromStreamSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     """`sr.FromStream(...)`: it is also asked by the keys of its features."""
+    latency: str = Field(default="", exclude_if=lambda value: value == "")
+    """The objective: an answer is to take at most so long, as "50ms"; "" is no objective but that it answers."""
+    share: float = Field(default=SHARE, gt=0.5, lt=1.0, exclude_if=lambda value: value == SHARE)
+    """Of the requests that are to be answered well, and within `latency`: what is missed faster than that allows is
+    told as an incident."""
+
+    @property
+    def latency_us(self) -> int:
+        """0 where none is declared."""
+        return parse_duration(self.latency, "a latency") if self.latency else 0
 
     @property
     def sleeps(self) -> bool:
@@ -190,6 +201,8 @@ class ServiceSpec(Spec):
             raise ValueError("idle is for a service that sleeps, with replicas=(0, n)")
         if self.idle_us < SECOND:
             raise ValueError(f"idle={self.idle!r} is shorter than a second")
+        if self.latency and not self.latency_us:
+            raise ValueError(f"latency={self.latency!r}: nothing is answered at once")
         return self
 
 

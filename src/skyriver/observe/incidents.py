@@ -14,21 +14,39 @@ HALF_LIFE: Final = 300.0
 """Seconds after which a change is half as likely a cause."""
 HORIZON: Final = 6 * 3600.0
 """Older changes are no causes."""
+SLACK: Final = 10.0
+"""So much later a cause may be seen than what it caused: looks are seconds apart."""
 FARTHER: Final = 0.5
 """Each step in the graph makes it so much less likely."""
 PRIORS: Final[Mapping[str, float]] = {
     "death": 1.0,
     "rollout": 0.9,
     "deploy": 0.8,
-    "alias": 0.8,
     "rules": 0.8,
+    "list": 0.8,
     "clock": 0.7,
-    "node": 0.7,
     "config": 0.6,
     "load": 0.4,
+    "job": 0.5,
 }
-"""Judged, not measured."""
+"""Judged; `bench/watch.py` measures how often the likeliest cause is the right one."""
 OTHER: Final = 0.3
+OWN: Final[Mapping[str, float]] = {
+    "cannot be written": 1.0,
+    "set": 1.0,
+    "source": 0.9,
+    "sink": 0.9,
+    "certificate": 0.9,
+    "silence": 0.7,
+    "silent": 0.7,
+    "fills": 0.6,
+    "memory": 0.6,
+    "leaks": 0.6,
+    "away": 0.3,
+}
+"""What comes from outside, or begins in the thing itself, is its own cause, unless something changed just before."""
+OWN_OTHER: Final = 0.1
+OWN_KIND: Final = "itself: "
 
 Graph = Mapping[str, tuple[str, ...]]
 """What each thing depends on."""
@@ -43,6 +61,7 @@ class Condition:
     since: float
     told: str
     next_action: str
+    severity: str = "critical"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +95,10 @@ class Incident:
     def next_action(self) -> str:
         return self.causes[0].change.next_action if self.causes else self.conditions[0].next_action
 
+    @property
+    def severity(self) -> str:
+        return "critical" if any(one.severity == "critical" for one in self.conditions) else "warning"
+
 
 def incidents(conditions: Iterable[Condition], graph: Graph, changes: Iterable[Change]) -> tuple[Incident, ...]:
     """One for each root. Where things depend on each other in a circle, the root is what was wrong first."""
@@ -90,8 +113,14 @@ def incidents(conditions: Iterable[Condition], graph: Graph, changes: Iterable[C
     for root in sorted(set(root_of.values()), key=lambda subject: (first[subject], subject)):
         of = [one for one in known if root_of[one.subject] == root]
         of.sort(key=lambda one: one.subject != root)
-        found.append(Incident(root, first[root], tuple(of), causes(first[root], below[root], changed)))
+        likely = causes(first[root], below[root], (*changed, *(_own(one) for one in of if one.subject == root)))
+        found.append(Incident(root, first[root], tuple(of), likely))
     return tuple(found)
+
+
+def _own(condition: Condition) -> Change:
+    """A condition as its own cause."""
+    return Change(condition.subject, OWN_KIND + condition.kind, condition.since, condition.told, condition.next_action)
 
 
 def causes(since: float, below: Mapping[str, int], changes: Iterable[Change]) -> tuple[Cause, ...]:
@@ -99,10 +128,19 @@ def causes(since: float, below: Mapping[str, int], changes: Iterable[Change]) ->
     found = []
     for change in changes:
         before = since - change.at
-        if change.subject in below and 0 <= before <= HORIZON:
-            score = PRIORS.get(change.kind, OTHER) * 0.5 ** (before / HALF_LIFE) * FARTHER ** below[change.subject]
-            found.append(Cause(change, score, f"{change.told}, {before:,.0f} s before."))
+        if change.subject in below and -SLACK <= before <= HORIZON:
+            score = _prior(change.kind) * 0.5 ** (max(0.0, before) / HALF_LIFE) * FARTHER ** below[change.subject]
+            own = change.kind.startswith(OWN_KIND)
+            found.append(
+                Cause(change, score, change.told if own else f"{change.told}, {max(0.0, before):,.0f} s before.")
+            )
     return tuple(sorted(found, key=lambda cause: (-cause.score, cause.change.subject, cause.change.kind)))
+
+
+def _prior(kind: str) -> float:
+    if kind.startswith(OWN_KIND):
+        return OWN.get(kind.removeprefix(OWN_KIND), OWN_OTHER)
+    return PRIORS.get(kind, OTHER)
 
 
 def distances(subject: str, graph: Graph) -> dict[str, int]:

@@ -6,6 +6,7 @@ period; an alarm needs the rate over a long window, so that it matters, and over
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -35,34 +36,90 @@ class Windows:
 
 FAST: Final = Windows(60, 5, 14.4)
 SLOW: Final = Windows(360, 30, 6.0)
+SUDDEN_SECONDS: Final = 30
+SUDDEN_SHARE: Final = 0.1
+"""So many must fail at least for it to be sudden, or SUDDEN_RATE times what may."""
+SUDDEN_RATE: Final = 20.0
+SUDDEN_LEAST: Final = 20
+SUDDEN_MORE: Final = 2.0
+"""Times the share of the ten minutes before."""
+SUDDEN_STEPS: Final = 2
+"""Of the fine ring, in which it must be so: a single stall is over before anybody could look."""
+JUMP_SECONDS: Final = 60
+JUMP_STEPS: Final = 7
+JUMP_RATE: Final = 3.0
+"""Times what may fail."""
+JUMP_MORE: Final = 4.0
+"""Times what failed in the hour before."""
+JUMP_FAR: Final = 8.0
+"""Standard deviations of what chance alone does."""
 
 
 @dataclass(slots=True)
 class Ring:
-    """Answers and bad ones of the last RING minutes; its size does not depend on how long it was fed."""
+    """Answers and bad ones of the last `size` steps of `step` seconds; it does not grow with how long it was fed."""
 
-    minute: int = 0
-    answers: list[int] = field(default_factory=lambda: [0] * RING)
-    bad: list[int] = field(default_factory=lambda: [0] * RING)
+    step: int = MINUTE
+    size: int = RING
+    at: int = 0
+    """The step that is not over."""
+    answers: list[int] = field(default_factory=list)
+    bad: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.answers, self.bad = [0] * self.size, [0] * self.size
 
     def add(self, seconds: float, answers: int, bad: int) -> None:
         """What is older than the ring is left out: a clock that was set back must not count as now."""
-        minute = int(seconds // MINUTE)
-        self._turn(minute)
-        if minute > self.minute - RING:
-            self.answers[minute % RING] += answers
-            self.bad[minute % RING] += bad
+        at = int(seconds // self.step)
+        self._turn(at)
+        if at > self.at - self.size:
+            self.answers[at % self.size] += answers
+            self.bad[at % self.size] += bad
 
-    def over(self, seconds: float, minutes: int) -> tuple[int, int]:
-        """Answers and bad ones of the last `minutes`, at most RING; the one that is not over counts as one."""
-        self._turn(int(seconds // MINUTE))
-        places = [(self.minute - back) % RING for back in range(min(minutes, RING))]
+    def over(self, seconds: float, steps: int, *, before: int = 0) -> tuple[int, int]:
+        """Answers and bad ones of the last `steps`, at most `size`, the last `before` of them left out; the one that is
+        not over counts as one."""
+        self._turn(int(seconds // self.step))
+        places = [(self.at - back) % self.size for back in range(before, min(steps, self.size))]
         return sum(self.answers[place] for place in places), sum(self.bad[place] for place in places)
 
-    def _turn(self, minute: int) -> None:
-        for passed in range(max(self.minute + 1, minute - RING + 1), minute + 1):
-            self.answers[passed % RING] = self.bad[passed % RING] = 0
-        self.minute = max(self.minute, minute)
+    def lasting(self, seconds: float, steps: int, share: float) -> int:
+        """In how many of the last `steps` at least `share` was bad."""
+        self._turn(int(seconds // self.step))
+        places = [(self.at - back) % self.size for back in range(min(steps, self.size))]
+        return sum(self.bad[place] > 0 and self.bad[place] >= share * self.answers[place] for place in places)
+
+    def _turn(self, at: int) -> None:
+        for passed in range(max(self.at + 1, at - self.size + 1), at + 1):
+            self.answers[passed % self.size] = self.bad[passed % self.size] = 0
+        self.at = max(self.at, at)
+
+
+def sudden(fine: Ring, minutes: Ring, seconds: float, allowed: float) -> bool:
+    """Whether so much fails at once that nobody should wait for the windows of FAST: of an objective of 99% with steady
+    traffic they need eight minutes of total failure. `fine`: the same answers, by steps of a few seconds."""
+    answers, bad = fine.over(seconds, SUDDEN_SECONDS // fine.step)
+    if bad < SUDDEN_LEAST or bad < min(0.5, max(SUDDEN_SHARE, SUDDEN_RATE * allowed)) * answers:
+        return False
+    if fine.lasting(seconds, SUDDEN_SECONDS // fine.step, SUDDEN_SHARE) < SUDDEN_STEPS:
+        return False
+    before, bad_before = minutes.over(seconds, 11, before=1)
+    return bad_before * answers * SUDDEN_MORE <= bad * before
+
+
+def jumped(fine: Ring, minutes: Ring, seconds: float, allowed: float) -> bool:
+    """Whether clearly more fails than in the hour before, and more than may, though not so much that it uses up what
+    may fail soon: the windows of SLOW would need hours for it."""
+    answers, bad = fine.over(seconds, JUMP_SECONDS // fine.step)
+    if bad < LEAST_BAD or bad < JUMP_RATE * allowed * answers:
+        return False
+    if fine.lasting(seconds, JUMP_SECONDS // fine.step, JUMP_RATE * allowed) < JUMP_STEPS:
+        return False
+    before, bad_before = minutes.over(seconds, 61, before=2)
+    usual = max(bad_before / before if before else 0.0, allowed / 2)
+    chance = math.sqrt(answers * usual * (1 - usual) + 1)
+    return bad >= JUMP_MORE * usual * answers and bad - usual * answers >= JUMP_FAR * chance
 
 
 def burning(ring: Ring, seconds: float, allowed: float) -> Windows | None:

@@ -1,4 +1,4 @@
-"""What a person decides about a model that is watched."""
+"""What a person decides about a model that is watched, and about an incident."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from skyriver.core.errors import Conflict
 from skyriver.core.jobs import new_operation, next_number
 from skyriver.core.resources import Resource, Snapshot, need
+from skyriver.observe.incident_kind import INCIDENT, INCIDENT_TRANSITIONS
 from skyriver.observe.watching import WATCH, WATCH_TRANSITIONS
 
 
@@ -30,6 +31,26 @@ def plan_watch_resume(
     under_way = watch.state == "PAUSED" and last is not None and not last["outcome"]
     event = "follow" if under_way else "resume"
     return _steer(snapshot, tenant, target, event, status={**watch.status, "failures": 0})
+
+
+def plan_incident_ack(
+    snapshot: Snapshot, tenant: str, target: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> list[Resource]:
+    """Somebody looks at it: who, and what he says, is shown with it. It ends when what is wrong does."""
+    incident = need(snapshot.find(tenant, "incident", target), "incident", target)
+    if (incident.state, "acknowledge") not in INCIDENT_TRANSITIONS:
+        raise Conflict(
+            f"{target} is {incident.state}: it cannot be acknowledged now.",
+            code="REFUSED_TRANSITION",
+            where=incident.ref,
+            next_action=f"`skyriver incident get {target}` shows how it is.",
+        )
+    why = params.get("why")
+    status = {**incident.status, "acknowledged": {"at": snapshot.now, "why": why if isinstance(why, str) else ""}}
+    kept = {"reason": incident.reason, "message": incident.message, "next_action": incident.next_action}
+    run = f"{target}-ack-{next_number(snapshot, tenant, 'operation', f'{target}-ack')}"
+    operation = new_operation(snapshot, tenant, run, action="incident_ack", target=target)
+    return [operation, INCIDENT.move(incident, "acknowledge", snapshot.now, status=status, **kept)]
 
 
 def _steer(snapshot: Snapshot, tenant: str, target: str, event: str, **changes: Any) -> list[Resource]:

@@ -69,7 +69,7 @@ from skyriver.decide.streams.rules_release import (
     plan_move,
 )
 from skyriver.features.plan import check_features
-from skyriver.observe.operations import plan_watch_pause, plan_watch_resume
+from skyriver.observe.operations import plan_incident_ack, plan_watch_pause, plan_watch_resume
 from skyriver.release.aliases import plan_alias, plan_unalias
 from skyriver.release.card import card_of
 from skyriver.release.operations import (
@@ -86,6 +86,7 @@ from skyriver.serve.operations import plan_sleep, plan_wake
 from skyriver.trust.permissions import FIRST_TENANT, Permission
 from skyriver.trust.secretfile import write_secret
 from skyriver.trust.tokens import new_token
+from skyriver.wiring.alerts import AlertFiles
 from skyriver.wiring.capacity import machine_capacity
 from skyriver.wiring.database import store_address
 from skyriver.wiring.deploy import PlanLine, plan_deploy, plan_removal
@@ -97,6 +98,7 @@ from skyriver.wiring.process import keep_log, write_atomically
 from skyriver.wiring.sinks import unusable_sinks
 from skyriver.wiring.sources import check_sources
 from skyriver.wiring.supervisor import SupervisorKeeper
+from skyriver.wiring.system_watch import SystemWatcher
 from skyriver.wiring.watched import CONTROL
 
 SUPERVISOR_CHECK_SECONDS: Final = 1.0
@@ -186,6 +188,7 @@ ACTIONS = Actions(
         "cancel": (Permission.JOBS_RUN, plan_cancel),
         "import": (Permission.MODELS_WRITE, plan_take_in),
         "erase": (Permission.STREAMS_ERASE, plan_erase),
+        "incident_ack": (Permission.SERVICES_WRITE, plan_incident_ack),
         "load": (Permission.TABLES_WRITE, plan_load),
         "run": (Permission.JOBS_RUN, plan_run),
         "pause": (Permission.JOBS_RUN, plan_pause),
@@ -338,6 +341,17 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
     )
     if leader is not None:
         leader.tell(give_up)
+    alerts = AlertFiles(home.root, clock.wall)
+    watcher = SystemWatcher(
+        home,
+        store=store,
+        loop=loop,
+        clock=clock,
+        fence=fence,
+        alerts=alerts,
+        signer=signer,
+        holds=leader.holds if leader is not None else lambda: True,
+    )
     cloud = Cloud(
         store=store,
         objects=DirectoryObjects(home.objects),
@@ -350,6 +364,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         asker=SocketAsker(),
         requests=AccessLog(home.logs),
         signer=signer,
+        alerts=alerts,
     )
     for stale in home.uploads.iterdir():
         stale.unlink(missing_ok=True)  # another control plane, stopped and gone on, may be at it
@@ -360,8 +375,10 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
     try:
         api = create_api(cloud)
         ready |= {"ready": True, "port": port, "troubles": [p.to_problem() for p in loop.health().problems.values()]}
+        watcher.start()
         await _serve(api, home, ready, cloud, stopping)
     finally:
+        watcher.stop()
         loop.stop()
         await asyncio.to_thread(passes.join)
     store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,20 @@ def https_of(home: Home) -> str:
     """Where HTTPS is spoken; "" where it is not."""
     tls = _tls(home.settings())
     return f"https://{tls.address}:{tls.port}" if tls else ""
+
+
+def certificate_of(home: Home) -> int:
+    """When the certificate ends, wall microseconds; 0 without HTTPS. Reads it only when its file has changed. Raises
+    InvalidInput (BAD_CERTIFICATE), Unavailable (NO_OPENSSL)."""
+    tls = _tls(home.settings())
+    if tls is None:
+        return 0
+    return _ends(tls, tls.certificate.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _ends(tls: Tls, changed: int) -> int:
+    return int(certificate.read(tls).ends * 1e6)
 
 
 def keep_tls(home: Home, choice: TlsChoice) -> Certificate | None:

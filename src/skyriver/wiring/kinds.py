@@ -12,6 +12,7 @@ from skyriver.core.resources import Kind
 from skyriver.decide.streams.dispatcher_kind import DISPATCHER
 from skyriver.decide.streams.kinds import STREAM, WORKER
 from skyriver.decide.streams.rules_kind import RULES
+from skyriver.observe.incident_kind import INCIDENT
 from skyriver.observe.watching import WATCH
 from skyriver.release.kinds import VERSION
 from skyriver.release.rollouts import ROLLOUT
@@ -28,6 +29,7 @@ KINDS: Mapping[str, Kind] = {
         VERSION,
         ROLLOUT,
         WATCH,
+        INCIDENT,
         SERVICE,
         REPLICA,
         ACTIVATOR,

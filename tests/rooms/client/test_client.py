@@ -29,6 +29,7 @@ from skyriver.client.events import rows_as_json
 from skyriver.client.flows import EventReader, ServerEvent, call, each
 from skyriver.core import (
     contract,
+    contract_alerts,
     contract_cards,
     contract_keys,
     contract_lineage,
@@ -95,6 +96,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 NAMES = [o["operationId"] for methods in CONTRACT["paths"].values() for o in methods.values()]
 CONTRACTS = (
     contract,
+    contract_alerts,
     contract_cards,
     contract_keys,
     contract_lineage,
@@ -113,6 +115,7 @@ NO_ROWS = (
     "list_tenants",
     "list_requests",
     "list_keys",
+    "list_alerts",
 )
 KINDS = [n.removeprefix("list_") for n in NAMES if n.startswith("list_") and n not in NO_ROWS]
 CALLS: list[Act] = [
@@ -152,6 +155,9 @@ CALLS: list[Act] = [
     lambda c: c.issue_token("ana", "reviewer"),
     lambda c: c.tokens(),
     lambda c: c.keys(),
+    lambda c: c.alerts(),
+    lambda c: c.alert("ops"),
+    lambda c: c.test_alert("ops"),
     lambda c: c.key("ab12"),
     lambda c: c.rotate_key(sign_again=True),
     lambda c: c.lineage("version/fraud:1"),

@@ -39,7 +39,7 @@ def test_causes_by_time_graph_and_kind() -> None:
         change("service/a", "deploy", 400.0),
         change("service/a", "load", 995.0),
         change("service/b", "death", 999.0),
-        change("service/a", "death", 1001.0),
+        change("service/a", "death", 1011.0),
         change("service/a", "deploy", -30_000.0),
     ]
     (one,) = incidents([ill("service/a")], GRAPH, changes)
@@ -47,5 +47,6 @@ def test_causes_by_time_graph_and_kind() -> None:
         ("model/m", "rollout"),
         ("service/a", "load"),
         ("service/a", "deploy"),
+        ("service/a", "itself: failed"),
     ]
     assert (one.causes[0].evidence, one.next_action) == ("rollout of model/m, 10 s before.", "undo rollout")

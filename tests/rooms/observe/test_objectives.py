@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skyriver.observe.objectives import FAST, RING, SLOW, Ring, Windows, burning, exhausted_in
+from skyriver.observe.objectives import FAST, RING, SLOW, Ring, Windows, burning, exhausted_in, sudden
 
 
 def fed(bad_of: dict[range, int], minutes: int = RING) -> Ring:
@@ -59,3 +59,22 @@ def test_time_to_exhaustion() -> None:
 @pytest.mark.parametrize("used", [[5.0] * 50, [5.0, 6.0] * 25, [50.0 - at for at in range(50)], [1.0, 2.0]])
 def test_what_does_not_grow_is_never_full(used: list[float]) -> None:
     assert exhausted_in(list(enumerate(used)), 1000.0) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        pytest.param(0, 100, True, id="all-of-a-sudden"),
+        pytest.param(0, 21, True, id="a-fifth"),
+        pytest.param(0, 9, False, id="less-than-a-tenth"),
+        pytest.param(60, 100, False, id="it-was-so-before"),
+        pytest.param(20, 60, True, id="three-times-as-much-as-before"),
+    ],
+)
+def test_what_fails_at_once_does_not_wait_for_the_windows(before: int, now: int, said: bool) -> None:
+    fine, minutes = Ring(5, 24), Ring()
+    for second in range(0, 1200, 5):
+        bad = now if second >= 1200 - 30 else before
+        fine.add(second, 100, bad)
+        minutes.add(second, 100, bad)
+    assert sudden(fine, minutes, 1199, 0.01) is said

@@ -190,6 +190,12 @@ class HaproxyGateway:
                     admin.weigh(at, weights[str(at)])
         return {names[at]: weight for at, weight in weights.items() if weight < FULL}
 
+    def weights(self) -> Mapping[str, int]:
+        """Those of `look`, as they are; any number of callers. Raises Unavailable (GATEWAY_AWAY)."""
+        admins = [Admin(self._directory, run.number) for run in self._recorded() if run.identity.alive()]
+        seen = [(at.name, answered.weight) for admin in admins for at, answered in admin.answered().items()]
+        return {name: weight for name, weight in seen if weight < FULL}
+
     def stop(self) -> None:
         with self._lock():
             every = {*process.numbers(self._directory), *range(1, self._count() + 1)}

@@ -1,0 +1,187 @@
+"""Signs of services and their replicas, of rollouts, watches and schedules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+from skyriver.core.jobs import ENDED
+from skyriver.core.resources import Resource
+from skyriver.core.spec import ServiceSpec
+from skyriver.core.units import SECOND
+from skyriver.observe.sight import subject_of
+from skyriver.observe.signs import HOLD_S, Seen, Sign, explains, fills, of_row
+from skyriver.observe.tracks import LEAST_ANSWERS, SLOWER, SLOWER_US, Missed, Track, added_latency, quantile
+
+REFUSED_ALLOWED: Final = 0.0125
+"""Refusals for want of room are meant; many are an alarm."""
+MEMORY_SHARE: Final = 0.9
+LEAK_TIMES: Final = 1.5
+LEAK_POINTS: Final = 4
+"""Half a minute apart: what a replica needs, it needs soon after it has begun."""
+LATELY_MINUTES: Final = 10
+LATELY_US: Final = LATELY_MINUTES * 60 * SECOND
+DEATHS: Final = 3
+SLOW_HOLD_S: Final = 20.0
+SILENT_HOLD_S: Final = 10.0
+_DRAINING: Final = frozenset({"DRAINING", "STOPPED"})
+
+
+def of_services(seen: Seen) -> Iterator[Sign]:
+    rows = seen.sight.snapshot.rows
+    for service in rows.every("service"):
+        yield from _of_service(seen, service)
+    for replica in rows.every("replica"):
+        yield from _of_replica(seen, replica)
+    for rollout in rows.every("rollout"):
+        yield from _of_rollout(seen, rollout)
+    for watch in rows.every("watch"):
+        if watch.state == "BROKEN":
+            yield of_row(watch, "retraining", "warning", 0.0)
+        elif watch.reason == "CANNOT_LOOK":
+            yield of_row(watch, "blind", "warning", HOLD_S, what="blind")
+    for environment in rows.every("environment"):
+        if environment.state == "FAILED":
+            yield of_row(environment, "failed", "warning", 0.0)
+    yield from _of_runs(seen)
+
+
+def _of_service(seen: Seen, service: Resource) -> Iterator[Sign]:
+    track, subject, spec = seen.track(service), subject_of(service), ServiceSpec.model_validate(service.spec["serve"])
+    if service.state == "DEGRADED":
+        none = not any((service.status.get("ready") or {}).values())
+        yield of_row(service, "replicas", "critical" if none else "warning", HOLD_S)
+    elif service.state == "STARTING" and track.known.get("served"):
+        yield of_row(service, "replicas", "critical", HOLD_S)
+    elif service.state == "READY":
+        track.known["served"] = 1
+    added = _added(seen, service)
+    failed = seen.sight.machine.failed.get((service.tenant, f"model/{service.name}"), 0)
+    bad = max(failed, added["errors"])
+    answers = max(added["requests"] + max(0, failed - added["errors"]), bad)
+    late = sum(count for low, count in added["latency"].items() if spec.latency_us and low >= spec.latency_us)
+    allowed = 1 - spec.share
+    track.rate.add(seen.seconds, added["requests"])
+    track.of("errors").add(seen.seconds, answers, added["errors"])
+    track.of("unserved").add(seen.seconds, answers, bad)
+    track.of("late").add(seen.seconds, answers, late)
+    track.of("refused").add(seen.seconds, answers + added["overloaded"], added["overloaded"])
+    if missed := track.of("errors").missed(seen.seconds, allowed):
+        told = (
+            f"{missed.bad:,} of {missed.answers:,} requests to {service.name} failed within the last {missed.within}."
+        )
+        action = f"`skyriver request list --of model/{service.name} --status 5xx` shows them."
+        yield Sign(subject, "errors", told, action, missed.severity)
+    elif missed := track.of("unserved").missed(seen.seconds, allowed):
+        told = f"{_many(missed)} requests to {service.name} reached no replica within the last {missed.within}."
+        action = f"`skyriver request list --of model/{service.name} --status 5xx` shows them."
+        yield Sign(subject, "unserved", told, action, missed.severity)
+    if spec.latency_us and (missed := track.of("late").missed(seen.seconds, allowed)):
+        told = f"{_many(missed)} answers of {service.name} took over {spec.latency} within the last {missed.within}."
+        yield Sign(subject, "late", told, explains(service.name), missed.severity)
+    if missed := track.of("refused").missed(seen.seconds, REFUSED_ALLOWED):
+        told = f"{_many(missed)} requests to {service.name} found no room within the last {missed.within}."
+        action = f"Declare more replicas, or less work: {explains(service.name)}"
+        yield Sign(subject, "refused", told, action, missed.severity)
+    if sum(added["latency"].values()) >= LEAST_ANSWERS:
+        track.usually("p99").add(seen.seconds, quantile(added["latency"], 0.99))
+    if slower := track.usually("p99").above(SLOWER, SLOWER_US):
+        told = f"{service.name} answers slower than usual: its p99 is {_ms(slower[0])}, and {_ms(slower[1])} otherwise."
+        yield Sign(subject, "slow", told, explains(service.name), "warning")
+
+
+def _many(missed: Missed) -> str:
+    return f"{missed.bad:,} of {missed.answers:,}"
+
+
+def _ms(microseconds: float) -> str:
+    return f"{microseconds / 1000:,.0f} ms"
+
+
+def _added(seen: Seen, service: Resource) -> dict[str, Any]:
+    """What its replicas counted since the last look."""
+    latency: Counter[int] = Counter()
+    added: dict[str, Any] = {"requests": 0, "errors": 0, "overloaded": 0, "latency": latency}
+    for replica in seen.sight.snapshot.children(service, "replica"):
+        process = seen.sight.snapshot.processes.get(replica.process)
+        if process is None:
+            continue
+        track = seen.track(replica)
+        for name in ("requests", "errors", "overloaded"):
+            added[name] += track.step(name, float(process.report.get(name, 0)), restarts=True)
+        latency.update(added_latency(track, (process.report.get("counted") or {}).get("latency_us")))
+    return added
+
+
+def _of_replica(seen: Seen, replica: Resource) -> Iterator[Sign]:
+    if replica.state in _DRAINING:
+        return
+    track, subject = seen.track(replica), subject_of(replica)
+    if replica.state == "FAILED":
+        yield of_row(replica, "failed", "warning", 0.0)
+    elif dies := _deaths(seen, replica, track):
+        told = f"The replica {replica.name} ended {dies} times within ten minutes. {replica.message}".strip()
+        yield Sign(subject, "failed", told, f"`skyriver logs {replica.name}` has its last words.", "warning")
+    yield from of_process(seen, replica)
+    if weight := seen.sight.machine.weights.get(replica.process):
+        told = f"The replica {replica.name} answers much slower than its siblings, or fails: it gets {weight}% of them."
+        yield Sign(subject, "slow", told, explains(replica.name), "warning", SLOW_HOLD_S)
+    process = seen.sight.snapshot.processes.get(replica.process)
+    service = seen.sight.snapshot.find(replica.tenant, *replica.parent.split("/", 1))
+    if process is not None and process.alive and process.rss_mb and service is not None:
+        spec = ServiceSpec.model_validate(service.spec["serve"])
+        action = f"Declare a larger memory_mb of {service.name} if that is what it needs; a new replica begins small."
+        if process.rss_mb >= MEMORY_SHARE * spec.memory_mb:
+            leaks = len(track.points) >= LEAK_POINTS and process.rss_mb >= LEAK_TIMES * track.points[0][1]
+            told = f"The replica {replica.name} holds {process.rss_mb:,.0f} MB of {spec.memory_mb:,} declared."
+            yield Sign(subject, "leaks" if leaks else "memory", told, action, "warning", HOLD_S)
+        else:
+            yield from fills(
+                seen, subject, f"The memory of the replica {replica.name}", process.rss_mb, spec.memory_mb, action
+            )
+
+
+def of_process(seen: Seen, row: Resource) -> Iterator[Sign]:
+    """Of one that lives and does nothing."""
+    if row.process in seen.sight.machine.unanswered:
+        told = f"The {row.kind} {row.name} lives and does not answer."
+        action = f"It is ended and started again by itself; else `skyriver logs {row.name}` has its last words."
+        yield Sign(subject_of(row), "silent", told, action, "critical", SILENT_HOLD_S)
+
+
+def _deaths(seen: Seen, row: Resource, track: Track) -> int:
+    """How often it ended lately, from DEATHS on: it may have been started again before anybody looked."""
+    process = seen.sight.snapshot.processes.get(row.process)
+    pid = process.pid if process is not None else 0
+    before = track.known.get("pid", 0)
+    track.known["pid"] = pid or before
+    if before and pid and pid != before:
+        track.of("deaths").add(seen.seconds, 1, 1)
+    deaths = track.outcomes["deaths"].minutes.over(seen.seconds, LATELY_MINUTES)[1] if "deaths" in track.outcomes else 0
+    return deaths if deaths >= DEATHS else 0
+
+
+def _of_rollout(seen: Seen, rollout: Resource) -> Iterator[Sign]:
+    """One that was taken back, for ten minutes; one that waits for a person."""
+    if rollout.state == "ROLLED_BACK" and 0 <= seen.sight.snapshot.now - rollout.since < LATELY_US:
+        yield of_row(rollout, "rolled back", "warning", 0.0)
+    elif rollout.state == "PAUSED" and rollout.reason != "BY_HAND":
+        yield of_row(rollout, "waits", "warning", HOLD_S)
+
+
+def _of_runs(seen: Seen) -> Iterator[Sign]:
+    """Of what begins by the clock: nobody waits for it, so nobody sees that it failed."""
+    snapshot = seen.sight.snapshot
+    for schedule in snapshot.rows.every("schedule"):
+        operations = [o for o in snapshot.children(schedule, "operation") if o.state in ENDED]
+        last = max(operations, key=lambda o: (o.created_at, o.name), default=None)
+        if schedule.state == "ACTIVE" and last is not None and last.state == "FAILED":
+            told = f"{last.name}, by the schedule {schedule.name}, failed: {last.reason}. {last.message}".strip()
+            yield Sign(subject_of(schedule), "failed", told, explains(last.name), "warning")
+    for stream in snapshot.rows.every("stream"):
+        jobs = [j for j in snapshot.children(stream, "job") if j.spec["kind"] == "materialise" and j.state in ENDED]
+        jobs.sort(key=lambda j: (j.created_at, j.name))
+        if len(jobs) >= 2 and all(j.state == "FAILED" for j in jobs[-2:]):
+            told = f"The tables of the stream {stream.name} are not brought up to date: {jobs[-1].name} failed."
+            yield Sign(subject_of(stream), "tables", f"{told} {jobs[-1].message}", explains(jobs[-1].name), "warning")

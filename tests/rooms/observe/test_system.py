@@ -1,0 +1,364 @@
+"""From looks at a cloud to incidents: what is told, once, and what is done about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+import skyriver as sr
+from skyriver.core.resources import Delete, ProcessStatus, Resource, Snapshot
+from skyriver.observe.healing import AT_MOST
+from skyriver.observe.sight import Machine, Problem, Sight
+from skyriver.observe.system import KEPT, MOST_EVENTS, SystemWatch
+from skyriver.observe.tracks import LOOK_S
+
+GB = 10**9
+START = 1_800_000_000_000_000
+HISTOGRAM = [[4_000, 0]]
+
+
+def version(number: int) -> Resource:
+    return Resource("default", "version", f"risk:{number}", spec={"model": "risk"}, state="APPROVED")
+
+
+@dataclass
+class Cloud:
+    """A service with two replicas, and what is wrong with it."""
+
+    machine: dict[str, Any] = field(default_factory=dict)
+    problems: dict[str, Problem] = field(default_factory=dict)
+    errors: int = 0
+    """Of a hundred requests in each look."""
+    slow: int = 0
+    requests: int = 100
+
+    def __post_init__(self) -> None:
+        self.watch = SystemWatch()
+        self.seconds, self.wall = 1_000.0, START
+        self.rows: dict[tuple[str, str, str], Resource] = {}
+        self.processes: dict[str, ProcessStatus] = {}
+        self.counted = {"requests": 0, "errors": 0, "slow": 0}
+        self.revision = 0
+        self.remedies: list[tuple[str, str]] = []
+        for tenant in ("default", "other"):
+            service = {"serve": sr.Service(replicas=2, latency="50ms").to_json()}
+            ready = {"ready": {"1": 2}}
+            self.put(Resource(tenant, "app", "shop", state="DEPLOYED"))
+            self.put(Resource(tenant, "service", "risk", service, ready, "READY", parent="app/shop"))
+            model = {"aliases": {"champion": 1}}
+            self.put(Resource(tenant, "model", "risk", status=model, parent="app/shop"))
+            for number in (1, 2):
+                name = f"risk-1-{number}"
+                self.put(Resource(tenant, "replica", name, {"version": 1}, state="READY", parent="service/risk"))
+                process = ProcessStatus(f"{tenant}.replica.{name}", True, pid=10 + number, socket="s", rss_mb=100.0)
+                self.processes[process.name] = process
+
+    def put(self, row: Resource) -> None:
+        self.revision += 1
+        known = self.rows.get(row.key)
+        made = known.created_at if known is not None else self.wall
+        self.rows[row.key] = replace(row, revision=self.revision, created_at=made, updated_at=self.wall)
+
+    def change(self, kind: str, name: str, tenant: str = "default", **to: Any) -> None:
+        self.put(replace(self.rows[tenant, kind, name], **to))
+
+    def look(self, seconds: float = LOOK_S) -> None:
+        for _ in range(round(seconds / LOOK_S)):
+            self.seconds += LOOK_S
+            self.wall += int(LOOK_S * 1e6)
+            self.counted["requests"] += self.requests
+            self.counted["errors"] += self.errors
+            self.counted["slow"] += self.slow
+            counted = self.counted
+            latency = [[4_000, counted["requests"] - counted["slow"]], [90_000, counted["slow"]]]
+            report = {
+                "ready": True,
+                "requests": counted["requests"],
+                "errors": counted["errors"],
+                "counted": {"latency_us": latency},
+            }
+            first = "default.replica.risk-1-1"
+            self.processes[first] = replace(self.processes[first], report=report)
+            self._look()
+
+    def _look(self) -> None:
+        snapshot = Snapshot(dict(self.rows), dict(self.processes), {}, self.wall)
+        outcome = self.watch.look(Sight(self.seconds, snapshot, Machine(**self.machine), self.problems))
+        for change in outcome.changes:
+            if isinstance(change, Delete):
+                del self.rows[change.tenant, change.kind, change.name]
+                continue
+            known = self.rows.get(change.resource.key)
+            assert change.expected == (known.revision if known is not None else 0)
+            self.put(change.resource)
+        self.remedies += [(remedy.what, remedy.subject) for remedy in outcome.remedies]
+
+    def incidents(self, tenant: str = "default") -> list[Resource]:
+        return [row for key, row in sorted(self.rows.items()) if key[:2] == (tenant, "incident")]
+
+    @property
+    def incident(self) -> Resource:
+        [one] = self.incidents()
+        return one
+
+    @property
+    def told(self) -> list[str]:
+        return [event["event"] for event in self.incident.status["events"]]
+
+
+@pytest.fixture
+def cloud() -> Cloud:
+    """After ten quiet minutes."""
+    made = Cloud()
+    made.look(600)
+    assert made.incidents() == []
+    return made
+
+
+def test_one_incident_from_its_beginning_to_its_end(cloud: Cloud) -> None:
+    cloud.errors = 30
+    cloud.look(30)
+    opened = cloud.incident
+    assert (opened.state, opened.reason, opened.status["severity"], cloud.told) == (
+        "OPEN",
+        "ERRORS",
+        "critical",
+        ["opened"],
+    )
+    assert "requests to risk failed within the last 30 s" in opened.message
+    assert "skyriver request list" in opened.next_action
+    before = cloud.incident.revision
+    cloud.look(30)
+    assert cloud.incident.revision == before, "numbers alone are not written each time"
+    cloud.errors = 0
+    cloud.look(600)
+    assert (cloud.incident.state, cloud.told) == ("RESOLVED", ["opened", "resolved"])
+    assert cloud.incident.message.startswith("It is over.")
+
+
+def test_what_comes_back_soon_is_the_same_and_is_told_a_few_times_at_most(cloud: Cloud) -> None:
+    for _ in range(2 * MOST_EVENTS):
+        cloud.machine = {"disk_problem": "Read-only file system"}
+        cloud.look(10)
+        cloud.machine = {}
+        cloud.look(120)
+    assert cloud.incident.status["times"] == 2 * MOST_EVENTS
+    assert cloud.told == ["opened", "resolved", "again", "resolved", "again", "resolved", "again", "resolved"]
+    cloud.look(1200)
+    cloud.machine = {"disk_problem": "Read-only file system"}
+    cloud.look()
+    assert len(cloud.incidents()) == 2, "much later it is another one"
+
+
+def test_what_mends_itself_at_once_wakes_nobody(cloud: Cloud) -> None:
+    cloud.change("service", "risk", state="DEGRADED", reason="REPLICAS_MISSING", message="1 of 2 serve.")
+    cloud.look(5)
+    cloud.change("service", "risk", state="READY", reason="", message="")
+    cloud.look(120)
+    assert cloud.incidents() == []
+
+
+def test_it_got_worse_is_told_and_it_never_gets_better_by_half(cloud: Cloud) -> None:
+    cloud.change("service", "risk", state="DEGRADED", message="1 of 2 serve.", status={"ready": {"1": 1}})
+    cloud.look(20)
+    assert (cloud.incident.status["severity"], cloud.told) == ("warning", ["opened"])
+    cloud.change("service", "risk", status={"ready": {"1": 0}})
+    cloud.look(10)
+    assert (cloud.incident.status["severity"], cloud.told) == ("critical", ["opened", "worse"])
+    cloud.change("service", "risk", status={"ready": {"1": 1}})
+    cloud.look(10)
+    assert (cloud.incident.status["severity"], cloud.told) == ("critical", ["opened", "worse"])
+
+
+def test_the_cause_is_what_changed_before(cloud: Cloud) -> None:
+    rollout = Resource("default", "rollout", "risk-1", {"model": "risk", "to": 2}, state="PROMOTING")
+    cloud.put(rollout)
+    cloud.look(5)
+    cloud.errors = 30
+    cloud.look(30)
+    [cause, *_] = cloud.incident.status["causes"]
+    assert (cause["subject"], cause["kind"]) == ("default:rollout/risk-1", "rollout")
+    assert "Likely because: The rollout risk-1 of version 2 went to PROMOTING" in cloud.incident.message
+    assert "rollout abort risk-1" in cloud.incident.next_action
+
+
+def test_one_root_is_one_incident_and_replicas_stand_for_each_other(cloud: Cloud) -> None:
+    for number in (1, 2):
+        cloud.change("replica", f"risk-1-{number}", state="FAILED", reason="CRASH_LOOP", message="It ended 5 times.")
+    cloud.change("service", "risk", state="DEGRADED", message="0 of 2 serve.", status={"ready": {"1": 0}})
+    cloud.look(60)
+    subjects = {c["subject"] for c in cloud.incident.status["conditions"]}
+    assert subjects == {"default:replica/risk-1-1", "default:replica/risk-1-2", "default:service/risk"}
+    assert cloud.incident.status["root"] == "default:replica/risk-1-1"
+
+
+def test_deaths_that_nobody_saw_are_counted(cloud: Cloud) -> None:
+    name = "default.replica.risk-1-2"
+    for pid in range(20, 24):
+        cloud.processes[name] = replace(cloud.processes[name], pid=pid)
+        cloud.look(5)
+    assert "ended 3 times within ten minutes" in cloud.incident.message or "ended 4 times" in cloud.incident.message
+    assert cloud.incident.status["causes"][0]["kind"] == "death"
+
+
+def test_a_tenant_sees_its_own_and_what_of_the_cloud_makes_it_ill(cloud: Cloud) -> None:
+    cloud.put(Resource("other", "stream", "orders", state="READY", parent="app/shop"))
+    cloud.put(Resource("other", "worker", "orders-0", state="READY", parent="stream/orders"))
+    cloud.look(10)
+    cloud.change("worker", "orders-0", "other", state="LOST", reason="PROCESS_DIED", message="It ended.")
+    cloud.look(30)
+    [theirs] = cloud.incidents("other")
+    assert theirs.status["root"] == "other:worker/orders-0"
+    assert cloud.incidents() == []
+    cloud.machine = {"disk_used": 99 * GB, "disk_total": 100 * GB}
+    cloud.look(10)
+    assert cloud.incident.status["root"] == "cloud:disk"
+    assert [c["subject"] for c in cloud.incident.status["conditions"]] == ["cloud:disk"], "nothing of theirs"
+    [theirs] = cloud.incidents("other")
+    assert theirs.status["root"] == "cloud:disk", "it is known by now"
+
+
+def test_another_control_plane_goes_on_with_what_is_open(cloud: Cloud) -> None:
+    cloud.machine = {"disk_used": 95 * GB, "disk_total": 100 * GB}
+    cloud.look(10)
+    cloud.watch = SystemWatch(cloud.watch.remember())
+    cloud.look(60)
+    assert (cloud.incident.state, cloud.told) == ("OPEN", ["opened"])
+    cloud.machine = {}
+    cloud.watch = SystemWatch()
+    cloud.look(5)
+    assert cloud.incident.state == "RESOLVED"
+
+
+def test_what_is_gone_is_not_wrong(cloud: Cloud) -> None:
+    cloud.change("replica", "risk-1-2", state="FAILED", message="It ended 5 times.")
+    cloud.look(10)
+    del cloud.rows["default", "replica", "risk-1-2"]
+    cloud.look(5)
+    assert cloud.incident.state == "RESOLVED"
+
+
+def test_incidents_that_are_over_are_forgotten_in_the_end(cloud: Cloud) -> None:
+    for number in range(1, KEPT + 10):
+        status = {"root": "r", "conditions": [], "causes": [], "healed": [], "events": [], "severity": "warning"}
+        cloud.put(Resource("default", "incident", f"incident-{number}", status=status, state="RESOLVED"))
+    cloud.machine = {"disk_problem": "Read-only file system"}
+    cloud.look(10)
+    assert len(cloud.incidents()) == KEPT + 1
+    assert cloud.rows["default", "incident", f"incident-{KEPT + 10}"].state == "OPEN", "numbers are not used again"
+
+
+# What it does about it
+
+
+def test_a_process_that_hangs_is_restarted_a_few_times(cloud: Cloud) -> None:
+    cloud.machine = {"unanswered": frozenset({"default.replica.risk-1-2"})}
+    cloud.look(15)
+    assert cloud.remedies == []
+    cloud.look(15)
+    assert cloud.remedies == [("restart", "default:replica/risk-1-2")]
+    cloud.look(40)
+    assert len(cloud.remedies) == 1, "it needs its time"
+    cloud.look(1800)
+    assert len(cloud.remedies) == AT_MOST
+    assert [h["what"] for h in cloud.incident.status["healed"]] == ["restart"] * AT_MOST
+
+
+def test_replicas_that_leak_are_replaced_one_at_a_time_and_others_are_not(cloud: Cloud) -> None:
+    names = [f"default.replica.risk-1-{number}" for number in (1, 2)]
+    for held in (120.0, 480.0):
+        for name in names:
+            cloud.processes[name] = replace(cloud.processes[name], rss_mb=held)
+        cloud.look(30)
+    cloud.look(30)
+    assert cloud.remedies == [("replace", "default:replica/risk-1-1")]
+    small = Cloud()
+    small.processes = {name: replace(status, rss_mb=480.0) for name, status in small.processes.items()}
+    small.look(300)
+    assert small.remedies == []
+    assert small.incident.reason == "MEMORY", "it was declared too small: another one would be as large"
+
+
+@pytest.mark.parametrize(
+    ("cause", "errors", "done"),
+    [
+        pytest.param("release", 30, True, id="a-new-version"),
+        pytest.param("release", 4, False, id="it-is-not-bad-enough"),
+        pytest.param("rollback", 30, False, id="it-was-taken-back-already"),
+    ],
+)
+def test_a_new_champion_that_fails_is_taken_back_once(cloud: Cloud, cause: str, errors: int, *, done: bool) -> None:
+    spec = {"model": "risk", "to": 1, "cause": cause}
+    cloud.put(Resource("default", "rollout", "risk-1", spec, state="DONE", since=cloud.wall))
+    cloud.look(5)
+    cloud.errors = errors
+    cloud.look(240)
+    assert cloud.remedies == ([("roll back", "default:service/risk")] if done else [])
+    assert cloud.incidents(), "and it is told"
+
+
+# Signs
+
+
+@pytest.mark.parametrize(
+    ("measured", "root", "severity"),
+    [
+        ({"disk_used": 91 * GB, "disk_total": 100 * GB}, "cloud:disk space", "warning"),
+        ({"disk_used": 98 * GB, "disk_total": 100 * GB}, "cloud:disk", "critical"),
+        ({"disk_write_s": 2.0}, "cloud:disk", "critical"),
+        ({"memory_used": 97, "memory_total": 100}, "cloud:memory", "critical"),
+        ({"certificate_until": START + 5 * 86_400_000_000}, "cloud:gateway", "warning"),
+        ({"certificate_until": START - 5}, "cloud:gateway", "critical"),
+        ({"gateway_problem": Problem("GATEWAY_AWAY", "It does not answer.", "Look.")}, "cloud:gateway", "critical"),
+    ],
+    ids=["space", "full", "slow", "memory", "ends", "ended", "away"],
+)
+def test_signs_of_the_machine(cloud: Cloud, measured: dict[str, Any], root: str, severity: str) -> None:
+    cloud.machine = measured
+    cloud.look(30)
+    assert (cloud.incident.status["root"], cloud.incident.status["severity"]) == (root, severity)
+    assert cloud.incident.next_action
+
+
+@pytest.mark.parametrize(("slow", "kind"), [(30, "late"), (0, None)])
+def test_an_objective_of_latency(cloud: Cloud, slow: int, kind: str | None) -> None:
+    cloud.slow = slow
+    cloud.look(30)
+    kinds = {c["kind"] for row in cloud.incidents() for c in row.status["conditions"]}
+    assert kinds == ({kind, "slow"} if kind else set())
+
+
+def test_requests_that_reach_no_replica(cloud: Cloud) -> None:
+    cloud.machine = {"failed": {("default", "model/risk"): 60}}
+    cloud.look(20)
+    assert cloud.incident.reason == "UNSERVED"
+
+
+def test_a_problem_of_the_control_loop(cloud: Cloud) -> None:
+    cloud.problems = {"pass": Problem("STORE_AWAY", "The database does not answer.", "Start it.")}
+    cloud.look(20)
+    assert (cloud.incident.status["root"], cloud.incident.next_action) == ("cloud:control plane", "Start it.")
+
+
+def test_an_hour_with_ten_times_as_much_is_unusual_only_once_weeks_are_known() -> None:
+    cloud = Cloud()
+    season = {str(hour): [72_000.0] * 3 for hour in range(168)}
+    cloud.watch = SystemWatch({"default:service/risk": season})
+    cloud.look(7200)
+    assert cloud.incidents() == []
+    cloud.requests = 1_000
+    cloud.look(7200)
+    assert any("otherwise about 72,000 do" in row.message for row in cloud.incidents())
+    assert SystemWatch(cloud.watch.remember()).remember().keys() >= {"default:service/risk"}
+
+
+def test_what_a_rollout_that_was_taken_back_says_is_told_for_ten_minutes(cloud: Cloud) -> None:
+    spec = {"model": "risk", "to": 2, "cause": "release"}
+    about = {"state": "ROLLED_BACK", "reason": "BREACH", "message": "Errors rose to 4%.", "since": cloud.wall}
+    cloud.put(Resource("default", "rollout", "risk-1", spec, **about))  # type: ignore[arg-type]
+    cloud.look(10)
+    assert "The rollout risk-1 is ROLLED_BACK. BREACH: Errors rose to 4%." in cloud.incident.message
+    cloud.look(900)
+    assert cloud.incident.state == "RESOLVED"
