@@ -59,6 +59,10 @@ def keep_log(path: Path) -> None:
         os.close(log)
 
 
+def _json(document: object) -> bytes:
+    return json.dumps(document).encode()
+
+
 @dataclass(slots=True)
 class ProcessContext:
     """The configuration that the control plane wrote for this process, and the files they speak through."""
@@ -77,10 +81,9 @@ class ProcessContext:
     """A watcher above it looks at the run file."""
     _seen: tuple[int, int] = field(default=(0, 0))
 
-    def report(self, status: Mapping[str, Any]) -> None:
+    def report(self, status: Mapping[str, Any], encode: Callable[[object], bytes] = _json) -> None:
         """Replaces this process's report; the control plane reads it when it is there, and after it was away."""
-        body = {"pid": os.getpid(), "token": self.token, **status}
-        write_atomically(self.status_file, json.dumps(body).encode())
+        write_atomically(self.status_file, encode({"pid": os.getpid(), "token": self.token, **status}))
 
     def tell(self, status: Mapping[str, Any]) -> bool:
         """Reports if it can. False: the disk is full, say, and it is to be told again; what a process does must not end
