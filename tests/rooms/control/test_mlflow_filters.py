@@ -112,7 +112,8 @@ def test_of_many_values_few_are_kept_and_the_first_the_last_and_their_number_are
     known: dict[str, Any] | None = None
     points = [Point(step, value, 1_000 + step) for step, value in enumerate(values)]
     for point in points:
-        known = added(known, point, most)
+        known = added(known, [point], most)
+    assert known == added(None, points, most), "one by one or together"
     assert known is not None
     kept = points_of(known)
     assert known["seen"] == len(values)
@@ -125,9 +126,11 @@ def test_of_many_values_few_are_kept_and_the_first_the_last_and_their_number_are
 
 
 def test_a_value_that_is_sent_again_counts_once_and_an_older_step_is_not_the_newest() -> None:
-    first = added(None, Point(5, 0.5, 1), 10)
-    assert added(first, Point(5, 0.5, 1), 10) == first
-    after = added(first, Point(2, 0.9, 2), 10)
+    first = added(None, [Point(5, 0.5, 1)], 10)
+    assert added(first, [Point(5, 0.5, 1)], 10) == first
+    after = added(first, [Point(2, 0.9, 2)], 10)
     assert last_of(after).step == 5
     assert [point.step for point in points_of(after)] == [2, 5]
+    at_once = added(after, [Point(5, 0.7, 1), Point(5, 0.6, 1)], 10)
+    assert last_of(at_once).value == 0.6, "of one moment the one that was logged last"
     assert (most_points(1), most_points(100), most_points(10_000)) == (1_000, 10, 5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 POINTS = 1_000
@@ -25,20 +25,21 @@ class Point(NamedTuple):
     at_ms: int
 
 
-def added(known: Mapping[str, Any] | None, point: Point, most: int) -> dict[str, Any]:
-    """A metric's record with one more value; `most` are kept."""
-    if known is None:
-        return {"last": _packed([point]), "seen": 1, "stride": 1, "kept": _packed([point])}
-    last, seen, stride = last_of(known), int(known["seen"]), int(known["stride"])
-    if point == last:
-        return dict(known)  # sent again, after its answer was lost
-    kept = _unpacked(known["kept"])
-    if seen % stride == 0:
-        kept.append(point)
-    while len(kept) > max(most, 2):
-        kept, stride = kept[::2], stride * 2
-    newest = max(last, point, key=lambda p: (p.step, p.at_ms))
-    return {"last": _packed([newest]), "seen": seen + 1, "stride": stride, "kept": _packed(kept)}
+def added(known: Mapping[str, Any] | None, points: Sequence[Point], most: int) -> dict[str, Any]:
+    """A metric's record with more values, at least one; `most` are kept. The last one is that of the highest step."""
+    kept = _unpacked(known["kept"]) if known is not None else [points[0]]
+    last = last_of(known) if known is not None else points[0]
+    seen, stride = (int(known["seen"]), int(known["stride"])) if known is not None else (1, 1)
+    for point in points if known is not None else points[1:]:
+        if point == last:
+            continue  # sent again, after its answer was lost
+        if seen % stride == 0:
+            kept.append(point)
+        seen += 1
+        while len(kept) > max(most, 2):
+            kept, stride = kept[::2], stride * 2
+        last = point if (point.step, point.at_ms) >= (last.step, last.at_ms) else last
+    return {"last": _packed([last]), "seen": seen, "stride": stride, "kept": _packed(kept)}
 
 
 def most_points(metrics: int) -> int:
@@ -51,7 +52,7 @@ def last_of(known: Mapping[str, Any]) -> Point:
 
 def points_of(known: Mapping[str, Any]) -> list[Point]:
     """In the order of steps."""
-    return sorted({*_unpacked(known["kept"]), last_of(known)}, key=lambda p: (p.step, p.at_ms))
+    return sorted(dict.fromkeys([*_unpacked(known["kept"]), last_of(known)]), key=lambda p: (p.step, p.at_ms))
 
 
 def _packed(points: list[Point]) -> str:

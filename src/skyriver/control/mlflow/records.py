@@ -206,12 +206,14 @@ def with_params(row: Resource, params: Pairs) -> Resource:
 def with_metrics(row: Resource, values: Sequence[tuple[str, Point]]) -> Resource:
     """Raises InvalidInput (BAD_REQUEST), QuotaExceeded (TOO_MUCH)."""
     known: dict[str, Any] = dict(row.status.get("metrics", {}))
-    names = {*known, *(key for key, _ in values)}
-    _check_room(row, "metrics", len(names), MOST_METRICS, 0)
-    most = most_points(len(names))
+    points: dict[str, list[Point]] = {}
     for key, point in values:
+        points.setdefault(key, []).append(point)
+    names = {*known, *points}
+    _check_room(row, "metrics", len(names), MOST_METRICS, 0)
+    for key, more in points.items():
         check_key(key, "a metric")
-        known[key] = added(known.get(key), point, most)
+        known[key] = added(known.get(key), more, most_points(len(names)))
     return updated(row, metrics=known)
 
 

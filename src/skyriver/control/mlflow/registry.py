@@ -57,7 +57,11 @@ def _add_models(board: Board) -> None:
 
     def search(asked: Asked) -> Document:
         snapshot = board.snapshot()
-        documents = [_model(snapshot, row) for row in snapshot.all(asked.who.tenant, "model")]
+        versions: dict[str, list[Resource]] = {}
+        for row in snapshot.all(asked.who.tenant, "version"):
+            versions.setdefault(str(row.spec["model"]), []).append(row)
+        models = snapshot.all(asked.who.tenant, "model")
+        documents = [shown.registered_model(model, versions.get(model.name, ())) for model in models]
         page, token = searched(asked, documents, _look, default=100, most=1_000)
         return {"registered_models": page, **paged(token)}
 

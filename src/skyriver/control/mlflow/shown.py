@@ -114,10 +114,7 @@ def run_of_training(found: Training) -> Document:
 
 
 def logged_model(row: Resource) -> Document:
-    status = "PENDING" if row.state == "PENDING" else "READY"
-    word = {"PENDING": "LOGGED_MODEL_PENDING", "READY": "LOGGED_MODEL_READY"}.get(status)
-    if "UPLOAD_FAILED" in (row.state, row.status.get("was")):
-        word = "LOGGED_MODEL_UPLOAD_FAILED"
+    state = row.status.get("was", row.state) if row.state == DELETED else row.state
     run_id = row.spec.get("run", "")
     info = {
         "model_id": row.name,
@@ -126,7 +123,7 @@ def logged_model(row: Resource) -> Document:
         "creation_timestamp_ms": row.created_at // 1_000,
         "last_updated_timestamp_ms": row.updated_at // 1_000,
         "artifact_uri": f"mlflow-artifacts:/models/{row.name}",
-        "status": word,
+        "status": f"LOGGED_MODEL_{state}",
         "model_type": row.spec.get("type", ""),
         "source_run_id": run_id,
         "tags": pairs(tags_of(row)),

@@ -3,7 +3,7 @@ computed from the rows that there are. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -120,7 +120,3 @@ def run_of(version: Resource) -> str:
 
 def _run(job: str) -> str:
     return job.removesuffix("-train").removesuffix("-compress")
-
-
-def ids(snapshot: Snapshot, tenant: str) -> Iterator[str]:
-    yield from (f"{PREFIX}{model.name}" for model in trained_models(snapshot, tenant))
