@@ -26,6 +26,7 @@ from skyriver.core.spec import AppSpec, FeatureSetSpec
 from skyriver.decide.log.blocks import decisions_of
 from skyriver.features.backfill import backfill
 from skyriver.features.plan import plan_features
+from skyriver.release.places import place_of
 from skyriver.serve.read_format import MOST_ROWS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
@@ -78,13 +79,16 @@ def same_again(features: int) -> bytes:
 class Asked(ReplicaProcess):
     """A replica with the live settings that a control plane would write."""
 
-    def __init__(self, directory: Path, worker: harness.Worker, features: FeatureSetSpec | None = None) -> None:
+    def __init__(
+        self, directory: Path, worker: harness.Worker, features: FeatureSetSpec | None = None, **config: Any
+    ) -> None:
         directory.mkdir()
+        self.sharing: dict[str, Any] | None = None
         self.features = features or worker.features
         self.worker = worker
         names = self.features.names
         fields = [{"name": name, "type": "float", "nullable": True} for name in names]
-        super().__init__(directory, same_again(len(names)), fields=fields)
+        super().__init__(directory, same_again(len(names)), fields=fields, **config)
         self.digest = plan_features(self.features, worker.stream).digest
         self._live = directory / "live.json"
         self.tell()
@@ -104,7 +108,8 @@ class Asked(ReplicaProcess):
             **policy,
         }
         temporary = self._live.with_suffix(".new")
-        temporary.write_text(json.dumps({"from_stream": told}))
+        shares = {"sharing": self.sharing} if self.sharing is not None else {}
+        temporary.write_text(json.dumps({"from_stream": told, **shares}))
         temporary.replace(self._live)
 
     def once(self, *rows: dict[str, Any], deadline_s: float | None = None) -> Answer:
@@ -229,6 +234,30 @@ def test_the_answer_is_that_to_its_features_as_named_fields(worker: harness.Work
     named = replica.ask("POST", "/predict", {"rows": rows}).json
     assert named["predictions"] == answer["predictions"]
     assert "as_of" not in named
+
+
+def test_the_key_of_an_entity_chooses_the_version_that_answers(
+    worker: harness.Worker, replica: Asked, tmp_path: Path
+) -> None:
+    share = {"champion": 3, "version": 4, "percent": 50, "key": "entity", "field": "customer", "number": True, "at": 0}
+    other = Asked(tmp_path / "other", worker, version=4)
+    try:
+        other.start_and_wait()
+        for asked, sockets in ((other, []), (replica, [str(other.socket)])):
+            asked.sharing = {**share, "sockets": sockets}
+            asked.tell()
+            asked.follows(lambda asked=asked: asked.report().get("sharing", {}).get("percent") == 50)  # type: ignore[misc]
+        for customer in range(30):
+            for _ in range(2):
+                answer = replica.by_key(row(customer)).json
+                assert answer["version"] == (4 if place_of(customer, 4) < 50 else 3)
+                assert "as_of" in answer
+        assert replica.by_key(*[row(customer) for customer in range(30)]).json["version"] == 3
+        wrong = next(n for n in range(30) if place_of(n, 4) < 50)
+        assert replica.once(row(wrong, -5.0)).json["code"] == "INVALID_FIELD"
+        wait_for(lambda: sum(p[2] for p in other.report()["sharing"]["places"]) == 1, "what was refused")
+    finally:
+        other.kill()
 
 
 WRONG: list[tuple[object, int, str]] = [
