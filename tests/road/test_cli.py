@@ -548,7 +548,7 @@ def item(kind: str, name: str, state: str, **more: Any) -> dict[str, Any]:
 
 
 def test_an_empty_cloud_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    show.running(Screen(as_json=False), {"streams": [], "services": [], "processes": [], "parts": []})
+    show.running(Screen(as_json=False), {"streams": [], "services": [], "processes": [], "parts": [], "incidents": []})
     out, err = capsys.readouterr()
     assert out == ""
     assert "skyriver deploy" in err
@@ -608,7 +608,9 @@ def test_ps_names_up_only_where_nobody_else_starts_it(
 def test_ps_tells_what_to_do_about_what_is_not_ready(shown: Callable[[], str]) -> None:
     waits = {"message": "No version is released.", "next_action": "`skyriver run` trains one."}
     service = item("service", "fraud", "PENDING", **waits) | {"spec": {"versions": {}}}
-    show.running(Screen(as_json=False), {"streams": [], "services": [service], "processes": [], "parts": []})
+    show.running(
+        Screen(as_json=False), {"streams": [], "services": [service], "processes": [], "parts": [], "incidents": []}
+    )
     assert "No version is released. `skyriver run` trains one." in shown()
 
 

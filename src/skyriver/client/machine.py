@@ -93,6 +93,7 @@ def ps(as_json: Json = False) -> None:
                 "services": list(client.list("services")),
                 "processes": list(client.processes()),
                 "parts": list(machine().parts(state["home"])),
+                "incidents": [row for row in client.list("incidents") if row["state"] != "RESOLVED"],
             }
     except Unavailable as error:
         parts = machine().parts(state["home"])

@@ -130,6 +130,11 @@ def sent(screen: Screen, result: Sent) -> None:
 
 
 def running(screen: Screen, document: Mapping[str, Any]) -> None:
+    for incident in document["incidents"]:
+        what = f"[bold]{incident['name']}[/] {incident['status']['severity']}: {escape(incident['message'])}"
+        screen.out.print(f"[red]![/] {what}")
+    if document["incidents"]:
+        screen.out.print("  `skyriver incident get NAME` shows what was done, and what to do next.\n")
     if not document["streams"] and not document["services"]:
         if document["parts"]:
             parts(screen, document["parts"])

@@ -86,7 +86,7 @@ class Changes:
             elif what == "list" and abs(value - was) >= LIST_MOVED * max(value, was):
                 subject, _, listed = of.rpartition(" ")
                 told = f"The list {listed} went from {was:,} ids to {value:,}"
-                action = f"`skyriver list history {listed}` shows who changed it."
+                action = f"`skyriver list get {listed}` shows who is on it."
                 yield Change(subject, "list", sight.seconds, told, action)
         self._known = known
 
@@ -116,7 +116,7 @@ def _of_row(row: Resource, was: Resource | None, at: float) -> Iterator[Change]:
         yield Change(GATEWAY, "config", at, f"The limits of the tenant {row.name} were changed{who}", "Look at them.")
     elif row.kind == "job" and moved and row.state == "RUNNING" and row.spec.get("kind") in _HEAVY:
         told = f"The job {row.name} began on this machine"
-        yield Change(MACHINE, "job", at, told, f"`skyriver cancel {row.name}` ends it.")
+        yield Change(MACHINE, "job", at, told, f"`skyriver job cancel {row.name}` ends it.")
 
 
 def _step(row: Resource | None) -> str:

@@ -128,7 +128,7 @@ def _of_pace(seen: Seen, stream: Resource, report: Mapping[str, Any], track: Tra
     at = int(report.get("checkpoint_at", 0))
     if at and behind > 1 and seen.sight.snapshot.elapsed(at) > CHECKPOINT_US:
         told = f"The last checkpoint of {name} is {behind:,} records old: after a restart it would take long to go on."
-        yield Sign(subject, "checkpoint", told, f"`skyriver logs {name}-0` tells why none is written.", "warning")
+        yield Sign(subject, "checkpoint", told, f"`skyriver logs {name}` tells why none is written.", "warning")
 
 
 def _slower(seen: Seen, track: Track, report: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -152,5 +152,5 @@ def _of_dispatcher(seen: Seen, dispatcher: Resource) -> Iterator[Sign]:
     for sink in report.get("sinks", ()):
         if int(sink.get("failures", 0)) >= SINK_FAILURES:
             told = f"The sink {sink['sink']} has not taken anything {sink['failures']} times: {sink['last_error']}."
-            action = f"`skyriver sink get {sink['sink']}` shows what waits for it."
+            action = f"`skyriver sink list {dispatcher.name}` shows what waits for it."
             yield Sign(f"{subject_of(dispatcher)}/sink/{sink['sink']}", "sink", told, action, "critical", HOLD_S)

@@ -65,7 +65,7 @@ class Machine:
     memory_used: int = 0
     memory_total: int = 0
     parts: Sequence[Mapping[str, Any]] = ()
-    """As `skyriver parts` has them: supervisor, control plane, gateway."""
+    """As `skyriver ps` has them: supervisor, control plane, gateway."""
     restarts: Mapping[str, int] = field(default_factory=dict)
     """Of each part, since the cloud began."""
     weights: Mapping[str, int] = field(default_factory=dict)

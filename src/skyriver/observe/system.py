@@ -141,7 +141,7 @@ class SystemWatch:
                     self._loads[subject] = seen.seconds
                     told = f"{times:.1f} times as many {what} as usual came to {row.name}"
                     self._changes.note(
-                        Change(subject, "load", seen.seconds - 60.0, told, f"`skyriver top {row.name}`.")
+                        Change(subject, "load", seen.seconds - 60.0, told, f"`skyriver {kind} get {row.name}`.")
                     )
         for gone in self._seasons.keys() - there:
             del self._seasons[gone]
