@@ -90,6 +90,7 @@ def test_rows_are_scored_by_a_version_that_serves_nobody(up: Cloud) -> None:
     up.command("predict", "churn@good", rows, "--to", "scored.jsonl").succeeded()
     lines = (up.folder / "scored.jsonl").read_text().splitlines()
     assert np.array([json.loads(line)["score"] for line in lines], np.float32).tobytes() == scores(churn())
+    up.command("predict", "churn", "months=1", "calls=2").refused("UNDECLARED", 6, "it serves nobody", "churn:1 FILE")
     up.command("run", "churn").refused("NOT_TRAINABLE", 2, "come from outside")
 
 

@@ -17,7 +17,7 @@ from skyriver.client.loading import upload_files
 from skyriver.client.rows import file_format, read_text
 from skyriver.client.screen import Bars, Screen
 from skyriver.client.shell import Json, app, connect, parameters_of, wait
-from skyriver.core.errors import Corrupt, InvalidInput, NotFound, SkyriverError, Unavailable, disk_error
+from skyriver.core.errors import Conflict, Corrupt, InvalidInput, NotFound, SkyriverError, Unavailable, disk_error
 from skyriver.core.names import ModelRef
 
 if TYPE_CHECKING:
@@ -90,6 +90,10 @@ def _predict_one(screen: Screen, ref: ModelRef, model: str, row: Mapping[str, An
             if (known := _without_version(client, ref.model, error)) is None:
                 raise
             raise known from error
+        except NotFound as error:
+            if (undeclared := _undeclared(client, ref.model)) is None:
+                raise
+            raise undeclared from error
     screen.data(answer, lambda: show.prediction(screen, answer))
 
 
@@ -104,6 +108,18 @@ def _without_version(client: Client, model: str, error: Unavailable) -> Unavaila
     if service["reason"] != "NO_VERSION":
         return None
     return Unavailable(service["message"], code="NO_VERSION", where=error.where, next_action=service["next_action"])
+
+
+def _undeclared(client: Client, model: str) -> Conflict | None:
+    """The gateway does not know of a model that nothing serves; the registry does."""
+    try:
+        found = client.get("models", model)
+    except SkyriverError:
+        return None
+    if found["reason"] != "UNDECLARED":
+        return None
+    action = f"{found['next_action']} Rows are scored by `skyriver predict {model}:1 FILE --to FILE`."
+    return Conflict(found["message"], code="UNDECLARED", where=f"model/{model}", next_action=action)
 
 
 def _json_argument(text: str) -> dict[str, Any]:

@@ -38,26 +38,37 @@ def is_undeclared(model: Resource) -> bool:
 def new_model(snapshot: Snapshot, tenant: str, name: str) -> Resource:
     """A model that no application declares. Raises InvalidInput (BAD_NAME)."""
     check_name(name, "a model")
-    return Resource(tenant, "model", name, spec=_undeclared(name), state=UNDECLARED, since=snapshot.now)
+    return released(snapshot, Resource(tenant, "model", name))
 
 
 def declared(model: Resource, wanted: Resource) -> Resource:
     """A model from outside that an application declares from now on. `champion` named nobody who served: a rollout
     gives it, once the version was judged."""
     aliases = {alias: number for alias, number in model.status.get("aliases", {}).items() if alias != "champion"}
-    return replace(
-        model, spec=wanted.spec, parent=wanted.parent, state=wanted.state, status={**model.status, "aliases": aliases}
-    )
+    status = {**model.status, "aliases": aliases}
+    told: dict[str, Any] = {"reason": "", "message": "", "next_action": ""}
+    return replace(model, spec=wanted.spec, parent=wanted.parent, state=wanted.state, status=status, **told)
 
 
 def released(snapshot: Snapshot, model: Resource) -> Resource:
-    """One whose application goes: it stays, with its versions, names and tags."""
-    return replace(model, spec=_undeclared(model.name), parent="", state=UNDECLARED, since=snapshot.now)
-
-
-def _undeclared(name: str) -> dict[str, Any]:
-    spec = ModelSpec(name=name, registered=True)
-    return {"model": spec.to_json(), "features": None, "source": "", "streams": False, "file": ""}
+    """One that no application declares, or does any more: it stays, with its versions, names and tags."""
+    spec = {
+        "model": ModelSpec(name=model.name, registered=True).to_json(),
+        "features": None,
+        "source": "",
+        "streams": False,
+        "file": "",
+    }
+    return replace(
+        model,
+        spec=spec,
+        parent="",
+        state=UNDECLARED,
+        since=snapshot.now,
+        reason="UNDECLARED",
+        message="No application declares it: it serves nobody, and has no gate.",
+        next_action=f"Declare app.model({model.name!r}, registered=True) in an application, and deploy that.",
+    )
 
 
 def app_of(snapshot: Snapshot, model: Resource) -> Resource:

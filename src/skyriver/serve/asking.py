@@ -11,7 +11,7 @@ from skyriver.core.names import ModelRef, check_artifact, check_name, nearest
 from skyriver.core.resources import Limits, Resource, Snapshot, need
 from skyriver.core.spec import AppSpec, StreamSpec, TableSpec
 from skyriver.data.operations import FORMATS, check_uploaded
-from skyriver.release.registered import app_of
+from skyriver.release.registered import app_of, is_registered
 from skyriver.release.signature import Signature, answer_names
 from skyriver.serve.predicted import check_erasures
 from skyriver.trust.signing import proof_of
@@ -70,11 +70,13 @@ def plan_predict(
 def _version(snapshot: Snapshot, model: Resource, ref: ModelRef) -> Resource:
     number = ref.version or int(model.status.get("aliases", {}).get(ref.alias or "champion", 0))
     if not number and ref.alias in ("", "champion"):
+        registered = f"`skyriver model alias {model.name} champion VERSION` names one"
+        brings = registered if is_registered(model) else f"`skyriver run {model.name}` trains one"
         raise Conflict(
             f"No version of {model.name} is released yet.",
             code="NO_VERSION",
             where=model.ref,
-            next_action=f"`skyriver run {model.name}` trains one; {model.name}:1 names one that was not released.",
+            next_action=f"{brings}; {model.name}:1 names one that was not released.",
         )
     if not number:
         known = ", ".join(f"@{alias}" for alias in model.status.get("aliases", {})) or "none"

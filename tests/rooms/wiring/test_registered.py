@@ -79,7 +79,7 @@ def test_a_file_becomes_a_version_that_is_kept_and_not_judged() -> None:
     version, model = cloud.row("version", "churn:1"), cloud.row("model", "churn")
     assert (version.state, version.reason, version.status["settled"]) == ("CANDIDATE", "UNDECLARED", "good")
     assert "registered=True" in version.next_action
-    assert (model.state, model.parent) == ("REGISTERED", "")
+    assert (model.state, model.parent, model.reason) == ("REGISTERED", "", "UNDECLARED")
     assert cloud.store.rows("t", "rollout") == []
     card = card_of(version)["markdown"]
     for told in ("Who leaves.", "| origin: file | churn.onnx |", "| origin: run | r1 |"):
@@ -102,6 +102,7 @@ def test_names_are_free_before_an_application_declares_it_and_champion_is_then_n
     ]
     model = cloud.row("model", "churn")
     assert (model.parent, model.state, model.status["aliases"]) == ("app/shop", "DECLARED", {"good": 1})
+    assert (model.reason, model.message, model.next_action) == ("", "", "")
     assert cloud.row("version", "churn:1").state == "APPROVED"
     assert cloud.store.rows("t", "rollout") == [], "no version takes over by itself"
     service = cloud.row("service", "churn")
