@@ -9,6 +9,7 @@ champion does, and it counts as a failure of the other one: nobody is refused be
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -248,25 +249,24 @@ class Sharing:
         self._under_way[path] = self._under_way.get(path, 0) + 1
         asked = _with_place(request, place)
         try:
-            while True:
-                idle = self._idle.get(path)
-                line = idle.pop() if idle else None
-                answer = await self._on(line, path, asked)
-                if answer is not None or line is None:
-                    return answer
+            if idle := self._idle.get(path):
+                with contextlib.suppress(ConnectionError, EOFError):
+                    return await self._on(idle.pop(), path, asked)
+            return await self._on(await Line.to(path), path, asked)
+        except Exception as error:  # whatever it is, its caller waits for an answer
+            _log.warning("version %d did not answer: %r", self.settings.version, error)
+            return None
         finally:
             self._under_way[path] -= 1
 
-    async def _on(self, line: Line | None, path: str, asked: Request) -> Answer | None:
+    async def _on(self, line: Line, path: str, asked: Request) -> Answer:
+        """Raises as `Line.exchange`; the line is closed then."""
         try:
             async with asyncio.timeout(ANSWER_S):
-                line = line or await Line.to(path)
                 answer = await line.exchange(asked)
-        except Exception as error:  # whatever it is, its caller waits for an answer
-            _log.warning("version %d did not answer: %r", self.settings.version, error)
-            if line is not None:
-                line.close()
-            return None
+        except BaseException:
+            line.close()
+            raise
         idle = self._idle.setdefault(path, [])
         if line.open and path in self.settings.sockets and len(idle) < IDLE_LINES:
             idle.append(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import time
@@ -22,6 +23,7 @@ from skyriver.core.spec import BY_ENTITY
 from skyriver.data.keys import key_of, keys_of_texts
 from skyriver.decide.decision.scoring import in_canary, places_of
 from skyriver.release.places import PLACES, place_between, place_of
+from skyriver.serve import passing
 from skyriver.serve.http import Request
 from skyriver.serve.kinds import SERVICE
 from skyriver.serve.listening import unix_listener
@@ -201,6 +203,35 @@ def test_where_the_other_version_does_not_answer_the_champion_does(tmp_path: Pat
         assert (await ask(old, key_at(5)))["version"] == 1
         assert sum(champion.report()["sharing"]["lost"]) == 2, "nobody to pass it on to"  # type: ignore[index]
         rude.close()
+
+    play(tmp_path, scene)
+
+
+def test_who_says_nothing_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passing, "ANSWER_S", 0.05)
+
+    async def scene(champion: Replica, candidate: Replica, old: Path, new: Path) -> None:
+        asked, writers = 0, []
+
+        async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal asked
+            writers.append(writer)
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                while True:
+                    await reader.readuntil(b"\r\n\r\n")
+                    await reader.readexactly(len(b'{"x": [1, 0]}'))
+                    asked += 1
+                    if asked == 1:
+                        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 14\r\n\r\n" + b'{"version": 2}')
+
+        silent = await asyncio.start_unix_server(answer_once, tmp_path / "silent")
+        champion.share_by(to(tmp_path / "silent"))
+        assert (await ask(old, key_at(5)))["version"] == 2
+        assert (await ask(old, key_at(5)))["version"] == 1
+        assert asked == 2
+        for writer in writers:
+            writer.close()
+        silent.close()
 
     play(tmp_path, scene)
 
