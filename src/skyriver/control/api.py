@@ -6,6 +6,7 @@ The stages of the river are not known here: what can be deployed and asked for c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -72,6 +73,9 @@ KINDS: Mapping[str, tuple[str, Permission]] = {
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
+_OBJECTS = re.compile(rf"{re.escape(PREFIX)}/tenants/[^/]+/objects")
+
+
 def create_api(cloud: Cloud) -> FastAPI:
     """The application; `state.watch` is to be closed before its server. Raises Internal when a route declares no
     permission."""
@@ -106,7 +110,9 @@ def _routed(cloud: Cloud) -> FastAPI:
 
 
 def _is_streamed(method: str, path: str) -> bool:
-    return path.endswith("/objects") or (method == "PUT" and path.startswith(f"{ARTIFACTS}/"))
+    return (method == "POST" and _OBJECTS.fullmatch(path) is not None) or (
+        method == "PUT" and path.startswith(f"{ARTIFACTS}/")
+    )
 
 
 async def _live() -> contract.Live:

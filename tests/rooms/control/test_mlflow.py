@@ -15,6 +15,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from skyriver.adapters.memory.keys import MemoryKeys
+from skyriver.control import bodies
 from skyriver.control.mlflow import records, registry
 from skyriver.control.mlflow.refusals import is_mlflow
 from skyriver.core.resources import Resource
@@ -280,6 +281,39 @@ def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_done(stage: Stage,
     assert broken.json()["error_code"] == "INVALID_PARAMETER_VALUE"
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("runs/search", '{"experiment_ids": ["0"], "max_results": 1e999}'),
+        ("runs/search", '{"experiment_ids": ["0"], "max_results": NaN}'),
+        ("runs/log-metric", '{"run_id": "RUN", "key": "a", "value": 1, "step": 1e999}'),
+        ("runs/log-metric", '{"run_id": "RUN", "key": "a", "value": 1, "step": "NaN"}'),
+        ("runs/log-metric", '{"run_id": "RUN", "key": "a", "value": 1, "timestamp": Infinity}'),
+        ("runs/log-metric", '{"run_id": "RUN", "key": "a", "value": 1' + "0" * 400 + "}"),
+        ("runs/log-metric", '{"run_id": "RUN", "key": "a", "value": ' + "1" * 5_000 + "}"),
+        ("runs/outputs", '{"run_id": "RUN", "models": [{"model_id": "m", "step": "NaN"}]}'),
+        ("runs/outputs", '{"run_id": "RUN", "models": [{"model_id": "m", "step": 1e999}]}'),
+        ("runs/log-inputs", '{"run_id": "RUN", "datasets": [{"dataset": {"name": NaN}}]}'),
+        ("runs/log-inputs", '{"run_id": "RUN", "datasets": [{"a": ' + "[" * 3_000 + "]" * 3_000 + "}]}"),
+        ("runs/set-tag", '{"run_id": "RUN", "key": "a", "value": "\\ud800"}'),
+        ("logged-models/search", '{"experiment_ids": ["0"], "order_by": [{"field_name": 3}]}'),
+        ("runs/create", "[" * 200_000),
+        ("runs/create", "[" * 200_000 + "]" * 200_000),
+        ("runs/create", "\xff"),
+        ("runs/create", '{"user_id": "' + "x" * 2_000_000 + '"}'),
+    ],
+    ids=range(17),
+)
+def test_no_number_and_no_nesting_is_an_error_of_ours(client: Client, path: str, body: str) -> None:
+    run = client.run()
+    before = client.stage.store.revision()
+    sent = body.replace("RUN", run).encode("latin-1")
+    answer = client.stage.caller.post(f"{API}/{path}", content=sent, headers=client.headers)
+    assert answer.json()["error_code"] == "INVALID_PARAMETER_VALUE", answer.text
+    assert client.stage.store.revision() == before
+    assert client.get("runs/get", run_id=run)
+
+
 def test_a_run_holds_so_much_and_a_tenant_so_many(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     run = client.run()
     many = [{"key": f"m{n}", "value": n, "timestamp": 1, "step": 0} for n in range(records.MOST_METRICS)]
@@ -522,3 +556,20 @@ def test_tags_by_our_own_route(stage: Stage, client: Client) -> None:
         assert tag(body).status_code == status
     assert tag({"tags": {"k": "x" * 5_000, "l": "x" * 5_000, "m": "x" * 5_000, "n": "x" * 5_000}}).status_code == 429
     assert tag({"tags": {"a": "1"}}, f"{BASE}/versions/net:1/tags").status_code == 404
+
+
+def test_only_uploads_have_bodies_without_a_limit(
+    stage: Stage, admin: Headers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "BODY_LIMIT", 1_000)
+    data = b" " * 1_001
+    artifacts = "/api/2.0/mlflow-artifacts/artifacts"
+    for method, path in (
+        ("PATCH", "/api/2.0/mlflow/logged-models/objects"),
+        ("PUT", f"{BASE}/apps/objects"),
+    ):
+        answer = stage.caller.request(method, path, content=data, headers=admin)
+        assert "over 1,000 bytes" in answer.text, path
+    assert stage.caller.post(f"{BASE}/objects", content=data, headers=admin).status_code == 201
+    run = stage.caller.post("/api/2.0/mlflow/runs/create", json={}, headers=admin).json()["run"]["info"]["run_id"]
+    assert stage.caller.put(f"{artifacts}/runs/{run}/objects", content=data, headers=admin).status_code == 200

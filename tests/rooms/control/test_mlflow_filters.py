@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from skyriver.control.mlflow.filters import Value, ordered, parse_filter, searched
 from skyriver.control.mlflow.history import Point, added, last_of, most_points, points_of
+from skyriver.control.mlflow.like import is_like
 from skyriver.control.mlflow.protocol import Asked
 from skyriver.core.errors import InvalidInput
 from skyriver.trust.tokens import Identity
@@ -72,6 +75,7 @@ def test_a_filter_holds_where_it_should(text: str, names: list[str]) -> None:
         "= 3",
         "name = 'x' " + "AND name = 'x' " * 60,
         "x" * 5_001,
+        f"name LIKE '{'a' * 501}'",
     ],
 )
 def test_what_is_not_understood_is_refused_with_how_it_is_written(text: str) -> None:
@@ -90,6 +94,30 @@ def test_order_puts_what_has_no_value_last_and_leaves_ties_as_they_were() -> Non
     for wrong in ("colours.red", "", "metrics."):
         with pytest.raises(InvalidInput):
             names(wrong)
+
+
+@given(st.text("aAb%_.\n", max_size=8), st.text("aAb.\n", max_size=10), st.booleans())
+def test_like_is_what_a_regular_expression_would_find(pattern: str, text: str, either_case: bool) -> None:
+    signs = {"%": ".*", "_": "."}
+    told = "".join(signs.get(sign, re.escape(sign)) for sign in pattern)
+    wanted = re.fullmatch(told, text, re.DOTALL | (re.IGNORECASE if either_case else 0)) is not None
+    assert is_like(text, pattern, either_case=either_case) == wanted
+
+
+def test_no_pattern_filter_or_order_takes_long() -> None:
+    """What backtracks takes hours on these, and holds the whole process: any limit tells the two apart."""
+    begin = time.process_time()
+    for many in ("%a" * 200, "_%" * 200, "%" + "a_" * 200, "%" * 400):
+        assert not is_like("a" * 5_000, f"{many}b")
+    for text in ("1" * 4_999 + "x", "1" * 2_400 + "e" + "1" * 2_400 + "x", " " * 4_999 + "~", "'" + "\\'" * 2_400):
+        with pytest.raises(InvalidInput):
+            parse_filter(text)
+    for told in ("a" + " " * 498 + "b", "name" + " " * 490 + "DESC"):
+        assert len(ordered(ROWS, [told] * 20, look)) == len(ROWS)
+    for told in ("a" + " " * 8_000 + "b", "x" * 501):
+        with pytest.raises(InvalidInput, match="500 characters"):
+            ordered(ROWS, [told], look)
+    assert time.process_time() - begin < 5
 
 
 def test_pages_give_each_row_once() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from skyriver.control.mlflow import like
+from skyriver.control.mlflow.like import is_like
 from skyriver.control.mlflow.protocol import Asked, bad
 from skyriver.control.paging import decode, encode
 
@@ -16,6 +18,7 @@ Look = Callable[[Row, str, str], Value]
 """(row, "metrics", "auc") -> its value; None where it has none. The kind is "" for an attribute."""
 
 LONGEST = 5_000
+LONGEST_ORDER = 500
 MOST_TERMS = 50
 _KINDS: Mapping[str, str] = {
     **dict.fromkeys(("metric", "metrics"), "metrics"),
@@ -25,7 +28,7 @@ _KINDS: Mapping[str, str] = {
 }
 _TOKEN = re.compile(
     r"""\s*(?:(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<quoted>`[^`]+`)
-    |(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]))|(?P<op>!=|>=|<=|=|>|<)
+    |(?P<number>[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]))|(?P<op>!=|>=|<=|=|>|<)
     |(?P<mark>[(),.])|(?P<word>[A-Za-z_][\w/\-]*))""",
     re.VERBOSE,
 )
@@ -56,7 +59,7 @@ class Term:
             case "NOT IN":
                 return text not in self.value  # type: ignore[operator]
             case "LIKE" | "ILIKE":
-                return _pattern(str(self.value), self.operator == "ILIKE").fullmatch(text) is not None
+                return is_like(text, str(self.value), either_case=self.operator == "ILIKE")
             case _:
                 return _compared(text, self.operator, str(self.value))
 
@@ -83,11 +86,6 @@ def _compared(found: Any, operator: str, value: Any) -> bool:
         case "<=":
             return bool(found <= value)
     raise bad(f"Numbers are not compared by {operator}.", _ACTION, "filter")
-
-
-def _pattern(like: str, either_case: bool) -> re.Pattern[str]:
-    parts = (".*" if sign == "%" else "." if sign == "_" else re.escape(sign) for sign in re.sub("%+", "%", like))
-    return re.compile("".join(parts), re.DOTALL | (re.IGNORECASE if either_case else 0))
 
 
 def parse_filter(text: str) -> tuple[Term, ...]:
@@ -156,6 +154,8 @@ def _term(tokens: Sequence[tuple[str, str]], place: int) -> tuple[Term, int]:
     sort, told = at(place)
     if sort not in ("text", "number", "quoted"):
         raise bad(f"{name} is compared with {told!r}, which is neither a number nor a quoted text.", _ACTION, "filter")
+    if operator.endswith("LIKE") and len(told) > like.LONGEST:
+        raise bad(f"The pattern for {name} has over {like.LONGEST} characters.", "Ask for less of it.", "filter")
     return Term(kind, name, operator, float(told) if sort == "number" and kind == "metrics" else told), place + 1
 
 
@@ -191,17 +191,27 @@ def ordered(rows: Iterable[Row], order_by: Sequence[str], look: Look[Row]) -> li
     """By "metrics.auc DESC", "start_time"; rows without the value come last. The order of `rows` decides ties."""
     found = list(rows)
     for told in reversed(order_by):
-        match = re.fullmatch(r"\s*(.+?)(?:\s+(ASC|DESC))?\s*", told, re.IGNORECASE)
-        head, dot, rest = (match[1] if match else "").partition(".")
-        kind = _KINDS.get(head.strip('`"').lower()) if dot else ""
-        name = (rest if dot else head).strip("`\"'")
-        if match is None or kind is None or not name:
-            raise bad(f"{told!r:.80} is no order.", "Write it as metrics.auc DESC, or start_time.", "order_by")
-        down = (match[2] or "").upper() == "DESC"
+        kind, name, down = _order(told)
         have = [row for row in found if look(row, kind, name) is not None]
         have.sort(key=lambda row: _key(look(row, kind, name)), reverse=down)
         found = [*have, *(row for row in found if look(row, kind, name) is None)]
     return found
+
+
+def _order(told: str) -> tuple[str, str, bool]:
+    """Kind, name, and whether the greatest comes first."""
+    if len(told) > LONGEST_ORDER:
+        raise bad(f"An order has over {LONGEST_ORDER} characters.", "Write it as metrics.auc DESC.", "order_by")
+    what, down = told.strip(), False
+    words = what.rsplit(None, 1)
+    if len(words) == 2 and (way := words[1].upper()) in ("ASC", "DESC"):
+        what, down = words[0], way == "DESC"
+    head, dot, rest = what.partition(".")
+    kind = _KINDS.get(head.strip('`"').lower()) if dot else ""
+    name = (rest if dot else head).strip("`\"'")
+    if kind is None or not name:
+        raise bad(f"{told!r:.80} is no order.", "Write it as metrics.auc DESC, or start_time.", "order_by")
+    return kind, name, down
 
 
 def _key(value: Value) -> tuple[int, float, str]:

@@ -126,7 +126,10 @@ def _search(board: Board, asked: Asked) -> Document:
 
 
 def _order(given: Mapping[str, Any]) -> str:
-    return f"{given.get('field_name', '')} {'ASC' if given.get('ascending', True) else 'DESC'}"
+    name = given.get("field_name")
+    if not isinstance(name, str):
+        raise bad("An order has no field_name.", "Name it, as metrics.auc.", "order_by")
+    return f"{name} {'ASC' if given.get('ascending', True) else 'DESC'}"
 
 
 def _look(document: Document, kind: str, name: str) -> Value:

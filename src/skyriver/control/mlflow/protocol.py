@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from skyriver.control.cloud import Cloud
@@ -20,6 +21,9 @@ from skyriver.trust.tokens import Identity
 
 API: Final = "/api/2.0/mlflow/"
 ARTIFACTS: Final = "/api/2.0/mlflow-artifacts/artifacts"
+LARGEST_BODY: Final = 2_000_000
+"""Bytes of JSON, which is twice what MLflow's clients send at once. To parse it holds the process for milliseconds."""
+DEEPEST: Final = 20
 Writes = Literal["nothing", "audited", "recorded"]
 """`recorded`: what a client logs of its run, which stands in the run's own row and has no audit row for each value."""
 Pairs = dict[str, str]
@@ -64,7 +68,7 @@ class Asked:
         found = found[-1] if isinstance(found, list) else found
         try:
             number = int(found)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = least - 1
         if isinstance(found, bool) or not least <= number <= most:
             raise bad(f"{name}={found!r:.80} is no whole number from {least} to {most}.", "Give such a number.", name)
@@ -103,9 +107,29 @@ def number_of(fields: Mapping[str, Any], name: str) -> float:
     if not isinstance(found, bool):
         try:
             return float(found)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     raise bad(f"{name}={found!r:.80} is no number.", "Log numbers as metrics, and texts as parameters or tags.", name)
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    if len(body) > LARGEST_BODY:
+        raise bad(f"The body has over {LARGEST_BODY:,} bytes.", "Send less at a time; log what is large as a file.")
+    try:
+        sent = json.loads(body)
+        if b"\\u" in body:
+            json.dumps(sent, ensure_ascii=False).encode()  # halves of a character cannot be kept
+    except (ValueError, RecursionError):
+        sent = None
+    if not isinstance(sent, dict):
+        raise bad("The body is no JSON object.", "Use a client of MLflow 3.")
+    level: list[Any] = [sent]
+    for _ in range(DEEPEST):
+        inside = (value for known in level for value in (known.values() if isinstance(known, dict) else known))
+        level = [value for value in inside if isinstance(value, dict | list)]
+    if level:
+        raise bad(f"The body is nested deeper than {DEEPEST} levels.", "Use a client of MLflow 3.")
+    return sent
 
 
 async def _asked(request: Request) -> Asked:
@@ -114,13 +138,7 @@ async def _asked(request: Request) -> Asked:
         known = fields.get(key)
         fields[key] = value if known is None else [*(known if isinstance(known, list) else [known]), value]
     if request.method != "GET" and (body := await request.body()):
-        try:
-            sent = json.loads(body)
-        except ValueError:
-            sent = None
-        if not isinstance(sent, dict):
-            raise bad("The body is no JSON object.", "Use a client of MLflow 3.")
-        fields |= sent
+        fields |= await run_in_threadpool(_parsed, body)
     return Asked(caller(request), fields | request.path_params)
 
 

@@ -15,6 +15,7 @@ from skyriver.control.mlflow.protocol import Asked, Board, bad, number_of
 from skyriver.control.mlflow.records import LOGGED, RUN, put
 from skyriver.core.resources import Change, Resource, Snapshot
 from skyriver.core.tags import tagged
+from skyriver.trust.tokens import Identity
 
 Document = dict[str, Any]
 MOST_OF_A_BATCH = 1_000
@@ -128,7 +129,7 @@ def _add_logging(board: Board) -> None:
         return _log_metrics(board, asked, metrics, lambda row: _tagged(records.with_params(row, params), tags))
 
     def log_inputs(asked: Asked) -> Document:
-        datasets = asked.objects("datasets", most=MOST_INPUTS)
+        datasets = [_dataset(asked.who, given) for given in asked.objects("datasets", most=MOST_INPUTS)]
         models = [{"model_id": str(m.get("model_id", ""))[:100]} for m in asked.objects("models", most=MOST_INPUTS)]
 
         def edit(snapshot: Snapshot, row: Resource) -> Resource:
@@ -145,7 +146,7 @@ def _add_logging(board: Board) -> None:
 
     def log_outputs(asked: Asked) -> Document:
         given = asked.objects("models", most=MOST_INPUTS)
-        models = [{"model_id": str(m.get("model_id", ""))[:100], "step": int(number_of(m, "step"))} for m in given]
+        models = [{"model_id": str(m.get("model_id", ""))[:100], "step": _whole(m, "step", 0)} for m in given]
         edit: Edit = lambda _, row: records.updated(row, models=_merged(row.status.get("models", []), models))  # noqa: E731
         return change(board, asked, "log_run", edit)
 
@@ -206,10 +207,18 @@ def _point(metric: Mapping[str, Any], now: int) -> Point:
     return Point(_whole(metric, "step", 0), number_of(metric, "value"), _whole(metric, "timestamp", now // 1_000))
 
 
+def _dataset(who: Identity, given: Mapping[str, Any]) -> Document:
+    """A DatasetInput. All that it has are texts."""
+    about = given.get("dataset")
+    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+        raise bad("A data set is told by texts.", "Give its name, digest, source_type and source as such.", "datasets")
+    return {"tags": shown.pairs(Asked(who, given).pairs("tags")), "dataset": about}
+
+
 def _whole(metric: Mapping[str, Any], name: str, default: int) -> int:
     try:
         found = int(metric.get(name, default))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = 1 << 63
     if not -(1 << 62) <= found <= 1 << 62:
         raise bad(f"{name}={metric.get(name)!r:.80} is no whole number.", "Give such a number.", name)
