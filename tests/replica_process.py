@@ -41,8 +41,8 @@ class Answer:
         return json.loads(self.body)
 
 
-def wait_for(what: Callable[[], Any], told: str) -> Any:
-    end = time.monotonic() + DEADLINE
+def wait_for(what: Callable[[], Any], told: str, seconds: float = DEADLINE) -> Any:
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := what():
             return found

@@ -38,6 +38,12 @@ SLOW_S = 5.0
 """Twenty times what a replica waits for a worker: these tests share their machine."""
 
 
+BUILD_S = 240.0
+"""State is built beside everything else that the machine does."""
+PAUSE_S = 0.01
+"""Between two questions: who asks without end takes the processors from the worker that builds."""
+
+
 class Payment(sr.Event):
     payment: int
     at: sr.Time
@@ -387,6 +393,7 @@ def test_while_features_change_each_version_is_answered_by_its_own_or_told_to_wa
             with contextlib.closing(UnixConnection(whom.socket)) as connection:
                 while not done.is_set():
                     answer = exchange(connection, "POST", "/predict", row(1))
+                    done.wait(PAUSE_S)
                     if answer.json.get("code") == "STATE_AWAY":
                         continue  # it was slow
                     if answer.status == 200:
@@ -399,8 +406,8 @@ def test_while_features_change_each_version_is_answered_by_its_own_or_told_to_wa
         stack.callback(done.set)
         asking = [pool.submit(ask, "old", replica), pool.submit(ask, "new", newer)]
         worker.release(2, trained_on=after)
-        wait_for(lambda: "" in seen["new"], "the changed features")
-        wait_for(lambda: "FEATURES_NOT_BUILT" in seen["old"], "those of before are let go")
+        wait_for(lambda: "" in seen["new"], "the changed features", BUILD_S)
+        wait_for(lambda: "FEATURES_NOT_BUILT" in seen["old"], "those of before are let go", BUILD_S)
         done.set()
         for one in asking:
             one.result()

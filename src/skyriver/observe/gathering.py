@@ -15,8 +15,14 @@ from skyriver.core.units import SECOND
 from skyriver.release.stepping import processes_of
 
 GATHER_US: Final = 60 * SECOND
-"""Between two looks at most."""
+"""Not sooner after the one before."""
 QUARTERS: Final = 4
+
+
+def pause_of(window_us: int, look_us: int) -> int:
+    """Between two of these, as a watch looks: each is written, so that who goes on after a kill knows it. A quarter
+    sees some of them."""
+    return max(1, min(look_us, window_us // (4 * QUARTERS)))
 
 
 def gathered(
@@ -29,13 +35,18 @@ def gathered(
     pause_us: int = GATHER_US,
 ) -> dict[str, Any]:
     """`before`: what this gave the last time, which it is again where it is too early. `since`: from when on all was
-    counted (wall microseconds)."""
+    counted (wall microseconds); it begins anew where nobody looked for a quarter, of which no count is known. What a
+    replica counted that goes is taken before `pause_us` is over."""
     quarter_us = max(1, window_us // QUARTERS)
     same = before is not None and (before["version"], before["window_us"]) == (version.spec["version"], window_us)
     if before is None or not same:
         before = {"at": 0, "since": snapshot.now, "processes": {}, "quarters": []}
-    elif 0 <= snapshot.now - before["at"] < pause_us:
+    elif 0 <= snapshot.now - before["at"] < pause_us and not (
+        snapshot.now - before["at"] >= GATHER_US and _goes(snapshot, before, service, version)
+    ):
         return dict(before)
+    elif snapshot.now - before["at"] >= quarter_us:
+        before = {**before, "at": 0, "since": snapshot.now}
     known = {
         name: told
         for name, told in before["processes"].items()
@@ -60,6 +71,16 @@ def gathered(
         "processes": known,
         "quarters": [[quarter, _rounded(counts)] for quarter, counts in sorted(quarters.items()) if quarter >= oldest],
     }
+
+
+def _goes(snapshot: Snapshot, before: Mapping[str, Any], service: Resource, version: Resource) -> bool:
+    """Whether a replica is on its way out that has counted more than is known."""
+    ready = {replica.process for replica in snapshot.children(service, "replica") if replica.state == "READY"}
+    return any(
+        (since := _since(log, before["processes"].get(process.name), before["at"])) is not None and any(since)
+        for process in processes_of(snapshot, service, int(version.spec["version"]))
+        if (process.name not in ready or not process.alive) and (log := _log(process, version)) is not None
+    )
 
 
 def _log(process: ProcessStatus, version: Resource) -> Mapping[str, Any] | None:

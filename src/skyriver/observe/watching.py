@@ -18,7 +18,7 @@ from skyriver.core.errors import SkyriverError
 from skyriver.core.jobs import ENDED
 from skyriver.core.resources import Action, Kind, Put, Resource, Snapshot
 from skyriver.core.spec import RetrainSpec
-from skyriver.observe.gathering import GATHER_US, gathered
+from skyriver.observe.gathering import gathered, pause_of
 from skyriver.observe.looking import LOOKS, deciding_stream, forget, is_due, plan_look, taken_over
 from skyriver.observe.policy import REASONS, Cause, Serving, begun, cause_of, ended, held_back, known_change
 from skyriver.release.operations import plan_train
@@ -92,7 +92,7 @@ def _asked(
     service = snapshot.find(watch.tenant, "service", watch.name)
     if not spec.drift or version is None or service is None or deciding_stream(snapshot, model) is not None:
         return {}
-    before, pause_us = watch.status.get("asked"), min(GATHER_US, spec.look_us)
+    before, pause_us = watch.status.get("asked"), pause_of(spec.window_us, spec.look_us)
     return {"asked": gathered(snapshot, before, service, version, window_us=spec.window_us, pause_us=pause_us)}
 
 

@@ -28,6 +28,8 @@ SLOW: Final = 0.95
 SLOWER_US: Final = 2_000
 """An answer is slow that takes some times as long as SLOW of the champion's, and so much longer at least: who is
 asked seldom finds caches cold, and a millisecond is nobody's harm."""
+WHOLE: Final = 10_000
+"""All keys, in hundredths of a percent."""
 SHARES: Final = (0.1, 0.5, 0.9)
 """Of the champion's scores: the bounds below which the candidate may have more, and above which."""
 
@@ -53,7 +55,7 @@ class Tally:
     """The same by hundredths of the keys, in their order, where a key stays with its version. All versions have their
     counts of one share, from the moment in which it was given to them."""
     share: int = 0
-    """Which that is, in hundredths of a percent."""
+    """Which that is of the keys, in hundredths of a percent; the champion has the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ def looked(state: Mapping[str, Any], sources: Iterable[Source], now: int, rules:
     evidence = state["evidence"]
     totals = {side: dict(state[side]) for side in ("champion", "candidate")}
     kept: dict[str, Any] = {}
+    by_key: dict[str, Any] = {}
     for source in sources:
         before = state["sources"].get(source.name)
         bounds = (before or {}).get("bounds") or {}
@@ -104,7 +107,9 @@ def looked(state: Mapping[str, Any], sources: Iterable[Source], now: int, rules:
         kept[source.name] = {"bounds": found, **counted}
         if source.by_key or "places" in (before or {}):  # a worker that is away for a look takes no evidence along
             kept[source.name]["places"] = _by_places(source, found, (before or {}).get("places"), rules.guards)
-    return {"looked": now, "sources": {**state["sources"], **kept}, **totals, "evidence": evidence}
+            if source.champion or source.candidate:
+                by_key[source.name] = _judged(source, (state.get("by_key") or {}).get(source.name), now)
+    return {"looked": now, "sources": {**state["sources"], **kept}, **totals, "by_key": by_key, "evidence": evidence}
 
 
 def accused(state: Mapping[str, Any], rules: Rules = AS_EVER, alpha: float = ALPHA) -> Breach | None:
@@ -128,20 +133,37 @@ def _evidence(state: Mapping[str, Any], rules: Rules) -> Logs:
     }
 
 
+def _judged(source: Source, before: Mapping[str, Any] | None, now: int) -> dict[str, Any]:
+    """Of a source by key: the candidate's `share` of which this look took evidence, None where it took none, and when a
+    look last took some (`at`; 0: none did)."""
+    if (share := _share(source)) is not None:
+        return {"share": share, "at": now}
+    return {"share": None, "at": before["at"] if before else 0}
+
+
+def _share(source: Source) -> int | None:
+    """The candidate's; None: not every process knows of the same yet, or each side knows of another."""
+    sides = (source.champion, source.candidate)
+    champion, candidate = (sorted({tally.share for tally in side.values()}) for side in sides)
+    known = len(champion) == len(candidate) == 1 and champion[0] + candidate[0] == WHOLE
+    return candidate[0] if known else None
+
+
 def _by_places(
     source: Source, bounds: Mapping[str, Any], before: Mapping[str, Any] | None, guards: Sequence[Guard[OddsTest]]
 ) -> dict[str, Any]:
     """The evidence of a source by key: `kept` of the shares before, `now` with that of the present share, which
     `share` names. It is of all that was answered with a share; where one look may add so much only, `whole` is what it
     would be without that."""
-    sides = (source.champion, source.candidate)
-    share = [sorted({tally.share for tally in side.values()}) for side in sides]
+    share = _share(source)
     before = before or {"share": [], "kept": begin(guards), "now": begin(guards)}
-    if any(len(of_side) != 1 for of_side in share):
-        return dict(before)  # not every process knows of the share yet
-    same = before["share"] == share
+    if share is None:
+        return dict(before)
+    same = before["share"][1:] == [[share]]
     kept: Logs = before["kept"] if same else before["now"]
-    champion, candidate = ([_of(place, bounds) for place in _places(side.values())] for side in sides)
+    champion, candidate = (
+        [_of(place, bounds) for place in _places(side.values())] for side in (source.champion, source.candidate)
+    )
     whole: Logs = {
         guard.name: [
             list(
@@ -169,7 +191,12 @@ def _by_places(
         for guard in cut
     }
     now = {**whole, **bounded}
-    return {"share": share, "kept": kept, "now": now, "whole": {guard.name: whole[guard.name] for guard in cut}}
+    return {
+        "share": [[WHOLE - share], [share]],
+        "kept": kept,
+        "now": now,
+        "whole": {guard.name: whole[guard.name] for guard in cut},
+    }
 
 
 def _places(tallies: Iterable[Tally]) -> list[Tally]:

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from skyriver.core.outcomes import outcomes_of
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import CanarySpec
-from skyriver.release.canary import LOOK_US, Source, Tally, accused, begun, evidence_of, looked
+from skyriver.release.canary import LOOK_US, WHOLE, Source, Tally, accused, begun, evidence_of, looked
 from skyriver.release.guards import ALPHA, AS_EVER, Rules, least, rules_of
 
 REPLICAS: Final = "replicas"
@@ -99,7 +99,7 @@ def judge(canary: Mapping[str, Any], spec: CanarySpec, versions: tuple[int, int]
     )
     spent = now - canary["since"]
     if answered >= enough and spent >= spec.every_us:
-        return Verdict("next")
+        return _unless_unjudged(canary, spec, now)
     if answered < enough and spent >= spec.wait_us:
         return Verdict(
             "pause",
@@ -108,6 +108,26 @@ def judge(canary: Mapping[str, Any], spec: CanarySpec, versions: tuple[int, int]
             f" step needs {enough:,} to judge it by.",
         )
     return Verdict("wait")
+
+
+def _unless_unjudged(canary: Mapping[str, Any], spec: CanarySpec, now: int) -> Verdict:
+    """The next step is due, unless where keys stay with their version the last look took no evidence of this one."""
+    share = round(100 * spec.steps[canary["step"]])
+    untold = {
+        source: told["at"] if told["share"] is None else 0
+        for source, told in canary["compared"].get("by_key", {}).items()
+        if told["share"] != share
+    }
+    if not untold:
+        return Verdict("next")
+    if now - max(canary["since"], *untold.values()) < spec.wait_us:
+        return Verdict("wait")
+    return Verdict(
+        "pause",
+        "NOT_JUDGED",
+        f"Within {spec.wait} step {canary['step'] + 1} could not be judged by {', '.join(sorted(untold))}: not every"
+        " process there tells this step's share of the keys.",
+    )
 
 
 def alpha_of(spec: CanarySpec) -> float:
@@ -179,7 +199,8 @@ def _replicas_by_key(snapshot: Snapshot, service: Resource, versions: tuple[int,
     for side, version in zip(sides, versions, strict=True):
         for process in processes_of(snapshot, service, version):
             if process.report:
-                side[process.name] = _tally_by_key(process, versions[1])
+                tally = _tally_by_key(process, versions[1])
+                side[process.name] = replace(tally, share=WHOLE - tally.share) if side is sides[0] else tally
     for process in processes_of(snapshot, service, versions[0]):
         lost = _sharing(process, versions[1]).get("lost")
         if lost:

@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 import httptools
 import msgspec
 
+from skyriver.core.errors import InvalidInput
 from skyriver.release.canary import SHARES, SLOW, quantiles, slow_from
 from skyriver.release.guards import SLOWER
 from skyriver.serve.http import Request
@@ -58,7 +59,17 @@ class ShadowSettings:
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> ShadowSettings:
-        return cls(int(told["version"]), int(told["share"]), tuple(map(str, told["sockets"])), float(told["slower"]))
+        """Raises InvalidInput (BAD_CONFIG)."""
+        try:
+            return cls(
+                int(told["version"]), int(told["share"]), tuple(map(str, told["sockets"])), float(told["slower"])
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInput(
+                f"Which version gets copies is told wrong: {error!r}.",
+                code="BAD_CONFIG",
+                next_action="`skyriver down`, then `skyriver up`: all its parts are then of one version.",
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

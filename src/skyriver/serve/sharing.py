@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skyriver.core.resources import Resource, Snapshot
-from skyriver.core.spec import BY_ENTITY
+from skyriver.core.spec import BY_ENTITY, ServiceSpec
 
 
 def shared(service: Resource) -> str:
@@ -27,6 +27,7 @@ def sharing_of_replica(
     if service is None or not version or not champion or own not in (version, champion):
         return {}
     told, of_stream = versions[version], _key_of_stream(snapshot, service, versions[version]["key"])
+    latency_us = ServiceSpec.model_validate(service.spec["serve"]).latency_us
     return {
         "sharing": {
             "champion": int(champion),
@@ -36,6 +37,7 @@ def sharing_of_replica(
             "at": int(told["at"]),
             **of_stream,
             "sockets": list(sockets) if own != version else [],
+            **({"latency_us": latency_us} if latency_us else {}),
         }
     }
 

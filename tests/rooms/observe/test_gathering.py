@@ -6,7 +6,7 @@ from typing import Any
 
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.units import SECOND
-from skyriver.observe.gathering import GATHER_US, gathered
+from skyriver.observe.gathering import GATHER_US, gathered, pause_of
 
 MINUTE, HOUR = 60 * SECOND, 3_600 * SECOND
 START = 1_000 * HOUR
@@ -19,6 +19,7 @@ class Cloud:
     def __init__(self) -> None:
         self.now, self.version, self.processes = START, 1, dict[str, ProcessStatus]()
         self.state: dict[str, Any] | None = None
+        self.pause, self.replicas = GATHER_US, dict[str, str]()
 
     def tell(self, name: str, *counts: float, began: int = 5, profile: str = "p") -> None:
         row = f"t.replica.{name}"
@@ -29,12 +30,14 @@ class Cloud:
         self.now += after
         of_process = {name.removeprefix("t.replica."): p for name, p in self.processes.items()}
         replicas = [
-            Resource("t", "replica", name, spec={"version": 1}, state="READY", parent=SERVICE.ref)
+            Resource(
+                "t", "replica", name, spec={"version": 1}, state=self.replicas.get(name, "READY"), parent=SERVICE.ref
+            )
             for name in of_process
         ]
         version = Resource("t", "version", "m:1", spec={"model": "m", "version": self.version, "profile": "p"})
         snapshot = Snapshot({r.key: r for r in (SERVICE, *replicas)}, self.processes, {}, self.now)
-        self.state = gathered(snapshot, self.state, SERVICE, version, window_us=4 * HOUR)
+        self.state = gathered(snapshot, self.state, SERVICE, version, window_us=4 * HOUR, pause_us=self.pause)
         return self.state
 
     @property
@@ -92,6 +95,48 @@ def test_what_was_counted_over_more_than_a_quarter_is_of_none() -> None:
     cloud.tell("a", 501.0)
     cloud.look()
     assert cloud.counted == [[1.0]]
+
+
+def test_after_a_hole_of_a_quarter_the_window_begins_anew() -> None:
+    """Else it would be whole at once, and hold of a week no more than the days since."""
+    cloud = Cloud()
+    cloud.tell("a", 5.0)
+    cloud.look()
+    cloud.tell("a", 6.0)
+    cloud.look(after=HOUR - 1)
+    assert cloud.look()["since"] == START + MINUTE
+    cloud.tell("a", 500.0)
+    cloud.tell("b", 70.0, began=cloud.now + 1)
+    after = cloud.look(after=HOUR)
+    assert after["since"] == cloud.now
+    assert cloud.counted == [[1.0]], "of b, too, it is not known when it counted"
+    cloud.tell("a", 501.0)
+    assert cloud.look()["since"] == after["since"]
+    assert cloud.counted == [[1.0], [1.0]]
+
+
+def test_a_long_pause_waits_for_no_replica_that_goes() -> None:
+    cloud = Cloud()
+    cloud.pause = 15 * MINUTE
+    cloud.tell("a", 5.0)
+    cloud.tell("b", 5.0)
+    before = cloud.look()
+    cloud.tell("a", 7.0)
+    assert cloud.look(after=14 * MINUTE) == before
+    cloud.replicas["b"] = "DRAINING"
+    assert cloud.look(after=1) == before, "it has counted nothing that is not known"
+    cloud.tell("b", 8.0)
+    assert cloud.look(after=1)["at"] == cloud.now
+    assert cloud.counted == [[5.0]]
+    cloud.tell("b", 9.0)
+    cloud.look(after=GATHER_US - 1)
+    assert cloud.counted == [[5.0]], "not with each pass, either"
+
+
+def test_it_adds_up_as_often_as_it_looks_and_some_times_a_quarter() -> None:
+    assert pause_of(168 * HOUR, HOUR) == HOUR
+    assert pause_of(4 * HOUR, HOUR) == HOUR // 4
+    assert pause_of(4 * HOUR, 30 * SECOND) == 30 * SECOND
 
 
 def test_what_is_older_than_the_window_is_forgotten() -> None:

@@ -9,7 +9,7 @@ import pytest
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import CanarySpec
 from skyriver.release.canary import accused, evidence_of
-from skyriver.release.stepping import begin_step, look_at, page, told
+from skyriver.release.stepping import begin_step, judge, look_at, page, told
 
 SERVICE = Resource("t", "service", "m", spec={}, state="READY")
 LATENCY = [[1_024, 95], [2_048, 5]]
@@ -109,6 +109,56 @@ def test_replicas_that_do_not_know_of_the_share_yet_give_no_evidence_and_no_boun
     fresh = Cloud()
     fresh.tell(1, 1, None), fresh.tell(2, 1, None)
     assert fresh.look()["sources"]["replicas"]["bounds"] == {}, "their buckets are of another width"
+
+
+def test_what_a_version_counted_with_the_share_before_is_no_evidence_twice() -> None:
+    """A step begins at its replicas in one moment, and is told in reports of their own."""
+    cloud = Cloud()
+    cloud.both(places(range(10, 100), 0), places(range(10), 0), percent=10)
+    before = evidence_of(cloud.both(places(range(10, 100), 300, 1), places(range(10), 300, 9), percent=10))
+    assert before["errors"] > 1.5
+    cloud.tell(1, 1, {"percent": 20, "places": places(range(20, 100), 1)})
+    assert evidence_of(cloud.look()) == before
+    after = evidence_of(cloud.both(places(range(20, 100), 0), places(range(20), 0)))
+    assert after == before
+
+
+HOUR = 3_600_000_000
+
+
+def at(cloud: Cloud, step: int, hours: float) -> tuple[str, str]:
+    """What is due so long after the step began, with answers enough."""
+    spec = CanarySpec(steps=(10, 20), key="x-customer", every="10m", wait="1h")
+    cloud.now = cloud.canary["since"] + int(hours * HOUR)
+    compared = cloud.look()
+    compared["candidate"]["answered"] = cloud.canary["before"] + 1_000_000
+    assert cloud.canary["step"] == step
+    verdict = judge(cloud.canary, spec, (1, 2), cloud.now)
+    return verdict.what, verdict.reason
+
+
+def test_no_step_goes_on_by_the_evidence_of_the_one_before() -> None:
+    cloud = Cloud()
+    cloud.both(places(range(10, 100), 300), places(range(10), 300), percent=10)
+    assert at(cloud, 0, 0.5) == ("next", "")
+    cloud.canary = begin_step(cloud.canary, 1, cloud.now)
+    assert at(cloud, 1, 0.5) == ("wait", ""), "all tell the share of before"
+    cloud.tell(1, 1, {"percent": 20, "places": places(range(20, 100), 300)})
+    assert at(cloud, 1, 0.6) == ("wait", ""), "the other's does not follow, or died with what it told"
+    assert at(cloud, 1, 1.4) == ("wait", ""), "an hour after the last look with evidence it pauses"
+    assert at(cloud, 1, 1.6) == ("pause", "NOT_JUDGED")
+    cloud.tell(2, 1, {"percent": 20, "places": places(range(20), 300)})
+    assert at(cloud, 1, 1.7) == ("next", "")
+    cloud.tell(1, 2, None)
+    assert at(cloud, 1, 1.8) == ("wait", ""), "one that comes up late is told soon"
+
+
+def test_a_share_that_nobody_comes_to_know_pauses_the_step() -> None:
+    cloud = Cloud()
+    cloud.both(places(range(10, 100), 300), places(range(10), 300), percent=10)
+    cloud.canary = begin_step(cloud.canary, 1, cloud.now)
+    assert at(cloud, 1, 0.9) == ("wait", "")
+    assert at(cloud, 1, 1.0) == ("pause", "NOT_JUDGED")
 
 
 def test_all_requests_are_told_also_those_without_a_key() -> None:

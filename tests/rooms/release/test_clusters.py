@@ -81,7 +81,7 @@ def run(seed: int, *, shift: float = 0.0, keys: int = 3_000) -> str:
                 sum(place.answered for place in of_side),
                 0,
                 started=percent,
-                share=percent,
+                share=100 * percent,
                 scores=[bucket for place in of_side for bucket in place.scores],
                 places=of_side,
             )
@@ -150,7 +150,7 @@ def test_evidence_is_kept_when_the_share_changes_and_counting_begins_anew() -> N
     def look(percent: int, bad: int, now: int) -> float:
         nonlocal state
         champion, candidate = (
-            Tally(10_000, 100 * of_bad, started=share, share=share, places=[Tally(100, of_bad)] * 100)
+            Tally(10_000, 100 * of_bad, started=share, share=100 * share, places=[Tally(100, of_bad)] * 100)
             for share, of_bad in ((100 - percent, 2), (percent, bad))
         )
         state = looked(state, [Source("stream/s", {"w": champion}, {"w": candidate})], now)

@@ -229,11 +229,20 @@ def test_who_says_nothing_is_waited_for_once(tmp_path: Path, monkeypatch: pytest
         assert (await ask(old, key_at(5)))["version"] == 2
         assert (await ask(old, key_at(5)))["version"] == 1
         assert asked == 2
+        lost: Any = champion.report()["sharing"]
+        assert lost["lost"][5] == 1, "it is the other version's failure"
         for writer in writers:
             writer.close()
         silent.close()
 
     play(tmp_path, scene)
+
+
+def test_who_hangs_is_waited_for_as_the_model_s_latency_is_declared() -> None:
+    told = {"champion": 1, "version": 2, "percent": 9, "key": HEADER, "field": "", "number": False, "at": 0}
+    for latency_us, wait_s in ((0, 5.0), (50_000, 1.0), (2_000_000, 8.0), (60_000_000, 40.0)):
+        assert SharingSettings.of({**told, "sockets": [], "latency_us": latency_us}).answer_s == wait_s
+    assert SharingSettings.of({**told, "sockets": []}).answer_s == 5.0
 
 
 def test_a_connection_that_was_closed_meanwhile_is_made_anew(tmp_path: Path) -> None:
@@ -365,6 +374,8 @@ def test_replicas_are_told_who_has_which_share(kind: str, decides: bool, expecte
     told = sharing_of_replica(snapshot, service, old, ["/s"])["sharing"]
     assert SharingSettings.of(told) == to(Path("/s"), percent=10, at=5, field=expected[0], number=expected[1])
     assert sharing_of_replica(snapshot, service, new, ["/s"])["sharing"] == {**told, "sockets": []}
+    declared = replace(service, spec={**service.spec, "serve": {**service.spec["serve"], "latency": "50ms"}})
+    assert sharing_of_replica(snapshot, declared, old, ["/s"])["sharing"]["latency_us"] == 50_000
     without = replace(service, spec={**service.spec, "versions": {"1": {"weight": 100}}})
     assert sharing_of_replica(snapshot, without, old, []) == {}
     assert sharing_of_replica(snapshot, None, old, []) == {}

@@ -13,6 +13,7 @@ import onnx.parser
 import pytest
 import uvloop
 
+from skyriver.core.errors import InvalidInput
 from skyriver.serve import shadow
 from skyriver.serve.listening import unix_listener
 from skyriver.serve.metrics import Histogram
@@ -20,6 +21,7 @@ from skyriver.serve.replica import Replica, ReplicaSettings
 from skyriver.serve.runner import Runner
 from skyriver.serve.scores import Scores
 from skyriver.serve.shadow import QUEUE, Answered, Compared, ShadowSettings, first_score
+from skyriver.wiring.replica import follow_live
 
 MODEL = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -285,3 +287,29 @@ def test_a_pair_of_which_one_failed_says_nothing_of_scores() -> None:
 )
 def test_the_score_of_the_first_row_is_found(body: Mapping[str, Any], score: float | None) -> None:
     assert first_score(json.dumps(body).encode(), ("score", "raw")) == score
+
+
+@pytest.mark.parametrize("told", [{"version": 2, "share": 10}, {}, {"version": "new"}, None])
+def test_settings_of_another_release_are_refused_with_what_to_do(told: Any) -> None:
+    with pytest.raises(InvalidInput, match="told wrong") as caught:
+        ShadowSettings.of(told)
+    assert (caught.value.code, bool(caught.value.next_action)) == ("BAD_CONFIG", True)
+
+
+def test_a_replica_goes_on_with_the_copies_that_it_was_told_of_before(tmp_path: Path) -> None:
+    class Told:
+        """As a process's context tells its live settings."""
+
+        def __init__(self, **live: Any) -> None:
+            self._live = live
+
+        def live(self) -> Any:
+            return self._live
+
+    async def scene(champion: Replica, candidate: Replica, old: Path, new: Path) -> None:
+        good = {"version": 2, "share": 10, "sockets": [str(new)], "slower": 2.0}
+        follow_live(Told(shadow=good), champion)  # type: ignore[arg-type]
+        follow_live(Told(shadow={"version": 3}), champion)  # type: ignore[arg-type]
+        assert champion.report()["shadow"]["version"] == 2  # type: ignore[index]
+
+    play(tmp_path, scene)

@@ -20,7 +20,7 @@ from skyriver.serve.prediction_log import PredictionLog
 from skyriver.wiring.work.watch import columns_of
 from skyriver.wiring.work.watch_requests import look_at_requests, rows_of
 
-HOUR = 3_600 * SECOND
+MINUTE, HOUR = 60 * SECOND, 3_600 * SECOND
 NOW = 1_000 * HOUR
 Matrix = NDArray[np.float32]
 
@@ -104,6 +104,17 @@ def test_it_is_looked_at_once_something_was_asked() -> None:
     asked = job.spec["inputs"]
     assert ("stream" in asked, asked["since"], asked["profile"]) == (False, NOW, "p")
     assert asked["asked"] == [[(NOW + HOUR // 2) // HOUR, [5.0, 5.0, 5.0, 2.0]]]
+
+
+def test_the_row_is_written_with_each_look_and_not_between() -> None:
+    watch = new_watch("t", "shop", "m", sr.Retrain(on="drift").spec.to_json())
+    rows = []
+    for minute in range(121):
+        told, _ = looked(watch, NOW + minute * MINUTE, [10.0 + minute, 1.0, 1.0, 1.0])
+        rows += [told] if told != watch else []
+        watch = told
+    assert [*dict.fromkeys((row.status["asked"]["at"] - NOW) // MINUTE for row in rows)] == [0, 60, 120]
+    assert len(rows) == 4, "once more where it is known that the look's operation is gone"
 
 
 def test_where_a_stream_decides_with_it_the_stream_is_looked_at() -> None:
