@@ -60,6 +60,7 @@ def released(**values: Any) -> Callable[[World], None]:
     return both(sets(**values), lambda world: world.release())
 
 
+VERSION = f"{TENANT}:version/risk:1"
 ROLLOUT = ((f"{TENANT}:rollout/risk-1", "rollout"),)
 REPLICA = f"{TENANT}:replica/risk-1-1"
 
@@ -118,7 +119,7 @@ def list_emptied(world: World) -> None:
 
 def restarts(part: str) -> Callable[[World], None]:
     def plant(world: World) -> None:
-        world.trouble.restarts = {**world.trouble.restarts, part: world.trouble.restarts[part] + 3}
+        world.trouble.ends[part] = [world.clock.wall() - n * 1_000_000 for n in range(3)]
 
     return plant
 
@@ -240,7 +241,9 @@ FAULTS: Sequence[Fault] = (
         [REPLICA],
         [itself(REPLICA, w) for w in ("memory", "leaks", "fills")],
     ),
-    Fault("replica", "all fail by themselves", sets(errors=0.5), [SERVICE], [itself(SERVICE, "errors")]),
+    Fault(
+        "replica", "all fail by themselves", sets(errors=0.5), [SERVICE], [itself(f"{TENANT}:version/risk:1", "fails")]
+    ),
     Fault("replica", "requests are refused in a rush", sets(load=5.0, overloaded=0.5), [SERVICE], [(SERVICE, "load")]),
     Fault(
         "replica",

@@ -82,7 +82,7 @@ class Trouble:
     problems: dict[str, Problem] = field(default_factory=dict)
     pass_age_s: float = 0.0
     signing: Problem | None = None
-    restarts: dict[str, int] = field(default_factory=lambda: {"gateway": 0, "control": 0})
+    ends: dict[str, list[int]] = field(default_factory=lambda: {"gateway": [], "control": []})
     parts: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -344,7 +344,7 @@ class World(Simulation):
             "disk_write_s": 0.004 * self.rng.lognormvariate(0, 0.5),
             "memory_used": int(self.memory),
             "memory_total": 32 * GB,
-            "restarts": dict(trouble.restarts),
+            "ends": {part: tuple(ends) for part, ends in trouble.ends.items()},
             "parts": trouble.parts,
             "weights": dict(trouble.weights),
             "unanswered": frozenset(trouble.silent),

@@ -8,6 +8,7 @@ there is an incident with the thing that is ill in it; its cause is right if wha
 was done or, where nobody did anything, the thing itself. Each fault has a process of its own, forked from the same two
 hours. Then a week in which small troubles come and go, as in an ordinary one (TROUBLES): each incident of it is a false
 alarm.
+At last three faults in a real cloud under load (`_watch_live.py`).
 Prints one JSON document; progress goes to stderr. Exit code 1: a goal does not hold.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 
 from _document import Document, Goal
 from _watch_faults import FAULTS, Fault, measures, sets
+from _watch_live import measure_live
 from _watch_world import GB, World
 
 from skyriver.core.resources import Resource
@@ -31,6 +33,7 @@ GOALS = (
     Goal("noticed", ">=", 45, "of 50 faults"),
     Goal("right_cause_first", ">=", 35, "of 50 faults"),
     Goal("false_alarms_in_a_week", "<=", 1, "incidents"),
+    Goal("live_told", ">=", 3, "of 3 faults in a real cloud"),
 )
 NOTICED_S = 60.0
 WARM_S = 7_200.0
@@ -164,6 +167,7 @@ def main() -> int:
     document.part(("noticed", "right_cause_first"), lambda: measure_faults(document, asked.seed))
     days = 0.25 if asked.quick else 7.0
     document.part(("false_alarms_in_a_week",), lambda: measure_week(document, asked.seed, days))
+    document.part(("live_told",), lambda: measure_live(document))
     return 0 if document.print() else 1
 
 

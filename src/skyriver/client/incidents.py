@@ -89,7 +89,8 @@ def _lines(row: Mapping[str, Any]) -> Iterator[str]:
     if status.get("more"):
         yield f"        and {status['more']} more"
     for healed in status["healed"]:
-        yield f"  did   {healed['what']} {healed['subject']} at {_clock(healed['at'])} UTC"
+        outcome = escape(healed["outcome"] or "under way")
+        yield f"  did   {healed['what']} {healed['subject']} at {_clock(healed['at'])} UTC: {outcome}"
     if known := status.get("acknowledged"):
         yield f"  taken by somebody {age(known['at'])} ago{': ' + escape(known['why']) if known['why'] else ''}"
     for name, told in sorted(status.get("told", {}).items()):

@@ -121,6 +121,10 @@ class ControlLoop:
         """What the last pass saw, with the rows as they are now."""
         return replace(self._snapshot, resources=self._load()[1], now=self._clock.wall())
 
+    def seen(self) -> Snapshot:
+        """What the last pass saw, rows included: also while the store cannot be read."""
+        return replace(self._snapshot, resources=self._known[1], now=self._clock.wall())
+
     def health(self) -> Health:
         return self._health
 

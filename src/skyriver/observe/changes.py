@@ -49,7 +49,14 @@ class Changes:
             self._kept.extend(_of_row(row, was, at))
         gone = [row for key, row in before.items() if key not in rows and row.kind == "token"]
         self._kept.extend(
-            Change(GATEWAY, "config", sight.seconds, f"The token {row.name} was revoked", "`skyriver token create`.")
+            Change(
+                GATEWAY,
+                "config",
+                sight.seconds,
+                f"The token {row.name} was revoked",
+                "`skyriver token create` makes another.",
+                row.tenant,
+            )
             for row in gone
         )
         self._kept.extend(self._of_machine(sight, first=first))
@@ -58,7 +65,7 @@ class Changes:
             self._kept.popleft()
 
     def _of_machine(self, sight: Sight, *, first: bool) -> Iterator[Change]:
-        known: dict[str, Any] = {f"restarts {name}": count for name, count in sight.machine.restarts.items()}
+        known: dict[str, Any] = {f"restarts {name}": max(ends, default=0) for name, ends in sight.machine.ends.items()}
         known["clock"] = sight.clock_step_at
         for kind in _PROCESSES:
             processes = ((row, sight.snapshot.processes.get(row.process)) for row in sight.snapshot.rows.every(kind))
@@ -113,10 +120,11 @@ def _of_row(row: Resource, was: Resource | None, at: float) -> Iterator[Change]:
     elif row.kind == "service" and was is not None and was.spec.get("serve") != row.spec.get("serve"):
         yield Change(subject, "config", at, f"The service {row.name} is declared otherwise{who}", explains(row.name))
     elif row.kind == "tenant" and was is not None and was.spec != row.spec:
-        yield Change(GATEWAY, "config", at, f"The limits of the tenant {row.name} were changed{who}", "Look at them.")
+        told = f"The limits of the tenant {row.name} were changed{who}"
+        yield Change(GATEWAY, "config", at, told, f"`skyriver tenant get {row.name}` shows them.", row.name)
     elif row.kind == "job" and moved and row.state == "RUNNING" and row.spec.get("kind") in _HEAVY:
         told = f"The job {row.name} began on this machine"
-        yield Change(MACHINE, "job", at, told, f"`skyriver job cancel {row.name}` ends it.")
+        yield Change(MACHINE, "job", at, told, f"`skyriver job cancel {row.name}` ends it.", row.tenant)
 
 
 def _step(row: Resource | None) -> str:

@@ -17,6 +17,10 @@ def dependencies(snapshot: Snapshot) -> Graph:
     graph: dict[str, tuple[str, ...]] = {DISK_SPACE: (DISK,), CONTROL: (DISK, MEMORY), GATEWAY: (MEMORY,)}
     for service in rows.every("service"):
         graph[subject_of(service)] = tuple(_of_service(snapshot, service))
+        rollouts = [r for r in snapshot.all(service.tenant, "rollout") if r.spec["model"] == service.name]
+        for version in _versions(snapshot, service):
+            of_version = f"{service.tenant}:version/{service.name}:{version}"
+            graph[of_version] = tuple(subject_of(rollout) for rollout in rollouts if rollout.spec["to"] == version)
         siblings = tuple(subject_of(replica) for replica in snapshot.children(service, "replica"))
         graph |= dict.fromkeys(siblings, (*siblings, MEMORY, MACHINE))
     graph |= {subject_of(row): (MEMORY,) for row in rows.every("activator")}
@@ -34,6 +38,8 @@ def dependencies(snapshot: Snapshot) -> Graph:
 
 def _of_service(snapshot: Snapshot, service: Resource) -> Iterator[str]:
     yield from (subject_of(replica) for replica in snapshot.children(service, "replica"))
+    for version in _versions(snapshot, service):
+        yield f"{service.tenant}:version/{service.name}:{version}"
     for rollout in snapshot.all(service.tenant, "rollout"):
         if rollout.spec["model"] == service.name:
             yield subject_of(rollout)
@@ -41,6 +47,15 @@ def _of_service(snapshot: Snapshot, service: Resource) -> Iterator[str]:
     if stream := features.get("stream"):
         yield f"{service.tenant}:stream/{stream}"
     yield from (f"{service.tenant}:app/{service.parent.partition('/')[2]}", GATEWAY)
+
+
+def _versions(snapshot: Snapshot, service: Resource) -> list[int]:
+    """That serve, or did a moment ago."""
+    found = {int(replica.spec["version"]) for replica in snapshot.children(service, "replica")}
+    for rollout in snapshot.all(service.tenant, "rollout"):
+        if rollout.spec["model"] == service.name:
+            found |= {int(rollout.spec["to"]), int(rollout.status.get("from") or rollout.spec["to"])}
+    return sorted(found)
 
 
 def _of_stream(snapshot: Snapshot, stream: Resource) -> Iterator[str]:

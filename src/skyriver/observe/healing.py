@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from skyriver.core.resources import Resource
 from skyriver.observe.incidents import Condition, Incident
-from skyriver.observe.sight import Sight, row_of, tenant_of
+from skyriver.observe.sight import DISK, MACHINE, MEMORY, Sight, row_of, tenant_of
 from skyriver.release.rollouts import champion
 
 AT_MOST: Final = 3
@@ -40,11 +40,14 @@ class Remedy:
     """The thing of which it is one of so many: replicas have their service's."""
 
 
-def remedies(incident: Incident, sight: Sight, known: Sequence[Mapping[str, Any]]) -> tuple[Remedy, ...]:
-    """`known`: what was done before in this tenant ("what", "subject", "at" in wall microseconds)."""
+def remedies(incident: Incident, sight: Sight, before: Sequence[Resource]) -> tuple[Remedy, ...]:
+    """`before`: all incidents of the tenant, with what was done about them."""
+    if any(condition.subject in (DISK, MEMORY, MACHINE) for condition in incident.conditions):
+        return ()  # what is slow for that would be as slow again, and would have to catch up besides
+    known = [one for row in before for one in row.status["healed"]]
     found: dict[tuple[str, str], Remedy] = {}
     for condition in incident.conditions:
-        for remedy in _of(condition, incident, sight):
+        for remedy in _of(condition, sight, before) if condition.fresh else ():
             if _allowed(remedy, known, sight.snapshot.now):
                 found.setdefault((remedy.what, remedy.of), remedy)  # one of several: the others serve meanwhile
     return tuple(found.values())
@@ -56,26 +59,22 @@ def _allowed(remedy: Remedy, known: Sequence[Mapping[str, Any]], now: int) -> bo
     return len(lately) < (1 if remedy.what == "roll back" else AT_MOST) and not any(age < PAUSE_US for age in lately)
 
 
-def _of(condition: Condition, incident: Incident, sight: Sight) -> Iterator[Remedy]:
+def _of(condition: Condition, sight: Sight, before: Sequence[Resource]) -> Iterator[Remedy]:
     tenant, kind, name = row_of(condition.subject)
     row = sight.snapshot.find(tenant, kind, name) if tenant_of(condition.subject) else None
     if row is None:
         return
-    for_s = sight.seconds - condition.since
+    for_s, of = sight.seconds - condition.since, f"{tenant}:{row.parent}"
     match kind, condition.kind:
         case _, "silent" if for_s >= SILENT_S and row.process in sight.machine.unanswered:
-            yield Remedy("restart", condition.subject, condition.told, condition.subject)
+            yield Remedy("restart", condition.subject, condition.told, of)
         case "replica", "slow" if for_s >= SLOW_S and _siblings(sight, row):
-            yield Remedy("replace", condition.subject, condition.told, f"{tenant}:{row.parent}")
-        case "replica", "leaks" if _serves(row):
-            yield Remedy("replace", condition.subject, condition.told, f"{tenant}:{row.parent}")
-        case "service", "errors" if _is_root(incident, condition) and _new_champion(sight, row):
-            yield Remedy("roll back", condition.subject, condition.told, condition.subject)
-
-
-def _is_root(incident: Incident, condition: Condition) -> bool:
-    """Whether nothing else explains it, and it is bad enough."""
-    return incident.root == condition.subject and condition.severity == "critical"
+            yield Remedy("replace", condition.subject, condition.told, of)
+        case "replica", "leaks" if _serves(row) and _siblings(sight, row):
+            yield Remedy("replace", condition.subject, condition.told, of)
+        case "version", "fails" if condition.severity == "critical" and _better_before(sight, row, before):
+            service = f"{tenant}:service/{row.spec['model']}"
+            yield Remedy("roll back", service, condition.told, service)
 
 
 def _serves(row: Resource) -> bool:
@@ -90,13 +89,19 @@ def _siblings(sight: Sight, replica: Resource) -> bool:
     return any(_serves(other) for other in others if other.name != replica.name)
 
 
-def _new_champion(sight: Sight, service: Resource) -> bool:
-    """Whether the version that serves took over lately, by a rollout that did not take another one back."""
-    model = sight.snapshot.find(service.tenant, "model", service.name)
+def _better_before(sight: Sight, version: Resource, before: Sequence[Resource]) -> bool:
+    """Whether the version serves, took over lately by a rollout that took no other one back, and the one before it was
+    not ill itself: a version that mends something must not be taken back for what it mends."""
+    model = sight.snapshot.find(version.tenant, "model", version.spec["model"])
     serving = champion(model) if model is not None else 0
-    for rollout in sight.snapshot.all(service.tenant, "rollout"):
-        fits = rollout.spec["model"] == service.name and rollout.spec["to"] == serving
-        lately = 0 <= sight.snapshot.now - rollout.since < ROLLED_OUT_US
+    now = sight.snapshot.now
+    for rollout in sight.snapshot.all(version.tenant, "rollout"):
+        fits = (rollout.spec["model"], rollout.spec["to"]) == (version.spec["model"], serving)
+        lately = 0 <= now - rollout.since < ROLLED_OUT_US
         if fits and lately and rollout.state == "DONE" and rollout.spec.get("cause") != "rollback":
-            return True
+            origin = f"{version.tenant}:version/{version.spec['model']}:{rollout.status.get('from')}"
+            told = [c for row in before if now - row.updated_at < WITHIN_US for c in row.status["conditions"]]
+            return version.name == f"{version.spec['model']}:{serving}" and not any(
+                (c["subject"], c["kind"]) == (origin, "fails") for c in told
+            )
     return False

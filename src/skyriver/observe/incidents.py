@@ -42,6 +42,8 @@ OWN: Final[Mapping[str, float]] = {
     "fills": 0.6,
     "memory": 0.6,
     "leaks": 0.6,
+    "fails": 0.2,
+    "rejects": 0.2,
     "away": 0.3,
 }
 """What comes from outside, or begins in the thing itself, is its own cause, unless something changed just before."""
@@ -62,6 +64,8 @@ class Condition:
     told: str
     next_action: str
     severity: str = "critical"
+    fresh: bool = True
+    """It was seen in this look, and not only lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class Change:
     at: float
     told: str
     next_action: str
+    owner: str = ""
+    """The tenant whose it is, where `subject` is everybody's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,11 +96,15 @@ class Ring:
         self.at = max(self.at, at)
 
 
+def sudden_share(allowed: float) -> float:
+    return min(0.5, max(SUDDEN_SHARE, SUDDEN_RATE * allowed))
+
+
 def sudden(fine: Ring, minutes: Ring, seconds: float, allowed: float) -> bool:
     """Whether so much fails at once that nobody should wait for the windows of FAST: of an objective of 99% with steady
     traffic they need eight minutes of total failure. `fine`: the same answers, by steps of a few seconds."""
     answers, bad = fine.over(seconds, SUDDEN_SECONDS // fine.step)
-    if bad < SUDDEN_LEAST or bad < min(0.5, max(SUDDEN_SHARE, SUDDEN_RATE * allowed)) * answers:
+    if bad < SUDDEN_LEAST or bad < sudden_share(allowed) * answers:
         return False
     if fine.lasting(seconds, SUDDEN_SECONDS // fine.step, SUDDEN_SHARE) < SUDDEN_STEPS:
         return False
@@ -131,6 +135,13 @@ def burning(ring: Ring, seconds: float, allowed: float) -> Windows | None:
         if bad >= LEAST_BAD and bad >= limit * answers and bad_now and bad_now >= limit * now:
             return windows
     return None
+
+
+def grows(points: Sequence[tuple[float, float]]) -> bool:
+    """Whether it does, by nearly all pairs."""
+    pairs = [(a, b) for place, a in enumerate(points) for b in points[place + 1 :] if b[0] > a[0]]
+    up = sum(b[1] > a[1] for a, b in pairs)
+    return len(points) >= LEAST_POINTS and up >= (1 - SURE) * len(pairs)
 
 
 def exhausted_in(points: Sequence[tuple[float, float]], limit: float) -> float | None:

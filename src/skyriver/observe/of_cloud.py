@@ -101,11 +101,9 @@ def _of_parts(seen: Seen, machine: Machine) -> Iterator[Sign]:
             yield Sign(
                 subject, "away", told, part["next_action"] or "`skyriver doctor` tells more.", "critical", HOLD_S
             )
-    for name, count in machine.restarts.items():
-        track = seen.tracks.get(f"cloud:restarts of {name}")
-        new = track.step("restarts", count)
-        track.of("restarts").add(seen.seconds, new, new)
-        often = track.of("restarts").minutes.over(seen.seconds, RESTARTS_WITHIN)[1]
+    now = seen.sight.snapshot.now
+    for name, ends in machine.ends.items():
+        often = sum(0 <= now - at < RESTARTS_WITHIN * 60_000_000 for at in ends)
         if often >= RESTARTS:
             told = f"The {name} was started again {often} times within {RESTARTS_WITHIN} minutes."
             yield Sign(

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from skyriver.core.jobs import ENDED
 from skyriver.core.resources import Resource
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import SECOND
+from skyriver.observe.objectives import grows
 from skyriver.observe.sight import subject_of
-from skyriver.observe.signs import HOLD_S, Seen, Sign, explains, fills, of_row
+from skyriver.observe.signs import HOLD_S, Seen, Sign, explains, fills, guarded, of_row
 from skyriver.observe.tracks import LEAST_ANSWERS, SLOWER, SLOWER_US, Missed, Track, added_latency, quantile
 
 REFUSED_ALLOWED: Final = 0.0125
 """Refusals for want of room are meant; many are an alarm."""
+REJECTED_ALLOWED: Final = 0.05
+"""Requests that are wrong are their senders' matter, unless they suddenly all are."""
 MEMORY_SHARE: Final = 0.9
 LEAK_TIMES: Final = 1.5
-LEAK_POINTS: Final = 4
-"""Half a minute apart: what a replica needs, it needs soon after it has begun."""
+LEAK_POINTS: Final = 20
+"""Half a minute apart: what a model needs at last, it holds by then, and it grows no more."""
 LATELY_MINUTES: Final = 10
 LATELY_US: Final = LATELY_MINUTES * 60 * SECOND
 DEATHS: Final = 3
@@ -30,21 +33,8 @@ _DRAINING: Final = frozenset({"DRAINING", "STOPPED"})
 
 def of_services(seen: Seen) -> Iterator[Sign]:
     rows = seen.sight.snapshot.rows
-    for service in rows.every("service"):
-        yield from _of_service(seen, service)
-    for replica in rows.every("replica"):
-        yield from _of_replica(seen, replica)
-    for rollout in rows.every("rollout"):
-        yield from _of_rollout(seen, rollout)
-    for watch in rows.every("watch"):
-        if watch.state == "BROKEN":
-            yield of_row(watch, "retraining", "warning", 0.0)
-        elif watch.reason == "CANNOT_LOOK":
-            yield of_row(watch, "blind", "warning", HOLD_S, what="blind")
-    for environment in rows.every("environment"):
-        if environment.state == "FAILED":
-            yield of_row(environment, "failed", "warning", 0.0)
-    yield from _of_runs(seen)
+    for kind, of in _OF.items():
+        yield from guarded(of, seen, rows.every(kind))
 
 
 def _of_service(seen: Seen, service: Resource) -> Iterator[Sign]:
@@ -58,13 +48,12 @@ def _of_service(seen: Seen, service: Resource) -> Iterator[Sign]:
         track.known["served"] = 1
     added = _added(seen, service)
     failed = seen.sight.machine.failed.get((service.tenant, f"model/{service.name}"), 0)
-    bad = max(failed, added["errors"])
-    answers = max(added["requests"] + max(0, failed - added["errors"]), bad)
+    answers = added["requests"]
     late = sum(count for low, count in added["latency"].items() if spec.latency_us and low >= spec.latency_us)
     allowed = 1 - spec.share
     track.rate.add(seen.seconds, added["requests"])
     track.of("errors").add(seen.seconds, answers, added["errors"])
-    track.of("unserved").add(seen.seconds, answers, bad)
+    track.of("unserved").add(seen.seconds, answers + failed, failed)
     track.of("late").add(seen.seconds, answers, late)
     track.of("refused").add(seen.seconds, answers + added["overloaded"], added["overloaded"])
     if missed := track.of("errors").missed(seen.seconds, allowed):
@@ -73,7 +62,7 @@ def _of_service(seen: Seen, service: Resource) -> Iterator[Sign]:
         )
         action = f"`skyriver request list --of model/{service.name} --status 5xx` shows them."
         yield Sign(subject, "errors", told, action, missed.severity)
-    elif missed := track.of("unserved").missed(seen.seconds, allowed):
+    if missed := track.of("unserved").missed(seen.seconds, allowed):
         told = f"{_many(missed)} requests to {service.name} reached no replica within the last {missed.within}."
         action = f"`skyriver request list --of model/{service.name} --status 5xx` shows them."
         yield Sign(subject, "unserved", told, action, missed.severity)
@@ -84,11 +73,27 @@ def _of_service(seen: Seen, service: Resource) -> Iterator[Sign]:
         told = f"{_many(missed)} requests to {service.name} found no room within the last {missed.within}."
         action = f"Declare more replicas, or less work: {explains(service.name)}"
         yield Sign(subject, "refused", told, action, missed.severity)
+    yield from _of_versions(seen, service, added["versions"], allowed)
     if sum(added["latency"].values()) >= LEAST_ANSWERS:
         track.usually("p99").add(seen.seconds, quantile(added["latency"], 0.99))
     if slower := track.usually("p99").above(SLOWER, SLOWER_US):
         told = f"{service.name} answers slower than usual: its p99 is {_ms(slower[0])}, and {_ms(slower[1])} otherwise."
         yield Sign(subject, "slow", told, explains(service.name), "warning")
+
+
+def _of_versions(seen: Seen, service: Resource, counts: Mapping[int, Counter[str]], allowed: float) -> Iterator[Sign]:
+    """Of what each version's replicas answer themselves: what the one before did is not put down to it."""
+    for version, added in counts.items():
+        subject = f"{service.tenant}:version/{service.name}:{version}"
+        track, action = seen.tracks.get(subject), f"`skyriver rollback {service.name}` lets the one before serve again."
+        track.of("errors").add(seen.seconds, added["requests"], added["errors"])
+        track.of("rejected").add(seen.seconds, added["requests"], added["refused"])
+        if missed := track.of("errors").missed(seen.seconds, allowed):
+            told = f"Version {version} of {service.name} failed on {_many(missed)} requests within the last"
+            yield Sign(subject, "fails", f"{told} {missed.within}.", action, missed.severity)
+        if missed := track.of("rejected").missed(seen.seconds, REJECTED_ALLOWED):
+            told = f"Version {version} of {service.name} called {_many(missed)} requests wrong within the last"
+            yield Sign(subject, "rejects", f"{told} {missed.within}.", action, "warning")
 
 
 def _many(missed: Missed) -> str:
@@ -102,14 +107,18 @@ def _ms(microseconds: float) -> str:
 def _added(seen: Seen, service: Resource) -> dict[str, Any]:
     """What its replicas counted since the last look."""
     latency: Counter[int] = Counter()
-    added: dict[str, Any] = {"requests": 0, "errors": 0, "overloaded": 0, "latency": latency}
+    versions: dict[int, Counter[str]] = {}
+    added: dict[str, Any] = {"requests": 0, "errors": 0, "overloaded": 0, "latency": latency, "versions": versions}
     for replica in seen.sight.snapshot.children(service, "replica"):
         process = seen.sight.snapshot.processes.get(replica.process)
         if process is None:
             continue
         track = seen.track(replica)
-        for name in ("requests", "errors", "overloaded"):
-            added[name] += track.step(name, float(process.report.get(name, 0)), restarts=True)
+        own = versions.setdefault(int(replica.spec["version"]), Counter())
+        for name in ("requests", "errors", "refused", "overloaded"):
+            grown = track.step(name, float(process.report.get(name, 0)), restarts=True)
+            own[name] += grown
+            added[name] = added.get(name, 0) + grown
         latency.update(added_latency(track, (process.report.get("counted") or {}).get("latency_us")))
     return added
 
@@ -124,7 +133,8 @@ def _of_replica(seen: Seen, replica: Resource) -> Iterator[Sign]:
         told = f"The replica {replica.name} ended {dies} times within ten minutes. {replica.message}".strip()
         yield Sign(subject, "failed", told, f"`skyriver logs {replica.name}` has its last words.", "warning")
     yield from of_process(seen, replica)
-    if weight := seen.sight.machine.weights.get(replica.process):
+    weight = seen.sight.machine.weights.get(replica.process)
+    if weight is not None:  # 0 as well: it is only tried now and then
         told = f"The replica {replica.name} answers much slower than its siblings, or fails: it gets {weight}% of them."
         yield Sign(subject, "slow", told, explains(replica.name), "warning", SLOW_HOLD_S)
     process = seen.sight.snapshot.processes.get(replica.process)
@@ -132,8 +142,9 @@ def _of_replica(seen: Seen, replica: Resource) -> Iterator[Sign]:
     if process is not None and process.alive and process.rss_mb and service is not None:
         spec = ServiceSpec.model_validate(service.spec["serve"])
         action = f"Declare a larger memory_mb of {service.name} if that is what it needs; a new replica begins small."
+        track.left(seen.seconds, process.rss_mb, spec.memory_mb)
         if process.rss_mb >= MEMORY_SHARE * spec.memory_mb:
-            leaks = len(track.points) >= LEAK_POINTS and process.rss_mb >= LEAK_TIMES * track.points[0][1]
+            leaks = process.rss_mb >= LEAK_TIMES * track.points[0][1] and grows(tuple(track.points)[-LEAK_POINTS:])
             told = f"The replica {replica.name} holds {process.rss_mb:,.0f} MB of {spec.memory_mb:,} declared."
             yield Sign(subject, "leaks" if leaks else "memory", told, action, "warning", HOLD_S)
         else:
@@ -170,18 +181,41 @@ def _of_rollout(seen: Seen, rollout: Resource) -> Iterator[Sign]:
         yield of_row(rollout, "waits", "warning", HOLD_S)
 
 
-def _of_runs(seen: Seen) -> Iterator[Sign]:
-    """Of what begins by the clock: nobody waits for it, so nobody sees that it failed."""
-    snapshot = seen.sight.snapshot
-    for schedule in snapshot.rows.every("schedule"):
-        operations = [o for o in snapshot.children(schedule, "operation") if o.state in ENDED]
-        last = max(operations, key=lambda o: (o.created_at, o.name), default=None)
-        if schedule.state == "ACTIVE" and last is not None and last.state == "FAILED":
-            told = f"{last.name}, by the schedule {schedule.name}, failed: {last.reason}. {last.message}".strip()
-            yield Sign(subject_of(schedule), "failed", told, explains(last.name), "warning")
-    for stream in snapshot.rows.every("stream"):
-        jobs = [j for j in snapshot.children(stream, "job") if j.spec["kind"] == "materialise" and j.state in ENDED]
-        jobs.sort(key=lambda j: (j.created_at, j.name))
-        if len(jobs) >= 2 and all(j.state == "FAILED" for j in jobs[-2:]):
-            told = f"The tables of the stream {stream.name} are not brought up to date: {jobs[-1].name} failed."
-            yield Sign(subject_of(stream), "tables", f"{told} {jobs[-1].message}", explains(jobs[-1].name), "warning")
+def _of_watch(seen: Seen, watch: Resource) -> Iterator[Sign]:
+    if watch.state == "BROKEN":
+        yield of_row(watch, "retraining", "warning", 0.0)
+    elif watch.reason == "CANNOT_LOOK":
+        yield of_row(watch, "blind", "warning", HOLD_S, what="blind")
+
+
+def _of_environment(seen: Seen, environment: Resource) -> Iterator[Sign]:
+    if environment.state == "FAILED":
+        yield of_row(environment, "failed", "warning", 0.0)
+
+
+def _of_schedule(seen: Seen, schedule: Resource) -> Iterator[Sign]:
+    """Nobody waits for what begins by the clock, so nobody sees that it failed."""
+    operations = [o for o in seen.sight.snapshot.children(schedule, "operation") if o.state in ENDED]
+    last = max(operations, key=lambda o: (o.created_at, o.name), default=None)
+    if schedule.state == "ACTIVE" and last is not None and last.state == "FAILED":
+        told = f"{last.name}, by the schedule {schedule.name}, failed: {last.reason}. {last.message}".strip()
+        yield Sign(subject_of(schedule), "failed", told, explains(last.name), "warning")
+
+
+def _of_tables(seen: Seen, stream: Resource) -> Iterator[Sign]:
+    jobs = [j for j in seen.sight.snapshot.children(stream, "job") if j.spec["kind"] == "materialise"]
+    jobs = sorted((j for j in jobs if j.state in ENDED), key=lambda j: (j.created_at, j.name))
+    if len(jobs) >= 2 and all(j.state == "FAILED" for j in jobs[-2:]):
+        told = f"The tables of the stream {stream.name} are not brought up to date: {jobs[-1].name} failed."
+        yield Sign(subject_of(stream), "tables", f"{told} {jobs[-1].message}", explains(jobs[-1].name), "warning")
+
+
+_OF: Final = {
+    "service": _of_service,
+    "replica": _of_replica,
+    "rollout": _of_rollout,
+    "watch": _of_watch,
+    "environment": _of_environment,
+    "schedule": _of_schedule,
+    "stream": _of_tables,
+}

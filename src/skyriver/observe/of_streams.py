@@ -8,7 +8,7 @@ from typing import Any, Final
 from skyriver.core.resources import Resource
 from skyriver.observe.of_services import of_process
 from skyriver.observe.sight import subject_of
-from skyriver.observe.signs import HOLD_S, Seen, Sign, explains, of_row
+from skyriver.observe.signs import HOLD_S, Seen, Sign, explains, guarded, of_row
 from skyriver.observe.tracks import SLOWER, SLOWER_US, Mix, Track
 
 ALLOWED: Final = 0.01
@@ -18,18 +18,21 @@ EXPECTED: Final = frozenset({"", "BUDGET_SPENT", "NO_DECISIONS", "LATE"})
 BEHIND_S: Final = 5.0
 BEHIND_LEAST: Final = 500
 SINK_FAILURES: Final = 5
+MISSED_MINUTES: Final = 10
+"""So long what was missed is told: it does not come back."""
 CHECKPOINT_US: Final = 15 * 60_000_000
 
 
 def of_streams(seen: Seen) -> Iterator[Sign]:
-    for stream in seen.sight.snapshot.rows.every("stream"):
-        for worker in seen.sight.snapshot.children(stream, "worker"):
-            yield from _of_worker(seen, stream, worker)
-        dispatcher = seen.sight.snapshot.find(stream.tenant, "dispatcher", stream.name)
-        if dispatcher is not None:
-            yield from _of_dispatcher(seen, dispatcher)
-    for activator in seen.sight.snapshot.rows.every("activator"):
-        yield from _away(seen, activator)
+    rows = seen.sight.snapshot.rows
+    yield from guarded(_of_workers, seen, rows.every("stream"))
+    yield from guarded(_of_dispatcher, seen, rows.every("dispatcher"))
+    yield from guarded(_away, seen, rows.every("activator"))
+
+
+def _of_workers(seen: Seen, stream: Resource) -> Iterator[Sign]:
+    for worker in seen.sight.snapshot.children(stream, "worker"):
+        yield from _of_worker(seen, stream, worker)
 
 
 def _away(seen: Seen, row: Resource) -> Iterator[Sign]:
@@ -142,10 +145,14 @@ def _of_dispatcher(seen: Seen, dispatcher: Resource) -> Iterator[Sign]:
     yield from _away(seen, dispatcher)
     process = seen.sight.snapshot.processes.get(dispatcher.process)
     report = process.report if process is not None and process.alive else {}
-    if report.get("missed"):
-        told = f"{report['missed']:,} decisions of {dispatcher.name} were given up before they were acted on."
+    track = seen.track(dispatcher)
+    missed = track.of("missed").minutes
+    new = track.step("missed", float(report.get("missed", 0)))
+    missed.add(seen.seconds, new, new)
+    if lately := missed.over(seen.seconds, MISSED_MINUTES)[1]:
+        told = f"{lately:,} decisions of {dispatcher.name} were given up before they were acted on."
         yield Sign(subject_of(dispatcher), "missed", told, report.get("next_action") or explains(dispatcher.name))
-    elif report.get("reason"):
+    if report.get("reason"):
         told = f"The dispatcher of {dispatcher.name} says: {report['reason']}: {report.get('message', '')}"
         action = report.get("next_action") or explains(dispatcher.name)
         yield Sign(subject_of(dispatcher), "says", told, action, "warning", HOLD_S)

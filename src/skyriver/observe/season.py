@@ -20,6 +20,8 @@ WEEKS: Final = 4
 LEAST_WEEKS: Final = 2
 FAR: Final = 6.0
 """Spreads."""
+LEAST_SPREAD: Final = 20.0
+"""A handful of requests by hand is no unusual hour."""
 _NORMAL: Final = 1.4826
 """Of a normal distribution: standard deviations in a median absolute deviation."""
 
@@ -57,7 +59,7 @@ class Season:
         if len(weeks) < LEAST_WEEKS:
             return None
         usual = median(weeks)
-        spread = max(_NORMAL * median(abs(week - usual) for week in weeks), usual**0.5, 0.1 * usual, 1.0)
+        spread = max(_NORMAL * median(abs(week - usual) for week in weeks), usual**0.5, 0.1 * usual, LEAST_SPREAD)
         return (came, usual) if abs(came - usual) > FAR * spread else None
 
     def to_json(self) -> Mapping[str, Any]:

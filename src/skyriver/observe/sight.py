@@ -66,8 +66,8 @@ class Machine:
     memory_total: int = 0
     parts: Sequence[Mapping[str, Any]] = ()
     """As `skyriver ps` has them: supervisor, control plane, gateway."""
-    restarts: Mapping[str, int] = field(default_factory=dict)
-    """Of each part, since the cloud began."""
+    ends: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """When each part ended lately, wall microseconds: who looks may himself be one that was started again."""
     weights: Mapping[str, int] = field(default_factory=dict)
     """Percent, of the servers behind the gateway that have less than their full share."""
     unanswered: frozenset[str] = frozenset()

@@ -6,7 +6,7 @@ that is started again, wakes nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,6 +44,16 @@ class Seen:
 
     def track(self, row: Resource) -> Track:
         return self.tracks.get(subject_of(row))
+
+
+def guarded(of: Callable[[Seen, Resource], Iterator[Sign]], seen: Seen, rows: Iterable[Resource]) -> Iterator[Sign]:
+    """Of each row; one that cannot be understood is a sign itself, and keeps nobody from the others."""
+    for row in rows:
+        try:
+            yield from list(of(seen, row))
+        except Exception as error:  # a row of another release, a report of another shape
+            told = f"The {row.kind} {row.name} cannot be watched: {type(error).__name__}: {error}"[:500]
+            yield Sign(subject_of(row), "cannot be watched", told, explains(row.name), "warning")
 
 
 def explains(name: str) -> str:

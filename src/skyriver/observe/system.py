@@ -30,6 +30,9 @@ from skyriver.observe.tracks import Tracks
 from skyriver.trust.permissions import FIRST_TENANT
 
 CLEAR_S: Final = 60.0
+RELEARN_S: Final = 1_800.0
+"""A control plane that has just begun knows no better for so long, of LEARNT kinds."""
+LEARNT: Final = frozenset({"slow", "silence", "fewer", "decides otherwise", "unusual", "fills", "leaks"})
 AGAIN_US: Final = 10 * 60_000_000
 """One that comes back within so long after its end is the same."""
 REFRESH_US: Final = 60_000_000
@@ -50,6 +53,7 @@ class _Held:
     first: float
     last: float
     is_condition: bool = False
+    seen: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class SystemWatch:
         self._tracks = Tracks()
         self._changes = Changes()
         self._held: dict[tuple[str, str], _Held] = {}
+        self._began = False
         self._seasons: dict[str, Season] = {}
         self._loads: dict[str, float] = {}
         for subject, known in (remembered or {}).items():
@@ -81,6 +86,9 @@ class SystemWatch:
         self._changes.look(sight)
         signs = [*of_cloud(seen), *of_services(seen), *of_streams(seen), *self._unusual(seen)]
         self._tracks.sweep()
+        if not self._began:
+            self._began = True
+            self._take_over(sight)
         conditions = self._conditions(signs, sight)
         graph = dependencies(sight.snapshot)
         changes: list[RowChange] = []
@@ -88,10 +96,10 @@ class SystemWatch:
         for tenant in sorted(
             {FIRST_TENANT, *(tenant_of(c.subject) or FIRST_TENANT for c in conditions), *_open(sight)}
         ):
-            found = incidents(_of_tenant(tenant, conditions), graph, self._changes.recent)
+            found = incidents(_of_tenant(tenant, conditions), graph, _known_to(tenant, self._changes.recent))
             mine = [one for one in found if tenant == FIRST_TENANT or any(tenant_of(c.subject) for c in one.conditions)]
-            done = [one for row in sight.snapshot.all(tenant, "incident") for one in row.status["healed"]]
-            due = {one.root: remedies(one, sight, done) for one in mine}
+            before = sight.snapshot.all(tenant, "incident")
+            due = {one.root: remedies(one, sight, before) for one in mine}
             healed += [remedy for each in due.values() for remedy in each]
             changes += _rows(sight, tenant, mine, due)
         return Outcome(changes, healed)
@@ -103,7 +111,7 @@ class SystemWatch:
             held = self._held.get(key)
             if held is None or (not held.is_condition and seconds - held.last > 2 * sign.hold_s + 1.0):
                 held = self._held[key] = _Held(sign, seconds, seconds)
-            held.sign, held.last = sign, seconds
+            held.sign, held.last, held.seen = sign, max(seconds, held.last), seconds
             held.is_condition = held.is_condition or seconds - held.first >= sign.hold_s
         there = sight.snapshot.resources
         self._held = {
@@ -112,10 +120,20 @@ class SystemWatch:
             if seconds - held.last < CLEAR_S and (not tenant_of(key[0]) or row_of(key[0]) in there)
         }
         return [
-            Condition(s.subject, s.kind, held.first, s.told, s.next_action, s.severity)
+            Condition(s.subject, s.kind, held.first, s.told, s.next_action, s.severity, fresh=held.seen == seconds)
             for held in self._held.values()
             if held.is_condition and (s := held.sign)
         ]
+
+    def _take_over(self, sight: Sight) -> None:
+        """What a control plane before this one knew to be wrong: it is over when it was not seen for a while, and not
+        for that who looks now has still to learn what is usual."""
+        for row in sight.snapshot.rows.every("incident"):
+            for known in row.status["conditions"] if row.state != "RESOLVED" else ():
+                first = sight.seconds - (sight.snapshot.now - known["since"]) / 1e6
+                sign = Sign(known["subject"], known["kind"], known["told"], known["next_action"], known["severity"])
+                last = sight.seconds + (RELEARN_S if known["kind"] in LEARNT else 0.0)
+                self._held.setdefault((sign.subject, sign.kind), _Held(sign, first, last, is_condition=True))
 
     def _unusual(self, seen: Seen) -> Iterator[Sign]:
         """Hours with much more or less than the same ones of the weeks before; and load, as a cause."""
@@ -148,9 +166,31 @@ class SystemWatch:
         self._loads = {subject: at for subject, at in self._loads.items() if subject in there}
 
 
+ASK: Final = "Who runs this cloud is told as well."
+
+
 def _of_tenant(tenant: str, conditions: Sequence[Condition]) -> list[Condition]:
-    """A tenant's, and the cloud's; whose they are else is nobody's business."""
-    return [c for c in conditions if tenant_of(c.subject) in ("", tenant)]
+    """A tenant's, and the cloud's; of these only who runs the cloud reads more than that there is something: they may
+    name others."""
+    mine = [c for c in conditions if tenant_of(c.subject) in ("", tenant)]
+    return mine if tenant == FIRST_TENANT else [c if tenant_of(c.subject) else _veiled(c) for c in mine]
+
+
+def _veiled(condition: Condition) -> Condition:
+    what = condition.subject.partition(":")[2]
+    return replace(condition, told=f"Something is wrong with the {what} of the cloud.", next_action=ASK)
+
+
+def _known_to(tenant: str, changes: Sequence[Change]) -> list[Change]:
+    """Without what other tenants did, but to who runs the cloud; that something was done is no secret."""
+    if tenant == FIRST_TENANT:
+        return [*changes]
+    return [
+        replace(change, told="Something else began or was changed on this cloud", next_action=ASK)
+        if change.owner not in ("", tenant)
+        else change
+        for change in changes
+    ]
 
 
 def _open(sight: Sight) -> set[str]:
@@ -169,7 +209,7 @@ def _rows(
     for incident in found:
         own = [row for row in still.values() if _shares(row, incident)]
         own.sort(key=lambda row: row.created_at)
-        done = [asdict(remedy) | {"at": now} for remedy in healed.get(incident.root, ())]
+        done = [asdict(remedy) | {"at": now, "outcome": ""} for remedy in healed.get(incident.root, ())]
         if not own:
             own = [row for row in rows if _came_back(row, incident, now)][-1:]
         if own:
@@ -184,19 +224,29 @@ def _rows(
                 yield Put(after, row.revision)
         else:
             number += 1
-            status = {**_status(sight, incident), "healed": done, "events": _and((), "opened", now), "times": 1}
+            status = {
+                **_status(sight, incident),
+                "healed": done,
+                "events": _and((), "opened", now, said(_status(sight, incident)), incident.severity),
+                "times": 1,
+            }
             yield Put(new_incident(tenant, f"incident-{number}", incident, status, now), 0)
     for row in still.values():
-        status = {**row.status, "ended": now, "events": _and(row.status["events"], "resolved", now)}
-        about = {"message": f"It is over. {row.message}", "next_action": ""}
+        status = {
+            **row.status,
+            "ended": now,
+            "events": _and(row.status["events"], "resolved", now, f"It is over. {row.message}", row.status["severity"]),
+        }
+        about = {"reason": row.reason, "message": f"It is over. {row.message}", "next_action": ""}
         yield Put(INCIDENT.move(row, "resolve", now, status=status, **about), row.revision)
     over = sorted((row for row in rows if row.state == "RESOLVED"), key=lambda row: row.created_at)
     yield from (Delete(*row.key, row.revision) for row in over[:-KEPT])
 
 
-def _and(events: Sequence[Mapping[str, Any]], what: str, now: int) -> list[Mapping[str, Any]]:
+def _and(events: Sequence[Mapping[str, Any]], what: str, now: int, text: str, severity: str) -> list[Mapping[str, Any]]:
     """What happened to an incident that people are told of. Places stay: by them is known who was told what."""
-    return [*events, {"event": what, "at": now}] if len(events) < MOST_EVENTS else [*events]
+    known = {"event": what, "at": now, "text": text, "severity": severity}
+    return [*events, known] if len(events) < MOST_EVENTS else [*events]
 
 
 def _keys(conditions: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
@@ -223,7 +273,12 @@ def _status(sight: Sight, incident: Incident) -> dict[str, Any]:
 
     conditions = [asdict(c) | {"since": wall(c.since)} for c in incident.conditions[:KEPT_CONDITIONS]]
     causes = [
-        asdict(cause.change) | {"at": wall(cause.change.at), "score": round(cause.score, 3), "told": cause.evidence}
+        {
+            **{name: getattr(cause.change, name) for name in ("subject", "kind", "next_action")},
+            "at": wall(cause.change.at),
+            "score": round(cause.score, 3),
+            "told": cause.evidence,
+        }
         for cause in incident.causes[:KEPT_CAUSES]
     ]
     return {
@@ -253,7 +308,7 @@ def _changed(sight: Sight, row: Resource, incident: Incident, done: Sequence[Map
         after["severity"] = "critical"  # it was
     healed = [*before["healed"], *done][-KEPT_HEALED:]
     what = "again" if back else "worse" if worse else ""
-    events = _and(before["events"], what, now) if what else before["events"]
+    events = _and(before["events"], what, now, said(after), after["severity"]) if what else before["events"]
     status = {**before, **after, "healed": healed, "events": events, "times": before["times"] + back}
     return INCIDENT.move(
         replace(row, spec={**row.spec, "root": incident.root}),

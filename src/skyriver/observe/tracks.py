@@ -10,13 +10,16 @@ from typing import Any, Final, Literal
 
 from skyriver.observe.objectives import (
     FAST,
+    JUMP_RATE,
     JUMP_SECONDS,
+    LEAST_BAD,
     SUDDEN_SECONDS,
     Ring,
     burning,
     exhausted_in,
     jumped,
     sudden,
+    sudden_share,
 )
 
 Severity = Literal["critical", "warning"]
@@ -59,6 +62,9 @@ class Outcomes:
 
     minutes: Ring = field(default_factory=Ring)
     fine: Ring = field(default_factory=lambda: Ring(5, 24))
+    limit: float = 0.0
+    """The share from which on it goes on, once it has begun; 0 while all is well."""
+    severity: Severity = "warning"
 
     def add(self, seconds: float, answers: int, bad: int) -> None:
         if answers or bad:
@@ -66,15 +72,36 @@ class Outcomes:
             self.fine.add(seconds, max(answers, bad), bad)
 
     def missed(self, seconds: float, allowed: float) -> Missed | None:
-        """Where `allowed`, a share above 0, is missed, fast or for long; or much more is bad than before."""
+        """Where `allowed`, a share above 0, is missed, fast or for long; or much more is bad than before. It begins by
+        a change, and ends by what is so now: what goes on as badly is not over because it was so for long."""
+        found = self._begins(seconds, allowed)
+        if found is not None:
+            missed, limit = found
+            self.limit = min(limit, self.limit or limit)
+            self.severity = "critical" if "critical" in (missed.severity, self.severity) else "warning"
+            return missed
+        if self.limit:
+            answers, bad = self.fine.over(seconds, JUMP_SECONDS // self.fine.step)
+            if answers and bad >= self.limit * answers:
+                return Missed("minute", answers, bad, self.severity)
+            if answers or not self.minutes.over(seconds, FAST.short)[0]:
+                self.limit, self.severity = 0.0, "warning"
+        return None
+
+    def _begins(self, seconds: float, allowed: float) -> tuple[Missed, float] | None:
+        """With the share at which it does."""
         if sudden(self.fine, self.minutes, seconds, allowed):
-            return Missed("30 s", *self.fine.over(seconds, SUDDEN_SECONDS // self.fine.step), "critical")
+            missed = Missed("30 s", *self.fine.over(seconds, SUDDEN_SECONDS // self.fine.step), "critical")
+            return missed, sudden_share(allowed)
         windows = burning(self.minutes, seconds, allowed)
-        if windows is not None:
+        answers, bad = self.fine.over(seconds, self.fine.size)
+        if windows is not None and (answers < LEAST_BAD or bad >= windows.rate * allowed * answers):  # and it goes on
             severity: Severity = "critical" if windows is FAST else "warning"
-            return Missed(f"{windows.short} minutes", *self.minutes.over(seconds, windows.short), severity)
+            missed = Missed(f"{windows.short} minutes", *self.minutes.over(seconds, windows.short), severity)
+            return missed, windows.rate * allowed
         if jumped(self.fine, self.minutes, seconds, allowed):
-            return Missed("minute", *self.fine.over(seconds, JUMP_SECONDS // self.fine.step), "warning")
+            missed = Missed("minute", *self.fine.over(seconds, JUMP_SECONDS // self.fine.step), "warning")
+            return missed, JUMP_RATE * allowed
         return None
 
 
@@ -95,6 +122,10 @@ class Steps:
     total: float = 0.0
     """Ever."""
     sums: deque[float] = field(default_factory=lambda: deque(maxlen=HOUR_STEPS))
+    is_silent: bool = False
+    fell_from: float = 0.0
+    """What was usual before; 0 where as much comes as did."""
+    fell_at: int = 0
 
     def add(self, seconds: float, amount: float) -> bool:
         """Whether a step has ended. Steps without a look count as 0."""
@@ -111,17 +142,27 @@ class Steps:
     def silent(self) -> bool:
         """Nothing comes any more, of what came in every step of half an hour."""
         known = list(self.sums)
-        return len(known) > STEADY_STEPS and not any(known[-SILENT_STEPS:]) and all(known[-STEADY_STEPS:-SILENT_STEPS])
+        steady = len(known) > STEADY_STEPS and all(known[-STEADY_STEPS:-SILENT_STEPS])
+        self.is_silent = not any(known[-SILENT_STEPS:]) and (self.is_silent or steady)
+        return self.is_silent
 
     def fell(self) -> tuple[float, float] | None:
         """(now, usual) of a step, where much less comes than in an hour in which it was even."""
         known = list(self.sums)
+        if self.fell_from:
+            now = median(known[-FELL_STEPS:])
+            if now < EVEN * self.fell_from and self.at - self.fell_at < HOUR_STEPS:
+                return now, self.fell_from
+            self.fell_from = 0.0
         hour = median(known[:-FRESH_STEPS]) if len(known) > STEADY_STEPS else 0.0
         usual = min(hour, median(known[-60:-FRESH_STEPS])) if hour else 0.0
         if usual < FELL_LEAST or not all(now < FELL_TO * usual for now in known[-FELL_STEPS:]):
             return None
         even = sum(each > EVEN * usual for each in known[:-FRESH_STEPS]) >= EVEN_SHARE * (len(known) - FRESH_STEPS)
-        return (median(known[-FELL_STEPS:]), usual) if even else None
+        if not even:
+            return None
+        self.fell_from, self.fell_at = usual, self.at
+        return median(known[-FELL_STEPS:]), usual
 
     def rose(self) -> float:
         """How many times as much as usual came in the last minute; 0 where it is not more."""
@@ -138,6 +179,8 @@ class Usual:
 
     at: int = -1
     values: deque[float] = field(default_factory=lambda: deque(maxlen=HOUR_STEPS))
+    began: tuple[int, float] | None = None
+    """(step, usual) when it rose; what has been so for an hour is what is usual."""
 
     def add(self, seconds: float, value: float) -> None:
         at = int(seconds // STEP_S)
@@ -148,12 +191,22 @@ class Usual:
             self.values[-1] = max(self.values[-1], value)
 
     def above(self, times: float, least: float) -> tuple[float, float] | None:
-        """(now, usual) where each of the last steps is `times` the usual and `least` more."""
+        """(now, usual) where each of the last steps is `times` the usual and `least` more, until it is less than half
+        of that."""
         known = list(self.values)
         if len(known) < SETTLED_STEPS:
             return None
+        if self.began is not None:
+            at, before = self.began
+            now = median(known[-NOW_STEPS:])
+            if self.at - at < HOUR_STEPS and now >= times / 2 * before and now >= before + least / 2:
+                return now, before
+            self.began = None
         usual, now = median(known[:-FRESH_STEPS]), min(known[-NOW_STEPS:])
-        return (now, usual) if now >= times * usual and now >= usual + least else None
+        if now < times * usual or now < usual + least:
+            return None
+        self.began = self.at, usual
+        return now, usual
 
 
 @dataclass(slots=True)
@@ -162,6 +215,8 @@ class Mix:
 
     at: int = -1
     steps: deque[dict[str, int]] = field(default_factory=lambda: deque(maxlen=HOUR_STEPS))
+    began: tuple[int, dict[str, int]] | None = None
+    """(step, usual counts) when it moved; what has been so for an hour is what is usual."""
 
     def add(self, seconds: float, counts: Mapping[str, int]) -> None:
         at = int(seconds // STEP_S)
@@ -175,13 +230,18 @@ class Mix:
     def moved(self) -> tuple[str, float, float] | None:
         """(the word that moved most, its share now, its usual one)."""
         known = list(self.steps)
-        now, usual = _sum(known[-MIX_NOW:]), _sum(known[:-FRESH_STEPS])
+        now, usual, least = _sum(known[-MIX_NOW:]), _sum(known[:-FRESH_STEPS]), MIX_MOVED
+        if self.began is not None and self.at - self.began[0] < HOUR_STEPS:
+            usual, least = self.began[1], MIX_MOVED / 2
         have, had = sum(now.values()), sum(usual.values())
         if have < MIX_LEAST or had < 10 * MIX_LEAST:
+            self.began = None
             return None
         shares = {word: (now.get(word, 0) / have, usual.get(word, 0) / had) for word in {*now, *usual}}
-        if sum(abs(a - b) for a, b in shares.values()) / 2 < MIX_MOVED:
+        if sum(abs(a - b) for a, b in shares.values()) / 2 < least:
+            self.began = None
             return None
+        self.began = self.began if least < MIX_MOVED else (self.at, usual)
         word = max(sorted(shares), key=lambda w: abs(shares[w][0] - shares[w][1]))
         return word, *shares[word]
 

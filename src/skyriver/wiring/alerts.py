@@ -64,6 +64,8 @@ class AlertFiles:
         self._folder = home / "alerts"
         self._wall = wall
         self._told: dict[tuple[str, str], _Told] = {}
+        self._known: dict[tuple[str, str], dict[str, Any]] = {}
+        """What the rows are to say of who was told what, and do not say yet: they may not be written for long."""
         self._results: list[tuple[tuple[str, str], str, int, Answer]] = []
         self._mutex = threading.Lock()
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="alerts")
@@ -98,29 +100,26 @@ class AlertFiles:
     # For the watching.
 
     def told(self, incidents: Iterable[Resource]) -> Mapping[tuple[str, str], Mapping[str, Any]]:
-        """What to write into the rows' status as `told`, by (tenant, incident), of what was answered since the last
-        call; and begins to tell what is due."""
+        """What to write into the rows' status as `told`, by (tenant, incident), until they have it; and begins to tell
+        what is due."""
         now, rows = self._wall(), {(row.tenant, row.name): row for row in incidents}
-        found: dict[tuple[str, str], dict[str, Any]] = {}
         with self._mutex:
             results, self._results = self._results, []
+        self._known = {k: told for k, told in self._known.items() if k in rows and rows[k].status.get("told") != told}
         for key, alert, number, answer in results:
-            row = rows.get(key)
-            if row is None:
-                continue
-            known = found.setdefault(key, dict(row.status.get("told", {})))
-            known[alert] = _after(known.get(alert), number, answer, now)
+            if key in rows:
+                known = self._known.setdefault(key, dict(rows[key].status.get("told", {})))
+                known[alert] = _after(known.get(alert), number, answer, now)
         for tenant in {tenant for tenant, _ in rows}:
             for receiver in self._usable(tenant):
-                self._begin(tenant, receiver, rows, found, now)
-        return found
+                self._begin(tenant, receiver, rows, now)
+        return {key: dict(told) for key, told in self._known.items()}
 
     def _begin(
         self,
         tenant: str,
         receiver: Receiver,
         rows: Mapping[tuple[str, str], Resource],
-        found: Mapping[tuple[str, str], Mapping[str, Any]],
         now: int,
     ) -> None:
         """The next message to one receiver, if one is due and none is under way."""
@@ -129,7 +128,7 @@ class AlertFiles:
             return
         mine = sorted((row for key, row in rows.items() if key[0] == tenant), key=lambda row: row.created_at)
         for row in mine:
-            known = found.get((tenant, row.name), row.status.get("told", {})).get(receiver.name, {})
+            known = self._known.get((tenant, row.name), row.status.get("told", {})).get(receiver.name, {})
             number = _due(row, receiver, known, now)
             if number is not None:
                 told.under_way = True
@@ -250,12 +249,12 @@ def _due(row: Resource, receiver: Receiver, known: Mapping[str, Any], now: int) 
     concern of his are passed over, and an end is told only to who was told of the beginning."""
     events = row.status["events"]
     done = int(known.get("done", 0))
-    if not receiver.wants(row.status["severity"]) or now < int(known.get("again", 0)):
+    if now < int(known.get("again", 0)):
         return None
     while done < len(events):
         event = events[done]
         over = event["event"] == "resolved" and not known.get("ever")
-        if not over and now - event["at"] < GIVE_UP_US:
+        if not over and receiver.wants(event["severity"]) and now - event["at"] < GIVE_UP_US:
             return done
         done += 1
     return None
@@ -281,7 +280,7 @@ def message(row: Resource, number: int) -> dict[str, Any]:
         "id": f"{row.tenant}.{row.name}.{row.created_at}.{number}",
         "type": f"incident.{event['event']}",
         "timestamp": iso_seconds(event["at"]),
-        "text": f"[{status['severity']}] {row.name}: {word}{row.message}{more}",
+        "text": f"[{event['severity']}] {row.name}: {word}{event['text']}{more}",
         "data": {
             "incident": row.name,
             "tenant": row.tenant,
@@ -293,6 +292,6 @@ def message(row: Resource, number: int) -> dict[str, Any]:
             "opened": iso_seconds(row.created_at),
             "conditions": [{k: c[k] for k in ("subject", "kind", "told", "severity")} for c in status["conditions"]],
             "causes": [{k: c[k] for k in ("subject", "kind", "told", "score")} for c in status["causes"]],
-            "healed": [{k: h[k] for k in ("what", "subject")} for h in status["healed"]],
+            "healed": [{k: h[k] for k in ("what", "subject", "outcome")} for h in status["healed"]],
         },
     }

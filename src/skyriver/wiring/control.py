@@ -322,9 +322,11 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
     kinds = {**KINDS, "job": job_kind(machine_capacity())}
     ready: dict[str, Any] = {}
 
+    unwatched: dict[str, SkyriverError] = {}
+
     def told(problems: Mapping[str, SkyriverError]) -> None:
         if ready:
-            ready["troubles"] = [p.to_problem() for p in problems.values()]
+            ready["troubles"] = [p.to_problem() for p in (*problems.values(), *unwatched.values())]
             with contextlib.suppress(OSError):  # a full disk, say; the log of it has been tried too
                 _tell(home, ready)
 
@@ -341,6 +343,12 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
     )
     if leader is not None:
         leader.tell(give_up)
+
+    def told_unwatched(problem: SkyriverError | None) -> None:
+        unwatched.clear()
+        unwatched.update({} if problem is None else {"watching": problem})
+        told(loop.health().problems)
+
     alerts = AlertFiles(home.root, clock.wall)
     watcher = SystemWatcher(
         home,
@@ -351,6 +359,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         alerts=alerts,
         signer=signer,
         holds=leader.holds if leader is not None else lambda: True,
+        on_problem=told_unwatched,
     )
     cloud = Cloud(
         store=store,
@@ -378,8 +387,8 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         watcher.start()
         await _serve(api, home, ready, cloud, stopping)
     finally:
-        watcher.stop()
         loop.stop()
+        await asyncio.to_thread(watcher.stop)
         await asyncio.to_thread(passes.join)
     store.close()
     if lost:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from skyriver.adapters.haproxy.access_log import FILE, line_of
+from skyriver.core.contract_requests import RequestLine
 from skyriver.core.errors import SkyriverError
 from skyriver.core.resources import ProcessStatus
 from skyriver.observe.sight import Machine, Problem
 from skyriver.wiring.gateway import certificate_of, gateway_of
 from skyriver.wiring.home import Home
 from skyriver.wiring.parts import parts_of
-from skyriver.wiring.watched import read_parts
+from skyriver.wiring.watched import PartState, read_parts
 
 ANSWER_S: Final = 2.0
 ASKED_AT_ONCE: Final = 16
@@ -53,7 +54,7 @@ class Measuring:
             memory_used=memory_used,
             memory_total=memory_total,
             parts=_or(lambda: parts_of(self._home), []),
-            restarts=_or(lambda: {name: part.restarts for name, part in read_parts(self._home).items()}, {}),
+            ends=_or(lambda: {name: _times(part) for name, part in read_parts(self._home).items()}, {}),
             weights=weights,
             unanswered=self._unanswered(processes),
             failed=self._failures.read(),
@@ -93,8 +94,8 @@ def answers_live(path: str) -> bool:
 
 
 class FailureLog:
-    """Follows the gateway's record of requests: how many got 500 or more, by (tenant, what they asked). Only the lines
-    that count are read; what is written there while nobody looks counts with the next look."""
+    """Follows the gateway's record of requests: how many no server answered, by (tenant, what they asked). Only the
+    lines that count are read; what is written there while nobody looks counts with the next look."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -105,7 +106,7 @@ class FailureLog:
         found: Counter[tuple[str, str]] = Counter()
         with contextlib.suppress(OSError):
             for text in self._lines():
-                if b'"status":5' in text and (line := line_of(text)) is not None and line["status"] >= 500:
+                if b'"status":5' in text and (line := line_of(text)) is not None and _unserved(line):
                     found[line["tenant"], line["of"]] += 1
         return found
 
@@ -123,6 +124,11 @@ class FailureLog:
             whole = data.rfind(b"\n") + 1
             self._at = seen.st_ino, offset + whole
         yield from data[:whole].splitlines()
+
+
+def _unserved(line: RequestLine) -> bool:
+    """The gateway's own answer: no server had it, or none answered. What servers say of themselves they count."""
+    return line["status"] >= 500 and (not line["server"] or line["status"] == 502 or line["end"] != "--")
 
 
 def _disk(root: Path) -> tuple[int, int]:
@@ -165,6 +171,10 @@ def memory() -> tuple[int, int]:
         known = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
         return known["MemTotal"] - known["MemAvailable"], known["MemTotal"]
     return 0, 0
+
+
+def _times(part: PartState) -> tuple[int, ...]:
+    return tuple(int(end["at"]) for end in part.ends)
 
 
 def _or(measure: Callable[[], _T], otherwise: _T) -> _T:

@@ -13,19 +13,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
 from skyriver.adapters.processes.runs import RunFiles
 from skyriver.control.loop import ControlLoop
 from skyriver.control.signing import Signer
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
-from skyriver.core.errors import SkyriverError
+from skyriver.core.errors import Internal, SkyriverError, disk_error
 from skyriver.core.resources import AuditEntry, Change, Put, Resource, Snapshot
 from skyriver.observe.healing import Remedy
-from skyriver.observe.sight import Machine, Problem, Sight
+from skyriver.observe.sight import Machine, Problem, Sight, row_of
 from skyriver.observe.system import SystemWatch
 from skyriver.observe.tracks import LOOK_S
 from skyriver.release.operations import plan_rollback
@@ -57,26 +58,32 @@ class SystemWatcher:
         alerts: AlertFiles,
         signer: Signer | None = None,
         holds: Callable[[], bool] = lambda: True,
+        on_problem: Callable[[SkyriverError | None], None] = lambda problem: None,
     ) -> None:
+        """`on_problem` is called with why it does not watch, whenever that has changed."""
+        self._on_problem = on_problem
         self._home = home
         self._store, self._loop, self._clock, self._fence = store, loop, clock, fence
         self._alerts, self._signer, self._holds = alerts, signer, holds
         self._memory = home.root / "usual.json"
-        self._watch = SystemWatch(_read(self._memory))
+        self._watch = _remembering(self._memory)
         self._measuring = Measuring(home)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watching", daemon=True)
         self._remembered = time.monotonic()
-        self._problem = ""
+        self._problem: SkyriverError | None = None
+        self._outcomes: list[tuple[Remedy, str]] = []
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
+        """Returns once it has ended, or after some seconds: what hangs must not keep the control plane."""
         self._stop.set()
         self._measuring.close()
         self._alerts.close()
-        self._thread.join(5.0)
+        if self._thread.is_alive():
+            self._thread.join(5.0)
 
     def _run(self) -> None:
         self._stop.wait(BEGIN_S)
@@ -85,27 +92,33 @@ class SystemWatcher:
             try:
                 if self._holds():
                     self.look()
-                self._problem = ""
+                self._tell(None)
             except SkyriverError as error:
                 if error.code == "FENCED":
                     return
-                self._tell(f"{error.code}: {error}")
+                self._tell(error)
             except OSError as error:
-                self._tell(str(error))
+                self._tell(disk_error(error, "The system is not watched"))
             except Exception as error:  # the watching must outlive a mistake in one look
-                if self._tell(f"{type(error).__name__}: {error}"):
+                failed = Internal(f"{type(error).__name__}: {error}", next_action="Report it with control.log.")
+                if self._tell(failed):
                     log.exception("a look at the system failed")
             self._stop.wait(max(0.5, LOOK_S - (time.monotonic() - began)))
 
     def look(self) -> None:
-        snapshot = self._loop.snapshot()
+        """One. What cannot be written is told to receivers all the same: a full disk is what they must know of."""
+        try:
+            snapshot = self._loop.snapshot()
+        except SkyriverError:  # the store is away: what was read last
+            snapshot = self._loop.seen()
         sight = self._sight(snapshot, self._measuring.measure(snapshot.processes))
         outcome = self._watch.look(sight)
         changes = self._with_told(snapshot, outcome.changes)
         if changes:
             self._commit(changes)
+        self._outcomes.clear()
         for remedy in outcome.remedies:  # after their record: a remedy that nobody knows of would come again and again
-            self._carry_out(remedy)
+            self._outcomes.append((remedy, self._carry_out(remedy)))
         if time.monotonic() - self._remembered > REMEMBER_S:
             self._remembered = time.monotonic()
             with contextlib.suppress(OSError):
@@ -127,41 +140,61 @@ class SystemWatcher:
         )
 
     def _with_told(self, snapshot: Snapshot, changes: Sequence[Change]) -> list[Change]:
-        """With what receivers were told, in the same rows."""
+        """With what receivers were told and what came of remedies, in the same rows. Receivers are told of rows as they
+        are to be, written or not."""
         rows = {row.key: row for row in snapshot.rows.every("incident")}
         written = {change.resource.key: change for change in changes if isinstance(change, Put)}
         gone = [change for change in changes if not isinstance(change, Put)]
-        for (tenant, name), told in self._alerts.told(rows.values()).items():
+        for key, row in rows.items():
+            after = self._with_outcomes(written[key].resource if key in written else row)
+            if after is not None:
+                written[key] = Put(after, row.revision)
+        present = {**rows, **{key: put.resource for key, put in written.items()}}
+        for (tenant, name), told in self._alerts.told(present.values()).items():
             key = (tenant, "incident", name)
             put = written.get(key) or Put(rows[key], rows[key].revision)
             row = replace(put.resource, status={**put.resource.status, "told": told})
             written[key] = Put(row, put.expected)
         return [*written.values(), *gone]
 
+    def _with_outcomes(self, row: Resource) -> Resource | None:
+        """The incident with what came of what was done about it; None where that is no news."""
+        healed = [dict(one) for one in row.status["healed"]]
+        for one in healed:
+            for remedy, outcome in self._outcomes if not one["outcome"] else ():
+                if (one["what"], one["subject"]) == (remedy.what, remedy.subject):
+                    one["outcome"] = outcome
+        if healed == row.status["healed"]:
+            return None
+        return replace(row, status={**row.status, "healed": healed})
+
     def _commit(self, changes: Sequence[Change]) -> None:
         self._store.commit(changes, audit=(), fence=self._fence, actor="system", now=self._clock.wall())
         self._loop.wake()
 
-    def _carry_out(self, remedy: Remedy) -> None:
+    def _carry_out(self, remedy: Remedy) -> str:
+        """What came of it."""
         log.warning("%s %s: %s", remedy.what, remedy.subject, remedy.why)
-        tenant, _, ref = remedy.subject.partition(":")
-        row = self._loop.snapshot().find(tenant, *ref.split("/", 1))
-        if row is None:
-            return
-        match remedy.what:
-            case "restart":
-                self._end(row)
-            case "replace" if (row.state, "drain") in REPLICA.transitions:
-                drained = REPLICA.move(row, "drain", self._clock.wall())
-                self._act(row, remedy, [Put(drained, row.revision)])
-            case "roll back":
-                snapshot = self._loop.snapshot()
-                try:
+        tenant, kind, name = row_of(remedy.subject)
+        try:
+            snapshot = self._loop.snapshot()
+            row = snapshot.find(tenant, kind, name)
+            if row is None:
+                return "it is gone"
+            match remedy.what:
+                case "restart":
+                    return self._end(row)
+                case "replace" if (row.state, "drain") in REPLICA.transitions:
+                    drained = REPLICA.move(row, "drain", self._clock.wall())
+                    self._act(row, remedy, [Put(drained, row.revision)])
+                    return "done"
+                case "roll back":
                     made = plan_rollback(snapshot, tenant, row.name, {}, {})
-                except SkyriverError as error:  # there is none before it, or somebody was quicker
-                    log.warning("%s is not rolled back: %s", row.name, error)
-                    return
-                self._act(row, remedy, [Put(new, 0) for new in made])
+                    self._act(row, remedy, [Put(new, 0) for new in made])
+                    return f"done by {made[0].name}"
+            return f"it is {row.state}"
+        except SkyriverError as error:  # there is none before it, or somebody was quicker
+            return f"not done, {error.code}: {error.message}"
 
     def _act(self, row: Resource, remedy: Remedy, changes: Sequence[Change]) -> None:
         who = (row.tenant or FIRST_TENANT, "system", Permission.SERVICES_WRITE.value)
@@ -169,24 +202,28 @@ class SystemWatcher:
         self._store.commit(changes, audit=audit, fence=self._fence, actor="system", now=self._clock.wall())
         self._loop.wake()
 
-    def _end(self, row: Resource) -> None:
+    def _end(self, row: Resource) -> str:
         """Its process, by who it is: it is started again as any that died."""
         run = RunFiles(self._home.run).run(row.process)
         if run is None or run.watched:
-            return
+            return "its process is not known"
         with contextlib.suppress(ProcessLookupError):
             descriptor = os.pidfd_open(run.pid)
             try:
                 if run.identity.alive():
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                    return f"ended pid {run.pid}"
             finally:
                 os.close(descriptor)
+        return "it had ended"
 
-    def _tell(self, problem: str) -> bool:
+    def _tell(self, problem: SkyriverError | None) -> bool:
         """Says it once; whether it was news."""
-        news, self._problem = problem != self._problem, problem
+        news = str(problem) != str(self._problem)
+        self._problem = problem
         if news:
-            log.warning("the system is not watched: %s", problem)
+            self._on_problem(problem)
+            log.warning("the system is watched again" if problem is None else f"the system is not watched: {problem}")
         return news
 
 
@@ -194,9 +231,9 @@ def _problem(error: SkyriverError) -> Problem:
     return Problem(error.code, error.message, error.next_action)
 
 
-def _read(path: Any) -> Mapping[str, Any]:
+def _remembering(path: Path) -> SystemWatch:
+    """What is usual is learnt anew where the file cannot be read: it is worth no trouble."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return SystemWatch(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return SystemWatch()

@@ -32,6 +32,7 @@ class Cloud:
     errors: int = 0
     """Of a hundred requests in each look."""
     slow: int = 0
+    rejected: int = 0
     requests: int = 100
 
     def __post_init__(self) -> None:
@@ -39,7 +40,7 @@ class Cloud:
         self.seconds, self.wall = 1_000.0, START
         self.rows: dict[tuple[str, str, str], Resource] = {}
         self.processes: dict[str, ProcessStatus] = {}
-        self.counted = {"requests": 0, "errors": 0, "slow": 0}
+        self.counted = {"requests": 0, "errors": 0, "slow": 0, "rejected": 0}
         self.revision = 0
         self.remedies: list[tuple[str, str]] = []
         for tenant in ("default", "other"):
@@ -52,6 +53,7 @@ class Cloud:
             for number in (1, 2):
                 name = f"risk-1-{number}"
                 self.put(Resource(tenant, "replica", name, {"version": 1}, state="READY", parent="service/risk"))
+                self.put(replace(version(number), tenant=tenant))
                 process = ProcessStatus(f"{tenant}.replica.{name}", True, pid=10 + number, socket="s", rss_mb=100.0)
                 self.processes[process.name] = process
 
@@ -71,12 +73,14 @@ class Cloud:
             self.counted["requests"] += self.requests
             self.counted["errors"] += self.errors
             self.counted["slow"] += self.slow
+            self.counted["rejected"] += self.rejected
             counted = self.counted
             latency = [[4_000, counted["requests"] - counted["slow"]], [90_000, counted["slow"]]]
             report = {
                 "ready": True,
                 "requests": counted["requests"],
                 "errors": counted["errors"],
+                "refused": counted["rejected"],
                 "counted": {"latency_us": latency},
             }
             first = "default.replica.risk-1-1"
@@ -123,12 +127,14 @@ def test_one_incident_from_its_beginning_to_its_end(cloud: Cloud) -> None:
     opened = cloud.incident
     assert (opened.state, opened.reason, opened.status["severity"], cloud.told) == (
         "OPEN",
-        "ERRORS",
+        "FAILS",
         "critical",
         ["opened"],
     )
-    assert "requests to risk failed within the last 30 s" in opened.message
-    assert "skyriver request list" in opened.next_action
+    assert opened.message.startswith("Version 1 of risk failed on ")
+    assert "skyriver rollback risk" in opened.next_action
+    kinds = [(c["subject"], c["kind"]) for c in opened.status["conditions"]]
+    assert kinds == [("default:version/risk:1", "fails"), ("default:service/risk", "errors")]
     before = cloud.incident.revision
     cloud.look(30)
     assert cloud.incident.revision == before, "numbers alone are not written each time"
@@ -173,14 +179,14 @@ def test_it_got_worse_is_told_and_it_never_gets_better_by_half(cloud: Cloud) -> 
 
 
 def test_the_cause_is_what_changed_before(cloud: Cloud) -> None:
-    rollout = Resource("default", "rollout", "risk-1", {"model": "risk", "to": 2}, state="PROMOTING")
+    rollout = Resource("default", "rollout", "risk-1", {"model": "risk", "to": 1}, state="PROMOTING")
     cloud.put(rollout)
     cloud.look(5)
     cloud.errors = 30
     cloud.look(30)
     [cause, *_] = cloud.incident.status["causes"]
     assert (cause["subject"], cause["kind"]) == ("default:rollout/risk-1", "rollout")
-    assert "Likely because: The rollout risk-1 of version 2 went to PROMOTING" in cloud.incident.message
+    assert "Likely because: The rollout risk-1 of version 1 went to PROMOTING" in cloud.incident.message
     assert "rollout abort risk-1" in cloud.incident.next_action
 
 
@@ -221,15 +227,46 @@ def test_a_tenant_sees_its_own_and_what_of_the_cloud_makes_it_ill(cloud: Cloud) 
 
 
 def test_another_control_plane_goes_on_with_what_is_open(cloud: Cloud) -> None:
-    cloud.machine = {"disk_used": 95 * GB, "disk_total": 100 * GB}
+    cloud.machine = {"disk_problem": "Read-only file system"}
     cloud.look(10)
     cloud.watch = SystemWatch(cloud.watch.remember())
     cloud.look(60)
     assert (cloud.incident.state, cloud.told) == ("OPEN", ["opened"])
     cloud.machine = {}
     cloud.watch = SystemWatch()
-    cloud.look(5)
+    cloud.look(50)
+    assert cloud.incident.state == "OPEN", "it was seen a minute ago"
+    cloud.look(15)
     assert cloud.incident.state == "RESOLVED"
+
+
+def test_another_control_plane_does_not_call_what_it_has_not_learnt_yet_over(cloud: Cloud) -> None:
+    cloud.errors = 30
+    cloud.change("replica", "risk-1-2", state="LOST", message="It ended.")
+    cloud.look(30)
+    for _ in range(3):
+        cloud.watch = SystemWatch()
+        cloud.look(120)
+    assert (cloud.incident.state, cloud.told) == ("OPEN", ["opened"])
+
+
+@pytest.mark.parametrize(("bad", "share"), [(20, 0.98), (100, 0.95), (100, 0.9)])
+def test_what_goes_on_as_badly_is_not_over(cloud: Cloud, bad: int, share: float) -> None:
+    cloud.change("service", "risk", spec={"serve": sr.Service(replicas=2, share=share).to_json()})
+    cloud.errors = bad
+    cloud.look(4 * 3600)
+    assert (cloud.incident.state, cloud.told) == ("OPEN", ["opened"])
+    cloud.errors = 0
+    cloud.look(240)
+    assert cloud.incident.state == "RESOLVED"
+
+
+def test_a_row_that_cannot_be_understood_blinds_nobody(cloud: Cloud) -> None:
+    cloud.change("service", "risk", "other", spec={"serve": {"replicas": "many"}})
+    cloud.machine = {"disk_problem": "Read-only file system"}
+    cloud.look(10)
+    assert cloud.incident.status["root"] == "cloud:disk"
+    assert "cannot be watched" in cloud.incidents("other")[0].message
 
 
 def test_what_is_gone_is_not_wrong(cloud: Cloud) -> None:
@@ -268,12 +305,22 @@ def test_a_process_that_hangs_is_restarted_a_few_times(cloud: Cloud) -> None:
 
 def test_replicas_that_leak_are_replaced_one_at_a_time_and_others_are_not(cloud: Cloud) -> None:
     names = [f"default.replica.risk-1-{number}" for number in (1, 2)]
-    for held in (120.0, 480.0):
+    for held in range(120, 490, 10):
         for name in names:
-            cloud.processes[name] = replace(cloud.processes[name], rss_mb=held)
+            cloud.processes[name] = replace(cloud.processes[name], rss_mb=float(held))
         cloud.look(30)
-    cloud.look(30)
     assert cloud.remedies == [("replace", "default:replica/risk-1-1")]
+    alone = Cloud()
+    del alone.rows["default", "replica", "risk-1-2"]
+    for held in range(120, 490, 10):
+        alone.processes[names[0]] = replace(alone.processes[names[0]], rss_mb=float(held))
+        alone.look(30)
+    assert alone.remedies == [], "nobody would serve meanwhile"
+    warm = Cloud()
+    for held in (120.0, *[470.0] * 40):
+        warm.processes[names[0]] = replace(warm.processes[names[0]], rss_mb=held)
+        warm.look(30)
+    assert (warm.remedies, warm.incident.reason) == ([], "MEMORY"), "it holds what it needs, and no more"
     small = Cloud()
     small.processes = {name: replace(status, rss_mb=480.0) for name, status in small.processes.items()}
     small.look(300)
@@ -291,12 +338,66 @@ def test_replicas_that_leak_are_replaced_one_at_a_time_and_others_are_not(cloud:
 )
 def test_a_new_champion_that_fails_is_taken_back_once(cloud: Cloud, cause: str, errors: int, *, done: bool) -> None:
     spec = {"model": "risk", "to": 1, "cause": cause}
-    cloud.put(Resource("default", "rollout", "risk-1", spec, state="DONE", since=cloud.wall))
+    cloud.put(Resource("default", "rollout", "risk-1", spec, {"from": 2}, state="DONE", since=cloud.wall))
     cloud.look(5)
     cloud.errors = errors
     cloud.look(240)
     assert cloud.remedies == ([("roll back", "default:service/risk")] if done else [])
     assert cloud.incidents(), "and it is told"
+
+
+def test_a_version_that_mends_something_is_not_taken_back_for_what_it_mends(cloud: Cloud) -> None:
+    """The one before it failed until a moment ago."""
+    cloud.errors = 30
+    cloud.look(120)
+    for number in (1, 2):
+        cloud.change("replica", f"risk-1-{number}", spec={"version": 2})
+    cloud.change("model", "risk", status={"aliases": {"champion": 2}})
+    spec = {"model": "risk", "to": 2, "cause": "release"}
+    cloud.put(Resource("default", "rollout", "risk-1", spec, {"from": 1}, state="DONE", since=cloud.wall))
+    cloud.errors = 0
+    cloud.look(300)
+    assert cloud.remedies == []
+    assert cloud.incident.state == "RESOLVED"
+
+
+def test_nothing_is_restarted_for_a_machine_that_stalls(cloud: Cloud) -> None:
+    names = frozenset(f"{tenant}.replica.risk-1-{n}" for tenant in ("default", "other") for n in (1, 2))
+    cloud.machine = {"unanswered": names, "memory_used": 99, "memory_total": 100}
+    cloud.look(300)
+    assert cloud.remedies == []
+
+
+def test_of_several_that_hang_one_is_restarted_at_a_time(cloud: Cloud) -> None:
+    cloud.machine = {"unanswered": frozenset(f"default.replica.risk-1-{n}" for n in (1, 2))}
+    cloud.look(60)
+    assert len(cloud.remedies) == 1
+
+
+@pytest.mark.parametrize("weight", [0, 1])
+def test_a_replica_that_the_gateway_leaves_out_is_told_and_replaced(cloud: Cloud, weight: int) -> None:
+    cloud.machine = {"weights": {"default.replica.risk-1-2": weight}}
+    cloud.look(120)
+    assert cloud.incident.reason == "SLOW"
+    assert cloud.remedies[0] == ("replace", "default:replica/risk-1-2")
+
+
+def test_no_tenant_reads_of_another(cloud: Cloud) -> None:
+    cloud.put(Resource("hospital", "tenant", "hospital", {"rate": "5/s"}))
+    cloud.put(Resource("hospital", "token", "alice"))
+    cloud.look(5)
+    cloud.put(Resource("hospital", "tenant", "hospital", {"rate": "9/s"}))
+    del cloud.rows["hospital", "token", "alice"]
+    cloud.put(Resource("hospital", "job", "merger-train-7", {"kind": "train"}, state="RUNNING"))
+    cloud.problems = {"gateway": Problem("TOO_MANY_POOLS", "No room for hospital/secret.", "See hospital.")}
+    cloud.change("replica", "risk-1-1", "other", state="FAILED", message="It ended.")
+    cloud.change("service", "risk", "other", state="DEGRADED", message="1 of 2.", status={"ready": {"1": 0}})
+    cloud.look(30)
+    told = repr(cloud.incidents("other"))
+    assert "cloud:gateway" in told
+    for name in ("hospital", "alice", "merger", "secret"):
+        assert name not in told
+    assert "hospital" in repr(cloud.incidents()), "who runs the cloud reads it"
 
 
 # Signs
@@ -310,10 +411,11 @@ def test_a_new_champion_that_fails_is_taken_back_once(cloud: Cloud, cause: str, 
         ({"disk_write_s": 2.0}, "cloud:disk", "critical"),
         ({"memory_used": 97, "memory_total": 100}, "cloud:memory", "critical"),
         ({"certificate_until": START + 5 * 86_400_000_000}, "cloud:gateway", "warning"),
+        ({"ends": {"control": [START + 600_000_000 + n for n in range(3)]}}, "cloud:control plane", "critical"),
         ({"certificate_until": START - 5}, "cloud:gateway", "critical"),
         ({"gateway_problem": Problem("GATEWAY_AWAY", "It does not answer.", "Look.")}, "cloud:gateway", "critical"),
     ],
-    ids=["space", "full", "slow", "memory", "ends", "ended", "away"],
+    ids=["space", "full", "slow", "memory", "ends", "restarts", "ended", "away"],
 )
 def test_signs_of_the_machine(cloud: Cloud, measured: dict[str, Any], root: str, severity: str) -> None:
     cloud.machine = measured

@@ -15,12 +15,12 @@ from skyriver.wiring.measuring import FailureLog, Measuring, answers_live, memor
 LINE = (
     '{{"time":"1800000000000000","accepted":1,"id":"a","tenant":"t","of":"t/model/{of}","asks":"","method":"POST",'
     '"status":{status},"code":"-","bytes_in":1,"bytes_out":1,"receive_ms":1,"queue_ms":1,"connect_ms":1,'
-    '"answer_ms":1,"total_ms":1,"server":"s","end":"--"}}\n'
+    '"answer_ms":1,"total_ms":1,"server":"{server}","end":"--"}}\n'
 )
 
 
-def lines(*statuses: int, of: str = "risk") -> str:
-    return "".join(LINE.format(of=of, status=status) for status in statuses)
+def lines(*statuses: int, of: str = "risk", server: str = "<NOSRV>") -> str:
+    return "".join(LINE.format(of=of, status=status, server=server) for status in statuses)
 
 
 def test_failures_are_counted_once_over_half_lines_and_new_files(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_failures_are_counted_once_over_half_lines_and_new_files(tmp_path: Path)
     path.write_text(lines(500, 503))
     assert log.read() == {}, "what was before is not now"
     with path.open("a") as file:
-        file.write(lines(200, 500, 504, 429))
+        file.write(lines(200, 503, 504, 429) + lines(500, 501, 503, server="risk-1-1:a"))
         file.write("<not ours>\n" + lines(503, of="other")[:-20])
     assert log.read() == {("t", "model/risk"): 2}
     with path.open("a") as file:
@@ -38,8 +38,8 @@ def test_failures_are_counted_once_over_half_lines_and_new_files(tmp_path: Path)
     assert log.read() == {("t", "model/other"): 1}
     assert log.read() == {}
     path.rename(tmp_path / "access.log.1")
-    path.write_text(lines(500))
-    assert log.read() == {("t", "model/risk"): 1}
+    path.write_text(lines(502, server="risk-1-1:a"))
+    assert log.read() == {("t", "model/risk"): 1}, "it ended before it answered"
 
 
 @pytest.fixture
