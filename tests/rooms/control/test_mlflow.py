@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 
 from skyriver.adapters.memory.keys import MemoryKeys
 from skyriver.control import bodies
-from skyriver.control.mlflow import records, registry
+from skyriver.control.mlflow import records, registry, shown
 from skyriver.control.mlflow.refusals import is_mlflow
 from skyriver.core.resources import Resource
 from skyriver.release.manifest import VersionManifest, scoring_signature
@@ -573,3 +573,38 @@ def test_only_uploads_have_bodies_without_a_limit(
     assert stage.caller.post(f"{BASE}/objects", content=data, headers=admin).status_code == 201
     run = stage.caller.post("/api/2.0/mlflow/runs/create", json={}, headers=admin).json()["run"]["info"]["run_id"]
     assert stage.caller.put(f"{artifacts}/runs/{run}/objects", content=data, headers=admin).status_code == 200
+
+
+def test_a_search_makes_documents_of_its_page_alone_and_each_row_is_found_once(
+    stage: Stage, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    for name in ("run", "logged_model", "registered_model", "model_version"):
+        real = getattr(shown, name)
+        counted = lambda *given, of=real, what=name, **more: (made.append(what), of(*given, **more))[1]  # noqa: E731
+        monkeypatch.setattr(shown, name, counted)
+    for number in range(1, 6):
+        run = client.run(start_time=number)
+        client.post("runs/log-metric", run_id=run, key="auc", value=number)
+        logged = client.logged()
+        client.post(f"logged-models/{logged}/params", params=[{"key": "n", "value": str(number)}])
+        client.post("registered-models/create", name=f"net{number}")
+        stage.put(version("net1", number, "0" * 64))
+    made.clear()
+    asked = {"experiment_ids": ["0"] * 1_000, "filter": "metrics.auc > 1", "order_by": ["metrics.auc"]}
+    found = client.post("runs/search", **asked, max_results=2)
+    assert [run["data"]["metrics"][0]["value"] for run in found["runs"]] == [2, 3]
+    found = client.post("runs/search", **asked, max_results=2, page_token=found["next_page_token"])
+    assert [run["data"]["metrics"][0]["value"] for run in found["runs"]] == [4, 5]
+    assert "next_page_token" not in found
+    order = [{"field_name": "params.n", "ascending": False}]
+    asked = {"experiment_ids": ["0"] * 1_000, "filter": "params.n != '5'", "order_by": order, "max_results": 1}
+    [one] = client.post("logged-models/search", **asked)["models"]
+    assert one["data"]["params"] == [{"key": "n", "value": "4"}]
+    asked = {"filter": "name LIKE 'net%' AND tags.`mlflow.prompt.is_prompt` != 'true'", "order_by": ["name DESC"]}
+    [model] = client.get("registered-models/search", **asked, max_results=1)["registered_models"]
+    assert model["name"] == "net5"
+    asked = {"filter": "name = 'net1' AND tags.skyriver.state = 'CANDIDATE'", "order_by": ["version_number"]}
+    [one] = client.get("model-versions/search", **asked, max_results=1)["model_versions"]
+    assert one["version"] == "1"
+    assert sorted(made) == ["logged_model", "model_version", "registered_model", *["run"] * 4]

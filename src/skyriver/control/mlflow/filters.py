@@ -223,12 +223,19 @@ def _key(value: Value) -> tuple[int, float, str]:
 
 
 def searched(
-    asked: Asked, rows: Iterable[Row], look: Look[Row], *, default: int, most: int
+    asked: Asked,
+    rows: Iterable[Row],
+    look: Look[Row],
+    *,
+    default: int,
+    most: int,
+    order_by: Sequence[str] | None = None,
 ) -> tuple[list[Row], str | None]:
-    """The page of `rows` that `filter`, `order_by`, `max_results` and `page_token` ask for; the next one's token."""
+    """The page of `rows` that `filter`, `order_by`, `max_results` and `page_token` ask for; the next one's token. Rows
+    are no documents yet: those are made of the page alone."""
     terms = parse_filter(asked.text("filter", "", most=LONGEST))
     kept = [row for row in rows if all(term.holds(look(row, term.kind, term.name)) for term in terms)]
-    found = ordered(kept, asked.texts("order_by", most=20), look)
+    found = ordered(kept, asked.texts("order_by", most=20) if order_by is None else order_by, look)
     begin, limit = decode(asked.text("page_token", ""), int), asked.whole("max_results", default, least=1, most=most)
     page = found[begin : begin + limit]
     return page, encode(begin + limit) if begin + limit < len(found) else None

@@ -9,10 +9,9 @@ from typing import Any
 
 from skyriver.control.mlflow import records, shown, trainings
 from skyriver.control.mlflow.experiments import READ, WRITE
-from skyriver.control.mlflow.filters import Value, ordered, paged, parse_filter
+from skyriver.control.mlflow.filters import Value, paged, searched
 from skyriver.control.mlflow.protocol import Asked, Board, bad
 from skyriver.control.mlflow.records import LOGGED, RUN, put
-from skyriver.control.paging import decode, encode
 from skyriver.core.resources import Change, Resource, Snapshot
 from skyriver.core.tags import tagged
 
@@ -115,14 +114,9 @@ def _search(board: Board, asked: Asked) -> Document:
         r for r in snapshot.all(tenant, LOGGED) if r.spec["experiment"] in wanted and not records.is_gone(snapshot, r)
     ]
     rows.sort(key=lambda row: row.created_at, reverse=True)
-    documents = [shown.logged_model(row) for row in rows]
-    terms = parse_filter(asked.text("filter", ""))
-    kept = [d for d in documents if all(term.holds(_look(d, term.kind, term.name)) for term in terms)]
     orders = [_order(given) for given in asked.objects("order_by", most=20)]
-    found = ordered(kept, orders, _look)
-    begin, limit = decode(asked.text("page_token", ""), int), asked.whole("max_results", 50, least=1, most=1_000)
-    more = encode(begin + limit) if begin + limit < len(found) else None
-    return {"models": found[begin : begin + limit], **paged(more)}
+    page, token = searched(asked, rows, _look, default=50, most=1_000, order_by=orders)
+    return {"models": [shown.logged_model(row) for row in page], **paged(token)}
 
 
 def _order(given: Mapping[str, Any]) -> str:
@@ -132,12 +126,9 @@ def _order(given: Mapping[str, Any]) -> str:
     return f"{name} {'ASC' if given.get('ascending', True) else 'DESC'}"
 
 
-def _look(document: Document, kind: str, name: str) -> Value:
-    if kind == "tags":
-        return next((own["value"] for own in document["info"]["tags"] if own["key"] == name), None)
+def _look(row: Resource, kind: str, name: str) -> Value:
     if kind:
-        found = next((own["value"] for own in document["data"].get(kind, ()) if own["key"] == name), None)
-        return float(found) if kind == "metrics" and found is not None else found
+        return shown.logged(row, kind, name)
     names = {"creation_timestamp": "creation_timestamp_ms", "last_updated_timestamp": "last_updated_timestamp_ms"}
-    told: Value = document["info"].get(names.get(name, name))
+    told: Value = shown.logged_model_info(row).get(names.get(name, name))
     return told

@@ -21,7 +21,7 @@ from skyriver.control.mlflow.sources import model_files, source_of
 from skyriver.core.errors import Conflict, InvalidInput, NotFound
 from skyriver.core.jobs import ENDED
 from skyriver.core.resources import Change, Delete, Put, Resource, Snapshot, need
-from skyriver.core.tags import RESERVED, tagged
+from skyriver.core.tags import RESERVED, tagged, tags_of
 
 Document = dict[str, Any]
 CHECKED_SECONDS: Final = 55.0
@@ -61,9 +61,9 @@ def _add_models(board: Board) -> None:
         for row in snapshot.all(asked.who.tenant, "version"):
             versions.setdefault(str(row.spec["model"]), []).append(row)
         models = snapshot.all(asked.who.tenant, "model")
-        documents = [shown.registered_model(model, versions.get(model.name, ())) for model in models]
-        page, token = searched(asked, documents, _look, default=100, most=1_000)
-        return {"registered_models": page, **paged(token)}
+        page, token = searched(asked, models, _look, default=100, most=1_000)
+        shown_ones = [shown.registered_model(model, versions.get(model.name, ())) for model in page]
+        return {"registered_models": shown_ones, **paged(token)}
 
     def update(asked: Asked) -> Document:
         description = asked.text("description", "")
@@ -119,9 +119,8 @@ def _add_versions(board: Board) -> None:
     def search(asked: Asked) -> Document:
         snapshot = board.snapshot()
         rows = sorted(snapshot.all(asked.who.tenant, "version"), key=lambda v: -v.updated_at)
-        documents = [_version(snapshot, row) for row in rows]
-        page, token = searched(asked, documents, _look, default=100, most=10_000)
-        return {"model_versions": page, **paged(token)}
+        page, token = searched(asked, rows, _look, default=100, most=10_000)
+        return {"model_versions": [_version(snapshot, row) for row in page], **paged(token)}
 
     def download_uri(asked: Asked) -> Document:
         return {"artifact_uri": shown.download_uri(find_version(board.snapshot(), asked))}
@@ -324,11 +323,32 @@ def _version(snapshot: Snapshot, version: Resource) -> Document:
     return shown.model_version(version, model, trainings.run_of(version))
 
 
-def _look(document: Document, kind: str, name: str) -> Value:
+_OF_MODELS: Mapping[str, Callable[[Resource], Value]] = {
+    "name": lambda row: row.name,
+    "creation_timestamp": lambda row: row.created_at // 1_000,
+    "last_updated_timestamp": lambda row: row.updated_at // 1_000,
+    "timestamp": lambda row: row.updated_at // 1_000,
+    "user_id": lambda row: row.created_by,
+    "description": shown.described,
+}
+_OF_VERSIONS: Mapping[str, Callable[[Resource], Value]] = {
+    **_OF_MODELS,
+    "name": lambda row: str(row.spec["model"]),
+    "version": lambda row: str(row.spec["version"]),
+    "version_number": lambda row: int(row.spec["version"]),
+    "current_stage": lambda _: "None",
+    "status": lambda _: "READY",
+    "source": shown.download_uri,
+    "source_path": shown.download_uri,
+    "run_id": trainings.run_of,
+    "model_id": shown.logged_model_of,
+}
+
+
+def _look(row: Resource, kind: str, name: str) -> Value:
+    """Of a model or a version."""
     if kind == "tags":
-        missing = "false" if name == _PROMPT else None
-        return next((tag["value"] for tag in document["tags"] if tag["key"] == name), missing)
-    if name == "version_number":
-        return int(document["version"])
-    found: Value = document.get({"source_path": "source", "timestamp": "last_updated_timestamp"}.get(name, name))
-    return found if not kind else None
+        tags = shown.version_tags(row) if row.kind == "version" else tags_of(row)
+        return tags.get(name, "false" if name == _PROMPT else None)
+    known = _OF_VERSIONS if row.kind == "version" else _OF_MODELS
+    return known[name](row) if not kind and name in known else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from skyriver.control.mlflow import history, records, shown, trainings
@@ -13,6 +14,7 @@ from skyriver.control.mlflow.filters import Value, paged, searched
 from skyriver.control.mlflow.history import Point
 from skyriver.control.mlflow.protocol import Asked, Board, bad, number_of
 from skyriver.control.mlflow.records import LOGGED, RUN, put
+from skyriver.control.mlflow.trainings import Training
 from skyriver.core.resources import Change, Resource, Snapshot
 from skyriver.core.tags import tagged
 from skyriver.trust.tokens import Identity
@@ -41,14 +43,14 @@ def _add_reading(board: Board) -> None:
     def search(asked: Asked) -> Document:
         snapshot, view = board.snapshot(), asked.text("run_view_type", "ACTIVE_ONLY")
         rows = [
-            document
-            for ident in asked.texts("experiment_ids")
-            for document in _of_experiment(snapshot, asked.who.tenant, ident)
-            if is_seen(document["info"]["lifecycle_stage"], view)
+            row
+            for ident in dict.fromkeys(asked.texts("experiment_ids"))
+            for row in _of_experiment(snapshot, asked.who.tenant, ident)
+            if is_seen(row.info["lifecycle_stage"], view)
         ]
-        rows.sort(key=lambda document: (-document["info"]["start_time"], document["info"]["run_id"]))
+        rows.sort(key=lambda row: (-row.info["start_time"], row.info["run_id"]))
         page, token = searched(asked, rows, _look, default=1_000, most=50_000)
-        return {"runs": page, **paged(token)}
+        return {"runs": [row.document() for row in page], **paged(token)}
 
     def get_history(asked: Asked) -> Document:
         ident, key, snapshot = run_id(asked), asked.text("metric_key"), board.snapshot()
@@ -251,18 +253,40 @@ def _found(snapshot: Snapshot, tenant: str, id: str) -> Document:
     return shown.run(row, gone=records.is_gone(snapshot, row))
 
 
-def _of_experiment(snapshot: Snapshot, tenant: str, id: str) -> Iterator[Document]:
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A run as a search looks at it; `info` is that of its document."""
+
+    of: Resource | Training
+    info: Document
+    gone: bool = False
+
+    def document(self) -> Document:
+        of = self.of
+        return shown.run_of_training(of) if isinstance(of, Training) else shown.run(of, gone=self.gone)
+
+
+def _of_experiment(snapshot: Snapshot, tenant: str, id: str) -> Iterator[_Listed]:
     if id.startswith(trainings.PREFIX):
         model = trainings.model_of(snapshot, tenant, id)
-        yield from map(shown.run_of_training, trainings.trainings(snapshot, tenant, model))
+        for found in trainings.trainings(snapshot, tenant, model):
+            yield _Listed(found, shown.training_info(found))
     else:
         for row in snapshot.children(records.experiment(snapshot, tenant, id), RUN):
-            yield shown.run(row, gone=records.is_gone(snapshot, row))
+            gone = records.is_gone(snapshot, row)
+            yield _Listed(row, shown.run_info(row, gone=gone), gone)
 
 
-def _look(document: Document, kind: str, name: str) -> Value:
-    if kind:
-        found = next((own["value"] for own in document["data"].get(kind, ()) if own["key"] == name), None)
-        return float(found) if kind == "metrics" and found is not None else found
-    info: Mapping[str, Value] = document["info"]
-    return info.get({"Created": "start_time", "created": "start_time", "run_name": "run_name"}.get(name, name))
+def _look(listed: _Listed, kind: str, name: str) -> Value:
+    if not kind:
+        info: Mapping[str, Value] = listed.info
+        return info.get({"Created": "start_time", "created": "start_time"}.get(name, name))
+    of = listed.of
+    if isinstance(of, Training):
+        own: dict[str, Mapping[str, Value]] = {
+            "metrics": of.metrics,
+            "params": of.params,
+            "tags": shown.training_tags(of),
+        }
+        return own[kind].get(name)
+    return shown.logged(of, kind, name)

@@ -91,13 +91,9 @@ def run(row: Resource, *, gone: bool = False) -> Document:
     }
 
 
-def run_of_training(found: Training) -> Document:
+def training_info(found: Training) -> Document:
     ends = {"end_time": found.end_us // 1_000} if found.end_us else {}
-    at = found.end_us // 1_000
-    tags = {"mlflow.runName": found.id, "mlflow.user": found.user, "skyriver.model": found.model}
-    if found.version is not None:
-        tags |= {"skyriver.version": found.version.name, "skyriver.state": found.version.state}
-    info = {
+    return {
         "run_id": found.id,
         "run_uuid": found.id,
         "run_name": found.id,
@@ -109,14 +105,34 @@ def run_of_training(found: Training) -> Document:
         "artifact_uri": f"mlflow-artifacts:/runs/{found.id}",
         "lifecycle_stage": "active",
     }
+
+
+def training_tags(found: Training) -> dict[str, str]:
+    tags = {"mlflow.runName": found.id, "mlflow.user": found.user, "skyriver.model": found.model}
+    if found.version is not None:
+        tags |= {"skyriver.version": found.version.name, "skyriver.state": found.version.state}
+    return tags
+
+
+def run_of_training(found: Training) -> Document:
+    at = found.end_us // 1_000
     metrics = [metric(key, Point(0, value, at)) for key, value in sorted(found.metrics.items())]
-    return {"info": info, "data": {"metrics": metrics, "params": pairs(found.params), "tags": pairs(tags)}}
+    data = {"metrics": metrics, "params": pairs(found.params), "tags": pairs(training_tags(found))}
+    return {"info": training_info(found), "data": data}
 
 
-def logged_model(row: Resource) -> Document:
+def logged(row: Resource, kind: str, name: str) -> float | str | None:
+    """Of a run or a logged model: the last value of a metric, a parameter, a tag. None: it has none of that name."""
+    if kind == "metrics":
+        known = row.status.get("metrics", {}).get(name)
+        return last_of(known).value if known is not None else None
+    pair: str | None = (tags_of(row) if kind == "tags" else row.status.get("params", {})).get(name)
+    return pair
+
+
+def logged_model_info(row: Resource) -> Document:
     state = row.status.get("was", row.state) if row.state == DELETED else row.state
-    run_id = row.spec.get("run", "")
-    info = {
+    return {
         "model_id": row.name,
         "experiment_id": row.spec["experiment"],
         "name": row.spec["name"],
@@ -125,14 +141,17 @@ def logged_model(row: Resource) -> Document:
         "artifact_uri": f"mlflow-artifacts:/models/{row.name}",
         "status": f"LOGGED_MODEL_{state}",
         "model_type": row.spec.get("type", ""),
-        "source_run_id": run_id,
-        "tags": pairs(tags_of(row)),
+        "source_run_id": row.spec.get("run", ""),
     }
+
+
+def logged_model(row: Resource) -> Document:
     metrics = [
-        metric(key, last_of(known), model_id=row.name, run_id=run_id)
+        metric(key, last_of(known), model_id=row.name, run_id=row.spec.get("run", ""))
         for key, known in sorted(row.status.get("metrics", {}).items())
     ]
-    return {"info": info, "data": {"params": pairs(row.status.get("params", {})), "metrics": metrics}}
+    data = {"params": pairs(row.status.get("params", {})), "metrics": metrics}
+    return {"info": {**logged_model_info(row), "tags": pairs(tags_of(row))}, "data": data}
 
 
 def registered_model(model: Resource, versions: Iterable[Resource]) -> Document:
@@ -167,12 +186,20 @@ def model_version(version: Resource, model: Resource | None, run_id: str = "") -
         "run_id": run_id,
         "status": "READY",
         "status_message": told.strip(),
-        "tags": pairs({**tags_of(version), "skyriver.state": version.state, "skyriver.sha256": spec["artifact"]}),
+        "tags": pairs(version_tags(version)),
         "aliases": sorted(alias for alias, number in aliases.items() if number == spec["version"]),
-        "model_id": (spec.get("origin") or {}).get("logged_model", ""),
+        "model_id": logged_model_of(version),
         "model_params": [{"name": k, "value": str(v)} for k, v in sorted((spec.get("params") or {}).items())],
         "model_metrics": [metric(k, Point(0, v, at)) for k, v in sorted((spec.get("metrics") or {}).items())],
     }
+
+
+def version_tags(version: Resource) -> dict[str, str]:
+    return {**tags_of(version), "skyriver.state": version.state, "skyriver.sha256": version.spec["artifact"]}
+
+
+def logged_model_of(version: Resource) -> str:
+    return str((version.spec.get("origin") or {}).get("logged_model", ""))
 
 
 def described(row: Resource) -> str:
