@@ -25,6 +25,8 @@ from skyriver.core.spec import InnerPath
 from skyriver.trust.permissions import Permission
 from skyriver.trust.tokens import Identity
 
+ARTIFACT_BYTES = 100_000_000_000
+
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -146,6 +148,8 @@ class Cloud:
     """Of versions; None: this cloud does not sign."""
     alerts: Alerts | None = None
     """Receivers of messages about incidents; None: there are none."""
+    artifact_bytes: int = ARTIFACT_BYTES
+    """That a tenant's MLflow clients may upload in all: objects are never freed."""
 
     def commit(
         self,

@@ -41,7 +41,7 @@ from skyriver.adapters.processes.processes import ChildProcesses
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.control.api import Actions, Cloud, Deployment, DeployRequest, create_api
 from skyriver.control.cancelling import plan_cancel
-from skyriver.control.cloud import RulesActions
+from skyriver.control.cloud import ARTIFACT_BYTES, RulesActions
 from skyriver.control.jobs import job_kind
 from skyriver.control.leader import CONTROL_TTL_US, Leader
 from skyriver.control.loop import ControlLoop
@@ -374,6 +374,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         requests=AccessLog(home.logs),
         signer=signer,
         alerts=alerts,
+        artifact_bytes=int(home.settings().get("artifact_bytes", ARTIFACT_BYTES)),
     )
     for stale in home.uploads.iterdir():
         stale.unlink(missing_ok=True)  # another control plane, stopped and gone on, may be at it

@@ -16,14 +16,15 @@ from fastapi.routing import APIRoute
 
 from skyriver.adapters.memory.keys import MemoryKeys
 from skyriver.control import bodies
-from skyriver.control.mlflow import records, registry, shown
+from skyriver.control.api import create_api
+from skyriver.control.mlflow import filters, records, registry, room, shown
 from skyriver.control.mlflow.refusals import is_mlflow
 from skyriver.core.resources import Resource
 from skyriver.release.manifest import VersionManifest, scoring_signature
 from skyriver.trust.signing import signed_version
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tests are no package
-from api_stage import BASE, Stage
+from api_stage import BASE, Caller, Stage
 
 API = "/api/2.0/mlflow"
 FILES = "/api/2.0/mlflow-artifacts/artifacts"
@@ -608,3 +609,66 @@ def test_a_search_makes_documents_of_its_page_alone_and_each_row_is_found_once(
     [one] = client.get("model-versions/search", **asked, max_results=1)["model_versions"]
     assert one["version"] == "1"
     assert sorted(made) == ["logged_model", "model_version", "registered_model", *["run"] * 4]
+
+
+def test_all_rows_of_a_tenant_have_so_many_characters_and_what_is_deleted_makes_room(
+    stage: Stage, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = [{"key": f"p{n}", "value": "x" * 5_000} for n in range(8)]
+    runs = [client.run() for _ in range(3)]
+    client.post("runs/log-batch", run_id=runs[0], params=long)
+    assert room.pieces(stage.store.get("default", "run", runs[0])) == 11
+    monkeypatch.setattr(room, "MOST_CHARACTERS", 14 * room.PIECE)
+    before = stage.store.revision()
+    for path, more in (("runs/log-batch", {"run_id": runs[1], "params": long}), ("runs/create", {})):
+        if path == "runs/create":
+            client.run()  # the last one for which there is room
+            before = stage.store.revision()
+        told = client.refused("RESOURCE_LIMIT_EXCEEDED", "POST", path, **{"experiment_id": "0", **more})
+        assert "Delete runs" in told
+        assert stage.store.revision() == before
+    client.post("runs/log-parameter", run_id=runs[1], key="little", value="fits into its piece")
+    client.refused("RESOURCE_LIMIT_EXCEEDED", "POST", "logged-models", experiment_id="0", name="net")
+    other = Client(stage, stage.issue("developer", "elsewhere"))
+    other.post("runs/log-batch", run_id=other.run(), params=long)
+    client.post("runs/delete", run_id=runs[0])
+    client.post("runs/log-batch", run_id=runs[1], params=long)
+    client.refused("RESOURCE_DOES_NOT_EXIST", "GET", "runs/get", run_id=runs[0])
+    assert client.get("runs/get", run_id=runs[2])
+
+
+def test_a_page_ends_before_it_is_too_long(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "HEAVIEST", 3 * room.PIECE)
+    runs = {client.run() for _ in range(7)}
+    client.post("runs/log-batch", run_id=min(runs), params=[{"key": "a", "value": "x" * 5_000}])
+    client.post("runs/log-batch", run_id=max(runs), params=[{"key": f"p{n}", "value": "x" * 5_000} for n in range(5)])
+    seen: list[str] = []
+    token, pages = "", 0
+    while token is not None:
+        found = client.post("runs/search", experiment_ids=["0"], page_token=token)
+        seen += [run["info"]["run_id"] for run in found["runs"]]
+        token, pages = found.get("next_page_token"), pages + 1
+    assert (set(seen), len(seen)) == (runs, 7)
+    assert 3 <= pages <= 5
+
+
+def test_files_of_a_tenant_have_so_many_bytes_whatever_is_deleted(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.api = create_api(replace(stage.cloud, artifact_bytes=1_000))
+    stage.caller = Caller(stage.api)
+    client = Client(stage, stage.issue())
+    run = client.run()
+    client.keep(f"runs/{run}/a", b"x" * 400)
+    client.keep(f"runs/{run}/a", b"x" * 400)  # sent again
+    for size in (601, 5_000):
+        answer = stage.caller.put(f"{FILES}/runs/{run}/b", content=b"y" * size, headers=client.headers)
+        assert answer.json()["error_code"] == "RESOURCE_LIMIT_EXCEEDED"
+        assert "artifact_bytes" in answer.json()["message"]
+    assert client.get("artifacts/list", run_id=run)["files"] == [{"path": "a", "is_dir": False, "file_size": 400}]
+    assert list(tmp_path.glob("tmp*")) == []
+    assert client.ask("DELETE", f"{FILES}/runs/{run}/a").status_code == 200
+    client.keep(f"runs/{run}/b", b"y" * 600)
+    answer = stage.caller.put(f"{FILES}/runs/{run}/c", content=b"", headers=client.headers)
+    assert "TOO_MANY_BYTES" in answer.text
+    other = Client(stage, stage.issue("developer", "elsewhere"))
+    other.keep(f"runs/{other.run()}/a", b"x" * 600)

@@ -6,13 +6,14 @@ version is given only if its record is the one that was signed.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse, Response
 
-from skyriver.control.mlflow import records, shown, trainings
+from skyriver.control.mlflow import records, room, shown, trainings
 from skyriver.control.mlflow.experiments import READ
 from skyriver.control.mlflow.protocol import ARTIFACTS, ASKED, Asked, Board, add_route
 from skyriver.control.mlflow.records import put
@@ -59,14 +60,26 @@ def add_artifacts(board: Board) -> None:
         return FileResponse(cloud.objects.open_path(str(file["digest"])), media_type=_BYTES)
 
     async def upload(request: Request, path: str) -> JSONResponse:
-        who = caller(request)
-        await run_in_threadpool(lambda: _writable(board.snapshot(), who.tenant, path))  # before a body is taken
-        digest, size = await take_upload(cloud, request.stream())
+        who, most = caller(request), cloud.artifact_bytes
+
+        def begin() -> int:
+            snapshot = board.snapshot()
+            _writable(snapshot, who.tenant, path)
+            if (left := most - room.uploaded(snapshot, who.tenant)) <= 0:
+                raise room.too_many_bytes(most)
+            return left
+
+        left = await run_in_threadpool(begin)  # before a body is taken
+        digest, size = await take_upload(cloud, _bounded(request.stream(), left, most))
 
         def write() -> None:
             def plan(snapshot: Snapshot) -> list[Any]:
                 place = _writable(snapshot, who.tenant, path)
-                return [put(records.with_file(place.row, place.path, digest, size))]
+                known = records.files_of(place.row).get(place.path, {}).get("digest")
+                written = put(records.with_file(place.row, place.path, digest, size))
+                if known == digest:
+                    return [written]  # sent again, after its answer was lost
+                return [written, room.with_upload(snapshot, who.tenant, size, most)]
 
             board.write(Asked(who, {}), Permission.OBJECTS_WRITE, "upload", f"object/{digest}", plan)
 
@@ -89,6 +102,15 @@ def add_artifacts(board: Board) -> None:
     add_route(board.routes, "PUT", one, Permission.OBJECTS_WRITE, "audited", upload)
     add_route(board.routes, "DELETE", one, Permission.OBJECTS_WRITE, "audited", delete)
     board.add("GET", "artifacts/list", READ, "nothing", of_run)
+
+
+async def _bounded(chunks: AsyncIterator[bytes], left: int, most: int) -> AsyncIterator[bytes]:
+    """Raises QuotaExceeded (TOO_MANY_BYTES) past `left` bytes."""
+    async for chunk in chunks:
+        left -= len(chunk)
+        if left < 0:
+            raise room.too_many_bytes(most)
+        yield chunk
 
 
 def _sizes(place: Place) -> dict[str, int]:

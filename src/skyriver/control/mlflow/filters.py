@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, TypeVar
 
 from skyriver.control.mlflow import like
@@ -20,6 +21,8 @@ Look = Callable[[Row, str, str], Value]
 LONGEST = 5_000
 LONGEST_ORDER = 500
 MOST_TERMS = 50
+HEAVIEST = 8_000_000
+"""Characters of a page. JSON is written with all of the process waiting."""
 _KINDS: Mapping[str, str] = {
     **dict.fromkeys(("metric", "metrics"), "metrics"),
     **dict.fromkeys(("param", "params", "parameter", "parameters"), "params"),
@@ -230,15 +233,19 @@ def searched(
     default: int,
     most: int,
     order_by: Sequence[str] | None = None,
+    weigh: Callable[[Row], int] = lambda _: 1,
 ) -> tuple[list[Row], str | None]:
     """The page of `rows` that `filter`, `order_by`, `max_results` and `page_token` ask for; the next one's token. Rows
-    are no documents yet: those are made of the page alone."""
+    are no documents yet: those are made of the page alone. `weigh`: characters of a row's document; a page ends early
+    rather than be too long to be written at once."""
     terms = parse_filter(asked.text("filter", "", most=LONGEST))
     kept = [row for row in rows if all(term.holds(look(row, term.kind, term.name)) for term in terms)]
     found = ordered(kept, asked.texts("order_by", most=20) if order_by is None else order_by, look)
     begin, limit = decode(asked.text("page_token", ""), int), asked.whole("max_results", default, least=1, most=most)
     page = found[begin : begin + limit]
-    return page, encode(begin + limit) if begin + limit < len(found) else None
+    end = next((n for n, total in enumerate(accumulate(map(weigh, page))) if total > HEAVIEST), len(page))
+    following = begin + max(1, end)
+    return page[: max(1, end)], encode(following) if following < len(found) else None
 
 
 def paged(token: str | None) -> dict[str, str]:

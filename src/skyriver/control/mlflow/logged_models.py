@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from skyriver.control.mlflow import records, shown, trainings
+from skyriver.control.mlflow import records, room, shown, trainings
 from skyriver.control.mlflow.experiments import READ, WRITE
 from skyriver.control.mlflow.filters import Value, paged, searched
 from skyriver.control.mlflow.protocol import Asked, Board, bad
@@ -115,7 +115,7 @@ def _search(board: Board, asked: Asked) -> Document:
     ]
     rows.sort(key=lambda row: row.created_at, reverse=True)
     orders = [_order(given) for given in asked.objects("order_by", most=20)]
-    page, token = searched(asked, rows, _look, default=50, most=1_000, order_by=orders)
+    page, token = searched(asked, rows, _look, default=50, most=1_000, order_by=orders, weigh=room.characters)
     return {"models": [shown.logged_model(row) for row in page], **paged(token)}
 
 

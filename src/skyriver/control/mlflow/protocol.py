@@ -153,6 +153,8 @@ class Board:
     routes: Routes
     cloud: Cloud
     mutations: Mutations
+    fit: Callable[[Snapshot, str, Sequence[Change]], Sequence[Change]]
+    """What a tenant has room for; raises for what is too much."""
 
     def add(self, method: str, path: str, permission: Permission, writes: Writes, handler: Handler) -> None:
         """`path` is what follows /api/2.0/mlflow/."""
@@ -178,7 +180,8 @@ class Board:
         """Carries out what `plan` says, with its audit row. Raises what `plan` does, and as Mutations."""
 
         def planned(snapshot: Snapshot) -> Planned:
-            return Planned(plan(snapshot), {}, audited=audited, wakes=audited)
+            changes = self.fit(snapshot, asked.who.tenant, plan(snapshot))
+            return Planned(changes, {}, audited=audited, wakes=audited)
 
         self.mutations.carry_out(Call(asked.who, permission, action, target), planned)
 

@@ -8,13 +8,14 @@ from skyriver.control.mlflow.experiments import add_experiments
 from skyriver.control.mlflow.logged_models import add_logged_models
 from skyriver.control.mlflow.protocol import Board
 from skyriver.control.mlflow.registry import add_registry
+from skyriver.control.mlflow.room import fit
 from skyriver.control.mlflow.runs import add_runs
 from skyriver.control.mutations import Mutations
 from skyriver.control.routes import Routes
 
 
 def add_mlflow(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:
-    board = Board(routes, cloud, mutations)
+    board = Board(routes, cloud, mutations, fit)
     add_experiments(board)
     add_runs(board)
     add_logged_models(board)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from skyriver.control.mlflow import history, records, shown, trainings
+from skyriver.control.mlflow import history, records, room, shown, trainings
 from skyriver.control.mlflow.experiments import READ, WRITE, is_seen
 from skyriver.control.mlflow.filters import Value, paged, searched
 from skyriver.control.mlflow.history import Point
@@ -49,7 +49,7 @@ def _add_reading(board: Board) -> None:
             if is_seen(row.info["lifecycle_stage"], view)
         ]
         rows.sort(key=lambda row: (-row.info["start_time"], row.info["run_id"]))
-        page, token = searched(asked, rows, _look, default=1_000, most=50_000)
+        page, token = searched(asked, rows, _look, default=1_000, most=50_000, weigh=_weight)
         return {"runs": [row.document() for row in page], **paged(token)}
 
     def get_history(asked: Asked) -> Document:
@@ -275,6 +275,10 @@ def _of_experiment(snapshot: Snapshot, tenant: str, id: str) -> Iterator[_Listed
         for row in snapshot.children(records.experiment(snapshot, tenant, id), RUN):
             gone = records.is_gone(snapshot, row)
             yield _Listed(row, shown.run_info(row, gone=gone), gone)
+
+
+def _weight(listed: _Listed) -> int:
+    return room.characters(listed.of) if isinstance(listed.of, Resource) else room.PIECE
 
 
 def _look(listed: _Listed, kind: str, name: str) -> Value:
