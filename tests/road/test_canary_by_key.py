@@ -111,7 +111,7 @@ def test_a_key_stays_with_its_version_and_moves_once(cloud: Cloud) -> None:
     assert set(load.statuses) == {200}, load.statuses
     assert {tuple(versions) for versions in load.met.values()} == {(1, 2)}, "a key went back"
     judged = rollout(cloud)["status"]["canary"]["compared"]
-    assert judged["sources"]["replicas"]["places"]["share"] == [[6_000], [6_000]]
+    assert judged["sources"]["replicas"]["places"]["share"] == [[4_000], [6_000]]
     assert judged["candidate"]["answered"] > 0
 
     with Load(cloud) as load:
