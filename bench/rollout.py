@@ -248,7 +248,8 @@ def _arm(counted: NDArray[np.int64], percent: int, of: slice) -> Tally:
     ]
     latency, scores = ([bucket for p in places for bucket in getattr(p, what)] for what in ("latency", "scores"))
     answered, failed = (sum(getattr(place, what) for place in places) for what in ("answered", "failed"))
-    return Tally(answered, failed, started=percent, share=percent, latency=latency, scores=scores, places=places)
+    share = 100 * percent
+    return Tally(answered, failed, started=share, share=share, latency=latency, scores=scores, places=places)
 
 
 def measure_by_key(document: Document, runs: int) -> None:

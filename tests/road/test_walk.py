@@ -441,7 +441,7 @@ def test_down_leaves_nothing_running_and_up_brings_all_of_it_back(cloud: Cloud, 
     assert token not in again.err
     assert predicted(cloud) == score
     cloud.wait_ready()
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < DEADLINE
     assert cloud.json("model", "get", "comes_back")["status"]["aliases"]["champion"] == champion
     after = {t["name"]: t["status"].get("rows", 0) for t in cloud.json("table", "list")}
     assert all(after[name] >= rows[name] for name in rows)
