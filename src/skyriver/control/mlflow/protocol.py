@@ -23,6 +23,8 @@ API: Final = "/api/2.0/mlflow/"
 ARTIFACTS: Final = "/api/2.0/mlflow-artifacts/artifacts"
 LARGEST_BODY: Final = 2_000_000
 """Bytes of JSON, which is twice what MLflow's clients send at once. To parse it holds the process for milliseconds."""
+_LITTLE: Final = 16_000
+"""Bytes that are parsed sooner than a thread is found."""
 DEEPEST: Final = 20
 Writes = Literal["nothing", "audited", "recorded"]
 """`recorded`: what a client logs of its run, which stands in the run's own row and has no audit row for each value."""
@@ -138,7 +140,7 @@ async def _asked(request: Request) -> Asked:
         known = fields.get(key)
         fields[key] = value if known is None else [*(known if isinstance(known, list) else [known]), value]
     if request.method != "GET" and (body := await request.body()):
-        fields |= await run_in_threadpool(_parsed, body)
+        fields |= _parsed(body) if len(body) < _LITTLE else await run_in_threadpool(_parsed, body)
     return Asked(caller(request), fields | request.path_params)
 
 

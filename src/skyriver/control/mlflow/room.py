@@ -6,9 +6,10 @@ all of them is due only when one grows by a piece.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from skyriver.control.mlflow.records import LOGGED, MOST, RUN, is_gone, put
 from skyriver.core.errors import QuotaExceeded
@@ -48,18 +49,8 @@ def _sized(change: Put) -> Put:
     if row.kind not in MOST:
         return change
     status = {name: value for name, value in row.status.items() if name != "pieces"}
-    count = 1 + _length([row.spec, status]) // PIECE
+    count = 1 + len(json.dumps([row.spec, status], ensure_ascii=False, default=dict)) // PIECE
     return replace(change, resource=replace(row, status={**status, "pieces": count} if count > 1 else status))
-
-
-def _length(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(len(key) + _length(inner) for key, inner in value.items())
-    if isinstance(value, list | tuple):
-        return sum(map(_length, value))
-    return 8
 
 
 def _growth(snapshot: Snapshot, change: Put) -> int:
