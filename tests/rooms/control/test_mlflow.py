@@ -287,6 +287,8 @@ def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_done(stage: Stage,
     [
         ("runs/search", '{"experiment_ids": ["0"], "max_results": 1e999}'),
         ("runs/search", '{"experiment_ids": ["0"], "max_results": NaN}'),
+        ("runs/search", '{"experiment_ids": ["0"], "max_results": []}'),
+        ("runs/search", '{"experiment_ids": ["0"], "filter": []}'),
         ("runs/log-metric", '{"run_id": "RUN", "key": "a", "value": 1, "step": 1e999}'),
         ("runs/log-metric", '{"run_id": "RUN", "key": "a", "value": 1, "step": "NaN"}'),
         ("runs/log-metric", '{"run_id": "RUN", "key": "a", "value": 1, "timestamp": Infinity}'),
@@ -303,7 +305,7 @@ def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_done(stage: Stage,
         ("runs/create", "\xff"),
         ("runs/create", '{"user_id": "' + "x" * 2_000_000 + '"}'),
     ],
-    ids=range(17),
+    ids=range(19),
 )
 def test_no_number_and_no_nesting_is_an_error_of_ours(client: Client, path: str, body: str) -> None:
     run = client.run()

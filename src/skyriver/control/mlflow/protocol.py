@@ -55,8 +55,7 @@ class Asked:
             if default is None:
                 raise bad(f"The field {name!r} is missing.", "Use a client of MLflow 3.", name)
             return default
-        if isinstance(found, list):
-            found = found[-1]
+        found = _last(found)
         if isinstance(found, int | float) and not isinstance(found, bool):
             found = str(found)
         if not isinstance(found, str) or len(found) > most:
@@ -67,7 +66,7 @@ class Asked:
         found = self.fields.get(name)
         if found is None or found == "":
             return default
-        found = found[-1] if isinstance(found, list) else found
+        found = _last(found)
         try:
             number = int(found)
         except (TypeError, ValueError, OverflowError):
@@ -101,6 +100,11 @@ class Asked:
                 raise bad(f"{name}: {pair!r:.120} is no key with a text.", "Give both as texts.", name)
             found[key] = value
         return found
+
+
+def _last(found: Any) -> Any:
+    """What stood in an address several times was said by its last."""
+    return found[-1] if isinstance(found, list) and found else found
 
 
 def number_of(fields: Mapping[str, Any], name: str) -> float:
