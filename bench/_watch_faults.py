@@ -13,6 +13,7 @@ from skyriver.core.units import DAY
 from skyriver.observe.sight import CLOCK, CONTROL, DISK, DISK_SPACE, GATEWAY, MEMORY, SIGNING, SUPERVISOR, Problem
 
 SERVICE, STREAM = f"{TENANT}:service/risk", f"{TENANT}:stream/orders"
+EVENTS, TABLES = f"{STREAM}/events", f"{STREAM}/tables"
 DISPATCHER, APP = f"{TENANT}:dispatcher/orders", f"{TENANT}:app/shop"
 OF_WORKER = f"{TENANT}:worker/orders-0"
 
@@ -138,24 +139,30 @@ FAULTS: Sequence[Fault] = (
         "data",
         "broker away",
         sets(source=("DEGRADED", "It does not answer."), events=0.0),
-        [STREAM],
-        [itself(STREAM, "source")],
+        [EVENTS],
+        [itself(EVENTS, "source")],
     ),
-    Fault("data", "events stop", sets(events=0.0), [STREAM], [itself(STREAM, "silence")]),
-    Fault("data", "a third is malformed", sets(dead=0.3), [STREAM], [itself(STREAM, "dead")]),
-    Fault("data", "a tenth is malformed", sets(dead=0.1), [STREAM], [itself(STREAM, "dead")]),
-    Fault("data", "half comes too late", sets(late=0.5), [STREAM], [itself(STREAM, "late")]),
+    Fault("data", "events stop", sets(events=0.0), [EVENTS], [itself(EVENTS, "silence")]),
+    Fault("data", "a third is malformed", sets(dead=0.3), [EVENTS], [itself(EVENTS, "dead")]),
+    Fault("data", "a tenth is malformed", sets(dead=0.1), [EVENTS], [itself(EVENTS, "dead")]),
+    Fault("data", "half comes too late", sets(late=0.5), [EVENTS], [itself(EVENTS, "late")]),
     Fault(
         "data",
         "malformed after a deployment",
         both(lambda w: w.deploy(spec={"v": 2}), sets(dead=0.9)),
-        [STREAM],
+        [EVENTS],
         [(APP, "deploy")],
     ),
-    Fault("data", "half of the events stop", sets(events=0.5), [STREAM], [itself(STREAM, "fewer")]),
+    Fault("data", "half of the events stop", sets(events=0.5), [EVENTS], [itself(EVENTS, "fewer")]),
     Fault("data", "events wait after a burst", sets(events=8.0, waiting=9_000), [STREAM], [(STREAM, "load")]),
     Fault("data", "a list is emptied", list_emptied, [STREAM], [(STREAM, "list")]),
-    Fault("data", "tables are not brought up to date", tables_fail, [STREAM], [itself(STREAM, "tables")]),
+    Fault(
+        "data",
+        "tables are not brought up to date",
+        tables_fail,
+        [TABLES],
+        [itself(TABLES, "tables")],
+    ),
     Fault(
         "data",
         "a scheduled load fails",
@@ -180,15 +187,15 @@ FAULTS: Sequence[Fault] = (
         "model",
         "a rollout is taken back",
         rollout_goes("ROLLED_BACK", "BREACH"),
-        [f"{TENANT}:rollout/risk-1"],
-        [itself(f"{TENANT}:rollout/risk-1", "rolled back"), *ROLLOUT],
+        [f"{TENANT}:rollout/risk-1/end"],
+        [itself(f"{TENANT}:rollout/risk-1/end", "rolled back"), *ROLLOUT],
     ),
     Fault(
         "model",
         "a rollout waits for a person",
         rollout_goes("PAUSED", "TOO_LITTLE_TRAFFIC"),
-        [f"{TENANT}:rollout/risk-1"],
-        [itself(f"{TENANT}:rollout/risk-1", "waits"), *ROLLOUT],
+        [f"{TENANT}:rollout/risk-1/end"],
+        [itself(f"{TENANT}:rollout/risk-1/end", "waits"), *ROLLOUT],
     ),
     Fault(
         "model",

@@ -47,8 +47,9 @@ def examine(world: World, fault: Fault) -> dict[str, Any]:
     noticed: float | None = None
     while world.clock.monotonic() - planted < NOTICED_S * 1e6:
         world.look()
-        if noticed is None and any(_about(row, fault) for row in world.incidents if row.name not in before):
-            noticed = (world.clock.monotonic() - planted) / 1e6
+        after = (world.clock.monotonic() - planted) / 1e6
+        told = any(_about(row, fault) for row in world.incidents if row.name not in before)
+        noticed = after if noticed is None and told and after <= NOTICED_S else noticed
     fresh = [row for row in world.incidents if row.name not in before and row.state != "RESOLVED"]
     mine = [row for row in fresh if _about(row, fault)]
     said = [(c["subject"], c["kind"]) for row in mine[:1] for c in row.status["causes"][:1]]

@@ -23,6 +23,7 @@ app.add_typer(_alerts, name="alert")
 
 Name = Annotated[str, typer.Argument(metavar="INCIDENT")]
 SHOWN_CAUSES = 3
+SHOWN_TEXT = 120
 
 
 @_incidents.command("list")
@@ -66,7 +67,17 @@ def incident_ack(
 
 
 def _line(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return (row["name"], row["state"], row["status"]["severity"], f"{age(row['created_at'])} ago", row["message"])
+    return (
+        row["name"],
+        row["state"],
+        row["status"]["severity"],
+        f"{age(row['created_at'])} ago",
+        _short(row["message"]),
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT].rstrip()} ..."
 
 
 def _page(screen: Screen, row: Mapping[str, Any]) -> None:

@@ -14,6 +14,8 @@ from skyriver.observe.signs import explains
 KEPT: Final = 2_000
 LIST_MOVED: Final = 0.5
 _PROCESSES: Final = frozenset({"replica", "worker", "dispatcher", "activator"})
+_TAKING_OVER: Final = frozenset({"SHADOW", "CANARY", "PROMOTING", "DONE"})
+"""A version that was taken back is no cause any more."""
 _HEAVY: Final = frozenset({"train", "compress", "tune", "load", "replay", "task"})
 """Jobs that take cores, memory and disk from others."""
 
@@ -103,10 +105,11 @@ def _of_row(row: Resource, was: Resource | None, at: float) -> Iterator[Change]:
     moved = was is None or was.state != row.state
     if row.kind == "app" and (was is None or was.generation != row.generation or was.spec != row.spec):
         yield Change(subject, "deploy", at, f"The application {row.name} was deployed{who}", explains(row.name))
-    elif row.kind == "rollout" and row.state != "PENDING" and (moved or _step(row) != _step(was)):
+    elif row.kind == "rollout" and row.state in _TAKING_OVER and (moved or _step(row) != _step(was)):
         model = row.spec["model"]
         told = f"The rollout {row.name} of version {row.spec['to']} went to {row.state}{_step(row)}"
-        action = f"`skyriver rollout abort {row.name}`, or `skyriver rollback {model}`, takes it back."
+        word = f"rollback {model}" if row.state == "DONE" else f"rollout abort {row.name}"
+        action = f"`skyriver {word}` lets the version before serve again."
         yield Change(subject, "rollout", at, told, action)
     elif row.kind in _PROCESSES and moved and row.state in ("LOST", "FAILED"):
         action = f"`skyriver logs {row.name}` has its last words."

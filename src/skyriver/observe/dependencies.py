@@ -31,6 +31,9 @@ def dependencies(snapshot: Snapshot) -> Graph:
         graph[subject_of(dispatcher)] = (DISK, MEMORY, *sinks)
     for stream in rows.every("stream"):
         graph[subject_of(stream)] = tuple(_of_stream(snapshot, stream))
+        app = f"{stream.tenant}:app/{stream.parent.partition('/')[2]}"
+        workers = (subject_of(worker) for worker in snapshot.children(stream, "worker"))
+        graph[f"{subject_of(stream)}/events"] = (*workers, app, CLOCK, GATEWAY)
     for watch in rows.every("watch"):
         graph[subject_of(watch)] = (f"{watch.tenant}:service/{watch.name}",)
     return graph

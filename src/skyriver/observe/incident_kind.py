@@ -10,6 +10,8 @@ from skyriver.observe.incidents import Incident
 
 INCIDENT_TRANSITIONS: Mapping[tuple[str, str], str] = {
     ("OPEN", "changed"): "OPEN",
+    ("OPEN", "worse"): "OPEN",
+    ("ACKNOWLEDGED", "worse"): "OPEN",
     ("OPEN", "acknowledge"): "ACKNOWLEDGED",
     ("OPEN", "resolve"): "RESOLVED",
     ("ACKNOWLEDGED", "changed"): "ACKNOWLEDGED",
@@ -27,9 +29,10 @@ def _step(snapshot: Snapshot, incident: Resource) -> Iterator[Action]:
 INCIDENT = Kind("incident", "OPEN", INCIDENT_TRANSITIONS, frozenset(), _step)
 
 
-def new_incident(tenant: str, name: str, incident: Incident, status: Mapping[str, Any], now: int) -> Resource:
+def new_incident(
+    tenant: str, name: str, incident: Incident, status: Mapping[str, Any], message: str, now: int
+) -> Resource:
     first = incident.conditions[0]
-    cause = incident.causes[0].evidence if incident.causes else ""
     return Resource(
         tenant,
         "incident",
@@ -38,7 +41,7 @@ def new_incident(tenant: str, name: str, incident: Incident, status: Mapping[str
         status=status,
         state="OPEN",
         reason=first.kind.upper().replace(" ", "_").replace(":", ""),
-        message=first.told if cause in ("", first.told) else f"{first.told} Likely because: {cause}",
+        message=message,
         next_action=incident.next_action,
         since=now,
     )

@@ -99,7 +99,10 @@ class Incident:
 
     @property
     def next_action(self) -> str:
-        return self.causes[0].change.next_action if self.causes else self.conditions[0].next_action
+        """Of what it is put down to, and of what is wrong."""
+        own = self.conditions[0].next_action
+        likely = self.causes[0].change.next_action if self.causes else own
+        return own if likely == own else f"{likely} {own}"
 
     @property
     def severity(self) -> str:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from skyriver.observe.sight import CLOCK, CONTROL, DISK, DISK_SPACE, GATEWAY, MEMORY, SIGNING, SUPERVISOR, Machine
+from skyriver.observe.sight import (
+    CLOCK,
+    CONTROL,
+    DISK,
+    DISK_SPACE,
+    GATEWAY,
+    MEMORY,
+    RECEIVERS,
+    SIGNING,
+    SUPERVISOR,
+    Machine,
+)
 from skyriver.observe.signs import HOLD_S, Seen, Sign, fills, of_problem
 
 DISK_LOW: Final = 0.90
@@ -14,6 +25,7 @@ MEMORY_FULL: Final = 0.95
 SLOW_WRITE_S: Final = 1.0
 CLOCK_STEP_US: Final = 2_000_000
 CLOCK_TOLD_US: Final = 10 * 60_000_000
+RECEIVER_HOLD_S: Final = 60.0
 PASS_S: Final = 10.0
 RESTARTS: Final = 3
 RESTARTS_WITHIN: Final = 10
@@ -37,6 +49,10 @@ def of_cloud(seen: Seen) -> Iterator[Sign]:
         yield Sign(CONTROL, "hangs", told, "`skyriver logs control` tells why; `skyriver up` starts it anew.")
     if machine.gateway_problem is not None:
         yield of_problem(GATEWAY, "away", machine.gateway_problem, "critical")
+    for name, why in machine.receivers:
+        told = f"The alert {name} does not take what it is told: {why}."
+        action = f"`skyriver alert test {name}` tries it at once."
+        yield Sign(f"{RECEIVERS}/{name}", "receiver", told, action, "warning", RECEIVER_HOLD_S)
     if seen.sight.signing is not None:
         yield of_problem(SIGNING, "cannot", seen.sight.signing, "warning")
     now = seen.sight.snapshot.now

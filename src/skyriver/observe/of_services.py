@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from skyriver.core.jobs import ENDED
@@ -174,11 +175,13 @@ def _deaths(seen: Seen, row: Resource, track: Track) -> int:
 
 
 def _of_rollout(seen: Seen, rollout: Resource) -> Iterator[Sign]:
-    """One that was taken back, for ten minutes; one that waits for a person."""
+    """One that was taken back, for ten minutes; one that waits for a person. It is told by itself: what the version did
+    is over, and what is wrong with the service besides is not put down to it."""
+    subject = f"{subject_of(rollout)}/end"
     if rollout.state == "ROLLED_BACK" and 0 <= seen.sight.snapshot.now - rollout.since < LATELY_US:
-        yield of_row(rollout, "rolled back", "warning", 0.0)
+        yield replace(of_row(rollout, "rolled back", "warning", 0.0), subject=subject)
     elif rollout.state == "PAUSED" and rollout.reason != "BY_HAND":
-        yield of_row(rollout, "waits", "warning", HOLD_S)
+        yield replace(of_row(rollout, "waits", "warning", HOLD_S), subject=subject)
 
 
 def _of_watch(seen: Seen, watch: Resource) -> Iterator[Sign]:
@@ -207,7 +210,9 @@ def _of_tables(seen: Seen, stream: Resource) -> Iterator[Sign]:
     jobs = sorted((j for j in jobs if j.state in ENDED), key=lambda j: (j.created_at, j.name))
     if len(jobs) >= 2 and all(j.state == "FAILED" for j in jobs[-2:]):
         told = f"The tables of the stream {stream.name} are not brought up to date: {jobs[-1].name} failed."
-        yield Sign(subject_of(stream), "tables", f"{told} {jobs[-1].message}", explains(jobs[-1].name), "warning")
+        yield Sign(
+            f"{subject_of(stream)}/tables", "tables", f"{told} {jobs[-1].message}", explains(jobs[-1].name), "warning"
+        )
 
 
 _OF: Final = {

@@ -35,6 +35,11 @@ def _of_workers(seen: Seen, stream: Resource) -> Iterator[Sign]:
         yield from _of_worker(seen, stream, worker)
 
 
+def events_of(stream: Resource) -> str:
+    """What comes to it: wrong by itself, whatever is wrong with who decides."""
+    return f"{subject_of(stream)}/events"
+
+
 def _away(seen: Seen, row: Resource) -> Iterator[Sign]:
     """A process that is always wanted, and was there."""
     track = seen.track(row)
@@ -60,7 +65,8 @@ def _of_worker(seen: Seen, stream: Resource, worker: Resource) -> Iterator[Sign]
     source = report.get("source") or {}
     if source.get("state") == "DEGRADED":
         told = f"Nothing comes from {source['name']} to {stream.name}. {source['reason']}: {source['message']}"
-        yield Sign(subject, "source", told, source.get("next_action") or explains(stream.name), "critical", HOLD_S)
+        action = source.get("next_action") or explains(stream.name)
+        yield Sign(events_of(stream), "source", told, action, "critical", HOLD_S)
     failed = seen.sight.machine.failed.get((stream.tenant, f"stream/{stream.name}"), 0)
     came = track.step("answers", float(report.get("events", 0)))  # nobody counts the requests that events came in
     track.of("errors").add(seen.seconds, failed + came, failed)
@@ -87,14 +93,14 @@ def _of_events(seen: Seen, stream: Resource, report: Mapping[str, Any], track: T
     if stream.spec.get("decide"):
         track.of("fallbacks").add(seen.seconds, events, fallbacks)
     told = {
-        "dead": ("were refused, as no events of it", f"`skyriver stream dead {name}` shows them with why."),
+        "dead": (f"were refused ({_reasons(track, report)})", f"`skyriver stream dead {name}` shows them with why."),
         "late": ("came too late to be decided", f"`skyriver stream get {name}` shows its times."),
         "fallbacks": ("were decided without the model's score", explains(name)),
     }
     for kind, (what, action) in told.items():
         if kind in track.outcomes and (missed := track.of(kind).missed(seen.seconds, ALLOWED)):
             said = f"{missed.bad:,} of {missed.answers:,} events of {name} {what} within the last {missed.within}."
-            yield Sign(subject, kind, said, action, missed.severity)
+            yield Sign(subject if kind == "fallbacks" else events_of(stream), kind, said, action, missed.severity)
     by_decision = {
         word: track.step(f"decision {word}", float(count)) for word, count in (report.get("by_decision") or {}).items()
     }
@@ -106,15 +112,24 @@ def _of_events(seen: Seen, stream: Resource, report: Mapping[str, Any], track: T
         yield Sign(subject, "decides otherwise", told_now, explains(name), "warning", HOLD_S)
 
 
+def _reasons(track: Track, report: Mapping[str, Any]) -> str:
+    """The commonest of what was refused since the control plane began to look."""
+    counts: Mapping[str, int] = report.get("dead_by_reason") or {}
+    grown = {reason: count - track.known.setdefault(f"dead {reason}", count) for reason, count in counts.items()}
+    most = sorted((reason for reason, count in grown.items() if count), key=lambda reason: -grown[reason])[:3]
+    return ", ".join(f"{reason} {grown[reason]:,}" for reason in most) or "bad events"
+
+
 def _of_pace(seen: Seen, stream: Resource, report: Mapping[str, Any], track: Track) -> Iterator[Sign]:
     name, subject = stream.name, subject_of(stream)
     track.rate.add(seen.seconds, track.step("paced", float(report.get("events", 0))))
     if track.rate.silent():
         told = f"No events come to {name} any more; in the half hour before, they always did."
-        yield Sign(subject, "silence", told, "Look at what sends them; the stream itself is well.", "critical")
+        yield Sign(events_of(stream), "silence", told, "Look at what sends them; the stream itself is well.")
     elif fell := track.rate.fell():
         told = f"{fell[0]:,.0f} events come to {name} in ten seconds; in the hour before it were {fell[1]:,.0f}."
-        yield Sign(subject, "fewer", told, "Look at what sends them; the stream itself is well.", "warning")
+        action = "Look at what sends them; the stream itself is well."
+        yield Sign(events_of(stream), "fewer", told, action, "warning")
     rate, waiting = float(report.get("events_per_second", 0.0)), int(report.get("waiting_rows", 0))
     source_lag = (report.get("source") or {}).get("lag") or 0
     waiting += int(source_lag)

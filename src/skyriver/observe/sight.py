@@ -16,6 +16,7 @@ CLOUD = "cloud:"
 DISK, DISK_SPACE = CLOUD + "disk", CLOUD + "disk space"
 """The one cannot be written well now; the other will be full."""
 MEMORY, CLOCK, MACHINE = CLOUD + "memory", CLOUD + "clock", CLOUD + "machine"
+RECEIVERS = CLOUD + "alerts"
 GATEWAY, CONTROL, SUPERVISOR, SIGNING = (
     CLOUD + "gateway",
     CLOUD + "control plane",
@@ -74,6 +75,8 @@ class Machine:
     """Processes that live and did not answer when they were asked just now."""
     failed: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Answers of 500 and above at the gateway since the last look, by (tenant, `model/NAME` or `stream/NAME`)."""
+    receivers: Sequence[tuple[str, str]] = ()
+    """(name, why) of those that do not take what they are told about incidents."""
     certificate_until: int = 0
     """Wall microseconds; 0 without one."""
     gateway_problem: Problem | None = None

@@ -35,6 +35,8 @@ RELEARN_S: Final = 1_800.0
 LEARNT: Final = frozenset({"slow", "silence", "fewer", "decides otherwise", "unusual", "fills", "leaks"})
 AGAIN_US: Final = 10 * 60_000_000
 """One that comes back within so long after its end is the same."""
+NEW_US: Final = 120_000_000
+"""What joins an incident so long after it began is news, and wakes who had taken it."""
 REFRESH_US: Final = 60_000_000
 """Between two writes of a row of which only numbers changed."""
 KEPT: Final = 200
@@ -224,19 +226,13 @@ def _rows(
                 yield Put(after, row.revision)
         else:
             number += 1
-            status = {
-                **_status(sight, incident),
-                "healed": done,
-                "events": _and((), "opened", now, said(_status(sight, incident)), incident.severity),
-                "times": 1,
-            }
-            yield Put(new_incident(tenant, f"incident-{number}", incident, status, now), 0)
+            about = _status(sight, incident)
+            events = _and((), "opened", now, said(about), incident.severity)
+            status = {**about, "healed": done, "events": events, "times": 1}
+            yield Put(new_incident(tenant, f"incident-{number}", incident, status, said(about), now), 0)
     for row in still.values():
-        status = {
-            **row.status,
-            "ended": now,
-            "events": _and(row.status["events"], "resolved", now, f"It is over. {row.message}", row.status["severity"]),
-        }
+        events = _and(row.status["events"], "resolved", now, f"It is over. {row.message}", row.status["severity"])
+        status = {**row.status, "ended": now, "events": events}
         about = {"reason": row.reason, "message": f"It is over. {row.message}", "next_action": ""}
         yield Put(INCIDENT.move(row, "resolve", now, status=status, **about), row.revision)
     over = sorted((row for row in rows if row.state == "RESOLVED"), key=lambda row: row.created_at)
@@ -293,7 +289,10 @@ def _status(sight: Sight, incident: Incident) -> dict[str, Any]:
 def _changed(sight: Sight, row: Resource, incident: Incident, done: Sequence[Mapping[str, Any]]) -> Resource | None:
     """The row as it is now; None where that is nothing new."""
     now, before, after = sight.snapshot.now, row.status, _status(sight, incident)
-    back, worse = row.state == "RESOLVED", before["severity"] == "warning" and after["severity"] == "critical"
+    new = _keys(c for c in after["conditions"] if c["severity"] == "critical") - _keys(before["conditions"])
+    aged = now - row.since > NEW_US
+    worse = (before["severity"] == "warning" and after["severity"] == "critical") or bool(new and aged)
+    back = row.state == "RESOLVED"
     same = (
         _keys(before["conditions"]) == _keys(after["conditions"])
         and before["root"] == after["root"]
@@ -312,7 +311,7 @@ def _changed(sight: Sight, row: Resource, incident: Incident, done: Sequence[Map
     status = {**before, **after, "healed": healed, "events": events, "times": before["times"] + back}
     return INCIDENT.move(
         replace(row, spec={**row.spec, "root": incident.root}),
-        "reopen" if back else "changed",
+        "reopen" if back else "worse" if worse else "changed",
         now,
         status=status,
         reason=row.reason,
@@ -325,4 +324,9 @@ def said(status: Mapping[str, Any]) -> str:
     """One sentence on what, one on why."""
     what = status["conditions"][0]["told"]
     cause = status["causes"][0]["told"] if status["causes"] else ""
-    return what if not cause or cause == what else f"{what} Likely because: {cause}"
+    about_itself = (
+        status["causes"][:1]
+        and status["causes"][0]["kind"] == "death"
+        and (status["causes"][0]["subject"] == status["conditions"][0]["subject"])
+    )
+    return what if not cause or cause == what or about_itself else f"{what} Likely because: {cause}"

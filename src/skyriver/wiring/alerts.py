@@ -30,6 +30,7 @@ from skyriver.decide.acting.sinks import Answer, Delivery, Failed, Place, Taken
 from skyriver.trust.secretfile import read_secret
 
 EXAMPLE: Final = 'url = "https://hooks.example/..."'
+KNOWN: Final = frozenset({"url", "secrets", "headers", "timeout_s", "ca", "certificate", "key", "allow_http"})
 LEAST: Final = ("warning", "critical")
 FIRST_PAUSE_US: Final = 5 * SECOND
 MOST_PAUSE_US: Final = 300 * SECOND
@@ -98,6 +99,10 @@ class AlertFiles:
         return {"name": name, "taken": taken, "message": said}
 
     # For the watching.
+
+    def failing(self) -> Sequence[tuple[str, str]]:
+        """(name, why) of those that did not take the last message."""
+        return [(name, told.problem) for (_, name), told in list(self._told.items()) if told.problem]
 
     def told(self, incidents: Iterable[Resource]) -> Mapping[tuple[str, str], Mapping[str, Any]]:
         """What to write into the rows' status as `told`, by (tenant, incident), until they have it; and begins to tell
@@ -198,6 +203,13 @@ class AlertFiles:
                 code="BAD_ALERT_FILE",
                 where=str(path),
                 next_action='Write least = "warning", for all incidents, or least = "critical".',
+            )
+        if unknown := sorted(document.keys() - KNOWN):
+            raise InvalidInput(
+                f"{unknown[0]!r} is not known of an alert.",
+                code="BAD_ALERT_FILE",
+                where=str(path),
+                next_action=f"It may have {', '.join(sorted({*KNOWN, 'least'}))}.",
             )
         if not str(document.get("url", "")).startswith(("http:", "https:")):
             raise InvalidInput(

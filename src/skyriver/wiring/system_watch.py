@@ -111,7 +111,8 @@ class SystemWatcher:
             snapshot = self._loop.snapshot()
         except SkyriverError:  # the store is away: what was read last
             snapshot = self._loop.seen()
-        sight = self._sight(snapshot, self._measuring.measure(snapshot.processes))
+        measured = replace(self._measuring.measure(snapshot.processes), receivers=tuple(self._alerts.failing()))
+        sight = self._sight(snapshot, measured)
         outcome = self._watch.look(sight)
         changes = self._with_told(snapshot, outcome.changes)
         if changes:

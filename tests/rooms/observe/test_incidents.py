@@ -49,4 +49,7 @@ def test_causes_by_time_graph_and_kind() -> None:
         ("service/a", "deploy"),
         ("service/a", "itself: failed"),
     ]
-    assert (one.causes[0].evidence, one.next_action) == ("rollout of model/m, 10 s before.", "undo rollout")
+    assert (one.causes[0].evidence, one.next_action) == (
+        "rollout of model/m, 10 s before.",
+        "undo rollout look at service/a",
+    )

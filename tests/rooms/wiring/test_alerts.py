@@ -189,10 +189,11 @@ def test_a_test_goes_out_at_once(cloud: Cloud, receiver: Receiver) -> None:
         ('url = "http://127.0.0.1:1/x"', 0o644, "others"),
         ("url = ", 0o600, "no TOML"),
         ('url = "http://127.0.0.1:1/x"\nleast = "loud"', 0o600, "no severity"),
-        ('url = "nats://127.0.0.1:1"\nsubject = "a"', 0o600, "no url of http"),
+        ('url = "nats://127.0.0.1:1"', 0o600, "no url of http"),
+        ('url = "http://127.0.0.1:1/x"\nseverity = "a"', 0o600, "'severity' is not known of an alert"),
         ('url = "http://example.com/x"', 0o600, "http, and not of this machine"),
     ],
-    ids=["open", "toml", "least", "nats", "insecure"],
+    ids=["open", "toml", "least", "nats", "unknown", "insecure"],
 )
 def test_a_file_that_cannot_be_used_is_told_and_no_secret_of_it(cloud: Cloud, text: str, mode: int, said: str) -> None:
     write(cloud.home, "bad", text + '\n# secrets = ["whsec_topsecret"]\n', mode)
