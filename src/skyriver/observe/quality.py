@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, Final
@@ -128,32 +128,3 @@ def _standard_error(measure: Measure, labels: Array, scores: Array) -> float:
     if len(known) < 2:
         return float("inf")
     return float(np.sqrt((len(known) - 1) / len(known) * np.sum((known - known.mean()) ** 2)))
-
-
-@dataclass(slots=True)
-class PageHinkley:
-    """When the mean of a sequence has risen, such as that of a model's losses by day [1, 2]. `tolerated`: by how much
-    it may; `limit`: what has come together beyond it when it is told.
-
-    >>> rising = PageHinkley(tolerated=0.1, limit=1.2)
-    >>> [rising.add(loss) for loss in (0, 0, 0, 1, 1, 1)]
-    [False, False, False, False, False, True]
-
-    [1] E. S. Page, Continuous inspection schemes, Biometrika 41 (1954).
-    [2] D. V. Hinkley, Inference about the change-point from cumulative sum tests, Biometrika 58 (1971).
-    """
-
-    tolerated: float
-    limit: float
-    count: int = 0
-    mean: float = 0.0
-    sum: float = 0.0
-    lowest: float = field(default=0.0)
-
-    def add(self, value: float) -> bool:
-        """Whether it has risen by now."""
-        self.count += 1
-        self.mean += (value - self.mean) / self.count
-        self.sum += value - self.mean - self.tolerated
-        self.lowest = min(self.lowest, self.sum)
-        return self.sum - self.lowest > self.limit

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 from scipy.stats import t
 
-from skyriver.observe import quality
-from skyriver.observe.quality import ALPHA, PageHinkley, Reference, average_precision_at, judge, sure
+from skyriver.observe.quality import ALPHA, Reference, average_precision_at, judge, sure
 from skyriver.train.metrics import average_precision
 
 
@@ -99,19 +96,3 @@ def test_rarer_positives_are_no_worse_model() -> None:
 def test_by_how_much_a_reference_may_be_off() -> None:
     of = Reference.of(0.6, (0.502, 0.66), 1_000, 50)
     assert (of.value, of.error, of.share) == (0.6, pytest.approx(0.05, abs=1e-4), 0.05)
-
-
-def test_a_mean_that_rises_is_told_and_noise_is_not() -> None:
-    rng = np.random.default_rng(4)
-    steady = PageHinkley(tolerated=0.25, limit=10)
-    assert not any(steady.add(x) for x in rng.normal(1, 0.5, 5_000))
-    assert not any(steady.add(x) for x in rng.normal(0, 0.5, 500)), "better is not worse"
-    rising = PageHinkley(tolerated=0.25, limit=10)
-    for x in rng.normal(1, 0.5, 1_000):
-        assert not rising.add(x)
-    when = next(n for n, x in enumerate(rng.normal(2, 0.5, 1_000)) if rising.add(x))
-    assert when < 40
-
-
-def test_its_example_is_true() -> None:
-    assert doctest.testmod(quality).failed == 0
