@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from skyriver.core import spec as specs
 from skyriver.core.events import refuse
 from skyriver.core.misread import made
+from skyriver.core.names import nearest
 from skyriver.core.units import parse_duration
 
 _ACTION = 'Write retrain=sr.Retrain(on="drift", at_most="1d"), or on="7d", or on=["drift", "quality", "30d"].'
@@ -53,6 +54,9 @@ class Retrain:
         if not isinstance(later, (list, tuple)) or not all(isinstance(after, str) for after in later):
             refuse(f"follow_up={follow_up!r:.80} are no times after a training.", "BAD_RETRAIN", _FOLLOW_UP)
         ages = [reason for reason in reasons if reason not in CHANGES]
+        for word in ages:
+            if not any(character.isdigit() for character in word):
+                refuse(f"on={word!r}: that is no reason to train{nearest(word, CHANGES)}.", "BAD_RETRAIN", _ACTION)
         if len(ages) > 1:
             refuse(f"on={list(reasons)} has several ages: {', '.join(ages)}.", "BAD_RETRAIN", _ACTION)
         given = {"at_most": at_most, "budget": budget, "give_up_after": give_up_after, "window": window}
