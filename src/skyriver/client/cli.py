@@ -274,7 +274,10 @@ def logs(
         say = lambda text: print(text, file=sys.stderr)  # noqa: E731
         patience = Patience(say, AWAY_SECONDS if following else 0.0)  # one look fails at once, as other commands do
         reader = LogReader(client, name, patience)
-        show.log_lines(screen, reader.last(tail))
+        last = reader.last(tail)
+        show.log_lines(screen, last)
+        if not last and tail and not following:
+            say(f"{name} has printed nothing.")
         if following:
             for lines in follow(client, name, reader, patience):
                 show.log_lines(screen, lines)
