@@ -8,7 +8,7 @@ from typing import Any, Final
 from skyriver.core.resources import Resource
 from skyriver.observe.of_services import of_process
 from skyriver.observe.sight import subject_of
-from skyriver.observe.signs import HOLD_S, Seen, Sign, explains, guarded, of_row
+from skyriver.observe.signs import HOLD_S, SOON_S, Seen, Sign, explains, guarded, of_row, span
 from skyriver.observe.tracks import SLOWER, SLOWER_US, Mix, Track
 
 ALLOWED: Final = 0.01
@@ -76,6 +76,7 @@ def _of_worker(seen: Seen, stream: Resource, worker: Resource) -> Iterator[Sign]
         yield Sign(subject, "errors", told, action, missed.severity)
     yield from _of_events(seen, stream, report, track)
     yield from _of_pace(seen, stream, report, track)
+    yield from _of_budgets(seen, stream, report)
 
 
 def _of_events(seen: Seen, stream: Resource, report: Mapping[str, Any], track: Track) -> Iterator[Sign]:
@@ -110,6 +111,25 @@ def _of_events(seen: Seen, stream: Resource, report: Mapping[str, Any], track: T
         word, now, usual = moved
         told_now = f"{name} decides otherwise than in the last hour: {now:.0%} are {word}, and {usual:.0%} were."
         yield Sign(subject, "decides otherwise", told_now, explains(name), "warning", HOLD_S)
+
+
+def _of_budgets(seen: Seen, stream: Resource, report: Mapping[str, Any]) -> Iterator[Sign]:
+    """Of those that all events share: spent, or soon; what a single key has spent is its own matter."""
+    for own in report.get("budgets") or ():
+        if own["spent"] is None:
+            continue
+        subject = f"{subject_of(stream)}/budget"
+        left = seen.tracks.get(f"{subject} {own['decision']} {own['per']}").left(
+            seen.seconds, own["spent"], own["most"]
+        )
+        budget = f"The budget of {own['most']:,} {own['decision']} in {own['per']} of {stream.name}"
+        action = f"Events beyond it get {own['overflow']}: declare a larger one if that is not wanted."
+        if own["spent"] >= own["most"]:
+            yield Sign(subject, "budget", f"{budget} is spent.", action, "warning", HOLD_S)
+        elif left is not None and left < SOON_S and own["spent"] >= own["most"] / 2:
+            yield Sign(
+                subject, "budget", f"{budget} is spent in {span(left)} if it goes on so.", action, "warning", HOLD_S
+            )
 
 
 def _reasons(track: Track, report: Mapping[str, Any]) -> str:

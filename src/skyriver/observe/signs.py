@@ -76,8 +76,8 @@ def fills(seen: Seen, subject: str, what: str, used: float, total: float, action
     left = seen.tracks.get(subject).left(seen.seconds, used, total)
     if left is not None and left < LATER_S:
         severity: Severity = "critical" if left < SOON_S else "warning"
-        yield Sign(subject, "fills", f"{what} is full in {_span(left)} if it goes on so.", action, severity)
+        yield Sign(subject, "fills", f"{what} is full in {span(left)} if it goes on so.", action, severity)
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

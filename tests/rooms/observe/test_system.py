@@ -464,3 +464,33 @@ def test_what_a_rollout_that_was_taken_back_says_is_told_for_ten_minutes(cloud: 
     assert "The rollout risk-1 is ROLLED_BACK. BREACH: Errors rose to 4%." in cloud.incident.message
     cloud.look(900)
     assert cloud.incident.state == "RESOLVED"
+
+
+def test_a_budget_of_a_stream_that_is_spent_soon(cloud: Cloud) -> None:
+    cloud.put(Resource("default", "stream", "orders", state="READY", parent="app/shop"))
+    cloud.put(Resource("default", "worker", "orders-0", state="READY", parent="stream/orders"))
+
+    def look(spent: int) -> None:
+        own = {
+            "decision": "block",
+            "most": 1_000,
+            "per": "1d",
+            "overflow": "review",
+            "by": "",
+            "spent": spent,
+            "keys": None,
+        }
+        report = {"ready": True, "budgets": [own, {**own, "by": "customer", "spent": None, "keys": 7}]}
+        name = "default.worker.orders-0"
+        cloud.processes[name] = ProcessStatus(name, True, pid=9, socket="w", report=report)
+        cloud.look(30)
+
+    for spent in range(0, 500, 25):
+        look(spent)
+    assert cloud.incidents() == []
+    for spent in range(500, 700, 25):
+        look(spent)
+    assert "The budget of 1,000 block in 1d of orders is spent in " in cloud.incident.message
+    look(1_000)
+    look(1_000)
+    assert cloud.incident.status["conditions"][0]["told"].endswith("is spent.")
