@@ -277,7 +277,7 @@ def logs(
         last = reader.last(tail)
         show.log_lines(screen, last)
         if not last and tail and not following:
-            say(f"{name} has printed nothing.")
+            print(f"{name} has printed nothing.", file=sys.stderr)
         if following:
             for lines in follow(client, name, reader, patience):
                 show.log_lines(screen, lines)
