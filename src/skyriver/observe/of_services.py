@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from skyriver.core.jobs import ENDED
 from skyriver.core.resources import Resource
@@ -14,7 +14,7 @@ from skyriver.core.units import SECOND
 from skyriver.observe.objectives import grows
 from skyriver.observe.sight import subject_of
 from skyriver.observe.signs import HOLD_S, Seen, Sign, explains, fills, guarded, of_row
-from skyriver.observe.tracks import LEAST_ANSWERS, SLOWER, SLOWER_US, Missed, Track, added_latency, quantile
+from skyriver.observe.tracks import LEAST_ANSWERS, SLOWER, SLOWER_US, Track, added_latency, quantile
 
 REFUSED_ALLOWED: Final = 0.0125
 """Refusals for want of room are meant; many are an alarm."""
@@ -47,36 +47,35 @@ def _of_service(seen: Seen, service: Resource) -> Iterator[Sign]:
         yield of_row(service, "replicas", "critical", HOLD_S)
     elif service.state == "READY":
         track.known["served"] = 1
-    added = _added(seen, service)
+    versions, latency = _added(seen, service)
+    added = sum(versions.values(), Counter[str]())
     failed = seen.sight.machine.failed.get((service.tenant, f"model/{service.name}"), 0)
     answers = added["requests"]
-    late = sum(count for low, count in added["latency"].items() if spec.latency_us and low >= spec.latency_us)
+    late = sum(count for low, count in latency.items() if spec.latency_us and low >= spec.latency_us)
     allowed = 1 - spec.share
-    track.rate.add(seen.seconds, added["requests"])
+    track.rate.add(seen.seconds, answers)
     track.of("errors").add(seen.seconds, answers, added["errors"])
     track.of("unserved").add(seen.seconds, answers + failed, failed)
     track.of("late").add(seen.seconds, answers, late)
     track.of("refused").add(seen.seconds, answers + added["overloaded"], added["overloaded"])
     if missed := track.of("errors").missed(seen.seconds, allowed):
-        told = (
-            f"{missed.bad:,} of {missed.answers:,} requests to {service.name} failed within the last {missed.within}."
-        )
+        told = f"{missed.share} requests to {service.name} failed within the last {missed.within}."
         action = f"`skyriver request list --of model/{service.name} --status 5xx` shows them."
         yield Sign(subject, "errors", told, action, missed.severity)
     if missed := track.of("unserved").missed(seen.seconds, allowed):
-        told = f"{_many(missed)} requests to {service.name} reached no replica within the last {missed.within}."
+        told = f"{missed.share} requests to {service.name} reached no replica within the last {missed.within}."
         action = f"`skyriver request list --of model/{service.name} --status 5xx` shows them."
         yield Sign(subject, "unserved", told, action, missed.severity)
     if spec.latency_us and (missed := track.of("late").missed(seen.seconds, allowed)):
-        told = f"{_many(missed)} answers of {service.name} took over {spec.latency} within the last {missed.within}."
+        told = f"{missed.share} answers of {service.name} took over {spec.latency} within the last {missed.within}."
         yield Sign(subject, "late", told, explains(service.name), missed.severity)
     if missed := track.of("refused").missed(seen.seconds, REFUSED_ALLOWED):
-        told = f"{_many(missed)} requests to {service.name} found no room within the last {missed.within}."
+        told = f"{missed.share} requests to {service.name} found no room within the last {missed.within}."
         action = f"Declare more replicas, or less work: {explains(service.name)}"
         yield Sign(subject, "refused", told, action, missed.severity)
-    yield from _of_versions(seen, service, added["versions"], allowed)
-    if sum(added["latency"].values()) >= LEAST_ANSWERS:
-        track.usually("p99").add(seen.seconds, quantile(added["latency"], 0.99))
+    yield from _of_versions(seen, service, versions, allowed)
+    if latency.total() >= LEAST_ANSWERS:
+        track.usually("p99").add(seen.seconds, quantile(latency, 0.99))
     if slower := track.usually("p99").above(SLOWER, SLOWER_US):
         told = f"{service.name} answers slower than usual: its p99 is {_ms(slower[0])}, and {_ms(slower[1])} otherwise."
         yield Sign(subject, "slow", told, explains(service.name), "warning")
@@ -90,26 +89,21 @@ def _of_versions(seen: Seen, service: Resource, counts: Mapping[int, Counter[str
         track.of("errors").add(seen.seconds, added["requests"], added["errors"])
         track.of("rejected").add(seen.seconds, added["requests"], added["refused"])
         if missed := track.of("errors").missed(seen.seconds, allowed):
-            told = f"Version {version} of {service.name} failed on {_many(missed)} requests within the last"
+            told = f"Version {version} of {service.name} failed on {missed.share} requests within the last"
             yield Sign(subject, "fails", f"{told} {missed.within}.", action, missed.severity)
         if missed := track.of("rejected").missed(seen.seconds, REJECTED_ALLOWED):
-            told = f"Version {version} of {service.name} called {_many(missed)} requests wrong within the last"
+            told = f"Version {version} of {service.name} called {missed.share} requests wrong within the last"
             yield Sign(subject, "rejects", f"{told} {missed.within}.", action, "warning")
-
-
-def _many(missed: Missed) -> str:
-    return f"{missed.bad:,} of {missed.answers:,}"
 
 
 def _ms(microseconds: float) -> str:
     return f"{microseconds / 1000:,.0f} ms"
 
 
-def _added(seen: Seen, service: Resource) -> dict[str, Any]:
-    """What its replicas counted since the last look."""
+def _added(seen: Seen, service: Resource) -> tuple[dict[int, Counter[str]], Counter[int]]:
+    """What its replicas counted since the last look: by version, and how long answers took."""
     latency: Counter[int] = Counter()
     versions: dict[int, Counter[str]] = {}
-    added: dict[str, Any] = {"requests": 0, "errors": 0, "overloaded": 0, "latency": latency, "versions": versions}
     for replica in seen.sight.snapshot.children(service, "replica"):
         process = seen.sight.snapshot.processes.get(replica.process)
         if process is None:
@@ -117,11 +111,9 @@ def _added(seen: Seen, service: Resource) -> dict[str, Any]:
         track = seen.track(replica)
         own = versions.setdefault(int(replica.spec["version"]), Counter())
         for name in ("requests", "errors", "refused", "overloaded"):
-            grown = track.step(name, float(process.report.get(name, 0)), restarts=True)
-            own[name] += grown
-            added[name] = added.get(name, 0) + grown
+            own[name] += track.step(name, float(process.report.get(name, 0)), restarts=True)
         latency.update(added_latency(track, (process.report.get("counted") or {}).get("latency_us")))
-    return added
+    return versions, latency
 
 
 def _of_replica(seen: Seen, replica: Resource) -> Iterator[Sign]:

@@ -68,21 +68,20 @@ def _of_worker(seen: Seen, stream: Resource, worker: Resource) -> Iterator[Sign]
         action = source.get("next_action") or explains(stream.name)
         yield Sign(events_of(stream), "source", told, action, "critical", HOLD_S)
     failed = seen.sight.machine.failed.get((stream.tenant, f"stream/{stream.name}"), 0)
-    came = track.step("answers", float(report.get("events", 0)))  # nobody counts the requests that events came in
-    track.of("errors").add(seen.seconds, failed + came, failed)
+    events = track.step("events", float(report.get("events", 0)))
+    track.of("errors").add(seen.seconds, failed + events, failed)  # nobody counts the requests that events came in
     if missed := track.of("errors").missed(seen.seconds, ALLOWED):
         told = f"{missed.bad:,} requests to the stream {stream.name} failed within the last {missed.within}."
         action = f"`skyriver request list --of stream/{stream.name} --status 5xx` shows them."
         yield Sign(subject, "errors", told, action, missed.severity)
-    yield from _of_events(seen, stream, report, track)
-    yield from _of_pace(seen, stream, report, track)
+    yield from _of_events(seen, stream, report, track, events)
+    yield from _of_pace(seen, stream, report, track, events)
     yield from _of_budgets(seen, stream, report)
 
 
-def _of_events(seen: Seen, stream: Resource, report: Mapping[str, Any], track: Track) -> Iterator[Sign]:
+def _of_events(seen: Seen, stream: Resource, report: Mapping[str, Any], track: Track, events: int) -> Iterator[Sign]:
     """What became of them."""
     name, subject = stream.name, subject_of(stream)
-    events = track.step("events", float(report.get("events", 0)))
     dead = track.step("dead", float(report.get("dead", 0)))
     by_reason: Mapping[str, int] = report.get("by_reason") or {}
     fallbacks = sum(
@@ -100,7 +99,7 @@ def _of_events(seen: Seen, stream: Resource, report: Mapping[str, Any], track: T
     }
     for kind, (what, action) in told.items():
         if kind in track.outcomes and (missed := track.of(kind).missed(seen.seconds, ALLOWED)):
-            said = f"{missed.bad:,} of {missed.answers:,} events of {name} {what} within the last {missed.within}."
+            said = f"{missed.share} events of {name} {what} within the last {missed.within}."
             yield Sign(subject if kind == "fallbacks" else events_of(stream), kind, said, action, missed.severity)
     by_decision = {
         word: track.step(f"decision {word}", float(count)) for word, count in (report.get("by_decision") or {}).items()
@@ -140,9 +139,9 @@ def _reasons(track: Track, report: Mapping[str, Any]) -> str:
     return ", ".join(f"{reason} {grown[reason]:,}" for reason in most) or "bad events"
 
 
-def _of_pace(seen: Seen, stream: Resource, report: Mapping[str, Any], track: Track) -> Iterator[Sign]:
+def _of_pace(seen: Seen, stream: Resource, report: Mapping[str, Any], track: Track, events: int) -> Iterator[Sign]:
     name, subject = stream.name, subject_of(stream)
-    track.rate.add(seen.seconds, track.step("paced", float(report.get("events", 0))))
+    track.rate.add(seen.seconds, events)
     if track.rate.silent():
         told = f"No events come to {name} any more; in the half hour before, they always did."
         yield Sign(events_of(stream), "silence", told, "Look at what sends them; the stream itself is well.")

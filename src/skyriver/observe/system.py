@@ -47,6 +47,7 @@ MOST_EVENTS: Final = 8
 """Of one incident, that are told: one that comes and goes all day says no more after that."""
 KEPT_HEALED: Final = 50
 LOAD_AGAIN_S: Final = 600.0
+ASK: Final = "Who runs this cloud is told as well."
 
 
 @dataclass(slots=True)
@@ -95,9 +96,8 @@ class SystemWatch:
         graph = dependencies(sight.snapshot)
         changes: list[RowChange] = []
         healed: list[Remedy] = []
-        for tenant in sorted(
-            {FIRST_TENANT, *(tenant_of(c.subject) or FIRST_TENANT for c in conditions), *_open(sight)}
-        ):
+        tenants = {FIRST_TENANT, *(tenant_of(c.subject) or FIRST_TENANT for c in conditions), *_open(sight)}
+        for tenant in sorted(tenants):
             found = incidents(_of_tenant(tenant, conditions), graph, _known_to(tenant, self._changes.recent))
             mine = [one for one in found if tenant == FIRST_TENANT or any(tenant_of(c.subject) for c in one.conditions)]
             before = sight.snapshot.all(tenant, "incident")
@@ -166,9 +166,6 @@ class SystemWatch:
         for gone in self._seasons.keys() - there:
             del self._seasons[gone]
         self._loads = {subject: at for subject, at in self._loads.items() if subject in there}
-
-
-ASK: Final = "Who runs this cloud is told as well."
 
 
 def _of_tenant(tenant: str, conditions: Sequence[Condition]) -> list[Condition]:
@@ -296,8 +293,7 @@ def _changed(sight: Sight, row: Resource, incident: Incident, done: Sequence[Map
     same = (
         _keys(before["conditions"]) == _keys(after["conditions"])
         and before["root"] == after["root"]
-        and [(c["subject"], c["kind"]) for c in before["causes"][:1]]
-        == [(c["subject"], c["kind"]) for c in after["causes"][:1]]
+        and _keys(before["causes"][:1]) == _keys(after["causes"][:1])
     )
     if same and not (back or worse or done) and 0 <= now - row.updated_at < REFRESH_US:
         return None
@@ -322,11 +318,9 @@ def _changed(sight: Sight, row: Resource, incident: Incident, done: Sequence[Map
 
 def said(status: Mapping[str, Any]) -> str:
     """One sentence on what, one on why."""
-    what = status["conditions"][0]["told"]
-    cause = status["causes"][0]["told"] if status["causes"] else ""
-    about_itself = (
-        status["causes"][:1]
-        and status["causes"][0]["kind"] == "death"
-        and (status["causes"][0]["subject"] == status["conditions"][0]["subject"])
-    )
-    return what if not cause or cause == what or about_itself else f"{what} Likely because: {cause}"
+    what, cause = status["conditions"][0], next(iter(status["causes"]), None)
+    if cause is None or cause["told"] == what["told"]:
+        return str(what["told"])
+    if cause["kind"] == "death" and cause["subject"] == what["subject"]:  # that it ended is what is told of it
+        return str(what["told"])
+    return f"{what['told']} Likely because: {cause['told']}"

@@ -112,6 +112,10 @@ class Missed:
     bad: int
     severity: Severity
 
+    @property
+    def share(self) -> str:
+        return f"{self.bad:,} of {self.answers:,}"
+
 
 @dataclass(slots=True)
 class Steps:
@@ -127,17 +131,16 @@ class Steps:
     """What was usual before; 0 where as much comes as did."""
     fell_at: int = 0
 
-    def add(self, seconds: float, amount: float) -> bool:
-        """Whether a step has ended. Steps without a look count as 0."""
-        at, ended = int(seconds // STEP_S), False
+    def add(self, seconds: float, amount: float) -> None:
+        """Steps without a look count as 0."""
+        at = int(seconds // STEP_S)
         if self.at >= 0 and at > self.at:
             self.sums.append(self.under_way)
             self.sums.extend(0.0 for _ in range(min(at - self.at - 1, HOUR_STEPS)))
-            self.under_way, ended = 0.0, True
+            self.under_way = 0.0
         self.at = max(self.at, at)
         self.under_way += amount
         self.total += amount
-        return ended
 
     def silent(self) -> bool:
         """Nothing comes any more, of what came in every step of half an hour."""

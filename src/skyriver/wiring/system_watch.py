@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import signal
 import threading
 import time
@@ -18,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from skyriver.adapters.processes.identity import send_signal
 from skyriver.adapters.processes.runs import RunFiles
 from skyriver.control.loop import ControlLoop
 from skyriver.control.signing import Signer
@@ -208,15 +208,7 @@ class SystemWatcher:
         run = RunFiles(self._home.run).run(row.process)
         if run is None or run.watched:
             return "its process is not known"
-        with contextlib.suppress(ProcessLookupError):
-            descriptor = os.pidfd_open(run.pid)
-            try:
-                if run.identity.alive():
-                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                    return f"ended pid {run.pid}"
-            finally:
-                os.close(descriptor)
-        return "it had ended"
+        return f"ended pid {run.pid}" if send_signal(run.identity, signal.SIGKILL) else "it had ended"
 
     def _tell(self, problem: SkyriverError | None) -> bool:
         """Says it once; whether it was news."""

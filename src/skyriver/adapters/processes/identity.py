@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import select
+import signal
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -85,6 +87,23 @@ def identify(pid: int) -> Identity | None:
     """The identity of a running process, None when it is gone."""
     seen = look_at(pid)
     return Identity(pid, seen.start_time, boot_id()) if seen is not None else None
+
+
+def send_signal(identity: Identity, number: signal.Signals) -> bool:
+    """Through a pid descriptor, so that the signal cannot hit another process that got the pid in between. Whether the
+    process was still there."""
+    try:
+        descriptor = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not identity.alive():
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, number)
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def age_seconds(identity: Identity) -> float:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from skyriver.adapters.processes.groups import ControlGroups
-from skyriver.adapters.processes.identity import Identity, Look, boot_id, child_of, identify, look, look_at
+from skyriver.adapters.processes.identity import Identity, Look, boot_id, child_of, identify, look, look_at, send_signal
 from skyriver.adapters.processes.logs import trim
 from skyriver.adapters.processes.runs import Run, RunFiles
 from skyriver.adapters.processes.starting import Places, Starter
@@ -129,7 +129,7 @@ class ChildProcesses:
             elif current.identity.alive():
                 self._hand_over(current, spec)
                 if time.monotonic() - self._stopped.get(name, math.inf) > STOPPED_SECONDS:
-                    _signal(current.identity, signal.SIGKILL)
+                    send_signal(current.identity, signal.SIGKILL)
             elif not spec.once:
                 age = time.time() - current.started_at
                 if not 0 <= age < _pause(current.restarts):  # below 0 the clock was set back: that is no reason to wait
@@ -192,7 +192,7 @@ class ChildProcesses:
         self._mend()
 
     def _kill(self, run: Run) -> None:
-        _signal(run.identity, signal.SIGKILL)
+        send_signal(run.identity, signal.SIGKILL)
         self._leave(run)
 
     def _mend(self) -> None:
@@ -205,7 +205,7 @@ class ChildProcesses:
             if run is None or run.once:
                 continue
             if not self._of_this(run, "status") or not _listens(run.socket):
-                _signal(run.identity, signal.SIGTERM)
+                send_signal(run.identity, signal.SIGTERM)
 
     # The rest is one process at a time.
 
@@ -245,9 +245,9 @@ class ChildProcesses:
             if deadline is None:
                 grace = GRACE_SECONDS + (WATCHER_SECONDS if run.watched else 0.0)
                 self._killing[run.name] = time.monotonic() + grace
-                _signal(run.identity, signal.SIGTERM)
+                send_signal(run.identity, signal.SIGTERM)
             elif time.monotonic() > deadline:
-                _signal(run.identity, signal.SIGKILL)
+                send_signal(run.identity, signal.SIGKILL)
             return
         asked = self._killing.pop(run.name, None) is not None
         self._runs.pop(run.name, None)
@@ -379,17 +379,3 @@ def _listens(socket_file: str) -> bool:
 
 def _pause(failures: int) -> float:
     return min(0.1 * 2.0**failures, MAX_PAUSE_SECONDS) if failures else 0.0
-
-
-def _signal(identity: Identity, number: signal.Signals) -> None:
-    """Through a pid descriptor, so that the signal cannot hit another process that got the pid in between."""
-    try:
-        descriptor = os.pidfd_open(identity.pid)
-    except ProcessLookupError:
-        return
-    try:
-        if identity.alive():
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(descriptor, number)
-    finally:
-        os.close(descriptor)
