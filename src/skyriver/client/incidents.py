@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from skyriver.client.screen import Screen, age, coloured
+from skyriver.client.screen import Screen, age, clock, coloured
 from skyriver.client.shell import Json, app, connect, noun, wait
 
 if TYPE_CHECKING:
@@ -96,12 +95,12 @@ def _lines(row: Mapping[str, Any]) -> Iterator[str]:
     began = f"{status['severity']}, began {age(row['created_at'])} ago{over}"
     yield f"[bold]{row['name']}[/]  {coloured(row['state'])}  {began}"
     for condition in status["conditions"]:
-        yield f"  wrong {escape(condition['told'])} ({condition['subject']}, since {_clock(condition['since'])} UTC)"
+        yield f"  wrong {escape(condition['told'])} ({condition['subject']}, since {clock(condition['since'])} UTC)"
     if status.get("more"):
         yield f"        and {status['more']} more"
     for healed in status["healed"]:
         outcome = escape(healed["outcome"] or "under way")
-        yield f"  did   {healed['what']} {healed['subject']} at {_clock(healed['at'])} UTC: {outcome}"
+        yield f"  did   {healed['what']} {healed['subject']} at {clock(healed['at'])} UTC: {outcome}"
     if known := status.get("acknowledged"):
         yield f"  taken by somebody {age(known['at'])} ago{': ' + escape(known['why']) if known['why'] else ''}"
     for name, told in sorted(status.get("told", {}).items()):
@@ -111,10 +110,6 @@ def _lines(row: Mapping[str, Any]) -> Iterator[str]:
         yield f"  times it came back {status['times'] - 1} times"
     if row["next_action"]:
         yield f"  next  {escape(row['next_action'])}"
-
-
-def _clock(microseconds: int) -> str:
-    return time.strftime("%H:%M:%S", time.gmtime(microseconds / 1e6))
 
 
 # Alerts

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from skyriver.client.screen import Screen, age, coloured
+from skyriver.client.screen import Screen, age, clock, coloured
 from skyriver.client.shell import Json, connect, noun, wait
 
 _rollouts = noun("rollout", "rollouts", "Rollouts: how another version of a model takes over.", lists=False, gets=False)
@@ -112,7 +111,7 @@ def _lines(rollout: Mapping[str, Any]) -> Iterator[str]:
     yield f"[bold]{rollout['name']}[/]  {_versions(rollout)}  {coloured(rollout['state'])} for {age(rollout['since'])}"
     shown = rollout["status"].get("shown")
     if shown and rollout["state"] in _UNDER_WAY:
-        begun = time.strftime("%H:%M:%S", time.gmtime(shown["since"] / 1e6))
+        begun = clock(shown["since"])
         declared = rollout["spec"][rollout["spec"]["strategy"]]
         if shown.get("phase") == "shadow":
             every = declared["shadow"]["over"]

@@ -122,6 +122,11 @@ def age(microseconds: int) -> str:
     return f"{seconds:.0f} s"
 
 
+def clock(microseconds: int) -> str:
+    """The time of day (UTC) of a wall time."""
+    return time.strftime("%H:%M:%S", time.gmtime(microseconds / 1e6))
+
+
 def show_error(error: SkyriverError, *, as_json: bool) -> None:
     """One clear error on stderr: what, where, why, what to do."""
     if as_json:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from skyriver.client.screen import Screen, age, coloured
+from skyriver.client.screen import Screen, age, clock, coloured
 from skyriver.client.shell import Json, connect, noun, wait
 from skyriver.core.units import utc_time
 
@@ -113,10 +112,6 @@ def _severity(column: Mapping[str, Any]) -> str:
     return "" if column["severity"] == "none" else str(column["severity"])
 
 
-def _clock(at: int) -> str:
-    return time.strftime("%H:%M:%S", time.gmtime(at / 1e6))
-
-
 def _listed(words: Sequence[str], last: str = "and") -> str:
     return f" {last} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
@@ -134,7 +129,7 @@ def _lines(watch: Mapping[str, Any]) -> Iterator[str]:
     if later := retrain.get("follow_up"):
         yield f"  again {_listed(later)} after a training for {_listed([c for c in causes if 'age' not in c], 'or')}"
     if seen:
-        when = _clock(seen["at"])
+        when = clock(seen["at"])
         if answered := seen.get("answered"):
             drawn = (
                 f"{answered['drawn']:,} of {answered['rows']:,} rows that version {seen['version']} answered over HTTP"
@@ -143,7 +138,7 @@ def _lines(watch: Mapping[str, Any]) -> Iterator[str]:
         else:
             yield f"  looked at {when} UTC at what {seen['stream']} decided with version {seen['version']}"
     if quality := watch["status"].get("quality"):
-        yield f"  judged at {_clock(quality['asked'])} UTC, version {quality['version']}: {escape(quality['message'])}"
+        yield f"  judged at {clock(quality['asked'])} UTC, version {quality['version']}: {escape(quality['message'])}"
     if follow := watch["status"].get("follow"):
         next_one = f"{utc_time(follow['due'][0])} UTC, {follow['of'] - len(follow['due']) + 1} of {follow['of']}"
         yield f"  follows up {follow['run']}: the next training is at {next_one}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from skyriver.core.errors import Corrupt
+from skyriver.core.errors import Corrupt, Unavailable
 from skyriver.core.names import canonical_json, digest
 from skyriver.core.resources import Resource
 from skyriver.trust.keys import Keys
@@ -25,11 +25,16 @@ _STATEMENT = ("tenant", "model", "version", "artifact", "manifest")
 
 
 def is_signature(public: bytes, signature: bytes, data: bytes) -> bool:
-    """Ed25519 (RFC 8032). Raises ImportError on a machine without the library."""
-    # Here, for it costs a start 30 ms and more: who checks nothing does not load it.
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
+    """Ed25519 (RFC 8032). Raises Unavailable (NO_CRYPTOGRAPHY) on a machine without the library."""
+    try:  # here, for it costs a start 30 ms and more: who checks nothing does not load it
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    except ImportError as error:
+        raise Unavailable(
+            "The Python library cryptography is not installed, so no signature can be checked.",
+            code="NO_CRYPTOGRAPHY",
+            next_action="Install it where the cloud runs: `pip install cryptography`.",
+        ) from error
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, data)
     except (InvalidSignature, ValueError):
@@ -65,7 +70,7 @@ def proofs_of(versions: Iterable[Resource]) -> dict[str, dict[str, Any]]:
 
 def verify_version(trusted: Mapping[str, bytes], tenant: str, artifact: str, proof: Mapping[str, Any] | None) -> None:
     """Returns if the bytes of `artifact` may be loaded as what `proof` says. `trusted`: public keys of the tenant by
-    their ids. Raises Corrupt: NOT_SIGNED, UNKNOWN_KEY, BAD_SIGNATURE."""
+    their ids. Raises Corrupt: NOT_SIGNED, UNKNOWN_KEY, BAD_SIGNATURE; Unavailable as `is_signature`."""
     name = f"{proof.get('model')}:{proof.get('version')}" if proof else f"of the model file {artifact[:12]}"
     if not proof or not proof.get("signature"):
         raise _refused(

@@ -26,11 +26,10 @@ from skyriver.core.errors import InvalidInput, NotFound, SkyriverError
 from skyriver.core.names import check_name
 from skyriver.core.resources import Resource
 from skyriver.core.units import DAY, SECOND, iso_seconds
-from skyriver.decide.acting.sinks import Answer, Delivery, Failed, Place, Taken
+from skyriver.decide.acting.sinks import WEBHOOK_WORDS, Answer, Delivery, Failed, Place, Taken
 from skyriver.trust.secretfile import read_secret
 
 EXAMPLE: Final = 'url = "https://hooks.example/..."'
-KNOWN: Final = frozenset({"url", "secrets", "headers", "timeout_s", "ca", "certificate", "key", "allow_http"})
 LEAST: Final = ("warning", "critical")
 FIRST_PAUSE_US: Final = 5 * SECOND
 MOST_PAUSE_US: Final = 300 * SECOND
@@ -56,6 +55,12 @@ class _Told:
     taken_at: int = 0
     problem: str = ""
     under_way: bool = False
+
+    def note(self, answer: Answer, now: int) -> None:
+        if isinstance(answer, Taken):
+            self.taken_at, self.problem = now, ""
+        else:
+            self.problem = answer.message
 
 
 class AlertFiles:
@@ -89,14 +94,12 @@ class AlertFiles:
             "text": f"This is a test of the alert {name}.",
             "data": {},
         }
-        answer = self._deliver(receiver, Delivery(f"test.{now}", "", "alert.test", json.dumps(body).encode()))
-        taken = isinstance(answer, Taken)
+        answer = self._deliver(receiver, body)
         with self._mutex:
             told = self._told.setdefault((tenant, name), _Told())
-            told.problem = "" if isinstance(answer, Taken) else answer.message
-            told.taken_at = now if taken else told.taken_at
+            told.note(answer, self._wall())
         said = "It took the message." if isinstance(answer, Taken) else f"It did not: {answer.message}."
-        return {"name": name, "taken": taken, "message": said}
+        return {"name": name, "taken": isinstance(answer, Taken), "message": said}
 
     # For the watching.
 
@@ -142,17 +145,18 @@ class AlertFiles:
 
     def _tell(self, key: tuple[str, str], receiver: Receiver, number: int, body: Mapping[str, Any]) -> None:
         try:
-            delivery = Delivery(str(body["id"]), "", str(body["type"]), json.dumps(body).encode())
-            answer = self._deliver(receiver, delivery)
+            answer = self._deliver(receiver, body)
         except Exception as error:  # one receiver must not be the end of this thread's word
             answer = Failed(f"{type(error).__name__}: {error}")
         with self._mutex:
             told = self._told[key[0], receiver.name]
-            told.under_way, told.problem = False, "" if isinstance(answer, Taken) else answer.message
-            told.taken_at = self._wall() if isinstance(answer, Taken) else told.taken_at
+            told.under_way = False
+            told.note(answer, self._wall())
             self._results.append((key, receiver.name, number, answer))
 
-    def _deliver(self, receiver: Receiver, delivery: Delivery) -> Answer:
+    def _deliver(self, receiver: Receiver, body: Mapping[str, Any]) -> Answer:
+        delivery = Delivery(str(body["id"]), "", str(body["type"]), json.dumps(body).encode())
+
         async def once() -> Answer:
             sink = WebhookSink(receiver.place, self._wall)
             try:
@@ -204,12 +208,12 @@ class AlertFiles:
                 where=str(path),
                 next_action='Write least = "warning", for all incidents, or least = "critical".',
             )
-        if unknown := sorted(document.keys() - KNOWN):
+        if unknown := sorted(document.keys() - WEBHOOK_WORDS):
             raise InvalidInput(
                 f"{unknown[0]!r} is not known of an alert.",
                 code="BAD_ALERT_FILE",
                 where=str(path),
-                next_action=f"It may have {', '.join(sorted({*KNOWN, 'least'}))}.",
+                next_action=f"It may have {', '.join(sorted({*WEBHOOK_WORDS, 'least'}))}.",
             )
         if not str(document.get("url", "")).startswith(("http:", "https:")):
             raise InvalidInput(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +20,8 @@ from skyriver.observe.sight import Machine, Problem
 from skyriver.wiring.gateway import certificate_of, gateway_of
 from skyriver.wiring.home import Home
 from skyriver.wiring.parts import parts_of
-from skyriver.wiring.watched import PartState, read_parts
+from skyriver.wiring.watched import PartState, first_bytes, read_parts
 
-ANSWER_S: Final = 2.0
 ASKED_AT_ONCE: Final = 16
 PROBE_BYTES: Final = 4096
 LOG_BYTES: Final = 4 << 20
@@ -79,18 +77,8 @@ class Measuring:
         asked = {n: p for n, p in processes.items() if p.alive and p.socket and p.report.get("ready")}
         quiet = {n for n, p in asked.items() if self._told.get(n) == (p.pid, p.report)}
         self._told = {n: (p.pid, p.report) for n, p in asked.items()}
-        answers = self._asking.map(lambda p: answers_live(p.socket), asked.values())
+        answers = self._asking.map(lambda p: first_bytes(p.socket, "/livez"), asked.values())
         return frozenset(n for n, well in zip(asked, answers, strict=True) if not well and n in quiet)
-
-
-def answers_live(path: str) -> bool:
-    """Whether who listens there answers within ANSWER_S, whatever it says."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(ANSWER_S)
-        connection.connect(path)
-        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: skyriver\r\nConnection: close\r\n\r\n")
-        return bool(connection.recv(16))
-    return False
 
 
 class FailureLog:

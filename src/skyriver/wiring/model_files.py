@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from skyriver.adapters.directory.objects import DirectoryObjects
-from skyriver.core.errors import Unavailable
 from skyriver.trust.signing import verify_version
 from skyriver.trust.trusted import read_trusted
 from skyriver.wiring.home import Home
@@ -27,14 +26,7 @@ class ModelFiles:
         trusted = read_trusted(self._home.trusted)
         if trusted is None:
             return  # this cloud does not sign
-        try:
-            verify_version(trusted.get(self._tenant, {}), self._tenant, artifact, proof)
-        except ImportError as error:
-            raise Unavailable(
-                "The Python library cryptography is not installed, so no signature can be checked.",
-                code="NO_CRYPTOGRAPHY",
-                next_action="Install it where the cloud runs: `pip install cryptography`.",
-            ) from error
+        verify_version(trusted.get(self._tenant, {}), self._tenant, artifact, proof)
 
     def get(self, artifact: str, proof: Proof) -> bytes:
         """The bytes of which the digest was computed. Raises as `check` and `Objects.get`."""

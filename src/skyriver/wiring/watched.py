@@ -84,12 +84,7 @@ class ControlPlane:
         return True
 
     def answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(ANSWER_SECONDS)
-            connection.connect(str(self._home.control_socket))
-            connection.sendall(b"GET /api/v1/livez HTTP/1.0\r\nHost: skyriver\r\n\r\n")
-            return connection.recv(32).split(b" ")[1:2] == [b"200"]
-        return False
+        return first_bytes(str(self._home.control_socket), "/api/v1/livez").split(b" ")[1:2] == [b"200"]
 
     def ended(self, identity: Identity) -> tuple[str, dict[str, Any] | None]:
         why = "ended"
@@ -130,6 +125,16 @@ class Gateway:
 
     def ended(self, identity: Identity) -> tuple[str, dict[str, Any] | None]:
         return "ended", None
+
+
+def first_bytes(path: str, target: str) -> bytes:
+    """Of the answer to `GET target` on the socket `path`; none where none comes within ANSWER_SECONDS."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(ANSWER_SECONDS)
+        connection.connect(path)
+        connection.sendall(f"GET {target} HTTP/1.1\r\nHost: skyriver\r\nConnection: close\r\n\r\n".encode())
+        return connection.recv(32)
+    return b""
 
 
 def read_parts(home: Home) -> dict[str, PartState]:

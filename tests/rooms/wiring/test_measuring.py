@@ -10,7 +10,8 @@ import pytest
 
 from skyriver.core.resources import ProcessStatus
 from skyriver.wiring.home import Home
-from skyriver.wiring.measuring import FailureLog, Measuring, answers_live, memory
+from skyriver.wiring.measuring import FailureLog, Measuring, memory
+from skyriver.wiring.watched import first_bytes
 
 LINE = (
     '{{"time":"1800000000000000","accepted":1,"id":"a","tenant":"t","of":"t/model/{of}","asks":"","method":"POST",'
@@ -83,8 +84,8 @@ def test_a_process_that_lives_and_says_nothing(home: Home, tmp_path: Path) -> No
                 connection.sendall(b"HTTP/1.1 503 Busy\r\n\r\n")
 
     threading.Thread(target=serve, daemon=True).start()
-    assert answers_live(paths["well"])
-    assert not answers_live(str(tmp_path / "nobody"))
+    assert first_bytes(paths["well"], "/livez").startswith(b"HTTP/1.1 503"), "whatever it says"
+    assert first_bytes(str(tmp_path / "nobody"), "/livez") == b""
 
     def seen(busy: int) -> dict[str, ProcessStatus]:
         reports = {name: {"ready": True, "events": busy if name == "busy" else 0} for name in paths}

@@ -21,7 +21,8 @@ SECRET_PREFIX = "whsec_"
 _OF_NATS = ("user", "password", "token", "creds")
 _OF_ACCESS = ("ca", "certificate", "key", *_OF_NATS)
 _OF_BOTH = ("url", "ca", "certificate", "key", "timeout_s")
-_OF_WEBHOOKS = ("secrets", "headers", "allow_http")
+WEBHOOK_WORDS = frozenset({*_OF_BOTH, "secrets", "headers", "allow_http"})
+"""What a file may say of a receiver over HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class Place:
         if parts.username is not None or parts.fragment:
             _bad("url holds a user or a fragment", where)
         nats = parts.scheme in ("nats", "tls")
-        known = {*_OF_BOTH, *(("subject", *_OF_NATS) if nats else _OF_WEBHOOKS)}
+        known = {*_OF_BOTH, "subject", *_OF_NATS} if nats else WEBHOOK_WORDS
         unknown = sorted(set(document) - known)
         if unknown:
             _bad(f"{unknown[0]!r} is not known of a sink with {parts.scheme}://", where)
