@@ -6,7 +6,6 @@ there is an incident about it, and ended; then the next one.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -15,25 +14,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import onnx.parser
 from _document import Document
 from _processes import Failed, cloud_home, free_port, processes_of, run
 from _serving_scenes import sending
 from _serving_systems import SKYRIVER, System, product, product_environment
+from _shop_model import BODY, Asked, shop_model
 
-MODEL = """
-<ir_version: 10, opset_import: ["" : 21]>
-shop (float[n, 3] features) => (float[n, 1] score)
-<float[3, 1] weight = {0.1, 0.2, 0.3}, float[1] base = {BASE}, float[2] some = {1, 1}, int64[1, 1] place = {PLACE}>
-{ sum = MatMul(features, weight) one = Gather(some, place) same = Mul(sum, one) score = Add(same, base) }
-"""
-BODY = json.dumps({"inputs": [{"name": "features", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}).encode()
 APP = """\
 import skyriver as sr
 
 app = sr.App("shop")
 app.model("shop", onnx="shop.onnx", serve=sr.Service(replicas=3, latency="{latency}"))
-
 """
 RATE = 50
 DEADLINE_S = 90.0
@@ -50,8 +41,7 @@ class Cloud:
     def deploy(self, base: float = 0.5, place: int = 0, latency: str = "1s") -> None:
         folder = self.home.parent / "app"
         folder.mkdir(exist_ok=True)
-        text = MODEL.replace("BASE", f"{base:.7f}").replace("PLACE", str(place))
-        (folder / "shop.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
+        (folder / "shop.onnx").write_bytes(shop_model(base, place))
         (folder / "app.py").write_text(APP.format(latency=latency))
         command = [SKYRIVER, "--home", str(self.home), "deploy", str(folder / "app.py"), "-y"]
         run(command, timeout=120, env=product_environment()).check()
@@ -75,7 +65,7 @@ def measure_live(document: Document) -> None:
         cloud = Cloud(home)
         cloud.deploy()
         system = System("skyriver", "", cloud.port, list, token=cloud.token)
-        with sending(home.parent, system, _Asked(), BODY, RATE, 3_600) as load:  # type: ignore[arg-type]
+        with sending(home.parent, system, Asked(), BODY, RATE, 3_600) as load:  # type: ignore[arg-type]
             time.sleep(60.0)
             if before := cloud.open():
                 raise Failed(f"before anything was done: {before[0]['message']}")
@@ -160,10 +150,6 @@ def _rolled_back(cloud: Cloud) -> bool:
         return True
     run([SKYRIVER, "--home", str(cloud.home), "rollback", "shop"], timeout=60, env=product_environment())
     return False
-
-
-class _Asked:
-    model = "shop"
 
 
 SCENES = (

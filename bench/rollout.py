@@ -18,7 +18,6 @@ Prints one JSON document; progress goes to stderr. Exit code 1: a goal does not 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -31,13 +30,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import onnx.parser
 from _document import Document, Goal
 from _passing import PASSING_GOALS, measure_passing
 from _processes import Failed, cloud_home, free_port
 from _serving_scenes import sending
 from _serving_systems import System, product
 from _shadow import SHADOW_GOALS, measure_shadow
+from _shop_model import BODY, Asked, shop_model
 from numpy.typing import NDArray
 from scipy.stats import norm
 
@@ -297,13 +296,6 @@ def measure_simulated(document: Document, runs: int) -> None:
     document.measured("regression_caught_share", min(caught), note=f"the least of {len(caught)} kinds, {runs} each")
 
 
-MODEL = """
-<ir_version: 10, opset_import: ["" : 21]>
-shop (float[n, 3] features) => (float[n, 1] score)
-<float[3, 1] weight = {0.1, 0.2, 0.3}, float[1] base = {BASE}, float[2] some = {1, 1}, int64[1, 1] place = {PLACE}>
-{ sum = MatMul(features, weight) one = Gather(some, place) same = Mul(sum, one) score = Add(same, base) }
-"""
-BODY = json.dumps({"inputs": [{"name": "features", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}).encode()
 APP = """\
 import skyriver as sr
 
@@ -323,8 +315,7 @@ class Shop:
         """The rollout of the version that was made, once it has ended."""
         folder = self.home.parent / "app"
         folder.mkdir(exist_ok=True)
-        model = MODEL.replace("BASE", f"{base:.7f}").replace("PLACE", str(place))
-        (folder / "shop.onnx").write_bytes(onnx.parser.parse_model(model).SerializeToString())
+        (folder / "shop.onnx").write_bytes(shop_model(base, place))
         (folder / "app.py").write_text(APP.format(steps=list(steps)))
         product(self.home, "deploy", str(folder / "app.py"), "-y")
         deadline = time.monotonic() + 300
@@ -335,13 +326,6 @@ class Shop:
                 return last
             time.sleep(0.2)
         raise Failed(f"the rollout did not end: {last['state']} {last['message']}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What `sending` needs of a case."""
-
-    model: str = "shop"
 
 
 def _swap_back(shop: Shop, to: int) -> None:
@@ -404,7 +388,7 @@ def measure_live(document: Document, by_steps: int, swaps: int, rate: float) -> 
 
 
 def _load(shop: Shop, rate: float) -> Any:
-    return sending(shop.home.parent, shop.system, _Asked(), BODY, rate, 3_600)  # type: ignore[arg-type]
+    return sending(shop.home.parent, shop.system, Asked(), BODY, rate, 3_600)  # type: ignore[arg-type]
 
 
 def main() -> int:

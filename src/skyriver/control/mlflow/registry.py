@@ -78,14 +78,6 @@ def _add_models(board: Board) -> None:
         board.write(asked, WRITE, "delete_model", f"model/{asked.text('name')}", plan)
         return {}
 
-    def set_tag(asked: Asked) -> Document:
-        tag = {asked.text("key", most=300): asked.text("value", "", most=100_000)}
-        return _change(board, asked, "tag_model", find_model, lambda row: tagged(row, tag))
-
-    def delete_tag(asked: Asked) -> Document:
-        tag = {asked.text("key", most=300): None}
-        return _change(board, asked, "tag_model", find_model, lambda row: tagged(row, tag))
-
     def rename(asked: Asked) -> NoReturn:
         raise bad(
             "A model keeps its name: the signatures of its versions are over it.",
@@ -105,10 +97,22 @@ def _add_models(board: Board) -> None:
     board.add("PATCH", "registered-models/update", WRITE, "audited", update)
     board.add("DELETE", "registered-models/delete", WRITE, "audited", delete)
     board.add("POST", "registered-models/rename", WRITE, "nothing", rename)
-    board.add("POST", "registered-models/set-tag", WRITE, "audited", set_tag)
-    board.add("DELETE", "registered-models/delete-tag", WRITE, "audited", delete_tag)
+    _add_tagging(board, "registered-models", "tag_model", find_model)
     board.add("GET", "registered-models/get-latest-versions", READ, "nothing", latest)
     board.add("POST", "registered-models/get-latest-versions", READ, "nothing", latest)
+
+
+def _add_tagging(board: Board, path: str, action: str, find: Callable[[Snapshot, Asked], Resource]) -> None:
+    def set_tag(asked: Asked) -> Document:
+        tag = {asked.text("key", most=300): asked.text("value", "", most=100_000)}
+        return _change(board, asked, action, find, lambda row: tagged(row, tag))
+
+    def delete_tag(asked: Asked) -> Document:
+        tag = {asked.text("key", most=300): None}
+        return _change(board, asked, action, find, lambda row: tagged(row, tag))
+
+    board.add("POST", f"{path}/set-tag", WRITE, "audited", set_tag)
+    board.add("DELETE", f"{path}/delete-tag", WRITE, "audited", delete_tag)
 
 
 def _add_versions(board: Board) -> None:
@@ -129,14 +133,6 @@ def _add_versions(board: Board) -> None:
         description = asked.text("description", "")
         _change(board, asked, "describe_version", find_version, lambda row: _described(row, description))
         return get(asked)
-
-    def set_tag(asked: Asked) -> Document:
-        tag = {asked.text("key", most=300): asked.text("value", "", most=100_000)}
-        return _change(board, asked, "tag_version", find_version, lambda row: tagged(row, tag))
-
-    def delete_tag(asked: Asked) -> Document:
-        tag = {asked.text("key", most=300): None}
-        return _change(board, asked, "tag_version", find_version, lambda row: tagged(row, tag))
 
     def delete(asked: Asked) -> NoReturn:
         raise Conflict(
@@ -169,8 +165,7 @@ def _add_versions(board: Board) -> None:
     board.add("PATCH", "model-versions/update", WRITE, "audited", update)
     board.add("DELETE", "model-versions/delete", WRITE, "nothing", delete)
     board.add("POST", "model-versions/transition-stage", WRITE, "nothing", transition)
-    board.add("POST", "model-versions/set-tag", WRITE, "audited", set_tag)
-    board.add("DELETE", "model-versions/delete-tag", WRITE, "audited", delete_tag)
+    _add_tagging(board, "model-versions", "tag_version", find_version)
 
 
 def _add_aliases(board: Board) -> None:
