@@ -1,6 +1,6 @@
 """Versions that take over by steps: how often a good one is taken back, how soon a bad one is, and who saw it.
 
-    python bench/rollout.py [--quick]
+    python bench/rollout.py [--quick] [--parts simulated,by-key,shadow,live,passing]
 
 Simulated: the product's own functions (`release.canary`, `release.stepping`) judge what a model of the traffic answers,
 100 requests a second for an hour in steps of 1, 10 and 50%, looked at every five seconds. Candidates are as the
@@ -22,7 +22,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,13 @@ GOALS = (
     Goal("live_exposed_miscounted", "<=", 0, "requests"),
     *PASSING_GOALS,
 )
+PARTS = {
+    "simulated": ("false_rollback_share", "regression_caught_share"),
+    "by-key": ("by_key_false_rollback_share", "by_key_regression_caught_share"),
+    "shadow": ("shadow_false_rollback_share", "shadow_regression_caught_share"),
+    "live": ("live_failed_requests", "live_exposed_miscounted"),
+    "passing": tuple(goal.name for goal in PASSING_GOALS),
+}
 RATE, LOOK_S, STEP_S = 100, 5, 1_200
 SPEC = CanarySpec(steps=(1, 10, 50), every="20m", wait="1h")
 ERRORS, MORE_ERRORS = 0.005, 0.02
@@ -394,18 +401,25 @@ def _load(shop: Shop, rate: float) -> Any:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rollouts, the same goals")
-    quick = parser.parse_args().quick
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
+    given = parser.parse_args()
+    parts, quick = given.parts.split(","), given.quick
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"--parts: there is no {', '.join(unknown)}; there are {', '.join(PARTS)}")
     document = Document("rollout", GOALS)
-    simulated = ("false_rollback_share", "regression_caught_share")
-    document.part(simulated, lambda: measure_simulated(document, 100 if quick else 500))
-    by_key = ("by_key_false_rollback_share", "by_key_regression_caught_share")
-    document.part(by_key, lambda: measure_by_key(document, 20 if quick else 200))
-    shadowed = ("shadow_false_rollback_share", "shadow_regression_caught_share")
-    document.part(shadowed, lambda: measure_shadow(document, 50 if quick else 500))
-    live = ("live_failed_requests", "live_exposed_miscounted")
-    document.part(live, lambda: measure_live(document, 5 if quick else 20, 10 if quick else 100, 1_000))
-    passing = tuple(goal.name for goal in PASSING_GOALS)
-    document.part(passing, lambda: measure_passing(document, 500 if quick else 5_000))
+    measures: dict[str, Callable[[], None]] = {
+        "simulated": lambda: measure_simulated(document, 100 if quick else 500),
+        "by-key": lambda: measure_by_key(document, 20 if quick else 200),
+        "shadow": lambda: measure_shadow(document, 50 if quick else 500),
+        "live": lambda: measure_live(document, 5 if quick else 20, 10 if quick else 100, 1_000),
+        "passing": lambda: measure_passing(document, 500 if quick else 5_000),
+    }
+    for part, names in PARTS.items():
+        if part in parts:
+            document.part(names, measures[part])
+        else:
+            for name in names:
+                document.missed(name, "its part was left out", wanted=False)
     return 0 if document.print() else 1
 
 
