@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from skyriver.client.cost_calls import CostCalls
 from skyriver.client.flows import (
     TIMEOUT,
     Awaiting,
@@ -70,7 +71,7 @@ from skyriver.core.contract_tokens import IssuedToken, Token, TokenList
 from skyriver.core.errors import InvalidInput
 
 
-class Calls(StreamCalls, ReviewCalls, PredictingCalls, RegistryCalls):
+class Calls(StreamCalls, ReviewCalls, PredictingCalls, RegistryCalls, CostCalls):
     """What both clients can do; each method is written once, as a flow."""
 
     # Applications and operations

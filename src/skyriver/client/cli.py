@@ -25,6 +25,7 @@ from skyriver.client import lineage as _lineage  # noqa: F401
 from skyriver.client import lists as _lists  # noqa: F401  # its commands
 from skyriver.client import machine as _machine  # noqa: F401  # its commands
 from skyriver.client import predicting as _predicting  # noqa: F401  # its command
+from skyriver.client import prices as _prices  # noqa: F401
 from skyriver.client import requests as _requests  # noqa: F401
 from skyriver.client import reviews as _reviews  # noqa: F401
 from skyriver.client import rollouts as _rollouts  # noqa: F401

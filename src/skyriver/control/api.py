@@ -33,6 +33,7 @@ from skyriver.control.paging import (
     link,
     page_of,
 )
+from skyriver.control.prices import add_prices
 from skyriver.control.problems import add_problems
 from skyriver.control.published import publish
 from skyriver.control.requests import add_requests
@@ -152,6 +153,7 @@ def _add_reading(routes: Routes, cloud: Cloud) -> None:
     _add_views(routes, cloud)
     _add_streams(routes, cloud)
     add_requests(routes, cloud)
+    add_prices(routes, cloud)
     for segment, (kind, permission) in KINDS.items():
         _add_lists(routes, cloud, segment, kind, permission)
 

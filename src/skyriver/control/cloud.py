@@ -13,6 +13,7 @@ from skyriver.control.alerting import Alerts
 from skyriver.control.asking import Asker
 from skyriver.control.compute import Compute
 from skyriver.control.loop import ControlLoop
+from skyriver.control.pricing import OwnedMachines, Pricing
 from skyriver.control.request_log import NoRequests, RequestLog
 from skyriver.control.signing import Signer
 from skyriver.control.store import Store
@@ -148,6 +149,7 @@ class Cloud:
     """Of versions; None: this cloud does not sign."""
     alerts: Alerts | None = None
     """Receivers of messages about incidents; None: there are none."""
+    prices: Pricing = OwnedMachines()  # noqa: RUF009  # it holds nothing
     artifact_bytes: int = ARTIFACT_BYTES
     """That a tenant's MLflow clients may upload in all: objects are never freed."""
 

@@ -94,6 +94,7 @@ from skyriver.wiring.environments import keep_package_settings, mend_environment
 from skyriver.wiring.gateway import gateway_of
 from skyriver.wiring.home import DEFAULT_PORT, Home
 from skyriver.wiring.kinds import KINDS
+from skyriver.wiring.prices import PriceFile
 from skyriver.wiring.process import keep_log, write_atomically
 from skyriver.wiring.sinks import unusable_sinks
 from skyriver.wiring.sources import check_sources
@@ -374,6 +375,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         requests=AccessLog(home.logs),
         signer=signer,
         alerts=alerts,
+        prices=PriceFile(home, clock.wall),
         artifact_bytes=int(home.settings().get("artifact_bytes", ARTIFACT_BYTES)),
     )
     for stale in home.uploads.iterdir():

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from skyriver.adapters.sqlite.driver import newest_driver
 from skyriver.adapters.sqlite.migrations import REVISIONS
 from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.client.api import Client
+from skyriver.core.errors import SkyriverError
 from skyriver.release.signature import Signature, takes_pictures
 from skyriver.trust.trusted import read_trusted
 from skyriver.wiring.address import address_of
@@ -25,6 +27,7 @@ from skyriver.wiring.finding import Finding, Result
 from skyriver.wiring.home import Home
 from skyriver.wiring.living import processes_of
 from skyriver.wiring.parts import parts_of
+from skyriver.wiring.prices import OLD_DAYS, price_file, price_lists, read_prices
 from skyriver.wiring.watched import control_of, read_parts, running_supervisor
 
 HOUR_US = 3_600_000_000
@@ -193,6 +196,23 @@ def keys(home: Home) -> Finding:
     return Finding("keys", "ok", f"{sum(map(len, trusted.values()))} trusted; key files are their owner's alone")
 
 
+def prices(home: Home) -> Finding:
+    """Whether what resources cost can be read, and is not out of date."""
+    try:
+        found = read_prices(price_file(home), price_lists(), date.today())
+    except SkyriverError as error:
+        meaning = f"{error.code}: the prices before stay in force."
+        return Finding("prices", "warn", f"{price_file(home)}: {error.message}", meaning, error.next_action)
+    if found is None:
+        return Finding("prices", "ok", "nothing costs anything: owned machines")
+    age = (date.today() - found.as_of).days
+    if age > OLD_DAYS and not found.are_zero:
+        meaning = "What things cost, and what is decided by it, may be wrong."
+        action = f"Look up what you pay, and write it with today's as_of into {price_file(home)}."
+        return Finding("prices", "warn", f"they are of {found.as_of}, {age} days ago", meaning, action)
+    return Finding("prices", "ok", f"in {found.currency}, of {found.as_of}")
+
+
 def _answers(home: Home) -> bool:
     return control_of(home) is not None and all(p["state"] == "READY" for p in parts_of(home))
 
@@ -223,4 +243,5 @@ CLOUD: dict[str, Callable[[Home], Finding]] = {
     "deployed": deployed,
     "pictures": pictures,
     "keys": keys,
+    "prices": prices,
 }

@@ -33,6 +33,7 @@ from skyriver.core import (
     contract_cards,
     contract_keys,
     contract_lineage,
+    contract_prices,
     contract_requests,
     contract_reviews,
     contract_tenants,
@@ -100,6 +101,7 @@ CONTRACTS = (
     contract_cards,
     contract_keys,
     contract_lineage,
+    contract_prices,
     contract_requests,
     contract_reviews,
     contract_tenants,
@@ -116,6 +118,7 @@ NO_ROWS = (
     "list_requests",
     "list_keys",
     "list_alerts",
+    "list_prices",
 )
 KINDS = [n.removeprefix("list_") for n in NAMES if n.startswith("list_") and n not in NO_ROWS]
 CALLS: list[Act] = [
@@ -135,6 +138,8 @@ CALLS: list[Act] = [
     *(lambda c, n=n: c.act(n.removeprefix("start_"), "x") for n in NAMES if n.startswith("start_")),
     lambda c: c.wait("x"),
     lambda c: c.audit(),
+    lambda c: c.prices(),
+    lambda c: c.price("core_hour"),
     lambda c: c.explain("version/fraud:1"),
     lambda c: c.card("fraud:1"),
     lambda c: c.tag("fraud", {"owner": "ana"}),
