@@ -62,6 +62,7 @@ KINDS: Mapping[str, tuple[str, Permission]] = {
     "watches": ("watch", Permission.SERVICES_READ),
     "incidents": ("incident", Permission.SERVICES_READ),
     "services": ("service", Permission.SERVICES_READ),
+    "scalings": ("scaling", Permission.SERVICES_READ),
     "replicas": ("replica", Permission.SERVICES_READ),
     "activators": ("activator", Permission.SERVICES_READ),
     "tasks": ("task", Permission.JOBS_READ),

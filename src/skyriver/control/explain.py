@@ -23,6 +23,7 @@ _ORDER = (
     "table",
     "model",
     "service",
+    "scaling",
     "version",
     "rollout",
     "watch",

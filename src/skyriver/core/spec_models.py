@@ -18,8 +18,8 @@ from skyriver.core.units import SECOND, parse_duration, parse_rate
 
 MOST_REPLICAS = 64
 IDLE = "5m"
-SHARE = 0.99
 """Without a request, before a service goes to sleep."""
+SHARE = 0.99
 
 
 class FeatureSpec(Spec):
@@ -153,7 +153,7 @@ class FromStreamSpec(Spec):
 
 class ServiceSpec(Spec):
     replicas: int | tuple[int, int] = 1
-    """How many; `(0, n)`: n while somebody asks, none while nobody does."""
+    """How many; `(least, most)`: as many as `latency` and `share` need; from 0 on it sleeps while nobody asks."""
     cpus: float = Field(default=1.0, gt=0)
     memory_mb: int = Field(default=512, gt=0)
     limit: Rate = Field(default="", exclude_if=lambda value: value == "")
@@ -168,7 +168,12 @@ class ServiceSpec(Spec):
     """The objective: an answer is to take at most so long, as "50ms"; "" is no objective but that it answers."""
     share: float = Field(default=SHARE, gt=0.5, lt=1.0, exclude_if=lambda value: value == SHARE)
     """Of the requests that are to be answered well, and within `latency`: what is missed faster than that allows is
-    told as an incident."""
+    told as an incident; replicas of `(least, most)` are as many as keep it."""
+    hold: str = Field(default="", exclude_if=lambda value: value == "")
+    """Fewer replicas must do for so long before one is taken away; "" is 5 minutes, and twice a start where that is
+    longer."""
+    wake: str = Field(default="", exclude_if=lambda value: value == "")
+    """A request that wakes the service may take so long; "" is as long as any, `latency`."""
 
     @property
     def latency_us(self) -> int:
@@ -176,27 +181,55 @@ class ServiceSpec(Spec):
         return parse_duration(self.latency, "a latency") if self.latency else 0
 
     @property
-    def sleeps(self) -> bool:
-        return isinstance(self.replicas, tuple)
+    def least(self) -> int:
+        return self.replicas[0] if isinstance(self.replicas, tuple) else self.replicas
 
     @property
     def most(self) -> int:
-        """Replicas while it is awake."""
         return self.replicas[1] if isinstance(self.replicas, tuple) else self.replicas
+
+    @property
+    def sleeps(self) -> bool:
+        return self.least == 0
+
+    @property
+    def elastic(self) -> bool:
+        """Its replicas are counted by the load while it is awake."""
+        return self.most > self.awake
+
+    @property
+    def awake(self) -> int:
+        """Replicas that it has at least while it is awake."""
+        return max(self.least, 1)
 
     @property
     def idle_us(self) -> int:
         return parse_duration(self.idle)
 
+    @property
+    def hold_us(self) -> int | None:
+        """None where none is declared."""
+        return parse_duration(self.hold, "a hold") if self.hold else None
+
+    @property
+    def wake_us(self) -> int:
+        """0 where none is declared."""
+        return parse_duration(self.wake, "a time to wake") if self.wake else 0
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if isinstance(self.replicas, tuple) and self.replicas[0]:
-            raise ValueError(
-                f"replicas={self.replicas}: the first number is 0, for a service that sleeps while nobody asks;"
-                f" for a fixed number write replicas={self.replicas[1]}"
-            )
         if not 1 <= self.most <= MOST_REPLICAS:
             raise ValueError(f"replicas: {self.most} is not from 1 to {MOST_REPLICAS}; (0, n) sleeps while nobody asks")
+        if not 0 <= self.least <= self.most:
+            raise ValueError(f"replicas={self.replicas}: they are (least, most), as in (1, 4)")
+        if self.hold_us is not None and not self.elastic:
+            raise ValueError("hold is for a service whose replicas follow the load, as those of replicas=(1, 4)")
+        if self.hold_us is not None and self.hold_us < SECOND:
+            raise ValueError(f"hold={self.hold!r} is shorter than a second")
+        if self.wake and not self.sleeps:
+            raise ValueError("wake is for a service that sleeps, with replicas=(0, n)")
+        if self.wake and self.wake_us <= self.latency_us:
+            raise ValueError(f"wake={self.wake!r} must be longer than latency={self.latency!r}, in whose place it is")
         if not self.sleeps and self.idle != IDLE:
             raise ValueError("idle is for a service that sleeps, with replicas=(0, n)")
         if self.idle_us < SECOND:

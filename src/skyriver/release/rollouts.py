@@ -241,7 +241,7 @@ def _canary(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -
 def _beside(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -> Iterator[Action | None]:
     """Starts the version beside the champion; it gets no request before it can answer. Nothing once it can; None: it is
     waited for."""
-    wanted = ServiceSpec.model_validate(service.spec["serve"]).most
+    wanted = _replicas(service)
     if broken := service.status.get("broken", {}).get(to):
         yield _breach(snapshot, rollout, "VERSION_FAILED", f"Version {to} does not serve: {broken}")
     elif to not in service.spec.get("versions", {}):
@@ -323,6 +323,12 @@ def _compared(rollout: Resource, canary: Mapping[str, Any], spec: CanarySpec) ->
     return {**rollout.status, "canary": canary, "shown": page(canary, spec)}
 
 
+def _replicas(service: Resource) -> int:
+    """Of each version, as the service's own step last had it: a version that takes over must be able to do as much."""
+    serve = ServiceSpec.model_validate(service.spec["serve"])
+    return max(serve.awake, int(service.status.get("wanted", 0))) if serve.elastic else serve.most
+
+
 def _shares(snapshot: Snapshot, origin: str, to: str, percent: int, key: str) -> dict[str, dict[str, Any]]:
     """By key with a moment in which all replicas change, so that no key goes to and fro between them."""
     by_key = {"key": key, "at": snapshot.now + SHARED_US} if key else {}
@@ -338,7 +344,7 @@ def _promote(snapshot: Snapshot, rollout: Resource, model: Resource, service: Re
     versions: Mapping[str, Any] = service.spec.get("versions", {})
     origin = str(rollout.status.get("from") or "")
     ready = service.status.get("ready", {})
-    wanted = ServiceSpec.model_validate(service.spec["serve"]).most
+    wanted = _replicas(service)
     beside = {to: {"weight": 0}} | ({origin: {"weight": 100}} if origin and origin != to else {})
     taken_over = _taken_over(snapshot, versions, origin, to)
     broken = service.status.get("broken", {}).get(to)

@@ -67,12 +67,26 @@ class ActivatorSettings:
     """Its `bodies` are those that are held, and those that are being read."""
 
 
+class _Counted:
+    """Of one service."""
+
+    __slots__ = ("expired", "hold_us", "refused")
+
+    def __init__(self) -> None:
+        self.hold_us = Histogram()
+        self.expired = self.refused = 0
+
+    def told(self) -> dict[str, object]:
+        return {"hold_us": self.hold_us.told(), "expired": self.expired, "refused": self.refused}
+
+
 class _Queue:
     """What is held for one service, in the order in which it came."""
 
-    __slots__ = ("bodies", "held", "lines", "path")
+    __slots__ = ("bodies", "held", "lines", "name", "path")
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.held: OrderedDict[Request, asyncio.TimerHandle] = OrderedDict()
         self.bodies = 0
         """Bytes of what is held."""
@@ -110,6 +124,8 @@ class Activator:
         self._unreadable = False
         self._services: Mapping[str, Mapping[str, Any]] = {}
         self._queues: dict[Key, _Queue] = {}
+        self._counted: dict[str, _Counted] = {}
+        """By service, of those that it is told of."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._server = HttpServer(self._handle, self.settings.http)
 
@@ -127,6 +143,7 @@ class Activator:
         return {
             "waiting": self._waiting(),
             **self._ended(),
+            "services": {name: counted.told() for name, counted in self._counted.items()},
             "hold_p50_us": round(self.hold_us.quantile(0.5)),
             "hold_p95_us": round(self.hold_us.quantile(0.95)),
             "rss_mb": round(resident_bytes() / 1e6, 1),
@@ -167,12 +184,12 @@ class Activator:
             )
         self._look()
         if (problem := self._problem(key)) is not None:
-            self._refuse(request, problem, _LATER)
+            self._refuse(key[0], request, problem, _LATER)
         elif request.path.endswith(b"/ready") and request.method in (b"GET", b"HEAD"):
             request.answer(200, b'{"ready":true}')  # it answers, if not at once; to be asked so wakes nobody
-        elif (full := self._full(queue := self._queues.get(key) or _Queue(), request)) != "":
+        elif (full := self._full(queue := self._queues.get(key) or _Queue(key[0]), request)) != "":
             error = Unavailable(f"{key[0]} is waking, and {full}", code="OVERLOADED", next_action="Send it again soon.")
-            self._refuse(request, error, _AGAIN)
+            self._refuse(key[0], request, error, _AGAIN)
         else:
             self._hold(key, queue, request)
 
@@ -208,6 +225,8 @@ class Activator:
         if request in queue.held:
             queue.remove(request)
         self.expired += 1
+        if (counted := self._count(key[0])) is not None:
+            counted.expired += 1
         trouble = (self._services.get(key[0]) or {}).get("trouble") or {}
         why = f" {trouble['message']}" if trouble.get("message") else ""
         error = DeadlineExceeded(
@@ -216,9 +235,17 @@ class Activator:
         )
         _answer(request, error, _AGAIN)
 
-    def _refuse(self, request: Request, error: SkyriverError, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+    def _refuse(
+        self, name: str, request: Request, error: SkyriverError, headers: tuple[tuple[bytes, bytes], ...]
+    ) -> None:
         self.refused += 1
+        if (counted := self._count(name)) is not None:
+            counted.refused += 1
         _answer(request, error, headers)
+
+    def _count(self, name: str) -> _Counted | None:
+        """None of a service that nobody told of: any path names one."""
+        return self._counted.setdefault(name, _Counted()) if name in self._services else None
 
     # What the control plane tells.
 
@@ -233,6 +260,7 @@ class Activator:
         self._unreadable = False
         if live is not None:
             self._services = live.get("services", {})
+            self._counted = {name: counted for name, counted in self._counted.items() if name in self._services}
 
     def _problem(self, key: Key) -> SkyriverError | None:
         """Why the service cannot wake, where that is known: nothing of it is being started."""
@@ -263,7 +291,7 @@ class Activator:
                 self._look()
                 if (problem := self._problem(key)) is not None:
                     while queue.held:
-                        self._refuse(queue.take(), problem, _LATER)
+                        self._refuse(key[0], queue.take(), problem, _LATER)
                     break
                 line = await self._reach(key)
                 if line is None:
@@ -296,7 +324,10 @@ class Activator:
             line = line or await Line.to(queue.path)
             while queue.held and line.open:
                 request = queue.take()
-                self.hold_us.add((time.perf_counter_ns() - request.arrived_ns) // 1000)
+                held_us = (time.perf_counter_ns() - request.arrived_ns) // 1000
+                self.hold_us.add(held_us)
+                if (counted := self._count(queue.name)) is not None:
+                    counted.hold_us.add(held_us)
                 await self._send(line, request)
         except OSError:
             return  # nobody listens any more; what is held stays held

@@ -30,8 +30,18 @@ from skyriver.release.rollouts import champion
 from skyriver.serve.activator_kind import ENDING, new_activator
 from skyriver.serve.from_stream import live_of_replica, stream_waited_for
 from skyriver.serve.logged import log_of_replica
+from skyriver.serve.scaling_kind import decided
 from skyriver.serve.sharing import shared, sharing_of_replica
-from skyriver.serve.sleeping import activator_of, is_asleep, replicas_wanted, rest_after, rests, somebody_holds, told_of
+from skyriver.serve.sleeping import (
+    activator_of,
+    is_asleep,
+    replicas_wanted,
+    rest_after,
+    rests,
+    somebody_holds,
+    told_of,
+    woke_after,
+)
 from skyriver.trust.signing import proof_of
 
 GIVE_UP_STARTS = 5
@@ -81,13 +91,15 @@ def _step_service(snapshot: Snapshot, before: Resource) -> Iterator[Action]:
     serve = ServiceSpec.model_validate(service.spec["serve"])
     yield from new_activator(snapshot, service, serve)
     members = [r for r in replicas if r.state not in ENDING]
-    rest = rest_after(snapshot, service, serve, members, serves=any(_serves(snapshot, r) for r in members))
+    rest = rest_after(snapshot, service, serve, members, serves=any(serves(snapshot, r) for r in members))
     held = somebody_holds(snapshot, service.tenant)
-    count = replicas_wanted(serve, rest, there=len(members), held=held)
+    woke = woke_after(snapshot, service, rest)
+    awake = max(decided(snapshot, service, serve), int(woke.get("replicas", 0)))
+    count = replicas_wanted(rest, awake, there=len(members), held=held)
     yield from _fit_replicas(snapshot, service, versions, replicas, count)
 
     leaving = {r.name for r in _surplus(versions, replicas, count)}
-    serving = [r for r in replicas if _serves(snapshot, r) and r.name not in leaving]
+    serving = [r for r in replicas if serves(snapshot, r) and r.name not in leaving]
     ready = {v: [r for r in serving if str(r.spec["version"]) == v] for v in versions}
     stand_in = _stand_in(snapshot, service) if rest or rests(service, serve) else ()
     for version, of_version in ready.items():
@@ -100,11 +112,13 @@ def _step_service(snapshot: Snapshot, before: Resource) -> Iterator[Action]:
     full = next((v for v, w in versions.items() if w["weight"] == 100), "")
     broken = {v: r.message for v in versions for r in replicas if str(r.spec["version"]) == v and r.state == "FAILED"}
     status = {
-        **{k: v for k, v in service.status.items() if k != "rest"},
+        **{k: v for k, v in service.status.items() if k not in ("rest", "wanted", "woke")},
         "ready": {v: len(of_version) for v, of_version in ready.items()},
         "routed": full if full and (ready.get(full) or is_asleep(rest)) else "",
         "broken": broken,
         **({"rest": rest} if rest else {}),
+        **({"wanted": count} if serve.elastic else {}),
+        **({"woke": woke} if woke else {}),
     }
     if not versions:
         event, told = "no_version", _no_version(snapshot, service)
@@ -112,11 +126,17 @@ def _step_service(snapshot: Snapshot, before: Resource) -> Iterator[Action]:
         event, told = "asleep", told_of(service.name, rest, serve)
     else:
         event, told = _judge(versions, ready, count, broken)
+        if event == "degraded" and serve.elastic and not any(map(_is_troubled, members)):
+            event, told = "ready", {}  # those that are missing have only just been asked for
         if event == "starting" and rest:
             told = told_of(service.name, rest, serve, " ".join(r.message for r in members if r.state == "LOST"))
     after = SERVICE.move(service, event, snapshot.now, status=status, **told)
     if after != before:
         yield Put(after, before.revision)
+
+
+def _is_troubled(replica: Resource) -> bool:
+    return replica.state in ("LOST", "FAILED") or replica.attempts > 0
 
 
 def _without_expired(service: Resource, now: int) -> Resource:
@@ -213,11 +233,12 @@ def _fit_replicas(
 
 
 def _surplus(versions: Mapping[str, Any], replicas: Sequence[Resource], count: int) -> list[Resource]:
-    """Replicas to be drained: of a version that is gone, or more than `count` of one; those that serve stay first."""
+    """Replicas to be drained: of a version that is gone, or more than `count` of one; of these first what does not
+    serve, then the youngest."""
     surplus = []
     for version in {str(r.spec["version"]) for r in replicas}:
         have = [r for r in replicas if str(r.spec["version"]) == version and r.state not in ENDING]
-        have.sort(key=lambda r: (r.state != "READY", r.name))
+        have.sort(key=lambda r: (r.state != "READY", r.created_at, r.name))
         surplus += have[count if version in versions else 0 :]
     return surplus
 
@@ -240,7 +261,7 @@ def _new_replica(snapshot: Snapshot, service: Resource, version: Resource, numbe
     )
 
 
-def _serves(snapshot: Snapshot, replica: Resource) -> bool:
+def serves(snapshot: Snapshot, replica: Resource) -> bool:
     """READY, or its process is and the row is about to follow: a control plane that comes back must not take what
     works out of the gateway because the one before it did not live to write it down."""
     process = snapshot.processes.get(replica.process)
@@ -302,7 +323,7 @@ def copies_of_replica(snapshot: Snapshot, replica: Resource) -> dict[str, Any]:
 def _sockets(snapshot: Snapshot, service: Resource, version: str) -> list[str]:
     """Of the replicas of `version` that serve."""
     there = [r for r in snapshot.children(service, "replica") if version and str(r.spec["version"]) == version]
-    return sorted(_server(snapshot, r).socket for r in there if _serves(snapshot, r))
+    return sorted(_server(snapshot, r).socket for r in there if serves(snapshot, r))
 
 
 def _follow(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:

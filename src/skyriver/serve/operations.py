@@ -21,7 +21,7 @@ def plan_sleep(
     serve = ServiceSpec.model_validate(service.spec["serve"])
     if not serve.sleeps:
         raise Conflict(
-            f"The service {target} is declared with {serve.most} replicas at all times.",
+            f"The service {target} is declared with {serve.least} replicas or more at all times.",
             code="NEVER_SLEEPS",
             where=service.ref,
             next_action=f"Declare serve=sr.Service(replicas=(0, {serve.most})) and deploy.",

@@ -56,6 +56,8 @@ from skyriver.serve.shadow import COPIED, Compared, Copied, Shadow, ShadowSettin
 
 GRACE_S = 9.0
 """What is under way at the end may take so long; the control plane kills after ten."""
+TELL_S = 5.0
+"""After so long it reports also what has not changed."""
 ID_HEADER = b"x-request-id"
 BYTES = b"application/octet-stream"
 _RETRY = ((b"retry-after", b"1"),)
@@ -202,6 +204,8 @@ class Replica:
             "refused": self.counters.refused,
             "overloaded": self.counters.overloaded,
             "expired": self.counters.expired,
+            "waiting": self._batcher.waiting + self._batcher.running,
+            "run_us": self.counters.run_us.total,
             "counted": {"latency_us": latency.told(), "scores": self._batcher.scores.told()},
             "p50_us": round(latency.quantile(0.5, before)),
             "p99_us": round(latency.quantile(0.99, before)),
@@ -467,17 +471,20 @@ async def serve_replica(
 ) -> int:
     """Answers on `listening` until `stop` is set, then ends what is under way; returns how many connections
     were cut off. `report` is given what to tell: at once, when something changed (every `report_s` at most), and at
-    the end. A report that cannot be written (a full disk) is tried again: answers need no disk. `follow` is called
-    before it answers and as often as `report` may be, to tell it what changed of its settings."""
+    the end; and every TELL_S, with the time as "told_at": quiet is not stuck. A report that
+    cannot be written (a full disk) is tried again: answers need no disk. `follow` is called before it answers and as
+    often as `report` may be, to tell it what changed of its settings."""
     replica = Replica(runner, settings)
     follow(replica)
     await replica.start(listening)
     told: dict[str, object] = {}
+    told_at = 0.0
     while not stop.is_set():
         follow(replica)
         now = {"ready": True, **replica.report()}
-        if now != told and _told(report, now):
-            told = now
+        due = time.monotonic() - told_at >= TELL_S
+        if (due or now != told) and _told(report, {**now, "told_at": time.time_ns() // 1_000}):
+            told, told_at = now, time.monotonic()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), report_s)
     _told(report, {"ready": False, **replica.report()})

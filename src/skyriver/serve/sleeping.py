@@ -14,10 +14,13 @@ from typing import Any
 
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
+from skyriver.core.units import SECOND
+from skyriver.serve.scaling_kind import to_wake
 
 ACTIVATOR = "activator"
 """Kind and name of the row: a tenant has one, while a service of it may sleep."""
 
+WOKE_US = 15 * SECOND
 IDLE = "IDLE"
 ON_REQUEST = "ON_REQUEST"
 REQUEST = "REQUEST"
@@ -68,8 +71,9 @@ def asleep(why: str, now: int) -> dict[str, Any]:
     return {"state": "asleep", "why": why, "since": now}
 
 
-def waking(why: str, now: int) -> dict[str, Any]:
-    return {"state": "waking", "why": why, "since": now}
+def waking(why: str, now: int, replicas: int = 1) -> dict[str, Any]:
+    """`replicas`: that start at once."""
+    return {"state": "waking", "why": why, "since": now, **({"replicas": replicas} if replicas > 1 else {})}
 
 
 def rest_after(
@@ -84,10 +88,28 @@ def rest_after(
             return waking(DECLARED, snapshot.now)
         if not settled:
             return waking(RELEASE, snapshot.now)
-        return waking(REQUEST, snapshot.now) if waiting(snapshot, service) else rest
+        held = waiting(snapshot, service)
+        return waking(REQUEST, snapshot.now, to_wake(snapshot, service, serve, held)) if held else rest
     if serve.sleeps and settled and _is_idle(snapshot, service, serve, members):
         return asleep(IDLE, snapshot.now)
+    if rest and not serves and rest["why"] == REQUEST:
+        needed = to_wake(snapshot, service, serve, waiting(snapshot, service))
+        return {**rest, "replicas": needed} if needed > waking_with(rest) else rest
     return {} if serves else rest
+
+
+def waking_with(rest: Mapping[str, Any]) -> int:
+    return int(rest.get("replicas", 1))
+
+
+def woke_after(snapshot: Snapshot, service: Resource, rest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With how many replicas it woke and when, for as long as these stay whatever is decided: who decides needs some
+    looks to see what they have to do."""
+    before = rest_of(service)
+    if before and not rest and not is_asleep(before) and waking_with(before) > 1:
+        return {"at": snapshot.now, "replicas": waking_with(before)}
+    woke: Mapping[str, Any] = service.status.get("woke") or {}
+    return woke if woke and not rest and snapshot.elapsed(int(woke["at"])) < WOKE_US else {}
 
 
 def _is_idle(snapshot: Snapshot, service: Resource, serve: ServiceSpec, members: Iterable[Resource]) -> bool:
@@ -103,12 +125,12 @@ def _is_idle(snapshot: Snapshot, service: Resource, serve: ServiceSpec, members:
     return snapshot.elapsed(last) >= serve.idle_us
 
 
-def replicas_wanted(serve: ServiceSpec, rest: Mapping[str, Any], *, there: int, held: bool) -> int:
-    """Of each version. Those that are `there` stay until requests are held. The first one wakes alone: others beside it
-    would take its cores while somebody waits."""
+def replicas_wanted(rest: Mapping[str, Any], awake: int, *, there: int, held: bool) -> int:
+    """Of each version; `awake` of them once it is. Those that are `there` stay until requests are held. The first one
+    wakes alone, unless more wait than it can do: others beside it would take its cores while somebody waits."""
     if is_asleep(rest):
         return 0 if held else there
-    return 1 if rest else serve.most
+    return waking_with(rest) if rest else awake
 
 
 def told_of(name: str, rest: Mapping[str, Any], serve: ServiceSpec, trouble: str = "") -> dict[str, str]:

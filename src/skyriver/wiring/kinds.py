@@ -18,6 +18,7 @@ from skyriver.release.kinds import VERSION
 from skyriver.release.rollouts import ROLLOUT
 from skyriver.serve.activator_kind import ACTIVATOR
 from skyriver.serve.kinds import REPLICA, SERVICE
+from skyriver.serve.scaling_kind import SCALINGS
 
 KINDS: Mapping[str, Kind] = {
     k.name: k
@@ -32,6 +33,7 @@ KINDS: Mapping[str, Kind] = {
         INCIDENT,
         SERVICE,
         REPLICA,
+        SCALINGS,
         ACTIVATOR,
         STREAM,
         WORKER,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import skyriver as sr
 from skyriver.core.errors import Conflict
 from skyriver.core.resources import Put, Resource
 from skyriver.serve.operations import plan_sleep, plan_wake
+from skyriver.serve.scaling_kind import new_scaling
 from skyriver.wiring.simulation import Simulation
 
 HOLDER = "t.activator.activator"
@@ -32,7 +34,8 @@ class Cloud(Simulation):
             ]
             + [Put(Resource("t", "service", "price", spec=spec, state="PENDING"), 0)]
         )
-        self.ready(HOLDER, waiting={})
+        if serve.sleeps:
+            self.ready(HOLDER, waiting={})
 
     @property
     def service(self) -> Resource:
@@ -58,6 +61,12 @@ class Cloud(Simulation):
         )
         self.commit([Put(changed, service.revision)])
 
+    def scale(self, replicas: int, **measured: float) -> None:
+        """As who decides would."""
+        row = self.loop.snapshot().find("t", "scaling", "price")
+        made = new_scaling(self.service, replicas, {"measured": measured}, self.clock.wall())
+        self.commit([Put(made, row.revision if row is not None else 0)])
+
     def act(self, plan: Any) -> None:
         self.commit([Put(r, r.revision) for r in plan(self.loop.snapshot(), "t", "price", {}, {})])
 
@@ -74,8 +83,9 @@ SLEEPS = sr.Service(replicas=(0, 2), idle="10s")
 def cloud() -> Cloud:
     """It serves with two replicas."""
     cloud = Cloud(SLEEPS)
+    cloud.scale(2)
     cloud.ready(*cloud.replicas)
-    assert cloud.service.state == "READY"
+    assert (cloud.service.state, len(cloud.replicas)) == ("READY", 2)
     return cloud
 
 
@@ -251,6 +261,7 @@ def test_each_tenant_has_an_activator_of_its_own(cloud: Cloud) -> None:
             Put(Resource("u", "service", "price", spec=spec, state="PENDING"), 0),
         ]
     )
+    cloud.commit([Put(new_scaling(cloud.store.get("u", "service", "price"), 2, {}, cloud.clock.wall()), 0)])
     cloud.ready("u.activator.activator")
     cloud.ready("u.replica.price-1-1", "u.replica.price-1-2")
     cloud.run(seconds=12)
@@ -300,7 +311,15 @@ def test_a_service_with_a_fixed_number_never_sleeps() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"replicas": (1, 4)}, "the first number is 0"),
+        ({"replicas": (4, 1)}, "they are (least, most), as in (1, 4)"),
+        ({"replicas": (-1, 4)}, "they are (least, most), as in (1, 4)"),
+        ({"replicas": 2, "hold": "1m"}, "hold is for a service whose replicas follow the load"),
+        ({"replicas": (2, 2), "hold": "1m"}, "hold is for a service whose replicas follow the load"),
+        ({"replicas": (1, 2), "hold": "5ms"}, "hold='5ms' is shorter than a second"),
+        ({"replicas": (1, 2), "hold": "long"}, "'long' is not a hold"),
+        ({"replicas": (1, 2), "wake": "2s"}, "wake is for a service that sleeps"),
+        ({"replicas": (1, 2), "idle": "2m"}, "idle is for a service that sleeps"),
+        ({"replicas": (0, 2), "wake": "20ms", "latency": "50ms"}, "must be longer than latency='50ms'"),
         ({"replicas": (0, 0)}, "0 is not from 1 to 64"),
         ({"replicas": 65}, "65 is not from 1 to 64"),
         ({"idle": "1m"}, "idle is for a service that sleeps"),
@@ -309,13 +328,94 @@ def test_a_service_with_a_fixed_number_never_sleeps() -> None:
     ],
 )
 def test_what_cannot_be_declared(given: dict[str, Any], told: str) -> None:
-    with pytest.raises((ValidationError, sr.SkyriverError), match=told.replace("(", r"\(")):
+    with pytest.raises((ValidationError, sr.SkyriverError), match=re.escape(told)):
         sr.Service(**given)
 
 
 def test_a_specification_of_before_is_what_it_was() -> None:
     assert sr.Service(replicas=2).to_json() == {"replicas": 2, "cpus": 1.0, "memory_mb": 512}
     assert sr.Service.model_validate(SLEEPS.to_json()) == SLEEPS
+
+
+@pytest.mark.parametrize(
+    ("replicas", "least", "most", "sleeps", "elastic"),
+    [
+        (3, 3, 3, False, False),
+        ((3, 3), 3, 3, False, False),
+        ((0, 1), 0, 1, True, False),
+        ((0, 8), 0, 8, True, True),
+        ((1, 2), 1, 2, False, True),
+    ],
+)
+def test_what_replicas_mean(
+    replicas: int | tuple[int, int], least: int, most: int, sleeps: bool, elastic: bool
+) -> None:
+    serve = sr.Service(replicas=replicas)
+    assert (serve.least, serve.most, serve.sleeps, serve.elastic) == (least, most, sleeps, elastic)
+
+
+def test_it_wakes_to_what_waits(cloud: Cloud) -> None:
+    """100 requests of 50 ms are 5 s of work: with two replicas it is done in 2.5 s, and more than two it has not."""
+    cloud.scale(1, work_s=0.05, start_s=0.5)
+    cloud.run(seconds=12)
+    cloud.compute.report(HOLDER, waiting={"price": 15})
+    cloud.run(seconds=0.2)
+    assert cloud.replicas == [FIRST]
+    cloud.compute.report(HOLDER, waiting={"price": 100})
+    cloud.run(seconds=0.2)
+    assert len(cloud.replicas) == 2
+    cloud.compute.report(HOLDER, waiting={})
+    cloud.ready(FIRST)
+    cloud.run(seconds=10)
+    cloud.ready(*cloud.replicas)
+    assert len(cloud.replicas) == 2
+    cloud.run(seconds=6)  # whoever decides has seen by then what there is to do, and decided for one
+    assert len(cloud.replicas) == 1
+    assert "woke" not in cloud.service.status
+
+
+def test_before_anybody_decided_it_has_as_few_as_it_may() -> None:
+    cloud = Cloud(sr.Service(replicas=(2, 4)))
+    cloud.ready(*cloud.replicas)
+    assert len(cloud.replicas) == 2
+
+
+@pytest.mark.parametrize(("wanted", "there"), [(3, 3), (9, 4), (1, 2), (0, 2)])
+def test_what_is_decided_is_followed_within_what_is_declared(wanted: int, there: int) -> None:
+    cloud = Cloud(sr.Service(replicas=(2, 4)))
+    cloud.scale(wanted)
+    assert len(cloud.replicas) == there
+    assert cloud.service.status["wanted"] == there
+
+
+def test_a_service_that_gets_more_replicas_is_not_degraded_meanwhile() -> None:
+    cloud = Cloud(sr.Service(replicas=(1, 4)))
+    cloud.ready(*cloud.replicas)
+    cloud.scale(2)
+    assert (cloud.service.state, len(cloud.replicas)) == ("READY", 2)
+    cloud.compute.kill(FIRST)
+    cloud.settle()
+    assert cloud.service.state in ("DEGRADED", "STARTING")
+
+
+def test_who_serves_stays_and_then_the_oldest() -> None:
+    cloud = Cloud(sr.Service(replicas=(1, 4)))
+    cloud.ready(*cloud.replicas)
+    cloud.scale(3)
+    third = "t.replica.price-1-3"
+    cloud.ready(third)
+    cloud.scale(2)
+    assert cloud.replicas == [FIRST, third]
+    cloud.scale(1)
+    assert cloud.replicas == [FIRST]
+
+
+def test_what_was_decided_goes_with_the_service_and_with_its_being_elastic() -> None:
+    cloud = Cloud(sr.Service(replicas=(1, 4)))
+    cloud.scale(3)
+    cloud.change(serve=sr.Service(replicas=2).to_json())
+    assert cloud.store.rows("t", "scaling") == []
+    assert len(cloud.replicas) == 2
 
 
 EVENTS = st.lists(
@@ -329,6 +429,7 @@ EVENTS = st.lists(
 def test_whatever_happens_a_request_has_somewhere_to_go(events: list[str]) -> None:
     """A version with weight has a replica or is the activator's, and who has requests under way is not ended."""
     cloud = Cloud(SLEEPS)
+    cloud.scale(2, work_s=0.5, start_s=0.5)
     cloud.ready(*cloud.replicas)
     for event in events:
         living = cloud.replicas

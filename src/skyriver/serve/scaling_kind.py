@@ -1,0 +1,64 @@
+"""The kind `scaling`: how many replicas an elastic service is to have, and why. A row a service, under its name.
+
+`spec` is {"replicas": n}; whoever decides writes it (wiring.scaler). The service's step follows it, within what is
+declared: while nobody decides the row stands, and so do the replicas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from skyriver.core.resources import Action, Delete, Kind, Resource, Snapshot
+from skyriver.core.spec import ServiceSpec
+from skyriver.core.units import SECOND
+
+SCALING: Final = "scaling"
+LEAST_CLEARING_S: Final = 1.0
+"""What waits at a waking is worth no more replicas than clear it within this: a start takes as long."""
+
+SCALING_TRANSITIONS: Mapping[tuple[str, str], str] = {
+    ("ACTIVE", "decided"): "ACTIVE",
+    ("ACTIVE", "blind"): "HOLDING",
+    ("HOLDING", "blind"): "HOLDING",
+    ("HOLDING", "decided"): "ACTIVE",
+}
+
+
+def scaling_of(snapshot: Snapshot, service: Resource) -> Resource | None:
+    return snapshot.find(service.tenant, SCALING, service.name)
+
+
+def decided(snapshot: Snapshot, service: Resource, serve: ServiceSpec) -> int:
+    """Replicas of each version while the service is awake."""
+    if not serve.elastic:
+        return serve.most
+    row = scaling_of(snapshot, service)
+    return min(serve.most, max(serve.awake, int(row.spec["replicas"]) if row is not None else 0))
+
+
+def to_wake(snapshot: Snapshot, service: Resource, serve: ServiceSpec, waiting: int) -> int:
+    """Replicas that start at once, for so many requests that wait: one alone where it is not known what they take."""
+    row = scaling_of(snapshot, service)
+    measured: Mapping[str, Any] = row.status.get("measured", {}) if row is not None else {}
+    if not serve.elastic or not measured.get("work_s"):
+        return 1
+    left_s = (serve.wake_us or serve.latency_us) / SECOND - float(measured.get("start_s", 0.0))
+    needed = math.ceil(waiting * float(measured["work_s"]) / max(left_s, LEAST_CLEARING_S))
+    return min(serve.most, max(1, needed))
+
+
+def new_scaling(service: Resource, replicas: int, status: Mapping[str, Any], now: int) -> Resource:
+    spec = {"replicas": replicas}
+    return Resource(service.tenant, SCALING, service.name, spec, status, state="ACTIVE", parent=service.ref, since=now)
+
+
+def _step(snapshot: Snapshot, scaling: Resource) -> Iterator[Action]:
+    """It goes with its service, or when that is elastic no more."""
+    service = snapshot.find(scaling.tenant, "service", scaling.name)
+    if service is None or not ServiceSpec.model_validate(service.spec["serve"]).elastic:
+        yield Delete(*scaling.key, scaling.revision)
+
+
+SCALINGS = Kind(SCALING, "ACTIVE", SCALING_TRANSITIONS, frozenset(), _step)
