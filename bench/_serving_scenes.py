@@ -58,17 +58,19 @@ class Sending:
     """An open loop that runs; its figures once it has ended."""
 
     process: subprocess.Popen[bytes]
+    out: Path
+    """A file: a pipe that nobody reads before it ends would be full long before that."""
     found: dict[str, Any] = field(default_factory=dict)
 
     def wait(self, seconds: float) -> None:
         """Raises Failed."""
         try:
-            out, err = self.process.communicate(timeout=seconds)
+            _, err = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired as error:
             raise Failed(f"the sender did not end within {seconds:.0f} s") from error
         if self.process.returncode:
             raise Failed(f"the sender ended with {self.process.returncode}: {err.decode(errors='replace')[-400:]}")
-        self.found = json.loads(out)
+        self.found = json.loads(self.out.read_bytes())
 
     def stop(self) -> None:
         """No more is sent; what is under way is waited for."""
@@ -91,9 +93,11 @@ def sending(
     file.write_bytes(body)
     command = [sys.executable, str(BENCH / "_serving_load.py"), system.url(case), str(file), "--rate", str(rate)]
     command += ["--seconds", str(seconds), "--token", system.token, *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out = folder / "open.json"
+    with out.open("wb") as file_out:
+        process = subprocess.Popen(command, stdout=file_out, stderr=subprocess.PIPE)
     try:
-        yield Sending(process)
+        yield Sending(process, out)
     finally:
         if process.poll() is None:
             process.kill()

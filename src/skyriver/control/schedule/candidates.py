@@ -1,0 +1,202 @@
+"""Ways to choose how many replicas a service has, each replayed on the service's own demand. Pure.
+
+A candidate is a base, such as the busiest minute within the hold, times a factor. Its replicas at any moment follow
+from demand that was known one start-up before; so what it would have cost, and which share of the work would have been
+late, follow from demand alone, whatever was really done. Of those that would have kept the objective the cheapest is
+taken: no target utilisation, window or threshold is left to choose.
+
+The accounts fade with HALF_LIFE_S, so that a service that changes is known anew. Until there are any, PRIOR_S seconds
+of demand that is lognormal around the base stand in for them.
+
+References: Vovk, "A game of prediction with expert advice" (1998); Arrow, Harris and Marschak, "Optimal inventory
+policy" (1951), whose fractile is what the cheapest factor of a base that keeps an objective is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import erf, sqrt
+from typing import Final
+
+import numpy as np
+
+from skyriver.control.schedule.demand import leads_of
+from skyriver.control.schedule.tables import Flags, Floats, Small, Table, Whole
+
+HALF_LIFE_S: Final = 7_200.0
+PRIOR_S: Final = 300.0
+PRIOR_SIGMA: Final = 0.25
+LEARN_AFTER_S: Final = 60.0
+"""Beside the lead time: the first minute of a service says little of the next."""
+STAY: Final = 0.97
+"""A candidate is left for one that costs less than that share of it."""
+
+NAMES: Final = (
+    "the busiest 5 s within the hold",
+    "the busiest 15 s within the hold",
+    "the busiest minute within the hold",
+    "the busiest 5 s within thrice the hold",
+    "the mean of the last hour",
+    "the busiest minute within the hold, as it is forecast to grow",
+)
+"""Of the bases, in the order of `demand.observe`."""
+_FACTORS: Final = ((0.5, 3.0), (0.6, 4.0), (0.8, 8.0), (0.4, 2.5), (0.9, 30.0), (0.8, 8.0))
+_USUAL: Final = (1.3, 1.15, 1.0, 1.6, 0.5, 1.0)
+"""Of the base to what demand tends to be, where nothing is known yet."""
+BASES: Final = len(NAMES)
+FACTORS: Final = 28
+BANK: Final = BASES * FACTORS
+
+
+def factors() -> Small:
+    """(BASES, FACTORS)."""
+    return np.stack([np.geomspace(low, high, FACTORS) for low, high in _FACTORS]).astype(np.float32)
+
+
+def prior_late() -> Small:
+    """(BASES, FACTORS): the share of lognormal demand beyond the factor, E[(m - g)+] / E[m]."""
+
+    def beyond(g: float) -> float:
+        d = (-np.log(g) + PRIOR_SIGMA**2 / 2) / PRIOR_SIGMA
+        return float(_normal(d) - g * _normal(d - PRIOR_SIGMA))
+
+    shares = [[min(1.0, beyond(g * usual)) for g in row] for row, usual in zip(factors().tolist(), _USUAL, strict=True)]
+    return np.array(shares, np.float32)
+
+
+def _normal(x: float) -> float:
+    return 0.5 * (1 + erf(x / sqrt(2)))
+
+
+@dataclass(slots=True)
+class Accounts(Table):
+    """Of each service's candidates."""
+
+    late: Small
+    """(N, BASES, FACTORS) work that would have been late, faded."""
+    cost: Small
+    """Replica-seconds, starts included, faded."""
+    backlog: Small
+    """Work that would wait now."""
+    replicas: Small
+    """That there would be now."""
+    came: Floats
+    """(N,) work, faded."""
+    seconds: Floats
+    """(N,) faded."""
+    bases: Small
+    """(N, ticks of the longest lead, BASES) as they were."""
+    ticks: Whole
+    """(N,)."""
+    chosen: Whole
+    """(N,) the candidate's number in its bank; -1 before the first."""
+
+    @classmethod
+    def starting(cls, n: int, tick_s: float) -> Accounts:
+        bank = np.zeros((n, BASES, FACTORS), np.float32)
+        return cls(
+            late=bank,
+            cost=bank.copy(),
+            backlog=bank.copy(),
+            replicas=bank.copy(),
+            came=np.zeros(n),
+            seconds=np.zeros(n),
+            bases=np.zeros((n, leads_of(tick_s), BASES), np.float32),
+            ticks=np.zeros(n, np.int64),
+            chosen=np.full(n, -1),
+        )
+
+
+_G, _PRIOR = factors(), prior_late()
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """(N,) each."""
+
+    tick_s: float
+    came: Floats
+    """Replicas."""
+    fresh: Flags
+    lead: Whole
+    """Ticks."""
+    start_s: Floats
+    deadline_s: Floats
+
+
+def replay(accounts: Accounts, bases: Small, tick: Tick) -> Small:
+    """Adds a tick to the accounts where it is fresh; the work that would have been late in it, (N, BASES, FACTORS)."""
+    n, size = np.arange(len(tick.came)), accounts.bases.shape[1]
+    accounts.bases[n, accounts.ticks % size] = bases
+    lead = np.minimum(tick.lead, accounts.ticks)
+    then = accounts.bases[n, (accounts.ticks - lead) % size]
+    learns = tick.fresh & (accounts.ticks * tick.tick_s > LEARN_AFTER_S + tick.lead * tick.tick_s)
+    on = learns.astype(np.float32)[:, None, None]
+    accounts.ticks += tick.fresh
+    came = (tick.came * tick.tick_s).astype(np.float32)[:, None, None]
+    replicas: Small = np.ceil(then[:, :, None] * _G - np.float32(1e-4))
+    np.maximum(replicas, 1, out=replicas)
+    does = replicas * np.float32(tick.tick_s)
+    backlog = accounts.backlog
+    backlog += came
+    backlog -= does
+    backlog *= on  # of those that learn; the others begin without
+    np.maximum(backlog, 0, out=backlog)
+    late: Small = backlog - replicas * tick.deadline_s.astype(np.float32)[:, None, None]
+    np.clip(late, 0, came, out=late)
+    late *= on
+    fade = np.where(tick.fresh, 0.5 ** (tick.tick_s / HALF_LIFE_S), 1.0)
+    fades = fade.astype(np.float32)[:, None, None]
+    accounts.late *= fades
+    accounts.late += late
+    started = replicas - accounts.replicas
+    np.maximum(started, 0, out=started)
+    started *= tick.start_s.astype(np.float32)[:, None, None]
+    started += does
+    started *= on
+    accounts.cost *= fades
+    accounts.cost += started
+    accounts.replicas = replicas
+    accounts.came = accounts.came * fade + np.where(learns, tick.came * tick.tick_s, 0.0)
+    accounts.seconds = accounts.seconds * fade + np.where(learns, tick.tick_s, 0.0)
+    return late
+
+
+def shares_late(accounts: Accounts, mean: Floats) -> Small:
+    """(N, BASES, FACTORS) of the work; `mean`: (N,) demand, by which the prior weighs."""
+    prior: Small = (PRIOR_S * mean).astype(np.float32)[:, None, None]
+    total: Small = (accounts.came + PRIOR_S * mean + 1e-9).astype(np.float32)[:, None, None]
+    shares = prior * _PRIOR
+    shares += accounts.late
+    shares /= total
+    return shares
+
+
+def costs(accounts: Accounts, mean: Floats) -> Small:
+    """(N, BASES, FACTORS) mean replicas, starts included."""
+    prior: Small = (PRIOR_S * mean).astype(np.float32)[:, None, None]
+    found = prior * _G
+    found += accounts.cost
+    found /= (accounts.seconds + PRIOR_S).astype(np.float32)[:, None, None]
+    return found
+
+
+def choose(accounts: Accounts, mean: Floats, allowed: Floats, bases: Flags) -> Whole:
+    """The cheapest candidate of each service that keeps to the share `allowed`, (N,); of the `bases`, (BASES,), that
+    may be taken. Where none does, the one that comes nearest. It stays where it was unless another is clearly
+    cheaper."""
+    shares, mean_cost = shares_late(accounts, mean), costs(accounts, mean)
+    keeps = shares <= allowed.astype(np.float32)[:, None, None]
+    keeps &= bases[:, None]
+    cost = np.where(keeps, mean_cost, np.inf).reshape(-1, BANK)
+    best = cost.argmin(1)
+    n = np.arange(len(best))
+    before = np.maximum(accounts.chosen, 0)
+    stays = (accounts.chosen >= 0) & (cost[n, best] >= STAY * cost[n, before]) & np.isfinite(cost[n, before])
+    best = np.where(stays, before, best)
+    lost = ~np.isfinite(cost[n, best])
+    if lost.any():
+        nearest = np.where(bases[:, None], shares[lost], np.inf).reshape(-1, BANK).argmin(1)
+        best[lost] = nearest
+    accounts.chosen = best
+    return best

@@ -1,0 +1,146 @@
+"""Why a service has so many replicas, in words and in the sum that was minimised. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from skyriver.control.schedule.candidates import FACTORS, NAMES, factors
+from skyriver.control.schedule.demand import BUSY_60, FORECAST, MEAN
+from skyriver.control.schedule.scaling import Decided, Rules
+
+HOUR: Final = 3_600.0
+_G: Final = factors()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What so many replicas cost an hour at the demand of now, by what the replay of the service's own demand says."""
+
+    replicas: int
+    cost: float
+    """c, starts included."""
+    late_share: float
+    """Of requests."""
+    late_cost: float
+    """D."""
+
+    @property
+    def total(self) -> float:
+        return self.cost + self.late_cost
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    replicas: int
+    lines: tuple[tuple[str, str], ...]
+    """(rule, what it said), in the order in which they are applied."""
+    choices: tuple[Choice, ...]
+    """One fewer, the chosen number, one more."""
+    late_price: float
+    """Of a late request: what the last step to the chosen candidate paid for each that it spared."""
+    unit: str
+    """Of costs: `money`, or `replica-hours` where a replica has no price."""
+
+
+def explain(decided: Decided) -> Explained:
+    rules, (base, factor) = decided.rules, divmod(decided.candidate, FACTORS)
+    price, unit = (rules.price, "money") if rules.price else (1.0, "replica-hours")
+    requests = decided.requests * HOUR
+    late, costs = decided.late[base], decided.costs[base] * price
+    low = max(factor - 1, 0)
+    spared = float(late[low] - late[low + 1]) * requests
+    late_price = float(costs[low + 1] - costs[low]) / spared if spared > 0 else 0.0
+    if decided.wanted == decided.wish:
+        late_price = _at_which(decided, late_price, requests, price)
+    around = (decided.wanted - 1, decided.wanted, decided.wanted + 1)
+    choices = tuple(
+        _choice(decided, replicas, late_price, requests, price)
+        for replicas in around
+        if replicas >= max(rules.least, 1)
+    )
+    return Explained(decided.wanted, tuple(_lines(decided, base, factor)), choices, late_price, unit)
+
+
+def _at_which(decided: Decided, late_price: float, requests: float, price: float) -> float:
+    """The price nearest to `late_price` at which neither one replica fewer nor one more is cheaper, where there is one:
+    candidates are some percent apart, and replicas are whole."""
+    fewer, chosen, more = (_choice(decided, decided.wanted + by, 1.0, requests, price) for by in (-1, 0, 1))
+    least = _step(fewer, chosen)
+    most = _step(chosen, more)
+    return min(max(late_price, least), most) if least <= most else late_price
+
+
+def _step(fewer: Choice, more: Choice) -> float:
+    """What each request costs that is in time with one replica more."""
+    spared = fewer.late_cost - more.late_cost
+    return max(0.0, more.cost - fewer.cost) / spared if spared > 0 else math.inf
+
+
+def _choice(decided: Decided, replicas: int, late_price: float, requests: float, price: float) -> Choice:
+    """By the factor that would have asked for so many now."""
+    base = decided.candidate // FACTORS
+    needed = float(decided.bases[base]) * decided.queue * decided.headroom
+    grid = np.log(_G[base])
+    at = np.log(max(replicas / needed, float(_G[base][0]))) if needed > 0 else grid[-1]
+    share = float(np.interp(at, grid, decided.late[base]))
+    mean = float(np.interp(at, grid, decided.costs[base]))
+    if at > grid[-1] and needed > 0:  # more than any candidate asks for
+        mean *= replicas / needed / float(_G[base][-1])
+    return Choice(replicas, mean * price, share, late_price * share * requests)
+
+
+def _lines(decided: Decided, base: int, factor: int) -> list[tuple[str, str]]:
+    rules = decided.rules
+    lines = [("objective", _objective(rules))]
+    if not decided.fresh:
+        return [*lines, ("stale", f"There are no fresh measurements: it stays at {decided.wanted}.")]
+    demand, minute = decided.came, float(decided.bases[BUSY_60])
+    lines.append(
+        (
+            "demand",
+            f"{demand:.2f} replicas' work comes now, {minute:.2f} in the busiest minute within the hold,"
+            f" {float(decided.bases[MEAN]):.2f} on the mean of an hour; a replica is ready {decided.start_s:.1f} s"
+            " after it was asked for.",
+        )
+    )
+    growth = float(decided.bases[FORECAST]) / minute if minute > 0 else 1.0
+    told = (
+        f"Demand is to grow by {growth - 1:.0%} until then." if growth > 1.005 else "No growth is expected until then."
+    )
+    lines.append(("forecast", told))
+    factor_of, late, mean = (float(of[base][factor]) for of in (_G, decided.late, decided.costs))
+    lines.append(
+        (
+            "candidate",
+            f"{factor_of:.2f} times {NAMES[base]}: on its own demand {late:.3%} would have been late with"
+            f" {mean:.2f} replicas on the mean, cheapest of {decided.late.size} that keep to {1 - rules.share:.2g}.",
+        )
+    )
+    if decided.queue > 1.005:
+        lines.append(("queue", f"{decided.queue:.2f} times that: requests that meet by chance must not wait for long."))
+    if abs(decided.headroom - 1) > 0.005:
+        why = (
+            "more was late than that foresaw" if decided.headroom > 1 else "less than half of what is allowed was late"
+        )
+        lines.append(("headroom", f"{decided.headroom:.2f} times that: {why}."))
+    if decided.floor > 0:
+        lines.append(("floor", f"At least {decided.floor:.2f}: the last half minute's demand, and what waits."))
+    if decided.wish < decided.there and decided.wanted > decided.wish:
+        told = f"{decided.wish:.0f} would do now; {decided.held:.0f} were wanted"
+        lines.append(("hold", f"{told} within the last {decided.hold_s:,.0f} s."))
+    if decided.wish > 2 * decided.there + 4:
+        lines.append(("step", f"{decided.wish:.0f} are wanted; at most twice as many and four more come at a time."))
+    if decided.wanted in (rules.least, rules.most) and decided.wish != decided.wanted:
+        lines.append(
+            ("limits", f"{rules.least} to {rules.most} replicas are declared, and {decided.wish:.0f} are wanted.")
+        )
+    return lines
+
+
+def _objective(rules: Rules) -> str:
+    within = f" within {rules.latency_s * 1000:,.0f} ms" if rules.latency_s else ""
+    return f"{rules.share:.4g} of the requests are answered{within}, with {rules.least} to {rules.most} replicas."

@@ -1,0 +1,423 @@
+"""How many replicas each elastic service is to have: the cheapest way to keep its objective. Pure.
+
+Every `tick_s` seconds `Fleet.decide` is told what was measured of all services, and says how many replicas each is to
+have. It minimises c(S) + D(S): what S replicas cost, starts included, and what the requests cost that would then be
+late, at the price of a late request at which the objective just holds. Neither is a formula of queues: both are what
+the candidates (`candidates`) would have cost, and been late, on the service's own demand (`demand`). Around that stand
+the rules that hold whatever was learnt:
+
+floor      never fewer than the demand of the last half minute needs, and what waits within a start-up or FLOOR_S;
+queue      for a latency shorter than a tick, which no replay by ticks sees: room for requests that meet by chance;
+headroom   raised by a tenth at most once a lead time, while more is late than the objective allows and than the replay
+           foresaw; lowered slowly while less than half of the allowed is;
+hold       down only to the highest wish of the last `hold_s`;
+step       at most twice as many and four more at a time;
+stale      without fresh measurements nothing changes.
+
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+import numpy as np
+
+from skyriver.control.schedule.candidates import (
+    BANK,
+    BASES,
+    FACTORS,
+    Accounts,
+    Tick,
+    choose,
+    costs,
+    factors,
+    replay,
+    shares_late,
+)
+from skyriver.control.schedule.demand import (
+    BLOCKS,
+    FORECAST,
+    IN_HOLD,
+    Demand,
+    Pace,
+    block_s,
+    last,
+    lead_ticks,
+    observe,
+)
+from skyriver.control.schedule.tables import Flags, Floats, Small, Table, Whole
+
+TICK_S: Final = 5.0
+LEAST_HOLD_S: Final = 300.0
+FLOOR_S: Final = 10.0
+FLOOR_WINDOW_S: Final = 30.0
+RAISE, MOST_HEADROOM = 1.1, 4.0
+LOWER, LEAST_HEADROOM = 0.9999, 0.85
+"""LOWER is of a second."""
+UNFORESEEN: Final = 1.5
+PATIENCE_S: Final = 600.0
+"""Of a service, before its headroom is lowered."""
+MOST_QUEUE: Final = 5.0
+ACCOUNT_HALF_LIFE_S: Final = 7_200.0
+ABSURD: Final = 1_000.0
+"""Times what its replicas can do: a measurement that says so lies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Of one service."""
+
+    share: float
+    """Of requests that are to be in time."""
+    latency_s: float = 0.0
+    """In which they are to be answered; 0: only that they are."""
+    least: int = 1
+    most: int = 1
+    hold_s: float | None = None
+    """Before there are fewer; None: LEAST_HOLD_S or twice the start-up, whichever is longer."""
+    price: float = 0.0
+    """Money an hour of a replica; 0 where the machine is one's own."""
+
+
+@dataclass(slots=True)
+class Ticks:
+    """(N,) each, in the order of `Fleet.names`: what was measured since the tick before."""
+
+    work: Floats
+    """Replica-seconds of work that came."""
+    requests: Floats
+    judged: Floats
+    """That were answered or given up; of these `late` were too late, or not answered well."""
+    late: Floats
+    backlog: Floats
+    """Replica-seconds of work that waits."""
+    ready: Floats
+    pending: Floats
+    """Replicas that start, and are not overdue."""
+    start_s: Floats
+    """From asking for a replica to its first answer, seconds."""
+    service_s: Floats
+    """Of a replica, that a request takes."""
+    fresh: Flags
+    """Whether this is measured; else only `ready` and `pending` are looked at."""
+
+
+@dataclass(slots=True)
+class Steering(Table):
+    """What the rules around the candidates keep."""
+
+    headroom: Floats
+    raised: Floats
+    """Second of the last raise."""
+    begun: Floats
+    """Second of the first decision; NaN before it."""
+    late: Floats
+    judged: Floats
+    foreseen: Floats
+    came: Floats
+    """The four: faded; late of judged requests, and foreseen of the work that came."""
+    asked: Floats
+    """Requests that came, faded."""
+    wishes: Small
+    """(N, BLOCKS) highest of each block."""
+    block: Whole
+    wanted: Whole
+
+    @classmethod
+    def starting(cls, n: int, tick_s: float) -> Steering:
+        return cls(
+            headroom=np.ones(n),
+            raised=np.full(n, -np.inf),
+            begun=np.full(n, np.nan),
+            late=np.zeros(n),
+            judged=np.zeros(n),
+            foreseen=np.zeros(n),
+            came=np.zeros(n),
+            asked=np.zeros(n),
+            wishes=np.zeros((n, BLOCKS), np.float32),
+            block=np.full(n, -1),
+            wanted=np.zeros(n, np.int64),
+        )
+
+
+@dataclass(slots=True)
+class Declared(Table):
+    """`Rules`, as arrays."""
+
+    share: Floats
+    latency_s: Floats
+    least: Whole
+    most: Whole
+    hold_s: Floats
+    """NaN: none is declared."""
+    price: Floats
+
+    @classmethod
+    def of(cls, rules: Rules) -> Declared:
+        hold = math.nan if rules.hold_s is None else rules.hold_s
+        values = replace(rules, hold_s=hold)
+        return cls(*(np.array([getattr(values, each.name)]) for each in fields(cls)))
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What may be left out, to measure what it is worth."""
+
+    bases: tuple[int, ...] = tuple(range(BASES))
+    forecast: bool = True
+    headroom: bool = True
+    floor: bool = True
+    queue: bool = True
+
+
+@dataclass(slots=True)
+class _Last:
+    """(N,) of the last tick."""
+
+    bases: Small
+    """(N, BASES)."""
+    candidate: Whole
+    came: Floats
+    queue: Floats
+    floor: Floats
+    wish: Floats
+    held: Floats
+    there: Floats
+    fresh: Flags
+    start_s: Floats
+    hold_s: Floats
+    requests: Floats
+    """A second, on the mean of the last hour."""
+    wanted: Whole
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """How the number of one service came about; demand is in replicas."""
+
+    rules: Rules
+    bases: Small
+    """(BASES,) demand that candidates start from."""
+    candidate: int
+    """Number of the chosen one in the bank."""
+    late: Small
+    """(BASES, FACTORS) share of the work that each candidate would have finished too late."""
+    costs: Small
+    """(BASES, FACTORS) mean replicas that each would have had, starts included."""
+    came: float
+    queue: float
+    headroom: float
+    floor: float
+    wish: float
+    held: float
+    there: float
+    fresh: bool
+    start_s: float
+    hold_s: float
+    requests: float
+    wanted: int
+
+
+_G = factors()
+_REMEMBERED: Final = (
+    ("demand", ("slots", "slot", "mean", "errors")),
+    ("accounts", ("late", "cost", "came", "seconds", "chosen")),
+    ("steering", ("headroom", "late", "judged", "foreseen", "came", "asked")),
+)
+
+
+class Fleet:
+    """All elastic services of a cloud. `tick_s`: between two decisions."""
+
+    def __init__(self, tick_s: float = TICK_S, terms: Terms | None = None) -> None:
+        self.tick_s, self.terms = tick_s, terms or Terms()
+        self.names: list[str] = []
+        self.demand, self.accounts = Demand.starting(0, tick_s), Accounts.starting(0, tick_s)
+        self.steering = Steering.starting(0, tick_s)
+        self._declared: Declared | None = None
+        self._decided: _Last | None = None
+        self._may = np.array([b in self.terms.bases and (self.terms.forecast or b != FORECAST) for b in range(BASES)])
+
+    def add(self, name: str, rules: Rules, remembered: Mapping[str, Any] | None = None) -> None:
+        """`remembered`: what `remember` said of it; what cannot be read is learnt anew."""
+        self.names.append(name)
+        for table in self._tables():
+            table.append(table.starting(1, self.tick_s))
+        declared = Declared.of(rules)
+        if self._declared is None:
+            self._declared = declared
+        else:
+            self._declared.append(declared)
+        self._decided = None
+        if remembered:
+            self._recall(len(self.names) - 1, remembered)
+
+    def change(self, name: str, rules: Rules) -> None:
+        """Another declaration of the same service: what was learnt of its demand stays."""
+        assert self._declared is not None
+        row, declared = self.names.index(name), Declared.of(rules)
+        for each in fields(declared):
+            getattr(self._declared, each.name)[row] = getattr(declared, each.name)[0]
+
+    def remove(self, name: str) -> None:
+        row = self.names.index(name)
+        del self.names[row]
+        assert self._declared is not None
+        for table in (*self._tables(), self._declared):
+            table.delete(row)
+        self._decided = None
+
+    def decide(self, ticks: Ticks, second: float, wall: float) -> Whole:
+        """(N,) replicas that are to be there, within least and most. `second` is of a clock that nobody sets."""
+        declared, steering = self._declared, self.steering
+        if declared is None or not self.names:
+            return np.zeros(0, np.int64)
+        there = ticks.ready + ticks.pending
+        fresh = ticks.fresh & _plausible(ticks, declared.most)
+        came = np.where(fresh, ticks.work, 0.0) / self.tick_s
+        start_s = np.where(np.isfinite(ticks.start_s) & (ticks.start_s > 0), ticks.start_s, 0.0)
+        hold_s = np.where(np.isnan(declared.hold_s), np.maximum(LEAST_HOLD_S, 2 * start_s), declared.hold_s)
+        pace = Pace(self.tick_s, second, wall, hold_s, start_s, self.terms.forecast)
+        bases = observe(self.demand, came, fresh, pace)
+        deadline_s, lead = np.maximum(declared.latency_s, 0.0), lead_ticks(start_s, self.tick_s)
+        late = replay(self.accounts, bases, Tick(self.tick_s, came, fresh, lead, start_s, deadline_s))
+        self._learn(ticks, fresh, late, second, start_s)
+        allowed, n = 1.0 - declared.share, np.arange(len(self.names))
+        candidate = choose(self.accounts, self.demand.mean, allowed, self._may)
+        base, factor = np.divmod(candidate, FACTORS)
+        chosen = bases[n, base].astype(np.float64) * _G[base, factor]
+        queue = self._queue(chosen, np.where(fresh, ticks.service_s, 0.0), allowed)
+        floor = np.zeros(len(n))
+        if self.terms.floor:
+            soon = np.maximum(start_s, FLOOR_S)
+            floor = last(self.demand, FLOOR_WINDOW_S, self.tick_s) + np.where(fresh, ticks.backlog, 0.0) / soon
+        wish = np.maximum(np.ceil(np.maximum(chosen * queue * steering.headroom, floor) - 1e-4), 1.0)
+        held = self._hold(wish, there, hold_s, second)
+        wanted = np.where(wish >= there, wish, np.minimum(there, np.maximum(held, wish)))
+        wanted = np.minimum(wanted, 2 * there + 4)
+        wanted = np.clip(np.where(fresh, wanted, np.maximum(steering.wanted, 1)), declared.least, declared.most)
+        steering.wanted = wanted.astype(np.int64)
+        requests = self.demand.mean * steering.asked / np.maximum(steering.came, 1e-9)
+        self._decided = _Last(
+            bases=bases,
+            candidate=candidate,
+            came=came,
+            queue=queue,
+            floor=floor,
+            wish=wish,
+            held=held,
+            there=there,
+            fresh=fresh,
+            start_s=start_s,
+            hold_s=hold_s,
+            requests=requests,
+            wanted=steering.wanted,
+        )
+        return steering.wanted
+
+    def _learn(self, ticks: Ticks, fresh: Flags, late: Small, second: float, start_s: Floats) -> None:
+        """Headroom, from what was late beyond what the replay foresaw."""
+        steering, n = self.steering, np.arange(len(fresh))
+        assert self._declared is not None
+        fade = np.where(fresh, 0.5 ** (self.tick_s / ACCOUNT_HALF_LIFE_S), 1.0)
+        now_late, judged = (np.where(fresh, of, 0.0) for of in (ticks.late, ticks.judged))
+        seen = late.reshape(-1, BANK)[n, np.maximum(self.accounts.chosen, 0)]
+        steering.late = steering.late * fade + now_late
+        steering.judged = steering.judged * fade + judged
+        steering.foreseen = steering.foreseen * fade + seen
+        steering.came = steering.came * fade + np.where(fresh, ticks.work, 0.0)
+        steering.asked = steering.asked * fade + np.where(fresh, ticks.requests, 0.0)
+        steering.begun = np.where(np.isnan(steering.begun), second, steering.begun)
+        if not self.terms.headroom:
+            return
+        share = steering.late / np.maximum(steering.judged, 1.0)
+        foreseen = steering.foreseen / np.maximum(steering.came, 1e-9)
+        allowed = 1.0 - self._declared.share
+        more = (share > allowed) & (share > UNFORESEEN * foreseen) & (now_late > 0)
+        more &= second - steering.raised >= start_s + 2 * self.tick_s
+        less = (share < 0.5 * allowed) & (second - steering.begun >= PATIENCE_S) & fresh
+        steering.headroom = np.where(more, np.minimum(steering.headroom * RAISE, MOST_HEADROOM), steering.headroom)
+        lowered = np.maximum(steering.headroom * LOWER**self.tick_s, LEAST_HEADROOM)
+        steering.headroom = np.where(less & ~more, lowered, steering.headroom)
+        steering.raised = np.where(more, second, steering.raised)
+
+    def _queue(self, chosen: Floats, service_s: Floats, allowed: Floats) -> Floats:
+        """The factor by which n servers must exceed the demand, so that a request waits longer than the latency with
+        the probability `allowed`: exp(-(1 - load) n latency / service), of M/M/n in heavy traffic (Kingman 1961)."""
+        assert self._declared is not None
+        latency = self._declared.latency_s
+        short = (latency > 0) & (latency < self.tick_s) & (service_s > 0) & self.terms.queue
+        free = -np.log(allowed) * service_s / np.maximum(np.maximum(chosen, 1.0) * latency, 1e-9)
+        factor: Floats = np.where(short, 1 / (1 - np.minimum(free, 1 - 1 / MOST_QUEUE)), 1.0)
+        return factor
+
+    def _hold(self, wish: Floats, there: Floats, hold_s: Floats, second: float) -> Floats:
+        """The highest wish of the hold, this one too. At first there are as many as somebody wanted before."""
+        steering, n = self.steering, np.arange(len(wish))
+        number = (second // block_s(hold_s, self.tick_s)).astype(np.int64)
+        for row in np.flatnonzero(number != steering.block):
+            if steering.block[row] < 0:
+                steering.wishes[row] = 0.0
+                steering.wishes[row, number[row] % BLOCKS] = there[row]
+                continue
+            for missed in range(max(steering.block[row] + 1, number[row] - BLOCKS + 1), number[row] + 1):
+                steering.wishes[row, missed % BLOCKS] = 0.0
+        steering.block = number
+        at = number % BLOCKS
+        steering.wishes[n, at] = np.maximum(steering.wishes[n, at], wish)
+        back = (number[:, None] - np.arange(IN_HOLD + 1)) % BLOCKS
+        held: Floats = np.take_along_axis(steering.wishes, back, 1).max(1).astype(np.float64)
+        return held
+
+    def _tables(self) -> tuple[Table, ...]:
+        return self.demand, self.accounts, self.steering
+
+    def remember(self, name: str) -> dict[str, Any]:
+        """What was learnt of it, for a file; bounded."""
+        row = self.names.index(name)
+        packed = {table: getattr(self, table).pack(row, names) for table, names in _REMEMBERED}
+        return {"tick_s": self.tick_s, **packed}
+
+    def _recall(self, row: int, remembered: Mapping[str, Any]) -> None:
+        try:
+            if remembered["tick_s"] != self.tick_s:
+                return
+            for table, names in _REMEMBERED:
+                getattr(self, table).unpack(row, names, remembered[table])
+            self.accounts.chosen[row] = np.clip(self.accounts.chosen[row], -1, BANK - 1)
+        except (KeyError, TypeError, ValueError):
+            for begun in self._tables():
+                fresh = begun.starting(1, self.tick_s)
+                for each in fields(begun):
+                    getattr(begun, each.name)[row] = getattr(fresh, each.name)[0]
+
+    def decided(self, name: str) -> Decided | None:
+        """Of the last decision; None before the first, and after services were added or removed."""
+        if self._decided is None or self._declared is None:
+            return None
+        row = self.names.index(name)
+        told = {each.name: getattr(self._decided, each.name)[row] for each in fields(self._decided)}
+        rules = {each.name: getattr(self._declared, each.name)[row].item() for each in fields(self._declared)}
+        one = Accounts(*(getattr(self.accounts, each.name)[row : row + 1] for each in fields(self.accounts)))
+        mean = self.demand.mean[row : row + 1]
+        return Decided(
+            rules=Rules(**rules),
+            late=shares_late(one, mean)[0],
+            costs=costs(one, mean)[0],
+            headroom=float(self.steering.headroom[row]),
+            **{name: value if name == "bases" else value.item() for name, value in told.items()},
+        )
+
+
+def _plausible(ticks: Ticks, most: Whole) -> Flags:
+    """Whether what was measured can be so."""
+    could = ABSURD * np.maximum(most, 1)
+    told = np.stack([ticks.work, ticks.requests, ticks.judged, ticks.late, ticks.backlog, ticks.service_s])
+    with np.errstate(invalid="ignore"):
+        sane = np.isfinite(told) & (told >= 0)
+        fits = (ticks.work <= could * TICK_S) & (ticks.late <= ticks.judged + 1e-9)
+    plausible: Flags = sane.all(axis=0) & fits
+    return plausible
