@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from _elastic_world import Floats, Seen, Trace, Whole
+from _elastic_world import CONCURRENCY, Floats, Seen, Trace, Whole
 
 SYNC_S = 15
 
@@ -202,7 +202,7 @@ class Keda:
 
 @dataclass(frozen=True, slots=True)
 class KpaSetting:
-    """`target`: utilisation of the one request that a replica serves at a time."""
+    """`target`: utilisation of the requests that a replica serves at a time."""
 
     target: float = 0.7
     stable_s: int = 60
@@ -210,7 +210,7 @@ class KpaSetting:
 
 
 class Kpa:
-    """Knative's Pod Autoscaler on concurrency, containerConcurrency 1.
+    """Knative's Pod Autoscaler on concurrency, containerConcurrency CONCURRENCY.
 
     knative.dev, "Additional autoscaling configuration for Knative Pod Autoscaler" and "Configuring concurrency", and
     config/core/configmaps/autoscaler.yaml: stable window 60 s, panic window 10% of it, panic from 200% of what is ready
@@ -236,7 +236,7 @@ class Kpa:
         if seen.second == 0:
             self._panicked = np.where(seen.ready > 1, 0, -1)
             self._most = seen.ready.copy()
-        self._concurrency.add(seen.done + seen.backlog)
+        self._concurrency.add(CONCURRENCY * seen.done + seen.backlog)
         if seen.second % self.TICK_S:
             return None
         stable, panic = self._concurrency.mean(self._stable_s), self._concurrency.mean(self._panic_s)
@@ -245,7 +245,7 @@ class Kpa:
     def wish(self, stable: Floats, panic: Floats, ready: Whole, now: int) -> Whole:
         pods = np.maximum(ready, 1)
         least, most = np.floor(ready / self.DOWN_RATE), np.ceil(pods * self.UP_RATE)
-        by_stable, by_panic = _up(stable / self._target), _up(panic / self._target)
+        by_stable, by_panic = _up(stable / self._target / CONCURRENCY), _up(panic / self._target / CONCURRENCY)
         over = by_panic / pods >= self.PANIC_THRESHOLD
         panicked = np.where(over, now, self._panicked)
         ended = ~over & (panicked >= 0) & (panicked + self._stable_s < now)
@@ -287,7 +287,7 @@ class RayServe:
         self._wished_s = np.zeros(self.lanes, np.int64)
 
     def second(self, seen: Seen) -> Whole | None:
-        self._ongoing.add(seen.done + seen.backlog)
+        self._ongoing.add(CONCURRENCY * seen.done + seen.backlog)
         if seen.second % self.METRICS_S == self.METRICS_S - 1:
             self._told = self._ongoing.mean(self._look_back)
         if seen.second < self.METRICS_S:

@@ -17,6 +17,8 @@ from _elastic_world import SLOT_S, Floats, Trace
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 DAY_S, DAYS_BEFORE = 86_400, 14
+LEAD_S = 7_200
+"""Of the made traces: all scalers have run the service for so long when it begins to count."""
 SHORTEST_S, LONGEST_S = 300, 8 * DAY_S
 HOURS = (0, 2, 4, 5, 6, 7, 8, 9, 10, 11.5, 12.5, 13.5, 14.5, 16, 17, 18, 19.5, 21, 22, 23, 24)
 SHAPE = (32, 23, 20, 22, 32, 50, 74, 92, 100, 98, 80, 84, 97, 100, 95, 84, 90, 76, 58, 42, 32)
@@ -132,21 +134,24 @@ def seasonal(seed: int, mean: float = 12.0, *, name: str = "seasonal", weekday: 
     slots *= np.exp(_wandering(rng, len(slots), 0.04, 5))
     before = slots[: -len(hour)] * SLOT_S
     arrived = rng.poisson(before)
-    fine = np.interp(np.arange(DAY_S) / SLOT_S, np.arange(len(hour)) + 0.5, slots[-len(hour) :])
-    work, requests = _asked(rng, fine * np.exp(_wandering(rng, DAY_S, 0.03, 120)))
-    return Trace(name, work, requests, rng.gamma(np.maximum(arrived, 1) / (1 + _TAIL), 1 + _TAIL) / SLOT_S)
+    seconds = np.arange(len(slots) * SLOT_S - DAY_S - LEAD_S, len(slots) * SLOT_S)
+    fine = np.interp(seconds / SLOT_S, np.arange(len(slots)) + 0.5, slots)
+    work, requests = _asked(rng, fine * np.exp(_wandering(rng, len(fine), 0.03, 120)))
+    known = rng.gamma(np.maximum(arrived, 1) / (1 + _TAIL), 1 + _TAIL) / SLOT_S
+    return Trace(name, work, requests, known[: -LEAD_S // SLOT_S], LEAD_S)
 
 
 def bursty(seed: int, base: float = 2.0, seconds: int = 5_400, *, name: str = "bursty") -> Trace:
-    """A low rate with bursts of 20 s to five minutes that begin and end at once, at three to ten times the base."""
+    """A low rate with bursts of 20 s to five minutes that begin and end at once, at three to ten times the
+    base; `seconds` of it count."""
     rng = np.random.default_rng([seed, 2])
-    rate = np.full(seconds, base)
+    rate = np.full(LEAD_S + seconds, base)
     at = 0.0
-    while (at := at + rng.exponential(360)) < seconds:
+    while (at := at + rng.exponential(360)) < len(rate):
         lasts, times = 20 * _pareto(rng, 1.1, 15), 3 * _pareto(rng, 1.5, 10 / 3)
         burst = slice(int(at), int(at + lasts))
         rate[burst] = np.maximum(rate[burst], base * times)
-    return Trace(name, *_asked(rng, rate))
+    return Trace(name, *_asked(rng, rate), lead_s=LEAD_S)
 
 
 _TAIL = math.expm1(0.8**2)

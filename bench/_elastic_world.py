@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
+CONCURRENCY = 5
+"""Requests that a replica works on at once, each at a fifth of its speed: Ray Serve's default."""
 SLOT_S = 300
 """Of what is known of the days before."""
 
@@ -31,6 +33,8 @@ class Trace:
     work: Floats
     requests: Floats
     before: Floats = field(default_factory=lambda: np.zeros(0))
+    lead_s: int = 0
+    """Of its seconds, that come before what counts: the service was there before."""
 
     @property
     def seconds(self) -> int:
@@ -100,6 +104,7 @@ def _pass_second(  # pragma: no cover
     starts,
     most,
     delay,
+    counts,
 ):
     size = ring.shape[1]
     slot = t % size
@@ -109,7 +114,7 @@ def _pass_second(  # pragma: no cover
         ring[lane, slot] = 0
         change = wanted[lane] - ready[lane] - pending[lane]
         if change > 0:
-            starts[lane] += change
+            starts[lane] += change if counts else 0
             if delay == 0:
                 ready[lane] += change
             else:
@@ -125,8 +130,9 @@ def _pass_second(  # pragma: no cover
                 change += given
                 back -= 1
             ready[lane] += change
-        cost[lane] += ready[lane] + pending[lane]
-        most[lane] = max(most[lane], ready[lane])
+        if counts:
+            cost[lane] += ready[lane] + pending[lane]
+            most[lane] = max(most[lane], ready[lane])
         work = min(backlog[lane] + came, float(ready[lane]))
         done[lane] = work
         backlog[lane] = max(0.0, backlog[lane] + came - work)
@@ -151,10 +157,11 @@ def replay(trace: Trace, scaler: Scaler, *, delay_s: int, deadline_s: int) -> Ou
         marks = (cumulative[t], cumulative[t + deadline_s])
         _pass_second(
             t, trace.work[t], marks, came_then[t], per_work, wanted,
-            ready, ring, pending, done, backlog, late, cost, starts, most, delay_s,
+            ready, ring, pending, done, backlog, late, cost, starts, most, delay_s, t >= trace.lead_s,
         )  # fmt: skip
-        all_late += late
-        all_asked += asked_then[t]
+        if t >= trace.lead_s + deadline_s:
+            all_late += late
+            all_asked += asked_then[t]
         seen = Seen(t, trace.work[t], trace.requests[t], done, backlog, ready, pending, late, asked_then[t])
         told = scaler.second(seen)
         if told is not None:
