@@ -21,8 +21,10 @@ from skyriver.serve.sleeping import activator_of
 
 LOOK_S: Final = 5.0
 """Between two looks; what is told is of so long."""
-SILENT_S: Final = 3 * LOOK_S
-"""A replica whose report is older is not counted on; after a look so long ago nothing is known."""
+SILENT_S: Final = 8.0
+"""A replica whose report is older is not counted on: it tells every 5 s that it lives."""
+GAP_S: Final = 3 * LOOK_S
+"""After a look so long ago nothing is known."""
 START_S: Final = 3.0
 """A start, before one was seen."""
 STARTS: Final = 20
@@ -64,6 +66,8 @@ class Measured:
     """Replica-seconds of a request; 0: not known yet."""
     fastest_s: float = 0.0
     """The shortest that an answer took, or one row takes the model alone; 0: not known yet."""
+    possible: bool = True
+    """Some number of replicas may keep the objective; else slow answers do not count as late."""
     stale: str = ""
     """Why the numbers are not to be used."""
     notes: tuple[str, ...] = ()
@@ -194,7 +198,7 @@ def _measured(
     stale = ""
     if not looked:
         stale = "It is looked at for the first time."
-    elif seconds > SILENT_S or unseen_s > SILENT_S:
+    elif seconds > GAP_S or unseen_s > GAP_S:
         stale = f"Nobody looked for {max(seconds, unseen_s):.0f} s."
     elif silent and not ready:
         stale = f"No replica has told anything for {SILENT_S:.0f} s."
@@ -207,7 +211,10 @@ def _measured(
     scale = LOOK_S / max(seconds, 0.1)
     came = max(0.0, added.answered + added.waiting) * scale
     judged = added.answered * scale
-    late = min(judged, (max(added.slow, added.expired) + added.refused) * scale)
+    fastest_s = _fastest_s(memory)
+    possible = not spec.latency_us or fastest_s * SECOND <= spec.latency_us
+    slow = added.slow if possible else 0.0  # more replicas would not make them faster
+    late = min(judged, (max(slow, added.expired) + added.refused) * scale)
     return Measured(
         ready=ready,
         pending=pending,
@@ -218,7 +225,8 @@ def _measured(
         work=came * memory.work_s,
         backlog=waiting * memory.work_s,
         work_s=memory.work_s,
-        fastest_s=_fastest_s(memory),
+        fastest_s=fastest_s,
+        possible=possible,
         notes=notes,
     )
 

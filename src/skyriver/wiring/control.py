@@ -96,6 +96,7 @@ from skyriver.wiring.home import DEFAULT_PORT, Home
 from skyriver.wiring.kinds import KINDS
 from skyriver.wiring.prices import PriceFile
 from skyriver.wiring.process import keep_log, write_atomically
+from skyriver.wiring.scaler import Scaler
 from skyriver.wiring.sinks import unusable_sinks
 from skyriver.wiring.sources import check_sources
 from skyriver.wiring.supervisor import SupervisorKeeper
@@ -345,9 +346,9 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
     if leader is not None:
         leader.tell(give_up)
 
-    def told_unwatched(problem: SkyriverError | None) -> None:
-        unwatched.clear()
-        unwatched.update({} if problem is None else {"watching": problem})
+    def told_of(thread: str, problem: SkyriverError | None) -> None:
+        unwatched.pop(thread, None)
+        unwatched.update({} if problem is None else {thread: problem})
         told(loop.health().problems)
 
     alerts = AlertFiles(home.root, clock.wall)
@@ -360,7 +361,18 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         alerts=alerts,
         signer=signer,
         holds=leader.holds if leader is not None else lambda: True,
-        on_problem=told_unwatched,
+        on_problem=partial(told_of, "watching"),
+    )
+    prices = PriceFile(home, clock.wall)
+    scaler = Scaler(
+        home,
+        store=store,
+        loop=loop,
+        clock=clock,
+        fence=fence,
+        prices=prices,
+        holds=leader.holds if leader is not None else lambda: True,
+        on_problem=partial(told_of, "scaling"),
     )
     cloud = Cloud(
         store=store,
@@ -375,7 +387,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         requests=AccessLog(home.logs),
         signer=signer,
         alerts=alerts,
-        prices=PriceFile(home, clock.wall),
+        prices=prices,
         artifact_bytes=int(home.settings().get("artifact_bytes", ARTIFACT_BYTES)),
     )
     for stale in home.uploads.iterdir():
@@ -388,10 +400,12 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         api = create_api(cloud)
         ready |= {"ready": True, "port": port, "troubles": [p.to_problem() for p in loop.health().problems.values()]}
         watcher.start()
+        scaler.start()
         await _serve(api, home, ready, cloud, stopping)
     finally:
         loop.stop()
         await asyncio.to_thread(watcher.stop)
+        await asyncio.to_thread(scaler.stop)
         await asyncio.to_thread(passes.join)
     store.close()
     if lost:

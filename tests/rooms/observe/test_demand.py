@@ -239,7 +239,7 @@ def test_one_that_tells_nothing_is_not_counted_on_and_when_none_does_nothing_is_
     assert seen.notes == ("The replica price-1-2 tells nothing: it is not counted on.",)
     for _ in range(4):
         seen = stage.look()
-    assert seen.stale == "No replica has told anything for 15 s."
+    assert seen.stale == "No replica has told anything for 8 s."
 
 
 def test_of_a_time_in_which_nobody_looked_nothing_is_known(stage: Stage) -> None:

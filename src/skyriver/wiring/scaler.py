@@ -1,0 +1,134 @@
+"""The thread of the control plane that decides how many replicas elastic services have, every few seconds.
+
+It only reads what the reconcile loop knows, and writes nothing but rows of the kind `scaling`, when they change. It may
+fail at any line, or be killed: the rows stand, and so do the replicas; the next look is whole again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from skyriver.control.loop import ControlLoop
+from skyriver.control.pricing import Pricing
+from skyriver.control.store import Store
+from skyriver.core.clock import Clock
+from skyriver.core.errors import Conflict, Internal, SkyriverError, disk_error
+from skyriver.observe.demand import LOOK_S, elastic_services
+from skyriver.wiring.home import Home
+from skyriver.wiring.process import write_atomically
+
+if TYPE_CHECKING:
+    from skyriver.wiring.scaling import Scaling
+
+REMEMBER_S: Final = 60.0
+
+log = logging.getLogger("skyriver.scaling")
+
+
+class Scaler:
+    """One thread, from `start` to `stop`. `on_problem` is called with why it does not decide, whenever that changed."""
+
+    def __init__(
+        self,
+        home: Home,
+        *,
+        store: Store,
+        loop: ControlLoop,
+        clock: Clock,
+        fence: int,
+        prices: Pricing,
+        holds: Callable[[], bool] = lambda: True,
+        on_problem: Callable[[SkyriverError | None], None] = lambda problem: None,
+    ) -> None:
+        self._store, self._loop, self._clock, self._fence = store, loop, clock, fence
+        self._prices, self._holds, self._on_problem = prices, holds, on_problem
+        self._memory = home.root / "scaling.json"
+        self._scaling: Scaling | None = None
+        self._remembered = time.monotonic()
+        self._problem: SkyriverError | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="scaling", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns once it has ended, or after some seconds."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(5.0)
+            self._remember()
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while not self._stop.is_set():
+            try:
+                if self._holds():
+                    self.look()
+                self._tell(None)
+            except SkyriverError as error:
+                if error.code == "FENCED":
+                    return
+                self._tell(error)
+            except OSError as error:
+                self._tell(disk_error(error, "Services are not scaled"))
+            except Exception as error:  # the scaling must outlive a mistake in one look
+                failed = Internal(f"{type(error).__name__}: {error}", next_action="Report it with control.log.")
+                if self._tell(failed):
+                    log.exception("a look at elastic services failed")
+            due = max(due + LOOK_S, time.monotonic())  # looks are LOOK_S apart, however long one takes
+            self._stop.wait(due - time.monotonic())
+
+    def look(self) -> None:
+        snapshot = self._loop.snapshot()
+        if self._scaling is None:
+            if next(elastic_services(snapshot), None) is None:
+                return
+            self._scaling = _remembering(self._memory)
+        passed = self._loop.health().last_pass
+        unseen_s = snapshot.elapsed(min(passed, snapshot.now)) / 1e6 if passed else 0.0
+        second = self._clock.monotonic() / 1e6
+        puts = self._scaling.look(snapshot, second, self._prices.now(), unseen_s=unseen_s)
+        if puts:
+            now = self._clock.wall()
+            try:
+                self._store.commit(puts, audit=(), fence=self._fence, actor="system", now=now)
+            except Conflict as error:
+                if error.code == "FENCED":
+                    raise
+                log.info("somebody was quicker, and the next look goes by that: %s", error)
+            self._loop.wake()
+        if time.monotonic() - self._remembered > REMEMBER_S:
+            self._remember()
+
+    def _remember(self) -> None:
+        self._remembered = time.monotonic()
+        if self._scaling is not None:
+            with contextlib.suppress(OSError):  # it is learnt anew then
+                write_atomically(self._memory, json.dumps(self._scaling.remember()).encode())
+
+    def _tell(self, problem: SkyriverError | None) -> bool:
+        """Says it once; whether it was news."""
+        news = str(problem) != str(self._problem)
+        self._problem = problem
+        if news:
+            self._on_problem(problem)
+            log.warning("services are scaled again" if problem is None else f"services are not scaled: {problem}")
+        return news
+
+
+def _remembering(path: Path) -> Scaling:
+    """What was learnt is learnt anew where the file cannot be read."""
+    from skyriver.wiring.scaling import Scaling  # numpy, which a cloud without elastic services never loads
+
+    try:
+        return Scaling(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return Scaling()

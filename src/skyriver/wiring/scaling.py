@@ -1,0 +1,230 @@
+"""What a tick of scaling decides for all elastic services, as rows: the same for the live thread and the simulator.
+
+Loads numpy, so the control plane loads it only once a service is elastic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+
+from skyriver.control.schedule.explaining import Explained, explain
+from skyriver.control.schedule.scaling import Decided, Fleet, Rules, Ticks
+from skyriver.core.prices import Prices
+from skyriver.core.resources import Limits, Put, Resource, Snapshot
+from skyriver.core.spec import ServiceSpec
+from skyriver.core.units import SECOND
+from skyriver.observe.demand import Measured, Meter, elastic_services
+from skyriver.serve.scaling_kind import SCALINGS, new_scaling, scaling_of
+
+HOUR_S: Final = 3_600
+CHANGES: Final = 20
+"""Of a row, that are kept."""
+BLIND_LOOKS: Final = 3
+"""In a row without measurements, before it is said."""
+REFRESH_US: Final = 60 * SECOND
+"""A row whose number stands is written anew, with what is measured now, no sooner."""
+_TOLD: Final = ("requests", "late", "work", "backlog", "ready", "pending", "start_s", "work_s", "fastest_s")
+_UP: Final = ("floor", "headroom", "queue", "demand")
+"""Rules that may be why there are more, the strongest first."""
+
+
+class Scaling:
+    """`look` is called by one thread, every TICK_S. What it knows is bounded by the services there are."""
+
+    def __init__(self, remembered: Mapping[str, Any] | None = None) -> None:
+        remembered = remembered or {}
+        self._meter = Meter(remembered.get("measured"))
+        self._learnt: Mapping[str, Any] = remembered.get("learnt") or {}
+        self._fleet = Fleet()
+        self._rules: dict[str, Rules] = {}
+        self._blind: dict[str, int] = {}
+
+    def remember(self) -> dict[str, Any]:
+        """JSON, from which another one goes on."""
+        return {
+            "measured": self._meter.remember(),
+            "learnt": {name: self._fleet.remember(name) for name in self._fleet.names},
+        }
+
+    def look(self, snapshot: Snapshot, second: float, prices: Prices, *, unseen_s: float = 0.0) -> list[Put]:
+        """The rows that change. `second` is monotonic; `unseen_s`: so long ago processes were looked at last."""
+        services = {f"{s.tenant}/{s.name}": (s, spec) for s, spec in elastic_services(snapshot)}
+        measured = self._meter.look(snapshot, second, unseen_s=unseen_s)
+        self._keep(services, prices)
+        if not services:
+            return []
+        wanted = self._fleet.decide(self._ticks(measured), second, snapshot.now / SECOND)
+        puts = []
+        for name, replicas in zip(self._fleet.names, wanted.tolist(), strict=True):
+            service, spec = services[name]
+            put = self._row(snapshot, service, spec, measured[name], replicas, prices)
+            if put is not None:
+                puts.append(put)
+        return puts
+
+    def _keep(self, services: Mapping[str, tuple[Resource, ServiceSpec]], prices: Prices) -> None:
+        """The fleet is of these services, by what they declare now."""
+        for name in [name for name in self._fleet.names if name not in services]:
+            self._fleet.remove(name)
+            del self._rules[name]
+            self._blind.pop(name, None)
+        for name, (_, spec) in services.items():
+            rules = rules_of(spec, prices)
+            if name not in self._rules:
+                self._fleet.add(name, rules, self._learnt.get(name))
+            elif rules != self._rules[name]:
+                self._fleet.change(name, rules)
+            self._rules[name] = rules
+
+    def _ticks(self, measured: Mapping[str, Measured]) -> Ticks:
+        of = [measured[name] for name in self._fleet.names]
+
+        def column(what: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+            return np.array([getattr(each, what) for each in of], np.float64)
+
+        return Ticks(
+            work=column("work"),
+            requests=column("requests"),
+            judged=column("judged"),
+            late=column("late"),
+            backlog=column("backlog"),
+            ready=column("ready"),
+            pending=column("pending"),
+            start_s=column("start_s"),
+            service_s=column("work_s") * column("possible"),  # the room for chance is not worth more than it can do
+            fresh=np.array([not each.stale for each in of], bool),
+        )
+
+    def _row(
+        self,
+        snapshot: Snapshot,
+        service: Resource,
+        spec: ServiceSpec,
+        seen: Measured,
+        replicas: int,
+        prices: Prices,
+    ) -> Put | None:
+        name, row = f"{service.tenant}/{service.name}", scaling_of(snapshot, service)
+        decided = self._fleet.decided(name)
+        if seen.stale or decided is None or not decided.fresh:
+            self._blind[name] = self._blind.get(name, 0) + 1
+            why = seen.stale or "What is measured cannot be."
+            return _blind(snapshot, row, why) if row is not None and self._blind[name] >= BLIND_LOOKS else None
+        self._blind[name] = 0
+        before = int(row.spec["replicas"]) if row is not None else spec.awake
+        status = status_of(snapshot.now, seen, decided, spec, prices)
+        if row is None:
+            made = new_scaling(service, replicas, {}, snapshot.now)
+            return Put(replace(made, status={**status, "changes": changes_after({}, before, replicas, status)}), 0)
+        if replicas == before and row.state == "ACTIVE" and not _is_news(row.status, status):
+            return None
+        status["changes"] = changes_after(row.status, before, replicas, status)
+        after = SCALINGS.move(row, "decided", snapshot.now, spec={"replicas": replicas}, status=status)
+        return Put(after, row.revision)
+
+
+def rules_of(spec: ServiceSpec, prices: Prices) -> Rules:
+    hold_us = spec.hold_us
+    hour = prices.per_second(Limits(spec.cpus, spec.memory_mb)) * HOUR_S
+    return Rules(
+        share=spec.share,
+        latency_s=spec.latency_us / SECOND,
+        least=spec.least,
+        most=spec.most,
+        hold_s=None if hold_us is None else hold_us / SECOND,
+        price=float(hour),
+    )
+
+
+def status_of(now: int, seen: Measured, decided: Decided, spec: ServiceSpec, prices: Prices) -> dict[str, Any]:
+    """What is told of a decision."""
+    told = explain(decided)
+    lines = [list(line) for line in told.lines]
+    lines += [["replicas", note] for note in seen.notes]
+    if impossible := cannot_be_kept(spec, seen.fastest_s):
+        lines.append(["impossible", impossible])
+    return {
+        "at": now,
+        "lines": lines,
+        "choices": [
+            {
+                "replicas": choice.replicas,
+                "cost": choice.cost,
+                "late_share": choice.late_share,
+                "late_cost": choice.late_cost,
+                "sum": choice.total,
+            }
+            for choice in told.choices
+        ],
+        "chosen": told.replicas,
+        "late_price": told.late_price,
+        "unit": prices.currency if told.unit == "money" else told.unit,
+        "prices": f"{prices.source}, as of {prices.as_of}",
+        "why": _why(decided, told),
+        "measured": {what: _short(getattr(seen, what)) for what in _TOLD},
+    }
+
+
+def cannot_be_kept(spec: ServiceSpec, fastest_s: float) -> str:
+    """Said of an objective that no number of replicas keeps; "" of one that some may."""
+    if not spec.latency_us or fastest_s * SECOND <= spec.latency_us:
+        return ""
+    return (
+        f"latency={spec.latency!r} cannot be kept by any number of replicas: the fastest answer takes"
+        f" {fastest_s * 1000:.3g} ms. Declare more, or serve a smaller model."
+    )
+
+
+def _why(decided: Decided, told: Explained) -> str:
+    """The rule that made the number, with what it said."""
+    said = dict(told.lines)
+    if "limits" in said:
+        rule = "limits"
+    elif decided.wanted < decided.there:
+        return f"hold: {decided.held:.0f} would have done within the last {decided.hold_s:,.0f} s."
+    elif decided.wanted == decided.there and "hold" in said:
+        rule = "hold"
+    elif math.ceil(decided.floor - 1e-4) >= decided.wish and "floor" in said:
+        rule = "floor"
+    else:
+        rule = next((rule for rule in _UP[1:] if rule in said), "objective")
+    return f"{rule}: {said[rule]}"
+
+
+def changes_after(before: Mapping[str, Any], was: int, now: int, status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The last ones, newest at the end."""
+    kept: Sequence[dict[str, Any]] = before.get("changes", ())
+    if was == now:
+        return list(kept)
+    chosen: Mapping[str, Any] = next((c for c in status["choices"] if c["replicas"] == now), {})
+    price = {what: chosen.get(what) for what in ("cost", "late_cost", "sum")}
+    change = {"at": status["at"], "from": was, "to": now, "why": status["why"], **price, "unit": status["unit"]}
+    return [*kept, change][-CHANGES:]
+
+
+def _blind(snapshot: Snapshot, row: Resource, why: str) -> Put | None:
+    told = {
+        "reason": "NO_MEASUREMENTS",
+        "message": f"It stays at {row.spec['replicas']} replicas. {why}",
+        "next_action": f"It goes on by itself; `skyriver explain {row.name}` tells how its replicas are.",
+    }
+    if row.state == "HOLDING" and row.message == told["message"]:
+        return None
+    return Put(SCALINGS.move(row, "blind", snapshot.now, **told), row.revision)
+
+
+def _is_news(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether what is measured or said is worth a write, while the number stands."""
+    if after["at"] - int(before.get("at", 0)) < REFRESH_US:
+        return False
+    return any(before.get(what) != after[what] for what in ("measured", "choices", "unit"))
+
+
+def _short(value: float) -> float:
+    """To two digits: what differs by less is the same."""
+    return float(f"{value:.2g}")

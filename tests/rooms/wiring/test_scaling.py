@@ -1,0 +1,259 @@
+"""Elastic services in the real loop, with the real decisions, and replicas and requests that are played."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+import skyriver as sr
+from skyriver.control.pricing import OWNED
+from skyriver.core.prices import Prices
+from skyriver.core.resources import Put, Resource
+from skyriver.core.units import SECOND
+from skyriver.observe.demand import LOOK_S
+from skyriver.wiring.scaling import CHANGES, Scaling, cannot_be_kept, changes_after
+from skyriver.wiring.simulation import Simulation
+
+HOLDER = "t.activator.activator"
+START_S = 0.6
+WORK_S = 0.1
+EURO = Prices("prices.toml", date(2026, 11, 1), "EUR", {"core_hour": Decimal("0.05"), "memory_gb_hour": Decimal(0)})
+
+
+@dataclass
+class Played:
+    """One replica: it answers ten a second, and queues the rest."""
+
+    born: float
+    waiting: float = 0.0
+    requests: float = 0.0
+    busy_s: float = 0.0
+    late: float = 0.0
+
+
+class Cloud(Simulation):
+    """The elastic service `price`: a request takes WORK_S, a start START_S. Half a second at a time."""
+
+    def __init__(self, serve: sr.Service, prices: Prices = OWNED) -> None:
+        super().__init__()
+        self.scaling, self.prices = Scaling(), prices
+        self.played: dict[str, Played] = {}
+        self.frozen = False
+        self.lost_work = 0.0
+        self.counts: list[int] = []
+        spec = {"model": "price", "serve": serve.to_json(), "versions": {"1": {"weight": 100}}}
+        version = {"model": "price", "version": 1, "artifact": "a" * 64}
+        self.commit(
+            [
+                Put(Resource("t", "version", "price:1", spec=version, state="APPROVED"), 0),
+                Put(Resource("t", "service", "price", spec=spec, state="PENDING"), 0),
+            ]
+        )
+        self.due = self.clock.monotonic() + int(LOOK_S * SECOND)
+
+    @property
+    def service(self) -> Resource:
+        return self.store.get("t", "service", "price")
+
+    @property
+    def row(self) -> Resource | None:
+        return self.loop.snapshot().find("t", "scaling", "price")
+
+    @property
+    def replicas(self) -> list[str]:
+        return sorted(name for name, p in self.compute.running.items() if ".replica." in name and p.alive)
+
+    @property
+    def why(self) -> str:
+        assert self.row is not None
+        return str(self.row.status["changes"][-1]["why"])
+
+    def play(self, seconds: float, rate: float) -> None:
+        """`rate` requests a second come to the gateway's servers evenly."""
+        for _ in range(round(seconds / 0.5)):
+            self._half_a_second(rate)
+            self.run(0.5)
+            if self.clock.monotonic() >= self.due:
+                self.due += int(LOOK_S * SECOND)
+                self.look()
+            self.counts.append(len(self.replicas))
+
+    def look(self, **more: float) -> None:
+        puts = self.scaling.look(self.loop.snapshot(), self.clock.monotonic() / SECOND, self.prices, **more)
+        if puts:
+            self.commit(puts)
+
+    def _half_a_second(self, rate: float) -> None:
+        now = self.clock.monotonic() / SECOND
+        for name in self.replicas:
+            if name not in self.played:
+                self.compute.running[name] = replace(self.compute.running[name], started_at=self.clock.wall())
+        there = {name: self.played.get(name) or Played(now) for name in self.replicas}
+        self.played = there
+        servers = [s for s in self.gateway.servers("price:1") if s in there]
+        self.lost_work += 0.0 if servers else rate * 0.5
+        for name, replica in there.items():
+            if now - replica.born < START_S:
+                continue
+            came = rate * 0.5 / len(servers) if name in servers else 0.0
+            done = min(replica.waiting + came, 0.5 / WORK_S)
+            replica.waiting += came - done
+            replica.requests += done
+            replica.busy_s += done * WORK_S
+            replica.late += done if replica.waiting > 2 else 0.0
+            if not self.frozen:
+                slow, quick = int(replica.late), int(replica.requests) - int(replica.late)
+                self.compute.report(
+                    name,
+                    ready=True,
+                    told_at=self.clock.wall(),
+                    active_at=self.clock.wall() if came else self.compute.running[name].report.get("active_at", 0),
+                    requests=int(replica.requests),
+                    waiting=int(replica.waiting),
+                    run_us=int(replica.busy_s * SECOND),
+                    counted={"latency_us": [[98_304, quick], [917_504, slow]]},
+                )
+
+
+def elastic(**given: Any) -> sr.Service:
+    return sr.Service(**{"replicas": (1, 8), "latency": "1s", "share": 0.95, "hold": "30s", **given})
+
+
+def test_it_follows_the_load_up_and_down() -> None:
+    cloud = Cloud(elastic())
+    cloud.play(60, rate=2)
+    assert len(cloud.replicas) == 1
+    cloud.lost_work = 0.0  # of when there was none yet
+    cloud.play(60, rate=35)
+    assert 4 <= len(cloud.replicas) <= 8
+    assert cloud.service.state == "READY"
+    cloud.play(480, rate=2)
+    assert len(cloud.replicas) == 1
+    assert cloud.lost_work == 0
+    assert cloud.row is not None
+    changes = cloud.row.status["changes"]
+    assert changes[0]["from"] == 1
+    assert changes[-1]["to"] == 1
+    assert changes[-1]["why"].startswith("hold: ")
+
+
+def test_under_a_steady_load_it_stays_as_it_is() -> None:
+    cloud = Cloud(elastic())
+    cloud.play(300, rate=25)
+    cloud.counts.clear()
+    cloud.play(900, rate=25)
+    assert sum(a != b for a, b in zip(cloud.counts, cloud.counts[1:], strict=False)) <= 1
+    assert min(cloud.counts) >= 3
+
+
+def test_without_measurements_it_stays_and_says_so() -> None:
+    cloud = Cloud(elastic(hold="2m"))
+    cloud.play(60, rate=25)
+    before = len(cloud.replicas)
+    cloud.frozen = True
+    cloud.play(60, rate=0)
+    assert len(cloud.replicas) == before
+    assert cloud.row is not None
+    assert (cloud.row.state, cloud.row.reason) == ("HOLDING", "NO_MEASUREMENTS")
+    assert "No replica has told anything for 8 s." in cloud.row.message
+    cloud.frozen = False
+    cloud.play(15, rate=25)
+    assert cloud.row.state == "ACTIVE"
+
+
+def test_a_control_plane_that_is_away_or_another_one_changes_nothing_by_that() -> None:
+    cloud = Cloud(elastic())
+    cloud.play(60, rate=25)
+    before = cloud.replicas
+    remembered = cloud.scaling.remember()
+    cloud.start_control()
+    cloud.scaling = Scaling(remembered)
+    cloud.play(5, rate=25)
+    cloud.look(unseen_s=60.0)
+    assert cloud.replicas == before
+    cloud.play(30, rate=25)
+    assert len(cloud.replicas) >= 3
+    again = Scaling({"measured": {}, "learnt": {"t/price": {"tick_s": "no"}}})
+    cloud.scaling = again
+    cloud.play(30, rate=25)
+    assert len(cloud.replicas) >= 3
+
+
+def test_the_same_history_gives_the_same_decisions() -> None:
+    def told() -> list[int]:
+        cloud = Cloud(elastic())
+        for rate in (5, 40, 10, 60, 3):
+            cloud.play(40, rate)
+        return cloud.counts
+
+    assert told() == told()
+
+
+def test_a_decision_is_told_with_its_sum_and_its_price() -> None:
+    cloud = Cloud(elastic(), EURO)
+    cloud.play(60, rate=5)
+    cloud.play(60, rate=25)
+    assert cloud.row is not None
+    status = cloud.row.status
+    assert status["unit"] == "EUR"
+    assert status["prices"] == "prices.toml, as of 2026-11-01"
+    chosen = next(c for c in status["choices"] if c["replicas"] == status["chosen"])
+    assert chosen["sum"] == pytest.approx(chosen["cost"] + chosen["late_cost"])
+    assert {c["replicas"] - status["chosen"] for c in status["choices"]} == {-1, 0, 1}
+    change = status["changes"][-1]
+    assert {"at", "from", "to", "why", "cost", "late_cost", "sum", "unit"} == change.keys()
+    assert [rule for rule, _ in status["lines"]][:2] == ["objective", "demand"]
+
+
+def test_few_rows_are_written_and_few_changes_kept() -> None:
+    cloud = Cloud(elastic())
+    cloud.play(120, rate=25)
+    before = cloud.store.get("t", "scaling", "price").revision
+    cloud.play(60, rate=25)
+    assert cloud.store.get("t", "scaling", "price").revision - before <= 1
+    status: dict[str, Any] = {"at": 1, "why": "", "unit": "EUR", "choices": []}
+    for number in range(3 * CHANGES):
+        status = {**status, "changes": changes_after(status, number, number + 1, status)}
+    assert [change["to"] for change in status["changes"]] == list(range(2 * CHANGES + 1, 3 * CHANGES + 1))
+    assert changes_after(status, 3, 3, status) == status["changes"]
+
+
+def test_an_objective_that_no_number_keeps_is_said_and_buys_nothing() -> None:
+    cloud = Cloud(elastic(latency="1ms"))
+    cloud.play(240, rate=5)
+    assert len(cloud.replicas) <= 2
+    assert cloud.row is not None
+    told = dict(cloud.row.status["lines"])["impossible"]
+    assert told.startswith("latency='1ms' cannot be kept by any number of replicas: the fastest answer takes 98.3 ms.")
+    assert cannot_be_kept(elastic(), 0.1) == cannot_be_kept(elastic(latency=""), 9.0) == ""
+
+
+def test_where_all_replicas_fail_no_more_are_started() -> None:
+    cloud = Cloud(elastic())
+    cloud.play(30, rate=1)
+    [name] = cloud.replicas
+    cloud.compute.report(name, ready=False, failed=True, reason="BAD_MODEL", message="It cannot be read.")
+    cloud.compute.kill(name, 3)
+    cloud.play(50, rate=5)
+    assert cloud.replicas == []
+    assert len(cloud.store.rows("t", "replica")) == 1
+    assert cloud.row is not None
+    assert "Its replicas fail, and more of them would fail too." in cloud.row.message
+
+
+def test_a_changed_declaration_is_followed() -> None:
+    cloud = Cloud(elastic())
+    cloud.play(60, rate=35)
+    assert len(cloud.replicas) >= 4
+    service = cloud.service
+    spec = {**service.spec, "serve": elastic(replicas=(1, 2)).to_json()}
+    changed = Resource("t", "service", "price", spec=spec, state=service.state, status=service.status)
+    cloud.commit([Put(changed, service.revision)])
+    cloud.play(20, rate=35)
+    assert len(cloud.replicas) == 2
+    assert cloud.row is not None
+    assert "limits" in dict(cloud.row.status["lines"])
