@@ -19,6 +19,7 @@ from typing import Any, Final
 from skyriver.release.clusters import clustered
 from skyriver.release.evidence import Counted, OddsTest
 from skyriver.release.guards import ALPHA, AS_EVER, Breach, Guard, Logs, Rules, begin, breach, look, shown
+from skyriver.release.seen import TOLD_AS_TOTALS
 
 LOOK_US: Final = 500_000
 """Between two looks."""
@@ -79,6 +80,7 @@ def begun(now: int, rules: Rules = AS_EVER) -> dict[str, Any]:
         "champion": {"answered": 0, "failed": 0, "refused": 0},
         "candidate": {"answered": 0, "failed": 0, "refused": 0},
         "evidence": begin(rules.guards),
+        "seen": {},
     }
 
 
@@ -89,6 +91,7 @@ def looked(state: Mapping[str, Any], sources: Iterable[Source], now: int, rules:
     totals = {side: dict(state[side]) for side in ("champion", "candidate")}
     kept: dict[str, Any] = {}
     by_key: dict[str, Any] = {}
+    seen = state.get("seen") or {}
     for source in sources:
         before = state["sources"].get(source.name)
         bounds = (before or {}).get("bounds") or {}
@@ -99,6 +102,7 @@ def looked(state: Mapping[str, Any], sources: Iterable[Source], now: int, rules:
                 totals[side]["answered"] += more["errors"][0]
                 totals[side]["failed"] += more["errors"][1]
                 totals[side]["refused"] += more["refusals"][1]
+            seen = _and(seen, since)
             if not source.by_key:
                 evidence = look(rules.guards, evidence, _seen(since["champion"], since["candidate"]))
         found = bounds | _bounds(source.champion.values(), bounds, rules.slower)
@@ -109,7 +113,8 @@ def looked(state: Mapping[str, Any], sources: Iterable[Source], now: int, rules:
             kept[source.name]["places"] = _by_places(source, found, (before or {}).get("places"), rules.guards)
             if source.champion or source.candidate:
                 by_key[source.name] = _judged(source, (state.get("by_key") or {}).get(source.name), now)
-    return {"looked": now, "sources": {**state["sources"], **kept}, **totals, "by_key": by_key, "evidence": evidence}
+    told = {"by_key": by_key, "evidence": evidence, "seen": seen}
+    return {"looked": now, "sources": {**state["sources"], **kept}, **totals, **told}
 
 
 def accused(state: Mapping[str, Any], rules: Rules = AS_EVER, alpha: float = ALPHA) -> Breach | None:
@@ -292,10 +297,24 @@ def _since(
         for guard, values in counts.items():
             if guard == "started" or (then is not None and not anew and guard not in then):
                 continue
-            base = [0] * len(values) if anew or then is None else then[guard]
+            from_none = anew or then is None or values[0] < then[guard][0]  # counts by places are of one share
+            base = [0] * len(values) if from_none or then is None else then[guard]
             so_far = added.get(guard) or [0] * len(values)
             added[guard] = [s + n - b for s, n, b in zip(so_far, values, base, strict=True)]
     return added
+
+
+def _and(
+    seen: Mapping[str, Mapping[str, list[int]]], since: Mapping[str, Mapping[str, list[int]]]
+) -> dict[str, dict[str, list[int]]]:
+    """By guard and side, what was counted over all looks: to tell of. The totals have the rest."""
+    after = {guard: dict(sides) for guard, sides in seen.items()}
+    for side, more in since.items():
+        for guard in more.keys() - set(TOLD_AS_TOTALS):
+            sides = after.setdefault(guard, {})
+            before = sides.get(side) or [0] * len(more[guard])
+            sides[side] = [b + m for b, m in zip(before, more[guard], strict=True)]
+    return after
 
 
 def _seen(

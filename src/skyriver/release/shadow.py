@@ -16,7 +16,8 @@ from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import GuardsSpec, ShadowSpec
 from skyriver.release.canary import LOOK_US
 from skyriver.release.evidence import OddsTest, PairedTest, Pairs, pairs_needed
-from skyriver.release.guards import ALPHA, SHOWN, USUAL, Guard, Logs, begin, breach, look, rules_of, shown
+from skyriver.release.guards import ALPHA, SHOWN, USUAL, Breach, Guard, Logs, begin, breach, look, rules_of, shown
+from skyriver.release.seen import odds, told_of_each, told_of_pairs
 from skyriver.release.shadow_streams import look_at_streams
 from skyriver.release.stepping import SIDES, Verdict, died, lives, processes_of, told_of_both
 
@@ -59,6 +60,7 @@ def begin_shadow(shadow: Mapping[str, Any], now: int, guards: Paired = PAIRED) -
         **{side: {"answered": 0, "failed": 0, "refused": 0} for side in SIDES},
         "evidence": begin(guards),
         "agreement": {},
+        "seen": {},
         "streams": {},
         "lives": {},
     }
@@ -81,7 +83,7 @@ def look_at_copies(
     if snapshot.now - shadow["looked"] < pause_us:
         return dict(shadow)
     reports = dict(_reports(processes_of(snapshot, service, versions[0]), versions[1]))
-    known, evidence = dict(shadow["processes"]), shadow["evidence"]
+    known, evidence, seen = dict(shadow["processes"]), shadow["evidence"], dict(shadow.get("seen") or {})
     totals = {what: Counter(shadow[what]) for what in ("copies", *SIDES)}
     for process, report in reports.items():
         now = {"since": report["since"], **{what: report[what] for what in ("pairs", *totals)}}
@@ -89,14 +91,16 @@ def look_at_copies(
         then = before if before is not None and before["since"] == now["since"] else None
         for what, total in totals.items():
             total.update({name: n - (then[what].get(name, 0) if then else 0) for name, n in now[what].items()})
-        evidence = look(guards, evidence, dict(_new_pairs(now["pairs"], then["pairs"] if then else {})))
+        more = dict(_new_pairs(now["pairs"], then["pairs"] if then else {}))
+        evidence = look(guards, evidence, more)
+        seen = {guard: _and(seen.get(guard), pairs) for guard, pairs in more.items()}
         known[process] = now
     test = next((guard.test for guard in guards if guard.name == "scores"), None)
     by_stream = look_at_streams(snapshot, shadow["streams"], streams, versions, test)
     for name, of_stream in by_stream.items():
-        more = max(0, of_stream["pairs"] - shadow["streams"].get(name, {"pairs": 0})["pairs"])
+        both = max(0, of_stream["pairs"] - shadow["streams"].get(name, {"pairs": 0})["pairs"])
         for side in SIDES:
-            totals[side]["answered"] += more
+            totals[side]["answered"] += both
     return {
         **shadow,
         "streams": by_stream,
@@ -104,9 +108,28 @@ def look_at_copies(
         "processes": known,
         **{what: dict(total) for what, total in totals.items()},
         "evidence": evidence,
+        "seen": seen,
         "agreement": _agreement(reports.values()) or shadow["agreement"],
         "lives": lives(snapshot, shadow["lives"], service, versions),
     }
+
+
+def _and(before: Sequence[Sequence[int]] | None, more: Sequence[tuple[Pairs]]) -> list[list[int]]:
+    """The pairs of each bound over all looks."""
+    sums = before or [[0, 0, 0]] * len(more)
+    return [
+        [total + pairs.total, worse + pairs.worse, better + pairs.better]
+        for (total, worse, better), (pairs,) in zip(sums, more, strict=True)
+    ]
+
+
+def _seen_by(found: Breach, shadow: Mapping[str, Any], versions: tuple[int, int]) -> Iterator[str]:
+    """What the guard that accuses saw of copies, and in streams."""
+    if told := told_of_pairs(found, shadow.get("seen", {}).get(found.guard, ()), versions):
+        yield told
+    for stream, state in shadow["streams"].items():
+        if told := told_of_each(found, state.get("seen", {}) if found.guard == "scores" else {}, versions):
+            yield f"in {stream} {told}"
 
 
 def judge_copies(
@@ -119,8 +142,8 @@ def judge_copies(
             "take_back",
             f"WORSE_{found.guard.upper()}",
             f"In the shadow of version {versions[0]}, version {versions[1]} is worse in {found.guard}{where}:"
-            f" {told_of_both(shadow)}. The evidence is {found.evidence:,.0f} to 1 against chance. Nobody was sent its"
-            " answers.",
+            f" {'; '.join((*_seen_by(found, shadow, versions), told_of_both(shadow)))}. {odds(found.evidence)}"
+            " Nobody was sent its answers.",
         )
     if (message := died(shadow["lives"], versions[1])) is not None:
         return Verdict("take_back", "VERSION_DIES", message)

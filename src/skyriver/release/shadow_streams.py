@@ -34,7 +34,8 @@ def look_at_streams(
     test: PairedTest | None,
 ) -> dict[str, Any]:
     """By stream what it shows: its bounds, its counts when they were known (`base`), the evidence (`logs`, as of the
-    guard of scores) and the events that both scored since (`pairs`). `test`: of scores, where they are watched."""
+    guard of scores), the events that both scored since (`pairs`), and how many scores of each were bad (`seen`).
+    `test`: of scores, where they are watched."""
     found = dict(known)
     for stream in streams:
         bins = dict(_bins(snapshot, stream, versions))
@@ -57,12 +58,14 @@ def _since(state: Mapping[str, Any], bins: Mapping[str, tuple[Bins, Bins]], test
     old, new = ([_less(both[side], state["base"][name][side]) for name, both in bins.items()] for side in (0, 1))
     sides = [[sum(counts) for counts in zip(*of_side, strict=True)] for of_side in (old, new)]
     before, total = map(sum, sides)
-    logs = []
+    logs, seen = [], {"champion": [before], "candidate": [total]}
     for beyond, bound in ((beyond, bound) for beyond in (operator.lt, operator.gt) for bound in state["bounds"]):
         champion, candidate = (sum(n for place, n in enumerate(side) if beyond(place, bound)) for side in sides)
+        seen["champion"].append(champion)
+        seen["candidate"].append(candidate)
         if test is not None:
             logs.append(list(test.look(test.start, least_pairs(champion, candidate, before, total))))
-    return {**state, "logs": logs, "pairs": total}
+    return {**state, "logs": logs, "pairs": total, "seen": seen}
 
 
 def _less(now: Bins, then: Bins) -> list[int]:

@@ -11,6 +11,7 @@ from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import CanarySpec
 from skyriver.release.canary import LOOK_US, WHOLE, Source, Tally, accused, begun, evidence_of, looked
 from skyriver.release.guards import ALPHA, AS_EVER, Rules, least, rules_of
+from skyriver.release.seen import odds, told_of_each
 
 REPLICAS: Final = "replicas"
 NO_SCORE: Final = ("MODEL_FAILED", "SCORE_NOT_FINITE", "MODEL_LATE", "MODEL_ASIDE")
@@ -85,11 +86,12 @@ def judge(canary: Mapping[str, Any], spec: CanarySpec, versions: tuple[int, int]
     compared = canary["compared"]
     if (breach := accused(compared, rules_of(spec.guards), alpha_of(spec))) is not None:
         where = f" ({breach.bound})" if breach.bound != "bad" else ""
+        seen = told_of_each(breach, compared.get("seen", {}).get(breach.guard, {}), versions)
         return Verdict(
             "take_back",
             f"WORSE_{breach.guard.upper()}",
             f"Version {versions[1]} is worse than version {versions[0]} in {breach.guard}{where}:"
-            f" {told_of_both(compared)}. The evidence is {breach.evidence:,.0f} to 1 against chance.",
+            f" {'; '.join(filter(None, (seen, told_of_both(compared))))}. {odds(breach.evidence)}",
         )
     if (message := died(canary.get("lives") or {}, versions[1])) is not None:
         return Verdict("take_back", "VERSION_DIES", message)

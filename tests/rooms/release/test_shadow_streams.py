@@ -68,6 +68,8 @@ def test_scores_that_are_as_high_are_no_evidence_and_count_as_answers() -> None:
 def test_scores_that_are_higher_take_it_back() -> None:
     verdict = judge_copies(played(0.2), SPEC, (1, 2), 0)
     assert (verdict.what, verdict.reason) == ("take_back", "WORSE_SCORES")
+    assert "in events 28% of version 2's 11,000 scores are above the 90% point of version 1's" in verdict.message
+    assert "The evidence is over 1,000,000,000 to 1 against chance." in verdict.message
 
 
 def test_an_arm_that_counts_anew_is_no_step_back() -> None:

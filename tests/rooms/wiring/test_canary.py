@@ -201,20 +201,27 @@ def test_a_step_takes_as_long_as_declared_and_says_where_it_stands(cloud: Cloud)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "reason"),
+    ("wrong", "reason", "seen"),
     [
-        ({"fails": 0.06}, "WORSE_ERRORS"),
-        ({"fails": 0.005, "slower": 3.0}, "WORSE_LATENCY"),
-        ({"fails": 0.005, "scores": 0.6}, "WORSE_SCORES"),
+        ({"fails": 0.06}, "WORSE_ERRORS", "candidate failed "),
+        (
+            {"fails": 0.005, "slower": 3.0},
+            "WORSE_LATENCY",
+            "answers took much longer than 95% of version 1's did before",
+        ),
+        ({"fails": 0.005, "scores": 0.6}, "WORSE_SCORES", "scores are above the 90% point of version 1's"),
     ],
 )
-def test_one_that_is_worse_is_taken_back_and_why_is_told(cloud: Cloud, wrong: dict[str, float], reason: str) -> None:
+def test_one_that_is_worse_is_taken_back_and_why_is_told(
+    cloud: Cloud, wrong: dict[str, float], reason: str, seen: str
+) -> None:
     cloud.traffic(3)
     cloud.new = Answers(**wrong)
     cloud.traffic(110)
     rollout = cloud.rollout
     assert (rollout.state, rollout.reason, cloud.shares) == ("ROLLED_BACK", reason, {"1": 100})
     assert "Version 2 is worse than version 1" in rollout.message
+    assert seen in rollout.message, "what the guard saw"
     assert rollout.next_action
     version = cloud.store.get("t", "version", "price:2")
     assert (version.status["settled"], version.reason) == ("bad", reason)
@@ -363,21 +370,22 @@ def test_after_a_good_shadow_the_steps_begin_once_no_copies_are_left(shadowed: C
 
 
 @pytest.mark.parametrize(
-    ("wrong", "reason"),
+    ("wrong", "reason", "seen"),
     [
-        ({"fails": 0.06}, "WORSE_ERRORS"),
-        ({"slower": 3.0}, "WORSE_LATENCY"),
-        ({"scores": 0.3}, "WORSE_SCORES"),
+        ({"fails": 0.06}, "WORSE_ERRORS", "candidate failed "),
+        ({"slower": 3.0}, "WORSE_LATENCY", "answers alone took much longer than 95% of version 1's did before"),
+        ({"scores": 0.3}, "WORSE_SCORES", "scores alone are above the median of version 1's"),
     ],
 )
 def test_one_that_is_worse_in_its_shadow_is_seen_by_nobody(
-    shadowed: Cloud, wrong: dict[str, float], reason: str
+    shadowed: Cloud, wrong: dict[str, float], reason: str, seen: str
 ) -> None:
     shadowed.copies = Copies(**wrong)
     shadowed.copying(60)
     rollout = shadowed.rollout
     assert (rollout.state, rollout.reason, shadowed.shares) == ("ROLLED_BACK", reason, {"1": 100})
     assert "Nobody was sent its answers." in rollout.message
+    assert seen in rollout.message, "what the guard saw"
     assert shadowed.copied is None
 
 
