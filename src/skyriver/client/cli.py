@@ -120,9 +120,8 @@ def deploy(
                 if error.code == "PLAN_CHANGED":
                     show.plan_difference(screen, changes, error.details)
                 raise
-            for operation in done["operations"]:
-                wait(client, operation, bars)
-        screen.data(done, lambda: show.deployed(screen, spec, changes))
+            ended = [wait(client, operation, bars) for operation in done["operations"]]
+        screen.data(done, lambda: show.deployed(screen, spec, changes, ended))
 
 
 def _carry_out(client: Client, bars: Bars, app: str, body: Mapping[str, Any], *, prune: bool, queue: bool) -> Deployed:

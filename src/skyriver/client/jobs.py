@@ -58,7 +58,7 @@ def run(
         if action == "train":
             version = next(r for r in done["status"]["created"] if r.startswith("version/")).partition("/")[2]
             found = client.get("versions", version)
-            screen.data({"operation": done, "version": found}, lambda: version_page.version(screen, found))
+            screen.data({"operation": done, "version": found}, lambda: _show_version(screen, found))
         else:
             outputs = done["status"]["result"][target]
             screen.data({"operation": done, "outputs": outputs}, lambda: _show_outputs(screen, outputs))
@@ -91,6 +91,12 @@ def _target(client: Client, name: str | None) -> tuple[str, str]:
 def _near(name: str, known: Sequence[str]) -> str:
     close = get_close_matches(name, known, n=3)
     return f" Near to it: {', '.join(close)}." if close else ""
+
+
+def _show_version(screen: Screen, found: Resource) -> None:
+    version_page.version(screen, found)
+    if found["message"]:
+        screen.say(escape(found["message"]))
 
 
 def _show_outputs(screen: Screen, outputs: Any) -> None:

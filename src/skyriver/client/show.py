@@ -53,8 +53,14 @@ def plan_difference(screen: Screen, before: Sequence[Mapping[str, Any]], now: Se
         screen.say("  the same steps, on what somebody else has written since.")
 
 
-def deployed(screen: Screen, spec: AppSpec, changes: Sequence[Mapping[str, Any]]) -> None:
+def deployed(
+    screen: Screen, spec: AppSpec, changes: Sequence[Mapping[str, Any]], ended: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """`ended`: the operations that were waited for; a version that takes longer to take over says what it does."""
     screen.say("Done.")
+    for step in (step for operation in ended for step in operation["status"].get("steps", ())):
+        if step["ref"].startswith("version/") and step["message"]:
+            screen.say(f"{escape(step['ref'].partition('/')[2])}: {escape(step['message'])}")
     created = {line["kind"] for line in changes if line["action"] == "create"}
     trained = any(model.train for model in spec.models)
     then = ", then [bold]skyriver run[/]" if trained else ""

@@ -9,7 +9,7 @@ from skyriver.core.resources import Action, Kind, Put, Resource, Snapshot
 from skyriver.core.spec import ModelSpec
 from skyriver.release.gate import Measures, evaluate_gate
 from skyriver.release.registered import is_registered, is_undeclared
-from skyriver.release.rollouts import REMOVED, ROLLOUT_FINAL, champion, new_rollout
+from skyriver.release.rollouts import REMOVED, ROLLOUT_FINAL, WAITS, champion, new_rollout
 
 VERSION_TRANSITIONS: Mapping[tuple[str, str], str] = {
     ("CANDIDATE", "noted"): "CANDIDATE",
@@ -92,13 +92,26 @@ def _release(snapshot: Snapshot, version: Resource) -> Iterator[Action]:
         status = {**version.status, "settled": "good" if good else "bad"}
         status.pop("by_steps", None)
         yield _put(version, "noted", snapshot.now, status=status, **about)
-    elif (rollout.status.get("canary") or rollout.status.get("shadow")) and not version.status.get("settled"):
+    elif _takes_long(rollout) or version.status.get("by_steps"):
         # Who waits for it waits for its first requests, not for hours: how it ends is told by the rollout.
+        message = _told_of(rollout)
         status = {**version.status, "settled": "good", "by_steps": rollout.name}
-        message = (
-            f"It is compared with the version that serves: `skyriver rollout get {rollout.name}` shows how far it is."
-        )
-        yield _put(version, "noted", snapshot.now, status=status, message=message)
+        if (version.status, version.message) != (status, message):
+            yield _put(version, "noted", snapshot.now, status=status, message=message)
+
+
+def _takes_long(rollout: Resource) -> bool:
+    return rollout.reason == WAITS or bool(rollout.status.get("canary") or rollout.status.get("shadow"))
+
+
+def _told_of(rollout: Resource) -> str:
+    """What is said of a version that nobody waits for any longer."""
+    shows = f"`skyriver rollout get {rollout.name}` shows how far it is"
+    if rollout.reason == WAITS:
+        return f"Its rollout {rollout.name} waits. {rollout.message} {rollout.next_action}"
+    if rollout.status.get("canary") or rollout.status.get("shadow"):
+        return f"It is compared with the version that serves: {shows}."
+    return f"It takes over: {shows}."
 
 
 def _put(resource: Resource, event: str, now: int, **changes: Any) -> Put:

@@ -13,6 +13,7 @@ from skyriver.release.rollouts import (
     ROLLOUT,
     ROLLOUT_FINAL,
     ROLLOUT_TRANSITIONS,
+    STEERED,
     champion,
     guards_of,
     in_shadow,
@@ -206,16 +207,15 @@ def plan_rollout_abort(
 
 
 _WORDS = {"pause": "pause", "resume": "resume", "shadow": "resume", "promote": "promote", "withdraw": "abort"}
-_STEERED = ("SHADOW", "CANARY", "PAUSED")
 
 
 def _steer(snapshot: Snapshot, tenant: str, target: str, event: str, **changes: Any) -> list[Resource]:
     """Raises NotFound, Conflict (REFUSED_TRANSITION)."""
     rollout = need(snapshot.find(tenant, "rollout", target), "rollout", target)
     word = _WORDS[event]
-    if rollout.state not in _STEERED or (rollout.state, event) not in ROLLOUT_TRANSITIONS:
+    if rollout.state not in STEERED or (rollout.state, event) not in ROLLOUT_TRANSITIONS:
         able = dict.fromkeys(w for e, w in _WORDS.items() if (rollout.state, e) in ROLLOUT_TRANSITIONS)
-        steered = rollout.state in _STEERED
+        steered = rollout.state in STEERED
         raise Conflict(
             f"The rollout {target} is {rollout.state}: it cannot {word} now.",
             code="REFUSED_TRANSITION",

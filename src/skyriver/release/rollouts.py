@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from skyriver.core.errors import SkyriverError
 from skyriver.core.resources import Action, Kind, Put, Resource, Snapshot
@@ -39,6 +39,7 @@ LAST_COPIES_US = 5_000_000
 REMOVED = {"reason": "MODEL_REMOVED", "message": "The model is no longer in the application."}
 
 ROLLOUT_TRANSITIONS: Mapping[tuple[str, str], str] = {
+    ("PENDING", "waits"): "PENDING",
     ("PENDING", "promote"): "PROMOTING",
     ("PENDING", "shadow"): "SHADOW",
     ("PENDING", "begin"): "CANARY",
@@ -72,6 +73,10 @@ ROLLOUT_TRANSITIONS: Mapping[tuple[str, str], str] = {
     ("ROLLING_BACK", "rolled_back"): "ROLLED_BACK",
 }
 ROLLOUT_FINAL = frozenset({"DONE", "ROLLED_BACK", "ABORTED"})
+STEERED: Final = ("SHADOW", "CANARY", "PAUSED")
+"""States in which somebody may say how it goes on."""
+WAITS: Final = "EARLIER_ROLLOUT"
+"""Why it is PENDING."""
 
 
 def new_rollout(
@@ -117,7 +122,9 @@ def _step_rollout(snapshot: Snapshot, rollout: Resource) -> Iterator[Action]:
             if misfit:
                 status = {**rollout.status, "settled": "bad"}
                 yield _put(rollout, "abort", snapshot.now, status=status, **misfit)
-            elif not _running_before(snapshot, rollout):
+            elif before := _running_before(snapshot, rollout):
+                yield from _wait_for(snapshot, rollout, before)
+            else:
                 status = {**rollout.status, "from": champion(model)}
                 compared = champion(model) not in (0, int(to)) and not any(_building(snapshot, rollout, int(to)))
                 yield _put(rollout, _first(rollout) if compared else "promote", snapshot.now, status=status)
@@ -200,6 +207,21 @@ def _running_before(snapshot: Snapshot, rollout: Resource) -> list[Resource]:
         and r.state not in ROLLOUT_FINAL
         and int(r.name.rpartition("-")[2]) < number
     ]
+
+
+def _wait_for(snapshot: Snapshot, rollout: Resource, before: Sequence[Resource]) -> Iterator[Action]:
+    """Rollouts of a model come one after the other. Who waits is told for which, and how that one is ended."""
+    first = min(before, key=lambda r: int(r.name.rpartition("-")[2]))
+    behind = f", and {len(before) - 1} behind it" if len(before) > 1 else ""
+    ends = f"; `skyriver rollout promote {first.name}` or `abort` ends it" if first.state in STEERED else ""
+    told = {
+        "reason": WAITS,
+        "message": f"It begins when the rollout {first.name} of version {first.spec['to']} has ended, which is"
+        f" {first.state}{behind}: rollouts of a model come one after the other.",
+        "next_action": f"`skyriver rollout get {first.name}` shows how far that one is{ends}.",
+    }
+    if (rollout.message, rollout.next_action) != (told["message"], told["next_action"]):
+        yield _put(rollout, "waits", snapshot.now, status=rollout.status, **told)
 
 
 def _canary(snapshot: Snapshot, rollout: Resource, service: Resource, to: str) -> Iterator[Action]:

@@ -227,6 +227,30 @@ def test_one_that_is_worse_is_taken_back_and_why_is_told(
     assert (version.status["settled"], version.reason) == ("bad", reason)
 
 
+def test_a_second_version_says_which_rollout_it_waits_for_and_nobody_waits_for_it(cloud: Cloud) -> None:
+    cloud.commit([Put(_version(3), 0)])
+    cloud.settle()
+    first, second = cloud.store.rows("t", "rollout")
+    assert (first.state, second.state, second.reason) == ("CANARY", "PENDING", "EARLIER_ROLLOUT")
+    assert "when the rollout price-1 of version 2 has ended, which is CANARY: rollouts of a model" in second.message
+    assert "`skyriver rollout get price-1` shows how far that one is; `skyriver rollout promote" in second.next_action
+    version = cloud.store.get("t", "version", "price:3")
+    assert version.status["settled"] == "good", "who deploys does not wait for the end of another rollout"
+    assert version.message.startswith("Its rollout price-2 waits. It begins when the rollout price-1 ")
+    revision = second.revision
+    cloud.traffic(2)
+    assert cloud.store.get("t", "rollout", "price-2").revision == revision, "what is said once is not written again"
+
+    cloud.commit(
+        [Put(row, row.revision) for row in operations.plan_rollout_abort(cloud.loop.snapshot(), "t", "price-1", {}, {})]
+    )
+    cloud.settle()
+    second = cloud.store.get("t", "rollout", "price-2")
+    assert (second.state, second.reason) == ("CANARY", "")
+    cloud.ready("t.replica.price-3-1")
+    assert cloud.store.get("t", "version", "price:3").message.startswith("It is compared with the version that serves")
+
+
 def test_the_share_is_gone_in_the_pass_that_finds_it_worse(cloud: Cloud) -> None:
     cloud.new = Answers(fails=1.0)
     seconds = cloud.traffic(30)
