@@ -62,7 +62,9 @@ def incident_ack(
     with connect() as client, screen.progress() as bars:
         wait(client, client.act("incident_ack", name, params={"why": why} if why else None), bars)
         found = client.get("incidents", name)
-    screen.data(found, lambda: screen.say(f"{name} is {found['state']}: it is over when what is wrong is."))
+    who = found["status"].get("acknowledged", {}).get("by")
+    taken = f", taken by {escape(who)}" if who else ""
+    screen.data(found, lambda: screen.say(f"{name} is {found['state']}{taken}: it is over when what is wrong is."))
 
 
 def _line(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -102,7 +104,8 @@ def _lines(row: Mapping[str, Any]) -> Iterator[str]:
         outcome = escape(healed["outcome"] or "under way")
         yield f"  did   {healed['what']} {healed['subject']} at {clock(healed['at'])} UTC: {outcome}"
     if known := status.get("acknowledged"):
-        yield f"  taken by somebody {age(known['at'])} ago{': ' + escape(known['why']) if known['why'] else ''}"
+        who = escape(known.get("by") or "somebody")
+        yield f"  taken by {who} {age(known['at'])} ago{': ' + escape(known['why']) if known['why'] else ''}"
     for name, told in sorted(status.get("told", {}).items()):
         said = "was told" if not told.get("problem") else f"does not take it: {told['problem']}"
         yield f"  alert {name} {escape(said)}"

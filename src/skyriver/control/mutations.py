@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from fastapi import Header, Request
@@ -112,7 +112,7 @@ class Mutations:
         known = snapshot.find(call.identity.tenant, "request", call.name) if call.key else None
         if known is not None and known.created_at > snapshot.now - KEPT_US:
             return _first_answer(known, call)
-        planned = plan(snapshot)
+        planned = plan(replace(snapshot, asked_by=call.identity.name))
         if planned.commit:
             kept = [*_remember(snapshot, call, planned, known)] if call.key else []
             changes = [*planned.changes, *kept]

@@ -235,6 +235,8 @@ class Snapshot:
     """When this control plane began to look, wall microseconds: time in which nobody looked does not count against
     anyone. It begins to look anew when the wall clock was set."""
     aside: Mapping[Key, Aside] = field(default_factory=dict)
+    asked_by: str = ""
+    """Whose token it is that asks for what is planned; "" where the loop goes on by itself."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.resources, Rows):

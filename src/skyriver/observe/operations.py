@@ -46,7 +46,8 @@ def plan_incident_ack(
             next_action=f"`skyriver incident get {target}` shows how it is.",
         )
     why = params.get("why")
-    status = {**incident.status, "acknowledged": {"at": snapshot.now, "why": why if isinstance(why, str) else ""}}
+    taken = {"at": snapshot.now, "by": snapshot.asked_by, "why": why if isinstance(why, str) else ""}
+    status = {**incident.status, "acknowledged": taken}
     kept = {"reason": incident.reason, "message": incident.message, "next_action": incident.next_action}
     run = f"{target}-ack-{next_number(snapshot, tenant, 'operation', f'{target}-ack')}"
     operation = new_operation(snapshot, tenant, run, action="incident_ack", target=target)

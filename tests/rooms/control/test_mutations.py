@@ -414,6 +414,15 @@ def test_what_a_reviewer_says_of_somebody_is_not_in_the_audit_which_nobody_can_e
     assert "Miller" not in repr([*stage.store.rows(), *stage.store.audit("default", limit=1_000)])
 
 
+def test_who_takes_an_incident_is_named_with_it(stage: Stage, admin: dict[str, str]) -> None:
+    stage.put(Resource("default", "incident", "incident-1", state="OPEN"))
+    asked = {"target": "incident-1", "params": {"why": "I look", "by": "somebody else"}}
+    answer = stage.caller.post(f"{BASE}/actions/incident_ack", json=asked, headers=admin)
+    assert answer.status_code == 202
+    taken = stage.store.get("default", "incident", "incident-1").status["acknowledged"]
+    assert (taken["by"], taken["why"]) == ("admin-token", "I look")
+
+
 def end_jobs(stage: Stage) -> None:
     for job in stage.store.rows("default", "job"):
         stage.put(replace_state(job, "SUCCEEDED"))
