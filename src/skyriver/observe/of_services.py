@@ -123,7 +123,9 @@ def _of_replica(seen: Seen, replica: Resource) -> Iterator[Sign]:
     if replica.state == "FAILED":
         yield of_row(replica, "failed", "warning", 0.0)
     elif dies := _deaths(seen, replica, track):
-        told = f"The replica {replica.name} ended {dies} times within ten minutes. {replica.message}".strip()
+        last = replica.status.get("last_end", "")
+        told = f"The replica {replica.name} ended {dies} times within ten minutes."
+        told += f" The last time: {last}" if last else ""
         yield Sign(subject, "failed", told, f"`skyriver logs {replica.name}` has its last words.", "warning")
     yield from of_process(seen, replica)
     weight = seen.sight.machine.weights.get(replica.process)

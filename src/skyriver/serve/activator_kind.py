@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from skyriver.core.processes import PROCESS_TRANSITIONS
+from skyriver.core.processes import PROCESS_TRANSITIONS, how_it_ended
 from skyriver.core.resources import Action, Delete, Kind, ProcessSpec, Put, Resource, Snapshot, Want
 from skyriver.core.spec import ServiceSpec
 from skyriver.serve.sleeping import ACTIVATOR as NAME
@@ -33,9 +33,10 @@ def _step(snapshot: Snapshot, activator: Resource) -> Iterator[Action]:
         return
     if not process.alive:
         if activator.state != "LOST":
+            ended = how_it_ended(process.exit_code, out_of_memory=process.out_of_memory)
             told = {
                 "reason": str(process.report.get("reason") or "PROCESS_DIED"),
-                "message": str(process.report.get("message") or "Its process ended, with the requests that it held."),
+                "message": str(process.report.get("message") or f"{ended} The requests that it held ended with it."),
                 "next_action": "It is started again.",
             }
             attempts = activator.attempts + 1

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from skyriver.core.jobs import ENDED
+from skyriver.core.processes import how_it_ended
 from skyriver.core.resources import (
     Action,
     Delete,
@@ -339,14 +340,14 @@ def _follow(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
     if not process.alive:
         if replica.status.get("dead_pid") != process.pid:
             attempts = replica.attempts + 1
-            status = {**replica.status, "dead_pid": process.pid}
+            ended = how_it_ended(process.exit_code, out_of_memory=process.out_of_memory)
+            status = {**replica.status, "dead_pid": process.pid, "last_end": ended}
             if attempts >= GIVE_UP_STARTS:
-                message = f"It ended {attempts} times before it was ready."
+                message = f"It ended {attempts} times before it was ready. The last time: {ended}"
                 told = {"reason": "CRASH_LOOP", "message": message, "next_action": "It is tried again in a minute."}
                 yield Put(REPLICA.move(replica, "failed", snapshot.now, status=status, **told), replica.revision)
                 return
-            ending = _ending(process.exit_code)
-            told = {"reason": "PROCESS_DIED", "message": ending, "next_action": "It is started again."}
+            told = {"reason": "PROCESS_DIED", "message": ended, "next_action": "It is started again."}
             lost = REPLICA.move(replica, "lost", snapshot.now, attempts=attempts, status=status, **told)
             yield Put(lost, replica.revision)
         return
@@ -354,12 +355,6 @@ def _follow(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
         yield Put(REPLICA.move(replica, "starting", snapshot.now), replica.revision)
     elif report.get("ready") and replica.state != "READY":
         yield Put(REPLICA.move(replica, "ready", snapshot.now, attempts=0), replica.revision)
-
-
-def _ending(exit_code: int | None) -> str:
-    if exit_code is None:
-        return "Its process ended."
-    return f"Its process was ended by signal {-exit_code}." if exit_code < 0 else f"It exited with status {exit_code}."
 
 
 def new_service(tenant: str, app: str, model: str, serve: Mapping[str, Any]) -> Resource:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from skyriver.core.errors import Corrupt, Internal, SkyriverError, from_problem, told
+from skyriver.core.processes import how_it_ended
 from skyriver.core.spec import FeatureSetSpec, StreamSpec
 from skyriver.data.log import Log
 from skyriver.decide.log.checkpoint import NEVER, CheckpointFiles
@@ -208,7 +209,7 @@ class FeatureChanges:
         self._process = None
         if code == 0 and self._told.get("built"):
             return True
-        problem = self._told.get("problem") or Internal(f"Its process ended with {code}.").to_problem()
+        problem = self._told.get("problem") or Internal(how_it_ended(code)).to_problem()
         self.problem = told(NOT_BUILT, from_problem(problem["status"], problem))
         _log.error("%s", self.problem)
         self.needed = BEYOND

@@ -204,8 +204,10 @@ def test_deaths_that_nobody_saw_are_counted(cloud: Cloud) -> None:
     name = "default.replica.risk-1-2"
     for pid in range(20, 24):
         cloud.processes[name] = replace(cloud.processes[name], pid=pid)
+        cloud.change("replica", "risk-1-2", status={"last_end": "It exited with status 3."})
         cloud.look(5)
     assert "ended 3 times within ten minutes" in cloud.incident.message or "ended 4 times" in cloud.incident.message
+    assert "The last time: It exited with status 3." in cloud.incident.message
     assert cloud.incident.status["causes"][0]["kind"] == "death"
 
 

@@ -55,5 +55,5 @@ def test_the_worker_has_code_and_next_action_of_it(monkeypatch: pytest.MonkeyPat
     killed = asyncio.run(test([b""], -9))
     assert (killed.code, killed.message) == (
         "INTERNAL",
-        "The changed features are not built: Its process ended with -9.",
+        "The changed features are not built: It was ended by SIGKILL.",
     )

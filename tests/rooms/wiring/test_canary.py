@@ -251,6 +251,18 @@ def test_a_second_version_says_which_rollout_it_waits_for_and_nobody_waits_for_i
     assert cloud.store.get("t", "version", "price:3").message.startswith("It is compared with the version that serves")
 
 
+def test_a_replica_says_how_its_process_ended_and_goes_on_knowing_it(cloud: Cloud) -> None:
+    def row() -> Resource:
+        return cloud.store.get("t", "replica", "price-2-1")
+
+    cloud.compute.kill(NEW)
+    cloud.loop.run_pass()
+    assert (row().state, row().reason, row().message) == ("LOST", "PROCESS_DIED", "It was ended by SIGKILL.")
+    cloud.settle()
+    cloud.ready(NEW)
+    assert (row().state, row().message, row().status["last_end"]) == ("READY", "", "It was ended by SIGKILL.")
+
+
 def test_the_share_is_gone_in_the_pass_that_finds_it_worse(cloud: Cloud) -> None:
     cloud.new = Answers(fails=1.0)
     seconds = cloud.traffic(30)

@@ -61,8 +61,7 @@ def _step(snapshot: Snapshot, dispatcher: Resource) -> Iterator[Action]:
     if process.alive and process.report.get("ready"):
         yield from _ready(snapshot, dispatcher, process)
     else:
-        kept = "Its process ended; what it has to do is kept."
-        yield from not_ready(DISPATCHER, snapshot, dispatcher, process, kept)
+        yield from not_ready(DISPATCHER, snapshot, dispatcher, process, "What it has to do is kept.")
 
 
 def _ready(snapshot: Snapshot, dispatcher: Resource, process: ProcessStatus) -> Iterator[Action]:

@@ -263,7 +263,7 @@ def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
     if process is None:
         return
     if not (process.alive and process.report.get("ready")):
-        yield from not_ready(WORKER, snapshot, worker, process, "Its process ended; what it acknowledged is kept.")
+        yield from not_ready(WORKER, snapshot, worker, process, "What it acknowledged is kept.")
     elif worker.state != "READY":
         yield Put(WORKER.move(worker, "ready", snapshot.now, attempts=0), worker.revision)
 
