@@ -128,6 +128,15 @@ def begun(status: Status, cause: Cause, spec: RetrainSpec, run: str, now: int) -
     return {**status, "trainings": trainings, "follow": follow if follow and follow["due"] else None}
 
 
+def last_failed(model: Status, status: Status) -> bool:
+    """Whether the last training came to nothing and nothing has mended that: another version that took over since, or
+    somebody who let the watch go on. `model`: its status."""
+    training = next(reversed(status.get("trainings") or ()), None)
+    if training is None or training.get("good") is not False or not status.get("failures"):
+        return False
+    return all(int(entry["at"]) <= training.get("ended", 0) for entry in model.get("history", ()))
+
+
 def ended(status: Status, *, good: bool, told: str, now: int) -> dict[str, Any]:
     """With what came of its last training; `failures` are those in a row."""
     *before, training = status["trainings"]

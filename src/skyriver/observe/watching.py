@@ -18,9 +18,20 @@ from skyriver.core.errors import SkyriverError
 from skyriver.core.jobs import ENDED
 from skyriver.core.resources import Action, Kind, Put, Resource, Snapshot
 from skyriver.core.spec import RetrainSpec
+from skyriver.core.units import iso_seconds
 from skyriver.observe.gathering import gathered, pause_of
 from skyriver.observe.looking import LOOKS, deciding_stream, forget, is_due, plan_look, taken_over
-from skyriver.observe.policy import REASONS, Cause, Serving, begun, cause_of, ended, held_back, known_change
+from skyriver.observe.policy import (
+    REASONS,
+    Cause,
+    Serving,
+    begun,
+    cause_of,
+    ended,
+    held_back,
+    known_change,
+    last_failed,
+)
 from skyriver.release.operations import plan_train
 from skyriver.release.rollouts import ROLLOUT_FINAL, champion
 
@@ -76,7 +87,11 @@ def _step_watch(snapshot: Snapshot, watch: Resource) -> Iterator[Action]:
             operation, *jobs = plan_look(snapshot, watch, model, version, status, look)
             yield from (Put(row, 0) for row in (operation, *jobs))
             status |= {look.under_way: operation.name, look.asked: snapshot.now}
-    about = _about(watch, status, cause, held) or _blind(model, version, spec) or _seen(status, champion(model), spec)
+    about = (
+        _about(watch, model, status, cause, held, spec)
+        or _blind(model, version, spec)
+        or _seen(status, champion(model), spec)
+    )
     after = WATCH.move(watch, "seen", snapshot.now, status=status, **about)
     if after != watch:
         yield Put(after, watch.revision)
@@ -180,10 +195,7 @@ def _follow(snapshot: Snapshot, watch: Resource, spec: RetrainSpec) -> Iterator[
         about = {"reason": "RETRAINING_FAILS", "message": message, "next_action": action}
         yield Put(WATCH.move(watch, "give_up", snapshot.now, status=status, **about), watch.revision)
     else:
-        known = known_change(status, spec)
-        again = known.told() if known else f"It is tried again {spec.at_most} after it began, at the earliest."
-        message = f"{told} {again}"
-        about = {"reason": "CAME_TO_NOTHING", "message": message}
+        about = _came_to_nothing(watch, status, spec)
         yield Put(WATCH.move(watch, "came_to_nothing", snapshot.now, status=status, **about), watch.revision)
 
 
@@ -192,6 +204,9 @@ def _outcome(snapshot: Snapshot, operation: Resource | None) -> tuple[bool | Non
     if operation is None:
         return False, "The training is no longer there."
     if operation.state != "SUCCEEDED":
+        kind, _, made = str(operation.status.get("failed", "")).partition("/")
+        if kind == "version":
+            return False, f"{operation.name} made {made}, which does not take over. {operation.message}"
         return (
             False,
             f"{operation.name} is {operation.state}, {operation.reason or 'without a reason'}: {operation.message}",
@@ -212,19 +227,38 @@ def _outcome(snapshot: Snapshot, operation: Resource | None) -> tuple[bool | Non
 # What it tells.
 
 
-def _about(watch: Resource, status: Mapping[str, Any], cause: Cause | None, held: str) -> dict[str, str]:
+def _about(
+    watch: Resource, model: Resource, status: Mapping[str, Any], cause: Cause | None, held: str, spec: RetrainSpec
+) -> dict[str, str]:
     if watch.state == "BROKEN":
         return {"reason": watch.reason, "message": watch.message, "next_action": watch.next_action}
+    nothing = _came_to_nothing(watch, status, spec) if last_failed(model.status, status) else {}
     if cause is not None:
-        return {"reason": REASONS[cause.what], "message": f"{cause.message} {held}"}
+        message = f"{cause.message} {held}"
+        if nothing:
+            message = f"{message} The last training came to nothing: {status['trainings'][-1]['outcome']}"
+        return {"reason": REASONS[cause.what], "message": message, "next_action": nothing.get("next_action", "")}
     for look in LOOKS:
         if unseen := status.get(look.unseen):
             told = f"{unseen['reason']}: {unseen['message']}"
             action = f"`skyriver explain {unseen.get('look', 'NAME')}` tells about it; the next look comes by itself."
             return {"reason": "CANNOT_LOOK", "message": told, "next_action": action}
-    if watch.reason == "CAME_TO_NOTHING" and status.get("failures"):
-        return {"reason": watch.reason, "message": watch.message}
-    return {}
+    return nothing
+
+
+def _came_to_nothing(watch: Resource, status: Mapping[str, Any], spec: RetrainSpec) -> dict[str, str]:
+    """Of the last training: what it was for, what came of it, and when the next one is due."""
+    training, known = status["trainings"][-1], known_change(status, spec)
+    if known is not None:
+        again = known.told()
+    else:
+        earliest = iso_seconds(training["at"] + spec.at_most_us)
+        again = f"It is trained again when that is seen anew, at {earliest} at the earliest."
+    return {
+        "reason": "CAME_TO_NOTHING",
+        "message": f"{training['why']} {training['outcome']} {again}",
+        "next_action": f"`skyriver explain {training['run']}` tells more; `skyriver run {watch.name}` trains it now.",
+    }
 
 
 def _seen(status: Mapping[str, Any], serving: int, spec: RetrainSpec) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -120,12 +121,45 @@ def test_drift_trains_it_once_and_not_again_before_its_time() -> None:
     cloud.look("drifted")
     assert (cloud.watch.state, cloud.watch.reason) == ("WATCHING", "DRIFTED")
     assert "at most once in 1d" in cloud.watch.message
+    assert "The last training came to nothing: risk-run-1 is FAILED, USER_ERROR: No." in cloud.watch.message
+    assert cloud.watch.next_action == "`skyriver explain risk-run-1` tells more; `skyriver run risk` trains it now."
     cloud.clock.advance(DAY - 2 * HOUR)
     cloud.settle()
     assert len(cloud.operations("train")) == 1
     cloud.clock.advance(2 * HOUR)
     cloud.settle()
     assert len(cloud.operations("train")) == 2
+
+
+@pytest.mark.parametrize(
+    ("follow_up", "next_time"),
+    [
+        (("7d",), "risk-run-1 trained it for drift at 1972-09-27T00:00:02Z; the next follow-up is at 1972-10-04T"),
+        ((), "It is trained again when that is seen anew, at 1972-09-28T00:00:02Z at the earliest."),
+    ],
+)
+def test_one_whose_training_the_gate_refused_says_so_until_the_next(follow_up: tuple[str, ...], next_time: str) -> None:
+    cloud = Cloud(sr.Retrain(on="drift", at_most="1d", follow_up=follow_up))
+    cloud.look("drifted")
+    operation = cloud.training()
+    cloud.kinds.pop("operation")
+    cloud.start_control()
+    refused = {"reason": "GATE_FAILED", "message": "The gate refused it: auc is 0.61, and 0.7 is wanted."}
+    status = {**operation.status, "failed": "version/risk:2"}
+    cloud.commit([Put(replace(operation, state="FAILED", status=status, **refused), operation.revision)])
+    for _ in range(3):
+        cloud.settle()
+        assert (cloud.watch.state, cloud.watch.reason) == ("WATCHING", "CAME_TO_NOTHING")
+        assert cloud.watch.message.startswith(
+            "It is drifted. risk-run-1 made risk:2, which does not take over. The gate refused it: auc is 0.61, and 0.7"
+            f" is wanted. {next_time}"
+        )
+        cloud.start_control()
+    model = cloud.store.get("t", "model", "risk")
+    history = [{"version": 3, "at": cloud.clock.wall() + 1, "cause": "release"}]
+    cloud.commit([Put(replace(model, status={**model.status, "history": history}), model.revision)])
+    cloud.settle()
+    assert cloud.watch.reason == "", "another version has taken over since"
 
 
 def test_it_waits_quietly_while_it_is_held_back() -> None:
