@@ -261,7 +261,7 @@ def _waiting(waiting: Mapping[str, Any]) -> str:
     )
 
 
-_TOLD = frozenset({"alive", "pid", "started_at", "ready", "routed", "worker", "settled"})
+_TOLD = frozenset({"alive", "pid", "dead_pid", "started_at", "ready", "routed", "worker", "settled"})
 """What is said in other words, or says nothing to a person."""
 
 
@@ -295,9 +295,13 @@ def _print_facts(screen: Screen, facts: Mapping[str, Any]) -> None:
         screen.out.print(f"    [dim]{name:<16}[/] {_fact(name, value)}")
 
 
+_MOMENTS = frozenset({"looked", "judged", "ended"})
+"""Wall times (microseconds), beside what ends with _at, _time or _since."""
+
+
 def _fact(name: str, value: object) -> str:
-    if name.endswith(("_time", "_at")) and isinstance(value, int):
-        return f"{utc_time(value)} UTC"
+    if isinstance(value, int) and (name in _MOMENTS or name.endswith(("_time", "_at", "_since"))):
+        return f"{utc_time(value)} UTC" if value else "never"
     return f"{value:,}" if isinstance(value, int) else escape(str(value))
 
 

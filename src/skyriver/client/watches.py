@@ -86,10 +86,10 @@ def _page(screen: Screen, watch: Mapping[str, Any]) -> None:
     seen = watch["status"].get("seen")
     if seen and (columns := seen["drift"]["columns"]):
         rows = [
-            (c["column"], f"{c['distance']:.3f}", f"{c['limit']:.3f}", f"{c['farthest']:.3f}", _severity(c), c["told"])
+            (c["column"], f"{c['distance']:.3f}", f"{c['limit']:.3f}", f"{c['farthest']:.3f}", _now(c))
             for c in columns[:SHOWN_COLUMNS]
         ]
-        screen.table("", ("COLUMN", "INDEX", "DRIFT FROM", "KS", "", "NOW"), rows)
+        screen.table("", ("COLUMN", "INDEX", "DRIFT FROM", "KS", "BESIDE THE TRAINING ROWS"), rows)
         if len(columns) > SHOWN_COLUMNS:
             screen.say(f"and {len(columns) - SHOWN_COLUMNS} that are nearer; --json has all")
     trainings = (watch["status"].get("trainings") or [])[-SHOWN_TRAININGS:]
@@ -108,8 +108,14 @@ def _cause(training: Mapping[str, Any]) -> str:
     return f"{training['cause'].replace('_', ' ')}{of}"
 
 
-def _severity(column: Mapping[str, Any]) -> str:
-    return "" if column["severity"] == "none" else str(column["severity"])
+_DRIFTED = {"none": "much the same", "some": "has drifted", "great": "has drifted far"}
+
+
+def _now(column: Mapping[str, Any]) -> str:
+    """What became of a column, in words: its index stands beside it."""
+    what = "differs for a few keys alone" if column.get("of_few") else _DRIFTED[column["severity"]]
+    _, _, moved = column["told"].partition(": index ")[2].partition(", ")
+    return f"{what}: {moved}" if moved else what
 
 
 def _listed(words: Sequence[str], last: str = "and") -> str:

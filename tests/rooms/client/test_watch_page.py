@@ -46,3 +46,16 @@ def test_one_cause_and_no_follow_ups(watch: dict[str, Any]) -> None:
 def test_what_a_follow_up_follows() -> None:
     assert watches._cause({"cause": "follow_up", "after": "price-run-1"}) == "follow up of price-run-1"
     assert watches._cause({"cause": "drift"}) == "drift"
+
+
+@pytest.mark.parametrize(
+    ("severity", "told", "now"),
+    [
+        ("none", "amount: index 0.02", "much the same"),
+        ("some", "amount: index 0.12, median 10, now 12", "has drifted: median 10, now 12"),
+        ("great", "a: b: index 0.42, missing 1%, now 9%", "has drifted far: missing 1%, now 9%"),
+    ],
+)
+def test_what_became_of_a_column_in_words(severity: str, told: str, now: str) -> None:
+    assert watches._now({"severity": severity, "told": told}) == now
+    assert watches._now({"severity": "none", "of_few": True, "told": told}).startswith("differs for a few keys alone")
