@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,8 +152,10 @@ def deploy_request(client: Client, spec: AppSpec, bundle: Bundle, file: Path, lo
 
 def _file_digest(files: Mapping[str, str], name: str, app_file: Path) -> str:
     if name not in files:
+        near = get_close_matches(name, [known for known in files if known.endswith(".onnx")], n=1)
         raise InvalidInput(
-            f"The model file {name!r} is not in {app_file.parent}.",
+            f"{app_file.name} declares onnx={name!r}, and there is no such file in its folder,"
+            f" {app_file.resolve().parent}.{f' Is {near[0]!r} meant?' if near else ''}",
             code="NO_MODEL_FILE",
             where=str(app_file),
             next_action="Put the .onnx file into the application's folder and name it relative to that folder.",

@@ -53,7 +53,7 @@ def sink_line(sink: SinkNow) -> str:
 
 
 def sinks_table(sinks: Sequence[SinkNow]) -> Table:
-    table = _table("SINK", "FOR", "WAIT", "HELD", "APPROVAL", "PARKED", "DONE", "LAST ERROR")
+    table = _table("SINK", "GETS", "WAITING", "HELD", "TO APPROVE", "PARKED", "DONE", "LAST ERROR")
     for sink in sinks:
         counts = (sink["waiting"], sink["held"], sink["awaiting_approval"], sink["parked"], sink["done"])
         words = ", ".join(sink["on"]) if sink["declared"] else "(not declared any more)"
@@ -148,5 +148,5 @@ def delivery_text(delivery: Delivery) -> str:
 def _table(*columns: str) -> Table:
     table = Table(header_style="bold", box=None, pad_edge=False)
     for name in columns:
-        table.add_column(name, overflow="fold", no_wrap=name not in ("WHY", "LAST ERROR", "FOR"))
+        table.add_column(name, overflow="fold", no_wrap=name not in ("WHY", "LAST ERROR", "GETS"))
     return table

@@ -61,11 +61,16 @@ def gate(screen: Screen, status: Mapping[str, Any]) -> None:
     ]
     if rows:
         screen.table("Gate", ("rule", "wanted", "measured", "evidence", ""), rows)
+    if any(row[-1] == _NOT_JUDGED for row in rows):
+        screen.say(f"  {_NOT_JUDGED}: there is nothing to go by yet, or too little. Such a rule holds no version up.")
+
+
+_NOT_JUDGED = "not judged"
 
 
 def _outcome(check: Mapping[str, Any]) -> str:
     if not check.get("judged", True):
-        return "not judged"
+        return _NOT_JUDGED
     return "passed" if check["passed"] else "FAILED"
 
 

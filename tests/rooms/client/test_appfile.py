@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from skyriver.client import cli
 from skyriver.client.appfile import load_app
 from skyriver.core.errors import InvalidInput
 
@@ -34,3 +35,12 @@ def test_a_part_that_is_declared_wrongly(tmp_path: Path, declared: str, code: st
     assert error.message == f"{name}: {told}."
     assert error.next_action.startswith(f"{name} takes ")
     assert "http" not in str(error)
+
+
+@pytest.mark.parametrize(("there", "meant"), [(["model.onnx", "modl.txt"], " Is 'model.onnx' meant?"), (["a.py"], "")])
+def test_a_model_file_that_is_not_there_is_told_with_where_it_was_looked_for(there: list[str], meant: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        cli._file_digest(dict.fromkeys(there, "d"), "modl.onnx", Path("offers.py"))
+    folder = Path.cwd()
+    declared = f"offers.py declares onnx='modl.onnx', and there is no such file in its folder, {folder}."
+    assert (caught.value.code, caught.value.message) == ("NO_MODEL_FILE", declared + meant)
