@@ -20,7 +20,8 @@ from skyriver.core.errors import DeadlineExceeded, InvalidInput, NotFound, Skyri
 from skyriver.core.names import BY_KEY
 from skyriver.core.spec_streams import FieldSpec
 from skyriver.data.border import Reason, Rejection, RowCleaner
-from skyriver.serve.fields import ROWS, fault_of, invalid_fields, listed
+from skyriver.serve.faults import fault_of, invalid_fields, listed
+from skyriver.serve.fields import ROWS
 from skyriver.serve.protocol import BadJson, decode_body
 from skyriver.serve.read_format import MOST_ROWS
 from skyriver.serve.reader import AWAY, FeaturesFound, Place

@@ -26,6 +26,7 @@ from skyriver.core.names import BY_KEY
 from skyriver.core.spec_streams import FieldSpec
 from skyriver.data.border import Reason, Rejection, RowCleaner
 from skyriver.release.signature import ANY, Signature, TensorSpec, answer_names, takes_pictures
+from skyriver.serve.faults import ERRORS_SHOWN, faults_of, invalid_fields, listed
 from skyriver.serve.images import BASE64, picture, picture_of_text
 from skyriver.serve.multipart import FORM, parts_of
 from skyriver.serve.protocol import BadJson, NotSupported, Reply, decode_body, encode_json
@@ -33,10 +34,6 @@ from skyriver.serve.runner import MOST_VALUES, NUMPY_TYPES, Array, Tensors
 from skyriver.serve.tensors import array_of, flatten, show, values_of
 
 ROWS = "rows"
-_NAMED = 30
-"""Fields that an error lists."""
-_ERRORS_SHOWN = 20
-
 MOST_RUNS = 1024
 """Rows of one request to a model whose rows cannot share a run: as many as requests may wait."""
 
@@ -181,9 +178,9 @@ class PredictCodec:
                 continue
             if any(isinstance(row.get(part), dict) and part not in self._plan.names for part in BY_KEY):
                 raise self._not_by_key()
-            error = fault_of(values)
-            errors.append(error if single else {"row": index} | error)
-            if len(errors) == _ERRORS_SHOWN:
+            faults = faults_of(row, values, self._plan.names, self._plan.required)
+            errors += faults if single else [{"row": index} | fault for fault in faults]
+            if len(errors) >= ERRORS_SHOWN:
                 break
         if errors:
             raise invalid_fields(errors, f"Send {self._head['model']} its fields: {self._fields}.")
@@ -206,38 +203,6 @@ class PredictCodec:
         return {name: _scalar_or_list(outputs[source]) for name, source in self._outputs}
 
 
-def fault_of(wrong: Rejection) -> dict[str, Any]:
-    """What is wrong with a row, for `invalid_fields`."""
-    return {
-        "field": wrong.field,
-        "value": _short(wrong.value),
-        "reason": str(wrong.reason),
-        "message": wrong.message,
-    }
-
-
-def invalid_fields(errors: Sequence[dict[str, Any]], next_action: str) -> InvalidInput:
-    """`errors`: as `fault_of` has them, with the number of the `row` where rows were asked for."""
-    first = errors[0]
-    return InvalidInput(
-        first["message"],
-        code="INVALID_FIELD",
-        where=f"row {first['row']}, {first['field']}" if "row" in first else first["field"],
-        next_action=next_action,
-        details=tuple(errors[:_ERRORS_SHOWN]),
-    )
-
-
-def listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-
-
-def _short(value: object) -> object:
-    """A refused value as it goes back: a plain one as it is, what is long or nested cut."""
-    plain = value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 80)
-    return value if plain else show(value)
-
-
 def _by_row(output: Array, rows: int) -> list[Any]:
     flat: list[Any] = (output.reshape(rows) if output.size == rows else output).tolist()
     return flat
@@ -256,7 +221,7 @@ class _Columns:
     pictures: frozenset[str] = frozenset()
 
     def __init__(self, tensor: TensorSpec, fields: tuple[FieldSpec, ...]) -> None:
-        self.names = frozenset(f.name for f in fields)
+        self.names, self.required = frozenset(f.name for f in fields), _required(fields)
         self.texts = _texts(fields)
         self._tensor = tensor
         self._cleaner = RowCleaner(fields)
@@ -315,7 +280,7 @@ class _Parts:
     pictures: frozenset[str] = frozenset()
 
     def __init__(self, tensors: tuple[TensorSpec, ...], fields: tuple[FieldSpec, ...]) -> None:
-        self.names = frozenset(f.name for f in fields)
+        self.names, self.required = frozenset(f.name for f in fields), _required(fields)
         self.texts = _texts(fields)
         self._fields = fields
         self._tensors = {t.name: t for t in tensors}
@@ -339,7 +304,8 @@ class _Inputs:
 
     def __init__(self, signature: Signature) -> None:
         self._tensors = signature.inputs
-        self.names = frozenset(t.name for t in signature.inputs)
+        self.required = tuple(t.name for t in signature.inputs)
+        self.names = frozenset(self.required)
         self.texts = frozenset(t.name for t in signature.inputs if t.datatype == "BYTES")
         self.pictures = frozenset(t.name for t in signature.inputs if takes_pictures(t))
 
@@ -468,6 +434,11 @@ def _holds(kind: np.dtype[Any], value: object) -> bool:
     except (FloatingPointError, OverflowError, TypeError):
         return False
     return True
+
+
+def _required(fields: Sequence[FieldSpec]) -> tuple[str, ...]:
+    """Those that a row must have."""
+    return tuple(f.name for f in fields if not f.nullable and f.fill is None)
 
 
 def _texts(fields: Sequence[FieldSpec]) -> frozenset[str]:

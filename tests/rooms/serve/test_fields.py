@@ -80,6 +80,51 @@ def test_a_wrong_field_is_named_with_value_and_rule(row: dict[str, object], fiel
     assert in_rows.details[0]["row"] == 1
 
 
+@pytest.mark.parametrize(
+    ("row", "told", "reasons"),
+    [
+        (
+            {"amuont": 2, "night": True},
+            '"amuont" is no field of it: is "amount" meant? amount is missing.',
+            ["UNKNOWN_FIELD", "MISSING"],
+        ),
+        (
+            {"colour": "red"},
+            '"colour" is no field of it. amount and night are missing.',
+            ["UNKNOWN_FIELD", *["MISSING"] * 2],
+        ),
+        ({}, "amount and night are missing.", ["MISSING", "MISSING"]),
+        (
+            {"amount": "12", "nigth": True},
+            'amount is \'12\': it must be a number. "nigth" is no field of it: is "night" meant? night is missing.',
+            ["WRONG_TYPE", "UNKNOWN_FIELD", "MISSING"],
+        ),
+    ],
+)
+def test_a_misspelt_field_is_named_beside_those_that_are_missing(
+    row: dict[str, object], told: str, reasons: list[str]
+) -> None:
+    error = refused(row, codec())
+    assert error.message == told
+    assert [detail["reason"] for detail in error.details] == reasons
+    assert error.next_action == "Send fraud its fields: amount, night, risk."
+    in_rows = refused({"rows": [{"amount": 1, "night": True}, row, {"night": True}]}, codec())
+    assert in_rows.message == told
+    assert [detail["row"] for detail in in_rows.details] == [*[1] * len(reasons), 2]
+
+
+def test_of_inputs_as_of_fields_both_are_named(mixed: bytes) -> None:
+    error = refused({"agee": 7, "flag": True}, codec(Runner(mixed).signature, None))
+    assert error.message.startswith("'agee' is not one of the model's inputs: ")
+    assert error.message.endswith(" name and age are missing.")
+
+
+def test_a_million_names_are_as_soon_refused_as_one() -> None:
+    error = refused({f"field{number}": number for number in range(100_000)}, codec())
+    assert "Others are no fields of it either. amount and night are missing." in error.message
+    assert len(error.details) == 20
+
+
 def test_all_wrong_rows_are_told_up_to_a_limit() -> None:
     error = refused({"rows": [{"amount": -1, "night": True}] * 50}, codec())
     assert [detail["row"] for detail in error.details] == list(range(20))
