@@ -157,12 +157,30 @@ class Calls(StreamCalls, ReviewCalls, PredictingCalls, RegistryCalls, CostCalls)
                 yield Item(item)
             following = page["next"]
 
+    @call
+    def audit_page(
+        self, *, newest: bool = False, since: str = "", target: str = "", limit: int = 100, cursor: str = ""
+    ) -> Flow[AuditPage]:
+        """Who did what: a page of it. `since`: for how long back, as "1h"; `target`: only what was done to this name,
+        or kind/name; `cursor`: `next` of the page before."""
+        order = "newest" if newest else "oldest"
+        asked = {"order": order, "since": since, "target": target, "limit": limit, "cursor": cursor}
+        page: AuditPage = yield from answered(Request("GET", f"{self._base}/audit", params=asked))
+        return page
+
+    @call
+    def audit_row(self, number: int) -> Flow[AuditRow]:
+        """One thing that was done, by its number (`seq`)."""
+        row: AuditRow = yield from answered(Request("GET", f"{self._base}/audit/{number}"))
+        return row
+
     @each
-    def audit(self) -> Items[AuditRow]:
-        """Who did what, oldest first."""
+    def audit(self, *, newest: bool = False, since: str = "", target: str = "") -> Items[AuditRow]:
+        """Who did what, page by page, oldest first unless `newest`; the others as of `audit_page`."""
         following: str | None = ""
+        asked = {"order": "newest" if newest else "oldest", "since": since, "target": target}
         while following is not None:
-            request = Request("GET", f"{self._base}/audit", params={"cursor": following})
+            request = Request("GET", f"{self._base}/audit", params={**asked, "cursor": following})
             page: AuditPage = yield from answered(request)
             for item in page["items"]:
                 yield Item(item)

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Header, Path, Query, Request
 from fastapi.responses import FileResponse, Response
 from fastapi.routing import APIRoute
 
+from skyriver.control.auditing import add_audit
 from skyriver.control.bodies import BodyLimit
 from skyriver.control.cloud import Actions, Cloud, Deployment, DeployRequest
 from skyriver.control.deploying import etag, matches
@@ -29,7 +30,6 @@ from skyriver.control.paging import (
     check_state,
     decode,
     document,
-    encode,
     link,
     page_of,
 )
@@ -132,15 +132,6 @@ def _add_reading(routes: Routes, cloud: Cloud) -> None:
         who = caller(request)
         return {"tenant": who.tenant, "name": who.name, "role": who.role}
 
-    def audit(request: Request, response: Response, cursor: Cursor = "", limit: Limit = 100) -> contract.AuditPage:
-        """Who did what, oldest first. Only of this tenant."""
-        check_query(request, ("cursor", "limit"))
-        rows = cloud.store.audit(caller(request).tenant, after=decode(cursor, int), limit=limit)
-        following = encode(rows[-1]["seq"]) if len(rows) == limit else None
-        link(request, response, following)
-        items: list[contract.AuditRow] = rows  # type: ignore[assignment]  # the store gives documents
-        return {"items": items, "next": following}
-
     def download(digest: Annotated[str, Path(pattern="^[0-9a-f]{64}$")]) -> Response:
         """An object by the SHA-256 of its content."""
         path = cloud.objects.open_path(digest)  # piece by piece: it may be larger than the memory
@@ -148,11 +139,11 @@ def _add_reading(routes: Routes, cloud: Cloud) -> None:
 
     routes.add("GET", "/openapi.json", Permission.CLOUD_READ, openapi, "get_openapi")
     routes.add("GET", "/whoami", Permission.CLOUD_READ, whoami, "get_whoami")
-    routes.add("GET", f"{TENANT}/audit", Permission.AUDIT_READ, audit, "list_audit", headers=["Link"])
     path = f"{TENANT}/objects/{{digest}}"
     routes.add("GET", path, Permission.OBJECTS_READ, download, "get_object", errors=[404], content=_BYTES)
     _add_views(routes, cloud)
     _add_streams(routes, cloud)
+    add_audit(routes, cloud)
     add_requests(routes, cloud)
     add_prices(routes, cloud)
     for segment, (kind, permission) in KINDS.items():

@@ -185,8 +185,17 @@ class SignedStore:
     ) -> list[Resource]:
         return self._store.rows(tenant, kind, after=after, limit=limit)
 
-    def audit(self, tenant: str, *, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
-        return self._store.audit(tenant, after=after, limit=limit)
+    def audit(
+        self,
+        tenant: str,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        newest: bool = False,
+        since: int = 0,
+        target: str = "",
+    ) -> list[dict[str, Any]]:
+        return self._store.audit(tenant, after=after, limit=limit, newest=newest, since=since, target=target)
 
     def revision(self) -> int:
         return self._store.revision()

@@ -54,8 +54,19 @@ class Store(Protocol):
         """Ordered by (tenant, kind, name); `after` is the last name of the page before, within one kind."""
         ...
 
-    def audit(self, tenant: str, *, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
-        """Audit rows with seq > `after`, oldest first: seq, at, tenant, actor, permission, action, target, details."""
+    def audit(
+        self,
+        tenant: str,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        newest: bool = False,
+        since: int = 0,
+        target: str = "",
+    ) -> list[dict[str, Any]]:
+        """Audit rows with seq > `after`, oldest first: seq, at, tenant, actor, permission, action, target, details.
+        `newest`: the newest first, with seq < `after`, or from the end on for 0. Only those that were written at
+        `since` (wall microseconds) or later, and whose target is `target` or kind/`target`."""
         ...
 
     def revision(self) -> int:

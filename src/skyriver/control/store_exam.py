@@ -353,6 +353,27 @@ def the_audit_trail_is_written_with_the_change(make: Make) -> None:
         must(store.audit("acme", after=seqs[-1]) == [] and store.audit("nobody") == [], "and there is an end")
 
 
+def the_audit_trail_is_read_from_its_end_and_by_what_it_is_of(make: Make) -> None:
+    with closing(make()) as store:
+        fence = store.acquire("exam")
+        for at, name in enumerate(("app/shop", "shop", "app/Shop", "model/risk", "workshop", "shop:2"), start=50):
+            _commit(store, fence, audit=(_entry(name), _entry(name, "beta")), now=at)
+
+        def targets(**asked: Any) -> list[str]:
+            return [row["target"] for row in store.audit("acme", **asked)]
+
+        must(targets(newest=True, limit=2) == ["shop:2", "workshop"], "the newest first, from the end on")
+        last = store.audit("acme", newest=True, limit=2)[-1]["seq"]
+        older = ["model/risk", "app/Shop", "shop", "app/shop"]
+        must(targets(newest=True, after=last) == older, "and then what is older")
+        must(targets(newest=True, after=1) == [], "down to its beginning")
+        must(targets(target="shop") == ["app/shop", "shop"], "a name is that of any kind, and exact")
+        must(targets(target="app/shop", newest=True) == ["app/shop"], "with its kind it is of this alone")
+        must(targets(target="%") == [] and targets(target="/shop") == [], "nothing in it is a pattern")
+        must(targets(since=54) == ["workshop", "shop:2"], "since is a time, inclusive")
+        must(targets(since=51, target="shop", newest=True) == ["shop"], "all that is asked for holds together")
+
+
 def nothing_is_shared(make: Make) -> None:
     with closing(make()) as store:
         fence = store.acquire("exam")
@@ -453,6 +474,7 @@ STORE_CHECKS: tuple[Callable[[Make], None], ...] = (
     rows_are_ordered_and_paged,
     names_compare_exactly,
     the_audit_trail_is_written_with_the_change,
+    the_audit_trail_is_read_from_its_end_and_by_what_it_is_of,
     nothing_is_shared,
     writers_at_once_lose_nothing,
     readers_see_whole_commits,

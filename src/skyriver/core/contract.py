@@ -511,5 +511,5 @@ class AuditRow(TypedDict):
 
 class AuditPage(TypedDict):
     items: Sequence[AuditRow]
-    """Oldest first."""
+    """Oldest first, or newest first, as was asked for."""
     next: str | None

@@ -140,6 +140,8 @@ CALLS: list[Act] = [
     lambda c: c.audit(),
     lambda c: c.prices(),
     lambda c: c.price("core_hour"),
+    lambda c: c.audit_page(newest=True, target="shop"),
+    lambda c: c.audit_row(7),
     lambda c: c.explain("version/fraud:1"),
     lambda c: c.card("fraud:1"),
     lambda c: c.tag("fraud", {"owner": "ana"}),
@@ -293,6 +295,16 @@ def test_a_deployment_and_what_is_told_of_it(kind: type[Any], tmp_path: Path) ->
         assert do(lambda c: c.list("models", parent="app/none")) == []
         assert do(lambda c: c.get("apps", "shop"))["state"] == "DEPLOYED"
         assert [e["action"] for e in do(lambda c: c.audit())] == ["upload", "deploy"]
+        assert [e["action"] for e in do(lambda c: c.audit(newest=True, since="1h"))] == ["deploy", "upload"]
+        page = do(lambda c: c.audit_page(newest=True, target="shop", limit=1))
+        assert [e["target"] for e in page["items"]] == ["app/shop"]
+        assert do(lambda c: c.audit_page(newest=True, target="shop", cursor=page["next"])) == {
+            "items": [],
+            "next": None,
+        }
+        assert do(lambda c: c.audit_row(page["items"][0]["seq"])) == page["items"][0]
+        with pytest.raises(NotFound, match="There is no audit row 999"):
+            do(lambda c: c.audit_row(999))
         assert do(lambda c: c.explain("app/shop"))[0]["kind"] == "app"
         assert do(lambda c: c.whoami())["role"] == "admin"
         with pytest.raises(NotFound):

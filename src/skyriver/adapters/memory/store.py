@@ -69,10 +69,24 @@ class MemoryStore:
             ]
             return [_copy(row) for row in found[:limit]]
 
-    def audit(self, tenant: str, *, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
+    def audit(
+        self,
+        tenant: str,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        newest: bool = False,
+        since: int = 0,
+        target: str = "",
+    ) -> list[dict[str, Any]]:
         check_page(tenant, None, "", limit)
         with self._lock:
-            found = [row for row in self._audit[max(after, 0) :] if row.tenant == tenant]
+            rows = self._audit[: after - 1 if after else None][::-1] if newest else self._audit[max(after, 0) :]
+            found = [
+                row
+                for row in rows
+                if row.tenant == tenant and row.at >= since and (not target or f"/{row.target}".endswith(f"/{target}"))
+            ]
             return [
                 {
                     "seq": row.seq,

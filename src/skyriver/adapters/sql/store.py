@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, delete, insert, select, tuple_
+from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from skyriver.adapters.sql.faults import closed, damaged, locked_by_a_thread
@@ -161,11 +161,28 @@ class SqlStore(ABC):
             self._check_whole(found, totals)
         return rows
 
-    def audit(self, tenant: str, *, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
+    def audit(
+        self,
+        tenant: str,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        newest: bool = False,
+        since: int = 0,
+        target: str = "",
+    ) -> list[dict[str, Any]]:
         check_page(tenant, None, "", limit)
-        query = select(audit_table).where(audit_table.c.tenant == tenant, audit_table.c.seq > after)
+        column = audit_table.c
+        query = select(audit_table).where(column.tenant == tenant)
+        if after or not newest:
+            query = query.where(column.seq < after if newest else column.seq > after)
+        if since:
+            query = query.where(column.at >= since)
+        if target:  # LIKE would take letters of either case for the same
+            begins = func.length(column.target) - len(target)
+            query = query.where(or_(column.target == target, func.substr(column.target, begins) == f"/{target}"))
         with self._reading(tenant) as connection:
-            found = connection.execute(query.order_by(audit_table.c.seq).limit(limit)).all()
+            found = connection.execute(query.order_by(column.seq.desc() if newest else column.seq).limit(limit)).all()
         rows = [check_row(audit_of(row, self._where)) for row in found]
         return [
             {
