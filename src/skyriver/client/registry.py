@@ -124,7 +124,10 @@ def model_delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove a model from outside with its versions, as long as nothing rests on them."""
+    """Delete a model that `model import` brought, with all its versions.
+
+    What was brought by mistake is deleted: no model that has served or that rows were scored by. A model that an
+    application declares goes with its declaration: `skyriver deploy APP.py --prune`, or `skyriver app delete APP`."""
     screen = Screen(as_json=as_json)
     with connect() as client:
         if not yes:

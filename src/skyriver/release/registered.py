@@ -111,29 +111,36 @@ def plan_take_in(
 
 def plan_delete(snapshot: Snapshot, tenant: str, name: str) -> list[Resource]:
     """A model that no application declares, and its versions, where nothing rests on them: what was a mistake can be
-    taken back. Raises NotFound, Conflict (IN_USE)."""
+    taken back. Raises NotFound, Conflict (IN_USE), which says what can be done instead."""
     model = need(snapshot.find(tenant, "model", name), "model", name)
     versions = [v for v in snapshot.all(tenant, "version") if v.spec["model"] == name]
     jobs = [j for j in snapshot.all(tenant, "job") if j.spec.get("target") == name]
     scored = next((j.name for j in jobs if j.spec["kind"] == "predict"), "")
     goes_on = next((j.name for j in jobs if j.state not in ENDED), "")
-    why = ""
+    why, action = "", f"It can be marked as no longer used: `skyriver model tag {name} retired=yes`."
     if not is_undeclared(model):
-        why = f"{model.parent} declares it"
+        why, action = f"{model.parent} declares it", _how_it_goes(model)
     elif any(r.spec["model"] == name for r in snapshot.all(tenant, "rollout")):
-        why = "it has served"
+        why = "it has served, and what it answered must stay traceable to it"
     elif scored:
-        why = f"rows were scored by it ({scored})"
+        why = f"rows were scored by it ({scored}), and must stay traceable to it"
     elif goes_on:
         why = f"{goes_on} goes on"
+        action = f"Wait for it, or end it: `skyriver job cancel {goes_on}`. Then delete the model."
     if why:
         raise Conflict(
-            f"The model {name} stays: {why}.",
-            code="IN_USE",
-            where=model.ref,
-            next_action=f"Take its names away, or tag it, as in `skyriver model tag {name} retired=yes`.",
+            f"The model {name} cannot be deleted: {why}.", code="IN_USE", where=model.ref, next_action=action
         )
     return [model, *versions]
+
+
+def _how_it_goes(model: Resource) -> str:
+    """Of a model that an application declares: it ends with its declaration."""
+    app = model.parent.partition("/")[2]
+    how = f"Take it out of {app}'s file and `skyriver deploy APP.py --prune`, or `skyriver app delete {app}`"
+    if is_registered(model):
+        return f"{how}; then it can be deleted, unless it has served."
+    return f"{how}: it goes with that. Its versions stay, and serve nobody."
 
 
 def check_registered(model: Resource) -> None:

@@ -164,20 +164,21 @@ def test_a_mistake_is_taken_back_as_long_as_nothing_rests_on_it() -> None:
     gone = plan_delete(cloud.loop.snapshot(), "t", "churn")
     assert [row.ref for row in gone] == ["model/churn", "version/churn:1", "version/churn:2"]
 
-    def stays(why: str) -> None:
+    def stays(why: str, action: str) -> None:
         with pytest.raises(Conflict, match=why) as caught:
             plan_delete(cloud.loop.snapshot(), "t", "churn")
         assert caught.value.code == "IN_USE"
+        assert action in caught.value.next_action
 
     scored = Resource("t", "job", "p", spec={"kind": "predict", "target": "churn"}, state="SUCCEEDED")
     cloud.commit([Put(scored, 0)])
-    stays("rows were scored by it")
+    stays("rows were scored by it", "`skyriver model tag churn retired=yes`")
     cloud.commit([Delete("t", "job", "p", cloud.row("job", "p").revision)])
     cloud.deploy()
-    stays("app/shop declares it")
+    stays("app/shop declares it", "`skyriver app delete shop`; then it can be deleted, unless it has served.")
     cloud.alias("champion", 1)
     cloud.commit(plan_removal(cloud.loop.snapshot(), "t", "shop").changes)
-    stays("it has served")
+    stays("it has served", "marked as no longer used")
     with pytest.raises(NotFound):
         plan_delete(cloud.loop.snapshot(), "t", "other")
 
