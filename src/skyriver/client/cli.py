@@ -123,7 +123,17 @@ def deploy(
                     show.plan_difference(screen, changes, error.details)
                 raise
             ended = [wait(client, operation, bars) for operation in done["operations"]]
+            missed = _unreachable(client, spec, body)
+        show.warnings(screen, missed)
         screen.data(done, lambda: show.deployed(screen, spec, changes, ended))
+
+
+def _unreachable(client: Client, spec: AppSpec, body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What of the objectives cannot be kept, now that the models were measured: known only once their replicas run."""
+    if not any(model.serve.latency for model in spec.models):
+        return []
+    plan = client.deploy(spec.name, body, dry_run=True)
+    return [line for line in plan["plan"] if (line["action"], line["kind"]) == ("warn", "service")]
 
 
 def _carry_out(client: Client, bars: Bars, app: str, body: Mapping[str, Any], *, prune: bool, queue: bool) -> Deployed:

@@ -91,6 +91,7 @@ def ps(as_json: Json = False) -> None:
             document = {
                 "streams": list(client.list("streams")),
                 "services": list(client.list("services")),
+                "scalings": list(client.list("scalings")),
                 "processes": list(client.processes()),
                 "parts": list(machine().parts(state["home"])),
                 "incidents": [row for row in client.list("incidents") if row["state"] != "RESOLVED"],

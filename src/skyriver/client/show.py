@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from skyriver.client import version_page
+from skyriver.client import scaling_page, version_page
 from skyriver.client.screen import Screen, age, coloured
 from skyriver.core.units import utc_time
 
@@ -38,6 +38,11 @@ def plan(screen: Screen, app: str, lines: Sequence[Mapping[str, Any]]) -> None:
     for line in lines:
         detail = f"  [dim]{escape(line['detail'])}[/]" if line["detail"] else ""
         screen.say(f"  {_SIGNS[line['action']]} {line['action']:<6} {line['kind']:<8} {line['name']}{detail}")
+
+
+def warnings(screen: Screen, lines: Sequence[Mapping[str, Any]]) -> None:
+    for line in lines:
+        screen.say(f"  {_SIGNS['warn']} warn   {line['kind']:<8} {line['name']}  [dim]{escape(line['detail'])}[/]")
 
 
 def plan_difference(screen: Screen, before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> None:
@@ -148,9 +153,12 @@ def running(screen: Screen, document: Mapping[str, Any]) -> None:
         screen.say("Next: [bold]skyriver deploy APP.py[/] ([bold]skyriver init[/] writes an example).")
         return
     rows = [("stream", s["name"], s["state"], _model_of(s), _message(s)) for s in document["streams"]]
+    scaled = {row["name"]: row for row in document["scalings"]}
     for service in document["services"]:
-        split = ", ".join(f"v{v} {w['weight']}%" for v, w in service["spec"]["versions"].items())
-        rows.append(("service", service["name"], service["state"], split, _message(service)))
+        split = [f"v{v} {w['weight']}%" for v, w in service["spec"]["versions"].items()]
+        split += filter(None, [scaling_page.replicas(service)])
+        message = _message(service) or scaling_page.why(scaled.get(service["name"]))
+        rows.append(("service", service["name"], service["state"], ", ".join(split), message))
     screen.table("", ("KIND", "NAME", "STATE", "SERVES", "MESSAGE"), rows)
     screen.out.print()
     parts(screen, [*document["parts"], *(p for p in document["processes"] if p["alive"])])
@@ -219,7 +227,10 @@ def explained(screen: Screen, items: Sequence[Mapping[str, Any]], story: Sequenc
             screen.out.print(f"  now   it {escape(text)}")
         if helps := [h for h in item["helps"] if h != item["next_action"]]:
             screen.out.print(f"  would help: {escape(' '.join(helps))}")
-        _print_facts(screen, _facts_of(item))
+        if item["kind"] == "scaling":
+            scaling_page.scaling(screen, item)
+        else:
+            _print_facts(screen, _facts_of(item))
         if item["kind"] == "version":
             version_page.gate(screen, item["status"])
         for name, report in item["processes"].items():

@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from skyriver.client import scaling_page
 from skyriver.client.screen import Screen, age, coloured
 from skyriver.client.shell import Json, app, connect, machine, state
 from skyriver.core.errors import Unavailable
@@ -44,6 +45,8 @@ class Look:
     """By a monotonic clock, seconds."""
     processes: Sequence[Mapping[str, Any]]
     jobs: Sequence[Mapping[str, Any]]
+    scalings: Sequence[Mapping[str, Any]] = ()
+    """Of services whose replicas follow the load."""
     trouble: str = ""
 
 
@@ -71,14 +74,15 @@ def look(client: Client, before: Look | None) -> Look:
     try:
         processes = [p for p in client.processes() if p["alive"]]
         jobs = [job for wanted in (*_WORKING, *_WAITING) for job in client.list("jobs", state=wanted)]
+        scalings = list(client.list("scalings"))
     except Unavailable as error:
         if before is None:
             raise
         if not (parts := machine().parts(state["home"])):
-            return Look(time.monotonic(), [], [], "The cloud is down. `skyriver up` starts it.")
+            return Look(time.monotonic(), [], [], trouble="The cloud is down. `skyriver up` starts it.")
         kept = [p for p in before.processes if p["kind"] != "part"]
-        return Look(time.monotonic(), [*parts, *kept], before.jobs, error.message)
-    return Look(time.monotonic(), [*machine().parts(state["home"]), *processes], jobs)
+        return Look(time.monotonic(), [*parts, *kept], before.jobs, before.scalings, error.message)
+    return Look(time.monotonic(), [*machine().parts(state["home"]), *processes], jobs, scalings)
 
 
 def told(before: Look, now: Look) -> dict[str, Any]:
@@ -87,6 +91,7 @@ def told(before: Look, now: Look) -> dict[str, Any]:
     seconds = max(now.at - before.at, 1e-3)
     return {
         "processes": [_told_process(p, known.get(p["pid"]), seconds) for p in now.processes],
+        "scalings": [_told_scaling(row, now.processes) for row in now.scalings],
         "jobs": [_told_job(job) for job in now.jobs],
         "trouble": now.trouble,
     }
@@ -108,6 +113,13 @@ def _told_process(now: Mapping[str, Any], before: Mapping[str, Any] | None, seco
         "p99_us": report.get("p99_us"),
         "message": f"{now.get('message', '')} {now.get('next_action', '')}".strip(),
     }
+
+
+def _told_scaling(row: Mapping[str, Any], processes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of all its versions together, those that serve."""
+    replicas = [p for p in processes if p["kind"] == "replica" and p["parent"] == f"service/{row['name']}"]
+    ready = sum(p["state"] == "READY" for p in replicas)
+    return {"name": row["name"], "ready": ready, "wanted": row["spec"]["replicas"], "why": scaling_page.why(row)}
 
 
 def _counter(report: Mapping[str, Any]) -> str:
@@ -142,6 +154,9 @@ def shown(document: Mapping[str, Any]) -> Group:
     parts += [Text.from_markup(f"[red]{p['name']}[/]: {escape(p['message'])}") for p in wrong]
     if document["trouble"]:
         parts.append(Text.from_markup(f"[yellow]{escape(document['trouble'])}[/]"))
+    if document["scalings"]:
+        scaled = [(s["name"], str(s["ready"]), str(s["wanted"]), escape(s["why"])) for s in document["scalings"]]
+        parts += [Text(""), _table(("SERVICE", "REPLICAS", "WANTED", "WHY"), scaled)]
     jobs = document["jobs"]
     waiting = sum(job["state"] in _WAITING for job in jobs)
     parts.append(Text(f"\n{len(jobs) - waiting} jobs at work, {waiting} waiting"))

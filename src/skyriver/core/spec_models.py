@@ -216,6 +216,15 @@ class ServiceSpec(Spec):
         """0 where none is declared."""
         return parse_duration(self.wake, "a time to wake") if self.wake else 0
 
+    def cannot_keep(self, fastest_us: float) -> str:
+        """Why no number of replicas keeps the objective, where the fastest answer takes so long; "" where some may."""
+        if not self.latency_us or fastest_us <= self.latency_us:
+            return ""
+        return (
+            f"latency={self.latency!r} cannot be kept by any number of replicas: the fastest answer takes"
+            f" {fastest_us / 1000:.3g} ms; declare more, or serve a smaller model"
+        )
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not 1 <= self.most <= MOST_REPLICAS:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
-from skyriver.core.spec import ServiceSpec
+from skyriver.core.spec import AppSpec, ServiceSpec
 from skyriver.core.units import SECOND
 from skyriver.serve.kinds import serves
 from skyriver.serve.sleeping import activator_of
@@ -212,7 +212,7 @@ def _measured(
     came = max(0.0, added.answered + added.waiting) * scale
     judged = added.answered * scale
     fastest_s = _fastest_s(memory)
-    possible = not spec.latency_us or fastest_s * SECOND <= spec.latency_us
+    possible = not spec.cannot_keep(fastest_s * SECOND)
     slow = added.slow if possible else 0.0  # more replicas would not make them faster
     late = min(judged, (max(slow, added.expired) + added.refused) * scale)
     return Measured(
@@ -303,8 +303,8 @@ def _added(
             known = None
         now = _told(replica, process, snapshot.sessions.get(replica.process, 0))
         memory.processes[replica.process] = now
-        if isinstance(row_us := process.report.get("row_us"), int | float) and 0 < row_us < 60 * SECOND:
-            memory.row_s = row_us / SECOND
+        if isinstance(row := process.report.get("row_us"), int | float) and 0 < row < 60 * SECOND:
+            memory.row_s = row / SECOND
         if known is None:  # what it did since its start is of this look, if that is
             known = _Process(now.pid, now.cpu_s, {}, {}, 0.0) if last and process.started_at >= last else now
         _add(added, replica.name, known, now, spec.latency_us)
@@ -400,6 +400,22 @@ def _note_work(memory: _Memory, added: _Added, seconds: float, replicas: int) ->
     kept = 0.5 ** (seconds / HALF_S)
     memory.work = kept * memory.work + busy
     memory.requests = kept * memory.requests + done
+
+
+def unreachable(snapshot: Snapshot, tenant: str, app: AppSpec) -> Iterator[tuple[str, str]]:
+    """(service, why) of an application: objectives that no number of replicas keeps, by what its models took when
+    their replicas started."""
+    for model in app.models:
+        service = snapshot.find(tenant, "service", model.name)
+        if service is not None and (why := model.serve.cannot_keep(row_us(snapshot, service))):
+            yield model.name, why
+
+
+def row_us(snapshot: Snapshot, service: Resource) -> float:
+    """That one row takes the model alone, by the fastest of its replicas; 0: not known yet."""
+    processes = (snapshot.processes.get(r.process) for r in snapshot.children(service, "replica"))
+    told = (process.report.get("row_us") for process in processes if process is not None)
+    return min((us for us in told if isinstance(us, int | float) and us > 0), default=0.0)
 
 
 def _fastest_s(memory: _Memory) -> float:

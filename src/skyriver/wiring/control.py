@@ -69,6 +69,7 @@ from skyriver.decide.streams.rules_release import (
     plan_move,
 )
 from skyriver.features.plan import check_features
+from skyriver.observe.demand import unreachable
 from skyriver.observe.operations import plan_incident_ack, plan_watch_pause, plan_watch_resume
 from skyriver.release.aliases import plan_alias, plan_unalias
 from skyriver.release.card import card_of
@@ -159,6 +160,7 @@ def deploy(
     )
     lines = [*plan.lines, *(PlanLine("warn", "rule", name, why) for name, why in warnings)]
     lines += [PlanLine("warn", "review", name, why) for name, why in undecided_answers(app)]
+    lines += [PlanLine("warn", "service", name, why) for name, why in unreachable(snapshot, tenant, app)]
     if home is not None:
         lines += [PlanLine("warn", "sink", sink, why) for sink, why in unusable_sinks(app, home, tenant)]
     return Deployment([asdict(line) for line in lines], plan.changes, plan.operations)

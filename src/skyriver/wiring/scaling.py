@@ -29,8 +29,6 @@ BLIND_LOOKS: Final = 3
 REFRESH_US: Final = 60 * SECOND
 """A row whose number stands is written anew, with what is measured now, no sooner."""
 _TOLD: Final = ("requests", "late", "work", "backlog", "ready", "pending", "start_s", "work_s", "fastest_s")
-_UP: Final = ("floor", "headroom", "queue", "demand")
-"""Rules that may be why there are more, the strongest first."""
 
 
 class Scaling:
@@ -146,23 +144,23 @@ def status_of(now: int, seen: Measured, decided: Decided, spec: ServiceSpec, pri
     told = explain(decided)
     lines = [list(line) for line in told.lines]
     lines += [["replicas", note] for note in seen.notes]
-    if impossible := cannot_be_kept(spec, seen.fastest_s):
-        lines.append(["impossible", impossible])
+    if impossible := spec.cannot_keep(seen.fastest_s * SECOND):
+        lines.append(["impossible", f"{impossible}."])
     return {
         "at": now,
         "lines": lines,
         "choices": [
             {
                 "replicas": choice.replicas,
-                "cost": choice.cost,
-                "late_share": choice.late_share,
-                "late_cost": choice.late_cost,
-                "sum": choice.total,
+                "cost": _known(choice.cost),
+                "late_share": _known(choice.late_share),
+                "late_cost": _known(choice.late_cost),
+                "sum": _known(choice.total),
             }
             for choice in told.choices
         ],
         "chosen": told.replicas,
-        "late_price": told.late_price,
+        "late_price": _known(told.late_price),
         "unit": prices.currency if told.unit == "money" else told.unit,
         "prices": f"{prices.source}, as of {prices.as_of}",
         "why": _why(decided, told),
@@ -170,30 +168,23 @@ def status_of(now: int, seen: Measured, decided: Decided, spec: ServiceSpec, pri
     }
 
 
-def cannot_be_kept(spec: ServiceSpec, fastest_s: float) -> str:
-    """Said of an objective that no number of replicas keeps; "" of one that some may."""
-    if not spec.latency_us or fastest_s * SECOND <= spec.latency_us:
-        return ""
-    return (
-        f"latency={spec.latency!r} cannot be kept by any number of replicas: the fastest answer takes"
-        f" {fastest_s * 1000:.3g} ms. Declare more, or serve a smaller model."
-    )
-
-
 def _why(decided: Decided, told: Explained) -> str:
-    """The rule that made the number, with what it said."""
-    said = dict(told.lines)
-    if "limits" in said:
-        rule = "limits"
-    elif decided.wanted < decided.there:
+    """The rule that made the number, and what it went by."""
+    rules = {rule for rule, _ in told.lines}
+    comes = f"{decided.came:.2f} replicas' work comes now"
+    if decided.wish > decided.wanted and decided.wanted == decided.rules.most:
+        return f"limits: {decided.wish:.0f} are wanted, and at most {decided.rules.most} are declared."
+    if decided.wanted < decided.there:
         return f"hold: {decided.held:.0f} would have done within the last {decided.hold_s:,.0f} s."
-    elif decided.wanted == decided.there and "hold" in said:
-        rule = "hold"
-    elif math.ceil(decided.floor - 1e-4) >= decided.wish and "floor" in said:
-        rule = "floor"
-    else:
-        rule = next((rule for rule in _UP[1:] if rule in said), "objective")
-    return f"{rule}: {said[rule]}"
+    if decided.wish < decided.wanted:
+        return f"hold: {decided.wish:.0f} would do, and {decided.held:.0f} were wanted within {decided.hold_s:,.0f} s."
+    if math.ceil(decided.floor - 1e-4) >= decided.wish and decided.floor > decided.came:
+        return f"floor: {decided.floor:.2f} are needed for the last half minute's demand and what waits."
+    if "headroom" in rules and decided.headroom > 1:
+        return f"headroom: {comes}, and more was late than was foreseen."
+    if "queue" in rules:
+        return f"queue: {comes}, and requests that meet by chance must not wait for long."
+    return f"demand: {comes}."
 
 
 def changes_after(before: Mapping[str, Any], was: int, now: int, status: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -223,6 +214,11 @@ def _is_news(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     if after["at"] - int(before.get("at", 0)) < REFRESH_US:
         return False
     return any(before.get(what) != after[what] for what in ("measured", "choices", "unit"))
+
+
+def _known(value: float) -> float | None:
+    """None where it is no number: nothing came yet, say, so nothing is a share of it."""
+    return value if math.isfinite(value) else None
 
 
 def _short(value: float) -> float:
