@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from skyriver.control.auditing import add_audit
 from skyriver.control.bodies import BodyLimit
 from skyriver.control.cloud import Actions, Cloud, Deployment, DeployRequest
+from skyriver.control.costs import add_costs
 from skyriver.control.deploying import etag, matches
 from skyriver.control.events import Watch, add_events
 from skyriver.control.explain import explain, list_processes, log_of
@@ -146,6 +147,7 @@ def _add_reading(routes: Routes, cloud: Cloud) -> None:
     add_audit(routes, cloud)
     add_requests(routes, cloud)
     add_prices(routes, cloud)
+    add_costs(routes, cloud)
     for segment, (kind, permission) in KINDS.items():
         _add_lists(routes, cloud, segment, kind, permission)
 

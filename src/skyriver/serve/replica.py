@@ -200,6 +200,7 @@ class Replica:
             "version": self._settings.version,
             "active_at": self._active_at,
             "requests": self.counters.requests,
+            "rows": batches.total,
             "errors": self.counters.errors,
             "refused": self.counters.refused,
             "overloaded": self.counters.overloaded,

@@ -95,6 +95,7 @@ from skyriver.wiring.environments import keep_package_settings, mend_environment
 from skyriver.wiring.gateway import gateway_of
 from skyriver.wiring.home import DEFAULT_PORT, Home
 from skyriver.wiring.kinds import KINDS
+from skyriver.wiring.metering import meter_of
 from skyriver.wiring.prices import PriceFile
 from skyriver.wiring.process import keep_log, write_atomically
 from skyriver.wiring.scaler import Scaler
@@ -334,6 +335,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
             with contextlib.suppress(OSError):  # a full disk, say; the log of it has been tried too
                 _tell(home, ready)
 
+    holds = leader.holds if leader is not None else lambda: True
     loop = ControlLoop(
         store=store,
         compute=compute,
@@ -343,7 +345,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         fence=fence,
         on_lost=give_up,
         on_problems=told,
-        holds=leader.holds if leader is not None else lambda: True,
+        holds=holds,
     )
     if leader is not None:
         leader.tell(give_up)
@@ -354,6 +356,8 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         told(loop.health().problems)
 
     alerts = AlertFiles(home.root, clock.wall)
+    prices = PriceFile(home, clock.wall)
+    meter = meter_of(home, store=store, loop=loop, clock=clock, fence=fence, pricing=prices, holds=holds)
     watcher = SystemWatcher(
         home,
         store=store,
@@ -362,10 +366,9 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         fence=fence,
         alerts=alerts,
         signer=signer,
-        holds=leader.holds if leader is not None else lambda: True,
+        holds=holds,
         on_problem=partial(told_of, "watching"),
     )
-    prices = PriceFile(home, clock.wall)
     scaler = Scaler(
         home,
         store=store,
@@ -373,7 +376,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         clock=clock,
         fence=fence,
         prices=prices,
-        holds=leader.holds if leader is not None else lambda: True,
+        holds=holds,
         on_problem=partial(told_of, "scaling"),
     )
     cloud = Cloud(
@@ -403,11 +406,13 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         ready |= {"ready": True, "port": port, "troubles": [p.to_problem() for p in loop.health().problems.values()]}
         watcher.start()
         scaler.start()
+        meter.start()
         await _serve(api, home, ready, cloud, stopping)
     finally:
         loop.stop()
         await asyncio.to_thread(watcher.stop)
         await asyncio.to_thread(scaler.stop)
+        await asyncio.to_thread(meter.stop)
         await asyncio.to_thread(passes.join)
     store.close()
     if lost:

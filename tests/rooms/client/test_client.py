@@ -31,6 +31,7 @@ from skyriver.core import (
     contract,
     contract_alerts,
     contract_cards,
+    contract_costs,
     contract_keys,
     contract_lineage,
     contract_prices,
@@ -99,6 +100,7 @@ CONTRACTS = (
     contract,
     contract_alerts,
     contract_cards,
+    contract_costs,
     contract_keys,
     contract_lineage,
     contract_prices,
@@ -119,6 +121,7 @@ NO_ROWS = (
     "list_keys",
     "list_alerts",
     "list_prices",
+    "list_costs",
 )
 KINDS = [n.removeprefix("list_") for n in NAMES if n.startswith("list_") and n not in NO_ROWS]
 CALLS: list[Act] = [
@@ -139,6 +142,8 @@ CALLS: list[Act] = [
     lambda c: c.wait("x"),
     lambda c: c.audit(),
     lambda c: c.prices(),
+    lambda c: c.costs(),
+    lambda c: c.cost("fraud"),
     lambda c: c.price("core_hour"),
     lambda c: c.audit_page(newest=True, target="shop"),
     lambda c: c.audit_row(7),

@@ -67,6 +67,10 @@ class Admin:
                 found[at] = Answered(answers, microseconds, int(row["hrsp_5xx"]), waiting, int(row["weight"]))
         return found
 
+    def sent(self) -> dict[Place, int]:
+        """Bytes of answers, since it knows the server."""
+        return {Place(row["pxname"], row["svname"]): int(row["bout"]) for row in self._stat()}
+
     def weigh(self, at: Place, weight: int) -> None:
         """A server that left meanwhile is nobody's business."""
         if weight:

@@ -196,6 +196,15 @@ class HaproxyGateway:
         seen = [(at.name, answered.weight) for admin in admins for at, answered in admin.answered().items()]
         return {name: weight for name, weight in seen if weight < FULL}
 
+    def sent(self) -> Sequence[tuple[str, str, int]]:
+        """(process of the gateway and its server, the server's name, bytes of answers) since the one knows the other;
+        any number of callers. Raises Unavailable (GATEWAY_AWAY)."""
+        alive = [run for run in self._recorded() if run.identity.alive()]
+        told = ((run, Admin(self._directory, run.number).sent()) for run in alive)
+        return [
+            (f"{run.pid}.{run.start_time} {at}", at.name, sent) for run, servers in told for at, sent in servers.items()
+        ]
+
     def stop(self) -> None:
         with self._lock():
             every = {*process.numbers(self._directory), *range(1, self._count() + 1)}

@@ -1,0 +1,117 @@
+"""The commands for costs: what everything costs, and one thing hour by hour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skyriver.client.prices import HOW_TO
+from skyriver.client.screen import Screen
+from skyriver.client.shell import Json, app, connect
+
+if TYPE_CHECKING:
+    from skyriver.core.contract_costs import CostHour, CostLine, Costs
+
+BAR = 40
+HOURS = 48
+"""That are plotted: the last ones."""
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+_costs = typer.Typer(help="Costs: what everything costs.", invoke_without_command=True)
+app.add_typer(_costs, name="cost")
+
+Since = Annotated[str, typer.Option("--since", metavar="TIME", help="For how long back, as 24h, 7d or 30d.")]
+By = Annotated[
+    str, typer.Option("--by", metavar="item|app|kind|tenant", help="What a line is of; tenant is for operators.")
+]
+
+
+@_costs.callback()
+def cost(context: typer.Context, since: Since = "7d", by: By = "item", as_json: Json = False) -> None:
+    """What everything costs, the dearest first."""
+    if context.invoked_subcommand is None:
+        cost_list(since, by, as_json)
+
+
+@_costs.command("list")
+def cost_list(since: Since = "7d", by: By = "item", as_json: Json = False) -> None:
+    """What everything costs, the dearest first."""
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        found = client.costs(since=since, by=by)
+    screen.data(found, lambda: _table(screen, found))
+
+
+@_costs.command("get")
+def cost_get(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a service, stream, job; or kind/name.")],
+    since: Since = "24h",
+    as_json: Json = False,
+) -> None:
+    """What one thing costs, hour by hour."""
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        found = client.cost(name, since=since)
+    screen.data(found, lambda: _page(screen, found))
+
+
+def _table(screen: Screen, found: Costs) -> None:
+    if not found["items"]:
+        screen.say(f"Nothing was used since {found['since']}.")
+    elif found["is_free"]:
+        lines = [*found["items"], found["total"]]
+        screen.table("", ("NAME", "KIND", "APP", *_UNITS), [(*_names(line), *_used(line)) for line in lines])
+    else:
+        head = ("NAME", "KIND", "APP", "COMPUTE", "STORAGE", "EGRESS", f"TOTAL {found['currency']}", "PER MILLION")
+        lines = [*found["items"], found["total"]]
+        rows = [(*_names(line), *_money(line), _trend(line)) for line in lines]
+        screen.table("", (*head, "TREND"), rows)
+    _say_more(screen, found)
+
+
+_UNITS = ("CORE HOURS", "GB HOURS", "GB MONTHS", "GB ANSWERED", "PREDICTIONS")
+
+
+def _names(line: CostLine) -> tuple[str, str, str]:
+    return line["name"] or ("total" if line["kind"] == "total" else "-"), line["kind"], line["app"] or "-"
+
+
+def _used(line: CostLine) -> tuple[str, ...]:
+    units = ("core_hours", "memory_gb_hours", "storage_gb_months", "egress_gb")
+    return (*(f"{line[unit]:,.3f}" for unit in units), f"{line['predictions']:,}")  # type: ignore[literal-required]
+
+
+def _money(line: CostLine) -> tuple[str, ...]:
+    return line["compute"], line["storage"], line["egress"], line["total"], line["per_million"] or "-"
+
+
+def _trend(line: CostLine) -> str:
+    return "-" if line["change"] is None else f"{line['change']:+.0%}"
+
+
+def _say_more(screen: Screen, found: Costs) -> None:
+    if found["is_free"]:
+        screen.say(HOW_TO)
+    else:
+        screen.say(f"From {found['since']} to {found['until']}, by prices as of {found['as_of']} ({found['source']}).")
+    for note in found["notes"]:
+        screen.say(note)
+
+
+def _page(screen: Screen, found: Costs) -> None:
+    _table(screen, found)
+    for line in _plot(found["hours"][-HOURS:], free=found["is_free"]):
+        screen.out.print(line, highlight=False)
+
+
+def _plot(hours: Sequence[CostHour], *, free: bool) -> Iterator[str]:
+    """A bar an hour: of money, or of core hours where nothing costs anything."""
+    values = [hour["core_hours"] if free else float(hour["total"]) for hour in hours]
+    most = max(values, default=0.0)
+    for hour, value in zip(hours, values, strict=True):
+        eighths = round(8 * BAR * value / most) if most else 0
+        bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+        at = hour["at"][:13].replace("T", " ") + "h" if hour["hours"] == 1 else hour["at"][:10]
+        yield f"{at:<14}{f'{value:.3f} core h' if free else hour['total']:>16}  {bar}"

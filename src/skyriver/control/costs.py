@@ -1,0 +1,67 @@
+"""The routes of costs: what a tenant's things cost, and for who steers the cloud what all tenants do."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query, Request
+
+from skyriver.control.cloud import Cloud
+from skyriver.control.costing import By, Period, costs
+from skyriver.control.paging import check_query
+from skyriver.control.routes import TENANT, Routes, caller
+from skyriver.core import contract_costs as contract
+from skyriver.core.errors import InvalidInput, NotFound
+from skyriver.core.units import DAY, parse_duration
+from skyriver.core.usage import DAYS, HOUR, USAGE, buckets
+from skyriver.trust.permissions import Permission, require_operator
+
+_PATH = f"{TENANT}/costs"
+Since = Annotated[str, Query(description="For how long back, as 24h or 30d: whole hours.")]
+
+
+def add_costs(routes: Routes, cloud: Cloud) -> None:
+    def listed(
+        request: Request,
+        since: Since = "7d",
+        by: Annotated[By, Query(description="What a line is of; tenant: for who steers the cloud.")] = "item",
+    ) -> contract.Costs:
+        """What everything cost, the dearest first, with the sum."""
+        check_query(request, ("since", "by"))
+        who = caller(request)
+        if by == "tenant":
+            require_operator(who)
+        snapshot = cloud.loop.snapshot()
+        rows = snapshot.rows.every(USAGE) if by == "tenant" else snapshot.all(who.tenant, USAGE)
+        period = _period(since, snapshot.now)
+        return costs(buckets(rows, since=period.before), cloud.prices.now(), period, by=by)
+
+    def one(request: Request, name: str, since: Since = "24h") -> contract.Costs:
+        """What all things of a name (or kind/name) cost, hour by hour."""
+        check_query(request, ("since",))
+        snapshot, tenant = cloud.loop.snapshot(), caller(request).tenant
+        period = _period(since, snapshot.now)
+        used = buckets(snapshot.all(tenant, USAGE), since=period.before)
+        found = costs(used, cloud.prices.now(), period, only=[name], with_hours=True)
+        kind, _, of = name.rpartition("/")
+        there = any(r.name == of and kind in ("", r.kind) for r in snapshot.rows.values() if r.tenant == tenant)
+        if not found["items"] and not there:
+            raise NotFound(
+                f"Nothing that is called {name!r} has used anything in the last {since}.",
+                next_action="`skyriver cost list` shows what has; a longer time back is `--since 30d`.",
+            )
+        return found
+
+    routes.add("GET", _PATH, Permission.CLOUD_READ, listed, "list_costs")
+    routes.add("GET", f"{_PATH}/{{name:path}}", Permission.CLOUD_READ, one, "get_cost", errors=[404])
+
+
+def _period(since: str, now: int) -> Period:
+    length = parse_duration(since, "a time to look back")
+    if not HOUR <= length <= DAYS * DAY:
+        raise InvalidInput(
+            f"since={since!r}: costs are told for an hour to {DAYS} days back.",
+            code="BAD_DURATION",
+            next_action="Write it as 24h, 7d or 30d.",
+        )
+    return Period.last(length, now)
