@@ -51,6 +51,7 @@ from skyriver.client.waiting import Waiting, answered, changed, repeated
 from skyriver.core.contract import (
     AuditPage,
     AuditRow,
+    DamagedRow,
     Deployed,
     Explained,
     ExplainedList,
@@ -68,7 +69,7 @@ from skyriver.core.contract_keys import KeyList, RotatedKey, SigningKey
 from skyriver.core.contract_requests import RequestLine, RequestList
 from skyriver.core.contract_tenants import Tenant, TenantList
 from skyriver.core.contract_tokens import IssuedToken, Token, TokenList
-from skyriver.core.errors import InvalidInput
+from skyriver.core.errors import Corrupt, InvalidInput
 
 
 class Calls(StreamCalls, ReviewCalls, PredictingCalls, RegistryCalls, CostCalls):
@@ -147,7 +148,9 @@ class Calls(StreamCalls, ReviewCalls, PredictingCalls, RegistryCalls, CostCalls)
 
     @each
     def list(self, kinds: str, *, state: str | None = None, parent: str | None = None) -> Items[Resource]:
-        """All of a kind, page by page; only those in a `state`, or that belong to `parent` (kind/name)."""
+        """All of a kind, page by page; only those in a `state`, or that belong to `parent` (kind/name). Raises Corrupt
+        (STORE_CORRUPT) behind the last one, naming those that are damaged and cannot be shown."""
+        damaged: list[DamagedRow] = []
         wanted = {k: v for k, v in (("state", state), ("parent", parent)) if v is not None}
         following: str | None = ""
         while following is not None:
@@ -155,7 +158,10 @@ class Calls(StreamCalls, ReviewCalls, PredictingCalls, RegistryCalls, CostCalls)
             page: ResourcePage = yield from answered(request)
             for item in page["items"]:
                 yield Item(item)
+            damaged += page.get("damaged", ())
             following = page["next"]
+        if damaged:
+            raise _damaged(kinds, damaged)
 
     @call
     def audit_page(
@@ -332,6 +338,22 @@ class Calls(StreamCalls, ReviewCalls, PredictingCalls, RegistryCalls, CostCalls)
         """One request of the Open Inference Protocol v2."""
         path = f"/v2/models/{part(model)}/infer"
         return (yield json_request("POST", path, request)).json()  # type: ignore[no-any-return]
+
+
+_NAMED = 5
+"""Damaged rows that a message names; its details have all."""
+
+
+def _damaged(kinds: str, damaged: Sequence[DamagedRow]) -> Corrupt:
+    names = ", ".join(row["name"] for row in damaged[:_NAMED])
+    more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+    return Corrupt(
+        f"Of the {kinds} {names}{more} cannot be shown: {damaged[0]['message'].rstrip('.')}. All others are there.",
+        code=damaged[0]["code"],
+        where=kinds,
+        next_action=damaged[0]["next_action"],
+        details=tuple({"name": row["name"], "message": row["message"]} for row in damaged),
+    )
 
 
 class Client(Calls, Blocking):

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from skyriver.client.screen import Screen, age, clock, coloured
-from skyriver.client.shell import Json, app, connect, noun, wait
+from skyriver.client.shell import Json, all_of, app, connect, noun, wait
 
 if TYPE_CHECKING:
     from skyriver.core.contract_alerts import Alert
@@ -32,14 +32,17 @@ def incident_list(
     """Those that are not over, the newest first."""
     screen = Screen(as_json=as_json)
     with connect() as client:
-        items = [row for row in client.list("incidents") if every or row["state"] != "RESOLVED"]
-    items.sort(key=lambda row: -row["created_at"])
+        found, damaged = all_of(client.list("incidents"))
+    items = [row for row in found if every or row["state"] != "RESOLVED"]
+    items.sort(key=lambda row: row["created_at"], reverse=True)
     columns = ("INCIDENT", "STATE", "SEVERITY", "BEGAN", "WHAT")
     if items:
         screen.data(items, lambda: screen.table("", columns, [_line(item) for item in items]))
     else:
         more = "" if every else " `skyriver incident list --all` shows those that are over."
         screen.data(items, lambda: screen.say(f"Nothing is wrong that is known.{more}"))
+    if damaged is not None:
+        raise damaged
 
 
 @_incidents.command("get")

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from skyriver.client import show, version_page
 from skyriver.client.screen import Screen
-from skyriver.client.shell import Json, act_and_tell, app, connect, noun, parameters_of, wait
+from skyriver.client.shell import Json, act_and_tell, all_of, app, connect, noun, parameters_of, wait
 from skyriver.core.errors import InvalidInput, JobFailed, NotFound
 from skyriver.core.names import check_artifact
 from skyriver.core.units import SECOND, parse_duration
@@ -115,9 +115,12 @@ def job_list(
     """The jobs there are, newest first."""
     screen = Screen(as_json=as_json)
     with connect() as client:
-        found = [job for job in client.list("jobs") if everything or not _of_a_stream(job)]
+        every, damaged = all_of(client.list("jobs"))
+    found = [job for job in every if everything or not _of_a_stream(job)]
     found.sort(key=lambda job: (-job["created_at"], show.in_order(job["name"])))
     screen.data(found, lambda: show.resources(screen, "jobs", found, as_given=True))
+    if damaged is not None:
+        raise damaged
 
 
 def _of_a_stream(job: Resource) -> bool:

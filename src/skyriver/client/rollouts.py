@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from skyriver.client.screen import Screen, age, clock, coloured
-from skyriver.client.shell import Json, connect, noun, wait
+from skyriver.client.shell import Json, all_of, connect, noun, wait
 
 _rollouts = noun("rollout", "rollouts", "Rollouts: how another version of a model takes over.", lists=False, gets=False)
 
@@ -22,7 +22,8 @@ def rollout_list(as_json: Json = False) -> None:
     """All there are, the last one first."""
     screen = Screen(as_json=as_json)
     with connect() as client:
-        items = sorted(client.list("rollouts"), key=lambda r: -r["created_at"])
+        items, damaged = all_of(client.list("rollouts"))
+    items.sort(key=lambda rollout: rollout["created_at"], reverse=True)
     columns = ("NAME", "VERSIONS", "STATE", "SHARE", "SINCE", "WHY")
     if items:
         screen.data(items, lambda: screen.table("", columns, [_line(item) for item in items]))
@@ -30,6 +31,8 @@ def rollout_list(as_json: Json = False) -> None:
         screen.data(
             items, lambda: screen.say("There are no rollouts: `skyriver run MODEL` makes a version that takes over.")
         )
+    if damaged is not None:
+        raise damaged
 
 
 @_rollouts.command("get")
@@ -88,8 +91,10 @@ _UNDER_WAY = ("SHADOW", "CANARY", "PAUSED")
 
 
 def _versions(rollout: Mapping[str, Any]) -> str:
-    before = rollout["status"].get("from") or "none"
-    return f"{rollout['spec']['model']}: {before} to {rollout['spec']['to']}"
+    to = f"{rollout['spec']['model']}: {{}}to {rollout['spec']['to']}"
+    if rollout["state"] == "PENDING":  # it is not known yet in place of which
+        return to.format("")
+    return to.format(f"{rollout['status'].get('from') or 'none'} ")
 
 
 def _page(screen: Screen, rollout: Mapping[str, Any]) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol, TypeVar
 
 import typer
 
 from skyriver import __version__
 from skyriver.client import show
 from skyriver.client.screen import Bars, Screen
-from skyriver.core.errors import InvalidInput, Unavailable
+from skyriver.core.errors import Corrupt, InvalidInput, Unavailable
 
 if TYPE_CHECKING:
     from skyriver.client.api import Client
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from skyriver.core.jobs import Progress
     from skyriver.core.tls import TlsChoice
 
+T = TypeVar("T")
 _LONGEST_WAIT = 30 * 86_400.0
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; `-o json` is the same.")]
 
@@ -193,6 +194,17 @@ def confirm(question: str) -> None:
         )
 
 
+def all_of(items: Iterable[T]) -> tuple[list[T], Corrupt | None]:
+    """What a list of the client's gives, and what it raises behind that where some of it is damaged: to be raised once
+    the others are shown."""
+    found: list[T] = []
+    try:
+        found.extend(items)
+    except Corrupt as error:
+        return found, error
+    return found, None
+
+
 def only(client: Client, kinds: str, what: str) -> str:
     names: list[str] = [r["name"] for r in client.list(kinds)]
     if len(names) != 1:
@@ -232,8 +244,10 @@ def noun(name: str, kinds: str, help_text: str, *, lists: bool = True, gets: boo
         """All there are."""
         screen = Screen(as_json=as_json)
         with connect() as client:
-            items = list(client.list(kinds))
+            items, damaged = all_of(client.list(kinds))
         screen.data(items, lambda: show.resources(screen, kinds, items))
+        if damaged is not None:
+            raise damaged
 
     if lists:
         nouns.command("list")(listed)

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from skyriver.client.screen import Screen, age, clock, coloured
-from skyriver.client.shell import Json, connect, noun, wait
+from skyriver.client.shell import Json, all_of, connect, noun, wait
 from skyriver.core.units import utc_time
 
 _watches = noun(
@@ -31,12 +31,14 @@ def watch_list(as_json: Json = False) -> None:
     """All models that are watched."""
     screen = Screen(as_json=as_json)
     with connect() as client:
-        items = list(client.list("watches"))
+        items, damaged = all_of(client.list("watches"))
     columns = ("MODEL", "STATE", "SINCE", "TRAININGS", "WHY", "SAYS")
     if items:
         screen.data(items, lambda: screen.table("", columns, [_line(item) for item in items]))
     else:
         screen.data(items, lambda: screen.say('No model is watched: `retrain=sr.Retrain(on="drift")` declares it.'))
+    if damaged is not None:
+        raise damaged
 
 
 @_watches.command("get")

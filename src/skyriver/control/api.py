@@ -18,6 +18,7 @@ from skyriver.control.auditing import add_audit
 from skyriver.control.bodies import BodyLimit
 from skyriver.control.cloud import Actions, Cloud, Deployment, DeployRequest
 from skyriver.control.costs import add_costs
+from skyriver.control.damaged import find_rows
 from skyriver.control.deploying import etag, matches
 from skyriver.control.events import Watch, add_events
 from skyriver.control.explain import explain, list_processes, log_of
@@ -226,8 +227,7 @@ def _add_lists(routes: Routes, cloud: Cloud, segment: str, kind: str, permission
             check_state(state, cloud.loop.kinds[kind])
         wanted = {k: v for k, v in (("state", state), ("parent", parent)) if v is not None}
         asked = LOOKED_AT if wanted else limit
-        rows = cloud.store.rows(caller(request).tenant, kind, after=decode(cursor, str), limit=asked)
-        page = page_of(rows, limit, wanted, asked)
+        page = page_of(find_rows(cloud, caller(request).tenant, kind, decode(cursor, str), asked), limit, wanted)
         link(request, response, page["next"])
         return page
 

@@ -90,7 +90,8 @@ UNKNOWN_ROUTE = Answer(
     404,
     "UNKNOWN_ROUTE",
     f"There is nothing at {ASKED} that is served to this token.",
-    "`skyriver service list` and `skyriver stream list` show what there is.",
+    "`skyriver service list` and `skyriver stream list` show what there is. A model that is only in the registry"
+    " (`skyriver model list`) serves once an application declares it and names a version champion.",
 )
 NOT_SUPPORTED = Answer(
     501,
@@ -102,7 +103,7 @@ NO_CAPACITY = Answer(
     503,
     "NO_CAPACITY",
     "Nothing that could answer is up at the moment.",
-    "Send the request again; `skyriver ps` shows what runs.",
+    "Send the request again; `skyriver ps` shows what runs, and of a model without a version that serves what to do.",
     _AGAIN,
 )
 NO_ROOM = Answer(

@@ -81,7 +81,7 @@ def _keys(cloud: Cloud, signer: Signer, tenant: str) -> list[contract.SigningKey
         here = signer.list(tenant)
     except SkyriverError:
         here = ()  # `doctor` and `problem` say why
-    versions = cloud.store.rows(tenant, "version")
+    versions = cloud.loop.snapshot().all(tenant, "version")  # also while one of them is damaged
     used = Counter(str(v.status.get("signature", {}).get("key", "")) for v in versions)
 
     def told(key: str, public: bytes, state: str, made_at: int) -> Any:

@@ -20,7 +20,7 @@ from skyriver.control.gateway import Gateway
 from skyriver.control.gateway_rules import too_many_pools
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
-from skyriver.core.errors import Conflict, Internal, InvalidInput, SkyriverError, Unavailable, disk_error
+from skyriver.core.errors import Conflict, Corrupt, Internal, InvalidInput, SkyriverError, Unavailable, disk_error
 from skyriver.core.resources import (
     NO_LIMIT,
     Key,
@@ -222,7 +222,7 @@ class ControlLoop:
             return refused
         try:
             self._store.commit(plan.changes, audit=(), fence=self._fence, actor="reconcile", now=now)
-        except (Conflict, InvalidInput) as error:
+        except (Conflict, InvalidInput, Corrupt) as error:  # corrupt: a row that is not what was written
             if error.code == "FENCED":
                 raise  # another control plane has taken over
             if self._store.revision() != revision:
@@ -230,7 +230,7 @@ class ControlLoop:
             for key, changes in plan.writes.items():
                 try:
                     self._store.commit(changes, audit=(), fence=self._fence, actor="reconcile", now=now)
-                except (Conflict, InvalidInput) as again:
+                except (Conflict, InvalidInput, Corrupt) as again:
                     if again.code == "FENCED":
                         raise
                     refused[key] = str(again)

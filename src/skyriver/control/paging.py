@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from fastapi import Query, Request, Response
 
+from skyriver.control.damaged import Found
 from skyriver.core.contract import Resource as ResourceDocument
 from skyriver.core.contract import ResourcePage
 from skyriver.core.errors import InvalidInput
@@ -83,17 +84,21 @@ def link(request: Request, response: Response, following: str | None) -> None:
         response.headers["Link"] = f'<{request.url.path}?{joined}cursor={following}>; rel="next"'
 
 
-def page_of(rows: list[Resource], limit: int, wanted: Mapping[str, str], asked: int) -> ResourcePage:
-    """`rows` are the next `asked` ones of a list, or all that are left; `wanted` says which fields must be what."""
-    found: list[Resource] = []
-    for row in rows:
+def page_of(found: Found, limit: int, wanted: Mapping[str, str]) -> ResourcePage:
+    """`found` are the next rows of a list; `wanted` says which fields must be what."""
+    shown: list[Resource] = []
+    last = found.last
+    for row in found.rows:
         if all(getattr(row, field) == value for field, value in wanted.items()):
-            found.append(row)
-        if len(found) == limit:
-            following = encode(row.name) if row is not rows[-1] or len(rows) == asked else None
-            return {"items": [document(r) for r in found], "next": following}
-    following = encode(rows[-1].name) if len(rows) == asked else None
-    return {"items": [document(r) for r in found], "next": following}
+            shown.append(row)
+        if len(shown) == limit:
+            if row is not found.rows[-1]:
+                last = row.name
+            break
+    page: ResourcePage = {"items": [document(row) for row in shown], "next": encode(last) if last else None}
+    if damaged := [one for one in found.damaged if not last or one["name"] <= last]:
+        page["damaged"] = damaged
+    return page
 
 
 def document(row: Resource) -> ResourceDocument:

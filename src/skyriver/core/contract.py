@@ -84,11 +84,22 @@ class Resource(TypedDict):
     updated_by: str
 
 
+class DamagedRow(TypedDict):
+    """One that is not what was written: nothing more is told of it, for nobody knows whether it is true."""
+
+    name: str
+    code: str
+    message: str
+    next_action: str
+
+
 class ResourcePage(TypedDict):
     items: Sequence[Resource]
     """In the order of names."""
     next: str | None
     """The cursor of the next page; null on the last one."""
+    damaged: NotRequired[Sequence[DamagedRow]]
+    """Those that belong to this page and cannot be shown, whatever was asked for; not there where all are whole."""
 
 
 class PlanLine(TypedDict):

@@ -79,7 +79,7 @@ def test_filters(stage: Stage, admin: dict[str, str], looked_at: int, monkeypatc
     [
         ("jobs", {"sate": "FAILED"}, "sate", "There are cursor, limit, state, parent."),
         ("apps", {"stat": "READY", "limit": 3}, "stat", "There are cursor, limit, state, parent."),
-        ("audit", {"state": "FAILED"}, "state", "There are cursor, limit."),
+        ("audit", {"state": "FAILED"}, "state", "There are order, since, target, cursor, limit."),
         ("jobs", {"state": "DONE"}, "state", "CANCELLED, CANCELLING, FAILED, PENDING"),
         ("jobs", {"state": ""}, "state", "CANCELLED, CANCELLING, FAILED, PENDING"),
     ],
