@@ -41,6 +41,7 @@ ORDER = (
     "python-client",
     "serving",
     "gateway",
+    "scaling",
     "rollouts",
     "signing",
     "registry",
