@@ -267,8 +267,8 @@ def measure_ablation(document: Document, traces: Sequence[Trace], quick: bool) -
         for number, share in enumerate(SHARES):
             pairs = [(a.cost[number], b.cost[number]) for a, b in zip(outcomes[variant], outcomes[""], strict=True)]
             document.row(
-                f"{OURS}, {variant or 'whole'}",
-                f"ablation, {share:.1%}",
+                OURS,
+                f"ablation, {share:.1%}, {variant or 'whole'}",
                 cells=len(asked),
                 met=sum(bool(outcome.attained[number] >= share) for outcome in outcomes[variant]),
                 cost_ratio_to_whole=round(geometric_mean(float(a / b) for a, b in pairs), 3),
@@ -288,8 +288,8 @@ def measure_slow_start(document: Document, seeds: Sequence[int]) -> None:
             late[variant].append(1 - outcome.attained)
             for number, share in enumerate(SHARES):
                 document.row(
-                    f"{OURS}{variant and ', '}{variant}",
-                    f"seasonal {seed}, {SLOW_S} s, {share:.1%}",
+                    OURS,
+                    f"seasonal {seed}, {SLOW_S} s, {share:.1%}, {variant or 'whole'}",
                     attained=round(float(outcome.attained[number]), 5),
                     cost_over_work=round(float(outcome.cost[number]) / work, 3),
                     starts=int(outcome.starts[number]),
@@ -359,6 +359,7 @@ def main() -> int:
     }
     for part, names in PARTS.items():
         if part in parts:
+            tell(f"part {part}")
             document.part(names, measures[part])
         else:
             for name in names:

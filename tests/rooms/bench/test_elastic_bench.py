@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "bench"))  # a bench is no pa
 bound, peers, traces, world = (
     importlib.import_module(f"_elastic_{name}") for name in ("bound", "peers", "traces", "world")
 )
+elastic = importlib.import_module("elastic")
 
 
 class Plan:
@@ -207,3 +208,39 @@ def test_made_traces_are_of_the_seed_alone() -> None:
     days = day.before[: 13 * 288].reshape(13, -1).mean(1)  # the first is a Wednesday
     weekend = days[[3, 4, 10, 11]]
     assert weekend.mean() < 0.8 * days.mean()
+
+
+def _run(attained: float, cost: float) -> Any:
+    return elastic.Run(attained, cost, 1)
+
+
+def test_costs_are_compared_where_a_peer_keeps_the_objective() -> None:
+    def cell(ours: Any, **defaults: Any) -> Any:
+        return elastic.Cell("hour", 30, 0.99, 100.0, ours, defaults, {})
+
+    cells = [
+        cell(_run(0.995, 120), hpa=_run(0.98, 50), keda=_run(0.99, 100), knative=_run(1.0, 200)),
+        cell(_run(0.98, 90), hpa=_run(1.0, 90)),
+        cell(_run(0.995, 400), hpa=_run(0.5, 90)),
+    ]
+    document = elastic.Document("elastic", elastic.goals(15))
+    elastic._ratio(document, "cost_ratio_to_cheapest_default", cells, lambda each: each.cheapest(each.defaults))
+    found = document._found["cost_ratio_to_cheapest_default"]
+    assert found["value"] == pytest.approx(1.2**0.5, abs=1e-4)
+    assert "of 2 cells; where ours keeps the objective too (1): 1.200" in found["note"]
+    assert found["note"].endswith("left out: hour, 30 s, 99.0%")
+
+
+def test_goals_are_of_as_many_cells_as_there_are() -> None:
+    assert [elastic.goals(cells)[0].target for cells in (15, 6, 30)] == [13, 5, 26]
+
+
+def test_a_cell_has_both_objectives_and_all_systems() -> None:
+    trace = traces.bursty(4, seconds=600)
+    first, second = elastic.measure_cell(trace, 5, 30)
+    assert (first.share, second.share) == elastic.SHARES
+    assert set(first.defaults) == {"fixed peak", "hpa", "keda", "knative", "ray serve"}
+    assert all(first.meets(run) for run in first.tuned.values())
+    assert "fixed peak" in first.tuned
+    assert min(run.cost for run in second.tuned.values()) >= second.bound
+    assert first.ours.attained > 0.9
