@@ -20,10 +20,13 @@ from skyriver.serve.kinds import serves
 from skyriver.serve.sleeping import activator_of
 
 LOOK_S: Final = 5.0
-"""Between two looks; what is told is of so long."""
+"""Between two looks."""
+QUICK_S: Final = 1.0
+QUICK_HOLD_S: Final = 60.0
+"""Services that hold for less are looked at every QUICK_S: of a hold of seconds there must be several looks."""
 SILENT_S: Final = 8.0
 """A replica whose report is older is not counted on: it tells every 5 s that it lives."""
-GAP_S: Final = 3 * LOOK_S
+GAP_S: Final = 15.0
 """After a look so long ago nothing is known."""
 START_S: Final = 3.0
 """A start, before one was seen."""
@@ -46,7 +49,7 @@ OVERRUN: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Of one service, in the LOOK_S before a look. Without `stale` everything counts; with it only `ready`, `pending`
+    """Of one service, in the time between two looks. Without `stale` everything counts; with it only `ready`, `pending`
     and `start_s` do."""
 
     ready: int = 0
@@ -134,9 +137,11 @@ class _Memory:
 
 
 class Meter:
-    """`look` is called by one thread. What it remembers is bounded by the services there are."""
+    """`look` is called by one thread, every `look_s`, of which it tells then. What it remembers is bounded by the
+    services there are."""
 
-    def __init__(self, remembered: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, remembered: Mapping[str, Any] | None = None, look_s: float = LOOK_S) -> None:
+        self._look_s = look_s
         self._of: dict[str, _Memory] = {}
         self._second = 0.0
         self._now = 0
@@ -155,22 +160,42 @@ class Meter:
         seconds, self._second = second - self._second if self._second else 0.0, second
         last, self._now = self._now, snapshot.now
         found: dict[str, Measured] = {}
-        for service, spec in elastic_services(snapshot):
+        for service, spec in elastic_services(snapshot, self._look_s):
             key = f"{service.tenant}/{service.name}"
             memory = self._of.setdefault(key, _Memory())
-            found[key] = _measured(memory, snapshot, service, spec, seconds, last, unseen_s)
+            time = _Time(seconds, self._look_s, last, unseen_s)
+            found[key] = _measured(memory, snapshot, service, spec, time)
         self._of = {key: memory for key, memory in self._of.items() if key in found}
         return found
 
 
-def elastic_services(snapshot: Snapshot) -> Iterator[tuple[Resource, ServiceSpec]]:
-    """Those whose replicas follow the load, and that have a version."""
+@dataclass(frozen=True, slots=True)
+class _Time:
+    """Of a look."""
+
+    seconds: float
+    """Since the look before."""
+    look_s: float
+    last: int
+    """Wall microseconds of the look before."""
+    unseen_s: float
+
+
+def look_s_of(spec: ServiceSpec) -> float:
+    """Between two looks at the service."""
+    hold_us = spec.hold_us
+    return QUICK_S if hold_us is not None and hold_us < QUICK_HOLD_S * SECOND else LOOK_S
+
+
+def elastic_services(snapshot: Snapshot, look_s: float = 0.0) -> Iterator[tuple[Resource, ServiceSpec]]:
+    """Those whose replicas follow the load, and that have a version; of these those that are looked at every `look_s`,
+    where that is given."""
     for service in snapshot.rows.every("service"):
         declared = service.spec["serve"].get("replicas")
         if isinstance(declared, int | None) or not service.spec.get("versions"):
             continue  # most are so, and to look at them is cheaper than to read them
         spec = ServiceSpec.model_validate(service.spec["serve"])
-        if spec.elastic:
+        if spec.elastic and look_s in (0.0, look_s_of(spec)):
             yield service, spec
 
 
@@ -179,9 +204,7 @@ def _measured(
     snapshot: Snapshot,
     service: Resource,
     spec: ServiceSpec,
-    seconds: float,
-    last: int,
-    unseen_s: float,
+    time: _Time,
 ) -> Measured:
     replicas = snapshot.children(service, "replica")
     _note_starts(memory, replicas)
@@ -189,7 +212,7 @@ def _measured(
     ready, pending, failed, notes = _capacity(memory, snapshot, replicas, main)
     looked, memory.looked = memory.looked, True
     try:
-        added, silent = _added(memory, snapshot, service, spec, replicas, seconds, last)
+        added, silent = _added(memory, snapshot, service, spec, replicas, time)
     except Untrue as error:
         memory.looked = False  # what is compared with is not true either
         return Measured(ready, pending, memory.start_s, stale=str(error), notes=notes)
@@ -198,17 +221,17 @@ def _measured(
     stale = ""
     if not looked:
         stale = "It is looked at for the first time."
-    elif seconds > GAP_S or unseen_s > GAP_S:
-        stale = f"Nobody looked for {max(seconds, unseen_s):.0f} s."
+    elif (gap_s := max(time.seconds, time.unseen_s)) > GAP_S:
+        stale = f"Nobody looked for {gap_s:.0f} s."
     elif silent and not ready:
         stale = f"No replica has told anything for {SILENT_S:.0f} s."
     elif failed and not ready:
         stale = "Its replicas fail, and more of them would fail too."
     if stale:
         return Measured(ready, pending, memory.start_s, work_s=memory.work_s, stale=stale, notes=notes)
-    _note_work(memory, added, seconds, max(1, ready))
+    _note_work(memory, added, time.seconds, max(1, ready))
     waiting = sum(process.waiting for process in memory.processes.values()) + memory.held.get("waiting", 0.0)
-    scale = LOOK_S / max(seconds, 0.1)
+    scale = time.look_s / max(time.seconds, 0.1)
     came = max(0.0, added.answered + added.waiting) * scale
     judged = added.answered * scale
     fastest_s = _fastest_s(memory)
@@ -283,8 +306,7 @@ def _added(
     service: Resource,
     spec: ServiceSpec,
     replicas: Iterable[Resource],
-    seconds: float,
-    last: int,
+    time: _Time,
 ) -> tuple[_Added, list[str]]:
     """Of all its replicas and of what is held for it; the replicas that are ready and tell nothing. Raises Untrue."""
     added = _Added()
@@ -306,9 +328,9 @@ def _added(
         if isinstance(row := process.report.get("row_us"), int | float) and 0 < row < 60 * SECOND:
             memory.row_s = row / SECOND
         if known is None:  # what it did since its start is of this look, if that is
-            known = _Process(now.pid, now.cpu_s, {}, {}, 0.0) if last and process.started_at >= last else now
+            known = _Process(now.pid, now.cpu_s, {}, {}, 0.0) if time.last and process.started_at >= time.last else now
         _add(added, replica.name, known, now, spec.latency_us)
-        _check(memory, replica.name, known, now, seconds)
+        _check(memory, replica.name, known, now, time.seconds)
     _add_held(memory, added, snapshot, service, spec)
     return added, silent
 

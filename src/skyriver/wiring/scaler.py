@@ -20,7 +20,8 @@ from skyriver.control.pricing import Pricing
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
 from skyriver.core.errors import Conflict, Internal, SkyriverError, disk_error
-from skyriver.observe.demand import LOOK_S, elastic_services
+from skyriver.core.resources import Snapshot
+from skyriver.observe.demand import QUICK_S, elastic_services, look_s_of
 from skyriver.wiring.home import Home
 from skyriver.wiring.process import write_atomically
 
@@ -50,7 +51,10 @@ class Scaler:
         self._store, self._loop, self._clock, self._fence = store, loop, clock, fence
         self._prices, self._holds, self._on_problem = prices, holds, on_problem
         self._memory = home.root / "scaling.json"
-        self._scaling: Scaling | None = None
+        self._scalings: dict[float, Scaling] = {}
+        """By the seconds between two looks."""
+        self._due: dict[float, float] = {}
+        """When the next look is, by a monotonic clock."""
         self._remembered = time.monotonic()
         self._problem: SkyriverError | None = None
         self._stop = threading.Event()
@@ -67,7 +71,6 @@ class Scaler:
             self._remember()
 
     def _run(self) -> None:
-        due = time.monotonic()
         while not self._stop.is_set():
             try:
                 if self._holds():
@@ -83,19 +86,31 @@ class Scaler:
                 failed = Internal(f"{type(error).__name__}: {error}", next_action="Report it with control.log.")
                 if self._tell(failed):
                     log.exception("a look at elastic services failed")
-            due = max(due + LOOK_S, time.monotonic())  # looks are LOOK_S apart, however long one takes
-            self._stop.wait(due - time.monotonic())
+            due = min(self._due.values(), default=time.monotonic() + QUICK_S)
+            self._stop.wait(max(0.1, due - time.monotonic()))
 
     def look(self) -> None:
+        """At those services whose turn it is; looks are as far apart as they should be, however long one takes."""
         snapshot = self._loop.snapshot()
-        if self._scaling is None:
-            if next(elastic_services(snapshot), None) is None:
-                return
-            self._scaling = _remembering(self._memory)
+        wanted = {look_s_of(spec) for _, spec in elastic_services(snapshot)}
+        for look_s in wanted - self._scalings.keys():
+            self._scalings[look_s] = _remembering(self._memory, look_s)
+        for look_s in self._scalings.keys() - wanted:
+            del self._scalings[look_s]
+        now = time.monotonic()
+        self._due = {look_s: self._due.get(look_s, now) for look_s in wanted}
+        for look_s, due in self._due.items():
+            if due <= now:
+                self._due[look_s] = max(due + look_s, now)
+                self._decide(self._scalings[look_s], snapshot)
+        if now - self._remembered > REMEMBER_S:
+            self._remember()
+
+    def _decide(self, scaling: Scaling, snapshot: Snapshot) -> None:
         passed = self._loop.health().last_pass
         unseen_s = snapshot.elapsed(min(passed, snapshot.now)) / 1e6 if passed else 0.0
         second = self._clock.monotonic() / 1e6
-        puts = self._scaling.look(snapshot, second, self._prices.now(), unseen_s=unseen_s)
+        puts = scaling.look(snapshot, second, self._prices.now(), unseen_s=unseen_s)
         if puts:
             now = self._clock.wall()
             try:
@@ -105,14 +120,13 @@ class Scaler:
                     raise
                 log.info("somebody was quicker, and the next look goes by that: %s", error)
             self._loop.wake()
-        if time.monotonic() - self._remembered > REMEMBER_S:
-            self._remember()
 
     def _remember(self) -> None:
         self._remembered = time.monotonic()
-        if self._scaling is not None:
+        if self._scalings:
+            learnt = {str(look_s): scaling.remember() for look_s, scaling in self._scalings.items()}
             with contextlib.suppress(OSError):  # it is learnt anew then
-                write_atomically(self._memory, json.dumps(self._scaling.remember()).encode())
+                write_atomically(self._memory, json.dumps(learnt).encode())
 
     def _tell(self, problem: SkyriverError | None) -> bool:
         """Says it once; whether it was news."""
@@ -124,11 +138,11 @@ class Scaler:
         return news
 
 
-def _remembering(path: Path) -> Scaling:
+def _remembering(path: Path, look_s: float) -> Scaling:
     """What was learnt is learnt anew where the file cannot be read."""
     from skyriver.wiring.scaling import Scaling  # numpy, which a cloud without elastic services never loads
 
     try:
-        return Scaling(json.loads(path.read_bytes()))
+        return Scaling(json.loads(path.read_bytes()).get(str(look_s)), look_s)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return Scaling()
+        return Scaling(look_s=look_s)

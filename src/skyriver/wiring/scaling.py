@@ -18,7 +18,7 @@ from skyriver.core.prices import Prices
 from skyriver.core.resources import Limits, Put, Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import SECOND
-from skyriver.observe.demand import Measured, Meter, elastic_services
+from skyriver.observe.demand import LOOK_S, Measured, Meter, elastic_services
 from skyriver.serve.scaling_kind import SCALINGS, new_scaling, scaling_of
 
 HOUR_S: Final = 3_600
@@ -32,13 +32,15 @@ _TOLD: Final = ("requests", "late", "work", "backlog", "ready", "pending", "star
 
 
 class Scaling:
-    """`look` is called by one thread, every TICK_S. What it knows is bounded by the services there are."""
+    """`look` is called by one thread, every `look_s`, and decides on the services that are looked at so often. What it
+    knows is bounded by the services there are."""
 
-    def __init__(self, remembered: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, remembered: Mapping[str, Any] | None = None, look_s: float = LOOK_S) -> None:
         remembered = remembered or {}
-        self._meter = Meter(remembered.get("measured"))
+        self.look_s = look_s
+        self._meter = Meter(remembered.get("measured"), look_s)
         self._learnt: Mapping[str, Any] = remembered.get("learnt") or {}
-        self._fleet = Fleet()
+        self._fleet = Fleet(look_s)
         self._rules: dict[str, Rules] = {}
         self._blind: dict[str, int] = {}
 
@@ -51,7 +53,7 @@ class Scaling:
 
     def look(self, snapshot: Snapshot, second: float, prices: Prices, *, unseen_s: float = 0.0) -> list[Put]:
         """The rows that change. `second` is monotonic; `unseen_s`: so long ago processes were looked at last."""
-        services = {f"{s.tenant}/{s.name}": (s, spec) for s, spec in elastic_services(snapshot)}
+        services = {f"{s.tenant}/{s.name}": (s, spec) for s, spec in elastic_services(snapshot, self.look_s)}
         measured = self._meter.look(snapshot, second, unseen_s=unseen_s)
         self._keep(services, prices)
         if not services:

@@ -15,7 +15,7 @@ from skyriver.control.pricing import OWNED
 from skyriver.core.prices import Prices
 from skyriver.core.resources import Put, Resource
 from skyriver.core.units import SECOND
-from skyriver.observe.demand import LOOK_S
+from skyriver.observe.demand import look_s_of
 from skyriver.wiring.scaling import CHANGES, Scaling, changes_after
 from skyriver.wiring.simulation import Simulation
 
@@ -41,7 +41,8 @@ class Cloud(Simulation):
 
     def __init__(self, serve: sr.Service, prices: Prices = OWNED) -> None:
         super().__init__()
-        self.scaling, self.prices = Scaling(), prices
+        self.look_s = look_s_of(serve)
+        self.scaling, self.prices = Scaling(look_s=self.look_s), prices
         self.played: dict[str, Played] = {}
         self.frozen = False
         self.lost_work = 0.0
@@ -54,7 +55,7 @@ class Cloud(Simulation):
                 Put(Resource("t", "service", "price", spec=spec, state="PENDING"), 0),
             ]
         )
-        self.due = self.clock.monotonic() + int(LOOK_S * SECOND)
+        self.due = self.clock.monotonic() + int(self.look_s * SECOND)
 
     @property
     def service(self) -> Resource:
@@ -79,7 +80,7 @@ class Cloud(Simulation):
             self._half_a_second(rate)
             self.run(0.5)
             if self.clock.monotonic() >= self.due:
-                self.due += int(LOOK_S * SECOND)
+                self.due += int(self.look_s * SECOND)
                 self.look()
             self.counts.append(len(self.replicas))
 
@@ -172,13 +173,13 @@ def test_a_control_plane_that_is_away_or_another_one_changes_nothing_by_that() -
     before = cloud.replicas
     remembered = cloud.scaling.remember()
     cloud.start_control()
-    cloud.scaling = Scaling(remembered)
+    cloud.scaling = Scaling(remembered, cloud.look_s)
     cloud.play(5, rate=25)
     cloud.look(unseen_s=60.0)
     assert cloud.replicas == before
     cloud.play(30, rate=25)
     assert len(cloud.replicas) >= 3
-    again = Scaling({"measured": {}, "learnt": {"t/price": {"tick_s": "no"}}})
+    again = Scaling({"measured": {}, "learnt": {"t/price": {"tick_s": "no"}}}, cloud.look_s)
     cloud.scaling = again
     cloud.play(30, rate=25)
     assert len(cloud.replicas) >= 3
