@@ -38,6 +38,7 @@ ORDER = (
     "jobs",
     "operations",
     "incidents",
+    "cost",
     "python-client",
     "serving",
     "gateway",

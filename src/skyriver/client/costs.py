@@ -9,9 +9,10 @@ import typer
 
 from skyriver.client.prices import HOW_TO
 from skyriver.client.screen import Screen
-from skyriver.client.shell import Json, app, connect
+from skyriver.client.shell import Json, app, connect, noun
 
 if TYPE_CHECKING:
+    from skyriver.core.contract import Resource
     from skyriver.core.contract_costs import CostHour, CostLine, Costs
 
 BAR = 40
@@ -19,6 +20,7 @@ HOURS = 48
 """That are plotted: the last ones."""
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
+_budgets = noun("budget", "budgets", "Budgets: what may be spent, and how much of it is.", lists=False)
 _costs = typer.Typer(help="Costs: what everything costs.", invoke_without_command=True)
 app.add_typer(_costs, name="cost")
 
@@ -115,3 +117,30 @@ def _plot(hours: Sequence[CostHour], *, free: bool) -> Iterator[str]:
         bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
         at = hour["at"][:13].replace("T", " ") + "h" if hour["hours"] == 1 else hour["at"][:10]
         yield f"{at:<14}{f'{value:.3f} core h' if free else hour['total']:>16}  {bar}"
+
+
+@_budgets.command("list")
+def budget_list(as_json: Json = False) -> None:
+    """Those of the tenant and of its applications, with what is spent."""
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        items = list(client.list("budgets"))
+    screen.data(items, lambda: _budget_table(screen, items))
+
+
+def _budget_table(screen: Screen, items: Sequence[Resource]) -> None:
+    if not items:
+        screen.say('Nothing has a budget: sr.App("shop", budget="200 EUR/30d") gives an application one.')
+        return
+    rows = [
+        (
+            row["name"],
+            row["state"],
+            row["spec"]["budget"],
+            row["status"]["spent"],
+            f"{float(row['status']['share']):.0%}",
+            row["message"],
+        )
+        for row in items
+    ]
+    screen.table("", ("BUDGET", "STATE", "OF", "SPENT", "SHARE", "SAYS"), rows)

@@ -48,6 +48,9 @@ def tenant_limit(
     concurrency: Annotated[
         str, typer.Option(metavar="N|none", help="Requests under way at once; none: no limit.")
     ] = "",
+    budget: Annotated[
+        str, typer.Option(metavar="MONEY/TIME|none", help="What its things may cost, as '200 EUR/30d'; none: no limit.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Set how much a tenant may get; what is not given stays as it is. What is more is answered 429."""
@@ -57,6 +60,8 @@ def tenant_limit(
         limits["rate"] = None if rate == NONE else rate
     if concurrency:
         limits["concurrency"] = None if concurrency == NONE else _whole(concurrency)
+    if budget:
+        limits["budget"] = None if budget == NONE else budget
     if not limits:
         raise InvalidInput(
             f"Which limit is {name} to have?",
@@ -79,5 +84,8 @@ def _whole(text: str) -> int:
 
 
 def _table(screen: Screen, tenants: Sequence[Tenant]) -> None:
-    rows = [(t["name"], t["rate"] or "-", f"{t['concurrency']:,}" if t["concurrency"] else "-") for t in tenants]
-    screen.table("", ("TENANT", "REQUESTS A SECOND", "AT ONCE"), rows)
+    rows = [
+        (t["name"], t["rate"] or "-", f"{t['concurrency']:,}" if t["concurrency"] else "-", t["budget"] or "-")
+        for t in tenants
+    ]
+    screen.table("", ("TENANT", "REQUESTS A SECOND", "AT ONCE", "BUDGET"), rows)

@@ -27,6 +27,8 @@ AWAY_SECONDS = 60.0
 POLL_SECONDS = 0.25
 
 _AGAIN = frozenset({429, 503})
+_LASTS = frozenset({"BUDGET_SPENT"})
+"""Limits that are not over in a moment."""
 
 
 def changed(request: Request) -> Flow[Any]:
@@ -53,7 +55,7 @@ def repeated(
             timed_out += error.code == "TIMED_OUT"
             limit = connect_seconds if error.code == "CLOUD_AWAY" else seconds
             passed = timed_out < 2 if error.code == "TIMED_OUT" else time.monotonic() + pause < begun + limit
-            if error.http_status not in _AGAIN or not passed:
+            if error.http_status not in _AGAIN or error.code in _LASTS or not passed:
                 raise
         else:
             return answer

@@ -71,6 +71,7 @@ KINDS: Mapping[str, tuple[str, Permission]] = {
     "schedules": ("schedule", Permission.JOBS_READ),
     "jobs": ("job", Permission.JOBS_READ),
     "operations": ("operation", Permission.JOBS_READ),
+    "budgets": ("budget", Permission.CLOUD_READ),
 }
 """Path segment -> (kind, permission to read it)."""
 

@@ -38,6 +38,7 @@ _ORDER = (
     "experiment",
     "run",
     "logged_model",
+    "budget",
 )
 
 

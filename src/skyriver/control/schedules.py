@@ -17,6 +17,7 @@ from skyriver.core.cron import last_slots, next_slot
 from skyriver.core.errors import Conflict, SkyriverError
 from skyriver.core.jobs import ENDED, new_operation, next_number
 from skyriver.core.resources import Action, Delete, Kind, Put, Resource, Snapshot, need
+from skyriver.core.spending import check_spending
 from skyriver.core.units import iso_seconds
 
 MISSED_LIMIT = 100
@@ -65,6 +66,7 @@ def _begin(snapshot: Snapshot, schedule: Resource, cursor: int) -> Iterator[Acti
         return
     try:
         made = plan_run(snapshot, schedule.tenant, schedule.name, {}, {}, parent=schedule.ref, slot=iso_seconds(slot))
+        check_spending(snapshot, schedule.tenant, made)
     except SkyriverError as error:
         told = {"reason": error.code, "message": error.message, "next_action": error.next_action}
         yield _put(schedule, "waits", snapshot.now, status=status, **told)

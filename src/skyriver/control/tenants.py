@@ -20,6 +20,7 @@ from skyriver.control.routes import Routes, caller
 from skyriver.core import contract_tenants as contract
 from skyriver.core.names import digest
 from skyriver.core.resources import Put, Resource, Snapshot, need
+from skyriver.core.spending import parse_budget
 from skyriver.core.units import parse_rate
 from skyriver.trust.permissions import FIRST_TENANT, Permission, require_operator
 
@@ -36,6 +37,8 @@ class LimitsRequest(BaseModel):
     """Requests a second, as "500/s"."""
     concurrency: Annotated[int, Field(strict=True, ge=1, le=LIMIT_MAX)] | None = None
     """Requests under way at once."""
+    budget: str | None = None
+    """What all its things may cost together, as "200 EUR/30d"; beyond it jobs are not begun."""
 
 
 def add_tenants(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:
@@ -56,6 +59,8 @@ def add_tenants(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:
         require_operator(who)
         if body.rate is not None:
             given["rate"] = f"{parse_rate(body.rate, 'a limit')}/s"
+        if body.budget is not None:
+            given["budget"] = str(parse_budget(body.budget))
 
         def plan(snapshot: Snapshot) -> Planned:
             before = _find(snapshot, who.tenant, name)
@@ -85,4 +90,9 @@ def _find(snapshot: Snapshot, asker: str, name: str) -> Resource:
 
 
 def _told(row: Resource) -> contract.Tenant:
-    return {"name": row.name, "rate": row.spec.get("rate"), "concurrency": row.spec.get("concurrency")}
+    return {
+        "name": row.name,
+        "rate": row.spec.get("rate"),
+        "concurrency": row.spec.get("concurrency"),
+        "budget": row.spec.get("budget"),
+    }

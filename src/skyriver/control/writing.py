@@ -28,10 +28,13 @@ from skyriver.core import contract
 from skyriver.core.errors import NotFound
 from skyriver.core.names import digest
 from skyriver.core.resources import Put, Snapshot
+from skyriver.core.spending import check_spending
 from skyriver.trust.permissions import Permission
 
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _REFUSALS = (404, 409)
+PAID = frozenset({"predict", "replay", "run", "train", "tune"})
+"""Actions whose jobs are not begun where a budget is spent. What brings data in, mends or erases goes on."""
 
 Fingerprint = Annotated[str, Depends(fingerprint)]
 IfMatch = Annotated[str, Header(description="ETag of the resource as it must be, or *: that it must exist.")]
@@ -138,6 +141,8 @@ def _add_action(routes: Routes, mutations: Mutations, action: str, permission: P
 
         def planned(snapshot: Snapshot) -> Planned:
             rows = plan(snapshot, tenant, body.target, body.params, body.inputs)
+            if action in PAID:
+                check_spending(snapshot, tenant, rows)
             operation = next(r.name for r in rows if r.kind == "operation")
             answer: contract.Accepted = {"operation": operation, "action": action, "target": body.target}
             return Planned([Put(r, r.revision) for r in rows], {**answer}, {"operation": operation})
@@ -147,8 +152,8 @@ def _add_action(routes: Routes, mutations: Mutations, action: str, permission: P
         return done  # type: ignore[no-any-return]
 
     act.__doc__ = f"Asks for a {action}; answers with the operation that goes on, before it has ended."
-    path = f"{TENANT}/actions/{action}"
-    routes.add("POST", path, permission, act, f"start_{action}", status=202, errors=_REFUSALS, headers=["Location"])
+    path, errors = f"{TENANT}/actions/{action}", (*_REFUSALS, 429) if action in PAID else _REFUSALS
+    routes.add("POST", path, permission, act, f"start_{action}", status=202, errors=errors, headers=["Location"])
 
 
 def operation_path(tenant: str, operation: str) -> str:

@@ -47,6 +47,7 @@ from skyriver.core.places import declared_at
 from skyriver.core.retraining import Retrain, retrain_of
 from skyriver.core.rollouts import BlueGreen, Canary, rollout_of
 from skyriver.core.sources import Mqtt, Nats, NatsLog
+from skyriver.core.spending import parse_budget
 from skyriver.core.terms import Cron
 from skyriver.core.units import parse_duration, parse_memory
 
@@ -57,8 +58,10 @@ _A_JOB = 'Write @app.job(cpus=2, memory="1GB", timeout="1h", retries=3).'
 class App:
     """An application: streams, tables, features, models and decisions, declared once."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, budget: str = "") -> None:
+        """`budget`: what all of it may cost, as "200 EUR/30d"; once that is spent its jobs are not begun."""
         self.name = check_name(name, "an application")
+        self.budget = str(parse_budget(budget)) if budget else ""
         self.functions: dict[str, Callable[..., Any]] = {}
         self.places: dict[str, str] = {}
         """Where something is declared (file:line), by what errors call it, as in "rule 'block' of payments"."""
@@ -81,6 +84,7 @@ class App:
             models=tuple(self._models.values()),
             decides=tuple(decisions.spec for decisions in self._decides.values()),
             jobs=tuple(self._jobs.values()),
+            budget=self.budget,
         )
 
     def stream(

@@ -15,6 +15,8 @@ class Tenant(TypedDict):
     """Requests a second, as "500/s"; null: no limit."""
     concurrency: int | None
     """Requests under way at once; null: no limit."""
+    budget: str | None
+    """What all its things may cost together, as "200 EUR/30d"; null: no limit."""
 
 
 class TenantList(TypedDict):

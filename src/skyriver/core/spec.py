@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec_base import (
@@ -88,6 +88,7 @@ from skyriver.core.spec_streams import (
     with_roles,
 )
 from skyriver.core.spec_watch import RETRAIN_TOLERANCE, RetrainSpec
+from skyriver.core.spending import parse_budget
 
 __all__ = [
     "BY_ENTITY",
@@ -170,10 +171,14 @@ class AppSpec(Spec):
     decides: tuple[DecideSpec, ...] = ()
     jobs: tuple[JobSpec, ...] = ()
     """Each after those that it needs."""
+    budget: str = Field(default="", exclude_if=lambda value: not value)
+    """What all of it may cost, as "200 EUR/30d"; "" is no limit."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         """Every name that is referred to is declared, and declared once."""
+        if self.budget:
+            parse_budget(self.budget)
         sources = [s.name for s in self.streams] + [t.name for t in self.tables]
         sets, models = [f.name for f in self.feature_sets], [m.name for m in self.models]
         jobs = [j.name for j in self.jobs]

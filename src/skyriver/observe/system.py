@@ -20,6 +20,7 @@ from skyriver.observe.dependencies import dependencies
 from skyriver.observe.healing import Remedy, remedies
 from skyriver.observe.incident_kind import INCIDENT, new_incident
 from skyriver.observe.incidents import Change, Condition, Incident, incidents
+from skyriver.observe.of_budgets import of_budgets
 from skyriver.observe.of_cloud import of_cloud
 from skyriver.observe.of_services import of_services
 from skyriver.observe.of_streams import of_streams
@@ -87,7 +88,7 @@ class SystemWatch:
     def look(self, sight: Sight) -> Outcome:
         seen = Seen(sight, self._tracks)
         self._changes.look(sight)
-        signs = [*of_cloud(seen), *of_services(seen), *of_streams(seen), *self._unusual(seen)]
+        signs = [*of_cloud(seen), *of_services(seen), *of_streams(seen), *of_budgets(seen), *self._unusual(seen)]
         self._tracks.sweep()
         if not self._began:
             self._began = True

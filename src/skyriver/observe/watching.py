@@ -18,9 +18,11 @@ from skyriver.core.errors import SkyriverError
 from skyriver.core.jobs import ENDED
 from skyriver.core.resources import Action, Kind, Put, Resource, Snapshot
 from skyriver.core.spec import RetrainSpec
+from skyriver.core.spending import spent_budget
 from skyriver.core.units import iso_seconds
 from skyriver.observe.gathering import gathered, pause_of
 from skyriver.observe.looking import LOOKS, deciding_stream, forget, is_due, plan_look, taken_over
+from skyriver.observe.metering import app_of
 from skyriver.observe.policy import (
     REASONS,
     Cause,
@@ -136,6 +138,8 @@ def _held_back(snapshot: Snapshot, watch: Resource, status: Mapping[str, Any], s
     """What holds a training back; "" when nothing does."""
     if held := held_back(status, spec, snapshot.now):
         return held
+    if (spent := spent_budget(snapshot, watch.tenant, [app_of(watch)])) is not None:
+        return f"It waits for money: {spent.message}"
     for kind in ("operation", "rollout"):
         for row in snapshot.all(watch.tenant, kind):
             mine = (row.spec.get("action"), row.spec.get("target")) == ("train", watch.name)

@@ -15,6 +15,7 @@ from typing import Final
 from skyriver.adapters.processes.identity import boot_id
 from skyriver.control.loop import ControlLoop
 from skyriver.control.pricing import Pricing
+from skyriver.control.spending import spending
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
 from skyriver.core.errors import Conflict, Internal, SkyriverError, disk_error
@@ -31,6 +32,7 @@ WRITE_S: Final = 10.0
 GATEWAY_S: Final = 15.0
 STORAGE_S: Final = 300.0
 FOLD_S: Final = 600.0
+BUDGETS_S: Final = 30.0
 MARKS: Final = 4
 """Of as many starts of machines it is known up to where everything is counted."""
 _MARK: Final = "mark-"
@@ -153,14 +155,14 @@ class Meter:
         return Bucket.of(row) if row is not None else new
 
     def _write(self, snapshot: Snapshot) -> None:
-        if self._mark is None or not (self._dirty or self._marked == 0):
+        besides = self._folded(snapshot) if self._is_due("fold", FOLD_S) else []
+        besides += spending(snapshot, self._pricing.now()) if self._is_due("budgets", BUDGETS_S) else []
+        if self._mark is None or not (self._dirty or besides or not self._marked):
             return
         dirty = sorted(self._dirty)
         changes: list[Change] = [Put(self._open[place].to_row(), self._open[place].revision) for place in dirty]
         mark = Resource(FIRST_TENANT, USAGE, self._mark_name, status=self._mark.to_json(), state="KEPT")
-        changes.append(Put(mark, self._marked))
-        if self._is_due("fold", FOLD_S):
-            changes += self._folded(snapshot)
+        changes += [Put(mark, self._marked), *besides]
         try:
             written = self._store.commit(changes, audit=(), fence=self._fence, actor="system", now=self._clock.wall())
         except SkyriverError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -374,3 +375,17 @@ def _named(name: str) -> Any:
 
     function.__name__ = function.__qualname__ = name
     return function
+
+
+def test_a_run_that_there_is_no_money_for_is_not_begun_and_says_so(cloud: Cloud) -> None:
+    cloud.deploy(nightly())
+    budget = Resource("t", "budget", "app-shop", spec={}, state="SPENT", message="All is spent.", next_action="Wait.")
+    cloud.commit([Put(budget, 0)])
+    cloud.go_to(THREE + 1)
+    schedule = cloud.get("schedule", "clean")
+    assert (cloud.runs(), schedule.state, schedule.reason) == ([], "ACTIVE", "BUDGET_SPENT")
+    assert "All is spent." in schedule.message
+    cloud.commit([Put(replace(budget, state="WITHIN"), cloud.get("budget", "app-shop").revision)])
+    cloud.go_to(THREE + DAY + 1)
+    assert cloud.runs() == ["2026-06-02T03:00:00Z"]
+    assert cloud.get("schedule", "clean").reason == ""

@@ -513,3 +513,15 @@ def test_a_ready_file_is_not_trained_and_quality_wants_a_stream() -> None:
     with pytest.raises(InvalidInput, match="no stream decides with it: what became of answers"):
         AppSpec(name="a", models=(model,))
     AppSpec(name="a", models=(model.model_copy(update={"retrain": sr.Retrain(on="drift").spec}),))
+
+
+def test_a_training_that_there_is_no_money_for_waits_and_begins_when_there_is() -> None:
+    cloud = Cloud(sr.Retrain(on="drift", at_most="1d"))
+    budget = Resource("t", "budget", "app-shop", spec={}, state="SPENT", message="All is spent.")
+    cloud.commit([Put(budget, 0)])
+    cloud.look("drifted")
+    assert (cloud.watch.state, cloud.watch.reason) == ("WATCHING", "DRIFTED")
+    assert "It waits for money: All is spent." in cloud.watch.message
+    assert cloud.operations("train") == []
+    cloud.commit([Put(replace(budget, state="NEAR"), cloud.store.get("t", "budget", "app-shop").revision)])
+    assert cloud.watch.state == "RETRAINING"
