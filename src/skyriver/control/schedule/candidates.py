@@ -20,14 +20,20 @@ from typing import Final
 
 import numpy as np
 
-from skyriver.control.schedule.demand import leads_of
+from skyriver.control.schedule.demand import MEAN, leads_of
 from skyriver.control.schedule.tables import Flags, Floats, Small, Table, Whole
 
-HALF_LIFE_S: Final = 7_200.0
+HALF_LIFE_S: Final = 86_400.0
 PRIOR_S: Final = 300.0
 PRIOR_SIGMA: Final = 0.25
 LEARN_AFTER_S: Final = 60.0
 """Beside the lead time: the first minute of a service says little of the next."""
+SHIFT_S: Final = 1_800.0
+SHIFTED: Final = 0.3
+"""That share of what is late is counted with bases of SHIFT_S before: a burst that came while the one before it was
+still held for was luck, and the next one may not have it."""
+SNAPSHOT_S: Final = 30.0
+SNAPSHOTS: Final = 96
 STAY: Final = 0.97
 """A candidate is left for one that costs less than that share of it."""
 
@@ -40,17 +46,30 @@ NAMES: Final = (
     "the busiest minute within the hold, as it is forecast to grow",
 )
 """Of the bases, in the order of `demand.observe`."""
-_FACTORS: Final = ((0.5, 3.0), (0.6, 4.0), (0.8, 8.0), (0.4, 2.5), (0.9, 30.0), (0.8, 8.0))
+_FACTORS: Final = (
+    (0.4, 1.2, 3.0),
+    (0.5, 1.4, 4.0),
+    (0.7, 1.6, 8.0),
+    (0.3, 1.1, 2.5),
+    (0.9, 4.0, 30.0),
+    (0.7, 1.6, 8.0),
+)
+"""Of each base: from the first to the second in FINE steps, then to the third."""
 _USUAL: Final = (1.3, 1.15, 1.0, 1.6, 0.5, 1.0)
 """Of the base to what demand tends to be, where nothing is known yet."""
 BASES: Final = len(NAMES)
 FACTORS: Final = 28
+FINE: Final = 19
 BANK: Final = BASES * FACTORS
 
 
 def factors() -> Small:
     """(BASES, FACTORS)."""
-    return np.stack([np.geomspace(low, high, FACTORS) for low, high in _FACTORS]).astype(np.float32)
+    ranges = [
+        np.concatenate((np.geomspace(low, middle, FINE), np.geomspace(middle, high, FACTORS - FINE + 1)[1:]))
+        for low, middle, high in _FACTORS
+    ]
+    return np.stack(ranges).astype(np.float32)
 
 
 def prior_late() -> Small:
@@ -77,7 +96,7 @@ class Accounts(Table):
     cost: Small
     """Replica-seconds, starts included, faded."""
     backlog: Small
-    """Work that would wait now."""
+    """(N, 2, BASES, FACTORS) work that would wait now; the second of bases SHIFT_S older."""
     replicas: Small
     """That there would be now."""
     came: Floats
@@ -86,6 +105,10 @@ class Accounts(Table):
     """(N,) faded."""
     bases: Small
     """(N, ticks of the longest lead, BASES) as they were."""
+    now: Small
+    """The same of what was recent then."""
+    older: Small
+    """(N, SNAPSHOTS, BASES) as `bases`, every SNAPSHOT_S."""
     ticks: Whole
     """(N,)."""
     chosen: Whole
@@ -97,11 +120,13 @@ class Accounts(Table):
         return cls(
             late=bank,
             cost=bank.copy(),
-            backlog=bank.copy(),
+            backlog=np.zeros((n, 2, BASES, FACTORS), np.float32),
             replicas=bank.copy(),
             came=np.zeros(n),
             seconds=np.zeros(n),
             bases=np.zeros((n, leads_of(tick_s), BASES), np.float32),
+            now=np.zeros((n, leads_of(tick_s), BASES), np.float32),
+            older=np.zeros((n, SNAPSHOTS, BASES), np.float32),
             ticks=np.zeros(n, np.int64),
             chosen=np.full(n, -1),
         )
@@ -124,27 +149,24 @@ class Tick:
     deadline_s: Floats
 
 
-def replay(accounts: Accounts, bases: Small, tick: Tick) -> Small:
-    """Adds a tick to the accounts where it is fresh; the work that would have been late in it, (N, BASES, FACTORS)."""
+def replay(accounts: Accounts, bases: Small, now: Small, tick: Tick) -> Small:
+    """Adds a tick to the accounts where it is fresh; the work that would have been late in it, (N, BASES, FACTORS).
+    `bases`, `now`: of `demand.observe`."""
     n, size = np.arange(len(tick.came)), accounts.bases.shape[1]
     accounts.bases[n, accounts.ticks % size] = bases
+    accounts.now[n, accounts.ticks % size] = now
     lead = np.minimum(tick.lead, accounts.ticks)
-    then = accounts.bases[n, (accounts.ticks - lead) % size]
     learns = tick.fresh & (accounts.ticks * tick.tick_s > LEARN_AFTER_S + tick.lead * tick.tick_s)
     on = learns.astype(np.float32)[:, None, None]
-    accounts.ticks += tick.fresh
     came = (tick.came * tick.tick_s).astype(np.float32)[:, None, None]
-    replicas: Small = np.ceil(then[:, :, None] * _G - np.float32(1e-4))
-    np.maximum(replicas, 1, out=replicas)
-    does = replicas * np.float32(tick.tick_s)
-    backlog = accounts.backlog
-    backlog += came
-    backlog -= does
-    backlog *= on  # of those that learn; the others begin without
-    np.maximum(backlog, 0, out=backlog)
-    late: Small = backlog - replicas * tick.deadline_s.astype(np.float32)[:, None, None]
-    np.clip(late, 0, came, out=late)
-    late *= on
+    deadline = tick.deadline_s.astype(np.float32)[:, None, None]
+    then = accounts.bases[n, (accounts.ticks - lead) % size]
+    replicas = _replicas(then)
+    late = _pass(accounts.backlog[:, 0], replicas, came, deadline, tick.tick_s, on)
+    shifted = _replicas(_shifted(accounts, bases, lead, tick))
+    unlucky = _pass(accounts.backlog[:, 1], shifted, came, deadline, tick.tick_s, on)
+    late += np.float32(SHIFTED) * (unlucky - late)
+    accounts.ticks += tick.fresh
     fade = np.where(tick.fresh, 0.5 ** (tick.tick_s / HALF_LIFE_S), 1.0)
     fades = fade.astype(np.float32)[:, None, None]
     accounts.late *= fades
@@ -152,7 +174,7 @@ def replay(accounts: Accounts, bases: Small, tick: Tick) -> Small:
     started = replicas - accounts.replicas
     np.maximum(started, 0, out=started)
     started *= tick.start_s.astype(np.float32)[:, None, None]
-    started += does
+    started += replicas * np.float32(tick.tick_s)
     started *= on
     accounts.cost *= fades
     accounts.cost += started
@@ -160,6 +182,46 @@ def replay(accounts: Accounts, bases: Small, tick: Tick) -> Small:
     accounts.came = accounts.came * fade + np.where(learns, tick.came * tick.tick_s, 0.0)
     accounts.seconds = accounts.seconds * fade + np.where(learns, tick.tick_s, 0.0)
     return late
+
+
+def _replicas(bases: Small) -> Small:
+    """(N, BASES, FACTORS)."""
+    replicas = bases[:, :, None] * _G
+    replicas -= np.float32(1e-4)
+    np.ceil(replicas, out=replicas)
+    np.maximum(replicas, 1, out=replicas)
+    return replicas
+
+
+def _pass(backlog: Small, replicas: Small, came: Small, deadline: Small, tick_s: float, on: Small) -> Small:
+    """A tick of so many replicas, whose `backlog` it changes; the work that is late."""
+    backlog += came
+    backlog -= replicas * np.float32(tick_s)
+    backlog *= on  # of those that learn; the others begin without
+    np.maximum(backlog, 0, out=backlog)
+    late: Small = backlog - replicas * deadline
+    np.clip(late, 0, came, out=late)
+    late *= on
+    return late
+
+
+def _shifted(accounts: Accounts, bases: Small, lead: Whole, tick: Tick) -> Small:
+    """(N, BASES) of SHIFT_S before those by which it decided, or the oldest there are, at the level of now; and, where
+    a start is over before a request is late, with what was seen to come since."""
+    n, size = np.arange(len(bases)), accounts.bases.shape[1]
+    every = max(1, round(SNAPSHOT_S / tick.tick_s))
+    newest = accounts.ticks // every
+    accounts.older[n, newest % SNAPSHOTS] = bases
+    back = np.minimum(newest, (lead + round(SHIFT_S / tick.tick_s)) // every)
+    first = np.minimum(newest, round(LEARN_AFTER_S / SNAPSHOT_S))
+    older = accounts.older[n, np.maximum(newest - back, first) % SNAPSHOTS]
+    at = (accounts.ticks - lead) % size
+    level, level_then = accounts.bases[n, at, MEAN], older[:, MEAN]
+    rises = np.where(level_then > 0, level / np.maximum(level_then, np.float32(1e-9)), np.float32(1))
+    older = older * np.clip(rises, np.float32(0.5), np.float32(2))[:, None]
+    reacts = (lead * tick.tick_s <= tick.deadline_s)[:, None]
+    found: Small = np.maximum(older, np.where(reacts, accounts.now[n, at], np.float32(0)))
+    return found
 
 
 def shares_late(accounts: Accounts, mean: Floats) -> Small:

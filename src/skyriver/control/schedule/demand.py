@@ -19,6 +19,8 @@ import numpy as np
 from skyriver.control.schedule.tables import Flags, Floats, Small, Table, Whole
 
 BLOCKS: Final = 64
+NOW: Final = 4
+"""Blocks that are recent."""
 IN_HOLD: Final = 20
 """Blocks of a hold; of thrice the hold there are sixty."""
 SLOT_S: Final = 300
@@ -108,8 +110,9 @@ class Pace:
     forecasts: bool = True
 
 
-def observe(demand: Demand, came: Floats, fresh: Flags, pace: Pace) -> Small:
-    """Adds a tick's demand, (N,) replicas, where it is `fresh`; the bases, (N, 6) replicas, in the order above."""
+def observe(demand: Demand, came: Floats, fresh: Flags, pace: Pace) -> tuple[Small, Small]:
+    """Adds a tick's demand, (N,) replicas, where it is `fresh`; the bases, (N, 6) replicas, in the order above, and
+    what they would be if all that is longer ago than NOW blocks were forgotten."""
     n, every = np.arange(len(came)), pace.tick_s
     at = demand.ages % demand.ring.shape[1]
     demand.ring[n[fresh], at[fresh]] = came[fresh]
@@ -124,9 +127,11 @@ def observe(demand: Demand, came: Floats, fresh: Flags, pace: Pace) -> Small:
     held = newest_first[:, :, : IN_HOLD + 1].max(2)
     growth = _growth(demand, recent[MINUTE_S], pace) if pace.forecasts else np.ones(len(came), np.float32)
     long = newest_first[:, 0, : 3 * IN_HOLD + 1].max(1)
-    return np.column_stack((held[:, 0], held[:, 1], held[:, 2], long, demand.mean, held[:, 2] * growth)).astype(
-        np.float32
-    )
+    columns = (held[:, 0], held[:, 1], held[:, 2], long, demand.mean, held[:, 2] * growth)
+    now = newest_first[:, :, : NOW + 1].max(2)
+    nothing = np.zeros(len(came))
+    short = (now[:, 0], now[:, 1], now[:, 2], now[:, 0], nothing, now[:, 2] * growth)
+    return np.column_stack(columns).astype(np.float32), np.column_stack(short).astype(np.float32)
 
 
 def last(demand: Demand, seconds: float, tick_s: float) -> Floats:

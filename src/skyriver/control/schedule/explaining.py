@@ -128,7 +128,7 @@ def _lines(decided: Decided, base: int, factor: int) -> list[tuple[str, str]]:
         )
         lines.append(("headroom", f"{decided.headroom:.2f} times that: {why}."))
     if decided.floor > 0:
-        lines.append(("floor", f"At least {decided.floor:.2f}: the last half minute's demand, and what waits."))
+        lines.append(("floor", f"At least {decided.floor:.2f}: the last two minutes' demand, and what waits."))
     if decided.wish < decided.there and decided.wanted > decided.wish:
         told = f"{decided.wish:.0f} would do now; {decided.held:.0f} were wanted"
         lines.append(("hold", f"{told} within the last {decided.hold_s:,.0f} s."))

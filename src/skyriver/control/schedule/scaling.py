@@ -6,7 +6,7 @@ late, at the price of a late request at which the objective just holds. Neither 
 the candidates (`candidates`) would have cost, and been late, on the service's own demand (`demand`). Around that stand
 the rules that hold whatever was learnt:
 
-floor      never fewer than the demand of the last half minute needs, and what waits within a start-up or FLOOR_S;
+floor      never fewer than the demand of the last two minutes needs, and what waits within a start-up or FLOOR_S;
 queue      for a latency shorter than a tick, which no replay by ticks sees: room for requests that meet by chance;
 headroom   raised by a tenth at most once a lead time, while more is late than the objective allows and than the replay
            foresaw; lowered slowly while less than half of the allowed is;
@@ -53,7 +53,9 @@ from skyriver.control.schedule.tables import Flags, Floats, Small, Table, Whole
 TICK_S: Final = 5.0
 LEAST_HOLD_S: Final = 300.0
 FLOOR_S: Final = 10.0
-FLOOR_WINDOW_S: Final = 30.0
+FLOOR_WINDOW_S: Final = 120.0
+SLACK: Final = 0.2
+"""Of what would be done before it is late: so much may wait without more replicas."""
 RAISE, MOST_HEADROOM = 1.1, 4.0
 LOWER, LEAST_HEADROOM = 0.9999, 0.85
 """LOWER is of a second."""
@@ -281,9 +283,9 @@ class Fleet:
         start_s = np.where(np.isfinite(ticks.start_s) & (ticks.start_s > 0), ticks.start_s, 0.0)
         hold_s = np.where(np.isnan(declared.hold_s), np.maximum(LEAST_HOLD_S, 2 * start_s), declared.hold_s)
         pace = Pace(self.tick_s, second, wall, hold_s, start_s, self.terms.forecast)
-        bases = observe(self.demand, came, fresh, pace)
+        bases, now = observe(self.demand, came, fresh, pace)
         deadline_s, lead = np.maximum(declared.latency_s, 0.0), lead_ticks(start_s, self.tick_s)
-        late = replay(self.accounts, bases, Tick(self.tick_s, came, fresh, lead, start_s, deadline_s))
+        late = replay(self.accounts, bases, now, Tick(self.tick_s, came, fresh, lead, start_s, deadline_s))
         self._learn(ticks, fresh, late, second, start_s)
         allowed, n = 1.0 - declared.share, np.arange(len(self.names))
         candidate = choose(self.accounts, self.demand.mean, allowed, self._may)
@@ -293,7 +295,8 @@ class Fleet:
         floor = np.zeros(len(n))
         if self.terms.floor:
             soon = np.maximum(start_s, FLOOR_S)
-            floor = last(self.demand, FLOOR_WINDOW_S, self.tick_s) + np.where(fresh, ticks.backlog, 0.0) / soon
+            waits = np.where(fresh, ticks.backlog, 0.0) - there * deadline_s * SLACK
+            floor = last(self.demand, FLOOR_WINDOW_S, self.tick_s) + np.maximum(waits, 0.0) / soon
         wish = np.maximum(np.ceil(np.maximum(chosen * queue * steering.headroom, floor) - 1e-4), 1.0)
         held = self._hold(wish, there, hold_s, second)
         wanted = np.where(wish >= there, wish, np.minimum(there, np.maximum(held, wish)))
