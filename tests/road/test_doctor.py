@@ -25,7 +25,7 @@ from skyriver.wiring.home import Home
 CHECKS = [
     *("versions", "sqlite", "haproxy", "port", "descriptors", "memory", "shared memory", "limits", "clock", "home"),
     *("disk", "disk writes", "file locks", "cloud", "restarts", "clock steps", "leftovers", "database", "deployed"),
-    *("pictures", "keys"),
+    *("pictures", "keys", "prices"),
 ]
 
 

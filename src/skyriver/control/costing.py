@@ -5,15 +5,15 @@ A cell is rounded to a millionth once, and sums are those of the cells: a table 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from skyriver.core.contract_costs import CostHour, CostLine, Costs
 from skyriver.core.prices import ACCELERATOR, CORE, EGRESS, MEMORY, STORAGE, Prices, micro, per
 from skyriver.core.units import DAY, iso_seconds
-from skyriver.core.usage import HOUR, PREDICTIONS, Bucket, Part, Subject
+from skyriver.core.usage import HOUR, PREDICTIONS, Bucket, Subject
 
 By = Literal["item", "app", "kind", "tenant"]
 ZERO: Final = Decimal(0)
@@ -50,6 +50,33 @@ class Sum:
             self.amounts[name] = self.amounts.get(name, 0) + amount
 
 
+@dataclass(slots=True)
+class Tally:
+    """Amounts by what they are summed up for and by the prices that held: whole numbers, and money once at the end."""
+
+    lists: list[Prices] = field(default_factory=list)
+    now: dict[tuple[_Place, int], dict[str, int]] = field(default_factory=dict)
+    before: dict[tuple[_Place, int], dict[str, int]] = field(default_factory=dict)
+    hours: dict[tuple[tuple[int, int], int], dict[str, int]] = field(default_factory=dict)
+
+    def number(self, prices: Prices) -> int:
+        if prices not in self.lists:
+            self.lists.append(prices)
+        return self.lists.index(prices)
+
+    def charged(self, number: int, currency: str) -> Prices:
+        """What was used by prices in another currency is counted, and what it cost is told apart."""
+        prices = self.lists[number]
+        if prices.currency in ("", currency):
+            return prices
+        return replace(prices, of=dict.fromkeys(prices.of, ZERO))
+
+    @property
+    def last_currency(self) -> str:
+        """Of what was used: nothing costs anything now, and something did."""
+        return next((prices.currency for prices in reversed(self.lists) if prices.currency), "")
+
+
 @dataclass(frozen=True, slots=True)
 class Period:
     """Whole hours, and whole days where hours are folded: `begin` up to `end`, and before it as long from `before`."""
@@ -76,32 +103,20 @@ def costs(
     with_hours: bool = False,
 ) -> Costs:
     """`found`: buckets of the tenants that are asked for. `only`: of those of this name, or kind/name."""
-    wanted, found = frozenset(only), sorted(found, key=lambda bucket: bucket.at)
-    currency = prices.currency or _last_currency(found)
+    wanted = frozenset(only)
+    tally = Tally()
+    for bucket in found:
+        if where := _where(bucket, period):
+            _count(tally, bucket, where, by, wanted, with_hours=with_hours)
+    currency = prices.currency or tally.last_currency
     sums: dict[_Place, Sum] = {}
     hours: dict[tuple[int, int], Sum] = {}
-    foreign: dict[str, Decimal] = {}
-    unpriced: set[str] = set()
-    is_free = True
-    for bucket in found:
-        where = _where(bucket, period)
-        for part in bucket.parts if where else ():
-            charged = part.prices
-            if charged.currency not in ("", currency):  # what was used is counted, and what it cost is told apart
-                _abroad(foreign, part, wanted)
-                charged = replace(charged, of=dict.fromkeys(charged.of, ZERO))
-            is_free = is_free and part.prices.are_zero
-            for subject, amounts in part.used.items():
-                if wanted and not wanted & {subject.name, f"{subject.kind}/{subject.name}"}:
-                    continue
-                line = sums.setdefault((bucket.tenant, _grouped(subject, bucket.tenant, by)), Sum())
-                if where == "before":
-                    line.before += charged.charge(amounts)
-                    continue
-                line.add(charged, amounts)
-                unpriced |= {n for n in amounts if n.startswith(ACCELERATOR) and not part.prices.knows(n)}
-                if with_hours:
-                    hours.setdefault((bucket.at, bucket.length // HOUR), Sum()).add(charged, amounts)
+    for (place, number), amounts in tally.now.items():
+        sums.setdefault(place, Sum()).add(tally.charged(number, currency), amounts)
+    for (place, number), amounts in tally.before.items():
+        sums.setdefault(place, Sum()).before += tally.charged(number, currency).charge(amounts)
+    for (hour, number), amounts in tally.hours.items():
+        hours.setdefault(hour, Sum()).add(tally.charged(number, currency), amounts)
     lines = {place: line.rounded() for place, line in sums.items()}
     whole = Sum()
     for line in lines.values():
@@ -117,18 +132,35 @@ def costs(
         "currency": currency,
         "as_of": prices.as_of.isoformat(),
         "source": prices.source,
-        "is_free": is_free and prices.are_zero,
+        "is_free": prices.are_zero and all(known.are_zero for known in tally.lists),
         "items": items,
         "total": _line("", Subject("", "total", ""), whole),
         "hours": [_hour(at, length, hours[at, length]) for at, length in sorted(hours)],
-        "notes": _notes(foreign, unpriced),
+        "notes": list(_notes(tally, currency)),
     }
 
 
-def _last_currency(found: Sequence[Bucket]) -> str:
-    """Of what was used: nothing costs anything now, and something did."""
-    of = (part.prices.currency for bucket in reversed(found) for part in reversed(bucket.parts))
-    return next((currency for currency in of if currency), "")
+def _count(
+    tally: Tally, bucket: Bucket, where: Literal["in", "before"], by: By, wanted: frozenset[str], *, with_hours: bool
+) -> None:
+    for part in bucket.parts:
+        number = tally.number(part.prices)
+        for subject, amounts in part.used.items():
+            if wanted and not wanted & {subject.name, f"{subject.kind}/{subject.name}"}:
+                continue
+            place = bucket.tenant, _grouped(subject, bucket.tenant, by)
+            _put(tally.now if where == "in" else tally.before, place, number, amounts)
+            if with_hours and where == "in":
+                _put(tally.hours, (bucket.at, bucket.length // HOUR), number, amounts)
+
+
+_Key = TypeVar("_Key")
+
+
+def _put(of: dict[tuple[_Key, int], dict[str, int]], key: _Key, number: int, amounts: Mapping[str, int]) -> None:
+    own = of.setdefault((key, number), {})
+    for name, amount in amounts.items():
+        own[name] = own.get(name, 0) + amount
 
 
 def _where(bucket: Bucket, period: Period) -> Literal["in", "before", ""]:
@@ -137,13 +169,6 @@ def _where(bucket: Bucket, period: Period) -> Literal["in", "before", ""]:
     if period.begin <= at < period.end:
         return "in"
     return "before" if period.before <= at < period.begin else ""
-
-
-def _abroad(foreign: dict[str, Decimal], part: Part, wanted: frozenset[str]) -> None:
-    used = (s for s in part.used if not wanted or wanted & {s.name, f"{s.kind}/{s.name}"})
-    money = sum((part.charge(subject) for subject in used), ZERO)
-    if money:
-        foreign[part.prices.currency] = foreign.get(part.prices.currency, ZERO) + money
 
 
 def _grouped(subject: Subject, tenant: str, by: By) -> Subject:
@@ -196,10 +221,16 @@ def _hour(at: int, length: int, line: Sum) -> CostHour:
     return {"at": iso_seconds(at), "hours": length, "total": money(total), "core_hours": _units(line, CORE)}
 
 
-def _notes(foreign: Mapping[str, Decimal], unpriced: Iterable[str]) -> Sequence[str]:
-    notes = [
-        f"{money(amount)} {currency} are left out: prices were in another currency then."
-        for currency, amount in sorted(foreign.items())
-    ]
-    notes += [f"{name} has no price, and is counted as free: write it into the prices." for name in sorted(unpriced)]
-    return notes
+def _notes(tally: Tally, currency: str) -> Iterator[str]:
+    abroad: dict[str, Decimal] = {}
+    unpriced: set[str] = set()
+    for (_, number), amounts in tally.now.items():
+        prices = tally.lists[number]
+        if prices.currency not in ("", currency):
+            abroad[prices.currency] = abroad.get(prices.currency, ZERO) + prices.charge(amounts)
+        unpriced |= {name for name in amounts if name.startswith(ACCELERATOR) and not prices.knows(name)}
+    for other, amount in sorted(abroad.items()):
+        if amount:
+            yield f"{money(amount)} {other} are left out: prices were in another currency then."
+    for name in sorted(unpriced):
+        yield f"{name} has no price, and is counted as free: write it into the prices."

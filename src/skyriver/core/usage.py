@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
+from functools import lru_cache
 from time import gmtime, strftime
 from typing import Any, Final
 
@@ -42,10 +43,10 @@ class Subject:
     def __str__(self) -> str:
         return f"{self.app}|{self.kind}|{self.name}"
 
-    @classmethod
-    def of(cls, text: str) -> Subject:
-        app, kind, name = text.split("|", 2)
-        return cls(app, kind, name)
+    @staticmethod
+    @lru_cache(8 * 2_000)
+    def of(text: str) -> Subject:
+        return Subject(*text.split("|", 2))
 
 
 OTHERS: Final = Subject("", "other", "others")
@@ -163,4 +164,4 @@ def _used_told(used: Used) -> dict[str, dict[str, int]]:
 
 
 def _used(told: Mapping[str, Mapping[str, int]]) -> dict[Subject, dict[str, int]]:
-    return {Subject.of(text): {name: int(amount) for name, amount in amounts.items()} for text, amounts in told.items()}
+    return {Subject.of(text): dict(amounts) for text, amounts in told.items()}

@@ -100,6 +100,7 @@ class _Metering:
         self._passed = min(max(0, look.at_ms - since), LONGEST_MS)
         self._known = mark.known if mark is not None and same_boot else {}
         self._alive: dict[str, int] = {}
+        self._owners: dict[str, tuple[str, Subject]] = {}
         self._counters = mark.counters if mark is not None else {}
         self._told: dict[str, tuple[str, int]] = {}
         self._revision = mark.revision if mark is not None else 0
@@ -112,6 +113,7 @@ class _Metering:
     def processes(self) -> None:
         for row, subject, limits in reserved(self._snapshot, since=self._revision):
             process = self._snapshot.processes.get(row.process)
+            self._owners[row.process] = row.tenant, subject
             lived = self._lived(process) if process is not None and process.alive else 0
             if process is not None and process.alive:
                 self._alive[row.process] = process.started_at
@@ -151,10 +153,9 @@ class _Metering:
             if process is not None and process.report.get("ready"):  # it counts over the ends of its process
                 counter = Counter(row.process, "", int(process.report.get("decided", 0)))
                 self._count(row.tenant, of_worker(self._snapshot, row), PREDICTIONS, counter)
-        owners = {row.process: (row.tenant, subject) for row, subject, _ in reserved(self._snapshot)}
         for counter, process_name in self._look.sent:
             tenant = process_name.partition(".")[0]
-            owner = owners.get(process_name, (tenant, Subject("", "other", "gateway")))
+            owner = self._owners.get(process_name, (tenant, Subject("", "other", "gateway")))
             self._count(*owner, EGRESS, counter)
 
     def _count(self, tenant: str, subject: Subject, name: str, counter: Counter) -> None:
@@ -179,9 +180,11 @@ class _Metering:
             self._add(tenant, hour, subject, {name: amount * part for name, amount in each.items() if amount})
 
     def _add(self, tenant: str, hour: int, subject: Subject, amounts: Mapping[str, int]) -> None:
-        if amounts:
-            place = tenant, hour
-            self.counted[place] = added(self.counted.get(place, {}), {subject: amounts})
+        if not amounts:
+            return
+        own = self.counted.setdefault((tenant, hour), {}).setdefault(subject, {})
+        for name, amount in amounts.items():
+            own[name] = own.get(name, 0) + amount
 
 
 def _hours(now: int, milliseconds: int) -> Iterator[tuple[int, int]]:
