@@ -228,7 +228,7 @@ def _add_lists(routes: Routes, cloud: Cloud, segment: str, kind: str, permission
             check_state(state, cloud.loop.kinds[kind])
         wanted = {k: v for k, v in (("state", state), ("parent", parent)) if v is not None}
         asked = LOOKED_AT if wanted else limit
-        page = page_of(find_rows(cloud, caller(request).tenant, kind, decode(cursor, str), asked), limit, wanted)
+        page = page_of(find_rows(cloud.store, caller(request).tenant, kind, decode(cursor, str), asked), limit, wanted)
         link(request, response, page["next"])
         return page
 

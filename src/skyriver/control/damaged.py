@@ -1,16 +1,16 @@
 """Pages of a list of which a row is damaged: those that are whole are shown, and the damaged ones are named.
 
-A store that finds a row which is not what was written gives none of its page. Which rows there are the control loop
-knows, whose rows were whole when it read them; so they are read one by one.
+A store that finds a row which is not what was written gives none of its page, and says which row that is. So the rows
+are read one by one, on behind each that is damaged.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skyriver.control.cloud import Cloud
+from skyriver.control.store import Store
 from skyriver.core.contract import DamagedRow
-from skyriver.core.errors import Corrupt, NotFound
+from skyriver.core.errors import Corrupt
 from skyriver.core.resources import Resource
 
 
@@ -24,29 +24,34 @@ class Found:
     damaged: tuple[DamagedRow, ...] = ()
 
 
-def find_rows(cloud: Cloud, tenant: str, kind: str, after: str, asked: int) -> Found:
-    """The next `asked` rows of a kind."""
+def find_rows(store: Store, tenant: str, kind: str, after: str, asked: int) -> Found:
+    """The next `asked` rows of a kind. Raises Corrupt where the store cannot say which row is damaged."""
     try:
-        rows = cloud.store.rows(tenant, kind, after=after, limit=asked)
-    except Corrupt:
-        return _one_by_one(cloud, tenant, kind, after, asked)
+        rows = store.rows(tenant, kind, after=after, limit=asked)
+    except Corrupt as error:
+        if not error.details:
+            raise
+        return _one_by_one(store, tenant, kind, after, asked)
     return Found(rows, rows[-1].name if len(rows) == asked else "")
 
 
-def _one_by_one(cloud: Cloud, tenant: str, kind: str, after: str, asked: int) -> Found:
-    names = [row.name for row in cloud.loop.snapshot().all(tenant, kind) if row.name > after][:asked]
-    rows, damaged = [], []
-    for name in names:
+def _one_by_one(store: Store, tenant: str, kind: str, after: str, asked: int) -> Found:
+    rows: list[Resource] = []
+    damaged: list[DamagedRow] = []
+    for _ in range(asked):
         try:
-            rows.append(cloud.store.get(tenant, kind, name))
-        except NotFound:  # it went meanwhile
-            continue
+            found = store.rows(tenant, kind, after=after, limit=1)
         except Corrupt as error:
-            told: DamagedRow = {
-                "name": name,
-                "code": error.code,
-                "message": error.message,
-                "next_action": error.next_action,
-            }
-            damaged.append(told)
-    return Found(rows, names[-1] if len(names) == asked else "", tuple(damaged))
+            name = str(error.details[0]["name"]) if error.details else ""
+            if name <= after:  # nobody knows where it goes on
+                raise
+            damaged.append(
+                {"name": name, "code": error.code, "message": error.message, "next_action": error.next_action}
+            )
+            after = name
+            continue
+        if not found:
+            return Found(rows, "", tuple(damaged))
+        rows += found
+        after = found[0].name
+    return Found(rows, after, tuple(damaged))

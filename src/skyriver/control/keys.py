@@ -10,6 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict
 
 from skyriver.control.cloud import Cloud
+from skyriver.control.damaged import find_rows
 from skyriver.control.mutations import Mutations, Planned, make_call
 from skyriver.control.paging import check_query
 from skyriver.control.routes import TENANT, Routes, caller
@@ -20,6 +21,8 @@ from skyriver.core.resources import Snapshot
 from skyriver.trust.permissions import Permission
 
 _PATH = f"{TENANT}/keys"
+_MOST = 1_000_000
+"""Versions that are counted."""
 
 
 class RotateRequest(BaseModel):
@@ -81,7 +84,7 @@ def _keys(cloud: Cloud, signer: Signer, tenant: str) -> list[contract.SigningKey
         here = signer.list(tenant)
     except SkyriverError:
         here = ()  # `doctor` and `problem` say why
-    versions = cloud.loop.snapshot().all(tenant, "version")  # also while one of them is damaged
+    versions = find_rows(cloud.store, tenant, "version", "", _MOST).rows
     used = Counter(str(v.status.get("signature", {}).get("key", "")) for v in versions)
 
     def told(key: str, public: bytes, state: str, made_at: int) -> Any:

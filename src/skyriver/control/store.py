@@ -51,7 +51,8 @@ class Store(Protocol):
     def rows(
         self, tenant: str | None = None, kind: str | None = None, *, after: str = "", limit: int | None = None
     ) -> list[Resource]:
-        """Ordered by (tenant, kind, name); `after` is the last name of the page before, within one kind."""
+        """Ordered by (tenant, kind, name); `after` is the last name of the page before, within one kind. Raises Corrupt
+        where one of them is not what was written; its details say which, where that is known: tenant, kind, name."""
         ...
 
     def audit(

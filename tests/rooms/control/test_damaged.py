@@ -45,7 +45,6 @@ def stage(tmp_path: Path) -> Stage:
     made = Stage(tmp_path, store=SqliteStore(tmp_path / "home" / "state.db"))
     for number in range(6):
         made.put(Resource("default", "version", f"m:{number}", spec={"model": "m"}, state="APPROVED", parent="model/m"))
-    made.world.loop.snapshot()  # they are known
     return made
 
 
@@ -56,7 +55,6 @@ def test_a_list_shows_what_is_whole_and_names_what_is_not(
     stage: Stage, limit: int, broken: list[str], wanted: dict[str, str]
 ) -> None:
     admin = stage.issue()
-    stage.world.loop.snapshot()
     for name in broken:
         damage(stage.folder / "home" / "state.db", name)
     shown: list[str] = []
@@ -79,7 +77,6 @@ def test_a_list_shows_what_is_whole_and_names_what_is_not(
 
 def test_one_by_its_name_is_refused_and_the_list_of_keys_is_not(stage: Stage) -> None:
     admin = stage.issue()
-    stage.world.loop.snapshot()
     damage(stage.folder / "home" / "state.db", "m:2")
     assert stage.caller.get(f"{BASE}/versions/m:1", headers=admin).status_code == 200
     refused = stage.caller.get(f"{BASE}/versions/m:2", headers=admin)
@@ -89,7 +86,6 @@ def test_one_by_its_name_is_refused_and_the_list_of_keys_is_not(stage: Stage) ->
 
 def test_the_client_gives_the_others_first_and_raises_then(stage: Stage) -> None:
     token = stage.issue()["Authorization"].removeprefix("Bearer ")
-    stage.world.loop.snapshot()
     for name in ("m:2", "m:4"):
         damage(stage.folder / "home" / "state.db", name)
     with Client("http://stage", token, transport=Through(stage)) as client:

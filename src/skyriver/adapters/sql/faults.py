@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skyriver.core.errors import Conflict, Corrupt, InvalidInput, SkyriverError, Unavailable
+from skyriver.core.resources import Key
 
 Fault = tuple[type[SkyriverError], str, str, str]
 """(type, code, message, next action)"""
@@ -38,9 +39,11 @@ def error_of(fault: Fault, where: str) -> SkyriverError:
     return kind(message, code=code, where=where, next_action=action)
 
 
-def damaged(where: str, what: str) -> Corrupt:
+def damaged(where: str, what: str, *, row: Key | None = None) -> Corrupt:
+    """`row`: the one that is damaged, where that is known."""
     _, code, message, action = DAMAGED
-    return Corrupt(f"{message}: {what}.", code=code, where=where, next_action=action)
+    details = ({"tenant": row[0], "kind": row[1], "name": row[2]},) if row is not None else ()
+    return Corrupt(f"{message}: {what}.", code=code, where=where, next_action=action, details=details)
 
 
 def closed(where: str) -> Unavailable:

@@ -48,7 +48,8 @@ def resource_of(row: Sequence[Any], where: str) -> Resource:
     """Raises Corrupt when the row is not what was written."""
     *values, found = row
     if checksum(*values) != found:
-        raise damaged(where, f"a row fails its checksum, it seems to be {values[0]!r}/{values[1]!r}/{values[2]!r}")
+        key = values[0], values[1], values[2]
+        raise damaged(where, "a row fails its checksum, it seems to be {!r}/{!r}/{!r}".format(*key), row=key)
     tenant, kind, name, spec, status, *rest = values
     return Resource(tenant, kind, name, json.loads(spec), json.loads(status), *rest)
 
