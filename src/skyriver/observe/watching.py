@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from skyriver.core.errors import SkyriverError
 from skyriver.core.jobs import ENDED
@@ -37,6 +37,7 @@ from skyriver.observe.policy import (
 from skyriver.release.operations import plan_train
 from skyriver.release.rollouts import ROLLOUT_FINAL, champion
 
+NO_MONEY: Final = "It waits for money:"
 WATCH_TRANSITIONS: Mapping[tuple[str, str], str] = {
     ("WATCHING", "seen"): "WATCHING",
     ("WATCHING", "train"): "RETRAINING",
@@ -139,7 +140,7 @@ def _held_back(snapshot: Snapshot, watch: Resource, status: Mapping[str, Any], s
     if held := held_back(status, spec, snapshot.now):
         return held
     if (spent := spent_budget(snapshot, watch.tenant, [app_of(watch)])) is not None:
-        return f"It waits for money: {spent.message}"
+        return f"{NO_MONEY} {spent.message}"
     for kind in ("operation", "rollout"):
         for row in snapshot.all(watch.tenant, kind):
             mine = (row.spec.get("action"), row.spec.get("target")) == ("train", watch.name)
@@ -241,7 +242,9 @@ def _about(
         message = f"{cause.message} {held}"
         if nothing:
             message = f"{message} The last training came to nothing: {status['trainings'][-1]['outcome']}"
-        return {"reason": REASONS[cause.what], "message": message, "next_action": nothing.get("next_action", "")}
+        spends = held.startswith(NO_MONEY)  # then to train it by hand is refused as well
+        action = "`skyriver budget list` shows what is spent." if spends else nothing.get("next_action", "")
+        return {"reason": REASONS[cause.what], "message": message, "next_action": action}
     for look in LOOKS:
         if unseen := status.get(look.unseen):
             told = f"{unseen['reason']}: {unseen['message']}"

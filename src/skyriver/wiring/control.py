@@ -357,7 +357,16 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
 
     alerts = AlertFiles(home.root, clock.wall)
     prices = PriceFile(home, clock.wall)
-    meter = meter_of(home, store=store, loop=loop, clock=clock, fence=fence, pricing=prices, holds=holds)
+    meter = meter_of(
+        home,
+        store=store,
+        loop=loop,
+        clock=clock,
+        fence=fence,
+        pricing=prices,
+        holds=holds,
+        on_problem=partial(told_of, "metering"),
+    )
     watcher = SystemWatcher(
         home,
         store=store,

@@ -59,7 +59,10 @@ class Meter:
         sent: Callable[[], Sent] = lambda: (),
         stored: Callable[[Snapshot], Stored] = lambda snapshot: {},
         holds: Callable[[], bool] = lambda: True,
+        on_problem: Callable[[SkyriverError | None], None] = lambda problem: None,
     ) -> None:
+        """`on_problem` is called with why it does not count, whenever that has changed."""
+        self._on_problem = on_problem
         self._store, self._loop, self._clock, self._fence = store, loop, clock, fence
         self._pricing, self._boot, self._holds = pricing, boot, holds
         self._measure_sent, self._measure_stored = sent, stored
@@ -192,6 +195,7 @@ class Meter:
         said = str(problem or "")
         news, self._problem = said != self._problem, said
         if news:
+            self._on_problem(problem)
             log.warning("what is used is not counted: %s", said) if said else log.info("what is used is counted again")
         return news
 
@@ -216,6 +220,7 @@ def meter_of(
     fence: int,
     pricing: Pricing,
     holds: Callable[[], bool],
+    on_problem: Callable[[SkyriverError | None], None],
 ) -> Meter:
     """Of this machine."""
     last: list[Sent] = [()]
@@ -238,4 +243,5 @@ def meter_of(
         sent=sent,
         stored=lambda snapshot: stored(home, snapshot),
         holds=holds,
+        on_problem=on_problem,
     )

@@ -496,3 +496,18 @@ def test_a_budget_of_a_stream_that_is_spent_soon(cloud: Cloud) -> None:
     look(1_000)
     look(1_000)
     assert cloud.incident.status["conditions"][0]["told"].endswith("is spent.")
+
+
+def test_a_budget_of_money_that_is_near_and_then_spent_is_one_incident_that_ends_with_it(cloud: Cloud) -> None:
+    budget = Resource("default", "budget", "app-shop", state="NEAR", message="80% is spent.", next_action="Look.")
+    cloud.put(budget)
+    cloud.look(10)
+    assert (cloud.incident.status["severity"], cloud.incident.message) == ("warning", "80% is spent.")
+    cloud.look(300)
+    cloud.put(replace(budget, state="SPENT", message="All is spent."))
+    cloud.look(300)
+    assert "All is spent." in cloud.incident.message
+    assert cloud.incidents("other") == []
+    cloud.put(replace(budget, state="WITHIN", message="10% is spent."))
+    cloud.look(120)
+    assert cloud.incident.state == "RESOLVED"
