@@ -62,23 +62,26 @@ def look_at(
     }
 
 
-def lives(
-    snapshot: Snapshot, known: Mapping[str, Any], service: Resource, versions: tuple[int, int]
-) -> dict[str, dict[str, list[int]]]:
-    """By process of each side, under which numbers it was seen alive."""
-    after = {side: dict(known.get(side) or {}) for side in SIDES}
+def lives(snapshot: Snapshot, known: Mapping[str, Any], service: Resource, versions: tuple[int, int]) -> dict[str, Any]:
+    """By process of each side, under which numbers it was seen alive; and how one of the candidate last ended."""
+    after: dict[str, Any] = {side: dict(known.get(side) or {}) for side in SIDES}
     for side, version in zip(SIDES, versions, strict=True):
         for process in processes_of(snapshot, service, version):
             if process.alive:
                 pids = after[side].get(process.name, ())
                 after[side][process.name] = [*dict.fromkeys([*pids, process.pid])][-_REMEMBERED:]
-    return after
+    replicas = [r for r in snapshot.children(service, "replica") if int(r.spec["version"]) == versions[1]]
+    ends = [replica.status["last_end"] for replica in replicas if replica.status.get("last_end")]
+    return {**after, "last_end": ends[-1]} if ends else after
 
 
 def died(known: Mapping[str, Any], version: int) -> str | None:
     """Why a version is taken back whose processes end; None while they do not more often than the champion's."""
     before, deaths = (sum(len(pids) - 1 for pids in known.get(side, {}).values()) for side in SIDES)
-    return f"Processes of version {version} ended {deaths} times as it answered." if deaths - before >= DEATHS else None
+    if deaths - before < DEATHS:
+        return None
+    last = f" The last time: {known['last_end']}" if known.get("last_end") else ""
+    return f"Processes of version {version} ended {deaths} times as it answered.{last}"
 
 
 def judge(canary: Mapping[str, Any], spec: CanarySpec, versions: tuple[int, int], now: int) -> Verdict:

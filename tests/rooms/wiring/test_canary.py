@@ -322,6 +322,7 @@ def test_a_version_whose_processes_end_as_they_answer_is_taken_back(cloud: Cloud
             cloud.ready(NEW)
     cloud.traffic(3)
     assert (cloud.rollout.state, cloud.rollout.reason) == ("ROLLED_BACK", "VERSION_DIES")
+    assert "ended 2 times as it answered. The last time: It was ended by SIGKILL." in cloud.rollout.message
 
 
 def test_a_cloud_that_was_down_twice_is_no_fault_of_the_version(cloud: Cloud) -> None:
