@@ -22,7 +22,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from skyriver.client import show, version_page
+from skyriver.client import demo_burst, show, version_page
 from skyriver.client.api import Client
 from skyriver.client.appfile import load_app, pack
 from skyriver.client.cli import deploy_request
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from skyriver.client.shell import Machine
 
 STREAM, MODEL = "payments", "fraud"
+PRICES = "aws-fargate"
 RATE = 1_000
 """Events a second."""
 BATCH = 10
@@ -131,6 +132,7 @@ def _walk(walk: Walk) -> None:
     _decide(walk)
     _prove(walk)
     _swap_and_roll_back(walk)
+    _burst(walk)
 
 
 def _make_data(walk: Walk) -> None:
@@ -366,6 +368,40 @@ def _swap_and_roll_back(walk: Walk) -> None:
             not load.errors, f"{load.answered:,} requests ran meanwhile, {len(load.errors)} failed{_first(load.errors)}"
         )
         walk.found["swap"] = {"requests": load.answered, "failed": len(load.errors)}
+
+
+def _burst(walk: Walk) -> None:
+    """One replica becomes two and one again; priced by a list, for here nothing costs anything."""
+    with walk.step(9, "A burst of requests, answered in time", f"skyriver service history {MODEL}"):
+        (walk.home / "prices.toml").write_text(f'list = "{PRICES}"\n')
+        features = len(walk.client.get("models", MODEL)["spec"]["features"]["features"])
+        burst = demo_burst.burst_of(walk.client, _token(walk), MODEL, features)
+        alone_s = burst.alone()
+        latency_ms = max(10, round(demo_burst.TIMES * alone_s * 1e3))
+        declared = demo_burst.declaration(latency_ms)
+        path = walk.folder / "risk.py"
+        before = "    compress=sr.Compress(max_loss=0.005),\n"
+        path.write_text(path.read_text().replace(before, f"{before}    {declared},\n"))
+        walk.client.deploy("risk", deploy_request(walk.client, load_app(path).spec, pack(path), path))
+        walk.tell(f"a request of {demo_burst.ROWS:,} rows takes {alone_s * 1e3:.0f} ms alone; declared: {declared}")
+        demo_burst.wait_for_first_look(walk.client, MODEL)
+        begun = time.perf_counter()
+        with burst:
+            more = demo_burst.wait_for_replicas(walk.client, MODEL, 2)
+            two = time.perf_counter()
+            time.sleep(2.0)
+        end = time.perf_counter()
+        latency_s = latency_ms / 1e3
+        walk.check(True, f"1 -> 2 replicas serve {two - begun:.1f} s after it began. {demo_burst.told(more)}")
+        walk.tell(
+            f"too late: {demo_burst.late(burst, latency_s, begun, two)} with one,"
+            f" {demo_burst.late(burst, latency_s, two + 1, end)} with two"
+        )
+        fewer = demo_burst.wait_for_replicas(walk.client, MODEL, 1)
+        walk.check(True, f"2 -> 1 {time.perf_counter() - end:.1f} s after it ended. {demo_burst.told(fewer)}")
+        failed = sum(status != 200 for _, _, status in burst.answers)
+        walk.check(not failed, f"{len(burst.answers):,} requests of {demo_burst.ROWS:,} rows, {failed} failed")
+        walk.found["burst"] = {"changes": [more, fewer], "requests": len(burst.answers), "failed": failed}
 
 
 class _Load:

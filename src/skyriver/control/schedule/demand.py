@@ -124,11 +124,12 @@ def observe(demand: Demand, came: Floats, fresh: Flags, pace: Pace) -> tuple[Sma
     _slot(demand, came, fresh, pace)
     numbers = (demand.block[:, None] - np.arange(BLOCKS)) % BLOCKS
     newest_first = np.take_along_axis(demand.blocks, numbers[:, None, :], 2)
-    held = newest_first[:, :, : IN_HOLD + 1].max(2)
+    within = blocks_in(pace.hold_s, every)[:, None]
+    held = np.where((np.arange(BLOCKS) <= within)[:, None, :], newest_first, 0.0).max(2)
     growth = _growth(demand, recent[MINUTE_S], pace) if pace.forecasts else np.ones(len(came), np.float32)
-    long = newest_first[:, 0, : 3 * IN_HOLD + 1].max(1)
+    long = np.where(np.arange(BLOCKS) <= 3 * within, newest_first[:, 0], 0.0).max(1)
     columns = (held[:, 0], held[:, 1], held[:, 2], long, demand.mean, held[:, 2] * growth)
-    now = newest_first[:, :, : NOW + 1].max(2)
+    now = np.where((np.arange(BLOCKS) <= np.minimum(NOW, within))[:, None, :], newest_first, 0.0).max(2)
     nothing = np.zeros(len(came))
     short = (now[:, 0], now[:, 1], now[:, 2], now[:, 0], nothing, now[:, 2] * growth)
     return np.column_stack(columns).astype(np.float32), np.column_stack(short).astype(np.float32)
@@ -166,6 +167,11 @@ def block_s(hold_s: Floats, tick_s: float) -> Floats:
     """Whole ticks."""
     blocks: Floats = np.maximum(1, np.ceil(hold_s / IN_HOLD / tick_s)) * tick_s
     return blocks
+
+
+def blocks_in(hold_s: Floats, tick_s: float) -> Whole:
+    """(N,) blocks that a hold reaches back over: IN_HOLD, and fewer where it is of few ticks."""
+    return np.ceil(hold_s / block_s(hold_s, tick_s)).astype(np.int64)
 
 
 def _slot(demand: Demand, came: Floats, fresh: Flags, pace: Pace) -> None:
