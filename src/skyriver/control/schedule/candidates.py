@@ -34,8 +34,6 @@ SHIFTED: Final = 0.3
 still held for was luck, and the next one may not have it."""
 SNAPSHOT_S: Final = 30.0
 SNAPSHOTS: Final = 96
-STAY: Final = 0.97
-"""A candidate is left for one that costs less than that share of it."""
 
 NAMES: Final = (
     "the busiest 5 s within the hold",
@@ -245,18 +243,14 @@ def costs(accounts: Accounts, mean: Floats) -> Small:
 
 def choose(accounts: Accounts, mean: Floats, allowed: Floats, bases: Flags) -> Whole:
     """The cheapest candidate of each service that keeps to the share `allowed`, (N,); of the `bases`, (BASES,), that
-    may be taken. Where none does, the one that comes nearest. It stays where it was unless another is clearly
-    cheaper."""
-    shares, mean_cost = shares_late(accounts, mean), costs(accounts, mean)
-    keeps = shares <= allowed.astype(np.float32)[:, None, None]
-    keeps &= bases[:, None]
-    cost = np.where(keeps, mean_cost, np.inf).reshape(-1, BANK)
-    best = cost.argmin(1)
-    n = np.arange(len(best))
-    before = np.maximum(accounts.chosen, 0)
-    stays = (accounts.chosen >= 0) & (cost[n, best] >= STAY * cost[n, before]) & np.isfinite(cost[n, before])
-    best = np.where(stays, before, best)
-    lost = ~np.isfinite(cost[n, best])
+    may be taken. Where none does, the one that comes nearest."""
+    shares, cost = shares_late(accounts, mean), costs(accounts, mean)
+    bad = shares > allowed.astype(np.float32)[:, None, None]
+    bad |= ~bases[:, None]
+    cost[bad] = np.inf
+    flat = cost.reshape(-1, BANK)
+    best = flat.argmin(1)
+    lost = ~np.isfinite(flat[np.arange(len(best)), best])
     if lost.any():
         nearest = np.where(bases[:, None], shares[lost], np.inf).reshape(-1, BANK).argmin(1)
         best[lost] = nearest

@@ -291,13 +291,13 @@ class Fleet:
         candidate = choose(self.accounts, self.demand.mean, allowed, self._may)
         base, factor = np.divmod(candidate, FACTORS)
         chosen = bases[n, base].astype(np.float64) * _G[base, factor]
+        recent = last(self.demand, FLOOR_WINDOW_S, self.tick_s)
         queue = self._queue(chosen, np.where(fresh, ticks.service_s, 0.0), allowed)
-        floor = np.zeros(len(n))
-        if self.terms.floor:
-            soon = np.maximum(start_s, FLOOR_S)
-            waits = np.where(fresh, ticks.backlog, 0.0) - there * deadline_s * SLACK
-            floor = last(self.demand, FLOOR_WINDOW_S, self.tick_s) + np.maximum(waits, 0.0) / soon
-        wish = np.maximum(np.ceil(np.maximum(chosen * queue * steering.headroom, floor) - 1e-4), 1.0)
+        waits = np.where(fresh, ticks.backlog, 0.0) - there * deadline_s * SLACK
+        floor = recent + np.maximum(waits, 0.0) / np.maximum(start_s, FLOOR_S) if self.terms.floor else 0.0 * recent
+        # A candidate that rounds up to one replica says nothing of how busy that one is.
+        need = np.maximum(chosen, recent) * queue * steering.headroom
+        wish = np.maximum(np.ceil(np.maximum(need, floor) - 1e-4), 1.0)
         held = self._hold(wish, there, hold_s, second)
         wanted = np.where(wish >= there, wish, np.minimum(there, np.maximum(held, wish)))
         wanted = np.minimum(wanted, 2 * there + 4)

@@ -1,0 +1,278 @@
+"""The number of replicas of elastic services: what holds whatever comes, and what is done with what nobody can mean."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skyriver.control.schedule.explaining import explain
+from skyriver.control.schedule.scaling import Fleet, Rules, Terms, Ticks
+
+TICK_S = 5.0
+RULES = Rules(share=0.99, latency_s=10.0, least=1, most=1_000)
+
+
+@dataclass
+class Service:
+    """One, that does what its fleet says: replicas start within `start_s`, work is a fluid."""
+
+    rules: Rules = RULES
+    start_s: float = 20.0
+    fleet: Fleet = field(default_factory=lambda: Fleet(TICK_S))
+    second: float = 0.0
+    ready: int = 1
+    backlog: float = 0.0
+    starting: list[float] = field(default_factory=list)
+    wanted: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.fleet.add("a", self.rules)
+
+    def tick(self, demand: float, **told: float | bool) -> int:
+        self.second += TICK_S
+        self.ready += sum(at <= self.second for at in self.starting)
+        self.starting = [at for at in self.starting if at > self.second]
+        work = demand * TICK_S
+        self.backlog = max(0.0, self.backlog + work - self.ready * TICK_S)
+        late = max(0.0, min(work, self.backlog - self.ready * self.rules.latency_s))
+        ticks = ticks_of(
+            work=work,
+            requests=work,
+            judged=work,
+            late=late,
+            backlog=self.backlog,
+            ready=self.ready,
+            pending=len(self.starting),
+            start_s=self.start_s,
+            service_s=1.0,
+            **told,
+        )
+        wanted = int(self.fleet.decide(ticks, self.second, self.second + 1e6)[0])
+        there = self.ready + len(self.starting)
+        self.starting += [self.second + self.start_s] * max(0, wanted - there)
+        for _ in range(max(0, there - wanted)):
+            if self.starting:
+                self.starting.pop()
+            else:
+                self.ready -= 1
+        self.wanted.append(wanted)
+        return wanted
+
+
+def ticks_of(**told: float | bool) -> Ticks:
+    names = ("work", "requests", "judged", "late", "backlog", "ready", "pending", "start_s", "service_s")
+    numbers = {name: np.array([float(told.get(name, 0.0))]) for name in names}
+    return Ticks(**numbers, fresh=np.array([bool(told.get("fresh", True))]))
+
+
+def run(service: Service, demand: Callable[[int], float], ticks: int) -> list[int]:
+    for tick in range(ticks):
+        service.tick(demand(tick))
+    return service.wanted
+
+
+def changes(wanted: Sequence[int]) -> int:
+    return sum(one != two for one, two in zip(wanted, wanted[1:], strict=False))
+
+
+@pytest.mark.parametrize("level", [0.3, 2.0, 7.5, 40.0])
+def test_a_constant_load_is_settled_on(level: float) -> None:
+    wanted = run(Service(), lambda tick: level, 720)
+    assert changes(wanted[360:]) <= 1
+    assert level <= wanted[-1] <= math.ceil(1.35 * level + 0.5)
+
+
+def test_noise_around_a_constant_load_is_not_followed() -> None:
+    rng = np.random.default_rng(4)
+    noise = rng.poisson(50, 1_440) / 5.0
+    wanted = run(Service(), lambda tick: float(noise[tick]), 1_440)
+    assert changes(wanted[720:]) <= 12, "one a minute at most would be 60"
+    assert max(wanted[720:]) - min(wanted[720:]) <= 2
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 60), st.integers(1, 20)), min_size=1, max_size=12),
+    st.sampled_from([0.0, 5.0, 120.0]),
+    st.sampled_from([0.9, 0.99, 0.999]),
+)
+def test_whatever_comes(stretches: list[tuple[float, int]], start_s: float, share: float) -> None:
+    service = Service(rules=replace(RULES, share=share), start_s=start_s)
+    there, recent = 1, []
+    for level, ticks in stretches:
+        for _ in range(ticks):
+            recent = [*recent[-23:], level]
+            wanted = service.tick(level)
+            assert 1 <= wanted <= 1_000
+            assert wanted <= 2 * there + 4, "bounded steps"
+            assert wanted >= min(math.ceil(np.mean(recent) - 1e-3), 2 * there + 4), "never below the floor"
+            there = service.ready + len(service.starting)
+
+
+def test_the_same_history_gives_the_same_decisions() -> None:
+    rng = np.random.default_rng(7)
+    demand = rng.gamma(2, 4, 300)
+    one, two = (run(Service(), lambda tick: float(demand[tick]), 300) for _ in range(2))
+    assert one == two
+
+
+def test_services_do_not_change_each_other() -> None:
+    rng = np.random.default_rng(8)
+    demand = rng.gamma(2, 4, (120, 3))
+    alone = []
+    for i in range(3):
+        fleet = Fleet(TICK_S)
+        fleet.add("a", RULES)
+        alone.append([_decided(fleet, [row[i]], tick) for tick, row in enumerate(demand)])
+    fleet = Fleet(TICK_S)
+    for name in ("gone", "a", "b", "c"):
+        fleet.add(name, RULES)
+    fleet.remove("gone")
+    together = [_decided(fleet, list(row), tick) for tick, row in enumerate(demand)]
+    # The shape of days is looked at in turn, and nothing is known of it here.
+    assert [[row[i] for row in together] for i in range(3)] == [[one for (one,) in own] for own in alone]
+
+
+def _decided(fleet: Fleet, demand: list[float], tick: int) -> list[int]:
+    n = len(demand)
+    zeros, work = np.zeros(n), np.array(demand) * TICK_S
+    ticks = Ticks(work, work, work, zeros, zeros, zeros + 3, zeros, zeros + 20, zeros + 1, zeros == 0)
+    return [int(w) for w in fleet.decide(ticks, TICK_S * (tick + 1), 1e6 + TICK_S * tick)]
+
+
+def test_it_goes_down_only_after_the_hold() -> None:
+    service = Service(rules=replace(RULES, hold_s=60.0))
+    run(service, lambda tick: 8.0, 120)
+    high = service.wanted[-1]
+    run(service, lambda tick: 1.0, 60)
+    fell = next(i for i, wanted in enumerate(service.wanted[120:]) if wanted < high)
+    assert 60.0 <= (fell + 1) * TICK_S <= 120.0
+    assert service.wanted[-1] <= 3
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"fresh": False},
+        {"work": math.nan},
+        {"requests": -3.0},
+        {"work": 1e12},
+        {"backlog": math.inf},
+        {"late": 50.0, "judged": 1.0},
+    ],
+    ids=["stale", "not a number", "negative", "more than anything could do", "infinite", "more late than asked"],
+)
+def test_measurements_that_stop_or_lie_hold(told: dict[str, float | bool]) -> None:
+    service = Service()
+    run(service, lambda tick: 6.0, 120)
+    before, learnt = service.wanted[-1], service.fleet.remember("a")["accounts"]
+    lying = {"ready": float(service.ready), "start_s": 20.0, "work": 30.0, "requests": 30.0, "judged": 30.0} | told
+    for tick in range(30):
+        second = service.second + TICK_S * (tick + 1)
+        assert int(service.fleet.decide(ticks_of(**lying), second, second + 1e6)[0]) == before
+    assert service.fleet.remember("a")["accounts"] == learnt
+    decided = service.fleet.decided("a")
+    assert decided is not None
+    assert dict(explain(decided).lines)["stale"]
+
+
+def test_what_was_learnt_is_remembered() -> None:
+    service = Service()
+    rng = np.random.default_rng(3)
+    run(service, lambda tick: float(rng.gamma(2, 3)), 720)
+    remembered = json.loads(json.dumps(service.fleet.remember("a")))
+    again = Fleet(TICK_S)
+    again.add("a", RULES, remembered)
+    assert again.remember("a") == service.fleet.remember("a")
+    assert len(json.dumps(remembered)) < 40_000
+
+
+@pytest.mark.parametrize("broken", [{}, {"tick_s": 5.0}, {"tick_s": 5.0, "demand": {"slots": "?"}}, {"tick_s": 1.0}])
+def test_what_cannot_be_read_is_learnt_anew(broken: dict[str, object]) -> None:
+    fleet, plain = Fleet(TICK_S), Fleet(TICK_S)
+    fleet.add("a", RULES, broken)
+    plain.add("a", RULES)
+    assert fleet.remember("a") == plain.remember("a")
+
+
+def test_a_day_that_repeats_is_forecast() -> None:
+    """With a start of ten minutes, replicas are there when the morning comes, on the third day."""
+    day = 86_400
+
+    def demand(second: float) -> float:
+        return 20.0 if 8 * 3_600 <= second % day < 18 * 3_600 else 2.0
+
+    fleet = Fleet(TICK_S)
+    fleet.add("a", RULES)
+    slots = fleet.demand.slots
+    now = 20 * day + 7 * 3_600 + 3_000.0  # ten to eight
+    known = np.arange(slots.shape[1])
+    slots[0, :] = [demand(300.0 * slot) for slot in known]
+    fleet.demand.slot[:] = int(now // 300) - 1
+    grew = []
+    for tick in range(100):
+        work = demand(now) * TICK_S
+        ticks = ticks_of(work=work, requests=work, judged=work, ready=3, start_s=600.0, service_s=1.0)
+        fleet.decide(ticks, TICK_S * (tick + 1), now)
+        decided = fleet.decided("a")
+        assert decided is not None
+        grew.append(float(decided.bases[5] / decided.bases[2]))
+        now += TICK_S
+    assert max(grew) == pytest.approx(2.0), "at most twice as much"
+    without = Fleet(TICK_S, Terms(forecast=False))
+    without.add("a", RULES)
+    without.decide(ticks_of(work=10.0, ready=3, start_s=600.0), TICK_S, now)
+    decided = without.decided("a")
+    assert decided is not None
+    assert decided.bases[5] == decided.bases[2]
+
+
+def test_the_sum_of_the_chosen_number_is_explained() -> None:
+    service = Service(rules=replace(RULES, price=0.36))
+    rng = np.random.default_rng(5)
+    run(service, lambda tick: float(rng.gamma(4, 2)), 720)
+    decided = service.fleet.decided("a")
+    assert decided is not None
+    told = explain(decided)
+    assert told.unit == "money"
+    fewer, chosen, more = told.choices
+    assert (fewer.replicas, chosen.replicas, more.replicas) == tuple(decided.wanted + by for by in (-1, 0, 1))
+    assert fewer.late_share > chosen.late_share > more.late_share
+    assert fewer.cost < chosen.cost < more.cost
+    assert chosen.late_cost == pytest.approx(told.late_price * chosen.late_share * decided.requests * 3_600)
+    if decided.wanted == decided.wish:
+        assert chosen.total <= min(fewer.total, more.total) + 1e-9
+    assert chosen.cost == pytest.approx(0.36 * chosen.replicas, rel=0.5)
+
+
+def test_a_short_latency_leaves_room_for_chance() -> None:
+    """A server alone that is 46% free answers 99% within ten service times (M/M/1)."""
+    wanted = []
+    for latency in (0.0, 0.05):
+        service = Service(rules=replace(RULES, latency_s=latency))
+        for _ in range(200):
+            ticks = ticks_of(work=3.0, requests=600, judged=600, ready=3, start_s=1.0, service_s=0.005)
+            service.second += TICK_S
+            wanted.append(int(service.fleet.decide(ticks, service.second, 1e6 + service.second)[0]))
+    assert wanted[-1] > wanted[199]
+
+
+def test_more_late_than_foreseen_raises_the_headroom_once_a_lead_time() -> None:
+    service = Service(start_s=25.0)
+    raised = []
+    for _ in range(40):
+        service.second += TICK_S
+        ticks = ticks_of(work=10, requests=100, judged=100, late=30, ready=3, start_s=25.0, service_s=0.1)
+        service.fleet.decide(ticks, service.second, 1e6 + service.second)
+        raised.append(float(service.fleet.steering.headroom[0]))
+    steps = [i for i, (one, two) in enumerate(zip(raised, raised[1:], strict=False)) if two > one]
+    assert steps, "it is raised"
+    assert all(later - sooner >= 35 / TICK_S for sooner, later in zip(steps, steps[1:], strict=False))
+    assert raised[-1] <= 4.0
