@@ -28,6 +28,7 @@ from skyriver.wiring.home import Home
 from skyriver.wiring.stored import stored
 
 LOOK_S: Final = 5.0
+FIRST_S: Final = 0.1
 WRITE_S: Final = 10.0
 GATEWAY_S: Final = 15.0
 STORAGE_S: Final = 300.0
@@ -89,10 +90,13 @@ class Meter:
             self._thread.join(5.0)
 
     def _run(self) -> None:
+        # At once: what begins from now on is counted whole. But not before it is known what runs.
+        while not self._loop.health().passes and not self._stop.wait(FIRST_S):
+            pass
+        last = False
         while True:
-            last = self._stop.wait(LOOK_S)
             try:
-                if self._holds():
+                if self._holds() and self._loop.health().passes:
                     self.look(write=last)
                 self._tell(None)
             except SkyriverError as error:
@@ -107,6 +111,7 @@ class Meter:
                     log.exception("a look at what is used failed")
             if last:
                 return
+            last = self._stop.wait(LOOK_S)
 
     def look(self, *, write: bool = False) -> None:
         """Counts, and writes where it is time to."""
