@@ -22,7 +22,6 @@ import logging
 import math
 import socket
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +31,7 @@ import msgspec
 
 from skyriver.core.errors import DeadlineExceeded, Internal, NotFound, SkyriverError, Unavailable
 from skyriver.serve.forwarding import Line
+from skyriver.serve.holding import Counted, Queue
 from skyriver.serve.http import JSON, PROBLEM, TEXT, HttpLimits, HttpServer, Request
 from skyriver.serve.metrics import Histogram, prometheus_of_holding, resident_bytes
 
@@ -43,6 +43,8 @@ MARGIN_S = 0.02
 """So long before its deadline a request is given up: the gateway would answer at the deadline, and knows no reason."""
 LOOK_S = 0.01
 """Between two looks for a replica, while something waits for it."""
+JOIN_S = 0.05
+"""Between two looks for further ones, while something still waits."""
 GRACE_S = 9.0
 _READY = (b"/v2/health/ready", b"/readyz", b"/v2/health/live", b"/livez")
 _AGAIN = ((b"retry-after", b"1"),)
@@ -67,49 +69,6 @@ class ActivatorSettings:
     """Its `bodies` are those that are held, and those that are being read."""
 
 
-class _Counted:
-    """Of one service."""
-
-    __slots__ = ("expired", "hold_us", "refused")
-
-    def __init__(self) -> None:
-        self.hold_us = Histogram()
-        self.expired = self.refused = 0
-
-    def told(self) -> dict[str, object]:
-        return {"hold_us": self.hold_us.told(), "expired": self.expired, "refused": self.refused}
-
-
-class _Queue:
-    """What is held for one service, in the order in which it came."""
-
-    __slots__ = ("bodies", "held", "lines", "name", "path")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.held: OrderedDict[Request, asyncio.TimerHandle] = OrderedDict()
-        self.bodies = 0
-        """Bytes of what is held."""
-        self.lines: set[asyncio.Task[None]] = set()
-        self.path = ""
-        """The socket that was reached last; "" while none is."""
-
-    def add(self, request: Request, timer: asyncio.TimerHandle) -> None:
-        self.held[request] = timer
-        self.bodies += len(request.body)
-
-    def remove(self, request: Request) -> None:
-        self.held.pop(request).cancel()
-        self.bodies -= len(request.body)
-        request.when_gone = None
-
-    def take(self) -> Request:
-        """The first."""
-        request = next(iter(self.held))
-        self.remove(request)
-        return request
-
-
 class Activator:
     """Made on the loop that serves it. `live` gives what the control plane tells, when that has changed."""
 
@@ -123,8 +82,8 @@ class Activator:
         self._live = live
         self._unreadable = False
         self._services: Mapping[str, Mapping[str, Any]] = {}
-        self._queues: dict[Key, _Queue] = {}
-        self._counted: dict[str, _Counted] = {}
+        self._queues: dict[Key, Queue] = {}
+        self._counted: dict[str, Counted] = {}
         """By service, of those that it is told of."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._server = HttpServer(self._handle, self.settings.http)
@@ -187,13 +146,13 @@ class Activator:
             self._refuse(key[0], request, problem, _LATER)
         elif request.path.endswith(b"/ready") and request.method in (b"GET", b"HEAD"):
             request.answer(200, b'{"ready":true}')  # it answers, if not at once; to be asked so wakes nobody
-        elif (full := self._full(queue := self._queues.get(key) or _Queue(key[0]), request)) != "":
+        elif (full := self._full(queue := self._queues.get(key) or Queue(key[0]), request)) != "":
             error = Unavailable(f"{key[0]} is waking, and {full}", code="OVERLOADED", next_action="Send it again soon.")
             self._refuse(key[0], request, error, _AGAIN)
         else:
             self._hold(key, queue, request)
 
-    def _full(self, queue: _Queue, request: Request) -> str:
+    def _full(self, queue: Queue, request: Request) -> str:
         """What keeps the request from being held, if anything."""
         if len(queue.held) >= self.settings.held:
             return f"{self.settings.held} requests wait for it already."
@@ -202,7 +161,7 @@ class Activator:
             return f"{queue.bodies} bytes wait for it already: with {size} more too little is left for other services."
         return ""
 
-    def _hold(self, key: Key, queue: _Queue, request: Request) -> None:
+    def _hold(self, key: Key, queue: Queue, request: Request) -> None:
         seconds = min(seconds_left(request.headers, time.time(), self.settings.hold_s), MOST_HOLD_S)
         if seconds <= 0:
             self._expire(key, queue, request)
@@ -217,11 +176,11 @@ class Activator:
         elif queue.path:
             self._add_line(queue)
 
-    def _leave(self, queue: _Queue, request: Request) -> None:
+    def _leave(self, queue: Queue, request: Request) -> None:
         queue.remove(request)
         self.left += 1
 
-    def _expire(self, key: Key, queue: _Queue, request: Request) -> None:
+    def _expire(self, key: Key, queue: Queue, request: Request) -> None:
         if request in queue.held:
             queue.remove(request)
         self.expired += 1
@@ -243,9 +202,9 @@ class Activator:
             counted.refused += 1
         _answer(request, error, headers)
 
-    def _count(self, name: str) -> _Counted | None:
+    def _count(self, name: str) -> Counted | None:
         """None of a service that nobody told of: any path names one."""
-        return self._counted.setdefault(name, _Counted()) if name in self._services else None
+        return self._counted.setdefault(name, Counted()) if name in self._services else None
 
     # What the control plane tells.
 
@@ -284,7 +243,7 @@ class Activator:
 
     # What is held goes on.
 
-    async def _carry(self, key: Key, queue: _Queue) -> None:
+    async def _carry(self, key: Key, queue: Queue) -> None:
         """Until nothing is held for the service."""
         try:
             while queue.held:
@@ -301,12 +260,28 @@ class Activator:
                 self._begin(self._work(queue, line), queue.lines)
                 while len(queue.lines) < min(self.settings.lines, len(queue.held)):
                     self._add_line(queue)
+                joined = {line.path}
                 while queue.lines:
-                    await asyncio.wait(queue.lines)
+                    await asyncio.wait(queue.lines, timeout=JOIN_S)
+                    await self._join(key, queue, joined)
                 queue.path = ""
         finally:
             self._queues.pop(key, None)
             self.changed.set()
+
+    async def _join(self, key: Key, queue: Queue, joined: set[str]) -> None:
+        """Replicas that listen by now take of what is still held as well: it may wake with several."""
+        if not queue.held:
+            return
+        self._look()
+        for path in self._sockets(key):
+            if path not in joined:
+                with contextlib.suppress(OSError):
+                    line = await Line.to(path)
+                    joined.add(path)
+                    self._begin(self._work(queue, line), queue.lines)
+                    for _ in range(min(self.settings.lines, len(queue.held)) - 1):
+                        self._begin(self._work(queue, None, path), queue.lines)
 
     async def _reach(self, key: Key) -> Line | None:
         for path in self._sockets(key):
@@ -314,14 +289,14 @@ class Activator:
                 return await Line.to(path)
         return None
 
-    def _add_line(self, queue: _Queue) -> None:
+    def _add_line(self, queue: Queue) -> None:
         if len(queue.lines) < self.settings.lines:
             self._begin(self._work(queue, None), queue.lines)
 
-    async def _work(self, queue: _Queue, line: Line | None) -> None:
+    async def _work(self, queue: Queue, line: Line | None, path: str = "") -> None:
         """One connection: a request after the other, until none is held or the replica is gone."""
         try:
-            line = line or await Line.to(queue.path)
+            line = line or await Line.to(path or queue.path)
             while queue.held and line.open:
                 request = queue.take()
                 held_us = (time.perf_counter_ns() - request.arrived_ns) // 1000

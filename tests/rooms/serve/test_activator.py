@@ -255,6 +255,48 @@ def test_what_a_replica_took_along_is_not_sent_again_and_the_others_go_to_the_ne
     play(scene)
 
 
+def test_a_second_replica_takes_of_what_the_first_has_not_begun(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with running(tmp_path, ActivatorSettings(lines=2)) as stage:
+            asking = [asyncio.ensure_future(stage.ask()) for _ in range(20)]
+            await stage.held(20)
+            second = tmp_path / "second.sock"
+            told = {"weight": 100, "sockets": [str(stage.replica), str(second)]}
+            stage.live = {"services": {"price": {"versions": {"1": told}, "trouble": None}}}
+            taken: list[Request] = []
+            async with stage.listening(answer=taken.append):
+                await stage.until(lambda: len(taken) == 2)
+                async with stage.listening(second):
+                    await stage.held(0)
+                    await stage.until(lambda: stage.activator.report()["forwarded"] == 18)
+                    for request in taken:
+                        request.answer(200, b"{}")
+                    answers = await asyncio.gather(*asking)
+            assert [status for status, *_ in answers] == [200] * 20
+            assert len(taken) == 2
+            assert len(stage.asked) == 18
+
+    play(scene)
+
+
+def test_what_was_held_is_counted_by_service_of_those_there_are(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with running(tmp_path) as stage:
+            assert (await stage.ask(x_request_deadline="1"))[0] == 504
+            assert (await stage.ask("/predict/unknown", x_request_deadline="1"))[0] == 504
+            asking = asyncio.ensure_future(stage.ask())
+            await stage.held(1)
+            stage.tell(v1=stage.replica)
+            async with stage.listening():
+                assert (await asking)[0] == 200
+            told = stage.activator.report()["services"]
+            assert told.keys() == {"price"}
+            assert (told["price"]["expired"], told["price"]["refused"]) == (1, 0)
+            assert sum(count for _, count in told["price"]["hold_us"]) == 1
+
+    play(scene)
+
+
 @pytest.mark.parametrize("leave", ["close", "abort"])
 def test_who_has_left_is_not_worked_for(tmp_path: Path, leave: str) -> None:
     async def scene() -> None:

@@ -249,7 +249,7 @@ def choose(accounts: Accounts, mean: Floats, allowed: Floats, bases: Flags) -> W
     bad |= ~bases[:, None]
     cost[bad] = np.inf
     flat = cost.reshape(-1, BANK)
-    best = flat.argmin(1)
+    best: Whole = flat.argmin(1)
     lost = ~np.isfinite(flat[np.arange(len(best)), best])
     if lost.any():
         nearest = np.where(bases[:, None], shares[lost], np.inf).reshape(-1, BANK).argmin(1)

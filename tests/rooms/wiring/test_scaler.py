@@ -1,0 +1,140 @@
+"""The thread that scales: when it looks, what it remembers, and its end when another control plane has taken over."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import skyriver as sr
+from skyriver.control.pricing import OwnedMachines
+from skyriver.core.errors import Conflict
+from skyriver.core.resources import Put, Resource
+from skyriver.core.units import SECOND
+from skyriver.wiring.home import Home
+from skyriver.wiring.scaler import Scaler
+from skyriver.wiring.simulation import Simulation
+
+REPLICA = "t.replica.price-1-1"
+
+
+class Cloud(Simulation):
+    def __init__(self, folder: Path, serve: sr.Service) -> None:
+        super().__init__()
+        spec = {"model": "price", "serve": serve.to_json(), "versions": {"1": {"weight": 100}}}
+        version = {"model": "price", "version": 1, "artifact": "a" * 64}
+        self.commit(
+            [
+                Put(Resource("t", "version", "price:1", spec=version, state="APPROVED"), 0),
+                Put(Resource("t", "service", "price", spec=spec, state="PENDING"), 0),
+            ]
+        )
+        self.home = Home.at(str(folder))
+        self.scaler = self.another()
+
+    def another(self) -> Scaler:
+        return Scaler(
+            self.home,
+            store=self.store,
+            loop=self.loop,
+            clock=self.clock,
+            fence=self.fence,
+            prices=OwnedMachines(),
+        )
+
+    def look(self, seconds: float = 1.0) -> None:
+        """After some time in which the replica answered nothing."""
+        self.clock.advance(int(seconds * SECOND))
+        self.compute.report(
+            REPLICA, ready=True, told_at=self.clock.wall(), active_at=self.clock.wall(), requests=5, run_us=50_000
+        )
+        self.settle()
+        self.scaler._due.clear()  # its turn: the thread's clock is not ours
+        self.scaler.look()
+        self.settle()
+
+    def decided(self) -> int:
+        row = self.loop.snapshot().find("t", "scaling", "price")
+        return int(row.spec["replicas"]) if row is not None else 0
+
+
+def test_it_decides_from_the_second_look_on_and_remembers(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path, sr.Service(replicas=(1, 4), hold="3s"))
+    cloud.look()
+    assert cloud.decided() == 0
+    cloud.look()
+    assert cloud.decided() == 1
+    cloud.scaler._remember()
+    told = json.loads((tmp_path / "scaling.json").read_bytes())
+    assert told["1.0"]["measured"]["t/price"]["starts"]
+    cloud.scaler = cloud.another()
+    cloud.look()
+    cloud.look()
+    assert cloud.decided() == 1
+
+
+@pytest.mark.parametrize("memory", [b"", b"[]", b"{", b'{"1.0": 3}', b'{"1.0": {"measured": {"t/price": {}}}}'])
+def test_what_cannot_be_read_is_learnt_anew(tmp_path: Path, memory: bytes) -> None:
+    (tmp_path / "scaling.json").write_bytes(memory)
+    cloud = Cloud(tmp_path, sr.Service(replicas=(1, 4), hold="3s"))
+    cloud.look()
+    cloud.look()
+    assert cloud.decided() == 1
+
+
+def test_a_service_that_is_elastic_no_more_is_forgotten(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path, sr.Service(replicas=(1, 4), hold="3s"))
+    cloud.look()
+    cloud.look()
+    service = cloud.store.get("t", "service", "price")
+    spec = {**service.spec, "serve": sr.Service(replicas=1).to_json()}
+    changed = Resource("t", "service", "price", spec=spec, state=service.state, status=service.status)
+    cloud.commit([Put(changed, service.revision)])
+    cloud.look()
+    assert cloud.decided() == 0
+    assert not cloud.scaler._scalings
+
+
+def test_it_ends_when_another_control_plane_has_taken_over(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path, sr.Service(replicas=(1, 4), hold="3s"))
+    cloud.look()
+    cloud.store.acquire("another")
+    with pytest.raises(Conflict) as found:
+        cloud.look()
+    assert found.value.code == "FENCED"
+
+
+def test_somebody_who_was_quicker_is_no_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud = Cloud(tmp_path, sr.Service(replicas=(1, 4), hold="3s"))
+    cloud.look()
+    refused = []
+
+    def commit(*_: object, **__: object) -> None:
+        refused.append(1)
+        raise Conflict("It was changed.", next_action="Read it again.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cloud.scaler._store, "commit", commit)
+        cloud.clock.advance(SECOND)
+        cloud.scaler._due.clear()
+        cloud.scaler.look()
+    assert refused == [1]
+
+
+def test_a_cloud_without_elastic_services_loads_no_numpy(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+import skyriver as sr
+from test_scaler import Cloud
+cloud = Cloud(Path({str(tmp_path)!r}), sr.Service(replicas=(0, 1)))
+before = "numpy" in sys.modules
+cloud.scaler.look()
+print(before == ("numpy" in sys.modules), cloud.scaler._scalings)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["True", "{}"], done.stderr
