@@ -609,7 +609,8 @@ def test_ps_tells_what_to_do_about_what_is_not_ready(shown: Callable[[], str]) -
     waits = {"message": "No version is released.", "next_action": "`skyriver run` trains one."}
     service = item("service", "fraud", "PENDING", **waits) | {"spec": {"versions": {}}}
     show.running(
-        Screen(as_json=False), {"streams": [], "services": [service], "processes": [], "parts": [], "incidents": []}
+        Screen(as_json=False),
+        {"streams": [], "services": [service], "scalings": [], "processes": [], "parts": [], "incidents": []},
     )
     assert "No version is released. `skyriver run` trains one." in shown()
 

@@ -312,7 +312,7 @@ _MOMENTS = frozenset({"looked", "judged", "ended"})
 
 def _fact(name: str, value: object) -> str:
     if isinstance(value, int) and (name in _MOMENTS or name.endswith(("_time", "_at", "_since"))):
-        return f"{utc_time(value)} UTC" if value else "never"
+        return f"{utc_time(value)} UTC"
     return f"{value:,}" if isinstance(value, int) else escape(str(value))
 
 
