@@ -8,6 +8,9 @@ loses nothing but the oldest.
 
 from __future__ import annotations
 
+import json
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -96,13 +99,13 @@ class Bucket:
         return found
 
     def to_row(self) -> Resource:
-        parts = [{"prices": _told(part.prices), "used": _used_told(part.used)} for part in self.parts]
+        parts = [{"prices": _told(part.prices), "used": _packed(part.used)} for part in self.parts]
         status = {"at": self.at, "length": self.length, "parts": parts}
         return Resource(self.tenant, USAGE, self.name, status=status, state="KEPT", revision=self.revision)
 
     @classmethod
     def of(cls, row: Resource) -> Bucket:
-        parts = tuple(Part(_prices(part["prices"]), _used(part["used"])) for part in row.status["parts"])
+        parts = tuple(Part(_prices(part["prices"]), _unpacked(part["used"])) for part in row.status["parts"])
         return cls(row.tenant, int(row.status["at"]), int(row.status["length"]), parts, row.revision)
 
 
@@ -159,9 +162,12 @@ def _prices(told: Mapping[str, Any]) -> Prices:
     return Prices(told["source"], date.fromisoformat(told["as_of"]), told["currency"], of)
 
 
-def _used_told(used: Used) -> dict[str, dict[str, int]]:
-    return {str(subject): dict(amounts) for subject, amounts in sorted(used.items())}
+def _packed(used: Used) -> str:
+    """Compressed: of a tenant with 1,000 services an hour is 100 KB otherwise, and all rows are in memory."""
+    told = {str(subject): dict(amounts) for subject, amounts in sorted(used.items())}
+    return b64encode(zlib.compress(json.dumps(told, separators=(",", ":")).encode(), 1)).decode()
 
 
-def _used(told: Mapping[str, Mapping[str, int]]) -> dict[Subject, dict[str, int]]:
-    return {Subject.of(text): dict(amounts) for text, amounts in told.items()}
+def _unpacked(packed: str) -> dict[Subject, dict[str, int]]:
+    told: dict[str, dict[str, int]] = json.loads(zlib.decompress(b64decode(packed)))
+    return {Subject.of(text): amounts for text, amounts in told.items()}
