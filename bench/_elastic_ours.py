@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from _elastic_world import SLOT_S, Seen, Trace, Whole
 
-from skyriver.control.schedule.demand import FORECAST
+from skyriver.control.schedule.candidates import BASES
 from skyriver.control.schedule.scaling import TICK_S, Fleet, Rules, Terms, Ticks
 
 MOST = 100_000
@@ -17,7 +17,7 @@ VARIANTS: Mapping[str, Terms] = {
     "without forecast": Terms(forecast=False),
     "without headroom": Terms(headroom=False),
     "without floor": Terms(floor=False),
-    **{f"base {base} alone": Terms(bases=(base,)) for base in range(FORECAST)},
+    **{f"base {base} alone": Terms(bases=(base,)) for base in range(BASES)},
 }
 """Ours without one of its terms."""
 

@@ -112,7 +112,7 @@ def pool(traces: Sequence[Trace]) -> Trace:
     )
 
 
-def seasonal(seed: int, mean: float = 12.0, *, name: str = "seasonal", weekday: int = 2) -> Trace:
+def seasonal(seed: int, mean: float = 12.0, *, name: str = "seasonal", weekday: int = 2, lead_s: int = LEAD_S) -> Trace:
     """A day (0 is a Monday) of some `mean` replicas, after DAYS_BEFORE days that are known by five-minute means.
 
     No day is like another: its level drifts, its amplitude and its hour differ, and the rate wanders by some per cent
@@ -134,11 +134,11 @@ def seasonal(seed: int, mean: float = 12.0, *, name: str = "seasonal", weekday: 
     slots *= np.exp(_wandering(rng, len(slots), 0.04, 5))
     before = slots[: -len(hour)] * SLOT_S
     arrived = rng.poisson(before)
-    seconds = np.arange(len(slots) * SLOT_S - DAY_S - LEAD_S, len(slots) * SLOT_S)
+    seconds = np.arange(len(slots) * SLOT_S - DAY_S - lead_s, len(slots) * SLOT_S)
     fine = np.interp(seconds / SLOT_S, np.arange(len(slots)) + 0.5, slots)
     work, requests = _asked(rng, fine * np.exp(_wandering(rng, len(fine), 0.03, 120)))
     known = rng.gamma(np.maximum(arrived, 1) / (1 + _TAIL), 1 + _TAIL) / SLOT_S
-    return Trace(name, work, requests, known[: -LEAD_S // SLOT_S], LEAD_S)
+    return Trace(name, work, requests, known[: -lead_s // SLOT_S], lead_s)
 
 
 def bursty(seed: int, base: float = 2.0, seconds: int = 5_400, *, name: str = "bursty") -> Trace:

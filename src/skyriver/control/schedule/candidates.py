@@ -41,7 +41,6 @@ NAMES: Final = (
     "the busiest minute within the hold",
     "the busiest 5 s within thrice the hold",
     "the mean of the last hour",
-    "the busiest minute within the hold, as it is forecast to grow",
 )
 """Of the bases, in the order of `demand.observe`."""
 _FACTORS: Final = (
@@ -50,10 +49,9 @@ _FACTORS: Final = (
     (0.7, 1.6, 8.0),
     (0.3, 1.1, 2.5),
     (0.9, 4.0, 30.0),
-    (0.7, 1.6, 8.0),
 )
 """Of each base: from the first to the second in FINE steps, then to the third."""
-_USUAL: Final = (1.3, 1.15, 1.0, 1.6, 0.5, 1.0)
+_USUAL: Final = (1.3, 1.15, 1.0, 1.6, 0.5)
 """Of the base to what demand tends to be, where nothing is known yet."""
 BASES: Final = len(NAMES)
 FACTORS: Final = 28

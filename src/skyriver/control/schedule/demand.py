@@ -37,7 +37,7 @@ SIGNIFICANT: Final = 4.0
 STAGGER: Final = 6
 """The shape of days is looked at every so many ticks, by as many shares of the services in turn."""
 
-BUSY_5, BUSY_15, BUSY_60, BUSY_LONG, MEAN, FORECAST = range(6)
+BUSY_5, BUSY_15, BUSY_60, BUSY_LONG, MEAN = range(5)
 
 
 @dataclass(slots=True)
@@ -110,9 +110,9 @@ class Pace:
     forecasts: bool = True
 
 
-def observe(demand: Demand, came: Floats, fresh: Flags, pace: Pace) -> tuple[Small, Small]:
-    """Adds a tick's demand, (N,) replicas, where it is `fresh`; the bases, (N, 6) replicas, in the order above, and
-    what they would be if all that is longer ago than NOW blocks were forgotten."""
+def observe(demand: Demand, came: Floats, fresh: Flags, pace: Pace) -> tuple[Small, Small, Small]:
+    """Adds a tick's demand, (N,) replicas, where it is `fresh`; the bases, (N, 5) replicas, in the order above,
+    what they would be if all that is longer ago than NOW blocks were forgotten, and the growth that is in both."""
     n, every = np.arange(len(came)), pace.tick_s
     at = demand.ages % demand.ring.shape[1]
     demand.ring[n[fresh], at[fresh]] = came[fresh]
@@ -128,11 +128,10 @@ def observe(demand: Demand, came: Floats, fresh: Flags, pace: Pace) -> tuple[Sma
     held = np.where((np.arange(BLOCKS) <= within)[:, None, :], newest_first, 0.0).max(2)
     growth = _growth(demand, recent[MINUTE_S], pace) if pace.forecasts else np.ones(len(came), np.float32)
     long = np.where(np.arange(BLOCKS) <= 3 * within, newest_first[:, 0], 0.0).max(1)
-    columns = (held[:, 0], held[:, 1], held[:, 2], long, demand.mean, held[:, 2] * growth)
-    now = np.where((np.arange(BLOCKS) <= np.minimum(NOW, within))[:, None, :], newest_first, 0.0).max(2)
-    nothing = np.zeros(len(came))
-    short = (now[:, 0], now[:, 1], now[:, 2], now[:, 0], nothing, now[:, 2] * growth)
-    return np.column_stack(columns).astype(np.float32), np.column_stack(short).astype(np.float32)
+    now = newest_first[:, :, : NOW + 1].max(2)
+    columns = (held[:, 0] * growth, held[:, 1] * growth, held[:, 2] * growth, long * growth, demand.mean)
+    short = (now[:, 0] * growth, now[:, 1] * growth, now[:, 2] * growth, now[:, 0] * growth, 0 * long)
+    return np.column_stack(columns).astype(np.float32), np.column_stack(short).astype(np.float32), growth
 
 
 def last(demand: Demand, seconds: float, tick_s: float) -> Floats:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from skyriver.control.schedule.candidates import FACTORS, NAMES, factors
-from skyriver.control.schedule.demand import BUSY_60, FORECAST, MEAN
+from skyriver.control.schedule.demand import BUSY_60, MEAN
 from skyriver.control.schedule.scaling import Decided, Rules
 
 HOUR: Final = 3_600.0
@@ -98,20 +98,17 @@ def _lines(decided: Decided, base: int, factor: int) -> list[tuple[str, str]]:
     lines = [("objective", _objective(rules))]
     if not decided.fresh:
         return [*lines, ("stale", f"There are no fresh measurements: it stays at {decided.wanted}.")]
-    demand, minute = decided.came, float(decided.bases[BUSY_60])
+    minute = float(decided.bases[BUSY_60]) / decided.growth
     lines.append(
         (
             "demand",
-            f"{demand:.2f} replicas' work comes now, {minute:.2f} in the busiest minute within the hold,"
+            f"{decided.came:.2f} replicas' work comes now, {minute:.2f} in the busiest minute within the hold,"
             f" {float(decided.bases[MEAN]):.2f} on the mean of an hour; a replica is ready {decided.start_s:.1f} s"
             " after it was asked for.",
         )
     )
-    growth = float(decided.bases[FORECAST]) / minute if minute > 0 else 1.0
-    told = (
-        f"Demand is to grow by {growth - 1:.0%} until then." if growth > 1.005 else "No growth is expected until then."
-    )
-    lines.append(("forecast", told))
+    grows = f"It is to grow by {decided.growth - 1:.0%} until a replica that is asked for now has worked for a minute."
+    lines.append(("forecast", grows if decided.growth > 1.005 else "It is not expected to grow until then."))
     factor_of, late, mean = (float(of[base][factor]) for of in (_G, decided.late, decided.costs))
     lines.append(
         (

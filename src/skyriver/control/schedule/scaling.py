@@ -39,7 +39,6 @@ from skyriver.control.schedule.candidates import (
 )
 from skyriver.control.schedule.demand import (
     BLOCKS,
-    FORECAST,
     IN_HOLD,
     Demand,
     Pace,
@@ -57,7 +56,7 @@ FLOOR_WINDOW_S: Final = 120.0
 SLACK: Final = 0.2
 """Of what would be done before it is late: so much may wait without more replicas."""
 RAISE, MOST_HEADROOM = 1.1, 4.0
-LOWER, LEAST_HEADROOM = 0.9999, 0.85
+LOWER, LEAST_HEADROOM = 0.9999, 0.95
 """LOWER is of a second."""
 UNFORESEEN: Final = 1.5
 PATIENCE_S: Final = 600.0
@@ -182,6 +181,7 @@ class _Last:
     bases: Small
     """(N, BASES)."""
     candidate: Whole
+    growth: Small
     came: Floats
     queue: Floats
     floor: Floats
@@ -209,6 +209,8 @@ class Decided:
     """(BASES, FACTORS) share of the work that each candidate would have finished too late."""
     costs: Small
     """(BASES, FACTORS) mean replicas that each would have had, starts included."""
+    growth: float
+    """That is forecast, and in the bases: 1 is none."""
     came: float
     queue: float
     headroom: float
@@ -241,7 +243,7 @@ class Fleet:
         self.steering = Steering.starting(0, tick_s)
         self._declared: Declared | None = None
         self._decided: _Last | None = None
-        self._may = np.array([b in self.terms.bases and (self.terms.forecast or b != FORECAST) for b in range(BASES)])
+        self._may = np.array([b in self.terms.bases for b in range(BASES)])
 
     def add(self, name: str, rules: Rules, remembered: Mapping[str, Any] | None = None) -> None:
         """`remembered`: what `remember` said of it; what cannot be read is learnt anew."""
@@ -283,7 +285,7 @@ class Fleet:
         start_s = np.where(np.isfinite(ticks.start_s) & (ticks.start_s > 0), ticks.start_s, 0.0)
         hold_s = np.where(np.isnan(declared.hold_s), np.maximum(LEAST_HOLD_S, 2 * start_s), declared.hold_s)
         pace = Pace(self.tick_s, second, wall, hold_s, start_s, self.terms.forecast)
-        bases, now = observe(self.demand, came, fresh, pace)
+        bases, now, growth = observe(self.demand, came, fresh, pace)
         deadline_s, lead = np.maximum(declared.latency_s, 0.0), lead_ticks(start_s, self.tick_s)
         late = replay(self.accounts, bases, now, Tick(self.tick_s, came, fresh, lead, start_s, deadline_s))
         self._learn(ticks, fresh, late, second, start_s)
@@ -307,6 +309,7 @@ class Fleet:
         self._decided = _Last(
             bases=bases,
             candidate=candidate,
+            growth=growth,
             came=came,
             queue=queue,
             floor=floor,
