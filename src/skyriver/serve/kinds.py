@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -95,7 +96,8 @@ def _step_service(snapshot: Snapshot, before: Resource) -> Iterator[Action]:
     rest = rest_after(snapshot, service, serve, members, serves=any(serves(snapshot, r) for r in members))
     held = somebody_holds(snapshot, service.tenant)
     woke = woke_after(snapshot, service, rest)
-    awake = max(decided(snapshot, service, serve), int(woke.get("replicas", 0)))
+    there = max(Counter(r.spec["version"] for r in members).values(), default=0)
+    awake = max(decided(snapshot, service, serve, there), int(woke.get("replicas", 0)))
     count = replicas_wanted(rest, awake, there=len(members), held=held)
     yield from _fit_replicas(snapshot, service, versions, replicas, count)
 

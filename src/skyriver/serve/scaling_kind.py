@@ -30,12 +30,13 @@ def scaling_of(snapshot: Snapshot, service: Resource) -> Resource | None:
     return snapshot.find(service.tenant, SCALING, service.name)
 
 
-def decided(snapshot: Snapshot, service: Resource, serve: ServiceSpec) -> int:
-    """Replicas of each version while the service is awake."""
+def decided(snapshot: Snapshot, service: Resource, serve: ServiceSpec, there: int) -> int:
+    """Replicas of each version while the service is awake. Those that are `there` stay until somebody has decided: the
+    service may only now have become elastic, with all that is asked of it."""
     if not serve.elastic:
         return serve.most
     row = scaling_of(snapshot, service)
-    return min(serve.most, max(serve.awake, int(row.spec["replicas"]) if row is not None else 0))
+    return min(serve.most, max(serve.awake, int(row.spec["replicas"]) if row is not None else there))
 
 
 def to_wake(snapshot: Snapshot, service: Resource, serve: ServiceSpec, waiting: int) -> int:

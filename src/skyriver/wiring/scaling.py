@@ -116,7 +116,7 @@ class Scaling:
             why = seen.stale or "What is measured cannot be."
             return _blind(snapshot, row, why) if row is not None and self._blind[name] >= BLIND_LOOKS else None
         self._blind[name] = 0
-        before = int(row.spec["replicas"]) if row is not None else spec.awake
+        before = int(row.spec["replicas"] if row is not None else service.status.get("wanted", spec.awake))
         status = status_of(snapshot.now, seen, decided, spec, prices)
         if row is None:
             made = new_scaling(service, replicas, {}, snapshot.now)

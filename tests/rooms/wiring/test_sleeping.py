@@ -374,6 +374,16 @@ def test_it_wakes_to_what_waits(cloud: Cloud) -> None:
     assert "woke" not in cloud.service.status
 
 
+def test_a_service_that_becomes_elastic_keeps_what_it_has_until_somebody_decided() -> None:
+    cloud = Cloud(sr.Service(replicas=3))
+    cloud.ready(*cloud.replicas)
+    cloud.change(serve=sr.Service(replicas=(1, 4)).to_json())
+    cloud.run(seconds=5)
+    assert len(cloud.replicas) == 3
+    cloud.scale(1)
+    assert cloud.replicas == [FIRST]
+
+
 def test_before_anybody_decided_it_has_as_few_as_it_may() -> None:
     cloud = Cloud(sr.Service(replicas=(2, 4)))
     cloud.ready(*cloud.replicas)

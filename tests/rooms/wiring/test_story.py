@@ -15,6 +15,7 @@ from skyriver.core.spec import AppSpec, FieldSpec, NatsLogSpec, ReferenceSpec
 from skyriver.data.operations import plan_load
 from skyriver.features.plan import plan_features
 from skyriver.release.operations import plan_rollback, plan_train
+from skyriver.serve.scaling_kind import new_scaling
 from skyriver.wiring.deploy import plan_deploy
 from skyriver.wiring.kinds import KINDS
 from skyriver.wiring.simulation import Simulation
@@ -62,7 +63,9 @@ class Cloud(Simulation):
 GATE = sr.Gate(average_precision=">= 0.6")
 
 
-def risk(gate: sr.Gate = GATE, extra: str = "", replicas: int = 1, by_key: Mapping[str, Any] | None = None) -> AppSpec:
+def risk(
+    gate: sr.Gate = GATE, extra: str = "", replicas: int | tuple[int, int] = 1, by_key: Mapping[str, Any] | None = None
+) -> AppSpec:
     """`by_key`: how the model is asked by its features' keys, which there are then."""
 
     class Payment(sr.Event):
@@ -421,6 +424,26 @@ def test_a_champion_that_changed_during_a_run_is_not_compared_with(cloud: Cloud)
     cloud.ready(WORKER_NAME, model={"name": "fraud", "version": 1})
     cloud.train()  # its proposal still says that there was no champion
     assert cloud.get("version", "fraud:2").reason == "CHAMPION_CHANGED"
+
+
+def test_a_version_takes_over_with_as_many_replicas_as_the_load_needs(cloud: Cloud) -> None:
+    cloud.deploy(risk(replicas=(1, 4)))
+    cloud.ready(WORKER_NAME, model=None)
+    cloud.train()
+    cloud.ready("t.replica.fraud-1-1")
+    cloud.ready(WORKER_NAME, model={"name": "fraud", "version": 1})
+    cloud.commit([Put(new_scaling(cloud.get("service", "fraud"), 2, {}, cloud.clock.wall()), 0)])
+    cloud.ready("t.replica.fraud-1-2")
+    cloud.train()
+    cloud.ready("t.replica.fraud-2-1")
+    assert cloud.gateway.split("fraud") == (("fraud:1", 100),)
+    cloud.ready("t.replica.fraud-2-2")
+    cloud.ready(WORKER_NAME, model={"name": "fraud", "version": 2})
+    assert cloud.gateway.split("fraud") == (("fraud:2", 100),)
+    assert {name for name in cloud.compute.running if "fraud-" in name and "replica" in name} == {
+        "t.replica.fraud-2-1",
+        "t.replica.fraud-2-2",
+    }
 
 
 def test_a_replica_too_many_leaves_the_gateway_before_it_is_asked_to_end(cloud: Cloud) -> None:
