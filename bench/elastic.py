@@ -305,7 +305,7 @@ def measure_slow_start(document: Document, seeds: Sequence[int]) -> None:
 
 
 def _slow_start(seed: int, variant: str) -> tuple[Outcome, float]:
-    trace = seasonal(seed)
+    trace = seasonal(seed, lead_s=DAY_S)
     outcome = _ours(trace, SLOW_S, variant)
     if outcome is None:
         raise RuntimeError("the product's own controller is not there (_elastic_ours.py)")

@@ -92,7 +92,9 @@ class Accounts(Table):
     cost: Small
     """Replica-seconds, starts included, faded."""
     backlog: Small
-    """(N, 2, BASES, FACTORS) work that would wait now; the second of bases SHIFT_S older."""
+    """Work that would wait now."""
+    unlucky: Small
+    """The same with the bases of SHIFT_S before."""
     replicas: Small
     """That there would be now."""
     came: Floats
@@ -116,7 +118,8 @@ class Accounts(Table):
         return cls(
             late=bank,
             cost=bank.copy(),
-            backlog=np.zeros((n, 2, BASES, FACTORS), np.float32),
+            backlog=bank.copy(),
+            unlucky=bank.copy(),
             replicas=bank.copy(),
             came=np.zeros(n),
             seconds=np.zeros(n),
@@ -158,9 +161,9 @@ def replay(accounts: Accounts, bases: Small, now: Small, tick: Tick) -> Small:
     deadline = tick.deadline_s.astype(np.float32)[:, None, None]
     then = accounts.bases[n, (accounts.ticks - lead) % size]
     replicas = _replicas(then)
-    late = _pass(accounts.backlog[:, 0], replicas, came, deadline, tick.tick_s, on)
+    late = _pass(accounts.backlog, replicas, came, deadline, tick.tick_s, on)
     shifted = _replicas(_shifted(accounts, bases, lead, tick))
-    unlucky = _pass(accounts.backlog[:, 1], shifted, came, deadline, tick.tick_s, on)
+    unlucky = _pass(accounts.unlucky, shifted, came, deadline, tick.tick_s, on)
     late += np.float32(SHIFTED) * (unlucky - late)
     accounts.ticks += tick.fresh
     fade = np.where(tick.fresh, 0.5 ** (tick.tick_s / HALF_LIFE_S), 1.0)

@@ -19,6 +19,7 @@ import numpy as np
 from skyriver.control.schedule.tables import Flags, Floats, Small, Table, Whole
 
 BLOCKS: Final = 64
+"""A power of two."""
 NOW: Final = 4
 """Blocks that are recent."""
 IN_HOLD: Final = 20
@@ -28,6 +29,8 @@ DAY: Final = 86_400 // SLOT_S
 DAYS: Final = 14
 SLOTS: Final = DAYS * DAY
 MINUTE_S: Final = 60
+WINDOWS: Final = (5, 15, MINUTE_S, 120)
+"""Seconds."""
 SLOPE_S: Final = 600
 HOUR_S: Final = 3_600.0
 MOST_GROWTH: Final = 2.0
@@ -46,10 +49,17 @@ class Demand(Table):
 
     ring: Small
     """(N, ticks of SLOPE_S), newest at `ages - 1`."""
+    sums: Floats
+    """(N, WINDOWS) of the last ticks."""
     blocks: Small
     """(N, 3, BLOCKS) highest 5 s, 15 s and minute of each block."""
     block: Whole
     """(N,) number of the newest block."""
+    held: Small
+    """(N, 3) highest of the blocks within the hold, and the same of those that are recent."""
+    recent: Small
+    long: Small
+    """(N,) highest 5 s of the blocks within thrice the hold."""
     mean: Floats
     """(N,) of the last hour."""
     ages: Whole
@@ -73,8 +83,12 @@ class Demand(Table):
         small = np.float32
         return cls(
             ring=np.zeros((n, ring), small),
+            sums=np.zeros((n, len(WINDOWS))),
             blocks=np.zeros((n, 3, BLOCKS), small),
             block=np.full(n, -1),
+            held=np.zeros((n, 3), small),
+            recent=np.zeros((n, 3), small),
+            long=np.zeros(n, small),
             mean=np.zeros(n),
             ages=np.zeros(n, np.int64),
             slots=np.full((n, SLOTS), np.nan, small),
@@ -113,53 +127,65 @@ class Pace:
 def observe(demand: Demand, came: Floats, fresh: Flags, pace: Pace) -> tuple[Small, Small, Small]:
     """Adds a tick's demand, (N,) replicas, where it is `fresh`; the bases, (N, 5) replicas, in the order above,
     what they would be if all that is longer ago than NOW blocks were forgotten, and the growth that is in both."""
-    n, every = np.arange(len(came)), pace.tick_s
-    at = demand.ages % demand.ring.shape[1]
-    demand.ring[n[fresh], at[fresh]] = came[fresh]
-    demand.ages += fresh
-    recent = {s: last(demand, s, every) for s in (5, 15, MINUTE_S)}
-    _block(demand, recent, pace)
+    every = pace.tick_s
+    _ring(demand, came, fresh, every)
+    busy = np.column_stack([last(demand, seconds, every) for seconds in WINDOWS[:3]]).astype(np.float32)
+    _block(demand, busy, pace)
     hours = np.maximum(every / HOUR_S, 1 / np.maximum(demand.ages, 1))
     demand.mean += np.where(fresh, (came - demand.mean) * hours, 0.0)
     _slot(demand, came, fresh, pace)
-    numbers = (demand.block[:, None] - np.arange(BLOCKS)) % BLOCKS
-    newest_first = np.take_along_axis(demand.blocks, numbers[:, None, :], 2)
-    within = blocks_in(pace.hold_s, every)[:, None]
-    held = np.where((np.arange(BLOCKS) <= within)[:, None, :], newest_first, 0.0).max(2)
-    growth = _growth(demand, recent[MINUTE_S], pace) if pace.forecasts else np.ones(len(came), np.float32)
-    long = np.where(np.arange(BLOCKS) <= 3 * within, newest_first[:, 0], 0.0).max(1)
-    now = newest_first[:, :, : NOW + 1].max(2)
-    columns = (held[:, 0] * growth, held[:, 1] * growth, held[:, 2] * growth, long * growth, demand.mean)
-    short = (now[:, 0] * growth, now[:, 1] * growth, now[:, 2] * growth, now[:, 0] * growth, 0 * long)
-    return np.column_stack(columns).astype(np.float32), np.column_stack(short).astype(np.float32), growth
+    growth = _growth(demand, busy[:, 2], pace) if pace.forecasts else np.ones(len(came), np.float32)
+    grown = growth[:, None]
+    columns = (demand.held * grown, demand.long[:, None] * grown, demand.mean[:, None])
+    short = (demand.recent * grown, demand.recent[:, :1] * grown, 0 * grown)
+    return np.hstack(columns).astype(np.float32), np.hstack(short), growth
 
 
-def last(demand: Demand, seconds: float, tick_s: float) -> Floats:
-    """(N,) mean of the last `seconds`, or of as many as there are."""
-    size = demand.ring.shape[1]
-    count = min(size, max(1, round(seconds / tick_s)))
-    back = np.arange(1, count + 1)
-    at = (demand.ages[:, None] - back) % size
-    known = back <= demand.ages[:, None]
-    total = np.where(known, np.take_along_axis(demand.ring, at, 1), 0.0).sum(1)
-    mean: Floats = total / np.maximum(known.sum(1), 1)
+def _ring(demand: Demand, came: Floats, fresh: Flags, tick_s: float) -> None:
+    n, size = np.flatnonzero(fresh), demand.ring.shape[1]
+    new, ages = came[n].astype(np.float32), demand.ages[n]
+    for i, seconds in enumerate(WINDOWS):
+        count = _ticks(seconds, tick_s)
+        leaves = np.where(ages >= count, demand.ring[n, (ages - count) % size], 0)
+        # Sums of float32 numbers in float64: what is added is taken off again.
+        demand.sums[n, i] += new.astype(np.float64) - leaves
+    demand.ring[n, ages % size] = new
+    demand.ages[n] += 1
+
+
+def _ticks(seconds: float, tick_s: float) -> int:
+    return max(1, round(seconds / tick_s))
+
+
+def last(demand: Demand, seconds: int, tick_s: float) -> Floats:
+    """(N,) mean of the last `seconds`, one of WINDOWS, or of as many as there are."""
+    known = np.clip(demand.ages, 1, _ticks(seconds, tick_s))
+    mean: Floats = np.maximum(demand.sums[:, WINDOWS.index(seconds)], 0.0) / known
     return mean
 
 
-def _block(demand: Demand, recent: dict[int, Floats], pace: Pace) -> None:
+def _block(demand: Demand, busy: Small, pace: Pace) -> None:
     """Blocks that nobody saw are as the newest was: nothing was seen to fall."""
     number = (pace.second // block_s(pace.hold_s, pace.tick_s)).astype(np.int64)
-    new = number != demand.block
-    for row in np.flatnonzero(new):
-        first = max(demand.block[row] + 1, number[row] - BLOCKS + 1) if demand.block[row] >= 0 else number[row]
-        for missed in range(first, number[row] + 1):
-            before = demand.blocks[row, :, (missed - 1) % BLOCKS] if missed < number[row] else 0.0
-            demand.blocks[row, :, missed % BLOCKS] = before
-    demand.block = np.where(new, number, demand.block)
-    n = np.arange(len(number))
-    for i, mean in enumerate(recent.values()):
-        at = demand.block % BLOCKS
-        demand.blocks[n, i, at] = np.maximum(demand.blocks[n, i, at], mean)
+    new = np.flatnonzero(number != demand.block)
+    missed = (demand.block[new] >= 0) & (number[new] > demand.block[new] + 1)
+    for row in new[missed]:
+        for between in range(max(demand.block[row] + 1, number[row] - BLOCKS + 1), number[row]):
+            demand.blocks[row, :, between % BLOCKS] = demand.blocks[row, :, (between - 1) % BLOCKS]
+    n, at = np.arange(len(number)), number & (BLOCKS - 1)
+    demand.blocks[new, :, at[new]] = 0.0
+    demand.block = number
+    demand.blocks[n, :, at] = np.maximum(demand.blocks[n, :, at], busy)
+    np.maximum(demand.held, busy, out=demand.held)
+    np.maximum(demand.recent, busy, out=demand.recent)
+    np.maximum(demand.long, busy[:, 0], out=demand.long)
+    if new.size:
+        blocks = demand.blocks[new]
+        age = (number[new, None] - np.arange(BLOCKS)) & (BLOCKS - 1)
+        within = blocks_in(pace.hold_s[new], pace.tick_s)[:, None]
+        demand.held[new] = np.where((age <= within)[:, None, :], blocks, 0.0).max(2)
+        demand.recent[new] = np.where((age <= NOW)[:, None, :], blocks, 0.0).max(2)
+        demand.long[new] = np.where(age <= 3 * within, blocks[:, 0], 0.0).max(1)
 
 
 def block_s(hold_s: Floats, tick_s: float) -> Floats:
@@ -188,15 +214,18 @@ def _slot(demand: Demand, came: Floats, fresh: Flags, pace: Pace) -> None:
     demand.slots[:, at] = np.where(fresh, before + (came - before) / np.maximum(ticks, 1), demand.slots[:, at])
 
 
-def _growth(demand: Demand, minute: Floats, pace: Pace) -> Small:
+def _growth(demand: Demand, minute: Small, pace: Pace) -> Small:
     """(N,) from 1 to MOST_GROWTH."""
     n = np.arange(len(minute))
-    turn = n % STAGGER == round(pace.second / pace.tick_s) % STAGGER
-    if turn.any():
-        demand.growth[turn] = _shape_growth(demand, turn, pace)
-    shape = demand.growth
-    growth = np.where(np.isnan(shape), _slope_growth(demand, minute, pace), shape)
-    growth = np.clip(growth, 1.0, MOST_GROWTH)
+    turn = np.flatnonzero(n % STAGGER == round(pace.second / pace.tick_s) % STAGGER)
+    if turn.size:
+        shape = _shape_growth(demand, turn, pace)
+        unknown = np.isnan(shape)
+        if unknown.any():
+            rows = turn[unknown]
+            shape[unknown] = _slope_growth(demand, rows, minute[rows], pace)
+        demand.growth[turn] = np.clip(shape, 1.0, MOST_GROWTH)
+    growth = demand.growth
     size = demand.told.shape[1]
     lead, at = lead_ticks(pace.start_s + MINUTE_S / 2, pace.tick_s), demand.ages % size
     then = demand.told[n, (demand.ages - lead) % size]
@@ -211,9 +240,8 @@ def _growth(demand: Demand, minute: Floats, pace: Pace) -> Small:
     return np.where(rests, 1.0, growth).astype(np.float32)
 
 
-def _shape_growth(demand: Demand, turn: Flags, pace: Pace) -> Small:
-    """(those in turn,) the median over days; NaN with less than two of them."""
-    rows = np.flatnonzero(turn)
+def _shape_growth(demand: Demand, rows: Whole, pace: Pace) -> Small:
+    """(rows,) the median over days; NaN with less than two of them."""
     here = pace.wall / SLOT_S - 0.5
     there = here + (pace.start_s[rows, None] + MINUTE_S) / SLOT_S
     days = DAY * np.arange(1, DAYS)
@@ -238,18 +266,19 @@ def _between(slots: Small, places: Floats) -> Floats:
     return between
 
 
-def _slope_growth(demand: Demand, minute: Floats, pace: Pace) -> Floats:
-    """By the least squares of the last SLOPE_S, where its slope is SIGNIFICANT standard errors above 0."""
+def _slope_growth(demand: Demand, rows: Whole, minute: Small, pace: Pace) -> Floats:
+    """(rows,) by the least squares of the last SLOPE_S, where its slope is SIGNIFICANT standard errors above 0."""
     size = demand.ring.shape[1]
     back = np.arange(size)
-    values = np.take_along_axis(demand.ring, (demand.ages[:, None] - 1 - back) % size, 1).astype(np.float64)
+    ages = demand.ages[rows]
+    values = demand.ring[rows[:, None], (ages[:, None] - 1 - back) % size].astype(np.float64)
     x = (back.mean() - back) * pace.tick_s  # seconds, later is more
     centred = values - values.mean(1, keepdims=True)
     sxx = float((x * x).sum())
     slope = centred @ x / sxx
     rest = (centred * centred).sum(1) - slope * slope * sxx
     error = np.sqrt(np.maximum(rest, 0.0) / max(size - 2, 1) / sxx)
-    sure = (demand.ages >= size) & (slope > SIGNIFICANT * error) & (minute > 0)
-    ahead = slope * (pace.start_s + MINUTE_S)
+    sure = (ages >= size) & (slope > SIGNIFICANT * error) & (minute > 0)
+    ahead = slope * (pace.start_s[rows] + MINUTE_S)
     growth: Floats = np.where(sure, 1.0 + ahead / np.maximum(minute, 1e-9), 1.0)
     return growth

@@ -38,11 +38,10 @@ from skyriver.control.schedule.candidates import (
     shares_late,
 )
 from skyriver.control.schedule.demand import (
-    BLOCKS,
-    IN_HOLD,
     Demand,
     Pace,
     block_s,
+    blocks_in,
     last,
     lead_ticks,
     observe,
@@ -52,13 +51,15 @@ from skyriver.control.schedule.tables import Flags, Floats, Small, Table, Whole
 TICK_S: Final = 5.0
 LEAST_HOLD_S: Final = 300.0
 FLOOR_S: Final = 10.0
-FLOOR_WINDOW_S: Final = 120.0
+FLOOR_WINDOW_S: Final = 120
 SLACK: Final = 0.2
 """Of what would be done before it is late: so much may wait without more replicas."""
 RAISE, MOST_HEADROOM = 1.1, 4.0
 LOWER, LEAST_HEADROOM = 0.9999, 0.95
 """LOWER is of a second."""
 UNFORESEEN: Final = 1.5
+WISHES: Final = 32
+"""Blocks of wishes that are kept: more than are in a hold."""
 PATIENCE_S: Final = 600.0
 """Of a service, before its headroom is lowered."""
 MOST_QUEUE: Final = 5.0
@@ -123,7 +124,7 @@ class Steering(Table):
     asked: Floats
     """Requests that came, faded."""
     wishes: Small
-    """(N, BLOCKS) highest of each block."""
+    """(N, WISHES) highest of each block."""
     block: Whole
     wanted: Whole
 
@@ -138,7 +139,7 @@ class Steering(Table):
             foreseen=np.zeros(n),
             came=np.zeros(n),
             asked=np.zeros(n),
-            wishes=np.zeros((n, BLOCKS), np.float32),
+            wishes=np.zeros((n, WISHES), np.float32),
             block=np.full(n, -1),
             wanted=np.zeros(n, np.int64),
         )
@@ -364,18 +365,18 @@ class Fleet:
         """The highest wish of the hold, this one too. At first there are as many as somebody wanted before."""
         steering, n = self.steering, np.arange(len(wish))
         number = (second // block_s(hold_s, self.tick_s)).astype(np.int64)
-        for row in np.flatnonzero(number != steering.block):
-            if steering.block[row] < 0:
-                steering.wishes[row] = 0.0
-                steering.wishes[row, number[row] % BLOCKS] = there[row]
-                continue
-            for missed in range(max(steering.block[row] + 1, number[row] - BLOCKS + 1), number[row] + 1):
-                steering.wishes[row, missed % BLOCKS] = 0.0
+        gone = np.minimum(number - steering.block, WISHES)
+        for row in np.flatnonzero(gone > 1):
+            steering.wishes[row, np.arange(number[row] - gone[row] + 1, number[row]) % WISHES] = 0.0
+        new, at = np.flatnonzero(gone), number % WISHES
+        steering.wishes[new, at[new]] = 0.0
+        begun = steering.block < 0
+        steering.wishes[begun, at[begun]] = there[begun]
         steering.block = number
-        at = number % BLOCKS
         steering.wishes[n, at] = np.maximum(steering.wishes[n, at], wish)
-        back = (number[:, None] - np.arange(IN_HOLD + 1)) % BLOCKS
-        held: Floats = np.take_along_axis(steering.wishes, back, 1).max(1).astype(np.float64)
+        age = (number[:, None] - np.arange(WISHES)) % WISHES
+        within = blocks_in(hold_s, self.tick_s)[:, None]
+        held: Floats = np.where(age <= within, steering.wishes, 0.0).max(1).astype(np.float64)
         return held
 
     def _tables(self) -> tuple[Table, ...]:
