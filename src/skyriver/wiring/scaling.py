@@ -181,7 +181,7 @@ def _why(decided: Decided, told: Explained) -> str:
     if decided.wish < decided.wanted:
         return f"hold: {decided.wish:.0f} would do, and {decided.held:.0f} were wanted within {decided.hold_s:,.0f} s."
     if math.ceil(decided.floor - 1e-4) >= decided.wish and decided.floor > decided.came:
-        return f"floor: {decided.floor:.2f} are needed for the last half minute's demand and what waits."
+        return f"floor: {decided.floor:.2f} are needed for the last two minutes' demand and what waits."
     if "headroom" in rules and decided.headroom > 1:
         return f"headroom: {comes}, and more was late than was foreseen."
     if "queue" in rules:
