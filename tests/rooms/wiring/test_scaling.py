@@ -267,3 +267,12 @@ def test_a_changed_declaration_is_followed() -> None:
     assert len(cloud.replicas) == 2
     assert cloud.row is not None
     assert "limits" in dict(cloud.row.status["lines"])
+
+
+def test_a_hold_of_seconds_is_one() -> None:
+    cloud = Cloud(elastic(hold="3s"))
+    cloud.play(30, rate=2)
+    cloud.play(20, rate=35)
+    assert len(cloud.replicas) >= 4
+    cloud.play(40, rate=2)
+    assert len(cloud.replicas) == 1
