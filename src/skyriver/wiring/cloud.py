@@ -24,6 +24,7 @@ from skyriver.wiring.ending import end_everything, end_supervision, only_command
 from skyriver.wiring.gateway import gateway_of, gateways_of, https_of, keep_tls, recorded_of
 from skyriver.wiring.home import DEFAULT_PORT, Home, port_of_environment
 from skyriver.wiring.living import is_stopped, processes_of, terminate
+from skyriver.wiring.parts import trouble_of
 from skyriver.wiring.supervisor import FOREGROUND, UNSEEN
 from skyriver.wiring.tier import keep_tier_settings
 from skyriver.wiring.watched import SUPERVISOR, read_parts, running_supervisor, start_module
@@ -70,6 +71,7 @@ def up(
             supervisor = None
         if supervisor is not None and _control_ready(home) and _answers(home):
             _wait_gateways(home)
+            tell_trouble(home, told)
             return address(home, fresh=False, started=False)
         if supervisor is None:
             _start(home, before)
@@ -79,7 +81,15 @@ def up(
         home.write_settings({**home.settings(), "token_shown": True})
     found = address(home, fresh=not shown, started=True)
     _wait_serving(found)
+    tell_trouble(home, told)
     return found
+
+
+def tell_trouble(home: Home, told: Callable[[str], None]) -> None:
+    """It runs, and may not be able to do its work."""
+    if trouble := trouble_of(home):
+        action = trouble.get("next_action", "")
+        told(f"Its control plane is in trouble, {trouble['code']}: {trouble['detail']} {action}".strip())
 
 
 def serve_in_foreground(

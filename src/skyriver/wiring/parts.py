@@ -28,7 +28,7 @@ def parts_of(home: Home) -> list[dict[str, Any]]:
     supervisor = running_supervisor(home)
     return [
         _told("supervisor", supervisor, PartState(since=_started(home)), watched=True),
-        _told("control", control_of(home), states["control"], watched=supervisor is not None, trouble=_trouble(home)),
+        _told("control", control_of(home), states["control"], watched=supervisor is not None, trouble=trouble_of(home)),
         *(_gateway(home, n, states, watched=supervisor is not None) for n in range(1, gateways_of(home) + 1)),
     ]
 
@@ -100,7 +100,7 @@ def _state(part: str, seen: Look | None, state: PartState, *, watched: bool) -> 
     return "READY", "", "", ""
 
 
-def _trouble(home: Home) -> Mapping[str, Any] | None:
+def trouble_of(home: Home) -> Mapping[str, Any] | None:
     """What the control plane cannot do now, by its own word."""
     try:
         found = json.loads(home.control_run.read_bytes())["troubles"]
