@@ -35,7 +35,7 @@ import numpy as np
 from _document import ROOT, Document, Goal, tell
 from _elastic_bound import lowest_cost
 from _elastic_systems import SYSTEMS
-from _elastic_traces import BadTraces, bursty, read_folder, seasonal
+from _elastic_traces import DAY_S, BadTraces, bursty, read_folder, seasonal
 from _elastic_world import Outcome, Trace, replay
 
 SHARES, DELAYS_S, SLOW_S, DEADLINE_S = (0.99, 0.999), (5, 30, 120), 600, 10

@@ -99,8 +99,8 @@ class Accounts(Table):
     """That there would be now."""
     came: Floats
     """(N,) work, faded."""
-    seconds: Floats
-    """(N,) faded."""
+    ticked: Floats
+    """(N,) ticks, faded."""
     bases: Small
     """(N, ticks of the longest lead, BASES) as they were."""
     now: Small
@@ -122,7 +122,7 @@ class Accounts(Table):
             unlucky=bank.copy(),
             replicas=bank.copy(),
             came=np.zeros(n),
-            seconds=np.zeros(n),
+            ticked=np.zeros(n),
             bases=np.zeros((n, leads_of(tick_s), BASES), np.float32),
             now=np.zeros((n, leads_of(tick_s), BASES), np.float32),
             older=np.zeros((n, SNAPSHOTS, BASES), np.float32),
@@ -156,30 +156,31 @@ def replay(accounts: Accounts, bases: Small, now: Small, tick: Tick) -> Small:
     accounts.now[n, accounts.ticks % size] = now
     lead = np.minimum(tick.lead, accounts.ticks)
     learns = tick.fresh & (accounts.ticks * tick.tick_s > LEARN_AFTER_S + tick.lead * tick.tick_s)
-    on = learns.astype(np.float32)[:, None, None]
-    came = (tick.came * tick.tick_s).astype(np.float32)[:, None, None]
-    deadline = tick.deadline_s.astype(np.float32)[:, None, None]
-    then = accounts.bases[n, (accounts.ticks - lead) % size]
-    replicas = _replicas(then)
-    late = _pass(accounts.backlog, replicas, came, deadline, tick.tick_s, on)
-    shifted = _replicas(_shifted(accounts, bases, lead, tick))
-    unlucky = _pass(accounts.unlucky, shifted, came, deadline, tick.tick_s, on)
-    late += np.float32(SHIFTED) * (unlucky - late)
+    on = None if learns.all() else learns.astype(np.float32)[:, None, None]
+    came = tick.came.astype(np.float32)[:, None, None]
+    deadline = (tick.deadline_s / tick.tick_s).astype(np.float32)[:, None, None]
+    replicas = _replicas(accounts.bases[n, (accounts.ticks - lead) % size])
+    late = _pass(accounts.backlog, replicas, came, deadline, on)
+    unlucky = _pass(accounts.unlucky, _replicas(_shifted(accounts, bases, lead, tick)), came, deadline, on)
+    late *= np.float32(1 - SHIFTED)
+    unlucky *= np.float32(SHIFTED)
+    late += unlucky
     accounts.ticks += tick.fresh
     fade = np.where(tick.fresh, 0.5 ** (tick.tick_s / HALF_LIFE_S), 1.0)
     fades = fade.astype(np.float32)[:, None, None]
     accounts.late *= fades
     accounts.late += late
-    started = replicas - accounts.replicas
+    started = np.subtract(replicas, accounts.replicas, out=accounts.replicas)
     np.maximum(started, 0, out=started)
-    started *= tick.start_s.astype(np.float32)[:, None, None]
-    started += replicas * np.float32(tick.tick_s)
-    started *= on
+    started *= (tick.start_s / tick.tick_s).astype(np.float32)[:, None, None]
+    started += replicas
+    if on is not None:
+        started *= on
     accounts.cost *= fades
     accounts.cost += started
     accounts.replicas = replicas
-    accounts.came = accounts.came * fade + np.where(learns, tick.came * tick.tick_s, 0.0)
-    accounts.seconds = accounts.seconds * fade + np.where(learns, tick.tick_s, 0.0)
+    accounts.came = accounts.came * fade + np.where(learns, tick.came, 0.0)
+    accounts.ticked = accounts.ticked * fade + learns
     return late
 
 
@@ -192,15 +193,20 @@ def _replicas(bases: Small) -> Small:
     return replicas
 
 
-def _pass(backlog: Small, replicas: Small, came: Small, deadline: Small, tick_s: float, on: Small) -> Small:
-    """A tick of so many replicas, whose `backlog` it changes; the work that is late."""
+def _pass(backlog: Small, replicas: Small, came: Small, deadline: Small, on: Small | None) -> Small:
+    """A tick of so many replicas, whose `backlog` it changes; the work that is late. All are in what a replica does in
+    a tick."""
     backlog += came
-    backlog -= replicas * np.float32(tick_s)
-    backlog *= on  # of those that learn; the others begin without
+    backlog -= replicas
+    if on is not None:
+        backlog *= on  # of those that learn; the others begin without
     np.maximum(backlog, 0, out=backlog)
-    late: Small = backlog - replicas * deadline
-    np.clip(late, 0, came, out=late)
-    late *= on
+    late: Small = replicas * deadline
+    np.subtract(backlog, late, out=late)
+    np.maximum(late, 0, out=late)
+    np.minimum(late, came, out=late)
+    if on is not None:
+        late *= on
     return late
 
 
@@ -223,37 +229,38 @@ def _shifted(accounts: Accounts, bases: Small, lead: Whole, tick: Tick) -> Small
     return found
 
 
-def shares_late(accounts: Accounts, mean: Floats) -> Small:
+def shares_late(accounts: Accounts, mean: Floats, tick_s: float) -> Small:
     """(N, BASES, FACTORS) of the work; `mean`: (N,) demand, by which the prior weighs."""
-    prior: Small = (PRIOR_S * mean).astype(np.float32)[:, None, None]
-    total: Small = (accounts.came + PRIOR_S * mean + 1e-9).astype(np.float32)[:, None, None]
-    shares = prior * _PRIOR
-    shares += accounts.late
-    shares /= total
+    prior = PRIOR_S / tick_s * mean
+    shares: Small = _with_prior(accounts.late, prior, _PRIOR)
+    shares /= (accounts.came + prior + 1e-9).astype(np.float32)[:, None, None]
     return shares
 
 
-def costs(accounts: Accounts, mean: Floats) -> Small:
+def costs(accounts: Accounts, mean: Floats, tick_s: float) -> Small:
     """(N, BASES, FACTORS) mean replicas, starts included."""
-    prior: Small = (PRIOR_S * mean).astype(np.float32)[:, None, None]
-    found = prior * _G
-    found += accounts.cost
-    found /= (accounts.seconds + PRIOR_S).astype(np.float32)[:, None, None]
+    found: Small = _with_prior(accounts.cost, PRIOR_S / tick_s * mean, _G)
+    found /= (accounts.ticked + PRIOR_S / tick_s).astype(np.float32)[:, None, None]
     return found
 
 
-def choose(accounts: Accounts, mean: Floats, allowed: Floats, bases: Flags) -> Whole:
+def _with_prior(account: Small, weight: Floats, of: Small) -> Small:
+    found: Small = weight.astype(np.float32)[:, None, None] * of
+    found += account
+    return found
+
+
+def choose(accounts: Accounts, mean: Floats, allowed: Floats, bases: Flags, tick_s: float) -> Whole:
     """The cheapest candidate of each service that keeps to the share `allowed`, (N,); of the `bases`, (BASES,), that
     may be taken. Where none does, the one that comes nearest."""
-    shares, cost = shares_late(accounts, mean), costs(accounts, mean)
-    bad = shares > allowed.astype(np.float32)[:, None, None]
-    bad |= ~bases[:, None]
-    cost[bad] = np.inf
-    flat = cost.reshape(-1, BANK)
-    best: Whole = flat.argmin(1)
-    lost = ~np.isfinite(flat[np.arange(len(best)), best])
+    prior = PRIOR_S / tick_s * mean
+    late, cost = _with_prior(accounts.late, prior, _PRIOR), _with_prior(accounts.cost, prior, _G)
+    late[:, ~bases] = np.inf
+    may_be = (allowed * (accounts.came + prior + 1e-9)).astype(np.float32)
+    cost[late > may_be[:, None, None]] = np.inf
+    best: Whole = cost.reshape(-1, BANK).argmin(1)
+    lost = ~np.isfinite(cost.reshape(-1, BANK)[np.arange(len(best)), best])
     if lost.any():
-        nearest = np.where(bases[:, None], shares[lost], np.inf).reshape(-1, BANK).argmin(1)
-        best[lost] = nearest
+        best[lost] = late[lost].reshape(-1, BANK).argmin(1)
     accounts.chosen = best
     return best

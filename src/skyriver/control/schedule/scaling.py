@@ -229,7 +229,7 @@ class Decided:
 _G = factors()
 _REMEMBERED: Final = (
     ("demand", ("slots", "slot", "mean", "errors")),
-    ("accounts", ("late", "cost", "came", "seconds", "chosen")),
+    ("accounts", ("late", "cost", "came", "ticked", "chosen")),
     ("steering", ("headroom", "late", "judged", "foreseen", "came", "asked")),
 )
 
@@ -291,7 +291,7 @@ class Fleet:
         late = replay(self.accounts, bases, now, Tick(self.tick_s, came, fresh, lead, start_s, deadline_s))
         self._learn(ticks, fresh, late, second, start_s)
         allowed, n = 1.0 - declared.share, np.arange(len(self.names))
-        candidate = choose(self.accounts, self.demand.mean, allowed, self._may)
+        candidate = choose(self.accounts, self.demand.mean, allowed, self._may, self.tick_s)
         base, factor = np.divmod(candidate, FACTORS)
         chosen = bases[n, base].astype(np.float64) * _G[base, factor]
         recent = last(self.demand, FLOOR_WINDOW_S, self.tick_s)
@@ -331,7 +331,7 @@ class Fleet:
         assert self._declared is not None
         fade = np.where(fresh, 0.5 ** (self.tick_s / ACCOUNT_HALF_LIFE_S), 1.0)
         now_late, judged = (np.where(fresh, of, 0.0) for of in (ticks.late, ticks.judged))
-        seen = late.reshape(-1, BANK)[n, np.maximum(self.accounts.chosen, 0)]
+        seen = self.tick_s * late.reshape(-1, BANK)[n, np.maximum(self.accounts.chosen, 0)]
         steering.late = steering.late * fade + now_late
         steering.judged = steering.judged * fade + judged
         steering.foreseen = steering.foreseen * fade + seen
@@ -412,8 +412,8 @@ class Fleet:
         mean = self.demand.mean[row : row + 1]
         return Decided(
             rules=Rules(**rules),
-            late=shares_late(one, mean)[0],
-            costs=costs(one, mean)[0],
+            late=shares_late(one, mean, self.tick_s)[0],
+            costs=costs(one, mean, self.tick_s)[0],
             headroom=float(self.steering.headroom[row]),
             **{name: value if name == "bases" else value.item() for name, value in told.items()},
         )
