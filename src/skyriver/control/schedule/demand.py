@@ -37,7 +37,7 @@ MOST_GROWTH: Final = 2.0
 LONGEST_LEAD_S: Final = 640.0
 SIGNIFICANT: Final = 4.0
 """Standard errors."""
-STAGGER: Final = 6
+STAGGER: Final = 12
 """The shape of days is looked at every so many ticks, by as many shares of the services in turn."""
 
 BUSY_5, BUSY_15, BUSY_60, BUSY_LONG, MEAN = range(5)
