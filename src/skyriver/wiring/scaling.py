@@ -110,6 +110,9 @@ class Scaling:
         prices: Prices,
     ) -> Put | None:
         name, row = f"{service.tenant}/{service.name}", scaling_of(snapshot, service)
+        if row is not None and not seen.stale and _stands(row, replicas, snapshot.now):
+            self._blind[name] = 0
+            return None
         decided = self._fleet.decided(name)
         if seen.stale or decided is None or not decided.fresh:
             self._blind[name] = self._blind.get(name, 0) + 1
@@ -211,10 +214,14 @@ def _blind(snapshot: Snapshot, row: Resource, why: str) -> Put | None:
     return Put(SCALINGS.move(row, "blind", snapshot.now, **told), row.revision)
 
 
+def _stands(row: Resource, replicas: int, now: int) -> bool:
+    """Nothing is to be written of it yet, whatever is measured: most rows in most looks."""
+    same = row.state == "ACTIVE" and int(row.spec["replicas"]) == replicas
+    return same and now - int(row.status.get("at", 0)) < REFRESH_US
+
+
 def _is_news(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether what is measured or said is worth a write, while the number stands."""
-    if after["at"] - int(before.get("at", 0)) < REFRESH_US:
-        return False
     return any(before.get(what) != after[what] for what in ("measured", "choices", "unit"))
 
 
