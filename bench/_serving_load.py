@@ -1,13 +1,14 @@
 """An open loop of requests to a server, in a process of its own.
 
     python bench/_serving_load.py URL BODY --rate N --seconds N [--token T] [--deadline S] [--retry]
+    python bench/_serving_load.py URL BODY --arrivals FILE ...
 
-Request n is due at n / rate, whatever became of those before it, and its latency is counted from then: where it waits
-for a connection, or the sender was late, that is in it. SIGTERM ends it before its time. Prints one JSON document with
-what became of each request, in the order in which they ended: when it was due (seconds from the start), its latency,
-its status; 0 is a connection that broke or no answer at all. `--retry`: what broke or was answered 5xx is sent once
-more, at once and on a new connection, and what becomes of that counts. `--deadline`: each says in `X-Request-Deadline`
-that nobody waits for it longer than so many seconds.
+Request n is due at n / rate, or as the n-th line of FILE says (seconds from the start, ascending), whatever became of
+those before it, and its latency is counted from then: where it waits for a connection, or the sender was late, that is
+in it. SIGTERM ends it before its time. Prints one JSON document with what became of each request, in the order in which
+they ended: when it was due (seconds from the start), its latency, its status; 0 is a connection that broke or no answer
+at all. `--retry`: what broke or was answered 5xx is sent once more, at once and on a new connection, and what becomes
+of that counts. `--deadline`: each says in `X-Request-Deadline` that nobody waits for it longer than so many seconds.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import resource
 import signal
 import sys
 import time
+from array import array
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,16 +104,18 @@ class Sender:
     stopping: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def run(self, rate: float, seconds: float) -> None:
+    async def run(self, arrivals: Sequence[float]) -> None:
+        """`arrivals`: when each request is due, seconds from now, ascending."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
         self.began, sent = time.perf_counter(), 0  # Linux' monotonic clock, as others see it
-        while not self.stopping and sent < rate * seconds:
+        while not self.stopping and sent < len(arrivals):
             now = time.perf_counter() - self.began
-            while sent / rate <= now and sent < rate * seconds:
+            while sent < len(arrivals) and arrivals[sent] <= now:
                 self.under_way += 1
-                self._send(Sent(sent / rate))
+                self._send(Sent(arrivals[sent]))
                 sent += 1
-            await asyncio.sleep(max(0.0, sent / rate - (time.perf_counter() - self.began)))
+            if sent < len(arrivals):
+                await asyncio.sleep(max(0.0, arrivals[sent] - (time.perf_counter() - self.began)))
         give_up = time.perf_counter() + GIVE_UP_S
         while self.under_way and time.perf_counter() < give_up:
             await asyncio.sleep(0.01)
@@ -184,19 +190,26 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("body", type=Path)
-    parser.add_argument("--rate", type=float, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--arrivals", type=Path)
     parser.add_argument("--token", default="")
     parser.add_argument("--deadline", type=float, default=0.0)
     parser.add_argument("--retry", action="store_true")
     given = parser.parse_args()
+    if given.arrivals is not None:
+        arrivals = array("d", map(float, given.arrivals.read_text().split()))
+    elif given.rate and given.seconds:
+        arrivals = array("d", (number / given.rate for number in range(math.ceil(given.rate * given.seconds))))
+    else:
+        parser.error("give --rate and --seconds, or --arrivals")
     url = urlsplit(given.url)
     head = f"POST {url.path} HTTP/1.1\r\nhost: {url.netloc}\r\ncontent-type: application/json\r\n"
     if given.token:
         head += f"authorization: Bearer {given.token}\r\n"
     port = url.port or 80
     sender = Sender(url.hostname or "", port, head.encode(), given.body.read_bytes(), given.deadline, given.retry)
-    uvloop.run(sender.run(given.rate, given.seconds))
+    uvloop.run(sender.run(arrivals))
     used = resource.getrusage(resource.RUSAGE_SELF)
     document = {
         "began": sender.began,

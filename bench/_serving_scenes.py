@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,14 +85,27 @@ class Sending:
         return sum(status != 200 for status in self.found["status"])
 
 
-@contextmanager
 def sending(
     folder: Path, system: System, case: Case, body: bytes, rate: float, seconds: float, *options: str
-) -> Iterator[Sending]:
+) -> AbstractContextManager[Sending]:
+    return _sending(folder, system, case, body, "--rate", str(rate), "--seconds", str(seconds), *options)
+
+
+def sending_at(
+    folder: Path, system: System, case: Case, body: bytes, arrivals: Iterable[float]
+) -> AbstractContextManager[Sending]:
+    """`arrivals`: when each request is due, seconds from the start, ascending."""
+    file = folder / "open.arrivals"
+    file.write_text("".join(f"{due:.6f}\n" for due in arrivals))
+    return _sending(folder, system, case, body, "--arrivals", str(file))
+
+
+@contextmanager
+def _sending(folder: Path, system: System, case: Case, body: bytes, *options: str) -> Iterator[Sending]:
     file = folder / "open.body"
     file.write_bytes(body)
-    command = [sys.executable, str(BENCH / "_serving_load.py"), system.url(case), str(file), "--rate", str(rate)]
-    command += ["--seconds", str(seconds), "--token", system.token, *options]
+    command = [sys.executable, str(BENCH / "_serving_load.py"), system.url(case), str(file)]
+    command += ["--token", system.token, *options]
     out = folder / "open.json"
     with out.open("wb") as file_out:
         process = subprocess.Popen(command, stdout=file_out, stderr=subprocess.PIPE)
@@ -237,10 +250,37 @@ def _killed_and_back(folder: Path, number: int, seconds: float = 60.0) -> float:
     raise Failed(f"gateway {number} was not back within {seconds:.0f} s")
 
 
+@dataclass(slots=True)
+class Woken:
+    """Of a service that was put to sleep and asked, again and again."""
+
+    longest_s: list[float]
+    """Of each wake: how long the request was held that was held longest."""
+    requests: int
+    lost: int
+
+    def tell(self, document: Document) -> None:
+        document.row(
+            "skyriver",
+            f"{len(self.longest_s)} wakes from zero replicas",
+            requests=self.requests,
+            longest_held_seconds_median=round(median(self.longest_s), 3),
+            longest_held_seconds_most=round(max(self.longest_s), 3),
+            load_average=round(os.getloadavg()[0], 1),
+        )
+        document.measured("wake_p95_seconds", round(float(np.quantile(self.longest_s, 0.95)), 3))
+
+
 def wake(document: Document, models: Models, scenes: Scenes) -> None:
+    woken = wakes(models, scenes, "replicas=(0, 1)")
+    woken.tell(document)
+    document.measured("wake_lost_requests", woken.lost)
+
+
+def wakes(models: Models, scenes: Scenes, service: str) -> Woken:
     """A service that sleeps is asked ten times a second until it answers; the first request is held longest."""
-    firsts, lost, requests = [], 0, 0
-    with cloud(models, {"trees": 'replicas=(0, 1), idle="1h"'}, (TREES,)) as (home, system):
+    woken = Woken([], 0, 0)
+    with cloud(models, {"trees": f'{service}, idle="1h"'}, (TREES,)) as (home, system):
         for _ in range(scenes.wakes):
             product(home, "service", "sleep", "trees")
             _until_asleep(home)
@@ -249,19 +289,10 @@ def wake(document: Document, models: Models, scenes: Scenes) -> None:
                 sending(home.parent, system, TREES, models.body(TREES), 10, 2.0) as sent,
             ):
                 sent.wait(90)
-            firsts.append(max(sent.found["latency"]))
-            requests += len(sent.found["latency"])
-            lost += sent.failed()
-    document.row(
-        "skyriver",
-        f"{scenes.wakes} wakes from zero replicas",
-        requests=requests,
-        longest_held_seconds_median=round(median(firsts), 3),
-        longest_held_seconds_most=round(max(firsts), 3),
-        load_average=round(os.getloadavg()[0], 1),
-    )
-    document.measured("wake_p95_seconds", round(float(np.quantile(firsts, 0.95)), 3))
-    document.measured("wake_lost_requests", lost)
+            woken.longest_s.append(max(sent.found["latency"]))
+            woken.requests += len(sent.found["latency"])
+            woken.lost += sent.failed()
+    return woken
 
 
 def _until_asleep(home: Path, seconds: float = 60.0) -> None:

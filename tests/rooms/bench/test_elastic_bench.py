@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skyriver.control.schedule.scaling import Rules
+
 sys.path.insert(0, str(Path(__file__).parents[3] / "bench"))  # a bench is no package
-bound, peers, traces, world = (
-    importlib.import_module(f"_elastic_{name}") for name in ("bound", "peers", "traces", "world")
+bound, peers, replay, traces, world = (
+    importlib.import_module(f"_elastic_{name}") for name in ("bound", "peers", "replay", "traces", "world")
 )
 elastic = importlib.import_module("elastic")
 
@@ -244,3 +246,54 @@ def test_a_cell_has_both_objectives_and_all_systems() -> None:
     assert "fixed peak" in first.tuned
     assert min(run.cost for run in second.tuned.values()) >= second.bound
     assert first.ours.attained > 0.9
+
+
+LIVE = {"service_s": 0.1, "starts_s": (1.0,), "end_s": 0.5, "tick_s": 1.0, "phase_s": 0.5, "told_s": 0.3}
+
+
+def rules(least: int, most: int) -> Rules:
+    return Rules(share=0.99, latency_s=2.0, least=least, most=most, hold_s=5.0)
+
+
+def test_requests_wait_for_their_turn_at_the_replica_with_fewest() -> None:
+    simulated = replay.replay_requests([0.0] * 5, 10.0, rules(2, 2), replay.Measured(**LIVE), 2)
+    assert simulated.latency == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.3])
+    assert replay.replica_seconds(simulated.lived, 0.0, 10.0) == pytest.approx(20.0)
+
+
+def test_a_step_of_the_load_is_followed_up_and_down_and_starts_cost() -> None:
+    arrivals = replay.arrivals_of_steps(np.random.default_rng(1), (0.5, 3.0, 0.5, 0.5), 20.0, 0.1)
+    measured = replay.Measured(**LIVE)
+    simulated = replay.replay_requests(arrivals.tolist(), 80.0, rules(1, 8), measured, 1)
+    wanted = dict(simulated.wanted)
+    assert wanted[18.5] == 1
+    assert wanted[38.5] >= 4
+    assert wanted[78.5] < wanted[38.5]
+    late = simulated.latency > 2.0
+    assert late.any()
+    assert arrivals[late].min() >= 20.0
+    assert not late[arrivals > 35.0].any()
+    started = [each for each in simulated.lived if each.asked > 0]
+    assert all(each.asked > 20.0 and each.gone > each.asked + measured.starts_s[0] for each in started)
+    slow = replay.replay_requests(
+        arrivals.tolist(), 80.0, rules(1, 8), replay.Measured(**LIVE | {"starts_s": (1.0, 4.0)}), 1
+    )
+    assert (slow.latency > 2.0).sum() > late.sum()
+
+
+def test_replicas_cost_what_of_their_lives_is_within() -> None:
+    lived = [replay.Lived(-5.0, 3.0), replay.Lived(2.0, 4.0), replay.Lived(9.0, float("inf")), replay.Lived(11.0, 12.0)]
+    assert replay.replica_seconds(lived, 0.0, 10.0) == pytest.approx(3.0 + 2.0 + 1.0)
+
+
+def test_an_hour_is_replayed_sixty_times_as_fast_with_its_shape() -> None:
+    requests = np.repeat([1.0, 0.0, 7.0], 1_200)
+    trace = world.Trace("three", requests, requests)
+    arrivals = replay.arrivals_of_hour(np.random.default_rng(1), trace, 3.0, 0.08)
+    assert (np.diff(arrivals) >= 0).all()
+    assert len(arrivals) * 0.08 / 60.0 == pytest.approx(3.0, rel=0.1)
+    thirds = np.histogram(arrivals, [0.0, 20.0, 40.0, 60.0])[0]
+    assert thirds[1] == 0
+    assert thirds[2] / thirds[0] == pytest.approx(7.0, rel=0.2)
+    again = replay.arrivals_of_hour(np.random.default_rng(1), trace, 3.0, 0.08)
+    assert (again == arrivals).all()
