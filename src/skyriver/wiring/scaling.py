@@ -73,13 +73,13 @@ class Scaling:
             self._fleet.remove(name)
             del self._rules[name]
             self._blind.pop(name, None)
-        for name, (_, spec) in services.items():
-            rules = rules_of(spec, prices)
-            if name not in self._rules:
-                self._fleet.add(name, rules, self._learnt.get(name))
-            elif rules != self._rules[name]:
-                self._fleet.change(name, rules)
-            self._rules[name] = rules
+        rules = {name: rules_of(spec, prices) for name, (_, spec) in services.items()}
+        new = {name: (of, self._learnt.get(name)) for name, of in rules.items() if name not in self._rules}
+        self._fleet.add_all(new)
+        for name, of in rules.items():
+            if name not in new and of != self._rules[name]:
+                self._fleet.change(name, of)
+        self._rules = rules
 
     def _ticks(self, measured: Mapping[str, Measured]) -> Ticks:
         of = [measured[name] for name in self._fleet.names]

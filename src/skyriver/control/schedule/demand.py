@@ -35,6 +35,8 @@ SLOPE_S: Final = 600
 HOUR_S: Final = 3_600.0
 MOST_GROWTH: Final = 2.0
 LONGEST_LEAD_S: Final = 640.0
+MOST_ERROR: Final = 5.0
+"""Of a forecast, logarithmic: what is wrong by more is as wrong."""
 SIGNIFICANT: Final = 4.0
 """Standard errors."""
 STAGGER: Final = 12
@@ -230,8 +232,8 @@ def _growth(demand: Demand, minute: Small, pace: Pace) -> Small:
     lead, at = lead_ticks(pace.start_s + MINUTE_S / 2, pace.tick_s), demand.ages % size
     then = demand.told[n, (demand.ages - lead) % size]
     known = (demand.ages > lead) & (then[:, 0] > 0) & (minute > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        missed = np.abs(np.log(minute[:, None] / then[:, ::-1]))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        missed = np.minimum(np.abs(np.log(minute[:, None] / then[:, ::-1])), MOST_ERROR)
     fade = 0.5 ** (pace.tick_s / HOUR_S)
     demand.errors *= fade
     demand.errors += np.where(known[:, None], missed, 0.0)

@@ -19,7 +19,7 @@ stale      without fresh measurements nothing changes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
@@ -158,10 +158,9 @@ class Declared(Table):
     price: Floats
 
     @classmethod
-    def of(cls, rules: Rules) -> Declared:
-        hold = math.nan if rules.hold_s is None else rules.hold_s
-        values = replace(rules, hold_s=hold)
-        return cls(*(np.array([getattr(values, each.name)]) for each in fields(cls)))
+    def of(cls, rules: Sequence[Rules]) -> Declared:
+        values = [replace(one, hold_s=math.nan) if one.hold_s is None else one for one in rules]
+        return cls(*(np.array([getattr(one, each.name) for one in values]) for each in fields(cls)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,22 +247,30 @@ class Fleet:
 
     def add(self, name: str, rules: Rules, remembered: Mapping[str, Any] | None = None) -> None:
         """`remembered`: what `remember` said of it; what cannot be read is learnt anew."""
-        self.names.append(name)
+        self.add_all({name: (rules, remembered)})
+
+    def add_all(self, services: Mapping[str, tuple[Rules, Mapping[str, Any] | None]]) -> None:
+        """At once: one by one each would copy what is known of all the others."""
+        if not services:
+            return
+        first = len(self.names)
+        self.names += services
         for table in self._tables():
-            table.append(table.starting(1, self.tick_s))
-        declared = Declared.of(rules)
+            table.append(table.starting(len(services), self.tick_s))
+        declared = Declared.of([rules for rules, _ in services.values()])
         if self._declared is None:
             self._declared = declared
         else:
             self._declared.append(declared)
         self._decided = None
-        if remembered:
-            self._recall(len(self.names) - 1, remembered)
+        for row, (_, remembered) in enumerate(services.values(), first):
+            if remembered:
+                self._recall(row, remembered)
 
     def change(self, name: str, rules: Rules) -> None:
         """Another declaration of the same service: what was learnt of its demand stays."""
         assert self._declared is not None
-        row, declared = self.names.index(name), Declared.of(rules)
+        row, declared = self.names.index(name), Declared.of([rules])
         for each in fields(declared):
             getattr(self._declared, each.name)[row] = getattr(declared, each.name)[0]
 
