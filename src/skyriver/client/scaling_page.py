@@ -15,10 +15,12 @@ _HOURLY = {"replica-hours": "replicas"}
 
 
 def scaling(screen: Screen, row: Mapping[str, Any]) -> None:
-    """Every rule a line, then the sum for the chosen number and its neighbours."""
+    """Every rule a line, then the sum for the chosen number and its neighbours, where that follows the load."""
     status = row["status"]
-    for rule, sentence in status["lines"]:
+    for rule, sentence in (*status.get("lines", ()), *status.get("sleep", ())):
         screen.out.print(f"  [dim]{rule:<10}[/] {escape(sentence)}")
+    if not follows(row):
+        return
     unit = _of_an_hour(status["unit"])
     rows = [
         (
@@ -37,6 +39,11 @@ def scaling(screen: Screen, row: Mapping[str, Any]) -> None:
     )
     for change in status["changes"][-3:]:
         screen.out.print(f"  {escape(change_of(change))}")
+
+
+def follows(row: Mapping[str, Any] | None) -> bool:
+    """Whether the number follows the load: of others it is only decided when they sleep, or nothing."""
+    return row is not None and "choices" in row["status"]
 
 
 def change_of(change: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@ replicas it had, and why."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -36,9 +37,12 @@ def service_history(name: Name, as_json: Json = False) -> None:
     with connect() as client:
         client.get("services", name)  # what is not there is told of as any service is
         changes: list[Any] = []
-        try:
-            changes = list(client.get("scalings", name)["status"].get("changes", ()))
-        except NotFound:
+        row = None
+        with suppress(NotFound):
+            row = client.get("scalings", name)
+        if row is not None and scaling_page.follows(row):
+            changes = list(row["status"].get("changes", ()))
+        else:
             screen.say(f"The number of its replicas does not follow the load: declare replicas=(1, n) for {name}.")
     if changes or as_json:
         screen.data(changes, lambda: scaling_page.history(screen, changes))

@@ -91,7 +91,7 @@ def told(before: Look, now: Look) -> dict[str, Any]:
     seconds = max(now.at - before.at, 1e-3)
     return {
         "processes": [_told_process(p, known.get(p["pid"]), seconds) for p in now.processes],
-        "scalings": [_told_scaling(row, now.processes) for row in now.scalings],
+        "scalings": [_told_scaling(row, now.processes) for row in now.scalings if scaling_page.follows(row)],
         "jobs": [_told_job(job) for job in now.jobs],
         "trouble": now.trouble,
     }

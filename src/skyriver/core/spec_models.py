@@ -18,7 +18,7 @@ from skyriver.core.units import SECOND, parse_duration, parse_rate
 
 MOST_REPLICAS = 64
 IDLE = "5m"
-"""Without a request, before a service goes to sleep."""
+"""Without a request, before a service goes to sleep that declares nothing, while nobody has found out better."""
 SHARE = 0.99
 
 
@@ -160,8 +160,9 @@ class ServiceSpec(Spec):
     """Of requests a second by all callers together, as "100/s"; "" is none. What is more gets 429."""
     concurrency: int = Field(default=0, ge=0, le=1_000_000, exclude_if=lambda value: value == 0)
     """Of requests under way at once; 0 is no limit. What is more gets 429."""
-    idle: str = Field(default=IDLE, exclude_if=lambda value: value == IDLE)
-    """After so long without a request a service of `(0, n)` replicas goes to sleep; the next request wakes it."""
+    idle: str = Field(default="", exclude_if=lambda value: value == "")
+    """After so long without a request a service of `(0, n)` replicas goes to sleep; the next request wakes it. "" is
+    when keeping it costs more than waking it."""
     features: FromStreamSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     """`sr.FromStream(...)`: it is also asked by the keys of its features."""
     latency: str = Field(default="", exclude_if=lambda value: value == "")
@@ -204,7 +205,8 @@ class ServiceSpec(Spec):
 
     @property
     def idle_us(self) -> int:
-        return parse_duration(self.idle)
+        """Of a service of which nothing else is known; the rule's is with who decides."""
+        return parse_duration(self.idle or IDLE)
 
     @property
     def hold_us(self) -> int | None:
@@ -239,7 +241,7 @@ class ServiceSpec(Spec):
             raise ValueError("wake is for a service that sleeps, with replicas=(0, n)")
         if self.wake and self.wake_us <= self.latency_us:
             raise ValueError(f"wake={self.wake!r} must be longer than latency={self.latency!r}, in whose place it is")
-        if not self.sleeps and self.idle != IDLE:
+        if not self.sleeps and self.idle:
             raise ValueError("idle is for a service that sleeps, with replicas=(0, n)")
         if self.idle_us < SECOND:
             raise ValueError(f"idle={self.idle!r} is shorter than a second")

@@ -1,7 +1,8 @@
 """The kind `scaling`: how many replicas an elastic service is to have, and why. A row a service, under its name.
 
 `spec` is {"replicas": n}; whoever decides writes it (wiring.scaler). The service's step follows it, within what is
-declared: while nobody decides the row stands, and so do the replicas.
+declared: while nobody decides the row stands, and so do the replicas. Of a service that may sleep it has "sleep" as
+well: after "idle_us" without a request it does, and from "at" "until" when it is awake before somebody asks.
 """
 
 from __future__ import annotations
@@ -39,6 +40,13 @@ def decided(snapshot: Snapshot, service: Resource, serve: ServiceSpec, there: in
     return min(serve.most, max(serve.awake, int(row.spec["replicas"]) if row is not None else there))
 
 
+def sleep_of(snapshot: Snapshot, service: Resource) -> Mapping[str, Any]:
+    """What was decided of its sleep; empty where nothing was."""
+    row = scaling_of(snapshot, service)
+    decided_of: Mapping[str, Any] = row.spec.get("sleep", {}) if row is not None else {}
+    return decided_of
+
+
 def to_wake(snapshot: Snapshot, service: Resource, serve: ServiceSpec, waiting: int) -> int:
     """Replicas that start at once, for so many requests that wait: one alone where it is not known what they take."""
     row = scaling_of(snapshot, service)
@@ -56,9 +64,10 @@ def new_scaling(service: Resource, replicas: int, status: Mapping[str, Any], now
 
 
 def _step(snapshot: Snapshot, scaling: Resource) -> Iterator[Action]:
-    """It goes with its service, or when that is elastic no more."""
+    """It goes with its service, or when there is nothing to decide of that any more."""
     service = snapshot.find(scaling.tenant, "service", scaling.name)
-    if service is None or not ServiceSpec.model_validate(service.spec["serve"]).elastic:
+    serve = ServiceSpec.model_validate(service.spec["serve"]) if service is not None else None
+    if serve is None or not (serve.elastic or serve.sleeps):
         yield Delete(*scaling.key, scaling.revision)
 
 

@@ -2,7 +2,8 @@
 
 A service of `(0, n)` replicas has none while nobody asks. Its place in the gateway is then the activator's (serve.
 activator), which holds what comes and says so in its report; that report wakes the service, with the next pass. It is a
-level, not an event: a control plane that was away finds it when it is back.
+level, not an event: a control plane that was away finds it when it is back. When nobody has asked for long enough,
+and when somebody is expected, is decided elsewhere and stands in the row `scaling` (serve.scaling_kind).
 
 `status["rest"]` of a service: nothing while it is awake; else whether it is asleep or waking, since when and why.
 """
@@ -14,8 +15,8 @@ from typing import Any
 
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
-from skyriver.core.units import SECOND
-from skyriver.serve.scaling_kind import to_wake
+from skyriver.core.units import SECOND, format_duration, format_span
+from skyriver.serve.scaling_kind import sleep_of, to_wake
 
 ACTIVATOR = "activator"
 """Kind and name of the row: a tenant has one, while a service of it may sleep."""
@@ -24,12 +25,14 @@ WOKE_US = 15 * SECOND
 IDLE = "IDLE"
 ON_REQUEST = "ON_REQUEST"
 REQUEST = "REQUEST"
+FORECAST = "FORECAST"
 RELEASE = "RELEASE"
 DECLARED = "DECLARED"
 
 _ASLEEP = {ON_REQUEST: "Asleep: it was put to sleep by hand."}
 _WAKING = {
     REQUEST: "Waking: a request waits for it.",
+    FORECAST: "Waking: on most days before somebody asked at about this time.",
     ON_REQUEST: "Waking: it was woken by hand.",
     RELEASE: "Waking: another version is being released.",
     DECLARED: "Waking: it is no longer declared to sleep.",
@@ -67,8 +70,9 @@ def rests(service: Resource, serve: ServiceSpec) -> bool:
     return serve.sleeps or bool(rest_of(service))
 
 
-def asleep(why: str, now: int) -> dict[str, Any]:
-    return {"state": "asleep", "why": why, "since": now}
+def asleep(why: str, now: int, idle: str = "") -> dict[str, Any]:
+    """`idle`: nobody asked for so long."""
+    return {"state": "asleep", "why": why, "since": now, **({"idle": idle} if idle else {})}
 
 
 def waking(why: str, now: int, replicas: int = 1) -> dict[str, Any]:
@@ -88,11 +92,13 @@ def rest_after(
             return waking(DECLARED, snapshot.now)
         if not settled:
             return waking(RELEASE, snapshot.now)
-        held = waiting(snapshot, service)
-        return waking(REQUEST, snapshot.now, to_wake(snapshot, service, serve, held)) if held else rest
+        if held := waiting(snapshot, service):
+            return waking(REQUEST, snapshot.now, to_wake(snapshot, service, serve, held))
+        expected = _is_expected(snapshot, service, serve, since=int(rest["since"]))
+        return waking(FORECAST, snapshot.now) if expected else rest
     if serve.sleeps and settled and _is_idle(snapshot, service, serve, members):
-        return asleep(IDLE, snapshot.now)
-    if rest and not serves and rest["why"] == REQUEST:
+        return asleep(IDLE, snapshot.now, serve.idle or format_span(idle_us(snapshot, service, serve)))
+    if rest and not serves and rest["why"] in (REQUEST, FORECAST):
         needed = to_wake(snapshot, service, serve, waiting(snapshot, service))
         return {**rest, "replicas": needed} if needed > waking_with(rest) else rest
     return {} if serves else rest
@@ -112,9 +118,22 @@ def woke_after(snapshot: Snapshot, service: Resource, rest: Mapping[str, Any]) -
     return woke if woke and not rest and snapshot.elapsed(int(woke["at"])) < WOKE_US else {}
 
 
+def idle_us(snapshot: Snapshot, service: Resource, serve: ServiceSpec) -> int:
+    """Without a request, before it goes to sleep: what it declares, or else what was decided."""
+    return serve.idle_us if serve.idle else int(sleep_of(snapshot, service).get("idle_us", serve.idle_us))
+
+
+def _is_expected(snapshot: Snapshot, service: Resource, serve: ServiceSpec, since: int = 0) -> bool:
+    """Whether somebody is expected to ask about now. Who let it sleep in the midst of that, by hand say, meant it."""
+    sleep = {} if serve.idle else sleep_of(snapshot, service)
+    return max(int(sleep.get("at", 0)), since) <= snapshot.now < int(sleep.get("until", 0)) and since <= sleep["at"]
+
+
 def _is_idle(snapshot: Snapshot, service: Resource, serve: ServiceSpec, members: Iterable[Resource]) -> bool:
-    """Whether nobody has asked for so long as it declares, and somebody is there who would hold the next request."""
+    """Whether nobody has asked for long enough, and somebody is there who would hold the next request."""
     if not somebody_holds(snapshot, service.tenant) or waiting(snapshot, service):
+        return False
+    if _is_expected(snapshot, service, serve):
         return False
     last = service.since
     for member in members:
@@ -122,7 +141,7 @@ def _is_idle(snapshot: Snapshot, service: Resource, serve: ServiceSpec, members:
         if process is not None and process.alive:
             # One that does not tell is starting, or of a release before: nothing is known of its requests.
             last = max(last, int(process.report.get("active_at", snapshot.now)))
-    return snapshot.elapsed(last) >= serve.idle_us
+    return snapshot.elapsed(last) >= idle_us(snapshot, service, serve)
 
 
 def replicas_wanted(rest: Mapping[str, Any], awake: int, *, there: int, held: bool) -> int:
@@ -136,7 +155,9 @@ def replicas_wanted(rest: Mapping[str, Any], awake: int, *, there: int, held: bo
 def told_of(name: str, rest: Mapping[str, Any], serve: ServiceSpec, trouble: str = "") -> dict[str, str]:
     """Why it sleeps or wakes; `trouble`: what keeps it from waking."""
     if is_asleep(rest):
-        message = _ASLEEP.get(rest["why"], f"Asleep: nobody asked for {serve.idle}.")
+        message = _ASLEEP.get(
+            rest["why"], f"Asleep: nobody asked for {rest.get('idle') or serve.idle or format_duration(serve.idle_us)}."
+        )
         action = f"The next request wakes it; `skyriver service wake {name}` does so now."
         return {"reason": str(rest["why"]), "message": message, "next_action": action}
     if rest:

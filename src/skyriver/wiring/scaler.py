@@ -1,4 +1,5 @@
-"""The thread of the control plane that decides how many replicas elastic services have, every few seconds.
+"""The thread of the control plane that decides how many replicas elastic services have, and when those sleep that may,
+every few seconds.
 
 It only reads what the reconcile loop knows, and writes nothing but rows of the kind `scaling`, when they change. It may
 fail at any line, or be killed: the rows stand, and so do the replicas; the next look is whole again.
@@ -11,24 +12,27 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from skyriver.control.loop import ControlLoop
 from skyriver.control.pricing import Pricing
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
 from skyriver.core.errors import Conflict, Internal, SkyriverError, disk_error
-from skyriver.core.resources import Snapshot
-from skyriver.observe.demand import QUICK_S, elastic_services, look_s_of
+from skyriver.core.resources import Put, Snapshot
+from skyriver.observe.demand import LOOK_S, QUICK_S, elastic_services, look_s_of
 from skyriver.wiring.home import Home
 from skyriver.wiring.process import write_atomically
+from skyriver.wiring.sleepers import Sleepers
 
 if TYPE_CHECKING:
     from skyriver.wiring.scaling import Scaling
 
 REMEMBER_S: Final = 60.0
+SLEEPING: Final = "sleeping"
+"""In the file, beside the seconds between two looks."""
 
 log = logging.getLogger("skyriver.scaling")
 
@@ -55,6 +59,8 @@ class Scaler:
         """By the seconds between two looks."""
         self._due: dict[float, float] = {}
         """When the next look is, by a monotonic clock."""
+        self._sleepers = Sleepers(_remembered(self._memory).get(SLEEPING))
+        self._sleepers_due = 0.0
         self._remembered = time.monotonic()
         self._problem: SkyriverError | None = None
         self._stop = threading.Event()
@@ -87,6 +93,7 @@ class Scaler:
                 if self._tell(failed):
                     log.exception("a look at elastic services failed")
             due = min(self._due.values(), default=time.monotonic() + QUICK_S)
+            due = min(due, max(self._sleepers_due, time.monotonic()))
             self._stop.wait(max(0.1, due - time.monotonic()))
 
     def look(self) -> None:
@@ -103,6 +110,10 @@ class Scaler:
             if due <= now:
                 self._due[look_s] = max(due + look_s, now)
                 self._decide(self._scalings[look_s], snapshot)
+        if self._sleepers_due <= now:
+            self._sleepers_due = now + LOOK_S
+            # with the rows as they are now, for both write the same ones
+            self._write(self._sleepers.look(self._loop.snapshot(), self._prices.now()))
         if now - self._remembered > REMEMBER_S:
             self._remember()
 
@@ -110,7 +121,9 @@ class Scaler:
         passed = self._loop.health().last_pass
         unseen_s = snapshot.elapsed(min(passed, snapshot.now)) / 1e6 if passed else 0.0
         second = self._clock.monotonic() / 1e6
-        puts = scaling.look(snapshot, second, self._prices.now(), unseen_s=unseen_s)
+        self._write(scaling.look(snapshot, second, self._prices.now(), unseen_s=unseen_s))
+
+    def _write(self, puts: Sequence[Put]) -> None:
         if puts:
             now = self._clock.wall()
             try:
@@ -123,8 +136,10 @@ class Scaler:
 
     def _remember(self) -> None:
         self._remembered = time.monotonic()
-        if self._scalings:
-            learnt = {str(look_s): scaling.remember() for look_s, scaling in self._scalings.items()}
+        learnt: dict[str, Any] = {str(look_s): scaling.remember() for look_s, scaling in self._scalings.items()}
+        if sleeping := self._sleepers.remember():
+            learnt[SLEEPING] = sleeping
+        if learnt:
             with contextlib.suppress(OSError):  # it is learnt anew then
                 write_atomically(self._memory, json.dumps(learnt).encode())
 
@@ -138,11 +153,20 @@ class Scaler:
         return news
 
 
+def _remembered(path: Path) -> dict[str, Any]:
+    """Empty where there is nothing, or nothing that can be read."""
+    try:
+        told = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
 def _remembering(path: Path, look_s: float) -> Scaling:
     """What was learnt is learnt anew where the file cannot be read."""
     from skyriver.wiring.scaling import Scaling  # numpy, which a cloud without elastic services never loads
 
     try:
-        return Scaling(json.loads(path.read_bytes()).get(str(look_s)), look_s)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return Scaling(_remembered(path).get(str(look_s)), look_s)
+    except (ValueError, TypeError, KeyError, AttributeError):
         return Scaling(look_s=look_s)

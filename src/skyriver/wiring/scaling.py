@@ -121,13 +121,18 @@ class Scaling:
         self._blind[name] = 0
         before = int(row.spec["replicas"] if row is not None else service.status.get("wanted", spec.awake))
         status = status_of(snapshot.now, seen, decided, spec, prices)
+        kept = dict(row.spec) if row is not None else {}
+        if row is not None and "sleep" in row.status and spec.sleeps:  # wiring.sleepers decides on that
+            status["sleep"] = row.status["sleep"]
+        else:
+            kept.pop("sleep", None)
         if row is None:
             made = new_scaling(service, replicas, {}, snapshot.now)
             return Put(replace(made, status={**status, "changes": changes_after({}, before, replicas, status)}), 0)
         if replicas == before and row.state == "ACTIVE" and not _is_news(row.status, status):
             return None
         status["changes"] = changes_after(row.status, before, replicas, status)
-        after = SCALINGS.move(row, "decided", snapshot.now, spec={"replicas": replicas}, status=status)
+        after = SCALINGS.move(row, "decided", snapshot.now, spec={**kept, "replicas": replicas}, status=status)
         return Put(after, row.revision)
 
 
