@@ -242,6 +242,18 @@ def test_whatever_days_are_like_the_loss_of_a_day_is_bounded(slots: list[int], q
     assert all(each <= 303.0 + SLOT_S + 9.5 + 60.0 for each in lost.values())
 
 
+def test_where_a_service_is_kept_for_long_a_warming_for_nobody_is_as_dear() -> None:
+    habits, second = daily(5)
+    short = wakes_at(habits, LATE, second + 3_600)
+    habits.start_s, habits.searched = 40.0, 0
+    longer = wakes_at(habits, LATE, second + 3_600)
+    assert short is not None
+    assert longer is not None
+    assert short.stays_s == pytest.approx(short.until - short.at)
+    assert longer.stays_s == pytest.approx(40.0 + idle_after(habits, LATE).seconds)
+    assert longer.stays_s > longer.until - longer.at
+
+
 def test_after_nobody_looked_it_is_not_known_what_came() -> None:
     habits, second = with_gaps([600.0] * 3)
     gaps = sum(habits.counts)

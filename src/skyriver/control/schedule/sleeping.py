@@ -7,7 +7,8 @@ is kept for what would have cost least on its own gaps, within half and twice th
 on any gaps, whatever was learnt, and LEAST_IDLE_S a gap (advice with a bound: Purohit, Svitkina, Kumar 2018).
 
 A wake before a request that the days before foretell is the same bet the other way round. It is made where a late
-request costs more than the waiting; what it costs in a day where nobody comes is at most one waking and one warming.
+request costs more than the waiting; what it costs in a day where nobody comes is at most one waking and one warming,
+which ends once nobody has come in its time, nor for as long as the service is kept after a request.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ class Warming:
     days: int
     """On so many of the last `of` days somebody came."""
     of: int
+    stays_s: float
+    """Where nobody comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +200,7 @@ def _judge(habits: Habits, now: float, blind: bool) -> None:
         habits.wrong = 0
         return
     day = _slot_of(warming.at)[0]
-    habits.wasted = warming.until - warming.at + (habits.wasted if habits.wasted_day == day else 0.0)
+    habits.wasted = warming.stays_s + (habits.wasted if habits.wasted_day == day else 0.0)
     habits.wasted_day = day
     habits.wrong += 1
     if habits.wrong >= MOST_WRONG:
@@ -251,27 +254,27 @@ def wakes_at(habits: Habits, terms: Terms, now: float) -> Warming | None:
     it has failed too often. One that has begun stays until it is over: `habits` remember it."""
     if habits.warming is not None and habits.warming.at <= now and terms.idle_s is None:
         return habits.warming
-    late_s = late_cost_s(habits, terms)
-    if terms.idle_s is not None or not late_s or now < habits.rests_until:
+    if terms.idle_s is not None or not late_by_waking(habits, terms) or now < habits.rests_until:
         habits.warming, habits.searched = None, 0
         return None
     day, slot = _slot_of(now)
     if habits.searched == day * SLOTS + slot:
         return habits.warming
     habits.warming, habits.searched = None, day * SLOTS + slot
-    lead_s = 1.5 * habits.start_s + LOOK_S
+    lead_s, idle = 1.5 * habits.start_s + LOOK_S, idle_after(habits, terms)
+    stays_s = max(lead_s + SLOT_S, habits.start_s + idle.seconds)
     for ahead in range(1, SLOTS + 1):
         of_day, at = divmod(slot + ahead, SLOTS)
         if habits.days[at].bit_count() < LEAST_DAYS:
             continue
         begins = float((day + of_day) * DAY_S + at * SLOT_S - EARLY_S)
-        if habits.wasted_day == day + of_day and habits.wasted >= habits.start_s + late_s:
+        if habits.wasted_day == day + of_day and habits.wasted >= idle.wake_s:
             continue
         days, of = _days(habits, day + of_day, at, begins)
         comes = days / (of + 1)
-        waits_s = (1 - comes) * (lead_s + SLOT_S) + comes * SLOT_S / 2
-        if days >= LEAST_DAYS and comes * late_s > waits_s:
-            habits.warming = Warming(begins - lead_s, begins + SLOT_S, days, of)
+        waits_s = (1 - comes) * stays_s + comes * SLOT_S / 2
+        if days >= LEAST_DAYS and comes * idle.late_s > waits_s:
+            habits.warming = Warming(begins - lead_s, begins + SLOT_S, days, of, stays_s)
             return habits.warming
     return None
 
@@ -300,7 +303,7 @@ def pack(habits: Habits) -> dict[str, Any]:
         "counts": list(habits.counts),
         "sums": list(habits.sums),
         "days": [[slot, bits] for slot, bits in enumerate(habits.days) if bits],
-        "warming": [warming.at, warming.until, warming.days, warming.of] if warming is not None else None,
+        "warming": None if warming is None else [warming.at, warming.until, warming.days, warming.of, warming.stays_s],
     }
 
 
@@ -321,8 +324,8 @@ def unpack(told: Any) -> Habits:
         for name in ("day", "wrong", "wasted_day"):
             setattr(habits, name, int(told[name]))
         if told["warming"] is not None:
-            at, until, seen, of = told["warming"]
-            habits.warming = Warming(_number(at), _number(until), int(seen), int(of))
+            at, until, seen, of, stays_s = told["warming"]
+            habits.warming = Warming(_number(at), _number(until), int(seen), int(of), _number(stays_s))
     except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         return Habits()
     fits = len(habits.counts) == len(habits.sums) == BINS and habits.start_s > 0 and habits.late > 0
