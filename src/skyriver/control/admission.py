@@ -60,6 +60,12 @@ def admit(snapshot: Snapshot, capacity: Capacity) -> Admission:
     return Admission(frozenset(admitted), told, waits)
 
 
+def held_by_jobs(snapshot: Snapshot) -> Capacity:
+    """What those that run were admitted with."""
+    asked = [asks_for(job.spec.get("limits", {})) for job in snapshot.rows.every("job") if job.state in _USING]
+    return Capacity(sum(each.cpus for each in asked), sum(each.memory_mb for each in asked))
+
+
 def _lane(job: Resource) -> tuple[str, str]:
     return (job.tenant, str(job.spec.get("lane", job.name)))
 

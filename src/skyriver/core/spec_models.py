@@ -175,6 +175,8 @@ class ServiceSpec(Spec):
     longer."""
     wake: str = Field(default="", exclude_if=lambda value: value == "")
     """A request that wakes the service may take so long; "" is as long as any, `latency`."""
+    priority: int = Field(default=0, ge=-100, le=100, exclude_if=lambda value: value == 0)
+    """Where a machine does not do for all, services of a higher one get replicas over their least first."""
 
     @property
     def latency_us(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from skyriver.core.jobs import ENDED
 from skyriver.core.resources import Resource
@@ -15,6 +15,7 @@ from skyriver.observe.objectives import grows
 from skyriver.observe.sight import subject_of
 from skyriver.observe.signs import HOLD_S, Seen, Sign, explains, fills, guarded, of_row
 from skyriver.observe.tracks import LEAST_ANSWERS, SLOWER, SLOWER_US, Track, added_latency, quantile
+from skyriver.serve.scaling_kind import scaling_of
 
 REFUSED_ALLOWED: Final = 0.0125
 """Refusals for want of room are meant; many are an alarm."""
@@ -29,6 +30,7 @@ LATELY_US: Final = LATELY_MINUTES * 60 * SECOND
 DEATHS: Final = 3
 SLOW_HOLD_S: Final = 20.0
 SILENT_HOLD_S: Final = 10.0
+POOL_HOLD_S: Final = 180.0
 _DRAINING: Final = frozenset({"DRAINING", "STOPPED"})
 
 
@@ -73,12 +75,23 @@ def _of_service(seen: Seen, service: Resource) -> Iterator[Sign]:
         told = f"{missed.share} requests to {service.name} found no room within the last {missed.within}."
         action = f"Declare more replicas, or less work: {explains(service.name)}"
         yield Sign(subject, "refused", told, action, missed.severity)
+    yield from _of_pool(seen, service)
     yield from _of_versions(seen, service, versions, allowed)
     if latency.total() >= LEAST_ANSWERS:
         track.usually("p99").add(seen.seconds, quantile(latency, 0.99))
     if slower := track.usually("p99").above(SLOWER, SLOWER_US):
         told = f"{service.name} answers slower than usual: its p99 is {_ms(slower[0])}, and {_ms(slower[1])} otherwise."
         yield Sign(subject, "slow", told, explains(service.name), "warning")
+
+
+def _of_pool(seen: Seen, service: Resource) -> Iterator[Sign]:
+    """It is granted less than its objective needs."""
+    scaling = scaling_of(seen.sight.snapshot, service)
+    pool: Mapping[str, Any] = (scaling.status.get("pool") or {}) if scaling is not None else {}
+    if pool and pool["granted"] < pool["asked"]:
+        told = f"The machine does not do for all: {service.name} has {pool['granted']} of {pool['asked']} replicas"
+        action = f"Declare a higher priority or a smaller model, or add cores: {explains(service.name)}"
+        yield Sign(subject_of(service), "pool", f"{told} that it needs.", action, "warning", POOL_HOLD_S)
 
 
 def _of_versions(seen: Seen, service: Resource, counts: Mapping[int, Counter[str]], allowed: float) -> Iterator[Sign]:

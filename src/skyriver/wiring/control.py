@@ -324,7 +324,8 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         lost.append(error)
         events.call_soon_threadsafe(stopping.set)
 
-    kinds = {**KINDS, "job": job_kind(machine_capacity())}
+    capacity = machine_capacity()
+    kinds = {**KINDS, "job": job_kind(capacity)}
     ready: dict[str, Any] = {}
 
     unwatched: dict[str, SkyriverError] = {}
@@ -385,6 +386,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         clock=clock,
         fence=fence,
         prices=prices,
+        capacity=capacity,
         holds=holds,
         on_problem=partial(told_of, "scaling"),
     )

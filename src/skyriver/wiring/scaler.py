@@ -21,6 +21,7 @@ from skyriver.control.pricing import Pricing
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
 from skyriver.core.errors import Conflict, Internal, SkyriverError, disk_error
+from skyriver.core.jobs import Capacity
 from skyriver.core.resources import Put, Snapshot
 from skyriver.observe.demand import LOOK_S, QUICK_S, elastic_services, look_s_of
 from skyriver.wiring.home import Home
@@ -28,6 +29,7 @@ from skyriver.wiring.process import write_atomically
 from skyriver.wiring.sleepers import Sleepers
 
 if TYPE_CHECKING:
+    from skyriver.wiring.pooling import MachinePool
     from skyriver.wiring.scaling import Scaling
 
 REMEMBER_S: Final = 60.0
@@ -49,11 +51,14 @@ class Scaler:
         clock: Clock,
         fence: int,
         prices: Pricing,
+        capacity: Capacity,
         holds: Callable[[], bool] = lambda: True,
         on_problem: Callable[[SkyriverError | None], None] = lambda problem: None,
     ) -> None:
         self._store, self._loop, self._clock, self._fence = store, loop, clock, fence
         self._prices, self._holds, self._on_problem = prices, holds, on_problem
+        self._capacity = capacity
+        self._pool: MachinePool | None = None
         self._memory = home.root / "scaling.json"
         self._scalings: dict[float, Scaling] = {}
         """By the seconds between two looks."""
@@ -101,7 +106,8 @@ class Scaler:
         snapshot = self._loop.snapshot()
         wanted = {look_s_of(spec) for _, spec in elastic_services(snapshot)}
         for look_s in wanted - self._scalings.keys():
-            self._scalings[look_s] = _remembering(self._memory, look_s)
+            self._pool = self._pool or _pool_of(self._capacity)
+            self._scalings[look_s] = _remembering(self._memory, look_s, self._pool)
         for look_s in self._scalings.keys() - wanted:
             del self._scalings[look_s]
         now = time.monotonic()
@@ -162,11 +168,17 @@ def _remembered(path: Path) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def _remembering(path: Path, look_s: float) -> Scaling:
+def _pool_of(capacity: Capacity) -> MachinePool:
+    from skyriver.wiring.pooling import MachinePool  # numpy, as below
+
+    return MachinePool(capacity)
+
+
+def _remembering(path: Path, look_s: float, pool: MachinePool) -> Scaling:
     """What was learnt is learnt anew where the file cannot be read."""
     from skyriver.wiring.scaling import Scaling  # numpy, which a cloud without elastic services never loads
 
     try:
-        return Scaling(_remembered(path).get(str(look_s)), look_s)
+        return Scaling(_remembered(path).get(str(look_s)), look_s, pool)
     except (ValueError, TypeError, KeyError, AttributeError):
-        return Scaling(look_s=look_s)
+        return Scaling(look_s=look_s, pool=pool)

@@ -14,12 +14,14 @@ import numpy as np
 
 from skyriver.control.schedule.explaining import Explained, explain
 from skyriver.control.schedule.scaling import Decided, Fleet, Rules, Ticks
+from skyriver.control.schedule.tables import Whole
 from skyriver.core.prices import Prices
 from skyriver.core.resources import Limits, Put, Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import SECOND
 from skyriver.observe.demand import LOOK_S, Measured, Meter, elastic_services
 from skyriver.serve.scaling_kind import SCALINGS, new_scaling, scaling_of
+from skyriver.wiring.pooling import Granted, MachinePool, ask_of
 
 HOUR_S: Final = 3_600
 CHANGES: Final = 20
@@ -35,8 +37,15 @@ class Scaling:
     """`look` is called by one thread, every `look_s`, and decides on the services that are looked at so often. What it
     knows is bounded by the services there are."""
 
-    def __init__(self, remembered: Mapping[str, Any] | None = None, look_s: float = LOOK_S) -> None:
+    def __init__(
+        self,
+        remembered: Mapping[str, Any] | None = None,
+        look_s: float = LOOK_S,
+        pool: MachinePool | None = None,
+    ) -> None:
+        """`pool`: what there is for all; None: as much as anybody wants."""
         remembered = remembered or {}
+        self._pool = pool
         self.look_s = look_s
         self._meter = Meter(remembered.get("measured"), look_s)
         self._learnt: Mapping[str, Any] = remembered.get("learnt") or {}
@@ -59,13 +68,33 @@ class Scaling:
         if not services:
             return []
         wanted = self._fleet.decide(self._ticks(measured), second, snapshot.now / SECOND)
+        granted = self._granted(snapshot, services, wanted)
         puts = []
-        for name, replicas in zip(self._fleet.names, wanted.tolist(), strict=True):
+        for name, replicas in zip(self._fleet.names, self._fleet.steering.wanted.tolist(), strict=True):
             service, spec = services[name]
-            put = self._row(snapshot, service, spec, measured[name], replicas, prices)
+            put = self._row(snapshot, service, spec, measured[name], replicas, prices, granted.get(name))
             if put is not None:
                 puts.append(put)
         return puts
+
+    def _granted(
+        self, snapshot: Snapshot, services: Mapping[str, tuple[Resource, ServiceSpec]], wanted: Whole
+    ) -> Mapping[str, Granted]:
+        """Of the pool, where it does not do for all; the fleet then knows it."""
+        if self._pool is None:
+            return {}
+        asks = {}
+        for name, wish, fresh in zip(self._fleet.names, wanted.tolist(), self._fleet.fresh().tolist(), strict=True):
+            service, spec = services[name]
+            before = _before(service, spec, scaling_of(snapshot, service))
+            asks[name] = ask_of(service, spec, wish, before, fresh=fresh), self._rules[name].price
+        replicas, granted = self._pool.grant(snapshot, self._fleet, asks)
+        # one that sleeps asks for none, and is decided on all the same
+        limits = [
+            min(w, max(replicas[n], services[n][1].awake)) for n, w in zip(replicas, wanted.tolist(), strict=True)
+        ]
+        self._fleet.limit(np.array(limits, np.int64))
+        return granted
 
     def _keep(self, services: Mapping[str, tuple[Resource, ServiceSpec]], prices: Prices) -> None:
         """The fleet is of these services, by what they declare now."""
@@ -108,9 +137,10 @@ class Scaling:
         seen: Measured,
         replicas: int,
         prices: Prices,
+        granted: Granted | None,
     ) -> Put | None:
         name, row = f"{service.tenant}/{service.name}", scaling_of(snapshot, service)
-        if row is not None and not seen.stale and _stands(row, replicas, snapshot.now):
+        if row is not None and not seen.stale and _stands(row, replicas, granted, snapshot.now):
             self._blind[name] = 0
             return None
         decided = self._fleet.decided(name)
@@ -119,8 +149,8 @@ class Scaling:
             why = seen.stale or "What is measured cannot be."
             return _blind(snapshot, row, why) if row is not None and self._blind[name] >= BLIND_LOOKS else None
         self._blind[name] = 0
-        before = int(row.spec["replicas"] if row is not None else service.status.get("wanted", spec.awake))
-        status = status_of(snapshot.now, seen, decided, spec, prices)
+        before = _before(service, spec, row)
+        status = status_of(snapshot.now, seen, decided, spec, prices, granted)
         kept = dict(row.spec) if row is not None else {}
         if row is not None and "sleep" in row.status and spec.sleeps:  # wiring.sleepers decides on that
             status["sleep"] = row.status["sleep"]
@@ -136,6 +166,10 @@ class Scaling:
         return Put(after, row.revision)
 
 
+def _before(service: Resource, spec: ServiceSpec, row: Resource | None) -> int:
+    return int(row.spec["replicas"] if row is not None else service.status.get("wanted", spec.awake))
+
+
 def rules_of(spec: ServiceSpec, prices: Prices) -> Rules:
     hold_us = spec.hold_us
     hour = prices.per_second(Limits(spec.cpus, spec.memory_mb)) * HOUR_S
@@ -146,13 +180,23 @@ def rules_of(spec: ServiceSpec, prices: Prices) -> Rules:
         most=spec.most,
         hold_s=None if hold_us is None else hold_us / SECOND,
         price=float(hour),
+        cores=spec.cpus,
     )
 
 
-def status_of(now: int, seen: Measured, decided: Decided, spec: ServiceSpec, prices: Prices) -> dict[str, Any]:
-    """What is told of a decision."""
-    told = explain(decided)
+def status_of(
+    now: int,
+    seen: Measured,
+    decided: Decided,
+    spec: ServiceSpec,
+    prices: Prices,
+    granted: Granted | None = None,
+) -> dict[str, Any]:
+    """What is told of a decision; `granted`: of the pool, where it does not do for all."""
+    told = explain(decided, granted.opportunity if granted is not None else 0.0)
     lines = [list(line) for line in told.lines]
+    if granted is not None:
+        lines += granted.lines(prices.currency if decided.rules.price else "")
     lines += [["replicas", note] for note in seen.notes]
     if impossible := spec.cannot_keep(seen.fastest_s * SECOND):
         lines.append(["impossible", f"{impossible}."])
@@ -175,6 +219,7 @@ def status_of(now: int, seen: Measured, decided: Decided, spec: ServiceSpec, pri
         "prices": f"{prices.source}, as of {prices.as_of}",
         "why": _why(decided, told),
         "measured": {what: _short(getattr(seen, what)) for what in _TOLD},
+        **({"pool": granted.status()} if granted is not None else {}),
     }
 
 
@@ -182,6 +227,8 @@ def _why(decided: Decided, told: Explained) -> str:
     """The rule that made the number, and what it went by."""
     rules = {rule for rule, _ in told.lines}
     comes = f"{decided.came:.2f} replicas' work comes now"
+    if decided.wanted < decided.asked:
+        return f"pool: {decided.asked} are wanted, and the machine does not do for all services."
     if decided.wish > decided.wanted and decided.wanted == decided.rules.most:
         return f"limits: {decided.wish:.0f} are wanted, and at most {decided.rules.most} are declared."
     if decided.wanted < decided.there:
@@ -219,15 +266,22 @@ def _blind(snapshot: Snapshot, row: Resource, why: str) -> Put | None:
     return Put(SCALINGS.move(row, "blind", snapshot.now, **told), row.revision)
 
 
-def _stands(row: Resource, replicas: int, now: int) -> bool:
+def _stands(row: Resource, replicas: int, granted: Granted | None, now: int) -> bool:
     """Nothing is to be written of it yet, whatever is measured: most rows in most looks."""
     same = row.state == "ACTIVE" and int(row.spec["replicas"]) == replicas
+    same &= _is_limited(row.status) == (granted is not None and granted.replicas < granted.asked)
     return same and now - int(row.status.get("at", 0)) < REFRESH_US
 
 
 def _is_news(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether what is measured or said is worth a write, while the number stands."""
-    return any(before.get(what) != after[what] for what in ("measured", "choices", "unit"))
+    told = any(before.get(what) != after[what] for what in ("measured", "choices", "unit"))
+    return told or _is_limited(before) != _is_limited(after)
+
+
+def _is_limited(status: Mapping[str, Any]) -> bool:
+    pool = status.get("pool")
+    return pool is not None and pool["granted"] < pool["asked"]
 
 
 def _known(value: float) -> float | None:

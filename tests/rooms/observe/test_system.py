@@ -166,6 +166,19 @@ def test_what_mends_itself_at_once_wakes_nobody(cloud: Cloud) -> None:
     assert cloud.incidents() == []
 
 
+def test_a_service_that_the_machine_does_not_do_for_is_told_after_some_minutes(cloud: Cloud) -> None:
+    pool = {"asked": 4, "granted": 1, "scarce": "cores", "price": 0.1, "higher_priority": 1}
+    cloud.put(Resource("default", "scaling", "risk", {"replicas": 1}, {"pool": pool}, state="ACTIVE"))
+    cloud.look(120)
+    assert cloud.incidents() == []
+    cloud.look(90)
+    assert (cloud.incident.status["severity"], cloud.told) == ("warning", ["opened"])
+    assert cloud.incident.message.startswith("The machine does not do for all: risk has 1 of 4 replicas")
+    cloud.put(replace(cloud.rows["default", "scaling", "risk"], status={"pool": {**pool, "granted": 4}}))
+    cloud.look(600)
+    assert cloud.incident.state == "RESOLVED"
+
+
 def test_it_got_worse_is_told_and_it_never_gets_better_by_half(cloud: Cloud) -> None:
     cloud.change("service", "risk", state="DEGRADED", message="1 of 2 serve.", status={"ready": {"1": 1}})
     cloud.look(20)

@@ -12,6 +12,7 @@ import pytest
 import skyriver as sr
 from skyriver.control.pricing import OwnedMachines
 from skyriver.core.errors import Conflict
+from skyriver.core.jobs import Capacity
 from skyriver.core.resources import Put, Resource
 from skyriver.core.units import SECOND
 from skyriver.wiring.home import Home
@@ -43,6 +44,7 @@ class Cloud(Simulation):
             clock=self.clock,
             fence=self.fence,
             prices=OwnedMachines(),
+            capacity=Capacity(8.0, 16_000),
         )
 
     def look(self, seconds: float = 1.0) -> None:

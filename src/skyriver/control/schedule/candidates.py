@@ -264,3 +264,15 @@ def choose(accounts: Accounts, mean: Floats, allowed: Floats, bases: Flags, tick
         best[lost] = late[lost].reshape(-1, BANK).argmin(1)
     accounts.chosen = best
     return best
+
+
+def late_prices(late: Floats, cost: Floats, factor: Whole) -> Floats:
+    """(N,) what all of the work is worth that it is not late, so that no smaller candidate of the same base, nor none
+    at all, is cheaper than the chosen `factor`; `late` and `cost`: (N, FACTORS)."""
+    n = np.arange(len(factor))
+    late, cost = (np.concatenate((np.full((len(n), 1), of), all_of), 1) for of, all_of in ((1.0, late), (0.0, cost)))
+    spared = late - late[n, factor + 1][:, None]
+    paid = cost[n, factor + 1][:, None] - cost
+    fewer = (np.arange(FACTORS + 1) <= factor[:, None]) & (spared > 0)
+    prices: Floats = np.where(fewer, paid / np.where(fewer, spared, 1.0), 0.0).max(1)
+    return prices

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from skyriver.control.schedule.candidates import FACTORS, NAMES, factors
+from skyriver.control.schedule.candidates import FACTORS, NAMES, factors, late_prices
 from skyriver.control.schedule.demand import BUSY_60, MEAN
 from skyriver.control.schedule.scaling import Decided, Rules
 
@@ -41,24 +41,24 @@ class Explained:
     choices: tuple[Choice, ...]
     """One fewer, the chosen number, one more."""
     late_price: float
-    """Of a late request: what the last step to the chosen candidate paid for each that it spared."""
+    """Of a late request: the least at which the chosen candidate is cheaper than all that are smaller."""
     unit: str
     """Of costs: `money`, or `replica-hours` where a replica has no price."""
 
 
-def explain(decided: Decided) -> Explained:
+def explain(decided: Decided, opportunity: float = 0.0) -> Explained:
+    """`opportunity`: what a replica costs others an hour, where there is not enough for all; what it costs at least."""
     rules, (base, factor) = decided.rules, divmod(decided.candidate, FACTORS)
     price, unit = (rules.price, "money") if rules.price else (1.0, "replica-hours")
     requests = decided.requests * HOUR
     late, costs = decided.late[base], decided.costs[base] * price
-    low = max(factor - 1, 0)
-    spared = float(late[low] - late[low + 1]) * requests
-    late_price = float(costs[low + 1] - costs[low]) / spared if spared > 0 else 0.0
+    worth = late_prices(late[None].astype(np.float64), costs[None].astype(np.float64), np.array([factor]))
+    late_price = float(worth[0]) / requests if requests > 0 else 0.0
     if decided.wanted == decided.wish:
         late_price = _at_which(decided, late_price, requests, price)
     around = (decided.wanted - 1, decided.wanted, decided.wanted + 1)
     choices = tuple(
-        _choice(decided, replicas, late_price, requests, price)
+        _choice(decided, replicas, late_price, requests, max(price, opportunity))
         for replicas in around
         if replicas >= max(rules.least, 1)
     )

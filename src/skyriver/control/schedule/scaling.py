@@ -34,6 +34,7 @@ from skyriver.control.schedule.candidates import (
     choose,
     costs,
     factors,
+    late_prices,
     replay,
     shares_late,
 )
@@ -82,6 +83,8 @@ class Rules:
     """Before there are fewer; None: LEAST_HOLD_S or twice the start-up, whichever is longer."""
     price: float = 0.0
     """Money an hour of a replica; 0 where the machine is one's own."""
+    cores: float = 1.0
+    """Of a replica."""
 
 
 @dataclass(slots=True)
@@ -127,6 +130,8 @@ class Steering(Table):
     """(N, WISHES) highest of each block."""
     block: Whole
     wanted: Whole
+    limited: Flags
+    """It was granted fewer than it wanted: what is late then says nothing of its headroom."""
 
     @classmethod
     def starting(cls, n: int, tick_s: float) -> Steering:
@@ -142,6 +147,7 @@ class Steering(Table):
             wishes=np.zeros((n, WISHES), np.float32),
             block=np.full(n, -1),
             wanted=np.zeros(n, np.int64),
+            limited=np.zeros(n, np.bool_),
         )
 
 
@@ -156,6 +162,7 @@ class Declared(Table):
     hold_s: Floats
     """NaN: none is declared."""
     price: Floats
+    cores: Floats
 
     @classmethod
     def of(cls, rules: Sequence[Rules]) -> Declared:
@@ -194,6 +201,8 @@ class _Last:
     requests: Floats
     """A second, on the mean of the last hour."""
     wanted: Whole
+    asked: Whole
+    """That the service would have without others; `wanted` is what it was granted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,9 +232,11 @@ class Decided:
     hold_s: float
     requests: float
     wanted: int
+    asked: int
 
 
 _G = factors()
+_LOG_G = np.log(_G)
 _REMEMBERED: Final = (
     ("demand", ("slots", "slot", "mean", "errors")),
     ("accounts", ("late", "cost", "came", "ticked", "chosen")),
@@ -329,8 +340,52 @@ class Fleet:
             hold_s=hold_s,
             requests=requests,
             wanted=steering.wanted,
+            asked=steering.wanted,
         )
         return steering.wanted
+
+    def fresh(self) -> Flags:
+        """(N,) whether it was decided by measurements; else the number of before stands."""
+        assert self._decided is not None
+        return self._decided.fresh
+
+    def limit(self, granted: Whole) -> None:
+        """What was decided last is granted only so far, (N,)."""
+        assert self._decided is not None
+        steering = self.steering
+        steering.limited = granted < self._decided.asked
+        steering.wanted = self._decided.wanted = granted
+
+    def curves(self, services: Mapping[str, tuple[int, int]]) -> dict[str, Floats]:
+        """By (n, m) of services: what their replicas n + 1 to m spare each an hour, of the cost of late requests at the
+        price at which the objective just holds; in money, or core-hours where a replica has no price."""
+        if self._decided is None or self._declared is None:
+            return {name: np.zeros(m - n) for name, (n, m) in services.items()}
+        known = {name: row for row, name in enumerate(self.names)}
+        rows, k = np.array([known[name] for name in services]), np.arange(len(services))
+        some = Accounts(*(getattr(self.accounts, each.name)[rows] for each in fields(self.accounts)))
+        mean, told, declared = self.demand.mean[rows], self._decided, self._declared
+        base, factor = np.divmod(told.candidate[rows], FACTORS)
+        late = shares_late(some, mean, self.tick_s)[k, base].astype(np.float64)
+        cost = costs(some, mean, self.tick_s)[k, base].astype(np.float64)
+        price = np.where(declared.price > 0, declared.price, declared.cores)[rows]
+        late_price = price * late_prices(late, cost, factor)
+        needed = told.bases[rows, base] * told.queue[rows] * self.steering.headroom[rows]
+        counts = np.array([m - n + 1 for n, m in services.values()])
+        row, ends = np.repeat(k, counts), np.cumsum(counts)
+        number = np.concatenate([np.arange(n, m + 1) for n, m in services.values()])
+        of = np.log(np.maximum(number, 1e-9) / np.maximum(needed, 1e-9)[row])
+        place = np.zeros(len(of))
+        for each in range(BASES):
+            here = base[row] == each
+            place[here] = np.interp(of[here], _LOG_G[each], np.arange(FACTORS))
+        at = np.minimum(place.astype(np.int64), FACTORS - 2)
+        share = late[row, at] + (place - at) * (late[row, at + 1] - late[row, at])
+        worth = -np.diff(share) * late_price[row[1:]]
+        return {
+            name: worth[end - count : end - 1]
+            for name, end, count in zip(services, ends.tolist(), counts.tolist(), strict=True)
+        }
 
     def _learn(self, ticks: Ticks, fresh: Flags, late: Small, second: float, start_s: Floats) -> None:
         """Headroom, from what was late beyond what the replay foresaw."""
@@ -351,7 +406,7 @@ class Fleet:
         foreseen = steering.foreseen / np.maximum(steering.came, 1e-9)
         allowed = 1.0 - self._declared.share
         more = (share > allowed) & (share > UNFORESEEN * foreseen) & (now_late > 0)
-        more &= second - steering.raised >= start_s + 2 * self.tick_s
+        more &= (second - steering.raised >= start_s + 2 * self.tick_s) & ~steering.limited
         less = (share < 0.5 * allowed) & (second - steering.begun >= PATIENCE_S) & fresh
         steering.headroom = np.where(more, np.minimum(steering.headroom * RAISE, MOST_HEADROOM), steering.headroom)
         lowered = np.maximum(steering.headroom * LOWER**self.tick_s, LEAST_HEADROOM)

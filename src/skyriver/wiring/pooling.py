@@ -1,0 +1,136 @@
+"""What this machine has for elastic services, and how they share it: what is taken, who asks, what each is granted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from skyriver.control.admission import held_by_jobs
+from skyriver.control.schedule.pool import Ask, Grants, Scarce, share
+from skyriver.core.jobs import Capacity
+from skyriver.core.resources import Resource, Snapshot
+from skyriver.core.spec import ServiceSpec
+from skyriver.serve.sleeping import is_asleep, rest_of
+
+if TYPE_CHECKING:
+    from skyriver.control.schedule.scaling import Fleet
+    from skyriver.control.schedule.tables import Floats
+
+OVERLOAD = "Until there is room it answers the requests that it can in time and refuses the rest (503 OVERLOADED)."
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """To one service, while not all that is wanted fits the machine."""
+
+    asked: int
+    replicas: int
+    scarce: Scarce
+    price: float
+    """Of the pool, an hour of a core or MB."""
+    opportunity: float
+    """What a replica costs the others an hour, in the unit of its own price."""
+    above: int
+    """Other services of a higher priority that want more than their least."""
+
+    def status(self) -> dict[str, Any]:
+        told = {"asked": self.asked, "granted": self.replicas, "scarce": self.scarce, "price": self.price}
+        return {**told, "higher_priority": self.above}
+
+    def lines(self, currency: str) -> list[list[str]]:
+        unit = currency or "core-hours"
+        per = ("core", self.price) if self.scarce == "cores" else ("GB of memory", 1_000 * self.price)
+        best = f"{per[1]:.3g} {unit} an hour and {per[0]}, the worth of the best replica that is not granted."
+        priced = ["price", f"The pool's price is {best}"]
+        if self.replicas >= self.asked:
+            return [["pool", f"All {self.asked} that are wanted are granted, while others do without."], priced]
+        first = f" Of a higher priority, and so before it: {self.above} of the others." if self.above else ""
+        told = f"{self.asked} are wanted and {self.replicas} granted: the machine's {self.scarce} do not do for all."
+        told = told.replace("memory do not", "memory does not")
+        return [["pool", f"{told}{first}"], priced, ["degraded", OVERLOAD]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    ask: Ask
+    price: float
+    """Of a replica; 0 where it has none."""
+    fleet: Fleet
+
+
+class MachinePool:
+    """Of one machine; all that scale services on it ask the same one, in turn. It knows the services there are."""
+
+    def __init__(self, capacity: Capacity) -> None:
+        self._capacity = capacity
+        self._asked: dict[str, _Asked] = {}
+
+    def grant(
+        self, snapshot: Snapshot, fleet: Fleet, asks: Mapping[str, tuple[Ask, float]]
+    ) -> tuple[dict[str, int], dict[str, Granted]]:
+        """Replicas of the `asks`, by tenant/name with what a replica costs an hour; and, while not all fits, of each
+        why. They are all of the `fleet`; services of other fleets are granted what they are at their own look."""
+        others = {
+            name: asked
+            for name, asked in self._asked.items()
+            if asked.fleet is not fleet and name not in asks and _is_elastic(snapshot, name)
+        }
+        self._asked = {**others, **{name: _Asked(ask, price, fleet) for name, (ask, price) in asks.items()}}
+        wishes = {name: asked.ask for name, asked in self._asked.items()}
+        left = self._capacity.less(_taken(snapshot)).less(held_by_jobs(snapshot))
+        grants = share(wishes, left.cpus, left.memory_mb, self._curves)
+        replicas = {name: grants.replicas[name] for name in asks}
+        return replicas, self._told(grants, asks) if grants.scarce else {}
+
+    def _curves(self, services: Mapping[str, tuple[int, int]]) -> dict[str, Floats]:
+        found: dict[str, Floats] = {}
+        for fleet in {id(asked.fleet): asked.fleet for asked in self._asked.values()}.values():
+            of = {name: span for name, span in services.items() if self._asked[name].fleet is fleet}
+            if of:
+                found |= fleet.curves(of)
+        return found
+
+    def _told(self, grants: Grants, names: Mapping[str, Any]) -> dict[str, Granted]:
+        more = [asked.ask.priority for asked in self._asked.values() if asked.ask.wish > asked.ask.least]
+        above = {priority: sum(other > priority for other in more) for priority in {*more}}
+        found = {}
+        for name in names:
+            ask, price = self._asked[name].ask, self._asked[name].price
+            size = ask.cores if grants.scarce == "cores" else ask.memory_mb
+            worth = grants.price * size / (1.0 if price else ask.cores)
+            first = above.get(ask.priority, 0)
+            found[name] = Granted(ask.wish, grants.replicas[name], grants.scarce, grants.price, worth, first)
+        return found
+
+
+def ask_of(service: Resource, spec: ServiceSpec, wish: int, before: int, *, fresh: bool) -> Ask:
+    """Of an elastic service with `before` replicas; of one whose measurements are not `fresh` they stay."""
+    if is_asleep(rest_of(service)):
+        return Ask(0, 0, spec.cpus, spec.memory_mb, spec.priority)
+    if not fresh:
+        wish, least = before, before
+    else:
+        least = spec.awake
+    return Ask(wish, least, spec.cpus, spec.memory_mb, spec.priority, before)
+
+
+def _taken(snapshot: Snapshot) -> Capacity:
+    """By services whose replicas do not follow the load."""
+    cores, memory = 0.0, 0
+    for service in snapshot.rows.every("service"):
+        serve = service.spec["serve"]
+        declared = serve.get("replicas", 1)
+        count = declared if isinstance(declared, int) else declared[1]
+        is_elastic = not isinstance(declared, int) and declared[1] > max(declared[0], 1)
+        if service.spec.get("versions") and not is_elastic and not is_asleep(rest_of(service)):
+            cores += count * serve.get("cpus", 1.0)
+            memory += count * serve.get("memory_mb", 512)
+    return Capacity(cores, memory)
+
+
+def _is_elastic(snapshot: Snapshot, name: str) -> bool:
+    tenant, _, of = name.partition("/")
+    service = snapshot.find(tenant, "service", of)
+    declared = service.spec["serve"].get("replicas", 1) if service is not None else 1
+    return not isinstance(declared, int) and declared[1] > max(declared[0], 1)
