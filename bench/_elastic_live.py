@@ -1,7 +1,7 @@
 """A service whose load changes, in a real cloud: its gateway, its replicas, its own decisions; beside it the same
 requests in a simulation that is told how long things take there (`_elastic_replay.py`).
 
-The work of a replica is a wait of SERVICE_S (`_elastic_waiting.py`). Load steps and hours at SPEED times their speed
+The work of a replica is a wait of SERVICE_S (`_elastic_waiting.py`). Load steps and an hour at SPEED times its speed
 follow each other in one open loop; then a sleeping service is woken, again and again.
 """
 
@@ -24,11 +24,12 @@ import numpy as np
 import onnx.parser
 from _document import ROOT, Document
 from _elastic_replay import (
+    HOUR_S,
     SPEED,
     Lived,
     Measured,
-    arrivals_of_hour,
     arrivals_of_steps,
+    arrivals_of_trace,
     replay_requests,
     replica_seconds,
 )
@@ -201,20 +202,20 @@ def _until_decided(watch: Watch, seconds: float = 60.0) -> None:
     raise Failed(f"nobody decided on the replicas within {seconds:.0f} s")
 
 
-def schedule(traces: Sequence[Trace], seed: int = 1) -> tuple[Floats, list[Part]]:
-    """When requests are due: load steps, then an hour of each trace."""
+def schedule(trace: Trace, last_s: int, seed: int = 1) -> tuple[Floats, list[Part]]:
+    """When requests are due: load steps, then the last seconds of the trace."""
     rng = np.random.default_rng([seed, 3])
-    pieces, parts = [arrivals_of_steps(rng, LEVELS, STEP_S, SERVICE_S)], [Part("steps", 0.0, len(LEVELS) * STEP_S)]
-    for trace in traces:
-        begin = parts[-1].end
-        pieces.append(begin + arrivals_of_hour(rng, trace, MEAN_REPLICAS, SERVICE_S))
-        parts.append(Part(f"{trace.name}, {SPEED:g} times as fast", begin, begin + min(3_600, trace.seconds) / SPEED))
-    return np.concatenate(pieces), parts
+    begin = len(LEVELS) * STEP_S
+    steps = arrivals_of_steps(rng, LEVELS, STEP_S, SERVICE_S)
+    replayed = begin + arrivals_of_trace(rng, trace, MEAN_REPLICAS, SERVICE_S, last_s)
+    end = begin + min(last_s, trace.seconds) / SPEED
+    parts = [Part("steps", 0.0, begin), Part(f"{trace.name}, {SPEED:g} times as fast", begin, end)]
+    return np.concatenate((steps, replayed)), parts
 
 
-def measure(document: Document, quick: bool, traces: Sequence[Trace]) -> None:
-    """`traces`: those of which an hour is replayed."""
-    lost = _elastic(document, traces[:1] if quick else traces)
+def measure(document: Document, quick: bool, trace: Trace) -> None:
+    """Replays the last hour of the trace; half of it where it is to be quick."""
+    lost = _elastic(document, *schedule(trace, HOUR_S // 2 if quick else HOUR_S))
     with workplace() as folder:
         scenes = replace(QUICK if quick else FULL, wakes=6 if quick else WAKES)
         woken = wakes(Models.write(folder / "models"), scenes, "replicas=(0, 2)")
@@ -222,9 +223,8 @@ def measure(document: Document, quick: bool, traces: Sequence[Trace]) -> None:
     document.measured("live_lost_requests", lost + woken.lost, note=f"{lost} under load, {woken.lost} at wakes")
 
 
-def _elastic(document: Document, traces: Sequence[Trace]) -> int:
+def _elastic(document: Document, arrivals: Floats, parts: Sequence[Part]) -> int:
     """How many requests were lost."""
-    arrivals, parts = schedule(traces)
     with waiting_cloud() as (home, system), Watch(system) as watch:
         _until_decided(watch)
         with sending_at(home.parent, system, CASE, BODY, arrivals) as sent:

@@ -16,7 +16,7 @@ from _elastic_world import Floats, Trace
 from skyriver.control.schedule.scaling import Fleet, Rules, Ticks
 from skyriver.observe.demand import START_SHARE
 
-SPEED = 60.0
+SPEED, HOUR_S = 60.0, 3_600
 QUIET_TICKS = 5
 """Before the first request."""
 
@@ -154,10 +154,12 @@ def _steps(rng: np.random.Generator, levels: Sequence[float], seconds: float, se
         yield np.sort(rng.uniform(number * seconds, (number + 1) * seconds, count))
 
 
-def arrivals_of_hour(rng: np.random.Generator, trace: Trace, mean: float, service_s: float) -> Floats:
-    """The last hour of the trace, SPEED times as fast: a random part of its requests, which are the work of `mean`
+def arrivals_of_trace(
+    rng: np.random.Generator, trace: Trace, mean: float, service_s: float, last_s: int = HOUR_S
+) -> Floats:
+    """The last seconds of the trace, SPEED times as fast: a random part of its requests, which are the work of `mean`
     replicas on average."""
-    requests = trace.requests[-3_600:].astype(np.int64)
+    requests = trace.requests[-last_s:].astype(np.int64)
     seconds = len(requests) / SPEED
     kept = rng.poisson(requests * (mean * seconds / service_s / requests.sum()))
     second = np.repeat(np.arange(len(requests)), kept)

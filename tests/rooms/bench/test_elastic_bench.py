@@ -289,11 +289,11 @@ def test_replicas_cost_what_of_their_lives_is_within() -> None:
 def test_an_hour_is_replayed_sixty_times_as_fast_with_its_shape() -> None:
     requests = np.repeat([1.0, 0.0, 7.0], 1_200)
     trace = world.Trace("three", requests, requests)
-    arrivals = replay.arrivals_of_hour(np.random.default_rng(1), trace, 3.0, 0.08)
+    arrivals = replay.arrivals_of_trace(np.random.default_rng(1), trace, 3.0, 0.08)
     assert (np.diff(arrivals) >= 0).all()
     assert len(arrivals) * 0.08 / 60.0 == pytest.approx(3.0, rel=0.1)
     thirds = np.histogram(arrivals, [0.0, 20.0, 40.0, 60.0])[0]
     assert thirds[1] == 0
     assert thirds[2] / thirds[0] == pytest.approx(7.0, rel=0.2)
-    again = replay.arrivals_of_hour(np.random.default_rng(1), trace, 3.0, 0.08)
+    again = replay.arrivals_of_trace(np.random.default_rng(1), trace, 3.0, 0.08)
     assert (again == arrivals).all()
