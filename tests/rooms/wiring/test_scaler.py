@@ -78,7 +78,38 @@ def test_it_decides_from_the_second_look_on_and_remembers(tmp_path: Path) -> Non
     assert cloud.decided() == 1
 
 
-@pytest.mark.parametrize("memory", [b"", b"[]", b"{", b'{"1.0": 3}', b'{"1.0": {"measured": {"t/price": {}}}}'])
+@pytest.mark.parametrize("replicas", [(0, 1), (0, 4)])
+def test_it_decides_on_sleep_too_and_remembers_when_somebody_asked(tmp_path: Path, replicas: tuple[int, int]) -> None:
+    cloud = Cloud(tmp_path, sr.Service(replicas=replicas, latency="50ms", hold="3s" if replicas[1] > 1 else ""))
+    for _ in range(3):
+        cloud.scaler._sleepers_due = 0.0
+        cloud.look()
+    row = cloud.store.get("t", "scaling", "price")
+    assert row.spec["sleep"]["rule"] == "break-even"
+    assert ("choices" in row.status) == (replicas[1] > 1)
+    assert dict(row.status["sleep"])["sleep"].startswith("After 5 minutes without a request: ")
+    cloud.scaler._remember()
+    told = json.loads((tmp_path / "scaling.json").read_bytes())["sleeping"]["t/price"]
+    assert told["last"] > 0
+    cloud.scaler = cloud.another()
+    revision = row.revision
+    cloud.look()
+    assert cloud.scaler._sleepers._of["t/price"].habits.last >= told["last"]
+    assert cloud.store.get("t", "scaling", "price").revision == revision
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        b'{"sleeping": 3}',
+        b'{"sleeping": {"t/price": []}}',
+        b"",
+        b"[]",
+        b"{",
+        b'{"1.0": 3}',
+        b'{"1.0": {"measured": {"t/price": {}}}}',
+    ],
+)
 def test_what_cannot_be_read_is_learnt_anew(tmp_path: Path, memory: bytes) -> None:
     (tmp_path / "scaling.json").write_bytes(memory)
     cloud = Cloud(tmp_path, sr.Service(replicas=(1, 4), hold="3s"))
