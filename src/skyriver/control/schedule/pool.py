@@ -93,9 +93,9 @@ def share(asks: Mapping[str, Ask], cores: float, memory_mb: float, curves: Curve
 
 def _greedy(asks: Sequence[Ask], curve: Sequence[Floats], sizes: Floats, free: Floats) -> list[int]:
     """Replicas over the least of each; their names are in order, so that ties are decided."""
-    lengths = [len(each) for each in curve]
+    lengths = np.array([len(each) for each in curve])
     service = np.repeat(np.arange(len(asks)), lengths)
-    number = np.concatenate([np.arange(length) for length in lengths])
+    number = np.arange(len(service)) - (lengths.cumsum() - lengths)[service]
     has = np.array([ask.has - ask.least for ask in asks])
     density = np.concatenate(curve) * np.where(number < has[service], 1 + STAY, 1.0)
     priority = np.array([ask.priority for ask in asks])

@@ -363,7 +363,8 @@ class Fleet:
             return {name: np.zeros(m - n) for name, (n, m) in services.items()}
         known = {name: row for row, name in enumerate(self.names)}
         rows, k = np.array([known[name] for name in services]), np.arange(len(services))
-        some = Accounts(*(getattr(self.accounts, each.name)[rows] for each in fields(self.accounts)))
+        own = self.accounts
+        some = replace(own, late=own.late[rows], cost=own.cost[rows], came=own.came[rows], ticked=own.ticked[rows])
         mean, told, declared = self.demand.mean[rows], self._decided, self._declared
         base, factor = np.divmod(told.candidate[rows], FACTORS)
         late = shares_late(some, mean, self.tick_s)[k, base].astype(np.float64)
@@ -373,7 +374,8 @@ class Fleet:
         needed = told.bases[rows, base] * told.queue[rows] * self.steering.headroom[rows]
         counts = np.array([m - n + 1 for n, m in services.values()])
         row, ends = np.repeat(k, counts), np.cumsum(counts)
-        number = np.concatenate([np.arange(n, m + 1) for n, m in services.values()])
+        firsts = np.array([n for n, _ in services.values()])
+        number = np.arange(len(row)) + (firsts - ends + counts)[row]
         of = np.log(np.maximum(number, 1e-9) / np.maximum(needed, 1e-9)[row])
         place = np.zeros(len(of))
         for each in range(BASES):
