@@ -53,8 +53,9 @@ import skyriver as sr
 
 app = sr.App("bench")
 app.model("{NAME}", onnx="{NAME}.onnx", serve=sr.Service(
-    replicas=(1, {MOST}), latency="{LATENCY_S:g}s", share={SHARE}, hold="{HOLD_S:g}s"))
+    replicas=(1, {MOST}), latency="{LATENCY_S:g}s", share={SHARE}, hold="{HOLD_S:g}s", cpus=0.1))
 """
+"""Who waits needs few cores: of as many as there are replicas the pool would grant no more than the machine has."""
 TICK_S = QUICK_S
 """Services that hold for so short are looked at so often."""
 REPORT_S = 0.5
