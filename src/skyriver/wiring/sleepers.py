@@ -31,6 +31,8 @@ from skyriver.serve.scaling_kind import new_scaling, scaling_of, sleep_of
 from skyriver.serve.sleeping import waiting
 
 HOUR_S: Final = 3_600
+NO_OBJECTIVE_S: Final = 300.0
+"""Who says neither how soon an answer is to come nor how long a waking may take sleeps after so long."""
 NEWS: Final = 1.1
 """Times as long or as short, before it is written anew."""
 
@@ -140,7 +142,8 @@ def _hourly(spec: ServiceSpec, prices: Prices) -> float:
 
 def terms_of(spec: ServiceSpec) -> Terms:
     allowed_us = spec.wake_us or spec.latency_us
-    return Terms(spec.share, allowed_us / SECOND, spec.idle_us / SECOND if spec.idle else None)
+    idle_s = spec.idle_us / SECOND if spec.idle else None
+    return Terms(spec.share, allowed_us / SECOND, idle_s if idle_s or allowed_us else NO_OBJECTIVE_S)
 
 
 def _row(
@@ -186,7 +189,9 @@ def lines_of(
     if hourly := _hourly(spec, prices):
         costs += f", at {hourly:.4g} {prices.currency} an hour"
     sleeps = {
-        "declared": f"After {spec.idle} without a request, as declared with idle=; {costs}.",
+        "declared": f"After {spec.idle} without a request, as declared with idle=; {costs}."
+        if spec.idle
+        else f"After {_span(NO_OBJECTIVE_S)} without a request: neither latency= nor wake= says what one is worth.",
         "break-even": f"After {_span(idle.seconds)} without a request: {costs}, and there are few gaps to go by yet.",
         "history": f"After {_span(idle.seconds)} without a request, which would have cost least on its own"
         f" {sum(habits.counts):.0f} gaps: {costs}.",

@@ -137,6 +137,16 @@ def test_where_nobody_is_late_by_a_waking_it_sleeps_soon() -> None:
     assert "nobody is late by it), at 0.05 EUR an hour" in cloud.lines["sleep"]
 
 
+def test_without_an_objective_it_sleeps_after_five_minutes() -> None:
+    cloud = Cloud(sr.Service(replicas=(0, 1)))
+    cloud.ask()
+    cloud.pass_by(280)
+    assert cloud.service.state != "SCALED_TO_ZERO"
+    cloud.pass_by(40)
+    assert cloud.service.state == "SCALED_TO_ZERO"
+    assert "neither latency= nor wake=" in cloud.lines["sleep"]
+
+
 def test_few_rows_are_written() -> None:
     cloud = Cloud(ONE)
     for _ in range(30):
