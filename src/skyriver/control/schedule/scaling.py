@@ -6,7 +6,8 @@ late, at the price of a late request at which the objective just holds. Neither 
 the candidates (`candidates`) would have cost, and been late, on the service's own demand (`demand`). Around that stand
 the rules that hold whatever was learnt:
 
-floor      never fewer than the demand of the last two minutes needs, and what waits within a start-up or FLOOR_S;
+floor      never fewer than the demand of the last two minutes (or of the hold) needs, and what waits within a start-up
+           or the latency, FLOOR_S at most;
 queue      for a latency shorter than a tick, which no replay by ticks sees: room for requests that meet by chance;
 headroom   raised by a tenth at most once a lead time, while more is late than the objective allows and than the replay
            foresaw; lowered slowly while less than half of the allowed is;
@@ -39,6 +40,7 @@ from skyriver.control.schedule.candidates import (
     shares_late,
 )
 from skyriver.control.schedule.demand import (
+    WINDOWS,
     Demand,
     Pace,
     block_s,
@@ -52,7 +54,6 @@ from skyriver.control.schedule.tables import Flags, Floats, Small, Table, Whole
 TICK_S: Final = 5.0
 LEAST_HOLD_S: Final = 300.0
 FLOOR_S: Final = 10.0
-FLOOR_WINDOW_S: Final = 120
 SLACK: Final = 0.2
 """Of what would be done before it is late: so much may wait without more replicas."""
 RAISE, MOST_HEADROOM = 1.1, 4.0
@@ -312,10 +313,11 @@ class Fleet:
         candidate = choose(self.accounts, self.demand.mean, allowed, self._may, self.tick_s)
         base, factor = np.divmod(candidate, FACTORS)
         chosen = bases[n, base].astype(np.float64) * _G[base, factor]
-        recent = last(self.demand, FLOOR_WINDOW_S, self.tick_s)
+        recent = self._recent(hold_s)
         queue = self._queue(chosen, np.where(fresh, ticks.service_s, 0.0), allowed)
         waits = np.where(fresh, ticks.backlog, 0.0) - there * deadline_s * SLACK
-        floor = recent + np.maximum(waits, 0.0) / np.maximum(start_s, FLOOR_S) if self.terms.floor else 0.0 * recent
+        soon = np.maximum(np.maximum(start_s, self.tick_s), np.minimum(np.maximum(deadline_s, 1.0), FLOOR_S))
+        floor = recent + np.maximum(waits, 0.0) / soon if self.terms.floor else 0.0 * recent
         # A candidate that rounds up to one replica says nothing of how busy that one is.
         need = np.maximum(chosen, recent) * queue * steering.headroom
         wish = np.maximum(np.ceil(np.maximum(need, floor) - 1e-4), 1.0)
@@ -424,6 +426,11 @@ class Fleet:
         free = -np.log(allowed) * service_s / np.maximum(np.maximum(chosen, 1.0) * latency, 1e-9)
         factor: Floats = np.where(short, 1 / (1 - np.minimum(free, 1 - 1 / MOST_QUEUE)), 1.0)
         return factor
+
+    def _recent(self, hold_s: Floats) -> Floats:
+        """The demand of the last two minutes, or of no more than the hold: what it is there for is over then."""
+        means = [last(self.demand, seconds, self.tick_s) for seconds in WINDOWS]
+        return np.select([hold_s < seconds for seconds in WINDOWS[1:]], means[:-1], means[-1])
 
     def _hold(self, wish: Floats, there: Floats, hold_s: Floats, second: float) -> Floats:
         """The highest wish of the hold, this one too. At first there are as many as somebody wanted before."""
