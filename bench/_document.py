@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -62,7 +63,7 @@ class Document:
         found: float | None = self._found.get(name, {}).get("value")
         return found
 
-    def part(self, names: Sequence[str], work: Callable[[], None]) -> None:
+    def part(self, names: Sequence[str], work: Callable[[], object]) -> None:
         """Does `work`, which measures the goals `names`. What breaks it becomes their reason; the bench goes on."""
         tell(f"measuring {', '.join(names)} ...")
         reason = "its part ended without a figure"
@@ -74,6 +75,18 @@ class Document:
         for name in names:
             if name not in self._found:
                 self.missed(name, reason)
+
+    def parts(
+        self, of: Mapping[str, Sequence[str]], work: Mapping[str, Callable[[], object]], asked: Sequence[str]
+    ) -> None:
+        """Does the parts that are `asked` for; the goals of the others say that they were left out. `of`: the goals of
+        each part, in the order in which parts are done."""
+        for part, names in of.items():
+            if part in asked:
+                self.part(names, work[part])
+            else:
+                for name in names:
+                    self.missed(name, "its part was left out", wanted=False)
 
     def _goal(self, name: str) -> Goal:
         return next(g for g in self.goals if g.name == name)
@@ -88,6 +101,20 @@ class Document:
         document = {"bench": self.bench, "machine": self._machine, "rows": self.rows, "goals": goals}
         print(json.dumps(document, indent=1))
         return all(g["holds"] is not False for g in goals)
+
+
+def add_parts(parser: argparse.ArgumentParser, parts: Iterable[str]) -> None:
+    """`--parts`: names with commas between them; all unless given."""
+    names = list(parts)
+
+    def asked(text: str) -> list[str]:
+        found = text.split(",")
+        if unknown := [part for part in found if part not in names]:
+            raise argparse.ArgumentTypeError(f"there is no part {', '.join(unknown)}")
+        return found
+
+    told = ",".join(names)
+    parser.add_argument("--parts", type=asked, default=told, help=f"some of {told}")
 
 
 def tell(text: str) -> None:

@@ -33,7 +33,7 @@ from pathlib import Path
 from statistics import geometric_mean, median
 
 import numpy as np
-from _document import ROOT, Document, Goal, tell
+from _document import ROOT, Document, Goal, add_parts, tell
 from _elastic_bound import lowest_cost
 from _elastic_systems import SYSTEMS
 from _elastic_traces import DAY_S, BadTraces, bursty, read_folder, seasonal
@@ -339,12 +339,10 @@ def measure_live(document: Document, traces: Sequence[Trace], quick: bool) -> No
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="coarser bounds and fewer days, the same goals")
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
+    add_parts(parser, PARTS)
     parser.add_argument("--traces", type=Path, help="a folder of CSV files TIMESTAMP,ContextTokens,GeneratedTokens")
     given = parser.parse_args()
-    parts, quick = given.parts.split(","), given.quick
-    if unknown := [part for part in parts if part not in PARTS]:
-        parser.error(f"--parts: there is no {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    quick = given.quick
     try:
         traces = all_traces(given.traces)
     except BadTraces as error:
@@ -357,13 +355,7 @@ def main() -> int:
         "decisions": lambda: measure_decisions(document, 1_000, 200),
         "live": lambda: measure_live(document, traces, quick),
     }
-    for part, names in PARTS.items():
-        if part in parts:
-            tell(f"part {part}")
-            document.part(names, measures[part])
-        else:
-            for name in names:
-                document.missed(name, "its part was left out", wanted=False)
+    document.parts(PARTS, measures, given.parts)
     return 0 if document.print() else 1
 
 

@@ -30,7 +30,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from _document import Document, Goal
+from _document import Document, Goal, add_parts
 from _passing import PASSING_GOALS, measure_passing
 from _processes import Failed, cloud_home, free_port
 from _serving_scenes import sending
@@ -401,11 +401,9 @@ def _load(shop: Shop, rate: float) -> Any:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rollouts, the same goals")
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
+    add_parts(parser, PARTS)
     given = parser.parse_args()
-    parts, quick = given.parts.split(","), given.quick
-    if unknown := [part for part in parts if part not in PARTS]:
-        parser.error(f"--parts: there is no {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    quick = given.quick
     document = Document("rollout", GOALS)
     measures: dict[str, Callable[[], None]] = {
         "simulated": lambda: measure_simulated(document, 100 if quick else 500),
@@ -414,12 +412,7 @@ def main() -> int:
         "live": lambda: measure_live(document, 5 if quick else 20, 10 if quick else 100, 1_000),
         "passing": lambda: measure_passing(document, 500 if quick else 5_000),
     }
-    for part, names in PARTS.items():
-        if part in parts:
-            document.part(names, measures[part])
-        else:
-            for name in names:
-                document.missed(name, "its part was left out", wanted=False)
+    document.parts(PARTS, measures, given.parts)
     return 0 if document.print() else 1
 
 

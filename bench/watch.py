@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-from _document import Document, Goal
+from _document import Document, Goal, add_parts
 from _watch_faults import FAULTS, Fault, measures, sets
 from _watch_live import measure_live
 from _watch_world import GB, World
@@ -168,11 +168,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="some hours instead of the week")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
+    add_parts(parser, PARTS)
     asked = parser.parse_args()
-    parts = asked.parts.split(",")
-    if unknown := [part for part in parts if part not in PARTS]:
-        parser.error(f"there is no part {', '.join(unknown)}")
     document = Document("watch", GOALS)
     days = 0.25 if asked.quick else 7.0
     measures: dict[str, Callable[[], None]] = {
@@ -180,12 +177,7 @@ def main() -> int:
         "week": lambda: measure_week(document, asked.seed, days),
         "live": lambda: measure_live(document),
     }
-    for part, names in PARTS.items():
-        if part in parts:
-            document.part(names, measures[part])
-        else:
-            for name in names:
-                document.missed(name, "its part was left out", wanted=False)
+    document.parts(PARTS, measures, asked.parts)
     return 0 if document.print() else 1
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from skyriver.adapters.processes.identity import boot_id
@@ -18,11 +19,12 @@ from skyriver.control.pricing import Pricing
 from skyriver.control.spending import spending
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
-from skyriver.core.errors import Conflict, Internal, SkyriverError, disk_error
+from skyriver.core.errors import Conflict, SkyriverError
 from skyriver.core.resources import Change, Delete, Put, Resource, Snapshot
 from skyriver.core.usage import USAGE, Bucket, Subject, folded
 from skyriver.observe.metering import Counter, Look, Mark, meter
 from skyriver.trust.permissions import FIRST_TENANT
+from skyriver.wiring.attempts import Attempts, OnProblem
 from skyriver.wiring.gateway import gateway_of
 from skyriver.wiring.home import Home
 from skyriver.wiring.stored import stored
@@ -60,10 +62,12 @@ class Meter:
         sent: Callable[[], Sent] = lambda: (),
         stored: Callable[[Snapshot], Stored] = lambda snapshot: {},
         holds: Callable[[], bool] = lambda: True,
-        on_problem: Callable[[SkyriverError | None], None] = lambda problem: None,
+        on_problem: OnProblem = lambda problem: None,
     ) -> None:
         """`on_problem` is called with why it does not count, whenever that has changed."""
-        self._on_problem = on_problem
+        self._attempts = Attempts(
+            log, fails="what is used is not counted", works="what is used is counted again", on_problem=on_problem
+        )
         self._store, self._loop, self._clock, self._fence = store, loop, clock, fence
         self._pricing, self._boot, self._holds = pricing, boot, holds
         self._measure_sent, self._measure_stored = sent, stored
@@ -78,7 +82,6 @@ class Meter:
         """The revision of the mark's row."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metering", daemon=True)
-        self._problem = ""
 
     def start(self) -> None:
         self._thread.start()
@@ -94,24 +97,12 @@ class Meter:
         while not self._loop.health().passes and not self._stop.wait(FIRST_S):
             pass
         last = False
-        while True:
-            try:
-                if self._holds() and self._loop.health().passes:
-                    self.look(write=last)
-                self._tell(None)
-            except SkyriverError as error:
-                if error.code == "FENCED":
-                    return
-                self._tell(error)
-            except OSError as error:
-                self._tell(disk_error(error, "What is used is not counted"))
-            except Exception as error:  # the metering must outlive a mistake in one look
-                failed = Internal(f"{type(error).__name__}: {error}", next_action="Report it with control.log.")
-                if self._tell(failed):
-                    log.exception("a look at what is used failed")
-            if last:
-                return
+        while self._attempts.attempt(partial(self._look_if_held, write=last)) and not last:
             last = self._stop.wait(LOOK_S)
+
+    def _look_if_held(self, *, write: bool) -> None:
+        if self._holds() and self._loop.health().passes:
+            self.look(write=write)
 
     def look(self, *, write: bool = False) -> None:
         """Counts, and writes where it is time to."""
@@ -195,15 +186,6 @@ class Meter:
         old = [row for row in _marks(snapshot) if row.name != self._mark_name][:-MARKS]
         return [*(change for one in whole for change in one), *(Delete(*row.key, row.revision) for row in old)]
 
-    def _tell(self, problem: SkyriverError | None) -> bool:
-        """Says it once; whether it was news."""
-        said = str(problem or "")
-        news, self._problem = said != self._problem, said
-        if news:
-            self._on_problem(problem)
-            log.warning("what is used is not counted: %s", said) if said else log.info("what is used is counted again")
-        return news
-
 
 def _marks(snapshot: Snapshot) -> list[Resource]:
     """The newest last."""
@@ -225,7 +207,7 @@ def meter_of(
     fence: int,
     pricing: Pricing,
     holds: Callable[[], bool],
-    on_problem: Callable[[SkyriverError | None], None],
+    on_problem: OnProblem,
 ) -> Meter:
     """Of this machine."""
     last: list[Sent] = [()]

@@ -20,10 +20,11 @@ from skyriver.control.loop import ControlLoop
 from skyriver.control.pricing import Pricing
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
-from skyriver.core.errors import Conflict, Internal, SkyriverError, disk_error
+from skyriver.core.errors import Conflict
 from skyriver.core.jobs import Capacity
 from skyriver.core.resources import Put, Snapshot
 from skyriver.observe.demand import LOOK_S, QUICK_S, elastic_services, look_s_of
+from skyriver.wiring.attempts import Attempts, OnProblem
 from skyriver.wiring.home import Home
 from skyriver.wiring.process import write_atomically
 from skyriver.wiring.sleepers import Sleepers
@@ -53,10 +54,13 @@ class Scaler:
         prices: Pricing,
         capacity: Capacity,
         holds: Callable[[], bool] = lambda: True,
-        on_problem: Callable[[SkyriverError | None], None] = lambda problem: None,
+        on_problem: OnProblem = lambda problem: None,
     ) -> None:
         self._store, self._loop, self._clock, self._fence = store, loop, clock, fence
-        self._prices, self._holds, self._on_problem = prices, holds, on_problem
+        self._prices, self._holds = prices, holds
+        self._attempts = Attempts(
+            log, fails="services are not scaled", works="services are scaled again", on_problem=on_problem
+        )
         self._capacity = capacity
         self._pool: MachinePool | None = None
         self._memory = home.root / "scaling.json"
@@ -67,7 +71,6 @@ class Scaler:
         self._sleepers = Sleepers(_remembered(self._memory).get(SLEEPING))
         self._sleepers_due = 0.0
         self._remembered = time.monotonic()
-        self._problem: SkyriverError | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scaling", daemon=True)
 
@@ -82,24 +85,14 @@ class Scaler:
             self._remember()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                if self._holds():
-                    self.look()
-                self._tell(None)
-            except SkyriverError as error:
-                if error.code == "FENCED":
-                    return
-                self._tell(error)
-            except OSError as error:
-                self._tell(disk_error(error, "Services are not scaled"))
-            except Exception as error:  # the scaling must outlive a mistake in one look
-                failed = Internal(f"{type(error).__name__}: {error}", next_action="Report it with control.log.")
-                if self._tell(failed):
-                    log.exception("a look at elastic services failed")
+        while not self._stop.is_set() and self._attempts.attempt(self._look_if_held):
             due = min(self._due.values(), default=time.monotonic() + QUICK_S)
             due = min(due, max(self._sleepers_due, time.monotonic()))
             self._stop.wait(max(0.1, due - time.monotonic()))
+
+    def _look_if_held(self) -> None:
+        if self._holds():
+            self.look()
 
     def look(self) -> None:
         """At those services whose turn it is; looks are as far apart as they should be, however long one takes."""
@@ -148,15 +141,6 @@ class Scaler:
         if learnt:
             with contextlib.suppress(OSError):  # it is learnt anew then
                 write_atomically(self._memory, json.dumps(learnt).encode())
-
-    def _tell(self, problem: SkyriverError | None) -> bool:
-        """Says it once; whether it was news."""
-        news = str(problem) != str(self._problem)
-        self._problem = problem
-        if news:
-            self._on_problem(problem)
-            log.warning("services are scaled again" if problem is None else f"services are not scaled: {problem}")
-        return news
 
 
 def _remembered(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from skyriver.control.loop import ControlLoop
 from skyriver.control.signing import Signer
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
-from skyriver.core.errors import Internal, SkyriverError, disk_error
+from skyriver.core.errors import SkyriverError
 from skyriver.core.resources import AuditEntry, Change, Put, Resource, Snapshot
 from skyriver.observe.healing import Remedy
 from skyriver.observe.sight import Machine, Problem, Sight, row_of
@@ -33,6 +33,7 @@ from skyriver.release.operations import plan_rollback
 from skyriver.serve.kinds import REPLICA
 from skyriver.trust.permissions import FIRST_TENANT, Permission
 from skyriver.wiring.alerts import AlertFiles
+from skyriver.wiring.attempts import Attempts, OnProblem
 from skyriver.wiring.home import Home
 from skyriver.wiring.measuring import Measuring
 from skyriver.wiring.process import write_atomically
@@ -58,10 +59,12 @@ class SystemWatcher:
         alerts: AlertFiles,
         signer: Signer | None = None,
         holds: Callable[[], bool] = lambda: True,
-        on_problem: Callable[[SkyriverError | None], None] = lambda problem: None,
+        on_problem: OnProblem = lambda problem: None,
     ) -> None:
         """`on_problem` is called with why it does not watch, whenever that has changed."""
-        self._on_problem = on_problem
+        self._attempts = Attempts(
+            log, fails="the system is not watched", works="the system is watched again", on_problem=on_problem
+        )
         self._home = home
         self._store, self._loop, self._clock, self._fence = store, loop, clock, fence
         self._alerts, self._signer, self._holds = alerts, signer, holds
@@ -71,7 +74,6 @@ class SystemWatcher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watching", daemon=True)
         self._remembered = time.monotonic()
-        self._problem: SkyriverError | None = None
         self._outcomes: list[tuple[Remedy, str]] = []
 
     def start(self) -> None:
@@ -87,23 +89,14 @@ class SystemWatcher:
 
     def _run(self) -> None:
         self._stop.wait(BEGIN_S)
-        while not self._stop.is_set():
-            began = time.monotonic()
-            try:
-                if self._holds():
-                    self.look()
-                self._tell(None)
-            except SkyriverError as error:
-                if error.code == "FENCED":
-                    return
-                self._tell(error)
-            except OSError as error:
-                self._tell(disk_error(error, "The system is not watched"))
-            except Exception as error:  # the watching must outlive a mistake in one look
-                failed = Internal(f"{type(error).__name__}: {error}", next_action="Report it with control.log.")
-                if self._tell(failed):
-                    log.exception("a look at the system failed")
+        began = time.monotonic()
+        while not self._stop.is_set() and self._attempts.attempt(self._look_if_held):
             self._stop.wait(max(0.5, LOOK_S - (time.monotonic() - began)))
+            began = time.monotonic()
+
+    def _look_if_held(self) -> None:
+        if self._holds():
+            self.look()
 
     def look(self) -> None:
         """One. What cannot be written is told to receivers all the same: a full disk is what they must know of."""
@@ -209,15 +202,6 @@ class SystemWatcher:
         if run is None or run.watched:
             return "its process is not known"
         return f"ended pid {run.pid}" if send_signal(run.identity, signal.SIGKILL) else "it had ended"
-
-    def _tell(self, problem: SkyriverError | None) -> bool:
-        """Says it once; whether it was news."""
-        news = str(problem) != str(self._problem)
-        self._problem = problem
-        if news:
-            self._on_problem(problem)
-            log.warning("the system is watched again" if problem is None else f"the system is not watched: {problem}")
-        return news
 
 
 def _problem(error: SkyriverError) -> Problem:
