@@ -78,7 +78,8 @@ class MachinePool:
         }
         self._asked = {**others, **{name: _Asked(ask, price, fleet) for name, (ask, price) in asks.items()}}
         wishes = {name: asked.ask for name, asked in self._asked.items()}
-        left = self._capacity.less(_taken(snapshot)).less(held_by_jobs(snapshot))
+        # Cores are shared by the system when a job begins; who is asked now does not lose a replica to it.
+        left = self._capacity.less(_taken(snapshot)).less(Capacity(0.0, held_by_jobs(snapshot).memory_mb))
         grants = share(wishes, left.cpus, left.memory_mb, self._curves)
         replicas = {name: grants.replicas[name] for name in asks}
         return replicas, self._told(grants, asks) if grants.scarce else {}

@@ -155,7 +155,7 @@ def test_services_that_are_looked_at_at_another_pace_share_the_same_pool() -> No
     assert cloud.counts[-1] == {"rent": 3, "sale": 1}
 
 
-def test_fixed_services_and_jobs_are_taken_off_first() -> None:
+def test_fixed_services_and_the_memory_of_jobs_are_taken_off_first() -> None:
     cloud = Shared({"rent": elastic(), "sale": sr.Service(replicas=2)})
     cloud.play(120, {"rent": 35, "sale": 1})
     assert cloud.counts[-1] == {"rent": 2, "sale": 2}
@@ -165,6 +165,9 @@ def test_fixed_services_and_jobs_are_taken_off_first() -> None:
     snapshot = cloud.loop.snapshot()
     assert cloud.pool.grant(snapshot, fleet, asks)[0] == {"t/rent": 2}
     rows = Rows([*snapshot.rows.values(), job])
+    assert cloud.pool.grant(replace(snapshot, resources=rows), fleet, asks)[0] == {"t/rent": 2}, "no core is lost"
+    large = replace(job, spec={"limits": {"cpus": 1.0, "memory_mb": 10_000_000}})
+    rows = Rows([*snapshot.rows.values(), large])
     assert cloud.pool.grant(replace(snapshot, resources=rows), fleet, asks)[0] == {"t/rent": 1}
 
 
