@@ -65,7 +65,7 @@ class Seen:
 
 
 class Scaler(Protocol):
-    """`every_s`: between two of its decisions; it is told of every second."""
+    """It is told of every second, and decides when it wants to."""
 
     lanes: int
 

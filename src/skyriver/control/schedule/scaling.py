@@ -168,7 +168,12 @@ class Declared(Table):
     @classmethod
     def of(cls, rules: Sequence[Rules]) -> Declared:
         values = [replace(one, hold_s=math.nan) if one.hold_s is None else one for one in rules]
-        return cls(*(np.array([getattr(one, each.name) for one in values]) for each in fields(cls)))
+
+        def column(name: str, kind: type) -> Any:
+            return np.array([getattr(one, name) for one in values], kind)
+
+        whole = {name: column(name, np.int64) for name in ("least", "most")}
+        return cls(**{each.name: column(each.name, np.float64) for each in fields(cls)} | whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +258,7 @@ class Fleet:
         self.names: list[str] = []
         self.demand, self.accounts = Demand.starting(0, tick_s), Accounts.starting(0, tick_s)
         self.steering = Steering.starting(0, tick_s)
-        self._declared: Declared | None = None
+        self._declared = Declared.of(())
         self._decided: _Last | None = None
         self._may = np.array([b in self.terms.bases for b in range(BASES)])
 
@@ -269,11 +274,7 @@ class Fleet:
         self.names += services
         for table in self._tables():
             table.append(table.starting(len(services), self.tick_s))
-        declared = Declared.of([rules for rules, _ in services.values()])
-        if self._declared is None:
-            self._declared = declared
-        else:
-            self._declared.append(declared)
+        self._declared.append(Declared.of([rules for rules, _ in services.values()]))
         self._decided = None
         for row, (_, remembered) in enumerate(services.values(), first):
             if remembered:
@@ -281,7 +282,6 @@ class Fleet:
 
     def change(self, name: str, rules: Rules) -> None:
         """Another declaration of the same service: what was learnt of its demand stays."""
-        assert self._declared is not None
         row, declared = self.names.index(name), Declared.of([rules])
         for each in fields(declared):
             getattr(self._declared, each.name)[row] = getattr(declared, each.name)[0]
@@ -289,7 +289,6 @@ class Fleet:
     def remove(self, name: str) -> None:
         row = self.names.index(name)
         del self.names[row]
-        assert self._declared is not None
         for table in (*self._tables(), self._declared):
             table.delete(row)
         self._decided = None
@@ -297,7 +296,7 @@ class Fleet:
     def decide(self, ticks: Ticks, second: float, wall: float) -> Whole:
         """(N,) replicas that are to be there, within least and most. `second` is of a clock that nobody sets."""
         declared, steering = self._declared, self.steering
-        if declared is None or not self.names:
+        if not self.names:
             return np.zeros(0, np.int64)
         there = ticks.ready + ticks.pending
         fresh = ticks.fresh & _plausible(ticks, declared.most)
@@ -361,7 +360,7 @@ class Fleet:
     def curves(self, services: Mapping[str, tuple[int, int]]) -> dict[str, Floats]:
         """By (n, m) of services: what their replicas n + 1 to m spare each an hour, of the cost of late requests at the
         price at which the objective just holds; in money, or core-hours where a replica has no price."""
-        if self._decided is None or self._declared is None:
+        if self._decided is None:
             return {name: np.zeros(m - n) for name, (n, m) in services.items()}
         known = {name: row for row, name in enumerate(self.names)}
         rows, k = np.array([known[name] for name in services]), np.arange(len(services))
@@ -394,7 +393,6 @@ class Fleet:
     def _learn(self, ticks: Ticks, fresh: Flags, late: Small, second: float, start_s: Floats) -> None:
         """Headroom, from what was late beyond what the replay foresaw."""
         steering, n = self.steering, np.arange(len(fresh))
-        assert self._declared is not None
         fade = np.where(fresh, 0.5 ** (self.tick_s / ACCOUNT_HALF_LIFE_S), 1.0)
         now_late, judged = (np.where(fresh, of, 0.0) for of in (ticks.late, ticks.judged))
         seen = self.tick_s * late.reshape(-1, BANK)[n, np.maximum(self.accounts.chosen, 0)]
@@ -420,7 +418,6 @@ class Fleet:
     def _queue(self, chosen: Floats, service_s: Floats, allowed: Floats) -> Floats:
         """The factor by which n servers must exceed the demand, so that a request waits longer than the latency with
         the probability `allowed`: exp(-(1 - load) n latency / service), of M/M/n in heavy traffic (Kingman 1961)."""
-        assert self._declared is not None
         latency = self._declared.latency_s
         short = (latency > 0) & (latency < self.tick_s) & (service_s > 0) & self.terms.queue
         free = -np.log(allowed) * service_s / np.maximum(np.maximum(chosen, 1.0) * latency, 1e-9)
@@ -474,7 +471,7 @@ class Fleet:
 
     def decided(self, name: str) -> Decided | None:
         """Of the last decision; None before the first, and after services were added or removed."""
-        if self._decided is None or self._declared is None:
+        if self._decided is None:
             return None
         row = self.names.index(name)
         told = {each.name: getattr(self._decided, each.name)[row] for each in fields(self._decided)}
