@@ -169,12 +169,15 @@ def _place(error: BaseException, path: Path) -> str:
 
 
 def pack(path: Path) -> Bundle:
-    """The folder of the application file: sources, models, settings; no data, no hidden files, no environments.
+    """The folder of the application file: sources, models, settings; no data, no hidden files, no environments,
+    no cloud's home.
 
     Raises InvalidInput (BUNDLE_TOO_LARGE) naming the largest file.
     """
     folder = path.parent.absolute()
-    found = sorted(p for p in folder.rglob("*") if _belongs(p, folder))
+    # A cloud whose home is in this folder goes on writing there, and has its keys there.
+    homes = {marker.parent for marker in folder.rglob("cloud.json") if (marker.parent / "run").is_dir()}
+    found = sorted(p for p in folder.rglob("*") if _belongs(p, folder) and homes.isdisjoint(p.parents))
     sizes = {p: p.stat().st_size for p in found}
     if sum(sizes.values()) > BUNDLE_LIMIT:
         largest = max(found, key=lambda p: sizes[p])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from skyriver.client import cli
-from skyriver.client.appfile import load_app
+from skyriver.client.appfile import load_app, pack
 from skyriver.core.errors import InvalidInput
 
 
@@ -44,3 +44,16 @@ def test_a_model_file_that_is_not_there_is_told_with_where_it_was_looked_for(the
     folder = Path.cwd()
     declared = f"offers.py declares onnx='modl.onnx', and there is no such file in its folder, {folder}."
     assert (caught.value.code, caught.value.message) == ("NO_MODEL_FILE", declared + meant)
+
+
+def test_a_cloud_whose_home_is_in_the_folder_is_no_part_of_the_application(tmp_path: Path) -> None:
+    for name in (
+        "app.py",
+        "settings/cloud.json",
+        "home/cloud.json",
+        "home/keys/trusted.json",
+        "home/run/a.config.json",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    assert sorted(pack(tmp_path / "app.py").files) == ["app.py", "settings/cloud.json"]
