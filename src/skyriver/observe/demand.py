@@ -17,6 +17,7 @@ from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import AppSpec, ServiceSpec
 from skyriver.core.units import SECOND
 from skyriver.serve.kinds import serves
+from skyriver.serve.objective import row_us
 from skyriver.serve.sleeping import activator_of
 
 LOOK_S: Final = 5.0
@@ -317,7 +318,7 @@ def _added(
         if process is None or not process.alive or not process.report.get("ready"):
             continue
         told_at = process.report.get("told_at")
-        if not isinstance(told_at, int) or snapshot.now - told_at > SILENT_S * SECOND:
+        if not isinstance(told_at, int) or abs(snapshot.now - told_at) > SILENT_S * SECOND:
             silent += [replica.name] if serves(snapshot, replica) else []
             continue
         known = before.get(replica.process)
@@ -368,9 +369,11 @@ def _add(added: _Added, name: str, before: _Process, now: _Process, latency_us: 
     added.answered += grown["requests"]
     added.refused += grown["overloaded"]
     added.expired += grown["expired"]
+    if any(now.latency.get(low, 0.0) < count for low, count in before.latency.items()):
+        raise Untrue(f"{name} tells fewer answers of some latency than before: a count does not fall.")
     if latency_us:
         slow = (count - before.latency.get(low, 0.0) for low, count in now.latency.items() if low >= latency_us)
-        added.slow += max(0.0, sum(slow))
+        added.slow += sum(slow)
     added.waiting += now.waiting - before.waiting
     added.busy_s += grown["run_us"] / SECOND
     added.cpu_s += max(0.0, now.cpu_s - before.cpu_s)
@@ -431,13 +434,6 @@ def unreachable(snapshot: Snapshot, tenant: str, app: AppSpec) -> Iterator[tuple
         service = snapshot.find(tenant, "service", model.name)
         if service is not None and (why := model.serve.cannot_keep(row_us(snapshot, service))):
             yield model.name, why
-
-
-def row_us(snapshot: Snapshot, service: Resource) -> float:
-    """That one row takes the model alone, by the fastest of its replicas; 0: not known yet."""
-    processes = (snapshot.processes.get(r.process) for r in snapshot.children(service, "replica"))
-    told = (process.report.get("row_us") for process in processes if process is not None)
-    return min((us for us in told if isinstance(us, int | float) and us > 0), default=0.0)
 
 
 def _fastest_s(memory: _Memory) -> float:

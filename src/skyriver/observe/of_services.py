@@ -31,6 +31,12 @@ DEATHS: Final = 3
 SLOW_HOLD_S: Final = 20.0
 SILENT_HOLD_S: Final = 10.0
 POOL_HOLD_S: Final = 180.0
+BLIND_HOLD_S: Final = 60.0
+OVERDUE_TIMES: Final = 3.0
+OVERDUE_S: Final = 60.0
+"""A start that takes so many times as long as its siblings' did, and this at least, is told."""
+FIRST_START_S: Final = 300.0
+"""The same of one that has no siblings: a large model is read for minutes."""
 _DRAINING: Final = frozenset({"DRAINING", "STOPPED"})
 
 
@@ -76,6 +82,7 @@ def _of_service(seen: Seen, service: Resource) -> Iterator[Sign]:
         action = f"Declare more replicas, or less work: {explains(service.name)}"
         yield Sign(subject, "refused", told, action, missed.severity)
     yield from _of_pool(seen, service)
+    yield from _of_scaling(seen, service)
     yield from _of_versions(seen, service, versions, allowed)
     if latency.total() >= LEAST_ANSWERS:
         track.usually("p99").add(seen.seconds, quantile(latency, 0.99))
@@ -92,6 +99,14 @@ def _of_pool(seen: Seen, service: Resource) -> Iterator[Sign]:
         told = f"The machine does not do for all: {service.name} has {pool['granted']} of {pool['asked']} replicas"
         action = f"Declare a higher priority or a smaller model, or add cores: {explains(service.name)}"
         yield Sign(subject_of(service), "pool", f"{told} that it needs.", action, "warning", POOL_HOLD_S)
+
+
+def _of_scaling(seen: Seen, service: Resource) -> Iterator[Sign]:
+    """It serves, and the number of its replicas follows nothing any more."""
+    scaling = scaling_of(seen.sight.snapshot, service)
+    if scaling is not None and scaling.state == "HOLDING" and service.state == "READY":
+        told = f"{service.name} is not scaled. {scaling.message}"
+        yield Sign(subject_of(service), "blind", told, explains(service.name), "warning", BLIND_HOLD_S)
 
 
 def _of_versions(seen: Seen, service: Resource, counts: Mapping[int, Counter[str]], allowed: float) -> Iterator[Sign]:
@@ -140,6 +155,8 @@ def _of_replica(seen: Seen, replica: Resource) -> Iterator[Sign]:
         told = f"The replica {replica.name} ended {dies} times within ten minutes."
         told += f" The last time: {last}" if last else ""
         yield Sign(subject, "failed", told, f"`skyriver logs {replica.name}` has its last words.", "warning")
+    elif replica.state == "STARTING":
+        yield from _of_start(seen, replica)
     yield from of_process(seen, replica)
     weight = seen.sight.machine.weights.get(replica.process)
     if weight is not None:  # 0 as well: it is only tried now and then
@@ -159,6 +176,23 @@ def _of_replica(seen: Seen, replica: Resource) -> Iterator[Sign]:
             yield from fills(
                 seen, subject, f"The memory of the replica {replica.name}", process.rss_mb, spec.memory_mb, action
             )
+
+
+def _of_start(seen: Seen, replica: Resource) -> Iterator[Sign]:
+    """One that lives and does not become ready: nothing ends it, and the service has one replica fewer for it."""
+    snapshot = seen.sight.snapshot
+    service = snapshot.find(replica.tenant, *replica.parent.split("/", 1))
+    there = snapshot.children(service, "replica") if service is not None else ()
+    took = [(r.since - r.created_at) / SECOND for r in there if r.state == "READY" and "dead_pid" not in r.status]
+    usual_s, waited_s = max(took, default=0.0), snapshot.elapsed(replica.since) / SECOND
+    if waited_s <= (max(OVERDUE_S, OVERDUE_TIMES * usual_s) if took else FIRST_START_S):
+        return
+    process = snapshot.processes.get(replica.process)
+    told = f"The replica {replica.name} is starting for {waited_s / 60:.0f} min"
+    told += f", and its siblings took {usual_s:.1f} s" if took else ""
+    cause = "" if process is not None and process.alive else ": it has no process"
+    action = f"`skyriver logs {replica.name}` shows where it is; ending its process starts it again."
+    yield Sign(subject_of(replica), "start", f"{told}{cause}. It is not counted on.", action, "warning")
 
 
 def of_process(seen: Seen, row: Resource) -> Iterator[Sign]:

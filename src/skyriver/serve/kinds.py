@@ -32,6 +32,7 @@ from skyriver.release.rollouts import champion
 from skyriver.serve.activator_kind import ENDING, new_activator
 from skyriver.serve.from_stream import live_of_replica, stream_waited_for
 from skyriver.serve.logged import log_of_replica
+from skyriver.serve.objective import told_if_impossible
 from skyriver.serve.scaling_kind import decided
 from skyriver.serve.sharing import shared, sharing_of_replica
 from skyriver.serve.sleeping import (
@@ -131,6 +132,8 @@ def _step_service(snapshot: Snapshot, before: Resource) -> Iterator[Action]:
         event, told = _judge(versions, ready, count, broken)
         if event == "degraded" and serve.elastic and not any(map(_is_troubled, members)):
             event, told = "ready", {}  # those that are missing have only just been asked for
+        if event == "ready":
+            told = told_if_impossible(snapshot, service, serve)
         if event == "starting" and rest:
             told = told_of(service.name, rest, serve, " ".join(r.message for r in members if r.state == "LOST"))
     after = SERVICE.move(service, event, snapshot.now, status=status, **told)

@@ -166,9 +166,22 @@ def test_it_goes_down_only_after_the_hold() -> None:
         {"requests": -3.0},
         {"work": 1e12},
         {"backlog": math.inf},
+        {"backlog": 1e12},
+        {"service_s": math.nan},
+        {"judged": -1.0},
         {"late": 50.0, "judged": 1.0},
     ],
-    ids=["stale", "not a number", "negative", "more than anything could do", "infinite", "more late than asked"],
+    ids=[
+        "stale",
+        "not a number",
+        "negative",
+        "more than anything could do",
+        "infinite",
+        "more waits than anything could do",
+        "no service",
+        "less than none",
+        "more late than asked",
+    ],
 )
 def test_measurements_that_stop_or_lie_hold(told: dict[str, float | bool]) -> None:
     service = Service()

@@ -242,6 +242,12 @@ def test_one_that_tells_nothing_is_not_counted_on_and_when_none_does_nothing_is_
     assert seen.stale == "No replica has told anything for 8 s."
 
 
+def test_one_whose_report_is_of_the_future_tells_nothing(stage: Stage) -> None:
+    """A clock that was set back: else one that hangs would be believed until it is then."""
+    stage.tell(requests=10, run_us=10_000, told_at=stage.now + 3_600 * SECOND)
+    assert stage.look().stale == "No replica has told anything for 8 s."
+
+
 def test_of_a_time_in_which_nobody_looked_nothing_is_known(stage: Stage) -> None:
     stage.second += 60
     stage.tell(requests=5_000)
@@ -264,10 +270,14 @@ def test_of_a_time_in_which_nobody_looked_nothing_is_known(stage: Stage) -> None
         ({"requests": 10, "run_us": 200 * SECOND}, "price-1-1 tells 10 requests within 5 s, which cannot be."),
         ({"counted": {"latency_us": [["x", 1]]}}, "price-1-1 tells latencies that cannot be read."),
         ({"counted": {"latency_us": [[5, -1]]}}, "price-1-1 tells latencies that cannot be."),
+        (
+            {"counted": {"latency_us": [[40_000, 50]]}},
+            "price-1-1 tells fewer answers of some latency than before: a count does not fall.",
+        ),
     ],
 )
 def test_what_cannot_be_is_not_used_and_is_said(stage: Stage, told: dict[str, Any], why: str) -> None:
-    stage.tell(requests=100, run_us=SECOND)
+    stage.tell(requests=100, run_us=SECOND, counted={"latency_us": [[40_000, 100]]})
     known = stage.look()
     stage.tell(**told)
     assert stage.look().stale == why

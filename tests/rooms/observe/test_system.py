@@ -179,6 +179,47 @@ def test_a_service_that_the_machine_does_not_do_for_is_told_after_some_minutes(c
     assert cloud.incident.state == "RESOLVED"
 
 
+def test_a_service_that_is_not_scaled_for_want_of_measurements_is_told_after_a_minute(cloud: Cloud) -> None:
+    why = "It stays at 2 replicas. risk-1-1 tells requests=nan, which cannot be."
+    cloud.put(
+        Resource("default", "scaling", "risk", {"replicas": 2}, state="HOLDING", reason="NO_MEASUREMENTS", message=why)
+    )
+    cloud.look(45)
+    assert cloud.incidents() == []
+    cloud.look(30)
+    assert cloud.incident.status["severity"] == "warning"
+    assert cloud.incident.message == f"risk is not scaled. {why}"
+    cloud.put(replace(cloud.rows["default", "scaling", "risk"], state="ACTIVE", reason="", message=""))
+    cloud.look(600)
+    assert cloud.incident.state == "RESOLVED"
+
+
+@pytest.mark.parametrize(("siblings", "after_s"), [(True, 60), (False, 300)], ids=["beside others", "the first ones"])
+def test_a_start_that_never_becomes_ready_is_told_with_how_long_others_took(
+    cloud: Cloud, siblings: bool, after_s: int
+) -> None:
+    for number in () if siblings else (1, 2):
+        cloud.change("replica", f"risk-1-{number}", state="DRAINING")
+    cloud.put(
+        Resource(
+            "default", "replica", "risk-1-3", {"version": 1}, state="STARTING", parent="service/risk", since=cloud.wall
+        )
+    )
+    name = "default.replica.risk-1-3"
+    cloud.processes[name] = ProcessStatus(name, siblings, pid=13, report={})
+    cloud.look(after_s)
+    assert cloud.incidents() == []
+    cloud.look(10)
+    assert cloud.incident.status["severity"] == "warning"
+    assert cloud.incident.message.startswith(f"The replica risk-1-3 is starting for {after_s // 60} min")
+    assert ("its siblings took" in cloud.incident.message) == siblings
+    assert "skyriver logs risk-1-3" in cloud.incident.next_action
+    assert ("it has no process" in cloud.incident.message) != siblings
+    cloud.change("replica", "risk-1-3", state="READY")
+    cloud.look(600)
+    assert cloud.incident.state == "RESOLVED"
+
+
 def test_it_got_worse_is_told_and_it_never_gets_better_by_half(cloud: Cloud) -> None:
     cloud.change("service", "risk", state="DEGRADED", message="1 of 2 serve.", status={"ready": {"1": 1}})
     cloud.look(20)

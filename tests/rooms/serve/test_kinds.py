@@ -51,6 +51,30 @@ def test_a_service_s_limits_go_with_its_route(serve: dict[str, object], limit: R
     assert [a.route.limit for a in actions if isinstance(a, WantRoute)] == [limit]
 
 
+@pytest.mark.parametrize("replicas", [1, [1, 2]], ids=["fixed", "elastic"])
+@pytest.mark.parametrize("row_us", [31_400.0, 900.0, float("nan"), -1.0, "slow", 1e12])
+def test_a_service_whose_objective_no_number_of_replicas_keeps_says_so_while_it_serves(
+    replicas: object, row_us: object
+) -> None:
+    serve = {"replicas": replicas, "latency": "1ms"}
+    service = Resource("t", "service", "fraud", {"serve": serve, "versions": {"1": {"weight": 100}}}, state="STARTING")
+    replica = Resource("t", "replica", "fraud-1-1", {"version": 1}, state="READY", parent=service.ref)
+    process = ProcessStatus(NAME, alive=True, socket="/s", report={"ready": True, "row_us": row_us})
+    snapshot = Snapshot({r.key: r for r in (service, replica)}, {NAME: process}, {}, 0)
+    [after] = [
+        a.resource for a in SERVICE.step(snapshot, service) if isinstance(a, Put) and a.resource.kind == "service"
+    ]
+    assert after.state == "READY"
+    if row_us != 31_400.0:
+        assert (after.reason, after.message, after.next_action) == ("", "", "")
+        return
+    assert after.reason == "CANNOT_KEEP"
+    assert after.message == (
+        "latency='1ms' cannot be kept by any number of replicas: the fastest answer takes 31.4 ms."
+    )
+    assert after.next_action == "Declare more, or serve a smaller model."
+
+
 @pytest.mark.parametrize("state", ["STARTING", "READY", "LOST"])
 def test_a_replica_that_says_that_it_cannot_serve_is_failed_whatever_it_was(state: str) -> None:
     report = {"failed": True, "reason": "BAD_SIGNATURE", "message": "It was changed."}

@@ -489,10 +489,10 @@ class Fleet:
 
 def _plausible(ticks: Ticks, most: Whole) -> Flags:
     """Whether what was measured can be so."""
-    could = ABSURD * np.maximum(most, 1)
+    could = ABSURD * np.maximum(most, 1) * TICK_S
     told = np.stack([ticks.work, ticks.requests, ticks.judged, ticks.late, ticks.backlog, ticks.service_s])
     with np.errstate(invalid="ignore"):
         sane = np.isfinite(told) & (told >= 0)
-        fits = (ticks.work <= could * TICK_S) & (ticks.late <= ticks.judged + 1e-9)
+        fits = (ticks.work <= could) & (ticks.backlog <= could) & (ticks.late <= ticks.judged + 1e-9)
     plausible: Flags = sane.all(axis=0) & fits
     return plausible
