@@ -149,6 +149,53 @@ def slow_model_bytes(features: int, loops: int) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def heavy_model_bytes(features: int, loops: int) -> bytes:
+    """score = amount / 100, after `loops` products of 256 x 256 numbers with each row."""
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["before", "square"], ["after"]),
+            helper.make_node("Identity", ["going"], ["goes_on"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("n", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, ["n", 256]),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, ["n", 256]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Gather", ["features", "first"], ["column"], axis=1),
+        helper.make_node("MatMul", ["column", "wide"], ["begun"]),
+        helper.make_node("Loop", ["loops", "yes", "begun"], ["last"], body=body),
+        helper.make_node("ReduceSum", ["last", "axis"], ["nothing"], keepdims=1),
+        helper.make_node("Mul", ["column", "factor"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "nothing"], ["both"]),
+        helper.make_node("Squeeze", ["both", "axis"], ["score"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "heavy",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", features])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n"])],
+        [
+            helper.make_tensor("first", TensorProto.INT64, [1], [0]),
+            helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("wide", TensorProto.FLOAT, [1, 256], [0.0] * 256),
+            helper.make_tensor("loops", TensorProto.INT64, [], [loops]),
+            helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
+            helper.make_tensor("factor", TensorProto.FLOAT, [], [0.01]),
+            helper.make_tensor("square", TensorProto.FLOAT, [256, 256], [0.0] * (256 * 256)),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
 def endless_model_bytes(features: int, begins_at: float = 5_000.0) -> bytes:
     """score = amount, after a million steps for each unit of it above `begins_at`."""
     body = helper.make_graph(

@@ -18,12 +18,13 @@ from skyriver.core.contract import (
     DeadLetter,
     FeatureChangeNow,
     ListNow,
+    PaceNow,
     PartitionNow,
     Quantiles,
     SourceNow,
     StreamNow,
 )
-from skyriver.core.units import utc_time
+from skyriver.core.units import format_duration, utc_time
 
 _BARS = "▁▂▃▄▅▆▇█"
 _RIGHT = (
@@ -161,6 +162,18 @@ def _source(source: SourceNow) -> str:
     return f"{escape(source['name'])} is {coloured(source['state'])} for {age(source['since'])}: {counts}"
 
 
+def _pace(pace: PaceNow) -> str:
+    """How the declared latency is kept."""
+    within = f"{pace['share']:.1%} to be decided within {format_duration(pace['latency_us'])}"
+    step = "every event is scored" if pace["step"] == "full" else f"[yellow]{pace['step']}[/] for {age(pace['since'])}"
+    lately = ""
+    if pace["in_time"] is not None:
+        shed = f", {pace['shed']:.1%} shed" if pace["shed"] else ""
+        lately = f"; {pace['in_time']:.1%} were{shed} [dim](last 10 s)[/]"
+    can = f"; {pace['rate_in']:,.0f} events/s come, {pace['capacity']:,.0f} can be" if pace["capacity"] else ""
+    return f"{step}; {within}{lately}{can}"
+
+
 def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Iterator[tuple[str, str]]:
     """(name, what) of each line."""
     yield (
@@ -180,6 +193,8 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
             f" {p['not_materialised']:,} records not in the tables yet"
         ),
     )
+    if p["pace"] is not None:
+        yield "pace", _pace(p["pace"])
     if p["source"] is not None:
         yield "source", _source(p["source"])
     yield "time", _time(p)

@@ -366,6 +366,8 @@ class App:
         fallback: str | None = None,
         fallback_by: Sequence[str] = (),
         deadline: str | None = None,
+        latency: str | None = None,
+        share: float = specs.IN_TIME,
         costs: Costs | None = None,
         reasons: Mapping[str, str] | None = None,
         budgets: Mapping[str, Budget | Sequence[Budget]] | None = None,
@@ -380,6 +382,9 @@ class App:
         took longer than its `deadline` ("5ms"), or the event came too late to count. Before that word come, as
         `fallback_by` names them, the score of the version that was released before ("last_version") and the rules that
         do not read the score ("rules").
+
+        `latency` ("50ms") is the time within which a `share` of the events is to be decided, from its arrival at the
+        stream's worker on. When more comes than can be, events that would be late are shed: they get the fallback.
 
         `costs` say what decisions cost: thresholds are then chosen by `skyriver decide tune`. `reasons` say in words
         what it means that a feature raised the score: {"customer_mean_7d": "spends unlike the last week"}. `budgets`
@@ -407,6 +412,8 @@ class App:
             fallback=fallback,
             fallback_by=fallback_by,
             deadline=deadline,
+            latency=latency,
+            share=share,
             costs=costs,
             reasons=reasons,
             budgets=budgets,

@@ -262,6 +262,29 @@ class FeatureChangeNow(TypedDict):
     """The stream's time at which `waiting` ends."""
 
 
+class PaceNow(TypedDict):
+    """How a partition keeps the declared latency of its decisions."""
+
+    step: str
+    """full: every event is scored; shedding: those that would be late get the fallback."""
+    since: int
+    latency_us: int
+    share: float
+    """Of the events that are to be decided within it."""
+    in_time: float | None
+    """Of the events of the last 10 s: scored and decided within it; null where none came."""
+    shed: float | None
+    """Of the same."""
+    shed_events: int
+    """Since the worker began."""
+    rate_in: float
+    """Events a second."""
+    capacity: float | None
+    """Events a second that can be scored within it; null: not known yet."""
+    why: str
+    """Of the step that was taken last."""
+
+
 class PartitionNow(TypedDict):
     """What one partition of a stream does now, by the word of its worker: up to a second old."""
 
@@ -334,6 +357,8 @@ class PartitionNow(TypedDict):
     feature_change: FeatureChangeNow | None
     source: SourceNow | None
     """The broker from which events come beside HTTP; null for none."""
+    pace: PaceNow | None
+    """Null where no latency is declared."""
     last_dead: Sequence[DeadLetter]
     """The newest first, a few."""
 

@@ -196,6 +196,8 @@ def decide_of(
     fallback: str | None,
     fallback_by: object,
     deadline: str | None,
+    latency: str | None,
+    share: float,
     costs: Costs | None,
     reasons: object,
     budgets: Mapping[str, Budget | Sequence[Budget]] | None,
@@ -217,6 +219,8 @@ def decide_of(
         fallback=fallback,
         fallback_by=_fallback_by(fallback_by),
         deadline_us=parse_duration(deadline, "a deadline") if deadline is not None else 0,
+        latency_us=_latency(latency),
+        share=_share(share),
         costs=costs_of(costs),
         reasons=_reasons(reasons, features),
         budgets=budgets_of(budgets),
@@ -248,6 +252,21 @@ def _fallback_by(given: object) -> tuple[Literal["last_version", "rules"], ...]:
     if any(word not in ("last_version", "rules") for word in words) or len(set(words)) < len(words):
         refuse(f"fallback_by={list(words)} holds other words than last_version and rules.", "BAD_DECISION", action)
     return tuple(word for word in ("last_version", "rules") if word in words)
+
+
+def _latency(given: str | None) -> int:
+    if given is None:
+        return 0
+    latency_us = parse_duration(given, "a latency")
+    if not latency_us:
+        refuse(f"latency={given!r}: nothing is decided at once.", "BAD_DECISION", specs.AN_OBJECTIVE)
+    return latency_us
+
+
+def _share(given: object) -> float:
+    if not isinstance(given, int | float) or isinstance(given, bool) or not 0.5 < given < 1:
+        refuse(f"share={given!r:.80} is no share of events between 0.5 and 1.", "BAD_DECISION", specs.AN_OBJECTIVE)
+    return float(given)
 
 
 def _reasons(given: object, features: Sequence[specs.FeatureSpec]) -> dict[str, str]:

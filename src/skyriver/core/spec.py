@@ -19,7 +19,9 @@ from skyriver.core.spec_base import (
     Spec,
 )
 from skyriver.core.spec_decisions import (
+    AN_OBJECTIVE,
     COUNTED,
+    IN_TIME,
     LEAST_PERIOD,
     MOST_WINDOW,
     BudgetSpec,
@@ -91,9 +93,11 @@ from skyriver.core.spec_watch import RETRAIN_TOLERANCE, RetrainSpec
 from skyriver.core.spending import parse_budget
 
 __all__ = [
+    "AN_OBJECTIVE",
     "BY_ENTITY",
     "COUNTED",
     "GRID_LIMIT",
+    "IN_TIME",
     "LEAST_PERIOD",
     "MEASURED",
     "MOST_LINGER",

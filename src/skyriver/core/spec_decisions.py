@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec_base import FieldName, Name, Spec
 from skyriver.core.spec_streams import GRID_LIMIT, StreamSpec, TableSpec
-from skyriver.core.units import SECOND, parse_duration
+from skyriver.core.units import SECOND, format_duration, parse_duration
 
 LEAST_PERIOD = parse_duration("1h")
 """Of a capacity: people's work is not told by the minute."""
@@ -20,6 +20,10 @@ MOST_WINDOW = parse_duration("366d")
 """Of budgets and counters of decisions."""
 COUNTED = 1_000
 """So far a counter counts unless more is declared."""
+IN_TIME = 0.99
+AN_OBJECTIVE = 'Write latency="50ms", share=0.99: that share of the events is decided within that time.'
+LEAST_LATENCY = parse_duration("5ms")
+"""Of an objective: a flush of the disk takes as long now and then."""
 
 
 class DecisionRule(Spec):
@@ -174,6 +178,11 @@ class DecideSpec(Spec):
     the score. A late event gets the word."""
     deadline_us: int = Field(default=0, ge=0)
     """The time that the model may take for a batch of events; 0 is no limit."""
+    latency_us: int = Field(default=0, ge=0, exclude_if=lambda value: not value)
+    """Within which an event is to be decided from its arrival at the worker on; 0: it takes as long as it takes. What
+    cannot be kept is shed: it gets the fallback."""
+    share: float = Field(default=IN_TIME, gt=0.5, lt=1.0, exclude_if=lambda value: value == IN_TIME)
+    """Of the events that are to be decided within `latency_us`."""
     examples: tuple[DecisionExample, ...] = Field(default=(), exclude_if=lambda value: not value)
     costs: CostsSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     """What decisions cost; nothing is decided by it, thresholds are chosen by it and cases put in order."""
@@ -185,6 +194,23 @@ class DecideSpec(Spec):
     combine: tuple[Name, ...] = Field(default=(), exclude_if=lambda value: not value)
     """The decisions of rules, the strictest first: of those that fire, the strictest decides. (): the first that
     fires does."""
+
+    @model_validator(mode="after")
+    def _timely(self) -> Self:
+        wrong = ""
+        if self.latency_us and self.latency_us < LEAST_LATENCY:
+            wrong = f"latency={format_duration(self.latency_us)!r} is less than {format_duration(LEAST_LATENCY)}"
+        elif self.latency_us and self.deadline_us > self.latency_us:
+            wrong = (
+                f"deadline={format_duration(self.deadline_us)!r} leaves the model longer than"
+                f" latency={format_duration(self.latency_us)!r} leaves an event"
+            )
+        elif self.share != IN_TIME and not self.latency_us:
+            wrong = f"share={self.share} is a share of the events that are decided within a latency, and there is none"
+        if wrong:
+            message = f"The decisions of {self.stream}: {wrong}."
+            raise InvalidInput(message, code="BAD_DECISION", next_action=AN_OBJECTIVE)
+        return self
 
     @property
     def words(self) -> frozenset[str]:

@@ -25,8 +25,8 @@ class Status(StrEnum):
 
     DECIDED = "decided"
     FALLBACK = "fallback"
-    """There was no score to be had: no version of the model yet, or the released one was late; or the version before
-    gave one in its place (then there is a score)."""
+    """There was no score to be had: no version of the model yet, the released one was late, or the worker overloaded;
+    or another version gave one in its place (then there is a score)."""
     LATE = "late"
     DUPLICATE = "duplicate"
     FAILED = "failed"
@@ -51,6 +51,8 @@ class Reason(StrEnum):
     """It was late again and again, and is not asked for some seconds."""
     BUDGET_SPENT = "BUDGET_SPENT"
     """It has a score, and there were as many of its decision as there may be: it got the overflow."""
+    SHED = "SHED"
+    """The worker was overloaded, and the event could not be scored within the declared latency any more."""
 
 
 class Outcome(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -112,7 +114,7 @@ class DecisionColumns:
     decided_at_us: int
     latency_us: Ints
     shadow_version: int = 0
-    """Of the version that was asked beside, for each event that is neither late nor erased."""
+    """Of the version that was asked beside, for each event that is neither late nor erased nor shed."""
     shadow: Floats | None = None
     probabilities: Floats | None = None
 
@@ -148,7 +150,8 @@ class DecisionColumns:
         return np.array(asked, np.int64)[self.codes]
 
     def shadow_version_of(self, outcome: Outcome) -> int:
-        return self.shadow_version if outcome.status not in _UNASKED else 0
+        unasked = outcome.status in _UNASKED or outcome.reason is Reason.SHED
+        return 0 if unasked else self.shadow_version
 
     @classmethod
     def decode(cls, payload: bytes, count: int) -> Self:

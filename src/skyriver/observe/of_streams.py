@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from skyriver.core.resources import Resource
+from skyriver.core.units import format_duration
 from skyriver.observe.of_services import of_process
 from skyriver.observe.sight import subject_of
 from skyriver.observe.signs import HOLD_S, SOON_S, Seen, Sign, explains, guarded, of_row, span
@@ -13,8 +14,10 @@ from skyriver.observe.tracks import SLOWER, SLOWER_US, Mix, Track
 
 ALLOWED: Final = 0.01
 """Of events, that may be decided otherwise than by the model, and that may be refused: no stream declares another."""
-EXPECTED: Final = frozenset({"", "BUDGET_SPENT", "NO_DECISIONS", "LATE"})
-"""Reasons that no model or worker is to blame for."""
+EXPECTED: Final = frozenset({"", "BUDGET_SPENT", "NO_DECISIONS", "LATE", "SHED"})
+"""Reasons that no model or worker is to blame for; what is shed is told by `_sheds`."""
+SHED_S: Final = 30.0
+"""What is shed for less is a burst."""
 BEHIND_S: Final = 5.0
 BEHIND_LEAST: Final = 500
 SINK_FAILURES: Final = 5
@@ -155,6 +158,7 @@ def _of_pace(seen: Seen, stream: Resource, report: Mapping[str, Any], track: Tra
     if waiting >= max(BEHIND_LEAST, BEHIND_S * rate):
         told = f"{waiting:,} events wait to be decided by {name}, which decides {rate:,.0f} a second."
         yield Sign(subject, "lag", told, explains(name), "critical", HOLD_S)
+    yield from _sheds(stream, report)
     if slower := _slower(seen, track, report):
         now, usual = slower
         told = (
@@ -166,6 +170,15 @@ def _of_pace(seen: Seen, stream: Resource, report: Mapping[str, Any], track: Tra
     if at and behind > 1 and seen.sight.snapshot.elapsed(at) > CHECKPOINT_US:
         told = f"The last checkpoint of {name} is {behind:,} records old: after a restart it would take long to go on."
         yield Sign(subject, "checkpoint", told, f"`skyriver logs {name}` tells why none is written.", "warning")
+
+
+def _sheds(stream: Resource, report: Mapping[str, Any]) -> Iterator[Sign]:
+    """More comes than can be decided within the declared latency."""
+    pace = report.get("pace") or {}
+    if pace.get("shed"):
+        within = format_duration(int(pace["latency_us"]))
+        told = f"{stream.name} is overloaded: events that cannot be decided within {within} get its fallback."
+        yield Sign(subject_of(stream), "sheds", told, explains(stream.name), "critical", SHED_S)
 
 
 def _slower(seen: Seen, track: Track, report: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -6,9 +6,9 @@ directories, "queue": rows that may wait}; live settings: {"model": {"name", "ve
 that is declared now | null, "rules": [[decision, when(, name)], ...], "otherwise", "fallback", "rules_version": their
 number, "trial": {"number", "percent": of the keys, "rules"} of rules that are tried beside | null, "budgets",
 "counters" and "combine" as DecideSpec has them (absent: none), "began": whether the stream has a log already (absent:
-not known), "materialised": the last offset that the stream's tables cover (absent: not known), "dispatched": the offset
-up to which the stream's dispatcher has read (absent: there is none), "keep": the limits of its log}. The last four
-change nothing of what is decided with.
+not known), "objective": {"latency_us", "share"} of what is decided in time (absent: none), "materialised": the last
+offset that the stream's tables cover (absent: not known), "dispatched": the offset up to which the stream's dispatcher
+has read (absent: there is none), "keep": the limits of its log}. The last five change nothing of what is decided with.
 
 It takes the log (from a holder that is stopped or hung too), recovers, warms everything that the first event needs,
 listens, and then says that it is ready. A change of the live settings is loaded beside the running engine and written
@@ -61,6 +61,7 @@ from skyriver.decide.worker.explaining import Explaining, Sources
 from skyriver.decide.worker.feeding import Feed
 from skyriver.decide.worker.looking import Looks
 from skyriver.decide.worker.metrics import LOOK_US, Meter, Seen, prometheus, stored_bytes
+from skyriver.decide.worker.pacing import pacer_of
 from skyriver.decide.worker.routes import HISTORY_LIMIT, Routes
 from skyriver.decide.worker.station import Station
 from skyriver.decide.worker.work import ChangeWork
@@ -171,6 +172,7 @@ class Worker:
             linger_us=settings.stream.linger_us,
             meter=Meter(),
         )
+        self._station.pacer = pacer_of(live or {}, clock.monotonic, clock.wall)
         self._stored: Mapping[str, int] = {}
         self._writer = DecisionWriter({})
         self._explaining = Explaining(
@@ -337,6 +339,8 @@ class Worker:
         """What is decided with, when it changes, or the features that it needs are there."""
         live = self._context.live()
         if live is not None:
+            if live.get("objective") != (self._live or {}).get("objective"):
+                self._station.pacer = pacer_of(live, self._clock.monotonic, self._clock.wall)
             self._live = live
             self._files.declared = declared_features(live)
             self._upkeep.change(keep_of(kept_as(self._settings.stream, live)))
@@ -419,6 +423,7 @@ class Worker:
             "opened": self._opened,
             **self._seen().to_json(),
             "source": self._feed.report() if self._feed is not None else None,
+            "pace": self._station.pacer.report() if self._station.pacer is not None else None,
             "last_dead": [dead_letter_json(letter) for letter in reversed(letters)],
             **in_use(deciding),
             "arms": self._arms(),
@@ -489,6 +494,7 @@ class Worker:
 
     def _metrics(self) -> bytes:
         more = [*(self._feed.metrics() if self._feed is not None else ()), *self._changes.metrics()]
+        more += self._station.pacer.metrics() if self._station.pacer is not None else []
         name, meter, now = self._settings.stream.name, self._station.meter, self._clock.wall()
         return prometheus(name, self._seen(), meter, more, self._arms(), self._rules(), now=now)
 
@@ -510,7 +516,9 @@ def declared_features(live: Mapping[str, Any] | None) -> FeatureSetSpec | None:
 
 def _decided_with(live: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
-        k: v for k, v in (live or {}).items() if k not in ("began", "materialised", "dispatched", "keep", "explain")
+        k: v
+        for k, v in (live or {}).items()
+        if k not in ("began", "materialised", "dispatched", "keep", "explain", "objective")
     }
 
 

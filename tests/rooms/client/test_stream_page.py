@@ -109,6 +109,29 @@ def test_a_page_says_what_it_does() -> None:
         assert line in text
 
 
+def test_how_a_declared_latency_is_kept_is_told() -> None:
+    pace = {
+        "step": "full",
+        "since": 0,
+        "latency_us": 50_000,
+        "share": 0.99,
+        "in_time": 0.998,
+        "shed": 0.0,
+        "shed_events": 0,
+        "rate_in": 700.2,
+        "capacity": 2_000.0,
+        "why": "",
+    }
+    assert "  pace " not in printed(page(now()))
+    kept = printed(page(now(report={**REPORT, "pace": pace})))
+    can = "700 events/s come, 2,000 can be"
+    assert f"pace       every event is scored; 99.0% to be decided within 50ms; 99.8% were (last 10 s); {can}" in kept
+    since = (time.time_ns() - 9_000_000_000) // 1_000
+    shedding = {**pace, "step": "shedding", "since": since, "in_time": 0.4, "shed": 0.6, "capacity": None}
+    text = printed(page(now(report={**REPORT, "pace": shedding})))
+    assert "pace       shedding for 9 s; 99.0% to be decided within 50ms; 40.0% were, 60.0% shed (last 10 s)" in text
+
+
 def test_why_it_is_not_ready_comes_first() -> None:
     died = {"reason": "PROCESS_DIED", "message": "Its process [ended].", "next_action": "Wait."}
     text = printed(page(now("STARTING", {}, **died)))

@@ -126,6 +126,12 @@ CALLS: Mapping[str, tuple[Callable[[Any], object], tuple[Any, ...], tuple[Any, .
     "decide fallback": (_decide("fallback"), (), ("", "Not a name")),
     "decide fallback_by": (_decide("fallback_by"), (), ("rules", None, ["rules", "rules"], ["luck"])),
     "decide deadline": (_decide("deadline"), (), ("", 5)),
+    "decide latency": (_decide("latency"), (), ("", 5, "1ms", "0s")),
+    "decide share": (
+        _decide("share"),
+        (),
+        ("0.99", None, 0.5, 1, 0.999, True),
+    ),  # without a latency it is one of nothing
     "decide costs": (_decide("costs"), (), ("1", {"block": 1})),
     "decide reasons": (_decide("reasons"), (), ("x", ["mean"], {"mean": 5}, {"nothing": "x"})),
     "decide budgets": (_decide("budgets"), (), ("3", [sr.Budget(3, "1h", "ok")], {"block": 3}, {"block": "3"})),
@@ -292,3 +298,17 @@ def test_a_call_with_too_few_or_too_many_arguments_says_which_there_are(tmp_path
         load_app(file)
     assert caught.value.where == f"{file}:3"
     assert "There are most, per, overflow, by." in caught.value.next_action
+
+
+def test_an_objective_of_decisions_is_in_the_specification_only_where_it_is_declared() -> None:
+    plain = Declared().decide().spec
+    assert not {"latency_us", "share"} & set(plain.to_json())
+    declared = Declared().decide(latency="50ms", share=0.999).spec
+    assert {what: declared.to_json()[what] for what in ("latency_us", "share")} == {
+        "latency_us": 50_000,
+        "share": 0.999,
+    }
+    assert type(declared).model_validate(declared.to_json()) == declared
+    with pytest.raises(InvalidInput, match="deadline='60ms' leaves the model longer") as refused:
+        Declared().decide(latency="50ms", deadline="60ms")
+    assert refused.value.code == "BAD_DECISION"

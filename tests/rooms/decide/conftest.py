@@ -17,6 +17,7 @@ from skyriver.core.units import SECOND
 from skyriver.data.columns import Columns
 from skyriver.data.log import Record, RecordKind
 from skyriver.decide.decision.deciding import Deciding
+from skyriver.decide.decision.scoring import Effort
 from skyriver.decide.log.blocks import decisions_in_log, decisions_of, events_of
 from skyriver.decide.log.checkpoint import Checkpoint
 from skyriver.decide.log.records import DecisionRecord, Id, LabelRecord, ModelInUse, Value
@@ -252,9 +253,11 @@ class House:
         """`at` in seconds after START."""
         return {"payment": payment, "at": START + round(at * SECOND), "customer": customer, "amount": amount}
 
-    def send(self, *rows: object, wait: bool = True) -> Receipt:
+    def send(self, *rows: object, wait: bool = True, effort: Effort = Effort.FULL) -> Receipt:
         border = EventBorder(self.stream)
-        return self.look(self.engine.take([border.take(list(rows), self.clock.monotonic(), wait)])[0])
+        receipts = self.engine.decide([border.take(list(rows), self.clock.monotonic(), wait)], effort)
+        self.log.sync()
+        return self.look(receipts[0])
 
     def look(self, receipt: Receipt) -> Receipt:
         """With the decisions that are only in the log."""

@@ -143,6 +143,47 @@ def test_all_that_is_wrong_with_a_stream_is_told() -> None:
     assert stream_now(snapshot, stream)["reason"] == "OBJECTS_UNREACHABLE"
 
 
+def test_an_objective_reaches_the_worker_that_runs() -> None:
+    def process(**objective: Any) -> ProcessSpec:
+        stream = Resource("t", "stream", "payments", spec={"stream": {}, "decide": {**DECIDE, **objective}})
+        worker = Resource("t", "worker", "payments-0", state="READY", parent=stream.ref)
+        snapshot = Snapshot({r.key: r for r in (stream, worker)}, {}, {}, 0)
+        return next(a.process for a in WORKER.step(snapshot, worker) if isinstance(a, Want))
+
+    before, after = process(), process(latency_us=50_000, share=0.999)
+    assert before.config == after.config, "another configuration is another process"
+    assert "objective" not in before.live
+    assert after.live["objective"] == {"latency_us": 50_000, "share": 0.999}
+    assert process(latency_us=5_000).live["objective"] == {"latency_us": 5_000, "share": 0.99}
+
+
+def test_a_stream_that_sheds_is_ready_and_says_so_without_numbers_that_change() -> None:
+    spec = {"stream": {}, "decide": {**DECIDE, "fallback": "review"}}
+    stream = Resource("t", "stream", "payments", spec=spec, state="READY", parent="app/risk")
+    worker = Resource("t", "worker", "payments-0", state="READY", parent=stream.ref)
+    service = Resource("t", "service", "fraud", spec={"versions": {"1": {"weight": 100}}})
+    version = Resource("t", "version", "fraud:1", spec=VERSION)
+
+    def after(stream: Resource, **pace: Any) -> Resource:
+        told = {"step": "shedding", "since": 3_600_000_000, "latency_us": 50_000, "why": "9 events/s come", **pace}
+        report = {"ready": True, "model": {"version": 1}, "pace": told}
+        process = ProcessStatus(worker.process, alive=True, socket="/s", report=report)
+        rows = {r.key: r for r in (stream, worker, service, version)}
+        found = STREAM.step(Snapshot(rows, {process.name: process}, {}, 0), stream)
+        return next((a.resource for a in found if isinstance(a, Put) and a.resource.kind == "stream"), stream)
+
+    shedding = after(stream, shed=0.5)
+    assert (shedding.state, shedding.reason) == ("READY", "SHEDDING")
+    assert "Since 1970-01-01 01:00:00 UTC events that cannot be decided within 50ms get the fallback 'review'" in (
+        shedding.message
+    )
+    assert "Then 9 events/s come." in shedding.message
+    assert shedding.next_action
+    assert after(shedding, shed=0.4, shed_events=7) is shedding
+    back = after(shedding, step="full")
+    assert (back.state, back.reason, back.message) == ("READY", "", "")
+
+
 VERSION = {"artifact": "a" * 64, "features": None}
 
 

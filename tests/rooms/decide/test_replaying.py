@@ -25,6 +25,7 @@ from skyriver.data.log import Record, RecordKind
 from skyriver.decide.decision.choice import Choice, Wanted, WantedModel
 from skyriver.decide.decision.deciding import Deciding
 from skyriver.decide.decision.model_run import ModelRun, none_of, score_rows
+from skyriver.decide.decision.scoring import Effort
 from skyriver.decide.log.blocks import events_of
 from skyriver.decide.log.history import read_block
 from skyriver.decide.log.records import DecisionRecord, LoadStep, ModelInUse, decode_decision, encode, encode_reference
@@ -195,7 +196,7 @@ class World:
             at = house.clock.wall_us - START - (luck.randrange(10, 30) * SECOND if late else luck.randrange(3 * SECOND))
             self.ids.append(len(self.ids) + 1)
             rows.append(house.event(self.ids[-1], at / SECOND, luck.randrange(5), amount))
-        house.send(*rows)
+        house.send(*rows, effort=Effort.SHED if luck.random() < 0.1 else Effort.FULL)
         if luck.random() < 0.5:
             subjects = luck.sample(self.ids, min(3, len(self.ids)))
             house.send_labels(*({"payment": own, "fraud": luck.randrange(2)} for own in subjects))
@@ -340,7 +341,19 @@ def test_as_it_was_nothing_differs_whatever_happened(make_world: Callable[..., W
         seen["tried"] += len({d.rules_digest for d in world.decisions(ALL) if d.shadow_rules}) > 1
         seen["sure"] += any(d.probability is not None for d in world.decisions(ALL))
         seen["stood in"] += rows.filter((pl.col("then_reason") != "") & pl.col("then_score").is_not_null()).height
-    assert set(seen) >= {"", "LATE", "MODEL_LATE", "MODEL_ASIDE", "MODEL_FAILED", "NO_VERSION", "0", "1", "2", "3"}
+    assert set(seen) >= {
+        "",
+        "LATE",
+        "MODEL_LATE",
+        "MODEL_ASIDE",
+        "MODEL_FAILED",
+        "NO_VERSION",
+        "SHED",
+        "0",
+        "1",
+        "2",
+        "3",
+    }
     assert all(seen[what] for what in ("stood in", "tried", "sure", "deny", "hold", "wait"))
 
 
@@ -357,7 +370,7 @@ def test_a_stretch_is_decided_as_when_all_is(make_world: Callable[..., World], s
 
 def test_another_version_and_rules_decide_as_if_they_had(make_world: Callable[..., World]) -> None:
     """Held against the same events decided from their recorded features, one by one, by numpy and if."""
-    world = make_world(3, block_rows=16).live(80, without=(STANDS_IN,))
+    world = make_world(3, block_rows=16).live(80, without=(STANDS_IN, BUDGETED))
     three = MODELS["three"]
     asked = Asked(
         -EVER,
@@ -385,7 +398,8 @@ def test_another_version_and_rules_decide_as_if_they_had(make_world: Callable[..
     assert set(seen) == {"block", "review", "pass", "wait"}
     tally = comparison.tally
     assert tally.changed == sum(row["then"] != row["now"] for row in rows.rows(named=True))
-    late = [d for d in then.values() if d.reason in (Reason.MODEL_LATE, Reason.MODEL_ASIDE, Reason.MODEL_FAILED)]
+    timed = (Reason.MODEL_LATE, Reason.MODEL_ASIDE, Reason.MODEL_FAILED, Reason.SHED)
+    late = [d for d in then.values() if d.reason in timed]
     assert sum(tally.by_time.values()) == len(late) > 0
     assert rows.filter(~pl.col("comparable")).height == len(late)
     assert [each.offset for each in tally.first_changed] == [
@@ -679,7 +693,7 @@ def test_each_decision_can_be_computed_again(make_world: Callable[..., World], b
         found = again(world, record.event_offset)
         assert found.equal, [part for part in (*found.fields, *found.features) if not part.equal]
         assert found.event_offset == record.event_offset
-        assert bool(found.believed) == (record.reason in ("MODEL_LATE", "MODEL_ASIDE", "MODEL_FAILED"))
+        assert bool(found.believed) == (record.reason in ("MODEL_LATE", "MODEL_ASIDE", "MODEL_FAILED", "SHED"))
         assert len(found.features) == (3 if record.status != Status.LATE else 0)
     assert any(record.shadow_score is not None for record in decisions)
     assert any(record.arm for record in decisions)

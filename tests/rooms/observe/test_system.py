@@ -565,3 +565,21 @@ def test_a_budget_of_money_that_is_near_and_then_spent_is_one_incident_that_ends
     cloud.put(replace(budget, state="WITHIN", message="10% is spent."))
     cloud.look(120)
     assert cloud.incident.state == "RESOLVED"
+
+
+def test_a_stream_that_sheds_for_long_is_an_incident_and_a_burst_is_none(cloud: Cloud) -> None:
+    cloud.put(Resource("default", "stream", "orders", state="READY", parent="app/shop"))
+    cloud.put(Resource("default", "worker", "orders-0", state="READY", parent="stream/orders"))
+
+    def look(seconds: float, shed: float | None) -> None:
+        pace = {"step": "shedding" if shed else "full", "latency_us": 50_000, "shed": shed}
+        report = {"ready": True, "pace": pace}
+        name = "default.worker.orders-0"
+        cloud.processes[name] = ProcessStatus(name, True, pid=5, socket="s", report=report)
+        cloud.look(seconds)
+
+    look(20, 0.3)
+    look(120, None)
+    assert cloud.incidents() == []
+    look(60, 0.3)
+    assert "orders is overloaded: events that cannot be decided within 50ms get its fallback." in cloud.incident.message

@@ -15,7 +15,18 @@ from skyriver.data.decisions import Outcome, Reason, Status
 from skyriver.data.keys import key_of
 from skyriver.decide.decision.model_run import CODES, REASONS, Floats, none_of
 from skyriver.decide.decision.scorer import Scorer
-from skyriver.decide.decision.scoring import MAIN, Canary, Codes, Lane, Lanes, Scored, in_canary, score_lanes
+from skyriver.decide.decision.scoring import (
+    MAIN,
+    Canary,
+    Codes,
+    Effort,
+    Lane,
+    Lanes,
+    Scored,
+    in_canary,
+    score_lanes,
+    shed_lanes,
+)
 from skyriver.decide.decision.tallies import Tallies
 from skyriver.decide.decision.trial import Ends, Trial
 from skyriver.decide.decision.walking import Asked, overflowed, reason_beyond, spend_block, walk
@@ -34,6 +45,7 @@ _STATUS = {
     Reason.SCORE_NOT_FINITE: Status.FAILED,
     Reason.MODEL_LATE: Status.FALLBACK,
     Reason.MODEL_ASIDE: Status.FALLBACK,
+    Reason.SHED: Status.FALLBACK,
 }
 _IS_LATE, _FINE, _NO_DECISIONS = Reason.LATE, Reason.NONE, Reason.NO_DECISIONS
 _MODEL_RAN = frozenset({Reason.NONE, Reason.MODEL_FAILED, Reason.SCORE_NOT_FINITE, Reason.MODEL_LATE})
@@ -131,6 +143,7 @@ def decide_events(
     now: int,
     monotonic: int,
     tallies: Tallies | None = None,
+    effort: Effort = Effort.FULL,
 ) -> list[DecisionRecord]:
     """One record for each event, in their order. `tallies`: of the decisions before them; these are added. Without them
     no budget holds."""
@@ -141,7 +154,7 @@ def decide_events(
     if deciding.reads_keys:
         every = events.keys(key_place)
         keys = np.array([every[place] for place in on_time], np.int64)
-    scored = score_events(deciding, events.features, len(on_time), keys)
+    scored = score_events(deciding, events.features, len(on_time), keys, effort)
     who = deciding.who
     scores, reasons, lanes = scored.scores.tolist(), scored.reasons.tolist(), scored.lanes.tolist()
     shadows = scored.shadow.tolist() if scored.shadow is not None else None
@@ -247,6 +260,7 @@ def decide_block(
     monotonic: int,
     scored: Scored | None = None,
     tallies: Tallies | None = None,
+    effort: Effort = Effort.FULL,
 ) -> DecisionBlock:
     """What `decide_events` says of each of these events. `scored`: of those that are not late, where it is known
     already (a replay)."""
@@ -255,7 +269,7 @@ def decide_block(
     columns = events.columns if on_time is None else events.columns.take(on_time)
     keys = columns.keys(key_place) if deciding.reads_keys else _NO_KEYS
     if scored is None:
-        scored = score_events(deciding, events.features, len(columns), keys)
+        scored = score_events(deciding, events.features, len(columns), keys, effort)
     scores, reasons, lanes, shadow = scored.scores, scored.reasons, scored.lanes, scored.shadow
     probabilities = scored.probabilities
     decisions = np.zeros(len(columns), np.int64)
@@ -377,13 +391,17 @@ def _outcomes(
 _NO_KEYS: Ints = np.empty(0, np.int64)
 
 
-def score_events(deciding: Deciding, features: Floats | None, count: int, keys: Ints) -> Scored:
+def score_events(
+    deciding: Deciding, features: Floats | None, count: int, keys: Ints, effort: Effort = Effort.FULL
+) -> Scored:
     """Of each of `count` events that are not late."""
     reason = _FINE
     if deciding.rules is None:
         reason = _NO_DECISIONS
     elif deciding.scorer is None or features is None:
         reason = Reason.NO_VERSION
+    elif count and effort is Effort.SHED:
+        return shed_lanes(deciding.lanes, count, keys)
     elif count:
         return score_lanes(deciding.lanes, features, keys)
     return Scored(*none_of(count, reason), np.zeros(count, np.uint8))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.core.calibration import Calibration
 from skyriver.data.decisions import Reason
-from skyriver.decide.decision.model_run import CODES, Floats, ModelRun, Outcomes, score_rows
+from skyriver.decide.decision.model_run import CODES, Floats, ModelRun, Outcomes, none_of, score_rows
 from skyriver.decide.decision.scorer import Scorer
 from skyriver.decide.log.records import ModelInUse
 from skyriver.release.places import BUCKETS, PLACES
@@ -27,6 +28,14 @@ MAIN, BY_CANARY, BY_LAST, BY_MAIN = range(4)
 """Who gave (or failed to give) a score: the released version, the canary, the version before in place of the released
 one, the released one in place of the canary."""
 _FINE = CODES[Reason.NONE]
+
+
+class Effort(Enum):
+    """How much is done for the scores of a batch."""
+
+    FULL = auto()
+    SHED = auto()
+    """Nobody is asked: there is no time for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +142,13 @@ def score_lanes(lanes: Lanes, features: Floats, keys: Ints) -> Scored:
         scores, who = _stand_in(lanes, features, scores, reasons, who)
     probabilities = probabilities_of(lanes.calibrations, scores, who) if lanes.calibrations is not None else None
     return Scored(scores, reasons, who, beside() if beside is not None else None, probabilities)
+
+
+def shed_lanes(lanes: Lanes, count: int, keys: Ints) -> Scored:
+    """Of events whose scores there is no time for: whose they would have been, and why there are none."""
+    canary = lanes.canary
+    mask = in_canary(keys, canary.lane.model.version, canary.percent) if canary is not None else np.zeros(count, bool)
+    return Scored(*none_of(count, Reason.SHED), np.where(mask, np.uint8(BY_CANARY), np.uint8(MAIN)))
 
 
 def probabilities_of(calibrations: Sequence[Calibration | None], scores: Floats, who: Codes) -> Floats:

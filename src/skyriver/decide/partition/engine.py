@@ -10,7 +10,8 @@ A batch is what was waiting: some requests with their rows, cleaned. `decide` ta
  3. The others get their effective time; one later than the disorder is late.
  4. EVENT and DEAD records are appended. From here on the batch must be finished.
  5. Windows are folded over the events that are not late, and the model scores their features in one run.
- 6. Each event gets its DECISION record: by the rules, or the fallback with a reason.
+ 6. Each event gets its DECISION record: by the rules, or the fallback with a reason. A batch may be shed: its events
+    are all that the others are, but the model is not asked.
 
 A batch of many rows goes the same way in columns (`gathering`): its events are one EVENTS record, their
 decisions one DECISIONS record, which costs a tenth. What an event gets is the same on both ways.
@@ -37,6 +38,7 @@ from skyriver.data.columns import EventBlock
 from skyriver.data.keys import key_of_text
 from skyriver.data.log import Log, Record, RecordKind
 from skyriver.decide.decision.deciding import Deciding, Undecided, UndecidedBlock, decide_block, decide_events
+from skyriver.decide.decision.scoring import Effort
 from skyriver.decide.log import lists_columns
 from skyriver.decide.log.blocks import DecisionBlock
 from skyriver.decide.log.checkpoint import BlockAnswer, Checkpoint, last_before
@@ -184,13 +186,13 @@ class Engine:
         self._log.sync()
         return receipts
 
-    def decide(self, submissions: Sequence[Submission]) -> list[Receipt]:
+    def decide(self, submissions: Sequence[Submission], effort: Effort = Effort.FULL) -> list[Receipt]:
         """Appends and decides; the receipts may leave after the log's next `sync`."""
         if sum(map(len, submissions)) >= self._block_rows:
-            return self._decide_block(submissions)
-        return self._decide_rows([submission.by_rows() for submission in submissions])
+            return self._decide_block(submissions, effort)
+        return self._decide_rows([submission.by_rows() for submission in submissions], effort)
 
-    def _decide_rows(self, submissions: Sequence[Submission]) -> list[Receipt]:
+    def _decide_rows(self, submissions: Sequence[Submission], effort: Effort) -> list[Receipt]:
         partition = self.partition
         keys, known = self._known(submissions)
         batch = sort_rows(
@@ -213,11 +215,11 @@ class Engine:
                 offsets = range(first, first + len(batch.rows))
                 features = self._fold(batch, offsets)
                 decided = self.decide_events(
-                    Undecided(offsets, batch.rows, batch.late, batch.arrived, features, batch.effective)
+                    Undecided(offsets, batch.rows, batch.late, batch.arrived, features, batch.effective), effort
                 )
         return self._counted(receipts_of_rows(submissions, batch.fates, decided, partition.recent.get))
 
-    def decide_events(self, events: Undecided) -> list[DecisionRecord]:
+    def decide_events(self, events: Undecided, effort: Effort = Effort.FULL) -> list[DecisionRecord]:
         """Decides events that are in the log, and appends their DECISION records."""
         partition = self.partition
         if used := self.deciding.lookups:
@@ -231,6 +233,7 @@ class Engine:
             now=self._clock.now(),
             monotonic=self._clock.monotonic(),
             tallies=partition.tallies,
+            effort=effort,
         )
         payloads = [encode(record) for record in records]
         self._log.append([Record(_DECISION, partition.time, payload) for payload in payloads])
@@ -241,7 +244,7 @@ class Engine:
         self.trials.note(records)
         return records
 
-    def _decide_block(self, submissions: Sequence[Submission]) -> list[Receipt]:
+    def _decide_block(self, submissions: Sequence[Submission], effort: Effort) -> list[Receipt]:
         """As `_decide_rows`, but the new events become one EVENTS record, and their decisions one DECISIONS record."""
         partition, stream = self.partition, self._stream
         gathered = gather(submissions, stream)
@@ -274,7 +277,7 @@ class Engine:
                 self._windows.reserve(count)
             first = self._log.append([Record(_EVENTS, time, events.encode(), count=count), *dead])
             partition.enter_dead(first + count, dead)
-            decided = self._enter_block(events, first, keys, arrived)
+            decided = self._enter_block(events, first, keys, arrived, effort)
         elif dead:
             partition.enter_dead(self._log.append(dead), dead)
         return self._counted(gathered.receipts(submissions, order, decided, partition.recent.get))
@@ -283,7 +286,7 @@ class Engine:
         self.partition.counters.duplicates += sum(receipt.duplicates for receipt in receipts)
         return receipts
 
-    def _enter_block(self, events: EventBlock, first: int, keys: Ints, arrived: Ints) -> DecisionBlock:
+    def _enter_block(self, events: EventBlock, first: int, keys: Ints, arrived: Ints, effort: Effort) -> DecisionBlock:
         """The state after the events were appended, and their decisions."""
         partition, count = self.partition, len(events)
         offsets = np.arange(first, first + count, dtype=np.int64)
@@ -306,6 +309,7 @@ class Engine:
             now=self._clock.now(),
             monotonic=self._clock.monotonic(),
             tallies=partition.tallies,
+            effort=effort,
         )
         self._log.append([Record(_DECISIONS, partition.time, block.encode(), count=count)])
         partition.enter_decisions(block)

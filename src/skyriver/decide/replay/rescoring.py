@@ -1,8 +1,9 @@
 """Scores of events that were scored before, to the bit.
 
-What the time caused is no property of an event: a model that was late, aside or raised is not asked again, its record
-is believed. All others are scored anew, many in one run; where a score has other bits than the record, its batch is
-scored once more as it was then, for a net's last bits may hang on how many rows are in a run.
+What the time caused is no property of an event: a model that was late, aside or raised, or that there was no time for,
+is not asked again, its record is believed. All others are scored anew, many in one run; where a score has other bits
+than the record, its batch is scored once more as it was then, for a net's last bits may hang on how many rows are in a
+run.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from skyriver.decide.decision.scoring import (
     BY_MAIN,
     CANARY,
     MAIN,
+    Lane,
     Lanes,
     Scored,
     begin_shadow,
@@ -31,7 +33,7 @@ from skyriver.decide.decision.scoring import (
 )
 from skyriver.decide.log.recorded import Recorded, of_outcomes
 
-TIMED = frozenset({Reason.MODEL_LATE, Reason.MODEL_ASIDE, Reason.MODEL_FAILED})
+TIMED = frozenset({Reason.MODEL_LATE, Reason.MODEL_ASIDE, Reason.MODEL_FAILED, Reason.SHED})
 """What another run of the same model on the same features may end otherwise than."""
 _ASKED = {MAIN: BY_LAST, BY_CANARY: BY_MAIN, BY_LAST: MAIN, BY_MAIN: BY_CANARY}
 """By lane: whose events another one scored in its place; of those that stand in, who failed before."""
@@ -51,12 +53,12 @@ def score_as_recorded(deciding: Deciding, features: Floats | None, keys: Ints, t
     known = ~by_time
     alone = replace(deciding, shadow=None)
     scored = score_events(alone, features[known], int(np.count_nonzero(known)), keys[known] if len(keys) else keys)
-    beside = begin_shadow(deciding.shadow, features)
+    beside = _beside(deciding.shadow, features, then)
     scored = Scored(
         _spread(scored.scores, known, np.float32(np.nan)),
         _spread(scored.reasons, known, np.uint8(0)),
         _spread(scored.lanes, known, np.uint8(MAIN)),
-        beside() if beside is not None else None,
+        beside,
     )
     for place in np.flatnonzero(by_time).tolist():
         outcome = then.outcomes[then.codes[place]]
@@ -77,6 +79,15 @@ def score_as_recorded(deciding: Deciding, features: Floats | None, keys: Ints, t
     if calibrations is None or not n:
         return scored
     return replace(scored, probabilities=probabilities_of(calibrations, scored.scores, scored.lanes))
+
+
+def _beside(shadow: Lane | None, features: Floats, then: Recorded) -> Floats | None:
+    """What the shadow says of those that it was asked of."""
+    beside = begin_shadow(shadow, features)
+    if beside is None:
+        return None
+    shed = of_outcomes(then, [outcome.reason is Reason.SHED for outcome in then.outcomes])
+    return np.where(shed, np.float32(np.nan), beside())
 
 
 def _score_again(lanes: Lanes, features: Floats, then: Recorded, scored: Scored, rows: Bools, place: int) -> None:

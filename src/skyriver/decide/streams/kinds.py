@@ -24,6 +24,7 @@ from skyriver.core.resources import (
     WantPool,
     WantRoute,
 )
+from skyriver.core.units import format_duration
 from skyriver.decide.streams.dispatcher_kind import new_dispatcher
 from skyriver.decide.streams.live import lasting, lasting_stream, live_settings
 
@@ -88,7 +89,7 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
                 besides = _undecided(stream.spec["decide"])
             elif changing:
                 besides = _features_change(stream, changing)
-            told = _joined(_source_trouble(report), besides)
+            told = _joined(_source_trouble(report), _overload(stream, report), besides)
         case "READY":
             event = "updating"
             message = str(report.get("message", ""))
@@ -152,6 +153,23 @@ def _source_trouble(report: Mapping[str, Any]) -> dict[str, str]:
         return {}
     message = f"Nothing comes from {source['name']}: {source['message']} Events over HTTP are taken."
     return {"reason": source["reason"], "message": message, "next_action": source["next_action"]}
+
+
+def _overload(stream: Resource, report: Mapping[str, Any]) -> dict[str, str]:
+    """It decides all the same, and not as its model would. Without numbers that change: a row is not written for each
+    event."""
+    pace = report.get("pace") or {}
+    if not pace or pace["step"] == "full":
+        return {}
+    within = format_duration(int(pace["latency_us"]))
+    at = datetime.fromtimestamp(int(pace["since"]) / 1e6, UTC)
+    return {
+        "reason": "SHEDDING",
+        "message": f"Since {at:%Y-%m-%d %H:%M:%S} UTC events that cannot be decided within {within} get the fallback"
+        f" {stream.spec['decide']['fallback']!r} without a score, with the reason SHED. Then {pace['why']}.",
+        "next_action": f"`skyriver stream get {stream.name}` shows what comes and what can be decided. A smaller model"
+        " (compress=) decides more, a longer latency= sheds less.",
+    }
 
 
 def _undecided(decide: Mapping[str, Any]) -> dict[str, str]:

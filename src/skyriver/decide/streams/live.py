@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from skyriver.core.resources import Resource, Snapshot
+from skyriver.core.spec import IN_TIME
 from skyriver.decide.streams.rules_kind import rules_settings
 from skyriver.trust.signing import proofs_of
 
@@ -14,6 +15,8 @@ BOUNDS = ("budgets", "counters", "combine")
 """What is declared beside the rules, where it is; it comes and changes with them."""
 UNDECISIVE = ("examples", "costs", "reasons")
 """What decides nothing."""
+OBJECTIVE = ("latency_us", "share")
+"""Within what time how many events are decided."""
 DISPATCHED = ("sinks", "reviews")
 """What is declared of decisions that the stream's dispatcher does, not its worker."""
 DISPATCHED_STEP = 4_096
@@ -60,8 +63,14 @@ def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
         "explain": _explained_by(snapshot, stream, decide),
         "signed": proofs_of(_loaded(snapshot, stream, name, versions)),
         **{what: decide[what] for what in BOUNDS if what in decide},
+        **_objective(decide),
         **told,
     }
+
+
+def _objective(decide: Mapping[str, Any]) -> dict[str, Any]:
+    latency_us = decide.get("latency_us")
+    return {"objective": {"latency_us": latency_us, "share": decide.get("share", IN_TIME)}} if latency_us else {}
 
 
 def _loaded(snapshot: Snapshot, stream: Resource, name: str, weights: Mapping[str, Any]) -> list[Resource]:
@@ -122,5 +131,7 @@ def lasting(decide: Mapping[str, Any] | None) -> dict[str, Any] | None:
     for reasons decide nothing."""
     if not decide:
         return None
-    kept = {what: value for what, value in decide.items() if what not in (*UNDECISIVE, *BOUNDS, *DISPATCHED)}
+    kept = {
+        what: value for what, value in decide.items() if what not in (*UNDECISIVE, *BOUNDS, *DISPATCHED, *OBJECTIVE)
+    }
     return {**kept, "rules": [], "otherwise": decide["fallback"], "fallback_by": [], "deadline_us": 0}

@@ -135,6 +135,7 @@ def _partition(worker: Resource, process: ProcessStatus | None, held: int, now: 
         "keys": report.get("keys", []),
         "feature_change": _change(report.get("features")),
         "source": report.get("source"),
+        "pace": report.get("pace"),
         "last_dead": report.get("last_dead", []),
     }
 

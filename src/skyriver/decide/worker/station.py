@@ -2,8 +2,9 @@
 
 Natural batching: a turn takes what waits, up to MAX_BATCH rows, runs the engine on it, syncs the log once, and
 answers. Where the stream lingers, and it pays, the thread sleeps before a turn, which takes what came meanwhile
-(`decide.worker.lingering`); whatever else the loop is asked for waits as long. At durability "disk" the sync waits in a
-thread, and what comes meanwhile is parsed, cleaned and queued: it is the next batch (group commit). A request with
+(`decide.worker.lingering`); whatever else the loop is asked for waits as long. Where the stream declares within what
+time its events are decided, a `Pacer` says what a turn takes. At durability "disk" the sync waits in a thread, and what
+comes meanwhile is parsed, cleaned and queued: it is the next batch (group commit). A request with
 more rows than fit goes on at the end of the queue, so that it does not hold up the others.
 
 When the engine or the sync fails half-way, those who wait get the error, and the engine is recovered from the log; as
@@ -30,6 +31,7 @@ from skyriver.decide.partition.receipt import Receipt
 from skyriver.decide.worker.lingering import Linger
 from skyriver.decide.worker.looking import Found, Looks, decision_or_why, fill
 from skyriver.decide.worker.metrics import Meter
+from skyriver.decide.worker.pacing import Pacer
 from skyriver.decide.worker.work import (
     READS_A_TURN,
     ChangeWork,
@@ -94,6 +96,8 @@ class Station:
         self._to_disk = to_disk
         self._limit = queue
         self._linger = Linger(linger_us)
+        self.pacer: Pacer | None = None
+        """Keeps the stream's objective, where one is declared."""
         self._read_ns = 0
         """When the sockets were read last: what waits now came after it, but for what a full turn has left."""
         self._expects = False
@@ -145,6 +149,8 @@ class Station:
 
     def tick(self) -> None:
         """Now and then: takes a checkpoint that is due though nothing comes any more."""
+        if self.pacer is not None and not self._busy:
+            self.pacer.rest(self._rows)
         if not self._busy and self.engine is not None and self._checkpoints.due(self._log.next_offset):
             self._busy = True
             self._save()
@@ -222,7 +228,8 @@ class Station:
         if self.engine is None or not self._queue:
             self._busy = False
             return
-        turn = next_turn(self._queue, MAX_BATCH)
+        pacer = self.pacer
+        turn = next_turn(self._queue, MAX_BATCH) if pacer is None else pacer.take(self._queue, self._rows, MAX_BATCH)
         self._rows -= turn.rows
         self._linger.note(len(turn.events), turn.began_ns // 1000)
         self._expects = bool(turn.events)
@@ -253,7 +260,10 @@ class Station:
 
     def _finish(self, turn: Turn, replies: list[Reply]) -> None:
         if rows := sum(len(part) for _, part in turn.events):
-            self.meter.decision_us.add((time.perf_counter_ns() - turn.began_ns) // 1000, rows)
+            took_us = (time.perf_counter_ns() - turn.began_ns) // 1000
+            self.meter.decision_us.add(took_us, rows)
+            if self.pacer is not None:
+                self.pacer.done(turn, took_us)
         for reply in replies:
             _answer(reply)
         if self._checkpoints.due(self._log.next_offset):
@@ -283,7 +293,7 @@ class Station:
         """Runs the engine; what it returns is to be called after the sync."""
         replies: list[Reply] = []
         if turn.events:
-            receipts = engine.decide([part for _, part in turn.events])
+            receipts = engine.decide([part for _, part in turn.events], turn.effort)
             replies += [partial(self._complete, work, r) for (work, _), r in zip(turn.events, receipts, strict=True)]
         if turn.labels:
             got = engine.label([part for _, part in turn.labels])

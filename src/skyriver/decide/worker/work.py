@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from skyriver.core.errors import SkyriverError
+from skyriver.decide.decision.scoring import Effort
 from skyriver.decide.log.checkpoint import BlockAnswer
 from skyriver.decide.log.history import Block
 from skyriver.decide.log.records import DecisionRecord, Id, LoadStep, Value
@@ -110,20 +111,27 @@ class Turn:
     references: list[tuple[ReferenceWork, ReferenceSubmission]] = field(default_factory=list)
     others: list[LoadWork | FindWork | ReadWork | ChangeWork] = field(default_factory=list)
     began_ns: int = field(default_factory=time.perf_counter_ns)
+    effort: Effort = Effort.FULL
 
 
 def rows_left(work: Work) -> int:
     return len(work.submission) - work.taken if isinstance(work, RowWork) else 0
 
 
-def next_turn(queue: deque[Work], room: int) -> Turn:
-    """Takes up to `room` rows off the queue; a request with more goes on at its end."""
-    turn, again, reads = Turn(), list[Work](), READS_A_TURN
+def next_turn(queue: deque[Work], room: int, most: Callable[[EventWork, int], int] | None = None) -> Turn:
+    """Takes up to `room` rows off the queue; a request with more goes on at its end. `most`: how many events of this
+    request may be taken with so many that were; it ends the turn with 0."""
+    turn, again, reads, taken = Turn(), list[Work](), READS_A_TURN, 0
     while queue and room > 0:
         work = queue[0]
         alone = isinstance(work, LoadWork) or (isinstance(work, EventWork) and work.alone)
         if alone and turn.works:
             break
+        left = room
+        if most is not None and isinstance(work, EventWork):
+            left = min(room, most(work, taken))
+            if left <= 0:
+                break
         queue.popleft()
         if isinstance(work, ReadWork):
             if len(work.rows) > reads:
@@ -134,13 +142,14 @@ def next_turn(queue: deque[Work], room: int) -> Turn:
         match work:
             case EventWork() | LabelWork() | ReferenceWork():
                 start, rows = work.taken, len(work.submission)
-                work.taken = end = min(rows, start + room)
+                work.taken = end = min(rows, start + left)
                 room -= end - start
                 turn.rows += end - start
                 if end < rows:
                     again.append(work)
                 match work:
                     case EventWork():
+                        taken += end - start
                         turn.events.append((work, work.submission.part(start, end)))
                     case LabelWork():
                         turn.labels.append((work, work.submission.part(start, end)))

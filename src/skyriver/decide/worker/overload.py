@@ -1,0 +1,196 @@
+"""Overload of a stream's worker: whether its decisions will come later than declared, and what is done about it then.
+
+Theory of operation
+===================
+Declared is an objective: a share of the events is decided within a latency. Ten times a second is looked at what waits,
+what comes, and what a turn takes (`Cost`). At the horizon there will wait
+
+    lag = waiting + (rate in - rate out) * horizon        (events; a wait of lag / rate out)
+
+and when that wait breaks the objective at CONFIRM looks in a row, or all that was begun meanwhile was begun too late,
+the next step of the ladder is taken (`advance`). The last one is shedding: an event whose deadline cannot be met any
+more is not scored but gets the fallback, the others go on being scored. A step is taken back once what came was well
+within the capacity of the step below for a hold.
+
+Between going up (more than the capacity comes) and going down (less than HEADROOM of it, all through the hold) lies
+what keeps a constant load from moving anything. The least wait of a look, not the mean, says that a queue stands: a
+burst that is worked off is none (Nichols and Jacobson, Controlling Queue Delay, 2012). What a turn takes is followed as
+round-trip times are (Jacobson, Congestion Avoidance and Control, 1988), with its size. Pure: time comes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from statistics import NormalDist
+
+from skyriver.core.units import SECOND
+
+LOOK_US = 100_000
+CONFIRM = 2
+"""Looks in a row at which the forecast must break the objective: one may be chance."""
+SETTLE_US = 5 * LOOK_US
+"""So long a step has to show what it brings, before the next one up."""
+LEAST_HOLD_US = 10 * SECOND
+HOLDS = 20
+"""Latencies that a hold lasts at least."""
+HEADROOM = 0.8
+"""Of a capacity: what comes is well within it."""
+
+FORGET = 0.1
+"""The weight of the newest turn."""
+KNOWN = 8
+"""Turns after which one that takes much longer than expected counts as twice as long: a disk that hangs once is none of
+the model's."""
+FIRST_ROWS = 16
+"""Events of a turn, as long as none was larger. Then at most twice as many as there were."""
+SPREAD = 0.1
+"""Of their mean size: turns that differ by less do not tell what a row costs and what a turn."""
+_NORMAL = 1.2533
+"""The standard deviation of a normal distribution by its mean absolute one."""
+
+
+class Step(StrEnum):
+    FULL = "full"
+    """The released version scores every event."""
+    CHEAPER = "cheaper"
+    """The cheaper version does."""
+    SHED = "shedding"
+    """Events whose deadline cannot be met get the fallback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """`share` of the events are decided within `latency_us` of their arrival at the worker."""
+
+    latency_us: int
+    share: float
+
+    @property
+    def horizon_us(self) -> int:
+        return max(SECOND, self.latency_us)
+
+    @property
+    def hold_us(self) -> int:
+        return max(LEAST_HOLD_US, HOLDS * self.latency_us)
+
+
+class Cost:
+    """What turns take by their size: a straight line through the last ones, and how far these lie beside it."""
+
+    __slots__ = ("_largest", "_n", "_nn", "_nt", "_off", "_quantile", "_t", "turns")
+
+    def __init__(self, share: float) -> None:
+        self._quantile = NormalDist().inv_cdf(share) * _NORMAL
+        self._n = self._t = self._nn = self._nt = self._off = 0.0
+        self._largest = 0.0
+        self.turns = 0
+
+    def note(self, rows: int, us: int) -> None:
+        took = float(us)
+        if self.turns >= KNOWN:
+            took = min(took, 2 * self.us(rows) + 1_000)
+        weight = max(FORGET, 1 / (self.turns + 1))
+        off = abs(took - self.us(rows)) if self.turns else 0.0
+        self._n += weight * (rows - self._n)
+        self._t += weight * (took - self._t)
+        self._nn += weight * (rows * rows - self._nn)
+        self._nt += weight * (rows * took - self._nt)
+        self._off += weight * (off - self._off)
+        self._largest = max(float(rows), 0.99 * self._largest)
+        self.turns += 1
+
+    def us(self, rows: int) -> float:
+        """That a turn of so many events takes."""
+        each, turn = self._line()
+        return turn + each * rows
+
+    def bound_us(self, rows: int) -> float:
+        """Within which the objective's share of such turns is done."""
+        return self.us(rows) + self._quantile * self._off
+
+    def rows_within(self, us: float, most: int) -> int:
+        """The largest turn that is done so soon, of at most twice what was seen; 0: none is."""
+        most = min(most, max(FIRST_ROWS, int(2 * self._largest)))
+        if not self.turns or self.bound_us(most) <= us:
+            return most
+        each, _ = self._line()
+        return max(0, int((us - self.bound_us(0)) / each)) if each > 0 else 0
+
+    def batch(self, latency_us: int, most: int) -> int:
+        """The turn's events with which an objective is kept: half of the time is for what came while another turn was
+        under way. 0: no turn is done in time."""
+        return self.rows_within(latency_us / 2, most) or self.rows_within(0.9 * latency_us, most)
+
+    def rate(self, latency_us: int, most: int) -> float:
+        """Events a second in turns of that size; 0 while nothing is known."""
+        if not self.turns:
+            return 0.0
+        rows = max(1, self.batch(latency_us, most))
+        return rows * SECOND / max(1.0, self.us(rows))
+
+    def _line(self) -> tuple[float, float]:
+        """Microseconds that each event takes, and the turn beside them."""
+        if not self.turns:
+            return 0.0, 0.0
+        even = self._t / self._n
+        spread = self._nn - self._n * self._n
+        if spread <= (SPREAD * self._n) ** 2:
+            return even, 0.0
+        each = min(even, max(0.0, (self._nt - self._n * self._t) / spread))
+        return each, self._t - each * self._n
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one look sees. Rates are events a second, 0 where nothing is known."""
+
+    at: int
+    """Monotonic microseconds."""
+    waiting: int
+    standing_us: int
+    """The least time that an event had waited when its turn began, since the last look; 0 where nothing waits."""
+    rate_in: float
+    rate_out: float
+    """The capacity, with the step that is taken."""
+    rate_below: float
+    """That of the step below."""
+    shed: int = 0
+    """Events since the last look."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """`place` in the ladder, `since` when; `breaks`: looks in a row that broke the objective; `uneasy_at`: the last
+    look at which the step below would not have done."""
+
+    place: int = 0
+    since: int = 0
+    breaks: int = 0
+    uneasy_at: int = 0
+
+
+def forecast_us(seen: Seen, horizon_us: int) -> float:
+    """How long what comes at the horizon will have to wait; 0 where nothing is known of the capacity."""
+    if not seen.rate_out:
+        return 0.0
+    lag = seen.waiting + (seen.rate_in - seen.rate_out) * horizon_us / SECOND
+    return max(0.0, lag) / seen.rate_out * SECOND
+
+
+def advance(state: State, seen: Seen, objective: Objective, ladder: Sequence[Step]) -> State:
+    """At most one step, up or down."""
+    wait = forecast_us(seen, objective.horizon_us)
+    broken = wait > objective.latency_us or seen.standing_us > objective.latency_us
+    breaks = state.breaks + 1 if broken else 0
+    top = state.place == len(ladder) - 1
+    below_does = bool(seen.rate_below) and seen.rate_in <= HEADROOM * seen.rate_below
+    calm = not broken and not seen.shed and (below_does or not seen.rate_in)
+    uneasy_at = state.uneasy_at if calm else seen.at
+    settled = not state.place or seen.at - state.since >= SETTLE_US
+    if not top and settled and breaks >= CONFIRM:
+        return State(state.place + 1, seen.at, 0, seen.at)
+    if state.place and min(seen.at - state.since, seen.at - uneasy_at) >= objective.hold_us:
+        return State(state.place - 1, seen.at, 0, seen.at)
+    return replace(state, breaks=breaks, uneasy_at=uneasy_at)

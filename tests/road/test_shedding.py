@@ -1,0 +1,65 @@
+"""A worker that more comes to than its model can score within the declared latency."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
+import worker_process as harness
+from worker_process import payment
+
+from skyriver.adapters.segments.log import SegmentReader
+from skyriver.decide.log.blocks import decisions_of
+
+EVENTS = 3_000
+LATENCY_US = 200_000
+
+
+def test_an_overloaded_worker_sheds_says_so_and_comes_back(tmp_path: Path, kernels: Path) -> None:
+    hold = {"skyriver.decide.worker.overload.LEAST_HOLD_US": 1_000_000, "skyriver.decide.worker.overload.HOLDS": 1}
+    worker = harness.Worker(tmp_path / "w", kernels, harness.declare(), changed=hold)
+    model = worker.model(1, data=harness.heavy_model_bytes(3, 150))
+    worker.write_live(model, objective={"latency_us": LATENCY_US, "share": 0.99})
+    try:
+        worker.start()
+        with worker.connection() as http:
+            _, calm = http.send_events([payment(n, amount=95.0) for n in range(10)])
+            assert {d["reason"] for d in calm["decisions"]} == {""}
+            began = time.monotonic()
+            status, answer = http.send_events([payment(n, amount=95.0) for n in range(10, EVENTS)])
+            took = time.monotonic() - began
+            decisions: list[dict[str, Any]] = answer["decisions"]
+            reasons = Counter(d["reason"] for d in decisions)
+            assert (status, len(decisions), set(reasons)) == (200, EVENTS - 10, {"", "SHED"})
+            for decision in decisions:
+                shed = decision["reason"] == "SHED"
+                told = (decision["status"], decision["decision"], decision["version"], decision["score"] is None)
+                assert told == (("fallback", "approve", 0, True) if shed else ("decided", "block", 1, False))
+                assert decision["features"]["amount"] == 95.0
+            assert reasons["SHED"] > EVENTS // 2, "a model of milliseconds cannot score them all within the latency"
+            assert took < 5, "and nobody waits for it"
+            report = worker.wait_for(lambda r: r["by_reason"].get("SHED") == reasons["SHED"])
+            assert report["pace"]["shed_events"] == reasons["SHED"]
+            back = worker.wait_for(lambda r: r["pace"]["step"] == "full" and r["pace"]["since"] > 0)
+            assert "events/s come" in back["pace"]["why"]
+            assert "to shedding: " in worker.printed()
+            assert "back to full: " in worker.printed()
+            again = http.send_events([payment(n) for n in (EVENTS - 1, EVENTS)])[1]
+            assert (again["duplicates"], [d["reason"] for d in again["decisions"]]) == (1, ["SHED", ""])
+            text = http.ask("GET", "/streams/payments/metrics")[1]["text"]
+            assert "skyriver_shedding" in text
+            assert f'skyriver_shed_events_total{{stream="payments",partition="0"}} {reasons["SHED"]}' in text
+        worker.kill()
+        worker.start()
+        assert worker.report()["by_reason"]["SHED"] == reasons["SHED"], "it is what the log says"
+        assert worker.stop() == 0
+        reader = SegmentReader(worker.log_directory)
+        offsets = [d.event_offset for record in reader.read(0) for d in decisions_of(record)]
+        assert len(offsets) == len({*offsets}) == EVENTS + 1
+        assert worker.verify(reader).compared == EVENTS + 1
+    finally:
+        worker.close()

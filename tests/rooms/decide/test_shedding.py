@@ -1,0 +1,154 @@
+"""Events that are shed: their records, what is learnt from them, and a station that does so until it need not."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skyriver.core.units import SECOND
+from skyriver.data.decisions import Reason, Status
+from skyriver.data.log import RecordKind
+from skyriver.decide.decision.scoring import Canary, Effort, Lane, in_canary
+from skyriver.decide.log.records import ModelInUse
+from skyriver.decide.worker.border import EventBorder
+from skyriver.decide.worker.looking import Looks
+from skyriver.decide.worker.overload import Objective, Step
+from skyriver.decide.worker.pacing import Pacer, pacer_of
+from skyriver.decide.worker.station import Station
+from skyriver.decide.worker.work import EventWork
+
+House = Any
+
+
+@pytest.mark.parametrize("block_rows", [1, 1_000_000])
+def test_an_event_that_is_shed_gets_the_fallback_and_is_learnt_from(
+    make_house: Callable[..., House], block_rows: int
+) -> None:
+    house = make_house(block_rows=block_rows).start()
+    house.send(house.event(1, 0, 7, amount=95))
+    assert house.model.runs == [1]
+    receipt = house.send(*(house.event(n, 1, 7, amount=95) for n in (2, 3)), effort=Effort.SHED)
+    assert house.model.runs == [1], "nobody was asked"
+    for record in receipt.decisions:
+        assert (record.status, record.reason, record.decision) == (Status.FALLBACK, Reason.SHED, "review")
+        assert (record.score, record.model, record.version, record.rule) == (None, "", 0, "")
+        assert record.features, "they are recorded as of any event"
+    third = house.send(house.event(4, 2, 7, amount=95)).decisions[0]
+    assert (third.status, third.decision) == (Status.DECIDED, "block")
+    assert house.windows.counts == {"7": 4}
+    again = house.send(house.event(2, 3, 7, amount=95))
+    assert (again.duplicates, again.decisions[0].reason) == (1, Reason.SHED), "the first decision stays"
+    counters = house.engine.partition.counters
+    assert (counters.decided, counters.by_reason) == (4, {"SHED": 2})
+
+
+def test_rows_and_blocks_shed_alike(make_house: Callable[..., House]) -> None:
+    def records(block_rows: int) -> list[Any]:
+        house = make_house(block_rows=block_rows).start()
+        canary = Canary(Lane(ModelInUse("fraud", 2, "other"), house.model), 50.0)
+        shadow = Lane(ModelInUse("fraud", 3, "third"), house.model)
+        house.engine.use(replace(house.deciding(), canary=canary, shadow=shadow))
+        house.send(*(house.event(n, 10 - 9 * (n == 5), n) for n in range(40)), effort=Effort.SHED)
+        arms, mine = house.engine.arms.stats, in_canary(np.array([n for n in range(40) if n != 5]), 2, 50.0)
+        assert (arms["canary"].by_reason["SHED"], arms["released"].by_reason["SHED"]) == (mine.sum(), (~mine).sum())
+        assert arms["shadow"].events == 0
+        return [replace_time(record) for record in house.decisions()]
+
+    def replace_time(record: Any) -> Any:
+        return (record.id, record.status, record.reason, record.arm, record.decision, record.shadow_version)
+
+    rows, block = records(1_000_000), records(1)
+    assert rows == block
+    assert {record[1] for record in rows} == {Status.FALLBACK, Status.LATE}
+
+
+def test_what_was_shed_is_so_after_a_restart_and_what_had_no_decision_is_scored(house: House) -> None:
+    house.send(house.event(1), effort=Effort.SHED)
+    append = house.log.append
+
+    def dies(records: Any) -> int:
+        if records[0].kind is RecordKind.DECISION:
+            raise OSError("killed")
+        return int(append(records))
+
+    house.log.append = dies
+    with pytest.raises(OSError, match="killed"):
+        house.send(house.event(2), effort=Effort.SHED)
+    house.log.append = append
+    house.log.sync()
+    house.start()
+    assert [(d.id, d.reason) for d in house.decisions()] == [(1, Reason.SHED), (2, Reason.NONE)]
+    assert house.engine.partition.counters.by_reason == {"SHED": 1}
+    assert house.send(house.event(1), house.event(2)).duplicates == 2
+
+
+class NoCheckpoints:
+    def due(self, offset: int) -> bool:
+        return False
+
+    def begin(self, engine: Any, offset: int) -> None: ...
+
+
+def test_a_station_sheds_while_it_must_and_decides_all_once(house: House) -> None:
+    """A model that takes a tenth of a second for each event, by the house's clock."""
+    clock, told = house.clock, []
+    score = house.model.score
+
+    def slow(features: Any) -> Any:
+        clock.pass_(100_000 * len(features))
+        return score(features)
+
+    house.model.score = slow
+
+    async def test() -> None:
+        def look() -> Any:
+            raise AssertionError("nothing is looked up")
+
+        station = Station(house.log, lambda: house.engine, NoCheckpoints(), Looks(look), to_disk=False, queue=10_000)
+        await station.start()
+        pacer = Pacer(Objective(SECOND, 0.99), clock.monotonic, clock.wall)
+        took = pacer.done
+        # By the same clock, which stands still but for the model.
+        pacer.done = lambda turn, _: took(turn, 1 + 100_000 * turn.rows * (turn.effort is Effort.FULL))  # type: ignore[method-assign]
+        station.pacer = pacer
+        border = EventBorder(house.stream)
+        answers: list[Any] = []
+        began = clock.monotonic()
+        # 30 events a second for ten seconds, where 10 can be scored; then one a second.
+        due = deque([began + n * SECOND // 30 for n in range(300)] + [began + n * SECOND for n in range(10, 40)])
+        while due or station._busy:
+            while due and due[0] <= clock.monotonic():
+                row = house.event(len(due), (due[0] - began) / SECOND)
+                station.submit(EventWork(border.take([row], due.popleft(), True), answers.append))
+            await asyncio.sleep(0)
+            if not station._busy:
+                clock.pass_(100_000)
+                station.tick()
+            told.append(pacer.step)
+        await station.drain(1)
+        assert len(answers) == 330
+        records = [answer.decisions[0] for answer in answers]
+        assert sorted(r.id for r in records) == sorted(r.id for r in house.decisions())
+        reasons = Counter(r.reason for r in records)
+        assert set(reasons) == {Reason.NONE, Reason.SHED}
+        assert reasons[Reason.SHED] > 50
+        assert records[-1].reason is Reason.NONE
+
+    asyncio.run(test())
+    assert told[0] is told[-1] is Step.FULL
+    assert sum(one is not other for one, other in itertools.pairwise(told)) == 2, "up once, and down once"
+
+
+def test_a_stream_without_an_objective_has_no_pacer() -> None:
+    assert pacer_of({}, lambda: 0, lambda: 0) is None
+    pacer = pacer_of({"objective": {"latency_us": 50_000, "share": 0.999}}, lambda: 0, lambda: 0)
+    assert pacer is not None
+    assert pacer.objective == Objective(50_000, 0.999)
+    assert {name for name, *_ in pacer.metrics()} == {"skyriver_shedding", "skyriver_shed_events_total"}
