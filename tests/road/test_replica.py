@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import http.client
 import json
+import os
 import random
 import signal
 import stat
@@ -24,6 +25,8 @@ from onnx_models import counts, model_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package
 from replica_process import DEADLINE, Answer, ReplicaProcess, UnixConnection, exchange, wait_for
+
+from skyriver.wiring.replica import machine_name
 
 FIELDS = [
     {"name": "amount", "type": "float", "ge": 0},
@@ -48,6 +51,36 @@ def counter() -> bytes:
     squeeze = helper.make_node("Squeeze", ["turns"], ["times"])
     inputs = [("turns", TensorProto.INT64, [1])]
     return model_of([squeeze, *loop], inputs, [("count", TensorProto.INT64, [1])], constants)
+
+
+def shared() -> bytes:
+    """score[n] = sum of features[n, 3], with work for each row, and ten times as much for a run."""
+    nodes = [
+        helper.make_node("ReduceSum", ["features", "axes"], ["sums"], keepdims=0),
+        helper.make_node("Unsqueeze", ["sums", "sides"], ["heights"]),
+        helper.make_node("Mul", ["heights", "scaled"], ["spread"]),
+        helper.make_node("MatMul", ["spread", "same"], ["spread_too"]),
+        helper.make_node("ReduceSum", ["spread_too", "sides"], ["scores"], keepdims=0),
+        helper.make_node("ReduceSum", ["features"], ["all"], keepdims=0),
+        helper.make_node("Mul", ["all", "zero"], ["nothing"]),
+        helper.make_node("Add", ["same", "nothing"], ["m0"]),
+        *(helper.make_node("MatMul", [f"m{n}", "same"], [f"m{n + 1}"]) for n in range(10)),
+        helper.make_node("ReduceMax", ["m10"], ["one"], keepdims=0),
+        helper.make_node("Mul", ["scores", "one"], ["score"]),
+    ]
+    same = np.eye(256, dtype=np.float32)
+    return model_of(
+        nodes,
+        [("features", TensorProto.FLOAT, ["n", 3])],
+        [("score", TensorProto.FLOAT, ["n"])],
+        {
+            "axes": np.array([1], np.int64),
+            "sides": np.array([1, 2], np.int64),
+            "scaled": same / 256,
+            "same": same,
+            "zero": np.array(0, np.float32),
+        },
+    )
 
 
 def features(*rows: list[float | None]) -> dict[str, Any]:
@@ -431,3 +464,49 @@ def test_what_can_never_be_served_is_said_and_not_tried_again(
     assert (report["ready"], report["failed"], report["reason"]) == (False, True, reason)
     assert report["message"]
     assert not process.socket.exists()
+
+
+def test_the_batch_limit_follows_the_objective_while_it_answers(start: Callable[..., ReplicaProcess]) -> None:
+    """And what it is told of threads that were measured before is not measured again."""
+    process = start(shared())
+    live = process.status_file.parent / "live.json"
+    machine = {"machine": machine_name(), "cores": 2, "latency_us": 10**6}
+    known = {**machine, "threads": 2, "measured": {"1": [80, 9000.0], "2": [60, 12000.0]}}
+    live.write_text(json.dumps({"latency_us": 10**6, "cores": 2, "parallel": known}))
+    process.start_and_wait()
+    report = process.report()
+    large, threads = report["max_batch"], report["threads"]
+    if len(os.sched_getaffinity(0)) > 1:
+        assert (threads, report["parallel"]) == (2, known)
+    assert 0 < report["start_mb"] <= report["peak_mb"]
+    wrong: list[object] = []
+    over = threading.Event()
+
+    def ask(number: float) -> None:
+        with contextlib.closing(UnixConnection(process.socket)) as connection:
+            while not over.is_set():
+                body = json.dumps(features([number, 2, 3]))
+                connection.request("POST", "/v2/models/fraud/infer", body)
+                answer = connection.getresponse()
+                told = answer.read()
+                if answer.status != 200 or json.loads(told)["outputs"][0]["data"] != [number + 5]:
+                    wrong.append(told)
+
+    askers = [threading.Thread(target=ask, args=(float(number),)) for number in range(8)]
+    for asker in askers:
+        asker.start()
+    try:
+        live.with_suffix(".new").write_text(json.dumps({"latency_us": int(2 * report["row_us"]) + 1}))
+        live.with_suffix(".new").replace(live)
+        wait_for(lambda: process.report()["max_batch"] < large, "a smaller limit")
+        small = process.report()["max_batch"]
+        live.with_suffix(".new").write_text(json.dumps({}))
+        live.with_suffix(".new").replace(live)
+        wait_for(lambda: process.report()["max_batch"] > small, "the limit that was calibrated")
+    finally:
+        over.set()
+        for asker in askers:
+            asker.join()
+    assert not wrong
+    assert process.child is not None
+    assert process.child.poll() is None

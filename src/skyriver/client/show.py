@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from skyriver.client import scaling_page, version_page
+from skyriver.client import scaling_page, sizing_page, version_page
 from skyriver.client.screen import Screen, age, coloured
 from skyriver.core.units import utc_time
 
@@ -230,6 +230,8 @@ def explained(screen: Screen, items: Sequence[Mapping[str, Any]], story: Sequenc
         if item["kind"] == "scaling":
             scaling_page.scaling(screen, item)
         else:
+            for rule, sentence in sizing_page.lines(item) if item["kind"] == "service" else ():
+                screen.out.print(f"  [dim]{rule:<10}[/] {escape(sentence)}")
             _print_facts(screen, _facts_of(item))
         if item["kind"] == "version":
             version_page.gate(screen, item["status"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from skyriver.core.resources import Limits, Resource, Snapshot
 
@@ -94,6 +94,10 @@ def pause_before_retry(attempts: int) -> int:
     return min(FIRST_PAUSE_US << min(attempts - 1, 30), LONGEST_PAUSE_US)
 
 
+UNDECLARED_MB: Final = 512
+"""Of a process whose memory nobody declares; of a replica until it is measured, and declared it is as if nobody had."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capacity:
     """What a machine gives to jobs, or a job asks of it."""
@@ -113,7 +117,7 @@ class Capacity:
 
 def asks_for(limits: Mapping[str, Any]) -> Capacity:
     """What a job counts as: its limits; one that declares none counts as a core and 512 MB, and may use more."""
-    return Capacity(float(limits.get("cpus") or 1.0), int(limits.get("memory_mb") or 512))
+    return Capacity(float(limits.get("cpus") or 1.0), int(limits.get("memory_mb") or UNDECLARED_MB))
 
 
 def new_job(

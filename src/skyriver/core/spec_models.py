@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from skyriver.core.cron import check_cron
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Aggregate, Column, Lookup, Node, Same, walk
+from skyriver.core.jobs import UNDECLARED_MB
 from skyriver.core.names import BY_KEY
 from skyriver.core.spec_base import FieldName, InnerPath, Name, Spec
 from skyriver.core.spec_gate import GateSpec, SliceSpec
@@ -155,7 +156,8 @@ class ServiceSpec(Spec):
     replicas: int | tuple[int, int] = 1
     """How many; `(least, most)`: as many as `latency` and `share` need; from 0 on it sleeps while nobody asks."""
     cpus: float = Field(default=1.0, gt=0)
-    memory_mb: int = Field(default=512, gt=0)
+    memory_mb: int = Field(default=UNDECLARED_MB, gt=0)
+    """Of a replica; what nobody declares is measured."""
     limit: Rate = Field(default="", exclude_if=lambda value: value == "")
     """Of requests a second by all callers together, as "100/s"; "" is none. What is more gets 429."""
     concurrency: int = Field(default=0, ge=0, le=1_000_000, exclude_if=lambda value: value == 0)

@@ -1,8 +1,9 @@
 """What is asked of an elastic service, and what its replicas can do of it: from their reports, every few seconds. Pure.
 
 Work is measured in replica-seconds: a request is worth what it keeps a replica busy, by the longer of its model's runs
-and its processor time. A number that cannot be true, or that nobody tells, makes the whole look of that service stale:
-whoever scales by it holds then.
+and its processor time. Where requests share runs within an objective, a request is worth what it takes in a run that is
+as large as it may be (`full_runs`). A number that cannot be true, or that nobody tells, makes the whole look of that
+service stale: whoever scales by it holds then.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import Any, Final
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import AppSpec, ServiceSpec
 from skyriver.core.units import SECOND
+from skyriver.observe.full_runs import LEAST_WORK_S, Batch, Taken, batch_of, in_full_runs
 from skyriver.serve.kinds import serves
 from skyriver.serve.objective import row_us
+from skyriver.serve.sizing import sized
 from skyriver.serve.sleeping import activator_of
 
 LOOK_S: Final = 5.0
@@ -41,7 +44,6 @@ HALF_S: Final = 30.0
 """Of time with requests, after which what one took counts half."""
 PRIOR: Final = 10.0
 """Requests that what was measured of the model alone, before anybody asked, is worth."""
-LEAST_WORK_S: Final = 1e-5
 ABSURD: Final = 1000.0
 """More than so many times what one replica could do is no measure."""
 OVERRUN: Final = 10.0
@@ -68,6 +70,12 @@ class Measured:
     """Replica-seconds that wait or are under way."""
     work_s: float = 0.0
     """Replica-seconds of a request; 0: not known yet."""
+    alone_s: float = 0.0
+    """The same of one that has a run for itself."""
+    queue_s: float = 0.0
+    """What one that waits is kept by each that is before it, where part of the latency goes for full runs."""
+    batch: int = 0
+    """Rows that may share a run; 0: no objective and curve to go by."""
     fastest_s: float = 0.0
     """The shortest that an answer took, or one row takes the model alone; 0: not known yet."""
     possible: bool = True
@@ -90,6 +98,7 @@ class _Process:
     counts: Mapping[str, float]
     latency: Mapping[int, float]
     waiting: float
+    batch: Batch | None = None
 
 
 @dataclass(slots=True)
@@ -104,6 +113,8 @@ class _Added:
     """How many more wait."""
     busy_s: float = 0.0
     cpu_s: float = 0.0
+    runs: float = 0.0
+    rows: float = 0.0
 
 
 @dataclass(slots=True)
@@ -113,6 +124,10 @@ class _Memory:
     work: float = 0.0
     requests: float = 0.0
     """Decayed sums, whose ratio is what a request takes."""
+    runs: float = 0.0
+    rows: float = 0.0
+    """The same of what these requests ran in."""
+    batch: Batch | None = None
     row_s: float = 0.0
     idle_cpu: float = 0.0
     """Of a core, that a replica takes which nobody asks."""
@@ -125,10 +140,24 @@ class _Memory:
 
     @property
     def work_s(self) -> float:
+        """Of a request, in runs as they are now."""
         prior = PRIOR if self.row_s else 0.0
         if not self.requests + prior:
             return 0.0
         return max(LEAST_WORK_S, (self.work + prior * self.row_s) / (self.requests + prior))
+
+    def told(self) -> dict[str, Any]:
+        of = self.requests or 1.0
+        runs, rows = self.runs / of, self.rows / of
+        return {"work_s": self.work_s, "starts": list(self.starts), "runs": runs, "rows": rows}
+
+    def taken(self, latency_us: int) -> Taken:
+        """By a request; in full runs where there is an objective."""
+        if self.batch is None or not latency_us or not (self.runs or self.row_s):
+            return Taken(self.work_s, self.work_s, self.work_s, 0)
+        prior = PRIOR if self.row_s else 0.0
+        runs, rows = ((of + prior) / (self.requests + prior) for of in (self.runs, self.rows))
+        return in_full_runs(self.work_s, runs, rows, self.batch, latency_us / SECOND)
 
     @property
     def start_s(self) -> float:
@@ -149,11 +178,12 @@ class Meter:
         for key, known in (remembered or {}).items():
             memory = self._of[key] = _Memory()
             memory.work, memory.requests = float(known["work_s"]) * PRIOR, PRIOR if known["work_s"] else 0.0
+            memory.runs, memory.rows = (float(known.get(what, 1.0)) * memory.requests for what in ("runs", "rows"))
             memory.starts.extend(float(start) for start in known["starts"][-STARTS:])
 
     def remember(self) -> dict[str, Any]:
         """JSON, from which another one goes on."""
-        return {key: {"work_s": memory.work_s, "starts": list(memory.starts)} for key, memory in self._of.items()}
+        return {key: memory.told() for key, memory in self._of.items()}
 
     def look(self, snapshot: Snapshot, second: float, *, unseen_s: float = 0.0) -> dict[str, Measured]:
         """Of every elastic service with a version, by tenant/name. `second`: monotonic; `unseen_s`: so long ago the
@@ -197,7 +227,7 @@ def elastic_services(snapshot: Snapshot, look_s: float = 0.0) -> Iterator[tuple[
             continue  # most are so, and to look at them is cheaper than to read them
         spec = ServiceSpec.model_validate(service.spec["serve"])
         if spec.elastic and look_s in (0.0, look_s_of(spec)):
-            yield service, spec
+            yield service, sized(service, spec)
 
 
 def _measured(
@@ -231,6 +261,7 @@ def _measured(
     if stale:
         return Measured(ready, pending, memory.start_s, work_s=memory.work_s, stale=stale, notes=notes)
     _note_work(memory, added, time.seconds, max(1, ready))
+    taken = memory.taken(spec.latency_us)
     waiting = sum(process.waiting for process in memory.processes.values()) + memory.held.get("waiting", 0.0)
     scale = time.look_s / max(time.seconds, 0.1)
     came = max(0.0, added.answered + added.waiting) * scale
@@ -246,9 +277,12 @@ def _measured(
         requests=came,
         judged=judged,
         late=late,
-        work=came * memory.work_s,
-        backlog=waiting * memory.work_s,
-        work_s=memory.work_s,
+        work=came * taken.full_s,
+        backlog=waiting * taken.full_s,
+        work_s=taken.full_s,
+        alone_s=taken.alone_s,
+        queue_s=taken.queue_s,
+        batch=taken.batch,
         fastest_s=fastest_s,
         possible=possible,
         notes=notes,
@@ -328,6 +362,7 @@ def _added(
         memory.processes[replica.process] = now
         if isinstance(row := process.report.get("row_us"), int | float) and 0 < row < 60 * SECOND:
             memory.row_s = row / SECOND
+        memory.batch = now.batch
         if known is None:  # what it did since its start is of this look, if that is
             known = _Process(now.pid, now.cpu_s, {}, {}, 0.0) if time.last and process.started_at >= time.last else now
         _add(added, replica.name, known, now, spec.latency_us)
@@ -336,12 +371,15 @@ def _added(
     return added, silent
 
 
+_COUNTED: Final = ("requests", "overloaded", "expired", "run_us", "runs", "rows")
+
+
 def _told(replica: Resource, process: ProcessStatus, sessions: int) -> _Process:
     report, name = process.report, replica.name
-    counts = {what: _number(name, report, what) for what in ("requests", "overloaded", "expired", "run_us")}
+    counts = {what: _number(name, report, what) for what in _COUNTED}
     waiting = max(_number(name, report, "waiting"), float(sessions))
     latency = _histogram(name, (report.get("counted") or {}).get("latency_us"))
-    return _Process(process.pid, process.cpu_seconds, counts, latency, waiting)
+    return _Process(process.pid, process.cpu_seconds, counts, latency, waiting, batch_of(report))
 
 
 def _number(name: str, report: Mapping[str, Any], what: str) -> float:
@@ -377,6 +415,8 @@ def _add(added: _Added, name: str, before: _Process, now: _Process, latency_us: 
     added.waiting += now.waiting - before.waiting
     added.busy_s += grown["run_us"] / SECOND
     added.cpu_s += max(0.0, now.cpu_s - before.cpu_s)
+    added.runs += grown["runs"]
+    added.rows += grown["rows"]
 
 
 def _check(memory: _Memory, name: str, before: _Process, now: _Process, seconds: float) -> None:
@@ -425,6 +465,8 @@ def _note_work(memory: _Memory, added: _Added, seconds: float, replicas: int) ->
     kept = 0.5 ** (seconds / HALF_S)
     memory.work = kept * memory.work + busy
     memory.requests = kept * memory.requests + done
+    memory.runs = kept * memory.runs + added.runs
+    memory.rows = kept * memory.rows + added.rows
 
 
 def unreachable(snapshot: Snapshot, tenant: str, app: AppSpec) -> Iterator[tuple[str, str]]:

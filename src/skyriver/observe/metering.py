@@ -18,6 +18,7 @@ from skyriver.core.prices import EGRESS, STORAGE, held
 from skyriver.core.resources import Limits, ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.usage import HOUR, HOURS_OF_DAYS, PREDICTIONS, Subject, Used, added
+from skyriver.serve.sizing import memory_of
 
 AWAY_MS: Final = 30_000
 """After so long without a look nobody knows when a job ended that has ended meanwhile."""
@@ -202,13 +203,15 @@ def _hours(now: int, milliseconds: int) -> Iterator[tuple[int, int]]:
 
 
 def reserved(snapshot: Snapshot, *, since: int = 0) -> Iterator[tuple[Resource, Subject, Limits]]:
-    """Replicas, workers, and jobs that are not over, or whose row is past the revision `since`. A stream's worker and a
-    job that declare nothing count as a core and 512 MB, as they do when jobs are given their turn. Of what serves all
-    services or streams of a tenant (activator, dispatchers) none is counted."""
+    """Replicas, workers, and jobs that are not over, or whose row is past the revision `since`. Of a replica that
+    declares no memory what was measured counts. A stream's worker and a job that declare nothing count as a core and
+    512 MB, as they do when jobs are given their turn. Of what serves
+    all services or streams of a tenant (activator, dispatchers) none is counted."""
     for row in snapshot.rows.every("replica"):
         service = snapshot.find(row.tenant, *row.parent.split("/", 1))
         serve = ServiceSpec.model_validate(service.spec["serve"]) if service is not None else ServiceSpec()
-        yield row, of_replica(snapshot, row), Limits(cpus=serve.cpus, memory_mb=serve.memory_mb)
+        memory_mb = memory_of(service) if service is not None else serve.memory_mb
+        yield row, of_replica(snapshot, row), Limits(cpus=serve.cpus, memory_mb=memory_mb)
     for row in snapshot.rows.every("worker"):
         yield row, of_worker(snapshot, row), _limits({})
     for row in snapshot.rows.every("job"):

@@ -16,6 +16,7 @@ from skyriver.observe.sight import subject_of
 from skyriver.observe.signs import HOLD_S, Seen, Sign, explains, fills, guarded, of_row
 from skyriver.observe.tracks import LEAST_ANSWERS, SLOWER, SLOWER_US, Track, added_latency, quantile
 from skyriver.serve.scaling_kind import scaling_of
+from skyriver.serve.sizing import allowed_mb, is_declared
 
 REFUSED_ALLOWED: Final = 0.0125
 """Refusals for want of room are meant; many are an alarm."""
@@ -165,16 +166,18 @@ def _of_replica(seen: Seen, replica: Resource) -> Iterator[Sign]:
     process = seen.sight.snapshot.processes.get(replica.process)
     service = seen.sight.snapshot.find(replica.tenant, *replica.parent.split("/", 1))
     if process is not None and process.alive and process.rss_mb and service is not None:
-        spec = ServiceSpec.model_validate(service.spec["serve"])
+        allowed = allowed_mb(service, str(replica.spec["version"]))
         action = f"Declare a larger memory_mb of {service.name} if that is what it needs; a new replica begins small."
-        track.left(seen.seconds, process.rss_mb, spec.memory_mb)
-        if process.rss_mb >= MEMORY_SHARE * spec.memory_mb:
+        track.left(seen.seconds, process.rss_mb, allowed)
+        if process.rss_mb >= MEMORY_SHARE * allowed:
             leaks = process.rss_mb >= LEAK_TIMES * track.points[0][1] and grows(tuple(track.points)[-LEAK_POINTS:])
-            told = f"The replica {replica.name} holds {process.rss_mb:,.0f} MB of {spec.memory_mb:,} declared."
+            told = f"The replica {replica.name} holds {process.rss_mb:,.0f} MB of {allowed:,} declared."
+            if not is_declared(service.spec["serve"]):
+                told = told.replace("declared", "that are expected at most where none is declared")
             yield Sign(subject, "leaks" if leaks else "memory", told, action, "warning", HOLD_S)
         else:
             yield from fills(
-                seen, subject, f"The memory of the replica {replica.name}", process.rss_mb, spec.memory_mb, action
+                seen, subject, f"The memory of the replica {replica.name}", process.rss_mb, allowed, action
             )
 
 

@@ -97,7 +97,8 @@ class Batcher:
         self._model = model
         self._loop = loop
         self._counters = counters
-        self._max_rows = max_rows
+        self.max_rows = max_rows
+        """May change at any time: the next batch follows it."""
         self._limit = limit
         self._inline_us = inline_us
         self._waiting: deque[Ask] = deque()
@@ -246,7 +247,7 @@ class Batcher:
                 break
             if ask.unwanted or ask.until_ns <= now:
                 others.append(ask)
-            elif batch and not (self._model.batching and rows + ask.rows <= self._max_rows and ask.fits(batch[0])):
+            elif batch and not (self._model.batching and rows + ask.rows <= self.max_rows and ask.fits(batch[0])):
                 self._waiting.appendleft(ask)
                 break
             else:

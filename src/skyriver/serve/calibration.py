@@ -1,23 +1,26 @@
 """How many threads and how many rows a run is best given, measured on made-up rows when a replica starts.
 
 The limit of rows is the smallest number whose rows a second are within a twentieth of the best that was seen: a larger
-batch would only keep its members waiting. More threads than one are taken where they make a run of that size at least a
-fifth faster, and only where more cores were granted: a replica is one core's work otherwise.
+batch would only keep its members waiting. More threads are taken where they make a run of that size at least a fifth
+faster, or one row alone fast enough for the objective; only where more cores were granted: a replica is one core's work
+otherwise.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
 from skyriver.core.errors import SkyriverError
 from skyriver.serve.devices import CPU
 from skyriver.serve.runner import Runner
 
 BUDGET_S = 0.3
-_NEAR = 0.95
+NEAR: Final = 0.95
+"""Of the best rate: more is not worth a larger batch."""
 _WORTH = 0.8
 _THREADS_FROM_US = 200.0
 """A shorter run is over before threads have met."""
@@ -36,12 +39,19 @@ class Calibration:
     """One row alone."""
     batch_us: float = 0.0
     """A run of `max_batch` rows."""
+    fixed_us: float = 0.0
+    """Of a run, however many rows it has."""
+    each_us: float = 0.0
+    """Of a run, for each row."""
+    by_threads: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    """One row alone, and rows a second, with so many threads; empty where no more than one were tried."""
 
     def to_json(self) -> dict[str, object]:
-        if not self.measured:
-            return {"max_batch": self.max_batch, "threads": self.threads}
-        times = {"row_us": round(self.row_us, 1), "batch_us": round(self.batch_us, 1)}
-        return {"max_batch": self.max_batch, "threads": self.threads, **times}
+        told: dict[str, object] = {"max_batch": self.max_batch, "threads": self.threads}
+        if self.measured:
+            times = ("row_us", "batch_us", "fixed_us", "each_us")
+            told |= {name: round(getattr(self, name), 1) for name in times}
+        return told
 
 
 def calibrate(
@@ -50,13 +60,14 @@ def calibrate(
     *,
     max_batch: int,
     cores: int = 1,
+    latency_us: float = 0.0,
     budget_s: float = BUDGET_S,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Calibration:
-    """Sets the threads of a runner that is warm, and says what to give it, `max_batch` at most. Takes `budget_s`, and
-    one run more where a run is long."""
+    """Says what to give a runner that is warm, `max_batch` rows at most; sets its threads, where it has more `cores`
+    than one. `latency_us`: in which an answer is wanted. Takes `budget_s`, and one run more where a run is long."""
     if not runner.warm:  # nothing is known of the rows that it takes
-        return Calibration(max_batch)
+        return Calibration(max_batch, runner.threads)
     try_threads = cores > 1 and runner.device == CPU
     end = clock() + budget_s
     rows_end = end - budget_s / 2 if try_threads else end  # or a slow model would leave no time for its threads
@@ -68,40 +79,83 @@ def calibrate(
             if clock() + 2 * times[rows] / 1e6 > rows_end:
                 break
             rows *= 2
-        limit = best_limit(times, max_batch) if runner.batching else max_batch
-        longest = min(limit, max(times))
-        if try_threads and times[longest] >= _THREADS_FROM_US:
-            times[longest] = _try_threads(runner, model, cores, longest, times[longest], end, clock)
-            if runner.threads > 1 and longest > 1:
-                times[1] = _time_us(runner, 1, end, clock)
     except SkyriverError:  # a number of rows that it does not take, or too much for its memory
+        return Calibration(max_batch, runner.threads)
+    limit = best_limit(times, max_batch) if runner.batching else max_batch
+    longest, most = min(limit, max(times)), max(times)
+    by_threads: dict[int, tuple[float, float]] = {}
+    if try_threads and times[longest] >= _THREADS_FROM_US:
+        found = _try_threads(runner, model, cores, {1: (times[1], times[longest])}, longest, latency_us, end, clock)
+        by_threads = {threads: (one, longest / many * 1e6) for threads, (one, many) in found.items()}
         if runner.threads > 1:
-            runner.use_threads(model, 1)
-        return Calibration(max_batch)
-    return Calibration(limit, runner.threads, True, times[1], times[longest])
+            most, (times[1], times[longest]) = longest, found[runner.threads]
+    fixed, each = curve_of(times[1], most, times[most])
+    return Calibration(limit, runner.threads, True, times[1], times[longest], fixed, each, by_threads)
+
+
+def curve_of(one_us: float, rows: int, rows_us: float) -> tuple[float, float]:
+    """(of a run, of each row in it), where one row takes `one_us`, and `rows` of them `rows_us`."""
+    if rows == 1:
+        return 0.0, one_us
+    each = max(0.0, (rows_us - one_us) / (rows - 1))
+    return max(0.0, one_us - each), each
 
 
 def best_limit(times: dict[int, float], max_batch: int) -> int:
     """`times`: of runs, by their rows."""
     rates = {rows: rows / max(us, 0.1) for rows, us in times.items()}
-    enough = _NEAR * max(rates.values())
+    enough = NEAR * max(rates.values())
     found = min(rows for rows, rate in rates.items() if rate >= enough)
     return max_batch if found * 2 > max_batch else found
 
 
+def best_threads(times: Mapping[int, tuple[float, float]], latency_us: float) -> int:
+    """`times`: of one row, and of a batch, by threads. Of those with which one row keeps `latency_us` (of all, where it
+    does with none, or there is no objective) the fewest that another number does not beat by a fifth."""
+    kept = {threads: many for threads, (one, many) in times.items() if one <= latency_us}
+    able = kept or {threads: many for threads, (_, many) in times.items()}
+    best = min(able)
+    for threads in sorted(able):
+        if able[threads] < _WORTH * able[best]:
+            best = threads
+    return best
+
+
+def thread_counts(cores: int) -> list[int]:
+    """That are tried beside one: all cores, and halves of that."""
+    counts = []
+    while cores > 1:
+        counts.append(cores)
+        cores //= 2
+    return counts
+
+
 def _try_threads(
-    runner: Runner, model: bytes, cores: int, rows: int, one_us: float, end: float, clock: Callable[[], float]
-) -> float:
-    """The time of a run with the threads that were kept."""
-    started = clock()
-    runner.use_threads(model, cores)
-    if started + 2 * (clock() - started) < end:  # else there is no time to go back either
+    runner: Runner,
+    model: bytes,
+    cores: int,
+    times: Mapping[int, tuple[float, float]],
+    rows: int,
+    latency_us: float,
+    end: float,
+    clock: Callable[[], float],
+) -> Mapping[int, tuple[float, float]]:
+    """`times` with those of more threads; the runner has the best number."""
+    found = dict(times)
+    for threads in thread_counts(cores):
+        started = clock()
+        runner.use_threads(model, threads)
+        took = clock() - started
+        if clock() + took > end:  # there is no time to go back either
+            break
         with contextlib.suppress(SkyriverError):  # what it cannot do with more, it did with one
-            many_us = _time_us(runner, rows, end, clock)
-            if many_us < _WORTH * one_us:
-                return many_us
-    runner.use_threads(model, 1)
-    return one_us
+            many = _time_us(runner, rows, end, clock)
+            found[threads] = (_time_us(runner, 1, end, clock) if rows > 1 else many, many)
+        if clock() + 2 * took > end:
+            break
+    if (best := best_threads(found, latency_us)) != runner.threads:
+        runner.use_threads(model, best)
+    return found
 
 
 def _time_us(runner: Runner, rows: int, end: float, clock: Callable[[], float]) -> float:

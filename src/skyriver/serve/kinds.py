@@ -35,6 +35,7 @@ from skyriver.serve.logged import log_of_replica
 from skyriver.serve.objective import told_if_impossible
 from skyriver.serve.scaling_kind import decided
 from skyriver.serve.sharing import shared, sharing_of_replica
+from skyriver.serve.sizing import live_sizing, sizing_after
 from skyriver.serve.sleeping import (
     activator_of,
     is_asleep,
@@ -113,16 +114,18 @@ def _step_service(snapshot: Snapshot, before: Resource) -> Iterator[Action]:
     limit, steady = _limit(service.spec["serve"]), _steady(snapshot, service, split)
     yield WantRoute(Route(service.tenant, "model", service.name, split, limit=limit, steady=steady))
 
+    sizing = sizing_after(snapshot, service, members)
     full = next((v for v, w in versions.items() if w["weight"] == 100), "")
     broken = {v: r.message for v in versions for r in replicas if str(r.spec["version"]) == v and r.state == "FAILED"}
     status = {
-        **{k: v for k, v in service.status.items() if k not in ("rest", "wanted", "woke")},
+        **{k: v for k, v in service.status.items() if k not in ("rest", "sizing", "wanted", "woke")},
         "ready": {v: len(of_version) for v, of_version in ready.items()},
         "routed": full if full and (ready.get(full) or is_asleep(rest)) else "",
         "broken": broken,
         **({"rest": rest} if rest else {}),
         **({"wanted": count} if serve.elastic else {}),
         **({"woke": woke} if woke else {}),
+        **({"sizing": sizing} if sizing else {}),
     }
     if not versions:
         event, told = "no_version", _no_version(snapshot, service)
@@ -292,6 +295,7 @@ def _step_replica(snapshot: Snapshot, replica: Resource) -> Iterator[Action]:
     service = snapshot.find(replica.tenant, *replica.parent.split("/", 1))
     passed_to = _sockets(snapshot, service, shared(service)) if service is not None else ()
     live |= sharing_of_replica(snapshot, service, replica, passed_to)
+    live |= live_sizing(service, str(replica.spec["version"]))
     live |= {"proof": proof_of(version), **log_of_replica(snapshot, version)} if version is not None else {}
     want = Want(ProcessSpec(name, "replica", replica.tenant, replica.spec, live=live))
     match replica.state:

@@ -76,6 +76,14 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
 
 
+def peak_bytes() -> int:
+    """The most that this process ever held; `ru_maxrss` would count what started it too. 0: the kernel does not say."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 class Counters:
     """Of the requests that ask for a prediction."""
 

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -28,6 +28,7 @@ from skyriver.core.inference_protocol import server_metadata
 from skyriver.core.spec_streams import FieldSpec
 from skyriver.release.profiled import ModelProfile
 from skyriver.release.signature import answer_names, score_of
+from skyriver.serve.batch_limit import BatchLimit
 from skyriver.serve.batching import INLINE_US, NO_DEADLINE, Ask, Batcher
 from skyriver.serve.by_key import UNREAD, AskedByKey, ByKey, FromStream, Verdict
 from skyriver.serve.calibration import Calibration
@@ -35,7 +36,7 @@ from skyriver.serve.deadlines import DEADLINE_HEADER, until_ns
 from skyriver.serve.encoding import WORTH_PACKING, encoding_wanted, packed, unpacked
 from skyriver.serve.fields import Predict, PredictCodec
 from skyriver.serve.http import JSON, PROBLEM, TEXT, HttpLimits, HttpServer, Request
-from skyriver.serve.metrics import Counters, prometheus, resident_bytes
+from skyriver.serve.metrics import Counters, peak_bytes, prometheus, resident_bytes
 from skyriver.serve.multipart import FORM
 from skyriver.serve.passing import Sharing, SharingSettings, placed_of
 from skyriver.serve.prediction_log import PredictionLog
@@ -80,6 +81,8 @@ class ReplicaSettings:
     """What was measured of the model; None: `max_batch` is what a run is given."""
     queue: int = 1024
     """Requests that may wait; one more is answered 503."""
+    told: Mapping[str, object] = field(default_factory=dict)
+    """What is reported beside the rest, as it is."""
     inline_us: float = INLINE_US
     alone: bool = False
     """No gateway stands in front: what it would do to answers (packing, the request's id) is done here."""
@@ -94,6 +97,8 @@ class Replica:
         self.counters = Counters()
         self._settings = settings
         self._calibration = settings.calibration or Calibration(settings.max_batch, runner.threads)
+        self._batch_limit = BatchLimit(self._calibration, settings.max_batch)
+        self._start_mb = _megabytes(resident_bytes())
         self._device = runner.device
         self._server = HttpServer(self._handle, settings.http)
         self._batcher = Batcher(
@@ -150,6 +155,11 @@ class Replica:
         for path in self._predict_paths:
             self._routes[path] = {b"POST": action}
 
+    def answer_within(self, latency_us: int) -> None:
+        """From now on that is the objective, 0 none: how many rows may share a run follows it."""
+        self._batch_limit.follow(latency_us)
+        self._batcher.max_rows = self._batch_limit.rows
+
     def copy_to(self, settings: ShadowSettings | None) -> None:
         """From now on another version gets copies of what was asked, or, with None, none does."""
         if settings is not None and self._shadow is not None and self._shadow.settings.version == settings.version:
@@ -196,6 +206,9 @@ class Replica:
             self._shadow.keep_up()
         if self._log is not None:
             self._log.turn()
+        runs = batches.count
+        self._batch_limit.note(runs, batches.total, self.counters.run_us.total)
+        self._batcher.max_rows = self._batch_limit.rows
         return {
             "version": self._settings.version,
             "active_at": self._active_at,
@@ -210,21 +223,26 @@ class Replica:
             "counted": {"latency_us": latency.told(), "scores": self._batcher.scores.told()},
             "p50_us": round(latency.quantile(0.5, before)),
             "p99_us": round(latency.quantile(0.99, before)),
-            "rss_mb": round(resident_bytes() / 1e6, 1),
-            "batch_mean": round(batches.total / max(1, batches.count), 2),
-            **self._calibration.to_json(),
-            "device": self._device,
+            "rss_mb": _megabytes(resident_bytes()),
+            "peak_mb": _megabytes(peak_bytes()),
+            "start_mb": self._start_mb,
+            "runs": runs,
+            "batch_mean": round(batches.total / max(1, runs), 2),
+            **self._measured(),
+            **self._settings.told,
             **({"shadow": self._shadow.report()} if self._shadow is not None else {}),
             **({"sharing": self._sharing.report()} if self._sharing is not None else {}),
             **({"log": self._log.report()} if self._log is not None else {}),
         }
+
+    def _measured(self) -> dict[str, object]:
+        return {**self._calibration.to_json(), "max_batch": self._batch_limit.rows, "device": self._device}
 
     # Routing.
 
     def _make_routes(self) -> dict[bytes, dict[bytes, Action]]:
         name, version = self._settings.model.encode(), str(self._settings.version).encode()
         model = b"/v2/models/" + name
-        measured = {**self._calibration.to_json(), "device": self._device}
         routes: dict[bytes, dict[bytes, Action]] = {
             b"/v2": _get(lambda r: r.answer(200, encode_json(server_metadata(__version__)))),
             b"/v2/health/live": _get(lambda r: r.answer(200, b'{"live":true}')),
@@ -235,7 +253,7 @@ class Replica:
             **{path: {b"POST": self._on_predict} for path in self._predict_paths},
         }
         for base in (model, b"%b/versions/%b" % (model, version)):
-            routes[base] = _get(lambda r: r.answer(200, self._infer.metadata(measured)))
+            routes[base] = _get(lambda r: r.answer(200, self._infer.metadata(self._measured())))
             routes[base + b"/ready"] = _get(self._ready)
             routes[base + b"/infer"] = {b"POST": self._on_infer}
         return routes
@@ -454,6 +472,10 @@ def _until(request: Request, timeout_us: int | None) -> int:
         return NO_DEADLINE
     now = time.perf_counter_ns()
     return until_ns(request.headers, timeout_us, arrived_ns=request.arrived_ns, now_ns=now, wall=time.time())
+
+
+def _megabytes(count: int) -> float:
+    return round(count / 1e6, 1)
 
 
 def _get(action: Action) -> dict[bytes, Action]:

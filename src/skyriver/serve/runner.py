@@ -76,7 +76,7 @@ class Runner:
     (BAD_DEVICE, DEVICE_MISSING) when there is no such `device`; Unavailable (DEVICE_FAILED) when it cannot be used.
     """
 
-    def __init__(self, model: bytes, *, device: str = CPU, limit_s: float = RUN_LIMIT_S) -> None:
+    def __init__(self, model: bytes, *, device: str = CPU, limit_s: float = RUN_LIMIT_S, threads: int = 1) -> None:
         oldest = OLDEST_RUNTIME if device == CPU else OLDEST_GPU_RUNTIME
         if tuple(int(part) for part in ort.__version__.split(".")[:2]) < oldest:
             raise Internal(
@@ -85,8 +85,8 @@ class Runner:
                 next_action="pip install --upgrade onnxruntime",
             )
         self.device = device
-        self.threads = 1
-        self._session = _open(model, device, 1)
+        self.threads = threads
+        self._session = _open(model, device, threads)
         self._watch = RunWatch(min(limit_s, _PROBE_LIMIT_S))
         self.signature = Signature(
             tuple(_spec(node, "input") for node in self._session.get_inputs()),

@@ -11,6 +11,7 @@ from skyriver.control.schedule.pool import Ask, Grants, Scarce, share
 from skyriver.core.jobs import Capacity
 from skyriver.core.resources import Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
+from skyriver.serve.sizing import memory_of
 from skyriver.serve.sleeping import is_asleep, rest_of
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _taken(snapshot: Snapshot) -> Capacity:
         is_elastic = not isinstance(declared, int) and declared[1] > max(declared[0], 1)
         if service.spec.get("versions") and not is_elastic and not is_asleep(rest_of(service)):
             cores += count * serve.get("cpus", 1.0)
-            memory += count * serve.get("memory_mb", 512)
+            memory += count * memory_of(service)
     return Capacity(cores, memory)
 
 

@@ -2,10 +2,12 @@
 
 Its configuration: {"model", "version", "artifact": digest, "objects": directory, "fields": [...] or null,
 "max_batch": 256, "queue": 1024, "grace_s": 9, "device": "cpu", "cores": 1, "calibrate": true, "run_limit_s": 30}.
-Its live settings: {"proof": that its version is signed}; where it reads features of a stream, "from_stream": {"stream",
-"socket": of its worker ("": not started yet), "features": digest, "keys", "reads": names of fields, "fields": [...] of
-its events, "on_unknown", "on_old", "max_age_us", "fallback"}; and, while another version is its shadow, "shadow":
-{"version", "share": percent, "slower": how many times as long a slow answer takes, "sockets"}; and, while somebody
+Its live settings: {"proof": that its version is signed}; "latency_us": in which its answers are wanted; "cores" that it
+may use, and "parallel": with how many threads that was best when it was measured, which count at its start; where it
+reads features of a stream, "from_stream": {"stream", "socket": of its worker ("": not started yet), "features": digest,
+"keys", "reads": names of fields, "fields": [...] of its events, "on_unknown", "on_old", "max_age_us", "fallback"}; and,
+while another version is its shadow, "shadow": {"version", "share": percent, "slower": how many times as long a slow
+answer takes, "sockets"}; and, while somebody
 compares what it is asked with its training rows, "log": {"profile": digest}; and, while another version has a share of
 the keys, "sharing", as `serve.passing.SharingSettings` has it.
 It reads the model, tries it, listens, and then says that it is ready.
@@ -19,12 +21,13 @@ import asyncio
 import gc
 import logging
 import os
+import platform
 import resource
 import signal
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +41,7 @@ from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavaila
 from skyriver.core.spec_streams import FieldSpec
 from skyriver.release.profiled import ModelProfile
 from skyriver.serve.by_key import FromStream
-from skyriver.serve.calibration import calibrate
+from skyriver.serve.calibration import Calibration, calibrate
 from skyriver.serve.devices import CPU
 from skyriver.serve.listening import unix_listener
 from skyriver.serve.passing import SharingSettings
@@ -85,13 +88,53 @@ def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> 
     device = str(config.get("device", CPU))
     if device == CPU:
         limit_memory(len(model))
-    runner = Runner(model, device=device, limit_s=float(config.get("run_limit_s", RUN_LIMIT_S)))
+    parallel = Parallel(machine_name(), int(config.get("cores", 1)), int(config.get("latency_us", 0)))
+    known = parallel.known(config.get("parallel"))
+    limit_s = float(config.get("run_limit_s", RUN_LIMIT_S))
+    runner = Runner(model, device=device, limit_s=limit_s, threads=int(known["threads"]) if known else 1)
     if not runner.warm_up():
         _log.warning("the model does not take made-up rows, so the first request pays for its first run")
     if not config.get("calibrate", True):
         return runner, settings
-    found = calibrate(runner, model, max_batch=settings.max_batch, cores=int(config.get("cores", 1)))
-    return runner, replace(settings, calibration=found)
+    found = calibrate(
+        runner,
+        model,
+        max_batch=settings.max_batch,
+        cores=1 if known else parallel.cores,
+        latency_us=parallel.latency_us,
+    )
+    told = known or (parallel.told(found) if len(found.by_threads) > 1 else {})  # else there was no time to try
+    return runner, replace(settings, calibration=found, told={"parallel": told} if told else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """For what threads are measured: what they are best for is known to who starts with the same."""
+
+    machine: str
+    cores: int
+    latency_us: int
+
+    def known(self, told: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """What was `told` before, where it was for the same; else {}."""
+        if not told or any(told.get(what) != value for what, value in asdict(self).items()):
+            return {}
+        threads = told.get("threads")
+        return told if isinstance(threads, int) and 1 <= threads <= self.cores else {}
+
+    def told(self, found: Calibration) -> dict[str, Any]:
+        rates = {str(n): [round(one), round(rate, 1)] for n, (one, rate) in sorted(found.by_threads.items())}
+        return {**asdict(self), "threads": found.threads, "measured": rates}
+
+
+def machine_name() -> str:
+    """Of its processor; machines of one name are alike."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(named, platform.machine())}, {os.cpu_count()} cores"
 
 
 def model_of(context: ProcessContext) -> bytes:
@@ -125,6 +168,7 @@ def follow_live(context: ProcessContext, replica: Replica) -> None:
     try:
         live = context.live()
         if live is not None:
+            replica.answer_within(int(live.get("latency_us", 0)))
             told = live.get("from_stream")
             replica.read_from(FromStream.of(told) if told is not None else None)
             copies = live.get("shadow")
@@ -148,7 +192,10 @@ def main() -> int:
     context = read_config(sys.argv)
     try:
         settings = settings_of(context.config)
-        runner, settings = load(model_of(context), settings, context.config)
+        live = context.live_now()
+        sizing: dict[str, Any] = {what: live[what] for what in ("latency_us", "cores", "parallel") if what in live}
+        sizing["cores"] = min(int(sizing.get("cores", 1)), len(os.sched_getaffinity(0)))
+        runner, settings = load(model_of(context), settings, {**context.config, **sizing})
         gc.collect()
         gc.freeze()  # what was imported lives as long as the process: no collection needs to look at it again
         with unix_listener(context.socket) as listening:

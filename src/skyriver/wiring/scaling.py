@@ -28,9 +28,13 @@ CHANGES: Final = 20
 """Of a row, that are kept."""
 BLIND_LOOKS: Final = 3
 """In a row without measurements, before it is said."""
+_GAIN: Final = 1.05
+"""Times as much work one by one, before it is said that runs are shared."""
 REFRESH_US: Final = 60 * SECOND
 """A row whose number stands is written anew, with what is measured now, no sooner."""
-_TOLD: Final = ("requests", "late", "work", "backlog", "ready", "pending", "start_s", "work_s", "fastest_s")
+_TOLD: Final = (
+    *("requests", "late", "work", "backlog", "ready", "pending", "start_s", "work_s", "alone_s", "batch", "fastest_s"),
+)
 
 
 class Scaling:
@@ -125,7 +129,7 @@ class Scaling:
             ready=column("ready"),
             pending=column("pending"),
             start_s=column("start_s"),
-            service_s=column("work_s") * column("possible"),  # the room for chance is not worth more than it can do
+            service_s=column("queue_s") * column("possible"),  # the room for chance is not worth more than it can do
             fresh=np.array([not each.stale for each in of], bool),
         )
 
@@ -195,6 +199,8 @@ def status_of(
     """What is told of a decision; `granted`: of the pool, where it does not do for all."""
     told = explain(decided, granted.opportunity if granted is not None else 0.0)
     lines = [list(line) for line in told.lines]
+    if seen.batch > 1 and seen.alone_s > _GAIN * seen.work_s:
+        lines.append(["batch", _batch_line(seen, decided.came)])
     if granted is not None:
         lines += granted.lines(prices.currency if decided.rules.price else "")
     lines += [["replicas", note] for note in seen.notes]
@@ -221,6 +227,16 @@ def status_of(
         "measured": {what: _short(getattr(seen, what)) for what in _TOLD},
         **({"pool": granted.status()} if granted is not None else {}),
     }
+
+
+def _batch_line(seen: Measured, came: float) -> str:
+    """`came`: replicas' work."""
+    full, alone = (f"{1_000 * seconds:.3g} ms" for seconds in (seen.work_s, seen.alone_s))
+    return (
+        f"Up to {seen.batch} rows share a run: a request takes {full} of a replica in a full one, {alone} alone. What"
+        f" comes now is {came:.2f} replicas' work so, {came * seen.alone_s / seen.work_s:.2f} one by one: runs grow"
+        " before another replica starts."
+    )
 
 
 def _why(decided: Decided, told: Explained) -> str:

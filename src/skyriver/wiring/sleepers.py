@@ -28,6 +28,7 @@ from skyriver.core.resources import Limits, Put, Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import SECOND, format_span, utc_time
 from skyriver.serve.scaling_kind import new_scaling, scaling_of, sleep_of
+from skyriver.serve.sizing import sized
 from skyriver.serve.sleeping import waiting
 
 HOUR_S: Final = 3_600
@@ -82,7 +83,7 @@ def sleeping_services(snapshot: Snapshot) -> Iterator[tuple[Resource, ServiceSpe
         declared = service.spec["serve"].get("replicas")
         if isinstance(declared, int | None) or declared[0] or not service.spec.get("versions"):
             continue
-        yield service, ServiceSpec.model_validate(service.spec["serve"])
+        yield service, sized(service, ServiceSpec.model_validate(service.spec["serve"]))
 
 
 def _seen(

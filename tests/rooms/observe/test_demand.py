@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ class Stage:
         counts = {"requests": 0, "overloaded": 0, "expired": 0, "run_us": 0, "waiting": 0, **before.report}
         for what, value in grown.items():
             is_count = what not in ("waiting", "counted", "row_us") and isinstance(value, int | float)
-            counts[what] = counts[what] + value if is_count else value
+            counts[what] = counts.get(what, 0) + value if is_count else value
         report = {**counts, "told_at": told_at or self.now}
         self.processes[name] = ProcessStatus(
             name,
@@ -309,3 +310,37 @@ def test_services_that_do_not_follow_the_load_are_not_looked_at() -> None:
 def test_what_the_fastest_took_is_known(stage: Stage) -> None:
     stage.tell(requests=3, run_us=900, counted={"latency_us": [[448, 2], [57_344, 1]]})
     assert stage.look().fastest_s == pytest.approx(448e-6)
+
+
+def test_a_larger_run_goes_before_another_replica(stage: Stage) -> None:
+    """90 requests a second, each with a run of 11 ms for itself: almost all of a replica, and a tenth of it in runs of
+    64 rows."""
+    curve = {"max_batch": 64, "fixed_us": 10_000, "each_us": 1_000}
+    busy = {"requests": 450, "runs": 450, "rows": 450, "run_us": 450 * 11_000}
+    process = "t.replica.price-1-1"
+    stage.processes[process] = replace(stage.processes[process], report={**stage.processes[process].report, **curve})
+    stage.tell(**busy)
+    seen = stage.look()
+    assert seen.work_s == pytest.approx(0.001 + 0.010 / 64)
+    assert seen.alone_s == pytest.approx(0.011)
+    assert seen.work / LOOK_S == pytest.approx(90 * seen.work_s)
+    assert seen.batch == 64
+
+
+def test_without_an_objective_work_is_as_runs_are(stage: Stage) -> None:
+    stage.serve = sr.Service(replicas=(1, 4))
+    process = "t.replica.price-1-1"
+    curve = {"max_batch": 64, "fixed_us": 10_000, "each_us": 1_000}
+    stage.processes[process] = replace(stage.processes[process], report={**stage.processes[process].report, **curve})
+    stage.tell(requests=100, runs=100, rows=100, run_us=100 * 11_000)
+    seen = stage.look()
+    assert (seen.work_s, seen.batch) == (pytest.approx(0.011), 0)
+
+
+def test_how_runs_are_shared_is_remembered(stage: Stage) -> None:
+    stage.tell(requests=100, runs=50, rows=200, run_us=SECOND)
+    stage.look()
+    told = stage.meter.remember()["t/price"]
+    assert (told["runs"], told["rows"]) == (pytest.approx(0.5), pytest.approx(2.0))
+    again = Meter({"t/price": told})
+    assert again.remember()["t/price"] == told

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from skyriver.core.errors import Internal
-from skyriver.serve.calibration import Calibration, best_limit, calibrate
+from skyriver.serve.calibration import Calibration, best_limit, best_threads, calibrate, curve_of, thread_counts
 from skyriver.serve.runner import Runner, Tensors
 
 Build = Callable[..., bytes]
@@ -76,7 +76,9 @@ def test_rows_that_cost_alike_are_not_gathered(sums: bytes) -> None:
 def test_runs_that_cost_alike_are(sums: bytes) -> None:
     runner = priced(sums, fixed=0.001)
     found = calibrate(runner, sums, max_batch=32, budget_s=2.0, clock=runner.clock)
-    assert found == Calibration(32, 1, True, pytest.approx(1000), pytest.approx(1000))
+    assert found == Calibration(
+        32, 1, True, pytest.approx(1000), pytest.approx(1000), pytest.approx(1000), pytest.approx(0)
+    )
 
 
 def test_a_slow_model_leaves_time_for_its_threads(sums: bytes) -> None:
@@ -91,6 +93,45 @@ def test_threads_are_taken_where_they_help_and_were_granted(sums: bytes) -> None
         found = calibrate(runner, sums, max_batch=2, cores=cores, budget_s=5.0, clock=runner.clock)
         assert (found.threads, runner.threads) == (threads, threads)
         assert found.batch_us == pytest.approx(10_000 / threads)
+        assert set(found.by_threads) == ({1, 2, 4} if cores > 1 else set())
+        assert found.fixed_us == pytest.approx(10_000 / threads)
+
+
+def test_threads_are_not_tried_where_they_are_known(sums: bytes) -> None:
+    runner = Priced(sums, threads=2)
+    assert runner.warm_up()
+    runner.fixed, runner.shared, runner.load = 0.01, True, 1e9
+    found = calibrate(runner, sums, max_batch=2, budget_s=5.0, clock=runner.clock)
+    assert (found.threads, found.row_us) == (2, pytest.approx(5_000))
+
+
+@pytest.mark.parametrize(
+    ("times", "latency_us", "threads"),
+    [
+        ({1: (100, 900), 2: (80, 500), 4: (70, 480)}, 0, 2),  # four are hardly faster than two
+        ({1: (100, 900), 2: (80, 500), 4: (70, 300)}, 0, 4),
+        ({1: (100, 900), 2: (100, 800)}, 0, 1),
+        ({1: (100, 900), 2: (70, 800)}, 75, 2),  # one row alone is fast enough with two only
+        ({1: (50, 900), 2: (120, 300)}, 75, 1),  # and here it is not any more
+        ({1: (100, 900), 2: (90, 300)}, 75, 2),  # nothing keeps it: as much as can be done
+        ({1: (100, 100)}, 0, 1),
+    ],
+)
+def test_the_fewest_threads_that_are_worth_it(
+    times: dict[int, tuple[float, float]], latency_us: float, threads: int
+) -> None:
+    assert best_threads(times, latency_us) == threads
+
+
+def test_threads_that_are_tried() -> None:
+    assert [thread_counts(cores) for cores in (1, 2, 4, 6)] == [[], [2], [4, 2], [6, 3]]
+
+
+def test_the_curve_of_a_run() -> None:
+    assert curve_of(11.0, 11, 21.0) == (10.0, 1.0)
+    assert curve_of(10.0, 1, 10.0) == (0.0, 10.0)
+    assert curve_of(10.0, 8, 8.0) == (10.0, 0.0)  # a measurement's luck
+    assert curve_of(10.0, 11, 210.0) == (0.0, 20.0)  # rows that cost the more the more there are
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -114,7 +155,8 @@ def test_threads_that_fail_are_not_kept(sums: bytes, failing: int) -> None:
     found = calibrate(runner, sums, max_batch=16, cores=4, budget_s=10, clock=runner.clock)
     assert runner.tried
     assert (found.threads, runner.threads) == (1, 1)
-    assert found.measured is (failing == 0)
+    assert found.measured
+    assert set(found.by_threads) == {1}
 
 
 def test_short_runs_get_no_threads(sums: bytes) -> None:

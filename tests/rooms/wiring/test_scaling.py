@@ -34,6 +34,7 @@ class Played:
     requests: float = 0.0
     busy_s: float = 0.0
     late: float = 0.0
+    runs: float = 0.0
 
 
 class Cloud(Simulation):
@@ -45,6 +46,7 @@ class Cloud(Simulation):
         self.scaling, self.prices = Scaling(look_s=self.look_s), prices
         self.played: dict[str, Played] = {}
         self.frozen = False
+        self.work_s = WORK_S
         self.lost_work = 0.0
         self.counts: list[int] = []
         spec = {"model": "price", "serve": serve.to_json(), "versions": {"1": {"weight": 100}}}
@@ -102,11 +104,12 @@ class Cloud(Simulation):
             if now - replica.born < START_S:
                 continue
             came = rate * 0.5 / len(servers) if name in servers else 0.0
-            done = min(replica.waiting + came, 0.5 / WORK_S)
+            done = min(replica.waiting + came, 0.5 / self.work_s)
             replica.waiting += came - done
             replica.requests += done
-            replica.busy_s += done * WORK_S
+            replica.busy_s += done * self.work_s
             replica.late += done if replica.waiting > 2 else 0.0
+            told = self.runs_of(replica, done)
             if not self.frozen:
                 slow, quick = int(replica.late), int(replica.requests) - int(replica.late)
                 self.compute.report(
@@ -118,7 +121,25 @@ class Cloud(Simulation):
                     waiting=int(replica.waiting),
                     run_us=int(replica.busy_s * SECOND),
                     counted={"latency_us": [[98_304, quick], [917_504, slow]]},
+                    **told,
                 )
+
+    def runs_of(self, replica: Played, done: float) -> dict[str, int]:
+        """What it tells of its runs, with so many more requests done."""
+        return {}
+
+
+class SharingCloud(Cloud):
+    """The same, of which 95 ms are a run's and 5 ms a row's; 50 rows may share one. What waits grows a run."""
+
+    def _half_a_second(self, rate: float) -> None:
+        self.work_s = max(0.005 + 0.095 / 50, min(WORK_S, 1 / max(rate / max(len(self.replicas), 1), 1e-9)))
+        super()._half_a_second(rate)
+
+    def runs_of(self, replica: Played, done: float) -> dict[str, int]:
+        rows = int(replica.requests)
+        replica.runs += done * (self.work_s - 0.005) / 0.095
+        return {"rows": rows, "runs": int(replica.runs), "max_batch": 50, "fixed_us": 95_000, "each_us": 5_000}
 
 
 def elastic(**given: Any) -> sr.Service:
@@ -276,3 +297,21 @@ def test_a_hold_of_seconds_is_one() -> None:
     assert len(cloud.replicas) >= 4
     cloud.play(40, rate=2)
     assert len(cloud.replicas) == 1
+
+
+def test_runs_grow_before_another_replica_starts() -> None:
+    """35 requests a second are four replicas' work where each has a run for itself; in runs of 50 they are a quarter of
+    one's."""
+    one_by_one, sharing = Cloud(elastic()), SharingCloud(elastic())
+    for cloud in (one_by_one, sharing):
+        cloud.play(120, rate=35)
+    assert len(one_by_one.replicas) >= 4
+    assert len(sharing.replicas) == 1
+    assert sharing.row is not None
+    lines = dict(sharing.row.status["lines"])
+    assert lines["batch"].startswith(
+        "Up to 50 rows share a run: a request takes 6.89 ms of a replica in a full one, 100 ms alone."
+    )
+    sharing.play(60, rate=400)  # and now runs are as large as they may be
+    assert len(sharing.replicas) >= 3
+    assert "batch" not in dict(one_by_one.row.status["lines"] if one_by_one.row else ())

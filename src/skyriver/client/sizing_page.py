@@ -1,0 +1,64 @@
+"""How large a service's replicas are, and why, in sentences: rows of a run, threads, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from skyriver.core.jobs import UNDECLARED_MB
+from skyriver.core.units import parse_duration
+
+FAR_TOO_MUCH: Final = 4
+"""Times what would do."""
+NEARLY: Final = 0.9
+
+
+def lines(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(rule, sentence) each; `service` as it is explained, with its replicas' reports."""
+    serve, versions = service["spec"]["serve"], service["spec"].get("versions", {})
+    sizing = service["status"].get("sizing", {})
+    reports = [told for told in service["processes"].values() if told.get("alive") and told.get("ready")]
+    for version in sorted(versions, key=int, reverse=True):
+        told = next((told for told in reports if str(told.get("version")) == version), None)
+        which = f"Version {version}: " if len(versions) > 1 else ""
+        if told is not None and (sentence := _batch(serve, told)):
+            yield "batch", which + sentence
+        if parallel := sizing.get(version, {}).get("parallel"):
+            yield "threads", which + _threads(parallel)
+    if memory := max((told.get("memory_mb", 0) for told in sizing.values()), default=0):
+        peak = max((float(told.get("peak_mb", 0)) for told in reports), default=0.0)
+        yield "memory", _memory(int(serve.get("memory_mb", UNDECLARED_MB)), memory, peak)
+
+
+def _batch(serve: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+    """ "" where nothing was measured, or nobody says how soon answers are wanted."""
+    if not serve.get("latency") or not told.get("row_us"):
+        return ""
+    rows, one = int(told["max_batch"]), float(told["row_us"]) / 1_000
+    run = (float(told.get("fixed_us", 0)) + rows * float(told.get("each_us", 0))) / 1_000
+    wanted = parse_duration(serve["latency"]) / 1_000
+    if rows == 1:
+        return f"Each row has a run for itself ({one:.3g} ms): more in one would not be faster, or take too long."
+    return (
+        f"Up to {rows} rows share a run: {run:.3g} ms, and {one:.3g} ms for one alone. Who comes during one waits for"
+        f" two, which has to be within {wanted:,.6g} ms."
+    )
+
+
+def _threads(parallel: Mapping[str, Any]) -> str:
+    rates = "; ".join(
+        f"with {threads} a row takes {one / 1_000:.3g} ms, and {rate:,.5g} rows a second are possible"
+        for threads, (one, rate) in parallel["measured"].items()
+    )
+    return f"{parallel['threads']} of at most {parallel['cores']}: {rates}. Measured on {parallel['machine']}."
+
+
+def _memory(declared: int, needed: int, peak_mb: float) -> str:
+    held = f"the most that a replica held is {peak_mb:,.0f} MB" if peak_mb else "none is up"
+    if declared == UNDECLARED_MB:
+        return f"{needed:,} MB are set aside for a replica, by what was measured with a margin; {held}."
+    if declared >= FAR_TOO_MUCH * needed:
+        return f"{declared:,} MB are declared for a replica, and {held}: {needed:,} would do."
+    if peak_mb >= NEARLY * declared:
+        return f"{declared:,} MB are declared for a replica, and {held}: {needed:,} would leave it a margin."
+    return f"{declared:,} MB are declared for a replica; {held}."

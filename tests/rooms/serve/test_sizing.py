@@ -1,0 +1,97 @@
+"""What is measured of replicas and kept for those that come."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import skyriver as sr
+from skyriver.core.jobs import UNDECLARED_MB
+from skyriver.core.resources import ProcessStatus, Resource, Snapshot
+from skyriver.serve.sizing import allowed_mb, live_sizing, memory_of, sized, sizing_after, with_margin
+
+MEASURED = {"machine": "m", "cores": 2, "latency_us": 50_000, "threads": 2, "measured": {"1": [9, 9], "2": [5, 16]}}
+
+
+def service(sizing: dict[str, Any] | None = None, versions: str = "1", **serve: Any) -> Resource:
+    spec = {"serve": sr.Service(**serve).to_json(), "versions": {v: {"weight": 100} for v in versions}}
+    status = {"sizing": sizing} if sizing is not None else {}
+    return Resource("t", "service", "price", spec=spec, status=status, state="READY")
+
+
+def after(row: Resource, *reports: dict[str, Any], version: int = 1) -> dict[str, Any]:
+    replicas = [
+        Resource("t", "replica", f"price-{version}-{n}", {"version": version}, state="READY", parent="service/price")
+        for n in range(1, len(reports) + 1)
+    ]
+    processes = {
+        r.process: ProcessStatus(r.process, True, pid=7, report={"ready": True, **report})
+        for r, report in zip(replicas, reports, strict=True)
+    }
+    snapshot = Snapshot({r.key: r for r in (row, *replicas)}, processes, {}, 10)
+    return sizing_after(snapshot, row, replicas)
+
+
+def test_memory_is_the_most_that_was_held_and_a_margin() -> None:
+    assert (with_margin(100.0), with_margin(1_000.0)) == (144, 1_264)
+    found = after(service(), {"peak_mb": 100.0, "start_mb": 90.0}, {"peak_mb": 180.0, "start_mb": 95.0})
+    assert found == {"1": {"memory_mb": 240, "start_mb": 96}}
+    again = after(service(found), {"peak_mb": 50.0, "start_mb": 40.0})
+    assert again == found  # what was held once may be held again
+    assert after(service(found)) == found  # asleep, say
+    assert after(service(found, versions="2")) == {}  # another version is another model
+    assert after(service(found, versions="12"), {"peak_mb": 300.0}, version=2)["2"] == {"memory_mb": 384}
+
+
+@pytest.mark.parametrize("wrong", [{}, {"peak_mb": "9"}, {"peak_mb": float("nan")}, {"peak_mb": None}, {"peak_mb": -5}])
+def test_what_cannot_be_is_not_kept(wrong: dict[str, Any]) -> None:
+    assert after(service(), wrong) == {}
+
+
+def test_what_is_declared_is_what_is_set_aside() -> None:
+    kept = {"1": {"memory_mb": 144, "start_mb": 96}, "2": {"memory_mb": 240, "start_mb": 96}}
+    assert memory_of(service(kept, memory_mb=2_000)) == 2_000
+    assert memory_of(service(kept)) == 240
+    assert memory_of(service()) == UNDECLARED_MB
+    declared = sr.Service(memory_mb=2_000)
+    assert sized(service(kept, memory_mb=2_000), declared) is declared
+    assert sized(service(kept), sr.Service()).memory_mb == 240
+
+
+def test_nobody_is_told_of_memory_that_a_model_needs_to_begin_with() -> None:
+    assert allowed_mb(service({"1": {"start_mb": 96}}), "1") == UNDECLARED_MB
+    assert allowed_mb(service({"1": {"start_mb": 800}}), "1") == 1_600
+    assert allowed_mb(service({"1": {"start_mb": 800}}, memory_mb=900), "1") == 900
+
+
+def test_threads_are_measured_once_for_what_is_declared() -> None:
+    two = {"cpus": 2.0, "latency": "50ms"}
+    found = after(service(**two), {"parallel": MEASURED}, {"parallel": {**MEASURED, "threads": 1}})
+    assert found == {"1": {"parallel": MEASURED}}  # the first one's: they do not take turns
+    assert live_sizing(service(found, **two), "1") == {"latency_us": 50_000, "cores": 2, "parallel": MEASURED}
+    assert after(service(found, cpus=4.0, latency="50ms"), {"parallel": MEASURED}) == found
+    four = {**MEASURED, "cores": 4, "threads": 4}
+    assert after(service(found, cpus=4.0, latency="50ms"), {"parallel": four})["1"]["parallel"] == four
+    moved = {**MEASURED, "machine": "another", "threads": 1}
+    assert after(service(found, **two), {"parallel": moved})["1"]["parallel"] == moved
+
+
+@pytest.mark.parametrize(
+    ("serve", "live"),
+    [
+        ({}, {}),
+        ({"cpus": 1.9}, {}),
+        ({"cpus": 0.5}, {}),
+        ({"cpus": 2.5}, {"cores": 2}),
+        ({"latency": "1s"}, {"latency_us": 10**6}),
+    ],
+)
+def test_a_replica_is_told_what_there_is_to_tell(serve: dict[str, Any], live: dict[str, Any]) -> None:
+    assert live_sizing(service(**serve), "1") == live
+
+
+def test_a_row_of_a_release_that_knew_none_of_it() -> None:
+    old = replace(service(), spec={"serve": {"replicas": 1}, "versions": {"1": {"weight": 100}}})
+    assert (live_sizing(old, "1"), live_sizing(None, "1"), memory_of(old)) == ({}, {}, UNDECLARED_MB)
