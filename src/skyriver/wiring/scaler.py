@@ -82,7 +82,7 @@ class Scaler:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(5.0)
-            self._remember()
+            self._remember(self._clock.monotonic() / 1e6)
 
     def _run(self) -> None:
         while not self._stop.is_set() and self._attempts.attempt(self._look_if_held):
@@ -133,9 +133,10 @@ class Scaler:
                 log.info("somebody was quicker, and the next look goes by that: %s", error)
             self._loop.wake()
 
-    def _remember(self) -> None:
+    def _remember(self, second: float | None = None) -> None:
+        """`second`: of the end, where another one may go on from; what is recent is not worth a write each minute."""
         self._remembered = time.monotonic()
-        learnt: dict[str, Any] = {str(look_s): scaling.remember() for look_s, scaling in self._scalings.items()}
+        learnt: dict[str, Any] = {str(look_s): scaling.remember(second) for look_s, scaling in self._scalings.items()}
         if sleeping := self._sleepers.remember():
             learnt[SLEEPING] = sleeping
         if learnt:

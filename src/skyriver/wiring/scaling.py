@@ -57,18 +57,18 @@ class Scaling:
         self._rules: dict[str, Rules] = {}
         self._blind: dict[str, int] = {}
 
-    def remember(self) -> dict[str, Any]:
-        """JSON, from which another one goes on."""
+    def remember(self, second: float | None = None) -> dict[str, Any]:
+        """JSON, from which another one goes on; with the `second` of now as this one would have, while it is recent."""
         return {
             "measured": self._meter.remember(),
-            "learnt": {name: self._fleet.remember(name) for name in self._fleet.names},
+            "learnt": {name: self._fleet.remember(name, second) for name in self._fleet.names},
         }
 
     def look(self, snapshot: Snapshot, second: float, prices: Prices, *, unseen_s: float = 0.0) -> list[Put]:
         """The rows that change. `second` is monotonic; `unseen_s`: so long ago processes were looked at last."""
         services = {f"{s.tenant}/{s.name}": (s, spec) for s, spec in elastic_services(snapshot, self.look_s)}
         measured = self._meter.look(snapshot, second, unseen_s=unseen_s)
-        self._keep(services, prices)
+        self._keep(services, prices, second)
         if not services:
             return []
         wanted = self._fleet.decide(self._ticks(measured), second, snapshot.now / SECOND)
@@ -100,7 +100,7 @@ class Scaling:
         self._fleet.limit(np.array(limits, np.int64))
         return granted
 
-    def _keep(self, services: Mapping[str, tuple[Resource, ServiceSpec]], prices: Prices) -> None:
+    def _keep(self, services: Mapping[str, tuple[Resource, ServiceSpec]], prices: Prices, second: float) -> None:
         """The fleet is of these services, by what they declare now."""
         for name in [name for name in self._fleet.names if name not in services]:
             self._fleet.remove(name)
@@ -108,7 +108,7 @@ class Scaling:
             self._blind.pop(name, None)
         rules = {name: rules_of(spec, prices) for name, (_, spec) in services.items()}
         new = {name: (of, self._learnt.get(name)) for name, of in rules.items() if name not in self._rules}
-        self._fleet.add_all(new)
+        self._fleet.add_all(new, second)
         for name, of in rules.items():
             if name not in new and of != self._rules[name]:
                 self._fleet.change(name, of)

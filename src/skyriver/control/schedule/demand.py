@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
+from zlib import crc32
 
 import numpy as np
 
@@ -78,6 +79,8 @@ class Demand(Table):
     """(N, ticks of LONGEST_LEAD_S, 2): the last minute, and what was forecast from it."""
     errors: Floats
     """(N, 2) of the forecast and of no change, absolute and logarithmic, faded."""
+    turn: Whole
+    """(N,) of `turn_of`."""
 
     @classmethod
     def starting(cls, n: int, tick_s: float) -> Demand:
@@ -99,7 +102,13 @@ class Demand(Table):
             growth=np.ones(n, small),
             told=np.zeros((n, leads, 2), small),
             errors=np.zeros((n, 2)),
+            turn=np.zeros(n, np.int64),
         )
+
+
+def turn_of(name: str) -> int:
+    """In which the shape of a service's days is looked at: its own, whichever others there are."""
+    return crc32(name.encode()) % STAGGER
 
 
 def leads_of(tick_s: float) -> int:
@@ -219,7 +228,7 @@ def _slot(demand: Demand, came: Floats, fresh: Flags, pace: Pace) -> None:
 def _growth(demand: Demand, minute: Small, pace: Pace) -> Small:
     """(N,) from 1 to MOST_GROWTH."""
     n = np.arange(len(minute))
-    turn = np.flatnonzero(n % STAGGER == round(pace.second / pace.tick_s) % STAGGER)
+    turn = np.flatnonzero(demand.turn == round(pace.second / pace.tick_s) % STAGGER)
     if turn.size:
         shape = _shape_growth(demand, turn, pace)
         unknown = np.isnan(shape)

@@ -48,6 +48,7 @@ from skyriver.control.schedule.demand import (
     last,
     lead_ticks,
     observe,
+    turn_of,
 )
 from skyriver.control.schedule.tables import Flags, Floats, Small, Table, Whole
 
@@ -66,6 +67,10 @@ PATIENCE_S: Final = 600.0
 """Of a service, before its headroom is lowered."""
 MOST_QUEUE: Final = 5.0
 ACCOUNT_HALF_LIFE_S: Final = 7_200.0
+LONG_AGO: Final = -1e12
+"""Second."""
+MOST_AWAY_S: Final = 600.0
+"""What is recent is not any more after nobody decided for so long."""
 ABSURD: Final = 1_000.0
 """Times what its replicas can do: a measurement that says so lies."""
 
@@ -138,7 +143,7 @@ class Steering(Table):
     def starting(cls, n: int, tick_s: float) -> Steering:
         return cls(
             headroom=np.ones(n),
-            raised=np.full(n, -np.inf),
+            raised=np.full(n, LONG_AGO),
             begun=np.full(n, np.nan),
             late=np.zeros(n),
             judged=np.zeros(n),
@@ -248,6 +253,11 @@ _REMEMBERED: Final = (
     ("accounts", ("late", "cost", "came", "ticked", "chosen")),
     ("steering", ("headroom", "late", "judged", "foreseen", "came", "asked")),
 )
+_RECENT: Final = tuple(
+    (name, tuple(each.name for each in fields(table) if each.name not in kept))
+    for (name, kept), table in zip(_REMEMBERED, (Demand, Accounts, Steering), strict=True)
+)
+"""What is learnt anew within minutes: it is only worth remembering where nobody was away for so long."""
 
 
 class Fleet:
@@ -262,11 +272,15 @@ class Fleet:
         self._decided: _Last | None = None
         self._may = np.array([b in self.terms.bases for b in range(BASES)])
 
-    def add(self, name: str, rules: Rules, remembered: Mapping[str, Any] | None = None) -> None:
-        """`remembered`: what `remember` said of it; what cannot be read is learnt anew."""
-        self.add_all({name: (rules, remembered)})
+    def add(
+        self, name: str, rules: Rules, remembered: Mapping[str, Any] | None = None, second: float | None = None
+    ) -> None:
+        """`remembered`: what `remember` said of it; what cannot be read is learnt anew. `second`: when it goes on."""
+        self.add_all({name: (rules, remembered)}, second)
 
-    def add_all(self, services: Mapping[str, tuple[Rules, Mapping[str, Any] | None]]) -> None:
+    def add_all(
+        self, services: Mapping[str, tuple[Rules, Mapping[str, Any] | None]], second: float | None = None
+    ) -> None:
         """At once: one by one each would copy what is known of all the others."""
         if not services:
             return
@@ -276,9 +290,10 @@ class Fleet:
             table.append(table.starting(len(services), self.tick_s))
         self._declared.append(Declared.of([rules for rules, _ in services.values()]))
         self._decided = None
-        for row, (_, remembered) in enumerate(services.values(), first):
+        for row, (name, (_, remembered)) in enumerate(services.items(), first):
+            self.demand.turn[row] = turn_of(name)
             if remembered:
-                self._recall(row, remembered)
+                self._recall(row, remembered, second)
 
     def change(self, name: str, rules: Rules) -> None:
         """Another declaration of the same service: what was learnt of its demand stays."""
@@ -450,24 +465,32 @@ class Fleet:
     def _tables(self) -> tuple[Table, ...]:
         return self.demand, self.accounts, self.steering
 
-    def remember(self, name: str) -> dict[str, Any]:
-        """What was learnt of it, for a file; bounded."""
+    def remember(self, name: str, second: float | None = None) -> dict[str, Any]:
+        """What was learnt of it, for a file; bounded. `second`: of now; with it whoever goes on within MOST_AWAY_S
+        decides as this one would have."""
         row = self.names.index(name)
         packed = {table: getattr(self, table).pack(row, names) for table, names in _REMEMBERED}
-        return {"tick_s": self.tick_s, **packed}
+        recent = {}
+        if second is not None:
+            recent = {table: getattr(self, table).pack(row, names) for table, names in _RECENT}
+        return {"tick_s": self.tick_s, **packed, **({"second": second, "recent": recent} if recent else {})}
 
-    def _recall(self, row: int, remembered: Mapping[str, Any]) -> None:
+    def _recall(self, row: int, remembered: Mapping[str, Any], second: float | None) -> None:
         try:
             if remembered["tick_s"] != self.tick_s:
                 return
             for table, names in _REMEMBERED:
                 getattr(self, table).unpack(row, names, remembered[table])
+            if second is not None and 0 <= second - remembered.get("second", math.inf) <= MOST_AWAY_S:
+                for table, names in _RECENT:
+                    getattr(self, table).unpack(row, names, remembered["recent"][table])
             self.accounts.chosen[row] = np.clip(self.accounts.chosen[row], -1, BANK - 1)
         except (KeyError, TypeError, ValueError):
             for begun in self._tables():
                 fresh = begun.starting(1, self.tick_s)
                 for each in fields(begun):
                     getattr(begun, each.name)[row] = getattr(fresh, each.name)[0]
+            self.demand.turn[row] = turn_of(self.names[row])
 
     def decided(self, name: str) -> Decided | None:
         """Of the last decision; None before the first, and after services were added or removed."""
