@@ -248,7 +248,7 @@ class Decided:
 
 _G = factors()
 _LOG_G = np.log(_G)
-_REMEMBERED: Final = (
+_REMEMBERED: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("demand", ("slots", "slot", "mean", "errors")),
     ("accounts", ("late", "cost", "came", "ticked", "chosen")),
     ("steering", ("headroom", "late", "judged", "foreseen", "came", "asked")),
