@@ -16,14 +16,14 @@ from skyriver.adapters.segments.log import SegmentReader
 from skyriver.decide.log.blocks import decisions_of
 
 EVENTS = 3_000
-LATENCY_US = 200_000
+OBJECTIVE = {"latency_us": 200_000, "share": 0.99}
 
 
 def test_an_overloaded_worker_sheds_says_so_and_comes_back(tmp_path: Path, kernels: Path) -> None:
     hold = {"skyriver.decide.worker.overload.LEAST_HOLD_US": 1_000_000, "skyriver.decide.worker.overload.HOLDS": 1}
     worker = harness.Worker(tmp_path / "w", kernels, harness.declare(), changed=hold)
-    model = worker.model(1, data=harness.heavy_model_bytes(3, 150))
-    worker.write_live(model, objective={"latency_us": LATENCY_US, "share": 0.99})
+    model = worker.model(1, data=harness.heavy_model_bytes(3, 400))
+    worker.write_live(model, objective=OBJECTIVE)
     try:
         worker.start()
         with worker.connection() as http:
@@ -53,13 +53,23 @@ def test_an_overloaded_worker_sheds_says_so_and_comes_back(tmp_path: Path, kerne
             text = http.ask("GET", "/streams/payments/metrics")[1]["text"]
             assert "skyriver_shedding" in text
             assert f'skyriver_shed_events_total{{stream="payments",partition="0"}} {reasons["SHED"]}' in text
+            # With a cheaper version nothing need be shed: the same once more.
+            worker.write_live(model, objective=OBJECTIVE, cheaper=worker.model(2, factor=0.005))
+            worker.wait_for(lambda r: (r.get("cheaper") or {}).get("version") == 2)
+            _, answer = http.send_events([payment(n, amount=95.0) for n in range(EVENTS + 1, 2 * EVENTS)])
+            by = Counter((d["reason"], d["status"], d["version"], d["decision"]) for d in answer["decisions"])
+            cheap = by["CHEAPER", "fallback", 2, "approve"]
+            assert cheap > EVENTS // 2
+            assert cheap + by["", "decided", 1, "block"] == EVENTS - 1
+            worker.wait_for(lambda r: r["pace"]["step"] == "full" and r["by_reason"].get("CHEAPER") == cheap)
+            assert "to cheaper: " in worker.printed()
         worker.kill()
         worker.start()
         assert worker.report()["by_reason"]["SHED"] == reasons["SHED"], "it is what the log says"
         assert worker.stop() == 0
         reader = SegmentReader(worker.log_directory)
         offsets = [d.event_offset for record in reader.read(0) for d in decisions_of(record)]
-        assert len(offsets) == len({*offsets}) == EVENTS + 1
-        assert worker.verify(reader).compared == EVENTS + 1
+        assert len(offsets) == len({*offsets}) == 2 * EVENTS
+        assert worker.verify(reader).compared == 2 * EVENTS
     finally:
         worker.close()

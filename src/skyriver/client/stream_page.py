@@ -165,10 +165,14 @@ def _source(source: SourceNow) -> str:
 def _pace(pace: PaceNow) -> str:
     """How the declared latency is kept."""
     within = f"{pace['share']:.1%} to be decided within {format_duration(pace['latency_us'])}"
-    step = "every event is scored" if pace["step"] == "full" else f"[yellow]{pace['step']}[/] for {age(pace['since'])}"
+    steps = {"full": "every event is scored", "cheaper": "by the cheaper version"}
+    step = steps.get(pace["step"], pace["step"])
+    if pace["step"] != "full":
+        step = f"[yellow]{step}[/] for {age(pace['since'])}"
     lately = ""
     if pace["in_time"] is not None:
         shed = f", {pace['shed']:.1%} shed" if pace["shed"] else ""
+        shed += f", {pace['cheaper']:.1%} by the cheaper version" if pace["cheaper"] else ""
         lately = f"; {pace['in_time']:.1%} were{shed} [dim](last 10 s)[/]"
     can = f"; {pace['rate_in']:,.0f} events/s come, {pace['capacity']:,.0f} can be" if pace["capacity"] else ""
     return f"{step}; {within}{lately}{can}"

@@ -368,6 +368,7 @@ class App:
         deadline: str | None = None,
         latency: str | None = None,
         share: float = specs.IN_TIME,
+        cheaper: str = "",
         costs: Costs | None = None,
         reasons: Mapping[str, str] | None = None,
         budgets: Mapping[str, Budget | Sequence[Budget]] | None = None,
@@ -384,7 +385,8 @@ class App:
         do not read the score ("rules").
 
         `latency` ("50ms") is the time within which a `share` of the events is to be decided, from its arrival at the
-        stream's worker on. When more comes than can be, events that would be late are shed: they get the fallback.
+        stream's worker on. When more comes than can be, the version with the alias `cheaper` scores, if one is named;
+        and when that does not do, events that would be late are shed: they get the fallback.
 
         `costs` say what decisions cost: thresholds are then chosen by `skyriver decide tune`. `reasons` say in words
         what it means that a feature raised the score: {"customer_mean_7d": "spends unlike the last week"}. `budgets`
@@ -414,6 +416,7 @@ class App:
             deadline=deadline,
             latency=latency,
             share=share,
+            cheaper=cheaper,
             costs=costs,
             reasons=reasons,
             budgets=budgets,

@@ -266,7 +266,8 @@ class PaceNow(TypedDict):
     """How a partition keeps the declared latency of its decisions."""
 
     step: str
-    """full: every event is scored; shedding: those that would be late get the fallback."""
+    """full: the released version scores every event; cheaper: the cheaper one does; shedding: events that would be late
+    get the fallback."""
     since: int
     latency_us: int
     share: float
@@ -277,6 +278,8 @@ class PaceNow(TypedDict):
     """Of the same."""
     shed_events: int
     """Since the worker began."""
+    cheaper: float | None
+    """Of the events of the last 10 s: scored by the cheaper version."""
     rate_in: float
     """Events a second."""
     capacity: float | None

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from skyriver.core.errors import InvalidInput
+from skyriver.core.names import check_name
 from skyriver.core.spec_base import FieldName, Name, Spec
 from skyriver.core.spec_streams import GRID_LIMIT, StreamSpec, TableSpec
 from skyriver.core.units import SECOND, format_duration, parse_duration
@@ -183,6 +184,9 @@ class DecideSpec(Spec):
     cannot be kept is shed: it gets the fallback."""
     share: float = Field(default=IN_TIME, gt=0.5, lt=1.0, exclude_if=lambda value: value == IN_TIME)
     """Of the events that are to be decided within `latency_us`."""
+    cheaper: str = Field(default="", exclude_if=lambda value: not value)
+    """The alias of a version of the model that scores in place of the released one where this cannot be kept: events
+    are shed only where that does not do."""
     examples: tuple[DecisionExample, ...] = Field(default=(), exclude_if=lambda value: not value)
     costs: CostsSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     """What decisions cost; nothing is decided by it, thresholds are chosen by it and cases put in order."""
@@ -207,6 +211,10 @@ class DecideSpec(Spec):
             )
         elif self.share != IN_TIME and not self.latency_us:
             wrong = f"share={self.share} is a share of the events that are decided within a latency, and there is none"
+        elif self.cheaper and not self.latency_us:
+            wrong = f"cheaper={self.cheaper!r} scores where a latency cannot be kept, and there is none"
+        if self.cheaper:
+            check_name(self.cheaper, "an alias")
         if wrong:
             message = f"The decisions of {self.stream}: {wrong}."
             raise InvalidInput(message, code="BAD_DECISION", next_action=AN_OBJECTIVE)

@@ -53,6 +53,8 @@ class Reason(StrEnum):
     """It has a score, and there were as many of its decision as there may be: it got the overflow."""
     SHED = "SHED"
     """The worker was overloaded, and the event could not be scored within the declared latency any more."""
+    CHEAPER = "CHEAPER"
+    """The worker was overloaded, and the declared cheaper version scored in place of the one that is released."""
 
 
 class Outcome(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -96,6 +98,8 @@ class _Payload(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 _decoder = msgspec.msgpack.Decoder(_Payload)
+OVERLOADED = frozenset({Reason.SHED, Reason.CHEAPER})
+"""The released version was not asked, nor was one beside it: there was no time for that."""
 _UNASKED = frozenset({Status.LATE, Status.ERASED})
 """Of whom nothing is known that a model beside said."""
 
@@ -114,7 +118,7 @@ class DecisionColumns:
     decided_at_us: int
     latency_us: Ints
     shadow_version: int = 0
-    """Of the version that was asked beside, for each event that is neither late nor erased nor shed."""
+    """Of the version that was asked beside, for each event that is neither late nor erased, and not of an overload."""
     shadow: Floats | None = None
     probabilities: Floats | None = None
 
@@ -150,7 +154,7 @@ class DecisionColumns:
         return np.array(asked, np.int64)[self.codes]
 
     def shadow_version_of(self, outcome: Outcome) -> int:
-        unasked = outcome.status in _UNASKED or outcome.reason is Reason.SHED
+        unasked = outcome.status in _UNASKED or outcome.reason in OVERLOADED
         return 0 if unasked else self.shadow_version
 
     @classmethod

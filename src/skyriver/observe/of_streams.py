@@ -14,7 +14,7 @@ from skyriver.observe.tracks import SLOWER, SLOWER_US, Mix, Track
 
 ALLOWED: Final = 0.01
 """Of events, that may be decided otherwise than by the model, and that may be refused: no stream declares another."""
-EXPECTED: Final = frozenset({"", "BUDGET_SPENT", "NO_DECISIONS", "LATE", "SHED"})
+EXPECTED: Final = frozenset({"", "BUDGET_SPENT", "NO_DECISIONS", "LATE", "SHED", "CHEAPER"})
 """Reasons that no model or worker is to blame for; what is shed is told by `_sheds`."""
 SHED_S: Final = 30.0
 """What is shed for less is a burst."""

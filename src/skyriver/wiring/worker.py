@@ -6,7 +6,8 @@ directories, "queue": rows that may wait}; live settings: {"model": {"name", "ve
 that is declared now | null, "rules": [[decision, when(, name)], ...], "otherwise", "fallback", "rules_version": their
 number, "trial": {"number", "percent": of the keys, "rules"} of rules that are tried beside | null, "budgets",
 "counters" and "combine" as DecideSpec has them (absent: none), "began": whether the stream has a log already (absent:
-not known), "objective": {"latency_us", "share"} of what is decided in time (absent: none), "materialised": the last
+not known), "cheaper": a model as above (absent: none), "objective": {"latency_us",
+"share"} of what is decided in time (absent: none), "materialised": the last
 offset that the stream's tables cover (absent: not known), "dispatched": the offset up to which the stream's dispatcher
 has read (absent: there is none), "keep": the limits of its log}. The last five change nothing of what is decided with.
 

@@ -118,6 +118,7 @@ def test_how_a_declared_latency_is_kept_is_told() -> None:
         "in_time": 0.998,
         "shed": 0.0,
         "shed_events": 0,
+        "cheaper": 0.0,
         "rate_in": 700.2,
         "capacity": 2_000.0,
         "why": "",
@@ -129,6 +130,10 @@ def test_how_a_declared_latency_is_kept_is_told() -> None:
     since = (time.time_ns() - 9_000_000_000) // 1_000
     shedding = {**pace, "step": "shedding", "since": since, "in_time": 0.4, "shed": 0.6, "capacity": None}
     text = printed(page(now(report={**REPORT, "pace": shedding})))
+    cheap = printed(page(now(report={**REPORT, "pace": {**shedding, "step": "cheaper", "shed": 0.0, "cheaper": 0.9}})))
+    assert (
+        "pace       by the cheaper version for 9 s; 99.0% to be decided within 50ms; 40.0% were, 90.0% by the" in cheap
+    )
     assert "pace       shedding for 9 s; 99.0% to be decided within 50ms; 40.0% were, 60.0% shed (last 10 s)" in text
 
 

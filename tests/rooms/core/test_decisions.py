@@ -132,6 +132,7 @@ CALLS: Mapping[str, tuple[Callable[[Any], object], tuple[Any, ...], tuple[Any, .
         (),
         ("0.99", None, 0.5, 1, 0.999, True),
     ),  # without a latency it is one of nothing
+    "decide cheaper": (_decide("cheaper"), (), (None, "Not a name", "small")),  # of a latency alone
     "decide costs": (_decide("costs"), (), ("1", {"block": 1})),
     "decide reasons": (_decide("reasons"), (), ("x", ["mean"], {"mean": 5}, {"nothing": "x"})),
     "decide budgets": (_decide("budgets"), (), ("3", [sr.Budget(3, "1h", "ok")], {"block": 3}, {"block": "3"})),
@@ -308,6 +309,7 @@ def test_an_objective_of_decisions_is_in_the_specification_only_where_it_is_decl
         "latency_us": 50_000,
         "share": 0.999,
     }
+    assert Declared().decide(latency="50ms", cheaper="small").spec.to_json()["cheaper"] == "small"
     assert type(declared).model_validate(declared.to_json()) == declared
     with pytest.raises(InvalidInput, match="deadline='60ms' leaves the model longer") as refused:
         Declared().decide(latency="50ms", deadline="60ms")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -157,6 +158,25 @@ def test_an_objective_reaches_the_worker_that_runs() -> None:
     assert process(latency_us=5_000).live["objective"] == {"latency_us": 5_000, "share": 0.99}
 
 
+def test_the_version_with_the_alias_of_the_cheaper_one_reaches_the_worker() -> None:
+    def found(*rows: Resource) -> dict[str, Any]:
+        decide = {**DECIDE, "latency_us": 50_000, "cheaper": "small"}
+        stream = Resource("t", "stream", "payments", spec={"stream": {}, "decide": decide})
+        versions = [Resource("t", "version", f"fraud:{n}", spec=VERSION) for n in range(1, 80)]
+        return live_settings(Snapshot({r.key: r for r in (stream, *versions, *rows)}, {}, {}, 0), stream)
+
+    assert "cheaper" not in found()
+    assert "cheaper" not in found(Resource("t", "model", "fraud", status={"aliases": {"champion": 3}}))
+    model = Resource("t", "model", "fraud", status={"aliases": {"small": 2}})
+    assert found(model)["cheaper"] == {
+        "name": "fraud",
+        "version": 2,
+        "artifact": "a" * 64,
+        "features_digest": "",
+        "features": None,
+    }
+
+
 def test_a_stream_that_sheds_is_ready_and_says_so_without_numbers_that_change() -> None:
     spec = {"stream": {}, "decide": {**DECIDE, "fallback": "review"}}
     stream = Resource("t", "stream", "payments", spec=spec, state="READY", parent="app/risk")
@@ -164,9 +184,10 @@ def test_a_stream_that_sheds_is_ready_and_says_so_without_numbers_that_change() 
     service = Resource("t", "service", "fraud", spec={"versions": {"1": {"weight": 100}}})
     version = Resource("t", "version", "fraud:1", spec=VERSION)
 
-    def after(stream: Resource, **pace: Any) -> Resource:
+    def after(stream: Resource, cheaper: int = 0, **pace: Any) -> Resource:
         told = {"step": "shedding", "since": 3_600_000_000, "latency_us": 50_000, "why": "9 events/s come", **pace}
         report = {"ready": True, "model": {"version": 1}, "pace": told}
+        report |= {"cheaper": {"name": "fraud", "version": cheaper}} if cheaper else {}
         process = ProcessStatus(worker.process, alive=True, socket="/s", report=report)
         rows = {r.key: r for r in (stream, worker, service, version)}
         found = STREAM.step(Snapshot(rows, {process.name: process}, {}, 0), stream)
@@ -180,6 +201,12 @@ def test_a_stream_that_sheds_is_ready_and_says_so_without_numbers_that_change() 
     assert "Then 9 events/s come." in shedding.message
     assert shedding.next_action
     assert after(shedding, shed=0.4, shed_events=7) is shedding
+    named = replace(stream, spec={**spec, "decide": {**spec["decide"], "cheaper": "small"}})
+    assert "`skyriver model alias` gives it" in after(named).next_action
+    assert "with the reason SHED. Version 4, 'small', scores the others." in after(named, 4).message
+    cheaper = after(named, 4, step="cheaper")
+    assert (cheaper.state, cheaper.reason) == ("READY", "CHEAPER_VERSION")
+    assert "UTC version 4, 'small', scores in place of the released one. Then 9 events/s" in cheaper.message
     back = after(shedding, step="full")
     assert (back.state, back.reason, back.message) == ("READY", "", "")
 

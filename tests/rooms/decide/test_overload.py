@@ -153,9 +153,11 @@ class Server:
 
     turn: int = 500
     each: int = 1_000
+    cheap: int = 0
+    """As `each`, of a cheaper version; 0: there is none."""
     at: int = 0
     queue: deque[Work] = field(default_factory=deque)
-    waits: dict[Effort, list[int]] = field(default_factory=lambda: {Effort.FULL: [], Effort.SHED: []})
+    waits: dict[Effort, list[int]] = field(default_factory=lambda: {effort: [] for effort in Effort})
     steps: list[tuple[int, Step]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -171,9 +173,11 @@ class Server:
             while left and left[0] <= self.at:
                 arrived = left.popleft()
                 self.queue.append(EventWork(Submission([], [[arrived]], arrived), lambda _: None))
+            self.pacer.know(cheaper=self.cheap > 0)
             turn = self.pacer.take(self.queue, len(self.queue), 1_024)
             assert turn.rows, "each turn takes something"
-            took = 100 + 5 * turn.rows if turn.effort is Effort.SHED else self.turn + self.each * turn.rows
+            each = {Effort.FULL: self.each, Effort.CHEAPER: self.cheap, Effort.SHED: 5}[turn.effort]
+            took = (100 if turn.effort is Effort.SHED else self.turn) + each * turn.rows
             self.at += took
             self.pacer.done(turn, took)
             self.waits[turn.effort] += [self.at - part.arrived for _, part in turn.events]
@@ -252,3 +256,41 @@ def test_a_large_request_is_taken_in_parts() -> None:
     assert sum(taken) == 100
     assert taken[0] == 16
     assert max(taken) <= 32
+
+
+def test_the_cheaper_version_is_asked_before_anything_is_shed_and_no_longer_than_it_must_be() -> None:
+    server = Server(cheap=100)
+    arrivals = evenly(200, 5) + evenly(3_000, 20, 5 * SECOND) + evenly(200, 30, 25 * SECOND)
+    server.run(arrivals)
+    assert server.order == arrivals
+    assert [step for _, step in server.steps] == [Step.FULL, Step.CHEAPER, Step.FULL]
+    assert server.waits[Effort.SHED] == []
+    cheap, full = server.waits[Effort.CHEAPER], server.waits[Effort.FULL]
+    assert len(cheap) > 0.9 * 3_000 * 20
+    assert sum(wait > OBJECTIVE.latency_us for wait in cheap + full) < 0.03 * len(arrivals)
+
+
+def test_what_the_cheaper_version_cannot_do_either_is_shed() -> None:
+    server = Server(cheap=500)
+    arrivals = evenly(200, 5) + evenly(5_000, 20, 5 * SECOND) + evenly(200, 60, 25 * SECOND)
+    server.run(arrivals)
+    assert server.order == arrivals
+    up_and_down = [Step.FULL, Step.CHEAPER, Step.SHED, Step.CHEAPER, Step.FULL]
+    assert [step for _, step in server.steps] == up_and_down
+    assert len(server.waits[Effort.CHEAPER]) > 0.85 * 1_900 * 20
+    assert len(server.waits[Effort.SHED]) > 0.5 * 3_000 * 20
+
+
+def test_between_two_capacities_nothing_goes_to_and_fro() -> None:
+    server = Server(cheap=100)
+    server.run(evenly(200, 2) + evenly(950, 120, 2 * SECOND))
+    assert len(server.steps) <= 2
+
+
+def test_a_cheaper_version_that_is_taken_away_is_not_asked() -> None:
+    server = Server(cheap=100)
+    server.run(evenly(3_000, 5))
+    assert server.pacer.step is Step.CHEAPER
+    server.cheap = 0
+    server.run(evenly(3_000, 3, 5 * SECOND))
+    assert server.steps[-1][1] is Step.SHED

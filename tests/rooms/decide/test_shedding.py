@@ -16,7 +16,7 @@ from skyriver.core.units import SECOND
 from skyriver.data.decisions import Reason, Status
 from skyriver.data.log import RecordKind
 from skyriver.decide.decision.scoring import Canary, Effort, Lane, in_canary
-from skyriver.decide.log.records import ModelInUse
+from skyriver.decide.log.records import ModelInUse, decode_control
 from skyriver.decide.worker.border import EventBorder
 from skyriver.decide.worker.looking import Looks
 from skyriver.decide.worker.overload import Objective, Step
@@ -67,6 +67,39 @@ def test_rows_and_blocks_shed_alike(make_house: Callable[..., House]) -> None:
     rows, block = records(1_000_000), records(1)
     assert rows == block
     assert {record[1] for record in rows} == {Status.FALLBACK, Status.LATE}
+
+
+@pytest.mark.parametrize("block_rows", [1, 1_000_000])
+def test_the_cheaper_version_scores_and_what_it_cannot_is_shed(
+    make_house: Callable[..., House], block_rows: int
+) -> None:
+    class Cheap:
+        def score(self, features: Any) -> Any:
+            return np.where(features[:, 0] == 13, np.nan, 0.95).astype(np.float32)
+
+    house = make_house(block_rows=block_rows).start()
+    cheap, canary = Lane(ModelInUse("fraud", 7, "cheap"), Cheap()), Lane(ModelInUse("fraud", 2, "other"), house.model)
+    shadow = Lane(ModelInUse("fraud", 3, "third"), house.model)
+    house.engine.use(replace(house.deciding(), cheaper=cheap, canary=Canary(canary, 50.0), shadow=shadow))
+    house.send(*(house.event(n, 0, n, amount=13 if n == 3 else 10) for n in range(40)), effort=Effort.CHEAPER)
+    assert house.model.runs == []
+    for record in house.decisions():
+        if record.id == 3:
+            assert (record.status, record.reason, record.score, record.version) == ("fallback", "SHED", None, 0)
+        else:
+            told = (record.status, record.reason, record.decision, record.model, record.version, record.arm)
+            assert told == ("fallback", "CHEAPER", "block", "fraud", 7, "")
+            assert (record.score, record.shadow_version) == (np.float32(0.95), 0)
+    assert sum(stats.events for stats in house.engine.arms.stats.values()) == 1, "no version is judged by another's"
+    [*_, control] = [decode_control(record.payload) for record in house.records(RecordKind.CONTROL)]
+    assert control.cheaper == cheap.model
+    before = {arm: stats.events for arm, stats in house.engine.arms.stats.items()}
+    house.start(house.engine.deciding)
+    assert {arm: stats.events for arm, stats in house.engine.arms.stats.items()} == before
+
+
+def test_without_a_cheaper_version_the_released_one_is_asked(house: House) -> None:
+    assert house.send(house.event(1), effort=Effort.CHEAPER).decisions[0].reason is Reason.NONE
 
 
 def test_what_was_shed_is_so_after_a_restart_and_what_had_no_decision_is_scored(house: House) -> None:
@@ -151,4 +184,8 @@ def test_a_stream_without_an_objective_has_no_pacer() -> None:
     pacer = pacer_of({"objective": {"latency_us": 50_000, "share": 0.999}}, lambda: 0, lambda: 0)
     assert pacer is not None
     assert pacer.objective == Objective(50_000, 0.999)
-    assert {name for name, *_ in pacer.metrics()} == {"skyriver_shedding", "skyriver_shed_events_total"}
+    assert {name for name, *_ in pacer.metrics()} == {
+        "skyriver_shedding",
+        "skyriver_shed_events_total",
+        "skyriver_cheaper_events_total",
+    }

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyriver.data.decisions import Reason
+from skyriver.data.decisions import Outcome, Reason
 from skyriver.decide.decision.deciding import Deciding
 from skyriver.decide.decision.model_run import ModelRun
 from skyriver.decide.decision.places import Places
@@ -144,7 +144,7 @@ class Arms:
                         continue
                     score = record.shadow_score
                 else:
-                    if record.arm != mark or record.status == "late":
+                    if record.arm != mark or record.status == "late" or record.reason is Reason.CHEAPER:
                         continue
                     score = record.score
                     stats.by_decision[record.decision] += 1
@@ -166,9 +166,9 @@ class Arms:
                     stats.events += sum(count for outcome, count in block.counts() if outcome.status != "late")
                     stats.add_scores(block.shadow)
                 continue
-            mine = np.array([o.arm == _mark(arm) and o.status != "late" for o in block.outcomes], np.bool_)
+            mine = np.array([_asked(outcome, arm) for outcome in block.outcomes], np.bool_)
             for outcome, count in block.counts():
-                if outcome.arm == _mark(arm) and outcome.status != "late":
+                if _asked(outcome, arm):
                     stats.events += count
                     stats.by_decision[outcome.decision] += count
                     stats.by_reason[_failure(outcome.reason)] += count
@@ -188,6 +188,10 @@ def _failure(reason: Reason) -> Reason:
     return Reason.NONE if reason is Reason.BUDGET_SPENT else reason
 
 
+def _asked(outcome: Outcome, arm: str) -> bool:
+    return outcome.arm == _mark(arm) and outcome.status != "late" and outcome.reason is not Reason.CHEAPER
+
+
 def _mark(arm: str) -> str:
     """How records name it."""
     return "" if arm == MAIN else arm
@@ -203,6 +207,8 @@ def in_use(deciding: Deciding) -> dict[str, Any]:
             "version": canary.lane.model.version,
             "percent": canary.percent,
         }
+    if deciding.cheaper is not None:
+        found["cheaper"] = _named(deciding.cheaper.model)
     return found | {"shadow": _named(shadow.model if shadow is not None else None)}
 
 

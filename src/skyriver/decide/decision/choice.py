@@ -75,6 +75,7 @@ class Wanted:
     budgets: tuple[BudgetSpec, ...] = ()
     counters: tuple[CounterSpec, ...] = ()
     combine: tuple[str, ...] = ()
+    cheaper: WantedModel | None = None
 
     @classmethod
     def of(cls, live: Mapping[str, Any]) -> Wanted:
@@ -96,6 +97,7 @@ class Wanted:
                 budgets=tuple(map(BudgetSpec.model_validate, live.get("budgets") or ())),
                 counters=tuple(map(CounterSpec.model_validate, live.get("counters") or ())),
                 combine=tuple(live.get("combine") or ()),
+                cheaper=_model(live["cheaper"]) if live.get("cheaper") else None,
             )
         except (KeyError, TypeError, ValueError, ValidationError) as error:
             raise InvalidInput(
@@ -129,6 +131,7 @@ class Wanted:
             budgets=tuple(map(BudgetSpec.model_validate, control.budgets)),
             counters=tuple(map(CounterSpec.model_validate, control.counters)),
             combine=control.combine,
+            cheaper=of(control.cheaper),
         )
 
 
@@ -309,6 +312,7 @@ class Choice:
             canary=self._canary(wanted, digest, spec, share),
             shadow=self._beside("shadow", wanted.shadow, digest, spec, wanted.deadline_us or SHADOW_US),
             last=self._last(wanted, model.in_use, digest, spec, share),
+            cheaper=self._beside("cheaper version", wanted.cheaper, digest, spec, share),
         )
 
     def _rules(self, texts: tuple[RuleText, ...], wanted: Wanted, spec: FeatureSetSpec | None) -> RuleSet:
@@ -380,7 +384,13 @@ class Choice:
         """Loaded, or taken over from what decides now."""
         before = self.deciding
         if before.features_digest == digest:
-            lanes = (before.lanes.main, before.canary.lane if before.canary else None, before.shadow, before.last)
+            lanes = (
+                before.lanes.main,
+                before.canary.lane if before.canary else None,
+                before.shadow,
+                before.last,
+                before.cheaper,
+            )
             for lane in lanes:
                 if lane is not None and lane.model == in_use and _deadline(lane.scorer) == deadline_us:
                     return lane
@@ -404,6 +414,7 @@ def _alike(one: Deciding, other: Deciding) -> bool:
 def _identity(deciding: Deciding) -> tuple[object, ...]:
     assert deciding.rules is not None
     canary, shadow, last, trial = deciding.canary, deciding.shadow, deciding.last, deciding.trial
+    cheaper = deciding.cheaper
     return (
         deciding.rules.digest,
         deciding.features_digest,
@@ -411,6 +422,7 @@ def _identity(deciding: Deciding) -> tuple[object, ...]:
         (canary.lane.model, canary.percent) if canary is not None else None,
         shadow.model if shadow is not None else None,
         last.model if last is not None else None,
+        cheaper.model if cheaper is not None else None,
         deciding.deadline_us,
         deciding.fallback_by,
         deciding.rules_version,

@@ -17,6 +17,7 @@ from skyriver.decide.decision.model_run import CODES, REASONS, Floats, none_of
 from skyriver.decide.decision.scorer import Scorer
 from skyriver.decide.decision.scoring import (
     MAIN,
+    PLACES,
     Canary,
     Codes,
     Effort,
@@ -24,6 +25,7 @@ from skyriver.decide.decision.scoring import (
     Lanes,
     Scored,
     in_canary,
+    score_cheaper,
     score_lanes,
     shed_lanes,
 )
@@ -46,6 +48,7 @@ _STATUS = {
     Reason.MODEL_LATE: Status.FALLBACK,
     Reason.MODEL_ASIDE: Status.FALLBACK,
     Reason.SHED: Status.FALLBACK,
+    Reason.CHEAPER: Status.FALLBACK,
 }
 _IS_LATE, _FINE, _NO_DECISIONS = Reason.LATE, Reason.NONE, Reason.NO_DECISIONS
 _MODEL_RAN = frozenset({Reason.NONE, Reason.MODEL_FAILED, Reason.SCORE_NOT_FINITE, Reason.MODEL_LATE})
@@ -65,6 +68,8 @@ class Deciding:
     shadow: Lane | None = None
     last: Lane | None = None
     """The version that decided before this one."""
+    cheaper: Lane | None = None
+    """The version that scores while the worker is overloaded."""
     deadline_us: int = 0
     fallback_by: tuple[str, ...] = ()
     calibration: Calibration | None = None
@@ -90,9 +95,9 @@ class Deciding:
         main = None
         if self.model is not None and self.scorer is not None:
             main = Lane(self.model, self.scorer, self.calibration)
-        lanes = Lanes(main, self.canary, self.shadow, self.last, "last_version" in self.fallback_by)
+        lanes = Lanes(main, self.canary, self.shadow, self.last, "last_version" in self.fallback_by, self.cheaper)
         object.__setattr__(self, "lanes", lanes)
-        object.__setattr__(self, "who", tuple(lanes.who(place) for place in range(4)))
+        object.__setattr__(self, "who", tuple(lanes.who(place) for place in PLACES))
         object.__setattr__(self, "ends", Ends(self.rules, self.trial))
         evaluated = [rules for rules in (self.rules, self.trial.rules if self.trial else None) if rules is not None]
         object.__setattr__(self, "lookups", tuple(sorted({place for rules in evaluated for place in rules.lookups})))
@@ -402,6 +407,8 @@ def score_events(
         reason = Reason.NO_VERSION
     elif count and effort is Effort.SHED:
         return shed_lanes(deciding.lanes, count, keys)
+    elif count and effort is Effort.CHEAPER and deciding.cheaper is not None:
+        return score_cheaper(deciding.lanes, features, keys)
     elif count:
         return score_lanes(deciding.lanes, features, keys)
     return Scored(*none_of(count, reason), np.zeros(count, np.uint8))

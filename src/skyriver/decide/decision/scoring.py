@@ -18,15 +18,17 @@ from skyriver.data.decisions import Reason
 from skyriver.decide.decision.model_run import CODES, Floats, ModelRun, Outcomes, none_of, score_rows
 from skyriver.decide.decision.scorer import Scorer
 from skyriver.decide.log.records import ModelInUse
-from skyriver.release.places import BUCKETS, PLACES
+from skyriver.release.places import BUCKETS
+from skyriver.release.places import PLACES as HUNDREDTHS
 
 Ints = NDArray[np.int64]
 Codes = NDArray[np.uint8]
 
 CANARY = "canary"
-MAIN, BY_CANARY, BY_LAST, BY_MAIN = range(4)
+PLACES = range(5)
+MAIN, BY_CANARY, BY_LAST, BY_MAIN, BY_CHEAPER = PLACES
 """Who gave (or failed to give) a score: the released version, the canary, the version before in place of the released
-one, the released one in place of the canary."""
+one, the released one in place of the canary, the cheaper one in place of either."""
 _FINE = CODES[Reason.NONE]
 
 
@@ -34,6 +36,8 @@ class Effort(Enum):
     """How much is done for the scores of a batch."""
 
     FULL = auto()
+    CHEAPER = auto()
+    """The cheaper version alone is asked, if there is one."""
     SHED = auto()
     """Nobody is asked: there is no time for it."""
 
@@ -57,31 +61,38 @@ class Canary:
 @dataclass(frozen=True, slots=True)
 class Lanes:
     """`main` is None: no version is released. `last`: the version before the released one; it and the released one
-    stand in where the released one, or the canary, gives no score, if `stand_in`."""
+    stand in where the released one, or the canary, gives no score, if `stand_in`. `cheaper`: asked in place of all of
+    them where there is no time for more."""
 
     main: Lane | None
     canary: Canary | None = None
     shadow: Lane | None = None
     last: Lane | None = None
     stand_in: bool = False
+    cheaper: Lane | None = None
 
     calibrations: tuple[Calibration | None, ...] | None = field(init=False, repr=False, compare=False)
     """Of each place in `Scored.lanes`; None: none of them has one."""
 
     def __post_init__(self) -> None:
-        lanes = [self.at(place) for place in range(4)]
+        lanes = [self.at(place) for place in PLACES]
         found = tuple(lane.calibration if lane is not None else None for lane in lanes)
         object.__setattr__(self, "calibrations", found if any(found) else None)
 
     def at(self, place: int) -> Lane | None:
         """Of a place in `Scored.lanes`."""
-        return {BY_CANARY: self.canary.lane if self.canary else None, BY_LAST: self.last}.get(place, self.main)
+        others = {
+            BY_CANARY: self.canary.lane if self.canary else None,
+            BY_LAST: self.last,
+            BY_CHEAPER: self.cheaper,
+        }
+        return others.get(place, self.main)
 
     def who(self, place: int) -> tuple[ModelInUse | None, str, bool]:
         """Of a place in `Scored.lanes`: the version, its arm, and whether it stood in."""
         lane = self.at(place)
         model = lane.model if lane is not None else None
-        return model, CANARY if place == BY_CANARY else "", place in (BY_LAST, BY_MAIN)
+        return model, CANARY if place == BY_CANARY else "", place in (BY_LAST, BY_MAIN, BY_CHEAPER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +122,7 @@ def in_canary(keys: Ints, version: int, percent: float) -> NDArray[np.bool_]:
 
 def places_of(keys: Ints, version: int) -> Ints:
     """In which hundredth of all keys each of them (int64) is, by what `in_canary` takes them by."""
-    return (_mixed(keys, version) % np.uint64(BUCKETS) // np.uint64(BUCKETS // PLACES)).astype(np.int64)
+    return (_mixed(keys, version) % np.uint64(BUCKETS) // np.uint64(BUCKETS // HUNDREDTHS)).astype(np.int64)
 
 
 def _mixed(keys: Ints, salt: int) -> NDArray[np.uint64]:
@@ -149,6 +160,17 @@ def shed_lanes(lanes: Lanes, count: int, keys: Ints) -> Scored:
     canary = lanes.canary
     mask = in_canary(keys, canary.lane.model.version, canary.percent) if canary is not None else np.zeros(count, bool)
     return Scored(*none_of(count, Reason.SHED), np.where(mask, np.uint8(BY_CANARY), np.uint8(MAIN)))
+
+
+def score_cheaper(lanes: Lanes, features: Floats, keys: Ints) -> Scored:
+    """By the cheaper version; what it gives no score for is shed."""
+    assert lanes.cheaper is not None
+    found, why = run(lanes.cheaper.scorer, features)
+    fine, shed = why == _FINE, shed_lanes(lanes, len(features), keys)
+    who = np.where(fine, np.uint8(BY_CHEAPER), shed.lanes)
+    reasons = np.where(fine, np.uint8(CODES[Reason.CHEAPER]), shed.reasons)
+    probabilities = probabilities_of(lanes.calibrations, found, who) if lanes.calibrations is not None else None
+    return Scored(found, reasons, who, None, probabilities)
 
 
 def probabilities_of(calibrations: Sequence[Calibration | None], scores: Floats, who: Codes) -> Floats:

@@ -148,6 +148,8 @@ class ControlRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     counters: tuple[dict[str, Any], ...] = ()
     """CounterSpecs, as JSON."""
     combine: tuple[str, ...] = ()
+    cheaper: ModelInUse | None = None
+    """The version that scores while the worker is overloaded: records with the reason CHEAPER say which events."""
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -541,4 +541,5 @@ class Engine:
             budgets=tuple(own.to_json() for own in rules.budgets) if rules is not None else (),
             counters=tuple(own.to_json() for own in rules.counters) if rules is not None else (),
             combine=rules.combine if rules is not None else (),
+            cheaper=deciding.cheaper.model if deciding.cheaper is not None else None,
         )

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.data.columns import Bools, Ints
-from skyriver.data.decisions import Floats, Reason, Status
+from skyriver.data.decisions import OVERLOADED, Floats, Reason, Status
 from skyriver.decide.decision.deciding import Deciding, score_events
 from skyriver.decide.decision.model_run import CODES
 from skyriver.decide.decision.scoring import (
     BY_CANARY,
+    BY_CHEAPER,
     BY_LAST,
     BY_MAIN,
     CANARY,
@@ -33,9 +34,9 @@ from skyriver.decide.decision.scoring import (
 )
 from skyriver.decide.log.recorded import Recorded, of_outcomes
 
-TIMED = frozenset({Reason.MODEL_LATE, Reason.MODEL_ASIDE, Reason.MODEL_FAILED, Reason.SHED})
+TIMED = frozenset({Reason.MODEL_LATE, Reason.MODEL_ASIDE, Reason.MODEL_FAILED, *OVERLOADED})
 """What another run of the same model on the same features may end otherwise than."""
-_ASKED = {MAIN: BY_LAST, BY_CANARY: BY_MAIN, BY_LAST: MAIN, BY_MAIN: BY_CANARY}
+_ASKED = {MAIN: BY_LAST, BY_CANARY: BY_MAIN, BY_LAST: MAIN, BY_MAIN: BY_CANARY, BY_CHEAPER: BY_CHEAPER}
 """By lane: whose events another one scored in its place; of those that stand in, who failed before."""
 
 
@@ -64,13 +65,15 @@ def score_as_recorded(deciding: Deciding, features: Floats | None, keys: Ints, t
         outcome = then.outcomes[then.codes[place]]
         scored.reasons[place] = CODES[outcome.reason]
         stood_in = outcome.status is Status.FALLBACK and not np.isnan(then.scores[place])
-        if outcome.arm == CANARY:
+        if outcome.reason is Reason.CHEAPER:
+            scored.lanes[place] = BY_CHEAPER
+        elif outcome.arm == CANARY:
             scored.lanes[place] = BY_CANARY
         elif stood_in:
             main = deciding.model
             by_main = main is not None and (outcome.model, outcome.version) == (main.name, main.version)
             scored.lanes[place] = BY_MAIN if by_main else BY_LAST
-    for lane in (BY_MAIN, BY_LAST):
+    for lane in (BY_MAIN, BY_LAST, BY_CHEAPER):
         _score_again(deciding.lanes, features, then, scored, by_time & (scored.lanes == lane), lane)
     differs = (scored.scores.view(np.uint32) != then.scores.view(np.uint32)) & ~np.isnan(then.scores)
     for lane in range(len(deciding.who)):
@@ -86,8 +89,8 @@ def _beside(shadow: Lane | None, features: Floats, then: Recorded) -> Floats | N
     beside = begin_shadow(shadow, features)
     if beside is None:
         return None
-    shed = of_outcomes(then, [outcome.reason is Reason.SHED for outcome in then.outcomes])
-    return np.where(shed, np.float32(np.nan), beside())
+    unasked = of_outcomes(then, [outcome.reason in OVERLOADED for outcome in then.outcomes])
+    return np.where(unasked, np.float32(np.nan), beside())
 
 
 def _score_again(lanes: Lanes, features: Floats, then: Recorded, scored: Scored, rows: Bools, place: int) -> None:
@@ -97,7 +100,10 @@ def _score_again(lanes: Lanes, features: Floats, then: Recorded, scored: Scored,
         return
     asked, failed = _ASKED[place], scored.reasons != CODES[Reason.NONE]
     together = scored.lanes == place
-    together |= (scored.lanes == asked) & failed if place in (BY_LAST, BY_MAIN) else scored.lanes == asked
+    if place == BY_CHEAPER:
+        together = np.ones(len(then), np.bool_)  # of these batches it was asked for all
+    else:
+        together |= (scored.lanes == asked) & failed if place in (BY_LAST, BY_MAIN) else scored.lanes == asked
     places = np.flatnonzero(together & np.isin(then.batches, then.batches[rows]))
     batches = then.batches[places]
     for part in np.split(places, np.flatnonzero(batches[1:] != batches[:-1]) + 1):

@@ -118,7 +118,7 @@ class Ways:
         elif not control.fallback:
             return Way(Deciding(), control.features_digest, self._spec_of(control), same)
         if asked.model is not None and not same:
-            wanted = replace(wanted, model=asked.model, canary=None, last=None)
+            wanted = replace(wanted, model=asked.model, canary=None, last=None, cheaper=None)
         digest, spec = control.features_digest, self._spec_of(control)
         if asked.model is not None and asked.model.features is not None:
             spec = asked.model.features
@@ -127,6 +127,8 @@ class Ways:
             raise _other_features(asked.model, digest, self._stream)
         if digest and spec is None:
             return None
+        if digest != control.features_digest:
+            wanted = replace(wanted, cheaper=None)
         return Way(self._choice.told(wanted, digest, spec), digest, spec, same)
 
     def _spec_of(self, control: ControlRecord) -> FeatureSetSpec | None:

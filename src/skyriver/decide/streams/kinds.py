@@ -161,14 +161,26 @@ def _overload(stream: Resource, report: Mapping[str, Any]) -> dict[str, str]:
     pace = report.get("pace") or {}
     if not pace or pace["step"] == "full":
         return {}
-    within = format_duration(int(pace["latency_us"]))
+    decide, within = stream.spec["decide"], format_duration(int(pace["latency_us"]))
     at = datetime.fromtimestamp(int(pace["since"]) / 1e6, UTC)
+    cheaper = (report.get("cheaper") or {}).get("version")
+    told = (
+        f"events that cannot be decided within {within} get the fallback {decide['fallback']!r} without a score,"
+        " with the reason SHED."
+    )
+    if pace["step"] == "cheaper":
+        told = f"version {cheaper}, {decide['cheaper']!r}, scores in place of the released one."
+    elif cheaper:
+        told += f" Version {cheaper}, {decide['cheaper']!r}, scores the others."
+    action = f"`skyriver stream get {stream.name}` shows what comes and what can be decided."
+    if decide.get("cheaper") and not cheaper:
+        action += f" No version that it can use has the alias {decide['cheaper']!r}: `skyriver model alias` gives it."
+    elif not cheaper:
+        action += " A smaller model (compress=) decides more, a longer latency= sheds less."
     return {
-        "reason": "SHEDDING",
-        "message": f"Since {at:%Y-%m-%d %H:%M:%S} UTC events that cannot be decided within {within} get the fallback"
-        f" {stream.spec['decide']['fallback']!r} without a score, with the reason SHED. Then {pace['why']}.",
-        "next_action": f"`skyriver stream get {stream.name}` shows what comes and what can be decided. A smaller model"
-        " (compress=) decides more, a longer latency= sheds less.",
+        "reason": "SHEDDING" if pace["step"] == "shedding" else "CHEAPER_VERSION",
+        "message": f"Since {at:%Y-%m-%d %H:%M:%S} UTC {told} Then {pace['why']}.",
+        "next_action": action,
     }
 
 

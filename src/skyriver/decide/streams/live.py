@@ -3,7 +3,7 @@ service and of the versions. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from skyriver.core.resources import Resource, Snapshot
@@ -15,8 +15,8 @@ BOUNDS = ("budgets", "counters", "combine")
 """What is declared beside the rules, where it is; it comes and changes with them."""
 UNDECISIVE = ("examples", "costs", "reasons")
 """What decides nothing."""
-OBJECTIVE = ("latency_us", "share")
-"""Within what time how many events are decided."""
+OBJECTIVE = ("latency_us", "share", "cheaper")
+"""Within what time how many events are decided, and by which version when that is not kept."""
 DISPATCHED = ("sinks", "reviews")
 """What is declared of decisions that the stream's dispatcher does, not its worker."""
 DISPATCHED_STEP = 4_096
@@ -50,6 +50,7 @@ def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
     if len(weighty) == 2 and (canary := _model(snapshot, stream, name, weighty[1])) is not None:
         total = sum(versions[v]["weight"] for v in weighty)
         canary["percent"] = round(100 * versions[weighty[1]]["weight"] / total, 2)
+    cheaper = _cheaper(snapshot, stream, decide)
     return {
         "model": _model(snapshot, stream, name, weighty[0]) if weighty else None,
         "canary": canary,
@@ -61,11 +62,19 @@ def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
         "fallback_by": list(decide.get("fallback_by") or ()),
         "deadline_us": decide.get("deadline_us") or 0,
         "explain": _explained_by(snapshot, stream, decide),
-        "signed": proofs_of(_loaded(snapshot, stream, name, versions)),
+        "signed": proofs_of(_loaded(snapshot, stream, name, {*versions, *([cheaper] if cheaper else ())})),
         **{what: decide[what] for what in BOUNDS if what in decide},
         **_objective(decide),
+        **({"cheaper": _model(snapshot, stream, name, cheaper)} if cheaper else {}),
         **told,
     }
+
+
+def _cheaper(snapshot: Snapshot, stream: Resource, decide: Mapping[str, Any]) -> str:
+    """The number of the version that scores where the latency cannot be kept; "": none is named, or has the name."""
+    model = snapshot.find(stream.tenant, "model", decide["model"])
+    aliases = model.status.get("aliases", {}) if model is not None else {}
+    return str(aliases.get(decide.get("cheaper"), ""))
 
 
 def _objective(decide: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,12 +82,12 @@ def _objective(decide: Mapping[str, Any]) -> dict[str, Any]:
     return {"objective": {"latency_us": latency_us, "share": decide.get("share", IN_TIME)}} if latency_us else {}
 
 
-def _loaded(snapshot: Snapshot, stream: Resource, name: str, weights: Mapping[str, Any]) -> list[Resource]:
-    """The versions whose files a worker may load: the last ones, those that get requests and those that did."""
+def _loaded(snapshot: Snapshot, stream: Resource, name: str, asked: Set[str]) -> list[Resource]:
+    """The versions whose files a worker may load: the last ones, those that are asked and those that got requests."""
     model = snapshot.find(stream.tenant, "model", name)
     served = {str(entry["version"]) for entry in model.status.get("history", ())} if model is not None else set()
     versions = _versions_of(snapshot, stream, name)
-    named = served | weights.keys()
+    named = served | asked
     return [v for v in versions[:-EXPLAINED] if v.name.rpartition(":")[2] in named] + versions[-EXPLAINED:]
 
 

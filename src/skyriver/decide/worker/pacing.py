@@ -11,7 +11,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from skyriver.core.units import SECOND, format_duration
@@ -24,7 +24,9 @@ WINDOW_US = 10 * SECOND
 RATE_US = SECOND // 2
 """Over which the rate of what comes is smoothed."""
 PROBE_US = SECOND
-"""So often an event is scored though it cannot be in time: else nobody would see that turns have become faster."""
+"""So often, at most, who is not asked any more is asked all the same: else nobody would see that it has become fast."""
+
+SHORT, LONG = (Step.FULL, Step.SHED), (Step.FULL, Step.CHEAPER, Step.SHED)
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class _Told:
     events: int = 0
     in_time: int = 0
     shed: int = 0
+    cheaper: int = 0
 
 
 class Pacer:
@@ -45,8 +48,8 @@ class Pacer:
     def __init__(self, objective: Objective, now: Callable[[], int], wall: Callable[[], int]) -> None:
         self.objective = objective
         self._now, self._wall = now, wall
-        self._ladder = (Step.FULL, Step.SHED)
-        self._cost = Cost(objective.share)
+        self._ladder: tuple[Step, ...] = SHORT
+        self._costs = {effort: Cost(objective.share) for effort in (Effort.FULL, Effort.CHEAPER)}
         start = now()
         self._state = State(since=start, uneasy_at=start)
         self._since = wall()
@@ -58,13 +61,21 @@ class Pacer:
         self._taken = self._waited = 0
         """Rows of events that turns took since the last look, and rows that waited then."""
         self._standing = -1
-        self._scored_at = start
+        self._asked_at = {Effort.FULL: start, Effort.CHEAPER: start}
         self._rate_in = 0.0
         self._most = 1
 
     @property
     def step(self) -> Step:
         return self._ladder[self._state.place]
+
+    def know(self, *, cheaper: bool) -> None:
+        """Whether there is a cheaper version."""
+        ladder: tuple[Step, ...] = LONG if cheaper else SHORT
+        if ladder is not self._ladder:
+            step = self.step if self.step in ladder else Step.FULL
+            self._since = self._since if step is self.step else self._wall()
+            self._ladder, self._state = ladder, replace(self._state, place=ladder.index(step))
 
     def take(self, queue: deque[Work], waiting: int, room: int) -> Turn:
         """The next turn, of at most `room` rows; `waiting` are there."""
@@ -74,26 +85,43 @@ class Pacer:
         first = next((work for work in queue if isinstance(work, EventWork)), None)
         if first is None:
             return next_turn(queue, room)
-        latency = self.objective.latency_us
-        batch = self._cost.batch(latency, room)
-        waited = now - first.submission.arrived
-        self._standing = waited if self._standing < 0 else min(self._standing, waited)
-        if self.step is not Step.SHED:
-            turn = _turn(queue, room, batch or FIRST_ROWS)
-        else:
-            # What came before it cannot be decided in time; where no turn can, what has waited for so long already.
-            last = now - latency + (math.ceil(self._cost.bound_us(min(batch, waiting))) if batch else 0)
-            if first.submission.arrived >= last:
-                turn = _turn(queue, room, batch or 1, lambda work: work.submission.arrived >= last)
-            elif now - self._scored_at >= PROBE_US:
-                turn = _turn(queue, room, batch or 1)
-            else:
-                turn = _turn(queue, room, room, lambda work: work.submission.arrived < last)
-                turn.effort = Effort.SHED
-        if turn.effort is Effort.FULL:
-            self._scored_at = now
+        arrived = first.submission.arrived
+        self._standing = now - arrived if self._standing < 0 else min(self._standing, now - arrived)
+        effort = self._scoring
+        if self.step is Step.CHEAPER and self._is_due(Effort.FULL, now):
+            effort = Effort.FULL  # else nobody would see that it would do again
+        turn = self._turn(queue, waiting, arrived, effort, now)
+        if turn.effort is not Effort.SHED:
+            self._asked_at[turn.effort] = now
         self._taken += sum(len(part) for _, part in turn.events)
         return turn
+
+    def _turn(self, queue: deque[Work], waiting: int, arrived: int, effort: Effort, now: int) -> Turn:
+        """Of one sort, by the first request with events."""
+        room, latency, cost = self._most, self.objective.latency_us, self._costs[effort]
+        batch = cost.batch(latency, room)
+        if self.step is not Step.SHED:
+            turn = _next(queue, room, batch or FIRST_ROWS)
+        else:
+            # What came before it cannot be decided in time; where no turn can, what has waited for so long already.
+            last = now - latency + (math.ceil(cost.bound_us(min(batch, waiting))) if batch else 0)
+            if arrived < last and not self._is_due(effort, now):
+                turn = _next(queue, room, room, lambda work: work.submission.arrived < last)
+                turn.effort = Effort.SHED
+                return turn
+            late = arrived < last
+            turn = _next(queue, room, batch or 1, lambda work: late or work.submission.arrived >= last)
+        turn.effort = effort
+        return turn
+
+    def _is_due(self, effort: Effort, now: int) -> bool:
+        """A turn takes half of the latency at most, so this takes a twentieth of the time."""
+        return now - self._asked_at[effort] >= max(PROBE_US, 10 * self.objective.latency_us)
+
+    @property
+    def _scoring(self) -> Effort:
+        """Who is asked for the events that are scored."""
+        return Effort.FULL if self.step is Step.FULL or self._ladder is SHORT else Effort.CHEAPER
 
     def done(self, turn: Turn, took_us: int) -> None:
         """Its decisions are durable."""
@@ -103,7 +131,8 @@ class Pacer:
         if turn.effort is Effort.SHED:
             counts.shed += rows
             return
-        self._cost.note(rows, took_us)
+        self._costs[turn.effort].note(rows, took_us)
+        counts.cheaper += rows if turn.effort is Effort.CHEAPER else 0
         counts.in_time += sum(len(part) for _, part in turn.events if now - part.arrived <= latency)
 
     def rest(self, waiting: int) -> None:
@@ -115,7 +144,7 @@ class Pacer:
     def report(self) -> dict[str, Any]:
         first, last = self._looks[0], self._counts
         events = last.events - first.events
-        known = self._cost.turns > 0
+        cost = self._costs[self._scoring]
         return {
             "step": self.step,
             "since": self._since,
@@ -124,8 +153,9 @@ class Pacer:
             "in_time": round((last.in_time - first.in_time) / events, 4) if events else None,
             "shed": round((last.shed - first.shed) / events, 4) if events else None,
             "shed_events": last.shed,
+            "cheaper": round((last.cheaper - first.cheaper) / events, 4) if events else None,
             "rate_in": round(self._rate_in, 1),
-            "capacity": round(self._cost.rate(self.objective.latency_us, self._most), 1) if known else None,
+            "capacity": round(cost.rate(self.objective.latency_us, self._most), 1) if cost.turns else None,
             "why": self._why,
         }
 
@@ -139,6 +169,12 @@ class Pacer:
                 told["step"] == Step.SHED,
             ),
             ("skyriver_shed_events_total", "counter", "Events shed since the start.", told["shed_events"]),
+            (
+                "skyriver_cheaper_events_total",
+                "counter",
+                "Events that the cheaper version scored since the start.",
+                self._counts.cheaper,
+            ),
         ]
         if told["in_time"] is not None:
             what = "Share of the events scored within the declared latency, over the last 10 s."
@@ -156,11 +192,13 @@ class Pacer:
         self._rate_in += newest * (came * SECOND / elapsed - self._rate_in)
         if self._rate_in < 0.01:
             self._rate_in = 0.0
-        rate = self._cost.rate(latency, self._most)
+        rate = self._costs[self._scoring].rate(latency, self._most)
+        # A worker that sheds scores by the step below all the same.
+        below = rate if self.step is Step.SHED else self._costs[Effort.FULL].rate(latency, self._most)
         standing = max(0, self._standing) if waiting else 0
-        seen = Seen(now, waiting, standing, self._rate_in, rate, rate, counts.shed - before.shed)
+        seen = Seen(now, waiting, standing, self._rate_in, rate, below, counts.shed - before.shed)
         self._taken, self._waited, self._standing = 0, waiting, -1
-        self._looks.append(_Told(now, counts.events, counts.in_time, counts.shed))
+        self._looks.append(replace(counts, at=now))
         while now - self._looks[0].at > WINDOW_US:
             self._looks.popleft()
         state = advance(self._state, seen, self.objective, self._ladder)
@@ -188,6 +226,6 @@ def pacer_of(live: Mapping[str, Any], now: Callable[[], int], wall: Callable[[],
     return Pacer(Objective(int(told["latency_us"]), float(told["share"])), now, wall)
 
 
-def _turn(queue: deque[Work], room: int, events: int, fits: Callable[[EventWork], bool] = lambda work: True) -> Turn:
+def _next(queue: deque[Work], room: int, events: int, fits: Callable[[EventWork], bool] = lambda work: True) -> Turn:
     """Of at most so many events, up to the first request that does not fit; the first one does."""
     return next_turn(queue, room, lambda work, taken: events - taken if fits(work) else 0)

@@ -229,7 +229,7 @@ class Station:
             self._busy = False
             return
         pacer = self.pacer
-        turn = next_turn(self._queue, MAX_BATCH) if pacer is None else pacer.take(self._queue, self._rows, MAX_BATCH)
+        turn = next_turn(self._queue, MAX_BATCH) if pacer is None else self._paced(pacer, self.engine)
         self._rows -= turn.rows
         self._linger.note(len(turn.events), turn.began_ns // 1000)
         self._expects = bool(turn.events)
@@ -248,6 +248,10 @@ class Station:
         loop = asyncio.get_running_loop()
         syncing = self._threads.submit(self._log.sync)
         syncing.add_done_callback(lambda done: loop.call_soon_threadsafe(self._synced, turn, replies, done))
+
+    def _paced(self, pacer: Pacer, engine: Engine) -> Turn:
+        pacer.know(cheaper=engine.deciding.cheaper is not None)
+        return pacer.take(self._queue, self._rows, MAX_BATCH)
 
     def _synced(self, turn: Turn, replies: list[Reply], done: Future[None]) -> None:
         error = done.exception()
