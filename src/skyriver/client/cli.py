@@ -125,7 +125,7 @@ def deploy(
                 raise
             ended = [wait(client, operation, bars) for operation in done["operations"]]
             missed = _unreachable(client, spec, body)
-        show.warnings(screen, missed)
+        show.warnings(screen, [line for line in missed if line not in plan["plan"]])
         screen.data(done, lambda: show.deployed(screen, spec, changes, ended))
 
 

@@ -35,10 +35,14 @@ def scaling(screen: Screen, row: Mapping[str, Any]) -> None:
     screen.table("", ("REPLICAS", f"COST c, {unit}", "LATE D", "c + D", "LATE"), rows)
     screen.out.print(
         f"  as of {utc_time(status['at'])} UTC, by the prices of {escape(status['prices'])};"
-        f" a late request is worth {money(status['late_price']) or 'nothing'} {status['unit']}."
+        f" a late request is worth {_worth(status)}."
     )
     for change in status["changes"][-3:]:
         screen.out.print(f"  {escape(change_of(change))}")
+
+
+def _worth(status: Mapping[str, Any]) -> str:
+    return f"{money(status['late_price'])} {status['unit']}" if status["late_price"] else "nothing"
 
 
 def follows(row: Mapping[str, Any] | None) -> bool:

@@ -32,6 +32,8 @@ _GAIN: Final = 1.05
 """Times as much work one by one, before it is said that runs are shared."""
 REFRESH_US: Final = 60 * SECOND
 """A row whose number stands is written anew, with what is measured now, no sooner."""
+NOBODY: Final = 0.005
+"""Replicas' work; what is told of less is 0.00."""
 _TOLD: Final = (
     *("requests", "late", "work", "backlog", "ready", "pending", "start_s", "work_s", "alone_s", "batch", "fastest_s"),
 )
@@ -243,6 +245,8 @@ def _why(decided: Decided, told: Explained) -> str:
     """The rule that made the number, and what it went by."""
     rules = {rule for rule, _ in told.lines}
     comes = f"{decided.came:.2f} replicas' work comes now"
+    if decided.came < NOBODY and decided.there <= decided.wanted <= max(decided.rules.least, 1):
+        return f"demand: nobody asks now, and {decided.wanted} is the least."
     if decided.wanted < decided.asked:
         return f"pool: {decided.asked} are wanted, and the machine does not do for all services."
     if decided.wish > decided.wanted and decided.wanted == decided.rules.most:

@@ -266,6 +266,17 @@ def test_the_sum_of_the_chosen_number_is_explained() -> None:
     assert chosen.cost == pytest.approx(0.36 * chosen.replicas, rel=0.5)
 
 
+def test_where_nobody_asks_any_more_one_replica_more_costs_one_more() -> None:
+    service = Service(rules=replace(RULES, price=0.5, hold_s=10.0))
+    run(service, lambda tick: 2.0 if tick < 60 else 0.0, 120)
+    decided = service.fleet.decided("a")
+    assert decided is not None
+    assert [(choice.replicas, choice.cost, choice.total) for choice in explain(decided).choices] == [
+        (1, 0.5, 0.5),
+        (2, 1.0, 1.0),
+    ]
+
+
 def test_a_short_latency_leaves_room_for_chance() -> None:
     """A server alone that is 46% free answers 99% within ten service times (M/M/1)."""
     wanted = []

@@ -232,6 +232,13 @@ def test_a_decision_is_told_with_its_sum_and_its_price() -> None:
     assert [rule for rule, _ in status["lines"]][:2] == ["objective", "demand"]
 
 
+def test_where_nobody_asks_it_says_that() -> None:
+    cloud = Cloud(elastic(latency="150ms"))
+    cloud.play(30, rate=0)
+    assert cloud.row is not None
+    assert cloud.row.status["why"] == "demand: nobody asks now, and 1 is the least."
+
+
 def test_few_rows_are_written_and_few_changes_kept() -> None:
     cloud = Cloud(elastic())
     cloud.play(360, rate=25)

@@ -84,11 +84,13 @@ def _choice(decided: Decided, replicas: int, late_price: float, requests: float,
     """By the factor that would have asked for so many now."""
     base = decided.candidate // FACTORS
     needed = float(decided.bases[base]) * decided.queue * decided.headroom
+    if needed <= 0:  # nothing came for so long that no factor of it says anything
+        return Choice(replicas, replicas * price, 0.0, 0.0)
     grid = np.log(_G[base])
-    at = np.log(max(replicas / needed, float(_G[base][0]))) if needed > 0 else grid[-1]
+    at = np.log(max(replicas / needed, float(_G[base][0])))
     share = float(np.interp(at, grid, decided.late[base]))
     mean = float(np.interp(at, grid, decided.costs[base]))
-    if at > grid[-1] and needed > 0:  # more than any candidate asks for
+    if at > grid[-1]:  # more than any candidate asks for
         mean *= replicas / needed / float(_G[base][-1])
     return Choice(replicas, mean * price, share, late_price * share * requests)
 
