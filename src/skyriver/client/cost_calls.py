@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from skyriver.client.flows import Flow, Request, call
+from collections.abc import Callable
+from typing import Final
+
+from skyriver.client.flows import Flow, Pause, Request, call
 from skyriver.client.tenant_calls import TenantCalls, part
 from skyriver.client.waiting import answered
+from skyriver.core.contract_advice import Advice
 from skyriver.core.contract_costs import Costs
 from skyriver.core.contract_prices import Price, PriceList
+
+ASK_AGAIN_S: Final = 0.5
 
 
 class CostCalls(TenantCalls):
@@ -24,6 +30,19 @@ class CostCalls(TenantCalls):
         path = f"{self._base}/costs/{part(name, '/')}"
         answer: Costs = yield from answered(Request("GET", path, params={"since": since}))
         return answer
+
+    @call
+    def advice(self, service: str = "", *, told: Callable[[float], None] | None = None) -> Flow[Advice]:
+        """What to declare instead so that services, or one, cost less. It waits until it is done, some seconds a
+        service; `told` is called with the share that is done. Raises NotFound."""
+        while True:
+            params = {"service": service} if service else {}
+            answer: Advice = yield from answered(Request("GET", f"{self._base}/advice", params=params))
+            if told is not None:
+                told(answer["done"])
+            if answer["state"] not in ("WAITING", "REPLAYING"):
+                return answer
+            yield Pause(ASK_AGAIN_S)
 
     @call
     def prices(self) -> Flow[PriceList]:

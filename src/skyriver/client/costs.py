@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skyriver.client.advice_page import advice
 from skyriver.client.prices import HOW_TO
 from skyriver.client.screen import Screen
 from skyriver.client.shell import Json, app, connect, noun
@@ -57,6 +58,18 @@ def cost_get(
     with connect() as client:
         found = client.cost(name, since=since)
     screen.data(found, lambda: _page(screen, found))
+
+
+@_costs.command("advise")
+def cost_advise(
+    service: Annotated[str, typer.Argument(metavar="[SERVICE]", help="Of all services unless given.")] = "",
+    as_json: Json = False,
+) -> None:
+    """What to declare instead to pay less: verified on each service's own history."""
+    screen = Screen(as_json=as_json)
+    with connect() as client, screen.progress() as bars:
+        found = client.advice(service, told=lambda done: bars.tell("replaying", done, 1.0))
+    screen.data(found, lambda: advice(screen, found))
 
 
 def _table(screen: Screen, found: Costs) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from skyriver.control.advisor import Advisor
 from skyriver.control.alerting import Alerts
 from skyriver.control.asking import Asker
 from skyriver.control.compute import Compute
@@ -150,6 +151,8 @@ class Cloud:
     alerts: Alerts | None = None
     """Receivers of messages about incidents; None: there are none."""
     prices: Pricing = OwnedMachines()  # noqa: RUF009  # it holds nothing
+    advisor: Advisor | None = None
+    """Of what would cost less; None: there is none."""
     artifact_bytes: int = ARTIFACT_BYTES
     """That a tenant's MLflow clients may upload in all: objects are never freed."""
 

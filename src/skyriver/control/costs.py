@@ -11,7 +11,9 @@ from skyriver.control.costing import By, Period, costs
 from skyriver.control.paging import check_query
 from skyriver.control.routes import TENANT, Routes, caller
 from skyriver.core import contract_costs as contract
-from skyriver.core.errors import InvalidInput, NotFound
+from skyriver.core.contract_advice import Advice
+from skyriver.core.errors import InvalidInput, NotFound, Unavailable
+from skyriver.core.resources import need
 from skyriver.core.units import DAY, parse_duration
 from skyriver.core.usage import DAYS, HOUR, USAGE, buckets
 from skyriver.trust.permissions import Permission, require_operator
@@ -52,6 +54,20 @@ def add_costs(routes: Routes, cloud: Cloud) -> None:
             )
         return found
 
+    def advised(
+        request: Request, service: Annotated[str, Query(description="Only of this one; of all unless given.")] = ""
+    ) -> Advice:
+        """What to declare instead, so that services cost less and are not late more often, verified by replaying
+        their own histories. While it is not DONE it is to be asked again."""
+        check_query(request, ("service",))
+        snapshot, tenant = cloud.loop.snapshot(), caller(request).tenant
+        if service:
+            need(snapshot.find(tenant, "service", service), "service", service)
+        if cloud.advisor is None:
+            raise Unavailable("This control plane gives no advice.", next_action="Ask one that `skyriver up` started.")
+        return cloud.advisor.advise(snapshot, tenant, service)
+
+    routes.add("GET", f"{TENANT}/advice", Permission.CLOUD_READ, advised, "advise_costs", errors=[404])
     routes.add("GET", _PATH, Permission.CLOUD_READ, listed, "list_costs")
     routes.add("GET", f"{_PATH}/{{name:path}}", Permission.CLOUD_READ, one, "get_cost", errors=[404])
 

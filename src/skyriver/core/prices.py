@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import ROUND_HALF_EVEN, Decimal
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from skyriver.core.resources import Limits
 
@@ -94,6 +94,15 @@ class Prices:
     def per_second(self, limits: Limits) -> Decimal:
         """To hold what is reserved for a process; not rounded."""
         return self.charge(held(limits, 1_000))
+
+    def to_json(self) -> dict[str, Any]:
+        of = {name: f"{price:f}" for name, price in sorted(self.of.items())}
+        return {"source": self.source, "as_of": self.as_of.isoformat(), "currency": self.currency, "of": of}
+
+    @classmethod
+    def of_json(cls, told: Mapping[str, Any]) -> Prices:
+        of = {name: Decimal(price) for name, price in told["of"].items()}
+        return cls(told["source"], date.fromisoformat(told["as_of"]), told["currency"], of)
 
     def contended(self, worth: Mapping[str, Decimal]) -> Prices:
         """The same while a pool does not do for all: by names, what the next one in line would gain by a unit (its

@@ -13,11 +13,10 @@ import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
 from decimal import Decimal
 from functools import lru_cache
 from time import gmtime, strftime
-from typing import Any, Final
+from typing import Final
 
 from skyriver.core.prices import Amounts, Prices
 from skyriver.core.resources import Change, Delete, Put, Resource
@@ -99,13 +98,13 @@ class Bucket:
         return found
 
     def to_row(self) -> Resource:
-        parts = [{"prices": _told(part.prices), "used": _packed(part.used)} for part in self.parts]
+        parts = [{"prices": part.prices.to_json(), "used": _packed(part.used)} for part in self.parts]
         status = {"at": self.at, "length": self.length, "parts": parts}
         return Resource(self.tenant, USAGE, self.name, status=status, state="KEPT", revision=self.revision)
 
     @classmethod
     def of(cls, row: Resource) -> Bucket:
-        parts = tuple(Part(_prices(part["prices"]), _unpacked(part["used"])) for part in row.status["parts"])
+        parts = tuple(Part(Prices.of_json(part["prices"]), _unpacked(part["used"])) for part in row.status["parts"])
         return cls(row.tenant, int(row.status["at"]), int(row.status["length"]), parts, row.revision)
 
 
@@ -150,16 +149,6 @@ def folded(rows: Iterable[Resource]) -> list[Change]:
     if len(days) > DAYS:
         changes.append(Delete(*days[0].key, days[0].revision))
     return changes
-
-
-def _told(prices: Prices) -> dict[str, Any]:
-    of = {name: f"{price:f}" for name, price in sorted(prices.of.items())}
-    return {"source": prices.source, "as_of": prices.as_of.isoformat(), "currency": prices.currency, "of": of}
-
-
-def _prices(told: Mapping[str, Any]) -> Prices:
-    of = {name: Decimal(price) for name, price in told["of"].items()}
-    return Prices(told["source"], date.fromisoformat(told["as_of"]), told["currency"], of)
 
 
 def _packed(used: Used) -> str:

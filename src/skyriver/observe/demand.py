@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -44,6 +44,8 @@ HALF_S: Final = 30.0
 """Of time with requests, after which what one took counts half."""
 PRIOR: Final = 10.0
 """Requests that what was measured of the model alone, before anybody asked, is worth."""
+SLOWEST: Final = 0.01
+"""Of the answers, that may take longer than what is told of all."""
 ABSURD: Final = 1000.0
 """More than so many times what one replica could do is no measure."""
 OVERRUN: Final = 10.0
@@ -83,6 +85,9 @@ class Measured:
     stale: str = ""
     """Why the numbers are not to be used."""
     notes: tuple[str, ...] = ()
+    cores: float = 0.0
+    """That the replica took which took most of a processor; and `rss_mb` the one with the most memory."""
+    rss_mb: float = 0.0
 
 
 class Untrue(Exception):
@@ -99,6 +104,7 @@ class _Process:
     latency: Mapping[int, float]
     waiting: float
     batch: Batch | None = None
+    rss_mb: float = 0.0
 
 
 @dataclass(slots=True)
@@ -115,6 +121,8 @@ class _Added:
     cpu_s: float = 0.0
     runs: float = 0.0
     rows: float = 0.0
+    most_cpu_s: float = 0.0
+    """Of one replica."""
 
 
 @dataclass(slots=True)
@@ -166,12 +174,22 @@ class _Memory:
         return sorted(self.starts)[min(len(self.starts) - 1, int(START_SHARE * len(self.starts)))]
 
 
+Services = Callable[[Snapshot, float], Iterator[tuple[Resource, ServiceSpec]]]
+"""Of a snapshot: those that are looked at every so many seconds."""
+
+
 class Meter:
     """`look` is called by one thread, every `look_s`, of which it tells then. What it remembers is bounded by the
     services there are."""
 
-    def __init__(self, remembered: Mapping[str, Any] | None = None, look_s: float = LOOK_S) -> None:
-        self._look_s = look_s
+    def __init__(
+        self,
+        remembered: Mapping[str, Any] | None = None,
+        look_s: float = LOOK_S,
+        services: Services | None = None,
+    ) -> None:
+        """`services`: those that are measured; the elastic ones unless given."""
+        self._services, self._look_s = services or elastic_services, look_s
         self._of: dict[str, _Memory] = {}
         self._second = 0.0
         self._now = 0
@@ -191,7 +209,7 @@ class Meter:
         seconds, self._second = second - self._second if self._second else 0.0, second
         last, self._now = self._now, snapshot.now
         found: dict[str, Measured] = {}
-        for service, spec in elastic_services(snapshot, self._look_s):
+        for service, spec in self._services(snapshot, self._look_s):
             key = f"{service.tenant}/{service.name}"
             memory = self._of.setdefault(key, _Memory())
             time = _Time(seconds, self._look_s, last, unseen_s)
@@ -228,6 +246,15 @@ def elastic_services(snapshot: Snapshot, look_s: float = 0.0) -> Iterator[tuple[
         spec = ServiceSpec.model_validate(service.spec["serve"])
         if spec.elastic and look_s in (0.0, look_s_of(spec)):
             yield service, sized(service, spec)
+
+
+def fixed_services(snapshot: Snapshot, look_s: float = LOOK_S) -> Iterator[tuple[Resource, ServiceSpec]]:
+    """The others that have a version."""
+    for service in snapshot.rows.every("service"):
+        declared = service.spec["serve"].get("replicas", 1)
+        is_elastic = not isinstance(declared, int) and declared[1] > max(declared[0], 1)
+        if service.spec.get("versions") and not is_elastic:
+            yield service, ServiceSpec.model_validate(service.spec["serve"])
 
 
 def _measured(
@@ -286,6 +313,8 @@ def _measured(
         fastest_s=fastest_s,
         possible=possible,
         notes=notes,
+        cores=added.most_cpu_s / max(time.seconds, 0.1),
+        rss_mb=max((process.rss_mb for process in memory.processes.values()), default=0.0),
     )
 
 
@@ -379,7 +408,7 @@ def _told(replica: Resource, process: ProcessStatus, sessions: int) -> _Process:
     counts = {what: _number(name, report, what) for what in _COUNTED}
     waiting = max(_number(name, report, "waiting"), float(sessions))
     latency = _histogram(name, (report.get("counted") or {}).get("latency_us"))
-    return _Process(process.pid, process.cpu_seconds, counts, latency, waiting, batch_of(report))
+    return _Process(process.pid, process.cpu_seconds, counts, latency, waiting, batch_of(report), process.rss_mb)
 
 
 def _number(name: str, report: Mapping[str, Any], what: str) -> float:
@@ -414,7 +443,9 @@ def _add(added: _Added, name: str, before: _Process, now: _Process, latency_us: 
         added.slow += sum(slow)
     added.waiting += now.waiting - before.waiting
     added.busy_s += grown["run_us"] / SECOND
-    added.cpu_s += max(0.0, now.cpu_s - before.cpu_s)
+    cpu_s = max(0.0, now.cpu_s - before.cpu_s)
+    added.cpu_s += cpu_s
+    added.most_cpu_s = max(added.most_cpu_s, cpu_s)
     added.runs += grown["runs"]
     added.rows += grown["rows"]
 
@@ -476,6 +507,26 @@ def unreachable(snapshot: Snapshot, tenant: str, app: AppSpec) -> Iterator[tuple
         service = snapshot.find(tenant, "service", model.name)
         if service is not None and (why := model.serve.cannot_keep(row_us(snapshot, service))):
             yield model.name, why
+
+
+def p99_s(snapshot: Snapshot, service: Resource) -> float:
+    """In which 99% of its answers came, since its replicas started, to an eighth; 0: nothing was answered."""
+    counts: dict[int, float] = {}
+    for replica in snapshot.children(service, "replica"):
+        process = snapshot.processes.get(replica.process)
+        told = process.report.get("counted") or {} if process is not None and process.alive else {}
+        try:
+            found = _histogram(replica.name, told.get("latency_us"))
+        except Untrue:
+            continue
+        for low, count in found.items():
+            counts[low] = counts.get(low, 0.0) + count
+    left = SLOWEST * sum(counts.values())
+    for low in sorted(counts, reverse=True):
+        left -= counts[low]
+        if left < 0:
+            return low * 1.125 / SECOND  # the end of its bucket
+    return 0.0
 
 
 def _fastest_s(memory: _Memory) -> float:

@@ -87,6 +87,7 @@ from skyriver.serve.operations import plan_sleep, plan_wake
 from skyriver.trust.permissions import FIRST_TENANT, Permission
 from skyriver.trust.secretfile import write_secret
 from skyriver.trust.tokens import new_token
+from skyriver.wiring.advisor import ChildAdvisor
 from skyriver.wiring.alerts import AlertFiles
 from skyriver.wiring.capacity import machine_capacity
 from skyriver.wiring.database import store_address
@@ -390,6 +391,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         holds=holds,
         on_problem=partial(told_of, "scaling"),
     )
+    advisor = ChildAdvisor(home, prices, clock, child_environment())
     cloud = Cloud(
         store=store,
         objects=DirectoryObjects(home.objects),
@@ -404,6 +406,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         signer=signer,
         alerts=alerts,
         prices=prices,
+        advisor=advisor,
         artifact_bytes=int(home.settings().get("artifact_bytes", ARTIFACT_BYTES)),
     )
     for stale in home.uploads.iterdir():
@@ -424,6 +427,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         await asyncio.to_thread(watcher.stop)
         await asyncio.to_thread(scaler.stop)
         await asyncio.to_thread(meter.stop)
+        await asyncio.to_thread(advisor.stop)
         await asyncio.to_thread(passes.join)
     store.close()
     if lost:

@@ -23,8 +23,9 @@ from skyriver.core.clock import Clock
 from skyriver.core.errors import Conflict
 from skyriver.core.jobs import Capacity
 from skyriver.core.resources import Put, Snapshot
-from skyriver.observe.demand import LOOK_S, QUICK_S, elastic_services, look_s_of
+from skyriver.observe.demand import LOOK_S, QUICK_S, Meter, elastic_services, fixed_services, look_s_of
 from skyriver.wiring.attempts import Attempts, OnProblem
+from skyriver.wiring.histories import Histories
 from skyriver.wiring.home import Home
 from skyriver.wiring.process import write_atomically
 from skyriver.wiring.sleepers import Sleepers
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from skyriver.wiring.scaling import Scaling
 
 REMEMBER_S: Final = 60.0
-SLEEPING: Final = "sleeping"
+SLEEPING, FIXED = "sleeping", "fixed"
 """In the file, beside the seconds between two looks."""
 
 log = logging.getLogger("skyriver.scaling")
@@ -68,8 +69,13 @@ class Scaler:
         """By the seconds between two looks."""
         self._due: dict[float, float] = {}
         """When the next look is, by a monotonic clock."""
-        self._sleepers = Sleepers(_remembered(self._memory).get(SLEEPING))
+        remembered = _remembered(self._memory)
+        self._sleepers = Sleepers(remembered.get(SLEEPING))
         self._sleepers_due = 0.0
+        self._fixed = _meter_of(remembered.get(FIXED))
+        self._histories = Histories(home.root)
+        self._names: set[str] | None = None
+        """Of services, at the last look."""
         self._remembered = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scaling", daemon=True)
@@ -113,14 +119,25 @@ class Scaler:
             self._sleepers_due = now + LOOK_S
             # with the rows as they are now, for both write the same ones
             self._write(self._sleepers.look(self._loop.snapshot(), self._prices.now()))
+            self._measure(snapshot)
         if now - self._remembered > REMEMBER_S:
             self._remember()
 
     def _decide(self, scaling: Scaling, snapshot: Snapshot) -> None:
-        passed = self._loop.health().last_pass
-        unseen_s = snapshot.elapsed(min(passed, snapshot.now)) / 1e6 if passed else 0.0
         second = self._clock.monotonic() / 1e6
-        self._write(scaling.look(snapshot, second, self._prices.now(), unseen_s=unseen_s))
+        self._write(scaling.look(snapshot, second, self._prices.now(), unseen_s=self._unseen_s(snapshot)))
+        self._histories.note(scaling.measured, snapshot.now / 1e6, scaling.look_s)
+
+    def _measure(self, snapshot: Snapshot) -> None:
+        """Of services whose replicas do not follow the load it is only kept what is asked of them."""
+        second = self._clock.monotonic() / 1e6
+        measured = self._fixed.look(snapshot, second, unseen_s=self._unseen_s(snapshot))
+        self._histories.note(measured, snapshot.now / 1e6, LOOK_S)
+        self._names = {f"{service.tenant}/{service.name}" for service in snapshot.rows.every("service")}
+
+    def _unseen_s(self, snapshot: Snapshot) -> float:
+        passed = self._loop.health().last_pass
+        return snapshot.elapsed(min(passed, snapshot.now)) / 1e6 if passed else 0.0
 
     def _write(self, puts: Sequence[Put]) -> None:
         if puts:
@@ -139,6 +156,10 @@ class Scaler:
         learnt: dict[str, Any] = {str(look_s): scaling.remember(second) for look_s, scaling in self._scalings.items()}
         if sleeping := self._sleepers.remember():
             learnt[SLEEPING] = sleeping
+        if fixed := self._fixed.remember():
+            learnt[FIXED] = fixed
+        if self._names is not None:
+            self._histories.keep(self._names)
         if learnt:
             with contextlib.suppress(OSError):  # it is learnt anew then
                 write_atomically(self._memory, json.dumps(learnt).encode())
@@ -151,6 +172,14 @@ def _remembered(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return told if isinstance(told, dict) else {}
+
+
+def _meter_of(remembered: Any) -> Meter:
+    """What was learnt is learnt anew where it cannot be read."""
+    try:
+        return Meter(remembered, services=fixed_services)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return Meter(services=fixed_services)
 
 
 def _pool_of(capacity: Capacity) -> MachinePool:

@@ -56,6 +56,8 @@ class Scaling:
         self._meter = Meter(remembered.get("measured"), look_s)
         self._learnt: Mapping[str, Any] = remembered.get("learnt") or {}
         self._fleet = Fleet(look_s)
+        self.measured: Mapping[str, Measured] = {}
+        """By the last look."""
         self._rules: dict[str, Rules] = {}
         self._blind: dict[str, int] = {}
 
@@ -69,7 +71,7 @@ class Scaling:
     def look(self, snapshot: Snapshot, second: float, prices: Prices, *, unseen_s: float = 0.0) -> list[Put]:
         """The rows that change. `second` is monotonic; `unseen_s`: so long ago processes were looked at last."""
         services = {f"{s.tenant}/{s.name}": (s, spec) for s, spec in elastic_services(snapshot, self.look_s)}
-        measured = self._meter.look(snapshot, second, unseen_s=unseen_s)
+        measured = self.measured = self._meter.look(snapshot, second, unseen_s=unseen_s)
         self._keep(services, prices, second)
         if not services:
             return []

@@ -29,6 +29,7 @@ from skyriver.client.events import rows_as_json
 from skyriver.client.flows import EventReader, ServerEvent, call, each
 from skyriver.core import (
     contract,
+    contract_advice,
     contract_alerts,
     contract_cards,
     contract_costs,
@@ -98,6 +99,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 NAMES = [o["operationId"] for methods in CONTRACT["paths"].values() for o in methods.values()]
 CONTRACTS = (
     contract,
+    contract_advice,
     contract_alerts,
     contract_cards,
     contract_costs,
@@ -144,6 +146,7 @@ CALLS: list[Act] = [
     lambda c: c.prices(),
     lambda c: c.costs(),
     lambda c: c.cost("fraud"),
+    lambda c: c.advice("fraud"),
     lambda c: c.price("core_hour"),
     lambda c: c.audit_page(newest=True, target="shop"),
     lambda c: c.audit_row(7),

@@ -11,10 +11,12 @@ import pytest
 
 import skyriver as sr
 from skyriver.control.pricing import OwnedMachines
+from skyriver.control.schedule.history import MINUTES, SIZE
 from skyriver.core.errors import Conflict
 from skyriver.core.jobs import Capacity
 from skyriver.core.resources import Put, Resource
 from skyriver.core.units import SECOND
+from skyriver.wiring.histories import FOLDER, read_history
 from skyriver.wiring.home import Home
 from skyriver.wiring.scaler import Scaler
 from skyriver.wiring.simulation import Simulation
@@ -155,6 +157,19 @@ def test_somebody_who_was_quicker_is_no_trouble(tmp_path: Path, monkeypatch: pyt
         cloud.scaler._due.clear()
         cloud.scaler.look()
     assert refused == [1]
+
+
+@pytest.mark.parametrize("replicas", [1, (0, 1), (1, 3)], ids=str)
+def test_of_each_service_that_has_replicas_its_demand_is_kept(tmp_path: Path, replicas: int | tuple[int, int]) -> None:
+    cloud = Cloud(tmp_path, sr.Service(replicas=replicas, latency="50ms"))
+    for _ in range(30):
+        cloud.scaler._sleepers_due = 0.0
+        cloud.look(5.0)
+    kept = read_history(tmp_path, "t", "price")
+    assert kept
+    assert (tmp_path / FOLDER / "t" / "price").stat().st_size <= MINUTES * SIZE
+    assert [minute.number for minute in kept] == list(range(kept[0].number, kept[-1].number + 1))
+    assert all(came == 0.0 for came in kept[-1].work)  # it says each time that it answered five
 
 
 def test_a_cloud_without_elastic_services_loads_no_numpy(tmp_path: Path) -> None:

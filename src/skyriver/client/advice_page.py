@@ -1,0 +1,60 @@
+"""How advice looks on the screen: what to declare instead, what that saves, and why where nothing does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from skyriver.client.screen import Screen
+
+if TYPE_CHECKING:
+    from skyriver.core.contract_advice import Advice, Declaration, ServiceAdvice
+
+
+def advice(screen: Screen, found: Advice) -> None:
+    if not found["items"]:
+        screen.say("There are no services.")
+        return
+    unit = found["currency"]
+    head = ("SERVICE", "NOW", "PROPOSED", f"COST A MONTH, {unit or 'replica-hours'}", "LATE", "HISTORY")
+    rows = []
+    for item in found["items"]:
+        then = item["proposed"]
+        proposed = escape(then["line"]) if then is not None else "-"
+        cost = _both(_cost(item["now"], unit), _cost(then, unit) if then is not None else "")
+        late = _both(f"{item['now']['late']:.3%}", f"{then['late']:.3%}" if then is not None else "")
+        rows.append((item["name"], escape(item["now"]["line"]), proposed, cost, late, _span(item)))
+    screen.table("", head, rows)
+    for item in found["items"]:
+        saves = f" It saves {item['saves']:.0%}." if item["proposed"] is not None and item["saves"] else ""
+        screen.out.print(f"{item['name']}: {escape(item['why'])}{saves}", highlight=False)
+    if len(found["items"]) == 1:
+        _looked_at(screen, found["items"][0], unit)
+    if unit:
+        screen.say(f"By prices as of {found['as_of']} ({found['source']}), of replicas alone.")
+
+
+def _looked_at(screen: Screen, item: ServiceAdvice, unit: str) -> None:
+    if not item["looked_at"]:
+        return
+    rows = [
+        (escape(one["line"]), _cost(one, unit), f"{one['late']:.3%}", escape(one["verdict"]) or "may be")
+        for one in item["looked_at"]
+    ]
+    screen.table("", ("LOOKED AT", "COST A MONTH", "LATE", "VERDICT"), rows)
+
+
+def _both(now: str, then: str) -> str:
+    return f"{now} -> {then}" if then else now
+
+
+def _cost(one: Declaration, unit: str) -> str:
+    return f"{float(one['cost']):,.2f}" if unit else f"{one['replica_hours']:,.0f}"
+
+
+def _span(item: ServiceAdvice) -> str:
+    if item["since"] is None:
+        return "none"
+    hours = item["known_hours"]
+    return f"{hours / 24:.1f} days" if hours >= 48 else f"{hours:.3g} h"

@@ -1,0 +1,58 @@
+"""What travels about advice between the control plane and its callers, as `skyriver.core.contract` has the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from typing_extensions import TypedDict  # as in skyriver.core.contract
+
+
+class Declaration(TypedDict):
+    """What may be declared of a service, and what its own history says of it."""
+
+    line: str
+    """As it is written in the application."""
+    replica_hours: float
+    """A month of 730 hours, starts included."""
+    core_hours: float
+    memory_gb_hours: float
+    cost: str
+    """The same in money, a decimal number to a millionth; of replicas alone."""
+    late: float
+    """Share of the work that would have been late."""
+    verdict: str
+    """"" of what may be proposed; else why it is not."""
+
+
+class ServiceAdvice(TypedDict):
+    name: str
+    app: str
+    now: Declaration
+    proposed: Declaration | None
+    """null: nothing that is verified saves."""
+    saves: float
+    """Share of the cost, of the replica-hours where nothing costs anything."""
+    since: str | None
+    """From when on there is a history, as 2026-11-27T08:00:00Z; null: there is none."""
+    until: str | None
+    known_hours: float
+    """Of the time between, in which somebody measured."""
+    late: float | None
+    """Measured share of the requests; null: none was asked."""
+    why: str
+    looked_at: Sequence[Declaration]
+
+
+class Advice(TypedDict):
+    """Of a tenant's services. Replaying takes some time: while `state` is not DONE it is to be asked again."""
+
+    state: Literal["WAITING", "REPLAYING", "DONE"]
+    done: float
+    """Share of the replaying."""
+    items: Sequence[ServiceAdvice]
+    """In the order of names; empty until it is done."""
+    currency: str
+    """Of the prices in force; "" where nothing costs anything."""
+    as_of: str
+    source: str

@@ -1,0 +1,58 @@
+"""Advice on what services could be declared as, in a process of its own: `python -m skyriver.wiring.advising QUESTION
+ANSWER`.
+
+Replaying a week takes a core some seconds, and numpy: the control plane has better to do, and none. QUESTION is a file
+that `question_of` wrote; ANSWER is replaced as it goes on, by {"done": share} and then {"done": 1, "items": [...]}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from skyriver.control.schedule.advising import Asked, advise
+from skyriver.control.schedule.replaying import history_of
+from skyriver.core.prices import Prices
+from skyriver.core.spec import ServiceSpec
+from skyriver.wiring.histories import read_history
+from skyriver.wiring.process import write_atomically
+
+TELL_S: Final = 0.5
+NICE: Final = 10
+
+
+def answer(question: dict[str, Any], path: Path) -> None:
+    prices, services = Prices.of_json(question["prices"]), question["services"]
+    items: list[Any] = []
+    last = 0.0
+
+    def told(share: float) -> None:
+        nonlocal last
+        if time.monotonic() - last > TELL_S:
+            last = time.monotonic()
+            write_atomically(path, json.dumps({"done": (len(items) + share) / max(len(services), 1)}).encode())
+
+    for service in services:
+        kept = read_history(Path(question["home"]), question["tenant"], service["name"])
+        asked = Asked(
+            name=service["name"],
+            app=service["app"],
+            serve=ServiceSpec.model_validate(service["serve"]),
+            history=history_of(kept),
+            p99_s=service["p99_s"],
+        )
+        items.append(advise(asked, prices, question["now"], told))
+    write_atomically(path, json.dumps({"done": 1.0, "items": items}).encode())
+
+
+def main() -> None:
+    os.nice(NICE)
+    answer(json.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Where a week of each service's demand is kept: a file a service, in which a minute is written as it ends.
+
+Nothing of it is in memory but the minute that is under way. A control plane that is killed loses that one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from skyriver.control.schedule.history import Filling, Look, Minute, pack, place, unpack
+from skyriver.observe.demand import Measured
+
+FOLDER: Final = "demand"
+"""In the cloud's home."""
+
+
+class Histories:
+    """Of one thread. Reading is for anybody."""
+
+    def __init__(self, home: Path) -> None:
+        self._folder = home / FOLDER
+        self._of: dict[str, Filling] = {}
+
+    def note(self, measured: Mapping[str, Measured], wall: float, seconds: float) -> None:
+        """What was measured of services, by tenant/name, in `seconds` before `wall`; what is stale is not known. A disk
+        that is full loses a minute."""
+        for name, seen in measured.items():
+            if seen.stale:
+                continue
+            look = Look(wall, seconds, seen.work, seen.judged, seen.late, seen.start_s, seen.cores, seen.rss_mb)
+            minute = self._of.setdefault(name, Filling()).add(look)
+            if minute is not None:
+                with contextlib.suppress(OSError):
+                    self._write(name, minute)
+
+    def keep(self, names: set[str]) -> None:
+        """Those that there are no more are forgotten."""
+        for name in self._of.keys() - names:
+            del self._of[name]
+        if not self._folder.exists():
+            return
+        with contextlib.suppress(OSError):
+            for path in list(self._folder.glob("*/*")):
+                if f"{path.parent.name}/{path.name}" not in names:
+                    path.unlink(missing_ok=True)
+            for tenant in self._folder.iterdir():
+                if not any(tenant.iterdir()):
+                    shutil.rmtree(tenant)
+
+    def _write(self, name: str, minute: Minute) -> None:
+        path = self._folder / name
+        for again in (False, True):
+            try:
+                file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                break
+            except FileNotFoundError:
+                if again:
+                    raise
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            os.pwrite(file, pack(minute), place(minute.number))
+        finally:
+            os.close(file)
+
+
+def read_history(home: Path, tenant: str, name: str) -> list[Minute]:
+    """Oldest first; empty where there is none."""
+    try:
+        return list(unpack((home / FOLDER / tenant / name).read_bytes()))
+    except OSError:
+        return []
