@@ -26,12 +26,16 @@ LEAST_S: Final = 86_400.0
 STALE_S: Final = 3_600.0
 SLACK: Final = 0.5
 """Of what an objective allows: so much of the work may be late where none is declared, or as much as is now."""
+ONLY_IF: Final = "Only if"
+"""What is up to those who promise something to customers."""
 WORTH: Final = 0.02
 """Of the cost: what saves less is not worth a change."""
 LATENCIES: Final = 1.5
 """Times what 99% of the answers took: the latency that is declared where there was none."""
 NO_OBJECTIVE_S: Final = 300.0
 """After which a service sleeps that declares neither latency nor wake."""
+WAKES: Final = 1.5
+"""Times a start: what a request that wakes a service may be promised to take."""
 HOLDS: Final = ("1m", "2m", "15m")
 MEMORY_ROOM, MEMORY_STEP, LEAST_MEMORY = 1.3, 64, 128
 CORES_ROOM, LEAST_CORES = 1.25, 0.25
@@ -91,13 +95,15 @@ def advise(asked: Asked, prices: Prices, now: float, told: Told = lambda share: 
         costs, verdict = _hourly(one.serve, outcome, prices), judge.verdict(one, outcome)
         if not verdict and not _saves(_hourly(asked.serve, outcomes[0], prices), costs):
             verdict = "It saves nothing that is worth a change."
+        if not verdict and one.serve.wake != asked.serve.wake:
+            verdict = f"{ONLY_IF} requests that wake it may take {one.serve.wake}."
         looked.append(_told_of(one.serve, outcome, prices, verdict))
         # The simple ones come first, and of two that cost the same the simple one is taken.
         if not verdict and _saves(_hourly(best, best_outcome, prices), costs):
             best, best_outcome = one.serve, outcome
     best, best_outcome = _smaller(asked, history, judge, best, best_outcome)
     if best == asked.serve:
-        return _advice(asked, prices, present, looked, None, _why_nothing(judge, looked))
+        return _advice(asked, prices, present, looked, None, _why_nothing(looked))
     proposed = _told_of(best, best_outcome, prices, "")
     return _advice(asked, prices, present, looked, proposed, _why(asked, history, best, outcomes[0], best_outcome))
 
@@ -146,11 +152,7 @@ class _Judge:
         most = max(self.allowed, before.late)
         if outcome.late <= most + 1e-9:
             return ""
-        verdict = f"{_percent(outcome.late)} would be late, and {_percent(most)} may be."
-        if one.serve.sleeps and not one.serve.wake:
-            wake = format_duration(max(1, math.ceil(1.5 * self.start_s)) * SECOND)
-            verdict += f" If requests that wake it may take {wake}, declare wake={wake!r}."
-        return verdict
+        return f"{_percent(outcome.late)} would be late, and {_percent(most)} may be."
 
 
 def _judged_by(plan: Plan, judge: _Judge) -> Plan:
@@ -170,12 +172,13 @@ def _changes(asked: Asked, judge: _Judge) -> Iterator[ServiceSpec]:
         if enough < serve.least:
             yield _with(serve, replicas=enough)
         if judge.latency:
-            yield _with(serve, replicas=(1, serve.least), latency=judge.latency)
-            yield _with(serve, replicas=(0, serve.least), latency=judge.latency)
+            objective = {"latency": judge.latency, "share": round(1 - judge.allowed, 9)}
+            yield _with(serve, replicas=(1, serve.least), **objective)
+            yield from _asleep(serve, judge, replicas=(0, serve.least), **objective)
         return
     if not serve.elastic:
         if not serve.sleeps:
-            yield _with(serve, replicas=(0, 1))
+            yield from _asleep(serve, judge, replicas=(0, 1))
         elif serve.idle:
             yield _with(serve, idle="")
         return
@@ -183,7 +186,9 @@ def _changes(asked: Asked, judge: _Judge) -> Iterator[ServiceSpec]:
     if enough < serve.most:
         fewer |= {(min(serve.least, enough), enough)}
     for least, most in sorted(fewer):
-        if most > 1:
+        if most > 1 and not least and serve.least:
+            yield from _asleep(serve, judge, replicas=(least, most))
+        elif most > 1:
             yield _with(serve, replicas=(least, most))
         else:
             yield _with(serve, replicas=(0, 1) if not least else 1, hold="")
@@ -193,6 +198,16 @@ def _changes(asked: Asked, judge: _Judge) -> Iterator[ServiceSpec]:
             yield _with(serve, hold=hold)
     if serve.idle:
         yield _with(serve, idle="")
+
+
+def _asleep(serve: ServiceSpec, judge: _Judge, **changed: Any) -> Iterator[ServiceSpec]:
+    """As it is, and with what a request that wakes it may take, where a start is longer than the latency."""
+    sleeps = _with(serve, **changed)
+    yield sleeps
+    wake_s = max(1, math.ceil(WAKES * judge.start_s))
+    latency_us = ServiceSpec(latency=judge.latency).latency_us
+    if 0 < latency_us < judge.start_s * SECOND:
+        yield _with(sleeps, wake=format_duration(wake_s * SECOND))
 
 
 def _with(serve: ServiceSpec, **changed: Any) -> ServiceSpec:
@@ -309,14 +324,16 @@ def _why(asked: Asked, history: History, best: ServiceSpec, before: Outcome, aft
     return " ".join(said)
 
 
-def _why_nothing(judge: _Judge, looked: Sequence[Declaration]) -> str:
+def _why_nothing(looked: Sequence[Declaration]) -> str:
     if not looked:
         return "There is nothing smaller to try: it has what it uses."
-    late = [one for one in looked if "would be late" in one["verdict"]]
-    said = f"{len(looked)} other declarations were tried: "
-    said += f"{len(late)} would make too much late, {len(looked) - len(late)} would save nothing."
-    hints = [one["verdict"].partition(" may be. ")[2] for one in late]
-    return " ".join([said, *sorted({hint for hint in hints if hint})[:1]])
+    late = sum("would be late" in one["verdict"] for one in looked)
+    asks = [one for one in looked if one["verdict"].startswith(ONLY_IF)]
+    said = f"Tried: {len(looked)} others; too much would be late with {late}"
+    said += f", and {len(looked) - late - len(asks)} save nothing."
+    for one in asks[:1]:
+        said += f" If {one['verdict'].removeprefix(ONLY_IF).strip(' .')}, declare {one['line']}."
+    return said
 
 
 def line_of(serve: ServiceSpec) -> str:
