@@ -44,6 +44,7 @@ def answer(question: dict[str, Any], path: Path) -> None:
             serve=ServiceSpec.model_validate(service["serve"]),
             history=history_of(kept),
             p99_s=service["p99_s"],
+            memory_mb=service["memory_mb"],
         )
         items.append(advise(asked, prices, question["now"], told))
     write_atomically(path, json.dumps({"done": 1.0, "items": items}).encode())

@@ -22,6 +22,7 @@ from skyriver.core.resources import Snapshot
 from skyriver.core.units import SECOND
 from skyriver.observe.demand import p99_s
 from skyriver.observe.metering import app_of
+from skyriver.serve.sizing import memory_of
 from skyriver.wiring.home import Home
 
 MINUTE: Final = 60 * SECOND
@@ -78,9 +79,9 @@ class ChildAdvisor:
             run = self._runs.get(key)
             stale = run is not None and run.is_over and (run.digest != known or now - run.asked_at > KEPT_US)
             if run is None or stale:
-                latencies = {row.name: p99_s(snapshot, row) for row in rows}
+                known_now = {row.name: {"p99_s": p99_s(snapshot, row), "memory_mb": memory_of(row)} for row in rows}
                 for one in declared:
-                    one["p99_s"] = latencies[one["name"]]
+                    one |= known_now[one["name"]]
                 run = self._runs[key] = _Run(known, now, {**question, "now": snapshot.now / SECOND})
                 self._drop()
             self._go_on(now)

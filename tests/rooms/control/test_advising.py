@@ -129,7 +129,9 @@ def test_where_every_request_would_wake_it_it_is_kept_and_what_to_declare_is_sai
     assert found["why"].endswith(f"If requests that wake it may take 2s, declare {line}.")
     assert found["looked_at"][0]["late"] > 0.8
     line = 'sr.Service(replicas=(0, 1), wake="2s")'
-    assert advised(sr.Service(), history(work))["why"].endswith(f"If requests that wake it may take 2s, declare {line}.")
+    assert advised(sr.Service(), history(work))["why"].endswith(
+        f"If requests that wake it may take 2s, declare {line}."
+    )
     found = advised(sr.Service(replicas=(0, 1), idle="1h", latency=SLOW, wake="2s"), history(work))
     assert proposed(found) == f'sr.Service(replicas=(0, 1), latency="{SLOW}", wake="2s")'
 
@@ -152,6 +154,14 @@ def test_memory_and_processor_that_were_never_used_are_given_back() -> None:
     assert found["why"] == "It never held more than 200 MB of 2048. It never took more than 0.3 cores of 2."
     quick = advised(sr.Service(cpus=2.0, memory_mb=2_048, latency="50ms"), of)
     assert proposed(quick) == 'sr.Service(cpus=2.0, memory_mb=320, latency="50ms")'
+
+
+def test_memory_that_nobody_declares_is_what_was_measured() -> None:
+    of = history(np.full(DAY, 0.05), rss_mb=100.0)
+    asked = Asked("quote", "", sr.Service(replicas=1, latency=SLOW), of, 0.03, memory_mb=160)
+    found = advise(asked, EUR, of.ends + 5.0)
+    assert found["proposed"] is None
+    assert found["now"]["memory_gb_hours"] == 730 * 0.16
 
 
 def test_where_nothing_costs_anything_replica_hours_are_compared() -> None:

@@ -39,6 +39,7 @@ WAKES: Final = 1.5
 HOLDS: Final = ("1m", "2m", "15m")
 MEMORY_ROOM, MEMORY_STEP, LEAST_MEMORY = 1.3, 64, 128
 CORES_ROOM, LEAST_CORES = 1.25, 0.25
+UNDECLARED_MB: Final = ServiceSpec().memory_mb
 SMALLER: Final = 0.75
 """Less memory or processor is proposed where it is this share at most."""
 
@@ -53,6 +54,13 @@ class Asked:
     history: History | None
     p99_s: float = 0.0
     """In which 99% of its answers came; 0: not known."""
+    memory_mb: int = 0
+    """That is set aside for a replica where nobody declares it; 0: not measured."""
+
+    def limits(self, serve: ServiceSpec) -> Limits:
+        """Of a replica, if that were declared."""
+        measured = self.memory_mb if serve.memory_mb == UNDECLARED_MB else 0
+        return Limits(serve.cpus, measured or serve.memory_mb)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +88,31 @@ class _Try:
 def advise(asked: Asked, prices: Prices, now: float, told: Told = lambda share: None) -> ServiceAdvice:
     """`now`: seconds of the wall's clock."""
     if why := _unusable(asked, now):
-        return _advice(asked, prices, _told_of(asked.serve, None, prices, why), (), None, why)
+        return _advice(asked, prices, _told_of(asked, asked.serve, None, prices, why), (), None, why)
     history = asked.history
     assert history is not None
     judge = _Judge.of(asked, history)
     tries = [_Try(serve) for serve in _changes(asked, judge)] if not judge.trouble else []
     outcomes = replay(history, [_judged_by(one.plan, judge) for one in (_Try(asked.serve), *tries)], told)
     judge = replace(judge, before=outcomes[0])
-    present = _told_of(asked.serve, outcomes[0], prices, "")
+    present = _told_of(asked, asked.serve, outcomes[0], prices, "")
     if judge.trouble:
         return _advice(asked, prices, present, (), None, judge.trouble)
     best, best_outcome, looked = asked.serve, outcomes[0], []
     for one, outcome in zip(tries, outcomes[1:], strict=True):
-        costs, verdict = _hourly(one.serve, outcome, prices), judge.verdict(one, outcome)
-        if not verdict and not _saves(_hourly(asked.serve, outcomes[0], prices), costs):
+        costs, verdict = _hourly(asked, one.serve, outcome, prices), judge.verdict(one, outcome)
+        if not verdict and not _saves(_hourly(asked, asked.serve, outcomes[0], prices), costs):
             verdict = "It saves nothing that is worth a change."
         if not verdict and one.serve.wake != asked.serve.wake:
             verdict = f"{ONLY_IF} requests that wake it may take {one.serve.wake}."
-        looked.append(_told_of(one.serve, outcome, prices, verdict))
+        looked.append(_told_of(asked, one.serve, outcome, prices, verdict))
         # The simple ones come first, and of two that cost the same the simple one is taken.
-        if not verdict and _saves(_hourly(best, best_outcome, prices), costs):
+        if not verdict and _saves(_hourly(asked, best, best_outcome, prices), costs):
             best, best_outcome = one.serve, outcome
     best, best_outcome = _smaller(asked, history, judge, best, best_outcome)
     if best == asked.serve:
         return _advice(asked, prices, present, looked, None, _why_nothing(looked))
-    proposed = _told_of(best, best_outcome, prices, "")
+    proposed = _told_of(asked, best, best_outcome, prices, "")
     return _advice(asked, prices, present, looked, proposed, _why(asked, history, best, outcomes[0], best_outcome))
 
 
@@ -235,7 +243,8 @@ def _smaller(
 ) -> tuple[ServiceSpec, Outcome]:
     """The same with as much memory and processor as was ever used, and room."""
     memory = max(LEAST_MEMORY, math.ceil(history.rss_mb * MEMORY_ROOM / MEMORY_STEP) * MEMORY_STEP)
-    if history.rss_mb and memory <= SMALLER * serve.memory_mb:
+    declared = serve.memory_mb != UNDECLARED_MB  # else what was measured is set aside
+    if declared and history.rss_mb and memory <= SMALLER * serve.memory_mb:
         serve = _with(serve, memory_mb=memory)
     cores = max(LEAST_CORES, math.ceil(history.cores * CORES_ROOM * 10) / 10)
     if not history.cores or cores > SMALLER * serve.cpus:
@@ -250,9 +259,9 @@ def _smaller(
     return (smaller, again) if not judge.verdict(one, again) else (serve, outcome)
 
 
-def _hourly(serve: ServiceSpec, outcome: Outcome, prices: Prices) -> Decimal:
+def _hourly(asked: Asked, serve: ServiceSpec, outcome: Outcome, prices: Prices) -> Decimal:
     """Of money, or of replicas where nothing costs anything."""
-    each = prices.per_second(_limits(serve)) * 3_600
+    each = prices.per_second(asked.limits(serve)) * 3_600
     return Decimal(repr(outcome.replicas)) * (each or Decimal(1))
 
 
@@ -260,18 +269,14 @@ def _saves(before: Decimal, after: Decimal) -> bool:
     return after < before * Decimal(repr(1 - WORTH))
 
 
-def _limits(serve: ServiceSpec) -> Limits:
-    return Limits(serve.cpus, serve.memory_mb)
-
-
-def _told_of(serve: ServiceSpec, outcome: Outcome | None, prices: Prices, verdict: str) -> Declaration:
+def _told_of(asked: Asked, serve: ServiceSpec, outcome: Outcome | None, prices: Prices, verdict: str) -> Declaration:
     hours = (outcome.replicas if outcome is not None else float(serve.least)) * MONTH_HOURS
-    cost = Decimal(repr(hours)) * prices.per_second(_limits(serve)) * 3_600
+    cost = Decimal(repr(hours)) * prices.per_second(asked.limits(serve)) * 3_600
     return {
         "line": line_of(serve),
         "replica_hours": round(hours, 3),
         "core_hours": round(hours * serve.cpus, 3),
-        "memory_gb_hours": round(hours * serve.memory_mb / 1_000, 3),
+        "memory_gb_hours": round(hours * asked.limits(serve).memory_mb / 1_000, 3),
         "cost": f"{micro(cost):f}",
         "late": round(outcome.late, 6) if outcome is not None else 0.0,
         "verdict": verdict,
