@@ -20,6 +20,9 @@ MARGIN: Final = 1.25
 LEAST_MARGIN_MB: Final = 32.0
 STEP_MB: Final = 16
 """What is kept is a multiple of it: it is not written anew for each MB."""
+_MOST_SIZED: Final = 16_384
+_sized: dict[tuple[int, int], tuple[Mapping[str, Any], ServiceSpec]] = {}
+"""By the identity of what is declared, which is kept with it: several looks a second ask for it, of every service."""
 ROOM: Final = 2.0
 """Times what it held when it began, that a replica may hold whose memory nobody declared; UNDECLARED_MB at least."""
 
@@ -109,9 +112,18 @@ def memory_of(service: Resource) -> int:
 
 
 def sized(service: Resource, serve: ServiceSpec) -> ServiceSpec:
-    """What is declared, with the memory that is set aside."""
-    memory = memory_of(service)
-    return serve if memory == serve.memory_mb else serve.model_copy(update={"memory_mb": memory})
+    """What is declared (`serve`, of the service's row), with the memory that is set aside. Any thread."""
+    memory, declared = memory_of(service), service.spec["serve"]
+    if memory == serve.memory_mb:
+        return serve
+    known = _sized.get((id(declared), memory))
+    if known is not None and known[0] is declared:
+        return known[1]
+    found = serve.model_copy(update={"memory_mb": memory})
+    if len(_sized) >= _MOST_SIZED:
+        _sized.clear()
+    _sized[id(declared), memory] = declared, found
+    return found
 
 
 def allowed_mb(service: Resource, version: str) -> int:

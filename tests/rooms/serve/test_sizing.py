@@ -57,7 +57,10 @@ def test_what_is_declared_is_what_is_set_aside() -> None:
     assert memory_of(service()) == UNDECLARED_MB
     declared = sr.Service(memory_mb=2_000)
     assert sized(service(kept, memory_mb=2_000), declared) is declared
-    assert sized(service(kept), sr.Service()).memory_mb == 240
+    row = service(kept)
+    assert sized(row, sr.Service()).memory_mb == 240
+    assert sized(row, sr.Service()) is sized(row, sr.Service())
+    assert sized(replace(row, status={}), sr.Service()).memory_mb == UNDECLARED_MB
 
 
 def test_nobody_is_told_of_memory_that_a_model_needs_to_begin_with() -> None:
