@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from skyriver.core.jobs import UNDECLARED_MB
+from skyriver.core.resources import UNDECLARED_MB
 from skyriver.core.units import parse_duration
 
 FAR_TOO_MUCH: Final = 4

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-from skyriver.core.resources import Limits, Resource, Snapshot
+from skyriver.core.resources import UNDECLARED_MB, Limits, Resource, Snapshot
 
 ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 """States that a job or an operation does not leave."""
@@ -92,10 +92,6 @@ LONGEST_PAUSE_US = 300_000_000
 def pause_before_retry(attempts: int) -> int:
     """Microseconds from the end of attempt number `attempts` to the next one: 1 s, doubled each time, at most 5 min."""
     return min(FIRST_PAUSE_US << min(attempts - 1, 30), LONGEST_PAUSE_US)
-
-
-UNDECLARED_MB: Final = 512
-"""Of a process whose memory nobody declares; of a replica until it is measured, and declared it is as if nobody had."""
 
 
 @dataclass(frozen=True, slots=True)

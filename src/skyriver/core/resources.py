@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from skyriver.core.errors import Conflict, NotFound
 from skyriver.core.rows import Rows
@@ -88,6 +88,10 @@ class AuditEntry:
     action: str
     target: str
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+UNDECLARED_MB: Final = 512
+"""Of a process whose memory nobody declares; of a replica until it is measured, and declared it is as if nobody had."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 from skyriver.core.cron import check_cron
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Aggregate, Column, Lookup, Node, Same, walk
-from skyriver.core.jobs import UNDECLARED_MB
 from skyriver.core.names import BY_KEY
+from skyriver.core.resources import UNDECLARED_MB
 from skyriver.core.spec_base import FieldName, InnerPath, Name, Spec
 from skyriver.core.spec_gate import GateSpec, SliceSpec
 from skyriver.core.spec_watch import RetrainSpec

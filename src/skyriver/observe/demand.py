@@ -17,7 +17,7 @@ from typing import Any, Final
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.spec import AppSpec, ServiceSpec
 from skyriver.core.units import SECOND
-from skyriver.observe.full_runs import LEAST_WORK_S, Batch, Taken, batch_of, in_full_runs
+from skyriver.observe.full_runs import LEAST_WORK_S, Batch, Ran, Taken, batch_of, in_full_runs
 from skyriver.serve.kinds import serves
 from skyriver.serve.objective import row_us
 from skyriver.serve.sizing import sized
@@ -134,6 +134,7 @@ class _Memory:
     """Decayed sums, whose ratio is what a request takes."""
     runs: float = 0.0
     rows: float = 0.0
+    run_s: float = 0.0
     """The same of what these requests ran in."""
     batch: Batch | None = None
     row_s: float = 0.0
@@ -156,16 +157,19 @@ class _Memory:
 
     def told(self) -> dict[str, Any]:
         of = self.requests or 1.0
-        runs, rows = self.runs / of, self.rows / of
-        return {"work_s": self.work_s, "starts": list(self.starts), "runs": runs, "rows": rows}
+        ran = {"runs": self.runs / of, "rows": self.rows / of, "run_s": self.run_s / of}
+        return {"work_s": self.work_s, "starts": list(self.starts), **ran}
 
     def taken(self, latency_us: int) -> Taken:
         """By a request; in full runs where there is an objective."""
         if self.batch is None or not latency_us or not (self.runs or self.row_s):
             return Taken(self.work_s, self.work_s, self.work_s, 0)
         prior = PRIOR if self.row_s else 0.0
-        runs, rows = ((of + prior) / (self.requests + prior) for of in (self.runs, self.rows))
-        return in_full_runs(self.work_s, runs, rows, self.batch, latency_us / SECOND)
+        run_s, runs, rows = (
+            (of + prior * one) / (self.requests + prior)
+            for of, one in ((self.run_s, self.row_s), (self.runs, 1.0), (self.rows, 1.0))
+        )
+        return in_full_runs(Ran(self.work_s, run_s, runs, rows), self.batch, latency_us / SECOND)
 
     @property
     def start_s(self) -> float:
@@ -196,7 +200,10 @@ class Meter:
         for key, known in (remembered or {}).items():
             memory = self._of[key] = _Memory()
             memory.work, memory.requests = float(known["work_s"]) * PRIOR, PRIOR if known["work_s"] else 0.0
-            memory.runs, memory.rows = (float(known.get(what, 1.0)) * memory.requests for what in ("runs", "rows"))
+            ran = {"runs": 1.0, "rows": 1.0, "run_s": known["work_s"], **known}
+            memory.runs, memory.rows, memory.run_s = (
+                float(ran[what]) * memory.requests for what in ("runs", "rows", "run_s")
+            )
             memory.starts.extend(float(start) for start in known["starts"][-STARTS:])
 
     def remember(self) -> dict[str, Any]:
@@ -498,6 +505,7 @@ def _note_work(memory: _Memory, added: _Added, seconds: float, replicas: int) ->
     memory.requests = kept * memory.requests + done
     memory.runs = kept * memory.runs + added.runs
     memory.rows = kept * memory.rows + added.rows
+    memory.run_s = kept * memory.run_s + added.busy_s
 
 
 def unreachable(snapshot: Snapshot, tenant: str, app: AppSpec) -> Iterator[tuple[str, str]]:

@@ -48,10 +48,24 @@ class Taken:
     """Rows of a full run; 0 where nobody says, or there is no objective."""
 
 
-def in_full_runs(now_s: float, runs: float, rows: float, batch: Batch, latency_s: float) -> Taken:
-    """Of requests that take `now_s` in so many `runs` with so many `rows`, each on the mean."""
-    full = max(LEAST_WORK_S, now_s - batch.fixed_s * max(0.0, runs - max(rows, 1.0) / batch.rows))
-    alone = max(full, now_s + batch.fixed_s * max(0.0, 1.0 - runs))
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a request took, on the mean."""
+
+    now_s: float
+    """Of a replica; of that `run_s` in so many `runs` with so many `rows`."""
+    run_s: float
+    runs: float
+    rows: float
+
+
+def in_full_runs(ran: Ran, batch: Batch, latency_s: float) -> Taken:
+    """What a run costs however many rows it has is believed as far as its runs really took so long: what is measured at
+    a start may be many times too much."""
+    foreseen = batch.fixed_s * ran.runs + batch.each_s * ran.rows
+    fixed_s = batch.fixed_s * (min(1.0, ran.run_s / foreseen) if foreseen > 0 else 0.0)
+    full = max(LEAST_WORK_S, ran.now_s - fixed_s * max(0.0, ran.runs - max(ran.rows, 1.0) / batch.rows))
+    alone = max(full, ran.now_s + fixed_s * max(0.0, 1.0 - ran.runs))
     room = max(LEAST_ROOM, 1.0 - 2 * batch.run_s / latency_s) if batch.rows > 1 else 1.0
     return Taken(full, alone, min(full / room, alone), batch.rows)
 

@@ -25,15 +25,15 @@ _ENOUGH: Final = 20.0
 """Runs, before what they took is held against what was measured on made-up rows."""
 
 
-def rows_of_a_run(calibration: Calibration, latency_us: float, most: int, slower: float = 1.0) -> int:
+def rows_of_a_run(calibration: Calibration, latency_us: float, most: int, times: float = 1.0) -> int:
     """At most `most`; what was calibrated where no `latency_us` is declared, nothing was measured, or one row alone
-    takes longer even where nothing disturbs it. `slower`: times as long as calibrated do runs take."""
-    each, fixed = calibration.each_us * slower, calibration.fixed_us * slower
+    takes longer, calibrated and now. `times` as long as calibrated do runs take now."""
+    each, fixed = calibration.each_us * times, calibration.fixed_us * times
     one = fixed + each
-    if not (calibration.measured and latency_us and one > _NOTHING_US) or one > slower * latency_us:
+    if not (calibration.measured and latency_us and one > _NOTHING_US) or one > max(times, 1.0) * latency_us:
         return calibration.max_batch
     within = max(RUN_SHARE * latency_us, LONGER * one)
-    greatest = most if within >= fixed + each * most else max(1, int((within - fixed) / each))
+    greatest = most if within >= fixed + each * most else max(1, int((within - fixed) / each + 1e-9))
     rate = NEAR * greatest / (fixed + each * greatest)
     return min(greatest, max(1, math.ceil(rate * fixed / (1 - rate * each) - 1e-6)))
 
@@ -65,11 +65,11 @@ class BatchLimit:
             self._set()
 
     @property
-    def slower(self) -> float:
-        """Than calibrated, 1 at least."""
+    def times(self) -> float:
+        """As long as calibrated do runs take: real rows are not made up, and a start is a busy moment."""
         if self._runs < _ENOUGH or not self._foreseen_us:
             return 1.0
-        return max(1.0, self._took_us / self._foreseen_us)
+        return self._took_us / self._foreseen_us
 
     def _set(self) -> None:
-        self.rows = rows_of_a_run(self._calibration, self.latency_us, self._most, self.slower)
+        self.rows = rows_of_a_run(self._calibration, self.latency_us, self._most, self.times)

@@ -11,8 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from skyriver.core.jobs import UNDECLARED_MB
-from skyriver.core.resources import Resource, Snapshot
+from skyriver.core.resources import UNDECLARED_MB, Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import parse_duration
 

@@ -21,7 +21,6 @@ import asyncio
 import gc
 import logging
 import os
-import platform
 import resource
 import signal
 import socket
@@ -88,7 +87,8 @@ def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> 
     device = str(config.get("device", CPU))
     if device == CPU:
         limit_memory(len(model))
-    parallel = Parallel(machine_name(), int(config.get("cores", 1)), int(config.get("latency_us", 0)))
+    cores = int(config.get("cores", 1))
+    parallel = Parallel(machine_name() if cores > 1 else "", cores, int(config.get("latency_us", 0)))
     known = parallel.known(config.get("parallel"))
     limit_s = float(config.get("run_limit_s", RUN_LIMIT_S))
     runner = Runner(model, device=device, limit_s=limit_s, threads=int(known["threads"]) if known else 1)
@@ -134,7 +134,7 @@ def machine_name() -> str:
     except OSError:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{next(named, platform.machine())}, {os.cpu_count()} cores"
+    return f"{next(named, os.uname().machine)}, {os.cpu_count()} cores"
 
 
 def model_of(context: ProcessContext) -> bytes:

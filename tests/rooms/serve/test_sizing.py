@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 import skyriver as sr
-from skyriver.core.jobs import UNDECLARED_MB
-from skyriver.core.resources import ProcessStatus, Resource, Snapshot
+from skyriver.core.resources import UNDECLARED_MB, ProcessStatus, Resource, Snapshot
 from skyriver.serve.sizing import allowed_mb, live_sizing, memory_of, sized, sizing_after, with_margin
 
 MEASURED = {"machine": "m", "cores": 2, "latency_us": 50_000, "threads": 2, "measured": {"1": [9, 9], "2": [5, 16]}}

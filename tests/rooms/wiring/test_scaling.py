@@ -317,8 +317,9 @@ def test_runs_grow_before_another_replica_starts() -> None:
     assert sharing.row is not None
     lines = dict(sharing.row.status["lines"])
     assert lines["batch"].startswith(
-        "Up to 50 rows share a run: a request takes 6.89 ms of a replica in a full one, 100 ms alone."
+        "Up to 50 rows share a run: a request takes 6.9 ms of a replica in a full one, 100 ms"
     )
+    assert "0.24 replicas' work so, 3.50 one by one" in lines["batch"]
     sharing.play(60, rate=400)  # and now runs are as large as they may be
     assert len(sharing.replicas) >= 3
     assert "batch" not in dict(one_by_one.row.status["lines"] if one_by_one.row else ())
