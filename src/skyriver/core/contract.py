@@ -283,7 +283,9 @@ class PaceNow(TypedDict):
     rate_in: float
     """Events a second."""
     capacity: float | None
-    """Events a second that can be scored within it; null: not known yet."""
+    """Events a second that can be scored in turns that keep it; null: not known yet."""
+    alone_us: int | None
+    """Within which the share of turns with one event is done: more than half of the latency cannot be kept."""
     why: str
     """Of the step that was taken last."""
 

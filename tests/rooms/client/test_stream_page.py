@@ -119,6 +119,7 @@ def test_how_a_declared_latency_is_kept_is_told() -> None:
         "shed": 0.0,
         "shed_events": 0,
         "cheaper": 0.0,
+        "alone_us": 9_000,
         "rate_in": 700.2,
         "capacity": 2_000.0,
         "why": "",
@@ -128,6 +129,8 @@ def test_how_a_declared_latency_is_kept_is_told() -> None:
     can = "700 events/s come, 2,000 can be"
     assert f"pace       every event is scored; 99.0% to be decided within 50ms; 99.8% were (last 10 s); {can}" in kept
     since = (time.time_ns() - 9_000_000_000) // 1_000
+    slow = printed(page(now(report={**REPORT, "pace": {**pace, "alone_us": 31_000}})))
+    assert "2,000 can be; out of reach: one event alone takes up to 31.0 ms" in slow
     shedding = {**pace, "step": "shedding", "since": since, "in_time": 0.4, "shed": 0.6, "capacity": None}
     text = printed(page(now(report={**REPORT, "pace": shedding})))
     cheap = printed(page(now(report={**REPORT, "pace": {**shedding, "step": "cheaper", "shed": 0.0, "cheaper": 0.9}})))

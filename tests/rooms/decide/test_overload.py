@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -24,12 +24,12 @@ MS = 1_000
 
 
 def seen(at: int, rate_in: float, rate_out: float, waiting: int = 0, standing_us: int = 0, below: float = 0) -> Seen:
-    return Seen(at, waiting, standing_us, rate_in, rate_out, below or rate_out)
+    return Seen(at, waiting, standing_us, rate_in, rate_out, below or rate_out, OBJECTIVE.latency_us)
 
 
 looks = st.lists(
     st.builds(
-        lambda waiting, standing, came, out, below, shed: Seen(0, waiting, standing, came, out, below, shed),
+        lambda waiting, standing, came, out, below, shed: Seen(0, waiting, standing, came, out, below, 50_000, shed),
         st.integers(0, 10_000),
         st.integers(0, 2 * SECOND),
         st.floats(0, 1e5),
@@ -47,7 +47,7 @@ def test_steps_are_bounded_and_the_same_history_gives_the_same(history: list[See
         state, states = State(), []
         for number, look in enumerate(history):
             at = (number + 1) * LOOK_US
-            now = Seen(at, look.waiting, look.standing_us, look.rate_in, look.rate_out, look.rate_below, look.shed)
+            now = replace(look, at=at)
             state = advance(state, now, OBJECTIVE, LADDER)
             states.append(state)
         return states
@@ -224,11 +224,19 @@ def test_a_worker_that_can_do_it_sheds_nothing() -> None:
     assert server.steps == [(server.steps[0][0], Step.FULL)]
 
 
-def test_a_model_that_no_turn_is_in_time_with_is_asked_again_once_less_comes() -> None:
-    server = Server(turn=60 * MS, each=0)
-    server.run(evenly(5, 4) + evenly(3_000, 3, 4 * SECOND))
+def test_a_latency_that_is_out_of_reach_does_not_make_a_worker_do_less() -> None:
+    server = Server(turn=40 * MS, each=10)  # a slow disk: large turns cost no more than small ones
+    server.run(evenly(5, 4) + evenly(3_000, 10, 4 * SECOND))
+    assert server.waits[Effort.SHED] == []
+    assert max(server.waits[Effort.FULL]) < 250 * MS
+
+
+def test_with_a_model_that_is_too_slow_only_what_stands_is_shed() -> None:
+    server = Server(turn=20 * MS, each=20 * MS)
+    server.run(evenly(5, 4) + evenly(1_000, 3, 4 * SECOND))
     assert server.pacer.step is Step.SHED
-    assert server.pacer.report()["shed"] > 0
+    told = server.pacer.report()
+    assert (told["shed"] > 0.5, told["alone_us"] >= 40 * MS) == (True, True)
     server.run(evenly(5, 60, 10 * SECOND))
     assert server.pacer.step is Step.FULL
 

@@ -118,16 +118,22 @@ class Cost:
         each, _ = self._line()
         return max(0, int((us - self.bound_us(0)) / each)) if each > 0 else 0
 
+    def target_us(self, latency_us: int) -> float:
+        """Within which events are decided: the latency, or where not even one event alone is done in half of it, four
+        times what that takes. A wish that is out of reach must not make a worker do less than it can."""
+        alone = self.bound_us(1)
+        return latency_us if alone <= latency_us / 2 else 4 * alone
+
     def batch(self, latency_us: int, most: int) -> int:
-        """The turn's events with which an objective is kept: half of the time is for what came while another turn was
-        under way. 0: no turn is done in time."""
-        return self.rows_within(latency_us / 2, most) or self.rows_within(0.9 * latency_us, most)
+        """The turn's events with which that is kept: half of the time is for what came while another turn was under
+        way."""
+        return max(1, self.rows_within(self.target_us(latency_us) / 2, most))
 
     def rate(self, latency_us: int, most: int) -> float:
         """Events a second in turns of that size; 0 while nothing is known."""
         if not self.turns:
             return 0.0
-        rows = max(1, self.batch(latency_us, most))
+        rows = self.batch(latency_us, most)
         return rows * SECOND / max(1.0, self.us(rows))
 
     def _line(self) -> tuple[float, float]:
@@ -156,6 +162,8 @@ class Seen:
     """The capacity, with the step that is taken."""
     rate_below: float
     """That of the step below."""
+    within_us: float
+    """Within which events are to be decided (`Cost.target_us`)."""
     shed: int = 0
     """Events since the last look."""
 
@@ -182,7 +190,7 @@ def forecast_us(seen: Seen, horizon_us: int) -> float:
 def advance(state: State, seen: Seen, objective: Objective, ladder: Sequence[Step]) -> State:
     """At most one step, up or down."""
     wait = forecast_us(seen, objective.horizon_us)
-    broken = wait > objective.latency_us or seen.standing_us > objective.latency_us
+    broken = wait > seen.within_us or seen.standing_us > seen.within_us
     breaks = state.breaks + 1 if broken else 0
     top = state.place == len(ladder) - 1
     below_does = bool(seen.rate_below) and seen.rate_in <= HEADROOM * seen.rate_below

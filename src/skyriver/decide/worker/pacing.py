@@ -16,7 +16,7 @@ from typing import Any
 
 from skyriver.core.units import SECOND, format_duration
 from skyriver.decide.decision.scoring import Effort
-from skyriver.decide.worker.overload import FIRST_ROWS, LOOK_US, Cost, Objective, Seen, State, Step, advance
+from skyriver.decide.worker.overload import LOOK_US, Cost, Objective, Seen, State, Step, advance
 from skyriver.decide.worker.work import EventWork, Turn, Work, next_turn
 
 WINDOW_US = 10 * SECOND
@@ -101,16 +101,16 @@ class Pacer:
         room, latency, cost = self._most, self.objective.latency_us, self._costs[effort]
         batch = cost.batch(latency, room)
         if self.step is not Step.SHED:
-            turn = _next(queue, room, batch or FIRST_ROWS)
+            turn = _next(queue, room, batch)
         else:
-            # What came before it cannot be decided in time; where no turn can, what has waited for so long already.
-            last = now - latency + (math.ceil(cost.bound_us(min(batch, waiting))) if batch else 0)
+            # What came before it cannot be decided in time.
+            last = now - math.floor(cost.target_us(latency) - cost.bound_us(min(batch, waiting)))
             if arrived < last and not self._is_due(effort, now):
                 turn = _next(queue, room, room, lambda work: work.submission.arrived < last)
                 turn.effort = Effort.SHED
                 return turn
             late = arrived < last
-            turn = _next(queue, room, batch or 1, lambda work: late or work.submission.arrived >= last)
+            turn = _next(queue, room, batch, lambda work: late or work.submission.arrived >= last)
         turn.effort = effort
         return turn
 
@@ -156,6 +156,7 @@ class Pacer:
             "cheaper": round((last.cheaper - first.cheaper) / events, 4) if events else None,
             "rate_in": round(self._rate_in, 1),
             "capacity": round(cost.rate(self.objective.latency_us, self._most), 1) if cost.turns else None,
+            "alone_us": round(cost.bound_us(1)) if cost.turns else None,
             "why": self._why,
         }
 
@@ -192,11 +193,14 @@ class Pacer:
         self._rate_in += newest * (came * SECOND / elapsed - self._rate_in)
         if self._rate_in < 0.01:
             self._rate_in = 0.0
-        rate = self._costs[self._scoring].rate(latency, self._most)
+        cost = self._costs[self._scoring]
+        rate = cost.rate(latency, self._most)
         # A worker that sheds scores by the step below all the same.
         below = rate if self.step is Step.SHED else self._costs[Effort.FULL].rate(latency, self._most)
         standing = max(0, self._standing) if waiting else 0
-        seen = Seen(now, waiting, standing, self._rate_in, rate, below, counts.shed - before.shed)
+        seen = Seen(
+            now, waiting, standing, self._rate_in, rate, below, cost.target_us(latency), counts.shed - before.shed
+        )
         self._taken, self._waited, self._standing = 0, waiting, -1
         self._looks.append(replace(counts, at=now))
         while now - self._looks[0].at > WINDOW_US:
@@ -208,11 +212,13 @@ class Pacer:
 
     def _tell(self, up: bool, step: Step, seen: Seen) -> None:
         """A step was taken."""
-        within = format_duration(self.objective.latency_us)
+        latency = self.objective.latency_us
+        within = f"within {format_duration(latency)}"
+        if seen.within_us != latency:
+            within = f"(one alone takes up to {seen.within_us / 4_000:,.1f} ms)"
         self._since = self._wall()
         self._why = (
-            f"{seen.rate_in:,.0f} events/s come, {seen.rate_out:,.0f} can be decided within {within};"
-            f" {seen.waiting:,} wait"
+            f"{seen.rate_in:,.0f} events/s come, {seen.rate_out:,.0f} can be decided {within}; {seen.waiting:,} wait"
         )
         to = f"to {step}" if up else f"back to {step}"
         (_log.warning if up else _log.info)("%s: %s", to, self._why)
