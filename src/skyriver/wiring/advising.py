@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from skyriver.control.schedule.advising import Asked, advise
-from skyriver.control.schedule.replaying import history_of
+from skyriver.control.schedule.past import history_of
 from skyriver.core.prices import Prices
 from skyriver.core.spec import ServiceSpec
 from skyriver.wiring.histories import read_history

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 import skyriver as sr
-from skyriver.control.schedule import replaying
+from skyriver.control.schedule import lanes
 from skyriver.control.schedule.advising import LEAST_S, STALE_S, Asked, advise, line_of
 from skyriver.control.schedule.history import MINUTES, SIZE, TICK_S, TICKS, Filling, Look, Minute, pack, place, unpack
-from skyriver.control.schedule.replaying import History, Plan, history_of, replay
+from skyriver.control.schedule.past import History, Plan, history_of
+from skyriver.control.schedule.replaying import replay
 from skyriver.control.schedule.scaling import Fleet, Rules, Ticks
 from skyriver.control.schedule.tables import Floats
 from skyriver.core.contract_advice import ServiceAdvice
@@ -60,8 +61,8 @@ def office_hours() -> Floats:
 
 @pytest.fixture
 def short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replaying, "LEAD", 60)
-    monkeypatch.setattr(replaying, "SHORT_PIECE", 120)
+    monkeypatch.setattr(lanes, "LEAD", 60)
+    monkeypatch.setattr(lanes, "SHORT_PIECE", 120)
 
 
 def live(of: History, rules: Rules) -> float:

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
-from skyriver.control.schedule.replaying import MOST_START_S, History, Outcome, Plan, Told, replay
+from skyriver.control.schedule.lanes import Told
+from skyriver.control.schedule.past import MOST_START_S, History, Outcome, Plan
+from skyriver.control.schedule.replaying import replay
 from skyriver.core.contract_advice import Declaration, ServiceAdvice
 from skyriver.core.prices import MONTH_HOURS, Prices, micro
 from skyriver.core.resources import Limits

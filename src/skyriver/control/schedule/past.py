@@ -1,0 +1,123 @@
+"""What is replayed: the history of one service, and what might be declared of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from skyriver.control.schedule.history import TICK_S, TICKS, Minute
+from skyriver.control.schedule.tables import Floats
+
+LEAST_START_S, MOST_START_S = 0.1, 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Of one service, tick by tick."""
+
+    begins: int
+    """Seconds of the wall's clock, whole minutes."""
+    work: Floats
+    """(T,) replicas' work that came; NaN where nobody looked."""
+    late: float
+    """Measured share of the judged requests; NaN: nothing was judged."""
+    service_s: float
+    """Replica-seconds of a request."""
+    start_s: float
+    cores: float
+    """The most that a replica took within five seconds, and of memory ever."""
+    rss_mb: float
+
+    @property
+    def known_s(self) -> float:
+        return float(np.isfinite(self.work).sum()) * TICK_S
+
+    @property
+    def ends(self) -> int:
+        return self.begins + len(self.work) * TICK_S
+
+
+def history_of(minutes: Iterable[Minute]) -> History | None:
+    """None where nothing is kept."""
+    kept = list(minutes)
+    if not kept:
+        return None
+    first, last = kept[0].number, kept[-1].number
+    work = np.full((last - first + 1, TICKS), np.nan)
+    for minute in kept:
+        work[minute.number - first] = [np.nan if came is None else came for came in minute.work]
+    judged, late = (sum(getattr(minute, what) for minute in kept) for what in ("judged", "late"))
+    came = float(np.nansum(work)) / TICKS
+    return History(
+        begins=first * 60,
+        work=work.ravel(),
+        late=min(late / judged, 1.0) if judged else np.nan,
+        service_s=came / judged if judged else 0.0,
+        start_s=min(max(float(np.median([minute.start_s for minute in kept])), LEAST_START_S), MOST_START_S),
+        cores=max(minute.cores for minute in kept),
+        rss_mb=max(minute.rss_mb for minute in kept),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is declared."""
+
+    least: int
+    most: int
+    latency_s: float = 0.0
+    share: float = 0.99
+    hold_s: float | None = None
+    wake_s: float = 0.0
+    idle_s: float | None = None
+    slower: float = 1.0
+    """Times as long as a request takes now."""
+
+    @property
+    def is_elastic(self) -> bool:
+        return self.most > max(self.least, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of the time that is known."""
+
+    replicas: float
+    """On the mean, those that start too."""
+    late: float
+    """Share of the work."""
+    most: int
+    """Replicas at once."""
+
+
+@dataclass(slots=True)
+class Total:
+    replicas: float = 0.0
+    late: float = 0.0
+    most: int = 0
+
+
+def late_by_start(came: Floats, left_s: float | Floats, allowed_s: float | Floats, waker_s: float | Floats) -> Floats:
+    """Of the work that comes in a tick, with the first replica ready in `left_s`: whoever comes so early that he waits
+    too long. `waker_s`: of the request that woke it, which waits all the time; 0: nobody did."""
+    early = np.clip((np.asarray(left_s) - allowed_s) / TICK_S, 0.0, 1.0)
+    waker = np.where(np.asarray(left_s) > allowed_s, np.minimum(1.0, waker_s / np.maximum(came, 1e-9)), 0.0)
+    late: Floats = came * np.where(np.asarray(allowed_s) > 0, np.maximum(early, waker), 0.0)
+    return late
+
+
+def by_chance(load: Floats, servers: Floats, latency_s: float | Floats, service_s: float | Floats) -> Floats:
+    """The share that waits for longer than what of a latency is left after the work itself, in M/M/n: Erlang's C times
+    exp(-(n - load) t / service); for a latency that is shorter than a tick."""
+    n = np.maximum(servers, 1.0)
+    blocked = np.ones_like(load)
+    for k in range(1, int(n.max(initial=1.0)) + 1):
+        blocked = np.where(k <= n, load * blocked / (k + load * blocked), blocked)
+    room = np.maximum(n - load, 1e-9)
+    waits = np.minimum(1.0, n * blocked / (room + load * blocked))
+    left = np.maximum(np.asarray(latency_s) - service_s, 0.0) / np.maximum(service_s, 1e-9)
+    short = (np.asarray(latency_s) > 0) & (np.asarray(latency_s) < TICK_S) & (np.asarray(service_s) > 0)
+    share: Floats = np.where(short & (load > 0) & (load < n), waits * np.exp(-room * left), 0.0)
+    return share
