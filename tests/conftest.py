@@ -16,6 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests are no package
 from postgres_server import PostgresServer
 from s3_server import S3Server
 
+# Commands and control planes are started thousands of times: where this is set, each would compile all its source anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # A machine that is busy is not a mistake of a test. Who loads another profile gives up both.
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
