@@ -20,7 +20,7 @@ from rich.console import Console
 
 import skyriver as sr
 from skyriver.client import cli, patience, shell, show, top
-from skyriver.client.calling import call, with_output
+from skyriver.client.calling import call, named_first, with_output
 from skyriver.client.follow import LogReader, follow
 from skyriver.client.patience import Patience
 from skyriver.client.rows import read_rows
@@ -32,6 +32,7 @@ from skyriver.core.errors import InvalidInput, JobFailed, NotFound, SkyriverErro
 SOURCE = Path(cli.__file__).parents[1]
 ALL = [[name] for name, verbs in commands().items() if not verbs]
 ALL += [[name, verb] for name, verbs in commands().items() for verb in sorted(verbs)]
+WHOLE: Any = typer.main.get_command(cli.app)
 HEAVY = ("polars", "httpx", "numpy", "numba", "lightgbm", "onnxruntime", "fastapi", "sqlalchemy", "deltalake")
 
 
@@ -118,6 +119,26 @@ def test_another_output_is_refused(given: list[str]) -> None:
     with pytest.raises(InvalidInput, match="-o json") as refused:
         with_output(given)
     assert refused.value.code == "USAGE"
+
+
+@pytest.mark.parametrize("name", commands())
+def test_what_is_named_first_is_made_ready_alone_and_is_the_same(name: str) -> None:
+    alone: Any = typer.main.get_command(named_first(cli.app, ["--home", "ps", name, "list"]))
+    assert list(alone.commands) == [name]
+    assert shape(alone)["parameters"] == shape(WHOLE)["parameters"]
+    assert shape(alone.commands[name]) == shape(WHOLE.commands[name])
+
+
+def shape(command: Any) -> dict[str, Any]:
+    """All of a command but its functions."""
+    parts = {name: shape(part) for name, part in getattr(command, "commands", {}).items()}
+    parameters = [(p.name, p.opts, p.required, p.nargs, p.default) for p in command.params]
+    return {"parameters": parameters, "help": command.help, "parts": parts}
+
+
+@pytest.mark.parametrize("given", [[], ["job-list"], ["--help"], ["--version", "ps"], ["--home", "ps"], ["-h", "job"]])
+def test_all_commands_are_there_where_none_is_named_first(given: list[str]) -> None:
+    assert named_first(cli.app, given) is cli.app
 
 
 # An example to start from

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Any
 
 import typer
 
@@ -27,7 +29,7 @@ def call(app: typer.Typer, given: Sequence[str]) -> int:
     try:
         arguments = with_output(given)
         as_json = "--json" in arguments
-        ended = app(arguments, standalone_mode=False)
+        ended = named_first(app, arguments)(arguments, standalone_mode=False)
         sys.stdout.flush()
     except SkyriverError as error:
         return _fail(error, as_json)
@@ -41,6 +43,25 @@ def call(app: typer.Typer, given: Sequence[str]) -> int:
     except OSError as error:  # of the user's files: the cloud's are translated where they are used
         return _fail(_of_file(error), as_json)
     return ended if isinstance(ended, int) else 0
+
+
+def named_first(app: typer.Typer, arguments: Sequence[str]) -> typer.Typer:
+    """`app` with that command or noun alone which `arguments` name first: to make all of them ready takes Typer longer
+    than most of them work. All of `app` where none is named, or what comes before it is more than `--home`."""
+    words = list(arguments)
+    if words[:1] == ["--home"]:
+        del words[:2]
+    commands = [c for c in app.registered_commands if words[:1] == [c.name or _command_name(c.callback)]]
+    nouns = [group for group in app.registered_groups if words[:1] == [group.name]]
+    if not (commands or nouns):
+        return app
+    alone = copy(app)
+    alone.registered_commands, alone.registered_groups = commands, nouns
+    return alone
+
+
+def _command_name(function: Callable[..., Any] | None) -> str:
+    return "" if function is None else function.__name__.replace("_", "-")
 
 
 def with_output(given: Sequence[str]) -> list[str]:
