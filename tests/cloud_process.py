@@ -26,6 +26,9 @@ import typer
 from free_ports import free_port
 
 from skyriver.client import cli
+from skyriver.core.errors import SkyriverError
+from skyriver.wiring.ending import down
+from skyriver.wiring.home import Home
 
 COMMAND = Path(sys.executable).parent / "skyriver"
 DEADLINE = 60.0
@@ -342,11 +345,11 @@ class Cloud:
         return [path for path in self.home.rglob("*") if path.is_socket()]
 
     def close(self) -> None:
-        """Ends it, whatever state a test left it in."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.command("down")
+        """Ends it, whatever state a test left it in. Nobody looks at it any more: nothing is waited for."""
         while living := self.living():  # more than once: they start each other again
             for pid in living:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(SkyriverError, OSError):
+            down(Home.at(self.home))  # the groups that held them
         shutil.rmtree(self.home, ignore_errors=True)
