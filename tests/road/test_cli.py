@@ -657,6 +657,7 @@ def test_an_explanation_names_each_process(shown: Callable[[], str]) -> None:
         reason="REPLICAS_MISSING",
         message="1 of 2 replicas serve.",
         next_action="Wait.",
+        spec={"serve": {}},
         processes={"fraud-1-1": told, "fraud-1-2": told | {"pid": 8}, "fraud-1-3": {"alive": False}},
         log=["[oops]"],
         waits_for=[
