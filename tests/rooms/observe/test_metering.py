@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from skyriver.core.prices import CORE, EGRESS, MEMORY, STORAGE
-from skyriver.core.resources import ProcessStatus, Resource, Snapshot
+from skyriver.core.resources import UNDECLARED_MB, ProcessStatus, Resource, Snapshot
 from skyriver.core.usage import HOUR, PREDICTIONS, Subject
-from skyriver.observe.metering import AWAY_MS, Counter, Look, Mark, meter, total
+from skyriver.observe.metering import AWAY_MS, Counter, Look, Mark, meter, reserved, total
 
 NOON = 495_000 * HOUR
 SHOP = Subject("shop", "service", "comes_back")
@@ -42,6 +42,14 @@ def alive(name: str, began: int, **report: Any) -> ProcessStatus:
 
 
 REPLICA, WORKER, TRAIN = "replica.comes_back-1-1", "worker.orders-0", "job.comes_back-run-1-train"
+
+
+def test_a_replica_counts_with_what_was_measured_where_nobody_declared_its_memory() -> None:
+    rows = service(memory_mb=UNDECLARED_MB)
+    sizing = {"sizing": {"1": {"memory_mb": 144}}}
+    for declared, of in ((rows[0], UNDECLARED_MB), (replace(rows[0], status=sizing), 144)):
+        snapshot = Snapshot({row.key: row for row in (declared, *rows[1:2])}, {}, {}, NOON)
+        assert [limits.memory_mb for _, _, limits in reserved(snapshot)] == [of]
 
 
 class World:

@@ -384,6 +384,20 @@ def test_replicas_that_leak_are_replaced_one_at_a_time_and_others_are_not(cloud:
     assert small.incident.reason == "MEMORY", "it was declared too small: another one would be as large"
 
 
+def test_a_model_that_is_large_from_the_first_is_none_where_nobody_declared_its_memory(cloud: Cloud) -> None:
+    cloud.processes = {name: replace(status, rss_mb=700.0) for name, status in cloud.processes.items()}
+    began = {"sizing": {"1": {"start_mb": 640, "memory_mb": 880}}}
+    cloud.change("service", "risk", status={**cloud.rows["default", "service", "risk"].status, **began})
+    cloud.change("service", "risk", "other", status={**cloud.rows["other", "service", "risk"].status, **began})
+    cloud.look(300)
+    assert not [row for row in cloud.rows.values() if row.kind == "incident"]
+    name = "default.replica.risk-1-1"
+    cloud.processes[name] = replace(cloud.processes[name], rss_mb=1_200.0)
+    cloud.look(300)
+    assert cloud.incident.reason == "MEMORY"
+    assert "1,200 MB of 1,280 that are expected at most where none is declared" in cloud.incident.message
+
+
 @pytest.mark.parametrize(
     ("cause", "errors", "done"),
     [
