@@ -8,7 +8,7 @@ that held when it was.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date
 from decimal import ROUND_HALF_EVEN, Decimal
 from types import MappingProxyType
@@ -103,8 +103,3 @@ class Prices:
     def of_json(cls, told: Mapping[str, Any]) -> Prices:
         of = {name: Decimal(price) for name, price in told["of"].items()}
         return cls(told["source"], date.fromisoformat(told["as_of"]), told["currency"], of)
-
-    def contended(self, worth: Mapping[str, Decimal]) -> Prices:
-        """The same while a pool does not do for all: by names, what the next one in line would gain by a unit (its
-        opportunity price). A resource is never cheaper than it is; this steers who gets it, and is nobody's bill."""
-        return replace(self, of={**self.of, **{name: max(self.price(name), much) for name, much in worth.items()}})

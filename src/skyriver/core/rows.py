@@ -7,7 +7,8 @@ write costs by what was written, not by what there is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import is_
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 
 Group = dict[str, "Resource"]
 """By name, or by name and kind."""
+
+
+def are_same(some: Sequence[Resource], others: Sequence[Resource]) -> bool:
+    """Whether they are the same objects in the same order: whoever looks again and again at many rows need not read
+    again what did not change, for snapshots share that."""
+    return len(some) == len(others) and all(map(is_, some, others))
 
 
 class Rows(Mapping["Key", "Resource"]):

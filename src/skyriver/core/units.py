@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from skyriver.core.errors import InvalidInput
 
@@ -50,14 +51,20 @@ def parse_duration(text: str, what: str = "a duration") -> int:
 
     Raises InvalidInput (BAD_DURATION) naming the value and the units there are.
     """
-    found = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    found = _microseconds(text) if isinstance(text, str) else None
     if found is None:
         raise InvalidInput(
             f"{text!r} is not {what}.",
             code="BAD_DURATION",
             next_action='Write a number and a unit of us, ms, s, m, h, d or w, as in "7d" or "90m".',
         )
-    return round(float(found[1]) * _UNITS[found[2]])
+    return found
+
+
+@lru_cache(maxsize=4_096)  # every pass and every look asks for those of every service
+def _microseconds(text: str) -> int | None:
+    found = _DURATION.fullmatch(text)
+    return round(float(found[1]) * _UNITS[found[2]]) if found is not None else None
 
 
 _RATE = re.compile(r"\s*([1-9]\d{0,5})\s*/\s*s\s*")

@@ -8,16 +8,18 @@ service stale: whoever scales by it holds then.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from skyriver.core.resources import ProcessStatus, Resource, Snapshot
+from skyriver.core.declared import service_spec
+from skyriver.core.resources import Resource, Snapshot
+from skyriver.core.rows import are_same
 from skyriver.core.spec import AppSpec, ServiceSpec
 from skyriver.core.units import SECOND
-from skyriver.observe.full_runs import LEAST_WORK_S, Batch, Ran, Taken, batch_of, in_full_runs
+from skyriver.observe.full_runs import LEAST_WORK_S, Batch, Ran, Taken, in_full_runs
+from skyriver.observe.told import Grown, Teller, Untrue, histogram, number, slow_and_fastest
 from skyriver.serve.kinds import serves
 from skyriver.serve.objective import row_us
 from skyriver.serve.sizing import sized
@@ -51,9 +53,11 @@ ABSURD: Final = 1000.0
 OVERRUN: Final = 10.0
 """The same of the time that its runs took: they follow one another."""
 
+Measurable = Mapping[str, tuple[Resource, ServiceSpec]]
+"""Services by tenant/name."""
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+
+class Measured(NamedTuple):
     """Of one service, in the time between two looks. Without `stale` everything counts; with it only `ready`, `pending`
     and `start_s` do."""
 
@@ -90,39 +94,25 @@ class Measured:
     rss_mb: float = 0.0
 
 
-class Untrue(Exception):
-    """A report says what cannot be."""
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """Of one service: its replicas, for as long as none of their rows changes."""
 
+    rows: Sequence[Resource]
+    versions: Mapping[str, Any]
+    each: tuple[tuple[Resource, str], ...]
+    """(row, name of its process)."""
+    main: str
+    """The version with the most weight: each has as many replicas, and this one gets the most requests."""
+    ready: int
+    """Of the main version, where every row is READY; else -1, and how they are is to be looked at."""
 
-@dataclass(slots=True)
-class _Process:
-    """Of one pid."""
-
-    pid: int
-    cpu_s: float
-    counts: Mapping[str, float]
-    latency: Mapping[int, float]
-    waiting: float
-    batch: Batch | None = None
-    rss_mb: float = 0.0
-
-
-@dataclass(slots=True)
-class _Added:
-    """Since the last look."""
-
-    answered: float = 0.0
-    refused: float = 0.0
-    expired: float = 0.0
-    slow: float = 0.0
-    waiting: float = 0.0
-    """How many more wait."""
-    busy_s: float = 0.0
-    cpu_s: float = 0.0
-    runs: float = 0.0
-    rows: float = 0.0
-    most_cpu_s: float = 0.0
-    """Of one replica."""
+    @classmethod
+    def of(cls, rows: Sequence[Resource], versions: Mapping[str, Any]) -> _Members:
+        main = max(versions, key=lambda v: (int(versions[v]["weight"]), int(v)))
+        ready = sum(str(row.spec["version"]) == main for row in rows)
+        all_are = all(row.state == "READY" for row in rows)
+        return cls(rows, versions, tuple((row, row.process) for row in rows), main, ready if all_are else -1)
 
 
 @dataclass(slots=True)
@@ -138,22 +128,26 @@ class _Memory:
     """The same of what these requests ran in."""
     batch: Batch | None = None
     row_s: float = 0.0
+    work_s: float = 0.0
+    """Of a request; 0: nothing is known."""
     idle_cpu: float = 0.0
     """Of a core, that a replica takes which nobody asks."""
     starts: deque[float] = field(default_factory=lambda: deque(maxlen=STARTS))
+    start_s: float = START_S
+    """That most of them took no longer than."""
     started: set[tuple[str, int]] = field(default_factory=set)
-    processes: dict[str, _Process] = field(default_factory=dict)
+    members: _Members = field(default_factory=lambda: _Members((), {}, (), "", 0))
+    tellers: dict[str, Teller] = field(default_factory=dict)
+    """By process; of those that told something at the last look."""
     held: Mapping[str, float] = field(default_factory=dict)
-    holds: Mapping[int, float] = field(default_factory=dict)
+    """What the activator said of it."""
     looked: bool = False
 
-    @property
-    def work_s(self) -> float:
-        """Of a request, in runs as they are now."""
+    def reckon(self) -> None:
+        """`work_s`, after what it is made of changed."""
         prior = PRIOR if self.row_s else 0.0
-        if not self.requests + prior:
-            return 0.0
-        return max(LEAST_WORK_S, (self.work + prior * self.row_s) / (self.requests + prior))
+        known = self.requests + prior
+        self.work_s = max(LEAST_WORK_S, (self.work + prior * self.row_s) / known) if known else 0.0
 
     def told(self) -> dict[str, Any]:
         of = self.requests or 1.0
@@ -171,18 +165,17 @@ class _Memory:
         )
         return in_full_runs(Ran(self.work_s, run_s, runs, rows), self.batch, latency_us / SECOND)
 
-    @property
-    def start_s(self) -> float:
-        if not self.starts:
-            return START_S
-        return sorted(self.starts)[min(len(self.starts) - 1, int(START_SHARE * len(self.starts)))]
+    def note_starts(self, starts: Iterable[float]) -> None:
+        self.starts.extend(starts)
+        if self.starts:
+            self.start_s = sorted(self.starts)[min(len(self.starts) - 1, int(START_SHARE * len(self.starts)))]
 
 
 Services = Callable[[Snapshot, float], Iterator[tuple[Resource, ServiceSpec]]]
 """Of a snapshot: those that are looked at every so many seconds."""
 
 
-class Meter:
+class DemandMeter:
     """`look` is called by one thread, every `look_s`, of which it tells then. What it remembers is bounded by the
     services there are."""
 
@@ -193,8 +186,13 @@ class Meter:
         services: Services | None = None,
     ) -> None:
         """`services`: those that are measured; the elastic ones unless given."""
-        self._services, self._look_s = services or elastic_services, look_s
+        self._among, self._look_s = services or elastic_services, look_s
+        self.services: Measurable = {}
+        """That were looked at last: the same mapping, for as long as no row of a service changes."""
         self._of: dict[str, _Memory] = {}
+        self._rows: Sequence[Resource] = ()
+        self._replicas: Sequence[Resource] = ()
+        """Of the last look."""
         self._second = 0.0
         self._now = 0
         for key, known in (remembered or {}).items():
@@ -204,25 +202,29 @@ class Meter:
             memory.runs, memory.rows, memory.run_s = (
                 float(ran[what]) * memory.requests for what in ("runs", "rows", "run_s")
             )
-            memory.starts.extend(float(start) for start in known["starts"][-STARTS:])
+            memory.reckon()
+            memory.note_starts(float(start) for start in known["starts"][-STARTS:])
 
     def remember(self) -> dict[str, Any]:
         """JSON, from which another one goes on."""
         return {key: memory.told() for key, memory in self._of.items()}
 
     def look(self, snapshot: Snapshot, second: float, *, unseen_s: float = 0.0) -> dict[str, Measured]:
-        """Of every elastic service with a version, by tenant/name. `second`: monotonic; `unseen_s`: so long ago the
-        control plane looked at processes last."""
+        """Of each of these services, by tenant/name. `second`: monotonic; `unseen_s`: so long ago the control plane
+        looked at processes last."""
         seconds, self._second = second - self._second if self._second else 0.0, second
         last, self._now = self._now, snapshot.now
-        found: dict[str, Measured] = {}
-        for service, spec in self._services(snapshot, self._look_s):
-            key = f"{service.tenant}/{service.name}"
-            memory = self._of.setdefault(key, _Memory())
-            time = _Time(seconds, self._look_s, last, unseen_s)
-            found[key] = _measured(memory, snapshot, service, spec, time)
-        self._of = {key: memory for key, memory in self._of.items() if key in found}
-        return found
+        rows, replicas = snapshot.rows.every("service"), snapshot.rows.every("replica")
+        if is_new := not are_same(rows, self._rows):
+            among = self._among(snapshot, self._look_s)
+            self.services = {f"{service.tenant}/{service.name}": (service, spec) for service, spec in among}
+            self._of = {key: self._of.get(key) or _Memory() for key in self.services}
+        if is_new or not are_same(replicas, self._replicas):
+            for key, memory in self._of.items():
+                _follow(memory, snapshot, self.services[key][0])
+        self._rows, self._replicas = rows, replicas
+        time = _Time(seconds, self._look_s, last, unseen_s, seconds + LOOK_S, self._look_s / max(seconds, 0.1))
+        return {key: _measured(memory, snapshot, *self.services[key], time) for key, memory in self._of.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,10 @@ class _Time:
     last: int
     """Wall microseconds of the look before."""
     unseen_s: float
+    could_s: float
+    """In which a replica did what it tells now, at most."""
+    scale: float
+    """Of what grew to what is told of."""
 
 
 def look_s_of(spec: ServiceSpec) -> float:
@@ -247,11 +253,12 @@ def elastic_services(snapshot: Snapshot, look_s: float = 0.0) -> Iterator[tuple[
     """Those whose replicas follow the load, and that have a version; of these those that are looked at every `look_s`,
     where that is given."""
     for service in snapshot.rows.every("service"):
-        declared = service.spec["serve"].get("replicas")
-        if isinstance(declared, int | None) or not service.spec.get("versions"):
+        serve = service.spec["serve"]
+        declared = serve.get("replicas")
+        if declared is None or isinstance(declared, int) or not service.spec.get("versions"):
             continue  # most are so, and to look at them is cheaper than to read them
-        spec = ServiceSpec.model_validate(service.spec["serve"])
-        if spec.elastic and look_s in (0.0, look_s_of(spec)):
+        spec = service_spec(serve)
+        if spec.elastic and (not look_s or look_s == look_s_of(spec)):
             yield service, sized(service, spec)
 
 
@@ -261,56 +268,49 @@ def fixed_services(snapshot: Snapshot, look_s: float = LOOK_S) -> Iterator[tuple
         declared = service.spec["serve"].get("replicas", 1)
         is_elastic = not isinstance(declared, int) and declared[1] > max(declared[0], 1)
         if service.spec.get("versions") and not is_elastic:
-            yield service, ServiceSpec.model_validate(service.spec["serve"])
+            yield service, service_spec(service.spec["serve"])
 
 
-def _measured(
-    memory: _Memory,
-    snapshot: Snapshot,
-    service: Resource,
-    spec: ServiceSpec,
-    time: _Time,
-) -> Measured:
-    replicas = snapshot.children(service, "replica")
-    _note_starts(memory, replicas)
-    main = _main_version(service)
-    ready, pending, failed, notes = _capacity(memory, snapshot, replicas, main)
+def _measured(memory: _Memory, snapshot: Snapshot, service: Resource, spec: ServiceSpec, time: _Time) -> Measured:
+    members = memory.members
+    notes: tuple[str, ...] = ()
+    ready, pending, failed = members.ready, 0, 0
+    if ready < 0:
+        ready, pending, failed, notes = _capacity(memory, snapshot, members)
     looked, memory.looked = memory.looked, True
     try:
-        added, silent = _added(memory, snapshot, service, spec, replicas, time)
+        grown, silent = _grown(memory, snapshot, service, spec, members, time)
     except Untrue as error:
-        memory.looked = False  # what is compared with is not true either
+        memory.looked, memory.tellers = False, {}  # what is compared with is not true either
         return Measured(ready, pending, memory.start_s, stale=str(error), notes=notes)
-    notes += tuple(f"The replica {name} tells nothing: it is not counted on." for name in silent)
-    ready = max(0, ready - len(silent))
-    stale = ""
-    if not looked:
-        stale = "It is looked at for the first time."
-    elif (gap_s := max(time.seconds, time.unseen_s)) > GAP_S:
-        stale = f"Nobody looked for {gap_s:.0f} s."
-    elif silent and not ready:
-        stale = f"No replica has told anything for {SILENT_S:.0f} s."
-    elif failed and not ready:
-        stale = "Its replicas fail, and more of them would fail too."
-    if stale:
+    if silent:
+        notes += tuple(f"The replica {name} tells nothing: it is not counted on." for name in silent)
+        ready = max(0, ready - len(silent))
+    if stale := _stale(looked, time, ready, silent, failed):
         return Measured(ready, pending, memory.start_s, work_s=memory.work_s, stale=stale, notes=notes)
-    _note_work(memory, added, time.seconds, max(1, ready))
-    taken = memory.taken(spec.latency_us)
-    waiting = sum(process.waiting for process in memory.processes.values()) + memory.held.get("waiting", 0.0)
-    scale = time.look_s / max(time.seconds, 0.1)
-    came = max(0.0, added.answered + added.waiting) * scale
-    judged = added.answered * scale
-    fastest_s = _fastest_s(memory)
+    _note_work(memory, grown, time.seconds, ready or 1)
+    taken, scale = memory.taken(spec.latency_us), time.scale
+    waiting, fastest_us, rss_mb = memory.held.get("waiting", 0.0), 0.0, 0.0
+    for teller in memory.tellers.values():
+        waiting += teller.waiting
+        if teller.fastest_us and not 0 < fastest_us <= teller.fastest_us:
+            fastest_us = teller.fastest_us
+        if teller.rss_mb > rss_mb:
+            rss_mb = teller.rss_mb
+    fastest_s = fastest_us / SECOND if fastest_us > memory.row_s * SECOND else memory.row_s
     possible = not spec.cannot_keep(fastest_s * SECOND)
-    slow = added.slow if possible else 0.0  # more replicas would not make them faster
-    late = min(judged, (max(slow, added.expired) + added.refused) * scale)
+    came = grown.answered + grown.waiting
+    came = came * scale if came > 0 else 0.0
+    judged = grown.answered * scale
+    late = grown.refused + (grown.slow if possible and grown.slow > grown.expired else grown.expired)
+    late *= scale  # of what is slow, more replicas would not make it faster where it is not possible
     return Measured(
         ready=ready,
         pending=pending,
         start_s=memory.start_s,
         requests=came,
         judged=judged,
-        late=late,
+        late=late if late < judged else judged,
         work=came * taken.full_s,
         backlog=waiting * taken.full_s,
         work_s=taken.full_s,
@@ -320,38 +320,50 @@ def _measured(
         fastest_s=fastest_s,
         possible=possible,
         notes=notes,
-        cores=added.most_cpu_s / max(time.seconds, 0.1),
-        rss_mb=max((process.rss_mb for process in memory.processes.values()), default=0.0),
+        cores=grown.most_cpu_s / max(time.seconds, 0.1),
+        rss_mb=rss_mb,
     )
 
 
-def _main_version(service: Resource) -> str:
-    """The one with the most weight: each version has as many replicas, and this one gets the most requests."""
-    versions: Mapping[str, Any] = service.spec["versions"]
-    return max(versions, key=lambda v: (int(versions[v]["weight"]), int(v)))
+def _stale(looked: bool, time: _Time, ready: int, silent: Sequence[str], failed: int) -> str:
+    """Why nothing that was measured counts; "": it does."""
+    if not looked:
+        return "It is looked at for the first time."
+    if (gap_s := max(time.seconds, time.unseen_s)) > GAP_S:
+        return f"Nobody looked for {gap_s:.0f} s."
+    if silent and not ready:
+        return f"No replica has told anything for {SILENT_S:.0f} s."
+    if failed and not ready:
+        return "Its replicas fail, and more of them would fail too."
+    return ""
+
+
+def _follow(memory: _Memory, snapshot: Snapshot, service: Resource) -> None:
+    """The rows of its replicas, if they are others than before."""
+    rows, versions = snapshot.children(service, "replica"), service.spec["versions"]
+    if rows is memory.members.rows and versions is memory.members.versions:
+        return
+    _note_starts(memory, rows)
+    memory.members = _Members.of(rows, versions)
+    there = {name for _, name in memory.members.each}
+    memory.tellers = {name: teller for name, teller in memory.tellers.items() if name in there}
 
 
 def _note_starts(memory: _Memory, replicas: Sequence[Resource]) -> None:
     """From a row that was made to one that is ready, once each; of those that never died, for their `since` is that."""
-    for replica in replicas:
-        key = (replica.name, replica.created_at)
-        if replica.state != "READY" or key in memory.started:
-            continue
-        memory.started.add(key)
-        took = (replica.since - replica.created_at) / SECOND
-        if "dead_pid" not in replica.status and 0 < took < 3600:
-            memory.starts.append(took)
-    memory.started &= {(replica.name, replica.created_at) for replica in replicas}
+    ready = {(replica.name, replica.created_at): replica for replica in replicas if replica.state == "READY"}
+    new = [replica for key, replica in ready.items() if key not in memory.started]
+    took = [(replica.since - replica.created_at) / SECOND for replica in new if "dead_pid" not in replica.status]
+    memory.note_starts(seconds for seconds in took if 0 < seconds < 3600)
+    memory.started = (memory.started | ready.keys()) & {(replica.name, replica.created_at) for replica in replicas}
 
 
-def _capacity(
-    memory: _Memory, snapshot: Snapshot, replicas: Iterable[Resource], version: str
-) -> tuple[int, int, int, tuple[str, ...]]:
+def _capacity(memory: _Memory, snapshot: Snapshot, members: _Members) -> tuple[int, int, int, tuple[str, ...]]:
     """(ready, pending, failed, what is said of them)."""
     ready = pending = failed = 0
     notes: list[str] = []
-    for replica in replicas:
-        if str(replica.spec["version"]) != version:
+    for replica in members.rows:
+        if str(replica.spec["version"]) != members.main:
             continue
         if serves(snapshot, replica):
             ready += 1
@@ -371,141 +383,82 @@ def _capacity(
     return ready, pending, failed, tuple(notes)
 
 
-def _added(
-    memory: _Memory,
-    snapshot: Snapshot,
-    service: Resource,
-    spec: ServiceSpec,
-    replicas: Iterable[Resource],
-    time: _Time,
-) -> tuple[_Added, list[str]]:
+def _grown(
+    memory: _Memory, snapshot: Snapshot, service: Resource, spec: ServiceSpec, members: _Members, time: _Time
+) -> tuple[Grown, list[str]]:
     """Of all its replicas and of what is held for it; the replicas that are ready and tell nothing. Raises Untrue."""
-    added = _Added()
-    silent: list[str] = []
-    before, memory.processes = memory.processes, {}
-    for replica in replicas:
-        process = snapshot.processes.get(replica.process)
+    grown, silent = Grown(), []
+    processes, sessions, tellers = snapshot.processes, snapshot.sessions, memory.tellers
+    oldest, newest = snapshot.now - SILENT_S * SECOND, snapshot.now + SILENT_S * SECOND
+    latency_us = spec.latency_us
+    for replica, name in members.each:
+        process = processes.get(name)
         if process is None or not process.alive or not process.report.get("ready"):
+            tellers.pop(name, None)
             continue
         told_at = process.report.get("told_at")
-        if not isinstance(told_at, int) or abs(snapshot.now - told_at) > SILENT_S * SECOND:
+        if told_at.__class__ is not int or not oldest <= told_at <= newest:
             silent += [replica.name] if serves(snapshot, replica) else []
+            tellers.pop(name, None)
             continue
-        known = before.get(replica.process)
-        if known is not None and known.pid != process.pid:
-            known = None
-        now = _told(replica, process, snapshot.sessions.get(replica.process, 0))
-        memory.processes[replica.process] = now
-        if isinstance(row := process.report.get("row_us"), int | float) and 0 < row < 60 * SECOND:
-            memory.row_s = row / SECOND
-        memory.batch = now.batch
-        if known is None:  # what it did since its start is of this look, if that is
-            known = _Process(now.pid, now.cpu_s, {}, {}, 0.0) if time.last and process.started_at >= time.last else now
-        _add(added, replica.name, known, now, spec.latency_us)
-        _check(memory, replica.name, known, now, time.seconds)
-    _add_held(memory, added, snapshot, service, spec)
-    return added, silent
+        teller = tellers.get(name)
+        if teller is None:
+            teller = tellers[name] = Teller()
+        came, ran_us = teller.follow(replica.name, process, sessions.get(name, 0), latency_us, time.last, grown)
+        if teller.row_s and teller.row_s != memory.row_s:
+            memory.row_s = teller.row_s
+            memory.reckon()
+        memory.batch = teller.batch
+        if came > ABSURD * time.could_s / (memory.work_s or LEAST_WORK_S) or ran_us > OVERRUN * time.could_s * SECOND:
+            told = f"{came:,.0f} requests within {time.seconds:.0f} s"
+            raise Untrue(f"{replica.name} tells {told}, which cannot be.")
+    if spec.sleeps:
+        _add_held(memory, grown, snapshot, service, spec)
+    else:
+        memory.held = {}
+    return grown, silent
 
 
-_COUNTED: Final = ("requests", "overloaded", "expired", "run_us", "runs", "rows")
-
-
-def _told(replica: Resource, process: ProcessStatus, sessions: int) -> _Process:
-    report, name = process.report, replica.name
-    counts = {what: _number(name, report, what) for what in _COUNTED}
-    waiting = max(_number(name, report, "waiting"), float(sessions))
-    latency = _histogram(name, (report.get("counted") or {}).get("latency_us"))
-    return _Process(process.pid, process.cpu_seconds, counts, latency, waiting, batch_of(report), process.rss_mb)
-
-
-def _number(name: str, report: Mapping[str, Any], what: str) -> float:
-    value = report.get(what, 0)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise Untrue(f"{name} tells {what}={value!r:.40}, which cannot be.")
-    return float(value)
-
-
-def _histogram(name: str, told: Any) -> dict[int, float]:
-    try:
-        counts = {int(low): float(count) for low, count in told or ()}
-    except (TypeError, ValueError):
-        raise Untrue(f"{name} tells latencies that cannot be read.") from None
-    if any(not math.isfinite(count) or count < 0 for count in counts.values()):
-        raise Untrue(f"{name} tells latencies that cannot be.")
-    return counts
-
-
-def _add(added: _Added, name: str, before: _Process, now: _Process, latency_us: int) -> None:
-    grown = {what: count - before.counts.get(what, 0.0) for what, count in now.counts.items()}
-    if fell := [what for what, by in grown.items() if by < 0]:
-        was, is_now = before.counts[fell[0]], now.counts[fell[0]]
-        raise Untrue(f"{name} tells {fell[0]}={is_now:.0f}, and told {was:.0f} before: a count does not fall.")
-    added.answered += grown["requests"]
-    added.refused += grown["overloaded"]
-    added.expired += grown["expired"]
-    if any(now.latency.get(low, 0.0) < count for low, count in before.latency.items()):
-        raise Untrue(f"{name} tells fewer answers of some latency than before: a count does not fall.")
-    if latency_us:
-        slow = (count - before.latency.get(low, 0.0) for low, count in now.latency.items() if low >= latency_us)
-        added.slow += sum(slow)
-    added.waiting += now.waiting - before.waiting
-    added.busy_s += grown["run_us"] / SECOND
-    cpu_s = max(0.0, now.cpu_s - before.cpu_s)
-    added.cpu_s += cpu_s
-    added.most_cpu_s = max(added.most_cpu_s, cpu_s)
-    added.runs += grown["runs"]
-    added.rows += grown["rows"]
-
-
-def _check(memory: _Memory, name: str, before: _Process, now: _Process, seconds: float) -> None:
-    """Raises Untrue for what one process cannot have done since the last look."""
-    answered = now.counts["requests"] - before.counts.get("requests", 0.0)
-    ran_s = (now.counts["run_us"] - before.counts.get("run_us", 0.0)) / SECOND
-    could = (seconds + LOOK_S) / max(memory.work_s, LEAST_WORK_S)
-    if answered > ABSURD * could or ran_s > OVERRUN * (seconds + LOOK_S):
-        raise Untrue(f"{name} tells {answered:,.0f} requests within {seconds:.0f} s, which cannot be.")
-
-
-def _add_held(memory: _Memory, added: _Added, snapshot: Snapshot, service: Resource, spec: ServiceSpec) -> None:
-    """What the activator holds for it, and what became of the rest."""
+def _add_held(memory: _Memory, grown: Grown, snapshot: Snapshot, service: Resource, spec: ServiceSpec) -> None:
+    """What the activator holds for it, and what became of the rest. Raises Untrue."""
     activator = activator_of(snapshot, service.tenant)
-    if activator is None or not activator.alive or not spec.sleeps:
-        memory.held, memory.holds = {}, {}
+    if activator is None or not activator.alive:
+        memory.held = {}
         return
     told = (activator.report.get("services") or {}).get(service.name) or {}
-    now = {what: _number("activator", told, what) for what in ("expired", "refused")}
-    now |= {"waiting": _number("activator", activator.report.get("waiting") or {}, service.name)}
-    now |= {"pid": float(activator.pid)}
-    holds = _histogram("activator", told.get("hold_us"))
+    allowed_us = spec.wake_us or spec.latency_us
+    slow, _ = slow_and_fastest("activator", told.get("hold_us"), allowed_us)
+    now = {what: number("activator", told, what) for what in ("expired", "refused")}
+    now |= {"waiting": number("activator", activator.report.get("waiting") or {}, service.name)}
+    now |= {"pid": float(activator.pid), "slow": slow, "allowed_us": allowed_us}
     known = memory.held.get("pid") == now["pid"]
     before = memory.held if known else now
-    held = memory.holds if known else holds
-    added.waiting += now["waiting"] - (memory.held.get("waiting", 0.0) if known else 0.0)
+    grown.waiting += now["waiting"] - (memory.held.get("waiting", 0.0) if known else 0.0)
     given_up = sum(max(0.0, now[what] - before[what]) for what in ("expired", "refused"))
-    added.refused += given_up
-    added.answered += given_up
-    allowed_us = spec.wake_us or spec.latency_us
-    if allowed_us:
-        late = sum(count - held.get(low, 0.0) for low, count in holds.items() if low >= allowed_us)
-        added.slow += max(0.0, late)
-    memory.held, memory.holds = now, holds
+    grown.refused += given_up
+    grown.answered += given_up
+    if before["allowed_us"] == allowed_us:
+        grown.slow += max(0.0, now["slow"] - before["slow"])
+    memory.held = now
 
 
-def _note_work(memory: _Memory, added: _Added, seconds: float, replicas: int) -> None:
+def _note_work(memory: _Memory, grown: Grown, seconds: float, replicas: int) -> None:
     """What a request takes. What replicas take that nobody asks is not put down to the few that somebody does."""
-    done = added.answered - added.refused
+    done = grown.answered - grown.refused
     if done <= 0:
-        if not added.answered and not added.waiting:
-            idle = min(0.5, added.cpu_s / max(seconds, 0.1) / replicas)
+        if not grown.answered and not grown.waiting:
+            idle = min(0.5, grown.cpu_s / max(seconds, 0.1) / replicas)
             memory.idle_cpu = idle if not memory.idle_cpu else 0.8 * memory.idle_cpu + 0.2 * idle
         return
-    busy = max(added.busy_s, added.cpu_s - memory.idle_cpu * seconds * replicas, 0.0)
+    cpu_s = grown.cpu_s - memory.idle_cpu * seconds * replicas
+    busy = cpu_s if cpu_s > grown.busy_s else grown.busy_s
     kept = 0.5 ** (seconds / HALF_S)
     memory.work = kept * memory.work + busy
     memory.requests = kept * memory.requests + done
-    memory.runs = kept * memory.runs + added.runs
-    memory.rows = kept * memory.rows + added.rows
-    memory.run_s = kept * memory.run_s + added.busy_s
+    memory.runs = kept * memory.runs + grown.runs
+    memory.rows = kept * memory.rows + grown.rows
+    memory.run_s = kept * memory.run_s + grown.busy_s
+    memory.reckon()
 
 
 def unreachable(snapshot: Snapshot, tenant: str, app: AppSpec) -> Iterator[tuple[str, str]]:
@@ -524,7 +477,7 @@ def p99_s(snapshot: Snapshot, service: Resource) -> float:
         process = snapshot.processes.get(replica.process)
         told = process.report.get("counted") or {} if process is not None and process.alive else {}
         try:
-            found = _histogram(replica.name, told.get("latency_us"))
+            found = histogram(replica.name, told.get("latency_us"))
         except Untrue:
             continue
         for low, count in found.items():
@@ -535,8 +488,3 @@ def p99_s(snapshot: Snapshot, service: Resource) -> float:
         if left < 0:
             return low * 1.125 / SECOND  # the end of its bucket
     return 0.0
-
-
-def _fastest_s(memory: _Memory) -> float:
-    lows = [low for process in memory.processes.values() for low, count in process.latency.items() if count]
-    return max(memory.row_s, min(lows, default=0) / SECOND)

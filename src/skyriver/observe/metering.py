@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from skyriver.core.declared import service_spec
 from skyriver.core.jobs import ENDED, asks_for
 from skyriver.core.prices import EGRESS, STORAGE, held
 from skyriver.core.resources import Limits, ProcessStatus, Resource, Snapshot
@@ -209,7 +210,7 @@ def reserved(snapshot: Snapshot, *, since: int = 0) -> Iterator[tuple[Resource, 
     all services or streams of a tenant (activator, dispatchers) none is counted."""
     for row in snapshot.rows.every("replica"):
         service = snapshot.find(row.tenant, *row.parent.split("/", 1))
-        serve = ServiceSpec.model_validate(service.spec["serve"]) if service is not None else ServiceSpec()
+        serve = service_spec(service.spec["serve"]) if service is not None else ServiceSpec()
         memory_mb = memory_of(service) if service is not None else serve.memory_mb
         yield row, of_replica(snapshot, row), Limits(cpus=serve.cpus, memory_mb=memory_mb)
     for row in snapshot.rows.every("worker"):

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from skyriver.core.declared import service_spec
 from skyriver.core.jobs import ENDED
 from skyriver.core.resources import Resource
-from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import SECOND
 from skyriver.observe.objectives import grows
 from skyriver.observe.sight import subject_of
@@ -48,7 +48,7 @@ def of_services(seen: Seen) -> Iterator[Sign]:
 
 
 def _of_service(seen: Seen, service: Resource) -> Iterator[Sign]:
-    track, subject, spec = seen.track(service), subject_of(service), ServiceSpec.model_validate(service.spec["serve"])
+    track, subject, spec = seen.track(service), subject_of(service), service_spec(service.spec["serve"])
     if service.state == "DEGRADED":
         none = not any((service.status.get("ready") or {}).values())
         yield of_row(service, "replicas", "critical" if none else "warning", HOLD_S)

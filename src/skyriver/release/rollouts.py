@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from skyriver.core.declared import service_spec
 from skyriver.core.errors import SkyriverError
 from skyriver.core.resources import Action, Kind, Put, Resource, Snapshot
 from skyriver.core.spec import (
@@ -13,7 +14,6 @@ from skyriver.core.spec import (
     CanarySpec,
     FeatureSetSpec,
     GuardsSpec,
-    ServiceSpec,
     ShadowSpec,
     StreamSpec,
 )
@@ -347,7 +347,7 @@ def _compared(rollout: Resource, canary: Mapping[str, Any], spec: CanarySpec) ->
 
 def _replicas(service: Resource) -> int:
     """Of each version, as the service's own step last had it: a version that takes over must be able to do as much."""
-    serve = ServiceSpec.model_validate(service.spec["serve"])
+    serve = service_spec(service.spec["serve"])
     return max(serve.awake, int(service.status.get("wanted", 0))) if serve.elastic else serve.most
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from skyriver.core.declared import service_spec
 from skyriver.core.processes import PROCESS_TRANSITIONS, how_it_ended
 from skyriver.core.resources import Action, Delete, Kind, ProcessSpec, Put, Resource, Snapshot, Want
 from skyriver.core.spec import ServiceSpec
@@ -49,7 +50,7 @@ def _step(snapshot: Snapshot, activator: Resource) -> Iterator[Action]:
 
 
 def _looked_after(snapshot: Snapshot, service: Resource) -> bool:
-    serve = ServiceSpec.model_validate(service.spec["serve"])
+    serve = service_spec(service.spec["serve"])
     return rests(service, serve) or waiting(snapshot, service) > 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from skyriver.core.declared import service_spec
 from skyriver.core.jobs import ENDED
 from skyriver.core.processes import how_it_ended
 from skyriver.core.resources import (
@@ -25,7 +26,6 @@ from skyriver.core.resources import (
     WantPool,
     WantRoute,
 )
-from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import parse_rate
 from skyriver.release.registered import is_registered
 from skyriver.release.rollouts import champion
@@ -92,7 +92,7 @@ def _step_service(snapshot: Snapshot, before: Resource) -> Iterator[Action]:
     service = _without_expired(before, snapshot.now)
     versions: Mapping[str, Any] = service.spec.get("versions", {})
     replicas = snapshot.children(service, "replica")
-    serve = ServiceSpec.model_validate(service.spec["serve"])
+    serve = service_spec(service.spec["serve"])
     yield from new_activator(snapshot, service, serve)
     members = [r for r in replicas if r.state not in ENDING]
     rest = rest_after(snapshot, service, serve, members, serves=any(serves(snapshot, r) for r in members))

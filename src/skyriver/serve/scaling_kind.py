@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from skyriver.core.declared import service_spec
 from skyriver.core.resources import Action, Delete, Kind, Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import SECOND
@@ -66,7 +67,7 @@ def new_scaling(service: Resource, replicas: int, status: Mapping[str, Any], now
 def _step(snapshot: Snapshot, scaling: Resource) -> Iterator[Action]:
     """It goes with its service, or when there is nothing to decide of that any more."""
     service = snapshot.find(scaling.tenant, "service", scaling.name)
-    serve = ServiceSpec.model_validate(service.spec["serve"]) if service is not None else None
+    serve = service_spec(service.spec["serve"]) if service is not None else None
     if serve is None or not (serve.elastic or serve.sleeps):
         yield Delete(*scaling.key, scaling.revision)
 

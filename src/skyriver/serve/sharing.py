@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from skyriver.core.declared import service_spec
 from skyriver.core.resources import Resource, Snapshot
-from skyriver.core.spec import BY_ENTITY, ServiceSpec
+from skyriver.core.spec import BY_ENTITY
 
 
 def shared(service: Resource) -> str:
@@ -27,7 +28,7 @@ def sharing_of_replica(
     if service is None or not version or not champion or own not in (version, champion):
         return {}
     told, of_stream = versions[version], _key_of_stream(snapshot, service, versions[version]["key"])
-    latency_us = ServiceSpec.model_validate(service.spec["serve"]).latency_us
+    latency_us = service_spec(service.spec["serve"]).latency_us
     return {
         "sharing": {
             "champion": int(champion),

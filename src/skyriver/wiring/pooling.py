@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from skyriver.control.admission import held_by_jobs
 from skyriver.control.schedule.pool import Ask, Grants, Scarce, share
 from skyriver.core.jobs import Capacity
 from skyriver.core.resources import Resource, Snapshot
+from skyriver.core.rows import are_same
 from skyriver.core.spec import ServiceSpec
 from skyriver.serve.sizing import memory_of
 from skyriver.serve.sleeping import is_asleep, rest_of
@@ -66,6 +67,8 @@ class MachinePool:
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
         self._asked: dict[str, _Asked] = {}
+        self._services: Sequence[Resource] = ()
+        self._by_others = Capacity(0.0, 0)
 
     def grant(
         self, snapshot: Snapshot, fleet: Fleet, asks: Mapping[str, tuple[Ask, float]]
@@ -77,13 +80,26 @@ class MachinePool:
             for name, asked in self._asked.items()
             if asked.fleet is not fleet and name not in asks and _is_elastic(snapshot, name)
         }
-        self._asked = {**others, **{name: _Asked(ask, price, fleet) for name, (ask, price) in asks.items()}}
+        self._asked = {**others, **{name: self._of(name, ask, price, fleet) for name, (ask, price) in asks.items()}}
         wishes = {name: asked.ask for name, asked in self._asked.items()}
         # Cores are shared by the system when a job begins; who is asked now does not lose a replica to it.
-        left = self._capacity.less(_taken(snapshot)).less(Capacity(0.0, held_by_jobs(snapshot).memory_mb))
+        left = self._capacity.less(self._taken(snapshot)).less(Capacity(0.0, held_by_jobs(snapshot).memory_mb))
         grants = share(wishes, left.cpus, left.memory_mb, self._curves)
         replicas = {name: grants.replicas[name] for name in asks}
         return replicas, self._told(grants, asks) if grants.scarce else {}
+
+    def _of(self, name: str, ask: Ask, price: float, fleet: Fleet) -> _Asked:
+        known = self._asked.get(name)
+        if known is not None and known.ask is ask and known.price == price and known.fleet is fleet:
+            return known
+        return _Asked(ask, price, fleet)
+
+    def _taken(self, snapshot: Snapshot) -> Capacity:
+        """By services whose replicas do not follow the load; looked for when a row of a service has changed."""
+        services = snapshot.rows.every("service")
+        if not are_same(services, self._services):
+            self._services, self._by_others = services, _taken_by(services)
+        return self._by_others
 
     def _curves(self, services: Mapping[str, tuple[int, int]]) -> dict[str, Floats]:
         found: dict[str, Floats] = {}
@@ -117,10 +133,9 @@ def ask_of(service: Resource, spec: ServiceSpec, wish: int, before: int, *, fres
     return Ask(wish, least, spec.cpus, spec.memory_mb, spec.priority, before)
 
 
-def _taken(snapshot: Snapshot) -> Capacity:
-    """By services whose replicas do not follow the load."""
+def _taken_by(services: Sequence[Resource]) -> Capacity:
     cores, memory = 0.0, 0
-    for service in snapshot.rows.every("service"):
+    for service in services:
         serve = service.spec["serve"]
         declared = serve.get("replicas", 1)
         count = declared if isinstance(declared, int) else declared[1]

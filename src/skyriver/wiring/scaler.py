@@ -23,7 +23,7 @@ from skyriver.core.clock import Clock
 from skyriver.core.errors import Conflict
 from skyriver.core.jobs import Capacity
 from skyriver.core.resources import Put, Snapshot
-from skyriver.observe.demand import LOOK_S, QUICK_S, Meter, elastic_services, fixed_services, look_s_of
+from skyriver.observe.demand import LOOK_S, QUICK_S, DemandMeter, elastic_services, fixed_services, look_s_of
 from skyriver.wiring.attempts import Attempts, OnProblem
 from skyriver.wiring.histories import Histories
 from skyriver.wiring.home import Home
@@ -174,12 +174,12 @@ def _remembered(path: Path) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def _meter_of(remembered: Any) -> Meter:
+def _meter_of(remembered: Any) -> DemandMeter:
     """What was learnt is learnt anew where it cannot be read."""
     try:
-        return Meter(remembered, services=fixed_services)
+        return DemandMeter(remembered, services=fixed_services)
     except (ValueError, TypeError, KeyError, AttributeError):
-        return Meter(services=fixed_services)
+        return DemandMeter(services=fixed_services)
 
 
 def _pool_of(capacity: Capacity) -> MachinePool:

@@ -8,18 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
 
 from skyriver.control.schedule.explaining import Explained, explain
+from skyriver.control.schedule.pool import Ask
 from skyriver.control.schedule.scaling import Decided, Fleet, Rules, Ticks
 from skyriver.control.schedule.tables import Whole
 from skyriver.core.prices import Prices
 from skyriver.core.resources import Limits, Put, Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import SECOND
-from skyriver.observe.demand import LOOK_S, Measured, Meter, elastic_services
+from skyriver.observe.demand import LOOK_S, DemandMeter, Measurable, Measured
 from skyriver.serve.scaling_kind import SCALINGS, new_scaling, scaling_of
 from skyriver.wiring.pooling import Granted, MachinePool, ask_of
 
@@ -34,6 +36,10 @@ REFRESH_US: Final = 60 * SECOND
 """A row whose number stands is written anew, with what is measured now, no sooner."""
 NOBODY: Final = 0.005
 """Replicas' work; what is told of less is 0.00."""
+LEAST_REFRESHES: Final = 20
+"""Of such rows, that a look may write, however few there are."""
+_TICKS: Final = ("work", "requests", "judged", "late", "backlog", "ready", "pending", "start_s", "queue_s", "possible")
+_COLUMNS = attrgetter(*_TICKS)
 _TOLD: Final = (
     *("requests", "late", "work", "backlog", "ready", "pending", "start_s", "work_s", "alone_s", "batch", "fastest_s"),
 )
@@ -53,12 +59,18 @@ class Scaling:
         remembered = remembered or {}
         self._pool = pool
         self.look_s = look_s
-        self._meter = Meter(remembered.get("measured"), look_s)
+        self._meter = DemandMeter(remembered.get("measured"), look_s)
         self._learnt: Mapping[str, Any] = remembered.get("learnt") or {}
         self._fleet = Fleet(look_s)
         self.measured: Mapping[str, Measured] = {}
         """By the last look."""
+        self._kept: Measurable | None = None
+        """That the fleet is of, at the prices that hold."""
+        self._prices: Prices | None = None
         self._rules: dict[str, Rules] = {}
+        self._asks: dict[str, tuple[tuple[int, int, bool, Resource], Ask]] = {}
+        self._may_refresh = 0
+        """Rows whose number stands, that this look still writes."""
         self._blind: dict[str, int] = {}
 
     def remember(self, second: float | None = None) -> dict[str, Any]:
@@ -70,32 +82,35 @@ class Scaling:
 
     def look(self, snapshot: Snapshot, second: float, prices: Prices, *, unseen_s: float = 0.0) -> list[Put]:
         """The rows that change. `second` is monotonic; `unseen_s`: so long ago processes were looked at last."""
-        services = {f"{s.tenant}/{s.name}": (s, spec) for s, spec in elastic_services(snapshot, self.look_s)}
         measured = self.measured = self._meter.look(snapshot, second, unseen_s=unseen_s)
+        services = self._meter.services
         self._keep(services, prices, second)
         if not services:
             return []
         wanted = self._fleet.decide(self._ticks(measured), second, snapshot.now / SECOND)
-        granted = self._granted(snapshot, services, wanted)
+        rows = {name: scaling_of(snapshot, service) for name, (service, _) in services.items()}
+        granted = self._granted(snapshot, rows, wanted)
+        self._may_refresh = max(LEAST_REFRESHES, math.ceil(len(services) * self.look_s * SECOND / REFRESH_US))
         puts = []
         for name, replicas in zip(self._fleet.names, self._fleet.steering.wanted.tolist(), strict=True):
-            service, spec = services[name]
-            put = self._row(snapshot, service, spec, measured[name], replicas, prices, granted.get(name))
+            put = self._row(snapshot, name, rows[name], measured[name], replicas, granted.get(name))
             if put is not None:
                 puts.append(put)
         return puts
 
-    def _granted(
-        self, snapshot: Snapshot, services: Mapping[str, tuple[Resource, ServiceSpec]], wanted: Whole
-    ) -> Mapping[str, Granted]:
+    def _granted(self, snapshot: Snapshot, rows: Mapping[str, Resource | None], wanted: Whole) -> Mapping[str, Granted]:
         """Of the pool, where it does not do for all; the fleet then knows it."""
         if self._pool is None:
             return {}
-        asks = {}
+        asks, services = {}, self._meter.services
         for name, wish, fresh in zip(self._fleet.names, wanted.tolist(), self._fleet.fresh().tolist(), strict=True):
             service, spec = services[name]
-            before = _before(service, spec, scaling_of(snapshot, service))
-            asks[name] = ask_of(service, spec, wish, before, fresh=fresh), self._rules[name].price
+            of = wish, _before(service, spec, rows[name]), fresh, service
+            known = self._asks.get(name)
+            if known is None or known[0] != of:
+                known = of, ask_of(service, spec, wish, of[1], fresh=fresh)
+                self._asks[name] = known
+            asks[name] = known[1], self._rules[name].price
         replicas, granted = self._pool.grant(snapshot, self._fleet, asks)
         # one that sleeps asks for none, and is decided on all the same
         limits = [
@@ -104,53 +119,45 @@ class Scaling:
         self._fleet.limit(np.array(limits, np.int64))
         return granted
 
-    def _keep(self, services: Mapping[str, tuple[Resource, ServiceSpec]], prices: Prices, second: float) -> None:
+    def _keep(self, services: Measurable, prices: Prices, second: float) -> None:
         """The fleet is of these services, by what they declare now."""
-        for name in [name for name in self._fleet.names if name not in services]:
-            self._fleet.remove(name)
-            del self._rules[name]
+        if services is self._kept and prices is self._prices:
+            return
+        gone = [name for name in self._fleet.names if name not in services]
+        self._fleet.remove_all(gone)
+        for name in gone:
             self._blind.pop(name, None)
+            self._asks.pop(name, None)
         rules = {name: rules_of(spec, prices) for name, (_, spec) in services.items()}
         new = {name: (of, self._learnt.get(name)) for name, of in rules.items() if name not in self._rules}
         self._fleet.add_all(new, second)
         for name, of in rules.items():
             if name not in new and of != self._rules[name]:
                 self._fleet.change(name, of)
-        self._rules = rules
+        self._rules, self._kept, self._prices = rules, services, prices
 
     def _ticks(self, measured: Mapping[str, Measured]) -> Ticks:
         of = [measured[name] for name in self._fleet.names]
-
-        def column(what: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-            return np.array([getattr(each, what) for each in of], np.float64)
-
-        return Ticks(
-            work=column("work"),
-            requests=column("requests"),
-            judged=column("judged"),
-            late=column("late"),
-            backlog=column("backlog"),
-            ready=column("ready"),
-            pending=column("pending"),
-            start_s=column("start_s"),
-            service_s=column("queue_s") * column("possible"),  # the room for chance is not worth more than it can do
-            fresh=np.array([not each.stale for each in of], bool),
-        )
+        columns = np.array([_COLUMNS(each) for each in of], np.float64).T
+        told = dict(zip(_TICKS, columns, strict=True))
+        service_s = told.pop("queue_s") * told.pop("possible")  # the room for chance is not worth more than it can do
+        fresh = np.array([not each.stale for each in of], bool)
+        return Ticks(**told, service_s=service_s, fresh=fresh)
 
     def _row(
         self,
         snapshot: Snapshot,
-        service: Resource,
-        spec: ServiceSpec,
+        name: str,
+        row: Resource | None,
         seen: Measured,
         replicas: int,
-        prices: Prices,
         granted: Granted | None,
     ) -> Put | None:
-        name, row = f"{service.tenant}/{service.name}", scaling_of(snapshot, service)
-        if row is not None and not seen.stale and _stands(row, replicas, granted, snapshot.now):
+        if row is not None and not seen.stale and self._stands(row, replicas, granted, snapshot.now):
             self._blind[name] = 0
             return None
+        (service, spec), prices = self._meter.services[name], self._prices
+        assert prices is not None
         decided = self._fleet.decided(name)
         if seen.stale or decided is None or not decided.fresh:
             self._blind[name] = self._blind.get(name, 0) + 1
@@ -172,6 +179,17 @@ class Scaling:
         status["changes"] = changes_after(row.status, before, replicas, status)
         after = SCALINGS.move(row, "decided", snapshot.now, spec={**kept, "replicas": replicas}, status=status)
         return Put(after, row.revision)
+
+    def _stands(self, row: Resource, replicas: int, granted: Granted | None, now: int) -> bool:
+        """Nothing is to be written of it yet, whatever is measured: most rows in most looks. A thousand that were
+        written in one look are not written anew in one look."""
+        same = row.state == "ACTIVE" and row.spec["replicas"] == replicas
+        if not same or _is_limited(row.status) != (granted is not None and granted.replicas < granted.asked):
+            return False
+        if now - row.status.get("at", 0) < REFRESH_US or self._may_refresh <= 0:
+            return True
+        self._may_refresh -= 1
+        return False
 
 
 def _before(service: Resource, spec: ServiceSpec, row: Resource | None) -> int:
@@ -246,7 +264,7 @@ def _batch_line(seen: Measured, came: float) -> str:
 def _why(decided: Decided, told: Explained) -> str:
     """The rule that made the number, and what it went by."""
     rules = {rule for rule, _ in told.lines}
-    comes = f"{decided.came:.2f} replicas' work comes now"
+    comes = f"{decided.came:.2f} replicas' work comes now" if decided.came >= NOBODY else "next to nothing comes now"
     if decided.came < NOBODY and decided.there <= decided.wanted <= max(decided.rules.least, 1):
         return f"demand: nobody asks now, and {decided.wanted} is the least."
     if decided.wanted < decided.asked:
@@ -286,13 +304,6 @@ def _blind(snapshot: Snapshot, row: Resource, why: str) -> Put | None:
     if row.state == "HOLDING" and row.message == told["message"]:
         return None
     return Put(SCALINGS.move(row, "blind", snapshot.now, **told), row.revision)
-
-
-def _stands(row: Resource, replicas: int, granted: Granted | None, now: int) -> bool:
-    """Nothing is to be written of it yet, whatever is measured: most rows in most looks."""
-    same = row.state == "ACTIVE" and int(row.spec["replicas"]) == replicas
-    same &= _is_limited(row.status) == (granted is not None and granted.replicas < granted.asked)
-    return same and now - int(row.status.get("at", 0)) < REFRESH_US
 
 
 def _is_news(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

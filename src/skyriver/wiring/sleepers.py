@@ -23,6 +23,7 @@ from skyriver.control.schedule.sleeping import (
     unpack,
     wakes_at,
 )
+from skyriver.core.declared import service_spec
 from skyriver.core.prices import Prices
 from skyriver.core.resources import Limits, Put, Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
@@ -83,7 +84,7 @@ def sleeping_services(snapshot: Snapshot) -> Iterator[tuple[Resource, ServiceSpe
         declared = service.spec["serve"].get("replicas")
         if isinstance(declared, int | None) or declared[0] or not service.spec.get("versions"):
             continue
-        yield service, sized(service, ServiceSpec.model_validate(service.spec["serve"]))
+        yield service, sized(service, service_spec(service.spec["serve"]))
 
 
 def _seen(

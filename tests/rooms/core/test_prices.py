@@ -123,12 +123,3 @@ def test_many_small_amounts_cost_as_much_as_their_sum() -> None:
         Decimal(720) * (Decimal("0.333") * Decimal("0.021") + Decimal("0.333") * Decimal("0.0027"))
     )
     assert abs(looks * prices.charge(look) - prices.charge(month)) < Decimal("1e-15")
-
-
-def test_a_pool_that_does_not_do_for_all_makes_a_resource_dearer_and_never_cheaper() -> None:
-    free = LISTS["owned"]
-    assert free.are_zero
-    contended = free.contended({CORE: Decimal("0.5")})
-    assert contended.per_second(Limits(cpus=1)) * 3_600 == Decimal("0.5")
-    assert free.per_second(Limits(cpus=1)) == 0
-    assert LISTS["far"].contended({CORE: Decimal("0.01")}).price(CORE) == Decimal("0.04")

@@ -11,7 +11,7 @@ import pytest
 import skyriver as sr
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
 from skyriver.core.units import SECOND
-from skyriver.observe.demand import LOOK_S, START_S, Measured, Meter
+from skyriver.observe.demand import LOOK_S, START_S, DemandMeter, Measured
 
 HOLDER = "t.activator.activator"
 
@@ -20,7 +20,7 @@ class Stage:
     """The service `price`, whose replicas tell what is said here, looked at every LOOK_S."""
 
     def __init__(self, **serve: Any) -> None:
-        self.meter = Meter()
+        self.meter = DemandMeter()
         self.serve = sr.Service(**{"replicas": (0, 4), "latency": "50ms", **serve})
         self.second = 1000.0
         self.processes: dict[str, ProcessStatus] = {}
@@ -269,16 +269,16 @@ def test_of_a_time_in_which_nobody_looked_nothing_is_known(stage: Stage) -> None
         ({"requests": -60}, "price-1-1 tells requests=40, and told 100 before: a count does not fall."),
         ({"requests": 10**10}, "price-1-1 tells 10,000,000,000 requests within 5 s, which cannot be."),
         ({"requests": 10, "run_us": 200 * SECOND}, "price-1-1 tells 10 requests within 5 s, which cannot be."),
-        ({"counted": {"latency_us": [["x", 1]]}}, "price-1-1 tells latencies that cannot be read."),
-        ({"counted": {"latency_us": [[5, -1]]}}, "price-1-1 tells latencies that cannot be."),
+        ({"requests": 1, "counted": {"latency_us": [["x", 1]]}}, "price-1-1 tells latencies that cannot be read."),
+        ({"requests": 1, "counted": {"latency_us": [[5, -1]]}}, "price-1-1 tells latencies that cannot be."),
         (
-            {"counted": {"latency_us": [[40_000, 50]]}},
-            "price-1-1 tells fewer answers of some latency than before: a count does not fall.",
+            {"requests": 1, "counted": {"latency_us": [[57_344, 50]]}},
+            "price-1-1 tells fewer answers that are slow than before: a count does not fall.",
         ),
     ],
 )
 def test_what_cannot_be_is_not_used_and_is_said(stage: Stage, told: dict[str, Any], why: str) -> None:
-    stage.tell(requests=100, run_us=SECOND, counted={"latency_us": [[40_000, 100]]})
+    stage.tell(requests=100, run_us=SECOND, counted={"latency_us": [[57_344, 100]]})
     known = stage.look()
     stage.tell(**told)
     assert stage.look().stale == why
@@ -294,7 +294,7 @@ def test_what_cannot_be_is_not_used_and_is_said(stage: Stage, told: dict[str, An
 def test_what_is_remembered_is_known_to_the_next(stage: Stage) -> None:
     stage.tell(requests=100, run_us=2 * SECOND)
     stage.look()
-    stage.meter = Meter(stage.meter.remember())
+    stage.meter = DemandMeter(stage.meter.remember())
     stage.tell()
     seen = stage.look()
     assert seen.start_s == pytest.approx(0.8)
@@ -342,5 +342,5 @@ def test_how_runs_are_shared_is_remembered(stage: Stage) -> None:
     stage.look()
     told = stage.meter.remember()["t/price"]
     assert (told["runs"], told["rows"]) == (pytest.approx(0.5), pytest.approx(2.0))
-    again = Meter({"t/price": told})
+    again = DemandMeter({"t/price": told})
     assert again.remember()["t/price"] == told

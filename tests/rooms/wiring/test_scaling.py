@@ -13,10 +13,11 @@ import pytest
 import skyriver as sr
 from skyriver.control.pricing import OWNED
 from skyriver.core.prices import Prices
-from skyriver.core.resources import Put, Resource
+from skyriver.core.resources import ProcessStatus, Put, Resource, Snapshot
+from skyriver.core.rows import Rows
 from skyriver.core.units import SECOND
 from skyriver.observe.demand import look_s_of
-from skyriver.wiring.scaling import CHANGES, Scaling, changes_after
+from skyriver.wiring.scaling import CHANGES, LEAST_REFRESHES, Scaling, changes_after
 from skyriver.wiring.simulation import Simulation
 
 HOLDER = "t.activator.activator"
@@ -323,3 +324,25 @@ def test_runs_grow_before_another_replica_starts() -> None:
     sharing.play(60, rate=400)  # and now runs are as large as they may be
     assert len(sharing.replicas) >= 3
     assert "batch" not in dict(one_by_one.row.status["lines"] if one_by_one.row else ())
+
+
+def test_rows_that_were_written_in_one_look_are_not_written_anew_in_one_look() -> None:
+    scaling, rows, second, written = Scaling(), Rows(), 1_000.0, []
+    of = elastic(hold="").to_json()
+    for number in range(60):
+        spec = {"model": f"s{number}", "serve": of, "versions": {"1": {"weight": 100}}}
+        service = Resource("t", "service", f"s{number}", spec, state="READY")
+        replica = Resource("t", "replica", f"s{number}-1-1", {"version": 1}, state="READY", parent=service.ref)
+        rows = rows.changed([service, replica])
+    for look in range(28):
+        counts = {"requests": look * 10, "overloaded": 0, "expired": 0, "run_us": look * look * 10_000, "waiting": 0}
+        report = {"ready": True, "told_at": int(second * SECOND), **counts, "counted": {"latency_us": []}}
+        names = [row.process for row in rows.every("replica")]
+        processes = {name: ProcessStatus(name, True, pid=1, report=report) for name in names}
+        puts = scaling.look(Snapshot(rows, processes, {}, int(second * SECOND)), second, OWNED)
+        rows = rows.changed([replace(put.resource, revision=put.expected + 1) for put in puts])
+        written.append(len(puts))
+        second += 5
+    assert written[1] == 60, "all are new"
+    assert max(written[2:]) == LEAST_REFRESHES
+    assert sum(written[2:]) == 2 * 60, "each is written anew once a minute"

@@ -132,6 +132,7 @@ class Accounts(Table):
 
 
 _G, _PRIOR = factors(), prior_late()
+_LOG_G, _PLACES = np.log(_G), np.arange(FACTORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,3 +277,22 @@ def late_prices(late: Floats, cost: Floats, factor: Whole) -> Floats:
     fewer = (np.arange(FACTORS + 1) <= factor[:, None]) & (spared > 0)
     prices: Floats = np.where(fewer, paid / np.where(fewer, spared, 1.0), 0.0).max(1)
     return prices
+
+
+def places(base: Whole, ratio: Floats) -> Floats:
+    """(M,) where demand that is multiplied by `ratio` stands among the factors of `base`, by their logarithms; between
+    two of them it is no whole number."""
+    by = np.log(np.maximum(ratio, 1e-9))
+    found = np.empty(len(by))
+    for each in {*base.tolist()}:
+        here = base == each
+        found[here] = np.interp(by[here], _LOG_G[each], _PLACES)
+    return found
+
+
+def at_places(table: Floats | Small, row: Whole, place: Floats) -> Floats:
+    """(M,) what `table`, (N, FACTORS), says in its `row` there: on a straight line between two factors."""
+    at = np.minimum(place.astype(np.int64), FACTORS - 2)
+    low = table[row, at]
+    found: Floats = low + (place - at) * (table[row, at + 1] - low)
+    return found

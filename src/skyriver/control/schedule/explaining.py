@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from skyriver.control.schedule.candidates import FACTORS, NAMES, factors, late_prices
+from skyriver.control.schedule.candidates import FACTORS, NAMES, at_places, factors, late_prices, places
 from skyriver.control.schedule.demand import BUSY_60, MEAN
 from skyriver.control.schedule.scaling import Decided, Rules
+from skyriver.control.schedule.tables import Floats, Whole
 
 HOUR: Final = 3_600.0
 _G: Final = factors()
@@ -54,45 +56,40 @@ def explain(decided: Decided, opportunity: float = 0.0) -> Explained:
     late, costs = decided.late[base], decided.costs[base] * price
     worth = late_prices(late[None].astype(np.float64), costs[None].astype(np.float64), np.array([factor]))
     late_price = float(worth[0]) / requests if requests > 0 else 0.0
+    around = np.array((decided.wanted - 1, decided.wanted, decided.wanted + 1))
+    shares, means = _replayed(decided, around)
     if decided.wanted == decided.wish:
-        late_price = _at_which(decided, late_price, requests, price)
-    around = (decided.wanted - 1, decided.wanted, decided.wanted + 1)
+        late_price = _at_which(late_price, (requests * shares).tolist(), (price * means).tolist())
+    price = max(price, opportunity)
     choices = tuple(
-        _choice(decided, replicas, late_price, requests, max(price, opportunity))
-        for replicas in around
+        Choice(replicas, mean * price, share, late_price * share * requests if share else 0.0)
+        for replicas, share, mean in zip(around.tolist(), shares.tolist(), means.tolist(), strict=True)
         if replicas >= max(rules.least, 1)
     )
     return Explained(decided.wanted, tuple(_lines(decided, base, factor)), choices, late_price, unit)
 
 
-def _at_which(decided: Decided, late_price: float, requests: float, price: float) -> float:
+def _at_which(late_price: float, late: Sequence[float], costs: Sequence[float]) -> float:
     """The price nearest to `late_price` at which neither one replica fewer nor one more is cheaper, where there is one:
-    candidates are some percent apart, and replicas are whole."""
-    fewer, chosen, more = (_choice(decided, decided.wanted + by, 1.0, requests, price) for by in (-1, 0, 1))
-    least = _step(fewer, chosen)
-    most = _step(chosen, more)
+    candidates are some percent apart, and replicas are whole. `late` requests and `costs`: of one fewer, of as many as
+    were chosen, of one more."""
+    least, most = (
+        max(0.0, costs[n + 1] - costs[n]) / (late[n] - late[n + 1]) if late[n] > late[n + 1] else math.inf
+        for n in (0, 1)
+    )
     return min(max(late_price, least), most) if least <= most else late_price
 
 
-def _step(fewer: Choice, more: Choice) -> float:
-    """What each request costs that is in time with one replica more."""
-    spared = fewer.late_cost - more.late_cost
-    return max(0.0, more.cost - fewer.cost) / spared if spared > 0 else math.inf
-
-
-def _choice(decided: Decided, replicas: int, late_price: float, requests: float, price: float) -> Choice:
-    """By the factor that would have asked for so many now."""
+def _replayed(decided: Decided, replicas: Whole) -> tuple[Floats, Floats]:
+    """(share late, mean replicas) by the factor that would have asked for so many now."""
     base = decided.candidate // FACTORS
     needed = float(decided.bases[base]) * decided.queue * decided.headroom
     if needed <= 0:  # nothing came for so long that no factor of it says anything
-        return Choice(replicas, replicas * price, 0.0, 0.0)
-    grid = np.log(_G[base])
-    at = np.log(max(replicas / needed, float(_G[base][0])))
-    share = float(np.interp(at, grid, decided.late[base]))
-    mean = float(np.interp(at, grid, decided.costs[base]))
-    if at > grid[-1]:  # more than any candidate asks for
-        mean *= replicas / needed / float(_G[base][-1])
-    return Choice(replicas, mean * price, share, late_price * share * requests)
+        return np.zeros(len(replicas)), replicas.astype(np.float64)
+    ratio = replicas / needed
+    place = places(np.full(len(replicas), base), ratio)
+    shares, means = (at_places(of, np.full(len(replicas), base), place) for of in (decided.late, decided.costs))
+    return shares, means * np.maximum(ratio / _G[base][-1], 1.0)  # more than any candidate asks for
 
 
 def _lines(decided: Decided, base: int, factor: int) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ stale      without fresh measurements nothing changes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
@@ -32,10 +32,12 @@ from skyriver.control.schedule.candidates import (
     FACTORS,
     Accounts,
     Tick,
+    at_places,
     choose,
     costs,
     factors,
     late_prices,
+    places,
     replay,
     shares_late,
 )
@@ -247,7 +249,8 @@ class Decided:
 
 
 _G = factors()
-_LOG_G = np.log(_G)
+_LAST: Final = tuple(each.name for each in fields(_Last))
+_RULES: Final = tuple(each.name for each in fields(Rules))
 _REMEMBERED: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("demand", ("slots", "slot", "mean", "errors")),
     ("accounts", ("late", "cost", "came", "ticked", "chosen")),
@@ -266,6 +269,7 @@ class Fleet:
     def __init__(self, tick_s: float = TICK_S, terms: Terms | None = None) -> None:
         self.tick_s, self.terms = tick_s, terms or Terms()
         self.names: list[str] = []
+        self._row_of: dict[str, int] = {}
         self.demand, self.accounts = Demand.starting(0, tick_s), Accounts.starting(0, tick_s)
         self.steering = Steering.starting(0, tick_s)
         self._declared = Declared.of(())
@@ -286,6 +290,7 @@ class Fleet:
             return
         first = len(self.names)
         self.names += services
+        self._row_of = {name: row for row, name in enumerate(self.names)}
         for table in self._tables():
             table.append(table.starting(len(services), self.tick_s))
         self._declared.append(Declared.of([rules for rules, _ in services.values()]))
@@ -297,15 +302,23 @@ class Fleet:
 
     def change(self, name: str, rules: Rules) -> None:
         """Another declaration of the same service: what was learnt of its demand stays."""
-        row, declared = self.names.index(name), Declared.of([rules])
+        row, declared = self._row_of[name], Declared.of([rules])
         for each in fields(declared):
             getattr(self._declared, each.name)[row] = getattr(declared, each.name)[0]
 
     def remove(self, name: str) -> None:
-        row = self.names.index(name)
-        del self.names[row]
+        self.remove_all([name])
+
+    def remove_all(self, names: Collection[str]) -> None:
+        """At once, as `add_all`."""
+        if not names:
+            return
+        rows = [self._row_of[name] for name in names]
+        gone = {*names}
+        self.names = [name for name in self.names if name not in gone]
+        self._row_of = {name: row for row, name in enumerate(self.names)}
         for table in (*self._tables(), self._declared):
-            table.delete(row)
+            table.delete(rows)
         self._decided = None
 
     def decide(self, ticks: Ticks, second: float, wall: float) -> Whole:
@@ -314,7 +327,7 @@ class Fleet:
         if not self.names:
             return np.zeros(0, np.int64)
         there = ticks.ready + ticks.pending
-        fresh = ticks.fresh & _plausible(ticks, declared.most)
+        fresh = ticks.fresh & _plausible(ticks, declared.most, self.tick_s)
         came = np.where(fresh, ticks.work, 0.0) / self.tick_s
         start_s = np.where(np.isfinite(ticks.start_s) & (ticks.start_s > 0), ticks.start_s, 0.0)
         hold_s = np.where(np.isnan(declared.hold_s), np.maximum(LEAST_HOLD_S, 2 * start_s), declared.hold_s)
@@ -377,8 +390,7 @@ class Fleet:
         price at which the objective just holds; in money, or core-hours where a replica has no price."""
         if self._decided is None:
             return {name: np.zeros(m - n) for name, (n, m) in services.items()}
-        known = {name: row for row, name in enumerate(self.names)}
-        rows, k = np.array([known[name] for name in services]), np.arange(len(services))
+        rows, k = np.array([self._row_of[name] for name in services]), np.arange(len(services))
         own = self.accounts
         some = replace(own, late=own.late[rows], cost=own.cost[rows], came=own.came[rows], ticked=own.ticked[rows])
         mean, told, declared = self.demand.mean[rows], self._decided, self._declared
@@ -392,13 +404,7 @@ class Fleet:
         row, ends = np.repeat(k, counts), np.cumsum(counts)
         firsts = np.array([n for n, _ in services.values()])
         number = np.arange(len(row)) + (firsts - ends + counts)[row]
-        of = np.log(np.maximum(number, 1e-9) / np.maximum(needed, 1e-9)[row])
-        place = np.zeros(len(of))
-        for each in range(BASES):
-            here = base[row] == each
-            place[here] = np.interp(of[here], _LOG_G[each], np.arange(FACTORS))
-        at = np.minimum(place.astype(np.int64), FACTORS - 2)
-        share = late[row, at] + (place - at) * (late[row, at + 1] - late[row, at])
+        share = at_places(late, row, places(base[row], number / np.maximum(needed, 1e-9)[row]))
         worth = -np.diff(share) * late_price[row[1:]]
         return {
             name: worth[end - count : end - 1]
@@ -468,7 +474,7 @@ class Fleet:
     def remember(self, name: str, second: float | None = None) -> dict[str, Any]:
         """What was learnt of it, for a file; bounded. `second`: of now; with it whoever goes on within MOST_AWAY_S
         decides as this one would have."""
-        row = self.names.index(name)
+        row = self._row_of[name]
         packed = {table: getattr(self, table).pack(row, names) for table, names in _REMEMBERED}
         recent = {}
         if second is not None:
@@ -496,10 +502,12 @@ class Fleet:
         """Of the last decision; None before the first, and after services were added or removed."""
         if self._decided is None:
             return None
-        row = self.names.index(name)
-        told = {each.name: getattr(self._decided, each.name)[row] for each in fields(self._decided)}
-        rules = {each.name: getattr(self._declared, each.name)[row].item() for each in fields(self._declared)}
-        one = Accounts(*(getattr(self.accounts, each.name)[row : row + 1] for each in fields(self.accounts)))
+        row = self._row_of[name]
+        told = {name: getattr(self._decided, name)[row] for name in _LAST}
+        rules = {name: getattr(self._declared, name)[row].item() for name in _RULES}
+        own = self.accounts
+        some = {name: getattr(own, name)[row : row + 1] for name in ("late", "cost", "came", "ticked")}
+        one = replace(own, **some)
         mean = self.demand.mean[row : row + 1]
         return Decided(
             rules=Rules(**rules),
@@ -510,12 +518,12 @@ class Fleet:
         )
 
 
-def _plausible(ticks: Ticks, most: Whole) -> Flags:
-    """Whether what was measured can be so."""
-    could = ABSURD * np.maximum(most, 1) * TICK_S
+def _plausible(ticks: Ticks, most: Whole, tick_s: float) -> Flags:
+    """Whether what was measured in so many seconds can be so."""
+    could = ABSURD * np.maximum(most, 1)
     told = np.stack([ticks.work, ticks.requests, ticks.judged, ticks.late, ticks.backlog, ticks.service_s])
     with np.errstate(invalid="ignore"):
         sane = np.isfinite(told) & (told >= 0)
-        fits = (ticks.work <= could) & (ticks.backlog <= could) & (ticks.late <= ticks.judged + 1e-9)
+        fits = (ticks.work <= could * tick_s) & (ticks.backlog <= could * TICK_S) & (ticks.late <= ticks.judged + 1e-9)
     plausible: Flags = sane.all(axis=0) & fits
     return plausible

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -30,9 +30,9 @@ class Table:
         for each in fields(self):
             setattr(self, each.name, np.concatenate((getattr(self, each.name), getattr(others, each.name))))
 
-    def delete(self, row: int) -> None:
+    def delete(self, rows: Sequence[int]) -> None:
         for each in fields(self):
-            setattr(self, each.name, np.delete(getattr(self, each.name), row, 0))
+            setattr(self, each.name, np.delete(getattr(self, each.name), rows, 0))
 
     def pack(self, row: int, names: Iterable[str]) -> dict[str, str]:
         """Of a row, for a file."""
