@@ -196,7 +196,7 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def desk(tmp_path_factory: pytest.TempPathFactory, kernels: Path) -> Iterator[Desk]:
     if not (shutil.which("bash") and shutil.which("curl")):
         pytest.skip("the guides' commands need bash and curl")
     folder = tmp_path_factory.mktemp("desk")
@@ -215,6 +215,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         "COLUMNS": "120",
         **from_folder(folder / "packages"),
     }
+    cache = folder / ".local" / "share" / "skyriver" / "cache"
+    for place in (*reversed(cache.parents[:3]), cache):
+        place.mkdir(mode=0o700)
+    (cache / "kernels").symlink_to(kernels)  # the examples' features are those of other tests too
     write_wheel(folder / "packages", "humanize", "4.0", "intcomma = str\n")  # what the guide names, without a network
     yield Desk(folder, environment)
     subprocess.run(["skyriver", "down"], env=environment, check=True, capture_output=True, timeout=60)
