@@ -23,7 +23,7 @@ def advice(screen: Screen, found: Advice) -> None:
         then = item["proposed"]
         proposed = escape(then["line"]) if then is not None else "-"
         cost = _both(_cost(item["now"], unit), _cost(then, unit) if then is not None else "")
-        late = _both(f"{item['now']['late']:.3%}", f"{then['late']:.3%}" if then is not None else "")
+        late = _both(_late(item["now"]), _late(then) if then is not None else "")
         rows.append((item["name"], escape(item["now"]["line"]), proposed, cost, late, _span(item)))
     screen.table("", head, rows)
     for item in found["items"]:
@@ -39,7 +39,7 @@ def _looked_at(screen: Screen, item: ServiceAdvice, unit: str) -> None:
     if not item["looked_at"]:
         return
     rows = [
-        (escape(one["line"]), _cost(one, unit), f"{one['late']:.3%}", escape(one["verdict"]) or "may be")
+        (escape(one["line"]), _cost(one, unit), _late(one), escape(one["verdict"]) or "may be")
         for one in item["looked_at"]
     ]
     screen.table("", ("LOOKED AT", "COST A MONTH", "LATE", "VERDICT"), rows)
@@ -51,6 +51,10 @@ def _both(now: str, then: str) -> str:
 
 def _cost(one: Declaration, unit: str) -> str:
     return f"{float(one['cost']):,.2f}" if unit else f"{one['replica_hours']:,.0f}"
+
+
+def _late(one: Declaration) -> str:
+    return "-" if one["late"] is None else f"{one['late']:.3%}"
 
 
 def _span(item: ServiceAdvice) -> str:

@@ -19,8 +19,8 @@ class Declaration(TypedDict):
     memory_gb_hours: float
     cost: str
     """The same in money, a decimal number to a millionth; of replicas alone."""
-    late: float
-    """Share of the work that would have been late."""
+    late: float | None
+    """Share of the work that would have been late; null: there is no history to replay."""
     verdict: str
     """"" of what may be proposed; else why it is not."""
 

@@ -131,6 +131,9 @@ class ChildAdvisor:
                     run.answer = answer
                 else:
                     run.failed = f"its process ended with {ended}."
+            if run.process is None:
+                for path in self._paths(run):
+                    path.unlink(missing_ok=True)
         if any(run.process is not None for run in self._runs.values()):
             return
         waiting = min(

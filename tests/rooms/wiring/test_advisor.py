@@ -79,6 +79,8 @@ def test_services_get_advice_by_what_is_kept_of_them(stage: Advised) -> None:
     assert young["why"] == "There is a history of only 2 hours, and a day at least is needed."
     assert new["why"].startswith("Nothing is known of its demand yet")
     assert (new["since"], new["proposed"]) == (None, None)
+    assert (new["now"]["late"], new["looked_at"]) == (None, [])
+    assert list((stage.home.run / "advice").iterdir()) == []
     alone = stage.advice(viewer, "?service=young")
     assert [item["name"] for item in alone["items"]] == ["young"]
 

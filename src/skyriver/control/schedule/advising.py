@@ -280,7 +280,7 @@ def _told_of(asked: Asked, serve: ServiceSpec, outcome: Outcome | None, prices: 
         "core_hours": round(hours * serve.cpus, 3),
         "memory_gb_hours": round(hours * asked.limits(serve).memory_mb / 1_000, 3),
         "cost": f"{micro(cost):f}",
-        "late": round(outcome.late, 6) if outcome is not None else 0.0,
+        "late": round(outcome.late, 6) if outcome is not None else None,
         "verdict": verdict,
     }
 
