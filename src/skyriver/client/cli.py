@@ -54,6 +54,7 @@ from skyriver.client.rows import read_rows
 from skyriver.client.screen import Bars, Screen
 from skyriver.client.sending import declared_types, once_ready, send_rows
 from skyriver.client.shell import Json, Machine, app, confirm, connect, machine, noun, only, state, wait
+from skyriver.client.trial_page import trial
 from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound
 from skyriver.core.names import ModelRef
 
@@ -109,6 +110,8 @@ def deploy(
         if not as_json:
             show.plan(screen, spec.name, plan["plan"])
         changes = [line for line in plan["plan"] if line["action"] in ("create", "update", "remove")]
+        if dry_run and not as_json:
+            _try_out(client, screen, spec, changes)
         if dry_run or not changes:
             screen.data(plan, lambda: screen.say("Nothing to do." if not changes else "Dry run: nothing was done."))
             return
@@ -127,6 +130,18 @@ def deploy(
             missed = _unreachable(client, spec, body)
         show.warnings(screen, [line for line in missed if line not in plan["plan"]])
         screen.data(done, lambda: show.deployed(screen, spec, changes, ended))
+
+
+def _try_out(client: Client, screen: Screen, spec: AppSpec, changes: Sequence[Mapping[str, Any]]) -> None:
+    """What services that are declared anew would have done with their own history, where there is one."""
+    for line in changes:
+        if (line["action"], line["kind"]) != ("update", "service"):
+            continue
+        with screen.progress() as bars:
+            declared = spec.model(line["name"]).serve.to_json()
+            found = client.advice(line["name"], declared=declared, told=lambda done: bars.tell("replaying", done, 1.0))
+        screen.say(f"{line['name']}, on its own history:")
+        trial(screen, found["items"][0])
 
 
 def _unreachable(client: Client, spec: AppSpec, body: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from skyriver.client.flows import Flow, Pause, Request, call
 from skyriver.client.tenant_calls import TenantCalls, part
@@ -32,11 +33,20 @@ class CostCalls(TenantCalls):
         return answer
 
     @call
-    def advice(self, service: str = "", *, told: Callable[[float], None] | None = None) -> Flow[Advice]:
-        """What to declare instead so that services, or one, cost less. It waits until it is done, some seconds a
+    def advice(
+        self,
+        service: str = "",
+        *,
+        declared: Mapping[str, Any] | None = None,
+        told: Callable[[float], None] | None = None,
+    ) -> Flow[Advice]:
+        """What to declare instead so that services, or one, cost less; or what one would have done if it were
+        `declared` so, as in `sr.Service(...).to_json()`. It waits until it is done, some seconds a
         service; `told` is called with the share that is done. Raises NotFound."""
         while True:
             params = {"service": service} if service else {}
+            if declared is not None:
+                params["declared"] = json.dumps(declared)
             answer: Advice = yield from answered(Request("GET", f"{self._base}/advice", params=params))
             if told is not None:
                 told(answer["done"])

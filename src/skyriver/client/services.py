@@ -11,7 +11,8 @@ import typer
 from skyriver.client import scaling_page
 from skyriver.client.screen import Screen
 from skyriver.client.shell import Json, act_and_tell, connect, noun
-from skyriver.core.errors import NotFound
+from skyriver.client.trial_page import trial
+from skyriver.core.errors import InvalidInput, NotFound
 
 _services = noun("service", "services", "Services: which version gets the requests.")
 
@@ -28,6 +29,47 @@ def service_sleep(name: Name, as_json: Json = False) -> None:
 def service_wake(name: Name, as_json: Json = False) -> None:
     """Wake it before somebody asks."""
     act_and_tell("service", name, "wake", as_json=as_json, why=True)
+
+
+@_services.command("replay")
+def service_replay(
+    name: Name,
+    replicas: Annotated[str, typer.Option(help="As 3, or 1..8: as many as the load needs.")] = "",
+    latency: Annotated[str, typer.Option(help="An answer is to take at most so long, as 50ms.")] = "",
+    share: Annotated[float | None, typer.Option(help="Of the requests that are to be answered within it.")] = None,
+    hold: Annotated[str, typer.Option(help="Fewer replicas must have done for so long.")] = "",
+    wake: Annotated[str, typer.Option(help="A request that wakes it may take so long.")] = "",
+    idle: Annotated[str, typer.Option(help="It sleeps after so long without a request.")] = "",
+    as_json: Json = False,
+) -> None:
+    """What it would have done if it were declared so, on its own history; what is not given stays as it is declared.
+    Nothing is changed."""
+    screen = Screen(as_json=as_json)
+    asked = {"latency": latency, "share": share, "hold": hold, "wake": wake, "idle": idle}
+    with connect() as client, screen.progress() as bars:
+        declared = dict(client.get("services", name)["spec"]["serve"])
+        declared |= {what: value for what, value in asked.items() if value}
+        if replicas:
+            declared["replicas"] = least, most = _replicas(replicas)
+            if least == most:
+                declared["replicas"] = most
+                declared |= {"hold": hold}
+            if least:
+                declared |= {"wake": wake, "idle": idle}
+        found = client.advice(name, declared=declared, told=lambda done: bars.tell("replaying", done, 1.0))
+    screen.data(found, lambda: trial(screen, found["items"][0]))
+
+
+def _replicas(text: str) -> tuple[int, int]:
+    least, dots, most = text.partition("..")
+    try:
+        return int(least), int(most if dots else least)
+    except ValueError:
+        raise InvalidInput(
+            f"--replicas {text} is no number of replicas.",
+            code="BAD_REPLICAS",
+            next_action="Write it as 3, or as 1..8 for as many as the load needs.",
+        ) from None
 
 
 @_services.command("history")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from skyriver.core.contract_advice import Advice
 from skyriver.core.resources import Snapshot
@@ -12,6 +13,9 @@ class Advisor(Protocol):
     """MUST: answer at once, with what is known so far, and be DONE after some asking; hold to a bounded number of
     answers, and of processes at a time. Any thread."""
 
-    def advise(self, snapshot: Snapshot, tenant: str, service: str) -> Advice:
-        """On all services of a tenant, or on one. Raises Unavailable when it cannot be computed."""
+    def advise(
+        self, snapshot: Snapshot, tenant: str, service: str, declared: Mapping[str, Any] | None = None
+    ) -> Advice:
+        """On all services of a tenant, or on one; or what one would do that were `declared` so (a ServiceSpec as JSON).
+        Raises Unavailable when it cannot be computed."""
         ...

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query, Request
+from pydantic import ValidationError
 
 from skyriver.control.cloud import Cloud
 from skyriver.control.costing import By, Period, costs
@@ -13,7 +14,9 @@ from skyriver.control.routes import TENANT, Routes, caller
 from skyriver.core import contract_costs as contract
 from skyriver.core.contract_advice import Advice
 from skyriver.core.errors import InvalidInput, NotFound, Unavailable
+from skyriver.core.misread import misread
 from skyriver.core.resources import need
+from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import DAY, parse_duration
 from skyriver.core.usage import DAYS, HOUR, USAGE, buckets
 from skyriver.trust.permissions import Permission, require_operator
@@ -55,21 +58,46 @@ def add_costs(routes: Routes, cloud: Cloud) -> None:
         return found
 
     def advised(
-        request: Request, service: Annotated[str, Query(description="Only of this one; of all unless given.")] = ""
+        request: Request,
+        service: Annotated[str, Query(description="Only of this one; of all unless given.")] = "",
+        declared: Annotated[
+            str,
+            Query(
+                description="What it would do if it were declared so: JSON, as it is in a specification's `serve`.",
+                max_length=4_000,
+            ),
+        ] = "",
     ) -> Advice:
         """What to declare instead, so that services cost less and are not late more often, verified by replaying
-        their own histories. While it is not DONE it is to be asked again."""
-        check_query(request, ("service",))
+        their own histories; or what a declaration would have done with one. While it is not DONE it is to be asked
+        again."""
+        check_query(request, ("service", "declared"))
         snapshot, tenant = cloud.loop.snapshot(), caller(request).tenant
         if service:
             need(snapshot.find(tenant, "service", service), "service", service)
         if cloud.advisor is None:
             raise Unavailable("This control plane gives no advice.", next_action="Ask one that `skyriver up` started.")
-        return cloud.advisor.advise(snapshot, tenant, service)
+        return cloud.advisor.advise(snapshot, tenant, service, _declared(declared, service) if declared else None)
 
     routes.add("GET", f"{TENANT}/advice", Permission.CLOUD_READ, advised, "advise_costs", errors=[404])
     routes.add("GET", _PATH, Permission.CLOUD_READ, listed, "list_costs")
     routes.add("GET", f"{_PATH}/{{name:path}}", Permission.CLOUD_READ, one, "get_cost", errors=[404])
+
+
+def _declared(text: str, service: str) -> dict[str, Any]:
+    """Raises InvalidInput."""
+    try:
+        if not service:
+            raise ValueError("say of which service")
+        return ServiceSpec.model_validate_json(text).to_json()
+    except (ValidationError, ValueError) as error:
+        why = misread(error) if isinstance(error, ValidationError) else str(error)
+        raise InvalidInput(
+            f"The declaration is not understood: {why}.",
+            code="BAD_SPEC",
+            where="declared",
+            next_action='Write it as JSON, as {"replicas": [1, 4], "latency": "50ms"}, beside service=NAME.',
+        ) from error
 
 
 def _period(since: str, now: int) -> Period:

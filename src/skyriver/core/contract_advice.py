@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict  # as in skyriver.core.contract
 
@@ -25,6 +25,36 @@ class Declaration(TypedDict):
     """"" of what may be proposed; else why it is not."""
 
 
+class Side(TypedDict):
+    """What a declaration would have had, in the unit of the trace, an hour."""
+
+    cost: float
+    """c: of replicas, starts included."""
+    late_cost: float | None
+    """D: of late requests, at the price at which the objective asked for just holds; null: nothing tells that."""
+    sum: float | None
+    most: int
+    """Replicas at once."""
+    replicas: Sequence[float | None]
+    """On the mean of each stretch; null: nobody measured."""
+    late: Sequence[float | None]
+    """Share of the work that came in it."""
+
+
+class Trace(TypedDict):
+    """Of a history, in stretches of `seconds`, oldest first."""
+
+    seconds: int
+    demand: Sequence[float | None]
+    """Replicas' work."""
+    now: Side
+    then: Side
+    late_price: float
+    """Of a late request."""
+    unit: str
+    """A currency, or replica-hours."""
+
+
 class ServiceAdvice(TypedDict):
     name: str
     app: str
@@ -42,6 +72,8 @@ class ServiceAdvice(TypedDict):
     """Measured share of the requests; null: none was asked."""
     why: str
     looked_at: Sequence[Declaration]
+    trace: NotRequired[Trace]
+    """Where a declaration was asked for: that is `proposed` then, whatever it does."""
 
 
 class Advice(TypedDict):

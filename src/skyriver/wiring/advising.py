@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from skyriver.control.schedule.advising import Asked, advise
 from skyriver.control.schedule.past import history_of
+from skyriver.control.schedule.trying import try_out
 from skyriver.core.prices import Prices
 from skyriver.core.spec import ServiceSpec
 from skyriver.wiring.histories import read_history
@@ -27,6 +28,7 @@ NICE: Final = 10
 
 def answer(question: dict[str, Any], path: Path) -> None:
     prices, services = Prices.of_json(question["prices"]), question["services"]
+    declared = ServiceSpec.model_validate(question["declared"]) if question["declared"] is not None else None
     items: list[Any] = []
     last = 0.0
 
@@ -46,7 +48,10 @@ def answer(question: dict[str, Any], path: Path) -> None:
             p99_s=service["p99_s"],
             memory_mb=service["memory_mb"],
         )
-        items.append(advise(asked, prices, question["now"], told))
+        if declared is not None:
+            items.append(try_out(asked, declared, prices, told))
+        else:
+            items.append(advise(asked, prices, question["now"], told))
     write_atomically(path, json.dumps({"done": 1.0, "items": items}).encode())
 
 

@@ -57,12 +57,14 @@ class ChildAdvisor:
         self._home, self._pricing, self._clock, self._environment = home, pricing, clock, environment
         self._folder = home.run / "advice"
         self._lock = threading.Lock()
-        self._runs: dict[tuple[str, str], _Run] = {}
+        self._runs: dict[tuple[str, str, str], _Run] = {}
 
-    def advise(self, snapshot: Snapshot, tenant: str, service: str) -> Advice:
+    def advise(
+        self, snapshot: Snapshot, tenant: str, service: str, declared: Mapping[str, Any] | None = None
+    ) -> Advice:
         prices, now = self._pricing.now(), self._clock.monotonic()
         rows = [row for row in snapshot.all(tenant, "service") if service in ("", row.name)]
-        declared = [
+        services = [
             {"name": row.name, "app": app_of(snapshot.find(tenant, "model", row.name)), "serve": row.spec["serve"]}
             for row in sorted(rows, key=lambda row: row.name)
             if row.spec.get("versions")
@@ -71,16 +73,17 @@ class ChildAdvisor:
             "home": str(self._home.root),
             "tenant": tenant,
             "prices": prices.to_json(),
-            "services": declared,
+            "services": services,
+            "declared": declared,
         }
         known = digest(question)
-        key = tenant, service
+        key = tenant, service, digest(declared) if declared is not None else ""
         with self._lock:
             run = self._runs.get(key)
             stale = run is not None and run.is_over and (run.digest != known or now - run.asked_at > KEPT_US)
             if run is None or stale:
                 known_now = {row.name: {"p99_s": p99_s(snapshot, row), "memory_mb": memory_of(row)} for row in rows}
-                for one in declared:
+                for one in services:
                     one |= known_now[one["name"]]
                 run = self._runs[key] = _Run(known, now, {**question, "now": snapshot.now / SECOND})
                 self._drop()

@@ -87,19 +87,23 @@ class _Try:
         )
 
 
+def plan_of(serve: ServiceSpec) -> Plan:
+    return _Try(serve).plan
+
+
 def advise(asked: Asked, prices: Prices, now: float, told: Told = lambda share: None) -> ServiceAdvice:
     """`now`: seconds of the wall's clock."""
     if why := _unusable(asked, now):
-        return _advice(asked, prices, _told_of(asked, asked.serve, None, prices, why), (), None, why)
+        return advice_of(asked, prices, declaration_of(asked, asked.serve, None, prices, why), (), None, why)
     history = asked.history
     assert history is not None
     judge = _Judge.of(asked, history)
     tries = [_Try(serve) for serve in _changes(asked, judge)] if not judge.trouble else []
     outcomes = replay(history, [_judged_by(one.plan, judge) for one in (_Try(asked.serve), *tries)], told)
     judge = replace(judge, before=outcomes[0])
-    present = _told_of(asked, asked.serve, outcomes[0], prices, "")
+    present = declaration_of(asked, asked.serve, outcomes[0], prices, "")
     if judge.trouble:
-        return _advice(asked, prices, present, (), None, judge.trouble)
+        return advice_of(asked, prices, present, (), None, judge.trouble)
     best, best_outcome, looked = asked.serve, outcomes[0], []
     for one, outcome in zip(tries, outcomes[1:], strict=True):
         costs, verdict = _hourly(asked, one.serve, outcome, prices), judge.verdict(one, outcome)
@@ -107,15 +111,15 @@ def advise(asked: Asked, prices: Prices, now: float, told: Told = lambda share: 
             verdict = "It saves nothing that is worth a change."
         if not verdict and one.serve.wake != asked.serve.wake:
             verdict = f"{ONLY_IF} requests that wake it may take {one.serve.wake}."
-        looked.append(_told_of(asked, one.serve, outcome, prices, verdict))
+        looked.append(declaration_of(asked, one.serve, outcome, prices, verdict))
         # The simple ones come first, and of two that cost the same the simple one is taken.
         if not verdict and _saves(_hourly(asked, best, best_outcome, prices), costs):
             best, best_outcome = one.serve, outcome
     best, best_outcome = _smaller(asked, history, judge, best, best_outcome)
     if best == asked.serve:
-        return _advice(asked, prices, present, looked, None, _why_nothing(looked))
-    proposed = _told_of(asked, best, best_outcome, prices, "")
-    return _advice(asked, prices, present, looked, proposed, _why(asked, history, best, outcomes[0], best_outcome))
+        return advice_of(asked, prices, present, looked, None, _why_nothing(looked))
+    proposed = declaration_of(asked, best, best_outcome, prices, "")
+    return advice_of(asked, prices, present, looked, proposed, _why(asked, history, best, outcomes[0], best_outcome))
 
 
 def _unusable(asked: Asked, now: float) -> str:
@@ -271,7 +275,9 @@ def _saves(before: Decimal, after: Decimal) -> bool:
     return after < before * Decimal(repr(1 - WORTH))
 
 
-def _told_of(asked: Asked, serve: ServiceSpec, outcome: Outcome | None, prices: Prices, verdict: str) -> Declaration:
+def declaration_of(
+    asked: Asked, serve: ServiceSpec, outcome: Outcome | None, prices: Prices, verdict: str
+) -> Declaration:
     hours = (outcome.replicas if outcome is not None else float(serve.least)) * MONTH_HOURS
     cost = Decimal(repr(hours)) * prices.per_second(asked.limits(serve)) * 3_600
     return {
@@ -285,7 +291,7 @@ def _told_of(asked: Asked, serve: ServiceSpec, outcome: Outcome | None, prices: 
     }
 
 
-def _advice(
+def advice_of(
     asked: Asked,
     prices: Prices,
     present: Declaration,

@@ -11,6 +11,7 @@ import numpy as np
 
 from skyriver.control.schedule.candidates import HALF_LIFE_S
 from skyriver.control.schedule.demand import SLOT_S, SLOTS, leads_of
+from skyriver.control.schedule.explaining import explain
 from skyriver.control.schedule.history import TICK_S, TICKS
 from skyriver.control.schedule.past import History, Plan, Total, by_chance, late_by_start
 from skyriver.control.schedule.scaling import Fleet, Rules, Ticks
@@ -71,7 +72,9 @@ def lanes_of(history: History, plans: Sequence[Plan], awake: Mapping[Plan, Flags
                 slots.append(_slots(means[: at.start // per_slot] * plan.slower, clock // SLOT_S))
                 continue
             counted = np.isfinite(work[at])[LEAD:]
-            sums[plan].replicas += float((counted & up[at][LEAD:]).sum()) * max(plan.least, 1)
+            there = up[at][LEAD:] * float(max(plan.least, 1))
+            sums[plan].replicas += float(there[counted].sum())
+            sums[plan].put(piece * ticks - front, there, 0.0 * there)
     values = np.stack([column for column, _ in columns], 1) if columns else np.zeros((LEAD + ticks, 0))
     return Lanes(
         plans=[plan for plan, _ in chosen],
@@ -86,8 +89,10 @@ def lanes_of(history: History, plans: Sequence[Plan], awake: Mapping[Plan, Flags
 
 
 def _piece(history: History) -> int:
-    """Ticks."""
-    return SHORT_PIECE if len(history.work) * TICK_S <= FEW_DAYS * 86_400 else LONG_PIECE
+    """Ticks, whole slots of a day; of a short history no more than there are."""
+    per_slot = SLOT_S // TICK_S
+    there = -(-(history.begins % SLOT_S // TICK_S + len(history.work)) // per_slot) * per_slot
+    return min(there, SHORT_PIECE if len(history.work) * TICK_S <= FEW_DAYS * 86_400 else LONG_PIECE)
 
 
 def _slots(before: Floats, first: int) -> Floats:
@@ -142,6 +147,7 @@ def run(history: History, lanes: Lanes, fleet: Fleet, sums: Mapping[Plan, Total]
     ring = np.zeros((leads_of(TICK_S) + 2, count))
     world = _World(ready, np.zeros(count), ring, np.zeros(count), np.zeros(count), np.ones(count, bool))
     cost, late, most = np.zeros(count), np.zeros(count), np.zeros(count)
+    all_there, all_late = np.zeros_like(lanes.came), np.zeros_like(lanes.came)
     terms = _Terms.of(history, lanes)
     begun = {name: getattr(fleet.accounts, name).copy() for name in _LEARNT}
     later = np.flatnonzero(lanes.piece)
@@ -152,6 +158,7 @@ def run(history: History, lanes: Lanes, fleet: Fleet, sums: Mapping[Plan, Total]
         came, fresh = lanes.came[tick], lanes.fresh[tick]
         is_late = _pass(world, terms, tick, came, lanes.awake[tick], np.maximum(fleet.steering.wanted, 1))
         there = world.ready + world.pending
+        all_there[tick], all_late[tick] = there, is_late
         if tick >= LEAD:
             cost += there * fresh
             late += is_late
@@ -179,6 +186,10 @@ def run(history: History, lanes: Lanes, fleet: Fleet, sums: Mapping[Plan, Total]
             total.replicas += float(cost[lane])
             total.late += float(late[lane])
             total.most = max(total.most, int(most[lane]))
+            begins = lanes.piece[lane] * lanes.ticks - history.begins % SLOT_S // TICK_S
+            total.put(begins, all_there[LEAD:, lane], all_late[LEAD:, lane])
+            decided = fleet.decided(str(lane))
+            total.late_price = explain(decided).late_price if decided is not None else 0.0
     return fleet
 
 

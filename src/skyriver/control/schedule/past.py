@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skyriver.control.schedule.history import TICK_S, TICKS, Minute
 from skyriver.control.schedule.tables import Floats
@@ -90,13 +92,32 @@ class Outcome:
     """Share of the work."""
     most: int
     """Replicas at once."""
+    there: Floats = field(compare=False, repr=False)
+    """(T,) replicas."""
+    too_late: Floats = field(compare=False, repr=False)
+    """(T,) replica-seconds of work that was late."""
+    late_price: float = 0.0
+    """Of a late request, in replica-hours: at which the objective just holds, at last; 0: nothing was decided."""
 
 
 @dataclass(slots=True)
 class Total:
+    there: Floats
+    too_late: Floats
     replicas: float = 0.0
     late: float = 0.0
     most: int = 0
+    late_price: float = 0.0
+
+    @classmethod
+    def of(cls, history: History) -> Total:
+        return cls(np.zeros(len(history.work)), np.zeros(len(history.work)))
+
+    def put(self, begins: int, there: NDArray[Any], too_late: NDArray[Any]) -> None:
+        """What a piece of the history, that begins with this tick, says of it."""
+        first, last = max(0, -begins), min(len(there), len(self.there) - begins)
+        self.there[begins + first : begins + last] = there[first:last]
+        self.too_late[begins + first : begins + last] = too_late[first:last]
 
 
 def late_by_start(came: Floats, left_s: float | Floats, allowed_s: float | Floats, waker_s: float | Floats) -> Floats:

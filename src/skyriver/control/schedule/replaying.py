@@ -33,7 +33,7 @@ from skyriver.control.schedule.tables import Flags
 
 def replay(history: History, plans: Sequence[Plan], told: Told = lambda share: None) -> list[Outcome]:
     """In the order of `plans`."""
-    sums = {plan: Total() for plan in plans}
+    sums = {plan: Total.of(history) for plan in plans}
     awake = {plan: _awake(history, plan) for plan in sums}
     elastic = [plan for plan in sums if plan.is_elastic]
     for plan, total in sums.items():
@@ -50,6 +50,9 @@ def replay(history: History, plans: Sequence[Plan], told: Told = lambda share: N
             replicas=sums[plan].replicas / max(int(known.sum()), 1),
             late=sums[plan].late / (came * plan.slower) if came else 0.0,
             most=sums[plan].most,
+            there=sums[plan].there,
+            too_late=sums[plan].too_late,
+            late_price=sums[plan].late_price,
         )
         for plan in plans
     ]
@@ -108,6 +111,7 @@ def _steady(history: History, plan: Plan, awake: Flags, total: Total) -> None:
     backlog = surplus - np.minimum(np.minimum.accumulate(surplus), 0.0)
     late = np.maximum(late, np.clip(backlog - n * deadline, 0.0, came))
     late = np.maximum(late, came * by_chance(came / TICK_S, np.full(len(came), n), plan.latency_s, service_s))
-    total.late += float(np.minimum(late, came)[known].sum())
-    total.replicas += float((n * awake)[known].sum())
+    total.put(0, n * awake, np.minimum(late, came))
+    total.late += float(total.too_late[known].sum())
+    total.replicas += float(total.there[known].sum())
     total.most = plan.most

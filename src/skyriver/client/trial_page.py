@@ -1,0 +1,72 @@
+"""What a declaration would have done with a service's own history, on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from skyriver.client.scaling_page import money
+from skyriver.client.screen import Screen
+from skyriver.core.units import SECOND, format_span
+
+if TYPE_CHECKING:
+    from skyriver.core.contract_advice import ServiceAdvice
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def trial(screen: Screen, item: ServiceAdvice) -> None:
+    """Both declarations with their sum, and below how demand and replicas went, a mark for each stretch of time."""
+    trace, then = item.get("trace"), item["proposed"]
+    if trace is None or then is None:
+        screen.out.print(f"{item['name']}: {escape(item['why'])}", highlight=False)
+        return
+    rows = [
+        (
+            word,
+            escape(of["line"]),
+            f"{_cost(side['cost'])}",
+            money(side["late_cost"]),
+            money(side["sum"]),
+            f"{of['late']:.3%}",
+            side["most"],
+        )
+        for word, of, side in (("declared", item["now"], trace["now"]), ("asked", then, trace["then"]))
+    ]
+    unit = "replicas" if trace["unit"] == "replica-hours" else f"{trace['unit']} an hour"
+    screen.table("", ("", "DECLARATION", f"COST c, {unit}", "LATE D", "c + D", "LATE", "MOST"), rows)
+    told = f"{item['known_hours']:.3g} hours of it measured; a mark is {format_span(trace['seconds'] * SECOND)}:"
+    screen.out.print(f"  {item['since']} to {item['until']}, {told}")
+    most = max(
+        [
+            1.0,
+            *(
+                one
+                for of in (trace["demand"], trace["now"]["replicas"], trace["then"]["replicas"])
+                for one in of
+                if one is not None
+            ),
+        ]
+    )
+    for word, values in (
+        ("demand", trace["demand"]),
+        ("declared", trace["now"]["replicas"]),
+        ("asked", trace["then"]["replicas"]),
+    ):
+        screen.out.print(f"  {word:<9} {_line(values, most)}", highlight=False)
+    screen.out.print(f"  {'late':<9} {_line(trace['then']['late'], 1.0)}  of what is asked", highlight=False)
+    screen.out.print(f"  {escape(item['why'])} Nothing was changed.", highlight=False)
+
+
+def _cost(amount: float) -> str:
+    return money(amount) or "0"
+
+
+def _line(values: Sequence[float | None], most: float) -> str:
+    """A full bar is `most`; a point is none, a gap is not known."""
+    return "".join(
+        " " if one is None else "·" if not one else _BARS[min(len(_BARS) - 1, int(one / most * len(_BARS)))]
+        for one in values
+    )
