@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import skyriver as sr
-from skyriver.control.schedule import lanes
+from skyriver.control.schedule import advising, lanes
 from skyriver.control.schedule.advising import LEAST_S, STALE_S, Asked, advise, line_of
 from skyriver.control.schedule.history import MINUTES, SIZE, TICK_S, TICKS, Filling, Look, Minute, pack, place, unpack
 from skyriver.control.schedule.past import History, Plan, history_of
@@ -92,8 +92,9 @@ def live(of: History, rules: Rules) -> float:
 # What is proposed
 
 
-def test_a_day_that_has_a_shape_is_followed_and_that_saves_what_was_said() -> None:
-    of = history(shape_of_a_day())
+def test_a_day_that_has_a_shape_is_followed_and_that_saves_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advising, "LEAST_S", LEAST_S / 2)
+    of = history(shape_of_a_day()[DAY // 4 : 3 * DAY // 4])
     found = advised(sr.Service(replicas=4, latency=SLOW), of)
     assert proposed(found) == f'sr.Service(replicas=(1, 4), latency="{SLOW}")'
     then = found["proposed"]
