@@ -32,6 +32,7 @@ DEATHS: Final = 3
 SLOW_HOLD_S: Final = 20.0
 SILENT_HOLD_S: Final = 10.0
 POOL_HOLD_S: Final = 180.0
+CHEAPER: Final = 0.75
 BLIND_HOLD_S: Final = 60.0
 OVERDUE_TIMES: Final = 3.0
 OVERDUE_S: Final = 60.0
@@ -99,7 +100,22 @@ def _of_pool(seen: Seen, service: Resource) -> Iterator[Sign]:
     if pool and pool["granted"] < pool["asked"]:
         told = f"The machine does not do for all: {service.name} has {pool['granted']} of {pool['asked']} replicas"
         action = f"Declare a higher priority or a smaller model, or add cores: {explains(service.name)}"
+        if cheaper := _cheaper_version(seen, service):
+            action = f"`skyriver model alias {service.name} champion {cheaper}` rolls a cheaper version out. {action}"
         yield Sign(subject_of(service), "pool", f"{told} that it needs.", action, "warning", POOL_HOLD_S)
+
+
+def _cheaper_version(seen: Seen, service: Resource) -> str:
+    """The released version of the model whose row takes least alone, if that is less by a quarter than what serves."""
+    snapshot, serving = seen.sight.snapshot, service.spec.get("versions") or {}
+    took: dict[str, float] = {}
+    for row in snapshot.all(service.tenant, "version"):
+        model, _, version = row.name.partition(":")
+        if model == service.name and row.state == "APPROVED" and (speed := row.spec.get("speed")):
+            took[version] = speed["row"]
+    now = min((took[version] for version in serving if version in took), default=0.0)
+    cheapest = min(took, key=lambda version: took[version], default="")
+    return cheapest if cheapest and took[cheapest] <= CHEAPER * now else ""
 
 
 def _of_scaling(seen: Seen, service: Resource) -> Iterator[Sign]:

@@ -179,6 +179,23 @@ def test_a_service_that_the_machine_does_not_do_for_is_told_after_some_minutes(c
     assert cloud.incident.state == "RESOLVED"
 
 
+@pytest.mark.parametrize(
+    ("row_us", "state", "named"), [(40.0, "APPROVED", True), (90.0, "APPROVED", False), (40.0, "RETIRED", False)]
+)
+def test_where_the_machine_does_not_do_for_all_a_cheaper_version_is_named(
+    cloud: Cloud, row_us: float, state: str, named: bool
+) -> None:
+    pool = {"asked": 4, "granted": 1, "scarce": "cores", "price": 0.1, "higher_priority": 1}
+    cloud.put(Resource("default", "scaling", "risk", {"replicas": 1}, {"pool": pool}, state="ACTIVE"))
+    service = cloud.rows["default", "service", "risk"]
+    cloud.put(replace(service, spec={**service.spec, "versions": {"1": {"weight": 100}}}))
+    for number, us in ((1, 100.0), (2, row_us)):
+        of = state if number == 2 else "APPROVED"
+        cloud.put(replace(version(number), spec={"model": "risk", "speed": {"row": us}}, state=of))
+    cloud.look(210)
+    assert ("`skyriver model alias risk champion 2`" in cloud.incident.next_action) == named
+
+
 def test_a_service_that_is_not_scaled_for_want_of_measurements_is_told_after_a_minute(cloud: Cloud) -> None:
     why = "It stays at 2 replicas. risk-1-1 tells requests=nan, which cannot be."
     cloud.put(
