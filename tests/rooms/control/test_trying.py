@@ -76,6 +76,15 @@ def test_what_no_number_keeps_and_what_is_not_known_yet_are_said() -> None:
         assert "Too little is known" in told["why"]
 
 
+def test_what_is_late_has_a_price_also_once_nobody_asks_any_more() -> None:
+    ended = asked()
+    assert ended.history is not None
+    ended.history.work[900:] = 0.0
+    trace = try_out(ended, ServiceSpec(replicas=(1, 8), latency="150ms", hold="10s"), OWNED)["trace"]
+    assert 0 < trace["late_price"] < 1
+    assert trace["now"]["late_cost"] is not None
+
+
 def test_one_that_sleeps_costs_what_it_is_awake() -> None:
     quiet = asked(serve=ServiceSpec())
     assert quiet.history is not None

@@ -77,7 +77,7 @@ def _at_which(late_price: float, late: Sequence[float], costs: Sequence[float]) 
         max(0.0, costs[n + 1] - costs[n]) / (late[n] - late[n + 1]) if late[n] > late[n + 1] else math.inf
         for n in (0, 1)
     )
-    return min(max(late_price, least), most) if least <= most else late_price
+    return min(max(late_price, least), most) if least <= most and math.isfinite(least) else late_price
 
 
 def _replayed(decided: Decided, replicas: Whole) -> tuple[Floats, Floats]:

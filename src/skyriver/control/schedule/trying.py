@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -54,6 +55,7 @@ def _trace(
     known = np.isfinite(history.work)
     came = np.where(known, history.work, 0.0) * TICK_S
     hours = history.known_s / 3_600
+    late_price = late_price if math.isfinite(late_price) else 0.0
     requests = float(came.sum()) / history.service_s / hours if history.service_s else 0.0
 
     def side(one: Outcome, of: ServiceSpec) -> Side:
