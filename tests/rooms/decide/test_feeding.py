@@ -351,12 +351,12 @@ def poison(line: Line, payment: int) -> list[list[int]]:
     def spoil(engine: Any) -> Any:
         decide = engine.decide
 
-        def unlucky(submissions: Any) -> Any:
+        def unlucky(submissions: Any, *how: Any) -> Any:
             sizes.append([len(s) for s in submissions])
             ids = [row[0] for s in submissions for row in s.by_rows().rows if isinstance(row, list)]
             if payment in ids:
                 raise ZeroDivisionError("unlucky")
-            return decide(submissions)
+            return decide(submissions, *how)
 
         engine.decide = unlucky
         return engine

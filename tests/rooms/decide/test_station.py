@@ -495,7 +495,7 @@ def test_only_so_many_look_up_at_once(house: House, monkeypatch: pytest.MonkeyPa
 def test_an_unexpected_error_is_told_as_ours(house: House) -> None:
     async def test() -> None:
         post = await Post(house).start()
-        decide, house.engine.decide = house.engine.decide, lambda submissions: 1 / 0
+        decide, house.engine.decide = house.engine.decide, lambda *_: 1 / 0
         post.send(house.event(1))
         assert (await post.settle(1))[0].code == "INTERNAL"
         await until(lambda: post.station.engine is not None)
