@@ -278,15 +278,25 @@ def test_where_nobody_asks_any_more_one_replica_more_costs_one_more() -> None:
 
 
 def test_a_short_latency_leaves_room_for_chance() -> None:
-    """A server alone that is 46% free answers 99% within ten service times (M/M/1)."""
+    """A server alone that is 30% free keeps 3.5% waiting for more than ten service times (M/M/1: 0.7 exp(-3))."""
     wanted = []
     for latency in (0.0, 0.05):
         service = Service(rules=replace(RULES, latency_s=latency))
         for _ in range(200):
-            ticks = ticks_of(work=3.0, requests=600, judged=600, ready=3, start_s=1.0, service_s=0.005)
+            ticks = ticks_of(work=3.5, requests=600, judged=600, ready=3, start_s=1.0, service_s=0.005)
             service.second += TICK_S
             wanted.append(int(service.fleet.decide(ticks, service.second, 1e6 + service.second)[0]))
     assert wanted[-1] > wanted[199]
+
+
+def test_room_for_chance_is_what_erlang_says() -> None:
+    """1.5 replicas' work of 50 ms each, all but 1% within 150 ms: three replicas, and not as many as are allowed."""
+    service = Service(rules=replace(RULES, latency_s=0.15))
+    for _ in range(300):
+        ticks = ticks_of(work=7.5, requests=150, judged=150, ready=3, start_s=1.0, service_s=0.05)
+        service.second += TICK_S
+        wanted = int(service.fleet.decide(ticks, service.second, 1e6 + service.second)[0])
+    assert wanted == 3
 
 
 def test_more_late_than_foreseen_raises_the_headroom_once_a_lead_time() -> None:

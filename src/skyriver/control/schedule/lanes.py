@@ -10,10 +10,11 @@ from typing import Final
 import numpy as np
 
 from skyriver.control.schedule.candidates import HALF_LIFE_S
+from skyriver.control.schedule.chance import by_chance
 from skyriver.control.schedule.demand import SLOT_S, SLOTS, leads_of
 from skyriver.control.schedule.explaining import explain
 from skyriver.control.schedule.history import TICK_S, TICKS
-from skyriver.control.schedule.past import History, Plan, Total, by_chance, late_by_start
+from skyriver.control.schedule.past import History, Plan, Total, late_by_start
 from skyriver.control.schedule.scaling import Fleet, Rules, Ticks
 from skyriver.control.schedule.tables import Flags, Floats, Whole
 

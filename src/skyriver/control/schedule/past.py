@@ -127,18 +127,3 @@ def late_by_start(came: Floats, left_s: float | Floats, allowed_s: float | Float
     waker = np.where(np.asarray(left_s) > allowed_s, np.minimum(1.0, waker_s / np.maximum(came, 1e-9)), 0.0)
     late: Floats = came * np.where(np.asarray(allowed_s) > 0, np.maximum(early, waker), 0.0)
     return late
-
-
-def by_chance(load: Floats, servers: Floats, latency_s: float | Floats, service_s: float | Floats) -> Floats:
-    """The share that waits for longer than what of a latency is left after the work itself, in M/M/n: Erlang's C times
-    exp(-(n - load) t / service); for a latency that is shorter than a tick."""
-    n = np.maximum(servers, 1.0)
-    blocked = np.ones_like(load)
-    for k in range(1, int(n.max(initial=1.0)) + 1):
-        blocked = np.where(k <= n, load * blocked / (k + load * blocked), blocked)
-    room = np.maximum(n - load, 1e-9)
-    waits = np.minimum(1.0, n * blocked / (room + load * blocked))
-    left = np.maximum(np.asarray(latency_s) - service_s, 0.0) / np.maximum(service_s, 1e-9)
-    short = (np.asarray(latency_s) > 0) & (np.asarray(latency_s) < TICK_S) & (np.asarray(service_s) > 0)
-    share: Floats = np.where(short & (load > 0) & (load < n), waits * np.exp(-room * left), 0.0)
-    return share

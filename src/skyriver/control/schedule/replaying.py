@@ -15,9 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from skyriver.control.schedule.chance import by_chance
 from skyriver.control.schedule.history import TICK_S
 from skyriver.control.schedule.lanes import Told, fleet_of, lanes_of, run
-from skyriver.control.schedule.past import History, Outcome, Plan, Total, by_chance, late_by_start
+from skyriver.control.schedule.past import History, Outcome, Plan, Total, late_by_start
 from skyriver.control.schedule.sleeping import (
     LEAST_IDLE_S,
     UNSEEN_S,

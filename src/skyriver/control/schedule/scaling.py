@@ -41,6 +41,7 @@ from skyriver.control.schedule.candidates import (
     replay,
     shares_late,
 )
+from skyriver.control.schedule.chance import servers
 from skyriver.control.schedule.demand import (
     WINDOWS,
     Demand,
@@ -67,7 +68,6 @@ WISHES: Final = 32
 """Blocks of wishes that are kept: more than are in a hold."""
 PATIENCE_S: Final = 600.0
 """Of a service, before its headroom is lowered."""
-MOST_QUEUE: Final = 5.0
 ACCOUNT_HALF_LIFE_S: Final = 7_200.0
 LONG_AGO: Final = -1e12
 """Second."""
@@ -341,7 +341,7 @@ class Fleet:
         base, factor = np.divmod(candidate, FACTORS)
         chosen = bases[n, base].astype(np.float64) * _G[base, factor]
         recent = self._recent(hold_s)
-        queue = self._queue(chosen, np.where(fresh, ticks.service_s, 0.0), allowed)
+        queue = self._queue(np.maximum(chosen, recent), np.where(fresh, ticks.service_s, 0.0), allowed)
         waits = np.where(fresh, ticks.backlog, 0.0) - there * deadline_s * SLACK
         soon = np.maximum(np.maximum(start_s, self.tick_s), np.minimum(np.maximum(deadline_s, 1.0), FLOOR_S))
         floor = recent + np.maximum(waits, 0.0) / soon if self.terms.floor else 0.0 * recent
@@ -436,13 +436,16 @@ class Fleet:
         steering.headroom = np.where(less & ~more, lowered, steering.headroom)
         steering.raised = np.where(more, second, steering.raised)
 
-    def _queue(self, chosen: Floats, service_s: Floats, allowed: Floats) -> Floats:
-        """The factor by which n servers must exceed the demand, so that a request waits longer than the latency with
-        the probability `allowed`: exp(-(1 - load) n latency / service), of M/M/n in heavy traffic (Kingman 1961)."""
+    def _queue(self, load: Floats, service_s: Floats, allowed: Floats) -> Floats:
+        """The factor by which replicas must exceed the work, so that requests that meet by chance do not wait longer
+        than the latency; 1 where one replica does."""
         latency = self._declared.latency_s
-        short = (latency > 0) & (latency < self.tick_s) & (service_s > 0) & self.terms.queue
-        free = -np.log(allowed) * service_s / np.maximum(np.maximum(chosen, 1.0) * latency, 1e-9)
-        factor: Floats = np.where(short, 1 / (1 - np.minimum(free, 1 - 1 / MOST_QUEUE)), 1.0)
+        short = (latency > 0) & (latency < self.tick_s) & (service_s > 0) & (load > 0)
+        factor = np.ones(len(load))
+        if not self.terms.queue or not short.any():
+            return factor
+        needed = servers(load[short], latency[short], service_s[short], allowed[short])
+        factor[short] = np.where(needed <= 1, 1.0, needed / load[short])
         return factor
 
     def _recent(self, hold_s: Floats) -> Floats:
