@@ -31,26 +31,36 @@ def lines(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _batch(serve: Mapping[str, Any], told: Mapping[str, Any]) -> str:
-    """ "" where nothing was measured, or nobody says how soon answers are wanted."""
+    """ "" where nothing was measured, nobody says how soon answers are wanted, or one row alone is later."""
     if not serve.get("latency") or not told.get("row_us"):
         return ""
     rows, one = int(told["max_batch"]), float(told["row_us"]) / 1_000
     run = (float(told.get("fixed_us", 0)) + rows * float(told.get("each_us", 0))) / 1_000
     wanted = parse_duration(serve["latency"]) / 1_000
+    if one > wanted:
+        return ""
     if rows == 1:
-        return f"Each row has a run for itself ({one:.3g} ms): more in one would not be faster, or take too long."
+        return f"Each row has a run for itself ({_plain(one)} ms): more in one would not be faster, or take too long."
+    held = "which has to be within" if 2 * run <= wanted else "which is more than the wanted"
     return (
-        f"Up to {rows} rows share a run: {run:.3g} ms, and {one:.3g} ms for one alone. Who comes during one waits for"
-        f" two, which has to be within {wanted:,.6g} ms."
+        f"Up to {rows} rows share a run: {_plain(run)} ms, and {_plain(one)} ms for one alone. Who comes during one"
+        f" waits for two, {held} {_plain(wanted, 6)} ms."
     )
 
 
 def _threads(parallel: Mapping[str, Any]) -> str:
     rates = "; ".join(
-        f"with {threads} a row takes {one / 1_000:.3g} ms, and {rate:,.5g} rows a second are possible"
+        f"with {threads} a row takes {_plain(one / 1_000)} ms, and {_plain(rate, 5)} rows a second are possible"
         for threads, (one, rate) in parallel["measured"].items()
     )
+    if load_s := parallel.get("untried_load_s"):
+        rates = f"others are not tried, for the model takes {_plain(load_s)} s to load, each time; {rates}"
     return f"{parallel['threads']} of at most {parallel['cores']}: {rates}. Measured on {parallel['machine']}."
+
+
+def _plain(value: float, digits: int = 3) -> str:
+    """Never as a power of ten."""
+    return f"{value:,.0f}" if value >= 10 ** (digits - 1) else f"{value:,.{digits}g}"
 
 
 def _memory(declared: int, needed: int, peak_mb: float) -> str:

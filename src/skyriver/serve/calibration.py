@@ -3,7 +3,7 @@
 The limit of rows is the smallest number whose rows a second are within a twentieth of the best that was seen: a larger
 batch would only keep its members waiting. More threads are taken where they make a run of that size at least a fifth
 faster, or one row alone fast enough for the objective; only where more cores were granted: a replica is one core's work
-otherwise.
+otherwise. Each number that is tried is a load of the model, and so is the way back: what takes long to load keeps one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Calibration:
     each_us: float = 0.0
     """Of a run, for each row."""
     by_threads: Mapping[int, tuple[float, float]] = field(default_factory=dict)
-    """One row alone, and rows a second, with so many threads; empty where no more than one were tried."""
+    """One row alone, and rows a second, with so many threads; empty where no more than one were to be tried."""
+    untried_load_s: float = 0.0
+    """How long the model loads, where that left no time to try more than one thread."""
 
     def to_json(self) -> dict[str, object]:
         told: dict[str, object] = {"max_batch": self.max_batch, "threads": self.threads}
@@ -61,11 +63,13 @@ def calibrate(
     max_batch: int,
     cores: int = 1,
     latency_us: float = 0.0,
+    load_s: float = 0.0,
     budget_s: float = BUDGET_S,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Calibration:
     """Says what to give a runner that is warm, `max_batch` rows at most; sets its threads, where it has more `cores`
-    than one. `latency_us`: in which an answer is wanted. Takes `budget_s`, and one run more where a run is long."""
+    than one. `latency_us`: in which an answer is wanted; `load_s`: how long it took to load the model, which is loaded
+    anew only while `budget_s` allows it, and the way back. Takes `budget_s`, and one run more where a run is long."""
     if not runner.warm:  # nothing is known of the rows that it takes
         return Calibration(max_batch, runner.threads)
     try_threads = cores > 1 and runner.device == CPU
@@ -84,13 +88,17 @@ def calibrate(
     limit = best_limit(times, max_batch) if runner.batching else max_batch
     longest, most = min(limit, max(times)), max(times)
     by_threads: dict[int, tuple[float, float]] = {}
+    untried_s = 0.0
     if try_threads and times[longest] >= _THREADS_FROM_US:
-        found = _try_threads(runner, model, cores, {1: (times[1], times[longest])}, longest, latency_us, end, clock)
-        by_threads = {threads: (one, longest / many * 1e6) for threads, (one, many) in found.items()}
+        one, untried_s = {1: (times[1], times[longest])}, load_s if clock() + 2 * load_s > end else 0.0
+        trying = _Trying(runner, model, longest, latency_us, load_s, end, clock)
+        found = one if untried_s else trying.try_threads(cores, one)
+        by_threads = {threads: (alone, longest / many * 1e6) for threads, (alone, many) in found.items()}
         if runner.threads > 1:
             most, (times[1], times[longest]) = longest, found[runner.threads]
     fixed, each = curve_of(times[1], most, times[most])
-    return Calibration(limit, runner.threads, True, times[1], times[longest], fixed, each, by_threads)
+    measured = (times[1], times[longest], fixed, each)
+    return Calibration(limit, runner.threads, True, *measured, by_threads, untried_s)
 
 
 def curve_of(one_us: float, rows: int, rows_us: float) -> tuple[float, float]:
@@ -130,32 +138,35 @@ def thread_counts(cores: int) -> list[int]:
     return counts
 
 
-def _try_threads(
-    runner: Runner,
-    model: bytes,
-    cores: int,
-    times: Mapping[int, tuple[float, float]],
-    rows: int,
-    latency_us: float,
-    end: float,
-    clock: Callable[[], float],
-) -> Mapping[int, tuple[float, float]]:
-    """`times` with those of more threads; the runner has the best number."""
-    found = dict(times)
-    for threads in thread_counts(cores):
-        started = clock()
-        runner.use_threads(model, threads)
-        took = clock() - started
-        if clock() + took > end:  # there is no time to go back either
-            break
-        with contextlib.suppress(SkyriverError):  # what it cannot do with more, it did with one
-            many = _time_us(runner, rows, end, clock)
-            found[threads] = (_time_us(runner, 1, end, clock) if rows > 1 else many, many)
-        if clock() + 2 * took > end:
-            break
-    if (best := best_threads(found, latency_us)) != runner.threads:
-        runner.use_threads(model, best)
-    return found
+@dataclass(frozen=True, slots=True)
+class _Trying:
+    runner: Runner
+    model: bytes
+    rows: int
+    """Of a run."""
+    latency_us: float
+    load_s: float
+    end: float
+    clock: Callable[[], float]
+
+    def try_threads(self, cores: int, times: Mapping[int, tuple[float, float]]) -> Mapping[int, tuple[float, float]]:
+        """`times` with those of more threads; the runner has the best number."""
+        found, took = dict(times), self.load_s
+        for threads in thread_counts(cores):
+            started = self.clock()
+            if started + 2 * took > self.end:  # there would be no time to go back either
+                break
+            self.runner.use_threads(self.model, threads)
+            took = self.clock() - started
+            with contextlib.suppress(SkyriverError):  # what it cannot do with more, it did with one
+                many = self._time_us(self.rows)
+                found[threads] = (self._time_us(1) if self.rows > 1 else many, many)
+        if (best := best_threads(found, self.latency_us)) != self.runner.threads:
+            self.runner.use_threads(self.model, best)
+        return found
+
+    def _time_us(self, rows: int) -> float:
+        return _time_us(self.runner, rows, self.end, self.clock)
 
 
 def _time_us(runner: Runner, rows: int, end: float, clock: Callable[[], float]) -> float:

@@ -80,15 +80,17 @@ def _number(report: Mapping[str, Any], what: str) -> float:
 
 
 def _is_better_known(service: Resource, known: Mapping[str, Any] | None, told: Mapping[str, Any]) -> bool:
-    """Whether it was measured for what is declared now, and what is known was not: two replicas that were measured at
-    once would else take turns."""
+    """Whether it was measured for what is declared now, and what is known was not, or for fewer cores: two replicas
+    that were measured at once would else take turns."""
     declared = live_sizing(service, "")
-    now = (declared.get("cores", 1), declared.get("latency_us", 0))
-    return _measured_for(told) == now and (known is None or _measured_for(known) != now or _moved(known, told))
+    cores, latency_us = declared.get("cores", 1), declared.get("latency_us", 0)
 
+    def fits(parallel: Mapping[str, Any]) -> bool:  # a machine may have fewer cores than are declared
+        return bool(parallel.get("latency_us") == latency_us) and 1 <= _number(parallel, "cores") <= cores
 
-def _measured_for(parallel: Mapping[str, Any]) -> tuple[Any, Any]:
-    return parallel.get("cores"), parallel.get("latency_us")
+    if not fits(told):
+        return False
+    return known is None or not fits(known) or _moved(known, told) or _number(told, "cores") > _number(known, "cores")
 
 
 def _moved(known: Mapping[str, Any], told: Mapping[str, Any]) -> bool:

@@ -25,6 +25,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -91,7 +92,9 @@ def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> 
     parallel = Parallel(machine_name() if cores > 1 else "", cores, int(config.get("latency_us", 0)))
     known = parallel.known(config.get("parallel"))
     limit_s = float(config.get("run_limit_s", RUN_LIMIT_S))
+    started = time.perf_counter()
     runner = Runner(model, device=device, limit_s=limit_s, threads=int(known["threads"]) if known else 1)
+    load_s = time.perf_counter() - started
     if not runner.warm_up():
         _log.warning("the model does not take made-up rows, so the first request pays for its first run")
     if not config.get("calibrate", True):
@@ -102,8 +105,9 @@ def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> 
         max_batch=settings.max_batch,
         cores=1 if known else parallel.cores,
         latency_us=parallel.latency_us,
+        load_s=load_s,
     )
-    told = known or (parallel.told(found) if len(found.by_threads) > 1 else {})  # else there was no time to try
+    told = known or parallel.told(found)
     return runner, replace(settings, calibration=found, told={"parallel": told} if told else {})
 
 
@@ -123,8 +127,12 @@ class Parallel:
         return told if isinstance(threads, int) and 1 <= threads <= self.cores else {}
 
     def told(self, found: Calibration) -> dict[str, Any]:
+        """{} where nothing was found out that is worth keeping."""
+        if len(found.by_threads) < 2 and not found.untried_load_s:
+            return {}
         rates = {str(n): [round(one), round(rate, 1)] for n, (one, rate) in sorted(found.by_threads.items())}
-        return {**asdict(self), "threads": found.threads, "measured": rates}
+        untried = {"untried_load_s": round(found.untried_load_s, 2)} if found.untried_load_s else {}
+        return {**asdict(self), "threads": found.threads, "measured": rates, **untried}
 
 
 def machine_name() -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from skyriver.control.loop import ControlLoop
 from skyriver.control.pricing import Pricing
+from skyriver.control.schedule.moments import Moment
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
 from skyriver.core.errors import Conflict
@@ -88,13 +89,21 @@ class Scaler:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(5.0)
-            self._remember(self._clock.monotonic() / 1e6)
 
     def _run(self) -> None:
-        while not self._stop.is_set() and self._attempts.attempt(self._look_if_held):
+        while not self._stop.is_set():
+            if not self._attempts.attempt(self._look_if_held):
+                return
             due = min(self._due.values(), default=time.monotonic() + QUICK_S)
             due = min(due, max(self._sleepers_due, time.monotonic()))
             self._stop.wait(max(0.1, due - time.monotonic()))
+        self._end()
+
+    def _end(self) -> None:
+        """In the thread, so that nothing is looked at meanwhile. What another control plane that took over has learnt
+        is left alone: the file is its own then."""
+        if self._holds():
+            self._remember(Moment(self._clock.monotonic() / 1e6, self._clock.wall() / 1e6))
 
     def _look_if_held(self) -> None:
         if self._holds():
@@ -122,6 +131,8 @@ class Scaler:
             self._measure(snapshot)
         if now - self._remembered > REMEMBER_S:
             self._remember()
+            if self._names is not None:
+                self._histories.keep(self._names)
 
     def _decide(self, scaling: Scaling, snapshot: Snapshot) -> None:
         second = self._clock.monotonic() / 1e6
@@ -150,16 +161,14 @@ class Scaler:
                 log.info("somebody was quicker, and the next look goes by that: %s", error)
             self._loop.wake()
 
-    def _remember(self, second: float | None = None) -> None:
-        """`second`: of the end, where another one may go on from; what is recent is not worth a write each minute."""
+    def _remember(self, now: Moment | None = None) -> None:
+        """`now`: of the end, where another one may go on from; what is recent is not worth a write each minute."""
         self._remembered = time.monotonic()
-        learnt: dict[str, Any] = {str(look_s): scaling.remember(second) for look_s, scaling in self._scalings.items()}
+        learnt: dict[str, Any] = {str(look_s): scaling.remember(now) for look_s, scaling in self._scalings.items()}
         if sleeping := self._sleepers.remember():
             learnt[SLEEPING] = sleeping
         if fixed := self._fixed.remember():
             learnt[FIXED] = fixed
-        if self._names is not None:
-            self._histories.keep(self._names)
         if learnt:
             with contextlib.suppress(OSError):  # it is learnt anew then
                 write_atomically(self._memory, json.dumps(learnt).encode())

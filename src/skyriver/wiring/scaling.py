@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from skyriver.control.schedule.explaining import Explained, explain
+from skyriver.control.schedule.moments import Moment
 from skyriver.control.schedule.pool import Ask
 from skyriver.control.schedule.scaling import Decided, Fleet, Rules, Ticks
 from skyriver.control.schedule.tables import Whole
@@ -73,18 +74,18 @@ class Scaling:
         """Rows whose number stands, that this look still writes."""
         self._blind: dict[str, int] = {}
 
-    def remember(self, second: float | None = None) -> dict[str, Any]:
-        """JSON, from which another one goes on; with the `second` of now as this one would have, while it is recent."""
+    def remember(self, now: Moment | None = None) -> dict[str, Any]:
+        """JSON, from which another one goes on; with `now` as this one would have, while it is recent."""
         return {
             "measured": self._meter.remember(),
-            "learnt": {name: self._fleet.remember(name, second) for name in self._fleet.names},
+            "learnt": {name: self._fleet.remember(name, now) for name in self._fleet.names},
         }
 
     def look(self, snapshot: Snapshot, second: float, prices: Prices, *, unseen_s: float = 0.0) -> list[Put]:
         """The rows that change. `second` is monotonic; `unseen_s`: so long ago processes were looked at last."""
         measured = self.measured = self._meter.look(snapshot, second, unseen_s=unseen_s)
         services = self._meter.services
-        self._keep(services, prices, second)
+        self._keep(services, prices, Moment(second, snapshot.now / SECOND))
         if not services:
             return []
         wanted = self._fleet.decide(self._ticks(measured), second, snapshot.now / SECOND)
@@ -119,7 +120,7 @@ class Scaling:
         self._fleet.limit(np.array(limits, np.int64))
         return granted
 
-    def _keep(self, services: Measurable, prices: Prices, second: float) -> None:
+    def _keep(self, services: Measurable, prices: Prices, now: Moment) -> None:
         """The fleet is of these services, by what they declare now."""
         if services is self._kept and prices is self._prices:
             return
@@ -130,7 +131,7 @@ class Scaling:
             self._asks.pop(name, None)
         rules = {name: rules_of(spec, prices) for name, (_, spec) in services.items()}
         new = {name: (of, self._learnt.get(name)) for name, of in rules.items() if name not in self._rules}
-        self._fleet.add_all(new, second)
+        self._fleet.add_all(new, now)
         for name, of in rules.items():
             if name not in new and of != self._rules[name]:
                 self._fleet.change(name, of)

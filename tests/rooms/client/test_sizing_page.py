@@ -36,6 +36,23 @@ def test_batch_and_threads() -> None:
     assert told({}) == {}
 
 
+def test_an_objective_that_cannot_be_kept_says_nothing_of_runs() -> None:
+    slow = {"row_us": 38_000.0, "fixed_us": 0.0, "each_us": 38_000.0, "max_batch": 256}
+    assert told({}, slow, latency="1ms") == {}
+    assert told({}, {**slow, "max_batch": 98}, latency="50ms")["batch"] == (
+        "Up to 98 rows share a run: 3,724 ms, and 38 ms for one alone. Who comes during one waits for two, which is"
+        " more than the wanted 50 ms."
+    )
+
+
+def test_threads_that_were_not_tried() -> None:
+    parallel = {"machine": "Xeon", "cores": 4, "threads": 1, "measured": {"1": [900_000, 123_456.7]}}
+    assert told({"1": {"parallel": {**parallel, "untried_load_s": 5.04}}}, cpus=4.0)["threads"] == (
+        "1 of at most 4: others are not tried, for the model takes 5.04 s to load, each time; with 1 a row takes 900"
+        " ms, and 123,457 rows a second are possible. Measured on Xeon."
+    )
+
+
 def test_memory() -> None:
     needs = {"1": {"memory_mb": 144, "start_mb": 96}}
     assert told(needs)["memory"] == (

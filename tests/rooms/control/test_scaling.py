@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyriver.control.schedule.explaining import explain
+from skyriver.control.schedule.moments import Moment
 from skyriver.control.schedule.scaling import Fleet, Rules, Terms, Ticks
 
 TICK_S = 5.0
@@ -206,6 +207,32 @@ def test_what_was_learnt_is_remembered() -> None:
     again.add("a", RULES, remembered)
     assert again.remember("a") == service.fleet.remember("a")
     assert len(json.dumps(remembered)) < 40_000
+
+
+@pytest.mark.parametrize(
+    ("second", "wall", "recent"),
+    [
+        (30.0, 30.0, True),
+        (30.0, 35.0, True),  # the clock on the wall was set a little
+        (30.0, 7_200.0, False),  # the machine was started anew two hours later, and is up for as long
+        (900.0, 900.0, False),
+        (-30.0, 400.0, False),
+        (30.0, -3_600.0, False),
+    ],
+)
+def test_what_was_recent_is_believed_while_both_clocks_say_so(second: float, wall: float, recent: bool) -> None:
+    service = Service()
+    run(service, lambda tick: 6.0, 120)
+    then = Moment(service.second, service.second + 1e6)
+    remembered = json.loads(json.dumps(service.fleet.remember("a", then)))
+    now = Moment(then.second + second, then.wall + wall)
+    again = Fleet(TICK_S)
+    again.add("a", RULES, remembered, now)
+    assert (again.remember("a", then)["recent"] == remembered["recent"]) == recent
+    old = {key: value for key, value in remembered.items() if key != "wall"}  # of a release that kept none
+    again = Fleet(TICK_S)
+    again.add("a", RULES, old, now)
+    assert again.remember("a", then)["recent"] != remembered["recent"]
 
 
 @pytest.mark.parametrize("broken", [{}, {"tick_s": 5.0}, {"tick_s": 5.0, "demand": {"slots": "?"}}, {"tick_s": 1.0}])

@@ -40,6 +40,7 @@ class Priced(Runner):
     each = 0.0
     shared = False
     load = 0.0
+    loads = 0
     runs = 0
     now = 0.0
 
@@ -50,6 +51,7 @@ class Priced(Runner):
 
     def use_threads(self, model: bytes, threads: int) -> None:
         self.now += self.load
+        self.loads += 1
         super().use_threads(model, threads)
 
     def clock(self) -> float:
@@ -83,8 +85,25 @@ def test_runs_that_cost_alike_are(sums: bytes) -> None:
 
 def test_a_slow_model_leaves_time_for_its_threads(sums: bytes) -> None:
     runner = priced(sums, each=0.012, load=0.1, shared=True)
-    found = calibrate(runner, sums, max_batch=1024, cores=4, budget_s=0.3, clock=runner.clock)
-    assert found.threads == 4
+    found = calibrate(runner, sums, max_batch=1024, cores=4, load_s=0.1, budget_s=0.3, clock=runner.clock)
+    assert (found.threads, found.untried_load_s, runner.loads) == (4, 0.0, 1)
+
+
+@pytest.mark.parametrize("load_s", [0.2, 5.0])
+def test_a_model_that_loads_for_long_is_not_loaded_again_and_that_is_told(sums: bytes, load_s: float) -> None:
+    runner = priced(sums, each=0.01, load=load_s, shared=True)
+    found = calibrate(runner, sums, max_batch=256, cores=8, load_s=load_s, budget_s=0.3, clock=runner.clock)
+    assert (runner.loads, found.threads, found.untried_load_s, set(found.by_threads)) == (0, 1, load_s, {1})
+    assert runner.now <= 0.3
+
+
+@pytest.mark.parametrize(("load_s", "loads"), [(0.01, 4), (0.06, 3), (0.1, 2)])
+def test_what_does_not_help_is_tried_as_often_as_there_is_time_for(sums: bytes, load_s: float, loads: int) -> None:
+    """The way back is a load as well."""
+    runner = priced(sums, fixed=0.01, load=load_s)
+    found = calibrate(runner, sums, max_batch=8, cores=8, load_s=load_s, budget_s=0.3, clock=runner.clock)
+    assert (runner.loads, found.threads) == (loads, 1)
+    assert runner.now <= 0.3
 
 
 def test_threads_are_taken_where_they_help_and_were_granted(sums: bytes) -> None:

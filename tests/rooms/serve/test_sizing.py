@@ -80,6 +80,22 @@ def test_threads_are_measured_once_for_what_is_declared() -> None:
     assert after(service(found, **two), {"parallel": moved})["1"]["parallel"] == moved
 
 
+def test_a_machine_with_fewer_cores_than_are_declared_is_measured_once_too() -> None:
+    eight = {"cpus": 8.0, "latency": "50ms"}
+    found = after(service(**eight), {"parallel": MEASURED})
+    assert found == {"1": {"parallel": MEASURED}}
+    more = {**MEASURED, "cores": 4, "threads": 4}
+    assert after(service(found, **eight), {"parallel": more}, {"parallel": MEASURED}) == {"1": {"parallel": more}}
+    assert after(service({"1": {"parallel": more}}, **eight), {"parallel": MEASURED}) == {"1": {"parallel": more}}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"cores": 16}, {"cores": "2"}, {"cores": 0}, {"cores": None}, {"latency_us": 1}], ids=str
+)
+def test_threads_that_were_measured_for_something_else_are_not_kept(wrong: dict[str, Any]) -> None:
+    assert after(service(cpus=8.0, latency="50ms"), {"parallel": {**MEASURED, **wrong}}) == {}
+
+
 @pytest.mark.parametrize(
     ("serve", "live"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ class Cloud(Simulation):
             ]
         )
         self.home = Home.at(str(folder))
+        self.holds = True
         self.scaler = self.another()
 
     def another(self) -> Scaler:
@@ -47,6 +49,7 @@ class Cloud(Simulation):
             fence=self.fence,
             prices=OwnedMachines(),
             capacity=Capacity(8.0, 16_000),
+            holds=lambda: self.holds,
         )
 
     def look(self, seconds: float = 1.0) -> None:
@@ -140,6 +143,65 @@ def test_it_ends_when_another_control_plane_has_taken_over(tmp_path: Path) -> No
     with pytest.raises(Conflict) as found:
         cloud.look()
     assert found.value.code == "FENCED"
+
+
+def test_one_that_holds_the_lease_no_more_leaves_all_as_it_is_when_it_stops(tmp_path: Path) -> None:
+    """The file and the histories are whose who took over."""
+    cloud = Cloud(tmp_path, sr.Service(replicas=(1, 4), hold="3s"))
+    cloud.look()
+    cloud.look()
+    new = tmp_path / FOLDER / "t" / "new"
+    new.parent.mkdir(parents=True, exist_ok=True)
+    new.write_bytes(b"")
+    memory = tmp_path / "scaling.json"
+    memory.write_bytes(b'{"of": "the other"}')
+    cloud.holds = False
+    cloud.scaler.start()
+    cloud.scaler.stop()
+    assert (memory.read_bytes(), new.exists()) == (b'{"of": "the other"}', True)
+    cloud.scaler = cloud.another()
+    cloud.look()
+    cloud.look()
+    cloud.holds = True
+    cloud.scaler.start()
+    cloud.scaler.stop()
+    told = json.loads(memory.read_bytes())["1.0"]["learnt"]["t/price"]
+    assert told["wall"] == cloud.clock.wall() / 1e6
+    assert new.exists()
+
+
+def test_what_is_recent_is_remembered_only_after_the_last_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not beside one that takes longer than anybody waits for it."""
+    cloud = Cloud(tmp_path, sr.Service(replicas=(1, 4), hold="3s"))
+    begun, over = threading.Event(), threading.Event()
+
+    def look() -> None:
+        begun.set()
+        over.wait(60)
+
+    monkeypatch.setattr(cloud.scaler, "look", look)
+    join = cloud.scaler._thread.join
+    monkeypatch.setattr(cloud.scaler._thread, "join", lambda _: join(0.0))
+    cloud.scaler._fixed.remember = lambda: {"t/price": {}}  # type: ignore[method-assign]
+    cloud.scaler.start()
+    assert begun.wait(60)
+    cloud.scaler.stop()
+    assert not (tmp_path / "scaling.json").exists()
+    over.set()
+    join(60)
+    assert (tmp_path / "scaling.json").exists()
+
+
+def test_histories_of_services_that_are_gone_are_forgotten_by_looks(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path, sr.Service(replicas=(1, 4), hold="3s"))
+    gone = tmp_path / FOLDER / "t" / "gone"
+    gone.parent.mkdir(parents=True, exist_ok=True)
+    gone.write_bytes(b"")
+    cloud.look()
+    assert gone.exists()
+    cloud.scaler._remembered = -1e9
+    cloud.look()
+    assert not gone.exists()
 
 
 def test_somebody_who_was_quicker_is_no_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,7 @@ from skyriver.control.schedule.demand import (
     observe,
     turn_of,
 )
+from skyriver.control.schedule.moments import Moment
 from skyriver.control.schedule.tables import Flags, Floats, Small, Table, Whole
 
 TICK_S: Final = 5.0
@@ -71,8 +72,6 @@ PATIENCE_S: Final = 600.0
 ACCOUNT_HALF_LIFE_S: Final = 7_200.0
 LONG_AGO: Final = -1e12
 """Second."""
-MOST_AWAY_S: Final = 600.0
-"""What is recent is not any more after nobody decided for so long."""
 ABSURD: Final = 1_000.0
 """Times what its replicas can do: a measurement that says so lies."""
 
@@ -277,13 +276,13 @@ class Fleet:
         self._may = np.array([b in self.terms.bases for b in range(BASES)])
 
     def add(
-        self, name: str, rules: Rules, remembered: Mapping[str, Any] | None = None, second: float | None = None
+        self, name: str, rules: Rules, remembered: Mapping[str, Any] | None = None, now: Moment | None = None
     ) -> None:
-        """`remembered`: what `remember` said of it; what cannot be read is learnt anew. `second`: when it goes on."""
-        self.add_all({name: (rules, remembered)}, second)
+        """`remembered`: what `remember` said of it; what cannot be read is learnt anew. `now`: when it goes on."""
+        self.add_all({name: (rules, remembered)}, now)
 
     def add_all(
-        self, services: Mapping[str, tuple[Rules, Mapping[str, Any] | None]], second: float | None = None
+        self, services: Mapping[str, tuple[Rules, Mapping[str, Any] | None]], now: Moment | None = None
     ) -> None:
         """At once: one by one each would copy what is known of all the others."""
         if not services:
@@ -298,7 +297,7 @@ class Fleet:
         for row, (name, (_, remembered)) in enumerate(services.items(), first):
             self.demand.turn[row] = turn_of(name)
             if remembered:
-                self._recall(row, remembered, second)
+                self._recall(row, remembered, now)
 
     def change(self, name: str, rules: Rules) -> None:
         """Another declaration of the same service: what was learnt of its demand stays."""
@@ -474,23 +473,25 @@ class Fleet:
     def _tables(self) -> tuple[Table, ...]:
         return self.demand, self.accounts, self.steering
 
-    def remember(self, name: str, second: float | None = None) -> dict[str, Any]:
-        """What was learnt of it, for a file; bounded. `second`: of now; with it whoever goes on within MOST_AWAY_S
+    def remember(self, name: str, now: Moment | None = None) -> dict[str, Any]:
+        """What was learnt of it, for a file; bounded. With `now` whoever goes on within MOST_AWAY_S
         decides as this one would have."""
         row = self._row_of[name]
         packed = {table: getattr(self, table).pack(row, names) for table, names in _REMEMBERED}
-        recent = {}
-        if second is not None:
+        told: dict[str, Any] = {"tick_s": self.tick_s, **packed}
+        if now is not None:
             recent = {table: getattr(self, table).pack(row, names) for table, names in _RECENT}
-        return {"tick_s": self.tick_s, **packed, **({"second": second, "recent": recent} if recent else {})}
+            told |= {"second": now.second, "wall": now.wall, "recent": recent}
+        return told
 
-    def _recall(self, row: int, remembered: Mapping[str, Any], second: float | None) -> None:
+    def _recall(self, row: int, remembered: Mapping[str, Any], now: Moment | None) -> None:
         try:
             if remembered["tick_s"] != self.tick_s:
                 return
             for table, names in _REMEMBERED:
                 getattr(self, table).unpack(row, names, remembered[table])
-            if second is not None and 0 <= second - remembered.get("second", math.inf) <= MOST_AWAY_S:
+            then = remembered.get("second", math.inf), remembered.get("wall", math.inf)
+            if now is not None and now.follows(*then):
                 for table, names in _RECENT:
                     getattr(self, table).unpack(row, names, remembered["recent"][table])
             self.accounts.chosen[row] = np.clip(self.accounts.chosen[row], -1, BANK - 1)
