@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def advice(screen: Screen, found: Advice) -> None:
     if not found["items"]:
-        screen.say("There are no services.")
+        screen.say("There is no service with a version yet: advice is given on what has served.")
         return
     unit = found["currency"]
     head = ("SERVICE", "NOW", "PROPOSED", f"COST A MONTH, {unit or 'replica-hours'}", "LATE", "HISTORY")

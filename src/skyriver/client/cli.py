@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -54,8 +55,8 @@ from skyriver.client.rows import read_rows
 from skyriver.client.screen import Bars, Screen
 from skyriver.client.sending import declared_types, once_ready, send_rows
 from skyriver.client.shell import Json, Machine, app, confirm, connect, machine, noun, only, state, wait
-from skyriver.client.trial_page import trial
-from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound
+from skyriver.client.trial_page import trials
+from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound, QuotaExceeded, Unavailable
 from skyriver.core.names import ModelRef
 
 if TYPE_CHECKING:
@@ -132,16 +133,31 @@ def deploy(
         screen.data(done, lambda: show.deployed(screen, spec, changes, ended))
 
 
+TRY_OUT_S: Final = 60.0
+"""For which `deploy --dry-run` waits for replays: others may be before them."""
+
+
 def _try_out(client: Client, screen: Screen, spec: AppSpec, changes: Sequence[Mapping[str, Any]]) -> None:
-    """What services that are declared anew would have done with their own history, where there is one."""
+    """What services that are declared anew would have done with their own history, where there is one, and where that
+    is known soon: the plan is whole without it."""
+    until = time.monotonic() + TRY_OUT_S
     for line in changes:
         if (line["action"], line["kind"]) != ("update", "service"):
             continue
-        with screen.progress() as bars:
-            declared = spec.model(line["name"]).serve.to_json()
-            found = client.advice(line["name"], declared=declared, told=lambda done: bars.tell("replaying", done, 1.0))
+        try:
+            with screen.progress() as bars:
+                declared = spec.model(line["name"]).serve.to_json()
+                found = client.advice(
+                    line["name"],
+                    declared=declared,
+                    told=lambda done: bars.tell("replaying", done, 1.0),
+                    seconds=max(0.0, until - time.monotonic()),
+                )
+        except (Unavailable, QuotaExceeded) as error:
+            screen.say(f"{line['name']} is not tried on its own history: {error.message}")
+            continue
         screen.say(f"{line['name']}, on its own history:")
-        trial(screen, found["items"][0])
+        trials(screen, line["name"], found)
 
 
 def _unreachable(client: Client, spec: AppSpec, body: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -12,6 +14,7 @@ from skyriver.client.waiting import answered
 from skyriver.core.contract_advice import Advice
 from skyriver.core.contract_costs import Costs
 from skyriver.core.contract_prices import Price, PriceList
+from skyriver.core.errors import Unavailable
 
 ASK_AGAIN_S: Final = 0.5
 
@@ -39,10 +42,13 @@ class CostCalls(TenantCalls):
         *,
         declared: Mapping[str, Any] | None = None,
         told: Callable[[float], None] | None = None,
+        seconds: float = math.inf,
     ) -> Flow[Advice]:
         """What to declare instead so that services, or one, cost less; or what one would have done if it were
         `declared` so, as in `sr.Service(...).to_json()`. It waits until it is done, some seconds a
-        service; `told` is called with the share that is done. Raises NotFound."""
+        service; `told` is called with the share that is done. Raises NotFound; Unavailable (NOT_FINISHED) after
+        `seconds`."""
+        until = time.monotonic() + seconds
         while True:
             params = {"service": service} if service else {}
             if declared is not None:
@@ -52,6 +58,12 @@ class CostCalls(TenantCalls):
                 told(answer["done"])
             if answer["state"] not in ("WAITING", "REPLAYING"):
                 return answer
+            if time.monotonic() >= until:
+                raise Unavailable(
+                    f"The replay of {service or 'all services'} is not done within {seconds:.0f} s.",
+                    code="NOT_FINISHED",
+                    next_action="Ask again later: others may be replayed before it.",
+                )
             yield Pause(ASK_AGAIN_S)
 
     @call

@@ -11,7 +11,7 @@ import typer
 from skyriver.client import scaling_page
 from skyriver.client.screen import Screen
 from skyriver.client.shell import Json, act_and_tell, connect, noun
-from skyriver.client.trial_page import trial
+from skyriver.client.trial_page import trials
 from skyriver.core.errors import InvalidInput, NotFound
 
 _services = noun("service", "services", "Services: which version gets the requests.")
@@ -48,7 +48,7 @@ def service_replay(
     asked = {"latency": latency, "share": share, "hold": hold, "wake": wake, "idle": idle}
     with connect() as client, screen.progress() as bars:
         declared = dict(client.get("services", name)["spec"]["serve"])
-        declared |= {what: value for what, value in asked.items() if value}
+        declared |= {what: value for what, value in asked.items() if value not in ("", None)}
         if replicas:
             declared["replicas"] = least, most = _replicas(replicas)
             if least == most:
@@ -57,7 +57,7 @@ def service_replay(
             if least:
                 declared |= {"wake": wake, "idle": idle}
         found = client.advice(name, declared=declared, told=lambda done: bars.tell("replaying", done, 1.0))
-    screen.data(found, lambda: trial(screen, found["items"][0]))
+    screen.data(found, lambda: trials(screen, name, found))
 
 
 def _replicas(text: str) -> tuple[int, int]:

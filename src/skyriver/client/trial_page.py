@@ -12,9 +12,17 @@ from skyriver.client.screen import Screen
 from skyriver.core.units import SECOND, format_span
 
 if TYPE_CHECKING:
-    from skyriver.core.contract_advice import ServiceAdvice
+    from skyriver.core.contract_advice import Advice, ServiceAdvice
 
 _BARS = "▁▂▃▄▅▆▇█"
+
+
+def trials(screen: Screen, name: str, found: Advice) -> None:
+    """`found`: of one service."""
+    for item in found["items"]:
+        trial(screen, item)
+    if not found["items"]:
+        screen.say(f"{name} has no version yet: there is nothing to replay.")
 
 
 def trial(screen: Screen, item: ServiceAdvice) -> None:

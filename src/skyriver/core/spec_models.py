@@ -18,6 +18,7 @@ from skyriver.core.spec_watch import RetrainSpec
 from skyriver.core.units import SECOND, parse_duration, parse_rate
 
 MOST_REPLICAS = 64
+MOST_MEMORY_MB = 2**24
 IDLE = "5m"
 """Without a request, before a service goes to sleep that declares nothing, while nobody has found out better."""
 SHARE = 0.99
@@ -155,8 +156,8 @@ class FromStreamSpec(Spec):
 class ServiceSpec(Spec):
     replicas: int | tuple[int, int] = 1
     """How many; `(least, most)`: as many as `latency` and `share` need; from 0 on it sleeps while nobody asks."""
-    cpus: float = Field(default=1.0, gt=0)
-    memory_mb: int = Field(default=UNDECLARED_MB, gt=0)
+    cpus: float = Field(default=1.0, gt=0, le=1_024, allow_inf_nan=False)
+    memory_mb: int = Field(default=UNDECLARED_MB, gt=0, le=MOST_MEMORY_MB)
     """Of a replica; what nobody declares is measured."""
     limit: Rate = Field(default="", exclude_if=lambda value: value == "")
     """Of requests a second by all callers together, as "100/s"; "" is none. What is more gets 429."""
@@ -489,7 +490,7 @@ class JobSpec(Spec):
     params: dict[str, Any] = Field(default_factory=dict)
     """The parameters there are, with their values unless another, of the same type, is given; null: of any type."""
     cpus: float = Field(default=0, ge=0, le=1_024)
-    memory_mb: int = Field(default=0, ge=0)
+    memory_mb: int = Field(default=0, ge=0, le=MOST_MEMORY_MB)
     """What it is held to; 0 is nothing, and counts as one core and 512 MB when jobs are given their turn."""
     timeout_us: int = Field(default=0, ge=0)
     """Of each attempt; 0 is none."""

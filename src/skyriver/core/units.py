@@ -43,7 +43,10 @@ _UNITS = {
     "d": 86_400 * SECOND,
     "w": 7 * 86_400 * SECOND,
 }
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d|w)\s*")
+LONGEST = 2**62
+"""Microseconds: clocks count to no more."""
+_NUMBER = r"(\d{1,15}(?:\.\d{1,15})?)"
+_DURATION = re.compile(rf"\s*{_NUMBER}\s*(us|ms|s|m|h|d|w)\s*")
 
 
 def parse_duration(text: str, what: str = "a duration") -> int:
@@ -54,9 +57,9 @@ def parse_duration(text: str, what: str = "a duration") -> int:
     found = _microseconds(text) if isinstance(text, str) else None
     if found is None:
         raise InvalidInput(
-            f"{text!r} is not {what}.",
+            f"{text!r:.60} is not {what}.",
             code="BAD_DURATION",
-            next_action='Write a number and a unit of us, ms, s, m, h, d or w, as in "7d" or "90m".',
+            next_action='Write a number, of 15 digits at most, and a unit of us, ms, s, m, h, d or w, as in "7d".',
         )
     return found
 
@@ -64,7 +67,8 @@ def parse_duration(text: str, what: str = "a duration") -> int:
 @lru_cache(maxsize=4_096)  # every pass and every look asks for those of every service
 def _microseconds(text: str) -> int | None:
     found = _DURATION.fullmatch(text)
-    return round(float(found[1]) * _UNITS[found[2]]) if found is not None else None
+    microseconds = round(float(found[1]) * _UNITS[found[2]]) if found is not None else LONGEST + 1
+    return microseconds if microseconds <= LONGEST else None
 
 
 _RATE = re.compile(r"\s*([1-9]\d{0,5})\s*/\s*s\s*")
@@ -83,7 +87,7 @@ def parse_rate(text: str, what: str = "a rate") -> int:
 
 
 _SIZES = {"MB": 1, "GB": 1_000, "TB": 1_000_000}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(MB|GB|TB)\s*")
+_SIZE = re.compile(rf"\s*{_NUMBER}\s*(MB|GB|TB)\s*")
 
 
 def parse_memory(text: str, what: str = "a size") -> int:
@@ -91,7 +95,7 @@ def parse_memory(text: str, what: str = "a size") -> int:
     found = _SIZE.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         raise InvalidInput(
-            f"{text!r} is not {what}.",
+            f"{text!r:.60} is not {what}.",
             code="BAD_SIZE",
             next_action='Write a number and a unit of MB, GB or TB, as in "512MB" or "2GB".',
         )
@@ -99,7 +103,7 @@ def parse_memory(text: str, what: str = "a size") -> int:
 
 
 _BYTES = {"B": 1, "KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
-_OF_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB)\s*")
+_OF_BYTES = re.compile(rf"\s*{_NUMBER}\s*(B|KB|MB|GB)\s*")
 
 
 def parse_bytes(text: str, what: str = "a size of a file") -> int:
@@ -107,7 +111,7 @@ def parse_bytes(text: str, what: str = "a size of a file") -> int:
     found = _OF_BYTES.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         raise InvalidInput(
-            f"{text!r} is not {what}.",
+            f"{text!r:.60} is not {what}.",
             code="BAD_SIZE",
             next_action='Write a number and a unit of B, KB, MB or GB, as in "500KB" or "20MB".',
         )

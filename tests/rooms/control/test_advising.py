@@ -13,7 +13,7 @@ import pytest
 
 import skyriver as sr
 from skyriver.control.schedule import advising, lanes
-from skyriver.control.schedule.advising import LEAST_S, STALE_S, Asked, advise, line_of
+from skyriver.control.schedule.advising import LEAST_S, STALE_S, WORTH, Asked, advise, line_of
 from skyriver.control.schedule.history import MINUTES, SIZE, TICK_S, TICKS, Filling, Look, Minute, pack, place, unpack
 from skyriver.control.schedule.past import History, Plan, history_of
 from skyriver.control.schedule.replaying import replay
@@ -157,6 +157,26 @@ def test_memory_and_processor_that_were_never_used_are_given_back() -> None:
     assert found["why"] == "It never held more than 200 MB of 2048. It never took more than 0.3 cores of 2."
     quick = advised(sr.Service(cpus=2.0, memory_mb=2_048, latency="50ms"), of)
     assert proposed(quick) == 'sr.Service(cpus=2.0, memory_mb=320, latency="50ms")'
+
+
+@pytest.mark.usefixtures("short_pieces")
+@pytest.mark.parametrize(
+    ("serve", "prices", "used"),
+    [
+        (sr.Service(replicas=(1, 6), latency=SLOW, cpus=4), EUR, {"cores": 0.9}),  # a slower one needs more replicas
+        (sr.Service(replicas=(0, 1), wake="10s", memory_mb=2_048), FREE, {"cores": 0.1, "rss_mb": 60.0}),
+        (sr.Service(replicas=3, latency="3s", share=0.9, cpus=2), EUR, {"cores": 0.5, "rss_mb": 60.0}),
+    ],
+    ids=["more_replicas", "nothing_costs", "fixed"],
+)
+def test_every_proposal_saves_what_is_worth_a_change(
+    serve: ServiceSpec, prices: Prices, used: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advising, "LEAST_S", 600.0)
+    for work in (np.full(720, 1.2), (np.arange(720) % 300 < 20) * 1.0):
+        of = history(work, **used)
+        found = advise(Asked("q", "a", serve, of, 0.02), prices, of.ends + 5.0)
+        assert found["proposed"] is None or found["saves"] >= WORTH
 
 
 def test_memory_that_nobody_declares_is_what_was_measured() -> None:

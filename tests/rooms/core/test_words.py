@@ -6,7 +6,7 @@ import pytest
 
 from skyriver.core.errors import InvalidInput, JobFailed, NotFound, Unauthenticated, from_problem
 from skyriver.core.names import ModelRef, check_name, digest
-from skyriver.core.units import format_duration, parse_duration, parse_rate
+from skyriver.core.units import format_duration, parse_bytes, parse_duration, parse_memory, parse_rate
 
 
 @pytest.mark.parametrize(
@@ -18,10 +18,19 @@ def test_durations(text: str, microseconds: int) -> None:
     assert parse_duration(format_duration(microseconds)) == microseconds
 
 
-@pytest.mark.parametrize("text", ["", "7", "d", "-1d", "7 parsecs", "1e3s", "7d 3h", None])
+@pytest.mark.parametrize(
+    "text", ["", "7", "d", "-1d", "7 parsecs", "1e3s", "7d 3h", None, "9" * 400 + "s", "9" * 15 + "w"]
+)
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="is not a window"):
         parse_duration(text, "a window")
+
+
+def test_what_has_too_many_digits_is_refused_in_few_words() -> None:
+    for parse in (parse_duration, parse_memory, parse_bytes):
+        with pytest.raises(InvalidInput) as refused:
+            parse("9" * 400 + "GB")
+        assert len(refused.value.message) < 100
 
 
 def test_references() -> None:

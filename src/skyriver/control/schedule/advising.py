@@ -106,16 +106,16 @@ def advise(asked: Asked, prices: Prices, now: float, told: Told = lambda share: 
         return advice_of(asked, prices, present, (), None, judge.trouble)
     best, best_outcome, looked = asked.serve, outcomes[0], []
     for one, outcome in zip(tries, outcomes[1:], strict=True):
-        costs, verdict = _hourly(asked, one.serve, outcome, prices), judge.verdict(one, outcome)
-        if not verdict and not _saves(_hourly(asked, asked.serve, outcomes[0], prices), costs):
+        costs, verdict = _monthly(asked, one.serve, outcome, prices), judge.verdict(one, outcome)
+        if not verdict and not _saves(_monthly(asked, asked.serve, outcomes[0], prices), costs):
             verdict = "It saves nothing that is worth a change."
         if not verdict and one.serve.wake != asked.serve.wake:
             verdict = f"{ONLY_IF} requests that wake it may take {one.serve.wake}."
         looked.append(declaration_of(asked, one.serve, outcome, prices, verdict))
         # The simple ones come first, and of two that cost the same the simple one is taken.
-        if not verdict and _saves(_hourly(asked, best, best_outcome, prices), costs):
+        if not verdict and _saves(_monthly(asked, best, best_outcome, prices), costs):
             best, best_outcome = one.serve, outcome
-    best, best_outcome = _smaller(asked, history, judge, best, best_outcome)
+    best, best_outcome = _smaller(asked, history, judge, prices, best, best_outcome)
     if best == asked.serve:
         return advice_of(asked, prices, present, looked, None, _why_nothing(looked))
     proposed = declaration_of(asked, best, best_outcome, prices, "")
@@ -245,13 +245,17 @@ def _fewest(asked: Asked, judge: _Judge) -> int:
 
 
 def _smaller(
-    asked: Asked, history: History, judge: _Judge, serve: ServiceSpec, outcome: Outcome
+    asked: Asked, history: History, judge: _Judge, prices: Prices, serve: ServiceSpec, outcome: Outcome
 ) -> tuple[ServiceSpec, Outcome]:
-    """The same with as much memory and processor as was ever used, and room."""
+    """The same with as much memory and processor as was ever used, and room; each only if it saves by itself: with a
+    slower processor there may be more replicas."""
     memory = max(LEAST_MEMORY, math.ceil(history.rss_mb * MEMORY_ROOM / MEMORY_STEP) * MEMORY_STEP)
     declared = serve.memory_mb != UNDECLARED_MB  # else what was measured is set aside
+    costs = _monthly(asked, serve, outcome, prices)
     if declared and history.rss_mb and memory <= SMALLER * serve.memory_mb:
-        serve = _with(serve, memory_mb=memory)
+        less = _with(serve, memory_mb=memory)
+        if _saves(costs, with_less := _monthly(asked, less, outcome, prices)):
+            serve, costs = less, with_less
     cores = max(LEAST_CORES, math.ceil(history.cores * CORES_ROOM * 10) / 10)
     if not history.cores or cores > SMALLER * serve.cpus:
         return serve, outcome
@@ -262,13 +266,15 @@ def _smaller(
     one = _Try(smaller, slower)
     slow = replace(history, start_s=min(history.start_s * slower, MOST_START_S))
     again = replay(slow, [_judged_by(one.plan, judge)])[0]
-    return (smaller, again) if not judge.verdict(one, again) else (serve, outcome)
+    if judge.verdict(one, again) or not _saves(costs, _monthly(asked, smaller, again, prices)):
+        return serve, outcome
+    return smaller, again
 
 
-def _hourly(asked: Asked, serve: ServiceSpec, outcome: Outcome, prices: Prices) -> Decimal:
-    """Of money, or of replicas where nothing costs anything."""
-    each = prices.per_second(asked.limits(serve)) * 3_600
-    return Decimal(repr(outcome.replicas)) * (each or Decimal(1))
+def _monthly(asked: Asked, serve: ServiceSpec, outcome: Outcome, prices: Prices) -> Decimal:
+    """Of money, or of replica-hours where nothing costs anything: as it is told."""
+    told = declaration_of(asked, serve, outcome, prices, "")
+    return Decimal(repr(told["replica_hours"]) if prices.are_zero else told["cost"])
 
 
 def _saves(before: Decimal, after: Decimal) -> bool:
