@@ -385,6 +385,18 @@ def test_what_had_no_score_is_told() -> None:
     assert "2 were late: decided without a score (LATE)" in screen.text
     assert "1 without a score, for the model failed" in screen.text
     assert "1 by the fallback" in screen.text
+    assert "cheaper" not in screen.text
+
+
+def test_what_the_cheaper_version_scored_is_not_told_as_the_fallbacks() -> None:
+    sent = Sent()
+    reasons = ["CHEAPER", "CHEAPER", "SHED"]
+    answer = {"accepted": 3, "duplicates": 0, "rejected": []}
+    sent.add({**answer, "decisions": [{"decision": "ship", "status": "fallback", "reason": r} for r in reasons]})
+    screen = Showing()
+    show.sent(screen, sent)
+    assert "2 by the cheaper version" in screen.text
+    assert "1 by the fallback" in screen.text
 
 
 def a_plan_line(kind: str, action: str = "update", detail: str = "") -> dict[str, str]:

@@ -121,7 +121,9 @@ def sent(screen: Screen, result: Sent) -> None:
             screen.table("", ("decision", "events"), decided)
         if kept := result.reasons["NO_DECISIONS"]:
             screen.out.print(f"{kept:,} are kept; the application declares no decisions on this stream (`app.decide`).")
-        if fallbacks := result.statuses["fallback"] - kept:
+        if cheaper := result.reasons["CHEAPER"]:
+            screen.out.print(f"[yellow]{cheaper:,} by the cheaper version[/]: `skyriver stream get` shows what comes.")
+        if fallbacks := result.statuses["fallback"] - kept - cheaper:
             screen.out.print(f"[yellow]{fallbacks:,} by the fallback[/], not by a model: `skyriver ps` says why.")
         if late := result.statuses["late"]:
             screen.out.print(

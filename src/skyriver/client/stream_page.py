@@ -206,9 +206,12 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
         yield "source", _source(p["source"])
     yield "time", _time(p)
     yield "events", f"{p['events']:,} taken: {_counts(_statuses(p)) or 'none decided'}"
-    unscored = {why: count for why, count in p["by_reason"].items() if why not in ("NO_DECISIONS", "BUDGET_SPENT")}
+    scored = ("NO_DECISIONS", "BUDGET_SPENT", "CHEAPER")
+    unscored = {why: count for why, count in p["by_reason"].items() if why not in scored}
     if unscored:
         yield "", f"no score because: {_counts(unscored)}"
+    if cheaper := p["by_reason"].get("CHEAPER", 0):
+        yield "", f"{cheaper:,} scored by the cheaper version"
     decisions = {decision: count for decision, count in p["by_decision"].items() if decision}
     if decisions:
         yield "decisions", _counts(decisions)

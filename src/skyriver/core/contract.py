@@ -277,7 +277,7 @@ class PaceNow(TypedDict):
     shed: float | None
     """Of the same."""
     shed_events: int
-    """Since the worker began."""
+    """Since the worker began to keep a latency; declaring another one does not begin it anew."""
     cheaper: float | None
     """Of the events of the last 10 s: scored by the cheaper version."""
     rate_in: float

@@ -341,7 +341,7 @@ class Worker:
         live = self._context.live()
         if live is not None:
             if live.get("objective") != (self._live or {}).get("objective"):
-                self._station.pacer = pacer_of(live, self._clock.monotonic, self._clock.wall)
+                self._station.pacer = pacer_of(live, self._clock.monotonic, self._clock.wall, self._station.pacer)
             self._live = live
             self._files.declared = declared_features(live)
             self._upkeep.change(keep_of(kept_as(self._settings.stream, live)))

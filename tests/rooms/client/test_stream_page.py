@@ -140,6 +140,12 @@ def test_how_a_declared_latency_is_kept_is_told() -> None:
     assert "pace       shedding for 9 s; 99.0% to be decided within 50ms; 40.0% were, 60.0% shed (last 10 s)" in text
 
 
+def test_what_the_cheaper_version_scored_has_a_score() -> None:
+    text = printed(page(now(report={**REPORT, "by_reason": {"LATE": 20, "CHEAPER": 30}})))
+    assert "no score because: 20 LATE\n" in text
+    assert "30 scored by the cheaper version" in text
+
+
 def test_why_it_is_not_ready_comes_first() -> None:
     died = {"reason": "PROCESS_DIED", "message": "Its process [ended].", "next_action": "Wait."}
     text = printed(page(now("STARTING", {}, **died)))

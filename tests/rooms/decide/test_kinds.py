@@ -207,6 +207,11 @@ def test_a_stream_that_sheds_is_ready_and_says_so_without_numbers_that_change() 
     cheaper = after(named, 4, step="cheaper")
     assert (cheaper.state, cheaper.reason) == ("READY", "CHEAPER_VERSION")
     assert "UTC version 4, 'small', scores in place of the released one. Then 9 events/s" in cheaper.message
+    for step in ("cheaper", "shedding"):  # what it names is declared no more, and its worker uses it still
+        told = after(stream, 4, step=step)
+        assert "ersion 4, no longer declared, scores" in told.message
+    kept = replace(stream, spec={"stream": {}})
+    assert "SHED" not in after(kept).reason
     back = after(shedding, step="full")
     assert (back.state, back.reason, back.message) == ("READY", "", "")
 

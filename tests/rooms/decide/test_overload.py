@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 
 from skyriver.core.units import SECOND
 from skyriver.decide.decision.scoring import Effort
-from skyriver.decide.partition.receipt import Submission
+from skyriver.decide.partition.receipt import LabelSubmission, ReferenceSubmission, Submission
 from skyriver.decide.worker.overload import CONFIRM, LOOK_US, SETTLE_US, Cost, Objective, Seen, State, Step, advance
-from skyriver.decide.worker.pacing import Pacer
-from skyriver.decide.worker.work import EventWork, Work
+from skyriver.decide.worker.pacing import Pacer, pacer_of
+from skyriver.decide.worker.work import EventWork, LabelWork, ReferenceWork, Work, next_turn, rows_left
 
 OBJECTIVE = Objective(50_000, 0.99)
 LADDER = (Step.FULL, Step.CHEAPER, Step.SHED)
@@ -138,6 +139,16 @@ def test_one_turn_that_hangs_tells_little_of_the_others() -> None:
     assert cost.us(2) == pytest.approx(50 * MS, rel=0.1)
 
 
+def test_another_share_changes_the_bound_and_not_what_was_learnt() -> None:
+    cost = Cost(0.999)
+    for rows in range(1, 40):
+        cost.note(rows, 1_000 + 500 * (rows % 3))
+    expected, bound = cost.us(10), cost.bound_us(10)
+    cost.keep(0.9)
+    assert (cost.us(10), cost.turns) == (expected, 39)
+    assert expected < cost.bound_us(10) < bound
+
+
 def test_a_turn_is_at_most_twice_as_large_as_what_was_seen() -> None:
     cost = Cost(0.99)
     assert cost.batch(50_000, 1_024) == 16
@@ -155,6 +166,8 @@ class Server:
     each: int = 1_000
     cheap: int = 0
     """As `each`, of a cheaper version; 0: there is none."""
+    label: int = 5
+    """As `each`, of a label."""
     at: int = 0
     queue: deque[Work] = field(default_factory=deque)
     waits: dict[Effort, list[int]] = field(default_factory=lambda: {effort: [] for effort in Effort})
@@ -163,21 +176,29 @@ class Server:
     def __post_init__(self) -> None:
         self.pacer = Pacer(OBJECTIVE, lambda: self.at, lambda: self.at)
         self.order: list[int] = []
+        self.besides: list[int] = []
 
-    def run(self, arrivals: list[int]) -> None:
-        """Requests of one event each, at these times."""
-        left = deque(arrivals)
-        while left or self.queue:
+    def run(self, arrivals: list[int], labels: Sequence[tuple[int, int]] = ()) -> None:
+        """Requests of one event each, at these times, and of so many labels each at those."""
+        left, told = deque(arrivals), deque(labels)
+        while left or told or self.queue:
             if not self.queue:
-                self.at = max(self.at, left[0])
+                self.at = max(self.at, min([*itertools.islice(left, 1), *(at for at, _ in itertools.islice(told, 1))]))
+            while told and told[0][0] <= self.at:
+                subjects = list(range(told.popleft()[1]))
+                self.queue.append(LabelWork(LabelSubmission(subjects, [[] for _ in subjects]), lambda _: None))
             while left and left[0] <= self.at:
                 arrived = left.popleft()
                 self.queue.append(EventWork(Submission([], [[arrived]], arrived), lambda _: None))
             self.pacer.know(cheaper=self.cheap > 0)
-            turn = self.pacer.take(self.queue, len(self.queue), 1_024)
+            events = sum(isinstance(work, EventWork) for work in self.queue)
+            others = sum(rows_left(work) for work in self.queue) - events
+            turn = self.pacer.take(self.queue, events, 1_024, others)
             assert turn.rows, "each turn takes something"
             each = {Effort.FULL: self.each, Effort.CHEAPER: self.cheap, Effort.SHED: 5}[turn.effort]
-            took = (100 if turn.effort is Effort.SHED else self.turn) + each * turn.rows
+            scored, turn.besides_us = len(turn.events), self.label * turn.besides
+            self.besides.append(turn.besides_us)
+            took = (100 if turn.effort is Effort.SHED else self.turn) + each * scored + turn.besides_us
             self.at += took
             self.pacer.done(turn, took)
             self.waits[turn.effort] += [self.at - part.arrived for _, part in turn.events]
@@ -302,3 +323,71 @@ def test_a_cheaper_version_that_is_taken_away_is_not_asked() -> None:
     server.cheap = 0
     server.run(evenly(3_000, 3, 5 * SECOND))
     assert server.steps[-1][1] is Step.SHED
+
+
+@pytest.mark.parametrize("cheap", [0, 300], ids=["alone", "with a cheaper version"])
+@pytest.mark.parametrize(("every_us", "many"), [(SECOND, 2_000), (100 * MS, 2_000), (SECOND // 2, 50_000)])
+def test_labels_are_no_load_of_events(cheap: int, every_us: int, many: int) -> None:
+    server = Server(turn=500, each=1_000, cheap=cheap)
+    server.run(evenly(100, 20), [(at, many) for at in range(SECOND, 20 * SECOND, every_us)])
+    assert server.steps == [(server.steps[0][0], Step.FULL)]
+    assert {effort for effort, waits in server.waits.items() if waits} == {Effort.FULL}
+    late = sum(wait > OBJECTIVE.latency_us for wait in server.waits[Effort.FULL])
+    assert late <= 0.01 * 2_000
+    assert server.pacer.report()["rate_in"] == pytest.approx(100, rel=0.1)
+    assert server.pacer.report()["alone_us"] == pytest.approx(1_500, rel=0.2), "what labels take is no cost of events"
+
+
+def test_a_turn_has_so_much_time_for_labels_and_no_more() -> None:
+    server = Server(turn=500, each=1_000, label=200)
+    server.run(evenly(100, 20), [(at, 500) for at in range(SECOND, 20 * SECOND, SECOND)])
+    assert sum(server.besides) == 200 * 500 * 19
+    assert max(server.besides) <= OBJECTIVE.latency_us / 4
+    late = sum(wait > OBJECTIVE.latency_us for wait in server.waits[Effort.FULL])
+    assert late <= 0.01 * 2_000
+
+
+def test_labels_that_take_long_whatever_their_number_are_taken_all_the_same() -> None:
+    pacer = Pacer(Objective(5_000, 0.99), lambda: 0, lambda: 0)
+    queue: deque[Work] = deque()
+    for _ in range(200):
+        queue.append(LabelWork(LabelSubmission([1], [[]]), lambda _: None))
+        turn = pacer.take(queue, 0, 1_024, 1)
+        turn.besides_us = 2_000
+        pacer.done(turn, 2_500)
+    queue.append(LabelWork(LabelSubmission([1] * 5_000, [[]] * 5_000), lambda _: None))
+    turns = 0
+    while queue:
+        turn = pacer.take(queue, 0, 1_024, 1)
+        turn.besides_us = 2_000 + turn.besides // 10
+        pacer.done(turn, turn.besides_us + 500)
+        turns += 1
+    assert turns < 60
+
+
+def test_a_turn_takes_so_many_rows_besides_events() -> None:
+    label = LabelWork(LabelSubmission([1] * 6, [[]] * 6), lambda _: None)
+    learnt = ReferenceWork(ReferenceSubmission(0, [[1]] * 6), lambda _: None)
+    events = [EventWork(Submission([], [[n]], n), lambda _: None) for n in range(3)]
+    queue: deque[Work] = deque([events[0], label, events[1], learnt, events[2]])
+    turn = next_turn(queue, 1_024, besides=8)
+    assert [work for work, _ in turn.events] == events, "they do not wait for what is left of the others"
+    assert (len(turn.labels[0][1]), len(turn.references[0][1]), turn.besides) == (6, 2, 8)
+    assert [*queue] == [learnt]
+    assert next_turn(queue, 1_024, besides=1).besides == 1
+    assert next_turn(queue, 1_024).besides == 3
+
+
+def test_another_objective_begins_nothing_anew() -> None:
+    server = Server()
+    server.run(evenly(3_000, 3))
+    before = server.pacer.report()
+    assert before["shed_events"] > 0
+    live = {"objective": {"latency_us": 80_000, "share": 0.9}}
+    pacer = pacer_of(live, lambda: server.at, lambda: server.at, server.pacer)
+    assert pacer is server.pacer
+    told = pacer.report()
+    assert (told["latency_us"], told["share"]) == (80_000, 0.9)
+    assert [told[what] for what in ("step", "since", "shed_events")] == [
+        before[what] for what in ("step", "since", "shed_events")
+    ]

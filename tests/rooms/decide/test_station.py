@@ -21,6 +21,8 @@ from skyriver.decide.partition.partition import RecentDecisions
 from skyriver.decide.partition.receipt import Receipt
 from skyriver.decide.worker.border import EventBorder, LabelBorder
 from skyriver.decide.worker.looking import Looks
+from skyriver.decide.worker.overload import Objective
+from skyriver.decide.worker.pacing import Pacer
 from skyriver.decide.worker.station import MAX_BATCH, Station
 from skyriver.decide.worker.work import READS_A_TURN, ChangeWork, EventWork, FindWork, LabelWork, ReadWork, next_turn
 
@@ -296,6 +298,55 @@ def test_labels_changes_and_look_ups_go_through_the_same_queue(house: House) -> 
         assert found == events.decisions[0]
         post.send(house.event(2, amount=60.0), wait=True)
         assert (await post.settle(5))[4].decisions[0].decision == "block"
+
+    run(test)
+
+
+class Paced(Pacer):
+    """What it was given of each turn."""
+
+    def __init__(self, house: House) -> None:
+        super().__init__(Objective(50_000, 0.99), house.clock.monotonic, house.clock.wall)
+        self.took: list[tuple[int, int]] = []
+        self.known: list[bool] = []
+        self.besides: list[tuple[int, bool]] = []
+
+    def take(self, queue: Any, waiting: int, room: int, others: int = 0) -> Any:
+        self.took.append((waiting, others))
+        return super().take(queue, waiting, room, others)
+
+    def know(self, *, cheaper: bool) -> None:
+        self.known.append(cheaper)
+        super().know(cheaper=cheaper)
+
+    def done(self, turn: Any, took_us: int) -> None:
+        assert 0 <= turn.besides_us <= took_us
+        self.besides.append((turn.besides, turn.besides_us > 0))
+        super().done(turn, took_us)
+
+
+def test_what_waits_is_told_to_a_pacer_in_events_and_other_rows(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house).start()
+        post.station.pacer = pacer = Paced(house)
+        now = house.clock.wall()
+        labels = LabelBorder(house.stream).take([{"payment": 1, "fraud": 1}] * 40, now, now)
+        post.send(*(house.event(n) for n in range(1, 20)))
+        post.station.submit(LabelWork(labels, post.answers.append))
+        await post.settle(2)
+        assert pacer.took[:2] == [(19, 40), (3, 24)]
+        assert (pacer.besides[0], sum(rows for rows, _ in pacer.besides)) == ((16, True), 40)
+        house.windows.broken = True
+        post.send(*(house.event(n) for n in range(30, 99)))
+        post.station.submit(LabelWork(labels, post.answers.append))
+        await post.settle(4)
+        await until(lambda: post.station.engine is not None)
+        post.send(house.event(200))
+        await post.settle(5)
+        assert pacer.took[-1] == (1, 0)
+        before = len(pacer.known)
+        post.station.tick()
+        assert pacer.known[before:] == [False], "also while nothing comes: the version may be declared no more"
 
     run(test)
 

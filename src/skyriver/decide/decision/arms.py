@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyriver.data.decisions import Outcome, Reason
+from skyriver.data.decisions import OVERLOADED, Outcome, Reason
 from skyriver.decide.decision.deciding import Deciding
 from skyriver.decide.decision.model_run import ModelRun
 from skyriver.decide.decision.places import Places
@@ -32,7 +32,8 @@ Ints = NDArray[np.int64]
 
 @dataclass(slots=True)
 class ArmStats:
-    """`events` it was asked for; `by_decision` and `by_reason` ("" when its score decided) are empty for a shadow."""
+    """`events` it was asked for; `by_decision` and `by_reason` ("" when its score decided) are empty for a shadow. Of
+    its events that were shed, for which nobody was asked, only `by_reason` tells."""
 
     model: ModelInUse
     percent: float
@@ -146,6 +147,9 @@ class Arms:
                 else:
                     if record.arm != mark or record.status == "late" or record.reason is Reason.CHEAPER:
                         continue
+                    if record.reason is Reason.SHED:
+                        stats.by_reason[Reason.SHED] += 1
+                        continue
                     score = record.score
                     stats.by_decision[record.decision] += 1
                     stats.by_reason[_failure(record.reason)] += 1
@@ -168,6 +172,8 @@ class Arms:
                 continue
             mine = np.array([_asked(outcome, arm) for outcome in block.outcomes], np.bool_)
             for outcome, count in block.counts():
+                if outcome.arm == _mark(arm) and outcome.reason is Reason.SHED:
+                    stats.by_reason[Reason.SHED] += count
                 if _asked(outcome, arm):
                     stats.events += count
                     stats.by_decision[outcome.decision] += count
@@ -189,7 +195,7 @@ def _failure(reason: Reason) -> Reason:
 
 
 def _asked(outcome: Outcome, arm: str) -> bool:
-    return outcome.arm == _mark(arm) and outcome.status != "late" and outcome.reason is not Reason.CHEAPER
+    return outcome.arm == _mark(arm) and outcome.status != "late" and outcome.reason not in OVERLOADED
 
 
 def _mark(arm: str) -> str:

@@ -159,19 +159,22 @@ def _overload(stream: Resource, report: Mapping[str, Any]) -> dict[str, str]:
     """It decides all the same, and not as its model would. Without numbers that change: a row is not written for each
     event."""
     pace = report.get("pace") or {}
-    if not pace or pace["step"] == "full":
+    decide = stream.spec.get("decide")
+    if not pace or pace["step"] == "full" or not decide:
         return {}
-    decide, within = stream.spec["decide"], format_duration(int(pace["latency_us"]))
+    within = format_duration(int(pace["latency_us"]))
     at = datetime.fromtimestamp(int(pace["since"]) / 1e6, UTC)
     cheaper = (report.get("cheaper") or {}).get("version")
+    # A worker may use one still that is not declared any more.
+    named = repr(decide["cheaper"]) if decide.get("cheaper") else "no longer declared"
     told = (
         f"events that cannot be decided within {within} get the fallback {decide['fallback']!r} without a score,"
         " with the reason SHED."
     )
     if pace["step"] == "cheaper":
-        told = f"version {cheaper}, {decide['cheaper']!r}, scores in place of the released one."
+        told = f"version {cheaper}, {named}, scores in place of the released one."
     elif cheaper:
-        told += f" Version {cheaper}, {decide['cheaper']!r}, scores the others."
+        told += f" Version {cheaper}, {named}, scores the others."
     action = f"`skyriver stream get {stream.name}` shows what comes and what can be decided."
     if decide.get("cheaper") and not cheaper:
         action += f" No version that it can use has the alias {decide['cheaper']!r}: `skyriver model alias` gives it."

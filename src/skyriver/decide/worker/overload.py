@@ -82,10 +82,14 @@ class Cost:
     __slots__ = ("_largest", "_n", "_nn", "_nt", "_off", "_quantile", "_t", "turns")
 
     def __init__(self, share: float) -> None:
-        self._quantile = NormalDist().inv_cdf(share) * _NORMAL
+        self.keep(share)
         self._n = self._t = self._nn = self._nt = self._off = 0.0
         self._largest = 0.0
         self.turns = 0
+
+    def keep(self, share: float) -> None:
+        """What was learnt stays."""
+        self._quantile = NormalDist().inv_cdf(share) * _NORMAL
 
     def note(self, rows: int, us: int) -> None:
         took = float(us)
@@ -124,10 +128,10 @@ class Cost:
         alone = self.bound_us(1)
         return latency_us if alone <= latency_us / 2 else 4 * alone
 
-    def batch(self, latency_us: int, most: int) -> int:
-        """The turn's events with which that is kept: half of the time is for what came while another turn was under
-        way."""
-        return max(1, self.rows_within(self.target_us(latency_us) / 2, most))
+    def batch(self, latency_us: int, most: int, besides_us: float = 0) -> int:
+        """The turn's events with which that is kept where all else of it takes so long: half of the time is for what
+        came while another turn was under way."""
+        return max(1, self.rows_within(self.target_us(latency_us) / 2 - besides_us, most))
 
     def rate(self, latency_us: int, most: int) -> float:
         """Events a second in turns of that size; 0 while nothing is known."""

@@ -2,7 +2,9 @@
 
 Turns are then no longer than the objective allows (`overload.Cost`). While the worker sheds, a turn is either of events
 that can still be decided in time, or of those that cannot: these are not held up by a model that is not asked for them.
-They are taken in the order in which they came, as ever.
+They are taken in the order in which they came, as ever. Labels, references and reads are no load of events: they are
+neither counted among what waits and comes nor in what a turn of events takes, and a turn has only a part of the time
+for them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 from skyriver.core.units import SECOND, format_duration
 from skyriver.decide.decision.scoring import Effort
 from skyriver.decide.worker.overload import LOOK_US, Cost, Objective, Seen, State, Step, advance
-from skyriver.decide.worker.work import EventWork, Turn, Work, next_turn
+from skyriver.decide.worker.work import ChangeWork, EventWork, LoadWork, Turn, Work, next_turn
 
 WINDOW_US = 10 * SECOND
 """What is said of now is said of so long."""
@@ -25,6 +27,9 @@ RATE_US = SECOND // 2
 """Over which the rate of what comes is smoothed."""
 PROBE_US = SECOND
 """So often, at most, who is not asked any more is asked all the same: else nobody would see that it has become fast."""
+
+BESIDES = 4
+"""All but events gets turns as if the latency were this part of it: an eighth of it for what they take."""
 
 SHORT, LONG = (Step.FULL, Step.SHED), (Step.FULL, Step.CHEAPER, Step.SHED)
 
@@ -50,6 +55,8 @@ class Pacer:
         self._now, self._wall = now, wall
         self._ladder: tuple[Step, ...] = SHORT
         self._costs = {effort: Cost(objective.share) for effort in (Effort.FULL, Effort.CHEAPER)}
+        self._besides = Cost(objective.share)
+        """Of rows that are none of events."""
         start = now()
         self._state = State(since=start, uneasy_at=start)
         self._since = wall()
@@ -69,6 +76,12 @@ class Pacer:
     def step(self) -> Step:
         return self._ladder[self._state.place]
 
+    def keep(self, objective: Objective) -> None:
+        """This one from now on; what was learnt and counted stays, and so does the step, until the next looks."""
+        self.objective = objective
+        for cost in (*self._costs.values(), self._besides):
+            cost.keep(objective.share)
+
     def know(self, *, cheaper: bool) -> None:
         """Whether there is a cheaper version."""
         ladder: tuple[Step, ...] = LONG if cheaper else SHORT
@@ -77,42 +90,49 @@ class Pacer:
             self._since = self._since if step is self.step else self._wall()
             self._ladder, self._state = ladder, replace(self._state, place=ladder.index(step))
 
-    def take(self, queue: deque[Work], waiting: int, room: int) -> Turn:
-        """The next turn, of at most `room` rows; `waiting` are there."""
+    def take(self, queue: deque[Work], waiting: int, room: int, others: int = 0) -> Turn:
+        """The next turn, of at most `room` rows; `waiting` of events are there, and `others`."""
         now, self._most = self._now(), room
         if now - self._looks[-1].at >= LOOK_US:
             self._look(now, waiting)
         first = next((work for work in queue if isinstance(work, EventWork)), None)
         if first is None:
-            return next_turn(queue, room)
+            return next_turn(queue, room, besides=self._beside)
         arrived = first.submission.arrived
         self._standing = now - arrived if self._standing < 0 else min(self._standing, now - arrived)
         effort = self._scoring
         if self.step is Step.CHEAPER and self._is_due(Effort.FULL, now):
             effort = Effort.FULL  # else nobody would see that it would do again
-        turn = self._turn(queue, waiting, arrived, effort, now)
+        turn = self._turn(queue, waiting, others, arrived, effort)
         if turn.effort is not Effort.SHED:
             self._asked_at[turn.effort] = now
         self._taken += sum(len(part) for _, part in turn.events)
         return turn
 
-    def _turn(self, queue: deque[Work], waiting: int, arrived: int, effort: Effort, now: int) -> Turn:
-        """Of one sort, by the first request with events."""
-        room, latency, cost = self._most, self.objective.latency_us, self._costs[effort]
-        batch = cost.batch(latency, room)
+    def _turn(self, queue: deque[Work], waiting: int, others: int, arrived: int, effort: Effort) -> Turn:
+        """Of one sort, by the first request with events, which arrived then."""
+        now, room, latency, cost = self._now(), self._most, self.objective.latency_us, self._costs[effort]
+        beside = self._beside
+        besides_us = self._besides.bound_us(min(beside, others)) if others else 0
+        batch = cost.batch(latency, room, besides_us)
         if self.step is not Step.SHED:
-            turn = _next(queue, room, batch)
+            turn = _next(queue, room, batch, beside)
         else:
             # What came before it cannot be decided in time.
-            last = now - math.floor(cost.target_us(latency) - cost.bound_us(min(batch, waiting)))
+            last = now - math.floor(cost.target_us(latency) - cost.bound_us(min(batch, waiting)) - besides_us)
             if arrived < last and not self._is_due(effort, now):
-                turn = _next(queue, room, room, lambda work: work.submission.arrived < last)
+                turn = _next(queue, room, room, beside, lambda work: work.submission.arrived < last)
                 turn.effort = Effort.SHED
                 return turn
             late = arrived < last
-            turn = _next(queue, room, batch, lambda work: late or work.submission.arrived >= last)
+            turn = _next(queue, room, batch, beside, lambda work: late or work.submission.arrived >= last)
         turn.effort = effort
         return turn
+
+    @property
+    def _beside(self) -> int:
+        """Rows that a turn may take besides its events'."""
+        return self._besides.batch(self.objective.latency_us // BESIDES, self._most)
 
     def _is_due(self, effort: Effort, now: int) -> bool:
         """A turn takes half of the latency at most, so this takes a twentieth of the time."""
@@ -126,12 +146,16 @@ class Pacer:
     def done(self, turn: Turn, took_us: int) -> None:
         """Its decisions are durable."""
         now, counts, latency = self._now(), self._counts, self.objective.latency_us
+        if (besides := turn.besides) and not any(isinstance(work, ChangeWork | LoadWork) for work in turn.others):
+            self._besides.note(besides, turn.besides_us)
         rows = sum(len(part) for _, part in turn.events)
+        if not rows:
+            return
         counts.events += rows
         if turn.effort is Effort.SHED:
             counts.shed += rows
             return
-        self._costs[turn.effort].note(rows, took_us)
+        self._costs[turn.effort].note(rows, max(0, took_us - turn.besides_us))
         counts.cheaper += rows if turn.effort is Effort.CHEAPER else 0
         counts.in_time += sum(len(part) for _, part in turn.events if now - part.arrived <= latency)
 
@@ -224,14 +248,26 @@ class Pacer:
         (_log.warning if up else _log.info)("%s: %s", to, self._why)
 
 
-def pacer_of(live: Mapping[str, Any], now: Callable[[], int], wall: Callable[[], int]) -> Pacer | None:
-    """For the objective of these live settings, if they have one."""
+def pacer_of(
+    live: Mapping[str, Any], now: Callable[[], int], wall: Callable[[], int], before: Pacer | None = None
+) -> Pacer | None:
+    """For the objective of these live settings, if they have one: the one of `before`, which goes on."""
     told = live.get("objective")
     if not told:
         return None
-    return Pacer(Objective(int(told["latency_us"]), float(told["share"])), now, wall)
+    objective = Objective(int(told["latency_us"]), float(told["share"]))
+    if before is None:
+        return Pacer(objective, now, wall)
+    before.keep(objective)
+    return before
 
 
-def _next(queue: deque[Work], room: int, events: int, fits: Callable[[EventWork], bool] = lambda work: True) -> Turn:
-    """Of at most so many events, up to the first request that does not fit; the first one does."""
-    return next_turn(queue, room, lambda work, taken: events - taken if fits(work) else 0)
+def _next(
+    queue: deque[Work],
+    room: int,
+    events: int,
+    besides: int,
+    fits: Callable[[EventWork], bool] = lambda work: True,
+) -> Turn:
+    """Of at most so many events, and rows besides, up to the first request that does not fit; the first one does."""
+    return next_turn(queue, room, lambda work, taken: events - taken if fits(work) else 0, besides)

@@ -103,7 +103,7 @@ class Station:
         self._expects = False
         """The last turn had events, and more of them may come soon."""
         self._queue: deque[Work] = deque()
-        self._rows = 0
+        self._rows = self._event_rows = 0
         self._bytes = 0
         self._reads = 0
         self._busy = False
@@ -135,6 +135,7 @@ class Station:
         self._check_room(work)
         if isinstance(work, RowWork):
             self._rows += len(work.submission)
+            self._event_rows += len(work.submission) if isinstance(work, EventWork) else 0
         if isinstance(work, EventWork | LabelWork | LoadWork) and work.size:
             self._bytes += work.size
             work.answer = partial(self._release, work.size, work.answer)
@@ -150,7 +151,9 @@ class Station:
     def tick(self) -> None:
         """Now and then: takes a checkpoint that is due though nothing comes any more."""
         if self.pacer is not None and not self._busy:
-            self.pacer.rest(self._rows)
+            if self.engine is not None:
+                self.pacer.know(cheaper=self.engine.deciding.cheaper is not None)
+            self.pacer.rest(self._event_rows)
         if not self._busy and self.engine is not None and self._checkpoints.due(self._log.next_offset):
             self._busy = True
             self._save()
@@ -231,6 +234,7 @@ class Station:
         pacer = self.pacer
         turn = next_turn(self._queue, MAX_BATCH) if pacer is None else self._paced(pacer, self.engine)
         self._rows -= turn.rows
+        self._event_rows -= sum(len(part) for _, part in turn.events)
         self._linger.note(len(turn.events), turn.began_ns // 1000)
         self._expects = bool(turn.events)
         try:
@@ -251,7 +255,7 @@ class Station:
 
     def _paced(self, pacer: Pacer, engine: Engine) -> Turn:
         pacer.know(cheaper=engine.deciding.cheaper is not None)
-        return pacer.take(self._queue, self._rows, MAX_BATCH)
+        return pacer.take(self._queue, self._event_rows, MAX_BATCH, self._rows - self._event_rows)
 
     def _synced(self, turn: Turn, replies: list[Reply], done: Future[None]) -> None:
         error = done.exception()
@@ -263,11 +267,11 @@ class Station:
             raise error
 
     def _finish(self, turn: Turn, replies: list[Reply]) -> None:
+        took_us = (time.perf_counter_ns() - turn.began_ns) // 1000
         if rows := sum(len(part) for _, part in turn.events):
-            took_us = (time.perf_counter_ns() - turn.began_ns) // 1000
             self.meter.decision_us.add(took_us, rows)
-            if self.pacer is not None:
-                self.pacer.done(turn, took_us)
+        if self.pacer is not None:
+            self.pacer.done(turn, took_us)
         for reply in replies:
             _answer(reply)
         if self._checkpoints.due(self._log.next_offset):
@@ -299,6 +303,7 @@ class Station:
         if turn.events:
             receipts = engine.decide([part for _, part in turn.events], turn.effort)
             replies += [partial(self._complete, work, r) for (work, _), r in zip(turn.events, receipts, strict=True)]
+        decided_ns = time.perf_counter_ns()
         if turn.labels:
             got = engine.label([part for _, part in turn.labels])
             replies += [partial(work.complete, r) for (work, _), r in zip(turn.labels, got, strict=True)]
@@ -306,6 +311,7 @@ class Station:
             told = engine.learn([part for _, part in turn.references])
             replies += [partial(work.complete, news) for (work, _), news in zip(turn.references, told, strict=True)]
         replies += [self._other(engine, work) for work in turn.others]
+        turn.besides_us = (time.perf_counter_ns() - decided_ns) // 1000
         return replies
 
     def _other(self, engine: Engine, work: LoadWork | FindWork | ReadWork | ChangeWork) -> Reply:
@@ -372,6 +378,7 @@ class Station:
         partly = [work for work in turn.works if work in self._queue]
         self._queue = deque(work for work in self._queue if work not in partly)
         self._rows -= sum(rows_left(work) for work in partly)
+        self._event_rows -= sum(rows_left(work) for work in partly if isinstance(work, EventWork))
         for work in turn.works:
             _answer(partial(work.answer, told))
         if told.code in FATAL:
@@ -389,7 +396,7 @@ class Station:
 
     def _give_up(self, error: SkyriverError) -> None:
         self._busy = False
-        waiting, self._queue, self._rows = self._queue, deque(), 0
+        waiting, self._queue, self._rows, self._event_rows = self._queue, deque(), 0, 0
         for work in waiting:
             _answer(partial(work.answer, error))
         if not self.failed.done():

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from skyriver.core.errors import SkyriverError
 from skyriver.decide.decision.scoring import Effort
@@ -112,16 +113,42 @@ class Turn:
     others: list[LoadWork | FindWork | ReadWork | ChangeWork] = field(default_factory=list)
     began_ns: int = field(default_factory=time.perf_counter_ns)
     effort: Effort = Effort.FULL
+    besides_us: int = 0
+    """That all but its events took."""
+
+    @property
+    def besides(self) -> int:
+        """Rows of labels and references, rows that are read, and decisions that are looked for."""
+        rows = sum(len(part) for _, part in self.labels) + sum(len(part) for _, part in self.references)
+        return rows + sum(_size(work) for work in self.others)
 
 
 def rows_left(work: Work) -> int:
     return len(work.submission) - work.taken if isinstance(work, RowWork) else 0
 
 
-def next_turn(queue: deque[Work], room: int, most: Callable[[EventWork, int], int] | None = None) -> Turn:
+def _size(work: Work) -> int:
+    """Rows left of what is neither events nor a change nor a load."""
+    match work:
+        case LabelWork() | ReferenceWork():
+            return len(work.submission) - work.taken
+        case ReadWork():
+            return len(work.rows)
+        case FindWork():
+            return 1
+        case EventWork() | LoadWork() | ChangeWork():
+            return 0
+        case _:
+            assert_never(work)
+
+
+def next_turn(
+    queue: deque[Work], room: int, most: Callable[[EventWork, int], int] | None = None, besides: int | None = None
+) -> Turn:
     """Takes up to `room` rows off the queue; a request with more goes on at its end. `most`: how many events of this
-    request may be taken with so many that were; it ends the turn with 0."""
-    turn, again, reads, taken = Turn(), list[Work](), READS_A_TURN, 0
+    request may be taken with so many that were; it ends the turn with 0. `besides`: how many rows of anything else;
+    what is more goes on at the end of the queue too, and reads are not divided."""
+    turn, again, reads, taken, spent = Turn(), list[Work](), READS_A_TURN, 0, 0
     while queue and room > 0:
         work = queue[0]
         alone = isinstance(work, LoadWork) or (isinstance(work, EventWork) and work.alone)
@@ -133,12 +160,18 @@ def next_turn(queue: deque[Work], room: int, most: Callable[[EventWork, int], in
             if left <= 0:
                 break
         queue.popleft()
+        if besides is not None and (size := _size(work)):
+            left = min(room, besides - spent)
+            if left <= 0 or (spent and isinstance(work, ReadWork) and size > left):
+                again.append(work)
+                continue
         if isinstance(work, ReadWork):
             if len(work.rows) > reads:
                 again.append(work)
                 continue
             reads -= len(work.rows)
         turn.works.append(work)
+        spent += 0 if besides is None else min(left, _size(work))
         match work:
             case EventWork() | LabelWork() | ReferenceWork():
                 start, rows = work.taken, len(work.submission)
