@@ -326,6 +326,25 @@ def test_room_for_chance_is_what_erlang_says() -> None:
     assert wanted == 3
 
 
+def test_what_is_late_at_the_most_that_is_declared_raises_no_headroom() -> None:
+    service = Service(rules=replace(RULES, latency_s=0.15, share=0.9, most=2, hold_s=3.0))
+    for n in range(240):  # ten minutes at six replicas' work, ten of nothing
+        busy = n < 120
+        ticks = ticks_of(
+            work=30.0 * busy,
+            requests=600 * busy,
+            judged=600 * busy,
+            late=550 * busy,
+            ready=2,
+            start_s=0.4,
+            service_s=0.05,
+        )
+        service.second += TICK_S
+        wanted = int(service.fleet.decide(ticks, service.second, 1e6 + service.second)[0])
+        assert busy <= (wanted == 2)
+    assert service.fleet.steering.headroom[0] <= 1.1
+
+
 def test_more_late_than_foreseen_raises_the_headroom_once_a_lead_time() -> None:
     service = Service(start_s=25.0)
     raised = []

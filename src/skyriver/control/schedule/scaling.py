@@ -138,7 +138,8 @@ class Steering(Table):
     block: Whole
     wanted: Whole
     limited: Flags
-    """It was granted fewer than it wanted: what is late then says nothing of its headroom."""
+    """It may not have as many as it wants, by what is declared or granted: what is late then says nothing of its
+    headroom."""
 
     @classmethod
     def starting(cls, n: int, tick_s: float) -> Steering:
@@ -351,7 +352,7 @@ class Fleet:
         wanted = np.where(wish >= there, wish, np.minimum(there, np.maximum(held, wish)))
         wanted = np.minimum(wanted, 2 * there + 4)
         wanted = np.clip(np.where(fresh, wanted, np.maximum(steering.wanted, 1)), declared.least, declared.most)
-        steering.wanted = wanted.astype(np.int64)
+        steering.wanted, steering.limited = wanted.astype(np.int64), wish > declared.most
         requests = self.demand.mean * steering.asked / np.maximum(steering.came, 1e-9)
         self._decided = _Last(
             bases=bases,
@@ -381,7 +382,7 @@ class Fleet:
         """What was decided last is granted only so far, (N,)."""
         assert self._decided is not None
         steering = self.steering
-        steering.limited = granted < self._decided.asked
+        steering.limited |= granted < self._decided.asked
         steering.wanted = self._decided.wanted = granted
 
     def curves(self, services: Mapping[str, tuple[int, int]]) -> dict[str, Floats]:
@@ -414,7 +415,9 @@ class Fleet:
         """Headroom, from what was late beyond what the replay foresaw."""
         steering, n = self.steering, np.arange(len(fresh))
         fade = np.where(fresh, 0.5 ** (self.tick_s / ACCOUNT_HALF_LIFE_S), 1.0)
-        now_late, judged = (np.where(fresh, of, 0.0) for of in (ticks.late, ticks.judged))
+        # What is late because there may be no more replicas says nothing of how many are needed.
+        telling = fresh & ~steering.limited
+        now_late, judged = (np.where(telling, of, 0.0) for of in (ticks.late, ticks.judged))
         seen = self.tick_s * late.reshape(-1, BANK)[n, np.maximum(self.accounts.chosen, 0)]
         steering.late = steering.late * fade + now_late
         steering.judged = steering.judged * fade + judged
@@ -428,7 +431,7 @@ class Fleet:
         foreseen = steering.foreseen / np.maximum(steering.came, 1e-9)
         allowed = 1.0 - self._declared.share
         more = (share > allowed) & (share > UNFORESEEN * foreseen) & (now_late > 0)
-        more &= (second - steering.raised >= start_s + 2 * self.tick_s) & ~steering.limited
+        more &= second - steering.raised >= start_s + 2 * self.tick_s
         less = (share < 0.5 * allowed) & (second - steering.begun >= PATIENCE_S) & fresh
         steering.headroom = np.where(more, np.minimum(steering.headroom * RAISE, MOST_HEADROOM), steering.headroom)
         lowered = np.maximum(steering.headroom * LOWER**self.tick_s, LEAST_HEADROOM)
