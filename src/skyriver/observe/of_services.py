@@ -11,6 +11,7 @@ from skyriver.core.declared import service_spec
 from skyriver.core.jobs import ENDED
 from skyriver.core.resources import Resource
 from skyriver.core.units import SECOND
+from skyriver.observe.cheaper import rolls_out_cheaper
 from skyriver.observe.objectives import grows
 from skyriver.observe.sight import subject_of
 from skyriver.observe.signs import HOLD_S, Seen, Sign, explains, fills, guarded, of_row
@@ -32,7 +33,6 @@ DEATHS: Final = 3
 SLOW_HOLD_S: Final = 20.0
 SILENT_HOLD_S: Final = 10.0
 POOL_HOLD_S: Final = 180.0
-CHEAPER: Final = 0.75
 BLIND_HOLD_S: Final = 60.0
 OVERDUE_TIMES: Final = 3.0
 OVERDUE_S: Final = 60.0
@@ -100,22 +100,8 @@ def _of_pool(seen: Seen, service: Resource) -> Iterator[Sign]:
     if pool and pool["granted"] < pool["asked"]:
         told = f"The machine does not do for all: {service.name} has {pool['granted']} of {pool['asked']} replicas"
         action = f"Declare a higher priority or a smaller model, or add cores: {explains(service.name)}"
-        if cheaper := _cheaper_version(seen, service):
-            action = f"`skyriver model alias {service.name} champion {cheaper}` rolls a cheaper version out. {action}"
+        action = f"{rolls_out_cheaper(seen.sight.snapshot, service)} {action}".strip()
         yield Sign(subject_of(service), "pool", f"{told} that it needs.", action, "warning", POOL_HOLD_S)
-
-
-def _cheaper_version(seen: Seen, service: Resource) -> str:
-    """The released version of the model whose row takes least alone, if that is less by a quarter than what serves."""
-    snapshot, serving = seen.sight.snapshot, service.spec.get("versions") or {}
-    took: dict[str, float] = {}
-    for row in snapshot.all(service.tenant, "version"):
-        model, _, version = row.name.partition(":")
-        if model == service.name and row.state == "APPROVED" and (speed := row.spec.get("speed")):
-            took[version] = speed["row"]
-    now = min((took[version] for version in serving if version in took), default=0.0)
-    cheapest = min(took, key=lambda version: took[version], default="")
-    return cheapest if cheapest and took[cheapest] <= CHEAPER * now else ""
 
 
 def _of_scaling(seen: Seen, service: Resource) -> Iterator[Sign]:
@@ -187,9 +173,9 @@ def _of_replica(seen: Seen, replica: Resource) -> Iterator[Sign]:
         track.left(seen.seconds, process.rss_mb, allowed)
         if process.rss_mb >= MEMORY_SHARE * allowed:
             leaks = process.rss_mb >= LEAK_TIMES * track.points[0][1] and grows(tuple(track.points)[-LEAK_POINTS:])
-            told = f"The replica {replica.name} holds {process.rss_mb:,.0f} MB of {allowed:,} declared."
-            if not is_declared(service.spec["serve"]):
-                told = told.replace("declared", "that are expected at most where none is declared")
+            declared = is_declared(service.spec["serve"])
+            which = "declared" if declared else "that are expected at most where none is declared"
+            told = f"The replica {replica.name} holds {process.rss_mb:,.0f} MB of {allowed:,} {which}."
             yield Sign(subject, "leaks" if leaks else "memory", told, action, "warning", HOLD_S)
         else:
             yield from fills(

@@ -40,7 +40,8 @@ class Granted:
         told = {"asked": self.asked, "granted": self.replicas, "scarce": self.scarce, "price": self.price}
         return {**told, "higher_priority": self.above}
 
-    def lines(self, currency: str) -> list[list[str]]:
+    def lines(self, currency: str, cheaper: str = "") -> list[list[str]]:
+        """(rule, sentence) each; `cheaper`: how what takes less is rolled out."""
         unit = currency or "core-hours"
         per = ("core", self.price) if self.scarce == "cores" else ("GB of memory", 1_000 * self.price)
         best = f"{per[1]:.3g} {unit} an hour and {per[0]}, the worth of the best replica that is not granted."
@@ -50,7 +51,7 @@ class Granted:
         first = f" Of a higher priority, and so before it: {self.above} of the others." if self.above else ""
         told = f"{self.asked} are wanted and {self.replicas} granted: the machine's {self.scarce} do not do for all."
         told = told.replace("memory do not", "memory does not")
-        return [["pool", f"{told}{first}"], priced, ["degraded", OVERLOAD]]
+        return [["pool", f"{told}{first}"], priced, ["degraded", f"{OVERLOAD} {cheaper}".strip()]]
 
 
 @dataclass(frozen=True, slots=True)

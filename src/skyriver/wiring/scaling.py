@@ -22,6 +22,7 @@ from skyriver.core.prices import Prices
 from skyriver.core.resources import Limits, Put, Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import SECOND
+from skyriver.observe.cheaper import rolls_out_cheaper
 from skyriver.observe.demand import LOOK_S, DemandMeter, Measurable, Measured
 from skyriver.serve.scaling_kind import SCALINGS, new_scaling, scaling_of
 from skyriver.wiring.pooling import Granted, MachinePool, ask_of
@@ -166,7 +167,8 @@ class Scaling:
             return _blind(snapshot, row, why) if row is not None and self._blind[name] >= BLIND_LOOKS else None
         self._blind[name] = 0
         before = _before(service, spec, row)
-        status = status_of(snapshot.now, seen, decided, spec, prices, granted)
+        cheaper = rolls_out_cheaper(snapshot, service) if granted is not None else ""
+        status = status_of(snapshot.now, seen, decided, spec, prices, granted, cheaper)
         kept = dict(row.spec) if row is not None else {}
         if row is not None and "sleep" in row.status and spec.sleeps:  # wiring.sleepers decides on that
             status["sleep"] = row.status["sleep"]
@@ -218,14 +220,15 @@ def status_of(
     spec: ServiceSpec,
     prices: Prices,
     granted: Granted | None = None,
+    cheaper: str = "",
 ) -> dict[str, Any]:
-    """What is told of a decision; `granted`: of the pool, where it does not do for all."""
+    """What is told of a decision; `granted`: of the pool, where it does not do for all; `cheaper`: what can be done."""
     told = explain(decided, granted.opportunity if granted is not None else 0.0)
     lines = [list(line) for line in told.lines]
     if seen.batch > 1 and seen.alone_s > _GAIN * seen.work_s:
         lines.append(["batch", _batch_line(seen, decided.came)])
     if granted is not None:
-        lines += granted.lines(prices.currency if decided.rules.price else "")
+        lines += granted.lines(prices.currency if decided.rules.price else "", cheaper)
     lines += [["replicas", note] for note in seen.notes]
     if impossible := spec.cannot_keep(seen.fastest_s * SECOND):
         lines.append(["impossible", f"{impossible}."])
@@ -254,12 +257,16 @@ def status_of(
 
 def _batch_line(seen: Measured, came: float) -> str:
     """`came`: replicas' work."""
-    full, alone = (f"{1_000 * seconds:.3g} ms" for seconds in (seen.work_s, seen.alone_s))
+    full, alone = (_ms(seconds) for seconds in (seen.work_s, seen.alone_s))
     return (
         f"Up to {seen.batch} rows share a run: a request takes {full} of a replica in a full one, {alone} alone. What"
         f" comes now is {came:.2f} replicas' work so, {came * seen.alone_s / seen.work_s:.2f} one by one: runs grow"
         " before another replica starts."
     )
+
+
+def _ms(seconds: float) -> str:
+    return f"{1_000 * seconds:,.0f} ms" if seconds >= 0.1 else f"{1_000 * seconds:.3g} ms"
 
 
 def _why(decided: Decided, told: Explained) -> str:

@@ -180,20 +180,56 @@ def test_a_service_that_the_machine_does_not_do_for_is_told_after_some_minutes(c
 
 
 @pytest.mark.parametrize(
-    ("row_us", "state", "named"), [(40.0, "APPROVED", True), (90.0, "APPROVED", False), (40.0, "RETIRED", False)]
+    ("wrong", "named"),
+    [
+        ({}, True),
+        ({"row": 90.0}, False),
+        ({"state": "RETIRED"}, False),
+        ({"serves": 3}, False),  # an older one
+        ({"champion": 7}, False),  # compared with another one
+        ({"champion_metrics": {}}, False),  # nobody knows how good it is
+        ({"passed": False}, False),
+        ({"settled": "bad"}, False),  # rolled back
+        ({"against": ""}, False),
+    ],
+    ids=str,
 )
-def test_where_the_machine_does_not_do_for_all_a_cheaper_version_is_named(
-    cloud: Cloud, row_us: float, state: str, named: bool
+def test_where_the_machine_does_not_do_for_all_a_cheaper_version_is_named_that_is_no_worse(
+    cloud: Cloud, wrong: dict[str, Any], named: bool
 ) -> None:
+    known = {"row": 40.0, "serves": 1, "champion": 1, "champion_metrics": {"auc": 0.9}, "passed": True, **wrong}
     pool = {"asked": 4, "granted": 1, "scarce": "cores", "price": 0.1, "higher_priority": 1}
     cloud.put(Resource("default", "scaling", "risk", {"replicas": 1}, {"pool": pool}, state="ACTIVE"))
     service = cloud.rows["default", "service", "risk"]
-    cloud.put(replace(service, spec={**service.spec, "versions": {"1": {"weight": 100}}}))
-    for number, us in ((1, 100.0), (2, row_us)):
-        of = state if number == 2 else "APPROVED"
-        cloud.put(replace(version(number), spec={"model": "risk", "speed": {"row": us}}, state=of))
+    cloud.put(replace(service, spec={**service.spec, "versions": {str(known["serves"]): {"weight": 100}}}))
+    model = cloud.rows["default", "model", "risk"]
+    gate = {"against": known.get("against", "champion")}
+    cloud.put(replace(model, spec={**model.spec, "model": {"gate": gate}}))
+    for number in (1, 3):
+        cloud.put(replace(version(number), spec={"model": "risk", "speed": {"row": 100.0}}))
+    compared = {what: known[what] for what in ("champion", "champion_metrics")}
+    cloud.put(
+        replace(
+            version(2),
+            spec={"model": "risk", "speed": {"row": known["row"]}, **compared},
+            status={"gate": {"passed": known["passed"]}, "settled": known.get("settled", "good")},
+            state=known.get("state", "APPROVED"),
+        )
+    )
     cloud.look(210)
     assert ("`skyriver model alias risk champion 2`" in cloud.incident.next_action) == named
+
+
+def test_what_a_service_is_named_is_told_as_it_is(cloud: Cloud) -> None:
+    service, replica = (
+        cloud.rows["default", kind, name] for kind, name in (("service", "risk"), ("replica", "risk-1-1"))
+    )
+    cloud.put(replace(service, name="declared"))
+    cloud.put(replace(replica, name="declared-1-1", parent="service/declared"))
+    process = ProcessStatus("default.replica.declared-1-1", True, pid=9, socket="s", rss_mb=9_000.0)
+    cloud.processes[process.name] = process
+    cloud.look(300)
+    assert cloud.incident.message.startswith("The replica declared-1-1 holds 9,000 MB of 512 that are expected at most")
 
 
 def test_a_service_that_is_not_scaled_for_want_of_measurements_is_told_after_a_minute(cloud: Cloud) -> None:

@@ -115,6 +115,25 @@ class Shared(Simulation):
             )
 
 
+def test_one_that_gets_less_names_the_cheaper_version_that_would_do() -> None:
+    cloud = Shared({"rent": elastic(priority=5), "sale": elastic()})
+    slow, fast = ({"model": "sale", "artifact": "a" * 64, "speed": {"row": us}} for us in (100.0, 40.0))
+    compared = {"version": 2, "champion": 1, "champion_metrics": {"auc": 0.9}}
+    status = {"gate": {"passed": True}, "settled": "good"}
+    first = cloud.store.get("t", "version", "sale:1")
+    cloud.commit(
+        [
+            Put(Resource("t", "model", "sale", spec={"model": {"gate": {"against": "champion"}}}), 0),
+            Put(replace(first, spec={**slow, "version": 1}), first.revision),
+            Put(Resource("t", "version", "sale:2", {**fast, **compared}, status, state="APPROVED"), 0),
+        ]
+    )
+    cloud.play(60, {"rent": 25, "sale": 25})
+    assert cloud.lines("sale")["degraded"].endswith(
+        "(503 OVERLOADED). `skyriver model alias sale champion 2` rolls a cheaper version out."
+    )
+
+
 def test_where_there_is_enough_nobody_hears_of_a_pool() -> None:
     cloud = Shared({"rent": elastic(), "sale": elastic()})
     cloud.play(120, {"rent": 8, "sale": 8})
@@ -134,6 +153,7 @@ def test_the_one_of_higher_priority_gets_what_it_wants_and_the_other_keeps_its_l
     assert told["price"] > 0
     assert "rent" not in json.dumps(cloud.status("sale"))
     assert cloud.lines("sale")["degraded"].startswith("Until there is room it answers the requests that it can")
+    assert cloud.lines("sale")["degraded"].endswith("(503 OVERLOADED).")
     assert cloud.status("sale")["changes"][-1]["why"].startswith("pool: ")
     cloud.play(240, {"rent": 3, "sale": 25})
     assert cloud.counts[-1]["sale"] == 3
