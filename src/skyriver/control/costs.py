@@ -79,7 +79,7 @@ def add_costs(routes: Routes, cloud: Cloud) -> None:
             raise Unavailable("This control plane gives no advice.", next_action="Ask one that `skyriver up` started.")
         return cloud.advisor.advise(snapshot, tenant, service, _declared(declared, service) if declared else None)
 
-    routes.add("GET", f"{TENANT}/advice", Permission.CLOUD_READ, advised, "advise_costs", errors=[404])
+    routes.add("GET", f"{TENANT}/advice", Permission.CLOUD_READ, advised, "advise_costs", errors=[404, 429])
     routes.add("GET", _PATH, Permission.CLOUD_READ, listed, "list_costs")
     routes.add("GET", f"{_PATH}/{{name:path}}", Permission.CLOUD_READ, one, "get_cost", errors=[404])
 

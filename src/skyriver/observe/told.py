@@ -22,6 +22,8 @@ _EXACT: Final = 2**53
 _COUNTS: Final = ("requests", "overloaded", "expired", "run_us", "runs", "rows", "waiting")
 _counts_of = itemgetter(*_COUNTS)
 _WHOLE: Final = {int}
+MOST_MB: Final = 1e9
+"""No replica holds more."""
 _NONE: Final = (0, 0, 0, 0, 0, 0, 0)
 
 
@@ -84,7 +86,8 @@ class Teller:
         it was started, if that was after `last`; its (requests, microseconds of runs). `under_way`: to it, by the
         gateway; `latency_us`: what takes longer is slow. Raises Untrue."""
         report, cpu_s, pid = process.report, process.cpu_seconds, process.pid
-        self.rss_mb = process.rss_mb
+        held, peak = process.rss_mb, report.get("peak_mb", 0.0)
+        self.rss_mb = peak if peak.__class__ is float and held < peak < MOST_MB else held
         is_known = pid == self._pid and latency_us == self._latency_us
         if is_known and report is self._report and under_way == self.waiting:
             return self._did_nothing(cpu_s, grown)

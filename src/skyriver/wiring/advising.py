@@ -2,7 +2,8 @@
 ANSWER`.
 
 Replaying a week takes a core some seconds, and numpy: the control plane has better to do, and none. QUESTION is a file
-that `question_of` wrote; ANSWER is replaced as it goes on, by {"done": share} and then {"done": 1, "items": [...]}.
+that the control plane wrote; ANSWER is replaced as it goes on, by {"done": share}, and at last with "items", of the
+services that were done in a turn. It ends when its standard input does: then the control plane is gone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -24,13 +26,15 @@ from skyriver.wiring.process import write_atomically
 
 TELL_S: Final = 0.5
 NICE: Final = 10
+TURN_S: Final = 20.0
+"""After which no other service is begun: somebody else may wait."""
 
 
 def answer(question: dict[str, Any], path: Path) -> None:
     prices, services = Prices.of_json(question["prices"]), question["services"]
     declared = ServiceSpec.model_validate(question["declared"]) if question["declared"] is not None else None
     items: list[Any] = []
-    last = 0.0
+    last, begun = 0.0, time.monotonic()
 
     def told(share: float) -> None:
         nonlocal last
@@ -39,7 +43,7 @@ def answer(question: dict[str, Any], path: Path) -> None:
             write_atomically(path, json.dumps({"done": (len(items) + share) / max(len(services), 1)}).encode())
 
     for service in services:
-        kept = read_history(Path(question["home"]), question["tenant"], service["name"])
+        kept = read_history(Path(question["home"]), question["tenant"], service["name"], question["now"])
         asked = Asked(
             name=service["name"],
             app=service["app"],
@@ -52,10 +56,20 @@ def answer(question: dict[str, Any], path: Path) -> None:
             items.append(try_out(asked, declared, prices, told))
         else:
             items.append(advise(asked, prices, question["now"], told))
-    write_atomically(path, json.dumps({"done": 1.0, "items": items}).encode())
+        if time.monotonic() - begun > TURN_S:
+            break
+    write_atomically(path, json.dumps({"done": len(items) / max(len(services), 1), "items": items}).encode())
+
+
+def _end_with_parent() -> None:
+    """The other end of the standard input is the control plane's: whatever ends it closes that."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
 
 
 def main() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(NICE)
     answer(json.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]))
 

@@ -1,4 +1,8 @@
-"""Who asks for advice gets it from a process that replays histories, one at a time; answers are kept for a while."""
+"""Who asks for advice gets it from processes that replay histories, one at a time; answers are kept for a while.
+
+A process replays services for a short turn and ends: then another tenant's have theirs. What nobody asks after any more
+is dropped.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from skyriver.control.pricing import Pricing
 from skyriver.core.clock import Clock
 from skyriver.core.contract_advice import Advice
-from skyriver.core.errors import Unavailable
+from skyriver.core.errors import QuotaExceeded, Unavailable
 from skyriver.core.names import digest
 from skyriver.core.resources import Snapshot
 from skyriver.core.units import SECOND
@@ -27,10 +31,18 @@ from skyriver.wiring.home import Home
 
 MINUTE: Final = 60 * SECOND
 KEPT_US: Final = 10 * MINUTE
-"""An answer, while prices and declarations stay as they were."""
-MOST_US: Final = 30 * MINUTE
-"""For a process to answer."""
-ANSWERS: Final = 32
+"""An answer, from when it was there, while prices and declarations stay as they were."""
+MOST_US: Final = 10 * MINUTE
+"""For a process: of a turn, or of one service that takes longer than a turn."""
+ANSWERS, WAITING = 8, 4
+"""At most of a tenant."""
+SILENT_US: Final = 5 * SECOND
+"""After which a question that waits may make room for another one of the same tenant."""
+GONE_US: Final = 30 * SECOND
+"""After which nobody asks after it any more."""
+LOOK_S: Final = 5.0
+
+_Key = tuple[str, str, str]
 
 
 @dataclass(slots=True)
@@ -40,24 +52,35 @@ class _Run:
     digest: str
     asked_at: int
     question: Mapping[str, Any]
+    polled_at: int = 0
     process: subprocess.Popen[bytes] | None = None
     began: int = 0
-    answer: Mapping[str, Any] | None = None
+    items: list[Any] = field(default_factory=list)
+    """In the order of the services: those that are done."""
+    ended_at: int = 0
     failed: str = ""
 
     @property
     def is_over(self) -> bool:
-        return self.answer is not None or bool(self.failed)
+        return bool(self.failed) or len(self.items) == len(self.question["services"])
+
+    @property
+    def waits(self) -> bool:
+        return not self.is_over and self.process is None
 
 
 class ChildAdvisor:
-    """`environment`: of the process. `stop` ends it."""
+    """`environment`: of the processes. `stop` ends it."""
 
     def __init__(self, home: Home, pricing: Pricing, clock: Clock, environment: Mapping[str, str]) -> None:
         self._home, self._pricing, self._clock, self._environment = home, pricing, clock, environment
         self._folder = home.run / "advice"
-        self._lock = threading.Lock()
-        self._runs: dict[tuple[str, str, str], _Run] = {}
+        self._lock = threading.RLock()
+        self._runs: dict[_Key, _Run] = {}
+        self._turns: dict[str, int] = {}
+        """By tenant: the number of the last turn that it had."""
+        self._watching, self._stopping = False, threading.Event()
+        shutil.rmtree(self._folder, ignore_errors=True)  # of a control plane that was killed
 
     def advise(
         self, snapshot: Snapshot, tenant: str, service: str, declared: Mapping[str, Any] | None = None
@@ -80,16 +103,17 @@ class ChildAdvisor:
         key = tenant, service, digest(declared) if declared is not None else ""
         with self._lock:
             run = self._runs.get(key)
-            stale = run is not None and run.is_over and (run.digest != known or now - run.asked_at > KEPT_US)
+            stale = run is not None and run.is_over and (run.digest != known or now - run.ended_at > KEPT_US)
             if run is None or stale:
+                self._make_room(tenant, now)
                 known_now = {row.name: {"p99_s": p99_s(snapshot, row), "memory_mb": memory_of(row)} for row in rows}
                 for one in services:
                     one |= known_now[one["name"]]
-                run = self._runs[key] = _Run(known, now, {**question, "now": snapshot.now / SECOND})
-                self._drop()
+                run = self._runs[key] = _Run(known, now, {**question, "now": snapshot.now / SECOND}, ended_at=now)
+            run.polled_at = now
             self._go_on(now)
             if run.failed:
-                del self._runs[key]
+                self._runs.pop(key, None)
                 raise Unavailable(
                     f"No advice could be computed: {run.failed}",
                     code="NO_ADVICE",
@@ -97,7 +121,14 @@ class ChildAdvisor:
                 )
             return self._told(run)
 
+    def look(self) -> bool:
+        """What nobody asks after is dropped, and what has ended is followed by the next; whether any is under way."""
+        with self._lock:
+            self._go_on(self._clock.monotonic())
+            return any(not run.is_over for run in self._runs.values())
+
     def stop(self) -> None:
+        self._stopping.set()
         with self._lock:
             for run in self._runs.values():
                 if run.process is not None:
@@ -105,57 +136,95 @@ class ChildAdvisor:
             self._runs.clear()
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _make_room(self, tenant: str, now: int) -> None:
+        """For one more question of a tenant. Raises QuotaExceeded."""
+        waiting = [(run.polled_at, key) for key, run in self._runs.items() if key[0] == tenant and run.waits]
+        if len(waiting) < WAITING:
+            return
+        polled_at, silent = min(waiting)
+        if now - polled_at < SILENT_US:
+            raise QuotaExceeded(
+                f"{WAITING} questions for advice of this tenant wait already.",
+                code="TOO_MANY_QUESTIONS",
+                next_action="Ask again once one of them is answered.",
+            )
+        del self._runs[silent]
+
     def _told(self, run: _Run) -> Advice:
-        answer = run.answer if run.answer is not None else self._read(run) if run.process is not None else {}
+        of, done = len(run.question["services"]), float(len(run.items))
+        if run.process is not None:
+            done += float(self._read(run).get("done", 0.0)) * (of - len(run.items))
         prices = run.question["prices"]
-        state: Any = "DONE" if run.answer is not None else "REPLAYING" if run.process is not None else "WAITING"
+        state: Any = "DONE" if run.is_over else "REPLAYING" if run.process is not None or run.items else "WAITING"
         return {
             "state": state,
-            "done": float(answer.get("done", 0.0)),
-            "items": answer.get("items", ()),
+            "done": done / of if of else 1.0,
+            "items": run.items if run.is_over else (),
             "currency": prices["currency"],
             "as_of": prices["as_of"],
             "source": prices["source"],
         }
 
     def _go_on(self, now: int) -> None:
-        """What has ended is read, and the oldest that waits begins."""
+        """What has ended is read, what nobody asks after is dropped, and who had no turn for longest has the next."""
         for run in self._runs.values():
-            if run.process is None:
-                continue
-            ended = run.process.poll()
-            if ended is None and now - run.began > MOST_US:
-                _end(run.process)
-                run.failed, run.process = f"it took longer than {MOST_US // MINUTE} minutes.", None
-            elif ended is not None:
-                run.process = None
-                answer = self._read(run)
-                if ended == 0 and "items" in answer:
-                    run.answer = answer
-                else:
-                    run.failed = f"its process ended with {ended}."
-            if run.process is None:
-                for path in self._paths(run):
-                    path.unlink(missing_ok=True)
+            if run.process is not None:
+                self._follow(run, now)
+        self._drop(now)
         if any(run.process is not None for run in self._runs.values()):
             return
-        waiting = min(
-            (run for run in self._runs.values() if not run.is_over), key=lambda run: run.asked_at, default=None
-        )
-        if waiting is not None:
-            self._begin(waiting, now)
+        tenants = {key[0] for key in self._runs}
+        self._turns = {tenant: turn for tenant, turn in self._turns.items() if tenant in tenants}
+        waiting = [
+            (self._turns.get(key[0], 0), run.asked_at, key) for key, run in self._runs.items() if not run.is_over
+        ]
+        if waiting:
+            _, _, key = min(waiting)
+            self._turns[key[0]] = max(self._turns.values(), default=0) + 1
+            self._begin(self._runs[key], now)
+
+    def _follow(self, run: _Run, now: int) -> None:
+        """Of a run with a process."""
+        assert run.process is not None
+        ended = run.process.poll()
+        if ended is None and now - run.began <= MOST_US:
+            return
+        answer = self._read(run)
+        _end(run.process)
+        run.process, run.ended_at = None, now
+        if ended is None:
+            name = run.question["services"][len(run.items)]["name"]
+            run.failed = f"that on {name}, or one soon after it, took longer than {MOST_US // MINUTE} minutes."
+        elif ended or not answer.get("items"):
+            run.failed = f"its process ended with {ended}."
+        else:
+            run.items += answer["items"]
+        self._forget(run)
 
     def _begin(self, run: _Run, now: int) -> None:
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             asked, answer = self._paths(run)
             answer.unlink(missing_ok=True)
-            asked.write_text(json.dumps(run.question))
+            asked.write_text(json.dumps({**run.question, "services": run.question["services"][len(run.items) :]}))
             command = [sys.executable, "-m", "skyriver.wiring.advising", str(asked), str(answer)]
-            run.process = subprocess.Popen(command, env=dict(self._environment), stdin=subprocess.DEVNULL)
+            # It ends when its standard input does: with us, however that is.
+            run.process = subprocess.Popen(command, env=dict(self._environment), stdin=subprocess.PIPE)
             run.began = now
         except OSError as error:
-            run.failed = f"{error.strerror}."
+            run.failed, run.ended_at = f"{error.strerror}.", now
+            return
+        if not self._watching:
+            self._watching = True
+            threading.Thread(target=self._watch, name="advice", daemon=True).start()
+
+    def _watch(self) -> None:
+        """While anything is under way: who asked may be gone, and then nobody else looks."""
+        while not self._stopping.wait(LOOK_S):
+            with self._lock:
+                if not self.look():
+                    self._watching = False
+                    return
 
     def _read(self, run: _Run) -> Mapping[str, Any]:
         with contextlib.suppress(OSError, ValueError):
@@ -167,13 +236,32 @@ class ChildAdvisor:
         name = run.digest[:24]
         return self._folder / f"{name}.question", self._folder / f"{name}.answer"
 
-    def _drop(self) -> None:
-        """The oldest answers."""
-        over = sorted((run.asked_at, key) for key, run in self._runs.items() if run.is_over)
-        for _, key in over[: max(0, len(self._runs) - ANSWERS)]:
-            del self._runs[key]
+    def _forget(self, run: _Run) -> None:
+        for path in self._paths(run):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    def _drop(self, now: int) -> None:
+        """What nobody asks after, old answers, and of too many the oldest."""
+        answers: dict[str, list[tuple[int, _Key]]] = {}
+        for key, run in list(self._runs.items()):
+            if run.is_over:
+                answers.setdefault(key[0], []).append((run.ended_at, key))
+            elif now - run.polled_at > GONE_US:
+                if run.process is not None:
+                    _end(run.process)
+                    self._forget(run)
+                del self._runs[key]
+        for of in answers.values():
+            over = len(of) - ANSWERS
+            for n, (ended_at, key) in enumerate(sorted(of)):
+                if n < over or now - ended_at > KEPT_US:
+                    del self._runs[key]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    """Also of one that has ended: its standard input is closed."""
+    if process.stdin is not None:
+        process.stdin.close()
     process.kill()
     process.wait()

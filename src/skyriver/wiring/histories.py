@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from skyriver.control.schedule.history import Filling, Look, Minute, pack, place, unpack
+from skyriver.control.schedule.history import HEAD, MARK, Filling, Look, Minute, is_ours, pack, place, unpack
 from skyriver.observe.demand import Measured
 
 FOLDER: Final = "demand"
@@ -56,21 +56,24 @@ class Histories:
         path = self._folder / name
         for again in (False, True):
             try:
-                file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 break
             except FileNotFoundError:
                 if again:
                     raise
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            if not is_ours(os.pread(file, HEAD, 0)):
+                os.ftruncate(file, 0)  # it is new, or of a format that nobody reads any more
+                os.pwrite(file, MARK, 0)
             os.pwrite(file, pack(minute), place(minute.number))
         finally:
             os.close(file)
 
 
-def read_history(home: Path, tenant: str, name: str) -> list[Minute]:
-    """Oldest first; empty where there is none."""
+def read_history(home: Path, tenant: str, name: str, now: float) -> list[Minute]:
+    """Oldest first, until `now`; empty where there is none."""
     try:
-        return list(unpack((home / FOLDER / tenant / name).read_bytes()))
+        return list(unpack((home / FOLDER / tenant / name).read_bytes(), now))
     except OSError:
         return []

@@ -14,7 +14,20 @@ import pytest
 import skyriver as sr
 from skyriver.control.schedule import advising, lanes
 from skyriver.control.schedule.advising import LEAST_S, STALE_S, WORTH, Asked, advise, line_of
-from skyriver.control.schedule.history import MINUTES, SIZE, TICK_S, TICKS, Filling, Look, Minute, pack, place, unpack
+from skyriver.control.schedule.history import (
+    HEAD,
+    MARK,
+    MINUTES,
+    SIZE,
+    TICK_S,
+    TICKS,
+    Filling,
+    Look,
+    Minute,
+    pack,
+    place,
+    unpack,
+)
 from skyriver.control.schedule.past import History, Plan, history_of
 from skyriver.control.schedule.replaying import replay
 from skyriver.control.schedule.scaling import Fleet, Rules, Ticks
@@ -163,11 +176,11 @@ def test_memory_and_processor_that_were_never_used_are_given_back() -> None:
 @pytest.mark.parametrize(
     ("serve", "prices", "used"),
     [
-        (sr.Service(replicas=(1, 6), latency=SLOW, cpus=4), EUR, {"cores": 0.9}),  # a slower one needs more replicas
+        # A slower processor needs more replicas, of which each has its memory.
+        (sr.Service(replicas=(1, 8), latency=SLOW, cpus=4, memory_mb=8_192), EUR, {"cores": 0.9, "rss_mb": 7_000.0}),
         (sr.Service(replicas=(0, 1), wake="10s", memory_mb=2_048), FREE, {"cores": 0.1, "rss_mb": 60.0}),
-        (sr.Service(replicas=3, latency="3s", share=0.9, cpus=2), EUR, {"cores": 0.5, "rss_mb": 60.0}),
     ],
-    ids=["more_replicas", "nothing_costs", "fixed"],
+    ids=["more_replicas", "nothing_costs"],
 )
 def test_every_proposal_saves_what_is_worth_a_change(
     serve: ServiceSpec, prices: Prices, used: dict[str, float], monkeypatch: pytest.MonkeyPatch
@@ -247,13 +260,17 @@ def look(wall: float, work: float, seconds: float = 5.0, **more: float) -> Look:
     return Look(wall, seconds, work, **told)
 
 
+def file_of(minute: Minute) -> bytes:
+    return MARK.ljust(place(minute.number), b"\x00") + pack(minute)
+
+
 def test_a_minute_is_kept_as_it_was_measured() -> None:
     filling, begins = Filling(), 60 * 30_000_000
     for tick in range(TICKS):
         assert filling.add(look(begins + 5.0 * (tick + 1), tick * 1.0)) is None
     minute = filling.add(look(begins + 65.0, 0.0))
     assert minute is not None
-    (read,) = unpack(bytes(place(minute.number)) + pack(minute))
+    (read,) = unpack(file_of(minute), minute.number * 60)
     assert read.number == 30_000_000
     assert [came or 0.0 for came in read.work] == pytest.approx([tick / 5 for tick in range(TICKS)], abs=0.01)
     assert (read.judged, read.late) == pytest.approx((2.0, 0.2), rel=1e-3)
@@ -280,12 +297,12 @@ def test_one_look_that_came_late_leaves_no_hole() -> None:
 
 
 def test_a_week_is_kept_and_what_cannot_be_is_left_out() -> None:
-    file = bytearray(MINUTES * SIZE)
+    file, last = bytearray(MARK + bytes(MINUTES * SIZE)), 40_000 + MINUTES + 99
     for number in range(40_000, 40_000 + MINUTES + 100):
         one = Minute(number, [0.001, *[None] * 11], 1.0, 0.0, 1.0, 0.1, 70_000.0)
         file[place(number) : place(number) + SIZE] = pack(one)
     file[place(45_000) : place(45_000) + SIZE] = b"\xff" * SIZE
-    kept = list(unpack(bytes(file)))
+    kept = list(unpack(bytes(file), last * 60))
     assert [minute.number for minute in kept] == [n for n in range(40_100, 40_100 + MINUTES) if n != 45_000]
     assert (kept[0].work[0], kept[0].work[1], kept[0].rss_mb) == (pytest.approx(0.001, rel=0.01), None, 65_535)
     of = history_of(kept[:2000])
@@ -295,9 +312,20 @@ def test_a_week_is_kept_and_what_cannot_be_is_left_out() -> None:
     assert history_of([]) is None
 
 
+def test_a_minute_of_a_clock_that_was_wrong_hides_none_of_the_others_and_another_format_is_not_read() -> None:
+    file = bytearray(MARK + bytes(MINUTES * SIZE))
+    numbers = [*range(40_000, 40_100), 40_103, 40_100 + 60 * 24 * 30]
+    for number in numbers:
+        file[place(number) : place(number) + SIZE] = pack(Minute(number, [1.0] * TICKS, 1.0, 0.0, 1.0, 0.1, 70.0))
+    assert [minute.number for minute in unpack(bytes(file), 40_100 * 60)] == numbers[:-1]
+    file[HEAD - 1] += 1
+    assert list(unpack(bytes(file), 40_100 * 60)) == []
+    assert list(unpack(b"", 40_100 * 60)) == []
+
+
 def test_what_is_too_little_for_a_number_of_the_file_is_something_all_the_same() -> None:
     minute = Minute(1, [1e-9, 0.0, *[0.0] * 10], 0.02, 0.0, 1.0, 0.0, 0.0)
-    (read,) = unpack(bytes(place(1)) + pack(minute))
+    (read,) = unpack(file_of(minute), 60)
     assert read.work[0]
     assert not read.work[1]
     assert read.work[0] < 1e-4

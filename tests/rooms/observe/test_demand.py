@@ -49,7 +49,7 @@ class Stage:
         before = self.processes[name]
         counts = {"requests": 0, "overloaded": 0, "expired": 0, "run_us": 0, "waiting": 0, **before.report}
         for what, value in grown.items():
-            is_count = what not in ("waiting", "counted", "row_us") and isinstance(value, int | float)
+            is_count = what not in ("waiting", "counted", "row_us", "peak_mb") and isinstance(value, int | float)
             counts[what] = counts.get(what, 0) + value if is_count else value
         report = {**counts, "told_at": told_at or self.now}
         self.processes[name] = ProcessStatus(
@@ -310,6 +310,19 @@ def test_services_that_do_not_follow_the_load_are_not_looked_at() -> None:
 def test_what_the_fastest_took_is_known(stage: Stage) -> None:
     stage.tell(requests=3, run_us=900, counted={"latency_us": [[448, 2], [57_344, 1]]})
     assert stage.look().fastest_s == pytest.approx(448e-6)
+
+
+def test_memory_is_the_most_that_was_ever_held_and_not_what_is_held_at_the_looks(stage: Stage) -> None:
+    process = "t.replica.price-1-1"
+    for held, told, most in (
+        (100.0, 900.5, 900.5),
+        (950.0, 900.5, 950.0),
+        (100.0, "900", 100.0),
+        (100.0, 1e300, 100.0),
+    ):
+        stage.tell(requests=1, peak_mb=told)
+        stage.processes[process] = replace(stage.processes[process], rss_mb=held)
+        assert stage.look().rss_mb == most
 
 
 def test_a_larger_run_goes_before_another_replica(stage: Stage) -> None:

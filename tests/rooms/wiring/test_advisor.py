@@ -14,7 +14,7 @@ from api_stage import BASE, Stage
 import skyriver as sr
 from skyriver.control.api import create_api
 from skyriver.control.pricing import OwnedMachines
-from skyriver.control.schedule.history import TICKS, Minute, pack, place
+from skyriver.control.schedule.history import MARK, TICKS, Minute, pack, place
 from skyriver.core.resources import Resource
 from skyriver.core.units import DAY, SECOND
 from skyriver.wiring import advisor as advising
@@ -43,6 +43,7 @@ class Advised(Stage):
         path.parent.mkdir(parents=True, exist_ok=True)
         last = self.world.clock.wall() // SECOND // 60
         with path.open("wb") as file:
+            file.write(MARK)
             for number in range(last - 60 * hours, last):
                 file.seek(place(number))
                 file.write(pack(Minute(number, [work] * TICKS, work / 0.01, 0.0, 0.8, 0.9, 500.0)))

@@ -20,6 +20,11 @@ MINUTES: Final = 7 * 1_440
 _RECORD: Final = struct.Struct("<Ie12seeeeH")
 SIZE: Final = _RECORD.size
 """Bytes of a record."""
+MARK: Final = b"SKYDEM\x00\x01"
+"""With which a file begins: its last byte is the version of the format."""
+HEAD: Final = len(MARK)
+AHEAD: Final = 5
+"""Minutes that a record may be ahead of the clock."""
 UNKNOWN: Final = 255
 _CODES: Final = 254
 LEAST: Final = 6e-5
@@ -121,16 +126,25 @@ def _half(number: float) -> float:
 
 def place(number: int) -> int:
     """Of a minute's record in the file, bytes."""
-    return number % MINUTES * SIZE
+    return HEAD + number % MINUTES * SIZE
 
 
-def unpack(data: bytes) -> Iterator[Minute]:
-    """Of a file, in the order of time; what cannot be is left out."""
+def is_ours(data: bytes) -> bool:
+    """Whether a file that begins so is of this format."""
+    return data[:HEAD] == MARK
+
+
+def unpack(data: bytes, now: float) -> Iterator[Minute]:
+    """Of a file, in the order of time; what cannot be is left out, and what is more than some minutes after `now`,
+    seconds of the wall's clock: a clock went wrong. Of a file of another format there is nothing."""
     found = {}
-    for at in range(0, len(data) - SIZE + 1, SIZE):
-        number, most, codes, judged, late, start_s, cores, rss_mb = _RECORD.unpack_from(data, at)
+    if not is_ours(data):
+        return
+    latest = int(now // 60) + AHEAD
+    for at in range(0, len(data) - HEAD - SIZE + 1, SIZE):
+        number, most, codes, judged, late, start_s, cores, rss_mb = _RECORD.unpack_from(data, HEAD + at)
         numbers = (most, judged, late, start_s, cores)
-        if number and place(number) == at and all(math.isfinite(n) and n >= 0 for n in numbers):
+        if 0 < number <= latest and place(number) == HEAD + at and all(math.isfinite(n) and n >= 0 for n in numbers):
             work = [None if code == UNKNOWN else most * code / _CODES for code in codes]
             found[number] = Minute(number, work, judged, late, start_s, cores, float(rss_mb))
     newest = max(found, default=0)
