@@ -18,7 +18,7 @@ from typing import Any
 
 from skyriver.core.units import SECOND, format_duration
 from skyriver.decide.decision.scoring import Effort
-from skyriver.decide.worker.overload import LOOK_US, Cost, Objective, Seen, State, Step, advance
+from skyriver.decide.worker.overload import FIRST_ROWS, LOOK_US, Cost, Objective, Seen, State, Step, advance
 from skyriver.decide.worker.work import ChangeWork, EventWork, LoadWork, Turn, Work, next_turn
 
 WINDOW_US = 10 * SECOND
@@ -57,6 +57,8 @@ class Pacer:
         self._costs = {effort: Cost(objective.share) for effort in (Effort.FULL, Effort.CHEAPER)}
         self._besides = Cost(objective.share)
         """Of rows that are none of events."""
+        self._beside = FIRST_ROWS
+        """Such rows that a turn may take."""
         start = now()
         self._state = State(since=start, uneasy_at=start)
         self._since = wall()
@@ -81,6 +83,7 @@ class Pacer:
         self.objective = objective
         for cost in (*self._costs.values(), self._besides):
             cost.keep(objective.share)
+        self._beside = self._besides.batch(objective.latency_us // BESIDES, self._most)
 
     def know(self, *, cheaper: bool) -> None:
         """Whether there is a cheaper version."""
@@ -129,11 +132,6 @@ class Pacer:
         turn.effort = effort
         return turn
 
-    @property
-    def _beside(self) -> int:
-        """Rows that a turn may take besides its events'."""
-        return self._besides.batch(self.objective.latency_us // BESIDES, self._most)
-
     def _is_due(self, effort: Effort, now: int) -> bool:
         """A turn takes half of the latency at most, so this takes a twentieth of the time."""
         return now - self._asked_at[effort] >= max(PROBE_US, 10 * self.objective.latency_us)
@@ -146,8 +144,8 @@ class Pacer:
     def done(self, turn: Turn, took_us: int) -> None:
         """Its decisions are durable."""
         now, counts, latency = self._now(), self._counts, self.objective.latency_us
-        if (besides := turn.besides) and not any(isinstance(work, ChangeWork | LoadWork) for work in turn.others):
-            self._besides.note(besides, turn.besides_us)
+        if len(turn.events) < len(turn.works):
+            self._note_besides(turn)
         rows = sum(len(part) for _, part in turn.events)
         if not rows:
             return
@@ -158,6 +156,12 @@ class Pacer:
         self._costs[turn.effort].note(rows, max(0, took_us - turn.besides_us))
         counts.cheaper += rows if turn.effort is Effort.CHEAPER else 0
         counts.in_time += sum(len(part) for _, part in turn.events if now - part.arrived <= latency)
+
+    def _note_besides(self, turn: Turn) -> None:
+        besides = turn.besides
+        if besides and not any(isinstance(work, ChangeWork | LoadWork) for work in turn.others):
+            self._besides.note(besides, turn.besides_us)
+            self._beside = self._besides.batch(self.objective.latency_us // BESIDES, self._most)
 
     def rest(self, waiting: int) -> None:
         """Now and then, while there is nothing to do."""

@@ -160,7 +160,8 @@ def next_turn(
             if left <= 0:
                 break
         queue.popleft()
-        if besides is not None and (size := _size(work)):
+        size = 0
+        if besides is not None and not isinstance(work, EventWork) and (size := _size(work)):
             left = min(room, besides - spent)
             if left <= 0 or (spent and isinstance(work, ReadWork) and size > left):
                 again.append(work)
@@ -171,7 +172,7 @@ def next_turn(
                 continue
             reads -= len(work.rows)
         turn.works.append(work)
-        spent += 0 if besides is None else min(left, _size(work))
+        spent += min(left, size)
         match work:
             case EventWork() | LabelWork() | ReferenceWork():
                 start, rows = work.taken, len(work.submission)
