@@ -50,7 +50,9 @@ def _both(now: str, then: str) -> str:
 
 
 def _cost(one: Declaration, unit: str) -> str:
-    return f"{float(one['cost']):,.2f}" if unit else f"{one['replica_hours']:,.0f}"
+    if unit:
+        return "-" if one["cost"] is None else f"{float(one['cost']):,.2f}"
+    return "-" if one["replica_hours"] is None else f"{one['replica_hours']:,.0f}"
 
 
 def _late(one: Declaration) -> str:

@@ -13,11 +13,12 @@ class Declaration(TypedDict):
 
     line: str
     """As it is written in the application."""
-    replica_hours: float
-    """A month of 730 hours, starts included."""
-    core_hours: float
-    memory_gb_hours: float
-    cost: str
+    replica_hours: float | None
+    """A month of 730 hours, starts included; null, and so the rest: how many there are goes by a load that nobody
+    knows."""
+    core_hours: float | None
+    memory_gb_hours: float | None
+    cost: str | None
     """The same in money, a decimal number to a millionth; of replicas alone."""
     late: float | None
     """Share of the work that would have been late; null: there is no history to replay."""

@@ -73,6 +73,14 @@ def test_without_prices_it_is_in_replica_hours(capsys: pytest.CaptureFixture[str
     assert "2,190 -> 830" in out
 
 
+@pytest.mark.parametrize("currency", ["EUR", ""])
+def test_what_nobody_knows_costs_no_number(capsys: pytest.CaptureFixture[str], currency: str) -> None:
+    unknown: Any = {**NOW, "replica_hours": None, "cost": None, "late": None}
+    out, _ = shown(capsys, currency, now=unknown, proposed=None, saves=0.0, looked_at=[], why="Nothing is known.")
+    line = next(line for line in out.splitlines() if line.startswith("quote "))
+    assert line.split()[-5:] == ["-", "-", "-", "7.0", "days"]
+
+
 def test_where_nothing_is_proposed_it_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = shown(capsys, proposed=None, saves=0.0, since=None, looked_at=[], why="There is no history.")
     assert "quote: There is no history.\n" in out

@@ -117,7 +117,7 @@ def test_a_day_that_has_a_shape_is_followed_and_that_saves_what_was_said(monkeyp
     assert then["late"] <= 0.01
     really = live(of, Rules(0.99, 0.2, 1, 4))
     assert found["saves"] == pytest.approx(1 - really / 4, rel=0.03)
-    assert float(then["cost"]) == pytest.approx(then["replica_hours"] * (0.021 + 0.0027 * 0.512), rel=1e-4)
+    assert float(then["cost"] or 0) == pytest.approx((then["replica_hours"] or 0) * (0.021 + 0.0027 * 0.512), rel=1e-4)
 
 
 def test_of_a_load_that_stays_as_many_are_kept_as_it_needs() -> None:
@@ -228,6 +228,15 @@ def test_without_enough_history_it_says_so() -> None:
     old = advise(Asked("quote", "", serve, of), EUR, of.ends + STALE_S + 1)
     assert old["why"].startswith("Nobody has measured it since 2024-10-05 00:00:00 UTC")
     assert (old["proposed"], old["known_hours"]) == (None, 24.0)
+
+
+@pytest.mark.parametrize("replicas", [(0, 4), (1, 4), (0, 1)], ids=str)
+def test_without_a_history_a_number_that_follows_the_load_costs_nobody_knows_what(replicas: tuple[int, int]) -> None:
+    now = advised(sr.Service(replicas=replicas), None)["now"]
+    assert (now["cost"], now["replica_hours"], now["core_hours"], now["memory_gb_hours"]) == (None,) * 4
+    fixed = advised(sr.Service(replicas=2), None)["now"]
+    assert fixed["replica_hours"] == 2 * 730
+    assert float(fixed["cost"] or 0) > 0
 
 
 def test_a_service_that_is_late_already_is_made_no_smaller() -> None:

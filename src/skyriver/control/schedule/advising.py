@@ -274,7 +274,7 @@ def _smaller(
 def _monthly(asked: Asked, serve: ServiceSpec, outcome: Outcome, prices: Prices) -> Decimal:
     """Of money, or of replica-hours where nothing costs anything: as it is told."""
     told = declaration_of(asked, serve, outcome, prices, "")
-    return Decimal(repr(told["replica_hours"]) if prices.are_zero else told["cost"])
+    return Decimal(repr(told["replica_hours"]) if prices.are_zero else told["cost"] or 0)
 
 
 def _saves(before: Decimal, after: Decimal) -> bool:
@@ -284,6 +284,18 @@ def _saves(before: Decimal, after: Decimal) -> bool:
 def declaration_of(
     asked: Asked, serve: ServiceSpec, outcome: Outcome | None, prices: Prices, verdict: str
 ) -> Declaration:
+    """`outcome` None: there is no history, and only a number that stays is known."""
+    if outcome is None and (serve.elastic or serve.sleeps):
+        unknown: Declaration = {
+            "line": line_of(serve),
+            "replica_hours": None,
+            "core_hours": None,
+            "memory_gb_hours": None,
+            "cost": None,
+            "late": None,
+            "verdict": verdict,
+        }
+        return unknown
     hours = (outcome.replicas if outcome is not None else float(serve.least)) * MONTH_HOURS
     cost = Decimal(repr(hours)) * prices.per_second(asked.limits(serve)) * 3_600
     return {
