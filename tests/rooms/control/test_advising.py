@@ -192,6 +192,18 @@ def test_every_proposal_saves_what_is_worth_a_change(
         assert found["proposed"] is None or found["saves"] >= WORTH
 
 
+@pytest.mark.usefixtures("short_pieces")
+def test_a_slower_processor_that_needs_more_replicas_with_their_memory_is_not_proposed() -> None:
+    serve = sr.Service(replicas=(1, 8), latency=SLOW, cpus=4, memory_mb=8_192)
+    of = history(np.full(720, 1.2), cores=0.9, rss_mb=7_000.0)
+    asked = Asked("quote", "pricing", serve, of, 0.02)
+    outcome = replay(of, [advising.plan_of(serve)])[0]
+    judge = replace(advising._Judge.of(asked, of), before=outcome)
+    assert advising._smaller(asked, of, judge, EUR, serve, outcome)[0] == serve
+    cheap = Prices("", EUR.as_of, "EUR", {CORE: Decimal("0.021"), MEMORY: Decimal(0)})
+    assert advising._smaller(asked, of, judge, cheap, serve, outcome)[0].cpus == 1.2
+
+
 def test_memory_that_nobody_declares_is_what_was_measured() -> None:
     of = history(np.full(DAY, 0.05), rss_mb=100.0)
     asked = Asked("quote", "", sr.Service(replicas=1, latency=SLOW), of, 0.03, memory_mb=160)
