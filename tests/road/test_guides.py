@@ -138,8 +138,8 @@ class Shell:
         self._process.stdin.write(script.encode())
         self._process.stdin.flush()
         output = self._read(command)
-        text, _, code = output.rpartition(self._mark)
-        return int(code), text.removesuffix("\n")
+        text, _, rest = output.rpartition(self._mark)
+        return int(rest.split("\n")[0]), text.removesuffix("\n")  # what was in the background may print after it
 
     def _read(self, command: str) -> str:
         assert self._process.stdout is not None

@@ -177,6 +177,13 @@ def pack(path: Path) -> Bundle:
     folder = path.parent.absolute()
     # A cloud whose home is in this folder goes on writing there, and has its keys there.
     homes = {marker.parent for marker in folder.rglob("cloud.json") if (marker.parent / "run").is_dir()}
+    if not homes.isdisjoint(path.absolute().parents):
+        raise InvalidInput(
+            f"{path} is in the home of a cloud.",
+            code="APP_IN_HOME",
+            where=str(folder),
+            next_action="Keep the application in a folder of its own.",
+        )
     found = sorted(p for p in folder.rglob("*") if _belongs(p, folder) and homes.isdisjoint(p.parents))
     sizes = {p: p.stat().st_size for p in found}
     if sum(sizes.values()) > BUNDLE_LIMIT:

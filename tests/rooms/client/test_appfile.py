@@ -57,3 +57,5 @@ def test_a_cloud_whose_home_is_in_the_folder_is_no_part_of_the_application(tmp_p
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     assert sorted(pack(tmp_path / "app.py").files) == ["app.py", "settings/cloud.json"]
+    with pytest.raises(InvalidInput, match="in the home of a cloud"):
+        pack(tmp_path / "home" / "app.py")

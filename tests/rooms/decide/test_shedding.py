@@ -185,6 +185,7 @@ def test_a_stream_without_an_objective_has_no_pacer() -> None:
     pacer = pacer_of({"objective": {"latency_us": 50_000, "share": 0.999}}, lambda: 0, lambda: 0)
     assert pacer is not None
     assert pacer.objective == Objective(50_000, 0.999)
+    assert {type(value) for *_, value in pacer.metrics()} <= {int, float}
     assert {name for name, *_ in pacer.metrics()} == {
         "skyriver_shedding",
         "skyriver_shed_events_total",

@@ -363,4 +363,5 @@ class _Text:
         self._lines += (f"# HELP {name} {told}", f"# TYPE {name} {kind}")
 
     def _sample(self, name: str, more: str, value: float) -> None:
-        self._lines.append(f"{name}{{{self._common}{more}}} {value!r}")
+        number = float(value) if isinstance(value, bool) else value  # who reads it knows no True
+        self._lines.append(f"{name}{{{self._common}{more}}} {number!r}")

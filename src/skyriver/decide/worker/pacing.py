@@ -195,7 +195,7 @@ class Pacer:
                 "skyriver_shedding",
                 "gauge",
                 "1: events that cannot be decided in time are shed.",
-                told["step"] == Step.SHED,
+                float(told["step"] == Step.SHED),
             ),
             ("skyriver_shed_events_total", "counter", "Events shed since the start.", told["shed_events"]),
             (
