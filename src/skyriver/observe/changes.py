@@ -110,6 +110,8 @@ def _of_row(row: Resource, was: Resource | None, at: float) -> Iterator[Change]:
         told = f"The rollout {row.name} of version {row.spec['to']} went to {row.state}{_step(row)}"
         word = f"rollback {model}" if row.state == "DONE" else f"rollout abort {row.name}"
         action = f"`skyriver {word}` lets the version before serve again."
+        if not int(row.status.get("from") or 0):
+            action = f"`skyriver explain {model}` tells what it takes; there is no version before."
         yield Change(subject, "rollout", at, told, action)
     elif row.kind in _PROCESSES and moved and row.state in ("LOST", "FAILED"):
         action = f"`skyriver logs {row.name}` has its last words."

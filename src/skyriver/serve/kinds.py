@@ -184,14 +184,15 @@ def _stand_in(snapshot: Snapshot, service: Resource) -> tuple[Server, ...]:
 
 
 def _no_version(snapshot: Snapshot, service: Resource) -> dict[str, str]:
-    """Why none serves: a training that failed, one that served before the model was removed, or there was none yet."""
+    """Why none serves: a training or a check of its file that failed, one that served before the model was removed, or
+    there was none yet."""
     name = service.name
     of_model = (v for v in snapshot.all(service.tenant, "version") if v.spec["model"] == name and v.state == "APPROVED")
     approved = max((int(v.spec["version"]) for v in of_model), default=0)
-    trainings = [
-        o for o in snapshot.all(service.tenant, "operation") if (o.spec["action"], o.spec["target"]) == ("train", name)
-    ]
     model = snapshot.find(service.tenant, "model", name)
+    is_file = model is not None and bool((model.spec.get("model") or {}).get("onnx"))
+    makes = ("import" if is_file else "train", name)
+    trainings = [o for o in snapshot.all(service.tenant, "operation") if (o.spec["action"], o.spec["target"]) == makes]
     last = max(trainings, key=lambda o: (o.created_at, o.name), default=None)
     if model is not None and is_registered(model):
         message = (
@@ -204,7 +205,10 @@ def _no_version(snapshot: Snapshot, service: Resource) -> dict[str, str]:
         action = f"`skyriver rollback {name}:{approved}` makes it serve again; `skyriver run {name}` trains another."
     elif last is not None and last.state == "FAILED":
         message = f"No version of the model is released yet: {last.name} failed, {last.reason}."
-        action = f"`skyriver explain {last.name}` tells why; `skyriver run {name}` trains again."
+        again = "mend the file and deploy it again" if is_file else f"`skyriver run {name}` trains again"
+        action = f"`skyriver explain {last.name}` tells why; {again}."
+    elif is_file:
+        message, action = "The model's file is not checked yet.", "`skyriver deploy` takes it in."
     else:
         message, action = "No version of the model is released yet.", "`skyriver run` trains one."
     return {"reason": "NO_VERSION", "message": message, "next_action": action}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from skyriver.control.schedule.scaling import Fleet
     from skyriver.control.schedule.tables import Floats
 
-OVERLOAD = "Until there is room it answers the requests that it can in time and refuses the rest (503 OVERLOADED)."
+OVERLOAD = "Until there is room requests wait longer than they should, and what finds no room to wait is refused (503)."
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,3 +85,26 @@ def test_a_replica_that_says_that_it_cannot_serve_is_failed_whatever_it_was(stat
     snapshot = Snapshot({r.key: r for r in (service, replica)}, {replica.process: process}, {}, 0)
     [put] = [action for action in REPLICA.step(snapshot, replica) if isinstance(action, Put)]
     assert (put.resource.state, put.resource.reason) == ("FAILED", "BAD_SIGNATURE")
+
+
+@pytest.mark.parametrize(
+    ("model", "operations", "action"),
+    [
+        ({"train": {}}, [], "`skyriver run` trains one."),
+        ({"train": {}}, ["train"], "`skyriver explain a-train` tells why; `skyriver run a` trains again."),
+        ({"onnx": "a.onnx"}, [], "`skyriver deploy` takes it in."),
+        ({"onnx": "a.onnx"}, ["import"], "`skyriver explain a-import` tells why; mend the file and deploy it again."),
+    ],
+    ids=["to be trained", "training failed", "file not checked", "file refused"],
+)
+def test_what_brings_a_version_depends_on_where_models_come_from(
+    model: dict[str, object], operations: list[str], action: str
+) -> None:
+    service = Resource("t", "service", "a", spec={"serve": {"replicas": 1}, "versions": {}}, state="PENDING")
+    rows = [service, Resource("t", "model", "a", spec={"model": model})]
+    for made in operations:
+        spec = {"action": made, "target": "a", "params": {}}
+        rows.append(Resource("t", "operation", f"a-{made}", spec=spec, state="FAILED", reason="BAD"))
+    actions = SERVICE.step(Snapshot({row.key: row for row in rows}, {}, {}, 0), service)
+    (told,) = [a.resource for a in actions if isinstance(a, Put) and a.resource.kind == "service"]
+    assert (told.reason, told.next_action) == ("NO_VERSION", action)
