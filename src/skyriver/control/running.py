@@ -6,7 +6,7 @@ What is declared is a `task`; each time it runs there is an operation with the `
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -72,6 +72,19 @@ def check_jobs(app: AppSpec, capacity: Capacity) -> None:
                 code="NEVER_FITS",
                 where=spec.function,
                 next_action="Ask for less with cpus= and memory=, or run it on a larger machine.",
+            )
+
+
+def larger_than(app: AppSpec, capacity: Capacity) -> Iterator[tuple[str, str]]:
+    """(service, why) of those of which one replica declares more than the machine has: it runs all the same, and takes
+    what is shared."""
+    for model in app.models:
+        asked = Capacity(model.serve.cpus, model.serve.memory_mb)
+        if not capacity.fits(asked):
+            yield (
+                model.name,
+                f"one replica declares {asked}, and this machine has {capacity}: services that follow the load get no"
+                " replica more beside it, and it is billed; declare what a replica uses (cpus=, memory_mb=)",
             )
 
 

@@ -45,7 +45,7 @@ from skyriver.control.cloud import ARTIFACT_BYTES, RulesActions
 from skyriver.control.jobs import job_kind
 from skyriver.control.leader import CONTROL_TTL_US, Leader
 from skyriver.control.loop import ControlLoop
-from skyriver.control.running import check_jobs, plan_run
+from skyriver.control.running import check_jobs, larger_than, plan_run
 from skyriver.control.schedules import plan_pause, plan_resume
 from skyriver.control.signing import SignedStore, Signer
 from skyriver.control.store import Store
@@ -162,7 +162,8 @@ def deploy(
     )
     lines = [*plan.lines, *(PlanLine("warn", "rule", name, why) for name, why in warnings)]
     lines += [PlanLine("warn", "review", name, why) for name, why in undecided_answers(app)]
-    lines += [PlanLine("warn", "service", name, why) for name, why in unreachable(snapshot, tenant, app)]
+    told = (*unreachable(snapshot, tenant, app), *larger_than(app, machine_capacity()))
+    lines += [PlanLine("warn", "service", name, why) for name, why in told]
     if home is not None:
         lines += [PlanLine("warn", "sink", sink, why) for sink, why in unusable_sinks(app, home, tenant)]
     return Deployment([asdict(line) for line in lines], plan.changes, plan.operations)

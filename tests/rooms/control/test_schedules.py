@@ -11,7 +11,7 @@ import pytest
 
 import skyriver as sr
 from skyriver.client.appfile import load_app
-from skyriver.control.running import check_jobs, plan_run
+from skyriver.control.running import check_jobs, larger_than, plan_run
 from skyriver.control.schedules import KEPT_RUNS, plan_pause, plan_resume
 from skyriver.core.errors import Conflict, InvalidInput, NotFound, QuotaExceeded
 from skyriver.core.jobs import Capacity
@@ -276,6 +276,18 @@ def test_a_run_that_cannot_be_is_refused(cloud: Cloud) -> None:
         plan_run(cloud.loop.snapshot(), "t", "extract", {}, {"files": []})
     with pytest.raises(QuotaExceeded, match=r"0\.5 cores and 200 MB; this machine gives jobs 2 cores and 100 MB"):
         check_jobs(pipeline(), Capacity(2, 100))
+
+
+def test_a_replica_that_is_larger_than_the_machine_is_said() -> None:
+    app = sr.App("shop")
+    app.model("fits", onnx="a.onnx", serve=sr.Service(cpus=2, memory_mb=1_000))
+    app.model("many", onnx="a.onnx", serve=sr.Service(cpus=500))
+    app.model("much", onnx="a.onnx", serve=sr.Service(memory_mb=100_000))
+    told = dict(larger_than(app.spec, Capacity(2, 8_000)))
+    assert told.keys() == {"many", "much"}
+    assert told["many"].startswith(
+        "one replica declares 500 cores and 512 MB, and this machine has 2 cores and 8,000 MB"
+    )
 
 
 @pytest.mark.parametrize(
