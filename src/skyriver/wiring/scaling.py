@@ -34,8 +34,11 @@ BLIND_LOOKS: Final = 3
 """In a row without measurements, before it is said."""
 _GAIN: Final = 1.05
 """Times as much work one by one, before it is said that runs are shared."""
-REFRESH_US: Final = 60 * SECOND
-"""A row whose number stands is written anew, with what is measured now, no sooner."""
+REFRESH_US, SOON_US = 60 * SECOND, 10 * SECOND
+"""A row whose number stands is written anew, with what is measured now, after these: the shorter one where there are
+few."""
+SOME: Final = 240
+"""Services of which each is written anew as seldom as of more."""
 NOBODY: Final = 0.005
 """Replicas' work; what is told of less is 0.00."""
 LEAST_REFRESHES: Final = 20
@@ -74,6 +77,8 @@ class Scaling:
         self._may_refresh = 0
         """Rows whose number stands, that this look still writes."""
         self._blind: dict[str, int] = {}
+        self._told_otherwise: set[str] = set()
+        """By declarations that came after what their rows say."""
 
     def remember(self, now: Moment | None = None) -> dict[str, Any]:
         """JSON, from which another one goes on; with `now` as this one would have, while it is recent."""
@@ -130,12 +135,14 @@ class Scaling:
         for name in gone:
             self._blind.pop(name, None)
             self._asks.pop(name, None)
+            self._told_otherwise.discard(name)
         rules = {name: rules_of(spec, prices) for name, (_, spec) in services.items()}
         new = {name: (of, self._learnt.get(name)) for name, of in rules.items() if name not in self._rules}
         self._fleet.add_all(new, now)
         for name, of in rules.items():
             if name not in new and of != self._rules[name]:
                 self._fleet.change(name, of)
+                self._told_otherwise.add(name)
         self._rules, self._kept, self._prices = rules, services, prices
 
     def _ticks(self, measured: Mapping[str, Measured]) -> Ticks:
@@ -155,7 +162,8 @@ class Scaling:
         replicas: int,
         granted: Granted | None,
     ) -> Put | None:
-        if row is not None and not seen.stale and self._stands(row, replicas, granted, snapshot.now):
+        anew = name in self._told_otherwise
+        if row is not None and not seen.stale and not anew and self._stands(row, replicas, granted, snapshot.now):
             self._blind[name] = 0
             return None
         (service, spec), prices = self._meter.services[name], self._prices
@@ -177,8 +185,9 @@ class Scaling:
         if row is None:
             made = new_scaling(service, replicas, {}, snapshot.now)
             return Put(replace(made, status={**status, "changes": changes_after({}, before, replicas, status)}), 0)
-        if replicas == before and row.state == "ACTIVE" and not _is_news(row.status, status):
+        if replicas == before and row.state == "ACTIVE" and not anew and not _is_news(row.status, status):
             return None
+        self._told_otherwise.discard(name)
         status["changes"] = changes_after(row.status, before, replicas, status)
         after = SCALINGS.move(row, "decided", snapshot.now, spec={**kept, "replicas": replicas}, status=status)
         return Put(after, row.revision)
@@ -189,7 +198,8 @@ class Scaling:
         same = row.state == "ACTIVE" and row.spec["replicas"] == replicas
         if not same or _is_limited(row.status) != (granted is not None and granted.replicas < granted.asked):
             return False
-        if now - row.status.get("at", 0) < REFRESH_US or self._may_refresh <= 0:
+        due = min(REFRESH_US, max(SOON_US, len(self._fleet.names) * REFRESH_US // SOME))
+        if now - row.status.get("at", 0) < due or self._may_refresh <= 0:
             return True
         self._may_refresh -= 1
         return False
