@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
 FIRST = "first-application"
 ORDER = (
+    "scaling",  # while the machine has room for a second replica: services of the others take cores
     "streams",
     "release",
     "environments",
@@ -42,7 +43,6 @@ ORDER = (
     "python-client",
     "serving",
     "gateway",
-    "scaling",
     "rollouts",
     "signing",
     "registry",
