@@ -12,6 +12,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skyriver.control.schedule.moments import Moment
 from skyriver.control.schedule.scaling import Fleet, Rules, Ticks
 from skyriver.control.schedule.tables import Floats
 
@@ -32,6 +33,10 @@ stretches = st.lists(
 ).map(lambda parts: np.concatenate([np.full(ticks, level) for level, ticks in parts]))
 starts = st.sampled_from([0.5, 8.0, 120.0])
 paces = st.sampled_from([1.0, 5.0])
+
+
+def moment(second: float) -> Moment:
+    return Moment(second, WALL + second)
 
 
 class Played:
@@ -114,9 +119,9 @@ def test_one_that_goes_on_from_what_was_remembered_decides_as_the_one_before_wou
     kept, again = Played([of], start_s, tick_s), Played([of], start_s, tick_s)
     for level in before:
         assert kept.tick(np.array([level])) == again.tick(np.array([level]))
-    remembered = json.loads(json.dumps(again.fleet.remember("0", again.second)))
+    remembered = json.loads(json.dumps(again.fleet.remember("0", moment(again.second))))
     again.fleet = Fleet(tick_s)
-    again.fleet.add("0", of, remembered, again.second)
+    again.fleet.add("0", of, remembered, moment(again.second))
     for level in after:
         assert kept.tick(np.array([level])) == again.tick(np.array([level]))
 
@@ -131,7 +136,8 @@ def test_what_is_recent_is_not_after_a_reboot_or_a_long_time_and_the_replicas_st
         played.tick(np.array([level]))
     [there] = played.there
     fleet = Fleet(5.0)
-    fleet.add("0", of, played.fleet.remember("0", played.second), played.second + later_s)
+    remembered = played.fleet.remember("0", moment(played.second))
+    fleet.add("0", of, remembered, moment(played.second + later_s))
     played.fleet, played.second = fleet, max(0.0, played.second + later_s)
     [wanted] = played.tick(after[:1])
     assert wanted >= min(there, of.most)

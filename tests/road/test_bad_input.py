@@ -72,7 +72,7 @@ BAD_APPS: Mapping[str, tuple[str, str, str, str, list[str]]] = {
         'over="7 parsecs"),\n    "m',
         "BAD_DURATION",
         "7 parsecs",
-        ["'7 parsecs'", "90m"],
+        ["'7 parsecs'", 'as in "7d"'],
     ),
     "label as a field": (
         "customer: int\n",

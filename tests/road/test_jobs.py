@@ -258,8 +258,8 @@ def test_a_schedule_begins_runs_and_is_paused(chores: Cloud) -> None:
 
 def test_what_can_never_fit_is_refused_at_the_deployment(chores: Cloud, tmp_path: Path) -> None:
     app = tmp_path / "huge.py"
-    app.write_text("import skyriver as sr\n\napp = sr.App('huge')\n\n\n@app.job(memory='900TB')\ndef huge(job): ...\n")
-    chores.command("deploy", app, "-y").refused("NEVER_FITS", 5, "900,000,000 MB", "this machine gives")
+    app.write_text("import skyriver as sr\n\napp = sr.App('huge')\n\n\n@app.job(memory='15TB')\ndef huge(job): ...\n")
+    chores.command("deploy", app, "-y").refused("NEVER_FITS", 5, "15,000,000 MB", "this machine gives")
 
 
 def test_the_function_is_still_a_function(tmp_path: Path) -> None:
