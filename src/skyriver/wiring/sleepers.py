@@ -11,6 +11,7 @@ from typing import Any, Final
 from skyriver.control.schedule.sleeping import (
     DAYS,
     MOST_WRONG,
+    NO_OBJECTIVE_S,
     Habits,
     Idle,
     Seen,
@@ -20,6 +21,7 @@ from skyriver.control.schedule.sleeping import (
     late_by_waking,
     observe,
     pack,
+    terms_of,
     unpack,
     wakes_at,
 )
@@ -33,8 +35,6 @@ from skyriver.serve.sizing import sized
 from skyriver.serve.sleeping import waiting
 
 HOUR_S: Final = 3_600
-NO_OBJECTIVE_S: Final = 300.0
-"""Who says neither how soon an answer is to come nor how long a waking may take sleeps after so long."""
 NEWS: Final = 1.1
 """Times as long or as short, before it is written anew."""
 
@@ -140,12 +140,6 @@ def _worth_s(status: Mapping[str, Any], hourly: float) -> float | None:
 
 def _hourly(spec: ServiceSpec, prices: Prices) -> float:
     return float(prices.per_second(Limits(spec.cpus, spec.memory_mb))) * HOUR_S
-
-
-def terms_of(spec: ServiceSpec) -> Terms:
-    allowed_us = spec.wake_us or spec.latency_us
-    idle_s = spec.idle_us / SECOND if spec.idle else None
-    return Terms(spec.share, allowed_us / SECOND, idle_s if idle_s or allowed_us else NO_OBJECTIVE_S)
 
 
 def _row(

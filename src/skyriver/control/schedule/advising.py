@@ -17,9 +17,10 @@ from typing import Any, Final
 from skyriver.control.schedule.lanes import Told
 from skyriver.control.schedule.past import MOST_START_S, History, Outcome, Plan
 from skyriver.control.schedule.replaying import replay
+from skyriver.control.schedule.sleeping import terms_of
 from skyriver.core.contract_advice import Declaration, ServiceAdvice
 from skyriver.core.prices import MONTH_HOURS, Prices, micro
-from skyriver.core.resources import Limits
+from skyriver.core.resources import UNDECLARED_MB, Limits
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import SECOND, format_duration, format_span, iso_seconds, utc_time
 
@@ -34,14 +35,11 @@ WORTH: Final = 0.02
 """Of the cost: what saves less is not worth a change."""
 LATENCIES: Final = 1.5
 """Times what 99% of the answers took: the latency that is declared where there was none."""
-NO_OBJECTIVE_S: Final = 300.0
-"""After which a service sleeps that declares neither latency nor wake."""
 WAKES: Final = 1.5
 """Times a start: what a request that wakes a service may be promised to take."""
 HOLDS: Final = ("1m", "2m", "15m")
 MEMORY_ROOM, MEMORY_STEP, LEAST_MEMORY = 1.3, 64, 128
 CORES_ROOM, LEAST_CORES = 1.25, 0.25
-UNDECLARED_MB: Final = ServiceSpec().memory_mb
 SMALLER: Final = 0.75
 """Less memory or processor is proposed where it is this share at most."""
 
@@ -73,8 +71,6 @@ class _Try:
     @property
     def plan(self) -> Plan:
         serve = self.serve
-        allowed = serve.wake_us or serve.latency_us
-        idle_s = serve.idle_us / SECOND if serve.idle else None if allowed else NO_OBJECTIVE_S
         return Plan(
             least=serve.least,
             most=serve.most,
@@ -82,7 +78,7 @@ class _Try:
             share=serve.share,
             hold_s=None if serve.hold_us is None else serve.hold_us / SECOND,
             wake_s=serve.wake_us / SECOND,
-            idle_s=idle_s if serve.sleeps else None,
+            idle_s=terms_of(serve).idle_s if serve.sleeps else None,
             slower=self.slower,
         )
 

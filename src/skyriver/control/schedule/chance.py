@@ -25,9 +25,9 @@ def by_chance(load: Floats, servers: Floats, latency_s: float | Floats, service_
     n = np.maximum(servers, 1.0)
     blocked = np.ones_like(load)
     for k in range(1, int(n.max(initial=1.0)) + 1):
-        blocked = np.where(k <= n, load * blocked / (k + load * blocked), blocked)
+        blocked = np.where(k <= n, _blocked(k, load, blocked), blocked)
     room = np.maximum(n - load, 1e-9)
-    waits = np.minimum(1.0, n * blocked / (room + load * blocked))
+    waits = np.minimum(1.0, _waits(n, load, room, blocked))
     left = np.maximum(np.asarray(latency_s) - service_s, 0.0) / np.maximum(service_s, 1e-9)
     short = (np.asarray(latency_s) > 0) & (np.asarray(latency_s) < TICK_S) & (np.asarray(service_s) > 0)
     share: Floats = np.where(short & (load > 0) & (load < n), waits * np.exp(-room * left), 0.0)
@@ -49,10 +49,10 @@ def servers(load: Floats, left_s: Floats, service_s: Floats, allowed: Floats) ->
     while len(of):
         n += 1
         a = load[of]
-        blocked = a * blocked / (n + a * blocked)
+        blocked = _blocked(n, a, blocked)
         room = n - a
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.where(room > 0, np.log(n * blocked / (room + a * blocked)) - room * pace[of], 0.0)
+            share = np.where(room > 0, np.log(_waits(n, a, room, blocked)) - room * pace[of], 0.0)
         done = (share <= wanted[of]) | (n >= most[of])
         if done.any():
             at, less, more = of[done], before[done], share[done]
@@ -62,3 +62,13 @@ def servers(load: Floats, left_s: Floats, service_s: Floats, allowed: Floats) ->
         before = share
     least: Floats = np.maximum(found, load)
     return least
+
+
+def _blocked(n: int, load: Floats, blocked: Floats) -> Floats:
+    """Erlang's B of n servers, from that of one fewer."""
+    return load * blocked / (n + load * blocked)
+
+
+def _waits(n: int | Floats, load: Floats, room: Floats, blocked: Floats) -> Floats:
+    """Erlang's C, from his B; `room`: n less the load."""
+    return n * blocked / (room + load * blocked)

@@ -18,6 +18,9 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from skyriver.core.spec import ServiceSpec
+from skyriver.core.units import SECOND
+
 BINS: Final = 40
 LEAST_IDLE_S: Final = 15.0
 """No service sleeps sooner; what is shorter is no gap, for looks and reports are seconds apart."""
@@ -51,6 +54,8 @@ LOOK_S: Final = 5.0
 MOST_WRONG: Final = 3
 RESTS_S: Final = 7 * 86_400.0
 """After MOST_WRONG warmings in a row for which nobody came."""
+NO_OBJECTIVE_S: Final = 300.0
+"""Who says neither how soon an answer is to come nor how long a waking may take sleeps after so long."""
 _TODAY_AND: Final = (1 << (DAYS + 1)) - 1
 
 
@@ -64,6 +69,13 @@ class Terms:
     """In which a request is answered that finds nobody awake; 0: none is late."""
     idle_s: float | None = None
     """Declared: it wins over what is computed."""
+
+
+def terms_of(spec: ServiceSpec) -> Terms:
+    """What decides about sleep goes by it, live and in a replay."""
+    allowed_us = spec.wake_us or spec.latency_us
+    idle_s = spec.idle_us / SECOND if spec.idle else None
+    return Terms(spec.share, allowed_us / SECOND, idle_s if idle_s or allowed_us else NO_OBJECTIVE_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -363,5 +363,4 @@ class _Text:
         self._lines += (f"# HELP {name} {told}", f"# TYPE {name} {kind}")
 
     def _sample(self, name: str, more: str, value: float) -> None:
-        number = float(value) if isinstance(value, bool) else value  # who reads it knows no True
-        self._lines.append(f"{name}{{{self._common}{more}}} {number!r}")
+        self._lines.append(f"{name}{{{self._common}{more}}} {value!r}")
