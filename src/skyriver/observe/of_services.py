@@ -116,7 +116,9 @@ def _of_versions(seen: Seen, service: Resource, counts: Mapping[int, Counter[str
     """Of what each version's replicas answer themselves: what the one before did is not put down to it."""
     for version, added in counts.items():
         subject = f"{service.tenant}:version/{service.name}:{version}"
-        track, action = seen.tracks.get(subject), f"`skyriver rollback {service.name}` lets the one before serve again."
+        track, action = seen.tracks.get(subject), explains(service.name)
+        if version > 1:
+            action = f"`skyriver rollback {service.name}` lets the one before serve again."
         track.of("errors").add(seen.seconds, added["requests"], added["errors"])
         track.of("rejected").add(seen.seconds, added["requests"], added["refused"])
         if missed := track.of("errors").missed(seen.seconds, allowed):

@@ -55,6 +55,7 @@ class _Told:
     taken_at: int = 0
     problem: str = ""
     under_way: bool = False
+    """Until the answer stands in what `told` knows: one that came while it looked would be asked for again."""
 
     def note(self, answer: Answer, now: int) -> None:
         if isinstance(answer, Taken):
@@ -115,6 +116,7 @@ class AlertFiles:
             results, self._results = self._results, []
         self._known = {k: told for k, told in self._known.items() if k in rows and rows[k].status.get("told") != told}
         for key, alert, number, answer in results:
+            self._told[key[0], alert].under_way = False
             if key in rows:
                 known = self._known.setdefault(key, dict(rows[key].status.get("told", {})))
                 known[alert] = _after(known.get(alert), number, answer, now)
@@ -149,9 +151,7 @@ class AlertFiles:
         except Exception as error:  # one receiver must not be the end of this thread's word
             answer = Failed(f"{type(error).__name__}: {error}")
         with self._mutex:
-            told = self._told[key[0], receiver.name]
-            told.under_way = False
-            told.note(answer, self._wall())
+            self._told[key[0], receiver.name].note(answer, self._wall())
             self._results.append((key, receiver.name, number, answer))
 
     def _deliver(self, receiver: Receiver, body: Mapping[str, Any]) -> Answer:

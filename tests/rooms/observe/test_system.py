@@ -132,7 +132,8 @@ def test_one_incident_from_its_beginning_to_its_end(cloud: Cloud) -> None:
         ["opened"],
     )
     assert opened.message.startswith("Version 1 of risk failed on ")
-    assert "skyriver rollback risk" in opened.next_action
+    assert "skyriver explain risk" in opened.next_action
+    assert "rollback" not in opened.next_action, "there is none before"
     kinds = [(c["subject"], c["kind"]) for c in opened.status["conditions"]]
     assert kinds == [("default:version/risk:1", "fails"), ("default:service/risk", "errors")]
     before = cloud.incident.revision
@@ -285,8 +286,19 @@ def test_it_got_worse_is_told_and_it_never_gets_better_by_half(cloud: Cloud) -> 
     assert (cloud.incident.status["severity"], cloud.told) == ("critical", ["opened", "worse"])
 
 
-def test_the_cause_is_what_changed_before(cloud: Cloud) -> None:
-    rollout = Resource("default", "rollout", "risk-1", {"model": "risk", "to": 1}, state="PROMOTING")
+def test_a_version_that_fails_is_rolled_back_if_one_was_before(cloud: Cloud) -> None:
+    for number in (1, 2):
+        cloud.change("replica", f"risk-1-{number}", spec={"version": 2})
+    cloud.errors = 30
+    cloud.look(30)
+    assert cloud.incident.message.startswith("Version 2 of risk failed on ")
+    assert "`skyriver rollback risk` lets the one before serve again" in cloud.incident.next_action
+
+
+@pytest.mark.parametrize("before", [None, 2], ids=["the first", "with one before"])
+def test_the_cause_is_what_changed_before(cloud: Cloud, before: int | None) -> None:
+    status = {} if before is None else {"from": before}
+    rollout = Resource("default", "rollout", "risk-1", {"model": "risk", "to": 1}, status=status, state="PROMOTING")
     cloud.put(rollout)
     cloud.look(5)
     cloud.errors = 30
@@ -294,7 +306,8 @@ def test_the_cause_is_what_changed_before(cloud: Cloud) -> None:
     [cause, *_] = cloud.incident.status["causes"]
     assert (cause["subject"], cause["kind"]) == ("default:rollout/risk-1", "rollout")
     assert "Likely because: The rollout risk-1 of version 1 went to PROMOTING" in cloud.incident.message
-    assert "rollout abort risk-1" in cloud.incident.next_action
+    assert ("rollout abort risk-1" in cloud.incident.next_action) == (before is not None)
+    assert "skyriver rollback" not in cloud.incident.next_action
 
 
 def test_one_root_is_one_incident_and_replicas_stand_for_each_other(cloud: Cloud) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -107,6 +108,30 @@ def test_each_event_is_told_once_in_its_order_and_signed(cloud: Cloud, receiver:
         time.sleep(0.02)
     assert len(receiver.acted) == 3
     again.alerts.close()
+
+
+def test_an_answer_that_comes_while_it_looks_is_not_asked_for_again(
+    cloud: Cloud, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = threading.Event()
+    receiver.behave = lambda body: "take" if looks.wait(10) else "503"
+    cloud.put(incident("opened"))
+    cloud.look()
+    usable, alerts = AlertFiles._usable, cloud.alerts
+
+    def slowly(self: AlertFiles, tenant: str) -> Any:
+        looks.set()
+        deadline = time.monotonic() + 10
+        while not alerts._results:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        return usable(self, tenant)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AlertFiles, "_usable", slowly)
+        cloud.look()
+    cloud.until(lambda: "told" in cloud.rows["default", "incident-1"].status)
+    assert set(receiver.seen.values()) == {1}
 
 
 def test_an_end_is_told_to_who_was_told_of_the_beginning(cloud: Cloud, receiver: Receiver) -> None:
