@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
 FIRST = "first-application"
 ORDER = (
-    "scaling",  # while the machine has room for a second replica: services of the others take cores
+    "scaling",  # while the machine has room for a second replica: what the others declare and do takes cores
     "streams",
     "release",
     "environments",

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from skyriver.control.admission import held_by_jobs
 from skyriver.control.schedule.pool import Ask, Grants, Scarce, share
+from skyriver.control.schedule.usage import UNDECLARED_CORES, Usage
 from skyriver.core.jobs import Capacity
 from skyriver.core.resources import Resource, Snapshot
 from skyriver.core.rows import are_same
 from skyriver.core.spec import ServiceSpec
+from skyriver.observe.demand import Measured
 from skyriver.serve.sizing import memory_of
 from skyriver.serve.sleeping import is_asleep, rest_of
 
@@ -63,13 +65,29 @@ class _Asked:
 
 
 class MachinePool:
-    """Of one machine; all that scale services on it ask the same one, in turn. It knows the services there are."""
+    """Of one machine; all that scale services on it ask the same one, in turn. It knows the services there are.
 
-    def __init__(self, capacity: Capacity) -> None:
+    Replicas that are there whatever is asked (fixed ones, and the least of an elastic service) hold the cores that
+    somebody declared, else what is measured. One that comes on top holds a core: it comes because it will be busy.
+    """
+
+    def __init__(self, capacity: Capacity, peaks: Mapping[str, float] | None = None) -> None:
+        """`peaks`: what `remember` gave."""
         self._capacity = capacity
+        self._usage = Usage(peaks)
         self._asked: dict[str, _Asked] = {}
         self._services: Sequence[Resource] = ()
-        self._by_others = Capacity(0.0, 0)
+        self._fixed: Sequence[_Fixed] = ()
+
+    def note(self, measured: Mapping[str, Measured], second: float) -> None:
+        """What services took, elastic or not, since they were looked at last."""
+        for name, seen in measured.items():
+            if not seen.stale:
+                self._usage.note(name, seen.cores, second)
+
+    def remember(self) -> dict[str, float]:
+        """JSON, from which another one goes on."""
+        return self._usage.remember()
 
     def grant(
         self, snapshot: Snapshot, fleet: Fleet, asks: Mapping[str, tuple[Ask, float]]
@@ -85,6 +103,7 @@ class MachinePool:
         wishes = {name: asked.ask for name, asked in self._asked.items()}
         # Cores are shared by the system when a job begins; who is asked now does not lose a replica to it.
         left = self._capacity.less(self._taken(snapshot)).less(Capacity(0.0, held_by_jobs(snapshot).memory_mb))
+        left = left.less(Capacity(-sum(self._spared(name, ask) for name, ask in wishes.items()), 0))
         grants = share(wishes, left.cpus, left.memory_mb, self._curves)
         replicas = {name: grants.replicas[name] for name in asks}
         return replicas, self._told(grants, asks) if grants.scarce else {}
@@ -99,8 +118,14 @@ class MachinePool:
         """By services whose replicas do not follow the load; looked for when a row of a service has changed."""
         services = snapshot.rows.every("service")
         if not are_same(services, self._services):
-            self._services, self._by_others = services, _taken_by(services)
-        return self._by_others
+            self._services, self._fixed = services, _fixed_of(services)
+            self._usage.keep(f"{service.tenant}/{service.name}" for service in services)
+        cores = sum(f.replicas * (f.cpus or self._usage.held(f.name)) for f in self._fixed)
+        return Capacity(cores, sum(f.memory_mb for f in self._fixed))
+
+    def _spared(self, name: str, ask: Ask) -> float:
+        """Cores that the least of an elastic service does not take of those that it asks for."""
+        return ask.least * max(0.0, ask.cores - self._usage.held(name)) if ask.cores == UNDECLARED_CORES else 0.0
 
     def _curves(self, services: Mapping[str, tuple[int, int]]) -> dict[str, Floats]:
         found: dict[str, Floats] = {}
@@ -134,17 +159,31 @@ def ask_of(service: Resource, spec: ServiceSpec, wish: int, before: int, *, fres
     return Ask(wish, least, spec.cpus, spec.memory_mb, spec.priority, before)
 
 
-def _taken_by(services: Sequence[Resource]) -> Capacity:
-    cores, memory = 0.0, 0
+@dataclass(frozen=True, slots=True)
+class _Fixed:
+    """A service that is awake, with as many replicas whatever is asked."""
+
+    name: str
+    replicas: int
+    cpus: float | None
+    """Of each, declared; None: nobody did."""
+    memory_mb: int
+    """Of all of them."""
+
+
+def _fixed_of(services: Sequence[Resource]) -> Sequence[_Fixed]:
+    found = []
     for service in services:
         serve = service.spec["serve"]
         declared = serve.get("replicas", 1)
         count = declared if isinstance(declared, int) else declared[1]
         is_elastic = not isinstance(declared, int) and declared[1] > max(declared[0], 1)
         if service.spec.get("versions") and not is_elastic and not is_asleep(rest_of(service)):
-            cores += count * serve.get("cpus", 1.0)
-            memory += count * memory_of(service)
-    return Capacity(cores, memory)
+            cpus = serve.get("cpus", UNDECLARED_CORES)
+            declares = cpus if cpus != UNDECLARED_CORES else None
+            name = f"{service.tenant}/{service.name}"
+            found.append(_Fixed(name, count, declares, count * memory_of(service)))
+    return found
 
 
 def _is_elastic(snapshot: Snapshot, name: str) -> bool:

@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +24,7 @@ from skyriver.core.clock import Clock
 from skyriver.core.errors import Conflict
 from skyriver.core.jobs import Capacity
 from skyriver.core.resources import Put, Snapshot
-from skyriver.observe.demand import LOOK_S, QUICK_S, DemandMeter, elastic_services, fixed_services, look_s_of
+from skyriver.observe.demand import LOOK_S, QUICK_S, DemandMeter, Measured, elastic_services, fixed_services, look_s_of
 from skyriver.wiring.attempts import Attempts, OnProblem
 from skyriver.wiring.histories import Histories
 from skyriver.wiring.home import Home
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from skyriver.wiring.scaling import Scaling
 
 REMEMBER_S: Final = 60.0
-SLEEPING, FIXED = "sleeping", "fixed"
+SLEEPING, FIXED, POOL = "sleeping", "fixed", "pool"
 """In the file, beside the seconds between two looks."""
 
 log = logging.getLogger("skyriver.scaling")
@@ -114,7 +114,7 @@ class Scaler:
         snapshot = self._loop.snapshot()
         wanted = {look_s_of(spec) for _, spec in elastic_services(snapshot)}
         for look_s in wanted - self._scalings.keys():
-            self._pool = self._pool or _pool_of(self._capacity)
+            self._pool = self._pool or _pool_of(self._capacity, _remembered(self._memory).get(POOL))
             self._scalings[look_s] = _remembering(self._memory, look_s, self._pool)
         for look_s in self._scalings.keys() - wanted:
             del self._scalings[look_s]
@@ -137,14 +137,19 @@ class Scaler:
     def _decide(self, scaling: Scaling, snapshot: Snapshot) -> None:
         second = self._clock.monotonic() / 1e6
         self._write(scaling.look(snapshot, second, self._prices.now(), unseen_s=self._unseen_s(snapshot)))
-        self._histories.note(scaling.measured, snapshot.now / 1e6, scaling.look_s)
+        self._note(scaling.measured, snapshot, second, scaling.look_s)
 
     def _measure(self, snapshot: Snapshot) -> None:
         """Of services whose replicas do not follow the load it is only kept what is asked of them."""
         second = self._clock.monotonic() / 1e6
         measured = self._fixed.look(snapshot, second, unseen_s=self._unseen_s(snapshot))
-        self._histories.note(measured, snapshot.now / 1e6, LOOK_S)
+        self._note(measured, snapshot, second, LOOK_S)
         self._names = {f"{service.tenant}/{service.name}" for service in snapshot.rows.every("service")}
+
+    def _note(self, measured: Mapping[str, Measured], snapshot: Snapshot, second: float, look_s: float) -> None:
+        self._histories.note(measured, snapshot.now / 1e6, look_s)
+        if self._pool is not None:
+            self._pool.note(measured, second)
 
     def _unseen_s(self, snapshot: Snapshot) -> float:
         passed = self._loop.health().last_pass
@@ -169,6 +174,8 @@ class Scaler:
             learnt[SLEEPING] = sleeping
         if fixed := self._fixed.remember():
             learnt[FIXED] = fixed
+        if self._pool is not None:
+            learnt[POOL] = self._pool.remember()
         if learnt:
             with contextlib.suppress(OSError):  # it is learnt anew then
                 write_atomically(self._memory, json.dumps(learnt).encode())
@@ -191,10 +198,14 @@ def _meter_of(remembered: Any) -> DemandMeter:
         return DemandMeter(services=fixed_services)
 
 
-def _pool_of(capacity: Capacity) -> MachinePool:
+def _pool_of(capacity: Capacity, remembered: Any) -> MachinePool:
+    """What was learnt is learnt anew where it cannot be read."""
     from skyriver.wiring.pooling import MachinePool  # numpy, as below
 
-    return MachinePool(capacity)
+    try:
+        return MachinePool(capacity, remembered)
+    except (ValueError, TypeError, AttributeError):
+        return MachinePool(capacity)
 
 
 def _remembering(path: Path, look_s: float, pool: MachinePool) -> Scaling:

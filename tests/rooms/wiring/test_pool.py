@@ -22,6 +22,7 @@ from skyriver.core.prices import Prices
 from skyriver.core.resources import Put, Resource
 from skyriver.core.rows import Rows
 from skyriver.core.units import SECOND
+from skyriver.observe.demand import DemandMeter, fixed_services
 from skyriver.wiring.pooling import MachinePool
 from skyriver.wiring.scaling import Scaling
 from skyriver.wiring.simulation import Simulation
@@ -45,6 +46,7 @@ class Shared(Simulation):
         self.names, self.prices = sorted(services), prices
         self.pool = MachinePool(Capacity(cores, 16_000))
         self.scalings = [Scaling(look_s=look_s, pool=self.pool) for look_s in (1.0, 5.0)]
+        self.fixed = DemandMeter(services=fixed_services)
         self.waiting: dict[str, float] = {}
         self.told: dict[str, list[float]] = {}
         self.counts: list[dict[str, int]] = []
@@ -80,8 +82,12 @@ class Shared(Simulation):
             for scaling in self.scalings:
                 if self.looks % round(2 * scaling.look_s) == 0:
                     puts = scaling.look(self.loop.snapshot(), self.clock.monotonic() / SECOND, self.prices)
+                    self.pool.note(scaling.measured, self.clock.monotonic() / SECOND)
                     if puts:
                         self.commit(puts)
+            if self.looks % 10 == 0:
+                second = self.clock.monotonic() / SECOND
+                self.pool.note(self.fixed.look(self.loop.snapshot(), second), second)
             self.counts.append({name: len(self.replicas(name)) for name in self.names})
 
     def _half_a_second(self, service: str, rate: float) -> None:
@@ -102,6 +108,7 @@ class Shared(Simulation):
             told[1] += came - done - refused
             told[2] += done
             told[3] += refused
+            self.compute.running[name] = replace(self.compute.running[name], cpu_seconds=told[2] * WORK_S)
             self.compute.report(
                 name,
                 ready=True,
@@ -176,7 +183,7 @@ def test_services_that_are_looked_at_at_another_pace_share_the_same_pool() -> No
 
 
 def test_fixed_services_and_the_memory_of_jobs_are_taken_off_first() -> None:
-    cloud = Shared({"rent": elastic(), "sale": sr.Service(replicas=2)})
+    cloud = Shared({"rent": elastic(), "sale": sr.Service(replicas=2, cpus=0.99)})
     cloud.play(120, {"rent": 35, "sale": 1})
     assert cloud.counts[-1] == {"rent": 2, "sale": 2}
     job = Resource("t", "job", "train", spec={"limits": {"cpus": 1.0, "memory_mb": 100}}, state="RUNNING")
@@ -189,6 +196,23 @@ def test_fixed_services_and_the_memory_of_jobs_are_taken_off_first() -> None:
     large = replace(job, spec={"limits": {"cpus": 1.0, "memory_mb": 10_000_000}})
     rows = Rows([*snapshot.rows.values(), large])
     assert cloud.pool.grant(replace(snapshot, resources=rows), fleet, asks)[0] == {"t/rent": 1}
+
+
+@pytest.mark.parametrize("other", [sr.Service(replicas=2), elastic(replicas=(2, 4))], ids=["fixed", "its least"])
+def test_replicas_that_are_there_anyway_hold_the_cores_that_they_take_where_nobody_declares_them(
+    other: sr.Service,
+) -> None:
+    cloud = Shared({"rent": elastic(priority=1), "sale": other})
+    cloud.play(120, {"rent": 25, "sale": 1})
+    assert cloud.counts[-1]["rent"] >= 3, "both of the other together take a tenth of a core"
+    assert cloud.counts[-1]["sale"] == 2
+    cloud.play(180, {"rent": 35, "sale": 12})
+    assert cloud.counts[-1] == {"rent": 2, "sale": 2}
+    again = MachinePool(Capacity(4.0, 16_000), json.loads(json.dumps(cloud.pool.remember())))
+    fleet, asks = Fleet(), {"t/rent": (Ask(wish=4, least=1, cores=1.0, memory_mb=512), 0.0)}
+    fleet.add("t/rent", Rules(share=0.95, latency_s=1.0, most=4))
+    if isinstance(other.replicas, int):
+        assert again.grant(cloud.loop.snapshot(), fleet, asks)[0] == {"t/rent": 2}, "it goes on where it was"
 
 
 def test_the_sum_is_told_at_the_price_of_the_pool() -> None:
