@@ -175,6 +175,9 @@ def _pace(pace: PaceNow) -> str:
         shed += f", {pace['cheaper']:.1%} by the cheaper version" if pace["cheaper"] else ""
         lately = f"; {pace['in_time']:.1%} were{shed} [dim](last 10 s)[/]"
     can = f"; {pace['rate_in']:,.0f} events/s come, {pace['capacity']:,.0f} can be" if pace["capacity"] else ""
+    if pace.get("late_since"):
+        busy = ", ".join(f"{what} {share:.0%}" for what, share in pace.get("busy", {}).items())
+        can += f"; [yellow]late for {age(pace['late_since'])}, not by scoring:[/] {busy}"
     alone = pace["alone_us"]
     if alone is not None and alone > pace["latency_us"] / 2:
         can += f"; [yellow]out of reach:[/] one event alone takes up to {alone / 1000:,.1f} ms"

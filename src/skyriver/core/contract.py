@@ -283,9 +283,13 @@ class PaceNow(TypedDict):
     rate_in: float
     """Events a second."""
     capacity: float | None
-    """Events a second that can be scored in turns that keep it; null: not known yet."""
+    """Events a second that can be read, scored in turns that keep it, and answered; null: not known yet."""
     alone_us: int | None
     """Within which the share of turns with one event is done: more than half of the latency cannot be kept."""
+    late_since: NotRequired[int]
+    """Since when events are late for another reason than their scores, so that no step is taken; 0: they are not."""
+    busy: NotRequired[dict[str, float]]
+    """Shares of the last 10 s that the worker's thread spent on scoring, labels and answering (and reading)."""
     why: str
     """Of the step that was taken last."""
 

@@ -179,6 +179,10 @@ def _sheds(stream: Resource, report: Mapping[str, Any]) -> Iterator[Sign]:
         within = format_duration(int(pace["latency_us"]))
         told = f"{stream.name} is overloaded: events that cannot be decided within {within} get its fallback."
         yield Sign(subject_of(stream), "sheds", told, explains(stream.name), "critical", SHED_S)
+    elif pace.get("late_since"):
+        within = format_duration(int(pace["latency_us"]))
+        told = f"{stream.name} decides events later than within {within}: reading and answering takes the time."
+        yield Sign(subject_of(stream), "answers late", told, explains(stream.name), "warning", SHED_S)
 
 
 def _slower(seen: Seen, track: Track, report: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -131,6 +131,9 @@ def test_how_a_declared_latency_is_kept_is_told() -> None:
     since = (time.time_ns() - 9_000_000_000) // 1_000
     slow = printed(page(now(report={**REPORT, "pace": {**pace, "alone_us": 31_000}})))
     assert "2,000 can be; out of reach: one event alone takes up to 31.0 ms" in slow
+    busy = {"scoring": 0.19, "labels": 0.0, "answering": 0.8}
+    late = printed(page(now(report={**REPORT, "pace": {**pace, "late_since": since, "busy": busy}})))
+    assert "late for 9 s, not by scoring: scoring 19%, labels 0%, answering 80%" in " ".join(late.split())
     shedding = {**pace, "step": "shedding", "since": since, "in_time": 0.4, "shed": 0.6, "capacity": None}
     text = printed(page(now(report={**REPORT, "pace": shedding})))
     cheap = printed(page(now(report={**REPORT, "pace": {**shedding, "step": "cheaper", "shed": 0.0, "cheaper": 0.9}})))

@@ -210,6 +210,11 @@ def test_a_stream_that_sheds_is_ready_and_says_so_without_numbers_that_change() 
     for step in ("cheaper", "shedding"):  # what it names is declared no more, and its worker uses it still
         told = after(stream, 4, step=step)
         assert "ersion 4, no longer declared, scores" in told.message
+    late = after(stream, step="full", late_since=3_600_000_000, busy={"scoring": 0.2})
+    assert (late.state, late.reason) == ("READY", "ANSWERS_LATE")
+    assert "Since 1970-01-01 01:00:00 UTC events are decided later than within 50ms" in late.message
+    assert "without ?wait=decision" in late.next_action
+    assert after(late, step="full", late_since=3_600_000_000, busy={"scoring": 0.3}) is late
     kept = replace(stream, spec={"stream": {}})
     assert "SHED" not in after(kept).reason
     back = after(shedding, step="full")

@@ -15,7 +15,19 @@ from hypothesis import strategies as st
 from skyriver.core.units import SECOND
 from skyriver.decide.decision.scoring import Effort
 from skyriver.decide.partition.receipt import LabelSubmission, ReferenceSubmission, Submission
-from skyriver.decide.worker.overload import CONFIRM, LOOK_US, SETTLE_US, Cost, Objective, Seen, State, Step, advance
+from skyriver.decide.worker.overload import (
+    CONFIRM,
+    LOOK_US,
+    SETTLE_US,
+    Around,
+    Cost,
+    Objective,
+    Seen,
+    State,
+    Step,
+    advance,
+    helps,
+)
 from skyriver.decide.worker.pacing import Pacer, pacer_of
 from skyriver.decide.worker.work import EventWork, LabelWork, ReferenceWork, Work, next_turn, rows_left
 
@@ -206,6 +218,33 @@ class Server:
             if not self.steps or self.steps[-1][1] is not self.pacer.step:
                 self.steps.append((self.at, self.pacer.step))
 
+    def serve(self, clients: int, rows: int, seconds: float, *, read: int, answer: int) -> int:
+        """Requests of so many events of clients that wait for their answers; to read and answer one takes as long for
+        each event. How many events were answered."""
+        sent, answered, before = clients, 0, self.at
+        requests: list[EventWork] = []
+        until = self.at + round(seconds * SECOND)
+        while self.at < until:
+            for _ in range(sent):
+                work = EventWork(Submission([], [[n] for n in range(rows)], self.at), lambda _: None)
+                requests.append(work)
+                self.queue.append(work)
+                self.at += read * rows
+            sent = 0
+            turn = self.pacer.take(self.queue, sum(map(rows_left, self.queue)), 1_024)
+            turn.before_us = self.at - before
+            events = sum(len(part) for _, part in turn.events)
+            took = 100 if turn.effort is Effort.SHED else self.turn + self.each * events
+            self.at += took
+            before = self.at
+            self.pacer.done(turn, took)
+            self.waits[turn.effort] += [self.at - part.arrived for _, part in turn.events for _ in range(len(part))]
+            for work in [work for work in requests if not rows_left(work)]:
+                requests.remove(work)
+                self.at += answer * rows
+                sent, answered = sent + 1, answered + rows
+        return answered
+
     def rest(self, seconds: float) -> None:
         for _ in range(round(seconds * 2)):
             self.at += SECOND // 2
@@ -376,6 +415,65 @@ def test_a_turn_takes_so_many_rows_besides_events() -> None:
     assert [*queue] == [learnt]
     assert next_turn(queue, 1_024, besides=1).besides == 1
     assert next_turn(queue, 1_024).besides == 3
+
+
+@pytest.mark.parametrize(("clients", "rows"), [(8, 1_000), (1, 10_000), (64, 100), (16, 300)])
+def test_where_answering_is_what_takes_the_time_nothing_is_shed(clients: int, rows: int) -> None:
+    """14 us to score an event and 61 us to read and answer it: without a score it would be as late."""
+    server = Server(turn=500, each=14)
+    answered = server.serve(clients, rows, 30, read=20, answer=41)
+    assert server.waits[Effort.SHED] == []
+    assert answered == pytest.approx(30 * SECOND / 75, rel=0.1)
+    told = server.pacer.report()
+    late = sum(wait > OBJECTIVE.latency_us for wait in server.waits[Effort.FULL]) > answered / 2
+    assert (told["late_since"] > 0) is late, "it says so where events are late"
+    if rows >= 300:  # of many small requests a turn holds some, and what they share is estimated
+        assert told["capacity"] == pytest.approx(answered / 30, rel=0.15), "what is told to be possible is"
+    assert told["busy"]["answering"] > 3 * told["busy"]["scoring"]
+
+
+def test_where_scoring_takes_the_time_what_stands_is_shed_whoever_sends_it() -> None:
+    server = Server(turn=500, each=1_000)
+    server.serve(8, 1_000, 10, read=5, answer=5)
+    assert len(server.waits[Effort.SHED]) > 0.9 * sum(map(len, server.waits.values()))
+    assert not server.pacer.report()["late_since"]
+
+
+def test_a_worker_that_shed_scores_again_where_that_brings_nothing_any_more() -> None:
+    server = Server(turn=500, each=1_000)
+    server.serve(8, 1_000, 5, read=5, answer=5)
+    assert server.pacer.step is Step.SHED
+    server.each = 14
+    server.serve(8, 1_000, 40, read=20, answer=41)
+    server.waits[Effort.SHED].clear()
+    server.serve(8, 1_000, 20, read=20, answer=41)
+    assert server.waits[Effort.SHED] == []
+    assert server.pacer.step is Step.FULL
+
+
+def test_more_than_can_be_scored_is_shed_though_reading_and_answering_takes_most_of_the_time() -> None:
+    """40% of the time is scoring: 1.3 times what can be done comes, from senders that wait for nothing."""
+    out, free = Around(60).rate(100, 4_000), Around(60).rate(100, 100)
+    look = Seen(0, 500, 0, 1.3 * out, out, out, OBJECTIVE.latency_us, 0, free, 1.3 * out)
+    assert helps(look)
+    assert not helps(replace(look, came=out)), "from those who wait, no more comes than is answered"
+    assert not helps(replace(look, came=free)), "nor would it be less late"
+    assert helps(replace(look, came=out, rate_free=5 * out))
+
+
+def test_what_labels_take_is_not_there_for_events() -> None:
+    server = Server(turn=500, each=1_000, label=100)
+    alone = server.pacer
+    server.run(evenly(100, 5))
+    before = alone.report()["capacity"]
+    assert before == pytest.approx(SECOND / 1_500, rel=0.1)
+    server.run(evenly(100, 10, 5 * SECOND), [(at, 100) for at in range(5 * SECOND, 15 * SECOND, 100 * MS)])
+    told = alone.report()
+    assert told["busy"]["labels"] == pytest.approx(0.1, rel=0.1)
+    assert told["capacity"] == pytest.approx(0.9 * before, rel=0.05)
+    server.run(evenly(100, 10, 15 * SECOND), [(at, 60_000) for at in range(15 * SECOND, 25 * SECOND, SECOND)])
+    assert alone.report()["capacity"] > 0.7 * before, "a turn has a bound for them, however many there are"
+    assert server.steps == [(server.steps[0][0], Step.FULL)]
 
 
 def test_another_objective_begins_nothing_anew() -> None:

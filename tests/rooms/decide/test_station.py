@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from io import BytesIO
@@ -347,6 +348,39 @@ def test_what_waits_is_told_to_a_pacer_in_events_and_other_rows(house: House) ->
         before = len(pacer.known)
         post.station.tick()
         assert pacer.known[before:] == [False], "also while nothing comes: the version may be declared no more"
+
+    run(test)
+
+
+@pytest.mark.parametrize("to_disk", [False, True])
+def test_what_answering_takes_is_told_to_a_pacer_beside_the_turns(house: House, to_disk: bool) -> None:
+    class Noting(Pacer):
+        def __init__(self) -> None:
+            super().__init__(Objective(50_000, 0.99), house.clock.monotonic, house.clock.wall)
+            self.times: list[tuple[int, int]] = []
+
+        def done(self, turn: Any, took_us: int) -> None:
+            self.times.append((turn.before_us, took_us))
+            super().done(turn, took_us)
+
+    async def test() -> None:
+        post = await Post(house, to_disk=to_disk).start()
+        post.station.pacer = pacer = Noting()
+
+        def slowly(answer: Any) -> None:
+            until_ns = time.perf_counter_ns() + 300_000_000
+            while time.perf_counter_ns() < until_ns:
+                pass
+            post.answers.append(answer)
+
+        works = [post.events(*(house.event(n + 16 * place) for n in range(16))) for place in range(2)]
+        works[0].answer = slowly
+        for work in works:  # a turn takes 16 events as long as it knows nothing
+            post.station.submit(work)
+        await post.settle(2)
+        (_, first), (between, second) = pacer.times
+        assert between >= 300_000
+        assert max(first, second) < 300_000
 
     run(test)
 

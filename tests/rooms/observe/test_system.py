@@ -647,19 +647,29 @@ def test_a_budget_of_money_that_is_near_and_then_spent_is_one_incident_that_ends
     assert cloud.incident.state == "RESOLVED"
 
 
-def test_a_stream_that_sheds_for_long_is_an_incident_and_a_burst_is_none(cloud: Cloud) -> None:
+@pytest.mark.parametrize(
+    ("shed", "late_since", "told"),
+    [
+        (0.3, 0, "orders is overloaded: events that cannot be decided within 50ms get its fallback."),
+        (None, 1, "orders decides events later than within 50ms: reading and answering takes the time."),
+    ],
+    ids=["sheds", "answers late"],
+)
+def test_a_stream_that_is_late_for_long_is_an_incident_and_a_burst_is_none(
+    cloud: Cloud, shed: float | None, late_since: int, told: str
+) -> None:
     cloud.put(Resource("default", "stream", "orders", state="READY", parent="app/shop"))
     cloud.put(Resource("default", "worker", "orders-0", state="READY", parent="stream/orders"))
 
-    def look(seconds: float, shed: float | None) -> None:
-        pace = {"step": "shedding" if shed else "full", "latency_us": 50_000, "shed": shed}
+    def look(seconds: float, shed: float | None, late_since: int) -> None:
+        pace = {"step": "shedding" if shed else "full", "latency_us": 50_000, "shed": shed, "late_since": late_since}
         report = {"ready": True, "pace": pace}
         name = "default.worker.orders-0"
         cloud.processes[name] = ProcessStatus(name, True, pid=5, socket="s", report=report)
         cloud.look(seconds)
 
-    look(20, 0.3)
-    look(120, None)
+    look(20, shed, late_since)
+    look(120, None, 0)
     assert cloud.incidents() == []
-    look(60, 0.3)
-    assert "orders is overloaded: events that cannot be decided within 50ms get its fallback." in cloud.incident.message
+    look(60, shed, late_since)
+    assert told in cloud.incident.message

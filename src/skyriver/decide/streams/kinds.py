@@ -160,9 +160,11 @@ def _overload(stream: Resource, report: Mapping[str, Any]) -> dict[str, str]:
     event."""
     pace = report.get("pace") or {}
     decide = stream.spec.get("decide")
-    if not pace or pace["step"] == "full" or not decide:
+    if not pace or not decide:
         return {}
     within = format_duration(int(pace["latency_us"]))
+    if pace["step"] == "full":
+        return _late(stream, within, int(pace.get("late_since", 0)))
     at = datetime.fromtimestamp(int(pace["since"]) / 1e6, UTC)
     cheaper = (report.get("cheaper") or {}).get("version")
     # A worker may use one still that is not declared any more.
@@ -184,6 +186,21 @@ def _overload(stream: Resource, report: Mapping[str, Any]) -> dict[str, str]:
         "reason": "SHEDDING" if pace["step"] == "shedding" else "CHEAPER_VERSION",
         "message": f"Since {at:%Y-%m-%d %H:%M:%S} UTC {told} Then {pace['why']}.",
         "next_action": action,
+    }
+
+
+def _late(stream: Resource, within: str, since: int) -> dict[str, str]:
+    """Nothing is shed, for that would not help."""
+    if not since:
+        return {}
+    at = datetime.fromtimestamp(since / 1e6, UTC)
+    return {
+        "reason": "ANSWERS_LATE",
+        "message": f"Since {at:%Y-%m-%d %H:%M:%S} UTC events are decided later than within {within}, by their model all"
+        " the same: what takes the time is reading and answering them, which a shed event needs too.",
+        "next_action": "Let less wait at a time: fewer clients that each wait for an answer, or fewer events a request;"
+        " without ?wait=decision an answer costs less. Or declare a longer latency=."
+        f" `skyriver stream get {stream.name}` shows what the worker's time goes to.",
     }
 
 

@@ -12,6 +12,10 @@ the next step of the ladder is taken (`advance`). The last one is shedding: an e
 more is not scored but gets the fallback, the others go on being scored. A step is taken back once what came was well
 within the capacity of the step below for a hold.
 
+What an event costs is more than its turn: it is read and answered by the same thread, which labels want too. So a
+capacity counts all of that (`Cost.rate`), and what it would be if nothing were scored says what a step can bring
+(`helps`): where reading and answering is what takes the time, events are late with a score or without one.
+
 Between going up (more than the capacity comes) and going down (less than HEADROOM of it, all through the hold) lies
 what keeps a constant load from moving anything. The least wait of a look, not the mean, says that a queue stands: a
 burst that is worked off is none (Nichols and Jacobson, Controlling Queue Delay, 2012). What a turn takes is followed as
@@ -37,6 +41,10 @@ HOLDS = 20
 """Latencies that a hold lasts at least."""
 HEADROOM = 0.8
 """Of a capacity: what comes is well within it."""
+GAIN = 4
+"""Times as many events a second, without scoring any, that make it worth to shed whoever sends them."""
+OVER = 1.1
+"""Of a capacity: more comes than that. Those who wait for their answers never send more than is answered."""
 
 FORGET = 0.1
 """The weight of the newest turn."""
@@ -74,6 +82,24 @@ class Objective:
     @property
     def hold_us(self) -> int:
         return max(LEAST_HOLD_US, HOLDS * self.latency_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What the thread does besides turns of events."""
+
+    each_us: float = 0.0
+    """That reading and answering an event takes."""
+    besides: float = 0.0
+    """The share of the time that labels and the like take."""
+    besides_us: float = 0.0
+    """Of a turn, that they take at most."""
+
+    def rate(self, rows: int, us: float) -> float:
+        """Events a second, in turns of so many that take so long."""
+        alone = max(1.0, us + self.each_us * rows)
+        besides = min(self.besides_us, alone * self.besides / max(0.01, 1 - self.besides))
+        return rows * SECOND / (alone + besides)
 
 
 class Cost:
@@ -133,12 +159,9 @@ class Cost:
         came while another turn was under way."""
         return max(1, self.rows_within(self.target_us(latency_us) / 2 - besides_us, most))
 
-    def rate(self, latency_us: int, most: int) -> float:
+    def rate(self, latency_us: int, most: int, around: Around) -> float:
         """Events a second in turns of that size; 0 while nothing is known."""
-        if not self.turns:
-            return 0.0
-        rows = self.batch(latency_us, most)
-        return rows * SECOND / max(1.0, self.us(rows))
+        return around.rate(rows := self.batch(latency_us, most), self.us(rows)) if self.turns else 0.0
 
     def _line(self) -> tuple[float, float]:
         """Microseconds that each event takes, and the turn beside them."""
@@ -170,17 +193,25 @@ class Seen:
     """Within which events are to be decided (`Cost.target_us`)."""
     shed: int = 0
     """Events since the last look."""
+    rate_free: float = 0.0
+    """The capacity if nothing were scored; 0: not known, or without bound."""
+    came: float = 0.0
+    """As `rate_in`, over a longer time."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     """`place` in the ladder, `since` when; `breaks`: looks in a row that broke the objective; `uneasy_at`: the last
-    look at which the step below would not have done."""
+    look at which the step below would not have done. `helps`: less scoring would; `late_since`, `late_at`: the first
+    and the last look at which the objective was broken though it would not (0: it was not, for a hold)."""
 
     place: int = 0
     since: int = 0
     breaks: int = 0
     uneasy_at: int = 0
+    helps: bool = True
+    late_since: int = 0
+    late_at: int = 0
 
 
 def forecast_us(seen: Seen, horizon_us: int) -> float:
@@ -191,18 +222,36 @@ def forecast_us(seen: Seen, horizon_us: int) -> float:
     return max(0.0, lag) / seen.rate_out * SECOND
 
 
+def helps(seen: Seen) -> bool:
+    """Whether it brings something to score less: what is done grows by GAIN, or more comes than can be scored, and that
+    is well within what can be without. Else reading and answering is what takes the time, and those who wait for their
+    answers would send more, to be as late as before."""
+    over = OVER * seen.rate_out < seen.came <= HEADROOM * seen.rate_free
+    return not seen.rate_free or seen.rate_free >= GAIN * seen.rate_out or over
+
+
 def advance(state: State, seen: Seen, objective: Objective, ladder: Sequence[Step]) -> State:
     """At most one step, up or down."""
     wait = forecast_us(seen, objective.horizon_us)
     broken = wait > seen.within_us or seen.standing_us > seen.within_us
     breaks = state.breaks + 1 if broken else 0
-    top = state.place == len(ladder) - 1
+    top, does_help = state.place == len(ladder) - 1, helps(seen)
     below_does = bool(seen.rate_below) and seen.rate_in <= HEADROOM * seen.rate_below
-    calm = not broken and not seen.shed and (below_does or not seen.rate_in)
-    uneasy_at = state.uneasy_at if calm else seen.at
+    in_vain = top and not does_help
+    calm = not seen.shed and (in_vain or (not broken and (below_does or not seen.rate_in)))
+    state = replace(_noted(state, seen, objective, breaks, does_help), breaks=breaks, helps=does_help)
     settled = not state.place or seen.at - state.since >= SETTLE_US
-    if not top and settled and breaks >= CONFIRM:
-        return State(state.place + 1, seen.at, 0, seen.at)
+    if not top and settled and breaks >= CONFIRM and does_help:
+        return replace(state, place=state.place + 1, since=seen.at, breaks=0, uneasy_at=seen.at)
+    uneasy_at = state.uneasy_at if calm else seen.at
     if state.place and min(seen.at - state.since, seen.at - uneasy_at) >= objective.hold_us:
-        return State(state.place - 1, seen.at, 0, seen.at)
-    return replace(state, breaks=breaks, uneasy_at=uneasy_at)
+        return replace(state, place=state.place - 1, since=seen.at, breaks=0, uneasy_at=seen.at)
+    return replace(state, uneasy_at=uneasy_at)
+
+
+def _noted(state: State, seen: Seen, objective: Objective, breaks: int, does_help: bool) -> State:
+    """With since when the objective is broken by what no step mends."""
+    if breaks >= CONFIRM and not does_help:
+        return replace(state, late_since=state.late_since or seen.at, late_at=seen.at)
+    over = state.late_since and seen.at - state.late_at >= objective.hold_us
+    return replace(state, late_since=0) if over else state

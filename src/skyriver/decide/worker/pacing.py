@@ -13,18 +13,20 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from skyriver.core.units import SECOND, format_duration
 from skyriver.decide.decision.scoring import Effort
-from skyriver.decide.worker.overload import FIRST_ROWS, LOOK_US, Cost, Objective, Seen, State, Step, advance
+from skyriver.decide.worker.overload import FIRST_ROWS, LOOK_US, Around, Cost, Objective, Seen, State, Step, advance
 from skyriver.decide.worker.work import ChangeWork, EventWork, LoadWork, Turn, Work, next_turn
 
 WINDOW_US = 10 * SECOND
 """What is said of now is said of so long."""
 RATE_US = SECOND // 2
 """Over which the rate of what comes is smoothed."""
+LOAD_US = 2 * SECOND
+"""Over which is counted what the thread does: a large request, or several at once, are none of a load's."""
 PROBE_US = SECOND
 """So often, at most, who is not asked any more is asked all the same: else nobody would see that it has become fast."""
 
@@ -45,6 +47,14 @@ class _Told:
     in_time: int = 0
     shed: int = 0
     cheaper: int = 0
+    came: int = 0
+    besides: int = 0
+    """Rows of all but events."""
+    scoring_us: int = 0
+    """That turns took, without what is no event's."""
+    besides_us: int = 0
+    between_us: int = 0
+    """That was spent on reading and answering."""
 
 
 class Pacer:
@@ -54,7 +64,8 @@ class Pacer:
         self.objective = objective
         self._now, self._wall = now, wall
         self._ladder: tuple[Step, ...] = SHORT
-        self._costs = {effort: Cost(objective.share) for effort in (Effort.FULL, Effort.CHEAPER)}
+        self._costs = {effort: Cost(objective.share) for effort in Effort}
+        self._around = Around()
         self._besides = Cost(objective.share)
         """Of rows that are none of events."""
         self._beside = FIRST_ROWS
@@ -64,6 +75,8 @@ class Pacer:
         self._since = wall()
         """Of the step."""
         self._why = ""
+        self._late_since = 0
+        """Since when events are late though no step would mend it; wall time, 0: they are not."""
         self._counts = _Told(start)
         self._looks = deque([_Told(start)])
         """Of the last WINDOW_US."""
@@ -118,7 +131,7 @@ class Pacer:
         beside = self._beside
         besides_us = self._besides.bound_us(min(beside, others)) if others else 0
         batch = cost.batch(latency, room, besides_us)
-        if self.step is not Step.SHED:
+        if self.step is not Step.SHED or not self._state.helps:
             turn = _next(queue, room, batch, beside)
         else:
             # What came before it cannot be decided in time.
@@ -146,14 +159,17 @@ class Pacer:
         now, counts, latency = self._now(), self._counts, self.objective.latency_us
         if len(turn.events) < len(turn.works):
             self._note_besides(turn)
-        rows = sum(len(part) for _, part in turn.events)
+        rows, took_us = sum(len(part) for _, part in turn.events), max(0, took_us - turn.besides_us)
+        counts.besides, counts.besides_us = counts.besides + turn.besides, counts.besides_us + turn.besides_us
+        counts.between_us += turn.before_us
         if not rows:
             return
         counts.events += rows
+        counts.scoring_us += took_us
+        self._costs[turn.effort].note(rows, took_us)
         if turn.effort is Effort.SHED:
             counts.shed += rows
             return
-        self._costs[turn.effort].note(rows, max(0, took_us - turn.besides_us))
         counts.cheaper += rows if turn.effort is Effort.CHEAPER else 0
         counts.in_time += sum(len(part) for _, part in turn.events if now - part.arrived <= latency)
 
@@ -172,7 +188,8 @@ class Pacer:
     def report(self) -> dict[str, Any]:
         first, last = self._looks[0], self._counts
         events = last.events - first.events
-        cost = self._costs[self._scoring]
+        cost, lately = self._costs[self._scoring], self._over(self._now(), WINDOW_US)
+        busy = {"scoring": lately.scoring_us, "labels": lately.besides_us, "answering": lately.between_us}
         return {
             "step": self.step,
             "since": self._since,
@@ -183,9 +200,11 @@ class Pacer:
             "shed_events": last.shed,
             "cheaper": round((last.cheaper - first.cheaper) / events, 4) if events else None,
             "rate_in": round(self._rate_in, 1),
-            "capacity": round(cost.rate(self.objective.latency_us, self._most), 1) if cost.turns else None,
+            "capacity": round(self._rate(self._scoring), 1) if cost.turns else None,
             "alone_us": round(cost.bound_us(1)) if cost.turns else None,
             "why": self._why,
+            "late_since": self._late_since,
+            "busy": {what: round(min(1.0, us / lately.at), 3) for what, us in busy.items()},
         }
 
     def metrics(self) -> list[tuple[str, str, str, float]]:
@@ -209,7 +228,7 @@ class Pacer:
             what = "Share of the events scored within the declared latency, over the last 10 s."
             found.append(("skyriver_in_time_share", "gauge", what, told["in_time"]))
         if told["capacity"] is not None:
-            what = "Events a second that can be scored within the declared latency."
+            what = "Events a second that can be read, scored within the declared latency, and answered."
             found.append(("skyriver_capacity_events_per_second", "gauge", what, told["capacity"]))
         return found
 
@@ -217,17 +236,27 @@ class Pacer:
         before, counts, latency = self._looks[-1], self._counts, self.objective.latency_us
         elapsed = now - before.at
         came = max(0, self._taken + waiting - self._waited)
+        counts.came += came
         newest = 1 - math.exp(-elapsed / RATE_US)
         self._rate_in += newest * (came * SECOND / elapsed - self._rate_in)
         if self._rate_in < 0.01:
             self._rate_in = 0.0
-        cost = self._costs[self._scoring]
-        rate = cost.rate(latency, self._most)
+        self._look_around(now)
+        cost, rate = self._costs[self._scoring], self._rate(self._scoring)
         # A worker that sheds scores by the step below all the same.
-        below = rate if self.step is Step.SHED else self._costs[Effort.FULL].rate(latency, self._most)
+        below = rate if self.step is Step.SHED else self._rate(Effort.FULL)
         standing = max(0, self._standing) if waiting else 0
         seen = Seen(
-            now, waiting, standing, self._rate_in, rate, below, cost.target_us(latency), counts.shed - before.shed
+            now,
+            waiting,
+            standing,
+            self._rate_in,
+            rate,
+            below,
+            cost.target_us(latency),
+            counts.shed - before.shed,
+            self._rate_free,
+            self._over(now).came,
         )
         self._taken, self._waited, self._standing = 0, waiting, -1
         self._looks.append(replace(counts, at=now))
@@ -236,7 +265,35 @@ class Pacer:
         state = advance(self._state, seen, self.objective, self._ladder)
         if state.place != self._state.place:
             self._tell(state.place > self._state.place, self._ladder[state.place], seen)
+        if bool(state.late_since) != bool(self._state.late_since):
+            self._late_since = self._wall() if state.late_since else 0
         self._state = state
+
+    def _over(self, now: int, us: int = LOAD_US) -> _Told:
+        """What was counted lately; `at` is how long that is."""
+        first = next((look for look in self._looks if now - look.at <= us), self._looks[-1])
+        then, last = asdict(first), asdict(self._counts)
+        return _Told(**{what: last[what] - then[what] for what in last if what != "at"}, at=max(1, now - first.at))
+
+    def _look_around(self, now: int) -> None:
+        """What an event costs besides its turn. Reading and answering is shared by rows, whatever they are of."""
+        lately = self._over(now)
+        rows = lately.events + lately.besides
+        each = lately.between_us / rows if lately.events else self._around.each_us
+        besides_us = lately.besides_us + (lately.between_us * lately.besides / rows if rows else 0.0)
+        most_us = self._besides.bound_us(self._beside) + each * self._beside if self._besides.turns else 0.0
+        self._around = Around(each, min(1.0, besides_us / lately.at), most_us)
+
+    def _rate(self, effort: Effort) -> float:
+        """Events a second with it; 0: not known."""
+        return self._costs[effort].rate(self.objective.latency_us, self._most, self._around)
+
+    @property
+    def _rate_free(self) -> float:
+        """Events a second if none were scored; 0: not known."""
+        if self._costs[Effort.SHED].turns:
+            return self._rate(Effort.SHED)
+        return self._around.rate(self._most, 0.0) if self._around.each_us else 0.0
 
     def _tell(self, up: bool, step: Step, seen: Seen) -> None:
         """A step was taken."""

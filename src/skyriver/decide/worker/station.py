@@ -100,6 +100,8 @@ class Station:
         """Keeps the stream's objective, where one is declared."""
         self._read_ns = 0
         """When the sockets were read last: what waits now came after it, but for what a full turn has left."""
+        self._free_ns = 0
+        """Since when the thread reads and answers, between two turns."""
         self._expects = False
         """The last turn had events, and more of them may come soon."""
         self._queue: deque[Work] = deque()
@@ -145,7 +147,7 @@ class Station:
         self._queue.append(work)
         if not self._busy:
             self._busy = True
-            self._read_ns = time.perf_counter_ns()
+            self._read_ns = self._free_ns = time.perf_counter_ns()
             self._begin()
 
     def tick(self) -> None:
@@ -155,7 +157,7 @@ class Station:
                 self.pacer.know(cheaper=self.engine.deciding.cheaper is not None)
             self.pacer.rest(self._event_rows)
         if not self._busy and self.engine is not None and self._checkpoints.due(self._log.next_offset):
-            self._busy = True
+            self._busy, self._free_ns = True, time.perf_counter_ns()
             self._save()
 
     async def drain(self, seconds: float) -> None:
@@ -223,7 +225,8 @@ class Station:
             more = self._linger.wait_us((now - self._read_ns) // 1000, self._rows)
             if more:
                 time.sleep(more / 1e6)
-                now = time.perf_counter_ns()
+                slept, now = now, time.perf_counter_ns()
+                self._free_ns += now - slept
         self._read_ns = now
         asyncio.get_running_loop().call_soon(self._turn)  # not at once: first the loop reads
 
@@ -233,6 +236,7 @@ class Station:
             return
         pacer = self.pacer
         turn = next_turn(self._queue, MAX_BATCH) if pacer is None else self._paced(pacer, self.engine)
+        turn.before_us = max(0, turn.began_ns - self._free_ns) // 1000
         self._rows -= turn.rows
         self._event_rows -= sum(len(part) for _, part in turn.events)
         self._linger.note(len(turn.events), turn.began_ns // 1000)
@@ -247,31 +251,37 @@ class Station:
             self._break_off(turn, error)
             return
         if here:
-            self._finish(turn, replies)
+            self._finish(turn, replies, time.perf_counter_ns())
             return
         loop = asyncio.get_running_loop()
-        syncing = self._threads.submit(self._log.sync)
+        syncing = self._threads.submit(self._sync)
         syncing.add_done_callback(lambda done: loop.call_soon_threadsafe(self._synced, turn, replies, done))
 
     def _paced(self, pacer: Pacer, engine: Engine) -> Turn:
         pacer.know(cheaper=engine.deciding.cheaper is not None)
         return pacer.take(self._queue, self._event_rows, MAX_BATCH, self._rows - self._event_rows)
 
-    def _synced(self, turn: Turn, replies: list[Reply], done: Future[None]) -> None:
+    def _sync(self) -> int:
+        """When it was done. In the log's thread: the loop may be reading for longer, which is no part of the turn."""
+        self._log.sync()
+        return time.perf_counter_ns()
+
+    def _synced(self, turn: Turn, replies: list[Reply], done: Future[int]) -> None:
         error = done.exception()
         if error is None:
-            self._finish(turn, replies)
+            self._finish(turn, replies, done.result())
         elif isinstance(error, Exception):
             self._break_off(turn, error)
         else:
             raise error
 
-    def _finish(self, turn: Turn, replies: list[Reply]) -> None:
+    def _finish(self, turn: Turn, replies: list[Reply], durable_ns: int) -> None:
         took_us = (time.perf_counter_ns() - turn.began_ns) // 1000
         if rows := sum(len(part) for _, part in turn.events):
             self.meter.decision_us.add(took_us, rows)
+        self._free_ns = durable_ns
         if self.pacer is not None:
-            self.pacer.done(turn, took_us)
+            self.pacer.done(turn, (durable_ns - turn.began_ns) // 1000)
         for reply in replies:
             _answer(reply)
         if self._checkpoints.due(self._log.next_offset):
@@ -429,7 +439,7 @@ class Station:
         self.engine = engine
         self.problem, self._why = "", None
         self._note_loading(engine)
-        self._busy = True
+        self._busy, self._free_ns = True, time.perf_counter_ns()
         loop.call_soon(self._turn)
 
 

@@ -115,6 +115,8 @@ class Turn:
     effort: Effort = Effort.FULL
     besides_us: int = 0
     """That all but its events took."""
+    before_us: int = 0
+    """That the thread read and answered since the turn before, or since work came."""
 
     @property
     def besides(self) -> int:
