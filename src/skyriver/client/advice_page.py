@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from skyriver.client.screen import Screen
+from skyriver.core.errors import Unavailable
 
 if TYPE_CHECKING:
-    from skyriver.core.contract_advice import Advice, Declaration, ServiceAdvice
+    from collections.abc import Sequence
+
+    from skyriver.core.contract_advice import Advice, Declaration, NoAdvice, ServiceAdvice
+
+
+NAMED = 3
+"""Services without advice, at most, whose reasons are told one by one."""
 
 
 def advice(screen: Screen, found: Advice) -> None:
-    if not found["items"]:
+    if not found["items"] and not found.get("failed"):
         screen.say("There is no service with a version yet: advice is given on what has served.")
         return
     unit = found["currency"]
@@ -33,6 +40,18 @@ def advice(screen: Screen, found: Advice) -> None:
         _looked_at(screen, found["items"][0], unit)
     if unit:
         screen.say(f"By prices as of {found['as_of']} ({found['source']}), of replicas alone.")
+
+
+def missing_advice(failed: Sequence[NoAdvice]) -> Unavailable:
+    """To be raised once the others are shown."""
+    said = " ".join(f"No advice on {one['name']}: {one['message']}" for one in failed[:NAMED])
+    more = f" Nor on {len(failed) - NAMED} more." if len(failed) > NAMED else ""
+    return Unavailable(
+        f"{said}{more} All others are answered.",
+        code="NO_ADVICE",
+        next_action=failed[0]["next_action"],
+        details=tuple({"name": one["name"], "message": one["message"]} for one in failed),
+    )
 
 
 def _looked_at(screen: Screen, item: ServiceAdvice, unit: str) -> None:

@@ -47,7 +47,7 @@ class CostCalls(TenantCalls):
         """What to declare instead so that services, or one, cost less; or what one would have done if it were
         `declared` so, as in `sr.Service(...).to_json()`. It waits until it is done, some seconds a
         service; `told` is called with the share that is done. Raises NotFound; Unavailable (NOT_FINISHED) after
-        `seconds`."""
+        `seconds`, or (NO_ADVICE) where none can be given; of some services alone, `failed` says why."""
         until = time.monotonic() + seconds
         while True:
             params = {"service": service} if service else {}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skyriver.client.advice_page import advice
+from skyriver.client import show
+from skyriver.client.advice_page import advice, missing_advice
 from skyriver.client.prices import HOW_TO
 from skyriver.client.screen import Screen
-from skyriver.client.shell import Json, app, connect, noun
+from skyriver.client.shell import Json, all_of, app, connect, noun
+from skyriver.core.errors import NotFound
 
 if TYPE_CHECKING:
     from skyriver.core.contract import Resource
@@ -21,7 +23,7 @@ HOURS = 48
 """That are plotted: the last ones."""
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
-_budgets = noun("budget", "budgets", "Budgets: what may be spent, and how much of it is.", lists=False)
+_budgets = noun("budget", "budgets", "Budgets: what may be spent, and how much of it is.", lists=False, gets=False)
 _costs = typer.Typer(help="Costs: what everything costs.", invoke_without_command=True)
 app.add_typer(_costs, name="cost")
 
@@ -70,6 +72,8 @@ def cost_advise(
     with connect() as client, screen.progress() as bars:
         found = client.advice(service, told=lambda done: bars.tell("replaying", done, 1.0))
     screen.data(found, lambda: advice(screen, found))
+    if failed := found.get("failed"):
+        raise missing_advice(failed)
 
 
 def _table(screen: Screen, found: Costs) -> None:
@@ -137,8 +141,40 @@ def budget_list(as_json: Json = False) -> None:
     """Those of the tenant and of its applications, with what is spent."""
     screen = Screen(as_json=as_json)
     with connect() as client:
-        items = list(client.list("budgets"))
+        items, damaged = all_of(client.list("budgets"))
     screen.data(items, lambda: _budget_table(screen, items))
+    if damaged is not None:
+        raise damaged
+
+
+@_budgets.command("get")
+def budget_get(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the application, or of the tenant; or as listed.")],
+    as_json: Json = False,
+) -> None:
+    """One, with what is spent of it."""
+    screen = Screen(as_json=as_json)
+    with connect() as client:
+        items, damaged = all_of(client.list("budgets"))
+        found = _budget_of(items, name)
+    if found is None:
+        raise damaged or NotFound(
+            f"There is no budget {name!r}.",
+            where=f"budget/{name}",
+            next_action="`skyriver budget list` shows what there is; an application has one by"
+            f' sr.App("{name}", budget="200 EUR/30d").',
+        )
+    screen.data(found, lambda: show.resource(screen, found))
+
+
+def _budget_of(items: Sequence[Resource], name: str) -> Resource | None:
+    """By its own name, that of its application, or that of the tenant."""
+    ways: tuple[Callable[[Resource], str], ...] = (
+        lambda row: row["name"],
+        lambda row: str(row["spec"]["app"]),
+        lambda row: row["tenant"] if not row["spec"]["app"] else "",
+    )
+    return next((row for told in ways for row in items if told(row) == name), None)
 
 
 def _budget_table(screen: Screen, items: Sequence[Resource]) -> None:
@@ -152,7 +188,7 @@ def _budget_table(screen: Screen, items: Sequence[Resource]) -> None:
             row["spec"]["budget"],
             row["status"]["spent"],
             f"{float(row['status']['share']):.0%}",
-            row["message"],
+            f"{row['message']} {row['next_action']}".strip(),
         )
         for row in items
     ]

@@ -9,6 +9,7 @@ import typer
 
 from skyriver.client.screen import Screen
 from skyriver.client.shell import Json, app, connect
+from skyriver.core.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
     from skyriver.core.contract_prices import Price, PriceList
@@ -21,11 +22,19 @@ app.add_typer(_prices, name="price")
 
 @_prices.command("list")
 def price_list(as_json: Json = False) -> None:
-    """The prices in force, where they come from, and as of when they are."""
+    """The prices in force, where they come from, and as of when they are; an error where the operator's file is not
+    taken."""
     screen = Screen(as_json=as_json)
     with connect() as client:
         found = client.prices()
     screen.data(found, lambda: _show(screen, found))
+    if found["problem"]:
+        error = Unavailable if found["code"] == "PRICES_UNREADABLE" else InvalidInput
+        raise error(
+            f"{found['problem']} The prices before stay in force.",
+            code=found["code"],
+            next_action=found["next_action"],
+        )
 
 
 @_prices.command("get")
@@ -41,10 +50,7 @@ def price_get(
 
 def _show(screen: Screen, found: PriceList) -> None:
     _table(screen, found["items"])
-    if found["problem"]:
-        screen.say(f"The prices before are still in force. {found['problem']}")
-        screen.say(found["next_action"])
-    elif not any(float(price["price"]) for price in found["items"]):
+    if not found["problem"] and not any(float(price["price"]) for price in found["items"]):
         screen.say(HOW_TO)
 
 

@@ -89,3 +89,6 @@ def _table(screen: Screen, tenants: Sequence[Tenant]) -> None:
         for t in tenants
     ]
     screen.table("", ("TENANT", "REQUESTS A SECOND", "AT ONCE", "BUDGET"), rows)
+    for tenant in tenants:
+        if note := tenant.get("note"):
+            screen.say(f"{tenant['name']}: {note}")

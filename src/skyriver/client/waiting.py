@@ -27,8 +27,8 @@ AWAY_SECONDS = 60.0
 POLL_SECONDS = 0.25
 
 _AGAIN = frozenset({429, 503})
-_LASTS = frozenset({"BUDGET_SPENT"})
-"""Limits that are not over in a moment."""
+_LASTS = frozenset({"BUDGET_SPENT", "NO_ADVICE"})
+"""What is not over in a moment."""
 
 
 def changed(request: Request) -> Flow[Any]:

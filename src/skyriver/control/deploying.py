@@ -8,10 +8,12 @@ from typing import Any
 
 from skyriver.control.cloud import Cloud, Deployment, DeployRequest
 from skyriver.control.mutations import Planned
+from skyriver.control.spending import spending_after, to_be_counted, uncounted
 from skyriver.core.errors import Conflict, PreconditionFailed
 from skyriver.core.jobs import ENDED
 from skyriver.core.names import digest
 from skyriver.core.resources import Change, Delete, Put, Resource, Snapshot
+from skyriver.core.spending import parse_budget
 
 
 def plan(
@@ -25,13 +27,24 @@ def plan(
         if planned.changes:
             _refuse_while_running(snapshot, tenant, name)
     answer = {
-        "plan": list(planned.lines),
+        "plan": [*planned.lines, *_of_budget(cloud, body)],
         "plan_digest": found,
         "applied": not dry_run,
         "operations": list(planned.operations),
     }
     changes = [_with_operations(change, planned.operations) for change in planned.changes]
+    changes += spending_after(snapshot, changes, cloud.prices.now())
     return Planned(changes, answer, told(planned.lines), commit=not dry_run)
+
+
+def _of_budget(cloud: Cloud, body: DeployRequest) -> Sequence[Mapping[str, Any]]:
+    """A warning, no part of what is confirmed: prices may be others by then."""
+    text = body.spec.get("budget")
+    budget, prices = parse_budget(text) if text else None, cloud.prices.now()
+    if budget is None or not (why := uncounted(budget, prices)):
+        return ()
+    detail = f"{budget}: {why} {to_be_counted(budget, prices)}"
+    return ({"action": "warn", "kind": "budget", "name": body.spec["name"], "detail": detail},)
 
 
 def plan_digest(snapshot: Snapshot, body: DeployRequest, planned: Deployment, *, prune: bool) -> str:

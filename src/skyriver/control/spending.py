@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
 from skyriver.control.costing import Period, money
 from skyriver.core.prices import Prices
-from skyriver.core.resources import Change, Delete, Put, Resource, Snapshot
+from skyriver.core.resources import Change, Delete, Key, Put, Resource, Snapshot
 from skyriver.core.spending import BUDGET, NEAR, MoneyBudget, name_of, parse_budget
 from skyriver.core.units import DAY, format_span
 from skyriver.core.usage import HOUR, USAGE, Bucket, buckets
@@ -40,6 +40,41 @@ def spending(snapshot: Snapshot, prices: Prices) -> list[Change]:
     return changes
 
 
+def spending_after(snapshot: Snapshot, changes: Iterable[Change], prices: Prices) -> list[Change]:
+    """What the same commit is to make of the budgets that `changes` declare, change or take away: who asks for one that
+    was declared a moment ago finds it."""
+    declaring = [change for change in changes if _key_of(change)[1] in ("app", "tenant")]
+    if not declaring:
+        return []
+    rows: dict[Key, Resource] = {}
+    for change in declaring:
+        tenant, kind, name = _key_of(change)
+        before = snapshot.find(tenant, BUDGET, name_of(name if kind == "app" else ""))
+        declared = change.resource if isinstance(change, Put) else None
+        known = [row for row in (before, declared) if row is not None]
+        rows |= {row.key: row for row in (*known, *snapshot.all(tenant, USAGE))}
+    return spending(Snapshot(rows, {}, {}, snapshot.now), prices)
+
+
+def _key_of(change: Change) -> Key:
+    return change.resource.key if isinstance(change, Put) else (change.tenant, change.kind, change.name)
+
+
+def uncounted(budget: MoneyBudget, prices: Prices) -> str:
+    """Why nothing that is used now counts; "" where it does."""
+    if prices.are_zero:
+        return f"Nothing costs anything here ({prices.source}): nothing is ever counted against it."
+    if prices.currency != budget.currency:
+        return f"Prices are in {prices.currency} now: nothing that is used is counted against it."
+    return ""
+
+
+def to_be_counted(budget: MoneyBudget, prices: Prices) -> str:
+    """What to do about that."""
+    theirs = f"Give the budget in {prices.currency}, or" if not prices.are_zero else "Leave the budget out, or"
+    return f"{theirs} have who steers the cloud write prices in {budget.currency} into HOME/prices.toml."
+
+
 def _declared(snapshot: Snapshot) -> Iterator[tuple[tuple[str, str], MoneyBudget]]:
     """By (tenant, application); "" is all of the tenant."""
     for row in snapshot.rows.every("tenant"):
@@ -58,7 +93,7 @@ def _judged(
     share = spent / budget.most
     whose = f"The application {app}" if app else f"The tenant {tenant}"
     said = f"{whose} has spent {money(spent)} of its budget of {budget}."
-    unpriced = prices.currency not in ("", budget.currency)
+    unpriced = uncounted(budget, prices)
     state = "SPENT" if share >= 1 else "UNPRICED" if unpriced else "NEAR" if share >= NEAR else "WITHIN"
     action = ""
     match state:
@@ -67,8 +102,7 @@ def _judged(
                 f"`skyriver cost list` shows what it went to. It is free again as time goes by, or {_more(tenant, app)}"
             )
         case "UNPRICED":
-            said = f"{said} Prices are in {prices.currency} now: what is used does not count."
-            action = f"Give the budget in {prices.currency}, or the prices in {budget.currency}."
+            said, action = f"{said} {unpriced}", to_be_counted(budget, prices)
         case "NEAR":
             action = "`skyriver cost list` shows what it goes to."
     recent = _spent(used, app, budget.currency, period.end - 24 * HOUR, period.end)

@@ -17,8 +17,10 @@ from skyriver.control.gateway_rules import LIMIT_MAX
 from skyriver.control.mutations import Key, Mutations, Planned, make_call
 from skyriver.control.paging import check_query
 from skyriver.control.routes import Routes, caller
+from skyriver.control.spending import spending_after, to_be_counted, uncounted
 from skyriver.core import contract_tenants as contract
 from skyriver.core.names import digest
+from skyriver.core.prices import Prices
 from skyriver.core.resources import Put, Resource, Snapshot, need
 from skyriver.core.spending import parse_budget
 from skyriver.core.units import parse_rate
@@ -46,11 +48,12 @@ def add_tenants(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:
         """Who has tokens here, with the limits of each; of a tenant that does not steer the cloud, itself alone."""
         check_query(request, ())
         snapshot, asker = cloud.loop.snapshot(), caller(request).tenant
-        return {"items": [_told(_find(snapshot, asker, name)) for name in _known(snapshot, asker)]}
+        prices = cloud.prices.now()
+        return {"items": [_told(_find(snapshot, asker, name), prices) for name in _known(snapshot, asker)]}
 
     def one(request: Request, name: str) -> contract.Tenant:
         """How much a tenant may get."""
-        return _told(_find(cloud.loop.snapshot(), caller(request).tenant, name))
+        return _told(_find(cloud.loop.snapshot(), caller(request).tenant, name), cloud.prices.now())
 
     def limit(request: Request, name: str, body: LimitsRequest, key: Key = "") -> contract.Tenant:
         """Sets what a tenant may get of models and streams together: the gateways follow at once, without losing what
@@ -65,7 +68,8 @@ def add_tenants(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:
         def plan(snapshot: Snapshot) -> Planned:
             before = _find(snapshot, who.tenant, name)
             after = replace(before, spec={**before.spec, **given})
-            return Planned([Put(after, before.revision)], {**_told(after)}, given)
+            put, prices = Put(after, before.revision), cloud.prices.now()
+            return Planned([put, *spending_after(snapshot, [put], prices)], {**_told(after, prices)}, given)
 
         asked = digest([request.method, request.url.path, given])
         call = make_call(request, Permission.CLOUD_ADMIN, "limit_tenant", f"tenant/{name}", key, asked)
@@ -89,10 +93,14 @@ def _find(snapshot: Snapshot, asker: str, name: str) -> Resource:
     return need(row if name in _known(snapshot, asker) else None, KIND, name)
 
 
-def _told(row: Resource) -> contract.Tenant:
-    return {
+def _told(row: Resource, prices: Prices) -> contract.Tenant:
+    told: contract.Tenant = {
         "name": row.name,
         "rate": row.spec.get("rate"),
         "concurrency": row.spec.get("concurrency"),
         "budget": row.spec.get("budget"),
     }
+    budget = parse_budget(row.spec["budget"]) if row.spec.get("budget") else None
+    if budget is not None and (why := uncounted(budget, prices)):
+        told["note"] = f"{budget}: {why} {to_be_counted(budget, prices)}"
+    return told

@@ -21,6 +21,7 @@ from skyriver.control.outcomes import add_outcomes
 from skyriver.control.reviews import add_reviews
 from skyriver.control.routes import PREFIX, TENANT, Routes, caller
 from skyriver.control.rules import add_rules
+from skyriver.control.spending import spending_after
 from skyriver.control.tenants import add_tenants
 from skyriver.control.tokens import add_tokens
 from skyriver.control.uploads import take_upload
@@ -122,7 +123,8 @@ def _add_apps(routes: Routes, cloud: Cloud, mutations: Mutations) -> None:
             deploying.check_match(snapshot.find(tenant, "app", name), name, if_match, "")
             planned = cloud.actions.remove(snapshot, tenant, name)
             answer = {"plan": list(planned.lines), "applied": not dry_run}
-            return Planned(planned.changes, answer, deploying.told(planned.lines), commit=not dry_run)
+            changes = [*planned.changes, *spending_after(snapshot, planned.changes, cloud.prices.now())]
+            return Planned(changes, answer, deploying.told(planned.lines), commit=not dry_run)
 
         call = make_call(request, Permission.APPS_WRITE, "delete", f"app/{name}", "" if dry_run else key, asked)
         done: Any = mutations.carry_out(call, plan)

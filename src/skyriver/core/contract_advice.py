@@ -77,6 +77,16 @@ class ServiceAdvice(TypedDict):
     """Where a declaration was asked for: that is `proposed` then, whatever it does."""
 
 
+class NoAdvice(TypedDict):
+    """Of one service: why there is none, while others have theirs."""
+
+    name: str
+    app: str
+    code: str
+    message: str
+    next_action: str
+
+
 class Advice(TypedDict):
     """Of a tenant's services. Replaying takes some time: while `state` is not DONE it is to be asked again."""
 
@@ -85,6 +95,8 @@ class Advice(TypedDict):
     """Share of the replaying."""
     items: Sequence[ServiceAdvice]
     """In the order of names; empty until it is done."""
+    failed: Sequence[NoAdvice]
+    """The same of those of which nothing can be said now."""
     currency: str
     """Of the prices in force; "" where nothing costs anything."""
     as_of: str

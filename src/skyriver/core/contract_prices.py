@@ -18,7 +18,7 @@ class Price(TypedDict):
     currency: str
     """"" where nothing costs anything."""
     source: str
-    """`list NAME`, of those that come with Skyriver, or the operator's file."""
+    """`list NAME`, of those that come with Skyriver, or the operator's file; or a list that the file takes it from."""
     as_of: str
     """The day on which it held, as 2026-11-01."""
 
@@ -27,4 +27,6 @@ class PriceList(TypedDict):
     items: Sequence[Price]
     problem: str
     """Why the operator's file is not taken as it is now; "" while it is, or there is none."""
+    code: str
+    """Of that."""
     next_action: str

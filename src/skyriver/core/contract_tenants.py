@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NotRequired  # as in skyriver.core.contract
 
-from typing_extensions import TypedDict  # as in skyriver.core.contract
+from typing_extensions import TypedDict
 
 
 class Tenant(TypedDict):
@@ -17,6 +18,8 @@ class Tenant(TypedDict):
     """Requests under way at once; null: no limit."""
     budget: str | None
     """What all its things may cost together, as "200 EUR/30d"; null: no limit."""
+    note: NotRequired[str]
+    """Where nothing is counted against its budget: why, and what to do."""
 
 
 class TenantList(TypedDict):

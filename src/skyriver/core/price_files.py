@@ -56,7 +56,9 @@ def parse_prices(text: str, *, where: str, today: date, lists: Mapping[str, Pric
     base = _base(told, where, lists)
     given = _prices(told, where)
     if base is not None and not given:
-        return Prices(where, base.as_of, base.currency, base.of) if told.keys() == {LIST} else _dated(told, where, base)
+        if told.keys() != {LIST}:
+            _dated(told, where, base)
+        return Prices(where, base.as_of, base.currency, base.of, dict.fromkeys(base.of, base.source))
     prices = {**(base.of if base is not None else {}), **given}
     for name in UNITS:
         if name not in prices:
@@ -73,7 +75,8 @@ def parse_prices(text: str, *, where: str, today: date, lists: Mapping[str, Pric
             " not add up.",
             f"Give all prices yourself, in {currency}, or write currency = {base.currency!r}.",
         )
-    return Prices(where, as_of, currency, prices)
+    taken = dict.fromkeys(prices.keys() - given.keys(), base.source) if base is not None else {}
+    return Prices(where, as_of, currency, prices, taken)
 
 
 def _dated(told: Mapping[str, Any], where: str, base: Prices) -> NoReturn:

@@ -74,6 +74,12 @@ class Prices:
     """"" where nothing costs anything."""
     of: Mapping[str, Decimal] = field(default_factory=dict)
     """By name; one that is not there is 0."""
+    taken: Mapping[str, str] = field(default_factory=dict)
+    """Of those that the source takes from a list: which."""
+
+    def source_of(self, name: str) -> str:
+        """Of one price."""
+        return f"{self.taken[name]}, by {self.source}" if name in self.taken else self.source
 
     def price(self, name: str) -> Decimal:
         return self.of.get(name, Decimal(0))
@@ -97,9 +103,10 @@ class Prices:
 
     def to_json(self) -> dict[str, Any]:
         of = {name: f"{price:f}" for name, price in sorted(self.of.items())}
-        return {"source": self.source, "as_of": self.as_of.isoformat(), "currency": self.currency, "of": of}
+        told = {"source": self.source, "as_of": self.as_of.isoformat(), "currency": self.currency, "of": of}
+        return {**told, "taken": dict(sorted(self.taken.items()))} if self.taken else told
 
     @classmethod
     def of_json(cls, told: Mapping[str, Any]) -> Prices:
         of = {name: Decimal(price) for name, price in told["of"].items()}
-        return cls(told["source"], date.fromisoformat(told["as_of"]), told["currency"], of)
+        return cls(told["source"], date.fromisoformat(told["as_of"]), told["currency"], of, told.get("taken", {}))

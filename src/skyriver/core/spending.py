@@ -18,7 +18,8 @@ from skyriver.core.resources import Resource, Snapshot
 from skyriver.core.units import DAY, SECOND, format_duration, parse_duration
 
 BUDGET: Final = "budget"
-"""The kind of its rows; none is stepped. WITHIN, NEAR, SPENT, or UNPRICED: prices are in another currency."""
+"""The kind of its rows; none is stepped. WITHIN, NEAR, SPENT, or UNPRICED: nothing costs anything, or in another
+currency."""
 NEAR: Final = Decimal("0.8")
 OF_TENANT: Final = "tenant"
 """The name of the row of a tenant's own budget; an application's is `app-NAME`."""

@@ -1,4 +1,4 @@
-"""Signs of budgets of money: one that is soon spent, is, or cannot be told."""
+"""Signs of budgets of money: one that is soon spent, is, or to which nothing is counted."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Who asks for advice gets it from processes that replay histories, one at a time; answers are kept for a while.
 
 A process replays services for a short turn and ends: then another tenant's have theirs. What nobody asks after any more
-is dropped.
+is dropped. A service whose replay fails, or that ends the process, is named in the answer beside the others; where that
+is all of the answer, it is an error.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from skyriver.control.pricing import Pricing
 from skyriver.core.clock import Clock
-from skyriver.core.contract_advice import Advice
+from skyriver.core.contract_advice import Advice, NoAdvice
 from skyriver.core.errors import QuotaExceeded, Unavailable
 from skyriver.core.names import digest
+from skyriver.core.processes import how_it_ended
 from skyriver.core.resources import Snapshot
 from skyriver.core.units import SECOND
 from skyriver.observe.demand import p99_s
@@ -59,6 +61,11 @@ class _Run:
     """In the order of the services: those that are done."""
     ended_at: int = 0
     failed: str = ""
+    """Why none of its services can be replayed."""
+
+    @property
+    def problems(self) -> list[NoAdvice]:
+        return [item["problem"] for item in self.items if "problem" in item]
 
     @property
     def is_over(self) -> bool:
@@ -112,13 +119,16 @@ class ChildAdvisor:
                 run = self._runs[key] = _Run(known, now, {**question, "now": snapshot.now / SECOND}, ended_at=now)
             run.polled_at = now
             self._go_on(now)
-            if run.failed:
+            if run.is_over and (run.failed or run.problems):  # the next question tries again
                 self._runs.pop(key, None)
+            if run.failed:
                 raise Unavailable(
                     f"No advice could be computed: {run.failed}",
                     code="NO_ADVICE",
                     next_action="Ask again; the log of the control plane has the rest.",
                 )
+            if run.is_over and run.problems and len(run.problems) == len(run.items):
+                raise _none_at_all(run.problems)
             return self._told(run)
 
     def look(self) -> bool:
@@ -159,7 +169,8 @@ class ChildAdvisor:
         return {
             "state": state,
             "done": done / of if of else 1.0,
-            "items": run.items if run.is_over else (),
+            "items": [item for item in run.items if "problem" not in item] if run.is_over else (),
+            "failed": run.problems if run.is_over else (),
             "currency": prices["currency"],
             "as_of": prices["as_of"],
             "source": prices["source"],
@@ -192,13 +203,14 @@ class ChildAdvisor:
         answer = self._read(run)
         _end(run.process)
         run.process, run.ended_at = None, now
-        if ended is None:
-            name = run.question["services"][len(run.items)]["name"]
-            run.failed = f"that on {name}, or one soon after it, took longer than {MOST_US // MINUTE} minutes."
-        elif ended or not answer.get("items"):
-            run.failed = f"its process ended with {ended}."
+        if "items" not in answer:  # it did not even begin
+            run.failed = "its process did not begin." if ended is None else f"its process ended with {ended}."
         else:
             run.items += answer["items"]
+            if ended is None:
+                _blame(run, f"Its replay took longer than {MOST_US // MINUTE} minutes, and was ended.")
+            elif ended or not answer["items"]:
+                _blame(run, f"While it was replayed its process ended. {how_it_ended(ended)}")
         self._forget(run)
 
     def _begin(self, run: _Run, now: int) -> None:
@@ -257,6 +269,32 @@ class ChildAdvisor:
             for n, (ended_at, key) in enumerate(sorted(of)):
                 if n < over or now - ended_at > KEPT_US:
                     del self._runs[key]
+
+
+def _blame(run: _Run, message: str) -> None:
+    """The service that its process was at; those behind it are replayed by another one."""
+    if run.is_over:
+        return
+    service = run.question["services"][len(run.items)]
+    told: NoAdvice = {
+        "name": service["name"],
+        "app": service["app"],
+        "code": "REPLAY_FAILED",
+        "message": message,
+        "next_action": "Ask again when the machine has less to do; `skyriver logs control` has the rest.",
+    }
+    run.items.append({"name": service["name"], "problem": told})
+
+
+def _none_at_all(problems: Sequence[NoAdvice]) -> Unavailable:
+    first, others = problems[0], len(problems) - 1
+    more = f" Nor is there any on {others} others." if others else ""
+    return Unavailable(
+        f"No advice on {first['name']}: {first['message']}{more}",
+        code="NO_ADVICE",
+        next_action=first["next_action"],
+        details=tuple({"name": one["name"], "message": one["message"]} for one in problems),
+    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -12,7 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from skyriver.control.schedule.history import HEAD, MARK, Filling, Look, Minute, is_ours, pack, place, unpack
+from skyriver.control.schedule.history import (
+    HEAD,
+    MARK,
+    Filling,
+    Look,
+    Minute,
+    is_blank,
+    is_ours,
+    pack,
+    place,
+    unpack,
+)
+from skyriver.core.errors import Corrupt, Unavailable
 from skyriver.observe.demand import Measured
 
 FOLDER: Final = "demand"
@@ -72,8 +84,26 @@ class Histories:
 
 
 def read_history(home: Path, tenant: str, name: str, now: float) -> list[Minute]:
-    """Oldest first, until `now`; empty where there is none."""
+    """Oldest first, until `now`; empty where there is none. Raises Unavailable (HISTORY_UNREADABLE), Corrupt
+    (HISTORY_DAMAGED)."""
+    path = home / FOLDER / tenant / name
     try:
-        return list(unpack((home / FOLDER / tenant / name).read_bytes(), now))
-    except OSError:
+        data = path.read_bytes()
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise Unavailable(
+            f"The history of its demand cannot be read: {error.strerror}.",
+            code="HISTORY_UNREADABLE",
+            where=str(path),
+            next_action="Make it a file that the cloud's user may read, or remove it: it is then begun anew.",
+        ) from error
+    found = list(unpack(data, now))
+    if not found and not is_blank(data):
+        raise Corrupt(
+            "The history of its demand is damaged, or of another release.",
+            code="HISTORY_DAMAGED",
+            where=str(path),
+            next_action="Remove the file: while the service runs it is begun anew, and a day of it is needed.",
+        )
+    return found

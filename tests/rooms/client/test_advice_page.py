@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from skyriver.client.advice_page import advice
+from skyriver.client.advice_page import NAMED, advice, missing_advice
 from skyriver.client.screen import Screen
-from skyriver.core.contract_advice import Advice, Declaration
+from skyriver.core.contract_advice import Advice, Declaration, NoAdvice
 
 
 def declared(line: str, hours: float, late: float, verdict: str = "") -> Declaration:
@@ -50,6 +50,7 @@ def shown(capsys: pytest.CaptureFixture[str], currency: str = "EUR", **told: Any
         "currency": currency,
         "as_of": "2026-11-01",
         "source": "HOME/prices.toml",
+        "failed": [],
     }
     advice(Screen(as_json=False), found)
     printed = capsys.readouterr()
@@ -86,3 +87,14 @@ def test_where_nothing_is_proposed_it_says_why(capsys: pytest.CaptureFixture[str
     assert "quote: There is no history.\n" in out
     assert "->" not in out
     assert " none" in out
+
+
+def test_services_without_advice_are_named_with_why_and_what_to_do() -> None:
+    failed: list[NoAdvice] = [
+        {"name": f"s{n}", "app": "shop", "code": "REPLAY_FAILED", "message": f"Why {n}.", "next_action": f"Do {n}."}
+        for n in range(NAMED + 2)
+    ]
+    assert missing_advice(failed[:1]).message == "No advice on s0: Why 0. All others are answered."
+    raised = missing_advice(failed)
+    assert raised.message.endswith("No advice on s2: Why 2. Nor on 2 more. All others are answered.")
+    assert (raised.code, raised.next_action, len(raised.details)) == ("NO_ADVICE", "Do 0.", NAMED + 2)

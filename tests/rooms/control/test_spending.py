@@ -13,7 +13,7 @@ from api_stage import BASE, Stage
 
 import skyriver as sr
 from skyriver.control.pricing import OWNED
-from skyriver.control.spending import spending
+from skyriver.control.spending import spending, spending_after
 from skyriver.core.errors import InvalidInput, QuotaExceeded
 from skyriver.core.prices import CORE, Prices
 from skyriver.core.resources import Change, Delete, Put, Resource, Snapshot
@@ -110,7 +110,14 @@ def test_prices_in_another_currency_are_said_and_free_ones_spend_nothing() -> No
     row = judged(app("100 EUR/30d"), hour(1, 500, prices=dollars), prices=dollars)["app-shop"]
     assert (row.state, row.status["spent"]) == ("UNPRICED", "0.000000")
     assert "Prices are in USD now" in row.message
-    assert judged(app("100 EUR/30d"), hour(1, 500, prices=OWNED), prices=OWNED)["app-shop"].state == "WITHIN"
+    assert row.next_action.startswith("Give the budget in USD, or have")
+    free = judged(app("100 EUR/30d"), hour(1, 500, prices=OWNED), prices=OWNED)["app-shop"]
+    assert (free.state, free.status["spent"]) == ("UNPRICED", "0.000000")
+    assert "Nothing costs anything here (list owned): nothing is ever counted against it." in free.message
+    assert free.next_action.startswith("Leave the budget out, or have")
+    zero = replace(PRICES, of={CORE: Decimal(0)})
+    assert judged(app("100 EUR/30d"), prices=zero)["app-shop"].state == "UNPRICED"
+    assert judged(app("100 EUR/30d"), hour(1, 500), prices=OWNED)["app-shop"].state == "SPENT", "when it cost something"
 
 
 def test_a_row_is_written_when_something_is_new_and_goes_with_its_budget() -> None:
@@ -127,6 +134,52 @@ def test_a_row_is_written_when_something_is_new_and_goes_with_its_budget() -> No
     assert isinstance(worse, Put)
     assert (worse.resource.state, worse.resource.since) == ("NEAR", NOW)
     assert then(app()) == [Delete("default", BUDGET, "app-shop", 3)]
+
+
+def test_a_budget_is_there_with_what_declares_it_and_goes_with_it() -> None:
+    known = snapshot(app("50 EUR/30d", "risk"), hour(1, 50), hour(2, 45, RISK))
+    declared = [Put(app("100 EUR/30d"), 0), Put(Resource("default", "model", "m"), 0)]
+    [put] = spending_after(known, declared, PRICES)
+    assert isinstance(put, Put)
+    assert (put.resource.name, put.resource.status["spent"], put.expected) == ("app-shop", "50.000000", 0)
+    there = snapshot(app("100 EUR/30d"), replace(put.resource, revision=7), hour(1, 50))
+    assert spending_after(there, [Put(app("100 EUR/30d"), 1)], PRICES) == []
+    [more] = spending_after(there, [Put(app("900 EUR/30d"), 1)], PRICES)
+    assert isinstance(more, Put)
+    assert (more.resource.spec["budget"], more.expected) == ("900 EUR/30d", 7)
+    gone = [Delete("default", BUDGET, "app-shop", 7)]
+    assert spending_after(there, [Put(app(), 1)], PRICES) == gone
+    assert spending_after(there, [Delete("default", "app", "shop", 1)], PRICES) == gone
+    assert spending_after(known, [Delete("default", "model", "m", 1)], PRICES) == []
+
+
+def test_who_deploys_a_budget_without_prices_is_told_and_finds_it_at_once(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    admin = stage.issue()
+    body = stage.body()
+    spec = AppSpec.model_validate({**body["spec"], "budget": "200 EUR/30d"})
+    body |= {"spec": spec.to_json(), "spec_digest": spec.digest()}
+
+    def deploy(query: str = "") -> Any:
+        answer = stage.caller.request("PUT", f"{BASE}/apps/shop{query}", json=body, headers=admin)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    dry = deploy("?dry_run=true")
+    assert stage.store.rows("default", BUDGET) == []
+    [warned] = [line for line in deploy()["plan"] if line["kind"] == "budget"]
+    assert warned in dry["plan"]
+    assert (warned["action"], warned["name"]) == ("warn", "shop")
+    assert warned["detail"].startswith("200 EUR/30d: Nothing costs anything here (list owned): nothing is ever counted")
+    [row] = stage.caller.get(f"{BASE}/budgets", headers=admin).json()["items"]
+    assert (row["name"], row["state"]) == ("app-shop", "UNPRICED")
+    told = stage.caller.request("PATCH", "/api/v1/tenants/default", json={"budget": "9 EUR/1d"}, headers=admin).json()
+    assert told["note"].startswith("9 EUR/1d: Nothing costs anything here")
+    listed = stage.caller.get(f"{BASE}/budgets", headers=admin).json()["items"]
+    assert [row["name"] for row in listed] == ["app-shop", "tenant"]
+    stage.caller.request("PATCH", "/api/v1/tenants/default", json={"budget": None}, headers=admin)
+    stage.caller.request("DELETE", f"{BASE}/apps/shop", headers=admin)
+    assert stage.store.rows("default", BUDGET) == []
 
 
 def test_what_is_near_or_spent_is_a_sign_for_an_incident() -> None:
@@ -189,6 +242,7 @@ def test_who_steers_the_cloud_gives_a_tenant_its_budget(tmp_path: Path) -> None:
     admin, other = stage.issue(), stage.issue("admin", "bank")
     path = "/api/v1/tenants/bank"
     told = stage.caller.request("PATCH", path, json={"budget": "200EUR/30d"}, headers=admin).json()
+    assert told.pop("note").startswith("200 EUR/30d: Nothing costs anything here")
     assert told == {"name": "bank", "rate": None, "concurrency": None, "budget": "200 EUR/30d"}
     assert stage.caller.get(path, headers=other).json()["budget"] == "200 EUR/30d"
     refused = stage.caller.request("PATCH", path, json={"budget": "much"}, headers=admin)

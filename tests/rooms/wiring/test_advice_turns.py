@@ -33,10 +33,13 @@ class Process:
         self.killed = False
         self.stdin = None
 
-    def end(self, done: int | None = None) -> None:
+    def end(self, done: int | None = None, rc: int = 0) -> None:
+        self.tell(done)
+        self.rc = rc
+
+    def tell(self, done: int | None) -> None:
         items = [{"name": one["name"]} for one in self.question["services"][:done]]
         self.answer.write_text(json.dumps({"done": 1.0, "items": items}))
-        self.rc = 0
 
     def poll(self) -> int | None:
         return self.rc
@@ -146,15 +149,42 @@ def test_an_answer_that_took_long_is_delivered_and_kept_from_then_on(asking: Ask
     assert asking.ask("a")["state"] != "DONE"
 
 
-def test_a_service_that_takes_too_long_is_said(asking: Asking) -> None:
+def test_a_service_that_takes_too_long_is_named_and_the_others_are_replayed(asking: Asking) -> None:
     asking.ask("a")
+    asking.begun[0].tell(done=1)
     for _ in range(MOST_US // GONE_US):
         asking.clock.advance(GONE_US)
         asking.ask("a")
     asking.clock.advance(1)
-    with pytest.raises(Unavailable, match="that on x, or one soon after it, took longer than 10 minutes"):
-        asking.ask("a")
+    assert asking.ask("a")["state"] == "REPLAYING"
     assert asking.begun[0].killed
+    asking.begun[1].end()
+    found = asking.ask("a")
+    assert [item["name"] for item in found["items"]] == ["x", "z"]
+    (failed,) = found["failed"]
+    assert (failed["name"], failed["message"]) == ("y", "Its replay took longer than 10 minutes, and was ended.")
+    assert asking.asked_of() == [("a", ["x", "y", "z"]), ("a", ["z"])]
+
+
+def test_a_service_that_ends_the_process_is_named_and_asked_for_again(asking: Asking) -> None:
+    asking.ask("a")
+    asking.begun[0].end(done=2, rc=-9)
+    found = asking.ask("a")
+    assert ([item["name"] for item in found["items"]], found["done"]) == (["x", "y"], 1.0)
+    (failed,) = found["failed"]
+    assert (failed["name"], failed["message"]) == (
+        "z",
+        "While it was replayed its process ended. It was ended by SIGKILL.",
+    )
+    assert asking.ask("a")["state"] == "REPLAYING", "what failed is not kept"
+
+
+def test_where_no_service_can_be_replayed_that_is_an_error(asking: Asking) -> None:
+    asking.ask("a", "x")
+    asking.begun[0].end(done=0, rc=-11)
+    with pytest.raises(Unavailable, match="No advice on x: While it was replayed its process ended") as refused:
+        asking.ask("a", "x")
+    assert (refused.value.code, refused.value.details[0]["name"]) == ("NO_ADVICE", "x")
 
 
 def test_answers_of_a_tenant_push_out_none_of_another(asking: Asking) -> None:

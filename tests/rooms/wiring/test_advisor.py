@@ -107,6 +107,35 @@ def test_an_answer_is_kept_until_something_else_is_declared(stage: Advised) -> N
     assert stage.advice(viewer)["items"][0]["now"]["line"] == "sr.Service(replicas=2)"
 
 
+def test_services_that_cannot_be_replayed_are_named_beside_the_answers_of_the_others(stage: Advised) -> None:
+    for name in ("good", "odd", "strange", "torn", "young"):
+        stage.service(name)
+    stage.keep("young", 2, 0.1)
+    (stage.folder / FOLDER / "default" / "torn").write_bytes(b"\xff" * 4_000)
+    (stage.folder / FOLDER / "default" / "odd").mkdir()
+    row = stage.store.get("default", "service", "strange")
+    stage.put(replace(row, spec={**row.spec, "serve": {**row.spec["serve"], "replicas": -1}}))
+    viewer = stage.issue("viewer")
+    found = stage.advice(viewer)
+    assert [item["name"] for item in found["items"]] == ["good", "young"]
+    told = {one["name"]: (one["code"], one["message"]) for one in found["failed"]}
+    folder = stage.folder / FOLDER / "default"
+    assert told.keys() == {"odd", "strange", "torn"}
+    assert told["odd"] == (
+        "HISTORY_UNREADABLE",
+        f"{folder / 'odd'}: The history of its demand cannot be read: Is a directory.",
+    )
+    assert told["torn"] == (
+        "HISTORY_DAMAGED",
+        f"{folder / 'torn'}: The history of its demand is damaged, or of another release.",
+    )
+    assert (told["strange"][0], "replicas" in told["strange"][1]) == ("BAD_SPEC", True)
+    assert all(one["next_action"] for one in found["failed"])
+    alone = stage.advice(viewer, "?service=torn")
+    assert alone["code"] == "NO_ADVICE"
+    assert alone["detail"].startswith("No advice on torn: ")
+
+
 def test_a_process_that_fails_is_said_and_the_next_question_tries_again(
     stage: Advised, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from skyriver.core.errors import Unavailable
 from skyriver.observe.demand import Measured
 from skyriver.wiring.histories import FOLDER, Histories, read_history
 
@@ -51,4 +52,5 @@ def test_a_disk_that_takes_nothing_stops_nobody(tmp_path: Path) -> None:
     for wall in range(60_005, 60_200, 5):
         histories.note({"t/price": Measured(work=1.0)}, float(wall), 5.0)
     histories.keep({"t/price"})
-    assert read_history(tmp_path, "t", "price", LATER) == []
+    with pytest.raises(Unavailable, match="cannot be read: Not a directory"):
+        read_history(tmp_path, "t", "price", LATER)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from api_stage import BASE, Stage
 
-from skyriver.core.prices import CORE
+from skyriver.control.api import create_api
+from skyriver.core.prices import CORE, Prices
 from skyriver.wiring import prices as of_prices
 from skyriver.wiring.doctor_cloud import prices as examined
 from skyriver.wiring.home import Home
@@ -106,10 +109,33 @@ def test_the_api_tells_prices_where_they_come_from_and_what_is_wrong_with_the_fi
     token = stage.issue("viewer")
     listed = stage.caller.get(f"{BASE}/prices", headers=token).json()
     assert {(p["price"], p["source"]) for p in listed["items"]} == {("0", "list owned")}
-    assert (listed["problem"], listed["next_action"]) == ("", "")
+    assert (listed["problem"], listed["code"], listed["next_action"]) == ("", "", "")
     one = stage.caller.get(f"{BASE}/prices/core_hour", headers=token).json()
     assert (one["name"], one["as_of"]) == ("core_hour", "2026-11-01")
     assert stage.caller.get(f"{BASE}/prices/love", headers=token).status_code == 404
+
+
+def test_each_price_says_which_file_or_list_it_is_from_also_while_the_file_is_refused(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    home, token = Home(tmp_path), stage.issue("viewer")
+    path, file = price_file(home), PriceFile(home, lambda: NOW)
+    api = create_api(replace(stage.cloud, prices=file))
+
+    def listed() -> Any:
+        return type(stage.caller)(api).get(f"{BASE}/prices", headers=token).json()
+
+    def sources() -> dict[str, str]:
+        return {price["name"]: price["source"] for price in listed()["items"]}
+
+    write(home, "as_of = 2026-11-01\ncore_hour = -1")
+    assert set(sources().values()) == {"list owned"}
+    assert (listed()["code"], f"{path}: The prices are not taken" in listed()["problem"]) == ("BAD_PRICES", True)
+    write(home, 'list = "aws-fargate"\nas_of = 2026-11-01\ncurrency = "USD"\ncore_hour = 0.5')
+    assert (sources()["core_hour"], sources()["egress_gb"]) == (str(path), f"list aws-fargate, by {path}")
+    assert Prices.of_json(file.now().to_json()) == file.now()
+    write(home, "core_hour = 1")
+    assert sources()["core_hour"] == f"{path}, as it was before"
+    assert sources()["egress_gb"] == f"list aws-fargate, by {path}, as it was before"
 
 
 def test_a_table_is_looked_at_again_only_when_its_file_is_another_one(

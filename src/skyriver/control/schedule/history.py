@@ -134,6 +134,11 @@ def is_ours(data: bytes) -> bool:
     return data[:HEAD] == MARK
 
 
+def is_blank(data: bytes) -> bool:
+    """Whether nothing was written into a file yet that is to be of this format."""
+    return not data or (is_ours(data) and not any(data[HEAD:]))
+
+
 def unpack(data: bytes, now: float) -> Iterator[Minute]:
     """Of a file, in the order of time; what cannot be is left out, and what is more than some minutes after `now`,
     seconds of the wall's clock: a clock went wrong. Of a file of another format there is nothing."""
