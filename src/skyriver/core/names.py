@@ -20,6 +20,8 @@ SCORES = ("score", "probability")
 """What a rule may ask of the model."""
 BY_KEY = ("entity", "event")
 """The parts of a row that a model is asked for by key."""
+BY_ENTITY = "entity"
+"""As `CanarySpec.key`: the stream's key in the entity by which features are asked for."""
 _ARTIFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

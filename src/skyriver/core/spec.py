@@ -12,6 +12,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from skyriver.core.errors import InvalidInput
+from skyriver.core.names import BY_ENTITY
 from skyriver.core.spec_base import (
     FieldName,
     InnerPath,
@@ -40,6 +41,7 @@ from skyriver.core.spec_decisions import (
     check_review,
     check_sinks,
 )
+from skyriver.core.spec_fields import GRID_LIMIT, FieldSpec, FieldType, with_roles
 from skyriver.core.spec_gate import (
     MEASURED,
     MOST_VALUES,
@@ -51,7 +53,6 @@ from skyriver.core.spec_gate import (
     SliceSpec,
 )
 from skyriver.core.spec_models import (
-    BY_ENTITY,
     BlueGreenSpec,
     Calibrate,
     CanarySpec,
@@ -72,13 +73,10 @@ from skyriver.core.spec_models import (
     check_from_stream,
 )
 from skyriver.core.spec_streams import (
-    GRID_LIMIT,
     MOST_LINGER,
     OF_TEXTS,
     PARTS_OF_STREAMS,
     Durability,
-    FieldSpec,
-    FieldType,
     LabelSpec,
     MqttSpec,
     NatsLogSpec,
@@ -87,7 +85,6 @@ from skyriver.core.spec_streams import (
     SourceSpec,
     StreamSpec,
     TableSpec,
-    with_roles,
 )
 from skyriver.core.spec_watch import RETRAIN_TOLERANCE, RetrainSpec
 from skyriver.core.spending import parse_budget

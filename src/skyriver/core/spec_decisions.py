@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from skyriver.core.errors import InvalidInput
 from skyriver.core.names import check_name
 from skyriver.core.spec_base import FieldName, Name, Spec
-from skyriver.core.spec_streams import GRID_LIMIT, StreamSpec, TableSpec
+from skyriver.core.spec_fields import GRID_LIMIT
+from skyriver.core.spec_streams import StreamSpec, TableSpec
 from skyriver.core.units import SECOND, format_duration, parse_duration
 
 LEAST_PERIOD = parse_duration("1h")

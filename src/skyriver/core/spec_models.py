@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from skyriver.core.cron import check_cron
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Aggregate, Column, Lookup, Node, Same, walk
-from skyriver.core.names import BY_KEY
+from skyriver.core.names import BY_ENTITY, BY_KEY
 from skyriver.core.resources import UNDECLARED_MB
 from skyriver.core.spec_base import FieldName, InnerPath, Name, Spec
 from skyriver.core.spec_gate import GateSpec, SliceSpec
@@ -315,8 +315,6 @@ class GuardsSpec(Spec):
         return self
 
 
-BY_ENTITY = "entity"
-"""As `CanarySpec.key`: the stream's key in the entity by which features are asked for."""
 _HEADER = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NO_KEYS = ("authorization", "connection", "content-", "host", "transfer-encoding", "x-request-", "x-skyriver-")
 """Headers that begin so are about the way of a request, or do not reach who would read them."""

@@ -25,10 +25,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from skyriver.core.errors import InvalidInput
-from skyriver.core.spec_streams import GRID_LIMIT, FieldSpec
 from skyriver.data.border_values import (
     INT_HIGH,
     INT_LOW,
@@ -41,6 +40,9 @@ from skyriver.data.border_values import (
     parse_time,
     show,
 )
+
+if TYPE_CHECKING:
+    from skyriver.core.spec_fields import FieldSpec
 
 __all__ = [
     "Reason",
@@ -75,6 +77,8 @@ class Rule:
 
 def summed_limit(field: FieldSpec) -> float:
     """Values of a summed field are below this in absolute value: 2^22, or what is declared if that is more."""
+    from skyriver.core.spec_fields import GRID_LIMIT  # as TYPE_CHECKING
+
     bounds = [b for b in (field.ge, field.gt, field.le, field.lt) if b is not None and math.isfinite(b)]
     largest = max((abs(b) for b in (*bounds, *_numbers(field))), default=0.0)
     return math.nextafter(largest, math.inf) if largest >= GRID_LIMIT else float(GRID_LIMIT)
@@ -163,6 +167,8 @@ def _allowed(field: FieldSpec) -> frozenset[str] | frozenset[int] | frozenset[fl
 
 def _fill(field: FieldSpec) -> Value:
     """`fill` as a clean value; its scale has been applied already."""
+    from skyriver.core.spec_fields import FieldSpec  # as above
+
     bare = FieldSpec(name=field.name, type=field.type, time_unit=field.time_unit, max_length=field.max_length)
     given = field.fill
     if field.type == "int" and isinstance(given, float) and given.is_integer():

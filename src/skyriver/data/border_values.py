@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from functools import cache
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from skyriver.core.spec_streams import FieldSpec
+if TYPE_CHECKING:
+    from skyriver.core.spec_fields import FieldSpec
 
 Value = int | float | str | bool | None
 

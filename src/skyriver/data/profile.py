@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from skyriver.core.spec import Spec
+from skyriver.core.spec_base import Spec
 
 BINS: Final = 20
 STRETCHES: Final = 28

@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from skyriver.core.spec import GuardsSpec
 from skyriver.release.evidence import OddsTest, PairedTest, mean_evidence, needed
+
+if TYPE_CHECKING:
+    from skyriver.core.spec import GuardsSpec
 
 ALPHA: Final = 0.02
 

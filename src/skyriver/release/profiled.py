@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyriver.core.errors import InvalidInput
-from skyriver.core.spec import Spec
+from skyriver.core.spec_base import Spec
 from skyriver.data.profile import Profile, profile_of
 
 MOST_ROWS: Final = 200_000

@@ -13,6 +13,7 @@ import math
 from typing import Final
 
 from skyriver.serve.calibration import NEAR, Calibration
+from skyriver.serve.curve import QUICKER
 
 RUN_SHARE: Final = 0.4
 """Of the objective, that a run may take."""
@@ -70,6 +71,11 @@ class BatchLimit:
         if self._runs < _ENOUGH or not self._foreseen_us:
             return 1.0
         return self._took_us / self._foreseen_us
+
+    @property
+    def curve(self) -> Calibration:
+        """What was calibrated; where runs are clearly faster, what they take: that was a busy moment."""
+        return self._calibration.times(self.times) if self.times < QUICKER else self._calibration
 
     def _set(self) -> None:
         self.rows = rows_of_a_run(self._calibration, self.latency_us, self._most, self.times)

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from skyriver.core.errors import DeadlineExceeded, InvalidInput, NotFound, SkyriverError, Unavailable
 from skyriver.core.names import BY_KEY
-from skyriver.core.spec_streams import FieldSpec
 from skyriver.data.border import Reason, Rejection, RowCleaner
 from skyriver.serve.faults import fault_of, invalid_fields, listed
 from skyriver.serve.fields import ROWS
@@ -26,6 +24,9 @@ from skyriver.serve.protocol import BadJson, decode_body
 from skyriver.serve.read_format import MOST_ROWS
 from skyriver.serve.reader import AWAY, FeaturesFound, Place
 from skyriver.serve.tensors import show
+
+if TYPE_CHECKING:
+    from skyriver.core.spec_fields import FieldSpec
 
 ENTITY, EVENT = BY_KEY
 _PARTS = frozenset(BY_KEY)
@@ -55,6 +56,8 @@ class FromStream:
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> FromStream:
         """Raises InvalidInput (BAD_CONFIG)."""
+        from skyriver.core.spec_fields import FieldSpec  # replicas of other models need none of it
+
         try:
             fields = tuple(FieldSpec.model_validate(field) for field in told["fields"])
             keys, reads = tuple(told["keys"]), tuple(told["reads"])
@@ -70,7 +73,7 @@ class FromStream:
                 int(told["max_age_us"]),
                 told["fallback"],
             )
-        except (KeyError, TypeError, ValueError, ValidationError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise InvalidInput(
                 f"Where features are read is told wrong: {error!r}.",
                 code="BAD_CONFIG",

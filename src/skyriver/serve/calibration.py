@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self
 
 from skyriver.core.errors import SkyriverError
+from skyriver.serve.curve import TIMES
 from skyriver.serve.devices import CPU
 from skyriver.serve.runner import Runner
 
@@ -48,11 +49,20 @@ class Calibration:
     untried_load_s: float = 0.0
     """How long the model loads, where that left no time to try more than one thread."""
 
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Self:
+        """A curve that is kept (`serve.curve`)."""
+        times = {what: float(told[what]) for what in TIMES}
+        return cls(told["max_batch"], told["threads"], measured=True, **times)  # type: ignore[arg-type]  # TIMES are
+
+    def times(self, factor: float) -> Self:
+        """Of runs that take so many times as long."""
+        return replace(self, **{what: getattr(self, what) * factor for what in TIMES})
+
     def to_json(self) -> dict[str, object]:
         told: dict[str, object] = {"max_batch": self.max_batch, "threads": self.threads}
         if self.measured:
-            times = ("row_us", "batch_us", "fixed_us", "each_us")
-            told |= {name: round(getattr(self, name), 1) for name in times}
+            told |= {what: round(getattr(self, what), 1) for what in TIMES}
         return told
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -23,7 +23,6 @@ from msgspec import Struct
 
 from skyriver.core.errors import Internal, InvalidInput
 from skyriver.core.names import BY_KEY
-from skyriver.core.spec_streams import FieldSpec
 from skyriver.data.border import Reason, Rejection, RowCleaner
 from skyriver.release.signature import ANY, Signature, TensorSpec, answer_names, takes_pictures
 from skyriver.serve.faults import ERRORS_SHOWN, faults_of, invalid_fields, listed
@@ -32,6 +31,9 @@ from skyriver.serve.multipart import FORM, parts_of
 from skyriver.serve.protocol import BadJson, NotSupported, Reply, decode_body, encode_json
 from skyriver.serve.runner import MOST_VALUES, NUMPY_TYPES, Array, Tensors
 from skyriver.serve.tensors import array_of, flatten, show, values_of
+
+if TYPE_CHECKING:
+    from skyriver.core.spec_fields import FieldSpec
 
 ROWS = "rows"
 MOST_RUNS = 1024
@@ -238,6 +240,8 @@ class _Columns:
 
 def _plain(fields: Sequence[FieldSpec]) -> bool:
     """Floats without rules, as the features of a trained model are: their types are all there is to check."""
+    from skyriver.core.spec_fields import FieldSpec  # who has any has loaded it
+
     return all(
         field == FieldSpec(name=field.name, type="float", nullable=field.nullable, unit=field.unit)
         and field.name.isidentifier()

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from skyriver.core.errors import InvalidInput
-from skyriver.core.spec import BY_ENTITY
+from skyriver.core.names import BY_ENTITY
 from skyriver.data.keys import key_of
 from skyriver.release.places import PLACES, place_between
 from skyriver.serve.forwarding import Answer, Line

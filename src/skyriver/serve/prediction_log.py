@@ -12,15 +12,17 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from skyriver.core.errors import SkyriverError
-from skyriver.release.profiled import ModelProfile
 from skyriver.release.requests import CELLS, DRAWN, ROWS, SQUARES
 from skyriver.serve.batching import Ask
 from skyriver.serve.runner import Array, Tensors
+
+if TYPE_CHECKING:
+    from skyriver.release.profiled import ModelProfile
 
 BUFFER: Final = 100
 """Rows of a turn, which is half a second."""

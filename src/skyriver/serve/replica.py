@@ -20,13 +20,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from skyriver import __version__
 from skyriver.core.errors import Internal, InvalidInput, NotFound, SkyriverError
 from skyriver.core.inference_protocol import server_metadata
-from skyriver.core.spec_streams import FieldSpec
-from skyriver.release.profiled import ModelProfile
 from skyriver.release.signature import answer_names, score_of
 from skyriver.serve.batch_limit import BatchLimit
 from skyriver.serve.batching import INLINE_US, NO_DEADLINE, Ask, Batcher
@@ -55,6 +53,10 @@ from skyriver.serve.runner import Runner, Tensors
 from skyriver.serve.runs import Runs
 from skyriver.serve.shadow import COPIED, Compared, Copied, Shadow, ShadowSettings
 
+if TYPE_CHECKING:
+    from skyriver.core.spec_fields import FieldSpec
+    from skyriver.release.profiled import ModelProfile
+
 GRACE_S = 9.0
 """What is under way at the end may take so long; the control plane kills after ten."""
 TELL_S = 5.0
@@ -81,6 +83,8 @@ class ReplicaSettings:
     """What was measured of the model; None: `max_batch` is what a run is given."""
     queue: int = 1024
     """Requests that may wait; one more is answered 503."""
+    measured_for: Mapping[str, object] = field(default_factory=dict)
+    """What the calibration is of, beside the version; nothing: it is not told for who starts later."""
     told: Mapping[str, object] = field(default_factory=dict)
     """What is reported beside the rest, as it is."""
     inline_us: float = INLINE_US
@@ -99,7 +103,7 @@ class Replica:
         self._calibration = settings.calibration or Calibration(settings.max_batch, runner.threads)
         self._batch_limit = BatchLimit(self._calibration, settings.max_batch)
         self._start_mb = _megabytes(resident_bytes())
-        self._device = runner.device
+        self._device, self._batching = runner.device, runner.batching
         self._server = HttpServer(self._handle, settings.http)
         self._batcher = Batcher(
             runner,
@@ -229,6 +233,7 @@ class Replica:
             "runs": runs,
             "batch_mean": round(batches.total / max(1, runs), 2),
             **self._measured(),
+            **self._curve(),
             **self._settings.told,
             **({"shadow": self._shadow.report()} if self._shadow is not None else {}),
             **({"sharing": self._sharing.report()} if self._sharing is not None else {}),
@@ -237,6 +242,12 @@ class Replica:
 
     def _measured(self) -> dict[str, object]:
         return {**self._calibration.to_json(), "max_batch": self._batch_limit.rows, "device": self._device}
+
+    def _curve(self) -> dict[str, object]:
+        if not (self._settings.measured_for and self._calibration.measured):
+            return {}
+        found = {"batching": self._batching, **self._batch_limit.curve.to_json()}
+        return {"curve": {**self._settings.measured_for, **found}}
 
     # Routing.
 

@@ -32,6 +32,7 @@ else:
 
 Tensors = Mapping[str, Array]
 
+RUNTIME = ort.__version__
 OLDEST_RUNTIME = (1, 32)
 """Older releases read some hostile model files past their end (DESIGN section 9)."""
 OLDEST_GPU_RUNTIME = (1, 31)
@@ -76,9 +77,18 @@ class Runner:
     (BAD_DEVICE, DEVICE_MISSING) when there is no such `device`; Unavailable (DEVICE_FAILED) when it cannot be used.
     """
 
-    def __init__(self, model: bytes, *, device: str = CPU, limit_s: float = RUN_LIMIT_S, threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        device: str = CPU,
+        limit_s: float = RUN_LIMIT_S,
+        threads: int = 1,
+        batching: bool | None = None,
+    ) -> None:
+        """`batching`: what was found of it before; None: it is tried."""
         oldest = OLDEST_RUNTIME if device == CPU else OLDEST_GPU_RUNTIME
-        if tuple(int(part) for part in ort.__version__.split(".")[:2]) < oldest:
+        if tuple(int(part) for part in RUNTIME.split(".")[:2]) < oldest:
             raise Internal(
                 f"onnxruntime {ort.__version__} is older than {'.'.join(map(str, oldest))}.",
                 code="ONNXRUNTIME_TOO_OLD",
@@ -96,7 +106,9 @@ class Runner:
         self._output_list = list(self.output_names)
         self._row_us = 0.0
         self._least_us = 0.0
-        self.batching = _first_axis_is_free(self._session) and self._rows_are_independent()
+        if batching is None:
+            batching = _first_axis_is_free(self._session) and self._rows_are_independent()
+        self.batching = batching
         """Whether rows of several requests may share a run."""
         self.warm = False
         """It has run on made-up rows, and takes them."""

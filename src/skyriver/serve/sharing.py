@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skyriver.core.declared import service_spec
+from skyriver.core.names import BY_ENTITY
 from skyriver.core.resources import Resource, Snapshot
-from skyriver.core.spec import BY_ENTITY
 
 
 def shared(service: Resource) -> str:

@@ -1,8 +1,9 @@
-"""What is measured of a service's replicas and kept for those that come: memory, and threads. Pure.
+"""What is measured of a service's replicas and kept for those that come: memory, threads, and what a run takes. Pure.
 
 It stands in the service's status under "sizing", by version: {"memory_mb": what a replica is to have, "start_mb": what
-one held when it began, "parallel": the threads that were best, with what that was measured for}. What a replica is told
-of it is in its live settings: {"latency_us", "cores", "parallel"}, each only where there is something to tell.
+one held when it began, "parallel": the threads that were best, "curve": what a run takes by its rows (`serve.curve`),
+both with what they were measured for}. What a replica is told of it is in its live settings: {"latency_us", "cores",
+"parallel", "curve"}, each only where there is something to tell.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final
 from skyriver.core.resources import UNDECLARED_MB, Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import parse_duration
+from skyriver.serve.curve import is_better
 
 MARGIN: Final = 1.25
 LEAST_MARGIN_MB: Final = 32.0
@@ -38,6 +40,8 @@ def live_sizing(service: Resource | None, version: str) -> dict[str, Any]:
         found["cores"] = cores
         if parallel := sizing_of(service, version).get("parallel"):
             found["parallel"] = parallel
+    if curve := sizing_of(service, version).get("curve"):
+        found["curve"] = curve
     return found
 
 
@@ -62,6 +66,8 @@ def sizing_after(snapshot: Snapshot, service: Resource, replicas: Iterable[Resou
         parallel = report.get("parallel")
         if parallel and parallel != told.get("parallel") and _is_better_known(service, told.get("parallel"), parallel):
             told["parallel"] = parallel
+        if (curve := report.get("curve")) and _is_better_curve(told, curve):
+            told["curve"] = curve
     return {version: told for version, told in found.items() if told}
 
 
@@ -91,6 +97,12 @@ def _is_better_known(service: Resource, known: Mapping[str, Any] | None, told: M
     if not fits(told):
         return False
     return known is None or not fits(known) or _moved(known, told) or _number(told, "cores") > _number(known, "cores")
+
+
+def _is_better_curve(sizing: Mapping[str, Any], curve: Mapping[str, Any]) -> bool:
+    """Whether it is worth to be kept, of the threads that are."""
+    parallel = sizing.get("parallel")
+    return is_better(sizing.get("curve"), curve) and (not parallel or parallel.get("threads") == curve["threads"])
 
 
 def _moved(known: Mapping[str, Any], told: Mapping[str, Any]) -> bool:

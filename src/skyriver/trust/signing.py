@@ -12,12 +12,14 @@ import binascii
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skyriver.core.errors import Corrupt, Unavailable
 from skyriver.core.names import canonical_json, digest
-from skyriver.core.resources import Resource
 from skyriver.trust.keys import Keys
+
+if TYPE_CHECKING:
+    from skyriver.core.resources import Resource
 
 _WHAT = "skyriver version 1"
 """Stands in all that is signed: no signature of something else is ever one of a version."""

@@ -3,13 +3,13 @@
 Its configuration: {"model", "version", "artifact": digest, "objects": directory, "fields": [...] or null,
 "max_batch": 256, "queue": 1024, "grace_s": 9, "device": "cpu", "cores": 1, "calibrate": true, "run_limit_s": 30}.
 Its live settings: {"proof": that its version is signed}; "latency_us": in which its answers are wanted; "cores" that it
-may use, and "parallel": with how many threads that was best when it was measured, which count at its start; where it
-reads features of a stream, "from_stream": {"stream", "socket": of its worker ("": not started yet), "features": digest,
-"keys", "reads": names of fields, "fields": [...] of its events, "on_unknown", "on_old", "max_age_us", "fallback"}; and,
-while another version is its shadow, "shadow": {"version", "share": percent, "slower": how many times as long a slow
-answer takes, "sockets"}; and, while somebody
-compares what it is asked with its training rows, "log": {"profile": digest}; and, while another version has a share of
-the keys, "sharing", as `serve.passing.SharingSettings` has it.
+may use, "parallel": with how many threads that was best when it was measured, and "curve": what a run took then, which
+count at its start; where it reads features of a stream, "from_stream": {"stream", "socket": of its worker ("": not
+started yet), "features": digest, "keys", "reads": names of fields, "fields": [...] of its events, "on_unknown",
+"on_old", "max_age_us", "fallback"}; and, while another version is its shadow, "shadow": {"version", "share": percent,
+"slower": how many times as long a slow answer takes, "sockets"}; and, while somebody compares what it is asked with its
+training rows, "log": {"profile": digest}; and, while another version has a share of the keys, "sharing", as
+`serve.passing.SharingSettings` has it.
 It reads the model, tries it, listens, and then says that it is ready.
 A model that cannot be served is said in the report ("failed", "reason", "message") and ends the process with 3:
 starting it again would not help. SIGTERM lets it finish what runs.
@@ -19,43 +19,49 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import logging
 import os
 import resource
 import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import uvloop
-from pydantic import ValidationError
 
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavailable
-from skyriver.core.spec_streams import FieldSpec
-from skyriver.release.profiled import ModelProfile
 from skyriver.serve.by_key import FromStream
 from skyriver.serve.calibration import Calibration, calibrate
+from skyriver.serve.curve import DOUBTED, is_curve, is_for_the_same
 from skyriver.serve.devices import CPU
 from skyriver.serve.listening import unix_listener
 from skyriver.serve.passing import SharingSettings
 from skyriver.serve.replica import GRACE_S, Replica, ReplicaSettings, serve_replica
-from skyriver.serve.runner import RUN_LIMIT_S, Runner
+from skyriver.serve.runner import RUN_LIMIT_S, RUNTIME, Runner
 from skyriver.serve.shadow import ShadowSettings
 from skyriver.wiring.home import Home
 from skyriver.wiring.model_files import ModelFiles
 from skyriver.wiring.process import ProcessContext, read_config
 
+if TYPE_CHECKING:
+    from skyriver.core.spec_fields import FieldSpec
+
 EXIT_FAILED = 3
 _FREE = 4 << 30
 """Bytes, for what is between the layers of a model, and all else."""
 _COPIES = 6
+_SIZING: Final = ("latency_us", "cores", "parallel", "curve")
+_NEEDED_FOR: Final = {"from_stream": "skyriver.core.spec_fields", "log": "skyriver.release.profiled"}
+"""Modules, by what only some live settings say. They bring pydantic, a third of what a start would load."""
 
 # Counts by places are thousands of numbers: `json` would keep requests waiting for 2 ms. The hook is for NumPy's own.
 _ENCODER = msgspec.json.Encoder(enc_hook=lambda number: number.item())
@@ -69,17 +75,23 @@ def settings_of(config: Mapping[str, Any]) -> ReplicaSettings:
         return ReplicaSettings(
             model=config["model"],
             version=int(config["version"]),
-            fields=None if fields is None else tuple(FieldSpec.model_validate(field) for field in fields),
+            fields=None if fields is None else _fields_of(fields),
             max_batch=int(config.get("max_batch", 256)),
             queue=int(config.get("queue", 1024)),
             grace_s=float(config.get("grace_s", GRACE_S)),
         )
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput(
             f"The replica's configuration is wrong: {error!r}.",
             code="BAD_CONFIG",
             next_action="`skyriver down`, then `skyriver up`: all its parts are then of one version.",
         ) from error
+
+
+def _fields_of(fields: Iterable[Mapping[str, Any]]) -> tuple[FieldSpec, ...]:
+    from skyriver.core.spec_fields import FieldSpec  # as _NEEDED_FOR
+
+    return tuple(FieldSpec.model_validate(field) for field in fields)
 
 
 def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> tuple[Runner, ReplicaSettings]:
@@ -91,14 +103,27 @@ def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> 
     cores = int(config.get("cores", 1))
     parallel = Parallel(machine_name() if cores > 1 else "", cores, int(config.get("latency_us", 0)))
     known = parallel.known(config.get("parallel"))
+    threads = int(known["threads"]) if known else 1
+    measured_for = {
+        "machine": machine_name(),
+        "runtime": RUNTIME,
+        "device": device,
+        "most": settings.max_batch,
+        "threads": threads,
+    }
+    curve = known_curve(config.get("curve"), measured_for) if known or cores == 1 else None
     limit_s = float(config.get("run_limit_s", RUN_LIMIT_S))
     started = time.perf_counter()
-    runner = Runner(model, device=device, limit_s=limit_s, threads=int(known["threads"]) if known else 1)
+    batching = curve["batching"] if curve is not None else None
+    runner = Runner(model, device=device, limit_s=limit_s, threads=threads, batching=batching)
     load_s = time.perf_counter() - started
     if not runner.warm_up():
         _log.warning("the model does not take made-up rows, so the first request pays for its first run")
     if not config.get("calibrate", True):
         return runner, settings
+    if curve is not None and runner.expected_us(1) > DOUBTED * curve["row_us"]:
+        kept = {"parallel": known} if known else {}
+        return runner, replace(settings, calibration=Calibration.of(curve), measured_for=measured_for, told=kept)
     found = calibrate(
         runner,
         model,
@@ -108,7 +133,14 @@ def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> 
         load_s=load_s,
     )
     told = known or parallel.told(found)
-    return runner, replace(settings, calibration=found, told={"parallel": told} if told else {})
+    measured_for["threads"] = found.threads
+    told_too = {"parallel": told} if told else {}
+    return runner, replace(settings, calibration=found, measured_for=measured_for, told=told_too)
+
+
+def known_curve(told: Mapping[str, Any] | None, measured_for: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What was told before, where it was for the same."""
+    return told if told and is_curve(told) and is_for_the_same(told, measured_for) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,24 +198,58 @@ async def run(context: ProcessContext, runner: Runner, settings: ReplicaSettings
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    follow = partial(follow_live, context)
+    follow = partial(follow_live, context, live=Prepared(context.live))
     report = partial(context.report, encode=_ENCODER.encode)
     return await serve_replica(runner, settings, listening, stop=stop, report=report, follow=follow)
 
 
-def follow_live(context: ProcessContext, replica: Replica) -> None:
+class Prepared:
+    """Live settings, held back until what they need is loaded, in a thread: on the loop, requests would wait for it."""
+
+    def __init__(self, live: Callable[[], dict[str, Any] | None]) -> None:
+        self._live = live
+        self._held: dict[str, Any] | None = None
+        self._loading: threading.Thread | None = None
+
+    def __call__(self) -> dict[str, Any] | None:
+        """As `ProcessContext.live`."""
+        if (told := self._live()) is not None:
+            self._held = told
+        if self._held is None or (self._loading is not None and self._loading.is_alive()):
+            return None
+        if any(name not in sys.modules for name in needed_for(self._held)):
+            self._loading = threading.Thread(target=load_for, args=(self._held,), name="loading", daemon=True)
+            self._loading.start()
+            return None
+        told, self._held = self._held, None
+        return told
+
+
+def needed_for(live: Mapping[str, Any]) -> list[str]:
+    """Modules."""
+    return [name for what, name in _NEEDED_FOR.items() if live.get(what)]
+
+
+def load_for(live: Mapping[str, Any]) -> None:
+    for name in needed_for(live):
+        importlib.import_module(name)
+
+
+def follow_live(
+    context: ProcessContext, replica: Replica, live: Callable[[], dict[str, Any] | None] | None = None
+) -> None:
     """What is wrong with the live settings keeps nobody from being answered by what was told before."""
     try:
-        live = context.live()
-        if live is not None:
-            replica.answer_within(int(live.get("latency_us", 0)))
-            told = live.get("from_stream")
+        now = (live or context.live)()
+        if now is not None:
+            replica.answer_within(int(now.get("latency_us", 0)))
+            told = now.get("from_stream")
             replica.read_from(FromStream.of(told) if told is not None else None)
-            copies = live.get("shadow")
+            copies = now.get("shadow")
             replica.copy_to(ShadowSettings.of(copies) if copies is not None else None)
-            shares = live.get("sharing")
+            shares = now.get("sharing")
             replica.share_by(SharingSettings.of(shares) if shares is not None else None)
-            follow_log(context, replica, (live.get("log") or {}).get("profile", ""))
+            follow_log(context, replica, (now.get("log") or {}).get("profile", ""))
     except (OSError, ValueError, SkyriverError) as error:
         _log.error("the live settings cannot be used: %s", error)
 
@@ -191,6 +257,8 @@ def follow_live(context: ProcessContext, replica: Replica) -> None:
 def follow_log(context: ProcessContext, replica: Replica, profile: str) -> None:
     """`profile`: the digest of that by which it is to count; "": it is not to. Raises SkyriverError."""
     if profile != replica.logged:
+        from skyriver.release.profiled import ModelProfile  # as _NEEDED_FOR
+
         objects = DirectoryObjects(Path(context.config["objects"]))
         replica.log_by(ModelProfile.parse(objects.get(profile)) if profile else None, profile)
 
@@ -201,11 +269,13 @@ def main() -> int:
     try:
         settings = settings_of(context.config)
         live = context.live_now()
-        sizing: dict[str, Any] = {what: live[what] for what in ("latency_us", "cores", "parallel") if what in live}
+        load_for(live)
+        sizing: dict[str, Any] = {what: live[what] for what in _SIZING if what in live}
         sizing["cores"] = min(int(sizing.get("cores", 1)), len(os.sched_getaffinity(0)))
         runner, settings = load(model_of(context), settings, {**context.config, **sizing})
-        gc.collect()
-        gc.freeze()  # what was imported lives as long as the process: no collection needs to look at it again
+        # What was imported lives as long as the process: no collection needs to look at it again, nor to look now for
+        # the few objects that nobody holds, for which somebody who woke the service would wait 20 ms and more.
+        gc.freeze()
         with unix_listener(context.socket) as listening:
             cut = uvloop.run(run(context, runner, settings, listening))
         if cut:

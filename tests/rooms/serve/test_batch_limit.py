@@ -31,6 +31,16 @@ def test_two_runs_are_within_the_objective(fixed_us: float, each_us: float, late
     assert rows_of_a_run(measured(fixed_us, each_us), latency_us, 256) == rows
 
 
+@pytest.mark.parametrize(("took", "kept"), [(0.5, 0.5), (0.9, 1.0), (3.0, 1.0)])
+def test_what_is_kept_for_a_later_start_is_righted_where_runs_are_clearly_faster(took: float, kept: float) -> None:
+    limit = BatchLimit(measured(900, 100), 256)
+    limit.note(19, 19, round(19_000 * took))
+    assert limit.curve == measured(900, 100)  # of so few
+    limit.note(100, 100, round(100_000 * took))
+    assert limit.curve.row_us == pytest.approx(1_000 * kept, rel=0.01)
+    assert limit.curve.max_batch == 8
+
+
 def test_what_was_not_measured_stays_as_it_is() -> None:
     assert rows_of_a_run(Calibration(99), 50_000, 256) == 99
 

@@ -13,6 +13,9 @@ from skyriver.serve.sizing import allowed_mb, live_sizing, memory_of, sized, siz
 
 MEASURED = {"machine": "m", "cores": 2, "latency_us": 50_000, "threads": 2, "measured": {"1": [9, 9], "2": [5, 16]}}
 
+CURVE = {"machine": "m", "runtime": "1.32.0", "device": "cpu", "most": 256, "threads": 1, "batching": True}
+CURVE |= {"max_batch": 8, "row_us": 100.0, "batch_us": 900.0, "fixed_us": 90.0, "each_us": 10.0}
+
 
 def service(sizing: dict[str, Any] | None = None, versions: str = "1", **serve: Any) -> Resource:
     spec = {"serve": sr.Service(**serve).to_json(), "versions": {v: {"weight": 100} for v in versions}}
@@ -47,6 +50,45 @@ def test_memory_is_the_most_that_was_held_and_a_margin() -> None:
 @pytest.mark.parametrize("wrong", [{}, {"peak_mb": "9"}, {"peak_mb": float("nan")}, {"peak_mb": None}, {"peak_mb": -5}])
 def test_what_cannot_be_is_not_kept(wrong: dict[str, Any]) -> None:
     assert after(service(), wrong) == {}
+
+
+def test_what_a_run_takes_is_kept_and_righted_only_where_it_was_measured_at_a_busy_moment() -> None:
+    found = after(service(), {"curve": CURVE})
+    assert found == {"1": {"curve": CURVE}}
+    assert live_sizing(service(found), "1") == {"curve": CURVE}
+    assert live_sizing(service(found), "2") == {}
+    slower, near, faster = ({**CURVE, "row_us": 100.0 * t, "batch_us": 900.0 * t} for t in (3.0, 0.9, 0.5))
+    assert after(service(found), {"curve": slower}, {"curve": near}) == found  # replicas do not take turns
+    assert after(service(found), {"curve": {**faster, "batch_us": 1_200.0}}) == found  # by no more than chance
+    assert after(service(found), {"curve": faster}, {"curve": CURVE}) == {"1": {"curve": faster}}
+    assert after(service(found), {"curve": {**slower, "machine": "another"}})["1"]["curve"]["machine"] == "another"
+    assert after(service(found), {"curve": {**slower, "runtime": "9.9"}})["1"]["curve"]["runtime"] == "9.9"
+
+
+def test_what_a_run_takes_is_kept_of_the_threads_that_are() -> None:
+    two = {"cpus": 2.0, "latency": "50ms"}
+    found = after(service(**two), {"parallel": MEASURED, "curve": CURVE}, {"curve": {**CURVE, "threads": 2}})
+    assert found == {"1": {"parallel": MEASURED, "curve": {**CURVE, "threads": 2}}}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"row_us": None},
+        {"batch_us": float("nan")},
+        {"fixed_us": -1},
+        {"each_us": "9"},
+        {"max_batch": 0},
+        {"max_batch": 2.5},
+        {"threads": None},
+        {"batching": 1},
+    ],
+    ids=str,
+)
+def test_a_curve_that_cannot_be_is_not_kept(wrong: dict[str, Any]) -> None:
+    assert after(service(), {"curve": {**CURVE, **wrong}}) == after(service(), {"curve": "none"}) == {}
+    kept = {"1": {"curve": {**CURVE, **wrong}}}
+    assert after(service(kept), {"curve": CURVE}) == {"1": {"curve": CURVE}}
 
 
 def test_what_is_declared_is_what_is_set_aside() -> None:

@@ -1,7 +1,10 @@
-"""What a replica keeps of the threads that it measured, for those that come after it."""
+"""What a replica keeps of what it measured, for those that come after it, and what it loads at its start."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +13,15 @@ from onnx import TensorProto, helper
 
 from skyriver.serve.calibration import Calibration
 from skyriver.serve.replica import ReplicaSettings
+from skyriver.serve.runner import Runner
 from skyriver.wiring import replica as module
 from skyriver.wiring.replica import Parallel
 
 FOUR = Parallel("Xeon", 4, 50_000)
 MEASURED = Calibration(256, 1, True, 100.0, 900.0, 90.0, 10.0, {1: (100.0, 9_000.0)})
+VALUES = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1]) for name in ("x", "y")]
+GRAPH = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", VALUES[:1], VALUES[1:])
+RELU = helper.make_model(GRAPH, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
 def test_what_was_measured_or_cannot_be_is_kept_and_not_measured_again() -> None:
@@ -36,6 +43,67 @@ def test_what_was_measured_or_cannot_be_is_kept_and_not_measured_again() -> None
     assert FOUR.told(MEASURED) == FOUR.told(replace(MEASURED, by_threads={})) == {}
 
 
+def test_what_was_measured_of_the_version_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def calibrated(*_: object, **__: Any) -> Calibration:
+        measured.append(1)
+        return Calibration(8, 1, True, 1e6, 1e6, 0.0, 1e6)  # far slower than it is
+
+    monkeypatch.setattr(module, "calibrate", calibrated)
+    monkeypatch.setattr(module, "limit_memory", lambda size: None)
+    monkeypatch.setattr(Runner, "expected_us", lambda self, rows: 100.0)
+    tried: list[int] = []
+    monkeypatch.setattr(Runner, "_rows_are_independent", lambda self: tried.append(1) or False)
+    settings = ReplicaSettings("m", 1, max_batch=8)
+    _, first = module.load(RELU, settings, {})
+    curve = {**first.measured_for, "batching": True, **MEASURED.to_json(), "max_batch": 4}
+    assert (len(measured), len(tried)) == (1, 1)
+    runner, found = module.load(RELU, settings, {"curve": curve})
+    assert (len(measured), len(tried), runner.batching) == (1, 1, True)
+    assert found.calibration == replace(MEASURED, max_batch=4, by_threads={})
+    assert found.measured_for == first.measured_for
+    others = ({"machine": "another"}, {"runtime": "1.0"}, {"threads": 2}, {"most": 9}, {"device": "cuda"})
+    for number, other in enumerate((*others, {"row_us": "9"}, {"row_us": 201.0}), 2):  # the last: at a busy moment
+        module.load(RELU, settings, {"curve": {**curve, **other}})
+        assert len(measured) == number
+    assert len(tried) == 7  # whether rows may share a run is the same at any moment
+    module.load(RELU, settings, {"curve": curve, "cores": 2})  # how many threads are best is to be found first
+    assert len(measured) == 9
+
+
+def test_what_only_some_live_settings_need_is_loaded_beside_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any] | None] = [{"latency_us": 5}, {"log": {"profile": "a"}}, None, {"latency_us": 6}]
+    may_end = threading.Event()
+
+    def load(live: object) -> None:
+        may_end.wait(30)
+        monkeypatch.setitem(sys.modules, "a_module", sys)
+
+    monkeypatch.setattr(module, "_NEEDED_FOR", {"log": "a_module"})
+    monkeypatch.setattr(module, "load_for", load)
+    live = module.Prepared(lambda: told.pop(0) if told else None)
+    assert live() == {"latency_us": 5}
+    assert (live(), live()) == (None, None)
+    may_end.set()
+    for thread in threading.enumerate():
+        if thread.name == "loading":
+            thread.join(30)
+    assert (live(), live()) == ({"latency_us": 6}, None)  # what was told last
+
+
+def test_a_replica_of_a_model_without_fields_loads_no_specifications() -> None:
+    code = """
+import sys
+import skyriver.wiring.replica
+print([name for name in ("pydantic", "skyriver.core.resources", "polars", "onnx", "lightgbm") if name in sys.modules])
+skyriver.wiring.replica.load_for({"log": {"profile": "a"}, "from_stream": {"stream": "s"}})
+print([name for name in ("skyriver.core.spec", "skyriver.core.spec_streams") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n") == ["[]", "[]", ""]
+
+
 def test_how_long_a_model_loads_is_measured_by_the_first_load(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
 
@@ -45,12 +113,9 @@ def test_how_long_a_model_loads_is_measured_by_the_first_load(monkeypatch: pytes
 
     monkeypatch.setattr(module, "calibrate", measured)
     monkeypatch.setattr(module, "limit_memory", lambda size: None)
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     settings = ReplicaSettings(model="m", version=1, fields=None, max_batch=8, queue=8, grace_s=1.0)
-    _, found = module.load(model.SerializeToString(), settings, {"cores": 2})
+    _, found = module.load(RELU, settings, {"cores": 2})
     assert asked[0] > 0
     assert found.told["parallel"]["cores"] == 2
-    module.load(model.SerializeToString(), settings, {"cores": 2, "parallel": {"threads": 9}})
+    module.load(RELU, settings, {"cores": 2, "parallel": {"threads": 9}})
     assert len(asked) == 2
