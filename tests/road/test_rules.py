@@ -114,3 +114,19 @@ def test_a_deployment_tells_what_becomes_of_the_rules(shop: Cloud) -> None:
     assert states == ["REPLACED", "REPLACED", "LIVE"]
     cloud.command("rules", "get", "orders", 9).refused("NOT_FOUND", 3, "no version 9")
     cloud.command("rules", "list", "nothing").refused("NOT_FOUND", 3)
+
+
+def test_a_deployment_is_done_once_the_worker_decides_with_it(shop: Cloud) -> None:
+    cloud = shop
+    file, incidents = written(cloud, "shop.py", "amount > 90"), cloud.rows("incidents")
+    before = cloud.processes()["orders-0"]
+    file.write_text(file.read_text().replace('fallback_by=("rules",)', 'fallback="call", latency="500ms"'))
+    cloud.command("deploy", file, "-y").succeeded()
+    [order] = cloud.next_orders(1)
+    told = cloud.json("send", "orders", write_lines(cloud.folder / "one.jsonl", [order]))
+    assert (told["decisions"], cloud.processes()["orders-0"]) == ({"call": 1}, before), "and no event waits for it"
+    file.write_text(file.read_text().replace('id="order",', 'id="order", linger="2ms",'))
+    cloud.command("deploy", file, "-y").succeeded()
+    assert cloud.json("stream", "get", "orders")["state"] == "READY"
+    assert cloud.processes()["orders-0"] != before
+    assert cloud.rows("incidents") == incidents

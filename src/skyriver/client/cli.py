@@ -54,7 +54,7 @@ from skyriver.client.registry import version_named
 from skyriver.client.rows import read_rows
 from skyriver.client.screen import Bars, Screen
 from skyriver.client.sending import declared_types, once_ready, send_rows
-from skyriver.client.shell import Json, Machine, app, confirm, connect, machine, noun, only, state, wait
+from skyriver.client.shell import Json, Machine, app, confirm, connect, machine, noun, only, state, taken_up, wait
 from skyriver.client.trial_page import trials
 from skyriver.core.errors import Conflict, InvalidInput, JobFailed, NotFound, QuotaExceeded, Unavailable
 from skyriver.core.names import ModelRef
@@ -128,6 +128,9 @@ def deploy(
                     show.plan_difference(screen, changes, error.details)
                 raise
             ended = [wait(client, operation, bars) for operation in done["operations"]]
+            for line in changes:
+                if (line["action"], line["kind"]) == ("update", "stream"):
+                    taken_up(client, bars, line["name"])
             missed = _unreachable(client, spec, body)
         show.warnings(screen, [line for line in missed if line not in plan["plan"]])
         screen.data(done, lambda: show.deployed(screen, spec, changes, ended))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol, TypeVar
@@ -159,6 +160,28 @@ def _global(
     ] = False,
 ) -> None:
     state["home"] = home
+
+
+LOOK_S = 0.25
+TAKE_UP_S = 60.0
+"""Within which a stream's worker is to decide with what was deployed."""
+
+
+def taken_up(client: Client, bars: Bars, name: str) -> None:
+    """Once its worker does. Raises Unavailable (NOT_FINISHED) where that takes too long; it goes on."""
+    until = time.monotonic() + TAKE_UP_S
+    wanted = client.get("streams", name)["generation"]
+    while (row := client.get("streams", name))["status"].get("generation", 0) < wanted:
+        if time.monotonic() > until:
+            raise Unavailable(
+                f"{name} is deployed, and its worker does not decide with that after {TAKE_UP_S:g} s."
+                f" {row['state']} {row['message']}".rstrip(),
+                code="NOT_FINISHED",
+                where=f"stream/{name}",
+                next_action=row["next_action"] or f"`skyriver explain {name}` shows how far it is.",
+            )
+        bars.tell(f"{name} {row['state'].lower()}", 0.0, 0.0)
+        time.sleep(LOOK_S)
 
 
 def wait(client: Client, operation: str, bars: Bars, *, timeout: float | None = None) -> Resource:

@@ -18,6 +18,8 @@ EXPECTED: Final = frozenset({"", "BUDGET_SPENT", "NO_DECISIONS", "LATE", "SHED",
 """Reasons that no model or worker is to blame for; what is shed is told by `_sheds`."""
 SHED_S: Final = 30.0
 """What is shed for less is a burst."""
+RESTART_US: Final = 60_000_000
+"""So long a planned restart may take: it replays what came after the last checkpoint."""
 BEHIND_S: Final = 5.0
 BEHIND_LEAST: Final = 500
 SINK_FAILURES: Final = 5
@@ -48,9 +50,14 @@ def _away(seen: Seen, row: Resource) -> Iterator[Sign]:
     track = seen.track(row)
     if row.state == "READY":
         track.known["served"] = 1
-    elif track.known.get("served"):
+    elif track.known.get("served") and not _is_planned(seen, row):
         yield of_row(row, "away", "critical", HOLD_S)
     yield from of_process(seen, row)
+
+
+def _is_planned(seen: Seen, row: Resource) -> bool:
+    """It is started again because somebody deployed, and that does not take too long."""
+    return (row.state, row.reason) == ("STARTING", "DEPLOYED") and seen.sight.snapshot.elapsed(row.since) < RESTART_US
 
 
 def _of_worker(seen: Seen, stream: Resource, worker: Resource) -> Iterator[Sign]:

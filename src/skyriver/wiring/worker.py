@@ -6,10 +6,11 @@ directories, "queue": rows that may wait}; live settings: {"model": {"name", "ve
 that is declared now | null, "rules": [[decision, when(, name)], ...], "otherwise", "fallback", "rules_version": their
 number, "trial": {"number", "percent": of the keys, "rules"} of rules that are tried beside | null, "budgets",
 "counters" and "combine" as DecideSpec has them (absent: none), "began": whether the stream has a log already (absent:
-not known), "cheaper": a model as above (absent: none), "objective": {"latency_us",
-"share"} of what is decided in time (absent: none), "materialised": the last
-offset that the stream's tables cover (absent: not known), "dispatched": the offset up to which the stream's dispatcher
-has read (absent: there is none), "keep": the limits of its log}. The last five change nothing of what is decided with.
+not known), "cheaper": a model as above (absent: none), "generation": of the declaration, which the report tells once it
+is decided with (absent: not known), "objective": {"latency_us", "share"} of what is decided in time (absent: none),
+"materialised": the last offset that the stream's tables cover (absent: not known), "dispatched": the offset up to which
+the stream's dispatcher has read (absent: there is none), "keep": the limits of its log}. The last five change nothing
+of what is decided with.
 
 It takes the log (from a holder that is stopped or hung too), recovers, warms everything that the first event needs,
 listens, and then says that it is ready. A change of the live settings is loaded beside the running engine and written
@@ -201,6 +202,8 @@ class Worker:
         self._rounds = Rounds()
         self._tried: object = None
         """The live settings, and what there was for them, that were chosen from last."""
+        self._generation = 0
+        """Of the declaration that is decided with."""
         self._loading = False
         self._told: dict[str, object] = {}
         self._replay = ""
@@ -352,6 +355,9 @@ class Worker:
         if engine is not None and self._live is not None and state != self._tried:
             self._follow_features()
             self._tried = state if await self._choose_again(self._live, sets, usable) else None
+        if state == self._tried and self._generation != (self._live or {}).get("generation", 0):
+            self._generation = (self._live or {}).get("generation", 0)
+            self._tell()
 
     async def _choose_again(self, live: Mapping[str, Any], sets: FeatureSets | None, usable: Set[str]) -> bool:
         """With the features that decide or that are `usable`. False: try again."""
@@ -422,6 +428,7 @@ class Worker:
         return {
             "ready": engine is not None and self._listening and not self._routes.draining,
             "opened": self._opened,
+            "generation": self._generation,
             **self._seen().to_json(),
             "source": self._feed.report() if self._feed is not None else None,
             "pace": self._station.pacer.report() if self._station.pacer is not None else None,
@@ -519,7 +526,7 @@ def _decided_with(live: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         k: v
         for k, v in (live or {}).items()
-        if k not in ("began", "materialised", "dispatched", "keep", "explain", "objective")
+        if k not in ("began", "generation", "materialised", "dispatched", "keep", "explain", "objective")
     }
 
 

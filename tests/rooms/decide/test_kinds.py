@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from skyriver.core.names import digest
 from skyriver.core.resources import (
     Delete,
     Pool,
@@ -277,6 +278,46 @@ def test_a_changed_deadline_needs_no_new_worker() -> None:
     assert lasting({**DECIDE, "deadline_us": 5_000, "fallback_by": ["rules"]}) == lasting(
         {**DECIDE, "deadline_us": 0, "fallback_by": []}
     )
+
+
+def test_a_changed_fallback_or_objective_needs_no_new_worker() -> None:
+    found = live({}, fallback="review", latency_us=50_000, cheaper="small")
+    assert (found["fallback"], found["objective"]["latency_us"]) == ("review", 50_000)
+    changed = {**DECIDE, "fallback": "review", "latency_us": 50_000, "share": 0.9, "cheaper": "small"}
+    assert lasting(changed) == lasting(DECIDE)
+
+
+def test_a_worker_that_is_started_again_for_a_deployment_says_so_and_what_it_decides_with() -> None:
+    was = Resource("t", "stream", "payments", spec={"stream": {"linger_us": 0}, "decide": DECIDE}, parent="app/risk")
+    stream = replace(was, state="READY", generation=2, spec={**was.spec, "stream": {"linger_us": 2_000}})
+    worker = Resource("t", "worker", "payments-0", state="READY", parent=stream.ref)
+
+    def stepped(stream: Resource, worker: Resource, process: ProcessStatus) -> tuple[Resource, Resource]:
+        snapshot = Snapshot({r.key: r for r in (stream, worker)}, {process.name: process}, {}, 0)
+        puts = [a.resource for a in (*WORKER.step(snapshot, worker), *STREAM.step(snapshot, stream)) if type(a) is Put]
+        rows = {row.kind: row for row in puts}
+        return rows.get("stream", stream), rows.get("worker", worker)
+
+    def config_of(stream: Resource) -> str:
+        wanted = WORKER.step(Snapshot({stream.key: stream}, {}, {}, 0), worker)
+        return digest(next(dict(a.process.config) for a in wanted if isinstance(a, Want)))
+
+    told = {"ready": True, "generation": 2}  # the live settings reach it before it ends
+    old = ProcessStatus(worker.process, True, socket="/s", config_digest=config_of(was), report=told)
+    stream, worker = stepped(stream, worker, old)
+    assert (worker.state, worker.reason) == ("STARTING", "DEPLOYED")
+    assert "generation" not in stream.status
+    stream, worker = stepped(stream, worker, replace(old, alive=False, exit_code=0))
+    assert (worker.state, worker.reason) == ("STARTING", "DEPLOYED"), "it did not die, it was ended"
+    new = replace(old, config_digest=config_of(stream), report={"ready": False})
+    stream, worker = stepped(stream, worker, new)
+    assert (worker.state, worker.reason, stream.state) == ("STARTING", "DEPLOYED", "STARTING")
+    stream, worker = stepped(stream, worker, replace(new, report={"ready": True, "generation": 1}))
+    assert (worker.state, "generation" in stream.status) == ("READY", False)
+    stream, worker = stepped(stream, worker, replace(new, report=told))
+    assert (worker.reason, stream.state, stream.status["generation"]) == ("", "READY", 2)
+    stream, worker = stepped(stream, worker, replace(new, alive=False, exit_code=-9))
+    assert (worker.state, worker.reason) == ("LOST", "PROCESS_DIED")
 
 
 @pytest.mark.parametrize(

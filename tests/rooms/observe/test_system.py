@@ -673,3 +673,19 @@ def test_a_stream_that_is_late_for_long_is_an_incident_and_a_burst_is_none(
     assert cloud.incidents() == []
     look(60, shed, late_since)
     assert told in cloud.incident.message
+
+
+def test_a_planned_restart_of_a_worker_is_no_incident_unless_it_takes_too_long(cloud: Cloud) -> None:
+    cloud.put(Resource("default", "stream", "orders", state="READY", parent="app/shop"))
+    cloud.put(Resource("default", "worker", "orders-0", state="READY", parent="stream/orders"))
+    cloud.look(30)
+    cloud.change("worker", "orders-0", state="STARTING", reason="DEPLOYED", message="It is new.", since=cloud.wall)
+    cloud.look(45)
+    assert cloud.incidents() == []
+    cloud.look(60)
+    assert "orders-0 is STARTING. DEPLOYED: It is new." in cloud.incident.message
+    cloud.change("worker", "orders-0", state="READY", reason="", message="")
+    cloud.look(120)
+    cloud.change("worker", "orders-0", state="LOST", reason="PROCESS_DIED", message="It died.", since=cloud.wall)
+    cloud.look(30)
+    assert any("PROCESS_DIED" in incident.message for incident in cloud.incidents())

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from skyriver.core.jobs import ENDED, new_job, next_number
+from skyriver.core.names import digest
 from skyriver.core.processes import PROCESS_TRANSITIONS, not_ready
 from skyriver.core.resources import (
     Action,
@@ -32,6 +33,8 @@ MATERIALISE_EVERY_US = 60_000_000
 MATERIALISE_ROWS = 500_000
 """Rows that wait for the table at most, before a job is started sooner."""
 KEPT_JOBS = 5
+DEPLOYED = "DEPLOYED"
+"""Why a worker is started again that nothing is wrong with."""
 FIRST_RECORDS = 1
 """Records that a worker writes by itself into a new log: what it decides with."""
 
@@ -76,6 +79,12 @@ def _judge(snapshot: Snapshot, stream: Resource, worker: Resource, process: Proc
     wanted_arms = {what: (live.get(what) or {}).get("version") or 0 for what in arms}
     changing = _coarse(report.get("features"), stream.status.get("features"), snapshot.now)
     status = {**stream.status, "model_version": using, "worker": worker.state, "features": changing, **arms}
+    if (
+        process is not None
+        and report.get("generation") == stream.generation
+        and _is_as_declared(snapshot, stream, process)
+    ):
+        status["generation"] = stream.generation
     if int(report.get("offset", 0)) > FIRST_RECORDS:
         status["began"] = True
     told: dict[str, str] = {}
@@ -299,23 +308,41 @@ def _step_worker(snapshot: Snapshot, worker: Resource) -> Iterator[Action]:
         yield Delete(*worker.key, worker.revision)
         return
     name = worker.process
-    config = {
+    config = _config(snapshot, stream)
+    yield Want(ProcessSpec(name, "worker", worker.tenant, config, live=live_settings(snapshot, stream)))
+    process = snapshot.processes.get(name)
+    if process is None:
+        return
+    ready = process.alive and process.report.get("ready")
+    if not _is_as_declared(snapshot, stream, process):
+        if worker.state == "READY":
+            message = "It is started again with what was deployed; what it acknowledged is kept."
+            told = WORKER.move(worker, "starting", snapshot.now, reason=DEPLOYED, message=message)
+            yield Put(told, worker.revision)
+    elif not ready:
+        yield from not_ready(WORKER, snapshot, worker, process, "What it acknowledged is kept.")
+    elif worker.state != "READY":
+        yield Put(WORKER.move(worker, "ready", snapshot.now, attempts=0), worker.revision)
+
+
+def _config(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
+    """What its worker is started with: another one is another worker."""
+    return {
         "stream": lasting_stream(stream.spec["stream"]),
         "decide": lasting(stream.spec.get("decide")),
-        "directory": f"{{home}}/streams/{worker.tenant}/{stream.name}",
+        "directory": f"{{home}}/streams/{stream.tenant}/{stream.name}",
         "objects": "{home}/objects",
         "kernel_cache": "{home}/cache/kernels",
         "queue": 10_000,
         **({"reads": True} if _is_read(snapshot, stream) else {}),
     }
-    yield Want(ProcessSpec(name, "worker", worker.tenant, config, live=live_settings(snapshot, stream)))
-    process = snapshot.processes.get(name)
-    if process is None:
-        return
-    if not (process.alive and process.report.get("ready")):
-        yield from not_ready(WORKER, snapshot, worker, process, "What it acknowledged is kept.")
-    elif worker.state != "READY":
-        yield Put(WORKER.move(worker, "ready", snapshot.now, attempts=0), worker.revision)
+
+
+def _is_as_declared(snapshot: Snapshot, stream: Resource, process: ProcessStatus) -> bool:
+    """Whether it was started with what is declared now."""
+    if stream.status.get("generation") == stream.generation and process.report.get("ready"):
+        return True  # as it was found to be; what else its configuration rests on ends it soon enough
+    return process.config_digest in ("", digest(_config(snapshot, stream)))
 
 
 def _is_read(snapshot: Snapshot, stream: Resource) -> bool:

@@ -22,6 +22,8 @@ DISPATCHED = ("sinks", "reviews")
 DISPATCHED_STEP = 4_096
 EXPLAINED = 50
 """Versions of a model whose decisions a worker can explain: the last ones."""
+UNKNOWN = "undecided"
+"""Of a worker that has no live settings, and a log that tells of none."""
 LIMITS = ("retention_us", "retention_bytes", "local_bytes")
 """Of a stream's log; a worker takes changed ones without a restart."""
 
@@ -33,7 +35,12 @@ def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
     table = snapshot.find(stream.tenant, "table", stream.name)
     materialised = int(table.status.get("offset", -1)) if table is not None else None
     keep = {limit: stream.spec["stream"][limit] for limit in LIMITS if limit in stream.spec["stream"]}
-    told = {"began": bool(stream.status.get("began")), "materialised": materialised, "keep": keep}
+    told = {
+        "began": bool(stream.status.get("began")),
+        "generation": stream.generation,
+        "materialised": materialised,
+        "keep": keep,
+    }
     if (dispatched := dispatched_of(snapshot, stream)) is not None:
         told["dispatched"] = dispatched
     decide = stream.spec.get("decide")
@@ -135,12 +142,12 @@ def lasting_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lasting(decide: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What a worker is started with of it. The rules come with its live settings, as the features, the deadline and
-    what stands in do: changed ones need no new worker, for which events would have to wait. Examples, costs and words
-    for reasons decide nothing."""
+    """What a worker is started with of it. The rules come with its live settings, as the features, the deadline, the
+    fallback and what stands in for it do: changed ones need no new worker, for which events would have to wait.
+    Examples, costs and words for reasons decide nothing."""
     if not decide:
         return None
     kept = {
         what: value for what, value in decide.items() if what not in (*UNDECISIVE, *BOUNDS, *DISPATCHED, *OBJECTIVE)
     }
-    return {**kept, "rules": [], "otherwise": decide["fallback"], "fallback_by": [], "deadline_us": 0}
+    return {**kept, "rules": [], "otherwise": UNKNOWN, "fallback": UNKNOWN, "fallback_by": [], "deadline_us": 0}
