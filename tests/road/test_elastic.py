@@ -116,7 +116,7 @@ def test_why_is_told(prices: Cloud) -> None:
     ]
     assert "v1 100%, 1 replica" in prices.command("ps").succeeded().out
     top = json.loads(prices.command("top", "--json").succeeded().out)
-    assert top["scalings"][0] | {"why": ""} == {"name": "price", "ready": 1, "wanted": 1, "why": ""}
+    assert top["scalings"][0] | {"why": ""} == {"name": "price", "ready": 1, "wanted": 1, "why": "", "state": "ACTIVE"}
 
 
 def test_a_control_plane_that_is_killed_leaves_the_replicas_as_they_are(prices: Cloud) -> None:

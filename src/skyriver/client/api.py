@@ -57,6 +57,8 @@ from skyriver.core.contract import (
     ExplainedList,
     LogPart,
     LogParts,
+    Objective,
+    ObjectiveList,
     Process,
     ProcessList,
     Removed,
@@ -202,6 +204,12 @@ class Calls(StreamCalls, ReviewCalls, PredictingCalls, RegistryCalls, CostCalls)
     def processes(self) -> Flow[Sequence[Process]]:
         """What runs."""
         answer: ProcessList = yield from answered(Request("GET", f"{self._base}/processes"))
+        return answer["items"]
+
+    @call
+    def objectives(self) -> Flow[Sequence[Objective]]:
+        """Whether services keep their objectives now, and why not; of those that declare one."""
+        answer: ObjectiveList = yield from answered(Request("GET", f"{self._base}/objectives"))
         return answer["items"]
 
     @call

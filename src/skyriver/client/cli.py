@@ -261,6 +261,7 @@ def explain(
     recompute: Annotated[
         bool, typer.Option("--recompute", help="With decision: compute it again from the log, and compare.")
     ] = False,
+    counters: Annotated[bool, typer.Option("--verbose", "-v", help="With what a service's replicas count.")] = False,
     as_json: Json = False,
 ) -> None:
     """Why something is as it is: state, reason, what to do, the last lines of its log; or why an event got its
@@ -292,7 +293,7 @@ def explain(
     with connect() as client:
         items = client.explain(version_named(client, name))
         sentences = [] if as_json else list(_story(client, items))
-    screen.data(items, lambda: show.explained(screen, items, sentences))
+    screen.data(items, lambda: show.explained(screen, items, sentences, counters=counters))
 
 
 def _story(client: Client, items: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -135,9 +135,9 @@ def _changes(client: Client, model: str) -> Sequence[Mapping[str, Any]]:
 
 def told(change: Mapping[str, Any]) -> str:
     """Why, and at what price; without D where nothing came, of which something could be late."""
-    cost, late_cost = scaling_page.money(change["cost"]), scaling_page.money(change["late_cost"])
+    unit, (cost, late_cost, _) = scaling_page.costs_of(change)
     costs = f"c + D = {cost} + {late_cost}" if late_cost else f"c = {cost}"
-    return f"{change['why']} {costs} {change['unit']} an hour" if cost else str(change["why"])
+    return f"{change['why']} {costs} {unit}" if cost else str(change["why"])
 
 
 def late(burst: Burst, latency_s: float, begin: float, end: float) -> str:

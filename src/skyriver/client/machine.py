@@ -92,6 +92,7 @@ def ps(as_json: Json = False) -> None:
                 "streams": list(client.list("streams")),
                 "services": list(client.list("services")),
                 "scalings": list(client.list("scalings")),
+                "objectives": list(client.objectives()),
                 "processes": list(client.processes()),
                 "parts": list(machine().parts(state["home"])),
                 "incidents": [row for row in client.list("incidents") if row["state"] != "RESOLVED"],

@@ -2,47 +2,151 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.markup import escape
 
 from skyriver.client.screen import Screen
-from skyriver.core.units import utc_time
+from skyriver.core.units import format_span, utc_time
 
-_HOURLY = {"replica-hours": "replicas"}
-"""What a unit is called where it is of an hour."""
+REPLICA_HOURS = "replica-hours"
+CORE_HOURS = "core-hours"
+"""What people are told instead: two services that take differently large replicas are compared by it."""
+DIGITS = 3
+ALIKE = 5
+"""Digits; sums that differ in later ones are the same."""
+_TITLE = "What replicas cost (c), and late requests (D), in"
+_THOUSANDS = ((1, "a late request counts"), (1_000, "1,000 late requests count"), (1_000_000, "a million count"))
 
 
-def scaling(screen: Screen, row: Mapping[str, Any]) -> None:
+def scaling(screen: Screen, row: Mapping[str, Any], *, is_asleep: bool = False) -> None:
     """Every rule a line, then the sum for the chosen number and its neighbours, where that follows the load."""
     status = row["status"]
     for rule, sentence in (*status.get("lines", ()), *status.get("sleep", ())):
         screen.out.print(f"  [dim]{rule:<10}[/] {escape(sentence)}")
     if not follows(row):
         return
-    unit = _of_an_hour(status["unit"])
+    of, chosen = choices(status), row["spec"]["replicas"]
     rows = [
         (
-            f"{'>' if choice['replicas'] == row['spec']['replicas'] else ''} {choice['replicas']}",
-            money(choice["cost"]),
-            money(choice["late_cost"]),
-            money(choice["sum"]),
-            "" if choice["late_share"] is None else f"{choice['late_share']:.3%}",
+            f"{replicas} (chosen)" if replicas == chosen else f"{replicas}",
+            *amounts,
+            "" if choice["late_share"] is None else percent(choice["late_share"]),
         )
-        for choice in status["choices"]
+        for choice, (replicas, *amounts) in zip(status["choices"], of.rows, strict=True)
     ]
-    screen.table("", ("REPLICAS", f"COST c, {unit}", "LATE D", "c + D", "LATE"), rows)
+    screen.table(f"{_TITLE} {of.unit}:", ("REPLICAS", "COST c", "LATE D", "c + D", "LATE"), rows)
+    if why := cheapest(row):
+        screen.out.print(f"  {escape(why)}")
+    asleep = " It sleeps: that is of when it was awake." if is_asleep else ""
     screen.out.print(
-        f"  as of {utc_time(status['at'])} UTC, by the prices of {escape(status['prices'])};"
-        f" a late request is worth {_worth(status)}."
+        f"  As of {utc_time(status['at'])} UTC, by the prices of {escape(status['prices'])}{_worth(status)}.{asleep}"
     )
     for change in status["changes"][-3:]:
         screen.out.print(f"  {escape(change_of(change))}")
 
 
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Of the chosen number and its neighbours, all in one unit and with as many decimals."""
+
+    unit: str
+    decimals: int
+    rows: Sequence[tuple[int, str, str, str]]
+    """Replicas, c, D, c + D."""
+
+
+def choices(status: Mapping[str, Any]) -> Choices:
+    unit, times = _in_people_s(status)
+    known = [
+        (choice["replicas"], *(None if choice[w] is None else times * choice[w] for w in ("cost", "late_cost", "sum")))
+        for choice in status["choices"]
+    ]
+    decimals = decimals_of([amount for _, *amounts in known for amount in amounts], [total for *_, total in known])
+    rows = [(count, *(plain(amount, decimals) for amount in amounts)) for count, *amounts in known]
+    return Choices(unit, decimals, [(count, cost, late, total) for count, cost, late, total in rows])
+
+
+def decimals_of(amounts: Sequence[float | None], sums: Sequence[float | None] = ()) -> int:
+    """With which the largest has DIGITS digits; one more where `sums` that differ would look the same."""
+    largest = max((abs(amount) for amount in amounts if amount), default=1.0)
+    decimals = max(0, DIGITS - 1 - math.floor(math.log10(largest)))
+    different = {float(f"{amount:.{ALIKE}g}") for amount in sums if amount is not None}
+    looks = {f"{amount:.{decimals}f}" for amount in different}
+    return decimals + (len(looks) < len(different))
+
+
+def plain(amount: float | None, decimals: int) -> str:
+    """ "" of what is not known; what is less than the last decimal is not nothing."""
+    if amount is None:
+        return ""
+    least = 10.0**-decimals
+    if 0 < amount < least / 2:
+        return f"<{least:.{decimals}f}"
+    return f"{amount:,.{decimals}f}" if amount else "0"
+
+
+def percent(share: float) -> str:
+    """To two digits."""
+    if not share:
+        return "0%"
+    decimals = max(0, 1 - math.floor(math.log10(100 * share)))
+    return f"{100 * share:.{decimals}f}%" if share >= 1e-5 else "<0.001%"
+
+
+def cheapest(row: Mapping[str, Any]) -> str:
+    """Why the chosen number is the cheapest; or what rule goes before, where another one is. "" where nothing is known
+    to compare."""
+    status = row["status"]
+    of, chosen = choices(status), row["spec"]["replicas"]
+    known = {choice["replicas"]: choice for choice in status["choices"] if choice["sum"] is not None}
+    if chosen not in known or len(known) < 2:
+        return ""
+    mine, (_, times) = known[chosen], _in_people_s(status)
+    sums = {count: float(f"{choice['sum']:.{ALIKE}g}") for count, choice in known.items()}
+    best = min(sums, key=lambda count: (sums[count], count != chosen))
+
+    def differs(what: str, other: Mapping[str, Any]) -> str:
+        return plain(abs(times * (other[what] - mine[what])), of.decimals)
+
+    reasons = []
+    for count, word in ((chosen - 1, "one fewer"), (chosen + 1, "one more")):
+        if (other := known.get(count)) is None:
+            continue
+        if count < chosen:
+            late = differs("late_cost", other)
+            reasons.append(f"{word} would save {differs('cost', other)} and cost {late} more in late requests")
+        else:
+            late = f" and spare {differs('late_cost', other)} of late requests" if mine["late_cost"] else ""
+            reasons.append(f"{word} would cost {differs('cost', other)} more{late or ', and nothing is late'}")
+    noun = "1 replica is" if chosen == 1 else f"{chosen} replicas are"
+    if best == chosen and status.get("wish", 0) > chosen:
+        fewer = f", and {reasons[0]}" if chosen - 1 in known else ""
+        return f"{noun} all that it may have{fewer}; {status['why']}"
+    if best == chosen:
+        return f"{noun} the cheapest: {'; '.join(reasons)}."
+    return f"By this sum {best} would be cheaper than {chosen}; what goes before it: {status['why']}"
+
+
+def _in_people_s(told: Mapping[str, Any]) -> tuple[str, float]:
+    """(what amounts of an hour are told in, how many of these one of what they are kept in is)."""
+    if told["unit"] != REPLICA_HOURS:
+        return f"{told['unit']} an hour", 1.0
+    cores = told.get("cores")  # a row of a release before does not say
+    return (f"{CORE_HOURS} an hour", float(cores)) if cores else ("replicas", 1.0)
+
+
 def _worth(status: Mapping[str, Any]) -> str:
-    return f"{money(status['late_price'])} {status['unit']}" if status["late_price"] else "nothing"
+    """What a late request is counted as, of so many that it can be read."""
+    if not status["late_price"]:
+        return ""
+    unit, times = _in_people_s(status)
+    price = times * status["late_price"]
+    count, words = next((one for one in _THOUSANDS if one[0] * price >= 0.001), _THOUSANDS[-1])
+    return f"; {words} as {count * price:.2g} {unit.removesuffix(' an hour').replace('replicas', REPLICA_HOURS)}"
 
 
 def follows(row: Mapping[str, Any] | None) -> bool:
@@ -52,23 +156,60 @@ def follows(row: Mapping[str, Any] | None) -> bool:
 
 def change_of(change: Mapping[str, Any]) -> str:
     """One line: when, from how many to how many, why, and what that costs."""
-    priced = "" if change["sum"] is None else f" c + D = {money(change['sum'])} {_of_an_hour(change['unit'])}."
+    unit, (*_, total) = costs_of(change)
+    priced = f" c + D = {total} {unit}." if total else ""
     return f"{utc_time(change['at'])}  {change['from']} -> {change['to']} replicas, {change['why']}{priced}"
+
+
+def with_rests(changes: Sequence[Mapping[str, Any]], rests: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Changes of how many there are with sleeps and wakes among them, in the order of time."""
+    nothing: dict[str, Any] = dict.fromkeys(("cost", "late_cost", "sum")) | {"unit": ""}
+    told = [
+        {"at": r["at"], "from": r["from"], "to": r["replicas"], "why": _rest(r), **nothing, **_ready(r)} for r in rests
+    ]
+    return sorted([*changes, *told], key=lambda one: one["at"])
+
+
+def _ready(rest: Mapping[str, Any]) -> dict[str, Any]:
+    return {"rest": rest["to"], **({"ready_at": rest["ready_at"]} if "ready_at" in rest else {})}
+
+
+def _rest(rest: Mapping[str, Any]) -> str:
+    if rest["to"] == "asleep":
+        return str(rest["why"])
+    done = "ready_at" in rest
+    took = f" It was ready after {format_span(rest['ready_at'] - rest['at'])}." if done else " It is not ready yet."
+    return f"{rest['why'].replace('Waking', 'Woken') if done else rest['why']}{took}"
 
 
 def history(screen: Screen, changes: Sequence[Mapping[str, Any]]) -> None:
     """Newest first."""
+    unit = next((_in_people_s(change)[0] for change in reversed(changes) if change["unit"]), "")
+    told = [_amounts(change) for change in changes]
+    decimals = decimals_of([amount for of in told for amount in of])
     rows = [
         (
             utc_time(change["at"]),
             f"{change['from']} -> {change['to']}",
-            *(money(change[what]) for what in ("cost", "late_cost", "sum")),
+            *(plain(amount, decimals) for amount in of),
             change["why"],
         )
-        for change in reversed(changes)
+        for change, of in reversed(list(zip(changes, told, strict=True)))
     ]
-    unit = _of_an_hour(changes[-1]["unit"])
-    screen.table("", ("SINCE (UTC)", "REPLICAS", f"COST c, {unit}", "LATE D", "c + D", "WHY"), rows)
+    title = f"{_TITLE} {unit}:" if unit else ""
+    screen.table(title, ("SINCE (UTC)", "REPLICAS", "COST c", "LATE D", "c + D", "WHY"), rows)
+
+
+def costs_of(change: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """(unit, (c, D, c + D)) of a change; "" is what is not known."""
+    amounts = _amounts(change)
+    decimals = decimals_of(amounts)
+    return _in_people_s(change)[0], [plain(amount, decimals) for amount in amounts]
+
+
+def _amounts(change: Mapping[str, Any]) -> list[float | None]:
+    times = _in_people_s(change)[1] if change["unit"] else 1.0
+    return [None if change[what] is None else times * change[what] for what in ("cost", "late_cost", "sum")]
 
 
 def replicas(service: Mapping[str, Any]) -> str:
@@ -92,7 +233,3 @@ def why(row: Mapping[str, Any] | None) -> str:
 def money(amount: float | None) -> str:
     """ "" of what is not known."""
     return "" if amount is None else f"{amount:.4g}"
-
-
-def _of_an_hour(unit: str) -> str:
-    return _HOURLY.get(unit, f"{unit} an hour")

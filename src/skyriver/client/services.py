@@ -4,7 +4,7 @@ replicas it had, and why."""
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -74,19 +74,19 @@ def _replicas(text: str) -> tuple[int, int]:
 
 @_services.command("history")
 def service_history(name: Name, as_json: Json = False) -> None:
-    """How many replicas it had, why, and at what price; of a service whose replicas follow the load."""
+    """How many replicas it had, why, and at what price; of a service whose replicas follow the load, or that sleeps."""
     screen = Screen(as_json=as_json)
     with connect() as client:
-        client.get("services", name)  # what is not there is told of as any service is
-        changes: list[Any] = []
+        service = client.get("services", name)  # what is not there is told of as any service is
         row = None
         with suppress(NotFound):
             row = client.get("scalings", name)
-        if row is not None and scaling_page.follows(row):
-            changes = list(row["status"].get("changes", ()))
-        else:
-            screen.say(f"The number of its replicas does not follow the load: declare replicas=(1, n) for {name}.")
-    if changes or as_json:
-        screen.data(changes, lambda: scaling_page.history(screen, changes))
+    is_elastic = row is not None and scaling_page.follows(row)
+    changes = row["status"].get("changes", ()) if row is not None and is_elastic else ()
+    told = scaling_page.with_rests(changes, service["status"].get("rests", ()))
+    if not (is_elastic or told):
+        screen.say(f"The number of its replicas does not follow the load: declare replicas=(1, n) for {name}.")
+    if told or as_json:
+        screen.data(told, lambda: scaling_page.history(screen, told))
     else:
         screen.say("It has as many replicas as at first.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from skyriver.client import scaling_page, sizing_page, version_page
+from skyriver.client import scaling_page, service_page, sizing_page, version_page
 from skyriver.client.screen import Screen, age, coloured
 from skyriver.core.units import utc_time
 
@@ -156,10 +156,12 @@ def running(screen: Screen, document: Mapping[str, Any]) -> None:
         return
     rows = [("stream", s["name"], s["state"], _model_of(s), _message(s)) for s in document["streams"]]
     scaled = {row["name"]: row for row in document["scalings"]}
+    objectives = {told["name"]: told for told in document["objectives"]}
     for service in document["services"]:
         split = [f"v{v} {w['weight']}%" for v, w in service["spec"]["versions"].items()]
         split += filter(None, [scaling_page.replicas(service)])
-        message = _message(service) or scaling_page.why(scaled.get(service["name"]))
+        message = service_page.missed(objectives.get(service["name"]))
+        message = message or _message(service) or scaling_page.why(scaled.get(service["name"]))
         rows.append(("service", service["name"], service["state"], ", ".join(split), message))
     screen.table("", ("KIND", "NAME", "STATE", "SERVES", "MESSAGE"), rows)
     screen.out.print()
@@ -208,40 +210,66 @@ def _model_of(stream: Mapping[str, Any]) -> str:
     return f"{decide['model']}:{version}" if decide and version else ""
 
 
-def explained(screen: Screen, items: Sequence[Mapping[str, Any]], story: Sequence[str] = ()) -> None:
-    """`story`: of the last change, in sentences, which come first."""
-    for sentence in story:
-        screen.out.print(escape(sentence))
-    for item in items:
+def explained(
+    screen: Screen, items: Sequence[Mapping[str, Any]], story: Sequence[str] = (), *, counters: bool = True
+) -> None:
+    """`story`: of the last change, in sentences, which come before what is no service that scales. Without `counters`
+    a service's processes are a line each."""
+    scalings = {item["name"]: item for item in items if item["kind"] == "scaling"}
+    services = {item["name"]: item for item in items if item["kind"] == "service"}
+    told = [escape(sentence) for sentence in story]
+    for item in service_page.in_order(items):
+        if item["kind"] not in ("service", "scaling") or item["name"] not in scalings:
+            _tell(screen, told)
         how_long = f" for {age(item['since'])}" if item["since"] else ""
         screen.out.print(f"[bold]{item['kind']} {item['name']}[/] is {coloured(item['state'])}{how_long}")
-        if item["reason"] or item["message"]:
-            why = f"{item['reason']}: " if item["reason"] else ""
-            screen.out.print(f"  why   {why}{escape(item['message'])}")
-        if item["next_action"]:
-            screen.out.print(f"  next  {escape(item['next_action'])}")
-        for waiting in item["waits_for"]:
-            screen.out.print(f"  waits {_waiting(waiting)}")
-        for attempt in item["tried"]:
-            why = f"{attempt.get('reason', '')}: {attempt.get('message', '')}".strip(": ")
-            screen.out.print(f"  tried attempt {attempt.get('attempt', '?')}: {escape(why or 'under way')}")
-        for text in item["next_pass"]:
-            screen.out.print(f"  now   it {escape(text)}")
-        if helps := [h for h in item["helps"] if h != item["next_action"]]:
-            screen.out.print(f"  would help: {escape(' '.join(helps))}")
+        _print_why(screen, item)
         if item["kind"] == "scaling":
-            scaling_page.scaling(screen, item)
+            service = services.get(item["name"])
+            asleep = service is not None and service_page.is_asleep(service)
+            scaling_page.scaling(screen, item, is_asleep=asleep)
         else:
-            for rule, sentence in sizing_page.lines(item) if item["kind"] == "service" else ():
-                screen.out.print(f"  [dim]{rule:<10}[/] {escape(sentence)}")
-            _print_facts(screen, _facts_of(item))
+            if item["kind"] == "service":
+                scaling = scalings.get(item["name"])
+                for word, sentence in (*service_page.lines(item, scaling), *sizing_page.lines(item, scaling)):
+                    screen.out.print(f"  [dim]{word:<10}[/] {escape(sentence)}")
+            if item["kind"] != "service" or counters:
+                _print_facts(screen, _facts_of(item))
         if item["kind"] == "version":
             version_page.gate(screen, item["status"])
         for name, report in item["processes"].items():
             if report.get("alive"):
-                screen.out.print(f"  process {name}, pid {report['pid']}, up {age(report['started_at'])}")
-                _print_facts(screen, _plain(report))
+                brief = service_page.process(report) if item["kind"] == "service" and not counters else ""
+                said = f", {brief}" if brief else ""
+                screen.out.print(f"  process {name}, pid {report['pid']}, up {age(report['started_at'])}{said}")
+                if not brief:
+                    _print_facts(screen, _plain(report))
         _print_log(screen, item["log"])
+    _tell(screen, told)
+
+
+def _tell(screen: Screen, sentences: list[str]) -> None:
+    """Each once."""
+    while sentences:
+        screen.out.print(sentences.pop(0))
+
+
+def _print_why(screen: Screen, item: Mapping[str, Any]) -> None:
+    """Its reason, what to do, what it waits for and tried."""
+    if item["reason"] or item["message"]:
+        why = f"{item['reason']}: " if item["reason"] else ""
+        screen.out.print(f"  why   {why}{escape(item['message'])}")
+    if item["next_action"]:
+        screen.out.print(f"  next  {escape(item['next_action'])}")
+    for waiting in item["waits_for"]:
+        screen.out.print(f"  waits {_waiting(waiting)}")
+    for attempt in item["tried"]:
+        why = f"{attempt.get('reason', '')}: {attempt.get('message', '')}".strip(": ")
+        screen.out.print(f"  tried attempt {attempt.get('attempt', '?')}: {escape(why or 'under way')}")
+    for text in item["next_pass"]:
+        screen.out.print(f"  now   it {escape(text)}")
+    if helps := [h for h in item["helps"] if h != item["next_action"]]:
+        screen.out.print(f"  would help: {escape(' '.join(helps))}")
 
 
 def _print_log(screen: Screen, lines: Sequence[str]) -> None:

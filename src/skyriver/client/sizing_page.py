@@ -11,10 +11,13 @@ from skyriver.core.units import parse_duration
 FAR_TOO_MUCH: Final = 4
 """Times what would do."""
 NEARLY: Final = 0.9
+GAIN: Final = 1.05
+"""Times as much work one by one, before it is said that runs are shared."""
 
 
-def lines(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(rule, sentence) each; `service` as it is explained, with its replicas' reports."""
+def lines(service: Mapping[str, Any], scaling: Mapping[str, Any] | None = None) -> Iterator[tuple[str, str]]:
+    """(rule, sentence) each; `service` as it is explained, with its replicas' reports; `scaling`: its row, where its
+    replicas follow the load."""
     serve, versions = service["spec"]["serve"], service["spec"].get("versions", {})
     sizing = service["status"].get("sizing", {})
     reports = [told for told in service["processes"].values() if told.get("alive") and told.get("ready")]
@@ -22,7 +25,7 @@ def lines(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         told = next((told for told in reports if str(told.get("version")) == version), None)
         which = f"Version {version}: " if len(versions) > 1 else ""
         if told is not None and (sentence := _batch(serve, told)):
-            yield "batch", which + sentence
+            yield "batch", f"{which}{sentence}{_gain(scaling or {})}"
         if parallel := sizing.get(version, {}).get("parallel"):
             yield "threads", which + _threads(parallel)
     if memory := max((told.get("memory_mb", 0) for told in sizing.values()), default=0):
@@ -46,6 +49,20 @@ def _batch(serve: Mapping[str, Any], told: Mapping[str, Any]) -> str:
         f"Up to {rows} rows share a run: {_plain(run)} ms, and {_plain(one)} ms for one alone. Who comes during one"
         f" waits for two, {held} {_plain(wanted, 6)} ms."
     )
+
+
+def _gain(scaling: Mapping[str, Any]) -> str:
+    """What full runs spare; "" where that is next to nothing, or not measured."""
+    measured = scaling.get("status", {}).get("measured", {})
+    work_s, alone_s = measured.get("work_s", 0), measured.get("alone_s", 0)
+    if measured.get("batch", 0) <= 1 or alone_s <= GAIN * work_s:
+        return ""
+    came = scaling["status"].get("came", 0)
+    said = (
+        f" A request takes {_plain(1_000 * work_s)} ms of a replica in a full run, {_plain(1_000 * alone_s)} ms alone"
+    )
+    comes = f": {came:.2f} replicas' work comes now, {came * alone_s / work_s:.2f} one by one" if came else ""
+    return f"{said}{comes}. Runs grow before another replica starts."
 
 
 def _threads(parallel: Mapping[str, Any]) -> str:

@@ -47,6 +47,7 @@ class Look:
     jobs: Sequence[Mapping[str, Any]]
     scalings: Sequence[Mapping[str, Any]] = ()
     """Of services whose replicas follow the load."""
+    services: Sequence[Mapping[str, Any]] = ()
     trouble: str = ""
 
 
@@ -74,15 +75,15 @@ def look(client: Client, before: Look | None) -> Look:
     try:
         processes = [p for p in client.processes() if p["alive"]]
         jobs = [job for wanted in (*_WORKING, *_WAITING) for job in client.list("jobs", state=wanted)]
-        scalings = list(client.list("scalings"))
+        scalings, services = list(client.list("scalings")), list(client.list("services"))
     except Unavailable as error:
         if before is None:
             raise
         if not (parts := machine().parts(state["home"])):
             return Look(time.monotonic(), [], [], trouble="The cloud is down. `skyriver up` starts it.")
         kept = [p for p in before.processes if p["kind"] != "part"]
-        return Look(time.monotonic(), [*parts, *kept], before.jobs, before.scalings, error.message)
-    return Look(time.monotonic(), [*machine().parts(state["home"]), *processes], jobs, scalings)
+        return Look(time.monotonic(), [*parts, *kept], before.jobs, before.scalings, before.services, error.message)
+    return Look(time.monotonic(), [*machine().parts(state["home"]), *processes], jobs, scalings, services)
 
 
 def told(before: Look, now: Look) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def told(before: Look, now: Look) -> dict[str, Any]:
     seconds = max(now.at - before.at, 1e-3)
     return {
         "processes": [_told_process(p, known.get(p["pid"]), seconds) for p in now.processes],
-        "scalings": [_told_scaling(row, now.processes) for row in now.scalings if scaling_page.follows(row)],
+        "scalings": _told_scalings(now),
         "jobs": [_told_job(job) for job in now.jobs],
         "trouble": now.trouble,
     }
@@ -115,11 +116,33 @@ def _told_process(now: Mapping[str, Any], before: Mapping[str, Any] | None, seco
     }
 
 
-def _told_scaling(row: Mapping[str, Any], processes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _told_scalings(now: Look) -> list[dict[str, Any]]:
+    """Of services whose replicas follow the load, and of those that sleep or wake: what was decided of these when they
+    were awake is not so now."""
+    rows = {row["name"]: row for row in now.scalings if scaling_page.follows(row)}
+    resting = {service["name"]: service for service in now.services if service["status"].get("rest")}
+    return [
+        _told_rest(resting[name], now.processes) if name in resting else _told_scaling(rows[name], now.processes)
+        for name in sorted({*rows, *resting})
+    ]
+
+
+def _told_rest(service: Mapping[str, Any], processes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    rest = service["status"]["rest"]
+    wanted = 0 if rest["state"] == "asleep" else rest.get("replicas", 1)
+    told = {"name": service["name"], "ready": _ready(service["name"], processes), "wanted": wanted}
+    return {**told, "why": service["message"], "state": service["state"]}
+
+
+def _ready(service: str, processes: Sequence[Mapping[str, Any]]) -> int:
     """Of all its versions together, those that serve."""
-    replicas = [p for p in processes if p["kind"] == "replica" and p["parent"] == f"service/{row['name']}"]
-    ready = sum(p["state"] == "READY" for p in replicas)
-    return {"name": row["name"], "ready": ready, "wanted": row["spec"]["replicas"], "why": scaling_page.why(row)}
+    replicas = [p for p in processes if p["kind"] == "replica" and p["parent"] == f"service/{service}"]
+    return sum(p["state"] == "READY" for p in replicas)
+
+
+def _told_scaling(row: Mapping[str, Any], processes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    told = {"name": row["name"], "ready": _ready(row["name"], processes), "wanted": row["spec"]["replicas"]}
+    return {**told, "why": scaling_page.why(row), "state": row["state"]}
 
 
 def _counter(report: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from skyriver.control.costs import add_costs
 from skyriver.control.damaged import find_rows
 from skyriver.control.deploying import etag, matches
 from skyriver.control.events import Watch, add_events
-from skyriver.control.explain import explain, list_processes, log_of
+from skyriver.control.explain import explain, list_processes, log_of, objectives
 from skyriver.control.lineage import lineage
 from skyriver.control.mlflow.protocol import ARTIFACTS
 from skyriver.control.paging import (
@@ -162,8 +162,13 @@ def _add_views(routes: Routes, cloud: Cloud) -> None:
 
     def explained(request: Request, name: str) -> contract.ExplainedList:
         """Why everything of this name (or kind/name) is as it is."""
-        items: Any = explain(cloud.loop.snapshot(), cloud.loop.kinds, cloud.compute, caller(request).tenant, name)
+        snapshot, tenant = cloud.loop.snapshot(), caller(request).tenant
+        items: Any = explain(snapshot, cloud.loop.kinds, cloud.compute, tenant, name, cloud.objective)
         return {"items": items}
+
+    def objectives_now(request: Request) -> contract.ObjectiveList:
+        """Whether services keep their objectives now, and why not; of those that declare one."""
+        return {"items": objectives(cloud.loop.snapshot(), caller(request).tenant, cloud.objective)}
 
     def logs(
         request: Request,
@@ -188,6 +193,7 @@ def _add_views(routes: Routes, cloud: Cloud) -> None:
 
     add("lineage/{name:path}", traced, "trace_name", 404)
     add("processes", processes, "list_processes")
+    add("objectives", objectives_now, "tell_objectives")
     add("explain/{name:path}", explained, "explain_name", 404)
     add("logs/{name:path}", logs, "read_logs", 404)
     routes.add("GET", f"{TENANT}/versions/{{name}}/card", Permission.MODELS_READ, card, "get_card", errors=[404])

@@ -19,7 +19,7 @@ from skyriver.control.request_log import NoRequests, RequestLog
 from skyriver.control.signing import Signer
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
-from skyriver.core.contract import RulesVersion, StreamNow
+from skyriver.core.contract import Objective, RulesVersion, StreamNow
 from skyriver.core.contract_cards import ModelCard
 from skyriver.core.objects import Objects
 from skyriver.core.resources import AuditEntry, Change, Resource, Snapshot
@@ -81,6 +81,8 @@ RegisterModel = Callable[[Snapshot, str, str], Resource]
 """A model that no application declares: (snapshot, tenant, name)."""
 WriteCard = Callable[[Resource], ModelCard]
 """Of a version."""
+ViewObjective = Callable[[Snapshot, Resource], Objective | None]
+"""Whether a service keeps its objective now; None of one that declares none."""
 PlanAction = Callable[[Snapshot, str, str, Mapping[str, Any], Mapping[str, Any]], list[Resource]]
 
 
@@ -153,6 +155,8 @@ class Cloud:
     prices: Pricing = OwnedMachines()  # noqa: RUF009  # it holds nothing
     advisor: Advisor | None = None
     """Of what would cost less; None: there is none."""
+    objective: ViewObjective | None = None
+    """None: nobody counts what is in time."""
     artifact_bytes: int = ARTIFACT_BYTES
     """That a tenant's MLflow clients may upload in all: objects are never freed."""
 

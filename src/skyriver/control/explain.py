@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from skyriver.control.cloud import ViewObjective
 from skyriver.control.compute import Compute
+from skyriver.core.contract import Objective
 from skyriver.core.errors import NotFound
 from skyriver.core.resources import Action, Delete, Kind, Put, Resource, Snapshot, Want
 
@@ -43,7 +45,12 @@ _ORDER = (
 
 
 def explain(
-    snapshot: Snapshot, kinds: Mapping[str, Kind], compute: Compute, tenant: str, name: str
+    snapshot: Snapshot,
+    kinds: Mapping[str, Kind],
+    compute: Compute,
+    tenant: str,
+    name: str,
+    objective: ViewObjective | None = None,
 ) -> list[dict[str, Any]]:
     """Everything called `name` (or `kind/name`), with what belongs to it: state, reason, next action, what it waits for
     down to the cause, what was tried, what the next pass does about it (by the step that the loop itself runs), and
@@ -52,7 +59,21 @@ def explain(
     Raises NotFound with names that are near.
     """
     found = _named(snapshot, tenant, name)
-    return [_story(snapshot, kinds, compute, resource) for resource in found]
+    return [
+        _story(snapshot, kinds, compute, resource) | _objective(snapshot, resource, objective) for resource in found
+    ]
+
+
+def objectives(snapshot: Snapshot, tenant: str, objective: ViewObjective | None) -> list[Objective]:
+    """Of the tenant's services that declare one, in the order of names."""
+    services = sorted(snapshot.all(tenant, "service"), key=lambda row: row.name)
+    told = (objective(snapshot, service) for service in services) if objective is not None else ()
+    return [one for one in told if one is not None]
+
+
+def _objective(snapshot: Snapshot, resource: Resource, objective: ViewObjective | None) -> dict[str, Any]:
+    told = objective(snapshot, resource) if objective is not None and resource.kind == "service" else None
+    return {"objective": told} if told is not None else {}
 
 
 def _named(snapshot: Snapshot, tenant: str, name: str) -> list[Resource]:

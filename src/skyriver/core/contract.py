@@ -498,6 +498,30 @@ class Wait(TypedDict):
     next_action: str
 
 
+class Objective(TypedDict):
+    """Whether a service keeps its objective now, in words and numbers."""
+
+    name: str
+    state: Literal["kept", "missed", "few", "idle"]
+    """few: more is late than may be, of too few requests to judge by; idle: nobody asks."""
+    latency: str
+    """ "" where it is only that requests are answered."""
+    share: float
+    judged: int
+    """Requests that were answered, refused for want of room, or given up; of these `missed` not as declared."""
+    missed: int
+    within_s: float
+    """So long ago it begins: five minutes, or less where the control plane has only begun to count."""
+    message: str
+    because: str
+    """ "" while it is kept."""
+    next_action: str
+
+
+class ObjectiveList(TypedDict):
+    items: Sequence[Objective]
+
+
 class Explained(TypedDict):
     """Why something is as it is."""
 
@@ -521,6 +545,8 @@ class Explained(TypedDict):
     processes: Mapping[str, Mapping[str, Any]]
     log: Sequence[str]
     """The last lines that its processes printed."""
+    objective: NotRequired[Objective]
+    """Of a service that declares one."""
 
 
 class ExplainedList(TypedDict):

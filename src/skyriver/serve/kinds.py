@@ -42,6 +42,7 @@ from skyriver.serve.sleeping import (
     replicas_wanted,
     rest_after,
     rests,
+    rests_after,
     somebody_holds,
     told_of,
     woke_after,
@@ -115,14 +116,16 @@ def _step_service(snapshot: Snapshot, before: Resource) -> Iterator[Action]:
     yield WantRoute(Route(service.tenant, "model", service.name, split, limit=limit, steady=steady))
 
     sizing = sizing_after(snapshot, service, members)
+    told_rests = rests_after(snapshot, service, serve, rest, len(members))
     full = next((v for v, w in versions.items() if w["weight"] == 100), "")
     broken = {v: r.message for v in versions for r in replicas if str(r.spec["version"]) == v and r.state == "FAILED"}
     status = {
-        **{k: v for k, v in service.status.items() if k not in ("rest", "sizing", "wanted", "woke")},
+        **{k: v for k, v in service.status.items() if k not in ("rest", "rests", "sizing", "wanted", "woke")},
         "ready": {v: len(of_version) for v, of_version in ready.items()},
         "routed": full if full and (ready.get(full) or is_asleep(rest)) else "",
         "broken": broken,
         **({"rest": rest} if rest else {}),
+        **({"rests": told_rests} if told_rests else {}),
         **({"wanted": count} if serve.elastic else {}),
         **({"woke": woke} if woke else {}),
         **({"sizing": sizing} if sizing else {}),

@@ -22,6 +22,8 @@ ACTIVATOR = "activator"
 """Kind and name of the row: a tenant has one, while a service of it may sleep."""
 
 WOKE_US = 15 * SECOND
+RESTS = 20
+"""Of a service, that are kept."""
 IDLE = "IDLE"
 ON_REQUEST = "ON_REQUEST"
 REQUEST = "REQUEST"
@@ -116,6 +118,31 @@ def woke_after(snapshot: Snapshot, service: Resource, rest: Mapping[str, Any]) -
         return {"at": snapshot.now, "replicas": waking_with(before)}
     woke: Mapping[str, Any] = service.status.get("woke") or {}
     return woke if woke and not rest and snapshot.elapsed(int(woke["at"])) < WOKE_US else {}
+
+
+def rests_after(
+    snapshot: Snapshot, service: Resource, serve: ServiceSpec, rest: Mapping[str, Any], there: int
+) -> list[dict[str, Any]]:
+    """When it slept and woke lately, and why, newest at the end; `rest`: from this pass on, with `there` replicas. By
+    what was kept last, and not by the rest before: that of one who was put to sleep or woken by hand is there already.
+    """
+    kept: list[dict[str, Any]] = list(service.status.get("rests", ()))
+    last = kept[-1] if kept else {"to": "awake", "at": 0}
+    if rest:
+        to = "asleep" if is_asleep(rest) else "waking"
+        if (last["to"], last["at"]) == (to, rest["since"]):
+            return kept
+        why = told_of(service.name, rest, serve)["message"]
+        count = {"from": there, "replicas": 0} if is_asleep(rest) else {"from": 0, "replicas": waking_with(rest)}
+        return [*kept, {"at": rest["since"], "to": to, "why": why, **count}][-RESTS:]
+    if last["to"] == "asleep":  # woken at once, while its replicas were still there
+        woke = {
+            "at": snapshot.now,
+            "to": "waking",
+            "why": told_of(service.name, waking(ON_REQUEST, 0), serve)["message"],
+        }
+        kept, last = [*kept, {**woke, "from": 0, "replicas": there}][-RESTS:], woke
+    return kept if last["to"] == "awake" else [*kept[:-1], {**kept[-1], "to": "awake", "ready_at": snapshot.now}]
 
 
 def idle_us(snapshot: Snapshot, service: Resource, serve: ServiceSpec) -> int:

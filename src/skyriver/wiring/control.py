@@ -408,6 +408,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         alerts=alerts,
         prices=prices,
         advisor=advisor,
+        objective=scaler.objective,
         artifact_bytes=int(home.settings().get("artifact_bytes", ARTIFACT_BYTES)),
     )
     for stale in home.uploads.iterdir():

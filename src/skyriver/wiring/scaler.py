@@ -21,9 +21,11 @@ from skyriver.control.pricing import Pricing
 from skyriver.control.schedule.moments import Moment
 from skyriver.control.store import Store
 from skyriver.core.clock import Clock
+from skyriver.core.contract import Objective
 from skyriver.core.errors import Conflict
 from skyriver.core.jobs import Capacity
-from skyriver.core.resources import Put, Snapshot
+from skyriver.core.resources import Put, Resource, Snapshot
+from skyriver.observe.attainment import Attainment, objective_of
 from skyriver.observe.demand import LOOK_S, QUICK_S, DemandMeter, Measured, elastic_services, fixed_services, look_s_of
 from skyriver.wiring.attempts import Attempts, OnProblem
 from skyriver.wiring.histories import Histories
@@ -75,6 +77,7 @@ class Scaler:
         self._sleepers_due = 0.0
         self._fixed = _meter_of(remembered.get(FIXED))
         self._histories = Histories(home.root)
+        self.attainment = Attainment()
         self._names: set[str] | None = None
         """Of services, at the last look."""
         self._remembered = time.monotonic()
@@ -133,6 +136,11 @@ class Scaler:
             self._remember()
             if self._names is not None:
                 self._histories.keep(self._names)
+                self.attainment.keep(self._names)
+
+    def objective(self, snapshot: Snapshot, service: Resource) -> Objective | None:
+        """Whether it is kept now; for any thread."""
+        return objective_of(snapshot, service, self.attainment.of(f"{service.tenant}/{service.name}"))
 
     def _decide(self, scaling: Scaling, snapshot: Snapshot) -> None:
         second = self._clock.monotonic() / 1e6
@@ -148,6 +156,7 @@ class Scaler:
 
     def _note(self, measured: Mapping[str, Measured], snapshot: Snapshot, second: float, look_s: float) -> None:
         self._histories.note(measured, snapshot.now / 1e6, look_s)
+        self.attainment.note(measured, second)
         if self._pool is not None:
             self._pool.note(measured, second)
 

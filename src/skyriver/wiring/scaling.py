@@ -32,8 +32,6 @@ CHANGES: Final = 20
 """Of a row, that are kept."""
 BLIND_LOOKS: Final = 3
 """In a row without measurements, before it is said."""
-_GAIN: Final = 1.05
-"""Times as much work one by one, before it is said that runs are shared."""
 REFRESH_US, SOON_US = 60 * SECOND, 10 * SECOND
 """A row whose number stands is written anew, with what is measured now, after these: the shorter one where there are
 few."""
@@ -235,8 +233,6 @@ def status_of(
     """What is told of a decision; `granted`: of the pool, where it does not do for all; `cheaper`: what can be done."""
     told = explain(decided, granted.opportunity if granted is not None else 0.0)
     lines = [list(line) for line in told.lines]
-    if seen.batch > 1 and seen.alone_s > _GAIN * seen.work_s:
-        lines.append(["batch", _batch_line(seen, decided.came)])
     if granted is not None:
         lines += granted.lines(prices.currency if decided.rules.price else "", cheaper)
     lines += [["replicas", note] for note in seen.notes]
@@ -258,25 +254,14 @@ def status_of(
         "chosen": told.replicas,
         "late_price": _known(told.late_price),
         "unit": prices.currency if told.unit == "money" else told.unit,
+        "cores": spec.cpus,
+        "came": _short(decided.came),
+        "wish": round(decided.wish),
         "prices": f"{prices.source}, as of {prices.as_of}",
         "why": _why(decided, told),
         "measured": {what: _short(getattr(seen, what)) for what in _TOLD},
         **({"pool": granted.status()} if granted is not None else {}),
     }
-
-
-def _batch_line(seen: Measured, came: float) -> str:
-    """`came`: replicas' work."""
-    full, alone = (_ms(seconds) for seconds in (seen.work_s, seen.alone_s))
-    return (
-        f"Up to {seen.batch} rows share a run: a request takes {full} of a replica in a full one, {alone} alone. What"
-        f" comes now is {came:.2f} replicas' work so, {came * seen.alone_s / seen.work_s:.2f} one by one: runs grow"
-        " before another replica starts."
-    )
-
-
-def _ms(seconds: float) -> str:
-    return f"{1_000 * seconds:,.0f} ms" if seconds >= 0.1 else f"{1_000 * seconds:.3g} ms"
 
 
 def _why(decided: Decided, told: Explained) -> str:
@@ -309,7 +294,8 @@ def changes_after(before: Mapping[str, Any], was: int, now: int, status: Mapping
         return list(kept)
     chosen: Mapping[str, Any] = next((c for c in status["choices"] if c["replicas"] == now), {})
     price = {what: chosen.get(what) for what in ("cost", "late_cost", "sum")}
-    change = {"at": status["at"], "from": was, "to": now, "why": status["why"], **price, "unit": status["unit"]}
+    unit = {"unit": status["unit"], "cores": status.get("cores", 1.0)}
+    change = {"at": status["at"], "from": was, "to": now, "why": status["why"], **price, **unit}
     return [*kept, change][-CHANGES:]
 
 

@@ -157,6 +157,7 @@ CALLS: list[Act] = [
     lambda c: c.import_model("churn", Path(__file__), weights=[Path(__file__)], description="Who leaves."),
     lambda c: c.tag("fraud:1", {"owner": None}),
     lambda c: c.processes(),
+    lambda c: c.objectives(),
     lambda c: c.logs("x"),
     lambda c: c.whoami(),
     lambda c: c.object("0" * 64),

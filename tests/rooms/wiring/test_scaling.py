@@ -229,7 +229,7 @@ def test_a_decision_is_told_with_its_sum_and_its_price() -> None:
     assert chosen["sum"] == pytest.approx(chosen["cost"] + chosen["late_cost"])
     assert {c["replicas"] - status["chosen"] for c in status["choices"]} == {-1, 0, 1}
     change = status["changes"][-1]
-    assert {"at", "from", "to", "why", "cost", "late_cost", "sum", "unit"} == change.keys()
+    assert {"at", "from", "to", "why", "cost", "late_cost", "sum", "unit", "cores"} == change.keys()
     assert [rule for rule, _ in status["lines"]][:2] == ["objective", "demand"]
 
 
@@ -318,14 +318,13 @@ def test_runs_grow_before_another_replica_starts() -> None:
     assert len(one_by_one.replicas) >= 4
     assert len(sharing.replicas) == 1
     assert sharing.row is not None
-    lines = dict(sharing.row.status["lines"])
-    assert lines["batch"].startswith(
-        "Up to 50 rows share a run: a request takes 6.9 ms of a replica in a full one, 100 ms"
-    )
-    assert "0.24 replicas' work so, 3.50 one by one" in lines["batch"]
+    measured = sharing.row.status["measured"]
+    assert (measured["batch"], measured["work_s"], measured["alone_s"]) == (50, 0.0069, 0.1)
+    assert sharing.row.status["came"] == pytest.approx(35 * 0.0069, rel=0.05)
     sharing.play(60, rate=400)  # and now runs are as large as they may be
     assert len(sharing.replicas) >= 3
-    assert "batch" not in dict(one_by_one.row.status["lines"] if one_by_one.row else ())
+    assert one_by_one.row is not None
+    assert one_by_one.row.status["measured"]["batch"] <= 1
 
 
 def test_rows_that_were_written_in_one_look_are_not_written_anew_in_one_look() -> None:

@@ -15,6 +15,7 @@ from skyriver.core.errors import Conflict
 from skyriver.core.resources import Put, Resource
 from skyriver.serve.operations import plan_sleep, plan_wake
 from skyriver.serve.scaling_kind import new_scaling
+from skyriver.serve.sleeping import RESTS
 from skyriver.wiring.simulation import Simulation
 
 HOLDER = "t.activator.activator"
@@ -251,6 +252,41 @@ def test_by_hand(cloud: Cloud) -> None:
     with pytest.raises(Conflict) as found:
         cloud.act(plan_wake)
     assert found.value.code == "ALREADY_AWAKE"
+
+
+def test_when_it_slept_and_woke_and_why_is_kept(cloud: Cloud) -> None:
+    cloud.run(seconds=12)
+    cloud.compute.report(HOLDER, waiting={"price": 3})
+    cloud.run(seconds=0.2)
+    assert cloud.service.status["rests"][-1]["to"] == "waking"
+    cloud.run(seconds=0.8)
+    cloud.compute.report(HOLDER, waiting={})
+    cloud.ready(FIRST)
+    asleep, awake = cloud.service.status["rests"]
+    assert (asleep["to"], asleep["from"], asleep["replicas"]) == ("asleep", 2, 0)
+    assert asleep["why"] == "Asleep: nobody asked for 10s."
+    assert (awake["to"], awake["from"], awake["replicas"]) == ("awake", 0, 1)
+    assert awake["why"] == "Waking: a request waits for it."
+    assert 0 < awake["ready_at"] - awake["at"] <= 1_000_000
+    for _ in range(RESTS):
+        cloud.act(plan_sleep)
+        cloud.run(seconds=0.3)
+        cloud.act(plan_wake)
+        cloud.run(seconds=0.3)
+        cloud.ready(*cloud.replicas)
+    kept = cloud.service.status["rests"]
+    assert len(kept) == RESTS
+    assert [one["to"] for one in kept[-2:]] == ["asleep", "awake"]
+    assert kept[-1]["why"] == "Waking: it was woken by hand."
+
+
+def test_one_that_is_woken_while_its_replicas_are_still_there_is_awake_at_once(cloud: Cloud) -> None:
+    cloud.compute.report(HOLDER, ready=False)
+    cloud.act(plan_sleep)
+    cloud.run(seconds=0.3)
+    cloud.act(plan_wake)
+    cloud.run(seconds=0.3)
+    assert [(one["to"], one["replicas"]) for one in cloud.service.status["rests"]] == [("asleep", 0), ("awake", 2)]
 
 
 def test_each_tenant_has_an_activator_of_its_own(cloud: Cloud) -> None:

@@ -20,7 +20,8 @@ _G: Final = factors()
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What so many replicas cost an hour at the demand of now, by what the replay of the service's own demand says."""
+    """What so many replicas cost an hour, and the requests that are then late, were demand always as it is now: by what
+    the replay of the service's own demand says."""
 
     replicas: int
     cost: float
@@ -53,30 +54,37 @@ def explain(decided: Decided, opportunity: float = 0.0) -> Explained:
     rules, (base, factor) = decided.rules, divmod(decided.candidate, FACTORS)
     price, unit = (rules.price, "money") if rules.price else (1.0, "replica-hours")
     requests = decided.requests * HOUR
-    late, costs = decided.late[base], decided.costs[base] * price
-    worth = late_prices(late[None].astype(np.float64), costs[None].astype(np.float64), np.array([factor]))
+    of, means_of = decided.late[base], decided.costs[base] * price
+    worth = late_prices(of[None].astype(np.float64), means_of[None].astype(np.float64), np.array([factor]))
     late_price = float(worth[0]) / requests if requests > 0 else 0.0
     around = np.array((decided.wanted - 1, decided.wanted, decided.wanted + 1))
     shares, means = _replayed(decided, around)
-    if decided.wanted == decided.wish:
-        late_price = _at_which(late_price, (requests * shares).tolist(), (price * means).tolist())
+    requests *= decided.wanted / float(means[1]) if means[1] > 0 else 1.0  # what it had on the mean came of fewer
+    hours = around + np.maximum(around - decided.there, 0) * decided.start_s / HOUR
+    if decided.wanted <= decided.wish:
+        may_be_more = decided.wanted < decided.wish
+        late, costs = (requests * shares).tolist(), (price * hours).tolist()
+        late_price = _at_which(late_price, late, costs, may_be_more=may_be_more)
     price = max(price, opportunity)
     choices = tuple(
-        Choice(replicas, mean * price, share, late_price * share * requests if share else 0.0)
-        for replicas, share, mean in zip(around.tolist(), shares.tolist(), means.tolist(), strict=True)
+        Choice(replicas, hour * price, share, late_price * share * requests if share else 0.0)
+        for replicas, share, hour in zip(around.tolist(), shares.tolist(), hours.tolist(), strict=True)
         if replicas >= max(rules.least, 1)
     )
     return Explained(decided.wanted, tuple(_lines(decided, base, factor)), choices, late_price, unit)
 
 
-def _at_which(late_price: float, late: Sequence[float], costs: Sequence[float]) -> float:
+def _at_which(late_price: float, late: Sequence[float], costs: Sequence[float], *, may_be_more: bool) -> float:
     """The price nearest to `late_price` at which neither one replica fewer nor one more is cheaper, where there is one:
-    candidates are some percent apart, and replicas are whole. `late` requests and `costs`: of one fewer, of as many as
-    were chosen, of one more."""
+    candidates are some percent apart, and replicas are whole. Where more are wanted than there may be (`may_be_more`)
+    one more may be cheaper, and one fewer is not. `late` requests and `costs`: of one fewer, of as many as were chosen,
+    of one more."""
     least, most = (
         max(0.0, costs[n + 1] - costs[n]) / (late[n] - late[n + 1]) if late[n] > late[n + 1] else math.inf
         for n in (0, 1)
     )
+    if may_be_more:
+        return max(late_price, least) if math.isfinite(least) else late_price
     return min(max(late_price, least), most) if least <= most and math.isfinite(least) else late_price
 
 

@@ -1,0 +1,188 @@
+"""Whether a service keeps its objective now, why not, and what to do: in plain words. Pure but for what is counted."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from skyriver.core.contract import Objective
+from skyriver.core.declared import service_spec
+from skyriver.core.resources import Resource, Snapshot
+from skyriver.core.spec import ServiceSpec
+from skyriver.core.units import SECOND
+from skyriver.observe.cheaper import rolls_out_cheaper
+from skyriver.observe.demand import Measured
+from skyriver.observe.objectives import LEAST_BAD, Ring
+from skyriver.serve.objective import told_if_impossible
+from skyriver.serve.scaling_kind import scaling_of
+from skyriver.serve.sleeping import is_asleep, rest_of
+
+STEP_S: Final = 10
+STEPS: Final = 30
+WINDOW_S: Final = STEP_S * STEPS
+
+State = Literal["kept", "missed", "few", "idle"]
+"""few: more was late than may be, and less than LEAST_BAD requests: nothing to judge by yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Of the last `seconds`."""
+
+    judged: int
+    missed: int
+    seconds: float
+
+
+class Attainment:
+    """What of the requests of each service was in time, lately. One thread notes, others may ask meanwhile. It knows
+    the services that were asked something lately."""
+
+    def __init__(self) -> None:
+        self._rings: dict[str, Ring] = {}
+        self._since: dict[str, float] = {}
+        self._second = 0.0
+        self._lock = threading.Lock()
+
+    def note(self, measured: Mapping[str, Measured], second: float) -> None:
+        """By tenant/name; `second`: monotonic. What is stale counts nothing."""
+        with self._lock:
+            self._second = second
+            for name, seen in measured.items():
+                if name not in self._since:
+                    self._since[name] = second
+                if seen.judged > 0:
+                    ring = self._rings.get(name)
+                    if ring is None:
+                        ring = self._rings[name] = Ring(STEP_S, STEPS)
+                    ring.add(second, round(seen.judged), round(min(seen.missed, seen.judged)))
+
+    def keep(self, names: set[str]) -> None:
+        """Of no others anything is known any more."""
+        with self._lock:
+            self._rings = {name: ring for name, ring in self._rings.items() if name in names}
+            self._since = {name: since for name, since in self._since.items() if name in names}
+
+    def of(self, name: str) -> Counted | None:
+        """None: nobody has looked at it yet."""
+        with self._lock:
+            if name not in self._since:
+                return None
+            seconds = min(float(WINDOW_S), max(self._second - self._since[name], 1.0))
+            ring = self._rings.get(name)
+            return Counted(*(ring.over(self._second, STEPS) if ring is not None else (0, 0)), seconds)
+
+
+def objective_of(snapshot: Snapshot, service: Resource, counted: Counted | None) -> Objective | None:
+    """None of one that declares none, or that nobody has looked at."""
+    spec = service_spec(service.spec["serve"])
+    if counted is None or not service.spec.get("versions") or not (spec.latency_us or spec.elastic):
+        return None
+    state = state_of(counted, spec.share)
+    because, action = _because(snapshot, service, spec) if state == "missed" else ("", "")
+    return {
+        "name": service.name,
+        "state": state,
+        "latency": spec.latency,
+        "share": spec.share,
+        "judged": counted.judged,
+        "missed": counted.missed,
+        "within_s": round(counted.seconds, 1),
+        "message": _message(state, counted, spec),
+        "because": because,
+        "next_action": action,
+    }
+
+
+def state_of(counted: Counted, share: float) -> State:
+    if not counted.judged:
+        return "idle"
+    if counted.missed <= (1 - share) * counted.judged + 1e-9:
+        return "kept"
+    return "missed" if counted.missed >= LEAST_BAD else "few"
+
+
+def _message(state: State, counted: Counted, spec: ServiceSpec) -> str:
+    within = f" within {spec.latency}" if spec.latency else ""
+    lately = f"in the last {_span(counted.seconds)}"
+    requests = f"{counted.judged:,} request{'s' if counted.judged != 1 else ''}"
+    missed, may = percent(counted.missed / max(counted.judged, 1)), percent(1 - spec.share)
+    match state:
+        case "idle":
+            return f"Nobody asked {lately}."
+        case "kept":
+            kept, must = percent(1 - counted.missed / counted.judged), percent(spec.share)
+            return f"The objective is kept: {kept} of {requests} were answered{within} {lately} ({must} must be)."
+        case "few":
+            late = f"{counted.missed} of {requests} were not answered{within} {lately}"
+            return f"{late} ({may} may): too few to judge the objective by."
+        case "missed":
+            late = f"{missed} of {requests} were not answered{within} {lately}"
+            return f"The objective is missed: {late} ({may} may)."
+
+
+def percent(share: float) -> str:
+    """To two digits of what is missing to nothing or to all."""
+    off = min(share, 1 - share)
+    if off <= 1e-9:
+        return "100%" if share > 0.5 else "0%"
+    told = f"{100 * share:.{max(0, 1 - math.floor(math.log10(100 * off)))}f}"
+    return f"{told.rstrip('0').rstrip('.') if '.' in told else told}%"
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} s"
+
+
+def _because(snapshot: Snapshot, service: Resource, spec: ServiceSpec) -> tuple[str, str]:
+    """(why, what to do): the first of what may be wrong, the surest first."""
+    if impossible := told_if_impossible(snapshot, service, spec):
+        return impossible["message"], impossible["next_action"]
+    ready = max((service.status.get("ready") or {}).values(), default=0)
+    if service.message and (service.state == "DEGRADED" or not ready) and not is_asleep(rest_of(service)):
+        return service.message, service.next_action
+    scaling = scaling_of(snapshot, service)
+    if scaling is None or not spec.elastic:
+        has = f"It has {spec.most} replica{'s' if spec.most != 1 else ''}, however much comes."
+        tries = f"`skyriver service replay {service.name} --replicas 1..{2 * spec.most + 2}` tries what more would do"
+        return has, f"{tries}; replicas=(1, {2 * spec.most + 2}) lets them follow the load."
+    if scaling.state == "HOLDING":
+        return scaling.message, scaling.next_action
+    return short_of(snapshot, service, spec, scaling) or _of_replicas(service, scaling, ready)
+
+
+def short_of(snapshot: Snapshot, service: Resource, spec: ServiceSpec, scaling: Resource) -> tuple[str, str] | None:
+    """(why, what to do) of one that wants more replicas than it may have, by the machine or by what it declares."""
+    status: Mapping[str, Any] = scaling.status
+    pool: Mapping[str, Any] = status.get("pool") or {}
+    name, most = service.name, spec.most
+    if pool and pool["granted"] < pool["asked"]:
+        does = "does" if pool["scarce"] == "memory" else "do"
+        why = f"The machine's {pool['scarce']} {does} not do for all: {name} has {pool['granted']} of {pool['asked']}"
+        action = f"Declare a higher priority or a smaller model for {name}, or add {pool['scarce']}."
+        return f"{why} replicas that it needs.", f"{rolls_out_cheaper(snapshot, service)} {action}".strip()
+    wish = int(status.get("wish", 0))
+    if wish > most and int(scaling.spec["replicas"]) >= most:
+        why = f"{wish} replicas are wanted for {name}, and at most {most} are declared."
+        return why, f"Declare replicas=({spec.least}, {wish}) for {name}, a longer latency=, or a smaller model."
+    return None
+
+
+def _of_replicas(service: Resource, scaling: Resource, ready: int) -> tuple[str, str]:
+    wanted = int(service.status.get("wanted", ready))
+    start_s = float((scaling.status.get("measured") or {}).get("start_s", 0.0))
+    notes = [sentence for rule, sentence in scaling.status.get("lines", ()) if rule == "replicas"]
+    if notes:
+        return " ".join(notes), f"`skyriver logs {service.name}` has the replicas' last words."
+    if wanted > ready:
+        why = f"{wanted} replicas are wanted and {ready} serve{'s' if ready == 1 else ''} yet."
+        return why, f"It goes on by itself: a replica is ready {start_s:.1f} s after it was asked for."
+    changes = scaling.status.get("changes") or ({"from": 0, "to": 0, "at": 0},)
+    last = changes[-1]
+    if last["to"] > last["from"] and int(scaling.status.get("at", 0)) - int(last["at"]) < WINDOW_S * SECOND:
+        why = f"It had {last['from']} replicas before the {last['to']} of now: more came than these answered in time."
+        return why, "It goes on by itself: more are added while too much is late."
+    return "More was late than was foreseen.", "It goes on by itself: more replicas are added while too much is late."

@@ -1,0 +1,157 @@
+"""Whether a service keeps its objective now, in plain words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import skyriver as sr
+from skyriver.core.resources import ProcessStatus, Resource, Snapshot
+from skyriver.observe.attainment import Attainment, Counted, objective_of, percent, state_of
+from skyriver.observe.demand import Measured
+
+NOW = 1_795_000_000_000_000
+SERVE = sr.Service(replicas=(1, 2), latency="50ms", share=0.999)
+SCALING: dict[str, Any] = {"at": NOW, "wish": 1, "measured": {"start_s": 1.25}, "lines": [], "changes": []}
+
+
+def service(serve: sr.Service = SERVE, **given: Any) -> Resource:
+    spec = {"model": "quote", "serve": serve.to_json(), "versions": {"1": {"weight": 100}}}
+    status = {"ready": {"1": 1}, "wanted": 1, **given.pop("status", {})}
+    return Resource("t", "service", "quote", spec, status, **{"state": "READY", **given})
+
+
+def snapshot(row: Resource, scaling: dict[str, Any] | None = None, state: str = "ACTIVE", **more: Any) -> Snapshot:
+    rows = [row]
+    if scaling is not None:
+        told = {"reason": "", "message": "", "next_action": "", **more}
+        rows.append(Resource("t", "scaling", "quote", {"replicas": 2}, {**SCALING, **scaling}, state=state, **told))
+    return Snapshot({row.key: row for row in rows}, {}, {}, NOW)
+
+
+def told(missed: int = 34, judged: int = 283, seconds: float = 300.0, **given: Any) -> Any:
+    row = given.pop("row", None) or service()
+    return objective_of(snapshot(row, **given), row, Counted(judged, missed, seconds))
+
+
+def test_what_is_missed_is_said_with_its_share_and_what_may_be() -> None:
+    assert told(scaling={})["message"] == (
+        "The objective is missed: 12% of 283 requests were not answered within 50ms in the last 5 minutes (0.1% may)."
+    )
+    kept = told(missed=1, judged=2_000, scaling={})
+    assert (kept["state"], kept["because"], kept["next_action"]) == ("kept", "", "")
+    assert kept["message"] == (
+        "The objective is kept: 99.95% of 2,000 requests were answered within 50ms in the last 5 minutes (99.9% must"
+        " be)."
+    )
+    assert told(missed=1, judged=3, seconds=42.0, scaling={})["message"] == (
+        "1 of 3 requests were not answered within 50ms in the last 42 s (0.1% may): too few to judge the objective by."
+    )
+    assert told(missed=0, judged=0, scaling={})["message"] == "Nobody asked in the last 5 minutes."
+
+
+def test_of_one_that_declares_none_nothing_is_said() -> None:
+    row = service(sr.Service())
+    assert objective_of(snapshot(row), row, Counted(100, 50, 300.0)) is None
+    assert objective_of(snapshot(service()), service(), None) is None
+
+
+POOL = {"asked": 3, "granted": 1, "scarce": "cores"}
+
+
+@pytest.mark.parametrize(
+    ("given", "because", "action"),
+    [
+        (
+            {"scaling": {"pool": POOL}},
+            "The machine's cores do not do for all: quote has 1 of 3 replicas that it needs.",
+            "Declare a higher priority or a smaller model for quote, or add cores.",
+        ),
+        (
+            {"scaling": {"wish": 4}},
+            "4 replicas are wanted for quote, and at most 2 are declared.",
+            "Declare replicas=(1, 4) for quote, a longer latency=, or a smaller model.",
+        ),
+        (
+            {"scaling": {}, "row": service(status={"wanted": 2})},
+            "2 replicas are wanted and 1 serves yet.",
+            "It goes on by itself: a replica is ready 1.2 s after it was asked for.",
+        ),
+        (
+            {"scaling": {"lines": [["replicas", "The replica quote-1-2 failed: it is not counted on."]]}},
+            "The replica quote-1-2 failed: it is not counted on.",
+            "`skyriver logs quote` has the replicas' last words.",
+        ),
+        (
+            {"scaling": {"changes": [{"from": 1, "to": 2, "at": NOW - 60_000_000}]}},
+            "It had 1 replicas before the 2 of now: more came than these answered in time.",
+            "It goes on by itself: more are added while too much is late.",
+        ),
+        (
+            {"scaling": {}, "state": "HOLDING", "message": "It stays at 1.", "next_action": "Wait."},
+            "It stays at 1.",
+            "Wait.",
+        ),
+        (
+            {"row": service(sr.Service(latency="50ms", share=0.999))},
+            "It has 1 replica, however much comes.",
+            "`skyriver service replay quote --replicas 1..4` tries what more would do; replicas=(1, 4) lets them follow"
+            " the load.",
+        ),
+        (
+            {"scaling": {}, "row": service(state="DEGRADED", message="0 of 1 replicas serve.", next_action="Look.")},
+            "0 of 1 replicas serve.",
+            "Look.",
+        ),
+    ],
+    ids=["pool", "limits", "starts", "fails", "grew", "blind", "fixed", "degraded"],
+)
+def test_why_it_is_missed_and_what_to_do(given: dict[str, Any], because: str, action: str) -> None:
+    found = told(**given)
+    assert (found["state"], found["because"], found["next_action"]) == ("missed", because, action)
+
+
+def test_what_no_number_of_replicas_keeps_is_said_first() -> None:
+    row = service()
+    replica = Resource("t", "replica", "quote-1-1", {"version": 1}, state="READY", parent="service/quote")
+    alive = ProcessStatus(replica.process, alive=True, pid=1, report={"row_us": 80_000.0})
+    there = Snapshot({one.key: one for one in (row, replica)}, {replica.process: alive}, {}, NOW)
+    found = objective_of(there, row, Counted(100, 100, 300.0))
+    assert found is not None
+    assert found["because"].startswith("latency='50ms' cannot be kept by any number of replicas")
+
+
+def test_few_requests_are_no_verdict_and_the_allowed_share_is_kept() -> None:
+    assert state_of(Counted(1_000, 1, 300.0), 0.999) == "kept"
+    assert state_of(Counted(1_000, 2, 300.0), 0.999) == "few"
+    assert state_of(Counted(1_000, 10, 300.0), 0.999) == "missed"
+    assert state_of(Counted(0, 0, 300.0), 0.999) == "idle"
+
+
+def test_shares_are_told_to_two_digits_of_what_is_off() -> None:
+    assert [percent(share) for share in (0.0, 0.0012, 0.12, 0.5, 0.9, 0.9995, 1.0)] == [
+        "0%",
+        "0.12%",
+        "12%",
+        "50%",
+        "90%",
+        "99.95%",
+        "100%",
+    ]
+
+
+def test_five_minutes_are_counted_and_no_more() -> None:
+    attainment = Attainment()
+    assert attainment.of("t/quote") is None
+    for tick in range(61):
+        attainment.note({"t/quote": Measured(judged=10.0, missed=1.0 if tick < 30 else 0.0)}, 1_000.0 + 5 * tick)
+    counted = attainment.of("t/quote")
+    assert counted is not None
+    assert counted.seconds == 300.0
+    assert 590 <= counted.judged <= 610
+    for tick in range(61, 200):
+        attainment.note({"t/quote": Measured(judged=0.0)}, 1_000.0 + 5 * tick)
+    assert attainment.of("t/quote") == Counted(0, 0, 300.0)
+    attainment.keep(set())
+    assert attainment.of("t/quote") is None
