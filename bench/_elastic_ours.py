@@ -70,19 +70,19 @@ def scaler(trace: Trace, shares: Sequence[float], *, delay_s: int, deadline_s: i
     return Ours(trace, shares, delay_s, deadline_s, VARIANTS[variant] if variant else Terms())
 
 
-def deciding(services: int) -> Callable[[int], object]:
-    """What decides once for so many services, given the decision's number."""
+def deciding(services: int, short: int) -> Callable[[int], object]:
+    """What decides once for so many services, given the decision's number; `short` of them have a latency shorter than
+    a tick, and so need room for requests that meet by chance."""
     rng = np.random.default_rng(1)
     fleet = Fleet()
-    for number in range(services):
-        fleet.add(str(number), Rules(share=0.99, latency_s=0.05, most=64))
-    every = np.ones(services)
+    latencies = np.where(rng.permutation(services) < short, 0.05, 10.0).tolist()
+    rules = {str(number): (Rules(share=0.99, latency_s=s, most=64), None) for number, s in enumerate(latencies)}
+    fleet.add_all(rules)
+    every, service_s = np.ones(services), rng.uniform(0.005, 0.04, services)
 
     def decide(number: int) -> object:
         work = rng.gamma(2, 5, services)
-        ticks = Ticks(
-            work, work, work, work * 0.001, 0 * every, 3 * every, 0 * every, 2 * every, 0.01 * every, every > 0
-        )
+        ticks = Ticks(work, work, work, work * 0.001, 0 * every, 3 * every, 0 * every, 2 * every, service_s, every > 0)
         return fleet.decide(ticks, TICK_S * (number + 1), MIDNIGHT + TICK_S * number)
 
     return decide

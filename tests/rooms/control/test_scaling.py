@@ -198,6 +198,37 @@ def test_measurements_that_stop_or_lie_hold(told: dict[str, float | bool]) -> No
     assert dict(explain(decided).lines)["stale"]
 
 
+def test_the_highest_of_a_hold_are_what_a_look_at_all_of_it_finds() -> None:
+    rng = np.random.default_rng(5)
+    n, second = 12, 0.0
+    fleet = Fleet(TICK_S)
+    for i in range(n):
+        fleet.add(str(i), replace(RULES, hold_s=(None, 7.0, 100.0, 290.0)[i % 4]))
+    start_s = rng.choice([2.0, 149.0, 300.0], n)
+    for tick in range(400):
+        second += TICK_S * (1 if rng.random() < 0.98 else int(rng.integers(2, 50)))  # nobody looked for a while
+        if tick % 30 == 29:
+            start_s = start_s * rng.uniform(0.9, 1.1, n)
+            fleet.change("2", replace(RULES, hold_s=float(rng.uniform(80, 100))))
+        work = np.where(rng.random(n) < 0.7, rng.gamma(1, 2, n), 0.0) * TICK_S
+        zeros = np.zeros(n)
+        fleet.decide(
+            Ticks(work, work, work, zeros, zeros, zeros + 3, zeros, start_s, zeros + 1, zeros == 0), second, 1e6
+        )
+        for row, name in enumerate(fleet.names):
+            hold_s = fleet.decided(name).hold_s  # type: ignore[union-attr]
+            length_s = math.ceil(hold_s / 20 / TICK_S) * TICK_S
+            newest, blocks = math.floor(second / length_s), math.ceil(hold_s / length_s)
+            all_of = fleet.demand.blocks[row]
+            held, recent, long = (
+                all_of[:, (newest - np.arange(reach + 1)) % 64].max(1) for reach in (blocks, 4, 3 * blocks)
+            )
+            if (tick + 1) % 30 > 3:  # a hold that is another one counts from the next block on
+                assert fleet.demand.recent[row].tolist() == recent.tolist()
+                assert fleet.demand.held[row].tolist() == held.tolist(), (tick, row)
+                assert fleet.demand.long[row] == long[0]
+
+
 def test_what_was_learnt_is_remembered() -> None:
     service = Service()
     rng = np.random.default_rng(3)

@@ -133,6 +133,8 @@ class Accounts(Table):
 
 _G, _PRIOR = factors(), prior_late()
 _LOG_G, _PLACES = np.log(_G), np.arange(FACTORS)
+_EACH, _LEAST = _G.reshape(BANK), np.float32(0)
+_MOST, _LOST = np.float32(np.inf), np.float32(1e30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,84 +151,97 @@ class Tick:
     deadline_s: Floats
 
 
+# All candidates of a thousand services are half a megabyte, so what counts is how often they are passed over: in place,
+# a row of BANK at a time, and without what numpy does slowly (a maximum with one number, what is chosen by a mask).
+
+
 def replay(accounts: Accounts, bases: Small, now: Small, tick: Tick) -> Small:
-    """Adds a tick to the accounts where it is fresh; the work that would have been late in it, (N, BASES, FACTORS).
+    """Adds a tick to the accounts where it is fresh; the work that would have been late in it, (N, BANK).
     `bases`, `now`: of `demand.observe`."""
     n, size = np.arange(len(tick.came)), accounts.bases.shape[1]
-    accounts.bases[n, accounts.ticks % size] = bases
-    accounts.now[n, accounts.ticks % size] = now
+    at = accounts.ticks % size
+    accounts.bases[n, at], accounts.now[n, at] = bases, now
     lead = np.minimum(tick.lead, accounts.ticks)
     learns = tick.fresh & (accounts.ticks * tick.tick_s > LEARN_AFTER_S + tick.lead * tick.tick_s)
-    on = None if learns.all() else learns.astype(np.float32)[:, None, None]
-    came = tick.came.astype(np.float32)[:, None, None]
-    deadline = (tick.deadline_s / tick.tick_s).astype(np.float32)[:, None, None]
-    replicas = _replicas(accounts.bases[n, (accounts.ticks - lead) % size])
+    on = None if learns.all() else _column(learns)
+    came = np.repeat(tick.came.astype(np.float32), BANK).reshape(-1, BANK)
+    deadline = _column(tick.deadline_s / tick.tick_s)
+    then = (at - lead) % size
+    decided = accounts.bases[n, then]
+    replicas = _replicas(decided)
     late = _pass(accounts.backlog, replicas, came, deadline, on)
-    unlucky = _pass(accounts.unlucky, _replicas(_shifted(accounts, bases, lead, tick)), came, deadline, on)
+    shifted = _replicas(_shifted(accounts, bases, decided, accounts.now[n, then], lead, tick))
+    unlucky = _pass(accounts.unlucky, shifted, came, deadline, on)
     late *= np.float32(1 - SHIFTED)
     unlucky *= np.float32(SHIFTED)
     late += unlucky
     accounts.ticks += tick.fresh
-    fade = np.where(tick.fresh, 0.5 ** (tick.tick_s / HALF_LIFE_S), 1.0)
-    fades = fade.astype(np.float32)[:, None, None]
-    accounts.late *= fades
-    accounts.late += late
-    started = np.subtract(replicas, accounts.replicas, out=accounts.replicas)
-    np.maximum(started, 0, out=started)
-    started *= (tick.start_s / tick.tick_s).astype(np.float32)[:, None, None]
+    fade = 0.5 ** (tick.tick_s / HALF_LIFE_S)
+    fades = np.where(tick.fresh, fade, 1.0)
+    fades_all = np.float32(fade) if tick.fresh.all() else _column(fades)
+    account, cost = accounts.late.reshape(-1, BANK), accounts.cost.reshape(-1, BANK)
+    account *= fades_all
+    account += late
+    started = np.subtract(replicas, accounts.replicas.reshape(-1, BANK), out=shifted)
+    np.clip(started, _LEAST, _MOST, out=started)
+    started *= _column(tick.start_s / tick.tick_s)
     started += replicas
     if on is not None:
         started *= on
-    accounts.cost *= fades
-    accounts.cost += started
-    accounts.replicas = replicas
-    accounts.came = accounts.came * fade + np.where(learns, tick.came, 0.0)
-    accounts.ticked = accounts.ticked * fade + learns
+    cost *= fades_all
+    cost += started
+    accounts.replicas = replicas.reshape(-1, BASES, FACTORS)
+    accounts.came = accounts.came * fades + np.where(learns, tick.came, 0.0)
+    accounts.ticked = accounts.ticked * fades + learns
     return late
 
 
+def _column(of: Floats | Flags) -> Small:
+    return of.astype(np.float32)[:, None]
+
+
 def _replicas(bases: Small) -> Small:
-    """(N, BASES, FACTORS)."""
-    replicas = bases[:, :, None] * _G
+    """(N, BANK) of (N, BASES)."""
+    replicas: Small = np.repeat(bases, FACTORS, axis=1)
+    replicas *= _EACH
     replicas -= np.float32(1e-4)
     np.ceil(replicas, out=replicas)
-    np.maximum(replicas, 1, out=replicas)
+    np.clip(replicas, np.float32(1), _MOST, out=replicas)
     return replicas
 
 
-def _pass(backlog: Small, replicas: Small, came: Small, deadline: Small, on: Small | None) -> Small:
-    """A tick of so many replicas, whose `backlog` it changes; the work that is late. All are in what a replica does in
-    a tick."""
+def _pass(account: Small, replicas: Small, came: Small, deadline: Small, on: Small | None) -> Small:
+    """A tick of so many replicas, whose backlog it changes, (N, BASES, FACTORS); the work that is late, (N, BANK). All
+    are in what a replica does in a tick."""
+    backlog = account.reshape(-1, BANK)
     backlog += came
     backlog -= replicas
     if on is not None:
         backlog *= on  # of those that learn; the others begin without
-    np.maximum(backlog, 0, out=backlog)
+    np.clip(backlog, _LEAST, _MOST, out=backlog)
     late: Small = replicas * deadline
     np.subtract(backlog, late, out=late)
-    np.maximum(late, 0, out=late)
+    np.clip(late, _LEAST, _MOST, out=late)
     np.minimum(late, came, out=late)
     if on is not None:
         late *= on
     return late
 
 
-def _shifted(accounts: Accounts, bases: Small, lead: Whole, tick: Tick) -> Small:
-    """(N, BASES) of SHIFT_S before those by which it decided, or the oldest there are, at the level of now; and, where
-    a start is over before a request is late, with what was seen to come since."""
-    n, size = np.arange(len(bases)), accounts.bases.shape[1]
-    every = max(1, round(SNAPSHOT_S / tick.tick_s))
+def _shifted(accounts: Accounts, bases: Small, decided: Small, now: Small, lead: Whole, tick: Tick) -> Small:
+    """(N, BASES) of SHIFT_S before those by which it `decided`, or the oldest there are, at the level of now; and,
+    where a start is over before a request is late, with what was seen to come since. `now`: of when it decided."""
+    n, every = np.arange(len(bases)), max(1, round(SNAPSHOT_S / tick.tick_s))
     newest = accounts.ticks // every
     accounts.older[n, newest % SNAPSHOTS] = bases
     back = np.minimum(newest, (lead + round(SHIFT_S / tick.tick_s)) // every)
     first = np.minimum(newest, round(LEARN_AFTER_S / SNAPSHOT_S))
     older = accounts.older[n, np.maximum(newest - back, first) % SNAPSHOTS]
-    at = (accounts.ticks - lead) % size
-    level, level_then = accounts.bases[n, at, MEAN], older[:, MEAN]
+    level, level_then = decided[:, MEAN], older[:, MEAN]
     rises = np.where(level_then > 0, level / np.maximum(level_then, np.float32(1e-9)), np.float32(1))
-    older = older * np.clip(rises, np.float32(0.5), np.float32(2))[:, None]
-    reacts = (lead * tick.tick_s <= tick.deadline_s)[:, None]
-    found: Small = np.maximum(older, np.where(reacts, accounts.now[n, at], np.float32(0)))
+    older *= np.minimum(np.maximum(rises, np.float32(0.5)), np.float32(2))[:, None]
+    reacts = lead * tick.tick_s <= tick.deadline_s
+    found: Small = np.maximum(older, np.where(reacts[:, None], now, np.float32(0)), out=older)
     return found
 
 
@@ -255,14 +270,17 @@ def choose(accounts: Accounts, mean: Floats, allowed: Floats, bases: Flags, tick
     """The cheapest candidate of each service that keeps to the share `allowed`, (N,); of the `bases`, (BASES,), that
     may be taken. Where none does, the one that comes nearest."""
     prior = PRIOR_S / tick_s * mean
-    late, cost = _with_prior(accounts.late, prior, _PRIOR), _with_prior(accounts.cost, prior, _G)
-    late[:, ~bases] = np.inf
-    may_be = (allowed * (accounts.came + prior + 1e-9)).astype(np.float32)
-    cost[late > may_be[:, None, None]] = np.inf
-    best: Whole = cost.reshape(-1, BANK).argmin(1)
-    lost = ~np.isfinite(cost.reshape(-1, BANK)[np.arange(len(best)), best])
+    late, cost = (
+        _with_prior(account, prior, of).reshape(-1, BANK)
+        for account, of in ((accounts.late, _PRIOR), (accounts.cost, _G))
+    )
+    if not bases.all():
+        late.reshape(-1, BASES, FACTORS)[:, ~bases] = np.inf
+    cost += np.multiply(late > _column(allowed * (accounts.came + prior + 1e-9)), _LOST)
+    best: Whole = cost.argmin(1)
+    lost = cost[np.arange(len(best)), best] >= _LOST
     if lost.any():
-        best[lost] = late[lost].reshape(-1, BANK).argmin(1)
+        best[lost] = late[lost].argmin(1)
     accounts.chosen = best
     return best
 

@@ -44,27 +44,43 @@ def servers(load: Floats, left_s: Floats, service_s: Floats, allowed: Floats) ->
     most = np.minimum(all_wait, MOST_TIMES * np.maximum(load, 1.0))
     found = most.copy()
     of = np.flatnonzero((load < LARGE) & (load > 0))  # those that are not found yet
-    blocked, before = np.ones(len(of)), np.zeros(len(of))
-    n = 0
-    while len(of):
-        n += 1
-        a = load[of]
-        blocked = _blocked(n, a, blocked)
-        room = n - a
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.where(room > 0, np.log(_waits(n, a, room, blocked)) - room * pace[of], 0.0)
-        done = (share <= wanted[of]) | (n >= most[of])
-        if done.any():
-            at, less, more = of[done], before[done], share[done]
-            part = (less - wanted[at]) / np.maximum(less - more, 1e-12)
-            found[at] = np.minimum(most[at], n - 1 + part)
-            of, blocked, share = of[~done], blocked[~done], share[~done]
-        before = share
+    if not len(of):
+        return np.maximum(found, load)
+    a, per, goal, most = load[of], pace[of], wanted[of], most[of]
+    with np.errstate(divide="ignore", over="ignore"):  # of next to no load
+        n = np.floor(a)  # with so many all wait
+        blocked, before = _blocked_by(n, a), np.zeros(len(of))
+        while len(of):
+            n += 1
+            blocked = _blocked(n, a, blocked)
+            room = n - a
+            share = np.log(_waits(n, a, room, blocked)) - room * per
+            done = (share <= goal) | (n >= most)
+            if done.any():
+                less, more = before[done], share[done]
+                part = (less - goal[done]) / np.maximum(less - more, 1e-12)
+                found[of[done]] = np.minimum(most[done], n[done] - 1 + part)
+                rest = ~done
+                of, n = of[rest], n[rest]
+                a, per, goal, most = a[rest], per[rest], goal[rest], most[rest]
+                blocked, share = blocked[rest], share[rest]
+            before = share
     least: Floats = np.maximum(found, load)
     return least
 
 
-def _blocked(n: int, load: Floats, blocked: Floats) -> Floats:
+def _blocked_by(n: Floats, load: Floats) -> Floats:
+    """Erlang's B of n servers; 1 of none."""
+    inverse = np.ones((int(n.max()) + 1, len(n)))
+    for k in range(1, len(inverse)):  # 1 / B(k) = 1 + k / load / B(k - 1)
+        np.divide(inverse[k - 1], load, out=inverse[k])
+        inverse[k] *= k
+        inverse[k] += 1
+    blocked: Floats = 1 / inverse[n.astype(np.int64), np.arange(len(n))]
+    return blocked
+
+
+def _blocked(n: int | Floats, load: Floats, blocked: Floats) -> Floats:
     """Erlang's B of n servers, from that of one fewer."""
     return load * blocked / (n + load * blocked)
 

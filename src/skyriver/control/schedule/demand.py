@@ -12,6 +12,7 @@ only ever adds, at most doubles, and rests while its error over the last hour ex
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 from zlib import crc32
 
@@ -38,6 +39,8 @@ MOST_GROWTH: Final = 2.0
 LONGEST_LEAD_S: Final = 640.0
 MOST_ERROR: Final = 5.0
 """Of a forecast, logarithmic: what is wrong by more is as wrong."""
+_AGES: Final = ((np.arange(BLOCKS)[:, None] - np.arange(BLOCKS)) % BLOCKS).astype(np.int8)
+"""Of each block's place, by that of the newest."""
 SIGNIFICANT: Final = 4.0
 """Standard errors."""
 STAGGER: Final = 12
@@ -63,6 +66,8 @@ class Demand(Table):
     recent: Small
     long: Small
     """(N,) highest 5 s of the blocks within thrice the hold."""
+    within: Whole
+    """(N,) blocks of the hold that `held` and `long` are of; -1: not known."""
     mean: Floats
     """(N,) of the last hour."""
     ages: Whole
@@ -94,6 +99,7 @@ class Demand(Table):
             held=np.zeros((n, 3), small),
             recent=np.zeros((n, 3), small),
             long=np.zeros(n, small),
+            within=np.full(n, -1),
             mean=np.zeros(n),
             ages=np.zeros(n, np.int64),
             slots=np.full((n, SLOTS), np.nan, small),
@@ -130,58 +136,79 @@ class Pace:
     """Of a clock that nobody sets."""
     wall: float
     """Seconds of the wall's clock, for the shape of days."""
-    hold_s: Floats
     start_s: Floats
+    block: Whole
+    """Number of the block of its hold that it is in, and how many of them the hold reaches back over."""
+    within: Whole
     forecasts: bool = True
 
+    @classmethod
+    def of(
+        cls, tick_s: float, second: float, wall: float, hold_s: Floats, start_s: Floats, forecasts: bool = True
+    ) -> Pace:
+        length_s = block_s(hold_s, tick_s)
+        block, within = ((of / length_s) for of in (second, hold_s))
+        blocks = np.floor(block).astype(np.int64), np.ceil(within).astype(np.int64)
+        return cls(tick_s, second, wall, start_s, *blocks, forecasts)
 
-def observe(demand: Demand, came: Floats, fresh: Flags, pace: Pace) -> tuple[Small, Small, Small]:
-    """Adds a tick's demand, (N,) replicas, where it is `fresh`; the bases, (N, 5) replicas, in the order above,
-    what they would be if all that is longer ago than NOW blocks were forgotten, and the growth that is in both."""
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    bases: Small
+    """(N, 5) replicas, in the order above."""
+    now: Small
+    """The same, if all that is longer ago than NOW blocks were forgotten."""
+    growth: Small
+    """(N,) that is in both."""
+    means: Floats
+    """(N, WINDOWS) of the last ticks."""
+
+
+def observe(demand: Demand, came: Floats, fresh: Flags, pace: Pace) -> Observed:
+    """Adds a tick's demand, (N,) replicas, where it is `fresh`."""
     every = pace.tick_s
     _ring(demand, came, fresh, every)
-    busy = np.column_stack([last(demand, seconds, every) for seconds in WINDOWS[:3]]).astype(np.float32)
+    known = np.minimum(np.maximum(demand.ages, 1)[:, None], _counts(every))
+    means = np.maximum(demand.sums, 0.0) / known  # or of as many as there are
+    busy = means[:, :3].astype(np.float32)
     _block(demand, busy, pace)
     hours = np.maximum(every / HOUR_S, 1 / np.maximum(demand.ages, 1))
     demand.mean += np.where(fresh, (came - demand.mean) * hours, 0.0)
     _slot(demand, came, fresh, pace)
     growth = _growth(demand, busy[:, 2], pace) if pace.forecasts else np.ones(len(came), np.float32)
-    grown = growth[:, None]
-    columns = (demand.held * grown, demand.long[:, None] * grown, demand.mean[:, None])
-    short = (demand.recent * grown, demand.recent[:, :1] * grown, 0 * grown)
-    return np.hstack(columns).astype(np.float32), np.hstack(short), growth
+    bases, now = np.empty((len(came), 5), np.float32), np.zeros((len(came), 5), np.float32)
+    np.multiply(demand.held, growth[:, None], out=bases[:, :3])
+    np.multiply(demand.long, growth, out=bases[:, 3])
+    bases[:, 4] = demand.mean
+    np.multiply(demand.recent, growth[:, None], out=now[:, :3])
+    now[:, 3] = now[:, 0]
+    return Observed(bases, now, growth, means)
 
 
 def _ring(demand: Demand, came: Floats, fresh: Flags, tick_s: float) -> None:
     n, size = np.flatnonzero(fresh), demand.ring.shape[1]
     new, ages = came[n].astype(np.float32), demand.ages[n]
-    for i, seconds in enumerate(WINDOWS):
-        count = _ticks(seconds, tick_s)
-        leaves = np.where(ages >= count, demand.ring[n, (ages - count) % size], 0)
-        # Sums of float32 numbers in float64: what is added is taken off again.
-        demand.sums[n, i] += new.astype(np.float64) - leaves
+    leave = demand.ring[n[:, None], (ages[:, None] - _counts(tick_s)) % size]  # 0 where there are not as many yet
+    # Sums of float32 numbers in float64: what is added is taken off again.
+    demand.sums[n] += new[:, None].astype(np.float64) - leave
     demand.ring[n, ages % size] = new
     demand.ages[n] += 1
 
 
-def _ticks(seconds: float, tick_s: float) -> int:
-    return max(1, round(seconds / tick_s))
-
-
-def last(demand: Demand, seconds: int, tick_s: float) -> Floats:
-    """(N,) mean of the last `seconds`, one of WINDOWS, or of as many as there are."""
-    known = np.clip(demand.ages, 1, _ticks(seconds, tick_s))
-    mean: Floats = np.maximum(demand.sums[:, WINDOWS.index(seconds)], 0.0) / known
-    return mean
+@cache
+def _counts(tick_s: float) -> Whole:
+    """(WINDOWS,) ticks of each."""
+    return np.array([max(1, round(seconds / tick_s)) for seconds in WINDOWS])
 
 
 def _block(demand: Demand, busy: Small, pace: Pace) -> None:
     """Blocks that nobody saw are as the newest was: nothing was seen to fall."""
-    number = (pace.second // block_s(pace.hold_s, pace.tick_s)).astype(np.int64)
+    number = pace.block
     new = np.flatnonzero(number != demand.block)
-    missed = (demand.block[new] >= 0) & (number[new] > demand.block[new] + 1)
+    before = demand.block
+    missed = (before[new] >= 0) & (number[new] > before[new] + 1)
     for row in new[missed]:
-        for between in range(max(demand.block[row] + 1, number[row] - BLOCKS + 1), number[row]):
+        for between in range(max(before[row] + 1, number[row] - BLOCKS + 1), number[row]):
             demand.blocks[row, :, between % BLOCKS] = demand.blocks[row, :, (between - 1) % BLOCKS]
     n, at = np.arange(len(number)), number & (BLOCKS - 1)
     demand.blocks[new, :, at[new]] = 0.0
@@ -191,23 +218,30 @@ def _block(demand: Demand, busy: Small, pace: Pace) -> None:
     np.maximum(demand.recent, busy, out=demand.recent)
     np.maximum(demand.long, busy[:, 0], out=demand.long)
     if new.size:
-        blocks = demand.blocks[new]
-        age = (number[new, None] - np.arange(BLOCKS)) & (BLOCKS - 1)
-        within = blocks_in(pace.hold_s[new], pace.tick_s)[:, None]
-        demand.held[new] = np.where((age <= within)[:, None, :], blocks, 0.0).max(2)
-        demand.recent[new] = np.where((age <= NOW)[:, None, :], blocks, 0.0).max(2)
-        demand.long[new] = np.where(age <= 3 * within, blocks[:, 0], 0.0).max(1)
+        _forget(demand, new, missed | (number[new] < before[new]), pace)
+
+
+def _forget(demand: Demand, new: Whole, irregular: Flags, pace: Pace) -> None:
+    """What left with the oldest block of each stretch, in the rows that have a `new` one. Looked for again is only what
+    was as high as that, and where more than one left, or the hold is another one."""
+    number, within = pace.block[new], pace.within[new]
+    irregular |= demand.within[new] != within
+    demand.within[new] = within
+    stretches = ((demand.held, within), (demand.recent, np.full(len(new), NOW)), (demand.long[:, None], 3 * within))
+    for highest, blocks in stretches:
+        kinds, then = highest.shape[1], highest[new]
+        left = demand.blocks[new, :kinds, (number - blocks - 1) & (BLOCKS - 1)]
+        again = np.flatnonzero(irregular | ((left >= then) & (then > 0)).any(1))
+        if again.size:
+            age = _AGES[number[again] & (BLOCKS - 1)]
+            within_it = (age <= blocks[again, None])[:, None, :]
+            highest[new[again]] = np.where(within_it, demand.blocks[new[again], :kinds], np.float32(0)).max(2)
 
 
 def block_s(hold_s: Floats, tick_s: float) -> Floats:
     """Whole ticks."""
     blocks: Floats = np.maximum(1, np.ceil(hold_s / IN_HOLD / tick_s)) * tick_s
     return blocks
-
-
-def blocks_in(hold_s: Floats, tick_s: float) -> Whole:
-    """(N,) blocks that a hold reaches back over: IN_HOLD, and fewer where it is of few ticks."""
-    return np.ceil(hold_s / block_s(hold_s, tick_s)).astype(np.int64)
 
 
 def _slot(demand: Demand, came: Floats, fresh: Flags, pace: Pace) -> None:
@@ -221,8 +255,9 @@ def _slot(demand: Demand, came: Floats, fresh: Flags, pace: Pace) -> None:
         demand.slot[begun], demand.slot_ticks[begun] = number, 0
     at, ticks = number % SLOTS, demand.slot_ticks
     ticks += fresh
-    before = np.where(ticks <= 1, 0.0, demand.slots[:, at])
-    demand.slots[:, at] = np.where(fresh, before + (came - before) / np.maximum(ticks, 1), demand.slots[:, at])
+    known = demand.slots[:, at]
+    before = np.where(ticks <= 1, 0.0, known)
+    demand.slots[:, at] = np.where(fresh, before + (came - before) / np.maximum(ticks, 1), known)
 
 
 def _growth(demand: Demand, minute: Small, pace: Pace) -> Small:
@@ -239,40 +274,37 @@ def _growth(demand: Demand, minute: Small, pace: Pace) -> Small:
     growth = demand.growth
     size = demand.told.shape[1]
     lead, at = lead_ticks(pace.start_s + MINUTE_S / 2, pace.tick_s), demand.ages % size
-    then = demand.told[n, (demand.ages - lead) % size]
+    then = demand.told[n, (at - lead) % size]
     known = (demand.ages > lead) & (then[:, 0] > 0) & (minute > 0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         missed = np.minimum(np.abs(np.log(minute[:, None] / then[:, ::-1])), MOST_ERROR)
-    fade = 0.5 ** (pace.tick_s / HOUR_S)
-    demand.errors *= fade
+    demand.errors *= 0.5 ** (pace.tick_s / HOUR_S)
     demand.errors += np.where(known[:, None], missed, 0.0)
-    demand.told[n, at, 0], demand.told[n, at, 1] = minute, minute * growth
+    demand.told[n, at] = np.column_stack((minute, minute * growth))
     rests = demand.errors[:, 0] > demand.errors[:, 1]
-    return np.where(rests, 1.0, growth).astype(np.float32)
+    return np.where(rests, np.float32(1), growth)
 
 
 def _shape_growth(demand: Demand, rows: Whole, pace: Pace) -> Small:
     """(rows,) the median over days; NaN with less than two of them."""
     here = pace.wall / SLOT_S - 0.5
     there = here + (pace.start_s[rows, None] + MINUTE_S) / SLOT_S
-    days = DAY * np.arange(1, DAYS)
-    now = _between(demand.slots[rows], np.broadcast_to(here - days, (len(rows), len(days))))
-    then = _between(demand.slots[rows], there - days)
+    days = DAY * np.arange(1.0, DAYS)
+    now, then = (_between(demand.slots, rows, of - days) for of in (np.full((1, 1), here), there))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(now > 0, then / now, np.nan)
-    ratios[(~np.isnan(ratios)).sum(1) < 2] = np.nan
-    known = ~np.isnan(ratios).all(1)
-    found = np.full(len(rows), np.nan, np.float32)
-    if known.any():
-        found[known] = np.nanmedian(ratios[known], 1)
-    return found
+    ratios.sort(axis=1)  # what is not known comes last
+    days_known = DAYS - 1 - np.isnan(ratios).sum(1)
+    k, middle = np.arange(len(rows)), np.maximum(days_known, 1)
+    median = (ratios[k, (middle - 1) // 2] + ratios[k, middle // 2]) / 2
+    return np.where(days_known >= 2, median, np.nan).astype(np.float32)
 
 
-def _between(slots: Small, places: Floats) -> Floats:
-    """(M, K) of (M, SLOTS), at places between the middles of slots."""
-    low = np.floor(places).astype(np.int64)
-    share = places - low
-    first, second = (np.take_along_axis(slots, (low + more) % SLOTS, 1) for more in (0, 1))
+def _between(slots: Small, rows: Whole, places: Floats) -> Floats:
+    """(rows, K) of (N, SLOTS), at places between the middles of slots, (rows or 1, K)."""
+    low = np.floor(places)
+    share, at = places - low, low.astype(np.int64) % SLOTS
+    first, second = slots[rows[:, None], at], slots[rows[:, None], (at + 1) % SLOTS]
     between: Floats = first * (1 - share) + second * share
     return between
 
@@ -280,10 +312,9 @@ def _between(slots: Small, places: Floats) -> Floats:
 def _slope_growth(demand: Demand, rows: Whole, minute: Small, pace: Pace) -> Floats:
     """(rows,) by the least squares of the last SLOPE_S, where its slope is SIGNIFICANT standard errors above 0."""
     size = demand.ring.shape[1]
-    back = np.arange(size)
     ages = demand.ages[rows]
-    values = demand.ring[rows[:, None], (ages[:, None] - 1 - back) % size].astype(np.float64)
-    x = (back.mean() - back) * pace.tick_s  # seconds, later is more
+    x, back = _before(size, pace.tick_s)
+    values = demand.ring[rows[:, None], back[(ages - 1) % size]].astype(np.float64)
     centred = values - values.mean(1, keepdims=True)
     sxx = float((x * x).sum())
     slope = centred @ x / sxx
@@ -293,3 +324,11 @@ def _slope_growth(demand: Demand, rows: Whole, minute: Small, pace: Pace) -> Flo
     ahead = slope * (pace.start_s[rows] + MINUTE_S)
     growth: Floats = np.where(sure, 1.0 + ahead / np.maximum(minute, 1e-9), 1.0)
     return growth
+
+
+@cache
+def _before(size: int, tick_s: float) -> tuple[Floats, Whole]:
+    """Of the places of a ring: (size,) seconds to the middle of them, later is more, from the newest on; and, by where
+    the newest is, (size, size) the places of all, from the newest on."""
+    back = np.arange(size)
+    return (back.mean() - back) * tick_s, (back[:, None] - back) % size

@@ -46,9 +46,6 @@ from skyriver.control.schedule.demand import (
     WINDOWS,
     Demand,
     Pace,
-    block_s,
-    blocks_in,
-    last,
     lead_ticks,
     observe,
     turn_of,
@@ -249,6 +246,8 @@ class Decided:
 
 
 _G = factors()
+_WISH_AGES: Final = ((np.arange(WISHES)[:, None] - np.arange(WISHES)) % WISHES).astype(np.int8)
+"""By where the newest is, in blocks."""
 _LAST: Final = tuple(each.name for each in fields(_Last))
 _RULES: Final = tuple(each.name for each in fields(Rules))
 _REMEMBERED: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
@@ -257,10 +256,11 @@ _REMEMBERED: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("steering", ("headroom", "late", "judged", "foreseen", "came", "asked")),
 )
 _RECENT: Final = tuple(
-    (name, tuple(each.name for each in fields(table) if each.name not in kept))
+    (name, tuple(each.name for each in fields(table) if each.name not in {*kept, "within"}))
     for (name, kept), table in zip(_REMEMBERED, (Demand, Accounts, Steering), strict=True)
 )
-"""What is learnt anew within minutes: it is only worth remembering where nobody was away for so long."""
+"""What is learnt anew within minutes: it is only worth remembering where nobody was away for so long. `within` follows
+from the rest."""
 
 
 class Fleet:
@@ -331,16 +331,17 @@ class Fleet:
         came = np.where(fresh, ticks.work, 0.0) / self.tick_s
         start_s = np.where(np.isfinite(ticks.start_s) & (ticks.start_s > 0), ticks.start_s, 0.0)
         hold_s = np.where(np.isnan(declared.hold_s), np.maximum(LEAST_HOLD_S, 2 * start_s), declared.hold_s)
-        pace = Pace(self.tick_s, second, wall, hold_s, start_s, self.terms.forecast)
-        bases, now, growth = observe(self.demand, came, fresh, pace)
+        pace = Pace.of(self.tick_s, second, wall, hold_s, start_s, self.terms.forecast)
+        seen = observe(self.demand, came, fresh, pace)
+        bases = seen.bases
         deadline_s, lead = np.maximum(declared.latency_s, 0.0), lead_ticks(start_s, self.tick_s)
-        late = replay(self.accounts, bases, now, Tick(self.tick_s, came, fresh, lead, start_s, deadline_s))
+        late = replay(self.accounts, bases, seen.now, Tick(self.tick_s, came, fresh, lead, start_s, deadline_s))
         self._learn(ticks, fresh, late, second, start_s)
         allowed, n = 1.0 - declared.share, np.arange(len(self.names))
         candidate = choose(self.accounts, self.demand.mean, allowed, self._may, self.tick_s)
         base, factor = np.divmod(candidate, FACTORS)
         chosen = bases[n, base].astype(np.float64) * _G[base, factor]
-        recent = self._recent(hold_s)
+        recent = _recent(seen.means, hold_s)
         queue = self._queue(np.maximum(chosen, recent), np.where(fresh, ticks.service_s, 0.0), allowed)
         waits = np.where(fresh, ticks.backlog, 0.0) - there * deadline_s * SLACK
         soon = np.maximum(np.maximum(start_s, self.tick_s), np.minimum(np.maximum(deadline_s, 1.0), FLOOR_S))
@@ -348,7 +349,7 @@ class Fleet:
         # A candidate that rounds up to one replica says nothing of how busy that one is.
         need = np.maximum(chosen, recent) * queue * steering.headroom
         wish = np.maximum(np.ceil(np.maximum(need, floor) - 1e-4), 1.0)
-        held = self._hold(wish, there, hold_s, second)
+        held = self._hold(wish, there, pace)
         wanted = np.where(wish >= there, wish, np.minimum(there, np.maximum(held, wish)))
         wanted = np.minimum(wanted, 2 * there + 4)
         wanted = np.clip(np.where(fresh, wanted, np.maximum(steering.wanted, 1)), declared.least, declared.most)
@@ -357,7 +358,7 @@ class Fleet:
         self._decided = _Last(
             bases=bases,
             candidate=candidate,
-            growth=growth,
+            growth=seen.growth,
             came=came,
             queue=queue,
             floor=floor,
@@ -418,7 +419,7 @@ class Fleet:
         # What is late because there may be no more replicas says nothing of how many are needed.
         telling = fresh & ~steering.limited
         now_late, judged = (np.where(telling, of, 0.0) for of in (ticks.late, ticks.judged))
-        seen = self.tick_s * late.reshape(-1, BANK)[n, np.maximum(self.accounts.chosen, 0)]
+        seen = self.tick_s * late[n, np.maximum(self.accounts.chosen, 0)]
         steering.late = steering.late * fade + now_late
         steering.judged = steering.judged * fade + judged
         steering.foreseen = steering.foreseen * fade + seen
@@ -450,15 +451,9 @@ class Fleet:
         factor[short] = np.where(needed <= 1, 1.0, needed / load[short])
         return factor
 
-    def _recent(self, hold_s: Floats) -> Floats:
-        """The demand of the last two minutes, or of no more than the hold: what it is there for is over then."""
-        means = [last(self.demand, seconds, self.tick_s) for seconds in WINDOWS]
-        return np.select([hold_s < seconds for seconds in WINDOWS[1:]], means[:-1], means[-1])
-
-    def _hold(self, wish: Floats, there: Floats, hold_s: Floats, second: float) -> Floats:
+    def _hold(self, wish: Floats, there: Floats, pace: Pace) -> Floats:
         """The highest wish of the hold, this one too. At first there are as many as somebody wanted before."""
-        steering, n = self.steering, np.arange(len(wish))
-        number = (second // block_s(hold_s, self.tick_s)).astype(np.int64)
+        steering, n, number = self.steering, np.arange(len(wish)), pace.block
         gone = np.minimum(number - steering.block, WISHES)
         for row in np.flatnonzero(gone > 1):
             steering.wishes[row, np.arange(number[row] - gone[row] + 1, number[row]) % WISHES] = 0.0
@@ -468,9 +463,8 @@ class Fleet:
         steering.wishes[begun, at[begun]] = there[begun]
         steering.block = number
         steering.wishes[n, at] = np.maximum(steering.wishes[n, at], wish)
-        age = (number[:, None] - np.arange(WISHES)) % WISHES
-        within = blocks_in(hold_s, self.tick_s)[:, None]
-        held: Floats = np.where(age <= within, steering.wishes, 0.0).max(1).astype(np.float64)
+        within = _WISH_AGES[at] <= pace.within[:, None]
+        held: Floats = np.where(within, steering.wishes, np.float32(0)).max(1).astype(np.float64)
         return held
 
     def _tables(self) -> tuple[Table, ...]:
@@ -523,6 +517,13 @@ class Fleet:
             headroom=float(self.steering.headroom[row]),
             **{name: value if name == "bases" else value.item() for name, value in told.items()},
         )
+
+
+def _recent(means: Floats, hold_s: Floats) -> Floats:
+    """The demand of the last two minutes, or of no more than the hold: what it is there for is over then. `means`: of
+    WINDOWS."""
+    recent: Floats = means[np.arange(len(hold_s)), np.searchsorted(WINDOWS[1:], hold_s, side="right")]
+    return recent
 
 
 def _plausible(ticks: Ticks, most: Whole, tick_s: float) -> Flags:
