@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skyriver.control.schedule.explaining import explain
+from skyriver.control.schedule.candidates import BASES, FACTORS, at_places, late_prices, places
+from skyriver.control.schedule.explaining import at_place, explain, late_price_of, place_of
 from skyriver.control.schedule.moments import Moment
 from skyriver.control.schedule.scaling import Fleet, Rules, Terms, Ticks
 
@@ -326,6 +327,20 @@ def test_the_sum_of_the_chosen_number_is_explained() -> None:
     assert [choice.cost for choice in told.choices] == pytest.approx(
         [0.36 * choice.replicas for choice in told.choices], rel=0.01
     )
+
+
+def test_one_service_is_explained_as_all_are_reckoned() -> None:
+    rng = np.random.default_rng(6)
+    late, costs = np.sort(rng.random((50, FACTORS)))[:, ::-1], np.sort(rng.random((50, FACTORS)) * 9)
+    late[::7, 5:20] = late[::7, 5:6]  # where nothing is spared
+    factor, base = rng.integers(0, FACTORS, 50), rng.integers(0, BASES, 50)
+    one = [late_price_of(*of) for of in zip(late.tolist(), costs.tolist(), factor.tolist(), strict=True)]
+    assert one == late_prices(late, costs, factor).tolist()
+    ratio = np.exp(rng.uniform(-3, 5, 50))
+    found = [place_of(*of) for of in zip(base.tolist(), ratio.tolist(), strict=True)]
+    np.testing.assert_allclose(found, places(base, ratio), rtol=1e-5, atol=1e-5)
+    means = [at_place(*of) for of in zip(costs.tolist(), found, strict=True)]
+    np.testing.assert_allclose(means, at_places(costs, np.arange(50), np.array(found)))
 
 
 def test_where_nobody_asks_any_more_one_replica_more_costs_one_more() -> None:

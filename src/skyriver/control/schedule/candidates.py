@@ -260,6 +260,17 @@ def costs(accounts: Accounts, mean: Floats, tick_s: float) -> Small:
     return found
 
 
+def of_base(accounts: Accounts, row: int, base: int, mean: float, tick_s: float) -> tuple[list[float], list[float]]:
+    """(FACTORS,) `shares_late` and `costs` of one service and base."""
+    prior, ticks = PRIOR_S / tick_s * mean, PRIOR_S / tick_s
+    late, cost = (np.float32(prior) * of[base] for of in (_PRIOR, _G))
+    late += accounts.late[row, base]
+    cost += accounts.cost[row, base]
+    late /= np.float32(accounts.came[row] + prior + 1e-9)
+    cost /= np.float32(accounts.ticked[row] + ticks)
+    return late.tolist(), cost.tolist()
+
+
 def _with_prior(account: Small, weight: Floats, of: Small) -> Small:
     found: Small = weight.astype(np.float32)[:, None, None] * of
     found += account

@@ -1,21 +1,21 @@
-"""Why a service has so many replicas, in words and in the sum that was minimised. Pure."""
+"""Why a service has so many replicas, in words and in the sum that was minimised. Pure, and of one service, so in plain
+Python: a call of numpy on three numbers takes longer than all that is done with them here."""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
-from skyriver.control.schedule.candidates import FACTORS, NAMES, at_places, factors, late_prices, places
+from skyriver.control.schedule.candidates import BANK, FACTORS, NAMES, factors
 from skyriver.control.schedule.demand import BUSY_60, MEAN
 from skyriver.control.schedule.scaling import Decided, Rules
-from skyriver.control.schedule.tables import Floats, Whole
 
 HOUR: Final = 3_600.0
-_G: Final = factors()
+_G: Final[list[list[float]]] = factors().tolist()
+_LOG_G: Final = [[math.log(g) for g in row] for row in _G]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +54,20 @@ def explain(decided: Decided, opportunity: float = 0.0) -> Explained:
     rules, (base, factor) = decided.rules, divmod(decided.candidate, FACTORS)
     price, unit = (rules.price, "money") if rules.price else (1.0, "replica-hours")
     requests = decided.requests * HOUR
-    of, means_of = decided.late[base], decided.costs[base] * price
-    worth = late_prices(of[None].astype(np.float64), means_of[None].astype(np.float64), np.array([factor]))
-    late_price = float(worth[0]) / requests if requests > 0 else 0.0
-    around = np.array((decided.wanted - 1, decided.wanted, decided.wanted + 1))
-    shares, means = _replayed(decided, around)
-    requests *= decided.wanted / float(means[1]) if means[1] > 0 else 1.0  # what it had on the mean came of fewer
-    hours = around + np.maximum(around - decided.there, 0) * decided.start_s / HOUR
+    worth = late_price_of(decided.late, [cost * price for cost in decided.costs], factor)
+    late_price = worth / requests if requests > 0 else 0.0
+    around = [decided.wanted - 1, decided.wanted, decided.wanted + 1]
+    shares, means = zip(*(_replayed(decided, base, replicas) for replicas in around), strict=True)
+    requests *= decided.wanted / means[1] if means[1] > 0 else 1.0  # what it had on the mean came of fewer
+    hours = [replicas + max(replicas - decided.there, 0.0) * decided.start_s / HOUR for replicas in around]
     if decided.wanted <= decided.wish:
         may_be_more = decided.wanted < decided.wish
-        late, costs = (requests * shares).tolist(), (price * hours).tolist()
+        late, costs = [requests * share for share in shares], [price * hour for hour in hours]
         late_price = _at_which(late_price, late, costs, may_be_more=may_be_more)
     price = max(price, opportunity)
     choices = tuple(
         Choice(replicas, hour * price, share, late_price * share * requests if share else 0.0)
-        for replicas, share, hour in zip(around.tolist(), shares.tolist(), hours.tolist(), strict=True)
+        for replicas, share, hour in zip(around, shares, hours, strict=True)
         if replicas >= max(rules.least, 1)
     )
     return Explained(decided.wanted, tuple(_lines(decided, base, factor)), choices, late_price, unit)
@@ -88,16 +87,35 @@ def _at_which(late_price: float, late: Sequence[float], costs: Sequence[float], 
     return min(max(late_price, least), most) if least <= most and math.isfinite(least) else late_price
 
 
-def _replayed(decided: Decided, replicas: Whole) -> tuple[Floats, Floats]:
+def late_price_of(late: Sequence[float], costs: Sequence[float], factor: int) -> float:
+    """As `candidates.late_prices`, of one service; `late` and `costs`: (FACTORS,)."""
+    smaller = zip((1.0, *late[:factor]), (0.0, *costs[:factor]), strict=True)
+    share, paid = late[factor], costs[factor]
+    return max([0.0, *((paid - cost) / (of - share) for of, cost in smaller if of > share)])
+
+
+def place_of(base: int, ratio: float) -> float:
+    """As `candidates.places`, of one number."""
+    by, known = math.log(max(ratio, 1e-9)), _LOG_G[base]
+    at = min(max(bisect_right(known, by) - 1, 0), FACTORS - 2)
+    return min(max(at + (by - known[at]) / (known[at + 1] - known[at]), 0.0), FACTORS - 1.0)
+
+
+def at_place(table: Sequence[float], place: float) -> float:
+    """As `candidates.at_places`, of one row."""
+    at = min(int(place), FACTORS - 2)
+    return table[at] + (place - at) * (table[at + 1] - table[at])
+
+
+def _replayed(decided: Decided, base: int, replicas: int) -> tuple[float, float]:
     """(share late, mean replicas) by the factor that would have asked for so many now."""
-    base = decided.candidate // FACTORS
-    needed = float(decided.bases[base]) * decided.queue * decided.headroom
+    needed = decided.bases[base] * decided.queue * decided.headroom
     if needed <= 0:  # nothing came for so long that no factor of it says anything
-        return np.zeros(len(replicas)), replicas.astype(np.float64)
+        return 0.0, float(replicas)
     ratio = replicas / needed
-    place = places(np.full(len(replicas), base), ratio)
-    shares, means = (at_places(of, np.full(len(replicas), base), place) for of in (decided.late, decided.costs))
-    return shares, means * np.maximum(ratio / _G[base][-1], 1.0)  # more than any candidate asks for
+    place = place_of(base, ratio)
+    # more than any candidate asks for
+    return at_place(decided.late, place), at_place(decided.costs, place) * max(ratio / _G[base][-1], 1.0)
 
 
 def _lines(decided: Decided, base: int, factor: int) -> list[tuple[str, str]]:
@@ -105,23 +123,23 @@ def _lines(decided: Decided, base: int, factor: int) -> list[tuple[str, str]]:
     lines = [("objective", _objective(rules))]
     if not decided.fresh:
         return [*lines, ("stale", f"There are no fresh measurements: it stays at {decided.wanted}.")]
-    minute = float(decided.bases[BUSY_60]) / decided.growth
+    minute = decided.bases[BUSY_60] / decided.growth
     lines.append(
         (
             "demand",
             f"{decided.came:.2f} replicas' work comes now, {minute:.2f} in the busiest minute within the hold,"
-            f" {float(decided.bases[MEAN]):.2f} on the mean of an hour; a replica is ready {decided.start_s:.1f} s"
+            f" {decided.bases[MEAN]:.2f} on the mean of an hour; a replica is ready {decided.start_s:.1f} s"
             " after it was asked for.",
         )
     )
     grows = f"It is to grow by {decided.growth - 1:.0%} until a replica that is asked for now has worked for a minute."
     lines.append(("forecast", grows if decided.growth > 1.005 else "It is not expected to grow until then."))
-    factor_of, late, mean = (float(of[base][factor]) for of in (_G, decided.late, decided.costs))
+    factor_of, late, mean = _G[base][factor], decided.late[factor], decided.costs[factor]
     lines.append(
         (
             "candidate",
             f"{factor_of:.2f} times {NAMES[base]}: on its own demand {late:.3%} would have been late with"
-            f" {mean:.2f} replicas on the mean, cheapest of {decided.late.size} that keep to {1 - rules.share:.2g}.",
+            f" {mean:.2f} replicas on the mean, cheapest of {BANK} that keep to {1 - rules.share:.2g}.",
         )
     )
     if decided.queue > 1.005:

@@ -37,6 +37,7 @@ from skyriver.control.schedule.candidates import (
     costs,
     factors,
     late_prices,
+    of_base,
     places,
     replay,
     shares_late,
@@ -220,14 +221,14 @@ class Decided:
     """How the number of one service came about; demand is in replicas."""
 
     rules: Rules
-    bases: Small
+    bases: Sequence[float]
     """(BASES,) demand that candidates start from."""
     candidate: int
     """Number of the chosen one in the bank."""
-    late: Small
-    """(BASES, FACTORS) share of the work that each candidate would have finished too late."""
-    costs: Small
-    """(BASES, FACTORS) mean replicas that each would have had, starts included."""
+    late: Sequence[float]
+    """(FACTORS,) share of the work that each candidate of the chosen base would have finished too late."""
+    costs: Sequence[float]
+    """(FACTORS,) mean replicas that each would have had, starts included."""
     growth: float
     """That is forecast, and in the bases: 1 is none."""
     came: float
@@ -249,7 +250,6 @@ _G = factors()
 _WISH_AGES: Final = ((np.arange(WISHES)[:, None] - np.arange(WISHES)) % WISHES).astype(np.int8)
 """By where the newest is, in blocks."""
 _LAST: Final = tuple(each.name for each in fields(_Last))
-_RULES: Final = tuple(each.name for each in fields(Rules))
 _REMEMBERED: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("demand", ("slots", "slot", "mean", "errors")),
     ("accounts", ("late", "cost", "came", "ticked", "chosen")),
@@ -273,6 +273,7 @@ class Fleet:
         self.demand, self.accounts = Demand.starting(0, tick_s), Accounts.starting(0, tick_s)
         self.steering = Steering.starting(0, tick_s)
         self._declared = Declared.of(())
+        self._rules: dict[str, Rules] = {}
         self._decided: _Last | None = None
         self._may = np.array([b in self.terms.bases for b in range(BASES)])
 
@@ -294,6 +295,7 @@ class Fleet:
         for table in self._tables():
             table.append(table.starting(len(services), self.tick_s))
         self._declared.append(Declared.of([rules for rules, _ in services.values()]))
+        self._rules |= {name: rules for name, (rules, _) in services.items()}
         self._decided = None
         for row, (name, (_, remembered)) in enumerate(services.items(), first):
             self.demand.turn[row] = turn_of(name)
@@ -303,6 +305,7 @@ class Fleet:
     def change(self, name: str, rules: Rules) -> None:
         """Another declaration of the same service: what was learnt of its demand stays."""
         row, declared = self._row_of[name], Declared.of([rules])
+        self._rules[name] = rules
         for each in fields(declared):
             getattr(self._declared, each.name)[row] = getattr(declared, each.name)[0]
 
@@ -317,6 +320,8 @@ class Fleet:
         gone = {*names}
         self.names = [name for name in self.names if name not in gone]
         self._row_of = {name: row for row, name in enumerate(self.names)}
+        for name in gone:
+            del self._rules[name]
         for table in (*self._tables(), self._declared):
             table.delete(rows)
         self._decided = None
@@ -503,20 +508,12 @@ class Fleet:
         """Of the last decision; None before the first, and after services were added or removed."""
         if self._decided is None:
             return None
-        row = self._row_of[name]
-        told = {name: getattr(self._decided, name)[row] for name in _LAST}
-        rules = {name: getattr(self._declared, name)[row].item() for name in _RULES}
-        own = self.accounts
-        some = {name: getattr(own, name)[row : row + 1] for name in ("late", "cost", "came", "ticked")}
-        one = replace(own, **some)
-        mean = self.demand.mean[row : row + 1]
-        return Decided(
-            rules=Rules(**rules),
-            late=shares_late(one, mean, self.tick_s)[0],
-            costs=costs(one, mean, self.tick_s)[0],
-            headroom=float(self.steering.headroom[row]),
-            **{name: value if name == "bases" else value.item() for name, value in told.items()},
-        )
+        row, own = self._row_of[name], self.accounts
+        told = {each: getattr(self._decided, each)[row].tolist() for each in _LAST}
+        base = told["candidate"] // FACTORS
+        late, cost = of_base(own, row, base, self.demand.mean[row].item(), self.tick_s)
+        headroom = self.steering.headroom[row].item()
+        return Decided(rules=self._rules[name], late=late, costs=cost, headroom=headroom, **told)
 
 
 def _recent(means: Floats, hold_s: Floats) -> Floats:
