@@ -164,8 +164,9 @@ def _try_out(client: Client, screen: Screen, spec: AppSpec, changes: Sequence[Ma
 
 
 def _unreachable(client: Client, spec: AppSpec, body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What of the objectives cannot be kept, now that the models were measured: known only once their replicas run."""
-    if not any(model.serve.latency for model in spec.models):
+    """Which services cannot answer, or not keep their objective, now that the models were measured: known only once
+    their replicas run."""
+    if not spec.models:
         return []
     plan = client.deploy(spec.name, body, dry_run=True)
     return [line for line in plan["plan"] if (line["action"], line["kind"]) == ("warn", "service")]

@@ -23,7 +23,8 @@ from skyriver.core.errors import SkyriverError, Unavailable, from_problem
 P = ParamSpec("P")
 T = TypeVar("T")
 
-TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+TIMEOUT = httpx.Timeout(40.0, connect=5.0)
+"""Longer than a run of a model may take: what the replica says of one that was ended is heard."""
 PIECE = 1 << 20
 
 
@@ -302,9 +303,12 @@ def checked(response: httpx.Response, path: str) -> httpx.Response:
     raise failed
 
 
+_TIMED_OUT = "Send it again, or less at once; `skyriver explain NAME` tells how long a model takes and what waits."
+
+
 def away(url: str, error: httpx.TransportError) -> Unavailable:
     if isinstance(error, httpx.TimeoutException):
-        return Unavailable(f"{url} did not answer in time.", code="TIMED_OUT", next_action="Try again.")
+        return Unavailable(f"{url} did not answer in time.", code="TIMED_OUT", next_action=_TIMED_OUT)
     return Unavailable(
         f"{url} does not answer: {error}.", code="CLOUD_AWAY", next_action="`skyriver up` starts the cloud."
     )

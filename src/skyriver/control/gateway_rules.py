@@ -148,7 +148,8 @@ UPSTREAM_TIMEOUT = Answer(
     504,
     "UPSTREAM_TIMEOUT",
     "The process that has the request did not answer in time; the request may have been carried out.",
-    "Send it again, or less at once; an event with the same id is counted once.",
+    "Send it again with more time, or less at once; if that is always so, the model takes longer than the request has:"
+    " `skyriver explain MODEL` tells. An event with the same id is counted once.",
 )
 BAD_DEADLINE = Answer(
     400,
@@ -160,7 +161,8 @@ DEADLINE_EXCEEDED = Answer(
     504,
     "DEADLINE_EXCEEDED",
     "The deadline of the request was over before it could be answered.",
-    "Send it again with a later X-Request-Deadline; if this comes often, look at the clocks of both machines.",
+    "Send it again with a later X-Request-Deadline; if this comes often, see how long the model takes, by `skyriver"
+    " explain MODEL`, and look at the clocks of both machines.",
 )
 RATE_LIMITED = Answer(
     429,

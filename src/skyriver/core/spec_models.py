@@ -15,7 +15,7 @@ from skyriver.core.resources import UNDECLARED_MB
 from skyriver.core.spec_base import FieldName, InnerPath, Name, Spec
 from skyriver.core.spec_gate import GateSpec, SliceSpec
 from skyriver.core.spec_watch import RetrainSpec
-from skyriver.core.units import SECOND, parse_duration, parse_rate
+from skyriver.core.units import SECOND, format_span, parse_duration, parse_rate
 
 MOST_REPLICAS = 64
 MOST_MEMORY_MB = 2**24
@@ -227,9 +227,10 @@ class ServiceSpec(Spec):
         """Why no number of replicas keeps the objective, where the fastest answer takes so long; "" where some may."""
         if not self.latency_us or fastest_us <= self.latency_us:
             return ""
+        took = f"{fastest_us / 1000:.3g} ms" if fastest_us < SECOND else format_span(int(fastest_us))
         return (
             f"latency={self.latency!r} cannot be kept by any number of replicas: the fastest answer takes"
-            f" {fastest_us / 1000:.3g} ms; declare more, or serve a smaller model"
+            f" {took}; declare more, or serve a smaller model"
         )
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from skyriver.core.units import SECOND
 from skyriver.observe.full_runs import LEAST_WORK_S, Batch, Ran, Taken, in_full_runs
 from skyriver.observe.told import Grown, Teller, Untrue, histogram, number, slow_and_fastest
 from skyriver.serve.kinds import serves
-from skyriver.serve.objective import row_us
+from skyriver.serve.objective import never_answers, row_us
 from skyriver.serve.sizing import sized
 from skyriver.serve.sleeping import activator_of
 
@@ -466,11 +466,13 @@ def _note_work(memory: _Memory, grown: Grown, seconds: float, replicas: int) -> 
 
 
 def unreachable(snapshot: Snapshot, tenant: str, app: AppSpec) -> Iterator[tuple[str, str]]:
-    """(service, why) of an application: objectives that no number of replicas keeps, by what its models took when
-    their replicas started."""
+    """(service, why) of an application: models that answer nothing, and objectives that no number of replicas keeps, by
+    what the models took when their replicas started."""
     for model in app.models:
         service = snapshot.find(tenant, "service", model.name)
-        if service is not None and (why := model.serve.cannot_keep(row_us(snapshot, service))):
+        if service is None:
+            continue
+        if why := never_answers(snapshot, service) or model.serve.cannot_keep(row_us(snapshot, service)):
             yield model.name, why
 
 

@@ -24,6 +24,7 @@ from typing import Protocol
 import numpy as np
 
 from skyriver.core.errors import DeadlineExceeded, Internal, SkyriverError, Unavailable
+from skyriver.core.units import format_span
 from skyriver.serve.metrics import Counters
 from skyriver.serve.pace import Pace
 from skyriver.serve.runner import Array, Tensors
@@ -51,6 +52,12 @@ class Model(Protocol):
 
 
 NO_DEADLINE = (1 << 63) - 1
+_SURELY = 0.8
+"""Of the shortest run that there was: who has less time than that is not answered in time, however many replicas."""
+_LONG_NS = 10_000_000
+"""A run that took less is over before it matters."""
+_RUN_AGAIN_NS = 10_000_000_000
+"""After so long without a run such a request is run all the same: only a run can show that the model is faster now."""
 
 
 class Ask:
@@ -114,6 +121,10 @@ class Batcher:
         self._pace = pace or Pace()
         self._busy_ns = 0
         """When the last run ended, if something waited then; else 0."""
+        self._ran_ns = -_RUN_AGAIN_NS
+        """When the last run began."""
+        self._surely_ns = 0.0
+        """Surely too short for a run, where runs are long."""
         self._thread: ThreadPoolExecutor | None = None
 
     @property
@@ -176,9 +187,12 @@ class Batcher:
     def _check_time(self, until_ns: int, rows_ahead: int) -> None:
         """What could not be answered in time is refused when it comes, so that what is taken is answered in time:
         a queue that is as long as all wait answers each of them too late."""
-        left = until_ns - time.perf_counter_ns()
+        now = time.perf_counter_ns()
+        left = until_ns - now
         if left <= 0:
             raise _too_late()
+        if left < self._surely_ns and (rows_ahead or now - self._ran_ns < _RUN_AGAIN_NS):
+            raise _never_in_time(self._model.expected_us(0) * 1000, left)
         if not self._pace.leaves_time(rows_ahead, left):
             raise Unavailable(
                 f"{len(self._waiting) + self._under_way} requests are ahead of it, too many to answer it in time.",
@@ -281,16 +295,18 @@ class Batcher:
         return _split(outputs, batch) if whole else []
 
     def _once(self, inputs: Tensors, rows: int) -> Tensors | SkyriverError:
-        started = time.perf_counter_ns()
+        started = self._ran_ns = time.perf_counter_ns()
         try:
             outputs: Tensors = self._model.run(inputs)
         except SkyriverError as error:
+            self._surely_ns = _SURELY * 1000 * self._model.expected_us(0)
             return error
         except Exception:
             _log.exception("the model failed in an unforeseen way")
             return Internal("The model failed on this input.", code="MODEL_FAILED")
         took = time.perf_counter_ns() - started
         self._model.note(max(rows, 1), took)
+        self._surely_ns = _SURELY * 1000 * self._model.expected_us(0) if took > _LONG_NS else 0.0
         self._counters.batch_rows.add(rows)
         self._counters.run_us.add(took // 1000)
         if self._score is not None:
@@ -332,6 +348,15 @@ def _too_late() -> DeadlineExceeded:
     return DeadlineExceeded(
         "The deadline was over before the model could run.",
         next_action="Give more time, or the service more replicas.",
+    )
+
+
+def _never_in_time(least_ns: float, left_ns: int) -> DeadlineExceeded:
+    takes, has = (format_span(int(ns / 1000)) for ns in (least_ns, left_ns))
+    return DeadlineExceeded(
+        f"The model takes {takes} for a run, and the request has {has} left: no replica answers it in time.",
+        next_action="Sending it again does not help: give it more time, or have who deploys the model serve a faster"
+        " one.",
     )
 
 

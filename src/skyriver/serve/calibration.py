@@ -48,6 +48,8 @@ class Calibration:
     """One row alone, and rows a second, with so many threads; empty where no more than one were to be tried."""
     untried_load_s: float = 0.0
     """How long the model loads, where that left no time to try more than one thread."""
+    ended_us: float = 0.0
+    """One row was ended after so long, and nothing else is known; else 0."""
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Self:
@@ -81,14 +83,16 @@ def calibrate(
     than one. `latency_us`: in which an answer is wanted; `load_s`: how long it took to load the model, which is loaded
     anew only while `budget_s` allows it, and the way back. Takes `budget_s`, and one run more where a run is long."""
     if not runner.warm:  # nothing is known of the rows that it takes
-        return Calibration(max_batch, runner.threads)
+        return Calibration(max_batch, runner.threads, ended_us=runner.ended_us)
     try_threads = cores > 1 and runner.device == CPU
     end = clock() + budget_s
     rows_end = end - budget_s / 2 if try_threads else end  # or a slow model would leave no time for its threads
     times: dict[int, float] = {}
+    if runner.slow_us:  # another run would take as long again
+        times, rows_end, end = {1: runner.slow_us}, 0.0, clock()
     try:
         rows = 1
-        while rows <= (max_batch if runner.batching else 1):
+        while not runner.slow_us and rows <= (max_batch if runner.batching else 1):
             times[rows] = _time_us(runner, rows, rows_end, clock)
             if clock() + 2 * times[rows] / 1e6 > rows_end:
                 break

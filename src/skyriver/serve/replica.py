@@ -234,11 +234,17 @@ class Replica:
             "batch_mean": round(batches.total / max(1, runs), 2),
             **self._measured(),
             **self._curve(),
+            **self._never_answered(runs),
             **self._settings.told,
             **({"shadow": self._shadow.report()} if self._shadow is not None else {}),
             **({"sharing": self._sharing.report()} if self._sharing is not None else {}),
             **({"log": self._log.report()} if self._log is not None else {}),
         }
+
+    def _never_answered(self, runs: int) -> dict[str, object]:
+        """That a row was ended when it started, until one was not."""
+        ended_us = self._calibration.ended_us
+        return {"ended_us": round(ended_us)} if ended_us and not runs else {}
 
     def _measured(self) -> dict[str, object]:
         return {**self._calibration.to_json(), "max_batch": self._batch_limit.rows, "device": self._device}

@@ -41,7 +41,7 @@ RUN_LIMIT_S = 30.0
 MOST_VALUES = 1 << 24
 """Of all outputs of a run: what a request has room for, too."""
 _PROBE_LIMIT_S = 3.0
-"""Of a run on made-up rows at the start."""
+"""Of a run on made-up rows at the start; a row that takes longer is run once more, with the limit of all runs."""
 _MOST_PROBED = 1 << 24
 _PROBE_TOLERANCE = 1e-4
 _PROBE_S = 0.25
@@ -106,6 +106,10 @@ class Runner:
         self._output_list = list(self.output_names)
         self._row_us = 0.0
         self._least_us = 0.0
+        self.slow_us = 0.0
+        """One made-up row took so long, where that was longer than a start tries again; else 0."""
+        self.ended_us = 0.0
+        """One made-up row was ended after so long; else 0."""
         if batching is None:
             batching = _first_axis_is_free(self._session) and self._rows_are_independent()
         self.batching = batching
@@ -130,9 +134,9 @@ class Runner:
                 code="MODEL_REFUSED_INPUT",
                 next_action="Check shapes and ranges, e.g. of indexes, against what the model was trained on.",
             ) from error
-        except DeadlineExceeded:
+        except DeadlineExceeded as error:
             self.note(1, int(self._watch.limit_s * 1e9))  # the next one is not run on the loop
-            raise
+            raise self._never_answered() or error from None
         except _ORT_ERRORS as error:
             raise Internal(
                 "The model failed on this input.",
@@ -150,21 +154,56 @@ class Runner:
         return dict(zip(self.output_names, outputs, strict=True))
 
     def warm_up(self) -> bool:
-        """One timed run on made-up rows, after a first that pays for what is set up lazily; False if the model
-        does not take them (which says nothing about real ones)."""
+        """One timed run on made-up rows, after a first that pays for what is set up lazily, where that does not take
+        long; False if the model does not take them (which says nothing about real ones), or not within the limit of a
+        run."""
         self._watch.limit_s = min(self._limit_s, _PROBE_LIMIT_S)
         try:
             probe = self.probe(1, seed=0)
             self.run(probe)
-            started = time.perf_counter_ns()
-            self.run(probe)
+            took_ns = self._timed_ns(probe)
+        except DeadlineExceeded:
+            took_ns = self._timed_slowly_ns(probe)
         except SkyriverError:
             return False
         finally:
             self._watch.limit_s = self._limit_s
-        self.note(1, time.perf_counter_ns() - started)
-        self.warm = True
-        return True
+        if took_ns:
+            self.note(1, took_ns)
+        self.warm = took_ns > 0
+        return self.warm
+
+    def _timed_ns(self, inputs: Tensors) -> int:
+        started = time.perf_counter_ns()
+        self.run(inputs)
+        return time.perf_counter_ns() - started
+
+    def _timed_slowly_ns(self, probe: Tensors) -> int:
+        """Of a row that takes longer than a start tries; 0: than any run may."""
+        self._row_us = self._least_us = 0.0
+        try:
+            if self._watch.limit_s < self._limit_s:
+                self._watch.limit_s = self._limit_s
+                took_ns = self._timed_ns(probe)
+                self.slow_us = took_ns / 1000
+                return took_ns
+        except DeadlineExceeded:
+            pass
+        except SkyriverError:
+            return 0
+        self.ended_us = self._limit_s * 1e6
+        self.note(1, int(self._limit_s * 1e9))
+        return 0
+
+    def _never_answered(self) -> DeadlineExceeded | None:
+        """What is said of a run that was ended, where none was ever shorter."""
+        if not self.ended_us or self._least_us < self.ended_us:
+            return None
+        return DeadlineExceeded(
+            f"The model takes longer than {self._limit_s:g} s for one row, as when it was started, and was ended.",
+            code="MODEL_TOO_SLOW",
+            next_action="Sending it again does not help: who deploys the model must serve a faster one.",
+        )
 
     def note(self, rows: int, nanoseconds: int) -> None:
         """Learns what a run costs: a mean per row (exponential, a tenth a run) and the least for any run, which

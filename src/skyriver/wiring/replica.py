@@ -118,7 +118,7 @@ def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> 
     runner = Runner(model, device=device, limit_s=limit_s, threads=threads, batching=batching)
     load_s = time.perf_counter() - started
     if not runner.warm_up():
-        _log.warning("the model does not take made-up rows, so the first request pays for its first run")
+        _log.warning("the model %s", _why_cold(runner))
     if not config.get("calibrate", True):
         return runner, settings
     if curve is not None and runner.expected_us(1) > DOUBTED * curve["row_us"]:
@@ -141,6 +141,12 @@ def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> 
 def known_curve(told: Mapping[str, Any] | None, measured_for: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What was told before, where it was for the same."""
     return told if told and is_curve(told) and is_for_the_same(told, measured_for) else None
+
+
+def _why_cold(runner: Runner) -> str:
+    if runner.ended_us:
+        return f"took longer than {runner.ended_us / 1e6:g} s for one made-up row, and was ended: it may answer nothing"
+    return "does not take made-up rows, so the first request pays for its first run"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyriver.core.errors import DeadlineExceeded, InvalidInput, SkyriverError, Unavailable
+from skyriver.serve import batching
 from skyriver.serve.batching import NO_DEADLINE, Ask, Batcher
 from skyriver.serve.metrics import Counters
 from skyriver.serve.pace import Pace
@@ -27,6 +28,7 @@ class Doubler:
     def __init__(self, batching: bool = True, cost_us: float = 0) -> None:
         self.batching = batching
         self.cost_us = cost_us
+        self.least_us = 0.0
         self.runs: list[int] = []
         self.threads: set[int] = set()
         self.gate = threading.Event()
@@ -42,7 +44,7 @@ class Doubler:
         return {"y": x * 2}
 
     def expected_us(self, rows: int) -> float:
-        return self.cost_us
+        return self.cost_us if rows else self.least_us
 
     def note(self, rows: int, nanoseconds: int) -> None: ...
 
@@ -458,6 +460,26 @@ def test_what_could_not_be_answered_in_time_is_refused_when_it_comes() -> None:
         assert [await each for each in taken] == [[2], [4]]
 
     assert play(scene, pace=Pace(row_ns=10e9)).runs[0] == 1
+
+
+def test_who_has_less_time_than_the_shortest_run_is_told_that_no_replica_answers_it_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene(model: Doubler, batcher: Batcher) -> None:
+        model.least_us = 5e6
+        monkeypatch.setattr(batching, "_LONG_NS", -1)
+        soon = time.perf_counter_ns() + 3_000_000_000
+        assert await ask_until(batcher, 1, soon).future == [2], "none was run yet: only a run can show"
+        with pytest.raises(DeadlineExceeded, match="The model takes 5 s for a run, and the request has 3 s") as refused:
+            ask_until(batcher, 2, time.perf_counter_ns() + 3_000_000_000)
+        assert "does not help" in refused.value.next_action
+        with pytest.raises(DeadlineExceeded, match="no replica answers it in time"):
+            batcher.check(time.perf_counter_ns() + 3_000_000_000)
+        batcher.check(time.perf_counter_ns() + 4_100_000_000)
+        monkeypatch.setattr(batching, "_RUN_AGAIN_NS", 0)
+        assert await ask_until(batcher, 4, time.perf_counter_ns() + 3_000_000_000).future == [8], "it is tried again"
+
+    play(scene)
 
 
 def test_with_nobody_ahead_it_is_tried_whatever_the_pace_was() -> None:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from onnx_models import counts
 
-from skyriver.core.errors import Internal
+from skyriver.core.errors import DeadlineExceeded, Internal
+from skyriver.serve import runner as of_runner
 from skyriver.serve.calibration import Calibration, best_limit, best_threads, calibrate, curve_of, thread_counts
 from skyriver.serve.runner import Runner, Tensors
 
@@ -206,3 +208,40 @@ def test_a_model_that_takes_no_made_up_rows_is_left_as_it_is(make_model: Build) 
     runner = Runner(model)
     assert not runner.warm_up()
     assert calibrate(runner, model, max_batch=99) == Calibration(99)
+
+
+def turning(make_model: Build, turns: int) -> bytes:
+    """A model whose run takes as long as so many turns of a loop."""
+    nodes, constants = counts("most", "begins", {"most": np.array(turns, np.int64), "begins": np.array(True)})
+    nodes = [*nodes, helper.make_node("Cast", ["count"], ["n"], to=TensorProto.FLOAT)]
+    nodes.append(helper.make_node("Add", ["features", "n"], ["y"]))
+    values = ([("features", TensorProto.FLOAT, ["b", 1])], [("y", TensorProto.FLOAT, ["b", 1])])
+    return make_model(nodes, *values, constants)
+
+
+def test_a_row_that_takes_longer_than_a_start_tries_is_timed_once_with_the_limit_of_all_runs(
+    make_model: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_runner, "_PROBE_LIMIT_S", 0.01)
+    model = turning(make_model, 20_000)
+    runner = Runner(model)
+    assert runner.warm_up()
+    assert runner.slow_us > 10_000
+    assert (runner.ended_us, runner.expected_us(1)) == (0.0, runner.slow_us)
+    found = calibrate(runner, model, max_batch=99, cores=2, load_s=0.001)
+    assert (found.measured, found.row_us, found.max_batch, found.ended_us) == (True, runner.slow_us, 99, 0.0)
+    assert runner.threads == 1
+
+
+def test_a_row_that_takes_longer_than_any_run_may_is_known_and_said_to_who_asks(make_model: Build) -> None:
+    model = turning(make_model, 2**62)
+    runner = Runner(model, limit_s=0.05)
+    assert not runner.warm_up()
+    assert calibrate(runner, model, max_batch=99) == Calibration(99, ended_us=50_000.0)
+    assert runner.expected_us(1) == 50_000, "the first request is not run on the loop"
+    with pytest.raises(DeadlineExceeded, match=r"longer than 0.05 s for one row, as when it was started") as ended:
+        runner.run(runner.probe(1, seed=0))
+    assert (ended.value.code, "does not help" in ended.value.next_action) == ("MODEL_TOO_SLOW", True)
+    runner.note(1, 1_000_000)
+    with pytest.raises(DeadlineExceeded, match="on this input"):
+        runner.run(runner.probe(1, seed=0))

@@ -75,6 +75,46 @@ def test_a_service_whose_objective_no_number_of_replicas_keeps_says_so_while_it_
     assert after.next_action == "Declare more, or serve a smaller model."
 
 
+@pytest.mark.parametrize("latency", ["", "40s"])
+@pytest.mark.parametrize(
+    ("reports", "is_known"),
+    [
+        ([{"ended_us": 30e6}], True),
+        ([{"ended_us": 30e6}, {"ended_us": 30e6}], True),
+        ([{"ended_us": 30e6}, {"row_us": 900.0}], False),
+        ([{"ended_us": float("nan")}], False),
+        ([{"ended_us": 1e300}], False),
+        ([{"ended_us": "long"}], False),
+        ([{}], False),
+    ],
+    ids=lambda told: None if isinstance(told, bool) else "+".join("-".join(map(str, one.values())) for one in told),
+)
+def test_a_service_whose_model_answers_nothing_says_so_while_it_serves(
+    reports: list[dict[str, object]], is_known: bool, latency: str
+) -> None:
+    serve = {"replicas": len(reports), **({"latency": latency} if latency else {})}
+    service = Resource("t", "service", "fraud", {"serve": serve, "versions": {"1": {"weight": 100}}}, state="STARTING")
+    names = [f"fraud-1-{n}" for n, _ in enumerate(reports, 1)]
+    replicas = [Resource("t", "replica", name, {"version": 1}, state="READY", parent=service.ref) for name in names]
+    processes = {
+        replica.process: ProcessStatus(replica.process, alive=True, socket="/s", report={"ready": True, **report})
+        for replica, report in zip(replicas, reports, strict=True)
+    }
+    snapshot = Snapshot({r.key: r for r in (service, *replicas)}, processes, {}, 0)
+    found = [a.resource for a in SERVICE.step(snapshot, service) if isinstance(a, Put) and a.resource.kind == "service"]
+    assert found[0].state == "READY"
+    if not is_known:
+        assert found[0].reason == ""
+        return
+    assert (found[0].reason, found[0].next_action) == (
+        "NEVER_ANSWERS",
+        "Serve a faster model: more replicas do not help.",
+    )
+    assert found[0].message == (
+        "No request can be answered: one row takes the model longer than 30 s, after which a run is ended."
+    )
+
+
 @pytest.mark.parametrize("state", ["STARTING", "READY", "LOST"])
 def test_a_replica_that_says_that_it_cannot_serve_is_failed_whatever_it_was(state: str) -> None:
     report = {"failed": True, "reason": "BAD_SIGNATURE", "message": "It was changed."}

@@ -44,7 +44,7 @@ class Counting(Runner):
         return super().run(inputs)
 
     def expected_us(self, rows: int) -> float:
-        return 1e9
+        return 1e9 if rows else 0.0
 
 
 class Client:
