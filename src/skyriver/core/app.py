@@ -367,7 +367,7 @@ class App:
         fallback_by: Sequence[str] = (),
         deadline: str | None = None,
         latency: str | None = None,
-        share: float = specs.IN_TIME,
+        share: float | None = None,
         cheaper: str = "",
         costs: Costs | None = None,
         reasons: Mapping[str, str] | None = None,
@@ -384,9 +384,9 @@ class App:
         `fallback_by` names them, the score of the version that was released before ("last_version") and the rules that
         do not read the score ("rules").
 
-        `latency` ("50ms") is the time within which a `share` of the events is to be decided, from its arrival at the
-        stream's worker on. When more comes than can be, the version with the alias `cheaper` scores, if one is named;
-        and when that does not do, events that would be late are shed: they get the fallback.
+        `latency` ("50ms") is the time within which a `share` (0.99) of the events is to be decided, from its arrival at
+        the stream's worker on. When more comes than can be, the version with the alias `cheaper` scores, if one is
+        named; and when that does not do, events that would be late are shed: they get the fallback.
 
         `costs` say what decisions cost: thresholds are then chosen by `skyriver decide tune`. `reasons` say in words
         what it means that a feature raised the score: {"customer_mean_7d": "spends unlike the last week"}. `budgets`

@@ -197,7 +197,7 @@ def decide_of(
     fallback_by: object,
     deadline: str | None,
     latency: str | None,
-    share: float,
+    share: float | None,
     cheaper: str,
     costs: Costs | None,
     reasons: object,
@@ -221,7 +221,7 @@ def decide_of(
         fallback_by=_fallback_by(fallback_by),
         deadline_us=parse_duration(deadline, "a deadline") if deadline is not None else 0,
         latency_us=_latency(latency),
-        share=_share(share),
+        share=_share(stream.name, share, latency),
         cheaper=check_name(cheaper, "an alias") if cheaper != "" else "",
         costs=costs_of(costs),
         reasons=_reasons(reasons, features),
@@ -265,9 +265,14 @@ def _latency(given: str | None) -> int:
     return latency_us
 
 
-def _share(given: object) -> float:
+def _share(stream: str, given: object, latency: str | None) -> float:
+    if given is None:
+        return specs.IN_TIME
     if not isinstance(given, int | float) or isinstance(given, bool) or not 0.5 < given < 1:
         refuse(f"share={given!r:.80} is no share of events between 0.5 and 1.", "BAD_DECISION", specs.AN_OBJECTIVE)
+    if latency is None:  # also of the usual one, which the specification does not tell from none
+        wrong = f"share={given} is a share of the events that are decided within a latency, and there is none"
+        refuse(f"The decisions of {stream}: {wrong}.", "BAD_DECISION", specs.AN_OBJECTIVE)
     return float(given)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from skyriver.core.cron import check_cron
 from skyriver.core.errors import InvalidInput
@@ -180,6 +180,17 @@ class ServiceSpec(Spec):
     """A request that wakes the service may take so long; "" is as long as any, `latency`."""
     priority: int = Field(default=0, ge=-100, le=100, exclude_if=lambda value: value == 0)
     """Where a machine does not do for all, services of a higher one get replicas over their least first."""
+
+    @field_validator("replicas", "cpus", "memory_mb", "concurrency", "share", "priority", mode="before")
+    @classmethod
+    def _number(cls, given: object, info: ValidationInfo) -> object:
+        """Neither a text nor a truth is taken for one: it was hardly meant so."""
+        parts = given if isinstance(given, tuple | list) else (given,)
+        for part in parts:
+            if isinstance(part, bool | str):
+                example = ": write replicas=2, or replicas=(0, 8)" if info.field_name == "replicas" else ""
+                raise ValueError(f"{part!r:.80} is no number{example}")
+        return given
 
     @property
     def latency_us(self) -> int:

@@ -58,6 +58,7 @@ from skyriver.core.spec import AppSpec
 from skyriver.data.operations import plan_load
 from skyriver.decide.streams.asking import plan_replay
 from skyriver.decide.streams.checking import check_decisions, undecided_answers
+from skyriver.decide.streams.live import check_cheaper
 from skyriver.decide.streams.now import stream_now
 from skyriver.decide.streams.operations import plan_erase, plan_tune, plan_verify
 from skyriver.decide.streams.rules_release import (
@@ -149,6 +150,7 @@ def deploy(
     check_features(app)
     warnings = check_decisions(app)
     check_standing(snapshot, tenant, app)
+    not_cheaper = check_cheaper(snapshot, tenant, app)
     check_jobs(app, machine_capacity())
     check_sources(app)
     plan = plan_deploy(
@@ -161,6 +163,7 @@ def deploy(
         prune=prune,
     )
     lines = [*plan.lines, *(PlanLine("warn", "rule", name, why) for name, why in warnings)]
+    lines += [PlanLine("warn", "stream", name, why) for name, why in not_cheaper]
     lines += [PlanLine("warn", "review", name, why) for name, why in undecided_answers(app)]
     told = (*unreachable(snapshot, tenant, app), *larger_than(app, machine_capacity()))
     lines += [PlanLine("warn", "service", name, why) for name, why in told]

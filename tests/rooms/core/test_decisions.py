@@ -129,8 +129,8 @@ CALLS: Mapping[str, tuple[Callable[[Any], object], tuple[Any, ...], tuple[Any, .
     "decide latency": (_decide("latency"), (), ("", 5, "1ms", "0s")),
     "decide share": (
         _decide("share"),
-        (),
-        ("0.99", None, 0.5, 1, 0.999, True),
+        (None,),
+        ("0.99", 0.5, 1, 0.999, True),
     ),  # without a latency it is one of nothing
     "decide cheaper": (_decide("cheaper"), (), (None, "Not a name", "small")),  # of a latency alone
     "decide costs": (_decide("costs"), (), ("1", {"block": 1})),
@@ -314,3 +314,32 @@ def test_an_objective_of_decisions_is_in_the_specification_only_where_it_is_decl
     with pytest.raises(InvalidInput, match="deadline='60ms' leaves the model longer") as refused:
         Declared().decide(latency="50ms", deadline="60ms")
     assert refused.value.code == "BAD_DECISION"
+
+
+@pytest.mark.parametrize("share", [0.99, 0.9])
+def test_a_share_without_a_latency_is_refused(share: float) -> None:
+    with pytest.raises(InvalidInput, match=rf"share={share} is a share of the events .* and there is none") as refused:
+        Declared().decide(share=share)
+    assert (refused.value.code, 'latency="50ms"' in refused.value.next_action) == ("BAD_DECISION", True)
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({"replicas": "2"}, "'2' is no number: write replicas=2"),
+        ({"replicas": True}, "True is no number: write replicas=2"),
+        ({"replicas": (0, "2")}, "'2' is no number: write replicas=2"),
+        ({"replicas": (False, 2)}, "False is no number: write replicas=2"),
+        ({"latency": "50ms", "share": "0.9"}, "'0.9' is no number"),
+        ({"priority": True}, "True is no number"),
+    ],
+    ids=str,
+)
+def test_what_is_no_number_is_not_taken_for_one(tmp_path: Path, given: dict[str, object], wrong: str) -> None:
+    file = tmp_path / "risk.py"
+    told = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    file.write_text(f"import skyriver as sr\n\nsr.Service({told})\n")
+    with pytest.raises(InvalidInput) as caught:
+        load_app(file)
+    assert (caught.value.code, caught.value.where) == ("BAD_SERVICE", f"{file}:3")
+    assert wrong in caught.value.message

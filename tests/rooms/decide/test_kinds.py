@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from skyriver.core.errors import InvalidInput
 from skyriver.core.names import digest
 from skyriver.core.resources import (
     Delete,
@@ -22,7 +24,7 @@ from skyriver.core.resources import (
 )
 from skyriver.decide.streams.dispatcher_kind import DISPATCHER
 from skyriver.decide.streams.kinds import STREAM, WORKER
-from skyriver.decide.streams.live import lasting, live_settings
+from skyriver.decide.streams.live import check_cheaper, lasting, live_settings
 from skyriver.decide.streams.now import stream_now
 
 DECIDE = {"model": "fraud", "rules": [{"decision": "block", "when": "score > 0.9"}], "otherwise": "", "fallback": ""}
@@ -176,6 +178,24 @@ def test_the_version_with_the_alias_of_the_cheaper_one_reaches_the_worker() -> N
         "features_digest": "",
         "features": None,
     }
+
+
+def test_an_alias_that_no_version_has_is_refused_once_there_are_versions() -> None:
+    stream = SimpleNamespace(stream="payments", model="fraud", cheaper="small")
+    app: Any = SimpleNamespace(decides=(stream, SimpleNamespace(stream="orders", model="fraud", cheaper="")))
+
+    def check(*rows: Resource) -> list[tuple[str, str]]:
+        return check_cheaper(Snapshot({r.key: r for r in rows}, {}, {}, 0), "t", app)
+
+    versions = [Resource("t", "version", f"fraud:{n}", spec=VERSION) for n in (1, 12)]
+    model = Resource("t", "model", "fraud", status={"aliases": {"champion": 12}})
+    [(name, why)] = check()
+    assert (name, "`skyriver model alias fraud small VERSION`" in why) == ("payments", True), "before it is trained"
+    with pytest.raises(InvalidInput, match="'small' is no alias of a version of fraud; there are champion") as no:
+        check(*versions, model)
+    assert (no.value.code, no.value.where) == ("NO_CHEAPER", "stream/payments")
+    assert "`skyriver model alias fraud small 12`" in no.value.next_action
+    assert check(*versions, replace(model, status={"aliases": {"small": 1}})) == []
 
 
 def test_a_stream_that_sheds_is_ready_and_says_so_without_numbers_that_change() -> None:

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Any
 
+from skyriver.core.errors import InvalidInput
 from skyriver.core.resources import Resource, Snapshot
-from skyriver.core.spec import IN_TIME
+from skyriver.core.spec import IN_TIME, AppSpec
 from skyriver.decide.streams.rules_kind import rules_settings
 from skyriver.trust.signing import proofs_of
 
@@ -79,9 +80,37 @@ def live_settings(snapshot: Snapshot, stream: Resource) -> dict[str, Any]:
 
 def _cheaper(snapshot: Snapshot, stream: Resource, decide: Mapping[str, Any]) -> str:
     """The number of the version that scores where the latency cannot be kept; "": none is named, or has the name."""
-    model = snapshot.find(stream.tenant, "model", decide["model"])
-    aliases = model.status.get("aliases", {}) if model is not None else {}
-    return str(aliases.get(decide.get("cheaper"), ""))
+    return str(_aliases(snapshot, stream.tenant, decide["model"]).get(decide.get("cheaper", ""), ""))
+
+
+def _aliases(snapshot: Snapshot, tenant: str, name: str) -> Mapping[str, Any]:
+    model = snapshot.find(tenant, "model", name)
+    return model.status.get("aliases", {}) if model is not None else {}
+
+
+def check_cheaper(snapshot: Snapshot, tenant: str, app: AppSpec) -> list[tuple[str, str]]:
+    """(stream, why nothing cheaper would score) of models without any version yet, of which none can have the alias: a
+    warning. Raises InvalidInput (NO_CHEAPER) where there are versions, and none has it."""
+    missing = []
+    for decide in app.decides:
+        aliases = _aliases(snapshot, tenant, decide.model)
+        if not decide.cheaper or decide.cheaper in aliases:
+            continue
+        numbers = [int(v.name.rpartition(":")[2]) for v in _versions_of(snapshot, tenant, decide.model)]
+        give = f"`skyriver model alias {decide.model} {decide.cheaper} {numbers[-1] if numbers else 'VERSION'}`"
+        if numbers:
+            known = f"there are {', '.join(sorted(aliases))}" if aliases else "none has any"
+            raise InvalidInput(
+                f"The decisions of {decide.stream}: cheaper={decide.cheaper!r} is no alias of a version of"
+                f" {decide.model}; {known}.",
+                code="NO_CHEAPER",
+                where=f"stream/{decide.stream}",
+                next_action=f"Give it to a smaller version first: {give}; or name an alias that is known.",
+            )
+        missing.append(
+            (decide.stream, f"no version of {decide.model} can be {decide.cheaper!r} yet: once one is, {give}")
+        )
+    return missing
 
 
 def _objective(decide: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,19 +122,19 @@ def _loaded(snapshot: Snapshot, stream: Resource, name: str, asked: Set[str]) ->
     """The versions whose files a worker may load: the last ones, those that are asked and those that got requests."""
     model = snapshot.find(stream.tenant, "model", name)
     served = {str(entry["version"]) for entry in model.status.get("history", ())} if model is not None else set()
-    versions = _versions_of(snapshot, stream, name)
+    versions = _versions_of(snapshot, stream.tenant, name)
     named = served | asked
     return [v for v in versions[:-EXPLAINED] if v.name.rpartition(":")[2] in named] + versions[-EXPLAINED:]
 
 
-def _versions_of(snapshot: Snapshot, stream: Resource, name: str) -> list[Resource]:
-    versions = [v for v in snapshot.all(stream.tenant, "version") if v.name.rpartition(":")[0] == name]
+def _versions_of(snapshot: Snapshot, tenant: str, name: str) -> list[Resource]:
+    versions = [v for v in snapshot.all(tenant, "version") if v.name.rpartition(":")[0] == name]
     return sorted(versions, key=lambda v: int(v.name.rpartition(":")[2]))
 
 
 def _explained_by(snapshot: Snapshot, stream: Resource, decide: Mapping[str, Any]) -> dict[str, Any]:
     """What tells why a decision was made: the files of the model's last versions, and words for its features."""
-    versions = _versions_of(snapshot, stream, decide["model"])
+    versions = _versions_of(snapshot, stream.tenant, decide["model"])
     artifacts = {v.name.rpartition(":")[2]: v.spec["artifact"] for v in versions[-EXPLAINED:]}
     return {"artifacts": artifacts, "texts": dict(decide.get("reasons") or {})}
 
