@@ -39,7 +39,7 @@ def add_costs(routes: Routes, cloud: Cloud) -> None:
         snapshot = cloud.loop.snapshot()
         rows = snapshot.rows.every(USAGE) if by == "tenant" else snapshot.all(who.tenant, USAGE)
         period = _period(since, snapshot.now)
-        return costs(buckets(rows, since=period.before), cloud.prices.now(), period, by=by)
+        return _with_problem(costs(buckets(rows, since=period.before), cloud.prices.now(), period, by=by), cloud)
 
     def one(request: Request, name: str, since: Since = "24h") -> contract.Costs:
         """What all things of a name (or kind/name) cost, hour by hour."""
@@ -55,7 +55,7 @@ def add_costs(routes: Routes, cloud: Cloud) -> None:
                 f"Nothing that is called {name!r} has used anything in the last {since}.",
                 next_action="`skyriver cost list` shows what has; a longer time back is `--since 30d`.",
             )
-        return found
+        return _with_problem(found, cloud)
 
     def advised(
         request: Request,
@@ -82,6 +82,14 @@ def add_costs(routes: Routes, cloud: Cloud) -> None:
     routes.add("GET", f"{TENANT}/advice", Permission.CLOUD_READ, advised, "advise_costs", errors=[404, 429])
     routes.add("GET", _PATH, Permission.CLOUD_READ, listed, "list_costs")
     routes.add("GET", f"{_PATH}/{{name:path}}", Permission.CLOUD_READ, one, "get_cost", errors=[404])
+
+
+def _with_problem(found: contract.Costs, cloud: Cloud) -> contract.Costs:
+    """And with why the operator's file of prices is not what these are by."""
+    problem = cloud.prices.problem()
+    if problem is None:
+        return found
+    return {**found, "notes": [*found["notes"], f"{problem} The prices before stay in force."]}
 
 
 def _declared(text: str, service: str) -> dict[str, Any]:

@@ -64,4 +64,4 @@ class Costs(TypedDict):
     hours: Sequence[CostHour]
     """Those in which something was used, oldest first; of one thing alone, else empty."""
     notes: Sequence[str]
-    """What these sums leave out."""
+    """What these sums leave out, and why the operator's file of prices is not what they are by, if it is not."""

@@ -121,6 +121,8 @@ class _Metering:
                 self._alive[row.process] = process.started_at
             elif row.kind == "job":
                 lived = self._ended(row)
+            if row.kind == "job":
+                self._scored(row)
             self._over_time(row.tenant, subject, held(limits, 1), lived)
         newest = max((row.revision for row in self._snapshot.rows.every("job")), default=0)
         self._revision = max(self._revision, newest)
@@ -139,6 +141,14 @@ class _Metering:
         began = int(job.status.get("start_time", 0))
         since = max(began, self._before.wall) if job.process in self._known else began
         return min(max(0, job.since - since) // 1_000, self._passed) if began else 0
+
+    def _scored(self, job: Resource) -> None:
+        """Rows of a prediction of many, once its row tells that it has succeeded."""
+        if self._before is None or job.state != "SUCCEEDED" or job.revision <= self._before.revision:
+            return
+        counts = (job.status.get("outputs") or {}).get("counts") or {}
+        if (rows := counts.get("rows_scored")) and isinstance(rows, int):
+            self._add(job.tenant, self._snapshot.now // HOUR * HOUR, of_job(job), {PREDICTIONS: rows})
 
     def counters(self) -> None:
         names = {row.process for kind in ("replica", "worker") for row in self._snapshot.rows.every(kind)}

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from api_stage import BASE, Stage
 
+from skyriver.control.api import create_api
 from skyriver.control.costing import Period, costs
+from skyriver.control.pricing import OwnedMachines
 from skyriver.core.contract_costs import CostLine
+from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.prices import CORE, EGRESS, STORAGE, Prices
 from skyriver.core.units import DAY
 from skyriver.core.usage import HOUR, PREDICTIONS, Bucket, Subject, Used
@@ -162,3 +165,18 @@ def test_the_api_tells_of_one_thing_and_refuses_what_is_not_there(stage: Stage) 
         assert stage.caller.get(f"{BASE}/costs?since={since}", headers=token).json()["code"] == "BAD_DURATION"
     assert stage.caller.get(f"{BASE}/costs?by=moon", headers=token).status_code == 422
     assert stage.caller.get(f"{BASE}/costs?of=moon", headers=token).json()["code"] == "BAD_REQUEST"
+
+
+class Refused(OwnedMachines):
+    def problem(self) -> SkyriverError:
+        return InvalidInput("currency is missing.", code="BAD_PRICES", where="F", next_action="Write it.")
+
+
+def test_costs_say_that_the_operator_s_prices_are_not_what_they_are_by(stage: Stage) -> None:
+    kept(stage, hour(1, {SHOP: {CORE: CORE_HOUR}}))
+    viewer = stage.issue("viewer")
+    assert get(stage, f"{BASE}/costs", viewer)["notes"] == []
+    api = create_api(replace(stage.cloud, prices=Refused()))
+    for path in ("costs", "costs/comes_back"):
+        told = type(stage.caller)(api).get(f"{BASE}/{path}", headers=viewer).json()
+        assert told["notes"] == ["F: currency is missing. Write it. The prices before stay in force."]

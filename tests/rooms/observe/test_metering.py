@@ -215,6 +215,21 @@ def test_a_job_that_no_look_saw_alive_is_counted_by_its_row_and_once() -> None:
     assert world.look(5.0) == {}
 
 
+def test_rows_of_a_prediction_of_many_are_counted_once_when_its_job_has_succeeded() -> None:
+    world, began = World(), NOON
+    scored = Subject("shop", "job", "predict-comes_back")
+    world.rows.append(job("RUNNING", began=began, kind="predict"))
+    world.look(1.0)
+    told = {"outputs": {"counts": {"rows_read": 1_005, "rows_scored": 1_000, "rows_bad": 5}}}
+    ended = job("SUCCEEDED", began=began, since=began + 2_000_000, revision=2, kind="predict")
+    world.rows[-1] = replace(ended, status={**ended.status, **told})
+    assert world.look(1.0)[scored][PREDICTIONS] == 1_000
+    assert PREDICTIONS not in world.look(5.0).get(scored, {})
+    failed = job("FAILED", began=began, revision=3, kind="predict")
+    world.rows[-1] = replace(failed, status={**failed.status, **told})
+    assert PREDICTIONS not in world.look(5.0).get(scored, {})
+
+
 def test_declared_jobs_have_their_own_name_and_accelerators_count() -> None:
     world = World()
     limits = {"cpus": 1.0, "memory_mb": 1, "accelerators": {"h100": 2}}
