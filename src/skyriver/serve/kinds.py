@@ -35,7 +35,7 @@ from skyriver.serve.logged import log_of_replica
 from skyriver.serve.objective import told_if_impossible
 from skyriver.serve.scaling_kind import decided
 from skyriver.serve.sharing import shared, sharing_of_replica
-from skyriver.serve.sizing import live_sizing, sizing_after
+from skyriver.serve.sizing import live_sizing, sizing_after, starts_at_once
 from skyriver.serve.sleeping import (
     activator_of,
     is_asleep,
@@ -101,7 +101,7 @@ def _step_service(snapshot: Snapshot, before: Resource) -> Iterator[Action]:
     woke = woke_after(snapshot, service, rest)
     there = max(Counter(r.spec["version"] for r in members).values(), default=0)
     awake = max(decided(snapshot, service, serve, there), int(woke.get("replicas", 0)))
-    count = replicas_wanted(rest, awake, there=len(members), held=held)
+    count = replicas_wanted(rest, awake, there=len(members), held=held, at_once=starts_at_once(service))
     yield from _fit_replicas(snapshot, service, versions, replicas, count)
 
     leaving = {r.name for r in _surplus(versions, replicas, count)}

@@ -25,12 +25,11 @@ from skyriver.data.keys import key_of
 from skyriver.release.places import PLACES, place_between
 from skyriver.serve.forwarding import Answer, Line
 from skyriver.serve.http import JSON, Request
+from skyriver.serve.marks import PLACED
 from skyriver.serve.runner import RUN_LIMIT_S
 from skyriver.serve.scores import COARSE, score_bucket
 from skyriver.serve.shadow import Copied, first_score
 
-PLACED: Final = b"/placed/"
-"""Before the place of the key and the path, of what was passed on; no gateway passes such a path on."""
 IDLE_LINES: Final = 64
 """Kept open to each replica."""
 ANSWER_S: Final = 5.0

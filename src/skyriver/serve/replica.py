@@ -28,16 +28,14 @@ from skyriver.core.inference_protocol import server_metadata
 from skyriver.release.signature import answer_names, score_of
 from skyriver.serve.batch_limit import BatchLimit
 from skyriver.serve.batching import INLINE_US, NO_DEADLINE, Ask, Batcher
-from skyriver.serve.by_key import UNREAD, AskedByKey, ByKey, FromStream, Verdict
 from skyriver.serve.calibration import Calibration
 from skyriver.serve.deadlines import DEADLINE_HEADER, until_ns
 from skyriver.serve.encoding import WORTH_PACKING, encoding_wanted, packed, unpacked
 from skyriver.serve.fields import Predict, PredictCodec
 from skyriver.serve.http import JSON, PROBLEM, TEXT, HttpLimits, HttpServer, Request
+from skyriver.serve.marks import COPIED, PLACED
 from skyriver.serve.metrics import Counters, peak_bytes, prometheus, resident_bytes
 from skyriver.serve.multipart import FORM
-from skyriver.serve.passing import Sharing, SharingSettings, placed_of
-from skyriver.serve.prediction_log import PredictionLog
 from skyriver.serve.protocol import (
     BINARY_HEADER,
     InferCodec,
@@ -48,14 +46,17 @@ from skyriver.serve.protocol import (
     error_status,
     extension_of,
 )
-from skyriver.serve.reader import FeatureReader, FeaturesFound
 from skyriver.serve.runner import Runner, Tensors
 from skyriver.serve.runs import Runs
-from skyriver.serve.shadow import COPIED, Compared, Copied, Shadow, ShadowSettings
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what only some settings need is loaded with them: a start has somebody waiting
     from skyriver.core.spec_fields import FieldSpec
     from skyriver.release.profiled import ModelProfile
+    from skyriver.serve.by_key import AskedByKey, ByKey, FromStream, Verdict
+    from skyriver.serve.passing import Sharing, SharingSettings
+    from skyriver.serve.prediction_log import PredictionLog
+    from skyriver.serve.reader import FeatureReader, FeaturesFound
+    from skyriver.serve.shadow import Shadow, ShadowSettings
 
 GRACE_S = 9.0
 """What is under way at the end may take so long; the control plane kills after ten."""
@@ -149,6 +150,9 @@ class Replica:
         before = self._by_key.declared if self._by_key is not None else None
         if declared == before:
             return
+        from skyriver.serve.by_key import ByKey
+        from skyriver.serve.reader import FeatureReader
+
         if self._reader is not None and (declared is None or before is None or declared.place != before.place):
             self._reader.close()
             self._reader = None
@@ -173,6 +177,8 @@ class Replica:
             self._shadow.close()
             self._shadow = None
         if settings is not None:
+            from skyriver.serve.shadow import Compared, Shadow
+
             known = self.counters.latency_us, self._batcher.scores
             compared = Compared(self._score, lambda: known, settings.slower)
             self._shadow = Shadow(settings, compared)
@@ -184,7 +190,11 @@ class Replica:
             return
         if self._sharing is not None:
             self._sharing.close()
-        self._sharing = Sharing(settings, self._score, self._server.handle) if settings is not None else None
+            self._sharing = None
+        if settings is not None:
+            from skyriver.serve.passing import Sharing
+
+            self._sharing = Sharing(settings, self._score, self._server.handle)
         self._server.handler = self._handle if settings is None else self._handle_shared
 
     @property
@@ -194,8 +204,11 @@ class Replica:
 
     def log_by(self, profile: ModelProfile | None, digest: str = "") -> None:
         """From now on predictions are counted by the bins of `profile`, or, with None, not at all."""
-        score = self._score[1] if self._score is not None else None
-        self._log = PredictionLog(profile, digest, score) if profile is not None else None
+        self._log = None
+        if profile is not None:
+            from skyriver.serve.prediction_log import PredictionLog
+
+            self._log = PredictionLog(profile, digest, self._score[1] if self._score is not None else None)
         self._batcher.answered = self._log.answered if self._log is not None else None
 
     def report(self) -> dict[str, object]:
@@ -278,11 +291,8 @@ class Replica:
     def _handle(self, request: Request) -> None:
         route = self._routes.get(request.path)
         if route is None:
-            if request.path.startswith(COPIED):
-                self._handle(Copied(request))
-                return
-            if (placed := placed_of(request, self._sharing)) is not None:
-                self._handle(placed)
+            if (sent := self._from_replica(request)) is not None:
+                self._handle(sent)
                 return
             self._fail(request, self._unknown(request.path.decode("latin-1")))
             return
@@ -296,6 +306,18 @@ class Replica:
             request.answer(405, body, content_type, ((b"allow", allowed),))
             return
         action(request)
+
+    def _from_replica(self, request: Request) -> Request | None:
+        """What another replica asks; None: it is none that does."""
+        if request.path.startswith(COPIED):
+            from skyriver.serve.shadow import Copied
+
+            return Copied(request)
+        if request.path.startswith(PLACED):
+            from skyriver.serve.passing import placed_of
+
+            return placed_of(request, self._sharing)
+        return None
 
     def _handle_shared(self, request: Request) -> None:
         """In its place, while another version has a share of the keys."""
@@ -411,6 +433,8 @@ class Replica:
             rows = self._predict.of_features(verdict.features)
             self._run(request, rows, until, partial(self._encode_by_key, by_key, asked, verdict, rows))
         except SkyriverError as error:
+            from skyriver.serve.by_key import UNREAD
+
             self.counters.unread += error.code in UNREAD
             self._fail(request, error)
 

@@ -23,12 +23,11 @@ from skyriver.core.errors import InvalidInput
 from skyriver.release.canary import SHARES, SLOW, quantiles, slow_from
 from skyriver.release.guards import SLOWER
 from skyriver.serve.http import Request
+from skyriver.serve.marks import COPIED
 from skyriver.serve.metrics import Histogram
 from skyriver.serve.protocol import BINARY_HEADER
 from skyriver.serve.scores import Scores, score_bucket
 
-COPIED: Final = b"/copied"
-"""Before the path of a copy; no gateway passes such a path on."""
 TOOK_HEADER: Final = b"x-took-us"
 """Of the answer to a copy: how long it took, from its last byte on, as the shadow's own replica counts it."""
 QUEUE: Final = 64

@@ -2,8 +2,8 @@
 
 It stands in the service's status under "sizing", by version: {"memory_mb": what a replica is to have, "start_mb": what
 one held when it began, "parallel": the threads that were best, "curve": what a run takes by its rows (`serve.curve`),
-both with what they were measured for}. What a replica is told of it is in its live settings: {"latency_us", "cores",
-"parallel", "curve"}, each only where there is something to tell.
+both with what they were measured for, "machine_cores": that a replica could use}. What a replica is told of it is in
+its live settings: {"latency_us", "cores", "parallel", "curve"}, each only where there is something to tell.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from skyriver.core.declared import service_spec
 from skyriver.core.resources import UNDECLARED_MB, Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import parse_duration
@@ -63,12 +64,22 @@ def sizing_after(snapshot: Snapshot, service: Resource, replicas: Iterable[Resou
             told["memory_mb"] = needs
         if (start := _rounded(_number(report, "start_mb"))) > told.get("start_mb", 0):
             told["start_mb"] = start
+        if cores := int(_number(report, "machine_cores")):
+            told["machine_cores"] = cores
         parallel = report.get("parallel")
         if parallel and parallel != told.get("parallel") and _is_better_known(service, told.get("parallel"), parallel):
             told["parallel"] = parallel
         if (curve := report.get("curve")) and _is_better_curve(told, curve):
             told["curve"] = curve
     return {version: told for version, told in found.items() if told}
+
+
+def starts_at_once(service: Resource) -> int:
+    """Replicas that may start together while somebody waits for the first one: as many as the machine has cores, less
+    one for who holds, decides and passes on. All of them where no replica has told yet."""
+    sizing: Mapping[str, Any] = service.status.get("sizing", {})
+    cores = [told["machine_cores"] for told in sizing.values() if told.get("machine_cores")]
+    return max(1, min(cores) - 1) if cores else service_spec(service.spec["serve"]).most
 
 
 def with_margin(peak_mb: float) -> int:

@@ -171,12 +171,13 @@ def _is_idle(snapshot: Snapshot, service: Resource, serve: ServiceSpec, members:
     return snapshot.elapsed(last) >= idle_us(snapshot, service, serve)
 
 
-def replicas_wanted(rest: Mapping[str, Any], awake: int, *, there: int, held: bool) -> int:
+def replicas_wanted(rest: Mapping[str, Any], awake: int, *, there: int, held: bool, at_once: int) -> int:
     """Of each version; `awake` of them once it is. Those that are `there` stay until requests are held. The first one
-    wakes alone, unless more wait than it can do: others beside it would take its cores while somebody waits."""
+    wakes alone, unless more wait than it can do; others beside it would take its cores while somebody waits, so no more
+    than `at_once` start before one serves."""
     if is_asleep(rest):
         return 0 if held else there
-    return waking_with(rest) if rest else awake
+    return min(waking_with(rest), at_once) if rest else awake
 
 
 def told_of(name: str, rest: Mapping[str, Any], serve: ServiceSpec, trouble: str = "") -> dict[str, str]:

@@ -39,15 +39,12 @@ import uvloop
 
 from skyriver.adapters.directory.objects import DirectoryObjects
 from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, Unavailable
-from skyriver.serve.by_key import FromStream
 from skyriver.serve.calibration import Calibration, calibrate
 from skyriver.serve.curve import DOUBTED, is_curve, is_for_the_same
 from skyriver.serve.devices import CPU
 from skyriver.serve.listening import unix_listener
-from skyriver.serve.passing import SharingSettings
 from skyriver.serve.replica import GRACE_S, Replica, ReplicaSettings, serve_replica
 from skyriver.serve.runner import RUN_LIMIT_S, RUNTIME, Runner
-from skyriver.serve.shadow import ShadowSettings
 from skyriver.wiring.home import Home
 from skyriver.wiring.model_files import ModelFiles
 from skyriver.wiring.process import ProcessContext, read_config
@@ -60,8 +57,13 @@ _FREE = 4 << 30
 """Bytes, for what is between the layers of a model, and all else."""
 _COPIES = 6
 _SIZING: Final = ("latency_us", "cores", "parallel", "curve")
-_NEEDED_FOR: Final = {"from_stream": "skyriver.core.spec_fields", "log": "skyriver.release.profiled"}
-"""Modules, by what only some live settings say. They bring pydantic, a third of what a start would load."""
+_NEEDED_FOR: Final = {
+    "from_stream": ("skyriver.core.spec_fields", "skyriver.serve.by_key"),
+    "shadow": ("skyriver.serve.shadow",),
+    "sharing": ("skyriver.serve.passing",),
+    "log": ("skyriver.release.profiled", "skyriver.serve.prediction_log"),
+}
+"""Modules, by what only some live settings say: together with pydantic they are half of what a start would load."""
 
 # Counts by places are thousands of numbers: `json` would keep requests waiting for 2 ms. The hook is for NumPy's own.
 _ENCODER = msgspec.json.Encoder(enc_hook=lambda number: number.item())
@@ -233,7 +235,7 @@ class Prepared:
 
 def needed_for(live: Mapping[str, Any]) -> list[str]:
     """Modules."""
-    return [name for what, name in _NEEDED_FOR.items() if live.get(what)]
+    return [name for what, names in _NEEDED_FOR.items() if live.get(what) for name in names]
 
 
 def load_for(live: Mapping[str, Any]) -> None:
@@ -249,15 +251,32 @@ def follow_live(
         now = (live or context.live)()
         if now is not None:
             replica.answer_within(int(now.get("latency_us", 0)))
-            told = now.get("from_stream")
-            replica.read_from(FromStream.of(told) if told is not None else None)
-            copies = now.get("shadow")
-            replica.copy_to(ShadowSettings.of(copies) if copies is not None else None)
-            shares = now.get("sharing")
-            replica.share_by(SharingSettings.of(shares) if shares is not None else None)
+            follow_others(replica, now)
             follow_log(context, replica, (now.get("log") or {}).get("profile", ""))
     except (OSError, ValueError, SkyriverError) as error:
         _log.error("the live settings cannot be used: %s", error)
+
+
+def follow_others(replica: Replica, live: Mapping[str, Any]) -> None:
+    """The stream that it reads features of, and versions that it copies or passes requests to. Raises SkyriverError."""
+    if (told := live.get("from_stream")) is None:
+        replica.read_from(None)
+    else:
+        from skyriver.serve.by_key import FromStream
+
+        replica.read_from(FromStream.of(told))
+    if (told := live.get("shadow")) is None:
+        replica.copy_to(None)
+    else:
+        from skyriver.serve.shadow import ShadowSettings
+
+        replica.copy_to(ShadowSettings.of(told))
+    if (told := live.get("sharing")) is None:
+        replica.share_by(None)
+    else:
+        from skyriver.serve.passing import SharingSettings
+
+        replica.share_by(SharingSettings.of(told))
 
 
 def follow_log(context: ProcessContext, replica: Replica, profile: str) -> None:
@@ -279,6 +298,7 @@ def main() -> int:
         sizing: dict[str, Any] = {what: live[what] for what in _SIZING if what in live}
         sizing["cores"] = min(int(sizing.get("cores", 1)), len(os.sched_getaffinity(0)))
         runner, settings = load(model_of(context), settings, {**context.config, **sizing})
+        settings = replace(settings, told={**settings.told, "machine_cores": len(os.sched_getaffinity(0))})
         # What was imported lives as long as the process: no collection needs to look at it again, nor to look now for
         # the few objects that nobody holds, for which somebody who woke the service would wait 20 ms and more.
         gc.freeze()

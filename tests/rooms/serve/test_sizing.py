@@ -9,7 +9,7 @@ import pytest
 
 import skyriver as sr
 from skyriver.core.resources import UNDECLARED_MB, ProcessStatus, Resource, Snapshot
-from skyriver.serve.sizing import allowed_mb, live_sizing, memory_of, sized, sizing_after, with_margin
+from skyriver.serve.sizing import allowed_mb, live_sizing, memory_of, sized, sizing_after, starts_at_once, with_margin
 
 MEASURED = {"machine": "m", "cores": 2, "latency_us": 50_000, "threads": 2, "measured": {"1": [9, 9], "2": [5, 16]}}
 
@@ -45,6 +45,16 @@ def test_memory_is_the_most_that_was_held_and_a_margin() -> None:
     assert after(service(found)) == found  # asleep, say
     assert after(service(found, versions="2")) == {}  # another version is another model
     assert after(service(found, versions="12"), {"peak_mb": 300.0}, version=2)["2"] == {"memory_mb": 384}
+
+
+def test_how_many_start_at_once_goes_by_the_cores_that_replicas_tell_of() -> None:
+    found = after(service(replicas=(0, 8)), {"machine_cores": 4})
+    assert found == {"1": {"machine_cores": 4}}
+    assert after(service(found), {"machine_cores": "9"}, {"machine_cores": None}, {"machine_cores": -1}) == found
+    assert after(service(found), {"machine_cores": 2}) == {"1": {"machine_cores": 2}}
+    assert starts_at_once(service(found, replicas=(0, 8))) == 3
+    assert starts_at_once(service({"1": {"machine_cores": 1}}, replicas=(0, 8))) == 1
+    assert starts_at_once(service({"1": {"memory_mb": 9}}, replicas=(0, 8))) == 8
 
 
 @pytest.mark.parametrize("wrong", [{}, {"peak_mb": "9"}, {"peak_mb": float("nan")}, {"peak_mb": None}, {"peak_mb": -5}])

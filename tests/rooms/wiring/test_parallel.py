@@ -80,7 +80,7 @@ def test_what_only_some_live_settings_need_is_loaded_beside_the_answers(monkeypa
         may_end.wait(30)
         monkeypatch.setitem(sys.modules, "a_module", sys)
 
-    monkeypatch.setattr(module, "_NEEDED_FOR", {"log": "a_module"})
+    monkeypatch.setattr(module, "_NEEDED_FOR", {"log": ("a_module",)})
     monkeypatch.setattr(module, "load_for", load)
     live = module.Prepared(lambda: told.pop(0) if told else None)
     assert live() == {"latency_us": 5}

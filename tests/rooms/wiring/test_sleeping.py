@@ -410,6 +410,25 @@ def test_it_wakes_to_what_waits(cloud: Cloud) -> None:
     assert "woke" not in cloud.service.status
 
 
+@pytest.mark.parametrize(("cores", "at_once"), [(1, 1), (2, 1), (3, 2), (8, 4)])
+def test_of_those_that_it_wakes_with_the_first_are_no_more_than_the_machine_has_cores_for(
+    cores: int, at_once: int
+) -> None:
+    cloud = Cloud(sr.Service(replicas=(0, 4), idle="10s"))
+    cloud.scale(1, work_s=0.05, start_s=0.5)
+    cloud.ready(*cloud.replicas, machine_cores=cores)
+    cloud.run(seconds=12)
+    assert cloud.replicas == []
+    cloud.compute.report(HOLDER, ready=True, waiting={"price": 100})
+    cloud.run(seconds=1)
+    assert len(cloud.replicas) == at_once
+    cloud.ready(FIRST, machine_cores=cores)
+    assert len(cloud.replicas) == 4
+    cloud.ready(*cloud.replicas, machine_cores=cores)
+    cloud.run(seconds=10)
+    assert (cloud.service.state, len(cloud.replicas)) == ("READY", 4)
+
+
 def test_a_service_that_becomes_elastic_keeps_what_it_has_until_somebody_decided() -> None:
     cloud = Cloud(sr.Service(replicas=3))
     cloud.ready(*cloud.replicas)
