@@ -12,12 +12,16 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Set
+from typing import Any
 
 import uvloop
 
 from skyriver.core.errors import SkyriverError
 from skyriver.serve.activator import Activator, serve_activator
 from skyriver.serve.listening import unix_listener
+from skyriver.wiring.home import Home
+from skyriver.wiring.nudging import nudge
 from skyriver.wiring.process import ProcessContext, read_config
 
 _log = logging.getLogger(__name__)
@@ -29,7 +33,23 @@ async def run(context: ProcessContext, listening: socket.socket) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    return await serve_activator(Activator(context.live), listening, stop=stop, report=context.report)
+    return await serve_activator(Activator(context.live), listening, stop=stop, report=Reports(context))
+
+
+class Reports:
+    """Of the activator. The control plane is to read one at once that says for whom something waits newly."""
+
+    def __init__(self, context: ProcessContext) -> None:
+        self._context = context
+        self._nudge_socket = Home.at(context.home).nudge_socket
+        self._waited_for: Set[str] = frozenset()
+
+    def __call__(self, report: dict[str, Any]) -> None:
+        self._context.report(report)
+        waited_for = report["waiting"].keys()
+        if waited_for - self._waited_for:
+            nudge(self._nudge_socket)
+        self._waited_for = frozenset(waited_for)
 
 
 def main() -> int:

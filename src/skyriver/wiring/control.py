@@ -98,6 +98,7 @@ from skyriver.wiring.gateway import gateway_of
 from skyriver.wiring.home import DEFAULT_PORT, Home
 from skyriver.wiring.kinds import KINDS
 from skyriver.wiring.metering import meter_of
+from skyriver.wiring.nudging import listen, take
 from skyriver.wiring.prices import PriceFile
 from skyriver.wiring.process import keep_log, write_atomically
 from skyriver.wiring.scaler import Scaler
@@ -418,6 +419,9 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         stale.unlink(missing_ok=True)  # another control plane, stopped and gone on, may be at it
     for number in (signal.SIGTERM, signal.SIGINT):
         events.add_signal_handler(number, stopping.set)
+    nudges = listen(home.nudge_socket)
+    if nudges is not None:
+        events.add_reader(nudges, take, nudges, loop.wake)
     passes = threading.Thread(target=loop.run, name="reconcile")
     passes.start()  # before the API is built, which takes a second: what runs is looked after at once
     try:
@@ -428,6 +432,9 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         meter.start()
         await _serve(api, home, ready, cloud, stopping)
     finally:
+        if nudges is not None:
+            events.remove_reader(nudges)
+            nudges.close()
         loop.stop()
         await asyncio.to_thread(watcher.stop)
         await asyncio.to_thread(scaler.stop)

@@ -180,6 +180,10 @@ class Home:
     def control_socket(self) -> Path:
         return self.sockets / "control.sock"
 
+    @property
+    def nudge_socket(self) -> Path:
+        return self.sockets / "nudge.sock"
+
     def settings(self) -> dict[str, Any]:
         """What `up` was told; empty before the first."""
         try:
