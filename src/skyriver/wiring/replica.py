@@ -123,7 +123,7 @@ def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> 
         _log.warning("the model %s", _why_cold(runner))
     if not config.get("calibrate", True):
         return runner, settings
-    if curve is not None and runner.expected_us(1) > DOUBTED * curve["row_us"]:
+    if curve is not None and runner.warm and runner.expected_us(1) > DOUBTED * curve["row_us"]:
         kept = {"parallel": known} if known else {}
         return runner, replace(settings, calibration=Calibration.of(curve), measured_for=measured_for, told=kept)
     found = calibrate(
