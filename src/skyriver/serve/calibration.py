@@ -3,7 +3,8 @@
 The limit of rows is the smallest number whose rows a second are within a twentieth of the best that was seen: a larger
 batch would only keep its members waiting. More threads are taken where they make a run of that size at least a fifth
 faster, or one row alone fast enough for the objective; only where more cores were granted: a replica is one core's work
-otherwise. Each number that is tried is a load of the model, and so is the way back: what takes long to load keeps one.
+otherwise. Each number that is tried is a load of the model, and so is the way back: what takes long to load keeps one,
+but where one row alone then takes longer than the objective: that start may take AGAIN_S longer, once for all replicas.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from skyriver.serve.devices import CPU
 from skyriver.serve.runner import Runner
 
 BUDGET_S = 0.3
+AGAIN_S: Final = 5.0
+"""Of loading with more threads, and back, what one thread is too slow for: what is found out is kept."""
 NEAR: Final = 0.95
 """Of the best rate: more is not worth a larger batch."""
 _WORTH = 0.8
@@ -81,7 +84,8 @@ def calibrate(
 ) -> Calibration:
     """Says what to give a runner that is warm, `max_batch` rows at most; sets its threads, where it has more `cores`
     than one. `latency_us`: in which an answer is wanted; `load_s`: how long it took to load the model, which is loaded
-    anew only while `budget_s` allows it, and the way back. Takes `budget_s`, and one run more where a run is long."""
+    anew only while `budget_s` allows it, and the way back. Takes `budget_s`, and one run more where a run is long;
+    AGAIN_S more where one row alone takes longer than `latency_us`."""
     if not runner.warm:  # nothing is known of the rows that it takes
         return Calibration(max_batch, runner.threads, ended_us=runner.ended_us)
     try_threads = cores > 1 and runner.device == CPU
@@ -104,6 +108,8 @@ def calibrate(
     by_threads: dict[int, tuple[float, float]] = {}
     untried_s = 0.0
     if try_threads and times[longest] >= _THREADS_FROM_US:
+        if 0 < latency_us < times[1]:
+            end = max(end, clock() + AGAIN_S)
         one, untried_s = {1: (times[1], times[longest])}, load_s if clock() + 2 * load_s > end else 0.0
         trying = _Trying(runner, model, longest, latency_us, load_s, end, clock)
         found = one if untried_s else trying.try_threads(cores, one)

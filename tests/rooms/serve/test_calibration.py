@@ -99,6 +99,27 @@ def test_a_model_that_loads_for_long_is_not_loaded_again_and_that_is_told(sums: 
     assert runner.now <= 0.3
 
 
+@pytest.mark.parametrize(
+    ("latency_us", "load_s", "threads"),
+    [
+        (60_000, 2.0, 2),  # one thread takes 100 ms, and two take 50
+        (60_000, 0.2, 2),
+        (200_000, 2.0, 1),  # one thread does
+        (0, 2.0, 1),  # nobody said in what time
+        (60_000, 3.0, 1),  # longer than a start may take for that
+    ],
+)
+def test_what_one_thread_is_too_slow_for_is_loaded_again_with_more(
+    sums: bytes, latency_us: int, load_s: float, threads: int
+) -> None:
+    runner = priced(sums, fixed=0.1, load=load_s, shared=True)
+    how = {"max_batch": 1, "cores": 2, "latency_us": latency_us, "load_s": load_s, "budget_s": 0.3}
+    found = calibrate(runner, sums, **how, clock=runner.clock)
+    assert (found.threads, runner.threads, runner.loads) == (threads, threads, threads - 1)
+    assert found.row_us == pytest.approx(100_000 / threads)
+    assert found.untried_load_s == (load_s if threads == 1 else 0.0)
+
+
 @pytest.mark.parametrize(("load_s", "loads"), [(0.01, 4), (0.06, 3), (0.1, 2)])
 def test_what_does_not_help_is_tried_as_often_as_there_is_time_for(sums: bytes, load_s: float, loads: int) -> None:
     """The way back is a load as well."""

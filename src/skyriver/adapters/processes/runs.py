@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from skyriver.adapters.processes.identity import Identity
 
 REPORT_LIMIT = 16_000_000
@@ -144,7 +146,10 @@ def as_json(data: bytes) -> dict[str, Any]:
     """A report as what every store can keep: no NaN, no halves of characters, whatever a user's error said."""
     if b"\\ud" in data:
         data = json.dumps(_whole_texts(json.loads(data))).encode()
-    found = json.loads(data, parse_constant=lambda _: None)
+    try:
+        found = msgspec.json.decode(data)
+    except ValueError:  # it reads no NaN
+        found = json.loads(data, parse_constant=lambda _: None)
     return found if isinstance(found, dict) else {}
 
 
