@@ -109,7 +109,8 @@ def _message(state: State, counted: Counted, spec: ServiceSpec) -> str:
     within = f" within {spec.latency}" if spec.latency else ""
     lately = f"in the last {_span(counted.seconds)}"
     requests = f"{counted.judged:,} request{'s' if counted.judged != 1 else ''}"
-    missed, may = percent(counted.missed / max(counted.judged, 1)), percent(1 - spec.share)
+    share = counted.missed / max(counted.judged, 1)
+    missed, may = percent(share, of=share), percent(1 - spec.share)
     match state:
         case "idle":
             return f"Nobody asked {lately}."
@@ -124,9 +125,9 @@ def _message(state: State, counted: Counted, spec: ServiceSpec) -> str:
             return f"The objective is missed: {late} ({may} may)."
 
 
-def percent(share: float) -> str:
-    """To two digits of what is missing to nothing or to all."""
-    off = min(share, 1 - share)
+def percent(share: float, *, of: float | None = None) -> str:
+    """To two digits of what is missing to nothing or to all, or those `of` something."""
+    off = min(share, 1 - share) if of is None else of
     if off <= 1e-9:
         return "100%" if share > 0.5 else "0%"
     told = f"{100 * share:.{max(0, 1 - math.floor(math.log10(100 * off)))}f}"
@@ -151,11 +152,23 @@ def _because(snapshot: Snapshot, service: Resource, spec: ServiceSpec) -> tuple[
         return has, f"{tries}; replicas=(1, {2 * spec.most + 2}) lets them follow the load."
     if scaling.state == "HOLDING":
         return scaling.message, scaling.next_action
-    return short_of(snapshot, service, spec, scaling) or _of_replicas(service, scaling, ready)
+    if (short := short_of(snapshot, service)) is not None:
+        return short.told, short.next_action
+    return _of_replicas(service, scaling, ready)
 
 
-def short_of(snapshot: Snapshot, service: Resource, spec: ServiceSpec, scaling: Resource) -> tuple[str, str] | None:
-    """(why, what to do) of one that wants more replicas than it may have, by the machine or by what it declares."""
+@dataclass(frozen=True, slots=True)
+class Short:
+    kind: Literal["pool", "most"]
+    told: str
+    next_action: str
+
+
+def short_of(snapshot: Snapshot, service: Resource) -> Short | None:
+    """Of one that wants more replicas than it may have: the machine has no more, or no more are declared."""
+    spec, scaling = service_spec(service.spec["serve"]), scaling_of(snapshot, service)
+    if scaling is None:
+        return None
     status: Mapping[str, Any] = scaling.status
     pool: Mapping[str, Any] = status.get("pool") or {}
     name, most = service.name, spec.most
@@ -163,11 +176,14 @@ def short_of(snapshot: Snapshot, service: Resource, spec: ServiceSpec, scaling: 
         does = "does" if pool["scarce"] == "memory" else "do"
         why = f"The machine's {pool['scarce']} {does} not do for all: {name} has {pool['granted']} of {pool['asked']}"
         action = f"Declare a higher priority or a smaller model for {name}, or add {pool['scarce']}."
-        return f"{why} replicas that it needs.", f"{rolls_out_cheaper(snapshot, service)} {action}".strip()
+        return Short(
+            "pool", f"{why} replicas that it needs.", f"{rolls_out_cheaper(snapshot, service)} {action}".strip()
+        )
     wish = int(status.get("wish", 0))
     if wish > most and int(scaling.spec["replicas"]) >= most:
         why = f"{wish} replicas are wanted for {name}, and at most {most} are declared."
-        return why, f"Declare replicas=({spec.least}, {wish}) for {name}, a longer latency=, or a smaller model."
+        action = f"Declare replicas=({spec.least}, {wish}) for {name}, a longer latency=, or a smaller model."
+        return Short("most", why, action)
     return None
 
 

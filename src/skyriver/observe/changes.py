@@ -16,6 +16,8 @@ LIST_MOVED: Final = 0.5
 _PROCESSES: Final = frozenset({"replica", "worker", "dispatcher", "activator"})
 _TAKING_OVER: Final = frozenset({"SHADOW", "CANARY", "PROMOTING", "DONE"})
 """A version that was taken back is no cause any more."""
+LIMITS: Final = ("rate", "concurrency")
+"""Of a tenant, at the gateway."""
 _HEAVY: Final = frozenset({"train", "compress", "tune", "load", "replay", "task"})
 """Jobs that take cores, memory and disk from others."""
 
@@ -49,6 +51,8 @@ class Changes:
                     continue
                 at -= age
             self._kept.extend(_of_row(row, was, at))
+            if row.kind == "tenant":
+                self._kept.extend(_of_tenant(row, was, at))
         gone = [row for key, row in before.items() if key not in rows and row.kind == "token"]
         self._kept.extend(
             Change(
@@ -124,12 +128,22 @@ def _of_row(row: Resource, was: Resource | None, at: float) -> Iterator[Change]:
         yield Change(f"{row.tenant}:{row.parent}", "rules", at, told, action)
     elif row.kind == "service" and was is not None and was.spec.get("serve") != row.spec.get("serve"):
         yield Change(subject, "config", at, f"The service {row.name} is declared otherwise{who}", explains(row.name))
-    elif row.kind == "tenant" and was is not None and was.spec != row.spec:
-        told = f"The limits of the tenant {row.name} were changed{who}"
-        yield Change(GATEWAY, "config", at, told, f"`skyriver tenant get {row.name}` shows them.", row.name)
     elif row.kind == "job" and moved and row.state == "RUNNING" and row.spec.get("kind") in _HEAVY:
         told = f"The job {row.name} began on this machine"
         yield Change(MACHINE, "job", at, told, f"`skyriver job cancel {row.name}` ends it.", row.tenant)
+
+
+def _of_tenant(row: Resource, was: Resource | None, at: float) -> Iterator[Change]:
+    """Its limits, with how to set them back; the first ones make its row."""
+    before = was.spec if was is not None else {}
+    moved = [what for what in LIMITS if before.get(what) != row.spec.get(what)]
+    if not moved:
+        return
+    who = f" by {row.updated_by}" if row.updated_by not in ("", "system") else ""
+    how = ", ".join(f"{what} {before.get(what) or 'none'} to {row.spec.get(what) or 'none'}" for what in moved)
+    back = " ".join(f"--{what} {before.get(what) or 'none'}" for what in moved)
+    told = f"The limits of the tenant {row.name} were changed{who}: {how}"
+    yield Change(GATEWAY, "limits", at, told, f"`skyriver tenant limit {row.name} {back}` sets them back.", row.name)
 
 
 def _step(row: Resource | None) -> str:

@@ -6,7 +6,7 @@ and in the graph, and the more often such a change is one (PRIORS), the likelier
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +26,11 @@ PRIORS: Final[Mapping[str, float]] = {
     "list": 0.8,
     "clock": 0.7,
     "config": 0.6,
+    "limits": 0.7,
+    "pool": 0.7,
+    "most": 0.7,
+    "sheds": 0.7,
+    "cheaper": 0.5,
     "load": 0.4,
     "job": 0.5,
 }
@@ -79,6 +84,8 @@ class Change:
     next_action: str
     owner: str = ""
     """The tenant whose it is, where `subject` is everybody's."""
+    stands: bool = False
+    """It is so now: as likely as when it began, whenever that was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,8 @@ def incidents(conditions: Iterable[Condition], graph: Graph, changes: Iterable[C
     for root in sorted(set(root_of.values()), key=lambda subject: (first[subject], subject)):
         of = [one for one in known if root_of[one.subject] == root]
         of.sort(key=lambda one: one.subject != root)
-        likely = causes(first[root], below[root], (*changed, *(_own(one) for one in of if one.subject == root)))
+        own = [_own(one) for one in of if one.subject == root]
+        likely = causes(first[root], below[root], _each_once(of[0], changed, own))
         found.append(Incident(root, first[root], tuple(of), likely))
     return tuple(found)
 
@@ -132,18 +140,31 @@ def _own(condition: Condition) -> Change:
     return Change(condition.subject, OWN_KIND + condition.kind, condition.since, condition.told, condition.next_action)
 
 
+def _each_once(told: Condition, changes: Iterable[Change], own: Iterable[Change]) -> Iterator[Change]:
+    """What stands is often a condition as well: as a cause it is told of once, and not of itself."""
+    stands = {(change.subject, change.kind) for change in changes if change.stands} - {(told.subject, told.kind)}
+    for change in changes:
+        if not change.stands or (change.subject, change.kind) in stands:
+            yield change
+    yield from (one for one in own if (one.subject, one.kind.removeprefix(OWN_KIND)) not in stands)
+
+
 def causes(since: float, below: Mapping[str, int], changes: Iterable[Change]) -> tuple[Cause, ...]:
     """`below`: what the root depends on, and itself, by distance."""
     found = []
     for change in changes:
-        before = since - change.at
+        before = 0.0 if change.stands else since - change.at
         if change.subject in below and -SLACK <= before <= HORIZON:
             score = _prior(change.kind) * 0.5 ** (max(0.0, before) / HALF_LIFE) * FARTHER ** below[change.subject]
-            own = change.kind.startswith(OWN_KIND)
+            own = change.stands or change.kind.startswith(OWN_KIND)
             found.append(
                 Cause(change, score, change.told if own else f"{change.told}, {max(0.0, before):,.0f} s before.")
             )
-    return tuple(sorted(found, key=lambda cause: (-cause.score, cause.change.subject, cause.change.kind)))
+    found.sort(key=lambda cause: (-cause.score, cause.change.subject, cause.change.kind))
+    once: dict[str, Cause] = {}
+    for cause in found:
+        once.setdefault(cause.evidence, cause)
+    return tuple(once.values())
 
 
 def _prior(kind: str) -> float:

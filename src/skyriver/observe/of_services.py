@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from skyriver.core.declared import service_spec
 from skyriver.core.jobs import ENDED
 from skyriver.core.resources import Resource
 from skyriver.core.units import SECOND
-from skyriver.observe.cheaper import rolls_out_cheaper
+from skyriver.observe.attainment import short_of
 from skyriver.observe.objectives import grows
 from skyriver.observe.sight import subject_of
 from skyriver.observe.signs import HOLD_S, Seen, Sign, explains, fills, guarded, of_row
@@ -81,7 +81,9 @@ def _of_service(seen: Seen, service: Resource) -> Iterator[Sign]:
         yield Sign(subject, "late", told, explains(service.name), missed.severity)
     if missed := track.of("refused").missed(seen.seconds, REFUSED_ALLOWED):
         told = f"{missed.share} requests to {service.name} found no room within the last {missed.within}."
-        action = f"Declare more replicas, or less work: {explains(service.name)}"
+        short = short_of(seen.sight.snapshot, service)
+        action = short.next_action if short is not None else "Declare more replicas, or less work:"
+        action = f"{action} {explains(service.name)}"
         yield Sign(subject, "refused", told, action, missed.severity)
     yield from _of_pool(seen, service)
     yield from _of_scaling(seen, service)
@@ -95,13 +97,10 @@ def _of_service(seen: Seen, service: Resource) -> Iterator[Sign]:
 
 def _of_pool(seen: Seen, service: Resource) -> Iterator[Sign]:
     """It is granted less than its objective needs."""
-    scaling = scaling_of(seen.sight.snapshot, service)
-    pool: Mapping[str, Any] = (scaling.status.get("pool") or {}) if scaling is not None else {}
-    if pool and pool["granted"] < pool["asked"]:
-        told = f"The machine does not do for all: {service.name} has {pool['granted']} of {pool['asked']} replicas"
-        action = f"Declare a higher priority or a smaller model, or add cores: {explains(service.name)}"
-        action = f"{rolls_out_cheaper(seen.sight.snapshot, service)} {action}".strip()
-        yield Sign(subject_of(service), "pool", f"{told} that it needs.", action, "warning", POOL_HOLD_S)
+    short = short_of(seen.sight.snapshot, service)
+    if short is not None and short.kind == "pool":
+        action = f"{short.next_action} {explains(service.name)}"
+        yield Sign(subject_of(service), "pool", short.told, action, "warning", POOL_HOLD_S)
 
 
 def _of_scaling(seen: Seen, service: Resource) -> Iterator[Sign]:

@@ -183,13 +183,19 @@ def _sheds(stream: Resource, report: Mapping[str, Any]) -> Iterator[Sign]:
     """More comes than can be decided within the declared latency."""
     pace = report.get("pace") or {}
     if pace.get("shed"):
-        within = format_duration(int(pace["latency_us"]))
-        told = f"{stream.name} is overloaded: events that cannot be decided within {within} get its fallback."
-        yield Sign(subject_of(stream), "sheds", told, explains(stream.name), "critical", SHED_S)
+        yield Sign(subject_of(stream), "sheds", *told_of_shedding(stream, pace), "critical", SHED_S)
     elif pace.get("late_since"):
         within = format_duration(int(pace["latency_us"]))
         told = f"{stream.name} decides events later than within {within}: reading and answering takes the time."
         yield Sign(subject_of(stream), "answers late", told, explains(stream.name), "warning", SHED_S)
+
+
+def told_of_shedding(stream: Resource, pace: Mapping[str, Any]) -> tuple[str, str]:
+    """(what, what to do)."""
+    within = format_duration(int(pace["latency_us"]))
+    told = f"{stream.name} is overloaded: events that cannot be decided within {within} get its fallback."
+    action = f"`skyriver stream get {stream.name}` shows what comes and what can be decided."
+    return told, f"{action} A smaller model (compress=) decides more, a longer latency= sheds less."
 
 
 def _slower(seen: Seen, track: Track, report: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -27,6 +27,7 @@ from skyriver.observe.of_streams import of_streams
 from skyriver.observe.season import Season
 from skyriver.observe.sight import Sight, row_of, subject_of, tenant_of
 from skyriver.observe.signs import Seen, Sign
+from skyriver.observe.standing import standing
 from skyriver.observe.tracks import Tracks
 from skyriver.trust.permissions import FIRST_TENANT
 
@@ -95,11 +96,12 @@ class SystemWatch:
             self._take_over(sight)
         conditions = self._conditions(signs, sight)
         graph = dependencies(sight.snapshot)
+        known = (*self._changes.recent, *(standing(sight) if conditions else ()))
         changes: list[RowChange] = []
         healed: list[Remedy] = []
         tenants = {FIRST_TENANT, *(tenant_of(c.subject) or FIRST_TENANT for c in conditions), *_open(sight)}
         for tenant in sorted(tenants):
-            found = incidents(_of_tenant(tenant, conditions), graph, _known_to(tenant, self._changes.recent))
+            found = incidents(_of_tenant(tenant, conditions), graph, _known_to(tenant, known))
             mine = [one for one in found if tenant == FIRST_TENANT or any(tenant_of(c.subject) for c in one.conditions)]
             before = sight.snapshot.all(tenant, "incident")
             due = {one.root: remedies(one, sight, before) for one in mine}

@@ -16,6 +16,7 @@ from skyriver.core.spec import ServiceSpec
 from skyriver.observe.demand import Measured
 from skyriver.serve.sizing import memory_of
 from skyriver.serve.sleeping import is_asleep, rest_of
+from skyriver.wiring.holders import holders
 
 if TYPE_CHECKING:
     from skyriver.control.schedule.scaling import Fleet
@@ -37,6 +38,8 @@ class Granted:
     """What a replica costs the others an hour, in the unit of its own price."""
     above: int
     """Other services of a higher priority that want more than their least."""
+    holders: str = ""
+    """Of what is scarce, in a sentence."""
 
     def status(self) -> dict[str, Any]:
         told = {"asked": self.asked, "granted": self.replicas, "scarce": self.scarce, "price": self.price}
@@ -53,7 +56,7 @@ class Granted:
         first = f" Of a higher priority, and so before it: {self.above} of the others." if self.above else ""
         told = f"{self.asked} are wanted and {self.replicas} granted: the machine's {self.scarce} do not do for all."
         told = told.replace("memory do not", "memory does not")
-        return [["pool", f"{told}{first}"], priced, ["degraded", f"{OVERLOAD} {cheaper}".strip()]]
+        return [["pool", f"{told}{first}{self.holders}"], priced, ["degraded", f"{OVERLOAD} {cheaper}".strip()]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +141,25 @@ class MachinePool:
     def _told(self, grants: Grants, names: Mapping[str, Any]) -> dict[str, Granted]:
         more = [asked.ask.priority for asked in self._asked.values() if asked.ask.wish > asked.ask.least]
         above = {priority: sum(other > priority for other in more) for priority in {*more}}
+        held = self._held(grants)
+        holding = {tenant: holders(tenant, held, grants.scarce) for tenant in {n.partition("/")[0] for n in names}}
         found = {}
         for name in names:
             ask, price = self._asked[name].ask, self._asked[name].price
             size = ask.cores if grants.scarce == "cores" else ask.memory_mb
             worth = grants.price * size / (1.0 if price else ask.cores)
             first = above.get(ask.priority, 0)
-            found[name] = Granted(ask.wish, grants.replicas[name], grants.scarce, grants.price, worth, first)
+            of = grants.replicas[name], grants.scarce, grants.price, worth, first, holding[name.partition("/")[0]]
+            found[name] = Granted(ask.wish, *of)
         return found
+
+    def _held(self, grants: Grants) -> dict[str, float]:
+        """Cores or MB, whichever is scarce, of each service."""
+        if grants.scarce == "memory":
+            held = {name: grants.replicas[name] * asked.ask.memory_mb for name, asked in self._asked.items()}
+            return held | {fixed.name: float(fixed.memory_mb) for fixed in self._fixed}
+        held = {n: grants.replicas[n] * a.ask.cores - self._spared(n, a.ask) for n, a in self._asked.items()}
+        return held | {f.name: f.replicas * (f.cpus or self._usage.held(f.name)) for f in self._fixed}
 
 
 def ask_of(service: Resource, spec: ServiceSpec, wish: int, before: int, *, fresh: bool) -> Ask:

@@ -39,6 +39,7 @@ def test_what_is_missed_is_said_with_its_share_and_what_may_be() -> None:
     assert told(scaling={})["message"] == (
         "The objective is missed: 12% of 283 requests were not answered within 50ms in the last 5 minutes (0.1% may)."
     )
+    assert "missed: 91% of 778 requests" in told(missed=705, judged=778, scaling={})["message"]
     kept = told(missed=1, judged=2_000, scaling={})
     assert (kept["state"], kept["because"], kept["next_action"]) == ("kept", "", "")
     assert kept["message"] == (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from skyriver.core.resources import Resource
-from skyriver.observe.changes import _of_row
+from skyriver.core.resources import Resource, Snapshot
+from skyriver.observe.changes import Changes, _of_row
+from skyriver.observe.sight import GATEWAY, Sight
 
 
 @pytest.mark.parametrize(
@@ -21,3 +22,35 @@ def test_a_rollback_is_offered_where_a_version_was_before(origin: object, action
     )
     (change,) = _of_row(rollout, None, 1.0)
     assert change.next_action == action
+
+
+def test_a_tenants_limits_are_named_with_what_they_were_the_first_ones_too() -> None:
+    changes, at = Changes(), 1_000.0
+    told = []
+    for revision, spec in enumerate((None, {"rate": "500/s"}, {"rate": "5/s", "concurrency": 9}, {"rate": "5/s"})):
+        rows = []
+        if spec is not None:
+            rows = [Resource("a", "tenant", "a", spec, state="ACTIVE", revision=revision, updated_by="ana")]
+        changes.look(Sight(at, Snapshot({row.key: row for row in rows}, {}, {}, 1_795_000_000_000_000)))
+        told.append([(change.subject, change.kind, change.owner, change.told) for change in changes.recent])
+        at += 5.0
+    assert told[0] == []
+    assert told[1] == [(GATEWAY, "limits", "a", "The limits of the tenant a were changed by ana: rate none to 500/s")]
+    assert told[2][1:] == [
+        (
+            *(GATEWAY, "limits", "a"),
+            "The limits of the tenant a were changed by ana: rate 500/s to 5/s, concurrency none to 9",
+        )
+    ]
+    assert changes.recent[1].next_action == (
+        "`skyriver tenant limit a --rate 500/s --concurrency none` sets them back."
+    )
+    assert changes.recent[2].told.endswith("concurrency 9 to none")
+
+
+def test_a_budget_is_no_limit_of_requests() -> None:
+    changes = Changes()
+    for revision, spec in ((1, {"rate": "5/s"}), (2, {"rate": "5/s", "budget": "9 EUR/30d"})):
+        row = Resource("a", "tenant", "a", spec, state="ACTIVE", revision=revision)
+        changes.look(Sight(1_000.0 + revision, Snapshot({row.key: row}, {}, {}, 1_795_000_000_000_000)))
+    assert changes.recent == ()

@@ -174,10 +174,60 @@ def test_a_service_that_the_machine_does_not_do_for_is_told_after_some_minutes(c
     assert cloud.incidents() == []
     cloud.look(90)
     assert (cloud.incident.status["severity"], cloud.told) == ("warning", ["opened"])
-    assert cloud.incident.message.startswith("The machine does not do for all: risk has 1 of 4 replicas")
+    assert cloud.incident.message.startswith("The machine's cores do not do for all: risk has 1 of 4 replicas")
     cloud.put(replace(cloud.rows["default", "scaling", "risk"], status={"pool": {**pool, "granted": 4}}))
     cloud.look(600)
     assert cloud.incident.state == "RESOLVED"
+
+
+SCALED = {"serve": sr.Service(replicas=(1, 2), latency="50ms").to_json()}
+
+
+@pytest.mark.parametrize(
+    ("status", "because", "action"),
+    [
+        (
+            {"pool": {"asked": 4, "granted": 1, "scarce": "cores"}},
+            "The machine's cores do not do for all: risk has 1 of 4 replicas that it needs.",
+            "Declare a higher priority or a smaller model for risk, or add cores.",
+        ),
+        (
+            {"wish": 5},
+            "5 replicas are wanted for risk, and at most 2 are declared.",
+            "Declare replicas=(1, 5) for risk, a longer latency=, or a smaller model.",
+        ),
+    ],
+    ids=["pool", "most"],
+)
+def test_what_keeps_a_service_from_its_replicas_is_why_its_answers_are_late(
+    cloud: Cloud, status: dict[str, Any], because: str, action: str
+) -> None:
+    cloud.change("service", "risk", spec=SCALED)
+    cloud.look(3_600)  # its declaration is no cause any more
+    cloud.put(Resource("default", "scaling", "risk", {"replicas": 2}, status, state="ACTIVE"))
+    cloud.look(900)  # however long it is so; the pool alone is told after some minutes
+    cloud.slow = 50
+    cloud.look(60)
+    late = next(row for row in cloud.incidents() if "late" in {c["kind"] for c in row.status["conditions"]})
+    assert late.status["causes"][0]["told"] == because
+    assert [cause["told"] for cause in late.status["causes"]].count(because) == 1
+    assert late.next_action.startswith(action)
+    cloud.put(replace(cloud.rows["default", "scaling", "risk"], status={}))
+    cloud.look(60)
+    late = next(row for row in cloud.incidents() if row.name == late.name)
+    assert because not in [cause["told"] for cause in late.status["causes"] if cause["kind"] in ("pool", "most")]
+
+
+def test_replicas_that_all_have_too_much_to_do_are_not_what_is_wrong(cloud: Cloud) -> None:
+    """Both are slow by turns, and told of first."""
+    cloud.change("service", "risk", spec=SCALED)
+    cloud.put(Resource("default", "scaling", "risk", {"replicas": 2}, {"wish": 5}, state="ACTIVE"))
+    cloud.slow, cloud.machine = 50, {"weights": {f"default.replica.risk-1-{n}": 5 for n in (1, 2)}}
+    cloud.look(120)
+    causes = [cause for row in cloud.incidents() for cause in row.status["causes"]]
+    assert "5 replicas are wanted for risk, and at most 2 are declared." in [cause["told"] for cause in causes]
+    assert any("Declare replicas=(1, 5) for risk" in row.next_action for row in cloud.incidents())
+    assert cloud.incidents()[0].status["root"].startswith("default:replica/risk-1-")
 
 
 @pytest.mark.parametrize(
@@ -689,3 +739,35 @@ def test_a_planned_restart_of_a_worker_is_no_incident_unless_it_takes_too_long(c
     cloud.change("worker", "orders-0", state="LOST", reason="PROCESS_DIED", message="It died.", since=cloud.wall)
     cloud.look(30)
     assert any("PROCESS_DIED" in incident.message for incident in cloud.incidents())
+
+
+@pytest.mark.parametrize(
+    ("pace", "because"),
+    [
+        (
+            {"step": "shedding", "shed": 0.3},
+            "orders is overloaded: events that cannot be decided within 50ms get its fallback.",
+        ),
+        (
+            {"step": "cheaper", "shed": None},
+            "orders is scored by its cheaper version, for more comes than the released one can score.",
+        ),
+    ],
+    ids=["sheds", "cheaper"],
+)
+def test_a_stream_that_sheds_decides_otherwise_for_that(cloud: Cloud, pace: dict[str, Any], because: str) -> None:
+    cloud.put(Resource("default", "stream", "orders", state="READY", parent="app/shop"))
+    cloud.put(Resource("default", "worker", "orders-0", state="READY", parent="stream/orders"))
+    decided, name = {"approve": 0, "review": 0}, "default.worker.orders-0"
+    for step in range(900):
+        decided["review" if step >= 780 else "approve"] += 100
+        told = pace if step >= 780 else {"step": "full", "shed": None}
+        report = {"ready": True, "events": 100 * step, "by_decision": dict(decided)}
+        report["pace"] = {"latency_us": 50_000, "late_since": 0, **told}
+        cloud.processes[name] = ProcessStatus(name, True, pid=5, socket="s", report=report)
+        cloud.look()
+    otherwise = next(
+        row for row in cloud.incidents() if "decides otherwise" in {c["kind"] for c in row.status["conditions"]}
+    )
+    assert because in [cause["told"] for cause in otherwise.status["causes"]]
+    assert "`skyriver stream get orders`" in otherwise.next_action
