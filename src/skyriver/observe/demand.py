@@ -192,7 +192,7 @@ class DemandMeter:
         self.services: Measurable = {}
         """That were looked at last: the same mapping, for as long as no row of a service changes."""
         self._of: dict[str, _Memory] = {}
-        self._rows: Sequence[Resource] = ()
+        self._rows: Sequence[Resource] | None = None
         self._replicas: Sequence[Resource] = ()
         """Of the last look."""
         self._second = 0.0
@@ -217,7 +217,7 @@ class DemandMeter:
         seconds, self._second = second - self._second if self._second else 0.0, second
         last, self._now = self._now, snapshot.now
         rows, replicas = snapshot.rows.every("service"), snapshot.rows.every("replica")
-        if is_new := not are_same(rows, self._rows):
+        if is_new := self._rows is None or not are_same(rows, self._rows):
             among = self._among(snapshot, self._look_s)
             self.services = {f"{service.tenant}/{service.name}": (service, spec) for service, spec in among}
             self._of = {key: self._of.get(key) or _Memory() for key in self.services}

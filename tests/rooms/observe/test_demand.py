@@ -301,6 +301,13 @@ def test_what_is_remembered_is_known_to_the_next(stage: Stage) -> None:
     assert seen.work_s == pytest.approx(0.02)
 
 
+def test_what_is_remembered_of_services_that_are_gone_is_forgotten_also_where_there_is_none(stage: Stage) -> None:
+    stage.look()
+    later = DemandMeter(stage.meter.remember())
+    assert later.look(Snapshot({}, {}, {}, 0), 5.0) == {}
+    assert later.remember() == {}
+
+
 def test_services_that_do_not_follow_the_load_are_not_looked_at() -> None:
     for replicas in (2, (2, 2), (0, 1)):
         stage = Stage(replicas=replicas)
