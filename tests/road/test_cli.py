@@ -388,6 +388,18 @@ def test_what_had_no_score_is_told() -> None:
     assert "cheaper" not in screen.text
 
 
+def test_what_was_shed_is_told_apart_from_other_fallbacks() -> None:
+    sent = Sent()
+    decisions = [
+        {"decision": "ship", "status": "fallback", "reason": reason} for reason in ("SHED", "SHED", "NO_MODEL")
+    ]
+    sent.add({"accepted": 3, "duplicates": 0, "rejected": [], "decisions": decisions})
+    screen = Showing()
+    show.sent(screen, sent)
+    assert "2 by the fallback, for more came than could be decided within the declared latency (SHED)" in screen.text
+    assert "1 by the fallback, not by a model" in screen.text
+
+
 def test_what_the_cheaper_version_scored_is_not_told_as_the_fallbacks() -> None:
     sent = Sent()
     reasons = ["CHEAPER", "CHEAPER", "SHED"]

@@ -123,7 +123,12 @@ def sent(screen: Screen, result: Sent) -> None:
             screen.out.print(f"{kept:,} are kept; the application declares no decisions on this stream (`app.decide`).")
         if cheaper := result.reasons["CHEAPER"]:
             screen.out.print(f"[yellow]{cheaper:,} by the cheaper version[/]: `skyriver stream get` shows what comes.")
-        if fallbacks := result.statuses["fallback"] - kept - cheaper:
+        if shed := result.reasons["SHED"]:
+            screen.out.print(
+                f"[yellow]{shed:,} by the fallback[/], for more came than could be decided within the declared latency"
+                " (SHED): send less at a time; `skyriver explain` with the stream's name says more."
+            )
+        if fallbacks := result.statuses["fallback"] - kept - cheaper - shed:
             screen.out.print(f"[yellow]{fallbacks:,} by the fallback[/], not by a model: `skyriver ps` says why.")
         if late := result.statuses["late"]:
             screen.out.print(

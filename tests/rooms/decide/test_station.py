@@ -215,6 +215,8 @@ def test_a_full_queue_refuses(house: House) -> None:
         with pytest.raises(QuotaExceeded) as caught:
             post.send(*[house.event(n) for n in range(20, 23)])
         assert caught.value.code == "QUEUE_FULL"
+        assert "More comes than the stream's worker can do: 8 rows wait in 1 requests, 10 may" in caught.value.message
+        assert "`skyriver stream list`" in caught.value.next_action
         post.send(house.event(8), house.event(9))
         assert [a.accepted for a in await post.settle(2)] == [8, 2]
         post.send(*[house.event(n) for n in range(100, 150)])

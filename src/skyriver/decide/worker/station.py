@@ -55,6 +55,10 @@ QUEUE_BYTES = 128 << 20
 """Of all requests that wait for their answer, also when their clients are gone; one alone may be larger."""
 QUEUE_READS = 1024
 """Rows that are to be read and wait."""
+LESS = (
+    "Send it again in a second, and less at a time if this stays: `skyriver stream list` shows what waits,"
+    " `skyriver stream get` what can be decided."
+)
 RETRY_SECONDS = 1.0
 LOADING_SECONDS = 30.0
 """A load that sends no block for so long, since its last one or the start, keeps live events waiting no longer."""
@@ -179,12 +183,14 @@ class Station:
             raise Unavailable(self.full.message, code=self.full.code, next_action=self.full.next_action)
         rows = len(work.submission) if isinstance(work, RowWork) else 0
         if (rows and self._rows and self._rows + rows > self._limit) or len(self._queue) >= self._limit:
-            message = f"{self._rows} rows wait in {len(self._queue)} requests, {self._limit} may."
-            raise QuotaExceeded(message, code="QUEUE_FULL", next_action="Try again in a second.")
+            waiting = f"{self._rows} rows wait in {len(self._queue)} requests, {self._limit} may"
+            message = f"More comes than the stream's worker can do: {waiting}. Nothing of this request was taken."
+            raise QuotaExceeded(message, code="QUEUE_FULL", next_action=LESS)
         size = work.size if isinstance(work, EventWork | LabelWork | LoadWork) else 0
         if size and self._bytes and self._bytes + size > QUEUE_BYTES:
-            message = f"Requests of {self._bytes} bytes wait, {QUEUE_BYTES} may."
-            raise QuotaExceeded(message, code="QUEUE_FULL", next_action="Try again in a second.")
+            waiting = f"requests of {self._bytes} bytes wait, {QUEUE_BYTES} may"
+            message = f"More comes than the stream's worker can do: {waiting}. Nothing of this request was taken."
+            raise QuotaExceeded(message, code="QUEUE_FULL", next_action=LESS)
         if isinstance(work, ReadWork):
             self._check_reads(len(work.rows))
         if isinstance(work, EventWork) and asyncio.get_running_loop().time() < self._loading_until:
