@@ -16,6 +16,8 @@ REPLICA_HOURS = "replica-hours"
 CORE_HOURS = "core-hours"
 """What people are told instead: two services that take differently large replicas are compared by it."""
 DIGITS = 3
+_ALWAYS = frozenset({"objective", "impossible"})
+"""Rules that are so whether it sleeps or not."""
 ALIKE = 5
 """Digits; sums that differ in later ones are the same."""
 _TITLE = "What replicas cost (c), and late requests (D), in"
@@ -25,9 +27,14 @@ _THOUSANDS = ((1, "a late request counts"), (1_000, "1,000 late requests count")
 def scaling(screen: Screen, row: Mapping[str, Any], *, is_asleep: bool = False) -> None:
     """Every rule a line, then the sum for the chosen number and its neighbours, where that follows the load."""
     status = row["status"]
-    for rule, sentence in (*status.get("lines", ()), *status.get("sleep", ())):
+    lines = status.get("lines", ())
+    if is_asleep:  # what was decided when it was awake is not so now
+        lines = [line for line in lines if line[0] in _ALWAYS]
+    for rule, sentence in (*lines, *status.get("sleep", ())):
         screen.out.print(f"  [dim]{rule:<10}[/] {escape(sentence)}")
-    if not follows(row):
+    if is_asleep:
+        screen.out.print("  It sleeps: it has no replicas, and they cost nothing until it wakes.")
+    if is_asleep or not follows(row):
         return
     of, chosen = choices(status), row["spec"]["replicas"]
     rows = [
@@ -41,9 +48,8 @@ def scaling(screen: Screen, row: Mapping[str, Any], *, is_asleep: bool = False) 
     screen.table(f"{_TITLE} {of.unit}:", ("REPLICAS", "COST c", "LATE D", "c + D", "LATE"), rows)
     if why := cheapest(row):
         screen.out.print(f"  {escape(why)}")
-    asleep = " It sleeps: that is of when it was awake." if is_asleep else ""
     screen.out.print(
-        f"  As of {utc_time(status['at'])} UTC, by the prices of {escape(status['prices'])}{_worth(status)}.{asleep}"
+        f"  As of {utc_time(status['at'])} UTC, by the prices of {escape(status['prices'])}{_worth(status)}."
     )
     for change in status["changes"][-3:]:
         screen.out.print(f"  {escape(change_of(change))}")

@@ -161,7 +161,7 @@ def running(screen: Screen, document: Mapping[str, Any]) -> None:
         return
     rows = [("stream", s["name"], s["state"], _model_of(s), _message(s)) for s in document["streams"]]
     scaled = {row["name"]: row for row in document["scalings"]}
-    objectives = {told["name"]: told for told in document["objectives"]}
+    objectives = {told["name"]: told for told in document.get("objectives", ())}
     for service in document["services"]:
         split = [f"v{v} {w['weight']}%" for v, w in service["spec"]["versions"].items()]
         split += filter(None, [scaling_page.replicas(service)])

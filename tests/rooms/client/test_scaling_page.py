@@ -185,4 +185,5 @@ def test_one_that_sleeps_is_not_told_of_as_if_it_ran(capsys: pytest.CaptureFixtu
     show.explained(Screen(as_json=False), [sleeping, row()], counters=False)
     lines = printed(capsys)
     assert lines[1].startswith("scaling quote is ACTIVE"), "no replicas and no cost of now"
-    assert any(line.endswith("It sleeps: that is of when it was awake.") for line in lines)
+    assert lines[2].startswith("objective 0.9 of the requests")
+    assert lines[3:] == ["It sleeps: it has no replicas, and they cost nothing until it wakes."]
