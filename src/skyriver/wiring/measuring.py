@@ -115,7 +115,10 @@ class FailureLog:
 
 
 def _unserved(line: RequestLine) -> bool:
-    """The gateway's own answer: no server had it, or none answered. What servers say of themselves they count."""
+    """The gateway's own answer: no server had it, or none answered. What servers say of themselves they count. Whoever
+    only asks whether it is ready (`skyriver up` does, again and again) was answered: it is not yet."""
+    if line["asks"] == "look":
+        return False
     return line["status"] >= 500 and (not line["server"] or line["status"] == 502 or line["end"] != "--")
 
 

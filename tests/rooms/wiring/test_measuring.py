@@ -43,6 +43,15 @@ def test_failures_are_counted_once_over_half_lines_and_new_files(tmp_path: Path)
     assert log.read() == {("t", "model/risk"): 1}, "it ended before it answered"
 
 
+def test_who_only_looks_whether_it_is_ready_was_answered(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    log = FailureLog(path)
+    path.touch()
+    log.read()
+    path.write_text(lines(503).replace('"POST"', '"GET"') + lines(503, of="other"))
+    assert log.read() == {("t", "model/other"): 1}
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     made = Home(tmp_path / "h")
