@@ -165,9 +165,12 @@ def _is_idle(snapshot: Snapshot, service: Resource, serve: ServiceSpec, members:
     last = service.since
     for member in members:
         process = snapshot.processes.get(member.process)
-        if process is not None and process.alive:
-            # One that does not tell is starting, or of a release before: nothing is known of its requests.
-            last = max(last, int(process.report.get("active_at", snapshot.now)))
+        if process is None or not process.alive:
+            continue
+        # One that does not tell is starting, or of a release before: nothing is known of its requests. Nor is of those
+        # that came since it told last: where the machine is busy, a burst is there for seconds before that is told.
+        unknown = snapshot.elapsed(int(process.report.get("told_at", snapshot.now)))
+        last = max(last, int(process.report.get("active_at", snapshot.now)) + unknown)
     return snapshot.elapsed(last) >= idle_us(snapshot, service, serve)
 
 

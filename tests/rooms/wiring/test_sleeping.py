@@ -131,6 +131,16 @@ def test_replicas_of_a_release_before_do_not_tell_when_they_were_asked_and_stay(
     assert cloud.service.state == "READY"
 
 
+def test_what_a_replica_did_since_it_told_last_is_not_known_to_be_nothing(cloud: Cloud) -> None:
+    """On a machine that is busy a burst is there for seconds before it is told of."""
+    cloud.compute.report(FIRST, told_at=cloud.clock.wall())
+    cloud.run(seconds=30)
+    assert cloud.service.state == "READY"
+    cloud.compute.report(FIRST, told_at=cloud.clock.wall())
+    cloud.run(seconds=0.2)
+    assert cloud.service.state == "SCALED_TO_ZERO"
+
+
 def test_what_a_replica_has_is_answered_before_it_ends(cloud: Cloud) -> None:
     cloud.gateway.busy = {FIRST: 1}
     cloud.run(seconds=12)
