@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from skyriver.client import scaling_page, service_page, show, top
+from skyriver.client import demo_burst, scaling_page, service_page, show, top
 from skyriver.client.screen import Screen
 
 AT = 1_795_000_000_000_000
@@ -166,6 +166,13 @@ def test_sleeps_and_wakes_are_in_the_history(capsys: pytest.CaptureFixture[str])
         "2026-11-18 11:07:40 2 -> 0 Asleep: nobody asked for 15s.",
         "2026-11-18 11:06:40 1 -> 2 1.00 0.15 1.15 demand: 1.12.",
     ]
+
+
+def test_the_demo_tells_a_change_in_the_same_unit() -> None:
+    (change,) = STATUS["changes"]
+    assert demo_burst.told(change) == "demand: 1.12. c + D = 1.00 + 0.15 core-hours an hour"
+    unknown = {**change, "cost": None, "late_cost": None, "sum": None}
+    assert demo_burst.told(unknown) == "demand: 1.12."
 
 
 def test_top_tells_of_one_that_sleeps_that_it_does() -> None:
