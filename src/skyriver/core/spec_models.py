@@ -6,6 +6,7 @@ import re
 from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from skyriver.core.cron import check_cron
 from skyriver.core.errors import InvalidInput
@@ -188,8 +189,7 @@ class ServiceSpec(Spec):
         parts = given if isinstance(given, tuple | list) else (given,)
         for part in parts:
             if isinstance(part, bool | str):
-                example = ": write replicas=2, or replicas=(0, 8)" if info.field_name == "replicas" else ""
-                raise ValueError(f"{part!r:.80} is no number{example}")
+                raise PydanticKnownError("float_type" if info.field_name in ("cpus", "share") else "int_type")
         return given
 
     @property

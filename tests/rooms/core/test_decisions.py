@@ -326,12 +326,12 @@ def test_a_share_without_a_latency_is_refused(share: float) -> None:
 @pytest.mark.parametrize(
     ("given", "wrong"),
     [
-        ({"replicas": "2"}, "'2' is no number: write replicas=2"),
-        ({"replicas": True}, "True is no number: write replicas=2"),
-        ({"replicas": (0, "2")}, "'2' is no number: write replicas=2"),
-        ({"replicas": (False, 2)}, "False is no number: write replicas=2"),
-        ({"latency": "50ms", "share": "0.9"}, "'0.9' is no number"),
-        ({"priority": True}, "True is no number"),
+        ({"replicas": "2"}, "replicas='2' is no whole number"),
+        ({"replicas": True}, "replicas=True is no whole number"),
+        ({"replicas": (0, "2")}, "replicas=(0, '2') is no whole number"),
+        ({"replicas": (False, 2)}, "replicas=(False, 2) is no whole number"),
+        ({"latency": "50ms", "share": "0.9"}, "share='0.9' is no number"),
+        ({"priority": True}, "priority=True is no whole number"),
     ],
     ids=str,
 )
