@@ -16,11 +16,7 @@ from skyriver.core.errors import InvalidInput
     [
         ('sr.Service(replicas=(0, 1), idel="10m")', "BAD_SERVICE", "idel is not known (did you mean 'idle'?)"),
         ('sr.Service(replicas=(0, 1), idle="1ms")', "BAD_SERVICE", "idle='1ms' is shorter than a second"),
-        (
-            'sr.Service(replicas="two")',
-            "BAD_SERVICE",
-            "replicas: 'two' is no number: write replicas=2, or replicas=(0, 8)",
-        ),
+        ('sr.Service(replicas="two")', "BAD_SERVICE", "replicas='two' is no whole number"),
         ("sr.Service(cpus=0)", "BAD_SERVICE", "cpus=0 is not more than 0.0"),
         ("sr.Compress(maxloss=0.1)", "BAD_COMPRESS", "maxloss is not known (did you mean 'max_loss'?)"),
         ("sr.Compress(max_loss=0.1, los=1)", "BAD_COMPRESS", "los is not known (there are max_loss)"),
