@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -105,8 +106,7 @@ class MachinePool:
         self._asked = {**others, **{name: self._of(name, ask, price, fleet) for name, (ask, price) in asks.items()}}
         wishes = {name: asked.ask for name, asked in self._asked.items()}
         # Cores are shared by the system when a job begins; who is asked now does not lose a replica to it.
-        left = self._capacity.less(self._taken(snapshot)).less(Capacity(0.0, held_by_jobs(snapshot).memory_mb))
-        left = left.less(Capacity(-sum(self._spared(name, ask) for name, ask in wishes.items()), 0))
+        left = self._capacity.less(self._taken(snapshot, wishes)).less(Capacity(0.0, held_by_jobs(snapshot).memory_mb))
         grants = share(wishes, left.cpus, left.memory_mb, self._curves)
         replicas = {name: grants.replicas[name] for name in asks}
         return replicas, self._told(grants, asks) if grants.scarce else {}
@@ -117,14 +117,24 @@ class MachinePool:
             return known
         return _Asked(ask, price, fleet)
 
-    def _taken(self, snapshot: Snapshot) -> Capacity:
-        """By services whose replicas do not follow the load; looked for when a row of a service has changed."""
+    def _taken(self, snapshot: Snapshot, wishes: Mapping[str, Ask]) -> Capacity:
+        """By services whose replicas do not follow the load, looked for when a row of a service has changed; less what
+        the least of those that do asks for and does not take.
+
+        What is measured counts in whole cores, by the nearest: two idle services keep nobody from a core that they take
+        a twentieth of, nor does a service lose a replica because its first one has become busy."""
         services = snapshot.rows.every("service")
         if not are_same(services, self._services):
             self._services, self._fixed = services, _fixed_of(services)
             self._usage.keep(f"{service.tenant}/{service.name}" for service in services)
-        cores = sum(f.replicas * (f.cpus or self._usage.held(f.name)) for f in self._fixed)
-        return Capacity(cores, sum(f.memory_mb for f in self._fixed))
+        declared = sum(f.replicas * f.cpus for f in self._fixed if f.cpus)
+        measured = sum(f.replicas * self._usage.held(f.name) for f in self._fixed if not f.cpus)
+        asked = 0.0
+        for name, ask in wishes.items():
+            if ask.least and ask.cores == UNDECLARED_CORES:
+                asked += ask.least * ask.cores
+                measured += ask.least * self._usage.held(name)
+        return Capacity(declared + math.floor(measured + 0.5) - asked, sum(f.memory_mb for f in self._fixed))
 
     def _spared(self, name: str, ask: Ask) -> float:
         """Cores that the least of an elastic service does not take of those that it asks for."""

@@ -207,13 +207,22 @@ def test_replicas_that_are_there_anyway_hold_the_cores_that_they_take_where_nobo
     cloud.play(120, {"rent": 25, "sale": 1})
     assert cloud.counts[-1]["rent"] >= 3, "both of the other together take a tenth of a core"
     assert cloud.counts[-1]["sale"] == 2
-    cloud.play(180, {"rent": 35, "sale": 12})
+    cloud.play(180, {"rent": 35, "sale": 16})
     assert cloud.counts[-1] == {"rent": 2, "sale": 2}
     again = MachinePool(Capacity(4.0, 16_000), json.loads(json.dumps(cloud.pool.remember())))
     fleet, asks = Fleet(), {"t/rent": (Ask(wish=4, least=1, cores=1.0, memory_mb=512), 0.0)}
     fleet.add("t/rent", Rules(share=0.95, latency_s=1.0, most=4))
     if isinstance(other.replicas, int):
         assert again.grant(cloud.loop.snapshot(), fleet, asks)[0] == {"t/rent": 2}, "it goes on where it was"
+
+
+@pytest.mark.parametrize(("rate", "cores", "replicas"), [(17, 2.0, 2), (36, 4.0, 4)], ids=["2 cores", "4 cores"])
+def test_a_replica_is_not_taken_back_because_it_is_busy(rate: float, cores: float, replicas: int) -> None:
+    cloud = Shared({"rent": elastic(), "one": sr.Service(), "two": sr.Service()}, cores=cores)
+    cloud.play(60, {"rent": rate, "one": 0.2, "two": 0.2})
+    cloud.counts.clear()
+    cloud.play(300, {"rent": rate, "one": 0.2, "two": 0.2})
+    assert {count["rent"] for count in cloud.counts} == {replicas}
 
 
 def test_the_sum_is_told_at_the_price_of_the_pool() -> None:
