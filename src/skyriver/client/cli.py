@@ -128,12 +128,24 @@ def deploy(
                     show.plan_difference(screen, changes, error.details)
                 raise
             ended = [wait(client, operation, bars) for operation in done["operations"]]
-            for line in changes:
-                if (line["action"], line["kind"]) == ("update", "stream"):
-                    taken_up(client, bars, line["name"])
+            late = _taken_up(client, bars, changes)
             missed = _unreachable(client, spec, body)
         show.warnings(screen, [line for line in missed if line not in plan["plan"]])
         screen.data(done, lambda: show.deployed(screen, spec, changes, ended))
+        if late is not None:
+            raise late
+
+
+def _taken_up(client: Client, bars: Bars, changes: Sequence[Mapping[str, Any]]) -> Unavailable | None:
+    """Once workers decide with what is declared now; or why that is not waited for any longer, which goes on."""
+    late = None
+    for line in changes:
+        if (line["action"], line["kind"]) == ("update", "stream"):
+            try:
+                taken_up(client, bars, line["name"])
+            except Unavailable as error:
+                late = error
+    return late
 
 
 TRY_OUT_S: Final = 60.0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NotRequired  # as in skyriver.core.contract
+from typing import NotRequired
 
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # as in skyriver.core.contract
 
 
 class Tenant(TypedDict):
