@@ -53,7 +53,7 @@ class Model(Protocol):
 
 NO_DEADLINE = (1 << 63) - 1
 _SURELY = 0.8
-"""Of the shortest run that there was: who has less time than that is not answered in time, however many replicas."""
+"""Of the shortest run of one row that there was: who has less time is not answered in time, however many replicas."""
 _LONG_NS = 10_000_000
 """A run that took less is over before it matters."""
 _RUN_AGAIN_NS = 10_000_000_000
@@ -123,8 +123,10 @@ class Batcher:
         """When the last run ended, if something waited then; else 0."""
         self._ran_ns = -_RUN_AGAIN_NS
         """When the last run began."""
+        self._row_ns = 0
+        """The least that a run of one row took, as far as was seen; 0: there was none yet."""
         self._surely_ns = 0.0
-        """Surely too short for a run, where runs are long."""
+        """Surely too short for a run, where one row alone takes long."""
         self._thread: ThreadPoolExecutor | None = None
 
     @property
@@ -192,7 +194,7 @@ class Batcher:
         if left <= 0:
             raise _too_late()
         if left < self._surely_ns and (rows_ahead or now - self._ran_ns < _RUN_AGAIN_NS):
-            raise _never_in_time(self._model.expected_us(0) * 1000, left)
+            raise _never_in_time(self._row_ns, left)
         if not self._pace.leaves_time(rows_ahead, left):
             raise Unavailable(
                 f"{len(self._waiting) + self._under_way} requests are ahead of it, too many to answer it in time.",
@@ -299,19 +301,27 @@ class Batcher:
         try:
             outputs: Tensors = self._model.run(inputs)
         except SkyriverError as error:
-            self._surely_ns = _SURELY * 1000 * self._model.expected_us(0)
+            if error.code == "MODEL_TOO_SLOW":  # a refusal takes no time, and says nothing of an answer's
+                self._learn(rows, time.perf_counter_ns() - started)
             return error
         except Exception:
             _log.exception("the model failed in an unforeseen way")
             return Internal("The model failed on this input.", code="MODEL_FAILED")
         took = time.perf_counter_ns() - started
         self._model.note(max(rows, 1), took)
-        self._surely_ns = _SURELY * 1000 * self._model.expected_us(0) if took > _LONG_NS else 0.0
+        self._learn(rows, took)
         self._counters.batch_rows.add(rows)
         self._counters.run_us.add(took // 1000)
         if self._score is not None:
             self.scores.add(outputs[self._score])
         return outputs
+
+    def _learn(self, rows: int, took: int) -> None:
+        """Full runs, of which there are no others at overload, say only that one row takes no longer. And what one row
+        took once it may take again: one that took longer since was kept waiting, by the machine or by its values."""
+        if (rows == 1 and not self._row_ns) or (rows and took < self._row_ns):
+            self._row_ns = took
+            self._surely_ns = _SURELY * took if took > _LONG_NS else 0.0
 
     def _answer(self, batch: list[Ask], results: list[Tensors | SkyriverError], ended_ns: int) -> None:
         if not results:  # they wait again
@@ -351,10 +361,10 @@ def _too_late() -> DeadlineExceeded:
     )
 
 
-def _never_in_time(least_ns: float, left_ns: int) -> DeadlineExceeded:
-    takes, has = (format_span(int(ns / 1000)) for ns in (least_ns, left_ns))
+def _never_in_time(row_ns: int, left_ns: int) -> DeadlineExceeded:
+    takes, has = (format_span(int(ns / 1000)) for ns in (row_ns, left_ns))
     return DeadlineExceeded(
-        f"The model takes {takes} for a run, and the request has {has} left: no replica answers it in time.",
+        f"The model takes {takes} for one row, and the request has {has} left: no replica answers it in time.",
         next_action="Sending it again does not help: give it more time, or have who deploys the model serve a faster"
         " one.",
     )

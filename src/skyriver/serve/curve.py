@@ -35,9 +35,12 @@ def is_for_the_same(curve: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def is_better(known: Mapping[str, Any] | None, told: Mapping[str, Any]) -> bool:
     """Whether it is the first one for what it is for, or clearly faster than what is known. Never one that is slower:
-    replicas would take turns, and each sees by itself what its runs take."""
+    replicas would take turns, and each sees by itself what its runs take. That rows may share a run was found out by
+    trying; that they may not may have been a busy moment."""
     if not is_curve(told):
         return False
     if known is None or not is_curve(known) or not is_for_the_same(known, told):
         return True
+    if told["batching"] != known["batching"]:
+        return bool(told["batching"])
     return bool(told["row_us"] * told["batch_us"] <= QUICKER**2 * known["row_us"] * known["batch_us"])

@@ -44,7 +44,7 @@ _PROBE_LIMIT_S = 3.0
 """Of a run on made-up rows at the start; a row that takes longer is run once more, with the limit of all runs."""
 _MOST_PROBED = 1 << 24
 _PROBE_TOLERANCE = 1e-4
-_PROBE_S = 0.25
+LONG_ROW_S = 0.25
 """A model that takes longer for a row does not batch."""
 _ORT_ERRORS: tuple[type[Exception], ...] = (
     MemoryError,
@@ -110,13 +110,17 @@ class Runner:
         """One made-up row took so long, where that was longer than a start tries again; else 0."""
         self.ended_us = 0.0
         """One made-up row was ended after so long; else 0."""
-        if batching is None:
-            batching = _first_axis_is_free(self._session) and self._rows_are_independent()
-        self.batching = batching
+        self.batching = bool(batching)
         """Whether rows of several requests may share a run."""
+        if batching is None:
+            self.try_batching()
         self.warm = False
         """It has run on made-up rows, and takes them."""
         self._watch.limit_s = self._limit_s = limit_s
+
+    def try_batching(self) -> None:
+        """Finds out `batching`, where one row does not take long."""
+        self.batching = _first_axis_is_free(self._session) and self._rows_are_independent()
 
     def use_threads(self, model: bytes, threads: int) -> None:
         """Loads it anew, to run on so many threads."""
@@ -238,7 +242,7 @@ class Runner:
             together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             started = time.perf_counter()
             apart = [self.run(parts[0])]
-            if time.perf_counter() - started > _PROBE_S:
+            if time.perf_counter() - started > LONG_ROW_S:
                 return False
             apart += [self.run(part) for part in parts[1:]]
             merged = self.run(together)

@@ -44,7 +44,7 @@ from skyriver.serve.curve import DOUBTED, is_curve, is_for_the_same
 from skyriver.serve.devices import CPU
 from skyriver.serve.listening import unix_listener
 from skyriver.serve.replica import GRACE_S, Replica, ReplicaSettings, serve_replica
-from skyriver.serve.runner import RUN_LIMIT_S, RUNTIME, Runner
+from skyriver.serve.runner import LONG_ROW_S, RUN_LIMIT_S, RUNTIME, Runner
 from skyriver.wiring.home import Home
 from skyriver.wiring.model_files import ModelFiles
 from skyriver.wiring.process import ProcessContext, read_config
@@ -116,7 +116,7 @@ def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> 
     curve = known_curve(config.get("curve"), measured_for) if known or cores == 1 else None
     limit_s = float(config.get("run_limit_s", RUN_LIMIT_S))
     started = time.perf_counter()
-    batching = curve["batching"] if curve is not None else None
+    batching = known_batching(curve)
     runner = Runner(model, device=device, limit_s=limit_s, threads=threads, batching=batching)
     load_s = time.perf_counter() - started
     if not runner.warm_up():
@@ -126,6 +126,8 @@ def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> 
     if curve is not None and runner.warm and runner.expected_us(1) > DOUBTED * curve["row_us"]:
         kept = {"parallel": known} if known else {}
         return runner, replace(settings, calibration=Calibration.of(curve), measured_for=measured_for, told=kept)
+    if batching is False and runner.warm:
+        runner.try_batching()
     found = calibrate(
         runner,
         model,
@@ -143,6 +145,14 @@ def load(model: bytes, settings: ReplicaSettings, config: Mapping[str, Any]) -> 
 def known_curve(told: Mapping[str, Any] | None, measured_for: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What was told before, where it was for the same."""
     return told if told and is_curve(told) and is_for_the_same(told, measured_for) else None
+
+
+def known_batching(curve: Mapping[str, Any] | None) -> bool | None:
+    """Whether rows may share a run, by the `curve`; None: it is to be tried. That they may is so at any moment. That
+    they may not is believed only of rows that take too long to be tried: it may have been a busy moment."""
+    if curve is None or not (curve["batching"] or curve["row_us"] > LONG_ROW_S * 1e6):
+        return None
+    return bool(curve["batching"])
 
 
 def _why_cold(runner: Runner) -> str:

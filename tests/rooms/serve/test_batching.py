@@ -19,7 +19,7 @@ from skyriver.serve import batching
 from skyriver.serve.batching import NO_DEADLINE, Ask, Batcher
 from skyriver.serve.metrics import Counters
 from skyriver.serve.pace import Pace
-from skyriver.serve.runner import Array, Tensors
+from skyriver.serve.runner import Array, Runner, Tensors
 
 
 class Doubler:
@@ -28,7 +28,6 @@ class Doubler:
     def __init__(self, batching: bool = True, cost_us: float = 0) -> None:
         self.batching = batching
         self.cost_us = cost_us
-        self.least_us = 0.0
         self.runs: list[int] = []
         self.threads: set[int] = set()
         self.gate = threading.Event()
@@ -44,7 +43,7 @@ class Doubler:
         return {"y": x * 2}
 
     def expected_us(self, rows: int) -> float:
-        return self.cost_us if rows else self.least_us
+        return self.cost_us
 
     def note(self, rows: int, nanoseconds: int) -> None: ...
 
@@ -462,24 +461,95 @@ def test_what_could_not_be_answered_in_time_is_refused_when_it_comes() -> None:
     assert play(scene, pace=Pace(row_ns=10e9)).runs[0] == 1
 
 
-def test_who_has_less_time_than_the_shortest_run_is_told_that_no_replica_answers_it_in_time(
+class Timed(Doubler):
+    """On a clock of its own, `time` for the batcher; what runs take is learned as a `Runner` learns it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fixed_ms: float, row_ms: float) -> None:
+        super().__init__()
+        self.fixed_ms, self.row_ms = fixed_ms, row_ms
+        self.now_ns = 1_000_000_000
+        self._row_us = self._least_us = 0.0
+        monkeypatch.setattr(batching, "time", self)
+
+    def perf_counter_ns(self) -> int:
+        return self.now_ns
+
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        self.now_ns += int(1e6 * (self.fixed_ms + self.row_ms * len(inputs["x"])))
+        return super().run(inputs)
+
+    note = Runner.note  # type: ignore[assignment]
+    expected_us = Runner.expected_us  # type: ignore[assignment]
+
+    def within(self, milliseconds: float) -> int:
+        return self.now_ns + int(1e6 * milliseconds)
+
+
+def test_who_has_less_time_than_a_row_ever_took_is_told_that_no_replica_answers_it_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def scene(model: Doubler, batcher: Batcher) -> None:
-        model.least_us = 5e6
-        monkeypatch.setattr(batching, "_LONG_NS", -1)
-        soon = time.perf_counter_ns() + 3_000_000_000
-        assert await ask_until(batcher, 1, soon).future == [2], "none was run yet: only a run can show"
-        with pytest.raises(DeadlineExceeded, match="The model takes 5 s for a run, and the request has 3 s") as refused:
-            ask_until(batcher, 2, time.perf_counter_ns() + 3_000_000_000)
-        assert "does not help" in refused.value.next_action
-        with pytest.raises(DeadlineExceeded, match="no replica answers it in time"):
-            batcher.check(time.perf_counter_ns() + 3_000_000_000)
-        batcher.check(time.perf_counter_ns() + 4_100_000_000)
-        monkeypatch.setattr(batching, "_RUN_AGAIN_NS", 0)
-        assert await ask_until(batcher, 4, time.perf_counter_ns() + 3_000_000_000).future == [8], "it is tried again"
+    model = Timed(monkeypatch, 0, 5_000)
 
-    play(scene)
+    async def scene(_: Doubler, batcher: Batcher) -> None:
+        assert await ask_until(batcher, 1, model.within(3_000)).future == [2], "none was run yet: only a run can show"
+        with pytest.raises(DeadlineExceeded, match="The model takes 5 s for one row, and the request has 3 s") as told:
+            ask_until(batcher, 2, model.within(3_000))
+        assert "does not help" in told.value.next_action
+        with pytest.raises(DeadlineExceeded, match="no replica answers it in time"):
+            batcher.check(model.within(3_000))
+        batcher.check(model.within(4_100))
+        model.now_ns += 11_000_000_000
+        assert await ask_until(batcher, 4, model.within(3_000)).future == [8], "it is tried again"
+
+    play(scene, model, inline_us=1e12)
+
+
+@pytest.mark.parametrize("lone", [True, False])
+def test_full_runs_do_not_say_what_one_row_takes(monkeypatch: pytest.MonkeyPatch, lone: bool) -> None:
+    model = Timed(monkeypatch, 10, 1)
+
+    async def scene(_: Doubler, batcher: Batcher) -> None:
+        if lone:
+            assert await ask(batcher, 1) == [2]
+        for _ in range(300):
+            await asyncio.gather(*(ask(batcher, 1) for _ in range(64)))
+        assert await ask_until(batcher, 3, model.within(12)).future == [6], "74 ms are for 64 rows: it takes 11"
+        with pytest.raises(
+            DeadlineExceeded, match=r"The model takes 0\.011 s for one row, and the request has 0\.008 s"
+        ):
+            ask_until(batcher, 3, model.within(8))
+
+    play(scene, model, inline_us=1e12, max_rows=64)
+
+
+def test_in_a_burst_who_would_wait_too_long_may_send_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Timed(monkeypatch, 10, 1)
+
+    async def scene(_: Doubler, batcher: Batcher) -> None:
+        for _ in range(300):
+            burst = [ask(batcher, 1) for _ in range(128)]
+            await asyncio.sleep(0)
+            await asyncio.gather(*burst)
+        waiting = [ask(batcher, 1) for _ in range(64)]
+        with pytest.raises(Unavailable, match="64 requests are ahead of it, too many to answer it in time"):
+            ask_until(batcher, 3, model.within(50))
+        await asyncio.gather(*waiting)
+
+    play(scene, model, inline_us=1e12, max_rows=64)
+
+
+def test_a_row_that_was_slow_once_is_not_slow_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Timed(monkeypatch, 0, 15)
+
+    async def scene(_: Doubler, batcher: Batcher) -> None:
+        assert await ask(batcher, 1) == [2]
+        model.row_ms = 150  # others have the machine
+        for _ in range(300):
+            await ask(batcher, 1)
+        model.row_ms = 15
+        assert await ask_until(batcher, 3, model.within(20)).future == [6]
+
+    play(scene, model, inline_us=1e12)
 
 
 def test_with_nobody_ahead_it_is_tried_whatever_the_pace_was() -> None:

@@ -71,6 +71,9 @@ def test_what_a_run_takes_is_kept_and_righted_only_where_it_was_measured_at_a_bu
     assert after(service(found), {"curve": slower}, {"curve": near}) == found  # replicas do not take turns
     assert after(service(found), {"curve": {**faster, "batch_us": 1_200.0}}) == found  # by no more than chance
     assert after(service(found), {"curve": faster}, {"curve": CURVE}) == {"1": {"curve": faster}}
+    apart = {**faster, "batching": False}
+    for told in ((apart, CURVE), (CURVE, apart)):  # that rows may share a run was tried
+        assert after(service({"1": {"curve": apart}}), *({"curve": one} for one in told)) == found
     assert after(service(found), {"curve": {**slower, "machine": "another"}})["1"]["curve"]["machine"] == "another"
     assert after(service(found), {"curve": {**slower, "runtime": "9.9"}})["1"]["curve"]["runtime"] == "9.9"
 

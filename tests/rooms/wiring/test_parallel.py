@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
+from skyriver.serve import runner as runner_module
 from skyriver.serve.calibration import Calibration
 from skyriver.serve.replica import ReplicaSettings
 from skyriver.serve.runner import Runner
@@ -67,9 +68,38 @@ def test_what_was_measured_of_the_version_is_not_measured_again(monkeypatch: pyt
     for number, other in enumerate((*others, {"row_us": "9"}, {"row_us": 201.0}), 2):  # the last: at a busy moment
         module.load(RELU, settings, {"curve": {**curve, **other}})
         assert len(measured) == number
-    assert len(tried) == 7  # whether rows may share a run is the same at any moment
+    assert len(tried) == 7  # that rows may share a run is so at any moment
     module.load(RELU, settings, {"curve": curve, "cores": 2})  # how many threads are best is to be found first
     assert len(measured) == 9
+
+
+@pytest.mark.parametrize(("row_us", "measures"), [(100.0, False), (300_000.0, True)])
+def test_that_rows_may_not_share_a_run_may_have_been_a_busy_moment(
+    monkeypatch: pytest.MonkeyPatch, row_us: float, measures: bool
+) -> None:
+    monkeypatch.setattr(module, "limit_memory", lambda size: None)
+    monkeypatch.setattr(Runner, "expected_us", lambda self, rows: 100.0)
+    settings = ReplicaSettings("m", 1, max_batch=8)
+    with monkeypatch.context() as busy:
+        busy.setattr(runner_module, "LONG_ROW_S", 0.0)
+        busy_runner, first = module.load(RELU, settings, {})
+    curve = {**first.measured_for, "batching": busy_runner.batching, **MEASURED.to_json(), "row_us": row_us}
+    assert curve["batching"] is False
+    runner, found = module.load(RELU, settings, {"curve": curve})
+    assert runner.batching
+    assert (found.calibration.row_us != row_us) == measures
+
+
+def test_a_row_that_takes_too_long_to_be_tried_is_not_tried_at_each_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    monkeypatch.setattr(module, "limit_memory", lambda size: None)
+    monkeypatch.setattr(Runner, "expected_us", lambda self, rows: 300_000.0)
+    settings = ReplicaSettings("m", 1, max_batch=8)
+    _, first = module.load(RELU, settings, {})
+    monkeypatch.setattr(Runner, "try_batching", lambda self: tried.append(1))
+    curve = {**first.measured_for, "batching": False, **MEASURED.to_json(), "row_us": 300_000.0}
+    runner, _ = module.load(RELU, settings, {"curve": curve})
+    assert (runner.batching, tried) == (False, [])
 
 
 def test_what_only_some_live_settings_need_is_loaded_beside_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
