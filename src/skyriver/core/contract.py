@@ -508,7 +508,8 @@ class Objective(TypedDict):
     """ "" where it is only that requests are answered."""
     share: float
     judged: int
-    """Requests that were answered, refused for want of room, or given up; of these `missed` not as declared."""
+    """Requests that were answered, refused for want of room, given up, or that reached no replica; of these `missed`
+    not as declared. What a limit of requests refused (429) is not among them."""
     missed: int
     within_s: float
     """So long ago it begins: five minutes, or less where the control plane has only begun to count."""

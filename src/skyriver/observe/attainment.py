@@ -37,51 +37,79 @@ class Counted:
     seconds: float
 
 
+@dataclass(slots=True)
+class _Known:
+    """Of one service, by monotonic seconds."""
+
+    began: float
+    """Of the first look."""
+    blind: float
+    """Of the last look that told nothing, as the first one does."""
+    is_blind: bool = True
+    ring: Ring | None = None
+
+    def add(self, second: float, judged: int, missed: int) -> None:
+        if self.ring is None:
+            self.ring = Ring(STEP_S, STEPS)
+        self.ring.add(second, judged, missed)
+
+
 class Attainment:
-    """What of the requests of each service was in time, lately. One thread notes, others may ask meanwhile. It knows
-    the services that were asked something lately."""
+    """What of the requests of each service was in time, lately. One thread notes, others may ask meanwhile."""
 
     def __init__(self) -> None:
-        self._rings: dict[str, Ring] = {}
-        self._since: dict[str, float] = {}
+        self._of: dict[str, _Known] = {}
         self._second = 0.0
         self._lock = threading.Lock()
 
     def note(self, measured: Mapping[str, Measured], second: float) -> None:
-        """By tenant/name; `second`: monotonic. What is stale counts nothing."""
+        """By tenant/name; `second`: monotonic. What is stale says nothing, not that nobody asked."""
         with self._lock:
             self._second = second
             for name, seen in measured.items():
-                if name not in self._since:
-                    self._since[name] = second
-                if seen.judged > 0:
-                    ring = self._rings.get(name)
-                    if ring is None:
-                        ring = self._rings[name] = Ring(STEP_S, STEPS)
-                    ring.add(second, round(seen.judged), round(min(seen.missed, seen.judged)))
+                known = self._of.get(name)
+                if known is None:
+                    known = self._of[name] = _Known(second, second)
+                known.is_blind = bool(seen.stale)
+                if seen.stale:
+                    known.blind = second
+                elif seen.answered:
+                    known.add(second, seen.answered, seen.missed)
+
+    def note_unreached(self, failed: Mapping[str, int], second: float) -> None:
+        """Requests that no replica had, and that the gateway answered for them. Of services that are looked at."""
+        with self._lock:
+            self._second = second
+            for name, count in failed.items():
+                if (known := self._of.get(name)) is not None:
+                    known.add(second, count, count)
 
     def keep(self, names: set[str]) -> None:
         """Of no others anything is known any more."""
         with self._lock:
-            self._rings = {name: ring for name, ring in self._rings.items() if name in names}
-            self._since = {name: since for name, since in self._since.items() if name in names}
+            self._of = {name: known for name, known in self._of.items() if name in names}
 
     def of(self, name: str) -> Counted | None:
-        """None: nobody has looked at it yet."""
+        """None: nobody has looked at it yet, or nothing is counted and whether somebody asks is not known."""
         with self._lock:
-            if name not in self._since:
+            known = self._of.get(name)
+            if known is None:
                 return None
-            seconds = min(float(WINDOW_S), max(self._second - self._since[name], 1.0))
-            ring = self._rings.get(name)
-            return Counted(*(ring.over(self._second, STEPS) if ring is not None else (0, 0)), seconds)
+            judged, missed = known.ring.over(self._second, STEPS) if known.ring is not None else (0, 0)
+            if not judged and known.is_blind:
+                return None
+            since = known.began if judged else known.blind
+            return Counted(judged, missed, min(float(WINDOW_S), max(self._second - since, 1.0)))
 
 
 def objective_of(snapshot: Snapshot, service: Resource, counted: Counted | None) -> Objective | None:
-    """None of one that declares none, or that nobody has looked at."""
+    """None of one that declares none, or of which nothing is known."""
     spec = service_spec(service.spec["serve"])
     if counted is None or not service.spec.get("versions") or not (spec.latency_us or spec.elastic):
         return None
     state = state_of(counted, spec.share)
+    if state == "idle" and not _ready(service) and not is_asleep(rest_of(service)):
+        return None  # whoever asks it may be in no record
     because, action = _because(snapshot, service, spec) if state == "missed" else ("", "")
     return {
         "name": service.name,
@@ -95,6 +123,10 @@ def objective_of(snapshot: Snapshot, service: Resource, counted: Counted | None)
         "because": because,
         "next_action": action,
     }
+
+
+def _ready(service: Resource) -> int:
+    return max((service.status.get("ready") or {}).values(), default=0)
 
 
 def state_of(counted: Counted, share: float) -> State:
@@ -142,7 +174,7 @@ def _because(snapshot: Snapshot, service: Resource, spec: ServiceSpec) -> tuple[
     """(why, what to do): the first of what may be wrong, the surest first."""
     if impossible := told_if_impossible(snapshot, service, spec):
         return impossible["message"], impossible["next_action"]
-    ready = max((service.status.get("ready") or {}).values(), default=0)
+    ready = _ready(service)
     if service.message and (service.state == "DEGRADED" or not ready) and not is_asleep(rest_of(service)):
         return service.message, service.next_action
     scaling = scaling_of(snapshot, service)

@@ -85,8 +85,10 @@ class FailureLog:
     """Follows the gateway's record of requests: how many no server answered, by (tenant, what they asked). Only the
     lines that count are read; what is written there while nobody looks counts with the next look."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, counts: Callable[[RequestLine], bool] | None = None) -> None:
+        """`counts`: what of 500 and above; `unserved` unless given."""
         self._path = path
+        self._counts = counts or unserved
         self._at: tuple[int, int] | None = None
         """(inode, offset)."""
 
@@ -94,7 +96,7 @@ class FailureLog:
         found: Counter[tuple[str, str]] = Counter()
         with contextlib.suppress(OSError):
             for text in self._lines():
-                if b'"status":5' in text and (line := line_of(text)) is not None and _unserved(line):
+                if b'"status":5' in text and (line := line_of(text)) is not None and self._counts(line):
                     found[line["tenant"], line["of"]] += 1
         return found
 
@@ -114,12 +116,18 @@ class FailureLog:
         yield from data[:whole].splitlines()
 
 
-def _unserved(line: RequestLine) -> bool:
+def unserved(line: RequestLine) -> bool:
     """The gateway's own answer: no server had it, or none answered. What servers say of themselves they count. Whoever
     only asks whether it is ready (`skyriver up` does, again and again) was answered: it is not yet."""
     if line["asks"] == "look":
         return False
     return line["status"] >= 500 and (not line["server"] or line["status"] == 502 or line["end"] != "--")
+
+
+def unreached(line: RequestLine) -> bool:
+    """Those of them that no server counts either: it never had them, or ended with them. What it had for too long, when
+    the gateway gave up, it counts as late."""
+    return unserved(line) and (not line["server"] or line["status"] == 502)
 
 
 def _disk(root: Path) -> tuple[int, int]:

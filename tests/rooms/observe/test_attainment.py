@@ -146,13 +146,44 @@ def test_five_minutes_are_counted_and_no_more() -> None:
     attainment = Attainment()
     assert attainment.of("t/quote") is None
     for tick in range(61):
-        attainment.note({"t/quote": Measured(judged=10.0, missed=1.0 if tick < 30 else 0.0)}, 1_000.0 + 5 * tick)
+        attainment.note({"t/quote": Measured(answered=10, missed=1 if tick < 30 else 0)}, 1_000.0 + 5 * tick)
     counted = attainment.of("t/quote")
     assert counted is not None
     assert counted.seconds == 300.0
     assert 590 <= counted.judged <= 610
     for tick in range(61, 200):
-        attainment.note({"t/quote": Measured(judged=0.0)}, 1_000.0 + 5 * tick)
+        attainment.note({"t/quote": Measured()}, 1_000.0 + 5 * tick)
     assert attainment.of("t/quote") == Counted(0, 0, 300.0)
     attainment.keep(set())
     assert attainment.of("t/quote") is None
+
+
+def test_a_look_that_tells_nothing_is_no_look_at_which_nobody_asked() -> None:
+    attainment = Attainment()
+    for tick in range(100):
+        attainment.note({"t/quote": Measured(stale="No replica has told anything for 8 s.")}, 5.0 * tick)
+    assert attainment.of("t/quote") is None
+    for tick in range(100, 103):
+        attainment.note({"t/quote": Measured()}, 5.0 * tick)
+    assert attainment.of("t/quote") == Counted(0, 0, 15.0), "since it is known again"
+    attainment.note({"t/quote": Measured(answered=3)}, 515.0)
+    attainment.note({"t/quote": Measured(stale="Its replicas fail, and more of them would fail too.")}, 520.0)
+    assert attainment.of("t/quote") == Counted(3, 0, 300.0), "what was counted was so"
+
+
+def test_what_reached_no_replica_is_missed() -> None:
+    attainment = Attainment()
+    attainment.note({"t/quote": Measured(stale="Its replicas fail, and more of them would fail too.")}, 1_000.0)
+    attainment.note_unreached({"t/quote": 40, "t/gone": 3}, 1_000.0)
+    attainment.note({"t/quote": Measured(stale="Its replicas fail, and more of them would fail too.")}, 1_005.0)
+    assert attainment.of("t/quote") == Counted(40, 40, 5.0)
+    assert attainment.of("t/gone") is None
+
+
+def test_of_one_that_does_not_serve_nobody_says_that_nobody_asks() -> None:
+    starting = service(state="STARTING", status={"ready": {}, "wanted": 1})
+    assert objective_of(snapshot(starting), starting, Counted(0, 0, 300.0)) is None
+    asleep = service(sr.Service(replicas=(0, 2), latency="50ms"), status={"ready": {}, "rest": {"state": "asleep"}})
+    found = objective_of(snapshot(asleep), asleep, Counted(0, 0, 300.0))
+    assert found is not None
+    assert found["state"] == "idle"

@@ -165,7 +165,17 @@ def test_what_wakes_it_may_take_as_long_as_is_declared() -> None:
 def test_a_look_that_is_late_tells_of_as_long_as_any(stage: Stage) -> None:
     stage.second += LOOK_S
     stage.tell(requests=100, run_us=SECOND)
-    assert stage.look().requests == 50
+    seen = stage.look()
+    assert (seen.requests, seen.judged) == (50, 50)
+    assert (seen.answered, seen.missed) == (100, 0), "what came is counted whole"
+
+
+def test_a_look_that_is_early_counts_a_request_once(stage: Stage) -> None:
+    stage.second -= 0.8 * LOOK_S
+    stage.tell(requests=1, overloaded=1, run_us=10_000)
+    seen = stage.look()
+    assert seen.judged == pytest.approx(5.0)
+    assert (seen.answered, seen.missed) == (1, 1)
 
 
 def test_a_process_that_began_anew_counts_from_nothing(stage: Stage) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import skyriver as sr
+from skyriver.adapters.haproxy.access_log import FILE
 from skyriver.control.pricing import OwnedMachines
 from skyriver.control.schedule.history import HEAD, MINUTES, SIZE
 from skyriver.core.errors import Conflict
@@ -81,6 +82,24 @@ def test_it_decides_from_the_second_look_on_and_remembers(tmp_path: Path) -> Non
     cloud.look()
     cloud.look()
     assert cloud.decided() == 1
+
+
+def test_what_the_gateway_answered_for_want_of_a_replica_counts_in_the_objective(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path, sr.Service(replicas=(1, 4), latency="50ms", hold="3s"))
+    cloud.home.make()
+    line = {"accepted": 1, "id": "a", "tenant": "t", "of": "t/model/price", "asks": "", "method": "POST"}
+    line |= {"status": 503, "code": "NO_CAPACITY", "server": "<NOSRV>", "end": "--"}
+    line |= {"time": "1", "receive_ms": 1, "queue_ms": -1, "connect_ms": -1, "answer_ms": -1, "total_ms": 1}
+    path = cloud.home.logs / FILE
+    path.touch()
+    for told in ("", json.dumps(line, separators=(",", ":")) + "\n"):
+        path.write_text(40 * told)
+        cloud.scaler._sleepers_due = 0.0
+        cloud.look()
+    service = cloud.store.get("t", "service", "price")
+    found = cloud.scaler.objective(cloud.loop.snapshot(), service)
+    assert found is not None
+    assert (found["state"], found["judged"], found["missed"]) == ("missed", 40, 40)
 
 
 @pytest.mark.parametrize("replicas", [(0, 1), (0, 4)])
