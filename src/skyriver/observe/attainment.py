@@ -12,13 +12,14 @@ from skyriver.core.contract import Objective
 from skyriver.core.declared import service_spec
 from skyriver.core.resources import Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
-from skyriver.core.units import SECOND
+from skyriver.core.spec_models import MOST_REPLICAS
+from skyriver.core.units import SECOND, format_span
 from skyriver.observe.cheaper import rolls_out_cheaper
 from skyriver.observe.demand import Measured
 from skyriver.observe.objectives import LEAST_BAD, Ring
 from skyriver.serve.objective import told_if_impossible
 from skyriver.serve.scaling_kind import scaling_of
-from skyriver.serve.sleeping import is_asleep, rest_of
+from skyriver.serve.sleeping import is_asleep, rest_of, woken_since
 
 STEP_S: Final = 10
 STEPS: Final = 30
@@ -179,14 +180,27 @@ def _because(snapshot: Snapshot, service: Resource, spec: ServiceSpec) -> tuple[
         return service.message, service.next_action
     scaling = scaling_of(snapshot, service)
     if scaling is None or not spec.elastic:
+        if (woken := _of_wakes(snapshot, service, spec)) is not None:
+            return woken
         has = f"It has {spec.most} replica{'s' if spec.most != 1 else ''}, however much comes."
-        tries = f"`skyriver service replay {service.name} --replicas 1..{2 * spec.most + 2}` tries what more would do"
-        return has, f"{tries}; replicas=(1, {2 * spec.most + 2}) lets them follow the load."
+        more = min(2 * spec.most + 2, MOST_REPLICAS)
+        if more == spec.most:
+            return has, _declare_more(service.name, spec, more)
+        tries = f"`skyriver service replay {service.name} --replicas 1..{more}` tries what more would do"
+        return has, f"{tries}; replicas=({spec.least}, {more}) lets them follow the load."
     if scaling.state == "HOLDING":
         return scaling.message, scaling.next_action
     if (short := short_of(snapshot, service)) is not None:
         return short.told, short.next_action
-    return _of_replicas(service, scaling, ready)
+    return _of_replicas(snapshot, service, spec, scaling)
+
+
+def _declare_more(name: str, spec: ServiceSpec, wish: int) -> str:
+    """As far as it may be declared."""
+    if spec.most >= MOST_REPLICAS:
+        return f"Declare a longer latency= for {name}, or a smaller model: no service has more than {MOST_REPLICAS}."
+    more = min(wish, MOST_REPLICAS)
+    return f"Declare replicas=({spec.least}, {more}) for {name}, a longer latency=, or a smaller model."
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +228,29 @@ def short_of(snapshot: Snapshot, service: Resource) -> Short | None:
     wish = int(status.get("wish", 0))
     if wish > most and int(scaling.spec["replicas"]) >= most:
         why = f"{wish} replicas are wanted for {name}, and at most {most} are declared."
-        action = f"Declare replicas=({spec.least}, {wish}) for {name}, a longer latency=, or a smaller model."
-        return Short("most", why, action)
+        return Short("most", why, _declare_more(name, spec, wish))
     return None
 
 
-def _of_replicas(service: Resource, scaling: Resource, ready: int) -> tuple[str, str]:
+def _of_wakes(snapshot: Snapshot, service: Resource, spec: ServiceSpec) -> tuple[str, str] | None:
+    """(why, what to do) of one that requests woke lately, longer than these may take."""
+    woken = woken_since(service, snapshot.now - WINDOW_S * SECOND)
+    took = [int(r["ready_at"]) - int(r["at"]) for r in woken if "ready_at" in r]
+    allowed_us = spec.wake_us or spec.latency_us
+    if not allowed_us or max(took, default=0) <= allowed_us:
+        return None
+    times = f"{len(took)} times, in up to" if len(took) > 1 else "once, in"
+    told = f"Requests woke it {times} {format_span(max(took))}, for which they waited"
+    without = " and ".join(f"{what}=" for what in ("wake", "idle") if getattr(spec, what))
+    awake = f"replicas={1 if spec.most == 1 else (1, spec.most)}{f' without {without}' if without else ''}"
+    never = f"or {awake} for {service.name}, which never sleeps then."
+    if spec.wake:
+        return f"{told}: longer than wake={spec.wake!r}.", f"Declare a longer wake=, {never}"
+    return f"{told}.", f"Declare wake=, which those that wake it may take in place of latency=, {never}"
+
+
+def _of_replicas(snapshot: Snapshot, service: Resource, spec: ServiceSpec, scaling: Resource) -> tuple[str, str]:
+    ready = _ready(service)
     wanted = int(service.status.get("wanted", ready))
     start_s = float((scaling.status.get("measured") or {}).get("start_s", 0.0))
     notes = [sentence for rule, sentence in scaling.status.get("lines", ()) if rule == "replicas"]
@@ -228,6 +259,8 @@ def _of_replicas(service: Resource, scaling: Resource, ready: int) -> tuple[str,
     if wanted > ready:
         why = f"{wanted} replicas are wanted and {ready} serve{'s' if ready == 1 else ''} yet."
         return why, f"It goes on by itself: a replica is ready {start_s:.1f} s after it was asked for."
+    if (woken := _of_wakes(snapshot, service, spec)) is not None:
+        return woken
     changes = scaling.status.get("changes") or ({"from": 0, "to": 0, "at": 0},)
     last = changes[-1]
     if last["to"] > last["from"] and int(scaling.status.get("at", 0)) - int(last["at"]) < WINDOW_S * SECOND:

@@ -145,6 +145,12 @@ def rests_after(
     return kept if last["to"] == "awake" else [*kept[:-1], {**kept[-1], "to": "awake", "ready_at": snapshot.now}]
 
 
+def woken_since(service: Resource, at: int) -> list[Mapping[str, Any]]:
+    """Of the times that a request woke it, as they are kept, those since `at`."""
+    kept: Iterable[Mapping[str, Any]] = service.status.get("rests", ())
+    return [r for r in kept if r["to"] != "asleep" and r["at"] >= at and r["why"] == _WAKING[REQUEST]]
+
+
 def idle_us(snapshot: Snapshot, service: Resource, serve: ServiceSpec) -> int:
     """Without a request, before it goes to sleep: what it declares, or else what was decided."""
     return serve.idle_us if serve.idle else int(sleep_of(snapshot, service).get("idle_us", serve.idle_us))

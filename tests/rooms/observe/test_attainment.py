@@ -113,6 +113,75 @@ def test_why_it_is_missed_and_what_to_do(given: dict[str, Any], because: str, ac
     assert (found["state"], found["because"], found["next_action"]) == ("missed", because, action)
 
 
+WOKEN: dict[str, Any] = {"to": "awake", "why": "Waking: a request waits for it.", "from": 0, "replicas": 1}
+WOKEN |= {"at": NOW - 200_000_000, "ready_at": NOW - 198_800_000}
+LATER = {**WOKEN, "at": NOW - 90_000_000, "ready_at": NOW - 88_500_000}
+BEFORE = {**WOKEN, "at": NOW - 900_000_000, "ready_at": NOW - 880_000_000}
+FORESEEN = {**LATER, "why": "Waking: on most days before somebody asked at about this time."}
+FORESAW = "More was late than was foreseen."
+
+
+@pytest.mark.parametrize(
+    ("serve", "rests", "because", "action"),
+    [
+        (
+            sr.Service(replicas=(0, 4), latency="50ms"),
+            [BEFORE, WOKEN],
+            "Requests woke it once, in 1.2 s, for which they waited.",
+            "Declare wake=, which those that wake it may take in place of latency=, or replicas=(1, 4) for quote, which"
+            " never sleeps then.",
+        ),
+        (
+            sr.Service(replicas=(0, 1), latency="50ms", wake="1s", idle="1m"),
+            [WOKEN, LATER],
+            "Requests woke it 2 times, in up to 1.5 s, for which they waited: longer than wake='1s'.",
+            "Declare a longer wake=, or replicas=1 without wake= and idle= for quote, which never sleeps then.",
+        ),
+        (sr.Service(replicas=(0, 4), latency="50ms", wake="2s"), [WOKEN, LATER], FORESAW, ""),
+        (sr.Service(replicas=(0, 4), latency="50ms"), [BEFORE, FORESEEN], FORESAW, ""),
+    ],
+    ids=["woken", "wake", "in-time", "foreseen"],
+)
+def test_wakes_that_took_longer_than_requests_may_are_named(
+    serve: sr.Service, rests: list[dict[str, Any]], because: str, action: str
+) -> None:
+    found = told(row=service(serve, status={"rests": rests}), scaling={})
+    assert found["because"] == because
+    assert found["next_action"] == action or not action
+
+
+@pytest.mark.parametrize(
+    ("replicas", "wish", "action"),
+    [
+        (40, 1, "replicas=(40, 64) lets them follow the load."),
+        (
+            64,
+            1,
+            "Declare a longer latency= for quote, or a smaller model: no service has more than 64.",
+        ),
+        ((0, 1), 1, "replicas=(0, 4) lets them follow the load."),
+        (
+            (1, 40),
+            90,
+            "Declare replicas=(1, 64) for quote, a longer latency=, or a smaller model.",
+        ),
+        (
+            (1, 64),
+            90,
+            "Declare a longer latency= for quote, or a smaller model: no service has more than 64.",
+        ),
+    ],
+    ids=["fixed", "most", "sleeps", "elastic", "elastic-most"],
+)
+def test_no_more_is_advised_than_may_be_declared(replicas: int | tuple[int, int], wish: int, action: str) -> None:
+    row = service(sr.Service(replicas=replicas, latency="50ms", share=0.999))
+    given = Resource("t", "scaling", "quote", {"replicas": 64}, {**SCALING, "wish": wish}, state="ACTIVE")
+    there = Snapshot({one.key: one for one in (row, given)}, {}, {}, NOW)
+    found = objective_of(there, row, Counted(283, 34, 300.0))
+    assert found is not None
+    assert found["next_action"].endswith(action)
+
+
 def test_what_no_number_of_replicas_keeps_is_said_first() -> None:
     row = service()
     replica = Resource("t", "replica", "quote-1-1", {"version": 1}, state="READY", parent="service/quote")

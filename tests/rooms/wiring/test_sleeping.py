@@ -15,7 +15,7 @@ from skyriver.core.errors import Conflict
 from skyriver.core.resources import Put, Resource
 from skyriver.serve.operations import plan_sleep, plan_wake
 from skyriver.serve.scaling_kind import new_scaling
-from skyriver.serve.sleeping import RESTS
+from skyriver.serve.sleeping import RESTS, woken_since
 from skyriver.wiring.simulation import Simulation
 
 HOLDER = "t.activator.activator"
@@ -278,6 +278,8 @@ def test_when_it_slept_and_woke_and_why_is_kept(cloud: Cloud) -> None:
     assert (awake["to"], awake["from"], awake["replicas"]) == ("awake", 0, 1)
     assert awake["why"] == "Waking: a request waits for it."
     assert 0 < awake["ready_at"] - awake["at"] <= 1_000_000
+    assert woken_since(cloud.service, awake["at"]) == [awake]
+    assert woken_since(cloud.service, awake["ready_at"]) == []
     for _ in range(RESTS):
         cloud.act(plan_sleep)
         cloud.run(seconds=0.3)
@@ -288,6 +290,7 @@ def test_when_it_slept_and_woke_and_why_is_kept(cloud: Cloud) -> None:
     assert len(kept) == RESTS
     assert [one["to"] for one in kept[-2:]] == ["asleep", "awake"]
     assert kept[-1]["why"] == "Waking: it was woken by hand."
+    assert woken_since(cloud.service, 0) == [], "no request did"
 
 
 def test_one_that_is_woken_while_its_replicas_are_still_there_is_awake_at_once(cloud: Cloud) -> None:
