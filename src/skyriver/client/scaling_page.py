@@ -189,21 +189,28 @@ def _rest(rest: Mapping[str, Any]) -> str:
 
 
 def history(screen: Screen, changes: Sequence[Mapping[str, Any]]) -> None:
-    """Newest first."""
-    unit = next((_in_people_s(change)[0] for change in reversed(changes) if change["unit"]), "")
+    """Newest first; with a column for the unit where that was another one before."""
     told = [_amounts(change) for change in changes]
-    decimals = decimals_of([amount for of in told for amount in of])
+    units = [_in_people_s(change)[0] if set(of) != {None} else "" for change, of in zip(changes, told, strict=True)]
+    differ = sorted({unit for unit in units if unit})
+    amounts_in = {
+        unit: [amount for of, its in zip(told, units, strict=True) if its == unit for amount in of] for unit in units
+    }
+    decimals = {unit: decimals_of(amounts) for unit, amounts in amounts_in.items()}
+    is_mixed = len(differ) > 1
     rows = [
         (
             utc_time(change["at"]),
             f"{change['from']} -> {change['to']}",
-            *(plain(amount, decimals) for amount in of),
+            *(plain(amount, decimals[unit]) for amount in of),
+            *([unit] if is_mixed else []),
             change["why"],
         )
-        for change, of in reversed(list(zip(changes, told, strict=True)))
+        for change, of, unit in reversed(list(zip(changes, told, units, strict=True)))
     ]
-    title = f"{_TITLE} {unit}:" if unit else ""
-    screen.table(title, ("SINCE (UTC)", "REPLICAS", "COST c", "LATE D", "c + D", "WHY"), rows)
+    title = f"{_TITLE} {'the unit of then' if is_mixed else differ[0]}:" if differ else ""
+    heads = ("SINCE (UTC)", "REPLICAS", "COST c", "LATE D", "c + D", *(["IN"] if is_mixed else []), "WHY")
+    screen.table(title, heads, rows)
 
 
 def costs_of(change: Mapping[str, Any]) -> tuple[str, list[str]]:

@@ -134,12 +134,19 @@ def _of_row(row: Resource, was: Resource | None, at: float) -> Iterator[Change]:
 
 
 def _of_tenant(row: Resource, was: Resource | None, at: float) -> Iterator[Change]:
-    """Its limits, with how to set them back; the first ones make its row."""
-    before = was.spec if was is not None else {}
+    """Its limits, with how to set them back; the first ones make its row. What a row that was changed since had before
+    is not known to a control plane that has just begun."""
+    before, is_known = (was.spec, True) if was is not None else ({}, row.generation == 1)
     moved = [what for what in LIMITS if before.get(what) != row.spec.get(what)]
     if not moved:
         return
     who = f" by {row.updated_by}" if row.updated_by not in ("", "system") else ""
+    if not is_known:
+        limits = ", ".join(f"{what} {row.spec[what]}" for what in moved)
+        told = f"The tenant {row.name} was changed{who}: its limits are {limits} now"
+        action = f"`skyriver audit list --target tenant/{row.name}` shows what was done."
+        yield Change(GATEWAY, "limits", at, told, action, row.name)
+        return
     how = ", ".join(f"{what} {before.get(what) or 'none'} to {row.spec.get(what) or 'none'}" for what in moved)
     back = " ".join(f"--{what} {before.get(what) or 'none'}" for what in moved)
     told = f"The limits of the tenant {row.name} were changed{who}: {how}"

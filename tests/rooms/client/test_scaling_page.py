@@ -168,6 +168,23 @@ def test_sleeps_and_wakes_are_in_the_history(capsys: pytest.CaptureFixture[str])
     ]
 
 
+def test_amounts_of_other_units_are_told_in_theirs(capsys: pytest.CaptureFixture[str]) -> None:
+    (change,) = STATUS["changes"]
+    old = {what: value for what, value in change.items() if what != "cores"}
+    euros = {**change, "at": AT + 60_000_000, "cost": 0.021, "late_cost": 0.0, "sum": 0.021, "unit": "EUR"}
+    scaling_page.history(Screen(as_json=False), scaling_page.with_rests([old, change, euros], RESTS[1:]))
+    assert printed(capsys) == [
+        "What replicas cost (c), and late requests (D), in the unit of then:",
+        "SINCE (UTC) REPLICAS COST c LATE D c + D IN WHY",
+        "2026-11-18 11:08:10 0 -> 1 Woken: a request waits for it. It was ready after 1.2 s.",
+        "2026-11-18 11:07:40 1 -> 2 0.0210 0 0.0210 EUR an hour demand: 1.12.",
+        "2026-11-18 11:06:40 1 -> 2 1.00 0.15 1.15 core-hours an hour demand: 1.12.",
+        "2026-11-18 11:06:40 1 -> 2 2.00 0.30 2.30 replicas demand: 1.12.",
+    ]
+    scaling_page.history(Screen(as_json=False), [change])
+    assert printed(capsys)[-3] == "What replicas cost (c), and late requests (D), in core-hours an hour:"
+
+
 def test_the_demo_tells_a_change_in_the_same_unit() -> None:
     (change,) = STATUS["changes"]
     assert demo_burst.told(change) == "demand: 1.12. c + D = 1.00 + 0.15 core-hours an hour"

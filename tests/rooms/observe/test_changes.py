@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from skyriver.core.resources import Resource, Snapshot
@@ -46,6 +48,32 @@ def test_a_tenants_limits_are_named_with_what_they_were_the_first_ones_too() -> 
         "`skyriver tenant limit a --rate 500/s --concurrency none` sets them back."
     )
     assert changes.recent[2].told.endswith("concurrency 9 to none")
+
+
+@pytest.mark.parametrize(
+    ("generation", "told", "action"),
+    [
+        (
+            1,
+            "The limits of the tenant a were changed by ana: rate none to 300/s",
+            "`skyriver tenant limit a --rate none` sets them back.",
+        ),
+        (
+            2,
+            "The tenant a was changed by ana: its limits are rate 300/s now",
+            "`skyriver audit list --target tenant/a` shows what was done.",
+        ),
+    ],
+)
+def test_a_limit_is_not_said_to_be_set_back_to_what_it_may_not_have_been(
+    generation: int, told: str, action: str
+) -> None:
+    now, changes = 1_795_000_000_000_000, Changes()
+    row = Resource("a", "tenant", "a", {"rate": "300/s"}, state="ACTIVE", generation=generation, updated_by="ana")
+    row = replace(row, created_at=now - 60_000_000)
+    changes.look(Sight(1_000.0, Snapshot({row.key: row}, {}, {}, now)))
+    (change,) = changes.recent
+    assert (change.told, change.next_action) == (told, action)
 
 
 def test_a_budget_is_no_limit_of_requests() -> None:
