@@ -8,6 +8,10 @@ of the servers that are up are out, so a pool of one is left alone.
 
 Of few answers the mean says little (times spread as exponentials do, at worst), so the fewer there are the slower they
 have to be: SLOWER * (1 + 1/n). One that has requests and answers none of them for a whole window is as slow as that.
+
+What waited at a server before another one came, or came back, waited in a queue that the other had no part in: its
+answers are slow and the other's are not, though both work alike. By these nobody is judged: of two, each would be out
+in turn while all requests wait at the other.
 """
 
 from __future__ import annotations
@@ -67,6 +71,8 @@ class _Server:
     since: int = 0
     pause: int = 0
     """The last one; 0 before the first."""
+    queued_until: int | None = None
+    """Its count of answers, modulo WRAP, once all are answered that waited when another came; None: they are."""
 
     @property
     def weight(self) -> int:
@@ -80,12 +86,24 @@ class _Server:
         self.seen.append((now, seen))
         while len(self.seen) > 2 and self.seen[1][0] <= now - WINDOW_US:
             self.seen.popleft()
+        if self.queued_until is not None and (self.queued_until - seen.answers - 1) % WRAP >= WRAP // 2:
+            self.queued_until = None
+            self._begin_anew()
+
+    def shares(self) -> None:
+        """With another one from now on: what waits here did not."""
+        last = self.seen[-1][1]
+        self.queued_until = (last.answers + last.waiting) % WRAP if last.waiting else None
+        self._begin_anew()
 
     def move(self, step: int, now: int) -> None:
         self.step, self.since = step, now
+        self._begin_anew()  # what it did with another weight does not count
+
+    def _begin_anew(self) -> None:
         last = self.seen[-1]
         self.seen.clear()
-        self.seen.append(last)  # what it did with another weight does not count
+        self.seen.append(last)
 
     @property
     def lately(self) -> _Lately:
@@ -95,7 +113,7 @@ class _Server:
         if answers == 0 and first.waiting and last.waiting and last_at - first_at >= WINDOW_US:
             return _Lately(LEAST_ANSWERS, float(last_at - first_at), failures)
         mean = (last.microseconds - first.microseconds) % WRAP / answers if answers else 0.0
-        return _Lately(answers, mean, failures)
+        return _Lately(answers, mean, failures, queued=self.queued_until is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +121,8 @@ class _Lately:
     answers: int
     mean_us: float
     failures: int
+    queued: bool = False
+    """They waited where the others had no part in it."""
 
     @property
     def failed(self) -> float:
@@ -119,6 +139,7 @@ class Outliers:
         """The weight that each server should have. `now`: monotonic, in microseconds; `pools`: the servers of each pool
         that are up."""
         up = {name: seen for pool in pools for name, seen in pool.items()}
+        new = up.keys() - self._servers.keys()
         for name, seen in up.items():
             if name not in self._servers:
                 # Whoever looked before may have left it with another weight.
@@ -128,14 +149,20 @@ class Outliers:
             self._servers[name].look(now, seen)
         self._servers = {name: server for name, server in self._servers.items() if name in up}
         for pool in pools:
-            self._judge({name: self._servers[name] for name in pool}, now)
+            servers = {name: self._servers[name] for name in pool}
+            if self._judge(servers, now) or new & pool.keys():
+                for server in servers.values():
+                    server.shares()
         return {name: self._servers[name].weight for name in up}
 
-    def _judge(self, pool: Mapping[str, _Server], now: int) -> None:
+    def _judge(self, pool: Mapping[str, _Server], now: int) -> bool:
+        """Whether one of them takes more from now on than it did."""
+        came = False
         room = len(pool) // 2
         out = sorted((s for s in pool.values() if not s.well), key=lambda server: server.since)
         for server in out[: max(0, len(out) - room)]:  # others went down: it is better than none
             server.move(len(STEPS) - 1, now)
+            came = True
         for name, server in pool.items():
             if server.step < 0:
                 if now - server.since >= server.pause:
@@ -151,6 +178,8 @@ class Outliers:
                 quiet = now - server.since >= QUIET_US and not server.seen[-1][1].waiting
                 if server.lately.answers >= LEAST_ANSWERS or quiet:
                     server.move(server.step + 1, now)
+                    came = True
+        return came
 
 
 def _siblings(pool: Mapping[str, _Server], name: str) -> Iterator[_Lately]:
@@ -164,6 +193,6 @@ def _is_outlier(lately: _Lately, siblings: Sequence[_Lately], least: int) -> boo
         return False
     usual = median(s.mean_us for s in siblings)
     needed = SLOWER * (1 + 1 / max(lately.answers, 1))
-    slow = lately.mean_us > usual * needed and lately.mean_us - usual > LEAST_US
+    slow = not lately.queued and lately.mean_us > usual * needed and lately.mean_us - usual > LEAST_US
     fails = lately.failures >= LEAST_FAILURES and lately.failed >= FAILED
     return slow or (fails and median(s.failed for s in siblings) <= SIBLINGS_FAILED)

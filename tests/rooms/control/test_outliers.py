@@ -142,3 +142,86 @@ def test_counters_may_wrap() -> None:
     assert pool.was_out == set()
     pool.run(2, {**ALIKE, "c": 60_000})
     assert pool.was_out == {"c"}
+
+
+class Queues:
+    """Servers that answer one request after another, `takes` milliseconds each; `clients` ask again once they are
+    answered, and whoever has least to do for its weight is asked."""
+
+    def __init__(self, takes: Mapping[str, int], clients: int) -> None:
+        self.outliers = Outliers()
+        self.takes = dict(takes)
+        self.now = 0
+        self.clients = clients
+        self.queues: dict[str, list[int]] = {name: [] for name in takes}
+        """When each that waits was asked; the first is under way."""
+        self.left: dict[str, int] = dict(takes)
+        self.seen = {name: Answered() for name in takes}
+        self.out: list[str] = []
+
+    def run(self, names: str, seconds: float) -> None:
+        """With these up."""
+        for _ in range(round(seconds * 1000)):
+            self.now += 1
+            while sum(map(len, self.queues.values())) < self.clients:
+                able = [name for name in names if self.seen[name].weight]
+                name = min(able, key=lambda each: (len(self.queues[each]) / self.seen[each].weight, each))
+                self.queues[name].append(self.now)
+            for name, queue in self.queues.items():
+                self.left[name] -= bool(queue)
+                if queue and self.left[name] <= 0:
+                    self._answer(name, self.now - queue.pop(0))
+            if not self.now % (LOOK_US // 1000):
+                self._look(names)
+
+    def _answer(self, name: str, milliseconds: int) -> None:
+        seen = self.seen[name]
+        took = seen.microseconds + 1000 * milliseconds
+        self.seen[name] = replace(seen, answers=seen.answers + 1, microseconds=took)
+        self.left[name] = self.takes[name]
+
+    def _look(self, names: str) -> None:
+        pool = {name: replace(self.seen[name], waiting=len(self.queues[name])) for name in names}
+        for name, weight in self.outliers.look(self.now * 1000, [pool]).items():
+            if not weight and self.seen[name].weight:
+                self.out.append(name)
+            self.seen[name] = replace(self.seen[name], weight=weight)
+
+
+@pytest.mark.parametrize("clients", [6, 12, 24])
+def test_who_had_all_requests_before_another_one_came_is_not_slow_for_their_queue(clients: int) -> None:
+    pool = Queues({"a": 65, "b": 65}, clients)
+    pool.run("a", 5)
+    before = pool.seen["a"].answers
+    pool.run("ab", 10)
+    assert pool.out == []
+    done = pool.seen["a"].answers - before + pool.seen["b"].answers
+    assert done > 0.95 * 2 * 10_000 / 65, "both work all the time"
+
+
+def test_of_two_the_one_that_comes_back_does_not_drive_the_other_out() -> None:
+    pool = Queues({"a": 65, "b": 65}, 12)
+    pool.run("ab", 4)
+    pool.takes["a"] = 300
+    pool.run("ab", 4)
+    assert pool.out == ["a"]
+    pool.takes["a"] = 65
+    pool.run("ab", 20)
+    assert pool.out == ["a"]
+    assert pool.seen["a"].weight == FULL
+
+
+def test_of_two_the_slower_one_is_out_once_its_own_queue_is_seen() -> None:
+    pool = Queues({"a": 65, "b": 400}, 8)
+    pool.run("b", 2)
+    pool.run("ab", 8)
+    assert set(pool.out) == {"b"}
+
+
+def test_a_queue_of_before_does_not_hide_that_nothing_is_answered() -> None:
+    pool = Queues({"a": 20, "b": 20}, 8)
+    pool.run("b", 2)
+    pool.run("ab", 0.1)
+    pool.takes["b"] = pool.left["b"] = 10_000_000
+    pool.run("ab", 4)
+    assert pool.out == ["b"]
