@@ -24,6 +24,7 @@ from skyriver.core.app import App
 from skyriver.core.environments import REQUIREMENTS
 from skyriver.core.errors import InvalidInput, SkyriverError
 from skyriver.core.misread import wrong
+from skyriver.core.ranges import SERVICE, field_of, hint
 
 BUNDLED = frozenset({".py", ".onnx", ".txt", ".toml", ".yaml", ".yml", ".json", ".sql"})
 BUNDLE_LIMIT = 256 * 1024**2
@@ -133,11 +134,14 @@ def _misdeclared(error: ValidationError, where: str) -> InvalidInput:
     # A name that there is not, before the one that is missing: it is the same one, misspelt.
     found = next((each for each in all_found if each["type"] == "extra_forbidden"), all_found[0])
     why = wrong({**found, "loc": found["loc"][:1]}, known)
+    action = f"sr.{name} takes {', '.join(known)}." if known else "Correct this line and deploy again."
+    if name == "Service":
+        action = hint(SERVICE, field_of(found), found.get("input")) or action
     return InvalidInput(
         f"sr.{name}: {why}." if known else f"The declaration is not understood: {why}.",
         code=f"BAD_{name.upper()}" if known else "BAD_DECLARATION",
         where=where,
-        next_action=f"sr.{name} takes {', '.join(known)}." if known else "Correct this line and deploy again.",
+        next_action=action,
     )
 
 

@@ -56,6 +56,9 @@ def service_replay(
                 declared |= {"hold": hold}
             if least:
                 declared |= {"wake": wake, "idle": idle}
+        from skyriver.client.wished import check_wished  # specifications take long to load
+
+        check_wished(declared, {"replicas": replicas, **asked})
         found = client.advice(name, declared=declared, told=lambda done: bars.tell("replaying", done, 1.0))
     screen.data(found, lambda: trials(screen, name, found))
 
@@ -63,13 +66,20 @@ def service_replay(
 def _replicas(text: str) -> tuple[int, int]:
     least, dots, most = text.partition("..")
     try:
-        return int(least), int(most if dots else least)
+        found = int(least), int(most if dots else least)
     except ValueError:
         raise InvalidInput(
             f"--replicas {text} is no number of replicas.",
             code="BAD_REPLICAS",
             next_action="Write it as 3, or as 1..8 for as many as the load needs.",
         ) from None
+    if found[0] > found[1]:
+        raise InvalidInput(
+            f"--replicas {text} has fewer at the most than at the least.",
+            code="BAD_REPLICAS",
+            next_action=f"Write the least first: --replicas {found[1]}..{found[0]}.",
+        )
+    return found
 
 
 @_services.command("history")

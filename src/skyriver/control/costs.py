@@ -15,8 +15,9 @@ from skyriver.core import contract_costs as contract
 from skyriver.core.contract_advice import Advice
 from skyriver.core.errors import InvalidInput, NotFound, Unavailable
 from skyriver.core.misread import misread
+from skyriver.core.ranges import SERVICE, field_of, hint
 from skyriver.core.resources import need
-from skyriver.core.spec import ServiceSpec
+from skyriver.core.spec import ServiceSpec, check_service
 from skyriver.core.units import DAY, parse_duration
 from skyriver.core.usage import DAYS, HOUR, USAGE, buckets
 from skyriver.trust.permissions import Permission, require_operator
@@ -97,15 +98,20 @@ def _declared(text: str, service: str) -> dict[str, Any]:
     try:
         if not service:
             raise ValueError("say of which service")
-        return ServiceSpec.model_validate_json(text).to_json()
+        serve = ServiceSpec.model_validate_json(text)
     except (ValidationError, ValueError) as error:
-        why = misread(error) if isinstance(error, ValidationError) else str(error)
+        why, action = str(error), ""
+        if isinstance(error, ValidationError):
+            why, found = misread(error), error.errors()[0]
+            action = hint(SERVICE, field_of(found), found.get("input"))
         raise InvalidInput(
             f"The declaration is not understood: {why}.",
             code="BAD_SPEC",
             where="declared",
-            next_action='Write it as JSON, as {"replicas": [1, 4], "latency": "50ms"}, beside service=NAME.',
+            next_action=action or 'Write it as JSON, as {"replicas": [1, 4], "latency": "50ms"}, beside service=NAME.',
         ) from error
+    check_service(serve, "The declaration")
+    return serve.to_json()
 
 
 def _period(since: str, now: int) -> Period:

@@ -353,6 +353,7 @@ class App:
             slices=parts,
             **terms.about_model(description=description, contact=contact, licence=licence),
         )
+        specs.check_service(self._models[name].serve, f"The service of {name!r}")
         specs.check_from_stream(self._models[name], learnt)
         return self._models[name]
 

@@ -15,6 +15,7 @@ from skyriver.core.expr import Label
 from skyriver.core.misread import a_mapping, a_text, made, texts
 from skyriver.core.names import check_name, nearest
 from skyriver.core.places import declared_at
+from skyriver.core.ranges import DECISIONS, duration, hint
 from skyriver.core.units import parse_duration
 
 _A_RULE = 'Write sr.Rule("block", "score >= 0.9"), or {"block": "score >= 0.9"}.'
@@ -219,7 +220,7 @@ def decide_of(
         otherwise=otherwise,
         fallback=fallback,
         fallback_by=_fallback_by(fallback_by),
-        deadline_us=parse_duration(deadline, "a deadline") if deadline is not None else 0,
+        deadline_us=duration(DECISIONS, "deadline", deadline, "a deadline") if deadline is not None else 0,
         latency_us=_latency(latency),
         share=_share(stream.name, share, latency),
         cheaper=check_name(cheaper, "an alias") if cheaper != "" else "",
@@ -259,9 +260,9 @@ def _fallback_by(given: object) -> tuple[Literal["last_version", "rules"], ...]:
 def _latency(given: str | None) -> int:
     if given is None:
         return 0
-    latency_us = parse_duration(given, "a latency")
+    latency_us = duration(DECISIONS, "latency", given, "a latency")
     if not latency_us:
-        refuse(f"latency={given!r}: nothing is decided at once.", "BAD_DECISION", specs.AN_OBJECTIVE)
+        refuse(f"latency={given!r}: nothing is decided at once.", "BAD_DECISION", hint(DECISIONS, "latency"))
     return latency_us
 
 
@@ -269,7 +270,8 @@ def _share(stream: str, given: object, latency: str | None) -> float:
     if given is None:
         return specs.IN_TIME
     if not isinstance(given, int | float) or isinstance(given, bool) or not 0.5 < given < 1:
-        refuse(f"share={given!r:.80} is no share of events between 0.5 and 1.", "BAD_DECISION", specs.AN_OBJECTIVE)
+        told = f"share={given!r:.80} is no share of events between 0.5 and 1."
+        refuse(told, "BAD_DECISION", hint(DECISIONS, "share", given))
     if latency is None:  # also of the usual one, which the specification does not tell from none
         wrong = f"share={given} is a share of the events that are decided within a latency, and there is none"
         refuse(f"The decisions of {stream}: {wrong}.", "BAD_DECISION", specs.AN_OBJECTIVE)

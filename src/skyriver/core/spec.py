@@ -71,6 +71,7 @@ from skyriver.core.spec_models import (
     TrainSpec,
     check_folded,
     check_from_stream,
+    check_service,
 )
 from skyriver.core.spec_streams import (
     MOST_LINGER,
@@ -158,6 +159,7 @@ __all__ = [
     "check_folded",
     "check_from_stream",
     "check_review",
+    "check_service",
     "check_sinks",
     "with_roles",
 ]

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.names import check_name
+from skyriver.core.ranges import DECISIONS, hint, outside
 from skyriver.core.spec_base import FieldName, Name, Spec
 from skyriver.core.spec_fields import GRID_LIMIT
 from skyriver.core.spec_streams import StreamSpec, TableSpec
@@ -24,8 +25,6 @@ COUNTED = 1_000
 """So far a counter counts unless more is declared."""
 IN_TIME = 0.99
 AN_OBJECTIVE = 'Write latency="50ms", share=0.99: that share of the events is decided within that time.'
-LEAST_LATENCY = parse_duration("5ms")
-"""Of an objective: a flush of the disk takes as long now and then."""
 
 
 class DecisionRule(Spec):
@@ -202,14 +201,17 @@ class DecideSpec(Spec):
 
     @model_validator(mode="after")
     def _timely(self) -> Self:
-        wrong = ""
-        if self.latency_us and self.latency_us < LEAST_LATENCY:
-            wrong = f"latency={format_duration(self.latency_us)!r} is less than {format_duration(LEAST_LATENCY)}"
+        wrong, action = "", AN_OBJECTIVE
+        if self.latency_us and (why := outside(DECISIONS["latency"], self.latency_us)):
+            wrong = f"latency={format_duration(self.latency_us)!r} {why}"
+            action = hint(DECISIONS, "latency")
         elif self.latency_us and self.deadline_us > self.latency_us:
             wrong = (
                 f"deadline={format_duration(self.deadline_us)!r} leaves the model longer than"
                 f" latency={format_duration(self.latency_us)!r} leaves an event"
             )
+            longest = format_duration(self.latency_us)
+            action = f'deadline is at most as long as latency: write deadline="{longest}" or less, or a longer latency.'
         elif self.share != IN_TIME and not self.latency_us:
             wrong = f"share={self.share} is a share of the events that are decided within a latency, and there is none"
         elif self.cheaper and not self.latency_us:
@@ -218,7 +220,7 @@ class DecideSpec(Spec):
             check_name(self.cheaper, "an alias")
         if wrong:
             message = f"The decisions of {self.stream}: {wrong}."
-            raise InvalidInput(message, code="BAD_DECISION", next_action=AN_OBJECTIVE)
+            raise InvalidInput(message, code="BAD_DECISION", next_action=action)
         return self
 
     @property

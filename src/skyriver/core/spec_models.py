@@ -12,14 +12,24 @@ from skyriver.core.cron import check_cron
 from skyriver.core.errors import InvalidInput
 from skyriver.core.expr import Aggregate, Column, Lookup, Node, Same, walk
 from skyriver.core.names import BY_ENTITY, BY_KEY
+from skyriver.core.ranges import (
+    MOST_AT_ONCE,
+    MOST_CPUS,
+    MOST_MEMORY_MB,
+    MOST_PRIORITY,
+    MOST_REPLICAS,
+    SERVICE,
+    duration,
+    hint,
+    outside,
+    unfit,
+)
 from skyriver.core.resources import UNDECLARED_MB
 from skyriver.core.spec_base import FieldName, InnerPath, Name, Spec
 from skyriver.core.spec_gate import GateSpec, SliceSpec
 from skyriver.core.spec_watch import RetrainSpec
 from skyriver.core.units import SECOND, format_span, parse_duration, parse_rate
 
-MOST_REPLICAS = 64
-MOST_MEMORY_MB = 2**24
 IDLE = "5m"
 """Without a request, before a service goes to sleep that declares nothing, while nobody has found out better."""
 SHARE = 0.99
@@ -157,12 +167,12 @@ class FromStreamSpec(Spec):
 class ServiceSpec(Spec):
     replicas: int | tuple[int, int] = 1
     """How many; `(least, most)`: as many as `latency` and `share` need; from 0 on it sleeps while nobody asks."""
-    cpus: float = Field(default=1.0, gt=0, le=1_024, allow_inf_nan=False)
+    cpus: float = Field(default=1.0, gt=0, le=MOST_CPUS, allow_inf_nan=False)
     memory_mb: int = Field(default=UNDECLARED_MB, gt=0, le=MOST_MEMORY_MB)
     """Of a replica; what nobody declares is measured."""
     limit: Rate = Field(default="", exclude_if=lambda value: value == "")
     """Of requests a second by all callers together, as "100/s"; "" is none. What is more gets 429."""
-    concurrency: int = Field(default=0, ge=0, le=1_000_000, exclude_if=lambda value: value == 0)
+    concurrency: int = Field(default=0, ge=0, le=MOST_AT_ONCE, exclude_if=lambda value: value == 0)
     """Of requests under way at once; 0 is no limit. What is more gets 429."""
     idle: str = Field(default="", exclude_if=lambda value: value == "")
     """After so long without a request a service of `(0, n)` replicas goes to sleep; the next request wakes it. "" is
@@ -171,7 +181,7 @@ class ServiceSpec(Spec):
     """`sr.FromStream(...)`: it is also asked by the keys of its features."""
     latency: str = Field(default="", exclude_if=lambda value: value == "")
     """The objective: an answer is to take at most so long, as "50ms"; "" is no objective but that it answers."""
-    share: float = Field(default=SHARE, gt=0.5, lt=1.0, exclude_if=lambda value: value == SHARE)
+    share: float = Field(default=SHARE, gt=0.5, lt=1.0, allow_inf_nan=False, exclude_if=lambda value: value == SHARE)
     """Of the requests that are to be answered well, and within `latency`: what is missed faster than that allows is
     told as an incident; replicas of `(least, most)` are as many as keep it."""
     hold: str = Field(default="", exclude_if=lambda value: value == "")
@@ -179,7 +189,7 @@ class ServiceSpec(Spec):
     longer."""
     wake: str = Field(default="", exclude_if=lambda value: value == "")
     """A request that wakes the service may take so long; "" is as long as any, `latency`."""
-    priority: int = Field(default=0, ge=-100, le=100, exclude_if=lambda value: value == 0)
+    priority: int = Field(default=0, ge=-MOST_PRIORITY, le=MOST_PRIORITY, exclude_if=lambda value: value == 0)
     """Where a machine does not do for all, services of a higher one get replicas over their least first."""
 
     @field_validator("replicas", "cpus", "memory_mb", "concurrency", "share", "priority", mode="before")
@@ -190,6 +200,8 @@ class ServiceSpec(Spec):
         for part in parts:
             if isinstance(part, bool | str):
                 raise PydanticKnownError("float_type" if info.field_name in ("cpus", "share") else "int_type")
+        if info.field_name == "replicas" and isinstance(given, tuple | list) and len(given) != 2:
+            raise unfit("replicas", f"{tuple(given)!r:.80} is not (least, most)")
         return given
 
     @property
@@ -247,24 +259,41 @@ class ServiceSpec(Spec):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not 1 <= self.most <= MOST_REPLICAS:
-            raise ValueError(f"replicas: {self.most} is not from 1 to {MOST_REPLICAS}; (0, n) sleeps while nobody asks")
+            why = f"replicas: {self.most} is not from 1 to {MOST_REPLICAS}; (0, n) sleeps while nobody asks"
+            raise unfit("replicas", why)
         if not 0 <= self.least <= self.most:
-            raise ValueError(f"replicas={self.replicas}: they are (least, most), as in (1, 4)")
+            raise unfit("replicas", f"replicas={self.replicas}: they are (least, most), as in (1, 4)")
+        for name in ("latency", "wake", "hold", "idle"):
+            if given := getattr(self, name):
+                duration(SERVICE, name, given, _CALLED[name])
         if self.hold_us is not None and not self.elastic:
-            raise ValueError("hold is for a service whose replicas follow the load, as those of replicas=(1, 4)")
+            raise unfit("hold", "hold is for a service whose replicas follow the load, as those of replicas=(1, 4)")
         if self.hold_us is not None and self.hold_us < SECOND:
-            raise ValueError(f"hold={self.hold!r} is shorter than a second")
+            raise unfit("hold", f"hold={self.hold!r} is shorter than a second")
         if self.wake and not self.sleeps:
-            raise ValueError("wake is for a service that sleeps, with replicas=(0, n)")
+            raise unfit("wake", "wake is for a service that sleeps, with replicas=(0, n)")
         if self.wake and self.wake_us <= self.latency_us:
-            raise ValueError(f"wake={self.wake!r} must be longer than latency={self.latency!r}, in whose place it is")
+            why = f"wake={self.wake!r} must be longer than latency={self.latency!r}, in whose place it is"
+            raise unfit("wake", why)
         if not self.sleeps and self.idle:
-            raise ValueError("idle is for a service that sleeps, with replicas=(0, n)")
+            raise unfit("idle", "idle is for a service that sleeps, with replicas=(0, n)")
         if self.idle_us < SECOND:
-            raise ValueError(f"idle={self.idle!r} is shorter than a second")
+            raise unfit("idle", f"idle={self.idle!r} is shorter than a second")
         if self.latency and not self.latency_us:
-            raise ValueError(f"latency={self.latency!r}: nothing is answered at once")
+            raise unfit("latency", f"latency={self.latency!r}: nothing is answered at once")
         return self
+
+
+_CALLED = {"latency": "a latency", "wake": "a time to wake", "hold": "a hold", "idle": "a duration"}
+
+
+def check_service(serve: ServiceSpec, what: str) -> None:
+    """Whether its durations can be meant: looked at as it is declared, for what stands in the control state stays
+    readable. Raises InvalidInput (BAD_SERVICE)."""
+    for name in ("latency", "wake", "hold", "idle"):
+        given = getattr(serve, name)
+        if given and (why := outside(SERVICE[name], parse_duration(given))):
+            _refuse(f"{what}: {name}={given!r} {why}.", hint(SERVICE, name))
 
 
 class ShadowSpec(Spec):

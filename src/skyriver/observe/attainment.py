@@ -10,9 +10,9 @@ from typing import Any, Final, Literal
 
 from skyriver.core.contract import Objective
 from skyriver.core.declared import service_spec
+from skyriver.core.ranges import MOST_REPLICAS
 from skyriver.core.resources import Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
-from skyriver.core.spec_models import MOST_REPLICAS
 from skyriver.core.units import SECOND, format_span
 from skyriver.observe.cheaper import rolls_out_cheaper
 from skyriver.observe.demand import Measured

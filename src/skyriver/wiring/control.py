@@ -54,7 +54,7 @@ from skyriver.core.errors import Conflict, InvalidInput, SkyriverError, StaleWri
 from skyriver.core.misread import misread
 from skyriver.core.names import check_name, digest
 from skyriver.core.resources import AuditEntry, Put, Resource, Snapshot
-from skyriver.core.spec import AppSpec
+from skyriver.core.spec import AppSpec, check_service
 from skyriver.data.operations import plan_load
 from skyriver.decide.streams.asking import plan_replay
 from skyriver.decide.streams.checking import check_decisions, undecided_answers
@@ -148,6 +148,8 @@ def deploy(
             code="SPEC_MISMATCH",
             next_action="Send the SHA-256 of its canonical JSON as spec_digest, and its name in the path.",
         )
+    for model in app.models:
+        check_service(model.serve, f"The service of {model.name!r}")
     check_features(app)
     warnings = check_decisions(app)
     check_standing(snapshot, tenant, app)

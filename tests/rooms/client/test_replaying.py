@@ -13,7 +13,7 @@ from skyriver.client.advice_page import advice
 from skyriver.client.cost_calls import CostCalls
 from skyriver.client.flows import Pause
 from skyriver.client.screen import Screen
-from skyriver.core.errors import QuotaExceeded, Unavailable
+from skyriver.core.errors import InvalidInput, QuotaExceeded, Unavailable
 
 NOTHING: dict[str, Any] = {"state": "DONE", "done": 1.0, "items": [], "currency": "", "as_of": "", "source": ""}
 CHANGES = [{"action": "update", "kind": "service", "name": name} for name in ("price", "fraud")]
@@ -48,12 +48,57 @@ def test_a_service_without_a_version_is_told_so(
     assert "no service with a version yet" in capsys.readouterr().err
 
 
-def test_a_share_of_nothing_is_asked_for_and_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("options", "told", "action"),
+    [
+        (
+            {"share": 0.0},  # which is given, and not nothing
+            "--share 0.0: share=0.0 is not more than 0.5.",
+            "--share is a number above 0.5 and below 1: write --share 0.9.",
+        ),
+        (
+            {"share": 2.0},
+            "--share 2.0: share=2.0 is not less than 1.0.",
+            "--share is a number above 0.5 and below 1: write --share 0.9.",
+        ),
+        (
+            {"latency": "1us"},
+            "--latency 1us: The service: latency='1us' is less than 1ms.",
+            "--latency is a duration from 1ms to 2m: write --latency 150ms.",
+        ),
+        (
+            {"latency": "fast"},
+            "--latency fast: 'fast' is not a latency.",
+            "--latency is a duration from 1ms to 2m: write --latency 150ms.",
+        ),
+        (
+            {"hold": "1m"},
+            "--hold 1m: hold is for a service whose replicas follow the load, as those of replicas=(1, 4).",
+            "--hold is a duration from 1s to 30d: write --hold 5m.",
+        ),
+        (
+            {"replicas": "4..1"},
+            "--replicas 4..1 has fewer at the most than at the least.",
+            "Write the least first: --replicas 1..4.",
+        ),
+        (
+            {"replicas": "0..99"},
+            "--replicas 0..99: replicas: 99 is not from 1 to 64; (0, n) sleeps while nobody asks.",
+            "Write --replicas 3, or --replicas 1..8, with 64 at the most.",
+        ),
+    ],
+    ids=str,
+)
+def test_an_option_that_cannot_be_is_told_as_an_option_and_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: str, action: str
+) -> None:
     fake = Fake()
     monkeypatch.setattr(services, "connect", lambda: contextlib.nullcontext(fake))
-    services.service_replay("price", share=0.0)
+    with pytest.raises(InvalidInput) as caught:
+        services.service_replay("price", **options)
+    assert (caught.value.message, caught.value.next_action, fake.asked) == (told, action, [])
     services.service_replay("price")
-    assert [asked["declared"]["share"] for asked in fake.asked] == [0.0, 0.99]
+    assert fake.asked[0]["declared"]["share"] == 0.99
 
 
 def test_a_dry_run_goes_on_without_a_replay_that_is_not_done_soon(capsys: pytest.CaptureFixture[str]) -> None:

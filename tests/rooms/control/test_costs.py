@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
@@ -13,6 +14,7 @@ from api_stage import BASE, Stage
 
 from skyriver.control.api import create_api
 from skyriver.control.costing import Period, costs
+from skyriver.control.costs import _declared
 from skyriver.control.pricing import OwnedMachines
 from skyriver.core.contract_costs import CostLine
 from skyriver.core.errors import InvalidInput, SkyriverError
@@ -180,3 +182,27 @@ def test_costs_say_that_the_operator_s_prices_are_not_what_they_are_by(stage: St
     for path in ("costs", "costs/comes_back"):
         told = type(stage.caller)(api).get(f"{BASE}/{path}", headers=viewer).json()
         assert told["notes"] == ["F: currency is missing. Write it. The prices before stay in force."]
+
+
+@pytest.mark.parametrize(
+    ("declared", "told", "action"),
+    [
+        (
+            {"share": 2},
+            "The declaration is not understood: share=2 is not less than 1.0.",
+            "share is a number above 0.5 and below 1: write share=0.9.",
+        ),
+        (
+            {"latency": "1us"},
+            "The declaration: latency='1us' is less than 1ms.",
+            'latency is a duration from 1ms to 2m: write latency="150ms".',
+        ),
+        (5, "The declaration is not understood: it=5 is no object of names and values.", 'Write it as JSON, as {"'),
+    ],
+    ids=str,
+)
+def test_a_declaration_that_cannot_be_is_told_with_its_range(declared: object, told: str, action: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        _declared(json.dumps(declared), "price")
+    assert caught.value.message == told
+    assert caught.value.next_action.startswith(action)

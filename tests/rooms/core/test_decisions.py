@@ -343,3 +343,30 @@ def test_what_is_no_number_is_not_taken_for_one(tmp_path: Path, given: dict[str,
         load_app(file)
     assert (caught.value.code, caught.value.where) == ("BAD_SERVICE", f"{file}:3")
     assert wrong in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "told", "action"),
+    [
+        ({"latency": "1ms"}, "BAD_DECISION", "latency='1ms' is less than 5ms", 'write latency="50ms".'),
+        ({"latency": 20}, "BAD_DURATION", "20 is not a latency", 'write latency="20ms".'),
+        ({"latency": "0s"}, "BAD_DECISION", "nothing is decided at once", 'write latency="50ms".'),
+        ({"latency": "50ms", "share": 95}, "BAD_DECISION", "share=95 is no share of events", "write share=0.95."),
+        ({"deadline": 5}, "BAD_DURATION", "5 is not a deadline", 'write deadline="5ms".'),
+        (
+            {"latency": "50ms", "deadline": "60ms"},
+            "BAD_DECISION",
+            "deadline='60ms' leaves the model longer than latency='50ms' leaves an event",
+            'write deadline="50ms" or less, or a longer latency.',
+        ),
+    ],
+    ids=str,
+)
+def test_an_objective_that_cannot_be_is_told_with_its_range(
+    given: dict[str, Any], code: str, told: str, action: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Declared().decide(**given)
+    assert caught.value.code == code
+    assert told in caught.value.message
+    assert caught.value.next_action.endswith(action)
