@@ -36,6 +36,8 @@ class Counted:
     judged: int
     missed: int
     seconds: float
+    unreached: int = 0
+    """Of the missed ones, those that no replica had."""
 
 
 @dataclass(slots=True)
@@ -47,12 +49,9 @@ class _Known:
     blind: float
     """Of the last look that told nothing, as the first one does."""
     is_blind: bool = True
-    ring: Ring | None = None
-
-    def add(self, second: float, judged: int, missed: int) -> None:
-        if self.ring is None:
-            self.ring = Ring(STEP_S, STEPS)
-        self.ring.add(second, judged, missed)
+    reached: Ring | None = None
+    """Those that a replica or the activator had; and `unreached` those that none did. None: there were none yet."""
+    unreached: Ring | None = None
 
 
 class Attainment:
@@ -75,7 +74,8 @@ class Attainment:
                 if seen.stale:
                     known.blind = second
                 elif seen.answered:
-                    known.add(second, seen.answered, seen.missed)
+                    known.reached = known.reached or Ring(STEP_S, STEPS)
+                    known.reached.add(second, seen.answered, seen.missed)
 
     def note_unreached(self, failed: Mapping[str, int], second: float) -> None:
         """Requests that no replica had, and that the gateway answered for them. Of services that are looked at."""
@@ -83,7 +83,8 @@ class Attainment:
             self._second = second
             for name, count in failed.items():
                 if (known := self._of.get(name)) is not None:
-                    known.add(second, count, count)
+                    known.unreached = known.unreached or Ring(STEP_S, STEPS)
+                    known.unreached.add(second, count, count)
 
     def keep(self, names: set[str]) -> None:
         """Of no others anything is known any more."""
@@ -96,11 +97,13 @@ class Attainment:
             known = self._of.get(name)
             if known is None:
                 return None
-            judged, missed = known.ring.over(self._second, STEPS) if known.ring is not None else (0, 0)
+            judged, missed = known.reached.over(self._second, STEPS) if known.reached is not None else (0, 0)
+            unreached, _ = known.unreached.over(self._second, STEPS) if known.unreached is not None else (0, 0)
+            judged, missed = judged + unreached, missed + unreached
             if not judged and known.is_blind:
                 return None
             since = known.began if judged else known.blind
-            return Counted(judged, missed, min(float(WINDOW_S), max(self._second - since, 1.0)))
+            return Counted(judged, missed, min(float(WINDOW_S), max(self._second - since, 1.0)), unreached)
 
 
 def objective_of(snapshot: Snapshot, service: Resource, counted: Counted | None) -> Objective | None:
@@ -111,7 +114,7 @@ def objective_of(snapshot: Snapshot, service: Resource, counted: Counted | None)
     state = state_of(counted, spec.share)
     if state == "idle" and not _ready(service) and not is_asleep(rest_of(service)):
         return None  # whoever asks it may be in no record
-    because, action = _because(snapshot, service, spec) if state == "missed" else ("", "")
+    because, action = _because(snapshot, service, spec, counted) if state == "missed" else ("", "")
     return {
         "name": service.name,
         "state": state,
@@ -144,6 +147,7 @@ def _message(state: State, counted: Counted, spec: ServiceSpec) -> str:
     requests = f"{counted.judged:,} request{'s' if counted.judged != 1 else ''}"
     share = counted.missed / max(counted.judged, 1)
     missed, may = percent(share, of=share), percent(1 - spec.share)
+    unreached = f"; {counted.unreached:,} reached no replica" if counted.unreached else ""
     match state:
         case "idle":
             return f"Nobody asked {lately}."
@@ -152,10 +156,10 @@ def _message(state: State, counted: Counted, spec: ServiceSpec) -> str:
             return f"The objective is kept: {kept} of {requests} were answered{within} {lately} ({must} must be)."
         case "few":
             late = f"{counted.missed} of {requests} were not answered{within} {lately}"
-            return f"{late} ({may} may): too few to judge the objective by."
+            return f"{late} ({may} may){unreached}: too few to judge the objective by."
         case "missed":
             late = f"{missed} of {requests} were not answered{within} {lately}"
-            return f"The objective is missed: {late} ({may} may)."
+            return f"The objective is missed: {late} ({may} may){unreached}."
 
 
 def percent(share: float, *, of: float | None = None) -> str:
@@ -171,7 +175,7 @@ def _span(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} s"
 
 
-def _because(snapshot: Snapshot, service: Resource, spec: ServiceSpec) -> tuple[str, str]:
+def _because(snapshot: Snapshot, service: Resource, spec: ServiceSpec, counted: Counted) -> tuple[str, str]:
     """(why, what to do): the first of what may be wrong, the surest first."""
     if impossible := told_if_impossible(snapshot, service, spec):
         return impossible["message"], impossible["next_action"]
@@ -192,7 +196,7 @@ def _because(snapshot: Snapshot, service: Resource, spec: ServiceSpec) -> tuple[
         return scaling.message, scaling.next_action
     if (short := short_of(snapshot, service)) is not None:
         return short.told, short.next_action
-    return _of_replicas(snapshot, service, spec, scaling)
+    return _of_replicas(snapshot, service, spec, scaling, counted)
 
 
 def _declare_more(name: str, spec: ServiceSpec, wish: int) -> str:
@@ -249,7 +253,9 @@ def _of_wakes(snapshot: Snapshot, service: Resource, spec: ServiceSpec) -> tuple
     return f"{told}.", f"Declare wake=, which those that wake it may take in place of latency=, {never}"
 
 
-def _of_replicas(snapshot: Snapshot, service: Resource, spec: ServiceSpec, scaling: Resource) -> tuple[str, str]:
+def _of_replicas(
+    snapshot: Snapshot, service: Resource, spec: ServiceSpec, scaling: Resource, counted: Counted
+) -> tuple[str, str]:
     ready = _ready(service)
     wanted = int(service.status.get("wanted", ready))
     start_s = float((scaling.status.get("measured") or {}).get("start_s", 0.0))
@@ -259,6 +265,9 @@ def _of_replicas(snapshot: Snapshot, service: Resource, spec: ServiceSpec, scali
     if wanted > ready:
         why = f"{wanted} replicas are wanted and {ready} serve{'s' if ready == 1 else ''} yet."
         return why, f"It goes on by itself: a replica is ready {start_s:.1f} s after it was asked for."
+    if 2 * counted.unreached > counted.missed:
+        action = f"`skyriver request list --of model/{service.name} --status 5xx` shows them."
+        return "Most of these came when none served, or when all had as many as they may have.", action
     if (woken := _of_wakes(snapshot, service, spec)) is not None:
         return woken
     changes = scaling.status.get("changes") or ({"from": 0, "to": 0, "at": 0},)

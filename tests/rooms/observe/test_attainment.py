@@ -245,8 +245,22 @@ def test_what_reached_no_replica_is_missed() -> None:
     attainment.note({"t/quote": Measured(stale="Its replicas fail, and more of them would fail too.")}, 1_000.0)
     attainment.note_unreached({"t/quote": 40, "t/gone": 3}, 1_000.0)
     attainment.note({"t/quote": Measured(stale="Its replicas fail, and more of them would fail too.")}, 1_005.0)
-    assert attainment.of("t/quote") == Counted(40, 40, 5.0)
+    assert attainment.of("t/quote") == Counted(40, 40, 5.0, unreached=40)
+    attainment.note({"t/quote": Measured(answered=100, missed=2)}, 1_010.0)
+    assert attainment.of("t/quote") == Counted(140, 42, 10.0, unreached=40)
     assert attainment.of("t/gone") is None
+
+
+def test_how_many_reached_no_replica_is_said() -> None:
+    row = service()
+    found = objective_of(snapshot(row, {}), row, Counted(1_283, 1_234, 300.0, unreached=1_200))
+    assert found is not None
+    assert found["message"].endswith("in the last 5 minutes (0.1% may); 1,200 reached no replica.")
+    assert found["because"] == "Most of these came when none served, or when all had as many as they may have."
+    assert found["next_action"] == "`skyriver request list --of model/quote --status 5xx` shows them."
+    few = objective_of(snapshot(row, {}), row, Counted(100, 3, 300.0, unreached=2))
+    assert few is not None
+    assert few["message"].endswith("(0.1% may); 2 reached no replica: too few to judge the objective by.")
 
 
 def test_of_one_that_does_not_serve_nobody_says_that_nobody_asks() -> None:
