@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skyriver.client import show
 from skyriver.client.advice_page import advice, missing_advice
 from skyriver.client.prices import HOW_TO
 from skyriver.client.screen import Screen
 from skyriver.client.shell import Json, all_of, app, connect, noun
-from skyriver.core.errors import NotFound
+from skyriver.core.errors import InvalidInput, NotFound
+from skyriver.core.units import SECOND, iso_seconds
 
 if TYPE_CHECKING:
     from skyriver.core.contract import Resource
@@ -21,16 +22,17 @@ if TYPE_CHECKING:
 BAR = 40
 HOURS = 48
 """That are plotted: the last ones."""
+TIMES = 10
+"""What is beyond it is told in times and no percent."""
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 _budgets = noun("budget", "budgets", "Budgets: what may be spent, and how much of it is.", lists=False, gets=False)
 _costs = typer.Typer(help="Costs: what everything costs.", invoke_without_command=True)
 app.add_typer(_costs, name="cost")
 
+_BY = ("item", "app", "kind", "tenant")
 Since = Annotated[str, typer.Option("--since", metavar="TIME", help="For how long back, as 24h, 7d or 30d.")]
-By = Annotated[
-    str, typer.Option("--by", metavar="item|app|kind|tenant", help="What a line is of; tenant is for operators.")
-]
+By = Annotated[str, typer.Option("--by", metavar="|".join(_BY), help="What a line is of; tenant is for operators.")]
 
 
 @_costs.callback()
@@ -43,6 +45,13 @@ def cost(context: typer.Context, since: Since = "7d", by: By = "item", as_json: 
 @_costs.command("list")
 def cost_list(since: Since = "7d", by: By = "item", as_json: Json = False) -> None:
     """What everything costs, the dearest first."""
+    if by not in _BY:
+        raise InvalidInput(
+            f"--by {by} is nothing that costs are added up by.",
+            code="BAD_REQUEST",
+            next_action=f"Write --by {', '.join(_BY[:-1])} or {_BY[-1]};"
+            f" `skyriver cost get {by}/NAME` shows one thing.",
+        )
     screen = Screen(as_json=as_json)
     with connect() as client:
         found = client.costs(since=since, by=by)
@@ -94,7 +103,9 @@ _UNITS = ("CORE HOURS", "GB HOURS", "GB MONTHS", "GB ANSWERED", "PREDICTIONS")
 
 
 def _names(line: CostLine) -> tuple[str, str, str]:
-    return line["name"] or ("total" if line["kind"] == "total" else "-"), line["kind"], line["app"] or "-"
+    if line["kind"] == "app":
+        return line["app"] or "of no application", "app", line["app"] or "-"
+    return line["name"] or ("total" if line["kind"] == "total" else "all"), line["kind"], line["app"] or "-"
 
 
 def _used(line: CostLine) -> tuple[str, ...]:
@@ -114,7 +125,9 @@ def _say_more(screen: Screen, found: Costs) -> None:
     if found["is_free"]:
         screen.say(HOW_TO)
     else:
-        screen.say(f"From {found['since']} to {found['until']}, by prices as of {found['as_of']} ({found['source']}).")
+        # The hour that is under way is counted as far as it went.
+        until = "now" if found["until"] > iso_seconds(int(time.time() * SECOND)) else found["until"]
+        screen.say(f"From {found['since']} to {until}, by prices as of {found['as_of']} ({found['source']}).")
     for note in found["notes"]:
         screen.say(note)
 
@@ -164,7 +177,7 @@ def budget_get(
             next_action="`skyriver budget list` shows what there is; an application has one by"
             f' sr.App("{name}", budget="200 EUR/30d").',
         )
-    screen.data(found, lambda: show.resource(screen, found))
+    screen.data(found, lambda: _budget_table(screen, [found]))
 
 
 def _budget_of(items: Sequence[Resource], name: str) -> Resource | None:
@@ -187,9 +200,13 @@ def _budget_table(screen: Screen, items: Sequence[Resource]) -> None:
             row["state"],
             row["spec"]["budget"],
             row["status"]["spent"],
-            f"{float(row['status']['share']):.0%}",
+            _of_budget(float(row["status"]["share"])),
             f"{row['message']} {row['next_action']}".strip(),
         )
         for row in items
     ]
     screen.table("", ("BUDGET", "STATE", "OF", "SPENT", "SHARE", "SAYS"), rows)
+
+
+def _of_budget(share: float) -> str:
+    return f"{share:.0%}" if share < TIMES else f"{share:,.0f} times"

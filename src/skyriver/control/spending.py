@@ -11,7 +11,7 @@ from skyriver.control.costing import Period, money
 from skyriver.core.prices import Prices
 from skyriver.core.resources import Change, Delete, Key, Put, Resource, Snapshot
 from skyriver.core.spending import BUDGET, NEAR, MoneyBudget, name_of, parse_budget
-from skyriver.core.units import DAY, format_span
+from skyriver.core.units import DAY, SECOND, format_span
 from skyriver.core.usage import HOUR, USAGE, Bucket, buckets
 
 SOON_US: Final = 3 * DAY
@@ -102,13 +102,16 @@ def _judged(
                 f"`skyriver cost list` shows what it went to. It is free again as time goes by, or {_more(tenant, app)}"
             )
         case "UNPRICED":
-            said, action = f"{said} {unpriced}", to_be_counted(budget, prices)
+            said = f"{said} {unpriced}" if spent else f"{whose} has a budget of {budget}. {unpriced}"
+            action = to_be_counted(budget, prices)
         case "NEAR":
             action = "`skyriver cost list` shows what it goes to."
     recent = _spent(used, app, budget.currency, period.end - 24 * HOUR, period.end)
-    left_us = int((budget.most - spent) / recent * DAY) if recent and share < 1 else 0
+    known_us = _known(used, period.end - 24 * HOUR, snapshot.now)
+    left_us = int((budget.most - spent) / recent * known_us) if recent and share < 1 else 0
     if 0 < left_us < SOON_US and budget.per_us > SOON_US:
-        said = f"{said} At the pace of the last day it is spent in {format_span(left_us)}."
+        pace = "the last day" if known_us == DAY else f"the last {format_span(known_us)}"
+        said = f"{said} At the pace of {pace} it is spent in {format_span(left_us)}."
     return Resource(
         tenant,
         BUDGET,
@@ -122,6 +125,12 @@ def _judged(
         since=snapshot.now,
         parent=f"app/{app}" if app else "",
     )
+
+
+def _known(used: Iterable[Bucket], day_ago: int, now: int) -> int:
+    """How much of the last day what was used is known of: a young cloud has none of yesterday."""
+    begin = min((bucket.at for bucket in used), default=now)
+    return DAY if begin <= day_ago else max(now - begin, SECOND)
 
 
 def _more(tenant: str, app: str) -> str:

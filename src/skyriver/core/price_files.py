@@ -30,6 +30,8 @@ _TABLE: Final = "accelerator_hour"
 _WORDS: Final = ("as_of", "currency", LIST, *UNITS, _TABLE)
 _CURRENCY: Final = re.compile("[A-Z]{3}")
 _KIND: Final = re.compile("[a-z0-9][a-z0-9-]{0,62}")
+_TWICE: Final = re.compile(r"(?:overwrite a value|twice).*\(at line (\d+),")
+"""Of what tomllib says."""
 _MOST: Final = Decimal(1_000_000)
 _DIGITS: Final = 12
 """After the point."""
@@ -49,6 +51,8 @@ def parse_prices(text: str, *, where: str, today: date, lists: Mapping[str, Pric
     try:
         told = tomllib.loads(text, parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
+        if twice := _twice(text, str(error)):
+            _refuse(where, f"{twice[0]} is there twice, again in line {twice[1]}.", "Leave one of the two out.")
         _refuse(where, f"It is no TOML: {error}.", "Write lines NAME = VALUE, as in core_hour = 0.021.")
     for word in told:
         if word not in _WORDS:
@@ -77,6 +81,15 @@ def parse_prices(text: str, *, where: str, today: date, lists: Mapping[str, Pric
         )
     taken = dict.fromkeys(prices.keys() - given.keys(), base.source) if base is not None else {}
     return Prices(where, as_of, currency, prices, taken)
+
+
+def _twice(text: str, error: str) -> tuple[str, int] | None:
+    """Which name is given for the second time, and in which line; None where that is not what is wrong."""
+    found = _TWICE.search(error)
+    if found is None:
+        return None
+    line = int(found[1])
+    return text.splitlines()[line - 1].partition("=")[0].strip(), line
 
 
 def _dated(told: Mapping[str, Any], where: str, base: Prices) -> NoReturn:

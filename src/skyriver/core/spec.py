@@ -53,6 +53,7 @@ from skyriver.core.spec_gate import (
     SliceSpec,
 )
 from skyriver.core.spec_models import (
+    SHARE,
     BlueGreenSpec,
     Calibrate,
     CanarySpec,
@@ -104,6 +105,7 @@ __all__ = [
     "OF_TEXTS",
     "PARTS_OF_STREAMS",
     "RETRAIN_TOLERANCE",
+    "SHARE",
     "SLICED",
     "VALUES",
     "AppSpec",

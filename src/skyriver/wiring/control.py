@@ -42,6 +42,7 @@ from skyriver.adapters.sqlite.store import SqliteStore
 from skyriver.control.api import Actions, Cloud, Deployment, DeployRequest, create_api
 from skyriver.control.cancelling import plan_cancel
 from skyriver.control.cloud import ARTIFACT_BYTES, RulesActions
+from skyriver.control.doubtful import doubtful
 from skyriver.control.jobs import job_kind
 from skyriver.control.leader import CONTROL_TTL_US, Leader
 from skyriver.control.loop import ControlLoop
@@ -170,6 +171,7 @@ def deploy(
     lines += [PlanLine("warn", "review", name, why) for name, why in undecided_answers(app)]
     told = (*unreachable(snapshot, tenant, app), *larger_than(app, machine_capacity()))
     lines += [PlanLine("warn", "service", name, why) for name, why in told]
+    lines += [PlanLine("warn", kind, name, why) for kind, name, why in doubtful(app)]
     if home is not None:
         lines += [PlanLine("warn", "sink", sink, why) for sink, why in unusable_sinks(app, home, tenant)]
     return Deployment([asdict(line) for line in lines], plan.changes, plan.operations)

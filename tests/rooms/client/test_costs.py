@@ -101,3 +101,44 @@ def test_advice_that_some_services_have_not_is_shown_of_the_others_and_an_error(
     assert error is not None
     assert (error.code, error.exit_code) == ("NO_ADVICE", 7)
     assert error.message == "No advice on slow: Why. All others are answered."
+
+
+def test_one_budget_is_told_as_the_list_tells_it(cloud: Cloud) -> None:
+    done, error = run("budget", "get", "shop")
+    assert error is None
+    assert "BUDGET" in done.stdout
+    assert "app-tenant" not in done.stdout
+    assert "since" not in done.stdout
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.5, "50%"), (9.99, "999%"), (2270.67, "2,271 times")])
+def test_much_more_than_a_budget_is_told_in_times(share: float, told: str) -> None:
+    assert costs._of_budget(share) == told
+
+
+def test_what_costs_are_not_added_up_by_is_refused_as_an_option(cloud: Cloud) -> None:
+    _, error = run("cost", "list", "--by", "job")
+    assert error is not None
+    assert error.message == "--by job is nothing that costs are added up by."
+    told = "Write --by item, app, kind or tenant; `skyriver cost get job/NAME` shows one thing."
+    assert error.next_action == told
+
+
+@pytest.mark.parametrize(("until", "told"), [("2999-01-01T00:00:00Z", "now"), ("2026-01-01T00:00:00Z", "2026-01-01")])
+def test_a_period_does_not_end_in_the_future_and_a_kind_has_all_of_it(cloud: Cloud, until: str, told: str) -> None:
+    line = {
+        **dict.fromkeys(("compute", "storage", "egress", "total"), "1.000000"),
+        "name": "",
+        "kind": "job",
+        "app": "",
+        "per_million": None,
+        "change": None,
+    }
+    found = {"since": "2025-01-01T00:00:00Z", "until": until, "as_of": "2026-01-01", "source": "F", "currency": "EUR"}
+    found |= {"is_free": False, "notes": [], "items": [line], "total": {**line, "kind": "total"}}
+    cloud.costs = lambda since, by: found
+    done, error = run("cost", "list", "--by", "kind")
+    assert error is None
+    shown = " ".join((done.stdout + done.stderr).split())
+    assert f"From 2025-01-01T00:00:00Z to {told}" in shown
+    assert "all job - 1.000000" in shown

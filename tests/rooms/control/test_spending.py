@@ -101,8 +101,20 @@ def test_an_application_pays_for_its_own_and_a_tenant_for_all() -> None:
 
 
 def test_at_the_pace_of_a_day_it_is_said_when_it_is_spent() -> None:
-    assert "it is spent in 30 hours" in judged(app("54 EUR/30d"), hour(1, 24))["app-shop"].message
-    assert "pace" not in judged(app("1000 EUR/30d"), hour(1, 24))["app-shop"].message
+    old = hour(40, 0)
+    assert "the last day it is spent in 30 hours" in judged(app("54 EUR/30d"), old, hour(1, 24))["app-shop"].message
+    assert "pace" not in judged(app("1000 EUR/30d"), old, hour(1, 24))["app-shop"].message
+
+
+def test_a_young_cloud_spends_at_the_pace_of_its_own_time_and_not_of_a_day() -> None:
+    message = judged(app("54 EUR/30d"), hour(1, 24))["app-shop"].message  # an hour and a half
+    assert message.endswith("At the pace of the last 90 minutes it is spent in 112 minutes.")
+
+
+def test_a_budget_that_nothing_counts_against_is_not_said_to_be_spent() -> None:
+    dollars = replace(PRICES, currency="USD")
+    row = judged(app("100 EUR/30d"), prices=dollars)["app-shop"]
+    assert row.message.startswith("The application shop has a budget of 100 EUR/30d. Prices are in USD now")
 
 
 def test_prices_in_another_currency_are_said_and_free_ones_spend_nothing() -> None:

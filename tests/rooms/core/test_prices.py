@@ -55,6 +55,25 @@ def test_a_whole_list_is_read_as_it_was_written() -> None:
     assert not prices.knows("accelerator_hour.t4")
 
 
+@pytest.mark.parametrize(
+    ("again", "told"),
+    [
+        ('currency = "USD"\n', "currency is there twice, again in line 1."),
+        ("[accelerator_hour]\na100 = 1\n\n", "[accelerator_hour] is there twice, again in line 11."),
+    ],
+)
+def test_what_is_there_twice_is_named(again: str, told: str) -> None:
+    if again.startswith("currency"):
+        text = f"as_of = 2026-11-01\n{again}" + WHOLE.partition("\n")[2]
+        told = told.replace("line 1", "line 3")
+    else:
+        text = f"{WHOLE}\n{again}"
+    with pytest.raises(InvalidInput) as caught:
+        parse(text)
+    assert caught.value.message == f"The prices are not taken: {told}"
+    assert caught.value.next_action == "Leave one of the two out."
+
+
 def test_a_list_that_comes_along_is_taken_whole_or_with_prices_of_ones_own() -> None:
     assert parse('list = "far"').of == LISTS["far"].of
     assert parse('list = "far"').as_of == date(2026, 1, 1)
@@ -83,7 +102,7 @@ def test_a_list_that_comes_along_is_taken_whole_or_with_prices_of_ones_own() -> 
         (WHOLE.replace("2026-11-01", "2027-01-01"), "yet to come"),
         ("gpu_hour = 1\n" + WHOLE, "'gpu_hour' is no resource"),
         ("core_hour = \n", "no TOML"),
-        (WHOLE + "\n[accelerator_hour]\n", "no TOML"),
+        (WHOLE + "\n[accelerator_hour]\n", "[accelerator_hour] is there twice"),
         ('list = "near"', "no list 'near'"),
         ('list = "far"\nas_of = 2026-11-01\n', "as_of is given, and no price"),
         ('list = "far"\nas_of = 2026-11-01\ncurrency = "EUR"\ncore_hour = 1\n', "two currencies"),
