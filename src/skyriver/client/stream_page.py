@@ -165,7 +165,9 @@ def _source(source: SourceNow) -> str:
 def _pace(pace: PaceNow) -> str:
     """How the declared latency is kept."""
     within = f"{pace['share']:.1%} to be decided within {format_duration(pace['latency_us'])}"
-    steps = {"full": "every event is scored", "cheaper": "by the cheaper version"}
+    threads = pace.get("threads")
+    most = threads["most"] if threads is not None else 1
+    steps = {"full": "every event is scored", "cheaper": "by the cheaper version", "threads": f"in {most} threads"}
     step = steps.get(pace["step"], pace["step"])
     if pace["step"] != "full":
         step = f"[yellow]{step}[/] for {age(pace['since'])}"
@@ -178,6 +180,10 @@ def _pace(pace: PaceNow) -> str:
     if pace.get("late_since"):
         busy = ", ".join(f"{what} {share:.0%}" for what, share in pace.get("busy", {}).items())
         can += f"; [yellow]late for {age(pace['late_since'])}, not by scoring:[/] {busy}"
+    if threads is not None and threads["in_vain"]:
+        can += f"; [yellow]{most} threads brought nothing[/]"
+    elif threads is not None and threads["gain"]:
+        can += f"; {threads['gain']:.2f} times as many in {most} threads"
     alone = pace["alone_us"]
     if alone is not None and alone > pace["latency_us"] / 2:
         can += f"; [yellow]out of reach:[/] one event alone takes up to {alone / 1000:,.1f} ms"

@@ -370,6 +370,7 @@ class App:
         latency: str | None = None,
         share: float | None = None,
         cheaper: str = "",
+        cpus: int = 1,
         costs: Costs | None = None,
         reasons: Mapping[str, str] | None = None,
         budgets: Mapping[str, Budget | Sequence[Budget]] | None = None,
@@ -386,8 +387,9 @@ class App:
         do not read the score ("rules").
 
         `latency` ("50ms") is the time within which a `share` (0.99) of the events is to be decided, from its arrival at
-        the stream's worker on. When more comes than can be, the version with the alias `cheaper` scores, if one is
-        named; and when that does not do, events that would be late are shed: they get the fallback.
+        the stream's worker on. When more comes than can be, scoring takes up to `cpus` cores, if there may be more than
+        one; then the version with the alias `cheaper` scores, if one is named; and when that does not do, events that
+        would be late are shed: they get the fallback.
 
         `costs` say what decisions cost: thresholds are then chosen by `skyriver decide tune`. `reasons` say in words
         what it means that a feature raised the score: {"customer_mean_7d": "spends unlike the last week"}. `budgets`
@@ -418,6 +420,7 @@ class App:
             latency=latency,
             share=share,
             cheaper=cheaper,
+            cpus=cpus,
             costs=costs,
             reasons=reasons,
             budgets=budgets,

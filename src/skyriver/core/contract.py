@@ -262,12 +262,24 @@ class FeatureChangeNow(TypedDict):
     """The stream's time at which `waiting` ends."""
 
 
+class ThreadsNow(TypedDict):
+    """Of a model's runs, where they may take more than one."""
+
+    most: int
+    share: float | None
+    """Of the events of the last 10 s: scored while they could take so many."""
+    gain: float
+    """Times as many events a second, by their turns; 0: not known."""
+    in_vain: bool
+    """They brought nothing a short while ago, and are not taken now."""
+
+
 class PaceNow(TypedDict):
     """How a partition keeps the declared latency of its decisions."""
 
     step: str
-    """full: the released version scores every event; cheaper: the cheaper one does; shedding: events that would be late
-    get the fallback."""
+    """full: the released version scores every event; threads: it does in more threads; cheaper: the cheaper one does;
+    shedding: events that would be late get the fallback."""
     since: int
     latency_us: int
     share: float
@@ -286,6 +298,7 @@ class PaceNow(TypedDict):
     """Events a second that can be read, scored in turns that keep it, and answered; null: not known yet."""
     alone_us: int | None
     """Within which the share of turns with one event is done: more than half of the latency cannot be kept."""
+    threads: NotRequired[ThreadsNow]
     late_since: NotRequired[int]
     """Since when events are late for another reason than their scores, so that no step is taken; 0: they are not."""
     busy: NotRequired[dict[str, float]]

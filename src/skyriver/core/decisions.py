@@ -15,7 +15,7 @@ from skyriver.core.expr import Label
 from skyriver.core.misread import a_mapping, a_text, made, texts
 from skyriver.core.names import check_name, nearest
 from skyriver.core.places import declared_at
-from skyriver.core.ranges import DECISIONS, duration, hint
+from skyriver.core.ranges import DECISIONS, MOST_SCORING_CPUS, duration, hint
 from skyriver.core.units import parse_duration
 
 _A_RULE = 'Write sr.Rule("block", "score >= 0.9"), or {"block": "score >= 0.9"}.'
@@ -200,6 +200,7 @@ def decide_of(
     latency: str | None,
     share: float | None,
     cheaper: str,
+    cpus: object,
     costs: Costs | None,
     reasons: object,
     budgets: Mapping[str, Budget | Sequence[Budget]] | None,
@@ -224,6 +225,7 @@ def decide_of(
         latency_us=_latency(latency),
         share=_share(stream.name, share, latency),
         cheaper=check_name(cheaper, "an alias") if cheaper != "" else "",
+        cpus=_cpus(cpus),
         costs=costs_of(costs),
         reasons=_reasons(reasons, features),
         budgets=budgets_of(budgets),
@@ -276,6 +278,13 @@ def _share(stream: str, given: object, latency: str | None) -> float:
         wrong = f"share={given} is a share of the events that are decided within a latency, and there is none"
         refuse(f"The decisions of {stream}: {wrong}.", "BAD_DECISION", specs.AN_OBJECTIVE)
     return float(given)
+
+
+def _cpus(given: object) -> int:
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MOST_SCORING_CPUS:
+        told = f"cpus={given!r:.80} is no number of cores from 1 to {MOST_SCORING_CPUS}."
+        refuse(told, "BAD_DECISION", hint(DECISIONS, "cpus"))
+    return given
 
 
 def _reasons(given: object, features: Sequence[specs.FeatureSpec]) -> dict[str, str]:

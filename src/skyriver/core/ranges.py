@@ -23,6 +23,7 @@ MOST_ANSWER: Final = 120 * SECOND
 """Then the gateway has given the request up, which is late anyway."""
 MOST_PAUSE: Final = 30 * 86_400 * SECOND
 """Nobody declares a month in order to have replicas taken away, or to sleep; and a week of history is kept."""
+MOST_SCORING_CPUS: Final = 64
 LEAST_DECISION: Final = 5 * SECOND // 1000
 """A flush of the disk takes as long now and then."""
 
@@ -69,6 +70,7 @@ DECISIONS: Final[Mapping[str, Range]] = {
     "latency": _duration("50ms", LEAST_DECISION, unit="ms"),
     "share": Range(f"{_SHARE}, of the events that are decided within latency", "0.99"),
     "deadline": Range("a duration, at most as long as latency", '"20ms"', unit="ms"),
+    "cpus": Range(f"a whole number of cores from 1 to {MOST_SCORING_CPUS}, beside a latency", "2"),
     "cheaper": Range("the alias of a version that scores where latency cannot be kept", '"small"'),
 }
 

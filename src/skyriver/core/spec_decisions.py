@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.names import check_name
-from skyriver.core.ranges import DECISIONS, hint, outside
+from skyriver.core.ranges import DECISIONS, MOST_SCORING_CPUS, hint, outside
 from skyriver.core.spec_base import FieldName, Name, Spec
 from skyriver.core.spec_fields import GRID_LIMIT
 from skyriver.core.spec_streams import StreamSpec, TableSpec
@@ -187,6 +187,8 @@ class DecideSpec(Spec):
     cheaper: str = Field(default="", exclude_if=lambda value: not value)
     """The alias of a version of the model that scores in place of the released one where this cannot be kept: events
     are shed only where that does not do."""
+    cpus: int = Field(default=1, ge=1, le=MOST_SCORING_CPUS, strict=True, exclude_if=lambda value: value == 1)
+    """Cores that the released version may take where this cannot be kept, before anything else is done about it."""
     examples: tuple[DecisionExample, ...] = Field(default=(), exclude_if=lambda value: not value)
     costs: CostsSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     """What decisions cost; nothing is decided by it, thresholds are chosen by it and cases put in order."""
@@ -216,6 +218,9 @@ class DecideSpec(Spec):
             wrong = f"share={self.share} is a share of the events that are decided within a latency, and there is none"
         elif self.cheaper and not self.latency_us:
             wrong = f"cheaper={self.cheaper!r} scores where a latency cannot be kept, and there is none"
+        elif self.cpus > 1 and not self.latency_us:
+            wrong = f"cpus={self.cpus} are for where a latency cannot be kept, and there is none"
+            action = hint(DECISIONS, "latency")
         if self.cheaper:
             check_name(self.cheaper, "an alias")
         if wrong:

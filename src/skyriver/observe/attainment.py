@@ -75,7 +75,7 @@ class Attainment:
                     known.blind = second
                 elif seen.answered:
                     known.reached = known.reached or Ring(STEP_S, STEPS)
-                    known.reached.add(second, int(seen.answered), int(seen.missed))
+                    known.reached.add(second, seen.answered, seen.missed)
 
     def note_unreached(self, failed: Mapping[str, int], second: float) -> None:
         """Requests that no replica had, and that the gateway answered for them. Of services that are looked at."""

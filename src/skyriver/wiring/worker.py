@@ -7,10 +7,10 @@ that is declared now | null, "rules": [[decision, when(, name)], ...], "otherwis
 number, "trial": {"number", "percent": of the keys, "rules"} of rules that are tried beside | null, "budgets",
 "counters" and "combine" as DecideSpec has them (absent: none), "began": whether the stream has a log already (absent:
 not known), "cheaper": a model as above (absent: none), "generation": of the declaration, which the report tells once it
-is decided with (absent: not known), "objective": {"latency_us", "share"} of what is decided in time (absent: none),
-"materialised": the last offset that the stream's tables cover (absent: not known), "dispatched": the offset up to which
-the stream's dispatcher has read (absent: there is none), "keep": the limits of its log}. The last five change nothing
-of what is decided with.
+is decided with (absent: not known), "objective": {"latency_us", "share", "cpus" (absent: 1)} of what is decided in time
+(absent: none), "materialised": the last offset that the stream's tables cover (absent: not known), "dispatched": the
+offset up to which the stream's dispatcher has read (absent: there is none), "keep": the limits of its log}. The last
+five change nothing of what is decided with.
 
 It takes the log (from a holder that is stopped or hung too), recovers, warms everything that the first event needs,
 listens, and then says that it is ready. A change of the live settings is loaded beside the running engine and written
@@ -48,6 +48,7 @@ from skyriver.decide.decision.choice import Choice
 from skyriver.decide.decision.deciding import Deciding
 from skyriver.decide.decision.model_run import ModelRun
 from skyriver.decide.decision.scorer import OnnxScorer
+from skyriver.decide.decision.stretches import Threads
 from skyriver.decide.decision.tree_shap import compile_shares
 from skyriver.decide.decision.trees import compile_sums
 from skyriver.decide.decision.trial import rules_in_use
@@ -161,7 +162,7 @@ class Worker:
         self._choice = Choice(
             settings.stream,
             settings.decide,
-            partial(_load_scorer, self._model_file, settings.kernel_cache, clock),
+            partial(_load_scorer, self._model_file, settings.kernel_cache, clock, scoring_threads := Threads()),
             windows.digest_of,
         )
         self._station = Station(
@@ -173,6 +174,7 @@ class Worker:
             queue=settings.queue,
             linger_us=settings.stream.linger_us,
             meter=Meter(),
+            threads=scoring_threads,
         )
         self._station.pacer = pacer_of(live or {}, clock.monotonic, clock.wall)
         self._stored: Mapping[str, int] = {}
@@ -508,9 +510,15 @@ class Worker:
 
 
 def _load_scorer(
-    file_of: Callable[[str], Path], kernels: Path, clock: SystemClock, artifact: str, features: int, deadline_us: int
+    file_of: Callable[[str], Path],
+    kernels: Path,
+    clock: SystemClock,
+    threads: Threads,
+    artifact: str,
+    features: int,
+    deadline_us: int,
 ) -> tuple[ModelRun, Calibration | None]:
-    scorer = OnnxScorer.load(file_of(artifact), features, kernels)
+    scorer = OnnxScorer.load(file_of(artifact), features, kernels, threads)
     return ModelRun(scorer, deadline_us, clock.monotonic), scorer.calibration
 
 

@@ -134,6 +134,15 @@ def test_how_a_declared_latency_is_kept_is_told() -> None:
     busy = {"scoring": 0.19, "labels": 0.0, "answering": 0.8}
     late = printed(page(now(report={**REPORT, "pace": {**pace, "late_since": since, "busy": busy}})))
     assert "late for 9 s, not by scoring: scoring 19%, labels 0%, answering 80%" in " ".join(late.split())
+    threads = {"most": 2, "share": 0.9, "gain": 1.62, "in_vain": False}
+    wide = printed(
+        page(now(report={**REPORT, "pace": {**pace, "step": "threads", "since": since, "threads": threads}}))
+    )
+    assert "pace       in 2 threads for 9 s; 99.0% to be decided" in wide
+    assert "2,000 can be; 1.62 times as many in 2 threads" in " ".join(wide.split())
+    vain = printed(page(now(report={**REPORT, "pace": {**pace, "threads": {**threads, "in_vain": True}}})))
+    assert "every event is scored; 99.0% to be decided" in vain
+    assert "2 threads brought nothing" in " ".join(vain.split())
     shedding = {**pace, "step": "shedding", "since": since, "in_time": 0.4, "shed": 0.6, "capacity": None}
     text = printed(page(now(report={**REPORT, "pace": shedding})))
     cheap = printed(page(now(report={**REPORT, "pace": {**shedding, "step": "cheaper", "shed": 0.0, "cheaper": 0.9}})))

@@ -133,6 +133,7 @@ CALLS: Mapping[str, tuple[Callable[[Any], object], tuple[Any, ...], tuple[Any, .
         ("0.99", 0.5, 1, 0.999, True),
     ),  # without a latency it is one of nothing
     "decide cheaper": (_decide("cheaper"), (), (None, "Not a name", "small")),  # of a latency alone
+    "decide cpus": (_decide("cpus"), (1,), ("2", None, 0, 65, 1.5, True, 2)),  # more than one for a latency alone
     "decide costs": (_decide("costs"), (), ("1", {"block": 1})),
     "decide reasons": (_decide("reasons"), (), ("x", ["mean"], {"mean": 5}, {"nothing": "x"})),
     "decide budgets": (_decide("budgets"), (), ("3", [sr.Budget(3, "1h", "ok")], {"block": 3}, {"block": "3"})),
@@ -310,7 +311,11 @@ def test_an_objective_of_decisions_is_in_the_specification_only_where_it_is_decl
         "share": 0.999,
     }
     assert Declared().decide(latency="50ms", cheaper="small").spec.to_json()["cheaper"] == "small"
+    assert Declared().decide(latency="50ms", cpus=2).spec.to_json()["cpus"] == 2
+    assert not {"cheaper", "cpus"} & set(declared.to_json())
     assert type(declared).model_validate(declared.to_json()) == declared
+    with pytest.raises(InvalidInput, match="cpus=2 are for where a latency cannot be kept, and there is none"):
+        Declared().decide(cpus=2)
     with pytest.raises(InvalidInput, match="deadline='60ms' leaves the model longer") as refused:
         Declared().decide(latency="50ms", deadline="60ms")
     assert refused.value.code == "BAD_DECISION"

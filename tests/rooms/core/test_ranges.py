@@ -47,7 +47,7 @@ def test_the_ranges_that_are_told_are_those_that_hold(name: str, least: float, m
 
 
 def test_what_decisions_take_is_known() -> None:
-    assert {"latency", "share", "deadline", "cheaper"} == DECISIONS.keys()
+    assert {"latency", "share", "cpus", "deadline", "cheaper"} == DECISIONS.keys()
     assert {"latency_us", "share", "deadline_us", "cheaper"} <= DecideSpec.model_fields.keys()
 
 

@@ -228,6 +228,10 @@ def test_a_stream_that_sheds_is_ready_and_says_so_without_numbers_that_change() 
     cheaper = after(named, 4, step="cheaper")
     assert (cheaper.state, cheaper.reason) == ("READY", "CHEAPER_VERSION")
     assert "UTC version 4, 'small', scores in place of the released one. Then 9 events/s" in cheaper.message
+    wide = after(named, step="threads", threads={"most": 2})
+    assert (wide.state, wide.reason) == ("READY", "MORE_THREADS")
+    assert "UTC every event is scored in up to 2 threads. Then 9 events/s come." in wide.message
+    assert wide.next_action
     for step in ("cheaper", "shedding"):  # what it names is declared no more, and its worker uses it still
         told = after(stream, 4, step=step)
         assert "ersion 4, no longer declared, scores" in told.message
@@ -301,9 +305,10 @@ def test_a_changed_deadline_needs_no_new_worker() -> None:
 
 
 def test_a_changed_fallback_or_objective_needs_no_new_worker() -> None:
-    found = live({}, fallback="review", latency_us=50_000, cheaper="small")
+    found = live({}, fallback="review", latency_us=50_000, cheaper="small", cpus=2)
+    assert found["objective"] == {"latency_us": 50_000, "share": 0.99, "cpus": 2}
     assert (found["fallback"], found["objective"]["latency_us"]) == ("review", 50_000)
-    changed = {**DECIDE, "fallback": "review", "latency_us": 50_000, "share": 0.9, "cheaper": "small"}
+    changed = {**DECIDE, "fallback": "review", "latency_us": 50_000, "share": 0.9, "cheaper": "small", "cpus": 2}
     assert lasting(changed) == lasting(DECIDE)
 
 

@@ -178,6 +178,9 @@ class Server:
     each: int = 1_000
     cheap: int = 0
     """As `each`, of a cheaper version; 0: there is none."""
+    cpus: int = 1
+    gain: float = 1.6
+    """Of more threads: so many times as many events."""
     label: int = 5
     """As `each`, of a label."""
     at: int = 0
@@ -186,7 +189,7 @@ class Server:
     steps: list[tuple[int, Step]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.pacer = Pacer(OBJECTIVE, lambda: self.at, lambda: self.at)
+        self.pacer = Pacer(replace(OBJECTIVE, cpus=self.cpus), lambda: self.at, lambda: self.at)
         self.order: list[int] = []
         self.besides: list[int] = []
 
@@ -207,10 +210,14 @@ class Server:
             others = sum(rows_left(work) for work in self.queue) - events
             turn = self.pacer.take(self.queue, events, 1_024, others)
             assert turn.rows, "each turn takes something"
-            each = {Effort.FULL: self.each, Effort.CHEAPER: self.cheap, Effort.SHED: 5}[turn.effort]
+            assert turn.threads in {1, self.cpus}
+            assert turn.effort is not Effort.FULL or turn.threads == 1
+            assert turn.effort is not Effort.THREADS or turn.threads > 1
+            wide = round(self.each / self.gain)
+            efforts = {Effort.FULL: self.each, Effort.THREADS: wide, Effort.CHEAPER: self.cheap, Effort.SHED: 5}
             scored, turn.besides_us = len(turn.events), self.label * turn.besides
             self.besides.append(turn.besides_us)
-            took = (100 if turn.effort is Effort.SHED else self.turn) + each * scored + turn.besides_us
+            took = (100 if turn.effort is Effort.SHED else self.turn) + efforts[turn.effort] * scored + turn.besides_us
             self.at += took
             self.pacer.done(turn, took)
             self.waits[turn.effort] += [self.at - part.arrived for _, part in turn.events]
@@ -347,6 +354,75 @@ def test_what_the_cheaper_version_cannot_do_either_is_shed() -> None:
     assert [step for _, step in server.steps] == up_and_down
     assert len(server.waits[Effort.CHEAPER]) > 0.85 * 1_900 * 20
     assert len(server.waits[Effort.SHED]) > 0.5 * 3_000 * 20
+
+
+@pytest.mark.parametrize("cheap", [0, 100], ids=["alone", "with a cheaper version"])
+def test_more_threads_are_taken_before_anything_else_and_no_longer_than_they_must_be(cheap: int) -> None:
+    server = Server(cheap=cheap, cpus=2)
+    arrivals = evenly(200, 5) + evenly(1_300, 20, 5 * SECOND) + evenly(200, 30, 25 * SECOND)
+    server.run(arrivals)
+    assert server.order == arrivals
+    assert [step for _, step in server.steps] == [Step.FULL, Step.THREADS, Step.FULL]
+    (began, _), (ended, _) = server.steps[1:]
+    assert 5 * SECOND < began < 6 * SECOND
+    assert 25 * SECOND + OBJECTIVE.hold_us <= ended <= 25 * SECOND + OBJECTIVE.hold_us + 2 * SECOND
+    assert server.waits[Effort.SHED] == server.waits[Effort.CHEAPER] == []
+    wide, full = server.waits[Effort.THREADS], server.waits[Effort.FULL]
+    assert len(wide) > 0.8 * 1_300 * 20
+    assert sum(wait > OBJECTIVE.latency_us for wait in wide + full) < 0.05 * len(arrivals)
+
+
+def test_what_more_threads_bring_is_told() -> None:
+    server = Server(cpus=2)
+    assert server.pacer.report()["threads"] == {"most": 2, "share": None, "gain": 0.0, "in_vain": False}
+    server.run(evenly(200, 5) + evenly(1_300, 10, 5 * SECOND))
+    told = server.pacer.report()
+    assert told["step"] == "threads"
+    assert told["capacity"] == pytest.approx(SECOND * 1.6 / 1_000, rel=0.1)
+    assert (told["threads"]["share"] > 0.8, told["threads"]["in_vain"]) == (True, False)
+    assert told["threads"]["gain"] == pytest.approx(1.5, abs=0.1)
+    assert "threads" not in Server().pacer.report()
+    assert ("skyriver_scoring_threads", 2) in {(name, value) for name, *_, value in server.pacer.metrics()}
+
+
+@pytest.mark.parametrize("cheap", [0, 100], ids=["alone", "with a cheaper version"])
+def test_what_more_threads_cannot_do_either_is_left_to_the_next_step(cheap: int) -> None:
+    server = Server(cheap=cheap, cpus=4)
+    server.run(evenly(200, 5) + evenly(3_000, 10, 5 * SECOND) + evenly(200, 60, 15 * SECOND))
+    least = Step.CHEAPER if cheap else Step.SHED
+    assert [step for _, step in server.steps] == [Step.FULL, Step.THREADS, least, Step.THREADS, Step.FULL]
+    assert (len(server.waits[Effort.SHED]) > 0) is not cheap
+    if not cheap:
+        assert len(server.waits[Effort.THREADS]) > 0.8 * 1_600 * 10, "and what is scored is scored in more threads"
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.0])
+def test_threads_that_bring_nothing_are_given_up_for_a_while(gain: float) -> None:
+    server = Server(cpus=2, gain=gain)
+    server.run(evenly(200, 5) + evenly(1_500, 40, 5 * SECOND))
+    assert server.pacer.step is Step.SHED
+    scored = len(server.waits[Effort.THREADS])
+    assert 10 < scored < 0.1 * 1_500 * 40
+    assert len(server.waits[Effort.FULL]) > 0.8 * 950 * 40
+    assert server.pacer.report()["threads"]["in_vain"]
+    server.gain = 2.5  # whoever had the cores is gone
+    server.run(evenly(1_500, 40, 45 * SECOND))
+    assert len(server.waits[Effort.THREADS]) > 0.3 * 1_500 * 40
+    assert server.pacer.step is Step.THREADS, "they are tried again, and then nothing need be shed"
+
+
+def test_cores_that_are_declared_no_more_are_not_taken() -> None:
+    server = Server(cpus=2)
+    server.run(evenly(200, 5) + evenly(1_300, 5, 5 * SECOND))
+    assert server.pacer.step is Step.THREADS
+    live = {"objective": {"latency_us": OBJECTIVE.latency_us, "share": OBJECTIVE.share}}
+    assert pacer_of(live, lambda: 0, lambda: 0, server.pacer) is server.pacer
+    server.cpus = 1
+    server.waits[Effort.THREADS].clear()
+    server.run(evenly(1_300, 5, 10 * SECOND))
+    assert (server.pacer.step, server.waits[Effort.THREADS]) == (Step.SHED, [])
+    assert pacer_of({"objective": live["objective"] | {"cpus": 3}}, lambda: 0, lambda: 0, server.pacer) is server.pacer
+    assert server.pacer.objective.cpus == 3
 
 
 def test_between_two_capacities_nothing_goes_to_and_fro() -> None:

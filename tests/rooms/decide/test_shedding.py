@@ -16,6 +16,7 @@ from skyriver.core.units import SECOND
 from skyriver.data.decisions import Reason, Status
 from skyriver.data.log import RecordKind
 from skyriver.decide.decision.scoring import Canary, Effort, Lane, in_canary
+from skyriver.decide.decision.stretches import Threads
 from skyriver.decide.log.records import ModelInUse, decode_control
 from skyriver.decide.worker.border import EventBorder
 from skyriver.decide.worker.looking import Looks
@@ -178,6 +179,69 @@ def test_a_station_sheds_while_it_must_and_decides_all_once(house: House) -> Non
     asyncio.run(test())
     assert told[0] is told[-1] is Step.FULL
     assert sum(one is not other for one, other in itertools.pairwise(told)) == 2, "up once, and down once"
+
+
+def test_a_station_scores_in_more_threads_while_it_must(house: House) -> None:
+    """A model that takes a tenth of a second for each event, or half of that in two threads, by the house's clock."""
+    clock, threads, told = house.clock, Threads(), list[Step]()
+    score, took = house.model.score, [0]
+    counts: set[tuple[Step, int]] = set()
+
+    async def test() -> None:
+        def look() -> Any:
+            raise AssertionError("nothing is looked up")
+
+        station = Station(
+            house.log,
+            lambda: house.engine,
+            NoCheckpoints(),
+            Looks(look),
+            to_disk=False,
+            queue=10_000,
+            threads=threads,
+        )
+        await station.start()
+        pacer = Pacer(Objective(SECOND, 0.99, cpus=2), clock.monotonic, clock.wall)
+
+        def slow(features: Any) -> Any:
+            took[0] = 100_000 * len(features) // threads.count
+            clock.pass_(took[0])
+            counts.add((pacer.step, threads.count))
+            return score(features)
+
+        house.model.score, done = slow, pacer.done
+        pacer.done = lambda turn, _: done(turn, 1 + took[0])  # type: ignore[method-assign]
+        station.pacer = pacer
+        border = EventBorder(house.stream)
+        answers: list[Any] = []
+        began = clock.monotonic()
+        # 15 events a second for ten seconds, where 10 can be scored; then one a second.
+        due = deque([began + n * SECOND // 15 for n in range(150)] + [began + n * SECOND for n in range(10, 40)])
+        while due or station._busy:
+            while due and due[0] <= clock.monotonic():
+                row = house.event(len(due), (due[0] - began) / SECOND)
+                station.submit(EventWork(border.take([row], due.popleft(), True), answers.append))
+            await asyncio.sleep(0)
+            if not station._busy:
+                clock.pass_(100_000)
+                station.tick()
+            told.append(pacer.step)
+        await station.drain(1)
+        assert Counter(answer.decisions[0].reason for answer in answers) == {Reason.NONE: 180}
+
+    asyncio.run(test())
+    assert [step for step, _ in itertools.groupby(told)] == [Step.FULL, Step.THREADS, Step.FULL]
+    assert counts == {(Step.FULL, 1), (Step.THREADS, 1), (Step.THREADS, 2)}, "now and then in one, to see what it takes"
+
+
+@pytest.mark.parametrize("block_rows", [1, 1_000_000])
+def test_more_threads_change_nothing_of_what_is_decided(make_house: Callable[..., House], block_rows: int) -> None:
+    def records(effort: Effort) -> list[Any]:
+        house = make_house(block_rows=block_rows).start()
+        house.send(*(house.event(n, n, n % 3, amount=5.0 * n) for n in range(20)), effort=effort)
+        return [(r.id, r.status, r.reason, r.decision, r.score, r.version, r.features) for r in house.decisions()]
+
+    assert records(Effort.THREADS) == records(Effort.FULL)
 
 
 def test_a_stream_without_an_objective_has_no_pacer() -> None:

@@ -1,5 +1,5 @@
-"""The model in the worker's process: ONNX Runtime on one thread, one run a batch; its trees, if it has some, are summed
-before (`decide.decision.trees`)."""
+"""The model in the worker's process: ONNX Runtime on one thread, one run a batch, or one for each of its stretches
+(`decide.decision.stretches`); its trees, if it has some, are summed before (`decide.decision.trees`)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from skyriver.core.calibration import Calibration
 from skyriver.core.errors import InvalidInput
+from skyriver.decide.decision.stretches import ALIGNED, Stretches, Threads
 from skyriver.decide.decision.trees import TreeSums, TreeTable, sample, split_model
 
 INPUT, OUTPUT = "features", "score"
@@ -49,7 +50,7 @@ class EndableScorer(Scorer, Protocol):
 class OnnxScorer:
     """A trained model (see the manifest of a version): input `features` float32 [n, F], output `score` float32 [n]."""
 
-    __slots__ = ("_bound", "_given", "_options", "_outputs", "_run", "_trees", "calibration")
+    __slots__ = ("_bound", "_given", "_options", "_outputs", "_run", "_stretches", "_trees", "calibration")
 
     def __init__(
         self,
@@ -65,14 +66,16 @@ class OnnxScorer:
         self._options = options if options is not None else _run_options()
         self._outputs = [OUTPUT]
         self._trees = trees
+        self._stretches: Stretches | None = None
         self._given = session.get_inputs()[0].name
         width = features if trees is None else 1
         self._bound = [_Bound(session, self._given, rows, width) for rows in range(1, BOUND_ROWS + 1)]
 
     @classmethod
-    def load(cls, path: Path, features: int, kernels: Path | None = None) -> OnnxScorer:
+    def load(cls, path: Path, features: int, kernels: Path | None = None, threads: Threads | None = None) -> OnnxScorer:
         """Loads, checks against the number of features, and runs once, so that the first event waits for nothing.
-        `kernels`: where what is compiled is kept; None: the runtime sums trees too.
+        `kernels`: where what is compiled is kept; None: the runtime sums trees too. `threads`: that a run may take;
+        None: the caller's alone.
 
         Raises InvalidInput (MODEL_REFUSED) for a file that is no model or does not fit these features, and
         (BAD_CALIBRATION) for one whose calibration cannot be read.
@@ -97,7 +100,8 @@ class OnnxScorer:
             with _tried(run_options):
                 if _same(split[0], scorer, sample(split[1], features)):
                     split[0].calibration = calibration
-                    return split[0]
+                    scorer = split[0]
+        scorer._stretches = Stretches(threads) if threads is not None else None
         return scorer
 
     @property
@@ -106,17 +110,23 @@ class OnnxScorer:
         return self._trees is not None
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        given = features if self._trees is None else self._trees(features)
         try:
-            if 0 < len(given) <= BOUND_ROWS:
-                return self._bound[len(given) - 1].score(given, self._options)
-            scores: NDArray[np.float32] = self._run(self._outputs, {self._given: given}, self._options)[0]
-            return scores
+            if self._stretches is None or len(features) < 2 * ALIGNED:
+                return self._score(features)
+            return self._stretches.score(self._score, features)
         except Exception as error:
-            if self._options.terminate:
+            if self._options.terminate:  # of all stretches
                 self._options.terminate = False
                 raise Ended from error
             raise
+
+    def _score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """By several threads at once, if at most one of them has BOUND_ROWS or fewer."""
+        given = features if self._trees is None else self._trees(features)
+        if 0 < len(given) <= BOUND_ROWS:
+            return self._bound[len(given) - 1].score(given, self._options)
+        scores: NDArray[np.float32] = self._run(self._outputs, {self._given: given}, self._options)[0]
+        return scores
 
     def end(self) -> None:
         self._options.terminate = True

@@ -36,6 +36,8 @@ class Effort(Enum):
     """How much is done for the scores of a batch."""
 
     FULL = auto()
+    THREADS = auto()
+    """The same, and a run may take more threads (`Threads`)."""
     CHEAPER = auto()
     """The cheaper version alone is asked, if there is one."""
     SHED = auto()

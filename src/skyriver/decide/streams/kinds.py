@@ -182,6 +182,8 @@ def _overload(stream: Resource, report: Mapping[str, Any]) -> dict[str, str]:
         f"events that cannot be decided within {within} get the fallback {decide['fallback']!r} without a score,"
         " with the reason SHED."
     )
+    if pace["step"] == "threads":
+        return _widened(stream, pace, at)
     if pace["step"] == "cheaper":
         told = f"version {cheaper}, {named}, scores in place of the released one."
     elif cheaper:
@@ -195,6 +197,15 @@ def _overload(stream: Resource, report: Mapping[str, Any]) -> dict[str, str]:
         "reason": "SHEDDING" if pace["step"] == "shedding" else "CHEAPER_VERSION",
         "message": f"Since {at:%Y-%m-%d %H:%M:%S} UTC {told} Then {pace['why']}.",
         "next_action": action,
+    }
+
+
+def _widened(stream: Resource, pace: Mapping[str, Any], at: datetime) -> dict[str, str]:
+    return {
+        "reason": "MORE_THREADS",
+        "message": f"Since {at:%Y-%m-%d %H:%M:%S} UTC every event is scored in up to {pace['threads']['most']} threads."
+        f" Then {pace['why']}.",
+        "next_action": f"None is needed: `skyriver stream get {stream.name}` shows what comes and what can be decided.",
     }
 
 

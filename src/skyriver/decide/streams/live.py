@@ -16,8 +16,8 @@ BOUNDS = ("budgets", "counters", "combine")
 """What is declared beside the rules, where it is; it comes and changes with them."""
 UNDECISIVE = ("examples", "costs", "reasons")
 """What decides nothing."""
-OBJECTIVE = ("latency_us", "share", "cheaper")
-"""Within what time how many events are decided, and by which version when that is not kept."""
+OBJECTIVE = ("latency_us", "share", "cheaper", "cpus")
+"""Within what time how many events are decided, and by which version and how many cores when that is not kept."""
 DISPATCHED = ("sinks", "reviews")
 """What is declared of decisions that the stream's dispatcher does, not its worker."""
 DISPATCHED_STEP = 4_096
@@ -115,7 +115,10 @@ def check_cheaper(snapshot: Snapshot, tenant: str, app: AppSpec) -> list[tuple[s
 
 def _objective(decide: Mapping[str, Any]) -> dict[str, Any]:
     latency_us = decide.get("latency_us")
-    return {"objective": {"latency_us": latency_us, "share": decide.get("share", IN_TIME)}} if latency_us else {}
+    if not latency_us:
+        return {}
+    cpus = {"cpus": decide["cpus"]} if decide.get("cpus", 1) > 1 else {}
+    return {"objective": {"latency_us": latency_us, "share": decide.get("share", IN_TIME), **cpus}}
 
 
 def _loaded(snapshot: Snapshot, stream: Resource, name: str, asked: Set[str]) -> list[Resource]:

@@ -8,7 +8,8 @@ what comes, and what a turn takes (`Cost`). At the horizon there will wait
     lag = waiting + (rate in - rate out) * horizon        (events; a wait of lag / rate out)
 
 and when that wait breaks the objective at CONFIRM looks in a row, or all that was begun meanwhile was begun too late,
-the next step of the ladder is taken (`advance`). The last one is shedding: an event whose deadline cannot be met any
+the next step of the ladder is taken (`advance`). The first one is more threads, where there may be some: it costs no
+score. The last one is shedding: an event whose deadline cannot be met any
 more is not scored but gets the fallback, the others go on being scored. A step is taken back once what came was well
 within the capacity of the step below for a hold.
 
@@ -25,6 +26,7 @@ round-trip times are (Jacobson, Congestion Avoidance and Control, 1988), with it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from statistics import NormalDist
@@ -46,6 +48,13 @@ GAIN = 4
 OVER = 1.1
 """Of a capacity: more comes than that. Those who wait for their answers never send more than is answered."""
 
+TRIED = 10
+"""Turns by which more threads show what they bring."""
+FASTER = 1.1
+"""Times as many events that they must bring, where the objective is broken all the same."""
+VAIN_US = 60 * SECOND
+"""So long they are not taken again if they do not: others use the cores."""
+
 FORGET = 0.1
 """The weight of the newest turn."""
 KNOWN = 8
@@ -55,6 +64,8 @@ FIRST_ROWS = 16
 """Events of a turn, as long as none was larger. Then at most twice as many as there were."""
 SPREAD = 0.1
 """Of their mean size: turns that differ by less do not tell what a row costs and what a turn."""
+GUESSED = 2
+"""Turns that a guess is worth."""
 _NORMAL = 1.2533
 """The standard deviation of a normal distribution by its mean absolute one."""
 
@@ -62,6 +73,8 @@ _NORMAL = 1.2533
 class Step(StrEnum):
     FULL = "full"
     """The released version scores every event."""
+    THREADS = "threads"
+    """It does, in more threads."""
     CHEAPER = "cheaper"
     """The cheaper version does."""
     SHED = "shedding"
@@ -70,10 +83,12 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """`share` of the events are decided within `latency_us` of their arrival at the worker."""
+    """`share` of the events are decided within `latency_us` of their arrival at the worker, for which scoring may take
+    so many cores."""
 
     latency_us: int
     share: float
+    cpus: int = 1
 
     @property
     def horizon_us(self) -> int:
@@ -116,6 +131,17 @@ class Cost:
     def keep(self, share: float) -> None:
         """What was learnt stays."""
         self._quantile = NormalDist().inv_cdf(share) * _NORMAL
+
+    def guess(self) -> Cost:
+        """Of turns that were not tried yet: as these, until some of them have told."""
+        found = copy(self)
+        found.turns = min(GUESSED, self.turns)
+        return found
+
+    @property
+    def rows(self) -> float:
+        """Events of the last turns, on the average."""
+        return self._n
 
     def note(self, rows: int, us: int) -> None:
         took = float(us)

@@ -18,7 +18,20 @@ from typing import Any
 
 from skyriver.core.units import SECOND, format_duration
 from skyriver.decide.decision.scoring import Effort
-from skyriver.decide.worker.overload import FIRST_ROWS, LOOK_US, Around, Cost, Objective, Seen, State, Step, advance
+from skyriver.decide.worker.overload import (
+    FASTER,
+    FIRST_ROWS,
+    LOOK_US,
+    TRIED,
+    VAIN_US,
+    Around,
+    Cost,
+    Objective,
+    Seen,
+    State,
+    Step,
+    advance,
+)
 from skyriver.decide.worker.work import ChangeWork, EventWork, LoadWork, Turn, Work, next_turn
 
 WINDOW_US = 10 * SECOND
@@ -33,7 +46,12 @@ PROBE_US = SECOND
 BESIDES = 4
 """All but events gets turns as if the latency were this part of it: an eighth of it for what they take."""
 
-SHORT, LONG = (Step.FULL, Step.SHED), (Step.FULL, Step.CHEAPER, Step.SHED)
+LADDERS = {
+    (threads, cheaper): (Step.FULL, *(Step.THREADS,) * threads, *(Step.CHEAPER,) * cheaper, Step.SHED)
+    for threads in (False, True)
+    for cheaper in (False, True)
+}
+"""With more threads, and with a cheaper version."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +65,7 @@ class _Told:
     in_time: int = 0
     shed: int = 0
     cheaper: int = 0
+    threads: int = 0
     came: int = 0
     besides: int = 0
     """Rows of all but events."""
@@ -63,7 +82,7 @@ class Pacer:
     def __init__(self, objective: Objective, now: Callable[[], int], wall: Callable[[], int]) -> None:
         self.objective = objective
         self._now, self._wall = now, wall
-        self._ladder: tuple[Step, ...] = SHORT
+        self._ladder: tuple[Step, ...] = LADDERS[False, False]
         self._costs = {effort: Cost(objective.share) for effort in Effort}
         self._around = Around()
         self._besides = Cost(objective.share)
@@ -75,6 +94,10 @@ class Pacer:
         self._since = wall()
         """Of the step."""
         self._why = ""
+        self._is_wide = False
+        """More threads are taken, or would be but for the cheaper version."""
+        self._vain_until = start
+        """Until when they are not, for they brought nothing."""
         self._late_since = 0
         """Since when events are late though no step would mend it; wall time, 0: they are not."""
         self._counts = _Told(start)
@@ -83,7 +106,7 @@ class Pacer:
         self._taken = self._waited = 0
         """Rows of events that turns took since the last look, and rows that waited then."""
         self._standing = -1
-        self._asked_at = {Effort.FULL: start, Effort.CHEAPER: start}
+        self._asked_at = dict.fromkeys(Effort, start)
         self._rate_in = 0.0
         self._most = 1
 
@@ -100,11 +123,15 @@ class Pacer:
 
     def know(self, *, cheaper: bool) -> None:
         """Whether there is a cheaper version."""
-        ladder: tuple[Step, ...] = LONG if cheaper else SHORT
+        ladder = LADDERS[self.objective.cpus > 1 and self._now() >= self._vain_until, cheaper]
+        self._climb(ladder)
+
+    def _climb(self, ladder: tuple[Step, ...]) -> None:
         if ladder is not self._ladder:
             step = self.step if self.step in ladder else Step.FULL
             self._since = self._since if step is self.step else self._wall()
             self._ladder, self._state = ladder, replace(self._state, place=ladder.index(step))
+            self._widen()
 
     def take(self, queue: deque[Work], waiting: int, room: int, others: int = 0) -> Turn:
         """The next turn, of at most `room` rows; `waiting` of events are there, and `others`."""
@@ -117,9 +144,10 @@ class Pacer:
         arrived = first.submission.arrived
         self._standing = now - arrived if self._standing < 0 else min(self._standing, now - arrived)
         effort = self._scoring
-        if self.step is Step.CHEAPER and self._is_due(Effort.FULL, now):
-            effort = Effort.FULL  # else nobody would see that it would do again
+        if effort in (Effort.THREADS, Effort.CHEAPER) and self.step is not Step.SHED and self._is_due(self._below, now):
+            effort = self._below  # else nobody would see that it would do again
         turn = self._turn(queue, waiting, others, arrived, effort)
+        turn.threads = self.objective.cpus if self._is_wide and turn.effort is not Effort.FULL else 1
         if turn.effort is not Effort.SHED:
             self._asked_at[turn.effort] = now
         self._taken += sum(len(part) for _, part in turn.events)
@@ -152,7 +180,31 @@ class Pacer:
     @property
     def _scoring(self) -> Effort:
         """Who is asked for the events that are scored."""
-        return Effort.FULL if self.step is Step.FULL or self._ladder is SHORT else Effort.CHEAPER
+        if self.step in (Step.CHEAPER, Step.SHED) and Step.CHEAPER in self._ladder:
+            return Effort.CHEAPER
+        return Effort.THREADS if self.step is not Step.FULL and Step.THREADS in self._ladder else Effort.FULL
+
+    @property
+    def _below(self) -> Effort:
+        """Who would be with the step below."""
+        if self.step is Step.SHED:
+            return self._scoring  # a worker that sheds scores by it all the same
+        wide = self.step is Step.CHEAPER and Step.THREADS in self._ladder
+        return Effort.THREADS if wide else Effort.FULL
+
+    def _widen(self) -> None:
+        """More threads are tried anew each time that they are taken."""
+        wide = self.step is not Step.FULL and Step.THREADS in self._ladder
+        if wide and not self._is_wide:
+            self._costs[Effort.THREADS] = self._costs[Effort.FULL].guess()
+        self._is_wide = wide
+
+    @property
+    def _gain(self) -> float:
+        """Times as many events a second with more threads; 0: not known."""
+        one, more = self._costs[Effort.FULL], self._costs[Effort.THREADS]
+        tried = self._is_wide and more.turns >= TRIED
+        return one.us(round(more.rows)) / max(1.0, more.us(round(more.rows))) if tried else 0.0
 
     def done(self, turn: Turn, took_us: int) -> None:
         """Its decisions are durable."""
@@ -171,6 +223,7 @@ class Pacer:
             counts.shed += rows
             return
         counts.cheaper += rows if turn.effort is Effort.CHEAPER else 0
+        counts.threads += rows if turn.threads > 1 else 0
         counts.in_time += sum(len(part) for _, part in turn.events if now - part.arrived <= latency)
 
     def _note_besides(self, turn: Turn) -> None:
@@ -190,7 +243,7 @@ class Pacer:
         events = last.events - first.events
         cost, lately = self._costs[self._scoring], self._over(self._now(), WINDOW_US)
         busy = {"scoring": lately.scoring_us, "labels": lately.besides_us, "answering": lately.between_us}
-        return {
+        return self._report_threads(events, last.threads - first.threads) | {
             "step": self.step,
             "since": self._since,
             "latency_us": self.objective.latency_us,
@@ -206,6 +259,13 @@ class Pacer:
             "late_since": self._late_since,
             "busy": {what: round(min(1.0, us / lately.at), 3) for what, us in busy.items()},
         }
+
+    def _report_threads(self, events: int, threads: int) -> dict[str, Any]:
+        cpus = self.objective.cpus
+        if cpus == 1:
+            return {}
+        told = {"most": cpus, "share": round(threads / events, 4) if events else None, "gain": round(self._gain, 2)}
+        return {"threads": told | {"in_vain": self._now() < self._vain_until}}
 
     def metrics(self) -> list[tuple[str, str, str, float]]:
         told = self.report()
@@ -224,6 +284,11 @@ class Pacer:
                 self._counts.cheaper,
             ),
         ]
+        if self.objective.cpus > 1:
+            what = "That scoring may take now."
+            found.append(
+                ("skyriver_scoring_threads", "gauge", what, float(self.objective.cpus if self._is_wide else 1))
+            )
         if told["in_time"] is not None:
             what = "Share of the events scored within the declared latency, over the last 10 s."
             found.append(("skyriver_in_time_share", "gauge", what, told["in_time"]))
@@ -242,9 +307,7 @@ class Pacer:
         if self._rate_in < 0.01:
             self._rate_in = 0.0
         self._look_around(now)
-        cost, rate = self._costs[self._scoring], self._rate(self._scoring)
-        # A worker that sheds scores by the step below all the same.
-        below = rate if self.step is Step.SHED else self._rate(Effort.FULL)
+        cost, rate, below = self._costs[self._scoring], self._rate(self._scoring), self._rate(self._below)
         standing = max(0, self._standing) if waiting else 0
         seen = Seen(
             now,
@@ -262,12 +325,21 @@ class Pacer:
         self._looks.append(replace(counts, at=now))
         while now - self._looks[0].at > WINDOW_US:
             self._looks.popleft()
+        if self._state.breaks and 0 < self._gain < FASTER and self._scoring is Effort.THREADS:
+            self._give_up_threads(now)
         state = advance(self._state, seen, self.objective, self._ladder)
         if state.place != self._state.place:
             self._tell(state.place > self._state.place, self._ladder[state.place], seen)
         if bool(state.late_since) != bool(self._state.late_since):
             self._late_since = self._wall() if state.late_since else 0
         self._state = state
+        self._widen()
+
+    def _give_up_threads(self, now: int) -> None:
+        told = "%d threads decide %.2f times as many events as one: not taken for %s"
+        _log.info(told, self.objective.cpus, self._gain, format_duration(VAIN_US))
+        self._vain_until = now + VAIN_US
+        self._climb(LADDERS[False, Step.CHEAPER in self._ladder])
 
     def _over(self, now: int, us: int = LOAD_US) -> _Told:
         """What was counted lately; `at` is how long that is."""
@@ -316,7 +388,7 @@ def pacer_of(
     told = live.get("objective")
     if not told:
         return None
-    objective = Objective(int(told["latency_us"]), float(told["share"]))
+    objective = Objective(int(told["latency_us"]), float(told["share"]), int(told.get("cpus", 1)))
     if before is None:
         return Pacer(objective, now, wall)
     before.keep(objective)

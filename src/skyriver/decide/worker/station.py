@@ -25,6 +25,7 @@ from typing import Any, Protocol, assert_never
 
 from skyriver.core.errors import Conflict, Internal, InvalidInput, QuotaExceeded, SkyriverError, Unavailable
 from skyriver.data.log import Log
+from skyriver.decide.decision.stretches import Threads
 from skyriver.decide.log.records import DecisionRecord
 from skyriver.decide.partition.engine import AsOf, Engine
 from skyriver.decide.partition.receipt import Receipt
@@ -78,7 +79,8 @@ class Checkpoints(Protocol):
 
 
 class Station:
-    """All methods on the loop's thread. `open_engine` recovers an engine from the log, in a thread."""
+    """All methods on the loop's thread. `open_engine` recovers an engine from the log, in a thread. `threads`: what the
+    engine's scorers go by."""
 
     def __init__(
         self,
@@ -91,8 +93,10 @@ class Station:
         queue: int,
         linger_us: int = 0,
         meter: Meter | None = None,
+        threads: Threads | None = None,
     ) -> None:
         self.meter = meter if meter is not None else Meter()
+        self._scoring_threads = threads if threads is not None else Threads()
         self._log = log
         self._open_engine = open_engine
         self._checkpoints = checkpoints
@@ -317,6 +321,7 @@ class Station:
         """Runs the engine; what it returns is to be called after the sync."""
         replies: list[Reply] = []
         if turn.events:
+            self._scoring_threads.count = turn.threads
             receipts = engine.decide([part for _, part in turn.events], turn.effort)
             replies += [partial(self._complete, work, r) for (work, _), r in zip(turn.events, receipts, strict=True)]
         decided_ns = time.perf_counter_ns()

@@ -113,6 +113,8 @@ class Turn:
     others: list[LoadWork | FindWork | ReadWork | ChangeWork] = field(default_factory=list)
     began_ns: int = field(default_factory=time.perf_counter_ns)
     effort: Effort = Effort.FULL
+    threads: int = 1
+    """That scoring its events may take."""
     besides_us: int = 0
     """That all but its events took."""
     before_us: int = 0
