@@ -38,6 +38,8 @@ class Counted:
     seconds: float
     unreached: int = 0
     """Of the missed ones, those that no replica had."""
+    limited: int = 0
+    """Not of the judged ones: a tenant's or a route's limit refused them."""
 
 
 @dataclass(slots=True)
@@ -52,6 +54,7 @@ class _Known:
     reached: Ring | None = None
     """Those that a replica or the activator had; and `unreached` those that none did. None: there were none yet."""
     unreached: Ring | None = None
+    limited: Ring | None = None
 
 
 class Attainment:
@@ -77,14 +80,19 @@ class Attainment:
                     known.reached = known.reached or Ring(STEP_S, STEPS)
                     known.reached.add(second, seen.answered, seen.missed)
 
-    def note_unreached(self, failed: Mapping[str, int], second: float) -> None:
-        """Requests that no replica had, and that the gateway answered for them. Of services that are looked at."""
+    def note_refused(self, unreached: Mapping[str, int], limited: Mapping[str, int], second: float) -> None:
+        """What the gateway answered itself, of services that are looked at: requests that no replica had, and what a
+        limit refused."""
         with self._lock:
             self._second = second
-            for name, count in failed.items():
+            for name, count in unreached.items():
                 if (known := self._of.get(name)) is not None:
                     known.unreached = known.unreached or Ring(STEP_S, STEPS)
                     known.unreached.add(second, count, count)
+            for name, count in limited.items():
+                if (known := self._of.get(name)) is not None:
+                    known.limited = known.limited or Ring(STEP_S, STEPS)
+                    known.limited.add(second, count, count)
 
     def keep(self, names: set[str]) -> None:
         """Of no others anything is known any more."""
@@ -97,13 +105,17 @@ class Attainment:
             known = self._of.get(name)
             if known is None:
                 return None
-            judged, missed = known.reached.over(self._second, STEPS) if known.reached is not None else (0, 0)
-            unreached, _ = known.unreached.over(self._second, STEPS) if known.unreached is not None else (0, 0)
+            judged, missed = self._lately(known.reached)
+            (unreached, _), (limited, _) = self._lately(known.unreached), self._lately(known.limited)
             judged, missed = judged + unreached, missed + unreached
-            if not judged and known.is_blind:
+            if not judged and not limited and known.is_blind:
                 return None
-            since = known.began if judged else known.blind
-            return Counted(judged, missed, min(float(WINDOW_S), max(self._second - since, 1.0)), unreached)
+            since = known.began if judged or limited else known.blind
+            seconds = min(float(WINDOW_S), max(self._second - since, 1.0))
+            return Counted(judged, missed, seconds, unreached, limited)
+
+    def _lately(self, ring: Ring | None) -> tuple[int, int]:
+        return ring.over(self._second, STEPS) if ring is not None else (0, 0)
 
 
 def objective_of(snapshot: Snapshot, service: Resource, counted: Counted | None) -> Objective | None:
@@ -112,7 +124,7 @@ def objective_of(snapshot: Snapshot, service: Resource, counted: Counted | None)
     if counted is None or not service.spec.get("versions") or not (spec.latency_us or spec.elastic):
         return None
     state = state_of(counted, spec.share)
-    if state == "idle" and not _ready(service) and not is_asleep(rest_of(service)):
+    if state == "idle" and not counted.limited and not _ready(service) and not is_asleep(rest_of(service)):
         return None  # whoever asks it may be in no record
     because, action = _because(snapshot, service, spec, counted) if state == "missed" else ("", "")
     return {
@@ -148,18 +160,22 @@ def _message(state: State, counted: Counted, spec: ServiceSpec) -> str:
     share = counted.missed / max(counted.judged, 1)
     missed, may = percent(share, of=share), percent(1 - spec.share)
     unreached = f"; {counted.unreached:,} reached no replica" if counted.unreached else ""
+    limited = f"{counted.limited:,} {'were' if counted.limited != 1 else 'was'} refused by a limit of requests (429)"
+    more = f" Besides, {limited}." if counted.limited else ""
     match state:
+        case "idle" if counted.limited:
+            return f"No request was let through {lately}: {limited}."
         case "idle":
             return f"Nobody asked {lately}."
         case "kept":
             kept, must = percent(1 - counted.missed / counted.judged), percent(spec.share)
-            return f"The objective is kept: {kept} of {requests} were answered{within} {lately} ({must} must be)."
+            return f"The objective is kept: {kept} of {requests} were answered{within} {lately} ({must} must be).{more}"
         case "few":
             late = f"{counted.missed} of {requests} were not answered{within} {lately}"
-            return f"{late} ({may} may){unreached}: too few to judge the objective by."
+            return f"{late} ({may} may){unreached}: too few to judge the objective by.{more}"
         case "missed":
             late = f"{missed} of {requests} were not answered{within} {lately}"
-            return f"The objective is missed: {late} ({may} may){unreached}."
+            return f"The objective is missed: {late} ({may} may){unreached}.{more}"
 
 
 def percent(share: float, *, of: float | None = None) -> str:

@@ -26,6 +26,10 @@ ASKED_AT_ONCE: Final = 16
 PROBE_BYTES: Final = 4096
 LOG_BYTES: Final = 4 << 20
 """Of the access log, that are read in one look; of more, only the end."""
+_FAILED: Final = b'"status":5'
+_LIMITED: Final = b'"status":429'
+"""Lines without these are not read."""
+_MODEL: Final = "model/"
 _T = TypeVar("_T")
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
@@ -85,20 +89,34 @@ class FailureLog:
     """Follows the gateway's record of requests: how many no server answered, by (tenant, what they asked). Only the
     lines that count are read; what is written there while nobody looks counts with the next look."""
 
-    def __init__(self, path: Path, counts: Callable[[RequestLine], bool] | None = None) -> None:
-        """`counts`: what of 500 and above; `unserved` unless given."""
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._counts = counts or unserved
         self._at: tuple[int, int] | None = None
         """(inode, offset)."""
 
     def read(self) -> Mapping[tuple[str, str], int]:
         found: Counter[tuple[str, str]] = Counter()
+        found.update((line["tenant"], line["of"]) for line in self._with(_FAILED) if _unserved(line))
+        return found
+
+    def of_models(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """In place of `read`, by tenant/name of the service: requests that no replica counts, and those that a limit
+        refused."""
+        unreached, limited = Counter[str](), Counter[str]()
+        for line in self._with(_FAILED, _LIMITED):
+            if line["of"].startswith(_MODEL):
+                name = f"{line['tenant']}/{line['of'].removeprefix(_MODEL)}"
+                if _unreached(line):
+                    unreached[name] += 1
+                elif line["status"] == 429 and not line["server"] and line["asks"] != "look":
+                    limited[name] += 1
+        return unreached, limited
+
+    def _with(self, *marks: bytes) -> Iterator[RequestLine]:
         with contextlib.suppress(OSError):
             for text in self._lines():
-                if b'"status":5' in text and (line := line_of(text)) is not None and self._counts(line):
-                    found[line["tenant"], line["of"]] += 1
-        return found
+                if any(mark in text for mark in marks) and (line := line_of(text)) is not None:
+                    yield line
 
     def _lines(self) -> Iterator[bytes]:
         with self._path.open("rb") as file:
@@ -116,7 +134,7 @@ class FailureLog:
         yield from data[:whole].splitlines()
 
 
-def unserved(line: RequestLine) -> bool:
+def _unserved(line: RequestLine) -> bool:
     """The gateway's own answer: no server had it, or none answered. What servers say of themselves they count. Whoever
     only asks whether it is ready (`skyriver up` does, again and again) was answered: it is not yet."""
     if line["asks"] == "look":
@@ -124,10 +142,10 @@ def unserved(line: RequestLine) -> bool:
     return line["status"] >= 500 and (not line["server"] or line["status"] == 502 or line["end"] != "--")
 
 
-def unreached(line: RequestLine) -> bool:
+def _unreached(line: RequestLine) -> bool:
     """Those of them that no server counts either: it never had them, or ended with them. What it had for too long, when
     the gateway gave up, it counts as late."""
-    return unserved(line) and (not line["server"] or line["status"] == 502)
+    return _unserved(line) and (not line["server"] or line["status"] == 502)
 
 
 def _disk(root: Path) -> tuple[int, int]:

@@ -31,7 +31,7 @@ from skyriver.observe.demand import LOOK_S, QUICK_S, DemandMeter, Measured, elas
 from skyriver.wiring.attempts import Attempts, OnProblem
 from skyriver.wiring.histories import Histories
 from skyriver.wiring.home import Home
-from skyriver.wiring.measuring import FailureLog, unreached
+from skyriver.wiring.measuring import FailureLog
 from skyriver.wiring.process import write_atomically
 from skyriver.wiring.sleepers import Sleepers
 
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from skyriver.wiring.scaling import Scaling
 
 REMEMBER_S: Final = 60.0
-MODEL: Final = "model/"
-"""What a request to one asks, at the gateway."""
 SLEEPING, FIXED, POOL = "sleeping", "fixed", "pool"
 """In the file, beside the seconds between two looks."""
 
@@ -82,7 +80,7 @@ class Scaler:
         self._fixed = _meter_of(remembered.get(FIXED))
         self._histories = Histories(home.root)
         self.attainment = Attainment()
-        self._unreached = FailureLog(home.logs / FILE, unreached)
+        self._refused = FailureLog(home.logs / FILE)
         self._names: set[str] | None = None
         """Of services, at the last look."""
         self._remembered = time.monotonic()
@@ -158,9 +156,8 @@ class Scaler:
         measured = self._fixed.look(snapshot, second, unseen_s=self._unseen_s(snapshot))
         self._note(measured, snapshot, second, LOOK_S)
         self._names = {f"{service.tenant}/{service.name}" for service in snapshot.rows.every("service")}
-        failed = self._unreached.read().items()
-        models = {f"{t}/{of.removeprefix(MODEL)}": count for (t, of), count in failed if of.startswith(MODEL)}
-        self.attainment.note_unreached(models, second)
+        unreached, limited = self._refused.of_models()
+        self.attainment.note_refused(unreached, limited, second)
 
     def _note(self, measured: Mapping[str, Measured], snapshot: Snapshot, second: float, look_s: float) -> None:
         self._histories.note(measured, snapshot.now / 1e6, look_s)

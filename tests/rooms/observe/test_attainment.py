@@ -243,12 +243,30 @@ def test_a_look_that_tells_nothing_is_no_look_at_which_nobody_asked() -> None:
 def test_what_reached_no_replica_is_missed() -> None:
     attainment = Attainment()
     attainment.note({"t/quote": Measured(stale="Its replicas fail, and more of them would fail too.")}, 1_000.0)
-    attainment.note_unreached({"t/quote": 40, "t/gone": 3}, 1_000.0)
+    attainment.note_refused({"t/quote": 40, "t/gone": 3}, {}, 1_000.0)
     attainment.note({"t/quote": Measured(stale="Its replicas fail, and more of them would fail too.")}, 1_005.0)
     assert attainment.of("t/quote") == Counted(40, 40, 5.0, unreached=40)
     attainment.note({"t/quote": Measured(answered=100, missed=2)}, 1_010.0)
     assert attainment.of("t/quote") == Counted(140, 42, 10.0, unreached=40)
     assert attainment.of("t/gone") is None
+
+
+def test_what_a_limit_refused_is_no_miss_and_not_nobody() -> None:
+    attainment, row = Attainment(), service()
+    attainment.note({"t/quote": Measured()}, 1_000.0)
+    attainment.note_refused({}, {"t/quote": 1_200}, 1_000.0)
+    attainment.note({"t/quote": Measured(answered=0.0)}, 1_010.0)
+    counted = attainment.of("t/quote")
+    assert counted == Counted(0, 0, 10.0, limited=1_200)
+    found = objective_of(snapshot(row, {}), row, counted)
+    assert found is not None
+    assert (found["state"], found["message"]) == (
+        "idle",
+        "No request was let through in the last 10 s: 1,200 were refused by a limit of requests (429).",
+    )
+    kept = objective_of(snapshot(row, {}), row, Counted(2_000, 1, 300.0, limited=1))
+    assert kept is not None
+    assert kept["message"].endswith("(99.9% must be). Besides, 1 was refused by a limit of requests (429).")
 
 
 def test_how_many_reached_no_replica_is_said() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from skyriver.core.resources import ProcessStatus
 from skyriver.wiring.home import Home
-from skyriver.wiring.measuring import FailureLog, Measuring, memory, unreached
+from skyriver.wiring.measuring import FailureLog, Measuring, memory
 from skyriver.wiring.watched import first_bytes
 
 LINE = (
@@ -54,12 +54,15 @@ def test_who_only_looks_whether_it_is_ready_was_answered(tmp_path: Path) -> None
 
 def test_what_a_server_counts_itself_reached_it(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
-    log, unserved = FailureLog(path, unreached), FailureLog(path)
+    log, unserved = FailureLog(path), FailureLog(path)
     path.touch()
-    assert log.read() == unserved.read() == {}
+    assert log.of_models() == ({}, {})
+    assert unserved.read() == {}
     given_up = lines(504, server="risk-1-1:a").replace('"--"', '"sH"')
-    path.write_text(lines(503, 429) + lines(502, 503, server="risk-1-1:a") + given_up)
-    assert log.read() == {("t", "model/risk"): 2}
+    path.write_text(
+        lines(503, 429, 200, 429) + lines(429, server="risk-1-1:a") + lines(502, 503, server="risk-1-1:a") + given_up
+    )
+    assert log.of_models() == ({"t/risk": 2}, {"t/risk": 2})
     assert unserved.read() == {("t", "model/risk"): 3}
 
 
