@@ -329,6 +329,11 @@ def _facts_of(item: Mapping[str, Any]) -> dict[str, Any]:
             facts |= {k: f"{v:.4f}" for k, v in item["spec"].get("metrics", {}).items()} | _tags(item)
         case "model":
             facts |= {f"@{alias}": v for alias, v in item["status"].get("aliases", {}).items()} | _tags(item)
+        case (
+            "stream"
+        ):  # whom it follows is told by what there is, and which declaration a worker has is the loop's matter
+            arms = ("canary", "shadow", "model_version")
+            facts = {k: v for k, v in facts.items() if k != "generation" and (v or k not in arms)}
         case "operation":
             facts |= {step["ref"]: step["state"] for step in item["status"].get("steps", ())}
     return facts

@@ -43,6 +43,8 @@ _RIGHT = (
 )
 COLUMNS = ("STREAM", "STATE", *_RIGHT[:-2], "TIME BEHIND", *_RIGHT[-2:])
 RAW_SHOWN = 100
+SMALL = 10
+"""Where so many times less comes than can be decided, turns are small, and tell little of large ones."""
 
 
 def page(now: StreamNow, *, rates: Sequence[float] = (), trouble: str = "") -> RenderableType:
@@ -171,12 +173,13 @@ def _pace(pace: PaceNow) -> str:
     step = steps.get(pace["step"], pace["step"])
     if pace["step"] != "full":
         step = f"[yellow]{step}[/] for {age(pace['since'])}"
+        step += ", and events were shed before" if pace["step"] == "cheaper" and pace["shed_events"] else ""
     lately = ""
     if pace["in_time"] is not None:
         shed = f", {pace['shed']:.1%} shed" if pace["shed"] else ""
         shed += f", {pace['cheaper']:.1%} by the cheaper version" if pace["cheaper"] else ""
         lately = f"; {pace['in_time']:.1%} were{shed} [dim](last 10 s)[/]"
-    can = f"; {pace['rate_in']:,.0f} events/s come, {pace['capacity']:,.0f} can be" if pace["capacity"] else ""
+    can = _can(pace)
     if pace.get("late_since"):
         busy = ", ".join(f"{what} {share:.0%}" for what, share in pace.get("busy", {}).items())
         can += f"; [yellow]late for {age(pace['late_since'])}, not by scoring:[/] {busy}"
@@ -188,6 +191,18 @@ def _pace(pace: PaceNow) -> str:
     if alone is not None and alone > pace["latency_us"] / 2:
         can += f"; [yellow]out of reach:[/] one event alone takes up to {alone / 1000:,.1f} ms"
     return f"{step}; {within}{lately}{can}"
+
+
+def _can(pace: PaceNow) -> str:
+    """What comes, and what can be decided: by whom, for the two versions differ; and whether turns tell it as they are
+    when more comes."""
+    capacity = pace["capacity"]
+    if not capacity:
+        return ""
+    how = " by the cheaper version" if pace["step"] != "full" and pace["cheaper"] else ""
+    if pace["step"] == "full" and pace["rate_in"] < capacity / SMALL:
+        how = " [dim](reckoned from small turns)[/]"
+    return f"; {pace['rate_in']:,.0f} events/s come now, {capacity:,.0f} can be{how}"
 
 
 def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Iterator[tuple[str, str]]:
@@ -220,7 +235,7 @@ def _partition(now: StreamNow, p: PartitionNow, rates: Sequence[float]) -> Itera
     if unscored:
         yield "", f"no score because: {_counts(unscored)}"
     if cheaper := p["by_reason"].get("CHEAPER", 0):
-        yield "", f"{cheaper:,} scored by the cheaper version"
+        yield "", f"{cheaper:,} scored by the cheaper version in all"
     decisions = {decision: count for decision, count in p["by_decision"].items() if decision}
     if decisions:
         yield "decisions", _counts(decisions)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from skyriver.client import show
 from skyriver.client.stream_page import curve, lines, page
 from skyriver.core import contract
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
@@ -126,7 +127,7 @@ def test_how_a_declared_latency_is_kept_is_told() -> None:
     }
     assert "  pace " not in printed(page(now()))
     kept = printed(page(now(report={**REPORT, "pace": pace})))
-    can = "700 events/s come, 2,000 can be"
+    can = "700 events/s come now, 2,000 can be"
     assert f"pace       every event is scored; 99.0% to be decided within 50ms; 99.8% were (last 10 s); {can}" in kept
     since = (time.time_ns() - 9_000_000_000) // 1_000
     slow = printed(page(now(report={**REPORT, "pace": {**pace, "alone_us": 31_000}})))
@@ -149,13 +150,19 @@ def test_how_a_declared_latency_is_kept_is_told() -> None:
     assert (
         "pace       by the cheaper version for 9 s; 99.0% to be decided within 50ms; 40.0% were, 90.0% by the" in cheap
     )
+    few = printed(page(now(report={**REPORT, "pace": {**pace, "rate_in": 20.0}})))
+    assert "20 events/s come now, 2,000 can be (reckoned from small turns)" in " ".join(few.split())
+    both = {**shedding, "step": "cheaper", "shed_events": 9, "cheaper": 0.9, "capacity": 900.0}
+    told = " ".join(printed(page(now(report={**REPORT, "pace": both}))).split())
+    assert "by the cheaper version for 9 s, and events were shed before;" in told
+    assert "700 events/s come now, 900 can be by the cheaper version" in told
     assert "pace       shedding for 9 s; 99.0% to be decided within 50ms; 40.0% were, 60.0% shed (last 10 s)" in text
 
 
 def test_what_the_cheaper_version_scored_has_a_score() -> None:
     text = printed(page(now(report={**REPORT, "by_reason": {"LATE": 20, "CHEAPER": 30}})))
     assert "no score because: 20 LATE\n" in text
-    assert "30 scored by the cheaper version" in text
+    assert "30 scored by the cheaper version in all" in text
 
 
 def test_why_it_is_not_ready_comes_first() -> None:
@@ -263,3 +270,8 @@ def test_changed_features_are_told_with_how_far_they_are_and_what_they_cost(stat
     found = now(report={**REPORT, "features": {**change, "whole_from": 6 * HOUR if state == "waiting" else None}})
     assert found["partitions"][0]["feature_change"] is not None
     assert told in printed(page(found))
+
+
+def test_an_explanation_of_a_stream_has_no_counts_of_the_loop_and_no_arm_that_there_is_not() -> None:
+    status = {"generation": 1, "canary": 0, "shadow": 2, "model_version": 3, "worker": "READY"}
+    assert show._facts_of({"kind": "stream", "status": status}) == {"shadow": 2, "model_version": 3}
