@@ -130,7 +130,7 @@ def _changes(client: Client, model: str) -> Sequence[Mapping[str, Any]]:
         found: Sequence[Mapping[str, Any]] = client.get("scalings", model)["status"]["changes"]
     except NotFound:
         return ()
-    return found
+    return [change for change in found if change["from"] != change["to"]]  # the others tell what was refused
 
 
 def told(change: Mapping[str, Any]) -> str:

@@ -164,7 +164,12 @@ def change_of(change: Mapping[str, Any]) -> str:
     """One line: when, from how many to how many, why, and what that costs."""
     unit, (*_, total) = costs_of(change)
     priced = f" c + D = {total} {unit}." if total else ""
-    return f"{utc_time(change['at'])}  {change['from']} -> {change['to']} replicas, {change['why']}{priced}"
+    return f"{utc_time(change['at'])}  {_step(change)} replicas, {change['why']}{priced}"
+
+
+def _step(change: Mapping[str, Any]) -> str:
+    """One that is refused more than it has stays as it is."""
+    return f"{change['from']} -> {change['to']}" if change["from"] != change["to"] else f"still {change['to']}"
 
 
 def with_rests(changes: Sequence[Mapping[str, Any]], rests: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -201,7 +206,7 @@ def history(screen: Screen, changes: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         (
             utc_time(change["at"]),
-            f"{change['from']} -> {change['to']}",
+            _step(change),
             *(plain(amount, decimals[unit]) for amount in of),
             *([unit] if is_mixed else []),
             change["why"],

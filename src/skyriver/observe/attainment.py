@@ -13,7 +13,7 @@ from skyriver.core.declared import service_spec
 from skyriver.core.ranges import MOST_REPLICAS
 from skyriver.core.resources import Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
-from skyriver.core.units import SECOND, format_span
+from skyriver.core.units import SECOND, format_span, utc_time
 from skyriver.observe.cheaper import rolls_out_cheaper
 from skyriver.observe.demand import Measured
 from skyriver.observe.objectives import LEAST_BAD, Ring
@@ -24,6 +24,8 @@ from skyriver.serve.sleeping import is_asleep, rest_of, woken_since
 STEP_S: Final = 10
 STEPS: Final = 30
 WINDOW_S: Final = STEP_S * STEPS
+NOBODY: Final = 0.005
+"""Replicas' work; what is told of less is 0.00."""
 
 State = Literal["kept", "missed", "few", "idle"]
 """few: more was late than may be, and less than LEAST_BAD requests: nothing to judge by yet."""
@@ -123,8 +125,8 @@ def objective_of(snapshot: Snapshot, service: Resource, counted: Counted | None)
     spec = service_spec(service.spec["serve"])
     if counted is None or not service.spec.get("versions") or not (spec.latency_us or spec.elastic):
         return None
-    state = state_of(counted, spec.share)
-    if state == "idle" and not counted.limited and not _ready(service) and not is_asleep(rest_of(service)):
+    state, asleep = state_of(counted, spec.share), is_asleep(rest_of(service))
+    if state == "idle" and not counted.limited and not _ready(service) and not asleep:
         return None  # whoever asks it may be in no record
     because, action = _because(snapshot, service, spec, counted) if state == "missed" else ("", "")
     return {
@@ -135,7 +137,7 @@ def objective_of(snapshot: Snapshot, service: Resource, counted: Counted | None)
         "judged": counted.judged,
         "missed": counted.missed,
         "within_s": round(counted.seconds, 1),
-        "message": _message(state, counted, spec),
+        "message": _message(state, counted, spec, asleep=asleep),
         "because": because,
         "next_action": action,
     }
@@ -153,7 +155,7 @@ def state_of(counted: Counted, share: float) -> State:
     return "missed" if counted.missed >= LEAST_BAD else "few"
 
 
-def _message(state: State, counted: Counted, spec: ServiceSpec) -> str:
+def _message(state: State, counted: Counted, spec: ServiceSpec, *, asleep: bool) -> str:
     within = f" within {spec.latency}" if spec.latency else ""
     lately = f"in the last {_span(counted.seconds)}"
     requests = f"{counted.judged:,} request{'s' if counted.judged != 1 else ''}"
@@ -175,7 +177,8 @@ def _message(state: State, counted: Counted, spec: ServiceSpec) -> str:
             return f"{late} ({may} may){unreached}: too few to judge the objective by.{more}"
         case "missed":
             late = f"{missed} of {requests} were not answered{within} {lately}"
-            return f"The objective is missed: {late} ({may} may){unreached}.{more}"
+            was = "Asleep; before that the objective was" if asleep else "The objective is"
+            return f"{was} missed: {late} ({may} may){unreached}.{more}"
 
 
 def percent(share: float, *, of: float | None = None) -> str:
@@ -195,10 +198,13 @@ def _because(snapshot: Snapshot, service: Resource, spec: ServiceSpec, counted: 
     """(why, what to do): the first of what may be wrong, the surest first."""
     if impossible := told_if_impossible(snapshot, service, spec):
         return impossible["message"], impossible["next_action"]
-    ready = _ready(service)
-    if service.message and (service.state == "DEGRADED" or not ready) and not is_asleep(rest_of(service)):
-        return service.message, service.next_action
     scaling = scaling_of(snapshot, service)
+    asleep = is_asleep(rest_of(service))
+    if asleep and spec.elastic:  # nothing is added to it, nor wanted for it
+        lately = _refused_lately(snapshot, service, spec, scaling)
+        return lately or _of_wakes(snapshot, service, spec) or ("", "")
+    if service.message and (service.state == "DEGRADED" or not _ready(service)) and not asleep:
+        return service.message, service.next_action
     if scaling is None or not spec.elastic:
         if (woken := _of_wakes(snapshot, service, spec)) is not None:
             return woken
@@ -212,6 +218,8 @@ def _because(snapshot: Snapshot, service: Resource, spec: ServiceSpec, counted: 
         return scaling.message, scaling.next_action
     if (short := short_of(snapshot, service)) is not None:
         return short.told, short.next_action
+    if (refused := _refused_lately(snapshot, service, spec, scaling)) is not None:
+        return refused
     return _of_replicas(snapshot, service, spec, scaling, counted)
 
 
@@ -221,6 +229,21 @@ def _declare_more(name: str, spec: ServiceSpec, wish: int) -> str:
         return f"Declare a longer latency= for {name}, or a smaller model: no service has more than {MOST_REPLICAS}."
     more = min(wish, MOST_REPLICAS)
     return f"Declare replicas=({spec.least}, {more}) for {name}, a longer latency=, or a smaller model."
+
+
+def _refused_lately(
+    snapshot: Snapshot, service: Resource, spec: ServiceSpec, scaling: Resource | None
+) -> tuple[str, str] | None:
+    """(why, what to do) of one that is not short of replicas any more, and was while it was asked."""
+    refused: Mapping[str, Any] = scaling.status.get("refused") or {} if scaling is not None else {}
+    if not refused or snapshot.now - int(refused["at"]) > WINDOW_S * SECOND:
+        return None
+    name, wish, at = service.name, refused["wish"], f"at {utc_time(refused['at'])[-8:]} UTC"
+    if refused["by"] == "most":
+        told = f"{wish} replicas were wanted for {name} {at}, and at most {refused['had']} were declared."
+        return told, _declare_more(name, spec, wish) if spec.most < wish else ""
+    told = f"{wish} replicas were wanted for {name} {at}, and the machine had room for {refused['had']}."
+    return told, f"`skyriver service history {name}` has when that was."
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +264,9 @@ def short_of(snapshot: Snapshot, service: Resource) -> Short | None:
     if pool and pool["granted"] < pool["asked"]:
         does = "does" if pool["scarce"] == "memory" else "do"
         why = f"The machine's {pool['scarce']} {does} not do for all: {name} has {pool['granted']} of {pool['asked']}"
-        action = f"Declare a higher priority or a smaller model for {name}, or add {pool['scarce']}."
-        return Short(
-            "pool", f"{why} replicas that it needs.", f"{rolls_out_cheaper(snapshot, service)} {action}".strip()
-        )
+        why = f"{why} replicas that it needs.{pool.get('holders', '')}"
+        action = _make_room(name, str(pool["scarce"]), is_first=not pool.get("ahead", True))
+        return Short("pool", why, f"{rolls_out_cheaper(snapshot, service)} {action}".strip())
     wish = int(status.get("wish", 0))
     if wish > most and int(scaling.spec["replicas"]) >= most:
         why = f"{wish} replicas are wanted for {name}, and at most {most} are declared."
@@ -269,6 +291,17 @@ def _of_wakes(snapshot: Snapshot, service: Resource, spec: ServiceSpec) -> tuple
     return f"{told}.", f"Declare wake=, which those that wake it may take in place of latency=, {never}"
 
 
+def _make_room(name: str, scarce: str, *, is_first: bool) -> str:
+    """`is_first`: all that others have over their least they have after it."""
+    if not is_first:
+        return f"Declare a higher priority or a smaller model for {name}, or add {scarce}."
+    what = "cpus=" if scarce == "cores" else "memory_mb="
+    return (
+        f"No priority helps, for others have only what is theirs at least: declare less of it ({what}, replicas=) for"
+        f" them, a smaller model for {name}, or add {scarce}."
+    )
+
+
 def _of_replicas(
     snapshot: Snapshot, service: Resource, spec: ServiceSpec, scaling: Resource, counted: Counted
 ) -> tuple[str, str]:
@@ -291,4 +324,9 @@ def _of_replicas(
     if last["to"] > last["from"] and int(scaling.status.get("at", 0)) - int(last["at"]) < WINDOW_S * SECOND:
         why = f"It had {last['from']} replicas before the {last['to']} of now: more came than these answered in time."
         return why, "It goes on by itself: more are added while too much is late."
+    if float(scaling.status.get("came", 1.0)) < NOBODY:
+        return (
+            "More was late than was foreseen.",
+            "Nobody asks now; more replicas are added when too much is late again.",
+        )
     return "More was late than was foreseen.", "It goes on by itself: more replicas are added while too much is late."

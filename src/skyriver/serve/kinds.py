@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from skyriver.core.declared import service_spec
-from skyriver.core.jobs import ENDED
+from skyriver.core.jobs import ENDED, Capacity
 from skyriver.core.processes import how_it_ended
 from skyriver.core.resources import (
     Action,
@@ -32,7 +32,7 @@ from skyriver.release.rollouts import champion
 from skyriver.serve.activator_kind import ENDING, new_activator
 from skyriver.serve.from_stream import live_of_replica, stream_waited_for
 from skyriver.serve.logged import log_of_replica
-from skyriver.serve.objective import told_if_impossible
+from skyriver.serve.objective import told_if_impossible, told_if_larger
 from skyriver.serve.scaling_kind import decided
 from skyriver.serve.sharing import shared, sharing_of_replica
 from skyriver.serve.sizing import live_sizing, sizing_after, starts_at_once
@@ -89,7 +89,7 @@ REPLICA_TRANSITIONS: Mapping[tuple[str, str], str] = {
 }
 
 
-def _step_service(snapshot: Snapshot, before: Resource) -> Iterator[Action]:
+def _step_service(snapshot: Snapshot, before: Resource, machine: Capacity | None = None) -> Iterator[Action]:
     service = _without_expired(before, snapshot.now)
     versions: Mapping[str, Any] = service.spec.get("versions", {})
     replicas = snapshot.children(service, "replica")
@@ -139,7 +139,7 @@ def _step_service(snapshot: Snapshot, before: Resource) -> Iterator[Action]:
         if event == "degraded" and serve.elastic and not any(map(_is_troubled, members)):
             event, told = "ready", {}  # those that are missing have only just been asked for
         if event == "ready":
-            told = told_if_impossible(snapshot, service, serve)
+            told = told_if_impossible(snapshot, service, serve) or told_if_larger(service.name, serve, machine)
         if event == "starting" and rest:
             told = told_of(service.name, rest, serve, " ".join(r.message for r in members if r.state == "LOST"))
     after = SERVICE.move(service, event, snapshot.now, status=status, **told)
@@ -399,5 +399,14 @@ def _service_waits(snapshot: Snapshot, service: Resource) -> Iterator[str]:
         yield from (o.ref for o in operations if o.spec["target"] == service.name and o.state not in ENDED)
 
 
-SERVICE = Kind("service", "PENDING", SERVICE_TRANSITIONS, frozenset(), _step_service, _service_waits)
+def service_kind(machine: Capacity | None) -> Kind:
+    """`machine`: what there is for all; None: not known."""
+
+    def step(snapshot: Snapshot, service: Resource) -> Iterator[Action]:
+        return _step_service(snapshot, service, machine)
+
+    return Kind("service", "PENDING", SERVICE_TRANSITIONS, frozenset(), step, _service_waits)
+
+
+SERVICE = service_kind(None)
 REPLICA = Kind("replica", "STARTING", REPLICA_TRANSITIONS, frozenset(), _step_replica)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from skyriver.core.jobs import Capacity
 from skyriver.core.resources import Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import SECOND, format_span
@@ -48,6 +49,19 @@ def told_if_impossible(snapshot: Snapshot, service: Resource, serve: ServiceSpec
     if not serve.latency or not (why := serve.cannot_keep(row_us(snapshot, service))):
         return {}
     return _told("CANNOT_KEEP", why)
+
+
+def told_if_larger(name: str, serve: ServiceSpec, machine: Capacity | None) -> dict[str, str]:
+    """What its row says while it serves and one replica of it declares more than the whole machine has; nothing else.
+    It serves all the same, for what is declared is what others leave to it, and what is paid."""
+    asked = Capacity(serve.cpus, serve.memory_mb)
+    if machine is None or machine.fits(asked):
+        return {}
+    why = (
+        f"One replica of {name} declares {asked}, and this machine has {machine}: beside it no service that follows the"
+        " load gets another replica, and it is billed for what it declares"
+    )
+    return _told("LARGER_THAN_MACHINE", f"{why}; declare what a replica uses (cpus=, memory_mb=)")
 
 
 def _told(reason: str, why: str) -> dict[str, str]:

@@ -85,6 +85,7 @@ from skyriver.release.operations import (
 )
 from skyriver.release.registered import new_model, plan_delete, plan_take_in
 from skyriver.serve.asking import plan_predict
+from skyriver.serve.kinds import service_kind
 from skyriver.serve.operations import plan_sleep, plan_wake
 from skyriver.trust.permissions import FIRST_TENANT, Permission
 from skyriver.trust.secretfile import write_secret
@@ -335,7 +336,7 @@ async def _run(home: Home, address: str, leader: Leader | None) -> None:
         events.call_soon_threadsafe(stopping.set)
 
     capacity = machine_capacity()
-    kinds = {**KINDS, "job": job_kind(capacity)}
+    kinds = {**KINDS, "job": job_kind(capacity), "service": service_kind(capacity)}
     ready: dict[str, Any] = {}
 
     unwatched: dict[str, SkyriverError] = {}

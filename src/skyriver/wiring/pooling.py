@@ -41,10 +41,13 @@ class Granted:
     """Other services of a higher priority that want more than their least."""
     holders: str = ""
     """Of what is scarce, in a sentence."""
+    ahead: int = 0
+    """Other services of at least its priority that were granted more than their least: with a higher one it would get
+    of theirs. What is least, or fixed, no priority takes."""
 
     def status(self) -> dict[str, Any]:
         told = {"asked": self.asked, "granted": self.replicas, "scarce": self.scarce, "price": self.price}
-        return {**told, "higher_priority": self.above}
+        return {**told, "higher_priority": self.above, "ahead": self.ahead, "holders": self.holders}
 
     def lines(self, currency: str, cheaper: str = "") -> list[list[str]]:
         """(rule, sentence) each; `cheaper`: how what takes less is rolled out."""
@@ -152,7 +155,11 @@ class MachinePool:
         more = [asked.ask.priority for asked in self._asked.values() if asked.ask.wish > asked.ask.least]
         above = {priority: sum(other > priority for other in more) for priority in {*more}}
         held = self._held(grants)
-        holding = {tenant: holders(tenant, held, grants.scarce) for tenant in {n.partition("/")[0] for n in names}}
+        has = self._capacity.cpus if grants.scarce == "cores" else float(self._capacity.memory_mb)
+        tenants = {name.partition("/")[0] for name in names}
+        holding = {tenant: holders(tenant, held, grants.scarce, has) for tenant in tenants}
+        over = {n: a.ask.priority for n, a in self._asked.items() if grants.replicas[n] > a.ask.least}
+        ahead = {priority: sum(other >= priority for other in over.values()) for priority in {*more}}
         found = {}
         for name in names:
             ask, price = self._asked[name].ask, self._asked[name].price
@@ -160,7 +167,8 @@ class MachinePool:
             worth = grants.price * size / (1.0 if price else ask.cores)
             first = above.get(ask.priority, 0)
             of = grants.replicas[name], grants.scarce, grants.price, worth, first, holding[name.partition("/")[0]]
-            found[name] = Granted(ask.wish, *of)
+            others = ahead.get(ask.priority, 0) - (name in over)
+            found[name] = Granted(ask.wish, *of, ahead=max(others, 0))
         return found
 
     def _held(self, grants: Grants) -> dict[str, float]:

@@ -22,14 +22,17 @@ from skyriver.core.prices import Prices
 from skyriver.core.resources import Limits, Put, Resource, Snapshot
 from skyriver.core.spec import ServiceSpec
 from skyriver.core.units import SECOND
+from skyriver.observe.attainment import NOBODY
 from skyriver.observe.cheaper import rolls_out_cheaper
 from skyriver.observe.demand import LOOK_S, DemandMeter, Measurable, Measured
 from skyriver.serve.scaling_kind import SCALINGS, new_scaling, scaling_of
+from skyriver.serve.sleeping import rest_of
 from skyriver.wiring.pooling import Granted, MachinePool, ask_of
 
 HOUR_S: Final = 3_600
 CHANGES: Final = 20
 """Of a row, that are kept."""
+_REFUSES: Final = ("pool: ", "limits: ")
 BLIND_LOOKS: Final = 3
 """In a row without measurements, before it is said."""
 REFRESH_US, SOON_US = 60 * SECOND, 10 * SECOND
@@ -37,8 +40,6 @@ REFRESH_US, SOON_US = 60 * SECOND, 10 * SECOND
 few."""
 SOME: Final = 240
 """Services of which each is written anew as seldom as of more."""
-NOBODY: Final = 0.005
-"""Replicas' work; what is told of less is 0.00."""
 LEAST_REFRESHES: Final = 20
 """Of such rows, that a look may write, however few there are."""
 _TICKS: Final = ("work", "requests", "judged", "late", "backlog", "ready", "pending", "start_s", "queue_s", "possible")
@@ -160,11 +161,15 @@ class Scaling:
         replicas: int,
         granted: Granted | None,
     ) -> Put | None:
+        service, spec = self._meter.services[name]
         anew = name in self._told_otherwise
+        if service.status.get("rests"):  # it may have woken with another number than is decided
+            was, has = _told(service, row, _before(service, spec, row), replicas)
+            anew = anew or was != has
         if row is not None and not seen.stale and not anew and self._stands(row, replicas, granted, snapshot.now):
             self._blind[name] = 0
             return None
-        (service, spec), prices = self._meter.services[name], self._prices
+        prices = self._prices
         assert prices is not None
         decided = self._fleet.decided(name)
         if seen.stale or decided is None or not decided.fresh:
@@ -173,8 +178,13 @@ class Scaling:
             return _blind(snapshot, row, why) if row is not None and self._blind[name] >= BLIND_LOOKS else None
         self._blind[name] = 0
         before = _before(service, spec, row)
+        was, has = _told(service, row, before, replicas)
         cheaper = rolls_out_cheaper(snapshot, service) if granted is not None else ""
         status = status_of(snapshot.now, seen, decided, spec, prices, granted, cheaper)
+        if (
+            refused := _refused(decided, status) or (row.status.get("refused") if row is not None else None)
+        ) is not None:
+            status["refused"] = refused
         kept = dict(row.spec) if row is not None else {}
         if row is not None and "sleep" in row.status and spec.sleeps:  # wiring.sleepers decides on that
             status["sleep"] = row.status["sleep"]
@@ -182,11 +192,11 @@ class Scaling:
             kept.pop("sleep", None)
         if row is None:
             made = new_scaling(service, replicas, {}, snapshot.now)
-            return Put(replace(made, status={**status, "changes": changes_after({}, before, replicas, status)}), 0)
+            return Put(replace(made, status={**status, "changes": changes_after({}, was, has, status)}), 0)
         if replicas == before and row.state == "ACTIVE" and not anew and not _is_news(row.status, status):
             return None
         self._told_otherwise.discard(name)
-        status["changes"] = changes_after(row.status, before, replicas, status)
+        status["changes"] = changes_after(row.status, was, has, status)
         after = SCALINGS.move(row, "decided", snapshot.now, spec={**kept, "replicas": replicas}, status=status)
         return Put(after, row.revision)
 
@@ -205,6 +215,31 @@ class Scaling:
 
 def _before(service: Resource, spec: ServiceSpec, row: Resource | None) -> int:
     return int(row.spec["replicas"] if row is not None else service.status.get("wanted", spec.awake))
+
+
+def _told(service: Resource, row: Resource | None, before: int, replicas: int) -> tuple[int, int]:
+    """How many the history has it at last, and how many it has now. What is decided of one that sleeps or wakes is not
+    what it has: that is told with the first look once it is awake, from the number with which it woke."""
+    rests, woke = service.status.get("rests"), service.status.get("woke") or {}
+    if rest_of(service):
+        return before, before
+    if not rests:
+        return before, replicas
+    changes: Sequence[Mapping[str, Any]] = row.status.get("changes", ()) if row is not None else ()
+    is_newer = not changes or int(rests[-1]["at"]) > int(changes[-1]["at"])
+    was = int(rests[-1]["replicas"]) if is_newer else int(changes[-1]["to"])
+    return was, max(replicas, int(woke.get("replicas", 0)))
+
+
+def _refused(decided: Decided, status: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What is wanted and not had now: kept with the row for who asks why something was late then."""
+    by = "pool" if decided.wanted < decided.asked else "most" if _is_at_most(decided) else ""
+    wish = decided.asked if by == "pool" else round(decided.wish)
+    return {"at": status["at"], "by": by, "wish": wish, "had": decided.wanted} if by else None
+
+
+def _is_at_most(decided: Decided) -> bool:
+    return decided.wish > decided.wanted and decided.wanted == decided.rules.most
 
 
 def rules_of(spec: ServiceSpec, prices: Prices) -> Rules:
@@ -268,12 +303,13 @@ def _why(decided: Decided, told: Explained) -> str:
     """The rule that made the number, and what it went by."""
     rules = {rule for rule, _ in told.lines}
     comes = f"{decided.came:.2f} replicas' work comes now" if decided.came >= NOBODY else "next to nothing comes now"
-    if decided.came < NOBODY and decided.there <= decided.wanted <= max(decided.rules.least, 1):
-        return f"demand: nobody asks now, and {decided.wanted} is the least."
     if decided.wanted < decided.asked:
         return f"pool: {decided.asked} are wanted, and the machine does not do for all services."
-    if decided.wish > decided.wanted and decided.wanted == decided.rules.most:
+    if _is_at_most(decided):
         return f"limits: {decided.wish:.0f} are wanted, and at most {decided.rules.most} are declared."
+    if decided.came < NOBODY and decided.there <= decided.wanted <= max(decided.rules.least, 1):
+        awake = " while it is awake" if not decided.rules.least else ""
+        return f"demand: nobody asks now, and {decided.wanted} is the least{awake}."
     if decided.wanted < decided.there:
         return f"hold: {decided.held:.0f} would have done within the last {decided.hold_s:,.0f} s."
     if decided.wish < decided.wanted:
@@ -288,9 +324,11 @@ def _why(decided: Decided, told: Explained) -> str:
 
 
 def changes_after(before: Mapping[str, Any], was: int, now: int, status: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The last ones, newest at the end."""
+    """The last ones, newest at the end. That more are wanted than it may have is one as well, once for each number."""
     kept: Sequence[dict[str, Any]] = before.get("changes", ())
-    if was == now:
+    refused = (status.get("refused") or {}).get("at") == status["at"] and status["why"].startswith(_REFUSES)
+    is_told = bool(kept) and kept[-1]["to"] == now and kept[-1]["why"].startswith(_REFUSES)
+    if was == now and (not refused or is_told):
         return list(kept)
     chosen: Mapping[str, Any] = next((c for c in status["choices"] if c["replicas"] == now), {})
     price = {what: chosen.get(what) for what in ("cost", "late_cost", "sum")}

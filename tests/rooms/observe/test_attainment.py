@@ -8,6 +8,7 @@ import pytest
 
 import skyriver as sr
 from skyriver.core.resources import ProcessStatus, Resource, Snapshot
+from skyriver.core.units import utc_time
 from skyriver.observe.attainment import Attainment, Counted, objective_of, percent, state_of
 from skyriver.observe.demand import Measured
 
@@ -59,6 +60,9 @@ def test_of_one_that_declares_none_nothing_is_said() -> None:
 
 
 POOL = {"asked": 3, "granted": 1, "scarce": "cores"}
+HELD = " Cores are held by huge 64 (more than the machine's 2), quote 0.5."
+REFUSED = {"by": "most", "wish": 4, "had": 2}
+THEN = utc_time(NOW - 240_000_000)[-8:]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +72,27 @@ POOL = {"asked": 3, "granted": 1, "scarce": "cores"}
             {"scaling": {"pool": POOL}},
             "The machine's cores do not do for all: quote has 1 of 3 replicas that it needs.",
             "Declare a higher priority or a smaller model for quote, or add cores.",
+        ),
+        (
+            {"scaling": {"pool": {**POOL, "ahead": 0, "holders": HELD}}},
+            f"The machine's cores do not do for all: quote has 1 of 3 replicas that it needs.{HELD}",
+            "No priority helps, for others have only what is theirs at least: declare less of it (cpus=, replicas=) for"
+            " them, a smaller model for quote, or add cores.",
+        ),
+        (
+            {"scaling": {"refused": {**REFUSED, "at": NOW - 240_000_000}}},
+            f"4 replicas were wanted for quote at {THEN} UTC, and at most 2 were declared.",
+            "Declare replicas=(1, 4) for quote, a longer latency=, or a smaller model.",
+        ),
+        (
+            {"scaling": {"refused": {**REFUSED, "at": NOW - 240_000_000, "by": "pool"}}},
+            f"4 replicas were wanted for quote at {THEN} UTC, and the machine had room for 2.",
+            "`skyriver service history quote` has when that was.",
+        ),
+        (
+            {"scaling": {"refused": {**REFUSED, "at": NOW - 400_000_000}, "came": 0.0}},
+            "More was late than was foreseen.",
+            "Nobody asks now; more replicas are added when too much is late again.",
         ),
         (
             {"scaling": {"wish": 4}},
@@ -106,7 +131,20 @@ POOL = {"asked": 3, "granted": 1, "scarce": "cores"}
             "Look.",
         ),
     ],
-    ids=["pool", "limits", "starts", "fails", "grew", "blind", "fixed", "degraded"],
+    ids=[
+        "pool",
+        "first",
+        "was limited",
+        "had no room",
+        "is over",
+        "limits",
+        "starts",
+        "fails",
+        "grew",
+        "blind",
+        "fixed",
+        "degraded",
+    ],
 )
 def test_why_it_is_missed_and_what_to_do(given: dict[str, Any], because: str, action: str) -> None:
     found = told(**given)
@@ -180,6 +218,19 @@ def test_no_more_is_advised_than_may_be_declared(replicas: int | tuple[int, int]
     found = objective_of(there, row, Counted(283, 34, 300.0))
     assert found is not None
     assert found["next_action"].endswith(action)
+
+
+def test_of_one_that_sleeps_it_is_told_as_over_and_nothing_is_said_to_be_added() -> None:
+    rest = {"state": "asleep", "why": "IDLE", "since": NOW - 60_000_000}
+    asleep = service(state="SCALED_TO_ZERO", message="Asleep: nobody asked for 15 s.", status={"rest": rest})
+    found = told(row=asleep, scaling={"wish": 0, "came": 0.0, "refused": {**REFUSED, "at": NOW - 240_000_000}})
+    assert found["message"] == (
+        "Asleep; before that the objective was missed: 12% of 283 requests were not answered within 50ms in the last"
+        " 5 minutes (0.1% may)."
+    )
+    assert found["because"] == f"4 replicas were wanted for quote at {THEN} UTC, and at most 2 were declared."
+    unknown = told(row=asleep, scaling={"wish": 4})
+    assert (unknown["because"], unknown["next_action"]) == ("", "")
 
 
 def test_what_no_number_of_replicas_keeps_is_said_first() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from skyriver.core.jobs import Capacity
 from skyriver.core.resources import NO_LIMIT, ProcessStatus, Put, RequestLimit, Resource, Snapshot, WantPool, WantRoute
-from skyriver.serve.kinds import REPLICA, SERVICE
+from skyriver.serve.kinds import REPLICA, SERVICE, service_kind
 
 
 def pool_of(state: str, process: ProcessStatus) -> list[str]:
@@ -73,6 +74,27 @@ def test_a_service_whose_objective_no_number_of_replicas_keeps_says_so_while_it_
         "latency='1ms' cannot be kept by any number of replicas: the fastest answer takes 31.4 ms."
     )
     assert after.next_action == "Declare more, or serve a smaller model."
+
+
+@pytest.mark.parametrize("cpus", [2.0, 64.0])
+def test_a_service_of_which_one_replica_declares_more_than_the_machine_has_says_so_while_it_serves(cpus: float) -> None:
+    serve = {"replicas": 1, "cpus": cpus}
+    service = Resource("t", "service", "huge", {"serve": serve, "versions": {"1": {"weight": 100}}}, state="STARTING")
+    replica = Resource("t", "replica", "huge-1-1", {"version": 1}, state="READY", parent=service.ref)
+    process = ProcessStatus(replica.process, alive=True, socket="/s", report={"ready": True})
+    snapshot = Snapshot({r.key: r for r in (service, replica)}, {replica.process: process}, {}, 0)
+    step = service_kind(Capacity(2.0, 4_000)).step
+    [after] = [a.resource for a in step(snapshot, service) if isinstance(a, Put) and a.resource.kind == "service"]
+    assert after.state == "READY"
+    if cpus == 2.0:
+        assert (after.reason, after.message, after.next_action) == ("", "", "")
+        return
+    assert after.reason == "LARGER_THAN_MACHINE"
+    assert after.message == (
+        "One replica of huge declares 64 cores and 512 MB, and this machine has 2 cores and 4,000 MB: beside it no"
+        " service that follows the load gets another replica, and it is billed for what it declares."
+    )
+    assert after.next_action == "Declare what a replica uses (cpus=, memory_mb=)."
 
 
 @pytest.mark.parametrize("latency", ["", "40s"])

@@ -159,7 +159,8 @@ def test_the_one_of_higher_priority_gets_what_it_wants_and_the_other_keeps_its_l
     assert told["asked"] > told["granted"] == 1
     assert (told["scarce"], told["higher_priority"]) == ("cores", 1)
     assert told["price"] > 0
-    assert "rent" not in json.dumps(told), "it is of the same tenant, and so told of in words"
+    assert told["holders"] == " Cores are held by rent 3, sale 1."
+    assert (told["ahead"], cloud.status("rent")["pool"]["ahead"]) == (1, 0), "a higher priority helps one of them"
     assert cloud.lines("sale")["degraded"].startswith("Until there is room requests wait longer")
     assert cloud.lines("sale")["degraded"].endswith("(503).")
     assert cloud.status("sale")["changes"][-1]["why"].startswith("pool: ")
@@ -251,6 +252,8 @@ def test_what_a_replica_costs_others_is_told_where_that_is_more_than_its_price()
         "scarce": "cores",
         "price": told["t/rent"].price,
         "higher_priority": 0,
+        "ahead": 0,
+        "holders": " Cores are held by rent 2.",
     }
     memory = replace(ask, cores=0.1, memory_mb=12_000)
     _, told = cloud.pool.grant(snapshot, fleets[0], {"t/rent": (memory, 0.1)})

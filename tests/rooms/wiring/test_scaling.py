@@ -6,11 +6,13 @@ import json
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 import skyriver as sr
+from skyriver.client.scaling_page import with_rests
 from skyriver.control.pricing import OWNED
 from skyriver.core.prices import Prices
 from skyriver.core.resources import ProcessStatus, Put, Resource, Snapshot
@@ -238,6 +240,46 @@ def test_where_nobody_asks_it_says_that() -> None:
     cloud.play(30, rate=0)
     assert cloud.row is not None
     assert cloud.row.status["why"] == "demand: nobody asks now, and 1 is the least."
+
+
+def test_what_is_wanted_and_not_had_is_kept_in_the_history_once() -> None:
+    cloud = Cloud(elastic(replicas=(1, 2)))
+    cloud.play(60, rate=2)
+    cloud.play(60, rate=25)
+    assert cloud.row is not None
+    told = [(change["from"], change["to"], change["why"].partition(" ")[0]) for change in cloud.row.status["changes"]]
+    assert [one for one in told if one[2] == "limits:"] == told[-1:]
+    assert told[-1][1] == 2
+    refused = cloud.row.status["refused"]
+    assert (refused["by"], refused["had"]) == ("most", 2)
+    assert refused["wish"] > 2
+    cloud.play(120, rate=0)
+    assert cloud.row is not None
+    assert cloud.row.status["refused"]["at"] < cloud.row.status["at"] - 60 * SECOND, "it is known when that was"
+
+
+def test_the_history_of_one_that_sleeps_has_no_gaps() -> None:
+    """Each row begins with the number that the one before it ended with, sleeps and wakings among them."""
+    cloud = Cloud(elastic(replicas=(0, 4), idle="15s", hold="1m"))
+    cloud.compute.report(HOLDER, ready=True, waiting={})
+    cloud.play(20, rate=2)
+    cloud.play(40, rate=35)
+    assert len(cloud.replicas) >= 3
+    for waiting in (1, 30):
+        cloud.play(40, rate=0)
+        assert (cloud.service.state, cloud.replicas) == ("SCALED_TO_ZERO", [])
+        cloud.compute.report(HOLDER, ready=True, waiting={"price": waiting})
+        cloud.play(2, rate=0)
+        cloud.compute.report(HOLDER, ready=True, waiting={})
+        cloud.play(50, rate=2)
+    assert cloud.row is not None
+    story = with_rests(cloud.row.status["changes"], cloud.service.status["rests"])
+    steps = [(one["from"], one["to"]) for one in story]
+    assert sum(to == 0 for _, to in steps) == 2
+    assert all(before[1] == after[0] for before, after in pairwise(steps)), steps
+    assert all(one.get("rest") for one in story if 0 in (one["from"], one["to"]))
+    cloud.play(10, rate=0)
+    assert cloud.row.status["why"] == "demand: nobody asks now, and 1 is the least while it is awake."
 
 
 def test_few_rows_are_written_and_few_changes_kept() -> None:
