@@ -80,7 +80,7 @@ class Attainment:
                     known.blind = second
                 elif seen.answered:
                     known.reached = known.reached or Ring(STEP_S, STEPS)
-                    known.reached.add(second, seen.answered, seen.missed)
+                    known.reached.add(second, int(seen.answered), int(seen.missed))
 
     def note_refused(self, unreached: Mapping[str, int], limited: Mapping[str, int], second: float) -> None:
         """What the gateway answered itself, of services that are looked at: requests that no replica had, and what a

@@ -70,10 +70,10 @@ class Measured(NamedTuple):
     """Answered, or given up."""
     late: float = 0.0
     """Of these: too late, refused for want of room, given up."""
-    answered: int = 0
-    """Answered, or given up, counted: `judged` is of as much time as is between two looks, however long ago the last
-    one was."""
-    missed: int = 0
+    answered: float = 0.0
+    """Answered, or given up, in whole requests: `judged` is of as much time as is between two looks, however long ago
+    the last one was."""
+    missed: float = 0.0
     """Of `answered`: too late, also by an objective that no number of replicas keeps, refused for want of room, given
     up."""
     work: float = 0.0
@@ -308,7 +308,7 @@ def _measured(memory: _Memory, snapshot: Snapshot, service: Resource, spec: Serv
     came = grown.answered + grown.waiting
     came = came * scale if came > 0 else 0.0
     judged = grown.answered * scale
-    answered, missed = int(grown.answered), int(grown.refused + max(grown.slow, grown.expired))
+    missed = grown.refused + (grown.slow if grown.slow > grown.expired else grown.expired)
     late = grown.refused + (grown.slow if possible and grown.slow > grown.expired else grown.expired)
     late *= scale  # of what is slow, more replicas would not make it faster where it is not possible
     return Measured(
@@ -318,8 +318,8 @@ def _measured(memory: _Memory, snapshot: Snapshot, service: Resource, spec: Serv
         requests=came,
         judged=judged,
         late=late if late < judged else judged,
-        answered=answered,
-        missed=missed if missed < answered else answered,
+        answered=grown.answered,
+        missed=missed if missed < grown.answered else grown.answered,
         work=came * taken.full_s,
         backlog=waiting * taken.full_s,
         work_s=taken.full_s,
