@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from api_stage import BASE, Stage
 
 import skyriver as sr
 from skyriver.control.doubtful import doubtful
@@ -50,3 +52,30 @@ def test_of_a_fallback_that_is_nearly_a_decision(fallback: str, told: str) -> No
     decide = DecideSpec(stream="orders", model="m", rules=rules, otherwise="approve", fallback=fallback)
     app = AppSpec.model_construct(name="shop", models=(), decides=(decide,))
     assert list(doubtful(app)) == ([("stream", "orders", told)] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("serve", "status", "told"),
+    [
+        ({"replicas": [0, 1], "idle": "2s"}, 200, "idle='2s' puts it to sleep"),
+        ({"latency": "1us"}, 422, "The service of 'price': latency='1us' is less than 1ms."),
+    ],
+    ids=str,
+)
+def test_a_deployment_warns_of_it_and_refuses_what_cannot_be_meant(
+    tmp_path: Path, serve: dict[str, Any], status: int, told: str
+) -> None:
+    stage = Stage(tmp_path)
+    body, shop = stage.body(), sr.App("shop")
+    shop.model("price", registered=True)
+    models = [{**shop.spec.to_json()["models"][0], "serve": serve}]
+    spec = AppSpec.model_validate({**body["spec"], "models": models, "decides": []})
+    body |= {"spec": spec.to_json(), "spec_digest": spec.digest()}
+    answer = stage.caller.request("PUT", f"{BASE}/apps/shop?dry_run=true", json=body, headers=stage.issue())
+    assert answer.status_code == status, answer.text
+    if status == 200:
+        [warned] = [line for line in answer.json()["plan"] if line["action"] == "warn"]
+        assert (warned["kind"], warned["name"]) == ("service", "price")
+        assert warned["detail"].startswith(told)
+    else:
+        assert (answer.json()["code"], told in answer.text) == ("BAD_SERVICE", True)

@@ -196,6 +196,12 @@ def test_an_alias_that_no_version_has_is_refused_once_there_are_versions() -> No
     assert (no.value.code, no.value.where) == ("NO_CHEAPER", "stream/payments")
     assert "`skyriver model alias fraud small 12`" in no.value.next_action
     assert check(*versions, replace(model, status={"aliases": {"small": 1}})) == []
+    assert check(*versions, replace(model, status={"aliases": {"small": 1, "champion": 12}})) == []
+    [(name, why)] = check(*versions, replace(model, status={"aliases": {"small": 12, "champion": 12}}))
+    assert (name, why.partition(";")[0]) == (
+        "payments",
+        "'small' is version 12 of fraud, which is the released one: nothing is cheaper",
+    )
 
 
 def test_a_stream_that_sheds_is_ready_and_says_so_without_numbers_that_change() -> None:

@@ -89,11 +89,18 @@ def _aliases(snapshot: Snapshot, tenant: str, name: str) -> Mapping[str, Any]:
 
 
 def check_cheaper(snapshot: Snapshot, tenant: str, app: AppSpec) -> list[tuple[str, str]]:
-    """(stream, why nothing cheaper would score) of models without any version yet, of which none can have the alias: a
-    warning. Raises InvalidInput (NO_CHEAPER) where there are versions, and none has it."""
+    """(stream, why nothing cheaper would score), a warning: of models without any version yet, of which none can have
+    the alias, and where the released one has it. Raises InvalidInput (NO_CHEAPER) where there are versions, and none
+    has it."""
     missing = []
     for decide in app.decides:
         aliases = _aliases(snapshot, tenant, decide.model)
+        if decide.cheaper and aliases.get(decide.cheaper, 0) == aliases.get("champion"):
+            told = (
+                f"{decide.cheaper!r} is version {aliases[decide.cheaper]} of {decide.model}, which is the released one"
+            )
+            other = f"`skyriver model alias {decide.model} {decide.cheaper} VERSION`"
+            missing.append((decide.stream, f"{told}: nothing is cheaper; {other} gives it to a smaller one"))
         if not decide.cheaper or decide.cheaper in aliases:
             continue
         numbers = [int(v.name.rpartition(":")[2]) for v in _versions_of(snapshot, tenant, decide.model)]
