@@ -145,7 +145,7 @@ def _unserved(line: RequestLine) -> bool:
 def _unreached(line: RequestLine) -> bool:
     """Those of them that no server counts either: it never had them, or ended with them. What it had for too long, when
     the gateway gave up, it counts as late."""
-    return _unserved(line) and (not line["server"] or line["status"] == 502)
+    return _unserved(line) and (not line["server"] or line["status"] != 504)
 
 
 def _disk(root: Path) -> tuple[int, int]:
