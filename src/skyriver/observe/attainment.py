@@ -42,6 +42,8 @@ class Counted:
     """Of the missed ones, those that no replica had."""
     limited: int = 0
     """Not of the judged ones: a tenant's or a route's limit refused them."""
+    waiting: int = 0
+    """That wait or are under way now."""
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class _Known:
     blind: float
     """Of the last look that told nothing, as the first one does."""
     is_blind: bool = True
+    waiting: float = 0.0
     reached: Ring | None = None
     """Those that a replica or the activator had; and `unreached` those that none did. None: there were none yet."""
     unreached: Ring | None = None
@@ -75,7 +78,7 @@ class Attainment:
                 known = self._of.get(name)
                 if known is None:
                     known = self._of[name] = _Known(second, second)
-                known.is_blind = bool(seen.stale)
+                known.is_blind, known.waiting = bool(seen.stale), seen.waiting
                 if seen.stale:
                     known.blind = second
                 elif seen.answered:
@@ -114,7 +117,7 @@ class Attainment:
                 return None
             since = known.began if judged or limited else known.blind
             seconds = min(float(WINDOW_S), max(self._second - since, 1.0))
-            return Counted(judged, missed, seconds, unreached, limited)
+            return Counted(judged, missed, seconds, unreached, limited, int(known.waiting))
 
     def _lately(self, ring: Ring | None) -> tuple[int, int]:
         return ring.over(self._second, STEPS) if ring is not None else (0, 0)
@@ -165,6 +168,9 @@ def _message(state: State, counted: Counted, spec: ServiceSpec, *, asleep: bool)
     limited = f"{counted.limited:,} {'were' if counted.limited != 1 else 'was'} refused by a limit of requests (429)"
     more = f" Besides, {limited}." if counted.limited else ""
     match state:
+        case "idle" if counted.waiting:
+            wait = f"{counted.waiting:,} request{'s wait' if counted.waiting != 1 else ' waits'}"
+            return f"{wait}, and none was answered {lately}."
         case "idle" if counted.limited:
             return f"No request was let through {lately}: {limited}."
         case "idle":

@@ -76,6 +76,8 @@ class Measured(NamedTuple):
     missed: float = 0.0
     """Of `answered`: too late, also by an objective that no number of replicas keeps, refused for want of room, given
     up."""
+    waiting: float = 0.0
+    """That wait or are under way now."""
     work: float = 0.0
     """Replica-seconds that came."""
     backlog: float = 0.0
@@ -320,6 +322,7 @@ def _measured(memory: _Memory, snapshot: Snapshot, service: Resource, spec: Serv
         late=late if late < judged else judged,
         answered=grown.answered,
         missed=missed if missed < grown.answered else grown.answered,
+        waiting=waiting,
         work=came * taken.full_s,
         backlog=waiting * taken.full_s,
         work_s=taken.full_s,

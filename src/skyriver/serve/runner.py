@@ -8,6 +8,7 @@ on how many rows share a run where a matrix product is involved, as they do betw
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -50,6 +51,9 @@ _ORT_ERRORS: tuple[type[Exception], ...] = (
     MemoryError,
     *(kind for kind in vars(_state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
 )
+
+_ORT_ERROR = 3
+_log = logging.getLogger(__name__)
 
 NUMPY_TYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -110,6 +114,8 @@ class Runner:
         """One made-up row took so long, where that was longer than a start tries again; else 0."""
         self.ended_us = 0.0
         """One made-up row was ended after so long; else 0."""
+        self._tried_in_vain = False
+        """One made-up row took longer than a start tries."""
         self.batching = bool(batching)
         """Whether rows of several requests may share a run."""
         if batching is None:
@@ -164,8 +170,11 @@ class Runner:
         self._watch.limit_s = min(self._limit_s, _PROBE_LIMIT_S)
         try:
             probe = self.probe(1, seed=0)
-            self.run(probe)
-            took_ns = self._timed_ns(probe)
+            if self._tried_in_vain:
+                took_ns = self._timed_slowly_ns(probe)
+            else:
+                self.run(probe)
+                took_ns = self._timed_ns(probe)
         except DeadlineExceeded:
             took_ns = self._timed_slowly_ns(probe)
         except SkyriverError:
@@ -237,16 +246,18 @@ class Runner:
     def _rows_are_independent(self) -> bool:
         """Runs made-up rows apart and together. A model that takes long for one row is not tried, and does not share
         runs: there is little to gain, and its start would take long."""
+        apart: list[dict[str, Array]] = []
         try:
             parts = [self.probe(rows, seed=seed) for seed, rows in enumerate((1, 2, 1, 3))]
             together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             started = time.perf_counter()
-            apart = [self.run(parts[0])]
+            apart.append(self.run(parts[0]))
             if time.perf_counter() - started > LONG_ROW_S:
                 return False
             apart += [self.run(part) for part in parts[1:]]
             merged = self.run(together)
-        except SkyriverError:
+        except SkyriverError as error:
+            self._tried_in_vain = error.code == "MODEL_TOO_SLOW" and not apart
             return False
         return all(
             all(
@@ -256,6 +267,16 @@ class Runner:
             and _equal(np.concatenate([part[name] for part in apart]), merged[name])
             for name in self.output_names
         )
+
+
+def log_plainly() -> None:
+    """What onnxruntime logs goes where all else goes, without the colours of a terminal."""
+    if (follow := getattr(ort, "set_default_logger_callback", None)) is not None:  # 1.31 has none
+        follow(_logged)
+
+
+def _logged(severity: int, category: str, of: str, place: str, message: str) -> None:
+    _log.log(logging.ERROR if severity >= _ORT_ERROR else logging.WARNING, "onnxruntime, %s: %s", place, message)
 
 
 def load_runner(path: Path) -> Runner:

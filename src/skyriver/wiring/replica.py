@@ -44,7 +44,7 @@ from skyriver.serve.curve import DOUBTED, is_curve, is_for_the_same
 from skyriver.serve.devices import CPU
 from skyriver.serve.listening import unix_listener
 from skyriver.serve.replica import GRACE_S, Replica, ReplicaSettings, serve_replica
-from skyriver.serve.runner import LONG_ROW_S, RUN_LIMIT_S, RUNTIME, Runner
+from skyriver.serve.runner import LONG_ROW_S, RUN_LIMIT_S, RUNTIME, Runner, log_plainly
 from skyriver.wiring.home import Home
 from skyriver.wiring.model_files import ModelFiles
 from skyriver.wiring.process import ProcessContext, read_config
@@ -300,6 +300,7 @@ def follow_log(context: ProcessContext, replica: Replica, profile: str) -> None:
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_plainly()
     context = read_config(sys.argv)
     try:
         settings = settings_of(context.config)

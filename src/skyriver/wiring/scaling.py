@@ -293,14 +293,14 @@ def status_of(
         "came": _short(decided.came),
         "wish": round(decided.wish),
         "prices": f"{prices.source}, as of {prices.as_of}",
-        "why": _why(decided, told),
+        "why": _why(decided, told, seen.waiting),
         "measured": {what: _short(getattr(seen, what)) for what in _TOLD},
         **({"pool": granted.status()} if granted is not None else {}),
     }
 
 
-def _why(decided: Decided, told: Explained) -> str:
-    """The rule that made the number, and what it went by."""
+def _why(decided: Decided, told: Explained, waiting: float) -> str:
+    """The rule that made the number, and what it went by. `waiting`: requests, also under way."""
     rules = {rule for rule, _ in told.lines}
     comes = f"{decided.came:.2f} replicas' work comes now" if decided.came >= NOBODY else "next to nothing comes now"
     if decided.wanted < decided.asked:
@@ -309,7 +309,8 @@ def _why(decided: Decided, told: Explained) -> str:
         return f"limits: {decided.wish:.0f} are wanted, and at most {decided.rules.most} are declared."
     if decided.came < NOBODY and decided.there <= decided.wanted <= max(decided.rules.least, 1):
         awake = " while it is awake" if not decided.rules.least else ""
-        return f"demand: nobody asks now, and {decided.wanted} is the least{awake}."
+        asks = f"{waiting:,.0f} wait, what one takes is not known yet" if waiting else "nobody asks now"
+        return f"demand: {asks}, and {decided.wanted} is the least{awake}."
     if decided.wanted < decided.there:
         return f"hold: {decided.held:.0f} would have done within the last {decided.hold_s:,.0f} s."
     if decided.wish < decided.wanted:

@@ -31,9 +31,9 @@ def snapshot(row: Resource, scaling: dict[str, Any] | None = None, state: str = 
     return Snapshot({row.key: row for row in rows}, {}, {}, NOW)
 
 
-def told(missed: int = 34, judged: int = 283, seconds: float = 300.0, **given: Any) -> Any:
+def told(missed: int = 34, judged: int = 283, seconds: float = 300.0, waiting: int = 0, **given: Any) -> Any:
     row = given.pop("row", None) or service()
-    return objective_of(snapshot(row, **given), row, Counted(judged, missed, seconds))
+    return objective_of(snapshot(row, **given), row, Counted(judged, missed, seconds, waiting=waiting))
 
 
 def test_what_is_missed_is_said_with_its_share_and_what_may_be() -> None:
@@ -51,6 +51,20 @@ def test_what_is_missed_is_said_with_its_share_and_what_may_be() -> None:
         "1 of 3 requests were not answered within 50ms in the last 42 s (0.1% may): too few to judge the objective by."
     )
     assert told(missed=0, judged=0, scaling={})["message"] == "Nobody asked in the last 5 minutes."
+
+
+@pytest.mark.parametrize(("waiting", "said"), [(1, "1 request waits"), (3, "3 requests wait")])
+def test_while_requests_wait_it_is_not_said_that_nobody_asked(waiting: int, said: str) -> None:
+    of = told(missed=0, judged=0, waiting=waiting, scaling={})
+    assert (of["state"], of["message"]) == ("idle", f"{said}, and none was answered in the last 5 minutes.")
+
+
+def test_what_waits_is_known_from_one_look_to_the_next() -> None:
+    known = Attainment()
+    for second, measured in enumerate((Measured(ready=1, waiting=2), Measured(stale="silent"), Measured(ready=1))):
+        known.note({"default/s": measured}, second)
+        counted = known.of("default/s")
+        assert (counted and counted.waiting) == (2, None, 0)[second]
 
 
 def test_of_one_that_declares_none_nothing_is_said() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from skyriver.core.errors import DeadlineExceeded, Internal
 from skyriver.serve import runner as of_runner
 from skyriver.serve.calibration import Calibration, best_limit, best_threads, calibrate, curve_of, thread_counts
 from skyriver.serve.runner import Runner, Tensors
+from skyriver.serve.watch import RunWatch
 
 Build = Callable[..., bytes]
 
@@ -252,6 +254,35 @@ def test_a_row_that_takes_longer_than_a_start_tries_is_timed_once_with_the_limit
     found = calibrate(runner, model, max_batch=99, cores=2, load_s=0.001)
     assert (found.measured, found.row_us, found.max_batch, found.ended_us) == (True, runner.slow_us, 99, 0.0)
     assert runner.threads == 1
+
+
+def test_a_row_that_took_longer_than_a_start_tries_is_not_tried_so_again(
+    make_model: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_runner, "_PROBE_LIMIT_S", 0.05)
+    limits: list[float] = []
+    run = RunWatch.run
+
+    def noted(self: RunWatch, what: Any) -> Any:
+        limits.append(self.limit_s)
+        return run(self, what)
+
+    monkeypatch.setattr(RunWatch, "run", noted)
+    runner = Runner(turning(make_model, 2**62), limit_s=0.2)
+    assert not runner.warm_up()
+    assert (limits, runner.ended_us) == ([0.05, 0.2], 200_000)
+
+
+def test_what_onnxruntime_logs_has_no_colours(
+    make_model: Build, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    of_runner.log_plainly()
+    try:
+        Runner(turning(make_model, 2**62), limit_s=0.05)
+    finally:
+        of_runner.ort.set_default_logger_callback(None)
+    assert any("onnxruntime" in record.message and "terminate" in record.message for record in caplog.records)
+    assert "\x1b" not in caplog.text + capfd.readouterr().err
 
 
 def test_a_row_that_takes_longer_than_any_run_may_is_known_and_said_to_who_asks(make_model: Build) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
@@ -280,6 +281,16 @@ def test_the_history_of_one_that_sleeps_has_no_gaps() -> None:
     assert all(one.get("rest") for one in story if 0 in (one["from"], one["to"]))
     cloud.play(10, rate=0)
     assert cloud.row.status["why"] == "demand: nobody asks now, and 1 is the least while it is awake."
+
+
+def test_a_run_that_does_not_end_is_somebody_who_asks() -> None:
+    cloud = Cloud(elastic(latency="150ms"))
+    cloud.work_s = 1e9
+    cloud.play(30, rate=1)
+    assert cloud.row is not None
+    assert re.fullmatch(
+        r"demand: \d+ wait, what one takes is not known yet, and 1 is the least\.", cloud.row.status["why"]
+    )
 
 
 def test_few_rows_are_written_and_few_changes_kept() -> None:
