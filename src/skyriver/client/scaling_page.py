@@ -18,13 +18,17 @@ CORE_HOURS = "core-hours"
 DIGITS = 3
 _ALWAYS = frozenset({"objective", "impossible"})
 """Rules that are so whether it sleeps or not."""
+FAR = 1.5
+"""Times as much was late as is foreseen, before that is said."""
 ALIKE = 5
 """Digits; sums that differ in later ones are the same."""
 _TITLE = "What replicas cost (c), and late requests (D), in"
 _THOUSANDS = ((1, "a late request counts"), (1_000, "1,000 late requests count"), (1_000_000, "a million count"))
 
 
-def scaling(screen: Screen, row: Mapping[str, Any], *, is_asleep: bool = False) -> None:
+def scaling(
+    screen: Screen, row: Mapping[str, Any], objective: Mapping[str, Any] | None = None, *, is_asleep: bool = False
+) -> None:
     """Every rule a line, then the sum for the chosen number and its neighbours, where that follows the load."""
     status = row["status"]
     lines = status.get("lines", ())
@@ -46,6 +50,8 @@ def scaling(screen: Screen, row: Mapping[str, Any], *, is_asleep: bool = False) 
         for choice, (replicas, *amounts) in zip(status["choices"], of.rows, strict=True)
     ]
     screen.table(f"{_TITLE} {of.unit}:", ("REPLICAS", "COST c", "LATE D", "c + D", "LATE"), rows)
+    if really := measured(row, objective):
+        screen.out.print(f"  {escape(really)}")
     if why := cheapest(row):
         screen.out.print(f"  {escape(why)}")
     screen.out.print(
@@ -101,6 +107,20 @@ def percent(share: float) -> str:
         return "0%"
     decimals = max(0, 1 - math.floor(math.log10(100 * share)))
     return f"{100 * share:.{decimals}f}%" if share >= 1e-5 else "<0.001%"
+
+
+def measured(row: Mapping[str, Any], objective: Mapping[str, Any] | None) -> str:
+    """What was late, where that is far more than the sum foresees; "" elsewhere."""
+    if objective is None or objective["state"] != "missed":
+        return ""
+    late = objective["missed"] / objective["judged"]
+    chosen = next((c for c in row["status"]["choices"] if c["replicas"] == row["spec"]["replicas"]), None)
+    if chosen is None or chosen["late_share"] is None or late <= FAR * chosen["late_share"]:
+        return ""
+    return (
+        "LATE is foreseen, by a replay of its demand were that always as it is now; of the last"
+        f" {objective['judged']:,} requests {percent(late)} were late: `because` says why, where that is known."
+    )
 
 
 def cheapest(row: Mapping[str, Any]) -> str:

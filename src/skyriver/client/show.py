@@ -232,7 +232,7 @@ def explained(
         if item["kind"] == "scaling":
             service = services.get(item["name"])
             asleep = service is not None and service_page.is_asleep(service)
-            scaling_page.scaling(screen, item, is_asleep=asleep)
+            scaling_page.scaling(screen, item, service.get("objective") if service else None, is_asleep=asleep)
         else:
             if item["kind"] == "service":
                 scaling = scalings.get(item["name"])

@@ -253,7 +253,7 @@ class ServiceSpec(Spec):
         took = f"{fastest_us / 1000:.3g} ms" if fastest_us < SECOND else format_span(int(fastest_us))
         return (
             f"latency={self.latency!r} cannot be kept by any number of replicas: the fastest answer takes"
-            f" {took}; declare more, or serve a smaller model"
+            f" {took}; declare a longer latency=, or serve a smaller model"
         )
 
     @model_validator(mode="after")

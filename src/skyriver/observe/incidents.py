@@ -109,7 +109,10 @@ class Incident:
         """Of what it is put down to, and of what is wrong."""
         own = self.conditions[0].next_action
         likely = self.causes[0].change.next_action if self.causes else own
-        return own if likely == own else f"{likely} {own}"
+        command = own.partition("`")[2].partition("`")[0]
+        if likely == own or (command and f"`{command}`" in likely):  # nobody is sent to the same place twice
+            return likely
+        return f"{likely} {own}"
 
     @property
     def severity(self) -> str:

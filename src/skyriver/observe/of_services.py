@@ -78,7 +78,9 @@ def _of_service(seen: Seen, service: Resource) -> Iterator[Sign]:
         yield Sign(subject, "unserved", told, action, missed.severity)
     if spec.latency_us and (missed := track.of("late").missed(seen.seconds, allowed)):
         told = f"{missed.share} answers of {service.name} took over {spec.latency} within the last {missed.within}."
-        yield Sign(subject, "late", told, explains(service.name), missed.severity)
+        if is_over := _nobody_asks(seen, service, track):  # it is known, and nobody waits for it now
+            told = f"{told.removesuffix('.')}; nobody asks now."
+        yield Sign(subject, "late", told, explains(service.name), "warning" if is_over else missed.severity)
     if missed := track.of("refused").missed(seen.seconds, REFUSED_ALLOWED):
         told = f"{missed.share} requests to {service.name} found no room within the last {missed.within}."
         short = short_of(seen.sight.snapshot, service)
@@ -93,6 +95,16 @@ def _of_service(seen: Seen, service: Resource) -> Iterator[Sign]:
     if slower := track.usually("p99").above(SLOWER, SLOWER_US):
         told = f"{service.name} answers slower than usual: its p99 is {_ms(slower[0])}, and {_ms(slower[1])} otherwise."
         yield Sign(subject, "slow", told, explains(service.name), "warning")
+
+
+def _nobody_asks(seen: Seen, service: Resource, track: Track) -> bool:
+    """Nothing was answered or refused in the last minute, nothing waits, and each replica tells so."""
+    if not (track.of("unserved").is_quiet(seen.seconds) and track.of("refused").is_quiet(seen.seconds)):
+        return False
+    processes = [replica.process for replica in seen.sight.snapshot.children(service, "replica")]
+    told = [seen.sight.snapshot.processes.get(name) for name in processes]
+    waits = any(process is not None and process.report.get("waiting") for process in told)
+    return not waits and not any(name in seen.sight.machine.unanswered for name in processes)
 
 
 def _of_pool(seen: Seen, service: Resource) -> Iterator[Sign]:

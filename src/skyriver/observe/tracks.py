@@ -88,6 +88,10 @@ class Outcomes:
                 self.limit, self.severity = 0.0, "warning"
         return None
 
+    def is_quiet(self, seconds: float) -> bool:
+        """Nothing was answered in the last minute."""
+        return not self.fine.over(seconds, JUMP_SECONDS // self.fine.step)[0]
+
     def _begins(self, seconds: float, allowed: float) -> tuple[Missed, float] | None:
         """With the share at which it does."""
         if sudden(self.fine, self.minutes, seconds, allowed):

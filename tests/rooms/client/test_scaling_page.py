@@ -105,8 +105,25 @@ def test_what_goes_before_the_sum_is_said() -> None:
     assert scaling_page.cheapest(row(choices=alike)).startswith("2 replicas are the cheapest")
 
 
+def test_what_was_late_stands_beside_what_is_foreseen_where_that_is_far_less(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    missed = {"state": "missed", "judged": 496, "missed": 417}
+    told = (
+        "LATE is foreseen, by a replay of its demand were that always as it is now; of the last 496 requests 84% were"
+        " late: `because` says why, where that is known."
+    )
+    scaling_page.scaling(Screen(as_json=False), row(), missed)
+    assert told in printed(capsys)
+    assert scaling_page.measured(row(), {**missed, "missed": 40}) == "", "6.1% are foreseen, and 8.1% were"
+    assert scaling_page.measured(row(), {**missed, "state": "kept"}) == scaling_page.measured(row(), None) == ""
+    unknown = [{**choice, "late_share": None} for choice in CHOICES]
+    assert scaling_page.measured(row(choices=unknown), missed) == ""
+
+
 def test_a_missed_objective_is_said_first_in_explain_and_in_ps(capsys: pytest.CaptureFixture[str]) -> None:
     objective = {"name": "quote", "state": "missed", "message": "The objective is missed: 12%.", "because": "Too few."}
+    objective |= {"judged": 1_000, "missed": 61}
     objective |= {"next_action": "Declare more."}
     show.explained(Screen(as_json=False), [service() | {"objective": objective}, row()], counters=False)
     assert printed(capsys)[1:4] == ["objective The objective is missed: 12%.", "because Too few.", "next Declare more."]

@@ -53,3 +53,14 @@ def test_causes_by_time_graph_and_kind() -> None:
         "rollout of model/m, 10 s before.",
         "undo rollout look at service/a",
     )
+
+
+def test_nobody_is_sent_to_the_same_place_twice() -> None:
+    explains = "`skyriver explain quote` tells why."
+    late = Condition("service/quote", "late", 1000.0, "It is late.", explains)
+    took = Change("service/quote", "rollout", 990.0, "2 took over", "`skyriver explain quote` has the rollout.")
+    [one] = incidents([late], {}, [took])
+    assert one.next_action == took.next_action
+    other = Change("service/quote", "rollout", 990.0, "2 took over", "`skyriver rollback quote` takes it back.")
+    [one] = incidents([late], {}, [other])
+    assert one.next_action == f"{other.next_action} {explains}"

@@ -618,6 +618,20 @@ def test_an_objective_of_latency(cloud: Cloud, slow: int, kind: str | None) -> N
     assert kinds == ({kind, "slow"} if kind else set())
 
 
+def test_what_was_late_is_no_alarm_any_more_once_nobody_asks(cloud: Cloud) -> None:
+    cloud.slow = 50
+    cloud.look(600)
+
+    def late() -> dict[str, Any]:
+        told = [c for row in cloud.incidents() for c in row.status["conditions"] if c["kind"] == "late"]
+        return dict(told[0])
+
+    assert (late()["severity"], "nobody asks now" in late()["told"]) == ("critical", False)
+    cloud.requests = cloud.slow = 0
+    cloud.look(90)
+    assert (late()["severity"], late()["told"][-18:]) == ("warning", "; nobody asks now.")
+
+
 def test_requests_that_reach_no_replica(cloud: Cloud) -> None:
     cloud.machine = {"failed": {("default", "model/risk"): 60}}
     cloud.look(20)

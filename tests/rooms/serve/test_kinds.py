@@ -73,7 +73,7 @@ def test_a_service_whose_objective_no_number_of_replicas_keeps_says_so_while_it_
     assert after.message == (
         "latency='1ms' cannot be kept by any number of replicas: the fastest answer takes 31.4 ms."
     )
-    assert after.next_action == "Declare more, or serve a smaller model."
+    assert after.next_action == "Declare a longer latency=, or serve a smaller model."
 
 
 @pytest.mark.parametrize("cpus", [2.0, 64.0])

@@ -243,6 +243,19 @@ def test_where_nobody_asks_it_says_that() -> None:
     assert cloud.row.status["why"] == "demand: nobody asks now, and 1 is the least."
 
 
+def test_of_nothing_nothing_is_late() -> None:
+    """The sum is of demand as it is now."""
+    cloud = Cloud(elastic(hold="1m"))
+    cloud.play(60, rate=25)
+    assert cloud.row is not None
+    assert any(choice["late_cost"] for choice in cloud.row.status["choices"])
+    cloud.play(180, rate=0)
+    assert cloud.row is not None
+    assert cloud.row.status["came"] == 0
+    assert {(c["late_share"], c["late_cost"]) for c in cloud.row.status["choices"]} == {(0.0, 0.0)}
+    assert cloud.row.status["late_price"] > 0, "what sleeping goes by"
+
+
 def test_what_is_wanted_and_not_had_is_kept_in_the_history_once() -> None:
     cloud = Cloud(elastic(replicas=(1, 2)))
     cloud.play(60, rate=2)
@@ -350,7 +363,7 @@ def test_a_changed_declaration_is_followed() -> None:
     cloud.play(20, rate=35)
     assert len(cloud.replicas) == 2
     assert cloud.row is not None
-    assert "limits" in dict(cloud.row.status["lines"])
+    assert dict(cloud.row.status["lines"])["limits"].endswith(" are wanted, and at most 2 are declared.")
 
 
 def test_a_hold_of_seconds_is_one() -> None:

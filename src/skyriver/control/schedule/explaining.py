@@ -14,6 +14,8 @@ from skyriver.control.schedule.demand import BUSY_60, MEAN
 from skyriver.control.schedule.scaling import Decided, Rules
 
 HOUR: Final = 3_600.0
+NOTHING: Final = 0.005
+"""Replicas' work; what is told of less is 0.00."""
 _G: Final[list[list[float]]] = factors().tolist()
 _LOG_G: Final = [[math.log(g) for g in row] for row in _G]
 
@@ -110,7 +112,7 @@ def at_place(table: Sequence[float], place: float) -> float:
 def _replayed(decided: Decided, base: int, replicas: int) -> tuple[float, float]:
     """(share late, mean replicas) by the factor that would have asked for so many now."""
     needed = decided.bases[base] * decided.queue * decided.headroom
-    if needed <= 0:  # nothing came for so long that no factor of it says anything
+    if needed <= 0 or decided.came < NOTHING:  # the sum is of demand as it is now, and of nothing nothing is late
         return 0.0, float(replicas)
     ratio = replicas / needed
     place = place_of(base, ratio)
@@ -143,12 +145,17 @@ def _lines(decided: Decided, base: int, factor: int) -> list[tuple[str, str]]:
         )
     )
     if decided.queue > 1.005:
-        lines.append(("queue", f"{decided.queue:.2f} times that: requests that meet by chance must not wait for long."))
+        lines.append(
+            (
+                "queue",
+                f"{decided.queue:.2f} times what `candidate` says: requests that come at once must not wait for long.",
+            )
+        )
     if abs(decided.headroom - 1) > 0.005:
         why = (
             "more was late than that foresaw" if decided.headroom > 1 else "less than half of what is allowed was late"
         )
-        lines.append(("headroom", f"{decided.headroom:.2f} times that: {why}."))
+        lines.append(("headroom", f"{decided.headroom:.2f} times what the lines before say: {why}."))
     if decided.floor > 0:
         lines.append(("floor", f"At least {decided.floor:.2f}: the last two minutes' demand, and what waits."))
     if decided.wish < decided.there and decided.wanted > decided.wish:
@@ -156,10 +163,10 @@ def _lines(decided: Decided, base: int, factor: int) -> list[tuple[str, str]]:
         lines.append(("hold", f"{told} within the last {decided.hold_s:,.0f} s."))
     if decided.wish > 2 * decided.there + 4:
         lines.append(("step", f"{decided.wish:.0f} are wanted; at most twice as many and four more come at a time."))
-    if decided.wanted in (rules.least, rules.most) and decided.wish != decided.wanted:
-        lines.append(
-            ("limits", f"{rules.least} to {rules.most} replicas are declared, and {decided.wish:.0f} are wanted.")
-        )
+    if decided.wanted == rules.most < decided.wish:
+        lines.append(("limits", f"{decided.wish:.0f} are wanted, and at most {rules.most} are declared."))
+    elif decided.wanted == rules.least > decided.wish:
+        lines.append(("limits", f"{decided.wish:.0f} would do, and at least {rules.least} are declared."))
     return lines
 
 
