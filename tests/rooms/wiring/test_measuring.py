@@ -59,11 +59,11 @@ def test_what_a_server_counts_itself_reached_it(tmp_path: Path) -> None:
     assert log.of_models() == ({}, {})
     assert unserved.read() == {}
     given_up = lines(504, server="risk-1-1:a").replace('"--"', '"sH"')
-    path.write_text(
-        lines(503, 429, 200, 429) + lines(429, server="risk-1-1:a") + lines(502, 503, server="risk-1-1:a") + given_up
-    )
-    assert log.of_models() == ({"t/risk": 2}, {"t/risk": 2})
-    assert unserved.read() == {("t", "model/risk"): 3}
+    gone = lines(503, server="risk-1-1:a").replace('"--"', '"SC"')
+    of_servers = lines(429, 502, 503, server="risk-1-1:a")
+    path.write_text(lines(503, 429, 200, 429) + of_servers + given_up + gone)
+    assert log.of_models() == ({"t/risk": 3}, {"t/risk": 2})
+    assert unserved.read() == {("t", "model/risk"): 4}
 
 
 @pytest.fixture
