@@ -67,12 +67,12 @@ else
 endif
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.base
+$(VENV)/.dev: $(VENV)/.base constraints.txt
 	@echo "Installing what the tests need into $(VENV) ..."
 ifdef UV
-	$(UV) pip install -q --python $(BIN)/python -e '.[dev]'
+	$(UV) pip install -q --python $(BIN)/python --torch-backend cpu -c constraints.txt -e '.[dev]'
 else
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 endif
 	@touch $@
 

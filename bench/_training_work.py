@@ -1,0 +1,98 @@
+"""What `training.py` trains: models, data, and loops that write down when each step was done. Imported by workers
+too."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+BATCH = {"mlp": 256, "transformer": 64}
+"""Rows of a step, for each of the two workers where there are two."""
+
+
+class Transformer(nn.Module):
+    """Of four layers: classes of sequences of 64 tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(256, 128)
+        self.place = nn.Parameter(torch.zeros(64, 128))
+        layer = nn.TransformerEncoderLayer(128, 4, 512, dropout=0.1, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        self.head = nn.Linear(128, 4)
+
+    def forward(self, tokens: Any) -> Any:
+        return self.head(self.layers(self.embed(tokens) + self.place).mean(1))
+
+
+def model_of(name: str) -> nn.Module:
+    torch.manual_seed(1)
+    if name == "transformer":
+        return Transformer()
+    return nn.Sequential(  # 1.1 million parameters
+        nn.Linear(64, 704), nn.ReLU(), nn.Linear(704, 704), nn.ReLU(), nn.Linear(704, 704), nn.ReLU(), nn.Linear(704, 4)
+    )
+
+
+def data_of(name: str, rows: int = 8_192) -> tuple[Any, Any]:
+    chance = torch.Generator().manual_seed(2)
+    if name == "transformer":
+        x = torch.randint(0, 256, (rows, 64), generator=chance)
+        return x, (x[:, :8].sum(1) % 4).long()
+    x = torch.randn(rows, 64, generator=chance)
+    return x, (x[:, :2] > 0).long() @ torch.tensor([1, 2])
+
+
+def optimizer_of(model: nn.Module) -> Any:
+    return torch.optim.Adam(model.parameters(), 1e-3)
+
+
+def train(ctx: Any) -> Any:
+    """Ours; writes "seconds committed world" of each step to params["told"], a folder, as its own file."""
+    name = ctx.params["model"]
+    model = model_of(name)
+    optimizer = optimizer_of(model)
+    ctx.state(model, optimizer)
+    batch = BATCH[name] * int(ctx.params.get("batches", 1))
+    data = data_of(name)
+    epochs = -(-int(ctx.params["steps"]) // -(-len(data[0]) // batch))
+    written = -1
+    with (Path(ctx.params["told"]) / f"{os.getpid()}").open("w", buffering=1) as told:
+        for x, y in ctx.steps(data, batch, epochs):
+            if ctx.committed != written:
+                written = ctx.committed
+                told.write(f"{time.monotonic()} {written} {ctx.world}\n")
+            ctx.backward(nn.functional.cross_entropy(model(x), y))
+            ctx.step(optimizer)
+        told.write(f"{time.monotonic()} {ctx.committed} {ctx.world}\n")
+    return model
+
+
+def digest(ctx: Any, model: Any) -> bytes:
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return f"{ctx.committed} {found.hexdigest()}".encode()
+
+
+def plain(name: str, steps: int, parts: int = 1, rows: int = 0) -> list[float]:
+    """Seconds of each step of a loop as anybody writes it, whose gradient is added up over `parts` batches."""
+    model, (x, y) = model_of(name), data_of(name)
+    optimizer, rows = optimizer_of(model), rows or BATCH[name]
+    size, took, order = rows // parts, [], torch.randperm(len(x))
+    for step in range(steps):
+        begun = time.perf_counter()
+        for part in range(parts):
+            at = (step * rows + part * size) % (len(x) - size)
+            loss = nn.functional.cross_entropy(model(x[order[at : at + size]]), y[order[at : at + size]])
+            (loss / parts).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        took.append(time.perf_counter() - begun)
+    return took

@@ -1,0 +1,230 @@
+"""Checkpoints of a training: one safetensors file each, whole or not there, and a line about it beside it.
+
+A worker writes the file under a name of its own; whoever keeps the workers gives it the checkpoint's
+(`Checkpoints.publish`), or does not: a worker that was taken out meanwhile publishes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from skyriver.core.errors import Corrupt, InvalidInput
+
+FORMAT: Final = "skyriver training 1"
+KEPT: Final = 3
+COPY_SHARE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that is on disk, and not published yet."""
+
+    path: Path
+    step: int
+    sha256: str
+
+
+def write(folder: Path, state: Mapping[str, Any], worker: int) -> Written:
+    """Durable when it returns. `state`: dictionaries, lists, numbers, texts and tensors, none of which share memory."""
+    tensors: dict[str, Tensor] = {}
+    tree = _without_tensors(state, "", tensors)
+    told = {"format": FORMAT, "tree": json.dumps(tree)}
+    data = save({name: t.detach().contiguous() for name, t in tensors.items()}, metadata=told)
+    path = folder / f"step-{state['step']:010d}.worker-{worker}.new"
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return Written(path, int(state["step"]), hashlib.sha256(data).hexdigest())
+
+
+def copied(value: Any) -> Any:
+    """With tensors of its own, on the CPU: the training goes on while it is written."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {k: copied(v) for k, v in value.items()}
+    return type(value)(copied(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Raises Corrupt for a file that is not what was written."""
+    try:
+        data = path.read_bytes()
+        about = json.loads(path.with_suffix(".json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise _corrupt(path, f"it cannot be read: {error}") from error
+    if not isinstance(about, dict) or hashlib.sha256(data).hexdigest() != about.get("sha256"):
+        raise _corrupt(path, f"its SHA-256 is another one than was written down ({len(data):,} bytes)")
+    tensors = load(data)
+    length = int.from_bytes(data[:8], "little")
+    told = json.loads(data[8 : 8 + length])["__metadata__"]
+    if told.get("format") != FORMAT:
+        raise _corrupt(path, f"it is of the format {told.get('format')!r}, not {FORMAT!r}")
+    found: dict[str, Any] = _with_tensors(json.loads(told["tree"]), tensors)
+    return found
+
+
+def check_fits(state: Mapping[str, Any], modules: Mapping[str, torch.nn.Module], where: str) -> None:
+    """Raises InvalidInput where a checkpoint is of another model: it says by what."""
+    for name, module in modules.items():
+        there, here = state["modules"].get(name), module.state_dict()
+        if there is None:
+            raise _other(where, f"it has no module {name!r}")
+        for key in sorted(there.keys() | here.keys()):
+            if key not in there or key not in here:
+                raise _other(where, f"{key} is only in {'the checkpoint' if key in there else 'the model'}")
+            if there[key].shape != here[key].shape:
+                raise _other(where, f"{key} has {tuple(there[key].shape)} there and {tuple(here[key].shape)} here")
+
+
+class Saver:
+    """Of one worker: copies the state, and has a thread write it. What a copy costs is at most a hundredth of the
+    time."""
+
+    def __init__(self, folder: Path, every_s: float, worker: int) -> None:
+        self._folder, self._every_s, self._worker = folder, every_s, worker
+        self._copied, self._took_s = time.monotonic(), 0.0
+        self._thread: threading.Thread | None = None
+        self._done: Written | BaseException | None = None
+
+    def due(self) -> bool:
+        if self._thread is not None:
+            return False
+        return time.monotonic() - self._copied >= max(self._every_s, COPY_SHARE * self._took_s)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        begun = time.monotonic()
+        copy = copied(state)
+        self._copied = time.monotonic()
+        self._took_s = self._copied - begun
+        self._thread = threading.Thread(target=self._write, args=(copy,), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def written(self, wait_s: float = 0.0) -> Written | None:
+        """Once of each that is on disk by now. Raises what went wrong."""
+        if self._thread is None:
+            return None
+        self._thread.join(wait_s)
+        if self._thread.is_alive():
+            return None
+        self._thread, done = None, self._done
+        if isinstance(done, BaseException):
+            raise done
+        return done
+
+    def _write(self, state: Mapping[str, Any]) -> None:
+        try:
+            self._done = write(self._folder, state, self._worker)
+        except BaseException as error:
+            self._done = error
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """Those of one training, in a folder of its own."""
+
+    folder: Path
+    kept: int = KEPT
+
+    def publish(self, written: Written) -> Path:
+        """It counts from now on; older ones than the last `kept` go."""
+        path = self.folder / f"step-{written.step:010d}.safetensors"
+        about = self.folder / f"step-{written.step:010d}.json"
+        fresh = about.with_suffix(".json.new")
+        fresh.write_text(json.dumps({"sha256": written.sha256, "step": written.step}))
+        written.path.replace(path)
+        fresh.replace(about)  # the file counts once this is there
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        for old in list(self.newest())[self.kept :]:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".json").unlink(missing_ok=True)
+        return path
+
+    def newest(self) -> Iterator[Path]:
+        """Those that are published, the newest first."""
+        yield from sorted((p for p in self.folder.glob("step-*.safetensors")), reverse=True)
+
+    def usable(self) -> tuple[Path | None, list[Corrupt]]:
+        """The newest that is what was written, and what is wrong with those that are newer."""
+        wrong: list[Corrupt] = []
+        for path in self.newest():
+            try:
+                read(path)
+            except Corrupt as error:
+                wrong.append(error)
+            else:
+                return path, wrong
+        return None, wrong
+
+    def clear(self) -> None:
+        """What was not published: nobody writes there any more."""
+        for path in self.folder.glob("*.new"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"$tensor": name}
+    if isinstance(value, Mapping):
+        # a key may be a number, as those of an optimizer's state are
+        return {"$pairs": [[k, _without_tensors(v, f"{name}/{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        items = [_without_tensors(v, f"{name}/{i}", tensors) for i, v in enumerate(value)]
+        return {"$tuple": items} if isinstance(value, tuple) else items
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InvalidInput(
+        f"The state has a {type(value).__name__} at {name.lstrip('/')}, which a checkpoint cannot hold.",
+        code="BAD_STATE",
+        next_action="Keep numbers, texts, lists, dictionaries and tensors in state_dict().",
+    )
+
+
+def _with_tensors(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(tree, list):
+        return [_with_tensors(v, tensors) for v in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if "$tensor" in tree:
+        return tensors[tree["$tensor"]]
+    if "$tuple" in tree:
+        return tuple(_with_tensors(v, tensors) for v in tree["$tuple"])
+    return {k: _with_tensors(v, tensors) for k, v in tree["$pairs"]}
+
+
+def _corrupt(path: Path, why: str) -> Corrupt:
+    return Corrupt(
+        f"The checkpoint {path.name} is not what was written: {why}.",
+        code="BAD_CHECKPOINT",
+        where=str(path),
+        next_action="The training goes on from the one before it; without any it begins anew.",
+    )
+
+
+def _other(where: str, why: str) -> InvalidInput:
+    return InvalidInput(
+        f"The checkpoint is of another model: {why}.",
+        code="OTHER_MODEL",
+        where=where,
+        next_action="Train under another name, or begin anew: `skyriver run MODEL --param resume=no`.",
+    )

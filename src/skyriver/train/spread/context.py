@@ -1,0 +1,370 @@
+"""What a training function gets, and what it does with it on one worker or on many."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed import Store
+
+from skyriver.core.errors import InvalidInput, JobFailed
+from skyriver.train.spread.checkpoints import Saver, check_fits, read
+from skyriver.train.spread.feeding import Feeder, Part, as_rows
+from skyriver.train.spread.gradients import Buckets, Parts, Shards
+from skyriver.train.spread.group import BrokenGroup, Group
+from skyriver.train.spread.member import MEETING_S, Dismissed, Member
+from skyriver.train.spread.shards import Order, key, rows_of_shard
+
+SLOTS: Final = 8
+"""Values that a step may report."""
+_LOOP: Final = "for batch in ctx.steps(data, global_batch=256, epochs=3): ... ctx.backward(loss); ctx.step()"
+
+
+class Diverged(JobFailed):
+    """The loss is no number any more."""
+
+
+@dataclass(slots=True)
+class _Step:
+    """What there is of the step that is being done."""
+
+    loss: float = 0.0
+    told: dict[str, float] = field(default_factory=dict)
+    weight: float = 0.0
+    """Of the part that is being done: its share of the step's rows."""
+    stepped: bool = False
+    clip: float = 0.0
+
+
+class Context:
+    """Of one worker. `rank` of `world` may change at each step; who prints or writes does so if `rank` is 0.
+
+    With `shards` > 0 a step's rows are always cut into so many, whatever the number of workers, and the results are the
+    same bits on any number of them; `steps` then yields a batch for each of this worker's shards. With 0 each worker
+    has one batch of a step, and sums come in whatever order is quickest.
+    """
+
+    def __init__(
+        self,
+        pipe: Connection,
+        store: Store,
+        worker: int,
+        *,
+        shards: int = 0,
+        seed: int = 0,
+        device: str = "cpu",
+        params: Mapping[str, Any] | None = None,
+        start: str = "",
+        checkpoints: str = "",
+        every_s: float = 0.0,
+    ) -> None:
+        """`start`: the checkpoint from which it goes on; `checkpoints`: the folder of new ones, each at least `every_s`
+        after the one before."""
+        self.device = torch.device(device)
+        self.params = dict(params or {})
+        self.seed = seed
+        self._member = Member(pipe, store, worker)
+        if shards & (shards - 1) or shards < 0:
+            raise InvalidInput(
+                f"shards={shards}: a step is cut into a power of two.", code="BAD_SHARDS", next_action="Write shards=8."
+            )
+        self._shards = shards
+        self._start = start
+        self._saver = Saver(Path(checkpoints), every_s, worker) if checkpoints else None
+        self._modules: dict[str, torch.nn.Module] = {}
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._schedulers: dict[str, Any] = {}
+        self._more: dict[str, Any] = {}
+        self._parts: Parts | None = None
+        self._step = 0
+        self._steps_of_epoch = 0
+        self._now: _Step | None = None
+        self._rows = 0
+        """Of the part that was begun last."""
+
+    @property
+    def rank(self) -> int:
+        return self._member.group.rank
+
+    @property
+    def world(self) -> int:
+        return self._member.group.world
+
+    @property
+    def batch(self) -> str:
+        """What is being worked on, for who reports what went wrong with it."""
+        rows = f", {self._rows:,} rows of it" if self._rows else ""
+        return f"step {self._step + 1}{rows}"
+
+    @property
+    def committed(self) -> int:
+        """Steps that are done."""
+        return self._step
+
+    @property
+    def epoch(self) -> int:
+        """That the step being done is of, from 0."""
+        return self._step // self._steps_of_epoch if self._steps_of_epoch else 0
+
+    def state(self, *things: Any, **named: Any) -> None:
+        """All that a worker which joins must be given: modules, optimizers, learning rate schedulers (which are stepped
+        once a step, by ctx.step), and whatever else has `state_dict` and `load_state_dict`. Call it once, before
+        `steps`.
+        """
+        if self._parts is not None:
+            raise InvalidInput(
+                "ctx.state was called twice.", code="NO_STATE", next_action="Call it once, with all there is."
+            )
+        for place, thing in [*enumerate(things), *named.items()]:
+            self._kind_of(thing)[str(place)] = thing
+        if not self._modules:
+            raise InvalidInput(
+                "ctx.state got no module.", code="NO_STATE", next_action="Give the model: ctx.state(model, optimizer)."
+            )
+        modules = self._modules.values()
+        self._parts = Shards(modules, self._shards) if self._shards else Buckets(modules)
+
+    def steps(self, dataset: Any, global_batch: int, epochs: int = 1) -> Iterator[Any]:
+        """The batches of this worker. Each step takes `global_batch` rows, of all workers together; each epoch has all
+        rows once, in an order of its own."""
+        if self._parts is None:
+            raise InvalidInput(
+                "ctx.steps was called before ctx.state.", code="NO_STATE", next_action="ctx.state(model, optimizer)"
+            )
+        for name, value in (("global_batch", global_batch), ("epochs", epochs)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidInput(
+                    f"ctx.steps: {name}={value!r} is no number of at least 1.", code="BAD_STEPS", next_action=_LOOP
+                )
+        rows = as_rows(dataset)
+        order = Order(len(rows), min(global_batch, len(rows)), epochs, self.seed)
+        self._steps_of_epoch = order.steps_of_epoch
+        feeder = Feeder(rows, lambda part: order.rows_of(part[0], slice(part[2], part[3])))
+        try:
+            self._enter()
+            while self._step < order.steps:
+                yield from self._one(order, feeder)
+        finally:
+            feeder.close()
+
+    def backward(self, loss: Tensor) -> None:
+        """Of a batch's mean loss: batches count by their rows."""
+        now = self._of_step("backward")
+        now.loss += float(loss.detach()) * now.weight
+        (loss * now.weight if now.weight != 1.0 else loss).backward()
+
+    def step(self, optimizer: torch.optim.Optimizer | None = None, *, clip: float = 0.0) -> None:
+        """Call it in each turn of the loop: the optimizers step once all parts of the step are summed. `clip`: the most
+        that the norm of the whole gradient may be; 0: whatever it is."""
+        now = self._of_step("step")
+        now.stepped, now.clip = True, clip
+
+    def report(self, **values: float | Tensor) -> None:
+        """Of a batch, its mean: what the run shows is that over all rows of a step."""
+        now = self._of_step("report")
+        for name, value in values.items():
+            plain = float(value.detach() if isinstance(value, Tensor) else value)
+            now.told[name] = now.told.get(name, 0.0) + plain * now.weight
+        if len(now.told) > SLOTS:
+            raise InvalidInput(
+                f"ctx.report: more than {SLOTS} values.", code="TOO_MANY_VALUES", next_action="Report fewer in a step."
+            )
+
+    # For the process of the worker
+
+    def leave(self) -> None:
+        """With the end of this step: somebody wants the machine back. Safe in a signal handler."""
+        self._member.leave()
+
+    def stay(self, hand_over: Callable[[], bytes]) -> None:
+        """After the last step: for as long as somebody may need this worker's state, or want what came of it."""
+        if self._parts is None or not self._steps_of_epoch:
+            raise JobFailed(
+                "The function returned without a single step.", code="NO_STEP", next_action=f"Write {_LOOP}."
+            )
+        self._member.say("done", self._step)
+        self._member.stay(hand_over, self._agree)
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that a worker needs to go on from here."""
+        return {
+            "step": self._step,
+            "modules": {name: m.state_dict() for name, m in self._modules.items()},
+            "optimizers": {name: o.state_dict() for name, o in self._optimizers.items()},
+            "schedulers": {name: s.state_dict() for name, s in self._schedulers.items()},
+            "more": {name: m.state_dict() for name, m in self._more.items()},
+        }
+
+    def _kind_of(self, thing: Any) -> dict[str, Any]:
+        if isinstance(thing, torch.nn.Module):
+            return self._modules
+        if isinstance(thing, torch.optim.Optimizer):
+            return self._optimizers
+        if isinstance(thing, torch.optim.lr_scheduler.LRScheduler):
+            return self._schedulers
+        if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):
+            return self._more
+        raise InvalidInput(
+            f"ctx.state: {type(thing).__name__} has no state_dict and load_state_dict.",
+            code="NO_STATE",
+            next_action="Give modules, optimizers, schedulers; anything else with these two methods.",
+        )
+
+    def _enter(self) -> None:
+        if self._start and not self._step:
+            state = read(Path(self._start))
+            check_fits(state, self._modules, self._start)
+            self._load(state)
+        self._member.say("ready", self._step)
+        self._meet()
+
+    def _meet(self) -> None:
+        try:
+            self._member.meet(self._agree)
+        except Dismissed:
+            if self._member.stopping:
+                self._save_last()
+            raise
+
+    def _agree(self, group: Group) -> None:
+        """All have the state of whoever has committed most."""
+        root, same = group.furthest(self._step)
+        if not same:
+            state = group.broadcast(self.snapshot() if group.rank == root else None, root)
+            if group.rank != root:
+                self._load(state)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        of = {
+            "modules": self._modules,
+            "optimizers": self._optimizers,
+            "schedulers": self._schedulers,
+            "more": self._more,
+        }
+        for kind, things in of.items():
+            for name, thing in things.items():
+                thing.load_state_dict(state[kind][name])
+        self._step = int(state["step"])
+
+    # One step
+
+    def _one(self, order: Order, feeder: Feeder) -> Iterator[Any]:
+        parts, group, step = self._parts, self._member.group, self._step
+        assert parts is not None
+        begun = time.monotonic()
+        count = order.count(step)
+        mine, of = parts.of(group.rank, group.world)
+        now = self._now = _Step()
+        try:
+            parts.begin(group, len(mine))
+            for part in mine:
+                at = rows_of_shard(part, of, count)
+                if at.start == at.stop:
+                    parts.nothing(part)
+                    continue
+                self._rows, now.stepped = at.stop - at.start, False
+                now.weight = self._rows / count
+                parts.start(part == mine.start)
+                self._seed(step, part)
+                yield feeder.get((step, part, at.start, at.stop), self._following(order, step, part, mine, of))
+                if not now.stepped:
+                    raise InvalidInput(
+                        "The function went on to the next batch without ctx.step.",
+                        code="NO_STEP",
+                        next_action="Call ctx.backward(loss) and ctx.step(optimizer) in each turn of the loop.",
+                    )
+                parts.collect(part, now.weight)
+                self._member.alive()
+            self._finish(parts, now, begun, is_last=step + 1 == order.steps)
+        except BrokenGroup as error:
+            parts.forget()
+            self._member.broken(error)
+            self._meet()
+        finally:
+            self._now = None
+
+    def _following(self, order: Order, step: int, part: int, mine: range, of: int) -> Part | None:
+        """What comes next, if nobody joins or leaves."""
+        if part + 1 == mine.stop:
+            step, part = step + 1, mine.start - 1
+        if step >= order.steps:
+            return None
+        at = rows_of_shard(part + 1, of, order.count(step))
+        return (step, part + 1, at.start, at.stop) if at.start < at.stop else None
+
+    def _seed(self, step: int, part: int) -> None:
+        """Random numbers are those of (seed, step, part), whoever does it."""
+        number = key(self.seed, step, part)
+        torch.default_generator.manual_seed(number >> 1)  # torch.manual_seed keeps a traceback of each call for CUDA
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(number >> 1)
+        random.seed(number)
+        np.random.seed(number & 0xFFFF_FFFF)
+
+    def _finish(self, parts: Parts, now: _Step, begun: float, *, is_last: bool) -> None:
+        """Commits the step; all do, or nobody does."""
+        extra = [now.loss, float(self._member.has_news()), *now.told.values()]
+        loss, changes, *told = parts.finish(extra + [0.0] * (SLOTS + 2 - len(extra)))
+        if not math.isfinite(loss):
+            parts.forget()
+            raise Diverged(
+                f"The loss of step {self._step + 1} is {loss}.",
+                code="DIVERGED",
+                next_action="Lower the learning rate, or look at the rows of this step; the state before it is kept.",
+            )
+        if now.clip:
+            torch.nn.utils.clip_grad_norm_([p for m in self._modules.values() for p in m.parameters()], now.clip)
+        for optimizer in self._optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        for scheduler in self._schedulers.values():
+            scheduler.step()
+        self._step += 1
+        values = dict(zip(now.told, told, strict=False))
+        self._member.beat(self._step, loss, values, time.monotonic() - begun, last=is_last)
+        self._save()
+        if self._member.stopping and changes:
+            self._save_last()
+            raise Dismissed
+        if changes:
+            self._meet()
+
+    def _of_step(self, called: str) -> _Step:
+        if self._now is None:
+            raise InvalidInput(
+                f"ctx.{called} was called outside of the loop over ctx.steps.", code="NO_STEP", next_action=_LOOP
+            )
+        return self._now
+
+    # Checkpoints
+
+    def _save(self) -> None:
+        """Now and then, by whoever is the first; written while the training goes on."""
+        if self._saver is None:
+            return
+        if (written := self._saver.written()) is not None:
+            self._member.say("checkpoint", written)
+        if self.rank == 0 and self._saver.due():
+            self._saver.save(self.snapshot())
+
+    def _save_last(self) -> None:
+        """All stop after the same step, and the first leaves a checkpoint; where a member was lost meanwhile whoever is
+        left does, for the first may be gone."""
+        group = self._member.group
+        is_first = self.rank == 0 or (group.is_alone and group.world > 1)
+        if self._saver is None or not is_first:
+            return
+        for again in (False, True):  # one may be being written
+            if again:
+                self._saver.save(self.snapshot())
+            if (written := self._saver.written(MEETING_S)) is not None:
+                self._member.say("checkpoint", written)

@@ -1,0 +1,274 @@
+"""How the parts of a step become one: gradients, what its batches did to the modules' buffers, and what they told.
+
+The objective is a sum over rows, and so are its gradients: a part's count by its share of the step's rows. `Shards`
+sums them in one tree, the same bits on any number of workers; `Buckets` in whatever order is quickest, while the
+backward pass still runs (Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+import torch
+from torch import Tensor
+
+from skyriver.core.errors import InvalidInput
+from skyriver.train.spread.group import Group
+from skyriver.train.spread.shards import TreeSum, stretch
+
+BUCKET_BYTES: Final = 25 << 20
+"""As peers have it: large enough that a call costs nothing against what it carries."""
+
+
+class Parts(Protocol):
+    """Of each step: `begin`, then for each of `of(rank, world)` in order `start` and, after its backward pass,
+    `collect`; `finish` in the end. What `finish` gives are the sums of `extra` over all workers; it leaves the step's
+    gradients in the parameters and the step's buffers in the modules. A step that is not finished is forgotten with
+    `forget`."""
+
+    def of(self, rank: int, world: int) -> tuple[range, int]:
+        """(this worker's parts, all of them)."""
+        ...
+
+    def begin(self, group: Group, parts: int) -> None: ...
+    def start(self, first: bool) -> None: ...
+    def collect(self, part: int, weight: float) -> None: ...
+    def nothing(self, part: int) -> None:
+        """A part without rows."""
+        ...
+
+    def finish(self, extra: Sequence[float]) -> list[float]: ...
+    def forget(self) -> None: ...
+
+
+class _Modules:
+    """Parameters that learn, and buffers."""
+
+    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
+        there = list(modules)
+        self.parameters = [p for m in there for p in m.parameters() if p.requires_grad]
+        self.buffers = [b for m in there for b in m.buffers()]
+        exact = any(t.dtype == torch.float64 for t in (*self.parameters, *self.buffers))
+        self.dtype = torch.float64 if exact else torch.float32
+        self.before: list[Tensor] = []
+
+    def begin(self) -> None:
+        self.before = [b.clone() for b in self.buffers]
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for buffer, was in zip(self.buffers, self.before, strict=True):
+                buffer.copy_(was)
+
+    def forget(self) -> None:
+        self.restore()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def changes(self, weight: float) -> list[Tensor]:
+        """By how much a part changed the buffers, for its share of the rows."""
+        return [(b - was).to(self.dtype) * weight for b, was in zip(self.buffers, self.before, strict=True)]
+
+    def apply(self, changes: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            for buffer, was, change in zip(self.buffers, self.before, changes, strict=True):
+                change = change.view(was.shape)
+                whole = was + (change if was.dtype.is_floating_point else change.round()).to(was.dtype)
+                buffer.copy_(whole)
+
+
+class Shards:
+    def __init__(self, modules: Iterable[torch.nn.Module], shards: int) -> None:
+        self._modules, self._shards = _Modules(modules), shards
+        self._tree: TreeSum[list[Tensor]] = TreeSum(_add)
+        self._held: tuple[int, list[Tensor]] | None = None
+        """An even part and its changes: the gradient of the one after it is added where it lies, which is what the tree
+        does, and spares its memory."""
+        self._group: Group | None = None
+
+    def of(self, rank: int, world: int) -> tuple[range, int]:
+        return stretch(rank, world, self._shards), self._shards
+
+    def begin(self, group: Group, parts: int) -> None:
+        self._group = group
+        self._tree, self._held = TreeSum(_add), None
+        self._modules.begin()
+
+    def start(self, first: bool) -> None:
+        if not first:
+            self._modules.restore()
+
+    def collect(self, part: int, weight: float) -> None:
+        changes = self._modules.changes(weight)
+        held, self._held = self._held, None
+        if held is not None:  # the backward pass has added the gradient to that of the part before
+            before, of_before = held
+            self._push(before, 2, _add(of_before, changes))
+        elif part % 2 == 0:
+            self._held = part, changes
+        else:
+            self._push(part, 1, changes)
+
+    def nothing(self, part: int) -> None:
+        self._release()
+        self._tree.push(part, 1, None)
+
+    def _release(self) -> None:
+        """The part that waits for the one after it, which does not come."""
+        if self._held is not None:
+            part, changes = self._held
+            self._held = None
+            self._push(part, 1, changes)
+
+    def _push(self, first: int, size: int, changes: list[Tensor]) -> None:
+        found = []
+        for parameter in self._modules.parameters:
+            found.append(parameter.grad if parameter.grad is not None else torch.zeros_like(parameter))
+            parameter.grad = None
+        self._tree.push(first, size, found + changes)
+
+    def finish(self, extra: Sequence[float]) -> list[float]:
+        group, modules = self._group, self._modules
+        assert group is not None
+        self._release()
+        if group.is_alone:
+            summed = self._tree.whole()
+            assert summed is not None, "a step has a row at least"
+            told = list(extra)
+        else:
+            shapes = [*modules.parameters, *modules.buffers]
+            sizes = [t.numel() for t in shapes]
+            own: list[Tensor | None] = []
+            mine = list(extra)
+            for _, _, of in self._tree.stack:
+                own.append(None if of is None else self._flat(of, mine))
+                if of is not None:
+                    mine = [0.0] * len(mine)
+            whole = group.tree_sum(own, self._shards, sum(sizes) + len(extra), self._modules.dtype)
+            *parts, tail = whole.split([*sizes, len(extra)])
+            told = tail.tolist()
+            summed = [_like(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+        for parameter, gradient in zip(modules.parameters, summed, strict=False):
+            parameter.grad = gradient
+        modules.apply(summed[len(modules.parameters) :])
+        return told
+
+    def forget(self) -> None:
+        self._modules.forget()
+
+    def _flat(self, of: Sequence[Tensor], extra: Sequence[float]) -> Tensor:
+        dtype = self._modules.dtype
+        return torch.cat([*(t.reshape(-1).to(dtype) for t in of), torch.tensor(extra, dtype=dtype)])
+
+
+class Buckets:
+    """Gradients are summed in stretches of BUCKET_BYTES, from the last parameter to the first, each as soon as it and
+    all before it are there."""
+
+    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
+        self._modules = _Modules(modules)
+        self._group: Group | None = None
+        self._buckets = list(_in_buckets(self._modules.parameters[::-1]))
+        self._bucket_of = {id(p): n for n, bucket in enumerate(self._buckets) for p in bucket}
+        self._missing: list[set[int]] = []
+        """Of each bucket, the parameters whose gradient is still to come."""
+        self._flat: list[Tensor] = []
+        self._left = 0
+        """Parts whose backward pass is still to come."""
+        self._weight = 0.0
+        self._changes: list[Tensor] = []
+        for parameter in self._modules.parameters:
+            parameter.register_post_accumulate_grad_hook(self._arrived)
+
+    def of(self, rank: int, world: int) -> tuple[range, int]:
+        return range(rank, rank + 1), world
+
+    def begin(self, group: Group, parts: int) -> None:
+        self._group, self._left, self._flat = group, parts, []
+        self._missing = [{id(p) for p in bucket} for bucket in self._buckets]
+        self._changes = []
+        self._modules.begin()
+
+    def start(self, first: bool) -> None: ...
+
+    def collect(self, part: int, weight: float) -> None:
+        self._left -= 1
+        self._changes = self._modules.changes(weight)
+
+    def nothing(self, part: int) -> None:
+        self._left -= 1
+        self._changes = self._modules.changes(0.0)
+
+    def finish(self, extra: Sequence[float]) -> list[float]:
+        group, modules = self._group, self._modules
+        assert group is not None
+        if group.is_alone:
+            modules.apply(self._changes)
+            return list(extra)
+        self._send(len(self._buckets))
+        dtype = modules.dtype
+        rest = torch.cat([*(c.reshape(-1) for c in self._changes), torch.tensor(list(extra), dtype=dtype)])
+        group.begin_sum(rest)
+        group.finish_sums()
+        for bucket, flat in zip(self._buckets, self._flat, strict=True):
+            for parameter, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+                parameter.grad = part.view(parameter.shape)
+        *changes, tail = rest.split([*(b.numel() for b in modules.buffers), len(extra)])
+        modules.apply(changes)
+        told: list[float] = tail.tolist()
+        return told
+
+    def forget(self) -> None:
+        self._modules.forget()
+
+    def _arrived(self, parameter: Tensor) -> None:
+        """In the backward pass: its gradient is whole, if this is the last one of the step."""
+        if self._group is None or self._group.is_alone or self._left != 1:
+            return
+        missing = self._missing[self._bucket_of[id(parameter)]]
+        if id(parameter) not in missing:
+            raise InvalidInput(
+                "A batch had two backward passes.",
+                code="BACKWARD_TWICE",
+                next_action="Add the losses and call ctx.backward once, or train with exact=True.",
+            )
+        missing.remove(id(parameter))
+        ready = len(self._flat)
+        while ready < len(self._buckets) and not self._missing[ready]:
+            ready += 1
+        self._send(ready)
+
+    def _send(self, until: int) -> None:
+        """Whatever has no gradient adds nothing."""
+        assert self._group is not None
+        for bucket in self._buckets[len(self._flat) : until]:
+            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in bucket]
+            self._flat.append(torch.cat([g.reshape(-1) for g in gradients]))
+            self._group.begin_sum(self._flat[-1])
+
+
+def _in_buckets(parameters: Sequence[Tensor]) -> Iterable[list[Tensor]]:
+    """Of one type each."""
+    bucket: list[Tensor] = []
+    size = 0
+    for parameter in parameters:
+        if bucket and (size >= BUCKET_BYTES or bucket[0].dtype != parameter.dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(parameter)
+        size += parameter.numel() * parameter.element_size()
+    if bucket:
+        yield bucket
+
+
+def _like(flat: Tensor, other: Tensor) -> Tensor:
+    """What a buffer of numbers changed by is not rounded yet."""
+    return flat.view(other.shape).to(other.dtype if other.dtype.is_floating_point else flat.dtype)
+
+
+def _add(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
+    if left:
+        with torch.no_grad():
+            torch._foreach_add_(left, right)
+    return left

@@ -1,0 +1,173 @@
+"""The process group of one generation: made over the store of the launcher, and thrown away with the first call that
+fails. There is no group of the whole process that would have to be destroyed: what is stuck in it stays stuck alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.distributed import PrefixStore, ProcessGroupGloo, Store
+
+from skyriver.train.spread.shards import TreeSum, blocks, stretch
+
+FORMING_S: Final = 5.0
+"""Between two members that both said that they are there."""
+CALL_S: Final = 1_800.0
+"""Of a call in which everybody lives: who hangs is ended from outside long before."""
+PATIENCE: Final = timedelta(seconds=0.25)
+"""That one waits for the others before it looks for news."""
+_TIMED_OUT: Final = "timed out"
+_stuck: list[Any] = []
+"""Calls that nobody waits for any more, with the memory they work on: the backend's threads may still write there."""
+
+
+class BrokenGroup(Exception):
+    """A member is gone, or cannot be reached: what was being done is done again by those who are left."""
+
+
+def _nothing() -> None: ...
+
+
+@dataclass(slots=True)
+class Group:
+    """`members` in the order of their ranks; `backend` is None where one works alone. `waits` is called every PATIENCE
+    while the others are waited for; what it raises ends the waiting."""
+
+    generation: int
+    members: tuple[int, ...]
+    rank: int
+    backend: Any = None
+    waits: Callable[[], None] = _nothing
+    _pending: list[tuple[Any, Tensor]] = field(default_factory=list)
+
+    @property
+    def world(self) -> int:
+        return len(self.members)
+
+    @property
+    def is_alone(self) -> bool:
+        return self.backend is None
+
+    def end(self) -> None:
+        """The others notice at once."""
+        if self.backend is not None:
+            self.backend.abort()
+            self.backend = None
+
+    def furthest(self, step: int) -> tuple[int, bool]:
+        """(the rank that has committed most steps, whether all have as many)."""
+        if self.backend is None:
+            return 0, True
+        mine, all_of_them = torch.tensor([step]), torch.empty(self.world, dtype=torch.int64)
+        self._wait(self.backend._allgather_base, all_of_them, mine)
+        return int(all_of_them.argmax()), bool((all_of_them == all_of_them[0]).all())
+
+    def broadcast(self, state: Any, root: int) -> Any:
+        """The state of `root`: dictionaries, numbers and tensors."""
+        if self.backend is None:
+            return state
+        data = torch.empty(0, dtype=torch.uint8)
+        if self.rank == root:
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            data = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
+        size = torch.tensor([len(data)])
+        self._broadcast(size, root)
+        if self.rank != root:
+            data = torch.empty(int(size), dtype=torch.uint8)
+        self._broadcast(data, root)
+        return state if self.rank == root else torch.load(io.BytesIO(data.numpy().tobytes()), weights_only=True)
+
+    def begin_sum(self, vector: Tensor) -> None:
+        """In whatever order is quickest, and in place; it goes on until `finish_sums`. All members begin the same ones
+        in the same order."""
+        if self.backend is not None:
+            try:
+                self._pending.append((self.backend.allreduce([vector]), vector))
+            except RuntimeError as error:
+                raise BrokenGroup(str(error)) from error
+
+    def finish_sums(self) -> None:
+        begun, self._pending = self._pending, []
+        for work, _ in begun:
+            self._wait_for(work, begun)
+
+    def tree_sum(self, own: Sequence[Tensor | None], shards: int, size: int, dtype: Any = torch.float32) -> Tensor:
+        """The sum over all shards in their tree. `own`: of the blocks of this member's stretch, in order, each of
+        `size`; None where a block has no rows, which all members know alike.
+
+        Each sums a part of all vectors and hands it to everybody: two vectors travel for each member and block.
+        """
+        assert self.backend is not None
+        there = [list(blocks(stretch(rank, self.world, shards))) for rank in range(self.world)]
+        if self.world == 2 and all(len(of) == 1 for of in there):
+            whole = own[0] if own[0] is not None else torch.zeros(size, dtype=dtype)
+            self._wait(self.backend.allreduce, [whole])  # a single addition: its order does not matter
+            return whole
+        part = -(-size // self.world)
+        given = torch.zeros(self.world, len(own), part, dtype=dtype)
+        for place, vector in enumerate(own):
+            if vector is not None:
+                padded = torch.nn.functional.pad(vector, (0, part * self.world - size))
+                given[:, place] = padded.view(self.world, part)
+        counts = [len(of) for of in there]
+        got = torch.empty(sum(counts), part, dtype=dtype)
+        self._wait(
+            self.backend.alltoall_base,
+            got.view(-1),
+            given.view(-1),
+            [n * part for n in counts],
+            [len(own) * part] * self.world,
+        )
+        tree: TreeSum[Tensor] = TreeSum(Tensor.add_)
+        for place, block in enumerate(b for of in there for b in of):
+            tree.push(*block, got[place])
+        mine = tree.whole()
+        assert mine is not None
+        whole = torch.empty(self.world * part, dtype=dtype)
+        self._wait(self.backend._allgather_base, whole, mine)
+        return whole[:size]
+
+    def _broadcast(self, tensor: Tensor, root: int) -> None:
+        assert self.backend is not None
+        self._wait(self.backend.broadcast, tensor, root)
+
+    def _wait(self, call: Any, *arguments: Any) -> None:
+        try:
+            work = call(*arguments)
+        except RuntimeError as error:  # all that the backend throws
+            raise BrokenGroup(str(error)) from error
+        self._wait_for(work, arguments)
+
+    def _wait_for(self, work: Any, memory: Any) -> None:
+        try:
+            while True:
+                try:
+                    work.wait(PATIENCE)
+                    return
+                except RuntimeError as error:
+                    if work.is_completed() or _TIMED_OUT not in str(error):
+                        raise BrokenGroup(str(error)) from error
+                self.waits()
+        except BaseException:
+            _stuck.append((work, memory))
+            raise
+
+
+def form(store: Store, generation: int, members: Sequence[int], me: int, waits: Callable[[], None] = _nothing) -> Group:
+    """Blocks until all are connected, for some seconds. Raises BrokenGroup."""
+    rank = members.index(me)
+    if len(members) == 1:
+        return Group(generation, tuple(members), rank)
+    try:
+        own = PrefixStore(f"generation-{generation}", store)
+        backend = ProcessGroupGloo(own, rank, len(members), timedelta(seconds=FORMING_S))
+        backend.set_timeout(timedelta(seconds=CALL_S))
+    except RuntimeError as error:
+        raise BrokenGroup(str(error)) from error
+    return Group(generation, tuple(members), rank, backend, waits)

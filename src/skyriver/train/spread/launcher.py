@@ -1,0 +1,369 @@
+"""Keeps the workers of one training: starts them, notices who is gone, says who goes on.
+
+The membership is a sequence of generations, each the workers that are ready. A worker that dies, hangs or leaves makes
+a new generation of those that are left, one that has become ready a new one with it. Survivors keep their process, and
+all that they have done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from torch.distributed import TCPStore
+
+from skyriver.core.errors import JobFailed
+from skyriver.train.spread.checkpoints import Checkpoints, Written
+from skyriver.train.spread.context import Context
+from skyriver.train.spread.worker import work
+
+log = logging.getLogger(__name__)
+
+EVERY_S: Final = 60.0
+STOP_S: Final = 20.0
+TOGETHER_S: Final = 30.0
+"""The first generation waits so long for all; then who is ready begins."""
+SILENT_S: Final = 30.0
+SILENT_STEPS: Final = 10
+"""A worker that says nothing for the longer of this and so many median steps hangs: it does while it waits for
+others."""
+MEDIAN_OF: Final = 21
+FIRST_STEP_S: Final = 600.0
+"""A worker may say nothing for so long before it has done a step."""
+BROKEN_S: Final = 0.3
+"""From a group that broke to the sight of who died, if somebody did."""
+STARTS: Final = 3
+"""Workers that may end before they were ready, one after another: what ends at once would end again."""
+PRELOAD: Final = ("torch", "torch._dynamo", "skyriver.train.spread.worker")
+"""What each worker would import anew; the first optimizer imports the second of them, in a second of processor time."""
+
+
+class Stopped(Exception):
+    """It was told to, and can go on from its checkpoint."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    number: int
+    process: BaseProcess
+    pipe: Connection
+    ready: bool = False
+    done: bool = False
+    step: int = 0
+    began_at: int = 0
+    """Steps that were done before it came."""
+    hung: bool = False
+    heard: float = field(default_factory=time.monotonic)
+    dead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Of the membership, for who watches."""
+
+    at: float
+    generation: int
+    workers: int
+    why: str
+
+
+class Launcher:
+    """`run` returns what the first worker that is done hands over. `resize` may be called from another thread."""
+
+    def __init__(
+        self,
+        function: Callable[[Context], Any],
+        hand_over: Callable[[Context, Any], bytes],
+        workers: int,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        on_beat: Callable[[int, float, Mapping[str, float]], None] = lambda *_: None,
+        on_change: Callable[[Change], None] = lambda _: None,
+        silent_s: float = SILENT_S,
+        checkpoints: Path | None = None,
+        every_s: float = EVERY_S,
+    ) -> None:
+        """`checkpoints`: a folder of this training alone; what is there already is gone on from."""
+        self._function, self._hand_over, self._settings = function, hand_over, dict(settings or {})
+        self._beat, self._on_change, self._silent_s = on_beat, on_change, silent_s
+        self._checkpoints = Checkpoints(checkpoints) if checkpoints is not None else None
+        if self._checkpoints is not None:
+            self._checkpoints.folder.mkdir(parents=True, exist_ok=True)
+            self._checkpoints.clear()
+            of = {"checkpoints": str(checkpoints), "every_s": every_s}
+            self._settings["context"] = {**self._settings.get("context", {}), **of}
+        self._size = workers
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(PRELOAD))
+        self._woken, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(self._woken, False)
+        self._workers: dict[int, _Worker] = {}
+        self._numbers = 0
+        self._generation = 0
+        self._members: tuple[int, ...] = ()
+        self._began = time.monotonic()
+        self._early = 0
+        self._seconds: deque[float] = deque(maxlen=MEDIAN_OF)
+        self._broken: tuple[float, str] | None = None
+        """When somebody said that this generation is, and why."""
+        self._result: bytes | None = None
+        self._stop_by: float | None = None
+        self._told_to_stop = False
+
+    def resize(self, workers: int) -> None:
+        self._size = workers
+        os.write(self._wake, b".")
+
+    def stop(self, within_s: float = STOP_S) -> None:
+        """Somebody wants the machine back: after the step that is being done, with a checkpoint. `run` then raises
+        Stopped. Safe in a signal handler."""
+        self._stop_by = time.monotonic() + within_s
+        os.write(self._wake, b".")
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        return self._members
+
+    def pid(self, worker: int) -> int:
+        return self._workers[worker].process.pid or 0
+
+    def run(self) -> bytes:
+        """Raises JobFailed where the function failed, or its workers end again and again."""
+        try:
+            while self._result is None:
+                if self._stop_by is None:
+                    self._fit()
+                elif self._stopped():
+                    raise Stopped(max((w.step for w in self._workers.values()), default=0))
+                self._listen()
+                self._mend()
+                self._end_hung()
+            return self._result
+        finally:
+            self._stop()
+            os.close(self._woken)
+            os.close(self._wake)
+
+    def _stopped(self) -> bool:
+        """Whether all members are gone, or their time is up."""
+        assert self._stop_by is not None
+        if not self._told_to_stop:
+            self._told_to_stop = True
+            for worker in self._workers.values():
+                if worker.number not in self._members:
+                    worker.process.kill()
+                self._say(worker, ("stop",))
+        return not self._members or time.monotonic() > self._stop_by
+
+    def _say(self, worker: _Worker, said: tuple[Any, ...]) -> None:
+        with contextlib.suppress(OSError):  # it is noticed as gone
+            worker.pipe.send(said)
+
+    def _fit(self) -> None:
+        """As many workers as there should be."""
+        there = [w for w in self._workers.values() if not w.dead]
+        if not any(w.done for w in there):
+            for _ in range(self._size - len(there)):
+                self._start()
+        for worker in sorted(there, key=lambda w: (w.ready, -w.number))[: max(0, len(there) - self._size)]:
+            if worker.number in self._members:
+                self._form(tuple(m for m in self._members if m != worker.number), f"{self._size} are wanted")
+            elif not worker.ready:
+                worker.process.kill()
+
+    def _start(self) -> None:
+        self._numbers += 1
+        settings = self._settings
+        if self._checkpoints is not None and not self._members:
+            found, wrong = self._checkpoints.usable()
+            for error in wrong:
+                log.warning("%s", error)
+            if found is not None:
+                settings = {**settings, "context": {**settings["context"], "start": str(found)}}
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=work,
+            args=(
+                theirs,
+                ("127.0.0.1", self._store.port),
+                self._numbers,
+                self._function,
+                self._hand_over,
+                settings,
+            ),
+            name=f"worker-{self._numbers}",
+        )
+        process.start()
+        theirs.close()
+        self._workers[self._numbers] = _Worker(self._numbers, process, ours)
+
+    def _listen(self) -> None:
+        by: dict[Any, _Worker] = {}
+        for each in self._workers.values():
+            by[each.pipe] = by[each.process.sentinel] = each
+        ended = []
+        for source in wait([self._woken, *by], timeout=0.5 if self._broken is None else 0.1):
+            worker = by.get(source)
+            if worker is None:
+                os.read(self._woken, 1_024)
+            elif source is worker.pipe:
+                self._read(worker)
+            else:
+                ended.append(worker)
+        for worker in ended:
+            self._read(worker)  # what it said last
+            self._gone(worker)
+        self._begin()
+
+    def _read(self, worker: _Worker) -> None:
+        try:
+            while worker.pipe.poll():
+                kind, *what = worker.pipe.recv()
+                worker.heard = time.monotonic()
+                getattr(self, f"_on_{kind}")(worker, *what)
+        except (EOFError, OSError):
+            if not worker.process.is_alive():
+                self._gone(worker)
+
+    def _on_ready(self, worker: _Worker, step: int) -> None:
+        worker.ready, worker.step, worker.began_at = True, step, step
+        if worker.number in self._members:  # it goes through its steps again, by another ctx.steps
+            return
+        if self._members:
+            self._early = 0
+            self._form((*self._members, worker.number), f"worker {worker.number} is ready")
+
+    def _on_broken(self, worker: _Worker, generation: int, why: str) -> None:
+        """Mostly somebody has died, which is seen by itself in a moment."""
+        if generation == self._generation and self._broken is None:
+            self._broken = time.monotonic(), f"worker {worker.number} said: {why}"
+
+    def _on_beat(
+        self,
+        worker: _Worker,
+        step: int = 0,
+        loss: float | None = None,
+        told: Mapping[str, float] | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        """Without a loss: it is within a step, or waits for others."""
+        if loss is None:
+            return
+        worker.step = step
+        if worker.number == self._members[0]:
+            self._seconds.append(seconds)
+            self._beat(step, loss, told or {})
+
+    def _on_checkpoint(self, worker: _Worker, written: Written) -> None:
+        assert self._checkpoints is not None
+        if self._members[:1] == (worker.number,) or self._told_to_stop:
+            self._checkpoints.publish(written)
+        else:  # it was written by one that is not the first any more
+            written.path.unlink(missing_ok=True)
+
+    def _on_leaving(self, worker: _Worker) -> None:
+        if worker.number in self._members:
+            self._form(tuple(m for m in self._members if m != worker.number), f"worker {worker.number} leaves")
+
+    def _on_done(self, worker: _Worker, step: int) -> None:
+        worker.done = True
+        if sum(w.done for w in self._workers.values()) == 1:
+            worker.pipe.send(("hand over",))
+
+    def _on_result(self, worker: _Worker, result: bytes) -> None:
+        self._result = result
+
+    def _on_failed(self, worker: _Worker, told: Mapping[str, str]) -> None:
+        message, code = told["message"], told["code"]
+        raise JobFailed(message, code=code, where=told["where"], next_action=told["next_action"])
+
+    def _gone(self, worker: _Worker) -> None:
+        if worker.dead:
+            return
+        worker.dead = True
+        worker.pipe.close()
+        del self._workers[worker.number]
+        if not worker.ready:
+            self._early += 1
+            if self._early >= STARTS:
+                raise JobFailed(
+                    f"{STARTS} workers ended one after another before their first step ({self._how(worker)}).",
+                    code="WORKERS_END",
+                    next_action="The log of the job has what they printed; the function must come to ctx.steps.",
+                )
+        if worker.number in self._members:
+            left = tuple(m for m in self._members if m != worker.number)
+            if self._told_to_stop:
+                self._members = left
+                return
+            self._form(left, f"worker {worker.number} {self._how(worker)}", lost=True)
+        if worker.done and self._result is None:
+            for other in self._workers.values():
+                if other.done:
+                    self._say(other, ("hand over",))
+                    break
+
+    def _begin(self) -> None:
+        """The first generation, and one after all are gone."""
+        if self._members:
+            return
+        ready = [w.number for w in self._workers.values() if w.ready]
+        if ready and (len(ready) >= self._size or time.monotonic() - self._began > TOGETHER_S):
+            self._form(tuple(ready), "all are ready")
+
+    def _how(self, worker: _Worker) -> str:
+        return "hung and was ended" if worker.hung else f"ended with {worker.process.exitcode}"
+
+    def _form(self, members: tuple[int, ...], why: str, *, lost: bool = False) -> None:
+        """`lost`: nobody waits for the end of a step, for it does not come."""
+        before, self._members = self._members, members
+        self._broken = None
+        if not members:
+            self._began = time.monotonic()
+            return
+        self._generation += 1
+        said = ("generation", {"generation": self._generation, "members": members, "lost": lost})
+        for number in dict.fromkeys((*before, *members)):
+            worker = self._workers.get(number)
+            if worker is not None:
+                self._say(worker, said)
+        self._on_change(Change(time.monotonic(), self._generation, len(members), why))
+
+    def _mend(self) -> None:
+        """Where a group broke, and all of it live."""
+        if self._broken is not None and time.monotonic() - self._broken[0] > BROKEN_S:
+            self._form(self._members, self._broken[1], lost=True)
+
+    def _end_hung(self) -> None:
+        now = time.monotonic()
+        limit = max(self._silent_s, SILENT_STEPS * (median(self._seconds) if self._seconds else 0.0))
+        for worker in self._workers.values():
+            allowed = limit if worker.step > worker.began_at else FIRST_STEP_S
+            if not worker.done and not worker.dead and now - worker.heard > allowed:
+                worker.hung = True
+                worker.process.kill()
+
+    def _stop(self) -> None:
+        for worker in self._workers.values():
+            self._say(worker, ("over",))
+        deadline = time.monotonic() + 5.0
+        for worker in self._workers.values():
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                os.kill(worker.process.pid or 0, signal.SIGKILL)
+                worker.process.join(5.0)

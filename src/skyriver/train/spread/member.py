@@ -1,0 +1,152 @@
+"""One worker among the others: its line to the launcher, and the generation that it is in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+from torch.distributed import Store
+
+from skyriver.core.errors import JobFailed
+from skyriver.train.spread.group import BrokenGroup, Group, form
+
+MEETING_S: Final = 60.0
+"""Until the launcher has said who goes on, or all of these have said that they are there."""
+BEAT_S: Final = 0.5
+
+
+class Dismissed(Exception):
+    """This worker is to leave: it has done all that it was part of."""
+
+
+class Member:
+    """`meet` puts it into the group of the newest generation; `group` is that one.
+
+    Who is there changes between two steps, for all members after the same one: whoever has heard of a newer generation
+    says so with what is summed at the end of a step. Where a member was lost nobody waits for that.
+    """
+
+    def __init__(self, pipe: Connection, store: Store, worker: int) -> None:
+        self._pipe, self._store, self._worker = pipe, store, worker
+        self.group = Group(0, (worker,), 0)
+        self.stopping = False
+        self._leaving = False
+        self._said: Mapping[str, Any] = {"generation": 0}
+        """The newest message about who goes on; and the last generation in which somebody was lost."""
+        self._lost = 0
+        self._beaten = self._told = 0.0
+        self.hand_over: Callable[[], bytes] = bytes
+
+    def say(self, kind: str, *what: Any) -> None:
+        self._pipe.send((kind, *what))
+
+    def leave(self) -> None:
+        """With the end of this step: somebody wants the machine back. Safe in a signal handler."""
+        self._leaving = True
+
+    def alive(self) -> None:
+        """That it lives, now and then, in the middle of a step or waiting for others."""
+        now = time.monotonic()
+        if now - self._beaten > BEAT_S:
+            self._beaten = now
+            self.say("beat")
+
+    def beat(self, *step: Any, last: bool = False) -> None:
+        """What came of a step, now and then and of the last one: as the launcher's `_on_beat` takes it."""
+        now = time.monotonic()
+        if last or now - self._told > BEAT_S:
+            self._told = self._beaten = now
+            self.say("beat", *step)
+
+    def has_news(self) -> bool:
+        """Whether others go on from here, or it is to stop."""
+        if self._leaving:
+            self._leaving = False
+            self.say("leaving")
+        while self._pipe.poll():
+            self._hear()
+        return self.stopping or self._is_newer()
+
+    def meet(self, agree: Callable[[Group], None]) -> None:
+        """Returns once it is in a group with all who go on, and `agree` has returned in it."""
+        while True:
+            said = self._newer()
+            self.group.end()
+            self.group.generation = said["generation"]
+            if self._worker not in said["members"]:
+                raise Dismissed
+            try:
+                if self._all_there(said):
+                    members = said["members"]
+                    self.group = form(self._store, said["generation"], members, self._worker, self._waits)
+                    agree(self.group)
+                    return
+            except BrokenGroup as error:
+                self.broken(error)
+
+    def broken(self, error: BrokenGroup) -> None:
+        self.group.end()
+        self.say("broken", self.group.generation, str(error)[:500])
+
+    def stay(self, hand_over: Callable[[], bytes], agree: Callable[[Group], None]) -> None:
+        """For as long as somebody may need this worker's state, or want what came of it."""
+        self.hand_over = hand_over
+        while True:  # until it is dismissed
+            self._hear()
+            if self._is_newer():
+                self.meet(agree)
+
+    def _is_newer(self) -> bool:
+        return bool(self._said["generation"] > self.group.generation)
+
+    def _newer(self) -> Mapping[str, Any]:
+        """What was said of a generation later than this one; waited for."""
+        deadline = time.monotonic() + MEETING_S
+        while not self._is_newer():
+            if self.stopping:
+                raise Dismissed
+            if not self._pipe.poll(max(0.0, deadline - time.monotonic())):
+                raise JobFailed(
+                    f"Nobody said who goes on for {MEETING_S:.0f} s.", code="NO_LAUNCHER", next_action="Run it again."
+                )
+            self._hear()
+        return self._said
+
+    def _hear(self) -> None:
+        kind, *what = self._pipe.recv()
+        if kind == "generation":
+            self._said = what[0]
+            if self._said["lost"]:
+                self._lost = self._said["generation"]
+        elif kind == "stop":
+            self.stopping = True
+        elif kind == "hand over":
+            self.say("result", self.hand_over())
+        elif kind == "over":
+            raise Dismissed
+
+    def _waits(self) -> None:
+        """For the others, in a call: it lives, and looks whether one of them was lost."""
+        self.alive()
+        while self._pipe.poll():
+            self._hear()
+        if self._lost > self.group.generation:
+            raise BrokenGroup("A member was lost.")
+
+    def _all_there(self, said: Mapping[str, Any]) -> bool:
+        """Whether all came, rather than another generation: who waits in the backend for one that died waits long."""
+        generation = said["generation"]
+        keys = [f"there-{generation}-{worker}" for worker in said["members"]]
+        self._store.set(f"there-{generation}-{self._worker}", b"1")
+        deadline = time.monotonic() + MEETING_S
+        while not self._store.check(keys):
+            if self._pipe.poll(0.002):
+                self._hear()
+                if self._is_newer():
+                    return False
+            self.alive()
+            if time.monotonic() > deadline:
+                raise BrokenGroup(f"Not all came within {MEETING_S:.0f} s.")
+        return True

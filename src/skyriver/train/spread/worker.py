@@ -1,0 +1,82 @@
+"""The process of one worker: it does the function, hands over what comes of it if it is asked to, and ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed import TCPStore
+
+from skyriver.core.errors import SkyriverError
+from skyriver.train.spread.context import Context
+from skyriver.train.spread.member import Dismissed
+
+
+def work(
+    pipe: Connection,
+    address: tuple[str, int],
+    worker: int,
+    function: Callable[[Context], Any],
+    hand_over: Callable[[Context, Any], bytes],
+    settings: Mapping[str, Any],
+) -> None:
+    """The process's main. What it says: ready, broken, beat, done, result, leaving, failed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it all decides what Ctrl-C is
+    torch.set_num_threads(int(settings.get("threads", 1)))
+    ctx: Context | None = None
+    try:
+        store = TCPStore(*address, is_master=False, timeout=timedelta(seconds=30))
+        ctx = made = Context(pipe, store, worker, **settings.get("context", {}))
+        signal.signal(signal.SIGTERM, lambda *_: made.leave())
+        came = function(ctx)
+        ctx.stay(lambda: hand_over(made, came))
+    except Dismissed:
+        pass
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # nobody is there who would want to know
+        os._exit(1)
+    except BaseException as error:
+        traceback.print_exc()
+        pipe.send(("failed", _told(error, ctx)))
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)  # what is stuck in a backend's thread does not keep it
+
+
+def _told(error: BaseException, ctx: Context | None) -> dict[str, str]:
+    """As the parts of a `JobFailed`."""
+    if isinstance(error, SkyriverError):
+        return {
+            "message": error.message,
+            "code": error.code,
+            "where": error.where,
+            "next_action": error.next_action,
+        }
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    if _is_out_of_memory(error):
+        return {
+            "message": f"There was not enough memory for {ctx.batch if ctx is not None else 'the function'}.",
+            "code": "OUT_OF_MEMORY",
+            "where": where,
+            "next_action": "Halve global_batch, or declare more memory.",
+        }
+    return {
+        "message": traceback.format_exception_only(error)[-1].strip(),
+        "code": "USER_ERROR",
+        "where": where,
+        "next_action": "Correct the function; the log of the job has the traceback.",
+    }
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

@@ -1,0 +1,331 @@
+"""A training function on one worker, with somebody at the other end of its line: what a step is, and what is
+refused."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+from torch.distributed import HashStore  # noqa: E402
+
+from skyriver.core.errors import Corrupt, InvalidInput, JobFailed  # noqa: E402
+from skyriver.train.spread.checkpoints import Checkpoints, copied, read, write  # noqa: E402
+from skyriver.train.spread.context import Context, Diverged  # noqa: E402
+from skyriver.train.spread.feeding import as_rows  # noqa: E402
+from skyriver.train.spread.gradients import Buckets, Shards, _in_buckets  # noqa: E402
+from skyriver.train.spread.group import Group  # noqa: E402
+from skyriver.train.spread.shards import rows_of_shard  # noqa: E402
+
+ALONE = {"generation": 1, "members": (1,), "lost": False}
+
+
+class Line:
+    """The launcher's end."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = multiprocessing.Pipe()
+        self.ours.send(("generation", ALONE))
+
+    def said(self) -> list[tuple[Any, ...]]:
+        found = []
+        while self.ours.poll():
+            found.append(self.ours.recv())
+        return found
+
+    def ctx(self, **given: Any) -> Context:
+        return Context(self.theirs, HashStore(), 1, **given)
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    made = Line()
+    yield made
+    made.ours.close()
+    made.theirs.close()
+
+
+def rows(n: int = 96) -> tuple[Any, Any]:
+    chance = torch.Generator().manual_seed(5)
+    x = torch.randn(n, 6, generator=chance)
+    return x, (x[:, :1] - x[:, 1:2]).tanh()
+
+
+def net() -> Any:
+    torch.manual_seed(11)
+    return nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 1))
+
+
+def loop(ctx: Context, model: Any, optimizer: Any, data: Any = None, batch: int = 32, epochs: int = 2) -> list[float]:
+    """The losses of its batches."""
+    losses = []
+    for x, y in ctx.steps(data or rows(), batch, epochs):
+        loss = nn.functional.mse_loss(model(x), y)
+        ctx.backward(loss)
+        ctx.step(optimizer)
+        losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.mark.parametrize("shards", [0, 8], ids=["quick", "exact"])
+def test_the_gradient_of_the_parts_is_that_of_the_whole(shards: int) -> None:
+    """Of sum over rows of L(theta; x_i): each part counts by its rows."""
+    model, (x, y) = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 1)).double(), rows(53)
+    x, y = x.double(), y.double()
+    whole = torch.autograd.grad(nn.functional.mse_loss(model(x), y), list(model.parameters()))
+    parts = Shards([model], shards) if shards else Buckets([model])
+    group = Group(1, (1,), 0)
+    mine, of = parts.of(0, 1)
+    parts.begin(group, len(mine))
+    for part in mine:
+        at = rows_of_shard(part, of, 53)
+        parts.start(part == mine.start)
+        weight = (at.stop - at.start) / 53
+        (nn.functional.mse_loss(model(x[at]), y[at]) * weight).backward()
+        parts.collect(part, weight)
+    parts.finish([0.0])
+    for parameter, gradient in zip(model.parameters(), whole, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-12, atol=1e-14)
+
+
+def test_on_one_worker_the_quick_way_is_the_plain_loop(line: Line) -> None:
+    model, ctx = net(), line.ctx()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    ctx.state(model, optimizer)
+    seen: list[Any] = []
+    (x, y), twin = rows(), net()
+    for xb, yb in ctx.steps((x, y), 32, 2):
+        seen.append((xb, yb))
+        ctx.backward(nn.functional.mse_loss(model(xb), yb))
+        ctx.step(optimizer)
+    plain = torch.optim.Adam(twin.parameters(), 0.01)
+    for xb, yb in seen:
+        plain.zero_grad()
+        nn.functional.mse_loss(twin(xb), yb).backward()
+        plain.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True))
+
+
+def test_statistics_of_batches_are_those_of_the_parts_by_their_rows(line: Line) -> None:
+    model, ctx = nn.BatchNorm1d(6, momentum=1.0), line.ctx(shards=4)
+    ctx.state(model, nn.Linear(1, 1))
+    x, _ = rows(32)
+    means = []
+    for (xb,) in ctx.steps((x,), 32, 1):
+        means.append(xb.mean(0))
+        ctx.backward(model(xb).square().mean())
+        ctx.step()
+    assert len(means) == 4
+    torch.testing.assert_close(model.running_mean, torch.stack(means).mean(0))
+    assert int(model.num_batches_tracked) == 1
+
+
+def test_schedulers_step_once_a_step_and_a_gradient_may_be_clipped(line: Line) -> None:
+    model, ctx = net(), line.ctx(shards=8)
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    ctx.state(model, optimizer, scheduler)
+    before = torch.cat([p.detach().reshape(-1).clone() for p in model.parameters()])
+    for x, y in ctx.steps(rows(), 32, 1):
+        ctx.backward(100 * nn.functional.mse_loss(model(x), y))
+        ctx.step(optimizer, clip=0.001)
+    after = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    assert scheduler.get_last_lr() == [1 / 8]
+    assert float((after - before).norm()) <= 0.001 * (1 + 1 / 2 + 1 / 4) + 1e-6
+
+
+def test_what_is_told_is_the_mean_over_all_rows_of_a_step(line: Line) -> None:
+    model, ctx = nn.Linear(1, 1), line.ctx(shards=8)
+    ctx.state(model)
+    x = torch.arange(13.0)[:, None]
+    for (xb,) in ctx.steps((x,), 13, 1):
+        ctx.report(number=xb.mean())
+        ctx.backward(model(xb).mean())
+        ctx.step()
+    [beat] = [said for said in line.said() if said[0] == "beat" and len(said) > 2]
+    assert beat[3]["number"] == pytest.approx(6.0)
+
+
+def test_random_numbers_are_those_of_the_step_whoever_does_it(line: Line) -> None:
+    drawn: list[list[Any]] = []
+    for _ in range(2):
+        other = Line()
+        model, ctx = nn.Linear(6, 1), other.ctx(shards=4, seed=3)
+        ctx.state(model)
+        drawn.append([])
+        for x, _y in ctx.steps(rows(16), 16, 2):
+            drawn[-1].append((float(torch.rand(())), float(np.random.random())))
+            ctx.backward(model(x).mean())
+            ctx.step()
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 8
+
+
+def test_a_loss_that_is_no_number_ends_it_with_the_state_before(line: Line) -> None:
+    model, ctx = net(), line.ctx(shards=2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    ctx.state(model, optimizer)
+    x, y = rows()
+    y[7] = float("nan")
+    with pytest.raises(Diverged, match=r"The loss of step \d+ is nan"):
+        loop(ctx, model, optimizer, (x, y), 8)
+    assert all(bool(t.isfinite().all()) for t in model.state_dict().values())
+
+
+def given_no_step(ctx: Context, model: Any) -> None:
+    for x, _ in ctx.steps(rows(), 32):
+        ctx.backward(model(x).mean())
+
+
+def given_backward_outside(ctx: Context, model: Any) -> None:
+    ctx.backward(torch.zeros(()))
+
+
+def given_many_values(ctx: Context, model: Any) -> None:
+    for _ in ctx.steps(rows(), 32):
+        ctx.report(**{f"value_{n}": 1.0 for n in range(9)})
+
+
+WRONG: dict[str, tuple[str, Callable[[Context, Any], Any]]] = {
+    "no step": ("NO_STEP", given_no_step),
+    "backward outside": ("NO_STEP", given_backward_outside),
+    "values": ("TOO_MANY_VALUES", given_many_values),
+    "state twice": ("NO_STATE", lambda ctx, model: ctx.state(model)),
+    "batch": ("BAD_STEPS", lambda ctx, model: next(ctx.steps(rows(), 0))),
+    "epochs": ("BAD_STEPS", lambda ctx, model: next(ctx.steps(rows(), 32, True))),
+    "number": ("BAD_DATASET", lambda ctx, model: next(ctx.steps(7, 32))),
+    "nothing": ("BAD_DATASET", lambda ctx, model: next(ctx.steps([], 32))),
+    "columns": ("BAD_DATASET", lambda ctx, model: next(ctx.steps({"x": 1}, 32))),
+    "lengths": ("BAD_DATASET", lambda ctx, model: next(ctx.steps((torch.zeros(3, 1), torch.zeros(4, 1)), 32))),
+    "no rows": ("BAD_DATASET", lambda ctx, model: next(ctx.steps(torch.zeros(0, 4), 32))),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_is_said(line: Line, wrong: str) -> None:
+    code, does = WRONG[wrong]
+    model, ctx = net(), line.ctx(shards=2)
+    ctx.state(model)
+    with pytest.raises(InvalidInput) as refused:
+        does(ctx, model)
+    assert refused.value.code == code
+    assert refused.value.next_action
+
+
+def test_steps_before_a_state_and_things_without_one_are_refused(line: Line) -> None:
+    with pytest.raises(InvalidInput, match="before ctx"):
+        next(line.ctx().steps(rows(), 32))
+    with pytest.raises(InvalidInput, match="no module"):
+        line.ctx().state(torch.optim.SGD(net().parameters(), 0.1))
+    with pytest.raises(InvalidInput, match="int has no state_dict"):
+        line.ctx().state(net(), 3)
+    with pytest.raises(InvalidInput, match="power of two"):
+        line.ctx(shards=6)
+    with pytest.raises(JobFailed, match="without a single step"):
+        line.ctx().stay(bytes)
+
+
+def test_two_backward_passes_of_a_batch_are_refused_where_sums_begin_in_the_first() -> None:
+    model = nn.Linear(2, 1)
+    parts = Buckets([model])
+    begun: list[Any] = []
+
+    class Pretends(Group):
+        def begin_sum(self, vector: Any) -> None:
+            begun.append(vector)
+
+    parts.begin(Pretends(1, (1, 2), 0, backend=object()), 1)
+    model(torch.ones(1, 2)).sum().backward()
+    assert len(begun) == 1
+    with pytest.raises(InvalidInput, match="two backward passes"):
+        model(torch.ones(1, 2)).sum().backward()
+
+
+def test_buckets_are_of_one_type_and_size() -> None:
+    half = [torch.zeros(3 << 20, dtype=torch.float16) for _ in range(9)]
+    whole = [torch.zeros(3 << 20) for _ in range(5)]
+    assert [len(bucket) for bucket in _in_buckets([*half, *whole])] == [5, 4, 3, 2]
+
+
+def test_a_data_set_of_items_is_made_in_turn() -> None:
+    class Squares:
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, at: int) -> Any:
+            return torch.tensor(float(at)), at * at
+
+    of = as_rows(Squares())
+    x, y = of.take(np.array([3, 1]))
+    assert (x.tolist(), y.tolist(), getattr(of, "by_turns", False)) == ([3.0, 1.0], [9, 1], True)
+
+
+def state(step: int = 7) -> dict[str, Any]:
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    model(rows()[0]).mean().backward()
+    optimizer.step()
+    return {
+        "step": step,
+        "modules": {"0": model.state_dict()},
+        "optimizers": {"1": optimizer.state_dict()},
+        "schedulers": {},
+        "more": {"x": {"counts": [1, 2], "pair": (1.5, None), "text": "t"}},
+    }
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(v, b[k]) for k, v in a.items())
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def test_a_checkpoint_is_what_was_written(tmp_path: Path) -> None:
+    made, kept = state(), Checkpoints(tmp_path, kept=2)
+    path = kept.publish(write(tmp_path, copied(made), worker=1))
+    assert same(read(path), made)
+    for step in (8, 9):
+        kept.publish(write(tmp_path, copied(state(step)), worker=1))
+    assert [int(p.stem[5:]) for p in kept.newest()] == [9, 8]
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".json", ".safetensors", ".safetensors"]
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "no line", "bad line", "empty"])
+def test_one_that_is_not_is_passed_over(tmp_path: Path, how: str) -> None:
+    kept = Checkpoints(tmp_path)
+    first, last = (kept.publish(write(tmp_path, copied(state(step)), worker=1)) for step in (1, 2))
+    data = last.read_bytes()
+    if how in ("cut", "empty"):
+        last.write_bytes(data[: len(data) // 2] if how == "cut" else b"")
+    elif how == "flipped":
+        last.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    else:
+        last.with_suffix(".json").write_text("{}") if how == "bad line" else last.with_suffix(".json").unlink()
+    with pytest.raises(Corrupt, match="not what was written"):
+        read(last)
+    found, wrong = kept.usable()
+    assert (found, len(wrong)) == (first, 1)
+
+
+def test_one_of_another_model_is_refused_with_what_differs(tmp_path: Path, line: Line) -> None:
+    path = Checkpoints(tmp_path).publish(write(tmp_path, copied(state()), worker=1))
+    ctx = line.ctx(start=str(path))
+    model = nn.Sequential(nn.Linear(6, 13), nn.BatchNorm1d(13), nn.ReLU(), nn.Linear(13, 1))
+    ctx.state(model, torch.optim.Adam(model.parameters()))
+    with pytest.raises(InvalidInput, match=r"0\.bias has \(12,\) there and \(13,\) here"):
+        next(ctx.steps(rows(), 32))
+
+
+def test_a_state_that_no_file_can_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="a set at more"):
+        write(tmp_path, {"step": 1, "more": {1}}, worker=1)

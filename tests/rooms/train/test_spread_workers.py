@@ -1,0 +1,306 @@
+"""One training on processes that come and go: killed, stopped, hung, told to leave."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+
+from skyriver.core.errors import JobFailed  # noqa: E402
+from skyriver.train.spread.context import Context  # noqa: E402
+from skyriver.train.spread.launcher import Change, Launcher, Stopped  # noqa: E402
+
+STEPS = 48
+DEADLINE_S = 120.0
+
+
+def train(ctx: Context) -> Any:
+    """Two epochs of 24 steps, with whatever depends on chance: batch statistics, dropout. Before a step that is in
+    params["gates"] everybody waits until the test opens it."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    ctx.state(model, optimizer)
+    chance = torch.Generator().manual_seed(3)
+    x = torch.randn(1_500, 16, generator=chance)
+    y = x[:, :1] * 2 + x[:, 1:2]
+    for xb, yb in ctx.steps((x, y), 64, 2):
+        if ctx.committed in ctx.params.get("gates", ()):
+            wait_at(Path(ctx.params["folder"]), ctx.committed)
+        loss = nn.functional.mse_loss(model(xb), yb)
+        ctx.backward(loss)
+        ctx.report(error=loss.detach().sqrt())
+        ctx.step(optimizer)
+    return model
+
+
+def wait_at(folder: Path, gate: int) -> None:
+    (folder / f"at-{gate}-{os.getpid()}").touch()
+    deadline = time.monotonic() + DEADLINE_S
+    while not (folder / f"open-{gate}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def digest(ctx: Context, model: Any) -> bytes:
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode() + tensor.numpy().tobytes())
+    return f"{ctx.committed} {found.hexdigest()}".encode()
+
+
+class Watched:
+    """A launcher in this process, and what it told; `meanwhile` runs beside it, in a thread."""
+
+    def __init__(
+        self,
+        workers: int,
+        function: Callable[[Context], Any] = train,
+        *,
+        gates: Sequence[int] = (),
+        folder: Path = Path(),
+        shards: int = 8,
+        **given: Any,
+    ) -> None:
+        self.folder = folder
+        self.changes: list[Change] = []
+        self.steps: list[int] = []
+        self.losses: list[float] = []
+        context = {"shards": shards, "params": {"gates": gates, "folder": str(folder)}}
+        self.launcher = Launcher(
+            function,
+            digest,
+            workers,
+            {"context": context},
+            on_beat=self._beat,
+            on_change=self.changes.append,
+            **given,
+        )
+
+    def _beat(self, step: int, loss: float, told: Any) -> None:
+        self.steps.append(step)
+        self.losses.append(loss)
+
+    def run(self, meanwhile: Callable[[Watched], None] | None = None) -> bytes:
+        failed: list[BaseException] = []
+
+        def aside() -> None:
+            assert meanwhile is not None
+            try:
+                meanwhile(self)
+            except BaseException as error:  # told below
+                failed.append(error)
+
+        thread = threading.Thread(target=aside, daemon=True) if meanwhile is not None else None
+        if thread is not None:
+            thread.start()
+        try:
+            return self.launcher.run()
+        finally:
+            if thread is not None:
+                thread.join(10.0)
+            assert not failed, failed
+
+    def until(self, true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not true():
+            assert time.monotonic() < deadline, (self.changes, self.steps[-3:])
+            time.sleep(0.002)
+
+    def at(self, gate: int, workers: int) -> None:
+        """Waits until so many of the members are there."""
+        self.until(lambda: sum((self.folder / f"at-{gate}-{pid}").exists() for pid in self.pids) == workers)
+
+    def open(self, gate: int) -> None:
+        (self.folder / f"open-{gate}").touch()
+
+    def size(self, workers: int) -> None:
+        self.until(lambda: len(self.launcher.members) == workers)
+
+    @property
+    def pids(self) -> list[int]:
+        found = []
+        for member in self.launcher.members:
+            with contextlib.suppress(KeyError):
+                found.append(self.launcher.pid(member))
+        return found
+
+    @property
+    def sizes(self) -> list[int]:
+        return [change.workers for change in self.changes]
+
+
+@pytest.fixture(scope="module")
+def alone() -> bytes:
+    """What one worker comes to."""
+    watched = Watched(1)
+    found = watched.run()
+    assert found.startswith(b"48 ")
+    assert watched.steps[-1] == STEPS
+    assert watched.losses[-1] < 0.8 * watched.losses[0]
+    return found
+
+
+def test_two_workers_come_to_the_same_bits(alone: bytes) -> None:
+    watched = Watched(2)
+    assert watched.run() == alone
+    assert watched.sizes == [2]
+
+
+def test_killed_workers_are_replaced_and_the_bits_are_the_same(alone: bytes, tmp_path: Path) -> None:
+    chance = random.Random(7)
+
+    def kill(watched: Watched) -> None:
+        for gate in (10, 20, 30):
+            watched.at(gate, 3)
+            os.kill(watched.pids[chance.randrange(3)], signal.SIGKILL)
+            watched.size(2)
+            watched.size(3)
+            watched.open(gate)
+
+    watched = Watched(3, gates=(10, 20, 30), folder=tmp_path)
+    assert watched.run(kill) == alone
+    assert watched.sizes == [3, 2, 3, 2, 3, 2, 3]
+    assert sum("ended with -9" in change.why for change in watched.changes) == 3
+
+
+def test_one_that_is_killed_in_the_midst_of_a_sum_is_not_waited_for(alone: bytes, tmp_path: Path) -> None:
+    """One waits for the other in the sum of its step; the other dies on its way there."""
+
+    def kill(watched: Watched) -> None:
+        watched.at(10, 2)
+        first, second = watched.pids
+        os.kill(second, signal.SIGSTOP)
+        watched.open(10)
+        time.sleep(0.3)  # the first one comes to the sum
+        os.kill(second, signal.SIGKILL)
+        watched.size(1)
+        assert watched.pids == [first]
+
+    watched = Watched(2, gates=(10,), folder=tmp_path)
+    assert watched.run(kill) == alone
+
+
+def test_all_killed_at_once_go_on_from_the_last_checkpoint(alone: bytes, tmp_path: Path) -> None:
+    def kill(watched: Watched) -> None:
+        watched.at(20, 2)
+        watched.until(lambda: any(tmp_path.glob("*.json")))
+        for pid in watched.pids:
+            os.kill(pid, signal.SIGKILL)
+        watched.open(20)
+
+    watched = Watched(2, gates=(20,), folder=tmp_path, checkpoints=tmp_path, every_s=0.0)
+    assert watched.run(kill) == alone
+    assert "ended with -9" in watched.changes[1].why
+
+
+def test_who_hangs_is_ended_and_who_waits_for_it_is_not(alone: bytes, tmp_path: Path) -> None:
+    def hang(watched: Watched) -> None:
+        watched.at(10, 2)
+        os.kill(watched.pids[1], signal.SIGSTOP)
+        watched.open(10)
+        watched.size(1)
+
+    watched = Watched(2, silent_s=2.0, gates=(10,), folder=tmp_path)
+    assert watched.run(hang) == alone
+    assert watched.sizes[:2] == [2, 1]
+    assert "hung and was ended" in watched.changes[1].why
+
+
+def test_one_more_and_one_fewer_at_the_end_of_a_step(alone: bytes, tmp_path: Path) -> None:
+    def resize(watched: Watched) -> None:
+        watched.at(10, 1)
+        watched.launcher.resize(2)
+        watched.size(2)
+        watched.open(10)
+        watched.at(20, 2)
+        os.kill(watched.pids[0], signal.SIGTERM)  # it leaves by itself, and another one comes
+        watched.open(20)
+        watched.until(lambda: any("leaves" in change.why for change in watched.changes))
+        watched.size(2)
+        watched.launcher.resize(1)
+        watched.open(30)
+
+    watched = Watched(1, gates=(10, 20, 30), folder=tmp_path)
+    assert watched.run(resize) == alone
+    assert watched.sizes == [1, 2, 1, 2, 1]
+
+
+def test_it_stops_in_time_and_goes_on_with_another_number(alone: bytes, tmp_path: Path) -> None:
+    def stop(watched: Watched) -> None:
+        watched.at(20, 2)
+        watched.launcher.stop(60.0)
+        time.sleep(0.3)  # the workers are told
+        watched.open(20)
+
+    with pytest.raises(Stopped):
+        Watched(2, gates=(20,), folder=tmp_path, checkpoints=tmp_path, every_s=1_000.0).run(stop)
+    [checkpoint] = tmp_path.glob("*.safetensors")
+    assert 20 < int(checkpoint.stem[5:]) < STEPS
+    assert not list(tmp_path.glob("*.new"))
+    watched = Watched(1, checkpoints=tmp_path)
+    assert watched.run() == alone
+    assert watched.steps[0] > 20
+
+
+def test_the_quick_way_survives_too(tmp_path: Path) -> None:
+    def kill(watched: Watched) -> None:
+        watched.at(20, 2)
+        os.kill(watched.pids[1], signal.SIGKILL)
+        watched.size(1)
+        watched.open(20)
+
+    watched = Watched(2, gates=(20,), folder=tmp_path, shards=0)
+    assert watched.run(kill).startswith(b"48 ")
+    assert watched.sizes[:2] == [2, 1]
+    assert watched.losses[-1] < 0.8 * watched.losses[0]
+
+
+def raises(ctx: Context) -> Any:
+    raise KeyError("amount")
+
+
+def steps_not(ctx: Context) -> Any:
+    return nn.Linear(1, 1)
+
+
+def wants_all_memory(ctx: Context) -> Any:
+    model = nn.Linear(1, 1)
+    ctx.state(model)
+    for (x,) in ctx.steps((torch.zeros(64, 1),), 16):
+        ctx.backward(model(x).sum() + torch.zeros(1 << 50).sum())
+        ctx.step()
+
+
+def ends(ctx: Context) -> Any:
+    os._exit(3)
+
+
+FAILS: dict[str, tuple[Callable[[Context], Any], str, str]] = {
+    "raises": (raises, "USER_ERROR", "KeyError: 'amount'"),
+    "no step": (steps_not, "NO_STEP", "without a single step"),
+    "memory": (wants_all_memory, "OUT_OF_MEMORY", "not enough memory for step 1, 2 rows of it"),
+    "ends": (ends, "WORKERS_END", "3 workers ended one after another before their first step (ended with 3)"),
+}
+
+
+@pytest.mark.parametrize("how", FAILS)
+def test_what_fails_says_so(how: str, capfd: pytest.CaptureFixture[str]) -> None:
+    function, code, message = FAILS[how]
+    with pytest.raises(JobFailed) as failed:
+        Watched(1, function).run()
+    assert failed.value.code == code
+    assert message in failed.value.message
+    assert failed.value.next_action
