@@ -27,7 +27,8 @@ def story(model: Row, version: Row, rollout: Row | None, watch: Row | None) -> I
     yield _trained(version, watch)
     if gate := version["status"].get("gate"):
         checks = len(gate["checks"])
-        yield f"The gate {'let it pass' if gate['passed'] else 'refused it'}, by {checks} check{'s' * (checks != 1)}."
+        by = f"by {checks} check{'s' * (checks != 1)}" if checks else "for it checks nothing"
+        yield f"The gate {'let it pass' if gate['passed'] else 'refused it'}, {by}."
     if rollout is not None:
         spec, before = rollout["spec"], rollout["status"].get("from") or 0
         instead = f" in place of version {before}" if before else ""

@@ -23,7 +23,11 @@ FAR = 1.5
 ALIKE = 5
 """Digits; sums that differ in later ones are the same."""
 _TITLE = "What replicas cost (c), and late requests (D), in"
-_THOUSANDS = ((1, "a late request counts"), (1_000, "1,000 late requests count"), (1_000_000, "a million count"))
+_THOUSANDS = (
+    (1, "a late request counts"),
+    (1_000, "1,000 late requests count"),
+    (1_000_000, "a million late requests count"),
+)
 
 
 def scaling(

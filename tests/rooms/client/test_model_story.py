@@ -70,3 +70,8 @@ def test_a_ready_file_and_a_model_without_a_version() -> None:
     ready = {**VERSION, "spec": {"version": 2, "job": "price-import-1", "source": None, "split": None}, "status": {}}
     assert next(story(MODEL, ready, None, None)) == "price:2 came as a ready file."
     assert version_told_of({"name": "price", "status": {}}) == ""
+
+
+def test_a_gate_that_checks_nothing_says_that() -> None:
+    version = {**VERSION, "status": {"gate": {"passed": True, "checks": []}}}
+    assert "The gate let it pass, for it checks nothing." in list(story(MODEL, version, None, None))

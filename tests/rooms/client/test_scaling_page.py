@@ -228,3 +228,9 @@ def test_one_that_sleeps_is_not_told_of_as_if_it_ran(capsys: pytest.CaptureFixtu
     assert lines[1].startswith("scaling quote is ACTIVE"), "no replicas and no cost of now"
     assert lines[2].startswith("objective 0.9 of the requests")
     assert lines[3:] == ["It sleeps: it has no replicas, and they cost nothing until it wakes."]
+
+
+def test_it_is_said_of_what_a_million_is_counted() -> None:
+    assert "; a million late requests count as 0.28 EUR" in scaling_page._worth(
+        {**STATUS, "unit": "EUR", "late_price": 2.8e-7}
+    )
