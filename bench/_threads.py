@@ -4,7 +4,7 @@
 
 Trees and networks of several sizes, batches of 64 to 4,096 rows; one thread and two take turns, the fastest run of each
 counts (other work on the machine only makes runs slower). Trees are summed by the worker's own kernel where it takes
-them, else by the runtime. A second thread takes half of the rows ("halves"), or is the runtime's own.
+them, else by the runtime. A second thread takes a stretch of the rows, as the worker has it, or is the runtime's own.
 Prints one JSON document. Two cores must be free, else it measures who else is there: `load` says so.
 """
 
@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from skyriver.decide.decision.scorer import OnnxScorer, open_session
+from skyriver.decide.decision.stretches import Threads
 
 Floats = NDArray[np.float32]
 Score = Callable[[Floats], Floats]
@@ -50,12 +50,12 @@ def main() -> int:
         "network 300-2048-2048": (300, network_of(300, 2_048, 2_048)),
     }
     found = []
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as second:
+    with tempfile.TemporaryDirectory() as folder:
         for name, (features, model) in models.items():
             path = Path(folder) / "model.onnx"
             path.write_bytes(model)
             one = OnnxScorer.load(path, features, Path(folder))
-            ways = {"halves": halved(one.score, OnnxScorer.load(path, features, Path(folder)).score, second)}
+            ways = {"stretches": OnnxScorer.load(path, features, Path(folder), Threads(2)).score}
             if not one.sums_trees:
                 ways["runtime"] = runtime_on(model, 2)
             for way, two in ways.items():
@@ -77,6 +77,7 @@ def main() -> int:
 
 def compare(one: Score, two: Score, rows: int, features: int, rounds: int) -> dict[str, Any]:
     given = np.random.default_rng(rows).normal(size=(rows, features)).astype(np.float32)
+    two(given)  # by this it knows whether to cut the next one
     same = np.array_equal(one(given), two(given))
     times = 1
     while timed(one, given, times) < LEAST_S:
@@ -91,17 +92,6 @@ def timed(score: Score, given: Floats, times: int) -> float:
     for _ in range(times):
         score(given)
     return time.perf_counter() - began
-
-
-def halved(score: Score, others: Score, second: ThreadPoolExecutor) -> Score:
-    """Half of the rows in the other thread; neither holds the interpreter while it computes."""
-
-    def both(given: Floats) -> Floats:
-        half = len(given) // 2
-        other = second.submit(others, given[half:])
-        return np.concatenate([score(given[:half]), other.result()])
-
-    return both
 
 
 def runtime_on(model: bytes, threads: int) -> Score:
