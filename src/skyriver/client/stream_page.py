@@ -182,7 +182,7 @@ def _pace(pace: PaceNow) -> str:
     can = _can(pace)
     if pace.get("late_since"):
         busy = ", ".join(f"{what} {share:.0%}" for what, share in pace.get("busy", {}).items())
-        can += f"; [yellow]late for {age(pace['late_since'])}, not by scoring:[/] {busy}"
+        can += f"; [yellow]late for {age(pace['late_since'])}, not by scoring alone:[/] {busy}"
     if threads is not None and threads["in_vain"]:
         can += f"; [yellow]{most} threads brought nothing[/]"
     elif threads is not None and threads["gain"]:

@@ -302,7 +302,10 @@ class PaceNow(TypedDict):
     late_since: NotRequired[int]
     """Since when events are late for another reason than their scores, so that no step is taken; 0: they are not."""
     busy: NotRequired[dict[str, float]]
-    """Shares of the last 10 s that the worker's thread spent on scoring, labels and answering (and reading)."""
+    """Shares of the last 10 s that went to scoring, recording (features, rules, the log and its disk), labels, and
+    answering (and reading)."""
+    late_by: NotRequired[str]
+    """Which of them takes most while `late_since` is told, else "": it stays until another takes half as much again."""
     why: str
     """Of the step that was taken last."""
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from skyriver.core.resources import Resource
 from skyriver.core.units import format_duration
+from skyriver.decide.streams.lateness import why_late
 from skyriver.observe.of_services import of_process
 from skyriver.observe.sight import subject_of
 from skyriver.observe.signs import HOLD_S, SOON_S, Seen, Sign, explains, guarded, of_row, span
@@ -186,7 +187,7 @@ def _sheds(stream: Resource, report: Mapping[str, Any]) -> Iterator[Sign]:
         yield Sign(subject_of(stream), "sheds", *told_of_shedding(stream, pace), "critical", SHED_S)
     elif pace.get("late_since"):
         within = format_duration(int(pace["latency_us"]))
-        told = f"{stream.name} decides events later than within {within}: reading and answering takes the time."
+        told = f"{stream.name} decides events later than within {within}: {why_late(pace)[0]}."
         yield Sign(subject_of(stream), "answers late", told, explains(stream.name), "warning", SHED_S)
 
 

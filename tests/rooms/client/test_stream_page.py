@@ -134,7 +134,7 @@ def test_how_a_declared_latency_is_kept_is_told() -> None:
     assert "2,000 can be; out of reach: one event alone takes up to 31.0 ms" in slow
     busy = {"scoring": 0.19, "labels": 0.0, "answering": 0.8}
     late = printed(page(now(report={**REPORT, "pace": {**pace, "late_since": since, "busy": busy}})))
-    assert "late for 9 s, not by scoring: scoring 19%, labels 0%, answering 80%" in " ".join(late.split())
+    assert "late for 9 s, not by scoring alone: scoring 19%, labels 0%, answering 80%" in " ".join(late.split())
     threads = {"most": 2, "share": 0.9, "gain": 1.62, "in_vain": False}
     wide = printed(
         page(now(report={**REPORT, "pace": {**pace, "step": "threads", "since": since, "threads": threads}}))

@@ -194,7 +194,13 @@ def test_an_alias_that_no_version_has_is_refused_once_there_are_versions() -> No
     with pytest.raises(InvalidInput, match="'small' is no alias of a version of fraud; there are champion") as no:
         check(*versions, model)
     assert (no.value.code, no.value.where) == ("NO_CHEAPER", "stream/payments")
-    assert "`skyriver model alias fraud small 12`" in no.value.next_action
+    assert "`skyriver model alias fraud small VERSION`" in no.value.next_action, "none of them may serve"
+    approved = [replace(v, state="APPROVED") for v in versions]
+    rejected = Resource("t", "version", "fraud:13", spec=VERSION, state="REJECTED")
+    service = Resource("t", "service", "fraud", spec={"versions": {"12": {"weight": 100}}})
+    with pytest.raises(InvalidInput) as no:
+        check(*approved, rejected, model, service)
+    assert "`skyriver model alias fraud small 1`" in no.value.next_action, "neither what serves nor what must not"
     assert check(*versions, replace(model, status={"aliases": {"small": 1}})) == []
     assert check(*versions, replace(model, status={"aliases": {"small": 1, "champion": 12}})) == []
     [(name, why)] = check(*versions, replace(model, status={"aliases": {"small": 12, "champion": 12}}))
@@ -241,11 +247,17 @@ def test_a_stream_that_sheds_is_ready_and_says_so_without_numbers_that_change() 
     for step in ("cheaper", "shedding"):  # what it names is declared no more, and its worker uses it still
         told = after(stream, 4, step=step)
         assert "ersion 4, no longer declared, scores" in told.message
-    late = after(stream, step="full", late_since=3_600_000_000, busy={"scoring": 0.2})
+    told_late: dict[str, Any] = {"step": "full", "late_since": 3_600_000_000, "late_by": "answering"}
+    late = after(stream, **told_late, busy={"scoring": 0.2})
     assert (late.state, late.reason) == ("READY", "ANSWERS_LATE")
     assert "Since 1970-01-01 01:00:00 UTC events are decided later than within 50ms" in late.message
     assert "without ?wait=decision" in late.next_action
-    assert after(late, step="full", late_since=3_600_000_000, busy={"scoring": 0.3}) is late
+    assert after(late, **told_late, busy={"scoring": 0.3}) is late
+    for by, cause in (("recording", "the log with its disk"), ("labels", "labels, references"), ("", "not their scor")):
+        other = after(late, **{**told_late, "late_by": by})
+        assert cause in other.message
+        assert "reading and answering" not in other.message
+        assert "clients" not in other.next_action
     kept = replace(stream, spec={"stream": {}})
     assert "SHED" not in after(kept).reason
     back = after(shedding, step="full")

@@ -83,8 +83,10 @@ def test_a_late_result_is_dropped_and_the_next_one_is_its_own() -> None:
     run = ModelRun(model, DEADLINE_US, hand.now)
     model.gate.clear()
     assert reasons(run.run(rows(1, 2))) == [Reason.MODEL_LATE] * 2
+    assert (waited := run.waited_us) >= 0.9 * DEADLINE_US
     assert model.began.acquire(timeout=PATIENCE)
     assert reasons(run.run(rows(3))) == [Reason.MODEL_LATE], "it is not asked while it runs"
+    assert run.waited_us == waited, "and not waited for"
     assert model.runs == 1
     model.gate.set()
     assert model.ended.acquire(timeout=PATIENCE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -172,7 +172,8 @@ def test_a_turn_is_at_most_twice_as_large_as_what_was_seen() -> None:
 
 @dataclass
 class Server:
-    """A worker whose turns of n scored events take `turn + each * n` microseconds, and shed ones next to nothing."""
+    """A worker whose turns of n scored events take `turn + each * n` microseconds, and shed ones next to nothing; all
+    of them, beside that, what `disk` says of now."""
 
     turn: int = 500
     each: int = 1_000
@@ -183,6 +184,12 @@ class Server:
     """Of more threads: so many times as many events."""
     label: int = 5
     """As `each`, of a label."""
+    read: int = 0
+    """As `each`, of an event that comes; it is no part of a turn."""
+    disk: Callable[[int], int] = lambda at: 0
+    limit: int = 10_000
+    """Events that may wait; more are refused."""
+    refused: int = 0
     at: int = 0
     queue: deque[Work] = field(default_factory=deque)
     waits: dict[Effort, list[int]] = field(default_factory=lambda: {effort: [] for effort in Effort})
@@ -195,15 +202,21 @@ class Server:
 
     def run(self, arrivals: list[int], labels: Sequence[tuple[int, int]] = ()) -> None:
         """Requests of one event each, at these times, and of so many labels each at those."""
-        left, told = deque(arrivals), deque(labels)
+        left, told, before = deque(arrivals), deque(labels), self.at
         while left or told or self.queue:
             if not self.queue:
                 self.at = max(self.at, min([*itertools.islice(left, 1), *(at for at, _ in itertools.islice(told, 1))]))
+                before = self.at
             while told and told[0][0] <= self.at:
                 subjects = list(range(told.popleft()[1]))
                 self.queue.append(LabelWork(LabelSubmission(subjects, [[] for _ in subjects]), lambda _: None))
             while left and left[0] <= self.at:
                 arrived = left.popleft()
+                if len(self.queue) >= self.limit:
+                    self.refused += 1
+                    self.pacer.refused(1)
+                    continue
+                self.at += self.read
                 self.queue.append(EventWork(Submission([], [[arrived]], arrived), lambda _: None))
             self.pacer.know(cheaper=self.cheap > 0)
             events = sum(isinstance(work, EventWork) for work in self.queue)
@@ -215,10 +228,14 @@ class Server:
             assert turn.effort is not Effort.THREADS or turn.threads > 1
             wide = round(self.each / self.gain)
             efforts = {Effort.FULL: self.each, Effort.THREADS: wide, Effort.CHEAPER: self.cheap, Effort.SHED: 5}
-            scored, turn.besides_us = len(turn.events), self.label * turn.besides
+            many, turn.besides_us, turn.before_us = len(turn.events), self.label * turn.besides, self.at - before
             self.besides.append(turn.besides_us)
-            took = (100 if turn.effort is Effort.SHED else self.turn) + efforts[turn.effort] * scored + turn.besides_us
+            rest = 100 + 5 * many
+            if turn.effort is not Effort.SHED:
+                turn.scoring_us = max(0, self.turn + efforts[turn.effort] * many - rest)
+            took = rest + turn.scoring_us + turn.besides_us + self.disk(self.at)
             self.at += took
+            before = self.at
             self.pacer.done(turn, took)
             self.waits[turn.effort] += [self.at - part.arrived for _, part in turn.events]
             self.order += [part.arrived for _, part in turn.events]
@@ -241,7 +258,8 @@ class Server:
             turn = self.pacer.take(self.queue, sum(map(rows_left, self.queue)), 1_024)
             turn.before_us = self.at - before
             events = sum(len(part) for _, part in turn.events)
-            took = 100 if turn.effort is Effort.SHED else self.turn + self.each * events
+            turn.scoring_us = 0 if turn.effort is Effort.SHED else self.turn + self.each * events - 100
+            took = 100 + turn.scoring_us
             self.at += took
             before = self.at
             self.pacer.done(turn, took)
@@ -506,6 +524,7 @@ def test_where_answering_is_what_takes_the_time_nothing_is_shed(clients: int, ro
     if rows >= 300:  # of many small requests a turn holds some, and what they share is estimated
         assert told["capacity"] == pytest.approx(answered / 30, rel=0.15), "what is told to be possible is"
     assert told["busy"]["answering"] > 3 * told["busy"]["scoring"]
+    assert told["late_by"] == ("answering" if told["late_since"] else "")
 
 
 def test_where_scoring_takes_the_time_what_stands_is_shed_whoever_sends_it() -> None:
@@ -535,6 +554,55 @@ def test_more_than_can_be_scored_is_shed_though_reading_and_answering_takes_most
     assert not helps(replace(look, came=out)), "from those who wait, no more comes than is answered"
     assert not helps(replace(look, came=free)), "nor would it be less late"
     assert helps(replace(look, came=out, rate_free=5 * out))
+
+
+@pytest.mark.parametrize(("flush", "each", "rate", "least"), [(5, 200, 6_000, 0.4), (1, 100, 12_000, 0.6)])
+def test_behind_a_disk_a_worker_sheds_no_more_than_it_must(flush: int, each: int, rate: int, least: float) -> None:
+    """A fixed part of each turn, as at the durability "disk": turns that shed alone would be small and follow each
+    other."""
+    server = Server(each=each, read=5, disk=lambda at: flush * MS)
+    server.run(evenly(0.3 * rate, 5) + evenly(rate, 20, 5 * SECOND))
+    told = server.pacer.report()
+    assert server.pacer.step is Step.SHED
+    assert told["in_time"] >= least
+    assert (server.refused, told["late_since"]) == (0, 0)
+    assert told["busy"]["scoring"] > 0.5
+
+
+def test_a_disk_that_hung_does_not_end_shedding_for_good() -> None:
+    def disk(at: int) -> int:
+        return 200 * MS if 9 * SECOND < at < 14 * SECOND else 0
+
+    server = Server(each=200, read=10, disk=disk)
+    server.run(evenly(2_000, 5) + evenly(6_500, 35, 5 * SECOND))
+    told = server.pacer.report()
+    assert server.pacer.step is Step.SHED
+    assert told["in_time"] >= 0.6
+    assert told["late_since"] == 0, "and nothing is said of the disk any more"
+    assert told["rate_in"] == pytest.approx(6_500, rel=0.05)
+
+
+def test_where_the_disk_takes_the_time_that_is_said_and_nothing_is_shed() -> None:
+    server = Server(turn=100, each=6, read=5, disk=lambda at: 400 * MS, limit=100_000)
+    server.run(evenly(100, 5) + evenly(60_000, 10, 5 * SECOND)[:200_000])
+    told = server.pacer.report()
+    assert (told["late_since"] > 0, told["late_by"]) == (True, "recording")
+    assert server.waits[Effort.SHED] == []
+
+
+def test_what_is_refused_comes_too() -> None:
+    server = Server(limit=20)
+    server.run(evenly(3_000, 4))
+    assert server.refused > 0
+    assert server.pacer.report()["rate_in"] == pytest.approx(3_000, rel=0.1)
+
+
+def test_shedding_goes_on_where_each_event_takes_a_part_of_the_time_without_a_score() -> None:
+    """30 us to read and answer it, 5 us in its turn, 95 us to score it: 1.5 times what can be done comes."""
+    server = Server(turn=500, each=100, read=30)
+    server.run(evenly(3_000, 5) + evenly(11_000, 20, 5 * SECOND))
+    assert server.refused == 0
+    assert server.pacer.report()["in_time"] >= 0.5
 
 
 def test_what_labels_take_is_not_there_for_events() -> None:

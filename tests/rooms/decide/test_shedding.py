@@ -23,7 +23,7 @@ from skyriver.decide.worker.looking import Looks
 from skyriver.decide.worker.overload import Objective, Step
 from skyriver.decide.worker.pacing import Pacer, pacer_of
 from skyriver.decide.worker.station import Station
-from skyriver.decide.worker.work import EventWork
+from skyriver.decide.worker.work import EventWork, Turn
 
 House = Any
 
@@ -151,7 +151,12 @@ def test_a_station_sheds_while_it_must_and_decides_all_once(house: House) -> Non
         pacer = Pacer(Objective(SECOND, 0.99), clock.monotonic, clock.wall)
         took = pacer.done
         # By the same clock, which stands still but for the model.
-        pacer.done = lambda turn, _: took(turn, 1 + 100_000 * turn.rows * (turn.effort is Effort.FULL))  # type: ignore[method-assign]
+
+        def slowly(turn: Turn, _: int) -> None:
+            turn.scoring_us = 100_000 * turn.rows * (turn.effort is Effort.FULL)
+            took(turn, 1 + turn.scoring_us)
+
+        pacer.done = slowly  # type: ignore[method-assign]
         station.pacer = pacer
         border = EventBorder(house.stream)
         answers: list[Any] = []
@@ -210,7 +215,12 @@ def test_a_station_scores_in_more_threads_while_it_must(house: House) -> None:
             return score(features)
 
         house.model.score, done = slow, pacer.done
-        pacer.done = lambda turn, _: done(turn, 1 + took[0])  # type: ignore[method-assign]
+
+        def noted(turn: Turn, _: int) -> None:
+            turn.scoring_us = took[0]
+            done(turn, 1 + took[0])
+
+        pacer.done = noted  # type: ignore[method-assign]
         station.pacer = pacer
         border = EventBorder(house.stream)
         answers: list[Any] = []

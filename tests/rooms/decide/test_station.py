@@ -607,6 +607,28 @@ def test_checkpoints_are_taken_between_batches_and_when_it_is_quiet(house: House
     run(test)
 
 
+def test_a_checkpoint_is_no_part_of_what_answering_takes(house: House) -> None:
+    async def test() -> None:
+        post = await Post(house).start()
+        post.checkpoints.wanted = True
+        begin, before = post.checkpoints.begin, list[int]()
+
+        def slowly(engine: Any, offset: int) -> None:
+            time.sleep(0.3)
+            begin(engine, offset)
+
+        post.checkpoints.begin = slowly  # type: ignore[method-assign]
+        work, note = post.station._work, before.append
+        post.station._work = lambda engine, turn: note(turn.before_us) or work(engine, turn)  # type: ignore[method-assign,func-returns-value]
+        post.send(house.event(1))
+        await until(lambda: len(before) == 1)
+        post.send(house.event(2))  # while the checkpoint is taken
+        await post.settle(2)
+        assert before[1] < 200_000
+
+    run(test)
+
+
 def test_the_end_waits_for_what_was_taken_and_refuses_the_rest(house: House) -> None:
     async def test() -> None:
         post = await Post(house, to_disk=True).start()

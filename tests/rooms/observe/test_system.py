@@ -715,7 +715,11 @@ def test_a_budget_of_money_that_is_near_and_then_spent_is_one_incident_that_ends
     ("shed", "late_since", "told"),
     [
         (0.3, 0, "orders is overloaded: events that cannot be decided within 50ms get its fallback."),
-        (None, 1, "orders decides events later than within 50ms: reading and answering takes the time."),
+        (
+            None,
+            1,
+            "orders decides events later than within 50ms: their features, their rules and the log with its disk",
+        ),
     ],
     ids=["sheds", "answers late"],
 )
@@ -727,6 +731,7 @@ def test_a_stream_that_is_late_for_long_is_an_incident_and_a_burst_is_none(
 
     def look(seconds: float, shed: float | None, late_since: int) -> None:
         pace = {"step": "shedding" if shed else "full", "latency_us": 50_000, "shed": shed, "late_since": late_since}
+        pace["late_by"] = "recording"
         report = {"ready": True, "pace": pace}
         name = "default.worker.orders-0"
         cloud.processes[name] = ProcessStatus(name, True, pid=5, socket="s", report=report)

@@ -180,7 +180,8 @@ class Choice:
         last: str,
     ) -> Deciding:
         """What the process starts with, by the features `last`, with which the log ends: the live settings, else what
-        the log says, else the declared fallback."""
+        the log says. Where there is neither, the fallback of what the process was started with, a word that nobody
+        declared (`live.UNKNOWN`): the declared one comes with the live settings."""
         self.deciding = Deciding()
         if self._decide is None:
             return self.deciding

@@ -143,6 +143,8 @@ class ModelRun:
         self._aside_until = 0
         self.run_us = Histogram()
         self.late_runs = 0
+        self.waited_us = 0
+        """That whoever asked for scores had to wait for them."""
         threading.Thread(target=_watch, args=(weakref.ref(self._guard),), name="model watch", daemon=True).start()
         if deadline_us:
             threading.Thread(target=_work, args=(self._guard, self._jobs), name="model", daemon=True).start()
@@ -165,6 +167,7 @@ class ModelRun:
             return none_of(len(features), Reason.MODEL_ASIDE)
         found = guard.run(features)
         self.run_us.add(guard.took_us)
+        self.waited_us += guard.took_us
         if guard.cut:
             self.late_runs += 1
             self._is_aside(self._now())
@@ -201,7 +204,10 @@ class ModelRun:
     def _collect(self, job: _Job | Reason, count: int) -> Outcomes:
         if isinstance(job, Reason):
             return none_of(count, job)
-        if not job.done.wait(self.deadline_us / 1e6):
+        began = time.perf_counter_ns()
+        done = job.done.wait(self.deadline_us / 1e6)
+        self.waited_us += (time.perf_counter_ns() - began) // 1000
+        if not done:
             self._late = job
             self._note_late(self._now())
             return none_of(count, Reason.MODEL_LATE)

@@ -75,11 +75,21 @@ class Lanes:
 
     calibrations: tuple[Calibration | None, ...] | None = field(init=False, repr=False, compare=False)
     """Of each place in `Scored.lanes`; None: none of them has one."""
+    runs: tuple[ModelRun, ...] = field(init=False, repr=False, compare=False)
+    """Of all of them."""
 
     def __post_init__(self) -> None:
         lanes = [self.at(place) for place in PLACES]
         found = tuple(lane.calibration if lane is not None else None for lane in lanes)
         object.__setattr__(self, "calibrations", found if any(found) else None)
+        scorers = {id(lane.scorer): lane.scorer for lane in (*lanes, self.shadow) if lane is not None}
+        runs = tuple(scorer for scorer in scorers.values() if isinstance(scorer, ModelRun))
+        object.__setattr__(self, "runs", runs)
+
+    @property
+    def waited_us(self) -> int:
+        """That was waited for scores, since these models are here."""
+        return sum(run.waited_us for run in self.runs)
 
     def at(self, place: int) -> Lane | None:
         """Of a place in `Scored.lanes`."""

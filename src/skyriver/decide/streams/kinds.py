@@ -27,6 +27,7 @@ from skyriver.core.resources import (
 )
 from skyriver.core.units import format_duration
 from skyriver.decide.streams.dispatcher_kind import new_dispatcher
+from skyriver.decide.streams.lateness import why_late
 from skyriver.decide.streams.live import lasting, lasting_stream, live_settings
 
 MATERIALISE_EVERY_US = 60_000_000
@@ -173,7 +174,7 @@ def _overload(stream: Resource, report: Mapping[str, Any]) -> dict[str, str]:
         return {}
     within = format_duration(int(pace["latency_us"]))
     if pace["step"] == "full":
-        return _late(stream, within, int(pace.get("late_since", 0)))
+        return _late(stream, within, pace)
     at = datetime.fromtimestamp(int(pace["since"]) / 1e6, UTC)
     cheaper = (report.get("cheaper") or {}).get("version")
     # A worker may use one still that is not declared any more.
@@ -209,17 +210,18 @@ def _widened(stream: Resource, pace: Mapping[str, Any], at: datetime) -> dict[st
     }
 
 
-def _late(stream: Resource, within: str, since: int) -> dict[str, str]:
+def _late(stream: Resource, within: str, pace: Mapping[str, Any]) -> dict[str, str]:
     """Nothing is shed, for that would not help."""
+    since = int(pace.get("late_since", 0))
     if not since:
         return {}
+    cause, action = why_late(pace)
     at = datetime.fromtimestamp(since / 1e6, UTC)
     return {
         "reason": "ANSWERS_LATE",
         "message": f"Since {at:%Y-%m-%d %H:%M:%S} UTC events are decided later than within {within}, by their model all"
-        " the same: what takes the time is reading and answering them, which a shed event needs too.",
-        "next_action": "Let less wait at a time: fewer clients that each wait for an answer, or fewer events a request;"
-        " without ?wait=decision an answer costs less. Or declare a longer latency=."
+        f" the same: {cause}.",
+        "next_action": f"{action} Or declare a longer latency=."
         f" `skyriver stream get {stream.name}` shows what the worker's time goes to.",
     }
 

@@ -3,7 +3,7 @@ service and of the versions. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from skyriver.core.errors import InvalidInput
@@ -103,9 +103,10 @@ def check_cheaper(snapshot: Snapshot, tenant: str, app: AppSpec) -> list[tuple[s
             missing.append((decide.stream, f"{told}: nothing is cheaper; {other} gives it to a smaller one"))
         if not decide.cheaper or decide.cheaper in aliases:
             continue
-        numbers = [int(v.name.rpartition(":")[2]) for v in _versions_of(snapshot, tenant, decide.model)]
-        give = f"`skyriver model alias {decide.model} {decide.cheaper} {numbers[-1] if numbers else 'VERSION'}`"
-        if numbers:
+        versions = _versions_of(snapshot, tenant, decide.model)
+        number = _smaller(snapshot, tenant, decide.model, versions)
+        give = f"`skyriver model alias {decide.model} {decide.cheaper} {number}`"
+        if versions:
             known = f"there are {', '.join(sorted(aliases))}" if aliases else "none has any"
             raise InvalidInput(
                 f"The decisions of {decide.stream}: cheaper={decide.cheaper!r} is no alias of a version of"
@@ -118,6 +119,14 @@ def check_cheaper(snapshot: Snapshot, tenant: str, app: AppSpec) -> list[tuple[s
             (decide.stream, f"no version of {decide.model} can be {decide.cheaper!r} yet: once one is, {give}")
         )
     return missing
+
+
+def _smaller(snapshot: Snapshot, tenant: str, name: str, versions: Sequence[Resource]) -> str:
+    """The number of one that could stand in: the newest that may serve and does not; else a word in its place."""
+    service = snapshot.find(tenant, "service", name)
+    serving: Mapping[str, Any] = service.spec.get("versions", {}) if service is not None else {}
+    numbers = [v.name.rpartition(":")[2] for v in versions if v.state == "APPROVED"]
+    return next((n for n in reversed(numbers) if not serving.get(n, {}).get("weight")), "VERSION")
 
 
 def _objective(decide: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,9 @@ class _Told:
     besides: int = 0
     """Rows of all but events."""
     scoring_us: int = 0
-    """That turns took, without what is no event's."""
+    """That turns waited for scores."""
+    recording_us: int = 0
+    """That turns took else for events: features, rules, the log and its disk."""
     besides_us: int = 0
     between_us: int = 0
     """That was spent on reading and answering."""
@@ -84,6 +86,7 @@ class Pacer:
         self._now, self._wall = now, wall
         self._ladder: tuple[Step, ...] = LADDERS[False, False]
         self._costs = {effort: Cost(objective.share) for effort in Effort}
+        """That of SHED is what any turn of events takes but for its scores, so each turn tells it."""
         self._around = Around()
         self._besides = Cost(objective.share)
         """Of rows that are none of events."""
@@ -98,13 +101,14 @@ class Pacer:
         """More threads are taken, or would be but for the cheaper version."""
         self._vain_until = start
         """Until when they are not, for they brought nothing."""
+        self._late_by = ""
         self._late_since = 0
         """Since when events are late though no step would mend it; wall time, 0: they are not."""
         self._counts = _Told(start)
         self._looks = deque([_Told(start)])
         """Of the last WINDOW_US."""
-        self._taken = self._waited = 0
-        """Rows of events that turns took since the last look, and rows that waited then."""
+        self._taken = self._waited = self._refused = 0
+        """Rows of events that turns took since the last look, that waited then, and that were refused since."""
         self._standing = -1
         self._asked_at = dict.fromkeys(Effort, start)
         self._rate_in = 0.0
@@ -165,7 +169,9 @@ class Pacer:
             # What came before it cannot be decided in time.
             last = now - math.floor(cost.target_us(latency) - cost.bound_us(min(batch, waiting)) - besides_us)
             if arrived < last and not self._is_due(effort, now):
-                turn = _next(queue, room, room, beside, lambda work: work.submission.arrived < last)
+                # And what this turn makes late: else turns that shed alone would follow each other.
+                lasts = math.ceil(self._costs[Effort.SHED].bound_us(min(room, waiting)))
+                turn = _next(queue, room, room, beside, lambda work: work.submission.arrived < last + lasts)
                 turn.effort = Effort.SHED
                 return turn
             late = arrived < last
@@ -206,6 +212,10 @@ class Pacer:
         tried = self._is_wide and more.turns >= TRIED
         return one.us(round(more.rows)) / max(1.0, more.us(round(more.rows))) if tried else 0.0
 
+    def refused(self, rows: int) -> None:
+        """So many events came and found no room."""
+        self._refused += rows
+
     def done(self, turn: Turn, took_us: int) -> None:
         """Its decisions are durable."""
         now, counts, latency = self._now(), self._counts, self.objective.latency_us
@@ -217,11 +227,13 @@ class Pacer:
         if not rows:
             return
         counts.events += rows
-        counts.scoring_us += took_us
-        self._costs[turn.effort].note(rows, took_us)
+        rest_us = max(0, took_us - turn.scoring_us)
+        counts.scoring_us, counts.recording_us = counts.scoring_us + turn.scoring_us, counts.recording_us + rest_us
+        self._costs[Effort.SHED].note(rows, rest_us)
         if turn.effort is Effort.SHED:
             counts.shed += rows
             return
+        self._costs[turn.effort].note(rows, took_us)
         counts.cheaper += rows if turn.effort is Effort.CHEAPER else 0
         counts.threads += rows if turn.threads > 1 else 0
         counts.in_time += sum(len(part) for _, part in turn.events if now - part.arrived <= latency)
@@ -241,8 +253,7 @@ class Pacer:
     def report(self) -> dict[str, Any]:
         first, last = self._looks[0], self._counts
         events = last.events - first.events
-        cost, lately = self._costs[self._scoring], self._over(self._now(), WINDOW_US)
-        busy = {"scoring": lately.scoring_us, "labels": lately.besides_us, "answering": lately.between_us}
+        cost = self._costs[self._scoring]
         return self._report_threads(events, last.threads - first.threads) | {
             "step": self.step,
             "since": self._since,
@@ -257,7 +268,8 @@ class Pacer:
             "alone_us": round(cost.bound_us(1)) if cost.turns else None,
             "why": self._why,
             "late_since": self._late_since,
-            "busy": {what: round(min(1.0, us / lately.at), 3) for what, us in busy.items()},
+            "late_by": self._late_by,
+            "busy": self._busy(self._now()),
         }
 
     def _report_threads(self, events: int, threads: int) -> dict[str, Any]:
@@ -300,14 +312,15 @@ class Pacer:
     def _look(self, now: int, waiting: int) -> None:
         before, counts, latency = self._looks[-1], self._counts, self.objective.latency_us
         elapsed = now - before.at
-        came = max(0, self._taken + waiting - self._waited)
+        came = max(0, self._taken + waiting - self._waited) + self._refused
         counts.came += came
         newest = 1 - math.exp(-elapsed / RATE_US)
         self._rate_in += newest * (came * SECOND / elapsed - self._rate_in)
         if self._rate_in < 0.01:
             self._rate_in = 0.0
         self._look_around(now)
-        cost, rate, below = self._costs[self._scoring], self._rate(self._scoring), self._rate(self._below)
+        cost, lately = self._costs[self._scoring], self._over(now)
+        rate, below = self._rate(self._scoring), self._rate(self._below)
         standing = max(0, self._standing) if waiting else 0
         seen = Seen(
             now,
@@ -318,10 +331,10 @@ class Pacer:
             below,
             cost.target_us(latency),
             counts.shed - before.shed,
-            self._rate_free,
-            self._over(now).came,
+            self._rate(Effort.SHED),
+            lately.came * SECOND / lately.at,
         )
-        self._taken, self._waited, self._standing = 0, waiting, -1
+        self._taken, self._waited, self._refused, self._standing = 0, waiting, 0, -1
         self._looks.append(replace(counts, at=now))
         while now - self._looks[0].at > WINDOW_US:
             self._looks.popleft()
@@ -332,6 +345,7 @@ class Pacer:
             self._tell(state.place > self._state.place, self._ladder[state.place], seen)
         if bool(state.late_since) != bool(self._state.late_since):
             self._late_since = self._wall() if state.late_since else 0
+        self._late_by = self._by(self._busy(now)) if state.late_since else ""
         self._state = state
         self._widen()
 
@@ -347,6 +361,22 @@ class Pacer:
         then, last = asdict(first), asdict(self._counts)
         return _Told(**{what: last[what] - then[what] for what in last if what != "at"}, at=max(1, now - first.at))
 
+    def _busy(self, now: int) -> dict[str, float]:
+        """Shares of the time, lately."""
+        lately = self._over(now, WINDOW_US)
+        spent = {
+            "scoring": lately.scoring_us,
+            "recording": lately.recording_us,
+            "labels": lately.besides_us,
+            "answering": lately.between_us,
+        }
+        return {what: round(min(1.0, us / lately.at), 3) for what, us in spent.items()}
+
+    def _by(self, busy: dict[str, float]) -> str:
+        """What takes most of the time. Of two that take about as much it is the same at each look."""
+        most = max(busy, key=lambda what: busy[what])
+        return self._late_by if self._late_by and busy[most] < 1.5 * busy[self._late_by] else most
+
     def _look_around(self, now: int) -> None:
         """What an event costs besides its turn. Reading and answering is shared by rows, whatever they are of."""
         lately = self._over(now)
@@ -359,13 +389,6 @@ class Pacer:
     def _rate(self, effort: Effort) -> float:
         """Events a second with it; 0: not known."""
         return self._costs[effort].rate(self.objective.latency_us, self._most, self._around)
-
-    @property
-    def _rate_free(self) -> float:
-        """Events a second if none were scored; 0: not known."""
-        if self._costs[Effort.SHED].turns:
-            return self._rate(Effort.SHED)
-        return self._around.rate(self._most, 0.0) if self._around.each_us else 0.0
 
     def _tell(self, up: bool, step: Step, seen: Seen) -> None:
         """A step was taken."""

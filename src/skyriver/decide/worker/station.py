@@ -188,13 +188,11 @@ class Station:
         rows = len(work.submission) if isinstance(work, RowWork) else 0
         if (rows and self._rows and self._rows + rows > self._limit) or len(self._queue) >= self._limit:
             waiting = f"{self._rows} rows wait in {len(self._queue)} requests, {self._limit} may"
-            message = f"More comes than the stream's worker can do: {waiting}. Nothing of this request was taken."
-            raise QuotaExceeded(message, code="QUEUE_FULL", next_action=LESS)
+            raise self._is_full(work, waiting)
         size = work.size if isinstance(work, EventWork | LabelWork | LoadWork) else 0
         if size and self._bytes and self._bytes + size > QUEUE_BYTES:
             waiting = f"requests of {self._bytes} bytes wait, {QUEUE_BYTES} may"
-            message = f"More comes than the stream's worker can do: {waiting}. Nothing of this request was taken."
-            raise QuotaExceeded(message, code="QUEUE_FULL", next_action=LESS)
+            raise self._is_full(work, waiting)
         if isinstance(work, ReadWork):
             self._check_reads(len(work.rows))
         if isinstance(work, EventWork) and asyncio.get_running_loop().time() < self._loading_until:
@@ -203,6 +201,12 @@ class Station:
                 code="LOADING",
                 next_action="Try again in a second.",
             )
+
+    def _is_full(self, work: Work, waiting: str) -> QuotaExceeded:
+        if self.pacer is not None and isinstance(work, EventWork):
+            self.pacer.refused(len(work.submission))
+        message = f"More comes than the stream's worker can do: {waiting}. Nothing of this request was taken."
+        return QuotaExceeded(message, code="QUEUE_FULL", next_action=LESS)
 
     def _check_reads(self, rows: int) -> None:
         if rows > READS_A_TURN:
@@ -315,6 +319,7 @@ class Station:
         error = done.exception()
         if error is not None:  # it only makes the next start longer; after the usual time it is tried again
             _log.error("a checkpoint could not be taken", exc_info=error)
+        self._free_ns = time.perf_counter_ns()  # what it took is no part of what answering takes
         self._go_on()
 
     def _work(self, engine: Engine, turn: Turn) -> list[Reply]:
@@ -322,7 +327,9 @@ class Station:
         replies: list[Reply] = []
         if turn.events:
             self._scoring_threads.count = turn.threads
+            lanes, waited_us = engine.deciding.lanes, engine.deciding.lanes.waited_us
             receipts = engine.decide([part for _, part in turn.events], turn.effort)
+            turn.scoring_us = lanes.waited_us - waited_us
             replies += [partial(self._complete, work, r) for (work, _), r in zip(turn.events, receipts, strict=True)]
         decided_ns = time.perf_counter_ns()
         if turn.labels:

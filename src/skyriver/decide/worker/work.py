@@ -115,6 +115,8 @@ class Turn:
     effort: Effort = Effort.FULL
     threads: int = 1
     """That scoring its events may take."""
+    scoring_us: int = 0
+    """That it waited for scores."""
     besides_us: int = 0
     """That all but its events took."""
     before_us: int = 0
