@@ -24,7 +24,7 @@ def advice(screen: Screen, found: Advice) -> None:
         screen.say("There is no service with a version yet: advice is given on what has served.")
         return
     unit = found["currency"]
-    head = ("SERVICE", "NOW", "PROPOSED", f"COST A MONTH, {unit or 'replica-hours'}", "LATE", "HISTORY")
+    head = ("SERVICE", "NOW", "PROPOSED", f"COST A MONTH, {unit or 'core-hours'}", "LATE", "HISTORY")
     rows = []
     for item in found["items"]:
         then = item["proposed"]
@@ -36,6 +36,8 @@ def advice(screen: Screen, found: Advice) -> None:
     for item in found["items"]:
         saves = f" It saves {item['saves']:.0%}." if item["proposed"] is not None and item["saves"] else ""
         screen.out.print(f"{item['name']}: {escape(item['why'])}{saves}", highlight=False)
+        if item.get("doubt"):
+            screen.out.print(f"{item['name']}: not to be relied on: {escape(item['doubt'])}", highlight=False)
     if len(found["items"]) == 1:
         _looked_at(screen, found["items"][0], unit)
     if unit:
@@ -71,7 +73,7 @@ def _both(now: str, then: str) -> str:
 def _cost(one: Declaration, unit: str) -> str:
     if unit:
         return "-" if one["cost"] is None else f"{float(one['cost']):,.2f}"
-    return "-" if one["replica_hours"] is None else f"{one['replica_hours']:,.0f}"
+    return "-" if one["core_hours"] is None else f"{one['core_hours']:,.0f}"
 
 
 def _late(one: Declaration) -> str:

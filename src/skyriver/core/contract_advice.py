@@ -32,7 +32,7 @@ class Side(TypedDict):
     cost: float
     """c: of replicas, starts included."""
     late_cost: float | None
-    """D: of late requests, at the price at which the objective asked for just holds; null: nothing tells that."""
+    """D: of late requests, at the price at which its own objective just holds; null: nothing tells that."""
     sum: float | None
     most: int
     """Replicas at once."""
@@ -42,18 +42,34 @@ class Side(TypedDict):
     """Share of the work that came in it."""
 
 
+class Rejudged(TypedDict):
+    """The present declaration by another objective: the one that is asked for."""
+
+    latency_ms: float
+    share: float
+    late: float
+    late_cost: float | None
+    sum: float | None
+
+
 class Trace(TypedDict):
     """Of a history, in stretches of `seconds`, oldest first."""
 
     seconds: int
     demand: Sequence[float | None]
     """Replicas' work."""
+    measured: Sequence[float | None]
+    """Share of the requests that was really late, by what was declared then; null: none was judged."""
+    judged: int
+    """Requests of which that was measured."""
     now: Side
     then: Side
+    rejudged: NotRequired[Rejudged]
+    """Where another objective is asked for than is declared."""
     late_price: float
-    """Of a late request."""
+    """Of a late request, at which the objective asked for just holds."""
     unit: str
-    """A currency, or replica-hours."""
+    """A currency, or core-hours."""
 
 
 class ServiceAdvice(TypedDict):
@@ -73,6 +89,8 @@ class ServiceAdvice(TypedDict):
     """Measured share of the requests; null: none was asked."""
     why: str
     looked_at: Sequence[Declaration]
+    doubt: NotRequired[str]
+    """Why the replay is not to be relied on, where it says something else than was measured."""
     trace: NotRequired[Trace]
     """Where a declaration was asked for: that is `proposed` then, whatever it does."""
 

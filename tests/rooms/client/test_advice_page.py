@@ -68,15 +68,15 @@ def test_what_to_write_instead_is_told_with_what_it_saves(capsys: pytest.Capture
     assert "By prices as of 2026-11-01 (HOME/prices.toml)" in err
 
 
-def test_without_prices_it_is_in_replica_hours(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_prices_it_is_in_core_hours(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = shown(capsys, currency="")
-    assert "COST A MONTH, replica-hours" in out
+    assert "COST A MONTH, core-hours" in out
     assert "2,190 -> 830" in out
 
 
 @pytest.mark.parametrize("currency", ["EUR", ""])
 def test_what_nobody_knows_costs_no_number(capsys: pytest.CaptureFixture[str], currency: str) -> None:
-    unknown: Any = {**NOW, "replica_hours": None, "cost": None, "late": None}
+    unknown: Any = {**NOW, "replica_hours": None, "core_hours": None, "cost": None, "late": None}
     out, _ = shown(capsys, currency, now=unknown, proposed=None, saves=0.0, looked_at=[], why="Nothing is known.")
     line = next(line for line in out.splitlines() if line.startswith("quote "))
     assert line.split()[-5:] == ["-", "-", "-", "7.0", "days"]

@@ -307,6 +307,18 @@ def test_a_day_that_repeats_is_forecast() -> None:
     assert decided.growth == 1.0
 
 
+def test_a_candidate_says_whose_demand_it_was_chosen_by() -> None:
+    service, told = Service(), []
+    for ticks in (3, 80, 720):
+        run(service, lambda _: 2.0, ticks)
+        decided = service.fleet.decided("a")
+        assert decided is not None
+        told.append(dict(explain(decided).lines)["candidate"])
+    assert "of its own demand nothing is replayed yet" in told[0]
+    assert "of what that goes by is its own demand" in told[1]
+    assert "on its own demand" in told[2]
+
+
 def test_the_sum_of_the_chosen_number_is_explained() -> None:
     service = Service(rules=replace(RULES, price=0.36))
     rng = np.random.default_rng(5)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
+from skyriver.control.schedule.doubting import doubt, unseen
 from skyriver.control.schedule.lanes import Told
 from skyriver.control.schedule.past import MOST_START_S, History, Outcome, Plan
 from skyriver.control.schedule.replaying import replay
@@ -83,8 +84,9 @@ class _Try:
         )
 
 
-def plan_of(serve: ServiceSpec) -> Plan:
-    return _Try(serve).plan
+def judged_plan(asked: Asked, serve: ServiceSpec, history: History) -> Plan:
+    """As `advise` judges it."""
+    return _judged_by(_Try(serve).plan, _Judge.of(asked, history))
 
 
 def advise(asked: Asked, prices: Prices, now: float, told: Told = lambda share: None) -> ServiceAdvice:
@@ -95,11 +97,12 @@ def advise(asked: Asked, prices: Prices, now: float, told: Told = lambda share: 
     assert history is not None
     judge = _Judge.of(asked, history)
     tries = [_Try(serve) for serve in _changes(asked, judge)] if not judge.trouble else []
-    outcomes = replay(history, [_judged_by(one.plan, judge) for one in (_Try(asked.serve), *tries)], told)
-    judge = replace(judge, before=outcomes[0])
+    plans = [_judged_by(one.plan, judge) for one in (_Try(asked.serve), *tries)]
+    outcomes = replay(history, plans, told)
+    judge = replace(judge, before=outcomes[0], unseen=unseen(history, outcomes[0]))
     present = declaration_of(asked, asked.serve, outcomes[0], prices, "")
     if judge.trouble:
-        return advice_of(asked, prices, present, (), None, judge.trouble)
+        return _doubted(advice_of(asked, prices, present, (), None, judge.trouble), history, plans[0], outcomes[0])
     best, best_outcome, looked = asked.serve, outcomes[0], []
     for one, outcome in zip(tries, outcomes[1:], strict=True):
         costs, verdict = _monthly(asked, one.serve, outcome, prices), judge.verdict(one, outcome)
@@ -113,9 +116,18 @@ def advise(asked: Asked, prices: Prices, now: float, told: Told = lambda share: 
             best, best_outcome = one.serve, outcome
     best, best_outcome = _smaller(asked, history, judge, prices, best, best_outcome)
     if best == asked.serve:
-        return advice_of(asked, prices, present, looked, None, _why_nothing(looked))
-    proposed = declaration_of(asked, best, best_outcome, prices, "")
-    return advice_of(asked, prices, present, looked, proposed, _why(asked, history, best, outcomes[0], best_outcome))
+        found = advice_of(asked, prices, present, looked, None, _why_nothing(looked))
+    else:
+        proposed = declaration_of(asked, best, best_outcome, prices, "")
+        why = _why(asked, history, best, outcomes[0], best_outcome)
+        found = advice_of(asked, prices, present, looked, proposed, why)
+    return _doubted(found, history, plans[0], outcomes[0])
+
+
+def _doubted(found: ServiceAdvice, history: History, plan: Plan, outcome: Outcome) -> ServiceAdvice:
+    if doubts := doubt(history, plan, outcome):
+        found["doubt"] = doubts
+    return found
 
 
 def _unusable(asked: Asked, now: float) -> str:
@@ -143,13 +155,17 @@ class _Judge:
     """Why nothing is made smaller, whatever the replay says."""
     start_s: float
     before: Outcome | None = None
+    unseen: float = 0.0
+    """Share that was late beyond what the replay says: it is taken to stay so with any declaration."""
 
     @classmethod
     def of(cls, asked: Asked, history: History) -> _Judge:
         serve = asked.serve
         most, trouble = 1 - serve.share, ""
         allowed = most if serve.latency else SLACK * most
-        if history.late > most:
+        if impossible := serve.cannot_keep(history.service_s * SECOND):
+            trouble = f"{impossible}."
+        elif history.late > most:
             trouble = (
                 f"{history.late:.2%} of its requests were late or refused, and {most:.2%} may be: it has too little."
             )
@@ -159,10 +175,10 @@ class _Judge:
         """ "" where it may be."""
         before = self.before
         assert before is not None
-        most = max(self.allowed, before.late)
-        if outcome.late <= most + 1e-9:
+        most, late = max(self.allowed, before.late + self.unseen), outcome.late + self.unseen
+        if late <= most + 1e-9:
             return ""
-        return f"{_percent(outcome.late)} would be late, and {_percent(most)} may be."
+        return f"{_percent(late)} would be late, and {_percent(most)} may be."
 
 
 def _judged_by(plan: Plan, judge: _Judge) -> Plan:

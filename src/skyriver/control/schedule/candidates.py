@@ -271,6 +271,12 @@ def of_base(accounts: Accounts, row: int, base: int, mean: float, tick_s: float)
     return late.tolist(), cost.tolist()
 
 
+def own_part(accounts: Accounts, row: int, mean: float, tick_s: float) -> float:
+    """Which share of what `shares_late` goes by is demand of the service, and not the prior."""
+    came = float(accounts.came[row])
+    return came / (came + PRIOR_S / tick_s * mean) if came else 0.0
+
+
 def _with_prior(account: Small, weight: Floats, of: Small) -> Small:
     found: Small = weight.astype(np.float32)[:, None, None] * of
     found += account

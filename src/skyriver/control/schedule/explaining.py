@@ -16,6 +16,8 @@ from skyriver.control.schedule.scaling import Decided, Rules
 HOUR: Final = 3_600.0
 NOTHING: Final = 0.005
 """Replicas' work; what is told of less is 0.00."""
+OWN: Final = 0.9
+"""Of what a candidate is chosen by: from then on it is said to be a service's own demand."""
 _G: Final[list[list[float]]] = factors().tolist()
 _LOG_G: Final = [[math.log(g) for g in row] for row in _G]
 
@@ -136,14 +138,7 @@ def _lines(decided: Decided, base: int, factor: int) -> list[tuple[str, str]]:
     )
     grows = f"It is to grow by {decided.growth - 1:.0%} until a replica that is asked for now has worked for a minute."
     lines.append(("forecast", grows if decided.growth > 1.005 else "It is not expected to grow until then."))
-    factor_of, late, mean = _G[base][factor], decided.late[factor], decided.costs[factor]
-    lines.append(
-        (
-            "candidate",
-            f"{factor_of:.2f} times {NAMES[base]}: on its own demand {late:.3%} would have been late with"
-            f" {mean:.2f} replicas on the mean, cheapest of {BANK} that keep to {1 - rules.share:.2g}.",
-        )
-    )
+    lines.append(("candidate", _candidate(decided, base, factor)))
     if decided.queue > 1.005:
         lines.append(
             (
@@ -168,6 +163,24 @@ def _lines(decided: Decided, base: int, factor: int) -> list[tuple[str, str]]:
     elif decided.wanted == rules.least > decided.wish:
         lines.append(("limits", f"{decided.wish:.0f} would do, and at least {rules.least} are declared."))
     return lines
+
+
+def _candidate(decided: Decided, base: int, factor: int) -> str:
+    """By what it was chosen: its own demand, or until there is some the one that stands in for it."""
+    told, late = f"{_G[base][factor]:.2f} times {NAMES[base]}:", f"{decided.late[factor]:.3%} would have been late"
+    cheapest = f"cheapest of {BANK} that keep to {1 - decided.rules.share:.2g}"
+    with_mean = f"with {decided.costs[factor]:.2f} replicas on the mean"
+    if decided.own < 0.005:
+        return (
+            f"{told} of its own demand nothing is replayed yet; of one that varies by a quarter, which stands in for it"
+            f" in every new service, {late}, {cheapest}."
+        )
+    if decided.own < OWN:
+        return (
+            f"{told} {late} {with_mean}, {cheapest}: {decided.own:.0%} of what that goes by is its own demand, the rest"
+            " one that varies by a quarter, which stands in until more is known."
+        )
+    return f"{told} on its own demand {late} {with_mean}, {cheapest}."
 
 
 def _objective(rules: Rules) -> str:

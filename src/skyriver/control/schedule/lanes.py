@@ -9,10 +9,17 @@ from typing import Final
 
 import numpy as np
 
-from skyriver.control.schedule.candidates import HALF_LIFE_S
+from skyriver.control.schedule.candidates import (
+    BASES,
+    FACTORS,
+    HALF_LIFE_S,
+    choose,
+    costs,
+    late_prices,
+    shares_late,
+)
 from skyriver.control.schedule.chance import by_chance
-from skyriver.control.schedule.demand import SLOT_S, SLOTS, leads_of
-from skyriver.control.schedule.explaining import explain
+from skyriver.control.schedule.demand import SLOT_S, SLOTS, leads_of, turn_of
 from skyriver.control.schedule.history import TICK_S, TICKS
 from skyriver.control.schedule.past import History, Plan, Total, late_by_start
 from skyriver.control.schedule.scaling import Fleet, Rules, Ticks
@@ -109,6 +116,8 @@ def fleet_of(lanes: Lanes, before: Fleet | None = None) -> Fleet:
     fleet = Fleet(float(TICK_S))
     rules = [Rules(plan.share, plan.latency_s, plan.least, plan.most, plan.hold_s) for plan in lanes.plans]
     fleet.add_all({str(lane): (of, None) for lane, of in enumerate(rules)})
+    # By the piece: what a plan would have done does not go by which others are asked for with it.
+    fleet.demand.turn[:] = [turn_of(str(piece)) for piece in lanes.piece]
     fleet.demand.slots[:] = lanes.slots
     fleet.demand.slot[:] = lanes.clock // SLOT_S - 1
     if before is None:
@@ -182,6 +191,7 @@ def run(history: History, lanes: Lanes, fleet: Fleet, sums: Mapping[Plan, Total]
         if tick % 120 == 0:
             told(tick / len(lanes.came))
     if sums is not None:
+        prices = _late_prices(history, lanes, fleet)
         for lane, plan in enumerate(lanes.plans):
             total = sums[plan]
             total.replicas += float(cost[lane])
@@ -189,9 +199,21 @@ def run(history: History, lanes: Lanes, fleet: Fleet, sums: Mapping[Plan, Total]
             total.most = max(total.most, int(most[lane]))
             begins = lanes.piece[lane] * lanes.ticks - history.begins % SLOT_S // TICK_S
             total.put(begins, all_there[LEAD:, lane], all_late[LEAD:, lane])
-            decided = fleet.decided(str(lane))
-            total.late_price = explain(decided).late_price if decided is not None else 0.0
+            total.late_price = float(prices[lane])
     return fleet
+
+
+def _late_prices(history: History, lanes: Lanes, fleet: Fleet) -> Floats:
+    """(L,) of a late request, in replica-hours: at which the objective just holds, by all that was learnt and by the
+    demand of the whole history. That of its last minutes moves the price a thousandfold from one minute to the next."""
+    n, mean = np.arange(len(lanes.plans)), np.nanmean(history.work) * lanes.of(lambda plan: plan.slower)
+    allowed = 1.0 - lanes.of(lambda plan: plan.share)
+    base, factor = np.divmod(choose(fleet.accounts, mean, allowed, np.ones(BASES, bool), float(TICK_S)), FACTORS)
+    late = shares_late(fleet.accounts, mean, TICK_S)[n, base].astype(np.float64)
+    cost = costs(fleet.accounts, mean, TICK_S)[n, base].astype(np.float64)
+    requests = mean * 3_600.0 / max(history.service_s, 1e-9)
+    found: Floats = late_prices(late, cost, factor) / np.maximum(requests, 1e-9)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,10 @@ class History:
     cores: float
     """The most that a replica took within five seconds, and of memory ever."""
     rss_mb: float
+    judged: float = 0.0
+    """Requests of which it was measured whether they were late, by what was declared then."""
+    was_late: Floats = field(default_factory=lambda: np.zeros(0), repr=False)
+    """(T,) measured share of each minute's requests; NaN: none was judged. Empty: only `late` is known."""
 
     @property
     def known_s(self) -> float:
@@ -50,16 +54,23 @@ def history_of(minutes: Iterable[Minute]) -> History | None:
     work = np.full((last - first + 1, TICKS), np.nan)
     for minute in kept:
         work[minute.number - first] = [np.nan if came is None else came for came in minute.work]
-    judged, late = (sum(getattr(minute, what) for minute in kept) for what in ("judged", "late"))
-    came = float(np.nansum(work)) / TICKS
+    known_s = np.isfinite(work).sum(1) * float(TICK_S)
+    judged, late = np.zeros(len(work)), np.zeros(len(work))
+    for minute in kept:
+        at = minute.number - first
+        judged[at], late[at] = minute.judged * known_s[at], minute.late * known_s[at]
+    asked, missed, came = float(judged.sum()), float(late.sum()), float(np.nansum(work)) * TICK_S
+    shares = np.where(judged > 0, np.minimum(late / np.maximum(judged, 1e-9), 1.0), np.nan)
     return History(
         begins=first * 60,
         work=work.ravel(),
-        late=min(late / judged, 1.0) if judged else np.nan,
-        service_s=came / judged if judged else 0.0,
+        late=min(missed / asked, 1.0) if asked else np.nan,
+        service_s=came / asked if asked else 0.0,
         start_s=min(max(float(np.median([minute.start_s for minute in kept])), LEAST_START_S), MOST_START_S),
         cores=max(minute.cores for minute in kept),
         rss_mb=max(minute.rss_mb for minute in kept),
+        judged=asked,
+        was_late=np.repeat(shares, TICKS),
     )
 
 
@@ -97,7 +108,7 @@ class Outcome:
     too_late: Floats = field(compare=False, repr=False)
     """(T,) replica-seconds of work that was late."""
     late_price: float = 0.0
-    """Of a late request, in replica-hours: at which the objective just holds, at last; 0: nothing was decided."""
+    """Of a late request, in replica-hours: at which the objective just holds; 0: nothing was decided."""
 
 
 @dataclass(slots=True)

@@ -69,7 +69,9 @@ def _awake(history: History, plan: Plan) -> Flags:
     upcoming = following[np.searchsorted(following, np.arange(ticks))]
     requests = np.nan_to_num(history.work) * TICK_S / max(history.service_s, 1e-9)
     terms = Terms(plan.share, plan.wake_s or plan.latency_s, plan.idle_s)
-    habits, awake = Habits(start_s=history.start_s), np.zeros(ticks, bool)
+    # As live: it begins with a start that it does not know yet, and learns of each that it sees.
+    habits, awake = Habits(), np.zeros(ticks, bool)
+    observe(habits, Seen(float(history.begins), 0.0, start_s=history.start_s))
     up, last, idle_s, at = True, float(history.begins), 0.0, 0
     while at < ticks:
         now = float(history.begins + (at + 1) * TICK_S)
@@ -78,7 +80,7 @@ def _awake(history: History, plan: Plan) -> Flags:
             continue
         if came[at]:
             held, up, last, idle_s = float(not up), True, now, 0.0
-            observe(habits, Seen(now, last, float(requests[at]), held))
+            observe(habits, Seen(now, last, float(requests[at]), held, history.start_s if held else None))
             awake[at], at = True, at + 1
             continue
         observe(habits, Seen(now, last))

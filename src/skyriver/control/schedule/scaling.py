@@ -38,6 +38,7 @@ from skyriver.control.schedule.candidates import (
     factors,
     late_prices,
     of_base,
+    own_part,
     places,
     replay,
     shares_late,
@@ -229,6 +230,8 @@ class Decided:
     """(FACTORS,) share of the work that each candidate of the chosen base would have finished too late."""
     costs: Sequence[float]
     """(FACTORS,) mean replicas that each would have had, starts included."""
+    own: float
+    """Share of the demand behind `late` that is the service's own; the rest stands in for it."""
     growth: float
     """That is forecast, and in the bases: 1 is none."""
     came: float
@@ -513,7 +516,8 @@ class Fleet:
         base = told["candidate"] // FACTORS
         late, cost = of_base(own, row, base, self.demand.mean[row].item(), self.tick_s)
         headroom = self.steering.headroom[row].item()
-        return Decided(rules=self._rules[name], late=late, costs=cost, headroom=headroom, **told)
+        own_share = own_part(own, row, self.demand.mean[row].item(), self.tick_s)
+        return Decided(rules=self._rules[name], late=late, costs=cost, own=own_share, headroom=headroom, **told)
 
 
 def _recent(means: Floats, hold_s: Floats) -> Floats:
