@@ -18,8 +18,8 @@ from skyriver.control.schedule.replaying import replay
 from skyriver.control.schedule.tables import Floats
 from skyriver.core.contract_advice import Rejudged, ServiceAdvice, Side, Trace
 from skyriver.core.prices import Prices
+from skyriver.core.ranges import MOST_REPLICAS
 from skyriver.core.spec import ServiceSpec
-from skyriver.core.spec_models import MOST_REPLICAS
 
 LEAST_S: Final = 120.0
 STRETCHES: Final = 60
