@@ -104,7 +104,7 @@ def test_with_one_core_more_nobody_gets_fewer(many: list[tuple[Ask, list[float]]
     _, more = granted(same, cores + 1, 1_000.0)
     assert all(more.replicas[name] >= count for name, count in fewer.replicas.items())
     assert sum(more.replicas.values()) <= sum(fewer.replicas.values()) + 1
-    assert more.price <= fewer.price
+    assert more.price <= fewer.price * (1 + 1e-12)  # the last bit of a mean
 
 
 @given(st.lists(st.floats(0.0, 100.0), min_size=1, max_size=20))
