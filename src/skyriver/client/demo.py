@@ -373,7 +373,7 @@ def _swap_and_roll_back(walk: Walk) -> None:
 
 def _burst(walk: Walk) -> None:
     """One replica becomes two; priced by a list, for here nothing costs anything. It is one again by `_one_again`."""
-    with walk.step(6, "A burst of requests, answered in time", f"skyriver explain {MODEL}"):
+    with walk.step(6, "A burst of requests: one replica becomes two", f"skyriver explain {MODEL}"):
         (walk.home / "prices.toml").write_text(f'list = "{PRICES}"\n')
         features = len(walk.client.get("models", MODEL)["spec"]["features"]["features"])
         burst = demo_burst.burst_of(walk.client, _token(walk), MODEL, features)
@@ -396,10 +396,8 @@ def _burst(walk: Walk) -> None:
         walk.check(
             more["from"] == 1, f"1 -> 2 replicas serve {two - begun:.1f} s after it began. {demo_burst.told(more)}"
         )
-        walk.tell(
-            f"too late: {demo_burst.late(burst, latency_s, begun, two)} with one,"
-            f" {demo_burst.late(burst, latency_s, two + 1, end)} with two"
-        )
+        walk.tell(demo_burst.lateness(burst, latency_s, begun, two, end))
+        walk.tell(f"priced by the list {PRICES} of {walk.home / 'prices.toml'}; without one nothing costs anything")
         failed = sum(status != 200 for _, _, status in burst.answers)
         walk.check(not failed, f"{len(burst.answers):,} requests of {demo_burst.ROWS:,} rows, {failed} failed")
         walk.found["burst"] = {"more": more, "requests": len(burst.answers), "failed": failed}

@@ -140,7 +140,19 @@ def told(change: Mapping[str, Any]) -> str:
     return f"{change['why']} {costs} {unit}" if cost else str(change["why"])
 
 
-def late(burst: Burst, latency_s: float, begin: float, end: float) -> str:
-    """The share of the answers between two moments that took longer."""
+def lateness(burst: Burst, latency_s: float, begun: float, two: float, end: float) -> str:
+    """What was too late while one replica served, and from a second after `two` did until `end`; whether that keeps the
+    objective."""
+    (one_late, one), (late, answers) = _late(burst, latency_s, begun, two), _late(burst, latency_s, two + 1, end)
+    told = f"too late: {one_late:,} of {one:,} answers with one, {late:,} of {answers:,} answers with two"
+    if late <= (1 - SHARE) * answers:
+        return told
+    return (
+        f"{told}: more than the {1 - SHARE:.0%} that may, for two replicas and who asks share the cores of this machine"
+    )
+
+
+def _late(burst: Burst, latency_s: float, begin: float, end: float) -> tuple[int, int]:
+    """Of the answers between two moments: how many took longer, and how many there were."""
     took = [seconds for now, seconds, _ in burst.answers if begin <= now < end]
-    return f"{sum(seconds > latency_s for seconds in took):,} of {len(took):,} answers"
+    return sum(seconds > latency_s for seconds in took), len(took)

@@ -209,6 +209,15 @@ def test_the_demo_tells_a_change_in_the_same_unit() -> None:
     assert demo_burst.told(unknown) == "demand: 1.12."
 
 
+@pytest.mark.parametrize("late", [0, 9], ids=["kept", "missed"])
+def test_the_demo_says_whether_its_burst_was_answered_in_time(late: int) -> None:
+    burst = demo_burst.Burst("", "", b"", {})
+    burst.answers += [(0.5, 0.2, 200)] * 4 + [(3.5, 0.2, 200)] * late + [(3.5, 0.01, 200)] * 10
+    told = demo_burst.lateness(burst, 0.05, 0.0, 2.0, 4.0)
+    assert told.startswith(f"too late: 4 of 4 answers with one, {late} of {10 + late} answers with two")
+    assert ("more than the 5% that may" in told) == (late > 0)
+
+
 def test_top_tells_of_one_that_sleeps_that_it_does() -> None:
     sleeping = {**service(rest={"state": "asleep"}, wanted=0), "message": "Asleep: nobody asked for 15s."}
     now = top.Look(1.0, [], [], [row()], [{**sleeping, "state": "SCALED_TO_ZERO"}])
