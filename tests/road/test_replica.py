@@ -499,10 +499,14 @@ def test_the_batch_limit_follows_the_objective_while_it_answers(start: Callable[
         live.with_suffix(".new").write_text(json.dumps({"latency_us": int(2 * report["row_us"]) + 1}))
         live.with_suffix(".new").replace(live)
         wait_for(lambda: process.report()["max_batch"] < large, "a smaller limit")
-        small = process.report()["max_batch"]
         live.with_suffix(".new").write_text(json.dumps({}))
         live.with_suffix(".new").replace(live)
-        wait_for(lambda: process.report()["max_batch"] > small, "the limit that was calibrated")
+
+        def is_calibrated() -> bool:
+            told = process.report()
+            return bool(told["max_batch"] == told["curve"]["max_batch"])
+
+        wait_for(is_calibrated, "the limit that was calibrated")
     finally:
         over.set()
         for asker in askers:

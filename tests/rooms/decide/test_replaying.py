@@ -197,7 +197,7 @@ class World:
             at = house.clock.wall_us - START - (luck.randrange(10, 30) * SECOND if late else luck.randrange(3 * SECOND))
             self.ids.append(len(self.ids) + 1)
             rows.append(house.event(self.ids[-1], at / SECOND, luck.randrange(5), amount))
-        house.send(*rows, effort=luck.choices([*Effort], [8, 1, 1])[0])
+        house.send(*rows, effort=luck.choices([*Effort], [7, 1, 1, 1])[0])
         if luck.random() < 0.5:
             subjects = luck.sample(self.ids, min(3, len(self.ids)))
             house.send_labels(*({"payment": own, "fraud": luck.randrange(2)} for own in subjects))
