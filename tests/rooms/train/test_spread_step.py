@@ -29,9 +29,9 @@ ALONE = {"generation": 1, "members": (1,), "lost": False}
 class Line:
     """The launcher's end."""
 
-    def __init__(self) -> None:
+    def __init__(self, **more: Any) -> None:
         self.ours, self.theirs = multiprocessing.Pipe()
-        self.ours.send(("generation", ALONE))
+        self.ours.send(("generation", {**ALONE, **more}))
 
     def said(self) -> list[tuple[Any, ...]]:
         found = []
@@ -60,6 +60,10 @@ def rows(n: int = 96) -> tuple[Any, Any]:
 def net() -> Any:
     torch.manual_seed(11)
     return nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 1))
+
+
+def sgd(model: Any) -> Any:
+    return torch.optim.SGD(model.parameters(), 0.1)
 
 
 def loop(ctx: Context, model: Any, optimizer: Any, data: Any = None, batch: int = 32, epochs: int = 2) -> list[float]:
@@ -114,7 +118,7 @@ def test_on_one_worker_the_quick_way_is_the_plain_loop(line: Line) -> None:
 
 def test_statistics_of_batches_are_those_of_the_parts_by_their_rows(line: Line) -> None:
     model, ctx = nn.BatchNorm1d(6, momentum=1.0), line.ctx(shards=4)
-    ctx.state(model, nn.Linear(1, 1))
+    ctx.state(model, sgd(model))
     x, _ = rows(32)
     means = []
     for (xb,) in ctx.steps((x,), 32, 1):
@@ -142,7 +146,7 @@ def test_schedulers_step_once_a_step_and_a_gradient_may_be_clipped(line: Line) -
 
 def test_what_is_told_is_the_mean_over_all_rows_of_a_step(line: Line) -> None:
     model, ctx = nn.Linear(1, 1), line.ctx(shards=8)
-    ctx.state(model)
+    ctx.state(model, sgd(model))
     x = torch.arange(13.0)[:, None]
     for (xb,) in ctx.steps((x,), 13, 1):
         ctx.report(number=xb.mean())
@@ -157,7 +161,7 @@ def test_random_numbers_are_those_of_the_step_whoever_does_it(line: Line) -> Non
     for _ in range(2):
         other = Line()
         model, ctx = nn.Linear(6, 1), other.ctx(shards=4, seed=3)
-        ctx.state(model)
+        ctx.state(model, sgd(model))
         drawn.append([])
         for x, _y in ctx.steps(rows(16), 16, 2):
             drawn[-1].append((float(torch.rand(())), float(np.random.random())))
@@ -192,11 +196,47 @@ def given_many_values(ctx: Context, model: Any) -> None:
         ctx.report(**{f"value_{n}": 1.0 for n in range(9)})
 
 
+def given_another_optimizer(ctx: Context, model: Any) -> None:
+    for x, _ in ctx.steps(rows(), 32):
+        ctx.backward(model(x).mean())
+        ctx.step(sgd(model))
+
+
+def given_two_passes(ctx: Context, model: Any) -> None:
+    for x, _ in ctx.steps(rows(), 32):
+        ctx.backward(model(x).mean())
+        ctx.backward(model(x).mean())
+
+
+def given_its_own_pass(ctx: Context, model: Any) -> None:
+    for x, _ in ctx.steps(rows(), 32):
+        model(x).mean().backward()
+        ctx.step()
+
+
+def given_frozen_later(ctx: Context, model: Any) -> None:
+    model[0].weight.requires_grad = False
+    next(ctx.steps(rows(), 32))
+
+
+def given_steps_twice(ctx: Context, model: Any) -> None:
+    for _ in range(2):
+        for x, _y in ctx.steps(rows(), 32):
+            ctx.backward(model(x).mean())
+            ctx.step()
+
+
 WRONG: dict[str, tuple[str, Callable[[Context, Any], Any]]] = {
     "no step": ("NO_STEP", given_no_step),
     "backward outside": ("NO_STEP", given_backward_outside),
     "values": ("TOO_MANY_VALUES", given_many_values),
-    "state twice": ("NO_STATE", lambda ctx, model: ctx.state(model)),
+    "state twice": ("NO_STATE", lambda ctx, model: ctx.state(model, sgd(model))),
+    "another optimizer": ("NO_STATE", given_another_optimizer),
+    "two passes": ("BACKWARD_TWICE", given_two_passes),
+    "its own pass": ("NO_STEP", given_its_own_pass),
+    "frozen later": ("FROZEN_LATER", given_frozen_later),
+    "steps twice": ("BAD_STEPS", given_steps_twice),
+    "one row of statistics": ("BAD_STEPS", lambda ctx, model: next(ctx.steps(rows(33), 32))),
     "batch": ("BAD_STEPS", lambda ctx, model: next(ctx.steps(rows(), 0))),
     "epochs": ("BAD_STEPS", lambda ctx, model: next(ctx.steps(rows(), 32, True))),
     "number": ("BAD_DATASET", lambda ctx, model: next(ctx.steps(7, 32))),
@@ -211,7 +251,7 @@ WRONG: dict[str, tuple[str, Callable[[Context, Any], Any]]] = {
 def test_what_is_wrong_is_said(line: Line, wrong: str) -> None:
     code, does = WRONG[wrong]
     model, ctx = net(), line.ctx(shards=2)
-    ctx.state(model)
+    ctx.state(model, sgd(model))
     with pytest.raises(InvalidInput) as refused:
         does(ctx, model)
     assert refused.value.code == code
@@ -223,6 +263,10 @@ def test_steps_before_a_state_and_things_without_one_are_refused(line: Line) -> 
         next(line.ctx().steps(rows(), 32))
     with pytest.raises(InvalidInput, match="no module"):
         line.ctx().state(torch.optim.SGD(net().parameters(), 0.1))
+    with pytest.raises(InvalidInput, match="no optimizer"):
+        line.ctx().state(net())
+    with pytest.raises(InvalidInput, match="float16"):
+        line.ctx().state(half := nn.Linear(1, 1).half(), sgd(half))
     with pytest.raises(InvalidInput, match="int has no state_dict"):
         line.ctx().state(net(), 3)
     with pytest.raises(InvalidInput, match="power of two"):
@@ -276,6 +320,7 @@ def state(step: int = 7) -> dict[str, Any]:
         "modules": {"0": model.state_dict()},
         "optimizers": {"1": optimizer.state_dict()},
         "schedulers": {},
+        "of": {"rows": 96, "global_batch": 32, "seed": 0, "shards": 0},
         "more": {"x": {"counts": [1, 2], "pair": (1.5, None), "text": "t"}},
     }
 
@@ -300,6 +345,15 @@ def test_a_checkpoint_is_what_was_written(tmp_path: Path) -> None:
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".json", ".safetensors", ".safetensors"]
 
 
+def test_one_that_is_damaged_takes_nothing_from_those_that_come(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, kept=2)
+    for step in (100, 101, 102):
+        kept.publish(write(tmp_path, copied(state(step)), worker=1)).write_bytes(b"")
+    assert kept.usable()[0] is None
+    path = kept.publish(write(tmp_path, copied(state(5)), worker=1))
+    assert kept.usable()[0] == path
+
+
 @pytest.mark.parametrize("how", ["cut", "flipped", "no line", "bad line", "empty"])
 def test_one_that_is_not_is_passed_over(tmp_path: Path, how: str) -> None:
     kept = Checkpoints(tmp_path)
@@ -317,10 +371,15 @@ def test_one_that_is_not_is_passed_over(tmp_path: Path, how: str) -> None:
     assert (found, len(wrong)) == (first, 1)
 
 
-def test_one_of_another_model_is_refused_with_what_differs(tmp_path: Path, line: Line) -> None:
+def test_one_of_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
     path = Checkpoints(tmp_path).publish(write(tmp_path, copied(state()), worker=1))
-    ctx = line.ctx(start=str(path))
+    first, second = Line(checkpoint=str(path)), Line(checkpoint=str(path))
+    ctx = first.ctx()
     model = nn.Sequential(nn.Linear(6, 13), nn.BatchNorm1d(13), nn.ReLU(), nn.Linear(13, 1))
+    ctx.state(model, named=torch.optim.Adam(model.parameters()))
+    with pytest.raises(InvalidInput, match="global_batch was 32 there and is 16 here"):
+        next(ctx.steps(rows(), 16))
+    ctx = second.ctx()
     ctx.state(model, torch.optim.Adam(model.parameters()))
     with pytest.raises(InvalidInput, match=r"0\.bias has \(12,\) there and \(13,\) here"):
         next(ctx.steps(rows(), 32))
@@ -329,3 +388,63 @@ def test_one_of_another_model_is_refused_with_what_differs(tmp_path: Path, line:
 def test_a_state_that_no_file_can_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="a set at more"):
         write(tmp_path, {"step": 1, "more": {1}}, worker=1)
+    with pytest.raises(InvalidInput, match="a dict at more"):
+        write(tmp_path, {"step": 1, "more": {(1, 2): 3}}, worker=1)
+
+
+class Masked(nn.Module):
+    """With a mask that has infinities, truths, and a statistic that is put in place anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 1)
+        self.unused = nn.Linear(6, 1)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(3))
+        self.register_buffer("truths", torch.ones(3, 3).tril().bool())
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, x: Any) -> Any:
+        self.mean = 0.5 * self.mean + 0.5 * x.mean(0)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("shards", [0, 4], ids=["quick", "exact"])
+def test_buffers_of_all_kinds_are_kept_and_what_nobody_uses_is_left_alone(line: Line, shards: int) -> None:
+    model = Masked()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    ctx = line.ctx(shards=shards)
+    ctx.state(model, torch.optim.AdamW(model.parameters(), 0.1, weight_decay=0.5))
+    x, y = rows(32)
+    for xb, yb in ctx.steps((x, y), 32, 1):
+        ctx.backward(nn.functional.mse_loss(model(xb), yb))
+        ctx.step()
+    after = model.state_dict()
+    for name in ("mask", "truths", "unused.weight", "unused.bias"):
+        assert torch.equal(after[name], before[name]), name
+    torch.testing.assert_close(after["mean"], 0.5 * x.mean(0))
+    assert not torch.equal(after["head.weight"], before["head.weight"])
+
+
+def test_what_two_modules_share_learns_once(line: Line) -> None:
+    encoder = nn.Linear(6, 4)
+    decoder = nn.Sequential(encoder, nn.Linear(4, 1))
+    before, ctx = encoder.weight.detach().clone(), line.ctx(shards=2)
+    ctx.state(encoder, decoder, sgd(decoder))
+    for x, y in ctx.steps(rows(32), 32, 1):
+        ctx.backward(100 * nn.functional.mse_loss(decoder(x), y))
+        ctx.step(clip=0.5)
+    assert 0 < float((encoder.weight.detach() - before).norm()) <= 0.05 + 1e-6
+
+
+def test_it_may_end_early_and_leave_out_what_is_too_few_for_a_step(line: Line) -> None:
+    model, ctx = nn.Linear(6, 1), line.ctx(shards=2)
+    ctx.state(model, sgd(model))
+    counts = []
+    for x, _ in ctx.steps(rows(50), 16, 100, drop_last=True):
+        counts.append(len(x))
+        ctx.backward(model(x).mean())
+        if ctx.epoch == 2:
+            ctx.end()
+        ctx.step()
+    assert counts == [8] * 2 * 7
+    assert ctx.committed == 7

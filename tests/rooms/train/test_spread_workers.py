@@ -78,6 +78,8 @@ class Watched:
         self.changes: list[Change] = []
         self.steps: list[int] = []
         self.losses: list[float] = []
+        self.begun: list[int] = []
+        """Steps that were done when a generation began."""
         context = {"shards": shards, "params": {"gates": gates, "folder": str(folder)}}
         self.launcher = Launcher(
             function,
@@ -85,9 +87,13 @@ class Watched:
             workers,
             {"context": context},
             on_beat=self._beat,
-            on_change=self.changes.append,
+            on_change=self._change,
             **given,
         )
+
+    def _change(self, change: Change) -> None:
+        self.changes.append(change)
+        self.begun.append(change.step)
 
     def _beat(self, step: int, loss: float, told: Any) -> None:
         self.steps.append(step)
@@ -204,6 +210,7 @@ def test_all_killed_at_once_go_on_from_the_last_checkpoint(alone: bytes, tmp_pat
     watched = Watched(2, gates=(20,), folder=tmp_path, checkpoints=tmp_path, every_s=0.0)
     assert watched.run(kill) == alone
     assert "ended with -9" in watched.changes[1].why
+    assert watched.begun[-1] > 0, "it began anew"
 
 
 def test_who_hangs_is_ended_and_who_waits_for_it_is_not(alone: bytes, tmp_path: Path) -> None:
@@ -213,7 +220,7 @@ def test_who_hangs_is_ended_and_who_waits_for_it_is_not(alone: bytes, tmp_path: 
         watched.open(10)
         watched.size(1)
 
-    watched = Watched(2, silent_s=2.0, gates=(10,), folder=tmp_path)
+    watched = Watched(2, silent_s=4.0, gates=(10,), folder=tmp_path)
     assert watched.run(hang) == alone
     assert watched.sizes[:2] == [2, 1]
     assert "hung and was ended" in watched.changes[1].why
@@ -268,6 +275,45 @@ def test_the_quick_way_survives_too(tmp_path: Path) -> None:
     assert watched.losses[-1] < 0.8 * watched.losses[0]
 
 
+def begins_by_chance(ctx: Context) -> Any:
+    """Each worker makes another model, by numbers that it draws from the machine."""
+    model = nn.Linear(16, 1)
+    with torch.no_grad():
+        model.bias.fill_(float(int.from_bytes(os.urandom(2))))
+    ctx.state(model, torch.optim.SGD(model.parameters(), 0.01))
+    folder = Path(ctx.params["folder"])
+    for (x,) in ctx.steps((torch.ones(64, 16),), 16):
+        ctx.backward(model(x).mean())
+        ctx.step()
+    (folder / f"model-{os.getpid()}").write_bytes(digest(ctx, model))
+    return model
+
+
+def test_all_begin_with_one_model(tmp_path: Path) -> None:
+    Watched(3, begins_by_chance, folder=tmp_path).run()
+    found = [path.read_bytes() for path in tmp_path.glob("model-*")]
+    assert len(set(found)) == 1
+    assert found
+
+
+def test_the_last_one_leaves_with_a_checkpoint(alone: bytes, tmp_path: Path) -> None:
+    def leave(watched: Watched) -> None:
+        watched.at(20, 1)
+        os.kill(watched.pids[0], signal.SIGTERM)
+        watched.open(20)
+
+    watched = Watched(1, gates=(20,), folder=tmp_path, checkpoints=tmp_path, every_s=1_000.0)
+    assert watched.run(leave) == alone
+    assert watched.begun[-1] >= 20
+
+
+def test_who_wants_to_end_it_twice_or_after_its_end_does_no_harm() -> None:
+    watched = Watched(1)
+    watched.run()
+    watched.launcher.stop()
+    watched.launcher.resize(3)
+
+
 def raises(ctx: Context) -> Any:
     raise KeyError("amount")
 
@@ -278,7 +324,7 @@ def steps_not(ctx: Context) -> Any:
 
 def wants_all_memory(ctx: Context) -> Any:
     model = nn.Linear(1, 1)
-    ctx.state(model)
+    ctx.state(model, torch.optim.SGD(model.parameters(), 0.1))
     for (x,) in ctx.steps((torch.zeros(64, 1),), 16):
         ctx.backward(model(x).sum() + torch.zeros(1 << 50).sum())
         ctx.step()
@@ -288,9 +334,32 @@ def ends(ctx: Context) -> Any:
     os._exit(3)
 
 
+def ends_in_a_step(ctx: Context) -> Any:
+    model = nn.Linear(1, 1)
+    ctx.state(model, torch.optim.SGD(model.parameters(), 0.1))
+    for (x,) in ctx.steps((torch.zeros(64, 1),), 16):
+        if ctx.committed == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        ctx.backward(model(x).sum())
+        ctx.step()
+
+
+def leaves_its_loop(ctx: Context) -> Any:
+    model = nn.Linear(1, 1)
+    ctx.state(model, torch.optim.SGD(model.parameters(), 0.1))
+    for (x,) in ctx.steps((torch.zeros(64, 1),), 16):
+        ctx.backward(model(x).sum())
+        ctx.step()
+        if ctx.committed == 2:
+            break
+    return model
+
+
 FAILS: dict[str, tuple[Callable[[Context], Any], str, str]] = {
     "raises": (raises, "USER_ERROR", "KeyError: 'amount'"),
     "no step": (steps_not, "NO_STEP", "without a single step"),
+    "break": (leaves_its_loop, "NO_STEP", "left its loop after 2 of 4 steps"),
+    "ends in a step": (ends_in_a_step, "WORKERS_END", "10 workers ended one after another, and no step after"),
     "memory": (wants_all_memory, "OUT_OF_MEMORY", "not enough memory for step 1, 2 rows of it"),
     "ends": (ends, "WORKERS_END", "3 workers ended one after another before their first step (ended with 3)"),
 }

@@ -78,8 +78,24 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def check_fits(state: Mapping[str, Any], modules: Mapping[str, torch.nn.Module], where: str) -> None:
-    """Raises InvalidInput where a checkpoint is of another model: it says by what."""
+def step_of(path: Path) -> int:
+    """Steps that were done, of a published one."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def check_fits(
+    state: Mapping[str, Any],
+    modules: Mapping[str, torch.nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    identity: Mapping[str, int],
+    where: str,
+) -> None:
+    """Raises InvalidInput where a checkpoint is of another model, or of another training of it: it says by what."""
+    for name, value in identity.items():
+        if state["of"].get(name) != value:
+            raise _other(where, f"{name} was {state['of'].get(name)} there and is {value} here")
+    if state["optimizers"].keys() != optimizers.keys():
+        raise _other(where, f"it has {len(state['optimizers'])} optimizers, and here there are {len(optimizers)}")
     for name, module in modules.items():
         there, here = state["modules"].get(name), module.state_dict()
         if there is None:
@@ -145,7 +161,10 @@ class Checkpoints:
         path = self.folder / f"step-{written.step:010d}.safetensors"
         about = self.folder / f"step-{written.step:010d}.json"
         fresh = about.with_suffix(".json.new")
-        fresh.write_text(json.dumps({"sha256": written.sha256, "step": written.step}))
+        with fresh.open("w") as file:
+            json.dump({"sha256": written.sha256, "step": written.step}, file)
+            file.flush()
+            os.fsync(file.fileno())
         written.path.replace(path)
         fresh.replace(about)  # the file counts once this is there
         descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -163,29 +182,33 @@ class Checkpoints:
         yield from sorted((p for p in self.folder.glob("step-*.safetensors")), reverse=True)
 
     def usable(self) -> tuple[Path | None, list[Corrupt]]:
-        """The newest that is what was written, and what is wrong with those that are newer."""
+        """The newest that is what was written, and what is wrong with those that are newer, which are set aside: what
+        is published next may be of an earlier step."""
         wrong: list[Corrupt] = []
         for path in self.newest():
             try:
                 read(path)
             except Corrupt as error:
                 wrong.append(error)
+                with contextlib.suppress(OSError):
+                    path.replace(path.with_suffix(".bad"))
             else:
                 return path, wrong
         return None, wrong
 
-    def clear(self) -> None:
-        """What was not published: nobody writes there any more."""
-        for path in self.folder.glob("*.new"):
+    def clear(self, worker: int | None = None) -> None:
+        """What was not published, of a worker or of all: nobody writes there any more."""
+        for path in self.folder.glob("*.new" if worker is None else f"*.worker-{worker}.new"):
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
 def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        tensors[name] = value
-        return {"$tensor": name}
-    if isinstance(value, Mapping):
+        number = str(len(tensors))
+        tensors[number] = value
+        return {"$tensor": number}
+    if isinstance(value, Mapping) and all(isinstance(k, str | int | float | bool | None) for k in value):
         # a key may be a number, as those of an optimizer's state are
         return {"$pairs": [[k, _without_tensors(v, f"{name}/{k}", tensors)] for k, v in value.items()]}
     if isinstance(value, list | tuple):
@@ -223,8 +246,8 @@ def _corrupt(path: Path, why: str) -> Corrupt:
 
 def _other(where: str, why: str) -> InvalidInput:
     return InvalidInput(
-        f"The checkpoint is of another model: {why}.",
-        code="OTHER_MODEL",
+        f"The checkpoint is of another training: {why}.",
+        code="OTHER_TRAINING",
         where=where,
         next_action="Train under another name, or begin anew: `skyriver run MODEL --param resume=no`.",
     )

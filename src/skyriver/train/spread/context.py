@@ -41,6 +41,9 @@ class _Step:
     told: dict[str, float] = field(default_factory=dict)
     weight: float = 0.0
     """Of the part that is being done: its share of the step's rows."""
+    done: bool = False
+    passes: int = 0
+    """Backward passes of the part."""
     stepped: bool = False
     clip: float = 0.0
 
@@ -63,12 +66,10 @@ class Context:
         seed: int = 0,
         device: str = "cpu",
         params: Mapping[str, Any] | None = None,
-        start: str = "",
         checkpoints: str = "",
         every_s: float = 0.0,
     ) -> None:
-        """`start`: the checkpoint from which it goes on; `checkpoints`: the folder of new ones, each at least `every_s`
-        after the one before."""
+        """`checkpoints`: the folder of new ones, each at least `every_s` after the one before."""
         self.device = torch.device(device)
         self.params = dict(params or {})
         self.seed = seed
@@ -78,7 +79,6 @@ class Context:
                 f"shards={shards}: a step is cut into a power of two.", code="BAD_SHARDS", next_action="Write shards=8."
             )
         self._shards = shards
-        self._start = start
         self._saver = Saver(Path(checkpoints), every_s, worker) if checkpoints else None
         self._modules: dict[str, torch.nn.Module] = {}
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -86,7 +86,10 @@ class Context:
         self._more: dict[str, Any] = {}
         self._parts: Parts | None = None
         self._step = 0
-        self._steps_of_epoch = 0
+        self._fresh = True
+        """It was in no group yet."""
+        self._order: Order | None = None
+        self._ending = False
         self._now: _Step | None = None
         self._rows = 0
         """Of the part that was begun last."""
@@ -113,7 +116,7 @@ class Context:
     @property
     def epoch(self) -> int:
         """That the step being done is of, from 0."""
-        return self._step // self._steps_of_epoch if self._steps_of_epoch else 0
+        return self._step // self._order.steps_of_epoch if self._order is not None else 0
 
     def state(self, *things: Any, **named: Any) -> None:
         """All that a worker which joins must be given: modules, optimizers, learning rate schedulers (which are stepped
@@ -126,16 +129,18 @@ class Context:
             )
         for place, thing in [*enumerate(things), *named.items()]:
             self._kind_of(thing)[str(place)] = thing
-        if not self._modules:
-            raise InvalidInput(
-                "ctx.state got no module.", code="NO_STATE", next_action="Give the model: ctx.state(model, optimizer)."
-            )
+        for what, there in (("module", self._modules), ("optimizer", self._optimizers)):
+            if not there:
+                raise InvalidInput(
+                    f"ctx.state got no {what}.", code="NO_STATE", next_action="Give both: ctx.state(model, optimizer)."
+                )
         modules = self._modules.values()
         self._parts = Shards(modules, self._shards) if self._shards else Buckets(modules)
 
-    def steps(self, dataset: Any, global_batch: int, epochs: int = 1) -> Iterator[Any]:
+    def steps(self, dataset: Any, global_batch: int, epochs: int = 1, *, drop_last: bool = False) -> Iterator[Any]:
         """The batches of this worker. Each step takes `global_batch` rows, of all workers together; each epoch has all
-        rows once, in an order of its own."""
+        rows once, in an order of its own, but with `drop_last` those that are too few for a step. Once in a
+        training."""
         if self._parts is None:
             raise InvalidInput(
                 "ctx.steps was called before ctx.state.", code="NO_STATE", next_action="ctx.state(model, optimizer)"
@@ -145,13 +150,19 @@ class Context:
                 raise InvalidInput(
                     f"ctx.steps: {name}={value!r} is no number of at least 1.", code="BAD_STEPS", next_action=_LOOP
                 )
+        if self._order is not None:
+            raise InvalidInput(
+                "ctx.steps was called twice.",
+                code="BAD_STEPS",
+                next_action="Go through all epochs in one loop: epochs=N.",
+            )
         rows = as_rows(dataset)
-        order = Order(len(rows), min(global_batch, len(rows)), epochs, self.seed)
-        self._steps_of_epoch = order.steps_of_epoch
+        order = self._order = Order(len(rows), min(global_batch, len(rows)), epochs, self.seed, drop_last)
+        self._check_batch_statistics(order)
         feeder = Feeder(rows, lambda part: order.rows_of(part[0], slice(part[2], part[3])))
         try:
             self._enter()
-            while self._step < order.steps:
+            while self._step < order.steps and not self._ending:
                 yield from self._one(order, feeder)
         finally:
             feeder.close()
@@ -159,6 +170,13 @@ class Context:
     def backward(self, loss: Tensor) -> None:
         """Of a batch's mean loss: batches count by their rows."""
         now = self._of_step("backward")
+        now.passes += 1
+        if now.passes > 1:
+            raise InvalidInput(
+                "A batch had two backward passes.",
+                code="BACKWARD_TWICE",
+                next_action="Add the losses, and call ctx.backward once.",
+            )
         now.loss += float(loss.detach()) * now.weight
         (loss * now.weight if now.weight != 1.0 else loss).backward()
 
@@ -166,7 +184,20 @@ class Context:
         """Call it in each turn of the loop: the optimizers step once all parts of the step are summed. `clip`: the most
         that the norm of the whole gradient may be; 0: whatever it is."""
         now = self._of_step("step")
+        known = list(self._optimizers.values())
+        if optimizer is not None and (len(known) > 1 or known[0] is not optimizer):
+            told = "one of several optimizers" if len(known) > 1 else "an optimizer that ctx.state was not given"
+            raise InvalidInput(
+                f"ctx.step got {told}.",
+                code="NO_STATE",
+                next_action="Write ctx.step(): all of ctx.state step together.",
+            )
         now.stepped, now.clip = True, clip
+
+    def end(self) -> None:
+        """After this step, on all workers: whoever sees that it has learnt enough."""
+        self._of_step("end")
+        self._ending = True
 
     def report(self, **values: float | Tensor) -> None:
         """Of a batch, its mean: what the run shows is that over all rows of a step."""
@@ -187,9 +218,15 @@ class Context:
 
     def stay(self, hand_over: Callable[[], bytes]) -> None:
         """After the last step: for as long as somebody may need this worker's state, or want what came of it."""
-        if self._parts is None or not self._steps_of_epoch:
+        if self._parts is None or self._order is None:
             raise JobFailed(
                 "The function returned without a single step.", code="NO_STEP", next_action=f"Write {_LOOP}."
+            )
+        if self._step < self._order.steps and not self._ending:
+            raise JobFailed(
+                f"The function left its loop after {self._step} of {self._order.steps} steps.",
+                code="NO_STEP",
+                next_action="To end early call ctx.end(), which ends the loop of all workers after the same step.",
             )
         self._member.say("done", self._step)
         self._member.stay(hand_over, self._agree)
@@ -202,7 +239,27 @@ class Context:
             "optimizers": {name: o.state_dict() for name, o in self._optimizers.items()},
             "schedulers": {name: s.state_dict() for name, s in self._schedulers.items()},
             "more": {name: m.state_dict() for name, m in self._more.items()},
+            "of": self._identity(),
         }
+
+    def _identity(self) -> dict[str, int]:
+        """What decides which rows a step has: a checkpoint of another is none of this training."""
+        order = self._order
+        assert order is not None
+        return {"rows": order.rows, "global_batch": order.batch, "seed": order.seed, "shards": self._shards}
+
+    def _check_batch_statistics(self, order: Order) -> None:
+        """A batch of one row has none: torch refuses it, at the end of the first epoch."""
+        least = min(order.count(step) for step in (0, order.steps_of_epoch - 1))
+        parts = self._shards or self.world
+        every = [inner for module in self._modules.values() for inner in module.modules()]
+        has = any(isinstance(inner, torch.nn.modules.batchnorm._BatchNorm) for inner in every)
+        if has and least < 2 * parts:
+            raise InvalidInput(
+                f"The last step of an epoch has {least} rows, cut into {parts} parts: too few for batch statistics.",
+                code="BAD_STEPS",
+                next_action="ctx.steps(..., drop_last=True), or another global_batch.",
+            )
 
     def _kind_of(self, thing: Any) -> dict[str, Any]:
         if isinstance(thing, torch.nn.Module):
@@ -220,10 +277,6 @@ class Context:
         )
 
     def _enter(self) -> None:
-        if self._start and not self._step:
-            state = read(Path(self._start))
-            check_fits(state, self._modules, self._start)
-            self._load(state)
         self._member.say("ready", self._step)
         self._meet()
 
@@ -236,8 +289,14 @@ class Context:
             raise
 
     def _agree(self, group: Group) -> None:
-        """All have the state of whoever has committed most."""
-        root, same = group.furthest(self._step)
+        """All have the state of whoever has committed most, or, where nobody was in a group yet, of the checkpoint that
+        the launcher names."""
+        if self._fresh and (start := self._member.checkpoint):
+            state = read(Path(start))
+            check_fits(state, self._modules, self._optimizers, self._identity(), start)
+            self._load(state)
+        root, same = group.furthest(self._step, fresh=self._fresh)
+        self._fresh = False
         if not same:
             state = group.broadcast(self.snapshot() if group.rank == root else None, root)
             if group.rank != root:
@@ -272,7 +331,7 @@ class Context:
                     parts.nothing(part)
                     continue
                 self._rows, now.stepped = at.stop - at.start, False
-                now.weight = self._rows / count
+                now.weight, now.passes = self._rows / count, 0
                 parts.start(part == mine.start)
                 self._seed(step, part)
                 yield feeder.get((step, part, at.start, at.stop), self._following(order, step, part, mine, of))
@@ -282,6 +341,12 @@ class Context:
                         code="NO_STEP",
                         next_action="Call ctx.backward(loss) and ctx.step(optimizer) in each turn of the loop.",
                     )
+                if not now.passes:
+                    raise InvalidInput(
+                        "A batch had no backward pass.",
+                        code="NO_STEP",
+                        next_action="Call ctx.backward(loss) in place of loss.backward(): it weighs by rows.",
+                    )
                 parts.collect(part, now.weight)
                 self._member.alive()
             self._finish(parts, now, begun, is_last=step + 1 == order.steps)
@@ -289,6 +354,10 @@ class Context:
             parts.forget()
             self._member.broken(error)
             self._meet()
+        except Dismissed:
+            if self._now is not None and not self._now.done:
+                parts.forget()
+            raise
         finally:
             self._now = None
 
@@ -301,9 +370,13 @@ class Context:
         at = rows_of_shard(part + 1, of, order.count(step))
         return (step, part + 1, at.start, at.stop) if at.start < at.stop else None
 
-    def _seed(self, step: int, part: int) -> None:
+    def seed_all(self) -> None:
+        """Before the function makes its model: it begins alike on all workers."""
+        self._seed()
+
+    def _seed(self, *of: int) -> None:
         """Random numbers are those of (seed, step, part), whoever does it."""
-        number = key(self.seed, step, part)
+        number = key(self.seed, *of)
         torch.default_generator.manual_seed(number >> 1)  # torch.manual_seed keeps a traceback of each call for CUDA
         if self.device.type == "cuda":
             torch.cuda.manual_seed(number >> 1)
@@ -312,25 +385,27 @@ class Context:
 
     def _finish(self, parts: Parts, now: _Step, begun: float, *, is_last: bool) -> None:
         """Commits the step; all do, or nobody does."""
-        extra = [now.loss, float(self._member.has_news()), *now.told.values()]
-        loss, changes, *told = parts.finish(extra + [0.0] * (SLOTS + 2 - len(extra)))
+        extra = [now.loss, float(self._member.has_news()), float(self._ending), *now.told.values()]
+        loss, changes, ends, *told = parts.finish(extra + [0.0] * (SLOTS + 3 - len(extra)))
         if not math.isfinite(loss):
             parts.forget()
             raise Diverged(
                 f"The loss of step {self._step + 1} is {loss}.",
                 code="DIVERGED",
-                next_action="Lower the learning rate, or look at the rows of this step; the state before it is kept.",
+                next_action="Lower the learning rate, or look at this step's rows. Checkpoints are of steps before.",
             )
         if now.clip:
-            torch.nn.utils.clip_grad_norm_([p for m in self._modules.values() for p in m.parameters()], now.clip)
+            torch.nn.utils.clip_grad_norm_(parts.parameters, now.clip)
+        self._seed(self._step, -1)  # an optimizer may draw random numbers too
         for optimizer in self._optimizers.values():
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         for scheduler in self._schedulers.values():
             scheduler.step()
         self._step += 1
+        now.done, self._ending = True, bool(ends)
         values = dict(zip(now.told, told, strict=False))
-        self._member.beat(self._step, loss, values, time.monotonic() - begun, last=is_last)
+        self._member.beat(self._step, loss, values, time.monotonic() - begun, last=is_last or self._ending)
         self._save()
         if self._member.stopping and changes:
             self._save_last()
@@ -351,8 +426,7 @@ class Context:
         """Now and then, by whoever is the first; written while the training goes on."""
         if self._saver is None:
             return
-        if (written := self._saver.written()) is not None:
-            self._member.say("checkpoint", written)
+        self._hand_in(0.0)
         if self.rank == 0 and self._saver.due():
             self._saver.save(self.snapshot())
 
@@ -366,5 +440,14 @@ class Context:
         for again in (False, True):  # one may be being written
             if again:
                 self._saver.save(self.snapshot())
-            if (written := self._saver.written(MEETING_S)) is not None:
-                self._member.say("checkpoint", written)
+            self._hand_in(MEETING_S)
+
+    def _hand_in(self, wait_s: float) -> None:
+        assert self._saver is not None
+        try:
+            written = self._saver.written(wait_s)
+        except OSError as error:  # the training needs no disk
+            self._member.say("unwritten", f"{error.strerror or error}")
+            return
+        if written is not None:
+            self._member.say("checkpoint", written)

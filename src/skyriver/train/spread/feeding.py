@@ -49,6 +49,9 @@ class Feeder:
         """The batch of `part`; `following` is what is most likely asked for next."""
         begun = time.monotonic()
         known, self._next = self._next, None
+        if known is not None and known[0] != part and not known[1].cancel():
+            known[1].exception()  # members have changed: one batch is fetched at a time
+            known = None
         batch = known[1].result() if known is not None and known[0] == part else self._take(part)
         self.waited_s += time.monotonic() - begun
         if following is not None and self._thread is not None and self._took_s > WORTH_S:

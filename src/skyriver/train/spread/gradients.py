@@ -27,6 +27,11 @@ class Parts(Protocol):
     gradients in the parameters and the step's buffers in the modules. A step that is not finished is forgotten with
     `forget`."""
 
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """That learn, each once."""
+        ...
+
     def of(self, rank: int, world: int) -> tuple[range, int]:
         """(this worker's parts, all of them)."""
         ...
@@ -43,23 +48,51 @@ class Parts(Protocol):
 
 
 class _Modules:
-    """Parameters that learn, and buffers."""
+    """Parameters that learn, and buffers, each once however many modules share it."""
 
     def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
         there = list(modules)
-        self.parameters = [p for m in there for p in m.parameters() if p.requires_grad]
-        self.buffers = [b for m in there for b in m.buffers()]
-        exact = any(t.dtype == torch.float64 for t in (*self.parameters, *self.buffers))
-        self.dtype = torch.float64 if exact else torch.float32
+        found = {id(p): p for m in there for p in m.parameters() if p.requires_grad}
+        self.parameters: list[Tensor] = list(found.values())
+        places: dict[int, tuple[torch.nn.Module, str, str]] = {}
+        for module in there:
+            for prefix, inner in module.named_modules():
+                for name, buffer in inner.named_buffers(recurse=False):
+                    places.setdefault(id(buffer), (inner, name, f"{prefix}.{name}".lstrip(".")))
+        self._places = list(places.values())
+        dtypes = {p.dtype for p in self.parameters}
+        if not dtypes <= {torch.float32} and not dtypes <= {torch.float64}:
+            told = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+            raise InvalidInput(
+                f"The parameters that learn are of {told}.",
+                code="BAD_PARAMETERS",
+                next_action="Keep them as float32 (torch.autocast computes in less), or all as float64.",
+            )
+        self.dtype = torch.float64 if torch.float64 in dtypes else torch.float32
         self.before: list[Tensor] = []
+        self._every = list({id(p): p for m in there for p in m.parameters()}.values())
+        self._learns = [p.requires_grad for p in self._every]
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """As they are now: a module may put another one in its place."""
+        return [module._buffers[name] for module, name, _ in self._places]
 
     def begin(self) -> None:
-        self.before = [b.clone() for b in self.buffers]
+        """Raises InvalidInput (FROZEN_LATER)."""
+        if [p.requires_grad for p in self._every] != self._learns:
+            raise InvalidInput(
+                "Which parameters learn changed after ctx.state.",
+                code="FROZEN_LATER",
+                next_action="Set requires_grad before ctx.state; two trainings, one after the other, may differ in it.",
+            )
+        self.before = [b.detach().clone() for b in self.buffers]
+        for parameter in self.parameters:  # one that no optimizer has is not cleared by it
+            parameter.grad = None
 
     def restore(self) -> None:
-        with torch.no_grad():
-            for buffer, was in zip(self.buffers, self.before, strict=True):
-                buffer.copy_(was)
+        for (module, name, _), was in zip(self._places, self.before, strict=True):
+            _put(module, name, was)
 
     def forget(self) -> None:
         self.restore()
@@ -67,15 +100,38 @@ class _Modules:
             parameter.grad = None
 
     def changes(self, weight: float) -> list[Tensor]:
-        """By how much a part changed the buffers, for its share of the rows."""
-        return [(b - was).to(self.dtype) * weight for b, was in zip(self.buffers, self.before, strict=True)]
+        """By how much a part changed the buffers, for its share of the rows. Raises InvalidInput (BAD_BUFFER)."""
+        found = []
+        for (_, _, called), now, was in zip(self._places, self.buffers, self.before, strict=True):
+            if now.shape != was.shape or (now.dtype == torch.bool and not torch.equal(now, was)):
+                raise InvalidInput(
+                    f"The buffer {called} changed by something that workers cannot average: "
+                    f"{'its shape' if now.shape != was.shape else 'truths'}.",
+                    code="BAD_BUFFER",
+                    next_action="Keep it as numbers of one shape, or outside of the modules' buffers.",
+                )
+            same = now == was  # infinities of a mask are no difference
+            change = torch.zeros_like(was, dtype=self.dtype)
+            if now.dtype != torch.bool and not bool(same.all()):
+                change = torch.where(same, change, (now.detach().to(self.dtype) - was.to(self.dtype)) * weight)
+            found.append(change)
+        return found
 
     def apply(self, changes: Sequence[Tensor]) -> None:
-        with torch.no_grad():
-            for buffer, was, change in zip(self.buffers, self.before, changes, strict=True):
-                change = change.view(was.shape)
-                whole = was + (change if was.dtype.is_floating_point else change.round()).to(was.dtype)
-                buffer.copy_(whole)
+        for (module, name, _), was, change in zip(self._places, self.before, changes, strict=True):
+            change = change.view(was.shape)
+            if was.dtype == torch.bool:
+                continue
+            _put(module, name, was + (change if was.dtype.is_floating_point else change.round()).to(was.dtype))
+
+
+def _put(module: torch.nn.Module, name: str, value: Tensor) -> None:
+    with torch.no_grad():
+        now = module._buffers[name]
+        if now.shape == value.shape and not now.requires_grad:
+            now.copy_(value)
+        else:
+            module._buffers[name] = value.clone()
 
 
 class Shards:
@@ -86,6 +142,12 @@ class Shards:
         """An even part and its changes: the gradient of the one after it is added where it lies, which is what the tree
         does, and spares its memory."""
         self._group: Group | None = None
+        self._used: list[float] = []
+        """Of each parameter, whether it had a gradient: who has none in any part is left alone by its optimizer."""
+
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        return self._modules.parameters
 
     def of(self, rank: int, world: int) -> tuple[range, int]:
         return stretch(rank, world, self._shards), self._shards
@@ -93,6 +155,7 @@ class Shards:
     def begin(self, group: Group, parts: int) -> None:
         self._group = group
         self._tree, self._held = TreeSum(_add), None
+        self._used = [0.0] * len(self._modules.parameters)
         self._modules.begin()
 
     def start(self, first: bool) -> None:
@@ -123,7 +186,9 @@ class Shards:
 
     def _push(self, first: int, size: int, changes: list[Tensor]) -> None:
         found = []
-        for parameter in self._modules.parameters:
+        for place, parameter in enumerate(self._modules.parameters):
+            if parameter.grad is not None:
+                self._used[place] = 1.0
             found.append(parameter.grad if parameter.grad is not None else torch.zeros_like(parameter))
             parameter.grad = None
         self._tree.push(first, size, found + changes)
@@ -135,22 +200,23 @@ class Shards:
         if group.is_alone:
             summed = self._tree.whole()
             assert summed is not None, "a step has a row at least"
-            told = list(extra)
+            told, used = list(extra), self._used
         else:
             shapes = [*modules.parameters, *modules.buffers]
             sizes = [t.numel() for t in shapes]
             own: list[Tensor | None] = []
-            mine = list(extra)
+            mine = [*extra, *self._used]
             for _, _, of in self._tree.stack:
                 own.append(None if of is None else self._flat(of, mine))
                 if of is not None:
                     mine = [0.0] * len(mine)
-            whole = group.tree_sum(own, self._shards, sum(sizes) + len(extra), self._modules.dtype)
-            *parts, tail = whole.split([*sizes, len(extra)])
+            whole = group.tree_sum(own, self._shards, sum(sizes) + len(mine), modules.dtype)
+            *parts, tail = whole.split([*sizes, len(mine)])
             told = tail.tolist()
+            told, used = told[: len(extra)], told[len(extra) :]
             summed = [_like(part, shape) for part, shape in zip(parts, shapes, strict=True)]
-        for parameter, gradient in zip(modules.parameters, summed, strict=False):
-            parameter.grad = gradient
+        for parameter, gradient, any_part in zip(modules.parameters, summed, used, strict=False):
+            parameter.grad = gradient if any_part else None
         modules.apply(summed[len(modules.parameters) :])
         return told
 
@@ -181,6 +247,10 @@ class Buckets:
         for parameter in self._modules.parameters:
             parameter.register_post_accumulate_grad_hook(self._arrived)
 
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        return self._modules.parameters
+
     def of(self, rank: int, world: int) -> tuple[range, int]:
         return range(rank, rank + 1), world
 
@@ -206,18 +276,22 @@ class Buckets:
         if group.is_alone:
             modules.apply(self._changes)
             return list(extra)
-        self._send(len(self._buckets))
         dtype = modules.dtype
-        rest = torch.cat([*(c.reshape(-1) for c in self._changes), torch.tensor(list(extra), dtype=dtype)])
+        used = [float(p.grad is not None) for p in modules.parameters]
+        numbers = torch.tensor([*extra, *used], dtype=dtype)
+        rest = torch.cat([*(c.reshape(-1) for c in self._changes), numbers])
+        self._send(len(self._buckets))
         group.begin_sum(rest)
         group.finish_sums()
         for bucket, flat in zip(self._buckets, self._flat, strict=True):
             for parameter, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
                 parameter.grad = part.view(parameter.shape)
-        *changes, tail = rest.split([*(b.numel() for b in modules.buffers), len(extra)])
+        *changes, tail = rest.split([*(b.numel() for b in modules.buffers), len(numbers)])
         modules.apply(changes)
         told: list[float] = tail.tolist()
-        return told
+        for parameter, any_part in zip(modules.parameters, told[len(extra) :], strict=True):
+            parameter.grad = parameter.grad if any_part else None
+        return told[: len(extra)]
 
     def forget(self) -> None:
         self._modules.forget()
@@ -231,7 +305,7 @@ class Buckets:
             raise InvalidInput(
                 "A batch had two backward passes.",
                 code="BACKWARD_TWICE",
-                next_action="Add the losses and call ctx.backward once, or train with exact=True.",
+                next_action="Add the losses, and call ctx.backward once.",
             )
         missing.remove(id(parameter))
         ready = len(self._flat)

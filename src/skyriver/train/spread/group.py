@@ -58,14 +58,16 @@ class Group:
         if self.backend is not None:
             self.backend.abort()
             self.backend = None
+            _stuck[:] = [(work, memory) for work, memory in _stuck if not work.is_completed()]
 
-    def furthest(self, step: int) -> tuple[int, bool]:
-        """(the rank that has committed most steps, whether all have as many)."""
+    def furthest(self, step: int, *, fresh: bool) -> tuple[int, bool]:
+        """(the rank that has committed most steps, whether all have that state). `fresh`: this one was in no group yet,
+        and has the state that it made for itself."""
         if self.backend is None:
             return 0, True
-        mine, all_of_them = torch.tensor([step]), torch.empty(self.world, dtype=torch.int64)
-        self._wait(self.backend._allgather_base, all_of_them, mine)
-        return int(all_of_them.argmax()), bool((all_of_them == all_of_them[0]).all())
+        mine, every = torch.tensor([2 * step + (not fresh)]), torch.empty(self.world, dtype=torch.int64)
+        self._wait(self.backend._allgather_base, every, mine)
+        return int(every.argmax()), bool((every == every[0]).all()) and not fresh
 
     def broadcast(self, state: Any, root: int) -> Any:
         """The state of `root`: dictionaries, numbers and tensors."""
@@ -151,7 +153,7 @@ class Group:
                     work.wait(PATIENCE)
                     return
                 except RuntimeError as error:
-                    if work.is_completed() or _TIMED_OUT not in str(error):
+                    if _TIMED_OUT not in str(error):
                         raise BrokenGroup(str(error)) from error
                 self.waits()
         except BaseException:

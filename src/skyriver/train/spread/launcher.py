@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from typing import Any, Final
 from torch.distributed import TCPStore
 
 from skyriver.core.errors import JobFailed
-from skyriver.train.spread.checkpoints import Checkpoints, Written
+from skyriver.train.spread.checkpoints import Checkpoints, Written, step_of
 from skyriver.train.spread.context import Context
 from skyriver.train.spread.worker import work
 
@@ -40,11 +41,15 @@ SILENT_S: Final = 30.0
 SILENT_STEPS: Final = 10
 """A worker that says nothing for the longer of this and so many median steps hangs: it does while it waits for
 others."""
+STOPPED_S: Final = 5.0
+"""A turn of the launcher that took longer, for it waits half a second at most."""
 MEDIAN_OF: Final = 21
 FIRST_STEP_S: Final = 600.0
 """A worker may say nothing for so long before it has done a step."""
 BROKEN_S: Final = 0.3
 """From a group that broke to the sight of who died, if somebody did."""
+ENDS: Final = 10
+"""Workers that may end one after another without a step that was not done before."""
 STARTS: Final = 3
 """Workers that may end before they were ready, one after another: what ends at once would end again."""
 PRELOAD: Final = ("torch", "torch._dynamo", "skyriver.train.spread.worker")
@@ -66,6 +71,8 @@ class _Worker:
     began_at: int = 0
     """Steps that were done before it came."""
     hung: bool = False
+    leaving: bool = False
+    """It said so, or is told to."""
     heard: float = field(default_factory=time.monotonic)
     dead: bool = False
 
@@ -78,6 +85,8 @@ class Change:
     generation: int
     workers: int
     why: str
+    step: int
+    """That the furthest of them had done, as far as that was told."""
 
 
 class Launcher:
@@ -109,9 +118,7 @@ class Launcher:
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(PRELOAD))
-        self._woken, self._wake = os.pipe()
-        os.set_blocking(self._wake, False)
-        os.set_blocking(self._woken, False)
+        self._woken, self._wake = multiprocessing.Pipe(duplex=False)
         self._workers: dict[int, _Worker] = {}
         self._numbers = 0
         self._generation = 0
@@ -121,19 +128,22 @@ class Launcher:
         self._seconds: deque[float] = deque(maxlen=MEDIAN_OF)
         self._broken: tuple[float, str] | None = None
         """When somebody said that this generation is, and why."""
+        self._furthest = 0
+        """Steps that are known to be done; and, of those that ended since one was, how many."""
+        self._ends = 0
         self._result: bytes | None = None
         self._stop_by: float | None = None
         self._told_to_stop = False
 
     def resize(self, workers: int) -> None:
         self._size = workers
-        os.write(self._wake, b".")
+        self._wake.send_bytes(b".")
 
     def stop(self, within_s: float = STOP_S) -> None:
         """Somebody wants the machine back: after the step that is being done, with a checkpoint. `run` then raises
         Stopped. Safe in a signal handler."""
         self._stop_by = time.monotonic() + within_s
-        os.write(self._wake, b".")
+        self._wake.send_bytes(b".")
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -149,15 +159,14 @@ class Launcher:
                 if self._stop_by is None:
                     self._fit()
                 elif self._stopped():
-                    raise Stopped(max((w.step for w in self._workers.values()), default=0))
+                    raise Stopped(self._furthest)
+                began = time.monotonic()
                 self._listen()
                 self._mend()
-                self._end_hung()
+                self._end_hung(time.monotonic() - began)
             return self._result
         finally:
             self._stop()
-            os.close(self._woken)
-            os.close(self._wake)
 
     def _stopped(self) -> bool:
         """Whether all members are gone, or their time is up."""
@@ -166,6 +175,7 @@ class Launcher:
             self._told_to_stop = True
             for worker in self._workers.values():
                 if worker.number not in self._members:
+                    worker.leaving = True
                     worker.process.kill()
                 self._say(worker, ("stop",))
         return not self._members or time.monotonic() > self._stop_by
@@ -176,25 +186,19 @@ class Launcher:
 
     def _fit(self) -> None:
         """As many workers as there should be."""
-        there = [w for w in self._workers.values() if not w.dead]
+        there = [w for w in self._workers.values() if not w.dead and not w.leaving]
         if not any(w.done for w in there):
             for _ in range(self._size - len(there)):
                 self._start()
         for worker in sorted(there, key=lambda w: (w.ready, -w.number))[: max(0, len(there) - self._size)]:
+            worker.leaving = True
             if worker.number in self._members:
                 self._form(tuple(m for m in self._members if m != worker.number), f"{self._size} are wanted")
-            elif not worker.ready:
+            else:
                 worker.process.kill()
 
     def _start(self) -> None:
         self._numbers += 1
-        settings = self._settings
-        if self._checkpoints is not None and not self._members:
-            found, wrong = self._checkpoints.usable()
-            for error in wrong:
-                log.warning("%s", error)
-            if found is not None:
-                settings = {**settings, "context": {**settings["context"], "start": str(found)}}
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=work,
@@ -204,7 +208,7 @@ class Launcher:
                 self._numbers,
                 self._function,
                 self._hand_over,
-                settings,
+                self._settings,
             ),
             name=f"worker-{self._numbers}",
         )
@@ -220,7 +224,7 @@ class Launcher:
         for source in wait([self._woken, *by], timeout=0.5 if self._broken is None else 0.1):
             worker = by.get(source)
             if worker is None:
-                os.read(self._woken, 1_024)
+                self._woken.recv_bytes()
             elif source is worker.pipe:
                 self._read(worker)
             else:
@@ -231,14 +235,17 @@ class Launcher:
         self._begin()
 
     def _read(self, worker: _Worker) -> None:
-        try:
-            while worker.pipe.poll():
+        while not worker.dead:
+            try:
+                if not worker.pipe.poll():
+                    return
                 kind, *what = worker.pipe.recv()
-                worker.heard = time.monotonic()
-                getattr(self, f"_on_{kind}")(worker, *what)
-        except (EOFError, OSError):
-            if not worker.process.is_alive():
-                self._gone(worker)
+            except (EOFError, OSError):
+                if not worker.process.is_alive():
+                    self._gone(worker)
+                return
+            worker.heard = time.monotonic()
+            getattr(self, f"_on_{kind}")(worker, *what)
 
     def _on_ready(self, worker: _Worker, step: int) -> None:
         worker.ready, worker.step, worker.began_at = True, step, step
@@ -265,22 +272,41 @@ class Launcher:
         if loss is None:
             return
         worker.step = step
-        if worker.number == self._members[0]:
+        if step > self._furthest:
+            self._furthest, self._ends = step, 0
+        if self._members[:1] == (worker.number,):
             self._seconds.append(seconds)
             self._beat(step, loss, told or {})
 
     def _on_checkpoint(self, worker: _Worker, written: Written) -> None:
         assert self._checkpoints is not None
-        if self._members[:1] == (worker.number,) or self._told_to_stop:
+        if self._members[:1] != (worker.number,) and not self._told_to_stop:
+            written.path.unlink(missing_ok=True)  # by one that is not the first any more
+            return
+        try:
             self._checkpoints.publish(written)
-        else:  # it was written by one that is not the first any more
-            written.path.unlink(missing_ok=True)
+        except OSError as error:
+            self._on_unwritten(worker, error.strerror or str(error))
+
+    def _on_unwritten(self, worker: _Worker, why: str) -> None:
+        """A training needs no disk: it goes on, and tries again with the next one."""
+        log.warning("a checkpoint could not be written: %s", why)
+        if self._checkpoints is not None:
+            self._checkpoints.clear(worker.number)
 
     def _on_leaving(self, worker: _Worker) -> None:
-        if worker.number in self._members:
-            self._form(tuple(m for m in self._members if m != worker.number), f"worker {worker.number} leaves")
+        worker.leaving = True
+        if worker.number not in self._members:
+            return
+        left = tuple(m for m in self._members if m != worker.number)
+        if left:
+            self._form(left, f"worker {worker.number} leaves")
+        else:  # with a checkpoint, if they are kept: nobody has its state
+            self._say(worker, ("stop",))
 
     def _on_done(self, worker: _Worker, step: int) -> None:
+        if worker.number not in self._members:
+            return
         worker.done = True
         if sum(w.done for w in self._workers.values()) == 1:
             worker.pipe.send(("hand over",))
@@ -298,7 +324,10 @@ class Launcher:
         worker.dead = True
         worker.pipe.close()
         del self._workers[worker.number]
-        if not worker.ready:
+        if self._checkpoints is not None:
+            self._checkpoints.clear(worker.number)
+        self._count(worker)
+        if not worker.ready and not worker.leaving:
             self._early += 1
             if self._early >= STARTS:
                 raise JobFailed(
@@ -322,14 +351,37 @@ class Launcher:
         """The first generation, and one after all are gone."""
         if self._members:
             return
-        ready = [w.number for w in self._workers.values() if w.ready]
+        ready = [w.number for w in self._workers.values() if w.ready and not w.leaving]
         if ready and (len(ready) >= self._size or time.monotonic() - self._began > TOGETHER_S):
-            self._form(tuple(ready), "all are ready")
+            self._form(tuple(ready), "all are ready", checkpoint=self._newest())
+
+    def _count(self, worker: _Worker) -> None:
+        """Raises JobFailed (WORKERS_END) where they end again and again and nothing comes of it."""
+        if worker.leaving or worker.done:
+            return
+        self._ends += 1
+        if self._ends >= ENDS:
+            why = " (perhaps there is not enough memory)" if worker.process.exitcode == -signal.SIGKILL else ""
+            raise JobFailed(
+                f"{ENDS} workers ended one after another, and no step after {self._furthest} was done; the last one "
+                f"{self._how(worker)}{why}.",
+                code="WORKERS_END",
+                next_action="The log of the job has what they printed; declare more memory, or a smaller global_batch.",
+            )
 
     def _how(self, worker: _Worker) -> str:
         return "hung and was ended" if worker.hung else f"ended with {worker.process.exitcode}"
 
-    def _form(self, members: tuple[int, ...], why: str, *, lost: bool = False) -> None:
+    def _newest(self) -> Path | None:
+        """The checkpoint from which a generation goes on of which nobody has done anything."""
+        if self._checkpoints is None:
+            return None
+        found, wrong = self._checkpoints.usable()
+        for error in wrong:
+            log.warning("%s", error)
+        return found
+
+    def _form(self, members: tuple[int, ...], why: str, *, lost: bool = False, checkpoint: Path | None = None) -> None:
         """`lost`: nobody waits for the end of a step, for it does not come."""
         before, self._members = self._members, members
         self._broken = None
@@ -337,24 +389,33 @@ class Launcher:
             self._began = time.monotonic()
             return
         self._generation += 1
-        said = ("generation", {"generation": self._generation, "members": members, "lost": lost})
+        said = ("generation", self._message(members, lost=lost, checkpoint=checkpoint))
         for number in dict.fromkeys((*before, *members)):
             worker = self._workers.get(number)
             if worker is not None:
                 self._say(worker, said)
-        self._on_change(Change(time.monotonic(), self._generation, len(members), why))
+        there = [w.step for number in members if (w := self._workers.get(number)) is not None]
+        step = step_of(checkpoint) if checkpoint is not None else max(there, default=0)
+        self._on_change(Change(time.monotonic(), self._generation, len(members), why, step))
+
+    def _message(self, members: tuple[int, ...], *, lost: bool, checkpoint: Path | None) -> dict[str, Any]:
+        said = {"generation": self._generation, "members": members, "lost": lost}
+        return {**said, "checkpoint": str(checkpoint)} if checkpoint is not None else said
 
     def _mend(self) -> None:
         """Where a group broke, and all of it live."""
         if self._broken is not None and time.monotonic() - self._broken[0] > BROKEN_S:
             self._form(self._members, self._broken[1], lost=True)
 
-    def _end_hung(self) -> None:
+    def _end_hung(self, turn_s: float) -> None:
         now = time.monotonic()
+        if turn_s > STOPPED_S:  # the machine stood still, or this process: nobody could say anything
+            for worker in self._workers.values():
+                worker.heard = now
         limit = max(self._silent_s, SILENT_STEPS * (median(self._seconds) if self._seconds else 0.0))
         for worker in self._workers.values():
-            allowed = limit if worker.step > worker.began_at else FIRST_STEP_S
-            if not worker.done and not worker.dead and now - worker.heard > allowed:
+            known = worker.number in self._members and self._furthest > worker.began_at
+            if not worker.dead and now - worker.heard > (limit if known and not worker.done else FIRST_STEP_S):
                 worker.hung = True
                 worker.process.kill()
 
@@ -367,3 +428,13 @@ class Launcher:
             if worker.process.is_alive():
                 os.kill(worker.process.pid or 0, signal.SIGKILL)
                 worker.process.join(5.0)
+
+
+def _store() -> TCPStore:
+    """That only this machine can reach."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    port: int = listening.getsockname()[1]
+    wait = timedelta(seconds=30)
+    return TCPStore(
+        "127.0.0.1", port, is_master=True, wait_for_workers=False, timeout=wait, master_listen_fd=listening.detach()
+    )

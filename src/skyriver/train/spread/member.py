@@ -17,8 +17,8 @@ MEETING_S: Final = 60.0
 BEAT_S: Final = 0.5
 
 
-class Dismissed(Exception):
-    """This worker is to leave: it has done all that it was part of."""
+class Dismissed(BaseException):
+    """This worker is to leave: it has done all that it was part of. No `except Exception` of a function keeps it."""
 
 
 class Member:
@@ -38,6 +38,11 @@ class Member:
         self._lost = 0
         self._beaten = self._told = 0.0
         self.hand_over: Callable[[], bytes] = bytes
+
+    @property
+    def checkpoint(self) -> str:
+        """From which the newest generation goes on; "": from what its members have."""
+        return str(self._said.get("checkpoint", ""))
 
     def say(self, kind: str, *what: Any) -> None:
         self._pipe.send((kind, *what))
@@ -142,6 +147,8 @@ class Member:
         self._store.set(f"there-{generation}-{self._worker}", b"1")
         deadline = time.monotonic() + MEETING_S
         while not self._store.check(keys):
+            if self.stopping:
+                raise Dismissed
             if self._pipe.poll(0.002):
                 self._hear()
                 if self._is_newer():

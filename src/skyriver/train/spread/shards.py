@@ -74,10 +74,12 @@ class Order:
     batch: int
     epochs: int
     seed: int
+    drop_last: bool = False
+    """What is left of an epoch is no step."""
 
     @property
     def steps_of_epoch(self) -> int:
-        return -(-self.rows // self.batch)
+        return self.rows // self.batch if self.drop_last else -(-self.rows // self.batch)
 
     @property
     def steps(self) -> int:

@@ -36,6 +36,7 @@ def work(
         store = TCPStore(*address, is_master=False, timeout=timedelta(seconds=30))
         ctx = made = Context(pipe, store, worker, **settings.get("context", {}))
         signal.signal(signal.SIGTERM, lambda *_: made.leave())
+        made.seed_all()
         came = function(ctx)
         ctx.stay(lambda: hand_over(made, came))
     except Dismissed:
