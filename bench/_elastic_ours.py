@@ -8,6 +8,7 @@ import numpy as np
 from _elastic_world import SLOT_S, Seen, Trace, Whole
 
 from skyriver.control.schedule.candidates import BASES
+from skyriver.control.schedule.explaining import Explained, explain
 from skyriver.control.schedule.scaling import TICK_S, Fleet, Rules, Terms, Ticks
 
 MOST = 100_000
@@ -63,6 +64,21 @@ class Ours:
         self._work = self._requests = self._judged = 0.0
         self._late[:] = 0
         return self._fleet.decide(ticks, seen.second + 1.0, self._begun + seen.second + 1.0)
+
+
+class Told(Ours):
+    """Of one objective; keeps what was explained of each decision: (second, `Explained`)."""
+
+    def __init__(self, trace: Trace, share: float, delay_s: int, deadline_s: int) -> None:
+        super().__init__(trace, (share,), delay_s, deadline_s, Terms())
+        self.explained: list[tuple[int, Explained]] = []
+
+    def second(self, seen: Seen) -> Whole | None:
+        wanted = super().second(seen)
+        decided = self._fleet.decided("0") if wanted is not None else None
+        if decided is not None and decided.fresh:
+            self.explained.append((seen.second + 1, explain(decided)))
+        return wanted
 
 
 def scaler(trace: Trace, shares: Sequence[float], *, delay_s: int, deadline_s: int, variant: str = "") -> Ours:

@@ -1,6 +1,6 @@
 """How many replicas a service has as its load changes: whether its objective is kept, and what that costs.
 
-    python bench/elastic.py [--quick] [--parts cells,ablation,slow-start,decisions,live] [--traces DIR]
+    python bench/elastic.py [--quick] [--parts cells,ablation,slow-start,sum,decisions,live] [--traces DIR]
 
 Replays traces second by second in a simulated world (`_elastic_world.py`): those of a folder of CSV files (by default
 the folder `traces` beside the repository's `shared`), their pool, a day and an hour and a half of bursts made here
@@ -12,6 +12,7 @@ a linear programme that knows the whole trace needs at least (`_elastic_bound.py
 cells       both objectives in each cell, against the others' defaults and best settings
 ablation    ours without each of its terms; of the made days that with a start-up of two minutes alone
 slow-start  made days with a start-up of ten minutes, with and without forecast
+sum         c, D and c + D of the number that ours chose, of one fewer and of one more, at moments of two traces
 decisions   how long a decision for a thousand services takes, with half and with all of short latency
 live        load steps and an hour at sixty times its speed in a real cloud, whose replicas wait instead of working,
             held against the same requests in a simulation (`_elastic_live.py`); wakes from zero
@@ -41,6 +42,7 @@ from _elastic_world import Outcome, Trace, replay
 
 SHARES, DELAYS_S, SLOW_S, DEADLINE_S = (0.99, 0.999), (5, 30, 120), 600, 10
 """A request that meets a busy replica takes CONCURRENCY = 5 s on average: twice that is in time."""
+MOMENTS = 6
 OURS, WITHOUT_FORECAST = "skyriver", "without forecast"
 PARTS = {
     "cells": (
@@ -52,6 +54,7 @@ PARTS = {
     ),
     "ablation": (),
     "slow-start": ("late_ratio_forecast_600s",),
+    "sum": (),
     "decisions": ("decision_ms_1000_services", "decision_ms_1000_short_latencies"),
     "live": ("live_lost_requests", "live_to_simulated_cost", "live_attainment_difference", "wake_p95_seconds"),
 }
@@ -316,6 +319,23 @@ def _slow_start(seed: int, variant: str) -> tuple[Outcome, float]:
     return outcome, float(trace.work[trace.lead_s :].sum())
 
 
+def measure_sums(document: Document, traces: Sequence[Trace]) -> None:
+    """As `skyriver explain` tells them: c in replica-hours an hour, D at the price of a late request at which the
+    chosen candidate is the cheapest. Which rules had a say is told of the chosen one: a hold goes before the sum."""
+    from _elastic_ours import Told  # as above
+
+    for trace in (traces[0], traces[-1]):
+        made = Told(trace, SHARES[0], 30, DEADLINE_S)
+        replay(trace, made, delay_s=30, deadline_s=DEADLINE_S)
+        for second, told in made.explained[:: max(1, len(made.explained) // MOMENTS)][1:]:
+            for choice in told.choices:
+                costs = {"c": choice.cost, "D": choice.late_cost, "c + D": choice.total}
+                case = f"{trace.name}, second {second:,}, {choice.replicas} replicas"
+                said = {"rules": " ".join(rule for rule, _ in told.lines)}
+                chosen = {"chosen": True, **said} if choice.replicas == told.replicas else {}
+                document.row(OURS, case, **{name: round(cost, 4) for name, cost in costs.items()}, **chosen)
+
+
 def measure_decisions(document: Document, services: int, rounds: int) -> None:
     """In turn, those of which half have a latency shorter than a tick and those of which all have."""
     from _elastic_ours import deciding  # as above
@@ -359,6 +379,7 @@ def main() -> int:
         "cells": lambda: measure_cells(document, traces, quick),
         "ablation": lambda: measure_ablation(document, traces, quick),
         "slow-start": lambda: measure_slow_start(document, (1,) if quick else (1, 2, 3)),
+        "sum": lambda: measure_sums(document, traces),
         "decisions": lambda: measure_decisions(document, 1_000, 200),
         "live": lambda: measure_live(document, traces, quick),
     }
