@@ -131,6 +131,25 @@ class NoCheckpoints:
     def begin(self, engine: Any, offset: int) -> None: ...
 
 
+async def driven(house: House, station: Station, pacer: Pacer, told: list[Step], *, rate: int) -> list[Any]:
+    """The answers to `rate` events a second for ten seconds, and then one a second for thirty, by the house's clock;
+    `told` gets the step of each turn."""
+    clock, border, answers = house.clock, EventBorder(house.stream), list[Any]()
+    began = clock.monotonic()
+    due = deque([began + n * SECOND // rate for n in range(10 * rate)] + [began + n * SECOND for n in range(10, 40)])
+    while due or station._busy:
+        while due and due[0] <= clock.monotonic():
+            row = house.event(len(due), (due[0] - began) / SECOND)
+            station.submit(EventWork(border.take([row], due.popleft(), True), answers.append))
+        await asyncio.sleep(0)
+        if not station._busy:
+            clock.pass_(100_000)
+            station.tick()
+        told.append(pacer.step)
+    await station.drain(1)
+    return answers
+
+
 def test_a_station_sheds_while_it_must_and_decides_all_once(house: House) -> None:
     """A model that takes a tenth of a second for each event, by the house's clock."""
     clock, told = house.clock, []
@@ -158,21 +177,7 @@ def test_a_station_sheds_while_it_must_and_decides_all_once(house: House) -> Non
 
         pacer.done = slowly  # type: ignore[method-assign]
         station.pacer = pacer
-        border = EventBorder(house.stream)
-        answers: list[Any] = []
-        began = clock.monotonic()
-        # 30 events a second for ten seconds, where 10 can be scored; then one a second.
-        due = deque([began + n * SECOND // 30 for n in range(300)] + [began + n * SECOND for n in range(10, 40)])
-        while due or station._busy:
-            while due and due[0] <= clock.monotonic():
-                row = house.event(len(due), (due[0] - began) / SECOND)
-                station.submit(EventWork(border.take([row], due.popleft(), True), answers.append))
-            await asyncio.sleep(0)
-            if not station._busy:
-                clock.pass_(100_000)
-                station.tick()
-            told.append(pacer.step)
-        await station.drain(1)
+        answers = await driven(house, station, pacer, told, rate=30)  # where 10 can be scored
         assert len(answers) == 330
         records = [answer.decisions[0] for answer in answers]
         assert sorted(r.id for r in records) == sorted(r.id for r in house.decisions())
@@ -222,21 +227,7 @@ def test_a_station_scores_in_more_threads_while_it_must(house: House) -> None:
 
         pacer.done = noted  # type: ignore[method-assign]
         station.pacer = pacer
-        border = EventBorder(house.stream)
-        answers: list[Any] = []
-        began = clock.monotonic()
-        # 15 events a second for ten seconds, where 10 can be scored; then one a second.
-        due = deque([began + n * SECOND // 15 for n in range(150)] + [began + n * SECOND for n in range(10, 40)])
-        while due or station._busy:
-            while due and due[0] <= clock.monotonic():
-                row = house.event(len(due), (due[0] - began) / SECOND)
-                station.submit(EventWork(border.take([row], due.popleft(), True), answers.append))
-            await asyncio.sleep(0)
-            if not station._busy:
-                clock.pass_(100_000)
-                station.tick()
-            told.append(pacer.step)
-        await station.drain(1)
+        answers = await driven(house, station, pacer, told, rate=15)  # where 10 can be scored
         assert Counter(answer.decisions[0].reason for answer in answers) == {Reason.NONE: 180}
 
     asyncio.run(test())
