@@ -104,7 +104,7 @@ class MachinePool:
         others = {
             name: asked
             for name, asked in self._asked.items()
-            if asked.fleet is not fleet and name not in asks and _is_elastic(snapshot, name)
+            if asked.fleet is not fleet and name not in asks and _is_there(snapshot, name)
         }
         self._asked = {**others, **{name: self._of(name, ask, price, fleet) for name, (ask, price) in asks.items()}}
         wishes = {name: asked.ask for name, asked in self._asked.items()}
@@ -209,8 +209,7 @@ def _fixed_of(services: Sequence[Resource]) -> Sequence[_Fixed]:
         serve = service.spec["serve"]
         declared = serve.get("replicas", 1)
         count = declared if isinstance(declared, int) else declared[1]
-        is_elastic = not isinstance(declared, int) and declared[1] > max(declared[0], 1)
-        if service.spec.get("versions") and not is_elastic and not is_asleep(rest_of(service)):
+        if service.spec.get("versions") and not _is_elastic(serve) and not is_asleep(rest_of(service)):
             cpus = serve.get("cpus", UNDECLARED_CORES)
             declares = cpus if cpus != UNDECLARED_CORES else None
             name = f"{service.tenant}/{service.name}"
@@ -218,8 +217,13 @@ def _fixed_of(services: Sequence[Resource]) -> Sequence[_Fixed]:
     return found
 
 
-def _is_elastic(snapshot: Snapshot, name: str) -> bool:
+def _is_there(snapshot: Snapshot, name: str) -> bool:
+    """Whether the service, by tenant/name, is still one that follows the load."""
     tenant, _, of = name.partition("/")
     service = snapshot.find(tenant, "service", of)
-    declared = service.spec["serve"].get("replicas", 1) if service is not None else 1
+    return service is not None and _is_elastic(service.spec["serve"])
+
+
+def _is_elastic(serve: Mapping[str, Any]) -> bool:
+    declared = serve.get("replicas", 1)
     return not isinstance(declared, int) and declared[1] > max(declared[0], 1)

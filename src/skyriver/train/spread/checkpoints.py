@@ -22,6 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from skyriver.core.errors import Corrupt, InvalidInput
+from skyriver.data.folders import replace_file
 
 FORMAT: Final = "skyriver training 1"
 KEPT: Final = 3
@@ -160,18 +161,9 @@ class Checkpoints:
         """It counts from now on; older ones than the last `kept` go."""
         path = self.folder / f"step-{written.step:010d}.safetensors"
         about = self.folder / f"step-{written.step:010d}.json"
-        fresh = about.with_suffix(".json.new")
-        with fresh.open("w") as file:
-            json.dump({"sha256": written.sha256, "step": written.step}, file)
-            file.flush()
-            os.fsync(file.fileno())
         written.path.replace(path)
-        fresh.replace(about)  # the file counts once this is there
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        # the file counts once this is there
+        replace_file(about, json.dumps({"sha256": written.sha256, "step": written.step}).encode())
         for old in list(self.newest())[self.kept :]:
             old.unlink(missing_ok=True)
             old.with_suffix(".json").unlink(missing_ok=True)

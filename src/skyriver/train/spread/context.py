@@ -355,7 +355,7 @@ class Context:
             self._member.broken(error)
             self._meet()
         except Dismissed:
-            if self._now is not None and not self._now.done:
+            if not now.done:
                 parts.forget()
             raise
         finally:

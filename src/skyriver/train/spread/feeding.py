@@ -33,27 +33,23 @@ WORTH_S: Final = 0.001
 
 
 class Feeder:
-    """Hands out batches, and has the next one fetched meanwhile where that is worth it. `waited_s`: how long they were
-    waited for in all."""
+    """Hands out batches, and has the next one fetched meanwhile where that is worth it."""
 
     def __init__(self, rows: Rows, numbers: Callable[[Part], NDArray[np.int64]]) -> None:
         self._rows, self._numbers = rows, numbers
         self._next: tuple[Part, Future[Any]] | None = None
         by_turns = getattr(rows, "by_turns", False)
         self._thread = None if by_turns else ThreadPoolExecutor(1, thread_name_prefix="rows")
-        self.waited_s = 0.0
         self._took_s = 0.0
         """That one took lately."""
 
     def get(self, part: Part, following: Part | None) -> Any:
         """The batch of `part`; `following` is what is most likely asked for next."""
-        begun = time.monotonic()
         known, self._next = self._next, None
         if known is not None and known[0] != part and not known[1].cancel():
             known[1].exception()  # members have changed: one batch is fetched at a time
             known = None
         batch = known[1].result() if known is not None and known[0] == part else self._take(part)
-        self.waited_s += time.monotonic() - begun
         if following is not None and self._thread is not None and self._took_s > WORTH_S:
             self._next = following, self._thread.submit(self._take, following)
         return batch

@@ -214,7 +214,7 @@ class Shards:
             *parts, tail = whole.split([*sizes, len(mine)])
             told = tail.tolist()
             told, used = told[: len(extra)], told[len(extra) :]
-            summed = [_like(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+            summed = [part.view(like.shape) for part, like in zip(parts, shapes, strict=True)]
         for parameter, gradient, any_part in zip(modules.parameters, summed, used, strict=False):
             parameter.grad = gradient if any_part else None
         modules.apply(summed[len(modules.parameters) :])
@@ -224,8 +224,7 @@ class Shards:
         self._modules.forget()
 
     def _flat(self, of: Sequence[Tensor], extra: Sequence[float]) -> Tensor:
-        dtype = self._modules.dtype
-        return torch.cat([*(t.reshape(-1).to(dtype) for t in of), torch.tensor(extra, dtype=dtype)])
+        return torch.cat([*(t.reshape(-1) for t in of), torch.tensor(extra, dtype=self._modules.dtype)])
 
 
 class Buckets:
@@ -334,11 +333,6 @@ def _in_buckets(parameters: Sequence[Tensor]) -> Iterable[list[Tensor]]:
         size += parameter.numel() * parameter.element_size()
     if bucket:
         yield bucket
-
-
-def _like(flat: Tensor, other: Tensor) -> Tensor:
-    """What a buffer of numbers changed by is not rounded yet."""
-    return flat.view(other.shape).to(other.dtype if other.dtype.is_floating_point else flat.dtype)
 
 
 def _add(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:

@@ -115,7 +115,7 @@ class Launcher:
             of = {"checkpoints": str(checkpoints), "every_s": every_s}
             self._settings["context"] = {**self._settings.get("context", {}), **of}
         self._size = workers
-        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
+        self._store = _store()
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(PRELOAD))
         self._woken, self._wake = multiprocessing.Pipe(duplex=False)
@@ -249,8 +249,6 @@ class Launcher:
 
     def _on_ready(self, worker: _Worker, step: int) -> None:
         worker.ready, worker.step, worker.began_at = True, step, step
-        if worker.number in self._members:  # it goes through its steps again, by another ctx.steps
-            return
         if self._members:
             self._early = 0
             self._form((*self._members, worker.number), f"worker {worker.number} is ready")
@@ -389,7 +387,8 @@ class Launcher:
             self._began = time.monotonic()
             return
         self._generation += 1
-        said = ("generation", self._message(members, lost=lost, checkpoint=checkpoint))
+        of = {"checkpoint": str(checkpoint)} if checkpoint is not None else {}
+        said = ("generation", {"generation": self._generation, "members": members, "lost": lost, **of})
         for number in dict.fromkeys((*before, *members)):
             worker = self._workers.get(number)
             if worker is not None:
@@ -397,10 +396,6 @@ class Launcher:
         there = [w.step for number in members if (w := self._workers.get(number)) is not None]
         step = step_of(checkpoint) if checkpoint is not None else max(there, default=0)
         self._on_change(Change(time.monotonic(), self._generation, len(members), why, step))
-
-    def _message(self, members: tuple[int, ...], *, lost: bool, checkpoint: Path | None) -> dict[str, Any]:
-        said = {"generation": self._generation, "members": members, "lost": lost}
-        return {**said, "checkpoint": str(checkpoint)} if checkpoint is not None else said
 
     def _mend(self) -> None:
         """Where a group broke, and all of it live."""
