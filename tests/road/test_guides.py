@@ -10,12 +10,10 @@ The guides are read in one order on one cloud, as a person would: the first one 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import selectors
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +24,7 @@ from typing import Any
 
 import pytest
 from broker_servers import program
+from free_ports import free_port
 from wheels import from_folder, write_wheel
 
 ROOT = Path(__file__).parents[2]
@@ -200,11 +199,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, kernels: Path) -> Iterator[De
     if not (shutil.which("bash") and shutil.which("curl")):
         pytest.skip("the guides' commands need bash and curl")
     folder = tmp_path_factory.mktemp("desk")
-    with contextlib.ExitStack() as probes:
-        sockets = [probes.enter_context(socket.socket()) for _ in range(3)]
-        for probe in sockets:
-            probe.bind(("127.0.0.1", 0))
-        port, serve_port, hook_port = (probe.getsockname()[1] for probe in sockets)
+    port, serve_port, hook_port = (free_port(beside=beside) for beside in (1, 0, 0))  # the one after it is for HTTPS
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("SKYRIVER_", "XDG_", "PYTEST"))}
     environment = keep | {
         "HOME": str(folder),  # so that the cloud's home is the default one, as in the guides

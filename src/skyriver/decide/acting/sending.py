@@ -3,8 +3,8 @@
 Each sink has its own tasks, `parallel` at most, so that one that hangs holds up no other. What is due is read from the
 database some at a time; what receivers said is collected while a transaction is on its way, and written by the next
 one: many deliveries share one sync. Until it is written a delivery is not read again; after a kill it is, and the
-receiver knows it by its id. While it cannot be written, on a full disk say, nothing more is sent: so no more come again
-after a kill than were under way.
+receiver knows it by its id. So many of a sink are under way or not written at most that no more than twice `parallel`
+come again after a kill; while nothing can be written, on a full disk say, nothing more is sent.
 
 What is erased or dropped while it is in memory is not sent; what is on its way at that moment cannot be called back.
 """
@@ -28,6 +28,8 @@ IDLE_S = 0.25
 """Between two looks for what has become due, when nobody says that there is something."""
 UNUSABLE_S = 2.0
 """After a sink whose file cannot be used."""
+AGAIN = 2
+"""As many times `parallel` deliveries are under way or not written at most: what comes again after a kill."""
 READ_AHEAD = 16
 """As many times `parallel` deliveries are in memory at most."""
 FAILING = 3
@@ -238,7 +240,13 @@ class Senders:
             self._retire(outlet)
             outlet.sink = sink
         self._let_go(outlet, self._deliveries.withdrawn)
-        while outlet.ready and not self._unwritten and len(outlet.under_way) < self._parallel(outlet):
+        parallel = self._parallel(outlet)
+        while (
+            outlet.ready
+            and not self._unwritten
+            and len(outlet.under_way) < parallel
+            and len(outlet.held) - len(outlet.ready) < AGAIN * parallel  # under way, or answered and not written
+        ):
             number, delivery = outlet.ready.popleft()
             task = asyncio.create_task(self._send(outlet, sink, number, delivery))
             self._sending.add(task)
