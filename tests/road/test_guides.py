@@ -46,6 +46,7 @@ ORDER = (
     "signing",
     "registry",
     "watching",
+    "tracking",
     "data",
     "features",
     "lists",

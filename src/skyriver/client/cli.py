@@ -20,6 +20,7 @@ import typer
 
 from skyriver.client import audit as _audit  # noqa: F401
 from skyriver.client import costs as _costs  # noqa: F401
+from skyriver.client import curves as _curves  # noqa: F401  # its commands
 from skyriver.client import deciding as _deciding  # noqa: F401  # its commands
 from skyriver.client import erasing as _erasing  # noqa: F401  # its command
 from skyriver.client import incidents as _incidents  # noqa: F401

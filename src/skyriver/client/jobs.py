@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from skyriver.client.api import Client
     from skyriver.core.contract import Resource
 
-_jobs = noun("job", "jobs", "Jobs: each is one piece of a run.", lists=False)
+job_noun = noun("job", "jobs", "Jobs: each is one piece of a run.", lists=False, gets=False)
 _schedules = noun("schedule", "schedules", "Schedules: jobs that begin by the clock.")
 noun("task", "tasks", "Tasks: the jobs that applications declare.")
 
@@ -107,7 +107,7 @@ def _show_outputs(screen: Screen, outputs: Any) -> None:
             screen.say(f"  artifact {escape(name)}, {kept['bytes']:,} bytes")
 
 
-@_jobs.command("list")
+@job_noun.command("list")
 def job_list(
     everything: Annotated[bool, typer.Option("--all", help="Those too by which streams write their tables.")] = False,
     as_json: Json = False,
@@ -128,7 +128,7 @@ def _of_a_stream(job: Resource) -> bool:
     return job["spec"]["kind"] == "materialise" and job["parent"].startswith("stream/")
 
 
-@_jobs.command("cancel")
+@job_noun.command("cancel")
 def job_cancel(name: Name, as_json: Json = False) -> None:
     """End a job, or a run with all its jobs."""
     screen = Screen(as_json=as_json)
@@ -143,7 +143,7 @@ def job_cancel(name: Name, as_json: Json = False) -> None:
     screen.data(done, lambda: screen.say(f"{name} is cancelled."))
 
 
-@_jobs.command("history")
+@job_noun.command("history")
 def job_history(name: Name, as_json: Json = False) -> None:
     """The runs of a declared job, or the attempts of one job or of all jobs of a run."""
     screen = Screen(as_json=as_json)
@@ -195,7 +195,7 @@ def _show_attempts(screen: Screen, name: str, attempts: Sequence[Mapping[str, An
     screen.table("", (*first, "ATTEMPT", "REASON", "EXIT", "RAN", "MEMORY", "MESSAGE"), rows)
 
 
-@_jobs.command("artifacts")
+@job_noun.command("artifacts")
 def job_artifacts(
     name: Name,
     download: Annotated[Path | None, typer.Option(help="Write them into this folder.")] = None,

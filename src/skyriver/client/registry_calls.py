@@ -10,6 +10,7 @@ from skyriver.client.tenant_calls import TenantCalls, json_request, part
 from skyriver.client.waiting import answered, changed
 from skyriver.core.contract import Removed, Resource
 from skyriver.core.contract_cards import ModelCard
+from skyriver.core.contract_curves import Tracked
 from skyriver.core.contract_lineage import Edge, LineageList
 
 
@@ -46,6 +47,13 @@ class RegistryCalls(TenantCalls):
     def card(self, version: str) -> Flow[ModelCard]:
         """What is known of a version ("churn:1"), for people who did not make it."""
         answer: ModelCard = yield from answered(Request("GET", f"{self._base}/versions/{part(version)}/card"))
+        return answer
+
+    @call
+    def curves(self, name: str) -> Flow[Tracked]:
+        """What a run told step by step, and what it came of: by the run's name, that of one of its jobs, or
+        MODEL:VERSION. Raises NotFound."""
+        answer: Tracked = yield from answered(Request("GET", f"{self._base}/curves/{part(name, '/')}"))
         return answer
 
     @call

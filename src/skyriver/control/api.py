@@ -40,9 +40,11 @@ from skyriver.control.problems import add_problems
 from skyriver.control.published import publish
 from skyriver.control.requests import add_requests
 from skyriver.control.routes import PREFIX, PUBLIC, TENANT, Routes, Tokens, caller
+from skyriver.control.tracking import tracked
 from skyriver.control.writing import add_writing
 from skyriver.core import contract
 from skyriver.core.contract_cards import ModelCard
+from skyriver.core.contract_curves import Tracked
 from skyriver.core.contract_lineage import LineageList
 from skyriver.core.errors import Internal
 from skyriver.core.resources import need
@@ -191,6 +193,11 @@ def _add_views(routes: Routes, cloud: Cloud) -> None:
         """From what data and code something (a name, or kind/name) comes, and what serves and decides by it."""
         return {"items": lineage(cloud.loop.snapshot(), caller(request).tenant, name)}
 
+    def curves(request: Request, name: str) -> Tracked:
+        """What a run (its name, one of its jobs, or MODEL:VERSION) told step by step, now or when it ended."""
+        return tracked(cloud.loop.snapshot(), caller(request).tenant, name, cloud.objects.get)
+
+    add("curves/{name:path}", curves, "read_curves", 404)
     add("lineage/{name:path}", traced, "trace_name", 404)
     add("processes", processes, "list_processes")
     add("objectives", objectives_now, "tell_objectives")

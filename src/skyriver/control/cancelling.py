@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from skyriver.control.jobs import JOB
+from skyriver.control.jobs import JOB, curve_told
 from skyriver.core.errors import Conflict, NotFound
 from skyriver.core.jobs import ENDED, Ending, new_operation, next_number
 from skyriver.core.resources import Resource, Snapshot
@@ -29,7 +29,7 @@ def plan_cancel(
             code="ALREADY_ENDED",
             next_action=f"`skyriver explain {target}` shows how it ended.",
         )
-    cancelled = [_cancelled(job, snapshot.now) for job in left if job.state != "CANCELLING"]
+    cancelled = [_cancelled(snapshot, job) for job in left if job.state != "CANCELLING"]
     if operation is None:
         base = f"{jobs[0].name}-cancel"
         name = f"{base}-{next_number(snapshot, tenant, 'operation', base)}"
@@ -59,8 +59,10 @@ def _jobs(snapshot: Snapshot, operation: Resource) -> list[Resource]:
     return [job for job in found if job is not None]
 
 
-def _cancelled(job: Resource, now: int) -> Resource:
-    message = "Cancelled on request."
+def _cancelled(snapshot: Snapshot, job: Resource) -> Resource:
+    message, status = "Cancelled on request.", dict(job.status)
     if job.state in ("STARTING", "RUNNING"):
         message = "It was asked to end, and is given 10 s."
-    return JOB.move(job, "cancel", now, reason=Ending.CANCELLED.value, message=message)
+        process = snapshot.processes.get(job.process)
+        status |= curve_told(job, process.report if process is not None else {})
+    return JOB.move(job, "cancel", snapshot.now, reason=Ending.CANCELLED.value, message=message, status=status)

@@ -18,6 +18,8 @@ WAITS_LIMIT = 50
 _MISSING = {"state": "", "reason": "NOT_THERE", "message": "It is not there (any more).", "next_action": ""}
 _CARRIED = ("job", "replica", "worker", "dispatcher", "activator")
 """Kinds with a process of their own."""
+_UNTOLD = frozenset({"token", "curve"})
+"""Of reports: a curve is read where it is asked for."""
 _ORDER = (
     "app",
     "environment",
@@ -201,7 +203,7 @@ def _told(snapshot: Snapshot, carrier: Resource) -> dict[str, Any]:
     process = snapshot.processes.get(carrier.process)
     if process is None:
         return {"alive": False}
-    report = {k: v for k, v in process.report.items() if k not in ("token", "pid")}
+    report = {k: v for k, v in process.report.items() if k not in _UNTOLD | {"pid"}}
     return {"alive": process.alive, "pid": process.pid, "started_at": process.started_at, **report}
 
 
@@ -244,7 +246,7 @@ def list_processes(snapshot: Snapshot, tenant: str) -> list[dict[str, Any]]:
                 "rss_mb": process.rss_mb,
                 "cpu_seconds": process.cpu_seconds,
                 "held_by": process.held_by,
-                "report": {k: v for k, v in process.report.items() if k != "token"},
+                "report": {k: v for k, v in process.report.items() if k not in _UNTOLD},
             }
         )
     return items

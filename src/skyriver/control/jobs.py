@@ -131,7 +131,7 @@ def _wait_for_turn(snapshot: Snapshot, job: Resource, queue: Queue) -> Iterator[
         yield from _told(snapshot, job, reason="WAITS_FOR_ITS_TURN", message=decision.told.get(job.key, ""))
         return
     begun = replace(job, attempts=job.attempts + 1)
-    status = {**job.status, "config": _config(snapshot, begun), "start_time": snapshot.now}
+    status = {**_without(job.status, "curve"), "config": _config(snapshot, begun), "start_time": snapshot.now}
     admitted = JOB.move(begun, "admitted", snapshot.now, status=status)
     yield Put(admitted, job.revision)
     yield Want(_process(admitted))
@@ -152,7 +152,8 @@ def _config(snapshot: Snapshot, job: Resource) -> dict[str, Any]:
         if r.name.partition(".")[0] in job.spec.get("tables", ())
     }
     told = {k: job.spec.get(k) for k in ("kind", "app", "code", "target", "params", "index", "slot")}
-    return {"job": job.name, "attempt": job.attempts, **told, "inputs": inputs, "tables": tables}
+    curve = {"curve": job.status["curve"]} if job.status.get("curve") else {}  # it may go on from a checkpoint
+    return {"job": job.name, "attempt": job.attempts, **told, "inputs": inputs, "tables": tables, **curve}
 
 
 def _process(job: Resource) -> ProcessSpec:
@@ -178,7 +179,7 @@ def _follow_process(snapshot: Snapshot, job: Resource) -> Iterator[Action]:
     ended = how_it_failed(job, process)
     report = process.report if process is not None else {}
     if ended is not None:
-        yield _end_attempt(snapshot, replace(job, status=_status(job, report)), ended)
+        yield _end_attempt(snapshot, replace(job, status=_status(job, report) | curve_told(job, report)), ended)
         return
     yield Want(_process(job))
     status = _status(job, report)
@@ -212,6 +213,12 @@ def _end_attempt(snapshot: Snapshot, job: Resource, ended: Ended) -> Put:
 def _status(job: Resource, report: Mapping[str, Any]) -> dict[str, Any]:
     kept = {k: report[k] for k in ("progress", "stages") if k in report}
     return {**job.status, **kept}
+
+
+def curve_told(job: Resource, report: Mapping[str, Any]) -> dict[str, Any]:
+    """What an attempt that ends without its outcome told by step: else it would be gone with its process."""
+    curve = report.get("curve") or (job.status.get("config") or {}).get("curve")
+    return {"curve": curve} if curve else {}
 
 
 def _without(status: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -135,6 +135,8 @@ class VersionManifest(Spec):
     """What its declaration tells: `description`, `contact`, `licence`."""
     profile: Digest | None = Field(default=None, exclude_if=lambda value: value is None)
     """The object that holds its ModelProfile; None in versions of before there was one, and of ready files."""
+    curve: Digest | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The object that holds what its training told step by step, as JSON; None where it told nothing."""
 
 
 def scoring_signature(features: int) -> Signature:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Tell = Callable[[int, Mapping[str, Any], int, int], None]
+"""Takes what a training tells: step, values by name, samples that the step took, steps there will be."""
+
+
+def untold(step: int, values: Mapping[str, Any], samples: int, of: int) -> None:
+    """Nobody listens, as in a test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +32,30 @@ class TrainingData:
     time: NDArray[np.int64]
     params: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    tell: Tell = field(default=untold, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process nobody listens."""
+        given = (untold if one.name == "tell" else getattr(self, one.name) for one in fields(self))
+        return type(self), tuple(given)
+
+    def report(self, step: int, *, samples: int = 0, of: int = 0, **values: Any) -> None:
+        """Tells how the training goes: numbers by name at a step, as in `data.report(step, loss=0.3, auc=0.91)`. They
+        become the curves of the run. As often as you like: it takes some microseconds, and a curve keeps 256 points.
+
+        `samples`: how many this step took; `of`: how many steps there will be. A step that was reported before takes
+        its place again, and what came behind it is forgotten. NaN and infinities are kept as such. Raises InvalidInput
+        (BAD_METRIC; TOO_MANY_METRICS past 32 names).
+        """
+        self.tell(step, values, samples, of)
+
+    def callback(self) -> Callable[[Any], None]:
+        """For `lightgbm.train(..., valid_sets=..., callbacks=[data.callback()])`: reports what LightGBM evaluates after
+        each tree, as `valid_0 auc`."""
+
+        def after_tree(env: Any) -> None:
+            values = {f"{name} {metric}": value for name, metric, value, *_ in env.evaluation_result_list or ()}
+            if values:
+                self.tell(env.iteration + 1, values, len(self.x), env.end_iteration)
+
+        return after_tree

@@ -20,7 +20,7 @@ from skyriver.core.jobs import Progress
 from skyriver.core.spec import ModelSpec, TrainSpec
 from skyriver.train.calibrate import Calibrated, calibrate, with_metadata
 from skyriver.train.cleaning import Cleaning, by_column, fit_cleaning
-from skyriver.train.data import TrainingData
+from skyriver.train.data import Tell, TrainingData, untold
 from skyriver.train.evaluate import calibration_of, evaluate, judge, score, take
 from skyriver.train.slices import Scored, scored
 from skyriver.train.split import Rows, Split, split_rows, validates
@@ -71,8 +71,10 @@ def train(
     seed: int,
     champion: Champion | None,
     progress: Progress,
+    tell: Tell = untold,
 ) -> Trained:
-    """Trains the model `spec` with the user's function `fit`; `delay_us` is the label's delay, None for a table.
+    """Trains the model `spec` with the user's function `fit`; `delay_us` is the label's delay, None for a table; `tell`
+    takes what the function reports by step.
 
     Raises InvalidInput where the data does not allow it (see `split_rows`) or the model cannot be served exactly (see
     `read_lightgbm`), JobFailed with USER_ERROR where the function failed or returned no model, ONNX_DIFFERS where the
@@ -89,7 +91,7 @@ def train(
     progress("fit", 0, len(split.train))
     begun = time.monotonic()
     cleaning = fit_cleaning(spec.train.clean, take(rows.x, split.train))
-    booster = _fit(spec.train, rows, split, fit, params, seed, cleaning)
+    booster = _fit(spec.train, rows, split, fit, params, seed, cleaning, tell)
     fit_seconds = time.monotonic() - begun
     progress("convert", 0, 0)
     text = booster.model_to_string()  # up to the best iteration, as `predict` does
@@ -153,6 +155,7 @@ def _fit(
     params: Mapping[str, Any],
     seed: int,
     cleaning: Cleaning,
+    tell: Tell,
 ) -> lightgbm.Booster:
     import lightgbm  # 0.4 s and 60 MB that the other jobs of this process kind do not need
 
@@ -163,6 +166,7 @@ def _fit(
         time=rows.time[split.train],
         params=dict(params),
         seed=seed,
+        tell=tell,
     )
     try:
         model = fit(data)

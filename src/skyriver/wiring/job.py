@@ -7,15 +7,18 @@ message and next action. What the report says was done is durable before it is s
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 from skyriver.core.errors import SkyriverError, Unavailable
 from skyriver.core.jobs import Fault
 from skyriver.wiring.process import ProcessContext, read_config
+from skyriver.wiring.tracking import Tracking
 from skyriver.wiring.work.job import Job
 
 REPORT_EVERY_SECONDS = 0.1
@@ -39,24 +42,46 @@ WORK: Mapping[str, str] = {
 
 
 class Reporter:
-    """The job's progress as its report, replaced at most ten times a second; keeps how long each stage took."""
+    """The job's progress as its report, replaced at most ten times a second; keeps how long each stage took. What the
+    job tells by step is part of it."""
 
     def __init__(self, context: ProcessContext) -> None:
         self._context = context
         self._last = 0.0
         self._stage = ""
         self._since = time.monotonic()
+        self._lock = threading.Lock()
+        self._progress: dict[str, Any] = {}
+        self._curve: dict[str, Any] = {}
         self.stages: dict[str, float] = {}
+        self.tracking = Tracking(self._take, _say, context.config.get("curve"))
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
         if stage != self._stage:
             self._close(now)
             self._stage, self._since, self._last = stage, now, 0.0
-            print(f"{stage} ...", file=sys.stderr, flush=True)
+            _say(f"{stage} ...")
         if now - self._last >= REPORT_EVERY_SECONDS:
             self._last = now
-            self._context.report({"progress": {"stage": stage, "done": done, "total": total}, "stages": self.stages})
+            self._tell({"progress": {"stage": stage, "done": done, "total": total}})
+
+    def _take(self, curve: Mapping[str, Any]) -> None:
+        """From the thread of the tracking."""
+        told: dict[str, Any] = {"curve": curve}
+        if curve["of"]:
+            told["progress"] = {"stage": self._stage, "done": min(curve["step"], curve["of"]), "total": curve["of"]}
+        with suppress(OSError):  # a full disk: what is told next may find room
+            self._tell(told)
+
+    def _tell(self, told: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._progress, self._curve = told.get("progress", self._progress), told.get("curve", self._curve)
+            self._context.report(self._told())
+
+    def _told(self) -> dict[str, Any]:
+        curve = {"curve": self._curve} if self._curve else {}
+        return {**({"progress": self._progress} if self._progress else {}), "stages": dict(self.stages), **curve}
 
     def _close(self, now: float) -> None:
         if self._stage:
@@ -64,7 +89,14 @@ class Reporter:
 
     def finish(self, outcome: Mapping[str, Any]) -> None:
         self._close(time.monotonic())
-        self._context.report({"stages": self.stages, **outcome})
+        self.tracking.finish()
+        with self._lock:
+            curve = {"curve": self._curve} if self._curve else {}
+            self._context.report({"stages": self.stages, **curve, **outcome})
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -75,7 +107,7 @@ def main() -> int:
     try:
         module = import_module(f"skyriver.wiring.work.{WORK[config['kind']]}")
         work: Callable[[Job], dict[str, Any]] = module.work
-        outputs = work(Job.of(context, reporter))
+        outputs = work(Job.of(context, reporter, reporter.tracking))
     except SkyriverError as error:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skyriver.control.mlflow.filters import Value, ordered, parse_filter, searched
-from skyriver.control.mlflow.history import Point, added, last_of, most_points, points_of
+from skyriver.control.mlflow.history import added, last_of, most_points, points_of
 from skyriver.control.mlflow.like import is_like
 from skyriver.control.mlflow.protocol import Asked
+from skyriver.core.curves import Point
 from skyriver.core.errors import InvalidInput
 from skyriver.trust.tokens import Identity
 

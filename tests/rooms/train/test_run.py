@@ -1,4 +1,5 @@
 import io
+import pickle
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ import onnxruntime
 import pytest
 
 from skyriver.core.app import App
+from skyriver.core.curves import Curves
 from skyriver.core.errors import InvalidInput, JobFailed
 from skyriver.core.events import Event, Time
 from skyriver.core.spec import CleanSpec, ModelSpec, TrainSpec
@@ -271,3 +273,43 @@ def test_fitted_cleaning_travels_with_the_model_and_knows_the_training_rows_alon
     cleaned = fit_cleaning(spec.train.clean, rows.x[split_rows(spec.train, rows, DELAY, validate=False).train])  # type: ignore[union-attr, arg-type]
     booster = lightgbm.Booster(model_str=trained.model_text.decode())
     np.testing.assert_allclose(raw, booster.predict(cleaned.apply(rows.x[held_out])), atol=1e-6)
+
+
+def test_the_function_tells_how_it_goes() -> None:
+    told: list[tuple[int, dict[str, float], int, int]] = []
+
+    def fit(data: TrainingData) -> lightgbm.Booster:
+        half = len(data.x) // 2
+        train_set, valid = (lightgbm.Dataset(data.x[part], data.y[part]) for part in (slice(half), slice(half, None)))
+        settings = {"objective": "binary", "metric": "auc", "verbose": -1, "num_threads": 1, "num_leaves": 7}
+        data.report(0, begun=1)
+        return lightgbm.train(settings, train_set, 5, valid_sets=[valid], callbacks=[data.callback()])
+
+    rows = _rows()
+    _train(fit, rows, tell=lambda step, values, samples, of: told.append((step, dict(values), samples, of)))
+    assert told[0] == (0, {"begun": 1}, 0, 0)
+    assert [(step, of) for step, _, _, of in told[1:]] == [(n, 5) for n in range(1, 6)]
+    assert {tuple(values) for _, values, _, _ in told[1:]} == {("valid_0 auc",)}
+    assert 0.5 < told[-1][1]["valid_0 auc"] <= 1
+    assert told[-1][2] == len(split_rows(_spec().train, rows, DELAY, validate=True).train)  # type: ignore[arg-type]
+
+
+def test_what_it_reports_wrongly_ends_it_with_that_reason() -> None:
+    curves = Curves()
+
+    def fit(data: TrainingData) -> None:
+        data.report(1, loss="low")
+
+    with pytest.raises(InvalidInput) as refused:
+        _train(fit, tell=lambda step, values, samples, of: curves.tell(step, values, 0))
+    assert refused.value.code == "BAD_METRIC"
+
+
+def test_the_data_can_be_given_to_another_process() -> None:
+    def tell(*_: object) -> None: ...
+
+    x = np.zeros((2, 1), np.float32)
+    data = TrainingData(x, x[:, 0], ("a",), np.zeros(2, np.int64), {"trees": 3}, 7, tell=tell)
+    again = pickle.loads(pickle.dumps(data))
+    again.report(1, loss=0.5)  # nobody listens there
+    assert (again.params, again.seed, again.names) == (data.params, data.seed, data.names)

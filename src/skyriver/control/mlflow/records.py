@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from skyriver.control.mlflow.history import Point, added, most_points
+from skyriver.control.mlflow.history import added, most_points
 from skyriver.control.mlflow.protocol import Pairs, bad, exists
+from skyriver.core.curves import Point
 from skyriver.core.errors import Conflict, NotFound, QuotaExceeded
 from skyriver.core.resources import Change, Delete, Put, Resource, Snapshot
 from skyriver.core.tags import tagged

@@ -11,10 +11,10 @@ from typing import Any
 from skyriver.control.mlflow import history, records, room, shown, trainings
 from skyriver.control.mlflow.experiments import READ, WRITE, is_seen
 from skyriver.control.mlflow.filters import Value, paged, searched
-from skyriver.control.mlflow.history import Point
 from skyriver.control.mlflow.protocol import Asked, Board, bad, number_of
 from skyriver.control.mlflow.records import LOGGED, RUN, put
 from skyriver.control.mlflow.trainings import Training
+from skyriver.core.curves import Point
 from skyriver.core.resources import Change, Resource, Snapshot
 from skyriver.core.tags import tagged
 from skyriver.trust.tokens import Identity

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from skyriver.control.mlflow.history import Point, last_of
+from skyriver.control.mlflow.history import last_of
 from skyriver.control.mlflow.records import DELETED, files_of
 from skyriver.control.mlflow.trainings import PREFIX, Training
+from skyriver.core.curves import Point
 from skyriver.core.resources import Resource
 from skyriver.core.tags import tags_of
 

@@ -70,12 +70,12 @@ def trained_models(snapshot: Snapshot, tenant: str) -> list[Resource]:
 def trainings(snapshot: Snapshot, tenant: str, model: str) -> list[Training]:
     """The newest first."""
     jobs = {
-        _run(job.name): job
+        run_named(job.name): job
         for job in snapshot.all(tenant, "job")
         if job.spec.get("kind") == "train" and job.spec.get("target") == model
     }
     versions = {
-        _run(str(v.spec.get("job"))): v
+        run_named(str(v.spec.get("job"))): v
         for v in snapshot.all(tenant, "version")
         if v.spec.get("model") == model and v.spec.get("split")
     }
@@ -115,8 +115,9 @@ def run_of(version: Resource) -> str:
     """The run that a version came of; "" where none is known."""
     if told := (version.spec.get("origin") or {}).get("run"):
         return str(told)
-    return _run(str(version.spec.get("job"))) if version.spec.get("split") else ""
+    return run_named(str(version.spec.get("job"))) if version.spec.get("split") else ""
 
 
-def _run(job: str) -> str:
+def run_named(job: str) -> str:
+    """The run that a job of a training belongs to."""
     return job.removesuffix("-train").removesuffix("-compress")

@@ -16,6 +16,10 @@ from skyriver.core.spec import AppSpec
 from skyriver.wiring.home import Home
 from skyriver.wiring.model_files import ModelFiles
 from skyriver.wiring.process import ProcessContext
+from skyriver.wiring.tracking import Tracking
+
+CURVE_FILE = "curve.json"
+"""The artifact of a job that told values by step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +40,10 @@ class Job:
     index: int | None = None
     attempt: int = 1
     slot: str = ""
+    tracking: Tracking | None = None
 
     @classmethod
-    def of(cls, context: ProcessContext, progress: Progress) -> Job:
+    def of(cls, context: ProcessContext, progress: Progress, tracking: Tracking | None = None) -> Job:
         home, config = Home(context.home), context.config
         return cls(
             name=config["job"],
@@ -56,7 +61,20 @@ class Job:
             index=config.get("index"),
             attempt=config.get("attempt", 1),
             slot=config.get("slot") or "",
+            tracking=tracking,
         )
+
+    def curve(self, step: int, values: Mapping[str, Any], samples: int = 0, of: int = 0) -> None:
+        """Tells values of a step by their names, as often as one likes: it takes microseconds. `samples` that the step
+        took, `of` how many steps there will be. A step that was told before begins anew from there. Raises
+        InvalidInput (BAD_METRIC, TOO_MANY_METRICS)."""
+        if self.tracking is not None:
+            self.tracking.tell(step, values, samples, of)
+
+    def kept_curve(self) -> str | None:
+        """The digest of all that was told so far, as an object; None where nothing was."""
+        document = self.tracking.document() if self.tracking is not None else None
+        return self.objects.put(document) if document is not None else None
 
     @property
     def model_files(self) -> ModelFiles:

@@ -26,7 +26,7 @@ from skyriver.train.run import Champion, Trained, train
 from skyriver.train.split import Rows
 from skyriver.wiring.work.champion_scores import put_scores
 from skyriver.wiring.work.history import History, delay_of, newest_history, rows_of
-from skyriver.wiring.work.job import Job
+from skyriver.wiring.work.job import CURVE_FILE, Job
 from skyriver.wiring.work.same_features import same_features
 
 
@@ -49,12 +49,19 @@ def work(job: Job) -> dict[str, Any]:
         seed=int(job.params.get("seed", 0)),
         champion=_champion(job, model, history, rows),
         progress=job.progress,
+        tell=job.curve,
     )
+    curve = job.kept_curve()
     artifact = job.objects.put(trained.onnx)
     return {
-        "artifacts": {"model.onnx": artifact, "model.txt": job.objects.put(trained.model_text)},
+        "artifacts": {
+            "model.onnx": artifact,
+            "model.txt": job.objects.put(trained.model_text),
+            **({CURVE_FILE: curve} if curve is not None else {}),
+        },
+        **({"curve": curve} if curve is not None else {}),
         "manifest": _manifest(job, model, model.train, history, rows, trained, artifact)
-        .model_copy(update={"same_features": same})
+        .model_copy(update={"same_features": same, "curve": curve})
         .to_json(),
         "fields": [f.to_json() for f in input_fields(features, source)],
         "champion": int((job.inputs.get("champion") or {}).get("version", 0)),

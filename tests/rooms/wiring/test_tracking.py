@@ -1,0 +1,122 @@
+"""What a job tells by step is handed on, told in its log, and goes on in the next attempt."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from skyriver.core.curves import Curves
+from skyriver.core.errors import InvalidInput
+from skyriver.wiring import tracking
+from skyriver.wiring.tracking import EVERY_S, LONGEST_LINE_S, Tracking, usage_of_all
+
+
+class Watched:
+    """A tracking by a clock that stands still until it is moved; its thread never gets to look."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, known: Mapping[str, Any] | None = None) -> None:
+        monkeypatch.setattr(tracking, "EVERY_S", 1e6)
+        self.now, self.cpu, self.rss = 100.0, 0.0, 500.0
+        self.published: list[Mapping[str, Any]] = []
+        self.lines: list[str] = []
+        self.of = Tracking(
+            self.published.append,
+            self.lines.append,
+            known,
+            clock=lambda: self.now,
+            usage=lambda: (self.cpu, self.rss),
+        )
+
+    def wait(self, seconds: float, cores: float = 0.0) -> None:
+        self.now += seconds
+        self.cpu += seconds * cores
+        self.of.flush()
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(monkeypatch)
+
+
+def test_a_line_says_how_far_it_is_and_what_it_takes(watched: Watched) -> None:
+    watched.of.tell(1, {"loss": 0.9}, 0, 4_000)
+    watched.wait(1.0)
+    watched.of.tell(1_200, {"loss": 0.312, "auc": 0.91}, 24_800, 4_000)
+    watched.rss = 640.0
+    watched.wait(2.0, cores=1.8)
+    assert watched.lines[-1] == "step 1,200/4,000  loss 0.312  auc 0.91  12,400 samples/s  1.8 cores  640 MB"
+    assert watched.of.now["peak_mb"] == 640.0
+    watched.of.tell(1_300, {"loss": float("nan")})
+    watched.of.finish()
+    assert watched.lines[-1].startswith("step 1,300/4,000  loss nan  auc 0.91")
+
+
+def test_lines_become_rare_and_nothing_is_handed_on_twice(watched: Watched) -> None:
+    for step in range(4_000):
+        watched.of.tell(step, {"loss": 1.0})
+        watched.wait(1.0)
+    assert 60 < len(watched.lines) < 200
+    assert LONGEST_LINE_S >= 60
+    assert len(watched.published) == 4_000
+    watched.wait(1.0)
+    watched.of.finish()
+    assert len(watched.published) <= 4_001
+    assert len(json.dumps(watched.published[-1])) < 20_000
+
+
+def test_who_told_nothing_has_nothing(watched: Watched) -> None:
+    watched.wait(5.0)
+    watched.of.finish()
+    assert (watched.published, watched.lines) == ([], [])
+    assert watched.of.record() is None
+    assert watched.of.document() is None
+
+
+def test_the_next_attempt_goes_on_from_its_first_step(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in range(1, 101):
+        watched.of.tell(step, {"loss": float(step), "auc": 0.5})
+    watched.wait(1.0)
+    again = Watched(monkeypatch, json.loads(json.dumps(watched.published[-1])))
+    again.of.tell(61, {"loss": -1.0})
+    again.wait(1.0)
+    found = Curves.of_record(again.published[-1]).document()["curves"]
+    assert [step for step, _, _ in found["loss"]["points"]] == list(range(1, 62))
+    assert found["loss"]["points"][-1][1] == -1.0
+    assert found["auc"]["points"][-1][0] == 60
+    watched.of.finish()
+    again.of.finish()
+
+
+def test_a_wrong_report_leaves_what_was_told(watched: Watched) -> None:
+    watched.of.tell(1, {"loss": 1.0})
+    with pytest.raises(InvalidInput):
+        watched.of.tell(2, {"loss": "much"})
+    watched.of.finish()
+    assert watched.published[-1]["step"] == 1
+
+
+def test_many_names_make_no_endless_line(watched: Watched) -> None:
+    watched.of.tell(1, {f"m{n}": 1.0 for n in range(32)})
+    watched.wait(1.0)
+    assert "and 26 more" in watched.lines[0]
+
+
+def test_a_process_counts_with_what_it_started() -> None:
+    cpu, rss_mb = usage_of_all()
+    assert 0 < cpu < time.process_time() + 3_600
+    assert 5 < rss_mb < 64_000
+    assert EVERY_S <= 1.0  # what was told is there after a kill -9, up to the last second
+
+
+def test_it_tells_by_itself_within_a_second() -> None:
+    published: list[Mapping[str, Any]] = []
+    lines: list[str] = []
+    told = Tracking(published.append, lines.append)
+    told.tell(7, {"loss": 1.0})
+    told.finish()
+    assert published[-1]["step"] == 7
+    assert lines[-1].startswith("step 7  loss 1")
