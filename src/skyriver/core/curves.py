@@ -239,7 +239,7 @@ def _whole(value: object, what: str) -> int:
 
 
 def told_number(value: float) -> float | str:
-    """JSON has no other numbers than finite ones."""
+    """JSON has no NaN and no infinity; protobuf's JSON writes them as these texts."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")

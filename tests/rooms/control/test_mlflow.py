@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from skyriver.control import bodies
 from skyriver.control.api import create_api
 from skyriver.control.mlflow import filters, records, registry, room, shown
 from skyriver.control.mlflow.refusals import is_mlflow
+from skyriver.core.curves import Curves
 from skyriver.core.resources import Resource
 from skyriver.release.manifest import VersionManifest, scoring_signature
 from skyriver.trust.signing import signed_version
@@ -344,12 +346,20 @@ def test_the_trainings_of_this_cloud_are_runs_that_nobody_writes(stage: Stage, c
     [run] = client.post("runs/search", experiment_ids=[experiment["experiment_id"]])["runs"]
     assert (run["info"]["run_id"], run["info"]["status"]) == ("comes_back-run-1", "RUNNING")
     assert run["data"]["params"] == [{"key": "trees", "value": "9"}]
+    curves = Curves()
+    for step, loss in ((1, 0.5), (2, 0.25), (3, math.nan)):
+        curves.tell(step, {"loss": loss, "auc": 0.1}, 1_000 + step)
+    digest = stage.objects.put(json.dumps({**curves.document(), "now": {}}).encode())
     made = version("comes_back", 1, stage.objects.put(b"trees"), state="APPROVED")
     split = {"train": [0, 0, 1, 1], "test": [0, 0, 1, 1]}
-    stage.put(replace(made, spec={**made.spec, "split": split, "job": "comes_back-run-1-compress"}))
+    stage.put(replace(made, spec={**made.spec, "split": split, "job": "comes_back-run-1-compress", "curve": digest}))
     run = client.get("runs/get", run_id="comes_back-run-1")["run"]
     assert run["info"]["status"] == "FINISHED"
-    assert run["data"]["metrics"][0]["value"] == 0.75
+    values = {metric["key"]: metric["value"] for metric in run["data"]["metrics"]}
+    assert (values["auc"], values["loss"]) == (0.75, "NaN")
+    history = client.get("metrics/get-history", run_id="comes_back-run-1", metric_key="loss")["metrics"]
+    told = [(metric["step"], metric["value"], metric["timestamp"]) for metric in history]
+    assert told == [(1, 0.5, 1_001), (2, 0.25, 1_002), (3, "NaN", 1_003)]
     assert {"key": "skyriver.version", "value": "comes_back:1"} in run["data"]["tags"]
     found = client.get("model-versions/get", name="comes_back", version="1")["model_version"]
     assert found["run_id"] == "comes_back-run-1"

@@ -14,6 +14,7 @@ from skyriver.control.mlflow.filters import Value, paged, searched
 from skyriver.control.mlflow.protocol import Asked, Board, bad, number_of
 from skyriver.control.mlflow.records import LOGGED, RUN, put
 from skyriver.control.mlflow.trainings import Training
+from skyriver.control.tracking import curves_of
 from skyriver.core.curves import Point
 from skyriver.core.resources import Change, Resource, Snapshot
 from skyriver.core.tags import tagged
@@ -38,7 +39,11 @@ def add_runs(board: Board) -> None:
 
 def _add_reading(board: Board) -> None:
     def get(asked: Asked) -> Document:
-        return {"run": _found(board.snapshot(), asked.who.tenant, run_id(asked))}
+        snapshot, ident = board.snapshot(), run_id(asked)
+        if (own := trainings.training(snapshot, asked.who.tenant, ident)) is not None:
+            last = {name: points[-1] for name, points in _curves(board, snapshot, own).items()}
+            return {"run": shown.run_of_training(own, last)}
+        return {"run": _found(snapshot, asked.who.tenant, ident)}
 
     def search(asked: Asked) -> Document:
         snapshot, view = board.snapshot(), asked.text("run_view_type", "ACTIVE_ONLY")
@@ -55,7 +60,9 @@ def _add_reading(board: Board) -> None:
     def get_history(asked: Asked) -> Document:
         ident, key, snapshot = run_id(asked), asked.text("metric_key"), board.snapshot()
         if (own := trainings.training(snapshot, asked.who.tenant, ident)) is not None:
-            return {"metrics": [m for m in shown.run_of_training(own)["data"]["metrics"] if m["key"] == key]}
+            known = [m for m in shown.run_of_training(own)["data"]["metrics"] if m["key"] == key]
+            told = _curves(board, snapshot, own).get(key, [])
+            return {"metrics": known or [shown.metric(key, point) for point in told]}
         known = records.find(snapshot, asked.who.tenant, RUN, ident).status.get("metrics", {}).get(key)
         points = history.points_of(known) if known is not None else []
         return {"metrics": [shown.metric(key, point) for point in points]}
@@ -225,6 +232,15 @@ def _whole(metric: Mapping[str, Any], name: str, default: int) -> int:
     if not -(1 << 62) <= found <= 1 << 62:
         raise bad(f"{name}={metric.get(name)!r:.80} is no whole number.", "Give such a number.", name)
     return found
+
+
+def _curves(board: Board, snapshot: Snapshot, own: Training) -> dict[str, list[Point]]:
+    """What a training of this cloud told by step; a metric of its version of the same name is another thing."""
+    told, _ = curves_of(snapshot, own, board.cloud.objects.get)
+    return {
+        name: [Point(int(step), float(value), int(at_ms)) for step, value, at_ms in curve["points"]]
+        for name, curve in told["curves"].items()
+    }
 
 
 def _writable(snapshot: Snapshot, tenant: str, id: str, *, deleted: bool = False) -> Resource:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from skyriver.control.mlflow.history import last_of
 from skyriver.control.mlflow.records import DELETED, files_of
 from skyriver.control.mlflow.trainings import PREFIX, Training
-from skyriver.core.curves import Point
+from skyriver.core.curves import Point, told_number
 from skyriver.core.resources import Resource
 from skyriver.core.tags import tags_of
 
@@ -20,15 +20,8 @@ def pairs(given: Mapping[str, str]) -> list[Document]:
     return [{"key": key, "value": value} for key, value in sorted(given.items())]
 
 
-def number(value: float) -> float | str:
-    """JSON has no NaN and no infinity; protobuf writes them as texts."""
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
 def metric(key: str, point: Point, **more: str) -> Document:
-    return {"key": key, "value": number(point.value), "timestamp": point.at_ms, "step": point.step, **more}
+    return {"key": key, "value": told_number(point.value), "timestamp": point.at_ms, "step": point.step, **more}
 
 
 def _stage(row: Resource) -> str:
@@ -115,9 +108,11 @@ def training_tags(found: Training) -> dict[str, str]:
     return tags
 
 
-def run_of_training(found: Training) -> Document:
+def run_of_training(found: Training, told: Mapping[str, Point] = MappingProxyType({})) -> Document:
+    """`told`: the last value of each of its curves."""
     at = found.end_us // 1_000
-    metrics = [metric(key, Point(0, value, at)) for key, value in sorted(found.metrics.items())]
+    points = {**told, **{key: Point(0, value, at) for key, value in found.metrics.items()}}
+    metrics = [metric(key, point) for key, point in sorted(points.items())]
     data = {"metrics": metrics, "params": pairs(found.params), "tags": pairs(training_tags(found))}
     return {"info": training_info(found), "data": data}
 
