@@ -71,9 +71,11 @@ def label(value: float) -> str:
     return f"{value:.4g}"
 
 
-def panel(title: str, lines: Sequence[Line]) -> str:
+def panel(title: str, lines: Sequence[Line], *, from_zero: bool = False) -> str:
     """One metric: a line a run."""
     found = bounds(lines)
+    if found is not None and from_zero:
+        found = (*found[:2], min(0.0, found[2]), found[3])
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
     parts = [f'{head} role="img" font-family="system-ui,sans-serif" font-size="12">', f"<title>{escape(title)}</title>"]
     parts.append(f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>')
@@ -158,7 +160,7 @@ def panels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         names = dict.fromkeys(name for run in runs for name in run[part])
         for name in names:
             lines = [(run["name"], run[part][name]) for run in runs if name in run[part]]
-            found.append(panel(titles.get(name, name), lines))
+            found.append(panel(titles.get(name, name), lines, from_zero=part == "system"))
     return found
 
 
