@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from skyriver.core.terms import Cron, precision_at
     from skyriver.core.work import Job
     from skyriver.train.data import TrainingData
+    from skyriver.train.feed.files import rows
 
 __all__ = [
     "App",
@@ -65,6 +66,7 @@ __all__ = [
     "mean",
     "minimum",
     "precision_at",
+    "rows",
     "since",
     "std",
     "sum",
@@ -109,6 +111,7 @@ _HOMES = {
     "mean": ("core.expr", "mean"),
     "minimum": ("core.expr", "minimum"),
     "precision_at": ("core.terms", "precision_at"),
+    "rows": ("train.feed.files", "rows"),
     "since": ("core.expr", "since"),
     "std": ("core.expr", "std"),
     "sum": ("core.expr", "total"),

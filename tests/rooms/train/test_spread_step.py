@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+
+import skyriver as sr
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -383,6 +386,33 @@ def test_one_of_another_model_is_refused_with_what_differs(tmp_path: Path) -> No
     ctx.state(model, torch.optim.Adam(model.parameters()))
     with pytest.raises(InvalidInput, match=r"0\.bias has \(12,\) there and \(13,\) here"):
         next(ctx.steps(rows(), 32))
+
+
+def test_one_of_other_files_is_refused(tmp_path: Path) -> None:
+    for folder, sign in (("a", 1.0), ("b", -1.0)):
+        (tmp_path / folder).mkdir()
+        pl.DataFrame({"x": [sign * n for n in range(64)]}).write_parquet(tmp_path / folder / "0.parquet")
+    first = Line()
+    ctx, model = first.ctx(), nn.Linear(1, 1)
+    ctx.state(model, sgd(model))
+    steps = ctx.steps(sr.rows(tmp_path / "a", x=["x"]), 32)
+    next(steps)
+    path = Checkpoints(tmp_path).publish(write(tmp_path, ctx.snapshot(), worker=1))
+    steps.close()
+    second = Line(checkpoint=str(path))
+    ctx = second.ctx()
+    ctx.state(model, sgd(model))
+    with pytest.raises(InvalidInput, match="data was"):
+        next(ctx.steps(sr.rows(tmp_path / "b", x=["x"]), 32))
+
+
+def test_a_batch_that_is_wrong_ends_the_loop_with_what_is_wrong(tmp_path: Path, line: Line) -> None:
+    pl.DataFrame({"x": [None if n == 40 else float(n) for n in range(64)]}).write_parquet(tmp_path / "0.parquet")
+    ctx = line.ctx()
+    model = nn.Linear(1, 1)
+    ctx.state(model, sgd(model))
+    with pytest.raises(InvalidInput, match=r"Row 41 of 0\.parquet has no value in 'x'"):
+        next(ctx.steps(sr.rows(tmp_path, x=["x"]), 16))
 
 
 def test_a_state_that_no_file_can_hold_is_refused(tmp_path: Path) -> None:

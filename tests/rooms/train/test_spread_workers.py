@@ -13,7 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
+
+import skyriver as sr
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -43,6 +46,21 @@ def train(ctx: Context) -> Any:
         ctx.backward(loss)
         ctx.report(error=loss.detach().sqrt())
         ctx.step(optimizer)
+    return model
+
+
+def train_of_files(ctx: Context) -> Any:
+    """Three epochs of seven steps."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+    ctx.state(model, torch.optim.Adam(model.parameters(), 3e-3))
+    folder = Path(ctx.params["folder"])
+    for x, y in ctx.steps(sr.rows(folder / "*.parquet", x=["a", "b"], y="label"), 96, 3):
+        if ctx.committed in ctx.params["gates"]:
+            wait_at(folder, ctx.committed)
+        ctx.backward(nn.functional.binary_cross_entropy_with_logits(model(x)[:, 0], y))
+        ctx.step()
+    assert 0 < ctx.waited < 1
     return model
 
 
@@ -180,6 +198,23 @@ def test_killed_workers_are_replaced_and_the_bits_are_the_same(alone: bytes, tmp
     assert watched.run(kill) == alone
     assert watched.sizes == [3, 2, 3, 2, 3, 2, 3]
     assert sum("ended with -9" in change.why for change in watched.changes) == 3
+
+
+def test_rows_of_files_are_the_same_for_any_number_of_workers_and_after_a_kill(tmp_path: Path) -> None:
+    for part in range(3):
+        at = [n / 100 for n in range(part * 200, part * 200 + 200)]
+        made = pl.DataFrame({"a": at, "b": [-a * a for a in at], "label": [a > 3 for a in at]})
+        made.write_parquet(tmp_path / f"{part}.parquet", row_group_size=30)
+    alone = Watched(1, train_of_files, folder=tmp_path).run()
+
+    def kill(watched: Watched) -> None:
+        watched.at(9, 3)
+        os.kill(watched.pids[1], signal.SIGKILL)
+        watched.size(2)
+        watched.size(3)
+        watched.open(9)
+
+    assert Watched(3, train_of_files, gates=(9,), folder=tmp_path).run(kill) == alone
 
 
 def test_one_that_is_killed_in_the_midst_of_a_sum_is_not_waited_for(alone: bytes, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch.distributed import Store
 
 from skyriver.core.errors import InvalidInput, JobFailed
 from skyriver.train.spread.checkpoints import Saver, check_fits, read
-from skyriver.train.spread.feeding import Feeder, Part, as_rows
+from skyriver.train.spread.feeding import Feeder, Part, source
 from skyriver.train.spread.gradients import Buckets, Parts, Shards
 from skyriver.train.spread.group import BrokenGroup, Group
 from skyriver.train.spread.member import MEETING_S, Dismissed, Member
@@ -89,6 +89,8 @@ class Context:
         self._fresh = True
         """It was in no group yet."""
         self._order: Order | None = None
+        self._data = 0
+        self._feeder: Feeder | None = None
         self._ending = False
         self._now: _Step | None = None
         self._rows = 0
@@ -112,6 +114,11 @@ class Context:
     def committed(self) -> int:
         """Steps that are done."""
         return self._step
+
+    @property
+    def waited(self) -> float:
+        """The share of the time in the loop, from 0 to 1, in which this worker waited for its rows."""
+        return self._feeder.waited if self._feeder is not None else 0.0
 
     @property
     def epoch(self) -> int:
@@ -156,11 +163,12 @@ class Context:
                 code="BAD_STEPS",
                 next_action="Go through all epochs in one loop: epochs=N.",
             )
-        rows = as_rows(dataset)
-        order = self._order = Order(len(rows), min(global_batch, len(rows)), epochs, self.seed, drop_last)
-        self._check_batch_statistics(order)
-        feeder = Feeder(rows, lambda part: order.rows_of(part[0], slice(part[2], part[3])))
+        fed = source(dataset, global_batch, epochs, self.seed, drop_last=drop_last)
+        order = self._order = fed.order
+        self._data = fed.identity
+        feeder = self._feeder = Feeder(fed)
         try:
+            self._check_batch_statistics(order)
             self._enter()
             while self._step < order.steps and not self._ending:
                 yield from self._one(order, feeder)
@@ -246,7 +254,16 @@ class Context:
         """What decides which rows a step has: a checkpoint of another is none of this training."""
         order = self._order
         assert order is not None
-        return {"rows": order.rows, "global_batch": order.batch, "seed": order.seed, "shards": self._shards}
+        told = {"rows": order.rows, "global_batch": order.batch, "seed": order.seed, "shards": self._shards}
+        return {**told, "data": self._data} if self._data else told
+
+    def _check_same_rows(self, of: Mapping[str, int]) -> None:
+        if of != self._identity():
+            raise InvalidInput(
+                "This worker found other rows than the others have: files were changed, or each reads its own.",
+                code="OTHER_ROWS",
+                next_action="Give all workers the same rows, global_batch and files; train on a version of a table.",
+            )
 
     def _check_batch_statistics(self, order: Order) -> None:
         """A batch of one row has none: torch refuses it, at the end of the first epoch."""
@@ -300,6 +317,7 @@ class Context:
         if not same:
             state = group.broadcast(self.snapshot() if group.rank == root else None, root)
             if group.rank != root:
+                self._check_same_rows(state["of"])
                 self._load(state)
 
     def _load(self, state: Mapping[str, Any]) -> None:

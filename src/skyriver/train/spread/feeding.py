@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skyriver.core.errors import InvalidInput
+from skyriver.train.feed.files import FileRows
+from skyriver.train.spread.shards import Order
 
 Part = tuple[int, int, int, int]
 """Of an order: (step, part, first row of the step, end)."""
@@ -32,19 +34,67 @@ WORTH_S: Final = 0.001
 """A batch that is quicker to fetch is fetched when it is asked for: to hand it over between threads takes as long."""
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where batches come from, and in which order."""
+
+    order: Order
+    take: Callable[[Part], Any]
+    by_turns: bool = False
+    """`take` is called by the training's own thread alone."""
+    identity: int = 0
+    """Of the rows, where it is known; else 0."""
+    close: Callable[[], None] = lambda: None
+
+
+def source(dataset: Any, batch: int, epochs: int, seed: int, *, drop_last: bool) -> Source:
+    """Raises InvalidInput (BAD_DATASET) where it is none."""
+    if isinstance(dataset, FileRows):
+        ordered = dataset.order(min(batch, len(dataset)), epochs, seed, drop_last=drop_last)
+        reader, parts = dataset.reader(ordered), dataset.parts
+
+        def of_files(part: Part) -> tuple[Tensor, ...]:
+            found = parts(reader.take(part[0], slice(part[2], part[3])))
+            return tuple(map(torch.from_numpy, found))
+
+        return Source(ordered, of_files, identity=dataset.identity, close=reader.close)
+    rows = as_rows(dataset)
+    order = Order(len(rows), min(batch, len(rows)), epochs, seed, drop_last)
+
+    def of_rows(part: Part) -> Any:
+        return rows.take(order.rows_of(part[0], slice(part[2], part[3])))
+
+    return Source(order, of_rows, by_turns=getattr(rows, "by_turns", False))
+
+
 class Feeder:
     """Hands out batches, and has the next one fetched meanwhile where that is worth it."""
 
-    def __init__(self, rows: Rows, numbers: Callable[[Part], NDArray[np.int64]]) -> None:
-        self._rows, self._numbers = rows, numbers
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._next: tuple[Part, Future[Any]] | None = None
-        by_turns = getattr(rows, "by_turns", False)
-        self._thread = None if by_turns else ThreadPoolExecutor(1, thread_name_prefix="rows")
+        self._thread = None if source.by_turns else ThreadPoolExecutor(1, thread_name_prefix="rows")
         self._took_s = 0.0
         """That one took lately."""
+        self._begun: float | None = None
+        self._waited_s = 0.0
+
+    @property
+    def waited(self) -> float:
+        """The share of the time since the first batch was asked for in which the training waited for data."""
+        return 0.0 if self._begun is None else self._waited_s / max(time.monotonic() - self._begun, 1e-9)
 
     def get(self, part: Part, following: Part | None) -> Any:
         """The batch of `part`; `following` is what is most likely asked for next."""
+        begun = time.monotonic()
+        if self._begun is None:
+            self._begun = begun
+        try:
+            return self._get(part, following)
+        finally:
+            self._waited_s += time.monotonic() - begun
+
+    def _get(self, part: Part, following: Part | None) -> Any:
         known, self._next = self._next, None
         if known is not None and known[0] != part and not known[1].cancel():
             known[1].exception()  # members have changed: one batch is fetched at a time
@@ -57,10 +107,11 @@ class Feeder:
     def close(self) -> None:
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
+        self._source.close()
 
     def _take(self, part: Part) -> Any:
         begun = time.monotonic()
-        batch = self._rows.take(self._numbers(part))
+        batch = self._source.take(part)
         self._took_s += (time.monotonic() - begun - self._took_s) / 4
         return batch
 

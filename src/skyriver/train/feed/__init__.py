@@ -1,0 +1,1 @@
+"""What a training is fed with: rows of files larger than memory, augmentation, weights. None of it needs torch."""
