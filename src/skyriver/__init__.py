@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from skyriver.core.gates import Gate, Slice
     from skyriver.core.retraining import Retrain
     from skyriver.core.rollouts import BlueGreen, Canary, Guards, Shadow
+    from skyriver.core.searching import Choice, Float, Int, Search
     from skyriver.core.serving import from_stream as FromStream
     from skyriver.core.sources import Mqtt, Nats, NatsLog
     from skyriver.core.spec import CleanSpec as Clean
@@ -33,6 +34,7 @@ __all__ = [
     "BlueGreen",
     "Budget",
     "Canary",
+    "Choice",
     "Clean",
     "Compress",
     "Cost",
@@ -40,15 +42,18 @@ __all__ = [
     "Count",
     "Cron",
     "Event",
+    "Float",
     "FromStream",
     "Gate",
     "Guards",
+    "Int",
     "Job",
     "Mqtt",
     "Nats",
     "NatsLog",
     "Retrain",
     "Rule",
+    "Search",
     "Service",
     "Shadow",
     "SkyriverError",
@@ -78,6 +83,7 @@ _HOMES = {
     "BlueGreen": ("core.rollouts", "BlueGreen"),
     "Budget": ("core.budgets", "Budget"),
     "Canary": ("core.rollouts", "Canary"),
+    "Choice": ("core.searching", "Choice"),
     "Clean": ("core.spec", "CleanSpec"),
     "Compress": ("core.spec", "CompressSpec"),
     "Cost": ("core.costs", "Cost"),
@@ -85,15 +91,18 @@ _HOMES = {
     "Count": ("core.budgets", "Count"),
     "Cron": ("core.terms", "Cron"),
     "Event": ("core.events", "Event"),
+    "Float": ("core.searching", "Float"),
     "FromStream": ("core.serving", "from_stream"),
     "Gate": ("core.gates", "Gate"),
     "Guards": ("core.rollouts", "Guards"),
+    "Int": ("core.searching", "Int"),
     "Job": ("core.work", "Job"),
     "Mqtt": ("core.sources", "Mqtt"),
     "Nats": ("core.sources", "Nats"),
     "NatsLog": ("core.sources", "NatsLog"),
     "Retrain": ("core.retraining", "Retrain"),
     "Rule": ("core.decisions", "Rule"),
+    "Search": ("core.searching", "Search"),
     "Service": ("core.spec", "ServiceSpec"),
     "Slice": ("core.gates", "Slice"),
     "Shadow": ("core.rollouts", "Shadow"),

@@ -19,10 +19,55 @@ def version(screen: Screen, found: Mapping[str, Any]) -> None:
     screen.table(f"{found['name']}  {found['state']}", ("metric", "value"), rows)
     for candidate in spec.get("candidates", ()):
         screen.say(f"  candidate {candidate['name']}: {escape(str(candidate.get('why', '')))}")
+    if told := spec.get("examined"):
+        examined(screen, told)
     if calibration := spec.get("calibration"):
         _calibration(screen, calibration)
     slices(screen, spec)
     gate(screen, status)
+
+
+def examined(screen: Screen, told: Mapping[str, Any]) -> None:
+    """How it compares with what costs nothing to have, what more rows would bring, and the verdict."""
+    metric = told["metric"]
+    if search := told.get("search"):
+        _search(screen, search)
+    rows = [
+        (each["name"], f"{each['metrics'][metric]:.4f}", _above(each.get("difference")), f"{each['rows']:,}")
+        for each in told.get("baselines", ())
+        if metric in each["metrics"]
+    ]
+    if rows:
+        own = ("this version", f"{told['value']:.4f}", "", "")
+        columns = ("", metric, "this version's is higher by", "learnt from rows")
+        screen.table("Beside baselines, on the test rows", columns, [own, *rows])
+    if told.get("trained") is not None:
+        screen.say(f"  gap: {metric} {told['trained']:.4f} on training rows, {told['value']:.4f} on test rows")
+    if curve := [f"{value:.4f} with {count:,} rows" for count, value in told.get("curve", ())]:
+        screen.say(f"  learning curve: {', '.join(curve)}")
+    stretches = [each for each in told.get("prequential", ()) if metric in each[5]]
+    if stretches:
+        values = ", ".join(f"{each[5][metric]:.4f}" for each in stretches)
+        screen.say(f"  prequential: {metric} {values} of {len(stretches)} stretches, the test the last of them")
+    screen.say(f"  verdict: {escape(told['verdict'])}")
+
+
+def _above(difference: Sequence[float] | None) -> str:
+    return "" if difference is None else f"{difference[0]:+.4f} ({difference[1]:+.4f} to {difference[2]:+.4f})"
+
+
+def _search(screen: Screen, search: Mapping[str, Any]) -> None:
+    counts = search["counts"]
+    words = {"pruned": "cut short", "failed": "failed"}
+    cut = "".join(f", {counts[state]} {word}" for state, word in words.items() if counts.get(state))
+    found = ", ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in search["params"].items()
+    )
+    screen.say(
+        f"  search: {escape(found)} is the best of {sum(counts.values())} trials{cut}: {search['metric']}"
+        f" {search['value']:.4f} on {search['judged']:,} held-out training rows; ended by {search['ended']}"
+    )
 
 
 def slices(screen: Screen, spec: Mapping[str, Any]) -> None:

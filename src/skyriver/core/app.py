@@ -46,6 +46,7 @@ from skyriver.core.names import check_field, check_name
 from skyriver.core.places import declared_at
 from skyriver.core.retraining import Retrain, retrain_of
 from skyriver.core.rollouts import BlueGreen, Canary, rollout_of
+from skyriver.core.searching import Search, search_of
 from skyriver.core.sources import Mqtt, Nats, NatsLog
 from skyriver.core.spending import parse_budget
 from skyriver.core.terms import Cron
@@ -217,18 +218,23 @@ class App:
         label: Label | Expression,
         test: str | float | None = None,
         clean: specs.CleanSpec | None = None,
+        search: Search | None = None,
+        prequential: int = 0,
     ) -> Callable[[Function], Function]:
         """Declares the decorated function as the training of a model.
 
         It gets the training part as `TrainingData` and returns a fitted model. `test` is what is held out:
         for a stream the last stretch of time ("7d"), for a table a share (0.3). `clean` is fitted on the training part
-        and travels with the model; the function gets cleaned rows.
+        and travels with the model; the function gets cleaned rows. `search`: the best `data.params` are looked for,
+        see `sr.Search`. `prequential`: of a stream so many stretches as long as the test are each judged by what was
+        learnt before them, the test being the last.
         """
         source = features.spec.source
         of = self._streams[source] if source in self._streams else self._tables[source]
         name = terms.label_of(label, of)
         terms.check_leak(features.spec, name)
-        held = terms.held_out(test, of)
+        held = {**terms.held_out(test, of), "search": search_of(search)}
+        held["prequential"] = terms.check_stretches(prequential, of)
 
         def declare(function: Function) -> Function:
             qualified = function.__qualname__
@@ -337,7 +343,8 @@ class App:
         if trained is None and gate is not None:
             gates.check_gate_of_file(gate.spec, name)
         if trained is not None and gate is not None:
-            gates.check_gate(gate.spec, [*specs.MEASURED, *(metric.name for metric in named)], parts)
+            known = [*specs.MEASURED, *(specs.PREQUENTIAL if trained.prequential else ())]
+            gates.check_gate(gate.spec, [*known, *(metric.name for metric in named)], parts)
         self._models[name] = specs.ModelSpec(
             name=name,
             train=trained,

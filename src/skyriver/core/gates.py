@@ -41,7 +41,10 @@ class Gate:
     `against="champion"`: nor may it be worse, by more than `tolerance`, than the version that serves, on the same test
     rows and on each slice of them. `each_slice` are rules that hold on each slice of the model, `slices` those of named
     ones: `slices={"night": {"auc": ">= 0.8"}}`. `latency`: the most that 99 of 100 rows may take, each scored alone;
-    `size`: of the model's file. `same_features=False`: features that a stream recorded are not compared.
+    `size`: of the model's file. `beats_baseline=True`: nor may it be worse, by more than `tolerance`, than the best of
+    a constant, a linear model and LightGBM with its defaults, fitted on the same rows. `max_gap`: so much better it may
+    be on the training rows than on the test rows, in average precision or `auc`. `same_features=False`: features that a
+    stream recorded are not compared.
     """
 
     spec: specs.GateSpec
@@ -55,6 +58,8 @@ class Gate:
         slices: Mapping[str, Mapping[str, str]] | None = None,
         latency: str = "",
         size: str = "",
+        beats_baseline: bool = False,
+        max_gap: float | None = None,
         same_features: bool = True,
         **rules: str,
     ) -> None:
@@ -75,6 +80,8 @@ class Gate:
             ),
             "latency_us": parse_duration(latency, "a latency") if latency else 0,
             "size_bytes": parse_bytes(size) if size else 0,
+            "beats_baseline": beats_baseline,
+            "max_gap": max_gap,
             "same_features": same_features,
         }
         action = 'Write sr.Gate(average_precision=">= 0.6", against="champion", tolerance=0.01).'
@@ -229,10 +236,11 @@ def check_gate(gate: specs.GateSpec, measured: Sequence[str], slices: Sequence[s
 
 def check_gate_of_file(gate: specs.GateSpec, model: str) -> None:
     """Of a model that comes as a ready file, of which there are no rows."""
-    if gate.latency_us or gate.slices:
+    asked = {"latency": gate.latency_us, "slices": gate.slices, "baseline": gate.beats_baseline}
+    asked |= {"gap": gate.max_gap is not None}
+    if wanted := [what for what, given in asked.items() if given]:
         refuse(
-            f"The model {model!r} is a ready file: there are no rows to measure its "
-            f"{'latency' if gate.latency_us else 'slices'} on.",
+            f"The model {model!r} is a ready file: there are no rows to measure its {wanted[0]} on.",
             "BAD_GATE",
             "Leave it out of the gate; size= can be asked of a file.",
         )

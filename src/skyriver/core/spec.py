@@ -45,6 +45,7 @@ from skyriver.core.spec_fields import GRID_LIMIT, FieldSpec, FieldType, with_rol
 from skyriver.core.spec_gate import (
     MEASURED,
     MOST_VALUES,
+    PREQUENTIAL,
     SLICED,
     VALUES,
     GateRule,
@@ -53,6 +54,7 @@ from skyriver.core.spec_gate import (
     SliceSpec,
 )
 from skyriver.core.spec_models import (
+    MOST_STRETCHES,
     SHARE,
     BlueGreenSpec,
     Calibrate,
@@ -74,6 +76,7 @@ from skyriver.core.spec_models import (
     check_from_stream,
     check_service,
 )
+from skyriver.core.spec_search import ParameterSpec, SearchSpec
 from skyriver.core.spec_streams import (
     MOST_LINGER,
     OF_TEXTS,
@@ -100,10 +103,12 @@ __all__ = [
     "LEAST_PERIOD",
     "MEASURED",
     "MOST_LINGER",
+    "MOST_STRETCHES",
     "MOST_VALUES",
     "MOST_WINDOW",
     "OF_TEXTS",
     "PARTS_OF_STREAMS",
+    "PREQUENTIAL",
     "RETRAIN_TOLERANCE",
     "SHARE",
     "SLICED",
@@ -142,10 +147,12 @@ __all__ = [
     "Name",
     "NatsLogSpec",
     "NatsSpec",
+    "ParameterSpec",
     "ReasonText",
     "ReferenceSpec",
     "RetrainSpec",
     "ReviewSpec",
+    "SearchSpec",
     "ServiceSpec",
     "ShadowSpec",
     "SinkSpec",

@@ -23,6 +23,8 @@ MEASURED = (
     "onnx_max_difference",
 )
 """What is measured of every trained model, beside the metrics of its own."""
+PREQUENTIAL = ("prequential_average_precision", "prequential_auc", "prequential_log_loss", "prequential_brier")
+"""Where a training is validated so, too."""
 SLICED = MEASURED[:8]
 """What is measured of slices too: what can be told of any test rows."""
 MOST_VALUES = 50
@@ -72,5 +74,9 @@ class GateSpec(Spec):
     """The most that 99 of 100 rows may take, each scored alone; 0: however long."""
     size_bytes: int = Field(default=0, ge=0, exclude_if=lambda value: not value)
     """Of the model's file, at most; 0: any."""
+    beats_baseline: bool = Field(default=False, exclude_if=lambda value: not value)
+    """It must not be worse, by more than the tolerance, than the best of the baselines on the gated metrics."""
+    max_gap: float | None = Field(default=None, ge=0, exclude_if=lambda value: value is None)
+    """By how much it may be better on the training rows than on the test rows."""
     same_features: bool = Field(default=True, exclude_if=lambda value: value)
     """Where a stream has decided by these features, what it recorded must be what the training computes."""

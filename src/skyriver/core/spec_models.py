@@ -27,12 +27,14 @@ from skyriver.core.ranges import (
 from skyriver.core.resources import UNDECLARED_MB
 from skyriver.core.spec_base import FieldName, InnerPath, Name, Spec
 from skyriver.core.spec_gate import GateSpec, SliceSpec
+from skyriver.core.spec_search import SearchSpec
 from skyriver.core.spec_watch import RetrainSpec
 from skyriver.core.units import SECOND, format_span, parse_duration, parse_rate
 
 IDLE = "5m"
 """Without a request, before a service goes to sleep that declares nothing, while nobody has found out better."""
 SHARE = 0.99
+MOST_STRETCHES = 50
 
 
 class FeatureSpec(Spec):
@@ -104,6 +106,10 @@ class TrainSpec(Spec):
     test_share: float = 0.3
     """Tables: the share of rows held out, chosen by a hash of the id."""
     clean: CleanSpec | None = None
+    search: SearchSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    prequential: int = Field(default=0, ge=0, le=MOST_STRETCHES, exclude_if=lambda value: not value)
+    """Streams: so many stretches as long as the test, which is the last of them, are each judged by what was learnt
+    before them; 0 is none."""
 
 
 class MetricSpec(Spec):

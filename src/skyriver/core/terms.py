@@ -375,3 +375,20 @@ def held_out(test: object, of: specs.StreamSpec | specs.TableSpec) -> dict[str, 
     if not isinstance(test, float | None) or (test is not None and not 0 < test < 1):
         refuse(f"test={test!r} is not a share between 0 and 1.", "BAD_SPLIT", "For a table write test=0.3.")
     return {"test_share": test or 0.3}
+
+
+def check_stretches(count: object, of: specs.StreamSpec | specs.TableSpec) -> int:
+    """Of a prequential validation."""
+    if isinstance(count, bool) or not isinstance(count, int) or (count and not 2 <= count <= specs.MOST_STRETCHES):
+        refuse(
+            f"prequential={count!r:.80} is no number of stretches.",
+            "BAD_SPLIT",
+            f"Give from 2 to {specs.MOST_STRETCHES}, or leave it out.",
+        )
+    if count and not isinstance(of, specs.StreamSpec):
+        refuse(
+            f"{of.name} is a table: its rows have no time to go through.",
+            "BAD_SPLIT",
+            "Leave prequential= out, or train on a stream.",
+        )
+    return count

@@ -44,6 +44,7 @@ def card_of(version: Resource) -> ModelCard:
         _metrics(manifest),
         _evaluation(manifest),
         _training(manifest),
+        *_compared(manifest),
         *_analyses(manifest),
         _speed(manifest),
         _gate(checks),
@@ -156,6 +157,27 @@ def _part(part: Part) -> str:
     when = f", from {utc_time(part.from_us)} to {utc_time(part.to_us)} UTC" if part.to_us else ""
     share = f" ({part.positives / part.rows:.2%})" if part.rows else ""
     return f"{part.rows:,} rows, {part.positives:,} of them positive{share}{when}."
+
+
+def _compared(manifest: VersionManifest) -> Iterator[_Section]:
+    found = manifest.examined
+    if found is None:
+        return
+    told = [f"In {found.metric}, of the test rows: {found.verdict}."]
+    if found.curve:
+        points = ", ".join(f"{_figure(point.value)} with {point.rows:,}" for point in found.curve)
+        told.append(f"Fitted on fewer training rows: {points}.")
+    stretches = [each for each in found.prequential if found.metric in each.metrics]
+    if stretches:
+        values = ", ".join(_figure(each.metrics[found.metric]) for each in stretches)
+        told.append(f"Prequential, over {len(stretches)} stretches up to the test: {values}.")
+    if found.search is not None:
+        count = sum(found.search.counts.values())
+        told.append(
+            f"Its parameters are the best of {count} trials, by {found.search.metric} on held-out training rows."
+        )
+    rows = [(each.name, _figure(each.metrics.get(found.metric)), f"{each.rows:,}") for each in found.baselines]
+    yield _Section("Comparison with baselines", told, ("baseline", found.metric, "learnt from rows"), rows)
 
 
 def _analyses(manifest: VersionManifest) -> Iterator[_Section]:

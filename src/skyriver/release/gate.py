@@ -51,6 +51,8 @@ class Measures:
     bytes: int | None = None
     speed: SpeedRecord | None = None
     same_features: SameFeatures | None = None
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Their metrics on the same test rows, by their names."""
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Measures:
@@ -68,6 +70,7 @@ class Measures:
             bytes=manifest.get("bytes"),
             speed=SpeedRecord.model_validate(speed) if speed else None,
             same_features=SameFeatures.model_validate(same) if same else None,
+            baselines={b["name"]: b["metrics"] for b in (manifest.get("examined") or {}).get("baselines", ())},
         )
 
     def within(self, part: SliceRecord) -> Measures:
@@ -114,6 +117,10 @@ def evaluate_gate(gate: GateSpec, measures: Measures) -> GateResult:
     compared = {r.metric: r.op for r in gate.rules} or {DEFAULT_METRIC: ">="}
     if gate.against == "champion" and measures.champion is not None:
         checks += [_not_worse(metric, op, gate.tolerance, measures) for metric, op in compared.items()]
+    if gate.beats_baseline:
+        checks += [_beats_baseline(metric, op, gate.tolerance, measures) for metric, op in _of_test(compared).items()]
+    if gate.max_gap is not None:
+        checks += [_gap(metric, gate.max_gap, measures) for metric in _with_gap(compared)]
     checks += _on_slices(gate, measures)
     if gate.against == "champion" and measures.champion:
         checks += _compared_on_slices(gate, compared, measures)
@@ -153,6 +160,49 @@ def _not_worse(metric: str, op: Op, tolerance: float, measures: Measures) -> Che
     why = f"{metric} is {value:.6g}, the champion's {best:.6g}{allowed}"
     wanted = f"{'>=' if upwards else '<='} {best - tolerance if upwards else best + tolerance:.4g}"
     return Check(text, value, best, passed, why, wanted, f"{value:.4g}", evidence)
+
+
+def _of_test(compared: Mapping[str, Op]) -> Mapping[str, Op]:
+    """Those of `compared` that a baseline can be better in."""
+    none = ("positives_share", "onnx_max_difference")
+    found = {m: op for m, op in compared.items() if m not in none and not m.startswith(("train_", "prequential_"))}
+    return {m: op for m, op in found.items() if not m.endswith("_calibrated")} or {DEFAULT_METRIC: ">="}
+
+
+def _beats_baseline(metric: str, op: Op, tolerance: float, measures: Measures) -> Check:
+    text, value = f"{metric} not worse than the best baseline's", _number(measures.metrics, metric)
+    upwards = op in (">=", ">")
+    known = {name: _number(metrics, metric) for name, metrics in measures.baselines.items()}
+    reached = {name: number for name, number in known.items() if number is not None}
+    if value is None:
+        return Check(text, None, None, False, _unknown(metric, measures.metrics))
+    if not reached:
+        why = f"no baseline's {metric} was measured"
+        return Check(text, value, None, False, why, measured=f"{value:.4g}", evidence=why)
+    name = max(reached, key=lambda each: reached[each] if upwards else -reached[each])
+    border = reached[name] - tolerance if upwards else reached[name] + tolerance
+    passed = value >= border if upwards else value <= border
+    allowed = f" (tolerance {tolerance:g})" if tolerance else ""
+    why = f"{metric} is {value:.6g}, that of {name} {reached[name]:.6g}{allowed}"
+    wanted = f"{'>=' if upwards else '<='} {border:.4g}"
+    return Check(text, value, reached[name], passed, why, wanted, f"{value:.4g}", f"{name}, on the same rows")
+
+
+def _with_gap(compared: Mapping[str, Op]) -> tuple[str, ...]:
+    """What is measured on training rows too."""
+    return tuple(metric for metric in ("average_precision", "auc") if metric in compared) or (DEFAULT_METRIC,)
+
+
+def _gap(metric: str, most: float, measures: Measures) -> Check:
+    wanted = f"<= {most:g}"
+    text = f"gap of {metric} {wanted}"
+    value, trained = _number(measures.metrics, metric), _number(measures.metrics, f"train_{metric}")
+    if value is None or trained is None:
+        return Check(text, None, most, False, _unknown(f"train_{metric}", measures.metrics), wanted)
+    gap = trained - value
+    why = f"{metric} is {trained:.4g} on the training rows and {value:.4g} on the test rows: {gap:.4g} apart"
+    evidence = f"{trained:.4g} on training rows, {value:.4g} on test rows"
+    return Check(text, gap, most, gap <= most, f"{why}, wanted {wanted}", wanted, f"{gap:.4g}", evidence)
 
 
 def _on_slices(gate: GateSpec, measures: Measures) -> Iterator[Check]:

@@ -13,7 +13,15 @@ from pydantic import Field
 
 from skyriver.core.errors import InvalidInput
 from skyriver.core.spec import Spec
-from skyriver.release.measured import Difference, Interval, Metrics, SameFeatures, SliceRecord, SpeedRecord
+from skyriver.release.measured import (
+    Difference,
+    Examination,
+    Interval,
+    Metrics,
+    SameFeatures,
+    SliceRecord,
+    SpeedRecord,
+)
 from skyriver.release.signature import ANY, Signature, TensorSpec
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -129,6 +137,8 @@ class VersionManifest(Spec):
     speed: SpeedRecord | None = Field(default=None, exclude_if=lambda value: value is None)
     same_features: SameFeatures | None = Field(default=None, exclude_if=lambda value: value is None)
     """None where the features are not of a stream, too."""
+    examined: Examination | None = Field(default=None, exclude_if=lambda value: value is None)
+    """None in versions of before there was one, and of ready files."""
     origin: Mapping[str, str] = Field(default_factory=dict, exclude_if=lambda value: not value)
     """Of a model from outside: where its file comes from, as who brought it says: `file`, `run`, `source`."""
     about: Mapping[str, str] = Field(default_factory=dict, exclude_if=lambda value: not value)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from skyriver.core.spec import Spec
 
@@ -92,3 +92,72 @@ class SameFeatures(Spec):
     different: int
     first: tuple[FeatureDifference, ...]
     why: str = ""
+
+
+class BaselineRecord(Spec):
+    """A constant, a linear model, or LightGBM with its defaults, fitted on so many of the training rows; `difference`:
+    by how much the model is above it in the metric of the verdict."""
+
+    name: str
+    rows: int
+    metrics: Metrics
+    difference: Difference | None
+
+
+class CurvePoint(NamedTuple):
+    """Of the learning curve: the metric of the test rows by what was fitted on so many rows."""
+
+    rows: int
+    value: float
+
+
+class StretchRecord(NamedTuple):
+    """Of a prequential validation: rows of (from_us, to_us] by what was learnt before them."""
+
+    from_us: int
+    to_us: int
+    learned: int
+    rows: int
+    positives: int
+    metrics: Mapping[str, float]
+
+
+class TrialRecord(NamedTuple):
+    """`value` is the metric as it is read; None of one that failed. `steps`: trees, epochs; 0 where nobody counted."""
+
+    number: int
+    state: str
+    params: Mapping[str, str | int | float | bool]
+    value: float | None
+    steps: int
+    seconds: float
+    error: str
+
+
+class SearchRecord(Spec):
+    """`best` is the number of a trial. Judged on so many of the training rows, which trials did not get; `trials` are
+    the first of them."""
+
+    metric: str
+    best: int
+    value: float
+    params: Mapping[str, str | int | float | bool]
+    learned: int
+    judged: int
+    seconds: float
+    ended: str
+    counts: Mapping[str, int]
+    trials: tuple[TrialRecord, ...]
+
+
+class Examination(Spec):
+    """How a training compares, in `metric`: `value` of the test rows, `trained` of the training rows."""
+
+    metric: str
+    value: float
+    trained: float | None
+    verdict: str
+    baselines: tuple[BaselineRecord, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
+    prequential: tuple[StretchRecord, ...] = Field(default=(), exclude_if=lambda value: not value)
+    search: SearchRecord | None = Field(default=None, exclude_if=lambda value: value is None)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skyriver.train.search.watch import Predict, Watch
+
 Tell = Callable[[int, Mapping[str, Any], int, int], None]
 """Takes what a training tells: step, values by name, samples that the step took, steps there will be."""
 
@@ -23,7 +25,7 @@ class TrainingData:
 
     `x` (n, f) float32, missing is NaN; `y` (n,) float32, the label; `names` the f feature names in the
     model's input order; `time` (n,) int64 effective time in microseconds, ascending (zeros for a table);
-    `params` what `skyriver run --param name=value` gave; `seed` for whatever is random.
+    `params` what `skyriver run --param name=value` gave, or a search tries; `seed` for whatever is random.
     """
 
     x: NDArray[np.float32]
@@ -33,10 +35,13 @@ class TrainingData:
     params: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     tell: Tell = field(default=untold, repr=False, compare=False)
+    watch: Watch = field(default_factory=Watch, repr=False, compare=False)
+    """Of a search: who looks at the model while it is made."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """In another process nobody listens."""
-        given = (untold if one.name == "tell" else getattr(self, one.name) for one in fields(self))
+        """In another process nobody listens, and nobody looks."""
+        alone = {"tell": untold, "watch": Watch()}
+        given = (alone.get(one.name, getattr(self, one.name)) for one in fields(self))
         return type(self), tuple(given)
 
     def report(self, step: int, *, samples: int = 0, of: int = 0, **values: Any) -> None:
@@ -59,3 +64,14 @@ class TrainingData:
                 self.tell(env.iteration + 1, values, len(self.x), env.end_iteration)
 
         return after_tree
+
+    def enough(self, step: int, predict: Predict) -> bool:
+        """To be asked after each of the steps (epochs, say) of a training that is searched: whether so many are enough,
+        because others are better, or it gets no better, or it was best there. `predict`: what the model says by now of
+        rows float32 (m, f): scores (m,). Without a search it is never enough."""
+        return self.watch.enough(step, predict)
+
+    @property
+    def early_stopping(self) -> Callable[[Any], None]:
+        """The same for `lightgbm.train(..., callbacks=[data.early_stopping])`, which asks after its trees."""
+        return self.watch.after_tree

@@ -7,7 +7,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +22,11 @@ from skyriver.train.calibrate import Calibrated, calibrate, with_metadata
 from skyriver.train.cleaning import Cleaning, by_column, fit_cleaning
 from skyriver.train.data import Tell, TrainingData, untold
 from skyriver.train.evaluate import calibration_of, evaluate, judge, score, take
+from skyriver.train.examine import Examined, examine
+from skyriver.train.prequential import faded
+from skyriver.train.search.looking import Look
+from skyriver.train.search.study import Found
+from skyriver.train.search.watch import Predict, Watch
 from skyriver.train.slices import Scored, scored
 from skyriver.train.split import Rows, Split, split_rows, validates
 from skyriver.train.trees_onnx import Trees, read_lightgbm, to_onnx
@@ -59,6 +64,11 @@ class Trained:
     test: PartSummary
     calibrated: Calibrated
     fit_seconds: float
+    params: Mapping[str, Any]
+    """Those that the function got."""
+    found: Found | None
+    """By the search, where there was one."""
+    examined: Examined | None
 
 
 def train(
@@ -72,9 +82,10 @@ def train(
     champion: Champion | None,
     progress: Progress,
     tell: Tell = untold,
+    look: Look | None = None,
 ) -> Trained:
     """Trains the model `spec` with the user's function `fit`; `delay_us` is the label's delay, None for a table; `tell`
-    takes what the function reports by step.
+    takes what the function reports by step. `look` finds parameters where the spec declares a search.
 
     Raises InvalidInput where the data does not allow it (see `split_rows`) or the model cannot be served exactly (see
     `read_lightgbm`), JobFailed with USER_ERROR where the function failed or returned no model, ONNX_DIFFERS where the
@@ -88,16 +99,21 @@ def train(
         )
     progress("split", 0, 0)
     split = split_rows(spec.train, rows, delay_us, validate=validates(spec, delay_us))
+    fitting = _Fitting(spec.train, rows, split, fit, seed)
+    found = None if look is None else look(fitting, delay_us, params, progress)
+    if found is not None:
+        params, fitting.watch = {**params, **found.best.params}, found.watch
     progress("fit", 0, len(split.train))
     begun = time.monotonic()
     cleaning = fit_cleaning(spec.train.clean, take(rows.x, split.train))
-    booster = _fit(spec.train, rows, split, fit, params, seed, cleaning, tell)
+    booster = _fit(spec.train, rows, split, fit, params, seed, cleaning, fitting.watch, tell)
     fit_seconds = time.monotonic() - begun
     progress("convert", 0, 0)
     text = booster.model_to_string()  # up to the best iteration, as `predict` does
     onnx, calibrated = finish(spec, read_lightgbm(text), cleaning, rows, split)
     progress("evaluate", 0, len(split.test))
-    metrics = evaluate(onnx, rows, split, spec.metrics)
+    said = score(onnx, take(rows.x, split.test))
+    metrics = evaluate(onnx, rows, split, spec.metrics, said)
     metrics["onnx_max_difference"] = difference(booster, onnx, take(rows.x, split.test), cleaning=cleaning)
     if metrics["onnx_max_difference"] > MAX_DIFFERENCE:
         raise JobFailed(
@@ -105,6 +121,19 @@ def train(
             code="ONNX_DIFFERS",
             next_action="Report it, with the parameters of the training.",
         )
+    progress("examine", 0, 0)
+    examined = examine(
+        spec,
+        rows,
+        split,
+        said,
+        metrics,
+        fit_on=lambda part: fitting(part, params, fitting.watch),
+        fit_seconds=fit_seconds,
+        seed=seed,
+    )
+    if examined is not None:
+        metrics |= faded(examined.prequential)
     serving = None if champion is None or champion.x is None else scored(champion.onnx, take(champion.x, split.test))
     return Trained(
         onnx=onnx,
@@ -116,7 +145,28 @@ def train(
         test=summarise(rows, split, split.test),
         calibrated=calibrated,
         fit_seconds=fit_seconds,
+        params=params,
+        found=found,
+        examined=examined,
     )
+
+
+class _Fitting:
+    """The user's function on some of the rows."""
+
+    def __init__(
+        self, spec: TrainSpec, rows: Rows, split: Split, fit: Callable[[TrainingData], Any], seed: int
+    ) -> None:
+        self.spec, self.rows, self.split, self.seed = spec, rows, split, seed
+        self.watch = Watch()
+        self._fit = fit
+
+    def __call__(self, part: NDArray[np.int64], params: Mapping[str, Any], watch: Watch) -> Predict:
+        """What the model that it gives says of raw rows."""
+        cleaning = fit_cleaning(self.spec.clean, take(self.rows.x, part))
+        on_part = replace(self.split, train=part)
+        model = _fit(self.spec, self.rows, on_part, self._fit, params, self.seed, cleaning, watch)
+        return lambda x: model.predict(cleaning.apply(x))
 
 
 def finish(spec: ModelSpec, trees: Trees, cleaning: Cleaning, rows: Rows, split: Split) -> tuple[bytes, Calibrated]:
@@ -155,7 +205,8 @@ def _fit(
     params: Mapping[str, Any],
     seed: int,
     cleaning: Cleaning,
-    tell: Tell,
+    watch: Watch,
+    tell: Tell = untold,
 ) -> lightgbm.Booster:
     import lightgbm  # 0.4 s and 60 MB that the other jobs of this process kind do not need
 
@@ -166,6 +217,7 @@ def _fit(
         time=rows.time[split.train],
         params=dict(params),
         seed=seed,
+        watch=watch,
         tell=tell,
     )
     try:

@@ -77,6 +77,11 @@ class Home:
         return self.root / "predictions"
 
     @property
+    def studies(self) -> Path:
+        """Trials of searches that are not done; they outlive an attempt."""
+        return self.root / "studies"
+
+    @property
     def streams(self) -> Path:
         return self.root / "streams"
 

@@ -44,3 +44,28 @@ def test_slices_are_told_with_their_intervals(capsys: pytest.CaptureFixture[str]
     lines = _lines(capsys)
     assert lines[2] == ["night", "1,200", "3", "0.5000"]
     assert lines[3] == ["day", "1,200", "3", "0.5000", "(0.4000", "to", "0.6000)"]
+
+
+def test_what_a_training_was_examined_for_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    told = {
+        "metric": "auc",
+        "value": 0.8,
+        "trained": 0.9,
+        "verdict": "holds: better than x",
+        "baselines": [{"name": "x", "rows": 1000, "metrics": {"auc": 0.7}, "difference": [0.1, 0.05, 0.15]}],
+        "curve": [[100, 0.7], [1000, 0.8]],
+        "prequential": [[0, 1, 10, 10, 5, {"auc": 0.75}], [1, 2, 20, 10, 5, {"auc": 0.8}]],
+        "search": {
+            "metric": "auc", "best": 1, "value": 0.85, "params": {"rate": 0.123456, "kind": "a"}, "learned": 900,
+            "judged": 100, "seconds": 2.0, "ended": "3 trials", "counts": {"complete": 2, "failed": 1}, "trials": [],
+        },
+    }  # fmt: skip
+    version_page.examined(Screen(as_json=False), told)
+    shown = capsys.readouterr()
+    both = " ".join((shown.out + shown.err).split())
+    assert "x 0.7000 +0.1000 (+0.0500 to +0.1500) 1,000" in both
+    assert "gap: auc 0.9000 on training rows, 0.8000 on test rows" in both
+    assert "learning curve: 0.7000 with 100 rows, 0.8000 with 1,000 rows" in both
+    assert "prequential: auc 0.7500, 0.8000 of 2 stretches" in both
+    assert "search: rate=0.1235, kind=a is the best of 3 trials, 1 failed: auc 0.8500 on 100 held-out" in both
+    assert "verdict: holds: better than x" in both

@@ -156,3 +156,23 @@ def test_the_document_is_markdown_whose_tables_hold() -> None:
     heads = [place for place, line in enumerate(tables) if set(line) <= set("| -") and "---" in line]
     for head, following in zip(heads, [*heads[1:], len(tables) + 1], strict=True):
         assert len(set(widths[head - 1 : following - 1])) == 1
+
+
+def test_it_tells_how_it_compares() -> None:
+    told = {
+        "metric": "auc",
+        "value": 0.8,
+        "trained": 0.9,
+        "verdict": "loses to x",
+        "baselines": [{"name": "x", "rows": 1000, "metrics": {"auc": 0.9}, "difference": None}],
+        "curve": [[100, 0.7], [1000, 0.8]],
+    }
+    manifest = VersionManifest.model_validate({**_manifest().to_json(), "examined": told})
+    assert VersionManifest.model_validate(manifest.to_json()) == manifest
+    found = _sections(manifest)["Comparison with baselines"]
+    assert found["text"] == [
+        "In auc, of the test rows: loses to x.",
+        "Fitted on fewer training rows: 0.7000 with 100, 0.8000 with 1,000.",
+    ]
+    assert found["rows"] == [["x", "0.9000", "1,000"]]
+    assert "examined" not in _manifest().to_json()

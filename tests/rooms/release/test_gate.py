@@ -273,3 +273,52 @@ def test_measures_are_read_from_a_manifest_with_and_without_what_is_new() -> Non
         SPEED,
         SameFeatures(compared=1, different=0, first=()),
     )
+
+
+BASELINES = {"a constant": {"average_precision": 0.1, "auc": 0.5}, "LightGBM": {"average_precision": 0.65, "auc": 0.8}}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "tolerance", "passed"), [({}, 0.0, False), ({}, 0.01, True), ({"auc": 0.9}, 0, False)]
+)
+def test_beats_the_best_baseline(metrics: dict[str, float], tolerance: float, passed: bool) -> None:
+    gate = Gate(beats_baseline=True, tolerance=tolerance).spec
+    result = evaluate_gate(gate, Measures({**REACHED, **metrics}, None, baselines=BASELINES))
+    assert result.passed == passed
+    (check,) = result.checks
+    assert check.why.startswith("average_precision is 0.64, that of LightGBM 0.65")
+    assert check.evidence == "LightGBM, on the same rows"
+
+
+def test_baselines_are_compared_on_the_gated_metrics_by_their_direction() -> None:
+    gate = Gate(beats_baseline=True, auc=">= 0.6", log_loss="<= 0.5", train_auc=">= 0").spec
+    known = {"x": {"auc": 0.86, "log_loss": 0.02}, "y": {"auc": 0.7, "log_loss": 0.04}}
+    result = evaluate_gate(gate, Measures({**REACHED, "train_auc": 1.0}, None, baselines=known))
+    assert [(c.rule, c.passed) for c in result.checks[3:]] == [
+        ("auc not worse than the best baseline's", True),
+        ("log_loss not worse than the best baseline's", False),
+    ]
+    assert result.checks[4].target == 0.02
+
+
+def test_without_baselines_nothing_is_beaten() -> None:
+    result = evaluate_gate(Gate(beats_baseline=True).spec, Measures(REACHED, None))
+    assert not result.passed
+    assert "no baseline's average_precision was measured" in result.failures
+
+
+def test_a_gap_of_training_and_test_rows() -> None:
+    metrics = {**REACHED, "train_average_precision": 0.8, "train_auc": 0.9}
+    assert evaluate_gate(Gate(max_gap=0.17).spec, Measures(metrics, None)).passed
+    result = evaluate_gate(Gate(max_gap=0.05, auc=">= 0.5", average_precision=">= 0.5").spec, Measures(metrics, None))
+    assert [(c.rule, c.passed) for c in result.checks[2:]] == [
+        ("gap of average_precision <= 0.05", False),
+        ("gap of auc <= 0.05", True),
+    ]
+    assert not evaluate_gate(Gate(max_gap=0.9).spec, Measures(REACHED, None)).passed, "it was not measured"
+
+
+def test_a_manifest_tells_its_baselines() -> None:
+    told = {"metrics": REACHED, "examined": {"baselines": [{"name": "x", "metrics": {"auc": 0.5}}]}}
+    assert Measures.of(told).baselines == {"x": {"auc": 0.5}}
+    assert Measures.of({"metrics": REACHED}).baselines == {}

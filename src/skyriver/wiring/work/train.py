@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import asdict
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skyriver.core.jobs import asks_for
+from skyriver.core.resources import Limits
 from skyriver.core.spec import FeatureSetSpec, ModelSpec, TrainSpec
 from skyriver.features.plan import plan_features
 from skyriver.release.inputs import input_fields
@@ -22,9 +25,14 @@ from skyriver.release.manifest import (
     parse_manifest,
     scoring_signature,
 )
+from skyriver.train.examine import lines
 from skyriver.train.run import Champion, Trained, train
+from skyriver.train.search.budget import Budget
+from skyriver.train.search.looking import Look
 from skyriver.train.split import Rows
+from skyriver.wiring.prices import PriceFile
 from skyriver.wiring.work.champion_scores import put_scores
+from skyriver.wiring.work.examined import examination
 from skyriver.wiring.work.history import History, delay_of, newest_history, rows_of
 from skyriver.wiring.work.job import CURVE_FILE, Job
 from skyriver.wiring.work.same_features import same_features
@@ -40,6 +48,7 @@ def work(job: Job) -> dict[str, Any]:
     history = newest_history(job, source)
     rows = rows_of(job, model, history)
     same = same_features(job, history, plan_features(features, source), rows) if model.gate.same_features else None
+    look = _look(job, model.train)
     trained = train(
         model,
         rows,
@@ -50,10 +59,14 @@ def work(job: Job) -> dict[str, Any]:
         champion=_champion(job, model, history, rows),
         progress=job.progress,
         tell=job.curve,
+        look=look,
     )
+    if trained.examined is not None:
+        for line in lines(trained.examined):
+            print(line, file=sys.stderr, flush=True)
     curve = job.kept_curve()
     artifact = job.objects.put(trained.onnx)
-    return {
+    outputs = {
         "artifacts": {
             "model.onnx": artifact,
             "model.txt": job.objects.put(trained.model_text),
@@ -68,6 +81,20 @@ def work(job: Job) -> dict[str, Any]:
         "champion_scores": put_scores(job.objects, trained.champion),
         "fit_seconds": round(trained.fit_seconds, 3),
     }
+    if look is not None:
+        look.done()
+    return outputs
+
+
+def _look(job: Job, spec: TrainSpec) -> Look | None:
+    """Trials that are done outlive an attempt: there is one training of a model at a time, and a file for it."""
+    if spec.search is None:
+        return None
+    asked = asks_for({})  # what a training reserves, and costs
+    prices = PriceFile(job.home, lambda: time.time_ns() // 1_000).now() if spec.search.money else None
+    budget = Budget.of(spec.search, prices, Limits(asked.cpus, asked.memory_mb))
+    place = job.home.studies / job.tenant / f"{job.target}.jsonl"
+    return Look(budget, place, {"code": job.code["bundle"], "function": spec.function})
 
 
 def _champion(job: Job, model: ModelSpec, history: History, rows: Rows) -> Champion | None:
@@ -118,7 +145,7 @@ def _manifest(
         ),
         code=job.code["bundle"],
         spec_digest=job.app.digest(),
-        params={k: v for k, v in job.params.items() if isinstance(v, str | int | float | bool | None)},
+        params={k: v for k, v in trained.params.items() if isinstance(v, str | int | float | bool | None)},
         split=SplitRecord(train=Part(*trained.train), test=Part(*trained.test)),
         metrics=trained.metrics,
         champion_metrics=trained.champion_metrics,
@@ -126,5 +153,6 @@ def _manifest(
         trained_at=time.time_ns() // 1_000,
         job=job.name,
         calibration=CalibrationRecord(**asdict(trained.calibrated)),
+        examined=examination(trained),
         about={k: v for k in ("description", "contact", "licence") if (v := getattr(model, k))},
     )

@@ -1,0 +1,72 @@
+"""Trials that are done, in a file of their own: a job that is killed goes on with those that it has.
+
+A line a trial, of JSON, synced before the next one begins. A line that was cut short is a trial that was not done: the
+file is cut there, and the trial is done again. The first line says of what the trials are; where that is something else
+(another space, other rows), the file begins anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from skyriver.core.errors import Unavailable
+from skyriver.data.folders import replace_file
+from skyriver.train.search.trial import Trial
+
+
+class Journal:
+    """`of`: what trials depend on beside their parameters. Raises Unavailable (DISK) where it cannot be kept."""
+
+    def __init__(self, path: Path, of: Mapping[str, Any]) -> None:
+        self._path = path
+        self.trials: list[Trial] = []
+        self.begun_anew = ""
+        """What differs from the file that was there; "" where nothing was, or nothing does."""
+        head = json.dumps({"of": of}, sort_keys=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+            if lines and _loaded(lines[0]) != json.loads(head):
+                known = (_loaded(lines[0]) or {}).get("of") or {}
+                self.begun_anew = ", ".join(k for k, v in of.items() if known.get(k) != v) or "its form"
+                lines = []
+            kept = [head.encode()]
+            for line in lines[1:]:
+                told = _loaded(line)
+                if told is None:
+                    break
+                self.trials.append(Trial.of_json(told))
+                kept.append(line)
+            replace_file(path, b"".join(line + b"\n" for line in kept))
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def add(self, trial: Trial) -> None:
+        """Kept, once it returns."""
+        try:
+            with self._path.open("ab") as file:
+                file.write(json.dumps(trial.to_json()).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._failed(error) from error
+        self.trials.append(trial)
+
+    def _failed(self, error: OSError) -> Unavailable:
+        return Unavailable(
+            f"The trials of the search cannot be kept: {error.strerror}.",
+            code="DISK",
+            where=str(self._path),
+            next_action="Make room on the disk; the search then goes on with the trials that are kept.",
+        )
+
+
+def _loaded(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

@@ -1,0 +1,282 @@
+import math
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import skyriver as sr
+from skyriver.core.errors import InvalidInput, JobFailed
+from skyriver.core.prices import CORE, Prices
+from skyriver.core.resources import Limits
+from skyriver.core.spec import SearchSpec
+from skyriver.train.search.budget import Budget
+from skyriver.train.search.halving import goes_on, is_rung
+from skyriver.train.search.journal import Journal
+from skyriver.train.search.sampling import Sampler
+from skyriver.train.search.study import Found, HeldOut, judge_of, search
+from skyriver.train.search.trial import Trial
+from skyriver.train.search.watch import PATIENCE, Predict, Trying, Until, Watch
+
+SPACE: dict[str, Any] = {"rate": sr.Float(0.001, 1.0, log=True), "leaves": sr.Int(2, 64), "kind": sr.Choice("a", "b")}
+LUCK = np.random.default_rng(5)
+LABELS = (LUCK.random(400) < 0.3).astype(np.float32)
+NOISE = LUCK.normal(size=400)
+
+
+def _spec(**given: Any) -> SearchSpec:
+    return sr.Search(given.pop("space", SPACE), **{"trials": 12, **given}).spec
+
+
+def _fit(params: Mapping[str, Any], watch: Watch) -> Predict:
+    """The better, the nearer its rate is to 0.1; it gets better by steps, up to the tenth."""
+    away = abs(math.log10(params["rate"]) + 1) + (params.get("kind") == "b")
+
+    def after(step: int) -> Predict:
+        return lambda x: LABELS + NOISE * (0.3 + away + 0.1 * abs(10 - step))
+
+    for step in range(1, 31):
+        if watch.enough(step, after(step)):
+            break
+    return after(step)
+
+
+FOREST = {"boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.5}
+
+
+class _Clock:
+    """A second each time it is looked at."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def _search(folder: Path, spec: SearchSpec | None = None, fit: Any = _fit, seed: int = 1, **changes: Any) -> Found:
+    spec = spec or _spec()
+    journal = Journal(folder / "trials.jsonl", {"space": spec.to_json()["space"], "seed": seed})
+    budget = changes.pop("budget", None) or Budget.of(spec, None, Limits())
+    rows = np.zeros((len(LABELS), 1), np.float32)
+    told: dict[str, Any] = {"clock": _Clock(), "progress": lambda *_: None}
+    held_out = HeldOut(rows, rows, LABELS, 1_000)
+    return search(spec, spec.space, budget, held_out, fit, journal, seed=seed, **{**told, **changes})
+
+
+def test_finds_what_is_near_the_best_and_cuts_what_is_not(tmp_path: Path) -> None:
+    found = _search(tmp_path, _spec(trials=30))
+    assert found.best.params["kind"] == "a"
+    assert 0.03 < found.best.params["rate"] < 0.3
+    assert found.best.step == 10, "there it was best"
+    assert isinstance(found.watch, Until)
+    assert found.ended == "30 trials"
+    cut = [trial for trial in found.trials if trial.state == "pruned"]
+    assert len(cut) > 10
+    assert {len(trial.looks) for trial in cut} <= {3, 9, 27}
+    assert max(len(trial.looks) for trial in found.trials) == 10 + PATIENCE
+    assert found.best.value == max(t.value or 0 for t in found.trials if t.state == "complete")
+
+
+def test_the_same_seed_tries_the_same(tmp_path: Path) -> None:
+    one, other, third = (_search(tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert [t.params for t in one.trials] == [t.params for t in other.trials]
+    assert [t.params for t in one.trials] != [t.params for t in third.trials]
+
+
+@pytest.mark.parametrize("after", [1, 7, 11])
+def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, after: int) -> None:
+    whole = _search(tmp_path / "whole")
+    calls = 0
+
+    def killed(params: Mapping[str, Any], watch: Watch) -> Predict:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise KeyboardInterrupt
+        return _fit(params, watch)
+
+    with pytest.raises(KeyboardInterrupt):
+        _search(tmp_path / "cut", fit=killed)
+    again: list[Mapping[str, Any]] = []
+
+    def counted(params: Mapping[str, Any], watch: Watch) -> Predict:
+        again.append(params)
+        return _fit(params, watch)
+
+    went_on = _search(tmp_path / "cut", fit=counted)
+    assert len(again) == 12 - after, "the one that was half done is done again, those before are not"
+    assert [(t.params, t.state, t.value) for t in went_on.trials] == [
+        (t.params, t.state, t.value) for t in whole.trials
+    ]
+
+
+def test_a_line_that_was_cut_short_is_a_trial_that_was_not_done(tmp_path: Path) -> None:
+    _search(tmp_path)
+    path = tmp_path / "trials.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    journal = Journal(path, {"space": _spec().to_json()["space"], "seed": 1})
+    assert [trial.number for trial in journal.trials] == list(range(11))
+    journal.add(Trial(11, {"rate": 0.1}, "failed", None, 1.0, error="no"))
+    again = Journal(path, {"space": _spec().to_json()["space"], "seed": 1})
+    assert len(again.trials) == 12
+    assert not again.begun_anew
+
+
+def test_another_space_begins_anew(tmp_path: Path) -> None:
+    _search(tmp_path)
+    journal = Journal(tmp_path / "trials.jsonl", {"space": [], "seed": 1})
+    assert (journal.trials, journal.begun_anew) == ([], "space")
+    assert not Journal(tmp_path / "trials.jsonl", {"space": [], "seed": 1}).begun_anew
+
+
+def test_a_trial_that_fails_is_told_and_the_others_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def sometimes(params: Mapping[str, Any], watch: Watch) -> Predict:
+        if params["kind"] == "b":
+            raise JobFailed("no kind b here", code="USER_ERROR", next_action="x", where="app.py:7")
+        return _fit(params, watch)
+
+    found = _search(tmp_path, fit=sometimes)
+    failed = [t for t in found.trials if t.state == "failed"]
+    assert failed
+    assert failed[0].error == "app.py:7: no kind b here"
+    assert found.best.params["kind"] == "a"
+    assert "failed: app.py:7: no kind b here" in capfd.readouterr().err
+
+
+def test_where_all_fail_the_last_error_is_told(tmp_path: Path) -> None:
+    def never(params: Mapping[str, Any], watch: Watch) -> Predict:
+        raise JobFailed("nothing works", code="USER_ERROR", next_action="x")
+
+    with pytest.raises(JobFailed, match="Each of the 5 trials failed, the last one so: nothing works") as caught:
+        _search(tmp_path, fit=never)
+    assert caught.value.code == "TRIALS_FAILED"
+
+
+def test_scores_that_are_no_numbers_fail_the_trial(tmp_path: Path) -> None:
+    def broken(params: Mapping[str, Any], watch: Watch) -> Predict:
+        return lambda x: np.full(len(x), np.nan)
+
+    with pytest.raises(JobFailed, match="some that are no numbers"):
+        _search(tmp_path, fit=broken)
+
+
+def test_a_small_space_ends_when_all_of_it_was_tried(tmp_path: Path) -> None:
+    found = _search(tmp_path, _spec(space={"kind": sr.Choice("a", "b"), "leaves": sr.Int(2, 4)}, trials=50),
+                    fit=lambda params, watch: _fit({**params, "rate": 0.1}, watch))  # fmt: skip
+    assert len({tuple(t.params.items()) for t in found.trials}) == len(found.trials) == 6
+    assert found.ended.startswith("the space")
+
+
+def test_time_ends_it_and_what_is_under_way_is_cut_short(tmp_path: Path) -> None:
+    found = _search(tmp_path, _spec(trials=None, minutes=1))
+    assert found.ended == "1 minutes"
+    assert 60 <= found.seconds < 64, "a look at the clock is a second"
+    assert found.trials[-1].state == "pruned"
+
+
+def test_time_counts_what_was_used_before(tmp_path: Path) -> None:
+    spec = _spec(trials=3)
+    _search(tmp_path, spec)
+    used = sum(
+        t.seconds for t in Journal(tmp_path / "trials.jsonl", {"space": spec.to_json()["space"], "seed": 1}).trials
+    )
+    found = _search(tmp_path, budget=Budget(seconds=used + 0.5), fit=None)
+    assert len(found.trials) == 3
+
+
+def test_a_budget_of_money_is_time_at_the_price_of_what_is_reserved() -> None:
+    prices = Prices("here", date(2026, 1, 1), "EUR", {CORE: Decimal("0.36")})
+    budget = Budget.of(_spec(trials=None, money="0.01 EUR"), prices, Limits(cpus=1))
+    assert budget.per_second == Decimal("0.0001")
+    assert budget.ended([], 99.0) == ""
+    assert budget.ended([], 100.0) == "0.01 EUR"
+
+
+@pytest.mark.parametrize(
+    ("currency", "price", "why"), [("USD", "1", "prices are in USD"), ("EUR", "0", "costs nothing")]
+)
+def test_money_that_is_no_limit_is_refused(currency: str, price: str, why: str) -> None:
+    prices = Prices("here", date(2026, 1, 1), currency, {CORE: Decimal(price)})
+    with pytest.raises(InvalidInput, match=why) as caught:
+        Budget.of(_spec(money="1 EUR"), prices, Limits(cpus=1))
+    assert caught.value.code == "NO_PRICE"
+
+
+def test_patience() -> None:
+    trials = [Trial(i, {}, "complete", value, 1.0) for i, value in enumerate([0.1, 0.5, 0.4, 0.3])]
+    assert Budget(patience=3).ended(trials, 0) == ""
+    assert Budget(patience=2).ended(trials, 0) == "2 trials in a row that were not better"
+
+
+def test_halving_keeps_the_best_third() -> None:
+    assert [looks for looks in range(1, 100) if is_rung(looks)] == [3, 9, 27, 81]
+    others = [[(10, 0.0), (20, 0.0), (30, value)] for value in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    assert goes_on(3, 0.45, others)
+    assert not goes_on(3, 0.35, others)
+    assert goes_on(2, -1.0, others), "nobody is compared between"
+    assert goes_on(9, -1.0, others), "the first one that comes so far"
+
+
+def test_the_sampler_learns() -> None:
+    spec = _spec(space={"rate": sr.Float(0.0, 1.0)})
+    sampler, away = Sampler(spec.space, 3), []
+    for number in range(40):
+        rate = float(sampler.ask(number)["rate"])
+        away.append(abs(rate - 0.7))
+        sampler.tell(Trial(number, {"rate": rate}, "complete", -away[-1], 1.0))
+    assert np.median(away[20:]) < np.median(away[:10]) / 2
+
+
+def test_losses_are_lower_where_they_are_better() -> None:
+    judge = judge_of("log_loss", LABELS)
+    assert judge(np.clip(LABELS, 0.1, 0.9)) > judge(np.full(len(LABELS), 0.3)) > judge(1 - np.clip(LABELS, 0.1, 0.9))
+
+
+def test_a_training_without_a_search_is_never_stopped() -> None:
+    watch = Watch()
+    assert not watch.enough(10**6, lambda x: x)
+    assert watch.after_tree(None) is None  # type: ignore[func-returns-value]
+
+
+@pytest.mark.parametrize("settings", [{}, {"boosting": "dart"}, {"objective": "regression"}, FOREST])
+def test_looks_at_trees_say_what_the_model_says(settings: dict[str, Any]) -> None:
+    import lightgbm
+
+    luck = np.random.default_rng(0)
+    x = luck.normal(size=(500, 3)).astype(np.float32)
+    y = (x[:, 0] + luck.normal(size=500) > 0).astype(np.float32)
+    seen: list[Any] = []
+
+    def judge(scores: Any) -> float:
+        seen.append(scores.copy())
+        return float(len(seen))
+
+    watch = Trying(x[:100], judge)
+    booster = lightgbm.train(
+        {"objective": "binary", "verbose": -1, "num_threads": 1, "num_leaves": 4, **settings},
+        lightgbm.Dataset(x, y),
+        40,
+        callbacks=[watch.after_tree],
+    )
+    assert [step for step, _ in watch.looks] == [10, 20, 30, 40]
+    np.testing.assert_allclose(seen[-1], booster.predict(x[:100]), atol=1e-6)
+
+
+def test_trees_end_where_they_get_no_better() -> None:
+    import lightgbm
+
+    luck = np.random.default_rng(0)
+    x = luck.normal(size=(300, 3)).astype(np.float32)
+    y = (x[:, 0] + luck.normal(size=300) > 0).astype(np.float32)
+    settings = {"objective": "binary", "verbose": -1, "num_threads": 1, "learning_rate": 0.5}
+    watch = Trying(x[:100], judge_of("log_loss", (luck.random(100) < 0.5).astype(np.float32)))
+    booster = lightgbm.train(settings, lightgbm.Dataset(x, y), 500, callbacks=[watch.after_tree])
+    assert len(watch.looks) < 20
+    assert booster.best_iteration == watch.best[0]  # type: ignore[index]
+    again = lightgbm.train(settings, lightgbm.Dataset(x, y), 500, callbacks=[Until(20).after_tree])
+    assert (again.best_iteration, again.num_trees()) == (20, 20)
