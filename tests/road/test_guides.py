@@ -49,6 +49,7 @@ ORDER = (
     "tracking",
     "data",
     "features",
+    "search",
     "lists",
     "sources",
     "acting",
