@@ -24,6 +24,8 @@ from skyriver.train.spread.context import Context, Diverged  # noqa: E402
 from skyriver.train.spread.feeding import as_rows  # noqa: E402
 from skyriver.train.spread.gradients import Buckets, Shards, _in_buckets  # noqa: E402
 from skyriver.train.spread.group import Group  # noqa: E402
+from skyriver.train.spread.measuring import Stopwatch, pair_seconds  # noqa: E402
+from skyriver.train.spread.pays import Timed  # noqa: E402
 from skyriver.train.spread.shards import rows_of_shard  # noqa: E402
 
 ALONE = {"generation": 1, "members": (1,), "lost": False}
@@ -80,13 +82,15 @@ def loop(ctx: Context, model: Any, optimizer: Any, data: Any = None, batch: int 
     return losses
 
 
-@pytest.mark.parametrize("shards", [0, 8], ids=["quick", "exact"])
-def test_the_gradient_of_the_parts_is_that_of_the_whole(shards: int) -> None:
+@pytest.mark.parametrize(("shards", "cuts"), [(0, 1), (0, 3), (8, 1)], ids=["quick", "micro-batches", "exact"])
+def test_the_gradient_of_the_parts_is_that_of_the_whole(shards: int, cuts: int) -> None:
     """Of sum over rows of L(theta; x_i): each part counts by its rows."""
     model, (x, y) = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 1)).double(), rows(53)
     x, y = x.double(), y.double()
     whole = torch.autograd.grad(nn.functional.mse_loss(model(x), y), list(model.parameters()))
     parts = Shards([model], shards) if shards else Buckets([model])
+    if isinstance(parts, Buckets):
+        parts.cuts = cuts
     group = Group(1, (1,), 0)
     mine, of = parts.of(0, 1)
     parts.begin(group, len(mine))
@@ -453,6 +457,63 @@ def test_buffers_of_all_kinds_are_kept_and_what_nobody_uses_is_left_alone(line: 
         assert torch.equal(after[name], before[name]), name
     torch.testing.assert_close(after["mean"], 0.5 * x.mean(0))
     assert not torch.equal(after["head.weight"], before["head.weight"])
+
+
+def test_micro_batches_are_of_one_step_and_their_times_are_told_once() -> None:
+    """Four of a part, of which a step at the end has no rows for one."""
+    line = Line(cuts=4, threads=1, measure="steps")
+    model, ctx = nn.Linear(6, 1), line.ctx()
+    optimizer = sgd(model)
+    ctx.state(model, optimizer)
+    told = iter((None, Timed(1.0, 2.0, 0.0, 0.0), Timed(3.0, 4.0, 0.0, 0.0)))
+    ctx._watch = Watch(lambda: next(told))
+    assert len(loop(ctx, model, optimizer, rows(67), 32, 1)) == 4 + 4 + 3
+    assert ctx.committed == 3
+    [(_, generation, timed, about)] = [said for said in line.said() if said[0] == "timed"]
+    assert (generation, timed.passes, about.rows, about.left) == (1, 1.0, 32, 1)
+    assert about.can_cut
+    assert about.last == 1.0
+    assert about.pair_s == 0.0
+
+
+class Watch(Stopwatch):
+    def __init__(self, told: Callable[[], Timed | None]) -> None:
+        super().__init__()
+        self.told = told
+
+    def found(self, fetch_s: float, ahead: bool) -> Timed | None:
+        return self.told()
+
+
+def test_times_are_medians_of_what_is_enough_without_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("skyriver.train.spread.measuring.time.monotonic", lambda: now[0])
+    watch = Stopwatch()
+
+    def step(seconds: float) -> Timed | None:
+        watch.start()
+        for what, took in (("passes", seconds), ("load", 0.01), ("reduce", 0.02), ("update", 0.03)):
+            now[0] += took
+            watch.lap(what)
+        watch.step()
+        return watch.found(0.5, True)
+
+    assert [step(each) for each in (1.0, 0.1, 0.1, 0.7)] == [None, None, None, watch.found(0.5, True)]
+    found = watch.found(0.5, True)
+    assert found is not None
+    assert found.step == pytest.approx(0.16)
+    assert (found.passes, found.load, found.reduce, found.update) == pytest.approx((0.1, 0.01, 0.02, 0.03))
+    assert found.fetch == 0.5
+    assert found.ahead
+    watch.begin()
+    long = step(40.0)
+    assert long is not None, "one that is long is enough"
+    assert long.passes == pytest.approx(40.0)
+
+
+def test_the_sum_of_two_is_measured_in_one_process() -> None:
+    small, large = pair_seconds(10, torch.float32), pair_seconds(2_000_000, torch.float64)
+    assert 0 < small < large < 5.0
 
 
 def test_what_two_modules_share_learns_once(line: Line) -> None:

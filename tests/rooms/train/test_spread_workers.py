@@ -24,6 +24,7 @@ from torch import nn  # noqa: E402
 from skyriver.core.errors import JobFailed  # noqa: E402
 from skyriver.train.spread.context import Context  # noqa: E402
 from skyriver.train.spread.launcher import Change, Launcher, Stopped  # noqa: E402
+from skyriver.train.spread.pays import Choice  # noqa: E402
 
 STEPS = 48
 DEADLINE_S = 120.0
@@ -347,6 +348,60 @@ def test_who_wants_to_end_it_twice_or_after_its_end_does_no_harm() -> None:
     watched.run()
     watched.launcher.stop()
     watched.launcher.resize(3)
+
+
+def until_it_is_chosen(ctx: Context) -> Any:
+    """As long as it is measured, and ten steps more."""
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 1))
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    ctx.state(model, optimizer)
+    x, chosen, at = torch.randn(512, 16), Path(ctx.params["folder"]) / "chosen", 0
+    for (xb,) in ctx.steps((x,), 64, 100_000):
+        at = at or (chosen.exists() and ctx.committed)
+        if at and ctx.committed >= at + 10:
+            ctx.end()
+        ctx.backward(model(xb).square().mean())
+        ctx.step(optimizer)
+    return model
+
+
+@pytest.mark.parametrize("shards", [0, 4], ids=["quick", "exact"])
+def test_what_pays_is_measured_with_its_own_steps(tmp_path: Path, shards: int) -> None:
+    choices: list[Choice] = []
+
+    def chosen(choice: Choice) -> None:
+        choices.append(choice)
+        (tmp_path / "chosen").touch()
+
+    watched = Watched(2, until_it_is_chosen, folder=tmp_path, shards=shards, cores=2, on_choice=chosen)
+    done = int(watched.run().split()[0])
+    [choice] = choices
+    assert watched.sizes[0] == 1, "it begins with one worker"
+    assert watched.begun == sorted(watched.begun), "no step is done for it alone"
+    assert done >= watched.begun[-1] + 10
+    assert choice.workers in (1, 2)
+    assert choice.micro_batch * choice.workers <= 64
+    assert "all-reduce" in choice.why
+    assert "trained on" in choice.why
+    if shards:
+        assert (choice.threads, choice.micro_batch) == (1, 16), "both would change bits"
+
+
+def fits_sixteen_rows(ctx: Context) -> Any:
+    model = nn.Linear(1, 1)
+    ctx.state(model, torch.optim.SGD(model.parameters(), 0.1))
+    for (x,) in ctx.steps((torch.zeros(256, 1),), 64):
+        if len(x) > 16:
+            raise MemoryError
+        ctx.backward(model(x).mean())
+        ctx.step()
+    return model
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_cut() -> None:
+    watched = Watched(1, fits_sixteen_rows, shards=0, cores=1)
+    assert watched.run().startswith(b"4 ")
+    assert watched.steps[-1] == 4
 
 
 def raises(ctx: Context) -> Any:

@@ -21,7 +21,9 @@ from skyriver.train.spread.checkpoints import Saver, check_fits, read
 from skyriver.train.spread.feeding import Feeder, Part, source
 from skyriver.train.spread.gradients import Buckets, Parts, Shards
 from skyriver.train.spread.group import BrokenGroup, Group
+from skyriver.train.spread.measuring import Stopwatch, pair_seconds
 from skyriver.train.spread.member import MEETING_S, Dismissed, Member
+from skyriver.train.spread.pays import About
 from skyriver.train.spread.shards import Order, key, rows_of_shard
 
 SLOTS: Final = 8
@@ -93,6 +95,9 @@ class Context:
         self._feeder: Feeder | None = None
         self._ending = False
         self._now: _Step | None = None
+        self._watch = Stopwatch()
+        self._is_timed = False
+        """The launcher was told of this generation's steps."""
         self._rows = 0
         """Of the part that was begun last."""
 
@@ -109,6 +114,11 @@ class Context:
         """What is being worked on, for who reports what went wrong with it."""
         rows = f", {self._rows:,} rows of it" if self._rows else ""
         return f"step {self._step + 1}{rows}"
+
+    @property
+    def can_cut(self) -> bool:
+        """Whether smaller batches would do for what is being worked on."""
+        return self._rows > 1 and not self._shards and not self._has_batch_statistics
 
     @property
     def committed(self) -> int:
@@ -172,6 +182,7 @@ class Context:
             self._enter()
             while self._step < order.steps and not self._ending:
                 yield from self._one(order, feeder)
+            self._rows = 0
         finally:
             feeder.close()
 
@@ -269,14 +280,17 @@ class Context:
         """A batch of one row has none: torch refuses it, at the end of the first epoch."""
         least = min(order.count(step) for step in (0, order.steps_of_epoch - 1))
         parts = self._shards or self.world
-        every = [inner for module in self._modules.values() for inner in module.modules()]
-        has = any(isinstance(inner, torch.nn.modules.batchnorm._BatchNorm) for inner in every)
-        if has and least < 2 * parts:
+        if self._has_batch_statistics and least < 2 * parts:
             raise InvalidInput(
                 f"The last step of an epoch has {least} rows, cut into {parts} parts: too few for batch statistics.",
                 code="BAD_STEPS",
                 next_action="ctx.steps(..., drop_last=True), or another global_batch.",
             )
+
+    @property
+    def _has_batch_statistics(self) -> bool:
+        every = [inner for module in self._modules.values() for inner in module.modules()]
+        return any(isinstance(inner, torch.nn.modules.batchnorm._BatchNorm) for inner in every)
 
     def _kind_of(self, thing: Any) -> dict[str, Any]:
         if isinstance(thing, torch.nn.Module):
@@ -308,6 +322,12 @@ class Context:
     def _agree(self, group: Group) -> None:
         """All have the state of whoever has committed most, or, where nobody was in a group yet, of the checkpoint that
         the launcher names."""
+        self._watch.begin()
+        self._is_timed = False
+        if threads := self._member.threads:
+            torch.set_num_threads(threads)
+        if isinstance(self._parts, Buckets):
+            self._parts.cuts = self._member.cuts
         if self._fresh and (start := self._member.checkpoint):
             state = read(Path(start))
             check_fits(state, self._modules, self._optimizers, self._identity(), start)
@@ -338,6 +358,7 @@ class Context:
         parts, group, step = self._parts, self._member.group, self._step
         assert parts is not None
         begun = time.monotonic()
+        self._watch.start()
         count = order.count(step)
         mine, of = parts.of(group.rank, group.world)
         now = self._now = _Step()
@@ -352,7 +373,10 @@ class Context:
                 now.weight, now.passes = self._rows / count, 0
                 parts.start(part == mine.start)
                 self._seed(step, part)
-                yield feeder.get((step, part, at.start, at.stop), self._following(order, step, part, mine, of))
+                self._watch.lap("passes")
+                batch = feeder.get((step, part, at.start, at.stop), self._following(order, step, part, mine, of))
+                self._watch.lap("load")
+                yield batch
                 if not now.stepped:
                     raise InvalidInput(
                         "The function went on to the next batch without ctx.step.",
@@ -367,7 +391,9 @@ class Context:
                     )
                 parts.collect(part, now.weight)
                 self._member.alive()
+            self._watch.lap("passes")
             self._finish(parts, now, begun, is_last=step + 1 == order.steps)
+            self._tell_times(order, feeder, len(mine))
         except BrokenGroup as error:
             parts.forget()
             self._member.broken(error)
@@ -405,6 +431,7 @@ class Context:
         """Commits the step; all do, or nobody does."""
         extra = [now.loss, float(self._member.has_news()), float(self._ending), *now.told.values()]
         loss, changes, ends, *told = parts.finish(extra + [0.0] * (SLOTS + 3 - len(extra)))
+        self._watch.lap("update" if self._member.group.is_alone else "reduce")
         if not math.isfinite(loss):
             parts.forget()
             raise Diverged(
@@ -420,6 +447,8 @@ class Context:
             optimizer.zero_grad(set_to_none=True)
         for scheduler in self._schedulers.values():
             scheduler.step()
+        self._watch.lap("update")
+        self._watch.step()
         self._step += 1
         now.done, self._ending = True, bool(ends)
         values = dict(zip(now.told, told, strict=False))
@@ -430,6 +459,25 @@ class Context:
             raise Dismissed
         if changes:
             self._meet()
+
+    def _tell_times(self, order: Order, feeder: Feeder, parts: int) -> None:
+        """Where the launcher asked for them; once."""
+        if self._is_timed or self.rank or not (wanted := self._member.measures):
+            return
+        timed = self._watch.found(feeder.took_s * parts, feeder.ahead)
+        if timed is None:
+            return
+        self._is_timed = True
+        assert self._parts is not None
+        size, dtype = sum(p.numel() for p in self._parts.parameters), self._parts.parameters[0].dtype
+        about = About(
+            rows=order.batch,
+            left=order.steps - self._step,
+            pair_s=pair_seconds(size, dtype) if wanted == "pair" else 0.0,
+            last=self._parts.last,
+            can_cut=not self._has_batch_statistics,
+        )
+        self._member.say("timed", self._member.group.generation, timed, about)
 
     def _of_step(self, called: str) -> _Step:
         if self._now is None:

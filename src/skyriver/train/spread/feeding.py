@@ -100,9 +100,19 @@ class Feeder:
             known[1].exception()  # members have changed: one batch is fetched at a time
             known = None
         batch = known[1].result() if known is not None and known[0] == part else self._take(part)
-        if following is not None and self._thread is not None and self._took_s > WORTH_S:
+        if following is not None and self._thread is not None and self.ahead:
             self._next = following, self._thread.submit(self._take, following)
         return batch
+
+    @property
+    def took_s(self) -> float:
+        """That one batch takes."""
+        return self._took_s
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the next one is fetched meanwhile."""
+        return self._thread is not None and self._took_s > WORTH_S
 
     def close(self) -> None:
         if self._thread is not None:

@@ -36,6 +36,11 @@ class Parts(Protocol):
         """(this worker's parts, all of them)."""
         ...
 
+    @property
+    def last(self) -> float:
+        """The share of the gradient whose sum begins after the backward pass."""
+        ...
+
     def begin(self, group: Group, parts: int) -> None: ...
     def start(self, first: bool) -> None: ...
     def collect(self, part: int, weight: float) -> None: ...
@@ -152,6 +157,10 @@ class Shards:
     def of(self, rank: int, world: int) -> tuple[range, int]:
         return stretch(rank, world, self._shards), self._shards
 
+    @property
+    def last(self) -> float:
+        return 1.0
+
     def begin(self, group: Group, parts: int) -> None:
         self._group = group
         self._tree, self._held = TreeSum(_add), None
@@ -229,11 +238,13 @@ class Shards:
 
 class Buckets:
     """Gradients are summed in stretches of BUCKET_BYTES, from the last parameter to the first, each as soon as it and
-    all before it are there."""
+    all before it are there. `cuts`: micro-batches of a worker's part, the same of all; between two steps it may
+    change."""
 
     def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
         self._modules = _Modules(modules)
         self._group: Group | None = None
+        self.cuts = 1
         self._buckets = list(_in_buckets(self._modules.parameters[::-1]))
         self._bucket_of = {id(p): n for n, bucket in enumerate(self._buckets) for p in bucket}
         self._missing: list[set[int]] = []
@@ -242,6 +253,7 @@ class Buckets:
         self._left = 0
         """Parts whose backward pass is still to come."""
         self._weight = 0.0
+        """Of the parts that are done, one after another: so buffers change by all of them."""
         self._changes: list[Tensor] = []
         for parameter in self._modules.parameters:
             parameter.register_post_accumulate_grad_hook(self._arrived)
@@ -251,10 +263,15 @@ class Buckets:
         return self._modules.parameters
 
     def of(self, rank: int, world: int) -> tuple[range, int]:
-        return range(rank, rank + 1), world
+        return range(rank * self.cuts, (rank + 1) * self.cuts), world * self.cuts
+
+    @property
+    def last(self) -> float:
+        sizes = [sum(p.numel() for p in bucket) for bucket in self._buckets]
+        return float(sizes[-1] / sum(sizes))
 
     def begin(self, group: Group, parts: int) -> None:
-        self._group, self._left, self._flat = group, parts, []
+        self._group, self._left, self._flat, self._weight = group, parts, [], 0.0
         self._missing = [{id(p) for p in bucket} for bucket in self._buckets]
         self._changes = []
         self._modules.begin()
@@ -263,11 +280,12 @@ class Buckets:
 
     def collect(self, part: int, weight: float) -> None:
         self._left -= 1
-        self._changes = self._modules.changes(weight)
+        self._weight += weight
+        if not self._left:
+            self._changes = self._modules.changes(self._weight)
 
     def nothing(self, part: int) -> None:
-        self._left -= 1
-        self._changes = self._modules.changes(0.0)
+        self.collect(part, 0.0)
 
     def finish(self, extra: Sequence[float]) -> list[float]:
         group, modules = self._group, self._modules

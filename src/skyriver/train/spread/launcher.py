@@ -16,7 +16,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -29,6 +29,8 @@ from torch.distributed import TCPStore
 from skyriver.core.errors import JobFailed
 from skyriver.train.spread.checkpoints import Checkpoints, Written, step_of
 from skyriver.train.spread.context import Context
+from skyriver.train.spread.pays import About, Choice, Limits, Setting, Timed
+from skyriver.train.spread.tuning import Tuning
 from skyriver.train.spread.worker import work
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ class _Worker:
     leaving: bool = False
     """It said so, or is told to."""
     heard: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.monotonic)
     dead: bool = False
 
 
@@ -104,8 +107,11 @@ class Launcher:
         silent_s: float = SILENT_S,
         checkpoints: Path | None = None,
         every_s: float = EVERY_S,
+        cores: int = 0,
+        on_choice: Callable[[Choice], None] = lambda _: None,
     ) -> None:
-        """`checkpoints`: a folder of this training alone; what is there already is gone on from."""
+        """`checkpoints`: a folder of this training alone; what is there already is gone on from. `cores` over 0:
+        `workers` are the most, and how many pay, with how many threads, is measured with the first steps."""
         self._function, self._hand_over, self._settings = function, hand_over, dict(settings or {})
         self._beat, self._on_change, self._silent_s = on_beat, on_change, silent_s
         self._checkpoints = Checkpoints(checkpoints) if checkpoints is not None else None
@@ -114,7 +120,12 @@ class Launcher:
             self._checkpoints.clear()
             of = {"checkpoints": str(checkpoints), "every_s": every_s}
             self._settings["context"] = {**self._settings.get("context", {}), **of}
-        self._size = workers
+        threads, shards = int(self._settings.get("threads", 0)), int(self._settings.get("context", {}).get("shards", 0))
+        self._tuning = Tuning(Limits(workers, cores, shards, threads)) if cores else None
+        self._setting = self._tuning.setting if self._tuning is not None else Setting(workers, threads or 1)
+        self._size, self._on_choice = self._setting.workers, on_choice
+        self._started_s = self._cut_at = 0.0
+        """That a worker took to be ready; and when micro-batches became smaller for want of memory."""
         self._store = _store()
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(PRELOAD))
@@ -136,7 +147,8 @@ class Launcher:
         self._told_to_stop = False
 
     def resize(self, workers: int) -> None:
-        self._size = workers
+        """Whether it pays or not."""
+        self._tuning, self._size = None, workers
         self._wake.send_bytes(b".")
 
     def stop(self, within_s: float = STOP_S) -> None:
@@ -249,6 +261,7 @@ class Launcher:
 
     def _on_ready(self, worker: _Worker, step: int) -> None:
         worker.ready, worker.step, worker.began_at = True, step, step
+        self._started_s = time.monotonic() - worker.began
         if self._members:
             self._early = 0
             self._form((*self._members, worker.number), f"worker {worker.number} is ready")
@@ -275,6 +288,24 @@ class Launcher:
         if self._members[:1] == (worker.number,):
             self._seconds.append(seconds)
             self._beat(step, loss, told or {})
+
+    def _on_timed(self, worker: _Worker, generation: int, timed: Timed, about: About) -> None:
+        if self._tuning is None or self._tuning.choice or generation != self._generation or self._told_to_stop:
+            return
+        self._tuning.measured(timed, replace(about, started_s=self._started_s))
+        self._tune()
+
+    def _tune(self) -> None:
+        """As it is to be tried next, or was chosen."""
+        tuning, before = self._tuning, self._setting
+        assert tuning is not None
+        if tuning.choice is not None:
+            self._on_choice(tuning.choice)
+        self._setting, self._size = tuning.setting, tuning.setting.workers
+        if any(w.done for w in self._workers.values()):
+            return
+        if self._members and len(self._members) == self._size and self._setting != before:
+            self._form(self._members, f"{self._setting.threads} threads, {self._setting.cuts} micro-batches")
 
     def _on_checkpoint(self, worker: _Worker, written: Written) -> None:
         assert self._checkpoints is not None
@@ -312,9 +343,21 @@ class Launcher:
     def _on_result(self, worker: _Worker, result: bytes) -> None:
         self._result = result
 
-    def _on_failed(self, worker: _Worker, told: Mapping[str, str]) -> None:
+    def _on_failed(self, worker: _Worker, told: Mapping[str, str], can_cut: bool) -> None:
+        if can_cut and told["code"] == "OUT_OF_MEMORY" and self._cut(worker):
+            log.warning("%s It goes on in smaller micro-batches.", told["message"])
+            return
         message, code = told["message"], told["code"]
         raise JobFailed(message, code=code, where=told["where"], next_action=told["next_action"])
+
+    def _cut(self, worker: _Worker) -> bool:
+        """Whether it is done again in smaller micro-batches than this one had no memory for."""
+        if self._tuning is None or (worker.began > self._cut_at and not self._tuning.cut()):
+            return False
+        if worker.began > self._cut_at:  # not one that failed beside another
+            self._cut_at = time.monotonic()
+            self._tune()
+        return True
 
     def _gone(self, worker: _Worker) -> None:
         if worker.dead:
@@ -326,6 +369,10 @@ class Launcher:
             self._checkpoints.clear(worker.number)
         self._count(worker)
         if not worker.ready and not worker.leaving:
+            if self._tuning is not None and not self._tuning.choice and self._members:
+                self._tuning.failed(self._how(worker))
+                self._tune()
+                return
             self._early += 1
             if self._early >= STARTS:
                 raise JobFailed(
@@ -387,7 +434,10 @@ class Launcher:
             self._began = time.monotonic()
             return
         self._generation += 1
-        of = {"checkpoint": str(checkpoint)} if checkpoint is not None else {}
+        of: dict[str, Any] = {"checkpoint": str(checkpoint)} if checkpoint is not None else {}
+        of |= {"threads": self._setting.threads, "cuts": self._setting.cuts}
+        if self._tuning is not None and not self._tuning.choice and len(members) == self._setting.workers:
+            of["measure"] = "pair" if self._tuning.asks_for_pair else "steps"
         said = ("generation", {"generation": self._generation, "members": members, "lost": lost, **of})
         for number in dict.fromkeys((*before, *members)):
             worker = self._workers.get(number)

@@ -44,6 +44,21 @@ class Member:
         """From which the newest generation goes on; "": from what its members have."""
         return str(self._said.get("checkpoint", ""))
 
+    @property
+    def threads(self) -> int:
+        """Of each member; 0: as many as there are."""
+        return int(self._said.get("threads", 0))
+
+    @property
+    def cuts(self) -> int:
+        """Micro-batches of a member's part, where the launcher says how many."""
+        return int(self._said.get("cuts", 1))
+
+    @property
+    def measures(self) -> str:
+        """What is to be measured in this generation: "steps", "pair" for the sum of two too, or nothing."""
+        return str(self._said.get("measure", "")) if self._said["generation"] == self.group.generation else ""
+
     def say(self, kind: str, *what: Any) -> None:
         self._pipe.send((kind, *what))
 

@@ -45,7 +45,8 @@ def work(
         os._exit(1)
     except BaseException as error:
         traceback.print_exc()
-        pipe.send(("failed", _told(error, ctx)))
+        can_cut = ctx is not None and ctx.can_cut
+        pipe.send(("failed", _told(error, ctx), can_cut))
         sys.stderr.flush()
         os._exit(1)
     os._exit(0)  # what is stuck in a backend's thread does not keep it
